@@ -1,0 +1,39 @@
+"""jaxtl: transfer learning in JAX. Start with `tl.load`, `tl.setup`, `tl.train`."""
+
+from jaxtl._lazy import attach
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "FROZEN": "core",
+        "Network": "core",
+        "Source": "core",
+        "Term": "core",
+        "UserError": "core",
+        "Experiment": "experiment",
+        "load": "experiment",
+        "Run": "train",
+        "setup": "train",
+        "train": "train",
+        "resume": "train",
+        "evaluate": "evaluate",
+        "show": "report",
+    },
+    modules=(
+        "checkpoint",
+        "config",
+        "data",
+        "domain",
+        "losses",
+        "metrics",
+        "models",
+        "optim",
+        "pretrained",
+        "regularizers",
+        "schedules",
+        "select",
+        "tree",
+    ),
+)

@@ -1,0 +1,350 @@
+"""Configuration: overrides on, snapshots of, and traced numbers in a value.
+
+A configuration is nested frozen dataclasses, mappings and tuples. Three things are
+done to it, each one walk over that structure: `override` replaces what a dotted path
+names, `to_json`/`from_json` store it, and `numbers`/`fill` take its float fields out
+and put (traced) numbers back in.
+"""
+
+import ast
+import collections.abc
+import dataclasses
+import functools
+import hashlib
+import importlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from jaxtl.core import FROZEN, UserError, nearest
+
+_HIDDEN = ("parent", "name")  # the fields that linen adds to each of its dataclasses
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def fields(value: Any) -> dict[str, dataclasses.Field]:
+    """Returns the settable fields of a dataclass value by name."""
+    hidden = _HIDDEN if hasattr(value, "parent") else ()
+    return {
+        f.name: f for f in dataclasses.fields(value) if f.init and f.name not in hidden
+    }
+
+
+def replace(value: Any, **changes: Any) -> Any:
+    """`dataclasses.replace`; one place for what linen modules need besides."""
+    return dataclasses.replace(value, **changes)
+
+
+# --- numbers: what an ablation varies is traced -------------------------------------
+
+
+def _is_number(value: Any, annotation: str) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and "float" in annotation
+
+
+def _children(value: Any, annotation: str):
+    """Yields (key, child, annotation, may the child be traced)."""
+    if _is_config(value):
+        for name, field in fields(value).items():
+            kind = getattr(field.type, "__name__", None) or str(field.type)
+            kind = str(field.type) if "[" in str(field.type) else kind
+            if not field.metadata.get("static"):
+                yield name, getattr(value, name), kind
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            yield key, child, annotation
+    elif isinstance(value, tuple):
+        for i, child in enumerate(value):
+            yield str(i), child, annotation
+
+
+def numbers(value: Any, annotation: str = "") -> Any:
+    """Returns the float fields of a configuration as a nested dict of floats.
+
+    A field counts if its annotation names `float`, its value is a number, and it was
+    not declared with `core.static`. Configurations without such fields give {}.
+    """
+    found = {}
+    for key, child, kind in _children(value, annotation):
+        inner = float(child) if _is_number(child, kind) else numbers(child, kind)
+        if inner != {}:
+            found[key] = inner
+    return found
+
+
+def fill(value: Any, new: Mapping[str, Any]) -> Any:
+    """Returns the configuration with the numbers of `numbers` replaced by `new`."""
+    if not new:
+        return value
+
+    def put(key, child):
+        if key not in new:
+            return child
+        return fill(child, new[key]) if isinstance(new[key], Mapping) else new[key]
+
+    if _is_config(value):
+        return replace(value, **{k: put(k, getattr(value, k)) for k in new})
+    if isinstance(value, Mapping):
+        return {k: put(k, child) for k, child in value.items()}
+    return tuple(put(str(i), child) for i, child in enumerate(value))
+
+
+def shell(value: Any) -> Any:
+    """Returns the configuration with every traced number set to 0."""
+    return fill(value, _zeros(numbers(value)))
+
+
+def _zeros(tree):
+    return {k: _zeros(v) if isinstance(v, dict) else 0.0 for k, v in tree.items()}
+
+
+def key(value: Any) -> Any:
+    """Returns a hashable stand-in: equal for configurations that mean the same."""
+    if _is_config(value):
+        inner = tuple((n, key(getattr(value, n))) for n in fields(value))
+        return (type(value), inner)
+    if isinstance(value, Mapping):
+        return ("map", tuple((k, key(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return ("row", tuple(key(v) for v in value))
+    try:
+        hash(value)
+    except TypeError:
+        return ("id", id(value))
+    return (type(value).__name__, value)
+
+
+# --- overrides ----------------------------------------------------------------------
+
+
+def override(value: Any, path: str, text: Any, *, names: Mapping | None = None) -> Any:
+    """Returns the configuration with what the dotted path names replaced.
+
+    Args:
+      value: nested dataclasses, mappings and tuples.
+      path: "terms.l2sp.weight"; a mapping's keys are matched longest first, so
+        patterns with dots work.
+      text: the new value; a string is read as a Python literal where it is one, and
+        as an expression where it starts with a name of `names` and a dot.
+      names: what such expressions may use, {"tl": jaxtl}.
+
+    Raises:
+      UserError: for an unknown field or key (with the nearest), or a value that does
+        not fit the field's type.
+    """
+    return _walk(value, path, text, names or {}, done="", annotation=Any)
+
+
+def _walk(value, path, text, names, done, annotation):
+    head, rest, annotation = _step(value, path, done, annotation)
+    where = f"{done}.{head}" if done else head
+    if rest:
+        child = value[_index(value, head)] if _indexed(value) else getattr(value, head)
+        new = _walk(child, rest, text, names, where, annotation)
+    else:
+        new = parse(text, annotation, where, names)
+    if _is_config(value):
+        try:
+            return replace(value, **{head: new})
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}={text!r} is refused: {error}") from None
+    if isinstance(value, Mapping):
+        return {**value, head: new}
+    index = int(head)
+    return (*value[:index], new, *value[index + 1 :])
+
+
+def _indexed(value):
+    return isinstance(value, Mapping | tuple)
+
+
+def _index(value, head):
+    return head if isinstance(value, Mapping) else int(head)
+
+
+def _step(value, path, done, annotation):
+    """Returns (first key of the path, the rest, the annotation of what it names)."""
+    where = f"{done}: " if done else ""
+    if _is_config(value):
+        head, _, rest = path.partition(".")
+        if head not in fields(value):
+            raise UserError(
+                f"{where}{type(value).__name__} has no field {head!r}"
+                f"{nearest(head, fields(value))} (fields: {', '.join(fields(value))})."
+            )
+        return head, rest, hints(type(value)).get(head, Any)
+    if isinstance(value, Mapping):
+        inner = [a for a in typing.get_args(annotation) if a is not str] or [Any]
+        for known in sorted(value, key=len, reverse=True):
+            if path == known or path.startswith(known + "."):
+                return known, path[len(known) + 1 :], inner[-1]
+        head = path.partition(".")[0]
+        raise UserError(
+            f"{where}there is no {head!r}{nearest(head, value)} "
+            f"(known: {', '.join(map(repr, value)) or 'nothing'})."
+        )
+    if isinstance(value, tuple):
+        head, _, rest = path.partition(".")
+        if not head.isdigit() or int(head) >= len(value):
+            raise UserError(
+                f"{where}expected an index below {len(value)}, got {head!r}."
+            )
+        return head, rest, Any
+    raise UserError(
+        f"{done} is {value!r} and has no fields, so {path!r} can't be set in it."
+    )
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """Returns the type annotations of a dataclass, resolved."""
+    try:
+        return typing.get_type_hints(cls)
+    except Exception:  # a forward reference that only a type checker can follow
+        return {}
+
+
+def literal(text: Any, names: Mapping | None = None) -> Any:
+    """Returns what a command line's text means: a literal, an expression, a string."""
+    if not isinstance(text, str):
+        return text
+    lowered = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in lowered:
+        return lowered[text.lower()]
+    if text in ("FROZEN", "frozen"):
+        return FROZEN
+    if any(text.startswith(f"{name}.") for name in names or {}):
+        try:
+            return eval(text, {"__builtins__": {}}, dict(names))
+        except Exception as error:
+            raise UserError(f"can't evaluate {text!r}: {error}") from None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) -> Any:
+    """Returns the value of a field from text, checked against its annotation."""
+    value = literal(text, names)
+    try:
+        adapter = pydantic.TypeAdapter(
+            _loosened(annotation),
+            config=pydantic.ConfigDict(arbitrary_types_allowed=True),
+        )
+        return adapter.validate_python(value)
+    except pydantic.PydanticSchemaGenerationError:
+        return value
+    except pydantic.ValidationError as error:
+        wanted = getattr(annotation, "__name__", None) or str(annotation)
+        if typing.get_args(annotation):
+            wanted = str(annotation).replace("typing.", "")
+        raise UserError(
+            f"{where}={text!r}: expected {wanted}, got {type(value).__name__} "
+            f"({error.errors()[0]['msg'].lower()})."
+        ) from None
+
+
+def _loosened(annotation: Any) -> Any:
+    """Replaces dataclasses in an annotation by instance checks of that class.
+
+    pydantic would otherwise rebuild (and so re-validate and copy) each dataclass.
+    """
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return pydantic.InstanceOf[annotation]
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (collections.abc.Mapping, dict):
+        return dict[args[0], _loosened(args[1])]
+    if args and (origin is typing.Union or "UnionType" in str(origin)):
+        return typing.Union[tuple(_loosened(a) for a in args)]  # noqa: UP007
+    return annotation
+
+
+# --- snapshots ----------------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """Returns a JSON-able picture of a configuration; `from_json` reads it back."""
+    if value is FROZEN:
+        return {"type": "FROZEN"}
+    if _is_config(value):
+        kind = f"{type(value).__module__}:{type(value).__qualname__}"
+        inner = {n: to_json(getattr(value, n)) for n in fields(value)}
+        return {"type": kind, **inner}
+    if isinstance(value, Mapping):
+        return {"type": "map", "items": [[k, to_json(v)] for k, v in value.items()]}
+    if isinstance(value, tuple | list | range):
+        return [to_json(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {
+            "type": "array",
+            "shape": list(value.shape),
+            "dtype": str(value.dtype),
+            "sha256": digest[:16],
+        }
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return {"type": "object", "name": f"{getattr(value, '__module__', '?')}:{name}"}
+
+
+def from_json(data: Any) -> Any:
+    """Rebuilds a configuration from `to_json`.
+
+    Raises:
+      UserError: if it holds what JSON can't (arrays or functions given in a notebook)
+        or a class that can't be imported.
+    """
+    if isinstance(data, list):
+        return tuple(from_json(v) for v in data)
+    if not isinstance(data, dict):
+        return data
+    kind = data["type"]
+    if kind == "FROZEN":
+        return FROZEN
+    if kind == "map":
+        return {k: from_json(v) for k, v in data["items"]}
+    if kind in ("array", "object"):
+        what = data.get("name") or f"array of shape {data['shape']}"
+        raise UserError(
+            f"the stored experiment holds {what}, which only the program that made it "
+            "has: set the experiment up again there and pass it, with resume=True."
+        )
+    module, _, name = kind.partition(":")
+    if module == "jaxtl" or module.startswith("jaxtl.") or module in _loaded():
+        cls = importlib.import_module(module)
+    else:
+        cls = _foreign(module)
+    for part in name.split("."):
+        cls = getattr(cls, part)
+    return cls(**{k: from_json(v) for k, v in data.items() if k != "type"})
+
+
+def _loaded():
+    import sys
+
+    return sys.modules
+
+
+def _foreign(module: str):
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f"the stored experiment uses the module {module!r}, which can't be "
+            "imported here."
+        ) from None

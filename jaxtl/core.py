@@ -1,0 +1,199 @@
+"""The vocabulary: the types that every other file speaks of, and no behaviour.
+
+Stage, Selection, Source, Stream, Term and Experiment are the six words of the
+program. Selections live in `select.py`, streams in `data/streams.py`, the
+experiment in `experiment.py`; the rest is here.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Batch = Mapping[str, PyTree]
+
+
+class UserError(ValueError):
+    """Bad input, told in one sentence; the command line prints it and exits."""
+
+
+def nearest(name: object, options: Iterable[object]) -> str:
+    """Returns "; did you mean 'x'?" for the closest option, or an empty string."""
+    close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class _Frozen:
+    """The group that never moves: parameters, BatchNorm statistics, dropout."""
+
+    def __repr__(self):
+        return "FROZEN"
+
+    def __reduce__(self):
+        return "FROZEN"
+
+
+FROZEN = _Frozen()
+
+
+def static(default: Any) -> Any:
+    """A numeric field that shapes the program, so it is compiled in, not traced."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+class Tokens(NamedTuple):
+    """What a stage of a sequence model hands on, so that masks travel with states.
+
+    Attributes:
+      states: (batch, length, width).
+      mask: (batch, length) bools, True for real tokens.
+    """
+
+    states: jax.Array
+    mask: jax.Array
+
+
+def vectors(feature) -> jax.Array:
+    """Returns a stage's output as one vector per example, (batch, width) in float32.
+
+    Tokens are averaged over the real ones; other arrays are flattened.
+    """
+    if isinstance(feature, Tokens):
+        mask = feature.mask[..., None].astype(jnp.float32)
+        total = (feature.states.astype(jnp.float32) * mask).sum(1)
+        return total / jnp.maximum(mask.sum(1), 1.0)
+    return feature.reshape(feature.shape[0], -1).astype(jnp.float32)
+
+
+class Output(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+      logits: the last stage's output, (batch, outputs) after the head, before any
+        output activation; with `stop=` the output of that stage.
+      features: stage name -> that stage's output (array or Tokens), for each stage
+        that ran.
+      stats: the model's non-learned state after the pass (BatchNorm statistics).
+    """
+
+    logits: jax.Array
+    features: dict[str, jax.Array]
+    stats: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What the house sees of a model: its stages and two pure functions.
+
+    Attributes:
+      stages: stage names in order; `params[stage]` is a stage's subtree and the
+        last stage is the head.
+      init: `(key, x) -> (params, stats)`; `x` is one batch of inputs.
+      apply: `(params, stats, x, *, train=(), still=(), key=None, start=None,
+        stop=None) -> Output`. `train` names the stages in training mode (dropout
+        on, batch statistics used and updated); `still` names modules, as paths
+        `stage/.../bn`, that keep their statistics although their stage trains;
+        `start`/`stop` run from the input of one stage to the output of another.
+    """
+
+    stages: tuple[str, ...]
+    init: Callable[..., tuple[PyTree, PyTree]]
+    apply: Callable[..., Output]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What pre-training left behind: θ₀. Immutable, passed to the step.
+
+    Attributes:
+      params: the source's parameters in the shape of the model's tree, `None` where
+        a leaf has no source (a re-initialised head).
+      stats: its batch statistics, likewise.
+      head: its own head's parameters, kept even when the model got a new one
+        (None when there is none).
+    """
+
+    params: PyTree = None
+    stats: PyTree = None
+    head: PyTree = None
+
+
+jax.tree_util.register_dataclass(Source, ["params", "stats", "head"], [])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A number that changes over training: `value(step, steps)`; see schedules.py."""
+
+    def value(self, step: jax.Array, steps: jax.Array) -> jax.Array:
+        raise TypeError(f"{type(self).__name__} defines no value(step, steps)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Term:
+    """One summand of the loss: `Σ weight · term(context)`.
+
+    Every float field is traced: settings that differ in numbers alone share one
+    compiled program. So a term must not branch on them in Python; a number that
+    shapes the program is declared with `core.static`.
+
+    Attributes:
+      weight: factor of this term in the loss; a number or a schedule.
+    """
+
+    weight: float | Schedule = 1.0
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that this term reads."""
+        return ("target",)
+
+    def check(self, setup: "Setup") -> None:
+        """Raises UserError where this term can't work in this experiment."""
+
+    def init(self, key: jax.Array, setup: "Setup") -> PyTree:
+        """Returns this term's own trainable parameters ({} for none)."""
+        return {}
+
+    def init_state(self, setup: "Setup") -> PyTree:
+        """Returns this term's own state that no gradient trains ({} for none)."""
+        return {}
+
+    def __call__(self, context) -> Any:
+        """Returns a scalar, or `(scalar, {metric name: scalar})`.
+
+        A term with state calls `context.set_state(new)`.
+        """
+        raise TypeError(f"{type(self).__name__} defines no __call__(context)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a term may ask when it is checked and initialised.
+
+    Attributes:
+      name: the term's name in the experiment.
+      network: the model.
+      params, stats: its initial values (after loading).
+      source: θ₀; `source.params` is None when training starts from scratch.
+      mask: tree of bools, True where a parameter is trainable.
+      features: stage name -> jax.ShapeDtypeStruct of its output for one batch.
+      outputs: number of classes, or of regression targets.
+      task: "classification", "multilabel" or "regression".
+      streams: names of the streams that exist.
+    """
+
+    name: str
+    network: Network
+    params: PyTree
+    stats: PyTree
+    source: Source
+    mask: PyTree
+    features: Mapping[str, Any]
+    outputs: int
+    task: str
+    streams: tuple[str, ...]

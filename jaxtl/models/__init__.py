@@ -1,0 +1,14 @@
+"""Models: staged linen networks, and any pure (init, apply) pair through `foreign`."""
+
+from jaxtl._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "MLP": "mlp",
+        "CNN": "cnn",
+        "ResNet": "resnet_cifar",
+        "Staged": "base",
+        "foreign": "base",
+    },
+)

@@ -1,0 +1,210 @@
+"""What makes a row of linen modules a staged network.
+
+A family subclasses `Staged`, names its stages in `stages` and builds one module per
+stage in `setup` with `self.add(name, module)`. Each stage is a `Stage`: a module whose
+`__call__(x, mode)` asks `mode` what is in training.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import Network, Output, UserError, nearest
+
+ACTIVATIONS: dict[str, Callable] = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "identity": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable:
+    """Returns the activation function of that name."""
+    if name not in ACTIVATIONS:
+        raise UserError(
+            f"activation={name!r} is unknown{nearest(name, ACTIVATIONS)} "
+            f"(known: {', '.join(ACTIVATIONS)})."
+        )
+    return ACTIVATIONS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """Which stages train, and which modules within them keep their statistics."""
+
+    train: tuple[str, ...] = ()
+    still: tuple[str, ...] = ()
+
+    def dropout(self, module: nn.Module) -> bool:
+        """Returns whether dropout in this module is on."""
+        return module.path[0] in self.train
+
+    def statistics(self, module: nn.Module) -> bool:
+        """Returns whether this module uses and updates batch statistics."""
+        inside = "/".join(module.path) + "/"
+        held = any(inside.startswith(path + "/") for path in self.still)
+        return module.path[0] in self.train and not held
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation that asks the mode whether its statistics move.
+
+    Attributes:
+      momentum: m in `running = m · running + (1 − m) · batch` (torch's is 1 − m).
+      epsilon: added to the variance.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, mode: Mode):
+        norm = nn.BatchNorm(
+            use_running_average=not mode.statistics(self),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+        )
+        nn.share_scope(self, norm)  # paths end bn/scale, not bn/BatchNorm_0/scale
+        return norm(x)
+
+
+class Dropout(nn.Module):
+    """Dropout that asks the mode whether it is on."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, mode: Mode):
+        if self.rate == 0.0:
+            return x
+        return nn.Dropout(self.rate, deterministic=not mode.dropout(self))(x)
+
+
+class Staged(nn.Module):
+    """A network as an ordered row of named stages; the last is `head`.
+
+    Attributes:
+      outputs: width of the head; None lets the data decide when the experiment is
+        set up.
+    """
+
+    outputs: int | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        raise TypeError(f"{type(self).__name__} names no stages")
+
+    def add(self, name: str, module: nn.Module) -> None:
+        """Registers a stage under its own name (linen would prefix dict entries)."""
+        setattr(self, name, module)
+
+    def __call__(self, x, mode: Mode = Mode(), start=None, stop=None):
+        features = {}
+        for name in span(self.stages, start, stop):
+            x = getattr(self, name)(x, mode)
+            features[name] = x
+        return x, features
+
+    def pure(self) -> Network:
+        """Returns the pair of pure functions that the rest of the house sees."""
+        return _pure(self)
+
+
+def span(stages: tuple[str, ...], start: str | None, stop: str | None):
+    """Returns the stages from `start` to `stop`, both included."""
+    for field, name in (("start", start), ("stop", stop)):
+        if name is not None and name not in stages:
+            raise UserError(
+                f"{field}={name!r} is no stage{nearest(name, stages)} "
+                f"(stages: {', '.join(stages)})."
+            )
+    first = stages.index(start) if start else 0
+    last = stages.index(stop) + 1 if stop else len(stages)
+    if first >= last:
+        raise UserError(f"start={start!r} comes after stop={stop!r} in {stages}.")
+    return stages[first:last]
+
+
+@functools.cache
+def _pure(module: Staged) -> Network:
+    def init(key, x):
+        # Every collection is initialised in evaluation mode: no key but the
+        # parameters' is needed and statistics start at their initial values.
+        variables = dict(module.init(key, x))
+        return variables["params"], variables.get("batch_stats", {})
+
+    def apply(
+        params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
+    ) -> Output:
+        variables = {"params": params, "batch_stats": stats}
+        (out, features), new = module.apply(
+            variables,
+            x,
+            mode=Mode(tuple(train), tuple(still)),
+            start=start,
+            stop=stop,
+            rngs=None if key is None else {"dropout": key},
+            mutable=["batch_stats"],
+        )
+        # Stages that did not run return no statistics: keep theirs.
+        return Output(out, features, {**stats, **new.get("batch_stats", {})})
+
+    return Network(module.stages, init, apply)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2×2 max pooling with stride 2 of (batch, H, W, C); odd borders are cut off.
+
+    Pairwise maxima of strided slices: on CPU the gradient of `nn.max_pool` is more than
+    ten times slower. Where values tie, the gradient is split between them.
+    """
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    x = x[:, :height, :width]
+    x = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
+
+
+def foreign(
+    init: Callable, apply: Callable, stages: tuple[str, ...] | None = None
+) -> Network:
+    """Makes a network of any pure `(init, apply)` pair, of whatever library.
+
+    Args:
+      init: `(key, x) -> params`, a dict whose top-level keys are the stages.
+      apply: `(params, x) -> logits`, without state or randomness.
+      stages: the keys of `params` in order, the head last; a single stage "head" that
+        holds everything if left out.
+
+    Returns:
+      A `Network`. It offers no features, and no `start`/`stop`.
+    """
+
+    names = stages or ("head",)
+
+    def wrapped_init(key, x):
+        params = init(key, x)
+        return (params if stages else {"head": params}), {}
+
+    def wrapped_apply(
+        params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
+    ):
+        if start is not None or stop not in (None, names[-1]):
+            raise UserError(
+                "this model is a plain (init, apply) pair and can't start or stop at "
+                f"a stage (asked for start={start!r}, stop={stop!r})."
+            )
+        out = apply(params if stages else params["head"], x)
+        return Output(out, {names[-1]: out}, stats)
+
+    return Network(names, wrapped_init, wrapped_apply)

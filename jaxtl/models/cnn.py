@@ -1,0 +1,61 @@
+"""A plain convolutional network, staged by block."""
+
+import flax.linen as nn
+
+from jaxtl.models import base, mlp
+
+
+class Block(nn.Module):
+    """3×3 convolution, optional BatchNorm, activation, optional pooling, dropout."""
+
+    width: int
+    kernel: int
+    norm: bool
+    pool: bool
+    activation: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x, mode):
+        kernel = (self.kernel, self.kernel)
+        x = nn.Conv(self.width, kernel, use_bias=not self.norm, name="conv")(x)
+        if self.norm:
+            x = base.BatchNorm(name="bn")(x, mode)
+        x = base.activation(self.activation)(x)
+        if self.pool:
+            x = base.max_pool(x)
+        return base.Dropout(self.dropout, name="dropout")(x, mode)
+
+
+class CNN(base.Staged):
+    """Convolution blocks, one hidden layer and a head: `block1 …, hidden, head`.
+
+    Attributes:
+      widths: channels of each block.
+      units: width of the hidden layer.
+      kernel: side of the convolution kernels.
+      pool: how many blocks, counted from the last, end with 2×2 max pooling.
+      norm: BatchNorm after each convolution.
+      activation: by name.
+      dropout: rate after the hidden layer.
+    """
+
+    widths: tuple[int, ...] = (32, 64)
+    units: int = 128
+    kernel: int = 3
+    pool: int = 2
+    norm: bool = False
+    activation: str = "relu"
+    dropout: float = 0.0
+
+    @property
+    def stages(self):
+        return (*(f"block{i + 1}" for i in range(len(self.widths))), "hidden", "head")
+
+    def setup(self):
+        for i, width in enumerate(self.widths):
+            pooled = i >= len(self.widths) - self.pool
+            block = Block(width, self.kernel, self.norm, pooled, self.activation, 0.0)
+            self.add(f"block{i + 1}", block)
+        self.add("hidden", mlp.Layer(self.units, self.activation, self.dropout))
+        self.add("head", mlp.Head(self.outputs))

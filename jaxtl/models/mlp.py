@@ -1,0 +1,54 @@
+"""The multilayer perceptron, staged by layer."""
+
+import flax.linen as nn
+
+from jaxtl.models import base
+
+
+class Layer(nn.Module):
+    """h⁽ˡ⁾ = σ(W⁽ˡ⁾ h⁽ˡ⁻¹⁾ + b⁽ˡ⁾), then dropout."""
+
+    width: int
+    activation: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x, mode):
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dense(self.width, name="dense")(x)
+        x = base.activation(self.activation)(x)
+        return base.Dropout(self.dropout, name="dropout")(x, mode)
+
+
+class Head(nn.Module):
+    """An affine map to the outputs; the task's loss applies the output activation."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(self.outputs, name="dense")(x)
+
+
+class MLP(base.Staged):
+    """An L-layer perceptron: stages `layer1 … layerL, head`.
+
+    Attributes:
+      widths: units of each hidden layer.
+      activation: σ by name ("relu", "gelu", "tanh", "sigmoid", …).
+      dropout: rate after each hidden layer.
+    """
+
+    widths: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+    dropout: float = 0.0
+
+    @property
+    def stages(self):
+        return (*(f"layer{i + 1}" for i in range(len(self.widths))), "head")
+
+    def setup(self):
+        for name, width in zip(self.stages, self.widths):
+            self.add(name, Layer(width, self.activation, self.dropout))
+        self.add("head", Head(self.outputs))

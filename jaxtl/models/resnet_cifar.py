@@ -1,0 +1,107 @@
+"""The CIFAR ResNets: 6n + 2 layers of width 16, 32, 64 with option-A shortcuts.
+
+References:
+  He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016,
+  section 4.2 (ResNet-20 has 269,722 parameters for 10 classes).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxtl.core import UserError
+from jaxtl.models import base
+
+_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+def _conv(width: int, stride: int, name: str) -> nn.Conv:
+    # Explicit padding: "SAME" pads even inputs of stride 2 on the other side.
+    pad = ((1, 1), (1, 1))
+    return nn.Conv(
+        width, (3, 3), stride, pad, use_bias=False, kernel_init=_INIT, name=name
+    )
+
+
+def shortcut_a(x, width: int, stride: int):
+    """Option A: every `stride`-th pixel, new channels zero on both sides."""
+    x = x[:, ::stride, ::stride]
+    extra = width - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions with BatchNorm and a parameter-free shortcut."""
+
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        y = _conv(self.width, self.stride, "conv1")(x)
+        y = nn.relu(base.BatchNorm(name="bn1")(y, mode))
+        y = _conv(self.width, 1, "conv2")(y)
+        y = base.BatchNorm(name="bn2")(y, mode)
+        return nn.relu(y + shortcut_a(x, self.width, self.stride))
+
+
+class Stem(nn.Module):
+    """3×3 convolution, BatchNorm, ReLU."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        x = _conv(self.width, 1, "conv")(x)
+        return nn.relu(base.BatchNorm(name="bn")(x, mode))
+
+
+class Blocks(nn.Module):
+    """n basic blocks, the first with the stage's stride."""
+
+    width: int
+    stride: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        for i in range(self.depth):
+            stride = self.stride if i == 0 else 1
+            x = BasicBlock(self.width, stride, name=f"block{i}")(x, mode)
+        return x
+
+
+class PooledHead(nn.Module):
+    """Global average pooling and an affine map."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        return nn.Dense(self.outputs, name="dense")(x.mean((1, 2)))
+
+
+class ResNet(base.Staged):
+    """A CIFAR-style ResNet: stages `stem, stage1, stage2, stage3, head`.
+
+    Attributes:
+      depth: 6n + 2 (20, 32, 44, 56, 110).
+      width: channels of the first stage, doubled in the second and the third.
+    """
+
+    depth: int = 20
+    width: int = 16
+
+    stages = ("stem", "stage1", "stage2", "stage3", "head")
+
+    def setup(self):
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise UserError(
+                f"depth={self.depth}: a CIFAR ResNet has 6n + 2 layers; "
+                f"the nearest is {max(8, round((self.depth - 2) / 6) * 6 + 2)}."
+            )
+        blocks = (self.depth - 2) // 6
+        self.add("stem", Stem(self.width))
+        for i in range(3):
+            stride = 1 if i == 0 else 2
+            self.add(f"stage{i + 1}", Blocks(self.width * 2**i, stride, blocks))
+        self.add("head", PooledHead(self.outputs))

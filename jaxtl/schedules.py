@@ -1,0 +1,87 @@
+"""Schedules for learning rates and term weights: pure functions of (step, steps).
+
+Their numbers are traced like every other number of an experiment, so two runs with
+other peaks or warm-ups share one compiled program.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import Schedule
+
+
+def value(number, step: jax.Array, steps: jax.Array) -> jax.Array:
+    """Returns a schedule's value, or the number itself where it is none."""
+    if isinstance(number, Schedule):
+        return number.value(step, steps)
+    return jnp.asarray(number, jnp.float32)
+
+
+def progress(step: jax.Array, steps: jax.Array) -> jax.Array:
+    """Returns step / steps in [0, 1], 1 for a run of no steps."""
+    return jnp.clip(step / jnp.maximum(steps, 1), 0.0, 1.0)
+
+
+def _warm(peak, warmup, step, steps):
+    """Returns (value while warming up, share of the remaining steps that passed)."""
+    ramp = peak * (step + 1) / jnp.maximum(warmup, 1.0)
+    rest = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1.0), 0.0, 1.0)
+    return ramp, rest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Linear warm-up to `peak`, then half a cosine down to `final`.
+
+    Attributes:
+      peak: highest value.
+      warmup: steps of the linear rise (a count, not a share).
+      final: value at the last step.
+
+    References:
+      Loshchilov & Hutter, SGDR, ICLR 2017, eq. 5 (without restarts).
+    """
+
+    peak: float
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def value(self, step, steps):
+        ramp, rest = _warm(self.peak, self.warmup, step, steps)
+        cosine = self.final + (self.peak - self.final) * 0.5 * (
+            1 + jnp.cos(jnp.pi * rest)
+        )
+        return jnp.where(step < self.warmup, ramp, cosine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Schedule):
+    """Linear warm-up to `peak`, then a straight line to `final`."""
+
+    peak: float
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def value(self, step, steps):
+        ramp, rest = _warm(self.peak, self.warmup, step, steps)
+        line = self.peak + (self.final - self.peak) * rest
+        return jnp.where(step < self.warmup, ramp, line)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramp(Schedule):
+    """`final · (2 / (1 + exp(−gamma · p)) − 1)` with p = step / steps in [0, 1].
+
+    References:
+      Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016),
+      section 5.2: final = 1, gamma = 10.
+    """
+
+    final: float = 1.0
+    gamma: float = 10.0
+
+    def value(self, step, steps):
+        p = progress(step, steps)
+        return self.final * (2.0 / (1.0 + jnp.exp(-self.gamma * p)) - 1.0)

@@ -1,0 +1,98 @@
+"""Pure functions over parameter trees: paths, splitting, merging, norms, bytes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def path_str(path) -> str:
+    """Returns a key path as "stage/block/kernel"."""
+    return "/".join(
+        str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+    )
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Returns {path: leaf}, in the tree's own order; None counts as no leaf."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_str(path): leaf for path, leaf in leaves}
+
+
+def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Maps `fn(path string, leaf, ...)` over the leaves."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: fn(path_str(path), *leaves), tree, *rest
+    )
+
+
+def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
+    """Splits a tree by a tree of bools into (where True, where False).
+
+    Both results have the tree's structure with None in the other's places, so
+    `merge(*partition(tree, mask))` is the tree again.
+    """
+    yes = jax.tree.map(lambda leaf, m: leaf if m else None, tree, mask)
+    no = jax.tree.map(lambda leaf, m: None if m else leaf, tree, mask)
+    return yes, no
+
+
+def merge(first: PyTree, second: PyTree) -> PyTree:
+    """Puts together two trees of which, at each place, at most one has a leaf."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
+    )
+
+
+def sub(a: PyTree, b: PyTree) -> PyTree:
+    """Returns a − b where both have a leaf, None elsewhere."""
+    return jax.tree.map(
+        lambda x, y: None if x is None or y is None else x - y,
+        a,
+        b,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def sum_squares(tree: PyTree) -> jax.Array:
+    """Returns Σ of the squares of every element, in float32 (or wider)."""
+    leaves = [
+        jnp.sum(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))))
+        for x in jax.tree.leaves(tree)
+    ]
+    return sum(leaves, jnp.float32(0.0))
+
+
+def dot(a: PyTree, b: PyTree) -> jax.Array:
+    """Returns the inner product of two trees of equal structure."""
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+    return sum(jax.tree.leaves(products), jnp.float32(0.0))
+
+
+def norms(tree: dict[str, PyTree]) -> dict[str, float]:
+    """Returns {stage: Euclidean norm of its subtree} as Python floats."""
+    return {name: float(jnp.sqrt(sum_squares(sub))) for name, sub in tree.items()}
+
+
+def nbytes(tree: PyTree) -> int:
+    """Returns the bytes of all array leaves."""
+    return sum(x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, "nbytes"))
+
+
+def size(tree: PyTree) -> int:
+    """Returns the number of elements of all array leaves."""
+    return sum(x.size for x in jax.tree.leaves(tree) if hasattr(x, "size"))
+
+
+def copy(tree: PyTree) -> PyTree:
+    """Returns the tree in new buffers, safe to donate beside the old."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Returns a bool scalar: no inexact leaf has a NaN or an infinity."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves] or [True]).all()
