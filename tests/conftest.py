@@ -1,0 +1,124 @@
+"""What all tests share: a compilation cache, the data folder, a context for terms."""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtl.core import Setup, Source
+from jaxtl.models import MLP
+from jaxtl.objective import Context
+
+_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real data sets, named by JAXTL_DATA_DIR."""
+    path = os.environ.get("JAXTL_DATA_DIR")
+    if not path or not pathlib.Path(path).is_dir():
+        pytest.skip("needs real data: set JAXTL_DATA_DIR to the folder that holds it")
+    return pathlib.Path(path)
+
+
+STREAMS = ("target", "source", "unlabelled")
+
+
+def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
+    if task == "classification":
+        return {"x": x, "y": jnp.asarray(rng.integers(0, outputs, size))}
+    y = rng.normal(size=(size, outputs))
+    y = (y > 0) if task == "multilabel" else y
+    return {"x": x, "y": jnp.asarray(y, jnp.float32)}
+
+
+class Bench:
+    """A tiny network with everything a term needs, changed at will.
+
+    `Bench(task=…, model=…, new_head=True, frozen=("layer1",))`; then `.setup` for
+    `Term.check`/`init` and `.context(params=…, term=…)` for its call.
+    """
+
+    def __init__(
+        self,
+        task="classification",
+        model=None,
+        *,
+        new_head=False,
+        scratch=False,
+        frozen=(),
+        batch=6,
+        streams=STREAMS,
+        moved=0.1,
+    ):
+        outputs = 3
+        self.network = (model or MLP(outputs=outputs, widths=(8,))).pure()
+        self.batches = {
+            name: _batch(i, batch + i, task, outputs) for i, name in enumerate(streams)
+        }
+        x = self.batches["target"]["x"]
+        start, self.stats = self.network.init(jax.random.key(0), x)
+        noise, _ = self.network.init(jax.random.key(1), x)
+        self.params = jax.tree.map(lambda a, b: a + moved * (b + 0.3), start, noise)
+        head = start[self.network.stages[-1]]
+        if new_head:
+            blank = jax.tree.map(lambda _: None, head)
+            start = {**start, self.network.stages[-1]: blank}
+        self.source = Source() if scratch else Source(start, self.stats, head)
+        self.mask = {
+            stage: jax.tree.map(lambda _, s=stage: s not in frozen, tree)
+            for stage, tree in self.params.items()
+        }
+        self.task, self.outputs = task, outputs
+
+    @property
+    def setup(self) -> Setup:
+        shapes = jax.eval_shape(
+            lambda x: self.network.apply(self.params, self.stats, x).features,
+            self.batches["target"]["x"],
+        )
+        return Setup(
+            name="term",
+            network=self.network,
+            params=self.params,
+            stats=self.stats,
+            source=self.source,
+            mask=self.mask,
+            features=shapes,
+            outputs=self.outputs,
+            task=self.task,
+            streams=tuple(self.batches),
+        )
+
+    def context(self, params=None, own=None, state=None, step=3, seed=0, **changes):
+        """Returns a fresh Context; call a term with `objective.View(context, …)`."""
+        fields = {
+            "network": self.network,
+            "params": self.params if params is None else params,
+            "stats": self.stats,
+            "source": self.source,
+            "mask": self.mask,
+            "batches": self.batches,
+            "train": self.network.stages,
+            "still": (),
+            "key": jax.random.key(seed),
+            "step": jnp.asarray(step),
+            "steps": jnp.asarray(10),
+            "task": self.task,
+            "own": {"term": own or {}},
+            "states": {"term": state or {}},
+        }
+        return Context(**{**fields, **changes})
+
+
+@pytest.fixture
+def bench():
+    """Returns the class `Bench`."""
+    return Bench
