@@ -1,0 +1,272 @@
+"""What a data set is: the options all share, what a source hands over, what is used.
+
+    Data (options, frozen) --read()--> Table (all examples) --prepare()--> Dataset
+
+A source is a subclass of `Data` with a `read()`; splits, labels, noise and checks are
+the same for all. Reading is memoised for the process, since a sweep of hundreds of
+small runs shares its data; carving is cheap and done anew for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import typing
+
+import numpy as np
+
+from jaxtl.core import UserError
+from jaxtl.data import checks, lazy, preprocess, splits
+
+TASKS = checks.TASKS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """All examples of one source, before anything is carved.
+
+    Attributes:
+      x: (n, ...) numpy array, a `lazy.Lazy`, or a dict of arrays of equal length.
+        Images are (n, height, width, channels).
+      y: (n,) integers below len(class_names) for "classification"; (n, labels) of 0
+        and 1 for "multilabel"; (n,) or (n, targets) floats for "regression".
+      class_names: names in label order; None makes them "0", "1", ...
+      task: "classification", "multilabel" or "regression".
+      splits: rows that the data themselves call "train", "val" or "test"; {} for none.
+      preprocess: None takes `preprocess.default(x)`.
+      standardize: bool per feature: subtract the mean and divide by the standard
+        deviation of the train rows (vectors only).
+    """
+
+    x: typing.Any
+    y: np.ndarray
+    class_names: tuple[str, ...] | None = None
+    task: str = "classification"
+    splits: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    preprocess: preprocess.Preprocess | None = None
+    standardize: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Options that every data set has.
+
+    Attributes:
+      classes: use these classes only, relabelled 0..K-1 in this order; names or
+        integer labels.
+      labels_per_class: keep this many train labels per class; the other train rows
+        become the "unlabelled" split. 2 labels are among the 5 of the same seed.
+      labels: or keep this many train labels in all, in the classes' proportions.
+      label_noise: fraction of the labelled train rows whose label is replaced by a
+        uniformly drawn other class.
+      val: fraction (float) or count (int) of the train rows held out for validation;
+        unused where the data bring their own.
+      test: likewise for the test split.
+      limit: use at most this many train rows, before anything is carved.
+      split_seed: seed of the carving and the noise; None takes the experiment's.
+      size: bring images to this height and width, once, at load.
+      channels: bring images to 1 (luma) or 3 channels, once, at load.
+    """
+
+    classes: tuple[str | int, ...] | None = None
+    labels_per_class: int | None = None
+    labels: int | None = None
+    label_noise: float = 0.0
+    val: float | int = 0.1
+    test: float | int = 0.2
+    limit: int | None = None
+    split_seed: int | None = None
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+
+    def __post_init__(self):
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+        if isinstance(self.size, list):
+            object.__setattr__(self, "size", tuple(self.size))
+        checks.options(self)
+
+    def read(self) -> Table:
+        """Returns every example; each source implements it."""
+        raise TypeError(f"{type(self).__name__} defines no read()")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Examples with their splits, ready to be streamed.
+
+    Attributes:
+      name: the source's class name.
+      x: as in `Table`, with `size`, `channels` and `classes` applied.
+      y: labels, with label noise on the train rows.
+      y_clean: labels as the data give them.
+      class_names: names in label order; () for regression.
+      task: "classification", "multilabel" or "regression".
+      rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
+        some train rows lost their labels; disjoint.
+      preprocess: how stored values become a model's input.
+      fingerprint: short hash of the data (not of the splits).
+    """
+
+    name: str
+    x: typing.Any
+    y: np.ndarray
+    y_clean: np.ndarray
+    class_names: tuple[str, ...]
+    task: str
+    rows: dict[str, np.ndarray]
+    preprocess: preprocess.Preprocess
+    fingerprint: str
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes, of labels (multilabel) or of regression targets."""
+        if self.task == "regression":
+            return 1 if self.y.ndim == 1 else self.y.shape[1]
+        return len(self.class_names)
+
+    @property
+    def example_shape(self) -> typing.Any:
+        """Shape of one example without the batch axis; a dict of them for a dict."""
+        if isinstance(self.x, dict):
+            return {name: tuple(v.shape[1:]) for name, v in self.x.items()}
+        return tuple(self.x.shape[1:])
+
+    @property
+    def dtype(self) -> typing.Any:
+        """Stored dtype; a dict of them for a dict."""
+        if isinstance(self.x, dict):
+            return {name: np.dtype(v.dtype) for name, v in self.x.items()}
+        return np.dtype(self.x.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of x if it lay in memory."""
+        parts = self.x.values() if isinstance(self.x, dict) else [self.x]
+        return sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in parts)
+
+
+def prepare(data: Data, seed: int = 0) -> Dataset:
+    """Reads, checks and carves.
+
+    Args:
+      data: a source with its options.
+      seed: used where `data.split_seed` is None.
+
+    Raises:
+      UserError: anything wrong with the options or the data, named.
+    """
+    if not isinstance(data, Data):
+        raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
+    table, fingerprint = load(data)
+    seed = seed if data.split_seed is None else data.split_seed
+    rows = splits.carve(data, table, seed)
+    y = splits.corrupt(table, rows["train"], data.label_noise, seed)
+    return Dataset(
+        name=type(data).__name__,
+        x=table.x,
+        y=y,
+        y_clean=table.y,
+        class_names=table.class_names,
+        task=table.task,
+        rows=rows,
+        preprocess=_standardized(table, rows),
+        fingerprint=fingerprint,
+    )
+
+
+# What decides the carving and not the reading: the key of the memo leaves it out.
+_CARVING = (
+    "labels_per_class",
+    "labels",
+    "label_noise",
+    "val",
+    "test",
+    "limit",
+    "split_seed",
+)
+
+
+def load(data: Data) -> tuple[Table, str]:
+    """Returns the checked table, in the wanted size and classes, and its fingerprint.
+
+    Memoised for the process by the options that matter to it and by the modification
+    time of the files behind it; the last 8 stay. `load.clear()` empties the memo.
+    """
+    plain = {f.name: f.default for f in dataclasses.fields(Data)}
+    source = dataclasses.replace(data, **{name: plain[name] for name in _CARVING})
+    return _load(source, _stamp(data))
+
+
+@functools.lru_cache(maxsize=8)
+def _load(data: Data, stamp: tuple) -> tuple[Table, str]:
+    table = checks.table(data.read(), type(data).__name__)
+    if data.size is not None or data.channels is not None:
+        table = _reshaped(table, data)
+    if data.classes is not None:
+        table = splits.restrict(table, data.classes)
+    if table.preprocess is None:
+        table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
+    return _sized(table), splits.fingerprint(table)
+
+
+load.clear = _load.cache_clear
+
+
+def _stamp(data: Data) -> tuple:
+    """Modification times of the files a source names, so an edited file is reread."""
+    paths = [getattr(data, name, None) for name in ("path", "labels_path")]
+    found = [
+        p for p in paths if isinstance(p, (str, os.PathLike)) and os.path.exists(p)
+    ]
+    return tuple((str(p), os.stat(p).st_mtime_ns, os.stat(p).st_size) for p in found)
+
+
+def _reshaped(table: Table, data: Data) -> Table:
+    x, size = table.x, preprocess.image_size(data.size)
+    if isinstance(x, dict) or len(x.shape) != 4:
+        shape = "a dict" if isinstance(x, dict) else tuple(x.shape)
+        raise UserError(
+            f"size and channels concern images (n, height, width, channels); "
+            f"this x is {shape}."
+        )
+    done = size in (None, x.shape[1:3]) and data.channels in (None, x.shape[3])
+    if done:
+        return table
+    if lazy.is_lazy(x):
+        x = lazy.Reshaped(x, size or tuple(x.shape[1:3]), data.channels or x.shape[3])
+        return dataclasses.replace(table, x=x)
+    if data.channels == 1:  # fewer planes to resize
+        x = preprocess.recolour(x, 1)
+    x = preprocess.resize(x, size) if size else x
+    x = preprocess.recolour(x, data.channels) if data.channels else x
+    return dataclasses.replace(table, x=x)
+
+
+def _sized(table: Table) -> Table:
+    """Tells the preprocessing the images' size, so that `predict` can make it so."""
+    if isinstance(table.x, dict) or len(table.x.shape) != 4:
+        return table
+    channels = table.x.shape[3] if table.x.shape[3] in (1, 3) else None
+    pre = dataclasses.replace(
+        table.preprocess, size=tuple(table.x.shape[1:3]), channels=channels
+    )
+    return dataclasses.replace(table, preprocess=pre)
+
+
+def _standardized(table: Table, rows: dict) -> preprocess.Preprocess:
+    """Puts mean and std of all train rows, labelled or not, into the preprocessing."""
+    if table.standardize is None:
+        return table.preprocess
+    train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
+    x = np.asarray(table.x[np.sort(train)], np.float64) / table.preprocess.scale
+    mean, std = x.mean(0), x.std(0)
+    # A constant feature carries nothing; dividing it by 1 keeps it finite.
+    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+    keep = np.asarray(table.standardize, bool)
+    return dataclasses.replace(
+        table.preprocess,
+        mean=tuple(np.where(keep, mean, 0.0).tolist()),
+        std=tuple(np.where(keep, std, 1.0).tolist()),
+    )

@@ -1,0 +1,244 @@
+"""Streams: batches of one split, from the device or from the host, in one order.
+
+Step t of a stream reads the rows that `order.indices(seed, t, batch, n)` names. Small
+data lie on the device and are gathered inside the compiled step (`take`); what does
+not fit comes through Grain (`host_batches`). Both give the identical batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from jaxtl.core import UserError, nearest
+from jaxtl.data import lazy, order
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceStream:
+    """One split of a data set on the device; a pytree.
+
+    Attributes:
+      x: all examples (every split), stored dtype, or a dict of arrays.
+      y: all labels.
+      rows: int32[capacity], the split's rows, then zeros; the capacity is the size of
+        the data set, so splits of any size share one compiled program.
+      n: int32 scalar, how many of `rows` count.
+    """
+
+    x: typing.Any
+    y: jax.Array
+    rows: jax.Array
+    n: jax.Array
+
+
+jax.tree_util.register_dataclass(DeviceStream, ["x", "y", "rows", "n"], [])
+
+
+def device_stream(dataset, split: str = "train", sharding=None) -> DeviceStream:
+    """Puts a split on the device; splits and runs that share x share its copy.
+
+    Args:
+      dataset: a `Dataset` whose x is in memory, or small enough to be.
+      split: one of `dataset.rows`.
+      sharding: a `jax.sharding.Sharding` (replicated on a mesh, usually); None is the
+        default device.
+    """
+    rows = split_rows(dataset, split)
+    padded = np.zeros(len(dataset.y), np.int32)
+    padded[: len(rows)] = rows
+    small = jax.device_put((dataset.y, padded, np.int32(len(rows))), sharding)
+    return DeviceStream(_placed(_Same(dataset.x), sharding), *small)
+
+
+def take(stream: DeviceStream, seed, step, batch: int) -> dict:
+    """Batch of step t: {"x": (batch, ...), "y": (batch, ...)}; pure, jit it.
+
+    Args:
+      stream: the data.
+      seed: integer, may be traced.
+      step: integer, may be traced.
+      batch: static.
+    """
+    return gather(stream, take_rows(stream, seed, step, batch))
+
+
+def take_rows(stream: DeviceStream, seed, step, batch: int) -> jax.Array:
+    """Row numbers of the data set that `take` gathers: int32[batch]."""
+    return stream.rows[order.indices(seed, step, batch, stream.n)]
+
+
+def gather(stream: DeviceStream, rows) -> dict:
+    """{"x", "y"} of some rows of the data set, whatever their split."""
+    return {
+        "x": jax.tree.map(lambda values: values[rows], stream.x),
+        "y": stream.y[rows],
+    }
+
+
+def split_rows(dataset, split: str) -> np.ndarray:
+    """Returns the rows of a split.
+
+    Raises:
+      UserError: the data set has no such split.
+    """
+    if split not in dataset.rows:
+        raise UserError(
+            f"{dataset.name} has no split {split!r}{nearest(split, dataset.rows)}; "
+            f"it has {', '.join(sorted(dataset.rows))}."
+        )
+    return dataset.rows[split]
+
+
+def fits(dataset, limit_bytes: int) -> bool:
+    """Whether x and y, put on the device, stay within a number of bytes."""
+    return dataset.nbytes + dataset.y.nbytes <= limit_bytes
+
+
+def evaluation_batches(rows, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts rows into equal batches, the last one padded, so that all are counted once.
+
+    Args:
+      rows: (n,) row numbers, n ≥ 1.
+      batch: rows per batch.
+
+    Returns:
+      int32 (⌈n/batch⌉, batch) rows, padded by the first row, and float32 weights of the
+      same shape, 0 where padded: Σ weight·value / Σ weight is the mean over the split.
+    """
+    if batch < 1:
+        raise UserError(f"batch must be at least 1; got {batch}.")
+    rows = np.asarray(rows, np.int32)
+    if len(rows) == 0:
+        raise UserError("there are no rows to evaluate: the split is empty.")
+    steps = -(-len(rows) // batch)
+    padded = np.full(steps * batch, rows[0], np.int32)
+    padded[: len(rows)] = rows
+    weights = np.zeros(steps * batch, np.float32)
+    weights[: len(rows)] = 1.0
+    return padded.reshape(steps, batch), weights.reshape(steps, batch)
+
+
+def host_batches(
+    dataset,
+    split: str,
+    seed: int,
+    batch: int,
+    *,
+    start_step: int = 0,
+    workers: int = 0,
+    prefetch: int = 8,
+) -> Iterator[dict]:
+    """Endless numpy batches from `start_step` on, read ahead by Grain.
+
+    Args:
+      dataset: any `Dataset`, lazy or not.
+      split: one of `dataset.rows`.
+      seed: of the order; equal to `take`'s for equal batches.
+      batch: examples per batch.
+      start_step: the first step; a resumed run passes its own.
+      workers: processes that read; 0 reads in threads of this process. Data in
+        memory are always read in threads, since each process would copy them.
+      prefetch: batches read ahead.
+
+    Yields:
+      {"x": (batch, ...), "y": (batch, ...)}, numpy.
+
+    Raises:
+      UserError: Grain is not installed, or there is no such split.
+    """
+    try:
+        import grain
+    except ImportError:
+        raise UserError(
+            "data that stream from the host need Grain: pip install 'jaxtl[grain]'."
+        ) from None
+    read = _Reader(dataset.x, dataset.y, split_rows(dataset, split), seed, batch)
+    last = (2**32 // batch) - 1
+    steps = grain.MapDataset.range(start_step, last).map(read)
+    if workers and lazy.is_lazy(dataset.x):
+        _parse_absl()
+        # Each worker reads whole batches; the order of steps is kept.
+        steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=0))
+        options = grain.MultiprocessingOptions(
+            num_workers=workers, per_worker_buffer_size=max(1, prefetch // workers)
+        )
+        return iter(steps.mp_prefetch(options))
+    options = grain.ReadOptions(
+        num_threads=min(max(prefetch, 1), 16), prefetch_buffer_size=max(prefetch, 1)
+    )
+    return iter(steps.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Step number -> batch; picklable, for worker processes."""
+
+    x: typing.Any
+    y: np.ndarray
+    rows: np.ndarray
+    seed: int
+    batch: int
+
+    def __call__(self, step):
+        rows = order.indices(self.seed, int(step), self.batch, len(self.rows))
+        rows = self.rows[rows]
+        return {"x": lazy.gather(self.x, rows), "y": self.y[rows]}
+
+
+def sample(dataset, split: str = "train", per_class: int = 1) -> dict:
+    """The first few examples of each class, for a contact sheet.
+
+    Returns:
+      {"x", "y", "rows"} numpy, ordered by class; for other tasks than classification,
+      the first `per_class` rows of the split.
+    """
+    rows = split_rows(dataset, split)
+    if dataset.task == "classification":
+        labels = dataset.y[rows]
+        of_class = [
+            rows[labels == label][:per_class] for label in range(dataset.outputs)
+        ]
+        rows = np.concatenate(of_class)
+    else:
+        rows = rows[:per_class]
+    return {"x": lazy.gather(dataset.x, rows), "y": dataset.y[rows], "rows": rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Same:
+    """Compares by identity, which a cache key of arrays has to."""
+
+    value: typing.Any
+
+    def __eq__(self, other):
+        return self.value is other.value
+
+    def __hash__(self):
+        return id(self.value)
+
+
+@functools.lru_cache(maxsize=4)
+def _placed(same: _Same, sharding):
+    x = same.value
+    whole = np.arange(lazy.length(x))
+    values = lazy.gather(x, whole) if lazy.is_lazy(x) else x
+    return jax.device_put(values, sharding)
+
+
+def forget() -> None:
+    """Lets go of the last four data sets' device copies."""
+    _placed.cache_clear()
+
+
+def _parse_absl() -> None:
+    """Grain's workers read absl flags, which only absl programs have parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["jaxtl"])
