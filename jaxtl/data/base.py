@@ -17,7 +17,7 @@ import typing
 import numpy as np
 
 from jaxtl.core import UserError
-from jaxtl.data import checks, lazy, preprocess, splits
+from jaxtl.data import checks, files, lazy, preprocess, splits
 
 TASKS = checks.TASKS
 
@@ -67,6 +67,8 @@ class Data:
       split_seed: seed of the carving and the noise; None takes the experiment's.
       size: bring images to this height and width, once, at load.
       channels: bring images to 1 (luma) or 3 channels, once, at load.
+      preprocess: how stored values become the model's input; None is the source's own
+        way. A pretrained model's mean and std go here.
     """
 
     classes: tuple[str | int, ...] | None = None
@@ -79,6 +81,7 @@ class Data:
     split_seed: int | None = None
     size: int | tuple[int, int] | None = None
     channels: int | None = None
+    preprocess: preprocess.Preprocess | None = None
 
     def __post_init__(self):
         if self.classes is not None:
@@ -160,6 +163,8 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
     if not isinstance(data, Data):
         raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
     table, fingerprint = load(data)
+    if data.preprocess is not None:
+        table = _sized(dataclasses.replace(table, preprocess=data.preprocess))
     seed = seed if data.split_seed is None else data.split_seed
     rows = splits.carve(data, table, seed)
     y = splits.corrupt(table, rows["train"], data.label_noise, seed)
@@ -185,6 +190,7 @@ _CARVING = (
     "test",
     "limit",
     "split_seed",
+    "preprocess",
 )
 
 
@@ -202,10 +208,10 @@ def load(data: Data) -> tuple[Table, str]:
 @functools.lru_cache(maxsize=8)
 def _load(data: Data, stamp: tuple) -> tuple[Table, str]:
     table = checks.table(data.read(), type(data).__name__)
-    if data.size is not None or data.channels is not None:
-        table = _reshaped(table, data)
     if data.classes is not None:
         table = splits.restrict(table, data.classes)
+    if data.size is not None or data.channels is not None:
+        table = _reshaped(table, data)
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
     return _sized(table), splits.fingerprint(table)
@@ -215,12 +221,12 @@ load.clear = _load.cache_clear
 
 
 def _stamp(data: Data) -> tuple:
-    """Modification times of the files a source names, so an edited file is reread."""
-    paths = [getattr(data, name, None) for name in ("path", "labels_path")]
-    found = [
-        p for p in paths if isinstance(p, (str, os.PathLike)) and os.path.exists(p)
-    ]
-    return tuple((str(p), os.stat(p).st_mtime_ns, os.stat(p).st_size) for p in found)
+    """State of the files a source names, so an edited file is read again."""
+    paths = []
+    for name in ("path", "labels_path", "test_path"):
+        value = getattr(data, name, None)
+        paths += value if isinstance(value, tuple) else [value]
+    return files.stamp([p for p in paths if isinstance(p, (str, os.PathLike))])
 
 
 def _reshaped(table: Table, data: Data) -> Table:
@@ -257,7 +263,7 @@ def _sized(table: Table) -> Table:
 
 def _standardized(table: Table, rows: dict) -> preprocess.Preprocess:
     """Puts mean and std of all train rows, labelled or not, into the preprocessing."""
-    if table.standardize is None:
+    if table.standardize is None or table.preprocess.mean is not None:
         return table.preprocess
     train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
     x = np.asarray(table.x[np.sort(train)], np.float64) / table.preprocess.scale

@@ -83,8 +83,8 @@ def table(value, name: str) -> typing.Any:
     """
     if value.task not in TASKS:
         raise UserError(
-            f"{name}: task must be one of {', '.join(TASKS)}; "
-            f"got {value.task!r}{nearest(value.task, TASKS)}."
+            f"{name}: there is no task {value.task!r}{nearest(value.task, TASKS)}; "
+            f"the tasks are {', '.join(TASKS)}."
         )
     y = np.asarray(value.y)
     count = lazy.length(value.x)
@@ -200,7 +200,10 @@ def _split_rows(given, count, name):
     out, seen = {}, np.zeros(count, bool)
     for split, rows in given.items():
         if split not in SPLITS:
-            raise UserError(f"{name}: unknown split {split!r}{nearest(split, SPLITS)}.")
+            raise UserError(
+                f"{name}: there is no split {split!r}{nearest(split, SPLITS)}; "
+                f"the splits are {', '.join(SPLITS)}."
+            )
         rows = np.asarray(rows)
         if len(rows) and (rows.min() < 0 or rows.max() >= count):
             raise UserError(f"{name}: {split} rows must lie in 0..{count - 1}.")

@@ -124,6 +124,31 @@ class Reshaped(Lazy):
         return recolour(resize(self.base[index], self.size), self.channels)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chain(Lazy):
+    """Lazy arrays one behind the other."""
+
+    parts: tuple[Lazy, ...]
+
+    @property
+    def shape(self):
+        return (sum(map(len, self.parts)), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self):
+        return self.parts[0].dtype
+
+    def rows(self, index):
+        ends = np.cumsum([len(part) for part in self.parts])
+        owner = np.searchsorted(ends, index, side="right")
+        out = np.empty((len(index), *self.shape[1:]), self.dtype)
+        for i, part in enumerate(self.parts):
+            mine = owner == i
+            if mine.any():
+                out[mine] = part[index[mine] - (ends[i] - len(part))]
+        return out
+
+
 def gather(x, rows):
     """Returns x[rows]; for a dict of arrays, of each of them."""
     if isinstance(x, dict):
