@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "MLP": "mlp",
         "CNN": "cnn",
         "ResNet": "resnet_cifar",
+        "MobileNet": "mobilenet",
         "Staged": "base",
         "foreign": "base",
     },

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import Network, Output, UserError, nearest
+from jaxtl.models.layout import Layout
 
 ACTIVATIONS: dict[str, Callable] = {
     "relu": nn.relu,
@@ -25,6 +26,8 @@ ACTIVATIONS: dict[str, Callable] = {
     "elu": nn.elu,
     "identity": lambda x: x,
 }
+
+FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 def activation(name: str) -> Callable:
@@ -97,22 +100,38 @@ class Staged(nn.Module):
     Attributes:
       outputs: width of the head; None lets the data decide when the experiment is
         set up.
+      dtype: dtype of the computation ("bfloat16"); None takes that of the parameters.
+        Statistics and softmax stay in float32, the last stage returns float32.
+      param_dtype: dtype in which parameters are stored and trained.
+      remat: recompute each stage in the backward pass instead of keeping its inner
+        activations.
     """
 
     outputs: int | None = None
+    dtype: str | None = None
+    param_dtype: str = "float32"
+    remat: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
         raise TypeError(f"{type(self).__name__} names no stages")
+
+    def layouts(self) -> dict[str, Layout]:
+        """Returns the known file layouts of this architecture, the usual one first."""
+        return {}
 
     def add(self, name: str, module: nn.Module) -> None:
         """Registers a stage under its own name (linen would prefix dict entries)."""
         setattr(self, name, module)
 
     def __call__(self, x, mode: Mode = Mode(), start=None, stop=None):
+        def run(module, x):
+            return module(x, mode)
+
+        run = nn.remat(run) if self.remat else run
         features = {}
         for name in span(self.stages, start, stop):
-            x = getattr(self, name)(x, mode)
+            x = run(getattr(self, name), x)
             features[name] = x
         return x, features
 
@@ -136,17 +155,45 @@ def span(stages: tuple[str, ...], start: str | None, stop: str | None):
     return stages[first:last]
 
 
+def dtype_named(field: str, name: str):
+    """Returns the floating dtype of that name."""
+    if name not in FLOATS:
+        raise UserError(
+            f"{field}={name!r} is no floating dtype{nearest(name, FLOATS)} "
+            f"(known: {', '.join(FLOATS)})."
+        )
+    return jnp.dtype(name)
+
+
+def cast(tree, dtype):
+    """Returns the tree with its floating leaves in another dtype."""
+
+    def leaf(x):
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(leaf, tree)
+
+
 @functools.cache
 def _pure(module: Staged) -> Network:
+    param_dtype = dtype_named("param_dtype", module.param_dtype)
+    # None leaves the values their dtype: float64 stays float64 in an exact check.
+    asked = module.dtype or (None if param_dtype == jnp.float32 else param_dtype.name)
+    dtype = asked and dtype_named("dtype", asked)
+
     def init(key, x):
         # Every collection is initialised in evaluation mode: no key but the
         # parameters' is needed and statistics start at their initial values.
         variables = dict(module.init(key, x))
-        return variables["params"], variables.get("batch_stats", {})
+        params = cast(variables["params"], param_dtype)
+        return params, variables.get("batch_stats", {})
 
     def apply(
         params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
     ) -> Output:
+        # Modules compute in the dtype of what they get, so one cast decides for all.
+        if dtype:
+            params, x = cast((params, x), dtype)
         variables = {"params": params, "batch_stats": stats}
         (out, features), new = module.apply(
             variables,
@@ -157,6 +204,9 @@ def _pure(module: Staged) -> Network:
             rngs=None if key is None else {"dropout": key},
             mutable=["batch_stats"],
         )
+        if dtype and module.stages[-1] in features:
+            wide = jnp.promote_types(out.dtype, jnp.float32)
+            out = features[module.stages[-1]] = out.astype(wide)
         # Stages that did not run return no statistics: keep theirs.
         return Output(out, features, {**stats, **new.get("batch_stats", {})})
 

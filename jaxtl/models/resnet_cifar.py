@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtl.core import UserError
-from jaxtl.models import base
+from jaxtl.models import base, layout
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -93,15 +93,40 @@ class ResNet(base.Staged):
 
     stages = ("stem", "stage1", "stage2", "stage3", "head")
 
+    @property
+    def blocks(self) -> int:
+        """Blocks per stage."""
+        return (self.depth - 2) // 6
+
+    def layouts(self):
+        return {"akamaster": akamaster(self)}
+
     def setup(self):
         if self.depth < 8 or (self.depth - 2) % 6:
             raise UserError(
                 f"depth={self.depth}: a CIFAR ResNet has 6n + 2 layers; "
                 f"the nearest is {max(8, round((self.depth - 2) / 6) * 6 + 2)}."
             )
-        blocks = (self.depth - 2) // 6
         self.add("stem", Stem(self.width))
         for i in range(3):
             stride = 1 if i == 0 else 2
-            self.add(f"stage{i + 1}", Blocks(self.width * 2**i, stride, blocks))
+            self.add(f"stage{i + 1}", Blocks(self.width * 2**i, stride, self.blocks))
         self.add("head", PooledHead(self.outputs))
+
+
+def akamaster(model: ResNet) -> layout.Layout:
+    """The naming of github.com/akamaster/pytorch_resnet_cifar10."""
+    rules = [*layout.conv("conv1", "stem/conv"), *layout.batch_norm("bn1", "stem/bn")]
+    for i in range(1, 4):
+        for b in range(model.blocks):
+            for k in (1, 2):
+                source, path = f"layer{i}.{b}", f"stage{i}/block{b}"
+                rules += layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
+                rules += layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
+    rules += layout.linear("linear", "head/dense")
+    return layout.Layout(
+        tuple(rules),
+        ignored=(layout.COUNTERS,),
+        prefixes=("module.",),
+        stem="stem/conv/kernel",
+    )

@@ -7,6 +7,8 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Weights": "match",
         "Row": "match",
+        "Run": "run",
+        "Checkpoint": "run",
     },
     modules=("match",),
 )

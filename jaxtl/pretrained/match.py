@@ -5,9 +5,12 @@ the one error that lists all that does not fit.
 """
 
 import dataclasses
+import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, Source, UserError, nearest
@@ -24,13 +27,15 @@ class Weights:
       params: stage -> subtree; the leaves are numpy or jax arrays.
       stats: batch statistics, stage -> subtree ({} for none).
       meta: what the file says about itself (configuration, preprocessing, metrics).
-      rows: how the file's own tensors became these leaves, for the report.
+      rows: tensors of the file that the architecture has no use for, for the report.
+      names: path -> the tensor's name in the file it came from (or should come from).
     """
 
     params: PyTree
     stats: PyTree = dataclasses.field(default_factory=dict)
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rows: tuple = ()
+    rows: tuple["Row", ...] = ()
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +47,14 @@ class Row:
       path: path of the leaf in the model (or in the weights, where skipped).
       shape: its shape in the model, None where the model has no such leaf.
       source_shape: its shape in the weights, None where they have no such leaf.
+      source: the tensor's name in the file, "" where there was none.
     """
 
     status: str
     path: str
     shape: tuple[int, ...] | None
     source_shape: tuple[int, ...] | None
+    source: str = ""
 
 
 def match(
@@ -83,14 +90,18 @@ def match(
     _all_used("reset", reset, ours)
     _all_used("ignore", ignore, theirs)
     new_params, kept_params, rows, problems = _join(
-        params, weights.params, reset, ignore
+        params, weights.params, reset, ignore, weights.names
     )
-    new_stats, kept_stats, more, others = _join(stats, weights.stats, reset, ignore)
+    new_stats, kept_stats, more, others = _join(
+        stats, weights.stats, reset, ignore, weights.names
+    )
+    rows = [*rows, *more, *weights.rows]
     if problems or others:
-        raise UserError(_explain([*problems, *others]))
+        raise UserError(_explain([*problems, *others], rows))
     head = weights.params.get("head") if isinstance(weights.params, dict) else None
+    head = jax.tree.map(_array, head)
     source = Source(params=kept_params, stats=kept_stats, head=head)
-    return new_params, new_stats, source, [*rows, *more]
+    return new_params, new_stats, source, rows
 
 
 def _patterns(field: str, value) -> tuple[str, ...]:
@@ -115,24 +126,29 @@ def _all_used(field: str, patterns: tuple[str, ...], paths: list[str]) -> None:
             )
 
 
-def _join(ours: PyTree, theirs: PyTree, reset, ignore):
+def _join(ours: PyTree, theirs: PyTree, reset, ignore, names):
     """Returns (merged tree, tree with None where reset, rows, problems as rows)."""
     model, given = trees.flatten(ours), trees.flatten(theirs)
     rows, problems = [], []
+
+    def row(status: str, path: str, ours, theirs) -> Row:
+        shapes = [None if x is None else tuple(x.shape) for x in (ours, theirs)]
+        return Row(status, path, *shapes, names.get(path, ""))
+
     extra = {p: x for p, x in given.items() if p not in model}
     for path, x in extra.items():
         excused = first(ignore, path) or first(reset, path)
-        (rows if excused else problems).append(_row("skipped", path, None, x))
+        (rows if excused else problems).append(row("skipped", path, None, x))
     loaded = {}
     for path, leaf in model.items():
         x = None if first(ignore, path) else given.get(path)
         if first(reset, path) is not None:
-            rows.append(_row("re-initialised", path, leaf, given.get(path)))
+            rows.append(row("re-initialised", path, leaf, given.get(path)))
         elif x is None or tuple(x.shape) != tuple(leaf.shape):
-            problems.append(_row("misfit", path, leaf, x))
+            problems.append(row("misfit", path, leaf, x))
         else:
-            rows.append(_row("loaded", path, leaf, x))
-            loaded[path] = jnp.asarray(x, dtype=leaf.dtype)
+            rows.append(row("loaded", path, leaf, x))
+            loaded[path] = _array(x, leaf.dtype)
     if problems:
         return None, None, rows, problems
     merged = trees.map_with_path(lambda p, leaf: loaded.get(p, leaf), ours)
@@ -140,16 +156,12 @@ def _join(ours: PyTree, theirs: PyTree, reset, ignore):
     return merged, kept, rows, problems
 
 
-def _row(status: str, path: str, ours, theirs) -> Row:
-    return Row(
-        status,
-        path,
-        None if ours is None else tuple(ours.shape),
-        None if theirs is None else tuple(theirs.shape),
-    )
+def _array(x, dtype=None) -> jax.Array:
+    """Returns the leaf as a jax array, read from its file where it is still there."""
+    return jnp.asarray(x if isinstance(x, jax.Array) else np.asarray(x), dtype=dtype)
 
 
-def _explain(problems: list[Row]) -> str:
+def _explain(problems: list[Row], rows: list[Row]) -> str:
     missing = [r for r in problems if r.shape is not None and r.source_shape is None]
     extra = [r for r in problems if r.shape is None]
     shaped = [r for r in problems if None not in (r.shape, r.source_shape)]
@@ -169,13 +181,16 @@ def _explain(problems: list[Row]) -> str:
         if row.shape is not None:
             hint = ""
             if row.source_shape is None:
-                hint = nearest(row.path, [r.path for r in extra])
+                hint = f" from {row.source!r}" if row.source else ""
+                hint += nearest(row.source or row.path, [r.path for r in extra])
             lines.append(f"  + {row.path} {row.shape}{hint}")
     if len(problems) > _SHOWN:
         lines.append(f"  … and {len(problems) - _SHOWN} more")
     return (
         f"the weights don't fit the model: {', '.join(counts)} "
-        f"(- in the weights, + in the model):\n" + "\n".join(lines) + _advice(problems)
+        f"(- in the weights, + in the model):\n"
+        + "\n".join(lines)
+        + (_depth(problems, rows) or _advice(problems))
     )
 
 
@@ -200,3 +215,24 @@ def _advice(problems: list[Row]) -> str:
         names = ", ".join(repr(e) for e in extra)
         asked.append(f"ignore=({names},)")
     return f"\nTo load the rest and leave these: {', '.join(asked)}."
+
+
+def _depth(problems: list[Row], rows: list[Row]) -> str:
+    """Tells a model that is deeper or shallower than the weights, "" if it is neither.
+
+    What is missing, or superfluous, then looks like what was loaded but for numbers.
+    """
+
+    def alike(row: Row) -> str:
+        return re.sub(r"\d+", "#", row.source or row.path)
+
+    known = {alike(row) for row in rows if row.status == "loaded"}
+    missing = [r for r in problems if r.source_shape is None]
+    extra = [r for r in problems if r.shape is None]
+    if len(missing) == len(problems) and all(alike(r) in known for r in missing):
+        return (
+            f"\nThe model is deeper than the weights: these have no {missing[0].path}."
+        )
+    if len(extra) == len(problems) and all(alike(r) in known for r in extra):
+        return "\nThe weights are of a deeper model: give the model as many layers."
+    return ""

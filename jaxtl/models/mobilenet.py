@@ -1,0 +1,144 @@
+"""MobileNet v1: 13 pairs of depthwise and pointwise convolutions.
+
+References:
+  Howard et al.: MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+  Applications, arXiv:1704.04861, table 1; padding, names and constants as in Keras.
+"""
+
+import flax.linen as nn
+
+from jaxtl.core import UserError
+from jaxtl.models import base, layout
+
+# (channels, stride) of the pointwise convolutions, by stage.
+STAGES = (
+    ((64, 1),),
+    ((128, 2), (128, 1)),
+    ((256, 2), (256, 1)),
+    ((512, 2), *((512, 1),) * 5),
+    ((1024, 2), (1024, 1)),
+)
+
+
+def _norm(name: str) -> base.BatchNorm:
+    return base.BatchNorm(momentum=0.99, epsilon=1e-3, name=name)
+
+
+def _pad(stride: int):
+    # Keras pads below and to the right alone where it strides.
+    return ((0, 1), (0, 1)) if stride == 2 else ((1, 1), (1, 1))
+
+
+class Stem(nn.Module):
+    """3×3 convolution of stride 2, BatchNorm, ReLU6."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        x = nn.Conv(self.width, (3, 3), 2, _pad(2), use_bias=False, name="conv")(x)
+        return nn.relu6(_norm("bn")(x, mode))
+
+
+class Separable(nn.Module):
+    """Depthwise 3×3 and pointwise convolution, each with BatchNorm and ReLU6."""
+
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        channels = x.shape[-1]
+        x = nn.Conv(
+            channels,
+            (3, 3),
+            self.stride,
+            _pad(self.stride),
+            feature_group_count=channels,
+            use_bias=False,
+            name="depthwise",
+        )(x)
+        x = nn.relu6(_norm("bn1")(x, mode))
+        x = nn.Dense(self.width, use_bias=False, name="pointwise")(x)
+        return nn.relu6(_norm("bn2")(x, mode))
+
+
+class Blocks(nn.Module):
+    """The separable convolutions of one resolution."""
+
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x, mode):
+        for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
+            x = Separable(width, stride, name=f"block{i}")(x, mode)
+        return x
+
+
+class PooledHead(nn.Module):
+    """Global average pooling, dropout, an affine map."""
+
+    outputs: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x, mode):
+        x = base.Dropout(self.dropout, name="dropout")(x.mean((1, 2)), mode)
+        return nn.Dense(self.outputs, name="dense")(x)
+
+
+class MobileNet(base.Staged):
+    """MobileNet v1: stages `stem, stage1 … stage5, head`; inputs scaled to [−1, 1].
+
+    Attributes:
+      alpha: factor on all widths (0.25, 0.5, 0.75, 1.0).
+      dropout: rate before the head's affine map (Keras: 1e-3).
+    """
+
+    alpha: float = 1.0
+    dropout: float = 1e-3
+
+    stages = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "head")
+
+    def setup(self):
+        if not self.alpha > 0:
+            raise UserError(f"alpha={self.alpha!r}: the width factor must be positive.")
+        self.add("stem", Stem(self.width(32)))
+        for i, blocks in enumerate(STAGES):
+            widths = tuple(self.width(w) for w, _ in blocks)
+            strides = tuple(s for _, s in blocks)
+            self.add(f"stage{i + 1}", Blocks(widths, strides))
+        self.add("head", PooledHead(self.outputs, self.dropout))
+
+    def width(self, channels: int) -> int:
+        """Returns the number of channels at this width factor."""
+        return int(channels * self.alpha)
+
+    def layouts(self):
+        return {"keras": keras()}
+
+
+def keras() -> layout.Layout:
+    """The naming of keras.applications.MobileNet; `conv_preds` is a 1×1 convolution."""
+    rules = [layout.Rule("conv1/kernel", "stem/conv/kernel")]
+    rules += layout.keras_batch_norm("conv1_bn", "stem/bn")
+    number = 0
+    for i, blocks in enumerate(STAGES):
+        for b in range(len(blocks)):
+            number += 1
+            path = f"stage{i + 1}/block{b}"
+            depthwise = f"conv_dw_{number}/depthwise_kernel"
+            rules += [
+                layout.Rule(depthwise, f"{path}/depthwise/kernel", "depthwise"),
+                *layout.keras_batch_norm(f"conv_dw_{number}_bn", f"{path}/bn1"),
+                layout.Rule(
+                    f"conv_pw_{number}/kernel", f"{path}/pointwise/kernel", "pointwise"
+                ),
+                *layout.keras_batch_norm(f"conv_pw_{number}_bn", f"{path}/bn2"),
+            ]
+    rules += [
+        layout.Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
+        layout.Rule("conv_preds/bias", "head/dense/bias"),
+    ]
+    return layout.Layout(tuple(rules), stem="stem/conv/kernel")
