@@ -223,3 +223,18 @@ def interval(values, level: float = 0.95) -> tuple[float, float | None, int]:
     quantile = special.stdtrit(n - 1, (1 + level) / 2)
     half = quantile * values.std(ddof=1) / np.sqrt(n)
     return float(values.mean()), float(half), n
+
+
+def main(task: str) -> str:
+    """Returns the metric that runs of a task are chosen by unless told otherwise."""
+    return next(iter(METRICS[task]))
+
+
+def monitored(found: dict[str, float], name: str) -> float:
+    """Returns a metric by name; UserError with the nearest where there is none."""
+    if name not in found:
+        raise UserError(
+            f"monitor={name!r} is no metric of this task{nearest(name, found)} "
+            f"(metrics: {', '.join(found)})."
+        )
+    return found[name]

@@ -96,3 +96,10 @@ def all_finite(tree: PyTree) -> jax.Array:
     """Returns a bool scalar: no inexact leaf has a NaN or an infinity."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves] or [True]).all()
+
+
+def restrict(tree: PyTree, mask: PyTree) -> PyTree:
+    """Returns the tree with None where the mask is False; None leaves stay None."""
+    return jax.tree.map(
+        lambda m, x: x if m else None, mask, tree, is_leaf=lambda x: x is None
+    )

@@ -1,0 +1,99 @@
+"""Evaluation: logits over a split, counted exactly, and metrics in float64."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import config, metrics, sharding
+from jaxtl.core import Network, UserError
+from jaxtl.data import base, lazy, preprocess, streams
+from jaxtl.step import cast
+
+
+def evaluate(run, split: str = "val", *, which: str = "current") -> dict[str, float]:
+    """Returns the task's metrics on a split of the target data.
+
+    Args:
+      run: what `tl.setup` returned.
+      split: "train", "val" or "test".
+      which: "current" for the parameters as they are, "best" for those with the best
+        monitored value so far.
+
+    Raises:
+      UserError: for an unknown split.
+    """
+    params, stats = run.weights(which)
+    logits, labels = logits_of(run, params, stats, split)
+    return metrics.compute(run.parts.program.task, logits, labels)
+
+
+def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits, labels) of a split, in its rows' order, padding removed."""
+    dataset = run.parts.datasets["target"]
+    program = run.parts.program
+    size = run.exp.evaluate_batch
+    rows = streams.split_rows(dataset, split)
+    if len(rows) == 0:
+        raise UserError(f"the split {split!r} is empty; there is nothing to evaluate.")
+    # No larger than what there is, and a multiple of the devices that share it.
+    size = min(size, len(rows))
+    size = -(-size // program.mesh.size) * program.mesh.size
+    batches, weights = streams.evaluation_batches(rows, size)
+    pre = run.preprocess
+    if streams.fits(dataset, run.exp.device_bytes):
+        whole = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
+        stream = streams.device_stream(dataset, split, whole)
+        forward = _resident(program.network, pre, program.dtype, program.mesh)
+        out = [forward(params, stats, stream.x, b) for b in batches]
+    else:
+        forward = _streamed(program.network, pre, program.dtype, program.mesh)
+        place = sharding.batch(program.mesh)
+        out = [
+            forward(params, stats, jax.device_put(lazy.gather(dataset.x, b), place))
+            for b in batches
+        ]
+    logits = np.concatenate([np.asarray(x, np.float32) for x in out])
+    real = weights.reshape(-1) > 0
+    labels = dataset.y_clean[rows] if split != "train" else dataset.y[rows]
+    return logits[real], labels
+
+
+def _resident(network, pre, dtype, mesh):
+    return _forwards(network, pre, dtype, mesh)[0]
+
+
+def _streamed(network, pre, dtype, mesh):
+    return _forwards(network, pre, dtype, mesh)[1]
+
+
+_STORE: dict[Any, tuple] = {}
+
+
+def _forwards(network: Network, pre, dtype, mesh):
+    """Returns the two compiled forward passes of a model, shared by equal runs."""
+    key = (network, config.key(pre), dtype, mesh)
+    if key not in _STORE:
+        apply = functools.partial(_logits, cast(network, dtype), pre, mesh)
+
+        def resident(params, stats, x, rows):
+            x = jax.tree.map(lambda values: values[rows], x)
+            return apply(params, stats, x)
+
+        _STORE[key] = jax.jit(resident), jax.jit(apply)
+    return _STORE[key]
+
+
+def _logits(network, pre: preprocess.Preprocess, mesh, params, stats, x):
+    x = sharding.constrain_batch(x, mesh)
+    return network.apply(params, stats, preprocess.apply(pre, x)).logits
+
+
+def check_splits(dataset: base.Dataset, monitor: str | None) -> None:
+    """Raises UserError where a metric is monitored and there is nothing to measure."""
+    if monitor is not None and len(dataset.rows.get("val", ())) == 0:
+        raise UserError(
+            f"monitor={monitor!r} needs a val split, but the data's is empty; raise "
+            "data.val, or set monitor=None to keep the last checkpoint."
+        )

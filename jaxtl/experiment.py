@@ -1,0 +1,286 @@
+"""The Experiment: one frozen value of real objects, and the file that returns one.
+
+`experiment()` of an experiment file returns an Experiment, or a dict of named variants.
+A file may also hold `SEEDS`, the seeds that every variant is run with.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from jaxtl import config
+from jaxtl.core import Term, UserError, nearest
+from jaxtl.data import base as data_base
+from jaxtl.data import preprocess as preprocessing
+from jaxtl.optim import AdamW, Optimizer
+
+MODULE = "jaxtl_experiment_"  # experiment files are imported under this prefix
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Initial weights from another variant of the same file.
+
+    A variant that others start from runs before them: once, with its own seed, or with
+    `per_seed` once for each seed of the variant that starts from it.
+
+    Attributes:
+      name: the other variant's name.
+      reset, ignore, which: as in `pretrained.Run`.
+      per_seed: whether seed k starts from the other variant's seed k.
+    """
+
+    name: str
+    reset: tuple[str, ...] | str = ()
+    ignore: tuple[str, ...] | str = ()
+    which: Literal["best", "last"] = "best"
+    per_seed: bool = False
+
+    def read(self):
+        raise UserError(
+            f"init=Variant({self.name!r}) stands for another variant of the same "
+            "experiment file, which `jaxtl run` (or tl.run) trains first; set up by "
+            f'itself it needs init=tl.pretrained.Run("<directory of {self.name}>").'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A transfer run as a value: `Experiment + seed + directory → Run`.
+
+    Attributes:
+      model: a staged model (its `outputs` may stay None: the data decide), or a
+        `Network`, which any pure (init, apply) pair can be made into.
+      data: the target data; its splits are the streams "target" (labelled train rows)
+        and "unlabelled" (train rows without label, if any), and "val" and "test".
+      streams: further labelled data by stream name, {"source": …}; their train rows.
+      init: None for random weights, or what has `read() -> Weights`:
+        `pretrained.Run`, `pretrained.Checkpoint`, a file, `Variant`.
+      terms: the loss, name -> Term; empty means the task's loss alone.
+      optim: the optimizer with its groups (what is frozen).
+      steps: number of optimizer steps; 0 evaluates the initial model.
+      batch: examples per step and stream; a mapping gives some streams their own.
+      augment: augmentations of training batches, in order.
+      preprocess: None takes the one that came with `init`, else the data's.
+      monitor: metric on "val" that chooses the best checkpoint ("accuracy", "nll", …);
+        "auto" is accuracy or mse by task, None keeps the last.
+      evaluate_every: steps between evaluations on "val"; None means ten times a run.
+      evaluate_batch: examples per forward pass of an evaluation.
+      log_every: steps between lines of metrics.jsonl; None means every evaluation and
+        a hundredth of the run.
+      save_every: steps between checkpoints; None means each minute and at the end.
+      accumulate: micro-batches per step, of batch / accumulate examples each.
+      dtype: of forward and backward pass; parameters are float32 throughout.
+      devices: number of devices; the batch is split over all.
+      param_shards: over how many of them parameters are split (fully sharded).
+      steps_per_dispatch: None chooses by platform.
+      device_bytes: data up to this size live on the device; larger ones are streamed
+        from the host.
+      tensorboard: also write TensorBoard events (extra: track).
+      seed: of initial weights, data order, dropout, splits.
+    """
+
+    model: Any
+    data: data_base.Data
+    streams: Mapping[str, data_base.Data] = dataclasses.field(default_factory=dict)
+    init: Any = None
+    terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+    optim: Optimizer = dataclasses.field(default_factory=AdamW)
+    steps: int = 1000
+    batch: int | Mapping[str, int] = 64
+    augment: tuple = ()
+    preprocess: preprocessing.Preprocess | None = None
+    monitor: str | None = "auto"
+    evaluate_every: int | None = None
+    evaluate_batch: int = 512
+    log_every: int | None = None
+    save_every: int | None = None
+    accumulate: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    devices: int = 1
+    param_shards: int = 1
+    steps_per_dispatch: int | None = None
+    device_bytes: int = 2_000_000_000
+    tensorboard: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (
+            ("steps", 0),
+            ("evaluate_batch", 1),
+            ("accumulate", 1),
+            ("evaluate_every", 1),
+            ("log_every", 1),
+            ("save_every", 1),
+            ("steps_per_dispatch", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise UserError(
+                    f"{name}={value!r}: expected a whole number of at least {least}."
+                )
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed!r}: expected 0 ≤ seed < 2³².")
+        for name, term in self.terms.items():
+            if not isinstance(term, Term):
+                raise UserError(
+                    f"terms[{name!r}]={term!r}: expected a Term such as "
+                    "tl.losses.CrossEntropy()."
+                )
+        if not isinstance(self.optim, Optimizer):
+            raise UserError(
+                f"optim={self.optim!r}: expected an optimizer such as tl.optim.AdamW()."
+            )
+        if isinstance(self.augment, list):
+            object.__setattr__(self, "augment", tuple(self.augment))
+
+    def batch_of(self, stream: str) -> int:
+        """Returns the batch size of a stream."""
+        if not isinstance(self.batch, Mapping):
+            return self.batch
+        if stream in self.batch:
+            return self.batch[stream]
+        raise UserError(
+            f"batch: no size for the stream {stream!r}{nearest(stream, self.batch)} "
+            f"(given: {', '.join(self.batch)})."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """An experiment file, read and overridden.
+
+    Attributes:
+      path: where it was read from.
+      variants: name -> Experiment; a single experiment is named "".
+      seeds: the file's SEEDS, None if it gives none.
+      overrides: as given.
+      doc: the file's docstring.
+    """
+
+    path: pathlib.Path
+    variants: dict[str, Experiment]
+    seeds: tuple[int, ...] | None
+    overrides: tuple[str, ...]
+    doc: str
+
+
+def load(path: str | pathlib.Path, *overrides: str) -> Any:
+    """Returns what an experiment file gives: an Experiment, or a dict of variants.
+
+    Args:
+      path: the file.
+      overrides: "optim.lr=0.01"; a first part that is a variant's name limits the
+        override to it, otherwise it applies to every variant that has the path.
+
+    Raises:
+      UserError: for a missing or broken file, and for an unknown path or wrong value.
+    """
+    variants = read_file(path, *overrides).variants
+    return variants[""] if list(variants) == [""] else variants
+
+
+def read_file(path: str | pathlib.Path, *overrides: str) -> File:
+    """Reads an experiment file; an override `SEEDS=0,1,2` replaces its seeds."""
+    path = pathlib.Path(path)
+    module = import_file(path)
+    function = getattr(module, "experiment", None)
+    if not callable(function):
+        raise UserError(
+            f"{path} defines no function experiment() that returns a tl.Experiment."
+        )
+    result = function()
+    variants = result if isinstance(result, Mapping) else {"": result}
+    for name, value in variants.items():
+        if not isinstance(value, Experiment):
+            raise UserError(
+                f"{path}: experiment() must return a tl.Experiment or a dict of them, "
+                f"got {type(value).__name__}" + (f" for {name!r}." if name else ".")
+            )
+    seeds = getattr(module, "SEEDS", None)
+    rest = []
+    for override in overrides:
+        if override.partition("=")[0] in ("SEEDS", "seeds"):
+            seeds = _seeds(override.partition("=")[2])
+        else:
+            rest.append(override)
+    variants = apply_overrides(dict(variants), rest)
+    doc = inspect.getdoc(module) or ""
+    seeds = None if seeds is None else tuple(int(s) for s in seeds)
+    return File(path, variants, seeds, tuple(overrides), doc)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    value = config.literal(text)
+    value = (value,) if isinstance(value, int) else value
+    if not isinstance(value, tuple | list) or not all(
+        isinstance(s, int) and s >= 0 for s in value
+    ):
+        raise UserError(f"SEEDS={text!r}: expected whole numbers such as SEEDS=0,1,2.")
+    return tuple(value)
+
+
+def import_file(path: pathlib.Path):
+    """Imports an experiment file under a name made of its own; errors name the line."""
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.py")]
+        raise UserError(
+            f"there is no experiment file {str(path)!r}"
+            f"{nearest(path.name, siblings)}".rstrip(".")
+            + "."
+        )
+    name = MODULE + path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        trace = error.__traceback__
+        line = getattr(error, "lineno", None)
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == str(path):
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        raise UserError(
+            f"{path}, line {line}: {type(error).__name__}: {error}."
+        ) from error
+    return module
+
+
+def apply_overrides(
+    variants: dict[str, Experiment], overrides: Sequence[str]
+) -> dict[str, Experiment]:
+    """Applies "path=value" overrides to the variants that have the path."""
+    import jaxtl
+
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(
+                f"the override {override!r} has no '='; expected path=value, such as "
+                "optim.lr=0.01."
+            )
+        path, chosen = path.strip(), variants
+        for name in sorted(variants, key=len, reverse=True):
+            if name and path.startswith(name + "."):
+                path, chosen = path[len(name) + 1 :], {name: variants[name]}
+                break
+        changed, errors = {}, []
+        for name, value in chosen.items():
+            try:
+                changed[name] = config.override(
+                    value, path, text.strip(), names={"tl": jaxtl}
+                )
+            except UserError as error:
+                errors.append(error)
+        if not changed:
+            raise errors[0]
+        variants = {**variants, **changed}
+    return variants

@@ -1,0 +1,221 @@
+"""Optimizers with groups: what is frozen, and who learns how fast.
+
+An optimizer is a value; `transform` turns it into an optax transformation over the
+trainable leaves alone, so frozen leaves cost no gradient and no state, and a norm clip
+sees the trainable norm only.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from jaxtl import schedules, select
+from jaxtl import tree as trees
+from jaxtl.core import FROZEN, PyTree, Schedule, UserError, _Frozen
+
+TERMS = "terms"  # the group of parameters that terms own
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Settings of the parameters that one pattern selects.
+
+    Attributes:
+      lr: factor of the optimizer's learning rate.
+      weight_decay: replaces the optimizer's (None keeps it).
+    """
+
+    lr: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What all optimizers share.
+
+    Attributes:
+      lr: learning rate, a number or a schedule.
+      weight_decay: decoupled weight decay: `θ ← θ − lr · weight_decay · θ` on leaves
+        of two or more dimensions (kernels and embeddings; not biases and norms).
+      decay_to_source: decoupled L2-SP: `θ ← θ − lr · decay_to_source · (θ − θ₀)` on
+        every leaf that has a source; None leaves it out. Under Adam this differs from
+        the term L2SP, whose gradient is divided by the second moment like any other.
+      groups: path pattern -> FROZEN, a learning-rate factor, or a Group. The first
+        pattern that covers a path decides; every path must be covered.
+      clip: upper bound of the trainable gradient's global norm.
+    """
+
+    lr: float | Schedule = 1e-3
+    weight_decay: float = 0.0
+    decay_to_source: float | None = None
+    groups: Mapping[str, float | Group | _Frozen] = dataclasses.field(
+        default_factory=lambda: {".*": 1.0}
+    )
+    clip: float | None = None
+
+    def direction(self) -> optax.GradientTransformation:
+        """Returns the transformation of gradients into unscaled steps."""
+        raise TypeError(f"{type(self).__name__} defines no direction()")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019)."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def direction(self):
+        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: `m ← g + momentum · m`."""
+
+    lr: float | Schedule = 1e-2
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def direction(self):
+        return optax.trace(decay=self.momentum, nesterov=self.nesterov)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optax(Optimizer):
+    """Any optax transformation as direction, `Optax(make=optax.scale_by_lion)`.
+
+    Attributes:
+      make: called without arguments; must return *unscaled* steps (`scale_by_…`), as
+        the learning rate, its groups and the sign are applied here.
+    """
+
+    make: Callable[[], optax.GradientTransformation] = optax.scale_by_lion
+
+    def direction(self):
+        return self.make()
+
+
+def group(optimizer: Optimizer, label: str) -> Group:
+    """Returns the group of a label as a Group (a number is its lr factor)."""
+    found = Group() if label == TERMS else optimizer.groups[label]
+    return found if isinstance(found, Group) else Group(lr=found)
+
+
+def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
+    """Returns the tree of group patterns, one for each parameter.
+
+    Raises:
+      UserError: for a pattern that matches nothing, an uncovered parameter, or a group
+        that is none of FROZEN, a number and a Group.
+    """
+    for pattern, value in optimizer.groups.items():
+        if not isinstance(value, int | float | Group | _Frozen | jax.Array):
+            raise UserError(
+                f"optim.groups[{pattern!r}]={value!r}: expected tl.FROZEN, a factor of "
+                "the learning rate, or a tl.optim.Group."
+            )
+    return select.labels(optimizer.groups, params, what="optim.groups")
+
+
+def trainable(optimizer: Optimizer, label_tree: PyTree) -> PyTree:
+    """Returns the tree of bools: True where the parameter is not frozen."""
+    return jax.tree.map(lambda g: optimizer.groups[g] is not FROZEN, label_tree)
+
+
+def modes(
+    optimizer: Optimizer, stages: tuple[str, ...], mask: PyTree, stats: PyTree
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns (stages in training mode, modules whose statistics stay still).
+
+    A stage trains if any parameter of it does. A module's statistics obey the same
+    patterns as parameters; where no pattern names them, they move if any parameter of
+    their module does.
+    """
+    flat = trees.flatten(mask)
+    train = tuple(
+        s for s in stages if any(m for p, m in flat.items() if p.split("/")[0] == s)
+    )
+    still = []
+    for path in trees.flatten(stats):
+        module = path.rpartition("/")[0]
+        pattern = select.first(optimizer.groups, path)
+        if pattern is None:
+            moves = any(m for p, m in flat.items() if p.startswith(module + "/"))
+        else:
+            moves = optimizer.groups[pattern] is not FROZEN
+        if not moves and path.split("/")[0] in train:
+            still.append(module)
+    return train, tuple(dict.fromkeys(still))
+
+
+def transform(
+    optimizer: Optimizer,
+    label_tree: PyTree,
+    source: PyTree,
+    step: jax.Array,
+    steps: jax.Array,
+) -> optax.GradientTransformation:
+    """Returns the optax transformation of one step.
+
+    Args:
+      optimizer: numbers may be traced.
+      label_tree: group label of each trainable leaf, None at frozen ones.
+      source: θ₀ in the same structure, None where there is none (may be None).
+      step, steps: this step and the number of steps; no count of the schedule is kept
+        in the optimizer's state.
+    """
+    lr = schedules.value(optimizer.lr, step, steps)
+
+    def chain(label):
+        settings = group(optimizer, label)
+        decay = settings.weight_decay
+        decay = optimizer.weight_decay if decay is None else decay
+        return optax.chain(
+            optimizer.direction(),
+            _add(lambda p, s: decay * p if p.ndim >= 2 else None),
+            optax.scale(-lr * settings.lr),
+        )
+
+    used = sorted(set(jax.tree.leaves(label_tree)))
+    parts = [optax.partition({label: chain(label) for label in used}, label_tree)]
+    if source is not None and optimizer.decay_to_source is not None:
+        parts.append(
+            _pull(optimizer.decay_to_source, lr, label_tree, source, optimizer)
+        )
+    if optimizer.clip is not None:
+        parts.insert(0, optax.clip_by_global_norm(optimizer.clip))
+    return optax.chain(*parts)
+
+
+def _add(amount: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
+    """A stateless transformation that adds `amount(param, None)` where it has one."""
+
+    def update(updates, params):
+        def one(u, p):
+            extra = amount(p, None)
+            return u if extra is None else u + extra
+
+        return jax.tree.map(one, updates, params)
+
+    return optax.stateless(update)
+
+
+def _pull(strength, lr, label_tree, source, optimizer):
+    """Adds −lr·factor·strength·(θ − θ₀) on leaves that have a source."""
+
+    def update(updates, params):
+        def one(label, u, p, s):
+            if u is None or s is None:
+                return u
+            return u - lr * group(optimizer, label).lr * strength * (p - s)
+
+        return jax.tree.map(
+            one, label_tree, updates, params, source, is_leaf=lambda x: x is None
+        )
+
+    return optax.stateless(update)

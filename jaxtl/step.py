@@ -1,0 +1,340 @@
+"""The train step: one pure function, written once for every method and mesh.
+
+`Program` holds all that is compiled in; what an ablation varies (term weights,
+learning rates, seed, number of steps) is traced in `state.hypers`, so runs that differ
+in numbers alone share one compiled program.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtl import config, objective, optim, sharding
+from jaxtl import tree as trees
+from jaxtl.core import Network, Output, PyTree, Source, Term
+from jaxtl.data import augment, preprocess, streams
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a step changes. Donated to the step; a leading axis K makes it K runs.
+
+    Attributes:
+      trainable: {"model": parameters with None at frozen leaves, "terms": {name:
+        the term's own parameters}}.
+      stats: BatchNorm statistics of all stages.
+      opt: the optimizer's state, of trainable leaves only.
+      terms: {term name: the term's own state}.
+      hypers: traced numbers: "terms", "optim", "steps", "seed".
+      step: number of steps taken, int32.
+    """
+
+    trainable: PyTree
+    stats: PyTree
+    opt: PyTree
+    terms: PyTree
+    hypers: PyTree
+    step: jax.Array
+
+
+jax.tree_util.register_dataclass(State, [f.name for f in dataclasses.fields(State)], [])
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """What a step reads and never changes: frozen parameters and the source."""
+
+    frozen: PyTree
+    source: Source
+
+
+jax.tree_util.register_dataclass(Fixed, ["frozen", "source"], [])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """All that is compiled in. Equal programs (by `key`) share compiled code.
+
+    Attributes:
+      network: the model.
+      terms, optimizer: with their traced numbers set to 0.
+      labels: tree of optimizer groups of the trainable leaves.
+      mask: tree of bools over all parameters.
+      train, still: what is in training mode.
+      batch: stream name -> batch size, for the streams that the terms read.
+      host: the streams whose batches arrive from the host.
+      preprocess: stream name -> its preprocessing.
+      augment: augmentations in order.
+      accumulate: micro-batches per step.
+      dtype: of the forward and backward pass; parameters stay as they are.
+      mesh: devices, with axes "data" and "param".
+      task: what the labels are.
+    """
+
+    network: Network
+    terms: Mapping[str, Term]
+    optimizer: optim.Optimizer
+    labels: PyTree
+    mask: PyTree
+    train: tuple[str, ...]
+    still: tuple[str, ...]
+    batch: Mapping[str, int]
+    host: tuple[str, ...]
+    preprocess: Mapping[str, preprocess.Preprocess]
+    augment: tuple
+    accumulate: int
+    dtype: str
+    mesh: jax.sharding.Mesh
+    task: str
+
+    def key(self) -> Any:
+        """Returns a hashable identity: equal keys mean the same compiled step."""
+        return tuple(
+            config.key(getattr(self, f.name)) for f in dataclasses.fields(self)
+        )
+
+
+def step(
+    program: Program, state: State, fixed: Fixed, data: Mapping[str, Any]
+) -> tuple[State, dict[str, jax.Array]]:
+    """Takes one optimizer step on Σ weight·term.
+
+    Args:
+      program: what is compiled in.
+      state: what changes.
+      fixed: frozen parameters and θ₀.
+      data: stream name -> a device-resident stream, or a batch from the host.
+
+    Returns:
+      The new state, and metrics as float32 scalars ("loss", each term's unweighted
+      value, what terms report, "grad_norm" of the trainable gradient).
+    """
+    hypers = state.hypers
+    terms = config.fill(dict(program.terms), hypers["terms"])
+    optimizer = config.fill(program.optimizer, hypers["optim"])
+    key = jax.random.fold_in(jax.random.key(hypers["seed"]), state.step)
+    batches = _batches(program, state, data, jax.random.fold_in(key, 0))
+
+    def loss(trainable, stats, term_states, batches, key):
+        context = objective.Context(
+            network=cast(program.network, program.dtype),
+            params=trees.merge(trainable["model"], fixed.frozen),
+            stats=stats,
+            source=fixed.source,
+            mask=program.mask,
+            batches=batches,
+            train=program.train,
+            still=program.still,
+            key=key,
+            step=state.step,
+            steps=hypers["steps"],
+            task=program.task,
+            own=trainable["terms"],
+            states=dict(term_states),
+        )
+        total, metrics = objective.loss(terms, context)
+        return total, (metrics, context.stats, context.states)
+
+    grads, (metrics, stats, term_states) = _gradients(
+        program, loss, state, batches, jax.random.fold_in(key, 1)
+    )
+    source = None
+    if optimizer.decay_to_source is not None:
+        model = trees.restrict(fixed.source.params, program.mask)
+        own = jax.tree.map(lambda _: None, state.trainable["terms"])
+        source = {"model": model, "terms": own}
+    tx = optim.transform(optimizer, program.labels, source, state.step, hypers["steps"])
+    updates, opt = tx.update(grads, state.opt, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    new = State(trainable, stats, opt, term_states, hypers, state.step + 1)
+    metrics["grad_norm"] = optax.global_norm(grads)
+    return sharding.constrain_state(new, program.mesh), metrics
+
+
+def _batches(program, state, data, key):
+    """Returns each stream's batch of this step: gathered, augmented, preprocessed."""
+    batches = {}
+    for index, (name, size) in enumerate(program.batch.items()):
+        if name in program.host:
+            raw = data[name]
+        else:
+            seed = stream_seed(state.hypers["seed"], index)
+            raw = streams.take(data[name], seed, state.step, size)
+        raw = sharding.constrain_batch(raw, program.mesh)
+        x = preprocess.apply(program.preprocess[name], raw["x"])
+        x = augment.augment(program.augment, jax.random.fold_in(key, index), x)
+        batches[name] = {**raw, "x": x}
+    return batches
+
+
+def stream_seed(seed, index: int):
+    """Returns a stream's own seed: streams of equal size must not move in step."""
+    if isinstance(seed, int):
+        return (seed + 7919 * index) % 2**32
+    return seed + jnp.uint32(7919 * index)
+
+
+def _gradients(program, loss, state, batches, key):
+    """Returns (gradients, (metrics, stats, term states)), over micro-batches if asked.
+
+    With accumulation, gradients and metrics are the means over the micro-batches, so
+    a loss that is a mean over examples is unchanged; one that compares the examples of
+    a batch (CORAL) sees the micro-batch.
+    """
+    grad = jax.grad(loss, has_aux=True)
+    parts = program.accumulate
+    if parts == 1:
+        return grad(state.trainable, state.stats, state.terms, batches, key)
+    micro = jax.tree.map(
+        lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batches
+    )
+
+    def one(carry, item):
+        stats, term_states = carry
+        batch, index = item
+        grads, (metrics, stats, term_states) = grad(
+            state.trainable, stats, term_states, batch, jax.random.fold_in(key, index)
+        )
+        return (stats, term_states), (grads, metrics)
+
+    # XLA's CPU backend runs convolutions slowly inside loops, so it gets none.
+    unroll = program.mesh.devices.flat[0].platform == "cpu"
+    (stats, term_states), sums = jax.lax.scan(
+        one, (state.stats, state.terms), (micro, jnp.arange(parts)), unroll=unroll
+    )
+    grads, metrics = jax.tree.map(lambda x: x.mean(0), sums)
+    return grads, (metrics, stats, term_states)
+
+
+@functools.cache
+def cast(network: Network, dtype: str) -> Network:
+    """Returns the network computing in `dtype`; parameters and logits keep float32."""
+    if dtype == "float32":
+        return network
+
+    def lower(tree):
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree
+        )
+
+    def apply(params, stats, x, **settings) -> Output:
+        out = network.apply(lower(params), stats, lower(x), **settings)
+        keep = jax.tree.map(lambda new, old: new.astype(old.dtype), out.stats, stats)
+        return Output(out.logits.astype(jnp.float32), out.features, keep)
+
+    return dataclasses.replace(network, apply=apply)
+
+
+def initial_state(program: Program, params, stats, own, term_states, hypers) -> State:
+    """Returns the state before the first step, optimizer state included.
+
+    Args:
+      program: what is compiled in.
+      params: the whole parameter tree, loaded already.
+      stats: batch statistics.
+      own, term_states: {term name: its parameters} and {term name: its state}.
+      hypers: numbers to be traced.
+    """
+    model, _ = trees.partition(params, program.mask)
+    trainable = {"model": model, "terms": own}
+    one = jnp.int32(1)
+    tx = optim.transform(program.optimizer, program.labels, None, one, one)
+    state = State(
+        # A copy: the step donates its state, and the caller keeps what it gave.
+        trees.copy(trainable),
+        trees.copy(stats),
+        tx.init(trainable),
+        trees.copy(term_states),
+        hypers,
+        jnp.int32(0),
+    )
+    return sharding.place(state, program.mesh)
+
+
+class Compiled(NamedTuple):
+    """A compiled dispatch and what it costs.
+
+    Attributes:
+      call: `(state, fixed, data, n) -> (state, metrics)`, metrics stacked over the n
+        steps taken (buffers of length `most`).
+      most: the largest n.
+      seconds: time of tracing and compiling.
+      flops: floating-point operations per step by XLA's count (None if unknown).
+      temp_bytes: temporary memory of one step.
+    """
+
+    call: Any
+    most: int
+    seconds: float
+    flops: float | None
+    temp_bytes: int | None
+
+
+_COMPILED: dict[Any, Compiled] = {}
+
+
+def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
+    """Returns the compiled dispatch for these shapes, from the process's store.
+
+    Args:
+      program, state, fixed, data: as for `step`; only shapes matter here.
+      most: steps per dispatch; more than one makes a loop on the device, with a traced
+        number of steps, so any number of steps runs the same code.
+    """
+    leaves, treedef = jax.tree.flatten((state, fixed, data))
+    leaves = [(x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves]
+    key = (program.key(), most, treedef, tuple(leaves))
+    if key not in _COMPILED:
+        _COMPILED[key] = _compile(program, state, fixed, data, most)
+    return _COMPILED[key]
+
+
+def _compile(program, state, fixed, data, most):
+    start = time.perf_counter()
+    single = functools.partial(step, program)
+
+    def many(state, fixed, data, n):
+        shapes = jax.eval_shape(single, state, fixed, data)[1]
+        buffers = jax.tree.map(lambda s: jnp.zeros((most,), s.dtype), shapes)
+
+        def body(i, carry):
+            state, buffers = carry
+            state, metrics = single(state, fixed, data)
+            return state, jax.tree.map(lambda b, m: b.at[i].set(m), buffers, metrics)
+
+        return jax.lax.fori_loop(0, n, body, (state, buffers))
+
+    def one(state, fixed, data, n):
+        return single(state, fixed, data)
+
+    run = jax.jit(one if most == 1 else many, donate_argnums=0)
+    built = run.lower(state, fixed, data, jnp.int32(1)).compile()
+    cost = built.cost_analysis() or {}
+    memory = built.memory_analysis()
+    return Compiled(
+        built,
+        most,
+        time.perf_counter() - start,
+        cost.get("flops"),
+        getattr(memory, "temp_size_in_bytes", None),
+    )
+
+
+def steps_per_dispatch(program: Program, asked: int | None) -> int:
+    """Returns how many steps one dispatch takes.
+
+    Host streams and CPUs take one (XLA's CPU backend runs a convolution in a loop
+    several times slower than outside); accelerators take 50, where the loop hides the
+    dispatch.
+    """
+    if program.host:
+        return 1
+    if asked is not None:
+        return asked
+    return 1 if program.mesh.devices.flat[0].platform == "cpu" else 50

@@ -1,0 +1,122 @@
+"""The training loop: evaluate, log, keep checkpoints, stop at any moment."""
+
+import math
+import signal
+import threading
+import time
+
+from jaxtl import evaluation, facts, rundir, store
+from jaxtl.log import Log
+from jaxtl.progress import Progress
+from jaxtl.run import Run
+
+MINUTE = 60.0  # between checkpoints where save_every is None
+
+
+def train(run: Run, *, progress: bool | None = None) -> dict:
+    """Takes the remaining steps, evaluates, keeps checkpoints, tests once.
+
+    Args:
+      run: from `tl.setup` or `tl.resume`.
+      progress: show a progress bar; None shows one on a terminal.
+
+    Returns:
+      The result, as stored in result.json: metrics of the chosen checkpoint on "val"
+      and "test", costs and versions.
+
+    Raises:
+      UserError: if the loss or a parameter stops being finite (with the step and the
+        term), or the disk is full; the last good checkpoint is kept.
+      KeyboardInterrupt: after Ctrl-C, when a last checkpoint was written.
+    """
+    if run.directory is None:
+        return _train(run, progress)
+    with rundir.lock(run.directory):
+        return _train(run, progress)
+
+
+def _train(run: Run, progress: bool | None) -> dict:
+    exp, log = run.exp, Log(run)
+    evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
+    log_every = exp.log_every or max(1, exp.steps // 100)
+    saved, saved_at = time.monotonic(), run.at
+    with log, _Interrupt() as interrupt, Progress(run, progress) as bar:
+        if run.at < exp.steps:
+            run.compile()
+        while run.at < exp.steps and not interrupt.asked:
+            every = [log_every, evaluate_every, exp.save_every or exp.steps]
+            target = min(*((run.at // n + 1) * n for n in every), exp.steps)
+            start, begin = time.perf_counter(), run.at
+            rows = run.advance(target - begin)
+            took = time.perf_counter() - start
+            run.seconds += took
+            run.session_seconds += took
+            log.rows(begin, rows, took)
+            bar.update(rows, took)
+            if run.at % evaluate_every == 0 or run.at == exp.steps:
+                _evaluate(run, log, bar)
+            due = exp.save_every is not None and run.at % exp.save_every == 0
+            late = exp.save_every is None and time.monotonic() - saved > MINUTE
+            if run.directory and (due or late) and run.at < exp.steps:
+                store.save(run)
+                saved, saved_at = time.monotonic(), run.at
+        if interrupt.asked and run.at < exp.steps:
+            raise _stopped(run, saved_at)
+        return _finish(run)
+
+
+def _evaluate(run: Run, log: Log, bar: Progress) -> None:
+    if len(run.parts.datasets["target"].rows.get("val", ())) == 0:
+        return
+    found = evaluation.evaluate(run, "val")
+    better = run.monitor is not None and run.note_best(found)
+    log.evaluation(found, better)
+    bar.evaluated(found, better)
+
+
+def _stopped(run: Run, saved_at: int) -> KeyboardInterrupt:
+    if run.directory is None:
+        return KeyboardInterrupt(f"stopped after step {run.at}; nothing is stored.")
+    if run.at > saved_at:
+        store.save(run)
+    return KeyboardInterrupt(
+        f"stopped after step {run.at} of {run.exp.steps}; a checkpoint is written. "
+        f"Go on with: jaxtl resume {run.directory}"
+    )
+
+
+def _finish(run: Run) -> dict:
+    """Evaluates the chosen checkpoint, on test for the first and only time."""
+    if run.at == 0 and run.monitor is not None:
+        run.note_best(evaluation.evaluate(run, "val"))
+    found = {}
+    for split in ("val", "test"):
+        if len(run.parts.datasets["target"].rows.get(split, ())):
+            found[split] = evaluation.evaluate(run, split, which="best")
+    result = facts.result(run, found)
+    if run.directory is not None:
+        store.save(run)
+        rundir.write_json(run.directory / "result.json", result)
+    return result
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C into a request to stop between two steps."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        self.old = None
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self.old is not None:
+            signal.signal(signal.SIGINT, self.old)
