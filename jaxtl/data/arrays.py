@@ -118,7 +118,10 @@ class Arrays(Data):
             pieces += [("test", x, y) for _, x, y in parts]
         for split, x, y in pieces:
             if y is None:
-                raise UserError("Arrays: a .npy file needs labels_path for its labels.")
+                raise UserError(
+                    f"Arrays: {split} x has {len(x)} examples, but there is no y "
+                    "for it; a .npy needs labels_path, a .npz the entry that y= names."
+                )
             if len(x) != len(y):
                 raise UserError(
                     f"Arrays: {split} x has {len(x)} examples, but y has {len(y)}."
