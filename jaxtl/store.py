@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxtl import checkpoint, facts, rundir, step
+from jaxtl import checkpoint, facts, pretrained, rundir, step
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, UserError
 from jaxtl.data import preprocess, splits
@@ -142,3 +142,13 @@ def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
         best = found["best"]
         model = trees.partition(best["params"], mask)[0]
         run._best_weights = model, best.get("stats", state.stats)
+
+
+def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
+    """Returns a finished (or interrupted) run with its weights, to evaluate or export.
+
+    The run's own checkpoint takes the place of its initial weights, so that whatever it
+    started from need not be there any more.
+    """
+    exp = rundir.read_experiment(pathlib.Path(out))
+    return Run(dataclasses.replace(exp, init=pretrained.Run(str(out), which=which)))
