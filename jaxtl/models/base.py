@@ -20,6 +20,8 @@ from jaxtl.models.layout import Layout
 ACTIVATIONS: dict[str, Callable] = {
     "relu": nn.relu,
     "gelu": nn.gelu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
     "tanh": jnp.tanh,
     "sigmoid": nn.sigmoid,
     "silu": nn.silu,

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxtl.core import UserError, nearest
+
 
 def _transposed(*axes: int) -> tuple[Callable, Callable]:
     back = tuple(int(i) for i in np.argsort(axes))
@@ -104,3 +106,25 @@ def keras_batch_norm(source: str, path: str) -> list[Rule]:
 
 # torch counts the batches that a BatchNorm saw; nothing in a forward pass reads it.
 COUNTERS = r".*num_batches_tracked"
+
+# Hugging Face's names of activations -> ours.
+ACTIVATIONS = {
+    "gelu": "gelu_exact",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+def activation(name: str) -> str:
+    """Returns our name of an activation in a config.json."""
+    if name not in ACTIVATIONS:
+        raise UserError(
+            f"config.json: the activation {name!r} is unknown"
+            f"{nearest(name, ACTIVATIONS)} (known: {', '.join(ACTIVATIONS)})."
+        )
+    return ACTIVATIONS[name]

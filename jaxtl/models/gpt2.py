@@ -1,0 +1,143 @@
+"""GPT-2: a causal language model with learned positions and pre-normalised layers.
+
+References:
+  Radford et al.: Language Models are Unsupervised Multitask Learners, 2019.
+"""
+
+import flax.linen as nn
+
+from jaxtl.core import Tokens
+from jaxtl.models import base, blocks, decoder, layout
+
+
+class Embeddings(nn.Module):
+    """Token vectors plus position vectors, then dropout."""
+
+    vocab: int
+    width: int
+    context: int
+    dropout: float
+
+    def setup(self):
+        self.token = nn.Embed(self.vocab, self.width, embedding_init=blocks.INIT)
+        self.position = nn.Embed(self.context, self.width, embedding_init=blocks.INIT)
+        self.drop = base.Dropout(self.dropout)
+
+    def __call__(self, x, mode):
+        ids, mask = blocks.inputs(x)
+        blocks.in_context(ids.shape[1], self.context)
+        states = self.embed(ids, blocks.positions(mask))
+        return Tokens(self.drop(states, mode), mask)
+
+    def embed(self, ids, positions):
+        return self.token(ids) + self.position(positions)
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    heads: int
+    hidden: int
+    epsilon: float
+    activation: str
+    dropout: float
+
+    @nn.compact
+    def run(self, x, mask, mode, step=None, cache=None):
+        attention = blocks.Attention(
+            self.heads, causal=True, fused=True, name="attention"
+        )
+        y = blocks.layer_norm(self.epsilon, "attention_norm")(x)
+        y, cache = attention(y, mask, step, cache)
+        x = x + base.Dropout(self.dropout, name="dropout1")(y, mode)
+        y = blocks.layer_norm(self.epsilon, "mlp_norm")(x)
+        y = blocks.FeedForward(self.hidden, self.activation, name="mlp")(y)
+        return x + base.Dropout(self.dropout, name="dropout2")(y, mode), cache
+
+    def __call__(self, tokens, mode):
+        return Tokens(self.run(*tokens, mode)[0], tokens.mask)
+
+
+class GPT2(decoder.Decoder):
+    """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
+
+    Attributes:
+      hidden: width inside the feed-forward layers; None takes 4 · width.
+      activation: by name; GPT-2's is the tanh form of GELU.
+      dropout: after the embeddings and each sublayer. (Attention weights have none.)
+    """
+
+    hidden: int | None = None
+    activation: str = "gelu_tanh"
+    dropout: float = 0.1
+
+    def setup(self):
+        blocks.heads_divide(self.width, self.heads)
+        embeddings = Embeddings(self.vocab, self.width, self.context, self.dropout)
+        self.add("embeddings", embeddings)
+        hidden = self.hidden or 4 * self.width
+        for i in range(self.layers):
+            layer = Layer(
+                self.heads, hidden, self.epsilon, self.activation, self.dropout
+            )
+            self.add(f"layer_{i}", layer)
+        self.add("norm", decoder.Norm(self.epsilon, rms=False))
+        self.add_head()
+
+    def layouts(self):
+        return {"hf": hf(self)}
+
+
+def hf(model: GPT2) -> layout.Layout:
+    """The naming of transformers; its Conv1D kernels are (in, out) like ours."""
+    rules = [
+        layout.Rule("transformer.wte.weight", "embeddings/token/embedding"),
+        layout.Rule("transformer.wpe.weight", "embeddings/position/embedding"),
+    ]
+    parts = {
+        "attn.c_attn": "attention/qkv",
+        "attn.c_proj": "attention/out",
+        "mlp.c_fc": "mlp/in",
+        "mlp.c_proj": "mlp/out",
+    }
+    for i in range(model.layers):
+        source, path = f"transformer.h.{i}", f"layer_{i}"
+        rules += layout.norm(f"{source}.ln_1", f"{path}/attention_norm")
+        rules += layout.norm(f"{source}.ln_2", f"{path}/mlp_norm")
+        for name, part in parts.items():
+            rules += [
+                layout.Rule(f"{source}.{name}.weight", f"{path}/{part}/kernel"),
+                layout.Rule(f"{source}.{name}.bias", f"{path}/{part}/bias"),
+            ]
+    rules += layout.norm("transformer.ln_f", "norm/norm")
+    heads = {"next": "lm_head", "class": "score"}
+    own = model.predict == "class" or not model.tied
+    if own:
+        rules += layout.linear(heads.pop(model.predict), "head/dense", bias=False)
+    unused = [rf"{name}\.weight" for name in heads.values()]
+    # Causal masks were once stored as buffers.
+    buffers = r".*\.attn\.(masked_)?bias"
+    return layout.Layout(
+        tuple(rules), ignored=(buffers, *unused), prefixes=("transformer.",)
+    )
+
+
+def from_config(config: dict, **fields) -> GPT2:
+    """Builds the model that a Hugging Face config.json of type "gpt2" describes."""
+    return GPT2(
+        **{
+            "vocab": config["vocab_size"],
+            "width": config["n_embd"],
+            "layers": config["n_layer"],
+            "heads": config["n_head"],
+            "context": config["n_positions"],
+            "hidden": config.get("n_inner"),
+            "epsilon": config.get("layer_norm_epsilon", 1e-5),
+            "activation": layout.activation(
+                config.get("activation_function", "gelu_new")
+            ),
+            "dropout": config.get("resid_pdrop", 0.1),
+            "tied": config.get("tie_word_embeddings", True),
+            **fields,
+        }
+    )
