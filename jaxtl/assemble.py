@@ -60,7 +60,11 @@ def assemble(exp: Experiment) -> Assembled:
     source, rows = Source(), []
     if weights is not None:
         params, stats, source, rows = match.match(
-            params, stats, weights, _tuple(exp.init.reset), _tuple(exp.init.ignore)
+            params,
+            stats,
+            weights,
+            _tuple(getattr(exp.init, "reset", ())),
+            _tuple(getattr(exp.init, "ignore", ())),
         )
     terms = dict(exp.terms) or {"task": losses.for_task(target.task)}
     labels = optim.labels(exp.optim, params)
@@ -178,12 +182,16 @@ def _network(model: Any, target: base.Dataset) -> tuple[Any, Network]:
     if model.outputs is None:
         model = config.replace(model, outputs=target.outputs)
     elif model.outputs < target.outputs:
-        raise UserError(
-            f"model.outputs={model.outputs}, but the data have {target.outputs} "
-            f"{'classes' if target.class_names else 'targets'}; leave outputs out to "
-            "let the data decide."
-        )
+        raise UserError(_narrow(model.outputs, target))
     return model, model.pure()
+
+
+def _narrow(outputs: int, target: base.Dataset) -> str:
+    kind = "classes" if target.class_names else "targets"
+    return (
+        f"model.outputs={outputs}, but the data have {target.outputs} {kind}; leave "
+        "outputs out to let the data decide."
+    )
 
 
 def _preprocess(exp, weights, datasets) -> dict[str, preprocess.Preprocess]:
@@ -264,6 +272,8 @@ def _terms(
     """Checks every term and returns ({name: own parameters}, {name: own state})."""
     x = example(target, pre["target"], sizes.get("target", 2))
     out = jax.eval_shape(functools.partial(network.apply), params, stats, x)
+    if out.logits.shape[-1] < target.outputs:
+        raise UserError(_narrow(out.logits.shape[-1], target))
     own, states = {}, {}
     for index, (name, term) in enumerate(terms.items()):
         facts = Setup(

@@ -43,6 +43,9 @@ def save(
 ) -> None:
     """Writes one checkpoint and removes the one before it, in that order.
 
+    A whole checkpoint of the same step is left as it is: training is a function of the
+    step, and to delete it first would leave a moment with nothing to go back to.
+
     Args:
       directory: the folder of checkpoints, made if missing.
       step: number of steps taken.
@@ -52,6 +55,8 @@ def save(
     Raises:
       UserError: if the disk is full; the checkpoint before is kept.
     """
+    if step in steps(directory):
+        return
     ocp = _orbax()
     parts = {
         name: ocp.args.PyTreeSave(tree)
@@ -60,8 +65,6 @@ def save(
     }
     try:
         with _manager(directory, create=True) as manager:
-            if step in manager.all_steps():
-                manager.delete(step)
             manager.save(
                 step,
                 args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **parts),
@@ -69,7 +72,7 @@ def save(
             )
             manager.wait_until_finished()
     except Exception as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         kept = latest(directory)
         left = "none was written before" if kept is None else f"step {kept} is kept"
@@ -79,7 +82,8 @@ def save(
         ) from error
 
 
-def _is_full(error: BaseException) -> bool:
+def is_full(error: BaseException) -> bool:
+    """Returns whether an error says that the disk (or the quota) is full."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     text = "No space left on device" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
     return full or text

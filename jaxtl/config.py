@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -53,8 +54,8 @@ def _children(value: Any, annotation: str):
     """Yields (key, child, annotation, may the child be traced)."""
     if _is_config(value):
         for name, field in fields(value).items():
-            kind = getattr(field.type, "__name__", None) or str(field.type)
-            kind = str(field.type) if "[" in str(field.type) else kind
+            kind = field.type
+            kind = kind.__name__ if type(kind) is type else str(kind)
             if not field.metadata.get("static"):
                 yield name, getattr(value, name), kind
     elif isinstance(value, Mapping):
@@ -117,8 +118,21 @@ def key(value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        return ("id", id(value))
+        return ("id", _Same(value))
     return (type(value).__name__, value)
+
+
+class _Same:
+    """Equal for one and the same object, which it keeps alive: ids are used again."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self):
+        return id(self.value)
 
 
 # --- overrides ----------------------------------------------------------------------
@@ -222,7 +236,7 @@ def literal(text: Any, names: Mapping | None = None) -> Any:
         return lowered[text.lower()]
     if text in ("FROZEN", "frozen"):
         return FROZEN
-    if any(text.startswith(f"{name}.") for name in names or {}):
+    if any(_speaks_of(name, text) for name in names or {}):
         try:
             return eval(text, {"__builtins__": {}}, dict(names))
         except Exception as error:
@@ -233,6 +247,12 @@ def literal(text: Any, names: Mapping | None = None) -> Any:
         return text
 
 
+def _speaks_of(name: str, text: str) -> bool:
+    """Whether a text is an expression in `name.`: a value, or a bracket with such."""
+    inside = text[:1] in ("(", "[", "{") and re.search(rf"(?<!['\"\w.]){name}\.", text)
+    return text.startswith(f"{name}.") or bool(inside)
+
+
 def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) -> Any:
     """Returns the value of a field from text, checked against its annotation."""
     value = literal(text, names)
@@ -241,10 +261,18 @@ def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) 
             _loosened(annotation),
             config=pydantic.ConfigDict(arbitrary_types_allowed=True),
         )
-        return adapter.validate_python(value)
     except pydantic.PydanticSchemaGenerationError:
         return value
+    # pydantic takes True for 1 and 1.0; nobody who writes steps=true means that.
+    flag = isinstance(value, bool) and annotation is not Any
+    flag = flag and "bool" not in str(annotation)
+    try:
+        return adapter.validate_python(str(text) if flag else value)
     except pydantic.ValidationError as error:
+        try:  # a text that happens to look like a number or None
+            return adapter.validate_python(text, strict=True)
+        except pydantic.ValidationError:
+            pass
         wanted = getattr(annotation, "__name__", None) or str(annotation)
         if typing.get_args(annotation):
             wanted = str(annotation).replace("typing.", "")
@@ -299,7 +327,26 @@ def to_json(value: Any) -> Any:
     if hasattr(value, "__fspath__"):
         return str(value)
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return {"type": "object", "name": f"{getattr(value, '__module__', '?')}:{name}"}
+    name = f"{getattr(value, '__module__', '?')}:{name}"
+    try:
+        kind = "named" if _named(name) is value else "object"
+    except UserError:
+        kind = "object"
+    return {"type": kind, "name": name}
+
+
+def _named(name: str) -> Any:
+    """Returns what "module:Class.attribute" names; UserError where it is not there."""
+    module, _, path = name.partition(":")
+    try:
+        return functools.reduce(
+            getattr, path.split("."), importlib.import_module(module)
+        )
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"the stored experiment uses {name!r}, which can't be imported here: "
+            f"{error}."
+        ) from None
 
 
 def from_json(data: Any) -> Any:
@@ -324,27 +371,13 @@ def from_json(data: Any) -> Any:
             f"the stored experiment holds {what}, which only the program that made it "
             "has: set the experiment up again there and pass it, with resume=True."
         )
-    module, _, name = kind.partition(":")
-    if module == "jaxtl" or module.startswith("jaxtl.") or module in _loaded():
-        cls = importlib.import_module(module)
-    else:
-        cls = _foreign(module)
-    for part in name.split("."):
-        cls = getattr(cls, part)
-    return cls(**{k: from_json(v) for k, v in data.items() if k != "type"})
-
-
-def _loaded():
-    import sys
-
-    return sys.modules
-
-
-def _foreign(module: str):
+    if kind == "named":
+        return _named(data["name"])
+    cls, inner = _named(kind), {k: v for k, v in data.items() if k != "type"}
     try:
-        return importlib.import_module(module)
-    except ImportError:
+        return cls(**{k: from_json(v) for k, v in inner.items()})
+    except TypeError as error:
         raise UserError(
-            f"the stored experiment uses the module {module!r}, which can't be "
-            "imported here."
+            f"the stored experiment does not fit this version's {cls.__name__}: "
+            f"{error}."
         ) from None

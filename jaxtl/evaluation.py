@@ -90,9 +90,13 @@ def _logits(network, pre: preprocess.Preprocess, mesh, params, stats, x):
     return network.apply(params, stats, preprocess.apply(pre, x)).logits
 
 
-def check_splits(dataset: base.Dataset, monitor: str | None) -> None:
-    """Raises UserError where a metric is monitored and there is nothing to measure."""
-    if monitor is not None and len(dataset.rows.get("val", ())) == 0:
+def check_monitor(dataset: base.Dataset, monitor: str | None) -> None:
+    """Raises UserError for a metric that is unknown or has nothing to measure."""
+    if monitor is None:
+        return
+    if monitor != "auto":
+        metrics.monitored(dict.fromkeys(metrics.METRICS[dataset.task]), monitor)
+    if len(dataset.rows.get("val", ())) == 0:
         raise UserError(
             f"monitor={monitor!r} needs a val split, but the data's is empty; raise "
             "data.val, or set monitor=None to keep the last checkpoint."

@@ -19,6 +19,7 @@ from jaxtl.data import preprocess as preprocessing
 from jaxtl.optim import AdamW, Optimizer
 
 MODULE = "jaxtl_experiment_"  # experiment files are imported under this prefix
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Experiment:
       preprocess: None takes the one that came with `init`, else the data's.
       monitor: metric on "val" that chooses the best checkpoint ("accuracy", "nll", …);
         "auto" is accuracy or mse by task, None keeps the last.
+      test: whether the test split is evaluated at the end; leave it alone while tuning.
       evaluate_every: steps between evaluations on "val"; None means ten times a run.
       evaluate_batch: examples per forward pass of an evaluation.
       log_every: steps between lines of metrics.jsonl; None means every evaluation and
@@ -95,6 +97,7 @@ class Experiment:
     augment: tuple = ()
     preprocess: preprocessing.Preprocess | None = None
     monitor: str | None = "auto"
+    test: bool = True
     evaluate_every: int | None = None
     evaluate_batch: int = 512
     log_every: int | None = None
@@ -117,14 +120,32 @@ class Experiment:
             ("log_every", 1),
             ("save_every", 1),
             ("steps_per_dispatch", 1),
+            ("device_bytes", 0),
+            ("seed", 0),
         ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and value >= least) and (value is not None or name == "seed"):
                 raise UserError(
                     f"{name}={value!r}: expected a whole number of at least {least}."
                 )
-        if not 0 <= self.seed < 2**32:
+        if not self.seed < 2**32:
             raise UserError(f"seed={self.seed!r}: expected 0 ≤ seed < 2³².")
+        if self.dtype not in DTYPES:
+            raise UserError(
+                f"dtype={self.dtype!r}{nearest(self.dtype, DTYPES)} "
+                f"(known: {', '.join(DTYPES)})."
+            )
+        if self.init is not None and not callable(getattr(self.init, "read", None)):
+            raise UserError(
+                f"init={self.init!r}: expected initial weights such as "
+                'tl.pretrained.Run("<directory>"), or None.'
+            )
+        for field in ("terms", "streams"):
+            if not isinstance(getattr(self, field), Mapping):
+                raise UserError(
+                    f"{field}={getattr(self, field)!r}: expected a mapping from names."
+                )
         for name, term in self.terms.items():
             if not isinstance(term, Term):
                 raise UserError(
@@ -242,6 +263,7 @@ def import_file(path: pathlib.Path):
     except UserError:
         raise
     except Exception as error:
+        del sys.modules[name]
         trace = error.__traceback__
         line = getattr(error, "lineno", None)
         while trace is not None:

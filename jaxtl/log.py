@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from jaxtl import checkpoint
+from jaxtl import checkpoint, rundir
 from jaxtl.core import UserError
 from jaxtl.run import Run
 
@@ -16,6 +16,8 @@ class Log:
 
     def __init__(self, run: Run):
         self.run, self.file, self.board = run, None, None
+        self.waiting: list[dict] = []
+        self.took = 0.0
 
     def __enter__(self):
         run = self.run
@@ -28,7 +30,7 @@ class Log:
         if path.exists():
             lines = path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= run.at]
-        path.write_text("".join(line + "\n" for line in kept))
+        rundir.write_text(path, "".join(line + "\n" for line in kept))
         self.file = open(path, "a")
         if run.exp.tensorboard:
             self.board = _board(run.directory)
@@ -40,7 +42,7 @@ class Log:
                 closing.close()
 
     def rows(self, begin: int, rows: list[dict], took: float) -> None:
-        """Logs the mean of some steps' metrics.
+        """Takes the metrics of some steps, until `write` puts down their mean.
 
         Raises:
           UserError: at the first step whose loss or gradient is not finite.
@@ -48,6 +50,13 @@ class Log:
         for i, row in enumerate(rows):
             if not (np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])):
                 raise blew_up(self.run, begin + i, row)
+        self.waiting += rows
+        self.took += took
+
+    def write(self) -> None:
+        """Logs the mean of the waiting steps' metrics."""
+        rows, took = self.waiting, self.took
+        self.waiting, self.took = [], 0.0
         means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
         batch = sum(self.run.parts.program.batch.values())
         means["examples_per_second"] = len(rows) * batch / max(took, 1e-9)

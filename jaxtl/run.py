@@ -32,7 +32,7 @@ class Run:
         self.exp = exp
         self.directory = directory
         self.parts = assemble.assemble(exp)
-        evaluation.check_splits(self.parts.datasets["target"], exp.monitor)
+        evaluation.check_monitor(self.parts.datasets["target"], exp.monitor)
         self.state: step.State = self.parts.state
         self.at = 0
         self.best: dict | None = None
@@ -86,7 +86,11 @@ class Run:
                 self.parts.program, self.exp.steps_per_dispatch
             )
             self.compiled = step.compiled(
-                self.parts.program, self.state, self.parts.fixed, self._data(0), most
+                self.parts.program,
+                self.state,
+                self.parts.fixed,
+                self._data(self.at),
+                most,
             )
         return self.compiled
 
@@ -160,7 +164,9 @@ class Run:
         monitor = self.monitor
         value = metrics.monitored(found, monitor)
         sign = 1 if metrics.higher_is_better(monitor) else -1
-        if self.best is not None and not sign * value > sign * self.best["value"]:
+        # A NaN beats nothing, and everything beats a NaN.
+        known = self.best is not None and not np.isnan(self.best["value"])
+        if known and not sign * value > sign * self.best["value"]:
             return False
         self.best = {"step": self.at, "value": value, "metrics": found}
         kept = self.state.trainable["model"], self.state.stats

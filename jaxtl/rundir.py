@@ -88,10 +88,14 @@ class lock:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w") as file:
-        json.dump(value, file, indent=1, allow_nan=True)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -128,9 +132,25 @@ def write_experiment(path: pathlib.Path, exp, *, file=None, overrides=(), varian
 def read_experiment(path: pathlib.Path):
     """Rebuilds the experiment of a run directory."""
     stored = read_json(path / MARK)
-    if stored["file"] is not None:
-        _import_copy(path, stored["file"])
-    return config.from_json(stored["experiment"])
+    try:
+        file, pictured = stored["file"], stored["experiment"]
+    except (KeyError, TypeError):
+        raise UserError(f"{path / MARK} is damaged: it holds no experiment.") from None
+    if file is not None:
+        _import_copy(path, file)
+    return config.from_json(pictured)
+
+
+def same_experiment(path: pathlib.Path, exp) -> None:
+    """Raises UserError where an experiment is not the one that a directory stores."""
+    stored = read_json(path / MARK).get("experiment", {})
+    given = json.loads(json.dumps(config.to_json(exp)))
+    changed = [k for k in given if given[k] != stored.get(k)]
+    if changed:
+        raise UserError(
+            f"{path} was begun with another experiment: {', '.join(changed)} differ; "
+            "set a new run up instead (init=tl.pretrained.Run takes its weights)."
+        )
 
 
 def _import_copy(path: pathlib.Path, name: str) -> None:

@@ -31,7 +31,7 @@ def _compiled(pattern: str) -> re.Pattern:
 
 def _fail(pattern: str, paths: list[str], what: str) -> UserError:
     stages = list(dict.fromkeys(p.split("/")[0] for p in paths))
-    hint = nearest(pattern, [*stages, *paths])
+    hint = nearest(pattern, [*stages, *paths]) or "."
     shown = "\n  ".join(paths[:60]) + ("\n  …" if len(paths) > 60 else "")
     return UserError(
         f"{what}: the pattern {pattern!r} matches no parameter{hint} "

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import numpy as np
 
 from jaxtl import checkpoint, facts, pretrained, rundir, step
 from jaxtl import tree as trees
@@ -59,18 +60,38 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
         given in a notebook).
 
     Raises:
-      UserError: if there is no run, its data changed, or a checkpoint is damaged.
+      UserError: if there is no run, its data changed, `exp` is another experiment than
+        the stored one, or a checkpoint is damaged.
     """
     directory = pathlib.Path(out)
-    run = Run(exp or rundir.read_experiment(directory), directory)
+    if exp is None:
+        exp = rundir.read_experiment(directory)
+    else:
+        rundir.same_experiment(directory, exp)
+    run = Run(exp, directory)
+    target = run.parts.datasets["target"]
     stored = directory / "splits.npz"
     if stored.exists():
-        splits.load_splits(stored, run.parts.datasets["target"])
+        _same_rows(directory, splits.load_splits(stored, target), target)
     folder = directory / "checkpoints"
     at = checkpoint.latest(folder)
     if at is not None:
         _restore(run, folder, at)
     return run
+
+
+def _same_rows(directory, stored, now) -> None:
+    changed = [
+        name
+        for name in sorted({*stored.rows, *now.rows})
+        if not np.array_equal(stored.rows.get(name), now.rows.get(name))
+    ]
+    if changed or not np.array_equal(stored.y, now.y):
+        what = ", ".join(changed) or "train labels"
+        raise UserError(
+            f"the data of {directory} are carved otherwise than when it began ({what} "
+            "changed), so it can't go on where it was; begin a new run."
+        )
 
 
 def _items(run: Run) -> dict[str, PyTree]:
@@ -101,13 +122,18 @@ def save(run: Run) -> None:
             f"a parameter or optimizer value is NaN or infinite after step {run.at}; "
             "nothing was saved over the last good checkpoint."
         )
+    target = run.parts.datasets["target"]
     meta = {
         "step": run.at,
         "best": run.best,
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
-        "class_names": list(run.parts.datasets["target"].class_names),
+        "class_names": list(target.class_names),
         "task": run.parts.program.task,
+        # An export rebuilds the model from these, without the data.
+        "inputs": facts.inputs(target),
+        "single": not isinstance(target.x, dict),
+        "outputs": target.outputs,
     }
     checkpoint.save(run.directory / "checkpoints", run.at, items, meta)
 

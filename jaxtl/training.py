@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 
-from jaxtl import evaluation, facts, rundir, store
+from jaxtl import checkpoint, evaluation, facts, rundir, store
+from jaxtl.core import UserError
 from jaxtl.log import Log
 from jaxtl.progress import Progress
 from jaxtl.run import Run
 
 MINUTE = 60.0  # between checkpoints where save_every is None
+PAUSE = 1.0  # seconds of training at most before Ctrl-C and the clock are looked at
 
 
 def train(run: Run, *, progress: bool | None = None) -> dict:
@@ -32,36 +34,50 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
     if run.directory is None:
         return _train(run, progress)
     with rundir.lock(run.directory):
-        return _train(run, progress)
+        stored = run.directory / "result.json"
+        if run.at >= run.exp.steps and stored.exists():
+            return rundir.read_json(stored)
+        try:
+            return _train(run, progress)
+        except OSError as error:
+            if not checkpoint.is_full(error):
+                raise
+            raise UserError(
+                f"no space left on the disk for {run.directory} after step {run.at}; "
+                "its last checkpoint is kept."
+            ) from error
 
 
 def _train(run: Run, progress: bool | None) -> dict:
     exp, log = run.exp, Log(run)
     evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
     log_every = exp.log_every or max(1, exp.steps // 100)
-    saved, saved_at = time.monotonic(), run.at
+    every = [log_every, evaluate_every, exp.save_every or exp.steps]
+    saved, pace = time.monotonic(), 1
     with log, _Interrupt() as interrupt, Progress(run, progress) as bar:
         if run.at < exp.steps:
             run.compile()
         while run.at < exp.steps and not interrupt.asked:
-            every = [log_every, evaluate_every, exp.save_every or exp.steps]
             target = min(*((run.at // n + 1) * n for n in every), exp.steps)
             start, begin = time.perf_counter(), run.at
-            rows = run.advance(target - begin)
+            rows = run.advance(min(target - begin, pace))
             took = time.perf_counter() - start
+            pace = max(1, round(len(rows) * PAUSE / max(took, 1e-9)))
             run.seconds += took
             run.session_seconds += took
             log.rows(begin, rows, took)
             bar.update(rows, took)
+            late = exp.save_every is None and time.monotonic() - saved > MINUTE
+            if run.at == target or late or interrupt.asked:
+                log.write()
             if run.at % evaluate_every == 0 or run.at == exp.steps:
                 _evaluate(run, log, bar)
             due = exp.save_every is not None and run.at % exp.save_every == 0
-            late = exp.save_every is None and time.monotonic() - saved > MINUTE
             if run.directory and (due or late) and run.at < exp.steps:
                 store.save(run)
-                saved, saved_at = time.monotonic(), run.at
+                saved = time.monotonic()
         if interrupt.asked and run.at < exp.steps:
-            raise _stopped(run, saved_at)
+            raise _stopped(run)
         return _finish(run)
 
 
@@ -74,11 +90,10 @@ def _evaluate(run: Run, log: Log, bar: Progress) -> None:
     bar.evaluated(found, better)
 
 
-def _stopped(run: Run, saved_at: int) -> KeyboardInterrupt:
+def _stopped(run: Run) -> KeyboardInterrupt:
     if run.directory is None:
         return KeyboardInterrupt(f"stopped after step {run.at}; nothing is stored.")
-    if run.at > saved_at:
-        store.save(run)
+    store.save(run)
     return KeyboardInterrupt(
         f"stopped after step {run.at} of {run.exp.steps}; a checkpoint is written. "
         f"Go on with: jaxtl resume {run.directory}"
@@ -90,7 +105,7 @@ def _finish(run: Run) -> dict:
     if run.at == 0 and run.monitor is not None:
         run.note_best(evaluation.evaluate(run, "val"))
     found = {}
-    for split in ("val", "test"):
+    for split in ("val", "test") if run.exp.test else ("val",):
         if len(run.parts.datasets["target"].rows.get(split, ())):
             found[split] = evaluation.evaluate(run, split, which="best")
     result = facts.result(run, found)
