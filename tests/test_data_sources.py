@@ -88,7 +88,7 @@ def test_block_counts_by_hand():
         ({"fonts": ["DejaVuSanz"]}, "did you mean 'DejaVuSans'"),
         ({"fonts": []}, "fonts is empty"),
         ({"per_class": 0}, "per_class must be at least 1"),
-        ({"scale": 1.0}, "scale must be in"),
+        ({"scale": (1.2, 0.8)}, "scale must be .low, high."),
     ],
 )
 def test_rendered_options(options, message):

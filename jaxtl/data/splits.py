@@ -1,8 +1,10 @@
 """Carving: which rows are test, validation, labelled and unlabelled, and label noise.
 
-Every class's rows are put into one random order, by seed; test takes the first of each,
-then validation, then the labels. So test and validation do not depend on how many
-labels there are, and fewer labels are a subset of more.
+Every class's rows are put into one random order, by the split's seed; test takes the
+first of each, then validation. What is left is shuffled by the run's seed, and the
+labels are the first of that. So test and validation do not depend on how many labels
+there are (nor on the run's seed, where split_seed is given), and fewer labels are a
+subset of more.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from jaxtl.core import UserError, nearest
 from jaxtl.data import lazy
 
 # Separate random streams of one seed; the numbers only have to differ.
-_ORDER, _NOISY_ROWS, _NOISY_LABELS = 1, 2, 3
+_ORDER, _NOISY_ROWS, _NOISY_LABELS, _LABELLED = 1, 2, 3, 4
 
 
 @functools.lru_cache(maxsize=1024)
@@ -52,9 +54,10 @@ def carve(data, table, seed: int) -> dict[str, np.ndarray]:
     """Returns int32 rows of "train", "val", "test" and, if not empty, "unlabelled".
 
     Args:
-      data: the options (`Data`).
+      data: the options (`Data`); `data.split_seed` decides test and validation.
       table: checked; its own splits are used where it brings them.
-      seed: of the order within each class.
+      seed: decides which train rows keep their labels, and the rest where split_seed
+        is None.
 
     Raises:
       UserError: a split that would be empty or larger than what there is, or fewer
@@ -66,7 +69,8 @@ def carve(data, table, seed: int) -> dict[str, np.ndarray]:
     for name, rows in given.items():
         if len(rows) == 0:
             raise UserError(f"the data's own {name} split is empty.")
-    queues = _queues(table, _pool(table), seed)
+    split_seed = seed if data.split_seed is None else data.split_seed
+    queues = _queues(table, _pool(table), split_seed)
     if data.limit is not None:
         available = sum(map(len, queues))
         if data.limit < available:
@@ -76,12 +80,14 @@ def carve(data, table, seed: int) -> dict[str, np.ndarray]:
     for name in ("test", "val"):
         if name in given:
             out[name] = np.sort(given[name])
-        else:
+        elif getattr(data, name) != 0:
             size = _size(name, getattr(data, name), train_size, sum(map(len, queues)))
             taken, queues = _take(queues, size)
             out[name] = _rows(taken)
         if name == "test":
             train_size = sum(map(len, queues))
+    draw = np.random.default_rng([seed, _LABELLED])
+    queues = [draw.permutation(queue) for queue in queues]
     labelled, rest = _labelled(data, table, queues)
     out["train"] = _rows(labelled)
     if sum(map(len, rest)):

@@ -46,17 +46,7 @@ class CSV(Data):
 
     def read(self) -> Table:
         """Returns features in the order named, one-hot columns in sorted order."""
-        columns = _columns(files.find(self.path, "CSV.path"), self.delimiter)
-        targets = (self.target,) if isinstance(self.target, str) else self.target
-        for name in targets:
-            _known(name, columns, "target")
-        features = self.features or tuple(c for c in columns if c not in targets)
-        for name in features:
-            _known(name, columns, "features")
-            if name in targets:
-                raise UserError(f"CSV.features: {name!r} is the target.")
-        if not features:
-            raise UserError(f"CSV: {self.path} has no column beside the target.")
+        columns, features, targets = self._chosen()
         parts, numeric = [], []
         for name in features:
             part, is_number = _feature(name, columns[name])
@@ -70,6 +60,38 @@ class CSV(Data):
             task=task,
             standardize=np.asarray(numeric),
         )
+
+    def encoding(self) -> list[dict]:
+        """Returns how each feature column becomes numbers, in the order of `read`.
+
+        {"name", "categories": those of its one-hot columns, or None for a number}; by
+        it an exported model reads rows that are not in this file.
+        """
+        columns, features, _ = self._chosen()
+        return [
+            {
+                "name": name,
+                "categories": sorted(set(columns[name]))
+                if _numbers(columns[name]) is None
+                else None,
+            }
+            for name in features
+        ]
+
+    def _chosen(self) -> tuple[dict[str, list[str]], tuple, tuple]:
+        """Returns all columns, and the names of the features and the targets."""
+        columns = _columns(files.find(self.path, "CSV.path"), self.delimiter)
+        targets = (self.target,) if isinstance(self.target, str) else self.target
+        for name in targets:
+            _known(name, columns, "target")
+        features = self.features or tuple(c for c in columns if c not in targets)
+        for name in features:
+            _known(name, columns, "features")
+            if name in targets:
+                raise UserError(f"CSV.features: {name!r} is the target.")
+        if not features:
+            raise UserError(f"CSV: {self.path} has no column beside the target.")
+        return columns, features, targets
 
 
 def _columns(path, delimiter) -> dict[str, list[str]]:
