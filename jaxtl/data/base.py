@@ -166,7 +166,6 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
     table, fingerprint = load(data)
     if data.preprocess is not None:
         table = _sized(dataclasses.replace(table, preprocess=data.preprocess))
-    seed = seed if data.split_seed is None else data.split_seed
     rows = splits.carve(data, table, seed)
     y = splits.corrupt(table, rows["train"], data.label_noise, seed)
     return Dataset(

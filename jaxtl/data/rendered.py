@@ -48,9 +48,9 @@ _STROKES = {False: (3, 5, 7), True: (-3, 1, 3)}
 class RenderedDigits(Data):
     """Printed digits with small random affine distortions, (8, 8, 1), values 0 to 16.
 
-    Nothing here was fitted to the handwritten digits. A small CNN trained on the default
-    4,000 reads 99 % of held-out renderings and 58 % (three seeds: 59, 59, 55) of the
-    1,797 handwritten ones; it takes the crossed 7 for 9 and the plain 1 for 4.
+    Nothing here is fitted to the handwritten digits. A small CNN trained on the
+    default 4,000 reads 99 % of held-out renderings and 58 % (three seeds: 59, 59, 55)
+    of the 1,797 handwritten ones; it takes the crossed 7 for 9, the plain 1 for 4.
 
     Attributes:
       fonts: names out of `rendered.FONTS`; None takes them all.

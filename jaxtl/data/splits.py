@@ -71,23 +71,16 @@ def carve(data, table, seed: int) -> dict[str, np.ndarray]:
             raise UserError(f"the data's own {name} split is empty.")
     split_seed = seed if data.split_seed is None else data.split_seed
     queues = _queues(table, _pool(table), split_seed)
-    if data.limit is not None:
-        available = sum(map(len, queues))
-        if data.limit < available:
-            queues = _take(queues, data.limit)[0]
-    out = {}
-    train_size = sum(map(len, queues))
+    out, available = {}, sum(map(len, queues))
+    if data.limit is not None and data.limit < available:
+        queues, _ = _take(queues, data.limit)
     for name in ("test", "val"):
         if name in given:
             out[name] = np.sort(given[name])
-        elif getattr(data, name) != 0:
-            size = _size(name, getattr(data, name), train_size, sum(map(len, queues)))
-            taken, queues = _take(queues, size)
-            out[name] = _rows(taken)
-        if name == "test":
-            train_size = sum(map(len, queues))
-    draw = np.random.default_rng([seed, _LABELLED])
-    queues = [draw.permutation(queue) for queue in queues]
+            continue
+        size = _size(name, getattr(data, name), sum(map(len, queues)))
+        taken, queues = _take(queues, size)
+        out[name] = _rows(taken)
     labelled, rest = _labelled(data, table, queues)
     out["train"] = _rows(labelled)
     if sum(map(len, rest)):
@@ -127,12 +120,13 @@ def _rows(queues) -> np.ndarray:
     return np.sort(np.concatenate(queues)).astype(np.int32)
 
 
-def _size(name, share, whole, available) -> int:
-    """Rows of a split, from a count or a fraction of `whole`."""
-    size = share if isinstance(share, (int, np.integer)) else round(share * whole)
+def _size(name, share, available) -> int:
+    """Rows of a split, from a count or a fraction of what is left."""
+    whole = isinstance(share, (int, np.integer))
+    size = share if whole else round(share * available)
     if size < 1:
         raise UserError(
-            f"data.{name}={share} of {whole} train examples leaves an empty {name} "
+            f"data.{name}={share} of {available} train examples leaves an empty {name} "
             "split; give a larger fraction or a count of at least 1."
         )
     if size >= available:
