@@ -43,7 +43,6 @@ setup(
     description="Transfer learning in JAX: clear, fast, honest experiments.",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     packages=find_packages(include=["jaxtl", "jaxtl.*"]),
     python_requires=">=3.11",
     install_requires=[

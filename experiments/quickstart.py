@@ -30,7 +30,7 @@ def experiment():
     task = tl.losses.CrossEntropy()
     source = tl.Variant("source")
     for count in LABELS:
-        digits = tl.data.Digits(labels_per_class=count)
+        digits = tl.data.Digits(labels_per_class=count, split_seed=0)
         target = dict(
             **shared,
             data=digits,

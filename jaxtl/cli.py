@@ -217,9 +217,9 @@ class _status:
             from jaxtl import report
 
             metric = report.shared_metric([row])
-            cell = row.cell("test", metric)
-            seeds = len(row.results)
-            line = f"{seconds:6.0f} s  {row.name}: test {metric} {cell} (n={seeds})"
+            split = "test" if row.values("test", metric) else "val"
+            cell, seeds = row.cell(split, metric), len(row.results)
+            line = f"{seconds:6.0f} s  {row.name}: {split} {metric} {cell} (n={seeds})"
             self.console.print(line, markup=False)
 
     def __exit__(self, *_):

@@ -88,3 +88,15 @@ def git_commit() -> str | None:
 def loaded(rows: list) -> list[dict]:
     """Returns the table of loaded weights as JSON."""
     return [dataclasses.asdict(r) for r in rows]
+
+
+def inputs(dataset) -> dict[str, dict]:
+    """Returns {input: {"shape" of one example, stored "dtype"}} as JSON.
+
+    A data set of one array has the input "x".
+    """
+    x = dataset.x if isinstance(dataset.x, dict) else {"x": dataset.x}
+    return {
+        name: {"shape": list(v.shape[1:]), "dtype": str(v.dtype)}
+        for name, v in x.items()
+    }

@@ -26,7 +26,7 @@ MARKERS = "osD^vP*X"
 
 
 def study(rows: list[report.Row], path: pathlib.Path, *, title: str = "") -> None:
-    """Draws a study's test metric with 95 % intervals: a grid as lines, else as dots."""
+    """Draws the test metric with 95 % intervals: a grid as lines, else as dots."""
     metric = report.shared_metric(rows)
     grid = report.pivoted(rows)
     figure = _dots(rows, metric) if grid is None else _lines(*grid, metric)
@@ -54,7 +54,7 @@ def _lines(lines, columns, cells, metric):
         there = [j for j, c in enumerate(columns) if (line, c) in cells]
         points = [_point(cells[line, columns[j]], metric) for j in there]
         # Side by side, so that intervals can be read where lines cross.
-        shift = (i - (len(lines) - 1) / 2) * 0.05
+        shift = (i - (len(lines) - 1) / 2) * 0.025
         axis.errorbar(
             np.array(there) + shift,
             [p[0] for p in points],
@@ -72,7 +72,7 @@ def _lines(lines, columns, cells, metric):
     axis.grid(axis="y", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     seeds = max(len(row.results) for row in cells.values())
-    title = f"95 % interval, {seeds} seeds"
+    title = f"95 % interval, {seeds} seeds" if seeds > 1 else "one seed"
     figure.legend(loc="outside right upper", frameon=False, title=title, fontsize=9)
     return figure
 

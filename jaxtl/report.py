@@ -221,11 +221,13 @@ def study_tables(rows: list[Row], title: str, metric: str | None = None) -> list
     if grid is None:
         return [comparison(rows, metric, title)]
     lines, columns, cells = grid
+    tested = any(row.values("test", metric) for row in rows)
+    split = "test" if tested else "val"
     body = [
         (
             line,
             *(
-                cells[line, c].cell("test", metric) if (line, c) in cells else ""
+                cells[line, c].cell(split, metric) if (line, c) in cells else ""
                 for c in columns
             ),
             max(len(cells[line, c].results) for c in columns if (line, c) in cells),
@@ -233,7 +235,7 @@ def study_tables(rows: list[Row], title: str, metric: str | None = None) -> list
         for line in lines
     ]
     unit = " %" if metric in SHARES else ""
-    heading = f"{title}\ntest {metric}{unit}, mean ± 95 % interval over seeds"
+    heading = f"{title}\n{split} {metric}{unit}, mean ± 95 % interval over seeds"
     tables = [table(heading, ("", *columns, "seeds"), body)]
     rest = [row for row in rows if row not in cells.values()]
     if rest:

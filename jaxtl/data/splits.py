@@ -77,10 +77,13 @@ def carve(data, table, seed: int) -> dict[str, np.ndarray]:
     for name in ("test", "val"):
         if name in given:
             out[name] = np.sort(given[name])
+        if name in given or getattr(data, name) == 0:
             continue
         size = _size(name, getattr(data, name), sum(map(len, queues)))
         taken, queues = _take(queues, size)
         out[name] = _rows(taken)
+    draw = np.random.default_rng([seed, _LABELLED])
+    queues = [draw.permutation(queue) for queue in queues]
     labelled, rest = _labelled(data, table, queues)
     out["train"] = _rows(labelled)
     if sum(map(len, rest)):
