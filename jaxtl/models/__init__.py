@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "CNN": "cnn",
         "ResNet": "resnet_cifar",
         "MobileNet": "mobilenet",
+        "Bert": "bert",
         "GPT2": "gpt2",
         "Llama": "llama",
         "generate": "decoder",

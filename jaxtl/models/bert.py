@@ -1,0 +1,264 @@
+"""BERT and its kin: MiniLM and other sentence encoders, RoBERTa.
+
+References:
+  Devlin et al.: BERT, NAACL 2019. Liu et al.: RoBERTa, arXiv:1907.11692.
+  Reimers & Gurevych: Sentence-BERT, EMNLP 2019 (mean pooling).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxtl.core import Tokens, UserError, nearest
+from jaxtl.models import base, blocks, layout
+
+PREDICTS = ("class", "token")
+POOLINGS = ("pooler", "mean", "first")
+
+
+class Embeddings(nn.Module):
+    """Token, position and segment vectors, normalised, then dropout."""
+
+    vocab: int
+    width: int
+    context: int
+    segments: int
+    epsilon: float
+    dropout: float
+    offset: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        ids, mask = blocks.inputs(x)
+        blocks.in_context(ids.shape[1], self.context)
+
+        def table(rows: int, name: str):
+            return nn.Embed(rows, self.width, embedding_init=blocks.INIT, name=name)
+
+        segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
+        where = blocks.positions(mask) + self.offset
+        states = table(self.vocab, "token")(ids)
+        states += table(self.segments, "segment")(segment.astype(jnp.int32))
+        states += table(self.context + self.offset, "position")(where)
+        states = blocks.layer_norm(self.epsilon, "norm")(states)
+        return Tokens(base.Dropout(self.dropout, name="dropout")(states, mode), mask)
+
+
+class Layer(nn.Module):
+    """norm(x + attention(x)), then norm(x + mlp(x))."""
+
+    heads: int
+    hidden: int
+    epsilon: float
+    activation: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, tokens, mode):
+        x, mask = tokens
+        y, _ = blocks.Attention(self.heads, name="attention")(x, mask)
+        y = base.Dropout(self.dropout, name="dropout1")(y, mode)
+        x = blocks.layer_norm(self.epsilon, "attention_norm")(x + y)
+        y = blocks.FeedForward(self.hidden, self.activation, name="mlp")(x)
+        y = base.Dropout(self.dropout, name="dropout2")(y, mode)
+        return Tokens(blocks.layer_norm(self.epsilon, "mlp_norm")(x + y), mask)
+
+
+class Pooler(nn.Module):
+    """tanh of an affine map of the first token's state, (batch, width)."""
+
+    @nn.compact
+    def __call__(self, tokens, mode):
+        first = tokens.states[:, 0]
+        dense = nn.Dense(first.shape[-1], kernel_init=blocks.INIT, name="dense")
+        return jnp.tanh(dense(first))
+
+
+class Head(nn.Module):
+    """Dropout and an affine map: of the pooled text, or of each token's state.
+
+    Attributes:
+      outputs: width.
+      pooling: "mean" or "first" of what comes as Tokens; None maps each token.
+      dropout: rate.
+      inner: RoBERTa's classifier has one tanh layer more.
+    """
+
+    outputs: int
+    pooling: str | None
+    dropout: float
+    inner: bool = False
+
+    @nn.compact
+    def __call__(self, x, mode):
+        if isinstance(x, Tokens):
+            pool = {"mean": blocks.mean, "first": lambda t: t.states[:, 0]}
+            x = pool[self.pooling](x) if self.pooling else x.states
+        if self.inner:
+            x = base.Dropout(self.dropout, name="dropout1")(x, mode)
+            inner = nn.Dense(x.shape[-1], kernel_init=blocks.INIT, name="inner")
+            x = jnp.tanh(inner(x))
+        x = base.Dropout(self.dropout, name="dropout")(x, mode)
+        return nn.Dense(self.outputs, kernel_init=blocks.INIT, name="dense")(x)
+
+
+class Bert(base.Staged):
+    """Stages `embeddings, layer_0 … layer_{n−1}, [pooler,] head`.
+
+    Padding goes to the right for "pooler" and "first", which read the first place.
+
+    Attributes:
+      vocab: number of token ids.
+      width: of the states.
+      layers, heads: their numbers.
+      hidden: width inside the feed-forward layers.
+      context: most tokens of a text.
+      segments: number of token types (two for pairs of texts).
+      predict: "class" for one output (or regression value) per text, (batch, outputs);
+        "token" for one per token, (batch, length, outputs).
+      pooling: what the head of "class" reads: BERT's "pooler", the "mean" of the real
+        tokens (sentence encoders), or the "first" token.
+      activation: by name.
+      epsilon: of the norms.
+      dropout: of embeddings, sublayers and head. (Attention weights have none.)
+      offset: number of the first position (RoBERTa: 2).
+      inner: one tanh layer more in the head (RoBERTa's classifier).
+    """
+
+    vocab: int = 30_522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    context: int = 512
+    segments: int = 2
+    predict: str = "class"
+    pooling: str = "pooler"
+    activation: str = "gelu_exact"
+    epsilon: float = 1e-12
+    dropout: float = 0.1
+    offset: int = 0
+    inner: bool = False
+
+    @property
+    def stages(self):
+        layers = (f"layer_{i}" for i in range(self.layers))
+        pooler = ("pooler",) * self.has_pooler
+        return ("embeddings", *layers, *pooler, "head")
+
+    @property
+    def has_pooler(self) -> bool:
+        return self.predict == "class" and self.pooling == "pooler"
+
+    def setup(self):
+        for field, known in (("predict", PREDICTS), ("pooling", POOLINGS)):
+            value = getattr(self, field)
+            if value not in known:
+                raise UserError(
+                    f"{field}={value!r} is unknown{nearest(value, known)} "
+                    f"(known: {', '.join(known)})."
+                )
+        blocks.heads_divide(self.width, self.heads)
+        embeddings = Embeddings(
+            self.vocab,
+            self.width,
+            self.context,
+            self.segments,
+            self.epsilon,
+            self.dropout,
+            self.offset,
+        )
+        self.add("embeddings", embeddings)
+        for i in range(self.layers):
+            layer = Layer(
+                self.heads, self.hidden, self.epsilon, self.activation, self.dropout
+            )
+            self.add(f"layer_{i}", layer)
+        if self.has_pooler:
+            self.add("pooler", Pooler())
+        pooling = None if self.predict == "token" else self.pooling
+        self.add("head", Head(self.outputs, pooling, self.dropout, self.inner))
+
+    def layouts(self):
+        return {"hf": hf(self)}
+
+
+# Our modules' paths -> transformers' names, within a layer.
+LINEAR = {
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "mlp/in": "intermediate.dense",
+    "mlp/out": "output.dense",
+}
+NORMS = {
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp_norm": "output.LayerNorm",
+}
+
+
+def hf(model: Bert) -> layout.Layout:
+    """The naming of transformers, for BERT and (with an offset) RoBERTa."""
+    root = "roberta" if model.offset else "bert"
+    tables = {"token": "word", "position": "position", "segment": "token_type"}
+    rules = [
+        layout.Rule(
+            f"{root}.embeddings.{theirs}_embeddings.weight",
+            f"embeddings/{ours}/embedding",
+        )
+        for ours, theirs in tables.items()
+    ]
+    rules += layout.norm(f"{root}.embeddings.LayerNorm", "embeddings/norm")
+    for i in range(model.layers):
+        source, path = f"{root}.encoder.layer.{i}", f"layer_{i}"
+        for ours, theirs in LINEAR.items():
+            rules += layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
+        for ours, theirs in NORMS.items():
+            rules += layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
+    # A head of pre-training, an unused pooler, and buffers have no place here.
+    unused = [r"cls\..*", r"lm_head\..*", r".*position_ids", r".*token_type_ids"]
+    if model.has_pooler:
+        rules += layout.linear(f"{root}.pooler.dense", "pooler/dense")
+    else:
+        unused.append(rf"({root}\.)?pooler\.dense\.(weight|bias)")
+    classifier = "classifier"
+    if model.inner:
+        rules += layout.linear("classifier.dense", "head/inner")
+        classifier = "classifier.out_proj"
+    rules += layout.linear(classifier, "head/dense")
+    return layout.Layout(
+        tuple(rules),
+        ignored=tuple(unused),
+        prefixes=("module.", f"{root}."),
+    )
+
+
+def from_config(config: dict, **fields) -> Bert:
+    """Builds the model that a config.json of type "bert" or "roberta" describes."""
+    roberta = config.get("model_type") == "roberta"
+    kind = config.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        raise UserError(
+            f"config.json: position_embedding_type {kind!r} is not supported "
+            "(only 'absolute')."
+        )
+    offset = config.get("pad_token_id", 1) + 1 if roberta else 0
+    predict = fields.get("predict", "class")
+    extra = {"pooling": "first", "inner": predict == "class"} if roberta else {}
+    return Bert(
+        **{
+            "vocab": config["vocab_size"],
+            "width": config["hidden_size"],
+            "layers": config["num_hidden_layers"],
+            "heads": config["num_attention_heads"],
+            "hidden": config["intermediate_size"],
+            "context": config["max_position_embeddings"] - offset,
+            "segments": config.get("type_vocab_size", 2),
+            "activation": layout.activation(config.get("hidden_act", "gelu")),
+            "epsilon": config.get("layer_norm_eps", 1e-12),
+            "dropout": config.get("hidden_dropout_prob", 0.1),
+            "offset": offset,
+            **extra,
+            **fields,
+        }
+    )
