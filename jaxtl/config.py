@@ -288,13 +288,20 @@ def _loosened(annotation: Any) -> Any:
     pydantic would otherwise rebuild (and so re-validate and copy) each dataclass.
     """
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return pydantic.InstanceOf[annotation]
+        check = functools.partial(_instance, annotation)
+        return typing.Annotated[Any, pydantic.AfterValidator(check)]
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (collections.abc.Mapping, dict):
         return dict[args[0], _loosened(args[1])]
     if args and (origin is typing.Union or "UnionType" in str(origin)):
         return typing.Union[tuple(_loosened(a) for a in args)]  # noqa: UP007
     return annotation
+
+
+def _instance(cls: type, value: Any) -> Any:
+    if not isinstance(value, cls):
+        raise ValueError(f"input should be a {cls.__name__}")
+    return value
 
 
 # --- snapshots ----------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""Schedules against closed forms and optax."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxtl import schedules
+from jaxtl.schedules import Cosine, Linear, Ramp
+
+STEPS = 40
+
+
+def values(schedule, steps=STEPS, count=None):
+    call = jax.jit(lambda t, n: schedules.value(schedule, t, n))
+    return np.array([call(t, steps) for t in range(count or steps + 1)])
+
+
+def test_cosine_without_warmup_is_optaxs():
+    found = values(Cosine(peak=0.3, final=0.03))
+    there = optax.schedules.cosine_decay_schedule(0.3, STEPS, alpha=0.1)
+    np.testing.assert_allclose(found, [there(t) for t in range(STEPS + 1)], rtol=1e-5)
+
+
+def test_cosine_with_warmup_is_the_closed_form():
+    warmup, peak, final = 8, 0.3, 0.01
+    found = values(Cosine(peak=peak, warmup=warmup, final=final))
+    t = np.arange(STEPS + 1)
+    half = 0.5 * (1 + np.cos(np.pi * (t - warmup) / (STEPS - warmup)))
+    expected = np.where(
+        t < warmup, peak * (t + 1) / warmup, final + (peak - final) * half
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found[warmup - 1] == pytest.approx(peak)
+    assert found[0] > 0, "the first step is not thrown away"
+
+
+def test_cosine_decay_after_warmup_is_optaxs():
+    found = values(Cosine(peak=0.3, warmup=8.0))
+    there = optax.schedules.cosine_decay_schedule(0.3, STEPS - 8)
+    np.testing.assert_allclose(
+        found[8:], [there(t) for t in range(STEPS - 7)], rtol=1e-5, atol=1e-8
+    )
+
+
+def test_linear_is_optaxs():
+    found = values(Linear(peak=0.3, warmup=8.0, final=0.1))
+    up = optax.schedules.linear_schedule(0.3 / 8, 0.3, 7)
+    down = optax.schedules.linear_schedule(0.3, 0.1, STEPS - 8)
+    expected = [up(t) if t < 8 else down(t - 8) for t in range(STEPS + 1)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_ramp_is_the_dann_papers():
+    p = np.arange(STEPS + 1) / STEPS
+    expected = 2 / (1 + np.exp(-10 * p)) - 1
+    np.testing.assert_allclose(values(Ramp()), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        values(Ramp(final=0.3, gamma=2.0)),
+        0.3 * (2 / (1 + np.exp(-2 * p)) - 1),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_steps_beyond_the_end_keep_the_last_value():
+    for schedule in (Cosine(peak=1.0, final=0.2), Linear(peak=1.0, final=0.2)):
+        assert values(schedule, 5, 9)[5:] == pytest.approx([0.2] * 4)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(peak=1.0), Linear(peak=1.0), Ramp()])
+def test_no_schedule_breaks_on_a_run_of_no_steps(schedule):
+    assert np.isfinite(values(schedule, 0, 2)).all()
+
+
+def test_numbers_are_their_own_schedule():
+    assert float(schedules.value(0.25, 3, 10)) == 0.25
