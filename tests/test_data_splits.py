@@ -94,6 +94,18 @@ def test_the_seed_decides_and_split_seed_overrides_it():
     np.testing.assert_array_equal(fixed[0], prepared(5).rows["test"])
 
 
+def test_seeds_share_test_and_val_under_a_split_seed_and_draw_their_own_labels():
+    a, b = (prepared(seed, split_seed=5, labels_per_class=5) for seed in (0, 1))
+    for split in ("test", "val"):
+        np.testing.assert_array_equal(a.rows[split], b.rows[split])
+    assert set(a.rows["train"]) != set(b.rows["train"])
+
+
+def test_no_split_is_asked_for_by_zero():
+    assert prepared(val=0, test=0).rows.keys() == {"train"}
+    assert len(prepared(val=0, test=0).rows["train"]) == 120
+
+
 def test_limit_is_stratified_and_comes_first():
     dataset = prepared(counts=(100, 200, 300), limit=60, test=0.2, val=0.1)
     sizes = {name: len(rows) for name, rows in dataset.rows.items()}
@@ -264,6 +276,7 @@ def test_bad_data_are_told_in_one_sentence(options, message):
         ({"val": 0.001}, "data.val=0.001 of 96 train examples leaves an empty val"),
         ({"val": -1}, "data.val must be a fraction"),
         ({"test": 1.0}, "data.test must be a fraction"),
+        ({"val": -1}, "data.val must be a fraction"),
         ({"test": 120}, "data.test=120 asks for 120 of 120"),
         ({"labels": 5, "labels_per_class": 5}, "exclude each other"),
         ({"labels_per_class": 0}, "labels_per_class must be a whole number"),
