@@ -53,8 +53,8 @@ def share(name: str, value) -> None:
     fraction = _number(value) and not _whole(value) and 0 < value < 1
     if not (count or fraction):
         raise UserError(
-            f"data.{name} must be a fraction between 0 and 1, a count of examples, or 0 "
-            f"for no {name} split; got {value!r}."
+            f"data.{name} must be a fraction between 0 and 1, a count of examples, "
+            f"or 0 for no {name} split; got {value!r}."
         )
 
 
