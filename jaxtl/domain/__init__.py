@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "DeepCORAL": "coral",
-        "coral": "coral",
         "DANN": "dann",
         "reverse_gradient": "dann",
     },

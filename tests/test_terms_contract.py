@@ -1,0 +1,179 @@
+"""What every term keeps: one row here per term, and no term without a row.
+
+A row is a term with each of its float fields set, and the same term with other
+numbers in them: both must run in one compiled program.
+"""
+
+import ast
+import dataclasses
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl import config, objective
+from jaxtl import tree as trees
+from jaxtl.core import Term
+from jaxtl.regularizers import L2SP, JacobianDifference, WeightDecay
+
+_ROOT = pathlib.Path(tl.__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A term, its twin in other numbers, and the task that it needs."""
+
+    term: Term
+    twin: Term
+    task: str = "classification"
+
+
+def _row(cls, first=(), second=(), task="classification", **fields):
+    """Returns a row; `first` and `second` hold the float fields besides weight."""
+    term = cls(weight=0.5, **dict(first), **fields)
+    return Row(term, cls(weight=2.0, **dict(second), **fields), task)
+
+
+_RAMPS = [
+    {"reversal": tl.schedules.Ramp(final=0.5, gamma=5.0)},
+    {"reversal": tl.schedules.Ramp(final=1.0, gamma=10.0)},
+]
+TERMS = [
+    _row(tl.losses.CrossEntropy, {"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
+    _row(tl.losses.BinaryCrossEntropy, task="multilabel"),
+    _row(tl.losses.SquaredError, task="regression"),
+    _row(WeightDecay),
+    _row(L2SP, {"head": 0.1}, {"head": 0.2}),
+    _row(JacobianDifference),
+    _row(JacobianDifference, wrt="inputs", estimator="exact"),
+    _row(tl.domain.DeepCORAL),
+    _row(tl.domain.DANN, {"reversal": 0.5}, {"reversal": 1.0}),
+    _row(tl.domain.DANN, *_RAMPS),
+]
+_IDS = [f"{i}-{type(row.term).__name__}" for i, row in enumerate(TERMS)]
+
+
+def _classes() -> set[tuple[str, str]]:
+    """Returns (module, class) of every public class that derives from Term."""
+    bases = {}
+    for path in _ROOT.rglob("*.py"):
+        module = ".".join(path.relative_to(_ROOT.parent).with_suffix("").parts)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                names = {ast.unparse(base).split(".")[-1] for base in node.bases}
+                bases[module, node.name] = names
+    terms, size = {"Term"}, 0
+    while len(terms) > size:
+        size = len(terms)
+        terms |= {name for (_, name), above in bases.items() if above & terms}
+    return {
+        (module, name)
+        for module, name in bases
+        if name in terms - {"Term"} and not name.startswith("_")
+    }
+
+
+def test_every_term_has_a_row():
+    rows = {(type(r.term).__module__, type(r.term).__name__) for r in TERMS}
+    missing = _classes() - rows
+    assert not missing, f"add a row to TERMS for {sorted(missing)}"
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+def test_a_row_varies_every_number(row):
+    ours = trees.flatten(config.numbers(row.term))
+    theirs = trees.flatten(config.numbers(row.twin))
+    assert "weight" in ours
+    assert [name for name in ours if ours[name] == theirs[name]] == []
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+def test_terms_are_frozen_keyword_only_dataclasses_with_a_docstring(row):
+    cls = type(row.term)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.term.weight = 3.0
+    assert all(f.kw_only for f in dataclasses.fields(cls))
+    # dataclass writes a signature where a docstring is missing.
+    assert not cls.__doc__.startswith(cls.__name__ + "(")
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+def test_packages_hand_their_terms_on(row):
+    cls = type(row.term)
+    package = cls.__module__.rpartition(".")[0]
+    if package == "jaxtl":
+        package = cls.__module__  # a file of its own: tl.losses.CrossEntropy
+    assert getattr(importlib.import_module(package), cls.__name__) is cls
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+@pytest.mark.parametrize("new_head", [False, True])
+def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
+    room = bench(row.task, new_head=new_head)
+    row.term.check(room.setup)
+    own = row.term.init(jax.random.key(0), room.setup)
+    state = row.term.init_state(room.setup)
+    blank = config.shell(row.term)
+    assert config.key(blank) == config.key(config.shell(row.twin))
+    traces = []
+
+    @jax.jit
+    def step(numbers, params, own, state):
+        traces.append(1)
+        term = config.fill(blank, numbers)
+
+        def loss(params, own):
+            context = room.context(params, own=own, state=state)
+            value, metrics = objective.loss({"term": term}, context)
+            return value, (metrics, context.states)
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, own)
+
+    values = []
+    for term in (row.term, row.twin):
+        (value, (metrics, states)), grads = step(
+            config.numbers(term), room.params, own, state
+        )
+        assert value.shape == ()
+        assert value.dtype == np.float32
+        assert trees.all_finite((value, metrics, grads))
+        assert all(m.shape == () for m in metrics.values())
+        np.testing.assert_allclose(value, term.weight * metrics["term"], rtol=1e-6)
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), states["term"]) == shapes
+        values.append(float(value))
+    assert len(traces) == 1, "a number is compiled in instead of traced"
+    # A ReLU layer's features are linear in its parameters: nothing to differ there.
+    assert values[0] != values[1] or values == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+def test_it_runs_with_all_but_the_head_frozen(bench, row):
+    room = bench(row.task, frozen=("layer1",))
+    row.term.check(room.setup)
+    own = row.term.init(jax.random.key(0), room.setup)
+    frozen = {"layer1": room.params["layer1"]}
+
+    def loss(head):
+        params = {**frozen, "head": head}
+        context = room.context(params, own=own, state=row.term.init_state(room.setup))
+        return objective.loss({"term": row.term}, context)[0]
+
+    assert trees.all_finite(jax.jit(jax.grad(loss))(room.params["head"]))
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+def test_a_missing_stream_is_an_error_that_names_it(bench, row):
+    if not row.term.streams:
+        pytest.skip("reads no stream")
+    setup = dataclasses.replace(bench(row.task).setup, streams=("other",))
+    with pytest.raises(tl.UserError, match=repr(row.term.streams[0])):
+        row.term.check(setup)
+
+
+@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+def test_it_survives_the_snapshot(row):
+    assert config.from_json(config.to_json(row.term)) == row.term
