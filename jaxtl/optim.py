@@ -183,7 +183,9 @@ def transform(
 
     used = sorted(set(jax.tree.leaves(label_tree)))
     parts = [optax.partition({label: chain(label) for label in used}, label_tree)]
-    if source is not None and optimizer.decay_to_source is not None:
+    if optimizer.decay_to_source is not None:
+        # Part of the chain without a source as well: `init` is called with none.
+        source = trees.nothing(label_tree) if source is None else source
         parts.append(
             _pull(optimizer.decay_to_source, lr, label_tree, source, optimizer)
         )

@@ -147,7 +147,7 @@ def step(
     source = None
     if optimizer.decay_to_source is not None:
         model = trees.restrict(fixed.source.params, program.mask)
-        own = jax.tree.map(lambda _: None, state.trainable["terms"])
+        own = trees.nothing(state.trainable["terms"])
         source = {"model": model, "terms": own}
     tx = optim.transform(optimizer, program.labels, source, state.step, hypers["steps"])
     updates, opt = tx.update(grads, state.opt, state.trainable)

@@ -98,6 +98,11 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves] or [True]).all()
 
 
+def nothing(tree: PyTree) -> PyTree:
+    """Returns the tree with None in place of every leaf."""
+    return jax.tree.map(lambda _: None, tree)
+
+
 def restrict(tree: PyTree, mask: PyTree) -> PyTree:
     """Returns the tree with None where the mask is False; None leaves stay None."""
     return jax.tree.map(
