@@ -122,6 +122,10 @@ class Staged(nn.Module):
         """Returns the known file layouts of this architecture, the usual one first."""
         return {}
 
+    def adapt(self, path: str, x: Any) -> Any:
+        """Returns a leaf read from a file as this model wants it (image sizes, say)."""
+        return x
+
     def add(self, name: str, module: nn.Module) -> None:
         """Registers a stage under its own name (linen would prefix dict entries)."""
         setattr(self, name, module)

@@ -1,0 +1,246 @@
+"""ResNet 18, 34, 50, 101, 152 for large images.
+
+References:
+  He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016, table 1.
+  The stride of a bottleneck is in its 3×3 convolution, as in torchvision ("v1.5").
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import UserError
+from jaxtl.models import base, layout
+from jaxtl.models.resnet_cifar import PooledHead
+
+# depth -> (blocks per stage, bottleneck)
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _conv(width: int, kernel: int, stride: int, name: str) -> nn.Conv:
+    # Explicit padding: "SAME" pads even inputs of stride 2 on the other side.
+    pad = ((kernel // 2,) * 2,) * 2
+    return nn.Conv(
+        width,
+        (kernel, kernel),
+        stride,
+        pad,
+        use_bias=False,
+        kernel_init=_INIT,
+        name=name,
+    )
+
+
+def max_pool3(x: jax.Array) -> jax.Array:
+    """3×3 max pooling of stride 2 with a border of 1, (batch, H, W, C).
+
+    Maxima of strided slices, one axis after the other: on CPU the gradient of
+    `nn.max_pool` is more than ten times slower.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        widths = [(0, 0)] * 4
+        widths[axis] = (1, 1)
+        x = jnp.pad(x, widths, constant_values=-jnp.inf)
+        count = (size - 1) // 2 + 1
+        parts = [
+            jax.lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis) for i in range(3)
+        ]
+        x = jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
+    return x
+
+
+class Block(nn.Module):
+    """A residual block: 3×3, 3×3, or as a bottleneck 1×1, 3×3, 1×1 of 4 × width.
+
+    Attributes:
+      width: channels of the 3×3 convolution.
+      stride: of the block.
+      bottleneck: which of the two.
+      project: the shortcut is a strided 1×1 convolution with BatchNorm.
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    project: bool
+
+    @nn.compact
+    def __call__(self, x, mode):
+        kernels, at = ((1, 3, 1), 1) if self.bottleneck else ((3, 3), 0)
+        out = self.width * 4 if self.bottleneck else self.width
+        y = x
+        for i, kernel in enumerate(kernels):
+            end = i == len(kernels) - 1
+            stride = self.stride if i == at else 1
+            width = out if end else self.width
+            y = _conv(width, kernel, stride, f"conv{i + 1}")(y)
+            y = base.BatchNorm(name=f"bn{i + 1}")(y, mode)
+            y = y if end else nn.relu(y)
+        if self.project:
+            x = _conv(out, 1, self.stride, "shortcut_conv")(x)
+            x = base.BatchNorm(name="shortcut_bn")(x, mode)
+        return nn.relu(x + y)
+
+
+class Stem(nn.Module):
+    """7×7 convolution of stride 2, BatchNorm, ReLU, 3×3 max pooling of stride 2."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        x = _conv(self.width, 7, 2, "conv")(x)
+        return max_pool3(nn.relu(base.BatchNorm(name="bn")(x, mode)))
+
+
+class Blocks(nn.Module):
+    """The blocks of one resolution; the first strides and projects."""
+
+    width: int
+    stride: int
+    depth: int
+    bottleneck: bool
+
+    @nn.compact
+    def __call__(self, x, mode):
+        for i in range(self.depth):
+            stride = self.stride if i == 0 else 1
+            # The first stage of the plain form keeps its shape: nothing to project.
+            project = i == 0 and (self.bottleneck or stride > 1)
+            block = Block(
+                self.width, stride, self.bottleneck, project, name=f"block{i}"
+            )
+            x = block(x, mode)
+        return x
+
+
+class ResNetImageNet(base.Staged):
+    """A ResNet for large images: stages `stem, stage1, …, stage4, head`.
+
+    Attributes:
+      depth: 18, 34, 50, 101 or 152.
+      width: channels of the stem.
+      sizes: blocks per stage and whether they are bottlenecks, in place of `depth`;
+        for networks that have no number.
+      bottleneck: see `sizes`.
+    """
+
+    depth: int = 50
+    width: int = 64
+    sizes: tuple[int, ...] | None = None
+    bottleneck: bool = True
+
+    stages = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+
+    @property
+    def form(self) -> tuple[tuple[int, ...], bool]:
+        """Blocks per stage, and whether they are bottlenecks."""
+        if self.sizes is not None:
+            if len(self.sizes) != 4:
+                raise UserError(f"sizes={self.sizes}: expected 4 numbers of blocks.")
+            return tuple(self.sizes), self.bottleneck
+        if self.depth not in DEPTHS:
+            near = min(DEPTHS, key=lambda d: abs(d - self.depth))
+            raise UserError(
+                f"depth={self.depth}: a ResNet has {', '.join(map(str, DEPTHS))} "
+                f"layers; the nearest is {near}."
+            )
+        return DEPTHS[self.depth]
+
+    def setup(self):
+        sizes, bottleneck = self.form
+        self.add("stem", Stem(self.width))
+        for i, size in enumerate(sizes):
+            width, stride = self.width * 2**i, 1 if i == 0 else 2
+            self.add(f"stage{i + 1}", Blocks(width, stride, size, bottleneck))
+        self.add("head", PooledHead(self.outputs))
+
+    def layouts(self):
+        return {"torchvision": torchvision(self), "hf": hf(self)}
+
+
+def torchvision(model: ResNetImageNet) -> layout.Layout:
+    """The naming of torchvision.models.resnet."""
+    sizes, bottleneck = model.form
+    rules = [*layout.conv("conv1", "stem/conv"), *layout.batch_norm("bn1", "stem/bn")]
+    for i, size in enumerate(sizes):
+        for b in range(size):
+            source, path = f"layer{i + 1}.{b}", f"stage{i + 1}/block{b}"
+            for k in range(1, 4 if bottleneck else 3):
+                rules += layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
+                rules += layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
+            if b == 0 and (bottleneck or i > 0):
+                short = f"{source}.downsample"
+                rules += layout.conv(f"{short}.0", f"{path}/shortcut_conv")
+                rules += layout.batch_norm(f"{short}.1", f"{path}/shortcut_bn")
+    rules += layout.linear("fc", "head/dense")
+    return _layout(rules, ("module.",))
+
+
+def hf(model: ResNetImageNet) -> layout.Layout:
+    """The naming of transformers' ResNet."""
+    sizes, bottleneck = model.form
+    stem = "resnet.embedder.embedder"
+    rules = [
+        *layout.conv(f"{stem}.convolution", "stem/conv"),
+        *layout.batch_norm(f"{stem}.normalization", "stem/bn"),
+    ]
+    for i, size in enumerate(sizes):
+        for b in range(size):
+            source = f"resnet.encoder.stages.{i}.layers.{b}"
+            path = f"stage{i + 1}/block{b}"
+            names = {
+                f"layer.{k}": (f"conv{k + 1}", f"bn{k + 1}")
+                for k in range(3 if bottleneck else 2)
+            }
+            if b == 0 and (bottleneck or i > 0):
+                names["shortcut"] = ("shortcut_conv", "shortcut_bn")
+            for name, (conv, bn) in names.items():
+                rules += layout.conv(f"{source}.{name}.convolution", f"{path}/{conv}")
+                rules += layout.batch_norm(
+                    f"{source}.{name}.normalization", f"{path}/{bn}"
+                )
+    rules += layout.linear("classifier.1", "head/dense")
+    return _layout(rules, ("resnet.",))
+
+
+def _layout(rules, prefixes) -> layout.Layout:
+    return layout.Layout(
+        tuple(rules),
+        ignored=(layout.COUNTERS,),
+        prefixes=prefixes,
+        stem="stem/conv/kernel",
+    )
+
+
+def from_config(config: dict, **fields) -> ResNetImageNet:
+    """Builds the model that a config.json of type "resnet" describes."""
+    bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
+    width, sizes = config.get("embedding_size", 64), tuple(config["depths"])
+    widths = [width * 2**i * (4 if bottleneck else 1) for i in range(4)]
+    plain = (
+        list(config["hidden_sizes"]) == widths
+        and config.get("hidden_act", "relu") == "relu"
+        and not config.get("downsample_in_first_stage")
+        and not config.get("downsample_in_bottleneck")
+    )
+    if not plain:
+        raise UserError(
+            "config.json: this ResNet differs from the published ones "
+            f"(hidden_sizes {config['hidden_sizes']}, expected {widths}; relu; stride "
+            "in the 3×3 convolution)."
+        )
+    shape = {"sizes": sizes, "bottleneck": bottleneck}
+    for depth, form in DEPTHS.items():
+        if form == (sizes, bottleneck):
+            shape = {"depth": depth}
+    return ResNetImageNet(**{**shape, "width": width, **fields})

@@ -1,0 +1,154 @@
+"""VGG 11, 13, 16, 19, with and without BatchNorm.
+
+References:
+  Simonyan & Zisserman: Very Deep Convolutional Networks, ICLR 2015, table 1 (A, B, D,
+  E); BatchNorm, names and the pooling to 7×7 as in torchvision.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.core import UserError
+from jaxtl.models import base, layout
+
+# depth -> convolutions per stage; stages have 64, 128, 256, 512, 512 channels.
+DEPTHS = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+FACTORS = (1, 2, 4, 8, 8)
+
+_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def pool_to(x: jax.Array, size: int) -> jax.Array:
+    """Averages (batch, H, W, C) to (batch, size, size, C), as torch's adaptive pool.
+
+    Output i averages the rows ⌊i·H/size⌋ … ⌈(i+1)·H/size⌉ − 1; where H < size, rows
+    repeat.
+    """
+
+    def averages(length: int) -> np.ndarray:
+        matrix = np.zeros((size, length), np.float32)
+        for i in range(size):
+            start, end = i * length // size, -((-(i + 1) * length) // size)
+            matrix[i, start:end] = 1 / (end - start)
+        return matrix
+
+    if x.shape[1:3] == (size, size):
+        return x
+    rows, columns = (averages(n).astype(x.dtype) for n in x.shape[1:3])
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x)
+
+
+class Stage(nn.Module):
+    """3×3 convolutions with optional BatchNorm and ReLU, then 2×2 max pooling."""
+
+    width: int
+    depth: int
+    norm: bool
+
+    @nn.compact
+    def __call__(self, x, mode):
+        for i in range(self.depth):
+            pad = ((1, 1), (1, 1))
+            x = nn.Conv(self.width, (3, 3), 1, pad, kernel_init=_INIT, name=f"conv{i}")(
+                x
+            )
+            x = base.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
+            x = nn.relu(x)
+        return base.max_pool(x)
+
+
+class Hidden(nn.Module):
+    """Pooling to a fixed size where the input is an image, affine, ReLU, dropout."""
+
+    width: int
+    dropout: float
+    pooled: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        if x.ndim == 4:
+            x = pool_to(x, self.pooled)
+            # torch flattens (channels, height, width): so that its kernels fit.
+            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        init = nn.initializers.normal(0.01)
+        x = nn.relu(nn.Dense(self.width, kernel_init=init, name="dense")(x))
+        return base.Dropout(self.dropout, name="dropout")(x, mode)
+
+
+class Head(nn.Module):
+    """An affine map to the outputs."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+        init = nn.initializers.normal(0.01)
+        return nn.Dense(self.outputs, kernel_init=init, name="dense")(x)
+
+
+class VGG(base.Staged):
+    """Stages `stage1 … stage5, hidden1, hidden2, head`.
+
+    Attributes:
+      depth: 11, 13, 16 or 19.
+      norm: BatchNorm after each convolution.
+      width: channels of the first stage.
+      hidden: width of the two hidden layers.
+      pooled: side to which the last feature map is averaged.
+      dropout: rate after each hidden layer.
+    """
+
+    depth: int = 16
+    norm: bool = False
+    width: int = 64
+    hidden: int = 4096
+    pooled: int = 7
+    dropout: float = 0.5
+
+    stages = (*(f"stage{i + 1}" for i in range(5)), "hidden1", "hidden2", "head")
+
+    def setup(self):
+        if self.depth not in DEPTHS:
+            near = min(DEPTHS, key=lambda d: abs(d - self.depth))
+            raise UserError(
+                f"depth={self.depth}: a VGG has {', '.join(map(str, DEPTHS))} "
+                f"layers; the nearest is {near}."
+            )
+        for i, (count, factor) in enumerate(zip(DEPTHS[self.depth], FACTORS)):
+            self.add(f"stage{i + 1}", Stage(self.width * factor, count, self.norm))
+        for name in ("hidden1", "hidden2"):
+            self.add(name, Hidden(self.hidden, self.dropout, self.pooled))
+        self.add("head", Head(self.outputs))
+
+    def layouts(self):
+        return {"torchvision": torchvision(self)}
+
+
+def torchvision(model: VGG) -> layout.Layout:
+    """The naming of torchvision.models.vgg: places in a Sequential."""
+    rules, place = [], 0
+    for i, count in enumerate(DEPTHS[model.depth]):
+        for k in range(count):
+            path = f"stage{i + 1}"
+            rules += layout.conv(f"features.{place}", f"{path}/conv{k}", bias=True)
+            place += 1
+            if model.norm:
+                rules += layout.batch_norm(f"features.{place}", f"{path}/bn{k}")
+                place += 1
+            place += 1  # ReLU
+        place += 1  # pooling
+    for number, stage in ((0, "hidden1"), (3, "hidden2"), (6, "head")):
+        rules += layout.linear(f"classifier.{number}", f"{stage}/dense")
+    return layout.Layout(
+        tuple(rules),
+        ignored=(layout.COUNTERS,),
+        prefixes=("module.",),
+        stem="stage1/conv0/kernel",
+    )

@@ -1,0 +1,236 @@
+"""The Vision Transformer, in Hugging Face's layout.
+
+References:
+  Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.core import Tokens, UserError
+from jaxtl.models import base, blocks, decoder, layout
+
+
+def grid(x, size: int, patch: int) -> tuple[int, int]:
+    """Returns (rows, columns) of patches of an image batch, checked."""
+    if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
+        raise UserError(
+            f"images of shape {tuple(x.shape)} don't divide into patches of {patch}×"
+            f"{patch} (expected (batch, {size}, {size}, channels))."
+        )
+    if x.shape[1:3] != (size, size):
+        raise UserError(
+            f"images of {x.shape[1]}×{x.shape[2]} came to a model of size={size}: set "
+            "the model's size to theirs; the position vectors are then interpolated "
+            "where weights are read."
+        )
+    return x.shape[1] // patch, x.shape[2] // patch
+
+
+class Embeddings(nn.Module):
+    """A vector per patch behind a class token, plus position vectors, dropout."""
+
+    width: int
+    size: int
+    patch: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x, mode):
+        rows, columns = grid(x, self.size, self.patch)
+        conv = nn.Conv(
+            self.width,
+            (self.patch, self.patch),
+            self.patch,
+            "VALID",
+            kernel_init=blocks.INIT,
+            name="patch",
+        )
+        x = conv(x).reshape(x.shape[0], rows * columns, self.width)
+        token = self.param("token", blocks.INIT, (1, 1, self.width))
+        shape = (1, 1 + rows * columns, self.width)
+        position = self.param("position", blocks.INIT, shape)
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], 1)
+        x = base.Dropout(self.dropout, name="dropout")(x + position, mode)
+        return Tokens(x, jnp.ones(x.shape[:2], bool))
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    heads: int
+    hidden: int
+    epsilon: float
+    activation: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, tokens, mode):
+        x, mask = tokens
+        y = blocks.layer_norm(self.epsilon, "attention_norm")(x)
+        y, _ = blocks.Attention(self.heads, name="attention")(y, mask)
+        x = x + base.Dropout(self.dropout, name="dropout1")(y, mode)
+        y = blocks.layer_norm(self.epsilon, "mlp_norm")(x)
+        y = blocks.FeedForward(self.hidden, self.activation, name="mlp")(y)
+        return Tokens(x + base.Dropout(self.dropout, name="dropout2")(y, mode), mask)
+
+
+class FirstHead(nn.Module):
+    """An affine map of the class token."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, tokens, mode):
+        dense = nn.Dense(self.outputs, kernel_init=blocks.INIT, name="dense")
+        return dense(tokens.states[:, 0])
+
+
+class ViT(base.Staged):
+    """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
+
+    Attributes:
+      size: side of the images.
+      patch: side of a patch.
+      width: of the states.
+      layers, heads: their numbers.
+      hidden: width inside the feed-forward layers.
+      activation: by name.
+      epsilon: of the norms.
+      dropout: after embeddings and each sublayer.
+    """
+
+    size: int = 224
+    patch: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    activation: str = "gelu_exact"
+    epsilon: float = 1e-12
+    dropout: float = 0.0
+
+    @property
+    def stages(self):
+        layers = (f"layer_{i}" for i in range(self.layers))
+        return ("embeddings", *layers, "norm", "head")
+
+    def setup(self):
+        blocks.heads_divide(self.width, self.heads)
+        embeddings = Embeddings(self.width, self.size, self.patch, self.dropout)
+        self.add("embeddings", embeddings)
+        for i in range(self.layers):
+            layer = Layer(
+                self.heads, self.hidden, self.epsilon, self.activation, self.dropout
+            )
+            self.add(f"layer_{i}", layer)
+        self.add("norm", decoder.Norm(self.epsilon, rms=False))
+        self.add("head", FirstHead(self.outputs))
+
+    def layouts(self):
+        return {"hf": hf(self)}
+
+    def adapt(self, path: str, x):
+        """Brings position vectors of another image size to this model's."""
+        if path != "embeddings/position":
+            return x
+        return interpolate(x, self.size // self.patch)
+
+
+def interpolate(position, side: int):
+    """Resizes position vectors, bicubically, to another grid of patches.
+
+    Args:
+      position: (1, 1 + rows · columns, width) of a square grid, class token first.
+      side: rows and columns of the new grid.
+
+    Returns:
+      (1, 1 + side², width); the input itself where the grid is the same.
+    """
+    position = np.asarray(position)
+    old = round((position.shape[1] - 1) ** 0.5)
+    if old == side:
+        return position
+    first, rest = position[:, :1], position[:, 1:]
+    rest = rest.reshape(old, old, -1)
+    matrix = cubic(old, side)
+    rest = np.einsum("ij,kl,jlc->ikc", matrix, matrix, rest).reshape(1, side**2, -1)
+    return np.concatenate([first, rest.astype(position.dtype)], 1)
+
+
+def cubic(old: int, new: int) -> np.ndarray:
+    """Returns the (new, old) matrix of cubic convolution with a = −0.75.
+
+    Keys, IEEE TASSP 29 (1981); pixel centres at halves, borders repeated: what torch's
+    interpolate(mode="bicubic", align_corners=False) does.
+    """
+    a, matrix = -0.75, np.zeros((new, old))
+    for i in range(new):
+        centre = (i + 0.5) * old / new - 0.5
+        start = int(np.floor(centre)) - 1
+        for tap in range(start, start + 4):
+            t = abs(centre - tap)
+            near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+            far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+            matrix[i, np.clip(tap, 0, old - 1)] += near if t <= 1 else far
+    return matrix
+
+
+# Our modules' paths -> transformers' names, within a layer.
+LINEAR = {
+    "attention/query": "attention.attention.query",
+    "attention/key": "attention.attention.key",
+    "attention/value": "attention.attention.value",
+    "attention/out": "attention.output.dense",
+    "mlp/in": "intermediate.dense",
+    "mlp/out": "output.dense",
+}
+NORMS = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
+
+
+def hf(model: ViT) -> layout.Layout:
+    """The naming of transformers' ViT."""
+    source = "vit.embeddings"
+    rules = [
+        layout.Rule(f"{source}.cls_token", "embeddings/token"),
+        layout.Rule(f"{source}.position_embeddings", "embeddings/position"),
+        *layout.conv(
+            f"{source}.patch_embeddings.projection", "embeddings/patch", bias=True
+        ),
+    ]
+    for i in range(model.layers):
+        source, path = f"vit.encoder.layer.{i}", f"layer_{i}"
+        for ours, theirs in LINEAR.items():
+            rules += layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
+        for ours, theirs in NORMS.items():
+            rules += layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
+    rules += layout.norm("vit.layernorm", "norm/norm")
+    rules += layout.linear("classifier", "head/dense")
+    return layout.Layout(
+        tuple(rules),
+        # The classifier reads the class token; ViTModel's pooler stays unused.
+        ignored=(r"(vit\.)?pooler\.dense\.(weight|bias)",),
+        prefixes=("vit.",),
+        stem="embeddings/patch/kernel",
+    )
+
+
+def from_config(config: dict, **fields) -> ViT:
+    """Builds the model that a config.json of type "vit" describes."""
+    if not config.get("qkv_bias", True):
+        raise UserError("config.json: a ViT without qkv_bias is not supported.")
+    return ViT(
+        **{
+            "size": config.get("image_size", 224),
+            "patch": config.get("patch_size", 16),
+            "width": config["hidden_size"],
+            "layers": config["num_hidden_layers"],
+            "heads": config["num_attention_heads"],
+            "hidden": config["intermediate_size"],
+            "activation": layout.activation(config.get("hidden_act", "gelu")),
+            "epsilon": config.get("layer_norm_eps", 1e-12),
+            "dropout": config.get("hidden_dropout_prob", 0.0),
+            **fields,
+        }
+    )
