@@ -294,12 +294,18 @@ def _is_default(field, value) -> bool:
         return False
 
 
-def catalogue(rows: list):
+def catalogue(rows: list[dict]):
     """Returns the table of data sets and sources that `jaxtl data` prints."""
-    rows = [r if isinstance(r, dict) else dataclasses.asdict(r) for r in rows]
-    columns = list(rows[0])
-    body = [[row[c] for c in columns] for row in rows]
-    return table("data", columns, body, left=len(columns))
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title="tl.data", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("source", "needs", "options", "what it is"):
+        made.add_column(name, no_wrap=name in ("source", "needs"))
+    for row in rows:
+        needs, options = ", ".join(row["needed"]), ", ".join(row["options"])
+        made.add_row(row["name"], needs or "nothing", options, row["summary"])
+    return made
 
 
 def dataset(name: str, found):
