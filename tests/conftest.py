@@ -122,3 +122,22 @@ class Bench:
 def bench():
     """Returns the class `Bench`."""
     return Bench
+
+
+def _digits(**changes):
+    import jaxtl as tl
+
+    fields = {
+        "model": tl.models.MLP(widths=(16,)),
+        "data": tl.data.Digits(),
+        "optim": tl.optim.AdamW(lr=1e-2),
+        "steps": 6,
+        "batch": 32,
+    }
+    return tl.Experiment(**{**fields, **changes})
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Returns a function: a small experiment on the digits, changed at will."""
+    return _digits
