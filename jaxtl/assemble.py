@@ -54,7 +54,7 @@ def assemble(exp: Experiment) -> Assembled:
     datasets = _datasets(exp)
     target = datasets["target"]
     model, network = _network(exp.model, target)
-    weights = None if exp.init is None else exp.init.read()
+    weights = None if exp.init is None else _weights(exp.init, model)
     pre = _preprocess(exp, weights, datasets)
     params, stats = _initial(network, exp.seed, pre["target"], target)
     source, rows = Source(), []
@@ -128,6 +128,12 @@ def assemble(exp: Experiment) -> Assembled:
         terms=terms,
         preprocess=pre,
     )
+
+
+def _weights(init: Any, model: Any):
+    """Reads initial weights; another library's file in the layout of the model."""
+    read_for = getattr(init, "read_for", None)
+    return read_for(model) if read_for else init.read()
 
 
 def split_of(stream: str) -> str:

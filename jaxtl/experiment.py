@@ -60,7 +60,7 @@ class Experiment:
         and "unlabelled" (train rows without label, if any), and "val" and "test".
       streams: further labelled data by stream name, {"source": …}; their train rows.
       init: None for random weights, or what has `read() -> Weights`:
-        `pretrained.Run`, `pretrained.Checkpoint`, a file, `Variant`.
+        `pretrained.Run`, `Checkpoint`, `File` and `HF`, or `Variant`.
       terms: the loss, name -> Term; empty means the task's loss alone.
       optim: the optimizer with its groups (what is frozen).
       steps: number of optimizer steps; 0 evaluates the initial model.

@@ -330,7 +330,7 @@ def test_the_story_model_gives_its_reference_logits_and_greedy_text(data_dir):
     folder = data_dir / "pretrained"
     reference = np.load(folder / "reference_outputs.npz")
     file = files.read(folder / "stories260k_llama.safetensors")
-    model = llama.from_meta(file.meta)
+    model = llama.from_tensors(file.tensors, file.meta)
     ids = reference["stories260k_greedy_ids"][None]
     network = model.pure()
     params, stats = network.init(jax.random.key(0), {"input_ids": ids[:, :4]})

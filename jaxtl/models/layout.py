@@ -28,6 +28,11 @@ TRANSFORMS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+# Means and deviations of ImageNet's colours, which most image models are trained with.
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
 class Rule(NamedTuple):
     """One tensor: its name in the file, its path in our tree, and how it turns.
 
@@ -56,12 +61,16 @@ class Layout:
         no use for: counters, buffers that can be computed.
       prefixes: leading parts of names that a file may have or lack ("module.").
       stem: path of the kernel that reads the image's channels, "" for none.
+      mean, std: what such weights expect images in [0, 1] to be normalised with; ()
+        where they are no image model's.
     """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     stem: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def linear(source: str, path: str, bias: bool = True) -> list[Rule]:

@@ -208,22 +208,21 @@ def from_config(config: dict, **fields) -> Llama:
     )
 
 
-def from_meta(meta: dict, **fields) -> Llama:
-    """Builds the model that a llama2.c file describes in its header's "config"."""
+def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> Llama | None:
+    """Returns the model of a llama2.c file (configuration in "config"), or None."""
+    if "tok_embeddings.weight" not in shapes or "config" not in meta:
+        return None
     config = json.loads(meta["config"])
     return Llama(
-        **{
-            "vocab": config["vocab_size"],
-            "width": config["dim"],
-            "layers": config["n_layers"],
-            "heads": config["n_heads"],
-            "kv_heads": config["n_kv_heads"],
-            "hidden": config["hidden_dim"],
-            "context": config["max_seq_len"],
-            "epsilon": config["norm_eps"],
-            "rope_theta": config["rope_theta"],
-            "rope_pairs": True,
-            "tied": config["tied_embeddings"],
-            **fields,
-        }
+        vocab=config["vocab_size"],
+        width=config["dim"],
+        layers=config["n_layers"],
+        heads=config["n_heads"],
+        kv_heads=config["n_kv_heads"],
+        hidden=config["hidden_dim"],
+        context=config["max_seq_len"],
+        epsilon=config["norm_eps"],
+        rope_theta=config["rope_theta"],
+        rope_pairs=True,
+        tied=config["tied_embeddings"],
     )

@@ -141,4 +141,12 @@ def keras() -> layout.Layout:
         layout.Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
         layout.Rule("conv_preds/bias", "head/dense/bias"),
     ]
-    return layout.Layout(tuple(rules), stem="stem/conv/kernel")
+    return layout.Layout(tuple(rules), stem="stem/conv/kernel", **layout.HALVES)
+
+
+def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> MobileNet | None:
+    """Returns the model that a Keras file is of, None if it is none."""
+    if "conv_dw_13/depthwise_kernel" not in shapes or "conv1/kernel" not in shapes:
+        return None
+    outputs = shapes.get("conv_preds/bias", (None,))[0]
+    return MobileNet(outputs=outputs, alpha=shapes["conv1/kernel"][-1] / 32)

@@ -219,6 +219,7 @@ def _layout(rules, prefixes) -> layout.Layout:
         ignored=(layout.COUNTERS,),
         prefixes=prefixes,
         stem="stem/conv/kernel",
+        **layout.IMAGENET,
     )
 
 
@@ -244,3 +245,23 @@ def from_config(config: dict, **fields) -> ResNetImageNet:
         if form == (sizes, bottleneck):
             shape = {"depth": depth}
     return ResNetImageNet(**{**shape, "width": width, **fields})
+
+
+def from_tensors(
+    shapes: dict[str, tuple[int, ...]], meta: dict
+) -> ResNetImageNet | None:
+    """Returns the model that a torchvision file is of, None if it is none."""
+    if "fc.weight" not in shapes or "layer4.0.conv1.weight" not in shapes:
+        return None
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    sizes = tuple(
+        sum(f"layer{i}.{b}.conv1.weight" in shapes for b in range(100))
+        for i in range(1, 5)
+    )
+    depth = next((d for d, form in DEPTHS.items() if form == (sizes, bottleneck)), None)
+    known = {"sizes": sizes, "bottleneck": bottleneck}
+    return ResNetImageNet(
+        outputs=shapes["fc.weight"][0],
+        width=shapes["conv1.weight"][0],
+        **({"depth": depth} if depth else known),
+    )

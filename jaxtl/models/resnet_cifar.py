@@ -129,4 +129,14 @@ def akamaster(model: ResNet) -> layout.Layout:
         ignored=(layout.COUNTERS,),
         prefixes=("module.",),
         stem="stem/conv/kernel",
+        **layout.IMAGENET,
     )
+
+
+def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> ResNet | None:
+    """Returns the model that an akamaster file is of, None if it is none."""
+    if "linear.weight" not in shapes or "layer3.0.conv1.weight" not in shapes:
+        return None
+    blocks = sum(f"layer1.{b}.conv1.weight" in shapes for b in range(100))
+    outputs, width = shapes["linear.weight"][0], shapes["conv1.weight"][0]
+    return ResNet(outputs=outputs, depth=6 * blocks + 2, width=width)

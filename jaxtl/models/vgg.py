@@ -151,4 +151,26 @@ def torchvision(model: VGG) -> layout.Layout:
         ignored=(layout.COUNTERS,),
         prefixes=("module.",),
         stem="stage1/conv0/kernel",
+        **layout.IMAGENET,
+    )
+
+
+def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> VGG | None:
+    """Returns the model that a torchvision file is of, None if it is none."""
+    if "classifier.6.weight" not in shapes or "features.0.weight" not in shapes:
+        return None
+    norm = "features.1.running_mean" in shapes
+    kernels = sum(len(s) == 4 for n, s in shapes.items() if n.startswith("features."))
+    depth = next((d for d, form in DEPTHS.items() if sum(form) == kernels), None)
+    hidden, last = shapes["classifier.0.weight"]
+    width = shapes["features.0.weight"][0]
+    if depth is None:
+        return None
+    return VGG(
+        outputs=shapes["classifier.6.weight"][0],
+        depth=depth,
+        norm=norm,
+        width=width,
+        hidden=hidden,
+        pooled=round((last / (8 * width)) ** 0.5),
     )

@@ -213,6 +213,7 @@ def hf(model: ViT) -> layout.Layout:
         ignored=(r"(vit\.)?pooler\.dense\.(weight|bias)",),
         prefixes=("vit.",),
         stem="embeddings/patch/kernel",
+        **layout.HALVES,
     )
 
 

@@ -9,6 +9,10 @@ __getattr__, __dir__, __all__ = attach(
         "Row": "match",
         "Run": "run",
         "Checkpoint": "run",
+        "File": "foreign",
+        "HF": "foreign",
+        "write_file": "write",
+        "write_directory": "write",
     },
     modules=("match",),
 )

@@ -1,0 +1,132 @@
+"""Directories of the Hugging Face hub: a local one, or one fetched into its cache."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from jaxtl.core import UserError, nearest
+
+VARIABLE = "JAXTL_DATA_DIR"
+PREFIX = "hf:"
+# Weights of other frameworks and pickles stay away unless nothing else is there.
+WANTED = ["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]
+PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+
+
+def find(path: str, what: str) -> pathlib.Path:
+    """Returns an existing path: as given, or under the folder of $JAXTL_DATA_DIR.
+
+    Raises:
+      UserError: it is in neither place.
+    """
+    plain = pathlib.Path(path).expanduser()
+    root = os.environ.get(VARIABLE)
+    places = [plain] + ([pathlib.Path(root) / path] if root else [])
+    for place in places:
+        if place.exists():
+            return place
+    siblings = [
+        p.name
+        for place in places
+        if place.parent.is_dir()
+        for p in place.parent.iterdir()
+    ]
+    under = f"${VARIABLE}" + ("" if root else " (which is not set)")
+    raise UserError(
+        f"{what}: there is no {path!r}{nearest(plain.name, siblings)}; paths are "
+        f"relative to the working directory or to {under}."
+    )
+
+
+def folder(where: str, revision: str | None = None) -> pathlib.Path:
+    """Returns a model's directory, fetched first where it is "hf:owner/name".
+
+    Raises:
+      UserError: no such directory or model, no network, no huggingface_hub.
+    """
+    if where.startswith(PREFIX):
+        return _fetch(where.removeprefix(PREFIX), revision)
+    path = find(where, "pretrained.HF")
+    if not path.is_dir():
+        raise UserError(
+            f"pretrained.HF: {where!r} is a file; give the directory with its "
+            "config.json, or read the file with pretrained.File."
+        )
+    return path
+
+
+def _fetch(name: str, revision: str | None) -> pathlib.Path:
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise UserError(f"pretrained.HF: {name!r} should be 'hf:owner/name'.")
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        raise UserError(
+            f"'hf:{name}' needs huggingface_hub (pip install 'jaxtl[hub]')."
+        ) from None
+
+    def get(patterns: list[str]) -> pathlib.Path:
+        return pathlib.Path(
+            hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        )
+
+    try:
+        path = get(WANTED)
+        if not any(path.glob("*.safetensors")):
+            path = get(WANTED + PICKLES)
+    except Exception as error:
+        raise UserError(_reason(name, revision, error)) from None
+    return path
+
+
+def _reason(name: str, revision: str | None, error: Exception) -> str:
+    """Says in a sentence why a model could not be fetched."""
+    kind = type(error).__name__
+    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
+        return (
+            f"'hf:{name}': the hub has no such model, or it is private or gated and "
+            "needs `hf auth login`."
+        )
+    if kind == "RevisionNotFoundError":
+        return f"'hf:{name}': it has no revision {revision!r}."
+    return (
+        f"'hf:{name}' is not in the local cache and can't be fetched now ({kind}: no "
+        "network, or HF_HUB_OFFLINE is set): connect once, or give the path of a local "
+        "copy."
+    )
+
+
+def config(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the directory's config.json."""
+    return _json(path, "config.json", needed=True)
+
+
+def mean_pooled(path: pathlib.Path) -> bool:
+    """Returns whether a sentence encoder of this directory averages its tokens."""
+    found = _json(path, "1_Pooling/config.json")
+    return bool(found.get("pooling_mode_mean_tokens"))
+
+
+def normalisation(path: pathlib.Path) -> dict[str, Any]:
+    """Returns {"mean", "std"} of preprocessor_config.json, {} where there is none."""
+    found = _json(path, "preprocessor_config.json")
+    if not found.get("do_normalize", "image_mean" in found):
+        return {}
+    return {"mean": found["image_mean"], "std": found["image_std"]}
+
+
+def _json(path: pathlib.Path, name: str, needed: bool = False) -> dict[str, Any]:
+    file = path / name
+    if not file.is_file():
+        if needed:
+            raise UserError(
+                f"the directory {str(path)!r} has no {name}, which says what model it "
+                "is."
+            )
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{str(file)!r} is no JSON: {error}.") from None
+    return found if isinstance(found, dict) else {}
