@@ -135,6 +135,10 @@ class _Same:
         return id(self.value)
 
 
+class UnknownPath(UserError):
+    """A path that names nothing in this configuration, though it may in another."""
+
+
 # --- overrides ----------------------------------------------------------------------
 
 
@@ -150,8 +154,8 @@ def override(value: Any, path: str, text: Any, *, names: Mapping | None = None) 
       names: what such expressions may use, {"tl": jaxtl}.
 
     Raises:
-      UserError: for an unknown field or key (with the nearest), or a value that does
-        not fit the field's type.
+      UserError: for an unknown field or key (with the nearest; `UnknownPath`), or a
+        value that does not fit the field's type.
     """
     return _walk(value, path, text, names or {}, done="", annotation=Any)
 
@@ -191,7 +195,7 @@ def _step(value, path, done, annotation):
     if _is_config(value):
         head, _, rest = path.partition(".")
         if head not in fields(value):
-            raise UserError(
+            raise UnknownPath(
                 f"{where}{type(value).__name__} has no field {head!r}"
                 f"{nearest(head, fields(value))} (fields: {', '.join(fields(value))})."
             )
@@ -202,18 +206,18 @@ def _step(value, path, done, annotation):
             if path == known or path.startswith(known + "."):
                 return known, path[len(known) + 1 :], inner[-1]
         head = path.partition(".")[0]
-        raise UserError(
+        raise UnknownPath(
             f"{where}there is no {head!r}{nearest(head, value)} "
             f"(known: {', '.join(map(repr, value)) or 'nothing'})."
         )
     if isinstance(value, tuple):
         head, _, rest = path.partition(".")
         if not head.isdigit() or int(head) >= len(value):
-            raise UserError(
+            raise UnknownPath(
                 f"{where}expected an index below {len(value)}, got {head!r}."
             )
         return head, rest, Any
-    raise UserError(
+    raise UnknownPath(
         f"{done} is {value!r} and has no fields, so {path!r} can't be set in it."
     )
 

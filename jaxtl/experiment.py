@@ -214,7 +214,12 @@ def read_file(path: str | pathlib.Path, *overrides: str) -> File:
         raise UserError(
             f"{path} defines no function experiment() that returns a tl.Experiment."
         )
-    result = function()
+    try:
+        result = function()
+    except UserError:
+        raise
+    except Exception as error:
+        raise _at_line(path, error) from error
     variants = result if isinstance(result, Mapping) else {"": result}
     for name, value in variants.items():
         if not isinstance(value, Experiment):
@@ -264,16 +269,18 @@ def import_file(path: pathlib.Path):
         raise
     except Exception as error:
         del sys.modules[name]
-        trace = error.__traceback__
-        line = getattr(error, "lineno", None)
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == str(path):
-                line = trace.tb_lineno
-            trace = trace.tb_next
-        raise UserError(
-            f"{path}, line {line}: {type(error).__name__}: {error}."
-        ) from error
+        raise _at_line(path, error) from error
     return module
+
+
+def _at_line(path: pathlib.Path, error: Exception) -> UserError:
+    """Returns the error with the last line of the file that it went through."""
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return UserError(f"{path}, line {line}: {type(error).__name__}: {error}.")
 
 
 def apply_overrides(
@@ -300,7 +307,7 @@ def apply_overrides(
                 changed[name] = config.override(
                     value, path, text.strip(), names={"tl": jaxtl}
                 )
-            except UserError as error:
+            except config.UnknownPath as error:
                 errors.append(error)
         if not changed:
             raise errors[0]
