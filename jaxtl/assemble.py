@@ -32,6 +32,7 @@ class Assembled:
       data: stream name -> device-resident stream, for those that live there.
       rows: the table of what was loaded ([] from scratch).
       terms: name -> term, the default task loss filled in.
+      notes: name -> what a term decided for this experiment, where it says so.
       preprocess: data set -> its preprocessing, with the model's mean and std.
     """
 
@@ -46,6 +47,7 @@ class Assembled:
     data: Mapping[str, Any]
     rows: list
     terms: Mapping[str, Term]
+    notes: Mapping[str, str]
     preprocess: Mapping[str, preprocess.Preprocess]
 
 
@@ -76,7 +78,7 @@ def assemble(exp: Experiment) -> Assembled:
         )
     _check_source(exp, source)
     sizes = _streams(exp, terms, target)
-    own, states = _terms(
+    own, states, notes = _terms(
         exp, terms, network, params, stats, source, mask, target, sizes, pre, datasets
     )
     mesh = sharding.mesh(exp.devices, exp.param_shards)
@@ -126,6 +128,7 @@ def assemble(exp: Experiment) -> Assembled:
         data=data,
         rows=rows,
         terms=terms,
+        notes=notes,
         preprocess=pre,
     )
 
@@ -275,12 +278,12 @@ def _streams(exp, terms, target) -> dict[str, int]:
 def _terms(
     exp, terms, network, params, stats, source, mask, target, sizes, pre, datasets
 ):
-    """Checks every term and returns ({name: own parameters}, {name: own state})."""
+    """Checks every term and returns {name: …} of own parameters, states and notes."""
     x = example(target, pre["target"], sizes.get("target", 2))
     out = jax.eval_shape(functools.partial(network.apply), params, stats, x)
     if out.logits.shape[-1] < target.outputs:
         raise UserError(_narrow(out.logits.shape[-1], target))
-    own, states = {}, {}
+    own, states, notes = {}, {}, {}
     for index, (name, term) in enumerate(terms.items()):
         facts = Setup(
             name=name,
@@ -301,7 +304,9 @@ def _terms(
             own[name] = made
         if jax.tree.leaves(state):
             states[name] = state
-    return own, states
+        if term.describe(facts):
+            notes[name] = term.describe(facts)
+    return own, states, notes
 
 
 def _trainable_labels(labels, mask, own):

@@ -155,6 +155,10 @@ class Term:
     def check(self, setup: "Setup") -> None:
         """Raises UserError where this term can't work in this experiment."""
 
+    def describe(self, setup: "Setup") -> str:
+        """Returns what this term decided for this experiment, "" for nothing to say."""
+        return ""
+
     def init(self, key: jax.Array, setup: "Setup") -> PyTree:
         """Returns this term's own trainable parameters ({} for none)."""
         return {}

@@ -40,6 +40,7 @@ def result(run, found: dict) -> dict:
         "parameters": trees.size(run.params),
         "trainable_parameters": trees.size(run.state.trainable["model"]),
         "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
+        "terms": dict(run.parts.notes),
         **environment(),
     }
 

@@ -58,6 +58,8 @@ def show(run) -> None:
         f"{trees.nbytes(run.state.opt):,} bytes; stages in training mode: "
         f"{', '.join(program.train) or 'none'}"
     )
+    for name, note in run.parts.notes.items():
+        out.print(f"{name}: {note}", markup=False)
 
 
 def _rate(optimizer, label) -> str:
