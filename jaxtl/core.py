@@ -58,15 +58,19 @@ class Tokens(NamedTuple):
 
 
 def vectors(feature) -> jax.Array:
-    """Returns a stage's output as one vector per example, (batch, width) in float32.
+    """Returns a stage's output as one vector per example, float32 or wider.
 
-    Tokens are averaged over the real ones; other arrays are flattened.
+    (batch, width): tokens are averaged over the real ones, other arrays flattened.
     """
     if isinstance(feature, Tokens):
-        mask = feature.mask[..., None].astype(jnp.float32)
-        total = (feature.states.astype(jnp.float32) * mask).sum(1)
-        return total / jnp.maximum(mask.sum(1), 1.0)
-    return feature.reshape(feature.shape[0], -1).astype(jnp.float32)
+        states = _wide(feature.states)
+        mask = feature.mask[..., None].astype(states.dtype)
+        return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
+    return _wide(feature.reshape(feature.shape[0], -1))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Output(NamedTuple):

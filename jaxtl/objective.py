@@ -63,7 +63,7 @@ class Context:
                 still=self.still,
                 key=key,
             )
-            self.stats = out.stats
+            self.stats = jax.lax.stop_gradient(out.stats)
             self._passes[stream] = out
         return self._passes[stream]
 
