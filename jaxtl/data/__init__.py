@@ -19,6 +19,8 @@ __getattr__, __dir__, __all__ = attach(
         "RenderedDigits": "rendered",
         "TFDS": "tfds_source",
         "Table": "base",
+        "Text": "text",
+        "Tokenizer": "tokens",
         "available": "catalogue",
         "device_stream": "streams",
         "evaluation_batches": "streams",

@@ -223,7 +223,7 @@ load.clear = _load.cache_clear
 def _stamp(data: Data) -> tuple:
     """State of the files a source names, so an edited file is read again."""
     paths = []
-    for name in ("path", "labels_path", "test_path"):
+    for name in ("path", "labels_path", "val_path", "test_path"):
         value = getattr(data, name, None)
         paths += value if isinstance(value, tuple) else [value]
     return files.stamp([p for p in paths if isinstance(p, (str, os.PathLike))])

@@ -12,6 +12,7 @@ _SOURCES = {
     "CSV": "table",
     "ImageFolder": "images",
     "TFDS": "tfds_source",
+    "Text": "text",
 }
 _BUNDLED = ("Digits", "RenderedDigits")
 _NEEDED = {"Arrays": ("path",)}
