@@ -48,7 +48,7 @@ class Log:
           UserError: at the first step whose loss or gradient is not finite.
         """
         for i, row in enumerate(rows):
-            if not (np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])):
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 raise blew_up(self.run, begin + i, row)
         self.waiting += rows
         self.took += took

@@ -17,7 +17,7 @@ import optax
 
 from jaxtl import config, objective, optim, sharding
 from jaxtl import tree as trees
-from jaxtl.core import Network, Output, PyTree, Source, Term
+from jaxtl.core import Network, Output, PyTree, Source, Term, UserError
 from jaxtl.data import augment, preprocess, streams
 
 
@@ -153,7 +153,7 @@ def step(
     updates, opt = tx.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     new = State(trainable, stats, opt, term_states, hypers, state.step + 1)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = jnp.sqrt(trees.sum_squares(grads))
     return sharding.constrain_state(new, program.mesh), metrics
 
 
@@ -261,8 +261,9 @@ class Compiled(NamedTuple):
     """A compiled dispatch and what it costs.
 
     Attributes:
-      call: `(state, fixed, data, n) -> (state, metrics)`, metrics stacked over the n
-        steps taken (buffers of length `most`).
+      call: `(state, fixed, data, n) -> (state, table)`; the table is float32
+        (most, len(names)), of whose rows the first n are the steps taken.
+      names: of the metrics, in the table's order.
       most: the largest n.
       seconds: time of tracing and compiling.
       flops: floating-point operations per step by XLA's count (None if unknown).
@@ -270,6 +271,7 @@ class Compiled(NamedTuple):
     """
 
     call: Any
+    names: tuple[str, ...]
     most: int
     seconds: float
     flops: float | None
@@ -297,21 +299,27 @@ def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
 
 def _compile(program, state, fixed, data, most):
     start = time.perf_counter()
-    single = functools.partial(step, program)
+    shapes = jax.eval_shape(functools.partial(step, program), state, fixed, data)[1]
+    names = tuple(shapes)
+    _check_scalars(shapes)
+
+    def single(state, fixed, data):
+        state, metrics = step(program, state, fixed, data)
+        # One array: fetching each number for itself costs as much as a small step.
+        return state, jnp.stack([metrics[n].astype(jnp.float32) for n in names])
 
     def many(state, fixed, data, n):
-        shapes = jax.eval_shape(single, state, fixed, data)[1]
-        buffers = jax.tree.map(lambda s: jnp.zeros((most,), s.dtype), shapes)
-
         def body(i, carry):
-            state, buffers = carry
-            state, metrics = single(state, fixed, data)
-            return state, jax.tree.map(lambda b, m: b.at[i].set(m), buffers, metrics)
+            state, table = carry
+            state, row = single(state, fixed, data)
+            return state, table.at[i].set(row)
 
-        return jax.lax.fori_loop(0, n, body, (state, buffers))
+        table = jnp.zeros((most, len(names)), jnp.float32)
+        return jax.lax.fori_loop(0, n, body, (state, table))
 
     def one(state, fixed, data, n):
-        return single(state, fixed, data)
+        state, row = single(state, fixed, data)
+        return state, row[None]
 
     run = jax.jit(one if most == 1 else many, donate_argnums=0)
     built = run.lower(state, fixed, data, jnp.int32(1)).compile()
@@ -319,11 +327,21 @@ def _compile(program, state, fixed, data, most):
     memory = built.memory_analysis()
     return Compiled(
         built,
+        names,
         most,
         time.perf_counter() - start,
         cost.get("flops"),
         getattr(memory, "temp_size_in_bytes", None),
     )
+
+
+def _check_scalars(shapes: Mapping[str, Any]) -> None:
+    for name, found in shapes.items():
+        if found.shape:
+            raise UserError(
+                f"the metric {name!r} has the shape {found.shape}; a term's value and "
+                "the metrics it reports must be scalars."
+            )
 
 
 def steps_per_dispatch(program: Program, asked: int | None) -> int:

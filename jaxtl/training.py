@@ -59,14 +59,9 @@ def _train(run: Run, progress: bool | None) -> dict:
             run.compile()
         while run.at < exp.steps and not interrupt.asked:
             target = min(*((run.at // n + 1) * n for n in every), exp.steps)
-            start, begin = time.perf_counter(), run.at
-            rows = run.advance(min(target - begin, pace))
-            took = time.perf_counter() - start
-            pace = max(1, round(len(rows) * PAUSE / max(took, 1e-9)))
-            run.seconds += took
-            run.session_seconds += took
-            log.rows(begin, rows, took)
-            bar.update(rows, took)
+            count = min(target - run.at, pace)
+            took = take(run, count, log, bar)
+            pace = max(1, round(count * PAUSE / max(took, 1e-9)))
             late = exp.save_every is None and time.monotonic() - saved > MINUTE
             if run.at == target or late or interrupt.asked:
                 log.write()
@@ -79,6 +74,22 @@ def _train(run: Run, progress: bool | None) -> dict:
         if interrupt.asked and run.at < exp.steps:
             raise _stopped(run)
         return _finish(run)
+
+
+def take(run: Run, count: int, log: Log, bar: Progress) -> float:
+    """Takes `count` steps, hands their metrics on, and returns the seconds they took.
+
+    Raises:
+      UserError: at the first step whose loss or gradient is not finite.
+    """
+    start, begin = time.perf_counter(), run.at
+    rows = run.advance(count)
+    took = time.perf_counter() - start
+    run.seconds += took
+    run.session_seconds += took
+    log.rows(begin, rows, took)
+    bar.update(rows, took)
+    return took
 
 
 def _evaluate(run: Run, log: Log, bar: Progress) -> None:

@@ -28,6 +28,14 @@ def test_device_batches_are_the_rows_of_the_order(digits):
     assert batch["x"].dtype == np.uint8
 
 
+def test_rows_drawn_ahead_are_the_rows_of_the_order(digits):
+    # 100 rows: the steps drawn begin and end within an epoch.
+    stream = streams.draw(streams.device_stream(digits), jnp.uint32(5), 7, 24, 9)
+    for step in range(7, 16):
+        rows = digits.rows["train"][datasets.indices(5, step, 24, 100)]
+        np.testing.assert_array_equal(streams.take_rows(stream, 5, step, 24), rows)
+
+
 def test_splits_share_x_and_one_program(digits):
     parts = [streams.device_stream(digits, s) for s in ("train", "unlabelled", "val")]
     assert parts[0].x is parts[1].x is parts[2].x
