@@ -1,23 +1,20 @@
-"""Configuration: overrides on, snapshots of, and traced numbers in a value.
+"""Configuration: overrides on, and traced numbers in a value.
 
-A configuration is nested frozen dataclasses, mappings and tuples. Three things are
-done to it, each one walk over that structure: `override` replaces what a dotted path
-names, `to_json`/`from_json` store it, and `numbers`/`fill` take its float fields out
-and put (traced) numbers back in.
+A configuration is nested frozen dataclasses, mappings and tuples. Two things are done
+to it here, each one walk over that structure: `override` replaces what a dotted path
+names, and `numbers`/`fill` take its float fields out and put (traced) numbers back in.
+`snapshot.py` stores it.
 """
 
 import ast
 import collections.abc
 import dataclasses
 import functools
-import hashlib
-import importlib
 import re
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pydantic
 
 from jaxtl.core import FROZEN, UserError, nearest
@@ -25,7 +22,8 @@ from jaxtl.core import FROZEN, UserError, nearest
 _HIDDEN = ("parent", "name")  # the fields that linen adds to each of its dataclasses
 
 
-def _is_config(value: Any) -> bool:
+def is_config(value: Any) -> bool:
+    """Returns whether a value is a dataclass (and not a class itself)."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -52,7 +50,7 @@ def _is_number(value: Any, annotation: str) -> bool:
 
 def _children(value: Any, annotation: str):
     """Yields (key, child, annotation, may the child be traced)."""
-    if _is_config(value):
+    if is_config(value):
         for name, field in fields(value).items():
             kind = field.type
             kind = kind.__name__ if type(kind) is type else str(kind)
@@ -90,7 +88,7 @@ def fill(value: Any, new: Mapping[str, Any]) -> Any:
             return child
         return fill(child, new[key]) if isinstance(new[key], Mapping) else new[key]
 
-    if _is_config(value):
+    if is_config(value):
         return replace(value, **{k: put(k, getattr(value, k)) for k in new})
     if isinstance(value, Mapping):
         return {k: put(k, child) for k, child in value.items()}
@@ -108,7 +106,7 @@ def _zeros(tree):
 
 def key(value: Any) -> Any:
     """Returns a hashable stand-in: equal for configurations that mean the same."""
-    if _is_config(value):
+    if is_config(value):
         inner = tuple((n, key(getattr(value, n))) for n in fields(value))
         return (type(value), inner)
     if isinstance(value, Mapping):
@@ -168,7 +166,7 @@ def _walk(value, path, text, names, done, annotation):
         new = _walk(child, rest, text, names, where, annotation)
     else:
         new = parse(text, annotation, where, names)
-    if _is_config(value):
+    if is_config(value):
         try:
             return replace(value, **{head: new})
         except UserError:
@@ -192,7 +190,7 @@ def _index(value, head):
 def _step(value, path, done, annotation):
     """Returns (first key of the path, the rest, the annotation of what it names)."""
     where = f"{done}: " if done else ""
-    if _is_config(value):
+    if is_config(value):
         head, _, rest = path.partition(".")
         if head not in fields(value):
             raise UnknownPath(
@@ -306,89 +304,3 @@ def _instance(cls: type, value: Any) -> Any:
     if not isinstance(value, cls):
         raise ValueError(f"input should be a {cls.__name__}")
     return value
-
-
-# --- snapshots ----------------------------------------------------------------------
-
-
-def to_json(value: Any) -> Any:
-    """Returns a JSON-able picture of a configuration; `from_json` reads it back."""
-    if value is FROZEN:
-        return {"type": "FROZEN"}
-    if _is_config(value):
-        kind = f"{type(value).__module__}:{type(value).__qualname__}"
-        inner = {n: to_json(getattr(value, n)) for n in fields(value)}
-        return {"type": kind, **inner}
-    if isinstance(value, Mapping):
-        return {"type": "map", "items": [[k, to_json(v)] for k, v in value.items()]}
-    if isinstance(value, tuple | list | range):
-        return [to_json(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-        return {
-            "type": "array",
-            "shape": list(value.shape),
-            "dtype": str(value.dtype),
-            "sha256": digest[:16],
-        }
-    if hasattr(value, "__fspath__"):
-        return str(value)
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    name = f"{getattr(value, '__module__', '?')}:{name}"
-    try:
-        kind = "named" if _named(name) is value else "object"
-    except UserError:
-        kind = "object"
-    return {"type": kind, "name": name}
-
-
-def _named(name: str) -> Any:
-    """Returns what "module:Class.attribute" names; UserError where it is not there."""
-    module, _, path = name.partition(":")
-    try:
-        return functools.reduce(
-            getattr, path.split("."), importlib.import_module(module)
-        )
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"the stored experiment uses {name!r}, which can't be imported here: "
-            f"{error}."
-        ) from None
-
-
-def from_json(data: Any) -> Any:
-    """Rebuilds a configuration from `to_json`.
-
-    Raises:
-      UserError: if it holds what JSON can't (arrays or functions given in a notebook)
-        or a class that can't be imported.
-    """
-    if isinstance(data, list):
-        return tuple(from_json(v) for v in data)
-    if not isinstance(data, dict):
-        return data
-    kind = data["type"]
-    if kind == "FROZEN":
-        return FROZEN
-    if kind == "map":
-        return {k: from_json(v) for k, v in data["items"]}
-    if kind in ("array", "object"):
-        what = data.get("name") or f"array of shape {data['shape']}"
-        raise UserError(
-            f"the stored experiment holds {what}, which only the program that made it "
-            "has: set the experiment up again there and pass it, with resume=True."
-        )
-    if kind == "named":
-        return _named(data["name"])
-    cls, inner = _named(kind), {k: v for k, v in data.items() if k != "type"}
-    try:
-        return cls(**{k: from_json(v) for k, v in inner.items()})
-    except TypeError as error:
-        raise UserError(
-            f"the stored experiment does not fit this version's {cls.__name__}: "
-            f"{error}."
-        ) from None

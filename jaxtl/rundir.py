@@ -13,7 +13,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from jaxtl import config, experiment
+from jaxtl import experiment, snapshot
 from jaxtl.core import UserError
 
 MARK = "experiment.json"
@@ -121,7 +121,7 @@ def write_experiment(path: pathlib.Path, exp, *, file=None, overrides=(), varian
     write_json(
         path / MARK,
         {
-            "experiment": config.to_json(exp),
+            "experiment": snapshot.to_json(exp),
             "file": None if file is None else pathlib.Path(file).name,
             "overrides": list(overrides),
             "variant": variant,
@@ -138,13 +138,13 @@ def read_experiment(path: pathlib.Path):
         raise UserError(f"{path / MARK} is damaged: it holds no experiment.") from None
     if file is not None:
         _import_copy(path, file)
-    return config.from_json(pictured)
+    return snapshot.from_json(pictured)
 
 
 def same_experiment(path: pathlib.Path, exp) -> None:
     """Raises UserError where an experiment is not the one that a directory stores."""
     stored = read_json(path / MARK).get("experiment", {})
-    given = json.loads(json.dumps(config.to_json(exp)))
+    given = json.loads(json.dumps(snapshot.to_json(exp)))
     changed = [k for k in given if given[k] != stored.get(k)]
     if changed:
         raise UserError(

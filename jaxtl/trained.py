@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import checkpoint, config, facts, pretrained, rundir, step
+from jaxtl import checkpoint, config, facts, pretrained, rundir, snapshot, step
 from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, UserError
 from jaxtl.data import base, preprocess, splits
@@ -105,7 +105,12 @@ def _parts(run_dir: pathlib.Path, exp: Experiment | None) -> tuple:
         return exp.model, exp.dtype, exp.seed, exp.data
     stored = rundir.read_json(run_dir / rundir.MARK)["experiment"]
     try:
-        return config.from_json(stored["model"]), stored["dtype"], stored["seed"], None
+        return (
+            snapshot.from_json(stored["model"]),
+            stored["dtype"],
+            stored["seed"],
+            None,
+        )
     except UserError as error:
         raise UserError(
             f"the model of {run_dir} can't be rebuilt from what is stored; export it "

@@ -1,13 +1,10 @@
 """Configuration: overrides, snapshots, and numbers taken out and put back."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,58 +147,6 @@ def test_a_python_value_needs_no_text():
 def test_longer_keys_win():
     value = {"a": {"b": 1}, "a.b": 2}
     assert config.override(value, "a.b", "3") == {"a": {"b": 1}, "a.b": 3}
-
-
-# --- snapshots ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"optim": SGD(lr=math.inf, decay_to_source=0.1), "steps": 0},
-        {"init": tl.pretrained.Run("runs/a", reset=("head",))},
-        {"init": tl.Variant("source", per_seed=True)},
-        {"batch": {"target": 3, "source": 4}, "monitor": None},
-        {"preprocess": tl.data.Preprocess(scale=16.0, mean=(0.5,), std=(0.25,))},
-        {"augment": (tl.data.Flip(), tl.data.Crop())},
-        {"optim": tl.optim.Optax(make=optax.scale_by_lion)},
-        {"terms": {"s": Sample(inner={"a.b": (1, None, FROZEN, "x", True)})}},
-        {"terms": {"s": Sample(inner=(np.float32(0.5), np.int64(3)))}},
-        {"model": tl.models.CNN(widths=(2,), norm=True, dropout=0.1)},
-    ],
-)
-def test_snapshots_come_back(changes):
-    before = experiment(**changes)
-    text = json.dumps(config.to_json(before))
-    after = config.from_json(json.loads(text))
-    assert after == before
-    assert after.optim.groups.keys() == before.optim.groups.keys()
-    assert list(after.optim.groups) == list(before.optim.groups), "their order counts"
-
-
-@pytest.mark.parametrize("held", [lambda: None, np.zeros(3), object()])
-def test_what_json_cant_hold_says_so(held):
-    stored = config.to_json(experiment(terms={"s": Sample(inner=held)}))
-    with pytest.raises(UserError, match="only the program that made it has"):
-        config.from_json(json.loads(json.dumps(stored)))
-
-
-@pytest.mark.parametrize("kind", ["jaxtl.gone:X", "jaxtl.optim:Gone", "no_such:X"])
-def test_classes_that_are_gone_are_named(kind):
-    with pytest.raises(UserError, match=f"{kind!r}, which can't be imported"):
-        config.from_json({"type": kind})
-
-
-def test_fields_that_are_gone_are_named():
-    with pytest.raises(UserError, match=r"this version's SGD.*'speed'"):
-        config.from_json({"type": "jaxtl.optim:SGD", "speed": 3})
-
-
-def test_arrays_of_equal_shape_have_different_pictures():
-    a, b = (config.to_json(np.full(3, v)) for v in (1.0, 2.0))
-    assert a != b
-    assert a["shape"] == [3]
 
 
 # --- numbers ------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl import config, objective
+from jaxtl import config, objective, snapshot
 from jaxtl import tree as trees
 from jaxtl.core import Term
 from jaxtl.regularizers import L2SP, JacobianDifference, WeightDecay
@@ -176,4 +176,4 @@ def test_a_missing_stream_is_an_error_that_names_it(bench, row):
 
 @pytest.mark.parametrize("row", TERMS, ids=_IDS)
 def test_it_survives_the_snapshot(row):
-    assert config.from_json(config.to_json(row.term)) == row.term
+    assert snapshot.from_json(snapshot.to_json(row.term)) == row.term
