@@ -317,10 +317,12 @@ def dataset(name: str, found):
         for k in ("train", "unlabelled", "val", "test")
         if k in found.rows
     }
-    title = (
-        f"{name}: {found.name}, {found.task}, examples {found.example_shape} "
-        f"{found.dtype}"
-    )
+    shape, kind = found.example_shape, found.dtype
+    if isinstance(shape, dict):
+        kind = ", ".join(f"{k} {shape[k]} {kind[k]}" for k in shape)
+    else:
+        kind = f"{shape} {kind}"
+    title = f"{name}: {found.name}, {found.task}, an example is {kind}"
     if found.task != "classification":
         body = [(k, f"{len(rows):,}") for k, rows in splits.items()]
         return table(title, ("split", "examples"), body)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxtl import experiment, pretrained, rundir, store, training
 from jaxtl.core import UserError, nearest
+from jaxtl.data import base
 from jaxtl.experiment import Experiment, File, Variant
 
 
@@ -108,8 +109,14 @@ def run_single(file: File, out: pathlib.Path, *, overwrite=False, progress=None)
 
 
 def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
-    """Makes the directory of a study and stores what it is made from."""
-    jobs(file, out)  # what is wrong with the variants is said before anything exists
+    """Makes the directory of a study and stores what it is made from.
+
+    Data that can't be read and variants that don't exist are told before that.
+    """
+    jobs(file, out)
+    for exp in file.variants.values():
+        for source in (exp.data, *exp.streams.values()):
+            base.prepare(source, exp.seed)
     rundir.create(out, overwrite=overwrite)
     shutil.copyfile(file.path, out / "experiment.py")
     rundir.write_json(
