@@ -40,15 +40,15 @@ def experiment():
         "text/sst2/train.tsv",
         val_path="text/sst2/dev.tsv",
         test_path="text/sst2/test.tsv",
-        tokenizer=tl.data.Tokenizer(str(weights.folder()), max_length=48),
+        tokenizer=tl.data.Tokenizer(str(weights.folder()), max_length=32),
     )
     shared = dict(
         model=weights.model(),
         data=data,
         init=weights,
         batch=32,
-        steps=2 * EPOCH,
-        evaluate_every=EPOCH,
+        steps=EPOCH,
+        evaluate_every=EPOCH // 4,
         evaluate_batch=128,
     )
     return {

@@ -47,8 +47,8 @@ def experiment():
         data=data,
         init=weights,
         batch=32,
-        steps=3 * EPOCH,
-        evaluate_every=EPOCH,
+        steps=2 * EPOCH,
+        evaluate_every=EPOCH // 2,
         evaluate_batch=128,
     )
     return {
