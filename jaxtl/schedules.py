@@ -38,7 +38,7 @@ class Cosine(Schedule):
     Attributes:
       peak: highest value.
       warmup: steps of the linear rise (a count, not a share).
-      final: value at the last step.
+      final: value that the last step comes near to, and that is kept after it.
 
     References:
       Loshchilov & Hutter, SGDR, ICLR 2017, eq. 5 (without restarts).
