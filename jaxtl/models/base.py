@@ -135,9 +135,14 @@ class Staged(nn.Module):
             return module(x, mode)
 
         run = nn.remat(run) if self.remat else run
-        features = {}
+        features, given = {}, x
         for name in span(self.stages, start, stop):
             x = run(getattr(self, name), x)
+            if 0 in getattr(x, "shape", ())[1:]:
+                raise UserError(
+                    f"inputs of shape {tuple(given.shape)} are too small for "
+                    f"{type(self).__name__}: nothing is left of them at {name!r}."
+                )
             features[name] = x
         return x, features
 
