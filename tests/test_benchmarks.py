@@ -1,0 +1,124 @@
+"""Benchmarks: every script runs and prints its tables; what is counted, not timed."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.data import order
+
+FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Returns a function: a script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def test_each_section_of_the_readme_has_its_script():
+    text = (FOLDER / "README.md").read_text()
+    for path in FOLDER.glob("*.py"):
+        if path.stem != "timing":
+            assert f"python benchmarks/{path.name}" in text, path.name
+
+
+@pytest.mark.parametrize("name", ["overhead", "startup"])
+def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
+    [rows] = script(name).main(["--quick", "--json", str(tmp_path / "found.json")])
+    shown = capsys.readouterr().out
+    assert all(f"| {next(iter(row.values()))}" in shown for row in rows)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["tables"] == [rows]
+    assert jax.__version__ in found["machine"]
+
+
+def test_frozen_stages_cost_a_forward_pass(script, capsys):
+    [rows] = script("freezing").main(["--quick"])
+    assert capsys.readouterr().out.count("\n| ") == len(rows) + 2
+    whole, some, head, zeroed, forward = rows
+    # All but the head: the forward pass, and the head's own gradient on top.
+    assert head["MFLOP"] < 1.01 * forward["MFLOP"]
+    assert forward["MFLOP"] < some["MFLOP"] < whole["MFLOP"]
+    assert zeroed["MFLOP"] > 0.98 * whole["MFLOP"]
+    assert head["temporary, MB"] < 0.5 * whole["temporary, MB"]
+    # Adam's two moments of the head alone: 64 inputs, 10 outputs, 4 bytes each.
+    assert head["optimizer, kB"] == pytest.approx(2 * 4 * 650 / 1e3, abs=0.01)
+    assert zeroed["optimizer, kB"] > 100 * head["optimizer, kB"]
+
+
+def test_jacobian_bench_counts_and_is_unbiased(script, capsys):
+    costs, estimates = script("jacobian").main(["--quick"])
+    assert "reverse over reverse" in capsys.readouterr().out
+    costs = {row["step"]: row for row in costs}
+    full, part = costs["projected"], costs["projected, a quarter of the batch"]
+    assert full["FLOPs"] < 6
+    # Arithmetic beyond the plain step shrinks with the examples that are looked at.
+    assert (part["FLOPs"] - 1) < 0.5 * (full["FLOPs"] - 1)
+    assert costs["exact, vmapped"]["temporary, MB"] > 5 * full["temporary, MB"]
+    for row in estimates:
+        assert abs(row["bias, standard errors"]) < 3
+    assert (
+        estimates[1]["relative deviation of one"]
+        < 0.7 * estimates[0]["relative deviation of one"]
+    )
+
+
+def test_the_ways_to_the_jacobian_difference_take_the_same_step(script):
+    bench = script("jacobian")
+    init, found = bench.source(True), {}
+    for name, term in bench.ways().items():
+        if term is not None and term.wrt == "params" and term.fraction == 1.0:
+            run = tl.setup(bench.experiment(True, term, init))
+            found[name] = run.advance(4)[-1]
+    for a, b in (
+        ("projected", "reverse over reverse"),
+        ("exact, vmapped", "exact, one by one"),
+    ):
+        assert found[a]["jacobian"] > 0
+        for key in ("jacobian", "grad_norm", "loss"):
+            np.testing.assert_allclose(found[a][key], found[b][key], rtol=2e-4)
+
+
+def test_the_loop_by_hand_does_the_same_job(script):
+    bench = script("overhead")
+    [job] = bench.jobs(quick=True)
+    run = tl.setup(bench.experiment(job))
+    rows, steps = run.parts.datasets["target"].rows["train"], 6
+    drawn = order.indices(0, 0, steps * job.batch, len(rows))
+    dataset = run.parts.datasets["target"]
+    data = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
+    init, step = bench.by_hand(run.network, run.preprocess, job.batch)
+    state = init(*tl.tree.copy((run.parts.params, run.parts.stats)))
+    for t, ours in enumerate(run.advance(steps)):
+        state, theirs = step(state, data, jnp.asarray(rows[drawn]), t)
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+        np.testing.assert_allclose(ours["task/accuracy"], theirs["accuracy"], atol=1e-6)
+
+
+def test_works_take_turns_and_ratios_pair_rounds(script):
+    timing, called = script("timing"), []
+    works = {name: lambda n=name: called.append(n) for name in "ab"}
+    times = timing.alternate(works, 3)
+    assert "".join(called) == "ab" + "abbaab"
+    assert [len(v) for v in times.clock.values()] == [3, 3]
+    # Paired: each round's own ratio, so a slow round does not count against one side.
+    taken = {"a": [1.0, 20.0, 3.0], "b": [2.0, 40.0, 3.0]}
+    assert timing.ratio(taken, "a", "b") == 0.5
+
+
+def test_tables_are_markdown(script):
+    rows = [{"job": "one", "ms": 0.12345, "bytes": 12345}]
+    rows.append({"job": "another", "ms": 1234.5, "bytes": 7})
+    assert script("timing").table(rows).splitlines() == [
+        "| job     | ms    | bytes  |",
+        "| ------- | ----- | ------ |",
+        "| one     | 0.123 | 12,345 |",
+        "| another | 1,234 | 7      |",
+    ]
