@@ -191,7 +191,7 @@ class Setup:
       mask: tree of bools, True where a parameter is trainable.
       features: stage name -> jax.ShapeDtypeStruct of its output for one batch.
       outputs: number of classes, or of regression targets.
-      task: "classification", "multilabel" or "regression".
+      task: "classification", "multilabel", "regression" or "language".
       streams: names of the streams that exist.
     """
 

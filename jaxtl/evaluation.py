@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl import config, metrics, sharding
+from jaxtl import config, losses, metrics, sharding
 from jaxtl.core import Network, UserError
 from jaxtl.data import base, lazy, preprocess, streams
 from jaxtl.step import cast
@@ -30,7 +30,10 @@ def evaluate(run, split: str = "val", *, which: str = "current") -> dict[str, fl
 
 
 def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (logits, labels) of a split, in its rows' order, padding removed."""
+    """Returns (logits, labels) of a split, in its rows' order, padding removed.
+
+    For language the logits are `losses.scores`: sums per example.
+    """
     dataset = run.parts.datasets["target"]
     program = run.parts.program
     size = run.exp.evaluate_batch
@@ -45,10 +48,10 @@ def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
     if streams.fits(dataset, run.exp.device_bytes):
         whole = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
         stream = streams.device_stream(dataset, split, whole)
-        forward = _resident(program.network, pre, program.dtype, program.mesh)
+        forward = _resident(program, pre)
         out = [forward(params, stats, stream.x, b) for b in batches]
     else:
-        forward = _streamed(program.network, pre, program.dtype, program.mesh)
+        forward = _streamed(program, pre)
         place = sharding.batch(program.mesh)
         out = [
             forward(params, stats, jax.device_put(lazy.gather(dataset.x, b), place))
@@ -60,22 +63,22 @@ def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
     return logits[real], labels
 
 
-def _resident(network, pre, dtype, mesh):
-    return _forwards(network, pre, dtype, mesh)[0]
+def _resident(program, pre):
+    return _forwards(program.network, pre, program.dtype, program.mesh, program.task)[0]
 
 
-def _streamed(network, pre, dtype, mesh):
-    return _forwards(network, pre, dtype, mesh)[1]
+def _streamed(program, pre):
+    return _forwards(program.network, pre, program.dtype, program.mesh, program.task)[1]
 
 
 _STORE: dict[Any, tuple] = {}
 
 
-def _forwards(network: Network, pre, dtype, mesh):
+def _forwards(network: Network, pre, dtype, mesh, task):
     """Returns the two compiled forward passes of a model, shared by equal runs."""
-    key = (network, config.key(pre), dtype, mesh)
+    key = (network, config.key(pre), dtype, mesh, task)
     if key not in _STORE:
-        apply = functools.partial(_logits, cast(network, dtype), pre, mesh)
+        apply = functools.partial(_scores, cast(network, dtype), pre, mesh, task)
 
         def resident(params, stats, x, rows):
             x = jax.tree.map(lambda values: values[rows], x)
@@ -85,9 +88,9 @@ def _forwards(network: Network, pre, dtype, mesh):
     return _STORE[key]
 
 
-def _logits(network, pre: preprocess.Preprocess, mesh, params, stats, x):
-    x = sharding.constrain_batch(x, mesh)
-    return network.apply(params, stats, preprocess.apply(pre, x)).logits
+def _scores(network, pre: preprocess.Preprocess, mesh, task, params, stats, x):
+    x = preprocess.apply(pre, sharding.constrain_batch(x, mesh))
+    return losses.scores(network.apply(params, stats, x).logits, x, task)
 
 
 def check_monitor(dataset: base.Dataset, monitor: str | None) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtl import checks
 from jaxtl.core import Setup, Term, UserError, nearest
 
-TASKS = ("classification", "multilabel", "regression")
+TASKS = ("classification", "multilabel", "regression", "language")
 
 
 def _wide(x) -> jax.Array:
@@ -86,15 +86,44 @@ def _fit(targets, like: jax.Array) -> jax.Array:
     )
 
 
+def next_token(logits, ids, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores of predicting each token from those before it, summed per example.
+
+    Args:
+      logits: (batch, length, vocab); place t predicts token t + 1.
+      ids: (batch, length) token ids.
+      mask: (batch, length), true for real tokens; padding is neither read nor counted.
+
+    Returns:
+      (−Σ log p in nats, number of hits, number of predicted tokens), (batch,) each. The
+      first real token has nothing before it and is not predicted.
+    """
+    log_p = jax.nn.log_softmax(_wide(logits[:, :-1]))
+    following = ids[:, 1:]
+    counted = (mask[:, 1:] & mask[:, :-1]).astype(log_p.dtype)
+    chosen = jnp.take_along_axis(log_p, following[..., None], axis=-1)[..., 0]
+    hits = (jnp.argmax(log_p, axis=-1) == following).astype(log_p.dtype)
+    return -(chosen * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
+
+
+def scores(logits, x, task: str) -> jax.Array:
+    """Returns per example what metrics.compute takes: the logits themselves, or for
+    "language" the three sums of `next_token`, (batch, 3), in place of vocab numbers."""
+    if task != "language":
+        return logits
+    mask = x.get("attention_mask", jnp.ones_like(x["input_ids"])).astype(bool)
+    return jnp.stack(next_token(logits, x["input_ids"], mask), axis=-1)
+
+
 def predictions(logits, task: str) -> jax.Array:
     """Returns the task's output activation of the logits.
 
-    Softmax for classification, sigmoid for multilabel, the outputs themselves for
-    regression; float32 or wider.
+    Softmax for classification and language, sigmoid for multilabel, the outputs
+    themselves for regression; float32 or wider.
     """
     _known(task)
     logits = _wide(logits)
-    if task == "classification":
+    if task in ("classification", "language"):
         return jax.nn.softmax(logits)
     return jax.nn.sigmoid(logits) if task == "multilabel" else logits
 
@@ -102,7 +131,7 @@ def predictions(logits, task: str) -> jax.Array:
 def for_task(task: str) -> Term:
     """Returns the task's usual loss term."""
     _known(task)
-    terms = (CrossEntropy, BinaryCrossEntropy, SquaredError)
+    terms = (CrossEntropy, BinaryCrossEntropy, SquaredError, NextToken)
     return dict(zip(TASKS, terms))[task]()
 
 
@@ -191,3 +220,36 @@ class SquaredError(Term):
     def __call__(self, context):
         outputs = context.forward(self.stream).logits
         return squared_error(outputs, context.batches[self.stream]["y"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken(Term):
+    """Cross-entropy of a language model in nats per predicted token of the batch.
+
+    Reports the share of tokens whose most likely prediction is right.
+
+    Attributes:
+      stream: name of the stream; its inputs are {"input_ids", "attention_mask"}.
+    """
+
+    stream: str = "target"
+
+    @property
+    def streams(self):
+        return (self.stream,)
+
+    def check(self, setup: Setup):
+        checks.stream(setup, "stream", self.stream)
+        last = setup.features[setup.network.stages[-1]]
+        if len(getattr(last, "shape", ())) != 3:
+            raise UserError(
+                f"{checks.where(setup, 'stream')}: NextToken needs a model that gives "
+                "(batch, length, vocab), a decoder with predict='next'; this one gives "
+                f"{getattr(last, 'shape', type(last).__name__)}."
+            )
+
+    def __call__(self, context):
+        logits = context.forward(self.stream).logits
+        sums = scores(logits, context.batches[self.stream]["x"], "language").sum(0)
+        tokens = jnp.maximum(sums[2], 1.0)
+        return sums[0] / tokens, {"accuracy": sums[1] / tokens}

@@ -149,6 +149,29 @@ def r2(outputs, targets, weights=None) -> float:
     return float(np.mean(np.where(varies, 1.0 - share, flat)))
 
 
+def token_nll(sums, labels=None, weights=None) -> float:
+    """Mean negative log-likelihood per predicted token in nats.
+
+    Args:
+      sums: (N, 3) per example: −Σ log p, hits, predicted tokens (losses.next_token).
+      labels: not used.
+      weights: (N,), as everywhere.
+    """
+    total = _weights(weights, len(sums)) @ np.asarray(sums, np.float64)
+    return float(total[0] / total[2])
+
+
+def perplexity(sums, labels=None, weights=None) -> float:
+    """exp of `token_nll`: per token of the model's own vocabulary."""
+    return float(np.exp(token_nll(sums, labels, weights)))
+
+
+def token_accuracy(sums, labels=None, weights=None) -> float:
+    """Share of predicted tokens that the most likely prediction gets right."""
+    total = _weights(weights, len(sums)) @ np.asarray(sums, np.float64)
+    return float(total[1] / total[2])
+
+
 METRICS: dict[str, dict[str, Callable]] = {
     "classification": {
         "accuracy": accuracy,
@@ -164,11 +187,16 @@ METRICS: dict[str, dict[str, Callable]] = {
         "nll": label_nll,
     },
     "regression": {"mse": mse, "mae": mae, "r2": r2},
+    "language": {
+        "perplexity": perplexity,
+        "nll": token_nll,
+        "accuracy": token_accuracy,
+    },
 }
 _HIGHER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
     **dict.fromkeys(("exact_match", "r2"), True),
-    **dict.fromkeys(("nll", "ece", "mse", "mae", "loss"), False),
+    **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
 }
 
 
@@ -177,7 +205,7 @@ def compute(task: str, logits, labels, weights=None) -> dict[str, float]:
 
     Args:
       task: "classification", "multilabel" or "regression".
-      logits: (N, outputs), before the output activation.
+      logits: (N, outputs), before the output activation; `losses.scores` for language.
       labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets.
       weights: (N,), 0 for padding; all ones if left out.
 

@@ -29,7 +29,7 @@ class Context:
       train, still: what is in training mode (see `core.Network`).
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
-      task: "classification", "multilabel" or "regression".
+      task: "classification", "multilabel", "regression" or "language".
       own: term name -> that term's own parameters.
       states: term name -> that term's state; new values are put in place.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxtl.core import Setup, Source
-from jaxtl.models import MLP
+from jaxtl.models import MLP, Llama
 from jaxtl.objective import Context
 
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
@@ -31,12 +31,20 @@ STREAMS = ("target", "source", "unlabelled")
 
 def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
     rng = np.random.default_rng(seed)
+    if task == "language":
+        ids = jnp.asarray(rng.integers(0, 11, (size, width)), jnp.int32)
+        mask = jnp.arange(width) < rng.integers(2, width + 1, (size, 1))
+        x = {"input_ids": ids, "attention_mask": mask}
+        return {"x": x, "y": jnp.zeros(size, jnp.int32)}
     x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
     if task == "classification":
         return {"x": x, "y": jnp.asarray(rng.integers(0, outputs, size))}
     y = rng.normal(size=(size, outputs))
     y = (y > 0) if task == "multilabel" else y
     return {"x": x, "y": jnp.asarray(y, jnp.float32)}
+
+
+_LLAMA = Llama(vocab=11, width=8, layers=1, heads=2, hidden=8, context=16)
 
 
 class Bench:
@@ -59,7 +67,8 @@ class Bench:
         moved=0.1,
     ):
         outputs = 3
-        self.network = (model or MLP(outputs=outputs, widths=(8,))).pure()
+        usual = _LLAMA if task == "language" else MLP(outputs=outputs, widths=(8,))
+        self.network = (model or usual).pure()
         self.batches = {
             name: _batch(i, batch + i, task, outputs) for i, name in enumerate(streams)
         }

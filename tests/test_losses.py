@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxtl import losses
+from jaxtl import losses, metrics
 from jaxtl.core import UserError
 from jaxtl.objective import View
 
@@ -94,8 +94,20 @@ def test_each_task_has_its_term_and_its_activation(bench, task):
         "classification": lambda: -np.log(p[np.arange(len(y)), y]).mean(),
         "multilabel": lambda: -np.log(np.where(y > 0, p, 1 - p)).mean(),
         "regression": lambda: np.mean((p - y) ** 2),
+        "language": lambda: _next_token_by_hand(p, room.batches["target"]["x"]),
     }[task]()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def _next_token_by_hand(p, x):
+    ids, mask = np.asarray(x["input_ids"]), np.asarray(x["attention_mask"])
+    logs = [
+        -np.log(p[row, t, ids[row, t + 1]])
+        for row in range(len(ids))
+        for t in range(ids.shape[1] - 1)
+        if mask[row, t + 1]
+    ]
+    return np.mean(logs)
 
 
 def test_cross_entropy_reports_accuracy(bench):
@@ -136,3 +148,31 @@ def test_unknown_task_names_the_nearest():
     for fn in (losses.for_task, lambda t: losses.predictions(jnp.zeros((1, 2)), t)):
         with pytest.raises(UserError, match="did you mean 'classification'"):
             fn("clasification")
+
+
+def test_next_token_is_torchs_cross_entropy_of_shifted_real_tokens():
+    torch = pytest.importorskip("torch", reason="the reference is torch")
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(4, 7, 11)).astype(np.float32)
+    ids = rng.integers(0, 11, (4, 7))
+    lengths = np.array([7, 5, 2, 1])
+    mask = np.arange(7) < lengths[:, None]
+    x = {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask)}
+    sums = np.asarray(losses.scores(jnp.asarray(logits), x, "language"), np.float64)
+    targets = np.where(mask, ids, -100)[:, 1:]
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits[:, :-1].reshape(-1, 11)),
+        torch.tensor(targets.reshape(-1)),
+        ignore_index=-100,
+    )
+    found = metrics.compute("language", sums, np.zeros(4))
+    assert found["nll"] == pytest.approx(float(expected), rel=1e-5)
+    assert found["perplexity"] == pytest.approx(float(expected.exp()), rel=1e-5)
+    hits = (logits[:, :-1].argmax(-1) == targets)[targets >= 0]
+    assert found["accuracy"] == pytest.approx(hits.mean())
+    assert sums[:, 2].tolist() == [6, 4, 1, 0]
+
+
+def test_next_token_needs_a_language_model(bench):
+    with pytest.raises(UserError, match="predict='next'"):
+        losses.NextToken().check(bench("classification").setup)

@@ -45,6 +45,7 @@ TERMS = [
     _row(tl.losses.CrossEntropy, {"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
     _row(tl.losses.BinaryCrossEntropy, task="multilabel"),
     _row(tl.losses.SquaredError, task="regression"),
+    _row(tl.losses.NextToken, task="language"),
     _row(WeightDecay),
     _row(L2SP, {"head": 0.1}, {"head": 0.2}),
     _row(JacobianDifference),
@@ -152,10 +153,11 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
 
 @pytest.mark.parametrize("row", TERMS, ids=_IDS)
 def test_it_runs_with_all_but_the_head_frozen(bench, row):
-    room = bench(row.task, frozen=("layer1",))
+    body = tuple(bench(row.task).network.stages[:-1])
+    room = bench(row.task, frozen=body)
     row.term.check(room.setup)
     own = row.term.init(jax.random.key(0), room.setup)
-    frozen = {"layer1": room.params["layer1"]}
+    frozen = {stage: room.params[stage] for stage in body}
 
     def loss(head):
         params = {**frozen, "head": head}

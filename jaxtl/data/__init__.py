@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "Flip": "augment",
         "ImageFolder": "images",
         "Jitter": "augment",
+        "Lines": "lines",
         "Preprocess": "preprocess",
         "RenderedDigits": "rendered",
         "TFDS": "tfds_source",

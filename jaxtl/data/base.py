@@ -32,7 +32,7 @@ class Table:
       y: (n,) integers below len(class_names) for "classification"; (n, labels) of 0
         and 1 for "multilabel"; (n,) or (n, targets) floats for "regression".
       class_names: names in label order; None makes them "0", "1", ...
-      task: "classification", "multilabel" or "regression".
+      task: "classification", "multilabel", "regression" or "language".
       splits: rows that the data themselves call "train", "val" or "test"; {} for none.
       preprocess: None takes `preprocess.default(x)`.
       standardize: bool per feature: subtract the mean and divide by the standard
@@ -106,7 +106,7 @@ class Dataset:
       y: labels, with label noise on the train rows.
       y_clean: labels as the data give them.
       class_names: names in label order; () for regression.
-      task: "classification", "multilabel" or "regression".
+      task: "classification", "multilabel", "regression" or "language".
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.
@@ -125,7 +125,10 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Number of classes, of labels (multilabel) or of regression targets."""
+        """Number of classes, of labels (multilabel) or of regression targets.
+
+        0 for language: a language model's outputs are its vocabulary's.
+        """
         if self.task == "regression":
             return 1 if self.y.ndim == 1 else self.y.shape[1]
         return len(self.class_names)

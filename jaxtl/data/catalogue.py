@@ -13,6 +13,7 @@ _SOURCES = {
     "ImageFolder": "images",
     "TFDS": "tfds_source",
     "Text": "text",
+    "Lines": "lines",
 }
 _BUNDLED = ("Digits", "RenderedDigits")
 _NEEDED = {"Arrays": ("path",)}

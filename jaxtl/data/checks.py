@@ -12,7 +12,7 @@ from jaxtl.core import UserError, nearest
 from jaxtl.data import lazy
 from jaxtl.data.preprocess import image_channels, image_size
 
-TASKS = ("classification", "multilabel", "regression")
+TASKS = ("classification", "multilabel", "regression", "language")
 SPLITS = ("train", "val", "test")
 
 
@@ -166,6 +166,7 @@ _LABELS = {
     "classification": _whole_labels,
     "multilabel": _zero_one,
     "regression": _targets,
+    "language": lambda y, class_names, name: y,  # the tokens are their own labels
 }
 
 
@@ -179,7 +180,7 @@ def _reject(bad, y, rule):
 
 
 def _class_names(y, class_names, task, name):
-    if task == "regression":
+    if task in ("regression", "language"):
         return ()
     if class_names is None:
         count = y.shape[1] if task == "multilabel" else int(y.max()) + 1
