@@ -296,18 +296,25 @@ def _is_default(field, value) -> bool:
         return False
 
 
-def catalogue(rows: list[dict]):
-    """Returns the table of data sets and sources that `jaxtl data` prints."""
+def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable]):
+    """Returns a table of texts whose last column wraps."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title="tl.data", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("source", "needs", "options", "what it is"):
-        made.add_column(name, no_wrap=name in ("source", "needs"))
+    columns = tuple(columns)
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for name in columns:
+        made.add_column(name, no_wrap=name != columns[-1])
     for row in rows:
-        needs, options = ", ".join(row["needed"]), ", ".join(row["options"])
-        made.add_row(row["name"], needs or "nothing", options, row["summary"])
+        made.add_row(*(str(cell) for cell in row))
     return made
+
+
+def catalogue(rows: list[dict]):
+    """Returns the table of data sets and sources that `jaxtl data` prints."""
+    columns = ("source", "needs", "what it is")
+    body = [(r["name"], ", ".join(r["needed"]), r["summary"]) for r in rows]
+    return listing("tl.data", columns, body)
 
 
 def dataset(name: str, found):

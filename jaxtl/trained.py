@@ -172,3 +172,43 @@ def _compare(run_dir, like: PyTree, stored: dict) -> None:
             f"differ, {path} for one is {there.get(path, 'missing')} in the checkpoint "
             f"and {here.get(path, 'missing')} in the model."
         )
+
+
+def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None = None):
+    """Writes a run's best model in its family's own layout, for torch to load.
+
+    Args:
+      run_dir: the run's directory.
+      target: a ".safetensors" file; or, for a run that began from a Hugging Face
+        directory, a new directory that transformers opens.
+      layout: of the family, by name; None takes the usual one.
+
+    Raises:
+      UserError: the target exists, or the family has no layout of another library.
+    """
+    if target.exists():
+        raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
+    exp = rundir.read_experiment(run_dir)
+    found = checkpoint.latest(run_dir / "checkpoints")
+    if found is None:
+        raise UserError(f"convert: {run_dir} holds no finished checkpoint.")
+    best = checkpoint.read(run_dir / "checkpoints", found, "best")
+    names = tuple(checkpoint.meta(run_dir / "checkpoints", found)["class_names"])
+    if not hasattr(exp.model, "layouts"):
+        raise UserError(
+            f"convert: {type(exp.model).__name__} has no layout of another library."
+        )
+    model = exp.model
+    if model.outputs is None and names:
+        model = config.replace(model, outputs=len(names))
+    params, stats = best["params"], best.get("stats", {})
+    if target.suffix == ".safetensors":
+        return pretrained.write_file(target, model, params, stats, layout)
+    if not isinstance(exp.init, pretrained.HF):
+        raise UserError(
+            f"convert: {str(target)!r} should end in .safetensors; a directory is "
+            "written only for runs that began from a Hugging Face directory."
+        )
+    return pretrained.write_directory(
+        target, model, params, stats, like=exp.init.folder(), class_names=names
+    )

@@ -2,10 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
+import jaxtl as tl
 from jaxtl import cli
 
 FILE = '''
@@ -208,3 +211,56 @@ def test_a_failed_run_fails_the_command_and_not_the_others(place, tmp_path, caps
         "failed" in json.dumps(json.loads((out / "summary.json").read_text()))
         or (json.loads((out / "summary.json").read_text())[1]["errors"])
     )
+
+
+def test_models_lists_published_sizes(capsys):
+    out = text(capsys, "models")
+    [line] = [x for x in out.splitlines() if "ResNet-50 " in x]
+    assert "25,557,032" in line  # He et al. 2016; torchvision's count
+
+
+def test_inspect_says_what_a_file_would_load_into(place, tmp_path, capsys):
+    from jaxtl.models import ResNet
+    from jaxtl.pretrained import write_file
+
+    model = ResNet(depth=8, outputs=10)
+    params, stats = model.pure().init(jax.random.key(0), np.zeros((1, 16, 16, 3)))
+    write_file(tmp_path / "a.safetensors", model, params, stats)
+    out = text(capsys, "inspect", tmp_path / "a.safetensors")
+    assert "tl.models.ResNet(outputs=10, depth=8)" in out
+    assert "stem/conv/kernel" in out
+    assert "layer1/dense/kernel" in text(capsys, "inspect", place / "run")
+
+
+def test_convert_changes_the_container_and_no_value(tmp_path, capsys):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    text(capsys, "convert", tmp_path / "a.npz", tmp_path / "a.safetensors")
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+    again = ("convert", tmp_path / "a.npz", tmp_path / "a.safetensors")
+    assert "exists already" in text(capsys, *again, code=1)
+
+
+def test_convert_writes_a_run_back_in_its_own_layout(tmp_path, capsys):
+    file = tmp_path / "resnet.py"
+    file.write_text(
+        "import numpy as np\n"
+        "import jaxtl as tl\n"
+        "def experiment():\n"
+        "    return tl.Experiment(model=tl.models.ResNet(depth=8, width=4),\n"
+        "        data=tl.data.Digits(limit=200), steps=2, batch=8)\n"
+    )
+    text(capsys, "run", file, "--out", tmp_path / "run")
+    text(capsys, "convert", tmp_path / "run", tmp_path / "out.safetensors")
+    found = safetensors.numpy.load_file(tmp_path / "out.safetensors")
+    best = tl.pretrained.Run(str(tmp_path / "run")).read().params
+    # akamaster's layout: kernels OIHW, linear (out, in).
+    kernel = np.transpose(best["stem"]["conv"]["kernel"], (3, 2, 0, 1))
+    np.testing.assert_array_equal(found["conv1.weight"], kernel)
+    np.testing.assert_array_equal(
+        found["linear.weight"], np.transpose(best["head"]["dense"]["kernel"])
+    )
+    said = text(capsys, "convert", tmp_path / "run", tmp_path / "folder", code=1)
+    assert ".safetensors" in said

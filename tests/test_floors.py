@@ -16,7 +16,7 @@ FLOORS = {
     3: "objective optim sharding data",
     4: "step assemble experiment evaluation run store rundir facts log progress "
     "training study",
-    5: "export artefact card trained predict report plots cli __main__",
+    5: "export artefact card trained predict report plots commands cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and
 # what assembles them (3) stand side by side.
