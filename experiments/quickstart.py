@@ -10,6 +10,9 @@ were chosen beforehand on the validation split, with other seeds:
     jaxtl run experiments/quickstart.py test=False SEEDS=100,101,102,103,104,105
 
 Run:       jaxtl run experiments/quickstart.py
+Expected:  test accuracy, mean ± 95 % interval over 5 seeds, with 2 / 5 / 10 labels per
+           class: scratch 79.3 ± 6.1 / 84.9 ± 2.1 / 89.5 ± 4.7, fine-tuning 80.9 ± 3.3 /
+           87.3 ± 4.4 / 91.4 ± 0.9 %; zero-shot 57.7 %. Two minutes on 2 cores.
 """
 
 import jaxtl as tl
