@@ -48,6 +48,7 @@ TERMS = [
     _row(tl.losses.NextToken, task="language"),
     _row(WeightDecay),
     _row(L2SP, {"head": 0.1}, {"head": 0.2}),
+    _row(tl.regularizers.SpectralShrinkage),
     _row(JacobianDifference),
     _row(JacobianDifference, wrt="inputs", estimator="exact"),
     _row(tl.domain.DeepCORAL),
