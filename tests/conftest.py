@@ -17,6 +17,18 @@ jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compiles a module's programs with few optimizations, in half the time.
+
+    For tests of values alone: compiling is most of their time, and many programs run
+    once. Counted operations and bit-identity are tested with all optimizations.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
     """The folder of real data sets, named by JAXTL_DATA_DIR."""

@@ -22,6 +22,8 @@ from jaxtl.models import (
     ViT,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 rng = np.random.default_rng(0)
 VECTORS = rng.normal(size=(4, 6)).astype(np.float32)
 IMAGES = rng.normal(size=(4, 16, 16, 3)).astype(np.float32)

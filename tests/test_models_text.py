@@ -15,6 +15,8 @@ from jaxtl.models import bert, decoder, gpt2, llama
 from jaxtl.pretrained import convert, files
 from jaxtl.pretrained.match import match
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -13,6 +13,8 @@ from jaxtl.models import resnet, vgg, vit
 from jaxtl.pretrained import convert, files
 from jaxtl.pretrained.match import match
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
