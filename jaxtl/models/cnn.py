@@ -3,6 +3,7 @@
 import flax.linen as nn
 
 from jaxtl.models import base, mlp
+from jaxtl.models.conv import Conv
 
 
 class Block(nn.Module):
@@ -18,7 +19,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         kernel = (self.kernel, self.kernel)
-        x = nn.Conv(self.width, kernel, use_bias=not self.norm, name="conv")(x)
+        x = Conv(self.width, kernel, use_bias=not self.norm, name="conv")(x)
         if self.norm:
             x = base.BatchNorm(name="bn")(x, mode)
         x = base.activation(self.activation)(x)

@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from jaxtl.core import UserError
 from jaxtl.models import base, layout
+from jaxtl.models.conv import Conv
 
 # (channels, stride) of the pointwise convolutions, by stage.
 STAGES = (
@@ -36,7 +37,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        x = nn.Conv(self.width, (3, 3), 2, _pad(2), use_bias=False, name="conv")(x)
+        x = Conv(self.width, (3, 3), 2, _pad(2), use_bias=False, name="conv")(x)
         return nn.relu6(_norm("bn")(x, mode))
 
 
@@ -49,12 +50,12 @@ class Separable(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         channels = x.shape[-1]
-        x = nn.Conv(
+        x = Conv(
             channels,
             (3, 3),
             self.stride,
             _pad(self.stride),
-            feature_group_count=channels,
+            groups=channels,
             use_bias=False,
             name="depthwise",
         )(x)

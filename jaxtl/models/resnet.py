@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import UserError
 from jaxtl.models import base, layout
+from jaxtl.models.conv import Conv
 from jaxtl.models.resnet_cifar import PooledHead
 
 # depth -> (blocks per stage, bottleneck)
@@ -25,10 +26,10 @@ DEPTHS = {
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(width: int, kernel: int, stride: int, name: str) -> nn.Conv:
+def _conv(width: int, kernel: int, stride: int, name: str) -> Conv:
     # Explicit padding: "SAME" pads even inputs of stride 2 on the other side.
     pad = ((kernel // 2,) * 2,) * 2
-    return nn.Conv(
+    return Conv(
         width,
         (kernel, kernel),
         stride,

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 
 from jaxtl.core import UserError
 from jaxtl.models import base, layout
+from jaxtl.models.conv import Conv
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-def _conv(width: int, stride: int, name: str) -> nn.Conv:
+def _conv(width: int, stride: int, name: str) -> Conv:
     # Explicit padding: "SAME" pads even inputs of stride 2 on the other side.
     pad = ((1, 1), (1, 1))
-    return nn.Conv(
+    return Conv(
         width, (3, 3), stride, pad, use_bias=False, kernel_init=_INIT, name=name
     )
 

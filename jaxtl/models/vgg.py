@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxtl.core import UserError
 from jaxtl.models import base, layout
+from jaxtl.models.conv import Conv
 
 # depth -> convolutions per stage; stages have 64, 128, 256, 512, 512 channels.
 DEPTHS = {
@@ -55,10 +56,9 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         for i in range(self.depth):
-            pad = ((1, 1), (1, 1))
-            x = nn.Conv(self.width, (3, 3), 1, pad, kernel_init=_INIT, name=f"conv{i}")(
-                x
-            )
+            name, pad = f"conv{i}", ((1, 1), (1, 1))
+            layer = Conv(self.width, (3, 3), 1, pad, kernel_init=_INIT, name=name)
+            x = layer(x)
             x = base.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
             x = nn.relu(x)
         return base.max_pool(x)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxtl.core import Tokens, UserError
 from jaxtl.models import base, blocks, decoder, layout
+from jaxtl.models.conv import Conv
 
 
 def grid(x, size: int, patch: int) -> tuple[int, int]:
@@ -39,7 +40,7 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         rows, columns = grid(x, self.size, self.patch)
-        conv = nn.Conv(
+        patches = Conv(
             self.width,
             (self.patch, self.patch),
             self.patch,
@@ -47,7 +48,7 @@ class Embeddings(nn.Module):
             kernel_init=blocks.INIT,
             name="patch",
         )
-        x = conv(x).reshape(x.shape[0], rows * columns, self.width)
+        x = patches(x).reshape(x.shape[0], rows * columns, self.width)
         token = self.param("token", blocks.INIT, (1, 1, self.width))
         shape = (1, 1 + rows * columns, self.width)
         position = self.param("position", blocks.INIT, shape)
