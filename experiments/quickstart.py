@@ -12,7 +12,7 @@ were chosen beforehand on the validation split, with other seeds:
 Run:       jaxtl run experiments/quickstart.py
 Expected:  test accuracy, mean ± 95 % interval over 5 seeds, with 2 / 5 / 10 labels per
            class: scratch 79.3 ± 6.1 / 84.9 ± 2.1 / 89.5 ± 4.7, fine-tuning 80.9 ± 3.3 /
-           87.3 ± 4.4 / 91.4 ± 0.9 %; zero-shot 57.7 %. A minute and a quarter on 2 cores.
+           87.3 ± 4.4 / 91.4 ± 0.9 %; zero-shot 57.7 %. Some 75 s on 2 cores.
 """
 
 import jaxtl as tl
