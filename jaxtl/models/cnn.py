@@ -6,6 +6,9 @@ from jaxtl.models import base, mlp
 from jaxtl.models.conv import Conv
 
 
+_RISING = ("relu", "tanh", "sigmoid", "elu", "identity")
+
+
 class Block(nn.Module):
     """3×3 convolution, optional BatchNorm, activation, optional pooling, dropout."""
 
@@ -22,9 +25,12 @@ class Block(nn.Module):
         x = Conv(self.width, kernel, use_bias=not self.norm, name="conv")(x)
         if self.norm:
             x = base.BatchNorm(name="bn")(x, mode)
-        x = base.activation(self.activation)(x)
-        if self.pool:
-            x = base.max_pool(x)
+        act = base.activation(self.activation)
+        # A rising activation of the maximum is the maximum of the activations.
+        if self.pool and self.activation in _RISING:
+            x = act(base.max_pool(x))
+        else:
+            x = base.max_pool(act(x)) if self.pool else act(x)
         return base.Dropout(self.dropout, name="dropout")(x, mode)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -75,12 +76,13 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
         y = conv(x, kernel, self.strides, self.padding, self.groups)
         if not self.use_bias:
             return y
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        zeros = nn.initializers.zeros_init()
+        bias = self.param("bias", zeros, (self.features,), jnp.float32)
         return y + bias.astype(y.dtype)
 
 

@@ -29,8 +29,8 @@ from jax import lax
 
 UNPADDED = ((0, 0), (0, 0))
 
-# Numbers in the shifted copies of one slice of the batch: 0.8 MB in float32, a cache's.
-_COPIES = 3 * 2**16
+# Numbers in the shifted copies of one slice of the batch: 0.4 MB in float32, a cache's.
+_COPIES = 3 * 2**15
 # Pixels below which adding up the slices would cost more than multiplying them.
 _PIXELS = 256
 
@@ -77,10 +77,8 @@ class Case(NamedTuple):
     def columns(self) -> int:
         """How many output columns to compute as one with more channels."""
         channels, outputs = self.kernel[2:]
-        if outputs > 16 or (channels % 8 == 0 and outputs > 8):
-            return 1
-        fitting = [n for n in (1, 2, 4, 8) if self.out[2] % n == 0]
-        return next((n for n in fitting if n * outputs >= 24), fitting[-1])
+        well = channels % 8 == 0 and (outputs > 8 or channels >= 32)
+        return 1 if outputs > 16 or well else min(-(-24 // outputs), 8, self.out[2])
 
 
 def known(case: Case) -> bool:
@@ -119,13 +117,15 @@ def value(x, kernel, case: Case) -> jax.Array:
 
 def _several_columns(x, kernel, case: Case) -> jax.Array:
     """`plain`, with neighbouring output columns as channels of one."""
-    (sh, sw), padding, _ = case.window
-    kh, kw, c, o = case.kernel
-    n = case.columns
+    (sh, sw), (rows, (left, right)), _ = case.window
+    (kh, kw, c, o), width, n = case.kernel, case.out[2], case.columns
     moved = [(sw * i, sw * (n - 1 - i)) for i in range(n)]
     copies = [jnp.pad(kernel, ((0, 0), by, (0, 0), (0, 0))) for by in moved]
     wide = jnp.stack(copies, 3).reshape(kh, kw + sw * (n - 1), c, n * o)
-    return plain(x, wide, Window((sh, sw * n), padding)).reshape(case.out)
+    count = -(-width // n)
+    sides = (left, right + sw * (count * n - width))
+    y = plain(x, wide, Window((sh, sw * n), (rows, sides)))
+    return y.reshape(*y.shape[:2], count * n, o)[:, :, :width]
 
 
 def input_gradient(g, kernel, case: Case) -> jax.Array:
@@ -168,16 +168,18 @@ def kernel_gradient(x, g, case: Case) -> jax.Array:
 def _over_slices(part: Callable, x, g, size: int) -> jax.Array:
     """Σ part(x_i, g_i) over slices of `size` examples; the last may be smaller."""
     count = len(x) // size
-    whole = count * size
     if count < 2:
         return part(x, g)
-    slices = [a[:whole].reshape(count, size, *a.shape[1:]) for a in (x, g)]
+
+    # Slices are cut inside the loop: of a reshaped x, XLA computes what comes before
+    # it a second time.
+    def add(i, total):
+        pair = (lax.dynamic_slice_in_dim(a, i * size, size) for a in (x, g))
+        return total + part(*pair)
+
     out = jax.eval_shape(part, x[:size], g[:size])
-
-    def add(total, pair):
-        return total + part(*pair), None
-
-    total, _ = lax.scan(add, jnp.zeros(out.shape, out.dtype), tuple(slices))
+    total = lax.fori_loop(0, count, add, jnp.zeros(out.shape, out.dtype))
+    whole = count * size
     return total if whole == len(x) else total + part(x[whole:], g[whole:])
 
 
