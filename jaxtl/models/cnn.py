@@ -5,7 +5,6 @@ import flax.linen as nn
 from jaxtl.models import base, mlp
 from jaxtl.models.conv import Conv
 
-
 _RISING = ("relu", "tanh", "sigmoid", "elu", "identity")
 
 
