@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl import config, losses, metrics, sharding
+from jaxtl import compiling, config, losses, metrics, sharding
 from jaxtl.core import Network, UserError
 from jaxtl.data import base, lazy, preprocess, streams
 from jaxtl.step import cast
@@ -84,7 +84,10 @@ def _forwards(network: Network, pre, dtype, mesh, task):
             x = jax.tree.map(lambda values: values[rows], x)
             return apply(params, stats, x)
 
-        _STORE[key] = jax.jit(resident), jax.jit(apply)
+        options = compiling.options(mesh.devices.flat[0].platform)
+        _STORE[key] = tuple(
+            jax.jit(f, compiler_options=options) for f in (resident, apply)
+        )
     return _STORE[key]
 
 

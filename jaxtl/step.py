@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtl import config, objective, optim, sharding
+from jaxtl import compiling, config, objective, optim, sharding
 from jaxtl import tree as trees
 from jaxtl.core import Network, Output, PyTree, Source, Term, UserError
 from jaxtl.data import augment, preprocess, streams
@@ -322,7 +322,9 @@ def _compile(program, state, fixed, data, most):
         return state, row[None]
 
     run = jax.jit(one if most == 1 else many, donate_argnums=0)
-    built = run.lower(state, fixed, data, jnp.int32(1)).compile()
+    lowered = run.lower(state, fixed, data, jnp.int32(1))
+    platform = program.mesh.devices.flat[0].platform
+    built = lowered.compile(compiling.options(platform))
     cost = built.cost_analysis() or {}
     memory = built.memory_analysis()
     return Compiled(

@@ -25,7 +25,7 @@ def script(monkeypatch):
 def test_each_section_of_the_readme_has_its_script():
     text = (FOLDER / "README.md").read_text()
     for path in FOLDER.glob("*.py"):
-        if path.stem != "timing":
+        if path.stem not in ("timing", "torch_models"):
             assert f"python benchmarks/{path.name}" in text, path.name
 
 
@@ -37,6 +37,15 @@ def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["tables"] == [rows]
     assert jax.__version__ in found["machine"]
+
+
+def test_models_are_the_same_in_torch(script, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    networks, readers = script("models").main(["--quick"])
+    assert "transformers" in capsys.readouterr().out
+    assert all(row["logits apart"] < 1e-5 for row in networks)
+    assert [row["reader"] for row in readers] == ["jaxtl", "transformers"]
 
 
 def test_frozen_stages_cost_a_forward_pass(script, capsys):

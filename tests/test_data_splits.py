@@ -205,6 +205,24 @@ def test_reading_happens_once_for_many_runs(monkeypatch):
     assert len(calls) == 2
 
 
+def test_sources_of_your_own_are_never_taken_for_each_other():
+    def kind(**options):
+        @dataclasses.dataclass(frozen=True, kw_only=True, **options)
+        class Mine(datasets.Data):
+            rows: np.ndarray
+
+            def read(self):
+                y = np.arange(len(self.rows)) % 2
+                return datasets.Table(x=self.rows, y=y)
+
+        return Mine
+
+    for mine in (kind(), kind(eq=False)):
+        for value in range(3):
+            rows = np.full((10, 2), value, np.float32)
+            np.testing.assert_array_equal(datasets.prepare(mine(rows=rows)).x, rows)
+
+
 def test_an_edited_file_is_read_again(tmp_path):
     path = tmp_path / "a.npz"
     for count in (40, 80):

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent / "jaxtl"
 
 FLOORS = {
-    0: "core _lazy tree select config snapshot schedules checkpoint",
+    0: "core _lazy tree select config snapshot schedules checkpoint compiling",
     1: "checks losses metrics models pretrained",
     2: "regularizers domain",
     3: "objective optim sharding data",

@@ -202,7 +202,11 @@ def load(data: Data) -> tuple[Table, str]:
 
     Memoised for the process by the options that matter to it and by the modification
     time of the files behind it; the last 8 stay. `load.clear()` empties the memo.
+    A source that can't be told from another by its options (declared with eq=False, or
+    holding an array as it is) is read every time.
     """
+    if not _comparable(data):
+        return _load.__wrapped__(data, ())
     plain = {f.name: f.default for f in dataclasses.fields(Data)}
     source = dataclasses.replace(data, **{name: plain[name] for name in _CARVING})
     return _load(source, _stamp(data))
@@ -221,6 +225,15 @@ def _load(data: Data, stamp: tuple) -> tuple[Table, str]:
 
 
 load.clear = _load.cache_clear
+
+
+def _comparable(data: Data) -> bool:
+    try:
+        hash(data)
+    except TypeError:
+        return False
+    # With eq=False the comparison inherited from Data would see Data's options alone.
+    return type(data).__dataclass_params__.eq
 
 
 def _stamp(data: Data) -> tuple:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import Network, Output, UserError, nearest
+from jaxtl.models.fence import fence
 from jaxtl.models.layout import Layout
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -78,6 +79,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode: Mode):
+        x = fence(x)
         shape = ((x.shape[-1],), jnp.float32)
         means = self.variable("batch_stats", "mean", jnp.zeros, *shape)
         variances = self.variable("batch_stats", "var", jnp.ones, *shape)
@@ -157,7 +159,7 @@ class Staged(nn.Module):
         run = nn.remat(run) if self.remat else run
         features, given = {}, x
         for name in span(self.stages, start, stop):
-            x = run(getattr(self, name), x)
+            x = fence(run(getattr(self, name), x))
             if 0 in getattr(x, "shape", ())[1:]:
                 raise UserError(
                     f"inputs of shape {tuple(given.shape)} are too small for "
