@@ -11,7 +11,7 @@ Run:       jaxtl run experiments/cifar_jpeg_resnet20.py
 import jaxtl as tl
 
 SEEDS = range(3)
-EPOCH = 10_000 // 128
+IMAGES = 10_000
 
 
 def experiment():
@@ -23,18 +23,25 @@ def experiment():
             val=0,
         ),
         augment=(tl.data.Flip(), tl.data.Crop(pad=4)),
-        batch=128,
         monitor=None,
     )
     published = tl.pretrained.File("pretrained/resnet20-12fca82f.safetensors")
 
-    def sgd(lr):
-        return tl.optim.SGD(lr=tl.schedules.Cosine(peak=lr), weight_decay=1e-4)
+    def two_epochs(lr, batch):
+        rate = tl.schedules.Cosine(peak=lr)
+        return dict(
+            batch=batch,
+            steps=2 * (IMAGES // batch),
+            optim=tl.optim.SGD(lr=rate, weight_decay=1e-4),
+        )
 
     return {
         "as published": tl.Experiment(**shared, init=published, steps=0),
-        "fine-tuning": tl.Experiment(
-            **shared, init=published, steps=2 * EPOCH, optim=sgd(0.01)
+        "fine-tuning, batch 128": tl.Experiment(
+            **shared, init=published, **two_epochs(0.01, 128)
         ),
-        "scratch": tl.Experiment(**shared, steps=2 * EPOCH, optim=sgd(0.1)),
+        "fine-tuning, batch 64": tl.Experiment(
+            **shared, init=published, **two_epochs(0.01, 64)
+        ),
+        "scratch": tl.Experiment(**shared, **two_epochs(0.1, 128)),
     }

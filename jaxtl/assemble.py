@@ -157,6 +157,22 @@ def _traced(tree):
     return jax.tree.map(lambda x: jnp.float32(x), tree)
 
 
+def sources(exp: Experiment) -> dict[str, base.Data]:
+    """Returns "target" and the streams, images in the size of pretrained weights.
+
+    A size that the data name themselves stays.
+    """
+    framing = getattr(exp.init, "framing", None)
+    wanted = framing(exp.model) if framing else {}
+    found = {"target": exp.data, **exp.streams}
+    if not wanted:
+        return found
+    return {
+        name: config.replace(data, **wanted) if data.size is None else data
+        for name, data in found.items()
+    }
+
+
 def _datasets(exp: Experiment) -> dict[str, base.Dataset]:
     for name in exp.streams:
         if name in ("target", "unlabelled", "terms"):
@@ -164,8 +180,8 @@ def _datasets(exp: Experiment) -> dict[str, base.Dataset]:
                 f"streams: the name {name!r} is taken (target and unlabelled come from "
                 "data=); choose another, such as 'source'."
             )
-    found = {"target": base.prepare(exp.data, exp.seed)}
-    for name, data in exp.streams.items():
+    found = {}
+    for name, data in sources(exp).items():
         found[name] = base.prepare(data, exp.seed)
         _same_kind(name, found[name], found["target"])
     return found

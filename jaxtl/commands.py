@@ -5,6 +5,7 @@ import sys
 import time
 
 from jaxtl import (
+    assemble,
     evaluation,
     experiment,
     export,
@@ -197,7 +198,7 @@ def data(args) -> int:
     variants = experiment.read_file(args.file, *args.overrides).variants
     seen = {}
     for name, exp in variants.items():
-        for stream, source in {"data": exp.data, **exp.streams}.items():
+        for stream, source in assemble.sources(exp).items():
             seen.setdefault(
                 repr(source), (f"{name} {stream}".strip(), source, exp.seed)
             )

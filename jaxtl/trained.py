@@ -61,7 +61,7 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
         raise UserError(_untrained(run_dir))
     model, dtype, seed, data = _parts(run_dir, exp)
     found = pretrained.Run(str(run_dir)).read()
-    dataset = _dataset(run_dir, data, seed)
+    dataset = _dataset(run_dir, data, seed, found.meta.get("preprocess", {}))
     meta = _complete(run_dir, found.meta, dataset)
     network = step.cast(_network(model, meta["outputs"]), dtype)
     pre = preprocess.from_json(meta["preprocess"])
@@ -119,9 +119,13 @@ def _parts(run_dir: pathlib.Path, exp: Experiment | None) -> tuple:
         ) from None
 
 
-def _dataset(run_dir: pathlib.Path, data, seed: int) -> base.Dataset | None:
+def _dataset(run_dir: pathlib.Path, data, seed: int, pre) -> base.Dataset | None:
     if data is None:
         return None
+    if data.size is None and pre.get("size"):
+        # What the pretrained weights wanted, where the data left it open.
+        wanted = {name: pre.get(name) for name in ("size", "shortest")}
+        data = config.replace(data, **wanted)
     try:
         return splits.load_splits(run_dir / "splits.npz", base.prepare(data, seed))
     except (UserError, OSError, ImportError):

@@ -3,6 +3,9 @@
 import os
 import pathlib
 
+# Several test processes share one accelerator.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -97,3 +97,10 @@ def test_conversions_that_cannot_be(tmp_path):
         inspect.convert_file(source, source)
     with pytest.raises(UserError, match="there is no directory"):
         inspect.convert_file(source, str(tmp_path / "no" / "a.npz"))
+
+
+def test_an_array_of_words_can_t_become_safetensors(tmp_path):
+    np.savez(tmp_path / "a.npz", words=np.array(["a", "b"]), vectors=np.ones((2, 3)))
+    with pytest.raises(UserError, match=r"'words' of dtype <U1 .* holds numbers only"):
+        files.write(tmp_path / "a.safetensors", np.load(tmp_path / "a.npz"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]

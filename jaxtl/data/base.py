@@ -66,7 +66,10 @@ class Data:
       limit: use at most this many train rows, before anything is carved.
       split_seed: seed of test and validation, so that all seeds of an experiment share
         them; None takes the experiment's. Labels and noise are the experiment's.
-      size: bring images to this height and width, once, at load.
+      size: bring images to this height and width, once, at load. None keeps theirs,
+        or takes what the directory of pretrained weights says (`pretrained.HF`).
+      shortest: with `size`: resize the shorter side to this, then cut `size` out of
+        the middle; None stretches.
       channels: bring images to 1 (luma) or 3 channels, once, at load.
       preprocess: how stored values become the model's input; None is the source's own
         way. A pretrained model's mean and std go here.
@@ -81,8 +84,12 @@ class Data:
     limit: int | None = None
     split_seed: int | None = None
     size: int | tuple[int, int] | None = None
+    shortest: int | None = None
     channels: int | None = None
     preprocess: preprocess.Preprocess | None = None
+
+    # Whether read() itself brings images to size, as it decodes them.
+    decodes: typing.ClassVar[bool] = False
 
     def __post_init__(self):
         if self.classes is not None:
@@ -168,7 +175,8 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
         raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
     table, fingerprint = load(data)
     if data.preprocess is not None:
-        table = _sized(dataclasses.replace(table, preprocess=data.preprocess))
+        table = dataclasses.replace(table, preprocess=data.preprocess)
+        table = _sized(table, data.shortest)
     rows = splits.carve(data, table, seed)
     y = splits.corrupt(table, rows["train"], data.label_noise, seed)
     return Dataset(
@@ -221,7 +229,7 @@ def _load(data: Data, stamp: tuple) -> tuple[Table, str]:
         table = _reshaped(table, data)
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
-    return _sized(table), splits.fingerprint(table)
+    return _sized(table, data.shortest), splits.fingerprint(table)
 
 
 load.clear = _load.cache_clear
@@ -253,26 +261,32 @@ def _reshaped(table: Table, data: Data) -> Table:
             f"size and channels concern images (n, height, width, channels); "
             f"this x is {shape}."
         )
-    done = size in (None, x.shape[1:3]) and data.channels in (None, x.shape[3])
-    if done:
+    if data.decodes:
+        size = None
+    framed = size is None or (data.shortest is None and size == x.shape[1:3])
+    if framed and data.channels in (None, x.shape[3]):
         return table
     if lazy.is_lazy(x):
-        x = lazy.Reshaped(x, size or tuple(x.shape[1:3]), data.channels or x.shape[3])
+        kept = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
+        x = lazy.Reshaped(x, *kept, data.shortest)
         return dataclasses.replace(table, x=x)
     if data.channels == 1:  # fewer planes to resize
         x = preprocess.recolour(x, 1)
-    x = preprocess.resize(x, size) if size else x
+    x = preprocess.resize(x, size, data.shortest) if size else x
     x = preprocess.recolour(x, data.channels) if data.channels else x
     return dataclasses.replace(table, x=x)
 
 
-def _sized(table: Table) -> Table:
+def _sized(table: Table, shortest: int | None) -> Table:
     """Tells the preprocessing the images' size, so that `predict` can make it so."""
     if isinstance(table.x, dict) or len(table.x.shape) != 4:
         return table
     channels = table.x.shape[3] if table.x.shape[3] in (1, 3) else None
     pre = dataclasses.replace(
-        table.preprocess, size=tuple(table.x.shape[1:3]), channels=channels
+        table.preprocess,
+        size=tuple(table.x.shape[1:3]),
+        shortest=shortest,
+        channels=channels,
     )
     return dataclasses.replace(table, preprocess=pre)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtl.core import UserError, nearest
 from jaxtl.data import lazy
-from jaxtl.data.preprocess import image_channels, image_size
+from jaxtl.data.preprocess import image_channels, image_size, shortest_side
 
 TASKS = ("classification", "multilabel", "regression", "language")
 SPLITS = ("train", "val", "test")
@@ -44,6 +44,7 @@ def options(data) -> None:
     if data.classes is not None and len(set(data.classes)) < len(data.classes):
         raise UserError(f"data.classes names a class twice: {data.classes}.")
     image_size(data.size)
+    shortest_side(data.shortest, data.size)
     image_channels(data.channels)
 
 

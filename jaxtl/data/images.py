@@ -45,6 +45,8 @@ class ImageFolder(Data):
     memory_limit: int = 2**31
     unreadable: str = "error"
 
+    decodes = True
+
     def __post_init__(self):
         super().__post_init__()
         if self.unreadable not in ("error", "skip"):
@@ -63,9 +65,9 @@ class ImageFolder(Data):
         grey = all(seen[name][1] in GREY_MODES for name in names)
         channels = self.channels or (1 if grey else 3)
         if len(names) * size[0] * size[1] * channels > self.memory_limit:
-            x = lazy.ImageFiles(str(root), tuple(names), size, channels)
+            x = lazy.ImageFiles(str(root), tuple(names), size, channels, self.shortest)
         else:
-            x, bad = _decoded(root, names, size, channels)
+            x, bad = _decoded(root, names, (size, channels, self.shortest))
             kept = self._without(names, bad)
             if bad:
                 x = x[[i for i, name in enumerate(names) if name not in bad]]
@@ -162,14 +164,19 @@ def _headers(root, names) -> tuple[dict, dict[str, str]]:
     return seen, bad
 
 
-def _decoded(root, names, size, channels) -> tuple[np.ndarray, dict[str, str]]:
-    """All images, and name -> reason of those whose data are broken."""
+def _decoded(root, names, how) -> tuple[np.ndarray, dict[str, str]]:
+    """All images, and name -> reason of those whose data are broken.
+
+    Args:
+      how: size, channels and shortest of `preprocess.decode`.
+    """
+    size, channels, _ = how
     x = np.zeros((len(names), *size, channels), np.uint8)
     bad = {}
 
     def one(i):
         try:
-            x[i] = decode(root / names[i], size, channels)
+            x[i] = decode(root / names[i], *how)
         except UserError as error:
             bad[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 

@@ -87,6 +87,7 @@ class ImageFiles(Lazy):
     names: tuple[str, ...]
     size: tuple[int, int]
     channels: int
+    shortest: int | None = None
 
     @property
     def dtype(self):
@@ -99,8 +100,9 @@ class ImageFiles(Lazy):
     def rows(self, index):
         out = np.empty((len(index), *self.shape[1:]), np.uint8)
         root = pathlib.Path(self.root)
+        how = self.size, self.channels, self.shortest
         for place, row in enumerate(index):
-            out[place] = decode(root / self.names[row], self.size, self.channels)
+            out[place] = decode(root / self.names[row], *how)
         return out
 
 
@@ -111,6 +113,7 @@ class Reshaped(Lazy):
     base: Lazy
     size: tuple[int, int]
     channels: int
+    shortest: int | None = None
 
     @property
     def shape(self):
@@ -121,7 +124,9 @@ class Reshaped(Lazy):
         return self.base.dtype
 
     def rows(self, index):
-        return recolour(resize(self.base[index], self.size), self.channels)
+        return recolour(
+            resize(self.base[index], self.size, self.shortest), self.channels
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -30,6 +30,8 @@ class Preprocess:
       mean: subtracted after the division; one number per channel or feature.
       std: divisor after that; one number per channel or feature.
       size: (height, width) that `load_image` brings a file to; None keeps its own.
+      shortest: with `size`, the length that the shorter side is resized to before
+        `size` is cut out of the middle; None stretches to `size`.
       channels: 1 (luma) or 3 that `load_image` brings a file to; None keeps its own.
     """
 
@@ -37,6 +39,7 @@ class Preprocess:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
+    shortest: int | None = None
     channels: int | None = None
 
     def __post_init__(self):
@@ -52,6 +55,7 @@ class Preprocess:
         if self.std is not None and not all(v > 0 for v in self.std):
             raise UserError(f"preprocess.std must be positive; got {self.std}.")
         object.__setattr__(self, "size", image_size(self.size))
+        shortest_side(self.shortest, self.size)
         image_channels(self.channels)
 
 
@@ -59,7 +63,7 @@ def apply(pre: Preprocess, x: typing.Any) -> jax.Array:
     """Returns float32 (x/scale − mean)/std; mean and std run along the last axis.
 
     Args:
-      pre: what to apply; `size` and `channels` concern `load_image` alone.
+      pre: what to apply; `size`, `shortest`, `channels` concern `load_image` alone.
       x: (..., channels) or (..., features), any real dtype. A dict of arrays (text) is
         handed back as it is.
 
@@ -135,17 +139,18 @@ def load_image(path: str | pathlib.Path, pre: Preprocess) -> np.ndarray:
     Raises:
       UserError: no such file, or not an image.
     """
-    x = decode(path, pre.size, pre.channels)
+    x = decode(path, pre.size, pre.channels, pre.shortest)
     return x if pre.scale == 255 else x.astype(np.float32) * (pre.scale / 255.0)
 
 
-def decode(source, size=None, channels: int | None = None) -> np.ndarray:
+def decode(source, size=None, channels=None, shortest=None) -> np.ndarray:
     """PIL-decodes a path or a binary file to uint8 (height, width, channels).
 
     Args:
       source: a path or a file-like object.
       size: (height, width), bilinear with antialiasing; None keeps the file's own.
       channels: 1, 3 or None: 1 for grey and bilevel files, 3 for all others.
+      shortest: as in `Preprocess`.
     """
     import PIL.Image
 
@@ -160,31 +165,51 @@ def decode(source, size=None, channels: int | None = None) -> np.ndarray:
         raise UserError(f"there is no image file {str(source)!r}.") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{source} is not a readable image: {error}.") from None
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
-    x = np.asarray(image)
+    cut = slice(None)
+    if size is not None:
+        whole, cut = framing((image.height, image.width), size, shortest)
+        if image.size != whole[::-1]:
+            image = image.resize(whole[::-1], PIL.Image.Resampling.BILINEAR)
+    x = np.asarray(image)[cut]
     return x[..., None] if x.ndim == 2 else x
+
+
+def framing(image: tuple[int, int], size: tuple[int, int], shortest: int | None):
+    """Returns (height, width) to resize an image to, and what to keep of that.
+
+    Args:
+      image: its own height and width.
+      size: wanted height and width.
+      shortest: None stretches; else the shorter side becomes so long, the other keeps
+        the proportion (rounded down), and `size` is cut out of the middle.
+    """
+    if shortest is None:
+        return tuple(size), (slice(None), slice(None))
+    whole = tuple(max(shortest, shortest * side // min(image)) for side in image)
+    starts = [(a - b) // 2 for a, b in zip(whole, size)]
+    return whole, tuple(slice(s, s + n) for s, n in zip(starts, size))
 
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 
-def resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(x: np.ndarray, size: tuple[int, int], shortest=None) -> np.ndarray:
     """Resizes images (N, H, W, C) of any real dtype, bilinear with antialiasing.
 
-    Integer dtypes are rounded and keep their type.
+    Integer dtypes are rounded and keep their type; `shortest` is as in `Preprocess`.
     """
     import PIL.Image
 
-    if x.shape[1:3] == tuple(size):
+    image, cut = framing(x.shape[1:3], size, shortest)
+    if x.shape[1:3] == image == tuple(size):
         return x
     kind = PIL.Image.Resampling.BILINEAR
     out = np.empty((len(x), *size, x.shape[3]), x.dtype)
     whole = np.issubdtype(x.dtype, np.integer)
-    for i, image in enumerate(x):
+    for i, one in enumerate(x):
         for c in range(x.shape[3]):
-            plane = PIL.Image.fromarray(image[:, :, c].astype(np.float32))
-            plane = np.asarray(plane.resize((size[1], size[0]), kind))
+            plane = PIL.Image.fromarray(one[:, :, c].astype(np.float32))
+            plane = np.asarray(plane.resize(image[::-1], kind))[cut]
             out[i, :, :, c] = np.rint(plane) if whole else plane
     return out
 
@@ -218,6 +243,18 @@ def image_size(size) -> tuple[int, int] | None:
             f"got {size!r}."
         )
     return int(pair[0]), int(pair[1])
+
+
+def shortest_side(shortest, size) -> None:
+    """Raises UserError unless `size` fits into an image of that shorter side."""
+    if shortest is None:
+        return
+    least = max(image_size(size) or (0,))
+    if not least or not isinstance(shortest, (int, np.integer)) or shortest < least:
+        raise UserError(
+            f"shortest={shortest!r} must be a whole number of pixels, at least those "
+            f"of size, which is cut out; got size={size!r}."
+        )
 
 
 def image_channels(channels) -> None:

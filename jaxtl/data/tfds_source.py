@@ -39,6 +39,8 @@ class TFDS(Data):
     train: str = "train"
     memory_limit: int = 2**31
 
+    decodes = True
+
     def read(self) -> Table:
         """Decodes every example once, where they fit; labels are always read."""
         builder = _builder(self)
@@ -62,7 +64,8 @@ class TFDS(Data):
         if count * int(np.prod(shape)) * dtype.itemsize <= self.memory_limit:
             x, y = _decoded(parts.values(), self, shape, dtype)
         else:
-            records = [Records(part, self.x, shape, dtype) for part in parts.values()]
+            how = self.x, shape, dtype, self.shortest
+            records = [Records(part, *how) for part in parts.values()]
             x = lazy.Chain(tuple(records))
             y = _labels_alone(builder, wanted, self)
         bounds = np.cumsum([0, *map(len, parts.values())])
@@ -83,6 +86,7 @@ class Records(lazy.Lazy):
     field: str
     example_shape: tuple[int, ...]
     dtype: np.dtype
+    shortest: int | None = None
 
     @property
     def shape(self):
@@ -92,15 +96,15 @@ class Records(lazy.Lazy):
         out = np.empty((len(index), *self.example_shape), self.dtype)
         for place, row in enumerate(index):
             value = self.source[int(row)][self.field]
-            out[place] = _fitted(np.asarray(value), self.example_shape)
+            out[place] = _fitted(np.asarray(value), self.example_shape, self.shortest)
         return out
 
 
-def _fitted(value, shape):
+def _fitted(value, shape, shortest):
     """One image in the wanted size and channels; anything else as it is."""
-    if value.shape == shape or value.ndim != 3:
+    if value.ndim != 3 or (value.shape == shape and shortest is None):
         return value
-    return recolour(resize(value[None], shape[:2]), shape[2])[0]
+    return recolour(resize(value[None], shape[:2], shortest), shape[2])[0]
 
 
 def _builder(data: TFDS):
@@ -168,7 +172,7 @@ def _decoded(sources, data: TFDS, shape, dtype) -> tuple[np.ndarray, list]:
     for source in sources:
         for row in range(len(source)):
             example = source[row]
-            x[len(y)] = _fitted(np.asarray(example[data.x]), shape)
+            x[len(y)] = _fitted(np.asarray(example[data.x]), shape, data.shortest)
             y.append(example[data.y])
     return x, y
 

@@ -290,6 +290,12 @@ def write(path, tensors: Mapping[str, Any], meta: Mapping[str, Any] | None = Non
         for k, v in (meta or {}).items()
     }
     arrays = {n: np.ascontiguousarray(np.asarray(x)) for n, x in tensors.items()}
+    for name, x in arrays.items():
+        if x.dtype.kind in "USOMm":
+            raise UserError(
+                f"the array {name!r} of dtype {x.dtype} can't be written to {path}: "
+                "safetensors holds numbers only."
+            )
     draft = path.with_name(path.name + ".part")
     try:
         save_file(arrays, draft, metadata=texts or None)

@@ -72,6 +72,9 @@ class HF:
         (HF_HUB_OFFLINE=1) are huggingface_hub's.
       reset, ignore, channels: as in `File`.
       revision: branch, tag or commit of a model of the hub.
+
+    What preprocessor_config.json says of images is applied: mean and standard
+    deviation, and size and middle cut wherever the data leave `size` open.
     """
 
     where: str
@@ -96,6 +99,19 @@ class HF:
         if hub.mean_pooled(folder):
             fields = {"pooling": "mean", **fields}
         return architectures.from_config(hub.config(folder), **fields)
+
+    def framing(self, model) -> dict[str, Any]:
+        """Returns the {"size", "shortest"} that images of data should come in.
+
+        Args:
+          model: where it has a `size` of its own (a ViT's), that decides.
+        """
+        found, side = hub.framing(self.folder()), getattr(model, "size", None)
+        if found and side and found["size"] != (side, side):
+            part = side / max(found["size"])
+            longer = found["shortest"] and max(side, round(found["shortest"] * part))
+            found = {"size": (side, side), "shortest": longer}
+        return found
 
     def read(self) -> Weights:
         """Reads the weights for the model of config.json."""

@@ -116,6 +116,39 @@ def normalisation(path: pathlib.Path) -> dict[str, Any]:
     return {"mean": found["image_mean"], "std": found["image_std"]}
 
 
+def framing(path: pathlib.Path) -> dict[str, Any]:
+    """Returns {"size", "shortest"} of preprocessor_config.json, {} where it has none.
+
+    As in `data.Preprocess`. Where transformers stretches to a square before it cuts
+    the middle out (DeiT), the proportions are kept instead; resampling is bilinear
+    whatever the file says.
+    """
+    found = _json(path, "preprocessor_config.json")
+    size = _sides(found.get("size"))
+    if not size or not found.get("do_resize", True):
+        return {}
+    if "crop_pct" in found:  # ConvNeXt and ResNet: below 384 a part is cut off
+        cut = found["crop_pct"] if size[0] < 384 else None
+        return {"size": size, "shortest": int(size[0] / cut) if cut else None}
+    cut = _sides(found.get("crop_size"))
+    if found.get("do_center_crop") and cut:
+        return {"size": cut, "shortest": max(min(size), *cut)}
+    if isinstance(found["size"], dict) and "shortest_edge" in found["size"]:
+        return {}  # images of many sizes come out: nothing that a batch could hold
+    return {"size": size, "shortest": None}
+
+
+def _sides(size) -> tuple[int, int] | None:
+    """Returns (height, width) of any form that preprocessor_config.json gives it."""
+    if isinstance(size, int):
+        return size, size
+    if not isinstance(size, dict):
+        return None
+    edge = size.get("shortest_edge")
+    sides = size.get("height", edge), size.get("width", edge)
+    return sides if None not in sides else None
+
+
 def _json(path: pathlib.Path, name: str, needed: bool = False) -> dict[str, Any]:
     file = path / name
     if not file.is_file():
