@@ -4,6 +4,7 @@ export.json             facts: task, classes, inputs, preprocessing, versions, c
 model.jaxexport         the program (StableHLO by `jax.export`), free batch size
 parameters.safetensors  its weights, handed to the program as an argument
 example.npz             an input ("x.NAME") and the outputs it must give ("y.NAME")
+tokenizer.json          of a model of texts
 README.md               the model card
 
 Nothing here imports a model, an experiment or flax: an exported model outlives them.
@@ -21,12 +22,13 @@ import jax
 import numpy as np
 
 from jaxtl.core import UserError, nearest
-from jaxtl.data import preprocess
+from jaxtl.data import preprocess, tokens
 from jaxtl.pretrained import files
 
 FORMAT = 1
 FACTS, PROGRAM = "export.json", "model.jaxexport"
 WEIGHTS, EXAMPLE = "parameters.safetensors", "example.npz"
+TOKENIZER = "tokenizer.json"
 BATCH = 256  # rows per call of the program; more are cut into several calls
 SINGLE = "x"  # the name of the only input, where a model takes one array
 
@@ -79,7 +81,8 @@ class Predictor:
         Softmax for classification; for multilabel a sigmoid for each label.
 
         Args:
-          x: (n, …) array in stored units, or {name: array} for a model of several.
+          x: (n, …) array in stored units, or {name: array} for a model of several; a
+            list of n texts, or of pairs of texts, for a model of texts.
 
         Raises:
           UserError: for inputs of another shape, kind or range.
@@ -115,6 +118,8 @@ class Predictor:
         Raises:
           UserError: a missing or unknown input, or one of another shape or range.
         """
+        if isinstance(x, list | tuple) and x and _is_text(x[0]):
+            x = self.tokenized(x, where)
         if not isinstance(x, Mapping):
             if set(self.inputs) != {SINGLE}:
                 raise UserError(
@@ -138,6 +143,35 @@ class Predictor:
         if len(set(lengths.values())) > 1:
             raise UserError(f"{where}: the inputs differ in length: {lengths}.")
         return arrays
+
+    def tokenized(self, texts, where: str = "x") -> dict[str, np.ndarray]:
+        """Returns the inputs that texts, or pairs of texts, become.
+
+        Longer texts are truncated to the length of the model's training batches.
+
+        Raises:
+          UserError: an export without a tokenizer, texts where pairs are needed or the
+            reverse, or the library tokenizers is missing.
+        """
+        path = self.folder / TOKENIZER
+        if not path.is_file():
+            raise UserError(
+                f"{where} is text, but {self.folder} holds no {TOKENIZER}: the model "
+                f"takes {', '.join(self.inputs)} as arrays."
+            )
+        [length], _ = self.inputs["input_ids"]
+        tokenizer = tokens.Tokenizer(str(path), max_length=length, buckets=(length,))
+        paired = "token_type_ids" in self.inputs
+        for number, text in enumerate(texts):
+            if isinstance(text, str) is paired or not _is_text(text):
+                wanted = "a pair of texts" if paired else "one text"
+                raise UserError(f"{where}, row {number}: {text!r} is not {wanted}.")
+        return tokenizer(*zip(*texts)) if paired else tokenizer(texts)
+
+
+def _is_text(x) -> bool:
+    pair = isinstance(x, list | tuple) and len(x) == 2
+    return isinstance(x, str) or (pair and all(isinstance(part, str) for part in x))
 
 
 def _fit(x, shape, dtype, where: str) -> np.ndarray:

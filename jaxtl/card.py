@@ -141,7 +141,7 @@ def _usage(facts) -> str:
     answer = "outputs" if facts["task"] == "regression" else "probabilities"
     return f"""## How to predict
 
-On the command line, with files that are images, arrays or tables:
+On the command line, with files that are images, arrays, tables or texts:
 
     jaxtl predict THIS_FOLDER FILE…
 

@@ -15,7 +15,7 @@ from jaxtl import artefact, card, checkpoint, facts, rundir
 from jaxtl import trained as reading
 from jaxtl import tree as trees
 from jaxtl.core import UserError
-from jaxtl.data import lazy, preprocess, table
+from jaxtl.data import lazy, preprocess, table, tokens
 from jaxtl.experiment import Experiment
 from jaxtl.pretrained import files
 from jaxtl.trained import Trained
@@ -77,12 +77,23 @@ def _write(folder: pathlib.Path, trained: Trained, licence: str | None) -> None:
     files.write(folder / artefact.WEIGHTS, trained.weights)
     # safetensors writes for the owner alone; a folder that is deployed is shared.
     shutil.copymode(folder / artefact.PROGRAM, folder / artefact.WEIGHTS)
+    _write_tokenizer(folder, trained.data)
     named = {f"x.{k}": v for k, v in example.items()}
     named |= {f"y.{k}": v for k, v in outputs.items()}
     np.savez_compressed(folder / artefact.EXAMPLE, **named)
     known = _facts(trained, outputs, exported, licence, folder)
     rundir.write_json(folder / artefact.FACTS, known)
     (folder / "README.md").write_text(card.text(known, _story(trained, origin)))
+
+
+def _write_tokenizer(folder: pathlib.Path, data) -> None:
+    """Writes the tokenizer of texts, where it can be read."""
+    tokenizer = getattr(data, "tokenizer", None)
+    if isinstance(tokenizer, str):
+        tokenizer = tokens.Tokenizer(tokenizer)
+    if tokenizer is not None:
+        with contextlib.suppress(UserError):
+            (folder / artefact.TOKENIZER).write_text(tokenizer.to_json())
 
 
 def _refuse(out: pathlib.Path, overwrite: bool) -> None:
@@ -199,7 +210,8 @@ def _facts(trained: Trained, outputs, exported, licence, draft) -> dict:
     """Returns what export.json holds."""
     meta = trained.meta
     specs = reading.specs(meta, 1)
-    written = (artefact.PROGRAM, artefact.WEIGHTS, artefact.EXAMPLE)
+    written = [artefact.PROGRAM, artefact.WEIGHTS, artefact.EXAMPLE]
+    written += [artefact.TOKENIZER] * (draft / artefact.TOKENIZER).exists()
     return {
         "format": artefact.FORMAT,
         "task": meta["task"],

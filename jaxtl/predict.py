@@ -28,7 +28,8 @@ def predict(
     Args:
       folder: what `jaxtl export` wrote.
       files: image files; `.npy` of one example or a batch of them, and `.npz` with an
-        entry per input, in stored units; `.csv` and `.tsv` with a row per example.
+        entry per input, in stored units; `.csv` and `.tsv` with a row per example;
+        `.txt` with a text per line, of pairs with a tab between the two.
 
     Returns:
       One dict per example, "file" and "row" (counted from 0 within the file) and
@@ -108,6 +109,8 @@ def _read(predictor: artefact.Predictor, file: pathlib.Path):
         return _batched(predictor, np.load(file, allow_pickle=False))
     if suffix == ".npz":
         return _archive(predictor, file)
+    if suffix == ".txt":
+        return predictor.tokenized(_texts(file, predictor), where=str(file))
     if suffix in TABLES:
         return _table(predictor, file, TABLES[suffix])
     return _image(predictor, file)
@@ -143,6 +146,15 @@ def _archive(predictor, file):
         if set(predictor.inputs) == {artefact.SINGLE}:
             return _batched(predictor, archive[names[0]])
         return {name: archive[name] for name in names}
+
+
+def _texts(file, predictor) -> list:
+    """Returns the lines that are not blank, of pairs cut at the tab."""
+    lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{file} holds no text.")
+    paired = "token_type_ids" in predictor.inputs
+    return [tuple(line.split("\t")) for line in lines] if paired else lines
 
 
 def _image(predictor, file) -> np.ndarray:

@@ -95,6 +95,10 @@ class Tokenizer:
             list(map(int, ids)), skip_special_tokens=not special
         )
 
+    def to_json(self) -> str:
+        """Returns all of it as the text of a tokenizer.json."""
+        return self._engine().to_str()
+
     @property
     def vocab(self) -> int:
         """Number of ids."""
