@@ -86,7 +86,7 @@ def _dots(rows, metric):
             mean, i, xerr=half, fmt="o", color=COLOURS[5], capsize=3, markersize=5
         )
     axis.set_yticks(range(len(rows)), [f"{r.name} (n={len(r.results)})" for r in rows])
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlabel(f"{_label(metric)}, mean and 95 % interval")
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
