@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name, text):
-        return commands.add_parser(name, help=text, description=text)
+        # argparse formats the one with %, the other as it is.
+        line = text.replace("%", "%%")
+        return commands.add_parser(name, help=line, description=text)
 
     sub = command("run", "run an experiment file")
     sub.add_argument("file", type=pathlib.Path)
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("target", type=pathlib.Path, help="experiment file or run")
     sub.add_argument("overrides", nargs="*", metavar="a.b=c")
 
-    sub = command("compare", "a table of runs, mean ± 95 %% interval")
+    sub = command("compare", "a table of runs, mean ± 95 % interval")
     sub.add_argument("dirs", type=pathlib.Path, nargs="+")
     sub.add_argument("--metric", help="default: what the runs were chosen by")
     sub.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
