@@ -88,12 +88,11 @@ def _write(folder: pathlib.Path, trained: Trained, licence: str | None) -> None:
 
 def _write_tokenizer(folder: pathlib.Path, data) -> None:
     """Writes the tokenizer of texts, where it can be read."""
-    tokenizer = getattr(data, "tokenizer", None)
-    if isinstance(tokenizer, str):
-        tokenizer = tokens.Tokenizer(tokenizer)
-    if tokenizer is not None:
+    given = getattr(data, "tokenizer", None)
+    if given is not None:
         with contextlib.suppress(UserError):
-            (folder / artefact.TOKENIZER).write_text(tokenizer.to_json())
+            text = tokens.tokenizer(given).to_json()
+            (folder / artefact.TOKENIZER).write_text(text)
 
 
 def _refuse(out: pathlib.Path, overwrite: bool) -> None:

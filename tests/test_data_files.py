@@ -1,5 +1,6 @@
 """Image folders, tables and TFDS, each from files written here."""
 
+import dataclasses
 import io
 import sys
 
@@ -238,6 +239,7 @@ def shapes(tmp_path_factory):
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "label": tfds.features.ClassLabel(names=["square", "disc"]),
                 "weight": tfds.features.Scalar(np.float32),
+                "text": tfds.features.Text(),
             }
             features = tfds.features.FeaturesDict(features)
             return tfds.core.DatasetInfo(builder=self, features=features)
@@ -254,7 +256,8 @@ def shapes(tmp_path_factory):
                 image = np.full((4 + i % 2, 5, 3), i, np.uint8)
                 Image.fromarray(image).save(file, "PNG")
                 file.seek(0)
-                yield i, {"image": file, "label": i % 2, "weight": i / 2}
+                example = {"image": file, "label": i % 2, "weight": i / 2}
+                yield i, {**example, "text": "square " * (i % 2) + "disc é"}
 
     builder = TinyShapes(data_dir=root, file_format="array_record")
     builder.download_and_prepare()
@@ -279,6 +282,28 @@ def test_lazy_tfds_gives_the_same(shapes):
     np.testing.assert_array_equal(on_disk.x[:], whole.x)
     np.testing.assert_array_equal(on_disk.y, whole.y)
     assert on_disk.fingerprint == whole.fingerprint
+
+
+def test_tfds_texts_are_tokenized(shapes, tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "square", "disc"]))
+    words = datasets.Tokenizer(str(vocab), max_length=8, buckets=(8,))
+    data = datasets.TFDS(shapes, x="text", tokenizer=words)
+    dataset = datasets.prepare(data)
+    assert dataset.class_names == ("square", "disc")
+    assert [len(dataset.rows[s]) for s in ("test", "train")] == [6, 18]
+    for row, label in zip(dataset.x["input_ids"], dataset.y):
+        square = [4] * int(label)
+        assert row.tolist() == ([2, *square, 5, 1, 3] + 8 * [0])[:8]
+    both = datasets.prepare(dataclasses.replace(data, pair="text"))
+    assert set(both.x["token_type_ids"][0].tolist()) == {0, 1}
+    for options, message in (
+        ({"tokenizer": None}, "give tokenizer= if it is text"),
+        ({"x": "weight"}, "the feature 'weight' holds no text"),
+        ({"pair": "txet"}, "did you mean 'text'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            datasets.prepare(dataclasses.replace(data, **options))
 
 
 def test_slices_channels_and_regression(shapes):

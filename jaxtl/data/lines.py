@@ -9,7 +9,7 @@ import numpy as np
 from jaxtl.core import UserError
 from jaxtl.data import files
 from jaxtl.data.base import Data, Table
-from jaxtl.data.tokens import Tokenizer
+from jaxtl.data.tokens import Tokenizer, tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,7 @@ class Lines(Data):
         lines = [line for path in paths for line in self._lines(path)]
         if not lines:
             raise UserError(f"Lines.path: {self.path!r} has no line of text.")
-        tokenizer = self.tokenizer
-        if isinstance(tokenizer, str):
-            tokenizer = Tokenizer(tokenizer)
-        x = tokenizer(lines)
+        x = tokenizer(self.tokenizer)(lines)
         return Table(x=x, y=np.zeros(len(lines), np.int32), task="language")
 
     def _lines(self, path: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtl.core import UserError, nearest
 from jaxtl.data import files
 from jaxtl.data.base import Data, Table
-from jaxtl.data.tokens import Tokenizer
+from jaxtl.data.tokens import Tokenizer, tokenizer
 
 TASKS = ("classification", "regression")
 
@@ -72,10 +72,8 @@ class Text(Data):
             list(itertools.chain.from_iterable(column))
             for column in zip(*parts.values())
         )
-        tokenizer = self.tokenizer
-        if isinstance(tokenizer, str):
-            tokenizer = Tokenizer(tokenizer)
-        x = tokenizer(texts, pairs if self.pair is not None else None)
+        tokenize = tokenizer(self.tokenizer)
+        x = tokenize(texts, pairs if self.pair is not None else None)
         y, names, task = _labels(labels, self.task, self.class_names)
         ends = np.cumsum([len(part[0]) for part in parts.values()])
         rows = {

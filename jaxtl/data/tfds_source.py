@@ -12,6 +12,7 @@ from jaxtl.core import UserError, nearest
 from jaxtl.data import files, lazy
 from jaxtl.data.base import Data, Table
 from jaxtl.data.preprocess import image_size, recolour, resize
+from jaxtl.data.tokens import Tokenizer, tokenizer
 
 _SPLITS = {"test": "test", "validation": "val", "val": "val"}
 
@@ -26,7 +27,9 @@ class TFDS(Data):
     Attributes:
       name: of the builder, with an optional configuration and version, or a folder.
       data_dir: where the data were prepared; None is TFDS's own default.
-      x: feature to predict from: an image, or numbers of one shape.
+      x: feature to predict from: an image, numbers of one shape, or a text.
+      pair: feature of a second text, None for none.
+      tokenizer: of texts, a `Tokenizer` or the path of one.
       y: feature to predict.
       train: the train split, sliced at will: "train[:20%]".
       memory_limit: bytes; what decodes to more is decoded for each batch.
@@ -35,6 +38,8 @@ class TFDS(Data):
     name: str = dataclasses.field(kw_only=False)
     data_dir: str | None = None
     x: str = "image"
+    pair: str | None = None
+    tokenizer: Tokenizer | str | None = None
     y: str = "label"
     train: str = "train"
     memory_limit: int = 2**31
@@ -45,9 +50,9 @@ class TFDS(Data):
         """Decodes every example once, where they fit; labels are always read."""
         builder = _builder(self)
         features = builder.info.features
-        for field in ("x", "y"):
+        for field in ("x", "y", "pair"):
             feature = getattr(self, field)
-            if feature not in features:
+            if feature is not None and feature not in features:
                 raise UserError(
                     f"TFDS.{field}: {self.name} has no feature {feature!r}"
                     f"{nearest(feature, features)}; it has {', '.join(features)}."
@@ -57,17 +62,13 @@ class TFDS(Data):
             if split in _SPLITS and split != self.train:
                 wanted[_SPLITS[split]] = split
         parts = {ours: _source(builder, split, self) for ours, split in wanted.items()}
-        shape, dtype = _shape(features[self.x], self)
         count = sum(map(len, parts.values()))
         if count == 0:
             raise UserError(f"TFDS: {self.name} has no examples in {self.train!r}.")
-        if count * int(np.prod(shape)) * dtype.itemsize <= self.memory_limit:
-            x, y = _decoded(parts.values(), self, shape, dtype)
+        if self.tokenizer is not None:
+            x, y = _tokenized(parts.values(), self)
         else:
-            how = self.x, shape, dtype, self.shortest
-            records = [Records(part, *how) for part in parts.values()]
-            x = lazy.Chain(tuple(records))
-            y = _labels_alone(builder, wanted, self)
+            x, y = self._arrays(builder, wanted, parts, count)
         bounds = np.cumsum([0, *map(len, parts.values())])
         rows = {
             ours: np.arange(start, end)
@@ -76,6 +77,15 @@ class TFDS(Data):
         y, names, task = _targets(y, features[self.y])
         given = rows if len(rows) > 1 else {}
         return Table(x=x, y=y, class_names=names, task=task, splits=given)
+
+    def _arrays(self, builder, wanted, parts, count: int) -> tuple:
+        """Returns (x, y) of images or numbers, lazy x where they don't fit."""
+        shape, dtype = _shape(builder.info.features[self.x], self)
+        if count * int(np.prod(shape)) * dtype.itemsize <= self.memory_limit:
+            return _decoded(parts.values(), self, shape, dtype)
+        how = self.x, shape, dtype, self.shortest
+        records = [Records(part, *how) for part in parts.values()]
+        return lazy.Chain(tuple(records)), _labels_alone(builder, wanted, self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +164,10 @@ def _shape(feature, data: TFDS) -> tuple[tuple[int, ...], np.dtype]:
         )
     dtype = np.dtype(dtype)
     if not np.issubdtype(dtype, np.number):
-        raise UserError(f"TFDS.x: {data.x!r} holds {dtype}, and numbers are needed.")
+        raise UserError(
+            f"TFDS.x: {data.x!r} holds {dtype}, and numbers are needed; "
+            "give tokenizer= if it is text."
+        )
     if len(shape) == 3:
         size = image_size(data.size) or shape[:2]
         shape = (*size, data.channels or shape[2])
@@ -175,6 +188,25 @@ def _decoded(sources, data: TFDS, shape, dtype) -> tuple[np.ndarray, list]:
             x[len(y)] = _fitted(np.asarray(example[data.x]), shape, data.shortest)
             y.append(example[data.y])
     return x, y
+
+
+def _tokenized(sources, data: TFDS) -> tuple[dict[str, np.ndarray], list]:
+    """Ids and masks of all texts, and their y, from one pass."""
+    fields = [f for f in (data.x, data.pair) if f is not None]
+    columns, y = [[] for _ in fields], []
+    for source in sources:
+        for row in range(len(source)):
+            example = source[row]
+            for field, column in zip(fields, columns):
+                column.append(_text(example[field], field))
+            y.append(example[data.y])
+    return tokenizer(data.tokenizer)(*columns), y
+
+
+def _text(value, field: str) -> str:
+    if not isinstance(value, bytes | str):
+        raise UserError(f"TFDS.tokenizer: the feature {field!r} holds no text.")
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _labels_alone(builder, wanted, data: TFDS) -> list:

@@ -116,6 +116,11 @@ class Tokenizer:
         return next((i for i in known if i is not None), 0)
 
 
+def tokenizer(given: Tokenizer | str) -> Tokenizer:
+    """Returns a tokenizer as it is, or the one of a path."""
+    return Tokenizer(given) if isinstance(given, str) else given
+
+
 @functools.lru_cache(maxsize=8)
 def _load(path: str, merges: str | None, lower: bool, max_length: int, stamp: int):
     try:
