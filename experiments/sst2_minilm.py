@@ -1,8 +1,8 @@
 """SST-2 with a sentence encoder: frozen features and fine-tuned.
 
 all-MiniLM-L6-v2 was trained to place sentences of equal topic near each other. TF-IDF
-with a linear model reaches 81.7 % on this test set. Fine-tuned, the encoder beats it; its
-frozen features know more of topics than of opinions.
+with a linear model reaches 81.7 % on this test set. Fine-tuned, the encoder beats it;
+its frozen features know more of topics than of opinions.
 
 Needs:     text/sst2/{train,dev,test}.tsv below the folder JAXTL_DATA_DIR
            names, and the encoder: the directory that JAXTL_MINILM names, or the package

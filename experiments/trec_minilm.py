@@ -1,7 +1,7 @@
 """TREC's six question types with a sentence encoder: frozen and fine-tuned.
 
-TF-IDF with a linear model reaches 90.6 % on this test set. Fine-tuned, the encoder beats
-it; its frozen features, made to tell topics apart, do not.
+TF-IDF with a linear model reaches 90.6 % on this test set. Fine-tuned, the encoder
+beats it; its frozen features, made to tell topics apart, do not.
 
 Needs:     text/trec/{train_5500,TREC_10}.label below the folder JAXTL_DATA_DIR
            names, and the encoder: the directory that JAXTL_MINILM names, or the package
