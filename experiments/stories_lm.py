@@ -6,6 +6,10 @@ another world. Perplexity is per token of its own 512-piece vocabulary.
 Needs:     text/mr_cr/rt-polarity.{pos,neg}, pretrained/stories260k_llama.safetensors
            and tokenizers/stories260k_tok512.json below the folder JAXTL_DATA_DIR names.
 Run:       jaxtl run experiments/stories_lm.py
+Expected:  test perplexity, mean ± 95 % interval over 3 seeds: before 79.53, after 600
+           steps of fine-tuning 9.926 ± 0.005, from scratch in as many steps 18.8 ± 0.3
+           (seeds draw the initial values and the order of batches; all share the
+           split). 17 minutes on 2 cores.
 """
 
 import jaxtl as tl
