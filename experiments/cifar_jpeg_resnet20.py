@@ -6,6 +6,11 @@ of quality 75. Two epochs of fine-tuning win back half of them; scratch stands b
 Needs:     cifar10/cifar10_jpeg_{train10k,test10k}.npz and pretrained/resnet20-
            12fca82f.safetensors below the folder that JAXTL_DATA_DIR names.
 Run:       jaxtl run experiments/cifar_jpeg_resnet20.py
+Expected:  test accuracy, mean ± 95 % interval over 3 seeds: as published 81.0,
+           fine-tuning 85.8 ± 0.3 (batch 128) and 85.6 ± 0.1 (batch 64), scratch
+           38.8 ± 5.3 %. Both batch sizes are shown because nothing chose between them:
+           the network was pre-trained on the originals of any image that could be held
+           out for validation. 23 minutes on 2 busy cores.
 """
 
 import jaxtl as tl
