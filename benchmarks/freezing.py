@@ -15,6 +15,7 @@ import optax
 import timing
 
 import jaxtl as tl
+from jaxtl import compiling
 
 BATCH = 32
 
@@ -39,7 +40,8 @@ def forward(run: tl.Run):
     """Returns the compiled evaluation-mode forward pass of one batch."""
     x = jnp.zeros((BATCH, *run.parts.datasets["target"].example_shape))
     apply = jax.jit(lambda params, stats, x: run.network.apply(params, stats, x).logits)
-    return apply.lower(run.params, run.state.stats, x).compile()
+    lowered = apply.lower(run.params, run.state.stats, x)
+    return lowered.compile(compiling.options())
 
 
 def zeroed(run: tl.Run):
@@ -60,7 +62,8 @@ def zeroed(run: tl.Run):
 
     x = jnp.zeros((BATCH, *run.parts.datasets["target"].example_shape))
     y = jnp.zeros(BATCH, jnp.int32)
-    return jax.jit(step).lower(params, stats, opt, x, y).compile(), opt
+    lowered = jax.jit(step).lower(params, stats, opt, x, y)
+    return lowered.compile(compiling.options()), opt
 
 
 def costs(

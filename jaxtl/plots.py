@@ -1,6 +1,7 @@
 """Pictures: results of a study with their intervals, contact sheets of examples."""
 
 import pathlib
+import textwrap
 
 import matplotlib
 
@@ -30,7 +31,8 @@ def study(rows: list[report.Row], path: pathlib.Path, *, title: str = "") -> Non
     metric = report.shared_metric(rows)
     grid = report.pivoted(rows)
     figure = _dots(rows, metric) if grid is None else _lines(*grid, metric)
-    figure.axes[0].set_title(title, loc="left", fontsize=11)
+    # Over the whole figure: long names of runs leave the axes narrow.
+    figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", fontsize=11)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -237,7 +237,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(case):
         assert array(out.features[stage]).dtype == jnp.bfloat16, stage
     exact = network.apply(params, stats, x).logits
     scale = float(jnp.abs(exact).max())
-    np.testing.assert_allclose(out.logits, exact, atol=0.06 * scale)
+    np.testing.assert_allclose(out.logits, exact, atol=0.1 * scale)
     trained = half.apply(params, stats, x, train=network.stages, key=jax.random.key(0))
     assert {a.dtype for a in jax.tree.leaves(trained.stats)} <= {jnp.dtype("float32")}
 
