@@ -113,6 +113,9 @@ class MobileNet(nn.Module):
         self.head = nn.Linear(width, OUTPUTS)
         for norm in [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]:
             norm.eps, norm.momentum = 1e-3, 0.01
+        # torch's default shrinks activations until only the bias is left.
+        for conv in [m for m in self.modules() if isinstance(m, nn.Conv2d)]:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
 
     @staticmethod
     def _conv(inside, out, stride, groups=1):

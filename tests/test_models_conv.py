@@ -25,6 +25,7 @@ CASES = {
     "strided columns": ((3, 9, 8, 5), (5, 3, 5, 4), 2, ((2, 2), (1, 1)), 1),
     "many slices": ((37, 16, 16, 16), (3, 3, 16, 16), 1, PAD, 1),
     "by output": ((5, 8, 8, 24), (3, 3, 24, 8), 1, PAD, 1),
+    "many channels": ((3, 5, 4, 64), (3, 3, 64, 66), 1, PAD, 1),
     "stride 2": ((4, 9, 9, 4), (3, 3, 4, 20), 2, PAD, 1),
     "stride 2, odd padding": ((4, 8, 8, 4), (3, 3, 4, 20), 2, ((0, 1), (0, 1)), 1),
     "unpadded": ((3, 9, 8, 20), (5, 5, 20, 17), 1, "VALID", 1),
@@ -225,17 +226,28 @@ def test_programs_for_other_platforms_are_those_of_lax(name):
 
 
 def test_the_slow_ways_of_xla_are_not_in_a_cpu_program():
-    """ResNet-like layers: no convolution as wide as an image, none without padding."""
+    """Few channels: no convolution as wide as an image, none of single columns."""
 
-    def loss(x, kernel):
-        return (conv(x, kernel, 1, "VALID") ** 2).sum()
+    def windows(channels, outputs, wanted):
+        x = jnp.ones((64, 16, 16, channels))
+        kernel = jnp.ones((3, 3, channels, outputs))
+        grad = jax.jit(jax.grad(lambda x, k: (conv(x, k) ** 2).sum(), wanted))
+        text = grad.lower(x, kernel).as_text()
+        found = re.findall(r"stablehlo\.convolution.*?window = \{(.*?)\}", text)
+        return found, "stablehlo.while" in text
 
-    x, kernel = jnp.ones((64, 16, 16, 16)), jnp.ones((3, 3, 16, 32))
-    text = jax.jit(jax.grad(loss, 1)).lower(x, kernel).as_text()
-    windows = re.findall(r"stablehlo\.convolution.*?window = \{(.*?)\}", text)
-    assert windows  # the value's
-    assert all("pad = [[0, 1], [0, 0]]" in w for w in windows)
-    assert "stablehlo.while" in text  # the kernel's gradient, slice by slice
+    # The kernel's gradient goes slice by slice; the only convolution is the value.
+    found, sliced = windows(16, 32, 1)
+    assert len(found) == 1
+    assert sliced
+    # The value of one channel: four columns at once.
+    found, _ = windows(1, 32, 1)
+    assert len(found) == 1
+    assert "stride = [1, 4]" in found[0]
+    # Many channels: XLA's own gradient.
+    found, sliced = windows(64, 64, 1)
+    assert len(found) == 2
+    assert not sliced
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -149,22 +149,18 @@ def _plain(x, kernel, case: Case):
     return conv_cpu.plain(x, kernel, case.window)
 
 
-def _plain_by_input(g, kernel, case: Case):
-    x = jax.ShapeDtypeStruct(case.x, g.dtype)
-    return jax.linear_transpose(lambda x: _plain(x, kernel, case), x)(g)[0]
-
-
-def _plain_by_kernel(x, g, case: Case):
-    kernel = jax.ShapeDtypeStruct(case.kernel, g.dtype)
-    return jax.linear_transpose(lambda k: _plain(x, k, case), kernel)(g)[0]
-
-
 _value = _primitive("value", lambda c: c.out, _plain, conv_cpu.value)
 _by_input = _primitive(
-    "input_gradient", lambda c: c.x, _plain_by_input, conv_cpu.input_gradient
+    "input_gradient",
+    lambda c: c.x,
+    conv_cpu.plain_input_gradient,
+    conv_cpu.input_gradient,
 )
 _by_kernel = _primitive(
-    "kernel_gradient", lambda c: c.kernel, _plain_by_kernel, conv_cpu.kernel_gradient
+    "kernel_gradient",
+    lambda c: c.kernel,
+    conv_cpu.plain_kernel_gradient,
+    conv_cpu.kernel_gradient,
 )
 
 # What a primitive of (a, b) is transposed to, by a and by b: ct is in its result's

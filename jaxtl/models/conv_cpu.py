@@ -1,19 +1,20 @@
 """How the CPU computes a convolution: the value and the gradient by the kernel.
 
 XLA's CPU backend is slow at four things, which are computed here in another way; what
-comes out is the same up to rounding (factors for one core, jax 0.10):
+comes out is the same up to rounding (factors on two cores, jax 0.10, with
+`compiling.options`):
 
-- the gradient by the kernel (2 to 10 times slower than it need be). Over slices of the
-  batch small enough for the cache, and for each row i of the kernel,
+- the gradient by the kernel, where channels are few (up to 1.8 times slower than it
+  need be). Over slices of the batch small enough for the cache, and for each row i of
+  the kernel,
 
       dK[i, j, c, o] = Σ_p x[p + (i, j), c] · g[p, o]
 
   is one matrix product of the input's pixels, shifted by every j, with the gradient's;
-- few output channels (up to 9 times). Groups of neighbouring output columns become
+- few channels in or out (1.2 to 5 times). Groups of neighbouring output columns become
   channels: a wider kernel of shifted copies of the weights, taken with a wider stride;
-- no padding at all (up to 4 times). A row of zeros is appended and its output dropped;
-  a kernel as large as its stride is a matrix product outright;
-- a group per channel (7 to 50 times): a sum of shifted images, each times its weights.
+- windows that tile the image (up to 1.7 times): this is a matrix product outright;
+- a group per channel (10 to 40 times): a sum of shifted images, each times its weights.
 
 Half precision is summed in single.
 """
@@ -29,10 +30,12 @@ from jax import lax
 
 UNPADDED = ((0, 0), (0, 0))
 
-# Numbers in the shifted copies of one slice of the batch: 0.4 MB in float32, a cache's.
-_COPIES = 3 * 2**15
+# Numbers in the shifted copies of one slice of the batch: 0.8 MB in float32, a cache's.
+_COPIES = 3 * 2**16
 # Pixels below which adding up the slices would cost more than multiplying them.
 _PIXELS = 256
+# Channels, in and out, from which XLA's own gradient by the kernel is the faster one.
+_MANY = 32
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 Shape = tuple[int, int, int, int]
@@ -77,8 +80,13 @@ class Case(NamedTuple):
     def columns(self) -> int:
         """How many output columns to compute as one with more channels."""
         channels, outputs = self.kernel[2:]
-        well = channels % 8 == 0 and (outputs > 8 or channels >= 32)
-        return 1 if outputs > 16 or well else min(-(-24 // outputs), 8, self.out[2])
+        if outputs <= 4:
+            count = 8
+        elif channels < 4:
+            count = 4 if outputs <= 32 else 2
+        else:
+            count = 2 if channels < 8 or outputs <= 8 else 1
+        return min(count, self.out[2])
 
 
 def known(case: Case) -> bool:
@@ -99,6 +107,19 @@ def plain(x, kernel, window: Window) -> jax.Array:
     )
 
 
+def plain_input_gradient(g, kernel, case: Case) -> jax.Array:
+    """What `plain` is transposed to by x."""
+    like = jax.ShapeDtypeStruct(case.x, g.dtype)
+    forward = functools.partial(plain, kernel=kernel, window=case.window)
+    return jax.linear_transpose(forward, like)(g)[0]
+
+
+def plain_kernel_gradient(x, g, case: Case) -> jax.Array:
+    """What `plain` is transposed to by the kernel."""
+    like = jax.ShapeDtypeStruct(case.kernel, g.dtype)
+    return jax.linear_transpose(lambda k: plain(x, k, case.window), like)(g)[0]
+
+
 def value(x, kernel, case: Case) -> jax.Array:
     """Returns (batch, new height, new width, outputs)."""
     window = case.window
@@ -107,9 +128,6 @@ def value(x, kernel, case: Case) -> jax.Array:
         return sum(k * _wide(kernel[i, j, 0]) for i, j, k in taps).astype(x.dtype)
     if case.tiles:
         return _fold(x, window.strides) @ kernel.reshape(-1, kernel.shape[3])
-    if window.padding == UNPADDED:
-        below = Window(window.strides, ((0, window.strides[0]), (0, 0)))
-        return value(x, kernel, case._replace(window=below))[:, :-1]
     if case.columns == 1:
         return plain(x, kernel, window)
     return _several_columns(x, kernel, case)
@@ -131,16 +149,15 @@ def _several_columns(x, kernel, case: Case) -> jax.Array:
 def input_gradient(g, kernel, case: Case) -> jax.Array:
     """Returns what g, of the value's shape, is pulled back to: x's shape."""
     (kh, kw, c, o), window = case.kernel, case.window
-    like = jax.ShapeDtypeStruct(case.x, g.dtype)
     if case.depthwise or case.tiles:
+        like = jax.ShapeDtypeStruct(case.x, g.dtype)
         forward = functools.partial(value, kernel=kernel, case=case)
         return jax.linear_transpose(forward, like)(g)[0]
     sizes = zip((kh, kw), window.padding)
     pads = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in sizes)
     back = Case(case.out, (kh, kw, o, c), Window((1, 1), pads))
     if window.strides != (1, 1) or not known(back):
-        forward = functools.partial(plain, kernel=kernel, window=window)
-        return jax.linear_transpose(forward, like)(g)[0]
+        return plain_input_gradient(g, kernel, case)
     return value(g, kernel[::-1, ::-1].swapaxes(2, 3), back)
 
 
@@ -151,6 +168,9 @@ def kernel_gradient(x, g, case: Case) -> jax.Array:
         x = _fold(x, window.strides)
         flat = Case(x.shape, (1, 1, *x.shape[3:], kernel[3]), Window((1, 1), UNPADDED))
         return kernel_gradient(x, g, flat).reshape(kernel)
+    if kernel[:2] != (1, 1) and min(kernel[2:]) >= _MANY:
+        # What x and g are computed by would be computed anew while they are transposed.
+        return plain_kernel_gradient(*lax.optimization_barrier((x, g)), case)
     if case.depthwise:
         part = _depthwise_gradient
     elif x.size <= g.size:  # one of the two is transposed: the smaller
