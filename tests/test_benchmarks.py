@@ -48,6 +48,20 @@ def test_models_are_the_same_in_torch(script, capsys):
     assert [row["reader"] for row in readers] == ["jaxtl", "transformers"]
 
 
+def test_convolutions_are_timed_three_ways(script, capsys):
+    pytest.importorskip("torch")
+    module = script("convolutions")
+    [rows] = module.main(["--quick"])
+    assert capsys.readouterr().out.count("\n| ") == len(rows) + 2
+    assert [row["what"] for row in rows] == ["value", "by input", "by kernel"]
+    # All three ways compute the same (torch's axes are in another order).
+    for what, ways in module.works(module.LAYERS[0]._replace(batch=2)).items():
+        ours, xla, theirs = (np.asarray(way()) for way in ways.values())
+        axes = (2, 3, 1, 0) if what == "by kernel" else (0, 2, 3, 1)
+        for other in (xla, theirs.transpose(axes)):
+            np.testing.assert_allclose(ours, other, atol=1e-5 * np.abs(ours).max())
+
+
 def test_frozen_stages_cost_a_forward_pass(script, capsys):
     [rows] = script("freezing").main(["--quick"])
     assert capsys.readouterr().out.count("\n| ") == len(rows) + 2

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -99,6 +98,7 @@ def test_sixteen_bit_files_are_not_clipped(tmp_path):
 
 @pytest.mark.parametrize("size", [(4, 4), (13, 6), (9, 8)])
 def test_resize_is_torchs_antialiased_bilinear(size):
+    torch = pytest.importorskip("torch")
     x = IMAGES.astype(np.float32)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(x.transpose(0, 3, 1, 2)),

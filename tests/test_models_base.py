@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from jaxtl.models import base
+
+torch = pytest.importorskip("torch", reason="the reference is torch")
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,18 @@
 """How the CPU computes a convolution: the value and the gradient by the kernel.
 
 XLA's CPU backend is slow at four things, which are computed here in another way; what
-comes out is the same up to rounding (factors on two cores, jax 0.10, with
-`compiling.options`):
+comes out is the same up to rounding (benchmarks/convolutions.py has the factors):
 
-- the gradient by the kernel, where channels are few (up to 1.8 times slower than it
-  need be). Over slices of the batch small enough for the cache, and for each row i of
-  the kernel,
+- the gradient by the kernel, where channels are few. Over slices of the batch small
+  enough for the cache, and for each row i of the kernel,
 
       dK[i, j, c, o] = Σ_p x[p + (i, j), c] · g[p, o]
 
   is one matrix product of the input's pixels, shifted by every j, with the gradient's;
-- few channels in or out (1.2 to 5 times). Groups of neighbouring output columns become
+- few channels in or out. Groups of neighbouring output columns become
   channels: a wider kernel of shifted copies of the weights, taken with a wider stride;
-- windows that tile the image (up to 1.7 times): this is a matrix product outright;
-- a group per channel (10 to 40 times): a sum of shifted images, each times its weights.
+- windows that tile the image: this is a matrix product outright;
+- a group per channel: a sum of shifted images, each times its weights.
 
 Half precision is summed in single.
 """
@@ -164,11 +162,10 @@ def input_gradient(g, kernel, case: Case) -> jax.Array:
 def kernel_gradient(x, g, case: Case) -> jax.Array:
     """Returns Σ_p x[p + (i, j), c] · g[p, o], slice by slice of the batch."""
     kernel, window = case.kernel, case.window
-    if kernel[:2] != (1, 1) and case.tiles:
-        x = _fold(x, window.strides)
-        flat = Case(x.shape, (1, 1, *x.shape[3:], kernel[3]), Window((1, 1), UNPADDED))
-        return kernel_gradient(x, g, flat).reshape(kernel)
-    if kernel[:2] != (1, 1) and min(kernel[2:]) >= _MANY:
+    if case.tiles:
+        x, g = (a.reshape(-1, a.shape[3]) for a in (_fold(x, window.strides), g))
+        return _product(x.T, g).reshape(kernel).astype(x.dtype)
+    if min(kernel[2:]) >= _MANY:
         # What x and g are computed by would be computed anew while they are transposed.
         return plain_kernel_gradient(*lax.optimization_barrier((x, g)), case)
     if case.depthwise:
