@@ -11,7 +11,7 @@ Expected:  test accuracy, mean ± 95 % interval over 3 seeds: as published 81.0,
            64), on all 50,000 87.4 ± 0.4, scratch on 10,000 38.8 ± 5.3 %. Both batch
            sizes are shown because nothing chose between them: the network was
            pre-trained on the originals of any image that could be held out for
-           validation. 45 minutes on 2 busy cores.
+           validation. 50 minutes on 2 busy cores.
 """
 
 import jaxtl as tl
