@@ -78,14 +78,28 @@ def assemble(exp: Experiment) -> Assembled:
         )
     _check_source(exp, source)
     sizes = _streams(exp, terms, target)
-    own, states, notes = _terms(
-        exp, terms, network, params, stats, source, mask, target, sizes, pre, datasets
+    own_network = _source_network(model, network, params, stats, source, pre, target)
+    facts = Setup(
+        name="",
+        network=network,
+        params=params,
+        stats=stats,
+        source=source,
+        mask=mask,
+        features={},
+        outputs=target.outputs,
+        task=target.task,
+        streams=tuple(sizes),
+        source_network=own_network,
+        batches=functools.partial(_batches, datasets, pre, exp.evaluate_batch),
     )
+    own, states, given, notes = _terms(exp.seed, terms, facts, target, pre, sizes)
     mesh = sharding.mesh(exp.devices, exp.param_shards)
     train, still = optim.modes(exp.optim, network.stages, mask, stats)
     resident = {n: streams.fits(datasets[data_of(n)], exp.device_bytes) for n in sizes}
     program = step.Program(
         network=network,
+        source_network=own_network,
         terms={name: config.shell(term) for name, term in terms.items()},
         optimizer=config.shell(exp.optim),
         labels=_trainable_labels(labels, mask, own),
@@ -108,7 +122,7 @@ def assemble(exp: Experiment) -> Assembled:
         "seed": jnp.uint32(exp.seed),
     }
     frozen = trees.partition(params, mask)[1]
-    fixed = sharding.place(step.Fixed(frozen, source), mesh)
+    fixed = sharding.place(step.Fixed(frozen, source, given), mesh)
     state = step.initial_state(program, params, stats, own, states, hypers)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     data = {
@@ -291,38 +305,63 @@ def _streams(exp, terms, target) -> dict[str, int]:
     return sizes
 
 
-def _terms(
-    exp, terms, network, params, stats, source, mask, target, sizes, pre, datasets
-):
-    """Checks every term and returns {name: …} of own parameters, states and notes."""
+def _terms(seed, terms, facts: Setup, target, pre, sizes):
+    """Checks every term; returns {name: …} of own parameters, states, given, notes."""
     x = example(target, pre["target"], sizes.get("target", 2))
-    out = jax.eval_shape(functools.partial(network.apply), params, stats, x)
-    if out.logits.shape[-1] < target.outputs:
-        raise UserError(_narrow(out.logits.shape[-1], target))
-    own, states, notes = {}, {}, {}
+    out = jax.eval_shape(facts.network.apply, facts.params, facts.stats, x)
+    outputs = out.logits.shape[-1]
+    if outputs < target.outputs:
+        raise UserError(_narrow(outputs, target))
+    own, states, given, notes = {}, {}, {}, {}
     for index, (name, term) in enumerate(terms.items()):
-        facts = Setup(
-            name=name,
-            network=network,
-            params=params,
-            stats=stats,
-            source=source,
-            mask=mask,
-            features=out.features,
-            outputs=out.logits.shape[-1],
-            task=target.task,
-            streams=tuple(sizes),
+        asked = dataclasses.replace(
+            facts, name=name, features=out.features, outputs=outputs
         )
-        term.check(facts)
-        key = jax.random.fold_in(jax.random.key(exp.seed), 10_000 + index)
-        made, state = term.init(key, facts), term.init_state(facts)
-        if jax.tree.leaves(made):
-            own[name] = made
-        if jax.tree.leaves(state):
-            states[name] = state
-        if term.describe(facts):
-            notes[name] = term.describe(facts)
-    return own, states, notes
+        term.check(asked)
+        key = jax.random.fold_in(jax.random.key(seed), 10_000 + index)
+        for found, made in (
+            (own, term.init(key, asked)),
+            (states, term.init_state(asked)),
+            (given, term.given(asked)),
+        ):
+            if jax.tree.leaves(made):
+                found[name] = made
+        if term.describe(asked):
+            notes[name] = term.describe(asked)
+    return own, states, given, notes
+
+
+def _batches(datasets, pre, size: int, stream: str):
+    """Yields the train examples of a stream once, in order, preprocessed."""
+    dataset = datasets[data_of(stream)]
+    rows = dataset.rows[split_of(stream)]
+    for at in range(0, len(rows), size):
+        chunk = rows[at : at + size]
+        x = preprocess.apply(pre[data_of(stream)], lazy.gather(dataset.x, chunk))
+        yield {"x": x, "y": jnp.asarray(dataset.y[chunk])}
+
+
+def _source_network(model, network, params, stats, source, pre, target):
+    """Returns the model with the source's number of outputs, None without a head."""
+    head = network.stages[-1]
+    if source.params is None:
+        return None
+    if head not in params:
+        return network  # a tied head has no parameters of its own
+    if source.head is None:
+        return None
+    shapes = functools.partial(jax.tree.map, lambda x: tuple(x.shape))
+    if shapes(source.head) == shapes(params[head]):
+        return network
+    if isinstance(model, Network):
+        return None
+    x = example(target, pre["target"])
+    for outputs in sorted({leaf.shape[-1] for leaf in jax.tree.leaves(source.head)}):
+        found = config.replace(model, outputs=outputs).pure()
+        made = jax.eval_shape(found.init, jax.random.key(0), x)[0]
+        if shapes(made.get(head)) == shapes(source.head):
+            return found
+    return None
 
 
 def _trainable_labels(labels, mask, own):

@@ -171,6 +171,14 @@ class Term:
         """Returns this term's own state that no gradient trains ({} for none)."""
         return {}
 
+    def given(self, setup: "Setup") -> PyTree:
+        """Returns arrays that this term reads and no step changes ({} for none).
+
+        They are computed once, before training (from the source, from the data of
+        `setup.batches`, from a file), and come back as `context.given`.
+        """
+        return {}
+
     def __call__(self, context) -> Any:
         """Returns a scalar, or `(scalar, {metric name: scalar})`.
 
@@ -193,6 +201,10 @@ class Setup:
       outputs: number of classes, or of regression targets.
       task: "classification", "multilabel", "regression" or "language".
       streams: names of the streams that exist.
+      source_network: the model with the source's own number of outputs, whose head
+        `source.head` fits; None where the source brings no head.
+      batches: stream name -> iterator over all its train examples once, in order, as
+        batches {"x", "y"} with preprocessed inputs; the last one may be smaller.
     """
 
     name: str
@@ -205,3 +217,5 @@ class Setup:
     outputs: int
     task: str
     streams: tuple[str, ...]
+    source_network: Network | None = None
+    batches: Callable[[str], Iterable[Batch]] = lambda stream: iter(())

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import schedules
+from jaxtl import tree as trees
 from jaxtl.core import Batch, Network, Output, PyTree, Source, Term
 
 
@@ -32,6 +33,8 @@ class Context:
       task: "classification", "multilabel", "regression" or "language".
       own: term name -> that term's own parameters.
       states: term name -> that term's state; new values are put in place.
+      given: term name -> arrays that no step changes (`Term.given`).
+      source_network: as in `core.Setup`.
     """
 
     network: Network
@@ -48,7 +51,10 @@ class Context:
     task: str
     own: Mapping[str, PyTree]
     states: dict[str, PyTree]
+    given: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
+    source_network: Network | None = None
     _passes: dict[str, Output] = dataclasses.field(default_factory=dict)
+    _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
 
     def forward(self, stream: str = "target") -> Output:
         """Returns the training-mode forward pass of a stream's batch, run once."""
@@ -67,6 +73,31 @@ class Context:
             self._passes[stream] = out
         return self._passes[stream]
 
+    def source_params(self) -> tuple[PyTree, PyTree]:
+        """Returns θ₀ and its statistics, whole: the model's own where it has none."""
+        hold = jax.lax.stop_gradient
+        params = trees.fill(self.source.params, hold(self.params))
+        return params, trees.fill(self.source.stats, hold(self.stats))
+
+    def source_forward(self, stream: str = "target") -> Output:
+        """Returns the source's pass of a stream's batch, in evaluation mode, run once.
+
+        No gradient flows through it. Its logits are those of the source's own head;
+        where the source brings none the pass ends before the head and logits are None.
+        """
+        if stream not in self._source_passes:
+            params, stats = self.source_params()
+            network, head = self.source_network, self.network.stages[-1]
+            stop = None
+            if network is None:
+                network, stop = self.network, self.network.stages[-2]
+            elif self.source.head is not None:
+                params = {**params, head: self.source.head}
+            out = network.apply(params, stats, self.batches[stream]["x"], stop=stop)
+            out = out._replace(logits=None if stop else out.logits)
+            self._source_passes[stream] = jax.lax.stop_gradient(out)
+        return self._source_passes[stream]
+
 
 class View:
     """A context as one term sees it.
@@ -78,6 +109,7 @@ class View:
       name: the term's name.
       own: the term's own trainable parameters.
       state: the term's own state.
+      given: the term's own arrays that no step changes.
       key: a key of the term's own for this step.
     """
 
@@ -86,6 +118,7 @@ class View:
         self.name = name
         self.own = context.own.get(name, {})
         self.state = context.states.get(name, {})
+        self.given = context.given.get(name, {})
         self.key = jax.random.fold_in(context.key, 1000 + index)
 
     def __getattr__(self, name: str) -> Any:

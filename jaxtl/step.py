@@ -48,13 +48,20 @@ jax.tree_util.register_dataclass(State, [f.name for f in dataclasses.fields(Stat
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """What a step reads and never changes: frozen parameters and the source."""
+    """What a step reads and never changes.
+
+    Attributes:
+      frozen: the frozen parameters, None at trainable leaves.
+      source: θ₀.
+      given: term name -> the arrays of its `Term.given`.
+    """
 
     frozen: PyTree
     source: Source
+    given: PyTree = dataclasses.field(default_factory=dict)
 
 
-jax.tree_util.register_dataclass(Fixed, ["frozen", "source"], [])
+jax.tree_util.register_dataclass(Fixed, ["frozen", "source", "given"], [])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +70,7 @@ class Program:
 
     Attributes:
       network: the model.
+      source_network: the model with the source's number of outputs, or None.
       terms, optimizer: with their traced numbers set to 0.
       labels: tree of optimizer groups of the trainable leaves.
       mask: tree of bools over all parameters.
@@ -78,6 +86,7 @@ class Program:
     """
 
     network: Network
+    source_network: Network | None
     terms: Mapping[str, Term]
     optimizer: optim.Optimizer
     labels: PyTree
@@ -137,6 +146,9 @@ def step(
             task=program.task,
             own=trainable["terms"],
             states=dict(term_states),
+            given=fixed.given,
+            source_network=program.source_network
+            and cast(program.source_network, program.dtype),
         )
         total, metrics = objective.loss(terms, context)
         return total, (metrics, context.stats, context.states)

@@ -160,7 +160,7 @@ def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
         rest["hypers"],
         rest["step"],
     )
-    fixed = step.Fixed(frozen, run.parts.fixed.source)
+    fixed = dataclasses.replace(run.parts.fixed, frozen=frozen)
     run.parts = dataclasses.replace(run.parts, fixed=fixed)
     run.at = run.resumed_at = at
     run.best, run.seconds = meta["best"], meta["seconds"]

@@ -108,3 +108,9 @@ def restrict(tree: PyTree, mask: PyTree) -> PyTree:
     return jax.tree.map(
         lambda m, x: x if m else None, mask, tree, is_leaf=lambda x: x is None
     )
+
+
+def fill(tree: PyTree, default: PyTree) -> PyTree:
+    """Returns the tree with the default's leaf wherever it has None or nothing."""
+    known = flatten(tree)
+    return map_with_path(lambda path, leaf: known.get(path, leaf), default)

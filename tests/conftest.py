@@ -72,7 +72,8 @@ class Bench:
     """A tiny network with everything a term needs, changed at will.
 
     `Bench(task=…, model=…, new_head=True, frozen=("layer1",))`; then `.setup` for
-    `Term.check`/`init` and `.context(params=…, term=…)` for its call.
+    `Term.check`/`init` and `.context(params=…, term=…)` for its call. With
+    `source_outputs=5` the source has a head of its own, of 5 outputs.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Bench:
         batch=6,
         streams=STREAMS,
         moved=0.1,
+        source_outputs=None,
     ):
         outputs = 3
         usual = _LLAMA if task == "language" else MLP(outputs=outputs, widths=(8,))
@@ -98,6 +100,12 @@ class Bench:
         noise, _ = self.network.init(jax.random.key(1), x)
         self.params = jax.tree.map(lambda a, b: a + moved * (b + 0.3), start, noise)
         head = start[self.network.stages[-1]]
+        self.source_network = None if scratch else self.network
+        if source_outputs is not None:
+            other = MLP(outputs=source_outputs, widths=(8,))
+            self.source_network = other.pure()
+            head = self.source_network.init(jax.random.key(2), x)[0]["head"]
+            new_head = True
         if new_head:
             blank = jax.tree.map(lambda _: None, head)
             start = {**start, self.network.stages[-1]: blank}
@@ -125,9 +133,20 @@ class Bench:
             outputs=self.outputs,
             task=self.task,
             streams=tuple(self.batches),
+            source_network=self.source_network,
+            batches=lambda stream: iter([self.batches[stream]]),
         )
 
-    def context(self, params=None, own=None, state=None, step=3, seed=0, **changes):
+    def context(
+        self,
+        params=None,
+        own=None,
+        state=None,
+        given=None,
+        step=3,
+        seed=0,
+        **changes,
+    ):
         """Returns a fresh Context; call a term with `objective.View(context, …)`."""
         fields = {
             "network": self.network,
@@ -144,6 +163,8 @@ class Bench:
             "task": self.task,
             "own": {"term": own or {}},
             "states": {"term": state or {}},
+            "given": {"term": given or {}},
+            "source_network": self.source_network,
         }
         return Context(**{**fields, **changes})
 

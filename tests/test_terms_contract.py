@@ -118,17 +118,18 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
     row.term.check(room.setup)
     own = row.term.init(jax.random.key(0), room.setup)
     state = row.term.init_state(room.setup)
+    given = row.term.given(room.setup)
     blank = config.shell(row.term)
     assert config.key(blank) == config.key(config.shell(row.twin))
     traces = []
 
     @jax.jit
-    def step(numbers, params, own, state):
+    def step(numbers, params, own, state, given):
         traces.append(1)
         term = config.fill(blank, numbers)
 
         def loss(params, own):
-            context = room.context(params, own=own, state=state)
+            context = room.context(params, own=own, state=state, given=given)
             value, metrics = objective.loss({"term": term}, context)
             return value, (metrics, context.states)
 
@@ -137,7 +138,7 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
     values = []
     for term in (row.term, row.twin):
         (value, (metrics, states)), grads = step(
-            config.numbers(term), room.params, own, state
+            config.numbers(term), room.params, own, state, given
         )
         assert value.shape == ()
         assert value.dtype == np.float32
@@ -158,11 +159,13 @@ def test_it_runs_with_all_but_the_head_frozen(bench, row):
     room = bench(row.task, frozen=body)
     row.term.check(room.setup)
     own = row.term.init(jax.random.key(0), room.setup)
+    given = row.term.given(room.setup)
     frozen = {stage: room.params[stage] for stage in body}
 
     def loss(head):
         params = {**frozen, "head": head}
-        context = room.context(params, own=own, state=row.term.init_state(room.setup))
+        state = row.term.init_state(room.setup)
+        context = room.context(params, own=own, state=state, given=given)
         return objective.loss({"term": row.term}, context)[0]
 
     assert trees.all_finite(jax.jit(jax.grad(loss))(room.params["head"]))

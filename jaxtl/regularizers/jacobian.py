@@ -266,11 +266,11 @@ class JacobianDifference(Term):
         source, hold = context.source, jax.lax.stop_gradient
         chosen = self.leaves(context)
         params, rest = trees.partition(context.params, chosen)
-        everything0 = _fill(source.params, hold(context.params))
+        everything0 = trees.fill(source.params, hold(context.params))
         params0, rest0 = trees.partition(everything0, chosen)
         # A training pass before this term moves the statistics with θ.
         stats = hold(context.stats)
-        stats0 = _fill(source.stats, stats)
+        stats0 = trees.fill(source.stats, stats)
 
         def function(rest, stats):
             def f(params, x):
@@ -288,9 +288,3 @@ def _equal(a: PyTree, b: PyTree) -> jax.Array:
     """Returns a bool scalar: every element of two trees of one structure agrees."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b))
     return jnp.stack([jnp.array_equal(x, y) for x, y in pairs]).all()
-
-
-def _fill(tree: PyTree, default: PyTree) -> PyTree:
-    """Returns the tree with the default's leaf wherever it has None or nothing."""
-    known = trees.flatten(tree)
-    return trees.map_with_path(lambda path, leaf: known.get(path, leaf), default)
