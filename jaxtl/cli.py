@@ -13,8 +13,12 @@ EPILOG = """examples:
 """
 
 
-# The command's function in commands.py where it can't have the command's name.
-COMMANDS = {"eval": "evaluate", "export": "export_", "predict": "predict_"}
+# "module:function" where that is not the function of the command's name in commands.py.
+COMMANDS = {
+    "eval": "commands:evaluate",
+    "export": "commands:export_",
+    "predict": "commands:predict_",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,8 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
     from jaxtl.core import UserError
 
     try:
-        commands = importlib.import_module("jaxtl.commands")
-        return getattr(commands, COMMANDS.get(args.command, args.command))(args) or 0
+        place = COMMANDS.get(args.command, f"commands:{args.command}")
+        module, _, function = place.partition(":")
+        module = importlib.import_module(f"jaxtl.{module}")
+        return getattr(module, function)(args) or 0
     except UserError as error:
         print(f"jaxtl {args.command}: {error}", file=sys.stderr)
         return 1
