@@ -34,6 +34,7 @@ class Assembled:
       terms: name -> term, the default task loss filled in.
       notes: name -> what a term decided for this experiment, where it says so.
       preprocess: data set -> its preprocessing, with the model's mean and std.
+      optimizer: with its groups as a mapping.
     """
 
     model: Any
@@ -49,6 +50,7 @@ class Assembled:
     terms: Mapping[str, Term]
     notes: Mapping[str, str]
     preprocess: Mapping[str, preprocess.Preprocess]
+    optimizer: optim.Optimizer
 
 
 def assemble(exp: Experiment) -> Assembled:
@@ -69,14 +71,15 @@ def assemble(exp: Experiment) -> Assembled:
             _tuple(getattr(exp.init, "ignore", ())),
         )
     terms = dict(exp.terms) or {"task": losses.for_task(target.task)}
-    labels = optim.labels(exp.optim, params)
-    mask = optim.trainable(exp.optim, labels)
+    optimizer = optim.resolve(exp.optim, network.stages, params)
+    labels = optim.labels(optimizer, params)
+    mask = optim.trainable(optimizer, labels)
     if exp.steps and not any(jax.tree.leaves(mask)):
         raise UserError(
-            f"optim.groups={dict(exp.optim.groups)} freezes every parameter, so there "
+            f"optim.groups={dict(optimizer.groups)} freezes every parameter, so there "
             "is nothing to train; leave a group unfrozen, or set steps=0 to evaluate."
         )
-    _check_source(exp, source)
+    optim.check(optimizer, params, mask, source)
     sizes = _streams(exp, terms, target)
     own_network = _source_network(model, network, params, stats, source, pre, target)
     facts = Setup(
@@ -95,13 +98,13 @@ def assemble(exp: Experiment) -> Assembled:
     )
     own, states, given, notes = _terms(exp.seed, terms, facts, target, pre, sizes)
     mesh = sharding.mesh(exp.devices, exp.param_shards)
-    train, still = optim.modes(exp.optim, network.stages, mask, stats)
+    train, still = optim.modes(optimizer, network.stages, mask, stats)
     resident = {n: streams.fits(datasets[data_of(n)], exp.device_bytes) for n in sizes}
     program = step.Program(
         network=network,
         source_network=own_network,
         terms={name: config.shell(term) for name, term in terms.items()},
-        optimizer=config.shell(exp.optim),
+        optimizer=config.shell(optimizer),
         labels=_trainable_labels(labels, mask, own),
         mask=mask,
         train=train,
@@ -117,7 +120,7 @@ def assemble(exp: Experiment) -> Assembled:
     )
     hypers = {
         "terms": _traced(config.numbers(terms)),
-        "optim": _traced(config.numbers(exp.optim)),
+        "optim": _traced(config.numbers(optimizer)),
         "steps": jnp.int32(exp.steps),
         "seed": jnp.uint32(exp.seed),
     }
@@ -144,6 +147,7 @@ def assemble(exp: Experiment) -> Assembled:
         terms=terms,
         notes=notes,
         preprocess=pre,
+        optimizer=optimizer,
     )
 
 
@@ -267,14 +271,6 @@ def example(dataset: base.Dataset, pre: preprocess.Preprocess, count: int = 1):
     """Returns the first train rows, preprocessed, as a batch."""
     rows = np.resize(dataset.rows["train"], count)
     return preprocess.apply(pre, lazy.gather(dataset.x, rows))
-
-
-def _check_source(exp, source):
-    if exp.optim.decay_to_source is not None and source.params is None:
-        raise UserError(
-            f"optim.decay_to_source={exp.optim.decay_to_source}: the experiment starts "
-            "from scratch, so there is no θ₀ to stay near; give it an init=."
-        )
 
 
 def _streams(exp, terms, target) -> dict[str, int]:

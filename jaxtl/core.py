@@ -102,11 +102,18 @@ class Network:
         on, batch statistics used and updated); `still` names modules, as paths
         `stage/.../bn`, that keep their statistics although their stage trains;
         `start`/`stop` run from the input of one stage to the output of another.
+      taps: `(params, stats, x, nudges, *, stop=None) -> (Output, inputs)`, a pass in
+        evaluation mode that shows the dense layers from within: `inputs` maps a
+        layer's path to what it reads, (batch, ..., in), and `nudges` maps paths to
+        what is added to its output, so that the gradient by a nudge is that by the
+        output. None where the layers can't be seen. Whoever replaces `apply` by
+        another function replaces `taps` too, or sets it to None.
     """
 
     stages: tuple[str, ...]
     init: Callable[..., tuple[PyTree, PyTree]]
     apply: Callable[..., Output]
+    taps: Callable[..., tuple[Output, dict[str, jax.Array]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,8 +36,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable], *, left=
 
 def show(run) -> None:
     """Prints a run's parameters: path, shape, group, learning rate, frozen or not."""
-    program, exp = run.parts.program, run.exp
-    labels = trees.flatten(optim.labels(exp.optim, run.params))
+    program, optimizer = run.parts.program, run.parts.optimizer
+    labels = trees.flatten(optim.labels(optimizer, run.params))
     mask = trees.flatten(program.mask)
     flat = trees.flatten(run.params)
     order = {s: i for i, s in enumerate(run.network.stages)}
@@ -45,7 +45,7 @@ def show(run) -> None:
     for path in sorted(flat, key=lambda p: order[p.split("/")[0]]):
         shape = "×".join(map(str, flat[path].shape)) or "scalar"
         label = labels[path]
-        rate = _rate(exp.optim, label) if mask[path] else "0"
+        rate = _rate(optimizer, label) if mask[path] else "0"
         rows.append((path, shape, label, rate, "" if mask[path] else "frozen"))
     out = console()
     out.print(

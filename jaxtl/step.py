@@ -164,6 +164,13 @@ def step(
     tx = optim.transform(optimizer, program.labels, source, state.step, hypers["steps"])
     updates, opt = tx.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
+    trainable["model"] = optim.project(
+        optimizer,
+        trainable["model"],
+        state.trainable["model"],
+        grads["model"],
+        fixed.source.params,
+    )
     new = State(trainable, stats, opt, term_states, hypers, state.step + 1)
     metrics["grad_norm"] = jnp.sqrt(trees.sum_squares(grads))
     return sharding.constrain_state(new, program.mesh), metrics
