@@ -93,8 +93,8 @@ def test_jacobian_bench_counts_and_is_unbiased(script, capsys):
     )
     found = {(row["Jacobian"], row["draws"]): row for row in deviations}
     # What is computed is what 200 draws show, a twentieth or so aside.
-    for row, case in zip(estimates, (("by params, 32 examples", 1),
-                                     ("by params, 32 examples", 4), ("by inputs", 1))):  # fmt: skip
+    cases = [("by params, 32 examples", draws) for draws in (1, 4)]
+    for row, case in zip(estimates, [*cases, ("by inputs", 1)]):
         drawn = row["relative deviation of one"]
         assert drawn == pytest.approx(found[case]["signs"], rel=0.25)
     # Sixteen orthogonal draws of ten outputs, and examples that never meet.

@@ -225,7 +225,7 @@ def test_channels_of_images_are_weighed_and_batches_may_be_uneven(bench):
     one, two = (DELTA().given(s) for s in (room.setup, split))
     assert one["block2"].shape == (5,)
     np.testing.assert_allclose(one["block2"].sum(), 1, rtol=1e-5)
-    np.testing.assert_allclose(one["block2"], two["block2"], atol=1e-4)
+    np.testing.assert_allclose(one["block2"], two["block2"], atol=2e-3)
 
 
 def test_examples_are_drawn_from_all_the_data(bench):

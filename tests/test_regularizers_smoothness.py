@@ -155,11 +155,12 @@ def test_smart_is_the_ascent_by_torch(bench, steps):
     room = bench(model=DEEP)
     term = SMART(**BALL, steps=steps)
     term.check(room.setup)
-    hidden = torch.tensor(_first(room))
-    clean = _after(room.params, hidden, torch).log_softmax(-1)
+    hidden = torch.tensor(_first(room), requires_grad=True)
 
     def apart(z):
-        noisy = _after(room.params, hidden + z, torch).log_softmax(-1)
+        clean, noisy = (
+            _after(room.params, h, torch).log_softmax(-1) for h in (hidden, hidden + z)
+        )
         return ((noisy.exp() - clean.exp()) * (noisy - clean)).sum(1).mean()
 
     z = 0.02 * torch.tensor(_noise(room, hidden.shape, jax.random.normal))
@@ -169,19 +170,19 @@ def test_smart_is_the_ascent_by_torch(bench, steps):
         (g,) = torch.autograd.grad(apart(z), z)
         g = g / g.abs().amax(1, keepdim=True)
         z = (z + 0.03 * g).clamp(-0.1, 0.1).detach()
-    np.testing.assert_allclose(_call(term, room), apart(z), rtol=1e-3)
+    value, grads = jax.value_and_grad(lambda p: _call(term, room, p))(room.params)
+    expected = apart(z)
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-3)
+    # z is constant: nothing flows back through the ascent.
+    (flow,) = torch.autograd.grad(expected, hidden)
+    expected = (flow * (1 - hidden**2)).sum(0).detach()
+    np.testing.assert_allclose(grads["layer1"]["dense"]["bias"], expected, atol=1e-5)
 
 
-def test_smart_finds_worse_than_chance_and_holds_it_constant(bench):
+def test_smart_finds_worse_than_chance(bench):
     room = bench(model=DEEP)
     found = [float(_call(SMART(**BALL, steps=n), room)) for n in (0, 1, 3)]
     assert found == sorted(found)
-    term = SMART(**BALL, steps=1)
-    # Frozen noise gives the same gradient, so none flows through the ascent.
-    grads = jax.grad(lambda p: _call(term, room, p))(room.params)
-    shift = 1e-2
-    moved = jax.tree.map(lambda p, g: p - shift * g, room.params, grads)
-    assert _call(term, room, moved) < _call(term, room)
 
 
 @pytest.mark.parametrize("term", [R3F(scale=0.5), SMART(**BALL)], ids=["r3f", "smart"])
