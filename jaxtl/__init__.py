@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = attach(
         "show": "report",
     },
     modules=(
+        "averaging",
         "checkpoint",
         "config",
         "data",
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = attach(
         "metrics",
         "models",
         "optim",
+        "phases",
         "pretrained",
         "regularizers",
         "schedules",

@@ -102,11 +102,15 @@ class Network:
         on, batch statistics used and updated); `still` names modules, as paths
         `stage/.../bn`, that keep their statistics although their stage trains;
         `start`/`stop` run from the input of one stage to the output of another.
+      reduce: what the head does first without parameters or randomness (averaging a
+        feature map, say), as a function of its input; the head takes what has been
+        reduced as well. None where there is no such part.
     """
 
     stages: tuple[str, ...]
     init: Callable[..., tuple[PyTree, PyTree]]
     apply: Callable[..., Output]
+    reduce: Callable[[Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ ROOT = pathlib.Path(__file__).parent.parent / "jaxtl"
 FLOORS = {
     0: "core _lazy tree select config snapshot schedules checkpoint compiling",
     1: "checks losses metrics models pretrained",
-    2: "regularizers domain",
-    3: "objective optim sharding data",
-    4: "step assemble experiment evaluation run store rundir facts log progress "
+    2: "regularizers domain weights",
+    3: "objective optim sharding data phases averaging",
+    4: "step stretches assemble cache cache_disk experiment evaluation run store rundir facts log progress "
     "training study",
     5: "export artefact card trained predict report plots commands cli __main__",
 }

@@ -144,6 +144,10 @@ class Staged(nn.Module):
         """Returns the known file layouts of this architecture, the usual one first."""
         return {}
 
+    def reduction(self) -> Callable | None:
+        """Returns what the head begins with, without parameters (`Network.reduce`)."""
+        return None
+
     def adapt(self, path: str, x: Any) -> Any:
         """Returns a leaf read from a file as this model wants it (image sizes, say)."""
         return x
@@ -243,7 +247,12 @@ def _pure(module: Staged) -> Network:
         # Stages that did not run return no statistics: keep theirs.
         return Output(out, features, {**stats, **new.get("batch_stats", {})})
 
-    return Network(module.stages, init, apply)
+    return Network(module.stages, init, apply, module.reduction())
+
+
+def average(x: jax.Array) -> jax.Array:
+    """Global average pooling of (batch, H, W, C); what is (batch, C) stays as it is."""
+    return x.mean((1, 2)) if x.ndim == 4 else x
 
 
 def max_pool(x: jax.Array) -> jax.Array:
