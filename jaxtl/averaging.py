@@ -59,7 +59,7 @@ class SWA(Averaging):
     """The plain mean of the weights after every step from `start` on.
 
     Before that it is the weights themselves. Statistics of BatchNorm are averaged like
-    weights; `tl.interpolation.refresh_statistics` counts them anew from data.
+    weights; `statistics.refresh_statistics` estimates them anew from data.
 
     Attributes:
       start: share of the run after which averaging begins.

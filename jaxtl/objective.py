@@ -113,9 +113,7 @@ class Context:
         where the source brings none the pass ends before the head and logits are None.
         """
         if stream not in self._source_passes:
-            self._source_passes[stream] = jax.lax.stop_gradient(
-                self._source_pass(stream)
-            )
+            self._source_passes[stream] = self._source_pass(stream)
         return self._source_passes[stream]
 
     def _source_pass(self, stream: str) -> Output:
@@ -134,12 +132,13 @@ class Context:
         if x is None:
             settings.pop("start", None)
             x = self.batches[stream]["x"]
-        out = network.apply(params, stats, x, **settings)
+        hold = jax.lax.stop_gradient
+        out = hold(network.apply(params, stats, x, **settings))
         if "start" in settings:
 
             def below():
                 whole = self.batches[stream]["x"]
-                return network.apply(params, stats, whole, stop=self.cut).features
+                return hold(network.apply(params, stats, whole, stop=self.cut).features)
 
             out = out._replace(features=Features(out.features, below))
         return out._replace(logits=None if "stop" in settings else out.logits)

@@ -14,8 +14,8 @@ FLOORS = {
     1: "checks losses metrics models pretrained",
     2: "regularizers domain weights",
     3: "objective optim sharding data phases averaging",
-    4: "step stretches assemble cache cache_disk experiment evaluation run store rundir facts log progress "
-    "training study",
+    4: "step stretches assemble cache cache_disk experiment evaluation run store "
+    "rundir facts log progress training study",
     5: "export artefact card trained predict report plots commands cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and
