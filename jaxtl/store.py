@@ -197,7 +197,10 @@ def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
     """
     exp = rundir.read_experiment(pathlib.Path(out))
     init = pretrained.Run(str(out), which=which)
-    exp = dataclasses.replace(exp, init=init, phases=(), average=None)
+    # What shaped its training is not needed to read it, and may be gone by now.
+    free = {"terms": {}, "streams": {}, "batch": 1, "accumulate": 1, "devices": 1}
+    free |= {"phases": (), "average": None, "param_shards": 1}
+    exp = dataclasses.replace(exp, init=init, **free)
     if exp.peft is None or exp.peft.deployable:
         return Run(dataclasses.replace(exp, peft=None))
     # The stored parameters are the merged ones: what was added is no part of the base.
