@@ -4,7 +4,9 @@ Steps with JacobianDifference are held against a plain step of the same job, and
 other ways to the same quantity: reversing the backward pass (the same estimate, as its
 definition reads), and per-example Jacobians, by vmap or one after the other. Then the
 projected estimate against the exact value at one point of training: the mean over many
-draws, and the relative standard deviation of a single one.
+draws, and the relative standard deviation of a single one. Last, that deviation by how
+draws are made and how many there are, computed from the differences of all rows of the
+Jacobian and not by drawing: 2 Σ_{p≠q} E[M_pq²] ⟨J_p, J_q⟩² is the variance.
 """
 
 import dataclasses
@@ -18,10 +20,10 @@ import timing
 import jaxtl as tl
 from jaxtl.objective import Context, View
 from jaxtl.pretrained.match import Weights
-from jaxtl.regularizers import jacobian
+from jaxtl.regularizers import JacobianDifference, dense
+from jaxtl.regularizers.jacobian_estimates import signs
 
 DRAWS, BATCH = 200, 32
-JacobianDifference = jacobian.JacobianDifference
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Reversed(JacobianDifference):
 
     def __call__(self, context):
         x = self._rows(context.batches[self.stream]["x"])
-        params, source, f, f0, _ = self._sides(context)
+        params, source, f, f0, _ = self._sides(context, context.params)
         shape = jax.eval_shape(f, params, x).shape
         # The library's own draw, so that both take the very same step.
         [key] = jax.random.split(context.key, 1)
@@ -57,7 +59,7 @@ class PerExample(JacobianDifference):
 
     def __call__(self, context):
         x = self._rows(context.batches[self.stream]["x"])
-        params, source, f, f0, _ = self._sides(context)
+        params, source, f, f0, _ = self._sides(context, context.params)
 
         def one(row):
             found = jax.jacrev(lambda p: f(p, row[None])[0])(params)
@@ -74,7 +76,12 @@ def ways() -> dict[str, tl.Term | None]:
         "projected, a quarter of the batch": JacobianDifference(
             weight=0.1, fraction=0.25
         ),
+        "projected, every fifth step": JacobianDifference(weight=0.1, every=5),
         "projected, by inputs": JacobianDifference(weight=0.1, wrt="inputs"),
+        "dense layers, exact": JacobianDifference(weight=0.1, estimator="dense"),
+        "dense layers, projected": JacobianDifference(
+            weight=0.1, estimator="dense_projected"
+        ),
         "reverse over reverse": Reversed(weight=0.1),
         "exact, vmapped": PerExample(weight=0.1),
         "exact, one by one": JacobianDifference(weight=0.1, estimator="exact"),
@@ -111,7 +118,7 @@ def costs(quick: bool) -> list[timing.Row]:
     for name, term in ways().items():
         run = tl.setup(experiment(quick, term, init))
         # A slow way takes one step for every few of the others, to be done in time.
-        steps[name] = 1 if name.startswith("exact") else (2 if quick else 10)
+        steps[name] = 1 if name.startswith("exact") else (5 if quick else 10)
         works[name], runs[name] = _work(run, steps[name]), run
     times = timing.alternate(works, 3 if quick else 15).clock
     per_step = {n: [t / steps[n] for t in values] for n, values in times.items()}
@@ -123,13 +130,17 @@ def costs(quick: bool) -> list[timing.Row]:
             "ms": 1e3 * float(np.median(per_step[name])),
             "of a plain step's": timing.ratio(per_step, name, "plain step"),
             "quartiles": timing.spread(per_step, name, "plain step"),
-            # XLA counts the body of a loop once.
-            "FLOPs": "" if "one by" in name else run.compile().flops / plain.flops,
+            # XLA counts a loop's body once, and both sides of a condition.
+            "FLOPs": run.compile().flops / plain.flops if _counts(name) else "",
             "temporary, MB": run.compile().temp_bytes / 1e6,
             "target": f"≤ {targets[name]}" if name in targets else "",
         }
         for name, run in runs.items()
     ]
+
+
+def _counts(name: str) -> bool:
+    return not any(part in name for part in ("one by", "every", "layers, exact"))
 
 
 def _work(run: tl.Run, steps: int):
@@ -166,6 +177,79 @@ def _estimate(run: tl.Run, wrt: str, probes: int) -> timing.Row:
     }
 
 
+def deviations(quick: bool) -> list[timing.Row]:
+    """Returns the table of one step's relative deviation, by draws and their number."""
+    run = tl.setup(experiment(quick, JacobianDifference(weight=0.0), source(quick)))
+    run.advance(20 if quick else 100)
+    layers = "|".join(dense.paths(run.params))
+    whole, inner, inputs = (
+        _differences(run, JacobianDifference(**fields))
+        for fields in ({}, {"select": layers}, {"wrt": "inputs"})
+    )
+    few = BATCH // 8
+    cases = {
+        f"by params, {BATCH} examples": _gram(whole),
+        f"by params, {few} examples": _gram(whole[:few]),
+        f"by dense layers, {BATCH} examples": _gram(inner),
+        "the same, dense_projected": _gram(inner, apart=True),
+        "by inputs": _gram(inputs, apart=True),
+    }
+    return [
+        {
+            "Jacobian": name,
+            "draws": probes,
+            "signs": _deviation(gram, probes, "signs"),
+            "orthogonal": _deviation(gram, probes, "orthogonal"),
+        }
+        for name, gram in cases.items()
+        for probes in (1, 4, 16)
+    ]
+
+
+def _differences(run: tl.Run, term: JacobianDifference) -> np.ndarray:
+    """Returns ∂f(xᵢ; θ) − ∂f(xᵢ; θ₀), (examples, outputs, what f is derived by)."""
+    context = _context(run, jax.random.key(0))
+    params, start, f, f0, _ = term._sides(context, context.params)
+
+    def one(row):
+        if term.wrt == "inputs":
+            ours = jax.jacrev(lambda x: f(params, x[None])[0])(row)
+            theirs = jax.jacrev(lambda x: f0(start, x[None])[0])(row)
+        else:
+            ours = jax.jacrev(lambda p: f(p, row[None])[0])(params)
+            theirs = jax.jacrev(lambda p: f0(p, row[None])[0])(start)
+        gaps = jax.tree.leaves(tl.tree.sub(ours, theirs))
+        return jnp.concatenate([g.reshape(len(g), -1) for g in gaps], 1)
+
+    return np.asarray(
+        jax.jit(lambda x: jax.lax.map(one, x))(context.batches["target"]["x"])
+    )
+
+
+def _gram(rows: np.ndarray, apart: bool = False) -> np.ndarray:
+    """Returns ⟨J_ic, J_jd⟩, (examples, outputs, examples, outputs), in float64.
+
+    `apart` leaves those of two examples out: they never meet there.
+    """
+    examples, outputs, _ = rows.shape
+    flat = rows.reshape(examples * outputs, -1)
+    gram = (flat @ flat.T).astype(np.float64).reshape((examples, outputs) * 2)
+    return gram * np.eye(examples)[:, None, :, None] if apart else gram
+
+
+def _deviation(gram: np.ndarray, probes: int, draws: str) -> float:
+    """Returns standard deviation / mean of the estimate by that many draws."""
+    shape, size = gram.shape[:2], gram.shape[0] * gram.shape[1]
+    gram = gram.reshape(size, size)
+    squares = np.full_like(gram, 1 / probes)
+    if draws == "orthogonal":  # M_pq² is the same whatever the signs
+        v = signs(jax.random.key(0), probes, shape, jnp.float32, draws)
+        v = np.asarray(v, np.float64).reshape(probes, size)
+        squares = (v.T @ v / probes) ** 2
+    apart = 1 - np.eye(size)
+    return float(np.sqrt(2 * np.sum(apart * squares * gram**2)) / np.trace(gram))
+
+
 def _context(run: tl.Run, key) -> Context:
     """Returns the context of a step at the run's present parameters."""
     dataset = run.parts.datasets["target"]
@@ -195,7 +279,7 @@ def main(argv=None) -> list[list[timing.Row]]:
     asked = timing.options(__doc__, argv)
     size = "MLP 8×8" if asked.quick else "CNN 28×28"
     title = f"Jacobian difference: {size}, batch {BATCH}"
-    tables = [costs(asked.quick), estimates(asked.quick)]
+    tables = [costs(asked.quick), estimates(asked.quick), deviations(asked.quick)]
     timing.report(title, tables, asked.json)
     return tables
 

@@ -14,7 +14,7 @@ from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, Setup, Source, Term, UserError, nearest
 from jaxtl.data import base, lazy, preprocess, streams
 from jaxtl.experiment import Experiment
-from jaxtl.pretrained import match
+from jaxtl.pretrained import adapters, match
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class Assembled:
       terms: name -> term, the default task loss filled in.
       notes: name -> what a term decided for this experiment, where it says so.
       preprocess: data set -> its preprocessing, with the model's mean and std.
+      optimizer: of the first stretch, with its groups as a mapping.
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Assembled:
     terms: Mapping[str, Term]
     notes: Mapping[str, str]
     preprocess: Mapping[str, preprocess.Preprocess]
+    optimizer: optim.Optimizer
 
 
 def assemble(exp: Experiment) -> Assembled:
@@ -71,12 +73,14 @@ def assemble(exp: Experiment) -> Assembled:
             _tuple(getattr(exp.init, "ignore", ())),
         )
     own_network = _source_network(model, plain, params, stats, source, pre, target)
-    adapted = _adapted(exp, plain, params)
-    network, delta, constants, merged = adapted
+    x = example(target, pre["target"])
+    adapted = _adapted(exp, model, plain, params, stats, x)
+    network, delta, constants, params, merged = adapted
     source = _extended(source, merged)
     terms = dict(exp.terms) or {"task": losses.for_task(target.task)}
     plan = stretches.plan(exp, network.stages, params, stats, merged)
-    _check_source(exp, source)
+    for stretch in plan:
+        optim.check(stretch.optimizer, params, stretch.mask, source)
     sizes = _streams(exp, terms, target)
     facts = Setup(
         name="",
@@ -153,6 +157,7 @@ def assemble(exp: Experiment) -> Assembled:
         terms=terms,
         notes=notes,
         preprocess=pre,
+        optimizer=first.optimizer,
     )
 
 
@@ -190,26 +195,30 @@ def _ever(plan) -> PyTree:
     )
 
 
-def _adapted(exp, network: Network, params: PyTree):
-    """Returns (network, delta, constants, merged parameters) of exp.peft, if any."""
+def _adapted(exp, model, network: Network, params: PyTree, stats: PyTree, x):
+    """Returns (network, delta, constants, base, merged parameters) of exp.peft."""
     peft = exp.peft
     if peft is None:
-        return network, {}, {}, params
+        return network, {}, {}, params, params
     peft.check(network, params)
     # A key of its own: the delta must not repeat the numbers of the initial weights.
     key = jax.random.fold_in(jax.random.key(exp.seed), 20_000)
-    delta, constants = peft.init(key, params), peft.constants(params)
+    shapes = jax.eval_shape(network.apply, params, stats, x).features
+    delta, constants = peft.init(key, params, shapes), peft.constants(params)
+    if peft.start is not None:
+        delta, constants, saved = adapters.begin(peft, model, params)
+        params = trees.map_with_path(
+            lambda path, x: jnp.asarray(saved.get(path, x), x.dtype), params
+        )
     merged = jax.jit(peft.merge)(params, delta, constants)
-    return peft.network(network), delta, constants, merged
+    return peft.network(network), delta, constants, params, merged
 
 
 def _extended(source: Source, params: PyTree) -> Source:
     """Returns the source with None at the leaves that a reparametrisation added."""
     if source.params is None:
         return source
-    known = trees.flatten(source.params)
-    whole = trees.map_with_path(lambda path, _: known.get(path), params)
-    return dataclasses.replace(source, params=whole)
+    return dataclasses.replace(source, params=trees.like(params, source.params))
 
 
 def _weights(init: Any, model: Any):
@@ -332,14 +341,6 @@ def example(dataset: base.Dataset, pre: preprocess.Preprocess, count: int = 1):
     """Returns the first train rows, preprocessed, as a batch."""
     rows = np.resize(dataset.rows["train"], count)
     return preprocess.apply(pre, lazy.gather(dataset.x, rows))
-
-
-def _check_source(exp, source):
-    if exp.optim.decay_to_source is not None and source.params is None:
-        raise UserError(
-            f"optim.decay_to_source={exp.optim.decay_to_source}: the experiment starts "
-            "from scratch, so there is no θ₀ to stay near; give it an init=."
-        )
 
 
 def _streams(exp, terms, target) -> dict[str, int]:

@@ -6,6 +6,7 @@ into a temporary name and renames at the end, so a kill leaves the previous one.
 """
 
 import errno
+import json
 import logging
 import pathlib
 import shutil
@@ -17,6 +18,8 @@ import numpy as np
 
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, UserError
+
+BESIDE = "jaxtl.json"  # in a folder of arrays: facts about them
 
 
 def _orbax():
@@ -166,6 +169,39 @@ def read_tree(path: pathlib.Path) -> PyTree:
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described
     )
     return ocp.PyTreeCheckpointer().restore(path, restore_args=as_numpy)
+
+
+def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
+    """Writes one folder of arrays, whole or not at all, for `read_tree`.
+
+    Args:
+      path: where nothing is yet.
+      tree: nested dicts of arrays; empty ones are left out.
+      meta: JSON-able facts, for `beside`.
+
+    Raises:
+      UserError: if something lies at the path, or the disk is full.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already and is not overwritten; remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.absolute().with_name(path.name + ".tmp")
+    kept = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
+    try:
+        _orbax().PyTreeCheckpointer().save(temporary, kept, force=True)
+        (temporary / BESIDE).write_text(json.dumps(meta))
+        temporary.rename(path)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not is_full(error):
+            raise
+        raise UserError(f"no space left on the disk for {path}.") from error
+
+
+def beside(path: pathlib.Path) -> dict:
+    """Returns what `write_tree` was told beside the arrays, {} for other folders."""
+    found = path / BESIDE
+    return json.loads(found.read_text()) if found.exists() else {}
 
 
 def _described(directory, step, item) -> PyTree:

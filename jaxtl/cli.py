@@ -15,9 +15,15 @@ EPILOG = """examples:
 
 # "module:function" where that is not the function of the command's name in commands.py.
 COMMANDS = {
+    "lr": "commands_lr:lr",
     "eval": "commands:evaluate",
+    "importance": "commands_importance:importance",
+    "ensemble": "commands_ensemble:ensemble",
     "export": "commands:export_",
     "predict": "commands:predict_",
+    "probe": "commands_ensemble:probe_",
+    "soup": "commands_weights:soup",
+    "wise": "commands_weights:wise",
 }
 
 
@@ -43,6 +49,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=pathlib.Path, help="default runs/<file>/<time>")
     sub.add_argument("--overwrite", action="store_true", help="replace what lies there")
 
+    sub = command("lr", "find a learning rate: a short run whose rate grows")
+    sub.add_argument("file", type=pathlib.Path)
+    sub.add_argument("overrides", nargs="*", metavar="a.b=c")
+    sub.add_argument("--variant", help="which, of a file of several")
+    sub.add_argument("--low", type=float, default=1e-7)
+    sub.add_argument("--high", type=float, default=10.0)
+    sub.add_argument("--steps", type=int, default=100)
+    sub.add_argument("--out", type=pathlib.Path, default=pathlib.Path("lr.png"))
+
     sub = command("resume", "continue an interrupted run")
     sub.add_argument("dir", type=pathlib.Path)
 
@@ -50,6 +65,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("dir", type=pathlib.Path)
     sub.add_argument("--split", default="test", help="train, val or test")
     sub.add_argument("--which", default="best", choices=("best", "last"))
+
+    sub = command("importance", "which parameters a trained model depends on")
+    sub.add_argument("target", type=pathlib.Path, help="run, or experiment file")
+    sub.add_argument("overrides", nargs="*", metavar="a.b=c")
+    sub.add_argument("--kind", default="fisher", help="fisher, empirical, mas, …")
+    sub.add_argument("--split", default="train", help="train, unlabelled, val or test")
+    sub.add_argument("--examples", type=int, metavar="N", help="default: all")
+    sub.add_argument("--variant", help="which experiment of a file of several")
+    sub.add_argument("--out", type=pathlib.Path, help="default RUN/importance/KIND…")
+    sub.add_argument("--overwrite", action="store_true", help="replace another model's")
 
     sub = command("show", "the resolved experiment and its parameters")
     sub.add_argument("target", type=pathlib.Path, help="experiment file or run")
@@ -75,6 +100,40 @@ def parser() -> argparse.ArgumentParser:
     sub = command("predict", "run an exported model on files")
     sub.add_argument("folder", type=pathlib.Path)
     sub.add_argument("files", type=pathlib.Path, nargs="+")
+
+    sub = command("wise", "a run's weights mixed with θ₀, α chosen on val (WiSE-FT)")
+    sub.add_argument("dir", type=pathlib.Path)
+    sub.add_argument("--alphas", type=float, nargs="+", help="default 0 0.1 … 1")
+    sub.add_argument("--refresh", action="store_true", help="BatchNorm on train rows")
+    sub.add_argument("--out", type=pathlib.Path, help="also draw it to this PNG")
+    sub.add_argument("--save", type=pathlib.Path, help="write the chosen weights")
+
+    sub = command("soup", "the averaged weights of several runs of one model")
+    sub.add_argument("dirs", type=pathlib.Path, nargs="+")
+    sub.add_argument(
+        "--greedy", action="store_true", help="only those that help on val"
+    )
+    sub.add_argument("--save", type=pathlib.Path, help="write the averaged weights")
+
+    sub = command("ensemble", "several runs' predictions put together, and calibrated")
+    sub.add_argument("dirs", type=pathlib.Path, nargs="+", metavar="RUN")
+    sub.add_argument("--method", default="auto", help="default: the best on val")
+    sub.add_argument("--split", default="test", help="test or val")
+    sub.add_argument("--which", default="best", choices=("best", "last"))
+    sub.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
+
+    sub = command("probe", "linear models of a stage's frozen features")
+    sub.add_argument("target", type=pathlib.Path, help="experiment file or run")
+    sub.add_argument("overrides", nargs="*", metavar="a.b=c")
+    sub.add_argument("--stage", help="all, or a name; default: before the head")
+    sub.add_argument("--strengths", type=float, nargs="+", help="default 1e-5 … 10")
+    sub.add_argument("--solver", default="auto", help="logistic or ridge")
+    sub.add_argument("--metric", default="auto", help="to choose by: accuracy, loo …")
+    sub.add_argument("--raw", action="store_true", help="features not standardised")
+    sub.add_argument("--variant", help="of a file with several experiments")
+    sub.add_argument("--no-test", action="store_true", help="leave test unseen")
+    sub.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
+    sub.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
 
     command("models", "families, sizes, parameters, file layouts")
 

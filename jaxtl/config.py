@@ -199,10 +199,10 @@ def _step(value, path, done, annotation):
             )
         return head, rest, hints(type(value)).get(head, Any)
     if isinstance(value, Mapping):
-        inner = [a for a in typing.get_args(annotation) if a is not str] or [Any]
+        inner = _values(annotation)
         for known in sorted(value, key=len, reverse=True):
             if path == known or path.startswith(known + "."):
-                return known, path[len(known) + 1 :], inner[-1]
+                return known, path[len(known) + 1 :], inner
         head = path.partition(".")[0]
         raise UnknownPath(
             f"{where}there is no {head!r}{nearest(head, value)} "
@@ -218,6 +218,14 @@ def _step(value, path, done, annotation):
     raise UnknownPath(
         f"{done} is {value!r} and has no fields, so {path!r} can't be set in it."
     )
+
+
+def _values(annotation: Any) -> Any:
+    """Returns the annotation of a mapping's values, the mapping may be in a union."""
+    for arm in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(arm) in (collections.abc.Mapping, dict):
+            return typing.get_args(arm)[1]
+    return Any
 
 
 @functools.cache

@@ -105,12 +105,19 @@ class Network:
       reduce: what the head does first without parameters or randomness (averaging a
         feature map, say), as a function of its input; the head takes what has been
         reduced as well. None where there is no such part.
+      taps: `(params, stats, x, nudges, *, stop=None) -> (Output, inputs)`, a pass in
+        evaluation mode that shows the dense layers from within: `inputs` maps a
+        layer's path to what it reads, (batch, ..., in), and `nudges` maps paths to
+        what is added to its output, so that the gradient by a nudge is that by the
+        output. None where the layers can't be seen. Whoever replaces `apply` by
+        another function replaces `taps` too, or sets it to None.
     """
 
     stages: tuple[str, ...]
     init: Callable[..., tuple[PyTree, PyTree]]
     apply: Callable[..., Output]
     reduce: Callable[[Any], Any] | None = None
+    taps: Callable[..., tuple[Output, dict[str, jax.Array]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

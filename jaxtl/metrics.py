@@ -80,6 +80,17 @@ def ece(logits, labels, weights=None, bins: int = BINS) -> float:
     return float(np.abs(gaps).sum() / weights.sum())
 
 
+def brier(logits, labels, weights=None) -> float:
+    """Brier score: Σ_c (p_c − [c is the label])², the sum over classes, in [0, 2].
+
+    References:
+      Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2.
+    """
+    p = special.softmax(np.asarray(logits, np.float64), axis=-1)
+    truth = np.eye(p.shape[-1])[np.asarray(labels).astype(int)]
+    return _mean(np.square(p - truth).sum(-1), weights)
+
+
 def _outputs(logits, labels) -> tuple[np.ndarray, np.ndarray]:
     """Returns both as (N, outputs) in float64; (N,) is one output."""
     pair = [np.asarray(a, np.float64) for a in (logits, labels)]
@@ -197,6 +208,7 @@ _HIGHER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
     **dict.fromkeys(("exact_match", "r2"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
+    "brier": False,
 }
 
 

@@ -101,8 +101,7 @@ class Context:
         hold = jax.lax.stop_gradient
         params = hold(self.params)
         if self.plain is not None:
-            flat = trees.flatten(params)
-            params = trees.map_with_path(lambda path, _: flat[path], self.plain)
+            params = trees.like(self.plain, params)
         params = trees.fill(self.source.params, params)
         return params, trees.fill(self.source.stats, hold(self.stats))
 

@@ -14,7 +14,15 @@ import optax
 
 from jaxtl import schedules, select
 from jaxtl import tree as trees
-from jaxtl.core import FROZEN, PyTree, Schedule, UserError, _Frozen
+from jaxtl.core import FROZEN, PyTree, Schedule, Source, UserError, _Frozen
+from jaxtl.groups import BitFit as BitFit
+from jaxtl.groups import FreezeUpTo as FreezeUpTo
+from jaxtl.groups import Groups as Groups
+from jaxtl.groups import HeadOnly as HeadOnly
+from jaxtl.groups import LayerwiseDecay as LayerwiseDecay
+from jaxtl.groups import NormOnly as NormOnly
+from jaxtl.groups import Surgical as Surgical
+from jaxtl.regularizers.projections import Projection
 
 TERMS = "terms"  # the group of parameters that terms own
 SINCE = " since phase "  # ends the label of leaves that thawed during the run
@@ -46,17 +54,21 @@ class Optimizer:
         every leaf that has a source; None leaves it out. Under Adam this differs from
         the term L2SP, whose gradient is divided by the second moment like any other.
       groups: path pattern -> FROZEN, a learning-rate factor, or a Group. The first
-        pattern that covers a path decides; every path must be covered.
+        pattern that covers a path decides; every path must be covered. Or a `Groups`,
+        which finds patterns and values for the model: `LayerwiseDecay(decay=0.8)`.
       clip: upper bound of the trainable gradient's global norm.
+      project: projections towards θ₀, taken in turn after each update, such as
+        `(tl.regularizers.MARS(radius=1.0),)`.
     """
 
     lr: float | Schedule = 1e-3
     weight_decay: float = 0.0
     decay_to_source: float | None = None
-    groups: Mapping[str, float | Group | _Frozen] = dataclasses.field(
+    groups: Mapping[str, float | Group | _Frozen] | Groups = dataclasses.field(
         default_factory=lambda: {".*": 1.0}
     )
     clip: float | None = None
+    project: tuple[Projection, ...] = ()
 
     def direction(self) -> optax.GradientTransformation:
         """Returns the transformation of gradients into unscaled steps."""
@@ -100,6 +112,43 @@ class Optax(Optimizer):
 
     def direction(self):
         return self.make()
+
+
+def resolve(optimizer: Optimizer, stages: tuple[str, ...], params: PyTree) -> Optimizer:
+    """Returns the optimizer with its groups as a mapping, for this model."""
+    groups = optimizer.groups
+    if isinstance(groups, Groups):
+        groups = groups.resolve(stages, params)
+    if not isinstance(groups, Mapping):
+        raise UserError(
+            f"optim.groups={groups!r}: expected a mapping from patterns to factors, or "
+            "a choice such as tl.optim.LayerwiseDecay()."
+        )
+    return dataclasses.replace(optimizer, groups=groups)
+
+
+def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) -> None:
+    """Raises UserError where the optimizer needs a θ₀ that is not there.
+
+    Args:
+      optimizer: with numbers, not traced.
+      params: the model's parameters.
+      mask: tree of bools, True where a parameter is trainable.
+      source: θ₀.
+    """
+    if optimizer.decay_to_source is not None and source.params is None:
+        raise UserError(
+            f"optim.decay_to_source={optimizer.decay_to_source}: the experiment starts "
+            "from scratch, so there is no θ₀ to stay near; give it an init=."
+        )
+    many = isinstance(optimizer.project, tuple)
+    for i, projection in enumerate(optimizer.project if many else (None,)):
+        if not isinstance(projection, Projection):
+            raise UserError(
+                f"optim.project={optimizer.project!r}: expected a tuple of projections "
+                "such as (tl.regularizers.L2Ball(radius=1.0),)."
+            )
+        projection.check(f"optim.project.{i}", params, mask, source.params)
 
 
 def group(optimizer: Optimizer, label: str) -> Group:
@@ -219,6 +268,22 @@ def _ungrouped(path: str) -> str:
     before, _, rest = path.partition("inner_states/")
     label, inner, rest = rest.partition("/inner_state")
     return f"{before}{label.partition(SINCE)[2]}{inner}{rest}" if inner else path
+
+
+def project(
+    optimizer: Optimizer, params: PyTree, before: PyTree, grads: PyTree, source: PyTree
+) -> PyTree:
+    """Returns the model's parameters after every projection in turn.
+
+    Args:
+      optimizer: numbers may be traced.
+      params: trainable leaves after the update, None at frozen ones.
+      before, grads: the same before the update, and the gradient there.
+      source: θ₀, None where there is none.
+    """
+    for projection in optimizer.project:
+        params = projection(params, before, grads, source)
+    return params
 
 
 def _add(amount: Callable[[Any, Any], Any]) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxtl.core import Schedule, UserError, nearest
+from jaxtl.groups import Groups
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Phase:
 
     until: float = 1.0
     frozen: str | None = None
-    groups: Any = None
+    groups: Mapping[str, Any] | Groups | None = None
     lr: float | Schedule | None = None
 
 
@@ -125,9 +126,7 @@ def resolve(phases: Any, stages: tuple[str, ...]) -> tuple[Phase, ...]:
                 f"phases: {phase!r} is no phase; expected tl.phases.Phase(until=…) "
                 "values, tl.phases.GradualUnfreezing() or tl.phases.LPFT()."
             )
-        if not (phase.groups is None or isinstance(phase.groups, Mapping)) and not (
-            hasattr(phase.groups, "resolve")
-        ):
+        if not isinstance(phase.groups, Mapping | Groups | None):
             raise UserError(
                 f"phases: groups={phase.groups!r}: expected a mapping of patterns, as "
                 "in optim.groups."

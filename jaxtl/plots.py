@@ -133,3 +133,143 @@ def contact_sheet(
     figure.suptitle(title, x=0.02, ha="left", fontsize=10)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def probes(found, path: pathlib.Path, *, title: str = "") -> None:
+    """Draws linear probes: of one stage over strengths, of several over stages.
+
+    Args:
+      found: {stage: `readout.Probe`}.
+      path: where to write.
+      title: above the axes.
+    """
+    first = next(iter(found.values()))
+    if len(found) > 1:
+        # Leave-one-out chooses, but what is compared is the task's own metric.
+        tested = first.metric in first.test or not first.test
+        metric = first.metric if tested else next(iter(first.test))
+        figure = _over_stages(list(found.values()), metric)
+    else:
+        figure = _over_strengths(first)
+    figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _over_stages(found, metric: str):
+    scale, unit = (100.0, " (%)") if metric in report.SHARES else (1.0, "")
+    figure, axis = plt.subplots(
+        figsize=(max(6, 0.7 * len(found) + 3), 4.5), layout="constrained"
+    )
+    lines = {"val, of the chosen strength": [one.scores[one.best] for one in found]}
+    lines["test"] = [one.test for one in found]
+    for i, (name, rows) in enumerate(lines.items()):
+        if all(metric in row for row in rows):
+            values = [scale * row[metric] for row in rows]
+            style = {"color": COLOURS[(7, 5)[i]], "marker": MARKERS[i]}
+            axis.plot(range(len(found)), values, label=name, **style)
+    labels = [f"{one.stage}\n{one.width:,}" for one in found]
+    axis.set_xticks(range(len(found)), labels, fontsize=8)
+    axis.set_xlabel("stage, width of its features")
+    axis.set_ylabel(metric + unit)
+    axis.grid(axis="y", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def _over_strengths(found):
+    metric, order = found.metric, np.argsort(found.path.strengths)
+    scale, unit = (100.0, " (%)") if metric in report.SHARES else (1.0, "")
+    strengths = found.path.strengths[order]
+    values = scale * np.array([found.scores[i][metric] for i in order])
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axis.plot(strengths, values, marker="o", color=COLOURS[5], label=found.stage)
+    chosen = scale * found.scores[found.best][metric]
+    label = f"chosen, {found.strength:.2g}"
+    if metric in found.test:
+        label += f": test {scale * found.test[metric]:.4g}{unit}"
+    axis.plot(found.strength, chosen, "*", color=COLOURS[1], ms=15, label=label)
+    axis.set_xscale("log")
+    axis.set_xlabel("strength of the penalty ½·strength·‖W‖²")
+    of_train = metric in ("loo", "gcv")
+    axis.set_ylabel(("train " if of_train else "val ") + metric + unit)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def learning_rates(curve, path: pathlib.Path, *, title: str = "") -> None:
+    """Draws losses over rising learning rates, with the rates that they suggest.
+
+    Args:
+      curve: an `lr_finder.Curve`.
+      path: where to write.
+      title: above the axes.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axis.plot(curve.rates, curve.raw, color=COLOURS[7], linewidth=0.8, alpha=0.6)
+    axis.plot(curve.rates, curve.losses, color=COLOURS[5], linewidth=2)
+    found = curve.suggestion
+    marks = [(curve.steepest, "steepest fall", COLOURS[4], "o")]
+    marks += [(curve.tenth, "lowest loss / 10", COLOURS[3], "D")]
+    for rate, name, colour, marker in marks if found is not None else ():
+        loss = np.interp(np.log(rate), np.log(curve.rates), curve.losses)
+        label = f"{name}: {rate:.1e}"
+        axis.axvline(rate, color=colour, linewidth=1, linestyle=":")
+        axis.plot(rate, loss, marker, color=colour, markersize=7, label=label)
+    # The explosion at the end would flatten everything before it.
+    low, high = curve.raw.min(), curve.losses[: np.argmin(curve.losses) + 1].max()
+    room = max(high - low, 1e-3 * abs(high), 1e-9)
+    axis.set_ylim(low - 0.05 * room, high + 0.25 * room)
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("training loss (grey: batches, blue: smoothed)")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if found is None:
+        axis.text(0.02, 0.04, "the loss never falls", transform=axis.transAxes)
+    else:
+        said = f"to begin with: {found:.1e}"
+        axis.legend(loc="lower left", frameon=False, title=said, alignment="left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def wise_ft(curve, path: pathlib.Path, *, title: str = "") -> None:
+    """Draws a metric against α, with θ₀, the fine-tuned and the chosen weights marked.
+
+    Args:
+      curve: an `interpolation.Curve`.
+      path: where to write.
+      title: above the axes.
+    """
+    name, share = curve.monitor, curve.monitor in report.SHARES
+    values = (100.0 if share else 1.0) * np.array([m[name] for m in curve.metrics])
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axis.plot(curve.alphas, values, "-", color=COLOURS[5], linewidth=1.6)
+    axis.plot(curve.alphas, values, ".", color=COLOURS[5], markersize=6)
+    start = "θ₀" + (", fine-tuned " + ", ".join(curve.fresh) if curve.fresh else "")
+    chosen = f"chosen on val, α = {curve.best:g}"
+    # The chosen one as a ring, which hides neither end where it is one of them.
+    marks = [(0.0, start, "s", COLOURS[7], 8, "full")]
+    marks += [(1.0, "fine-tuned", "D", COLOURS[4], 8, "full")]
+    marks += [(curve.best, chosen, "o", COLOURS[0], 17, "none")]
+    for alpha, label, marker, colour, size, fill in marks:
+        if alpha in curve.alphas:
+            value = values[curve.alphas.index(alpha)]
+            style = {"markersize": size, "fillstyle": fill, "linestyle": "none"}
+            axis.plot(alpha, value, marker, color=colour, label=label, **style)
+    axis.set_xlabel("α, weights (1 − α)·θ₀ + α·θ")
+    axis.set_ylabel(f"{curve.split} {name}" + (" (%)" if share else ""))
+    if curve.distance > 0:
+        scale = (lambda a: a * curve.distance, lambda d: d / curve.distance)
+        axis.secondary_xaxis("top", functions=scale).set_xlabel("‖θ − θ₀‖")
+    axis.grid(alpha=0.3)
+    axis.spines["right"].set_visible(False)
+    axis.legend(loc="best", frameon=False, markerscale=0.7)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -85,3 +85,67 @@ class Ramp(Schedule):
     def value(self, step, steps):
         p = progress(step, steps)
         return self.final * (2.0 / (1.0 + jnp.exp(-self.gamma * p)) - 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneCycle(Schedule):
+    """Half a cosine up from peak / div to `peak`, half a cosine down to nearly nothing.
+
+    Values are those of torch's OneCycleLR with the same numbers; momentum stays as it
+    is.
+
+    Attributes:
+      peak: highest value.
+      rise: share of the steps that the rise takes.
+      div: the first value is peak / div.
+      final_div: the last value is peak / (div · final_div).
+
+    References:
+      Smith & Topin, Super-Convergence, 2018 (1cycle; there in straight lines).
+    """
+
+    peak: float
+    rise: float = 0.3
+    div: float = 25.0
+    final_div: float = 1e4
+
+    def value(self, step, steps):
+        top = jnp.maximum(self.rise * steps - 1, 1e-6)
+        up = jnp.clip(step / top, 0.0, 1.0)
+        down = jnp.clip((step - top) / jnp.maximum(steps - 1 - top, 1e-6), 0.0, 1.0)
+        first = jnp.divide(self.peak, self.div)
+        last = first / self.final_div
+        rising, falling = _cosine(first, self.peak, up), _cosine(self.peak, last, down)
+        return jnp.where(step <= top, rising, falling)
+
+
+def _cosine(start, end, share):
+    """Half a cosine from start (share 0) to end (share 1)."""
+    return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * share))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlantedTriangular(Schedule):
+    """A short straight rise from peak / ratio to `peak`, and a long straight fall back.
+
+    Attributes:
+      peak: highest value.
+      rise: share of the steps that the rise takes (cut_frac).
+      ratio: how many times smaller the lowest value is than the peak.
+
+    References:
+      Howard & Ruder, ULMFiT, ACL 2018, eq. 3. Its last values fall below peak / ratio,
+      and in short runs below 0, where rise · steps is no whole number; here they stop
+      at peak / ratio.
+    """
+
+    peak: float
+    rise: float = 0.1
+    ratio: float = 32.0
+
+    def value(self, step, steps):
+        cut = jnp.maximum(jnp.floor(steps * self.rise), 1.0)
+        fall = jnp.maximum(cut * (jnp.divide(1, self.rise) - 1), 1e-6)
+        share = jnp.where(step < cut, step / cut, 1 - (step - cut) / fall)
+        share = jnp.clip(share, 0.0, 1.0)
+        return jnp.divide(self.peak * (1 + share * (self.ratio - 1)), self.ratio)

@@ -177,13 +177,21 @@ def step(
     )
     source = None
     if optimizer.decay_to_source is not None:
-        model = trees.restrict(fixed.source.params, program.mask)
+        model = trees.like(program.mask, fixed.source.params)
+        model = trees.restrict(model, program.mask)
         rest = {n: trees.nothing(state.trainable[n]) for n in ("peft", "terms")}
         source = {"model": model, **rest}
     at = state.step - hypers["first"]
     tx = optim.transform(optimizer, program.labels, source, at, hypers["span"])
     updates, opt = tx.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
+    trainable["model"] = optim.project(
+        optimizer,
+        trainable["model"],
+        state.trainable["model"],
+        grads["model"],
+        trees.like(program.mask, fixed.source.params),
+    )
     average = state.average
     if program.average is not None:
         rule = config.fill(program.average, hypers["average"])

@@ -91,7 +91,8 @@ def _optimizer(exp, phase: phases.Phase, stages, params) -> optim.Optimizer:
     changes: dict[str, Any] = {"groups": groups}
     if phase.lr is not None:
         changes["lr"] = phase.lr
-    return dataclasses.replace(exp.optim, **changes)
+    optimizer = dataclasses.replace(exp.optim, **changes)
+    return optim.resolve(optimizer, stages, params)
 
 
 def _mask(phase: phases.Phase, optimizer, groups: PyTree) -> PyTree:

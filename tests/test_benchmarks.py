@@ -77,7 +77,7 @@ def test_frozen_stages_cost_a_forward_pass(script, capsys):
 
 
 def test_jacobian_bench_counts_and_is_unbiased(script, capsys):
-    costs, estimates = script("jacobian").main(["--quick"])
+    costs, estimates, deviations = script("jacobian").main(["--quick"])
     assert "reverse over reverse" in capsys.readouterr().out
     costs = {row["step"]: row for row in costs}
     full, part = costs["projected"], costs["projected, a quarter of the batch"]
@@ -91,6 +91,18 @@ def test_jacobian_bench_counts_and_is_unbiased(script, capsys):
         estimates[1]["relative deviation of one"]
         < 0.7 * estimates[0]["relative deviation of one"]
     )
+    found = {(row["Jacobian"], row["draws"]): row for row in deviations}
+    # What is computed is what 200 draws show, a twentieth or so aside.
+    for row, case in zip(estimates, (("by params, 32 examples", 1),
+                                     ("by params, 32 examples", 4), ("by inputs", 1))):  # fmt: skip
+        drawn = row["relative deviation of one"]
+        assert drawn == pytest.approx(found[case]["signs"], rel=0.25)
+    # Sixteen orthogonal draws of ten outputs, and examples that never meet.
+    for name in ("by inputs", "the same, dense_projected"):
+        assert found[name, 16]["orthogonal"] == 0
+    for row in deviations:
+        if row["draws"] == 1:
+            assert row["orthogonal"] == pytest.approx(row["signs"])
 
 
 def test_the_ways_to_the_jacobian_difference_take_the_same_step(script):
@@ -103,6 +115,7 @@ def test_the_ways_to_the_jacobian_difference_take_the_same_step(script):
     for a, b in (
         ("projected", "reverse over reverse"),
         ("exact, vmapped", "exact, one by one"),
+        ("dense layers, exact", "exact, one by one"),  # all its layers are dense
     ):
         assert found[a]["jacobian"] > 0
         for key in ("jacobian", "grad_norm", "loss"):

@@ -13,7 +13,7 @@ from jaxtl.core import Source, UserError
 from jaxtl.models import CNN, MLP, ResNet
 from jaxtl.objective import View, loss
 from jaxtl.regularizers import JacobianDifference
-from jaxtl.regularizers import jacobian as J
+from jaxtl.regularizers import jacobian_estimates as J
 
 _PROJECTED = {"params": J.projected_params, "inputs": J.projected_inputs}
 _EXACT = {"params": J.exact_params, "inputs": J.exact_inputs}
@@ -196,6 +196,80 @@ def test_the_value_does_not_drown_near_the_source():
     np.testing.assert_allclose(single, exact, rtol=1e-3)
 
 
+# --- how signs are drawn --------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("draws", "probes"), [("signs", 1), ("orthogonal", 2)])
+def test_over_all_signs_the_mean_is_exact(monkeypatch, draws, probes):
+    theta, start, x = _draw(6, n=2, outputs=2)
+    patterns = 1 - 2 * jnp.asarray(np.indices((2,) * 4).reshape(4, 16).T, float)
+
+    def one(pattern):
+        def fixed(key, shape, dtype):
+            return pattern.reshape(shape).astype(dtype)
+
+        monkeypatch.setattr(jax.random, "rademacher", fixed)
+        return jax.value_and_grad(
+            lambda p: J.projected_params(
+                _perceptron, p, start, x, jax.random.key(0), probes, draws=draws
+            )
+        )(theta)
+
+    values, grads = jax.vmap(one)(patterns)
+    exact, slope = jax.value_and_grad(
+        lambda p: J.exact_params(_perceptron, p, start, x)
+    )(theta)
+    assert values.std() > 0.01 * exact
+    np.testing.assert_allclose(values.mean(), exact, rtol=1e-12)
+    for name in theta:
+        np.testing.assert_allclose(grads[name].mean(0), slope[name], atol=1e-10)
+    # A draw and its negative are one: the last pattern is the first, negated.
+    np.testing.assert_allclose(values, values[::-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("probes", "shape"),
+    [(1, (3, 4)), (2, (3, 2)), (3, (2, 5)), (4, (6, 3)), (8, (2, 9))],
+)
+def test_orthogonal_draws(probes, shape):
+    key = jax.random.key(1)
+    v = np.asarray(J.signs(key, probes, shape, jnp.float32, "orthogonal"))
+    assert v.shape == (probes, *shape)
+    assert set(np.unique(v)) <= {-1.0, 1.0}
+    # The first draw is plain signs: all independent, so E v vᵀ = 1 in each draw.
+    np.testing.assert_array_equal(v[0], jax.random.rademacher(key, shape, jnp.float32))
+    if probes == 3:
+        return  # not a power of two: nearly orthogonal only
+    for rows in (*np.moveaxis(v, 1, 0), *np.moveaxis(v, 2, 0)):
+        # The outputs of one example, or the examples of one output.
+        m = rows.T @ rows / probes
+        index = np.arange(len(m))
+        agree = (index[:, None] - index) % probes == 0
+        np.testing.assert_array_equal(np.abs(m), agree)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("wrt", ["params", "inputs"])
+def test_orthogonal_draws_leave_no_noise_within_an_example(wrt):
+    theta, start, x = _draw(7, n=1)  # of three outputs
+
+    def draw(key):
+        return jax.value_and_grad(
+            lambda p: _PROJECTED[wrt](
+                _perceptron, p, start, x, key, 4, draws="orthogonal"
+            )
+        )(theta)
+
+    exact, slope = jax.value_and_grad(lambda p: _EXACT[wrt](_perceptron, p, start, x))(
+        theta
+    )
+    value, grad = draw(jax.random.key(8))
+    np.testing.assert_allclose(value, exact, rtol=1e-10)
+    for name in theta:
+        np.testing.assert_allclose(grad[name], slope[name], rtol=1e-9, atol=1e-10)
+
+
 # --- the term -----------------------------------------------------------------------
 
 
@@ -312,6 +386,52 @@ def test_fraction_takes_the_first_rows_and_keeps_the_scale(bench):
     np.testing.assert_allclose(exact(twice), exact(x), rtol=1e-5)
 
 
+def test_every_third_step_counts_three_times(bench):
+    room, key = bench(), jax.random.key(4)
+
+    @jax.jit
+    def both(step):
+        def value(params, every):
+            context = room.context(params, step=step, key=key)
+            return JacobianDifference(every=every)(View(context, "term", 0))
+
+        return [jax.value_and_grad(lambda p, k=k: value(p, k))(room.params)
+                for k in (1, 3)]  # fmt: skip
+
+    for step in range(7):
+        (always, slope), (value, grad) = both(step)
+        factor = 3.0 if step in (2, 5) else 0.0
+        np.testing.assert_allclose(value, factor * always, rtol=1e-6)
+        for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(slope)):
+            np.testing.assert_allclose(a, factor * b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_steps_between_do_not_run_the_network(bench):
+    room, ran = bench(), []
+    plain = room.network.apply
+
+    def counted(*args, **kwargs):
+        jax.debug.callback(lambda: ran.append(1))
+        return plain(*args, **kwargs)
+
+    def step(params, number, every):
+        context = room.context(params, step=number)
+        return loss({"term": JacobianDifference(every=every)}, context)[0]
+
+    gradient = jax.grad(step)
+    whole = jax.jit(gradient, static_argnums=2).lower(room.params, 0, 2).compile()
+    assert " conditional(" in whole.as_text()  # and not a choice between both values
+    room.network = dataclasses.replace(room.network, apply=counted)
+    run, counts = jax.jit(gradient, static_argnums=2), []
+    for number in range(6):
+        jax.block_until_ready(run(room.params, number, 3))
+        jax.effects_barrier()
+        counts.append(len(ran))
+        ran.clear()
+    assert counts[2] == counts[5] > 0
+    assert [counts[i] for i in (0, 1, 3, 4)] == [0, 0, 0, 0]
+
+
 def test_a_new_head_makes_it_the_features(bench):
     room = bench(model=_MODELS["mlp"], new_head=True)
     term = JacobianDifference(estimator="exact")
@@ -379,6 +499,9 @@ def test_errors(bench):
         ({"estimator": "exat"}, room, "did you mean 'exact'"),
         ({"fraction": 1.5}, room, r"in \[0, 1\]"),
         ({"probes": 0}, room, "at least 1"),
+        ({"every": 0}, room, r"term\.every=0.*at least 1"),
+        ({"draws": "sings"}, room, "did you mean 'signs'"),
+        ({"estimator": "dens"}, room, "did you mean 'dense'"),
         ({"select": "layr1"}, room, "did you mean 'layer1'"),
         ({"select": "head"}, fresh, "no trainable parameter"),
         ({"select": "head", "stage": "layer1"}, room, "at or before the stage"),

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from jaxtl import schedules
-from jaxtl.schedules import Cosine, Linear, Ramp
+from jaxtl.schedules import Cosine, Linear, OneCycle, Ramp, SlantedTriangular
 
 STEPS = 40
 
@@ -66,9 +66,64 @@ def test_ramp_is_the_dann_papers():
 def test_steps_beyond_the_end_keep_the_last_value():
     for schedule in (Cosine(peak=1.0, final=0.2), Linear(peak=1.0, final=0.2)):
         assert values(schedule, 5, 9)[5:] == pytest.approx([0.2] * 4)
+    for schedule in (OneCycle(peak=1.0), SlantedTriangular(peak=1.0)):
+        found = values(schedule, 10, 20)
+        assert found[10:] == pytest.approx([found[10]] * 10)
+        assert found[10] == pytest.approx(found[:10].min(), rel=1e-3)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(peak=1.0), Linear(peak=1.0), Ramp()])
+@pytest.mark.parametrize(
+    ("fields", "theirs"),
+    [
+        ({}, {}),
+        (
+            {"rise": 0.25, "div": 10.0, "final_div": 50.0},
+            {"pct_start": 0.25, "div_factor": 10.0, "final_div_factor": 50.0},
+        ),
+    ],
+)
+@pytest.mark.parametrize("steps", [10, STEPS, 101])
+def test_one_cycle_is_torchs(fields, theirs, steps):
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    there = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.3, total_steps=steps, **theirs
+    )
+    expected = []
+    for t in range(steps):
+        expected.append(there.get_last_lr()[0])
+        optimizer.step()
+        if t < steps - 1:
+            there.step()
+    found = values(OneCycle(peak=0.3, **fields), steps, steps)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("rise", "ratio"), [(0.1, 32.0), (0.25, 8.0)])
+def test_slanted_triangular_is_ulmfits_equation(rise, ratio):
+    expected, cut = [], int(STEPS * rise)
+    for t in range(STEPS):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / rise - 1))
+        expected.append(0.3 * (1 + p * (ratio - 1)) / ratio)
+    schedule = SlantedTriangular(peak=0.3, rise=rise, ratio=ratio)
+    found = values(schedule, count=STEPS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found.argmax() == cut
+    assert found.max() == pytest.approx(0.3)
+    # 15 · 0.1 is no whole number: the equation itself goes below 0 there.
+    assert values(SlantedTriangular(peak=0.32), 15).min() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Cosine(peak=1.0),
+        Linear(peak=1.0),
+        Ramp(),
+        OneCycle(peak=1.0),
+        SlantedTriangular(peak=1.0),
+    ],
+)
 def test_no_schedule_breaks_on_a_run_of_no_steps(schedule):
     assert np.isfinite(values(schedule, 0, 2)).all()
 

@@ -7,17 +7,21 @@ numbers in them: both must run in one compiled program.
 import ast
 import dataclasses
 import importlib
+import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import numpy as np
 import pytest
+from conftest import Bench
 
 import jaxtl as tl
 from jaxtl import config, objective, snapshot
 from jaxtl import tree as trees
 from jaxtl.core import Term
-from jaxtl.regularizers import L2SP, JacobianDifference, WeightDecay
+from jaxtl.regularizers import L2SP, JacobianDifference, WeightDecay, stored
 
 _ROOT = pathlib.Path(tl.__file__).parent
 
@@ -41,21 +45,65 @@ _RAMPS = [
     {"reversal": tl.schedules.Ramp(final=0.5, gamma=5.0)},
     {"reversal": tl.schedules.Ramp(final=1.0, gamma=10.0)},
 ]
+_STRONG = [{"strengths": {"layer1": 0.5}}, {"strengths": {"layer1": 2.0}}]
+_PLACE = f"{tempfile.gettempdir()}/jaxtl_importance_{os.getpid()}"
+_HEADS = [{"head": 0.1}, {"head": 0.2}]
+_WARM = [{"temperature": 1.5}, {"temperature": 2.0}]
+_BALLS = [
+    {"radius": 0.1, "step_size": 0.05, "start": 0.02},
+    {"radius": 0.2, "step_size": 0.1, "start": 0.04},
+]
 TERMS = [
     _row(tl.losses.CrossEntropy, {"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
     _row(tl.losses.BinaryCrossEntropy, task="multilabel"),
     _row(tl.losses.SquaredError, task="regression"),
     _row(tl.losses.NextToken, task="language"),
     _row(WeightDecay),
-    _row(L2SP, {"head": 0.1}, {"head": 0.2}),
+    _row(L2SP, {"head": 0.1, **_STRONG[0]}, {"head": 0.2, **_STRONG[1]}),
+    _row(tl.regularizers.L1SP, *_STRONG),
+    _row(tl.regularizers.GroupLassoSP, *_STRONG),
+    _row(tl.regularizers.CosineSP, *_STRONG),
+    _row(tl.regularizers.EWC, *_STRONG, importance=f"{_PLACE}/fisher.safetensors"),
+    _row(tl.regularizers.MAS, *_STRONG, importance=_PLACE, normalize=True),
+    _row(tl.regularizers.KFAC, importance=_PLACE),
     _row(tl.regularizers.SpectralShrinkage),
+    _row(tl.regularizers.DELTA, *_HEADS),
+    _row(tl.regularizers.DELTA, *_HEADS, attention=False, task="language"),
+    _row(tl.regularizers.AttentionTransfer, task="language"),
+    _row(tl.regularizers.FunctionDistance, *_WARM),
+    _row(tl.regularizers.LwF, *_WARM),
+    _row(tl.regularizers.CoTuning),
+    _row(tl.regularizers.R3F, {"scale": 0.1}, {"scale": 0.2}),
+    _row(tl.regularizers.SMART, *_BALLS),
     _row(JacobianDifference),
     _row(JacobianDifference, wrt="inputs", estimator="exact"),
+    _row(JacobianDifference, every=2, probes=2, draws="orthogonal"),
+    _row(JacobianDifference, estimator="dense"),
+    _row(JacobianDifference, estimator="dense_projected", probes=2),
     _row(tl.domain.DeepCORAL),
     _row(tl.domain.DANN, {"reversal": 0.5}, {"reversal": 1.0}),
     _row(tl.domain.DANN, *_RAMPS),
 ]
 _IDS = [f"{i}-{type(row.term).__name__}" for i, row in enumerate(TERMS)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _stored_importance():
+    """Writes importance of the bench's θ₀ where rows expect it; removes it at last."""
+    params = Bench().source.params
+    arrays = {path: abs(leaf) + 0.1 for path, leaf in trees.flatten(params).items()}
+    place, digests = pathlib.Path(_PLACE), stored.digests(params)
+    for kind, file in (("fisher", ""), ("mas", stored.FOLDER)):
+        made = stored.Importance(kind, arrays, digests, 6, "train")
+        stored.write(place / file / f"{kind}.safetensors", made)
+    layer = {"A": np.eye(6) + 0.5, "G": np.eye(8) + 0.5}
+    head = {"A": np.eye(9) + 0.5, "G": np.eye(3) + 0.5}
+    arrays = trees.flatten({"layer1": {"dense": layer}, "head": {"dense": head}})
+    arrays = {path: np.float32(x) for path, x in arrays.items()}
+    made = stored.Importance("kfac", arrays, digests, 6, "train")
+    stored.write(place / stored.FOLDER / "kfac.safetensors", made)
+    yield
+    shutil.rmtree(_PLACE)
 
 
 def _classes() -> set[tuple[str, str]]:

@@ -45,10 +45,14 @@ def activation(name: str) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """Which stages train, and which modules within them keep their statistics."""
+    """Which stages train, and which modules within them keep their statistics.
+
+    `stochnorm` is that of `Staged`.
+    """
 
     train: tuple[str, ...] = ()
     still: tuple[str, ...] = ()
+    stochnorm: float = 0.0
 
     def dropout(self, module: nn.Module) -> bool:
         """Returns whether dropout in this module is on."""
@@ -85,16 +89,45 @@ class BatchNorm(nn.Module):
         variances = self.variable("batch_stats", "var", jnp.ones, *shape)
         scale = self.param("scale", nn.initializers.ones_init(), *shape)
         bias = self.param("bias", nn.initializers.zeros_init(), *shape)
-        mean, variance = means.value, variances.value
+        mean, variance = moving = means.value, variances.value
         if mode.statistics(self):
             mean, variance = moments(x)
             if not self.is_initializing():
                 m = self.momentum
                 means.value = m * means.value + (1 - m) * mean
                 variances.value = m * variances.value + (1 - m) * variance
+            if mode.stochnorm:
+                key = _stochnorm_key(self)
+                mean, variance = mixed(key, mode.stochnorm, moving, (mean, variance))
         k = scale * jax.lax.rsqrt(variance + self.epsilon)
         dtype = jnp.promote_types(x.dtype, scale.dtype)
         return (x * k + (bias - mean * k)).astype(dtype)
+
+
+def mixed(key: jax.Array, share, moving, batch):
+    """Stochastic normalisation: each channel takes either pair of statistics.
+
+    Args:
+      key: PRNG key; one draw per channel decides for mean and variance.
+      share: probability of the moving ones. The paper's p is that of the batch's,
+        1 − share; its value of 0.5 is the same in both.
+      moving: (mean, variance) before this batch moves them, (channels,) each.
+      batch: the batch's own.
+
+    Returns:
+      (mean, variance); gradients flow through the channels that took the batch's.
+
+    References:
+      Kou et al., Stochastic Normalization, NeurIPS 2020.
+    """
+    held = jax.random.bernoulli(key, share, batch[0].shape)
+    return tuple(jnp.where(held, m, b) for m, b in zip(moving, batch))
+
+
+def _stochnorm_key(module: nn.Module) -> jax.Array:
+    if not module.has_rng("dropout"):
+        raise UserError("stochnorm > 0 draws in training mode: give apply a key=.")
+    return module.make_rng("dropout")
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,12 +162,17 @@ class Staged(nn.Module):
       param_dtype: dtype in which parameters are stored and trained.
       remat: recompute each stage in the backward pass instead of keeping its inner
         activations.
+      stochnorm: probability with which each channel of each BatchNorm is normalised
+        by its moving statistics in place of the batch's, in training mode alone (Kou
+        et al., Stochastic Normalization, NeurIPS 2020; there 0.5, and 1 − p). The
+        moving ones follow the batch as ever; 0 is plain BatchNorm.
     """
 
     outputs: int | None = None
     dtype: str | None = None
     param_dtype: str = "float32"
     remat: bool = False
+    stochnorm: float = 0.0
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -217,13 +255,21 @@ def _pure(module: Staged) -> Network:
     # None leaves the values their dtype: float64 stays float64 in an exact check.
     asked = module.dtype or (None if param_dtype == jnp.float32 else param_dtype.name)
     dtype = asked and dtype_named("dtype", asked)
+    if not 0.0 <= module.stochnorm <= 1.0:
+        raise UserError(f"stochnorm={module.stochnorm}: expected a number in [0, 1].")
 
     def init(key, x):
         # Every collection is initialised in evaluation mode: no key but the
         # parameters' is needed and statistics start at their initial values.
         variables = dict(module.init(key, x))
         params = cast(variables["params"], param_dtype)
-        return params, variables.get("batch_stats", {})
+        stats = variables.get("batch_stats", {})
+        if module.stochnorm and not stats:
+            raise UserError(
+                f"stochnorm={module.stochnorm}: {type(module).__name__} has no "
+                "BatchNorm here, so it would do nothing; leave it out."
+            )
+        return params, stats
 
     def apply(
         params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
@@ -235,7 +281,7 @@ def _pure(module: Staged) -> Network:
         (out, features), new = module.apply(
             variables,
             x,
-            mode=Mode(tuple(train), tuple(still)),
+            mode=Mode(tuple(train), tuple(still), module.stochnorm),
             start=start,
             stop=stop,
             rngs=None if key is None else {"dropout": key},
@@ -247,7 +293,35 @@ def _pure(module: Staged) -> Network:
         # Stages that did not run return no statistics: keep theirs.
         return Output(out, features, {**stats, **new.get("batch_stats", {})})
 
-    return Network(module.stages, init, apply, module.reduction())
+    def taps(params, stats, x, nudges, *, stop=None):
+        inputs, watch = _watch(nudges)
+        # What is recomputed in the backward pass can't be shown outside of it.
+        plain = _pure(module.clone(remat=False)) if module.remat else network
+        with nn.intercept_methods(watch):
+            out = plain.apply(params, stats, x, stop=stop)
+        return out, inputs
+
+    network = Network(module.stages, init, apply, module.reduction(), taps)
+    return network
+
+
+def _watch(nudges):
+    """Returns {path: input of a dense layer}, to be filled, and its interceptor."""
+    inputs = {}
+
+    def watch(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        module = context.module
+        if not isinstance(module, nn.Dense) or context.method_name != "__call__":
+            return out
+        path = "/".join(module.path)
+        if path in inputs:
+            raise UserError(f"the dense layer {path!r} runs twice in one pass.")
+        inputs[path] = args[0]
+        # The dtype of the pass stays what it would be without nudges.
+        return out + nudges[path].astype(out.dtype) if path in nudges else out
+
+    return inputs, watch
 
 
 def average(x: jax.Array) -> jax.Array:

@@ -144,6 +144,10 @@ class Attention(nn.Module):
       bias: biases in the projections.
       fused: one projection "qkv" in place of "query", "key" and "value".
       rope: rotary positions, None for none.
+
+    Trained keys and values, where the parameters hold some ("prefix_key" and
+    "prefix_value", each (number, kv heads · width)), stand in front of the tokens' own
+    and every query sees them. They have no positions and take no room in a cache.
     """
 
     heads: int
@@ -169,10 +173,26 @@ class Attention(nn.Module):
             value = jax.lax.dynamic_update_slice(cache.values, value, place)
             cache = Cache(key, value)
         seen = visible(mask, self.causal, step, length)
+        if self.has_variable("params", "prefix_key"):
+            key, value, seen = self.prefixed(key, value, seen)
         out = jax.nn.dot_product_attention(query, key, value, mask=seen)
         out = out.reshape(batch, length, -1)
         out = nn.Dense(width, use_bias=self.bias, kernel_init=INIT, name="out")(out)
         return out, cache
+
+    def prefixed(self, key, value, seen):
+        """Returns keys, values and what is seen of them, behind the trained ones."""
+
+        def behind(name: str, x):
+            own = self.get_variable("params", name)
+            own = own.reshape(1, -1, *x.shape[2:]).astype(x.dtype)
+            own = jnp.broadcast_to(own, (x.shape[0], *own.shape[1:]))
+            return jnp.concatenate([own, x], 1)
+
+        longer = behind("prefix_key", key)
+        ahead = jnp.ones((*seen.shape[:3], longer.shape[1] - key.shape[1]), bool)
+        seen = jnp.concatenate([ahead, seen], -1)
+        return longer, behind("prefix_value", value), seen
 
     def projections(self, x):
         """Returns query, key and value, each (batch, length, its heads, width)."""

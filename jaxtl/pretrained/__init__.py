@@ -14,5 +14,5 @@ __getattr__, __dir__, __all__ = attach(
         "write_file": "write",
         "write_directory": "write",
     },
-    modules=("convert", "files", "inspect", "match"),
+    modules=("adapters", "convert", "files", "inspect", "match"),
 )

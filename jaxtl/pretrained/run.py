@@ -75,4 +75,5 @@ class Checkpoint:
             raise UserError(f"init: there is no checkpoint folder {self.path!r}.")
         tree = checkpoint.read_tree(path)
         stats = tree.get("batch_stats", tree.get("stats", {}))
-        return Weights(tree.get("params", tree), stats, {"path": json.dumps(str(path))})
+        meta = {**checkpoint.beside(path), "path": json.dumps(str(path))}
+        return Weights(tree.get("params", tree), stats, meta)

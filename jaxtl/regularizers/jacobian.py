@@ -1,25 +1,9 @@
 """Jacobian difference: keep how the function responds near how the source's did.
 
-    Ω(θ) = mean over examples of ‖∂f(xᵢ; θ)/∂z − ∂f(xᵢ; θ₀)/∂z‖²_F,
-
-summed over outputs and over z, which is the parameters ("preserving gradient") or the
-inputs ("Jacobian matching"). Per-example Jacobians cost hundreds of plain steps, so the
-projected estimator draws one random sign v_ic per example and output: with
-
-    g(θ) = ∇_z Σ_ic v_ic f_c(xᵢ; θ)         (one backward pass for the whole batch)
-
-E‖g(θ) − g(θ₀)‖² = Σᵢ ‖…‖²_F, since E v vᵀ is the identity and cross terms vanish.
-With t = g(θ) − g(θ₀) held constant, the gradient of ‖t‖² is that of 2⟨v, ∂f/∂z · t⟩:
-one forward-mode pass, reversed once, where differentiating g(θ) itself would reverse
-the backward pass. A second derivative of the estimate is not to be had that way.
-
-References:
-  Srinivas & Fleuret, Knowledge Transfer with Jacobian Matching, ICML 2018 (inputs).
-  Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
+The equations are in `jacobian_estimates.py` and, for dense layers, `jacobian_dense.py`.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -28,119 +12,17 @@ import jax.numpy as jnp
 from jaxtl import checks, core, select
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, Setup, Term, UserError
+from jaxtl.regularizers import dense
+from jaxtl.regularizers.jacobian_dense import Seen, dense_params
+from jaxtl.regularizers.jacobian_estimates import (
+    exact_inputs,
+    exact_params,
+    projected_inputs,
+    projected_params,
+    signs,
+)
 
-Function = Callable[[PyTree, PyTree], jax.Array]
-
-
-def exact_params(
-    f: Function, params: PyTree, source_params: PyTree, x, source_f: Function = None
-) -> jax.Array:
-    """Mean over examples of ‖∂f(xᵢ; θ)/∂θ − ∂f₀(xᵢ; θ₀)/∂θ₀‖²_F.
-
-    Takes the Jacobians example by example, in memory for one: for small models, and
-    for holding `projected_params` against.
-
-    Args:
-      f: (params, x) -> (batch, outputs); an example's outputs depend on it alone.
-        Gradients reach what `f` closes over, too.
-      params: θ, the leaves to differentiate by.
-      source_params: θ₀, the same structure, held constant.
-      x: (batch, ...) array, or a tree of such.
-      source_f: f₀; `f` if left out.
-
-    Returns:
-      A scalar: the sum over outputs and parameters, the mean over examples.
-    """
-    f0 = source_f or f
-
-    def one(row):
-        ours = _jacobian(lambda p: f(p, row)[0], params)
-        return _distance(ours, _jacobian(lambda p: f0(p, row)[0], source_params))
-
-    return jnp.mean(_rowwise(one, x))
-
-
-def exact_inputs(
-    f: Function, params: PyTree, source_params: PyTree, x, source_f: Function = None
-) -> jax.Array:
-    """Mean over examples of ‖∂f(xᵢ; θ)/∂xᵢ − ∂f₀(xᵢ; θ₀)/∂xᵢ‖²_F.
-
-    Arguments as in `exact_params`; `x` must be floating point.
-    """
-    f0 = source_f or f
-
-    def one(row):
-        ours = _jacobian(lambda r: f(params, r)[0], row)
-        return _distance(ours, _jacobian(lambda r: f0(source_params, r)[0], row))
-
-    return jnp.mean(_rowwise(one, x))
-
-
-def projected_params(
-    f: Function,
-    params: PyTree,
-    source_params: PyTree,
-    x,
-    key: jax.Array,
-    probes: int = 1,
-    source_f: Function = None,
-) -> jax.Array:
-    """An unbiased estimate of `exact_params` by random signs; mean over `probes` draws.
-
-    Its value is ‖g(θ) − g(θ₀)‖² / batch and its gradient the estimate's own. Memory
-    and time do not grow with the number of outputs.
-    """
-    f0 = source_f or f
-    return _projected(
-        lambda p: f(p, x), params, lambda p: f0(p, x), source_params, key, probes
-    )
-
-
-def projected_inputs(
-    f: Function,
-    params: PyTree,
-    source_params: PyTree,
-    x,
-    key: jax.Array,
-    probes: int = 1,
-    source_f: Function = None,
-) -> jax.Array:
-    """An unbiased estimate of `exact_inputs`, as `projected_params` is of its own."""
-    f0 = source_f or f
-    return _projected(
-        lambda z: f(params, z), x, lambda z: f0(source_params, z), x, key, probes
-    )
-
-
-def _projected(f, at, f0, at0, key, probes):
-    """Returns the estimate for two functions of what is differentiated by."""
-    hold = jax.lax.stop_gradient
-    out = jax.eval_shape(f, at)
-    total = 0.0
-    for probe in jax.random.split(key, probes):  # few, so unrolled
-        signs = jax.random.rademacher(probe, out.shape, out.dtype)
-        ours = jax.grad(lambda z, v=signs: jnp.sum(v * f(z)))(hold(at))
-        theirs = jax.grad(lambda z, v=signs: jnp.sum(v * f0(z)))(hold(at0))
-        t = hold(trees.sub(ours, theirs))
-        slope = 2.0 * jnp.sum(signs * jax.jvp(f, (at,), (t,))[1])
-        # The bracket is 0 and carries the gradient. Without it the value would drown:
-        # near θ₀ the slope is far larger than ‖t‖².
-        total = total + trees.sum_squares(t) + (slope - hold(slope))
-    return total / (probes * out.shape[0])
-
-
-def _jacobian(f, at):
-    return jax.jacrev(f)(at)
-
-
-def _distance(ours, theirs):
-    return trees.sum_squares(trees.sub(ours, jax.lax.stop_gradient(theirs)))
-
-
-def _rowwise(one, x):
-    """Maps over examples, each a batch of one; the backward pass recomputes."""
-    rows = jax.tree.map(lambda a: a[:, None], x)
-    return jax.lax.map(jax.checkpoint(one), rows)
+_ESTIMATORS = ("projected", "exact", "dense", "dense_projected")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,10 +36,29 @@ class JacobianDifference(Term):
     of the differentiation: θ₀'s own where it has them, else the model's. The gradient
     of the term reaches every trainable parameter of f. At θ = θ₀ it is exactly 0.
 
+    What the estimators cost and cover:
+      "projected": random signs; some four plain steps a draw, whatever the outputs.
+      "exact": per-example Jacobians, hundreds of plain steps; for small models.
+      "dense": exact, of the kernels and biases of dense layers alone; one backward
+        pass per output, and no per-example gradient is ever built.
+      "dense_projected": the same with random signs in place of the outputs, `probes`
+        backward passes. Unlike in "projected" examples never mix, which takes most of
+        the noise away.
+
     Attributes:
       wrt: "params", or "inputs" (then `select` is not used).
-      estimator: "projected" (random signs) or "exact" (small models only).
-      probes: draws of the projected estimator per step; its variance falls as 1/probes.
+      estimator: "projected", "exact", "dense" or "dense_projected", as told above.
+      probes: draws of the projected estimators per step; the variance falls as
+        1/probes.
+      draws: how several probes are drawn: "signs", independently, or "orthogonal",
+        which takes away noise between the outputs of an example (none of it is left
+        where `probes` is a power of two and at least their number), and hardly any
+        between many examples: worth it by inputs, for "dense_projected", and where
+        `fraction` leaves few examples. See `jacobian_estimates.signs`.
+      every: the term acts on each `every`-th step alone, `every` times as strongly, so
+        that a plain gradient step's mean is unchanged; it is 0 on the others, which
+        then cost nothing (unless several runs step together in one vmapped program).
+        An optimizer that scales by past gradients, as Adam does, sees the difference.
       fraction: share of the batch that is looked at, at least one example. They are
         the batch's first rows, whose order is random already.
       select: pattern of the parameters to differentiate by.
@@ -166,8 +67,10 @@ class JacobianDifference(Term):
     """
 
     wrt: Literal["params", "inputs"] = "params"
-    estimator: Literal["projected", "exact"] = "projected"
+    estimator: Literal["projected", "exact", "dense", "dense_projected"] = "projected"
     probes: int = core.static(1)
+    draws: Literal["signs", "orthogonal"] = "signs"
+    every: int = core.static(1)
     fraction: float = core.static(1.0)
     select: str = ".*"
     stage: str | None = None
@@ -181,18 +84,44 @@ class JacobianDifference(Term):
         checks.sourced(setup)
         checks.stream(setup, "stream", self.stream)
         checks.one_of(setup, "wrt", self.wrt, ("params", "inputs"))
-        checks.one_of(setup, "estimator", self.estimator, ("projected", "exact"))
+        checks.one_of(setup, "estimator", self.estimator, _ESTIMATORS)
+        checks.one_of(setup, "draws", self.draws, ("signs", "orthogonal"))
         checks.number(setup, "probes", self.probes, 1)
+        checks.number(setup, "every", self.every, 1)
         checks.number(setup, "fraction", self.fraction, 0.0, 1.0)
         checks.stage(setup, "stage", self.reads(setup))
         if self.wrt == "params":
             checks.selected(setup, self.select, sourced=True)
+        if self._dense:
+            self._check_dense(setup)
         if not any(jax.tree.leaves(self.leaves(setup))):
             raise UserError(
                 f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
                 f"with a source lies at or before the stage {self.reads(setup)!r}, so "
                 "this term would always be 0; choose a later stage or another select."
             )
+
+    def _check_dense(self, setup):
+        asked = f"{checks.where(setup, 'estimator')}={self.estimator!r}"
+        if self.wrt != "params":
+            raise UserError(
+                f"{asked} is about parameters and wrt={self.wrt!r}; use wrt='params', "
+                "or estimator='projected'."
+            )
+        dense.visible(setup, asked)
+        if not any(jax.tree.leaves(self.leaves(setup))):
+            every = dataclasses.replace(self, estimator="projected").leaves(setup)
+            chosen = trees.flatten(select.keep(every, setup.params))
+            found = ", ".join(dense.paths(setup.params)) or "none"
+            raise UserError(
+                f"{asked}: none of the {len(chosen)} parameters that this term "
+                f"chooses belongs to a dense layer (the model's are: {found}); use "
+                "estimator='projected' or another select."
+            )
+
+    @property
+    def _dense(self) -> bool:
+        return self.estimator.startswith("dense")
 
     def reads(self, setup) -> str:
         """Returns the stage whose output f is, for a `Setup` or a context."""
@@ -209,9 +138,12 @@ class JacobianDifference(Term):
         late = set(stages[stages.index(self.reads(setup)) + 1 :])
         known = set(trees.flatten(setup.source.params))
         inputs = self.wrt == "inputs"
+        layers = dense.paths(setup.params) if self._dense else ()
 
         def counts(path, trainable):
             if not trainable or path.split("/")[0] in late:
+                return False
+            if self._dense and path.rpartition("/")[0] not in layers:
                 return False
             return inputs or (path in known and select.matches(self.select, path))
 
@@ -222,18 +154,38 @@ class JacobianDifference(Term):
         stage = self.reads(setup)
         last = setup.network.stages[-1]
         what = "the outputs" if stage == last else f"the features of stage {stage!r}"
+        often = "" if self.every == 1 else f", every {self.every} steps"
         if self.wrt == "inputs":
-            return f"{self.estimator} Jacobian of {what} by the inputs"
+            return f"{self.estimator} Jacobian of {what} by the inputs{often}"
         chosen = trees.flatten(select.keep(self.leaves(setup), setup.params))
-        stages = ", ".join(dict.fromkeys(p.split("/")[0] for p in chosen))
+        where = dict.fromkeys(p.split("/")[0] for p in chosen)
+        if self._dense:
+            where = dict.fromkeys(p.rpartition("/")[0] for p in chosen)
+        among = "the dense layers " * self._dense + ", ".join(where)
         count = sum(leaf.size for leaf in chosen.values())
         return (
-            f"{self.estimator} Jacobian of {what} by {count:,} parameters of {stages}"
+            f"{self.estimator} Jacobian of {what} by {count:,} parameters of "
+            f"{among}{often}"
         )
 
     def __call__(self, context):
+        if self.every == 1:
+            return self._value(context, context.params)
+        # The last of each `every` steps: at step 0 θ is θ₀ and there is no difference.
+        due = (context.step + 1) % self.every == 0
+        params, frozen = trees.partition(context.params, context.mask)
+
+        def value(params):
+            return self.every * self._value(context, trees.merge(params, frozen))
+
+        return _where(due, value, params)
+
+    def _value(self, context, params):
         x = self._rows(context.batches[self.stream]["x"])
-        params, source_params, f, f0, same = self._sides(context)
+        if self._dense:
+            same = self._whole(context, params)[-1]
+            return jnp.where(same, 0.0, self._by_layers(context, params, x))
+        params, source_params, f, f0, same = self._sides(context, params)
         if self.wrt == "params":
             exact, projected = exact_params, projected_params
         else:
@@ -242,10 +194,34 @@ class JacobianDifference(Term):
         if self.estimator == "exact":
             value = exact(*args, f0)
         else:
-            value = projected(*args, context.key, self.probes, f0)
+            value = projected(*args, context.key, self.probes, f0, self.draws)
         # The compiler may fuse the two sides differently: at θ = θ₀ that would leave
         # rounding noise where the term is 0.
         return jnp.where(same, 0.0, value)
+
+    def _by_layers(self, context, params, x):
+        ours, theirs, _ = self._whole(context, params)
+        chosen = trees.flatten(select.keep(self.leaves(context), context.params))
+        kernels, biases = (
+            frozenset(p.removesuffix(end) for p in chosen if p.endswith(end))
+            for end in ("/kernel", "/bias")
+        )
+        stage = self.reads(context)
+
+        def seen(params, stats):
+            layers = kernels | biases
+            return Seen(
+                *dense.watched(context.network, params, stats, x, layers, stage)
+            )
+
+        ours, theirs = seen(*ours), seen(*theirs)
+        if self.estimator == "dense":
+            directions, number = jnp.eye(ours.outputs.shape[1])[:, None], 1
+        else:
+            shape, dtype = ours.outputs.shape, ours.outputs.dtype
+            number = self.probes
+            directions = signs(context.key, number, shape, dtype, self.draws)
+        return dense_params(ours, theirs, directions, kernels, biases) / number
 
     def _rows(self, x):
         leaves = jax.tree.leaves(x)
@@ -259,18 +235,24 @@ class JacobianDifference(Term):
         keep = max(1, round(self.fraction * len(leaves[0])))
         return jax.tree.map(lambda a: a[:keep], x)
 
-    def _sides(self, context):
-        """Returns (θ, θ₀, f, f₀, whether they are the same); f closes over the rest."""
-        stage = self.reads(context)
-        stop = None if stage == context.network.stages[-1] else stage
+    def _whole(self, context, params):
+        """Returns (θ, statistics), (θ₀, statistics), and whether they are the same."""
         source, hold = context.source, jax.lax.stop_gradient
-        chosen = self.leaves(context)
-        params, rest = trees.partition(context.params, chosen)
-        everything0 = trees.fill(source.params, hold(context.params))
-        params0, rest0 = trees.partition(everything0, chosen)
+        params0 = trees.fill(source.params, hold(params))
         # A training pass before this term moves the statistics with θ.
         stats = hold(context.stats)
         stats0 = trees.fill(source.stats, stats)
+        same = _equal((params, stats), (params0, stats0))
+        return (params, stats), (params0, stats0), same
+
+    def _sides(self, context, params):
+        """Returns (θ, θ₀, f, f₀, whether they are the same); f closes over the rest."""
+        stage = self.reads(context)
+        stop = None if stage == context.network.stages[-1] else stage
+        chosen = self.leaves(context)
+        (params, stats), (params0, stats0), same = self._whole(context, params)
+        params, rest = trees.partition(params, chosen)
+        params0, rest0 = trees.partition(params0, chosen)
 
         def function(rest, stats):
             def f(params, x):
@@ -280,8 +262,26 @@ class JacobianDifference(Term):
 
             return f
 
-        same = _equal((context.params, stats), (everything0, stats0))
         return params, params0, function(rest, stats), function(rest0, stats0), same
+
+
+def _where(due: jax.Array, value, params: PyTree) -> jax.Array:
+    """Returns value(params) where due, and 0 at no cost elsewhere.
+
+    The gradient is taken inside of the condition: what the backward pass needs stays
+    there, and is not filled with zeros each time that it is not needed.
+    """
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+    nothing = jnp.zeros((), dtype), jax.tree.map(jnp.zeros_like, params)
+    found, slope = jax.lax.cond(
+        due,
+        jax.value_and_grad(lambda p: value(p).astype(dtype)),
+        lambda _: nothing,
+        jax.lax.stop_gradient(params),
+    )
+    # The second summand is 0 and carries the gradient.
+    apart = trees.sub(params, jax.lax.stop_gradient(params))
+    return found + trees.dot(slope, apart)
 
 
 def _equal(a: PyTree, b: PyTree) -> jax.Array:

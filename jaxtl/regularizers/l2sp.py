@@ -1,6 +1,7 @@
 """L2-SP: stay near the starting point."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtl import checks, select
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, Setup, Term
+from jaxtl.regularizers import leaves
 
 
 def l2sp(params: PyTree, source: PyTree) -> jax.Array:
@@ -29,15 +31,18 @@ class L2SP(Term):
     """½‖θ − θ₀‖² over sourced parameters, plus head · ½‖θ‖² over those without.
 
     With the paper's α and β: weight = α, head = β / α. Frozen parameters count in
-    neither part.
+    neither part. Reports ‖θ − θ₀‖ of what counts, without strengths, as `drift`.
 
     Attributes:
       select: pattern of the parameters that count in the first part.
+      strengths: pattern -> factor of the leaves it covers in the first part; the first
+        match counts, and 1 where there is none.
       head: factor of the second part, ½‖θ‖² over every trainable parameter that has no
         source (a new head).
     """
 
     select: str = ".*"
+    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
     head: float = 0.0
 
     @property
@@ -45,20 +50,20 @@ class L2SP(Term):
         return ()
 
     def check(self, setup: Setup):
-        checks.sourced(setup)
-        checks.selected(setup, self.select, sourced=True)
+        leaves.check(setup, self.select, self.strengths)
         checks.number(setup, "head", self.head, 0.0)
 
     def __call__(self, context):
-        params = select.keep(context.mask, context.params)
-        chosen = select.mask(self.select, context.params)
-        distance = l2sp(select.keep(chosen, params), context.source.params)
+        values = leaves.measure(
+            context, self.select, lambda _, theta, start: l2sp(theta, start)
+        )
+        distance = leaves.total(values, self.strengths)
         fresh = jax.tree.map(
             lambda theta, start: theta if start is None else None,
-            params,
+            select.keep(context.mask, context.params),
             context.source.params,
             is_leaf=lambda x: x is None,
         )
         decay = 0.5 * trees.sum_squares(fresh)
-        drift = jnp.sqrt(2 * jax.lax.stop_gradient(distance))
+        drift = jnp.sqrt(2 * jax.lax.stop_gradient(leaves.total(values, {})))
         return distance + self.head * decay, {"drift": drift}

@@ -1,0 +1,279 @@
+"""Importance of a trained model's parameters: computed for a run, stored beside it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import assemble, experiment, optim, pretrained, rundir
+from jaxtl import tree as trees
+from jaxtl.core import Batch, Network, PyTree, UserError, nearest
+from jaxtl.data import lazy, preprocess, streams
+from jaxtl.experiment import Experiment
+from jaxtl.regularizers import dense, stored
+from jaxtl.regularizers import importance as equations
+from jaxtl.regularizers import kfac as factors
+
+# Elements of the gradients that are held at once, over all examples of a chunk.
+HELD = 2**25
+
+
+def fisher(network: Network, params, stats, batches, *, task, key):
+    """The Fisher information's diagonal, labels being the model's own."""
+
+    def equation(params, stats, x, y, key, chunk):
+        f = _logits(network, stats)
+        return equations.diagonal_fisher(f, params, x, task=task, key=key, chunk=chunk)
+
+    return mean(equation, params, stats, batches, key)
+
+
+def empirical(network: Network, params, stats, batches, *, task, key):
+    """The Fisher information's diagonal with the data's labels ("empirical")."""
+
+    def equation(params, stats, x, y, key, chunk):
+        f = _logits(network, stats)
+        return equations.diagonal_fisher(f, params, x, y, task=task, chunk=chunk)
+
+    return mean(equation, params, stats, batches, key)
+
+
+def mas(network: Network, params, stats, batches, *, task, key):
+    """Memory-aware synapses; needs no labels."""
+
+    def equation(params, stats, x, y, key, chunk):
+        return equations.mas(_logits(network, stats), params, x, task=task, chunk=chunk)
+
+    return mean(equation, params, stats, batches, key)
+
+
+def kfac(network: Network, params, stats, batches, *, task, key):
+    """Kronecker factors of the Fisher information, its diagonal for other leaves."""
+    if network.taps is None or not dense.paths(params):
+        raise UserError(
+            "--kind kfac is about dense layers, and this model shows none; use "
+            "--kind fisher."
+        )
+
+    def equation(params, stats, x, y, key, chunk):
+        return factors.fisher(
+            network, params, stats, x, task=task, key=key, chunk=chunk
+        )
+
+    return mean(equation, params, stats, batches, key)
+
+
+# kind -> function of (network, params, stats, batches, *, task, key) that returns
+# {name: numpy array}; a diagonal kind names its arrays by the leaves' paths. `batches`
+# yields {"x": preprocessed, "y"}, each example once; the last one may be smaller.
+KINDS: dict[str, Callable[..., Mapping[str, np.ndarray]]] = {
+    "fisher": fisher,
+    "empirical": empirical,
+    "mas": mas,
+    "kfac": kfac,
+}
+
+
+def mean(
+    equation, params: PyTree, stats: PyTree, batches: Iterable[Batch], key: jax.Array
+) -> dict[str, np.ndarray]:
+    """Returns {path: float32} of an equation's mean over all examples.
+
+    Args:
+      equation: (params, stats, x, y, key, chunk) -> a tree like params, the mean over
+        the batch's examples, looking at `chunk` of them at once.
+      params, stats, batches, key: as a function of `KINDS` is given them.
+    """
+    chunk = int(np.clip(HELD // max(1, trees.size(params)), 1, 32))
+    compiled = jax.jit(equation, static_argnums=5)
+    total, count = {}, 0
+    for index, batch in enumerate(batches):
+        size = len(jax.tree.leaves(batch["x"])[0])
+        own = jax.random.fold_in(key, index)
+        found = compiled(params, stats, batch["x"], batch["y"], own, chunk)
+        count += size
+        for path, leaf in trees.flatten(found).items():
+            # Float64, so that a long sum of small numbers loses none of them.
+            total[path] = total.get(path, 0.0) + size * np.asarray(leaf, np.float64)
+    return {path: np.float32(sums / count) for path, sums in total.items()}
+
+
+def _logits(network: Network, stats: PyTree):
+    return lambda params, x: network.apply(params, stats, x).logits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model and its data, as importance reads them.
+
+    Attributes:
+      parts: what the experiment was assembled to; its initial weights are those whose
+        importance is asked for.
+      exp: the experiment, of which nothing is left that concerns training.
+    """
+
+    parts: Any
+    exp: Experiment
+
+    @property
+    def fresh(self) -> list[str]:
+        """Paths of the parameters that have no source, but random values."""
+        known = set(trees.flatten(self.parts.fixed.source.params))
+        return [p for p in trees.flatten(self.parts.params) if p not in known]
+
+    def batches(self, rows: np.ndarray, split: str) -> Iterator[Batch]:
+        """Yields the rows' examples once, preprocessed."""
+        dataset = self.parts.datasets["target"]
+        labels = dataset.y if split == "train" else dataset.y_clean
+        for at in range(0, len(rows), self.exp.evaluate_batch):
+            chunk = rows[at : at + self.exp.evaluate_batch]
+            x = lazy.gather(dataset.x, chunk)
+            x = preprocess.apply(self.parts.preprocess["target"], x)
+            yield {"x": x, "y": jnp.asarray(labels[chunk])}
+
+
+def of_run(out: str | pathlib.Path) -> Model:
+    """Returns a finished run's model at its best weights.
+
+    Raises:
+      UserError: if there is no run, or it can't be read.
+    """
+    exp = rundir.read_experiment(pathlib.Path(out))
+    return of_experiment(dataclasses.replace(exp, init=pretrained.Run(str(out))))
+
+
+def of_experiment(exp: Experiment) -> Model:
+    """Returns an experiment's model at the weights that its init= loads.
+
+    Raises:
+      UserError: if it starts from scratch, or can't be assembled.
+    """
+    if exp.init is None:
+        raise UserError(
+            "this experiment starts from scratch, so there are no trained weights "
+            "whose importance could be computed; give it an init=."
+        )
+    # Its terms may themselves read the importance that is to be computed.
+    bare = dataclasses.replace(
+        exp,
+        streams={},
+        terms={},
+        optim=optim.SGD(momentum=0.0),
+        steps=0,
+        batch=1,
+        accumulate=1,
+        dtype="float32",
+        devices=1,
+        param_shards=1,
+        device_bytes=0,
+    )
+    return Model(assemble.assemble(bare), bare)
+
+
+def compute(
+    model: Model,
+    kind: str = "fisher",
+    split: str = "train",
+    examples: int | None = None,
+) -> stored.Importance:
+    """Computes importance, in evaluation mode and float32.
+
+    Args:
+      model: from `of_run` or `of_experiment`.
+      kind: one of `KINDS`.
+      split: of the target data.
+      examples: how many of them, drawn by the experiment's seed; None takes all.
+
+    Raises:
+      UserError: for an unknown kind or split, more examples than there are, or
+        importance that is not finite.
+    """
+    check_kind(kind)
+    rows = _rows(model, split, examples)
+    if kind == "empirical" and split == "unlabelled":
+        raise UserError(
+            "--kind empirical reads labels, which the split 'unlabelled' has not; "
+            "use --kind fisher or mas."
+        )
+    parts = model.parts
+    arrays = KINDS[kind](
+        parts.network,
+        parts.params,
+        parts.stats,
+        model.batches(rows, split),
+        task=parts.program.task,
+        key=jax.random.key(model.exp.seed),
+    )
+    arrays = {name: np.asarray(x) for name, x in arrays.items()}
+    broken = [name for name, x in arrays.items() if not np.isfinite(x).all()]
+    if broken:
+        raise UserError(
+            f"the importance of {broken[0]!r} holds NaN or infinity, so nothing was "
+            "written; are the model's outputs finite?"
+        )
+    digests = stored.digests(parts.params)
+    return stored.Importance(kind, arrays, digests, len(rows), split)
+
+
+def check_kind(kind: str) -> None:
+    """Raises UserError for a kind that is not known."""
+    if kind not in KINDS:
+        raise UserError(
+            f"--kind {kind!r} is unknown{nearest(kind, KINDS)} "
+            f"(known: {', '.join(KINDS)})."
+        )
+
+
+def _rows(model: Model, split: str, examples: int | None) -> np.ndarray:
+    dataset = model.parts.datasets["target"]
+    rows = streams.split_rows(dataset, split)
+    if len(rows) == 0:
+        raise UserError(f"the split {split!r} is empty.")
+    if examples is None:
+        return rows
+    if not 1 <= examples <= len(rows):
+        raise UserError(
+            f"--examples {examples}: expected a number from 1 to {len(rows)}, which is "
+            f"what the split {split!r} has."
+        )
+    drawn = np.random.default_rng(model.exp.seed).permutation(len(rows))[:examples]
+    return rows[np.sort(drawn)]
+
+
+def refuse(path: pathlib.Path, model: Model) -> None:
+    """Raises UserError if a file lies there that is not this model's importance."""
+    if not path.exists():
+        return
+    again = "pass --overwrite to replace it, or choose another --out"
+    try:
+        found = stored.read(path)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; {again}.") from None
+    ours = stored.digests(model.parts.params)
+    other = stored.difference(ours, found.digests)
+    if other is not None:
+        raise UserError(
+            f"{path} holds importance from another model (the leaf {other!r} differs); "
+            f"{again}."
+        )
+
+
+def read_file(path: pathlib.Path, overrides, variant: str | None) -> Experiment:
+    """Returns the one experiment of a file that is meant.
+
+    Raises:
+      UserError: if the file has several and none was named, or not that one.
+    """
+    variants = experiment.read_file(path, *overrides).variants
+    if variant is None and len(variants) == 1:
+        return next(iter(variants.values()))
+    if variant not in variants:
+        raise UserError(
+            f"--variant {variant!r}: expected one of the experiments of {path}"
+            f"{nearest(variant, variants)} ({', '.join(map(repr, variants))})."
+        )
+    return variants[variant]

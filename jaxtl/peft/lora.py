@@ -1,0 +1,135 @@
+"""Low-rank updates of weights: LoRA, rank-stabilised LoRA, DoRA."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl import core
+from jaxtl.core import Network, PyTree, UserError
+from jaxtl.peft import base
+
+
+def lora(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    """W + s · A · B.
+
+    Args:
+      weight: W, (…, outputs); the axes before the last count as one, of `inputs`: a
+        convolution's (height, width, in) are h · w · in.
+      a: (inputs, rank).
+      b: (rank, outputs).
+      scale: s; α / rank, or α / √rank.
+
+    Returns:
+      The weight's shape, in the wider dtype of both.
+
+    References:
+      Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3:
+      W₀ + BA with the factors' names swapped, since kernels here are (in, out).
+      Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA,
+      arXiv:2312.03732: α / √rank.
+    """
+    return weight + (scale * (a @ b)).reshape(weight.shape)
+
+
+def dora(weight: jax.Array, magnitude: jax.Array) -> jax.Array:
+    """m · V / ‖V‖, the norm over the inputs of each output, constant in the gradient.
+
+    Args:
+      weight: V = W + s · A · B, (…, outputs).
+      magnitude: m, (outputs,).
+
+    References:
+      Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024, eq. 5 and
+      §4.3: ‖V‖ changes with A and B, but gets no gradient.
+    """
+    return weight * (magnitude / norms(jax.lax.stop_gradient(weight)))
+
+
+def norms(weight: jax.Array) -> jax.Array:
+    """Returns the norm of each output's weights, (outputs,); 1 in place of 0."""
+    flat = weight.reshape(-1, weight.shape[-1])
+    norm = jnp.sqrt(jnp.sum(jnp.square(flat), 0))
+    return jnp.where(norm > 0, norm, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA(base.Reparametrisation):
+    """Weights W + α / rank · A · B, of which A and B are trained.
+
+    A kernel's A starts uniform within ±1/√inputs and its B at 0; of an embedding table
+    A starts at 0 and B normal, so that only rows that occur are moved. Either way the
+    merged weights are the base's, exactly. (DoRA's are up to rounding.)
+
+    Attributes:
+      select: kernels (dense, convolution) and embedding tables; the query's and the
+        value's projections unless told otherwise.
+      rank: of the update.
+      alpha: α.
+      rslora: α / √rank in place of α / rank.
+      dora: learn each output's magnitude apart from the direction.
+    """
+
+    select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
+    rank: int = core.static(8)
+    alpha: float = 16.0
+    rslora: bool = False
+    dora: bool = False
+
+    def check(self, network: Network, params: PyTree) -> None:
+        found = self.targets(params)
+        if self.rank < 1:
+            raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
+        for path, leaf in found.items():
+            if self.rank > min(base.sides(leaf)):
+                inputs, outputs = base.sides(leaf)
+                raise UserError(
+                    f"peft.rank={self.rank}: {path!r} is a matrix of {inputs}×"
+                    f"{outputs}, so a rank above {min(inputs, outputs)} says nothing; "
+                    "lower the rank or select other leaves."
+                )
+
+    def fits(self, path: str, leaf: Any) -> bool:
+        table = path.endswith("/embedding") and len(leaf.shape) == 2
+        return table or super().fits(path, leaf)
+
+    def besides(self) -> str:
+        return " and embedding tables"
+
+    @property
+    def scale(self) -> Any:
+        """α / rank, or α / √rank."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def init(self, key, params, features=None) -> PyTree:
+        found = self.targets(params)
+        keys = jax.random.split(key, len(found))
+        fresh = {
+            path: _fresh(k, leaf, self.rank, path.endswith("/embedding"))
+            for k, (path, leaf) in zip(keys, found.items())
+        }
+        if self.dora:
+            for path, leaf in found.items():
+                weight = jnp.asarray(leaf).astype(base.wide(leaf.dtype))
+                fresh[path]["magnitude"] = norms(weight)
+        return base.nest(fresh)
+
+    def merged(self, weight, own, constants):
+        new = lora(weight, own["a"], own["b"], self.scale)
+        if self.dora:
+            new = dora(new, own["magnitude"])
+        return new.astype(weight.dtype)
+
+
+def _fresh(key, leaf, rank: int, table: bool) -> dict[str, jax.Array]:
+    inputs, outputs = base.sides(leaf)
+    dtype = base.wide(leaf.dtype)
+    if table:
+        b = jax.random.normal(key, (rank, outputs), dtype)
+        return {"a": jnp.zeros((inputs, rank), dtype), "b": b}
+    # Kaiming uniform with a = √5: √3 · √(2 / (1 + 5)) / √inputs.
+    bound = 1 / math.sqrt(inputs)
+    a = jax.random.uniform(key, (inputs, rank), dtype, -bound, bound)
+    return {"a": a, "b": jnp.zeros((rank, outputs), dtype)}

@@ -1,0 +1,82 @@
+"""VeRA: one random pair of matrices for all layers, of which each trains two scales."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl import core
+from jaxtl.core import Network, PyTree, UserError
+from jaxtl.peft import base
+
+
+def vera(
+    weight: jax.Array, a: jax.Array, b: jax.Array, inner: jax.Array, outer: jax.Array
+) -> jax.Array:
+    """W + A · diag(d) · B · diag(b), of A and B the parts that the weight needs.
+
+    Args:
+      weight: W, (…, outputs); the axes before the last count as one, of `inputs`.
+      a: (inputs or more, rank), shared and frozen.
+      b: (rank, outputs or more), shared and frozen.
+      inner: d, (rank,).
+      outer: b, (outputs,).
+
+    References:
+      Kopiczko, Blankevoort, Asano, VeRA: Vector-based Random Matrix Adaptation,
+      ICLR 2024, eq. 2: W₀ + Λ_b B Λ_d A, transposed.
+    """
+    inputs, outputs = base.sides(weight)
+    update = (a[:inputs] * inner) @ (b[:, :outputs] * outer)
+    return weight + update.reshape(weight.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VeRA(base.Reparametrisation):
+    """Weights W + A · diag(d) · B · diag(b): d and b are trained, A and B are not.
+
+    A and B are as large as the largest adapted kernel; smaller ones take their first
+    rows and columns. d starts at `inner`, b at 0.
+
+    Attributes:
+      select: the kernels that are adapted.
+      rank: columns of A; it may be larger than a kernel's sides.
+      inner: where d starts.
+      seed: of A and B, which are drawn anew from it and need no place on disk.
+    """
+
+    select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
+    rank: int = core.static(256)
+    inner: float = 0.1
+    seed: int = core.static(0)
+
+    def check(self, network: Network, params: PyTree) -> None:
+        self.targets(params)
+        if self.rank < 1:
+            raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
+
+    def fresh(self, key, leaf):
+        dtype = base.wide(leaf.dtype)
+        inner = jnp.full(self.rank, self.inner, dtype)
+        return {"inner": inner, "outer": jnp.zeros(leaf.shape[-1], dtype)}
+
+    def constants(self, params: PyTree) -> PyTree:
+        found = self.targets(params).values()
+        inputs, outputs = (max(side) for side in zip(*map(base.sides, found)))
+        dtype = jnp.result_type(*(base.wide(x.dtype) for x in found))
+        keys = jax.random.split(jax.random.key(self.seed))
+        return {
+            "a": _uniform(keys[0], (inputs, self.rank), inputs, dtype),
+            "b": _uniform(keys[1], (self.rank, outputs), self.rank, dtype),
+        }
+
+    def merged(self, weight, own, constants):
+        shared = (constants["a"], constants["b"])
+        return vera(weight, *shared, own["inner"], own["outer"]).astype(weight.dtype)
+
+
+def _uniform(key, shape: tuple[int, int], inputs: int, dtype) -> jax.Array:
+    """Kaiming uniform for what a ReLU would follow: within ±√(6 / inputs)."""
+    bound = math.sqrt(6 / inputs)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
