@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "linear_probe": "readout",
     },
     modules=(
+        "averaging",
         "checkpoint",
         "combine",
         "config",
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = attach(
         "models",
         "optim",
         "peft",
+        "phases",
         "pretrained",
         "probe",
         "regularizers",

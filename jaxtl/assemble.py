@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import config, losses, objective, optim, sharding, step
+from jaxtl import config, losses, objective, optim, sharding, step, stretches
 from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, Setup, Source, Term, UserError, nearest
 from jaxtl.data import base, lazy, preprocess, streams
 from jaxtl.experiment import Experiment
-from jaxtl.pretrained import match
+from jaxtl.pretrained import adapters, match
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,18 +23,19 @@ class Assembled:
 
     Attributes:
       model: the model with its number of outputs filled in (as configuration).
-      network: its pure functions.
+      network: its pure functions, as a reparametrisation changes them.
       datasets: stream name -> Dataset ("target" and the experiment's own streams).
-      params, stats: initial values after loading, whole.
-      fixed: frozen parameters and θ₀, placed on the mesh.
-      program: what is compiled in.
+      params, stats: initial values after loading, whole; before a reparametrisation.
+      stretches: what is trainable when, at least one.
+      fixed: frozen parameters, θ₀ and other constants, placed on the mesh.
+      program: what is compiled in, for the first stretch.
       state: the state before the first step.
       data: stream name -> device-resident stream, for those that live there.
       rows: the table of what was loaded ([] from scratch).
       terms: name -> term, the default task loss filled in.
       notes: name -> what a term decided for this experiment, where it says so.
       preprocess: data set -> its preprocessing, with the model's mean and std.
-      optimizer: with its groups as a mapping.
+      optimizer: of the first stretch, with its groups as a mapping.
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Assembled:
     datasets: Mapping[str, base.Dataset]
     params: PyTree
     stats: PyTree
+    stretches: tuple[stretches.Stretch, ...]
     fixed: step.Fixed
     program: step.Program
     state: step.State
@@ -57,10 +59,10 @@ def assemble(exp: Experiment) -> Assembled:
     """Puts an experiment together; everything that can be wrong is said here."""
     datasets = _datasets(exp)
     target = datasets["target"]
-    model, network = _network(exp.model, target)
+    model, plain = _network(exp.model, target)
     weights = None if exp.init is None else _weights(exp.init, model)
     pre = _preprocess(exp, weights, datasets)
-    params, stats = _initial(network, exp.seed, pre["target"], target)
+    params, stats = _initial(plain, exp.seed, pre["target"], target)
     source, rows = Source(), []
     if weights is not None:
         params, stats, source, rows = match.match(
@@ -70,25 +72,23 @@ def assemble(exp: Experiment) -> Assembled:
             _tuple(getattr(exp.init, "reset", ())),
             _tuple(getattr(exp.init, "ignore", ())),
         )
+    own_network = _source_network(model, plain, params, stats, source, pre, target)
+    x = example(target, pre["target"])
+    adapted = _adapted(exp, model, plain, params, stats, x)
+    network, delta, constants, params, merged = adapted
+    source = _extended(source, merged)
     terms = dict(exp.terms) or {"task": losses.for_task(target.task)}
-    optimizer = optim.resolve(exp.optim, network.stages, params)
-    labels = optim.labels(optimizer, params)
-    mask = optim.trainable(optimizer, labels)
-    if exp.steps and not any(jax.tree.leaves(mask)):
-        raise UserError(
-            f"optim.groups={dict(optimizer.groups)} freezes every parameter, so there "
-            "is nothing to train; leave a group unfrozen, or set steps=0 to evaluate."
-        )
-    optim.check(optimizer, params, mask, source)
+    plan = stretches.plan(exp, network.stages, params, stats, merged)
+    for stretch in plan:
+        optim.check(stretch.optimizer, params, stretch.mask, source)
     sizes = _streams(exp, terms, target)
-    own_network = _source_network(model, network, params, stats, source, pre, target)
     facts = Setup(
         name="",
         network=network,
-        params=params,
+        params=merged,
         stats=stats,
         source=source,
-        mask=mask,
+        mask=_ever(plan),
         features={},
         outputs=target.outputs,
         task=target.task,
@@ -98,17 +98,24 @@ def assemble(exp: Experiment) -> Assembled:
     )
     own, states, given, notes = _terms(exp.seed, terms, facts, target, pre, sizes)
     mesh = sharding.mesh(exp.devices, exp.param_shards)
-    train, still = optim.modes(optimizer, network.stages, mask, stats)
     resident = {n: streams.fits(datasets[data_of(n)], exp.device_bytes) for n in sizes}
+    if exp.average is not None:
+        exp.average.check()
+    first = plan[0]
     program = step.Program(
         network=network,
         source_network=own_network,
         terms={name: config.shell(term) for name, term in terms.items()},
-        optimizer=config.shell(optimizer),
-        labels=_trainable_labels(labels, mask, own),
-        mask=mask,
-        train=train,
-        still=still,
+        optimizer=config.shell(first.optimizer),
+        peft=config.shell(exp.peft) if exp.peft is not None else None,
+        average=config.shell(exp.average) if exp.average is not None else None,
+        labels=_trainable_labels(first, delta, own),
+        mask=first.mask,
+        moving=first.moving,
+        cut=None,
+        cut_source=False,
+        train=first.train,
+        still=first.still,
         batch=sizes,
         host=tuple(n for n in sizes if not resident[n]),
         preprocess={n: pre[data_of(n)] for n in sizes},
@@ -120,13 +127,15 @@ def assemble(exp: Experiment) -> Assembled:
     )
     hypers = {
         "terms": _traced(config.numbers(terms)),
-        "optim": _traced(config.numbers(optimizer)),
+        "peft": _traced(config.numbers(exp.peft)),
+        "average": _traced(config.numbers(exp.average)),
         "steps": jnp.int32(exp.steps),
         "seed": jnp.uint32(exp.seed),
+        **schedule(first),
     }
-    frozen = trees.partition(params, mask)[1]
-    fixed = sharding.place(step.Fixed(frozen, source, given), mesh)
-    state = step.initial_state(program, params, stats, own, states, hypers)
+    frozen = trees.partition(params, first.mask)[1]
+    fixed = step.Fixed(frozen, source, given, constants)
+    state = step.initial_state(program, params, stats, delta, own, states, hypers)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     data = {
         n: streams.device_stream(datasets[data_of(n)], split_of(n), whole)
@@ -139,7 +148,8 @@ def assemble(exp: Experiment) -> Assembled:
         datasets=datasets,
         params=params,
         stats=stats,
-        fixed=fixed,
+        stretches=plan,
+        fixed=sharding.place(fixed, mesh),
         program=program,
         state=state,
         data=data,
@@ -147,8 +157,68 @@ def assemble(exp: Experiment) -> Assembled:
         terms=terms,
         notes=notes,
         preprocess=pre,
-        optimizer=optimizer,
+        optimizer=first.optimizer,
     )
+
+
+def next_program(
+    program: step.Program, stretch: stretches.Stretch, trainable: PyTree
+) -> step.Program:
+    """Returns the program of another stretch of the same run, without a cache."""
+    return dataclasses.replace(
+        program,
+        optimizer=config.shell(stretch.optimizer),
+        labels=_trainable_labels(stretch, trainable["peft"], trainable["terms"]),
+        mask=stretch.mask,
+        moving=stretch.moving,
+        cut=None,
+        cut_source=False,
+        train=stretch.train,
+        still=stretch.still,
+    )
+
+
+def schedule(stretch: stretches.Stretch) -> dict:
+    """Returns the traced numbers that a stretch brings its own of."""
+    return {
+        "optim": _traced(config.numbers(stretch.optimizer)),
+        "first": jnp.int32(stretch.schedule.start),
+        "span": jnp.int32(len(stretch.schedule)),
+    }
+
+
+def _ever(plan) -> PyTree:
+    """Returns the mask of what is trainable at any time."""
+    return functools.reduce(
+        functools.partial(jax.tree.map, lambda a, b: a or b),
+        [stretch.moving for stretch in plan],
+    )
+
+
+def _adapted(exp, model, network: Network, params: PyTree, stats: PyTree, x):
+    """Returns (network, delta, constants, base, merged parameters) of exp.peft."""
+    peft = exp.peft
+    if peft is None:
+        return network, {}, {}, params, params
+    peft.check(network, params)
+    # A key of its own: the delta must not repeat the numbers of the initial weights.
+    key = jax.random.fold_in(jax.random.key(exp.seed), 20_000)
+    shapes = jax.eval_shape(network.apply, params, stats, x).features
+    delta, constants = peft.init(key, params, shapes), peft.constants(params)
+    if peft.start is not None:
+        delta, constants, saved = adapters.begin(peft, model, params)
+        params = trees.map_with_path(
+            lambda path, x: jnp.asarray(saved.get(path, x), x.dtype), params
+        )
+    merged = jax.jit(peft.merge)(params, delta, constants)
+    return peft.network(network), delta, constants, params, merged
+
+
+def _extended(source: Source, params: PyTree) -> Source:
+    """Returns the source with None at the leaves that a reparametrisation added."""
+    if source.params is None:
+        return source
+    return dataclasses.replace(source, params=trees.like(params, source.params))
 
 
 def _weights(init: Any, model: Any):
@@ -360,6 +430,9 @@ def _source_network(model, network, params, stats, source, pre, target):
     return None
 
 
-def _trainable_labels(labels, mask, own):
-    model = jax.tree.map(lambda g, m: g if m else None, labels, mask)
-    return {"model": model, "terms": jax.tree.map(lambda _: optim.TERMS, own)}
+def _trainable_labels(stretch: stretches.Stretch, delta: PyTree, own: PyTree):
+    return {
+        "model": stretch.labels,
+        "peft": jax.tree.map(lambda _: optim.PEFT, delta),
+        "terms": jax.tree.map(lambda _: optim.TERMS, own),
+    }

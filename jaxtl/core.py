@@ -102,6 +102,9 @@ class Network:
         on, batch statistics used and updated); `still` names modules, as paths
         `stage/.../bn`, that keep their statistics although their stage trains;
         `start`/`stop` run from the input of one stage to the output of another.
+      reduce: what the head does first without parameters or randomness (averaging a
+        feature map, say), as a function of its input; the head takes what has been
+        reduced as well. None where there is no such part.
       taps: `(params, stats, x, nudges, *, stop=None) -> (Output, inputs)`, a pass in
         evaluation mode that shows the dense layers from within: `inputs` maps a
         layer's path to what it reads, (batch, ..., in), and `nudges` maps paths to
@@ -113,6 +116,7 @@ class Network:
     stages: tuple[str, ...]
     init: Callable[..., tuple[PyTree, PyTree]]
     apply: Callable[..., Output]
+    reduce: Callable[[Any], Any] | None = None
     taps: Callable[..., tuple[Output, dict[str, jax.Array]]] | None = None
 
 

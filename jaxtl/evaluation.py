@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl import compiling, config, losses, metrics, sharding
+from jaxtl import cache, compiling, config, losses, metrics, sharding
 from jaxtl.core import Network, UserError
 from jaxtl.data import base, lazy, preprocess, streams
 from jaxtl.step import cast
@@ -25,7 +25,10 @@ def evaluate(run, split: str = "val", *, which: str = "current") -> dict[str, fl
       UserError: for an unknown split.
     """
     params, stats = run.weights(which)
-    logits, labels = logits_of(run, params, stats, split)
+    if run.cached is not None and (which == "current" or run.best_is_recent):
+        logits, labels = _from_cache(run, params, stats, split)
+    else:
+        logits, labels = logits_of(run, params, stats, split)
     return metrics.compute(run.parts.program.task, logits, labels)
 
 
@@ -57,10 +60,42 @@ def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
             forward(params, stats, jax.device_put(lazy.gather(dataset.x, b), place))
             for b in batches
         ]
+    return _unpadded(out, weights), _labels(dataset, split)
+
+
+def _unpadded(out, weights) -> np.ndarray:
     logits = np.concatenate([np.asarray(x, np.float32) for x in out])
-    real = weights.reshape(-1) > 0
-    labels = dataset.y_clean[rows] if split != "train" else dataset.y[rows]
-    return logits[real], labels
+    return logits[weights.reshape(-1) > 0]
+
+
+def _labels(dataset, split: str) -> np.ndarray:
+    rows = streams.split_rows(dataset, split)
+    return dataset.y_clean[rows] if split != "train" else dataset.y[rows]
+
+
+def _from_cache(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """`logits_of`, frozen stages being run once for a split's rows and no more."""
+    dataset, program = run.parts.datasets["target"], run.program
+    rows = streams.split_rows(dataset, split)
+    if len(rows) == 0 or program.task == "language":  # whose scores need the inputs
+        return logits_of(run, params, stats, split)
+    entry, _ = cache.features(run, params, stats, run.cached.stages, "target", split)
+    size = min(run.exp.evaluate_batch, len(rows))
+    size = -(-size // program.mesh.size) * program.mesh.size
+    batches, weights = streams.evaluation_batches(np.arange(len(rows)), size)
+    key = (program.network, run.cached.stages, program.dtype, program.mesh)
+    if key not in _STORE:
+        after = program.network.stages[len(run.cached.stages)]
+
+        def forward(params, stats, values, rows):
+            values = jax.tree.map(lambda x: x[rows], values)
+            network = cast(program.network, program.dtype)
+            return network.apply(params, stats, values, start=after).logits
+
+        options = compiling.options(program.mesh.devices.flat[0].platform)
+        _STORE[key] = jax.jit(forward, compiler_options=options)
+    out = [_STORE[key](params, stats, entry.values, b) for b in batches]
+    return _unpadded(out, weights), _labels(dataset, split)
 
 
 def _resident(program, pre):
@@ -71,7 +106,7 @@ def _streamed(program, pre):
     return _forwards(program.network, pre, program.dtype, program.mesh, program.task)[1]
 
 
-_STORE: dict[Any, tuple] = {}
+_STORE: dict[Any, Any] = {}
 
 
 def _forwards(network: Network, pre, dtype, mesh, task):

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jaxtl import config
+from jaxtl import averaging, config
+from jaxtl import phases as phasing
 from jaxtl.core import Term, UserError, nearest
 from jaxtl.data import base as data_base
 from jaxtl.data import preprocess as preprocessing
@@ -20,6 +21,7 @@ from jaxtl.optim import AdamW, Optimizer
 
 MODULE = "jaxtl_experiment_"  # experiment files are imported under this prefix
 DTYPES = ("float32", "bfloat16")
+CACHES = ("auto", "memory", "disk", "off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,17 @@ class Experiment:
         `pretrained.Run`, `Checkpoint`, `File` and `HF`, or `Variant`.
       terms: the loss, name -> Term; empty means the task's loss alone.
       optim: the optimizer with its groups (what is frozen).
+      phases: what is trainable when: `tl.phases.GradualUnfreezing()`, `LPFT()`, or
+        `Phase` values in order; () trains the same from the first step to the last.
+      peft: parameter-efficient tuning, `tl.peft.LoRA()`: parameters are written as
+        merge(base, delta), of which delta is trained, and the head; the base stays
+        unless optim.groups says otherwise. None tunes the parameters themselves.
+      average: an average of the weights over steps that is evaluated and kept in their
+        place, `tl.averaging.EMA()` or `SWA()`.
+      cache: of the outputs of frozen stages, computed once and trained from: "auto"
+        (in memory, where it pays), "memory", "disk" or "off".
+      cache_bytes: features of more bytes than this are not cached.
+      cache_dir: folder of cache="disk"; None is jaxtl/features in the user's cache.
       steps: number of optimizer steps; 0 evaluates the initial model.
       batch: examples per step and stream; a mapping gives some streams their own.
       augment: augmentations of training batches, in order.
@@ -92,6 +105,12 @@ class Experiment:
     init: Any = None
     terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
     optim: Optimizer = dataclasses.field(default_factory=AdamW)
+    phases: phasing.Phases | tuple[phasing.Phase, ...] = ()
+    peft: Any = None
+    average: averaging.Averaging | None = None
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    cache_bytes: int = 2_000_000_000
+    cache_dir: str | None = None
     steps: int = 1000
     batch: int | Mapping[str, int] = 64
     augment: tuple = ()
@@ -121,6 +140,7 @@ class Experiment:
             ("save_every", 1),
             ("steps_per_dispatch", 1),
             ("device_bytes", 0),
+            ("cache_bytes", 0),
             ("seed", 0),
         ):
             value = getattr(self, name)
@@ -131,11 +151,13 @@ class Experiment:
                 )
         if not self.seed < 2**32:
             raise UserError(f"seed={self.seed!r}: expected 0 ≤ seed < 2³².")
-        if self.dtype not in DTYPES:
-            raise UserError(
-                f"dtype={self.dtype!r}{nearest(self.dtype, DTYPES)} "
-                f"(known: {', '.join(DTYPES)})."
-            )
+        for name, known in (("dtype", DTYPES), ("cache", CACHES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(
+                    f"{name}={value!r}{nearest(value, known)} "
+                    f"(known: {', '.join(known)})."
+                )
         if self.init is not None and not callable(getattr(self.init, "read", None)):
             raise UserError(
                 f"init={self.init!r}: expected initial weights such as "
@@ -155,6 +177,22 @@ class Experiment:
         if not isinstance(self.optim, Optimizer):
             raise UserError(
                 f"optim={self.optim!r}: expected an optimizer such as tl.optim.AdamW()."
+            )
+        if self.peft is not None and not callable(getattr(self.peft, "merge", None)):
+            raise UserError(
+                f"peft={self.peft!r}: expected a reparametrisation such as "
+                "tl.peft.LoRA(), or None."
+            )
+        if isinstance(self.phases, list):
+            object.__setattr__(self, "phases", tuple(self.phases))
+        if not isinstance(self.phases, tuple | phasing.Phases):
+            raise UserError(
+                f"phases={self.phases!r}: expected tl.phases.GradualUnfreezing(), "
+                "tl.phases.LPFT(), or a tuple of tl.phases.Phase."
+            )
+        if not isinstance(self.average, averaging.Averaging | None):
+            raise UserError(
+                f"average={self.average!r}: expected tl.averaging.EMA() or SWA()."
             )
         if isinstance(self.augment, list):
             object.__setattr__(self, "augment", tuple(self.augment))

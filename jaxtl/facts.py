@@ -31,18 +31,23 @@ def result(run, found: dict) -> dict:
         "seed": run.exp.seed,
         "steps_per_second": speed,
         "train_seconds": run.seconds,
-        "compile_seconds": compiled.seconds if compiled else 0.0,
+        "compile_seconds": run.compile_seconds,
         "flops_per_step": compiled.flops if compiled else None,
         "temp_bytes": compiled.temp_bytes if compiled else None,
         "parameter_bytes": trees.nbytes(run.params),
         "trainable_bytes": trees.nbytes(run.state.trainable),
         "optimizer_bytes": trees.nbytes(run.state.opt),
         "parameters": trees.size(run.params),
-        "trainable_parameters": trees.size(run.state.trainable["model"]),
+        "trainable_parameters": trainable(run),
         "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
-        "terms": dict(run.parts.notes),
+        "terms": dict(run.notes),
         **environment(),
     }
+
+
+def trainable(run) -> int:
+    """Returns the number of the model's parameters, or of their delta, in training."""
+    return sum(trees.size(run.state.trainable[part]) for part in ("model", "peft"))
 
 
 def environment() -> dict:

@@ -5,7 +5,8 @@ of the step, and its own parameters, state and key.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +27,8 @@ class Context:
       stats: BatchNorm statistics, updated by each training pass in turn.
       source: θ₀, never differentiated.
       mask: tree of bools like params: which leaves are trainable.
-      batches: stream name -> batch {"x", "y"}, inputs preprocessed and augmented.
+      batches: stream name -> batch {"x", "y"}, inputs preprocessed and augmented; and
+        "features", the output of the stage `cut`, where that is cached.
       train, still: what is in training mode (see `core.Network`).
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
@@ -35,6 +37,10 @@ class Context:
       states: term name -> that term's state; new values are put in place.
       given: term name -> arrays that no step changes (`Term.given`).
       source_network: as in `core.Setup`.
+      cut: the last of the stages whose output comes from the cache, None for none.
+      cut_source: whether the source's output of that stage is the same.
+      plain: tree of bools over the parameters that the source may have; leaves that a
+        reparametrisation added are none of them. None says that it added none.
     """
 
     network: Network
@@ -53,6 +59,9 @@ class Context:
     states: dict[str, PyTree]
     given: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     source_network: Network | None = None
+    cut: str | None = None
+    cut_source: bool = False
+    plain: PyTree = None
     _passes: dict[str, Output] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
 
@@ -61,22 +70,39 @@ class Context:
         if stream not in self._passes:
             # One key per pass: dropout differs between streams.
             key = jax.random.fold_in(self.key, len(self._passes))
-            out = self.network.apply(
-                self.params,
-                self.stats,
-                self.batches[stream]["x"],
-                train=self.train,
-                still=self.still,
-                key=key,
-            )
+            x, start = self.entry(stream)
+            settings = {"train": self.train, "still": self.still, "key": key}
+            if start is not None:
+                settings["start"] = start
+            out = self.network.apply(self.params, self.stats, x, **settings)
             self.stats = jax.lax.stop_gradient(out.stats)
+            if start is not None:
+                run = functools.partial(self._below, stream)
+                out = out._replace(features=Features(out.features, run))
             self._passes[stream] = out
         return self._passes[stream]
+
+    def entry(self, stream: str = "target") -> tuple[Any, str | None]:
+        """Returns where a pass of the model begins: (inputs, None), or (features of
+        the cut, the stage after it) where these are cached."""
+        batch = self.batches[stream]
+        if "features" not in batch:
+            return batch["x"], None
+        stages = self.network.stages
+        return batch["features"], stages[stages.index(self.cut) + 1]
+
+    def _below(self, stream: str) -> dict:
+        """Returns the features of the frozen stages that the cache passed over."""
+        x = self.batches[stream]["x"]
+        return self.network.apply(self.params, self.stats, x, stop=self.cut).features
 
     def source_params(self) -> tuple[PyTree, PyTree]:
         """Returns θ₀ and its statistics, whole: the model's own where it has none."""
         hold = jax.lax.stop_gradient
-        params = trees.fill(self.source.params, hold(self.params))
+        params = hold(self.params)
+        if self.plain is not None:
+            params = trees.like(self.plain, params)
+        params = trees.fill(self.source.params, params)
         return params, trees.fill(self.source.stats, hold(self.stats))
 
     def source_forward(self, stream: str = "target") -> Output:
@@ -86,17 +112,47 @@ class Context:
         where the source brings none the pass ends before the head and logits are None.
         """
         if stream not in self._source_passes:
-            params, stats = self.source_params()
-            network, head = self.source_network, self.network.stages[-1]
-            stop = None
-            if network is None:
-                network, stop = self.network, self.network.stages[-2]
-            elif self.source.head is not None:
-                params = {**params, head: self.source.head}
-            out = network.apply(params, stats, self.batches[stream]["x"], stop=stop)
-            out = out._replace(logits=None if stop else out.logits)
-            self._source_passes[stream] = jax.lax.stop_gradient(out)
+            self._source_passes[stream] = self._source_pass(stream)
         return self._source_passes[stream]
+
+    def _source_pass(self, stream: str) -> Output:
+        params, stats = self.source_params()
+        network, head = self.source_network, self.network.stages[-1]
+        settings = {}
+        if network is None:
+            network, settings["stop"] = self.network, self.network.stages[-2]
+        elif self.source.head is not None:
+            params = {**params, head: self.source.head}
+        x = None
+        if self.cut_source:
+            x, settings["start"] = self.entry(stream)
+        if settings.get("start") in (None, head) and "stop" in settings:
+            x = None  # nothing is left to run between the cut and the head
+        if x is None:
+            settings.pop("start", None)
+            x = self.batches[stream]["x"]
+        hold = jax.lax.stop_gradient
+        out = hold(network.apply(params, stats, x, **settings))
+        if "start" in settings:
+
+            def below():
+                whole = self.batches[stream]["x"]
+                return hold(network.apply(params, stats, whole, stop=self.cut).features)
+
+            out = out._replace(features=Features(out.features, below))
+        return out._replace(logits=None if "stop" in settings else out.logits)
+
+
+class Features(dict):
+    """Features of the stages that ran; those below a cached cut are run when asked."""
+
+    def __init__(self, found: dict, below: Callable[[], dict]):
+        super().__init__(found)
+        self._run = below
+
+    def __missing__(self, stage: str):
+        self.update({k: v for k, v in self._run().items() if k not in self})
+        return self[stage] if stage in self else dict(self)[stage]
 
 
 class View:

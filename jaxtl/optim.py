@@ -25,6 +25,8 @@ from jaxtl.groups import Surgical as Surgical
 from jaxtl.regularizers.projections import Projection
 
 TERMS = "terms"  # the group of parameters that terms own
+SINCE = " since phase "  # ends the label of leaves that thawed during the run
+PEFT = "peft"  # and of those that a reparametrisation trains
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,8 @@ def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) ->
 
 def group(optimizer: Optimizer, label: str) -> Group:
     """Returns the group of a label as a Group (a number is its lr factor)."""
-    found = Group() if label == TERMS else optimizer.groups[label]
+    label = label.split(SINCE)[0]
+    found = Group() if label in (TERMS, PEFT) else optimizer.groups[label]
     return found if isinstance(found, Group) else Group(lr=found)
 
 
@@ -241,6 +244,30 @@ def transform(
     if optimizer.clip is not None:
         parts.insert(0, optax.clip_by_global_norm(optimizer.clip))
     return optax.chain(*parts)
+
+
+def carry(old: PyTree, new: PyTree) -> PyTree:
+    """Returns a fresh optimizer state with the numbers of the leaves that went on.
+
+    Args:
+      old: the state of the phase before.
+      new: that of the next, as initialised. Groups hold leaves that began together, so
+        a group's own numbers (Adam's count) are those of any old group of that start.
+    """
+    known = {_ungrouped(path): leaf for path, leaf in trees.flatten(old).items()}
+
+    def one(path, leaf):
+        found = known.get(_ungrouped(path))
+        return found if found is not None and found.shape == leaf.shape else leaf
+
+    return trees.map_with_path(one, new)
+
+
+def _ungrouped(path: str) -> str:
+    """Returns a path in the optimizer's state, its group replaced by when it began."""
+    before, _, rest = path.partition("inner_states/")
+    label, inner, rest = rest.partition("/inner_state")
+    return f"{before}{label.partition(SINCE)[2]}{inner}{rest}" if inner else path
 
 
 def project(

@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
-from jaxtl import config, metrics, optim, rundir
+from jaxtl import config, facts, metrics, optim, rundir
 from jaxtl import tree as trees
 from jaxtl.core import FROZEN, Schedule, UserError
 from jaxtl.data import streams
@@ -36,15 +36,16 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable], *, left=
 
 def show(run) -> None:
     """Prints a run's parameters: path, shape, group, learning rate, frozen or not."""
-    program, optimizer = run.parts.program, run.parts.optimizer
-    labels = trees.flatten(optim.labels(optimizer, run.params))
-    mask = trees.flatten(program.mask)
+    program = run.program
+    optimizer = run.parts.stretches[run.phase].optimizer
+    labels = trees.flatten(_labels(run, optimizer))
+    mask = trees.flatten(program.moving)
     flat = trees.flatten(run.params)
     order = {s: i for i, s in enumerate(run.network.stages)}
     rows = []
     for path in sorted(flat, key=lambda p: order[p.split("/")[0]]):
         shape = "×".join(map(str, flat[path].shape)) or "scalar"
-        label = labels[path]
+        label = labels.get(path, optim.PEFT)
         rate = _rate(optimizer, label) if mask[path] else "0"
         rows.append((path, shape, label, rate, "" if mask[path] else "frozen"))
     out = console()
@@ -52,18 +53,30 @@ def show(run) -> None:
         table("parameters", ("path", "shape", "group", "lr", ""), rows, left=3),
         markup=False,
     )
-    train = trees.size(run.state.trainable["model"])
+    train = facts.trainable(run)
     out.print(
         f"{trees.size(run.params):,} parameters, {train:,} trainable; optimizer state "
         f"{trees.nbytes(run.state.opt):,} bytes; stages in training mode: "
         f"{', '.join(program.train) or 'none'}"
     )
-    for name, note in run.parts.notes.items():
+    for name, note in run.notes.items():
         out.print(f"{name}: {note}", markup=False)
 
 
+def _labels(run, optimizer):
+    """Returns the tree of groups; "peft" where a reparametrisation moves what they
+    freeze."""
+    base = trees.merge(run.state.trainable["model"], run.fixed.frozen)
+    moving = trees.flatten(run.program.moving)
+    mask = trees.flatten(run.program.mask)
+    return trees.map_with_path(
+        lambda p, label: optim.PEFT if moving[p] and not mask[p] else label,
+        optim.labels(optimizer, base),
+    )
+
+
 def _rate(optimizer, label) -> str:
-    if optimizer.groups[label] is FROZEN:
+    if optimizer.groups.get(label) is FROZEN:
         return "0"
     factor = optim.group(optimizer, label).lr
     if isinstance(optimizer.lr, Schedule):

@@ -1,12 +1,14 @@
 """A run: an experiment in progress, in memory."""
 
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from jaxtl import assemble, evaluation, metrics, sharding, step
+from jaxtl import assemble, cache, config, evaluation, metrics, optim, sharding, step
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, UserError
 from jaxtl.data import preprocess, streams
@@ -26,6 +28,11 @@ class Run:
       state: what training changes.
       directory: where it is stored, None for a run that lives in memory.
       best: {"step", "value", "metrics"} of the best evaluation so far, or None.
+      phase: number of the phase that the last step was taken in.
+      cached: the features that training starts from, None without.
+      loaded: (parameters, statistics) of a stored model that stand in for this run's
+        own, None for a run in training.
+      notes: name -> what terms, and the cache, decided for this run.
       seconds: time spent in training steps, over all sessions of this run.
       resumed_at, session_seconds: the step this session began at, and its time.
     """
@@ -36,20 +43,27 @@ class Run:
         self.parts = assemble.assemble(exp)
         evaluation.check_monitor(self.parts.datasets["target"], exp.monitor)
         self.state: step.State = self.parts.state
+        self.program: step.Program = self.parts.program
+        self.fixed: step.Fixed = self.parts.fixed
         self.at = 0
+        self.phase = 0
+        self.cached: cache.Cached | None = None
+        self.notes = dict(self.parts.notes)
         self.best: dict | None = None
         self._best_weights: tuple[PyTree, PyTree] | None = None
+        self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0
         self.session_seconds = 0.0
         self.compiled: step.Compiled | None = None
+        self.compile_seconds = 0.0
         self._hosts: dict[str, Iterator] = {}
         self._resident: tuple[range, dict] = (range(0), {})
 
     @property
     def source(self):
         """θ₀, as the terms see it."""
-        return self.parts.fixed.source
+        return self.fixed.source
 
     @property
     def network(self):
@@ -58,8 +72,14 @@ class Run:
 
     @property
     def params(self) -> PyTree:
-        """All parameters, frozen and trainable, as they are now."""
-        return trees.merge(self.state.trainable["model"], self.parts.fixed.frozen)
+        """All parameters as the network reads them, frozen and trainable, as of now."""
+        return self.loaded[0] if self.loaded else self._whole(self.state.trainable)
+
+    def _whole(self, trainable: PyTree) -> PyTree:
+        peft, hypers = self.exp.peft, self.state.hypers["peft"]
+        if peft is None:
+            return step.whole(None, trainable, self.fixed)
+        return _merged(config.shell(peft), hypers, trainable, self.fixed)
 
     @property
     def preprocess(self) -> preprocess.Preprocess:
@@ -74,28 +94,82 @@ class Run:
         return self.exp.monitor
 
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
-        """Returns (parameters, statistics), "current" or "best"."""
+        """Returns (parameters, statistics), "current" or "best".
+
+        Where the experiment averages weights, both are of the average.
+        """
         if which not in ("current", "best"):
             raise UserError(f"which={which!r}: expected 'current' or 'best'.")
+        if self.loaded is not None:
+            return self.loaded
         if which == "best" and self._best_weights is not None:
-            trainable, stats = self._best_weights
-            return trees.merge(trainable, self.parts.fixed.frozen), stats
-        return self.params, self.state.stats
+            return self._best_weights
+        if self.exp.average is None:
+            return self.params, self.state.stats
+        return self._whole(self.state.average), self.state.average["stats"]
+
+    @property
+    def best_is_recent(self) -> bool:
+        """Whether the best weights are of the current phase."""
+        first = self.parts.stretches[self.phase].steps.start
+        return self.best is not None and self.best["step"] > first
+
+    def enter(self, phase: int) -> None:
+        """Makes a phase the current one: its program, its split of the parameters.
+
+        Leaves that go on being trained keep their optimizer state.
+        """
+        if phase == self.phase:
+            return
+        stretch, state = self.parts.stretches[phase], self.state
+        base = trees.merge(state.trainable["model"], self.fixed.frozen)
+        model, frozen = trees.partition(base, stretch.mask)
+        trainable = {**state.trainable, "model": model}
+        self.program = assemble.next_program(self.program, stretch, trainable)
+        average = state.average
+        if self.exp.average is not None:
+            known = trees.flatten(average)
+            now = step.averaged(trainable, state.stats)
+            average = trees.map_with_path(lambda p, x: known.get(p, x), now)
+        fresh = step.optimizer_state(self.program, trainable)
+        state = dataclasses.replace(
+            state,
+            trainable=trainable,
+            opt=optim.carry(state.opt, fresh),
+            average=average,
+            hypers={**state.hypers, **assemble.schedule(stretch)},
+        )
+        # A copy: leaves may stand twice in it (thawed, averaged), and it is donated.
+        self.state = sharding.place(trees.copy(state), self.program.mesh)
+        self.fixed = dataclasses.replace(self.fixed, frozen=frozen)
+        self.phase, self.compiled, self.cached = phase, None, None
 
     def compile(self) -> step.Compiled:
         """Compiles the step for this run's shapes, once per process and shape."""
         if self.compiled is None:
-            most = step.steps_per_dispatch(
-                self.parts.program, self.exp.steps_per_dispatch
-            )
+            self.cached, self.program, note = cache.attach(self)
+            self._resident = (range(0), {})
+            most = step.steps_per_dispatch(self.program, self.exp.steps_per_dispatch)
             self.compiled = step.compiled(
-                self.parts.program,
+                self.program,
                 self.state,
-                self.parts.fixed,
+                self.fixed,
                 self._data(self.at, most),
                 most,
             )
+            self.compile_seconds += self.compiled.seconds
+            if self.cached is not None:
+                note = self.cached.describe(self.compiled.flops)
+            self._note(note)
         return self.compiled
+
+    def _note(self, cached: str) -> None:
+        """Notes what the cache did for the current phase."""
+        if cached and len(self.parts.stretches) > 1:
+            cached = f"phase {self.phase + 1}: {cached}"
+        told = [line for line in (self.notes.pop("cache", ""), cached) if line]
+        if told:
+            self.notes["cache"] = "; ".join(dict.fromkeys(told))
 
     def step(self) -> dict[str, float]:
         """Takes one step and returns its metrics as floats."""
@@ -120,13 +194,17 @@ class Run:
 
         A table is float32 (at least steps, metrics), in the order of `compiled.names`.
         """
-        compiled = self.compile()
         pending = []
         while count > 0:
-            taken = min(count, compiled.most)
+            plan = self.parts.stretches
+            while self.at >= plan[self.phase].steps.stop and self.phase + 1 < len(plan):
+                self.enter(self.phase + 1)
+            compiled = self.compile()
+            left = max(plan[self.phase].steps.stop - self.at, 0) or count
+            taken = min(count, compiled.most, left)
             data = self._data(self.at, compiled.most)
             self.state, table = compiled.call(
-                self.state, self.parts.fixed, data, np.int32(taken)
+                self.state, self.fixed, data, np.int32(taken)
             )
             pending.append((taken, table))
             self.at += taken
@@ -135,7 +213,7 @@ class Run:
 
     def _data(self, at: int, most: int) -> dict:
         """Returns what the step reads: resident streams, and batches from the host."""
-        program = self.parts.program
+        program = self.program
         steps, data = self._resident
         if at not in steps or at + most > steps.stop:
             self._resident = steps, data = self._draw(at, max(AHEAD, most))
@@ -154,10 +232,11 @@ class Run:
     def _draw(self, at: int, count: int) -> tuple[range, dict]:
         """Returns the resident streams with their rows of `count` steps drawn."""
         data, seed = {}, self.state.hypers["seed"]
-        for index, (name, size) in enumerate(self.parts.program.batch.items()):
-            if name in self.parts.data:
+        there = self.parts.data if self.cached is None else self.cached.streams
+        for index, (name, size) in enumerate(self.program.batch.items()):
+            if name in there:
                 own = step.stream_seed(seed, index)
-                stream = self.parts.data[name]
+                stream = there[name]
                 data[name] = streams.draw(stream, own, np.int32(at), size, count)
         return range(at, at + count), data
 
@@ -185,9 +264,35 @@ class Run:
         if known and not sign * value > sign * self.best["value"]:
             return False
         self.best = {"step": self.at, "value": value, "metrics": found}
-        kept = self.state.trainable["model"], self.state.stats
-        self._best_weights = trees.copy(kept)
+        params, stats = self.weights()
+        # What a step donates is copied; what is frozen is not.
+        moving = trees.partition(params, self.program.moving)
+        params = trees.merge(trees.copy(moving[0]), moving[1])
+        self._best_weights = params, trees.copy(stats)
         return True
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merge(key, hypers, trainable, fixed):
+    return step.whole(config.fill(key.peft, hypers), trainable, fixed)
+
+
+def _merged(peft, hypers, trainable, fixed) -> PyTree:
+    """Returns merged parameters, by one compiled program per kind of merge."""
+    return _merge(_Keyed(peft), hypers, trainable, fixed)
+
+
+class _Keyed:
+    """A reparametrisation that compares by its settings, for the compiler's store."""
+
+    def __init__(self, peft):
+        self.peft, self._key = peft, config.key(peft)
+
+    def __eq__(self, other):
+        return self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
 
 
 def _again(first, rest):

@@ -26,12 +26,15 @@ class State:
     """What a step changes. Donated to the step; a leading axis K makes it K runs.
 
     Attributes:
-      trainable: {"model": parameters with None at frozen leaves, "terms": {name:
-        the term's own parameters}}.
+      trainable: {"model": parameters with None at frozen leaves, "peft": what a
+        reparametrisation trains ({} without one), "terms": {name: the term's own
+        parameters}}.
       stats: BatchNorm statistics of all stages.
       opt: the optimizer's state, of trainable leaves only.
       terms: {term name: the term's own state}.
-      hypers: traced numbers: "terms", "optim", "steps", "seed".
+      average: {"model", "peft", "stats"} averaged over steps, {} if nothing is.
+      hypers: traced numbers: "terms", "optim", "peft", "average", "steps", "seed", and
+        "first" and "span", the steps that the learning rate's schedule runs over.
       step: number of steps taken, int32.
     """
 
@@ -39,6 +42,7 @@ class State:
     stats: PyTree
     opt: PyTree
     terms: PyTree
+    average: PyTree
     hypers: PyTree
     step: jax.Array
 
@@ -53,15 +57,17 @@ class Fixed:
     Attributes:
       frozen: the frozen parameters, None at trainable leaves.
       source: θ₀.
+      constants: of the reparametrisation.
       given: term name -> the arrays of its `Term.given`.
     """
 
     frozen: PyTree
     source: Source
     given: PyTree = dataclasses.field(default_factory=dict)
+    constants: PyTree = dataclasses.field(default_factory=dict)
 
 
-jax.tree_util.register_dataclass(Fixed, ["frozen", "source", "given"], [])
+jax.tree_util.register_dataclass(Fixed, [f.name for f in dataclasses.fields(Fixed)], [])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,9 +77,13 @@ class Program:
     Attributes:
       network: the model.
       source_network: the model with the source's number of outputs, or None.
-      terms, optimizer: with their traced numbers set to 0.
+      terms, optimizer, peft, average: with their traced numbers set to 0; peft and
+        average may be None.
       labels: tree of optimizer groups of the trainable leaves.
-      mask: tree of bools over all parameters.
+      mask: tree of bools over all parameters before the reparametrisation.
+      moving: the same over those after it: what terms count as trainable.
+      cut: the last of the stages whose output is cached, None for none.
+      cut_source: whether that output is the source's as well.
       train, still: what is in training mode.
       batch: stream name -> batch size, for the streams that the terms read.
       host: the streams whose batches arrive from the host.
@@ -89,8 +99,13 @@ class Program:
     source_network: Network | None
     terms: Mapping[str, Term]
     optimizer: optim.Optimizer
+    peft: Any
+    average: Any
     labels: PyTree
     mask: PyTree
+    moving: PyTree
+    cut: str | None
+    cut_source: bool
     train: tuple[str, ...]
     still: tuple[str, ...]
     batch: Mapping[str, int]
@@ -127,17 +142,21 @@ def step(
     hypers = state.hypers
     terms = config.fill(dict(program.terms), hypers["terms"])
     optimizer = config.fill(program.optimizer, hypers["optim"])
+    peft = config.fill(program.peft, hypers["peft"])
     key = jax.random.fold_in(jax.random.key(hypers["seed"]), state.step)
     batches = _batches(program, state, data, jax.random.fold_in(key, 0))
 
     def loss(trainable, stats, term_states, batches, key):
         context = objective.Context(
             network=cast(program.network, program.dtype),
-            params=trees.merge(trainable["model"], fixed.frozen),
+            params=whole(peft, trainable, fixed),
             stats=stats,
             source=fixed.source,
-            mask=program.mask,
+            mask=program.moving,
             batches=batches,
+            cut=program.cut,
+            cut_source=program.cut_source,
+            plain=program.mask,
             train=program.train,
             still=program.still,
             key=key,
@@ -158,10 +177,12 @@ def step(
     )
     source = None
     if optimizer.decay_to_source is not None:
-        model = trees.restrict(fixed.source.params, program.mask)
-        own = trees.nothing(state.trainable["terms"])
-        source = {"model": model, "terms": own}
-    tx = optim.transform(optimizer, program.labels, source, state.step, hypers["steps"])
+        model = trees.like(program.mask, fixed.source.params)
+        model = trees.restrict(model, program.mask)
+        rest = {n: trees.nothing(state.trainable[n]) for n in ("peft", "terms")}
+        source = {"model": model, **rest}
+    at = state.step - hypers["first"]
+    tx = optim.transform(optimizer, program.labels, source, at, hypers["span"])
     updates, opt = tx.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     trainable["model"] = optim.project(
@@ -169,11 +190,29 @@ def step(
         trainable["model"],
         state.trainable["model"],
         grads["model"],
-        fixed.source.params,
+        trees.like(program.mask, fixed.source.params),
     )
-    new = State(trainable, stats, opt, term_states, hypers, state.step + 1)
+    average = state.average
+    if program.average is not None:
+        rule = config.fill(program.average, hypers["average"])
+        now = averaged(trainable, stats)
+        average = rule.update(average, now, state.step, hypers["steps"])
+    new = State(trainable, stats, opt, term_states, average, hypers, state.step + 1)
     metrics["grad_norm"] = jnp.sqrt(trees.sum_squares(grads))
     return sharding.constrain_state(new, program.mesh), metrics
+
+
+def whole(peft, trainable: PyTree, fixed: Fixed) -> PyTree:
+    """Returns all parameters as the network reads them."""
+    base = trees.merge(trainable["model"], fixed.frozen)
+    if peft is None:
+        return base
+    return peft.merge(base, trainable["peft"], fixed.constants)
+
+
+def averaged(trainable: PyTree, stats: PyTree) -> PyTree:
+    """Returns the tree of what an average of weights is taken of."""
+    return {"model": trainable["model"], "peft": trainable["peft"], "stats": stats}
 
 
 def _batches(program, state, data, key):
@@ -186,6 +225,9 @@ def _batches(program, state, data, key):
             seed = stream_seed(state.hypers["seed"], index)
             raw = streams.take(data[name], seed, state.step, size)
         raw = sharding.constrain_batch(raw, program.mesh)
+        if "x" not in raw:  # its features are cached, and it is too large for a device
+            batches[name] = raw
+            continue
         x = preprocess.apply(program.preprocess[name], raw["x"])
         x = augment.augment(program.augment, jax.random.fold_in(key, index), x)
         batches[name] = {**raw, "x": x}
@@ -250,30 +292,41 @@ def cast(network: Network, dtype: str) -> Network:
     return dataclasses.replace(network, apply=apply)
 
 
-def initial_state(program: Program, params, stats, own, term_states, hypers) -> State:
+def initial_state(
+    program: Program, params, stats, delta, own, term_states, hypers
+) -> State:
     """Returns the state before the first step, optimizer state included.
 
     Args:
       program: what is compiled in.
-      params: the whole parameter tree, loaded already.
+      params: the whole parameter tree, loaded already, before a reparametrisation.
       stats: batch statistics.
+      delta: what the reparametrisation trains, {} without one.
       own, term_states: {term name: its parameters} and {term name: its state}.
       hypers: numbers to be traced.
     """
     model, _ = trees.partition(params, program.mask)
-    trainable = {"model": model, "terms": own}
-    one = jnp.int32(1)
-    tx = optim.transform(program.optimizer, program.labels, None, one, one)
+    trainable = {"model": model, "peft": delta, "terms": own}
+    average = averaged(trainable, stats) if program.average is not None else {}
     state = State(
         # A copy: the step donates its state, and the caller keeps what it gave.
         trees.copy(trainable),
         trees.copy(stats),
-        tx.init(trainable),
+        optimizer_state(program, trainable),
         trees.copy(term_states),
+        trees.copy(average),
         hypers,
         jnp.int32(0),
     )
     return sharding.place(state, program.mesh)
+
+
+def optimizer_state(program: Program, trainable: PyTree) -> PyTree:
+    """Returns the optimizer's state before the first step on these leaves."""
+    one = jnp.int32(1)
+    return optim.transform(program.optimizer, program.labels, None, one, one).init(
+        trainable
+    )
 
 
 class Compiled(NamedTuple):

@@ -4,9 +4,10 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import checkpoint, facts, pretrained, rundir, step
+from jaxtl import checkpoint, facts, pretrained, rundir, sharding, step
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, UserError
 from jaxtl.data import preprocess, splits
@@ -96,22 +97,44 @@ def _same_rows(directory, stored, now) -> None:
 
 def _items(run: Run) -> dict[str, PyTree]:
     """Returns what a checkpoint of the run holds, as trees of arrays."""
-    state = run.state
-    rest = {
-        "own": state.trainable["terms"],
-        "opt": state.opt,
-        "terms": state.terms,
-        "hypers": state.hypers,
-        "step": state.step,
-    }
-    names = ("last", "best")
     trees_of = {}
-    for name, which in zip(names, ("current", "best")):
+    for name, which in zip(("last", "best"), ("current", "best")):
         params, stats = run.weights(which)
         trees_of[name] = {"params": params, "stats": stats}
         if not jax.tree.leaves(stats):
             del trees_of[name]["stats"]
-    return {**trees_of, "state": checkpoint.flat(rest)}
+    return {**trees_of, "state": checkpoint.flat(_rest(run))}
+
+
+def _rest(run: Run) -> dict[str, PyTree]:
+    """Returns what a resumed run needs beside its weights as they are evaluated."""
+    state = run.state
+    rest = {
+        "own": state.trainable["terms"],
+        "peft": state.trainable["peft"],
+        "opt": state.opt,
+        "terms": state.terms,
+        "average": state.average,
+        "hypers": state.hypers,
+        "step": state.step,
+    }
+    base = _base(run)
+    if run.exp.peft is not None:
+        changed = trees.flatten(run.exp.peft.adapted(base))
+        moves = trees.flatten(run.program.mask)
+        rest["base"] = trees.map_with_path(
+            lambda path, x: x if changed[path] or moves[path] else None, base
+        )
+    elif run.exp.average is not None:
+        rest["base"] = state.trainable["model"]
+    if run.exp.average is not None:
+        rest["stats"] = state.stats
+    return rest
+
+
+def _base(run: Run) -> PyTree:
+    """Returns all parameters before a reparametrisation and without averaging."""
+    return trees.merge(run.state.trainable["model"], run.fixed.frozen)
 
 
 def save(run: Run) -> None:
@@ -125,6 +148,7 @@ def save(run: Run) -> None:
     target = run.parts.datasets["target"]
     meta = {
         "step": run.at,
+        "phase": run.phase,
         "best": run.best,
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
@@ -140,34 +164,29 @@ def save(run: Run) -> None:
 
 def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
     meta = checkpoint.meta(folder, at)
-    like = _items(run)
-    found = checkpoint.restore(folder, at, like)
-    state, mask = run.state, run.parts.program.mask
-    rest = {
-        "own": state.trainable["terms"],
-        "opt": state.opt,
-        "terms": state.terms,
-        "hypers": state.hypers,
-        "step": state.step,
-    }
-    rest = checkpoint.unflat(found["state"], rest)
-    model, frozen = trees.partition(found["last"]["params"], mask)
+    run.enter(meta.get("phase", 0))
+    found = checkpoint.restore(folder, at, _items(run))
+    rest = checkpoint.unflat(found["state"], _rest(run))
+    last, mask = found["last"], run.program.mask
+    known = {**trees.flatten(last["params"]), **trees.flatten(rest.get("base", {}))}
+    base = trees.map_with_path(lambda path, _: known[path], _base(run))
+    model, frozen = trees.partition(base, mask)
+    stats = rest.get("stats", last.get("stats", run.state.stats))
     run.state = step.State(
-        {"model": model, "terms": rest["own"]},
-        found["last"].get("stats", state.stats),
+        {"model": model, "peft": rest["peft"], "terms": rest["own"]},
+        stats,
         rest["opt"],
         rest["terms"],
+        rest["average"],
         rest["hypers"],
         rest["step"],
     )
-    fixed = dataclasses.replace(run.parts.fixed, frozen=frozen)
-    run.parts = dataclasses.replace(run.parts, fixed=fixed)
+    run.fixed = dataclasses.replace(run.fixed, frozen=frozen)
     run.at = run.resumed_at = at
     run.best, run.seconds = meta["best"], meta["seconds"]
     if run.best is not None:
         best = found["best"]
-        model = trees.partition(best["params"], mask)[0]
-        run._best_weights = model, best.get("stats", state.stats)
+        run._best_weights = best["params"], best.get("stats", run.state.stats)
 
 
 def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
@@ -177,4 +196,21 @@ def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
     started from need not be there any more.
     """
     exp = rundir.read_experiment(pathlib.Path(out))
-    return Run(dataclasses.replace(exp, init=pretrained.Run(str(out), which=which)))
+    init = pretrained.Run(str(out), which=which)
+    # What shaped its training is not needed to read it, and may be gone by now.
+    free = {"terms": {}, "streams": {}, "batch": 1, "accumulate": 1, "devices": 1}
+    free |= {"phases": (), "average": None, "param_shards": 1}
+    exp = dataclasses.replace(exp, init=init, **free)
+    if exp.peft is None or exp.peft.deployable:
+        return Run(dataclasses.replace(exp, peft=None))
+    # The stored parameters are the merged ones: what was added is no part of the base.
+    found = init.read()
+    run = Run(dataclasses.replace(exp, init=None))
+    shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
+    stored = trees.flatten(found.params)
+    if {p: x.shape for p, x in stored.items()} != shapes:
+        raise UserError(f"the checkpoint of {out} is not of its own experiment.")
+    params = trees.map_with_path(lambda p, x: jnp.asarray(stored[p]), run.params)
+    stats = trees.fill(found.stats, run.state.stats)
+    run.loaded = sharding.place((params, stats), run.program.mesh)
+    return run

@@ -59,7 +59,7 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
     at = checkpoint.latest(folder)
     if at is None:
         raise UserError(_untrained(run_dir))
-    model, dtype, seed, data = _parts(run_dir, exp)
+    model, dtype, seed, data, peft = _parts(run_dir, exp)
     found = pretrained.Run(str(run_dir)).read()
     dataset = _dataset(run_dir, data, seed, found.meta.get("preprocess", {}))
     meta = _complete(run_dir, found.meta, dataset)
@@ -68,6 +68,8 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
     x = {n: jnp.zeros((1, *s.shape[1:]), s.dtype) for n, s in specs(meta, 1).items()}
     x = preprocess.apply(pre, x["x"] if meta["single"] else x)
     params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
+    if peft is not None and not peft.deployable:
+        network, params = peft.network(network), _merged(peft, params)
     like = {"params": params, "stats": stats}
     stored = trees.flatten({"params": found.params, "stats": found.stats})
     _compare(run_dir, like, stored)
@@ -85,6 +87,16 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
     )
 
 
+def _merged(peft, params: PyTree) -> PyTree:
+    """Returns the shapes of the parameters that a reparametrisation makes of some."""
+
+    def build(params):
+        delta = peft.init(jax.random.key(0), params)
+        return peft.merge(params, delta, peft.constants(params))
+
+    return jax.eval_shape(build, params)
+
+
 def _untrained(run_dir: pathlib.Path) -> str:
     if (run_dir / rundir.STUDY).exists():
         runs = sorted(p.parent.name for p in run_dir.glob(f"*/{rundir.MARK}"))
@@ -95,14 +107,14 @@ def _untrained(run_dir: pathlib.Path) -> str:
 
 
 def _parts(run_dir: pathlib.Path, exp: Experiment | None) -> tuple:
-    """Returns (model, dtype, seed, data), data None if they lived in memory only."""
+    """Returns (model, dtype, seed, data, peft), data None if in memory only."""
     if exp is not None:
         rundir.same_experiment(run_dir, exp)
     else:
         with contextlib.suppress(UserError):
             exp = rundir.read_experiment(run_dir)
     if exp is not None:
-        return exp.model, exp.dtype, exp.seed, exp.data
+        return exp.model, exp.dtype, exp.seed, exp.data, exp.peft
     stored = rundir.read_json(run_dir / rundir.MARK)["experiment"]
     try:
         return (
@@ -110,6 +122,7 @@ def _parts(run_dir: pathlib.Path, exp: Experiment | None) -> tuple:
             stored["dtype"],
             stored["seed"],
             None,
+            snapshot.from_json(stored.get("peft")),
         )
     except UserError as error:
         raise UserError(

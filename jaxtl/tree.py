@@ -110,6 +110,15 @@ def restrict(tree: PyTree, mask: PyTree) -> PyTree:
     )
 
 
+def like(shape: PyTree, tree: PyTree) -> PyTree:
+    """Returns the first tree's structure with the second's leaves, None where it has
+    none; None itself for no tree at all."""
+    if tree is None:
+        return None
+    known = flatten(tree)
+    return map_with_path(lambda path, _: known.get(path), shape)
+
+
 def fill(tree: PyTree, default: PyTree) -> PyTree:
     """Returns the tree with the default's leaf wherever it has None or nothing."""
     known = flatten(tree)

@@ -13,11 +13,13 @@ FLOORS = {
     0: "core _lazy tree select config snapshot schedules checkpoint compiling",
     1: "checks combine linear readout groups losses metrics models peft pretrained",
     2: "regularizers domain weights",
-    3: "objective optim sharding data",
-    4: "step assemble experiment evaluation run store rundir facts log progress "
-    "training study passes members ensembles probe statistics importance",
+    3: "objective optim sharding data phases averaging",
+    4: "step stretches assemble cache cache_disk experiment evaluation run store "
+    "rundir facts log progress training study passes members ensembles probe "
+    "statistics importance",
     5: "export artefact card trained predict report plots interpolation lr_finder "
-    "commands commands_weights commands_ensemble commands_importance commands_lr cli __main__",
+    "commands commands_weights commands_ensemble commands_importance commands_lr "
+    "cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and
 # what assembles them (3) stand side by side.

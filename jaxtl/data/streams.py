@@ -33,6 +33,9 @@ class DeviceStream:
       n: int32 scalar, how many of `rows` count.
       drawn: int32[steps, batch], the rows of some steps, or None (see `draw`).
       first: int32 scalar, the first of these steps.
+      features: cached outputs of a stage, an array or tree with a row for each of some
+        examples, or None; x may then be None.
+      place: int32[examples], the row of `features` of each of these examples.
     """
 
     x: typing.Any
@@ -41,6 +44,8 @@ class DeviceStream:
     n: jax.Array
     drawn: jax.Array | None = None
     first: jax.Array | None = None
+    features: typing.Any = None
+    place: jax.Array | None = None
 
 
 jax.tree_util.register_dataclass(
@@ -57,11 +62,25 @@ def device_stream(dataset, split: str = "train", sharding=None) -> DeviceStream:
       sharding: a `jax.sharding.Sharding` (replicated on a mesh, usually); None is the
         default device.
     """
+    stream = label_stream(dataset, split, sharding)
+    return dataclasses.replace(stream, x=_placed(_Same(dataset.x), sharding))
+
+
+def label_stream(dataset, split: str, sharding=None) -> DeviceStream:
+    """Puts a split on the device without its inputs, for features to stand in."""
     rows = split_rows(dataset, split)
     padded = np.zeros(len(dataset.y), np.int32)
     padded[: len(rows)] = rows
     small = jax.device_put((dataset.y, padded, np.int32(len(rows))), sharding)
-    return DeviceStream(_placed(_Same(dataset.x), sharding), *small)
+    return DeviceStream(None, *small)
+
+
+def with_features(stream: DeviceStream, features, rows) -> DeviceStream:
+    """Returns the stream with cached features of its split's rows, in their order."""
+    place = np.zeros(len(stream.y), np.int32)
+    place[rows] = np.arange(len(rows), dtype=np.int32)
+    place = jax.device_put(place, stream.rows.sharding)
+    return dataclasses.replace(stream, features=features, place=place)
 
 
 def take(stream: DeviceStream, seed, step, batch: int) -> dict:
@@ -107,11 +126,14 @@ def _draw(rows, n, seed, first, batch, steps):
 
 
 def gather(stream: DeviceStream, rows) -> dict:
-    """{"x", "y"} of some rows of the data set, whatever their split."""
-    return {
-        "x": jax.tree.map(lambda values: values[rows], stream.x),
-        "y": stream.y[rows],
-    }
+    """{"x", "y"} of some rows of the data set, and "features" where they are cached."""
+    found = {"y": stream.y[rows]}
+    if stream.x is not None:
+        found["x"] = jax.tree.map(lambda values: values[rows], stream.x)
+    if stream.features is not None:
+        at = stream.place[rows]
+        found["features"] = jax.tree.map(lambda values: values[at], stream.features)
+    return found
 
 
 def split_rows(dataset, split: str) -> np.ndarray:

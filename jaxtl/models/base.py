@@ -182,6 +182,10 @@ class Staged(nn.Module):
         """Returns the known file layouts of this architecture, the usual one first."""
         return {}
 
+    def reduction(self) -> Callable | None:
+        """Returns what the head begins with, without parameters (`Network.reduce`)."""
+        return None
+
     def adapt(self, path: str, x: Any) -> Any:
         """Returns a leaf read from a file as this model wants it (image sizes, say)."""
         return x
@@ -297,7 +301,7 @@ def _pure(module: Staged) -> Network:
             out = plain.apply(params, stats, x, stop=stop)
         return out, inputs
 
-    network = Network(module.stages, init, apply, taps)
+    network = Network(module.stages, init, apply, module.reduction(), taps)
     return network
 
 
@@ -318,6 +322,11 @@ def _watch(nudges):
         return out + nudges[path].astype(out.dtype) if path in nudges else out
 
     return inputs, watch
+
+
+def average(x: jax.Array) -> jax.Array:
+    """Global average pooling of (batch, H, W, C); what is (batch, C) stays as it is."""
+    return x.mean((1, 2)) if x.ndim == 4 else x
 
 
 def max_pool(x: jax.Array) -> jax.Array:

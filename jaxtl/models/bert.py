@@ -13,6 +13,7 @@ from jaxtl.models import base, blocks, layout
 
 PREDICTS = ("class", "token")
 POOLINGS = ("pooler", "mean", "first")
+REDUCTIONS = {"mean": blocks.mean, "first": blocks.first}
 
 
 class Embeddings(nn.Module):
@@ -91,8 +92,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         if isinstance(x, Tokens):
-            pool = {"mean": blocks.mean, "first": lambda t: t.states[:, 0]}
-            x = pool[self.pooling](x) if self.pooling else x.states
+            x = REDUCTIONS[self.pooling](x) if self.pooling else x.states
         if self.inner:
             x = base.Dropout(self.dropout, name="dropout1")(x, mode)
             inner = nn.Dense(x.shape[-1], kernel_init=blocks.INIT, name="inner")
@@ -177,6 +177,9 @@ class Bert(base.Staged):
             self.add("pooler", Pooler())
         pooling = None if self.predict == "token" else self.pooling
         self.add("head", Head(self.outputs, pooling, self.dropout, self.inner))
+
+    def reduction(self):
+        return REDUCTIONS.get(self.pooling) if self.predict == "class" else None
 
     def layouts(self):
         return {"hf": hf(self)}

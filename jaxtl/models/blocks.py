@@ -249,6 +249,11 @@ def heads_divide(width: int, heads: int, kv_heads: int | None = None) -> None:
         raise UserError(f"kv_heads={kv_heads} doesn't divide heads={heads}.")
 
 
+def first(tokens: Tokens) -> jax.Array:
+    """Returns the state of each sequence's first place, (batch, width)."""
+    return tokens.states[:, 0]
+
+
 def last(tokens: Tokens) -> jax.Array:
     """Returns the state of each text's last real token, (batch, width)."""
     length = tokens.mask.shape[1]

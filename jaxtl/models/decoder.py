@@ -41,8 +41,9 @@ class LastHead(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens, mode):
-        x = base.Dropout(self.dropout, name="dropout")(blocks.last(tokens), mode)
+    def __call__(self, x, mode):
+        x = blocks.last(x) if isinstance(x, Tokens) else x
+        x = base.Dropout(self.dropout, name="dropout")(x, mode)
         dense = nn.Dense(
             self.outputs, use_bias=False, kernel_init=blocks.INIT, name="dense"
         )
@@ -81,6 +82,9 @@ class Decoder(base.Staged):
     def kv_shape(self) -> tuple[int, int]:
         """Heads and width per head of cached keys and values."""
         return self.heads, self.width // self.heads
+
+    def reduction(self):
+        return blocks.last if self.predict == "class" else None
 
     def add_head(self, dropout: float = 0.0) -> None:
         """Registers the head that `predict` names."""

@@ -85,7 +85,7 @@ class PooledHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        x = base.Dropout(self.dropout, name="dropout")(x.mean((1, 2)), mode)
+        x = base.Dropout(self.dropout, name="dropout")(base.average(x), mode)
         return nn.Dense(self.outputs, name="dense")(x)
 
 
@@ -115,6 +115,9 @@ class MobileNet(base.Staged):
     def width(self, channels: int) -> int:
         """Returns the number of channels at this width factor."""
         return int(channels * self.alpha)
+
+    def reduction(self):
+        return base.average
 
     def layouts(self):
         return {"keras": keras()}

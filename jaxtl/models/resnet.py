@@ -165,6 +165,9 @@ class ResNetImageNet(base.Staged):
             self.add(f"stage{i + 1}", Blocks(width, stride, size, bottleneck))
         self.add("head", PooledHead(self.outputs))
 
+    def reduction(self):
+        return base.average
+
     def layouts(self):
         return {"torchvision": torchvision(self), "hf": hf(self)}
 

@@ -78,7 +78,7 @@ class PooledHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        return nn.Dense(self.outputs, name="dense")(x.mean((1, 2)))
+        return nn.Dense(self.outputs, name="dense")(base.average(x))
 
 
 class ResNet(base.Staged):
@@ -98,6 +98,9 @@ class ResNet(base.Staged):
     def blocks(self) -> int:
         """Blocks per stage."""
         return (self.depth - 2) // 6
+
+    def reduction(self):
+        return base.average
 
     def layouts(self):
         return {"akamaster": akamaster(self)}

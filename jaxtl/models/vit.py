@@ -83,9 +83,9 @@ class FirstHead(nn.Module):
     outputs: int
 
     @nn.compact
-    def __call__(self, tokens, mode):
+    def __call__(self, x, mode):
         dense = nn.Dense(self.outputs, kernel_init=blocks.INIT, name="dense")
-        return dense(tokens.states[:, 0])
+        return dense(blocks.first(x) if isinstance(x, Tokens) else x)
 
 
 class ViT(base.Staged):
@@ -128,6 +128,9 @@ class ViT(base.Staged):
             self.add(f"layer_{i}", layer)
         self.add("norm", decoder.Norm(self.epsilon, rms=False))
         self.add("head", FirstHead(self.outputs))
+
+    def reduction(self):
+        return blocks.first
 
     def layouts(self):
         return {"hf": hf(self)}
