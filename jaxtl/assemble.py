@@ -101,6 +101,11 @@ def assemble(exp: Experiment) -> Assembled:
     resident = {n: streams.fits(datasets[data_of(n)], exp.device_bytes) for n in sizes}
     if exp.average is not None:
         exp.average.check()
+    if exp.wise_ft and source.params is None:
+        raise UserError(
+            f"wise_ft={exp.wise_ft!r}: the experiment starts from scratch, so there is "
+            "no θ₀ to interpolate from; give it an init=."
+        )
     first = plan[0]
     program = step.Program(
         network=network,

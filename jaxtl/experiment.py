@@ -72,6 +72,8 @@ class Experiment:
         unless optim.groups says otherwise. None tunes the parameters themselves.
       average: an average of the weights over steps that is evaluated and kept in their
         place, `tl.averaging.EMA()` or `SWA()`.
+      wise_ft: numbers α; after training the best of (1 − α)·θ₀ + α·θ on "val" takes
+        the place of the best checkpoint (Wortsman et al., CVPR 2022). () leaves it.
       cache: of the outputs of frozen stages, computed once and trained from: "auto"
         (in memory, where it pays), "memory", "disk" or "off".
       cache_bytes: features of more bytes than this are not cached.
@@ -108,6 +110,7 @@ class Experiment:
     phases: phasing.Phases | tuple[phasing.Phase, ...] = ()
     peft: Any = None
     average: averaging.Averaging | None = None
+    wise_ft: tuple[float, ...] = ()
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
     cache_bytes: int = 2_000_000_000
     cache_dir: str | None = None
@@ -182,6 +185,13 @@ class Experiment:
             raise UserError(
                 f"peft={self.peft!r}: expected a reparametrisation such as "
                 "tl.peft.LoRA(), or None."
+            )
+        if isinstance(self.wise_ft, list):
+            object.__setattr__(self, "wise_ft", tuple(self.wise_ft))
+        if not all(isinstance(a, int | float) and 0 <= a <= 1 for a in self.wise_ft):
+            raise UserError(
+                f"wise_ft={self.wise_ft!r}: expected numbers in [0, 1], such as "
+                "(0.0, 0.5, 1.0)."
             )
         if isinstance(self.phases, list):
             object.__setattr__(self, "phases", tuple(self.phases))

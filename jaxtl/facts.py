@@ -34,6 +34,7 @@ def result(run, found: dict) -> dict:
         "compile_seconds": run.compile_seconds,
         "flops_per_step": compiled.flops if compiled else None,
         "temp_bytes": compiled.temp_bytes if compiled else None,
+        "drift": drift(run),
         "parameter_bytes": trees.nbytes(run.params),
         "trainable_bytes": trees.nbytes(run.state.trainable),
         "optimizer_bytes": trees.nbytes(run.state.opt),
@@ -43,6 +44,14 @@ def result(run, found: dict) -> dict:
         "terms": dict(run.notes),
         **environment(),
     }
+
+
+def drift(run) -> float | None:
+    """Returns ‖θ − θ₀‖ of the chosen weights over what has a source, None without."""
+    if not jax.tree.leaves(run.source.params):
+        return None
+    apart = trees.sub(run.weights("best")[0], run.source.params)
+    return float(trees.sum_squares(apart)) ** 0.5
 
 
 def trainable(run) -> int:

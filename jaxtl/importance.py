@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,9 +18,6 @@ from jaxtl.regularizers import dense, stored
 from jaxtl.regularizers import importance as equations
 from jaxtl.regularizers import kfac as factors
 
-# Elements of the gradients that are held at once, over all examples of a chunk.
-HELD = 2**25
-
 
 def fisher(network: Network, params, stats, batches, *, task, key):
     """The Fisher information's diagonal, labels being the model's own."""
@@ -29,7 +26,7 @@ def fisher(network: Network, params, stats, batches, *, task, key):
         f = _logits(network, stats)
         return equations.diagonal_fisher(f, params, x, task=task, key=key, chunk=chunk)
 
-    return mean(equation, params, stats, batches, key)
+    return equations.mean(equation, params, stats, batches, key)
 
 
 def empirical(network: Network, params, stats, batches, *, task, key):
@@ -39,7 +36,7 @@ def empirical(network: Network, params, stats, batches, *, task, key):
         f = _logits(network, stats)
         return equations.diagonal_fisher(f, params, x, y, task=task, chunk=chunk)
 
-    return mean(equation, params, stats, batches, key)
+    return equations.mean(equation, params, stats, batches, key)
 
 
 def mas(network: Network, params, stats, batches, *, task, key):
@@ -48,7 +45,7 @@ def mas(network: Network, params, stats, batches, *, task, key):
     def equation(params, stats, x, y, key, chunk):
         return equations.mas(_logits(network, stats), params, x, task=task, chunk=chunk)
 
-    return mean(equation, params, stats, batches, key)
+    return equations.mean(equation, params, stats, batches, key)
 
 
 def kfac(network: Network, params, stats, batches, *, task, key):
@@ -64,7 +61,7 @@ def kfac(network: Network, params, stats, batches, *, task, key):
             network, params, stats, x, task=task, key=key, chunk=chunk
         )
 
-    return mean(equation, params, stats, batches, key)
+    return equations.mean(equation, params, stats, batches, key)
 
 
 # kind -> function of (network, params, stats, batches, *, task, key) that returns
@@ -76,30 +73,6 @@ KINDS: dict[str, Callable[..., Mapping[str, np.ndarray]]] = {
     "mas": mas,
     "kfac": kfac,
 }
-
-
-def mean(
-    equation, params: PyTree, stats: PyTree, batches: Iterable[Batch], key: jax.Array
-) -> dict[str, np.ndarray]:
-    """Returns {path: float32} of an equation's mean over all examples.
-
-    Args:
-      equation: (params, stats, x, y, key, chunk) -> a tree like params, the mean over
-        the batch's examples, looking at `chunk` of them at once.
-      params, stats, batches, key: as a function of `KINDS` is given them.
-    """
-    chunk = int(np.clip(HELD // max(1, trees.size(params)), 1, 32))
-    compiled = jax.jit(equation, static_argnums=5)
-    total, count = {}, 0
-    for index, batch in enumerate(batches):
-        size = len(jax.tree.leaves(batch["x"])[0])
-        own = jax.random.fold_in(key, index)
-        found = compiled(params, stats, batch["x"], batch["y"], own, chunk)
-        count += size
-        for path, leaf in trees.flatten(found).items():
-            # Float64, so that a long sum of small numbers loses none of them.
-            total[path] = total.get(path, 0.0) + size * np.asarray(leaf, np.float64)
-    return {path: np.float32(sums / count) for path, sums in total.items()}
 
 
 def _logits(network: Network, stats: PyTree):

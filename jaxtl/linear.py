@@ -191,7 +191,7 @@ def logistic(
     Args:
       parts: of the features.
       labels: (n,) integers in [0, classes).
-      classes: K; every class has its column, and intercepts sum to 0.
+      classes: K; every class has its column, and columns and intercepts sum to 0.
       strengths: (S,), positive, in any order.
       tolerance: stops where no component of the gradient, in these units, is larger;
         weights were then within 4e-4 of the largest at strength 1e-5, closer above.
@@ -216,9 +216,10 @@ def logistic(
         )
         found = [np.asarray(value)[np.argsort(order)] for value in found]
     along, intercept, taken, slopes = found
-    weights = parts.axes @ along[:, :rank]
-    # Softmax does not see a constant over classes; this is the one scikit-learn has.
+    # Softmax does not see a constant over classes, and the penalty is least without.
+    along = along - along.mean(2, keepdims=True)
     intercept = intercept - intercept.mean(1, keepdims=True)
+    weights = parts.axes @ along[:, :rank]
     path = Path(strengths, weights, intercept - parts.mean @ weights)
     return Fit(path, taken, slopes)
 

@@ -263,13 +263,17 @@ class Run:
         known = self.best is not None and not np.isnan(self.best["value"])
         if known and not sign * value > sign * self.best["value"]:
             return False
-        self.best = {"step": self.at, "value": value, "metrics": found}
-        params, stats = self.weights()
+        self.keep_best(self.weights(), value, found)
+        return True
+
+    def keep_best(self, found: tuple[PyTree, PyTree], value: float, values: dict):
+        """Makes (parameters, statistics) the best so far, with their metrics on val."""
+        self.best = {"step": self.at, "value": value, "metrics": values}
+        params, stats = found
         # What a step donates is copied; what is frozen is not.
         moving = trees.partition(params, self.program.moving)
         params = trees.merge(trees.copy(moving[0]), moving[1])
         self._best_weights = params, trees.copy(stats)
-        return True
 
 
 @functools.partial(jax.jit, static_argnums=0)

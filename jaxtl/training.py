@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 
-from jaxtl import checkpoint, evaluation, facts, rundir, store
+from jaxtl import checkpoint, evaluation, facts, line, rundir, store
 from jaxtl.core import UserError
 from jaxtl.log import Log
 from jaxtl.progress import Progress
@@ -115,6 +115,8 @@ def _finish(run: Run) -> dict:
     """Evaluates the chosen checkpoint, on test for the first and only time."""
     if run.at == 0 and run.monitor is not None:
         run.note_best(evaluation.evaluate(run, "val"))
+    if run.exp.wise_ft and run.at:
+        run.notes["wise_ft"] = f"α = {line.choose(run):g} chosen on val"
     found = {}
     for split in ("val", "test") if run.exp.test else ("val",):
         if len(run.parts.datasets["target"].rows.get(split, ())):

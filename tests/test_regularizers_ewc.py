@@ -180,3 +180,40 @@ def test_digests_tell_bytes_dtype_and_shape():
     assert len({stored.digest(x) for x in [a, *others]}) == 5
     negative = np.array(-0.0, np.float32)
     assert stored.digest(negative) != stored.digest(np.float32(0.0))
+
+
+@pytest.mark.parametrize(("term", "kind"), [(EWC, "fisher"), (MAS, "mas")])
+def test_importance_that_is_not_stored_is_that_of_the_target_at_the_source(
+    bench, term, kind
+):
+    room = bench(source_outputs=5)
+    found = term().given(room.setup)
+    # The perceptron's own softmax, by hand: one hidden layer, five classes.
+    head = room.source.head["dense"]
+    w, c = np.float64(head["kernel"]), np.float64(head["bias"])
+    inner = room.source.params["layer1"]["dense"]
+    v, b = np.float64(inner["kernel"]), np.float64(inner["bias"])
+    wanted = np.zeros_like(v)
+    x = np.float64(room.batches["target"]["x"])
+    for row in x:
+        h = np.maximum(row @ v + b, 0)
+        z = h @ w + c
+        p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        for y in range(5):
+            slope = (np.eye(5)[y] - p) if kind == "fisher" else 2 * z / 5
+            share = p[y] if kind == "fisher" else 1.0
+            g = np.outer(row, (w @ slope) * (h > 0))
+            wanted += share * (g**2 if kind == "fisher" else np.abs(g))
+    if kind == "fisher":
+        np.testing.assert_allclose(
+            found["layer1/dense/kernel"], wanted / len(x), rtol=2e-4, atol=1e-7
+        )
+    assert "layer1/dense/kernel" in found
+    assert "head/dense/kernel" not in found
+
+
+def test_importance_at_a_source_without_a_head_is_told(bench):
+    room = bench()
+    setup = dataclasses.replace(room.setup, source_network=None)
+    with pytest.raises(UserError, match="whose own head is not there"):
+        EWC().check(setup)

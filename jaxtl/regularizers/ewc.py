@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import checks
+from jaxtl import tree as trees
 from jaxtl.core import Setup, Term, UserError
+from jaxtl.regularizers import importance as equations
 from jaxtl.regularizers import leaves, stored
 
 FISHER = ("fisher", "empirical")
@@ -50,14 +52,15 @@ def normalized(importance: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EWC(Term):
-    """`ewc` with the diagonal Fisher information of the source, stored beforehand.
+    """`ewc` with the diagonal Fisher information of the source.
 
     `jaxtl importance RUN` makes the file (`--kind empirical` for that of the data's own
     labels). Counts the selected trainable parameters that have a source. With the
     paper's λ: weight = λ.
 
     Attributes:
-      importance: a run's directory, or a file that `jaxtl importance` wrote.
+      importance: a run's directory, or a file that `jaxtl importance` wrote; None
+        computes it before training, from the target's train inputs at θ₀.
       normalize: whether importance is divided by its mean over what counts, so that
         weights compare with those of L2-SP.
       select: pattern of the parameters that count.
@@ -65,7 +68,7 @@ class EWC(Term):
         1 where there is none.
     """
 
-    importance: str
+    importance: str | None = None
     normalize: bool = False
     select: str = ".*"
     strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -89,13 +92,14 @@ class EWC(Term):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MAS(Term):
-    """`ewc` with the importance of memory-aware synapses, stored beforehand.
+    """`ewc` with the importance of memory-aware synapses.
 
     `jaxtl importance RUN --kind mas` makes the file; it needs no labels. Counts the
     selected trainable parameters that have a source. With the paper's λ: weight = 2λ.
 
     Attributes:
-      importance: a run's directory, or a file that `jaxtl importance` wrote.
+      importance: a run's directory, or a file that `jaxtl importance` wrote; None
+        computes it before training, from the target's train inputs at θ₀.
       normalize: whether importance is divided by its mean over what counts, so that
         weights compare with those of L2-SP.
       select: pattern of the parameters that count.
@@ -103,7 +107,7 @@ class MAS(Term):
         1 where there is none.
     """
 
-    importance: str
+    importance: str | None = None
     normalize: bool = False
     select: str = ".*"
     strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -127,10 +131,19 @@ class MAS(Term):
 
 def _check(term, setup, kinds):
     leaves.check(setup, term.select, term.strengths)
+    if term.importance is None:
+        if setup.source_network is None:
+            raise UserError(
+                f"{checks.where(setup, 'importance')}=None computes the importance at "
+                "θ₀, whose own head is not there; name a file of `jaxtl importance`."
+            )
+        return
     stored.check(setup, term.importance, kinds)
 
 
 def _describe(term, setup, kinds) -> str:
+    if term.importance is None:
+        return f"{kinds[0]} importance of the target's train examples at θ₀"
     found = stored.load(setup, term.importance, kinds)
     return (
         f"{found.kind} importance of {found.examples:,} examples of the {found.split} "
@@ -141,7 +154,10 @@ def _describe(term, setup, kinds) -> str:
 def _given(term, setup, kinds) -> dict[str, jax.Array]:
     """Returns path -> importance of the leaves that count."""
     name = f"{checks.where(setup, 'importance')}={term.importance!r}"
-    arrays = stored.load(setup, term.importance, kinds).arrays
+    if term.importance is None:
+        arrays = _computed(setup, kinds[0])
+    else:
+        arrays = stored.load(setup, term.importance, kinds).arrays
     found = {}
     for path, (theta, _) in leaves.pairs(setup, term.select).items():
         shape = getattr(arrays.get(path), "shape", None)
@@ -158,6 +174,28 @@ def _given(term, setup, kinds) -> dict[str, jax.Array]:
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return {path: jnp.asarray(x) for path, x in found.items()}
+
+
+def _computed(setup: Setup, kind: str) -> dict[str, np.ndarray]:
+    """Returns path -> importance at θ₀, by the target's train inputs."""
+    head, network = setup.network.stages[-1], setup.source_network
+    params = trees.fill(setup.source.params, setup.params)
+    if setup.source.head is not None:
+        params = {**params, head: setup.source.head}
+    stats = trees.fill(setup.source.stats, setup.stats)
+
+    def equation(params, stats, x, y, key, chunk):
+        def f(params, x):
+            return network.apply(params, stats, x).logits
+
+        settings = {"task": setup.task, "chunk": chunk}
+        if kind == "mas":
+            return equations.mas(f, params, x, **settings)
+        return equations.diagonal_fisher(f, params, x, key=key, **settings)
+
+    # A key of its own, the same for every seed: importance is a fact of the source.
+    batches, key = setup.batches("target"), jax.random.key(0)
+    return equations.mean(equation, params, stats, batches, key)
 
 
 def _value(term, context) -> jax.Array:

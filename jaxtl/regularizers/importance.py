@@ -4,15 +4,44 @@ Both look at one example at a time, since neither is a function of a batch's mea
 gradient: the square of a mean is not the mean of squares.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxtl.core import PyTree, UserError
+from jaxtl import tree as trees
+from jaxtl.core import Batch, PyTree, UserError
 
 Function = Callable[[PyTree, PyTree], jax.Array]
+
+# Elements of the gradients that are held at once, over all examples of a chunk.
+HELD = 2**25
+
+
+def mean(
+    equation, params: PyTree, stats: PyTree, batches: Iterable[Batch], key: jax.Array
+) -> dict[str, np.ndarray]:
+    """Returns {path: float32} of an equation's mean over all examples.
+
+    Args:
+      equation: (params, stats, x, y, key, chunk) -> a tree like params, the mean over
+        the batch's examples, looking at `chunk` of them at once.
+      params, stats, batches, key: as in `jaxtl.importance.KINDS`.
+    """
+    chunk = int(np.clip(HELD // max(1, trees.size(params)), 1, 32))
+    compiled = jax.jit(equation, static_argnums=5)
+    total, count = {}, 0
+    for index, batch in enumerate(batches):
+        size = len(jax.tree.leaves(batch["x"])[0])
+        own = jax.random.fold_in(key, index)
+        found = compiled(params, stats, batch["x"], batch["y"], own, chunk)
+        count += size
+        for path, leaf in trees.flatten(found).items():
+            # Float64, so that a long sum of small numbers loses none of them.
+            total[path] = total.get(path, 0.0) + size * np.asarray(leaf, np.float64)
+    return {path: np.float32(sums / count) for path, sums in total.items()}
 
 
 def diagonal_fisher(
