@@ -66,9 +66,9 @@ def cifar() -> Setting:
         shared=dict(
             model=tl.models.ResNet(depth=20),
             data=data,
-            batch=50,
-            steps=100,
-            evaluate_every=50,
+            batch=32,
+            steps=60,
+            evaluate_every=30,
         ),
         init=tl.pretrained.File("pretrained/resnet20-12fca82f.safetensors"),
         rates=(1e-4, 3e-4, 1e-3),
@@ -107,15 +107,15 @@ def trec() -> Setting:
         labels_per_class=10,
         val=300,
         split_seed=0,
-        tokenizer=tl.data.Tokenizer(str(weights.folder()), max_length=24),
+        tokenizer=tl.data.Tokenizer(str(weights.folder()), max_length=20),
     )
     return Setting(
         shared=dict(
             model=weights.model(),
             data=data,
-            batch=20,
-            steps=60,
-            evaluate_every=30,
+            batch=15,
+            steps=40,
+            evaluate_every=20,
             evaluate_batch=100,
         ),
         init=weights,

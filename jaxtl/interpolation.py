@@ -83,11 +83,13 @@ def wise_ft(
     """
     alphas = _checked(run, alphas, split)
     tuned = dict(zip(("params", "stats"), run.weights(which)))
-    start = {"params": run.source.params, "stats": run.source.stats}
+    known = trees.flatten({"params": run.source.params, "stats": run.source.stats})
+    # What was added to the model (adapters) has no source either.
+    start = trees.map_with_path(lambda path, _: known.get(path), tuned)
 
     def at(alpha: float) -> tuple[PyTree, PyTree]:
         mixed = trees.fill(_between(start, tuned, alpha), tuned)
-        mixed = sharding.place(mixed, run.parts.program.mesh)
+        mixed = sharding.place(mixed, run.program.mesh)
         params, stats = mixed["params"], mixed["stats"]
         return params, refresh_statistics(run, params, stats) if refresh else stats
 
@@ -193,7 +195,7 @@ def soup(
     """
     runs = list(runs)
     names, first = _alike(runs, names), runs[0]
-    name, mesh = monitor(first), first.parts.program.mesh
+    name, mesh = monitor(first), first.program.mesh
     pairs = [dict(zip(("params", "stats"), run.weights(which))) for run in runs]
     singles = [sharding.place(pair, mesh) for pair in pairs]
 
@@ -290,13 +292,13 @@ def _no_leak(first: str, ours, other: str, theirs) -> None:
 
 def monitor(run) -> str:
     """Returns the metric that chooses: the run's own, or its task's main one."""
-    return run.monitor or metrics.main(run.parts.program.task)
+    return run.monitor or metrics.main(run.program.task)
 
 
 def measured(run, params: PyTree, stats: PyTree, split: str) -> dict[str, float]:
     """Returns the task's metrics of some weights on a split of the run's data."""
     logits, labels = evaluation.logits_of(run, params, stats, split)
-    return metrics.compute(run.parts.program.task, logits, labels)
+    return metrics.compute(run.program.task, logits, labels)
 
 
 def score(found: dict[str, float], name: str) -> float:

@@ -18,34 +18,33 @@ def refresh_statistics(
 ) -> PyTree:
     """Returns the statistics that these parameters have on the run's train rows.
 
-    Means and variances are the plain means of those of whole batches, in one pass over
-    the train rows in random order (what is left of a batch is left out), without
-    augmentation, with dropout as in training. Statistics that did not move in the run's
-    training (frozen stages) stay as they are.
+    Means and variances are the plain means of those of equally large batches, in one
+    pass over the train rows in random order (a few rows that would make the batches
+    unequal are left out), without augmentation, with dropout as in training. Statistics
+    that stayed still in all of the run's training (frozen stages) stay as they are.
 
     Args:
       run: whose data, preprocessing and frozen stages are taken.
       params: of the run's model: an average, an interpolation.
       stats: the statistics to begin from; their values matter where they stay.
-      batch: examples per forward pass; None takes the run's own.
+      batch: examples per forward pass at most; None takes as many as an evaluation.
       seed: of the order and of dropout.
 
     References:
       Izmailov et al., Averaging Weights Leads to Wider Optima and Better
       Generalization, UAI 2018, §3.2: an average of weights needs it.
     """
-    program = run.parts.program
-    moves = moving(stats, program.train, program.still)
+    program, (train, still) = run.program, modes(run, stats)
+    moves = moving(stats, train, still)
     if not any(jax.tree.leaves(moves)):
         return stats
-    dataset = run.parts.datasets["target"]
+    dataset, devices = run.parts.datasets["target"], program.mesh.size
     rows = streams.split_rows(dataset, "train")
-    asked = batch or program.batch.get("target", run.exp.evaluate_batch)
-    size = max(min(asked, len(rows)) // program.mesh.size, 1) * program.mesh.size
-    count = max(len(rows) // size, 1)
+    count = -(-len(rows) // (batch or run.exp.evaluate_batch))
+    size = max(len(rows) // count // devices, 1) * devices
     order = np.random.default_rng(seed).permutation(rows)
     key, place = jax.random.key(seed), sharding.batch(program.mesh)
-    forward, average = _forward(program, run.preprocess), stats
+    forward, average = _forward(program, run.preprocess, train, still), stats
     for i, chosen in enumerate(np.resize(order, (count, size))):
         x = jax.device_put(lazy.gather(dataset.x, chosen), place)
         found = forward(params, stats, x, jax.random.fold_in(key, i))
@@ -55,6 +54,17 @@ def refresh_statistics(
 
 def _chosen(moves, new, old):
     return new if moves else old
+
+
+def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns (train, still) so that what moved in any phase of a run moves."""
+    phases = [(stretch.train, stretch.still) for stretch in run.parts.stretches]
+    moved = [trees.flatten(moving(stats, *phase)) for phase in phases]
+    modules = {path: path.rpartition("/")[0] for path in trees.flatten(stats)}
+    held = [m for path, m in modules.items() if not any(x[path] for x in moved)]
+    trained = {stage for train, _ in phases for stage in train}
+    train = tuple(stage for stage in run.network.stages if stage in trained)
+    return train, tuple(dict.fromkeys(held))
 
 
 def moving(
@@ -114,23 +124,16 @@ def batch_statistics(
 _STORE: dict[Any, Any] = {}
 
 
-def _forward(program, pre):
+def _forward(program, pre, train, still):
     """Returns the compiled pass of a program, shared by equal runs."""
-    parts = (program.network, program.dtype, program.mesh, program.train, program.still)
-    key = (*parts, config.key(pre))
+    key = (program.network, program.dtype, program.mesh, train, still, config.key(pre))
     if key not in _STORE:
         network = cast(program.network, program.dtype)
 
         def forward(params, stats, x, key):
             x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))
             return batch_statistics(
-                network,
-                params,
-                stats,
-                x,
-                train=program.train,
-                still=program.still,
-                key=key,
+                network, params, stats, x, train=train, still=still, key=key
             )
 
         options = compiling.options(program.mesh.devices.flat[0].platform)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import jaxtl as tl
-from jaxtl import cli, evaluation, interpolation, statistics, weights
+from jaxtl import cli, evaluation, interpolation, statistics, store, weights
 from jaxtl.data import preprocess
 
 FILE = """
@@ -127,6 +127,16 @@ def test_a_head_without_a_source_stays_the_tuned_one(place):
     kept = interpolation.wise_ft(run, (0.0, 1.0))
     run.advance(2)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.params))
+
+
+def test_adapters_have_no_source_and_stay(place):
+    exp = tl.resume(place / "a").exp
+    peft = tl.peft.Adapters(select="layer1", width=2)
+    run = tl.setup(dataclasses.replace(exp, peft=peft))
+    tl.train(run, progress=False)
+    curve = interpolation.wise_ft(run, (0.0, 1.0))
+    assert curve.metrics[1] == evaluation.evaluate(run, "val", which="best")
+    assert "layer1" in curve.fresh
 
 
 def test_test_is_read_once_and_only_where_the_run_does(place, monkeypatch):
@@ -271,8 +281,9 @@ def test_refreshed_statistics_are_the_mean_over_whole_batches(normed):
     rows = data.rows["train"]
     order = np.random.default_rng(5).permutation(rows)
     means, variances = [], []
-    for i in range(len(rows) // 64):
-        x = jnp.asarray(data.x[order[i * 64 : (i + 1) * 64]] / 16.0, jnp.float32)
+    assert len(rows) == 216
+    for i in range(4):  # of at most 64 rows, so 4 equal batches of 54
+        x = jnp.asarray(data.x[order[i * 54 : (i + 1) * 54]] / 16.0, jnp.float32)
         # The second block reads the first as it is in evaluation.
         y = normed.network.apply(moved, stats, x, stop="block1").features["block1"]
         y = jax.lax.conv_general_dilated(
@@ -288,6 +299,30 @@ def test_refreshed_statistics_are_the_mean_over_whole_batches(normed):
     own = found["block2"]["bn"]
     np.testing.assert_allclose(own["mean"], np.mean(means, 0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(own["var"], np.mean(variances, 0), rtol=1e-4)
+
+
+def test_what_moved_in_any_phase_is_refreshed(normed):
+    phases = (tl.phases.Phase(until=0.5, frozen="block2"), tl.phases.Phase())
+    run = tl.setup(dataclasses.replace(normed.exp, phases=phases))
+    stats = run.state.stats
+    train, still = statistics.modes(run, stats)
+    assert statistics.moving(stats, train, still) == {
+        "block1": {"bn": {"mean": False, "var": False}},
+        "block2": {"bn": {"mean": True, "var": True}},
+    }
+
+
+def test_a_stored_run_is_refreshed_as_the_one_in_memory(normed, tmp_path):
+    run = tl.setup(normed.exp, tmp_path / "run")
+    tl.train(run, progress=False)
+    params, stats = run.weights("best")
+    again = store.reopen(tmp_path / "run")
+    moved = jax.tree.map(lambda p: 1.5 * p, params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        statistics.refresh_statistics(again, moved, stats),
+        statistics.refresh_statistics(run, moved, stats),
+    )
 
 
 def test_models_without_statistics_have_nothing_to_refresh(place):

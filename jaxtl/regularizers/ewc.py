@@ -60,7 +60,8 @@ class EWC(Term):
 
     Attributes:
       importance: a run's directory, or a file that `jaxtl importance` wrote; None
-        computes it before training, from the target's train inputs at θ₀.
+        computes it before training, from the target's train inputs at θ₀ (Fisher:
+        with one label drawn per example from the source's own predictions).
       normalize: whether importance is divided by its mean over what counts, so that
         weights compare with those of L2-SP.
       select: pattern of the parameters that count.
@@ -99,7 +100,8 @@ class MAS(Term):
 
     Attributes:
       importance: a run's directory, or a file that `jaxtl importance` wrote; None
-        computes it before training, from the target's train inputs at θ₀.
+        computes it before training, from the target's train inputs at θ₀ (Fisher:
+        with one label drawn per example from the source's own predictions).
       normalize: whether importance is divided by its mean over what counts, so that
         weights compare with those of L2-SP.
       select: pattern of the parameters that count.
@@ -191,7 +193,8 @@ def _computed(setup: Setup, kind: str) -> dict[str, np.ndarray]:
         settings = {"task": setup.task, "chunk": chunk}
         if kind == "mas":
             return equations.mas(f, params, x, **settings)
-        return equations.diagonal_fisher(f, params, x, key=key, **settings)
+        # One label drawn per example: as many backward passes as examples.
+        return equations.diagonal_fisher(f, params, x, key=key, exact=1, **settings)
 
     # A key of its own, the same for every seed: importance is a fact of the source.
     batches, key = setup.batches("target"), jax.random.key(0)
