@@ -95,6 +95,8 @@ def assemble(exp: Experiment) -> Assembled:
         streams=tuple(sizes),
         source_network=own_network,
         batches=functools.partial(_batches, datasets, pre, exp.evaluate_batch),
+        bare=None if exp.peft is None else plain,
+        plain=None if exp.peft is None else plan[0].mask,
     )
     own, states, given, notes = _terms(exp.seed, terms, facts, target, pre, sizes)
     mesh = sharding.mesh(exp.devices, exp.param_shards)
@@ -110,6 +112,7 @@ def assemble(exp: Experiment) -> Assembled:
     program = step.Program(
         network=network,
         source_network=own_network,
+        bare=facts.bare,
         terms={name: config.shell(term) for name, term in terms.items()},
         optimizer=config.shell(first.optimizer),
         peft=config.shell(exp.peft) if exp.peft is not None else None,

@@ -144,6 +144,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("source", type=pathlib.Path)
     sub.add_argument("target", type=pathlib.Path)
     sub.add_argument("--layout", help="of a run's family; default: its usual one")
+    sub.add_argument(
+        "--adapter",
+        action="store_true",
+        help="only what a run's peft= trained, as Hugging Face PEFT reads it",
+    )
     return made
 
 

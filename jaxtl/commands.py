@@ -290,6 +290,10 @@ def convert(args) -> int:
         made = inspecting.convert_file(str(args.source), str(args.target))
         print(f"{len(made.lines)} tensors written to {made.file}")
         return 0
+    if args.adapter:
+        path = trained.write_adapter(args.source, args.target)
+        print(f"the adapter of {args.source} written to {path}")
+        return 0
     path = trained.write_back(args.source, args.target, args.layout)
     print(f"the best model of {args.source} written to {path}")
     return 0

@@ -216,6 +216,8 @@ class Setup:
         `source.head` fits; None where the source brings no head.
       batches: stream name -> iterator over all its train examples once, in order, as
         batches {"x", "y"} with preprocessed inputs; the last one may be smaller.
+      bare, plain: the model before a reparametrisation, and a tree of the parameters
+        that it has; None where there is no reparametrisation.
     """
 
     name: str
@@ -230,3 +232,5 @@ class Setup:
     streams: tuple[str, ...]
     source_network: Network | None = None
     batches: Callable[[str], Iterable[Batch]] = lambda stream: iter(())
+    bare: Network | None = None
+    plain: PyTree = None

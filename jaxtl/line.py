@@ -18,7 +18,10 @@ def between(run, tuned: tuple[PyTree, PyTree], alpha) -> tuple[PyTree, PyTree]:
       alpha: α in [0, 1].
     """
     start = (run.source.params, run.source.stats)
-    mixed = trees.fill(_interpolate(start, tuned, alpha), tuned)
+    known = trees.flatten(start)
+    sourced = trees.map_with_path(lambda p, x: x if p in known else None, tuned)
+    start = trees.like(tuned, start)
+    mixed = trees.fill(_interpolate(start, sourced, alpha), tuned)
     return sharding.place(mixed, run.program.mesh)
 
 

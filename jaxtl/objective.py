@@ -39,8 +39,7 @@ class Context:
       source_network: as in `core.Setup`.
       cut: the last of the stages whose output comes from the cache, None for none.
       cut_source: whether the source's output of that stage is the same.
-      plain: tree of bools over the parameters that the source may have; leaves that a
-        reparametrisation added are none of them. None says that it added none.
+      bare, plain: as in `core.Setup`.
     """
 
     network: Network
@@ -61,6 +60,7 @@ class Context:
     source_network: Network | None = None
     cut: str | None = None
     cut_source: bool = False
+    bare: Network | None = None
     plain: PyTree = None
     _passes: dict[str, Output] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
@@ -96,6 +96,12 @@ class Context:
         x = self.batches[stream]["x"]
         return self.network.apply(self.params, self.stats, x, stop=self.cut).features
 
+    def source_apply(self, params: PyTree, stats: PyTree, x, **settings) -> Output:
+        """Runs the model without what a reparametrisation added to it, as θ₀ had it."""
+        if self.plain is not None:
+            params = trees.like(self.plain, params)
+        return (self.bare or self.network).apply(params, stats, x, **settings)
+
     def source_params(self) -> tuple[PyTree, PyTree]:
         """Returns θ₀ and its statistics, whole: the model's own where it has none."""
         hold = jax.lax.stop_gradient
@@ -118,11 +124,13 @@ class Context:
     def _source_pass(self, stream: str) -> Output:
         params, stats = self.source_params()
         network, head = self.source_network, self.network.stages[-1]
-        settings = {}
+        apply, settings = self.source_apply, {}
         if network is None:
-            network, settings["stop"] = self.network, self.network.stages[-2]
-        elif self.source.head is not None:
-            params = {**params, head: self.source.head}
+            settings["stop"] = self.network.stages[-2]
+        else:
+            apply = network.apply
+            if self.source.head is not None:
+                params = {**params, head: self.source.head}
         x = None
         if self.cut_source:
             x, settings["start"] = self.entry(stream)
@@ -132,12 +140,12 @@ class Context:
             settings.pop("start", None)
             x = self.batches[stream]["x"]
         hold = jax.lax.stop_gradient
-        out = hold(network.apply(params, stats, x, **settings))
+        out = hold(apply(params, stats, x, **settings))
         if "start" in settings:
 
             def below():
                 whole = self.batches[stream]["x"]
-                return hold(network.apply(params, stats, whole, stop=self.cut).features)
+                return hold(apply(params, stats, whole, stop=self.cut).features)
 
             out = out._replace(features=Features(out.features, below))
         return out._replace(logits=None if "stop" in settings else out.logits)

@@ -30,6 +30,7 @@ class Run:
       best: {"step", "value", "metrics"} of the best evaluation so far, or None.
       phase: number of the phase that the last step was taken in.
       cached: the features that training starts from, None without.
+      best_delta: what a reparametrisation trained, at the best evaluation so far.
       loaded: (parameters, statistics) of a stored model that stand in for this run's
         own, None for a run in training.
       notes: name -> what terms, and the cache, decided for this run.
@@ -51,6 +52,7 @@ class Run:
         self.notes = dict(self.parts.notes)
         self.best: dict | None = None
         self._best_weights: tuple[PyTree, PyTree] | None = None
+        self.best_delta: PyTree = None
         self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0
@@ -264,11 +266,16 @@ class Run:
         if known and not sign * value > sign * self.best["value"]:
             return False
         self.keep_best(self.weights(), value, found)
+        if self.exp.peft is not None:
+            averaged = self.exp.average is not None
+            kept = self.state.average if averaged else self.state.trainable
+            self.best_delta = trees.copy(kept["peft"])
         return True
 
     def keep_best(self, found: tuple[PyTree, PyTree], value: float, values: dict):
         """Makes (parameters, statistics) the best so far, with their metrics on val."""
         self.best = {"step": self.at, "value": value, "metrics": values}
+        self.best_delta = None
         params, stats = found
         # What a step donates is copied; what is frozen is not.
         moving = trees.partition(params, self.program.moving)

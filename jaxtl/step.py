@@ -77,6 +77,7 @@ class Program:
     Attributes:
       network: the model.
       source_network: the model with the source's number of outputs, or None.
+      bare: the model before a reparametrisation, None without one.
       terms, optimizer, peft, average: with their traced numbers set to 0; peft and
         average may be None.
       labels: tree of optimizer groups of the trainable leaves.
@@ -97,6 +98,7 @@ class Program:
 
     network: Network
     source_network: Network | None
+    bare: Network | None
     terms: Mapping[str, Term]
     optimizer: optim.Optimizer
     peft: Any
@@ -156,7 +158,8 @@ def step(
             batches=batches,
             cut=program.cut,
             cut_source=program.cut_source,
-            plain=program.mask,
+            bare=program.bare and cast(program.bare, program.dtype),
+            plain=program.bare and program.mask,
             train=program.train,
             still=program.still,
             key=key,

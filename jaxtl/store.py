@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import checkpoint, facts, pretrained, rundir, sharding, step
+from jaxtl import checkpoint, config, facts, pretrained, rundir, sharding, step
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, UserError
 from jaxtl.data import preprocess, splits
@@ -103,6 +103,8 @@ def _items(run: Run) -> dict[str, PyTree]:
         trees_of[name] = {"params": params, "stats": stats}
         if not jax.tree.leaves(stats):
             del trees_of[name]["stats"]
+    if run.best_delta is not None:
+        trees_of["delta"] = run.best_delta
     return {**trees_of, "state": checkpoint.flat(_rest(run))}
 
 
@@ -149,6 +151,7 @@ def save(run: Run) -> None:
     meta = {
         "step": run.at,
         "phase": run.phase,
+        "delta": run.best_delta is not None,
         "best": run.best,
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
@@ -165,6 +168,8 @@ def save(run: Run) -> None:
 def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
     meta = checkpoint.meta(folder, at)
     run.enter(meta.get("phase", 0))
+    if meta.get("delta"):
+        run.best_delta = run.state.trainable["peft"]
     found = checkpoint.restore(folder, at, _items(run))
     rest = checkpoint.unflat(found["state"], _rest(run))
     last, mask = found["last"], run.program.mask
@@ -187,6 +192,7 @@ def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
     if run.best is not None:
         best = found["best"]
         run._best_weights = best["params"], best.get("stats", run.state.stats)
+        run.best_delta = found.get("delta")
 
 
 def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
@@ -200,7 +206,12 @@ def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
     # What shaped its training is not needed to read it, and may be gone by now.
     free = {"terms": {}, "streams": {}, "batch": 1, "accumulate": 1, "devices": 1}
     free |= {"phases": (), "average": None, "param_shards": 1}
-    exp = dataclasses.replace(exp, init=init, **free)
+    data, pre = exp.data, init.read().meta.get("preprocess", {})
+    if data.size is None and pre.get("size"):
+        # What the pretrained weights wanted, where the data left it open.
+        wanted = {name: pre.get(name) for name in ("size", "shortest")}
+        data = config.replace(data, **wanted)
+    exp = dataclasses.replace(exp, init=init, data=data, **free)
     if exp.peft is None or exp.peft.deployable:
         return Run(dataclasses.replace(exp, peft=None))
     # The stored parameters are the merged ones: what was added is no part of the base.

@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import checkpoint, config, facts, pretrained, rundir, snapshot, step
+from jaxtl import (
+    checkpoint,
+    config,
+    facts,
+    pretrained,
+    rundir,
+    snapshot,
+    step,
+    store,
+)
 from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, UserError
 from jaxtl.data import base, preprocess, splits
@@ -228,4 +237,48 @@ def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None =
         )
     return pretrained.write_directory(
         target, model, params, stats, like=exp.init.folder(), class_names=names
+    )
+
+
+def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """Writes what a run's reparametrisation trained, in Hugging Face PEFT's layout.
+
+    Stages that the run trained whole (a new head) are written beside it.
+
+    Args:
+      run_dir: the run's directory.
+      target: a new directory, for `PeftModel.from_pretrained(base, target)`.
+
+    Raises:
+      UserError: a run without peft=, one whose best weights are a mixture, or a method
+        that PEFT has no place for.
+    """
+    exp = rundir.read_experiment(run_dir)
+    if exp.peft is None:
+        raise UserError(
+            f"convert: {run_dir} tuned its parameters themselves (peft=None); leave "
+            "--adapter out."
+        )
+    if exp.wise_ft:
+        raise UserError(
+            f"convert: the best weights of {run_dir} lie between θ₀ and the tuned ones "
+            "(wise_ft), which no adapter gives; leave --adapter out."
+        )
+    run = store.resume(run_dir)
+    delta = run.best_delta
+    delta = run.state.trainable["peft"] if delta is None else delta
+    params, _ = run.weights("best")
+    moving = trees.flatten(run.program.mask)
+    saved = dict.fromkeys(path.split("/")[0] for path, m in moving.items() if m)
+    init = exp.init
+    of = str(init.folder()) if isinstance(init, pretrained.HF) else None
+    return pretrained.adapters.save(
+        target,
+        exp.peft,
+        jax.device_get(delta),
+        jax.device_get(run.fixed.constants),
+        params,
+        run.parts.model,
+        saved=tuple(saved),
+        of=of,
     )

@@ -182,6 +182,8 @@ def _computed(setup: Setup, kind: str) -> dict[str, np.ndarray]:
     """Returns path -> importance at θ₀, by the target's train inputs."""
     head, network = setup.network.stages[-1], setup.source_network
     params = trees.fill(setup.source.params, setup.params)
+    if setup.plain is not None:
+        params = trees.like(setup.plain, params)
     if setup.source.head is not None:
         params = {**params, head: setup.source.head}
     stats = trees.fill(setup.source.stats, setup.stats)

@@ -181,11 +181,14 @@ class JacobianDifference(Term):
         return _where(due, value, params)
 
     def _value(self, context, params):
-        x = self._rows(context.batches[self.stream]["x"])
+        if not any(jax.tree.leaves(self.leaves(context))):
+            return jnp.float32(0.0)  # a phase in which none of them is trainable
+        x, start = self._entry(context)
+        x = self._rows(x)
         if self._dense:
             same = self._whole(context, params)[-1]
             return jnp.where(same, 0.0, self._by_layers(context, params, x))
-        params, source_params, f, f0, same = self._sides(context, params)
+        params, source_params, f, f0, same = self._sides(context, params, start)
         if self.wrt == "params":
             exact, projected = exact_params, projected_params
         else:
@@ -235,6 +238,17 @@ class JacobianDifference(Term):
         keep = max(1, round(self.fraction * len(leaves[0])))
         return jax.tree.map(lambda a: a[:keep], x)
 
+    def _entry(self, context):
+        """Returns (inputs, None), or (cached features, the stage that reads them)."""
+        x, start = context.entry(self.stream)
+        stages = context.network.stages
+        plain = self._dense or self.wrt == "inputs" or not context.cut_source
+        if start is None or plain:
+            return context.batches[self.stream]["x"], None
+        if stages.index(self.reads(context)) < stages.index(start):
+            return context.batches[self.stream]["x"], None
+        return x, start
+
     def _whole(self, context, params):
         """Returns (θ, statistics), (θ₀, statistics), and whether they are the same."""
         source, hold = context.source, jax.lax.stop_gradient
@@ -243,26 +257,33 @@ class JacobianDifference(Term):
         stats = hold(context.stats)
         stats0 = trees.fill(source.stats, stats)
         same = _equal((params, stats), (params0, stats0))
+        if context.plain is not None:
+            # Adapters and prompts are parameters that θ₀ knows nothing of.
+            added = len(jax.tree.leaves(params)) > len(jax.tree.leaves(context.plain))
+            same = same & (not added)
         return (params, stats), (params0, stats0), same
 
-    def _sides(self, context, params):
+    def _sides(self, context, params, start=None):
         """Returns (θ, θ₀, f, f₀, whether they are the same); f closes over the rest."""
         stage = self.reads(context)
-        stop = None if stage == context.network.stages[-1] else stage
+        settings = {} if start is None else {"start": start}
+        if stage != context.network.stages[-1]:
+            settings["stop"] = stage
         chosen = self.leaves(context)
         (params, stats), (params0, stats0), same = self._whole(context, params)
         params, rest = trees.partition(params, chosen)
         params0, rest0 = trees.partition(params0, chosen)
 
-        def function(rest, stats):
+        def function(apply, rest, stats):
             def f(params, x):
                 whole = trees.merge(params, rest)
-                out = context.network.apply(whole, stats, x, stop=stop)
-                return core.vectors(out.logits)
+                return core.vectors(apply(whole, stats, x, **settings).logits)
 
             return f
 
-        return params, params0, function(rest, stats), function(rest0, stats0), same
+        ours = function(context.network.apply, rest, stats)
+        theirs = function(context.source_apply, rest0, stats0)
+        return params, params0, ours, theirs, same
 
 
 def _where(due: jax.Array, value, params: PyTree) -> jax.Array:

@@ -35,8 +35,10 @@ def network(setup: Setup) -> tuple[Network, PyTree, PyTree]:
     A source without a head has the model's; stop before it then.
     """
     params = trees.fill(setup.source.params, setup.params)
+    if setup.plain is not None:
+        params = trees.like(setup.plain, params)
     stats = trees.fill(setup.source.stats, setup.stats)
-    found = setup.source_network or setup.network
+    found = setup.source_network or setup.bare or setup.network
     if setup.source_network is not None and setup.source.head is not None:
         params = {**params, found.stages[-1]: setup.source.head}
     return found, params, stats
