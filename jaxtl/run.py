@@ -145,20 +145,18 @@ class Run:
         self.state = sharding.place(trees.copy(state), self.program.mesh)
         self.fixed = dataclasses.replace(self.fixed, frozen=frozen)
         self.phase, self.compiled, self.cached = phase, None, None
+        self._hosts = {}  # compiling looks at a batch: they begin again at this step
 
     def compile(self) -> step.Compiled:
         """Compiles the step for this run's shapes, once per process and shape."""
         if self.compiled is None:
             self.cached, self.program, note = cache.attach(self)
             self._resident = (range(0), {})
-            most = step.steps_per_dispatch(self.program, self.exp.steps_per_dispatch)
-            self.compiled = step.compiled(
-                self.program,
-                self.state,
-                self.fixed,
-                self._data(self.at, most),
-                most,
-            )
+            given = (self.program, self.state, self.fixed)
+            asked = self.exp.steps_per_dispatch
+            data = self._data(self.at, asked or step.LOOP)
+            most = step.steps_per_dispatch(given[0], asked, *given[1:], data)
+            self.compiled = step.compiled(*given, data, most)
             self.compile_seconds += self.compiled.seconds
             if self.cached is not None:
                 note = self.cached.describe(self.compiled.flops)

@@ -48,6 +48,31 @@ def test_models_are_the_same_in_torch(script, capsys):
     assert [row["reader"] for row in readers] == ["jaxtl", "transformers"]
 
 
+def test_features_are_cached_four_ways(script, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    [rows] = script("feature_cache").main(["--quick"])
+    assert "no_grad" in capsys.readouterr().out
+    assert all(row["epochs/s"] > 0 for row in rows)
+
+
+def test_adapters_train_the_same_share_in_peft(script, capsys):
+    for library in ("torch", "transformers", "peft"):
+        pytest.importorskip(library)
+    [rows] = script("peft_tuning").main(["--quick"])
+    found = {row["tuning"]: row for row in rows}
+    ours, theirs = found["jaxtl, LoRA"], found["torch + PEFT, LoRA"]
+    assert ours["trainable, %"] == pytest.approx(theirs["trainable, %"], rel=1e-6)
+    assert ours["optimizer, kB"] == pytest.approx(theirs["optimizer, kB"], rel=0.05)
+
+
+def test_regularizers_are_timed_against_the_plain_step(script, capsys):
+    pytest.importorskip("torch")
+    [rows] = script("regularizers").main(["--quick"])
+    assert rows[0]["step"] == "plain"
+    assert rows[0]["of a plain step's"] == 1
+
+
 def test_convolutions_are_timed_three_ways(script, capsys):
     pytest.importorskip("torch")
     module = script("convolutions")

@@ -403,3 +403,16 @@ def test_what_streams_from_the_host_need_not_be_read_any_more(digits):
     list(plain)
     assert plain.program.host == ("target",)
     _same(cached.params, plain.params)
+
+
+def test_a_head_alone_takes_many_steps_at_once_unless_a_term_convolves(
+    digits, tmp_path
+):
+    model = tl.models.CNN(widths=(16, 16), units=8, pool=1)
+    tl.train(tl.setup(digits(model=model), tmp_path / "source"), progress=False)
+    init = tl.pretrained.Run(str(tmp_path / "source"))
+    exp = _exp(digits, model=model, init=init, cache="memory", steps=4)
+    assert tl.setup(exp).compile().most > 1
+    term = tl.regularizers.JacobianDifference(wrt="inputs")
+    terms = {"task": tl.losses.CrossEntropy(), "jacobian": term}
+    assert tl.setup(dataclasses.replace(exp, terms=terms)).compile().most == 1

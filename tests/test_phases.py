@@ -219,3 +219,13 @@ def test_the_best_of_an_earlier_phase_keeps_its_own_weights(digits):
     run.advance(4)
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(run.weights("best")[0])):
         np.testing.assert_array_equal(a, b)
+
+
+def test_phases_of_a_stream_from_the_host_see_every_batch_once(digits):
+    plan = (Phase(until=0.5, frozen="layer1"), Phase())
+    resident = tl.setup(digits(steps=6, phases=plan, monitor=None))
+    streamed = tl.setup(digits(steps=6, phases=plan, monitor=None, device_bytes=1000))
+    assert streamed.program.host == ("target",)
+    list(resident), list(streamed)
+    for a, b in zip(jax.tree.leaves(resident.params), jax.tree.leaves(streamed.params)):
+        np.testing.assert_allclose(a, b, atol=1e-6)

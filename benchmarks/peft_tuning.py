@@ -4,7 +4,7 @@ A BERT of MiniLM's size, the same weights and batch on both sides; LoRA of rank 
 queries and values, the head trained as well. The other side is torch with Hugging Face
 PEFT (and plain torch for full fine-tuning), float32, AdamW, dropout off.
 
-    python benchmarks/peft.py [--quick] [--json FILE]
+    python benchmarks/peft_tuning.py [--quick] [--json FILE]
 """
 
 import copy
@@ -135,7 +135,7 @@ def main(argv=None) -> list[list[timing.Row]]:
     makers = torch_models.transformer(args.quick)
     pair = makers[0 if args.quick else 1]()
     rows = measure(pair, 3 if args.quick else 11)
-    timing.report(f"peft: {pair.name}", [rows], args.json)
+    timing.report(f"peft_tuning: {pair.name}", [rows], args.json)
     return [rows]
 
 
