@@ -126,6 +126,8 @@ def trec() -> Setting:
 
 
 SETTINGS = {"cifar": cifar, "mnist": mnist, "trec": trec}
+if "SHOOTOUT" in os.environ:  # one of them alone
+    SETTINGS = {os.environ["SHOOTOUT"]: SETTINGS[os.environ["SHOOTOUT"]]}
 HEAD = {"head": 1.0, ".*": tl.FROZEN}
 NEAR = (0.01, 0.1, 1.0)
 
@@ -229,7 +231,7 @@ MISSING = {("trec", "EWC"), ("trec", "Jacobian, inputs")}
 
 
 def experiment():
-    variants = {"usps": usps()}
+    variants = {"usps": usps()} if "mnist" in SETTINGS else {}
     for name in SETTINGS:
         for method in METHODS:
             if (name, method) not in MISSING:

@@ -84,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("dirs", type=pathlib.Path, nargs="+")
     sub.add_argument("--metric", help="default: what the runs were chosen by")
     sub.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
+    sub.add_argument(
+        "--against",
+        metavar="FACT",
+        help="draw the metric against a number of result.json, such as drift",
+    )
 
     sub = command("data", "what data there are; a contact sheet of examples")
     sub.add_argument("file", type=pathlib.Path, nargs="?", help="experiment file")

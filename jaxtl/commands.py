@@ -18,6 +18,7 @@ from jaxtl import (
     trained,
     training,
 )
+from jaxtl.core import UserError
 from jaxtl.data import base, catalogue
 
 
@@ -182,8 +183,13 @@ def compare(args) -> int:
     if args.plot:
         from jaxtl import plots
 
-        plots.study(rows, args.plot)
+        if args.against:
+            plots.against(rows, args.against, args.plot, metric=args.metric)
+        else:
+            plots.study(rows, args.plot)
         print(f"plot: {args.plot}")
+    elif args.against:
+        raise UserError("--against needs --plot: the PNG that it is drawn to.")
     return 0
 
 

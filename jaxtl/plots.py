@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxtl import metrics, report
+from jaxtl.core import UserError, nearest
 
 # Okabe & Ito's palette: told apart by readers who don't see all colours.
 COLOURS = (
@@ -271,5 +272,77 @@ def wise_ft(curve, path: pathlib.Path, *, title: str = "") -> None:
     axis.spines["right"].set_visible(False)
     axis.legend(loc="best", frameon=False, markerscale=0.7)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def against(
+    rows: list[report.Row], fact: str, path: pathlib.Path, *, metric: str | None = None
+) -> None:
+    """Draws the test metric against a number of every run: dots are seeds, marks means.
+
+    Args:
+      rows: settings over their seeds; "column/row" names share a panel per column.
+      fact: a number of result.json, such as "drift" or "flops_per_step".
+      path: where to write.
+      metric: None takes what the runs were chosen by.
+
+    Raises:
+      UserError: no run stores that number.
+    """
+    metric = metric or report.shared_metric(rows)
+    panels: dict[str, list] = {}
+    for row in rows:
+        name = pathlib.PurePath(row.name)
+        points = [
+            (r[fact], (r.get("test") or r.get("val", {})).get(metric))
+            for r in row.results
+            if isinstance(r.get(fact), int | float)
+        ]
+        points = np.array([p for p in points if p[1] is not None], float)
+        if len(points):
+            panels.setdefault(name.parent.name, []).append((name.name, points))
+    if not panels:
+        known = {
+            k
+            for row in rows
+            for r in row.results
+            for k, v in r.items()
+            if isinstance(v, int | float)
+        }
+        raise UserError(
+            f"--against {fact}: no run stores such a number{nearest(fact, known)} "
+            f"(known: {', '.join(sorted(known))})."
+        )
+    count = len(panels)
+    figure, axes = plt.subplots(
+        1, count, figsize=(1.5 + 4.5 * count, 4.6), squeeze=False, layout="constrained"
+    )
+    scale = 100.0 if metric in report.SHARES else 1.0
+    names = list(dict.fromkeys(name for group in panels.values() for name, _ in group))
+    for axis, (panel, group) in zip(axes[0], panels.items()):
+        for name, points in group:
+            i = names.index(name)
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS)]
+            axis.plot(points[:, 0], scale * points[:, 1], ".", color=colour, alpha=0.35)
+            middle = points.mean(0)
+            axis.plot(middle[0], scale * middle[1], marker, color=colour, label=name)
+        axis.set_xlabel({"drift": "‖θ − θ₀‖"}.get(fact, fact.replace("_", " ")))
+        axis.set_title(panel, loc="left", fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(_label(metric))
+    handles = {}
+    for axis in axes[0]:
+        found, labels = axis.get_legend_handles_labels()
+        handles.update(dict(zip(labels, found)))
+    figure.legend(
+        [handles[n] for n in names],
+        names,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9,
+        title="mean; dots: seeds",
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl import core
 from jaxtl.core import Network, Output, UserError, nearest
 from jaxtl.models.fence import fence
 from jaxtl.models.layout import Layout
@@ -172,7 +173,7 @@ class Staged(nn.Module):
     dtype: str | None = None
     param_dtype: str = "float32"
     remat: bool = False
-    stochnorm: float = 0.0
+    stochnorm: float = core.static(0.0)
 
     @property
     def stages(self) -> tuple[str, ...]:
