@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = attach(
         "data",
         "domain",
         "ensembles",
+        "importance",
         "interpolation",
         "losses",
         "metrics",

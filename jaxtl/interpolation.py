@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-from jaxtl import checkpoint, config, evaluation, metrics, sharding, weights
+from jaxtl import checkpoint, config, evaluation, line, metrics, sharding, weights
 from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, UserError
 from jaxtl.data import preprocess
 from jaxtl.pretrained import inspect
 from jaxtl.statistics import refresh_statistics
 
+FREE = ("remat", "stochnorm")  # settings that no evaluation depends on
 ALPHAS = tuple(i / 10 for i in range(11))
 
 
@@ -82,15 +83,10 @@ def wise_ft(
       Wortsman et al., Robust Fine-Tuning of Zero-Shot Models (WiSE-FT), CVPR 2022.
     """
     alphas = _checked(run, alphas, split)
-    tuned = dict(zip(("params", "stats"), run.weights(which)))
-    known = trees.flatten({"params": run.source.params, "stats": run.source.stats})
-    # What was added to the model (adapters) has no source either.
-    start = trees.map_with_path(lambda path, _: known.get(path), tuned)
+    tuned = run.weights(which)
 
     def at(alpha: float) -> tuple[PyTree, PyTree]:
-        mixed = trees.fill(_between(start, tuned, alpha), tuned)
-        mixed = sharding.place(mixed, run.program.mesh)
-        params, stats = mixed["params"], mixed["stats"]
+        params, stats = line.between(run, tuned, alpha)
         return params, refresh_statistics(run, params, stats) if refresh else stats
 
     found = {split: [measured(run, *at(alpha), split) for alpha in alphas]}
@@ -100,7 +96,8 @@ def wise_ft(
     scores = [score(values, name) for values in found["val"]]
     best = max(zip(scores, alphas))[1]
     params, stats = trees.copy(at(best))
-    apart = trees.sub(tuned["params"], start["params"])
+    start = trees.like(tuned[0], run.source.params)
+    apart = trees.sub(tuned[0], start)
     return Curve(
         alphas=alphas,
         metrics=tuple(found[split]),
@@ -108,14 +105,11 @@ def wise_ft(
         monitor=name,
         best=best,
         distance=math.sqrt(float(trees.sum_squares(apart))),
-        fresh=_unsourced(run.network, tuned["params"], start["params"]),
+        fresh=_unsourced(run.network, tuned[0], start),
         test=tested(run, params, stats),
         params=params,
         stats=stats,
     )
-
-
-_between = jax.jit(weights.interpolate)
 
 
 def _checked(run, alphas, split: str) -> tuple[float, ...]:
@@ -259,10 +253,10 @@ def _alike(runs: list, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _essence(model):
-    """Returns what weights mean to a model: its settings but dropout and memory."""
+    """Returns what weights mean to a model: its settings but those of training."""
     if isinstance(model, Network):
         return config.key(model)
-    kept = [n for n in config.fields(model) if "dropout" not in n and n != "remat"]
+    kept = [n for n in config.fields(model) if "dropout" not in n and n not in FREE]
     return type(model), tuple((n, config.key(getattr(model, n))) for n in kept)
 
 

@@ -160,11 +160,10 @@ def _trial(run: Run) -> Run:
     """Returns a run of its own state, whose learning rate is one traced number."""
     trial = copy.copy(run)
     trial.directory, trial._hosts = None, {}
-    program = run.parts.program
+    program = run.program
     if config.is_config(program.optimizer.lr):
         optimizer = dataclasses.replace(program.optimizer, lr=0.0)
-        program = dataclasses.replace(program, optimizer=optimizer)
-        trial.parts = dataclasses.replace(run.parts, program=program)
+        trial.program = dataclasses.replace(program, optimizer=optimizer)
         trial.compiled = None
     trial.state = sharding.place(trees.copy(run.state), program.mesh)
     return trial

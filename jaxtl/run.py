@@ -8,7 +8,17 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxtl import assemble, cache, config, evaluation, metrics, optim, sharding, step
+from jaxtl import (
+    assemble,
+    cache,
+    config,
+    dispatch,
+    evaluation,
+    metrics,
+    optim,
+    sharding,
+    step,
+)
 from jaxtl import tree as trees
 from jaxtl.core import PyTree, UserError
 from jaxtl.data import preprocess, streams
@@ -57,7 +67,7 @@ class Run:
         self.seconds = 0.0
         self.resumed_at = 0
         self.session_seconds = 0.0
-        self.compiled: step.Compiled | None = None
+        self.compiled: dispatch.Compiled | None = None
         self.compile_seconds = 0.0
         self._hosts: dict[str, Iterator] = {}
         self._resident: tuple[range, dict] = (range(0), {})
@@ -147,16 +157,16 @@ class Run:
         self.phase, self.compiled, self.cached = phase, None, None
         self._hosts = {}  # compiling looks at a batch: they begin again at this step
 
-    def compile(self) -> step.Compiled:
+    def compile(self) -> dispatch.Compiled:
         """Compiles the step for this run's shapes, once per process and shape."""
         if self.compiled is None:
             self.cached, self.program, note = cache.attach(self)
             self._resident = (range(0), {})
             given = (self.program, self.state, self.fixed)
             asked = self.exp.steps_per_dispatch
-            data = self._data(self.at, asked or step.LOOP)
-            most = step.steps_per_dispatch(given[0], asked, *given[1:], data)
-            self.compiled = step.compiled(*given, data, most)
+            data = self._data(self.at, asked or dispatch.LOOP)
+            most = dispatch.steps_per_dispatch(given[0], asked, *given[1:], data)
+            self.compiled = dispatch.compiled(*given, data, most)
             self.compile_seconds += self.compiled.seconds
             if self.cached is not None:
                 note = self.cached.describe(self.compiled.flops)

@@ -14,8 +14,8 @@ FLOORS = {
     1: "checks combine linear readout groups losses metrics models peft pretrained",
     2: "regularizers domain weights",
     3: "objective optim sharding data phases averaging",
-    4: "step stretches assemble cache cache_disk experiment evaluation run store "
-    "rundir facts log progress training study passes members ensembles probe "
+    4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
+    "store rundir facts log progress training study passes members ensembles probe "
     "statistics importance line",
     5: "export artefact card trained predict report plots interpolation lr_finder "
     "commands commands_weights commands_ensemble commands_importance commands_lr "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl import groups, optim, report, snapshot, step, store
+from jaxtl import dispatch, groups, optim, report, snapshot, store
 from jaxtl import tree as trees
 from jaxtl.core import FROZEN, UserError
 from jaxtl.optim import (
@@ -254,10 +254,10 @@ def test_steps_are_in_proportion_and_share_one_program(digits):
 
     whole = change({".*": 1.0})
     found = change(LayerwiseDecay(decay=0.5, head=3.0))
-    known = len(step._COMPILED)
+    known = len(dispatch._COMPILED)
     change(LayerwiseDecay(decay=0.9))
     change({"layer1": 0.1, "layer2": 0.2, "head": 0.3})
-    assert len(step._COMPILED) == known
+    assert len(dispatch._COMPILED) == known
     factors = {"layer1": 0.25, "layer2": 0.5, "head": 3.0}
     for path, moved in found.items():
         factor = factors[path.split("/")[0]]

@@ -105,9 +105,9 @@ def test_all_alphas_share_one_compiled_pass(place):
     run = tl.resume(place / "a")
     interpolation.wise_ft(run, (0.25, 1.0))
     [forward] = {
-        id(f): f
-        for (network, *_), (f, _) in evaluation._STORE.items()
-        if network == run.network
+        id(kept[0]): kept[0]
+        for (network, *_), kept in evaluation._STORE.items()
+        if network == run.network and isinstance(kept, tuple)
     }.values()
     before = forward._cache_size()
     interpolation.wise_ft(run, (0.0, 0.1, 0.75, 1.0))
@@ -411,3 +411,49 @@ def test_wise_of_no_run_is_told(place, capsys):
     assert "experiment.json" in text(capsys, "wise", place / "nowhere", code=1)
     assert "from scratch" in text(capsys, "wise", place / "source", code=1)
     assert "experiment.json" in text(capsys, "soup", place / "nowhere", code=1)
+
+
+def test_a_run_may_end_on_the_line_that_val_chooses(digits, tmp_path):
+    source = digits(steps=30)
+    tl.train(tl.setup(source, tmp_path / "source"), progress=False)
+    init = tl.pretrained.Run(str(tmp_path / "source"))
+    alphas = (0.0, 0.25, 0.5, 0.75, 1.0)
+    exp = digits(init=init, steps=40, data=tl.data.Digits(labels_per_class=3))
+    plain = tl.setup(exp)
+    tl.train(plain, progress=False)
+    tuned = plain.weights("best")[0]
+    run = tl.setup(dataclasses.replace(exp, wise_ft=alphas))
+    result = tl.train(run, progress=False)
+    # Every point by numpy on the two ends' weights, the best by accuracy.
+    ends = [
+        {k: np.float64(v) for k, v in tl.tree.flatten(tree).items()}
+        for tree in (plain.source.params, tuned)
+    ]
+    dataset = plain.parts.datasets["target"]
+    rows = dataset.rows["val"]
+    x = np.float64(tl.data.preprocess.apply(plain.preprocess, dataset.x[rows]))
+    scores = []
+    for alpha in alphas:
+        w = {k: (1 - alpha) * ends[0][k] + alpha * ends[1][k] for k in ends[0]}
+        h = x.reshape(len(x), -1) @ w["layer1/dense/kernel"] + w["layer1/dense/bias"]
+        z = np.maximum(h, 0) @ w["head/dense/kernel"] + w["head/dense/bias"]
+        scores.append(np.mean(z.argmax(1) == dataset.y_clean[rows]))
+    best = max(zip(scores, alphas))
+    assert result["val"]["accuracy"] == pytest.approx(best[0])
+    assert result["terms"]["wise_ft"] == f"α = {best[1]:g} chosen on val"
+    assert result["drift"] == pytest.approx(best[1] * _apart(*ends), rel=1e-4)
+
+
+def _apart(a, b):
+    return np.sqrt(sum(np.sum((a[k] - b[k]) ** 2) for k in a))
+
+
+@pytest.mark.parametrize("wrong", [(1.5,), (-0.1, 0.5)])
+def test_a_line_is_between_its_ends(digits, wrong):
+    with pytest.raises(tl.UserError, match=r"wise_ft=.*\[0, 1\]"):
+        digits(wise_ft=wrong)
+
+
+def test_a_run_from_scratch_has_no_line_to_end_on(digits):
+    with pytest.raises(tl.UserError, match="starts from scratch"):
+        tl.setup(digits(wise_ft=(0.5,)))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl.models import base
+from jaxtl.models import base, norm
 
 torch = pytest.importorskip("torch", reason="the reference is torch")
 
@@ -40,7 +40,7 @@ def test_batch_norm_is_torch_s(train):
     class Stage(nn.Module):
         @nn.compact
         def __call__(self, x, mode):
-            return base.BatchNorm(name="bn")(x, mode)
+            return norm.BatchNorm(name="bn")(x, mode)
 
     def apply(params, x):
         stats = {"bn": {"mean": mean, "var": var}}

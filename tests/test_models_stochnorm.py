@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.core import UserError
-from jaxtl.models import CNN, MLP, VGG, MobileNet, ResNet, ResNetImageNet, base
+from jaxtl.models import CNN, MLP, VGG, MobileNet, ResNet, ResNetImageNet, base, norm
 
 rng = np.random.default_rng(0)
 IMAGES = jnp.asarray(rng.normal(2.0, 3.0, (6, 8, 8, 2)), jnp.float32)
@@ -27,7 +27,7 @@ def _same(a, b):
 class _Stage(base.nn.Module):
     @base.nn.compact
     def __call__(self, x, mode):
-        return base.BatchNorm(name="bn")(x, mode)
+        return norm.BatchNorm(name="bn")(x, mode)
 
 
 def test_channels_take_one_pair_or_the_other_by_numpy():
@@ -81,7 +81,7 @@ def test_channels_take_one_pair_or_the_other_by_numpy():
 
 def test_the_share_is_that_of_the_moving_statistics():
     moving, batch = (jnp.zeros(4000),) * 2, (jnp.ones(4000),) * 2
-    mean, var = base.mixed(jax.random.key(0), 0.2, moving, batch)
+    mean, var = norm.mixed(jax.random.key(0), 0.2, moving, batch)
     _same(mean, var)
     assert abs(float(mean.mean()) - 0.8) < 0.03
 
@@ -165,13 +165,13 @@ def test_every_norm_of_every_family_draws_once(model, monkeypatch):
         out = network.apply(params, stats, x, train=network.stages, key=key)
         return out.logits
 
-    widths, mixed = [], base.mixed
+    widths, mixed = [], norm.mixed
 
     def counted(key, share, moving, batch):
         widths.append(moving[0].size)
         return mixed(key, share, moving, batch)
 
-    monkeypatch.setattr(base, "mixed", counted)
+    monkeypatch.setattr(norm, "mixed", counted)
     jax.eval_shape(step, params, stats, key)
     assert len(widths) == norms > 0
     assert 2 * sum(widths) == sum(s.size for s in jax.tree.leaves(stats))

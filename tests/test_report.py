@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from jaxtl import plots, report
+from jaxtl.core import UserError
 
 
 def row(name, *accuracies):
@@ -34,6 +35,19 @@ def test_names_with_one_slash_make_a_grid():
     assert set(cells) == {("a", "2"), ("b", "2"), ("a", "5")}
     assert report.pivoted([row("a", 0.1), row("b", 0.2)]) is None
     assert report.pivoted([row("2/a", 0.1), row("2/b", 0.2)]) is None
+
+
+def test_the_metric_is_drawn_against_a_fact_of_the_runs(tmp_path):
+    rows = []
+    for name, drift in (("a/full", 2.0), ("a/near", 0.5), ("b/full", 3.0)):
+        found = row(name, 0.5, 0.6)
+        for i, result in enumerate(found.results):
+            result["drift"] = drift + 0.1 * i
+        rows.append(found)
+    plots.against(rows, "drift", tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").stat().st_size > 5_000
+    with pytest.raises(UserError, match="did you mean 'drift'"):
+        plots.against(rows, "drifts", tmp_path / "no.png")
 
 
 @pytest.mark.parametrize("grid", [True, False])

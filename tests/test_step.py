@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 import jaxtl as tl
-from jaxtl import step
+from jaxtl import dispatch
 from jaxtl import tree as trees
 from jaxtl.core import Term, static
 from jaxtl.data import streams
@@ -73,7 +73,7 @@ def test_settings_that_differ_in_numbers_share_one_program(digits):
         )
 
     losses = [tl.setup(exp()).step()["loss"]]
-    before = dict(step._COMPILED)
+    before = dict(dispatch._COMPILED)
     for changed in (
         exp(lr=0.3),
         exp(weight=2.0),
@@ -88,7 +88,7 @@ def test_settings_that_differ_in_numbers_share_one_program(digits):
         run = tl.setup(changed)
         losses.append(run.step()["loss"])
         assert any(run.compile() is known for known in before.values())
-    assert step._COMPILED.keys() == before.keys()
+    assert dispatch._COMPILED.keys() == before.keys()
     assert len({round(x, 6) for x in losses}) > 5, "and the numbers do act"
 
 

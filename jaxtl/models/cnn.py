@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from jaxtl.models import base, mlp
+from jaxtl.models import base, mlp, norm
 from jaxtl.models.conv import Conv
 
 _RISING = ("relu", "tanh", "sigmoid", "elu", "identity")
@@ -23,7 +23,7 @@ class Block(nn.Module):
         kernel = (self.kernel, self.kernel)
         x = Conv(self.width, kernel, use_bias=not self.norm, name="conv")(x)
         if self.norm:
-            x = base.BatchNorm(name="bn")(x, mode)
+            x = norm.BatchNorm(name="bn")(x, mode)
         act = base.activation(self.activation)
         # A rising activation of the maximum is the maximum of the activations.
         if self.pool and self.activation in _RISING:

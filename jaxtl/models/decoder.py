@@ -165,6 +165,13 @@ def generate(
         raise UserError("generate with temperature > 0 needs key=jax.random.key(…).")
     if tokens < 1:
         raise UserError(f"tokens={tokens}: expected 1 or more to generate.")
+    for stage, own in params.items():
+        if isinstance(own, dict) and {"adapter", "prompt"} & own.keys():
+            raise UserError(
+                f"generate runs the plain model, and params[{stage!r}] holds what an "
+                "adapter or a prompt added, which it would ignore; LoRA, IA3, VeRA and "
+                "prefixes can be generated from."
+            )
     key = jax.random.key(0) if key is None else key
     greedy = temperature == 0.0
     return _generate(

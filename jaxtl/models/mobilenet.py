@@ -8,7 +8,7 @@ References:
 import flax.linen as nn
 
 from jaxtl.core import UserError
-from jaxtl.models import base, layout
+from jaxtl.models import base, layout, norm
 from jaxtl.models.conv import Conv
 
 # (channels, stride) of the pointwise convolutions, by stage.
@@ -21,8 +21,8 @@ STAGES = (
 )
 
 
-def _norm(name: str) -> base.BatchNorm:
-    return base.BatchNorm(momentum=0.99, epsilon=1e-3, name=name)
+def _norm(name: str) -> norm.BatchNorm:
+    return norm.BatchNorm(momentum=0.99, epsilon=1e-3, name=name)
 
 
 def _pad(stride: int):

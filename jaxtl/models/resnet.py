@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import UserError
-from jaxtl.models import base, layout
+from jaxtl.models import base, layout, norm
 from jaxtl.models.conv import Conv
 from jaxtl.models.resnet_cifar import PooledHead
 
@@ -84,11 +84,11 @@ class Block(nn.Module):
             stride = self.stride if i == at else 1
             width = out if end else self.width
             y = _conv(width, kernel, stride, f"conv{i + 1}")(y)
-            y = base.BatchNorm(name=f"bn{i + 1}")(y, mode)
+            y = norm.BatchNorm(name=f"bn{i + 1}")(y, mode)
             y = y if end else nn.relu(y)
         if self.project:
             x = _conv(out, 1, self.stride, "shortcut_conv")(x)
-            x = base.BatchNorm(name="shortcut_bn")(x, mode)
+            x = norm.BatchNorm(name="shortcut_bn")(x, mode)
         return nn.relu(x + y)
 
 
@@ -100,7 +100,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         x = _conv(self.width, 7, 2, "conv")(x)
-        return max_pool3(nn.relu(base.BatchNorm(name="bn")(x, mode)))
+        return max_pool3(nn.relu(norm.BatchNorm(name="bn")(x, mode)))
 
 
 class Blocks(nn.Module):

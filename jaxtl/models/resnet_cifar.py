@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtl.core import UserError
-from jaxtl.models import base, layout
+from jaxtl.models import base, layout, norm
 from jaxtl.models.conv import Conv
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -39,9 +39,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         y = _conv(self.width, self.stride, "conv1")(x)
-        y = nn.relu(base.BatchNorm(name="bn1")(y, mode))
+        y = nn.relu(norm.BatchNorm(name="bn1")(y, mode))
         y = _conv(self.width, 1, "conv2")(y)
-        y = base.BatchNorm(name="bn2")(y, mode)
+        y = norm.BatchNorm(name="bn2")(y, mode)
         return nn.relu(y + shortcut_a(x, self.width, self.stride))
 
 
@@ -53,7 +53,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         x = _conv(self.width, 1, "conv")(x)
-        return nn.relu(base.BatchNorm(name="bn")(x, mode))
+        return nn.relu(norm.BatchNorm(name="bn")(x, mode))
 
 
 class Blocks(nn.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core import UserError
-from jaxtl.models import base, layout
+from jaxtl.models import base, layout, norm
 from jaxtl.models.conv import Conv
 
 # depth -> convolutions per stage; stages have 64, 128, 256, 512, 512 channels.
@@ -59,7 +59,7 @@ class Stage(nn.Module):
             name, pad = f"conv{i}", ((1, 1), (1, 1))
             layer = Conv(self.width, (3, 3), 1, pad, kernel_init=_INIT, name=name)
             x = layer(x)
-            x = base.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
+            x = norm.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
             x = nn.relu(x)
         return base.max_pool(x)
 
