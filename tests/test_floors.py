@@ -16,7 +16,7 @@ FLOORS = {
     3: "objective optim sharding data phases averaging",
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts log progress training study passes members ensembles probe "
-    "statistics importance line",
+    "statistics importance line ledger records",
     5: "export artefact card trained predict report plots interpolation lr_finder "
     "commands commands_weights commands_ensemble commands_importance commands_lr "
     "cli __main__",
