@@ -1,0 +1,214 @@
+"""From records to the summary: which lines there are, and what each of them is."""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtl import ledger, metrics, settings, significance, verdicts
+from jaxtl.core import UserError, nearest
+from jaxtl.records import Collection
+from jaxtl.settings import Choice, Division, Setting
+from jaxtl.summary import Line, Rules, Summary
+
+FULL = ("full", "full fine-tuning", "fine-tuning")
+SPLITS = ("val", "test")
+
+
+def summarise(
+    collection: Collection,
+    *,
+    metric: str | None = None,
+    compare: Sequence[str] | None = None,
+    baseline: Sequence[str] = (),
+    scratch: Sequence[str] = (),
+    split: str | None = None,
+    interval: str = "t",
+    test: str = "t",
+) -> Summary:
+    """Returns what a collection found.
+
+    Args:
+      collection: of records.
+      metric: default: what the runs were chosen by, or the first that they have.
+      compare: axes to be compared; default: see `settings.divide`.
+      baseline: "method=full" …; default: the method called "full", else the first.
+      scratch: "method=from zero" …, the from-scratch runs; default: by their names.
+      split: to compare on; default: "test" where there is any.
+      interval: of means, "t" or "bootstrap".
+      test: of paired differences, "t" or "wilcoxon".
+
+    Raises:
+      UserError: for folders that can't be compared, names that do not exist, and
+        where no run has finished.
+    """
+    rules = _rules(collection, metric, compare, split, interval, test)
+    groups = settings.group(collection.records)
+    tuned = bool(rules.division.tuned) and _has(collection, "val", rules.metric)
+    choices = settings.choose(groups, rules.division, rules.metric, rules.higher)
+    chosen = {id(choice.setting): choice for choice in choices}
+    seeds = collection.axes.get(settings.SEED, ())
+    every = [
+        _line(group, chosen.get(id(group)), rules, seeds, tuned)
+        for group in groups
+        if group.count(*ledger.FINISHED)
+    ]
+    lines = [line for line in every if line.chosen]
+    selector = _baseline(baseline, rules, collection.axes, lines)
+    lines = verdicts.against_baseline(lines, rules, selector)
+    fresh = settings.select(scratch, rules.division, collection.axes)
+    lines = verdicts.alarmed(lines, rules, fresh)
+    return Summary(
+        **vars(rules),
+        title=collection.title,
+        lines=tuple(verdicts.topped(lines, rules)),
+        settings=tuple(every),
+        tuned=tuned,
+        baseline=selector,
+        counts=dict(collections.Counter(r.status for r in collection.records)),
+    )
+
+
+def _rules(collection, metric, compare, split, interval, test) -> Rules:
+    settings.check_comparable(collection)
+    if not any(r.status == ledger.DONE for r in collection.records):
+        counts = collections.Counter(r.status for r in collection.records)
+        told = ", ".join(f"{n} {status}" for status, n in counts.items())
+        raise UserError(f"no cell of the sweep is done yet ({told or 'it has none'}).")
+    metric = _metric(collection, metric)
+    split = split or ("test" if _has(collection, "test", metric) else "val")
+    if split not in SPLITS:
+        raise UserError(f"split={split!r} is unknown (known: val, test).")
+    if not _has(collection, split, metric):
+        raise UserError(f"no finished run has a finite {metric} on {split}.")
+    return Rules(
+        metric=metric,
+        higher=metrics.higher_is_better(metric),
+        split=split,
+        interval=interval,
+        test=test,
+        division=settings.divide(collection.axes, compare),
+    )
+
+
+def _metric(collection: Collection, name: str | None) -> str:
+    """Returns the metric asked for, the one runs were chosen by, or their first."""
+    done = [r.result for r in collection.records if r.status == ledger.DONE]
+    known = {m: None for r in done for split in SPLITS for m in r.get(split) or ()}
+    if name is not None:
+        if name not in known:
+            raise UserError(
+                f"no run has the metric {name!r}{nearest(name, known)} "
+                f"(metrics: {', '.join(known) or 'none'})."
+            )
+        return name
+    monitors = [r["monitor"].rsplit("/", 1)[-1] for r in done if r.get("monitor")]
+    first = [m for m in (*monitors, *known) if m in known]
+    if not first:
+        raise UserError("no finished run has a metric on val or test.")
+    return first[0]
+
+
+def _has(collection: Collection, split: str, metric: str) -> bool:
+    return any(
+        settings.finite(r.value(split, metric))
+        for r in collection.records
+        if r.status == ledger.DONE
+    )
+
+
+def _line(
+    group: Setting, choice: Choice | None, rules: Rules, seeds: Sequence, tuned: bool
+) -> Line:
+    division = rules.division
+    values = {s: group.values(s, rules.metric) for s in SPLITS}
+    if choice is None:  # a setting that validation did not choose is not tested
+        values["test"] = {}
+    estimates = {
+        split: significance.estimate(list(found.values()), rules.interval)
+        for split, found in values.items()
+        if found
+    }
+    finished = tuple(settings.seed(record) for record in group.done)
+    compared, inner = (
+        _part(group.labels, n) for n in (division.compared, division.tuned)
+    )
+    return Line(
+        labels=group.labels,
+        name=_name(compared if tuned else {**compared, **inner}, division),
+        compared=compared,
+        tuned=inner,
+        values=values,
+        val=estimates.get("val"),
+        test=estimates.get("test"),
+        seeds=finished,
+        missing=tuple(s for s in seeds if s not in finished) if _seeded(group) else (),
+        failed=group.count(ledger.FAILED),
+        stopped=group.count(ledger.STOPPED),
+        unfinished=group.count(ledger.WAITING, ledger.RUNNING),
+        reasons=_reasons(group),
+        drift=group.mean("drift"),
+        seconds=_first(group.mean("seconds"), group.mean("train_seconds")),
+        trainable=group.mean("trainable_parameters"),
+        chosen=choice is not None,
+        candidates=choice.candidates if choice else 1,
+        partial=choice.partial if choice else 0,
+        setting=group,
+    )
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _seeded(group: Setting) -> bool:
+    """Returns whether more than one seed was meant: a source may have just one."""
+    return len(group.records) > 1
+
+
+def _part(labels: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    return {name: labels[name] for name in axes if name in labels}
+
+
+def _name(labels: Mapping[str, Any], division: Division) -> str:
+    """Returns "L2-SP, labels_per_class=10": the method bare, others by short name."""
+    parts = [
+        str(value)
+        if name == division.method
+        else f"{short(name)}={settings.text(value)}"
+        for name, value in labels.items()
+    ]
+    return ", ".join(parts) or "all runs"
+
+
+def short(axis: str) -> str:
+    """Returns an axis without its section: "l2sp.weight" of "terms.l2sp.weight"."""
+    return axis.partition(".")[2] or axis
+
+
+def _reasons(group: Setting) -> tuple[str, ...]:
+    errors = [r.error for r in group.records if r.status == ledger.FAILED]
+    counts = collections.Counter(error.split("\n")[0] for error in errors)
+    return tuple(
+        f"{error or 'no reason is known'} ({n} cells)" if n > 1 else error
+        for error, n in counts.items()
+    )
+
+
+def _baseline(
+    asked: Sequence[str], rules: Rules, axes: Mapping, lines: Sequence[Line]
+) -> dict[str, str]:
+    """Returns the baseline's axis -> value; {} where no axis holds ways to train."""
+    division = rules.division
+    if asked:
+        return settings.select(asked, division, axes)
+    method = division.method
+    if method is None or len(axes[method]) < 2:
+        return {}
+    there = [x for x in lines if x.estimate(rules.split) and method in x.compared]
+    full = [
+        x for x in there if settings.spellings(x.compared[method])[1].lower() in FULL
+    ]
+    if not there:
+        return {}
+    # By the last part of a name: "mnist/full" and "cifar/full" are both baselines.
+    return {method: settings.spellings((full or there)[0].compared[method])[1]}

@@ -1,0 +1,222 @@
+"""Which lines of a summary are better, worse, tied, best, or below a reference."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from jaxtl import settings, significance
+from jaxtl.summary import BETTER, TIE, WORSE, Alarm, Comparison, Line, Rules
+
+SCRATCH = ("scratch", "from scratch")
+SOURCE = ("source", "untouched source", "untouched", "zero shot", "source only")
+FROM_SCRATCH, UNTOUCHED = "from-scratch", "the untouched source"
+ALPHA = 1 - significance.LEVEL
+
+
+def against_baseline(
+    lines: Sequence[Line], rules: Rules, baseline: Mapping[str, str]
+) -> list[Line]:
+    """Compares each line with the baseline of its column; see `partner`."""
+    if not baseline:
+        return list(lines)
+    pairs = {}
+    for i, line in enumerate(lines):
+        other = partner(
+            line,
+            lines,
+            rules,
+            lambda x: settings.matches(x.compared, baseline),
+            baseline,
+        )
+        if other is not None and other is not line:
+            pairs[i] = other
+    found = dict(zip(pairs, compare([(lines[i], pairs[i]) for i in pairs], rules)))
+    return [
+        dataclasses.replace(line, comparison=found.get(i))
+        for i, line in enumerate(lines)
+    ]
+
+
+def alarmed(
+    lines: Sequence[Line], rules: Rules, scratch: Mapping[str, str]
+) -> list[Line]:
+    """Marks lines that come out below from-scratch or the untouched source.
+
+    All their comparisons are one family for Holm's correction. References and
+    baselines that train no network get no alarm.
+    """
+    references: dict[str, Callable[[Line], bool]] = {
+        FROM_SCRATCH: lambda line: is_scratch(line, rules, scratch),
+        UNTOUCHED: lambda line: is_source(line, rules),
+    }
+    pairs, which = [], []
+    for i, line in enumerate(lines):
+        if any(is_it(line) for is_it in references.values()) or _trains_none(
+            line, rules
+        ):
+            continue
+        for name, is_it in references.items():
+            other = partner(line, lines, rules, is_it, scratch)
+            if other is not None:
+                pairs.append((line, other))
+                which.append((i, name))
+    alarms: dict[int, tuple[Alarm, ...]] = {}
+    for (i, name), found in zip(which, compare(pairs, rules)):
+        loses = found.difference.mean < 0 if rules.higher else found.difference.mean > 0
+        if loses:
+            lost = found.verdict == WORSE
+            alarm = Alarm(comparison=found, reference=name, significant=lost)
+            alarms[i] = (*alarms.get(i, ()), alarm)
+    return [
+        dataclasses.replace(line, alarms=alarms.get(i, ()))
+        for i, line in enumerate(lines)
+    ]
+
+
+def topped(lines: Sequence[Line], rules: Rules) -> list[Line]:
+    """Marks, in every column, the best mean and what does not differ from it.
+
+    A column are the lines that differ on the axis of methods only; without such an
+    axis nothing is marked. Holm's correction is by column.
+    """
+    top: set[int] = set()
+    for column in columns(lines, rules).values():
+        if len(column) < 2:
+            continue
+        best = max(column, key=lambda i: rules.rank(lines[i]))
+        others = [i for i in column if i != best]
+        found = compare([(lines[i], lines[best]) for i in others], rules)
+        top.add(best)
+        top.update(
+            i
+            for i, c in zip(others, found)
+            if c.verdict == TIE or not c.difference.mean
+        )
+    return [dataclasses.replace(line, top=i in top) for i, line in enumerate(lines)]
+
+
+def columns(lines: Sequence[Line], rules: Rules) -> dict[tuple, list[int]]:
+    """Returns the places of lines that differ by method only and were measured alike.
+
+    The keys are those values of the compared axes that a column shares, and a number
+    that parts lines of other data.
+    """
+    method = rules.division.method
+    found: dict[tuple, list[int]] = {}
+    if method is None:
+        return found
+    axes = [name for name in rules.division.compared if name != method]
+    for i, line in enumerate(lines):
+        if line.estimate(rules.split) is None:
+            continue
+        shared, place = settings.key(line.compared, axes), 0
+        while (shared, place) in found:
+            if not _apart(line, lines[found[shared, place][0]]):
+                break
+            place += 1
+        found.setdefault((shared, place), []).append(i)
+    return found
+
+
+def compare(pairs: Sequence[tuple[Line, Line]], rules: Rules) -> list[Comparison]:
+    """Compares lines pairwise over their common seeds; p by Holm over all pairs.
+
+    Pairs without a common seed are left with the difference of their means.
+    """
+    found = [_difference(line, other, rules) for line, other in pairs]
+    known = [i for i, difference in enumerate(found) if difference.p is not None]
+    adjusted = dict(zip(known, significance.holm([found[i].p for i in known])))
+    return [
+        Comparison(
+            against=other.name,
+            difference=found[i],
+            adjusted=adjusted.get(i),
+            verdict=_verdict(found[i], adjusted.get(i), rules.higher),
+        )
+        for i, (_, other) in enumerate(pairs)
+    ]
+
+
+def _difference(line: Line, other: Line, rules: Rules) -> significance.Difference:
+    ours, theirs = line.values[rules.split], other.values[rules.split]
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        means = [x.estimate(rules.split).mean for x in (line, other)]
+        return significance.Difference(means[0] - means[1], None, None, None, 0)
+    return significance.paired(
+        [ours[seed] for seed in seeds],
+        [theirs[seed] for seed in seeds],
+        test=rules.test,
+        interval=rules.interval,
+    )
+
+
+def _verdict(difference, adjusted: float | None, higher: bool) -> str:
+    if adjusted is None:
+        return ""
+    if adjusted >= ALPHA:
+        return TIE
+    return BETTER if (difference.mean > 0) == higher else WORSE
+
+
+def partner(
+    line: Line,
+    lines: Sequence[Line],
+    rules: Rules,
+    is_it: Callable[[Line], bool],
+    selector: Mapping[str, str],
+) -> Line | None:
+    """Returns the reference that a line is compared with, None without any.
+
+    That is, of the lines that `is_it`, one measured on the same data that agrees on
+    every compared axis but the selector's (or, without one, the axis of methods), as
+    far as it has that axis.
+    """
+    if line.estimate(rules.split) is None:
+        return None
+    apart = set(selector) or {rules.division.method}
+    for other in lines:
+        if not is_it(other) or other.estimate(rules.split) is None:
+            continue
+        shared = [
+            name
+            for name in other.compared
+            if name not in apart and name in line.compared
+        ]
+        same = settings.key(line.compared, shared) == settings.key(
+            other.compared, shared
+        )
+        if same and not _apart(line, other):
+            return other
+    return None
+
+
+def _apart(line: Line, other: Line) -> str:
+    return settings.difference(line.setting.done[0], other.setting.done[0])
+
+
+def is_scratch(line: Line, rules: Rules, selector: Mapping[str, str]) -> bool:
+    """Returns whether a line is the from-scratch reference."""
+    if selector:
+        return settings.matches(line.compared, selector)
+    return _called(line, rules, SCRATCH)
+
+
+def is_source(line: Line, rules: Rules) -> bool:
+    """Returns whether a line is the source as it was loaded: by name, or no steps."""
+    done = line.setting.done
+    still = bool(done) and all(record.result.get("steps") == 0 for record in done)
+    scratch = _called(line, rules, SCRATCH)
+    return _called(line, rules, SOURCE) or (still and not scratch)
+
+
+def _called(line: Line, rules: Rules, names: Sequence[str]) -> bool:
+    value = line.compared.get(rules.division.method)
+    if not isinstance(value, str):
+        return False
+    text = value.rsplit("/", 1)[-1].strip().lower()
+    return text.replace("-", " ").replace("_", " ") in names
+
+
+def _trains_none(line: Line, rules: Rules) -> bool:
+    value = line.compared.get(rules.division.method)
+    return isinstance(value, str) and settings.BASELINE in value
