@@ -11,13 +11,17 @@ ROOT = pathlib.Path(__file__).parent.parent / "jaxtl"
 
 FLOORS = {
     0: "core _lazy tree select config snapshot schedules checkpoint compiling",
-    1: "checks combine linear readout groups losses metrics models peft pretrained",
+    1: "checks combine linear readout groups losses metrics models peft pretrained "
+    "significance",
     2: "regularizers domain weights",
     3: "objective optim sharding data phases averaging",
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts log progress training study passes members ensembles probe "
-    "statistics importance line ledger records",
+    "statistics importance line ledger records sweep "
+    "stacking scoring lanes together baselines settings summary",
     5: "export artefact card trained predict report plots interpolation lr_finder "
+    "conclusions tables formats watch commands_report "
+    "slices plots_axes plots_cells plots_sweep page "
     "commands commands_weights commands_ensemble commands_importance commands_lr "
     "cli __main__",
 }
@@ -32,7 +36,13 @@ ONLY = {
     "orbax": ("checkpoint.py",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
-    "matplotlib": ("plots.py", "data/rendered.py"),
+    "matplotlib": (
+        "plots.py",
+        "plots_axes.py",
+        "plots_cells.py",
+        "plots_sweep.py",
+        "data/rendered.py",
+    ),
     "safetensors": ("pretrained/", "export.py", "artefact.py", "predict.py"),
     "torch": ("pretrained/",),
     "tensorflow": (),
