@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = attach(
     },
     modules=(
         "averaging",
+        "baselines",
         "checkpoint",
         "combine",
         "config",
