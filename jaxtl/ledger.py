@@ -7,6 +7,7 @@ never run again.
 
 import contextlib
 import json
+import math
 import pathlib
 import sqlite3
 import time
@@ -202,7 +203,7 @@ class Ledger:
     def finish(self, outcomes: Iterable[Outcome]) -> None:
         """Records what became of some cells, all at once."""
         rows = [
-            (o.status, json.dumps(o.result), json.dumps(o.curve), o.error, o.key)
+            (o.status, _text(o.result), json.dumps(o.curve), o.error, o.key)
             for o in outcomes
         ]
         with self._writing() as db:
@@ -230,6 +231,33 @@ class Ledger:
             ).fetchall()
         return {key: DAMAGED if bad else status for key, status, bad in rows}
 
+    def owners(self) -> dict[str, tuple[int, float]]:
+        """Returns owner -> (cells that it runs, seconds since it last beat)."""
+        with self._told():
+            rows = self._connection.execute(
+                "SELECT owner, COUNT(*), MAX(beat) FROM cells WHERE status = ? "
+                "GROUP BY owner",
+                (RUNNING,),
+            ).fetchall()
+        now = time.time()
+        return {owner: (n, now - (beat or 0.0)) for owner, n, beat in rows}
+
+    def values(self) -> list[tuple[dict, dict]]:
+        """Returns (labels, {"val", "seconds", "monitor"}) of cells that are done.
+
+        Quicker than `entries`, which reads curves as well: made to be asked often.
+        """
+        part = "json_object('val', json_extract(result, '$.val'), 'seconds', "
+        part += "json_extract(result, '$.seconds'), 'monitor', "
+        part += "json_extract(result, '$.monitor'))"
+        with self._told():
+            rows = self._connection.execute(
+                f"SELECT labels, {part} FROM cells WHERE status = ? AND "
+                "json_valid(result) AND json_valid(labels) ORDER BY place",
+                (DONE,),
+            ).fetchall()
+        return [(json.loads(labels), json.loads(found)) for labels, found in rows]
+
     def entries(self) -> list[Entry]:
         """Returns every cell in the sweep's order."""
         with self._told():
@@ -252,6 +280,22 @@ def _entry(key, labels, status, result, curve, error) -> Entry:
         error = f"the row of the cell {key} can't be read ({problem}); run it again"
         return Entry(key, known, DAMAGED, {}, {}, error)
     return Entry(key, labels, status, result, curve, error)
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    """Returns a result as JSON; NaN and infinities, which JSON has none of, as null.
+
+    SQLite would take a row with a NaN for a damaged one.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(result), allow_nan=False)
 
 
 def _parsed(text: str) -> Any:
