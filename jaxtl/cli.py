@@ -22,7 +22,10 @@ COMMANDS = {
     "export": "commands:export_",
     "predict": "commands:predict_",
     "probe": "commands_ensemble:probe_",
+    "report": "commands_report:report_",
+    "watch": "commands_report:watch_",
     "soup": "commands_weights:soup",
+    "sweep": "commands_sweep:sweep_",
     "wise": "commands_weights:wise",
 }
 
@@ -89,6 +92,54 @@ def parser() -> argparse.ArgumentParser:
         metavar="FACT",
         help="draw the metric against a number of result.json, such as drift",
     )
+
+    sub = command("report", "tables, plots and a page of sweeps and runs")
+    sub.add_argument("dirs", type=pathlib.Path, nargs="+", metavar="DIR")
+    sub.add_argument("--metric", help="default: what the runs were chosen by")
+    sub.add_argument("--split", choices=("test", "val"), help="default: test if any")
+    sub.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="AXIS",
+        help="a line each; the other axes are chosen on val (default: numbers below "
+        "optim, terms, peft and average are chosen)",
+    )
+    sub.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE",
+        help="what the others are compared with (default: full, or the first)",
+    )
+    sub.add_argument(
+        "--scratch",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE",
+        help="the from-scratch runs (default: those called scratch)",
+    )
+    sub.add_argument("--interval", default="t", choices=("t", "bootstrap"))
+    sub.add_argument("--paired", default="t", choices=("t", "wilcoxon"), help="test")
+    sub.add_argument("--out", type=pathlib.Path, help="default DIR/report")
+
+    sub = command("watch", "how a running sweep goes on")
+    sub.add_argument("dir", type=pathlib.Path)
+    sub.add_argument("--once", action="store_true", help="print it once and end")
+    sub.add_argument("--interval", type=float, default=2.0, metavar="SECONDS")
+
+    sub = command("sweep", "a grid of experiments, many in one compiled program")
+    sub.add_argument("file", type=pathlib.Path)
+    sub.add_argument(
+        "overrides", nargs="*", metavar="a.b=0,0.1", help="axes, or single values"
+    )
+    sub.add_argument("--plan", action="store_true", help="say what would happen")
+    sub.add_argument(
+        "--out", type=pathlib.Path, help="default runs/sweep-<file>/<time>"
+    )
+    sub.add_argument("--overwrite", action="store_true", help="replace what lies there")
+    sub.add_argument("--retry", action="store_true", help="run failed cells again")
+    sub.add_argument("--mode", default="auto", help="auto, vmap, map or alone")
+    sub.add_argument("--lanes", type=int, metavar="N", help="side by side at most")
 
     sub = command("data", "what data there are; a contact sheet of examples")
     sub.add_argument("file", type=pathlib.Path, nargs="?", help="experiment file")

@@ -189,6 +189,16 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def short(axis: str) -> str:
+    """Returns an axis without its section: "l2sp.weight" of "terms.l2sp.weight"."""
+    return axis.partition(".")[2] or axis
+
+
+def listed(labels: Mapping[str, Any]) -> str:
+    """Returns "lr=0.01, l2sp.weight=0.1"."""
+    return ", ".join(f"{short(name)}={text(value)}" for name, value in labels.items())
+
+
 def select(texts: Iterable[str], division: Division, axes: Mapping) -> dict[str, str]:
     """Parses "method=full" (or "full", of the method axis) into axis -> text.
 
@@ -226,11 +236,13 @@ class Choice:
       setting: the chosen one.
       candidates: settings that it was chosen among, itself counted.
       partial: settings that were none since they have fewer finished seeds.
+      rival: the best of those, where its mean is better than the chosen one's.
     """
 
     setting: Setting
     candidates: int = 1
     partial: int = 0
+    rival: Setting | None = None
 
 
 def choose(
@@ -250,17 +262,24 @@ def choose(
         if not means:
             found += [Choice(s) for s in members if s.done or len(members) == 1]
             continue
-        best = (max if higher else min)(means, key=lambda pair: pair[1])[0]
-        found.append(Choice(best, len(means), partial))
+        pick = max if higher else min
+        best, mean = pick(means, key=lambda pair: pair[1])
+        rival = None
+        if partial:
+            other, value = pick(partial, key=lambda pair: pair[1])
+            rival = other if pick(value, mean) != mean else None
+        left = len(members) - len(means)
+        found.append(Choice(best, len(means), left, rival))
     return found
 
 
-def _candidates(members, metric: str) -> tuple[list[tuple[Setting, float]], int]:
-    """Returns (setting, mean val) of those with all seeds, and how many have fewer."""
+def _candidates(members, metric: str) -> tuple[list, list]:
+    """Returns (setting, mean val) of those with the most seeds, and of the others."""
     values = [(s, list(s.values("val", metric).values())) for s in members]
-    most = max((len(v) for _, v in values), default=0)
+    most = max(len(v) for _, v in values)
     full = [(s, sum(v) / len(v)) for s, v in values if v and len(v) == most]
-    return full, len(members) - len(full) if most else 0
+    partial = [(s, sum(v) / len(v)) for s, v in values if v and len(v) < most]
+    return full, partial
 
 
 def check_comparable(collection: Collection) -> None:

@@ -152,8 +152,17 @@ def _line(
         chosen=choice is not None,
         candidates=choice.candidates if choice else 1,
         partial=choice.partial if choice else 0,
+        rival=_rival(choice, division) if choice else "",
         setting=group,
     )
+
+
+def _rival(choice: Choice, division: Division) -> str:
+    """Returns "lr=0.01 (3 seeds)"."""
+    if choice.rival is None:
+        return ""
+    tuned = _part(choice.rival.labels, division.tuned)
+    return f"{settings.listed(tuned)} ({len(choice.rival.done)} seeds)"
 
 
 def _first(*values: Any) -> Any:
@@ -174,15 +183,10 @@ def _name(labels: Mapping[str, Any], division: Division) -> str:
     parts = [
         str(value)
         if name == division.method
-        else f"{short(name)}={settings.text(value)}"
+        else f"{settings.short(name)}={settings.text(value)}"
         for name, value in labels.items()
     ]
     return ", ".join(parts) or "all runs"
-
-
-def short(axis: str) -> str:
-    """Returns an axis without its section: "l2sp.weight" of "terms.l2sp.weight"."""
-    return axis.partition(".")[2] or axis
 
 
 def _reasons(group: Setting) -> tuple[str, ...]:

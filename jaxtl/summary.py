@@ -71,6 +71,7 @@ class Line:
       chosen: stands in the main table.
       candidates: settings that it was chosen among on val.
       partial: settings that were no candidates since they have fewer finished seeds.
+      rival: tuned values of one of those that is better on val so far, "" without.
       comparison: with the baseline; None without one, and for the baseline itself.
       alarms: references that it came out below.
       top: best mean of its column, or a tie with it.
@@ -96,6 +97,7 @@ class Line:
     chosen: bool = False
     candidates: int = 1
     partial: int = 0
+    rival: str = ""
     comparison: Comparison | None = None
     alarms: tuple[Alarm, ...] = ()
     top: bool = False

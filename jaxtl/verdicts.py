@@ -220,3 +220,20 @@ def _called(line: Line, rules: Rules, names: Sequence[str]) -> bool:
 def _trains_none(line: Line, rules: Rules) -> bool:
     value = line.compared.get(rules.division.method)
     return isinstance(value, str) and settings.BASELINE in value
+
+
+def is_reference(line: Line, rules: Rules) -> bool:
+    """Returns whether negative transfer can be told by a line, going by its name."""
+    return is_scratch(line, rules, {}) or is_source(line, rules)
+
+
+def elsewhere(lines: Sequence[Line], rules: Rules) -> list[Line]:
+    """Returns lines measured on other data than most of the column they'd be in."""
+    parts: dict[tuple, list[list[int]]] = {}
+    for (shared, _), members in columns(lines, rules).items():
+        parts.setdefault(shared, []).append(members)
+    odd = []
+    for several in parts.values():
+        most = max(several, key=len)
+        odd += [i for members in several if members is not most for i in members]
+    return [lines[i] for i in sorted(odd)]

@@ -18,11 +18,12 @@ FLOORS = {
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts log progress training study passes members ensembles probe "
     "statistics importance line ledger records sweep "
-    "stacking scoring lanes together baselines settings summary",
+    "plan sweeping stacking scoring lanes together baselines settings summary",
     5: "export artefact card trained predict report plots interpolation lr_finder "
     "conclusions tables formats watch commands_report "
     "slices plots_axes plots_cells plots_sweep page "
-    "commands commands_weights commands_ensemble commands_importance commands_lr "
+    "commands_sweep commands commands_weights commands_ensemble commands_importance "
+    "commands_lr "
     "cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and
