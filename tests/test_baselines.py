@@ -470,3 +470,21 @@ def test_what_does_not_fit_the_data_is_told(digits, tmp_path):
 def test_token_ids_are_no_inputs_for_distances(digits, reviews):
     with pytest.raises(UserError, match=r"ids of tokens.*features='tfidf'"):
         baselines.run(baselines.KNN(), digits(data=reviews[0]))
+
+
+def test_trec_s_question_types_come_to_what_tf_idf_and_an_svm_are_known_for(
+    digits, data_dir, monkeypatch
+):
+    pytest.importorskip("tokenizers")
+    monkeypatch.setenv("JAXTL_DATA_DIR", str(data_dir))
+    data = tl.data.Text(
+        "text/trec/train_5500.label",
+        test_path="text/trec/TREC_10.label",
+        tokenizer="tokenizers/bert_base_uncased_vocab.txt",
+        split_seed=0,
+    )
+    method = baselines.SVM(
+        features="tfidf", kernel="linear", C=(1.0, 3.0), refit="train+val"
+    )
+    found = baselines.run(method, digits(data=data))
+    assert found["test"]["accuracy"] == pytest.approx(0.906, abs=0.01)
