@@ -47,6 +47,7 @@ __getattr__, __dir__, __all__ = attach(
         "regularizers",
         "schedules",
         "select",
+        "sweep",
         "tree",
         "weights",
     ),

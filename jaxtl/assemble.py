@@ -36,6 +36,7 @@ class Assembled:
       notes: name -> what a term decided for this experiment, where it says so.
       preprocess: data set -> its preprocessing, with the model's mean and std.
       optimizer: of the first stretch, with its groups as a mapping.
+      asked: term name -> what the term was checked with.
     """
 
     model: Any
@@ -53,6 +54,7 @@ class Assembled:
     notes: Mapping[str, str]
     preprocess: Mapping[str, preprocess.Preprocess]
     optimizer: optim.Optimizer
+    asked: Mapping[str, Setup]
 
 
 def assemble(exp: Experiment) -> Assembled:
@@ -98,7 +100,8 @@ def assemble(exp: Experiment) -> Assembled:
         bare=None if exp.peft is None else plain,
         plain=None if exp.peft is None else plan[0].mask,
     )
-    own, states, given, notes = _terms(exp.seed, terms, facts, target, pre, sizes)
+    asked = _asked(terms, facts, target, pre, sizes)
+    own, states, given, notes = _terms(exp.seed, terms, asked)
     mesh = sharding.mesh(exp.devices, exp.param_shards)
     resident = {n: streams.fits(datasets[data_of(n)], exp.device_bytes) for n in sizes}
     if exp.average is not None:
@@ -166,6 +169,49 @@ def assemble(exp: Experiment) -> Assembled:
         notes=notes,
         preprocess=pre,
         optimizer=first.optimizer,
+        asked=asked,
+    )
+
+
+def essence(exp: Experiment) -> Any:
+    """Returns a hashable value, equal for experiments that differ in numbers alone.
+
+    These are the optimizer's (but for its groups'), and the weights of the terms.
+    """
+    rates = {k: v for k, v in config.numbers(exp.optim).items() if k != "groups"}
+    weights = {
+        name: config.replace(term, weight=0.0)
+        if isinstance(term.weight, int | float)
+        else term
+        for name, term in exp.terms.items()
+    }
+    optimizer = config.fill(exp.optim, jax.tree.map(lambda _: 0.0, rates))
+    return config.key(dataclasses.replace(exp, optim=optimizer, terms=weights))
+
+
+def renumbered(made: Assembled, exp: Experiment) -> Assembled:
+    """Returns what `assemble` would, for an experiment of the same `essence`.
+
+    Raises:
+      UserError: a number that a term refuses.
+    """
+    [stretch] = made.stretches
+    rates = {k: v for k, v in config.numbers(exp.optim).items() if k != "groups"}
+    stretch = dataclasses.replace(
+        stretch, optimizer=config.fill(stretch.optimizer, rates)
+    )
+    terms = dict(exp.terms) or made.terms
+    for name, term in terms.items():
+        term.check(made.asked[name])
+    new = {"terms": _traced(config.numbers(terms)), **schedule(stretch)}
+    new = sharding.place(new, made.program.mesh)
+    state = dataclasses.replace(made.state, hypers={**made.state.hypers, **new})
+    return dataclasses.replace(
+        made,
+        stretches=(stretch,),
+        state=state,
+        terms=terms,
+        optimizer=stretch.optimizer,
     )
 
 
@@ -379,29 +425,36 @@ def _streams(exp, terms, target) -> dict[str, int]:
     return sizes
 
 
-def _terms(seed, terms, facts: Setup, target, pre, sizes):
-    """Checks every term; returns {name: …} of own parameters, states, given, notes."""
+def _asked(terms, facts: Setup, target, pre, sizes) -> dict[str, Setup]:
+    """Returns what each term is asked with, and asks whether it can work so."""
     x = example(target, pre["target"], sizes.get("target", 2))
     out = jax.eval_shape(facts.network.apply, facts.params, facts.stats, x)
     outputs = out.logits.shape[-1]
     if outputs < target.outputs:
         raise UserError(_narrow(outputs, target))
-    own, states, given, notes = {}, {}, {}, {}
-    for index, (name, term) in enumerate(terms.items()):
-        asked = dataclasses.replace(
+    asked = {}
+    for name, term in terms.items():
+        asked[name] = dataclasses.replace(
             facts, name=name, features=out.features, outputs=outputs
         )
-        term.check(asked)
+        term.check(asked[name])
+    return asked
+
+
+def _terms(seed, terms, asked):
+    """Returns {name: …} of the terms' own parameters, states, given arrays, notes."""
+    own, states, given, notes = {}, {}, {}, {}
+    for index, (name, term) in enumerate(terms.items()):
         key = jax.random.fold_in(jax.random.key(seed), 10_000 + index)
         for found, made in (
-            (own, term.init(key, asked)),
-            (states, term.init_state(asked)),
-            (given, term.given(asked)),
+            (own, term.init(key, asked[name])),
+            (states, term.init_state(asked[name])),
+            (given, term.given(asked[name])),
         ):
             if jax.tree.leaves(made):
                 found[name] = made
-        if term.describe(asked):
-            notes[name] = term.describe(asked)
+        if term.describe(asked[name]):
+            notes[name] = term.describe(asked[name])
     return own, states, given, notes
 
 

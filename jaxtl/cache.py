@@ -75,8 +75,13 @@ def size(nbytes: int) -> str:
     return f"{nbytes} bytes"
 
 
-def attach(run) -> tuple[Cached | None, step.Program, str]:
+def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
     """Caches what can be for a run's phase.
+
+    Args:
+      run: the run.
+      rows: {stream: rows} to cache, if others than the run's own (those of several
+        runs, say).
 
     Returns:
       (the features or None, the run's program that starts from them, why nothing is
@@ -98,11 +103,12 @@ def attach(run) -> tuple[Cached | None, step.Program, str]:
     for name in plain.batch:
         dataset = run.parts.datasets[assemble.data_of(name)]
         split = assemble.split_of(name)
-        entry, note = features(run, params, stats, stages, name, split)
+        wanted = dataset.rows[split] if rows is None else rows[name]
+        entry, note = features(run, params, stats, stages, name, split, wanted)
         stream = run.parts.data.get(name)
         if stream is None:  # too large for the device; only its features go there
             stream = streams.label_stream(dataset, split, _replicated(program.mesh))
-        made[name] = streams.with_features(stream, entry.values, dataset.rows[split])
+        made[name] = streams.with_features(stream, entry.values, wanted)
         entries.append((entry, plain.batch[name]))
         notes += [note] if note else []
     # A term may ask for the inputs of a stream whose features alone are there.
@@ -215,11 +221,14 @@ def _is_source(run, stages) -> bool:
     return True
 
 
-def features(run, params, stats, stages, stream: str, split: str):
-    """Returns (the entry of a split's features, a note on the folder or "")."""
+def features(run, params, stats, stages, stream: str, split: str, rows=None):
+    """Returns (the entry of a split's features, a note on the folder or "").
+
+    `rows` stand in for the split's own.
+    """
     name = assemble.data_of(stream)
     dataset, pre = run.parts.datasets[name], run.parts.preprocess[name]
-    rows = streams.split_rows(dataset, split)
+    rows = streams.split_rows(dataset, split) if rows is None else rows
     key = digest(run, params, stats, stages, dataset, pre, rows)
     if key in _MEMORY:
         _MEMORY[key] = _MEMORY.pop(key)

@@ -140,7 +140,23 @@ class UnknownPath(UserError):
 # --- overrides ----------------------------------------------------------------------
 
 
-def override(value: Any, path: str, text: Any, *, names: Mapping | None = None) -> Any:
+class _How(typing.NamedTuple):
+    """What every step of an override needs to know."""
+
+    names: Mapping
+    new: bool
+    memo: dict | None
+
+
+def override(
+    value: Any,
+    path: str,
+    text: Any,
+    *,
+    names: Mapping | None = None,
+    new: bool = False,
+    memo: dict | None = None,
+) -> Any:
     """Returns the configuration with what the dotted path names replaced.
 
     Args:
@@ -150,22 +166,27 @@ def override(value: Any, path: str, text: Any, *, names: Mapping | None = None) 
       text: the new value; a string is read as a Python literal where it is one, and
         as an expression where it starts with a name of `names` and a dot.
       names: what such expressions may use, {"tl": jaxtl}.
+      new: a path may end in a key that its mapping has not got yet.
+      memo: values that were read and checked before, for many overrides of one kind.
 
     Raises:
       UserError: for an unknown field or key (with the nearest; `UnknownPath`), or a
         value that does not fit the field's type.
     """
-    return _walk(value, path, text, names or {}, done="", annotation=Any)
+    how = _How(names or {}, new, memo)
+    return _walk(value, path, text, how, done="", annotation=Any)
 
 
-def _walk(value, path, text, names, done, annotation):
+def _walk(value, path, text, how, done, annotation):
+    if how.new and isinstance(value, Mapping) and _is_new(value, path):
+        return {**value, path: text}
     head, rest, annotation = _step(value, path, done, annotation)
     where = f"{done}.{head}" if done else head
     if rest:
         child = value[_index(value, head)] if _indexed(value) else getattr(value, head)
-        new = _walk(child, rest, text, names, where, annotation)
+        new = _walk(child, rest, text, how, where, annotation)
     else:
-        new = parse(text, annotation, where, names)
+        new = _remembered(text, annotation, where, how)
     if is_config(value):
         try:
             return replace(value, **{head: new})
@@ -177,6 +198,20 @@ def _walk(value, path, text, names, done, annotation):
         return {**value, head: new}
     index = int(head)
     return (*value[:index], new, *value[index + 1 :])
+
+
+def _is_new(value: Mapping, path: str) -> bool:
+    known = any(path == k or path.startswith(f"{k}.") for k in value)
+    return not known and "." not in path
+
+
+def _remembered(text, annotation, where, how: _How):
+    if how.memo is None:
+        return parse(text, annotation, where, how.names)
+    at = (where, str(annotation), type(text), repr(text))
+    if at not in how.memo:
+        how.memo[at] = parse(text, annotation, where, how.names)
+    return how.memo[at]
 
 
 def _indexed(value):

@@ -56,14 +56,7 @@ def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
 
 def _compile(program, state, fixed, data, most):
     start = time.perf_counter()
-    shapes = jax.eval_shape(functools.partial(step, program), state, fixed, data)[1]
-    names = tuple(shapes)
-    _check_scalars(shapes)
-
-    def single(state, fixed, data):
-        state, metrics = step(program, state, fixed, data)
-        # One array: fetching each number for itself costs as much as a small step.
-        return state, jnp.stack([metrics[n].astype(jnp.float32) for n in names])
+    names, single = measured(program, state, fixed, data)
 
     def many(state, fixed, data, n):
         def body(i, carry):
@@ -92,6 +85,20 @@ def _compile(program, state, fixed, data, most):
         cost.get("flops"),
         getattr(memory, "temp_size_in_bytes", None),
     )
+
+
+def measured(program: Program, state: State, fixed: Fixed, data):
+    """Returns (names, the step with its metrics as one float32 row of these names)."""
+    shapes = jax.eval_shape(functools.partial(step, program), state, fixed, data)[1]
+    names = tuple(shapes)
+    _check_scalars(shapes)
+
+    def single(state, fixed, data):
+        state, metrics = step(program, state, fixed, data)
+        # One array: fetching each number for itself costs as much as a small step.
+        return state, jnp.stack([metrics[n].astype(jnp.float32) for n in names])
+
+    return names, single
 
 
 def _check_scalars(shapes: Mapping[str, Any]) -> None:

@@ -24,12 +24,22 @@ def evaluate(run, split: str = "val", *, which: str = "current") -> dict[str, fl
     Raises:
       UserError: for an unknown split.
     """
+    return metrics.compute(run.parts.program.task, *outputs(run, split, which))
+
+
+def outputs(run, split: str, which: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits, labels) of a split; arguments as for `evaluate`."""
     params, stats = run.weights(which)
     if run.cached is not None and (which == "current" or run.best_is_recent):
-        logits, labels = _from_cache(run, params, stats, split)
-    else:
-        logits, labels = logits_of(run, params, stats, split)
-    return metrics.compute(run.parts.program.task, logits, labels)
+        return _from_cache(run, params, stats, split)
+    return logits_of(run, params, stats, split)
+
+
+def examined(run, split: str, which: str) -> tuple[dict[str, float], dict]:
+    """Returns (metrics, `metrics.details`) of a split; arguments as for `evaluate`."""
+    task, names = run.parts.program.task, run.parts.datasets["target"].class_names
+    found = outputs(run, split, which)
+    return metrics.compute(task, *found), metrics.details(task, *found, names)
 
 
 def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,12 +14,13 @@ from jaxtl import tree as trees
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def result(run, found: dict) -> dict:
+def result(run, found: dict, **known) -> dict:
     """Returns what result.json holds.
 
     Args:
       run: a finished run.
       found: {"val": metrics, "test": metrics} of the chosen checkpoint.
+      known: entries that were found elsewhere already, such as `drift`.
     """
     compiled, took = run.compiled, run.at - run.resumed_at
     speed = took / run.session_seconds if took and run.session_seconds > 0 else None
@@ -34,7 +35,7 @@ def result(run, found: dict) -> dict:
         "compile_seconds": run.compile_seconds,
         "flops_per_step": compiled.flops if compiled else None,
         "temp_bytes": compiled.temp_bytes if compiled else None,
-        "drift": drift(run),
+        "drift": known["drift"] if "drift" in known else drift(run),
         "parameter_bytes": trees.nbytes(run.params),
         "trainable_bytes": trees.nbytes(run.state.trainable),
         "optimizer_bytes": trees.nbytes(run.state.opt),
@@ -43,6 +44,7 @@ def result(run, found: dict) -> dict:
         "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
         "terms": dict(run.notes),
         **environment(),
+        **known,
     }
 
 

@@ -8,7 +8,10 @@ never run again.
 import contextlib
 import json
 import math
+import os
 import pathlib
+import secrets
+import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +37,25 @@ CREATE TABLE IF NOT EXISTS cells (
 );
 CREATE INDEX IF NOT EXISTS by_status ON cells (status);
 """
+
+
+def owner() -> str:
+    """Returns a name for this process that no other has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _alive(name: str) -> bool:
+    """Whether a process may still be there; of other machines nobody knows."""
+    host, _, rest = name.partition(":")
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(rest.partition(":")[0]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
 
 
 class Entry(NamedTuple):
@@ -140,7 +162,7 @@ class Ledger:
         return {name: _parsed(value) for name, value in rows}
 
     def add(self, cells: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Adds (key, labels) as waiting, in their order; known ones stay as they are."""
+        """Adds (key, labels) as waiting, in order; known ones stay as they are."""
         with self._writing() as db:
             [start] = db.execute("SELECT COALESCE(MAX(place) + 1, 0) FROM cells")
             rows = (
@@ -165,8 +187,8 @@ class Ledger:
         with self._writing() as db:
             for key in keys:
                 found = db.execute(
-                    "UPDATE cells SET status = ?, owner = ?, beat = ? WHERE key = ? AND "
-                    "(status = ? OR (status = ? AND beat < ?) OR "
+                    "UPDATE cells SET status = ?, owner = ?, beat = ? "
+                    "WHERE key = ? AND (status = ? OR (status = ? AND beat < ?) OR "
                     "(status = ? AND NOT json_valid(result)))",
                     (RUNNING, owner, now, key, WAITING, RUNNING, now - STALE, DONE),
                 )
@@ -180,6 +202,26 @@ class Ledger:
                 "UPDATE cells SET beat = ? WHERE owner = ? AND status = ?",
                 (time.time(), owner, RUNNING),
             )
+
+    def free_dead(self) -> int:
+        """Lets the cells of this machine's dead processes wait anew; returns how many.
+
+        A process that was killed leaves its claims behind; elsewhere than on its own
+        machine they are void after a minute without a beat.
+        """
+        with self._told():
+            owners = self._connection.execute(
+                "SELECT DISTINCT owner FROM cells WHERE status = ?", (RUNNING,)
+            ).fetchall()
+        dead = [owner for (owner,) in owners if owner and not _alive(owner)]
+        with self._writing() as db:
+            for owner in dead:
+                db.execute(
+                    "UPDATE cells SET status = ?, owner = NULL WHERE owner = ? AND "
+                    "status = ?",
+                    (WAITING, owner, RUNNING),
+                )
+        return len(dead)
 
     def release(self, owner: str) -> None:
         """Hands back what an owner claimed and did not finish."""

@@ -60,9 +60,12 @@ class Log:
         means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
         batch = sum(self.run.parts.program.batch.values())
         means["examples_per_second"] = len(rows) * batch / max(took, 1e-9)
+        self.run.curve["step"].append(self.run.at)
+        self.run.curve["loss"].append(means["loss"])
         self._write(means, "train")
 
     def evaluation(self, found: dict[str, float], better: bool) -> None:
+        self.run.curve["val"].append({"step": self.run.at, **found})
         self._write(found, "val", best=better)
 
     def _write(self, values, kind, **more):

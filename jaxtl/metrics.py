@@ -75,9 +75,13 @@ def ece(logits, labels, weights=None, bins: int = BINS) -> float:
     confidence = p.max(-1)
     gap = (p.argmax(-1) == np.asarray(labels)) - confidence
     weights = _weights(weights, len(gap))
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights * gap, minlength=bins)
+    gaps = np.bincount(_bins(confidence, bins), weights * gap, minlength=bins)
     return float(np.abs(gaps).sum() / weights.sum())
+
+
+def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Returns which of the intervals (0, 1/bins], (1/bins, 2/bins], … holds each."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 def brier(logits, labels, weights=None) -> float:
@@ -237,6 +241,46 @@ def compute(task: str, logits, labels, weights=None) -> dict[str, float]:
         raise UserError("metrics need at least one example with a weight above 0.")
     logits, labels, weights = logits[rows], labels[rows], weights[rows]
     return {n: fn(logits, labels, weights) for n, fn in METRICS[task].items()}
+
+
+def details(task: str, logits, labels, names=(), most: int = 100) -> dict:
+    """Returns what plots show of a classifier, as JSON; {} for other tasks.
+
+    Args:
+      task: as for `compute`.
+      logits: (N, outputs).
+      labels: (N,).
+      names: of the classes.
+      most: classes; {} for more.
+
+    Returns:
+      {"classes", "confusion": counts, rows true and columns predicted, "reliability":
+      {"count", "confidence", "accuracy"} of equally wide bins of the confidence, means
+      None where a bin is empty}.
+    """
+    logits = np.asarray(logits, np.float64)
+    finite = np.isfinite(logits).all()
+    if task != "classification" or logits.shape[1] > most or not finite:
+        return {}
+    correct = logits.argmax(-1) == labels
+    confidence = special.softmax(logits, -1).max(-1)
+    at = _bins(confidence, BINS)
+    count = np.bincount(at, minlength=BINS)
+
+    def means(values):
+        sums = np.bincount(at, values, minlength=BINS)
+        return [float(a / n) if n else None for a, n in zip(sums, count)]
+
+    classes = [str(name) for name in names] or list(map(str, range(logits.shape[1])))
+    return {
+        "classes": classes,
+        "confusion": confusion(logits, labels).astype(int).tolist(),
+        "reliability": {
+            "count": count.tolist(),
+            "confidence": means(confidence),
+            "accuracy": means(correct),
+        },
+    }
 
 
 def higher_is_better(name: str) -> bool:

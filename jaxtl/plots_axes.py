@@ -72,7 +72,7 @@ def against_axis(view: View, name: str, path: pathlib.Path) -> pathlib.Path | No
     Returns:
       the PNG's path, None where nothing was measured.
     """
-    split = "val" if name in view.tuned else view.split()
+    split = "val" if name in view.tuned else view.split
     rest = [a for a in view.tuned if a != name]
     names = list(view.lines(view.records, cells.MOST))
     scale = scale_of(view.axes[name])

@@ -91,7 +91,9 @@ def save(figure, path: pathlib.Path, title: str) -> pathlib.Path:
     figure.savefig(path, dpi=150)
     # The same results give the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(
+            path.with_suffix(".svg"), metadata={"Date": None, "Title": title}
+        )
     return path
 
 

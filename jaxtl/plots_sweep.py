@@ -28,20 +28,23 @@ _MAPS = 2  # heat maps
 def against_fact(
     view: View, fact: str, path: pathlib.Path, *, chosen: bool = False
 ) -> pathlib.Path | None:
-    """Draws the metric on test (val without) against a number of every result.
+    """Draws the metric against a number of every result.
 
     Args:
       view: of the records.
       fact: a number in `result`, such as "drift" or "seconds".
       path: where to write.
       chosen: one mark with its interval for each compared value, at its setting that
-        is best on val; else every setting's mean, with its seeds as dots.
+        is best on val, by the view's split; else every setting's mean on val, with its
+        seeds as dots.
 
     Returns:
       the PNG's path, None where all results agree in that number.
     """
     known = tuple(r for r in view.records if slices.is_number(r.result.get(fact)))
-    view, split = dataclasses.replace(view, records=known), view.split()
+    view = dataclasses.replace(view, records=known)
+    # Whoever looks at all settings on test has chosen by test.
+    split = view.split if chosen or not view.tuned else "val"
     sizes = {abs(r.result[fact]) for r in known}
     if len(sizes) < 2:
         return None
@@ -101,7 +104,7 @@ def _bars(axis, view, groups, fact, split, look) -> None:
 
 
 def overview(view: View, path: pathlib.Path) -> pathlib.Path | None:
-    """Draws each compared value's val and test metric with intervals, best val first.
+    """Draws each compared value's metric with intervals, val and test, best val first.
 
     Of conditions the last; tuned axes are chosen on val.
 
@@ -109,18 +112,19 @@ def overview(view: View, path: pathlib.Path) -> pathlib.Path | None:
       the PNG's path, None where fewer than two values were measured.
     """
     condition = view.panels()[-1]
+    splits = ("val", "test") if view.split == "test" else ("val",)
     lines = view.lines(view.within(condition), most=40)
     best = {n: view.chosen(group) for n, group in lines.items()}
-    rows = {n: [view.point(g, s) for s in ("val", "test")] for n, g in best.items()}
+    rows = {n: [view.point(g, s) for s in splits] for n, g in best.items()}
     rows = {n: found for n, found in rows.items() if any(found)}
     if len(rows) < 2:
         return None
     sign = -1.0 if view.higher else 1.0
-    order = sorted(rows, key=lambda n: sign * (rows[n][0] or rows[n][1]).mean)
+    order = sorted(rows, key=lambda n: sign * next(filter(None, rows[n])).mean)
     figure = Figure(figsize=(cells.WIDE, 1.5 + 0.34 * len(rows)), layout="constrained")
     axis = figure.subplots()
     looks = (("val", COLOURS[7], "D", 0.13), ("test", COLOURS[5], "o", -0.13))
-    for part, (split, colour, marker, shift) in enumerate(looks):
+    for part, (split, colour, marker, shift) in enumerate(looks[: len(splits)]):
         there = [(i, rows[n][part]) for i, n in enumerate(order) if rows[n][part]]
         if there:
             y = np.array([i for i, _ in there]) - shift

@@ -1,5 +1,6 @@
 """A run: an experiment in progress, in memory."""
 
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -44,6 +45,8 @@ class Run:
       loaded: (parameters, statistics) of a stored model that stand in for this run's
         own, None for a run in training.
       notes: name -> what terms, and the cache, decided for this run.
+      curve: what `training` measured: {"step": […], "loss": […] (means since the step
+        before), "val": [{"step": …, metric: …}, …]}; of this session.
       seconds: time spent in training steps, over all sessions of this run.
       resumed_at, session_seconds: the step this session began at, and its time.
     """
@@ -60,6 +63,7 @@ class Run:
         self.phase = 0
         self.cached: cache.Cached | None = None
         self.notes = dict(self.parts.notes)
+        self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
         self._best_weights: tuple[PyTree, PyTree] | None = None
         self.best_delta: PyTree = None
@@ -71,6 +75,21 @@ class Run:
         self.compile_seconds = 0.0
         self._hosts: dict[str, Iterator] = {}
         self._resident: tuple[range, dict] = (range(0), {})
+
+    def sibling(self, exp: Experiment) -> "Run":
+        """Returns `Run(exp)` in little time, from a run that has not begun.
+
+        Args:
+          exp: of the same `assemble.essence` as this run's.
+        """
+        other = copy.copy(self)
+        other.exp, other.parts = exp, assemble.renumbered(self.parts, exp)
+        # A copy: steps donate their state.
+        other.state = trees.copy(other.parts.state)
+        other.notes = dict(self.notes)
+        other.curve = {"step": [], "loss": [], "val": []}
+        other._hosts = {}
+        return other
 
     @property
     def source(self):

@@ -37,6 +37,7 @@ class View:
       records: those with a result.
       axes: axis -> values, without "seed"; numbers in their order, others as they came.
       metric: what is drawn and what settings are chosen by.
+      split: "test" where chosen settings may be looked at on it, else "val".
       higher: whether larger values of it are better.
       line: the axis with a line per value, None for a single line.
       conditions: axes with a panel per value.
@@ -46,6 +47,7 @@ class View:
     records: tuple[Record, ...]
     axes: Mapping[str, tuple]
     metric: str
+    split: str = "val"
     higher: bool = True
     line: str | None = None
     conditions: tuple[str, ...] = ()
@@ -60,11 +62,6 @@ class View:
         """Returns "val accuracy (%)"."""
         unit = {"nll": " (nats)"}.get(self.metric, "")
         return f"{split} {self.metric}" + (" (%)" if self.factor == 100.0 else unit)
-
-    def split(self) -> str:
-        """Returns "test" where any record has the metric of it, else "val"."""
-        tested = any(r.value("test", self.metric) is not None for r in self.records)
-        return "test" if tested else "val"
 
     def numeric(self, axis: str) -> bool:
         """Returns whether an axis has three numbers or more, and nothing else."""
@@ -156,11 +153,14 @@ def view(collection: Collection, summary: Any = None) -> View:
     division = getattr(summary, "division", None) or settings.divide(collection.axes)
     rows = [report.Row("", [dict(r.result) for r in records])]
     metric = getattr(summary, "metric", None) or report.shared_metric(rows)
+    tested = any(r.value("test", metric) is not None for r in records)
+    split = getattr(summary, "split", None) or ("test" if tested else "val")
     axes = {a: _ordered(v) for a, v in collection.axes.items() if a != settings.SEED}
     return View(
         records=records,
         axes=axes,
         metric=metric,
+        split=split,
         higher=metrics.higher_is_better(metric),
         line=division.method,
         conditions=tuple(a for a in division.compared if a != division.method),

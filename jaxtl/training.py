@@ -54,7 +54,7 @@ def _train(run: Run, progress: bool | None) -> dict:
     log_every = exp.log_every or max(1, exp.steps // 100)
     every = [log_every, evaluate_every, exp.save_every or exp.steps]
     saved, pace = time.monotonic(), 1
-    with log, _Interrupt() as interrupt, Progress(run, progress) as bar:
+    with log, Interrupt() as interrupt, Progress(run, progress) as bar:
         if run.at < exp.steps:
             run.compile()
         while run.at < exp.steps and not interrupt.asked:
@@ -120,7 +120,9 @@ def _finish(run: Run) -> dict:
     found = {}
     for split in ("val", "test") if run.exp.test else ("val",):
         if len(run.parts.datasets["target"].rows.get(split, ())):
-            found[split] = evaluation.evaluate(run, split, which="best")
+            found[split], seen = evaluation.examined(run, split, "best")
+            if seen:
+                found["details"] = {"split": split, **seen}
     result = facts.result(run, found)
     if run.directory is not None:
         store.save(run)
@@ -128,7 +130,7 @@ def _finish(run: Run) -> dict:
     return result
 
 
-class _Interrupt:
+class Interrupt:
     """Turns the first Ctrl-C into a request to stop between two steps."""
 
     def __init__(self):

@@ -1,0 +1,141 @@
+"""`jaxtl sweep`: plans, runs and sums up a grid of experiments."""
+
+import pathlib
+import sys
+import time
+
+from jaxtl import experiment, ledger, metrics, plan, report, sweep, sweeping
+from jaxtl.core import UserError
+from jaxtl.run import Run
+
+EXAMINED = 12  # programs of a plan that are set up to say what they take
+
+
+def sweep_(args) -> int:
+    """`jaxtl sweep FILE [a.b=0,0.1 …] [--plan] [--out DIR]`."""
+    made = prepare(args)
+    console = report.console()
+    if warned := plan.warning(made.programs):
+        print(f"warning: {warned}", file=sys.stderr)
+    if args.plan:
+        _planned(console, made)
+        return 0
+    with sweeping.begin(made, overwrite=args.overwrite) as book:
+        if args.retry:
+            book.again((ledger.FAILED,))
+        _run(console, made, book)
+        left = book.counts()
+    _told(console, made, left)
+    return _reported(made, left)
+
+
+def prepare(args) -> sweeping.Sweep:
+    """Returns the sweep that a command line asks for."""
+    axes = [text for text in args.overrides if sweep.is_axis(text)]
+    fixed = [text for text in args.overrides if not sweep.is_axis(text)]
+    file = experiment.read_file(args.file, *fixed)
+    module = sys.modules[experiment.MODULE + args.file.stem]
+    grid = sweep.grid_of(file, getattr(module, "SWEEP", None), axes)
+    if not grid.axes:
+        raise UserError(
+            f"{args.file} has no SWEEP, and no axis is given; try "
+            "optim.lr=0.0001,0.001,0.01."
+        )
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    out = args.out or pathlib.Path("runs") / f"sweep-{args.file.stem}" / stamp
+    found = getattr(module, "BASELINES", None)
+    return sweeping.made(
+        file, grid, out, mode=args.mode, most=args.lanes, baselines=found
+    )
+
+
+def _planned(console, made: sweeping.Sweep) -> None:
+    """Prints what would happen."""
+    rows, unread = [], 0
+    for number, program in enumerate(made.programs):
+        mode = memory = "–"
+        if number < EXAMINED:
+            mode, memory = _footing(made, program)
+        else:
+            unread += 1
+        fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
+        rows.append(
+            (fixed, ", ".join(program.traced), mode, len(program.cells), memory)
+        )
+    columns = ("program", "traced axes", "runs as", "cells", "memory")
+    title = f"{len(made.cells):,} cells in {len(made.programs):,} programs"
+    shown = rows[: 2 * EXAMINED]
+    console.print(report.table(title, columns, shown, left=3), markup=False)
+    if len(rows) > len(shown):
+        console.print(f"… and {len(rows) - len(shown):,} programs more")
+    if unread:
+        console.print(f"the first {EXAMINED} programs were set up to be examined")
+
+
+def _footing(made: sweeping.Sweep, program: plan.Program) -> tuple[str, str]:
+    exp = program.cells[0].exp
+    if isinstance(exp.init, experiment.Variant):
+        return f"after {exp.init.name!r} is trained", "–"
+    try:
+        found = plan.footing(Run(exp), len(program.cells), made.mode, made.most)
+    except UserError as error:
+        return f"fails: {error}", "–"
+    return plan.describe(found), plan.size(found)
+
+
+def _run(console, made: sweeping.Sweep, book: ledger.Ledger) -> None:
+    begun, total = time.perf_counter(), len(made.cells)
+    before = _finished(book)
+    if before:
+        console.print(f"{before} of {total} cells are done already")
+    best: list = [None]
+
+    def tell(outcomes) -> None:
+        labels = {cell.key: cell.labels for cell in made.cells}
+        for outcome in outcomes:
+            _note_best(best, outcome, labels.get(outcome.key, {}))
+            if outcome.status == ledger.FAILED:
+                where = _setting(labels.get(outcome.key, {}))
+                print(f"{where} failed: {outcome.error}", file=sys.stderr)
+        done, seconds = _finished(book), time.perf_counter() - begun
+        line = f"{seconds:6.0f} s  {done}/{total} cells"
+        if best[0] is not None:
+            line += f"; best on val so far: {best[0][2]} at {best[0][1]}"
+        console.print(line, markup=False)
+
+    sweeping.run(made, book, tell)
+
+
+def _finished(book: ledger.Ledger) -> int:
+    counts = book.counts()
+    return sum(counts.get(status, 0) for status in ledger.FINISHED)
+
+
+def _note_best(best: list, outcome: ledger.Outcome, labels) -> None:
+    name = outcome.result.get("monitor")
+    value = outcome.result.get("val", {}).get(name)
+    if value is None:
+        return
+    signed = value if metrics.higher_is_better(name) else -value
+    if best[0] is None or signed > best[0][0]:
+        best[0] = signed, _setting(labels), f"{name} {report.number(name, value, None)}"
+
+
+def _setting(labels) -> str:
+    return ", ".join(f"{k}={v}" for k, v in labels.items())
+
+
+def _told(console, made: sweeping.Sweep, counts) -> None:
+    text = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    console.print(f"{text}; recorded in {made.folder}", markup=False)
+
+
+def _reported(made: sweeping.Sweep, counts) -> int:
+    """Prints the tables of what is done; returns the exit code."""
+    from jaxtl import commands_report, records, summarise, tables
+
+    if counts.get(ledger.DONE):
+        found = summarise.summarise(records.read([made.folder]))
+        commands_report.show(found, tables.sheets(found))
+        print(f"more of it: jaxtl report {made.folder}")
+    return 1 if counts.get(ledger.FAILED) else 0

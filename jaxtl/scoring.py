@@ -1,0 +1,151 @@
+"""Scores of many lanes on a split, by one compiled forward pass."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import cache, compiling, config, losses, stacking, step
+from jaxtl import tree as trees
+from jaxtl.data import preprocess, streams
+
+
+def scores(lanes, kept, split: str, which: Sequence[int]) -> dict[int, tuple]:
+    """Returns {lane: (logits (N, outputs) float32, labels (N,))}.
+
+    Args:
+      lanes: a `lanes.Lanes`.
+      kept: the weights of all lanes, as it keeps them.
+      split: of the target data; {} is returned where it is empty.
+      which: the lanes to evaluate.
+    """
+    groups: dict[Any, list[int]] = {}
+    for lane in which:
+        dataset = lanes.runs[lane].parts.datasets["target"]
+        rows = dataset.rows.get(split, ())
+        if len(rows):
+            at = (id(dataset.x), np.asarray(rows).tobytes())
+            groups.setdefault(at, []).append(lane)
+    found = {}
+    for members in groups.values():
+        found.update(_group(lanes, kept, split, members))
+    return found
+
+
+def _group(lanes, kept, split: str, members: list[int]) -> dict[int, tuple]:
+    """Scores lanes that are evaluated on the same examples."""
+    run = lanes.runs[members[0]]
+    dataset, start = run.parts.datasets["target"], None
+    rows = streams.split_rows(dataset, split)
+    size = min(run.exp.evaluate_batch, len(rows))
+    if lanes.cached is not None:
+        stages = lanes.cached.stages
+        start = lanes.program.network.stages[len(stages)]
+        entry, _ = _features(lanes, run, stages, split)
+        x = entry.values
+        batches, weights = streams.evaluation_batches(np.arange(len(rows)), size)
+    else:
+        mesh = lanes.program.mesh
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        x = streams.device_stream(dataset, split, whole).x
+        batches, weights = streams.evaluation_batches(rows, size)
+    call = _compiled(lanes, start, run.preprocess)
+    hypers = lanes.states.hypers["peft"]
+    index = padded(members, len(lanes.runs))
+    given = (kept, hypers, lanes.own, lanes.shared, x, batches, index)
+    logits = np.asarray(call(*given), np.float32)[: len(members)]
+    used = weights.reshape(-1) > 0
+    labels = [lanes.runs[lane].parts.datasets["target"] for lane in members]
+    labels = [d.y_clean[rows] if split != "train" else d.y[rows] for d in labels]
+    flat = logits.reshape(len(members), len(used), *logits.shape[3:])
+    return {lane: (flat[i][used], labels[i]) for i, lane in enumerate(members)}
+
+
+def _features(lanes, run, stages, split):
+    """Returns the cached outputs of the frozen stages, found once for all lanes."""
+    known = lanes.__dict__.setdefault("features", {})
+    at = (split, np.asarray(run.parts.datasets["target"].rows[split]).tobytes())
+    if at not in known:
+        known[at] = cache.features(
+            run, run.params, run.state.stats, stages, "target", split
+        )
+    return known[at]
+
+
+def padded(members: Sequence[int], most: int) -> np.ndarray:
+    """Returns int32 lanes, the last repeated up to the next power of two (or `most`).
+
+    Lanes leave one by one; a program for each number of them would be one too many.
+    """
+    size = 1
+    while size < len(members):
+        size *= 2
+    size = max(min(size, most), len(members))
+    return np.asarray([*members, *[members[-1]] * (size - len(members))], np.int32)
+
+
+_STORE: dict[Any, Any] = {}
+
+
+def _compiled(lanes, start: str | None, pre: preprocess.Preprocess):
+    program, layout = lanes.program, lanes.layout
+    key = (program.key(), layout, lanes.mode, start, config.key(pre))
+    if key not in _STORE:
+        make = functools.partial(_forward, program, layout, start, pre, lanes.mode)
+        options = compiling.options(program.mesh.devices.flat[0].platform)
+        _STORE[key] = jax.jit(make, compiler_options=options)
+    return _STORE[key]
+
+
+def _forward(
+    program, layout, start, pre, mode, kept, hypers, own, shared, x, batches, index
+):
+    """Returns logits (lanes, batches, batch, …)."""
+    network = step.cast(program.network, program.dtype)
+
+    def one(i):
+        mine, numbers, leaves = jax.tree.map(lambda v: v[i], (kept, hypers, own))
+        fixed = layout.join(shared, leaves)["fixed"]
+        params = weights(program.peft, numbers, mine, fixed)
+
+        def batch(rows):
+            given = jax.tree.map(lambda values: values[rows], x)
+            if start is not None:
+                return network.apply(params, mine["stats"], given, start=start).logits
+            given = preprocess.apply(pre, given)
+            logits = network.apply(params, mine["stats"], given).logits
+            return losses.scores(logits, given, program.task)
+
+        return jax.lax.map(batch, batches)
+
+    return jax.vmap(one)(index) if mode == "vmap" else jax.lax.map(one, index)
+
+
+def weights(peft, numbers, kept, fixed):
+    """Returns the parameters as the network reads them."""
+    if peft is not None:
+        peft = config.fill(peft, numbers)
+    return step.whole(peft, kept, fixed)
+
+
+def drift(lanes, kept) -> np.ndarray | None:
+    """Returns float (lanes,): ‖θ − θ₀‖ over what has a source, None without one."""
+    if not jax.tree.leaves(lanes.runs[0].source.params):
+        return None
+    key = (lanes.program.key(), lanes.layout, "drift")
+    if key not in _STORE:
+        _STORE[key] = jax.jit(functools.partial(_drift, lanes.program, lanes.layout))
+    hypers = lanes.states.hypers["peft"]
+    return np.asarray(_STORE[key](kept, hypers, lanes.own, lanes.shared))
+
+
+def _drift(program, layout: stacking.Layout, kept, hypers, own, shared):
+    def one(given):
+        mine, numbers, leaves = given
+        fixed = layout.join(shared, leaves)["fixed"]
+        params = weights(program.peft, numbers, mine, fixed)
+        return trees.sum_squares(trees.sub(params, fixed.source.params)) ** 0.5
+
+    return jax.lax.map(one, (kept, hypers, own))

@@ -1,0 +1,425 @@
+"""What a sweep consists of: axes, and the cells that they span.
+
+    SWEEP = {
+        "method": {"full": {}, "L2-SP": {"terms.near": tl.regularizers.L2SP()}},
+        "terms.near.weight": tl.sweep.When({"method": "L2-SP"}, [0.01, 0.1, 1.0]),
+        "optim.lr": tl.sweep.log(1e-4, 1e-2, 5),
+        ("batch", "steps"): [(32, 400), (64, 200)],
+        "seed": range(5),
+    }
+
+An axis is a dotted path with its values; several paths that change together (zipped);
+or any name with a mapping from labels to changes (named variants). A cell is one value
+of each: an experiment.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxtl import config, snapshot
+from jaxtl.core import UserError, nearest
+from jaxtl.experiment import Experiment, File, Variant
+
+SEED, VARIANT, METHOD = "seed", "variant", "method"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range(Sequence):
+    """Numbers between two ends: a row of them in a grid, all of them in a search.
+
+    Attributes:
+      low, high: both included.
+      count: of a grid's values.
+      log: whether they lie evenly on a logarithmic axis.
+    """
+
+    low: float
+    high: float
+    count: int
+    log: bool = False
+
+    def __post_init__(self):
+        name = "log" if self.log else "linear"
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise UserError(
+                f"tl.sweep.{name}({self.low!r}, {self.high!r}): expected "
+                f"{'0 < ' if self.log else ''}low < high."
+            )
+        if not (isinstance(self.count, int) and self.count >= 2):
+            raise UserError(
+                f"tl.sweep.{name}: count={self.count!r}; expected at least 2 values."
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index):
+        space = np.geomspace if self.log else np.linspace
+        values = [float(f"{x:.6g}") for x in space(self.low, self.high, self.count)]
+        return values[index]
+
+
+def log(low: float, high: float, count: int) -> Range:
+    """Returns `count` numbers from low to high, each the same factor above the last."""
+    return Range(low, high, count, log=True)
+
+
+def linear(low: float, high: float, count: int) -> Range:
+    """Returns `count` numbers from low to high, evenly spaced."""
+    return Range(low, high, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class When:
+    """An axis that exists only in some cells.
+
+    Attributes:
+      condition: axis -> a label, or a tuple of labels, of axes named before this one.
+      values: as of any axis.
+    """
+
+    condition: Mapping[str, Any]
+    values: Any
+
+    def holds(self, labels: Mapping[str, Any]) -> bool:
+        """Whether the cell so far is one of those meant."""
+        return all(_among(labels.get(k), v) for k, v in self.condition.items())
+
+
+def _among(label: Any, wanted: Any) -> bool:
+    return (
+        label in wanted if isinstance(wanted, tuple | list | set) else label == wanted
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Halving:
+    """Successive halving: settings that do worst on validation stop early.
+
+    Settings of one compiled program are compared with each other, by the mean of the
+    monitored metric over their seeds.
+
+    Attributes:
+      rungs: shares of the steps at which settings are compared, rising, below 1.
+      keep: share that goes on at each, at least one setting.
+
+    References:
+      Jamieson and Talwalkar, Non-stochastic Best Arm Identification, AISTATS 2016.
+    """
+
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    keep: float = 0.5
+
+    def __post_init__(self):
+        rising = all(a < b for a, b in zip(self.rungs, self.rungs[1:]))
+        if not (self.rungs and rising and all(0 < r < 1 for r in self.rungs)):
+            raise UserError(
+                f"halving.rungs={self.rungs!r}: expected rising shares of the steps "
+                "between 0 and 1, such as (0.25, 0.5)."
+            )
+        if not 0 < self.keep < 1:
+            raise UserError(
+                f"halving.keep={self.keep!r}: expected a share between 0 and 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A sweep with more to say than its axes.
+
+    Attributes:
+      axes: as the mapping SWEEP.
+      exclude: cells to leave out: each a mapping from axes to a label, or a tuple of
+        labels; a cell that matches all of one is left out.
+      halving: lets cells stop early, None for none.
+    """
+
+    axes: Mapping[Any, Any]
+    exclude: tuple[Mapping[str, Any], ...] = ()
+    halving: Halving | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One experiment of a sweep.
+
+    Attributes:
+      key: identity: equal for equal experiments of equal files.
+      labels: axis -> value as it is shown.
+      variant: name of the experiment that it changes.
+      changes: (path, value) in the order that they are made.
+      exp: the experiment, unless its weights wait for a source.
+    """
+
+    key: str
+    labels: Mapping[str, Any]
+    variant: str
+    changes: tuple[tuple[str, Any], ...]
+    exp: Experiment
+
+
+def grid_of(file: File, given: Any, asked: Sequence[str] = ()) -> Grid:
+    """Returns the sweep of a file's SWEEP and of axes from the command line.
+
+    Args:
+      file: the experiments.
+      given: the file's SWEEP: a mapping, a Grid, or None.
+      asked: "a.b=0,0.01" texts; an axis of the same name replaces the file's.
+
+    Raises:
+      UserError: an axis that names no field or has no values, each with its name.
+    """
+    grid = given if isinstance(given, Grid) else Grid(given or {})
+    if not isinstance(grid.axes, Mapping):
+        raise UserError(
+            f"SWEEP={given!r}: expected a mapping from fields to values, such as "
+            '{"optim.lr": [1e-3, 1e-2]}, or a tl.sweep.Grid.'
+        )
+    axes = dict(grid.axes)
+    axes.update(_parsed(text) for text in asked)
+    if SEED not in axes and file.seeds is not None:
+        axes[SEED] = file.seeds
+    if len(file.variants) > 1 and VARIANT not in axes:
+        sources = {e.init.name for e in file.variants.values() if _waits(e)}
+        names = [name for name in file.variants if name not in sources]
+        axes = {VARIANT: names, **axes}
+    if SEED in axes:  # the innermost
+        axes[SEED] = axes.pop(SEED)
+    for axis, values in axes.items():
+        _check_axis(axis, values, list(axes))
+    return dataclasses.replace(grid, axes=axes)
+
+
+def _waits(exp: Experiment) -> bool:
+    return isinstance(exp.init, Variant)
+
+
+def _check_axis(axis, values, known) -> None:
+    if isinstance(values, When):
+        before = [_name(a) for a in known[: known.index(axis)]]
+        for name in values.condition:
+            if name not in before:
+                raise UserError(
+                    f"the axis {_name(axis)!r} depends on {name!r}, which is no axis "
+                    f"before it{nearest(name, before)}."
+                )
+        values = values.values
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(
+            f"the axis {_name(axis)!r} is {values!r}; expected a list of values."
+        )
+    if len(list(values)) == 0:
+        raise UserError(f"the axis {_name(axis)!r} has no values.")
+    if isinstance(axis, tuple):
+        for value in values:
+            if not isinstance(value, tuple | list) or len(value) != len(axis):
+                raise UserError(
+                    f"the axis {_name(axis)!r} zips {len(axis)} fields, but one of its "
+                    f"values is {value!r}; expected a tuple of {len(axis)}."
+                )
+
+
+def _name(axis) -> str:
+    return axis if isinstance(axis, str) else ", ".join(axis)
+
+
+def cells(file: File, grid: Grid) -> list[Cell]:
+    """Returns the cells of a grid, the last axis changing fastest.
+
+    Raises:
+      UserError: an axis that names no field of the experiment, a value that does not
+        fit, and cells that turn out twice.
+    """
+    for rule in grid.exclude:
+        for name in rule:
+            names = [_name(axis) for axis in grid.axes]
+            if name not in names:
+                raise UserError(
+                    f"exclude: {name!r} is no axis{nearest(name, names)} "
+                    f"(axes: {', '.join(names)})."
+                )
+    found, seen = [], {}
+    for labels, variant, changes, exp in _spanned(file, grid):
+        if any(_matches(labels, rule) for rule in grid.exclude):
+            continue
+        key = _key(file, variant, changes)
+        if key in seen:
+            raise UserError(
+                f"two cells of the sweep are the same experiment: {dict(labels)} and "
+                f"{seen[key]}; an axis names a value twice."
+            )
+        seen[key] = labels
+        found.append(Cell(key, labels, variant, changes, exp))
+    if not found:
+        raise UserError("the sweep has no cells: everything is excluded.")
+    return found
+
+
+def _matches(labels, rule) -> bool:
+    return all(k in labels and _among(labels[k], v) for k, v in rule.items())
+
+
+def _spanned(file: File, grid: Grid) -> Iterator[tuple]:
+    axes = dict(grid.axes)
+    names = axes.pop(VARIANT, list(file.variants))
+    override = _Overrides()
+    for variant in names:
+        if variant not in file.variants:
+            raise UserError(
+                f"the axis 'variant' names {variant!r}, which is no variant of "
+                f"{file.path.name}{nearest(variant, file.variants)} "
+                f"(variants: {', '.join(file.variants)})."
+            )
+        labels = {VARIANT: variant} if len(file.variants) > 1 else {}
+        start = (labels, (), file.variants[variant])
+        for labels, changes, exp in _grown(start, list(axes.items()), override):
+            yield labels, variant, changes, exp
+
+
+def _grown(start, axes, override) -> Iterator[tuple]:
+    """Yields (labels, changes, experiment) of every choice of values of the axes."""
+    if not axes:
+        yield start
+        return
+    (axis, values), rest = axes[0], axes[1:]
+    labels, changes, exp = start
+    if isinstance(values, When):
+        if not values.holds(labels):
+            yield from _grown(start, rest, override)
+            return
+        values = values.values
+    for label, change in _choices(axis, values):
+        made = exp
+        for path, value in change:
+            made = override(made, path, value)
+        grown = ({**labels, _name(axis): label}, changes + change, made)
+        yield from _grown(grown, rest, override)
+
+
+def _choices(axis, values) -> Iterator[tuple[Any, tuple]]:
+    """Yields (label, changes) of an axis's values."""
+    if isinstance(values, Mapping):
+        for label, changes in values.items():
+            if not isinstance(changes, Mapping):
+                raise UserError(
+                    f"the axis {_name(axis)!r}: {label!r} is {changes!r}; expected a "
+                    'mapping of changes, such as {"optim.lr": 1e-3}.'
+                )
+            yield label, tuple(changes.items())
+    elif isinstance(axis, tuple):
+        for row in values:
+            yield ", ".join(str(shown(x)) for x in row), tuple(zip(axis, row))
+    else:
+        for value in values:
+            yield shown(value), ((axis, value),)
+
+
+class _Overrides:
+    """`config.override` that reads each text and checks each type but once."""
+
+    def __init__(self):
+        self.known: dict[Any, Any] = {}
+
+    def __call__(self, exp: Experiment, path: str, value: Any) -> Experiment:
+        if path == SEED and isinstance(value, int):
+            return dataclasses.replace(exp, seed=int(value))
+        import jaxtl
+
+        return config.override(
+            exp, path, value, names={"tl": jaxtl}, new=True, memo=self.known
+        )
+
+
+def shown(value: Any) -> Any:
+    """Returns a value as it stands in tables: numbers and texts as they are."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if config.is_config(value):
+        parts = []
+        for name, field in config.fields(value).items():
+            own = getattr(value, name)
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            if config.key(own) != config.key(default):
+                parts.append(f"{name}={shown(own)!r}")
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, tuple | list):
+        return ", ".join(str(shown(x)) for x in value)
+    return str(value)
+
+
+def digest(exp: Experiment) -> str:
+    """Returns a hash of an experiment's settings."""
+    text = json.dumps(snapshot.to_json(exp), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_DIGESTS: dict[int, tuple[Any, str]] = {}
+
+
+def _key(file: File, variant: str, changes) -> str:
+    base = file.variants[variant]
+    if id(base) not in _DIGESTS or _DIGESTS[id(base)][0] is not base:
+        _DIGESTS[id(base)] = base, digest(base)
+    last = dict(changes)  # of several changes of one path the last counts
+    made = sorted(last.items(), key=lambda change: change[0])
+    text = repr((variant, _DIGESTS[id(base)][1], made))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def is_axis(text: str) -> bool:
+    """Whether "path=values" on a command line spans several values."""
+    name, _, values = text.partition("=")
+    many = len([part for part in _split(values) if part]) > 1
+    return many or bool(_RANGES.fullmatch(values.strip())) or name.strip() == SEED
+
+
+_RANGES = re.compile(r"(log|linear)\(.+\)|-?\d+\.\.-?\d+|tl\.sweep\..+")
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    """Returns (axis, values) of "a.b=0,0.01", "seed=0..4" or "lr=log(1e-4,1e-2,5)"."""
+    import jaxtl
+
+    name, equals, values = text.partition("=")
+    name, values = name.strip(), values.strip()
+    if not equals or not name:
+        raise UserError(
+            f"the axis {text!r} has no '='; expected path=value,value, such as "
+            "optim.lr=0.001,0.01."
+        )
+    if made := re.fullmatch(r"(log|linear)\((.+),(.+),(.+)\)", values):
+        low, high, count = (config.literal(x.strip()) for x in made.groups()[1:])
+        return name, (log if made[1] == "log" else linear)(low, high, count)
+    if made := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values):
+        return name, range(int(made[1]), int(made[2]) + 1)
+    parts = [part for part in _split(values) if part]
+    found = [config.literal(part, {"tl": jaxtl}) for part in parts]
+    if len(found) == 1 and isinstance(found[0], Range):
+        return name, found[0]
+    return name, found
+
+
+def _split(text: str) -> list[str]:
+    """Splits at the commas that stand in no bracket or quotes."""
+    parts, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        depth += (char in "([{") - (char in ")]}") if not quote else 0
+        if char == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]

@@ -1,0 +1,322 @@
+"""Runs a sweep: claims cells, trains them as lanes or alone, records what came out."""
+
+import contextlib
+import dataclasses
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxtl import (
+    assemble,
+    facts,
+    lanes,
+    ledger,
+    plan,
+    pretrained,
+    rundir,
+    snapshot,
+    stacking,
+    store,
+    sweep,
+    together,
+    training,
+)
+from jaxtl.core import UserError
+from jaxtl.experiment import Experiment, File, Variant
+from jaxtl.run import Run
+
+BEAT = 10.0  # seconds between signs of life
+POLL = 1.0  # seconds between looks at a source that another process trains
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """A sweep in a folder.
+
+    Attributes:
+      file, grid: what it is made of.
+      cells: all of them.
+      programs: the cells by what is compiled in.
+      folder: where it is recorded.
+      mode, most: as for `plan.footing`.
+      baselines: name -> what is fitted without a network.
+    """
+
+    file: File
+    grid: sweep.Grid
+    cells: tuple[sweep.Cell, ...]
+    programs: tuple[plan.Program, ...]
+    folder: pathlib.Path
+    mode: str = "auto"
+    most: int | None = None
+    baselines: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def made(
+    file: File,
+    grid: sweep.Grid,
+    folder: pathlib.Path,
+    *,
+    mode: str = "auto",
+    most: int | None = None,
+    baselines: Mapping[str, Any] | None = None,
+) -> Sweep:
+    """Returns the sweep of a file; nothing is set up or written yet."""
+    if mode not in ("auto", lanes.VMAP, lanes.MAP, lanes.ALONE):
+        raise UserError(f"mode={mode!r}: expected auto, vmap, map or alone.")
+    if grid.halving is not None and most is None:
+        most = 2**20  # settings are compared within a program: all its lanes at once
+    cells = tuple(sweep.cells(file, grid))
+    groups = tuple(plan.programs(cells))
+    return Sweep(file, grid, cells, groups, folder, mode, most, baselines or {})
+
+
+def begin(made: Sweep, *, overwrite: bool = False) -> ledger.Ledger:
+    """Opens the sweep's ledger, with every cell in it.
+
+    Raises:
+      UserError: a folder that holds something else, or a sweep of other experiments.
+    """
+    folder = made.folder
+    if overwrite and (folder / ledger.FILE).exists():
+        for path in folder.glob(f"{ledger.FILE}*"):
+            path.unlink()
+    if not (folder / ledger.FILE).exists():
+        rundir.create(folder, overwrite=overwrite)
+        (folder / "experiment.py").write_text(made.file.path.read_text())
+    book = ledger.Ledger(folder, create=True)
+    digests = {name: sweep.digest(exp) for name, exp in made.file.variants.items()}
+    known = book.meta().get("digests")
+    if known is not None and known != digests:
+        changed = sorted(
+            name or "the experiment"
+            for name in {*known, *digests}
+            if known.get(name) != digests.get(name)
+        )
+        book.__exit__()
+        raise UserError(
+            f"{folder} holds a sweep of other experiments: {', '.join(changed)} "
+            "changed since; choose another --out, or --overwrite what lies there."
+        )
+    book.tell(
+        digests=digests,
+        file=made.file.path.name,
+        doc=made.file.doc,
+        overrides=list(made.file.overrides),
+        axes={name: _shown(values) for name, values in made.grid.axes.items()},
+        experiments={n: snapshot.to_json(e) for n, e in made.file.variants.items()},
+        environment=facts.environment(),
+    )
+    book.add((cell.key, cell.labels) for cell in made.cells)
+    return book
+
+
+def _shown(values: Any) -> Any:
+    values = values.values if isinstance(values, sweep.When) else values
+    return [sweep.shown(value) for value in values]
+
+
+class Working(contextlib.ExitStack):
+    """A process that works on a sweep: beats while it does, hands back what is left."""
+
+    def __init__(self, book: ledger.Ledger):
+        super().__init__()
+        self.book, self.owner = book, ledger.owner()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "Working":
+        self.book.free_dead()
+        thread = threading.Thread(target=self._beat, daemon=True)
+        thread.start()
+        self.callback(self.book.release, self.owner)
+        self.callback(thread.join)
+        self.callback(self._ended.set)
+        return self
+
+    def _beat(self) -> None:
+        with ledger.Ledger(self.book.path.parent) as own:
+            while not self._ended.wait(BEAT):
+                with contextlib.suppress(UserError):  # the disk may be full for now
+                    own.beat(self.owner)
+
+
+def run(
+    made: Sweep,
+    book: ledger.Ledger,
+    tell: Callable[[Sequence[ledger.Outcome]], None] = lambda outcomes: None,
+) -> None:
+    """Runs every cell that waits, chunk by chunk, and records each as it finishes.
+
+    Raises:
+      KeyboardInterrupt: after Ctrl-C; what is under way waits anew.
+    """
+    with Working(book) as working, training.Interrupt() as interrupt:
+        for program in made.programs:
+            for outcomes in _chunks(made, program, working, interrupt):
+                book.finish(outcomes)
+                tell(outcomes)
+            if interrupt.asked:
+                raise KeyboardInterrupt("stopped; the same command goes on.")
+
+
+def _chunks(made: Sweep, program: plan.Program, working: Working, interrupt):
+    """Yields the outcomes of a program's cells, some at a time."""
+    book, owner, size, left = working.book, working.owner, None, list(program.cells)
+    while left and not interrupt.asked:
+        known = book.statuses()
+        open_ = (ledger.WAITING, ledger.RUNNING, ledger.DAMAGED)
+        left = [cell for cell in left if known[cell.key] in open_]
+        if not left:
+            return
+        if size is None:
+            size = yield from _sized(made, program, left, working)
+            if size is None:
+                return
+        wanted, left = left[: size.lanes], left[size.lanes :]
+        taken = set(book.claim([cell.key for cell in wanted], owner))
+        mine = [cell for cell in wanted if cell.key in taken]
+        if mine:
+            yield from chunk(made, mine, size, interrupt)
+
+
+def _sized(made: Sweep, program: plan.Program, left, working: Working):
+    """Returns the footing of a program, or None where no cell of it can be set up."""
+    for cell in left:
+        try:
+            first = Run(resolved(cell.exp, made))
+            return plan.footing(first, len(left), made.mode, made.most)
+        except UserError as error:
+            if working.book.claim([cell.key], working.owner):
+                yield [ledger.Outcome(cell.key, ledger.FAILED, {}, {}, str(error))]
+    return None
+
+
+def chunk(
+    made: Sweep, cells: Sequence[sweep.Cell], size: plan.Footing, interrupt
+) -> Iterator[list[ledger.Outcome]]:
+    """Trains some cells of one program; yields what came out."""
+    ready, failed = _set_up(made, cells)
+    if failed:
+        yield failed
+    if size.mode != lanes.ALONE and len(ready) > 1:
+        try:
+            found = _side_by_side(made, ready, size.mode, interrupt)
+            if found is not None:
+                yield found
+            return
+        except stacking.Unlike:
+            pass  # their arrays differ in shape after all
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or len(ready) < 2:
+                raise
+            # Too many for the memory after all.
+            half = dataclasses.replace(size, lanes=-(-len(ready) // 2))
+            mine = [cell for cell, _ in ready]
+            yield from chunk(made, mine[: half.lanes], half, interrupt)
+            yield from chunk(made, mine[half.lanes :], half, interrupt)
+            return
+    for cell, one in ready:
+        if interrupt.asked:
+            return
+        yield [_alone(cell, one)]
+
+
+def _set_up(made: Sweep, cells):
+    """Returns ([(cell, run)], outcomes of those that can't be set up)."""
+    ready, failed, known = [], [], {}
+    for cell in cells:
+        try:
+            exp = resolved(cell.exp, made)
+            essence = assemble.essence(exp)
+            if essence not in known:
+                known[essence] = Run(exp)
+                one = known[essence]
+                if len(one.parts.stretches) > 1:
+                    del known[essence]
+            else:
+                one = known[essence].sibling(exp)
+            ready.append((cell, one))
+        except UserError as error:
+            failed.append(ledger.Outcome(cell.key, ledger.FAILED, {}, {}, str(error)))
+    return ready, failed
+
+
+def _side_by_side(made: Sweep, ready, mode: str, interrupt):
+    begun = time.perf_counter()
+    side = lanes.Lanes([one for _, one in ready], mode)
+    settings = [
+        tuple((k, str(v)) for k, v in cell.labels.items() if k != sweep.SEED)
+        for cell, _ in ready
+    ]
+    found = together.train(
+        side,
+        halving=made.grid.halving,
+        settings=settings,
+        asked_to_stop=lambda: interrupt.asked,
+    )
+    if found is None:
+        return None
+    share = (time.perf_counter() - begun) / len(ready)
+    return [
+        ledger.Outcome(
+            cell.key,
+            one.status,
+            {**one.result, "seconds": share} if one.result else {},
+            one.curve,
+            one.error,
+        )
+        for (cell, _), one in zip(ready, found)
+    ]
+
+
+def _alone(cell: sweep.Cell, one: Run) -> ledger.Outcome:
+    begun = time.perf_counter()
+    # The run's first step donates its state, which siblings share.
+    one = one.sibling(one.exp) if len(one.parts.stretches) == 1 else one
+    try:
+        result = training.train(one, progress=False)
+    except UserError as error:
+        return ledger.Outcome(cell.key, ledger.FAILED, {}, one.curve, str(error))
+    result = {**result, "seconds": time.perf_counter() - begun}
+    curve = {
+        "step": one.curve["step"],
+        "loss": [float(f"{x:.6g}") for x in one.curve["loss"]],
+        "val": [lanes.rounded(row) for row in one.curve["val"]],
+    }
+    return ledger.Outcome(cell.key, ledger.DONE, result, curve)
+
+
+def resolved(exp: Experiment, made: Sweep) -> Experiment:
+    """Returns an experiment whose source, where that is a variant, is trained."""
+    if not isinstance(exp.init, Variant):
+        return exp
+    init = exp.init
+    base = made.file.variants[init.name]
+    seed = exp.seed if init.per_seed else base.seed
+    path = made.folder / "sources" / init.name.replace("/", "_") / f"seed{seed}"
+    source = resolved(dataclasses.replace(base, seed=seed), made)
+    _trained(source, path, made)
+    start = pretrained.Run(str(path), init.reset, init.ignore, init.which)
+    return dataclasses.replace(exp, init=start)
+
+
+def _trained(exp: Experiment, path: pathlib.Path, made: Sweep) -> None:
+    """Trains a source, or waits until another process has."""
+    while not (path / "result.json").exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with rundir.lock(path.parent):
+                if (path / rundir.MARK).exists():
+                    one = store.resume(path)
+                else:
+                    fresh = {"file": made.file.path, "overwrite": path.exists()}
+                    one = store.setup(exp, path, **fresh)
+                training.train(one, progress=False)
+        except UserError as error:
+            if "in use by another process" not in str(error):
+                raise
+            time.sleep(POLL)
