@@ -8,6 +8,7 @@ from jaxtl import experiment, ledger, metrics, plan, report, sweep, sweeping
 from jaxtl.core import UserError
 from jaxtl.run import Run
 
+PAUSE = 5.0  # seconds between lines of progress
 EXAMINED = 12  # programs of a plan that are set up to say what they take
 
 
@@ -63,13 +64,19 @@ def _planned(console, made: sweeping.Sweep) -> None:
             (fixed, ", ".join(program.traced), mode, len(program.cells), memory)
         )
     columns = ("program", "traced axes", "runs as", "cells", "memory")
-    title = f"{len(made.cells):,} cells in {len(made.programs):,} programs"
+    title = f"{len(made.cells):,} cells in {_count(len(made.programs), 'program')}"
+    if made.fitted:
+        title += f", and {_count(len(made.fitted), 'fit')} of baselines"
     shown = rows[: 2 * EXAMINED]
     console.print(report.table(title, columns, shown, left=3), markup=False)
     if len(rows) > len(shown):
         console.print(f"… and {len(rows) - len(shown):,} programs more")
     if unread:
         console.print(f"the first {EXAMINED} programs were set up to be examined")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _footing(made: sweeping.Sweep, program: plan.Program) -> tuple[str, str]:
@@ -84,20 +91,24 @@ def _footing(made: sweeping.Sweep, program: plan.Program) -> tuple[str, str]:
 
 
 def _run(console, made: sweeping.Sweep, book: ledger.Ledger) -> None:
-    begun, total = time.perf_counter(), len(made.cells)
+    begun, total = time.perf_counter(), len(made.cells) + len(made.fitted)
     before = _finished(book)
     if before:
         console.print(f"{before} of {total} cells are done already")
     best: list = [None]
+    told = [-PAUSE]
+    labels = {cell.key: cell.labels for cell in (*made.cells, *made.fitted)}
 
     def tell(outcomes) -> None:
-        labels = {cell.key: cell.labels for cell in made.cells}
         for outcome in outcomes:
             _note_best(best, outcome, labels.get(outcome.key, {}))
             if outcome.status == ledger.FAILED:
                 where = _setting(labels.get(outcome.key, {}))
                 print(f"{where} failed: {outcome.error}", file=sys.stderr)
         done, seconds = _finished(book), time.perf_counter() - begun
+        if done < total and seconds - told[0] < PAUSE:
+            return
+        told[0] = seconds
         line = f"{seconds:6.0f} s  {done}/{total} cells"
         if best[0] is not None:
             line += f"; best on val so far: {best[0][2]} at {best[0][1]}"

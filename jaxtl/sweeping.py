@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax
 from jaxtl import (
     assemble,
     facts,
+    fits,
     lanes,
     ledger,
     plan,
@@ -43,7 +44,7 @@ class Sweep:
       programs: the cells by what is compiled in.
       folder: where it is recorded.
       mode, most: as for `plan.footing`.
-      baselines: name -> what is fitted without a network.
+      fitted: baselines, on the same splits.
     """
 
     file: File
@@ -53,7 +54,7 @@ class Sweep:
     folder: pathlib.Path
     mode: str = "auto"
     most: int | None = None
-    baselines: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fitted: tuple[fits.Fit, ...] = ()
 
 
 def made(
@@ -63,16 +64,30 @@ def made(
     *,
     mode: str = "auto",
     most: int | None = None,
-    baselines: Mapping[str, Any] | None = None,
+    baselines: Any = None,
 ) -> Sweep:
-    """Returns the sweep of a file; nothing is set up or written yet."""
+    """Returns the sweep of a file; nothing is set up or written yet.
+
+    Args:
+      file, grid, folder, mode, most: as in `Sweep`.
+      baselines: the file's BASELINES, or None.
+    """
     if mode not in ("auto", lanes.VMAP, lanes.MAP, lanes.ALONE):
         raise UserError(f"mode={mode!r}: expected auto, vmap, map or alone.")
     if grid.halving is not None and most is None:
         most = 2**20  # settings are compared within a program: all its lanes at once
     cells = tuple(sweep.cells(file, grid))
     groups = tuple(plan.programs(cells))
-    return Sweep(file, grid, cells, groups, folder, mode, most, baselines or {})
+    fitted = tuple(fits.fits(baselines, grid, cells)) if baselines else ()
+    if fitted and fits.method_axis(grid) not in cells[0].labels:
+        # Beside baselines, networks need a name as well.
+        axis = fits.method_axis(grid)
+        cells = tuple(
+            dataclasses.replace(c, labels={axis: fits.NETWORK, **c.labels})
+            for c in cells
+        )
+        groups = tuple(plan.programs(cells))
+    return Sweep(file, grid, cells, groups, folder, mode, most, fitted)
 
 
 def begin(made: Sweep, *, overwrite: bool = False) -> ledger.Ledger:
@@ -111,7 +126,7 @@ def begin(made: Sweep, *, overwrite: bool = False) -> ledger.Ledger:
         experiments={n: snapshot.to_json(e) for n, e in made.file.variants.items()},
         environment=facts.environment(),
     )
-    book.add((cell.key, cell.labels) for cell in made.cells)
+    book.add((cell.key, cell.labels) for cell in (*made.cells, *made.fitted))
     return book
 
 
@@ -159,8 +174,13 @@ def run(
             for outcomes in _chunks(made, program, working, interrupt):
                 book.finish(outcomes)
                 tell(outcomes)
-            if interrupt.asked:
-                raise KeyboardInterrupt("stopped; the same command goes on.")
+        for fit in made.fitted:
+            if not interrupt.asked and book.claim([fit.key], working.owner):
+                outcome = fits.run(fit, resolved(fit.exp, made))
+                book.finish([outcome])
+                tell([outcome])
+        if interrupt.asked:
+            raise KeyboardInterrupt("stopped; the same command goes on.")
 
 
 def _chunks(made: Sweep, program: plan.Program, working: Working, interrupt):
