@@ -113,8 +113,8 @@ def _alarms(summary: Summary) -> list[str]:
         ]
         if names:
             told.append(f"Below {reference}, not significantly: {_list(names)}.")
-    if not found and any(verdicts.is_reference(x, summary) for x in summary.lines):
-        told.append("No line is below from-scratch or the untouched source.")
+    if summary.references and not found:
+        told.append(f"No line is below {' or '.join(summary.references)}.")
     return told
 
 

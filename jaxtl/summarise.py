@@ -64,6 +64,7 @@ def summarise(
         settings=tuple(every),
         tuned=tuned,
         baseline=selector,
+        references=verdicts.references(lines, rules, fresh),
         counts=dict(collections.Counter(r.status for r in collection.records)),
     )
 

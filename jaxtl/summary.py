@@ -146,6 +146,7 @@ class Summary(Rules):
       settings: every setting with a finished, failed or stopped run, by val only.
       tuned: whether lines were chosen on val.
       baseline: axis -> value that baselines have, {"method": "full"}; {} without.
+      references: "from-scratch" or "the untouched source", those that are there.
       counts: status -> number of cells.
     """
 
@@ -154,6 +155,7 @@ class Summary(Rules):
     settings: tuple[Line, ...]
     tuned: bool
     baseline: Mapping[str, str]
+    references: tuple[str, ...]
     counts: Mapping[str, int]
 
     @property

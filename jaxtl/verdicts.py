@@ -15,20 +15,14 @@ ALPHA = 1 - significance.LEVEL
 def against_baseline(
     lines: Sequence[Line], rules: Rules, baseline: Mapping[str, str]
 ) -> list[Line]:
-    """Compares each line with the baseline of its column; see `partner`."""
+    """Compares each line with the baseline of its column; see `partners`."""
     if not baseline:
         return list(lines)
-    pairs = {}
-    for i, line in enumerate(lines):
-        other = partner(
-            line,
-            lines,
-            rules,
-            lambda x: settings.matches(x.compared, baseline),
-            baseline,
-        )
-        if other is not None and other is not line:
-            pairs[i] = other
+    partner = partners(
+        lines, rules, lambda x: settings.matches(x.compared, baseline), baseline
+    )
+    others = {i: partner(line) for i, line in enumerate(lines)}
+    pairs = {i: x for i, x in others.items() if x is not None and x is not lines[i]}
     found = dict(zip(pairs, compare([(lines[i], pairs[i]) for i in pairs], rules)))
     return [
         dataclasses.replace(line, comparison=found.get(i))
@@ -44,18 +38,19 @@ def alarmed(
     All their comparisons are one family for Holm's correction. References and
     baselines that train no network get no alarm.
     """
-    references: dict[str, Callable[[Line], bool]] = {
-        FROM_SCRATCH: lambda line: is_scratch(line, rules, scratch),
-        UNTOUCHED: lambda line: is_source(line, rules),
-    }
+    known = _references(rules, scratch)
+    transfers = [
+        (i, line)
+        for i, line in enumerate(lines)
+        if not _trains_none(line, rules)
+        and not any(is_it(line) for is_it in known.values())
+    ]
     pairs, which = [], []
-    for i, line in enumerate(lines):
-        if any(is_it(line) for is_it in references.values()) or _trains_none(
-            line, rules
-        ):
-            continue
-        for name, is_it in references.items():
-            other = partner(line, lines, rules, is_it, scratch)
+    for name, is_it in known.items():
+        apart = scratch if name == FROM_SCRATCH else {}
+        partner = partners(lines, rules, is_it, apart)
+        for i, line in transfers:
+            other = partner(line)
             if other is not None:
                 pairs.append((line, other))
                 which.append((i, name))
@@ -158,36 +153,47 @@ def _verdict(difference, adjusted: float | None, higher: bool) -> str:
     return BETTER if (difference.mean > 0) == higher else WORSE
 
 
-def partner(
-    line: Line,
+def partners(
     lines: Sequence[Line],
     rules: Rules,
     is_it: Callable[[Line], bool],
     selector: Mapping[str, str],
-) -> Line | None:
-    """Returns the reference that a line is compared with, None without any.
+) -> Callable[[Line], Line | None]:
+    """Returns a function: line -> the reference it is compared with, None without any.
 
-    That is, of the lines that `is_it`, one measured on the same data that agrees on
-    every compared axis but the selector's (or, without one, the axis of methods), as
-    far as it has that axis.
+    That is the first of the lines that `is_it`, measured on the same data, that agrees
+    on every compared axis but the selector's (or, without one, the axis of methods),
+    as far as both have that axis.
     """
-    if line.estimate(rules.split) is None:
-        return None
     apart = set(selector) or {rules.division.method}
-    for other in lines:
-        if not is_it(other) or other.estimate(rules.split) is None:
-            continue
-        shared = [
-            name
-            for name in other.compared
-            if name not in apart and name in line.compared
-        ]
-        same = settings.key(line.compared, shared) == settings.key(
-            other.compared, shared
-        )
-        if same and not _apart(line, other):
-            return other
-    return None
+    known = [x for x in lines if x.estimate(rules.split) is not None and is_it(x)]
+    tables: dict[tuple, dict[tuple, list[tuple[int, Line]]]] = {}
+
+    def table(axes: tuple[str, ...]) -> dict[tuple, list[tuple[int, Line]]]:
+        """Returns (shared axes, values there) -> the references of these."""
+        found: dict[tuple, list[tuple[int, Line]]] = {}
+        for i, other in enumerate(known):
+            shared = tuple(n for n in other.compared if n not in apart and n in axes)
+            place = shared, settings.key(other.compared, shared)
+            found.setdefault(place, []).append((i, other))
+        return found
+
+    def partner(line: Line) -> Line | None:
+        if line.estimate(rules.split) is None:
+            return None
+        axes = tuple(line.compared)
+        if axes not in tables:
+            tables[axes] = table(axes)
+        found = []
+        for shared in {shared for shared, _ in tables[axes]}:
+            place = shared, settings.key(line.compared, shared)
+            found += tables[axes].get(place, [])
+        for _, other in sorted(found, key=lambda pair: pair[0]):
+            if not _apart(line, other):
+                return other
+        return None
+
+    return partner
 
 
 def _apart(line: Line, other: Line) -> str:
@@ -222,9 +228,21 @@ def _trains_none(line: Line, rules: Rules) -> bool:
     return isinstance(value, str) and settings.BASELINE in value
 
 
-def is_reference(line: Line, rules: Rules) -> bool:
-    """Returns whether negative transfer can be told by a line, going by its name."""
-    return is_scratch(line, rules, {}) or is_source(line, rules)
+def references(
+    lines: Sequence[Line], rules: Rules, scratch: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Returns the references that are there to tell negative transfer by."""
+    known = _references(rules, scratch)
+    return tuple(name for name, is_it in known.items() if any(map(is_it, lines)))
+
+
+def _references(
+    rules: Rules, scratch: Mapping[str, str]
+) -> dict[str, Callable[[Line], bool]]:
+    return {
+        FROM_SCRATCH: lambda line: is_scratch(line, rules, scratch),
+        UNTOUCHED: lambda line: is_source(line, rules),
+    }
 
 
 def elsewhere(lines: Sequence[Line], rules: Rules) -> list[Line]:

@@ -1,0 +1,140 @@
+"""How long do 10,000 results take to write, to read and to summarise?
+
+A sweep of 2,000 settings and five seeds with results and curves as runs leave them:
+written to a ledger in batches, claimed before as a sweep does, read back, made into a
+summary and that into Markdown. Beside the ledger the same results are written and read
+as one JSON file each, which is what directories of runs are.
+
+    python benchmarks/store.py [--quick] [--json FILE]
+"""
+
+import itertools
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import timing
+
+from jaxtl import formats, records, tables
+from jaxtl.ledger import DONE, Ledger, Outcome
+from jaxtl.summarise import summarise
+
+BATCH = 64  # cells that one dispatch finishes together
+TARGET = 10.0  # seconds to read and build the tables
+AXES = {
+    "method": [f"method {i}" for i in range(20)],
+    "optim.lr": np.logspace(-4, -1, 10).tolist(),
+    "terms.l2sp.weight": np.logspace(-3, 0, 10).tolist(),
+    "seed": list(range(5)),
+}
+
+
+def outcomes(quick: bool) -> list[tuple[dict, Outcome]]:
+    """Returns (labels, outcome) of every cell."""
+    axes = {**AXES, "method": AXES["method"][:1]} if quick else AXES
+    rng, found = np.random.default_rng(0), []
+    for place, values in enumerate(itertools.product(*axes.values())):
+        labels = dict(zip(axes, values))
+        val, test = rng.uniform(0.5, 0.9, 2).tolist()
+        names = ("accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+        result = {
+            "val": dict.fromkeys(names, val),
+            "test": dict.fromkeys(names, test),
+            "monitor": "accuracy",
+            "seed": labels["seed"],
+            "steps": 200,
+            "drift": float(rng.uniform()),
+            "seconds": 0.1,
+            "trainable_parameters": 38_282,
+            "examples": {"train": 100, "val": 1000, "test": 10_000},
+            "versions": {"jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8"},
+        }
+        curve = {
+            "step": list(range(0, 200, 2)),
+            "loss": rng.uniform(size=100).tolist(),
+            "val": [{"step": s, "accuracy": val} for s in range(0, 200, 20)],
+        }
+        found.append((labels, Outcome(f"cell{place:05}", DONE, result, curve)))
+    return found
+
+
+def write(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
+    """Adds, claims and finishes all cells, a batch at a time."""
+    with Ledger(folder, create=True) as book:
+        book.tell(doc="Ten thousand results.", axes=AXES)
+        book.add((outcome.key, labels) for labels, outcome in cells)
+        for begin in range(0, len(cells), BATCH):
+            batch = [outcome for _, outcome in cells[begin : begin + BATCH]]
+            book.claim([outcome.key for outcome in batch], "this process")
+            book.finish(batch)
+
+
+def write_files(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
+    """Writes each result to a file of its own."""
+    for _, outcome in cells:
+        path = folder / outcome.key
+        path.mkdir()
+        text = json.dumps({"result": outcome.result, "curve": outcome.curve})
+        (path / "result.json").write_text(text)
+
+
+def read_files(folder: pathlib.Path) -> list[dict]:
+    """Reads them back."""
+    paths = sorted(folder.rglob("result.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def timed(rows: list[timing.Row], stage: str, cells: int, work: Callable):
+    """Runs work once, adds its row and returns what it returns."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    found = work()
+    seconds = time.perf_counter() - clock
+    rows.append(
+        {
+            "stage": stage,
+            "s": seconds,
+            "CPU s": time.process_time() - cpu,
+            "cells/s": round(cells / seconds),
+        }
+    )
+    return found
+
+
+def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
+    """Prints the seconds of each stage; returns the tables."""
+    args = timing.options(__doc__, argv)
+    cells, rows = outcomes(args.quick), []
+    n = len(cells)
+    with tempfile.TemporaryDirectory() as place:
+        book, files = pathlib.Path(place) / "ledger", pathlib.Path(place) / "files"
+        book.mkdir()
+        files.mkdir()
+        timed(rows, f"write, {BATCH} at a time", n, lambda: write(book, cells))
+        found = timed(rows, "read", n, lambda: records.read([book]))
+        made = timed(rows, "summary", n, lambda: summarise(found))
+        timed(
+            rows, "Markdown", n, lambda: [*map(formats.markdown, tables.sheets(made))]
+        )
+        timed(rows, "CSV of cells", n, lambda: formats.cells_csv(found))
+        timed(rows, "write, a file each", n, lambda: write_files(files, cells))
+        timed(rows, "read, a file each", n, lambda: read_files(files))
+        size = sum(path.stat().st_size for path in book.iterdir()) / 1e6
+    assert len(found.records) == n
+    assert len(made.settings) == n // len(AXES["seed"])
+    total = sum(row["s"] for row in rows[1:4])
+    whole = {
+        "cells": n,
+        "read to Markdown, s": total,
+        "target": f"≤ {TARGET:g}",
+        "ledger, MB": size,
+    }
+    timing.report(__doc__.partition("\n")[0], [rows, [whole]], args.json)
+    return [rows, [whole]]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
