@@ -45,6 +45,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["jaxtl", "jaxtl.*"]),
+    package_data={"jaxtl": ["page.css", "page.js"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",

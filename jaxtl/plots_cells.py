@@ -72,6 +72,8 @@ def legend(figure, axes, title: str = "") -> None:
             textwrap.shorten(n, 40, placeholder="…"): h for n, h in handles.items()
         }
         columns = max(1, min(4, 84 // (max(map(len, shown)) + 7)))
+        rows = math.ceil(len(shown) / columns)
+        figure.set_figheight(figure.get_figheight() + 0.19 * max(rows - 2, 0))
         figure.legend(
             shown.values(),
             shown.keys(),

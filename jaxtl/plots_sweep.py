@@ -41,6 +41,8 @@ def against_fact(
     Returns:
       the PNG's path, None where all results agree in that number.
     """
+    # Of all records, so that a line has the same colour in every picture.
+    names = list(view.lines(view.records, cells.MOST))
     known = tuple(r for r in view.records if slices.is_number(r.result.get(fact)))
     view = dataclasses.replace(view, records=known)
     # Whoever looks at all settings on test has chosen by test.
@@ -48,7 +50,7 @@ def against_fact(
     sizes = {abs(r.result[fact]) for r in known}
     if len(sizes) < 2:
         return None
-    conditions, names = view.panels(), list(view.lines(known, cells.MOST))
+    conditions = view.panels()
     figure, frame = cells.frames([slices.said(c) for c in conditions])
     drawn: list = []
     for axis, condition in zip(frame, conditions):
@@ -70,11 +72,9 @@ def against_fact(
     cells.outer_labels(frame, label, view.label(split))
     cells.legend(figure, frame)
     title = f"{split} {view.metric} against {label}, {slices.seeds(drawn)}: "
-    kinds = ("marks are settings, dots seeds", "mean, 95 % interval")
-    tuned = ", settings chosen on val" if chosen and view.tuned else ""
-    return cells.save(
-        figure, path, title[0].upper() + title[1:] + kinds[chosen] + tuned
-    )
+    kinds = ("marks are settings, dots seeds", "mean, 95 % interval; dots: seeds")
+    title += kinds[chosen] + "; settings chosen on val" * (chosen and bool(view.tuned))
+    return cells.save(figure, path, title[0].upper() + title[1:])
 
 
 def _marks(axis, view, groups, fact, split, name, look) -> list:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl import ledger, metrics, report, settings
+from jaxtl import ledger, metrics, report, settings, verdicts
 from jaxtl.records import Collection, Record
 
 MANY = 10**6
@@ -146,11 +146,20 @@ class View:
 
 
 def view(collection: Collection, summary: Any = None) -> View:
-    """Returns the view of a collection, with the axes divided as in its summary."""
-    records = tuple(
-        r for r in collection.records if r.status == ledger.DONE and r.result
-    )
+    """Returns the view of a collection, with the axes divided as in its summary.
+
+    Lines that the summary compares with nothing, being of other data, are left out.
+    """
     division = getattr(summary, "division", None) or settings.divide(collection.axes)
+    odd = verdicts.elsewhere(summary.lines, summary) if summary else ()
+    odd = {settings.key(line.labels, division.compared) for line in odd}
+    records = tuple(
+        r
+        for r in collection.records
+        if r.status == ledger.DONE
+        and r.result
+        and settings.key(r.labels, division.compared) not in odd
+    )
     rows = [report.Row("", [dict(r.result) for r in records])]
     metric = getattr(summary, "metric", None) or report.shared_metric(rows)
     tested = any(r.value("test", metric) is not None for r in records)
