@@ -101,8 +101,9 @@ def _alarms(summary: Summary) -> list[str]:
         if alarm.significant:
             gap = signed(summary.metric, alarm.comparison.difference, summary.interval)
             p = p_value(alarm.comparison.adjusted)
+            points = " points" if summary.metric in report.SHARES else ""
             told.append(
-                f"Negative transfer: {line.name} {alarm.text}, {gap} "
+                f"Negative transfer: {line.name} {alarm.text}, {gap}{points} "
                 f"({'p ' if p[0] == '<' else 'p = '}{p})."
             )
     for reference in dict.fromkeys(alarm.reference for _, alarm in found):

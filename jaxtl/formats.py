@@ -22,9 +22,11 @@ def terminal(sheet: Sheet, width: int = 160):
         if _width(sheet, kept) <= width:
             break
         kept = [i for i in kept if sheet.columns[i] != name]
-    made = report.table(sheet.title, [sheet.columns[i] for i in kept], ())
+    made = report.table("", [""] * len(kept), ())
+    made.title = Text(sheet.title)  # as it is: rich would read "[b]" as a style
     crowded = _width(sheet, kept) > width
     for column, i in zip(made.columns, kept):
+        column.header = Text(sheet.columns[i])
         column.justify = "left" if i in sheet.left else "right"
         column.no_wrap, column.overflow = not crowded, "fold"
     for r, row in enumerate(sheet.rows):

@@ -39,6 +39,13 @@ def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
     assert jax.__version__ in found["machine"]
 
 
+def test_results_are_stored_and_summarised(script, capsys):
+    stages, [whole] = script("store").main(["--quick"])
+    assert whole["cells"] == 500
+    assert [row["stage"] for row in stages][1:4] == ["read", "summary", "Markdown"]
+    assert "read to Markdown, s" in capsys.readouterr().out
+
+
 def test_models_are_the_same_in_torch(script, capsys):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

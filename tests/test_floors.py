@@ -18,7 +18,8 @@ FLOORS = {
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts log progress training study passes members ensembles probe "
     "statistics importance line ledger records sweep "
-    "plan fits sweeping stacking scoring lanes together baselines settings summary",
+    "plan fits sweeping stacking scoring lanes together baselines settings summary "
+    "summarise verdicts",
     5: "export artefact card trained predict report plots interpolation lr_finder "
     "conclusions tables formats watch commands_report "
     "slices plots_axes plots_cells plots_sweep page "
