@@ -32,8 +32,8 @@ def sweep_(args) -> int:
 
 def prepare(args) -> sweeping.Sweep:
     """Returns the sweep that a command line asks for."""
-    axes = [text for text in args.overrides if sweep.is_axis(text)]
-    fixed = [text for text in args.overrides if not sweep.is_axis(text)]
+    module = experiment.import_file(args.file)
+    axes, fixed = sweep.parted(getattr(module, "SWEEP", None), args.overrides)
     file = experiment.read_file(args.file, *fixed)
     module = sys.modules[experiment.MODULE + args.file.stem]
     grid = sweep.grid_of(file, getattr(module, "SWEEP", None), axes)

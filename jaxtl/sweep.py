@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,9 @@ class Range(Sequence):
 
     def __post_init__(self):
         name = "log" if self.log else "linear"
+        ends = (self.low, self.high)
+        if not all(isinstance(x, int | float) for x in ends):
+            raise UserError(f"tl.sweep.{name}{ends!r}: expected two numbers.")
         if not self.low < self.high or (self.log and self.low <= 0):
             raise UserError(
                 f"tl.sweep.{name}({self.low!r}, {self.high!r}): expected "
@@ -93,9 +96,11 @@ class When:
 
 
 def _among(label: Any, wanted: Any) -> bool:
-    return (
-        label in wanted if isinstance(wanted, tuple | list | set) else label == wanted
-    )
+    return any(label == shown(one) for one in _several(wanted))
+
+
+def _several(wanted: Any) -> Iterable:
+    return wanted if isinstance(wanted, tuple | list | set) else (wanted,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +186,11 @@ def grid_of(file: File, given: Any, asked: Sequence[str] = ()) -> Grid:
             f"SWEEP={given!r}: expected a mapping from fields to values, such as "
             '{"optim.lr": [1e-3, 1e-2]}, or a tl.sweep.Grid.'
         )
-    axes = dict(grid.axes)
-    axes.update(_parsed(text) for text in asked)
+    own = {axis: _held(values) for axis, values in grid.axes.items()}
+    axes = dict(own)
+    for text in asked:
+        name, values = _parsed(text)
+        axes[name] = _replacing(name, axes.get(name), values)
     if SEED not in axes and file.seeds is not None:
         axes[SEED] = file.seeds
     if len(file.variants) > 1 and VARIANT not in axes:
@@ -193,7 +201,55 @@ def grid_of(file: File, given: Any, asked: Sequence[str] = ()) -> Grid:
         axes[SEED] = axes.pop(SEED)
     for axis, values in axes.items():
         _check_axis(axis, values, list(axes))
+    _check_conditions(file, dataclasses.replace(grid, axes=own))
     return dataclasses.replace(grid, axes=axes)
+
+
+def _held(values: Any) -> Any:
+    """Returns an axis's values such that they can be gone through again and again."""
+    if isinstance(values, When):
+        return dataclasses.replace(values, values=_held(values.values))
+    if isinstance(values, Iterable) and not isinstance(values, Mapping | Range | str):
+        return tuple(values)
+    return values
+
+
+def _replacing(name: str, known: Any, values: Any) -> Any:
+    """Returns an axis with other values, which choose among names where it has some."""
+    if isinstance(known, When):
+        inner = _replacing(name, known.values, values)
+        return dataclasses.replace(known, values=inner)
+    if not isinstance(known, Mapping):
+        return values
+    for label in values:
+        if label not in known:
+            raise UserError(
+                f"the axis {name!r} has no {label!r}{nearest(str(label), known)} "
+                f"(known: {', '.join(map(str, known))})."
+            )
+    return {label: known[label] for label in values}
+
+
+def _check_conditions(file: File, grid: Grid) -> None:
+    """Raises UserError for a condition or an exclusion that no cell can meet."""
+    rules = [("exclude", rule) for rule in grid.exclude]
+    for axis, values in grid.axes.items():
+        if isinstance(values, When):
+            rules.append((f"the axis {_name(axis)!r}", values.condition))
+    labels = {VARIANT: list(file.variants)}
+    for axis, values in grid.axes.items():
+        values = values.values if isinstance(values, When) else values
+        if isinstance(values, Iterable):  # else the command line gave another
+            labels[_name(axis)] = [label for label, _ in _choices(axis, values)]
+    for where, rule in rules:
+        for name, wanted in rule.items():
+            for one in _several(wanted):
+                if name in labels and not _among(shown(one), labels[name]):
+                    there = [str(label) for label in labels[name]]
+                    raise UserError(
+                        f"{where}: {name!r} is never {shown(one)!r}"
+                        f"{nearest(str(one), there)} (values: {', '.join(there)})."
+                    )
 
 
 def _waits(exp: Experiment) -> bool:
@@ -248,7 +304,7 @@ def cells(file: File, grid: Grid) -> list[Cell]:
     for labels, variant, changes, exp in _spanned(file, grid):
         if any(_matches(labels, rule) for rule in grid.exclude):
             continue
-        key = _key(file, variant, changes)
+        key = _key(file, variant, changes, labels)
         if key in seen:
             raise UserError(
                 f"two cells of the sweep are the same experiment: {dict(labels)} and "
@@ -317,6 +373,7 @@ def _choices(axis, values) -> Iterator[tuple[Any, tuple]]:
             yield ", ".join(str(shown(x)) for x in row), tuple(zip(axis, row))
     else:
         for value in values:
+            value = value.item() if isinstance(value, np.generic) else value
             yield shown(value), ((axis, value),)
 
 
@@ -363,24 +420,70 @@ def digest(exp: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_DIGESTS: dict[int, tuple[Any, str]] = {}
+_PICTURES: dict[int, tuple[Any, Any]] = {}
 
 
-def _key(file: File, variant: str, changes) -> str:
-    base = file.variants[variant]
-    if id(base) not in _DIGESTS or _DIGESTS[id(base)][0] is not base:
-        _DIGESTS[id(base)] = base, digest(base)
+def _once(value: Any, make: Callable[[Any], Any]) -> Any:
+    """Returns what is made of an object, made the first time it is asked for."""
+    if id(value) not in _PICTURES:
+        _PICTURES[id(value)] = value, make(value)  # alive, so its id is its own
+    return _PICTURES[id(value)][1]
+
+
+def _key(file: File, variant: str, changes, labels) -> str:
     last = dict(changes)  # of several changes of one path the last counts
-    made = sorted(last.items(), key=lambda change: change[0])
-    text = repr((variant, _DIGESTS[id(base)][1], made))
+    made = [[path, _picture(last[path])] for path in sorted(last)]
+    text = json.dumps([variant, _once(file.variants[variant], digest), made])
+    if '"type": "object"' in text:  # of which there is no picture, but a name at best
+        text += str(labels)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _picture(value: Any) -> Any:
+    """Returns a value as JSON, the same in every process; 1 and 1.0 are one."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    return _once(value, snapshot.to_json)
 
 
 def is_axis(text: str) -> bool:
     """Whether "path=values" on a command line spans several values."""
-    name, _, values = text.partition("=")
+    values = text.partition("=")[2]
     many = len([part for part in _split(values) if part]) > 1
-    return many or bool(_RANGES.fullmatch(values.strip())) or name.strip() == SEED
+    return many or bool(_RANGES.fullmatch(values.strip()))
+
+
+def parted(given: Any, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the texts of a command line that are axes, and the others.
+
+    A single value is an axis's too where the file has an axis of that name.
+
+    Args:
+      given: the file's SWEEP.
+      texts: "a.b=0,0.01" and the like.
+
+    Raises:
+      UserError: a field that the file changes together with others.
+    """
+    known = given.axes if isinstance(given, Grid) else given
+    names = list(known) if isinstance(known, Mapping) else []
+    axes, rest = [], []
+    for text in texts:
+        name = text.partition("=")[0].strip()
+        for zipped in (axis for axis in names if isinstance(axis, tuple)):
+            if name in zipped:
+                raise UserError(
+                    f"{text}: the file changes {_name(zipped)} together; change them "
+                    "there."
+                )
+        own = name in (SEED, VARIANT, *_SEEDS) or name in names
+        (axes if own or is_axis(text) else rest).append(text)
+    return axes, rest
+
+
+_SEEDS = ("SEEDS", "seeds")  # as the other commands call them
 
 
 _RANGES = re.compile(r"(log|linear)\(.+\)|-?\d+\.\.-?\d+|tl\.sweep\..+")
@@ -392,6 +495,7 @@ def _parsed(text: str) -> tuple[str, Any]:
 
     name, equals, values = text.partition("=")
     name, values = name.strip(), values.strip()
+    name = SEED if name in _SEEDS else name
     if not equals or not name:
         raise UserError(
             f"the axis {text!r} has no '='; expected path=value,value, such as "
