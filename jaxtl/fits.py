@@ -34,9 +34,9 @@ def method_axis(grid: sweep.Grid) -> str:
     """Returns the axis that a baseline's name stands on: that of the methods."""
     for axis, values in grid.axes.items():
         values = values.values if isinstance(values, sweep.When) else values
-        if axis == sweep.VARIANT or isinstance(values, Mapping):
+        if isinstance(values, Mapping):
             return axis if isinstance(axis, str) else ", ".join(axis)
-    return sweep.METHOD
+    return sweep.VARIANT if sweep.VARIANT in grid.axes else sweep.METHOD
 
 
 def fits(given: Any, grid: sweep.Grid, cells: Sequence[sweep.Cell]) -> list[Fit]:
