@@ -58,6 +58,14 @@ def _best(summary: Summary) -> list[str]:
     metric, told = summary.metric, []
     columns = [c for c in verdicts.columns(summary.lines, summary).values() if c[1:]]
     word = "Highest" if summary.higher else "Lowest"
+    if len(summary.lines) == 1 and summary.tuned:
+        [line] = summary.lines
+        value = shown(metric, line.estimate(summary.split), summary.interval)
+        told.append(
+            f"With {settings.listed(line.tuned)}, the best of {line.candidates} "
+            f"settings on val: {summary.split} {metric} {value}{unit(metric)} "
+            f"({_seeds(line)})."
+        )
     for column in columns[:COLUMNS]:
         lines = [summary.lines[i] for i in column]
         best = max(lines, key=summary.rank)

@@ -154,13 +154,15 @@ def every(summary: Summary) -> Sheet:
     """Returns all settings by val; those that were chosen stand out."""
     axes = (*summary.division.compared, *summary.division.tuned)
     metric = summary.metric
+    moved = any(line.drift is not None for line in summary.settings)
     rows, bold = [], set()
     for i, line in enumerate(summary.settings):
         labels = [
             settings.text(line.labels[a]) if a in line.labels else "" for a in axes
         ]
         value = conclusions.shown(metric, line.val, summary.interval)
-        rows.append((*labels, value, seeds(line), _number(line.drift)))
+        drift = (_number(line.drift),) if moved else ()
+        rows.append((*labels, value, seeds(line), *drift))
         if line.chosen:
             bold.add((i, len(axes)))
     return Sheet(
@@ -169,7 +171,7 @@ def every(summary: Summary) -> Sheet:
             *(short(a) for a in axes),
             f"val {metric}{conclusions.unit(metric)}",
             "seeds",
-            "drift",
+            *(("drift",) if moved else ()),
         ),
         rows=tuple(rows),
         left=frozenset(range(len(summary.division.compared))),
