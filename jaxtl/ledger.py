@@ -6,6 +6,7 @@ never run again.
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -27,6 +28,11 @@ WAITING, RUNNING = "waiting", "running"
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 FINISHED = (DONE, FAILED, STOPPED)
 DAMAGED = "damaged"
+_UTF8 = {"encoding": "utf-8", "errors": "replace"}
+
+# Of a finished row; `_entry` looks at its curve and labels as well.
+_READABLE = "CASE WHEN json_valid(result) THEN json_type(result) = 'object' ELSE 0 END"
+_LOST = f"(status IN {FINISHED} AND NOT {_READABLE})"
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -109,6 +115,8 @@ class Ledger:
             self._connection = sqlite3.connect(
                 self.path, timeout=WAIT, isolation_level=None, check_same_thread=False
             )
+            # A byte that is no text damages its row and no other.
+            self._connection.text_factory = functools.partial(str, **_UTF8)
             self._connection.execute("PRAGMA journal_mode=WAL")
             # Every commit is on the disk when it returns, whatever happens then.
             self._connection.execute("PRAGMA synchronous=FULL")
@@ -162,7 +170,10 @@ class Ledger:
         return {name: _parsed(value) for name, value in rows}
 
     def add(self, cells: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Adds (key, labels) as waiting, in order; known ones stay as they are."""
+        """Adds (key, labels) as waiting, in order.
+
+        Known ones stay as they are, but for labels that are others now.
+        """
         with self._writing() as db:
             [start] = db.execute("SELECT COALESCE(MAX(place) + 1, 0) FROM cells")
             rows = (
@@ -170,8 +181,9 @@ class Ledger:
                 for i, (key, labels) in enumerate(cells)
             )
             db.executemany(
-                "INSERT OR IGNORE INTO cells (key, place, labels, status) "
-                "VALUES (?, ?, ?, ?)",
+                "INSERT INTO cells (key, place, labels, status) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET labels = excluded.labels "
+                "WHERE labels IS NOT excluded.labels",
                 rows,
             )
 
@@ -189,8 +201,8 @@ class Ledger:
                 found = db.execute(
                     "UPDATE cells SET status = ?, owner = ?, beat = ? "
                     "WHERE key = ? AND (status = ? OR (status = ? AND beat < ?) OR "
-                    "(status = ? AND NOT json_valid(result)))",
-                    (RUNNING, owner, now, key, WAITING, RUNNING, now - STALE, DONE),
+                    f"{_LOST})",
+                    (RUNNING, owner, now, key, WAITING, RUNNING, now - STALE),
                 )
                 taken += [key] * found.rowcount
         return taken
@@ -242,6 +254,17 @@ class Ledger:
             )
         return found.rowcount
 
+    def again_damaged(self) -> int:
+        """Lets cells whose row can't be read wait anew; returns how many."""
+        lost = [entry.key for entry in self.entries() if entry.status == DAMAGED]
+        marks = ", ".join("?" * len(FINISHED))
+        with self._writing() as db:
+            db.executemany(
+                f"UPDATE cells SET status = ? WHERE key = ? AND status IN ({marks})",
+                [(WAITING, key, *FINISHED) for key in lost],
+            )
+        return len(lost)
+
     def finish(self, outcomes: Iterable[Outcome]) -> None:
         """Records what became of some cells, all at once."""
         rows = [
@@ -265,11 +288,10 @@ class Ledger:
             )
 
     def statuses(self) -> dict[str, str]:
-        """Returns key -> status; "damaged" where a done cell's result can't be read."""
+        """Returns key -> status; "damaged" where a cell's result can't be read."""
         with self._told():
             rows = self._connection.execute(
-                "SELECT key, status, status = ? AND NOT json_valid(result) FROM cells",
-                (DONE,),
+                f"SELECT key, status, {_LOST} FROM cells"
             ).fetchall()
         return {key: DAMAGED if bad else status for key, status, bad in rows}
 
@@ -295,7 +317,7 @@ class Ledger:
         with self._told():
             rows = self._connection.execute(
                 f"SELECT labels, {part} FROM cells WHERE status = ? AND "
-                "json_valid(result) AND json_valid(labels) ORDER BY place",
+                f"{_READABLE} AND json_valid(labels) ORDER BY place",
                 (DONE,),
             ).fetchall()
         return [(json.loads(labels), json.loads(found)) for labels, found in rows]

@@ -59,7 +59,17 @@ def equal(one: PyTree, other: PyTree) -> bool:
 
 
 def stack(made: Sequence[PyTree]) -> PyTree:
-    """Returns trees of one structure as one, with a leading axis."""
-    return jax.tree.map(
-        lambda *xs: jnp.asarray(np.stack([np.asarray(x) for x in xs])), *made
-    )
+    """Returns trees of one structure as one, with a leading axis.
+
+    Raises:
+      Unlike: the trees differ in structure or shapes.
+    """
+    flat = [jax.tree.flatten(tree) for tree in made]
+    if any(treedef != flat[0][1] for _, treedef in flat):
+        raise Unlike("their states are not of one structure")
+    stacked = []
+    for leaves in zip(*(leaves for leaves, _ in flat)):
+        if any(x.shape != leaves[0].shape for x in leaves):
+            raise Unlike(f"a state is {leaves[0].shape} in one and not in another")
+        stacked.append(jnp.asarray(np.stack([np.asarray(x) for x in leaves])))
+    return jax.tree.unflatten(flat[0][1], stacked)

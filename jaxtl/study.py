@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from jaxtl import assemble, experiment, pretrained, rundir, store, training
@@ -38,7 +38,7 @@ def jobs(file: File, out: pathlib.Path) -> list[Job]:
     """
     seeds = {name: _seeds(file, name) for name in file.variants}
     found = []
-    for name in _ordered(file.variants):
+    for name in ordered(file.variants):
         for seed in seeds[name]:
             exp = dataclasses.replace(file.variants[name], seed=seed)
             if isinstance(exp.init, Variant):
@@ -70,8 +70,12 @@ def _directory(out: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     return out.joinpath(*parts, f"seed{seed}")
 
 
-def _ordered(variants) -> list[str]:
-    """Returns the names so that each comes after the one that it starts from."""
+def ordered(variants: Mapping[str, Experiment]) -> list[str]:
+    """Returns the names so that each comes after the one that it starts from.
+
+    Raises:
+      UserError: an unknown variant, or variants that wait for each other.
+    """
     order: list[str] = []
 
     def visit(name, waiting):

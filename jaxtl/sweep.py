@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl import config, snapshot
+from jaxtl import config, snapshot, study
 from jaxtl.core import UserError, nearest
 from jaxtl.experiment import Experiment, File, Variant
 
@@ -193,6 +193,7 @@ def grid_of(file: File, given: Any, asked: Sequence[str] = ()) -> Grid:
         axes[name] = _replacing(name, axes.get(name), values)
     if SEED not in axes and file.seeds is not None:
         axes[SEED] = file.seeds
+    study.ordered(file.variants)
     if len(file.variants) > 1 and VARIANT not in axes:
         sources = {e.init.name for e in file.variants.values() if _waits(e)}
         names = [name for name in file.variants if name not in sources]
@@ -300,10 +301,13 @@ def cells(file: File, grid: Grid) -> list[Cell]:
                     f"exclude: {name!r} is no axis{nearest(name, names)} "
                     f"(axes: {', '.join(names)})."
                 )
-    found, seen = [], {}
+    found, seen, sources = [], {}, set()
     for labels, variant, changes, exp in _spanned(file, grid):
         if any(_matches(labels, rule) for rule in grid.exclude):
             continue
+        if _waits(exp) and exp.init.name not in sources:
+            study.ordered({**file.variants, str(dict(labels)): exp})
+            sources.add(exp.init.name)
         key = _key(file, variant, changes, labels)
         if key in seen:
             raise UserError(

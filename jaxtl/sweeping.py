@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,8 @@ def made(
     """
     if mode not in ("auto", lanes.VMAP, lanes.MAP, lanes.ALONE):
         raise UserError(f"mode={mode!r}: expected auto, vmap, map or alone.")
+    if most is not None and most < 1:
+        raise UserError(f"lanes={most}: expected at least 1 side by side.")
     if grid.halving is not None and most is None:
         most = 2**20  # settings are compared within a program: all its lanes at once
     cells = tuple(sweep.cells(file, grid))
@@ -98,12 +101,15 @@ def begin(made: Sweep, *, overwrite: bool = False) -> ledger.Ledger:
     """
     folder = made.folder
     if overwrite and (folder / ledger.FILE).exists():
-        for path in folder.glob(f"{ledger.FILE}*"):
-            path.unlink()
-    if not (folder / ledger.FILE).exists():
+        _clear(folder)
+    try:
         rundir.create(folder, overwrite=overwrite)
-        (folder / "experiment.py").write_text(made.file.path.read_text())
+    except UserError:
+        if not (folder / ledger.FILE).exists():  # else it goes on, or another began it
+            raise
     book = ledger.Ledger(folder, create=True)
+    if not (folder / "experiment.py").exists():
+        shutil.copyfile(made.file.path, folder / "experiment.py")
     digests = {name: sweep.digest(exp) for name, exp in made.file.variants.items()}
     known = book.meta().get("digests")
     if known is not None and known != digests:
@@ -127,7 +133,23 @@ def begin(made: Sweep, *, overwrite: bool = False) -> ledger.Ledger:
         environment=facts.environment(),
     )
     book.add((cell.key, cell.labels) for cell in (*made.cells, *made.fitted))
+    book.again_damaged()
     return book
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Empties the folder of a sweep that nobody works on."""
+    busy = False  # nor with a ledger that is damaged
+    with contextlib.suppress(UserError), ledger.Ledger(folder) as book:
+        book.free_dead()
+        busy = any(age < ledger.STALE for _, age in book.owners().values())
+    if busy:
+        raise UserError(
+            f"{folder} is in use by another process; wait for it, or choose another "
+            "--out."
+        )
+    for child in folder.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 
 def _shown(values: Any) -> Any:
@@ -176,11 +198,19 @@ def run(
                 tell(outcomes)
         for fit in made.fitted:
             if not interrupt.asked and book.claim([fit.key], working.owner):
-                outcome = fits.run(fit, resolved(fit.exp, made))
+                outcome = _fitted(fit, made)
                 book.finish([outcome])
                 tell([outcome])
         if interrupt.asked:
             raise KeyboardInterrupt("stopped; the same command goes on.")
+
+
+def _fitted(fit: fits.Fit, made: Sweep) -> ledger.Outcome:
+    try:
+        exp = resolved(fit.exp, made)
+    except UserError as error:
+        return ledger.Outcome(fit.key, ledger.FAILED, {}, {}, str(error))
+    return fits.run(fit, exp)
 
 
 def _chunks(made: Sweep, program: plan.Program, working: Working, interrupt):
@@ -216,15 +246,19 @@ def _sized(made: Sweep, program: plan.Program, left, working: Working):
 
 
 def chunk(
-    made: Sweep, cells: Sequence[sweep.Cell], size: plan.Footing, interrupt
+    made: Sweep, cells: Sequence[sweep.Cell], size: plan.Footing, interrupt, watch=None
 ) -> Iterator[list[ledger.Outcome]]:
-    """Trains some cells of one program; yields what came out."""
+    """Trains some cells of one program; yields what came out.
+
+    `watch` is called with lanes and their cells after each evaluation, and may stop
+    some; cells that train alone are not watched.
+    """
     ready, failed = _set_up(made, cells)
     if failed:
         yield failed
-    if size.mode != lanes.ALONE and len(ready) > 1:
+    if size.mode != lanes.ALONE and (len(ready) > 1 or (ready and watch)):
         try:
-            found = _side_by_side(made, ready, size.mode, interrupt)
+            found = _side_by_side(made, ready, size.mode, interrupt, watch)
             if found is not None:
                 yield found
             return
@@ -236,13 +270,18 @@ def chunk(
             # Too many for the memory after all.
             half = dataclasses.replace(size, lanes=-(-len(ready) // 2))
             mine = [cell for cell, _ in ready]
-            yield from chunk(made, mine[: half.lanes], half, interrupt)
-            yield from chunk(made, mine[half.lanes :], half, interrupt)
+            yield from chunk(made, mine[: half.lanes], half, interrupt, watch)
+            yield from chunk(made, mine[half.lanes :], half, interrupt, watch)
             return
     for cell, one in ready:
         if interrupt.asked:
             return
-        yield [_alone(cell, one)]
+        try:
+            found = [_alone(cell, one)]
+        except KeyboardInterrupt:  # it was the run that was told
+            interrupt.asked = True
+            return
+        yield found
 
 
 def _set_up(made: Sweep, cells):
@@ -265,8 +304,9 @@ def _set_up(made: Sweep, cells):
     return ready, failed
 
 
-def _side_by_side(made: Sweep, ready, mode: str, interrupt):
+def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
     begun = time.perf_counter()
+    cells = [cell for cell, _ in ready]
     side = lanes.Lanes([one for _, one in ready], mode)
     settings = [
         tuple((k, str(v)) for k, v in cell.labels.items() if k != sweep.SEED)
@@ -277,6 +317,7 @@ def _side_by_side(made: Sweep, ready, mode: str, interrupt):
         halving=made.grid.halving,
         settings=settings,
         asked_to_stop=lambda: interrupt.asked,
+        tell=lambda at: watch(side, cells) if watch else None,
     )
     if found is None:
         return None

@@ -73,18 +73,17 @@ def _watch(lanes: Lanes, table: np.ndarray, begin: int) -> None:
     ends = [i for i in range(table.shape[1]) if (begin + i + 1) % window == 0]
     ends = sorted({*ends, table.shape[1] - 1})
     for lane in list(lanes.active):
-        if bad[lane].any():
-            at = int(bad[lane].argmax())
-            row = dict(zip(names, table[lane, at].tolist()))
-            lanes.failures[lane] = str(log.blew_up(lanes.runs[lane], begin + at, row))
-            lanes.drop([lane])
-            continue
+        at = int(bad[lane].argmax()) if bad[lane].any() else table.shape[1]
         curve, last = lanes.curves[lane], 0
-        for end in ends:
+        for end in (end for end in ends if end < at):
             mean = float(table[lane, last : end + 1, loss].mean())
             curve["step"].append(begin + end + 1)
             curve["loss"].append(rounded({"loss": mean})["loss"])
             last = end + 1
+        if at < table.shape[1]:
+            row = dict(zip(names, table[lane, at].tolist()))
+            lanes.failures[lane] = str(log.blew_up(lanes.runs[lane], begin + at, row))
+            lanes.drop([lane])
 
 
 def _worst(lanes: Lanes, keep: float, settings: Sequence[Hashable]) -> list[int]:
