@@ -4,7 +4,7 @@ import pathlib
 import sys
 import time
 
-from jaxtl import experiment, ledger, metrics, plan, report, sweep, sweeping
+from jaxtl import compiling, experiment, ledger, metrics, plan, report, sweep, sweeping
 from jaxtl.core import UserError
 from jaxtl.run import Run
 
@@ -22,6 +22,7 @@ def sweep_(args) -> int:
         _planned(console, made)
         return 0
     with sweeping.begin(made, overwrite=args.overwrite) as book:
+        compiling.keep(made.folder / "compiled")
         if args.retry:
             book.again((ledger.FAILED,))
         _run(console, made, book)

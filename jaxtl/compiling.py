@@ -41,3 +41,9 @@ def _known(name: str, value: str) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def keep(folder) -> None:
+    """Keeps compiled programs in a folder for later processes, if nothing else does."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))

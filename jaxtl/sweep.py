@@ -13,6 +13,7 @@ or any name with a mapping from labels to changes (named variants). A cell is on
 of each: an experiment.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -389,12 +390,20 @@ class _Overrides:
 
     def __call__(self, exp: Experiment, path: str, value: Any) -> Experiment:
         if path == SEED and isinstance(value, int):
-            return dataclasses.replace(exp, seed=int(value))
+            return self._seeded(exp, int(value))
         import jaxtl
 
         return config.override(
             exp, path, value, names={"tl": jaxtl}, new=True, memo=self.known
         )
+
+    def _seeded(self, exp: Experiment, seed: int) -> Experiment:
+        """Returns the experiment with another seed; most cells differ in that alone."""
+        if (SEED, seed) not in self.known:
+            self.known[SEED, seed] = dataclasses.replace(exp, seed=seed)  # checks it
+        other = copy.copy(exp)
+        object.__setattr__(other, "seed", seed)
+        return other
 
 
 def shown(value: Any) -> Any:
