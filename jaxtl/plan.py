@@ -121,8 +121,9 @@ def footing(run: Run, count: int, mode: str = "auto", most: int | None = None):
     if chosen == lanes.ALONE:
         return Footing(chosen, why, 1, each, shared)
     fitting = max(1, int((memory() / 2 - shared) // max(each, 1)))
-    side_by_side = min(count, most or LANES, fitting)
-    return Footing(chosen, "", side_by_side, each, shared)
+    turns = -(-count // min(count, most or LANES, fitting))
+    # Turns of one size run one program.
+    return Footing(chosen, "", -(-count // turns), each, shared)
 
 
 def memory() -> int:

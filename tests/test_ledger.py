@@ -118,8 +118,9 @@ def test_no_cell_is_claimed_twice(tmp_path):
     for worker in workers:
         worker.stdin.write("\n")
         worker.stdin.flush()
-    taken = [worker.communicate(timeout=60)[0].split() for worker in workers]
-    assert sorted(sum(taken, []), key=int) == [str(i) for i in range(203)]
+    told = [worker.communicate(timeout=60)[0] for worker in workers]
+    taken = [key for text in told for key in text.split()]
+    assert sorted(taken, key=int) == [str(i) for i in range(203)]
 
 
 def test_not_a_number_is_null_and_no_damage(book):
