@@ -1,8 +1,9 @@
 """Does staying near θ₀ help, in parameters, in Jacobians, or in both?
 
-λ of L2-SP × λ of the Jacobian difference × labels per class, on rendered →
-handwritten digits, USPS → MNIST and MNIST → USPS, with a perceptron: every number is
-traced, so that all cells of a transfer are lanes of one compiled program.
+Neither, L2-SP, the Jacobian difference, and both × their λ × learning rate × labels per
+class, on rendered → handwritten digits, USPS → MNIST and MNIST → USPS, with a
+perceptron: all numbers are traced, so that a method's cells on a transfer are lanes of
+one compiled program. Rates and λ are chosen on validation.
 
 Needs:     digits/{usps,mnist}.npz below the folder that JAXTL_DATA_DIR names.
 Run:       jaxtl sweep experiments/ablation_l2sp_jacobian.py
@@ -12,10 +13,22 @@ Expected:  TODO
 import jaxtl as tl
 
 MODEL = tl.models.MLP(widths=(128, 64))
+L2SP = {"terms.l2sp": tl.regularizers.L2SP()}
+JACOBIAN = {"terms.jacobian": tl.regularizers.JacobianDifference()}
 SWEEP = {
-    "terms.l2sp.weight": [0.0, 0.001, 0.01, 0.1],
-    "terms.jacobian.weight": [0.0, 1e-5, 1e-4, 1e-3],
-    "optim.lr": [3e-4, 1e-3],
+    "method": {
+        "full": {},
+        "L2-SP": L2SP,
+        "Jacobian": JACOBIAN,
+        "both": L2SP | JACOBIAN,
+    },
+    "terms.l2sp.weight": tl.sweep.When(
+        {"method": ("L2-SP", "both")}, [0.001, 0.01, 0.1]
+    ),
+    "terms.jacobian.weight": tl.sweep.When(
+        {"method": ("Jacobian", "both")}, [1e-5, 1e-4, 1e-3]
+    ),
+    "optim.lr": [1e-3, 3e-3, 1e-2],
     "data.labels_per_class": [2, 5, 10],
     "seed": range(5),
 }
@@ -33,11 +46,7 @@ def target(data, start: str) -> tl.Experiment:
         model=MODEL,
         data=data,
         init=tl.Variant(start),
-        terms={
-            "task": tl.losses.CrossEntropy(),
-            "l2sp": tl.regularizers.L2SP(weight=0.0),
-            "jacobian": tl.regularizers.JacobianDifference(weight=0.0),
-        },
+        terms={"task": tl.losses.CrossEntropy()},
         optim=tl.optim.AdamW(lr=1e-3),
         steps=200,
         batch=20,
