@@ -20,7 +20,50 @@ SEEDS = range(5)
 TRIAL_SEEDS = (100, 101)  # of labels, head and batches, while numbers are chosen
 
 # Printed by `python experiments/tuning_shootout.py`: best mean on validation.
-CHOSEN: dict[str, dict[str, dict[str, float]]] = {}
+CHOSEN: dict[str, dict[str, dict[str, float]]] = {
+    "trec": {
+        "scratch": {"lr": 0.0003},
+        "feature extraction": {"lr": 0.01},
+        "full": {"lr": 0.0003},
+        "LP-FT": {"lr": 0.0003, "probe_lr": 0.01},
+        "gradual unfreezing": {"lr": 0.0003},
+        "L2-SP": {"lr": 0.0003, "weight": 0.01},
+        "DELTA": {"lr": 0.0003, "weight": 0.01},
+        "LoRA": {"lr": 0.01},
+        "BitFit": {"lr": 0.01},
+        "WiSE-FT": {"lr": 0.0003},
+    },
+    "cifar": {
+        "scratch": {"lr": 0.003},
+        "feature extraction": {"lr": 0.003},
+        "full": {"lr": 0.0001},
+        "LP-FT": {"lr": 0.0001, "probe_lr": 0.003},
+        "gradual unfreezing": {"lr": 0.0001},
+        "L2-SP": {"lr": 0.0001, "weight": 1.0},
+        "DELTA": {"lr": 0.0001, "weight": 0.1},
+        "EWC": {"lr": 0.0001, "weight": 1.0},
+        "Jacobian, params": {"lr": 0.0001, "weight": 1.0},
+        "Jacobian, inputs": {"lr": 0.0001, "weight": 0.01},
+        "LoRA": {"lr": 0.0003},
+        "BitFit": {"lr": 0.001},
+        "WiSE-FT": {"lr": 0.0001},
+    },
+    "mnist": {
+        "scratch": {"lr": 0.001},
+        "feature extraction": {"lr": 0.01},
+        "full": {"lr": 0.0003},
+        "LP-FT": {"lr": 0.0003, "probe_lr": 0.01},
+        "gradual unfreezing": {"lr": 0.0003},
+        "L2-SP": {"lr": 0.0003, "weight": 0.01},
+        "DELTA": {"lr": 0.0003, "weight": 0.1},
+        "EWC": {"lr": 0.0003, "weight": 0.01},
+        "Jacobian, params": {"lr": 0.0003, "weight": 0.01},
+        "Jacobian, inputs": {"lr": 0.0003, "weight": 0.01},
+        "LoRA": {"lr": 0.001},
+        "BitFit": {"lr": 0.01},
+        "WiSE-FT": {"lr": 0.0003},
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +241,8 @@ def experiment_of(name: str, method: str, lr, probe_lr=None, weight=None):
         return made(wise_ft=tuple(i / 10 for i in range(11)))
     term = {
         "L2-SP": lambda: reg.L2SP(weight=weight),
-        "DELTA": lambda: reg.DELTA(weight=weight),
+        # Weighing a transformer's channels takes thousands of forward passes.
+        "DELTA": lambda: reg.DELTA(weight=weight, attention=name != "trec"),
         "EWC": lambda: reg.EWC(weight=weight, normalize=True),
         "Jacobian, params": lambda: reg.JacobianDifference(
             weight=weight, wrt="params", fraction=0.25
@@ -226,8 +270,13 @@ METHODS = (
     "WiSE-FT",
 )
 # A new head on an encoder that never had one gives no Fisher information, and tokens
-# no Jacobian by the inputs.
-MISSING = {("trec", "EWC"), ("trec", "Jacobian, inputs")}
+# no Jacobian by the inputs. By the parameters it costs a transformer minutes per run, and
+# its smallest weight of the three got 25 % on TREC's validation data against 69 %.
+MISSING = {
+    ("trec", "EWC"),
+    ("trec", "Jacobian, inputs"),
+    ("trec", "Jacobian, params"),
+}
 
 
 def experiment():
