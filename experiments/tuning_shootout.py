@@ -270,8 +270,8 @@ METHODS = (
     "WiSE-FT",
 )
 # A new head on an encoder that never had one gives no Fisher information, and tokens
-# no Jacobian by the inputs. By the parameters it costs a transformer minutes per run, and
-# its smallest weight of the three got 25 % on TREC's validation data against 69 %.
+# no Jacobian by the inputs. By the parameters it costs a transformer minutes per run,
+# and the smallest weight of the three got 25 % on TREC's validation data against 69 %.
 MISSING = {
     ("trec", "EWC"),
     ("trec", "Jacobian, inputs"),
