@@ -58,7 +58,9 @@ def programs(cells: Sequence[sweep.Cell]) -> list[Program]:
     for cell in cells:
         static = []
         for path, value in cell.changes:
-            at = (cell.variant, tuple(static), path, type(value))
+            # A text may mean a number or an object.
+            kind = value if isinstance(value, str) else type(value)
+            at = (cell.variant, tuple(static), path, kind)
             if at not in known:
                 known[at] = is_traced(cell.exp, path)
             if not known[at]:
