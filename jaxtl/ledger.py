@@ -64,6 +64,19 @@ def _alive(name: str) -> bool:
     return True
 
 
+def _patiently(connection: sqlite3.Connection, text: str) -> None:
+    """Waits for others that make the same file, as SQLite itself does not do here."""
+    until = time.monotonic() + WAIT
+    while True:
+        try:
+            connection.execute(text)
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
+
+
 class Entry(NamedTuple):
     """One row: a cell and what is known of it.
 
@@ -117,7 +130,7 @@ class Ledger:
             )
             # A byte that is no text damages its row and no other.
             self._connection.text_factory = functools.partial(str, **_UTF8)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            _patiently(self._connection, "PRAGMA journal_mode=WAL")
             # Every commit is on the disk when it returns, whatever happens then.
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_TABLES)

@@ -99,16 +99,21 @@ CLAIMS = """
 import sys, time
 from jaxtl import ledger
 
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(60):
+    with ledger.Ledger(f"{sys.argv[1]}/new{i}", create=True) as book:
+        book.tell(doc="text")
 with ledger.Ledger(sys.argv[1]) as book:
-    print("ready", flush=True)
-    sys.stdin.readline()
     for i in range(0, 200, 5):
         for key in book.claim([str(j) for j in range(i, i + 8)], ledger.owner()):
             print(key)
 """
 
 
-def test_no_cell_is_claimed_twice(tmp_path):
+def test_ledgers_are_made_at_once_and_no_cell_is_claimed_twice(tmp_path):
+    for i in range(60):
+        (tmp_path / f"new{i}").mkdir()
     with ledger.Ledger(tmp_path, create=True) as book:
         book.add((str(i), {}) for i in range(203))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -119,6 +124,7 @@ def test_no_cell_is_claimed_twice(tmp_path):
         worker.stdin.write("\n")
         worker.stdin.flush()
     told = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
     taken = [key for text in told for key in text.split()]
     assert sorted(taken, key=int) == [str(i) for i in range(203)]
 
