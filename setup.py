@@ -17,6 +17,9 @@ EXTRAS = {
     "grain": ["grain>=0.2.10"],
     "track": ["tensorboardX>=2.6"],
     "tfds-prepare": ["tensorflow-cpu>=2.18"],
+    "sweep": ["optuna>=4.4"],
+    "postgres": ["optuna>=4.4", "psycopg2-binary>=2.9.10"],
+    "cluster": ["submitit>=1.5.2"],
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     "test": [
         "pytest>=8",
@@ -26,6 +29,9 @@ EXTRAS = {
         "tokenizers>=0.20",
         "grain>=0.2.10",
         "tensorboardX>=2.6",
+        "optuna>=4.4",
+        "psycopg2-binary>=2.9.10",
+        "submitit>=1.5.2",
     ],
 }
 EXTRAS["all"] = sorted(

@@ -25,8 +25,9 @@ COMMANDS = {
     "report": "commands_report:report_",
     "watch": "commands_report:watch_",
     "soup": "commands_weights:soup",
-    "sweep": "commands_sweep:sweep_",
+    "sweep": "commands_search:sweep_",
     "wise": "commands_weights:wise",
+    "worker": "commands_search:worker",
 }
 
 
@@ -140,6 +141,26 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--retry", action="store_true", help="run failed cells again")
     sub.add_argument("--mode", default="auto", help="auto, vmap, map or alone")
     sub.add_argument("--lanes", type=int, metavar="N", help="side by side at most")
+    sub.add_argument("--search", metavar="KIND", help="random, tpe or halving")
+    _searching(sub)
+    sub.add_argument("--slurm", type=int, metavar="N", help="submit N workers")
+    sub.add_argument(
+        "--slurm-arg", action="append", metavar="A=B", help="such as partition=gpu"
+    )
+    sub.add_argument(
+        "--slurm-local", action="store_true", help="as processes of this machine"
+    )
+
+    sub = command("worker", "join a search from this machine")
+    sub.add_argument("file", type=pathlib.Path)
+    sub.add_argument(
+        "overrides", nargs="*", metavar="a.b=0,0.1", help="as the search was given"
+    )
+    sub.add_argument("--out", type=pathlib.Path, help="default: beside a SQLite study")
+    sub.add_argument("--mode", default="auto", help="auto, vmap, map or alone")
+    sub.add_argument("--lanes", type=int, metavar="N", help="side by side at most")
+    sub.add_argument("--search", metavar="KIND", help="default: the study's")
+    _searching(sub)
 
     sub = command("data", "what data there are; a contact sheet of examples")
     sub.add_argument("file", type=pathlib.Path, nargs="?", help="experiment file")
@@ -206,6 +227,22 @@ def parser() -> argparse.ArgumentParser:
         help="only what a run's peft= trained, as Hugging Face PEFT reads it",
     )
     return made
+
+
+def _searching(sub: argparse.ArgumentParser) -> None:
+    """Adds the options that a search and its workers share."""
+    sub.add_argument("--trials", type=int, metavar="N", help="settings tried in all")
+    sub.add_argument("--storage", metavar="URL", help="default: a file in --out")
+    sub.add_argument("--study", metavar="NAME", help="default: the file's name")
+    sub.add_argument("--seed", type=int, metavar="S", help="of what is drawn")
+    sub.add_argument("--batch", type=int, metavar="K", help="settings at once")
+    sub.add_argument(
+        "--grace",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="silence after which a worker's trials are run by others (60)",
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,14 +18,15 @@ FLOORS = {
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts log progress training study passes members ensembles probe "
     "statistics importance line ledger records sweep "
-    "plan fits sweeping stacking scoring lanes together baselines settings summary "
+    "plan fits sweeping storages trials search searching stacking scoring lanes "
+    "together baselines settings summary "
     "summarise verdicts",
     5: "export artefact card trained predict report plots interpolation lr_finder "
     "conclusions tables formats watch commands_report "
     "slices plots_axes plots_cells plots_sweep page "
-    "commands_sweep commands commands_weights commands_ensemble commands_importance "
-    "commands_lr "
-    "cli __main__",
+    "commands_sweep commands_search slurm commands commands_weights "
+    "commands_ensemble commands_importance commands_lr "
+    "results interactive cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and
 # what assembles them (3) stand side by side.
