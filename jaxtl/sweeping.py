@@ -46,6 +46,7 @@ class Sweep:
       folder: where it is recorded.
       mode, most: as for `plan.footing`.
       fitted: baselines, on the same splits.
+      broken: source -> why it can't be trained, as far as that was found out.
     """
 
     file: File
@@ -56,6 +57,7 @@ class Sweep:
     mode: str = "auto"
     most: int | None = None
     fitted: tuple[fits.Fit, ...] = ()
+    broken: dict[pathlib.Path, str] = dataclasses.field(default_factory=dict)
 
 
 def made(
@@ -360,7 +362,13 @@ def resolved(exp: Experiment, made: Sweep) -> Experiment:
     seed = exp.seed if init.per_seed else base.seed
     path = made.folder / "sources" / init.name.replace("/", "_") / f"seed{seed}"
     source = resolved(dataclasses.replace(base, seed=seed), made)
-    _trained(source, path, made)
+    if path not in made.broken:  # else it would fail for every cell anew
+        try:
+            _trained(source, path, made)
+        except UserError as error:
+            made.broken[path] = f"its source {init.name!r} failed: {error}"
+    if path in made.broken:
+        raise UserError(made.broken[path])
     start = pretrained.Run(str(path), init.reset, init.ignore, init.which)
     return dataclasses.replace(exp, init=start)
 

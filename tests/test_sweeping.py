@@ -216,6 +216,27 @@ def test_a_source_is_trained_once(place, monkeypatch, per_seed, expected):
     assert seeds == expected
 
 
+def test_a_source_that_fails_is_trained_once_and_told(place, monkeypatch):
+    text = (
+        SOURCE.replace("made, init=init", "made, init=init, optim=tl.optim.SGD()")
+        .replace("lr=0.1", "lr=1e30")
+        .replace("optim.lr", "optim.momentum")
+    )
+    train, tried = sweeping.training.train, []
+
+    def counted(one, **settings):
+        tried.append(one.directory)
+        return train(one, **settings)
+
+    monkeypatch.setattr(sweeping.training, "train", counted)
+    found = run(sweep_of(place, text=text))
+    assert {entry.status for entry in found.values()} == {"failed"}
+    sentences = {entry.error for entry in found.values()}
+    assert len(sentences) == 1
+    assert sentences.pop().startswith("its source 'base' failed: training stopped at")
+    assert len(tried) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
