@@ -117,7 +117,7 @@ def work(
       KeyboardInterrupt: after Ctrl-C; trials under way are left to others.
       UserError: the storage fell silent, or every setting is excluded.
     """
-    waiting, sizes = False, {}
+    waiting, warned, sizes = False, False, {}
     with (
         sweeping.Working(book) as working,
         training.Interrupt() as interrupt,
@@ -128,6 +128,7 @@ def work(
             asked = _ask(search, shared, found)
             if asked:
                 _batch(search, asked, working, shared, interrupt, sizes, tell)
+                warned = warned or _warn(search, sizes, note)
                 continue
             done, total = shared.counts()
             if done >= total:
@@ -137,6 +138,15 @@ def work(
                 note(f"{total - done} trials are left, all with other workers: waiting")
             time.sleep(min(POLL, shared.grace / 4))
         raise KeyboardInterrupt("stopped; the same command goes on.")
+
+
+def _warn(search: Search, sizes: Mapping, note) -> bool:
+    """Says so where trials can't be stopped early; returns whether it did."""
+    alone = [size.why for size in sizes.values() if size.mode == lanes.ALONE]
+    if search.kind != HALVING or not alone:
+        return False
+    note(f"halving stops nothing of what runs one by one ({alone[0]})")
+    return True
 
 
 def _ask(search: Search, shared: trials.Shared, found) -> list[tuple[Any, list]]:

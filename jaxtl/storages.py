@@ -5,6 +5,7 @@ import importlib.util
 import random
 import re
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ def optuna():
             "searches need optuna, which is not installed: pip install 'jaxtl[sweep]'."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     return optuna
 
 
