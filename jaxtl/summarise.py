@@ -52,7 +52,7 @@ def summarise(
         for group in groups
         if group.count(*ledger.FINISHED)
     ]
-    lines = [line for line in every if line.chosen]
+    lines = _in_order([line for line in every if line.chosen], collection.axes)
     selector = _baseline(baseline, rules, collection.axes, lines)
     lines = verdicts.against_baseline(lines, rules, selector)
     fresh = settings.select(scratch, rules.division, collection.axes)
@@ -67,6 +67,20 @@ def summarise(
         references=verdicts.references(lines, rules, fresh),
         counts=dict(collections.Counter(r.status for r in collection.records)),
     )
+
+
+def _in_order(lines: list[Line], axes: Mapping[str, tuple]) -> list[Line]:
+    """Sorts lines by the axes' own order, whatever was chosen for each of them."""
+
+    def place(line: Line) -> list[int]:
+        return [
+            [str(v) for v in values].index(str(line.compared[axis]))
+            if axis in line.compared
+            else -1
+            for axis, values in axes.items()
+        ]
+
+    return sorted(lines, key=place)
 
 
 def _rules(collection, metric, compare, split, interval, test) -> Rules:
