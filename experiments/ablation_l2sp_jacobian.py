@@ -1,17 +1,18 @@
 """Does staying near θ₀ help, in parameters, in Jacobians, or in both?
 
-Neither, L2-SP, the Jacobian difference, and both × their λ × learning rate × labels per
-class, on rendered → handwritten digits, USPS → MNIST and MNIST → USPS, with a
+Neither, L2-SP, the Jacobian difference, and both × their λ × learning rate × labels
+per class, on rendered → handwritten digits, USPS → MNIST and MNIST → USPS, with a
 perceptron: all numbers are traced, so that a method's cells on a transfer are lanes of
 one compiled program. Rates and λ are chosen on validation.
 
 Needs:     digits/{usps,mnist}.npz below the folder that JAXTL_DATA_DIR names.
 Run:       jaxtl sweep experiments/ablation_l2sp_jacobian.py
            jaxtl report runs/sweep-ablation_l2sp_jacobian/TIME --baseline method=full
-Expected:  experiments/reports/ablation_l2sp_jacobian/report.md: 2,160 cells, of which the
-           best on validation are tested. None of the 27 differences to plain fine-tuning
-           is significant (5 seeds, paired, Holm); the largest are +2.2 ± 2.3 points (both
-           terms, rendered → handwritten, 2 labels) and −1.2 ± 2.1.
+Expected:  reports/ablation_l2sp_jacobian/report.md beside this file: 2,160 cells, of
+           which the best on validation are compared on test. None of the 27 differences
+           to plain fine-tuning is significant (5 seeds, paired, Holm); the largest are
+           +2.2 ± 2.3 points (both terms, rendered → handwritten, 2 labels) and
+           −1.2 ± 2.1.
 
 Validation nearly always picks the smallest λ of either term, and accuracy falls as λ
 grows from there: on these transfers distance from θ₀ is not what hurts. L2-SP at the

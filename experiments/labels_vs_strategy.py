@@ -15,12 +15,12 @@ Expected:  experiments/reports/labels_vs_strategy/report.md: 600 runs, 150 fits.
                            fine-tuning 81.8 ± 3.8 / 92.9 ± 0.8 / 95.9 ± 0.5
 
 They don't cross: with its rate chosen on validation, fine-tuning is level with feature
-extraction at 1 label per class and ahead from 3 (USPS → MNIST) or 30 (MNIST → USPS) on.
-What crosses is training from scratch: at 100 labels per class it beats feature extraction
-on MNIST (negative transfer, 1.7 ± 0.7 points) and ties with fine-tuning. No classical
-method comes near transfer below 30 labels per class. The rule of thumb may still hold
-where rates can't be chosen: the 500 validation labels are more than most of these targets
-have for training.
+extraction at 1 label per class and ahead from 3 (USPS → MNIST) or 30 (MNIST → USPS)
+on. What crosses is training from scratch: at 100 labels per class it beats feature
+extraction on MNIST (negative transfer, 1.7 ± 0.7 points) and ties with fine-tuning. No
+classical method comes near transfer below 30 labels per class. The rule of thumb may
+still hold where rates can't be chosen: the 500 validation labels are more than most of
+these targets have for training.
 """
 
 import jaxtl as tl
