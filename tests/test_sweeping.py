@@ -425,12 +425,13 @@ def start(place, *program):
 
 
 def wait_for(place, more, process):
-    """Waits until a sweep has more cells done than that."""
+    """Waits until a sweep has more cells done than that, and is at work on others."""
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         if (place / "out" / ledger.FILE).exists():
             with ledger.Ledger(place / "out") as book:
-                if book.counts().get("done", 0) > more:
+                found = book.counts()
+                if found.get("done", 0) > more and found.get("running"):
                     return
         time.sleep(0.005)
     raise AssertionError(process.communicate())
@@ -465,6 +466,7 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_where_it_was(place):
     killed.communicate(timeout=60)
     second = done(place)
     assert len(first) < len(second) < 24
+    assert counts(place)["running"] == 2, "what it claimed is left behind"
     assert {key: second[key] for key in first} == first
 
     # Two processes end it together, the claims of the one that was killed included.
