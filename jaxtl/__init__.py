@@ -24,6 +24,9 @@ __getattr__, __dir__, __all__ = attach(
         "find_lr": "lr_finder",
         "ensemble": "ensembles",
         "linear_probe": "readout",
+        "plan_sweep": "interactive",
+        "run_sweep": "interactive",
+        "read_results": "results",
     },
     modules=(
         "averaging",

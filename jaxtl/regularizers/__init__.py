@@ -26,4 +26,5 @@ __getattr__, __dir__, __all__ = attach(
         "MARS": "projections",
         "SelectiveDecay": "projections",
     },
+    modules=("jacobian_estimates",),
 )

@@ -1,0 +1,135 @@
+"""Sweeps from Python: the cells, their numbers, and what a notebook shows."""
+
+import dataclasses
+import html.parser
+
+import numpy as np
+import pytest
+
+import jaxtl as tl
+
+AXES = {"optim.lr": [1e-3, 1e-2], "seed": range(2)}
+
+
+@pytest.fixture(scope="module")
+def exp():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(8,)),
+        data=tl.data.Digits(labels_per_class=5, val=0.2, split_seed=0),
+        terms={"task": tl.losses.CrossEntropy()},
+        steps=5,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(exp):
+    known = {"3-NN": tl.baselines.KNN(neighbours=3)}
+    return tl.run_sweep(exp, AXES, baselines=known, title="a < b")
+
+
+def test_cells_have_the_numbers_of_single_runs(exp, found):
+    records = [r for r in found.collection.records if "optim.lr" in r.labels]
+    assert len(records) == 4
+    for record in records:
+        one = tl.optim.AdamW(lr=record.labels["optim.lr"])
+        one = dataclasses.replace(exp, optim=one, seed=record.labels["seed"])
+        expected = tl.train(tl.setup(one))["test"]["accuracy"]
+        assert record.value("test", "accuracy") == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_table_shows_means_over_seeds(found):
+    cells = [r for r in found.collection.records if r.labels["method"] != "network"]
+    mean = np.mean([r.value("test", "accuracy") for r in cells])
+    assert f"{100 * mean:.1f} ±" in found._repr_html_()
+    assert f"{100 * mean:.1f} ±" in repr(found)
+    assert found.summary.tuned
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.rows, self.columns = [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += 1
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_html_is_well_formed_and_escaped(found):
+    text = found._repr_html_()
+    assert "a &lt; b" in text
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert len(tags.rows) >= 3
+    assert min(tags.rows) >= 2
+
+
+def test_a_folder_goes_on_and_is_read_back(exp, tmp_path):
+    out = tmp_path / "sweep"
+    first = tl.run_sweep(exp, {"seed": [0]}, out)
+    again = tl.run_sweep(exp, {"seed": [0, 1]}, out)
+    assert len(again.collection.records) == 2
+    kept = again.collection.records[0].result
+    assert kept["train_seconds"] == first.collection.records[0].result["train_seconds"]
+    assert repr(tl.read_results(out)) == repr(again)
+    with pytest.raises(tl.UserError, match="other experiments"):
+        tl.run_sweep(dataclasses.replace(exp, steps=6), {"seed": [0]}, out)
+    written = again.write(tmp_path / "report")
+    assert {"report.md", "report.html"} <= {path.name for path in written}
+
+
+def test_a_file_brings_its_own_axes(tmp_path):
+    path = tmp_path / "one.py"
+    path.write_text(
+        '"""A file."""\nimport jaxtl as tl\n'
+        "def experiment():\n"
+        "    return tl.Experiment(model=tl.models.MLP(widths=(4,)), "
+        "data=tl.data.Digits(labels_per_class=2), steps=2)\n"
+        'SWEEP = {"optim.lr": [1e-3, 1e-2, 1e-1]}\n'
+        'BASELINES = {"1-NN": tl.baselines.KNN(neighbours=1)}\n'
+    )
+    planned = tl.plan_sweep(path)
+    assert (planned.cells, planned.fits, planned.programs) == (3, 1, 1)
+    assert "<table>" in planned._repr_html_()
+    found = tl.run_sweep(path)
+    assert found.summary.title == "A file."
+    assert len(found.collection.records) == 4
+
+
+def test_variants_start_from_each_other(exp):
+    source = dataclasses.replace(exp, data=tl.data.RenderedDigits(per_class=10))
+    tuned = dataclasses.replace(exp, init=tl.Variant("source"))
+    variants = {"source": source, "tuned": tuned, "scratch": exp}
+    found = tl.run_sweep(variants, {"seed": [0]})
+    drift = {r.labels["variant"]: r.result["drift"] for r in found.collection.records}
+    assert drift["tuned"] > 0
+    assert drift["scratch"] is None
+    assert "source" not in drift
+
+
+def test_pictures_are_png_and_unknown_ones_are_named(found):
+    assert found.pictures["overview"]._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(tl.UserError, match="did you mean 'overview'"):
+        found.pictures["overveiw"]
+
+
+@pytest.mark.parametrize(
+    ("given", "axes", "told"),
+    [
+        ("exp", {}, "expected a mapping from fields"),
+        ("exp", {"optim.lrr": [1]}, "lrr"),
+        (3, {"seed": [0]}, "expected a tl.Experiment"),
+        ({"a": 3}, {"seed": [0]}, "for 'a'"),
+        ("missing.py", None, "no experiment file"),
+    ],
+)
+def test_bad_input_is_told(exp, given, axes, told):
+    with pytest.raises(tl.UserError, match=told):
+        tl.run_sweep(exp if given == "exp" else given, axes)
