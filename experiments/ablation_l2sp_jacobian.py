@@ -15,9 +15,9 @@ Expected:  reports/ablation_l2sp_jacobian/report.md beside this file: 2,160 cell
            −1.2 ± 2.1.
 
 Validation nearly always picks the smallest λ of either term, and accuracy falls as λ
-grows from there: on these transfers distance from θ₀ is not what hurts. L2-SP at the
-chosen λ ends a third nearer to θ₀ than fine-tuning at the same accuracy, so it costs
-nothing either. If the terms help anywhere it is at 2 labels per class on the smallest
+grows from there: on these transfers distance from θ₀ is not what hurts. Where both chose
+the same rate, L2-SP ends a sixth to two fifths nearer to θ₀ than fine-tuning does, at
+the same accuracy, so it costs nothing either. If the terms help anywhere it is at 2 labels per class on the smallest
 shift, by less than five seeds can tell.
 """
 
