@@ -32,6 +32,9 @@ EXTRAS = {
         "optuna>=4.4",
         "psycopg2-binary>=2.9.10",
         "submitit>=1.5.2",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
+        "ipykernel>=6.29",
     ],
 }
 EXTRAS["all"] = sorted(
