@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import config, losses, objective, optim, sharding, step, stretches
+from jaxtl import compiling, config, losses, objective, optim, sharding, step, stretches
 from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, Setup, Source, Term, UserError, nearest
 from jaxtl.data import base, lazy, preprocess, streams
@@ -376,7 +376,7 @@ def _preprocess(exp, weights, datasets) -> dict[str, preprocess.Preprocess]:
 
 @functools.lru_cache(maxsize=32)
 def _init(network: Network):
-    return jax.jit(network.init)
+    return jax.jit(network.init, compiler_options=compiling.once())
 
 
 def _initial(network, seed, pre, target):
