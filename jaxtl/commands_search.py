@@ -7,6 +7,7 @@ import sys
 import time
 
 from jaxtl import (
+    axes_text,
     commands_sweep,
     experiment,
     ledger,
@@ -86,7 +87,7 @@ def worker(args) -> int:
 
 def _read(args) -> tuple[experiment.File, sweep.Grid]:
     module = experiment.import_file(args.file)
-    axes, fixed = sweep.parted(getattr(module, "SWEEP", None), args.overrides)
+    axes, fixed = axes_text.parted(getattr(module, "SWEEP", None), args.overrides)
     file = experiment.read_file(args.file, *fixed)
     module = sys.modules[experiment.MODULE + args.file.stem]
     return file, sweep.grid_of(file, getattr(module, "SWEEP", None), axes)

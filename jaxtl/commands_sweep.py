@@ -4,7 +4,17 @@ import pathlib
 import sys
 import time
 
-from jaxtl import compiling, experiment, ledger, metrics, plan, report, sweep, sweeping
+from jaxtl import (
+    axes_text,
+    compiling,
+    experiment,
+    ledger,
+    metrics,
+    plan,
+    report,
+    sweep,
+    sweeping,
+)
 from jaxtl.core import UserError
 from jaxtl.run import Run
 
@@ -34,7 +44,7 @@ def sweep_(args) -> int:
 def prepare(args) -> sweeping.Sweep:
     """Returns the sweep that a command line asks for."""
     module = experiment.import_file(args.file)
-    axes, fixed = sweep.parted(getattr(module, "SWEEP", None), args.overrides)
+    axes, fixed = axes_text.parted(getattr(module, "SWEEP", None), args.overrides)
     file = experiment.read_file(args.file, *fixed)
     module = sys.modules[experiment.MODULE + args.file.stem]
     grid = sweep.grid_of(file, getattr(module, "SWEEP", None), axes)
@@ -93,12 +103,12 @@ def _footing(made: sweeping.Sweep, program: plan.Program) -> tuple[str, str]:
 
 def _run(console, made: sweeping.Sweep, book: ledger.Ledger) -> None:
     begun, total = time.perf_counter(), len(made.cells) + len(made.fitted)
-    before = _finished(book)
+    labels = {cell.key: cell.labels for cell in (*made.cells, *made.fitted)}
+    before = _finished(book, labels)
     if before:
         console.print(f"{before} of {total} cells are done already")
     best: list = [None]
     told = [-PAUSE]
-    labels = {cell.key: cell.labels for cell in (*made.cells, *made.fitted)}
 
     def tell(outcomes) -> None:
         for outcome in outcomes:
@@ -106,7 +116,7 @@ def _run(console, made: sweeping.Sweep, book: ledger.Ledger) -> None:
             if outcome.status == ledger.FAILED:
                 where = _setting(labels.get(outcome.key, {}))
                 print(f"{where} failed: {outcome.error}", file=sys.stderr)
-        done, seconds = _finished(book), time.perf_counter() - begun
+        done, seconds = _finished(book, labels), time.perf_counter() - begun
         if done < total and seconds - told[0] < PAUSE:
             return
         told[0] = seconds
@@ -118,9 +128,10 @@ def _run(console, made: sweeping.Sweep, book: ledger.Ledger) -> None:
     sweeping.run(made, book, tell)
 
 
-def _finished(book: ledger.Ledger) -> int:
-    counts = book.counts()
-    return sum(counts.get(status, 0) for status in ledger.FINISHED)
+def _finished(book: ledger.Ledger, mine) -> int:
+    """Returns how many of some cells are done; the ledger may hold others besides."""
+    known = book.statuses()
+    return sum(known.get(key) in ledger.FINISHED for key in mine)
 
 
 def _note_best(best: list, outcome: ledger.Outcome, labels) -> None:

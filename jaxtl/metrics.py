@@ -240,7 +240,9 @@ def compute(task: str, logits, labels, weights=None) -> dict[str, float]:
     if not rows.any():
         raise UserError("metrics need at least one example with a weight above 0.")
     logits, labels, weights = logits[rows], labels[rows], weights[rows]
-    return {n: fn(logits, labels, weights) for n, fn in METRICS[task].items()}
+    # A model that blows up gives infinities; the metrics then say NaN, which is enough.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return {n: fn(logits, labels, weights) for n, fn in METRICS[task].items()}
 
 
 def details(task: str, logits, labels, names=(), most: int = 100) -> dict:

@@ -17,138 +17,45 @@ import copy
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxtl import config, snapshot, study
+from jaxtl import axes_text, config, snapshot, study
+from jaxtl.axes import (
+    METHOD,
+    SEED,
+    VARIANT,
+    Grid,
+    Halving,
+    Range,
+    When,
+    among,
+    linear,
+    log,
+    several,
+    shown,
+    title,
+)
 from jaxtl.core import UserError, nearest
 from jaxtl.experiment import Experiment, File, Variant
 
-SEED, VARIANT, METHOD = "seed", "variant", "method"
-
-
-@dataclasses.dataclass(frozen=True)
-class Range(Sequence):
-    """Numbers between two ends: a row of them in a grid, all of them in a search.
-
-    Attributes:
-      low, high: both included.
-      count: of a grid's values.
-      log: whether they lie evenly on a logarithmic axis.
-    """
-
-    low: float
-    high: float
-    count: int
-    log: bool = False
-
-    def __post_init__(self):
-        name = "log" if self.log else "linear"
-        ends = (self.low, self.high)
-        if not all(isinstance(x, int | float) for x in ends):
-            raise UserError(f"tl.sweep.{name}{ends!r}: expected two numbers.")
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise UserError(
-                f"tl.sweep.{name}({self.low!r}, {self.high!r}): expected "
-                f"{'0 < ' if self.log else ''}low < high."
-            )
-        if not (isinstance(self.count, int) and self.count >= 2):
-            raise UserError(
-                f"tl.sweep.{name}: count={self.count!r}; expected at least 2 values."
-            )
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index):
-        space = np.geomspace if self.log else np.linspace
-        values = [float(f"{x:.6g}") for x in space(self.low, self.high, self.count)]
-        return values[index]
-
-
-def log(low: float, high: float, count: int) -> Range:
-    """Returns `count` numbers from low to high, each the same factor above the last."""
-    return Range(low, high, count, log=True)
-
-
-def linear(low: float, high: float, count: int) -> Range:
-    """Returns `count` numbers from low to high, evenly spaced."""
-    return Range(low, high, count)
-
-
-@dataclasses.dataclass(frozen=True)
-class When:
-    """An axis that exists only in some cells.
-
-    Attributes:
-      condition: axis -> a label, or a tuple of labels, of axes named before this one.
-      values: as of any axis.
-    """
-
-    condition: Mapping[str, Any]
-    values: Any
-
-    def holds(self, labels: Mapping[str, Any]) -> bool:
-        """Whether the cell so far is one of those meant."""
-        return all(_among(labels.get(k), v) for k, v in self.condition.items())
-
-
-def _among(label: Any, wanted: Any) -> bool:
-    return any(label == shown(one) for one in _several(wanted))
-
-
-def _several(wanted: Any) -> Iterable:
-    return wanted if isinstance(wanted, tuple | list | set) else (wanted,)
-
-
-@dataclasses.dataclass(frozen=True)
-class Halving:
-    """Successive halving: settings that do worst on validation stop early.
-
-    Settings of one compiled program are compared with each other, by the mean of the
-    monitored metric over their seeds.
-
-    Attributes:
-      rungs: shares of the steps at which settings are compared, rising, below 1.
-      keep: share that goes on at each, at least one setting.
-
-    References:
-      Jamieson and Talwalkar, Non-stochastic Best Arm Identification, AISTATS 2016.
-    """
-
-    rungs: tuple[float, ...] = (0.25, 0.5)
-    keep: float = 0.5
-
-    def __post_init__(self):
-        rising = all(a < b for a, b in zip(self.rungs, self.rungs[1:]))
-        if not (self.rungs and rising and all(0 < r < 1 for r in self.rungs)):
-            raise UserError(
-                f"halving.rungs={self.rungs!r}: expected rising shares of the steps "
-                "between 0 and 1, such as (0.25, 0.5)."
-            )
-        if not 0 < self.keep < 1:
-            raise UserError(
-                f"halving.keep={self.keep!r}: expected a share between 0 and 1."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A sweep with more to say than its axes.
-
-    Attributes:
-      axes: as the mapping SWEEP.
-      exclude: cells to leave out: each a mapping from axes to a label, or a tuple of
-        labels; a cell that matches all of one is left out.
-      halving: lets cells stop early, None for none.
-    """
-
-    axes: Mapping[Any, Any]
-    exclude: tuple[Mapping[str, Any], ...] = ()
-    halving: Halving | None = None
+# What an experiment file says: tl.sweep.log, tl.sweep.When and the like.
+__all__ = [
+    "METHOD",
+    "SEED",
+    "VARIANT",
+    "Grid",
+    "Halving",
+    "Range",
+    "When",
+    "cells",
+    "grid_of",
+    "linear",
+    "log",
+    "shown",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,7 +97,7 @@ def grid_of(file: File, given: Any, asked: Sequence[str] = ()) -> Grid:
     own = {axis: _held(values) for axis, values in grid.axes.items()}
     axes = dict(own)
     for text in asked:
-        name, values = _parsed(text)
+        name, values = axes_text.parsed(text)
         axes[name] = _replacing(name, axes.get(name), values)
     if SEED not in axes and file.seeds is not None:
         axes[SEED] = file.seeds
@@ -237,16 +144,16 @@ def _check_conditions(file: File, grid: Grid) -> None:
     rules = [("exclude", rule) for rule in grid.exclude]
     for axis, values in grid.axes.items():
         if isinstance(values, When):
-            rules.append((f"the axis {_name(axis)!r}", values.condition))
+            rules.append((f"the axis {title(axis)!r}", values.condition))
     labels = {VARIANT: list(file.variants)}
     for axis, values in grid.axes.items():
         values = values.values if isinstance(values, When) else values
         if isinstance(values, Iterable):  # else the command line gave another
-            labels[_name(axis)] = [label for label, _ in _choices(axis, values)]
+            labels[title(axis)] = [label for label, _ in _choices(axis, values)]
     for where, rule in rules:
         for name, wanted in rule.items():
-            for one in _several(wanted):
-                if name in labels and not _among(shown(one), labels[name]):
+            for one in several(wanted):
+                if name in labels and not among(shown(one), labels[name]):
                     there = [str(label) for label in labels[name]]
                     raise UserError(
                         f"{where}: {name!r} is never {shown(one)!r}"
@@ -260,31 +167,27 @@ def _waits(exp: Experiment) -> bool:
 
 def _check_axis(axis, values, known) -> None:
     if isinstance(values, When):
-        before = [_name(a) for a in known[: known.index(axis)]]
+        before = [title(a) for a in known[: known.index(axis)]]
         for name in values.condition:
             if name not in before:
                 raise UserError(
-                    f"the axis {_name(axis)!r} depends on {name!r}, which is no axis "
+                    f"the axis {title(axis)!r} depends on {name!r}, which is no axis "
                     f"before it{nearest(name, before)}."
                 )
         values = values.values
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(
-            f"the axis {_name(axis)!r} is {values!r}; expected a list of values."
+            f"the axis {title(axis)!r} is {values!r}; expected a list of values."
         )
     if len(list(values)) == 0:
-        raise UserError(f"the axis {_name(axis)!r} has no values.")
+        raise UserError(f"the axis {title(axis)!r} has no values.")
     if isinstance(axis, tuple):
         for value in values:
             if not isinstance(value, tuple | list) or len(value) != len(axis):
                 raise UserError(
-                    f"the axis {_name(axis)!r} zips {len(axis)} fields, but one of its "
+                    f"the axis {title(axis)!r} zips {len(axis)} fields, but one of its "
                     f"values is {value!r}; expected a tuple of {len(axis)}."
                 )
-
-
-def _name(axis) -> str:
-    return axis if isinstance(axis, str) else ", ".join(axis)
 
 
 def cells(file: File, grid: Grid) -> list[Cell]:
@@ -296,7 +199,7 @@ def cells(file: File, grid: Grid) -> list[Cell]:
     """
     for rule in grid.exclude:
         for name in rule:
-            names = [_name(axis) for axis in grid.axes]
+            names = [title(axis) for axis in grid.axes]
             if name not in names:
                 raise UserError(
                     f"exclude: {name!r} is no axis{nearest(name, names)} "
@@ -323,7 +226,7 @@ def cells(file: File, grid: Grid) -> list[Cell]:
 
 
 def _matches(labels, rule) -> bool:
-    return all(k in labels and _among(labels[k], v) for k, v in rule.items())
+    return all(k in labels and among(labels[k], v) for k, v in rule.items())
 
 
 def _spanned(file: File, grid: Grid) -> Iterator[tuple]:
@@ -359,7 +262,7 @@ def _grown(start, axes, override) -> Iterator[tuple]:
         made = exp
         for path, value in change:
             made = override(made, path, value)
-        grown = ({**labels, _name(axis): label}, changes + change, made)
+        grown = ({**labels, title(axis): label}, changes + change, made)
         yield from _grown(grown, rest, override)
 
 
@@ -369,7 +272,7 @@ def _choices(axis, values) -> Iterator[tuple[Any, tuple]]:
         for label, changes in values.items():
             if not isinstance(changes, Mapping):
                 raise UserError(
-                    f"the axis {_name(axis)!r}: {label!r} is {changes!r}; expected a "
+                    f"the axis {title(axis)!r}: {label!r} is {changes!r}; expected a "
                     'mapping of changes, such as {"optim.lr": 1e-3}.'
                 )
             yield label, tuple(changes.items())
@@ -406,27 +309,6 @@ class _Overrides:
         return other
 
 
-def shown(value: Any) -> Any:
-    """Returns a value as it stands in tables: numbers and texts as they are."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if config.is_config(value):
-        parts = []
-        for name, field in config.fields(value).items():
-            own = getattr(value, name)
-            default = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            if config.key(own) != config.key(default):
-                parts.append(f"{name}={shown(own)!r}")
-        return f"{type(value).__name__}({', '.join(parts)})"
-    if isinstance(value, tuple | list):
-        return ", ".join(str(shown(x)) for x in value)
-    return str(value)
-
-
 def digest(exp: Experiment) -> str:
     """Returns a hash of an experiment's settings."""
     text = json.dumps(snapshot.to_json(exp), sort_keys=True, default=str)
@@ -459,84 +341,3 @@ def _picture(value: Any) -> Any:
     if isinstance(value, int | float):
         return float(value)
     return _once(value, snapshot.to_json)
-
-
-def is_axis(text: str) -> bool:
-    """Whether "path=values" on a command line spans several values."""
-    values = text.partition("=")[2]
-    many = len([part for part in _split(values) if part]) > 1
-    return many or bool(_RANGES.fullmatch(values.strip()))
-
-
-def parted(given: Any, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the texts of a command line that are axes, and the others.
-
-    A single value is an axis's too where the file has an axis of that name.
-
-    Args:
-      given: the file's SWEEP.
-      texts: "a.b=0,0.01" and the like.
-
-    Raises:
-      UserError: a field that the file changes together with others.
-    """
-    known = given.axes if isinstance(given, Grid) else given
-    names = list(known) if isinstance(known, Mapping) else []
-    axes, rest = [], []
-    for text in texts:
-        name = text.partition("=")[0].strip()
-        for zipped in (axis for axis in names if isinstance(axis, tuple)):
-            if name in zipped:
-                raise UserError(
-                    f"{text}: the file changes {_name(zipped)} together; change them "
-                    "there."
-                )
-        own = name in (SEED, VARIANT, *_SEEDS) or name in names
-        (axes if own or is_axis(text) else rest).append(text)
-    return axes, rest
-
-
-_SEEDS = ("SEEDS", "seeds")  # as the other commands call them
-
-
-_RANGES = re.compile(r"(log|linear)\(.+\)|-?\d+\.\.-?\d+|tl\.sweep\..+")
-
-
-def _parsed(text: str) -> tuple[str, Any]:
-    """Returns (axis, values) of "a.b=0,0.01", "seed=0..4" or "lr=log(1e-4,1e-2,5)"."""
-    import jaxtl
-
-    name, equals, values = text.partition("=")
-    name, values = name.strip(), values.strip()
-    name = SEED if name in _SEEDS else name
-    if not equals or not name:
-        raise UserError(
-            f"the axis {text!r} has no '='; expected path=value,value, such as "
-            "optim.lr=0.001,0.01."
-        )
-    if made := re.fullmatch(r"(log|linear)\((.+),(.+),(.+)\)", values):
-        low, high, count = (config.literal(x.strip()) for x in made.groups()[1:])
-        return name, (log if made[1] == "log" else linear)(low, high, count)
-    if made := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values):
-        return name, range(int(made[1]), int(made[2]) + 1)
-    parts = [part for part in _split(values) if part]
-    found = [config.literal(part, {"tl": jaxtl}) for part in parts]
-    if len(found) == 1 and isinstance(found[0], Range):
-        return name, found[0]
-    return name, found
-
-
-def _split(text: str) -> list[str]:
-    """Splits at the commas that stand in no bracket or quotes."""
-    parts, depth, quote = [""], 0, ""
-    for char in text:
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        depth += (char in "([{") - (char in ")]}") if not quote else 0
-        if char == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return [part.strip() for part in parts]

@@ -342,8 +342,10 @@ def _alone(cell: sweep.Cell, one: Run) -> ledger.Outcome:
     one = one.sibling(one.exp) if len(one.parts.stretches) == 1 else one
     try:
         result = training.train(one, progress=False)
-    except UserError as error:
-        return ledger.Outcome(cell.key, ledger.FAILED, {}, one.curve, str(error))
+    except (UserError, jax.errors.JaxRuntimeError) as error:
+        # The device's own errors (no memory left) are one cell's: the others go on.
+        text = str(error).partition("\n")[0]
+        return ledger.Outcome(cell.key, ledger.FAILED, {}, one.curve, text)
     result = {**result, "seconds": time.perf_counter() - begun}
     curve = {
         "step": one.curve["step"],

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxtl as tl
-from jaxtl import config, experiment, plan, sweep
+from jaxtl import axes_text, config, experiment, plan, sweep
 from jaxtl.core import UserError
 
 ROOT = pathlib.Path(tl.__file__).parent.parent
@@ -321,8 +321,8 @@ def test_ten_thousand_cells_read_each_value_once(monkeypatch):
     ],
 )
 def test_forms_of_axes(text, name, values):
-    assert sweep.parted(None, [text]) == ([text], [])
-    found = sweep._parsed(text)
+    assert axes_text.parted(None, [text]) == ([text], [])
+    found = axes_text.parsed(text)
     assert (found[0], list(found[1])) == (name, values)
 
 
@@ -330,7 +330,7 @@ def test_forms_of_axes(text, name, values):
     "text", ["optim.lr=0.1", "wise_ft=(0.0,0.5)", "init=tl.pretrained.Run('a,b')"]
 )
 def test_single_values_are_overrides(text):
-    assert sweep.parted({"optim.eps": [1]}, [text]) == ([], [text])
+    assert axes_text.parted({"optim.eps": [1]}, [text]) == ([], [text])
 
 
 def test_an_axis_of_the_command_line_takes_the_files_place():
@@ -341,7 +341,7 @@ def test_an_axis_of_the_command_line_takes_the_files_place():
 
 def test_a_single_value_takes_the_place_of_an_axis():
     axes = {"optim.lr": [0.1, 0.2], "method": METHOD}
-    assert sweep.parted(axes, ["optim.lr=0.3", "steps=5", "method=full"]) == (
+    assert axes_text.parted(axes, ["optim.lr=0.3", "steps=5", "method=full"]) == (
         ["optim.lr=0.3", "method=full"],
         ["steps=5"],
     )
@@ -444,7 +444,7 @@ def test_wrong_axes_of_the_command_line_are_told(text, sentence):
 
 def test_a_zipped_field_is_not_changed_alone():
     with pytest.raises(UserError, match="changes batch, steps together"):
-        sweep.parted({("batch", "steps"): [(1, 2)]}, ["batch=3"])
+        axes_text.parted({("batch", "steps"): [(1, 2)]}, ["batch=3"])
 
 
 @pytest.mark.parametrize(
