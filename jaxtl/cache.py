@@ -330,7 +330,7 @@ def _replicated(mesh):
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-_FORWARDS: dict[Any, tuple] = {}
+_FORWARDS: dict[Any, tuple] = compiling.Recent(64)
 
 
 def _forward(program, stages, pre, params, stats, x):

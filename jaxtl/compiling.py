@@ -58,3 +58,22 @@ def keep(folder) -> None:
     """Keeps compiled programs in a folder for later processes, if nothing else does."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+class Recent(dict):
+    """A dict of compiled programs that lets go of its oldest entries.
+
+    A sweep of a thousand programs in one process would fill the memory otherwise.
+
+    Args:
+      most: entries kept.
+    """
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key, value) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self.most:
+            del self[next(iter(self))]

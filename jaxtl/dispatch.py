@@ -35,7 +35,7 @@ class Compiled(NamedTuple):
     temp_bytes: int | None
 
 
-_COMPILED: dict[Any, Compiled] = {}
+_COMPILED: dict[Any, Compiled] = compiling.Recent(128)
 
 
 def compiled(program: Program, state: State, fixed: Fixed, data, most: int):

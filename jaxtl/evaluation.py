@@ -116,7 +116,7 @@ def _streamed(program, pre):
     return _forwards(program.network, pre, program.dtype, program.mesh, program.task)[1]
 
 
-_STORE: dict[Any, Any] = {}
+_STORE: dict[Any, Any] = compiling.Recent(128)
 
 
 def _forwards(network: Network, pre, dtype, mesh, task):

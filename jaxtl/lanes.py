@@ -256,7 +256,7 @@ def _rows(run: Run, stream: str) -> np.ndarray:
     return run.parts.datasets[assemble.data_of(stream)].rows[assemble.split_of(stream)]
 
 
-_COMPILED: dict = {}
+_COMPILED: dict = compiling.Recent(64)
 
 
 def compiled(lanes: Lanes, args: tuple, most: int) -> tuple:

@@ -86,7 +86,7 @@ def padded(members: Sequence[int], most: int) -> np.ndarray:
     return np.asarray([*members, *[members[-1]] * (size - len(members))], np.int32)
 
 
-_STORE: dict[Any, Any] = {}
+_STORE: dict[Any, Any] = compiling.Recent(128)
 
 
 def _compiled(lanes, start: str | None, pre: preprocess.Preprocess):

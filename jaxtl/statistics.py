@@ -121,7 +121,7 @@ def batch_statistics(
     return trees.merge(found, fixed)
 
 
-_STORE: dict[Any, Any] = {}
+_STORE: dict[Any, Any] = compiling.Recent(128)
 
 
 def _forward(program, pre, train, still):

@@ -1,5 +1,6 @@
 """What all tests share: a compilation cache, the data folder, a context for terms."""
 
+import gc
 import os
 import pathlib
 
@@ -17,10 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtl import cache, dispatch, evaluation, lanes, scoring, statistics
 from jaxtl.core import Setup, Source
 from jaxtl.models import MLP, Llama
 from jaxtl.objective import Context
 
+STORES = (
+    dispatch._COMPILED,
+    lanes._COMPILED,
+    evaluation._STORE,
+    scoring._STORE,
+    statistics._STORE,
+    cache._FORWARDS,
+    cache._MEMORY,
+)
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -36,6 +47,24 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+ENOUGH = 2.5e9  # bytes of a process, above which it lets go of what it compiled
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_go():
+    """Keeps a test process small: compiled programs pile up over hundreds of tests."""
+    yield
+    pages = pathlib.Path("/proc/self/statm")
+    if not pages.exists():
+        return
+    size = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if size > ENOUGH:
+        for store in STORES:
+            store.clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
