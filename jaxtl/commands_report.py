@@ -49,11 +49,16 @@ def show(summary, sheets) -> None:
         console.print(text, markup=False, style="dim", soft_wrap=True)
 
 
-def write(collection, summary, sheets, out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes report.md, report.tex, the CSV files, the plots and the page."""
+def write(
+    collection, summary, sheets, out: pathlib.Path, pictures=None
+) -> list[pathlib.Path]:
+    """Writes report.md, report.tex, the CSV files, the plots and the page.
+
+    `pictures` are paths of plots that lie in `out` already; None draws them.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    if importlib.util.find_spec("jaxtl.plots_sweep"):
+    drawn, pictures = pictures is not None, pictures or []
+    if not drawn and importlib.util.find_spec("jaxtl.plots_sweep"):
         from jaxtl import plots_sweep  # matplotlib takes a second to import
 
         pictures = plots_sweep.draw_all(collection, summary, out)

@@ -17,17 +17,21 @@ LINES = 40  # of a table that is shown; files hold all of them
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG that a notebook shows where it stands as a cell's last value."""
+    """A plot that a notebook shows where it stands as a cell's last value."""
 
     name: str
     png: bytes = dataclasses.field(repr=False)
+    svg: bytes = dataclasses.field(repr=False)
 
     def _repr_png_(self) -> bytes:
         return self.png
 
-    def save(self, path: str | pathlib.Path) -> None:
-        """Writes the PNG."""
-        pathlib.Path(path).write_bytes(self.png)
+    def save(self, folder: str | pathlib.Path) -> pathlib.Path:
+        """Writes a PNG and an SVG of its name; returns the PNG's path."""
+        path = pathlib.Path(folder) / f"{self.name}.png"
+        path.write_bytes(self.png)
+        path.with_suffix(".svg").write_bytes(self.svg)
+        return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +61,16 @@ class Results:
 
         with tempfile.TemporaryDirectory() as folder:
             drawn = plots_sweep.draw_all(self.collection, self.summary, folder)
-            found = [Picture(path.stem, path.read_bytes()) for path in drawn]
-        return _Named({picture.name: picture for picture in found})
+            found = {path.name.removesuffix(".png"): path for path in drawn}
+            return _Named({name: _picture(name, path) for name, path in found.items()})
 
     def write(self, out: str | pathlib.Path) -> list[pathlib.Path]:
         """Writes what `jaxtl report` does: Markdown, LaTeX, CSV, plots, a page."""
-        sheets = tables.sheets(self.summary)
-        found = self.collection, self.summary, sheets, pathlib.Path(out)
-        return commands_report.write(*found)
+        out, sheets = pathlib.Path(out), tables.sheets(self.summary)
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = [picture.save(out) for picture in self.pictures.values()]
+        found = self.collection, self.summary, sheets, out
+        return commands_report.write(*found, pictures=drawn)
 
     def __repr__(self) -> str:
         sheets = [formats.markdown(sheet) for sheet in tables.sheets(self.summary)[:1]]
@@ -80,6 +86,10 @@ class Results:
             parts.append(_folded(sheet.title, table(plain)))
         parts.append(_folded("How to read this", listed(conclusions.notes(summary))))
         return "\n".join(parts)
+
+
+def _picture(name: str, path: pathlib.Path) -> Picture:
+    return Picture(name, path.read_bytes(), path.with_suffix(".svg").read_bytes())
 
 
 class _Named(dict):

@@ -42,6 +42,10 @@ def test_it_runs_from_start_to_end(path, tmp_path, monkeypatch):
     import nbformat
 
     monkeypatch.setenv("JAXTL_FAST", "1")
+    # Nearly all of its time is compiling.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT.parent / ".jax_cache"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     source = str(ROOT.parent)
     known = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([source, *filter(None, [known])]))
