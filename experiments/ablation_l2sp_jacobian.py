@@ -15,10 +15,10 @@ Expected:  reports/ablation_l2sp_jacobian/report.md beside this file: 2,160 cell
            −1.2 ± 2.1.
 
 Validation nearly always picks the smallest λ of either term, and accuracy falls as λ
-grows from there: on these transfers distance from θ₀ is not what hurts. Where both chose
-the same rate, L2-SP ends a sixth to two fifths nearer to θ₀ than fine-tuning does, at
-the same accuracy, so it costs nothing either. If the terms help anywhere it is at 2 labels per class on the smallest
-shift, by less than five seeds can tell.
+grows from there: on these transfers distance from θ₀ is not what hurts. Where both
+chose the same rate, L2-SP ends a sixth to two fifths nearer to θ₀ than fine-tuning, at
+the same accuracy, so it costs nothing either. If the terms help anywhere it is at 2
+labels per class on the smallest shift, by less than five seeds can tell.
 """
 
 import jaxtl as tl

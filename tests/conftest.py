@@ -49,18 +49,20 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-ENOUGH = 2.5e9  # bytes of a process, above which it lets go of what it compiled
+# Bytes, and mappings, of a process above which it lets go of what it compiled: a
+# program takes some mappings, and at Linux's limit of 65,530 XLA crashes.
+ENOUGH, MAPPED = 3e9, 20_000
 
 
 @pytest.fixture(scope="module", autouse=True)
 def let_go():
     """Keeps a test process small: compiled programs pile up over hundreds of tests."""
     yield
-    pages = pathlib.Path("/proc/self/statm")
-    if not pages.exists():
+    own = pathlib.Path("/proc/self")
+    if not (own / "maps").exists():
         return
-    size = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if size > ENOUGH:
+    size = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if size > ENOUGH or (own / "maps").read_bytes().count(b"\n") > MAPPED:
         for store in STORES:
             store.clear()
         jax.clear_caches()
