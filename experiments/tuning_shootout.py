@@ -6,8 +6,9 @@ Needs:     below the folder that JAXTL_DATA_DIR names: cifar10/cifar10_jpeg_test
 Run:       jaxtl run experiments/tuning_shootout.py
            python experiments/tuning_shootout.py [SETTING …]    # how CHOSEN was found
            jaxtl compare RUN --plot drift.png --against drift
-Expected:  test accuracy, mean ± 95 % interval over 5 seeds (a seed draws the labels, the
-           head and the order; test rows are fixed); see reports/tuning_shootout/drift.png:
+Expected:  test accuracy, mean ± 95 % interval over 5 seeds (a seed draws the labels,
+           the head and the order; test rows are fixed); the plot is
+           reports/tuning_shootout/drift.png:
 
                                 USPS → MNIST  CIFAR JPEG    TREC
                                 5 per class   25 per class  10 per class
