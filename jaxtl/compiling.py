@@ -40,6 +40,18 @@ def once() -> dict[str, str]:
     return _allowed(_ONCE) if jax.default_backend() == "cpu" else {}
 
 
+@functools.cache
+def single(platform: str) -> dict[str, str]:
+    """Returns `options` for a program that keeps to one core of a CPU.
+
+    Where every core has a program of its own, threads inside each are in the way.
+    """
+    found = options(platform)
+    if platform != "cpu":
+        return found
+    return {**found, **_allowed({"xla_cpu_multi_thread_eigen": False})}
+
+
 def _allowed(found: dict) -> dict:
     flags = os.environ.get("XLA_FLAGS", "")
     return {k: v for k, v in found.items() if k not in flags and _known(k, v)}

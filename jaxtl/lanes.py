@@ -10,6 +10,7 @@ features, θ₀) is there once.
 import dataclasses
 import functools
 import re
+import threading
 import time
 from collections.abc import Iterable, Sequence
 
@@ -93,6 +94,7 @@ class Lanes:
     Attributes:
       runs: as set up, not begun.
       mode: "vmap" or "map".
+      one_core: whether other lanes are trained on the other cores at the same time.
       active: the lanes that still train.
       at: steps taken.
       states: the runs' states, stacked.
@@ -102,8 +104,8 @@ class Lanes:
       stacking.Unlike: the runs' arrays differ in shape, so that no program fits all.
     """
 
-    def __init__(self, runs: Sequence[Run], mode: str):
-        self.runs, self.mode = tuple(runs), mode
+    def __init__(self, runs: Sequence[Run], mode: str, *, one_core: bool = False):
+        self.runs, self.mode, self.one_core = tuple(runs), mode, one_core
         first = self.runs[0]
         self.exp, self.program = first.exp, first.program
         if len({run.program.key() for run in self.runs}) > 1:
@@ -188,6 +190,13 @@ class Lanes:
         return table
 
     @property
+    def options(self) -> dict[str, str]:
+        """Compiler options of the lanes' programs."""
+        platform = self.program.mesh.devices.flat[0].platform
+        made = compiling.single if self.one_core else compiling.options
+        return made(platform)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The metrics of a step, in the order of `advance`'s last axis."""
         return self._compiled[1]
@@ -257,6 +266,8 @@ def _rows(run: Run, stream: str) -> np.ndarray:
 
 
 _COMPILED: dict = compiling.Recent(64)
+_LOCKS: dict = compiling.Recent(64)
+_LOCK = threading.Lock()
 
 
 def compiled(lanes: Lanes, args: tuple, most: int) -> tuple:
@@ -268,13 +279,20 @@ def compiled(lanes: Lanes, args: tuple, most: int) -> tuple:
     leaves, treedef = jax.tree.flatten(args)
     shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
     layout, mode = lanes.layout, lanes.mode
-    key = (lanes.program.key(), layout, mode, most, treedef, shapes)
-    if key not in _COMPILED:
-        _COMPILED[key] = _compile(lanes.program, layout, mode, args, most)
-    return _COMPILED[key]
+    options = lanes.options
+    key = (lanes.program.key(), layout, mode, most, treedef, shapes, str(options))
+    with _LOCK:
+        waiting = _LOCKS.setdefault(key, threading.Lock())
+    with waiting:  # lanes of another thread may be compiling just this
+        if key not in _COMPILED:
+            made = _compile(lanes.program, layout, mode, args, most, options)
+            _COMPILED[key] = made
+        return _COMPILED[key]
 
 
-def _compile(program, layout: stacking.Layout, mode: str, args, most: int) -> tuple:
+def _compile(
+    program, layout: stacking.Layout, mode: str, args, most: int, options
+) -> tuple:
     first = jax.tree.map(lambda x: x[0], (args[0], args[1], args[3]))
 
     def read(shared, own, drawn, at):
@@ -315,8 +333,7 @@ def _compile(program, layout: stacking.Layout, mode: str, args, most: int) -> tu
         return jax.lax.fori_loop(0, count, body, (states, tables))
 
     run = jax.jit(side_by_side if mode == VMAP else in_turn, donate_argnums=0)
-    platform = program.mesh.devices.flat[0].platform
-    built = run.lower(*args, np.int32(1)).compile(compiling.options(platform))
+    built = run.lower(*args, np.int32(1)).compile(options)
     return built, names
 
 

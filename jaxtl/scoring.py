@@ -1,6 +1,7 @@
 """Scores of many lanes on a split, by one compiled forward pass."""
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,10 +69,14 @@ def _features(lanes, run, stages, split):
     known = lanes.__dict__.setdefault("features", {})
     at = (split, np.asarray(run.parts.datasets["target"].rows[split]).tobytes())
     if at not in known:
-        known[at] = cache.features(
-            run, run.params, run.state.stats, stages, "target", split
-        )
+        with _LOCK:  # lanes of other threads want the same, most likely
+            known[at] = cache.features(
+                run, run.params, run.state.stats, stages, "target", split
+            )
     return known[at]
+
+
+_LOCK = threading.Lock()
 
 
 def padded(members: Sequence[int], most: int) -> np.ndarray:
@@ -91,10 +96,10 @@ _STORE: dict[Any, Any] = compiling.Recent(128)
 
 def _compiled(lanes, start: str | None, pre: preprocess.Preprocess):
     program, layout = lanes.program, lanes.layout
-    key = (program.key(), layout, lanes.mode, start, config.key(pre))
+    options = lanes.options
+    key = (program.key(), layout, lanes.mode, start, config.key(pre), str(options))
     if key not in _STORE:
         make = functools.partial(_forward, program, layout, start, pre, lanes.mode)
-        options = compiling.options(program.mesh.devices.flat[0].platform)
         _STORE[key] = jax.jit(make, compiler_options=options)
     return _STORE[key]
 

@@ -1,7 +1,9 @@
 """Runs a sweep: claims cells, trains them as lanes or alone, records what came out."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 import threading
@@ -307,33 +309,56 @@ def _set_up(made: Sweep, cells):
 
 
 def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
+    """Trains cells as lanes; returns their outcomes, None where that was stopped."""
     begun = time.perf_counter()
-    cells = [cell for cell, _ in ready]
-    side = lanes.Lanes([one for _, one in ready], mode)
-    settings = [
-        tuple((k, str(v)) for k, v in cell.labels.items() if k != sweep.SEED)
-        for cell, _ in ready
+    apart = made.grid.halving is None and watch is None
+    parts = _parts(len(ready)) if mode == lanes.MAP and apart else 1
+    size = -(-len(ready) // parts)
+    shares = [ready[i : i + size] for i in range(0, len(ready), size)]
+    # Features are cached here, one share after the other: most are common to all.
+    sides = [
+        lanes.Lanes([one for _, one in share], mode, one_core=len(shares) > 1)
+        for share in shares
     ]
-    found = together.train(
-        side,
-        halving=made.grid.halving,
-        settings=settings,
-        asked_to_stop=lambda: interrupt.asked,
-        tell=lambda at: watch(side, cells) if watch else None,
-    )
-    if found is None:
+
+    def train(share, side):
+        cells = [cell for cell, _ in share]
+        return together.train(
+            side,
+            halving=made.grid.halving,
+            settings=[_setting(cell) for cell in cells],
+            asked_to_stop=lambda: interrupt.asked,
+            tell=lambda at: watch(side, cells) if watch else None,
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
+        found = list(pool.map(train, shares, sides))
+    if any(part is None for part in found):
         return None
-    share = (time.perf_counter() - begun) / len(ready)
+    seconds = (time.perf_counter() - begun) / len(ready)
     return [
         ledger.Outcome(
             cell.key,
             one.status,
-            {**one.result, "seconds": share} if one.result else {},
+            {**one.result, "seconds": seconds} if one.result else {},
             one.curve,
             one.error,
         )
-        for (cell, _), one in zip(ready, found)
+        for share, part in zip(shares, found)
+        for (cell, _), one in zip(share, part)
     ]
+
+
+def _parts(count: int) -> int:
+    """Returns over how many cores lanes are shared out: each has at least four."""
+    cores = getattr(os, "sched_getaffinity", None)
+    cores = len(cores(0)) if cores else os.cpu_count() or 1
+    return max(1, min(cores, count // 4))
+
+
+def _setting(cell: sweep.Cell) -> tuple:
+    """Returns a cell's labels but its seed's."""
+    return tuple((k, str(v)) for k, v in cell.labels.items() if k != sweep.SEED)
 
 
 def _alone(cell: sweep.Cell, one: Run) -> ledger.Outcome:

@@ -57,7 +57,9 @@ class JacobianDifference(Term):
         `fraction` leaves few examples. See `jacobian_estimates.signs`.
       every: the term acts on each `every`-th step alone, `every` times as strongly, so
         that a plain gradient step's mean is unchanged; it is 0 on the others, which
-        then cost nothing (unless several runs step together in one vmapped program).
+        then cost nothing (unless several runs step together in one vmapped program, or
+        the network has convolutions and runs on a CPU, where XLA's are several times
+        slower inside a condition: `fraction` saves more there).
         An optimizer that scales by past gradients, as Adam does, sees the difference.
       fraction: share of the batch that is looked at, at least one example. They are
         the batch's first rows, whose order is random already.
