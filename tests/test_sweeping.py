@@ -144,7 +144,7 @@ def test_failed_cells_run_again_if_asked(place, capsys):
 
 
 def test_runs_that_turn_out_unlike_run_one_by_one(place, monkeypatch):
-    def unlike(self, *_):
+    def unlike(self, *_, **settings):
         raise lanes.stacking.Unlike("an array is (3,) in one and not in another")
 
     monkeypatch.setattr(lanes.Lanes, "__init__", unlike)
