@@ -16,7 +16,6 @@ from jaxtl import (
     sweeping,
 )
 from jaxtl.core import UserError
-from jaxtl.run import Run
 
 PAUSE = 5.0  # seconds between lines of progress
 EXAMINED = 12  # programs of a plan that are set up to say what they take
@@ -67,7 +66,7 @@ def _planned(console, made: sweeping.Sweep) -> None:
     for number, program in enumerate(made.programs):
         mode = memory = "–"
         if number < EXAMINED:
-            mode, memory = _footing(made, program)
+            mode, memory = plan.outlook(program, made.mode, made.most)
         else:
             unread += 1
         fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
@@ -88,17 +87,6 @@ def _planned(console, made: sweeping.Sweep) -> None:
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-def _footing(made: sweeping.Sweep, program: plan.Program) -> tuple[str, str]:
-    exp = program.cells[0].exp
-    if isinstance(exp.init, experiment.Variant):
-        return f"after {exp.init.name!r} is trained", "–"
-    try:
-        found = plan.footing(Run(exp), len(program.cells), made.mode, made.most)
-    except UserError as error:
-        return f"fails: {error}", "–"
-    return plan.describe(found), plan.size(found)
 
 
 def _run(console, made: sweeping.Sweep, book: ledger.Ledger) -> None:

@@ -11,7 +11,7 @@ import os
 import jax
 
 # LLVM's best is a waste on what runs once: drawing a ResNet-20's weights compiles in
-# 2.5 s of processor time in place of 9, to the same bits.
+# a fraction of the time, to the same bits.
 _ONCE = {"xla_backend_optimization_level": 1}
 _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",

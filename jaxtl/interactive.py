@@ -11,8 +11,7 @@ from typing import Any
 from jaxtl import experiment as experiments
 from jaxtl import formats, ledger, plan, results, sweep, sweeping
 from jaxtl.core import UserError
-from jaxtl.experiment import Experiment, File, Variant
-from jaxtl.run import Run
+from jaxtl.experiment import Experiment, File
 from jaxtl.tables import Sheet
 
 PAUSE = 5.0  # seconds between lines of progress
@@ -74,12 +73,8 @@ def plan_sweep(
 def _row(made: sweeping.Sweep, program: plan.Program, examined: bool) -> tuple:
     fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
     mode = memory = "–"
-    exp = program.cells[0].exp
-    if isinstance(exp.init, Variant):
-        mode = f"after {exp.init.name!r} is trained"
-    elif examined:
-        found = plan.footing(Run(exp), len(program.cells), made.mode, made.most)
-        mode, memory = plan.describe(found), plan.size(found)
+    if examined:
+        mode, memory = plan.outlook(program, made.mode, made.most)
     traced = ", ".join(program.traced)
     return fixed, traced, mode, str(len(program.cells)), memory
 

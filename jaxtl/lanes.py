@@ -282,7 +282,9 @@ def compiled(lanes: Lanes, args: tuple, most: int) -> tuple:
     options = lanes.options
     key = (lanes.program.key(), layout, mode, most, treedef, shapes, str(options))
     with _LOCK:
-        waiting = _LOCKS.setdefault(key, threading.Lock())
+        if key not in _LOCKS:
+            _LOCKS[key] = threading.Lock()
+        waiting = _LOCKS[key]
     with waiting:  # lanes of another thread may be compiling just this
         if key not in _COMPILED:
             made = _compile(lanes.program, layout, mode, args, most, options)

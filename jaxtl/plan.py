@@ -9,6 +9,8 @@ import jax
 
 from jaxtl import cache, config, lanes, sweep
 from jaxtl import tree as trees
+from jaxtl.core import UserError
+from jaxtl.experiment import Variant
 from jaxtl.run import Run
 
 MANY = 200  # programs, above which a warning is due
@@ -126,6 +128,18 @@ def footing(run: Run, count: int, mode: str = "auto", most: int | None = None):
     turns = -(-count // min(count, most or LANES, fitting))
     # Turns of one size run one program.
     return Footing(chosen, "", -(-count // turns), each, shared)
+
+
+def outlook(program: Program, mode: str, most: int | None) -> tuple[str, str]:
+    """Returns (how a program's cells will run, their memory), for people."""
+    exp = program.cells[0].exp
+    if isinstance(exp.init, Variant):
+        return f"after {exp.init.name!r} is trained", "–"
+    try:
+        found = footing(Run(exp), len(program.cells), mode, most)
+    except UserError as error:
+        return f"fails: {error}", "–"
+    return describe(found), size(found)
 
 
 def memory() -> int:
