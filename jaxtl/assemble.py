@@ -61,7 +61,7 @@ def assemble(exp: Experiment) -> Assembled:
     """Puts an experiment together; everything that can be wrong is said here."""
     datasets = _datasets(exp)
     target = datasets["target"]
-    model, plain = _network(exp.model, target)
+    model, plain = _network(exp.model, target, _outputs(datasets))
     weights = None if exp.init is None else _weights(exp.init, model)
     pre = _preprocess(exp, weights, datasets)
     params, stats = _initial(plain, exp.seed, pre["target"], target)
@@ -97,13 +97,18 @@ def assemble(exp: Experiment) -> Assembled:
         streams=tuple(sizes),
         source_network=own_network,
         batches=functools.partial(_batches, datasets, pre, exp.evaluate_batch),
+        examples={n: len(datasets[read_of(datasets, n)[0]].y) for n in sizes},
+        classes=_classes(datasets, sizes),
         bare=None if exp.peft is None else plain,
         plain=None if exp.peft is None else plan[0].mask,
     )
     asked = _asked(terms, facts, target, pre, sizes)
     own, states, given, notes = _terms(exp.seed, terms, asked)
+    if "unlabelled" in exp.streams:
+        notes["unlabelled"] = "the labels of streams['unlabelled'] are ignored"
     mesh = sharding.mesh(exp.devices, exp.param_shards)
-    resident = {n: streams.fits(datasets[data_of(n)], exp.device_bytes) for n in sizes}
+    reads = {n: read_of(datasets, n) for n in sizes}
+    resident = {n: streams.fits(datasets[reads[n][0]], exp.device_bytes) for n in sizes}
     if exp.average is not None:
         exp.average.check()
     if exp.wise_ft and source.params is None:
@@ -129,12 +134,13 @@ def assemble(exp: Experiment) -> Assembled:
         still=first.still,
         batch=sizes,
         host=tuple(n for n in sizes if not resident[n]),
-        preprocess={n: pre[data_of(n)] for n in sizes},
+        preprocess={n: pre[reads[n][0]] for n in sizes},
         augment=exp.augment,
         accumulate=exp.accumulate,
         dtype=exp.dtype,
         mesh=mesh,
         task=target.task,
+        statistics=_statistics(exp, sizes),
     )
     hypers = {
         "terms": _traced(config.numbers(terms)),
@@ -149,7 +155,9 @@ def assemble(exp: Experiment) -> Assembled:
     state = step.initial_state(program, params, stats, delta, own, states, hypers)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     data = {
-        n: streams.device_stream(datasets[data_of(n)], split_of(n), whole)
+        n: streams.device_stream(
+            datasets[reads[n][0]], reads[n][1], whole, labels=labelled(n)
+        )
         for n in sizes
         if resident[n]
     }
@@ -281,14 +289,20 @@ def _weights(init: Any, model: Any):
     return read_for(model) if read_for else init.read()
 
 
-def split_of(stream: str) -> str:
-    """Returns the split that a stream reads: "unlabelled" its own, others "train"."""
-    return "unlabelled" if stream == "unlabelled" else "train"
+def read_of(datasets: Mapping[str, base.Dataset], stream: str) -> tuple[str, str]:
+    """Returns (data set, split) that a stream reads.
+
+    "unlabelled" reads the target's train rows that have no label, unless the
+    experiment brings a data set of that name; all others read train rows.
+    """
+    if stream == "unlabelled" and stream not in datasets:
+        return "target", "unlabelled"
+    return stream, "train"
 
 
-def data_of(stream: str) -> str:
-    """Returns the name of the data set that a stream reads from."""
-    return "target" if stream == "unlabelled" else stream
+def labelled(stream: str) -> bool:
+    """Returns whether a stream's batches hold labels."""
+    return stream != "unlabelled"
 
 
 def _tuple(patterns) -> tuple[str, ...]:
@@ -317,15 +331,20 @@ def sources(exp: Experiment) -> dict[str, base.Data]:
 
 def _datasets(exp: Experiment) -> dict[str, base.Dataset]:
     for name in exp.streams:
-        if name in ("target", "unlabelled", "terms"):
+        if name in ("target", "terms"):
             raise UserError(
-                f"streams: the name {name!r} is taken (target and unlabelled come from "
-                "data=); choose another, such as 'source'."
+                f"streams: the name {name!r} is taken (target comes from data=); "
+                "choose another, such as 'source'."
             )
     found = {}
     for name, data in sources(exp).items():
         found[name] = base.prepare(data, exp.seed)
         _same_kind(name, found[name], found["target"])
+    if "unlabelled" in exp.streams and len(found["target"].rows.get("unlabelled", ())):
+        raise UserError(
+            "streams['unlabelled']: data= leaves train rows without a label already; "
+            "drop the stream, or give data all of its labels."
+        )
     return found
 
 
@@ -338,7 +357,18 @@ def _same_kind(name, other: base.Dataset, target: base.Dataset) -> None:
         )
 
 
-def _network(model: Any, target: base.Dataset) -> tuple[Any, Network]:
+def _outputs(datasets: Mapping[str, base.Dataset]) -> int:
+    """Returns the number of outputs that the target and its sources need.
+
+    More than the target's own where it has only the first of a source's classes.
+    """
+    target = datasets["target"]
+    names = target.class_names
+    known = [d for d in datasets.values() if d.class_names[: len(names)] == names]
+    return max([target.outputs, *(d.outputs for d in known)])
+
+
+def _network(model: Any, target: base.Dataset, outputs: int) -> tuple[Any, Network]:
     if isinstance(model, Network):
         return model, model
     if not callable(getattr(model, "pure", None)):
@@ -347,7 +377,7 @@ def _network(model: Any, target: base.Dataset) -> tuple[Any, Network]:
             "(init, apply) pair becomes one with tl.models.foreign)."
         )
     if model.outputs is None:
-        model = config.replace(model, outputs=target.outputs)
+        model = config.replace(model, outputs=outputs)
     elif model.outputs < target.outputs:
         raise UserError(_narrow(model.outputs, target))
     return model, model.pure()
@@ -393,13 +423,15 @@ def _initial(network, seed, pre, target):
 
 def example(dataset: base.Dataset, pre: preprocess.Preprocess, count: int = 1):
     """Returns the first train rows, preprocessed, as a batch."""
-    rows = np.resize(dataset.rows["train"], count)
+    rows = dataset.rows["train"]
+    rows = np.resize(rows if len(rows) else dataset.rows["unlabelled"], count)
     return preprocess.apply(pre, lazy.gather(dataset.x, rows))
 
 
 def _streams(exp, terms, target) -> dict[str, int]:
     """Returns {stream: batch size} for the streams that the terms read."""
-    there = ["target", *exp.streams]
+    there = ["target"] if len(target.rows["train"]) else []
+    there += exp.streams
     if "unlabelled" in target.rows:
         there.append("unlabelled")
     sizes = {}
@@ -408,7 +440,15 @@ def _streams(exp, terms, target) -> dict[str, int]:
         if name == "unlabelled" and name not in there:
             raise UserError(
                 f"terms[{asking[0]!r}] reads the stream 'unlabelled', but data= leaves "
-                "no train rows without a label; set data.labels_per_class."
+                "no train rows without a label; set data.labels_per_class, or "
+                "data.labels=0 for a target without labels."
+            )
+        if name == "target" and name not in there:
+            raise UserError(
+                f"terms[{asking[0]!r}] reads the labelled stream 'target', but data= "
+                "keeps no label; read a labelled stream, such as "
+                "tl.losses.CrossEntropy(stream='source'), or raise data.labels "
+                f"(streams: {', '.join(there)})."
             )
         if name not in there:
             raise UserError(
@@ -423,6 +463,21 @@ def _streams(exp, terms, target) -> dict[str, int]:
                 f"multiple of accumulate × devices = {parts}."
             )
     return sizes
+
+
+def _classes(datasets, sizes) -> dict[str, tuple[str, ...]]:
+    found = {n: datasets[n].class_names if labelled(n) else () for n in sizes}
+    return {**found, "": datasets["target"].class_names}
+
+
+def _statistics(exp: Experiment, sizes) -> tuple[str, ...] | None:
+    for name in exp.statistics or ():
+        if name not in sizes:
+            raise UserError(
+                f"statistics={exp.statistics!r}: no term reads a stream {name!r}"
+                f"{nearest(name, sizes)} (streams: {', '.join(sizes)})."
+            )
+    return exp.statistics
 
 
 def _asked(terms, facts: Setup, target, pre, sizes) -> dict[str, Setup]:
@@ -460,12 +515,16 @@ def _terms(seed, terms, asked):
 
 def _batches(datasets, pre, size: int, stream: str):
     """Yields the train examples of a stream once, in order, preprocessed."""
-    dataset = datasets[data_of(stream)]
-    rows = dataset.rows[split_of(stream)]
+    name, split = read_of(datasets, stream)
+    dataset = datasets[name]
+    rows = dataset.rows[split]
     for at in range(0, len(rows), size):
         chunk = rows[at : at + size]
-        x = preprocess.apply(pre[data_of(stream)], lazy.gather(dataset.x, chunk))
-        yield {"x": x, "y": jnp.asarray(dataset.y[chunk])}
+        x = preprocess.apply(pre[name], lazy.gather(dataset.x, chunk))
+        found = {"x": x, "row": jnp.asarray(chunk)}
+        if labelled(stream):
+            found["y"] = jnp.asarray(dataset.y[chunk])
+        yield found
 
 
 def _source_network(model, network, params, stats, source, pre, target):

@@ -101,13 +101,18 @@ def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
     made, entries, notes = {}, [], []
     params, stats = run.params, run.state.stats
     for name in plain.batch:
-        dataset = run.parts.datasets[assemble.data_of(name)]
-        split = assemble.split_of(name)
+        read, split = assemble.read_of(run.parts.datasets, name)
+        dataset = run.parts.datasets[read]
         wanted = dataset.rows[split] if rows is None else rows[name]
         entry, note = features(run, params, stats, stages, name, split, wanted)
         stream = run.parts.data.get(name)
         if stream is None:  # too large for the device; only its features go there
-            stream = streams.label_stream(dataset, split, _replicated(program.mesh))
+            stream = streams.label_stream(
+                dataset,
+                split,
+                _replicated(program.mesh),
+                labels=assemble.labelled(name),
+            )
         made[name] = streams.with_features(stream, entry.values, wanted)
         entries.append((entry, plain.batch[name]))
         notes += [note] if note else []
@@ -156,8 +161,8 @@ def frozen_stages(run) -> tuple[tuple[str, ...], str]:
     steps = run.parts.stretches[run.phase].steps
     if exp.cache == "auto":
         for name, batch in program.batch.items():
-            data = run.parts.datasets[assemble.data_of(name)]
-            rows = len(data.rows[assemble.split_of(name)])
+            read, split = assemble.read_of(run.parts.datasets, name)
+            rows = len(run.parts.datasets[read].rows[split])
             if len(steps) * batch < rows:
                 return (), (
                     f"{never}{len(steps):,} steps see fewer examples of {name!r} than "
@@ -188,7 +193,8 @@ def _starts(network: Network, cut: str) -> bool:
 def _expected(run, name: str, stages) -> int:
     """Returns the bytes that a stream's features will take."""
     program = run.program
-    data = run.parts.datasets[assemble.data_of(name)]
+    read, split = assemble.read_of(run.parts.datasets, name)
+    data = run.parts.datasets[read]
     x = assemble.example(data, program.preprocess[name])
     one = jax.eval_shape(
         functools.partial(_apply, program.network, program.dtype, stages),
@@ -196,7 +202,7 @@ def _expected(run, name: str, stages) -> int:
         run.state.stats,
         x,
     )
-    rows = len(data.rows[assemble.split_of(name)])
+    rows = len(data.rows[split])
     leaves = jax.tree.leaves(one)
     return rows * sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in leaves)
 
@@ -226,7 +232,7 @@ def features(run, params, stats, stages, stream: str, split: str, rows=None):
 
     `rows` stand in for the split's own.
     """
-    name = assemble.data_of(stream)
+    name, _ = assemble.read_of(run.parts.datasets, stream)
     dataset, pre = run.parts.datasets[name], run.parts.preprocess[name]
     rows = streams.split_rows(dataset, split) if rows is None else rows
     key = digest(run, params, stats, stages, dataset, pre, rows)

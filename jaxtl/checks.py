@@ -28,6 +28,38 @@ def stream(setup: Setup, field: str, name: str) -> None:
         )
 
 
+def labelled(setup: Setup, field: str, name: str) -> None:
+    """Raises if there is no stream of that name, or it carries no labels."""
+    stream(setup, field, name)
+    if name == "unlabelled":
+        others = ", ".join(s for s in setup.streams if s != name) or "none"
+        raise UserError(
+            f"{where(setup, field)}={name!r}: this stream has no labels "
+            f"(streams with labels: {others})."
+        )
+
+
+def classes(setup: Setup, field: str, name: str) -> None:
+    """Raises if a stream's labels don't mean what the target's classes mean.
+
+    One's classes may be the first of the other's: a target that has only some of the
+    source's, say.
+    """
+    ours = setup.classes.get("", ())
+    theirs = setup.classes.get(name, ours)
+    common = min(len(ours), len(theirs))
+    if ours[:common] != theirs[:common]:
+        raise UserError(
+            f"{where(setup, field)}={name!r}: the stream's classes "
+            f"({_some(theirs)}) are not the target's ({_some(ours)}), in this order; "
+            f"bring them into it with streams[{name!r}].classes=."
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+
+
 def stage(setup: Setup, field: str, name: str) -> None:
     """Raises if the model has no stage of that name, or shows no feature of it."""
     if name not in setup.network.stages:

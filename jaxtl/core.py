@@ -215,7 +215,12 @@ class Setup:
       source_network: the model with the source's own number of outputs, whose head
         `source.head` fits; None where the source brings no head.
       batches: stream name -> iterator over all its train examples once, in order, as
-        batches {"x", "y"} with preprocessed inputs; the last one may be smaller.
+        batches {"x", "y", "row"} with preprocessed inputs ("unlabelled" has no "y");
+        the last one may be smaller.
+      examples: stream name -> number of examples of its data set; what batches call
+        "row" is below it, so a term can remember something of each example.
+      classes: stream name -> names of its classes, () where it has no labels; "" has
+        the target's, whether the target is streamed or not.
       bare, plain: the model before a reparametrisation, and a tree of the parameters
         that it has; None where there is no reparametrisation.
     """
@@ -234,3 +239,5 @@ class Setup:
     batches: Callable[[str], Iterable[Batch]] = lambda stream: iter(())
     bare: Network | None = None
     plain: PyTree = None
+    examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

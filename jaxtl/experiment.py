@@ -81,6 +81,10 @@ class Experiment:
       steps: number of optimizer steps; 0 evaluates the initial model.
       batch: examples per step and stream; a mapping gives some streams their own.
       augment: augmentations of training batches, in order.
+      statistics: names of the streams whose batches update BatchNorm's running
+        statistics, which evaluation uses; None is all that the terms read.
+        ("unlabelled",) keeps those of the target's domain: AdaBN (Li et al., Pattern
+        Recognition 80, 2018).
       preprocess: None takes the one that came with `init`, else the data's.
       monitor: metric on "val" that chooses the best checkpoint ("accuracy", "nll", …);
         "auto" is accuracy or mse by task, None keeps the last.
@@ -117,6 +121,7 @@ class Experiment:
     steps: int = 1000
     batch: int | Mapping[str, int] = 64
     augment: tuple = ()
+    statistics: tuple[str, ...] | None = None
     preprocess: preprocessing.Preprocess | None = None
     monitor: str | None = "auto"
     test: bool = True
@@ -204,8 +209,9 @@ class Experiment:
             raise UserError(
                 f"average={self.average!r}: expected tl.averaging.EMA() or SWA()."
             )
-        if isinstance(self.augment, list):
-            object.__setattr__(self, "augment", tuple(self.augment))
+        for name in ("augment", "statistics"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def batch_of(self, stream: str) -> int:
         """Returns the batch size of a stream."""

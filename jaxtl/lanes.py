@@ -262,7 +262,8 @@ class Lanes:
 
 
 def _rows(run: Run, stream: str) -> np.ndarray:
-    return run.parts.datasets[assemble.data_of(stream)].rows[assemble.split_of(stream)]
+    name, split = assemble.read_of(run.parts.datasets, stream)
+    return run.parts.datasets[name].rows[split]
 
 
 _COMPILED: dict = compiling.Recent(64)

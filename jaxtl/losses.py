@@ -160,8 +160,9 @@ class CrossEntropy(Term):
         return (self.stream,)
 
     def check(self, setup: Setup):
-        checks.stream(setup, "stream", self.stream)
+        checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "CrossEntropy", "classification")
+        checks.classes(setup, "stream", self.stream)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
 
     def __call__(self, context):
@@ -188,7 +189,7 @@ class BinaryCrossEntropy(Term):
         return (self.stream,)
 
     def check(self, setup: Setup):
-        checks.stream(setup, "stream", self.stream)
+        checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "BinaryCrossEntropy", "multilabel")
 
     def __call__(self, context):
@@ -214,7 +215,7 @@ class SquaredError(Term):
         return (self.stream,)
 
     def check(self, setup: Setup):
-        checks.stream(setup, "stream", self.stream)
+        checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "SquaredError", "regression")
 
     def __call__(self, context):

@@ -6,7 +6,7 @@ of the step, and its own parameters, state and key.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +27,10 @@ class Context:
       stats: BatchNorm statistics, updated by each training pass in turn.
       source: θ₀, never differentiated.
       mask: tree of bools like params: which leaves are trainable.
-      batches: stream name -> batch {"x", "y"}, inputs preprocessed and augmented; and
-        "features", the output of the stage `cut`, where that is cached.
+      batches: stream name -> batch {"x", "y", "row"}, inputs preprocessed and
+        augmented; "unaugmented" inputs; and "features", the output of the stage `cut`,
+        where that is cached. "row" is the example's place in its data set; the stream
+        "unlabelled" has no "y".
       train, still: what is in training mode (see `core.Network`).
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
@@ -40,6 +42,9 @@ class Context:
       cut: the last of the stages whose output comes from the cache, None for none.
       cut_source: whether the source's output of that stage is the same.
       bare, plain: as in `core.Setup`.
+      statistics: the streams whose passes update BatchNorm statistics, None for all.
+      changed: (stream, inputs, operations, key) -> inputs, the operations applied to
+        values in the scale of the data, [0, 1] for images.
     """
 
     network: Network
@@ -62,8 +67,13 @@ class Context:
     cut_source: bool = False
     bare: Network | None = None
     plain: PyTree = None
+    statistics: tuple[str, ...] | None = None
+    changed: Callable[..., Any] = lambda stream, x, operations, key: _in_turn(
+        operations, key, x
+    )
     _passes: dict[str, Output] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
+    _further: int = 0
 
     def forward(self, stream: str = "target") -> Output:
         """Returns the training-mode forward pass of a stream's batch, run once."""
@@ -75,12 +85,57 @@ class Context:
             if start is not None:
                 settings["start"] = start
             out = self.network.apply(self.params, self.stats, x, **settings)
-            self.stats = jax.lax.stop_gradient(out.stats)
+            if self.statistics is None or stream in self.statistics:
+                self.stats = jax.lax.stop_gradient(out.stats)
             if start is not None:
                 run = functools.partial(self._below, stream)
                 out = out._replace(features=Features(out.features, run))
             self._passes[stream] = out
         return self._passes[stream]
+
+    def run(
+        self,
+        x: Any,
+        *,
+        params: PyTree = None,
+        stats: PyTree = None,
+        train: tuple[str, ...] | None = None,
+        key: jax.Array | None = None,
+    ) -> Output:
+        """Returns a further pass, which leaves BatchNorm's running statistics alone.
+
+        Args:
+          x: the model's inputs.
+          params, stats: None for the step's own.
+          train: stages in training mode, None for the step's; () is evaluation.
+          key: of dropout; None derives one.
+        """
+        self._further += 1
+        if key is None:
+            key = jax.random.fold_in(self.key, 500 + self._further)
+        return self.network.apply(
+            self.params if params is None else params,
+            self.stats if stats is None else stats,
+            x,
+            train=self.train if train is None else train,
+            still=self.still,
+            key=key,
+        )
+
+    def view(self, stream: str, operations: Sequence, key: jax.Array) -> Any:
+        """Returns other inputs of a stream's batch, changed by operations.
+
+        They start from the inputs without the experiment's augmentation.
+
+        Args:
+          stream: whose batch.
+          operations: callables (key, x) -> x as in `data.augment`; they see values in
+            the scale of the data, [0, 1] for images, or a dict of tokens.
+          key: of what is drawn.
+        """
+        batch = self.batches[stream]
+        x = batch["unaugmented"] if "unaugmented" in batch else batch["x"]
+        return self.changed(stream, x, operations, key)
 
     def entry(self, stream: str = "target") -> tuple[Any, str | None]:
         """Returns where a pass of the model begins: (inputs, None), or (features of
@@ -149,6 +204,12 @@ class Context:
 
             out = out._replace(features=Features(out.features, below))
         return out._replace(logits=None if "stop" in settings else out.logits)
+
+
+def _in_turn(operations, key, x):
+    for place, operation in enumerate(operations):
+        x = operation(jax.random.fold_in(key, place), x)
+    return x
 
 
 class Features(dict):

@@ -271,12 +271,14 @@ class Run:
 
     def _host(self, name, index, size, at):
         # Compiling looks at one batch; the iterator then starts over.
+        data, split = assemble.read_of(self.parts.datasets, name)
         found = streams.host_batches(
-            self.parts.datasets[assemble.data_of(name)],
-            assemble.split_of(name),
+            self.parts.datasets[data],
+            split,
             step.stream_seed(self.exp.seed, index),
             size,
             start_step=at,
+            labels=assemble.labelled(name),
         )
         if self.compiled is None:
             first = next(found)

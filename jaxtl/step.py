@@ -93,6 +93,7 @@ class Program:
       dtype: of the forward and backward pass; parameters stay as they are.
       mesh: devices, with axes "data" and "param".
       task: what the labels are.
+      statistics: the streams that update BatchNorm statistics, None for all.
     """
 
     network: Network
@@ -117,6 +118,7 @@ class Program:
     dtype: str
     mesh: jax.sharding.Mesh
     task: str
+    statistics: tuple[str, ...] | None = None
 
     def key(self) -> Any:
         """Returns a hashable identity: equal keys mean the same compiled step."""
@@ -168,6 +170,8 @@ def step(
             own=trainable["terms"],
             states=dict(term_states),
             given=fixed.given,
+            statistics=program.statistics,
+            changed=functools.partial(_changed, program),
             source_network=program.source_network
             and cast(program.source_network, program.dtype),
         )
@@ -230,10 +234,17 @@ def _batches(program, state, data, key):
         if "x" not in raw:  # its features are cached, and it is too large for a device
             batches[name] = raw
             continue
-        x = preprocess.apply(program.preprocess[name], raw["x"])
-        x = augment.augment(program.augment, jax.random.fold_in(key, index), x)
-        batches[name] = {**raw, "x": x}
+        plain = preprocess.apply(program.preprocess[name], raw["x"])
+        x = augment.augment(program.augment, jax.random.fold_in(key, index), plain)
+        batches[name] = {**raw, "x": x, "unaugmented": plain}
     return batches
+
+
+def _changed(program, stream, x, operations, key):
+    """Returns inputs changed by operations on values in the scale of the data."""
+    pre = program.preprocess[stream]
+    x = augment.augment(operations, key, preprocess.restore(pre, x))
+    return preprocess.normalize(pre, x)
 
 
 def stream_seed(seed, index: int):

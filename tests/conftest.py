@@ -99,6 +99,18 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
 _LLAMA = Llama(vocab=11, width=8, layers=1, heads=2, hidden=8, context=16)
 
 
+EXAMPLES = 20  # of each stream's data set
+
+
+def _streamed(batch: dict, stream: str) -> dict:
+    """Returns a batch as the step hands it on; "unlabelled" has no labels."""
+    size = len(batch["y"])
+    if stream == "unlabelled":
+        del batch["y"]
+    rows = np.random.default_rng(size).permutation(EXAMPLES)[:size]
+    return {**batch, "row": jnp.asarray(rows, jnp.int32)}
+
+
 class Bench:
     """A tiny network with everything a term needs, changed at will.
 
@@ -124,7 +136,8 @@ class Bench:
         usual = _LLAMA if task == "language" else MLP(outputs=outputs, widths=(8,))
         self.network = (model or usual).pure()
         self.batches = {
-            name: _batch(i, batch + i, task, outputs) for i, name in enumerate(streams)
+            name: _streamed(_batch(i, batch + i, task, outputs), name)
+            for i, name in enumerate(streams)
         }
         x = self.batches["target"]["x"]
         start, self.stats = self.network.init(jax.random.key(0), x)
@@ -166,6 +179,8 @@ class Bench:
             streams=tuple(self.batches),
             source_network=self.source_network,
             batches=lambda stream: iter([self.batches[stream]]),
+            examples=dict.fromkeys(self.batches, EXAMPLES),
+            classes={"": tuple("012"[: self.outputs])},
         )
 
     def context(

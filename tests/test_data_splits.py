@@ -296,7 +296,7 @@ def test_bad_data_are_told_in_one_sentence(options, message):
         ({"test": 1.0}, "data.test must be a fraction"),
         ({"test": 120}, "data.test=120 asks for 120 of 120"),
         ({"labels": 5, "labels_per_class": 5}, "exclude each other"),
-        ({"labels_per_class": 0}, "labels_per_class must be a whole number"),
+        ({"labels_per_class": -1}, "labels_per_class must be a whole number"),
         ({"limit": 2.5}, "limit must be a whole number"),
         ({"label_noise": 1.5}, "label_noise must be a fraction"),
         ({"split_seed": -3}, "split_seed must be"),

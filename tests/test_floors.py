@@ -13,7 +13,7 @@ FLOORS = {
     0: "core _lazy tree select config snapshot schedules checkpoint compiling",
     1: "checks combine linear readout groups losses metrics models peft pretrained "
     "significance",
-    2: "regularizers domain weights",
+    2: "regularizers domain generalise semi noisy alignment weights",
     3: "objective optim sharding data phases averaging",
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts log progress training study passes members ensembles probe "

@@ -15,36 +15,21 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+import rows_domain
+import rows_generalise
+import rows_noisy
+import rows_semi
 from conftest import Bench
+from rows import row
 
 import jaxtl as tl
 from jaxtl import config, objective, snapshot
 from jaxtl import tree as trees
-from jaxtl.core import Term
 from jaxtl.regularizers import L2SP, JacobianDifference, WeightDecay, stored
 
 _ROOT = pathlib.Path(tl.__file__).parent
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A term, its twin in other numbers, and the task that it needs."""
-
-    term: Term
-    twin: Term
-    task: str = "classification"
-
-
-def _row(cls, first=(), second=(), task="classification", **fields):
-    """Returns a row; `first` and `second` hold the float fields besides weight."""
-    term = cls(weight=0.5, **dict(first), **fields)
-    return Row(term, cls(weight=2.0, **dict(second), **fields), task)
-
-
-_RAMPS = [
-    {"reversal": tl.schedules.Ramp(final=0.5, gamma=5.0)},
-    {"reversal": tl.schedules.Ramp(final=1.0, gamma=10.0)},
-]
 _STRONG = [{"strengths": {"layer1": 0.5}}, {"strengths": {"layer1": 2.0}}]
 _PLACE = f"{tempfile.gettempdir()}/jaxtl_importance_{os.getpid()}"
 _HEADS = [{"head": 0.1}, {"head": 0.2}]
@@ -54,35 +39,36 @@ _BALLS = [
     {"radius": 0.2, "step_size": 0.1, "start": 0.04},
 ]
 TERMS = [
-    _row(tl.losses.CrossEntropy, {"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
-    _row(tl.losses.BinaryCrossEntropy, task="multilabel"),
-    _row(tl.losses.SquaredError, task="regression"),
-    _row(tl.losses.NextToken, task="language"),
-    _row(WeightDecay),
-    _row(L2SP, {"head": 0.1, **_STRONG[0]}, {"head": 0.2, **_STRONG[1]}),
-    _row(tl.regularizers.L1SP, *_STRONG),
-    _row(tl.regularizers.GroupLassoSP, *_STRONG),
-    _row(tl.regularizers.CosineSP, *_STRONG),
-    _row(tl.regularizers.EWC, *_STRONG, importance=f"{_PLACE}/fisher.safetensors"),
-    _row(tl.regularizers.MAS, *_STRONG, importance=_PLACE, normalize=True),
-    _row(tl.regularizers.KFAC, importance=_PLACE),
-    _row(tl.regularizers.SpectralShrinkage),
-    _row(tl.regularizers.DELTA, *_HEADS),
-    _row(tl.regularizers.DELTA, *_HEADS, attention=False, task="language"),
-    _row(tl.regularizers.AttentionTransfer, task="language"),
-    _row(tl.regularizers.FunctionDistance, *_WARM),
-    _row(tl.regularizers.LwF, *_WARM),
-    _row(tl.regularizers.CoTuning),
-    _row(tl.regularizers.R3F, {"scale": 0.1}, {"scale": 0.2}),
-    _row(tl.regularizers.SMART, *_BALLS),
-    _row(JacobianDifference),
-    _row(JacobianDifference, wrt="inputs", estimator="exact"),
-    _row(JacobianDifference, every=2, probes=2, draws="orthogonal"),
-    _row(JacobianDifference, estimator="dense"),
-    _row(JacobianDifference, estimator="dense_projected", probes=2),
-    _row(tl.domain.DeepCORAL),
-    _row(tl.domain.DANN, {"reversal": 0.5}, {"reversal": 1.0}),
-    _row(tl.domain.DANN, *_RAMPS),
+    row(tl.losses.CrossEntropy, {"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
+    row(tl.losses.BinaryCrossEntropy, task="multilabel"),
+    row(tl.losses.SquaredError, task="regression"),
+    row(tl.losses.NextToken, task="language"),
+    row(WeightDecay),
+    row(L2SP, {"head": 0.1, **_STRONG[0]}, {"head": 0.2, **_STRONG[1]}),
+    row(tl.regularizers.L1SP, *_STRONG),
+    row(tl.regularizers.GroupLassoSP, *_STRONG),
+    row(tl.regularizers.CosineSP, *_STRONG),
+    row(tl.regularizers.EWC, *_STRONG, importance=f"{_PLACE}/fisher.safetensors"),
+    row(tl.regularizers.MAS, *_STRONG, importance=_PLACE, normalize=True),
+    row(tl.regularizers.KFAC, importance=_PLACE),
+    row(tl.regularizers.SpectralShrinkage),
+    row(tl.regularizers.DELTA, *_HEADS),
+    row(tl.regularizers.DELTA, *_HEADS, attention=False, task="language"),
+    row(tl.regularizers.AttentionTransfer, task="language"),
+    row(tl.regularizers.FunctionDistance, *_WARM),
+    row(tl.regularizers.LwF, *_WARM),
+    row(tl.regularizers.CoTuning),
+    row(tl.regularizers.R3F, {"scale": 0.1}, {"scale": 0.2}),
+    row(tl.regularizers.SMART, *_BALLS),
+    row(JacobianDifference),
+    row(JacobianDifference, wrt="inputs", estimator="exact"),
+    row(JacobianDifference, every=2, probes=2, draws="orthogonal"),
+    row(JacobianDifference, estimator="dense"),
+    row(JacobianDifference, estimator="dense_projected", probes=2),
+    *rows_domain.ROWS,
+    *rows_generalise.ROWS,
+    *rows_semi.ROWS,
+    *rows_noisy.ROWS,
 ]
 _IDS = [f"{i}-{type(row.term).__name__}" for i, row in enumerate(TERMS)]
 

@@ -57,7 +57,8 @@ class Data:
         integer labels.
       labels_per_class: keep this many train labels per class; the other train rows
         become the "unlabelled" split. 2 labels are among the 5 of the same seed.
-      labels: or keep this many train labels in all, in the classes' proportions.
+      labels: or keep this many train labels in all, in the classes' proportions; 0
+        takes them all away (unsupervised domain adaptation).
       label_noise: fraction of the labelled train rows whose label is replaced by a
         uniformly drawn other class.
       val: fraction (float) or count (int) of the train rows held out for validation;

@@ -27,10 +27,12 @@ def options(data) -> None:
             "labels_per_class and labels exclude each other; "
             f"got {data.labels_per_class} and {data.labels}."
         )
-    for name in ("labels_per_class", "labels", "limit"):
+    for name, least in (("labels_per_class", 0), ("labels", 0), ("limit", 1)):
         value = getattr(data, name)
-        if value is not None and not (_whole(value) and value >= 1):
-            raise UserError(f"data.{name} must be a whole number ≥ 1; got {value!r}.")
+        if value is not None and not (_whole(value) and value >= least):
+            raise UserError(
+                f"data.{name} must be a whole number ≥ {least}; got {value!r}."
+            )
     if not (_number(data.label_noise) and 0 <= data.label_noise <= 1):
         raise UserError(
             "data.label_noise must be a fraction from 0 to 1; "

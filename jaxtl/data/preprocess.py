@@ -90,6 +90,22 @@ def apply(pre: Preprocess, x: typing.Any) -> jax.Array:
     return x
 
 
+def restore(pre: Preprocess, x: typing.Any) -> typing.Any:
+    """Returns stored values over `scale`, [0, 1] for images, of what `apply` gave."""
+    if isinstance(x, dict):
+        return x
+    if pre.std is not None:
+        x = x * jnp.asarray(pre.std, jnp.float32)
+    if pre.mean is not None:
+        x = x + jnp.asarray(pre.mean, jnp.float32)
+    return x
+
+
+def normalize(pre: Preprocess, x: typing.Any) -> typing.Any:
+    """Returns (x − mean)/std of values that are divided by `scale` already."""
+    return apply(dataclasses.replace(pre, scale=1.0), x)
+
+
 def default(x: typing.Any) -> Preprocess:
     """The preprocessing of data that bring none: /255 for uint8 images, else none."""
     if isinstance(x, dict):

@@ -27,7 +27,7 @@ class DeviceStream:
 
     Attributes:
       x: all examples (every split), stored dtype, or a dict of arrays.
-      y: all labels.
+      y: all labels; None for a stream that must not see them.
       rows: int32[capacity], the split's rows, then zeros; the capacity is the size of
         the data set, so splits of any size share one compiled program.
       n: int32 scalar, how many of `rows` count.
@@ -39,7 +39,7 @@ class DeviceStream:
     """
 
     x: typing.Any
-    y: jax.Array
+    y: jax.Array | None
     rows: jax.Array
     n: jax.Array
     drawn: jax.Array | None = None
@@ -53,7 +53,9 @@ jax.tree_util.register_dataclass(
 )
 
 
-def device_stream(dataset, split: str = "train", sharding=None) -> DeviceStream:
+def device_stream(
+    dataset, split: str = "train", sharding=None, *, labels: bool = True
+) -> DeviceStream:
     """Puts a split on the device; splits and runs that share x share its copy.
 
     Args:
@@ -61,30 +63,34 @@ def device_stream(dataset, split: str = "train", sharding=None) -> DeviceStream:
       split: one of `dataset.rows`.
       sharding: a `jax.sharding.Sharding` (replicated on a mesh, usually); None is the
         default device.
+      labels: whether batches hold "y".
     """
-    stream = label_stream(dataset, split, sharding)
+    stream = label_stream(dataset, split, sharding, labels=labels)
     return dataclasses.replace(stream, x=_placed(_Same(dataset.x), sharding))
 
 
-def label_stream(dataset, split: str, sharding=None) -> DeviceStream:
+def label_stream(
+    dataset, split: str, sharding=None, *, labels: bool = True
+) -> DeviceStream:
     """Puts a split on the device without its inputs, for features to stand in."""
     rows = split_rows(dataset, split)
     padded = np.zeros(len(dataset.y), np.int32)
     padded[: len(rows)] = rows
-    small = jax.device_put((dataset.y, padded, np.int32(len(rows))), sharding)
+    y = dataset.y if labels else None
+    small = jax.device_put((y, padded, np.int32(len(rows))), sharding)
     return DeviceStream(None, *small)
 
 
 def with_features(stream: DeviceStream, features, rows) -> DeviceStream:
     """Returns the stream with cached features of its split's rows, in their order."""
-    place = np.zeros(len(stream.y), np.int32)
+    place = np.zeros(len(stream.rows), np.int32)
     place[rows] = np.arange(len(rows), dtype=np.int32)
     place = jax.device_put(place, stream.rows.sharding)
     return dataclasses.replace(stream, features=features, place=place)
 
 
 def take(stream: DeviceStream, seed, step, batch: int) -> dict:
-    """Batch of step t: {"x": (batch, ...), "y": (batch, ...)}; pure, jit it.
+    """Batch of step t: {"x", "y", "row"}, each (batch, ...); pure, jit it.
 
     Args:
       stream: the data.
@@ -126,8 +132,10 @@ def _draw(rows, n, seed, first, batch, steps):
 
 
 def gather(stream: DeviceStream, rows) -> dict:
-    """{"x", "y"} of some rows of the data set, and "features" where they are cached."""
-    found = {"y": stream.y[rows]}
+    """Returns {"x", "y", "row"} of some rows, and "features" where they are cached."""
+    found = {"row": rows}
+    if stream.y is not None:
+        found["y"] = stream.y[rows]
     if stream.x is not None:
         found["x"] = jax.tree.map(lambda values: values[rows], stream.x)
     if stream.features is not None:
@@ -188,6 +196,7 @@ def host_batches(
     start_step: int = 0,
     workers: int = 0,
     prefetch: int = 8,
+    labels: bool = True,
 ) -> Iterator[dict]:
     """Endless numpy batches from `start_step` on, read ahead by Grain.
 
@@ -200,9 +209,10 @@ def host_batches(
       workers: processes that read; 0 reads in threads of this process. Data in
         memory are always read in threads, since each process would copy them.
       prefetch: batches read ahead.
+      labels: whether batches hold "y".
 
     Yields:
-      {"x": (batch, ...), "y": (batch, ...)}, numpy.
+      {"x": (batch, ...), "y": (batch, ...), "row": (batch,)}, numpy.
 
     Raises:
       UserError: Grain is not installed, or there is no such split.
@@ -213,7 +223,8 @@ def host_batches(
         raise UserError(
             "data that stream from the host need Grain: pip install 'jaxtl[grain]'."
         ) from None
-    read = _Reader(dataset.x, dataset.y, split_rows(dataset, split), seed, batch)
+    y = dataset.y if labels else None
+    read = _Reader(dataset.x, y, split_rows(dataset, split), seed, batch)
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
     if workers and lazy.is_lazy(dataset.x):
@@ -235,7 +246,7 @@ class _Reader:
     """Step number -> batch; picklable, for worker processes."""
 
     x: typing.Any
-    y: np.ndarray
+    y: np.ndarray | None
     rows: np.ndarray
     seed: int
     batch: int
@@ -243,7 +254,8 @@ class _Reader:
     def __call__(self, step):
         rows = order.indices(self.seed, int(step), self.batch, len(self.rows))
         rows = self.rows[rows]
-        return {"x": lazy.gather(self.x, rows), "y": self.y[rows]}
+        found = {"x": lazy.gather(self.x, rows), "row": np.asarray(rows, np.int32)}
+        return found if self.y is None else {**found, "y": self.y[rows]}
 
 
 def sample(dataset, split: str = "train", per_class: int = 1) -> dict:

@@ -1,0 +1,3 @@
+"""The contract's rows of domain generalisation."""
+
+ROWS = []

@@ -1,0 +1,3 @@
+"""The contract's rows of noisy and weak labels."""
+
+ROWS = []

@@ -1,0 +1,3 @@
+"""The contract's rows of semi-supervised learning."""
+
+ROWS = []
