@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxtl import compiling, config, losses, objective, optim, sharding, step, stretches
+from jaxtl import compiling, config, feeds, losses, optim, sharding, step, stretches
 from jaxtl import tree as trees
-from jaxtl.core import Network, PyTree, Setup, Source, Term, UserError, nearest
-from jaxtl.data import base, lazy, preprocess, streams
+from jaxtl.core import Network, PyTree, Setup, Source, Term, UserError
+from jaxtl.data import base, preprocess, streams
 from jaxtl.experiment import Experiment
 from jaxtl.pretrained import adapters, match
 
@@ -59,11 +58,11 @@ class Assembled:
 
 def assemble(exp: Experiment) -> Assembled:
     """Puts an experiment together; everything that can be wrong is said here."""
-    datasets = _datasets(exp)
+    datasets = feeds.datasets_of(exp)
     target = datasets["target"]
-    model, plain = _network(exp.model, target, _outputs(datasets))
+    model, plain = _network(exp.model, target, feeds.outputs(datasets))
     weights = None if exp.init is None else _weights(exp.init, model)
-    pre = _preprocess(exp, weights, datasets)
+    pre = feeds.preprocessing(exp, weights, datasets)
     params, stats = _initial(plain, exp.seed, pre["target"], target)
     source, rows = Source(), []
     if weights is not None:
@@ -75,7 +74,7 @@ def assemble(exp: Experiment) -> Assembled:
             _tuple(getattr(exp.init, "ignore", ())),
         )
     own_network = _source_network(model, plain, params, stats, source, pre, target)
-    x = example(target, pre["target"])
+    x = feeds.example(target, pre["target"])
     adapted = _adapted(exp, model, plain, params, stats, x)
     network, delta, constants, params, merged = adapted
     source = _extended(source, merged)
@@ -83,7 +82,7 @@ def assemble(exp: Experiment) -> Assembled:
     plan = stretches.plan(exp, network.stages, params, stats, merged)
     for stretch in plan:
         optim.check(stretch.optimizer, params, stretch.mask, source)
-    sizes = _streams(exp, terms, target)
+    sizes = feeds.sizes(exp, terms, target)
     facts = Setup(
         name="",
         network=network,
@@ -96,9 +95,9 @@ def assemble(exp: Experiment) -> Assembled:
         task=target.task,
         streams=tuple(sizes),
         source_network=own_network,
-        batches=functools.partial(_batches, datasets, pre, exp.evaluate_batch),
-        examples={n: len(datasets[read_of(datasets, n)[0]].y) for n in sizes},
-        classes=_classes(datasets, sizes),
+        batches=functools.partial(feeds.batches, datasets, pre, exp.evaluate_batch),
+        examples={n: len(datasets[feeds.read_of(datasets, n)[0]].y) for n in sizes},
+        classes=feeds.classes(datasets, sizes),
         bare=None if exp.peft is None else plain,
         plain=None if exp.peft is None else plan[0].mask,
     )
@@ -107,7 +106,7 @@ def assemble(exp: Experiment) -> Assembled:
     if "unlabelled" in exp.streams:
         notes["unlabelled"] = "the labels of streams['unlabelled'] are ignored"
     mesh = sharding.mesh(exp.devices, exp.param_shards)
-    reads = {n: read_of(datasets, n) for n in sizes}
+    reads = {n: feeds.read_of(datasets, n) for n in sizes}
     resident = {n: streams.fits(datasets[reads[n][0]], exp.device_bytes) for n in sizes}
     if exp.average is not None:
         exp.average.check()
@@ -140,7 +139,7 @@ def assemble(exp: Experiment) -> Assembled:
         dtype=exp.dtype,
         mesh=mesh,
         task=target.task,
-        statistics=_statistics(exp, sizes),
+        statistics=feeds.statistics(exp, sizes),
     )
     hypers = {
         "terms": _traced(config.numbers(terms)),
@@ -156,7 +155,7 @@ def assemble(exp: Experiment) -> Assembled:
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     data = {
         n: streams.device_stream(
-            datasets[reads[n][0]], reads[n][1], whole, labels=labelled(n)
+            datasets[reads[n][0]], reads[n][1], whole, labels=feeds.labelled(n)
         )
         for n in sizes
         if resident[n]
@@ -289,83 +288,12 @@ def _weights(init: Any, model: Any):
     return read_for(model) if read_for else init.read()
 
 
-def read_of(datasets: Mapping[str, base.Dataset], stream: str) -> tuple[str, str]:
-    """Returns (data set, split) that a stream reads.
-
-    "unlabelled" reads the target's train rows that have no label, unless the
-    experiment brings a data set of that name; all others read train rows.
-    """
-    if stream == "unlabelled" and stream not in datasets:
-        return "target", "unlabelled"
-    return stream, "train"
-
-
-def labelled(stream: str) -> bool:
-    """Returns whether a stream's batches hold labels."""
-    return stream != "unlabelled"
-
-
 def _tuple(patterns) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _traced(tree):
     return jax.tree.map(lambda x: jnp.float32(x), tree)
-
-
-def sources(exp: Experiment) -> dict[str, base.Data]:
-    """Returns "target" and the streams, images in the size of pretrained weights.
-
-    A size that the data name themselves stays.
-    """
-    framing = getattr(exp.init, "framing", None)
-    wanted = framing(exp.model) if framing else {}
-    found = {"target": exp.data, **exp.streams}
-    if not wanted:
-        return found
-    return {
-        name: config.replace(data, **wanted) if data.size is None else data
-        for name, data in found.items()
-    }
-
-
-def _datasets(exp: Experiment) -> dict[str, base.Dataset]:
-    for name in exp.streams:
-        if name in ("target", "terms"):
-            raise UserError(
-                f"streams: the name {name!r} is taken (target comes from data=); "
-                "choose another, such as 'source'."
-            )
-    found = {}
-    for name, data in sources(exp).items():
-        found[name] = base.prepare(data, exp.seed)
-        _same_kind(name, found[name], found["target"])
-    if "unlabelled" in exp.streams and len(found["target"].rows.get("unlabelled", ())):
-        raise UserError(
-            "streams['unlabelled']: data= leaves train rows without a label already; "
-            "drop the stream, or give data all of its labels."
-        )
-    return found
-
-
-def _same_kind(name, other: base.Dataset, target: base.Dataset) -> None:
-    if other.example_shape != target.example_shape:
-        raise UserError(
-            f"streams[{name!r}] has examples of shape {other.example_shape}, the "
-            f"target of shape {target.example_shape}; give both the same size= and "
-            "channels=."
-        )
-
-
-def _outputs(datasets: Mapping[str, base.Dataset]) -> int:
-    """Returns the number of outputs that the target and its sources need.
-
-    More than the target's own where it has only the first of a source's classes.
-    """
-    target = datasets["target"]
-    names = target.class_names
-    known = [d for d in datasets.values() if d.class_names[: len(names)] == names]
-    return max([target.outputs, *(d.outputs for d in known)])
 
 
 def _network(model: Any, target: base.Dataset, outputs: int) -> tuple[Any, Network]:
@@ -391,19 +319,6 @@ def _narrow(outputs: int, target: base.Dataset) -> str:
     )
 
 
-def _preprocess(exp, weights, datasets) -> dict[str, preprocess.Preprocess]:
-    """The model's mean and std travel with its weights; the scale is the data's."""
-    if exp.preprocess is not None:
-        return dict.fromkeys(datasets, exp.preprocess)
-    own = datasets["target"].preprocess
-    if weights is not None and weights.meta.get("preprocess"):
-        own = preprocess.from_json(weights.meta["preprocess"])
-    return {
-        name: dataclasses.replace(data.preprocess, mean=own.mean, std=own.std)
-        for name, data in datasets.items()
-    }
-
-
 @functools.lru_cache(maxsize=32)
 def _init(network: Network):
     return jax.jit(network.init, compiler_options=compiling.once())
@@ -411,7 +326,7 @@ def _init(network: Network):
 
 def _initial(network, seed, pre, target):
     """Returns the model's initial (params, stats) for one example of the data."""
-    x = example(target, pre)
+    x = feeds.example(target, pre)
     params, stats = _init(network)(jax.random.key(seed), x)
     if not isinstance(params, dict) or set(params) - set(network.stages):
         raise UserError(
@@ -421,68 +336,9 @@ def _initial(network, seed, pre, target):
     return params, stats
 
 
-def example(dataset: base.Dataset, pre: preprocess.Preprocess, count: int = 1):
-    """Returns the first train rows, preprocessed, as a batch."""
-    rows = dataset.rows["train"]
-    rows = np.resize(rows if len(rows) else dataset.rows["unlabelled"], count)
-    return preprocess.apply(pre, lazy.gather(dataset.x, rows))
-
-
-def _streams(exp, terms, target) -> dict[str, int]:
-    """Returns {stream: batch size} for the streams that the terms read."""
-    there = ["target"] if len(target.rows["train"]) else []
-    there += exp.streams
-    if "unlabelled" in target.rows:
-        there.append("unlabelled")
-    sizes = {}
-    for name in objective.streams(terms):
-        asking = [t for t, term in terms.items() if name in term.streams]
-        if name == "unlabelled" and name not in there:
-            raise UserError(
-                f"terms[{asking[0]!r}] reads the stream 'unlabelled', but data= leaves "
-                "no train rows without a label; set data.labels_per_class, or "
-                "data.labels=0 for a target without labels."
-            )
-        if name == "target" and name not in there:
-            raise UserError(
-                f"terms[{asking[0]!r}] reads the labelled stream 'target', but data= "
-                "keeps no label; read a labelled stream, such as "
-                "tl.losses.CrossEntropy(stream='source'), or raise data.labels "
-                f"(streams: {', '.join(there)})."
-            )
-        if name not in there:
-            raise UserError(
-                f"terms[{asking[0]!r}] reads the stream {name!r}, which does not exist"
-                f"{nearest(name, there)} (streams: {', '.join(there)})."
-            )
-        sizes[name] = exp.batch_of(name)
-        parts = exp.accumulate * exp.devices
-        if sizes[name] < 1 or sizes[name] % parts:
-            raise UserError(
-                f"batch={sizes[name]} of the stream {name!r} must be a positive "
-                f"multiple of accumulate × devices = {parts}."
-            )
-    return sizes
-
-
-def _classes(datasets, sizes) -> dict[str, tuple[str, ...]]:
-    found = {n: datasets[n].class_names if labelled(n) else () for n in sizes}
-    return {**found, "": datasets["target"].class_names}
-
-
-def _statistics(exp: Experiment, sizes) -> tuple[str, ...] | None:
-    for name in exp.statistics or ():
-        if name not in sizes:
-            raise UserError(
-                f"statistics={exp.statistics!r}: no term reads a stream {name!r}"
-                f"{nearest(name, sizes)} (streams: {', '.join(sizes)})."
-            )
-    return exp.statistics
-
-
 def _asked(terms, facts: Setup, target, pre, sizes) -> dict[str, Setup]:
     """Returns what each term is asked with, and asks whether it can work so."""
-    x = example(target, pre["target"], sizes.get("target", 2))
+    x = feeds.example(target, pre["target"], sizes.get("target", 2))
     out = jax.eval_shape(facts.network.apply, facts.params, facts.stats, x)
     outputs = out.logits.shape[-1]
     if outputs < target.outputs:
@@ -513,20 +369,6 @@ def _terms(seed, terms, asked):
     return own, states, given, notes
 
 
-def _batches(datasets, pre, size: int, stream: str):
-    """Yields the train examples of a stream once, in order, preprocessed."""
-    name, split = read_of(datasets, stream)
-    dataset = datasets[name]
-    rows = dataset.rows[split]
-    for at in range(0, len(rows), size):
-        chunk = rows[at : at + size]
-        x = preprocess.apply(pre[name], lazy.gather(dataset.x, chunk))
-        found = {"x": x, "row": jnp.asarray(chunk)}
-        if labelled(stream):
-            found["y"] = jnp.asarray(dataset.y[chunk])
-        yield found
-
-
 def _source_network(model, network, params, stats, source, pre, target):
     """Returns the model with the source's number of outputs, None without a head."""
     head = network.stages[-1]
@@ -541,7 +383,7 @@ def _source_network(model, network, params, stats, source, pre, target):
         return network
     if isinstance(model, Network):
         return None
-    x = example(target, pre["target"])
+    x = feeds.example(target, pre["target"])
     for outputs in sorted({leaf.shape[-1] for leaf in jax.tree.leaves(source.head)}):
         found = config.replace(model, outputs=outputs).pure()
         made = jax.eval_shape(found.init, jax.random.key(0), x)[0]

@@ -18,7 +18,15 @@ import jax
 import numpy as np
 
 import jaxtl
-from jaxtl import assemble, cache_disk, compiling, config, sharding, snapshot, step
+from jaxtl import (
+    cache_disk,
+    compiling,
+    config,
+    feeds,
+    sharding,
+    snapshot,
+    step,
+)
 from jaxtl import tree as trees
 from jaxtl.core import Network, PyTree, UserError
 from jaxtl.data import lazy, preprocess, streams
@@ -101,7 +109,7 @@ def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
     made, entries, notes = {}, [], []
     params, stats = run.params, run.state.stats
     for name in plain.batch:
-        read, split = assemble.read_of(run.parts.datasets, name)
+        read, split = feeds.read_of(run.parts.datasets, name)
         dataset = run.parts.datasets[read]
         wanted = dataset.rows[split] if rows is None else rows[name]
         entry, note = features(run, params, stats, stages, name, split, wanted)
@@ -111,7 +119,7 @@ def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
                 dataset,
                 split,
                 _replicated(program.mesh),
-                labels=assemble.labelled(name),
+                labels=feeds.labelled(name),
             )
         made[name] = streams.with_features(stream, entry.values, wanted)
         entries.append((entry, plain.batch[name]))
@@ -161,7 +169,7 @@ def frozen_stages(run) -> tuple[tuple[str, ...], str]:
     steps = run.parts.stretches[run.phase].steps
     if exp.cache == "auto":
         for name, batch in program.batch.items():
-            read, split = assemble.read_of(run.parts.datasets, name)
+            read, split = feeds.read_of(run.parts.datasets, name)
             rows = len(run.parts.datasets[read].rows[split])
             if len(steps) * batch < rows:
                 return (), (
@@ -193,9 +201,9 @@ def _starts(network: Network, cut: str) -> bool:
 def _expected(run, name: str, stages) -> int:
     """Returns the bytes that a stream's features will take."""
     program = run.program
-    read, split = assemble.read_of(run.parts.datasets, name)
+    read, split = feeds.read_of(run.parts.datasets, name)
     data = run.parts.datasets[read]
-    x = assemble.example(data, program.preprocess[name])
+    x = feeds.example(data, program.preprocess[name])
     one = jax.eval_shape(
         functools.partial(_apply, program.network, program.dtype, stages),
         run.params,
@@ -232,7 +240,7 @@ def features(run, params, stats, stages, stream: str, split: str, rows=None):
 
     `rows` stand in for the split's own.
     """
-    name, _ = assemble.read_of(run.parts.datasets, stream)
+    name, _ = feeds.read_of(run.parts.datasets, stream)
     dataset, pre = run.parts.datasets[name], run.parts.preprocess[name]
     rows = streams.split_rows(dataset, split) if rows is None else rows
     key = digest(run, params, stats, stages, dataset, pre, rows)

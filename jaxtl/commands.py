@@ -5,11 +5,11 @@ import sys
 import time
 
 from jaxtl import (
-    assemble,
     evaluation,
     experiment,
     export,
     facts,
+    feeds,
     predict,
     report,
     rundir,
@@ -204,7 +204,7 @@ def data(args) -> int:
     variants = experiment.read_file(args.file, *args.overrides).variants
     seen = {}
     for name, exp in variants.items():
-        for stream, source in assemble.sources(exp).items():
+        for stream, source in feeds.sources(exp).items():
             seen.setdefault(
                 repr(source), (f"{name} {stream}".strip(), source, exp.seed)
             )

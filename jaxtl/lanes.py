@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import (
-    assemble,
     cache,
     compiling,
     dispatch,
+    feeds,
     metrics,
     scoring,
     stacking,
@@ -262,7 +262,7 @@ class Lanes:
 
 
 def _rows(run: Run, stream: str) -> np.ndarray:
-    name, split = assemble.read_of(run.parts.datasets, stream)
+    name, split = feeds.read_of(run.parts.datasets, stream)
     return run.parts.datasets[name].rows[split]
 
 

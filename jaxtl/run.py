@@ -15,6 +15,7 @@ from jaxtl import (
     config,
     dispatch,
     evaluation,
+    feeds,
     metrics,
     optim,
     sharding,
@@ -271,14 +272,14 @@ class Run:
 
     def _host(self, name, index, size, at):
         # Compiling looks at one batch; the iterator then starts over.
-        data, split = assemble.read_of(self.parts.datasets, name)
+        data, split = feeds.read_of(self.parts.datasets, name)
         found = streams.host_batches(
             self.parts.datasets[data],
             split,
             step.stream_seed(self.exp.seed, index),
             size,
             start_step=at,
-            labels=assemble.labelled(name),
+            labels=feeds.labelled(name),
         )
         if self.compiled is None:
             first = next(found)

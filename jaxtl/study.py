@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jaxtl import assemble, experiment, pretrained, rundir, store, training
+from jaxtl import experiment, feeds, pretrained, rundir, store, training
 from jaxtl.core import UserError, nearest
 from jaxtl.data import base
 from jaxtl.experiment import Experiment, File, Variant
@@ -119,7 +119,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     """
     jobs(file, out)
     for exp in file.variants.values():
-        for source in assemble.sources(exp).values():
+        for source in feeds.sources(exp).values():
             base.prepare(source, exp.seed)
     rundir.create(out, overwrite=overwrite)
     shutil.copyfile(file.path, out / "experiment.py")

@@ -16,8 +16,8 @@ FLOORS = {
     2: "regularizers domain generalise semi noisy alignment weights",
     3: "objective optim sharding data phases averaging",
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
-    "store rundir facts log progress training study passes members ensembles probe "
-    "statistics importance line ledger records axes axes_text sweep "
+    "store rundir facts feeds log progress training study passes members ensembles "
+    "probe statistics importance line ledger records axes axes_text sweep "
     "plan fits sweeping storages trials search searching stacking scoring lanes "
     "together baselines settings summary "
     "summarise verdicts",

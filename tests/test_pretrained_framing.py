@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 import jaxtl as tl
-from jaxtl import assemble, trained
+from jaxtl import feeds, trained
 from jaxtl.core import UserError
 from jaxtl.data import preprocess
 from jaxtl.pretrained import hub
@@ -127,7 +127,7 @@ def test_a_size_that_is_given_decides(directory):
 
     def size(data, **fields):
         exp = tl.Experiment(model=weights.model(**fields), init=weights, data=data)
-        found = assemble.sources(exp)["target"]
+        found = feeds.sources(exp)["target"]
         return found.size, found.shortest
 
     assert size(tl.data.ImageFolder(str(images))) == ((8, 8), None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl import assemble, cache, checks, probe, store
+from jaxtl import cache, checks, feeds, probe, store
 from jaxtl.baselines.base import LAST, RAW, TFIDF
 from jaxtl.core import Network, UserError, nearest
 from jaxtl.data import Text, base, lazy, preprocess, splits
@@ -19,12 +19,12 @@ KEPT = 4  # stages' features in memory; the one used longest ago goes first
 
 def dataset(exp: Experiment) -> base.Dataset:
     """Returns the target data as a run of the experiment carves them."""
-    return base.prepare(assemble.sources(exp)["target"], exp.seed)
+    return base.prepare(feeds.sources(exp)["target"], exp.seed)
 
 
 def depends_on(features: str, exp: Experiment) -> dict[str, Any]:
     """Returns the settings of an experiment that decide its data and these features."""
-    found = {"data": assemble.sources(exp)["target"], "seed": exp.seed}
+    found = {"data": feeds.sources(exp)["target"], "seed": exp.seed}
     if features != TFIDF:
         found["preprocess"] = exp.preprocess
     if features not in (RAW, TFIDF):
@@ -55,7 +55,7 @@ def matrices(
     if features == RAW:
         return _inputs(exp, data, names)
     if features == TFIDF:
-        return _words(assemble.sources(exp)["target"], data, names)
+        return _words(feeds.sources(exp)["target"], data, names)
     return _stage(features, exp, names)
 
 
