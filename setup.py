@@ -15,6 +15,7 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.30"],
     "torch": ["torch>=2.6"],
     "grain": ["grain>=0.2.10"],
+    "ot": ["ott-jax>=0.6"],
     "track": ["tensorboardX>=2.6"],
     "tfds-prepare": ["tensorflow-cpu>=2.18"],
     "sweep": ["optuna>=4.4"],

@@ -8,7 +8,7 @@ import pytest
 from jaxtl import schedules
 from jaxtl import tree as trees
 from jaxtl.core import UserError
-from jaxtl.domain import DANN, dann, reverse_gradient
+from jaxtl.domain import DANN, adversary, reverse_gradient
 from jaxtl.models import CNN
 from jaxtl.objective import View, loss
 
@@ -127,7 +127,7 @@ def test_the_papers_ramp_is_the_default(bench):
 
 
 def test_features_of_any_shape_are_flattened(bench):
-    params = dann.discriminator_init(jax.random.key(0), (12, 5))
+    params = adversary.discriminator_init(jax.random.key(0), (12, 5))
     assert params["layer0"]["kernel"].shape == (12, 5)
     assert params["layer1"]["kernel"].shape == (5, 1)
     room = bench()

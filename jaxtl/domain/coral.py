@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl import checks
 from jaxtl.core import Setup, Term, UserError, vectors
+from jaxtl.domain import pairs
 
 
 def covariance(x: jax.Array) -> jax.Array:
@@ -64,25 +64,12 @@ class DeepCORAL(Term):
         return (self.source, self.target)
 
     def check(self, setup: Setup):
-        checks.stream(setup, "source", self.source)
-        checks.stream(setup, "target", self.target)
-        if self.stages == ():
-            raise UserError(
-                f"{checks.where(setup, 'stages')}=(): expected at least one of "
-                f"{', '.join(setup.network.stages)}."
-            )
-        for stage in self._stages(setup.network):
-            checks.stage(setup, "stages", stage)
-
-    def _stages(self, network) -> tuple[str, ...]:
-        if self.stages is None:
-            return (checks.last_feature(network.stages),)
-        return self.stages
+        pairs.check(setup, self.source, self.target, self.stages)
 
     def __call__(self, context):
         source = context.forward(self.source).features
         target = context.forward(self.target).features
         return sum(
             coral(vectors(source[stage]), vectors(target[stage]))
-            for stage in self._stages(context.network)
+            for stage in pairs.chosen(self.stages, context.network)
         )
