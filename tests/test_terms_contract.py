@@ -20,7 +20,7 @@ import rows_generalise
 import rows_noisy
 import rows_semi
 from conftest import Bench
-from rows import row
+from rows import library, row
 
 import jaxtl as tl
 from jaxtl import config, objective, snapshot
@@ -148,6 +148,7 @@ def test_packages_hand_their_terms_on(row):
 @pytest.mark.parametrize("row", TERMS, ids=_IDS)
 @pytest.mark.parametrize("new_head", [False, True])
 def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
+    library(row)
     room = bench(row.task, new_head=new_head)
     row.term.check(room.setup)
     own = row.term.init(jax.random.key(0), room.setup)
@@ -189,6 +190,7 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
 
 @pytest.mark.parametrize("row", TERMS, ids=_IDS)
 def test_it_runs_with_all_but_the_head_frozen(bench, row):
+    library(row)
     body = tuple(bench(row.task).network.stages[:-1])
     room = bench(row.task, frozen=body)
     row.term.check(room.setup)

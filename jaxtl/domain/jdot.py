@@ -102,6 +102,8 @@ class DeepJDOT(Term):
     def check(self, setup: Setup):
         checks.task(setup, "DeepJDOT", "classification")
         pairs.check(setup, self.source, self.target)
+        checks.labelled(setup, "source", self.source)
+        checks.classes(setup, "source", self.source)
         checks.stage(setup, "stage", self._stage(setup.network))
         checks.number(setup, "feature", self.feature, 0.0)
         checks.number(setup, "label", self.label, 0.0)

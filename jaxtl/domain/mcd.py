@@ -58,6 +58,8 @@ class MCD(Term):
     def check(self, setup: Setup):
         checks.task(setup, "MCD", "classification")
         adversary.check(setup, self.source, self.target, self.widths, self.reversal)
+        checks.labelled(setup, "source", self.source)
+        checks.classes(setup, "source", self.source)
         adversary.needs_body(setup, "MCD")
 
     def init(self, key, setup):
