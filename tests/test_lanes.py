@@ -156,7 +156,25 @@ def no_val(digits, source):
     return changed(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
 
 
-CASES = (numbers, seeds, norm, lora, frozen, regression, multilabel, no_val)
+def adapted(digits, source):
+    """A target without labels, a source with them, a discriminator of the term's."""
+    terms = {"task": tl.losses.CrossEntropy(stream="source"), "dann": tl.domain.DANN()}
+    fields = {**USUAL, "data": tl.data.Digits(labels=0), "terms": terms}
+    base = digits(**fields, streams={"source": tl.data.RenderedDigits()})
+    return changed(base, seed=[0, 1, 1], terms__dann__weight=[0.1, 0.1, 1.0])
+
+
+CASES = (
+    numbers,
+    seeds,
+    norm,
+    lora,
+    frozen,
+    regression,
+    multilabel,
+    no_val,
+    adapted,
+)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +204,7 @@ def close(found, expected, mode, name=""):
         np.testing.assert_allclose(other, leaf, **CLOSE[mode], err_msg=told)
 
 
-BOTH = (numbers, seeds, lora, frozen)
+BOTH = (numbers, seeds, lora, frozen, adapted)
 
 
 @pytest.mark.parametrize(

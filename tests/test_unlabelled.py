@@ -133,6 +133,15 @@ def test_bad_input_is_one_sentence(changes, message):
         tl.setup(_adaptation(**changes))
 
 
+@pytest.mark.parametrize("sizes", [{"source": 16, "unlabelled": 5}, {"source": 2}])
+def test_streams_may_be_unequal_and_smaller_than_a_batch(sizes):
+    tiny = _data(1, 1.0, labels=0, count=12)
+    run = tl.setup(_adaptation(data=tiny, batch={"unlabelled": 32, **sizes}))
+    assert len(run.parts.datasets["target"].rows["unlabelled"]) < 32
+    tl.train(run, progress=False)
+    assert np.isfinite(tl.evaluate(run, "val")["nll"])
+
+
 def test_a_target_may_have_only_some_of_the_sources_classes():
     exp = _adaptation(streams={"source": _data(classes=4)})
     run = tl.setup(exp)
