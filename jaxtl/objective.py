@@ -6,6 +6,7 @@ of the step, and its own parameters, state and key.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ class Context:
     changed: Callable[..., Any] = lambda stream, x, operations, key: _in_turn(
         operations, key, x
     )
-    _passes: dict[str, Output] = dataclasses.field(default_factory=dict)
+    _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
     _further: int = 0
 
@@ -85,13 +86,48 @@ class Context:
             if start is not None:
                 settings["start"] = start
             out = self.network.apply(self.params, self.stats, x, **settings)
-            if self.statistics is None or stream in self.statistics:
-                self.stats = jax.lax.stop_gradient(out.stats)
+            self.keep_stats(out.stats, stream)
             if start is not None:
                 run = functools.partial(self._below, stream)
                 out = out._replace(features=Features(out.features, run))
             self._passes[stream] = out
         return self._passes[stream]
+
+    def together(self, streams: tuple[str, ...]) -> dict[str, Output]:
+        """Returns each stream's part of one training-mode pass over all their batches.
+
+        BatchNorm normalises them by the statistics of all, where one `forward` per
+        stream normalises each by its own. Run once per tuple of streams.
+        """
+        if streams not in self._passes:
+            key = jax.random.fold_in(self.key, len(self._passes))
+            found, starts = zip(*map(self.entry, streams))
+            x = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+            settings = {"train": self.train, "still": self.still, "key": key}
+            if starts[0] is not None:
+                settings["start"] = starts[0]
+            out = self.network.apply(self.params, self.stats, x, **settings)
+            self.keep_stats(out.stats, *streams)
+            ends = itertools.accumulate(len(jax.tree.leaves(x)[0]) for x in found)
+            bounds = itertools.pairwise((0, *ends))
+            self._passes[streams] = {
+                stream: self._part(stream, out, *bound)
+                for stream, bound in zip(streams, bounds)
+            }
+        return self._passes[streams]
+
+    def _part(self, stream: str, out: Output, begin: int, end: int) -> Output:
+        logits, features = jax.tree.map(
+            lambda x: x[begin:end], (out.logits, dict(out.features))
+        )
+        if "features" in self.batches[stream]:
+            features = Features(features, functools.partial(self._below, stream))
+        return Output(logits, features, out.stats)
+
+    def keep_stats(self, stats: PyTree, *streams: str) -> None:
+        """Updates BatchNorm's running statistics by those of a pass over streams."""
+        if self.statistics is None or set(streams) & set(self.statistics):
+            self.stats = jax.lax.stop_gradient(stats)
 
     def run(
         self,

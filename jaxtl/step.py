@@ -297,10 +297,15 @@ def cast(network: Network, dtype: str) -> Network:
             lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree
         )
 
+    def widen(tree):  # Tokens where a pass stops before the head
+        return jax.tree.map(
+            lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, tree
+        )
+
     def apply(params, stats, x, **settings) -> Output:
         out = network.apply(lower(params), stats, lower(x), **settings)
         keep = jax.tree.map(lambda new, old: new.astype(old.dtype), out.stats, stats)
-        return Output(out.logits.astype(jnp.float32), out.features, keep)
+        return Output(widen(out.logits), out.features, keep)
 
     return dataclasses.replace(network, apply=apply)
 
