@@ -88,6 +88,48 @@ class Ramp(Schedule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearRamp(Schedule):
+    """0 until `start`, a straight rise to `final` at `end`, and `final` from there.
+
+    Attributes:
+      final: highest value.
+      start, end: shares of the run.
+
+    References:
+      Lee, Pseudo-Label, ICML 2013 workshops, eq. 16.
+    """
+
+    final: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def value(self, step, steps):
+        span = jnp.maximum(jnp.subtract(self.end, self.start), 1e-6)
+        share = (progress(step, steps) - self.start) / span
+        return self.final * jnp.clip(share, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianRamp(Schedule):
+    """`final · exp(−5 · (1 − p)²)`, p from 0 to 1 until `end`, and `final` from there.
+
+    Attributes:
+      final: highest value; the first is 0.0067 of it.
+      end: share of the run.
+
+    References:
+      Laine & Aila, Temporal Ensembling, ICLR 2017, section 3 (80 of 300 epochs).
+    """
+
+    final: float = 1.0
+    end: float = 0.25
+
+    def value(self, step, steps):
+        p = jnp.clip(progress(step, steps) / jnp.maximum(self.end, 1e-6), 0.0, 1.0)
+        return self.final * jnp.exp(-5.0 * jnp.square(1 - p))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
     """Half a cosine up from peak / div to `peak`, half a cosine down to nearly nothing.
 

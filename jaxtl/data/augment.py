@@ -99,6 +99,27 @@ class Jitter:
         return (x - mean) * gain + mean + shift
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Adds normal noise, to vectors and to images.
+
+    Attributes:
+      scale: its standard deviation, in the units of x.
+    """
+
+    scale: float = 0.1
+
+    def __post_init__(self):
+        _within("Noise.scale", self.scale, float("inf"))
+
+    def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns x with noise; floats of any shape."""
+        if isinstance(x, dict) or not jnp.issubdtype(x.dtype, jnp.floating):
+            kind = "a dict of tokens" if isinstance(x, dict) else x.dtype
+            raise UserError(f"Noise needs floats; got {kind}.")
+        return x + self.scale * jax.random.normal(key, x.shape, x.dtype)
+
+
 def augment(ops: Sequence[typing.Any], key: jax.Array, x: jax.Array) -> jax.Array:
     """Applies the operations in order, each with its own key.
 

@@ -99,6 +99,11 @@ class Tokenizer:
         """Returns all of it as the text of a tokenizer.json."""
         return self._engine().to_str()
 
+    def special(self) -> dict[str, int]:
+        """Returns the ids of the special tokens by name ([CLS], <s>, …)."""
+        added = sorted(self._engine().get_added_tokens_decoder().items())
+        return {token.content: i for i, token in added if token.special}
+
     @property
     def vocab(self) -> int:
         """Number of ids."""
