@@ -29,6 +29,7 @@ __getattr__, __dir__, __all__ = attach(
         "read_results": "results",
     },
     modules=(
+        "alignment",
         "averaging",
         "baselines",
         "checkpoint",
@@ -50,6 +51,7 @@ __getattr__, __dir__, __all__ = attach(
         "pretrained",
         "probe",
         "regularizers",
+        "reproduce",
         "schedules",
         "select",
         "semi",

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "commands:predict_",
     "probe": "commands_ensemble:probe_",
     "report": "commands_report:report_",
+    "reproduce": "commands_reproduce:reproduce",
     "watch": "commands_report:watch_",
     "soup": "commands_weights:soup",
     "sweep": "commands_search:sweep_",
@@ -211,6 +212,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-test", action="store_true", help="leave test unseen")
     sub.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
     sub.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
+
+    sub = command("reproduce", "a published table, run again, with verdicts")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="default: list them")
+    sub.add_argument("--fast", action="store_true", help="a part that takes seconds")
+    sub.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="default experiments/reports/reproduce, nothing with --fast",
+    )
 
     command("models", "families, sizes, parameters, file layouts")
 

@@ -78,6 +78,16 @@ def data_dir() -> pathlib.Path:
     return pathlib.Path(path)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is marked slow, unless it was asked for."""
+    if os.environ.get("JAXTL_SLOW") == "1" or "slow" in config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 STREAMS = ("target", "source", "unlabelled")
 
 

@@ -27,6 +27,7 @@ FLOORS = {
     "slices plots_axes plots_cells plots_sweep page "
     "commands_sweep commands_search slurm commands commands_weights "
     "commands_ensemble commands_importance commands_lr "
+    "reproduce commands_reproduce "
     "results interactive cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and
