@@ -299,7 +299,10 @@ def cast(network: Network, dtype: str) -> Network:
 
     def widen(tree):  # Tokens where a pass stops before the head
         return jax.tree.map(
-            lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, tree
+            lambda x: (
+                x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+            ),
+            tree,
         )
 
     def apply(params, stats, x, **settings) -> Output:
