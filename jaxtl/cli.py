@@ -18,6 +18,7 @@ COMMANDS = {
     "lr": "commands_lr:lr",
     "eval": "commands:evaluate",
     "importance": "commands_importance:importance",
+    "diagnose": "commands_diagnose:diagnose",
     "ensemble": "commands_ensemble:ensemble",
     "export": "commands:export_",
     "predict": "commands:predict_",
@@ -221,6 +222,18 @@ def parser() -> argparse.ArgumentParser:
         type=pathlib.Path,
         help="default experiments/reports/reproduce, nothing with --fast",
     )
+
+    sub = command("diagnose", "how far a run's two domains lie apart, before and after")
+    sub.add_argument("dir", type=pathlib.Path, metavar="RUN")
+    sub.add_argument("--source", metavar="STREAM", help="default: source, or the first")
+    sub.add_argument(
+        "--target", metavar="STREAM", help="default: unlabelled, or target"
+    )
+    sub.add_argument("--stage", help="default: the last before the head")
+    sub.add_argument("--examples", type=int, default=1000, metavar="N")
+    sub.add_argument("--permutations", type=int, default=500, metavar="N")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", type=pathlib.Path, help="default RUN/diagnosis")
 
     command("models", "families, sizes, parameters, file layouts")
 

@@ -1,14 +1,15 @@
 """Linear probes of a model: what can be read off its stages' frozen features."""
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxtl import checks, experiment, passes, readout, rundir, sharding, store
-from jaxtl.core import Network, UserError, nearest, vectors
+from jaxtl.core import Network, PyTree, UserError, nearest, vectors
 from jaxtl.experiment import Experiment
 from jaxtl.readout import STRENGTHS, Probe, linear_probe
 from jaxtl.run import Run
@@ -152,26 +153,32 @@ def _stages(network: Network, stages) -> tuple[str, ...]:
 def features(
     run: Run,
     stages: Iterable[str],
-    splits: Iterable[str] = ("train",),
+    splits: Iterable[str] | Mapping[str, np.ndarray] = ("train",),
     *,
     batch: int | None = None,
+    data: str = "target",
+    weights: tuple[PyTree, PyTree] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Returns {split: {stage: (n, width)}}, of a run's best weights.
 
     Args:
       run: a run.
       stages: of the model.
-      splits: of the target data; rows in the split's order.
+      splits: names of splits, rows in the split's order; or any rows, by name.
       batch: examples per forward pass; None takes the experiment's evaluate_batch.
+      data: the data set, "target" or one of the experiment's streams.
+      weights: (parameters, statistics) in place of the best.
     """
     program = run.parts.program
-    made = _forward(
-        run.network, program.dtype, tuple(stages), run.preprocess, program.mesh
-    )
+    pre = run.parts.preprocess[data]
+    made = _forward(run.network, program.dtype, tuple(stages), pre, program.mesh)
+    dataset = run.parts.datasets[data]
+    if isinstance(splits, Mapping):
+        dataset = dataclasses.replace(dataset, rows=dict(splits))
     return passes.over(
         made,
-        sharding.place(run.weights("best"), program.mesh),
-        run.parts.datasets["target"],
+        sharding.place(weights or run.weights("best"), program.mesh),
+        dataset,
         splits,
         batch=batch or run.exp.evaluate_batch,
         device_bytes=run.exp.device_bytes,

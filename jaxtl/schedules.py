@@ -130,6 +130,22 @@ class GaussianRamp(Schedule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Scaled(Schedule):
+    """`factor` times another schedule.
+
+    Attributes:
+      of: the other one.
+      factor: any number.
+    """
+
+    of: Schedule
+    factor: float = 1.0
+
+    def value(self, step, steps):
+        return self.factor * self.of.value(step, steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
     """Half a cosine up from peak / div to `peak`, half a cosine down to nearly nothing.
 

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "jaxtl"
 FLOORS = {
     0: "core _lazy tree select config snapshot schedules checkpoint compiling",
     1: "checks combine linear readout groups losses metrics models peft pretrained "
-    "significance",
+    "significance shift",
     2: "regularizers domain generalise noisy alignment weights",
     3: "objective optim sharding data phases averaging",
     # semi: its usual views are operations on data, so it stands above both.
@@ -24,9 +24,9 @@ FLOORS = {
     "summarise verdicts",
     5: "export artefact card trained predict report plots interpolation lr_finder "
     "conclusions tables formats watch commands_report "
-    "slices plots_axes plots_cells plots_sweep page "
+    "slices plots_axes plots_cells plots_domains plots_sweep page diagnosis "
     "commands_sweep commands_search slurm commands commands_weights "
-    "commands_ensemble commands_importance commands_lr "
+    "commands_ensemble commands_importance commands_lr commands_diagnose "
     "reproduce commands_reproduce "
     "results interactive cli __main__",
 }
@@ -45,6 +45,7 @@ ONLY = {
         "plots.py",
         "plots_axes.py",
         "plots_cells.py",
+        "plots_domains.py",
         "plots_sweep.py",
         "data/rendered.py",
     ),

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
         "MCC": "mcc",
         "MCD": "mcd",
         "MDD": "mdd",
+        "each_source": "multi_source",
         "mmd": "dan",
         "reverse_gradient": "adversary",
     },
