@@ -25,7 +25,7 @@ def script(monkeypatch):
 def test_each_section_of_the_readme_has_its_script():
     text = (FOLDER / "README.md").read_text()
     for path in FOLDER.glob("*.py"):
-        if path.stem not in ("timing", "torch_models", "grid_torch"):
+        if path.stem not in ("timing", "torch_models", "grid_torch", "streams_torch"):
             assert f"python benchmarks/{path.name}" in text, path.name
 
 
@@ -190,3 +190,12 @@ def test_tables_are_markdown(script):
         "| one     | 0.123 | 12,345 |",
         "| another | 1,234 | 7      |",
     ]
+
+
+def test_a_second_stream_is_timed_and_dann_is_the_same_in_torch(script, capsys):
+    pytest.importorskip("torch")
+    steps, [kernels], [epoch] = script("streams").main(["--quick"])
+    assert [row["step"] for row in steps] == ["DANN", "FixMatch"]
+    assert kernels["jaxtl, ms"] > 0
+    assert epoch["first losses apart"] < 1e-4
+    assert "× torch" in capsys.readouterr().out
