@@ -6,7 +6,15 @@ import optax
 import pytest
 
 from jaxtl import schedules
-from jaxtl.schedules import Cosine, Linear, OneCycle, Ramp, SlantedTriangular
+from jaxtl.schedules import (
+    Cosine,
+    GaussianRamp,
+    Linear,
+    LinearRamp,
+    OneCycle,
+    Ramp,
+    SlantedTriangular,
+)
 
 STEPS = 40
 
@@ -114,9 +122,29 @@ def test_slanted_triangular_is_ulmfits_equation(rise, ratio):
     assert values(SlantedTriangular(peak=0.32), 15).min() == pytest.approx(0.01)
 
 
+def test_linear_ramp_is_pseudo_labels_equation():
+    expected = []
+    for t in range(STEPS):
+        p = t / STEPS
+        expected.append(0 if p < 0.2 else 3 if p >= 0.6 else 3 * (p - 0.2) / 0.4)
+    schedule = LinearRamp(final=3.0, start=0.2, end=0.6)
+    np.testing.assert_allclose(values(schedule, count=STEPS), expected, atol=1e-5)
+    assert values(LinearRamp(start=0.5, end=0.5), 10)[-1] == 1
+
+
+def test_gaussian_ramp_is_temporal_ensemblings():
+    expected = [
+        7 * np.exp(-5 * (1 - min(t / STEPS / 0.25, 1)) ** 2) for t in range(STEPS)
+    ]
+    schedule = GaussianRamp(final=7.0, end=0.25)
+    np.testing.assert_allclose(values(schedule, count=STEPS), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
+        GaussianRamp(),
+        LinearRamp(),
         Cosine(peak=1.0),
         Linear(peak=1.0),
         Ramp(),

@@ -191,7 +191,8 @@ class RandAugment:
 
     Ranges are FixMatch's: blends of brightness, color, contrast and sharpness by 0.05
     to 0.95; 4 to 8 bits; any solarization threshold; turns of ±30°; shear and shift by
-    ±0.3. Images are in [0, 1], any number of channels.
+    ±0.3. Images are in [0, 1], any number of channels: a term's view sees them so;
+    `Experiment.augment` sees normalised ones, which this would cut off at 0 and 1.
 
     Attributes:
       rounds: operations per example (the paper's N).

@@ -78,6 +78,8 @@ class MeanTeacher(targets._OnUnlabelled):
 
     def __call__(self, context):
         hold = jax.lax.stop_gradient
+        # First, so that the student's statistics are those after this step's pass.
+        student = context.forward(self.stream).logits
         state = teach(
             context.state,
             hold(context.params),
@@ -85,7 +87,6 @@ class MeanTeacher(targets._OnUnlabelled):
             self.decay,
             context.step,
         )
-        student = context.forward(self.stream).logits
         operations = views.weak(self.view, context.batches[self.stream]["x"])
         teacher = context.run(
             context.view(self.stream, operations, context.key),
