@@ -10,6 +10,7 @@ from jaxtl import (
     export,
     facts,
     feeds,
+    hindsight,
     predict,
     report,
     rundir,
@@ -55,6 +56,8 @@ def run_one(make, out: pathlib.Path) -> None:
         console.print(report.loaded(facts.loaded(made.parts.rows)))
     result = training.train(made)
     console.print(report.comparison([report.Row(str(out), [result])]))
+    if told := hindsight.sentence([result]):
+        console.print(told, markup=False, soft_wrap=True)
     console.print(f"written to {out}")
 
 
@@ -82,6 +85,9 @@ def _study(file, out: pathlib.Path) -> int:
     title = (file.doc.splitlines() or [file.path.stem])[0]
     for made in report.study_tables(done, title):
         console.print(made)
+    every = [result for row in done for result in row.results]
+    if told := hindsight.sentence(every):
+        console.print(told, markup=False, soft_wrap=True)
 
     from jaxtl import plots  # matplotlib takes a second to import
 

@@ -3,7 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from jaxtl import ledger, report, settings, significance, verdicts
+from jaxtl import (
+    choosing,
+    hindsight,
+    ledger,
+    metrics,
+    report,
+    settings,
+    significance,
+    verdicts,
+)
 from jaxtl.significance import Difference, Estimate
 from jaxtl.summary import BETTER, TIE, WORSE, Line, Summary
 
@@ -41,7 +50,7 @@ def p_value(p: float | None) -> str:
 
 def conclusions(summary: Summary) -> list[str]:
     """Returns what came out: the best lines, the baseline, negative transfer."""
-    return [*_best(summary), *_baseline(summary), *_alarms(summary)]
+    return [*_best(summary), *_baseline(summary), *_alarms(summary), *_blind(summary)]
 
 
 def notes(summary: Summary) -> list[str]:
@@ -164,10 +173,10 @@ def _chosen(summary: Summary) -> list[str]:
     if not axes:
         return []
     if not summary.tuned:
-        return [f"No run has a val {summary.metric}: nothing was tuned over {axes}."]
+        return [f"No run has a val {summary.chooser}: nothing was tuned over {axes}."]
     told = [
         f"{axes} {'was' if len(summary.division.tuned) == 1 else 'were'} chosen for "
-        f"each line by the best mean val {summary.metric} over its seeds; only the "
+        f"each line by the best mean {_judge(summary)} over its seeds; only the "
         "chosen settings were looked at on test."
     ]
     partial = sum(line.partial for line in summary.lines)
@@ -180,6 +189,23 @@ def _chosen(summary: Summary) -> list[str]:
     if rivals:
         told.append(f"Of these, better on val so far: {_list(rivals, comma='; ')}.")
     return told
+
+
+def _judge(summary: Summary) -> str:
+    if not summary.by:
+        return f"val {summary.metric}"
+    return f"{summary.by} (which sees no label of the target)"
+
+
+def _blind(summary: Summary) -> list[str]:
+    """Says what choosing without the target's labels cost, and where they chose."""
+    done = [r.result for line in summary.settings for r in line.setting.done]
+    told = hindsight.sentence(done)
+    names = {(r.get("choosing") or {}).get("monitor", "") for r in done}
+    oracles = sorted(n for n in names if n and n not in metrics.CRITERIA)
+    return [told] * bool(told) + [
+        f"{choosing.oracle(name)}." for name in oracles if name not in told
+    ]
 
 
 def _statistics(summary: Summary) -> list[str]:

@@ -6,14 +6,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl import cache, compiling, config, losses, metrics, sharding
+from jaxtl import cache, choosing, compiling, config, losses, metrics, sharding
 from jaxtl.core import Network, UserError
-from jaxtl.data import base, lazy, preprocess, streams
+from jaxtl.data import lazy, preprocess, streams
 from jaxtl.step import cast
 
 
 def evaluate(run, split: str = "val", *, which: str = "current") -> dict[str, float]:
     """Returns the task's metrics on a split of the target data.
+
+    On "val" of a target without labelled train rows the criteria are there as well
+    that choose without its labels (see choosing.py).
 
     Args:
       run: what `tl.setup` returned.
@@ -24,7 +27,12 @@ def evaluate(run, split: str = "val", *, which: str = "current") -> dict[str, fl
     Raises:
       UserError: for an unknown split.
     """
-    return metrics.compute(run.parts.program.task, *outputs(run, split, which))
+    found = metrics.compute(run.parts.program.task, *outputs(run, split, which))
+    return {**found, **_criteria(run, split, which)}
+
+
+def _criteria(run, split: str, which: str) -> dict[str, float]:
+    return choosing.measure(run, *run.weights(which)) if split == "val" else {}
 
 
 def outputs(run, split: str, which: str) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +47,14 @@ def examined(run, split: str, which: str) -> tuple[dict[str, float], dict]:
     """Returns (metrics, `metrics.details`) of a split; arguments as for `evaluate`."""
     task, names = run.parts.program.task, run.parts.datasets["target"].class_names
     found = outputs(run, split, which)
-    return metrics.compute(task, *found), metrics.details(task, *found, names)
+    values = {**metrics.compute(task, *found), **_criteria(run, split, which)}
+    return values, metrics.details(task, *found, names)
+
+
+def judged(run, params, stats, split: str) -> dict[str, float]:
+    """Returns what `evaluate` does, of weights that the run need not hold."""
+    found = metrics.compute(run.program.task, *logits_of(run, params, stats, split))
+    return {**found, **(choosing.measure(run, params, stats) if split == "val" else {})}
 
 
 def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,16 +154,3 @@ def _forwards(network: Network, pre, dtype, mesh, task):
 def _scores(network, pre: preprocess.Preprocess, mesh, task, params, stats, x):
     x = preprocess.apply(pre, sharding.constrain_batch(x, mesh))
     return losses.scores(network.apply(params, stats, x).logits, x, task)
-
-
-def check_monitor(dataset: base.Dataset, monitor: str | None) -> None:
-    """Raises UserError for a metric that is unknown or has nothing to measure."""
-    if monitor is None:
-        return
-    if monitor != "auto":
-        metrics.monitored(dict.fromkeys(metrics.METRICS[dataset.task]), monitor)
-    if len(dataset.rows.get("val", ())) == 0:
-        raise UserError(
-            f"monitor={monitor!r} needs a val split, but the data's is empty; raise "
-            "data.val, or set monitor=None to keep the last checkpoint."
-        )

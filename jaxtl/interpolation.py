@@ -291,8 +291,7 @@ def monitor(run) -> str:
 
 def measured(run, params: PyTree, stats: PyTree, split: str) -> dict[str, float]:
     """Returns the task's metrics of some weights on a split of the run's data."""
-    logits, labels = evaluation.logits_of(run, params, stats, split)
-    return metrics.compute(run.program.task, logits, labels)
+    return evaluation.judged(run, params, stats, split)
 
 
 def score(found: dict[str, float], name: str) -> float:

@@ -229,8 +229,10 @@ class Lanes:
         if not found:
             return
         better = np.zeros(len(self.runs), bool)
+        blind = scoring.criteria_of(self, self._weights(), list(found))
         for lane, (logits, labels) in found.items():
             values = metrics.compute(self.program.task, logits, labels)
+            values = {**values, **blind.get(lane, {})}
             self.curves[lane]["val"].append({"step": self.at, **rounded(values)})
             better[lane] = self._improves(lane, values)
         if better.any():

@@ -208,11 +208,22 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": token_accuracy,
     },
 }
+# What chooses without the target's labels (criteria.py), and whether more is better.
+CRITERIA = {
+    "source_accuracy": True,
+    "source_mse": False,
+    "iwv": False,
+    "dev": False,
+    "entropy": False,
+    "snd": True,
+    "bnm": True,
+}
 _HIGHER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
     **dict.fromkeys(("exact_match", "r2"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
     "brier": False,
+    **CRITERIA,
 }
 
 

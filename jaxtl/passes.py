@@ -77,7 +77,7 @@ def over(
     parts = made.mesh.size
     batch = -(-min(batch, len(every)) // parts) * parts
     batches, _ = streams.evaluation_batches(every, batch)
-    call = _caller(made, weights, dataset, next(iter(rows)), device_bytes)
+    call = caller(made, weights, dataset, next(iter(rows)), device_bytes)
     # To the host batch by batch: the outputs of a data set may not fit the device.
     out = [jax.tree.map(np.asarray, call(b)) for b in batches]
     whole = jax.tree.map(lambda *xs: np.concatenate(xs, axis), *out)
@@ -88,7 +88,7 @@ def over(
     }
 
 
-def _caller(made, weights, dataset, split, device_bytes):
+def caller(made, weights, dataset, split, device_bytes):
     """Returns rows -> outputs, of data on the device or on the host."""
     if streams.fits(dataset, device_bytes):
         whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())

@@ -222,14 +222,15 @@ def _run(path: pathlib.Path, folder: pathlib.Path, several: bool) -> Record:
     return Record(
         labels=labels,
         result=rundir.read_json(folder / "result.json"),
-        curve=_curve(folder / "metrics.jsonl"),
+        curve=curve(folder / "metrics.jsonl"),
         key=str(folder),
         folder=path,
         data=_source(experiment),
     )
 
 
-def _curve(path: pathlib.Path) -> dict:
+def curve(path: pathlib.Path) -> dict:
+    """Returns what metrics.jsonl holds, as `Record.curve`; empty where it is not."""
     steps, losses, evaluations = [], [], []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -137,7 +137,14 @@ def number(metric: str, mean: float, half: float | None) -> str:
     return text
 
 
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "exact_match", "ece")
+SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "exact_match",
+    "ece",
+    "source_accuracy",
+)
 
 
 def collect(paths: Iterable[pathlib.Path]) -> list[Row]:
@@ -174,7 +181,8 @@ def shared_metric(rows: list[Row]) -> str:
     """Returns the metric that the runs were chosen by, or their task's main one."""
     for row in rows:
         for result in row.results:
-            if result.get("monitor"):
+            # A criterion of an unlabelled target chooses; it is no result.
+            if result.get("monitor") not in (None, *metrics.CRITERIA):
                 return result["monitor"]
             for split in ("test", "val"):
                 if result.get(split):

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtl import (
     assemble,
     cache,
+    choosing,
     config,
     dispatch,
-    evaluation,
     feeds,
     metrics,
     optim,
@@ -56,7 +56,7 @@ class Run:
         self.exp = exp
         self.directory = directory
         self.parts = assemble.assemble(exp)
-        evaluation.check_monitor(self.parts.datasets["target"], exp.monitor)
+        choosing.check(self.parts, exp.monitor)
         self.state: step.State = self.parts.state
         self.program: step.Program = self.parts.program
         self.fixed: step.Fixed = self.parts.fixed
@@ -64,6 +64,8 @@ class Run:
         self.phase = 0
         self.cached: cache.Cached | None = None
         self.notes = dict(self.parts.notes)
+        if told := choosing.note(self.parts, exp.monitor):
+            self.notes["monitor"] = told
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
         self._best_weights: tuple[PyTree, PyTree] | None = None
@@ -120,10 +122,8 @@ class Run:
 
     @property
     def monitor(self) -> str | None:
-        """The metric that chooses the best checkpoint."""
-        if self.exp.monitor == "auto":
-            return metrics.main(self.parts.program.task)
-        return self.exp.monitor
+        """The metric, or the criterion, that chooses the best checkpoint."""
+        return choosing.monitor(self.parts, self.exp.monitor)
 
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
         """Returns (parameters, statistics), "current" or "best".

@@ -8,7 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl import cache, compiling, config, losses, stacking, step
+from jaxtl import (
+    cache,
+    choosing,
+    compiling,
+    config,
+    criteria,
+    losses,
+    stacking,
+    step,
+)
 from jaxtl import tree as trees
 from jaxtl.data import preprocess, streams
 
@@ -38,40 +47,78 @@ def scores(lanes, kept, split: str, which: Sequence[int]) -> dict[int, tuple]:
 def _group(lanes, kept, split: str, members: list[int]) -> dict[int, tuple]:
     """Scores lanes that are evaluated on the same examples."""
     run = lanes.runs[members[0]]
-    dataset, start = run.parts.datasets["target"], None
-    rows = streams.split_rows(dataset, split)
+    rows = streams.split_rows(run.parts.datasets["target"], split)
     size = min(run.exp.evaluate_batch, len(rows))
+    flat = _pass(lanes, kept, "target", rows, size, members)
+    labels = [lanes.runs[lane].parts.datasets["target"] for lane in members]
+    labels = [d.y_clean[rows] if split != "train" else d.y[rows] for d in labels]
+    return {lane: (flat[i], labels[i]) for i, lane in enumerate(members)}
+
+
+def criteria_of(lanes, kept, which: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Returns {lane: criteria} of the lanes whose target is unlabelled."""
+    there, groups, read = {}, {}, {}
+    for lane in which:
+        parts = lanes.runs[lane].parts
+        if choosing.label_free(parts):
+            there[lane] = choosing.rows(parts)
+            for name, rows in choosing.wanted(there[lane]).items():
+                at = (name, id(parts.datasets[name].x), rows.tobytes())
+                groups.setdefault(at, (name, rows, []))[2].append(lane)
+    for name, rows, members in groups.values():
+        most = lanes.runs[members[0]].exp.evaluate_batch
+        size = choosing.padded(rows, most).shape[1]
+        logits, features = _pass(lanes, kept, name, rows, size, members, features=True)
+        for i, lane in enumerate(members):
+            read.setdefault(lane, {})[name] = logits[i], features[i]
+    task = lanes.program.task
+    return {
+        lane: criteria.measure(
+            task, choosing.evidence(lanes.runs[lane].parts, read[lane], there[lane])
+        )
+        for lane in there
+    }
+
+
+def _pass(lanes, kept, name, rows, size, members: list[int], *, features=False):
+    """Returns outputs of some rows of a data set, float32 (members, rows, …).
+
+    With `features` it is a pair: the logits, and what `choosing.readout` adds to them.
+    """
+    run = lanes.runs[members[0]]
+    dataset, start = run.parts.datasets[name], None
     if lanes.cached is not None:
         stages = lanes.cached.stages
         start = lanes.program.network.stages[len(stages)]
-        entry, _ = _features(lanes, run, stages, split)
+        entry, _ = _features(lanes, run, stages, name, rows)
         x = entry.values
         batches, weights = streams.evaluation_batches(np.arange(len(rows)), size)
     else:
         mesh = lanes.program.mesh
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        x = streams.device_stream(dataset, split, whole).x
+        x = streams.device_stream(dataset, "train", whole).x
         batches, weights = streams.evaluation_batches(rows, size)
-    call = _compiled(lanes, start, run.preprocess)
+    call = _compiled(lanes, start, run.parts.preprocess[name], features)
     hypers = lanes.states.hypers["peft"]
     index = padded(members, len(lanes.runs))
     given = (kept, hypers, lanes.own, lanes.shared, x, batches, index)
-    logits = np.asarray(call(*given), np.float32)[: len(members)]
     used = weights.reshape(-1) > 0
-    labels = [lanes.runs[lane].parts.datasets["target"] for lane in members]
-    labels = [d.y_clean[rows] if split != "train" else d.y[rows] for d in labels]
-    flat = logits.reshape(len(members), len(used), *logits.shape[3:])
-    return {lane: (flat[i][used], labels[i]) for i, lane in enumerate(members)}
+
+    def flat(values):
+        values = np.asarray(values, np.float32)[: len(members)]
+        return values.reshape(len(members), len(used), *values.shape[3:])[:, used]
+
+    return jax.tree.map(flat, call(*given))
 
 
-def _features(lanes, run, stages, split):
+def _features(lanes, run, stages, name: str, rows):
     """Returns the cached outputs of the frozen stages, found once for all lanes."""
     known = lanes.__dict__.setdefault("features", {})
-    at = (split, np.asarray(run.parts.datasets["target"].rows[split]).tobytes())
+    at = (name, np.asarray(rows).tobytes())
     if at not in known:
         with _LOCK:  # lanes of other threads want the same, most likely
             known[at] = cache.features(
-                run, run.params, run.state.stats, stages, "target", split
+                run, run.params, run.state.stats, stages, name, "", rows
             )
     return known[at]
 
@@ -94,20 +141,21 @@ def padded(members: Sequence[int], most: int) -> np.ndarray:
 _STORE: dict[Any, Any] = compiling.Recent(128)
 
 
-def _compiled(lanes, start: str | None, pre: preprocess.Preprocess):
+def _compiled(lanes, start: str | None, pre: preprocess.Preprocess, features: bool):
     program, layout = lanes.program, lanes.layout
     options = lanes.options
-    key = (program.key(), layout, lanes.mode, start, config.key(pre), str(options))
+    made = (start, config.key(pre), features, str(options))
+    key = (program.key(), layout, lanes.mode, *made)
     if key not in _STORE:
-        make = functools.partial(_forward, program, layout, start, pre, lanes.mode)
+        kind = (start, pre, lanes.mode, features)
+        make = functools.partial(_forward, program, layout, *kind)
         _STORE[key] = jax.jit(make, compiler_options=options)
     return _STORE[key]
 
 
-def _forward(
-    program, layout, start, pre, mode, kept, hypers, own, shared, x, batches, index
-):
-    """Returns logits (lanes, batches, batch, …)."""
+def _forward(program, layout, start, pre, mode, features, *given):
+    """Returns logits (lanes, batches, batch, …), with `features` those as well."""
+    kept, hypers, own, shared, x, batches, index = given
     network = step.cast(program.network, program.dtype)
 
     def one(i):
@@ -117,11 +165,13 @@ def _forward(
 
         def batch(rows):
             given = jax.tree.map(lambda values: values[rows], x)
-            if start is not None:
-                return network.apply(params, mine["stats"], given, start=start).logits
-            given = preprocess.apply(pre, given)
-            logits = network.apply(params, mine["stats"], given).logits
-            return losses.scores(logits, given, program.task)
+            settings = {} if start is None else {"start": start}
+            if start is None:
+                given = preprocess.apply(pre, given)
+            out = network.apply(params, mine["stats"], given, **settings)
+            if features:
+                return choosing.readout(program.network, out, given)
+            return losses.scores(out.logits, given, program.task)
 
         return jax.lax.map(batch, batches)
 

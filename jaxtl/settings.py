@@ -246,12 +246,17 @@ class Choice:
 
 
 def choose(
-    settings: Sequence[Setting], division: Division, metric: str, higher: bool
+    settings: Sequence[Setting],
+    division: Division,
+    metric: str,
+    higher: bool,
+    otherwise: tuple[str, bool] | None = None,
 ) -> list[Choice]:
     """Chooses the best setting by mean val metric for each compared combination.
 
     Candidates are those with the most finished seeds: a mean over the seeds that
-    happened to end well is no fair rival. Without val all settings are kept.
+    happened to end well is no fair rival. Without val all settings are kept. Where no
+    setting of a combination has the metric, `otherwise` is (another, its direction).
     """
     groups: dict[tuple, list[Setting]] = {}
     for setting in settings:
@@ -259,10 +264,14 @@ def choose(
     found = []
     for members in groups.values():
         means, partial = _candidates(members, metric)
+        better = higher
+        if not means and otherwise is not None:
+            means, partial = _candidates(members, otherwise[0])
+            better = otherwise[1]
         if not means:
             found += [Choice(s) for s in members if s.done or len(members) == 1]
             continue
-        pick = max if higher else min
+        pick = max if better else min
         best, mean = pick(means, key=lambda pair: pair[1])
         rival = None
         if partial:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import checkpoint, config, facts, pretrained, rundir, sharding, step
+from jaxtl import checkpoint, config, facts, metrics, pretrained, rundir, sharding, step
 from jaxtl import tree as trees
-from jaxtl.core import PyTree, UserError
+from jaxtl.core import PyTree, Term, UserError
 from jaxtl.data import preprocess, splits
 from jaxtl.experiment import Experiment
 from jaxtl.run import Run
@@ -195,6 +195,18 @@ def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
         run.best_delta = found.get("delta")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Nothing(Term):
+    """Stands for the loss of a reopened run, which is not trained any more."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return ("unlabelled",)
+
+    def __call__(self, context):
+        return jnp.float32(0.0)
+
+
 def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
     """Returns a finished (or interrupted) run with its weights, to evaluate or export.
 
@@ -206,6 +218,10 @@ def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
     # What shaped its training is not needed to read it, and may be gone by now.
     free = {"terms": {}, "streams": {}, "batch": 1, "accumulate": 1, "devices": 1}
     free |= {"phases": (), "average": None, "param_shards": 1}
+    if exp.data.labels == 0:  # the task's own loss has no labels to read
+        free["terms"] = {"task": _Nothing()}
+    if exp.monitor in metrics.CRITERIA:  # the source is no longer there to choose by
+        free["monitor"] = "auto"
     data, pre = exp.data, init.read().meta.get("preprocess", {})
     if data.size is None and pre.get("size"):
         # What the pretrained weights wanted, where the data left it open.

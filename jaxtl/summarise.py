@@ -4,7 +4,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl import ledger, metrics, settings, significance, verdicts
+from jaxtl import hindsight, ledger, metrics, settings, significance, verdicts
 from jaxtl.core import UserError, nearest
 from jaxtl.records import Collection
 from jaxtl.settings import Choice, Division, Setting
@@ -43,8 +43,11 @@ def summarise(
     """
     rules = _rules(collection, metric, compare, split, interval, test)
     groups = settings.group(collection.records)
-    tuned = bool(rules.division.tuned) and _has(collection, "val", rules.metric)
-    choices = settings.choose(groups, rules.division, rules.metric, rules.higher)
+    tuned = bool(rules.division.tuned) and _has(collection, "val", rules.chooser)
+    higher = metrics.higher_is_better(rules.chooser)
+    choices = settings.choose(
+        groups, rules.division, rules.chooser, higher, (rules.metric, rules.higher)
+    )
     chosen = {id(choice.setting): choice for choice in choices}
     seeds = collection.axes.get(settings.SEED, ())
     every = [
@@ -66,6 +69,7 @@ def summarise(
         baseline=selector,
         references=verdicts.references(lines, rules, fresh),
         counts=dict(collections.Counter(r.status for r in collection.records)),
+        choosing=hindsight.of_settings(groups, rules.division),
     )
 
 
@@ -102,7 +106,18 @@ def _rules(collection, metric, compare, split, interval, test) -> Rules:
         interval=interval,
         test=test,
         division=settings.divide(collection.axes, compare),
+        by=_chooser(collection, metric),
     )
+
+
+def _chooser(collection: Collection, metric: str) -> str:
+    """Returns the criterion that runs of an unlabelled target were chosen by.
+
+    "" where they have none, which leaves the choice to the metric on val.
+    """
+    done = [r.result for r in collection.records if r.status == ledger.DONE]
+    found = [r["monitor"] for r in done if r.get("monitor") in metrics.CRITERIA]
+    return found[0] if found and metric not in metrics.CRITERIA else ""
 
 
 def _metric(collection: Collection, name: str | None) -> str:
@@ -117,7 +132,9 @@ def _metric(collection: Collection, name: str | None) -> str:
             )
         return name
     monitors = [r["monitor"].rsplit("/", 1)[-1] for r in done if r.get("monitor")]
-    first = [m for m in (*monitors, *known) if m in known]
+    # What chose without labels is no result: that is the metric on the target.
+    own = [m for m in monitors if m not in metrics.CRITERIA]
+    first = [m for m in (*own, *known) if m in known]
     if not first:
         raise UserError("no finished run has a metric on val or test.")
     return first[0]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl import ledger
+from jaxtl.hindsight import Choice
 from jaxtl.settings import Division, Setting
 from jaxtl.significance import Difference, Estimate
 
@@ -119,6 +120,8 @@ class Rules:
       interval: "t" or "bootstrap".
       test: "t" or "wilcoxon", of paired differences.
       division: compared, tuned and fixed axes, and the axis of methods.
+      by: what settings are chosen by on val; "" for the metric. A criterion where the
+        target is unlabelled.
     """
 
     metric: str
@@ -127,6 +130,12 @@ class Rules:
     interval: str
     test: str
     division: Division
+    by: str = ""
+
+    @property
+    def chooser(self) -> str:
+        """The metric, or the criterion, that settings are chosen by on val."""
+        return self.by or self.metric
 
     def rank(self, line: Line, split: str = "") -> float:
         """Returns what lines are sorted by: larger is better, whatever the metric."""
@@ -148,6 +157,7 @@ class Summary(Rules):
       baseline: axis -> value that baselines have, {"method": "full"}; {} without.
       references: "from-scratch" or "the untouched source", those that are there.
       counts: status -> number of cells.
+      choosing: what each criterion chooses where the target is unlabelled; () else.
     """
 
     title: str
@@ -157,6 +167,7 @@ class Summary(Rules):
     baseline: Mapping[str, str]
     references: tuple[str, ...]
     counts: Mapping[str, int]
+    choosing: tuple[Choice, ...] = ()
 
     @property
     def total(self) -> int:

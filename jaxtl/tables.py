@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxtl import conclusions, settings
+from jaxtl import conclusions, metrics, report, settings
 from jaxtl.settings import short
 from jaxtl.summary import Line, Summary
 
@@ -38,6 +38,8 @@ def sheets(summary: Summary) -> list[Sheet]:
         found.append(made)
     if len(summary.settings) > len(summary.lines):
         found.append(every(summary))
+    if summary.choosing:
+        found.append(blind(summary))
     return found
 
 
@@ -155,6 +157,8 @@ def every(summary: Summary) -> Sheet:
     axes = (*summary.division.compared, *summary.division.tuned)
     metric = summary.metric
     moved = any(line.drift is not None for line in summary.settings)
+    scores = [_score(summary, line) for line in summary.settings]
+    judged = (f"val {summary.by}",) if summary.by else ()
     rows, bold = [], set()
     for i, line in enumerate(summary.settings):
         labels = [
@@ -162,13 +166,15 @@ def every(summary: Summary) -> Sheet:
         ]
         value = conclusions.shown(metric, line.val, summary.interval)
         drift = (_number(line.drift),) if moved else ()
-        rows.append((*labels, value, seeds(line), *drift))
+        score = (_number(scores[i]),) if judged else ()
+        rows.append((*labels, *score, value, seeds(line), *drift))
         if line.chosen:
             bold.add((i, len(axes)))
     return Sheet(
         title="all settings, on val; bold: chosen",
         columns=(
             *(short(a) for a in axes),
+            *judged,
             f"val {metric}{conclusions.unit(metric)}",
             "seeds",
             *(("drift",) if moved else ()),
@@ -177,7 +183,55 @@ def every(summary: Summary) -> Sheet:
         left=frozenset(range(len(summary.division.compared))),
         bold=frozenset(bold),
         optional=("drift",),
-        ranks=tuple(summary.rank(line, "val") for line in summary.settings),
+        ranks=tuple(
+            summary.rank(line, "val") if not judged else _signed(summary, score)
+            for line, score in zip(summary.settings, scores)
+        ),
+    )
+
+
+def _score(summary: Summary, line: Line) -> float | None:
+    """Returns a setting's mean of the criterion that chooses, None without one."""
+    values = line.setting.values("val", summary.by) if summary.by else {}
+    return sum(values.values()) / len(values) if values else None
+
+
+def _signed(summary: Summary, score: float | None) -> float:
+    if score is None:
+        return float("-inf")
+    return score if metrics.higher_is_better(summary.by) else -score
+
+
+def blind(summary: Summary) -> Sheet:
+    """Returns what each criterion chooses without the target's labels, and its cost."""
+    axes, rows = summary.division.compared, summary.choosing
+    tuned, unit = any(row.tuned for row in rows), conclusions.unit(rows[0].metric)
+    several = any(not row.compared for row in rows) and any(x.compared for x in rows)
+    lines = several or any(row.compared for row in rows)
+
+    def cells(row) -> tuple[str, ...]:
+        named = [settings.text(row.compared.get(a, "")) for a in axes]
+        if not row.compared:
+            named = ["mean of all", *[""] * (len(axes) - 1)]
+        numbers = (row.value, row.oracle, row.cost)
+        return (
+            *(named if lines else ()),
+            row.criterion,
+            *((settings.listed(row.tuned),) if tuned else ()),
+            *(report.number(row.metric, value, None) for value in numbers),
+        )
+
+    heads = [short(name) for name in axes] if lines else []
+    heads += ["criterion", *(["chosen"] if tuned else [])]
+    metric = rows[0].metric
+    return Sheet(
+        title=f"choosing without target labels: val {metric}{unit} of what is chosen",
+        columns=(*heads, f"val {metric}{unit}", "oracle", "cost"),
+        rows=tuple(cells(row) for row in rows),
+        left=frozenset(range(len(heads))),
+        bold=frozenset(
+            (i, len(heads) - 1 - tuned) for i, row in enumerate(rows) if row.used
+        ),
     )
 
 

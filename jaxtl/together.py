@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl import facts, log, metrics, scoring
+from jaxtl import facts, hindsight, log, metrics, scoring
 from jaxtl.lanes import Lanes, rounded
 
 
@@ -108,6 +108,7 @@ def _finish(lanes: Lanes, seconds: float) -> list[Finished]:
     kept = lanes.kept if lanes.runs[0].monitor is not None else lanes._weights()
     unmeasured = [i for i in alive if lanes.best[i] is None]
     vals = scoring.scores(lanes, kept, "val", unmeasured)
+    blind = scoring.criteria_of(lanes, kept, list(vals))
     done = [i for i in alive if i not in lanes.stopped]
     tests = scoring.scores(lanes, kept, "test", done) if lanes.exp.test else {}
     if not tests:  # then the details are of val
@@ -120,14 +121,14 @@ def _finish(lanes: Lanes, seconds: float) -> list[Finished]:
             found.append(Finished("failed", {}, curve, lanes.failures[lane]))
             continue
         drift = None if apart is None else float(apart[lane])
-        measured = _measured(lanes, lane, vals, tests)
+        measured = _measured(lanes, lane, vals, tests, blind.get(lane, {}))
         result = _result(lanes, run, lane, measured, drift, seconds)
         status = "stopped" if lane in lanes.stopped else "done"
         found.append(Finished(status, result, lanes.curves[lane]))
     return found
 
 
-def _measured(lanes: Lanes, lane: int, vals: dict, tests: dict) -> dict:
+def _measured(lanes: Lanes, lane: int, vals: dict, tests: dict, blind: dict) -> dict:
     """Returns {"val", "test", "details"} of a lane, as far as they were measured."""
     task, best = lanes.program.task, lanes.best[lane]
     names = lanes.runs[lane].parts.datasets["target"].class_names
@@ -135,7 +136,7 @@ def _measured(lanes: Lanes, lane: int, vals: dict, tests: dict) -> dict:
     if best is not None:
         found["val"] = best["metrics"]
     elif lane in vals:
-        found["val"] = metrics.compute(task, *vals[lane])
+        found["val"] = {**metrics.compute(task, *vals[lane]), **blind}
     if lane in tests:
         found["test"] = metrics.compute(task, *tests[lane])
     for split, there in (("test", tests), ("val", vals)):
@@ -151,9 +152,12 @@ def _result(lanes: Lanes, run, lane: int, measured: dict, drift, seconds) -> dic
     steps = lanes.exp.steps if lane not in lanes.stopped else _last(lanes, lane)
     took = lanes.seconds / len(lanes.runs)
     best = lanes.best[lane]
+    curve = lanes.curves[lane]["val"] or [{"step": steps, **measured.get("val", {})}]
+    blind = hindsight.of_run(curve, run.monitor, lanes.program.task)
     return facts.result(
         run,
         measured,
+        **({"choosing": blind} if blind else {}),
         drift=drift,
         steps=steps,
         chosen=best["step"] if best else steps,

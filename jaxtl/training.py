@@ -5,7 +5,17 @@ import signal
 import threading
 import time
 
-from jaxtl import checkpoint, evaluation, facts, line, rundir, store
+from jaxtl import (
+    checkpoint,
+    choosing,
+    evaluation,
+    facts,
+    hindsight,
+    line,
+    records,
+    rundir,
+    store,
+)
 from jaxtl.core import UserError
 from jaxtl.log import Log
 from jaxtl.progress import Progress
@@ -123,11 +133,23 @@ def _finish(run: Run) -> dict:
             found[split], seen = evaluation.examined(run, split, "best")
             if seen:
                 found["details"] = {"split": split, **seen}
-    result = facts.result(run, found)
+    result = facts.result(run, found, **_hindsight(run, found))
     if run.directory is not None:
         store.save(run)
         rundir.write_json(run.directory / "result.json", result)
     return result
+
+
+def _hindsight(run: Run, found: dict) -> dict:
+    """Returns {"choosing": what each criterion would have chosen}, {} without any."""
+    if not choosing.label_free(run.parts):
+        return {}
+    curve = run.curve
+    if run.directory is not None:  # of all sessions
+        curve = records.curve(run.directory / "metrics.jsonl")
+    rows = curve["val"] or [{"step": run.at, **found.get("val", {})}]
+    task = run.parts.program.task
+    return {"choosing": hindsight.of_run(rows, run.monitor, task)}
 
 
 class Interrupt:
