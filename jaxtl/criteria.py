@@ -157,13 +157,13 @@ def _logistic(x, y, penalty: float, steps: int = 100, tolerance: float = 1e-10):
         # A bias that all but settles everything leaves no curvature of its own.
         hessian[-1, -1] += 1e-12 * len(x)
         move = np.linalg.solve(hessian, gradient)
-        if gradient @ move < tolerance * (1 + abs(value)):
-            break
         size = 1.0
         while size > 1e-8 and loss(w - size * move) > value:
             size /= 2
         w = w - size * move
         value = loss(w)
+        if gradient @ move < tolerance * (1 + abs(value)):
+            break
     return w[:-1], w[-1]
 
 

@@ -31,10 +31,10 @@ def of_run(
       "score" of the criterion, "value" of the metric on val, "cost"}}}; cost is what
       the value misses the oracle's by, at least 0. {} without criteria.
     """
-    metric = metrics.main(task)
     there = [name for name in metrics.CRITERIA if any(name in row for row in curve)]
     if not there:
         return {}
+    metric = metrics.main(task)
     best = _best(curve, metric)
     if best is None:
         return {}

@@ -224,8 +224,9 @@ def blind(summary: Summary) -> Sheet:
     heads = [short(name) for name in axes] if lines else []
     heads += ["criterion", *(["chosen"] if tuned else [])]
     metric = rows[0].metric
+    title = f"choosing without target labels: val {metric}{unit} of what is chosen"
     return Sheet(
-        title=f"choosing without target labels: val {metric}{unit} of what is chosen",
+        title=title if lines or tuned else f"{title}, mean of all lines",
         columns=(*heads, f"val {metric}{unit}", "oracle", "cost"),
         rows=tuple(cells(row) for row in rows),
         left=frozenset(range(len(heads))),

@@ -239,12 +239,15 @@ def test_without_a_source_predictions_choose():
     assert choosing.known(run.parts) == ("entropy", "snd", "bnm")
 
 
+UNHELD = arrays(val=0, class_names=("a", "b", "c"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({**SHOT, "monitor": "dev"}, "monitor='dev' looks at a labelled source, but"),
         (
-            {"streams": {"source": arrays(val=0)}, "monitor": "source_accuracy"},
+            {"streams": {"source": UNHELD}, "monitor": "source_accuracy"},
             r"needs validation rows of the source, .* raise the val of streams\['so",
         ),
         (
@@ -257,7 +260,7 @@ def test_without_a_source_predictions_choose():
         ),
         ({"monitor": "source_mse"}, "'source_mse' is no criterion of a classification"),
         (
-            {"data": arrays(labels=0, val=0)},
+            {"data": arrays(labels=0, val=0), "streams": {"source": arrays(1)}},
             "monitor='auto' needs a val split, but the data's is empty",
         ),
     ],

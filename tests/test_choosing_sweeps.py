@@ -178,7 +178,8 @@ def test_many_lines_are_averaged():
     assert mean.compared == {}
     assert mean.value == pytest.approx(0.535)
     sheet = tables.blind(found)
-    assert sheet.rows == (("snd", "", "53.5", "53.5", "0.0"),)
+    assert sheet.rows == (("snd", "53.5", "53.5", "0.0"),)
+    assert sheet.title.endswith("mean of all lines")
     few = summarise(sweep(*cells[:4]), compare=["pair"])
     assert [row.compared for row in few.choosing] == [{"pair": "0"}, {"pair": "1"}, {}]
     assert tables.blind(few).rows[-1][0] == "mean of all"
