@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "commands:evaluate",
     "importance": "commands_importance:importance",
     "diagnose": "commands_diagnose:diagnose",
+    "labels": "commands_labels:labels",
     "ensemble": "commands_ensemble:ensemble",
     "export": "commands:export_",
     "predict": "commands:predict_",
@@ -81,6 +82,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--variant", help="which experiment of a file of several")
     sub.add_argument("--out", type=pathlib.Path, help="default RUN/importance/KIND…")
     sub.add_argument("--overwrite", action="store_true", help="replace another model's")
+
+    sub = command("labels", "which labels of a run's train data are wrong")
+    sub.add_argument("run", type=pathlib.Path)
+    sub.add_argument(
+        "--folds",
+        type=int,
+        default=5,
+        metavar="K",
+        help="models trained to predict out of sample; 0: the run's own, in sample",
+    )
+    sub.add_argument("--method", default="prune_by_noise_rate")
+    sub.add_argument("--out", type=pathlib.Path, help="default RUN/labels")
 
     sub = command("show", "the resolved experiment and its parameters")
     sub.add_argument("target", type=pathlib.Path, help="experiment file or run")

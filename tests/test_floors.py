@@ -18,7 +18,7 @@ FLOORS = {
     # semi: its usual views are operations on data, so it stands above both.
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts feeds log progress training study passes members ensembles "
-    "probe statistics importance line ledger records axes axes_text sweep semi "
+    "probe statistics importance line ledger records axes axes_text sweep semi audit "
     "plan fits sweeping storages trials search searching stacking scoring lanes "
     "together choosing hindsight baselines settings summary "
     "summarise verdicts",
@@ -26,8 +26,8 @@ FLOORS = {
     "conclusions tables formats watch commands_report "
     "slices plots_axes plots_cells plots_domains plots_sweep page diagnosis "
     "commands_sweep commands_search slurm commands commands_weights "
-    "commands_ensemble commands_importance commands_lr commands_diagnose "
-    "reproduce commands_reproduce "
+    "commands_ensemble commands_importance commands_labels commands_lr "
+    "commands_diagnose reproduce commands_reproduce "
     "results interactive cli __main__",
 }
 # Rooms of these floors may use each other, though never in a circle; methods (2) and

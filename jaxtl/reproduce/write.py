@@ -25,7 +25,7 @@ def text(study: Study, rows: Sequence[Row]) -> str:
         _needs(study) + study.protocol.strip(),
         f"## Verdicts\n\n{verdicts(rows)}",
         table(study, rows),
-        "Published figures:\n\n" + _bullets(sources(rows)),
+        "Published figures:\n\n" + (_bullets(sources(rows)) or "none."),
     ]
     if study.findings:
         parts.append(f"## What came out\n\n{study.findings.strip()}")
