@@ -80,7 +80,7 @@ class TrAdaBoost(ClassifierMixin, BaseEstimator):
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise UserError(
-                f"TrAdaBoost: all {len(y)} labels are {self.classes_[0]!r}; expected "
+                f"TrAdaBoost: all {len(y)} labels are {self.classes_[0]}; expected "
                 "two classes at least."
             )
         learner = self.learner or DecisionTreeClassifier(max_depth=1, random_state=0)

@@ -63,10 +63,13 @@ def sinkhorn(
     return np.exp(score + left + right)
 
 
+FLOOR = 1e-3  # ε, as in POT; with none, a class that once sends nothing never would
+
+
 def class_penalty(plan: np.ndarray, ys: np.ndarray, power: float = 0.5) -> np.ndarray:
     """Returns p·(Σ_{i of class c} γ_ij + ε)^(p−1) for each (i, j), (n, m).
 
-    The slope of Ω(γ) = Σ_j Σ_c (Σ_{i of c} γ_ij)^p, which is low where all that a
+    The slope of Ω(γ) = Σ_j Σ_c (Σ_{i of c} γ_ij + ε)^p, which is low where all that a
     target row receives comes from one class.
 
     References:
@@ -76,7 +79,7 @@ def class_penalty(plan: np.ndarray, ys: np.ndarray, power: float = 0.5) -> np.nd
     slope = np.empty_like(plan)
     for label in np.unique(ys):
         members = ys == label
-        mass = plan[members].sum(0) + np.finfo(float).eps
+        mass = plan[members].sum(0) + FLOOR
         slope[members] = power * mass ** (power - 1)
     return slope
 
