@@ -21,6 +21,7 @@ EXTRAS = {
     "sweep": ["optuna>=4.4"],
     "postgres": ["optuna>=4.4", "psycopg2-binary>=2.9.10"],
     "cluster": ["submitit>=1.5.2"],
+    "reproduce": ["skada>=0.6"],
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     "test": [
         "pytest>=8",

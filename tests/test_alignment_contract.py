@@ -152,6 +152,7 @@ def test_what_a_fitted_method_is_asked():
         (KLIEP(centres=0), "KLIEP: centres=0"),
         (OTMapping(entropy=-1), "OTMapping: entropy=-1"),
         (OTMapping(classes=1.0), "OTMapping: classes= penalises a plan with entropy"),
+        (OTMapping(metric="cosin"), "metric='cosin' is unknown; did you mean 'cosine'"),
         (OTMapping(scale="mean"), "OTMapping: scale='mean' is unknown"),
         (OTMapping(entropy=1, steps=0), "OTMapping: steps=0"),
     ],
@@ -177,6 +178,8 @@ def test_one_row_and_constant_features():
         CORAL(0).fit(xs[:4], xt)
     with pytest.raises(UserError, match="takes the median distance, and all 2 rows"):
         KMM().fit(one, one)
+    with pytest.raises(UserError, match="metric='cosine' has no value for rows of ze"):
+        OTMapping(metric="cosine").fit(0 * one, xt)
     with pytest.raises(UserError, match="would divide by a cost of 0"):
         OTMapping(scale="max").fit(one, one)
     with pytest.raises(UserError, match="all 25 labels are 1"):

@@ -117,6 +117,19 @@ def test_a_shift_is_found_again():
     )
 
 
+def test_metrics_are_scipys():
+    xs, xt, _ = cost_of(8, 6, 6)
+    for metric, made in (
+        ("cityblock", lambda a, b: np.abs(a - b).sum()),
+        ("cosine", lambda a, b: 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)),
+    ):
+        cost = np.array([[made(a, b) for b in xt] for a in xs])
+        found = OTMapping(metric=metric).fit(xs, xt).plan_
+        assert (found * cost).sum() == pytest.approx(
+            (transport.exact(cost) * cost).sum(), abs=1e-12
+        )
+
+
 def test_scales_divide_the_cost():
     xs, xt, cost = cost_of(6, 7, 5)
     for scale, size in (("max", cost.max()), ("median", np.median(cost))):

@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import sys
 
+import numpy as np
 import pytest
 
 from jaxtl import cli
@@ -123,10 +125,45 @@ def test_office_caltech_in_part(data_dir, monkeypatch):
     nearest = {r.setting: r for r in rows if r.method == "1-NN"}
     assert nearest["W→D"].ours == pytest.approx(59.24, abs=0.005)
     assert nearest["D→W"].ours == pytest.approx(63.39, abs=0.005)
+    agree(rows, "office_caltech_surf")
+
+
+def test_skada_shifts_in_part():
+    pytest.importorskip("skada")
+    agree(registry.study("skada_shifts").run(True), "skada_shifts")
+
+
+def test_skada_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skada.datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxtl\[reproduce\]'"):
+        registry.study("skada_shifts").run(True)
+
+
+def test_no_label_of_a_test_row_reaches_a_candidate():
+    """With the test rows' labels scrambled, the same candidate predicts the same."""
+    from jaxtl.reproduce import skada_shifts
+
+    rng = np.random.default_rng(0)
+    source = skada_shifts.Domain(rng.normal(size=(60, 2)), np.arange(60) % 2)
+    target = skada_shifts.Domain(rng.normal(size=(50, 2)), np.arange(50) % 2)
+    _, test = skada_shifts.split(target, 3)
+    seen = []
+
+    def candidate(a, b):
+        rows = {tuple(x) for x in b.x}
+        assert not any(tuple(x) in rows for x in test.x)
+        seen.append(len(b.x))
+        return lambda x: np.zeros(len(x))
+
+    line = skada_shifts.Line("two", (candidate, candidate), ())
+    assert skada_shifts.accuracy(line, source, target, 3) == np.mean(test.y == 0)
+    assert seen == [32, 32, 40]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", registry.NAMES)
 def test_all_of_a_table(name, data_dir, monkeypatch):
+    if name == "skada_shifts":
+        pytest.importorskip("skada")
     monkeypatch.setenv("JAXTL_DATA_DIR", str(data_dir))
     agree(registry.study(name).run(False), name)

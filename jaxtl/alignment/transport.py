@@ -2,11 +2,14 @@
 
 import numpy as np
 from scipy import optimize, sparse, special
+from scipy.spatial import distance
 
 from jaxtl.alignment import base
 from jaxtl.core import UserError
 
+METRICS = ("sqeuclidean", "cityblock", "cosine")
 SCALES = ("none", "max", "median")
+LARGE, TINY = 1e100, 1e-300  # scalings between which products don't over- or underflow
 
 
 def exact(cost: np.ndarray) -> np.ndarray:
@@ -44,23 +47,32 @@ def sinkhorn(
 ) -> np.ndarray:
     """Returns the plan of least Σ γ·cost + entropy·Σ γ(log γ − 1), margins as `exact`.
 
-    In logarithms, so that a small entropy doesn't underflow. It stops where the rows'
-    sums are right to `tolerance` in total (columns' always are), or after `steps`.
+    It stops where the rows' sums are right to `tolerance` in total (columns' always
+    are), or after `steps`. Steps are products with the kernel as long as its scalings
+    stay in range; one in logarithms then takes them up, so a small entropy doesn't
+    underflow.
 
     References:
-      Cuturi, Sinkhorn Distances, NeurIPS 2013; Courty et al., 2017, eq. 7.
+      Cuturi, Sinkhorn Distances, NeurIPS 2013; Courty et al., 2017, eq. 7. Schmitzer,
+      Stabilized Sparse Scaling Algorithms, SIAM J. Sci. Comput. 41 (2019), for the
+      change between the two.
     """
     n, m = cost.shape
     score = -cost / entropy
-    left, right = np.zeros((n, 1)), np.zeros((1, m))
+    right = np.zeros((1, m))
+    u, v, mass = np.ones(n), np.ones(m), np.zeros(n)
     for _ in range(steps):
-        sums = special.logsumexp(score + right, axis=1, keepdims=True)
-        wrong = np.abs(np.exp(left + sums) - 1 / n).sum()
-        if wrong <= tolerance and right.any():
+        if max(u.max(), v.max()) > LARGE or mass.min() < TINY:
+            right = right + np.log(v)
+            left = -np.log(n) - special.logsumexp(score + right, axis=1, keepdims=True)
+            right = -np.log(m) - special.logsumexp(score + left, axis=0, keepdims=True)
+            u, v, kernel = np.ones(n), np.ones(m), np.exp(score + left + right)
+        mass = kernel @ v
+        if np.abs(u * mass - 1 / n).sum() <= tolerance:
             break
-        left = -np.log(n) - sums
-        right = -np.log(m) - special.logsumexp(score + left, axis=0, keepdims=True)
-    return np.exp(score + left + right)
+        u = 1 / n / np.maximum(mass, TINY)
+        v = 1 / m / np.maximum(kernel.T @ u, TINY)
+    return u[:, None] * kernel * v
 
 
 FLOOR = 1e-3  # ε, as in POT; with none, a class that once sends nothing never would
@@ -114,12 +126,13 @@ def barycentric(plan: np.ndarray, xt: np.ndarray) -> np.ndarray:
 class OTMapping(base.Mapping):
     """Source rows to where the plan takes them; target rows as they are.
 
-    The cost is ‖x − x'‖². A row that was not fitted moves as its nearest fitted source
+    A row that was not fitted moves as its nearest fitted source
     row does (Ferradans et al., 2014; Courty et al., 2017, section 4.3).
 
     Attributes:
       entropy: 0 is the exact plan; above it, Sinkhorn's, in units of the scaled cost.
       classes: strength of the class penalty, 0 for none; it needs labels and entropy.
+      metric: of the cost between rows: "sqeuclidean", ‖x − x'‖²; "cityblock"; "cosine".
       scale: what the cost is divided by: "none", its "max" or its "median".
       steps: of Sinkhorn, at most.
       plan_: (n, m) after `fit`.
@@ -132,11 +145,13 @@ class OTMapping(base.Mapping):
         self,
         entropy: float = 0.0,
         classes: float = 0.0,
+        metric: str = "sqeuclidean",
         scale: str = "none",
         steps: int = 1000,
     ):
         self.entropy = entropy
         self.classes = classes
+        self.metric = metric
         self.scale = scale
         self.steps = steps
 
@@ -144,6 +159,7 @@ class OTMapping(base.Mapping):
         xs, xt = base.pair(self, xs, xt)
         base.number(self, "entropy", self.entropy, 0)
         base.number(self, "classes", self.classes, 0)
+        base.one_of(self, "metric", self.metric, METRICS)
         base.one_of(self, "scale", self.scale, SCALES)
         base.whole(self, "steps", self.steps, 10**9, "rounds of Sinkhorn")
         cost = self._cost(xs, xt)
@@ -166,7 +182,11 @@ class OTMapping(base.Mapping):
         return self
 
     def _cost(self, xs, xt):
-        cost = base.squared_distances(xs, xt)
+        cost = distance.cdist(xs, xt, self.metric)
+        if not np.isfinite(cost).all():
+            raise UserError(
+                f"OTMapping: metric={self.metric!r} has no value for rows of zeros."
+            )
         if self.scale == "none":
             return cost
         size = cost.max() if self.scale == "max" else np.median(cost)

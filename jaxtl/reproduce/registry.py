@@ -5,7 +5,7 @@ import importlib
 from jaxtl.core import UserError, nearest
 from jaxtl.reproduce.base import Study
 
-NAMES = ("office_caltech_surf", "cifar10n")
+NAMES = ("office_caltech_surf", "skada_shifts", "cifar10n")
 
 
 def study(name: str) -> Study:
