@@ -78,7 +78,8 @@ def test_names_and_the_command(tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match="did you mean 'office_caltech_surf'"):
         registry.study("office_caltech_sruf")
     assert cli.main(["reproduce"]) == 0
-    assert all(name in capsys.readouterr().out for name in registry.NAMES)
+    told = capsys.readouterr().out
+    assert all(name in told for name in registry.NAMES)
     assert cli.main(["reproduce", "nothing"]) == 1
     assert "no table 'nothing'" in capsys.readouterr().err
     fast = []

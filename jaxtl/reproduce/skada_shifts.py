@@ -39,11 +39,19 @@ class Domain(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row of the published table: its candidates, and accuracies on SHIFTS."""
+    """A row of the published table.
+
+    Attributes:
+      method: its name there.
+      candidates: settings to choose among.
+      figures: accuracies on SHIFTS, in order.
+      inner: cuts of the training rows that the choice is made on.
+    """
 
     method: str
     candidates: tuple[Callable, ...]
     figures: tuple[float, ...]
+    inner: int = 1
 
 
 def generate(shift: str, seed: int) -> tuple[Domain, Domain]:
@@ -143,6 +151,7 @@ LINES = (
             for centred in (False, True)
         ),
         (0.74, 0.84, 0.82, 0.19),
+        inner=5,
     ),
     Line(
         "MapOT",
@@ -168,7 +177,7 @@ LINES = (
             _with(
                 OTMapping,
                 ("metric", "entropy", "classes", "steps"),
-                [(m, r, r, 200) for m in METRICS for r in (0.1, 0.5, 1.0)],
+                [(m, 1.0, 1.0, 100) for m in METRICS],
             ),
         ),
         (0.91, 0.59, 0.82, 0.15),
@@ -177,6 +186,7 @@ LINES = (
         "SA",
         _each(mapped, _with(SubspaceAlignment, ("dimension",), [(1,), (2,)])),
         (0.74, 0.81, 0.80, 0.13),
+        inner=5,
     ),
     Line(
         "TCA",
@@ -185,7 +195,7 @@ LINES = (
             _with(
                 TCA,
                 ("dimension", "ridge", "kernel", "bandwidth"),
-                [(1, 0.1, "rbf", 1.0), (2, 0.1, "rbf", 1.0), (10, 0.1, "rbf", 1.0)],
+                [(2, 0.1, "rbf", 1.0)],
             ),
         ),
         (0.40, 0.46, 0.50, 0.58),
@@ -204,8 +214,10 @@ def accuracy(line: Line, source: Domain, target: Domain, seed: int) -> float:
     target, test = split(target, seed)
     best = line.candidates[0]
     if len(line.candidates) > 1:
-        (a, _), (b, held) = split(source, 0), split(target, 0)
-        scores = [np.mean(c(a, b)(held.x) == held.y) for c in line.candidates]
+        scores = np.zeros(len(line.candidates))
+        for cut in range(line.inner):
+            (a, _), (b, held) = split(source, cut), split(target, cut)
+            scores += [np.mean(c(a, b)(held.x) == held.y) for c in line.candidates]
         best = line.candidates[int(np.argmax(scores))]
     return float(np.mean(best(source, target)(test.x) == test.y))
 
@@ -237,14 +249,34 @@ def run(fast: bool) -> list[Row]:
 PROTOCOL = """
 Two dimensions, two classes, from skada's `make_shifted_datasets` with the benchmark's
 own arguments: 800 rows a domain (1,200 in the subspace problem), Gaussian noise 0.6
-(covariate), 0.4 (subspace) or 0.8, `center_cov_shift=(-0.4, 3)`, seeds 0 to 4.
+(covariate), 0.4 (subspace) or 0.8, `center_cov_shift=(-0.4, 3)`, seeds 0 to 4. What the
+benchmark calls concept drift is `conditional_shift` in skada 0.6.
+
+Each seed's domains are cut 80/20 twice by class; methods see the source's training rows
+and the target's training rows, scikit-learn's `SVC()` with its defaults learns, and
+accuracy is counted on the target's test rows. Figures are means of five seeds ± half
+the 95 % t-interval. Where a method has several candidates, the one that is best on
+target rows held out of training is taken: that is the published table's "supervised"
+scorer, an oracle no user has, used here only to compare with that table. Test rows
+choose nothing. Candidates are the benchmark's: KMM γ ∈ {0.1, 1, 10}; CORAL with and
+without each domain's mean removed; OT with squared Euclidean, city-block and cosine
+cost; entropies 0.1, 0.5, 1 of the median cost; class penalty and entropy 1; SA with 1
+and 2 directions; TCA with an RBF kernel (γ = ½), 2 components and λ = 0.1. KLIEP
+chooses its bandwidth by its own likelihood.
+
+Simpler than the benchmark: two outer cuts instead of five, one inner cut instead of
+five (CORAL and SA: five), and part of its grids.
 """
 
+FINDINGS = """
+FINDINGS_HERE
+"""
 
 STUDY = Study(
     name="skada_shifts",
     title="SKADA-Bench's simulated shifts, RBF support vector machine",
     protocol=PROTOCOL,
+    findings=FINDINGS,
     run=run,
     digits=1,
 )

@@ -29,7 +29,7 @@ def text(study: Study, rows: Sequence[Row]) -> str:
     ]
     if study.findings:
         parts.append(f"## What came out\n\n{study.findings.strip()}")
-    notes = [f"{row.method}, {row.setting}: {row.note}" for row in rows if row.note]
+    notes = remarks(rows)
     if notes:
         parts.append(f"## Notes on rows\n\n{_bullets(notes)}")
     return "\n\n".join(parts) + "\n"
@@ -68,6 +68,15 @@ def sources(rows: Sequence[Row]) -> list[str]:
             if row.method not in methods:
                 methods.append(row.method)
     return [f"{', '.join(methods)}: {line}" for line, methods in found.items()]
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Returns what rows have to say, once for all rows that say the same."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.note:
+            found.setdefault((row.method, row.note), []).append(row.setting)
+    return [f"{name}, {', '.join(on)}: {note}" for (name, note), on in found.items()]
 
 
 def to_json(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
