@@ -268,9 +268,7 @@ Simpler than the benchmark: two outer cuts instead of five, one inner cut instea
 five (CORAL and SA: five), and part of its grids.
 """
 
-FINDINGS = """
-FINDINGS_HERE
-"""
+FINDINGS = ""
 
 STUDY = Study(
     name="skada_shifts",
