@@ -20,6 +20,8 @@ __getattr__, __dir__, __all__ = attach(
         "resume": "store",
         "train": "training",
         "evaluate": "evaluation",
+        "adabn": "adapting",
+        "tent": "adapting",
         "show": "report",
         "find_lr": "lr_finder",
         "diagnose": "diagnosis",

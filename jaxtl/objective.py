@@ -158,6 +158,10 @@ class Context:
             key=key,
         )
 
+    def set_stats(self, new: PyTree) -> None:
+        """Replaces BatchNorm's running statistics, those that evaluation will use."""
+        self.stats = jax.lax.stop_gradient(new)
+
     def view(self, stream: str, operations: Sequence, key: jax.Array) -> Any:
         """Returns other inputs of a stream's batch, changed by operations.
 

@@ -3,23 +3,31 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import compiling, config, sharding, weights
+from jaxtl import compiling, config, feeds, norms, sharding, weights
 from jaxtl import tree as trees
-from jaxtl.core import Network, PyTree
-from jaxtl.data import lazy, preprocess, streams
+from jaxtl.core import PyTree, UserError, nearest
+from jaxtl.data import lazy, preprocess
+from jaxtl.norms import batch_statistics as batch_statistics
+from jaxtl.norms import moving as moving
 from jaxtl.step import cast
 
 
 def refresh_statistics(
-    run, params: PyTree, stats: PyTree, *, batch: int | None = None, seed: int = 0
+    run,
+    params: PyTree,
+    stats: PyTree,
+    *,
+    batch: int | None = None,
+    seed: int = 0,
+    stream: str | None = None,
+    pooled: bool = False,
 ) -> PyTree:
     """Returns the statistics that these parameters have on the run's train rows.
 
     Means and variances are the plain means of those of equally large batches, in one
-    pass over the train rows in random order (a few rows that would make the batches
+    pass over the rows in random order (a few rows that would make the batches
     unequal are left out), without augmentation, with dropout as in training. Statistics
     that stayed still in all of the run's training (frozen stages) stay as they are.
 
@@ -29,6 +37,10 @@ def refresh_statistics(
       stats: the statistics to begin from; their values matter where they stay.
       batch: examples per forward pass at most; None takes as many as an evaluation.
       seed: of the order and of dropout.
+      stream: whose rows are read: "unlabelled", "source", …; None takes the target's
+        train rows, the unlabelled ones where none has a label.
+      pooled: variances are those of all rows together, so the spread of the batches'
+        means counts as well.
 
     References:
       Izmailov et al., Averaging Weights Leads to Wider Optima and Better
@@ -38,18 +50,38 @@ def refresh_statistics(
     moves = moving(stats, train, still)
     if not any(jax.tree.leaves(moves)):
         return stats
-    dataset, devices = run.parts.datasets["target"], program.mesh.size
-    rows = streams.split_rows(dataset, "train")
+    dataset, rows, pre = _read(run, stream)
+    devices = program.mesh.size
     count = -(-len(rows) // (batch or run.exp.evaluate_batch))
     size = max(len(rows) // count // devices, 1) * devices
     order = np.random.default_rng(seed).permutation(rows)
     key, place = jax.random.key(seed), sharding.batch(program.mesh)
-    forward, average = _forward(program, run.preprocess, train, still), stats
+    forward, average = _forward(program, pre, train, still), stats
+    combine = norms.pool if pooled else weights.swa
     for i, chosen in enumerate(np.resize(order, (count, size))):
         x = jax.device_put(lazy.gather(dataset.x, chosen), place)
         found = forward(params, stats, x, jax.random.fold_in(key, i))
-        average = weights.swa(average, found, i)
+        average = combine(average, found, i)
     return sharding.place(jax.tree.map(_chosen, moves, average, stats), program.mesh)
+
+
+def _read(run, stream: str | None):
+    """Returns (data set, rows, preprocessing) of a stream."""
+    datasets = run.parts.datasets
+    if stream is None:
+        labelled = len(datasets["target"].rows["train"])
+        stream = "target" if labelled else "unlabelled"
+    name, split = feeds.read_of(datasets, stream)
+    if name not in datasets or not len(datasets[name].rows.get(split, ())):
+        there = [n for n, d in datasets.items() if len(d.rows["train"])]
+        there += ["unlabelled"] * bool(
+            len(datasets["target"].rows.get("unlabelled", ()))
+        )
+        raise UserError(
+            f"stream={stream!r}: the experiment's data give it no rows"
+            f"{nearest(stream, there)} (streams: {', '.join(there)})."
+        )
+    return datasets[name], datasets[name].rows[split], run.parts.preprocess[name]
 
 
 def _chosen(moves, new, old):
@@ -65,60 +97,6 @@ def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
     trained = {stage for train, _ in phases for stage in train}
     train = tuple(stage for stage in run.network.stages if stage in trained)
     return train, tuple(dict.fromkeys(held))
-
-
-def moving(
-    stats: PyTree, train: tuple[str, ...], still: tuple[str, ...] = ()
-) -> PyTree:
-    """Returns a tree of bools: which statistics a pass in training mode moves.
-
-    Args:
-      stats: stage -> subtree.
-      train, still: as `Network.apply` takes them.
-    """
-
-    def moves(path, _):
-        held = any(path.startswith(module + "/") for module in still)
-        return path.split("/")[0] in train and not held
-
-    return trees.map_with_path(moves, stats)
-
-
-def batch_statistics(
-    network: Network,
-    params: PyTree,
-    stats: PyTree,
-    x: Any,
-    *,
-    train: tuple[str, ...],
-    still: tuple[str, ...] = (),
-    key: jax.Array | None = None,
-) -> PyTree:
-    """Returns one batch's own statistics, not its share of a moving average.
-
-    A pass from 0 gives (1 − m)·batch, and the derivative by what was there before
-    gives m, so no layer need tell its momentum m.
-
-    Args:
-      network: the model.
-      params, stats: its parameters and statistics; those that don't move are used, and
-        come back as they are.
-      x: a batch of inputs, preprocessed.
-      train, still, key: as `Network.apply` takes them.
-    """
-    moves = moving(stats, train, still)
-    fixed = jax.tree.map(lambda move, s: None if move else s, moves, stats)
-    moved = jax.tree.map(lambda move, s: s if move else None, moves, stats)
-
-    def step(moved):
-        before = trees.merge(moved, fixed)
-        out = network.apply(params, before, x, train=train, still=still, key=key)
-        return trees.restrict(out.stats, moves)
-
-    zeros, ones = (jax.tree.map(f, moved) for f in (jnp.zeros_like, jnp.ones_like))
-    share, momentum = jax.jvp(step, (zeros,), (ones,))
-    found = jax.tree.map(lambda s, m: s / (1 - m), share, momentum)
-    return trees.merge(found, fixed)
 
 
 _STORE: dict[Any, Any] = compiling.Recent(128)

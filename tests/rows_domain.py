@@ -22,6 +22,16 @@ _CARRIED = [
     {"feature": 0.001, "label": 1.0, "epsilon": 0.05},
     {"feature": 0.1, "label": 0.5, "epsilon": 0.1},
 ]
+_PORTIONS = [
+    {"portion": tl.schedules.Linear(peak=0.2, warmup=1.0, final=0.5)},
+    {"portion": tl.schedules.Linear(peak=0.9, warmup=2.0, final=0.8)},
+]
+_HALVES = [{"diversity": 1.0, "labels": 0.3}, {"diversity": 0.5, "labels": 0.1}]
+_MOMENTA = [
+    {"momentum": 0.9, "label_smoothing": 0.1},
+    {"momentum": 0.5, "label_smoothing": 0.2},
+]
+_PARTIAL = [{**_RAMPS[0], "momentum": 0.9}, {**_RAMPS[1], "momentum": 0.5}]
 ROWS = [
     row(tl.domain.DeepCORAL),
     row(tl.domain.DANN, {"reversal": 0.5}, {"reversal": 1.0}),
@@ -42,4 +52,10 @@ ROWS = [
     row(tl.domain.AFN, {"step": 1.0}, {"step": 0.5}),
     row(tl.domain.AFN, *_RADII),
     row(tl.domain.DeepJDOT, *_CARRIED, needs="ott"),
+    row(tl.domain.AdaBN),
+    row(tl.domain.CBST, {"portion": 0.3}, {"portion": 0.8}),
+    row(tl.domain.CBST, *_PORTIONS, balanced=False),
+    row(tl.domain.SHOT, *_HALVES, every=2),
+    row(tl.domain.ClassWeightedCrossEntropy, *_MOMENTA),
+    row(tl.domain.PartialDANN, *_PARTIAL),
 ]

@@ -11,14 +11,15 @@ ROOT = pathlib.Path(__file__).parent.parent / "jaxtl"
 
 FLOORS = {
     0: "core _lazy tree select config snapshot schedules checkpoint compiling",
-    1: "checks combine linear readout groups losses metrics models peft pretrained "
-    "significance shift",
+    1: "checks combine linear readout groups losses metrics models norms peft "
+    "pretrained significance shift",
     2: "regularizers domain generalise noisy alignment weights criteria",
     3: "objective optim sharding data phases averaging",
     # semi: its usual views are operations on data, so it stands above both.
     4: "step dispatch stretches assemble cache cache_disk experiment evaluation run "
     "store rundir facts feeds log progress training study passes members ensembles "
     "probe statistics importance line ledger records axes axes_text sweep semi audit "
+    "adapting "
     "plan fits sweeping storages trials search searching stacking scoring lanes "
     "together choosing hindsight baselines settings summary "
     "summarise verdicts",

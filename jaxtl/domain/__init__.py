@@ -5,11 +5,14 @@ from jaxtl._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "AdaBN": "adabn",
         "ADDA": "adda",
         "AFN": "afn",
         "BNM": "bnm",
         "BSP": "bsp",
+        "CBST": "cbst",
         "CDAN": "cdan",
+        "ClassWeightedCrossEntropy": "pada",
         "CMD": "cmd",
         "DAN": "dan",
         "DANN": "dann",
@@ -22,6 +25,8 @@ __getattr__, __dir__, __all__ = attach(
         "MDD": "mdd",
         "each_source": "multi_source",
         "mmd": "dan",
+        "PartialDANN": "pada",
         "reverse_gradient": "adversary",
+        "SHOT": "shot",
     },
 )
