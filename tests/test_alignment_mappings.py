@@ -123,15 +123,6 @@ def test_gfk_takes_each_domains_principal_subspace():
     )
 
 
-def test_the_disagreement_of_subspaces():
-    e = np.eye(4)
-    assert gfk.disagreement(e[:, :1], e[:, :1], e[:, :1]) == pytest.approx(0)
-    assert gfk.disagreement(e[:, :1], e[:, 1:2], e[:, 2:3]) == pytest.approx(1)
-    half = (e[:, :1] + e[:, 1:2]) / np.sqrt(2)
-    found = gfk.disagreement(e[:, :1], e[:, 1:2], half)
-    assert found == pytest.approx(np.sin(np.pi / 4))
-
-
 def gram(kind, a, b, width):
     if kind == "linear":
         return a @ b.T

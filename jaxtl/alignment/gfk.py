@@ -52,18 +52,6 @@ def factor(angles: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate([a * top + b * low, b * corner], 1)
 
 
-def disagreement(ps: np.ndarray, pt: np.ndarray, pst: np.ndarray) -> float:
-    """Returns D = ½ (sin α + sin β) of the last of k directions, in [0, 1].
-
-    α is the largest principal angle between the source's subspace and that of both
-    domains pooled, β the target's.
-
-    References:
-      Gong et al., CVPR 2012, section 3.4 (the subspace disagreement measure).
-    """
-    return 0.5 * sum(np.sin(principal_angles(p, pst)[0].max()) for p in (ps, pt))
-
-
 class GFK(base.Mapping):
     """Rows of either domain to x L, so that dot products are xᵀGx'.
 
