@@ -55,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="a.b=c")
     sub.add_argument("--out", type=pathlib.Path, help="default runs/<file>/<time>")
     sub.add_argument("--overwrite", action="store_true", help="replace what lies there")
+    sub.add_argument(
+        "--variant",
+        action="append",
+        metavar="NAME",
+        help="run this variant, and what it starts from; may be repeated",
+    )
 
     sub = command("lr", "find a learning rate: a short run whose rate grows")
     sub.add_argument("file", type=pathlib.Path)

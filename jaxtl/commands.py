@@ -24,9 +24,11 @@ from jaxtl.data import base, catalogue
 
 
 def run(args) -> int:
-    """`jaxtl run FILE [a.b=c …] [--out DIR] [--overwrite]`."""
+    """`jaxtl run FILE [a.b=c …] [--variant NAME] [--out DIR] [--overwrite]`."""
 
     file = experiment.read_file(args.file, *args.overrides)
+    if args.variant:
+        file = study.only(file, args.variant)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = args.out or pathlib.Path("runs") / args.file.stem / stamp
     if study.is_single(file):

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from jaxtl import experiment, feeds, pretrained, rundir, store, training
@@ -45,6 +45,29 @@ def jobs(file: File, out: pathlib.Path) -> list[Job]:
                 exp = dataclasses.replace(exp, init=_source(exp.init, seeds, seed, out))
             found.append(Job(name, seed, _directory(out, name, seed), exp))
     return found
+
+
+def only(file: File, chosen: Iterable[str]) -> File:
+    """Returns the file with some variants, and those that they start from.
+
+    Raises:
+      UserError: for an unknown variant.
+    """
+    kept, waiting = set(), list(chosen)
+    while waiting:
+        name = waiting.pop()
+        if name not in file.variants:
+            raise UserError(
+                f"{file.path.name} has no variant {name!r}"
+                f"{nearest(name, file.variants)} (variants: "
+                f"{', '.join(file.variants)})."
+            )
+        init = file.variants[name].init
+        if isinstance(init, Variant) and name not in kept:
+            waiting.append(init.name)
+        kept.add(name)
+    variants = {name: exp for name, exp in file.variants.items() if name in kept}
+    return dataclasses.replace(file, variants=variants)
 
 
 def _seeds(file: File, name: str) -> tuple[int, ...]:
@@ -139,6 +162,7 @@ def reopen(out: pathlib.Path) -> File:
     """Reads back the file of a study directory, with the overrides it was run with."""
     stored = rundir.read_json(out / rundir.STUDY)
     file = experiment.read_file(out / "experiment.py", *stored["overrides"])
+    file = only(file, stored["variants"])
     return dataclasses.replace(file, overrides=tuple(stored["overrides"]))
 
 

@@ -75,3 +75,17 @@ def test_circles_and_unknown_names_are_told():
 def test_a_variant_by_itself_says_what_it_needs():
     with pytest.raises(UserError, match="another variant of the same"):
         tl.setup(exp(init=tl.Variant("base")))
+
+
+def test_a_chosen_variant_brings_what_it_starts_from():
+    variants = {
+        "c": exp(init=tl.Variant("b")),
+        "b": exp(init=tl.Variant("a")),
+        "a": exp(),
+        "other": exp(),
+    }
+    found = study.only(file(variants, (0, 1)), ["c"])
+    assert list(found.variants) == ["c", "b", "a"]
+    assert names(study.jobs(found, OUT)) == [("a", 0), ("b", 0), ("c", 0), ("c", 1)]
+    with pytest.raises(UserError, match=r"has no variant 'othr'; did you mean 'other'"):
+        study.only(file(variants), ["othr"])
