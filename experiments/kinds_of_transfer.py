@@ -1,0 +1,60 @@
+"""The six kinds of transfer, one variant each: rendered digits → handwritten digits.
+
+What differs between kinds is what the target has: no labels, a few, many of which some
+are wrong; and how much of the network may move. docs/kinds_of_transfer.md says which kind
+is which stream and which terms, and which to take when. Learning rates are those of the
+quickstart; nothing was tuned on the figures below.
+
+Run:       jaxtl run experiments/kinds_of_transfer.py
+One kind:  jaxtl run experiments/kinds_of_transfer.py --variant "semi-supervised"
+Expected:  see below.
+"""
+
+import jaxtl as tl
+
+SEEDS = range(5)
+FEW, WRONG = 5, 0.4  # labels per class; share of wrong labels
+
+
+def experiment():
+    fonts = tl.data.RenderedDigits()
+    model = tl.models.CNN(widths=(16, 32), units=64)
+    source = tl.Experiment(
+        model=model,
+        data=fonts,
+        optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3)),
+        steps=300,
+    )
+
+    def kind(labels, *, terms=None, groups=None, lr=3e-3, **settings):
+        options = {"val": 0.3, "split_seed": 0, **labels}
+        return tl.Experiment(
+            model=model,
+            init=tl.Variant("source"),
+            data=tl.data.Digits(**options),
+            terms=terms or {"task": tl.losses.CrossEntropy()},
+            optim=tl.optim.AdamW(lr=lr, groups=groups or {}),
+            steps=200,
+            monitor=None,
+            **settings,
+        )
+
+    task, far = tl.losses.CrossEntropy(), {"source": fonts}
+    few, none, wrong = {"labels_per_class": FEW}, {"labels": 0}, {"label_noise": WRONG}
+    strong = (tl.data.Crop(pad=1), tl.data.Jitter(), tl.semi.Cutout(size=3))
+    return {
+        "source": source,
+        "unsupervised": kind(
+            none,
+            streams=far,
+            terms={"task": tl.losses.CrossEntropy(stream="source"), "mcc": tl.domain.MCC()},
+        ),
+        "semi-supervised": kind(
+            few, terms={"task": task, "fixmatch": tl.semi.FixMatch(strong=strong)}
+        ),
+        "weakly supervised": kind(wrong, terms={"task": tl.noisy.GCE()}),
+        "supervised": kind(few, terms={"task": task, "near": tl.regularizers.L2SP(weight=1e-3)}),
+        "transferred layers": kind(few, groups=tl.optim.FreezeUpTo(stage="block1")),
+        "feature extraction": kind(few, groups=tl.optim.HeadOnly(), lr=1e-2),
+        "baseline/nothing": kind(none, steps=0, terms={}),
+    }
