@@ -26,35 +26,44 @@ def experiment():
         steps=300,
     )
 
-    def kind(labels, *, terms=None, groups=None, lr=3e-3, **settings):
+    def kind(labels, *, terms=None, groups=None, lr=3e-3, steps=200, **settings):
         options = {"val": 0.3, "split_seed": 0, **labels}
         return tl.Experiment(
             model=model,
             init=tl.Variant("source"),
             data=tl.data.Digits(**options),
             terms=terms or {"task": tl.losses.CrossEntropy()},
-            optim=tl.optim.AdamW(lr=lr, groups=groups or {}),
-            steps=200,
+            optim=tl.optim.AdamW(lr=lr, groups=groups or {".*": 1.0}),
+            steps=steps,
             monitor=None,
             **settings,
         )
 
     task, far = tl.losses.CrossEntropy(), {"source": fonts}
     few, none, wrong = {"labels_per_class": FEW}, {"labels": 0}, {"label_noise": WRONG}
-    strong = (tl.data.Crop(pad=1), tl.data.Jitter(), tl.semi.Cutout(size=3))
+    strong = (
+        tl.data.Crop(pad=1),
+        tl.data.Jitter(),
+        tl.data.Cutout(share=0.4, fill=0.0),
+    )
     return {
         "source": source,
         "unsupervised": kind(
             none,
             streams=far,
-            terms={"task": tl.losses.CrossEntropy(stream="source"), "mcc": tl.domain.MCC()},
+            terms={
+                "task": tl.losses.CrossEntropy(stream="source"),
+                "mcc": tl.domain.MCC(),
+            },
         ),
         "semi-supervised": kind(
             few, terms={"task": task, "fixmatch": tl.semi.FixMatch(strong=strong)}
         ),
         "weakly supervised": kind(wrong, terms={"task": tl.noisy.GCE()}),
-        "supervised": kind(few, terms={"task": task, "near": tl.regularizers.L2SP(weight=1e-3)}),
+        "supervised": kind(
+            few, terms={"task": task, "near": tl.regularizers.L2SP(weight=1e-3)}
+        ),
         "transferred layers": kind(few, groups=tl.optim.FreezeUpTo(stage="block1")),
         "feature extraction": kind(few, groups=tl.optim.HeadOnly(), lr=1e-2),
-        "baseline/nothing": kind(none, steps=0, terms={}),
+        "zero-shot": kind(few, steps=0),
     }

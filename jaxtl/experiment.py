@@ -334,7 +334,8 @@ def _at_line(path: pathlib.Path, error: Exception) -> UserError:
     """Returns the error with the last line of the file that it went through."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        # Python makes the name absolute, and the user's may not be.
+        if pathlib.Path(trace.tb_frame.f_code.co_filename) == path.absolute():
             line = trace.tb_lineno
         trace = trace.tb_next
     return UserError(f"{path}, line {line}: {type(error).__name__}: {error}.")

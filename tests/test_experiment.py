@@ -170,3 +170,10 @@ def test_weights_of_one_run_start_the_next(digits, tmp_path):
     assert run.step()["l2sp"] == 0.0, "it starts at its source"
     assert run.step()["l2sp"] > 0.0
     assert "re-initialised" in (tmp_path / "b" / "loaded.json").read_text()
+
+
+def test_a_relative_path_names_the_line_as_well(file, monkeypatch):
+    path = file("def experiment():\n    return 1 / 0\n")
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(tl.UserError, match="line 2: ZeroDivisionError"):
+        tl.load(path.name)
