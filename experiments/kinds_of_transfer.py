@@ -1,8 +1,8 @@
 """The six kinds of transfer, one variant each: rendered digits → handwritten digits.
 
 What differs between kinds is what the target has: no labels, a few, many of which some
-are wrong; and how much of the network may move. docs/kinds_of_transfer.md says which kind
-is which stream and which terms, and which to take when. Learning rates are those of the
+are wrong; and how much of the network may move. docs/kinds_of_transfer.md says which
+kind is which stream and which terms, and which to take when. Rates are those of the
 quickstart; nothing was tuned on the figures below.
 
 Run:       jaxtl run experiments/kinds_of_transfer.py

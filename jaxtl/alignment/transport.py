@@ -16,7 +16,7 @@ def exact(cost: np.ndarray) -> np.ndarray:
     """Returns the plan γ, (n, m), of least Σ γ·cost with rows 1/n and columns 1/m.
 
     Equal counts are an assignment (Jonker–Volgenant); others a linear program (HiGHS),
-    whose time grows quickly: a minute or so for 1,000 by 900.
+    whose time grows quickly with the counts.
 
     References:
       Courty, Flamary, Tuia & Rakotomamonjy, Optimal Transport for Domain Adaptation,
