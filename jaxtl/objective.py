@@ -137,14 +137,17 @@ class Context:
         stats: PyTree = None,
         train: tuple[str, ...] | None = None,
         key: jax.Array | None = None,
+        start: str | None = None,
+        stop: str | None = None,
     ) -> Output:
         """Returns a further pass, which leaves BatchNorm's running statistics alone.
 
         Args:
-          x: the model's inputs.
+          x: the model's inputs, or those of the stage `start`.
           params, stats: None for the step's own.
           train: stages in training mode, None for the step's; () is evaluation.
           key: of dropout; None derives one.
+          start, stop: run from the input of one stage to the output of another.
         """
         self._further += 1
         if key is None:
@@ -156,6 +159,8 @@ class Context:
             train=self.train if train is None else train,
             still=self.still,
             key=key,
+            # A network of the user's own may know neither.
+            **{k: v for k, v in (("start", start), ("stop", stop)) if v is not None},
         )
 
     def set_stats(self, new: PyTree) -> None:

@@ -84,16 +84,25 @@ def accuracies(
     return {"accuracy": hits.mean(), "worst": hits.min()}
 
 
-def equal(context, streams: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+def equal(
+    context, streams: tuple[str, ...], *, inputs: bool = False
+) -> tuple[jax.Array, jax.Array, str | None]:
     """Returns the domains' batches stacked, cut to the smallest one.
 
+    Args:
+      context: of the step.
+      streams: the domains.
+      inputs: whether the model's inputs are wanted even where features are cached.
+
     Returns:
-      x: (domains, batch, …), a tree where inputs are one; and y: (domains, batch, …).
+      x: (domains, batch, …), a tree where inputs are one; y: (domains, batch, …); and
+      the stage that reads x, None for the first.
     """
-    batches = [context.batches[name] for name in streams]
-    size = min(len(batch["y"]) for batch in batches)
-    x = jax.tree.map(
-        lambda *xs: jnp.stack([x[:size] for x in xs]),
-        *(batch["x"] for batch in batches),
-    )
-    return x, jnp.stack([batch["y"][:size] for batch in batches])
+    y = [context.batches[name]["y"] for name in streams]
+    size = min(map(len, y))
+    if inputs:
+        x, start = [context.batches[name]["x"] for name in streams], None
+    else:
+        x, [start, *_] = zip(*(context.entry(name) for name in streams))
+    x = jax.tree.map(lambda *xs: jnp.stack([a[:size] for a in xs]), *x)
+    return x, jnp.stack([a[:size] for a in y]), start

@@ -76,8 +76,8 @@ class MixStyle(Term):
 
     Attributes:
       streams: of the labelled domains, two or more.
-      stages: whose outputs to mix; None is the second and third (stem excluded; fewer
-        where the model has fewer before its last before the head).
+      stages: whose outputs to mix; None is the second and the third of four or more
+        before the head (a ResNet's first two after its stem), else the first.
       alpha: α > 0 of the Beta distribution.
       probability: p, of mixing at a stage in a step.
 
@@ -115,36 +115,41 @@ class MixStyle(Term):
         return body[1:3] if len(body) > 3 else body[:1]
 
     def __call__(self, context):
-        batches = [context.batches[name] for name in self.streams]
-        sizes = [len(batch["y"]) for batch in batches]
+        sizes = [len(context.batches[name]["y"]) for name in self.streams]
         domain = np.repeat(np.arange(len(sizes)), sizes)
-        x = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(b["x"] for b in batches))
-        out = self._run(context, x, domain)
+        out = self._run(context, domain)
         ends = np.cumsum(sizes)[:-1]
         logits = dict(zip(self.streams, jnp.split(out.logits, ends)))
         labels = domains.labels(context, self.streams)
         value = domains.risks(logits, labels).mean()
         return value, domains.accuracies(logits, labels)
 
-    def _run(self, context, x, domain):
-        names, start = context.network.stages, None
-        for i, stage in enumerate((*self._stages(context.network), names[-1])):
+    def _run(self, context, domain):
+        """Returns the pass with mixing, which may begin from cached features."""
+        names, stages = context.network.stages, self._stages(context.network)
+        x, at = self._entry(context, names.index(stages[0]))
+        out = None
+        for i, stage in enumerate((*stages, names[-1])):
             key, dropout = jax.random.split(jax.random.fold_in(context.key, i))
-            out = context.network.apply(
-                context.params,
-                context.stats,
-                x,
-                train=context.train,
-                still=context.still,
-                key=dropout,
-                start=start,
-                stop=stage,
-            )
-            context.keep_stats(out.stats, *self.streams)
-            if stage != names[-1]:
-                x = self._mixed(key, out.logits, domain)
-                start = names[names.index(stage) + 1]
+            end = names.index(stage)
+            if at <= end:
+                start = names[at] if at else None
+                out = context.run(x, key=dropout, start=start, stop=stage)
+                context.keep_stats(out.stats, *self.streams)
+                x, at = out.logits, end + 1
+            if stage in stages:
+                x = self._mixed(key, x, domain)
         return out
+
+    def _entry(self, context, first: int):
+        """Returns (inputs of all domains, number of the stage that reads them)."""
+        names = context.network.stages
+        entries = [context.entry(stream) for stream in self.streams]
+        at = names.index(entries[0][1]) if entries[0][1] else 0
+        found = [x for x, _ in entries]
+        if at > first + 1:  # what is cached lies beyond the first mixing
+            found, at = [context.batches[name]["x"] for name in self.streams], 0
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *found), at
 
     def _mixed(self, key, feature, domain):
         draw, beta, coin = jax.random.split(key, 3)

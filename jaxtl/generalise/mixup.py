@@ -58,7 +58,7 @@ class InterDomainMixup(Term):
         checks.number(setup, "alpha", self.alpha, 1e-3)
 
     def __call__(self, context):
-        x, y = domains.equal(context, self.streams)
+        x, y, _ = domains.equal(context, self.streams, inputs=True)
         if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(
                 f"terms.{context.name}: InterDomainMixup mixes inputs, and tokens "

@@ -54,7 +54,7 @@ class MLDG(Term):
         checks.number(setup, "beta", self.beta, 0.0)
 
     def __call__(self, context):
-        x, y = domains.equal(context, self.streams)
+        x, y, start = domains.equal(context, self.streams)
         draw, first, second = jax.random.split(context.key, 3)
         # One program for every choice: the chosen domain is turned to the first place.
         left_out = jax.random.randint(draw, (), 0, len(self.streams))
@@ -64,7 +64,7 @@ class MLDG(Term):
         def risk(params, places, key):
             some = jax.tree.map(lambda a: a[places].reshape(-1, *a.shape[2:]), x)
             labels = y[places].reshape(-1, *y.shape[2:])
-            out = context.run(some, params=params, key=key)
+            out = context.run(some, params=params, key=key, start=start)
             return losses.cross_entropy(out.logits, labels), out.stats
 
         def train_risk(free):
