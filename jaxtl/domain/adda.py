@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import checks
-from jaxtl.core import Setup, Term, vectors
-from jaxtl.domain import adversary
+from jaxtl.core import Setup, Term
+from jaxtl.domain import adversary, pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,9 @@ class ADDA(Term):
     def __call__(self, context):
         hold = jax.lax.stop_gradient
         stage = self._stage(context.network)
-        theirs = vectors(context.source_forward(self.source).features[stage])
-        ours = vectors(context.forward(self.target).features[stage])
+        theirs = context.source_forward(self.source).features[stage]
+        theirs = pairs.vector(context.network, stage, theirs)
+        ours = pairs.feature(context, self.target, stage)
         discriminate = adversary.discriminator
         source, source_hits = adversary.domain_loss(
             discriminate(context.own, theirs), 1.0

@@ -1,10 +1,13 @@
 """What adversarial terms share: the reversed gradient, and small perceptrons."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxtl import checks, losses, schedules
-from jaxtl.core import PyTree, Schedule, Setup, Tokens, UserError, vectors
+from jaxtl.core import PyTree, Schedule, Setup, Tokens, UserError
+from jaxtl.domain import pairs
 
 PAPER_RAMP = schedules.Ramp(final=1.0, gamma=10.0)
 
@@ -98,8 +101,9 @@ def domain_loss(
 
 
 def width(setup: Setup, stage: str) -> int:
-    """Returns how many numbers `core.vectors` makes of a stage's output."""
-    return jax.eval_shape(vectors, setup.features[stage]).shape[-1]
+    """Returns how many numbers `pairs.vector` makes of a stage's output."""
+    shape = functools.partial(pairs.vector, setup.network, stage)
+    return jax.eval_shape(shape, setup.features[stage]).shape[-1]
 
 
 def check(

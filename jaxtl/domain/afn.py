@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import checks
-from jaxtl.core import Setup, Term, vectors
+from jaxtl.core import Setup, Term
 from jaxtl.domain import pairs
 
 
@@ -87,8 +87,7 @@ class AFN(Term):
     def __call__(self, context):
         stage = self._stage(context.network)
         source, target = (
-            norms(vectors(context.forward(stream).features[stage]))
-            for stream in self.streams
+            norms(pairs.feature(context, stream, stage)) for stream in self.streams
         )
         both = jnp.concatenate([source, target])
         if self.radius is None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import checks, core
-from jaxtl.core import Setup, Term, vectors
+from jaxtl.core import Setup, Term
 from jaxtl.domain import pairs
 
 
@@ -65,8 +65,6 @@ class BSP(Term):
     def __call__(self, context):
         stage = self._stage(context.network)
         return sum(
-            spectral_penalty(
-                vectors(context.forward(stream).features[stage]), self.largest
-            )
+            spectral_penalty(pairs.feature(context, stream, stage), self.largest)
             for stream in self.streams
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxtl import checks, core, schedules
 from jaxtl.core import PyTree, Schedule, Setup, Term, vectors
-from jaxtl.domain import adversary
+from jaxtl.domain import adversary, pairs
 from jaxtl.domain.entropy import entropy
 
 
@@ -137,7 +137,8 @@ class CDAN(Term):
 
         def domain(stream: str, label: float):
             out = context.forward(stream)
-            feature = adversary.reverse_gradient(vectors(out.features[stage]), scale)
+            feature = pairs.feature(context, stream, stage)
+            feature = adversary.reverse_gradient(feature, scale)
             logits = jax.lax.stop_gradient(vectors(out.logits))
             g = jax.nn.softmax(logits)
             maps = context.given

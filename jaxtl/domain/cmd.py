@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import checks, core
-from jaxtl.core import Setup, Term, UserError, vectors
+from jaxtl.core import Setup, Term, UserError
 from jaxtl.domain import pairs
 
 
@@ -52,7 +52,7 @@ def _norm(x: jax.Array) -> jax.Array:
 class CMD(Term):
     """`central_moments` between two streams' features, summed over stages.
 
-    Features are one vector per example (`core.vectors`). The paper's are bounded; those
+    Features are one vector per example (`pairs.vector`). The paper's are bounded; those
     of a ReLU are not, and high moments of large features drown the others: give their
     usual range as `span`, or fewer moments.
 
@@ -80,11 +80,7 @@ class CMD(Term):
         pairs.positive(setup, "span", self.span)
 
     def __call__(self, context):
-        source = context.forward(self.source).features
-        target = context.forward(self.target).features
         return sum(
-            central_moments(
-                vectors(source[stage]), vectors(target[stage]), self.moments, self.span
-            )
+            central_moments(*pairs.both(context, self, stage), self.moments, self.span)
             for stage in pairs.chosen(self.stages, context.network)
         )

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import Setup, Term, UserError, vectors
+from jaxtl.core import Setup, Term, UserError
 from jaxtl.domain import pairs
 
 
@@ -46,7 +46,7 @@ def coral(source: jax.Array, target: jax.Array) -> jax.Array:
 class DeepCORAL(Term):
     """`coral` between two streams' features, summed over stages.
 
-    Features are taken as one vector of d numbers per example (`core.vectors`); time and
+    Features are taken as one vector of d numbers per example (`pairs.vector`); time and
     memory grow with d².
 
     Attributes:
@@ -67,9 +67,7 @@ class DeepCORAL(Term):
         pairs.check(setup, self.source, self.target, self.stages)
 
     def __call__(self, context):
-        source = context.forward(self.source).features
-        target = context.forward(self.target).features
         return sum(
-            coral(vectors(source[stage]), vectors(target[stage]))
+            coral(*pairs.both(context, self, stage))
             for stage in pairs.chosen(self.stages, context.network)
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import checks
-from jaxtl.core import Setup, Term, UserError, vectors
+from jaxtl.core import Setup, Term, UserError
 from jaxtl.domain import pairs
 
 ESTIMATORS = ("biased", "unbiased", "linear")
@@ -157,7 +157,7 @@ def mmd(
 class DAN(Term):
     """`mmd` between two streams' features, summed over stages.
 
-    Features are taken as one vector per example (`core.vectors`). Time and memory grow
+    Features are taken as one vector per example (`pairs.vector`). Time and memory grow
     with the square of the two batches together, except for "linear".
 
     Attributes:
@@ -188,12 +188,9 @@ class DAN(Term):
         pairs.bank(setup, "bandwidths", self.bandwidths)
 
     def __call__(self, context):
-        source = context.forward(self.source).features
-        target = context.forward(self.target).features
         return sum(
             mmd(
-                vectors(source[stage]),
-                vectors(target[stage]),
+                *pairs.both(context, self, stage),
                 multipliers=self.multipliers,
                 bandwidths=self.bandwidths,
                 estimator=self.estimator,

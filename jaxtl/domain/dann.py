@@ -3,8 +3,8 @@
 import dataclasses
 
 from jaxtl import checks, schedules
-from jaxtl.core import Schedule, Setup, Term, vectors
-from jaxtl.domain import adversary
+from jaxtl.core import Schedule, Setup, Term
+from jaxtl.domain import adversary, pairs
 from jaxtl.domain.adversary import PAPER_RAMP
 
 
@@ -56,7 +56,7 @@ class DANN(Term):
         stage = self._stage(context.network)
 
         def domain(stream: str, label: float):
-            feature = vectors(context.forward(stream).features[stage])
+            feature = pairs.feature(context, stream, stage)
             feature = adversary.reverse_gradient(feature, scale)
             logits = adversary.discriminator(context.own, feature)
             return adversary.domain_loss(logits, label)

@@ -80,7 +80,7 @@ class JAN(Term):
 
         def layers(stream: str):
             out = context.forward(stream)
-            features = [vectors(out.features[stage]) for stage in stages]
+            features = [pairs.feature(context, stream, stage) for stage in stages]
             return [*features, jax.nn.softmax(vectors(out.logits))]
 
         kernels = [{"multipliers": self.multipliers} for _ in stages]

@@ -117,9 +117,8 @@ class DeepJDOT(Term):
 
     def __call__(self, context):
         stage = self._stage(context.network)
-        source = vectors(context.forward(self.source).features[stage])
-        out = context.forward(self.target)
-        target, logits = vectors(out.features[stage]), vectors(out.logits)
+        source, target = pairs.both(context, self, stage)
+        logits = vectors(context.forward(self.target).logits)
         labels = context.batches[self.source]["y"]
         features = feature_cost(source, target)
         classes = label_cost(labels, logits)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxtl import checks, losses, schedules
 from jaxtl.core import Schedule, Setup, Term, vectors
-from jaxtl.domain import adversary
+from jaxtl.domain import adversary, pairs
 
 
 def discrepancy(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -69,14 +69,16 @@ class MCD(Term):
     def __call__(self, context):
         scale = schedules.value(self.reversal, context.step, context.steps)
         below = context.network.stages[-2]
-        feature = context.forward(self.source).features[below]
-        logits = adversary.perceptron(context.own, vectors(feature))
+        feature = pairs.feature(context, self.source, below)
+        logits = adversary.perceptron(context.own, feature)
         labels = context.batches[self.source]["y"]
         learned = losses.cross_entropy(logits, labels)
         feature = context.forward(self.target).features[below]
         feature = adversary.reverse(feature, scale)
         first = vectors(adversary.head_logits(context, feature))
-        second = adversary.perceptron(context.own, vectors(feature))
+        second = adversary.perceptron(
+            context.own, pairs.vector(context.network, below, feature)
+        )
         apart = discrepancy(first, second)
         same = jnp.argmax(first, axis=-1) == jnp.argmax(second, axis=-1)
         return learned - apart, {

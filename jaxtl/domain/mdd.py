@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxtl import checks, losses, schedules
 from jaxtl.core import Schedule, Setup, Term, UserError, vectors
-from jaxtl.domain import adversary
+from jaxtl.domain import adversary, pairs
 
 PAPER_RAMP = schedules.Ramp(final=0.1, gamma=10.0)
 
@@ -99,7 +99,8 @@ class MDD(Term):
 
         def domain(stream: str):
             out = context.forward(stream)
-            feature = adversary.reverse_gradient(vectors(out.features[below]), scale)
+            feature = pairs.feature(context, stream, below)
+            feature = adversary.reverse_gradient(feature, scale)
             logits = adversary.perceptron(context.own, feature)
             labels = jnp.argmax(vectors(out.logits), axis=-1)
             same = jnp.argmax(logits, axis=-1) == labels

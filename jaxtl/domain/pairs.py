@@ -1,7 +1,9 @@
 """What terms between two streams' features ask and check alike."""
 
+import jax
+
 from jaxtl import checks
-from jaxtl.core import Setup, UserError
+from jaxtl.core import Setup, UserError, vectors
 
 
 def chosen(stages: tuple[str, ...] | None, network) -> tuple[str, ...]:
@@ -12,6 +14,35 @@ def chosen(stages: tuple[str, ...] | None, network) -> tuple[str, ...]:
       network: the model.
     """
     return (checks.last_feature(network.stages),) if stages is None else stages
+
+
+def vector(network, stage: str, feature) -> jax.Array:
+    """Returns a stage's output as one vector per example, (batch, width).
+
+    Of the last stage before the head it is what the head itself goes on with: a map's
+    average, the token it reads (`Network.reduce`), where the model says so; of others
+    `core.vectors`, which averages tokens and flattens maps.
+
+    Args:
+      network: the model.
+      stage: whose output.
+      feature: that output.
+    """
+    last = len(network.stages) > 1 and stage == network.stages[-2]
+    if last and network.reduce is not None:
+        feature = network.reduce(feature)
+    return vectors(feature)
+
+
+def feature(context, stream: str, stage: str) -> jax.Array:
+    """Returns `vector` of a stream's training pass."""
+    found = context.forward(stream).features[stage]
+    return vector(context.network, stage, found)
+
+
+def both(context, term, stage: str) -> tuple[jax.Array, jax.Array]:
+    """Returns `feature` of a term's `source` and of its `target`."""
+    return feature(context, term.source, stage), feature(context, term.target, stage)
 
 
 def check(
