@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxtl import checks, schedules
 from jaxtl.core import PyTree, Setup, Term, vectors
-from jaxtl.domain import adversary
+from jaxtl.domain import adversary, pairs
 from jaxtl.domain.dann import DANN
 
 
@@ -150,7 +150,7 @@ class PartialDANN(DANN):
         stage = self._stage(context.network)
 
         def logits(stream: str):
-            feature = vectors(context.forward(stream).features[stage])
+            feature = pairs.feature(context, stream, stage)
             feature = adversary.reverse_gradient(feature, scale)
             return adversary.discriminator(context.own, feature)
 
