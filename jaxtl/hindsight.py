@@ -58,10 +58,14 @@ def of_run(
 
 
 def _best(curve, name: str) -> Mapping[str, float] | None:
-    """Returns the first of the best rows, as a run keeps its checkpoint."""
-    known = [row for row in curve if settings.finite(row.get(name))]
-    pick = max if metrics.higher_is_better(name) else min
-    return pick(known, key=lambda row: row[name]) if known else None
+    """Returns the row whose checkpoint a run would keep."""
+    best = None
+    for row in curve:
+        if settings.finite(row.get(name)) and (
+            best is None or metrics.beats(name, row[name], best[name])
+        ):
+            best = row
+    return best
 
 
 def sentence(results: Sequence[Mapping[str, Any]]) -> str:
@@ -167,7 +171,7 @@ def of_settings(groups, division: settings.Division) -> tuple[Choice, ...]:
         )
         for rows in each.values()
     ]
-    return (*(found if count <= LISTED else ()), *means)
+    return (*means, *(found if count <= LISTED else ()))
 
 
 def _line(members, division) -> list[Choice]:

@@ -243,10 +243,8 @@ class Lanes:
         if monitor is None:
             return False
         value = metrics.monitored(values, monitor)
-        sign = 1 if metrics.higher_is_better(monitor) else -1
         known = self.best[lane]
-        known = None if known is None or np.isnan(known["value"]) else known["value"]
-        if known is not None and not sign * value > sign * known:
+        if not metrics.beats(monitor, value, known and known["value"]):
             return False
         self.best[lane] = {"step": self.at, "value": value, "metrics": values}
         return True

@@ -307,6 +307,21 @@ def higher_is_better(name: str) -> bool:
     return _HIGHER[base]
 
 
+def beats(name: str, value: float, known: float | None) -> bool:
+    """Returns whether a later value of a metric takes the place of the best so far.
+
+    A NaN beats nothing, and everything beats a NaN. Of equal values the first stays;
+    but the last of a criterion that sees no target label: on a few rows of the source,
+    accuracy soon stands at its top, and what is learnt of the target comes after.
+    """
+    if known is None or np.isnan(known):
+        return True
+    sign = 1 if higher_is_better(name) else -1
+    if name in CRITERIA and value == known:
+        return True
+    return sign * value > sign * known
+
+
 def interval(values, level: float = 0.95) -> tuple[float, float | None, int]:
     """Returns (mean, half-width of the Student-t interval of the mean, n).
 

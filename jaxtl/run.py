@@ -290,10 +290,8 @@ class Run:
         """Keeps the current weights if they beat the best so far; says whether."""
         monitor = self.monitor
         value = metrics.monitored(found, monitor)
-        sign = 1 if metrics.higher_is_better(monitor) else -1
-        # A NaN beats nothing, and everything beats a NaN.
-        known = self.best is not None and not np.isnan(self.best["value"])
-        if known and not sign * value > sign * self.best["value"]:
+        known = None if self.best is None else self.best["value"]
+        if not metrics.beats(monitor, value, known):
             return False
         self.keep_best(self.weights(), value, found)
         if self.exp.peft is not None:

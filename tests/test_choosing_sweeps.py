@@ -181,8 +181,8 @@ def test_many_lines_are_averaged():
     assert sheet.rows == (("snd", "53.5", "53.5", "0.0"),)
     assert sheet.title.endswith("mean of all lines")
     few = summarise(sweep(*cells[:4]), compare=["pair"])
-    assert [row.compared for row in few.choosing] == [{"pair": "0"}, {"pair": "1"}, {}]
-    assert tables.blind(few).rows[-1][0] == "mean of all"
+    assert [row.compared for row in few.choosing] == [{}, {"pair": "0"}, {"pair": "1"}]
+    assert tables.blind(few).rows[0][0] == "mean of all"
 
 
 def test_settings_without_the_criterion_go_by_the_metric():

@@ -181,3 +181,17 @@ def test_errors_name_the_nearest():
         metrics.compute("regression", np.zeros((1, 1)), np.zeros(1), [0])
     with pytest.raises(UserError, match=r"\(2, 3\)"):
         metrics.compute("multilabel", np.zeros((2, 3)), np.zeros((2, 2)))
+
+
+def test_what_beats_the_best_so_far():
+    nan = float("nan")
+    for name, better, worse in (("accuracy", 0.9, 0.8), ("nll", 0.8, 0.9)):
+        assert metrics.beats(name, better, worse)
+        assert not metrics.beats(name, worse, better)
+        assert not metrics.beats(name, better, better)  # the first stays
+        assert not metrics.beats(name, nan, worse)
+        assert metrics.beats(name, worse, nan)
+        assert metrics.beats(name, worse, None)
+    assert metrics.beats("source_accuracy", 1.0, 1.0)  # the last
+    assert not metrics.beats("source_accuracy", 0.9, 1.0)
+    assert not metrics.beats("entropy", nan, 0.1)
