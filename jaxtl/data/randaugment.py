@@ -201,7 +201,7 @@ class RandAugment:
 
     References:
       Cubuk et al., RandAugment, NeurIPS 2020; Sohn et al., FixMatch, NeurIPS 2020,
-      appendix E, table 12.
+      appendix: the transformations of RandAugment and their ranges.
     """
 
     rounds: int = 2

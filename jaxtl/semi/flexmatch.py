@@ -22,10 +22,10 @@ def learning_status(memory, classes: int, warmup: bool = True) -> jax.Array:
     Args:
       memory: (rows,) of each example the class, UNSURE, or NOT_IN_STREAM.
       classes: number of classes.
-      warmup: whether eq. 11 takes the place of eq. 7.
+      warmup: whether N − Σ σ counts at all; without it β is σ over its largest.
 
     References:
-      Zhang et al., FlexMatch, NeurIPS 2021, eq. 5, 7 and 11.
+      Zhang et al., FlexMatch, NeurIPS 2021, section 3: learning status and warm-up.
     """
     at = jnp.where(memory < 0, classes, memory)
     count = jnp.zeros(classes + 1, jnp.int32).at[at].add(1)[:classes]
@@ -39,7 +39,7 @@ def thresholds(status, threshold, mapping: str = "convex") -> jax.Array:
     """τ(c) = M(β(c)) · τ; M(x) = x/(2 − x) for "convex", x for "linear".
 
     References:
-      Zhang et al., FlexMatch, NeurIPS 2021, eq. 8 and 12, and section 4.4.
+      Zhang et al., FlexMatch, NeurIPS 2021, section 3: the non-linear mapping.
     """
     mapped = status / (2 - status) if mapping == "convex" else status
     return mapped * threshold

@@ -14,9 +14,9 @@ from jaxtl.semi.fixmatch import fixmatch
 def follow(state: PyTree, q, momentum) -> PyTree:
     """Returns the moving averages after a batch.
 
-    "threshold" of the mean largest probability (eq. 5), "probabilities" of the mean
-    prediction (eq. 6), "histogram" of how often each class is the largest (eq. 10);
-    each is m · before + (1 − m) · batch.
+    "threshold" (τ) of the mean largest probability, "probabilities" (p̃) of the mean
+    prediction, "histogram" (h̃) of how often each class is the largest; each is
+    m · before + (1 − m) · batch.
 
     Args:
       state: scalar, (K,), (K,).
@@ -41,7 +41,7 @@ def histogram(labels, mask, classes: int) -> jax.Array:
 
 
 def thresholds(state: PyTree) -> jax.Array:
-    """τ(c) = p̃(c) / max_k p̃(k) · τ, (classes,) (FreeMatch, eq. 7)."""
+    """τ(c) = p̃(c) / max_k p̃(k) · τ, (classes,): self-adaptive thresholds."""
     p = state["probabilities"]
     return p / p.max() * state["threshold"]
 
@@ -60,7 +60,7 @@ def fairness(state: PyTree, strong, mask) -> jax.Array:
       mask: (n,).
 
     References:
-      Wang et al., FreeMatch, ICLR 2023, eq. 11 and 12.
+      Wang et al., FreeMatch, ICLR 2023, section 4: self-adaptive fairness.
     """
     p = targets.softmax(strong)
     shares = histogram(jnp.argmax(strong, -1), mask, p.shape[-1])

@@ -25,8 +25,7 @@ def signal_threshold(rise: str, progress, classes: int) -> jax.Array:
       classes: K.
 
     References:
-      Xie et al., UDA, NeurIPS 2020, training signal annealing (section 3.2 of
-      arXiv:1904.12848v5's appendix A.2, figure 6).
+      Xie et al., UDA, NeurIPS 2020 (arXiv:1904.12848): training signal annealing.
     """
     alpha = {
         "linear": progress,
@@ -86,7 +85,7 @@ class UDA(targets._OnUnlabelled):
 
     References:
       Xie et al., Unsupervised Data Augmentation for Consistency Training, NeurIPS
-      2020, eq. 1 and section 2.3.
+      2020: consistency, masking by confidence, and sharpening.
     """
 
     temperature: float = 0.4

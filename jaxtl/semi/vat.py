@@ -41,7 +41,8 @@ def adversarial_direction(
       held constant.
 
     References:
-      Miyato et al., Virtual Adversarial Training, TPAMI 41 (2019), eq. 9 to 13.
+      Miyato et al., Virtual Adversarial Training, TPAMI 41 (2019): the fast
+      approximation of r_vadv by the power method.
     """
     d = unit(start)
     for _ in range(steps):  # few, so unrolled
@@ -62,7 +63,8 @@ class VAT(targets._OnUnlabelled):
 
     Attributes:
       radius: ε, the one number that wants tuning, in units of normalised inputs: over
-        all pixels and channels of an image (the paper's 8 to 10 on CIFAR-10).
+        all pixels and channels of an image (the paper's 8 to 10 are of whitened
+        CIFAR-10).
       size: ξ of the finite difference. The paper's 1e-6 loses all digits in float32
         where the inputs matter little; 1e-2 is still small beside an image's norm.
       steps: K of the power method; each costs a pass forward and back.
@@ -72,7 +74,7 @@ class VAT(targets._OnUnlabelled):
 
     References:
       Miyato et al., Virtual Adversarial Training: A Regularization Method for
-      Supervised and Semi-Supervised Learning, TPAMI 41 (2019), eq. 5 to 8; for texts
+      Supervised and Semi-Supervised Learning, TPAMI 41 (2019); for texts
       Miyato et al., Adversarial Training Methods for Semi-Supervised Text
       Classification, ICLR 2017.
     """
