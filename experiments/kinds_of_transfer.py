@@ -1,11 +1,10 @@
 """The six kinds of transfer, one variant each: rendered digits → handwritten digits.
 
 What differs between kinds is what the target has (no labels, a few, many of which some
-are wrong) and how much of the network may move. docs/kinds_of_transfer.md says which kind
-is which stream and which terms, and which to take when. Rates are those of the
-quickstart; nothing was tuned on these figures, but for the unsupervised term, which of
-nine had the second-best mean on validation images with other seeds (BNM's was 63.0,
-CDAN's 47.9 %).
+are wrong) and how much of the network may move. docs/kinds_of_transfer.md says which
+kind is which stream and which terms, and which to take when. Rates are those of the
+quickstart; nothing was tuned on these figures, but for the unsupervised term, which was
+picked among nine on validation images with other seeds.
 
 Run:       jaxtl run experiments/kinds_of_transfer.py
 One kind:  jaxtl run experiments/kinds_of_transfer.py --variant "semi-supervised"
@@ -19,9 +18,9 @@ Expected:  test accuracy, mean ± 95 % interval over 5 seeds; 2 to 3 minutes on 
            semi-supervised: 5 per class, the rest unlabelled   89.1 ± 3.8
            weakly supervised: all labels, 40 % of them wrong   95.5 ± 1.0
 
-Labels beat methods: many wrong ones are worth more than a few right ones, and a few right
-ones far more than none. Without labels a model that takes some handwritten digits for
-others goes on doing so: drawing the domains together does not say which is which.
+Labels beat methods: many wrong ones are worth more than a few right ones, and a few
+right ones far more than none. Without labels a model that takes some handwritten digits
+for others goes on doing so: drawing the domains together does not say which is which.
 """
 
 import jaxtl as tl
