@@ -71,12 +71,14 @@ def _best(curve, name: str) -> Mapping[str, float] | None:
 def sentence(results: Sequence[Mapping[str, Any]]) -> str:
     """Returns one line on what was chosen without labels and what that cost.
 
-    Of several runs the means; "" where none has an unlabelled target.
+    Of several runs, the means of those with the first one's monitor; "" where none has
+    an unlabelled target.
     """
     known = [r["choosing"] for r in results if r.get("choosing")]
     if not known:
         return ""
     first, metric = known[0], known[0]["metric"]
+    known = [k for k in known if k["monitor"] == first["monitor"]]
     best = _mean(k["oracle"]["value"] for k in known)
     names = [n for n in first["criteria"] if all(n in k["criteria"] for k in known)]
     costs = {n: _mean(k["criteria"][n]["cost"] for k in known) for n in names}
@@ -87,6 +89,8 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
         for name, cost in sorted(costs.items(), key=lambda pair: pair[1])
         if name != monitor
     )
+    if monitor in metrics.CRITERIA and monitor not in costs:
+        return ""  # it was never a number
     if monitor not in costs:
         start = oracle(monitor) if monitor else "The last checkpoint was kept"
         cost = f"{_unit(metric)} {told}{many}"

@@ -192,6 +192,9 @@ def test_what_each_criterion_would_have_cost(trained):
     told = hindsight.sentence([result, result])
     assert told.startswith("source_accuracy chose without target labels, means of 2")
     assert f"{100 * top:.1f} %" in told
+    blind = {**found, "monitor": "bnm"}  # of a run without a source
+    blind["criteria"] = {n: found["criteria"][n] for n in ("entropy", "snd", "bnm")}
+    assert hindsight.sentence([result, result, {"choosing": blind}]) == told
     assert report.shared_metric([report.Row("one", [result])]) == "accuracy"
 
 
