@@ -168,11 +168,29 @@ of them were found in none).
 """
 
 
+FINDINGS = """
+The order of the methods is the paper's where wrong labels are memorised (*weights,
+10 × rate*, 40 % noise), but for DivideMix: GCE 78.3 and co-teaching 76.3 are ahead of
+ELR 70.0, and all three of cross-entropy, 65.0; DivideMix, first in the paper, ties with
+cross-entropy. Its two networks part examples by their losses over epochs, and 150 steps
+are five epochs.
+
+At the rate that validation chose, 150 small steps from weights that know these classes
+memorise little: at 40 % noise GCE (83.1 ± 0.7) and co-teaching (82.7 ± 0.2) are a point
+ahead of cross-entropy (81.7 ± 0.3), at 9 and 17 % the intervals overlap or nearly so.
+
+From scratch in ten epochs no method beats cross-entropy at any share of noise: nothing
+is memorised yet, and what holds back from wrong labels holds back from right ones.
+DivideMix at 40 % falls to 31.2 ± 2.6. All of it stays 30 points and more below the
+transferred network; transfer is negative nowhere.
+"""
+
 STUDY = Study(
     name="cifar10n",
     title="CIFAR-10N on JPEG images, five losses",
     protocol=PROTOCOL,
     run=run,
+    findings=FINDINGS,
     digits=1,
     needs=(*FILES, LABELS, WEIGHTS),
 )
