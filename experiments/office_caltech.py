@@ -4,7 +4,7 @@ A perceptron's hidden layer (128 units) over features that a network of ImageNet
 computed once; 12 pairs of domains on MobileNet's (256 numbers), 6 on GoogLeNet's
 (1,024). Every second picture of the target is adapted to without its label, a fifth
 is val, which is only looked back at, and 30 % are test. Weights of terms are the
-papers' and nothing was searched for, but CMD's span and ADDA's rate were set right after
+papers' and nothing was searched for, but CMD's span and ADDA's rate were set after
 a first run, whose test figures had been seen. The checkpoint is the best by source
 accuracy (SHOT, which has no source data: by BNM), never by a label of the target.
 
