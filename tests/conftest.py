@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl import cache, dispatch, evaluation, lanes, scoring, statistics
+from jaxtl import adapting, cache, dispatch, evaluation, lanes, scoring, statistics
 from jaxtl.core import Setup, Source
 from jaxtl.models import MLP, Llama
 from jaxtl.objective import Context
@@ -29,6 +29,7 @@ STORES = (
     evaluation._STORE,
     scoring._STORE,
     statistics._STORE,
+    adapting._STORE,
     cache._FORWARDS,
     cache._MEMORY,
 )

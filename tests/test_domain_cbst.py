@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtl import schedules
 from jaxtl.core import UserError
 from jaxtl.domain import CBST
-from jaxtl.domain.cbst import UNSEEN, balanced_labels, class_thresholds
+from jaxtl.domain.cbst import BEYOND, UNSEEN, balanced_labels, class_thresholds
 from jaxtl.objective import View
 
 
@@ -20,7 +20,7 @@ def _thresholds(confidence, predicted, portion, classes):
     for c in range(classes):
         own = np.sort(confidence[predicted == c])[::-1]
         rank = int(np.round(np.float32(portion) * np.float32(len(own))))
-        found.append(own[rank - 1] if rank > 0 else np.inf)
+        found.append(own[rank - 1] if rank > 0 else BEYOND)
     return np.asarray(found, np.float32)
 
 
@@ -51,15 +51,20 @@ def test_labels_solve_the_papers_problem():
         assert not take or label == best - 1
 
 
-def test_nothing_reaches_an_infinite_threshold():
-    _, taken = balanced_labels(jnp.asarray([[0.9, 0.1]]), jnp.full(2, jnp.inf))
+def test_nothing_of_a_class_without_a_threshold_is_taken_and_others_are():
+    p = jnp.asarray([[1.0, 0.0], [0.7, 0.3], [0.9, 0.1]])
+    limits = jnp.asarray([BEYOND, 0.2])
+    labels, taken = balanced_labels(p, limits)
+    np.testing.assert_array_equal(taken, [False, True, False])
+    assert labels[1] == 1
+    _, taken = balanced_labels(p, jnp.full(2, BEYOND))
     assert not taken.any()
 
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_term_is_the_mean_over_the_batch(bench, balanced):
     room = bench()
-    term = CBST(portion=0.6, balanced=balanced)
+    term = CBST(portion=0.6, balanced=balanced, every=3)  # the bench is at step 3
     term.check(room.setup)
     state = term.init_state(room.setup)
     batch = room.batches["unlabelled"]
@@ -95,6 +100,18 @@ def test_the_term_is_the_mean_over_the_batch(bench, balanced):
     )
 
 
+def test_between_two_looks_thresholds_stay(bench):
+    room = bench()
+    term = CBST(portion=1.0, every=2)
+    state = {**term.init_state(room.setup), "thresholds": jnp.full(3, 0.2)}
+    context = room.context(state=state, step=3)
+    _, extra = term(View(context, "term", 0))
+    np.testing.assert_array_equal(
+        context.states["term"]["thresholds"], jnp.full(3, 0.2)
+    )
+    assert extra["mask"] == 1  # one of three classes always has 0.2
+
+
 def test_the_memory_begins_with_the_initial_models_predictions(bench):
     room = bench()
     batch = room.batches["unlabelled"]
@@ -119,6 +136,7 @@ def test_errors(bench):
     setup = bench().setup
     for fields, message in (
         ({"target": "unlabeled"}, "did you mean 'unlabelled'"),
+        ({"every": 0}, "terms.term.every=0: expected a number at least 1"),
         ({"portion": 1.5}, r"terms.term.portion=1.5: expected a number in \[0, 1\]"),
     ):
         with pytest.raises(UserError, match=message):

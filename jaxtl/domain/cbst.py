@@ -5,11 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl import checks, schedules
+from jaxtl import checks, core, schedules
 from jaxtl.core import Schedule, Setup, Term, vectors
 from jaxtl.domain.memory import first_pass
 
 UNSEEN = -1  # stands for the predicted class of an example that was not seen yet
+BEYOND = 2.0  # a threshold that no probability reaches, and finite, as states must be
 PAPER_PORTION = schedules.Linear(peak=0.2, final=0.5)
 
 
@@ -27,7 +28,7 @@ def class_thresholds(
       classes: number of classes.
 
     Returns:
-      (classes,); infinite where that rank is 0: nothing of the class is taken.
+      (classes,); BEYOND where that rank is 0: nothing of the class is taken.
 
     References:
       Zou et al., Unsupervised Domain Adaptation for Semantic Segmentation via
@@ -39,7 +40,7 @@ def class_thresholds(
     start = jnp.cumsum(counts) - counts
     rank = jnp.round(jnp.clip(portion, 0.0, 1.0) * counts).astype(counts.dtype)
     at = jnp.clip(start + rank - 1, 0, len(confidence) - 1)
-    return jnp.where(rank > 0, confidence[order][at], jnp.inf)
+    return jnp.where(rank > 0, confidence[order][at], BEYOND)
 
 
 def balanced_labels(
@@ -81,6 +82,8 @@ class CBST(Term):
         paper's rises from 20 % to 50 %.
       balanced: False takes the surest share of all examples, whatever their class
         (the paper's self-training, ST).
+      every: steps between two looks at the memory for new thresholds; all examples
+        are sorted then, which for 60,000 takes longer than a small network's step.
 
     References:
       Zou et al., as `class_thresholds`. Their loss is a sum, without the prior and the
@@ -90,6 +93,7 @@ class CBST(Term):
     target: str = "unlabelled"
     portion: float | Schedule = PAPER_PORTION
     balanced: bool = True
+    every: int = core.static(20)
 
     @property
     def streams(self):
@@ -99,12 +103,17 @@ class CBST(Term):
         checks.task(setup, "CBST", "classification")
         checks.stream(setup, "target", self.target)
         checks.number(setup, "portion", self.portion, 0.0, 1.0)
+        checks.number(setup, "every", self.every, 1)
 
     def init_state(self, setup: Setup):
         known = first_pass(setup, self.target)
         p = known["probabilities"]
         predicted = jnp.where(known["seen"], jnp.argmax(p, axis=-1), UNSEEN)
-        return {"confidence": p.max(-1), "predicted": predicted.astype(jnp.int32)}
+        return {
+            "confidence": p.max(-1),
+            "predicted": predicted.astype(jnp.int32),
+            "thresholds": jnp.full(p.shape[-1], BEYOND),
+        }
 
     def __call__(self, context):
         logits = vectors(context.forward(self.target).logits)
@@ -115,15 +124,24 @@ class CBST(Term):
             "confidence": context.state["confidence"].at[rows].set(p.max(-1)),
             "predicted": context.state["predicted"].at[rows].set(best),
         }
-        context.set_state(memory)
-        portion = schedules.value(self.portion, context.step, context.steps)
-        classes, predicted = p.shape[-1], memory["predicted"]
-        if not self.balanced:
-            classes, predicted = 1, jnp.minimum(predicted, 0)
-        limits = class_thresholds(memory["confidence"], predicted, portion, classes)
-        labels, taken = balanced_labels(p, jnp.broadcast_to(limits, p.shape[-1:]))
+        limits = self._thresholds(context, **memory)
+        context.set_state({**memory, "thresholds": limits})
+        labels, taken = balanced_labels(p, limits)
         mask = taken.astype(logits.dtype)
         log_p = jax.nn.log_softmax(logits)
         own = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
         sure = jnp.sum(mask * p.max(-1)) / jnp.maximum(jnp.sum(mask), 1.0)
         return -jnp.mean(mask * own), {"mask": jnp.mean(mask), "confidence": sure}
+
+    def _thresholds(self, context, confidence, predicted) -> jax.Array:
+        """Returns the thresholds of this step, (K,): new ones where they are due."""
+        old = context.state["thresholds"]
+        portion = schedules.value(self.portion, context.step, context.steps)
+
+        def look():
+            if self.balanced:
+                return class_thresholds(confidence, predicted, portion, len(old))
+            one = class_thresholds(confidence, jnp.minimum(predicted, 0), portion, 1)
+            return jnp.broadcast_to(one, old.shape)
+
+        return jax.lax.cond(context.step % self.every == 0, look, lambda: old)
