@@ -13,6 +13,7 @@ class Block(nn.Module):
 
     width: int
     kernel: int
+    padding: str
     norm: bool
     pool: bool
     activation: str
@@ -21,7 +22,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         kernel = (self.kernel, self.kernel)
-        x = Conv(self.width, kernel, use_bias=not self.norm, name="conv")(x)
+        bias, padding = not self.norm, self.padding
+        x = Conv(self.width, kernel, padding=padding, use_bias=bias, name="conv")(x)
         if self.norm:
             x = norm.BatchNorm(name="bn")(x, mode)
         act = base.activation(self.activation)
@@ -36,10 +38,14 @@ class Block(nn.Module):
 class CNN(base.Staged):
     """Convolution blocks, one hidden layer and a head: `block1 …, hidden, head`.
 
+    `CNN(widths=(20, 50), kernel=5, padding="VALID", units=500)` on 28 × 28 is the LeNet
+    of Caffe's MNIST example, with a ReLU after each convolution.
+
     Attributes:
       widths: channels of each block.
       units: width of the hidden layer.
       kernel: side of the convolution kernels.
+      padding: "SAME", or "VALID": images lose kernel − 1 rows and columns per block.
       pool: how many blocks, counted from the last, end with 2×2 max pooling.
       norm: BatchNorm after each convolution.
       activation: by name.
@@ -49,6 +55,7 @@ class CNN(base.Staged):
     widths: tuple[int, ...] = (32, 64)
     units: int = 128
     kernel: int = 3
+    padding: str = "SAME"
     pool: int = 2
     norm: bool = False
     activation: str = "relu"
@@ -61,7 +68,8 @@ class CNN(base.Staged):
     def setup(self):
         for i, width in enumerate(self.widths):
             pooled = i >= len(self.widths) - self.pool
-            block = Block(width, self.kernel, self.norm, pooled, self.activation, 0.0)
+            shape = (width, self.kernel, self.padding)
+            block = Block(*shape, self.norm, pooled, self.activation, 0.0)
             self.add(f"block{i + 1}", block)
         self.add("hidden", mlp.Layer(self.units, self.activation, self.dropout))
         self.add("head", mlp.Head(self.outputs))

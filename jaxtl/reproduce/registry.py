@@ -5,7 +5,7 @@ import importlib
 from jaxtl.core import UserError, nearest
 from jaxtl.reproduce.base import Study
 
-NAMES = ("office_caltech_surf", "skada_shifts", "cifar10n")
+NAMES = ("cifar10n", "mnist_usps", "office_caltech_surf", "skada_shifts")
 
 
 def study(name: str) -> Study:
