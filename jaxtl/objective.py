@@ -69,9 +69,7 @@ class Context:
     bare: Network | None = None
     plain: PyTree = None
     statistics: tuple[str, ...] | None = None
-    changed: Callable[..., Any] = lambda stream, x, operations, key: _in_turn(
-        operations, key, x
-    )
+    changed: Callable[..., Any] | None = None
     _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
     _further: int = 0
@@ -249,12 +247,6 @@ class Context:
 
             out = out._replace(features=Features(out.features, below))
         return out._replace(logits=None if "stop" in settings else out.logits)
-
-
-def _in_turn(operations, key, x):
-    for place, operation in enumerate(operations):
-        x = operation(jax.random.fold_in(key, place), x)
-    return x
 
 
 class Features(dict):

@@ -20,6 +20,7 @@ import pytest
 
 from jaxtl import adapting, cache, dispatch, evaluation, lanes, scoring, statistics
 from jaxtl.core import Setup, Source
+from jaxtl.data import augment
 from jaxtl.models import MLP, Llama
 from jaxtl.objective import Context
 
@@ -222,6 +223,7 @@ class Bench:
             "states": {"term": state or {}},
             "given": {"term": given or {}},
             "source_network": self.source_network,
+            "changed": lambda _, x, ops, key: augment.augment(ops, key, x),
         }
         return Context(**{**fields, **changes})
 

@@ -28,7 +28,7 @@ class Mapping(BaseEstimator):
         Raises:
           UserError: features or settings that the method can't work with.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no fit(xs, xt)")
 
     def transform(self, x, domain: str):
         """Returns rows of `domain` ("source" or "target") mapped, (rows, k)."""
