@@ -56,7 +56,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["jaxtl", "jaxtl.*"]),
-    package_data={"jaxtl": ["page.css", "page.js"]},
+    package_data={"jaxtl": ["py.typed", "results/assets/*"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",
@@ -77,7 +77,7 @@ setup(
         "safetensors>=0.5",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["jaxtl = jaxtl.cli:main"]},
+    entry_points={"console_scripts": ["jaxtl = jaxtl.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

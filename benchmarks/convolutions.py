@@ -18,9 +18,9 @@ import torch
 from torch.nn import functional as F
 from torch.nn import grad as torch_grad
 
-from jaxtl import compiling
-from jaxtl.models import conv_cpu
-from jaxtl.models.conv_cpu import Case, Window
+from jaxtl.core import compilation
+from jaxtl.models.layers import conv_cpu
+from jaxtl.models.layers.conv_cpu import Case, Window
 
 CALLS = 8  # in a row: a single one is too short for the clock
 
@@ -70,7 +70,7 @@ def works(layer: Layer):
     where = {"padding": pad, "groups": groups}
 
     def compiled(f, *arrays):
-        run = jax.jit(lambda *a: f(*a, case), compiler_options=compiling.options())
+        run = jax.jit(lambda *a: f(*a, case), compiler_options=compilation.options())
         arrays = [jnp.asarray(a) for a in arrays]
         return lambda: run(*arrays).block_until_ready()
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import jaxtl as tl
-from jaxtl import cache
+from jaxtl.evaluation import feature_cache
 from jaxtl.pretrained import convert
 
 RATE = 1e-3
@@ -128,7 +128,7 @@ def measure(job: Job, rounds: int) -> timing.Row:
     """Returns one network's row of the table."""
     plain, cached, theirs = setup(job, "off"), setup(job, "memory"), Torch(job)
     cached.compile()  # of the pass and of the step
-    cache.forget()
+    feature_cache.forget()
     cached.cached = cached.compiled = None
     begin = time.perf_counter()
     cached.compile()

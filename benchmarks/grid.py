@@ -58,7 +58,7 @@ def experiment(case: str, folder: pathlib.Path, steps: int):
         return tl.Experiment(
             model=tl.models.ResNet(depth=20),
             data=tl.data.Arrays(str(folder / "images.npz"), val=1000, split_seed=0),
-            init=tl.pretrained.Run(str(folder / "source")),
+            init=tl.pretrained.FromRun(str(folder / "source")),
             cache="disk",
             cache_dir=str(folder / "features"),
             **{
@@ -71,7 +71,7 @@ def experiment(case: str, folder: pathlib.Path, steps: int):
     return tl.Experiment(
         model=_model(case),
         data=tl.data.Digits(val=0.2, split_seed=0),
-        init=tl.pretrained.Run(str(folder / "source")),
+        init=tl.pretrained.FromRun(str(folder / "source")),
         **shared,
     )
 
@@ -151,19 +151,19 @@ def work(how: str, case: str, folder: pathlib.Path, steps: int) -> float:
 
 
 def _sweep(case, folder, steps) -> float:
-    from jaxtl import experiment as experiments
-    from jaxtl import sweep, sweeping
+    from jaxtl.sweep import grid, runner
+    from jaxtl.training import experiment_file as experiments
 
     axes = {"seed": SEEDS, "optim.lr": RATES, "terms.near.weight": WEIGHTS}
     path = folder / "cells.py"
     path.write_text("")
     exp = experiment(case, folder, steps)
     file = experiments.File(path, {"": exp}, None, (), "")
-    made = sweeping.made(
-        file, sweep.grid_of(file, axes), folder / f"sweep{time.time_ns()}"
+    made = runner.made(
+        file, grid.grid_of(file, axes), folder / f"sweep{time.time_ns()}"
     )
-    with sweeping.begin(made) as book:
-        sweeping.run(made, book)
+    with runner.begin(made) as book:
+        runner.run(made, book)
         found = [entry.result["test"]["accuracy"] for entry in book.entries()]
     assert len(found) == 12 * len(SEEDS)
     return statistics.mean(found)
@@ -234,9 +234,10 @@ def _worker() -> None:
         import sklearn.datasets  # noqa: F401
 
         import jaxtl as tl
-        from jaxtl import lanes, sweeping
+        from jaxtl.sweep import runner
+        from jaxtl.sweep import vectorized_runs as lanes
 
-        assert all((tl.Experiment, tl.train, tl.losses.CrossEntropy, lanes, sweeping))
+        assert all((tl.Experiment, tl.train, tl.losses.CrossEntropy, lanes, runner))
     begin = time.perf_counter()
     if how == "prepare":
         prepare(case, pathlib.Path(folder), int(steps))

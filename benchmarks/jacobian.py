@@ -18,10 +18,10 @@ import numpy as np
 import timing
 
 import jaxtl as tl
-from jaxtl.objective import Context, View
 from jaxtl.pretrained.match import Weights
-from jaxtl.regularizers import JacobianDifference, dense
-from jaxtl.regularizers.jacobian_estimates import signs
+from jaxtl.terms.context import Context, View
+from jaxtl.terms.regularizers import JacobianDifference, dense_layers
+from jaxtl.terms.regularizers.jacobian_estimates import signs
 
 DRAWS, BATCH = 200, 32
 
@@ -181,7 +181,7 @@ def deviations(quick: bool) -> list[timing.Row]:
     """Returns the table of one step's relative deviation, by draws and their number."""
     run = tl.setup(experiment(quick, JacobianDifference(weight=0.0), source(quick)))
     run.advance(20 if quick else 100)
-    layers = "|".join(dense.paths(run.params))
+    layers = "|".join(dense_layers.paths(run.params))
     whole, inner, inputs = (
         _differences(run, JacobianDifference(**fields))
         for fields in ({}, {"select": layers}, {"wrt": "inputs"})

@@ -27,8 +27,8 @@ import torch_models
 from torch.nn import functional as F
 
 import jaxtl as tl
-from jaxtl import compiling
-from jaxtl.data.base import Data, Table
+from jaxtl.core import compilation
+from jaxtl.data.dataset import Data, Table
 from jaxtl.pretrained import convert
 from jaxtl.pretrained.match import Weights
 
@@ -106,7 +106,7 @@ def forwards(pair: torch_models.Pair, run: tl.Run, x):
     network, params, stats = run.network, run.params, run.state.stats
     apply = jax.jit(
         lambda p, s, x: network.apply(p, s, x).logits,
-        compiler_options=compiling.options(),
+        compiler_options=compilation.options(),
     )
     ours = jax.device_put(pair.x)
     module = pair.theirs.eval()
@@ -180,7 +180,7 @@ READERS = {
     "jaxtl": """
 import jax, jax.numpy as jnp, jaxtl as tl
 from jaxtl.pretrained import match
-where = tl.pretrained.HF(sys.argv[1])
+where = tl.pretrained.FromHub(sys.argv[1])
 model = where.model(outputs=2)
 x = {k: jnp.ones((1, 8), jnp.int32) for k in ("input_ids", "attention_mask")}
 shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)

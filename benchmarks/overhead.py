@@ -19,9 +19,10 @@ import optax
 import timing
 
 import jaxtl as tl
-from jaxtl import compiling, training
-from jaxtl.log import Log
-from jaxtl.progress import Progress
+from jaxtl.core import compilation
+from jaxtl.training.loop import take
+from jaxtl.training.metrics_log import Log
+from jaxtl.training.progress import Progress
 
 LR, DECAY, LOG_EVERY, TARGET = 1e-3, 1e-4, 10, 1.05
 Job = collections.namedtuple("Job", "name model data batch steps")
@@ -84,7 +85,7 @@ def by_hand(network, pre, batch: int):
     def init(params, stats):
         return params, stats, tx.init(params)
 
-    options = compiling.options()  # the loop is measured, not the compiler
+    options = compilation.options()  # the loop is measured, not the compiler
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
     def step(state, data, order, t):
@@ -141,7 +142,7 @@ def jaxtl_loop(run: tl.Run, steps: int):
 
     def loop():
         for _ in range(steps // LOG_EVERY):
-            training.take(run, LOG_EVERY, log, bar)
+            take(run, LOG_EVERY, log, bar)
             log.write()
 
     return loop

@@ -20,7 +20,7 @@ import torch_models
 from torch.nn import functional as F
 
 import jaxtl as tl
-from jaxtl import tree as trees
+from jaxtl.core import tree as trees
 from jaxtl.pretrained import convert
 
 RATE = 1e-3

@@ -13,7 +13,8 @@ import time
 import timing
 
 import jaxtl as tl
-from jaxtl import experiment, plan, sweep
+from jaxtl.sweep import grid, plan
+from jaxtl.training import experiment_file
 
 TARGET = 2.0
 
@@ -41,11 +42,11 @@ def measure(name: str, one_program: bool, rounds: int) -> timing.Row:
             "near": tl.regularizers.L2SP(weight=0.1),
         },
     )
-    file = experiment.File(pathlib.Path("plan.py"), {"": exp}, None, (), "")
+    file = experiment_file.File(pathlib.Path("plan.py"), {"": exp}, None, (), "")
     cells, programs = [], []
     for _ in range(rounds):
         begin = time.perf_counter()
-        found = sweep.cells(file, sweep.grid_of(file, axes(one_program)))
+        found = grid.cells(file, grid.grid_of(file, axes(one_program)))
         cells.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         grouped = plan.programs(found)

@@ -75,7 +75,7 @@ def experiments(quick: bool) -> dict[str, tl.Experiment]:
         made[name] = dataclasses.replace(plain, optim=optim)
     stochastic = dataclasses.replace(plain.model, stochnorm=0.5)
     made["StochNorm"] = dataclasses.replace(plain, model=stochastic)
-    averaged = dataclasses.replace(plain, average=tl.averaging.EMA())
+    averaged = dataclasses.replace(plain, average=tl.optim.EMA())
     made["average of weights"] = averaged
     return made
 

@@ -19,9 +19,9 @@ from collections.abc import Callable
 import numpy as np
 import timing
 
-from jaxtl import formats, records, tables
-from jaxtl.ledger import DONE, Ledger, Outcome
-from jaxtl.summarise import summarise
+from jaxtl.results import records, tables, writers
+from jaxtl.results.build_summary import summarise
+from jaxtl.results.database import DONE, Ledger, Outcome
 
 BATCH = 64  # cells that one dispatch finishes together
 TARGET = 10.0  # seconds to read and build the tables
@@ -117,9 +117,9 @@ def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
         found = timed(rows, "read", n, lambda: records.read([book]))
         made = timed(rows, "summary", n, lambda: summarise(found))
         timed(
-            rows, "Markdown", n, lambda: [*map(formats.markdown, tables.sheets(made))]
+            rows, "Markdown", n, lambda: [*map(writers.markdown, tables.sheets(made))]
         )
-        timed(rows, "CSV of cells", n, lambda: formats.cells_csv(found))
+        timed(rows, "CSV of cells", n, lambda: writers.cells_csv(found))
         timed(rows, "write, a file each", n, lambda: write_files(files, cells))
         timed(rows, "read, a file each", n, lambda: read_files(files))
         size = sum(path.stat().st_size for path in book.iterdir()) / 1e6

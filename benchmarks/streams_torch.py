@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import jaxtl as tl
 from jaxtl.data import preprocess
+from jaxtl.terms.domain import adversarial
 
 POWERS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -122,8 +123,8 @@ class DANN:
             raw = run.parts.datasets[_set(name)].x[rows[name]]
             inputs = preprocess.apply(run.program.preprocess[name], raw)
             out = run.network.apply(run.params, run.state.stats, inputs)
-            z = tl.domain.adversary.discriminator(own, out.features["hidden"])
-            value, _ = tl.domain.adversary.domain_loss(z, label)
+            z = adversarial.discriminator(own, out.features["hidden"])
+            value, _ = adversarial.domain_loss(z, label)
             told.append(value)
             if label:
                 y = run.parts.datasets["source"].y[rows[name]]

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import jaxtl as tl
-from jaxtl.models import bert, gpt2, layout, llama, mobilenet, vit
+from jaxtl.models import bert, gpt2, llama, mobilenet, vit, weight_layout
 
 OUTPUTS = 10
 
@@ -86,14 +86,14 @@ class LeNet(nn.Module):
         return self.head(F.relu(self.hidden(x)))
 
     @staticmethod
-    def layout() -> layout.Layout:
+    def layout() -> weight_layout.Layout:
         rules = [
-            *layout.conv("conv1", "block1/conv", bias=True),
-            *layout.conv("conv2", "block2/conv", bias=True),
-            *layout.linear("hidden", "hidden/dense"),
-            *layout.linear("head", "head/dense"),
+            *weight_layout.conv("conv1", "block1/conv", bias=True),
+            *weight_layout.conv("conv2", "block2/conv", bias=True),
+            *weight_layout.linear("hidden", "hidden/dense"),
+            *weight_layout.linear("head", "head/dense"),
         ]
-        return layout.Layout(tuple(rules))
+        return weight_layout.Layout(tuple(rules))
 
 
 class MobileNet(nn.Module):
@@ -180,7 +180,7 @@ class Pair:
     ours: Any
     theirs: nn.Module
     tensors: dict[str, np.ndarray]
-    layout: layout.Layout
+    layout: weight_layout.Layout
     x: Any
     task: str = "classification"
     logits: Callable = lambda module, x: module(x)

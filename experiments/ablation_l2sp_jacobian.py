@@ -47,7 +47,7 @@ SWEEP = {
 
 def source(data) -> tl.Experiment:
     """Returns what is trained on the source domain."""
-    optimizer = tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3), weight_decay=1e-3)
+    optimizer = tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3), weight_decay=1e-3)
     return tl.Experiment(model=MODEL, data=data, optim=optimizer, steps=1000)
 
 

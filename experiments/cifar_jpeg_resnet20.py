@@ -35,10 +35,10 @@ def experiment():
         augment=(tl.data.Flip(), tl.data.Crop(pad=4)),
         monitor=None,
     )
-    published = tl.pretrained.File("pretrained/resnet20-12fca82f.safetensors")
+    published = tl.pretrained.FromFile("pretrained/resnet20-12fca82f.safetensors")
 
     def two_epochs(lr, batch, count=FEW):
-        rate = tl.schedules.Cosine(peak=lr)
+        rate = tl.optim.Cosine(peak=lr)
         return dict(
             batch=batch,
             steps=2 * (count // batch),

@@ -59,7 +59,7 @@ import sys
 import numpy as np
 
 import jaxtl as tl
-from jaxtl import hindsight, records, report, significance
+from jaxtl.results import format_number, records, selection_cost, statistics
 
 NAMES = ("negative", "positive")
 FILES = {
@@ -121,9 +121,9 @@ def tfidf() -> np.ndarray:
 @functools.cache
 def minilm() -> np.ndarray:
     """Returns the encoder's mean states, (reviews, 384)."""
-    from jaxtl import probe
+    from jaxtl.analysis import linear_probe
 
-    weights = tl.pretrained.HF(encoder(), reset="head")
+    weights = tl.pretrained.FromHub(encoder(), reset="head")
     tokenizer = tl.data.Tokenizer(str(weights.folder()), max_length=48)
     found = []
     for domain in FILES:
@@ -137,7 +137,7 @@ def minilm() -> np.ndarray:
         )
         run = tl.setup(exp)
         last = run.network.stages[-2]
-        found.append(probe.features(run, [last])["train"][last])
+        found.append(linear_probe.features(run, [last])["train"][last])
     return np.concatenate(found)
 
 
@@ -234,11 +234,11 @@ def table(folder: pathlib.Path) -> list[str]:
             runs = [cells[method, kind, s] for s in seeds]
             values = [r["test"]["accuracy"] for r in runs]
             plain = plain or values
-            apart = significance.paired(values, plain)
+            apart = statistics.paired(values, plain)
             told = []
             for name in ("accuracy", "balanced_accuracy"):
-                each = significance.estimate([r["test"][name] for r in runs])
-                told.append(report.number(name, each.mean, each.half))
+                each = statistics.estimate([r["test"][name] for r in runs])
+                told.append(format_number.number(name, each.mean, each.half))
             counts = np.sum([r["details"]["confusion"] for r in runs], 0)
             share = 100 * counts[:, 1].sum() / counts.sum()
             major = counts[1].sum() / counts.sum()
@@ -249,7 +249,7 @@ def table(folder: pathlib.Path) -> list[str]:
             line = f"{method:<12}{told[0]:>12}{told[1]:>14}{share:>10.0f}"
             lines.append(f"{line}    {', '.join(marks)}".rstrip())
         own = [cells[m, kind, s] for m in found.axes["method"] for s in seeds]
-        lines += ["", hindsight.sentence(own)]
+        lines += ["", selection_cost.sentence(own)]
     return lines
 
 

@@ -164,7 +164,7 @@ IN_PART = ("DANN", "CDAN+E", "entropy", "CBST")
 
 def terms(method: str, weight: float) -> dict:
     """Returns the terms that a method adds to the source's cross-entropy."""
-    d, ramp = tl.domain, tl.schedules.Ramp(final=weight)
+    d, ramp = tl.domain, tl.optim.Ramp(final=weight)
     added = {"weight": ramp}
     adversarial = {"widths": WIDTHS, "reversal": ramp}
     bsp = {"spectrum": d.BSP(weight=1e-4)}

@@ -41,7 +41,7 @@ STEPS = 80
 METHODS = {
     "supervised": None,
     "mean teacher": tl.semi.MeanTeacher(
-        weight=tl.schedules.GaussianRamp(final=10.0, end=0.3), decay=0.97
+        weight=tl.optim.GaussianRamp(final=10.0, end=0.3), decay=0.97
     ),
     "FixMatch": tl.semi.FixMatch(threshold=0.8),
     "FreeMatch": tl.semi.FreeMatch(momentum=0.9, fairness=0.01),
@@ -57,7 +57,7 @@ def experiment_of(labels: int, transferred: bool, term) -> tl.Experiment:
         test=1000,
         split_seed=0,
     )
-    weights = tl.pretrained.File(
+    weights = tl.pretrained.FromFile(
         "pretrained/resnet20-12fca82f.safetensors", reset="head"
     )
     groups = {"head": 100.0, ".*": 1.0} if transferred else {".*": 10.0}
@@ -66,7 +66,7 @@ def experiment_of(labels: int, transferred: bool, term) -> tl.Experiment:
         data=data,
         init=weights if transferred else None,
         terms={"task": tl.losses.CrossEntropy()} | ({"semi": term} if term else {}),
-        optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-4), groups=groups),
+        optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-4), groups=groups),
         augment=(tl.data.Flip(), tl.data.Crop(pad=4)),
         batch={"target": 20, "unlabelled": 32},
         steps=STEPS,

@@ -48,8 +48,8 @@ def experiment():
         return tl.Experiment(
             model=tl.models.ResNet(depth=20),
             data=data,
-            init=tl.pretrained.File("pretrained/resnet20-12fca82f.safetensors"),
-            optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-4), groups=groups),
+            init=tl.pretrained.FromFile("pretrained/resnet20-12fca82f.safetensors"),
+            optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-4), groups=groups),
             batch=50,
             steps=100,
             evaluate_every=50,

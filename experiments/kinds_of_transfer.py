@@ -35,7 +35,7 @@ def experiment():
     source = tl.Experiment(
         model=model,
         data=fonts,
-        optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3)),
+        optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3)),
         steps=300,
     )
 

@@ -48,7 +48,7 @@ def source(data) -> tl.Experiment:
     return tl.Experiment(
         model=MODEL,
         data=data,
-        optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3), weight_decay=1e-3),
+        optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3), weight_decay=1e-3),
         augment=(tl.data.Crop(pad=2),),
         steps=600,
     )

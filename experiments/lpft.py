@@ -19,7 +19,7 @@ def experiment():
     source = tl.Experiment(
         model=model,
         data=tl.data.RenderedDigits(),
-        optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3)),
+        optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3)),
         steps=300,
     )
     tuned = tl.Experiment(

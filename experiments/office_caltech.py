@@ -87,8 +87,14 @@ import numpy as np
 import scipy.io
 
 import jaxtl as tl
-from jaxtl import hindsight, records, report, significance, summarise
-from jaxtl.data import files
+from jaxtl.data import paths
+from jaxtl.results import (
+    build_summary,
+    format_number,
+    records,
+    selection_cost,
+    statistics,
+)
 
 FOLDER = "office_caltech"
 LETTERS = {"A": "amazon", "C": "caltech10", "D": "dslr", "W": "webcam"}
@@ -105,11 +111,11 @@ def features(kind: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     found = {}
     for name in (LETTERS[letter] for letter in SETS[kind]):
         if kind == "mobilenet":
-            path = files.find(f"{FOLDER}/mobilenet_v1_0.25_feat256.npz", "features")
+            path = paths.find(f"{FOLDER}/mobilenet_v1_0.25_feat256.npz", "features")
             made = np.load(path)
             found[name] = made[f"x_{name}"], made[f"y_{name}"].astype(int)
         else:
-            path = files.find(f"{FOLDER}/googlenet1024_{name}.mat", "features")
+            path = paths.find(f"{FOLDER}/googlenet1024_{name}.mat", "features")
             made = scipy.io.loadmat(path)
             found[name] = made["fts"], made["labels"].reshape(-1).astype(int) - 1
     x, y = (np.concatenate([pair[i] for pair in found.values()]) for i in (0, 1))
@@ -257,7 +263,7 @@ def table(folder: pathlib.Path) -> list[str]:
         ]
         lines += [*_pairs(found, cells, kind, there), ""]
     lines.append("The method and the checkpoint of each pair chosen by")
-    for row in summarise.summarise(found, compare=["pair"]).choosing:
+    for row in build_summary.summarise(found, compare=["pair"]).choosing:
         if not row.compared:
             shares = [f"{100 * v:5.1f}" for v in (row.value, row.oracle, row.cost)]
             lines.append(f"  {row.criterion:<16}" + "".join(shares))
@@ -273,16 +279,16 @@ def _pairs(found, cells, kind: str, there: list[str]) -> list[str]:
             [[cells[method, p, s]["test"]["accuracy"] for s in seeds] for p in there]
         )
         plain = rows if plain is None else plain
-        each = significance.estimate(list(rows.mean(0)))
-        apart = significance.paired(list(rows.mean(0)), list(plain.mean(0)))
+        each = statistics.estimate(list(rows.mean(0)))
+        apart = statistics.paired(list(rows.mean(0)), list(plain.mean(0)))
         below = int((rows.mean(1) < plain.mean(1) - 1e-9).sum())
-        mean = report.number("accuracy", each.mean, each.half)
+        mean = format_number.number("accuracy", each.mean, each.half)
         lost = "" if method == "source only" else f"  {below:>2}"
         sure = apart.p is not None and apart.p < 0.05 and apart.mean < 0
         values = "".join(f"{100 * v:4.0f}" for v in rows.mean(1))
         lines.append(f"{method:<12}{values}   {mean}{lost}{' negative' * sure}")
     own = [cells[m, p, s] for m in found.axes["method"] for p in there for s in seeds]
-    return [*lines, hindsight.sentence(own)]
+    return [*lines, selection_cost.sentence(own)]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def experiment():
         "others": tl.Experiment(
             model=model,
             data=others,
-            optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3)),
+            optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3)),
             augment=(tl.data.Crop(pad=2),),
             steps=600,
         ),

@@ -38,7 +38,7 @@ import jaxtl as tl
 
 SEEDS = range(3)
 STEPS = 60
-RISE = tl.schedules.LinearRamp(final=1.0, start=0.1, end=0.5)
+RISE = tl.optim.LinearRamp(final=1.0, start=0.1, end=0.5)
 STRONG = (
     tl.data.WordReplacement(probability=0.1),
     tl.data.WordSwap(probability=0.1),
@@ -48,7 +48,7 @@ METHODS = {
     "supervised": None,
     "pseudo-label": tl.semi.PseudoLabel(weight=RISE, threshold=0.8),
     "mean teacher": tl.semi.MeanTeacher(
-        weight=tl.schedules.GaussianRamp(final=10.0, end=0.5), decay=0.95
+        weight=tl.optim.GaussianRamp(final=10.0, end=0.5), decay=0.95
     ),
     "UDA": tl.semi.UDA(threshold=0.8, strong=STRONG),
     "FixMatch": tl.semi.FixMatch(threshold=0.8, strong=STRONG),
@@ -66,7 +66,7 @@ def encoder() -> str:
 
 
 def experiment():
-    weights = tl.pretrained.HF(encoder(), reset="head")
+    weights = tl.pretrained.FromHub(encoder(), reset="head")
     data = tl.data.Text(
         "text/sst2/train.tsv",
         test_path="text/sst2/test.tsv",
@@ -86,7 +86,7 @@ def experiment():
             init=weights,
             terms={"task": tl.losses.CrossEntropy()} | ({"semi": term} if term else {}),
             optim=tl.optim.AdamW(
-                lr=tl.schedules.Cosine(peak=1e-4, warmup=8),
+                lr=tl.optim.Cosine(peak=1e-4, warmup=8),
                 weight_decay=0.01,
                 clip=1.0,
                 groups={

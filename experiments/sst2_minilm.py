@@ -35,12 +35,12 @@ def encoder() -> str:
 
 
 def adam(lr, groups):
-    rate = tl.schedules.Cosine(peak=lr, warmup=0.1 * EPOCH)
+    rate = tl.optim.Cosine(peak=lr, warmup=0.1 * EPOCH)
     return tl.optim.AdamW(lr=rate, weight_decay=0.01, clip=1.0, groups=groups)
 
 
 def experiment():
-    weights = tl.pretrained.HF(encoder(), reset="head")
+    weights = tl.pretrained.FromHub(encoder(), reset="head")
     data = tl.data.Text(
         "text/sst2/train.tsv",
         val_path="text/sst2/dev.tsv",

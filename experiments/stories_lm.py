@@ -18,7 +18,7 @@ SEEDS = range(3)
 
 
 def experiment():
-    stories = tl.pretrained.File("pretrained/stories260k_llama.safetensors")
+    stories = tl.pretrained.FromFile("pretrained/stories260k_llama.safetensors")
     reviews = tl.data.Lines(
         ("text/mr_cr/rt-polarity.pos", "text/mr_cr/rt-polarity.neg"),
         tokenizer=tl.data.Tokenizer(
@@ -28,7 +28,7 @@ def experiment():
         split_seed=0,
     )
     shared = dict(model=stories.model(), data=reviews, batch=32, evaluate_batch=128)
-    rate = tl.schedules.Cosine(peak=1e-3, warmup=20)
+    rate = tl.optim.Cosine(peak=1e-3, warmup=20)
     tuned = dict(steps=600, evaluate_every=200, optim=tl.optim.AdamW(lr=rate, clip=1.0))
     return {
         "before": tl.Experiment(**shared, init=stories, steps=0),

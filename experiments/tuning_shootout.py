@@ -149,7 +149,7 @@ def cifar() -> Setting:
             steps=60,
             evaluate_every=30,
         ),
-        init=tl.pretrained.File("pretrained/resnet20-12fca82f.safetensors"),
+        init=tl.pretrained.FromFile("pretrained/resnet20-12fca82f.safetensors"),
         rates=(1e-4, 3e-4, 1e-3),
         head_rates=(3e-4, 1e-3, 3e-3),
         adapters=r"(stem|stage.*)/.*kernel",
@@ -178,7 +178,7 @@ def mnist() -> Setting:
 
 def trec() -> Setting:
     """A sentence encoder to TREC's six question types."""
-    weights = tl.pretrained.HF(encoder(), reset="head")
+    weights = tl.pretrained.FromHub(encoder(), reset="head")
     data = tl.data.Text(
         "text/trec/train_5500.label",
         test_path="text/trec/TREC_10.label",
@@ -216,7 +216,7 @@ def usps() -> tl.Experiment:
     return tl.Experiment(
         model=mnist().shared["model"],
         data=tl.data.Arrays("digits/usps.npz", scale=2000, val=0.1),
-        optim=tl.optim.AdamW(lr=tl.schedules.Cosine(peak=3e-3), weight_decay=1e-3),
+        optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3), weight_decay=1e-3),
         augment=(tl.data.Crop(pad=2),),
         steps=600,
         batch=64,
@@ -247,7 +247,7 @@ def experiment_of(name: str, method: str, lr, probe_lr=None, weight=None):
     reg = tl.regularizers
 
     def rate(peak):
-        return tl.schedules.Cosine(peak=peak)
+        return tl.optim.Cosine(peak=peak)
 
     def made(groups=None, terms=None, init=setting.init, lr=lr, **more):
         groups = groups or {".*": 1.0}
@@ -264,9 +264,9 @@ def experiment_of(name: str, method: str, lr, probe_lr=None, weight=None):
     if method == "feature extraction":
         return made(groups=HEAD)
     if method == "LP-FT":
-        return made(phases=tl.phases.LPFT(probe_lr=rate(probe_lr), lr=rate(lr)))
+        return made(phases=tl.optim.LPFT(probe_lr=rate(probe_lr), lr=rate(lr)))
     if method == "gradual unfreezing":
-        return made(phases=tl.phases.GradualUnfreezing())
+        return made(phases=tl.optim.GradualUnfreezing())
     if method == "LoRA":
         return made(
             groups=HEAD, peft=tl.peft.LoRA(rank=4, alpha=8.0, select=setting.adapters)
@@ -337,7 +337,7 @@ def choose(name: str, source: str | None) -> None:
             for seed in TRIAL_SEEDS:
                 exp = experiment_of(name, method, **numbers)
                 if isinstance(exp.init, tl.Variant):
-                    exp = dataclasses.replace(exp, init=tl.pretrained.Run(source))
+                    exp = dataclasses.replace(exp, init=tl.pretrained.FromRun(source))
                 exp = dataclasses.replace(exp, seed=seed, test=False)
                 result = tl.train(tl.setup(exp), progress=False)
                 values.append(result["val"]["accuracy"])

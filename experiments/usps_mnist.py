@@ -26,7 +26,7 @@ def experiment():
         model=model,
         data=tl.data.Arrays("digits/usps.npz", scale=2000, val=0.1),
         optim=tl.optim.AdamW(
-            lr=tl.schedules.Cosine(peak=3e-3, warmup=50), weight_decay=1e-3
+            lr=tl.optim.Cosine(peak=3e-3, warmup=50), weight_decay=1e-3
         ),
         augment=(tl.data.Crop(pad=2),),
         steps=600,

@@ -1,7 +1,7 @@
-"""`python -m jaxtl`."""
+"""`python -m jaxtl`: the command line."""
 
 import sys
 
-from jaxtl.cli import main
+from jaxtl.cli.main import main
 
 sys.exit(main())

@@ -18,23 +18,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl import adapting, cache, dispatch, evaluation, lanes, scoring, statistics
-from jaxtl.core import Setup, Source
-from jaxtl.data import augment
+from jaxtl.analysis import test_time_adaptation
+from jaxtl.core.types import Source
+from jaxtl.data.augment import image
+from jaxtl.evaluation import batch_norm, evaluate, feature_cache
 from jaxtl.models import MLP, Llama
-from jaxtl.objective import Context
+from jaxtl.sweep import vectorized_eval, vectorized_runs
+from jaxtl.terms.base import Setup
+from jaxtl.terms.context import Context
+from jaxtl.training import compiled_step
 
 STORES = (
-    dispatch._COMPILED,
-    lanes._COMPILED,
-    evaluation._STORE,
-    scoring._STORE,
-    statistics._STORE,
-    adapting._STORE,
-    cache._FORWARDS,
-    cache._MEMORY,
+    compiled_step._COMPILED,
+    vectorized_runs._COMPILED,
+    evaluate._STORE,
+    vectorized_eval._STORE,
+    batch_norm._STORE,
+    test_time_adaptation._STORE,
+    feature_cache._FORWARDS,
+    feature_cache._MEMORY,
 )
-_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+_CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -223,7 +227,7 @@ class Bench:
             "states": {"term": state or {}},
             "given": {"term": given or {}},
             "source_network": self.source_network,
-            "changed": lambda _, x, ops, key: augment.augment(ops, key, x),
+            "changed": lambda _, x, ops, key: image.augment(ops, key, x),
         }
         return Context(**{**fields, **changes})
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.data import order
+from jaxtl.data import sampler
 
-FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_the_loop_by_hand_does_the_same_job(script):
     [job] = bench.jobs(quick=True)
     run = tl.setup(bench.experiment(job))
     rows, steps = run.parts.datasets["target"].rows["train"], 6
-    drawn = order.indices(0, 0, steps * job.batch, len(rows))
+    drawn = sampler.indices(0, 0, steps * job.batch, len(rows))
     dataset = run.parts.datasets["target"]
     data = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     init, step = bench.by_hand(run.network, run.preprocess, job.batch)

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent / "notebooks"
+ROOT = pathlib.Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
 NEEDED = ("nbclient", "nbformat", "ipykernel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

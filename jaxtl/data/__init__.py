@@ -1,45 +1,49 @@
 """Data: sources, splits, the stateless order, streams and preprocessing."""
 
-from jaxtl._lazy import attach
+from typing import TYPE_CHECKING
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "Arrays": "arrays",
-        "CSV": "table",
-        "Crop": "augment",
-        "Cutout": "randaugment",
-        "Data": "base",
-        "Dataset": "base",
-        "DeviceStream": "streams",
-        "Digits": "digits",
-        "Flip": "augment",
-        "ImageFolder": "images",
-        "Jitter": "augment",
-        "Lines": "lines",
-        "Noise": "augment",
-        "Preprocess": "preprocess",
-        "RandAugment": "randaugment",
-        "RenderedDigits": "rendered",
-        "TFDS": "tfds_source",
-        "Table": "base",
-        "Text": "text",
-        "Tokenizer": "tokens",
-        "WordDeletion": "token_augment",
-        "WordDropout": "token_augment",
-        "WordReplacement": "token_augment",
-        "WordSwap": "token_augment",
-        "available": "catalogue",
-        "device_stream": "streams",
-        "evaluation_batches": "streams",
-        "fits": "streams",
-        "host_batches": "streams",
-        "indices": "order",
-        "load_splits": "splits",
-        "prepare": "base",
-        "sample": "streams",
-        "save_splits": "splits",
-        "take": "streams",
-    },
-    modules=("augment", "order", "preprocess", "splits", "streams"),
-)
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from . import augment as augment
+    from . import preprocess as preprocess
+    from . import sampler as sampler
+    from . import splits as splits
+    from . import streams as streams
+    from .augment.image import Crop as Crop
+    from .augment.image import Flip as Flip
+    from .augment.image import Jitter as Jitter
+    from .augment.image import Noise as Noise
+    from .augment.randaugment import Cutout as Cutout
+    from .augment.randaugment import RandAugment as RandAugment
+    from .augment.text import WordDeletion as WordDeletion
+    from .augment.text import WordDropout as WordDropout
+    from .augment.text import WordReplacement as WordReplacement
+    from .augment.text import WordSwap as WordSwap
+    from .dataset import Data as Data
+    from .dataset import Dataset as Dataset
+    from .dataset import Table as Table
+    from .dataset import prepare as prepare
+    from .preprocess import Preprocess as Preprocess
+    from .sampler import indices as indices
+    from .sources.arrays import Arrays as Arrays
+    from .sources.catalog import available as available
+    from .sources.csv_table import CSV as CSV
+    from .sources.digits import Digits as Digits
+    from .sources.image_folder import ImageFolder as ImageFolder
+    from .sources.rendered_digits import RenderedDigits as RenderedDigits
+    from .sources.text import Text as Text
+    from .sources.text_lines import Lines as Lines
+    from .sources.tfds import TFDS as TFDS
+    from .splits import load_splits as load_splits
+    from .splits import save_splits as save_splits
+    from .streams import DeviceStream as DeviceStream
+    from .streams import device_stream as device_stream
+    from .streams import evaluation_batches as evaluation_batches
+    from .streams import fits as fits
+    from .streams import host_batches as host_batches
+    from .streams import sample as sample
+    from .streams import take as take
+    from .tokenizer import Tokenizer as Tokenizer
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import UserError, nearest
+from jaxtl.core.errors import UserError, nearest
 
 # Rec. 601, as PIL's convert("L") uses.
 LUMA = (0.299, 0.587, 0.114)

@@ -17,8 +17,8 @@ import pathlib
 
 import numpy as np
 
-from jaxtl.core import UserError, nearest
-from jaxtl.data import lazy
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import lazy_array
 
 # Separate random streams of one seed; the numbers only have to differ.
 _ORDER, _NOISY_ROWS, _NOISY_LABELS, _LABELLED = 1, 2, 3, 4
@@ -224,7 +224,7 @@ def restrict(table, classes: tuple):
     rows = {name: place[r][place[r] >= 0] for name, r in table.splits.items()}
     return dataclasses.replace(
         table,
-        x=lazy.select(table.x, keep),
+        x=lazy_array.select(table.x, keep),
         y=new[table.y[keep]],
         class_names=tuple(table.class_names[label] for label in labels),
         splits=rows,

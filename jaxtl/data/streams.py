@@ -1,24 +1,67 @@
-"""Streams: batches of one split, from the device or from the host, in one order.
-
-Step t of a stream reads the rows that `order.indices(seed, t, batch, n)` names. Small
-data lie on the device and are gathered inside the compiled step (`take`); what does
-not fit comes through Grain (`host_batches`). Both give the identical batches. A device
-draws many steps' rows at once (`draw`): one step's are too few to keep it busy.
-"""
+"""Which data set each stream reads, how much of it, and how it is preprocessed."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import UserError, nearest
-from jaxtl.data import lazy, order
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import lazy_array, preprocess, sampler
+from jaxtl.data.dataset import Dataset
+
+
+def read_of(datasets: Mapping[str, Dataset], stream: str) -> tuple[str, str]:
+    """Returns (data set, split) that a stream reads.
+
+    "unlabelled" reads the target's train rows that have no label, unless the
+    experiment brings a data set of that name; all others read train rows.
+    """
+    if stream == "unlabelled" and stream not in datasets:
+        return "target", "unlabelled"
+    return stream, "train"
+
+
+def labelled(stream: str) -> bool:
+    """Returns whether a stream's batches hold labels."""
+    return stream != "unlabelled"
+
+
+def outputs(datasets: Mapping[str, Dataset]) -> int:
+    """Returns the number of outputs that the target and its sources need.
+
+    More than the target's own where it has only the first of a source's classes.
+    """
+    target = datasets["target"]
+    names = target.class_names
+    known = [d for d in datasets.values() if d.class_names[: len(names)] == names]
+    return max([target.outputs, *(d.outputs for d in known)])
+
+
+def example(dataset: Dataset, pre: preprocess.Preprocess, count: int = 1):
+    """Returns the first train rows, preprocessed, as a batch."""
+    rows = dataset.rows["train"]
+    rows = np.resize(rows if len(rows) else dataset.rows["unlabelled"], count)
+    return preprocess.apply(pre, lazy_array.gather(dataset.x, rows))
+
+
+def batches(datasets, pre, size: int, stream: str):
+    """Yields the train examples of a stream once, in order, preprocessed."""
+    name, split = read_of(datasets, stream)
+    dataset = datasets[name]
+    rows = dataset.rows[split]
+    for at in range(0, len(rows), size):
+        chunk = rows[at : at + size]
+        x = preprocess.apply(pre[name], lazy_array.gather(dataset.x, chunk))
+        found = {"x": x, "row": jnp.asarray(chunk)}
+        if labelled(stream):
+            found["y"] = jnp.asarray(dataset.y[chunk])
+        yield found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +148,7 @@ def take_rows(stream: DeviceStream, seed, step, batch: int) -> jax.Array:
     """Row numbers of the data set that `take` gathers: int32[batch]."""
     if stream.drawn is not None:
         return stream.drawn[step - stream.first]
-    return stream.rows[order.indices(seed, step, batch, stream.n)]
+    return stream.rows[sampler.indices(seed, step, batch, stream.n)]
 
 
 def draw(stream: DeviceStream, seed, first, batch: int, steps: int) -> DeviceStream:
@@ -127,7 +170,7 @@ def draw(stream: DeviceStream, seed, first, batch: int, steps: int) -> DeviceStr
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _draw(rows, n, seed, first, batch, steps):
     offset = jnp.asarray(first).astype(np.uint32) * np.uint32(batch)
-    places = order.indices(seed, 0, steps * batch, n, offset=offset)
+    places = sampler.indices(seed, 0, steps * batch, n, offset=offset)
     return rows[places].reshape(steps, batch), jnp.asarray(first, np.int32)
 
 
@@ -227,7 +270,7 @@ def host_batches(
     read = _Reader(dataset.x, y, split_rows(dataset, split), seed, batch)
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
-    if workers and lazy.is_lazy(dataset.x):
+    if workers and lazy_array.is_lazy(dataset.x):
         _parse_absl()
         # Each worker reads whole batches; the order of steps is kept.
         steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=0))
@@ -252,9 +295,12 @@ class _Reader:
     batch: int
 
     def __call__(self, step):
-        rows = order.indices(self.seed, int(step), self.batch, len(self.rows))
+        rows = sampler.indices(self.seed, int(step), self.batch, len(self.rows))
         rows = self.rows[rows]
-        found = {"x": lazy.gather(self.x, rows), "row": np.asarray(rows, np.int32)}
+        found = {
+            "x": lazy_array.gather(self.x, rows),
+            "row": np.asarray(rows, np.int32),
+        }
         return found if self.y is None else {**found, "y": self.y[rows]}
 
 
@@ -274,7 +320,7 @@ def sample(dataset, split: str = "train", per_class: int = 1) -> dict:
         rows = np.concatenate(of_class)
     else:
         rows = rows[:per_class]
-    return {"x": lazy.gather(dataset.x, rows), "y": dataset.y[rows], "rows": rows}
+    return {"x": lazy_array.gather(dataset.x, rows), "y": dataset.y[rows], "rows": rows}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,8 +339,8 @@ class _Same:
 @functools.lru_cache(maxsize=4)
 def _placed(same: _Same, sharding):
     x = same.value
-    whole = np.arange(lazy.length(x))
-    values = lazy.gather(x, whole) if lazy.is_lazy(x) else x
+    whole = np.arange(lazy_array.length(x))
+    values = lazy_array.gather(x, whole) if lazy_array.is_lazy(x) else x
     return jax.device_put(values, sharding)
 
 

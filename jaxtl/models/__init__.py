@@ -1,22 +1,23 @@
 """Models: staged linen networks, and any pure (init, apply) pair through `foreign`."""
 
-from jaxtl._lazy import attach
+from typing import TYPE_CHECKING
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "MLP": "mlp",
-        "CNN": "cnn",
-        "ResNet": "resnet_cifar",
-        "ResNetImageNet": "resnet",
-        "MobileNet": "mobilenet",
-        "VGG": "vgg",
-        "ViT": "vit",
-        "Bert": "bert",
-        "GPT2": "gpt2",
-        "Llama": "llama",
-        "generate": "decoder",
-        "Staged": "base",
-        "foreign": "base",
-    },
-)
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from . import merging as merging
+    from .bert import Bert as Bert
+    from .causal_lm import generate as generate
+    from .cnn import CNN as CNN
+    from .gpt2 import GPT2 as GPT2
+    from .llama import Llama as Llama
+    from .mlp import MLP as MLP
+    from .mobilenet import MobileNet as MobileNet
+    from .resnet import ResNetImageNet as ResNetImageNet
+    from .resnet_cifar import ResNet as ResNet
+    from .staged import Staged as Staged
+    from .staged import foreign as foreign
+    from .vgg import VGG as VGG
+    from .vit import ViT as ViT
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

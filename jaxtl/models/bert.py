@@ -8,12 +8,14 @@ References:
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxtl.core import Tokens, UserError, nearest
-from jaxtl.models import base, blocks, layout
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import Tokens
+from jaxtl.models import staged, weight_layout
+from jaxtl.models.layers import transformer
 
 PREDICTS = ("class", "token")
 POOLINGS = ("pooler", "mean", "first")
-REDUCTIONS = {"mean": blocks.mean, "first": blocks.first}
+REDUCTIONS = {"mean": transformer.mean, "first": transformer.first}
 
 
 class Embeddings(nn.Module):
@@ -29,19 +31,21 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        ids, mask = blocks.inputs(x)
-        blocks.in_context(ids.shape[1], self.context)
+        ids, mask = transformer.inputs(x)
+        transformer.in_context(ids.shape[1], self.context)
 
         def table(rows: int, name: str):
-            return nn.Embed(rows, self.width, embedding_init=blocks.INIT, name=name)
+            return nn.Embed(
+                rows, self.width, embedding_init=transformer.INIT, name=name
+            )
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        where = blocks.positions(mask) + self.offset
+        where = transformer.positions(mask) + self.offset
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
         states += table(self.context + self.offset, "position")(where)
-        states = blocks.layer_norm(self.epsilon, "norm")(states)
-        return Tokens(base.Dropout(self.dropout, name="dropout")(states, mode), mask)
+        states = transformer.layer_norm(self.epsilon, "norm")(states)
+        return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
 
 
 class Layer(nn.Module):
@@ -56,12 +60,12 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, tokens, mode):
         x, mask = tokens
-        y, _ = blocks.Attention(self.heads, name="attention")(x, mask)
-        y = base.Dropout(self.dropout, name="dropout1")(y, mode)
-        x = blocks.layer_norm(self.epsilon, "attention_norm")(x + y)
-        y = blocks.FeedForward(self.hidden, self.activation, name="mlp")(x)
-        y = base.Dropout(self.dropout, name="dropout2")(y, mode)
-        return Tokens(blocks.layer_norm(self.epsilon, "mlp_norm")(x + y), mask)
+        y, _ = transformer.Attention(self.heads, name="attention")(x, mask)
+        y = staged.Dropout(self.dropout, name="dropout1")(y, mode)
+        x = transformer.layer_norm(self.epsilon, "attention_norm")(x + y)
+        y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(x)
+        y = staged.Dropout(self.dropout, name="dropout2")(y, mode)
+        return Tokens(transformer.layer_norm(self.epsilon, "mlp_norm")(x + y), mask)
 
 
 class Pooler(nn.Module):
@@ -70,7 +74,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, tokens, mode):
         first = tokens.states[:, 0]
-        dense = nn.Dense(first.shape[-1], kernel_init=blocks.INIT, name="dense")
+        dense = nn.Dense(first.shape[-1], kernel_init=transformer.INIT, name="dense")
         return jnp.tanh(dense(first))
 
 
@@ -94,14 +98,14 @@ class Head(nn.Module):
         if isinstance(x, Tokens):
             x = REDUCTIONS[self.pooling](x) if self.pooling else x.states
         if self.inner:
-            x = base.Dropout(self.dropout, name="dropout1")(x, mode)
-            inner = nn.Dense(x.shape[-1], kernel_init=blocks.INIT, name="inner")
+            x = staged.Dropout(self.dropout, name="dropout1")(x, mode)
+            inner = nn.Dense(x.shape[-1], kernel_init=transformer.INIT, name="inner")
             x = jnp.tanh(inner(x))
-        x = base.Dropout(self.dropout, name="dropout")(x, mode)
-        return nn.Dense(self.outputs, kernel_init=blocks.INIT, name="dense")(x)
+        x = staged.Dropout(self.dropout, name="dropout")(x, mode)
+        return nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")(x)
 
 
-class Bert(base.Staged):
+class Bert(staged.Staged):
     """Stages `embeddings, layer_0 … layer_{n−1}, [pooler,] head`.
 
     Padding goes to the right for "pooler" and "first", which read the first place.
@@ -157,7 +161,7 @@ class Bert(base.Staged):
                     f"{field}={value!r} is unknown{nearest(value, known)} "
                     f"(known: {', '.join(known)})."
                 )
-        blocks.heads_divide(self.width, self.heads)
+        transformer.heads_divide(self.width, self.heads)
         embeddings = Embeddings(
             self.vocab,
             self.width,
@@ -200,36 +204,36 @@ NORMS = {
 }
 
 
-def hf(model: Bert) -> layout.Layout:
+def hf(model: Bert) -> weight_layout.Layout:
     """The naming of transformers, for BERT and (with an offset) RoBERTa."""
     root = "roberta" if model.offset else "bert"
     tables = {"token": "word", "position": "position", "segment": "token_type"}
     rules = [
-        layout.Rule(
+        weight_layout.Rule(
             f"{root}.embeddings.{theirs}_embeddings.weight",
             f"embeddings/{ours}/embedding",
         )
         for ours, theirs in tables.items()
     ]
-    rules += layout.norm(f"{root}.embeddings.LayerNorm", "embeddings/norm")
+    rules += weight_layout.norm(f"{root}.embeddings.LayerNorm", "embeddings/norm")
     for i in range(model.layers):
         source, path = f"{root}.encoder.layer.{i}", f"layer_{i}"
         for ours, theirs in LINEAR.items():
-            rules += layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
+            rules += weight_layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
         for ours, theirs in NORMS.items():
-            rules += layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
+            rules += weight_layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
     # A head of pre-training, an unused pooler, and buffers have no place here.
     unused = [r"cls\..*", r"lm_head\..*", r".*position_ids", r".*token_type_ids"]
     if model.has_pooler:
-        rules += layout.linear(f"{root}.pooler.dense", "pooler/dense")
+        rules += weight_layout.linear(f"{root}.pooler.dense", "pooler/dense")
     else:
         unused.append(rf"({root}\.)?pooler\.dense\.(weight|bias)")
     classifier = "classifier"
     if model.inner:
-        rules += layout.linear("classifier.dense", "head/inner")
+        rules += weight_layout.linear("classifier.dense", "head/inner")
         classifier = "classifier.out_proj"
-    rules += layout.linear(classifier, "head/dense")
-    return layout.Layout(
+    rules += weight_layout.linear(classifier, "head/dense")
+    return weight_layout.Layout(
         tuple(rules),
         ignored=tuple(unused),
         prefixes=("module.", f"{root}."),
@@ -257,7 +261,7 @@ def from_config(config: dict, **fields) -> Bert:
             "hidden": config["intermediate_size"],
             "context": config["max_position_embeddings"] - offset,
             "segments": config.get("type_vocab_size", 2),
-            "activation": layout.activation(config.get("hidden_act", "gelu")),
+            "activation": weight_layout.activation(config.get("hidden_act", "gelu")),
             "epsilon": config.get("layer_norm_eps", 1e-12),
             "dropout": config.get("hidden_dropout_prob", 0.1),
             "offset": offset,

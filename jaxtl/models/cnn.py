@@ -2,8 +2,9 @@
 
 import flax.linen as nn
 
-from jaxtl.models import base, mlp, norm
-from jaxtl.models.conv import Conv
+from jaxtl.models import mlp, staged
+from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.conv import Conv
 
 _RISING = ("relu", "tanh", "sigmoid", "elu", "identity")
 
@@ -25,17 +26,17 @@ class Block(nn.Module):
         bias, padding = not self.norm, self.padding
         x = Conv(self.width, kernel, padding=padding, use_bias=bias, name="conv")(x)
         if self.norm:
-            x = norm.BatchNorm(name="bn")(x, mode)
-        act = base.activation(self.activation)
+            x = batch_norm.BatchNorm(name="bn")(x, mode)
+        act = staged.activation(self.activation)
         # A rising activation of the maximum is the maximum of the activations.
         if self.pool and self.activation in _RISING:
-            x = act(base.max_pool(x))
+            x = act(staged.max_pool(x))
         else:
-            x = base.max_pool(act(x)) if self.pool else act(x)
-        return base.Dropout(self.dropout, name="dropout")(x, mode)
+            x = staged.max_pool(act(x)) if self.pool else act(x)
+        return staged.Dropout(self.dropout, name="dropout")(x, mode)
 
 
-class CNN(base.Staged):
+class CNN(staged.Staged):
     """Convolution blocks, one hidden layer and a head: `block1 …, hidden, head`.
 
     `CNN(widths=(20, 50), kernel=5, padding="VALID", units=500)` on 28 × 28 is the LeNet

@@ -6,8 +6,9 @@ References:
 
 import flax.linen as nn
 
-from jaxtl.core import Tokens
-from jaxtl.models import base, blocks, decoder, layout
+from jaxtl.core.types import Tokens
+from jaxtl.models import causal_lm, staged, weight_layout
+from jaxtl.models.layers import transformer
 
 
 class Embeddings(nn.Module):
@@ -19,14 +20,16 @@ class Embeddings(nn.Module):
     dropout: float
 
     def setup(self):
-        self.token = nn.Embed(self.vocab, self.width, embedding_init=blocks.INIT)
-        self.position = nn.Embed(self.context, self.width, embedding_init=blocks.INIT)
-        self.drop = base.Dropout(self.dropout)
+        self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
+        self.position = nn.Embed(
+            self.context, self.width, embedding_init=transformer.INIT
+        )
+        self.drop = staged.Dropout(self.dropout)
 
     def __call__(self, x, mode):
-        ids, mask = blocks.inputs(x)
-        blocks.in_context(ids.shape[1], self.context)
-        states = self.embed(ids, blocks.positions(mask))
+        ids, mask = transformer.inputs(x)
+        transformer.in_context(ids.shape[1], self.context)
+        states = self.embed(ids, transformer.positions(mask))
         return Tokens(self.drop(states, mode), mask)
 
     def embed(self, ids, positions):
@@ -44,21 +47,21 @@ class Layer(nn.Module):
 
     @nn.compact
     def run(self, x, mask, mode, step=None, cache=None):
-        attention = blocks.Attention(
+        attention = transformer.Attention(
             self.heads, causal=True, fused=True, name="attention"
         )
-        y = blocks.layer_norm(self.epsilon, "attention_norm")(x)
+        y = transformer.layer_norm(self.epsilon, "attention_norm")(x)
         y, cache = attention(y, mask, step, cache)
-        x = x + base.Dropout(self.dropout, name="dropout1")(y, mode)
-        y = blocks.layer_norm(self.epsilon, "mlp_norm")(x)
-        y = blocks.FeedForward(self.hidden, self.activation, name="mlp")(y)
-        return x + base.Dropout(self.dropout, name="dropout2")(y, mode), cache
+        x = x + staged.Dropout(self.dropout, name="dropout1")(y, mode)
+        y = transformer.layer_norm(self.epsilon, "mlp_norm")(x)
+        y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(y)
+        return x + staged.Dropout(self.dropout, name="dropout2")(y, mode), cache
 
     def __call__(self, tokens, mode):
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
 
-class GPT2(decoder.Decoder):
+class GPT2(causal_lm.Decoder):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
 
     Attributes:
@@ -72,7 +75,7 @@ class GPT2(decoder.Decoder):
     dropout: float = 0.1
 
     def setup(self):
-        blocks.heads_divide(self.width, self.heads)
+        transformer.heads_divide(self.width, self.heads)
         embeddings = Embeddings(self.vocab, self.width, self.context, self.dropout)
         self.add("embeddings", embeddings)
         hidden = self.hidden or 4 * self.width
@@ -81,18 +84,18 @@ class GPT2(decoder.Decoder):
                 self.heads, hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", decoder.Norm(self.epsilon, rms=False))
+        self.add("norm", causal_lm.Norm(self.epsilon, rms=False))
         self.add_head()
 
     def layouts(self):
         return {"hf": hf(self)}
 
 
-def hf(model: GPT2) -> layout.Layout:
+def hf(model: GPT2) -> weight_layout.Layout:
     """The naming of transformers; its Conv1D kernels are (in, out) like ours."""
     rules = [
-        layout.Rule("transformer.wte.weight", "embeddings/token/embedding"),
-        layout.Rule("transformer.wpe.weight", "embeddings/position/embedding"),
+        weight_layout.Rule("transformer.wte.weight", "embeddings/token/embedding"),
+        weight_layout.Rule("transformer.wpe.weight", "embeddings/position/embedding"),
     ]
     parts = {
         "attn.c_attn": "attention/qkv",
@@ -102,22 +105,24 @@ def hf(model: GPT2) -> layout.Layout:
     }
     for i in range(model.layers):
         source, path = f"transformer.h.{i}", f"layer_{i}"
-        rules += layout.norm(f"{source}.ln_1", f"{path}/attention_norm")
-        rules += layout.norm(f"{source}.ln_2", f"{path}/mlp_norm")
+        rules += weight_layout.norm(f"{source}.ln_1", f"{path}/attention_norm")
+        rules += weight_layout.norm(f"{source}.ln_2", f"{path}/mlp_norm")
         for name, part in parts.items():
             rules += [
-                layout.Rule(f"{source}.{name}.weight", f"{path}/{part}/kernel"),
-                layout.Rule(f"{source}.{name}.bias", f"{path}/{part}/bias"),
+                weight_layout.Rule(f"{source}.{name}.weight", f"{path}/{part}/kernel"),
+                weight_layout.Rule(f"{source}.{name}.bias", f"{path}/{part}/bias"),
             ]
-    rules += layout.norm("transformer.ln_f", "norm/norm")
+    rules += weight_layout.norm("transformer.ln_f", "norm/norm")
     heads = {"next": "lm_head", "class": "score"}
     own = model.predict == "class" or not model.tied
     if own:
-        rules += layout.linear(heads.pop(model.predict), "head/dense", bias=False)
+        rules += weight_layout.linear(
+            heads.pop(model.predict), "head/dense", bias=False
+        )
     unused = [rf"{name}\.weight" for name in heads.values()]
     # Causal masks were once stored as buffers.
     buffers = r".*\.attn\.(masked_)?bias"
-    return layout.Layout(
+    return weight_layout.Layout(
         tuple(rules), ignored=(buffers, *unused), prefixes=("transformer.",)
     )
 
@@ -133,7 +138,7 @@ def from_config(config: dict, **fields) -> GPT2:
             "context": config["n_positions"],
             "hidden": config.get("n_inner"),
             "epsilon": config.get("layer_norm_epsilon", 1e-5),
-            "activation": layout.activation(
+            "activation": weight_layout.activation(
                 config.get("activation_function", "gelu_new")
             ),
             "dropout": config.get("resid_pdrop", 0.1),

@@ -8,8 +8,10 @@ import json
 
 import flax.linen as nn
 
-from jaxtl.core import Tokens, UserError
-from jaxtl.models import blocks, decoder, layout
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Tokens
+from jaxtl.models import causal_lm, weight_layout
+from jaxtl.models.layers import transformer
 
 
 class Embeddings(nn.Module):
@@ -20,11 +22,11 @@ class Embeddings(nn.Module):
     context: int
 
     def setup(self):
-        self.token = nn.Embed(self.vocab, self.width, embedding_init=blocks.INIT)
+        self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
     def __call__(self, x, mode):
-        ids, mask = blocks.inputs(x)
-        blocks.in_context(ids.shape[1], self.context)
+        ids, mask = transformer.inputs(x)
+        transformer.in_context(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
     def embed(self, ids, positions):
@@ -38,13 +40,13 @@ class Layer(nn.Module):
     kv_heads: int
     hidden: int
     epsilon: float
-    rope: blocks.Rope
+    rope: transformer.Rope
     head_width: int | None
     activation: str
 
     @nn.compact
     def run(self, x, mask, mode, step=None, cache=None):
-        attention = blocks.Attention(
+        attention = transformer.Attention(
             self.heads,
             self.kv_heads,
             self.head_width,
@@ -53,19 +55,19 @@ class Layer(nn.Module):
             rope=self.rope,
             name="attention",
         )
-        y = blocks.rms_norm(self.epsilon, "attention_norm")(x)
+        y = transformer.rms_norm(self.epsilon, "attention_norm")(x)
         y, cache = attention(y, mask, step, cache)
         x = x + y
-        mlp = blocks.FeedForward(
+        mlp = transformer.FeedForward(
             self.hidden, self.activation, bias=False, gated=True, name="mlp"
         )
-        return x + mlp(blocks.rms_norm(self.epsilon, "mlp_norm")(x)), cache
+        return x + mlp(transformer.rms_norm(self.epsilon, "mlp_norm")(x)), cache
 
     def __call__(self, tokens, mode):
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
 
-class Llama(decoder.Decoder):
+class Llama(causal_lm.Decoder):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
 
     Attributes:
@@ -97,10 +99,10 @@ class Llama(decoder.Decoder):
 
     def setup(self):
         if self.head_width is None:
-            blocks.heads_divide(self.width, self.heads)
-        blocks.heads_divide(self.heads * 2, self.heads, self.kv_heads)
+            transformer.heads_divide(self.width, self.heads)
+        transformer.heads_divide(self.heads * 2, self.heads, self.kv_heads)
         self.add("embeddings", Embeddings(self.vocab, self.width, self.context))
-        rope = blocks.Rope(theta=self.rope_theta, pairs=self.rope_pairs)
+        rope = transformer.Rope(theta=self.rope_theta, pairs=self.rope_pairs)
         for i in range(self.layers):
             layer = Layer(
                 self.heads,
@@ -112,7 +114,7 @@ class Llama(decoder.Decoder):
                 self.activation,
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", decoder.Norm(self.epsilon, rms=True))
+        self.add("norm", causal_lm.Norm(self.epsilon, rms=True))
         self.add_head()
 
     def layouts(self):
@@ -154,25 +156,25 @@ LLAMA2C = {
 }
 
 
-def _layout(model: Llama, names: dict[str, str]) -> layout.Layout:
+def _layout(model: Llama, names: dict[str, str]) -> weight_layout.Layout:
     table = f"{names['embeddings/token']}.weight"
-    rules = [layout.Rule(table, "embeddings/token/embedding")]
+    rules = [weight_layout.Rule(table, "embeddings/token/embedding")]
     for i in range(model.layers):
         for part, name in names.items():
             source, path = f"{names['layer'].format(i)}.{name}", f"layer_{i}/{part}"
             if part.startswith(("attention/", "mlp/")):
-                rules += layout.linear(source, path, bias=False)
+                rules += weight_layout.linear(source, path, bias=False)
             elif part in ("attention_norm", "mlp_norm"):
-                rules.append(layout.Rule(f"{source}.weight", f"{path}/scale"))
-    rules.append(layout.Rule(f"{names['norm/norm']}.weight", "norm/norm/scale"))
+                rules.append(weight_layout.Rule(f"{source}.weight", f"{path}/scale"))
+    rules.append(weight_layout.Rule(f"{names['norm/norm']}.weight", "norm/norm/scale"))
     if model.predict == "class" or not model.tied:
-        rules += layout.linear(names[model.predict], "head/dense", bias=False)
+        rules += weight_layout.linear(names[model.predict], "head/dense", bias=False)
     # Rotary tables are computed; a head of the other kind has no place here.
     other = names["class" if model.predict == "next" else "next"]
     unused = [rf"{other}\.weight"]
     if model.predict == "next" and model.tied:
         unused.append(rf"{names['next']}\.weight")
-    return layout.Layout(
+    return weight_layout.Layout(
         tuple(rules),
         ignored=(r".*rotary_emb\.inv_freq", *unused),
         prefixes=("model.",),

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from jaxtl.models import base
+from jaxtl.models import staged
 
 
 class Layer(nn.Module):
@@ -16,8 +16,8 @@ class Layer(nn.Module):
     def __call__(self, x, mode):
         x = x.reshape(x.shape[0], -1)
         x = nn.Dense(self.width, name="dense")(x)
-        x = base.activation(self.activation)(x)
-        return base.Dropout(self.dropout, name="dropout")(x, mode)
+        x = staged.activation(self.activation)(x)
+        return staged.Dropout(self.dropout, name="dropout")(x, mode)
 
 
 class Head(nn.Module):
@@ -31,7 +31,7 @@ class Head(nn.Module):
         return nn.Dense(self.outputs, name="dense")(x)
 
 
-class MLP(base.Staged):
+class MLP(staged.Staged):
     """An L-layer perceptron: stages `layer1 … layerL, head`.
 
     Attributes:

@@ -7,9 +7,10 @@ References:
 
 import flax.linen as nn
 
-from jaxtl.core import UserError
-from jaxtl.models import base, layout, norm
-from jaxtl.models.conv import Conv
+from jaxtl.core.errors import UserError
+from jaxtl.models import staged, weight_layout
+from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.conv import Conv
 
 # (channels, stride) of the pointwise convolutions, by stage.
 STAGES = (
@@ -21,8 +22,8 @@ STAGES = (
 )
 
 
-def _norm(name: str) -> norm.BatchNorm:
-    return norm.BatchNorm(momentum=0.99, epsilon=1e-3, name=name)
+def _norm(name: str) -> batch_norm.BatchNorm:
+    return batch_norm.BatchNorm(momentum=0.99, epsilon=1e-3, name=name)
 
 
 def _pad(stride: int):
@@ -85,11 +86,11 @@ class PooledHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        x = base.Dropout(self.dropout, name="dropout")(base.average(x), mode)
+        x = staged.Dropout(self.dropout, name="dropout")(staged.average(x), mode)
         return nn.Dense(self.outputs, name="dense")(x)
 
 
-class MobileNet(base.Staged):
+class MobileNet(staged.Staged):
     """MobileNet v1: stages `stem, stage1 … stage5, head`; inputs scaled to [−1, 1].
 
     Attributes:
@@ -117,16 +118,16 @@ class MobileNet(base.Staged):
         return int(channels * self.alpha)
 
     def reduction(self):
-        return base.average
+        return staged.average
 
     def layouts(self):
         return {"keras": keras()}
 
 
-def keras() -> layout.Layout:
+def keras() -> weight_layout.Layout:
     """The naming of keras.applications.MobileNet; `conv_preds` is a 1×1 convolution."""
-    rules = [layout.Rule("conv1/kernel", "stem/conv/kernel")]
-    rules += layout.keras_batch_norm("conv1_bn", "stem/bn")
+    rules = [weight_layout.Rule("conv1/kernel", "stem/conv/kernel")]
+    rules += weight_layout.keras_batch_norm("conv1_bn", "stem/bn")
     number = 0
     for i, blocks in enumerate(STAGES):
         for b in range(len(blocks)):
@@ -134,18 +135,20 @@ def keras() -> layout.Layout:
             path = f"stage{i + 1}/block{b}"
             depthwise = f"conv_dw_{number}/depthwise_kernel"
             rules += [
-                layout.Rule(depthwise, f"{path}/depthwise/kernel", "depthwise"),
-                *layout.keras_batch_norm(f"conv_dw_{number}_bn", f"{path}/bn1"),
-                layout.Rule(
+                weight_layout.Rule(depthwise, f"{path}/depthwise/kernel", "depthwise"),
+                *weight_layout.keras_batch_norm(f"conv_dw_{number}_bn", f"{path}/bn1"),
+                weight_layout.Rule(
                     f"conv_pw_{number}/kernel", f"{path}/pointwise/kernel", "pointwise"
                 ),
-                *layout.keras_batch_norm(f"conv_pw_{number}_bn", f"{path}/bn2"),
+                *weight_layout.keras_batch_norm(f"conv_pw_{number}_bn", f"{path}/bn2"),
             ]
     rules += [
-        layout.Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
-        layout.Rule("conv_preds/bias", "head/dense/bias"),
+        weight_layout.Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
+        weight_layout.Rule("conv_preds/bias", "head/dense/bias"),
     ]
-    return layout.Layout(tuple(rules), stem="stem/conv/kernel", **layout.HALVES)
+    return weight_layout.Layout(
+        tuple(rules), stem="stem/conv/kernel", **weight_layout.HALVES
+    )
 
 
 def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> MobileNet | None:

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import UserError
-from jaxtl.models import base, layout, norm
-from jaxtl.models.conv import Conv
+from jaxtl.core.errors import UserError
+from jaxtl.models import staged, weight_layout
+from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.conv import Conv
 from jaxtl.models.resnet_cifar import PooledHead
 
 # depth -> (blocks per stage, bottleneck)
@@ -84,11 +85,11 @@ class Block(nn.Module):
             stride = self.stride if i == at else 1
             width = out if end else self.width
             y = _conv(width, kernel, stride, f"conv{i + 1}")(y)
-            y = norm.BatchNorm(name=f"bn{i + 1}")(y, mode)
+            y = batch_norm.BatchNorm(name=f"bn{i + 1}")(y, mode)
             y = y if end else nn.relu(y)
         if self.project:
             x = _conv(out, 1, self.stride, "shortcut_conv")(x)
-            x = norm.BatchNorm(name="shortcut_bn")(x, mode)
+            x = batch_norm.BatchNorm(name="shortcut_bn")(x, mode)
         return nn.relu(x + y)
 
 
@@ -100,7 +101,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         x = _conv(self.width, 7, 2, "conv")(x)
-        return max_pool3(nn.relu(norm.BatchNorm(name="bn")(x, mode)))
+        return max_pool3(nn.relu(batch_norm.BatchNorm(name="bn")(x, mode)))
 
 
 class Blocks(nn.Module):
@@ -124,7 +125,7 @@ class Blocks(nn.Module):
         return x
 
 
-class ResNetImageNet(base.Staged):
+class ResNetImageNet(staged.Staged):
     """A ResNet for large images: stages `stem, stage1, …, stage4, head`.
 
     Attributes:
@@ -166,37 +167,40 @@ class ResNetImageNet(base.Staged):
         self.add("head", PooledHead(self.outputs))
 
     def reduction(self):
-        return base.average
+        return staged.average
 
     def layouts(self):
         return {"torchvision": torchvision(self), "hf": hf(self)}
 
 
-def torchvision(model: ResNetImageNet) -> layout.Layout:
+def torchvision(model: ResNetImageNet) -> weight_layout.Layout:
     """The naming of torchvision.models.resnet."""
     sizes, bottleneck = model.form
-    rules = [*layout.conv("conv1", "stem/conv"), *layout.batch_norm("bn1", "stem/bn")]
+    rules = [
+        *weight_layout.conv("conv1", "stem/conv"),
+        *weight_layout.batch_norm("bn1", "stem/bn"),
+    ]
     for i, size in enumerate(sizes):
         for b in range(size):
             source, path = f"layer{i + 1}.{b}", f"stage{i + 1}/block{b}"
             for k in range(1, 4 if bottleneck else 3):
-                rules += layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
-                rules += layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
+                rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
+                rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
             if b == 0 and (bottleneck or i > 0):
                 short = f"{source}.downsample"
-                rules += layout.conv(f"{short}.0", f"{path}/shortcut_conv")
-                rules += layout.batch_norm(f"{short}.1", f"{path}/shortcut_bn")
-    rules += layout.linear("fc", "head/dense")
+                rules += weight_layout.conv(f"{short}.0", f"{path}/shortcut_conv")
+                rules += weight_layout.batch_norm(f"{short}.1", f"{path}/shortcut_bn")
+    rules += weight_layout.linear("fc", "head/dense")
     return _layout(rules, ("module.",))
 
 
-def hf(model: ResNetImageNet) -> layout.Layout:
+def hf(model: ResNetImageNet) -> weight_layout.Layout:
     """The naming of transformers' ResNet."""
     sizes, bottleneck = model.form
     stem = "resnet.embedder.embedder"
     rules = [
-        *layout.conv(f"{stem}.convolution", "stem/conv"),
-        *layout.batch_norm(f"{stem}.normalization", "stem/bn"),
+        *weight_layout.conv(f"{stem}.convolution", "stem/conv"),
+        *weight_layout.batch_norm(f"{stem}.normalization", "stem/bn"),
     ]
     for i, size in enumerate(sizes):
         for b in range(size):
@@ -209,21 +213,23 @@ def hf(model: ResNetImageNet) -> layout.Layout:
             if b == 0 and (bottleneck or i > 0):
                 names["shortcut"] = ("shortcut_conv", "shortcut_bn")
             for name, (conv, bn) in names.items():
-                rules += layout.conv(f"{source}.{name}.convolution", f"{path}/{conv}")
-                rules += layout.batch_norm(
+                rules += weight_layout.conv(
+                    f"{source}.{name}.convolution", f"{path}/{conv}"
+                )
+                rules += weight_layout.batch_norm(
                     f"{source}.{name}.normalization", f"{path}/{bn}"
                 )
-    rules += layout.linear("classifier.1", "head/dense")
+    rules += weight_layout.linear("classifier.1", "head/dense")
     return _layout(rules, ("resnet.",))
 
 
-def _layout(rules, prefixes) -> layout.Layout:
-    return layout.Layout(
+def _layout(rules, prefixes) -> weight_layout.Layout:
+    return weight_layout.Layout(
         tuple(rules),
-        ignored=(layout.COUNTERS,),
+        ignored=(weight_layout.COUNTERS,),
         prefixes=prefixes,
         stem="stem/conv/kernel",
-        **layout.IMAGENET,
+        **weight_layout.IMAGENET,
     )
 
 

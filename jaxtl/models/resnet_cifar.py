@@ -8,9 +8,10 @@ References:
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxtl.core import UserError
-from jaxtl.models import base, layout, norm
-from jaxtl.models.conv import Conv
+from jaxtl.core.errors import UserError
+from jaxtl.models import staged, weight_layout
+from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.conv import Conv
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -39,9 +40,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         y = _conv(self.width, self.stride, "conv1")(x)
-        y = nn.relu(norm.BatchNorm(name="bn1")(y, mode))
+        y = nn.relu(batch_norm.BatchNorm(name="bn1")(y, mode))
         y = _conv(self.width, 1, "conv2")(y)
-        y = norm.BatchNorm(name="bn2")(y, mode)
+        y = batch_norm.BatchNorm(name="bn2")(y, mode)
         return nn.relu(y + shortcut_a(x, self.width, self.stride))
 
 
@@ -53,7 +54,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         x = _conv(self.width, 1, "conv")(x)
-        return nn.relu(norm.BatchNorm(name="bn")(x, mode))
+        return nn.relu(batch_norm.BatchNorm(name="bn")(x, mode))
 
 
 class Blocks(nn.Module):
@@ -78,10 +79,10 @@ class PooledHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        return nn.Dense(self.outputs, name="dense")(base.average(x))
+        return nn.Dense(self.outputs, name="dense")(staged.average(x))
 
 
-class ResNet(base.Staged):
+class ResNet(staged.Staged):
     """A CIFAR-style ResNet: stages `stem, stage1, stage2, stage3, head`.
 
     Attributes:
@@ -100,7 +101,7 @@ class ResNet(base.Staged):
         return (self.depth - 2) // 6
 
     def reduction(self):
-        return base.average
+        return staged.average
 
     def layouts(self):
         return {"akamaster": akamaster(self)}
@@ -118,22 +119,25 @@ class ResNet(base.Staged):
         self.add("head", PooledHead(self.outputs))
 
 
-def akamaster(model: ResNet) -> layout.Layout:
+def akamaster(model: ResNet) -> weight_layout.Layout:
     """The naming of github.com/akamaster/pytorch_resnet_cifar10."""
-    rules = [*layout.conv("conv1", "stem/conv"), *layout.batch_norm("bn1", "stem/bn")]
+    rules = [
+        *weight_layout.conv("conv1", "stem/conv"),
+        *weight_layout.batch_norm("bn1", "stem/bn"),
+    ]
     for i in range(1, 4):
         for b in range(model.blocks):
             for k in (1, 2):
                 source, path = f"layer{i}.{b}", f"stage{i}/block{b}"
-                rules += layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
-                rules += layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
-    rules += layout.linear("linear", "head/dense")
-    return layout.Layout(
+                rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
+                rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
+    rules += weight_layout.linear("linear", "head/dense")
+    return weight_layout.Layout(
         tuple(rules),
-        ignored=(layout.COUNTERS,),
+        ignored=(weight_layout.COUNTERS,),
         prefixes=("module.",),
         stem="stem/conv/kernel",
-        **layout.IMAGENET,
+        **weight_layout.IMAGENET,
     )
 
 

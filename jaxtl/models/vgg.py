@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import UserError
-from jaxtl.models import base, layout, norm
-from jaxtl.models.conv import Conv
+from jaxtl.core.errors import UserError
+from jaxtl.models import staged, weight_layout
+from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.conv import Conv
 
 # depth -> convolutions per stage; stages have 64, 128, 256, 512, 512 channels.
 DEPTHS = {
@@ -59,9 +60,9 @@ class Stage(nn.Module):
             name, pad = f"conv{i}", ((1, 1), (1, 1))
             layer = Conv(self.width, (3, 3), 1, pad, kernel_init=_INIT, name=name)
             x = layer(x)
-            x = norm.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
+            x = batch_norm.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
             x = nn.relu(x)
-        return base.max_pool(x)
+        return staged.max_pool(x)
 
 
 class Hidden(nn.Module):
@@ -79,7 +80,7 @@ class Hidden(nn.Module):
             x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         init = nn.initializers.normal(0.01)
         x = nn.relu(nn.Dense(self.width, kernel_init=init, name="dense")(x))
-        return base.Dropout(self.dropout, name="dropout")(x, mode)
+        return staged.Dropout(self.dropout, name="dropout")(x, mode)
 
 
 class Head(nn.Module):
@@ -93,7 +94,7 @@ class Head(nn.Module):
         return nn.Dense(self.outputs, kernel_init=init, name="dense")(x)
 
 
-class VGG(base.Staged):
+class VGG(staged.Staged):
     """Stages `stage1 … stage5, hidden1, hidden2, head`.
 
     Attributes:
@@ -131,27 +132,29 @@ class VGG(base.Staged):
         return {"torchvision": torchvision(self)}
 
 
-def torchvision(model: VGG) -> layout.Layout:
+def torchvision(model: VGG) -> weight_layout.Layout:
     """The naming of torchvision.models.vgg: places in a Sequential."""
     rules, place = [], 0
     for i, count in enumerate(DEPTHS[model.depth]):
         for k in range(count):
             path = f"stage{i + 1}"
-            rules += layout.conv(f"features.{place}", f"{path}/conv{k}", bias=True)
+            rules += weight_layout.conv(
+                f"features.{place}", f"{path}/conv{k}", bias=True
+            )
             place += 1
             if model.norm:
-                rules += layout.batch_norm(f"features.{place}", f"{path}/bn{k}")
+                rules += weight_layout.batch_norm(f"features.{place}", f"{path}/bn{k}")
                 place += 1
             place += 1  # ReLU
         place += 1  # pooling
     for number, stage in ((0, "hidden1"), (3, "hidden2"), (6, "head")):
-        rules += layout.linear(f"classifier.{number}", f"{stage}/dense")
-    return layout.Layout(
+        rules += weight_layout.linear(f"classifier.{number}", f"{stage}/dense")
+    return weight_layout.Layout(
         tuple(rules),
-        ignored=(layout.COUNTERS,),
+        ignored=(weight_layout.COUNTERS,),
         prefixes=("module.",),
         stem="stage1/conv0/kernel",
-        **layout.IMAGENET,
+        **weight_layout.IMAGENET,
     )
 
 

@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import Tokens, UserError
-from jaxtl.models import base, blocks, decoder, layout
-from jaxtl.models.conv import Conv
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Tokens
+from jaxtl.models import causal_lm, staged, weight_layout
+from jaxtl.models.layers import transformer
+from jaxtl.models.layers.conv import Conv
 
 
 def grid(x, size: int, patch: int) -> tuple[int, int]:
@@ -45,15 +47,15 @@ class Embeddings(nn.Module):
             (self.patch, self.patch),
             self.patch,
             "VALID",
-            kernel_init=blocks.INIT,
+            kernel_init=transformer.INIT,
             name="patch",
         )
         x = patches(x).reshape(x.shape[0], rows * columns, self.width)
-        token = self.param("token", blocks.INIT, (1, 1, self.width))
+        token = self.param("token", transformer.INIT, (1, 1, self.width))
         shape = (1, 1 + rows * columns, self.width)
-        position = self.param("position", blocks.INIT, shape)
+        position = self.param("position", transformer.INIT, shape)
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], 1)
-        x = base.Dropout(self.dropout, name="dropout")(x + position, mode)
+        x = staged.Dropout(self.dropout, name="dropout")(x + position, mode)
         return Tokens(x, jnp.ones(x.shape[:2], bool))
 
 
@@ -69,12 +71,12 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, tokens, mode):
         x, mask = tokens
-        y = blocks.layer_norm(self.epsilon, "attention_norm")(x)
-        y, _ = blocks.Attention(self.heads, name="attention")(y, mask)
-        x = x + base.Dropout(self.dropout, name="dropout1")(y, mode)
-        y = blocks.layer_norm(self.epsilon, "mlp_norm")(x)
-        y = blocks.FeedForward(self.hidden, self.activation, name="mlp")(y)
-        return Tokens(x + base.Dropout(self.dropout, name="dropout2")(y, mode), mask)
+        y = transformer.layer_norm(self.epsilon, "attention_norm")(x)
+        y, _ = transformer.Attention(self.heads, name="attention")(y, mask)
+        x = x + staged.Dropout(self.dropout, name="dropout1")(y, mode)
+        y = transformer.layer_norm(self.epsilon, "mlp_norm")(x)
+        y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(y)
+        return Tokens(x + staged.Dropout(self.dropout, name="dropout2")(y, mode), mask)
 
 
 class FirstHead(nn.Module):
@@ -84,11 +86,11 @@ class FirstHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        dense = nn.Dense(self.outputs, kernel_init=blocks.INIT, name="dense")
-        return dense(blocks.first(x) if isinstance(x, Tokens) else x)
+        dense = nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")
+        return dense(transformer.first(x) if isinstance(x, Tokens) else x)
 
 
-class ViT(base.Staged):
+class ViT(staged.Staged):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
 
     Attributes:
@@ -118,7 +120,7 @@ class ViT(base.Staged):
         return ("embeddings", *layers, "norm", "head")
 
     def setup(self):
-        blocks.heads_divide(self.width, self.heads)
+        transformer.heads_divide(self.width, self.heads)
         embeddings = Embeddings(self.width, self.size, self.patch, self.dropout)
         self.add("embeddings", embeddings)
         for i in range(self.layers):
@@ -126,11 +128,11 @@ class ViT(base.Staged):
                 self.heads, self.hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", decoder.Norm(self.epsilon, rms=False))
+        self.add("norm", causal_lm.Norm(self.epsilon, rms=False))
         self.add("head", FirstHead(self.outputs))
 
     def reduction(self):
-        return blocks.first
+        return transformer.first
 
     def layouts(self):
         return {"hf": hf(self)}
@@ -193,31 +195,31 @@ LINEAR = {
 NORMS = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
 
 
-def hf(model: ViT) -> layout.Layout:
+def hf(model: ViT) -> weight_layout.Layout:
     """The naming of transformers' ViT."""
     source = "vit.embeddings"
     rules = [
-        layout.Rule(f"{source}.cls_token", "embeddings/token"),
-        layout.Rule(f"{source}.position_embeddings", "embeddings/position"),
-        *layout.conv(
+        weight_layout.Rule(f"{source}.cls_token", "embeddings/token"),
+        weight_layout.Rule(f"{source}.position_embeddings", "embeddings/position"),
+        *weight_layout.conv(
             f"{source}.patch_embeddings.projection", "embeddings/patch", bias=True
         ),
     ]
     for i in range(model.layers):
         source, path = f"vit.encoder.layer.{i}", f"layer_{i}"
         for ours, theirs in LINEAR.items():
-            rules += layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
+            rules += weight_layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
         for ours, theirs in NORMS.items():
-            rules += layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
-    rules += layout.norm("vit.layernorm", "norm/norm")
-    rules += layout.linear("classifier", "head/dense")
-    return layout.Layout(
+            rules += weight_layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
+    rules += weight_layout.norm("vit.layernorm", "norm/norm")
+    rules += weight_layout.linear("classifier", "head/dense")
+    return weight_layout.Layout(
         tuple(rules),
         # The classifier reads the class token; ViTModel's pooler stays unused.
         ignored=(r"(vit\.)?pooler\.dense\.(weight|bias)",),
         prefixes=("vit.",),
         stem="embeddings/patch/kernel",
-        **layout.HALVES,
+        **weight_layout.HALVES,
     )
 
 
@@ -233,7 +235,7 @@ def from_config(config: dict, **fields) -> ViT:
             "layers": config["num_hidden_layers"],
             "heads": config["num_attention_heads"],
             "hidden": config["intermediate_size"],
-            "activation": layout.activation(config.get("hidden_act", "gelu")),
+            "activation": weight_layout.activation(config.get("hidden_act", "gelu")),
             "epsilon": config.get("layer_norm_eps", 1e-12),
             "dropout": config.get("hidden_dropout_prob", 0.0),
             **fields,

@@ -1,16 +1,16 @@
 """Parameter-efficient tuning: few trained numbers that reparametrise a model."""
 
-from jaxtl._lazy import attach
+from typing import TYPE_CHECKING
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "Reparametrisation": "base",
-        "LoRA": "lora",
-        "IA3": "ia3",
-        "VeRA": "vera",
-        "Adapters": "adapters",
-        "PromptTuning": "prompts",
-        "PrefixTuning": "prompts",
-    },
-)
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from .base import Reparametrisation as Reparametrisation
+    from .bottleneck import Adapters as Adapters
+    from .ia3 import IA3 as IA3
+    from .lora import LoRA as LoRA
+    from .prompt_tuning import PrefixTuning as PrefixTuning
+    from .prompt_tuning import PromptTuning as PromptTuning
+    from .vera import VeRA as VeRA
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl import select as selections
-from jaxtl import tree as trees
-from jaxtl.core import Network, Output, PyTree, Tokens, UserError
-from jaxtl.models import base as models
+from jaxtl.core import selection as selections
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Network, Output, PyTree, Tokens
+from jaxtl.models import staged as models
 
 # A transformer's layers by their stages' names.
 LAYER = r"layer_\d+"

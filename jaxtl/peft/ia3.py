@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl import select as selections
-from jaxtl import tree as trees
-from jaxtl.core import PyTree
+from jaxtl.core import selection as selections
+from jaxtl.core import tree as trees
+from jaxtl.core.types import PyTree
 from jaxtl.peft import base
 
 

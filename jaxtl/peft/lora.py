@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl import core
-from jaxtl.core import Network, PyTree, UserError
+from jaxtl.core import types
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Network, PyTree
 from jaxtl.peft import base
 
 
@@ -73,7 +74,7 @@ class LoRA(base.Reparametrisation):
     """
 
     select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
-    rank: int = core.static(8)
+    rank: int = types.static(8)
     alpha: float = 16.0
     rslora: bool = False
     dora: bool = False

@@ -6,8 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxtl import core
-from jaxtl.core import Network, PyTree, UserError
+from jaxtl.core import types
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Network, PyTree
 from jaxtl.peft import base
 
 
@@ -47,9 +48,9 @@ class VeRA(base.Reparametrisation):
     """
 
     select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
-    rank: int = core.static(256)
+    rank: int = types.static(256)
     inner: float = 0.1
-    seed: int = core.static(0)
+    seed: int = types.static(0)
 
     def check(self, network: Network, params: PyTree) -> None:
         self.targets(params)

@@ -1,18 +1,16 @@
 """Weights from elsewhere: read files, convert layouts, match them to a model."""
 
-from jaxtl._lazy import attach
+from typing import TYPE_CHECKING
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "Weights": "match",
-        "Row": "match",
-        "Run": "run",
-        "Checkpoint": "run",
-        "File": "foreign",
-        "HF": "foreign",
-        "write_file": "write",
-        "write_directory": "write",
-    },
-    modules=("adapters", "convert", "files", "inspect", "match"),
-)
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from .external import FromFile as FromFile
+    from .external import FromHub as FromHub
+    from .from_run import FromCheckpoint as FromCheckpoint
+    from .from_run import FromRun as FromRun
+    from .match import Weights as Weights
+    from .write import write_directory as write_directory
+    from .write import write_file as write_file
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl import tree as trees
-from jaxtl.core import PyTree, UserError, nearest
-from jaxtl.models.layout import TRANSFORMS, Layout, Rule
-from jaxtl.pretrained.files import Tensor
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import PyTree
+from jaxtl.models.weight_layout import TRANSFORMS, Layout, Rule
 from jaxtl.pretrained.match import Row, Weights
+from jaxtl.pretrained.tensor_files import Tensor
 
 
 def to_weights(tensors: Mapping[str, Any], layout: Layout, meta=None) -> Weights:

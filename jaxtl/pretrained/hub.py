@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-from jaxtl.core import UserError, nearest
+from jaxtl.core.errors import UserError, nearest
 
 VARIABLE = "JAXTL_DATA_DIR"
 PREFIX = "hf:"
@@ -47,18 +47,18 @@ def folder(where: str, revision: str | None = None) -> pathlib.Path:
     """
     if where.startswith(PREFIX):
         return _fetch(where.removeprefix(PREFIX), revision)
-    path = find(where, "pretrained.HF")
+    path = find(where, "pretrained.FromHub")
     if not path.is_dir():
         raise UserError(
-            f"pretrained.HF: {where!r} is a file; give the directory with its "
-            "config.json, or read the file with pretrained.File."
+            f"pretrained.FromHub: {where!r} is a file; give the directory with its "
+            "config.json, or read the file with pretrained.FromFile."
         )
     return path
 
 
 def _fetch(name: str, revision: str | None) -> pathlib.Path:
     if name.count("/") != 1 or not all(name.split("/")):
-        raise UserError(f"pretrained.HF: {name!r} should be 'hf:owner/name'.")
+        raise UserError(f"pretrained.FromHub: {name!r} should be 'hf:owner/name'.")
     try:
         import huggingface_hub as hub
     except ImportError:

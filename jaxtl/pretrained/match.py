@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import tree as trees
-from jaxtl.core import PyTree, Source, UserError, nearest
-from jaxtl.select import first, matches
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.selection import first, matches
+from jaxtl.core.types import PyTree, Source
 
 _SHOWN = 40
 

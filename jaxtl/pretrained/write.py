@@ -4,8 +4,9 @@ import json
 import pathlib
 import shutil
 
-from jaxtl.core import PyTree, UserError, nearest
-from jaxtl.pretrained import convert, files
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import PyTree
+from jaxtl.pretrained import convert, tensor_files
 
 # What a Hugging Face directory holds beside its weights and its configuration.
 BESIDE = (
@@ -42,7 +43,7 @@ def write_file(
         )
     tensors = convert.to_tensors(params, stats or {}, layouts[layout])
     # transformers loads only files that say which framework's layout they have.
-    files.write(path, tensors, {"format": "pt"})
+    tensor_files.write(path, tensors, {"format": "pt"})
     return pathlib.Path(path)
 
 

@@ -1,0 +1,1 @@
+"""Studies of trained models: probes, ensembles, weight space, domain shift."""

@@ -1,0 +1,25 @@
+"""Domain adaptation on arrays of features: numpy in, numpy out, float64, no training.
+
+Methods that map features have `fit(xs, xt[, ys])`, `transform(x, domain)` and
+`fit_transform`; those that weigh source examples have `fit(xs, xt)` and `weights`,
+which any scikit-learn learner takes as `sample_weight`; TrAdaBoost is a classifier.
+"""
+
+from typing import TYPE_CHECKING
+
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from .coral import CORAL as CORAL
+    from .gfk import GFK as GFK
+    from .jda import JDA as JDA
+    from .kliep import KLIEP as KLIEP
+    from .kmm import KMM as KMM
+    from .nearest_neighbor import nearest as nearest
+    from .nearest_neighbor import nearest_accuracy as nearest_accuracy
+    from .optimal_transport import OTMapping as OTMapping
+    from .subspace import SubspaceAlignment as SubspaceAlignment
+    from .tca import TCA as TCA
+    from .tradaboost import TrAdaBoost as TrAdaBoost
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

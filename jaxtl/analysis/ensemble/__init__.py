@@ -1,0 +1,1 @@
+"""Ensembles of runs: averages, votes, stacking, calibration."""

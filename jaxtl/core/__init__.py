@@ -1,0 +1,1 @@
+"""What every room uses: types, errors, trees, configuration, checkpoints."""

@@ -1,0 +1,281 @@
+"""Checkpoints on disk with orbax: whole or not at all, whatever kills the process.
+
+A checkpoint of step N is a folder `N/` with the items `last` and `best` (parameters and
+statistics each), `state` (optimizer, terms, counters) and `meta` (JSON). Orbax writes
+into a temporary name and renames at the end, so a kill leaves the previous one.
+"""
+
+import errno
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
+
+BESIDE = "jaxtl.json"  # in a folder of arrays: facts about them
+
+
+def _orbax():
+    import orbax.checkpoint as ocp
+
+    # Its warnings speak of defaults that are chosen on purpose here.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp
+
+
+def _manager(directory: pathlib.Path, *, create: bool):
+    ocp = _orbax()
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        create=create,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=create,
+    )
+    return ocp.CheckpointManager(directory.absolute(), options=options)
+
+
+def save(
+    directory: pathlib.Path, step: int, items: Mapping[str, PyTree], meta: dict
+) -> None:
+    """Writes one checkpoint and removes the one before it, in that order.
+
+    A whole checkpoint of the same step is left as it is: training is a function of the
+    step, and to delete it first would leave a moment with nothing to go back to.
+
+    Args:
+      directory: the folder of checkpoints, made if missing.
+      step: number of steps taken.
+      items: name -> tree of arrays; empty trees are left out.
+      meta: JSON-able facts.
+
+    Raises:
+      UserError: if the disk is full; the checkpoint before is kept.
+    """
+    if step in steps(directory):
+        return
+    ocp = _orbax()
+    parts = {
+        name: ocp.args.PyTreeSave(tree)
+        for name, tree in items.items()
+        if jax.tree.leaves(tree)
+    }
+    try:
+        with _manager(directory, create=True) as manager:
+            manager.save(
+                step,
+                args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **parts),
+                force=True,
+            )
+            manager.wait_until_finished()
+    except Exception as error:
+        if not is_full(error):
+            raise
+        kept = latest(directory)
+        left = "none was written before" if kept is None else f"step {kept} is kept"
+        raise UserError(
+            f"no space left on the disk for the checkpoint of step {step} in "
+            f"{directory}; {left}."
+        ) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether an error says that the disk (or the quota) is full."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    text = "No space left on device" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+    return full or text
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """Returns the steps of the whole checkpoints in a folder, in order."""
+    if not directory.is_dir():
+        return []
+    whole = [
+        p
+        for p in directory.iterdir()
+        if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").exists()
+    ]
+    return sorted(int(p.name) for p in whole)
+
+
+def latest(directory: pathlib.Path) -> int | None:
+    """Returns the newest whole checkpoint's step, or None."""
+    found = steps(directory)
+    return found[-1] if found else None
+
+
+def meta(directory: pathlib.Path, step: int) -> dict:
+    """Returns the JSON part of a checkpoint."""
+    ocp = _orbax()
+    with _reading(directory, step) as manager:
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return manager.restore(step, args=args)["meta"]
+
+
+def restore(directory: pathlib.Path, step: int, targets: Mapping[str, PyTree]) -> dict:
+    """Reads items into the structure, types and shardings of `targets`.
+
+    Returns:
+      {name: tree}; an item whose target has no leaves comes back as that target.
+
+    Raises:
+      UserError: if the checkpoint is damaged or holds other shapes; both are shown.
+    """
+    ocp = _orbax()
+    wanted = {n: t for n, t in targets.items() if jax.tree.leaves(t)}
+    for name, target in wanted.items():
+        _compare(directory, step, name, target)
+    with _reading(directory, step) as manager:
+        args = {
+            name: ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            )
+            for name, target in wanted.items()
+        }
+        found = manager.restore(step, args=ocp.args.Composite(**args))
+    return {name: found[name] if name in wanted else t for name, t in targets.items()}
+
+
+def read(directory: pathlib.Path, step: int, item: str) -> PyTree:
+    """Reads one item as nested dicts of numpy arrays, without knowing its shapes."""
+    ocp = _orbax()
+    described = _described(directory, step, item)
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described
+    )
+    with _reading(directory, step) as manager:
+        args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+        return manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+
+
+def items(directory: pathlib.Path, step: int) -> list[str]:
+    """Returns the names of a checkpoint's items."""
+    return sorted(p.name for p in (directory / str(step)).iterdir() if p.is_dir())
+
+
+def read_tree(path: pathlib.Path) -> PyTree:
+    """Reads one folder of arrays, by whichever orbax handler wrote it, as numpy."""
+    ocp = _orbax()
+    path = path.absolute()
+    described = _metadata(path, str(path))
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described
+    )
+    return ocp.PyTreeCheckpointer().restore(path, restore_args=as_numpy)
+
+
+def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
+    """Writes one folder of arrays, whole or not at all, for `read_tree`.
+
+    Args:
+      path: where nothing is yet.
+      tree: nested dicts of arrays; empty ones are left out.
+      meta: JSON-able facts, for `beside`.
+
+    Raises:
+      UserError: if something lies at the path, or the disk is full.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already and is not overwritten; remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.absolute().with_name(path.name + ".tmp")
+    kept = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
+    try:
+        _orbax().PyTreeCheckpointer().save(temporary, kept, force=True)
+        (temporary / BESIDE).write_text(json.dumps(meta))
+        temporary.rename(path)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not is_full(error):
+            raise
+        raise UserError(f"no space left on the disk for {path}.") from error
+
+
+def beside(path: pathlib.Path) -> dict:
+    """Returns what `write_tree` was told beside the arrays, {} for other folders."""
+    found = path / BESIDE
+    return json.loads(found.read_text()) if found.exists() else {}
+
+
+def _described(directory, step, item) -> PyTree:
+    """Returns the item's tree of shapes, from its metadata alone."""
+    path = directory / str(step) / item
+    return _metadata(path.absolute(), f"{directory / str(step)} (item {item!r})")
+
+
+def _metadata(path, shown: str) -> PyTree:
+    try:
+        found = _orbax().PyTreeCheckpointHandler().metadata(path)
+        return found.tree if hasattr(found, "tree") else found
+    except Exception as error:
+        raise UserError(
+            f"{shown} can't be read as a checkpoint: {_first_line(error)}."
+        ) from None
+
+
+def _compare(directory, step, item, target) -> None:
+    here = {p: tuple(x.shape) for p, x in trees.flatten(target).items()}
+    there = {
+        p: tuple(x.shape)
+        for p, x in trees.flatten(_described(directory, step, item)).items()
+    }
+    if here == there:
+        return
+    lines = []
+    for path in sorted(here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
+            lines.append(f"- {path} {there.get(path, 'missing')}   (checkpoint)")
+            lines.append(f"+ {path} {here.get(path, 'missing')}   (experiment)")
+    raise UserError(
+        f"the checkpoint {directory / str(step)} does not fit the experiment:\n  "
+        + "\n  ".join(lines[:40])
+    )
+
+
+class _reading:
+    """Opens a folder for reading and turns what orbax raises into one sentence."""
+
+    def __init__(self, directory: pathlib.Path, step: int):
+        self.directory, self.step = directory, step
+
+    def __enter__(self):
+        if not self.directory.is_dir():
+            raise UserError(f"there is no folder of checkpoints {self.directory}.")
+        self.manager = _manager(self.directory, create=False)
+        return self.manager
+
+    def __exit__(self, kind, error, trace):
+        self.manager.close()
+        if error is not None and isinstance(error, Exception):
+            raise UserError(
+                f"the checkpoint {self.directory / str(self.step)} can't be read: "
+                f"{_first_line(error)}."
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text[:200]}".rstrip(".")
+
+
+def remove(directory: pathlib.Path) -> None:
+    """Deletes a folder of checkpoints."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def flat(tree: PyTree) -> dict[str, Any]:
+    """Returns {path: leaf} with paths that are safe as names, for trees of any kind."""
+    return {p.replace("/", "."): x for p, x in trees.flatten(tree).items()}
+
+
+def unflat(leaves: Mapping[str, Any], like: PyTree) -> PyTree:
+    """Returns the tree `like` with the leaves of a `flat` tree."""
+    return trees.map_with_path(lambda p, _: leaves[p.replace("/", ".")], like)

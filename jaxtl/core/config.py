@@ -1,0 +1,350 @@
+"""Configuration: overrides on, and traced numbers in a value.
+
+A configuration is nested frozen dataclasses, mappings and tuples. Two things are done
+to it here, each one walk over that structure: `override` replaces what a dotted path
+names, and `numbers`/`fill` take its float fields out and put (traced) numbers back in.
+`snapshot.py` stores it.
+"""
+
+import ast
+import collections.abc
+import dataclasses
+import functools
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import FROZEN
+
+_HIDDEN = ("parent", "name")  # the fields that linen adds to each of its dataclasses
+
+
+def is_config(value: Any) -> bool:
+    """Returns whether a value is a dataclass (and not a class itself)."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def fields(value: Any) -> dict[str, dataclasses.Field]:
+    """Returns the settable fields of a dataclass value by name."""
+    hidden = _HIDDEN if hasattr(value, "parent") else ()
+    return {
+        f.name: f for f in dataclasses.fields(value) if f.init and f.name not in hidden
+    }
+
+
+def replace(value: Any, **changes: Any) -> Any:
+    """`dataclasses.replace`; one place for what linen modules need besides."""
+    return dataclasses.replace(value, **changes)
+
+
+# --- numbers: what an ablation varies is traced -------------------------------------
+
+
+def _is_number(value: Any, annotation: str) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and "float" in annotation
+
+
+def _children(value: Any, annotation: str):
+    """Yields (key, child, annotation, may the child be traced)."""
+    if is_config(value):
+        for name, field in fields(value).items():
+            kind = field.type
+            kind = kind.__name__ if type(kind) is type else str(kind)
+            if not field.metadata.get("static"):
+                yield name, getattr(value, name), kind
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            yield key, child, annotation
+    elif isinstance(value, tuple):
+        for i, child in enumerate(value):
+            yield str(i), child, annotation
+
+
+def numbers(value: Any, annotation: str = "") -> Any:
+    """Returns the float fields of a configuration as a nested dict of floats.
+
+    A field counts if its annotation names `float`, its value is a number, and it was
+    not declared with `core.static`. Configurations without such fields give {}.
+    """
+    found = {}
+    for key, child, kind in _children(value, annotation):
+        inner = float(child) if _is_number(child, kind) else numbers(child, kind)
+        if inner != {}:
+            found[key] = inner
+    return found
+
+
+def fill(value: Any, new: Mapping[str, Any]) -> Any:
+    """Returns the configuration with the numbers of `numbers` replaced by `new`."""
+    if not new:
+        return value
+
+    def put(key, child):
+        if key not in new:
+            return child
+        return fill(child, new[key]) if isinstance(new[key], Mapping) else new[key]
+
+    if is_config(value):
+        return replace(value, **{k: put(k, getattr(value, k)) for k in new})
+    if isinstance(value, Mapping):
+        return {k: put(k, child) for k, child in value.items()}
+    return tuple(put(str(i), child) for i, child in enumerate(value))
+
+
+def shell(value: Any) -> Any:
+    """Returns the configuration with every traced number set to 0."""
+    return fill(value, _zeros(numbers(value)))
+
+
+def _zeros(tree):
+    return {k: _zeros(v) if isinstance(v, dict) else 0.0 for k, v in tree.items()}
+
+
+def key(value: Any) -> Any:
+    """Returns a hashable stand-in: equal for configurations that mean the same."""
+    if is_config(value):
+        inner = tuple((n, key(getattr(value, n))) for n in fields(value))
+        return (type(value), inner)
+    if isinstance(value, Mapping):
+        return ("map", tuple((k, key(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return ("row", tuple(key(v) for v in value))
+    try:
+        hash(value)
+    except TypeError:
+        return ("id", _Same(value))
+    return (type(value).__name__, value)
+
+
+class _Same:
+    """Equal for one and the same object, which it keeps alive: ids are used again."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self):
+        return id(self.value)
+
+
+class UnknownPath(UserError):
+    """A path that names nothing in this configuration, though it may in another."""
+
+
+# --- overrides ----------------------------------------------------------------------
+
+
+class _How(typing.NamedTuple):
+    """What every step of an override needs to know."""
+
+    names: Mapping
+    new: bool
+    memo: dict | None
+
+
+def override(
+    value: Any,
+    path: str,
+    text: Any,
+    *,
+    names: Mapping | None = None,
+    new: bool = False,
+    memo: dict | None = None,
+) -> Any:
+    """Returns the configuration with what the dotted path names replaced.
+
+    Args:
+      value: nested dataclasses, mappings and tuples.
+      path: "terms.l2sp.weight"; a mapping's keys are matched longest first, so
+        patterns with dots work.
+      text: the new value; a string is read as a Python literal where it is one, and
+        as an expression where it starts with a name of `names` and a dot.
+      names: what such expressions may use, {"tl": jaxtl}.
+      new: a path may end in a key that its mapping has not got yet.
+      memo: values that were read and checked before, for many overrides of one kind.
+
+    Raises:
+      UserError: for an unknown field or key (with the nearest; `UnknownPath`), or a
+        value that does not fit the field's type.
+    """
+    how = _How(names or {}, new, memo)
+    return _walk(value, path, text, how, done="", annotation=Any)
+
+
+def _walk(value, path, text, how, done, annotation):
+    if how.new and isinstance(value, Mapping) and _is_new(value, path):
+        return {**value, path: text}
+    head, rest, annotation = _step(value, path, done, annotation)
+    where = f"{done}.{head}" if done else head
+    if rest:
+        child = value[_index(value, head)] if _indexed(value) else getattr(value, head)
+        new = _walk(child, rest, text, how, where, annotation)
+    else:
+        new = _remembered(text, annotation, where, how)
+    if is_config(value):
+        try:
+            return replace(value, **{head: new})
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}={text!r} is refused: {error}") from None
+    if isinstance(value, Mapping):
+        return {**value, head: new}
+    index = int(head)
+    return (*value[:index], new, *value[index + 1 :])
+
+
+def _is_new(value: Mapping, path: str) -> bool:
+    known = any(path == k or path.startswith(f"{k}.") for k in value)
+    return not known and "." not in path
+
+
+def _remembered(text, annotation, where, how: _How):
+    if how.memo is None:
+        return parse(text, annotation, where, how.names)
+    at = (where, str(annotation), type(text), repr(text))
+    if at not in how.memo:
+        how.memo[at] = parse(text, annotation, where, how.names)
+    return how.memo[at]
+
+
+def _indexed(value):
+    return isinstance(value, Mapping | tuple)
+
+
+def _index(value, head):
+    return head if isinstance(value, Mapping) else int(head)
+
+
+def _step(value, path, done, annotation):
+    """Returns (first key of the path, the rest, the annotation of what it names)."""
+    where = f"{done}: " if done else ""
+    if is_config(value):
+        head, _, rest = path.partition(".")
+        if head not in fields(value):
+            raise UnknownPath(
+                f"{where}{type(value).__name__} has no field {head!r}"
+                f"{nearest(head, fields(value))} (fields: {', '.join(fields(value))})."
+            )
+        return head, rest, hints(type(value)).get(head, Any)
+    if isinstance(value, Mapping):
+        inner = _values(annotation)
+        for known in sorted(value, key=len, reverse=True):
+            if path == known or path.startswith(known + "."):
+                return known, path[len(known) + 1 :], inner
+        head = path.partition(".")[0]
+        raise UnknownPath(
+            f"{where}there is no {head!r}{nearest(head, value)} "
+            f"(known: {', '.join(map(repr, value)) or 'nothing'})."
+        )
+    if isinstance(value, tuple):
+        head, _, rest = path.partition(".")
+        if not head.isdigit() or int(head) >= len(value):
+            raise UnknownPath(
+                f"{where}expected an index below {len(value)}, got {head!r}."
+            )
+        return head, rest, Any
+    raise UnknownPath(
+        f"{done} is {value!r} and has no fields, so {path!r} can't be set in it."
+    )
+
+
+def _values(annotation: Any) -> Any:
+    """Returns the annotation of a mapping's values, the mapping may be in a union."""
+    for arm in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(arm) in (collections.abc.Mapping, dict):
+            return typing.get_args(arm)[1]
+    return Any
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """Returns the type annotations of a dataclass, resolved."""
+    try:
+        return typing.get_type_hints(cls)
+    except Exception:  # a forward reference that only a type checker can follow
+        return {}
+
+
+def literal(text: Any, names: Mapping | None = None) -> Any:
+    """Returns what a command line's text means: a literal, an expression, a string."""
+    if not isinstance(text, str):
+        return text
+    lowered = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in lowered:
+        return lowered[text.lower()]
+    if text in ("FROZEN", "frozen"):
+        return FROZEN
+    if any(_speaks_of(name, text) for name in names or {}):
+        try:
+            return eval(text, {"__builtins__": {}}, dict(names))
+        except Exception as error:
+            raise UserError(f"can't evaluate {text!r}: {error}") from None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _speaks_of(name: str, text: str) -> bool:
+    """Whether a text is an expression in `name.`: a value, or a bracket with such."""
+    inside = text[:1] in ("(", "[", "{") and re.search(rf"(?<!['\"\w.]){name}\.", text)
+    return text.startswith(f"{name}.") or bool(inside)
+
+
+def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) -> Any:
+    """Returns the value of a field from text, checked against its annotation."""
+    value = literal(text, names)
+    try:
+        adapter = pydantic.TypeAdapter(
+            _loosened(annotation),
+            config=pydantic.ConfigDict(arbitrary_types_allowed=True),
+        )
+    except pydantic.PydanticSchemaGenerationError:
+        return value
+    # pydantic takes True for 1 and 1.0; nobody who writes steps=true means that.
+    flag = isinstance(value, bool) and annotation is not Any
+    flag = flag and "bool" not in str(annotation)
+    try:
+        return adapter.validate_python(str(text) if flag else value)
+    except pydantic.ValidationError as error:
+        try:  # a text that happens to look like a number or None
+            return adapter.validate_python(text, strict=True)
+        except pydantic.ValidationError:
+            pass
+        wanted = getattr(annotation, "__name__", None) or str(annotation)
+        if typing.get_args(annotation):
+            wanted = str(annotation).replace("typing.", "")
+        raise UserError(
+            f"{where}={text!r}: expected {wanted}, got {type(value).__name__} "
+            f"({error.errors()[0]['msg'].lower()})."
+        ) from None
+
+
+def _loosened(annotation: Any) -> Any:
+    """Replaces dataclasses in an annotation by instance checks of that class.
+
+    pydantic would otherwise rebuild (and so re-validate and copy) each dataclass.
+    """
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        check = functools.partial(_instance, annotation)
+        return typing.Annotated[Any, pydantic.AfterValidator(check)]
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (collections.abc.Mapping, dict):
+        return dict[args[0], _loosened(args[1])]
+    if args and (origin is typing.Union or "UnionType" in str(origin)):
+        return typing.Union[tuple(_loosened(a) for a in args)]  # noqa: UP007
+    return annotation
+
+
+def _instance(cls: type, value: Any) -> Any:
+    if not isinstance(value, cls):
+        raise ValueError(f"input should be a {cls.__name__}")
+    return value

@@ -1,0 +1,100 @@
+"""Selections: path patterns over a parameter tree -> masks or labels.
+
+A pattern is a regular expression that must match a leaf's whole path
+("stage1/block0/conv1/kernel") or a whole leading part of it, at a slash:
+"stem" covers "stem/conv/kernel" and not "stem2/conv/kernel".
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import PyTree
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Returns whether the pattern covers the path (whole, or up to a slash)."""
+    return _compiled(pattern).match(path) is not None
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    try:
+        return re.compile(f"(?:{pattern})(?:/|$)")
+    except re.error as error:
+        raise UserError(
+            f"the pattern {pattern!r} is not a regular expression: {error}."
+        ) from None
+
+
+def _fail(pattern: str, paths: list[str], what: str) -> UserError:
+    stages = list(dict.fromkeys(p.split("/")[0] for p in paths))
+    hint = nearest(pattern, [*stages, *paths]) or "."
+    shown = "\n  ".join(paths[:60]) + ("\n  …" if len(paths) > 60 else "")
+    return UserError(
+        f"{what}: the pattern {pattern!r} matches no parameter{hint} "
+        f"The paths are:\n  {shown}"
+    )
+
+
+def mask(pattern: str, tree: PyTree, *, what: str = "select") -> PyTree:
+    """Returns a tree of bools: True where the pattern covers the leaf's path.
+
+    Args:
+      pattern: regular expression on paths.
+      tree: any tree; its leaves' paths are matched.
+      what: the field's name, for the error message.
+
+    Raises:
+      UserError: if nothing matches.
+    """
+    paths = list(trees.flatten(tree))
+    if not any(matches(pattern, p) for p in paths):
+        raise _fail(pattern, paths, what)
+    return trees.map_with_path(lambda p, _: matches(pattern, p), tree)
+
+
+def labels(
+    patterns: Iterable[str] | Mapping[str, Any], tree: PyTree, *, what: str = "groups"
+) -> PyTree:
+    """Returns a tree of patterns: for each leaf, the first that covers its path.
+
+    Raises:
+      UserError: if a pattern covers no leaf at all, or a leaf has no pattern.
+    """
+    patterns = list(patterns)
+    paths = list(trees.flatten(tree))
+    for pattern in patterns:
+        if not any(matches(pattern, p) for p in paths):
+            raise _fail(pattern, paths, what)
+    chosen = {p: first(patterns, p) for p in paths}
+    missing = [p for p, label in chosen.items() if label is None]
+    if missing:
+        shown = "\n  ".join(missing)
+        raise UserError(
+            f"{what}: no pattern of {patterns} covers these parameters (end with "
+            f'".*" to cover the rest):\n  {shown}'
+        )
+    used = set(chosen.values())
+    for pattern in patterns:
+        if pattern not in used:
+            earlier = patterns[: patterns.index(pattern)]
+            raise UserError(
+                f"{what}: the pattern {pattern!r} decides nothing, since every "
+                f"parameter that it matches is taken by an earlier one of {earlier}; "
+                "put it before them."
+            )
+    return trees.map_with_path(lambda p, _: chosen[p], tree)
+
+
+def first(patterns: Iterable[str], path: str) -> str | None:
+    """Returns the first pattern that covers the path, or None."""
+    return next((p for p in patterns if matches(p, path)), None)
+
+
+def keep(mask_tree: PyTree, tree: PyTree) -> PyTree:
+    """Returns the tree with None where the mask is False."""
+    return jax.tree.map(lambda m, x: x if m else None, mask_tree, tree)

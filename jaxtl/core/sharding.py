@@ -1,0 +1,87 @@
+"""Devices as a mesh: one device is a mesh of one.
+
+Axes "data" and "param" both split the batch; "param" also splits parameters and
+optimizer state (fully sharded). XLA inserts the communication.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
+
+
+@functools.cache
+def mesh(devices: int = 1, param: int = 1) -> Mesh:
+    """Returns a mesh of `devices` devices, shape (devices / param, param).
+
+    Args:
+      devices: how many of the visible devices take part.
+      param: over how many of them each parameter is split.
+
+    Raises:
+      UserError: if so many devices do not exist, or `param` does not divide them.
+    """
+    there = jax.devices()
+    if not 1 <= devices <= len(there):
+        raise UserError(
+            f"devices={devices}, but this process sees {len(there)} "
+            f"({there[0].platform}); on CPU, XLA_FLAGS=--xla_force_host_platform_device"
+            f"_count={devices} makes virtual ones."
+        )
+    if param < 1 or devices % param:
+        raise UserError(f"param_shards={param} must divide devices={devices}.")
+    grid = np.array(there[:devices]).reshape(devices // param, param)
+    return Mesh(grid, ("data", "param"), axis_types=(AxisType.Auto,) * 2)
+
+
+def leaf_spec(shape: tuple[int, ...], param: int) -> PartitionSpec:
+    """Splits the largest axis that `param` divides; replicates where none does."""
+    fits = [i for i, n in enumerate(shape) if n % param == 0 and n >= param]
+    if param == 1 or not fits:
+        return PartitionSpec()
+    axis = max(fits, key=lambda i: shape[i])
+    return PartitionSpec(*("param" if i == axis else None for i in range(len(shape))))
+
+
+def place(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Puts parameters, statistics and optimizer state on the mesh."""
+    return jax.tree.map(lambda x: jax.device_put(x, _leaf(x, mesh)), tree)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Puts a copy of every leaf on each device of the mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.device_put(x, whole), tree)
+
+
+def constrain_state(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside jit: keeps state where `place` put it."""
+    if mesh.size == 1:
+        return tree
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(x, _leaf(x, mesh)), tree
+    )
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: its leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "param")))
+
+
+def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside jit: splits the leading axis of every leaf over all devices."""
+    if mesh.size == 1:
+        return tree
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(x, batch(mesh)), tree
+    )
+
+
+def _leaf(x, mesh: Mesh) -> NamedSharding:
+    # Typed keys carry a hidden trailing axis; scalars and keys are replicated.
+    shape = getattr(x, "shape", ())
+    return NamedSharding(mesh, leaf_spec(shape, mesh.shape["param"]))

@@ -1,0 +1,124 @@
+"""The vocabulary of every room: networks, outputs, sources and the tree types."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Batch = Mapping[str, PyTree]
+
+
+class _Frozen:
+    """The group that never moves: parameters, BatchNorm statistics, dropout."""
+
+    def __repr__(self):
+        return "FROZEN"
+
+    def __reduce__(self):
+        return "FROZEN"
+
+
+FROZEN = _Frozen()
+
+
+def static(default: Any) -> Any:
+    """A numeric field that shapes the program, so it is compiled in, not traced."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+class Tokens(NamedTuple):
+    """What a stage of a sequence model hands on, so that masks travel with states.
+
+    Attributes:
+      states: (batch, length, width).
+      mask: (batch, length) bools, True for real tokens.
+    """
+
+    states: jax.Array
+    mask: jax.Array
+
+
+def vectors(feature) -> jax.Array:
+    """Returns a stage's output as one vector per example, float32 or wider.
+
+    (batch, width): tokens are averaged over the real ones, other arrays flattened.
+    """
+    if isinstance(feature, Tokens):
+        states = _wide(feature.states)
+        mask = feature.mask[..., None].astype(states.dtype)
+        return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
+    return _wide(feature.reshape(feature.shape[0], -1))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class Output(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+      logits: the last stage's output, (batch, outputs) after the head, before any
+        output activation; with `stop=` the output of that stage.
+      features: stage name -> that stage's output (array or Tokens), for each stage
+        that ran.
+      stats: the model's non-learned state after the pass (BatchNorm statistics).
+    """
+
+    logits: jax.Array
+    features: dict[str, jax.Array]
+    stats: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What the house sees of a model: its stages and two pure functions.
+
+    Attributes:
+      stages: stage names in order; `params[stage]` is a stage's subtree and the
+        last stage is the head.
+      init: `(key, x) -> (params, stats)`; `x` is one batch of inputs.
+      apply: `(params, stats, x, *, train=(), still=(), key=None, start=None,
+        stop=None) -> Output`. `train` names the stages in training mode (dropout
+        on, batch statistics used and updated); `still` names modules, as paths
+        `stage/.../bn`, that keep their statistics although their stage trains;
+        `start`/`stop` run from the input of one stage to the output of another.
+      reduce: what the head does first without parameters or randomness (averaging a
+        feature map, say), as a function of its input; the head takes what has been
+        reduced as well. None where there is no such part.
+      taps: `(params, stats, x, nudges, *, stop=None) -> (Output, inputs)`, a pass in
+        evaluation mode that shows the dense layers from within: `inputs` maps a
+        layer's path to what it reads, (batch, ..., in), and `nudges` maps paths to
+        what is added to its output, so that the gradient by a nudge is that by the
+        output. None where the layers can't be seen. Whoever replaces `apply` by
+        another function replaces `taps` too, or sets it to None.
+    """
+
+    stages: tuple[str, ...]
+    init: Callable[..., tuple[PyTree, PyTree]]
+    apply: Callable[..., Output]
+    reduce: Callable[[Any], Any] | None = None
+    taps: Callable[..., tuple[Output, dict[str, jax.Array]]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What pre-training left behind: θ₀. Immutable, passed to the step.
+
+    Attributes:
+      params: the source's parameters in the shape of the model's tree, `None` where
+        a leaf has no source (a re-initialised head).
+      stats: its batch statistics, likewise.
+      head: its own head's parameters, kept even when the model got a new one
+        (None when there is none).
+    """
+
+    params: PyTree = None
+    stats: PyTree = None
+    head: PyTree = None
+
+
+jax.tree_util.register_dataclass(Source, ["params", "stats", "head"], [])

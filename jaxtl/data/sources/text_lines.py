@@ -1,0 +1,56 @@
+"""Text without labels, a line an example: what a language model is adapted to."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxtl.core.errors import UserError
+from jaxtl.data.dataset import Data, Table
+from jaxtl.data.paths import find
+from jaxtl.data.tokenizer import Tokenizer, tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lines(Data):
+    """Lines of text files for next-token prediction (task "language").
+
+    `Lines("book.txt", tokenizer=Tokenizer("vocab.json", max_length=128))`. Blank lines
+    are left out, longer lines truncated.
+
+    Attributes:
+      path: a file, or several that are put one after the other; looked for under
+        $JAXTL_DATA_DIR as well.
+      tokenizer: a `Tokenizer`, or the path of one.
+      encoding: of the files.
+    """
+
+    path: str | tuple[str, ...] = dataclasses.field(kw_only=False)
+    tokenizer: Tokenizer | str
+    encoding: str = "utf-8"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.path, list):
+            object.__setattr__(self, "path", tuple(self.path))
+
+    def read(self) -> Table:
+        """Returns ids and masks, (n, length) each, and labels that mean nothing."""
+        paths = (self.path,) if isinstance(self.path, str) else self.path
+        lines = [line for path in paths for line in self._lines(path)]
+        if not lines:
+            raise UserError(f"Lines.path: {self.path!r} has no line of text.")
+        x = tokenizer(self.tokenizer)(lines)
+        return Table(x=x, y=np.zeros(len(lines), np.int32), task="language")
+
+    def _lines(self, path: str) -> list[str]:
+        file = find(path, "Lines.path")
+        try:
+            text = file.read_text(encoding=self.encoding)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"Lines.encoding: {file} is not {self.encoding} (byte {error.start}); "
+                'name its encoding, "latin-1" perhaps.'
+            ) from None
+        return [line.strip() for line in text.split("\n") if line.strip()]

@@ -1,0 +1,254 @@
+"""Tokenizers: texts to padded ids, in few lengths, so that few shapes compile.
+
+References:
+  Wu et al.: WordPiece, arXiv:1609.08144; Sennrich et al.: BPE, ACL 2016; the
+  `tokenizers` library does the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxtl.core.errors import UserError
+from jaxtl.data import paths
+
+BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# What padding is called; the first that the vocabulary has. The value of padded ids is
+# never read by a model, since the mask hides them.
+PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """How texts become ids.
+
+    Attributes:
+      path: a directory with tokenizer.json, vocab.txt or vocab.json and merges.txt; or
+        one of these files; or llama2.c's pieces and scores (.json). Looked for under
+        $JAXTL_DATA_DIR as well.
+      merges: the merges of a vocab.json, None for merges.txt beside it.
+      lower: lower-case and strip accents (WordPiece's vocab.txt; a tokenizer.json says
+        it itself).
+      max_length: longer texts are truncated to this many tokens, the special ones
+        included; of a pair the longer one first.
+      buckets: lengths that batches are padded to: the smallest that holds the longest
+        text; `max_length` where none does.
+    """
+
+    path: str = dataclasses.field(kw_only=False)
+    merges: str | None = None
+    lower: bool = True
+    max_length: int = 128
+    buckets: tuple[int, ...] = BUCKETS
+
+    def __post_init__(self):
+        object.__setattr__(self, "buckets", tuple(self.buckets))
+        if self.max_length < 3:
+            raise UserError(
+                f"Tokenizer.max_length={self.max_length}: expected at least 3 (two "
+                "special tokens and a word)."
+            )
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Tokenizes.
+
+        Args:
+          texts: n texts.
+          pairs: the second text of each, or None.
+
+        Returns:
+          {"input_ids": int32 (n, length), "attention_mask": bool (n, length)} and, for
+          pairs, "token_type_ids" int32: 0 for the first text, 1 for the second.
+        """
+        engine = self._engine()
+        both = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        found = engine.encode_batch(both)
+        longest = max((len(e.ids) for e in found), default=1)
+        length = self.bucket(longest)
+        shape = (len(found), length)
+        ids = np.full(shape, self._pad(), np.int32)
+        mask, kinds = np.zeros(shape, bool), np.zeros(shape, np.int32)
+        for row, one in enumerate(found):
+            ids[row, : len(one.ids)] = one.ids
+            mask[row, : len(one.ids)] = True
+            kinds[row, : len(one.ids)] = one.type_ids
+        x = {"input_ids": ids, "attention_mask": mask}
+        return x if pairs is None else {**x, "token_type_ids": kinds}
+
+    def bucket(self, longest: int) -> int:
+        """Returns the length that texts of up to `longest` tokens are padded to."""
+        fitting = [b for b in sorted(self.buckets) if b >= longest]
+        return min([*fitting[:1], self.max_length]) if fitting else self.max_length
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Returns the text of some ids, with special tokens if asked."""
+        return self._engine().decode(
+            list(map(int, ids)), skip_special_tokens=not special
+        )
+
+    def to_json(self) -> str:
+        """Returns all of it as the text of a tokenizer.json."""
+        return self._engine().to_str()
+
+    def special(self) -> dict[str, int]:
+        """Returns the ids of the special tokens by name ([CLS], <s>, …)."""
+        added = sorted(self._engine().get_added_tokens_decoder().items())
+        return {token.content: i for i, token in added if token.special}
+
+    @property
+    def vocab(self) -> int:
+        """Number of ids."""
+        return self._engine().get_vocab_size()
+
+    def _engine(self):
+        path = paths.find(self.path, "Tokenizer.path")
+        merges = self.merges and str(paths.find(self.merges, "Tokenizer.merges"))
+        stamp = os.stat(path).st_mtime_ns
+        return _load(str(path), merges, self.lower, self.max_length, stamp)
+
+    def _pad(self) -> int:
+        engine = self._engine()
+        known = (engine.token_to_id(name) for name in PADS)
+        return next((i for i in known if i is not None), 0)
+
+
+def tokenizer(given: Tokenizer | str) -> Tokenizer:
+    """Returns a tokenizer as it is, or the one of a path."""
+    return Tokenizer(given) if isinstance(given, str) else given
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: str, merges: str | None, lower: bool, max_length: int, stamp: int):
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            "text needs the library tokenizers (pip install 'jaxtl[text]')."
+        ) from None
+    file = _vocabulary(pathlib.Path(path))
+    try:
+        engine = _build(tokenizers, file, merges, lower)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"Tokenizer.path: {file} can't be read: {reason}.") from None
+    engine.no_padding()
+    engine.enable_truncation(max_length)
+    return engine
+
+
+def _vocabulary(path: pathlib.Path) -> pathlib.Path:
+    """Returns the file to read, of a directory the best."""
+    if not path.is_dir():
+        return path
+    for name in ("tokenizer.json", "vocab.txt", "vocab.json"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(
+        f"Tokenizer.path: the directory {path} has no vocabulary (tokenizer.json, "
+        "vocab.txt, or vocab.json with merges.txt)."
+    )
+
+
+def _build(library, file: pathlib.Path, merges: str | None, lower: bool):
+    if file.suffix == ".txt":
+        return _word_piece(library, file, lower)
+    if file.suffix != ".json":
+        raise UserError(
+            f"Tokenizer.path: {file} should be tokenizer.json, vocab.txt or vocab.json."
+        )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content.get("model"), dict):
+        return library.Tokenizer.from_str(json.dumps(content))
+    if isinstance(content.get("pieces"), list):
+        return _scored(library, content)
+    beside = pathlib.Path(merges) if merges else file.with_name("merges.txt")
+    if not beside.is_file():
+        raise UserError(
+            f"Tokenizer.path: {file} is a BPE vocabulary and needs its merges: put "
+            "merges.txt beside it or name it with merges=."
+        )
+    return _byte_pairs(library, content, beside)
+
+
+def _word_piece(library, file: pathlib.Path, lower: bool):
+    """BERT's tokenizer of a vocab.txt: one piece per line, its number the id."""
+    pieces = file.read_text(encoding="utf-8").splitlines()
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    missing = [t for t in ("[UNK]", "[CLS]", "[SEP]") if t not in vocab]
+    if missing:
+        raise UserError(
+            f"Tokenizer.path: {file} is no WordPiece vocabulary: it lacks "
+            f"{', '.join(missing)}."
+        )
+    engine = library.Tokenizer(library.models.WordPiece(vocab, unk_token="[UNK]"))
+    engine.normalizer = library.normalizers.BertNormalizer(lowercase=lower)
+    engine.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    special = [(t, vocab[t]) for t in ("[SEP]", "[CLS]")]
+    engine.post_processor = library.processors.BertProcessing(*special)
+    engine.decoder = library.decoders.WordPiece()
+    named = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    engine.add_special_tokens([t for t in named if t in vocab])
+    return engine
+
+
+def _byte_pairs(library, vocab: dict[str, int], merges: pathlib.Path):
+    """GPT-2's byte-level BPE."""
+    lines = merges.read_text(encoding="utf-8").splitlines()
+    pairs = [
+        tuple(line.split(" ")) for line in lines if line and line[:8] != "#version"
+    ]
+    engine = library.Tokenizer(library.models.BPE(vocab, pairs))
+    engine.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = library.decoders.ByteLevel()
+    if "<|endoftext|>" in vocab:
+        engine.add_special_tokens(["<|endoftext|>"])
+    return engine
+
+
+def _scored(library, content: dict):
+    """llama2.c's BPE: a space before the text, then the pair of the best score first.
+
+    A pair's rank is that of the piece it makes, so any split of a piece into two
+    pieces is a merge.
+    """
+    pieces, scores = content["pieces"], content["scores"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    ranked = sorted(range(len(pieces)), key=lambda i: -scores[i])
+    merges = [
+        (pieces[i][:cut], pieces[i][cut:])
+        for i in ranked
+        for cut in range(1, len(pieces[i]))
+        if pieces[i][:cut] in vocab and pieces[i][cut:] in vocab
+    ]
+    model = library.models.BPE(
+        vocab, merges, unk_token=pieces[content["unk_id"]], byte_fallback=True
+    )
+    engine = library.Tokenizer(model)
+    engine.normalizer = library.normalizers.Prepend(" ")
+    start = pieces[content["bos_id"]]
+    engine.post_processor = library.processors.TemplateProcessing(
+        single=f"{start} $A",
+        pair=f"{start} $A $B",
+        special_tokens=[(start, content["bos_id"])],
+    )
+    engine.decoder = library.decoders.Sequence(
+        [
+            library.decoders.ByteFallback(),
+            library.decoders.Fuse(),
+            library.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    special = [pieces[content[k]] for k in ("unk_id", "bos_id", "eos_id")]
+    engine.add_special_tokens(special)
+    return engine

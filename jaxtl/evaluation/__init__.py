@@ -1,0 +1,1 @@
+"""Metrics, forward passes over data sets, and the choice of checkpoints."""

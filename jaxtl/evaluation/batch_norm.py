@@ -1,0 +1,121 @@
+"""Statistics of BatchNorm, estimated anew for weights that no training step made."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl.core import compilation, config, sharding
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import PyTree
+from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.models import merging
+from jaxtl.models.layers import batch_norm_stats
+from jaxtl.models.layers.batch_norm_stats import batch_statistics, moving
+from jaxtl.models.precision import cast
+
+
+def refresh_statistics(
+    run,
+    params: PyTree,
+    stats: PyTree,
+    *,
+    batch: int | None = None,
+    seed: int = 0,
+    stream: str | None = None,
+    pooled: bool = False,
+) -> PyTree:
+    """Returns the statistics that these parameters have on the run's train rows.
+
+    Means and variances are the plain means of those of equally large batches, in one
+    pass over the rows in random order (a few rows that would make the batches
+    unequal are left out), without augmentation, with dropout as in training. Statistics
+    that stayed still in all of the run's training (frozen stages) stay as they are.
+
+    Args:
+      run: whose data, preprocessing and frozen stages are taken.
+      params: of the run's model: an average, an interpolation.
+      stats: the statistics to begin from; their values matter where they stay.
+      batch: examples per forward pass at most; None takes as many as an evaluation.
+      seed: of the order and of dropout.
+      stream: whose rows are read: "unlabelled", "source", …; None takes the target's
+        train rows, the unlabelled ones where none has a label.
+      pooled: variances are those of all rows together, so the spread of the batches'
+        means counts as well.
+
+    References:
+      Izmailov et al., Averaging Weights Leads to Wider Optima and Better
+      Generalization, UAI 2018, §3.2: an average of weights needs it.
+    """
+    program, (train, still) = run.program, modes(run, stats)
+    moves = moving(stats, train, still)
+    if not any(jax.tree.leaves(moves)):
+        return stats
+    dataset, rows, pre = _read(run, stream)
+    devices = program.mesh.size
+    count = -(-len(rows) // (batch or run.exp.evaluate_batch))
+    size = max(len(rows) // count // devices, 1) * devices
+    order = np.random.default_rng(seed).permutation(rows)
+    key, place = jax.random.key(seed), sharding.batch(program.mesh)
+    forward, average = _forward(program, pre, train, still), stats
+    combine = batch_norm_stats.pool if pooled else merging.swa
+    for i, chosen in enumerate(np.resize(order, (count, size))):
+        x = jax.device_put(lazy_array.gather(dataset.x, chosen), place)
+        found = forward(params, stats, x, jax.random.fold_in(key, i))
+        average = combine(average, found, i)
+    return sharding.place(jax.tree.map(_chosen, moves, average, stats), program.mesh)
+
+
+def _read(run, stream: str | None):
+    """Returns (data set, rows, preprocessing) of a stream."""
+    datasets = run.parts.datasets
+    if stream is None:
+        labelled = len(datasets["target"].rows["train"])
+        stream = "target" if labelled else "unlabelled"
+    name, split = streams.read_of(datasets, stream)
+    if name not in datasets or not len(datasets[name].rows.get(split, ())):
+        there = [n for n, d in datasets.items() if len(d.rows["train"])]
+        there += ["unlabelled"] * bool(
+            len(datasets["target"].rows.get("unlabelled", ()))
+        )
+        raise UserError(
+            f"stream={stream!r}: the experiment's data give it no rows"
+            f"{nearest(stream, there)} (streams: {', '.join(there)})."
+        )
+    return datasets[name], datasets[name].rows[split], run.parts.preprocess[name]
+
+
+def _chosen(moves, new, old):
+    return new if moves else old
+
+
+def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns (train, still) so that what moved in any phase of a run moves."""
+    phases = [(stretch.train, stretch.still) for stretch in run.parts.stretches]
+    moved = [trees.flatten(moving(stats, *phase)) for phase in phases]
+    modules = {path: path.rpartition("/")[0] for path in trees.flatten(stats)}
+    held = [m for path, m in modules.items() if not any(x[path] for x in moved)]
+    trained = {stage for train, _ in phases for stage in train}
+    train = tuple(stage for stage in run.network.stages if stage in trained)
+    return train, tuple(dict.fromkeys(held))
+
+
+_STORE: dict[Any, Any] = compilation.Recent(128)
+
+
+def _forward(program, pre, train, still):
+    """Returns the compiled pass of a program, shared by equal runs."""
+    key = (program.network, program.dtype, program.mesh, train, still, config.key(pre))
+    if key not in _STORE:
+        network = cast(program.network, program.dtype)
+
+        def forward(params, stats, x, key):
+            x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))
+            return batch_statistics(
+                network, params, stats, x, train=train, still=still, key=key
+            )
+
+        options = compilation.options(program.mesh.devices.flat[0].platform)
+        _STORE[key] = jax.jit(forward, compiler_options=options)
+    return _STORE[key]

@@ -1,0 +1,97 @@
+"""Writes a run's weights or adapter in the layout of another library."""
+
+import pathlib
+
+import jax
+
+from jaxtl import pretrained
+from jaxtl.core import checkpoint, config
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.pretrained import hf_peft_folder
+from jaxtl.training import setup
+from jaxtl.training.run_dir import read_experiment
+
+
+def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None = None):
+    """Writes a run's best model in its family's own layout, for torch to load.
+
+    Args:
+      run_dir: the run's directory.
+      target: a ".safetensors" file; or, for a run that began from a Hugging Face
+        directory, a new directory that transformers opens.
+      layout: of the family, by name; None takes the usual one.
+
+    Raises:
+      UserError: the target exists, or the family has no layout of another library.
+    """
+    if target.exists():
+        raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
+    exp = read_experiment(run_dir)
+    found = checkpoint.latest(run_dir / "checkpoints")
+    if found is None:
+        raise UserError(f"convert: {run_dir} holds no finished checkpoint.")
+    best = checkpoint.read(run_dir / "checkpoints", found, "best")
+    names = tuple(checkpoint.meta(run_dir / "checkpoints", found)["class_names"])
+    if not hasattr(exp.model, "layouts"):
+        raise UserError(
+            f"convert: {type(exp.model).__name__} has no layout of another library."
+        )
+    model = exp.model
+    if model.outputs is None and names:
+        model = config.replace(model, outputs=len(names))
+    params, stats = best["params"], best.get("stats", {})
+    if target.suffix == ".safetensors":
+        return pretrained.write_file(target, model, params, stats, layout)
+    if not isinstance(exp.init, pretrained.FromHub):
+        raise UserError(
+            f"convert: {str(target)!r} should end in .safetensors; a directory is "
+            "written only for runs that began from a Hugging Face directory."
+        )
+    return pretrained.write_directory(
+        target, model, params, stats, like=exp.init.folder(), class_names=names
+    )
+
+
+def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """Writes what a run's reparametrisation trained, in Hugging Face PEFT's layout.
+
+    Stages that the run trained whole (a new head) are written beside it.
+
+    Args:
+      run_dir: the run's directory.
+      target: a new directory, for `PeftModel.from_pretrained(base, target)`.
+
+    Raises:
+      UserError: a run without peft=, one whose best weights are a mixture, or a method
+        that PEFT has no place for.
+    """
+    exp = read_experiment(run_dir)
+    if exp.peft is None:
+        raise UserError(
+            f"convert: {run_dir} tuned its parameters themselves (peft=None); leave "
+            "--adapter out."
+        )
+    if exp.wise_ft:
+        raise UserError(
+            f"convert: the best weights of {run_dir} lie between θ₀ and the tuned ones "
+            "(wise_ft), which no adapter gives; leave --adapter out."
+        )
+    run = setup.resume(run_dir)
+    delta = run.best_delta
+    delta = run.state.trainable["peft"] if delta is None else delta
+    params, _ = run.weights("best")
+    moving = trees.flatten(run.program.mask)
+    saved = dict.fromkeys(path.split("/")[0] for path, m in moving.items() if m)
+    init = exp.init
+    of = str(init.folder()) if isinstance(init, pretrained.FromHub) else None
+    return hf_peft_folder.save(
+        target,
+        exp.peft,
+        jax.device_get(delta),
+        jax.device_get(run.fixed.constants),
+        params,
+        run.parts.model,
+        saved=tuple(saved),
+        of=of,
+    )

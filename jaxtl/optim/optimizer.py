@@ -1,0 +1,314 @@
+"""Optimizers with groups: what is frozen, and who learns how fast.
+
+An optimizer is a value; `transform` turns it into an optax transformation over the
+trainable leaves alone, so frozen leaves cost no gradient and no state, and a norm clip
+sees the trainable norm only.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from jaxtl.core import selection
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import FROZEN, PyTree, Source, _Frozen
+from jaxtl.optim import schedules
+from jaxtl.optim.groups import (
+    Groups,
+)
+from jaxtl.optim.projections import Projection
+from jaxtl.optim.schedules import Schedule
+
+TERMS = "terms"  # the group of parameters that terms own
+SINCE = " since phase "  # ends the label of leaves that thawed during the run
+PEFT = "peft"  # and of those that a reparametrisation trains
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Settings of the parameters that one pattern selects.
+
+    Attributes:
+      lr: factor of the optimizer's learning rate.
+      weight_decay: replaces the optimizer's (None keeps it).
+    """
+
+    lr: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What all optimizers share.
+
+    Attributes:
+      lr: learning rate, a number or a schedule.
+      weight_decay: decoupled weight decay: `θ ← θ − lr · weight_decay · θ` on leaves
+        of two or more dimensions (kernels and embeddings; not biases and norms).
+      decay_to_source: decoupled L2-SP: `θ ← θ − lr · decay_to_source · (θ − θ₀)` on
+        every leaf that has a source; None leaves it out. Under Adam this differs from
+        the term L2SP, whose gradient is divided by the second moment like any other.
+      groups: path pattern -> FROZEN, a learning-rate factor, or a Group. The first
+        pattern that covers a path decides; every path must be covered. Or a `Groups`,
+        which finds patterns and values for the model: `LayerwiseDecay(decay=0.8)`.
+      clip: upper bound of the trainable gradient's global norm.
+      project: projections towards θ₀, taken in turn after each update, such as
+        `(tl.optim.MARS(radius=1.0),)`.
+    """
+
+    lr: float | Schedule = 1e-3
+    weight_decay: float = 0.0
+    decay_to_source: float | None = None
+    groups: Mapping[str, float | Group | _Frozen] | Groups = dataclasses.field(
+        default_factory=lambda: {".*": 1.0}
+    )
+    clip: float | None = None
+    project: tuple[Projection, ...] = ()
+
+    def direction(self) -> optax.GradientTransformation:
+        """Returns the transformation of gradients into unscaled steps."""
+        raise TypeError(f"{type(self).__name__} defines no direction()")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019)."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def direction(self):
+        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: `m ← g + momentum · m`."""
+
+    lr: float | Schedule = 1e-2
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def direction(self):
+        return optax.trace(decay=self.momentum, nesterov=self.nesterov)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optax(Optimizer):
+    """Any optax transformation as direction, `Optax(make=optax.scale_by_lion)`.
+
+    Attributes:
+      make: called without arguments; must return *unscaled* steps (`scale_by_…`), as
+        the learning rate, its groups and the sign are applied here.
+    """
+
+    make: Callable[[], optax.GradientTransformation] = optax.scale_by_lion
+
+    def direction(self):
+        return self.make()
+
+
+def resolve(optimizer: Optimizer, stages: tuple[str, ...], params: PyTree) -> Optimizer:
+    """Returns the optimizer with its groups as a mapping, for this model."""
+    groups = optimizer.groups
+    if isinstance(groups, Groups):
+        groups = groups.resolve(stages, params)
+    if not isinstance(groups, Mapping):
+        raise UserError(
+            f"optim.groups={groups!r}: expected a mapping from patterns to factors, or "
+            "a choice such as tl.optim.LayerwiseDecay()."
+        )
+    return dataclasses.replace(optimizer, groups=groups)
+
+
+def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) -> None:
+    """Raises UserError where the optimizer needs a θ₀ that is not there.
+
+    Args:
+      optimizer: with numbers, not traced.
+      params: the model's parameters.
+      mask: tree of bools, True where a parameter is trainable.
+      source: θ₀.
+    """
+    if optimizer.decay_to_source is not None and source.params is None:
+        raise UserError(
+            f"optim.decay_to_source={optimizer.decay_to_source}: the experiment starts "
+            "from scratch, so there is no θ₀ to stay near; give it an init=."
+        )
+    many = isinstance(optimizer.project, tuple)
+    for i, projection in enumerate(optimizer.project if many else (None,)):
+        if not isinstance(projection, Projection):
+            raise UserError(
+                f"optim.project={optimizer.project!r}: expected a tuple of projections "
+                "such as (tl.optim.L2Ball(radius=1.0),)."
+            )
+        projection.check(f"optim.project.{i}", params, mask, source.params)
+
+
+def group(optimizer: Optimizer, label: str) -> Group:
+    """Returns the group of a label as a Group (a number is its lr factor)."""
+    label = label.split(SINCE)[0]
+    found = Group() if label in (TERMS, PEFT) else optimizer.groups[label]
+    return found if isinstance(found, Group) else Group(lr=found)
+
+
+def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
+    """Returns the tree of group patterns, one for each parameter.
+
+    Raises:
+      UserError: for a pattern that matches nothing, an uncovered parameter, or a group
+        that is none of FROZEN, a number and a Group.
+    """
+    for pattern, value in optimizer.groups.items():
+        if not isinstance(value, int | float | Group | _Frozen | jax.Array):
+            raise UserError(
+                f"optim.groups[{pattern!r}]={value!r}: expected tl.FROZEN, a factor of "
+                "the learning rate, or a tl.optim.Group."
+            )
+    return selection.labels(optimizer.groups, params, what="optim.groups")
+
+
+def trainable(optimizer: Optimizer, label_tree: PyTree) -> PyTree:
+    """Returns the tree of bools: True where the parameter is not frozen."""
+    return jax.tree.map(lambda g: optimizer.groups[g] is not FROZEN, label_tree)
+
+
+def modes(
+    optimizer: Optimizer, stages: tuple[str, ...], mask: PyTree, stats: PyTree
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns (stages in training mode, modules whose statistics stay still).
+
+    A stage trains if any parameter of it does. A module's statistics obey the same
+    patterns as parameters; where no pattern names them, they move if any parameter of
+    their module does.
+    """
+    flat = trees.flatten(mask)
+    train = tuple(
+        s for s in stages if any(m for p, m in flat.items() if p.split("/")[0] == s)
+    )
+    still = []
+    for path in trees.flatten(stats):
+        module = path.rpartition("/")[0]
+        pattern = selection.first(optimizer.groups, path)
+        if pattern is None:
+            moves = any(m for p, m in flat.items() if p.startswith(module + "/"))
+        else:
+            moves = optimizer.groups[pattern] is not FROZEN
+        if not moves and path.split("/")[0] in train:
+            still.append(module)
+    return train, tuple(dict.fromkeys(still))
+
+
+def transform(
+    optimizer: Optimizer,
+    label_tree: PyTree,
+    source: PyTree,
+    step: jax.Array,
+    steps: jax.Array,
+) -> optax.GradientTransformation:
+    """Returns the optax transformation of one step.
+
+    Args:
+      optimizer: numbers may be traced.
+      label_tree: group label of each trainable leaf, None at frozen ones.
+      source: θ₀ in the same structure, None where there is none (may be None).
+      step, steps: this step and the number of steps; no count of the schedule is kept
+        in the optimizer's state.
+    """
+    lr = schedules.value(optimizer.lr, step, steps)
+
+    def chain(label):
+        settings = group(optimizer, label)
+        decay = settings.weight_decay
+        decay = optimizer.weight_decay if decay is None else decay
+        return optax.chain(
+            optimizer.direction(),
+            _add(lambda p, s: decay * p if p.ndim >= 2 else None),
+            optax.scale(-lr * settings.lr),
+        )
+
+    used = sorted(set(jax.tree.leaves(label_tree)))
+    parts = [optax.partition({label: chain(label) for label in used}, label_tree)]
+    if optimizer.decay_to_source is not None:
+        # Part of the chain without a source as well: `init` is called with none.
+        source = trees.nothing(label_tree) if source is None else source
+        parts.append(
+            _pull(optimizer.decay_to_source, lr, label_tree, source, optimizer)
+        )
+    if optimizer.clip is not None:
+        parts.insert(0, optax.clip_by_global_norm(optimizer.clip))
+    return optax.chain(*parts)
+
+
+def carry(old: PyTree, new: PyTree) -> PyTree:
+    """Returns a fresh optimizer state with the numbers of the leaves that went on.
+
+    Args:
+      old: the state of the phase before.
+      new: that of the next, as initialised. Groups hold leaves that began together, so
+        a group's own numbers (Adam's count) are those of any old group of that start.
+    """
+    known = {_ungrouped(path): leaf for path, leaf in trees.flatten(old).items()}
+
+    def one(path, leaf):
+        found = known.get(_ungrouped(path))
+        return found if found is not None and found.shape == leaf.shape else leaf
+
+    return trees.map_with_path(one, new)
+
+
+def _ungrouped(path: str) -> str:
+    """Returns a path in the optimizer's state, its group replaced by when it began."""
+    before, _, rest = path.partition("inner_states/")
+    label, inner, rest = rest.partition("/inner_state")
+    return f"{before}{label.partition(SINCE)[2]}{inner}{rest}" if inner else path
+
+
+def project(
+    optimizer: Optimizer, params: PyTree, before: PyTree, grads: PyTree, source: PyTree
+) -> PyTree:
+    """Returns the model's parameters after every projection in turn.
+
+    Args:
+      optimizer: numbers may be traced.
+      params: trainable leaves after the update, None at frozen ones.
+      before, grads: the same before the update, and the gradient there.
+      source: θ₀, None where there is none.
+    """
+    for projection in optimizer.project:
+        params = projection(params, before, grads, source)
+    return params
+
+
+def _add(amount: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
+    """A stateless transformation that adds `amount(param, None)` where it has one."""
+
+    def update(updates, params):
+        def one(u, p):
+            extra = amount(p, None)
+            return u if extra is None else u + extra
+
+        return jax.tree.map(one, updates, params)
+
+    return optax.stateless(update)
+
+
+def _pull(strength, lr, label_tree, source, optimizer):
+    """Adds −lr·factor·strength·(θ − θ₀) on leaves that have a source."""
+
+    def update(updates, params):
+        def one(label, u, p, s):
+            if u is None or s is None:
+                return u
+            return u - lr * group(optimizer, label).lr * strength * (p - s)
+
+        return jax.tree.map(
+            one, label_tree, updates, params, source, is_leaf=lambda x: x is None
+        )
+
+    return optax.stateless(update)

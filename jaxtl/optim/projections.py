@@ -1,0 +1,261 @@
+"""Projections: after each update, parameters go back to the neighbourhood of θ₀.
+
+They stand in `optim.project` and not among the terms, as they change parameters and not
+the loss. Only trainable leaves that have a source are touched.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import selection as selections
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
+
+
+def l2_ball(params: PyTree, source: PyTree, radius: jax.Array) -> PyTree:
+    """θ₀ + (θ − θ₀) / max(1, ‖θ − θ₀‖₂ / radius): the nearest point of the ball.
+
+    Args:
+      params: θ, an array or a tree of them; the norm is over all their elements.
+      source: θ₀, the same structure.
+      radius: of the ball, in units of the parameters.
+
+    References:
+      Gouk, Hospedales, Pontil, Distance-Based Regularisation of Deep Networks for
+      Fine-Tuning, ICLR 2021 (the projection that they compare MARS with).
+    """
+    norm = jnp.sqrt(trees.sum_squares(trees.sub(params, source)))
+    return jax.tree.map(lambda x, x0: _scaled(x, x0, norm, radius), params, source)
+
+
+def mars(kernel: jax.Array, source: jax.Array, radius: jax.Array) -> jax.Array:
+    """wᵢ⁰ + (wᵢ − wᵢ⁰) / max(1, ‖wᵢ − wᵢ⁰‖₁ / radius) for every output unit i.
+
+    Afterwards the maximum absolute row sum norm ‖W − W⁰‖_∞ is at most the radius. Rows
+    are scaled, which is not the Euclidean projection onto the L1 ball.
+
+    Args:
+      kernel: (..., out), all axes but the last are inputs (of a convolution: rows,
+        columns, channels).
+      source: its value at θ₀, (..., out).
+      radius: of the ball, in units of the parameters.
+
+    References:
+      Gouk, Hospedales, Pontil, ICLR 2021, section 4.
+    """
+    inputs = tuple(range(kernel.ndim - 1))
+    norm = jnp.sum(jnp.abs(kernel - source), axis=inputs, keepdims=True)
+    return _scaled(kernel, source, norm, radius)
+
+
+def _scaled(x, start, norm, radius):
+    """Scales x − start to the radius where its norm exceeds it."""
+    # Chosen by `where`, so that points inside keep their bits.
+    factor = radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+    return jnp.where(norm > radius, start + factor * (x - start), x).astype(x.dtype)
+
+
+def deviation_ratio(now: jax.Array, before: jax.Array, source: jax.Array) -> jax.Array:
+    """r = max(0, γ − γ′) / γ with γ = ‖now − θ₀‖₂ and γ′ = ‖before − θ₀‖₂, in [0, 1].
+
+    The share of the distance to θ₀ that the last update added; 0 at θ₀.
+
+    References:
+      Tian, Huang, Kira, Rethinking Weight Decay for Robust Fine-Tuning of Foundation
+      Models, NeurIPS 2024, section 3 (r_t).
+    """
+    new, old = (jnp.sqrt(trees.sum_squares(x - source)) for x in (now, before))
+    return jnp.maximum(new - old, 0) / jnp.maximum(new, jnp.finfo(new.dtype).tiny)
+
+
+def selective_decay(
+    now: jax.Array,
+    before: jax.Array,
+    grad: jax.Array,
+    source: jax.Array,
+    strength: jax.Array,
+) -> jax.Array:
+    """θ ← θ − strength · r · (θ − θ₀) where c = −⟨g, θ′ − θ₀⟩ < 0, else θ.
+
+    c < 0 says that the loss would fall on the way back to θ₀; if the optimizer (by its
+    momentum, or a long step) went further away nevertheless, r > 0 and the step is
+    taken back in part. With strength 1 the distance to θ₀ becomes what it was before.
+
+    Args:
+      now: θ of one leaf after the update.
+      before: θ′, before it.
+      grad: g, of the loss at θ′.
+      source: θ₀.
+      strength: λ.
+
+    References:
+      Tian, Huang, Kira, NeurIPS 2024, section 3 (selective projection decay).
+    """
+    back = trees.dot(grad, before - source) > 0
+    decay = strength * deviation_ratio(now, before, source)
+    return jnp.where(back, now - decay * (now - source), now).astype(now.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Projection:
+    """What all projections share.
+
+    Attributes:
+      select: pattern of the parameters that are projected.
+    """
+
+    select: str = ".*"
+
+    def check(self, name: str, params: PyTree, mask: PyTree, source: PyTree) -> None:
+        """Raises UserError where this projection can't work.
+
+        Args:
+          name: the projection's place, "optim.project.0".
+          params: the model's parameters.
+          mask: tree of bools, True where a parameter is trainable.
+          source: θ₀, None where a leaf has none (or as a whole).
+        """
+        chosen = selections.mask(self.select, params, what=f"{name}.select")
+        known = trees.flatten(source)
+        if not known:
+            raise UserError(
+                f"{name}={type(self).__name__}(…): the experiment starts from scratch, "
+                "so there is no θ₀ to stay near; give it an init=."
+            )
+        trained, leaves = trees.flatten(mask), trees.flatten(params)
+        touched = [
+            path
+            for path, yes in trees.flatten(chosen).items()
+            if yes and trained[path] and path in known and self.takes(leaves[path])
+        ]
+        if not touched:
+            raise UserError(
+                f"{name}.select={self.select!r}: selects no parameter that is "
+                f"trainable, has a source and is one for {type(self).__name__}; those "
+                f"with a source are in: {', '.join(_stages(known))}."
+            )
+
+    def takes(self, leaf: Any) -> bool:
+        """Returns whether a leaf of this shape is projected."""
+        return True
+
+    def __call__(
+        self, params: PyTree, before: PyTree, grads: PyTree, source: PyTree
+    ) -> PyTree:
+        """Returns the projected parameters.
+
+        Args:
+          params: the model's trainable leaves after the update, None at frozen ones.
+          before: the same before the update.
+          grads: gradients of the loss at `before`.
+          source: θ₀, None where a leaf has none.
+        """
+        raise TypeError(f"{type(self).__name__} defines no __call__")
+
+    def each(self, fn, params, source, *rest):
+        """Maps `fn(leaf, its source, ...)` over the leaves that are projected."""
+
+        def one(path, x, start, *others):
+            wanted = x is not None and start is not None
+            wanted = wanted and self.takes(x) and selections.matches(self.select, path)
+            return fn(x, start, *others) if wanted else x
+
+        return jax.tree_util.tree_map_with_path(
+            lambda path, *leaves: one(trees.path_str(path), *leaves),
+            params,
+            source,
+            *rest,
+            is_leaf=lambda x: x is None,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Ball(Projection):
+    """A projection into a ball around θ₀."""
+
+    radius: float
+
+    def check(self, name, params, mask, source):
+        if not self.radius > 0:
+            raise UserError(
+                f"{name}.radius={self.radius!r}: a projection of radius "
+                f"{self.radius:g} leaves nothing to learn; expected a number above 0 "
+                "(to keep parameters as they are use groups={…: tl.FROZEN})."
+            )
+        super().check(name, params, mask, source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class L2Ball(_Ball):
+    """Keeps ‖θ − θ₀‖₂ ≤ radius; see `l2_ball`.
+
+    Attributes:
+      radius: of the ball.
+      per: "leaf" gives every leaf a ball of its own, "all" one ball to all of them.
+    """
+
+    per: Literal["leaf", "all"] = "leaf"
+
+    def check(self, name, params, mask, source):
+        if self.per not in ("leaf", "all"):
+            raise UserError(f"{name}.per={self.per!r}: expected 'leaf' or 'all'.")
+        super().check(name, params, mask, source)
+
+    def __call__(self, params, before, grads, source):
+        if self.per == "leaf":
+            return self.each(lambda x, x0: l2_ball(x, x0, self.radius), params, source)
+        pairs = []
+        self.each(lambda *pair: pairs.append(pair), params, source)
+        inside = iter(l2_ball(*map(list, zip(*pairs)), self.radius))
+        return self.each(lambda *_: next(inside), params, source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MARS(_Ball):
+    """Keeps the maximum absolute row sum of every kernel's change ≤ radius; see `mars`.
+
+    Leaves of fewer than two dimensions (biases, norms) are left alone.
+
+    Attributes:
+      radius: bound of ‖wᵢ − wᵢ⁰‖₁ for each output unit's weights wᵢ.
+    """
+
+    def takes(self, leaf):
+        return leaf.ndim >= 2
+
+    def __call__(self, params, before, grads, source):
+        return self.each(lambda x, x0: mars(x, x0, self.radius), params, source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectiveDecay(Projection):
+    """Takes back steps away from θ₀ that the gradient is against: `selective_decay`.
+
+    Every leaf decides for itself. To be used without weight decay.
+
+    Attributes:
+      strength: λ ≥ 0; with 1 such a step adds no distance at all.
+    """
+
+    strength: float = 1.0
+
+    def check(self, name, params, mask, source):
+        if not self.strength >= 0:
+            raise UserError(
+                f"{name}.strength={self.strength!r}: expected a number of at least 0."
+            )
+        super().check(name, params, mask, source)
+
+    def __call__(self, params, before, grads, source):
+        def one(now, start, old, grad):
+            return selective_decay(now, old, grad, start, self.strength)
+
+        return self.each(one, params, source, before, grads)
+
+
+def _stages(paths) -> list[str]:
+    return sorted({path.split("/")[0] for path in paths})

@@ -1,0 +1,216 @@
+"""The vocabulary: the types that every other file speaks of, and no behaviour.
+
+Stage, Selection, Source, Stream, Term and Experiment are the six words of the
+program. Selections live in `select.py`, streams in `data/streams.py`, the
+experiment in `experiment.py`; the rest is here.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A number that changes over training: `value(step, steps)`; see schedules.py."""
+
+    def value(self, step: jax.Array, steps: jax.Array) -> jax.Array:
+        raise TypeError(f"{type(self).__name__} defines no value(step, steps)")
+
+
+def value(number, step: jax.Array, steps: jax.Array) -> jax.Array:
+    """Returns a schedule's value, or the number itself where it is none."""
+    if isinstance(number, Schedule):
+        return number.value(step, steps)
+    return jnp.asarray(number, jnp.float32)
+
+
+def progress(step: jax.Array, steps: jax.Array) -> jax.Array:
+    """Returns step / steps in [0, 1], 1 for a run of no steps."""
+    return jnp.clip(step / jnp.maximum(steps, 1), 0.0, 1.0)
+
+
+def _warm(peak, warmup, step, steps):
+    """Returns (value while warming up, share of the remaining steps that passed)."""
+    ramp = peak * (step + 1) / jnp.maximum(warmup, 1.0)
+    rest = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1.0), 0.0, 1.0)
+    return ramp, rest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Linear warm-up to `peak`, then half a cosine down to `final`.
+
+    Attributes:
+      peak: highest value.
+      warmup: steps of the linear rise (a count, not a share).
+      final: value that the last step comes near to, and that is kept after it.
+
+    References:
+      Loshchilov & Hutter, SGDR, ICLR 2017, eq. 5 (without restarts).
+    """
+
+    peak: float
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def value(self, step, steps):
+        ramp, rest = _warm(self.peak, self.warmup, step, steps)
+        cosine = self.final + (self.peak - self.final) * 0.5 * (
+            1 + jnp.cos(jnp.pi * rest)
+        )
+        return jnp.where(step < self.warmup, ramp, cosine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Schedule):
+    """Linear warm-up to `peak`, then a straight line to `final`."""
+
+    peak: float
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def value(self, step, steps):
+        ramp, rest = _warm(self.peak, self.warmup, step, steps)
+        line = self.peak + (self.final - self.peak) * rest
+        return jnp.where(step < self.warmup, ramp, line)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramp(Schedule):
+    """`final · (2 / (1 + exp(−gamma · p)) − 1)` with p = step / steps in [0, 1].
+
+    References:
+      Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016),
+      section 5.2: final = 1, gamma = 10.
+    """
+
+    final: float = 1.0
+    gamma: float = 10.0
+
+    def value(self, step, steps):
+        p = progress(step, steps)
+        return self.final * (2.0 / (1.0 + jnp.exp(-self.gamma * p)) - 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearRamp(Schedule):
+    """0 until `start`, a straight rise to `final` at `end`, and `final` from there.
+
+    Attributes:
+      final: highest value.
+      start, end: shares of the run.
+
+    References:
+      Lee, Pseudo-Label, ICML 2013 workshops, eq. 16.
+    """
+
+    final: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def value(self, step, steps):
+        span = jnp.maximum(jnp.subtract(self.end, self.start), 1e-6)
+        share = (progress(step, steps) - self.start) / span
+        return self.final * jnp.clip(share, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianRamp(Schedule):
+    """`final · exp(−5 · (1 − p)²)`, p from 0 to 1 until `end`, and `final` from there.
+
+    Attributes:
+      final: highest value; the first is 0.0067 of it.
+      end: share of the run.
+
+    References:
+      Laine & Aila, Temporal Ensembling, ICLR 2017, section 3 (80 of 300 epochs).
+    """
+
+    final: float = 1.0
+    end: float = 0.25
+
+    def value(self, step, steps):
+        p = jnp.clip(progress(step, steps) / jnp.maximum(self.end, 1e-6), 0.0, 1.0)
+        return self.final * jnp.exp(-5.0 * jnp.square(1 - p))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scaled(Schedule):
+    """`factor` times another schedule.
+
+    Attributes:
+      of: the other one.
+      factor: any number.
+    """
+
+    of: Schedule
+    factor: float = 1.0
+
+    def value(self, step, steps):
+        return self.factor * self.of.value(step, steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneCycle(Schedule):
+    """Half a cosine up from peak / div to `peak`, half a cosine down to nearly nothing.
+
+    Values are those of torch's OneCycleLR with the same numbers; momentum stays as it
+    is.
+
+    Attributes:
+      peak: highest value.
+      rise: share of the steps that the rise takes.
+      div: the first value is peak / div.
+      final_div: the last value is peak / (div · final_div).
+
+    References:
+      Smith & Topin, Super-Convergence, 2018 (1cycle; there in straight lines).
+    """
+
+    peak: float
+    rise: float = 0.3
+    div: float = 25.0
+    final_div: float = 1e4
+
+    def value(self, step, steps):
+        top = jnp.maximum(self.rise * steps - 1, 1e-6)
+        up = jnp.clip(step / top, 0.0, 1.0)
+        down = jnp.clip((step - top) / jnp.maximum(steps - 1 - top, 1e-6), 0.0, 1.0)
+        first = jnp.divide(self.peak, self.div)
+        last = first / self.final_div
+        rising, falling = _cosine(first, self.peak, up), _cosine(self.peak, last, down)
+        return jnp.where(step <= top, rising, falling)
+
+
+def _cosine(start, end, share):
+    """Half a cosine from start (share 0) to end (share 1)."""
+    return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * share))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlantedTriangular(Schedule):
+    """A short straight rise from peak / ratio to `peak`, and a long straight fall back.
+
+    Attributes:
+      peak: highest value.
+      rise: share of the steps that the rise takes (cut_frac).
+      ratio: how many times smaller the lowest value is than the peak.
+
+    References:
+      Howard & Ruder, ULMFiT, ACL 2018, eq. 3. Its last values fall below peak / ratio,
+      and in short runs below 0, where rise · steps is no whole number; here they stop
+      at peak / ratio.
+    """
+
+    peak: float
+    rise: float = 0.1
+    ratio: float = 32.0
+
+    def value(self, step, steps):
+        cut = jnp.maximum(jnp.floor(steps * self.rise), 1.0)
+        fall = jnp.maximum(cut * (jnp.divide(1, self.rise) - 1), 1e-6)
+        share = jnp.where(step < cut, step / cut, 1 - (step - cut) / fall)
+        share = jnp.clip(share, 0.0, 1.0)
+        return jnp.divide(self.peak * (1 + share * (self.ratio - 1)), self.ratio)

@@ -1,0 +1,79 @@
+"""Initial weights from what jaxtl itself wrote: a run's directory or a checkpoint."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Literal
+
+from jaxtl.core import checkpoint
+from jaxtl.core.errors import UserError
+from jaxtl.pretrained.match import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class FromRun:
+    """The model that an earlier run left behind.
+
+    Attributes:
+      path: the run's directory.
+      reset: patterns of what is re-initialised, "head" for a new head.
+      ignore: patterns of what the run has and this model lacks.
+      which: "best" on validation, or "last".
+    """
+
+    path: str
+    reset: tuple[str, ...] | str = ()
+    ignore: tuple[str, ...] | str = ()
+    which: Literal["best", "last"] = "best"
+
+    def read(self) -> Weights:
+        """Reads the weights.
+
+        Raises:
+          UserError: if the directory is no run, or its checkpoint can't be read.
+        """
+        path = pathlib.Path(self.path)
+        if not path.is_dir():
+            raise UserError(f"init: there is no run directory {self.path!r}.")
+        folder = path / "checkpoints"
+        step = checkpoint.latest(folder)
+        if step is None:
+            raise UserError(
+                f"init: {self.path!r} holds no finished checkpoint "
+                "(expected checkpoints/<step>/ as `jaxtl run` writes them)."
+            )
+        return _read(folder.absolute(), step, self.which, folder.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(folder: pathlib.Path, step: int, which: str, stamp: int) -> Weights:
+    # Memoised: a table of many small runs starts each of them from one source.
+    item = checkpoint.read(folder, step, which)
+    meta = checkpoint.meta(folder, step)
+    return Weights(item["params"], item.get("stats", {}), meta)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromCheckpoint:
+    """An orbax checkpoint of a parameter tree, written by jaxtl or anything else.
+
+    Attributes:
+      path: one checkpoint's folder of arrays; a tree {"params": …, "batch_stats": …}
+        (or "stats"), or the parameters alone.
+      reset, ignore: as in `FromRun`.
+    """
+
+    path: str
+    reset: tuple[str, ...] | str = ()
+    ignore: tuple[str, ...] | str = ()
+
+    def read(self) -> Weights:
+        """Reads the weights; UserError where this is no orbax checkpoint."""
+        path = pathlib.Path(self.path)
+        if not path.is_dir():
+            raise UserError(f"init: there is no checkpoint folder {self.path!r}.")
+        tree = checkpoint.read_tree(path)
+        stats = tree.get("batch_stats", tree.get("stats", {}))
+        meta = {**checkpoint.beside(path), "path": json.dumps(str(path))}
+        return Weights(tree.get("params", tree), stats, meta)

@@ -1,0 +1,77 @@
+"""What an adapter_config.json may say, and what is refused."""
+
+import json
+import pathlib
+from typing import Any
+
+from jaxtl.core.errors import UserError
+from jaxtl.pretrained import hf_peft_layout
+
+# What an adapter_config.json may say and this reader follows, or which tells nothing
+# about the values. Anything else that is set changes what the numbers mean.
+KNOWN = (
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "inference_mode",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+    "bias",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+    "megatron_core",
+    "qalora_group_size",
+    "eva_config",
+    "ensure_weight_tying",
+    "feedforward_modules",
+    "init_ia3_weights",
+    "d_initial",
+    "projection_prng_key",
+    "save_projection",
+    "vera_dropout",
+    "init_weights",
+    "runtime_config",
+)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Reads an adapter_config.json.
+
+    Raises:
+      UserError: no such file, an unknown kind, or an option that is not followed here.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{str(path.parent)!r} is no folder of PEFT's: it has no {path.name}."
+        ) from None
+    except ValueError:
+        raise UserError(f"{str(path)!r} is no JSON.") from None
+    where = f"{str(path)!r}"
+    hf_peft_layout.by_kind(config.get("peft_type"))
+    if config.get("bias", "none") != "none":
+        raise UserError(
+            f"{where}: bias={config['bias']!r} trained biases beside the adapters; "
+            "only 'none' can be read."
+        )
+    if config.get("init_lora_weights", True) not in (True, False, "gaussian", "eva"):
+        raise UserError(
+            f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the "
+            "base's weights; save such adapters converted to plain LoRA."
+        )
+    for name, value in config.items():
+        if value and name not in KNOWN:
+            raise UserError(f"{where}: {name}={value!r} is not supported.")
+    return config

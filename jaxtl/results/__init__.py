@@ -1,0 +1,1 @@
+"""Finished runs: records, statistics, tables, reports."""

@@ -1,0 +1,432 @@
+"""Runs a sweep: claims cells, trains them as lanes or alone, records what came out."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from jaxtl import pretrained
+from jaxtl.core import serialization
+from jaxtl.core.errors import UserError
+from jaxtl.results import database
+from jaxtl.sweep import (
+    axes,
+    baseline_cells,
+    plan,
+    stacking,
+    vectorized_loop,
+    vectorized_runs,
+)
+from jaxtl.sweep import grid as sweep_grid
+from jaxtl.training import build, loop, run_dir, setup
+from jaxtl.training.experiment import Experiment, Variant
+from jaxtl.training.experiment_file import File
+from jaxtl.training.result import environment
+from jaxtl.training.run import Run
+
+BEAT = 10.0  # seconds between signs of life
+POLL = 1.0  # seconds between looks at a source that another process trains
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """A sweep in a folder.
+
+    Attributes:
+      file, grid: what it is made of.
+      cells: all of them.
+      programs: the cells by what is compiled in.
+      folder: where it is recorded.
+      mode, most: as for `plan.footing`.
+      fitted: baselines, on the same splits.
+      broken: source -> why it can't be trained, as far as that was found out.
+    """
+
+    file: File
+    grid: axes.Grid
+    cells: tuple[sweep_grid.Cell, ...]
+    programs: tuple[plan.Program, ...]
+    folder: pathlib.Path
+    mode: str = "auto"
+    most: int | None = None
+    fitted: tuple[baseline_cells.Fit, ...] = ()
+    broken: dict[pathlib.Path, str] = dataclasses.field(default_factory=dict)
+
+
+def made(
+    file: File,
+    grid: axes.Grid,
+    folder: pathlib.Path,
+    *,
+    mode: str = "auto",
+    most: int | None = None,
+    baselines: Any = None,
+) -> Sweep:
+    """Returns the sweep of a file; nothing is set up or written yet.
+
+    Args:
+      file, grid, folder, mode, most: as in `Sweep`.
+      baselines: the file's BASELINES, or None.
+    """
+    if mode not in (
+        "auto",
+        vectorized_runs.VMAP,
+        vectorized_runs.MAP,
+        vectorized_runs.ALONE,
+    ):
+        raise UserError(f"mode={mode!r}: expected auto, vmap, map or alone.")
+    if most is not None and most < 1:
+        raise UserError(f"lanes={most}: expected at least 1 side by side.")
+    if grid.halving is not None and most is None:
+        most = 2**20  # settings are compared within a program: all its lanes at once
+    cells = tuple(sweep_grid.cells(file, grid))
+    groups = tuple(plan.programs(cells))
+    fitted = tuple(baseline_cells.fits(baselines, grid, cells)) if baselines else ()
+    if fitted and baseline_cells.method_axis(grid) not in cells[0].labels:
+        # Beside baselines, networks need a name as well.
+        axis = baseline_cells.method_axis(grid)
+        cells = tuple(
+            dataclasses.replace(c, labels={axis: baseline_cells.NETWORK, **c.labels})
+            for c in cells
+        )
+        groups = tuple(plan.programs(cells))
+    return Sweep(file, grid, cells, groups, folder, mode, most, fitted)
+
+
+def begin(made: Sweep, *, overwrite: bool = False) -> database.Ledger:
+    """Opens the sweep's ledger, with every cell in it.
+
+    Raises:
+      UserError: a folder that holds something else, or a sweep of other experiments.
+    """
+    folder = made.folder
+    if overwrite and (folder / database.FILE).exists():
+        _clear(folder)
+    try:
+        run_dir.create(folder, overwrite=overwrite)
+    except UserError:
+        if not (
+            folder / database.FILE
+        ).exists():  # else it goes on, or another began it
+            raise
+    book = database.Ledger(folder, create=True)
+    if not (folder / "experiment.py").exists():
+        shutil.copyfile(made.file.path, folder / "experiment.py")
+    digests = {name: sweep_grid.digest(exp) for name, exp in made.file.variants.items()}
+    known = book.meta().get("digests")
+    if known is not None and known != digests:
+        changed = sorted(
+            name or "the experiment"
+            for name in {*known, *digests}
+            if known.get(name) != digests.get(name)
+        )
+        book.__exit__()
+        raise UserError(
+            f"{folder} holds a sweep of other experiments: {', '.join(changed)} "
+            "changed since; choose another --out, or --overwrite what lies there."
+        )
+    book.tell(
+        digests=digests,
+        file=made.file.path.name,
+        doc=made.file.doc,
+        overrides=list(made.file.overrides),
+        axes={name: _shown(values) for name, values in made.grid.axes.items()},
+        experiments={
+            n: serialization.to_json(e) for n, e in made.file.variants.items()
+        },
+        environment=environment(),
+    )
+    book.add((cell.key, cell.labels) for cell in (*made.cells, *made.fitted))
+    book.again_damaged()
+    return book
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Empties the folder of a sweep that nobody works on."""
+    busy = False  # nor with a ledger that is damaged
+    with contextlib.suppress(UserError), database.Ledger(folder) as book:
+        book.free_dead()
+        busy = any(age < database.STALE for _, age in book.owners().values())
+    if busy:
+        raise UserError(
+            f"{folder} is in use by another process; wait for it, or choose another "
+            "--out."
+        )
+    for child in folder.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def _shown(values: Any) -> Any:
+    values = values.values if isinstance(values, axes.When) else values
+    return [axes.shown(value) for value in values]
+
+
+class Working(contextlib.ExitStack):
+    """A process that works on a sweep: beats while it does, hands back what is left."""
+
+    def __init__(self, book: database.Ledger):
+        super().__init__()
+        self.book, self.owner = book, database.owner()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "Working":
+        self.book.free_dead()
+        thread = threading.Thread(target=self._beat, daemon=True)
+        thread.start()
+        self.callback(self.book.release, self.owner)
+        self.callback(thread.join)
+        self.callback(self._ended.set)
+        return self
+
+    def _beat(self) -> None:
+        with database.Ledger(self.book.path.parent) as own:
+            while not self._ended.wait(BEAT):
+                with contextlib.suppress(UserError):  # the disk may be full for now
+                    own.beat(self.owner)
+
+
+def run(
+    made: Sweep,
+    book: database.Ledger,
+    tell: Callable[[Sequence[database.Outcome]], None] = lambda outcomes: None,
+) -> None:
+    """Runs every cell that waits, chunk by chunk, and records each as it finishes.
+
+    Raises:
+      KeyboardInterrupt: after Ctrl-C; what is under way waits anew.
+    """
+    with Working(book) as working, loop.Interrupt() as interrupt:
+        for program in made.programs:
+            for outcomes in _chunks(made, program, working, interrupt):
+                book.finish(outcomes)
+                tell(outcomes)
+        for fit in made.fitted:
+            if not interrupt.asked and book.claim([fit.key], working.owner):
+                outcome = _fitted(fit, made)
+                book.finish([outcome])
+                tell([outcome])
+        if interrupt.asked:
+            raise KeyboardInterrupt("stopped; the same command goes on.")
+
+
+def _fitted(fit: baseline_cells.Fit, made: Sweep) -> database.Outcome:
+    try:
+        exp = resolved(fit.exp, made)
+    except UserError as error:
+        return database.Outcome(fit.key, database.FAILED, {}, {}, str(error))
+    return baseline_cells.run(fit, exp)
+
+
+def _chunks(made: Sweep, program: plan.Program, working: Working, interrupt):
+    """Yields the outcomes of a program's cells, some at a time."""
+    book, owner, size, left = working.book, working.owner, None, list(program.cells)
+    while left and not interrupt.asked:
+        known = book.statuses()
+        open_ = (database.WAITING, database.RUNNING, database.DAMAGED)
+        left = [cell for cell in left if known[cell.key] in open_]
+        if not left:
+            return
+        if size is None:
+            size = yield from _sized(made, program, left, working)
+            if size is None:
+                return
+        wanted, left = left[: size.lanes], left[size.lanes :]
+        taken = set(book.claim([cell.key for cell in wanted], owner))
+        mine = [cell for cell in wanted if cell.key in taken]
+        if mine:
+            yield from chunk(made, mine, size, interrupt)
+
+
+def _sized(made: Sweep, program: plan.Program, left, working: Working):
+    """Returns the footing of a program, or None where no cell of it can be set up."""
+    for cell in left:
+        try:
+            first = Run(resolved(cell.exp, made))
+            return plan.footing(first, len(left), made.mode, made.most)
+        except UserError as error:
+            if working.book.claim([cell.key], working.owner):
+                yield [database.Outcome(cell.key, database.FAILED, {}, {}, str(error))]
+    return None
+
+
+def chunk(
+    made: Sweep,
+    cells: Sequence[sweep_grid.Cell],
+    size: plan.Footing,
+    interrupt,
+    watch=None,
+) -> Iterator[list[database.Outcome]]:
+    """Trains some cells of one program; yields what came out.
+
+    `watch` is called with lanes and their cells after each evaluation, and may stop
+    some; cells that train alone are not watched.
+    """
+    ready, failed = _set_up(made, cells)
+    if failed:
+        yield failed
+    if size.mode != vectorized_runs.ALONE and (len(ready) > 1 or (ready and watch)):
+        try:
+            found = _side_by_side(made, ready, size.mode, interrupt, watch)
+            if found is not None:
+                yield found
+            return
+        except stacking.Unlike:
+            pass  # their arrays differ in shape after all
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or len(ready) < 2:
+                raise
+            # Too many for the memory after all.
+            half = dataclasses.replace(size, lanes=-(-len(ready) // 2))
+            mine = [cell for cell, _ in ready]
+            yield from chunk(made, mine[: half.lanes], half, interrupt, watch)
+            yield from chunk(made, mine[half.lanes :], half, interrupt, watch)
+            return
+    for cell, one in ready:
+        if interrupt.asked:
+            return
+        try:
+            found = [_alone(cell, one)]
+        except KeyboardInterrupt:  # it was the run that was told
+            interrupt.asked = True
+            return
+        yield found
+
+
+def _set_up(made: Sweep, cells):
+    """Returns ([(cell, run)], outcomes of those that can't be set up)."""
+    ready, failed, known = [], [], {}
+    for cell in cells:
+        try:
+            exp = resolved(cell.exp, made)
+            essence = build.essence(exp)
+            if essence not in known:
+                known[essence] = Run(exp)
+                one = known[essence]
+                if len(one.parts.stretches) > 1:
+                    del known[essence]
+            else:
+                one = known[essence].sibling(exp)
+            ready.append((cell, one))
+        except UserError as error:
+            failed.append(
+                database.Outcome(cell.key, database.FAILED, {}, {}, str(error))
+            )
+    return ready, failed
+
+
+def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
+    """Trains cells as lanes; returns their outcomes, None where that was stopped."""
+    begun = time.perf_counter()
+    apart = made.grid.halving is None and watch is None
+    parts = _parts(len(ready)) if mode == vectorized_runs.MAP and apart else 1
+    size = -(-len(ready) // parts)
+    shares = [ready[i : i + size] for i in range(0, len(ready), size)]
+    # Features are cached here, one share after the other: most are common to all.
+    sides = [
+        vectorized_runs.Lanes([one for _, one in share], mode, one_core=len(shares) > 1)
+        for share in shares
+    ]
+
+    def train(share, side):
+        cells = [cell for cell, _ in share]
+        return vectorized_loop.train(
+            side,
+            halving=made.grid.halving,
+            settings=[_setting(cell) for cell in cells],
+            asked_to_stop=lambda: interrupt.asked,
+            tell=lambda at: watch(side, cells) if watch else None,
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
+        found = list(pool.map(train, shares, sides))
+    if any(part is None for part in found):
+        return None
+    seconds = (time.perf_counter() - begun) / len(ready)
+    return [
+        database.Outcome(
+            cell.key,
+            one.status,
+            {**one.result, "seconds": seconds} if one.result else {},
+            one.curve,
+            one.error,
+        )
+        for share, part in zip(shares, found)
+        for (cell, _), one in zip(share, part)
+    ]
+
+
+def _parts(count: int) -> int:
+    """Returns over how many cores lanes are shared out: each has at least four."""
+    cores = getattr(os, "sched_getaffinity", None)
+    cores = len(cores(0)) if cores else os.cpu_count() or 1
+    return max(1, min(cores, count // 4))
+
+
+def _setting(cell: sweep_grid.Cell) -> tuple:
+    """Returns a cell's labels but its seed's."""
+    return tuple((k, str(v)) for k, v in cell.labels.items() if k != axes.SEED)
+
+
+def _alone(cell: sweep_grid.Cell, one: Run) -> database.Outcome:
+    begun = time.perf_counter()
+    # The run's first step donates its state, which siblings share.
+    one = one.sibling(one.exp) if len(one.parts.stretches) == 1 else one
+    try:
+        result = loop.train(one, progress=False)
+    except (UserError, jax.errors.JaxRuntimeError) as error:
+        # The device's own errors (no memory left) are one cell's: the others go on.
+        text = str(error).partition("\n")[0]
+        return database.Outcome(cell.key, database.FAILED, {}, one.curve, text)
+    result = {**result, "seconds": time.perf_counter() - begun}
+    curve = {
+        "step": one.curve["step"],
+        "loss": [float(f"{x:.6g}") for x in one.curve["loss"]],
+        "val": [vectorized_runs.rounded(row) for row in one.curve["val"]],
+    }
+    return database.Outcome(cell.key, database.DONE, result, curve)
+
+
+def resolved(exp: Experiment, made: Sweep) -> Experiment:
+    """Returns an experiment whose source, where that is a variant, is trained."""
+    if not isinstance(exp.init, Variant):
+        return exp
+    init = exp.init
+    base = made.file.variants[init.name]
+    seed = exp.seed if init.per_seed else base.seed
+    path = made.folder / "sources" / init.name.replace("/", "_") / f"seed{seed}"
+    source = resolved(dataclasses.replace(base, seed=seed), made)
+    if path not in made.broken:  # else it would fail for every cell anew
+        try:
+            _trained(source, path, made)
+        except UserError as error:
+            made.broken[path] = f"its source {init.name!r} failed: {error}"
+    if path in made.broken:
+        raise UserError(made.broken[path])
+    start = pretrained.FromRun(str(path), init.reset, init.ignore, init.which)
+    return dataclasses.replace(exp, init=start)
+
+
+def _trained(exp: Experiment, path: pathlib.Path, made: Sweep) -> None:
+    """Trains a source, or waits until another process has."""
+    while not (path / "result.json").exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with run_dir.lock(path.parent):
+                if (path / run_dir.MARK).exists():
+                    one = setup.resume(path)
+                else:
+                    fresh = {"file": made.file.path, "overwrite": path.exists()}
+                    one = setup.setup(exp, path, **fresh)
+                loop.train(one, progress=False)
+        except UserError as error:
+            if "in use by another process" not in str(error):
+                raise
+            time.sleep(POLL)

@@ -1,0 +1,14 @@
+"""Terms: the summands of the loss `Σ weight · term`."""
+
+from typing import TYPE_CHECKING
+
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from . import domain as domain
+    from . import generalization as generalization
+    from . import noisy as noisy
+    from . import regularizers as regularizers
+    from . import semi as semi
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

@@ -1,0 +1,159 @@
+"""What terms check before a run starts: one clear sentence each, with the nearest name.
+
+Every function takes the `Setup` a term is checked against and raises `UserError`.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from jaxtl.core import selection as selections
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import PyTree
+from jaxtl.optim.schedules import Schedule
+from jaxtl.terms.base import Setup
+
+
+def where(setup: Setup, field: str) -> str:
+    """Returns the field's full name, as an override on the command line spells it."""
+    return f"terms.{setup.name}.{field}"
+
+
+def stream(setup: Setup, field: str, name: str) -> None:
+    """Raises if the experiment has no stream of that name."""
+    if name not in setup.streams:
+        raise UserError(
+            f"{where(setup, field)}={name!r}: the data give no such stream"
+            f"{nearest(name, setup.streams)} (streams: {', '.join(setup.streams)})."
+        )
+
+
+def labelled(setup: Setup, field: str, name: str) -> None:
+    """Raises if there is no stream of that name, or it carries no labels."""
+    stream(setup, field, name)
+    if name == "unlabelled":
+        others = ", ".join(s for s in setup.streams if s != name) or "none"
+        raise UserError(
+            f"{where(setup, field)}={name!r}: this stream has no labels "
+            f"(streams with labels: {others})."
+        )
+
+
+def classes(setup: Setup, field: str, name: str) -> None:
+    """Raises if a stream's labels don't mean what the target's classes mean.
+
+    One's classes may be the first of the other's: a target that has only some of the
+    source's, say.
+    """
+    ours = setup.classes.get("", ())
+    theirs = setup.classes.get(name, ours)
+    common = min(len(ours), len(theirs))
+    if ours[:common] != theirs[:common]:
+        raise UserError(
+            f"{where(setup, field)}={name!r}: the stream's classes "
+            f"({_some(theirs)}) are not the target's ({_some(ours)}), in this order; "
+            f"bring them into it with streams[{name!r}].classes=."
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+
+
+def stage(setup: Setup, field: str, name: str) -> None:
+    """Raises if the model has no stage of that name, or shows no feature of it."""
+    if name not in setup.network.stages:
+        raise UserError(
+            f"{where(setup, field)}={name!r}: the model has no such stage"
+            f"{nearest(name, setup.network.stages)} "
+            f"(stages: {', '.join(setup.network.stages)})."
+        )
+    if name not in setup.features:
+        raise UserError(
+            f"{where(setup, field)}={name!r}: this model gives no feature of that "
+            f"stage (it gives: {', '.join(setup.features)})."
+        )
+
+
+def last_feature(network_stages: Iterable[str]) -> str:
+    """Returns the last stage before the head (the head itself where it is alone)."""
+    stages = tuple(network_stages)
+    return stages[-2] if len(stages) > 1 else stages[-1]
+
+
+def task(setup: Setup, term: str, *expected: str) -> None:
+    """Raises if the experiment's task is none of the expected."""
+    if setup.task not in expected:
+        raise UserError(
+            f"terms.{setup.name}: {term} is a term for "
+            f"{' or '.join(expected)}, and the task of this experiment is "
+            f"{setup.task!r}."
+        )
+
+
+def one_of(setup: Setup, field: str, value: Any, options: Iterable[str]) -> None:
+    """Raises if the value is none of the options."""
+    options = tuple(options)
+    if value not in options:
+        raise UserError(
+            f"{where(setup, field)}={value!r} is unknown{nearest(value, options)} "
+            f"(known: {', '.join(options)})."
+        )
+
+
+def number(
+    setup: Setup, field: str, value: Any, low: float, high: float = math.inf
+) -> None:
+    """Raises if a number lies outside [low, high]; schedules are let through."""
+    if not isinstance(value, Schedule) and not low <= value <= high:
+        span = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise UserError(f"{where(setup, field)}={value!r}: expected a number {span}.")
+
+
+def sourced(setup: Setup) -> None:
+    """Raises if training starts from scratch."""
+    if not trees.flatten(setup.source.params):
+        raise UserError(
+            f"terms.{setup.name}: this experiment starts from scratch, so there is no "
+            "θ₀ to stay near; give the experiment an init=."
+        )
+
+
+def selected(
+    setup: Setup, pattern: str, *, sourced: bool = False, field: str = "select"
+) -> PyTree:
+    """Returns the mask of leaves that are selected, trainable and (asked for) sourced.
+
+    Args:
+      setup: what the term is checked against.
+      pattern: the selection.
+      sourced: count only leaves that have a source.
+      field: the selection's field, for the message.
+
+    Raises:
+      UserError: if the pattern matches nothing, or nothing remains.
+    """
+    name = where(setup, field)
+    chosen = selections.mask(pattern, setup.params, what=name)
+    chosen = jax.tree.map(lambda a, b: a and b, chosen, setup.mask)
+    if not any(jax.tree.leaves(chosen)):
+        raise UserError(
+            f"{name}={pattern!r}: every parameter it selects is frozen, so the term "
+            "would do nothing; unfreeze one or drop the term."
+        )
+    if sourced:
+        known = set(trees.flatten(setup.source.params))
+        chosen = trees.map_with_path(lambda p, m: m and p in known, chosen)
+        if not any(jax.tree.leaves(chosen)):
+            raise UserError(
+                f"{name}={pattern!r}: no trainable parameter it selects has a source; "
+                f"those that have one are in: {', '.join(_stages(known))}."
+            )
+    return chosen
+
+
+def _stages(paths: Iterable[str]) -> list[str]:
+    return sorted({path.split("/")[0] for path in paths})

@@ -1,0 +1,76 @@
+"""AdaBN: the target's own BatchNorm statistics, and nothing else of it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
+from jaxtl.models.layers import batch_norm_stats
+from jaxtl.terms import checks
+from jaxtl.terms.base import Setup, Term
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaBN(Term):
+    """Sets BatchNorm's statistics to those of all of a stream's batches so far.
+
+    Its value is 0 and trains nothing. To adapt a finished model by it, take no step of
+    the parameters while it looks at `steps` · `batch` examples:
+
+      Experiment(init=Run("<source>"), data=<target, labels=0>, steps=30, batch=256,
+                 terms={"adabn": AdaBN()}, optim=SGD(lr=0.0), monitor=None)
+
+    `tl.adabn(run)` does the same to a run in memory; to adapt during training, let
+    `Experiment.statistics=("unlabelled",)` keep the target's running ones. Means and
+    variances are those of all examples seen together; each batch passes normalised by
+    its own. Put this term last: another term's pass of a stream moves statistics too.
+
+    Attributes:
+      target: stream whose statistics are taken; its labels are not used.
+
+    References:
+      Li et al., Adaptive Batch Normalization for Practical Domain Adaptation, Pattern
+      Recognition 80 (2018), Algorithm 1.
+    """
+
+    target: str = "unlabelled"
+
+    @property
+    def streams(self):
+        return (self.target,)
+
+    def check(self, setup: Setup):
+        checks.stream(setup, "target", self.target)
+        trained = jax.tree.map(bool, jax.tree.leaves(setup.mask))
+        if jax.tree.leaves(setup.stats) and not any(trained):
+            raise UserError(
+                f"terms.{setup.name}: every stage is frozen, and what is frozen keeps "
+                "its statistics; leave it unfrozen, with optim=tl.optim.SGD(lr=0.0)."
+            )
+
+    def describe(self, setup: Setup) -> str:
+        count = len(jax.tree.leaves(setup.stats)) // 2
+        if not count:
+            return "nothing to do: the model has no BatchNorm"
+        return f"takes the statistics of {count} BatchNorm layers from {self.target!r}"
+
+    def init_state(self, setup: Setup) -> PyTree:
+        return {"stats": setup.stats, "batches": jnp.int32(0)}
+
+    def __call__(self, context):
+        found = batch_norm_stats.batch_statistics(
+            context.network,
+            context.params,
+            context.stats,
+            context.batches[self.target]["x"],
+            train=context.train,
+            still=context.still,
+            key=context.key,
+        )
+        count = context.state["batches"]
+        pooled = batch_norm_stats.pool(context.state["stats"], found, count)
+        context.set_state({"stats": pooled, "batches": count + 1})
+        context.set_stats(pooled)
+        return jnp.float32(0.0)

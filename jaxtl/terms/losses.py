@@ -1,0 +1,257 @@
+"""Task losses: pure functions, and the terms that apply them to a stream.
+
+All three are means over every example and output of the batch, without a factor ½,
+and compute in float32 (or wider) whatever the model computes in.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.terms import checks
+from jaxtl.terms.base import Setup, Term
+
+TASKS = ("classification", "multilabel", "regression", "language")
+
+
+def _wide(x) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def cross_entropy(logits, labels, smoothing=0.0) -> jax.Array:
+    """Cross-entropy with label smoothing, −Σ_c q_c log p_c, mean over examples.
+
+    q = (1 − smoothing) · q̂ + smoothing / K, where q̂ is one at the label, or the given
+    distribution.
+
+    Args:
+      logits: (..., K), before the softmax.
+      labels: (...) class indices in [0, K), or (..., K) distributions.
+      smoothing: a number in [0, 1], may be traced.
+
+    Returns:
+      A scalar in nats.
+
+    References:
+      Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7.
+    """
+    log_p = jax.nn.log_softmax(_wide(logits))
+    labels = jnp.asarray(labels)
+    if labels.ndim == log_p.ndim:
+        hit = jnp.sum(labels * log_p, axis=-1)
+    else:
+        hit = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    return -jnp.mean((1 - smoothing) * hit + smoothing * jnp.mean(log_p, axis=-1))
+
+
+def binary_cross_entropy(logits, targets) -> jax.Array:
+    """Binary cross-entropy of independent outputs, mean over examples and outputs.
+
+    Args:
+      logits: (batch, outputs), before the sigmoid.
+      targets: the same shape, in [0, 1]; (batch,) fits a single output.
+
+    Returns:
+      A scalar in nats (per output).
+    """
+    logits = _wide(logits)
+    targets = _fit(targets, logits)
+    # −t·log σ(z) − (1 − t)·log σ(−z), with log σ(z) = z + log σ(−z).
+    return jnp.mean(jax.nn.softplus(logits) - targets * logits)
+
+
+def squared_error(outputs, targets) -> jax.Array:
+    """(output − target)², mean over examples and outputs, without ½.
+
+    Args:
+      outputs: (batch, outputs).
+      targets: the same shape; (batch,) fits a single output.
+    """
+    outputs = _wide(outputs)
+    return jnp.mean(jnp.square(outputs - _fit(targets, outputs)))
+
+
+def _fit(targets, like: jax.Array) -> jax.Array:
+    """Reshapes targets to the outputs: (batch,) − (batch, 1) would be a square."""
+    targets = _wide(targets)
+    if targets.shape == like.shape:
+        return targets
+    if like.shape == (*targets.shape, 1):
+        return targets[..., None]
+    raise UserError(
+        f"targets have the shape {targets.shape}, and the model's outputs "
+        f"{like.shape}; they must agree."
+    )
+
+
+def next_token(logits, ids, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores of predicting each token from those before it, summed per example.
+
+    Args:
+      logits: (batch, length, vocab); place t predicts token t + 1.
+      ids: (batch, length) token ids.
+      mask: (batch, length), true for real tokens; padding is neither read nor counted.
+
+    Returns:
+      (−Σ log p in nats, number of hits, number of predicted tokens), (batch,) each. The
+      first real token has nothing before it and is not predicted.
+    """
+    log_p = jax.nn.log_softmax(_wide(logits[:, :-1]))
+    following = ids[:, 1:]
+    counted = (mask[:, 1:] & mask[:, :-1]).astype(log_p.dtype)
+    chosen = jnp.take_along_axis(log_p, following[..., None], axis=-1)[..., 0]
+    hits = (jnp.argmax(log_p, axis=-1) == following).astype(log_p.dtype)
+    return -(chosen * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
+
+
+def scores(logits, x, task: str) -> jax.Array:
+    """Returns per example what metrics.compute takes: the logits themselves, or for
+    "language" the three sums of `next_token`, (batch, 3), in place of vocab numbers."""
+    if task != "language":
+        return logits
+    mask = x.get("attention_mask", jnp.ones_like(x["input_ids"])).astype(bool)
+    return jnp.stack(next_token(logits, x["input_ids"], mask), axis=-1)
+
+
+def predictions(logits, task: str) -> jax.Array:
+    """Returns the task's output activation of the logits.
+
+    Softmax for classification and language, sigmoid for multilabel, the outputs
+    themselves for regression; float32 or wider.
+    """
+    _known(task)
+    logits = _wide(logits)
+    if task in ("classification", "language"):
+        return jax.nn.softmax(logits)
+    return jax.nn.sigmoid(logits) if task == "multilabel" else logits
+
+
+def for_task(task: str) -> Term:
+    """Returns the task's usual loss term."""
+    _known(task)
+    terms = (CrossEntropy, BinaryCrossEntropy, SquaredError, NextToken)
+    return dict(zip(TASKS, terms))[task]()
+
+
+def _known(task: str) -> None:
+    if task not in TASKS:
+        raise UserError(
+            f"task={task!r} is unknown{nearest(task, TASKS)} "
+            f"(known: {', '.join(TASKS)})."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Term):
+    """`cross_entropy` of a stream's batch; reports its accuracy.
+
+    Attributes:
+      label_smoothing: in [0, 1].
+      stream: name of the stream.
+    """
+
+    label_smoothing: float = 0.0
+    stream: str = "target"
+
+    @property
+    def streams(self):
+        return (self.stream,)
+
+    def check(self, setup: Setup):
+        checks.labelled(setup, "stream", self.stream)
+        checks.task(setup, "CrossEntropy", "classification")
+        checks.classes(setup, "stream", self.stream)
+        checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
+
+    def __call__(self, context):
+        logits = context.forward(self.stream).logits
+        labels = context.batches[self.stream]["y"]
+        value = cross_entropy(logits, labels, self.label_smoothing)
+        best = labels if labels.ndim < logits.ndim else jnp.argmax(labels, axis=-1)
+        hits = jnp.argmax(logits, axis=-1) == best
+        return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropy(Term):
+    """`binary_cross_entropy` of a stream's batch; reports the share of right outputs.
+
+    Attributes:
+      stream: name of the stream.
+    """
+
+    stream: str = "target"
+
+    @property
+    def streams(self):
+        return (self.stream,)
+
+    def check(self, setup: Setup):
+        checks.labelled(setup, "stream", self.stream)
+        checks.task(setup, "BinaryCrossEntropy", "multilabel")
+
+    def __call__(self, context):
+        logits = context.forward(self.stream).logits
+        targets = _fit(context.batches[self.stream]["y"], logits)
+        hits = (logits > 0) == (targets > 0.5)
+        value = binary_cross_entropy(logits, targets)
+        return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquaredError(Term):
+    """`squared_error` of a stream's batch.
+
+    Attributes:
+      stream: name of the stream.
+    """
+
+    stream: str = "target"
+
+    @property
+    def streams(self):
+        return (self.stream,)
+
+    def check(self, setup: Setup):
+        checks.labelled(setup, "stream", self.stream)
+        checks.task(setup, "SquaredError", "regression")
+
+    def __call__(self, context):
+        outputs = context.forward(self.stream).logits
+        return squared_error(outputs, context.batches[self.stream]["y"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken(Term):
+    """Cross-entropy of a language model in nats per predicted token of the batch.
+
+    Reports the share of tokens whose most likely prediction is right.
+
+    Attributes:
+      stream: name of the stream; its inputs are {"input_ids", "attention_mask"}.
+    """
+
+    stream: str = "target"
+
+    @property
+    def streams(self):
+        return (self.stream,)
+
+    def check(self, setup: Setup):
+        checks.stream(setup, "stream", self.stream)
+        last = setup.features[setup.network.stages[-1]]
+        if len(getattr(last, "shape", ())) != 3:
+            raise UserError(
+                f"{checks.where(setup, 'stream')}: NextToken needs a model that gives "
+                "(batch, length, vocab), a decoder with predict='next'; this one gives "
+                f"{getattr(last, 'shape', type(last).__name__)}."
+            )
+
+    def __call__(self, context):
+        logits = context.forward(self.stream).logits
+        sums = scores(logits, context.batches[self.stream]["x"], "language").sum(0)
+        tokens = jnp.maximum(sums[2], 1.0)
+        return sums[0] / tokens, {"accuracy": sums[1] / tokens}

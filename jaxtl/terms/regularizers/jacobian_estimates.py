@@ -1,0 +1,186 @@
+"""The difference of two Jacobians: exact, and projected on random signs.
+
+    Ω(θ) = mean over examples of ‖∂f(xᵢ; θ)/∂z − ∂f(xᵢ; θ₀)/∂z‖²_F,
+
+summed over outputs and over z, which is the parameters ("preserving gradient") or the
+inputs ("Jacobian matching"). Per-example Jacobians cost hundreds of plain steps, so the
+projected estimator draws one random sign v_ic per example and output: with
+
+    g(θ) = ∇_z Σ_ic v_ic f_c(xᵢ; θ)         (one backward pass for the whole batch)
+
+E‖g(θ) − g(θ₀)‖² = Σᵢ ‖…‖²_F, since E v vᵀ is the identity and cross terms vanish.
+With t = g(θ) − g(θ₀) held constant, the gradient of ‖t‖² is that of 2⟨v, ∂f/∂z · t⟩:
+one forward-mode pass, reversed once, where differentiating g(θ) itself would reverse
+the backward pass. A second derivative of the estimate is not to be had that way.
+
+The variance of the mean over K draws is 2 Σ_{p≠q} E[M_pq²] ⟨J_p, J_q⟩², where p and q
+run over pairs (example, output), J_p is a row of the difference and M = Σₖ vₖvₖᵀ / K.
+Independent signs have E[M_pq²] = 1/K everywhere. A draw and its negative give the same
+square, so antithetic pairs would be one draw paid for twice; `signs` has what helps.
+
+References:
+  Srinivas & Fleuret, Knowledge Transfer with Jacobian Matching, ICML 2018 (inputs).
+  Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.core import tree as trees
+from jaxtl.core.types import PyTree
+
+Function = Callable[[PyTree, PyTree], jax.Array]
+
+
+def exact_params(
+    f: Function, params: PyTree, source_params: PyTree, x, source_f: Function = None
+) -> jax.Array:
+    """Mean over examples of ‖∂f(xᵢ; θ)/∂θ − ∂f₀(xᵢ; θ₀)/∂θ₀‖²_F.
+
+    Takes the Jacobians example by example, in memory for one: for small models, and
+    for holding `projected_params` against.
+
+    Args:
+      f: (params, x) -> (batch, outputs); an example's outputs depend on it alone.
+        Gradients reach what `f` closes over, too.
+      params: θ, the leaves to differentiate by.
+      source_params: θ₀, the same structure, held constant.
+      x: (batch, ...) array, or a tree of such.
+      source_f: f₀; `f` if left out.
+
+    Returns:
+      A scalar: the sum over outputs and parameters, the mean over examples.
+    """
+    f0 = source_f or f
+
+    def one(row):
+        ours = _jacobian(lambda p: f(p, row)[0], params)
+        return _distance(ours, _jacobian(lambda p: f0(p, row)[0], source_params))
+
+    return jnp.mean(_rowwise(one, x))
+
+
+def exact_inputs(
+    f: Function, params: PyTree, source_params: PyTree, x, source_f: Function = None
+) -> jax.Array:
+    """Mean over examples of ‖∂f(xᵢ; θ)/∂xᵢ − ∂f₀(xᵢ; θ₀)/∂xᵢ‖²_F.
+
+    Arguments as in `exact_params`; `x` must be floating point.
+    """
+    f0 = source_f or f
+
+    def one(row):
+        ours = _jacobian(lambda r: f(params, r)[0], row)
+        return _distance(ours, _jacobian(lambda r: f0(source_params, r)[0], row))
+
+    return jnp.mean(_rowwise(one, x))
+
+
+def projected_params(
+    f: Function,
+    params: PyTree,
+    source_params: PyTree,
+    x,
+    key: jax.Array,
+    probes: int = 1,
+    source_f: Function = None,
+    draws: str = "signs",
+) -> jax.Array:
+    """An unbiased estimate of `exact_params` by random signs; mean over `probes` draws.
+
+    `draws` as for `signs`. Its value is ‖g(θ) − g(θ₀)‖² / batch and its gradient the
+    estimate's own. Memory and time do not grow with the number of outputs.
+    """
+    f0 = source_f or f
+    return _projected(
+        lambda p: f(p, x),
+        params,
+        lambda p: f0(p, x),
+        source_params,
+        key,
+        probes,
+        draws,
+    )
+
+
+def projected_inputs(
+    f: Function,
+    params: PyTree,
+    source_params: PyTree,
+    x,
+    key: jax.Array,
+    probes: int = 1,
+    source_f: Function = None,
+    draws: str = "signs",
+) -> jax.Array:
+    """An unbiased estimate of `exact_inputs`, as `projected_params` is of its own."""
+    f0 = source_f or f
+    return _projected(
+        lambda z: f(params, z), x, lambda z: f0(source_params, z), x, key, probes, draws
+    )
+
+
+def signs(
+    key: jax.Array, probes: int, shape: tuple[int, int], dtype, draws: str = "signs"
+) -> jax.Array:
+    """Draws v with E v vᵀ = 1, each entry −1 or 1.
+
+    "signs" draws all of them independently. "orthogonal" draws one sign per example
+    and output and multiplies it, in draw k, by entry (k, (i + c) mod N) of a Hadamard
+    matrix, whose order N is the first power of two that is at least `probes`. With
+    `probes` = N, M_pq is 0 where columns differ and ±1 where they agree, which two
+    outputs of an example, or one output of two examples, do once in N; so nothing is
+    left to chance within an example that has no more than N outputs.
+
+    Args:
+      key: PRNG key.
+      probes: K, number of draws.
+      shape: (batch, outputs).
+      dtype: of the result.
+      draws: "signs" or "orthogonal".
+
+    Returns:
+      (K, batch, outputs).
+    """
+    if draws == "signs":
+        keys = jax.random.split(key, probes)
+        return jnp.stack([jax.random.rademacher(k, shape, dtype) for k in keys])
+    matrix = np.ones((1, 1))
+    while len(matrix) < probes:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    example, output = np.indices(shape)
+    table = matrix[:probes, (example + output) % len(matrix)]
+    return jax.random.rademacher(key, shape, dtype) * jnp.asarray(table, dtype)
+
+
+def _projected(f, at, f0, at0, key, probes, draws):
+    """Returns the estimate for two functions of what is differentiated by."""
+    hold = jax.lax.stop_gradient
+    out = jax.eval_shape(f, at)
+    total = 0.0
+    for v in signs(key, probes, out.shape, out.dtype, draws):  # few, so unrolled
+        ours = jax.grad(lambda z, v=v: jnp.sum(v * f(z)))(hold(at))
+        theirs = jax.grad(lambda z, v=v: jnp.sum(v * f0(z)))(hold(at0))
+        t = hold(trees.sub(ours, theirs))
+        slope = 2.0 * jnp.sum(v * jax.jvp(f, (at,), (t,))[1])
+        # The bracket is 0 and carries the gradient. Without it the value would drown:
+        # near θ₀ the slope is far larger than ‖t‖².
+        total = total + trees.sum_squares(t) + (slope - hold(slope))
+    return total / (probes * out.shape[0])
+
+
+def _jacobian(f, at):
+    return jax.jacrev(f)(at)
+
+
+def _distance(ours, theirs):
+    return trees.sum_squares(trees.sub(ours, jax.lax.stop_gradient(theirs)))
+
+
+def _rowwise(one, x):
+    """Maps over examples, each a batch of one; the backward pass recomputes."""
+    rows = jax.tree.map(lambda a: a[:, None], x)
+    return jax.lax.map(jax.checkpoint(one), rows)

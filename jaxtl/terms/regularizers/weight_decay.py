@@ -1,0 +1,42 @@
+"""Weight decay as a term: L2 regularisation towards zero."""
+
+import dataclasses
+
+import jax
+
+from jaxtl.core import selection
+from jaxtl.core import tree as trees
+from jaxtl.core.types import PyTree
+from jaxtl.terms import checks
+from jaxtl.terms.base import Setup, Term
+
+
+def weight_decay(params: PyTree) -> jax.Array:
+    """½ Σ θ², the sum over all leaves and elements; None counts as no leaf."""
+    return 0.5 * trees.sum_squares(params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightDecay(Term):
+    """½‖θ‖² over the selected trainable parameters; its gradient is θ.
+
+    Under adaptive optimizers this is L2 regularisation and not decoupled decay
+    (Loshchilov & Hutter, ICLR 2019), which the optimizer offers itself.
+
+    Attributes:
+      select: pattern of the parameters that count.
+    """
+
+    select: str = ".*"
+
+    @property
+    def streams(self):
+        return ()
+
+    def check(self, setup: Setup):
+        checks.selected(setup, self.select)
+
+    def __call__(self, context):
+        chosen = selection.mask(self.select, context.params)
+        params = selection.keep(chosen, selection.keep(context.mask, context.params))
+        return weight_decay(params)

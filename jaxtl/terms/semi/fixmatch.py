@@ -1,0 +1,66 @@
+"""FixMatch: confident pseudo-labels of a weak view teach the strong view."""
+
+import dataclasses
+
+import jax
+
+from jaxtl.terms import checks
+from jaxtl.terms.base import Setup
+from jaxtl.terms.semi import augmented_views, pseudo_targets
+
+
+def fixmatch(weak, strong, threshold) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """1/n Σ 1(max q ≥ τ) · H(argmax q, p), q of the weak view and p of the strong.
+
+    Args:
+      weak: logits, (n, K); held constant.
+      strong: logits, (n, K).
+      threshold: τ, or one per class, (K,), taken at argmax q.
+
+    Returns:
+      (the value, the mask (n,), the pseudo-labels (n,)).
+
+    References:
+      Sohn et al., FixMatch, NeurIPS 2020, eq. 4.
+    """
+    q = pseudo_targets.held(weak)
+    labels = q.argmax(-1)
+    if getattr(threshold, "ndim", 0):
+        threshold = threshold[labels]
+    _, mask = pseudo_targets.selected(q, threshold)
+    return pseudo_targets.masked_cross_entropy(strong, labels, mask), mask, labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixMatch(pseudo_targets._OnUnlabelled):
+    """Cross-entropy of strong views against confident pseudo-labels of weak ones.
+
+    The weak view is the batch as the experiment augments it, its pass in training mode;
+    the strong view passes apart, with batch statistics of its own. (The authors put
+    labelled, weak and strong examples in one pass.) Reports "mask", the share that
+    counts.
+
+    Attributes:
+      threshold: τ.
+      strong: operations of the strong view, on stored values; None is what is usual
+        (`views.strong`).
+      stream: name of the stream; its labels are not used. The paper's batch is 7 times
+        the labelled one: `batch={"target": 64, "unlabelled": 448}`.
+
+    References:
+      Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and
+      Confidence, NeurIPS 2020, with λ_u = weight.
+    """
+
+    threshold: float = 0.95
+    strong: tuple | None = pseudo_targets.operations()
+
+    def check(self, setup: Setup):
+        super().check(setup)
+        checks.number(setup, "threshold", self.threshold, 0.0, 1.0)
+        augmented_views.check_strong(setup, self.stream, self.strong)
+
+    def __call__(self, context):
+        weak, strong = augmented_views.pair(context, self.stream, self.strong)
+        value, mask, _ = fixmatch(weak, strong, self.threshold)
+        return value, {"mask": mask.mean()}

@@ -1,0 +1,46 @@
+"""Pseudo-labels: what the model believes most, taken for the truth."""
+
+import dataclasses
+
+from jaxtl.optim import schedules
+from jaxtl.optim.schedules import Schedule
+from jaxtl.terms import checks
+from jaxtl.terms.base import Setup
+from jaxtl.terms.semi import pseudo_targets
+
+PAPER_RAMP = schedules.LinearRamp(final=3.0, start=0.1, end=0.6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PseudoLabel(pseudo_targets._OnUnlabelled):
+    """Cross-entropy of the unlabelled batch against its own most likely classes.
+
+    Labels and predictions are of one and the same pass, so a step costs one pass more.
+    The value is `targets.masked_cross_entropy`. Reports "mask", the share that counts,
+    and "confidence", the mean largest probability.
+
+    Attributes:
+      weight: α(t); by default the paper's: 0, then straight up to 3. (The paper counts
+        epochs, T₁ = 100 and T₂ = 600; here a tenth and six tenths of the run.)
+      threshold: examples whose largest probability is below it don't count; the
+        paper's 0 counts all.
+      stream: name of the stream; its labels are not used.
+
+    References:
+      Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for
+      Deep Neural Networks, ICML 2013 workshops, eq. 14 to 16.
+    """
+
+    weight: float | Schedule = PAPER_RAMP
+    threshold: float = 0.0
+
+    def check(self, setup: Setup):
+        super().check(setup)
+        checks.number(setup, "threshold", self.threshold, 0.0, 1.0)
+
+    def __call__(self, context):
+        logits = context.forward(self.stream).logits
+        p = pseudo_targets.held(logits)
+        labels, mask = pseudo_targets.selected(p, self.threshold)
+        value = pseudo_targets.masked_cross_entropy(logits, labels, mask)
+        return value, {"mask": mask.mean(), "confidence": p.max(-1).mean()}

@@ -1,0 +1,114 @@
+"""Saves and restores the state of a run, bit for bit."""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from jaxtl.core import checkpoint
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
+from jaxtl.data import preprocess
+from jaxtl.training import result, step
+from jaxtl.training.run import Run
+
+
+def _items(run: Run) -> dict[str, PyTree]:
+    """Returns what a checkpoint of the run holds, as trees of arrays."""
+    trees_of = {}
+    for name, which in zip(("last", "best"), ("current", "best")):
+        params, stats = run.weights(which)
+        trees_of[name] = {"params": params, "stats": stats}
+        if not jax.tree.leaves(stats):
+            del trees_of[name]["stats"]
+    if run.best_delta is not None:
+        trees_of["delta"] = run.best_delta
+    return {**trees_of, "state": checkpoint.flat(_rest(run))}
+
+
+def _rest(run: Run) -> dict[str, PyTree]:
+    """Returns what a resumed run needs beside its weights as they are evaluated."""
+    state = run.state
+    rest = {
+        "own": state.trainable["terms"],
+        "peft": state.trainable["peft"],
+        "opt": state.opt,
+        "terms": state.terms,
+        "average": state.average,
+        "hypers": state.hypers,
+        "step": state.step,
+    }
+    base = _base(run)
+    if run.exp.peft is not None:
+        changed = trees.flatten(run.exp.peft.adapted(base))
+        moves = trees.flatten(run.program.mask)
+        rest["base"] = trees.map_with_path(
+            lambda path, x: x if changed[path] or moves[path] else None, base
+        )
+    elif run.exp.average is not None:
+        rest["base"] = state.trainable["model"]
+    if run.exp.average is not None:
+        rest["stats"] = state.stats
+    return rest
+
+
+def _base(run: Run) -> PyTree:
+    """Returns all parameters before a reparametrisation and without averaging."""
+    return trees.merge(run.state.trainable["model"], run.fixed.frozen)
+
+
+def save(run: Run) -> None:
+    """Writes a checkpoint of the run, unless a value in it is not finite."""
+    items = _items(run)
+    if not bool(trees.all_finite(items)):
+        raise UserError(
+            f"a parameter or optimizer value is NaN or infinite after step {run.at}; "
+            "nothing was saved over the last good checkpoint."
+        )
+    target = run.parts.datasets["target"]
+    meta = {
+        "step": run.at,
+        "phase": run.phase,
+        "delta": run.best_delta is not None,
+        "best": run.best,
+        "seconds": run.seconds,
+        "preprocess": preprocess.to_json(run.preprocess),
+        "class_names": list(target.class_names),
+        "task": run.parts.program.task,
+        # An export rebuilds the model from these, without the data.
+        "inputs": result.inputs(target),
+        "single": not isinstance(target.x, dict),
+        "outputs": target.outputs,
+    }
+    checkpoint.save(run.directory / "checkpoints", run.at, items, meta)
+
+
+def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
+    meta = checkpoint.meta(folder, at)
+    run.enter(meta.get("phase", 0))
+    if meta.get("delta"):
+        run.best_delta = run.state.trainable["peft"]
+    found = checkpoint.restore(folder, at, _items(run))
+    rest = checkpoint.unflat(found["state"], _rest(run))
+    last, mask = found["last"], run.program.mask
+    known = {**trees.flatten(last["params"]), **trees.flatten(rest.get("base", {}))}
+    base = trees.map_with_path(lambda path, _: known[path], _base(run))
+    model, frozen = trees.partition(base, mask)
+    stats = rest.get("stats", last.get("stats", run.state.stats))
+    run.state = step.State(
+        {"model": model, "peft": rest["peft"], "terms": rest["own"]},
+        stats,
+        rest["opt"],
+        rest["terms"],
+        rest["average"],
+        rest["hypers"],
+        rest["step"],
+    )
+    run.fixed = dataclasses.replace(run.fixed, frozen=frozen)
+    run.at = run.resumed_at = at
+    run.best, run.seconds = meta["best"], meta["seconds"]
+    if run.best is not None:
+        best = found["best"]
+        run._best_weights = best["params"], best.get("stats", run.state.stats)
+        run.best_delta = found.get("delta")

@@ -1,0 +1,136 @@
+"""Dispatches: the compiled step, one or many at a time, and what it costs."""
+
+import functools
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import compilation
+from jaxtl.core.errors import UserError
+from jaxtl.training.step import Fixed, Program, State, step
+
+
+class Compiled(NamedTuple):
+    """A compiled dispatch and what it costs.
+
+    Attributes:
+      call: `(state, fixed, data, n) -> (state, table)`; the table is float32
+        (most, len(names)), of whose rows the first n are the steps taken.
+      names: of the metrics, in the table's order.
+      most: the largest n.
+      seconds: time of tracing and compiling.
+      flops: floating-point operations per step by XLA's count (None if unknown).
+      temp_bytes: temporary memory of one step.
+    """
+
+    call: Any
+    names: tuple[str, ...]
+    most: int
+    seconds: float
+    flops: float | None
+    temp_bytes: int | None
+
+
+_COMPILED: dict[Any, Compiled] = compilation.Recent(128)
+
+
+def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
+    """Returns the compiled dispatch for these shapes, from the process's store.
+
+    Args:
+      program, state, fixed, data: as for `step`; only shapes matter here.
+      most: steps per dispatch; more than one makes a loop on the device, with a traced
+        number of steps, so any number of steps runs the same code.
+    """
+    leaves, treedef = jax.tree.flatten((state, fixed, data))
+    leaves = [(x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves]
+    key = (program.key(), most, treedef, tuple(leaves))
+    if key not in _COMPILED:
+        _COMPILED[key] = _compile(program, state, fixed, data, most)
+    return _COMPILED[key]
+
+
+def _compile(program, state, fixed, data, most):
+    start = time.perf_counter()
+    names, single = measured(program, state, fixed, data)
+
+    def many(state, fixed, data, n):
+        def body(i, carry):
+            state, table = carry
+            state, row = single(state, fixed, data)
+            return state, table.at[i].set(row)
+
+        table = jnp.zeros((most, len(names)), jnp.float32)
+        return jax.lax.fori_loop(0, n, body, (state, table))
+
+    def one(state, fixed, data, n):
+        state, row = single(state, fixed, data)
+        return state, row[None]
+
+    run = jax.jit(one if most == 1 else many, donate_argnums=0)
+    lowered = run.lower(state, fixed, data, jnp.int32(1))
+    platform = program.mesh.devices.flat[0].platform
+    built = lowered.compile(compilation.options(platform))
+    cost = built.cost_analysis() or {}
+    memory = built.memory_analysis()
+    return Compiled(
+        built,
+        names,
+        most,
+        time.perf_counter() - start,
+        cost.get("flops"),
+        getattr(memory, "temp_size_in_bytes", None),
+    )
+
+
+def measured(program: Program, state: State, fixed: Fixed, data):
+    """Returns (names, the step with its metrics as one float32 row of these names)."""
+    shapes = jax.eval_shape(functools.partial(step, program), state, fixed, data)[1]
+    names = tuple(shapes)
+    _check_scalars(shapes)
+
+    def single(state, fixed, data):
+        state, metrics = step(program, state, fixed, data)
+        # One array: fetching each number for itself costs as much as a small step.
+        return state, jnp.stack([metrics[n].astype(jnp.float32) for n in names])
+
+    return names, single
+
+
+def _check_scalars(shapes: Mapping[str, Any]) -> None:
+    for name, found in shapes.items():
+        if found.shape:
+            raise UserError(
+                f"the metric {name!r} has the shape {found.shape}; a term's value and "
+                "the metrics it reports must be scalars."
+            )
+
+
+LOOP = 50  # steps of one dispatch where a loop hides what a dispatch costs
+
+
+def steps_per_dispatch(
+    program: Program, asked: int | None, state: State, fixed: Fixed, data
+) -> int:
+    """Returns how many steps one dispatch takes.
+
+    Host streams take one, accelerators 50. So do CPUs where the head alone is left to
+    run behind cached features (eight times as fast), unless a term brings a
+    convolution: XLA's CPU backend runs those several times slower inside a loop than
+    outside. All else takes one there.
+    """
+    if program.host:
+        return 1
+    if asked is not None:
+        return asked
+    if program.mesh.devices.flat[0].platform != "cpu":
+        return LOOP
+    if program.cut is None or program.cut != program.network.stages[-2]:
+        return 1
+    traced = jax.make_jaxpr(functools.partial(step, program))(state, fixed, data)
+    # XLA's own, or models/conv.py's primitives: all are named conv_….
+    return 1 if re.search(r"= conv_", str(traced)) else LOOP

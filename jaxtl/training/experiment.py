@@ -1,0 +1,220 @@
+"""The Experiment: one frozen value that holds everything a run needs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import dataset as data_base
+from jaxtl.data import preprocess as preprocessing
+from jaxtl.optim import averaging
+from jaxtl.optim import phases as phasing
+from jaxtl.optim.optimizer import AdamW, Optimizer
+from jaxtl.terms.base import Term
+
+DTYPES = ("float32", "bfloat16")
+CACHES = ("auto", "memory", "disk", "off")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Initial weights from another variant of the same file.
+
+    A variant that others start from runs before them: once, with its own seed, or with
+    `per_seed` once for each seed of the variant that starts from it.
+
+    Attributes:
+      name: the other variant's name.
+      reset, ignore, which: as in `pretrained.FromRun`.
+      per_seed: whether seed k starts from the other variant's seed k.
+    """
+
+    name: str
+    reset: tuple[str, ...] | str = ()
+    ignore: tuple[str, ...] | str = ()
+    which: Literal["best", "last"] = "best"
+    per_seed: bool = False
+
+    def read(self):
+        raise UserError(
+            f"init=Variant({self.name!r}) stands for another variant of the same "
+            "experiment file, which `jaxtl run` (or tl.run) trains first; set up by "
+            f'itself it needs init=tl.pretrained.FromRun("<directory of {self.name}>").'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A transfer run as a value: `Experiment + seed + directory → Run`.
+
+    Attributes:
+      model: a staged model (its `outputs` may stay None: the data decide), or a
+        `Network`, which any pure (init, apply) pair can be made into.
+      data: the target data; its splits are the streams "target" (labelled train rows)
+        and "unlabelled" (train rows without label, if any), and "val" and "test".
+      streams: further labelled data by stream name, {"source": …}; their train rows.
+      init: None for random weights, or what has `read() -> Weights`:
+        `pretrained.FromRun`, `FromCheckpoint`, `FromFile` and `FromHub`, or `Variant`.
+      terms: the loss, name -> Term; empty means the task's loss alone.
+      optim: the optimizer with its groups (what is frozen).
+      phases: what is trainable when: `tl.optim.GradualUnfreezing()`, `LPFT()`, or
+        `Phase` values in order; () trains the same from the first step to the last.
+      peft: parameter-efficient tuning, `tl.peft.LoRA()`: parameters are written as
+        merge(base, delta), of which delta is trained, and the head; the base stays
+        unless optim.groups says otherwise. None tunes the parameters themselves.
+      average: an average of the weights over steps that is evaluated and kept in their
+        place, `tl.optim.EMA()` or `SWA()`.
+      wise_ft: numbers α; after training the best of (1 − α)·θ₀ + α·θ on "val" takes
+        the place of the best checkpoint (Wortsman et al., CVPR 2022). () leaves it.
+      cache: of the outputs of frozen stages, computed once and trained from: "auto"
+        (in memory, where it pays), "memory", "disk" or "off".
+      cache_bytes: features of more bytes than this are not cached.
+      cache_dir: folder of cache="disk"; None is jaxtl/features in the user's cache.
+      steps: number of optimizer steps; 0 evaluates the initial model.
+      batch: examples per step and stream; a mapping gives some streams their own.
+      augment: augmentations of training batches, in order.
+      statistics: names of the streams whose batches update BatchNorm's running
+        statistics, which evaluation uses; None is all that the terms read.
+        ("unlabelled",) keeps those of the target's domain: AdaBN (Li et al., Pattern
+        Recognition 80, 2018).
+      preprocess: None takes the one that came with `init`, else the data's.
+      monitor: metric on "val" that chooses the best checkpoint ("accuracy", "nll", …);
+        "auto" is accuracy or mse by task, None keeps the last. Where the target has no
+        labels to train on, "auto" is what chooses without them: the accuracy on the
+        source's val split ("source_accuracy"; without a source "bnm"); "iwv", "dev",
+        "entropy" and "snd" do, too (criteria.py), and "accuracy" is an oracle.
+      test: whether the test split is evaluated at the end; leave it alone while tuning.
+      evaluate_every: steps between evaluations on "val"; None means ten times a run.
+      evaluate_batch: examples per forward pass of an evaluation.
+      log_every: steps between lines of metrics.jsonl; None means every evaluation and
+        a hundredth of the run.
+      save_every: steps between checkpoints; None means each minute and at the end.
+      accumulate: micro-batches per step, of batch / accumulate examples each.
+      dtype: of forward and backward pass; parameters are float32 throughout.
+      devices: number of devices; the batch is split over all.
+      param_shards: over how many of them parameters are split (fully sharded).
+      steps_per_dispatch: None chooses by platform.
+      device_bytes: data up to this size live on the device; larger ones are streamed
+        from the host.
+      tensorboard: also write TensorBoard events (extra: track).
+      seed: of initial weights, data order, dropout, splits.
+    """
+
+    model: Any
+    data: data_base.Data
+    streams: Mapping[str, data_base.Data] = dataclasses.field(default_factory=dict)
+    init: Any = None
+    terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+    optim: Optimizer = dataclasses.field(default_factory=AdamW)
+    phases: phasing.Phases | tuple[phasing.Phase, ...] = ()
+    peft: Any = None
+    average: averaging.Averaging | None = None
+    wise_ft: tuple[float, ...] = ()
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    cache_bytes: int = 2_000_000_000
+    cache_dir: str | None = None
+    steps: int = 1000
+    batch: int | Mapping[str, int] = 64
+    augment: tuple = ()
+    statistics: tuple[str, ...] | None = None
+    preprocess: preprocessing.Preprocess | None = None
+    monitor: str | None = "auto"
+    test: bool = True
+    evaluate_every: int | None = None
+    evaluate_batch: int = 512
+    log_every: int | None = None
+    save_every: int | None = None
+    accumulate: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    devices: int = 1
+    param_shards: int = 1
+    steps_per_dispatch: int | None = None
+    device_bytes: int = 2_000_000_000
+    tensorboard: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (
+            ("steps", 0),
+            ("evaluate_batch", 1),
+            ("accumulate", 1),
+            ("evaluate_every", 1),
+            ("log_every", 1),
+            ("save_every", 1),
+            ("steps_per_dispatch", 1),
+            ("device_bytes", 0),
+            ("cache_bytes", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and value >= least) and (value is not None or name == "seed"):
+                raise UserError(
+                    f"{name}={value!r}: expected a whole number of at least {least}."
+                )
+        if not self.seed < 2**32:
+            raise UserError(f"seed={self.seed!r}: expected 0 ≤ seed < 2³².")
+        for name, known in (("dtype", DTYPES), ("cache", CACHES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(
+                    f"{name}={value!r}{nearest(value, known)} "
+                    f"(known: {', '.join(known)})."
+                )
+        if self.init is not None and not callable(getattr(self.init, "read", None)):
+            raise UserError(
+                f"init={self.init!r}: expected initial weights such as "
+                'tl.pretrained.FromRun("<directory>"), or None.'
+            )
+        for field in ("terms", "streams"):
+            if not isinstance(getattr(self, field), Mapping):
+                raise UserError(
+                    f"{field}={getattr(self, field)!r}: expected a mapping from names."
+                )
+        for name, term in self.terms.items():
+            if not isinstance(term, Term):
+                raise UserError(
+                    f"terms[{name!r}]={term!r}: expected a Term such as "
+                    "tl.losses.CrossEntropy()."
+                )
+        if not isinstance(self.optim, Optimizer):
+            raise UserError(
+                f"optim={self.optim!r}: expected an optimizer such as tl.optim.AdamW()."
+            )
+        if self.peft is not None and not callable(getattr(self.peft, "merge", None)):
+            raise UserError(
+                f"peft={self.peft!r}: expected a reparametrisation such as "
+                "tl.peft.LoRA(), or None."
+            )
+        if isinstance(self.wise_ft, list):
+            object.__setattr__(self, "wise_ft", tuple(self.wise_ft))
+        if not all(isinstance(a, int | float) and 0 <= a <= 1 for a in self.wise_ft):
+            raise UserError(
+                f"wise_ft={self.wise_ft!r}: expected numbers in [0, 1], such as "
+                "(0.0, 0.5, 1.0)."
+            )
+        if isinstance(self.phases, list):
+            object.__setattr__(self, "phases", tuple(self.phases))
+        if not isinstance(self.phases, tuple | phasing.Phases):
+            raise UserError(
+                f"phases={self.phases!r}: expected tl.optim.GradualUnfreezing(), "
+                "tl.optim.LPFT(), or a tuple of tl.optim.Phase."
+            )
+        if not isinstance(self.average, averaging.Averaging | None):
+            raise UserError(
+                f"average={self.average!r}: expected tl.optim.EMA() or SWA()."
+            )
+        for name in ("augment", "statistics"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def batch_of(self, stream: str) -> int:
+        """Returns the batch size of a stream."""
+        if not isinstance(self.batch, Mapping):
+            return self.batch
+        if stream in self.batch:
+            return self.batch[stream]
+        raise UserError(
+            f"batch: no size for the stream {stream!r}{nearest(stream, self.batch)} "
+            f"(given: {', '.join(self.batch)})."
+        )

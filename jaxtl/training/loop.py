@@ -1,0 +1,167 @@
+"""The training loop: evaluate, log, keep checkpoints, stop at any moment."""
+
+import math
+import signal
+import threading
+import time
+
+from jaxtl.core import checkpoint
+from jaxtl.core.errors import UserError
+from jaxtl.evaluation import evaluate, model_selection, selection_cost
+from jaxtl.training import checkpointing, metrics_log, run_dir, wise_ft
+from jaxtl.training import result as train_result
+from jaxtl.training.metrics_log import Log
+from jaxtl.training.progress import Progress
+from jaxtl.training.run import Run
+
+MINUTE = 60.0  # between checkpoints where save_every is None
+PAUSE = 1.0  # seconds of training at most before Ctrl-C and the clock are looked at
+
+
+def train(run: Run, *, progress: bool | None = None) -> dict:
+    """Takes the remaining steps, evaluates, keeps checkpoints, tests once.
+
+    Args:
+      run: from `tl.setup` or `tl.resume`.
+      progress: show a progress bar; None shows one on a terminal.
+
+    Returns:
+      The result, as stored in result.json: metrics of the chosen checkpoint on "val"
+      and "test", costs and versions.
+
+    Raises:
+      UserError: if the loss or a parameter stops being finite (with the step and the
+        term), or the disk is full; the last good checkpoint is kept.
+      KeyboardInterrupt: after Ctrl-C, when a last checkpoint was written.
+    """
+    if run.directory is None:
+        return _train(run, progress)
+    with run_dir.lock(run.directory):
+        stored = run.directory / "result.json"
+        if run.at >= run.exp.steps and stored.exists():
+            return run_dir.read_json(stored)
+        try:
+            return _train(run, progress)
+        except OSError as error:
+            if not checkpoint.is_full(error):
+                raise
+            raise UserError(
+                f"no space left on the disk for {run.directory} after step {run.at}; "
+                "its last checkpoint is kept."
+            ) from error
+
+
+def _train(run: Run, progress: bool | None) -> dict:
+    exp, log = run.exp, Log(run)
+    evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
+    log_every = exp.log_every or max(1, exp.steps // 100)
+    every = [log_every, evaluate_every, exp.save_every or exp.steps]
+    saved, pace = time.monotonic(), 1
+    with log, Interrupt() as interrupt, Progress(run, progress) as bar:
+        if run.at < exp.steps:
+            run.compile()
+        while run.at < exp.steps and not interrupt.asked:
+            target = min(*((run.at // n + 1) * n for n in every), exp.steps)
+            count = min(target - run.at, pace)
+            took = take(run, count, log, bar)
+            pace = max(1, round(count * PAUSE / max(took, 1e-9)))
+            late = exp.save_every is None and time.monotonic() - saved > MINUTE
+            if run.at == target or late or interrupt.asked:
+                log.write()
+            if run.at % evaluate_every == 0 or run.at == exp.steps:
+                _evaluate(run, log, bar)
+            due = exp.save_every is not None and run.at % exp.save_every == 0
+            if run.directory and (due or late) and run.at < exp.steps:
+                checkpointing.save(run)
+                saved = time.monotonic()
+        if interrupt.asked and run.at < exp.steps:
+            raise _stopped(run)
+        return _finish(run)
+
+
+def take(run: Run, count: int, log: Log, bar: Progress) -> float:
+    """Takes `count` steps, hands their metrics on, and returns the seconds they took.
+
+    Raises:
+      UserError: at the first step whose loss or gradient is not finite.
+    """
+    start, begin = time.perf_counter(), run.at
+    rows = run.advance(count)
+    took = time.perf_counter() - start
+    run.seconds += took
+    run.session_seconds += took
+    log.rows(begin, rows, took)
+    bar.update(rows, took)
+    return took
+
+
+def _evaluate(run: Run, log: Log, bar: Progress) -> None:
+    if len(run.parts.datasets["target"].rows.get("val", ())) == 0:
+        return
+    found = evaluate.evaluate(run, "val")
+    better = run.monitor is not None and run.note_best(found)
+    log.evaluation(found, better)
+    bar.evaluated(found, better)
+
+
+def _stopped(run: Run) -> KeyboardInterrupt:
+    if run.directory is None:
+        return KeyboardInterrupt(f"stopped after step {run.at}; nothing is stored.")
+    checkpointing.save(run)
+    return KeyboardInterrupt(
+        f"stopped after step {run.at} of {run.exp.steps}; a checkpoint is written. "
+        f"Go on with: jaxtl resume {run.directory}"
+    )
+
+
+def _finish(run: Run) -> dict:
+    """Evaluates the chosen checkpoint, on test for the first and only time."""
+    if run.at == 0 and run.monitor is not None:
+        run.note_best(evaluate.evaluate(run, "val"))
+    if run.exp.wise_ft and run.at:
+        run.notes["wise_ft"] = f"α = {wise_ft.choose(run):g} chosen on val"
+    found = {}
+    for split in ("val", "test") if run.exp.test else ("val",):
+        if len(run.parts.datasets["target"].rows.get(split, ())):
+            found[split], seen = evaluate.examined(run, split, "best")
+            if seen:
+                found["details"] = {"split": split, **seen}
+    result = train_result.result(run, found, **_hindsight(run, found))
+    if run.directory is not None:
+        checkpointing.save(run)
+        run_dir.write_json(run.directory / "result.json", result)
+    return result
+
+
+def _hindsight(run: Run, found: dict) -> dict:
+    """Returns {"choosing": what each criterion would have chosen}, {} without any."""
+    if not model_selection.label_free(run.parts):
+        return {}
+    curve = run.curve
+    if run.directory is not None:  # of all sessions
+        curve = metrics_log.curve(run.directory / "metrics.jsonl")
+    rows = curve["val"] or [{"step": run.at, **found.get("val", {})}]
+    task = run.parts.program.task
+    return {"choosing": selection_cost.of_run(rows, run.monitor, task)}
+
+
+class Interrupt:
+    """Turns the first Ctrl-C into a request to stop between two steps."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        self.old = None
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self.old is not None:
+            signal.signal(signal.SIGINT, self.old)

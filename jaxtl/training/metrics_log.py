@@ -1,0 +1,137 @@
+"""Results as records, wherever they lie: a sweep's ledger, or directories of runs."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from jaxtl.core import checkpoint
+from jaxtl.core.errors import UserError
+from jaxtl.training import run_dir
+from jaxtl.training.run import Run
+
+
+def curve(path: pathlib.Path) -> dict:
+    """Returns what metrics.jsonl holds, as `Record.curve`; empty where it is not."""
+    steps, losses, evaluations = [], [], []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that was being written when the run was killed
+            continue
+        kind = row.pop("kind", "")
+        if kind == "train":
+            steps.append(row["step"])
+            losses.append(row["loss"])
+        elif kind == "val":
+            row.pop("best", None)
+            evaluations.append(row)
+    return {"step": steps, "loss": losses, "val": evaluations}
+
+
+class Log:
+    """Writes metrics.jsonl (and TensorBoard events if asked), and watches for NaN."""
+
+    def __init__(self, run: Run):
+        self.run, self.file, self.board = run, None, None
+        self.waiting: list[dict] = []
+        self.took = 0.0
+
+    def __enter__(self):
+        run = self.run
+        if run.directory is None:
+            return self
+        path = run.directory / "metrics.jsonl"
+        # What was logged after the checkpoint that a resumed run starts from will be
+        # logged again.
+        kept = []
+        if path.exists():
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= run.at]
+        run_dir.write_text(path, "".join(line + "\n" for line in kept))
+        self.file = open(path, "a")
+        if run.exp.tensorboard:
+            self.board = _board(run.directory)
+        return self
+
+    def __exit__(self, *_):
+        for closing in (self.file, self.board):
+            if closing is not None:
+                closing.close()
+
+    def rows(self, begin: int, rows: list[dict], took: float) -> None:
+        """Takes the metrics of some steps, until `write` puts down their mean.
+
+        Raises:
+          UserError: at the first step whose loss or gradient is not finite.
+        """
+        for i, row in enumerate(rows):
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                raise blew_up(self.run, begin + i, row)
+        self.waiting += rows
+        self.took += took
+
+    def write(self) -> None:
+        """Logs the mean of the waiting steps' metrics."""
+        rows, took = self.waiting, self.took
+        self.waiting, self.took = [], 0.0
+        means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        batch = sum(self.run.parts.program.batch.values())
+        means["examples_per_second"] = len(rows) * batch / max(took, 1e-9)
+        self.run.curve["step"].append(self.run.at)
+        self.run.curve["loss"].append(means["loss"])
+        self._write(means, "train")
+
+    def evaluation(self, found: dict[str, float], better: bool) -> None:
+        self.run.curve["val"].append({"step": self.run.at, **found})
+        self._write(found, "val", best=better)
+
+    def _write(self, values, kind, **more):
+        if self.file is not None:
+            line = {"step": self.run.at, "kind": kind, **values, **more}
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{kind}/{name}", value, self.run.at)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # the half-written last line of a killed process
+
+
+def _board(directory: pathlib.Path):
+    try:
+        import tensorboardX
+    except ImportError:
+        raise UserError(
+            "tensorboard=True needs the extra: pip install 'jaxtl[track]'."
+        ) from None
+    return tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+
+
+def blew_up(run: Run, at: int, row: dict) -> UserError:
+    guilty = [n for n in run.parts.terms if not np.isfinite(row[n])]
+    if guilty:
+        values = ", ".join(f"{n} = {float(row[n])}" for n in guilty)
+        what = f"the term {values} is not finite"
+    elif not np.isfinite(row["loss"]):
+        what = f"the loss is {float(row['loss'])} though every term is finite"
+    else:
+        what = f"the gradient's norm is {float(row['grad_norm'])}"
+    kept = ""
+    if run.directory is not None:
+        last = checkpoint.latest(run.directory / "checkpoints")
+        kept = (
+            f" The checkpoint of step {last} is kept."
+            if last is not None
+            else " No checkpoint was written yet."
+        )
+    return UserError(
+        f"training stopped at step {at}: {what}. A smaller optim.lr or an optim.clip "
+        f"is the usual remedy.{kept}"
+    )

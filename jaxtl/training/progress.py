@@ -1,0 +1,58 @@
+"""The progress line: loss, validation metric, examples per second, time left."""
+
+import sys
+
+from jaxtl.evaluation.metrics import main
+
+
+class Progress:
+    """A rich progress bar on a terminal; silent elsewhere unless asked for.
+
+    Args:
+      run: the run to follow.
+      show: True or False; None shows it if standard error is a terminal.
+    """
+
+    def __init__(self, run, show: bool | None = None):
+        self.run = run
+        self.show = sys.stderr.isatty() if show is None else show
+        self.bar = None
+        self.val = ""
+
+    def __enter__(self):
+        if not self.show or self.run.at >= self.run.exp.steps:
+            return self
+        from rich import console, progress
+
+        self.bar = progress.Progress(
+            progress.TextColumn("step {task.completed:>6.0f}/{task.total:.0f}"),
+            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.fields[text]}"),
+            progress.TimeRemainingColumn(compact=True),
+            console=console.Console(stderr=True),
+        )
+        self.bar.start()
+        self.task = self.bar.add_task(
+            "train", total=self.run.exp.steps, completed=self.run.at, text="compiling"
+        )
+        return self
+
+    def update(self, rows: list[dict], took: float) -> None:
+        """Shows the mean loss of some steps and their speed."""
+        if self.bar is None:
+            return
+        loss = sum(float(r["loss"]) for r in rows) / len(rows)
+        batch = sum(self.run.parts.program.batch.values())
+        speed = len(rows) * batch / max(took, 1e-9)
+        text = f"loss {loss:.4f}{self.val}  {speed:,.0f} examples/s"
+        self.bar.update(self.task, completed=self.run.at, text=text)
+
+    def evaluated(self, found: dict[str, float], better: bool) -> None:
+        """Shows the validation metric, marked where it is the best so far."""
+        name = self.run.monitor or main(self.run.parts.program.task)
+        if name in found:
+            self.val = f"  val {name} {found[name]:.4f}{'*' if better else ''}"
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,147 @@
+"""Sets a run up in a directory, resumes one, and reopens a finished one."""
+
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import pretrained
+from jaxtl.core import checkpoint, config, sharding
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.data import splits
+from jaxtl.evaluation import metrics
+from jaxtl.terms.base import Term
+from jaxtl.training import result, run_dir
+from jaxtl.training.checkpointing import _restore
+from jaxtl.training.experiment import Experiment
+from jaxtl.training.run import Run
+
+
+def setup(
+    exp: Experiment,
+    out: str | pathlib.Path | None = None,
+    *,
+    overwrite: bool = False,
+    file: pathlib.Path | None = None,
+    overrides: tuple[str, ...] = (),
+    variant: str = "",
+) -> Run:
+    """Sets an experiment up: data, model, initial weights, compiled step.
+
+    Args:
+      exp: the experiment.
+      out: directory to store the run in; None keeps it in memory.
+      overwrite: whether a run that lies there may be replaced.
+      file, overrides, variant: where the experiment came from, to be stored.
+
+    Returns:
+      A `Run`; `tl.train(run)` trains it, `for state, metrics in run` steps through.
+
+    Raises:
+      UserError: for everything that can be wrong with an experiment.
+    """
+    directory = None if out is None else pathlib.Path(out)
+    if directory is not None and not overwrite:
+        run_dir.refuse(directory)
+    run = Run(exp, directory)
+    if directory is not None:
+        run_dir.create(directory, overwrite=overwrite)
+        run_dir.write_experiment(
+            directory, exp, file=file, overrides=overrides, variant=variant
+        )
+        splits.save_splits(directory / "splits.npz", run.parts.datasets["target"])
+        run_dir.write_json(directory / "loaded.json", result.loaded(run.parts.rows))
+    return run
+
+
+def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
+    """Returns a stored run as its last checkpoint left it; `tl.train` goes on.
+
+    Args:
+      out: the run's directory.
+      exp: the experiment, for one that can't be rebuilt from the directory (arrays
+        given in a notebook).
+
+    Raises:
+      UserError: if there is no run, its data changed, `exp` is another experiment than
+        the stored one, or a checkpoint is damaged.
+    """
+    directory = pathlib.Path(out)
+    if exp is None:
+        exp = run_dir.read_experiment(directory)
+    else:
+        run_dir.same_experiment(directory, exp)
+    run = Run(exp, directory)
+    target = run.parts.datasets["target"]
+    stored = directory / "splits.npz"
+    if stored.exists():
+        _same_rows(directory, splits.load_splits(stored, target), target)
+    folder = directory / "checkpoints"
+    at = checkpoint.latest(folder)
+    if at is not None:
+        _restore(run, folder, at)
+    return run
+
+
+def _same_rows(directory, stored, now) -> None:
+    changed = [
+        name
+        for name in sorted({*stored.rows, *now.rows})
+        if not np.array_equal(stored.rows.get(name), now.rows.get(name))
+    ]
+    if changed or not np.array_equal(stored.y, now.y):
+        what = ", ".join(changed) or "train labels"
+        raise UserError(
+            f"the data of {directory} are carved otherwise than when it began ({what} "
+            "changed), so it can't go on where it was; begin a new run."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Nothing(Term):
+    """Stands for the loss of a reopened run, which is not trained any more."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return ("unlabelled",)
+
+    def __call__(self, context):
+        return jnp.float32(0.0)
+
+
+def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
+    """Returns a finished (or interrupted) run with its weights, to evaluate or export.
+
+    The run's own checkpoint takes the place of its initial weights, so that whatever it
+    started from need not be there any more.
+    """
+    exp = run_dir.read_experiment(pathlib.Path(out))
+    init = pretrained.FromRun(str(out), which=which)
+    # What shaped its training is not needed to read it, and may be gone by now.
+    free = {"terms": {}, "streams": {}, "batch": 1, "accumulate": 1, "devices": 1}
+    free |= {"phases": (), "average": None, "param_shards": 1}
+    if exp.data.labels == 0:  # the task's own loss has no labels to read
+        free["terms"] = {"task": _Nothing()}
+    if exp.monitor in metrics.CRITERIA:  # the source is no longer there to choose by
+        free["monitor"] = "auto"
+    data, pre = exp.data, init.read().meta.get("preprocess", {})
+    if data.size is None and pre.get("size"):
+        # What the pretrained weights wanted, where the data left it open.
+        wanted = {name: pre.get(name) for name in ("size", "shortest")}
+        data = config.replace(data, **wanted)
+    exp = dataclasses.replace(exp, init=init, data=data, **free)
+    if exp.peft is None or exp.peft.deployable:
+        return Run(dataclasses.replace(exp, peft=None))
+    # The stored parameters are the merged ones: what was added is no part of the base.
+    found = init.read()
+    run = Run(dataclasses.replace(exp, init=None))
+    shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
+    stored = trees.flatten(found.params)
+    if {p: x.shape for p, x in stored.items()} != shapes:
+        raise UserError(f"the checkpoint of {out} is not of its own experiment.")
+    params = trees.map_with_path(lambda p, x: jnp.asarray(stored[p]), run.params)
+    stats = trees.fill(found.stats, run.state.stats)
+    run.loaded = sharding.place((params, stats), run.program.mesh)
+    return run

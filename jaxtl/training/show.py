@@ -1,0 +1,109 @@
+"""Tables of an experiment, of its parameters and of the loaded weights."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxtl.core import config
+from jaxtl.core import tree as trees
+from jaxtl.core.console import console, table
+from jaxtl.core.types import FROZEN
+from jaxtl.optim import optimizer as optim_optimizer
+from jaxtl.optim.schedules import Schedule
+from jaxtl.training import result
+
+
+def show(run) -> None:
+    """Prints a run's parameters: path, shape, group, learning rate, frozen or not."""
+    program = run.program
+    optimizer = run.parts.stretches[run.phase].optimizer
+    labels = trees.flatten(_labels(run, optimizer))
+    mask = trees.flatten(program.moving)
+    flat = trees.flatten(run.params)
+    order = {s: i for i, s in enumerate(run.network.stages)}
+    rows = []
+    for path in sorted(flat, key=lambda p: order[p.split("/")[0]]):
+        shape = "×".join(map(str, flat[path].shape)) or "scalar"
+        label = labels.get(path, optim_optimizer.PEFT)
+        rate = _rate(optimizer, label) if mask[path] else "0"
+        rows.append((path, shape, label, rate, "" if mask[path] else "frozen"))
+    out = console()
+    out.print(
+        table("parameters", ("path", "shape", "group", "lr", ""), rows, left=3),
+        markup=False,
+    )
+    train = result.trainable(run)
+    out.print(
+        f"{trees.size(run.params):,} parameters, {train:,} trainable; optimizer state "
+        f"{trees.nbytes(run.state.opt):,} bytes; stages in training mode: "
+        f"{', '.join(program.train) or 'none'}"
+    )
+    for name, note in run.notes.items():
+        out.print(f"{name}: {note}", markup=False)
+
+
+def _labels(run, optimizer):
+    """Returns the tree of groups; "peft" where a reparametrisation moves what they
+    freeze."""
+    base = trees.merge(run.state.trainable["model"], run.fixed.frozen)
+    moving = trees.flatten(run.program.moving)
+    mask = trees.flatten(run.program.mask)
+    return trees.map_with_path(
+        lambda p, label: optim_optimizer.PEFT if moving[p] and not mask[p] else label,
+        optim_optimizer.labels(optimizer, base),
+    )
+
+
+def _rate(optimizer, label) -> str:
+    if optimizer.groups.get(label) is FROZEN:
+        return "0"
+    factor = optim_optimizer.group(optimizer, label).lr
+    if isinstance(optimizer.lr, Schedule):
+        inner = dataclasses.asdict(optimizer.lr)
+        text = ", ".join(f"{k}={v:g}" for k, v in inner.items())
+        return f"{factor:g} × {type(optimizer.lr).__name__}({text})"
+    return f"{factor * optimizer.lr:g}"
+
+
+def loaded(rows: list[dict]):
+    """Returns the table of loaded, re-initialised and skipped leaves, by stage."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        shape = row["shape"] or row["source_shape"] or ()
+        size = 1
+        for n in shape:
+            size *= n
+        cell = counts.setdefault((row["path"].split("/")[0], row["status"]), [0, 0])
+        cell[0] += 1
+        cell[1] += size
+    body = [(s, status, n, f"{size:,}") for (s, status), (n, size) in counts.items()]
+    return table("initial weights", ("stage", "", "leaves", "numbers"), body, left=2)
+
+
+def describe(exp) -> str:
+    """Returns an experiment as indented text, settings at their default left out."""
+    return _described(exp, "")
+
+
+def _described(value, indent: str) -> str:
+    inner = indent + "  "
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        lines = []
+        for name, field in config.fields(value).items():
+            child = getattr(value, name)
+            if not _is_default(field, child):
+                lines.append(f"{inner}{name}: {_described(child, inner)}")
+        return "\n".join([type(value).__name__, *lines])
+    if isinstance(value, Mapping) and value:
+        lines = [f"{inner}{k}: {_described(v, inner)}" for k, v in value.items()]
+        return "\n" + "\n".join(lines)
+    return repr(value)
+
+
+def _is_default(field, value) -> bool:
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    try:
+        return bool(value == default)
+    except ValueError:  # arrays
+        return False

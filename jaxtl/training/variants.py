@@ -1,0 +1,199 @@
+"""A file's runs: every variant with every seed, in the order they need each other."""
+
+import dataclasses
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from jaxtl import pretrained
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import dataset
+from jaxtl.training import experiment_file, inputs, loop, run_dir, setup
+from jaxtl.training.experiment import Experiment, Variant
+from jaxtl.training.experiment_file import File
+
+
+class Job(NamedTuple):
+    """One run of a study: variant, seed, directory and the experiment to run."""
+
+    variant: str
+    seed: int
+    directory: pathlib.Path
+    exp: Experiment
+
+
+def is_single(file: File) -> bool:
+    """Returns whether the file is one experiment with one seed."""
+    return list(file.variants) == [""] and file.seeds is None
+
+
+def jobs(file: File, out: pathlib.Path) -> list[Job]:
+    """Returns the runs of a file in an order that respects `init=Variant(...)`.
+
+    A variant that others start from runs once, with its own seed, unless they ask for
+    it per seed. Its path stands in the experiments of those that start from it.
+
+    Raises:
+      UserError: for an unknown variant, or variants that wait for each other.
+    """
+    seeds = {name: _seeds(file, name) for name in file.variants}
+    found = []
+    for name in ordered(file.variants):
+        for seed in seeds[name]:
+            exp = dataclasses.replace(file.variants[name], seed=seed)
+            if isinstance(exp.init, Variant):
+                exp = dataclasses.replace(exp, init=_source(exp.init, seeds, seed, out))
+            found.append(Job(name, seed, _directory(out, name, seed), exp))
+    return found
+
+
+def only(file: File, chosen: Iterable[str]) -> File:
+    """Returns the file with some variants, and those that they start from.
+
+    Raises:
+      UserError: for an unknown variant.
+    """
+    kept, waiting = set(), list(chosen)
+    while waiting:
+        name = waiting.pop()
+        if name not in file.variants:
+            raise UserError(
+                f"{file.path.name} has no variant {name!r}"
+                f"{nearest(name, file.variants)} (variants: "
+                f"{', '.join(file.variants)})."
+            )
+        init = file.variants[name].init
+        if isinstance(init, Variant) and name not in kept:
+            waiting.append(init.name)
+        kept.add(name)
+    variants = {name: exp for name, exp in file.variants.items() if name in kept}
+    return dataclasses.replace(file, variants=variants)
+
+
+def _seeds(file: File, name: str) -> tuple[int, ...]:
+    asked = [
+        exp.init
+        for exp in file.variants.values()
+        if isinstance(exp.init, Variant) and exp.init.name == name
+    ]
+    own = file.variants[name].seed
+    if file.seeds is None or (asked and not any(v.per_seed for v in asked)):
+        return (own,)
+    return file.seeds
+
+
+def _source(init: Variant, seeds, seed: int, out: pathlib.Path):
+    at = seed if init.per_seed else seeds[init.name][0]
+    path = str(_directory(out, init.name, at))
+    return pretrained.FromRun(path, init.reset, init.ignore, init.which)
+
+
+def _directory(out: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    parts = [re.sub(r"[^\w.=+-]+", "_", part) for part in name.split("/") if part]
+    return out.joinpath(*parts, f"seed{seed}")
+
+
+def ordered(variants: Mapping[str, Experiment]) -> list[str]:
+    """Returns the names so that each comes after the one that it starts from.
+
+    Raises:
+      UserError: an unknown variant, or variants that wait for each other.
+    """
+    order: list[str] = []
+
+    def visit(name, waiting):
+        if name in waiting:
+            circle = " → ".join([*waiting, name])
+            raise UserError(f"variants wait for each other: {circle}.")
+        if name in order:
+            return
+        init = variants[name].init
+        if isinstance(init, Variant):
+            if init.name not in variants:
+                raise UserError(
+                    f"variant {name!r}: init=Variant({init.name!r}) is no variant of "
+                    f"this file{nearest(init.name, variants)} "
+                    f"(variants: {', '.join(variants)})."
+                )
+            visit(init.name, [*waiting, name])
+        order.append(name)
+
+    for name in variants:
+        visit(name, [])
+    return order
+
+
+def run_single(file: File, out: pathlib.Path, *, overwrite=False, progress=None):
+    """Runs a file that gives one experiment; returns its result."""
+    run = setup.setup(
+        file.variants[""],
+        out,
+        overwrite=overwrite,
+        file=file.path,
+        overrides=file.overrides,
+    )
+    return loop.train(run, progress=progress)
+
+
+def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
+    """Makes the directory of a study and stores what it is made from.
+
+    Data that can't be read and variants that don't exist are told before that.
+    """
+    jobs(file, out)
+    for exp in file.variants.values():
+        for source in inputs.sources(exp).values():
+            dataset.prepare(source, exp.seed)
+    run_dir.create(out, overwrite=overwrite)
+    shutil.copyfile(file.path, out / "experiment.py")
+    run_dir.write_json(
+        out / run_dir.STUDY,
+        {
+            "file": file.path.name,
+            "overrides": list(file.overrides),
+            "seeds": file.seeds,
+            "variants": list(file.variants),
+            "doc": file.doc,
+        },
+    )
+
+
+def reopen(out: pathlib.Path) -> File:
+    """Reads back the file of a study directory, with the overrides it was run with."""
+    stored = run_dir.read_json(out / run_dir.STUDY)
+    file = experiment_file.read_file(out / "experiment.py", *stored["overrides"])
+    file = only(file, stored["variants"])
+    return dataclasses.replace(file, overrides=tuple(stored["overrides"]))
+
+
+def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:
+    """Runs what is not finished yet; yields each job with its result or its error.
+
+    A run that fails (its loss stops being finite, say) does not stop the others, but
+    those that start from it fail with it.
+    """
+    with run_dir.lock(out):
+        for job in jobs(file, out):
+            try:
+                yield job, _run(job, file)
+            except UserError as error:
+                yield job, str(error)
+
+
+def _run(job: Job, file: File) -> dict:
+    if (job.directory / "result.json").exists():
+        return run_dir.read_json(job.directory / "result.json")
+    if (job.directory / run_dir.MARK).exists():
+        run = setup.resume(job.directory)
+    else:
+        run = setup.setup(
+            job.exp,
+            job.directory,
+            file=file.path,
+            overrides=file.overrides,
+            variant=job.variant,
+            overwrite=job.directory.exists(),
+        )
+    return loop.train(run, progress=False)

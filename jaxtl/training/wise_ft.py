@@ -1,0 +1,51 @@
+"""The line from θ₀ to what was trained, as a last choice of a run."""
+
+import jax
+
+from jaxtl.core import sharding
+from jaxtl.core import tree as trees
+from jaxtl.core.types import PyTree
+from jaxtl.evaluation import evaluate, metrics
+from jaxtl.models import merging
+
+
+def between(run, tuned: tuple[PyTree, PyTree], alpha) -> tuple[PyTree, PyTree]:
+    """Returns (1 − α)·θ₀ + α·θ and the statistics between, likewise.
+
+    What has no source (a new head) is as it was tuned at every α.
+
+    Args:
+      run: whose source is θ₀.
+      tuned: θ and its statistics.
+      alpha: α in [0, 1].
+    """
+    start = (run.source.params, run.source.stats)
+    known = trees.flatten(start)
+    sourced = trees.map_with_path(lambda p, x: x if p in known else None, tuned)
+    start = trees.like(tuned, start)
+    mixed = trees.fill(_interpolate(start, sourced, alpha), tuned)
+    return sharding.place(mixed, run.program.mesh)
+
+
+_interpolate = jax.jit(merging.interpolate)
+
+
+def choose(run) -> float:
+    """Puts the best point of the line on val in the place of the best weights.
+
+    Of equal ones the largest α is taken. Returns α.
+
+    References:
+      Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
+    """
+    tuned = run.weights("best")
+    monitor = run.monitor or metrics.main(run.program.task)
+    sign = 1 if metrics.higher_is_better(monitor) else -1
+    found = []
+    for alpha in sorted(run.exp.wise_ft):
+        params, stats = between(run, tuned, alpha)
+        values = evaluate.judged(run, params, stats, "val")
+        found.append((sign * metrics.monitored(values, monitor), alpha, values))
+    value, alpha, values = max(found, key=lambda one: one[:2])
+    run.keep_best(between(run, tuned, alpha), sign * value, values)
+    return alpha

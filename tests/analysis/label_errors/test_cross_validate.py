@@ -1,0 +1,113 @@
+"""`jaxtl labels`: out-of-sample predictions, the ranked list, the noise it finds."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.analysis.label_errors import cross_validate
+from jaxtl.cli import main
+from jaxtl.core.errors import UserError
+from jaxtl.training import loop, setup
+
+
+@pytest.fixture(scope="module")
+def noisy_run(tmp_path_factory):
+    """A run on digits of which a fifth is labelled wrong; its rows, what is wrong."""
+    folder = tmp_path_factory.mktemp("labels") / "run"
+    exp = tl.Experiment(
+        model=tl.models.MLP(widths=(16,)),
+        data=tl.data.Digits(label_noise=0.2, split_seed=0),
+        optim=tl.optim.AdamW(lr=1e-2),
+        steps=150,
+        batch=64,
+        evaluate_every=150,
+    )
+    run = setup.setup(exp, folder)
+    loop.train(run, progress=False)
+    data = run.parts.datasets["target"]
+    rows = data.rows["train"]
+    return folder, rows, data.y[rows] != data.y_clean[rows]
+
+
+def test_folds_are_disjoint_and_stratified():
+    labels = np.random.default_rng(0).integers(0, 3, 50)
+    parts = cross_validate.split_in_folds(labels, 4, seed=1)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(50))
+    assert {len(part) for part in parts} <= {12, 13}
+    for label in range(3):
+        counts = [(labels[part] == label).sum() for part in parts]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_the_list_holds_what_is_wrong(noisy_run, capsys):
+    folder, rows, wrong = noisy_run
+    assert main.main(["labels", str(folder), "--folds", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "3-fold predictions, out of sample" in printed
+    with open(folder / "labels" / "errors.csv", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    listed = np.isin(rows, [int(line["row"]) for line in lines])
+    assert len(lines) == listed.sum()
+    assert wrong[listed].mean() > 0.8 > 3 * wrong.mean()
+    assert listed[wrong].mean() > 0.7
+    scores = [float(line["score"]) for line in lines]
+    assert scores == sorted(scores)
+    first = next(line for line in lines if line["given"] != line["suggested"])
+    assert first is lines[0]
+    for name in ("transition", "transition_anchors"):
+        made = np.load(folder / "labels" / f"{name}.npy")
+        np.testing.assert_allclose(made.sum(1), 1, rtol=1e-5)
+    transition = np.load(folder / "labels" / "transition.npy")
+    np.testing.assert_allclose(np.diag(transition).mean(), 0.8, atol=0.1)
+
+
+def test_a_models_own_predictions_are_said_to_be_in_sample(noisy_run, capsys, tmp_path):
+    folder, rows, _ = noisy_run
+    asked = ["labels", str(folder), "--folds", "0", "--out", str(tmp_path / "own")]
+    assert main.main(asked) == 0
+    assert "in-sample predictions" in capsys.readouterr().out
+    assert (tmp_path / "own" / "errors.csv").exists()
+    found = cross_validate.predictions(folder, 0)
+    np.testing.assert_array_equal(found.rows, rows)
+    again = tl.evaluate(setup.reopen(folder), "train")["accuracy"]
+    ours = (found.probabilities.argmax(1) == found.labels).mean()
+    assert ours == pytest.approx(again)
+
+
+def test_folds_predict_what_they_did_not_see(noisy_run, monkeypatch):
+    folder, rows, _ = noisy_run
+    seen = []
+
+    def train(run, progress=None):
+        data = run.parts.datasets["target"]
+        seen.append((data.rows["train"], data.rows["test"], data.rows["val"]))
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(
+        cross_validate.evaluation,
+        "outputs",
+        lambda run, split, which: (
+            np.zeros((len(run.parts.datasets["target"].rows[split]), 10)),
+            None,
+        ),
+    )
+    cross_validate.predictions(folder, 2)
+    val = setup.reopen(folder).parts.datasets["target"].rows["val"]
+    for train_rows, left_out, kept in seen:
+        assert not set(train_rows) & set(left_out)
+        np.testing.assert_array_equal(np.sort([*train_rows, *left_out]), rows)
+        np.testing.assert_array_equal(kept, val)
+    np.testing.assert_array_equal(np.sort(np.concatenate([s[1] for s in seen])), rows)
+
+
+def test_errors(noisy_run, tmp_path, capsys):
+    folder, _, _ = noisy_run
+    for folds, message in ((1, "at least 2"), (-1, "at least 2"), (10**6, "there are")):
+        with pytest.raises(UserError, match=message):
+            cross_validate.predictions(folder, folds)
+    assert main.main(["labels", str(tmp_path)]) != 0
+    assert "no directory of a run" in capsys.readouterr().err
+    assert main.main(["labels", str(folder), "--method", "prune_by_noise"]) != 0
+    assert "did you mean 'prune_by_noise_rate'" in capsys.readouterr().err

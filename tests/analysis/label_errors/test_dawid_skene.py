@@ -1,0 +1,153 @@
+"""Dawid–Skene: the anaesthetists of the paper, loops, and simulated annotators."""
+
+import numpy as np
+import pytest
+
+from jaxtl.analysis.label_errors.dawid_skene import dawid_skene
+from jaxtl.core.errors import UserError
+
+# Table 1 of Dawid & Skene (1979): 45 patients; observer 1 judged thrice, 2 to 5 once.
+ANAESTHESIA = """
+111 1 1 1 1|333 4 3 3 4|112 2 1 2 2|222 3 1 2 1|222 3 2 2 2|222 3 3 2 2|122 2 1 1 1|
+333 3 4 3 3|222 2 2 2 3|232 2 2 2 3|444 4 4 4 4|222 3 3 4 3|111 1 1 1 1|222 3 2 1 2|
+121 1 1 1 1|111 2 1 1 1|111 1 1 1 1|111 1 1 1 1|222 2 2 2 1|222 1 3 2 2|222 2 2 2 2|
+222 2 2 2 1|222 3 2 2 2|221 2 2 2 2|111 1 1 1 1|111 1 1 1 1|232 2 2 2 2|111 1 1 1 1|
+111 1 1 1 1|112 1 1 2 1|111 1 1 1 1|333 3 2 3 3|111 1 1 1 1|222 2 2 2 2|222 3 2 3 2|
+433 4 3 4 3|221 2 2 3 2|232 3 2 3 3|333 3 4 3 2|111 1 1 1 1|111 1 1 1 1|121 2 1 1 1|
+232 2 2 2 2|121 1 1 1 1|222 2 2 2 2
+"""
+
+
+def _counts():
+    patients = ANAESTHESIA.replace("\n", "").split("|")
+    counts = np.zeros((45, 5, 4))
+    for i, patient in enumerate(patients):
+        for observer, said in enumerate(patient.split()):
+            for grade in said:
+                counts[i, observer, int(grade) - 1] += 1
+    return counts
+
+
+def _em_by_loops(counts, iterations):
+    """The paper's equations, one product at a time."""
+    items, observers, classes = counts.shape
+    posterior = counts.sum(1) / counts.sum((1, 2))[:, None]
+    for _ in range(iterations):
+        prior = [sum(posterior[:, j]) / items for j in range(classes)]
+        error = np.zeros((observers, classes, classes))
+        for k in range(observers):
+            for j in range(classes):
+                for said in range(classes):
+                    pairs = zip(posterior[:, j], counts[:, k, said])
+                    error[k, j, said] = sum(t * n for t, n in pairs)
+                error[k, j] /= error[k, j].sum()
+        total = 0.0
+        for i in range(items):
+            joint = []
+            for j in range(classes):
+                likely = prior[j]
+                for k in range(observers):
+                    for said in range(classes):
+                        likely *= error[k, j, said] ** counts[i, k, said]
+                joint.append(likely)
+            posterior[i] = np.asarray(joint) / sum(joint)
+            total += np.log(sum(joint))
+    return posterior, error, prior, total
+
+
+def test_the_anaesthetists():
+    found = dawid_skene(_counts())
+    # What the paper's table 2 gives for the classes' shares.
+    np.testing.assert_allclose(found.prior.round(2), [0.40, 0.42, 0.11, 0.07])
+    posterior, error, prior, likelihood = _em_by_loops(_counts(), 200)
+    found = dawid_skene(_counts(), iterations=200, tolerance=-np.inf)
+    np.testing.assert_allclose(found.posterior, posterior, atol=1e-9)
+    np.testing.assert_allclose(found.confusion, error, atol=1e-9)
+    np.testing.assert_allclose(found.prior, prior, atol=1e-9)
+    assert found.log_likelihood == pytest.approx(likelihood)
+    assert found.iterations == 200
+    # Patients of whom everybody said the same.
+    agreed = [(0, 0), (10, 3), (12, 0), (20, 1), (33, 1), (44, 1)]
+    assert [(i, found.labels[i]) for i, _ in agreed] == agreed
+
+
+def test_the_likelihood_never_falls():
+    counts = _counts()
+    values = [
+        dawid_skene(counts, iterations=i, tolerance=-np.inf).log_likelihood
+        for i in range(1, 30)
+    ]
+    assert (np.diff(values) >= -1e-9).all()
+
+
+def _simulated(rng, items=2000, classes=3):
+    true = rng.integers(0, classes, items)
+    skill = [0.9, 0.75, 0.6, 0.5, 0.2]  # the last one is worse than chance
+    confusion = np.stack([np.full((3, 3), (1 - s) / 2) for s in skill])
+    for a, s in enumerate(skill):
+        np.fill_diagonal(confusion[a], s)
+    said = np.stack(
+        [
+            [rng.choice(classes, p=confusion[a, t]) for t in true]
+            for a in range(len(skill))
+        ],
+        axis=1,
+    )
+    said[rng.random(said.shape) < 0.2] = -1
+    said[:, 0] = np.where((said < 0).all(1), true, said[:, 0])
+    return true, confusion, said
+
+
+def test_simulated_annotators_are_told_apart_and_beat_the_vote():
+    true, confusion, said = _simulated(np.random.default_rng(0))
+    found = dawid_skene(said)
+    np.testing.assert_allclose(found.confusion, confusion, atol=0.08)
+    votes = (said[..., None] == np.arange(3)).sum(1).argmax(1)
+    assert np.mean(found.labels == true) > np.mean(votes == true) + 0.02
+    np.testing.assert_allclose(found.posterior.sum(1), 1)
+
+
+def test_it_is_crowd_kits():
+    kit = pytest.importorskip(
+        "crowdkit.aggregation", reason="an oracle, pip install crowd-kit"
+    )
+    import pandas
+
+    _, _, said = _simulated(np.random.default_rng(1))
+    task, worker = np.nonzero(said >= 0)
+    frame = pandas.DataFrame(
+        {"task": task, "worker": worker, "label": said[task, worker]}
+    )
+    theirs = kit.DawidSkene(n_iter=50, tol=0).fit(frame)
+    found = dawid_skene(said, iterations=50, tolerance=-np.inf)
+    p = theirs.probas_.sort_index()[[0, 1, 2]].to_numpy()
+    np.testing.assert_allclose(found.posterior, p, atol=1e-3)
+
+
+def test_edges():
+    # One annotator, one class, and what was said of a class that nobody has.
+    lone = dawid_skene(np.asarray([[0], [0], [0]]), classes=2)
+    np.testing.assert_array_equal(lone.labels, 0)
+    np.testing.assert_allclose(lone.confusion[0], [[1, 0], [0.5, 0.5]])
+    assert np.isfinite(lone.log_likelihood)
+    many = np.zeros((2, 2000, 2))
+    many[0, :, 0] = many[1, :, 1] = 1  # whose product underflows
+    assert np.isfinite(dawid_skene(many).posterior).all()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        (np.zeros(3, int), "whole numbers"),
+        (np.zeros((3, 2)), "float64"),
+        (np.asarray([[0, 1], [-1, -1]]), "nobody annotated item 1"),
+        (np.asarray([[0, -2]]), "class -2"),
+        (-np.ones((2, 2, 2)), "at least 0"),
+    ],
+)
+def test_errors(annotations, message):
+    with pytest.raises(UserError, match=message):
+        dawid_skene(annotations)
+    with pytest.raises(UserError, match="class 5"):
+        dawid_skene(np.asarray([[0, 5]]), classes=3)
+    assert dawid_skene is dawid_skene

@@ -1,0 +1,162 @@
+"""Tent: batches in turn against torch's BatchNorm, Adam and SGD; what stays."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.core import config
+from jaxtl.core.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def run():
+    rng = np.random.default_rng(0)
+    x = (2 * rng.normal(size=(90, 6, 6, 1)) + 1).astype(np.float32)
+    y = np.sort(np.arange(90) % 3)  # sorted by class, as sets often are
+    model = tl.models.CNN(widths=(3,), units=5, pool=1, norm=True)
+    data = tl.data.Arrays(x=x, y=y, test=26, val=0.2)
+    return tl.setup(tl.Experiment(model=model, data=data, steps=3, batch=8))
+
+
+def _torch_tent(torch, run, optimizer, batch, order, episodic=False, steps=1):
+    """Returns logits of the test split; conv → BatchNorm → ReLU → pool → dense."""
+    functional = torch.nn.functional
+    params, _ = run.weights("best")
+
+    def tensor(x):
+        return torch.tensor(np.array(x))
+
+    kernel = tensor(params["block1"]["conv"]["kernel"]).permute(3, 2, 0, 1)
+    dense = {
+        name: (tensor(layer["kernel"]).T, tensor(layer["bias"]))
+        for name, layer in (
+            ("hidden", params["hidden"]["dense"]),
+            ("head", params["head"]["dense"]),
+        )
+    }
+    bn = params["block1"]["bn"]
+
+    def fresh():
+        leaves = [tensor(bn["scale"]), tensor(bn["bias"])]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        return leaves, optimizer(leaves)
+
+    data = run.parts.datasets["target"]
+    x = np.asarray(data.x[data.rows["test"]])
+    logits, (leaves, rule) = np.zeros((len(x), 3)), fresh()
+    for at in range(0, len(x), batch):
+        chunk = order[at : at + batch]
+        if episodic:
+            leaves, rule = fresh()
+        for _ in range(steps):
+            h = functional.conv2d(
+                tensor(x[chunk]).permute(0, 3, 1, 2), kernel, padding=1
+            )
+            h = functional.batch_norm(h, None, None, *leaves, training=True)
+            h = functional.max_pool2d(functional.relu(h), 2)
+            h = h.permute(0, 2, 3, 1).flatten(1)
+            h = functional.relu(functional.linear(h, *dense["hidden"]))
+            z = functional.linear(h, *dense["head"])
+            p = functional.softmax(z, 1)
+            entropy = -(p * functional.log_softmax(z, 1)).sum(1).mean()
+            rule.zero_grad()
+            entropy.backward()
+            rule.step()
+        logits[chunk] = z.detach().numpy()
+    return logits, [leaf.detach().numpy() for leaf in leaves]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch": 10},  # 26 test rows: the last batch is smaller
+        {"batch": 13, "steps": 2, "seed": None},
+        {"batch": 10, "episodic": True, "steps": 2},
+    ],
+)
+def test_online_tent_is_torchs(run, settings):
+    torch = pytest.importorskip("torch", reason="the updates are held to torch's")
+    before = jax.tree.map(np.array, run.weights("best"))
+    found = tl.tent(run, "test", optimizer=tl.optim.AdamW(lr=0.05), **settings)
+    seed = settings.pop("seed", 0)
+    order = np.arange(26)
+    order = order if seed is None else np.random.default_rng(seed).permutation(order)
+    expected, leaves = _torch_tent(
+        torch, run, lambda x: torch.optim.Adam(x, lr=0.05), order=order, **settings
+    )
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
+    params = found.run.params
+    np.testing.assert_allclose(params["block1"]["bn"]["scale"], leaves[0], rtol=1e-3)
+    np.testing.assert_allclose(params["block1"]["bn"]["bias"], leaves[1], atol=1e-4)
+    # Nothing else moved, and the run that was given did not at all.
+    jax.tree.map(np.testing.assert_array_equal, params["hidden"], before[0]["hidden"])
+    jax.tree.map(np.testing.assert_array_equal, run.weights("best"), before)
+    data = run.parts.datasets["target"]
+    labels = data.y[data.rows["test"]]
+    np.testing.assert_array_equal(found.labels, labels)
+    hits = np.mean(expected.argmax(1) == labels)
+    np.testing.assert_allclose(found.metrics["accuracy"], hits, rtol=1e-6)
+
+
+def test_a_schedule_and_momentum_are_the_optimizers(run):
+    torch = pytest.importorskip("torch", reason="the updates are held to torch's")
+    rule = tl.optim.SGD(lr=tl.optim.Linear(peak=0.2, final=0.0), momentum=0.8)
+    found = tl.tent(run, "test", optimizer=rule, batch=13, seed=None)
+    rates = iter([0.2, 0.1])
+
+    class Falling(torch.optim.SGD):
+        def step(self):
+            self.param_groups[0]["lr"] = next(rates)
+            super().step()
+
+    expected, leaves = _torch_tent(
+        torch, run, lambda x: Falling(x, lr=1.0, momentum=0.8), 13, np.arange(26)
+    )
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
+    scale = found.run.params["block1"]["bn"]["scale"]
+    np.testing.assert_allclose(scale, leaves[0], rtol=1e-3)
+
+
+def test_entropy_falls_over_passes_of_one_batch(run):
+    found = tl.tent(run, "test", batch=26, steps=20, optimizer=tl.optim.AdamW(lr=0.05))
+    first = tl.tent(run, "test", batch=26)
+    assert found.entropy[0] < 0.9 * first.entropy[0]
+
+
+def test_offline_tent_is_an_experiment_that_trains_norms_alone(run):
+    data = run.exp.data
+    exp = tl.Experiment(
+        model=run.exp.model,
+        data=config.replace(data, labels=0),
+        terms={"entropy": tl.domain.EntropyMinimisation()},
+        optim=tl.optim.AdamW(lr=0.05, groups=tl.optim.NormOnly(head=False)),
+        steps=4,
+        batch=16,
+        monitor=None,
+    )
+    made = tl.setup(exp)
+    start = jax.tree.map(np.array, made.params)
+    stats = jax.tree.map(np.array, made.state.stats)
+    tl.train(made, progress=False)
+    ended = made.params
+    bn, before = ended["block1"]["bn"], start["block1"]["bn"]
+    assert np.all(bn["scale"] != before["scale"])
+    start["block1"]["bn"] = bn
+    jax.tree.map(np.testing.assert_array_equal, ended, start)
+    moved = made.state.stats["block1"]["bn"]["mean"]
+    assert np.all(moved != stats["block1"]["bn"]["mean"])
+
+
+def test_errors(run, digits):
+    for settings, message in (
+        ({"split": "tset"}, "has no split 'tset'; did you mean 'test'"),
+        ({"batch": 0}, "tent: batch=0: expected at least 1"),
+        ({"steps": 0}, "tent: steps=0: expected at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tl.tent(run, **settings)
+    with pytest.raises(UserError, match="the model has no norm"):
+        tl.tent(tl.setup(digits()))

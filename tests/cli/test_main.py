@@ -1,0 +1,268 @@
+"""The command line, called in this process; one file of variants serves all tests."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import jaxtl as tl
+from jaxtl.cli import main
+
+FILE = '''
+"""A tiny study."""
+import jaxtl as tl
+
+SEEDS = (0, 1)
+
+def experiment():
+    model = tl.models.MLP(widths=(8,))
+    data = tl.data.Digits(labels_per_class=5, split_seed=0)
+    common = dict(model=model, data=data, steps=6, batch=16)
+    return {
+        "source": tl.Experiment(model=model, data=tl.data.Digits(), steps=6, batch=16),
+        "5/scratch": tl.Experiment(**common),
+        "5/tuned": tl.Experiment(**common, init=tl.Variant("source")),
+        "all/tuned": tl.Experiment(
+            **{**common, "data": tl.data.Digits(split_seed=0)},
+            init=tl.Variant("source", reset="head"),
+            optim=tl.optim.AdamW(groups={"head": 1.0, ".*": tl.FROZEN}),
+        ),
+    }
+'''
+ONE = """
+import jaxtl as tl
+
+def experiment():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(8,)), data=tl.data.Digits(), steps=4, batch=16
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Returns a folder with a finished study in `study` and a finished run in `run`."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "many.py").write_text(FILE)
+    (folder / "one.py").write_text(ONE)
+    study, run = str(folder / "study"), str(folder / "run")
+    assert main.main(["run", str(folder / "many.py"), "--out", study]) == 0
+    assert (
+        main.main(["run", str(folder / "one.py"), "optim.lr=0.01", "--out", run]) == 0
+    )
+    return folder
+
+
+def text(capsys, *arguments, code=0):
+    assert main.main([str(a) for a in arguments]) == code
+    out, err = capsys.readouterr()
+    return err if code else out
+
+
+def test_study_leaves_tables_plot_and_one_directory_per_seed(place):
+    study = place / "study"
+    found = {str(p.parent.relative_to(study)) for p in study.rglob("result.json")}
+    # The source is trained once, with its own seed, since others start from it.
+    assert found == {
+        "source/seed0",
+        "5/scratch/seed0",
+        "5/scratch/seed1",
+        "5/tuned/seed0",
+        "5/tuned/seed1",
+        "all/tuned/seed0",
+        "all/tuned/seed1",
+    }
+    assert Image.open(study / "results.png").size[0] > 600
+    rows = json.loads((study / "summary.json").read_text())
+    assert [r["name"] for r in rows] == ["source", "5/scratch", "5/tuned", "all/tuned"]
+    entry = rows[1]["test"]["accuracy"]
+    values = np.array(entry["values"])
+    # Student's t with one degree of freedom: 12.706 at 97.5 %.
+    half = 12.7062 * values.std(ddof=1) / np.sqrt(2)
+    assert entry["half_width_95"] == pytest.approx(half, rel=1e-4)
+
+
+def test_second_run_is_refused_and_resume_runs_nothing_again(place, capsys):
+    study = place / "study"
+    message = text(capsys, "run", place / "many.py", "--out", study, code=1)
+    assert "exists already" in message
+    assert "--overwrite" in message
+    stamp = (study / "5" / "tuned" / "seed1" / "result.json").stat().st_mtime_ns
+    out = text(capsys, "resume", study)
+    assert "5/tuned" in out or "tuned" in out
+    after = (study / "5" / "tuned" / "seed1" / "result.json").stat().st_mtime_ns
+    assert after == stamp
+
+
+def test_resume_runs_what_is_missing(place, capsys):
+    import shutil
+
+    gone = place / "study" / "5" / "scratch" / "seed1"
+    before = json.loads((gone / "result.json").read_text())
+    shutil.rmtree(gone)
+    text(capsys, "resume", place / "study")
+    after = json.loads((gone / "result.json").read_text())
+    assert after["test"] == before["test"]
+
+
+def test_overrides_reach_the_stored_experiment(place):
+    stored = json.loads((place / "run" / "experiment.json").read_text())
+    assert stored["experiment"]["optim"]["lr"] == 0.01
+    assert stored["overrides"] == ["optim.lr=0.01"]
+
+
+def test_eval_repeats_the_result(place, capsys):
+    out = text(capsys, "eval", place / "run", "--split", "test")
+    result = json.loads((place / "run" / "result.json").read_text())
+    assert f"{100 * result['test']['accuracy']:.1f}" in out
+    assert f"{result['test']['nll']:.4f}" in out
+
+
+def test_show_lists_every_parameter_with_its_rate(place, capsys):
+    out = text(capsys, "show", place / "one.py", "optim.lr=0.25")
+    for path in ("layer1/dense/kernel", "layer1/dense/bias", "head/dense/kernel"):
+        assert path in out
+    assert "0.25" in out
+    out = text(capsys, "show", place / "many.py")
+    assert "those of 'source'" in out
+
+
+def test_show_marks_what_is_frozen(place, capsys):
+    out = text(
+        capsys,
+        "show",
+        place / "one.py",
+        'optim=tl.optim.AdamW(groups={"head": 1.0, ".*": tl.FROZEN})',
+    )
+    [line] = [x for x in out.splitlines() if "layer1/dense/kernel" in x]
+    assert "frozen" in line
+    [line] = [x for x in out.splitlines() if "head/dense/kernel" in x]
+    assert "frozen" not in line
+
+
+def test_compare_groups_seeds(place, capsys):
+    plot = place / "compare.png"
+    out = text(capsys, "compare", place / "study", place / "run", "--plot", plot)
+    [line] = [x for x in out.splitlines() if "5/tuned" in x]
+    assert "±" in line
+    assert Image.open(plot).size[0] > 600
+
+
+def test_data_writes_a_contact_sheet(place, capsys):
+    sheet = place / "sheet.png"
+    out = text(capsys, "data", place / "one.py", "--out", sheet)
+    assert "1,294" in out  # train rows of the 1,797 digits, after 20 % and 10 %
+    assert Image.open(sheet).size[1] > 300
+    assert "RenderedDigits" in text(capsys, "data")
+
+
+def test_export_and_predict(place, capsys):
+    folder = place / "exported"
+    text(capsys, "export", place / "run", folder)
+    digits = np.zeros((8, 8), np.uint8)
+    digits[1:7, 3:5] = 255
+    Image.fromarray(digits).save(place / "one.png")
+    out = text(capsys, "predict", folder, place / "one.png")
+    assert "one.png" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.py"], "no experiment file"),
+        (["run", "{one}", "stepz=3"], "did you mean 'steps'"),
+        (["run", "{one}", "steps=many"], "steps='many'"),
+        (["run", "{one}", "steps"], "has no '='"),
+        (["run", "{many}", "5/tuned.optim.lrr=1"], "did you mean 'lr'"),
+        (["resume", "nowhere"], "experiment.json"),
+        (["eval", "nowhere"], "experiment.json"),
+        (["compare", "nowhere"], "no directory"),
+        (["export", "nowhere", "out"], "nowhere"),
+        (["predict", "nowhere", "x.png"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_1(
+    place, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    names = {"one": str(place / "one.py"), "many": str(place / "many.py")}
+    arguments = [a.format(**names) for a in arguments]
+    said = text(capsys, *arguments, code=1)
+    assert message in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_wrong_usage_is_exit_code_2(capsys):
+    assert main.main([]) == 2
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["run", "x.py", "--outt", "y"])
+    assert stopped.value.code == 2
+
+
+def test_a_failed_run_fails_the_command_and_not_the_others(place, tmp_path, capsys):
+    out = tmp_path / "failing"
+    arguments = ["run", place / "many.py", "SEEDS=0", "5/scratch.optim.lr=1e38"]
+    said = text(capsys, *arguments, "--out", out, code=1)
+    assert "5/scratch seed 0 failed" in said
+    assert (out / "5" / "tuned" / "seed0" / "result.json").exists()
+    assert (
+        "failed" in json.dumps(json.loads((out / "summary.json").read_text()))
+        or (json.loads((out / "summary.json").read_text())[1]["errors"])
+    )
+
+
+def test_models_lists_published_sizes(capsys):
+    out = text(capsys, "models")
+    [line] = [x for x in out.splitlines() if "ResNet-50 " in x]
+    assert "25,557,032" in line  # He et al. 2016; torchvision's count
+
+
+def test_inspect_says_what_a_file_would_load_into(place, tmp_path, capsys):
+    from jaxtl.models import ResNet
+    from jaxtl.pretrained import write_file
+
+    model = ResNet(depth=8, outputs=10)
+    params, stats = model.pure().init(jax.random.key(0), np.zeros((1, 16, 16, 3)))
+    write_file(tmp_path / "a.safetensors", model, params, stats)
+    out = text(capsys, "inspect", tmp_path / "a.safetensors")
+    assert "tl.models.ResNet(outputs=10, depth=8)" in out
+    assert "stem/conv/kernel" in out
+    assert "layer1/dense/kernel" in text(capsys, "inspect", place / "run")
+
+
+def test_convert_changes_the_container_and_no_value(tmp_path, capsys):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    text(capsys, "convert", tmp_path / "a.npz", tmp_path / "a.safetensors")
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+    again = ("convert", tmp_path / "a.npz", tmp_path / "a.safetensors")
+    assert "exists already" in text(capsys, *again, code=1)
+
+
+def test_convert_writes_a_run_back_in_its_own_layout(tmp_path, capsys):
+    file = tmp_path / "resnet.py"
+    file.write_text(
+        "import numpy as np\n"
+        "import jaxtl as tl\n"
+        "def experiment():\n"
+        "    return tl.Experiment(model=tl.models.ResNet(depth=8, width=4),\n"
+        "        data=tl.data.Digits(limit=200), steps=2, batch=8)\n"
+    )
+    text(capsys, "run", file, "--out", tmp_path / "run")
+    text(capsys, "convert", tmp_path / "run", tmp_path / "out.safetensors")
+    found = safetensors.numpy.load_file(tmp_path / "out.safetensors")
+    best = tl.pretrained.FromRun(str(tmp_path / "run")).read().params
+    # akamaster's layout: kernels OIHW, linear (out, in).
+    kernel = np.transpose(best["stem"]["conv"]["kernel"], (3, 2, 0, 1))
+    np.testing.assert_array_equal(found["conv1.weight"], kernel)
+    np.testing.assert_array_equal(
+        found["linear.weight"], np.transpose(best["head"]["dense"]["kernel"])
+    )
+    said = text(capsys, "convert", tmp_path / "run", tmp_path / "folder", code=1)
+    assert ".safetensors" in said

@@ -1,0 +1,197 @@
+"""Metrics against scikit-learn in float64; calibration error by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from jaxtl.core.errors import UserError
+from jaxtl.evaluation import metrics
+
+sk = pytest.importorskip("sklearn.metrics", reason="metrics are held against sklearn")
+
+
+def _classes(seed, rows=40, classes=5):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (rows, classes))
+    # The last class occurs neither as a label nor, often, as a prediction.
+    logits[:, -1] -= 6
+    return logits, rng.integers(0, classes - 1, rows), rng.integers(0, 3, rows)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_classification_is_sklearns(seed):
+    logits, labels, weights = _classes(seed)
+    guess, p = logits.argmax(1), special.softmax(logits, 1)
+    for w in (None, weights):
+        keep = slice(None) if w is None else w > 0
+        # sklearn warns of predictions whose class has no label left: drop rows itself.
+        args = {"sample_weight": None if w is None else w[keep]}
+        t, g = labels[keep], guess[keep]
+        expected = {
+            "accuracy": sk.accuracy_score(t, g, **args),
+            "balanced_accuracy": sk.recall_score(
+                t, g, labels=np.unique(t), average="macro", **args
+            ),
+            "macro_f1": sk.f1_score(t, g, average="macro", **args),
+            "nll": sk.log_loss(t, p[keep], labels=range(5), **args),
+        }
+        ours = metrics.compute("classification", logits, labels, w)
+        for name, value in expected.items():
+            np.testing.assert_allclose(ours[name], value, rtol=1e-10, err_msg=name)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_multilabel_is_sklearns(seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(30, 4))
+    labels = (rng.random((30, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(int)
+    weights = rng.integers(0, 3, 30)
+    p = special.expit(logits)
+    for w in (None, weights):
+        args = {"sample_weight": w}
+        guess = (logits > 0).astype(int)
+        each = [sk.log_loss(labels[:, i], p[:, i], labels=[0, 1], **args)
+                for i in range(4)]  # fmt: skip
+        expected = {
+            "accuracy": 1 - sk.hamming_loss(labels, guess, **args),
+            "exact_match": sk.accuracy_score(labels, guess, **args),
+            "macro_f1": sk.f1_score(
+                labels, guess, average="macro", zero_division=0, **args
+            ),
+            "nll": np.mean(each),
+        }
+        ours = metrics.compute("multilabel", logits, labels, w)
+        for name, value in expected.items():
+            np.testing.assert_allclose(ours[name], value, rtol=1e-10, err_msg=name)
+
+
+@given(seed=st.integers(0, 10**6), outputs=st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_regression_is_sklearns(seed, outputs):
+    rng = np.random.default_rng(seed)
+    y, t = rng.normal(size=(2, 20, outputs))
+    if seed % 2:
+        t[:, 0] = seed % 5  # an output that never changes
+    weights = rng.integers(0, 3, 20)
+    weights[:2] = 1
+    for w in (None, weights):
+        expected = {
+            "mse": sk.mean_squared_error(t, y, sample_weight=w),
+            "mae": sk.mean_absolute_error(t, y, sample_weight=w),
+            "r2": sk.r2_score(t, y, sample_weight=w),
+        }
+        ours = metrics.compute("regression", y, t, w)
+        for name, value in expected.items():
+            np.testing.assert_allclose(ours[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_a_target_that_never_changes_has_nothing_to_explain():
+    flat = np.full((20, 1), 0.1)  # whose mean is not 0.1 in floating point
+    assert metrics.r2(flat + 1.0, flat) == 0.0
+    assert metrics.r2(flat, flat) == 1.0
+
+
+def test_calibration_error_by_hand():
+    # Confidences 0.95, 0.91 (same bin of 15: (14/15, 1] holds .95; (13/15, 14/15] .91).
+    p = np.array([[0.95, 0.05], [0.91, 0.09], [0.92, 0.08]])
+    labels = np.array([0, 0, 1])
+    expected = 1 / 3 * abs(1 - 0.95) + 2 / 3 * abs(1 / 2 - (0.91 + 0.92) / 2)
+    np.testing.assert_allclose(metrics.ece(np.log(p), labels), expected)
+    # A weight of 2 is the row twice.
+    twice = metrics.ece(np.log(p[[0, 0, 1, 2]]), labels[[0, 0, 1, 2]])
+    np.testing.assert_allclose(metrics.ece(np.log(p), labels, [2, 1, 1]), twice)
+
+
+def test_calibrated_predictions_have_no_calibration_error():
+    # 8 of 10 rows right at confidence 0.8.
+    logits = np.tile(np.log([0.8, 0.2]), (10, 1))
+    labels = np.array([0] * 8 + [1] * 2)
+    np.testing.assert_allclose(metrics.ece(logits, labels), 0, atol=1e-12)
+    sure = np.tile([100.0, 0.0], (10, 1))
+    np.testing.assert_allclose(metrics.ece(sure, labels), 0.2, atol=1e-12)
+
+
+@pytest.mark.parametrize("task", metrics.METRICS)
+def test_padding_may_hold_anything(task):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 3))
+    labels = {
+        "classification": rng.integers(0, 3, 6),
+        "multilabel": rng.integers(0, 2, (6, 3)),
+        "regression": rng.normal(size=(6, 3)),
+        "language": np.zeros(6),
+    }[task]
+    logits = np.abs(logits) if task == "language" else logits  # sums and counts
+    clean = metrics.compute(task, logits, labels)
+    rest = np.full((2, 3), np.nan)
+    junk = np.full((2, *labels.shape[1:]), -1)
+    padded = metrics.compute(
+        task,
+        np.concatenate([logits, rest]),
+        np.concatenate([labels, junk]),
+        [1] * 6 + [0] * 2,
+    )
+    assert padded == clean
+
+
+def test_a_model_that_blew_up_has_no_calibration():
+    logits = np.array([[np.nan, 0.0], [1.0, 0.0]])
+    found = metrics.compute("classification", logits, np.array([0, 0]))
+    assert np.isnan(found["ece"])
+    assert np.isnan(found["nll"])
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
+@settings(deadline=None)
+def test_interval_is_students(values):
+    mean, half, n = metrics.interval(values)
+    assert n == len(values)
+    np.testing.assert_allclose(mean, np.mean(values), atol=1e-9)
+    if np.std(values) > 1e-6:
+        low, high = stats.t.interval(
+            0.95, n - 1, loc=np.mean(values), scale=stats.sem(values)
+        )
+        np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-7)
+
+
+def test_one_value_has_no_interval():
+    assert metrics.interval([0.5]) == (0.5, None, 1)
+    with pytest.raises(UserError, match="at least one value"):
+        metrics.interval([])
+
+
+def test_every_metric_knows_its_direction():
+    for names in metrics.METRICS.values():
+        for name in names:
+            assert isinstance(metrics.higher_is_better(f"val/{name}"), bool)
+    assert metrics.higher_is_better("accuracy")
+    assert not metrics.higher_is_better("nll")
+
+
+def test_errors_name_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'accuracy'"):
+        metrics.higher_is_better("val/acuracy")
+    with pytest.raises(UserError, match="did you mean 'regression'"):
+        metrics.compute("regresion", np.zeros((1, 1)), np.zeros(1))
+    with pytest.raises(UserError, match="at least one example"):
+        metrics.compute("regression", np.zeros((1, 1)), np.zeros(1), [0])
+    with pytest.raises(UserError, match=r"\(2, 3\)"):
+        metrics.compute("multilabel", np.zeros((2, 3)), np.zeros((2, 2)))
+
+
+def test_what_beats_the_best_so_far():
+    nan = float("nan")
+    for name, better, worse in (("accuracy", 0.9, 0.8), ("nll", 0.8, 0.9)):
+        assert metrics.beats(name, better, worse)
+        assert not metrics.beats(name, worse, better)
+        assert not metrics.beats(name, better, better)  # the first stays
+        assert not metrics.beats(name, nan, worse)
+        assert metrics.beats(name, worse, nan)
+        assert metrics.beats(name, worse, None)
+    assert metrics.beats("source_accuracy", 1.0, 1.0)  # the last
+    assert not metrics.beats("source_accuracy", 0.9, 1.0)
+    assert not metrics.beats("entropy", nan, 0.1)

@@ -1,0 +1,308 @@
+"""Runs of unlabelled targets choose, and sweeps do, without looking at labels."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.core.errors import UserError
+from jaxtl.data import Arrays, Data, Table
+from jaxtl.evaluation import metrics, model_selection, validators
+from jaxtl.evaluation.selection_cost import of_run
+from jaxtl.results import run_table
+from jaxtl.results.selection_cost import sentence
+from jaxtl.training import setup
+
+CRITERIA = ("source_accuracy", "iwv", "dev", "entropy", "snd", "bnm")
+STEPS = 12
+
+
+def points(seed, shift=0.0, count=90, classes=3):
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    x = rng.normal(size=(count, 4)) + 2 * np.eye(4)[y] + shift * np.eye(4)[3]
+    return x.astype(np.float32), y
+
+
+def arrays(seed=0, shift=0.0, **options):
+    x, y = points(seed, shift)
+    return Arrays(x=x, y=y, **{"test": 0.2, "val": 0.2, "split_seed": 0, **options})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fixed(Data):
+    """A target whose splits are its own, and whose labels can be scrambled."""
+
+    scrambled: tuple[str, ...] = ()
+
+    def read(self) -> Table:
+        x, y = points(1, 2.0)
+        rows = {"train": range(0, 50), "val": range(50, 70), "test": range(70, 90)}
+        rows = {name: np.array(found, np.int32) for name, found in rows.items()}
+        for name in self.scrambled:
+            y[rows[name]] = (y[rows[name]] + 1) % 3
+        return Table(x=x, y=y, class_names=("a", "b", "c"), splits=rows)
+
+
+def adaptation(**changes):
+    fields = {
+        "model": tl.models.MLP(widths=(8,)),
+        "data": Fixed(labels=0),
+        "streams": {"source": arrays(class_names=("a", "b", "c"))},
+        "terms": {
+            "task": tl.losses.CrossEntropy(stream="source"),
+            "coral": tl.domain.DeepCORAL(),
+        },
+        "optim": tl.optim.AdamW(lr=0.01),
+        "steps": STEPS,
+        "evaluate_every": 3,
+        "batch": 16,
+    }
+    return tl.Experiment(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Returns a function: changes -> (run, result), each trained once."""
+    known = {}
+
+    def train(**changes):
+        key = repr(sorted(changes.items()))
+        if key not in known:
+            run = tl.setup(adaptation(**changes))
+            known[key] = run, tl.train(run, progress=False)
+        return known[key]
+
+    return train
+
+
+def by_hand(run):
+    """Returns what the criteria are, from plain forward passes of whole splits."""
+    params, stats = run.weights()
+
+    def read(name, *splits):
+        data = run.parts.datasets[name]
+        rows = np.sort(np.concatenate([data.rows[s] for s in splits]))
+        out = run.network.apply(params, stats, data.x[rows])
+        return np.asarray(out.logits), np.asarray(out.features["layer1"]), rows
+
+    logits, features, rows = read("source", "val")
+    seen = validators.Evidence(
+        logits,
+        run.parts.datasets["source"].y[rows],
+        features,
+        read("source", "train")[1],
+        *read("target", "unlabelled", "val")[:2],
+    )
+    return validators.measure("classification", seen)
+
+
+def test_evaluation_on_val_has_the_criteria(trained):
+    run, result = trained()
+    found = tl.evaluate(run, "val")
+    assert set(found) == {*metrics.METRICS["classification"], *CRITERIA}
+    expected = by_hand(run)
+    assert {n: found[n] for n in CRITERIA} == pytest.approx(expected, rel=1e-4)
+    assert not set(tl.evaluate(run, "test")) & set(CRITERIA)
+    assert set(result["val"]) == set(found)
+    assert not set(result["test"]) & set(CRITERIA)
+
+
+def test_a_labelled_target_has_none_of_it(trained):
+    run = tl.setup(adaptation(data=arrays(1), terms={}, streams={}))
+    assert not model_selection.label_free(run.parts)
+    assert run.monitor == "accuracy"
+    assert not set(tl.evaluate(run, "val")) & set(CRITERIA)
+    assert "monitor" not in run.notes
+
+
+@pytest.mark.parametrize("evaluate_batch", [7, 64])
+def test_rows_on_the_host_and_in_batches_give_the_same(trained, evaluate_batch):
+    run, _ = trained()
+    other = tl.setup(adaptation(evaluate_batch=evaluate_batch, device_bytes=0))
+    found = model_selection.measure(other, *run.weights())
+    expected = model_selection.measure(run, *run.weights())
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_at_most_two_thousand_rows_are_looked_at_always_the_same():
+    some = model_selection._some(np.arange(7000)[::-1], 2000)
+    assert len(np.unique(some)) == 2000
+    assert (np.diff(some) > 0).all()
+    np.testing.assert_array_equal(some, model_selection._some(np.arange(7000), 2000))
+    np.testing.assert_array_equal(
+        model_selection._some(np.arange(9), 2000), np.arange(9)
+    )
+
+
+def test_the_source_chooses_unless_told_otherwise(trained):
+    run, result = trained()
+    assert run.monitor == result["monitor"] == "source_accuracy"
+    assert result["terms"]["monitor"].startswith("source_accuracy chooses, without")
+    values = [row["source_accuracy"] for row in run.curve["val"]]
+    # The last of equals: accuracy on few rows stands at its top for long.
+    best = len(values) - 1 - int(np.argmax(values[::-1]))
+    assert result["chosen"] == run.curve["val"][best]["step"]
+
+
+@pytest.mark.parametrize("name", ["snd", "entropy", "bnm", "iwv", "dev"])
+def test_any_criterion_chooses_when_asked(trained, name):
+    run, result = trained(monitor=name)
+    values = [row[name] for row in run.curve["val"]]
+    pick = np.argmax if metrics.higher_is_better(name) else np.argmin
+    assert result["chosen"] == run.curve["val"][int(pick(values))]["step"]
+    assert result["choosing"]["criteria"][name]["step"] == result["chosen"]
+
+
+def test_an_oracle_says_so(trained):
+    _, result = trained(monitor="accuracy")
+    assert result["terms"]["monitor"].startswith("ORACLE: accuracy on val reads labels")
+    assert sentence([result]).startswith("ORACLE: accuracy on val")
+
+
+@pytest.mark.parametrize("name", ["auto", "iwv", "dev", "snd", "bnm", "entropy"])
+def test_no_label_of_the_target_changes_a_choice(trained, name):
+    """Neither of test (never looked at) nor of val (looked at afterwards)."""
+    run, result = trained(monitor=name)
+    for splits in (("test",), ("train", "val", "test")):
+        other, found = trained(monitor=name, data=Fixed(labels=0, scrambled=splits))
+        assert found["chosen"] == result["chosen"]
+        for ours, theirs in zip(run.curve["val"], other.curve["val"], strict=True):
+            assert {n: ours[n] for n in CRITERIA} == {n: theirs[n] for n in CRITERIA}
+        for name_, one in found["choosing"]["criteria"].items():
+            assert one["step"] == result["choosing"]["criteria"][name_]["step"]
+        same = found["choosing"] == result["choosing"]
+        assert same == (splits == ("test",))
+
+
+def test_scrambled_test_labels_leave_even_the_oracle_alone(trained):
+    data = Fixed(labels=0, scrambled=("test",))
+    ours, theirs = trained(monitor="accuracy"), trained(monitor="accuracy", data=data)
+    assert ours[1]["chosen"] == theirs[1]["chosen"]
+    assert ours[1]["test"] != theirs[1]["test"]
+
+
+def test_what_each_criterion_would_have_cost(trained):
+    run, result = trained()
+    found, curve = result["choosing"], run.curve["val"]
+    top = max(row["accuracy"] for row in curve)
+    assert found["oracle"]["value"] == top
+    assert found["metric"] == "accuracy"
+    assert set(found["criteria"]) == set(CRITERIA)
+    for one in found["criteria"].values():
+        [row] = [row for row in curve if row["step"] == one["step"]]
+        assert one["value"] == row["accuracy"]
+        assert one["cost"] == top - row["accuracy"]
+    told = sentence([result, result])
+    assert told.startswith("source_accuracy chose without target labels, means of 2")
+    assert f"{100 * top:.1f} %" in told
+    blind = {**found, "monitor": "bnm"}  # of a run without a source
+    blind["criteria"] = {n: found["criteria"][n] for n in ("entropy", "snd", "bnm")}
+    assert sentence([result, result, {"choosing": blind}]) == told
+    assert run_table.shared_metric([run_table.Row("one", [result])]) == "accuracy"
+
+
+def test_curves_with_ties_and_without_numbers():
+    nan = float("nan")
+    rows = [(1, 0.5, 1.0, nan), (2, 0.7, 1.0, 3.0), (3, 0.6, 0.9, nan)]
+    names = ("step", "accuracy", "source_accuracy", "entropy")
+    curve = [dict(zip(names, row)) for row in rows]
+    found = of_run(curve, "source_accuracy", "classification")
+    assert found["criteria"]["source_accuracy"]["step"] == 2  # the last of equals
+    assert found["criteria"]["source_accuracy"]["cost"] == 0.0
+    assert found["criteria"]["entropy"]["step"] == 2
+    assert found["oracle"] == {"step": 2, "value": 0.7}
+    assert of_run([{"step": 1, "accuracy": 1.0}], "accuracy", "x") == {}
+    assert sentence([{"val": {}}]) == ""
+
+
+def test_a_stored_run_reads_the_curve_of_all_its_sessions(tmp_path, trained):
+    trained()
+    stored = tl.setup(adaptation(save_every=6), tmp_path / "run")
+    stored.advance(6)
+    tl.train(stored, progress=False)
+    text = json.loads((tmp_path / "run/result.json").read_text())
+    assert set(text["choosing"]["criteria"]) == set(CRITERIA)
+    lines = (tmp_path / "run/metrics.jsonl").read_text()
+    assert '"snd"' in lines
+
+
+def test_averages_and_no_steps(trained):
+    run = tl.setup(adaptation(average=tl.optim.EMA(decay=0.5), steps=6))
+    tl.train(run, progress=False)
+    assert tl.evaluate(run, "val")["snd"] == pytest.approx(by_hand(run)["snd"], 1e-4)
+    untouched = tl.train(tl.setup(adaptation(steps=0)), progress=False)
+    assert untouched["choosing"]["criteria"]["bnm"]["cost"] == 0.0
+
+
+SHOT = {
+    "streams": {},
+    "terms": {"entropy": tl.domain.EntropyMinimisation()},
+}
+
+
+def test_without_a_source_predictions_choose():
+    run = tl.setup(adaptation(**SHOT))
+    assert run.monitor == "bnm"
+    assert model_selection.known(run.parts) == ("entropy", "snd", "bnm")
+
+
+UNHELD = arrays(val=0, class_names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({**SHOT, "monitor": "dev"}, "monitor='dev' looks at a labelled source, but"),
+        (
+            {"streams": {"source": UNHELD}, "monitor": "source_accuracy"},
+            r"needs validation rows of the source, .* raise the val of streams\['so",
+        ),
+        (
+            {"data": arrays(), "terms": {}, "monitor": "snd"},
+            "monitor='snd' chooses without labels, but this target has some; expected",
+        ),
+        (
+            {"monitor": "sdn"},
+            "monitor='sdn' is no metric of this task; did you mean 's",
+        ),
+        ({"monitor": "source_mse"}, "'source_mse' is no criterion of a classification"),
+        (
+            {"data": arrays(labels=0, val=0), "streams": {"source": arrays(1)}},
+            "monitor='auto' needs a val split, but the data's is empty",
+        ),
+    ],
+)
+def test_bad_monitors_are_one_sentence(changes, message):
+    with pytest.raises(UserError, match=message):
+        tl.setup(adaptation(**changes))
+
+
+def test_frozen_stages_are_read_from_the_cache():
+    optim = tl.optim.AdamW(lr=0.01, groups={"head": 1.0, ".*": tl.FROZEN})
+    terms = {"task": tl.losses.CrossEntropy(stream="source")}
+    run = tl.setup(adaptation(optim=optim, cache="memory", terms=terms))
+    run.advance(3)
+    assert run.cached is not None
+    assert model_selection.measure(run, *run.weights()) == pytest.approx(
+        by_hand(run), rel=1e-4
+    )
+
+
+def test_a_finished_run_opens_again_without_its_source(tmp_path):
+    data = tl.data.Digits(labels=0, val=60, test=60, limit=200)
+    exp = adaptation(
+        data=data, streams={"source": tl.data.Digits(split_seed=3, limit=200)}, steps=2
+    )
+    run = tl.setup(exp, tmp_path / "run")
+    result = tl.train(run, progress=False)
+    again = setup.reopen(tmp_path / "run")
+    assert tl.evaluate(again, "test") == pytest.approx(result["test"], rel=1e-4)
+    found = tl.evaluate(again, "val")
+    assert found["snd"] == pytest.approx(result["val"]["snd"], rel=1e-4)
+    assert "dev" not in found
+    assert again.monitor == "bnm"
+    resumed = setup.resume(tmp_path / "run")
+    assert resumed.monitor == "source_accuracy"

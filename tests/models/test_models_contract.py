@@ -1,0 +1,290 @@
+"""What every family promises: stages, start and stop, freezing, dtypes, seeds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Tokens
+from jaxtl.models import (
+    CNN,
+    GPT2,
+    MLP,
+    VGG,
+    Bert,
+    Llama,
+    MobileNet,
+    ResNet,
+    ResNetImageNet,
+    ViT,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+rng = np.random.default_rng(0)
+VECTORS = rng.normal(size=(4, 6)).astype(np.float32)
+IMAGES = rng.normal(size=(4, 16, 16, 3)).astype(np.float32)
+LARGER = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
+TEXT = {
+    "input_ids": rng.integers(0, 29, (4, 7)).astype(np.int32),
+    "attention_mask": np.arange(7) < np.array([[7], [3], [1], [5]]),
+}
+SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 9}
+DROPS = {**SMALL, "dropout": 0.2}
+VIT = {"size": 16, "patch": 4, "width": 16, "layers": 2, "heads": 4, "hidden": 20}
+
+MODELS = {
+    "mlp": (MLP(outputs=3, widths=(8, 5), dropout=0.2), VECTORS),
+    "cnn": (CNN(outputs=3, widths=(4, 8), units=9, norm=True, dropout=0.2), IMAGES),
+    "resnet-cifar": (ResNet(outputs=3, depth=8, width=4), IMAGES),
+    "resnet": (
+        ResNetImageNet(outputs=3, sizes=(1, 1, 1, 1), bottleneck=False, width=4),
+        IMAGES,
+    ),
+    "bottleneck": (ResNetImageNet(outputs=3, sizes=(1, 1, 1, 1), width=4), IMAGES),
+    "mobilenet": (MobileNet(outputs=3, alpha=0.125, dropout=0.2), LARGER),
+    "vgg": (
+        VGG(outputs=3, depth=11, width=4, hidden=8, pooled=2, norm=True),
+        LARGER,
+    ),
+    "vit": (ViT(outputs=3, dropout=0.2, **VIT), IMAGES),
+    "bert": (Bert(outputs=3, hidden=20, **DROPS), TEXT),
+    "bert-mean": (Bert(outputs=3, hidden=20, pooling="mean", **DROPS), TEXT),
+    "bert-token": (Bert(outputs=3, hidden=20, predict="token", **DROPS), TEXT),
+    "roberta": (
+        Bert(outputs=3, hidden=20, pooling="first", inner=True, offset=2, **DROPS),
+        TEXT,
+    ),
+    "gpt2": (GPT2(**DROPS), TEXT),
+    "llama-tied": (Llama(hidden=20, tied=True, rope_pairs=True, **SMALL), TEXT),
+    "llama-class": (
+        Llama(outputs=3, hidden=20, kv_heads=2, predict="class", **SMALL),
+        TEXT,
+    ),
+}
+STILL = ("resnet-cifar", "resnet", "bottleneck", "llama-tied", "llama-class")
+
+
+@functools.cache
+def compiled(network, **static):
+    """Returns `(params, stats, x, key) -> Output`, compiled."""
+    return jax.jit(
+        lambda params, stats, x, key=None: network.apply(
+            params, stats, x, key=key, **static
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    """(name, module, network, params, stats, x), filled quicker than initialised."""
+    model, x = MODELS[request.param]
+    network = model.pure()
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+    params, stats = trees.map_with_path(lambda path, s: filled(path, s, rng), shapes)
+    return request.param, model, network, params, stats, x
+
+
+def filled(path, shape, rng):
+    """Returns random values of a sensible size: no norm at 1, no statistic at 0."""
+    kind, spread = path.rsplit("/", 1)[-1], rng.normal(size=shape.shape)
+    if kind in ("scale", "var"):
+        return np.float32(1 + 0.2 * np.abs(spread))
+    fan = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 25
+    return np.float32(spread / np.sqrt(fan))
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(left, right)
+
+
+def near(a, b, tolerance=1e-5):
+    scale = max(1.0, float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, atol=tolerance * scale)
+
+
+def array(feature):
+    return feature.states if isinstance(feature, Tokens) else feature
+
+
+def test_stages_order_the_parameters_and_end_with_head(case):
+    _, _, network, params, stats, x = case
+    assert network.stages[-1] == "head"
+    assert set(params) <= set(network.stages)
+    assert set(stats) <= set(network.stages)
+    out = network.apply(params, stats, x)
+    assert tuple(out.features) == network.stages
+    assert len(out.logits) == 4
+    assert np.isfinite(out.logits).all()
+    same(out.logits, out.features["head"])
+
+
+def test_start_and_stop_give_the_full_run(case):
+    _, _, network, params, stats, x = case
+    full = network.apply(params, stats, x)
+    count = len(network.stages)
+    for i in sorted({0, count // 2 - 1, count - 2}):
+        stage = network.stages[i]
+        half = network.apply(params, stats, x, stop=stage)
+        same(half.logits, full.features[stage])
+        assert tuple(half.features) == network.stages[: i + 1]
+        rest = network.apply(params, stats, half.logits, start=network.stages[i + 1])
+        same(rest.logits, full.logits)
+        same(rest.stats, stats)
+
+
+def test_an_unknown_stage_is_told(case):
+    _, _, network, params, stats, x = case
+    with pytest.raises(UserError, match="did you mean 'head'"):
+        network.apply(params, stats, x, stop="haed")
+
+
+def test_evaluation_is_deterministic_and_leaves_statistics(case):
+    _, _, network, params, stats, x = case
+    plain = compiled(network)(params, stats, x)
+    keyed = compiled(network)(params, stats, x, jax.random.key(5))
+    same(plain.logits, keyed.logits)
+    same(plain.stats, stats)
+
+
+def test_examples_do_not_see_each_other_in_evaluation(case):
+    _, _, network, params, stats, x = case
+    full = compiled(network)(params, stats, x).logits
+    turned = compiled(network)(params, stats, jax.tree.map(lambda a: a[::-1], x))
+    near(turned.logits[::-1], full)
+    other = jax.tree.map(lambda a: np.concatenate([a[:1], a[:1], a[:1], a[3:]]), x)
+    near(compiled(network)(params, stats, other).logits[3], full[3])
+
+
+def test_training_moves_only_the_statistics_of_the_stages_that_train(case):
+    name, _, network, params, stats, x = case
+    key = jax.random.key(1)
+    cut = len(network.stages) // 2
+    train = network.stages[cut:]
+    out = compiled(network, train=train)(params, stats, x, key)
+    for stage in stats:
+        moved = [
+            bool((a != b).any())
+            for a, b in zip(
+                jax.tree.leaves(stats[stage]), jax.tree.leaves(out.stats[stage])
+            )
+        ]
+        assert all(moved) if stage in train else not any(moved), stage
+    # Below the cut a frozen stage computes what it computes in evaluation.
+    plain = compiled(network)(params, stats, x)
+    for stage in network.stages[:cut]:
+        near(array(out.features[stage]), array(plain.features[stage]))
+    training = compiled(network, train=network.stages)
+    trained = training(params, stats, x, key).logits
+    same(trained, training(params, stats, x, key).logits)
+    if name not in STILL:
+        other = training(params, stats, x, jax.random.key(2)).logits
+        assert (other != trained).any()
+
+
+def test_every_parameter_has_a_gradient(case):
+    name, _, network, params, stats, x = case
+
+    def loss(p):
+        out = network.apply(p, stats, x, train=(), key=None).logits
+        return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum()
+
+    grads = trees.flatten(jax.jit(jax.grad(loss))(params))
+    dead = [path for path, g in grads.items() if not (jnp.abs(g) > 0).any()]
+    # Softmax doesn't see a constant added to all its scores.
+    assert all(path.endswith("attention/key/bias") for path in dead), name
+
+
+def test_padding_is_not_seen(case):
+    _, _, network, params, stats, x = case
+    if not isinstance(x, dict):
+        pytest.skip("images and vectors have no padding")
+    mask = x["attention_mask"]
+    other = {**x, "input_ids": np.where(mask, x["input_ids"], 11)}
+    a, b = (compiled(network)(params, stats, v).logits for v in (x, other))
+    if a.ndim == 3:
+        a, b = a[mask], b[mask]
+    same(a, b)
+    short = jax.tree.map(lambda v: v[1:2, :3], x)
+    c = compiled(network)(params, stats, short).logits[0]
+    full = compiled(network)(params, stats, x).logits[1]
+    near(c, full[:3] if full.ndim == 2 else full)
+
+
+def test_vmapped_initialisation_equals_one_by_one(case):
+    _, _, network, _, _, x = case
+    keys = jax.random.split(jax.random.key(3), 3)
+    many, _ = jax.jit(jax.vmap(lambda key: network.init(key, x)))(keys)
+    one, _ = jax.jit(network.init)(keys[1], x)
+    for got, expected in zip(jax.tree.leaves(many), jax.tree.leaves(one)):
+        np.testing.assert_allclose(got[1], expected, atol=1e-6)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(case):
+    _, model, network, params, stats, x = case
+    half = model.clone(dtype="bfloat16").pure()
+    fresh, _ = jax.eval_shape(half.init, jax.random.key(0), x)
+    assert {a.dtype for a in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+    out = compiled(half)(params, stats, x)
+    assert out.logits.dtype == jnp.float32
+    for stage in network.stages[:-1]:
+        assert array(out.features[stage]).dtype == jnp.bfloat16, stage
+    exact = network.apply(params, stats, x).logits
+    scale = float(jnp.abs(exact).max())
+    np.testing.assert_allclose(out.logits, exact, atol=0.1 * scale)
+    trained = half.apply(params, stats, x, train=network.stages, key=jax.random.key(0))
+    assert {a.dtype for a in jax.tree.leaves(trained.stats)} <= {jnp.dtype("float32")}
+
+
+def test_parameters_may_be_stored_in_bfloat16(case):
+    _, model, _, _, _, x = case
+    network = model.clone(param_dtype="bfloat16").pure()
+    params, stats = jax.jit(network.init)(jax.random.key(0), x)
+    assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    out = jax.eval_shape(compiled(network), params, stats, x)
+    first = array(out.features[network.stages[0]])
+    assert first.dtype == jnp.bfloat16
+
+
+def test_rematerialisation_changes_no_value_and_no_gradient(case):
+    _, model, network, params, stats, x = case
+    again = model.clone(remat=True).pure()
+    key = jax.random.key(4)
+
+    def value(net):
+        def loss(p):
+            out = net.apply(p, stats, x, train=net.stages, key=key)
+            return (out.logits**2).sum(), out.stats
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    fresh, _ = jax.eval_shape(again.init, jax.random.key(0), x)
+    assert jax.tree.structure(fresh) == jax.tree.structure(params)
+    (a, stats_a), grads_a = value(network)
+    (b, stats_b), grads_b = value(again)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for left, right in zip(
+        jax.tree.leaves((stats_a, grads_a)), jax.tree.leaves((stats_b, grads_b))
+    ):
+        scale = max(1.0, float(jnp.abs(left).max()))
+        np.testing.assert_allclose(left, right, atol=2e-5 * scale)
+
+
+def test_an_unknown_dtype_is_told(case):
+    _, model, *_ = case
+    with pytest.raises(UserError, match="did you mean 'bfloat16'"):
+        model.clone(dtype="bfloat").pure()
+
+
+@pytest.mark.parametrize("name", ["vgg", "mobilenet"])
+def test_images_of_which_nothing_would_be_left_are_told(name):
+    model, _ = MODELS[name]
+    with pytest.raises(UserError, match=r"\(4, 16, 16, 3\) are too small for"):
+        jax.eval_shape(model.pure().init, jax.random.key(0), IMAGES)

@@ -1,0 +1,133 @@
+"""Dense layers seen from within: in every family, what is shown gives the gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_models_contract import MODELS, filled
+
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import vectors
+from jaxtl.models import MLP, staged
+from jaxtl.terms.regularizers import dense_layers
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_layers_named_by_their_leaves_are_those_that_run(name):
+    model, x = MODELS[name]
+    network = model.pure()
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    out, seen = jax.eval_shape(lambda p, s: network.taps(p, s, x, {}), *shapes)
+    assert set(seen) == set(dense_layers.paths(shapes[0]))
+    plain = jax.eval_shape(lambda p, s: network.apply(p, s, x), *shapes)
+    assert out == plain
+
+
+def _case(name, **changes):
+    model, x = MODELS[name]
+    network = dataclasses.replace(model, **changes).pure()
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    draw = np.random.default_rng(0)
+    return (network, *trees.map_with_path(lambda p, s: filled(p, s, draw), shapes), x)
+
+
+@pytest.mark.parametrize(
+    ("name", "stop", "remat"),
+    [
+        ("cnn", None, False),
+        ("bert-mean", None, True),
+        ("bert-mean", "layer_0", False),
+    ],
+)
+def test_inputs_and_gradients_at_the_outputs_make_the_kernels_gradients(
+    name, stop, remat
+):
+    network, params, stats, x = _case(name, remat=remat)
+    layers = dense_layers.paths(params)
+
+    @jax.jit
+    def both(params, v):
+        outputs, inputs, pull = dense_layers.watched(
+            network, params, stats, x, layers, stop
+        )
+        back = pull(v)
+
+        def f(p):
+            return vectors(network.apply(p, stats, x, stop=stop).logits)
+
+        plain, reverse = jax.vjp(f, params)
+        return outputs, inputs, back, plain, reverse(v)[0]
+
+    shape = jax.eval_shape(
+        lambda: vectors(network.apply(params, stats, x, stop=stop).logits)
+    ).shape
+    v = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    outputs, inputs, back, plain, grads = both(params, v)
+    np.testing.assert_allclose(outputs, plain, rtol=1e-5, atol=1e-6)
+    grads, seen = trees.flatten(grads), set(inputs)
+    assert seen == set(layers) if stop is None else seen < set(layers)
+    for path in seen:
+        a, d = np.asarray(inputs[path]), np.asarray(back[path])
+        kernel = np.einsum("nti,nto->io", a, d)
+        np.testing.assert_allclose(kernel, grads[f"{path}/kernel"], atol=2e-5)
+        if f"{path}/bias" in grads:
+            np.testing.assert_allclose(
+                d.sum((0, 1)), grads[f"{path}/bias"], rtol=1e-4, atol=2e-5
+            )
+
+
+def test_a_nudge_is_added_to_the_layer_s_output():
+    network = MLP(outputs=2, widths=(3,), activation="identity").pure()
+    x = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
+    params, stats = network.init(jax.random.key(0), x)
+    nudge = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    out, inputs = network.taps(params, stats, x, {"layer1/dense": nudge})
+    plain = network.apply(params, stats, x).logits
+    expected = plain + nudge @ params["head"]["dense"]["kernel"]
+    np.testing.assert_allclose(out.logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(inputs["layer1/dense"], x)
+
+
+def test_in_half_precision_the_pass_keeps_its_dtype():
+    network = MLP(outputs=2, widths=(3,), dtype="bfloat16").pure()
+    x = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
+    params, stats = network.init(jax.random.key(0), x)
+    _, inputs, pull = dense_layers.watched(
+        network, params, stats, x, dense_layers.paths(params)
+    )
+    out, raw = network.taps(params, stats, x, {"layer1/dense": jnp.zeros((4, 3))})
+    assert {a.dtype for a in raw.values()} == {jnp.dtype("bfloat16")}
+    np.testing.assert_array_equal(out.logits, network.apply(params, stats, x).logits)
+    shown = [*inputs.values(), *pull(jnp.ones((4, 2), jnp.float32)).values()]
+    assert {a.dtype for a in shown} == {jnp.dtype("float32")}
+
+
+def test_a_layer_that_runs_twice_is_an_error():
+    class Twice(staged.nn.Module):
+        @staged.nn.compact
+        def __call__(self, x, mode):
+            layer = staged.nn.Dense(x.shape[-1], name="dense")
+            return layer(layer(x))
+
+    class Model(staged.Staged):
+        @property
+        def stages(self):
+            return ("head",)
+
+        def setup(self):
+            self.add("head", Twice())
+
+    network, x = Model().pure(), jnp.ones((2, 3))
+    params, stats = network.init(jax.random.key(0), x)
+    with pytest.raises(UserError, match="'head/dense' runs twice"):
+        network.taps(params, stats, x, {})
+
+
+def test_a_pair_of_plain_functions_shows_none():
+    assert staged.foreign(lambda k, x: {}, lambda p, x: x).taps is None

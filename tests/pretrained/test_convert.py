@@ -1,0 +1,148 @@
+"""Conversion tables: names, turns, and the way back, bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxtl.core.errors import UserError
+from jaxtl.models import weight_layout as layouts
+from jaxtl.models.resnet_cifar import ResNet
+from jaxtl.models.weight_layout import TRANSFORMS, Layout
+from jaxtl.pretrained import convert
+from jaxtl.pretrained.match import match
+
+LAYOUT = Layout(
+    (
+        *layouts.conv("conv1", "stem/conv"),
+        *layouts.batch_norm("bn1", "stem/bn"),
+        *layouts.linear("fc", "head/dense"),
+    ),
+    ignored=(layouts.COUNTERS,),
+    prefixes=("module.",),
+    stem="stem/conv/kernel",
+)
+
+
+def tensors(prefix=""):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv1.weight": (4, 3, 2, 5),
+        "bn1.weight": (4,),
+        "bn1.bias": (4,),
+        "bn1.running_mean": (4,),
+        "bn1.running_var": (4,),
+        "fc.weight": (7, 4),
+        "fc.bias": (7,),
+    }
+    return {prefix + n: rng.normal(size=s).astype("f4") for n, s in shapes.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torch_kernels_turn_and_statistics_part(prefix):
+    given = tensors(prefix)
+    weights = convert.to_weights(given, LAYOUT)
+    kernel = np.asarray(weights.params["stem"]["conv"]["kernel"])
+    assert kernel.shape == (2, 5, 3, 4)
+    assert kernel[1, 3, 2, 0] == given[f"{prefix}conv1.weight"][0, 2, 1, 3]
+    dense = np.asarray(weights.params["head"]["dense"]["kernel"])
+    np.testing.assert_array_equal(dense, given[f"{prefix}fc.weight"].T)
+    assert set(weights.stats["stem"]["bn"]) == {"mean", "var"}
+    assert set(weights.params["stem"]["bn"]) == {"scale", "bias"}
+
+
+def test_there_and_back_is_the_same_bits():
+    weights = convert.to_weights(tensors(), LAYOUT)
+    back = convert.to_tensors(weights.params, weights.stats, LAYOUT)
+    assert list(back) == list(tensors())
+    for name, expected in tensors().items():
+        assert back[name].tobytes() == expected.tobytes()
+
+
+@given(
+    how=st.sampled_from(sorted(TRANSFORMS)),
+    sides=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+)
+def test_every_turn_has_its_inverse(how, sides):
+    shape = {"linear": sides[:2], "pointwise": [1, 1, *sides[2:]]}.get(how, sides)
+    x = np.arange(np.prod(shape)).reshape(shape)
+    forward, back = TRANSFORMS[how]
+    np.testing.assert_array_equal(back(forward(x)), x)
+
+
+def test_a_tensor_without_a_rule_is_told_and_counters_are_listed():
+    extra = {
+        **tensors(),
+        "bn1.num_batches_tracked": np.array(3),
+        "fc2.weight": np.zeros((2, 2), "f4"),
+    }
+    weights = convert.to_weights(extra, LAYOUT)
+    assert [r.path for r in weights.rows] == ["bn1.num_batches_tracked"]
+    ours = convert.to_weights(tensors(), LAYOUT)
+    arrays = jax.tree.map(np.asarray, (ours.params, ours.stats))
+    with pytest.raises(UserError, match=r"- fc2.weight \(2, 2\)"):
+        match(*arrays, weights)
+    *_, rows = match(*arrays, weights, ignore=(r"fc2\.weight",))
+    assert convert.counts(rows) == {"loaded": 7, "skipped": 2}
+
+
+def test_a_missing_tensor_is_told_by_the_name_it_should_have():
+    short = tensors()
+    short["fc.wieght"] = short.pop("fc.weight")
+    ours = convert.to_weights(tensors(), LAYOUT)
+    arrays = jax.tree.map(np.asarray, (ours.params, ours.stats))
+    with pytest.raises(UserError, match=r"from 'fc.weight'; did you mean 'fc.wieght'"):
+        match(*arrays, convert.to_weights(short, LAYOUT))
+
+
+def test_two_tensors_for_one_place_and_a_wrong_rank():
+    twice = {**tensors(), "module.fc.bias": np.zeros(7, "f4")}
+    with pytest.raises(UserError, match=r"both 'fc.bias' and 'module.fc.bias'"):
+        convert.to_weights(twice, LAYOUT)
+    flat = {**tensors(), "conv1.weight": np.zeros((4, 3), "f4")}
+    with pytest.raises(UserError, match=r"'conv1.weight' of shape \(4, 3\) can't"):
+        convert.to_weights(flat, LAYOUT)
+
+
+def test_a_tree_that_the_layout_cannot_write():
+    weights = convert.to_weights(tensors(), LAYOUT)
+    params = {**weights.params, "head": {"dens": weights.params["head"]["dense"]}}
+    with pytest.raises(UserError) as error:
+        convert.to_tensors(params, weights.stats, LAYOUT)
+    assert "- head/dens/kernel; did you mean 'head/dense/kernel'?" in str(error.value)
+    assert "+ fc.weight" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "says"),
+    [(14, 8, "of a deeper model"), (8, 14, "deeper than the weights")],
+)
+def test_another_depth_is_told_both_ways(theirs, ours, says):
+    def build(depth):
+        model = ResNet(outputs=4, depth=depth, width=4)
+        layout = model.layouts()["akamaster"]
+        return layout, *model.pure().init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
+
+    layout, params, stats = build(theirs)
+    written = convert.to_tensors(params, stats, layout)
+    layout, params, stats = build(ours)
+    with pytest.raises(UserError, match=says):
+        match(params, stats, convert.to_weights(written, layout))
+
+
+def test_a_grey_image_gives_a_one_channel_stem_the_same_output():
+    weights = convert.to_weights(tensors(), LAYOUT)
+    grey = convert.one_channel(weights, LAYOUT.stem)
+    rgb = np.asarray(weights.params["stem"]["conv"]["kernel"])
+    one = grey.params["stem"]["conv"]["kernel"]
+    patch = np.random.default_rng(1).normal(size=(2, 5))
+    expected = np.einsum("hwio,hwi->o", rgb, np.repeat(patch[..., None], 3, -1))
+    np.testing.assert_allclose(np.einsum("hwo,hw->o", one[:, :, 0], patch), expected)
+
+
+def test_the_layout_is_recognised_by_its_names():
+    other = Layout(tuple(layouts.linear("classifier", "head/dense")))
+    assert convert.choose(tensors(), {"a": other, "b": LAYOUT}) == "b"
+    with pytest.raises(UserError, match="no tensor of the file belongs"):
+        convert.choose(["x.y"], {"a": other})

@@ -1,0 +1,139 @@
+"""Size and middle cut of images: as transformers', stored, applied by default."""
+
+import json
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+import jaxtl as tl
+from jaxtl.core.errors import UserError
+from jaxtl.data import preprocess
+from jaxtl.export import load_run
+from jaxtl.pretrained import hub
+from jaxtl.training import inputs
+
+VIT = {"do_resize": True, "size": {"height": 8, "width": 8}, "do_normalize": False}
+RESNET = {"do_resize": True, "size": {"shortest_edge": 224}, "crop_pct": 0.875}
+CLIP = {"size": {"shortest_edge": 10}, "do_center_crop": True, "crop_size": 8}
+
+
+def said(folder, found):
+    (folder / "preprocessor_config.json").write_text(json.dumps(found))
+    return hub.framing(folder)
+
+
+def test_every_form_of_the_file_is_read(tmp_path):
+    assert hub.framing(tmp_path) == {}
+    assert said(tmp_path, VIT) == {"size": (8, 8), "shortest": None}
+    assert said(tmp_path, {**VIT, "size": 8}) == {"size": (8, 8), "shortest": None}
+    assert said(tmp_path, RESNET) == {"size": (224, 224), "shortest": 256}
+    big = {**RESNET, "size": {"shortest_edge": 384}}
+    assert said(tmp_path, big) == {"size": (384, 384), "shortest": None}
+    assert said(tmp_path, CLIP) == {"size": (8, 8), "shortest": 10}
+    assert said(tmp_path, {**VIT, "do_resize": False}) == {}
+    assert said(tmp_path, {"size": {"shortest_edge": 10}}) == {}
+
+
+@pytest.mark.parametrize("shape", [(20, 33), (31, 12), (16, 16)])
+def test_images_are_framed_as_in_transformers(shape, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    x = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    PIL.Image.fromarray(x).save(tmp_path / "a.png")
+    theirs = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 10},
+        crop_size=8,
+        resample=PIL.Image.Resampling.BILINEAR,
+        do_normalize=False,
+        do_rescale=False,
+    )
+    want = np.asarray(theirs(PIL.Image.fromarray(x))["pixel_values"][0])
+    pre = tl.data.Preprocess(scale=255, size=8, shortest=10)
+    got = preprocess.load_image(tmp_path / "a.png", pre)
+    np.testing.assert_array_equal(got, want.transpose(1, 2, 0))
+    # From an array, resized in floating point: a rounding apart at most.
+    near = preprocess.resize(x[None], (8, 8), 10)[0].astype(int)
+    assert np.abs(near - got).max() <= 1
+
+
+def test_a_cut_needs_enough_to_cut_from():
+    for bad in (
+        {"size": 8, "shortest": 7},
+        {"shortest": 8},
+        {"size": 8, "shortest": 9.5},
+    ):
+        with pytest.raises(UserError, match=r"shortest=.* at least those of size"):
+            tl.data.Preprocess(**bad)
+        with pytest.raises(UserError, match=r"shortest=.* at least those of size"):
+            tl.data.ImageFolder("x", **bad)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A tiny ViT as transformers stores it, whose images are 8×8."""
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    fields = dict(patch=4, width=8, layers=1, heads=2, hidden=8, outputs=3)
+    model = tl.models.ViT(size=8, **fields)
+    params, _ = model.pure().init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
+    config = {
+        "model_type": "vit",
+        "image_size": 8,
+        "patch_size": 4,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(VIT))
+    tl.pretrained.write_file(folder / "model.safetensors", model, params)
+    images = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog", "owl"):
+        (images / name).mkdir(parents=True)
+        for i in range(6):
+            shape = (9 + i, 20, 3)  # of several sizes
+            x = rng.integers(0, 256, shape).astype(np.uint8)
+            PIL.Image.fromarray(x).save(images / name / f"{i}.png")
+    return folder, images
+
+
+def test_the_model_s_size_is_applied_stored_and_used_again(directory, tmp_path):
+    folder, images = directory
+    weights = tl.pretrained.FromHub(str(folder), reset="head")
+    exp = tl.Experiment(
+        model=weights.model(),
+        init=weights,
+        data=tl.data.ImageFolder(str(images), val=3, test=3),
+        steps=1,
+        batch=4,
+    )
+    run = tl.setup(exp, tmp_path / "run")
+    tl.train(run, progress=False)
+    assert run.parts.datasets["target"].example_shape == (8, 8, 3)
+    kept = load_run.read(tmp_path / "run")
+    assert kept.preprocess.size == (8, 8)
+    assert kept.dataset.example_shape == (8, 8, 3)
+    tl.resume(tmp_path / "run")
+
+
+def test_a_size_that_is_given_decides(directory):
+    folder, images = directory
+    weights = tl.pretrained.FromHub(str(folder))
+
+    def size(data, **fields):
+        exp = tl.Experiment(model=weights.model(**fields), init=weights, data=data)
+        found = inputs.sources(exp)["target"]
+        return found.size, found.shortest
+
+    assert size(tl.data.ImageFolder(str(images))) == ((8, 8), None)
+    assert size(tl.data.ImageFolder(str(images), size=16)) == (16, None)
+    # A model built for another size gets images of that, cut in proportion.
+    (folder / "preprocessor_config.json").write_text(json.dumps(CLIP))
+    assert size(tl.data.ImageFolder(str(images))) == ((8, 8), 10)
+    assert size(tl.data.ImageFolder(str(images)), size=16) == ((16, 16), 20)

@@ -1,0 +1,145 @@
+"""Statistics over seeds, against scipy, textbook numbers and laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from jaxtl.core.errors import UserError
+from jaxtl.results import statistics
+
+# Student, The Probable Error of a Mean, 1908: extra hours of sleep by two drugs.
+FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+shares = st.lists(st.floats(0, 1), min_size=2, max_size=20)
+
+
+def test_students_sleep():
+    """t = −4.0621, df = 9, p = 0.002833, interval (−2.4598858, −0.7001142): R's."""
+    found = statistics.paired(FIRST, SECOND)
+    assert found.mean == pytest.approx(-1.58)
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    assert found[1:3] == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+    assert found.n == 10
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_paired_is_scipys(n):
+    rng = np.random.default_rng(n)
+    ours, theirs = rng.normal(0.8, 0.1, (2, n))
+    found = statistics.paired(ours, theirs)
+    known = stats.ttest_rel(ours, theirs)
+    assert found.p == pytest.approx(known.pvalue, rel=1e-9)
+    low, high = known.confidence_interval(0.95)
+    assert found[1:3] == pytest.approx((low, high))
+    ranks = statistics.paired(ours, theirs, test="wilcoxon")
+    assert ranks.p == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
+    assert ranks[:3] == found[:3]
+
+
+def test_t_interval_is_scipys():
+    found = statistics.t_interval(SECOND)
+    known = stats.t.interval(0.95, 9, np.mean(SECOND), stats.sem(SECOND))
+    assert found[1:3] == pytest.approx(known)
+    assert found.half == pytest.approx((known[1] - known[0]) / 2)
+    assert statistics.t_interval([0.5]) == (0.5, None, None, 1)
+    assert statistics.t_interval([0.5]).half is None
+
+
+def test_bootstrap_is_near_scipys_and_repeats():
+    values = np.random.default_rng(0).exponential(size=40)
+    known = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    found = statistics.bootstrap_interval(values)
+    assert found[1:3] == pytest.approx((known.low, known.high), abs=0.02)
+    assert statistics.bootstrap_interval(values) == found
+    assert statistics.bootstrap_interval(values, seed=1) != found
+
+
+def test_bootstrap_of_two_values():
+    """Its means are a, (a + b)/2 and b, a quarter, a half and a quarter of the time."""
+    found = statistics.bootstrap_interval([1.0, 3.0])
+    assert found == (2.0, 1.0, 3.0, 2)
+    found = statistics.bootstrap_interval([1.0, 3.0], level=0.4)
+    assert found == (2.0, 2.0, 2.0, 2)
+
+
+@given(shares)
+def test_bootstrap_lies_within_the_values(values):
+    found = statistics.bootstrap_interval(values, resamples=200)
+    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+
+
+@given(shares, st.randoms())
+def test_sides_swapped_swap_the_sign(values, random):
+    others = random.sample(values, len(values))
+    ours = statistics.paired(values, others)
+    theirs = statistics.paired(others, values)
+    assert ours.p == pytest.approx(theirs.p)
+    assert ours.mean == pytest.approx(-theirs.mean)
+    assert ours.low == pytest.approx(-theirs.high)
+
+
+def test_equal_differences():
+    # Four of four seeds to one side: 2 of the 2⁴ signs are as extreme.
+    found = statistics.paired([0.9, 0.8, 0.7, 0.6], [0.8, 0.7, 0.6, 0.5])
+    assert found.p == 0.125
+    assert found.mean == found.low == found.high == pytest.approx(0.1)
+    same = statistics.paired([0.9, 0.8], [0.9, 0.8])
+    assert same == (0.0, 0.0, 0.0, 1.0, 2)
+    rounded = statistics.paired([0.1 + 0.2, 0.5], [0.3, 0.5])
+    assert rounded.p == 1.0
+    assert statistics.wilcoxon([0.0, 0.0, 0.0]) == 1.0
+
+
+def test_one_pair_has_no_p():
+    assert statistics.paired([0.75], [0.5]) == (0.25, None, None, None, 1)
+    assert statistics.paired([0.75], [0.5], test="wilcoxon").p is None
+
+
+def test_wilcoxons_smallest_p_with_five_seeds():
+    assert statistics.wilcoxon([0.1, 0.2, 0.3, 0.4, 0.5]) == 2**-4
+
+
+def test_holm_by_hand():
+    """Ranks 1 … 4 are multiplied by 4, 3, 2, 1: 0.02, 0.03, 0.06 and 0.04 → 0.06."""
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
+    assert statistics.holm([]) == []
+    assert statistics.holm([0.7, 0.9]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_the_stepwise_procedure_rejects(p):
+    adjusted = np.array(statistics.holm(p))
+    assert (adjusted >= p).all()
+    rejected, order = set(), np.argsort(p, kind="stable")
+    for step, i in enumerate(order):
+        if not p[i] * (len(p) - step) < 0.05:
+            break
+        rejected.add(int(i))
+    assert {int(i) for i in np.flatnonzero(adjusted < 0.05)} == rejected
+
+
+def test_t_interval_covers():
+    """The interval holds a known mean about as often as it says."""
+    rng = np.random.default_rng(0)
+    rows = [statistics.t_interval(v) for v in rng.normal(1.0, 2.0, (2000, 5))]
+    assert np.mean([r.low <= 1.0 <= r.high for r in rows]) == pytest.approx(
+        0.95, abs=0.015
+    )
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="got 2 and 1"):
+        statistics.paired([1.0, 2.0], [1.0])
+    with pytest.raises(UserError, match="at least one value"):
+        statistics.paired([], [])
+    with pytest.raises(UserError, match=r"did you mean 'bootstrap'.*known: t, boot"):
+        statistics.estimate([1.0], "bootstrp")
+    with pytest.raises(UserError, match="test='rank' is unknown"):
+        statistics.paired([1.0], [2.0], test="rank")

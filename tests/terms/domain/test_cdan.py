@@ -1,0 +1,116 @@
+"""CDAN: the multilinear map, its randomised form, entropy weights, what is reversed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtl.core.errors import UserError
+from jaxtl.terms.context import View
+from jaxtl.terms.domain import CDAN, cdan
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def _pair(n=4, d=5, k=3, seed=0):
+    rng = np.random.default_rng(seed)
+    p = np.exp(rng.normal(size=(n, k)))
+    return rng.normal(size=(n, d)), p / p.sum(1, keepdims=True)
+
+
+def test_the_outer_product_by_loops():
+    f, g = _pair()
+    found = cdan.outer(jnp.float32(f), jnp.float32(g))
+    for row in range(4):
+        for i in range(5):
+            for k in range(3):
+                np.testing.assert_allclose(
+                    found[row, 3 * i + k], f[row, i] * g[row, k], rtol=1e-6
+                )
+
+
+def test_randomised_maps_keep_inner_products_in_expectation():
+    f, g = _pair()
+    exact = np.einsum("id,jd->ij", f, f) * (g @ g.T)
+    rng = np.random.default_rng(1)
+    maps = {
+        "features": jnp.float32(rng.normal(size=(5, 200_000))),
+        "probabilities": jnp.float32(rng.normal(size=(3, 200_000))),
+    }
+    z = cdan.randomised(jnp.float32(f), jnp.float32(g), maps)
+    np.testing.assert_allclose(z @ z.T, exact, atol=0.02 * np.abs(exact).max())
+
+
+def test_weights_are_between_1_for_no_idea_and_2_for_certainty():
+    logits = jnp.asarray([[50.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, -1.0]])
+    p = np.exp([1.0, 0.0, -1.0]) / np.exp([1.0, 0.0, -1.0]).sum()
+    last = 1 + np.exp(np.sum(p * np.log(p)))
+    np.testing.assert_allclose(
+        cdan.entropy_weights(logits), [2.0, 1 + 1 / 3, last], rtol=1e-5
+    )
+
+
+def _numpy(room, own, maps, weighted):
+    """The term's value, in numpy."""
+    parts = []
+    for name, label in (("source", 1.0), ("unlabelled", 0.0)):
+        out = room.network.apply(room.params, room.stats, room.batches[name]["x"])
+        f, logits = np.float64(out.features["layer1"]), np.float64(out.logits)
+        g = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        if maps:
+            z = (f @ np.float64(maps["features"])) * (
+                g @ np.float64(maps["probabilities"])
+            )
+            z /= np.sqrt(z.shape[1])
+        else:
+            z = np.stack([np.outer(a, b).ravel() for a, b in zip(f, g)])
+        for i in range(len(own)):
+            layer = jax.tree.map(np.float64, own[f"layer{i}"])
+            z = (np.maximum(z, 0) if i else z) @ layer["kernel"] + layer["bias"]
+        p = 1 / (1 + np.exp(-z[:, 0]))
+        losses = -np.log(p if label else 1 - p)
+        sure = 1 + np.exp((g * np.log(g)).sum(1)) if weighted else np.ones(len(f))
+        parts.append((sure * losses).sum() / sure.sum())
+    return 0.5 * sum(parts)
+
+
+@pytest.mark.parametrize("fields", [{}, {"entropy": False}, {"limit": 8, "size": 6}])
+def test_the_value_is_numpys(bench, fields):
+    room = bench()
+    term = CDAN(widths=(4,), **fields)
+    term.check(room.setup)
+    own, given = term.init(jax.random.key(0), room.setup), term.given(room.setup)
+    assert bool(given) == ("limit" in fields)
+    assert own["layer0"]["kernel"].shape[0] == (6 if given else 8 * 3)
+    said = "randomised to 6" if given else "outer product of 8 features × 3 classes"
+    assert said in term.describe(room.setup)
+    value, extra = term(View(room.context(own=own, given=given), "term", 0))
+    expected = _numpy(room, own, given, fields.get("entropy", True))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert 0 <= extra["accuracy"] <= 1
+
+
+def test_no_gradient_comes_through_the_predictions(bench):
+    room = bench()
+    term = CDAN(reversal=1.0)
+    own = term.init(jax.random.key(0), room.setup)
+
+    def value(params):
+        return term(View(room.context(params, own=own), "term", 0))[0]
+
+    grads = jax.grad(value)(room.params)
+    assert all(jnp.all(g == 0) for g in jax.tree.leaves(grads["head"]))
+    assert any(jnp.any(g != 0) for g in jax.tree.leaves(grads["layer1"]))
+
+
+def test_errors(bench):
+    for fields, message in (
+        ({"reversal": -1.0}, "at least 0"),
+        ({"widths": (0,)}, "at least 1"),
+        ({"size": 0}, "size=0"),
+        ({"stage": "layer2"}, "did you mean 'layer1'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CDAN(**fields).check(bench().setup)
+    with pytest.raises(UserError, match="a term for classification"):
+        CDAN().check(bench("multilabel").setup)

@@ -1,0 +1,307 @@
+"""Domain generalisation: each equation against numpy and torch, and its bad input."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.core.errors import UserError
+from jaxtl.models import CNN
+from jaxtl.optim import schedules
+from jaxtl.terms import generalization
+from jaxtl.terms.context import View
+from jaxtl.terms.generalization import base, group_dro, irm, vrex
+
+STREAMS = ("source", "target", "photo")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TERMS = [getattr(generalization, name) for name in generalization.__all__]
+
+
+def _logits(seed=0, sizes=(4, 7, 5), classes=3):
+    rng = np.random.default_rng(seed)
+    z = [3 * rng.normal(size=(n, classes)) for n in sizes]
+    return z, [rng.integers(0, classes, n) for n in sizes]
+
+
+def _cross_entropy(z, y):
+    """Mean over examples, by a loop."""
+    total = 0.0
+    for row, label in zip(z, y):
+        total += np.log(np.exp(row).sum()) - row[label]
+    return total / len(z)
+
+
+def _room(bench, **fields):
+    return bench(streams=(*STREAMS, "unlabelled"), **fields)
+
+
+def _run(room, term, seed=0, state=None):
+    """Returns (value, metrics, context) of a term on the bench."""
+    term.check(room.setup)
+    given = term.given(room.setup)
+    state = term.init_state(room.setup) if state is None else state
+    context = room.context(state=state, given=given, seed=seed)
+    found = term(View(context, "term", 0))
+    value, extra = found if isinstance(found, tuple) else (found, {})
+    return value, extra, context
+
+
+def _forward(room, stream):
+    out = room.network.apply(room.params, room.stats, room.batches[stream]["x"])
+    return np.asarray(out.logits, np.float64), np.asarray(room.batches[stream]["y"])
+
+
+def test_risks_are_each_domains_mean():
+    z, y = _logits()
+    found = base.risks(dict(enumerate(z)), dict(enumerate(y)))
+    expected = [_cross_entropy(a, b) for a, b in zip(z, y)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_erm_counts_every_domain_the_same(bench):
+    room = _room(bench)
+    value, extra, _ = _run(room, generalization.PooledERM(streams=STREAMS))
+    found = [_forward(room, s) for s in STREAMS]
+    assert len({len(y) for _, y in found}) == 3  # batches of unequal size
+    risks = [_cross_entropy(*pair) for pair in found]
+    np.testing.assert_allclose(value, np.mean(risks), rtol=1e-5)
+    hits = [np.mean(z.argmax(1) == y) for z, y in found]
+    np.testing.assert_allclose(extra["accuracy"], np.mean(hits), rtol=1e-6)
+    np.testing.assert_allclose(extra["worst"], np.min(hits), rtol=1e-6)
+
+
+def test_the_penalty_is_torchs_squared_gradient_by_a_scale():
+    torch = pytest.importorskip("torch", reason="the penalty is held to autograd's")
+    z, y = _logits()
+
+    def gradient(z, y):
+        w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        loss = torch.nn.functional.cross_entropy(w * torch.tensor(z), torch.tensor(y))
+        return torch.autograd.grad(loss, [w])[0].item()
+
+    for logits, labels in zip(z, y):
+        found = irm.penalty(jnp.asarray(logits), jnp.asarray(labels))
+        np.testing.assert_allclose(found, gradient(logits, labels) ** 2, rtol=1e-5)
+        found = irm.penalty(jnp.asarray(logits), jnp.asarray(labels), halves=True)
+        halves = [gradient(logits[i::2], labels[i::2]) for i in (0, 1)]
+        np.testing.assert_allclose(found, np.prod(halves), rtol=1e-5)
+
+
+def test_the_penaltys_own_gradient_is_torchs():
+    torch = pytest.importorskip("torch", reason="the penalty is held to autograd's")
+    [z], [y] = _logits(sizes=(6,))
+    logits = torch.tensor(z, requires_grad=True)
+    w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(w * logits, torch.tensor(y))
+    slope = torch.autograd.grad(loss, [w], create_graph=True)[0]
+    (slope**2).backward()
+    found = jax.grad(irm.penalty)(jnp.asarray(z), jnp.asarray(y))
+    np.testing.assert_allclose(found, logits.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_product_of_halves_is_unbiased_and_the_square_is_not():
+    # Over all draws of 2 of 5 examples, in order: the mean product is that of slopes
+    # drawn independently but for repetition, which the loop counts out.
+    [z], [y] = _logits(sizes=(5,))
+    slopes = np.asarray(irm.scale_gradients(jnp.asarray(z), jnp.asarray(y)), np.float64)
+    pairs = [(i, j) for i in range(5) for j in range(5)]
+    both = [np.array(pair) for pair in pairs]
+    products = [irm.penalty(jnp.asarray(z[p]), jnp.asarray(y[p]), True) for p in both]
+    squares = [irm.penalty(jnp.asarray(z[p]), jnp.asarray(y[p])) for p in both]
+    np.testing.assert_allclose(np.mean(products), slopes.mean() ** 2, rtol=1e-4)
+    bias = slopes.var() / 2  # of the mean of two
+    np.testing.assert_allclose(np.mean(squares), slopes.mean() ** 2 + bias, rtol=1e-4)
+
+
+def test_distributions_as_labels_are_what_their_indices_are():
+    [z], [y] = _logits(sizes=(6,))
+    z = jnp.asarray(z)
+    whole = jax.nn.one_hot(y, 3)
+    np.testing.assert_allclose(
+        irm.penalty(z, whole), irm.penalty(z, jnp.asarray(y)), rtol=1e-6
+    )
+
+
+def test_irm_and_vrex_on_the_models_logits(bench):
+    room = _room(bench)
+    found = [_forward(room, s) for s in STREAMS]
+    risks = [_cross_entropy(*pair) for pair in found]
+    value, extra, _ = _run(room, generalization.VREx(streams=STREAMS))
+    expected = np.mean([(r - np.mean(risks)) ** 2 for r in risks])
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    np.testing.assert_allclose(extra["worst"], max(risks), rtol=1e-5)
+    value, _, _ = _run(room, generalization.IRM(streams=STREAMS))
+    penalties = []
+    for z, y in found:
+        step = 1e-5
+        up, down = (_cross_entropy(w * z, y) for w in (1 + step, 1 - step))
+        penalties.append(((up - down) / (2 * step)) ** 2)
+    np.testing.assert_allclose(value, np.mean(penalties), rtol=1e-3)
+
+
+def test_equal_risks_have_no_variance():
+    assert vrex.variance(jnp.full(4, 0.7)) < 1e-12
+
+
+def test_group_weights_follow_exponentiated_gradient():
+    weights, log_weights = np.full(3, 1 / 3), jnp.log(jnp.full(3, 1 / 3))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        risks = rng.uniform(0, 3, 3)
+        log_weights = group_dro.reweighted(log_weights, jnp.asarray(risks), 0.3)
+        for g in range(3):
+            weights[g] = weights[g] * np.exp(0.3 * risks[g])
+        weights = weights / sum(weights)
+        np.testing.assert_allclose(np.exp(log_weights), weights, rtol=1e-4)
+
+
+def test_group_weights_that_float32_can_not_hold_still_come_back():
+    start = jnp.log(jnp.full(2, 0.5))
+    far = group_dro.reweighted(start, jnp.asarray([200.0, 0.0]), 1.0)
+    assert np.exp(far[1]) == 0.0
+    back = group_dro.reweighted(far, jnp.asarray([0.0, 200.0]), 1.0)
+    np.testing.assert_allclose(np.exp(back), 0.5, rtol=1e-4)
+
+
+def test_group_dro_keeps_its_weights_between_steps(bench):
+    room = _room(bench)
+    term = generalization.GroupDRO(streams=STREAMS, eta=0.5, adjustment=2.0)
+    sizes = [room.setup.examples[s] for s in STREAMS]
+    risks = [_cross_entropy(*_forward(room, s)) for s in STREAMS]
+    risks = np.asarray(risks) + 2.0 / np.sqrt(sizes)
+    weights, state = np.full(3, 1 / 3), term.init_state(room.setup)
+    for _ in range(3):
+        value, extra, context = _run(room, term, state=state)
+        state = context.states["term"]
+        weights = weights * np.exp(0.5 * risks)
+        weights /= weights.sum()
+        np.testing.assert_allclose(value, weights @ risks, rtol=1e-4)
+        np.testing.assert_allclose(np.exp(state["log_weights"]), weights, rtol=1e-4)
+        np.testing.assert_allclose(extra["largest_weight"], weights.max(), rtol=1e-4)
+
+
+def test_the_weights_of_group_dro_get_no_gradient(bench):
+    room = _room(bench)
+    term = generalization.GroupDRO(streams=STREAMS, eta=3.0)
+    given, state = term.given(room.setup), term.init_state(room.setup)
+
+    def value(params, fixed):
+        context = room.context(params, state=state, given=given)
+        view = View(context, "term", 0)
+        if fixed is None:
+            return term(view)[0]
+        logits = base.logits(view, STREAMS)
+        return fixed @ base.risks(logits, base.labels(view, STREAMS))
+
+    risks = [_cross_entropy(*_forward(room, s)) for s in STREAMS]
+    weights = np.exp(3.0 * np.asarray(risks))
+    weights = jnp.asarray(weights / weights.sum(), jnp.float32)
+    found, expected = (jax.grad(value)(room.params, w) for w in (None, weights))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_batchnorm_sees_all_domains_together(bench):
+    room = _room(bench)
+    model = CNN(outputs=3, widths=(2,), units=4, norm=True).pure()
+    rng = np.random.default_rng(0)
+    batches = {
+        name: {
+            "x": jnp.asarray(rng.normal(i, 1 + i, (4 + i, 6, 6, 1)), jnp.float32),
+            "y": jnp.asarray(rng.integers(0, 3, 4 + i)),
+        }
+        for i, name in enumerate(STREAMS)
+    }
+    whole = jnp.concatenate([batches[s]["x"] for s in STREAMS])
+    params, stats = model.init(jax.random.key(0), whole)
+    settings = {"network": model, "params": params, "stats": stats, "batches": batches}
+    context = room.context(train=model.stages, **settings)
+    found = context.together(STREAMS)
+    expected = model.apply(params, stats, whole, train=model.stages)
+    logits = jnp.concatenate([found[s].logits for s in STREAMS])
+    np.testing.assert_allclose(logits, expected.logits, rtol=1e-5, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(context.stats), jax.tree.leaves(expected.stats)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert found["photo"].features["block1"].shape[0] == 6
+    assert context.together(STREAMS) is found
+    for kept, moved in ((("photo",), True), ((), False), (("unlabelled",), False)):
+        context = room.context(train=model.stages, statistics=kept, **settings)
+        context.together(STREAMS)
+        same = jax.tree.leaves(context.stats)[0] is jax.tree.leaves(stats)[0]
+        assert same != moved
+
+
+@pytest.mark.parametrize("cls", TERMS, ids=lambda cls: cls.__name__)
+def test_bad_input_is_one_sentence(bench, cls):
+    setup = _room(bench).setup
+    for streams, message in (
+        ((), "two or more different streams"),
+        (("source",), "two or more different streams"),
+        (("source", "source"), "two or more different streams"),
+        (("source", "phot"), "did you mean 'photo'"),
+        (("source", "unlabelled"), "has none"),
+        ("source", r"expected a tuple of names, such as \('source', …\)"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            cls(streams=streams).check(setup)
+        assert str(error.value).startswith("terms.term.streams=")
+    with pytest.raises(UserError, match="classification"):
+        cls(streams=STREAMS).check(dataclasses.replace(setup, task="regression"))
+    other = {"": ("a", "b"), "photo": ("b", "a")}
+    with pytest.raises(UserError, match="classes"):
+        cls(streams=STREAMS).check(dataclasses.replace(setup, classes=other))
+
+
+def test_numbers_out_of_range_are_told(bench):
+    setup = _room(bench).setup
+    for cls, field, value in (
+        (generalization.PooledERM, "label_smoothing", 2.0),
+        (generalization.GroupDRO, "eta", -1.0),
+        (generalization.GroupDRO, "adjustment", -1.0),
+        (generalization.InterDomainMixup, "alpha", 0.0),
+        (generalization.MixStyle, "alpha", 0.0),
+        (generalization.MixStyle, "probability", 1.5),
+        (generalization.MLDG, "rate", -0.1),
+        (generalization.MLDG, "beta", -0.1),
+    ):
+        with pytest.raises(UserError, match=rf"terms.term.{field}="):
+            cls(streams=STREAMS, **{field: value}).check(setup)
+
+
+def test_a_batch_of_one_has_no_halves(bench):
+    room = _room(bench, batch=1)
+    with pytest.raises(UserError, match="at least 2 examples"):
+        _run(room, generalization.IRM(streams=STREAMS, halves=True))
+
+
+def test_an_experiment_whose_target_is_only_evaluated(digits):
+    def domain(seed, shift):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 3, 60)
+        x = (np.eye(3)[y] * 3 + rng.normal(shift, 0.3, (60, 3))).astype(np.float32)
+        return tl.data.Arrays(x=x, y=y)
+
+    names = ("art", "photo")
+    run = tl.setup(
+        digits(
+            data=dataclasses.replace(domain(2, 0.5), labels=0),
+            streams={"art": domain(0, 0.0), "photo": domain(1, 1.0)},
+            terms={
+                "task": generalization.GroupDRO(streams=names, eta=0.1),
+                "vrex": generalization.VREx(
+                    streams=names, weight=schedules.Linear(peak=1.0, warmup=3.0)
+                ),
+            },
+            steps=40,
+            batch=16,
+        )
+    )
+    first = run.step()
+    last = run.advance(39)[-1]
+    assert last["loss"] < first["loss"]
+    weights = np.exp(run.state.terms["task"]["log_weights"])
+    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
+    assert tl.evaluate(run, "test")["accuracy"] > 0.8
