@@ -90,5 +90,6 @@ def _save(path: pathlib.Path | None, run, found) -> None:
     if path is not None:
         weight_space.save(path, run, found.params, found.stats)
         print(
-            f"weights: {path}; init=tl.pretrained.FromCheckpoint({str(path)!r}) reads it"
+            f"weights: {path}; read them with "
+            f"init=tl.pretrained.FromCheckpoint({str(path)!r})"
         )

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxtl.cli import main
+from jaxtl.cli import main, reproduce
 from jaxtl.cli.reproduce import load_study, tables
 from jaxtl.core.errors import UserError
 from jaxtl.results import published
@@ -85,7 +85,7 @@ def test_names_and_the_command(tmp_path, capsys, monkeypatch):
     assert "no table 'nothing'" in capsys.readouterr().err
     fast = []
     made = study([row(50.0, 51.0)], run=lambda f: fast.append(f) or [row(50.0, 51.0)])
-    monkeypatch.setattr(registry, "study", lambda name: made)
+    monkeypatch.setattr(reproduce, "load_study", lambda name: made)
     monkeypatch.chdir(tmp_path)
     assert main.main(["reproduce", "t", "--fast"]) == 0
     assert not any(tmp_path.iterdir())

@@ -178,7 +178,8 @@ def heat_map(view: View, x: str, y: str, path: pathlib.Path) -> pathlib.Path | N
     figure.colorbar(picture, ax=frame, label=view.label("val"), shrink=0.8)
     used = [r for group in panels.values() for r in group]
     n = plots_view.seeds(plots_view.split_by(used, list(view.axes)).values())
-    title = f"Mean {view.label('val')} over {plots_view.name(x)} and {plots_view.name(y)}, {n}"
+    names = f"{plots_view.name(x)} and {plots_view.name(y)}"
+    title = f"Mean {view.label('val')} over {names}, {n}"
     rest = set(view.tuned) - {x, y}
     return cells.save(
         figure, path, title + ("; other settings chosen on val" if rest else "")
