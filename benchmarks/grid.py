@@ -159,10 +159,10 @@ def _sweep(case, folder, steps) -> float:
     path.write_text("")
     exp = experiment(case, folder, steps)
     file = experiments.File(path, {"": exp}, None, (), "")
-    made = runner.made(
+    made = runner.build_sweep(
         file, grid.grid_of(file, axes), folder / f"sweep{time.time_ns()}"
     )
-    with runner.begin(made) as book:
+    with runner.open_database(made) as book:
         runner.run(made, book)
         found = [entry.result["test"]["accuracy"] for entry in book.entries()]
     assert len(found) == 12 * len(SEEDS)

@@ -21,7 +21,7 @@ import timing
 
 from jaxtl.results import records, tables, writers
 from jaxtl.results.build_summary import summarise
-from jaxtl.results.database import DONE, Ledger, Outcome
+from jaxtl.results.database import DONE, Database, Outcome
 
 BATCH = 64  # cells that one dispatch finishes together
 TARGET = 10.0  # seconds to read and build the tables
@@ -64,7 +64,7 @@ def outcomes(quick: bool) -> list[tuple[dict, Outcome]]:
 
 def write(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
     """Adds, claims and finishes all cells, a batch at a time."""
-    with Ledger(folder, create=True) as book:
+    with Database(folder, create=True) as book:
         book.tell(doc="Ten thousand results.", axes=AXES)
         book.add((outcome.key, labels) for labels, outcome in cells)
         for begin in range(0, len(cells), BATCH):

@@ -38,11 +38,11 @@ Both choices stand at an edge of the grid. From weights that know these classes,
 less is learnt from wrong labels the better; from scratch ten epochs are few.
 """
 
+import dataclasses
 import sys
 
 import jaxtl as tl
 from experiments.reproduce import cifar10n
-from jaxtl.core import config
 
 SEEDS = cifar10n.SEEDS
 CANDIDATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -65,7 +65,7 @@ def choose(arm: str) -> None:
         values = []
         for seed in TRIAL_SEEDS:
             exp = cifar10n.made(arm, "worse", "CE", seed, lr)
-            exp = config.replace(exp, test=False)
+            exp = dataclasses.replace(exp, test=False)
             result = tl.train(tl.setup(exp), progress=False)
             values.append(result["val"]["accuracy"])
         scores[lr] = sum(values) / len(values)

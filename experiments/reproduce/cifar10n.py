@@ -6,7 +6,7 @@ from jaxtl import models, pretrained
 from jaxtl.core.types import FROZEN
 from jaxtl.data import Arrays
 from jaxtl.optim import optimizer, schedules
-from jaxtl.results.published import Published, Row, Study
+from jaxtl.results.published import Published, PublishedRow, Study
 from jaxtl.results.statistics import t_interval
 from jaxtl.terms import losses, noisy
 from jaxtl.terms.base import Term
@@ -110,7 +110,7 @@ def made(arm: str, noise: str, method: str, seed: int = 0, lr=None) -> Experimen
     )
 
 
-def run(fast: bool) -> list[Row]:
+def run(fast: bool) -> list[PublishedRow]:
     """Returns a row for each arm, share of noise and method."""
     cells = {"scratch": ("worse",)} if fast else ARMS
     return [
@@ -121,13 +121,13 @@ def run(fast: bool) -> list[Row]:
     ]
 
 
-def _row(arm: str, noise: str, method: str, seeds) -> Row:
+def _row(arm: str, noise: str, method: str, seeds) -> PublishedRow:
     scores = []
     for seed in seeds:
         result = loop.train(Run(made(arm, noise, method, seed)), progress=False)
         scores.append(100 * result["test"]["accuracy"])
     found = t_interval(scores)
-    return Row(
+    return PublishedRow(
         method=method,
         setting=f"{arm}, {noise} ({100 * NOISE[noise]:.0f} %)",
         published=published(method, noise),

@@ -10,7 +10,7 @@ from jaxtl.core.types import FROZEN
 from jaxtl.data import Arrays
 from jaxtl.evaluation import metrics
 from jaxtl.optim import optimizer, schedules
-from jaxtl.results.published import Published, Row, Study
+from jaxtl.results.published import Published, PublishedRow, Study
 from jaxtl.terms import domain
 from jaxtl.terms.losses import CrossEntropy
 from jaxtl.training import loop, setup
@@ -84,13 +84,13 @@ def experiment(method: str, pair: str, seed: int, init=None) -> Experiment:
     )
 
 
-def run(fast: bool) -> list[Row]:
+def run(fast: bool) -> list[PublishedRow]:
     """Returns a row per method and direction; fast takes few steps of one seed."""
     seeds, pairs = (SEEDS[:1], ("M→U",)) if fast else (SEEDS, tuple(PAIRS))
     return [row for pair in pairs for row in _direction(pair, seeds, fast)]
 
 
-def _direction(pair: str, seeds: Iterable[int], fast: bool) -> list[Row]:
+def _direction(pair: str, seeds: Iterable[int], fast: bool) -> list[PublishedRow]:
     found: dict[str, list[float]] = {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -108,11 +108,11 @@ def _direction(pair: str, seeds: Iterable[int], fast: bool) -> list[Row]:
     return [_row(method, pair, values) for method, values in found.items()]
 
 
-def _row(method: str, pair: str, values: list[float]) -> Row:
+def _row(method: str, pair: str, values: list[float]) -> PublishedRow:
     mean, half, _ = metrics.interval(values)
     value, source = PUBLISHED[method, pair]
     published = Published(value=value, source=source, tolerance=TOLERANCE)
-    return Row(
+    return PublishedRow(
         method=method, setting=pair, ours=mean, interval=half, published=published
     )
 

@@ -19,7 +19,7 @@ from jaxtl.analysis.alignment import (
 )
 from jaxtl.analysis.alignment.nearest_neighbor import unit
 from jaxtl.data import paths
-from jaxtl.results.published import ABOVE, BELOW, Published, Row, Study
+from jaxtl.results.published import ABOVE, BELOW, Published, PublishedRow, Study
 
 DOMAINS = {"C": "caltech10", "A": "amazon", "W": "webcam", "D": "dslr"}
 PAIRS = ("CA", "CW", "CD", "AC", "AW", "AD", "WC", "WA", "WD", "DC", "DA", "DW")
@@ -171,7 +171,7 @@ LINES = (
 )
 
 
-def run(fast: bool) -> list[Row]:
+def run(fast: bool) -> list[PublishedRow]:
     """Returns a row for each method and pair, and each method's mean over the pairs."""
     held = {letter: domain(letter) for letter in DOMAINS}
     pairs = FAST if fast else PAIRS
@@ -187,7 +187,7 @@ def run(fast: bool) -> list[Row]:
     return made
 
 
-def _row(line: Line, pair: str, held, figures) -> Row:
+def _row(line: Line, pair: str, held, figures) -> PublishedRow:
     (xs, ys), (xt, yt) = held[pair[0]], held[pair[1]]
     zs, zt = line.run(xs, ys, xt, pair)
     ours = 100 * line.decide(zs, ys, zt, yt)
@@ -195,11 +195,11 @@ def _row(line: Line, pair: str, held, figures) -> Row:
     return _told(line, f"{pair[0]}→{pair[1]}", ours, value)
 
 
-def _told(line: Line, setting: str, ours: float, value: float | None) -> Row:
+def _told(line: Line, setting: str, ours: float, value: float | None) -> PublishedRow:
     known = None
     if value is not None:
         known = Published(value=value, source=line.source, tolerance=line.tolerance)
-    row = Row(method=line.method, setting=setting, ours=ours, published=known)
+    row = PublishedRow(method=line.method, setting=setting, ours=ours, published=known)
     missed = row.verdict in (ABOVE, BELOW)
     return dataclasses.replace(row, note=line.note) if missed else row
 

@@ -21,7 +21,7 @@ from jaxtl.analysis.alignment import (
 from jaxtl.analysis.alignment.optimal_transport import METRICS
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results.published import Published, Row, Study
+from jaxtl.results.published import Published, PublishedRow, Study
 
 SEEDS, SPLITS = 5, 2
 TEST = 0.2
@@ -229,7 +229,7 @@ def accuracy(line: Line, source: Domain, target: Domain, seed: int) -> float:
     return float(np.mean(best(source, target)(test.x) == test.y))
 
 
-def run(fast: bool) -> list[Row]:
+def run(fast: bool) -> list[PublishedRow]:
     """Returns a row for each method and shift; fast ones need no adaptation."""
     made = []
     lines = [line for line in LINES if not fast or line.method in FAST]
@@ -242,7 +242,7 @@ def run(fast: bool) -> list[Row]:
         mean, half, _ = metrics.interval(values)
         known = Published(value=100 * line.figures[place], source=SOURCE, tolerance=3.0)
         made.append(
-            Row(
+            PublishedRow(
                 method=line.method,
                 setting=shift,
                 ours=mean,

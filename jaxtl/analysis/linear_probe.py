@@ -14,7 +14,7 @@ from jaxtl.core import sharding
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.evaluation import forward
-from jaxtl.models.precision import cast
+from jaxtl.models.precision import compute_in
 from jaxtl.terms import checks
 from jaxtl.training import experiment_file, run_dir, setup
 from jaxtl.training.experiment import Experiment
@@ -193,7 +193,7 @@ def features(
 @functools.lru_cache(maxsize=32)
 def _forward(network: Network, dtype: str, stages, pre, mesh) -> forward.Forward:
     last = max(stages, key=network.stages.index)
-    apply = cast(network, dtype).apply
+    apply = compute_in(network, dtype).apply
 
     def compute(weights: Any, x):
         seen = apply(*weights, x, stop=last).features

@@ -199,15 +199,21 @@ def _prepared(run, optimizer: optim_optimizer.Optimizer, params: PyTree, stats: 
     program, pre = run.parts.program, run.preprocess
     key = (
         *(program.network, program.dtype, config.key(pre), train, still),
-        *(config.key(config.shell(optimizer)), str(labels)),
+        *(config.key(config.without_hyperparameters(optimizer)), str(labels)),
     )
     if key not in _STORE:
-        network = precision.cast(program.network, program.dtype)
+        network = precision.compute_in(program.network, program.dtype)
         made = functools.partial(
-            _update, network, config.shell(optimizer), labels, pre, train, still
+            _update,
+            network,
+            config.without_hyperparameters(optimizer),
+            labels,
+            pre,
+            train,
+            still,
         )
         _STORE[key] = jax.jit(made)
-    given = (config.numbers(optimizer), fixed, stats)
+    given = (config.hyperparameters(optimizer), fixed, stats)
     one = jnp.int32(1)
     opt = optim_optimizer.transform(optimizer, labels, None, one, one).init(moving)
     return functools.partial(_STORE[key], *given), lambda: (moving, opt)
@@ -239,7 +245,7 @@ def _update(
         return jnp.mean(entropy(logits)), logits
 
     (mean, logits), grads = jax.value_and_grad(loss, has_aux=True)(moving)
-    optimizer = config.fill(shell, numbers)
+    optimizer = config.with_hyperparameters(shell, numbers)
     tx = optim_optimizer.transform(optimizer, labels, None, at, total)
     updates, opt = tx.update(grads, opt, moving)
     return (optax.apply_updates(moving, updates), opt), (logits, mean)

@@ -296,7 +296,7 @@ def monitor(run) -> str:
 
 def measured(run, params: PyTree, stats: PyTree, split: str) -> dict[str, float]:
     """Returns the task's metrics of some weights on a split of the run's data."""
-    return evaluate.judged(run, params, stats, split)
+    return evaluate.evaluate_weights(run, params, stats, split)
 
 
 def score(found: dict[str, float], name: str) -> float:

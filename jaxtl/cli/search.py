@@ -106,18 +106,18 @@ def _folder(args) -> pathlib.Path:
     return pathlib.Path("runs") / f"sweep-{args.file.stem}" / own
 
 
-def _begun(made: runner.Sweep, overwrite: bool = False) -> database.Ledger:
+def _begun(made: runner.Sweep, overwrite: bool = False) -> database.Database:
     """Opens the folder's ledger; of several workers that begin at once one makes it."""
     for _ in range(20):
         try:
-            return runner.begin(made, overwrite=overwrite)
+            return runner.open_database(made, overwrite=overwrite)
         except UserError:
             if not (made.folder / "experiment.py").exists():
                 raise
             if (made.folder / database.FILE).exists():
                 break
             time.sleep(0.1)
-    return runner.begin(made, overwrite=overwrite)
+    return runner.open_database(made, overwrite=overwrite)
 
 
 def _opened(args, made: runner.Sweep, found, storage, url: str):
@@ -149,7 +149,7 @@ def _opened(args, made: runner.Sweep, found, storage, url: str):
 def _worked(args, one: search_space.Search, study, found, url: str, book) -> int:
     """Works until the study has all its trials; prints how it goes on."""
     console, begun = console_lib.console(), time.perf_counter()
-    shared = optuna_study.Shared(study, args.grace)
+    shared = optuna_study.SharedStudy(study, args.grace)
     book.tell(search=_described(args, one, study, url))
 
     def tell(told: search_runner.Told) -> None:
@@ -201,7 +201,7 @@ def _described(args, one: search_space.Search, study, url: str) -> dict:
     }
 
 
-def _reported(folder: pathlib.Path, book: database.Ledger, failed: int) -> int:
+def _reported(folder: pathlib.Path, book: database.Database, failed: int) -> int:
     """Prints the tables of what is recorded here; returns the exit code."""
     from jaxtl.results import build_summary, records, report, tables
 
@@ -250,7 +250,7 @@ def _submitted(args, one: search_space.Search, study, url: str, book) -> int:
         print(f"and what they found: jaxtl report {folder}/worker-*")
         return 0
     codes = slurm.wait(jobs)
-    shared = optuna_study.Shared(study, args.grace)
+    shared = optuna_study.SharedStudy(study, args.grace)
     with optuna_storage.answering(url):
         print(_best(shared.trials(), one.metric))
     if args.storage is None:

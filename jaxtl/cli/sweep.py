@@ -26,7 +26,7 @@ def sweep_(args) -> int:
     if args.plan:
         _planned(console, made)
         return 0
-    with runner.begin(made, overwrite=args.overwrite) as book:
+    with runner.open_database(made, overwrite=args.overwrite) as book:
         compilation.keep(made.folder / "compiled")
         if args.retry:
             book.again((database.FAILED,))
@@ -51,7 +51,7 @@ def prepare(args) -> runner.Sweep:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = args.out or pathlib.Path("runs") / f"sweep-{args.file.stem}" / stamp
     found = getattr(module, "BASELINES", None)
-    return runner.made(
+    return runner.build_sweep(
         file, grid, out, mode=args.mode, most=args.lanes, baselines=found
     )
 
@@ -62,7 +62,7 @@ def _planned(console, made: runner.Sweep) -> None:
     for number, program in enumerate(made.programs):
         mode = memory = "–"
         if number < EXAMINED:
-            mode, memory = plan.outlook(program, made.mode, made.most)
+            mode, memory = plan.describe_plan(program, made.mode, made.most)
         else:
             unread += 1
         fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
@@ -85,7 +85,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def _run(console, made: runner.Sweep, book: database.Ledger) -> None:
+def _run(console, made: runner.Sweep, book: database.Database) -> None:
     begun, total = time.perf_counter(), len(made.cells) + len(made.fitted)
     labels = {cell.key: cell.labels for cell in (*made.cells, *made.fitted)}
     before = _finished(book, labels)
@@ -112,7 +112,7 @@ def _run(console, made: runner.Sweep, book: database.Ledger) -> None:
     runner.run(made, book, tell)
 
 
-def _finished(book: database.Ledger, mine) -> int:
+def _finished(book: database.Database, mine) -> int:
     """Returns how many of some cells are done; the ledger may hold others besides."""
     known = book.statuses()
     return sum(known.get(key) in database.FINISHED for key in mine)

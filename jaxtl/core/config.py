@@ -36,11 +36,6 @@ def fields(value: Any) -> dict[str, dataclasses.Field]:
     }
 
 
-def replace(value: Any, **changes: Any) -> Any:
-    """`dataclasses.replace`; one place for what linen modules need besides."""
-    return dataclasses.replace(value, **changes)
-
-
 # --- numbers: what an ablation varies is traced -------------------------------------
 
 
@@ -65,7 +60,7 @@ def _children(value: Any, annotation: str):
             yield str(i), child, annotation
 
 
-def numbers(value: Any, annotation: str = "") -> Any:
+def hyperparameters(value: Any, annotation: str = "") -> Any:
     """Returns the float fields of a configuration as a nested dict of floats.
 
     A field counts if its annotation names `float`, its value is a number, and it was
@@ -73,13 +68,15 @@ def numbers(value: Any, annotation: str = "") -> Any:
     """
     found = {}
     for key, child, kind in _children(value, annotation):
-        inner = float(child) if _is_number(child, kind) else numbers(child, kind)
+        inner = (
+            float(child) if _is_number(child, kind) else hyperparameters(child, kind)
+        )
         if inner != {}:
             found[key] = inner
     return found
 
 
-def fill(value: Any, new: Mapping[str, Any]) -> Any:
+def with_hyperparameters(value: Any, new: Mapping[str, Any]) -> Any:
     """Returns the configuration with the numbers of `numbers` replaced by `new`."""
     if not new:
         return value
@@ -87,18 +84,22 @@ def fill(value: Any, new: Mapping[str, Any]) -> Any:
     def put(key, child):
         if key not in new:
             return child
-        return fill(child, new[key]) if isinstance(new[key], Mapping) else new[key]
+        return (
+            with_hyperparameters(child, new[key])
+            if isinstance(new[key], Mapping)
+            else new[key]
+        )
 
     if is_config(value):
-        return replace(value, **{k: put(k, getattr(value, k)) for k in new})
+        return dataclasses.replace(value, **{k: put(k, getattr(value, k)) for k in new})
     if isinstance(value, Mapping):
         return {k: put(k, child) for k, child in value.items()}
     return tuple(put(str(i), child) for i, child in enumerate(value))
 
 
-def shell(value: Any) -> Any:
+def without_hyperparameters(value: Any) -> Any:
     """Returns the configuration with every traced number set to 0."""
-    return fill(value, _zeros(numbers(value)))
+    return with_hyperparameters(value, _zeros(hyperparameters(value)))
 
 
 def _zeros(tree):
@@ -190,7 +191,7 @@ def _walk(value, path, text, how, done, annotation):
         new = _remembered(text, annotation, where, how)
     if is_config(value):
         try:
-            return replace(value, **{head: new})
+            return dataclasses.replace(value, **{head: new})
         except UserError:
             raise
         except (TypeError, ValueError) as error:

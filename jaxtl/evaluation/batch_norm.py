@@ -13,7 +13,7 @@ from jaxtl.data import lazy_array, preprocess, streams
 from jaxtl.models import merging
 from jaxtl.models.layers import batch_norm_stats
 from jaxtl.models.layers.batch_norm_stats import batch_statistics, moving
-from jaxtl.models.precision import cast
+from jaxtl.models.precision import compute_in
 
 
 def refresh_statistics(
@@ -108,7 +108,7 @@ def _forward(program, pre, train, still):
     """Returns the compiled pass of a program, shared by equal runs."""
     key = (program.network, program.dtype, program.mesh, train, still, config.key(pre))
     if key not in _STORE:
-        network = cast(program.network, program.dtype)
+        network = compute_in(program.network, program.dtype)
 
         def forward(params, stats, x, key):
             x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))

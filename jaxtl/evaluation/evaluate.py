@@ -11,7 +11,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network
 from jaxtl.data import lazy_array, preprocess, streams
 from jaxtl.evaluation import feature_cache, metrics, model_selection
-from jaxtl.models.precision import cast
+from jaxtl.models.precision import compute_in
 from jaxtl.terms.losses import scores
 
 
@@ -46,7 +46,7 @@ def outputs(run, split: str, which: str) -> tuple[np.ndarray, np.ndarray]:
     return logits_of(run, params, stats, split)
 
 
-def examined(run, split: str, which: str) -> tuple[dict[str, float], dict]:
+def evaluate_with_details(run, split: str, which: str) -> tuple[dict[str, float], dict]:
     """Returns (metrics, `metrics.details`) of a split; arguments as for `evaluate`."""
     task, names = run.parts.program.task, run.parts.datasets["target"].class_names
     found = outputs(run, split, which)
@@ -54,7 +54,7 @@ def examined(run, split: str, which: str) -> tuple[dict[str, float], dict]:
     return values, metrics.details(task, *found, names)
 
 
-def judged(run, params, stats, split: str) -> dict[str, float]:
+def evaluate_weights(run, params, stats, split: str) -> dict[str, float]:
     """Returns what `evaluate` does, of weights that the run need not hold."""
     found = metrics.compute(run.program.task, *logits_of(run, params, stats, split))
     return {
@@ -124,7 +124,7 @@ def _from_cache(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]
 
         def forward(params, stats, values, rows):
             values = jax.tree.map(lambda x: x[rows], values)
-            network = cast(program.network, program.dtype)
+            network = compute_in(program.network, program.dtype)
             return network.apply(params, stats, values, start=after).logits
 
         options = compilation.options(program.mesh.devices.flat[0].platform)
@@ -148,7 +148,7 @@ def _forwards(network: Network, pre, dtype, mesh, task):
     """Returns the two compiled forward passes of a model, shared by equal runs."""
     key = (network, config.key(pre), dtype, mesh, task)
     if key not in _STORE:
-        apply = functools.partial(_scores, cast(network, dtype), pre, mesh, task)
+        apply = functools.partial(_scores, compute_in(network, dtype), pre, mesh, task)
 
         def resident(params, stats, x, rows):
             x = jax.tree.map(lambda values: values[rows], x)

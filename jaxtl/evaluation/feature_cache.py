@@ -184,6 +184,10 @@ def _forward(program, stages, pre, params, stats, x):
 
 
 def _apply(network: Network, dtype: str, stages, params, stats, x) -> PyTree:
-    out = precision.cast(network, dtype).apply(params, stats, x, stop=stages[-1]).logits
+    out = (
+        precision.compute_in(network, dtype)
+        .apply(params, stats, x, stop=stages[-1])
+        .logits
+    )
     last = stages[-1] == network.stages[-2]
     return network.reduce(out) if last and network.reduce is not None else out

@@ -18,7 +18,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, Output, vectors
 from jaxtl.data import streams
 from jaxtl.evaluation import feature_cache, forward, metrics, validators
-from jaxtl.models.precision import cast
+from jaxtl.models.precision import compute_in
 
 MOST = 2000  # rows of each kind
 # Musgrave et al. (arXiv:2208.07360) compared eight criteria on a million checkpoints; a
@@ -167,7 +167,9 @@ def oracle(name: str) -> str:
     )
 
 
-def readout(network: Network, out: Output, given: Any) -> tuple[Any, jax.Array]:
+def logits_and_features(
+    network: Network, out: Output, given: Any
+) -> tuple[Any, jax.Array]:
     """Returns (logits, features (batch, width)) of a pass.
 
     Features are those that the head reads, one vector per example.
@@ -259,12 +261,14 @@ def _read(run, params, stats, name: str, found: np.ndarray) -> tuple:
     key = (program.network, cached, config.key(run.parts.preprocess[name]))
     key += (program.dtype, program.mesh)
     if key not in _STORE:
-        network = cast(program.network, program.dtype)
+        network = compute_in(program.network, program.dtype)
         start = program.network.stages[len(cached)] if cached else None
 
         def compute(weights, x):
             settings = {"start": start} if start else {}
-            return readout(network, network.apply(*weights, x, **settings), x)
+            return logits_and_features(
+                network, network.apply(*weights, x, **settings), x
+            )
 
         if cached:
             options = compilation.options(program.mesh.devices.flat[0].platform)

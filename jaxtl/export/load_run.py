@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import pretrained
-from jaxtl.core import checkpoint, config, serialization
+from jaxtl.core import checkpoint, serialization
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
@@ -76,7 +76,7 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
     found = pretrained.FromRun(str(run_dir)).read()
     dataset = _dataset(run_dir, data, seed, found.meta.get("preprocess", {}))
     meta = _complete(run_dir, found.meta, dataset)
-    network = precision.cast(_network(model, meta["outputs"]), dtype)
+    network = precision.compute_in(_network(model, meta["outputs"]), dtype)
     pre = from_json(meta["preprocess"])
     x = {n: jnp.zeros((1, *s.shape[1:]), s.dtype) for n, s in specs(meta, 1).items()}
     x = apply(pre, x["x"] if meta["single"] else x)
@@ -151,7 +151,7 @@ def _dataset(run_dir: pathlib.Path, data, seed: int, pre) -> Dataset | None:
     if data.size is None and pre.get("size"):
         # What the pretrained weights wanted, where the data left it open.
         wanted = {name: pre.get(name) for name in ("size", "shortest")}
-        data = config.replace(data, **wanted)
+        data = dataclasses.replace(data, **wanted)
     try:
         return splits.load_splits(run_dir / "splits.npz", prepare(data, seed))
     except (UserError, OSError, ImportError):
@@ -176,7 +176,7 @@ def _network(model: Any, outputs: int) -> Network:
     if isinstance(model, Network):
         return model
     if model.outputs is None:
-        model = config.replace(model, outputs=outputs)
+        model = dataclasses.replace(model, outputs=outputs)
     return model.pure()
 
 

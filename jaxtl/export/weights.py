@@ -1,11 +1,12 @@
 """Writes a run's weights or adapter in the layout of another library."""
 
+import dataclasses
 import pathlib
 
 import jax
 
 from jaxtl import pretrained
-from jaxtl.core import checkpoint, config
+from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.pretrained import hf_peft_folder
@@ -39,7 +40,7 @@ def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None =
         )
     model = exp.model
     if model.outputs is None and names:
-        model = config.replace(model, outputs=len(names))
+        model = dataclasses.replace(model, outputs=len(names))
     params, stats = best["params"], best.get("stats", {})
     if target.suffix == ".safetensors":
         return pretrained.write_file(target, model, params, stats, layout)

@@ -187,7 +187,7 @@ def _generate(
 ) -> jax.Array:
     batch, length = ids.shape
     if model.dtype or model.param_dtype != "float32":
-        params = staged.cast(params, jnp.dtype(model.dtype or model.param_dtype))
+        params = staged.cast_tree(params, jnp.dtype(model.dtype or model.param_dtype))
     dtype = jax.tree.leaves(params)[0].dtype
     shape = (batch, length + tokens, *model.kv_shape)
     caches = [

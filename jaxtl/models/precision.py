@@ -10,7 +10,7 @@ from jaxtl.core.types import Network, Output
 
 
 @functools.cache
-def cast(network: Network, dtype: str) -> Network:
+def compute_in(network: Network, dtype: str) -> Network:
     """Returns the network computing in `dtype`; parameters and logits keep float32."""
     if dtype == "float32":
         return network

@@ -168,7 +168,7 @@ def dtype_named(field: str, name: str):
     return jnp.dtype(name)
 
 
-def cast(tree, dtype):
+def cast_tree(tree, dtype):
     """Returns the tree with its floating leaves in another dtype."""
 
     def leaf(x):
@@ -190,7 +190,7 @@ def _pure(module: Staged) -> Network:
         # Every collection is initialised in evaluation mode: no key but the
         # parameters' is needed and statistics start at their initial values.
         variables = dict(module.init(key, x))
-        params = cast(variables["params"], param_dtype)
+        params = cast_tree(variables["params"], param_dtype)
         stats = variables.get("batch_stats", {})
         if module.stochnorm and not stats:
             raise UserError(
@@ -204,7 +204,7 @@ def _pure(module: Staged) -> Network:
     ) -> Output:
         # Modules compute in the dtype of what they get, so one cast decides for all.
         if dtype:
-            params, x = cast((params, x), dtype)
+            params, x = cast_tree((params, x), dtype)
         variables = {"params": params, "batch_stats": stats}
         (out, features), new = module.apply(
             variables,

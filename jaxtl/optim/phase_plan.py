@@ -14,7 +14,7 @@ from jaxtl.optim import phases
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stretch:
+class ResolvedPhase:
     """One phase of a run.
 
     Attributes:
@@ -38,7 +38,9 @@ class Stretch:
     still: tuple[str, ...]
 
 
-def plan(exp, stages: tuple[str, ...], params, stats, merged) -> tuple[Stretch, ...]:
+def resolve_phases(
+    exp, stages: tuple[str, ...], params, stats, merged
+) -> tuple[ResolvedPhase, ...]:
     """Returns the stretches of an experiment that have any steps.
 
     Args:
@@ -71,7 +73,7 @@ def plan(exp, stages: tuple[str, ...], params, stats, merged) -> tuple[Stretch, 
         moving = _moving(exp.peft, params, merged, mask)
         train, still = optim_optimizer.modes(optimizer, stages, moving, stats)
         made.append(
-            Stretch(
+            ResolvedPhase(
                 steps=steps,
                 schedule=range(exp.steps) if phase.lr is None else steps,
                 optimizer=optimizer,

@@ -108,7 +108,7 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-class Ledger:
+class Database:
     """An open ledger; a context manager.
 
     Args:
@@ -135,7 +135,7 @@ class Ledger:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_TABLES)
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> "Database":
         return self
 
     def __exit__(self, *_) -> None:

@@ -31,7 +31,7 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class PublishedRow:
     """One line of a reproduced table.
 
     Attributes:
@@ -87,14 +87,14 @@ class Study:
     name: str
     title: str
     protocol: str
-    run: Callable[[bool], list[Row]]
+    run: Callable[[bool], list[PublishedRow]]
     findings: str = ""
     unit: str = "accuracy %"
     digits: int = 2
     needs: tuple[str, ...] = ()
 
 
-def counts(rows: Iterable[Row]) -> dict[str, int]:
+def counts(rows: Iterable[PublishedRow]) -> dict[str, int]:
     """Returns how many rows have each verdict, those that none has left out."""
     found = collections.Counter(row.verdict for row in rows)
     return {verdict: found[verdict] for verdict in VERDICTS if found[verdict]}
@@ -103,7 +103,7 @@ def counts(rows: Iterable[Row]) -> dict[str, int]:
 COLUMNS = ("method", "setting", "published", "ours", "difference", "verdict")
 
 
-def cells(study: Study, row: Row) -> tuple[str, ...]:
+def cells(study: Study, row: PublishedRow) -> tuple[str, ...]:
     """Returns a row as texts, one per heading of COLUMNS."""
     digits = study.digits
     ours = f"{row.ours:.{digits}f}"
@@ -120,7 +120,7 @@ def cells(study: Study, row: Row) -> tuple[str, ...]:
     )
 
 
-def write(study: Study, rows: Sequence[Row], folder: pathlib.Path) -> list:
+def write(study: Study, rows: Sequence[PublishedRow], folder: pathlib.Path) -> list:
     """Writes NAME.md and NAME.json into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, data = folder / f"{study.name}.md", folder / f"{study.name}.json"
@@ -129,7 +129,7 @@ def write(study: Study, rows: Sequence[Row], folder: pathlib.Path) -> list:
     return [markdown, data]
 
 
-def text(study: Study, rows: Sequence[Row]) -> str:
+def text(study: Study, rows: Sequence[PublishedRow]) -> str:
     """Returns the report: protocol, verdicts, table, sources, what the misses are."""
     parts = [
         f"# {study.title}",
@@ -154,13 +154,13 @@ def _needs(study: Study) -> str:
     return f"Needs under `$JAXTL_DATA_DIR`: {names}.\n\n"
 
 
-def verdicts(rows: Sequence[Row]) -> str:
+def verdicts(rows: Sequence[PublishedRow]) -> str:
     """Returns the count of each verdict as one line."""
     found = counts(rows)
     return ", ".join(f"{n} {verdict}" for verdict, n in found.items()) + "."
 
 
-def table(study: Study, rows: Sequence[Row]) -> str:
+def table(study: Study, rows: Sequence[PublishedRow]) -> str:
     """Returns the table in Markdown."""
     heads = [f"{c} ({study.unit})" if c == "ours" else c for c in COLUMNS]
     lines = [heads, ["---", "---", "---:", "---:", "---:", "---"]]
@@ -168,7 +168,7 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def sources(rows: Sequence[Row]) -> list[str]:
+def sources(rows: Sequence[PublishedRow]) -> list[str]:
     """Returns where the published figures come from, and their tolerances."""
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -182,7 +182,7 @@ def sources(rows: Sequence[Row]) -> list[str]:
     return [f"{', '.join(methods)}: {line}" for line, methods in found.items()]
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
+def remarks(rows: Sequence[PublishedRow]) -> list[str]:
     """Returns what rows have to say, once for all rows that say the same."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -191,7 +191,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     return [f"{name}, {', '.join(on)}: {note}" for (name, note), on in found.items()]
 
 
-def to_json(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+def to_json(study: Study, rows: Sequence[PublishedRow]) -> dict[str, Any]:
     """Returns the table as plain values."""
     return {
         "name": study.name,

@@ -89,7 +89,7 @@ def read(paths: Iterable[str | pathlib.Path]) -> Collection:
 
 
 def _sweep(path: pathlib.Path) -> tuple[dict, list[Record]]:
-    with database.Ledger(path) as book:
+    with database.Database(path) as book:
         meta, entries = book.meta(), book.entries()
     sources = {
         name: _source(made)

@@ -49,7 +49,7 @@ class Results:
 
     def judged(self, **choices) -> "Results":
         """Returns the same records summed up otherwise; see `read_results`."""
-        return judged(self.collection, **choices)
+        return summarize(self.collection, **choices)
 
     @functools.cached_property
     def pictures(self) -> Mapping[str, Picture]:
@@ -102,7 +102,7 @@ class _Named(dict):
         )
 
 
-def judged(collection: records.Collection, **choices) -> Results:
+def summarize(collection: records.Collection, **choices) -> Results:
     """Returns records with their summary; `choices` as for `read_results`."""
     return Results(collection, build_summary.summarise(collection, **choices))
 
@@ -119,7 +119,7 @@ def read_results(*folders: str | pathlib.Path, **choices) -> Results:
     Raises:
       UserError: a folder without results, names that do not exist.
     """
-    return judged(records.read(folders), **choices)
+    return summarize(records.read(folders), **choices)
 
 
 def table(sheet: Sheet) -> str:

@@ -66,7 +66,7 @@ def _unit(metric: str) -> str:
     return ", in points:" if metric == "accuracy" else ""
 
 
-class Choice(NamedTuple):
+class CriterionChoice(NamedTuple):
     """What a criterion chooses among a sweep's settings, checkpoints included.
 
     Attributes:
@@ -91,7 +91,7 @@ class Choice(NamedTuple):
     used: bool
 
 
-def of_settings(groups, division: settings.Division) -> tuple[Choice, ...]:
+def of_settings(groups, division: settings.Division) -> tuple[CriterionChoice, ...]:
     """Returns each criterion's choice among the settings of each line, and the means.
 
     As everywhere, candidates are the settings with the most finished seeds.
@@ -122,7 +122,7 @@ def of_settings(groups, division: settings.Division) -> tuple[Choice, ...]:
     return (*means, *(found if count <= LISTED else ()))
 
 
-def _line(members, division) -> list[Choice]:
+def _line(members, division) -> list[CriterionChoice]:
     known = [
         (g, [r.result["choosing"] for r in g.done if r.result.get("choosing")])
         for g in members
@@ -149,7 +149,7 @@ def _line(members, division) -> list[Choice]:
         value = _mean(run["criteria"][name]["value"] for run in runs)
         labels = group.labels
         found.append(
-            Choice(
+            CriterionChoice(
                 compared={n: labels[n] for n in division.compared if n in labels},
                 criterion=name,
                 tuned={n: labels[n] for n in division.tuned if n in labels},

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.results import database
-from jaxtl.results.selection_cost import Choice
+from jaxtl.results.selection_cost import CriterionChoice
 from jaxtl.results.settings import Division, Setting
 from jaxtl.results.statistics import Difference, Estimate
 
@@ -167,7 +167,7 @@ class Summary(Rules):
     baseline: Mapping[str, str]
     references: tuple[str, ...]
     counts: Mapping[str, int]
-    choosing: tuple[Choice, ...] = ()
+    choosing: tuple[CriterionChoice, ...] = ()
 
     @property
     def total(self) -> int:

@@ -52,7 +52,7 @@ class State:
         return sum(age < database.STALE for _, age in self.owners.values())
 
 
-def look(book: database.Ledger) -> State:
+def look(book: database.Database) -> State:
     """Returns the state of a sweep."""
     meta, values = book.meta(), book.values()
     seconds = [r["seconds"] for _, r in values if metrics.finite(r["seconds"])]
@@ -195,7 +195,7 @@ def watch(
     if not interval > 0:
         raise UserError(f"interval={interval!r} must be above 0 seconds.")
     console = console or console_lib.console()
-    with database.Ledger(folder) as book:
+    with database.Database(folder) as book:
         first = now = look(book)
         if once or not console.is_terminal:
             console.print(frame(first, now))

@@ -73,11 +73,11 @@ def plan_sweep(
     return Plan(len(made.cells), len(made.fitted), sheet)
 
 
-def _row(made: runner.Sweep, program: plan.Program, examined: bool) -> tuple:
+def _row(made: runner.Sweep, program: plan.ProgramGroup, examined: bool) -> tuple:
     fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
     mode = memory = "–"
     if examined:
-        mode, memory = plan.outlook(program, made.mode, made.most)
+        mode, memory = plan.describe_plan(program, made.mode, made.most)
     traced = ", ".join(program.traced)
     return fixed, traced, mode, str(len(program.cells)), memory
 
@@ -124,7 +124,7 @@ def run_sweep(
         folder = pathlib.Path(scratch) / "sweep" if out is None else pathlib.Path(out)
         given = (experiment, axes, folder, scratch, title, baselines, mode, lanes)
         made = _made(*given)
-        with runner.begin(made, overwrite=overwrite) as book:
+        with runner.open_database(made, overwrite=overwrite) as book:
             runner.run(made, book, _teller(made, book, progress))
         return results.read_results(folder, **choices)
 
@@ -141,7 +141,7 @@ def _made(experiment, axes, folder, scratch, title, baselines, mode, lanes):
     baselines = own_baselines if baselines is None else baselines
     folder = pathlib.Path(folder)
     settings = {"mode": mode, "most": lanes, "baselines": baselines}
-    return runner.made(file, grid, folder, **settings)
+    return runner.build_sweep(file, grid, folder, **settings)
 
 
 def _file(experiment: Any, scratch: pathlib.Path, title: str) -> tuple[File, Any, Any]:
@@ -164,7 +164,7 @@ def _file(experiment: Any, scratch: pathlib.Path, title: str) -> tuple[File, Any
     return File(path, dict(variants), None, (), title), None, None
 
 
-def _teller(made: runner.Sweep, book: database.Ledger, progress: bool | None):
+def _teller(made: runner.Sweep, book: database.Database, progress: bool | None):
     """Returns what is told as cells finish: a line every few seconds."""
     total, begun = len(made.cells) + len(made.fitted), time.monotonic()
     progress = sys.stdout.isatty() if progress is None else progress

@@ -60,7 +60,7 @@ def needed(found: Mapping[int, Sequence], number: int) -> bool:
     return False
 
 
-class Shared:
+class SharedStudy:
     """A study as one of its processes sees it; a context that gives signs of life.
 
     Args:
@@ -74,7 +74,7 @@ class Shared:
         self._seen: dict[Any, tuple[Any, float]] = {}
         self._ended = threading.Event()
 
-    def __enter__(self) -> "Shared":
+    def __enter__(self) -> "SharedStudy":
         self._thread = threading.Thread(target=self._beats, daemon=True)
         self._thread.start()
         return self

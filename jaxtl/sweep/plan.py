@@ -23,7 +23,7 @@ TRACED = ("terms", "optim", "peft", "average")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Program:
+class ProgramGroup:
     """Cells that one compiled program can run.
 
     Attributes:
@@ -38,7 +38,7 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class Footing:
+class ExecutionPlan:
     """How a program's cells will run.
 
     Attributes:
@@ -55,7 +55,7 @@ class Footing:
     shared_bytes: int
 
 
-def programs(cells: Sequence[grid.Cell]) -> list[Program]:
+def programs(cells: Sequence[grid.Cell]) -> list[ProgramGroup]:
     """Groups cells by what is compiled in; no experiment is set up for it."""
     groups: dict[Any, list[grid.Cell]] = {}
     known: dict[Any, bool] = {}
@@ -73,14 +73,14 @@ def programs(cells: Sequence[grid.Cell]) -> list[Program]:
     return [_program(found) for found in groups.values()]
 
 
-def _program(cells: list[grid.Cell]) -> Program:
+def _program(cells: list[grid.Cell]) -> ProgramGroup:
     first = cells[0].labels
     fixed = {
         axis: label
         for axis, label in first.items()
         if all(cell.labels.get(axis) == label for cell in cells)
     }
-    return Program(tuple(cells), fixed, tuple(a for a in first if a not in fixed))
+    return ProgramGroup(tuple(cells), fixed, tuple(a for a in first if a not in fixed))
 
 
 def is_traced(exp, path: str) -> bool:
@@ -94,7 +94,7 @@ def is_traced(exp, path: str) -> bool:
         return rest in ROWS
     if head not in TRACED or not rest:
         return False
-    found = config.numbers(getattr(exp, head))
+    found = config.hyperparameters(getattr(exp, head))
     while rest:
         known = [k for k in found if rest == k or rest.startswith(f"{k}.")]
         if not known:
@@ -106,7 +106,7 @@ def is_traced(exp, path: str) -> bool:
     return False
 
 
-def footing(run: Run, count: int, mode: str = "auto", most: int | None = None):
+def plan_execution(run: Run, count: int, mode: str = "auto", most: int | None = None):
     """Returns how `count` cells like this run will be run.
 
     Args:
@@ -125,20 +125,22 @@ def footing(run: Run, count: int, mode: str = "auto", most: int | None = None):
         trees.nbytes(stream.x) for stream in run.parts.data.values()
     )
     if chosen == vectorized_runs.ALONE:
-        return Footing(chosen, why, 1, each, shared)
+        return ExecutionPlan(chosen, why, 1, each, shared)
     fitting = max(1, int((memory() / 2 - shared) // max(each, 1)))
     turns = -(-count // min(count, most or LANES, fitting))
     # Turns of one size run one program.
-    return Footing(chosen, "", -(-count // turns), each, shared)
+    return ExecutionPlan(chosen, "", -(-count // turns), each, shared)
 
 
-def outlook(program: Program, mode: str, most: int | None) -> tuple[str, str]:
+def describe_plan(
+    program: ProgramGroup, mode: str, most: int | None
+) -> tuple[str, str]:
     """Returns (how a program's cells will run, their memory), for people."""
     exp = program.cells[0].exp
     if isinstance(exp.init, Variant):
         return f"after {exp.init.name!r} is trained", "–"
     try:
-        found = footing(Run(exp), len(program.cells), mode, most)
+        found = plan_execution(Run(exp), len(program.cells), mode, most)
     except UserError as error:
         return f"fails: {error}", "–"
     return describe(found), size(found)
@@ -152,7 +154,7 @@ def memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def warning(found: Sequence[Program]) -> str:
+def warning(found: Sequence[ProgramGroup]) -> str:
     """Returns a sentence where there are very many programs, "" otherwise."""
     if len(found) <= MANY:
         return ""
@@ -168,13 +170,13 @@ def warning(found: Sequence[Program]) -> str:
     )
 
 
-def describe(found: Footing) -> str:
+def describe(found: ExecutionPlan) -> str:
     """Returns a footing for people."""
     if found.mode == vectorized_runs.ALONE:
         return f"one by one ({found.why})"
     return f"{found.lanes} lanes ({found.mode})"
 
 
-def size(found: Footing) -> str:
+def size(found: ExecutionPlan) -> str:
     """Returns the memory of a footing for people."""
     return feature_cache.size(found.shared_bytes + found.lanes * found.lane_bytes)

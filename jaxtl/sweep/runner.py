@@ -45,7 +45,7 @@ class Sweep:
       cells: all of them.
       programs: the cells by what is compiled in.
       folder: where it is recorded.
-      mode, most: as for `plan.footing`.
+      mode, most: as for `plan.plan_execution`.
       fitted: baselines, on the same splits.
       broken: source -> why it can't be trained, as far as that was found out.
     """
@@ -53,7 +53,7 @@ class Sweep:
     file: File
     grid: axes.Grid
     cells: tuple[sweep_grid.Cell, ...]
-    programs: tuple[plan.Program, ...]
+    programs: tuple[plan.ProgramGroup, ...]
     folder: pathlib.Path
     mode: str = "auto"
     most: int | None = None
@@ -61,7 +61,7 @@ class Sweep:
     broken: dict[pathlib.Path, str] = dataclasses.field(default_factory=dict)
 
 
-def made(
+def build_sweep(
     file: File,
     grid: axes.Grid,
     folder: pathlib.Path,
@@ -101,7 +101,7 @@ def made(
     return Sweep(file, grid, cells, groups, folder, mode, most, fitted)
 
 
-def begin(made: Sweep, *, overwrite: bool = False) -> database.Ledger:
+def open_database(made: Sweep, *, overwrite: bool = False) -> database.Database:
     """Opens the sweep's ledger, with every cell in it.
 
     Raises:
@@ -117,7 +117,7 @@ def begin(made: Sweep, *, overwrite: bool = False) -> database.Ledger:
             folder / database.FILE
         ).exists():  # else it goes on, or another began it
             raise
-    book = database.Ledger(folder, create=True)
+    book = database.Database(folder, create=True)
     if not (folder / "experiment.py").exists():
         shutil.copyfile(made.file.path, folder / "experiment.py")
     digests = {name: sweep_grid.digest(exp) for name, exp in made.file.variants.items()}
@@ -152,7 +152,7 @@ def begin(made: Sweep, *, overwrite: bool = False) -> database.Ledger:
 def _clear(folder: pathlib.Path) -> None:
     """Empties the folder of a sweep that nobody works on."""
     busy = False  # nor with a ledger that is damaged
-    with contextlib.suppress(UserError), database.Ledger(folder) as book:
+    with contextlib.suppress(UserError), database.Database(folder) as book:
         book.free_dead()
         busy = any(age < database.STALE for _, age in book.owners().values())
     if busy:
@@ -169,15 +169,15 @@ def _shown(values: Any) -> Any:
     return [axes.shown(value) for value in values]
 
 
-class Working(contextlib.ExitStack):
+class Worker(contextlib.ExitStack):
     """A process that works on a sweep: beats while it does, hands back what is left."""
 
-    def __init__(self, book: database.Ledger):
+    def __init__(self, book: database.Database):
         super().__init__()
         self.book, self.owner = book, database.owner()
         self._ended = threading.Event()
 
-    def __enter__(self) -> "Working":
+    def __enter__(self) -> "Worker":
         self.book.free_dead()
         thread = threading.Thread(target=self._beat, daemon=True)
         thread.start()
@@ -187,7 +187,7 @@ class Working(contextlib.ExitStack):
         return self
 
     def _beat(self) -> None:
-        with database.Ledger(self.book.path.parent) as own:
+        with database.Database(self.book.path.parent) as own:
             while not self._ended.wait(BEAT):
                 with contextlib.suppress(UserError):  # the disk may be full for now
                     own.beat(self.owner)
@@ -195,7 +195,7 @@ class Working(contextlib.ExitStack):
 
 def run(
     made: Sweep,
-    book: database.Ledger,
+    book: database.Database,
     tell: Callable[[Sequence[database.Outcome]], None] = lambda outcomes: None,
 ) -> None:
     """Runs every cell that waits, chunk by chunk, and records each as it finishes.
@@ -203,7 +203,7 @@ def run(
     Raises:
       KeyboardInterrupt: after Ctrl-C; what is under way waits anew.
     """
-    with Working(book) as working, loop.Interrupt() as interrupt:
+    with Worker(book) as working, loop.Interrupt() as interrupt:
         for program in made.programs:
             for outcomes in _chunks(made, program, working, interrupt):
                 book.finish(outcomes)
@@ -225,7 +225,7 @@ def _fitted(fit: baseline_cells.Fit, made: Sweep) -> database.Outcome:
     return baseline_cells.run(fit, exp)
 
 
-def _chunks(made: Sweep, program: plan.Program, working: Working, interrupt):
+def _chunks(made: Sweep, program: plan.ProgramGroup, working: Worker, interrupt):
     """Yields the outcomes of a program's cells, some at a time."""
     book, owner, size, left = working.book, working.owner, None, list(program.cells)
     while left and not interrupt.asked:
@@ -242,25 +242,25 @@ def _chunks(made: Sweep, program: plan.Program, working: Working, interrupt):
         taken = set(book.claim([cell.key for cell in wanted], owner))
         mine = [cell for cell in wanted if cell.key in taken]
         if mine:
-            yield from chunk(made, mine, size, interrupt)
+            yield from run_chunk(made, mine, size, interrupt)
 
 
-def _sized(made: Sweep, program: plan.Program, left, working: Working):
+def _sized(made: Sweep, program: plan.ProgramGroup, left, working: Worker):
     """Returns the footing of a program, or None where no cell of it can be set up."""
     for cell in left:
         try:
             first = Run(resolved(cell.exp, made))
-            return plan.footing(first, len(left), made.mode, made.most)
+            return plan.plan_execution(first, len(left), made.mode, made.most)
         except UserError as error:
             if working.book.claim([cell.key], working.owner):
                 yield [database.Outcome(cell.key, database.FAILED, {}, {}, str(error))]
     return None
 
 
-def chunk(
+def run_chunk(
     made: Sweep,
     cells: Sequence[sweep_grid.Cell],
-    size: plan.Footing,
+    size: plan.ExecutionPlan,
     interrupt,
     watch=None,
 ) -> Iterator[list[database.Outcome]]:
@@ -286,8 +286,8 @@ def chunk(
             # Too many for the memory after all.
             half = dataclasses.replace(size, lanes=-(-len(ready) // 2))
             mine = [cell for cell, _ in ready]
-            yield from chunk(made, mine[: half.lanes], half, interrupt, watch)
-            yield from chunk(made, mine[half.lanes :], half, interrupt, watch)
+            yield from run_chunk(made, mine[: half.lanes], half, interrupt, watch)
+            yield from run_chunk(made, mine[half.lanes :], half, interrupt, watch)
             return
     for cell, one in ready:
         if interrupt.asked:
@@ -306,7 +306,7 @@ def _set_up(made: Sweep, cells):
     for cell in cells:
         try:
             exp = resolved(cell.exp, made)
-            essence = build.essence(exp)
+            essence = build.static_key(exp)
             if essence not in known:
                 known[essence] = Run(exp)
                 one = known[essence]
@@ -331,13 +331,15 @@ def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
     shares = [ready[i : i + size] for i in range(0, len(ready), size)]
     # Features are cached here, one share after the other: most are common to all.
     sides = [
-        vectorized_runs.Lanes([one for _, one in share], mode, one_core=len(shares) > 1)
+        vectorized_runs.VectorizedRuns(
+            [one for _, one in share], mode, one_core=len(shares) > 1
+        )
         for share in shares
     ]
 
     def train(share, side):
         cells = [cell for cell, _ in share]
-        return vectorized_loop.train(
+        return vectorized_loop.train_vectorized(
             side,
             halving=made.grid.halving,
             settings=[_setting(cell) for cell in cells],

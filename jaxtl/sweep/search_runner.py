@@ -55,12 +55,14 @@ class Rungs:
         halving: axes.Halving,
         metric: str,
         owners: Mapping[str, Any],
-        shared: optuna_study.Shared,
+        shared: optuna_study.SharedStudy,
     ):
         self.halving, self.metric, self.shared = halving, metric, shared
         self.owners, self.passed = owners, dict.fromkeys(halving.rungs, ())
 
-    def __call__(self, side: vectorized_runs.Lanes, cells: Sequence[Cell]) -> None:
+    def __call__(
+        self, side: vectorized_runs.VectorizedRuns, cells: Sequence[Cell]
+    ) -> None:
         """Stops lanes after an evaluation; `cells` are the lanes'."""
         groups: dict[int, list[int]] = {}
         for lane in side.active:
@@ -72,7 +74,7 @@ class Rungs:
                 side.stop(self._worst(side, own, round(1000 * rung)))
 
     def _worst(
-        self, side: vectorized_runs.Lanes, groups: dict, place: int
+        self, side: vectorized_runs.VectorizedRuns, groups: dict, place: int
     ) -> list[int]:
         own = {trial.number: trial for trial in self.owners.values()}
         values = {}
@@ -93,8 +95,8 @@ class Rungs:
 
 def work(
     search: Search,
-    book: database.Ledger,
-    shared: optuna_study.Shared,
+    book: database.Database,
+    shared: optuna_study.SharedStudy,
     found: Mapping[str, dict],
     tell: Callable[[Told], None] = lambda told: None,
     note: Callable[[str], None] = lambda text: None,
@@ -115,7 +117,7 @@ def work(
     """
     waiting, warned, sizes = False, False, {}
     with (
-        runner.Working(book) as working,
+        runner.Worker(book) as working,
         loop.Interrupt() as interrupt,
         shared,
     ):
@@ -145,7 +147,9 @@ def _warn(search: Search, sizes: Mapping, note) -> bool:
     return True
 
 
-def _ask(search: Search, shared: optuna_study.Shared, found) -> list[tuple[Any, list]]:
+def _ask(
+    search: Search, shared: optuna_study.SharedStudy, found
+) -> list[tuple[Any, list]]:
     """Returns up to a batch of trials with their cells."""
     asked: list[tuple[Any, list]] = []
     excluded, made = 0, search.made
@@ -188,7 +192,7 @@ def _batch(search, asked, working, shared, interrupt, sizes, tell) -> None:
             return
 
 
-def _recorded(book: database.Ledger, cells) -> dict[str, database.Outcome]:
+def _recorded(book: database.Database, cells) -> dict[str, database.Outcome]:
     """Returns what is known of some cells: settings can be drawn twice."""
     statuses = book.statuses()
     if not any(statuses.get(key) in database.FINISHED for key in cells):
@@ -215,19 +219,19 @@ def _trained(search, program, owners, shared, interrupt, sizes) -> Iterator:
     count = max(1, size.lanes // seeds) * seeds  # a trial's seeds stay together
     while cells and not interrupt.asked:
         some, cells = cells[:count], cells[count:]
-        yield from runner.chunk(made, some, size, interrupt, watch)
+        yield from runner.run_chunk(made, some, size, interrupt, watch)
 
 
-def _footing(made, exp: Experiment, several: bool, sizes: dict) -> plan.Footing:
+def _footing(made, exp: Experiment, several: bool, sizes: dict) -> plan.ExecutionPlan:
     try:
         exp = runner.resolved(exp, made)
-        key = build.essence(exp), several
+        key = build.static_key(exp), several
         if key not in sizes:
             most = plan.LANES if several else 1
-            sizes[key] = plan.footing(Run(exp), most, made.mode, made.most)
+            sizes[key] = plan.plan_execution(Run(exp), most, made.mode, made.most)
         return sizes[key]
     except UserError as error:  # each cell will say so of itself
-        return plan.Footing(vectorized_runs.ALONE, str(error), 1, 0, 0)
+        return plan.ExecutionPlan(vectorized_runs.ALONE, str(error), 1, 0, 0)
 
 
 def _conclude(search, shared, asked, outcomes, tell) -> list:

@@ -153,7 +153,7 @@ def _compiled(lanes, start: str | None, pre: preprocess.Preprocess, features: bo
 def _forward(program, layout, start, pre, mode, features, *given):
     """Returns logits (lanes, batches, batch, …), with `features` those as well."""
     kept, hypers, own, shared, x, batches, index = given
-    network = precision.cast(program.network, program.dtype)
+    network = precision.compute_in(program.network, program.dtype)
 
     def one(i):
         mine, numbers, leaves = jax.tree.map(lambda v: v[i], (kept, hypers, own))
@@ -167,7 +167,7 @@ def _forward(program, layout, start, pre, mode, features, *given):
                 given = preprocess.apply(pre, given)
             out = network.apply(params, mine["stats"], given, **settings)
             if features:
-                return model_selection.readout(program.network, out, given)
+                return model_selection.logits_and_features(program.network, out, given)
             return losses.scores(out.logits, given, program.task)
 
         return jax.lax.map(batch, batches)
@@ -178,8 +178,8 @@ def _forward(program, layout, start, pre, mode, features, *given):
 def weights(peft, numbers, kept, fixed):
     """Returns the parameters as the network reads them."""
     if peft is not None:
-        peft = config.fill(peft, numbers)
-    return step.whole(peft, kept, fixed)
+        peft = config.with_hyperparameters(peft, numbers)
+    return step.merge_params(peft, kept, fixed)
 
 
 def drift(lanes, kept) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxtl.evaluation import metrics, selection_cost
 from jaxtl.sweep import vectorized_eval
-from jaxtl.sweep.vectorized_runs import Lanes, rounded
+from jaxtl.sweep.vectorized_runs import VectorizedRuns, rounded
 from jaxtl.training import metrics_log
 from jaxtl.training import result as train_result
 
@@ -30,8 +30,8 @@ class Finished(NamedTuple):
     error: str = ""
 
 
-def train(
-    lanes: Lanes,
+def train_vectorized(
+    lanes: VectorizedRuns,
     *,
     halving=None,
     settings: Sequence[Hashable] = (),
@@ -68,7 +68,7 @@ def train(
     return _finish(lanes, seconds)
 
 
-def _watch(lanes: Lanes, table: np.ndarray, begin: int) -> None:
+def _watch(lanes: VectorizedRuns, table: np.ndarray, begin: int) -> None:
     """Notes the losses of some steps; drops the lanes whose are not finite."""
     names, window = lanes.names, lanes.exp.log_every or max(1, lanes.exp.steps // 100)
     loss, norm = names.index("loss"), names.index("grad_norm")
@@ -91,7 +91,9 @@ def _watch(lanes: Lanes, table: np.ndarray, begin: int) -> None:
             lanes.drop([lane])
 
 
-def _worst(lanes: Lanes, keep: float, settings: Sequence[Hashable]) -> list[int]:
+def _worst(
+    lanes: VectorizedRuns, keep: float, settings: Sequence[Hashable]
+) -> list[int]:
     """Returns the lanes of the settings that are not among the best on val so far."""
     monitor = lanes.runs[0].monitor
     if monitor is None:
@@ -107,7 +109,7 @@ def _worst(lanes: Lanes, keep: float, settings: Sequence[Hashable]) -> list[int]
     return [lane for lane in lanes.active if settings[lane] not in going_on]
 
 
-def _finish(lanes: Lanes, seconds: float) -> list[Finished]:
+def _finish(lanes: VectorizedRuns, seconds: float) -> list[Finished]:
     """Measures what was kept, on test for the first and only time."""
     alive = [i for i in range(len(lanes.runs)) if i not in lanes.failures]
     kept = lanes.kept if lanes.runs[0].monitor is not None else lanes._weights()
@@ -133,7 +135,9 @@ def _finish(lanes: Lanes, seconds: float) -> list[Finished]:
     return found
 
 
-def _measured(lanes: Lanes, lane: int, vals: dict, tests: dict, blind: dict) -> dict:
+def _measured(
+    lanes: VectorizedRuns, lane: int, vals: dict, tests: dict, blind: dict
+) -> dict:
     """Returns {"val", "test", "details"} of a lane, as far as they were measured."""
     task, best = lanes.program.task, lanes.best[lane]
     names = lanes.runs[lane].parts.datasets["target"].class_names
@@ -152,7 +156,9 @@ def _measured(lanes: Lanes, lane: int, vals: dict, tests: dict, blind: dict) -> 
     return found
 
 
-def _result(lanes: Lanes, run, lane: int, measured: dict, drift, seconds) -> dict:
+def _result(
+    lanes: VectorizedRuns, run, lane: int, measured: dict, drift, seconds
+) -> dict:
     """Returns what `facts.result` says of a run that trained as a lane."""
     steps = lanes.exp.steps if lane not in lanes.stopped else _last(lanes, lane)
     took = lanes.seconds / len(lanes.runs)
@@ -174,6 +180,6 @@ def _result(lanes: Lanes, run, lane: int, measured: dict, drift, seconds) -> dic
     )
 
 
-def _last(lanes: Lanes, lane: int) -> int:
+def _last(lanes: VectorizedRuns, lane: int) -> int:
     curve = lanes.curves[lane]["step"]
     return curve[-1] if curve else 0

@@ -78,11 +78,11 @@ def _convolves(program, state, fixed, data) -> bool:
 
 def bytes_of(run: Run) -> int:
     """Returns the memory that one lane takes: its state, and its best weights."""
-    kept = step.averaged(run.state.trainable, run.state.stats)
+    kept = step.averaged_tree(run.state.trainable, run.state.stats)
     return trees.nbytes(run.state) + trees.nbytes(kept)
 
 
-class Lanes:
+class VectorizedRuns:
     """Runs in training side by side.
 
     Attributes:
@@ -161,7 +161,7 @@ class Lanes:
         """Returns what is evaluated and kept: the averages where there are any."""
         if self.program.average is not None:
             return self.states.average
-        return step.averaged(self.states.trainable, self.states.stats)
+        return step.averaged_tree(self.states.trainable, self.states.stats)
 
     def advance(self, count: int, most: int) -> np.ndarray:
         """Takes `count` ≤ `most` steps in every active lane.
@@ -265,7 +265,7 @@ _LOCKS: dict = compilation.Recent(64)
 _LOCK = threading.Lock()
 
 
-def compiled(lanes: Lanes, args: tuple, most: int) -> tuple:
+def compiled(lanes: VectorizedRuns, args: tuple, most: int) -> tuple:
     """Returns (call, names of a step's metrics), from the process's store.
 
     The call takes (states, own, shared, drawn rows, order, active lanes, n) and returns

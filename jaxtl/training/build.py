@@ -49,7 +49,7 @@ class Assembled:
     datasets: Mapping[str, dataset.Dataset]
     params: PyTree
     stats: PyTree
-    stretches: tuple[phase_plan.Stretch, ...]
+    stretches: tuple[phase_plan.ResolvedPhase, ...]
     fixed: step.Fixed
     program: step.Program
     state: step.State
@@ -85,7 +85,7 @@ def assemble(exp: Experiment) -> Assembled:
     network, delta, constants, params, merged = adapted
     source = _extended(source, merged)
     terms = dict(exp.terms) or {"task": losses.for_task(target.task)}
-    plan = phase_plan.plan(exp, network.stages, params, stats, merged)
+    plan = phase_plan.resolve_phases(exp, network.stages, params, stats, merged)
     for stretch in plan:
         check(stretch.optimizer, params, stretch.mask, source)
     sizes = inputs.sizes(exp, terms, target)
@@ -126,10 +126,14 @@ def assemble(exp: Experiment) -> Assembled:
         network=network,
         source_network=own_network,
         bare=facts.bare,
-        terms={name: config.shell(term) for name, term in terms.items()},
-        optimizer=config.shell(first.optimizer),
-        peft=config.shell(exp.peft) if exp.peft is not None else None,
-        average=config.shell(exp.average) if exp.average is not None else None,
+        terms={
+            name: config.without_hyperparameters(term) for name, term in terms.items()
+        },
+        optimizer=config.without_hyperparameters(first.optimizer),
+        peft=config.without_hyperparameters(exp.peft) if exp.peft is not None else None,
+        average=config.without_hyperparameters(exp.average)
+        if exp.average is not None
+        else None,
         labels=_trainable_labels(first, delta, own),
         mask=first.mask,
         moving=first.moving,
@@ -148,9 +152,9 @@ def assemble(exp: Experiment) -> Assembled:
         statistics=inputs.statistics(exp, sizes),
     )
     hypers = {
-        "terms": _traced(config.numbers(terms)),
-        "peft": _traced(config.numbers(exp.peft)),
-        "average": _traced(config.numbers(exp.average)),
+        "terms": _traced(config.hyperparameters(terms)),
+        "peft": _traced(config.hyperparameters(exp.peft)),
+        "average": _traced(config.hyperparameters(exp.average)),
         "steps": jnp.int32(exp.steps),
         "seed": jnp.uint32(exp.seed),
         **schedule(first),
@@ -186,37 +190,43 @@ def assemble(exp: Experiment) -> Assembled:
     )
 
 
-def essence(exp: Experiment) -> Any:
+def static_key(exp: Experiment) -> Any:
     """Returns a hashable value, equal for experiments that differ in numbers alone.
 
     These are the optimizer's (but for its groups'), and the weights of the terms.
     """
-    rates = {k: v for k, v in config.numbers(exp.optim).items() if k != "groups"}
+    rates = {
+        k: v for k, v in config.hyperparameters(exp.optim).items() if k != "groups"
+    }
     weights = {
-        name: config.replace(term, weight=0.0)
+        name: dataclasses.replace(term, weight=0.0)
         if isinstance(term.weight, int | float)
         else term
         for name, term in exp.terms.items()
     }
-    optimizer = config.fill(exp.optim, jax.tree.map(lambda _: 0.0, rates))
+    optimizer = config.with_hyperparameters(
+        exp.optim, jax.tree.map(lambda _: 0.0, rates)
+    )
     return config.key(dataclasses.replace(exp, optim=optimizer, terms=weights))
 
 
-def renumbered(made: Assembled, exp: Experiment) -> Assembled:
+def with_hyperparameters(made: Assembled, exp: Experiment) -> Assembled:
     """Returns what `assemble` would, for an experiment of the same `essence`.
 
     Raises:
       UserError: a number that a term refuses.
     """
     [stretch] = made.stretches
-    rates = {k: v for k, v in config.numbers(exp.optim).items() if k != "groups"}
+    rates = {
+        k: v for k, v in config.hyperparameters(exp.optim).items() if k != "groups"
+    }
     stretch = dataclasses.replace(
-        stretch, optimizer=config.fill(stretch.optimizer, rates)
+        stretch, optimizer=config.with_hyperparameters(stretch.optimizer, rates)
     )
     terms = dict(exp.terms) or made.terms
     for name, term in terms.items():
         term.check(made.asked[name])
-    new = {"terms": _traced(config.numbers(terms)), **schedule(stretch)}
+    new = {"terms": _traced(config.hyperparameters(terms)), **schedule(stretch)}
     new = sharding.place(new, made.program.mesh)
     state = dataclasses.replace(made.state, hypers={**made.state.hypers, **new})
     return dataclasses.replace(
@@ -229,12 +239,12 @@ def renumbered(made: Assembled, exp: Experiment) -> Assembled:
 
 
 def next_program(
-    program: step.Program, stretch: phase_plan.Stretch, trainable: PyTree
+    program: step.Program, stretch: phase_plan.ResolvedPhase, trainable: PyTree
 ) -> step.Program:
     """Returns the program of another stretch of the same run, without a cache."""
     return dataclasses.replace(
         program,
-        optimizer=config.shell(stretch.optimizer),
+        optimizer=config.without_hyperparameters(stretch.optimizer),
         labels=_trainable_labels(stretch, trainable["peft"], trainable["terms"]),
         mask=stretch.mask,
         moving=stretch.moving,
@@ -245,10 +255,10 @@ def next_program(
     )
 
 
-def schedule(stretch: phase_plan.Stretch) -> dict:
+def schedule(stretch: phase_plan.ResolvedPhase) -> dict:
     """Returns the traced numbers that a stretch brings its own of."""
     return {
-        "optim": _traced(config.numbers(stretch.optimizer)),
+        "optim": _traced(config.hyperparameters(stretch.optimizer)),
         "first": jnp.int32(stretch.schedule.start),
         "span": jnp.int32(len(stretch.schedule)),
     }
@@ -311,7 +321,7 @@ def _network(model: Any, target: dataset.Dataset, outputs: int) -> tuple[Any, Ne
             "(init, apply) pair becomes one with tl.models.foreign)."
         )
     if model.outputs is None:
-        model = config.replace(model, outputs=outputs)
+        model = dataclasses.replace(model, outputs=outputs)
     elif model.outputs < target.outputs:
         raise UserError(_narrow(model.outputs, target))
     return model, model.pure()
@@ -391,14 +401,14 @@ def _source_network(model, network, params, stats, source, pre, target):
         return None
     x = streams.example(target, pre["target"])
     for outputs in sorted({leaf.shape[-1] for leaf in jax.tree.leaves(source.head)}):
-        found = config.replace(model, outputs=outputs).pure()
+        found = dataclasses.replace(model, outputs=outputs).pure()
         made = jax.eval_shape(found.init, jax.random.key(0), x)[0]
         if shapes(made.get(head)) == shapes(source.head):
             return found
     return None
 
 
-def _trainable_labels(stretch: phase_plan.Stretch, delta: PyTree, own: PyTree):
+def _trainable_labels(stretch: phase_plan.ResolvedPhase, delta: PyTree, own: PyTree):
     return {
         "model": stretch.labels,
         "peft": jax.tree.map(lambda _: PEFT, delta),

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from jaxtl.core import config
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import dataset, preprocess
 from jaxtl.data.streams import labelled
@@ -21,7 +20,7 @@ def sources(exp: Experiment) -> dict[str, dataset.Data]:
     if not wanted:
         return found
     return {
-        name: config.replace(data, **wanted) if data.size is None else data
+        name: dataclasses.replace(data, **wanted) if data.size is None else data
         for name, data in found.items()
     }
 

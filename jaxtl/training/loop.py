@@ -123,7 +123,7 @@ def _finish(run: Run) -> dict:
     found = {}
     for split in ("val", "test") if run.exp.test else ("val",):
         if len(run.parts.datasets["target"].rows.get(split, ())):
-            found[split], seen = evaluate.examined(run, split, "best")
+            found[split], seen = evaluate.evaluate_with_details(run, split, "best")
             if seen:
                 found["details"] = {"split": split, **seen}
     result = train_result.result(run, found, **_hindsight(run, found))

@@ -80,7 +80,7 @@ class Run:
           exp: of the same `assemble.essence` as this run's.
         """
         other = copy.copy(self)
-        other.exp, other.parts = exp, build.renumbered(self.parts, exp)
+        other.exp, other.parts = exp, build.with_hyperparameters(self.parts, exp)
         # A copy: steps donate their state.
         other.state = trees.copy(other.parts.state)
         other.notes = dict(self.notes)
@@ -106,8 +106,10 @@ class Run:
     def _whole(self, trainable: PyTree) -> PyTree:
         peft, hypers = self.exp.peft, self.state.hypers["peft"]
         if peft is None:
-            return train_step.whole(None, trainable, self.fixed)
-        return _merged(config.shell(peft), hypers, trainable, self.fixed)
+            return train_step.merge_params(None, trainable, self.fixed)
+        return _merged(
+            config.without_hyperparameters(peft), hypers, trainable, self.fixed
+        )
 
     @property
     def preprocess(self) -> preprocess.Preprocess:
@@ -155,7 +157,7 @@ class Run:
         average = state.average
         if self.exp.average is not None:
             known = trees.flatten(average)
-            now = train_step.averaged(trainable, state.stats)
+            now = train_step.averaged_tree(trainable, state.stats)
             average = trees.map_with_path(lambda p, x: known.get(p, x), now)
         fresh = train_step.optimizer_state(self.program, trainable)
         state = dataclasses.replace(
@@ -307,7 +309,9 @@ class Run:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _merge(key, hypers, trainable, fixed):
-    return train_step.whole(config.fill(key.peft, hypers), trainable, fixed)
+    return train_step.merge_params(
+        config.with_hyperparameters(key.peft, hypers), trainable, fixed
+    )
 
 
 def _merged(peft, hypers, trainable, fixed) -> PyTree:

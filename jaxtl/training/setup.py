@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import pretrained
-from jaxtl.core import checkpoint, config, sharding
+from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import splits
@@ -130,7 +130,7 @@ def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
     if data.size is None and pre.get("size"):
         # What the pretrained weights wanted, where the data left it open.
         wanted = {name: pre.get(name) for name in ("size", "shortest")}
-        data = config.replace(data, **wanted)
+        data = dataclasses.replace(data, **wanted)
     exp = dataclasses.replace(exp, init=init, data=data, **free)
     if exp.peft is None or exp.peft.deployable:
         return Run(dataclasses.replace(exp, peft=None))

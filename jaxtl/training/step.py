@@ -20,7 +20,7 @@ from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import streams
 from jaxtl.data.augment import image
 from jaxtl.data.preprocess import Preprocess, apply, normalize, restore
-from jaxtl.models.precision import cast
+from jaxtl.models.precision import compute_in
 from jaxtl.optim.optimizer import Optimizer, project, transform
 from jaxtl.terms import context as terms_context
 from jaxtl.terms.base import Term
@@ -149,23 +149,23 @@ def step(
       value, what terms report, "grad_norm" of the trainable gradient).
     """
     hypers = state.hypers
-    terms = config.fill(dict(program.terms), hypers["terms"])
-    optimizer = config.fill(program.optimizer, hypers["optim"])
-    peft = config.fill(program.peft, hypers["peft"])
+    terms = config.with_hyperparameters(dict(program.terms), hypers["terms"])
+    optimizer = config.with_hyperparameters(program.optimizer, hypers["optim"])
+    peft = config.with_hyperparameters(program.peft, hypers["peft"])
     key = jax.random.fold_in(jax.random.key(hypers["seed"]), state.step)
     batches = _batches(program, state, data, jax.random.fold_in(key, 0))
 
     def loss(trainable, stats, term_states, batches, key):
         context = terms_context.Context(
-            network=cast(program.network, program.dtype),
-            params=whole(peft, trainable, fixed),
+            network=compute_in(program.network, program.dtype),
+            params=merge_params(peft, trainable, fixed),
             stats=stats,
             source=fixed.source,
             mask=program.moving,
             batches=batches,
             cut=program.cut,
             cut_source=program.cut_source,
-            bare=program.bare and cast(program.bare, program.dtype),
+            bare=program.bare and compute_in(program.bare, program.dtype),
             plain=program.bare and program.mask,
             train=program.train,
             still=program.still,
@@ -179,7 +179,7 @@ def step(
             statistics=program.statistics,
             changed=functools.partial(_changed, program),
             source_network=program.source_network
-            and cast(program.source_network, program.dtype),
+            and compute_in(program.source_network, program.dtype),
         )
         total, metrics = terms_context.loss(terms, context)
         return total, (metrics, context.stats, context.states)
@@ -206,15 +206,15 @@ def step(
     )
     average = state.average
     if program.average is not None:
-        rule = config.fill(program.average, hypers["average"])
-        now = averaged(trainable, stats)
+        rule = config.with_hyperparameters(program.average, hypers["average"])
+        now = averaged_tree(trainable, stats)
         average = rule.update(average, now, state.step, hypers["steps"])
     new = State(trainable, stats, opt, term_states, average, hypers, state.step + 1)
     metrics["grad_norm"] = jnp.sqrt(trees.sum_squares(grads))
     return sharding.constrain_state(new, program.mesh), metrics
 
 
-def whole(peft, trainable: PyTree, fixed: Fixed) -> PyTree:
+def merge_params(peft, trainable: PyTree, fixed: Fixed) -> PyTree:
     """Returns all parameters as the network reads them."""
     base = trees.merge(trainable["model"], fixed.frozen)
     if peft is None:
@@ -222,7 +222,7 @@ def whole(peft, trainable: PyTree, fixed: Fixed) -> PyTree:
     return peft.merge(base, trainable["peft"], fixed.constants)
 
 
-def averaged(trainable: PyTree, stats: PyTree) -> PyTree:
+def averaged_tree(trainable: PyTree, stats: PyTree) -> PyTree:
     """Returns the tree of what an average of weights is taken of."""
     return {"model": trainable["model"], "peft": trainable["peft"], "stats": stats}
 
@@ -307,7 +307,7 @@ def initial_state(
     """
     model, _ = trees.partition(params, program.mask)
     trainable = {"model": model, "peft": delta, "terms": own}
-    average = averaged(trainable, stats) if program.average is not None else {}
+    average = averaged_tree(trainable, stats) if program.average is not None else {}
     state = State(
         # A copy: the step donates its state, and the caller keeps what it gave.
         trees.copy(trainable),

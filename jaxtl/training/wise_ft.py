@@ -44,7 +44,7 @@ def choose(run) -> float:
     found = []
     for alpha in sorted(run.exp.wise_ft):
         params, stats = between(run, tuned, alpha)
-        values = evaluate.judged(run, params, stats, "val")
+        values = evaluate.evaluate_weights(run, params, stats, "val")
         found.append((sign * metrics.monitored(values, monitor), alpha, values))
     value, alpha, values = max(found, key=lambda one: one[:2])
     run.keep_best(between(run, tuned, alpha), sign * value, values)

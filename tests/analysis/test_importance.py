@@ -1,5 +1,6 @@
 """`jaxtl importance`: end to end on the digits, and everything it refuses."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -11,7 +12,6 @@ from sklearn.datasets import load_digits
 import jaxtl as tl
 from jaxtl.analysis import importance
 from jaxtl.cli import main
-from jaxtl.core import config
 from jaxtl.core import tree as trees
 from jaxtl.terms.regularizers import importance_file
 
@@ -151,7 +151,7 @@ def test_a_run_with_ewc_trains_near_the_run_it_names(place, capsys, tmp_path):
     assert rows[0]["ewc"] == 0
     assert 0 < rows[1]["ewc"] < 1
     init = tl.pretrained.FromRun(str(place / "other"), reset="head")
-    wrong = config.replace(tl.load(place / "tuned.py"), init=init)
+    wrong = dataclasses.replace(tl.load(place / "tuned.py"), init=init)
     with pytest.raises(tl.UserError, match=r"terms\.ewc\.importance=.*another model"):
         tl.setup(wrong)
 

@@ -1,11 +1,12 @@
 """Tent: batches in turn against torch's BatchNorm, Adam and SGD; what stays."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.core import config
 from jaxtl.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -130,7 +131,7 @@ def test_offline_tent_is_an_experiment_that_trains_norms_alone(run):
     data = run.exp.data
     exp = tl.Experiment(
         model=run.exp.model,
-        data=config.replace(data, labels=0),
+        data=dataclasses.replace(data, labels=0),
         terms={"entropy": tl.domain.EntropyMinimisation()},
         optim=tl.optim.AdamW(lr=0.05, groups=tl.optim.NormOnly(head=False)),
         steps=4,

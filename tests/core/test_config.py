@@ -173,8 +173,13 @@ SAMPLES = st.builds(
 
 @given(SAMPLES)
 def test_fill_puts_back_what_numbers_took(value):
-    assert config.fill(value, config.numbers(value)) == value
-    assert config.fill(config.shell(value), config.numbers(value)) == value
+    assert config.with_hyperparameters(value, config.hyperparameters(value)) == value
+    assert (
+        config.with_hyperparameters(
+            config.without_hyperparameters(value), config.hyperparameters(value)
+        )
+        == value
+    )
 
 
 @given(SAMPLES, SAMPLES)
@@ -183,20 +188,24 @@ def test_shells_agree_where_only_numbers_differ(a, b):
         return {k: kinds(v) if isinstance(v, dict) else 0 for k, v in tree.items()}
 
     alike = (
-        kinds(config.numbers(a)) == kinds(config.numbers(b))
+        kinds(config.hyperparameters(a)) == kinds(config.hyperparameters(b))
         and type(a.weight) is type(b.weight)
         and a.count == b.count
     )
     # Mappings are compared in order, since the first group that matches decides.
     alike = alike and list(a.parts) == list(b.parts)
-    same = config.key(config.shell(a)) == config.key(config.shell(b))
+    same = config.key(config.without_hyperparameters(a)) == config.key(
+        config.without_hyperparameters(b)
+    )
     assert same == alike
     if same:
-        assert hash(config.key(config.shell(a))) == hash(config.key(config.shell(b)))
+        assert hash(config.key(config.without_hyperparameters(a))) == hash(
+            config.key(config.without_hyperparameters(b))
+        )
 
 
 def test_only_float_fields_are_numbers():
-    found = config.numbers(Sample(rate=1, maybe=2, parts={"a": 3}, rows=(4,)))
+    found = config.hyperparameters(Sample(rate=1, maybe=2, parts={"a": 3}, rows=(4,)))
     assert found == {
         "weight": 1.0,
         "rate": 1.0,
@@ -204,11 +213,11 @@ def test_only_float_fields_are_numbers():
         "parts": {"a": 3.0},
         "rows": {"0": 4.0},
     }
-    assert config.numbers(tl.models.MLP(dropout=0.5)) in ({}, {"dropout": 0.5})
+    assert config.hyperparameters(tl.models.MLP(dropout=0.5)) in ({}, {"dropout": 0.5})
 
 
 def test_numbers_of_an_optimizer_are_its_rates_and_groups():
-    found = config.numbers(experiment().optim)
+    found = config.hyperparameters(experiment().optim)
     assert found["lr"] == {"peak": 1e-3, "warmup": 5.0, "final": 0.0}
     assert found["groups"] == {r".*/dense\.x|layer2": {"lr": 0.1}, ".*": 1.0}
     assert "clip" not in found
@@ -233,4 +242,4 @@ def test_a_schedule_of_ones_own_is_a_number_too():
     class Step(Schedule):
         height: float = 0.5
 
-    assert config.numbers(SGD(lr=Step()))["lr"] == {"height": 0.5}
+    assert config.hyperparameters(SGD(lr=Step()))["lr"] == {"height": 0.5}

@@ -35,12 +35,15 @@ def run(optimizer, source=None, steps=100):
     model, frozen = trees.partition(params, mask)
     labels = trees.restrict(labels, mask)
     source = source and trees.restrict(jax.tree.map(jnp.float32, source), mask)
-    shell, numbers = config.shell(optimizer), config.numbers(optimizer)
+    shell, numbers = (
+        config.without_hyperparameters(optimizer),
+        config.hyperparameters(optimizer),
+    )
     state = optim_optimizer.transform(shell, labels, None, 1, 1).init(model)
 
     @jax.jit
     def update(numbers, model, state, grads, step):
-        given = config.fill(shell, numbers)
+        given = config.with_hyperparameters(shell, numbers)
         tx = optim_optimizer.transform(given, labels, source, step, steps)
         updates, state = tx.update(grads, state, model)
         return optax.apply_updates(model, updates), state

@@ -166,14 +166,17 @@ def test_selective_decay_under_adam_is_the_papers_algorithm():
         return {k: curve[k] * (theta[k] - goal[k]) for k in theta}
 
     optimizer = tl.optim.AdamW(lr=0.2, project=(SelectiveDecay(strength=0.7),))
-    shell, numbers = config.shell(optimizer), config.numbers(optimizer)
+    shell, numbers = (
+        config.without_hyperparameters(optimizer),
+        config.hyperparameters(optimizer),
+    )
     params = jax.tree.map(jnp.float32, start)
     there = {k: None if x is None else jnp.float32(x) for k, x in source.items()}
     labels = optim_optimizer.labels(optimizer, params)
 
     @jax.jit
     def update(numbers, params, state, grads):
-        given = config.fill(shell, numbers)
+        given = config.with_hyperparameters(shell, numbers)
         tx = optim_optimizer.transform(given, labels, None, 1, 1)
         moves, state = tx.update(grads, state, params)
         moved = optax.apply_updates(params, moves)

@@ -136,8 +136,8 @@ def test_they_begin_at_the_base_bit_for_bit(method):
 
 
 def test_numbers_and_errors():
-    assert config.numbers(IA3()) == {}
-    assert config.numbers(VeRA()) == {"inner": 0.1}
+    assert config.hyperparameters(IA3()) == {}
+    assert config.hyperparameters(VeRA()) == {"inner": 0.1}
     d = VeRA(rank=3, inner=0.7).init(jax.random.key(0), PARAMS)
     inner = d["layer_0"]["attention"]["query"]["kernel"]["inner"]
     np.testing.assert_allclose(inner, 0.7)

@@ -186,12 +186,14 @@ def test_half_precision_bases_get_single_precision_factors():
 
 
 def test_alpha_is_traced_and_the_merge_differentiable_in_the_base():
-    assert config.numbers(LoRA()) == {"alpha": 16.0}
+    assert config.hyperparameters(LoRA()) == {"alpha": 16.0}
     method = LoRA(select="head", rank=2)
     delta = filled(method.init(jax.random.key(0), PARAMS))
 
     def total(alpha, base):
-        filled = config.fill(config.shell(method), {"alpha": alpha})
+        filled = config.with_hyperparameters(
+            config.without_hyperparameters(method), {"alpha": alpha}
+        )
         return filled.merge(base, delta, {})["head"]["kernel"].sum()
 
     by_alpha, by_base = jax.jit(jax.grad(total, argnums=(0, 1)))(2.0, PARAMS)

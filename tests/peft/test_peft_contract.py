@@ -120,8 +120,10 @@ def test_two_steps(family, name):
     start = spread(lambda: method.init(jax.random.key(1), params, features), 1)
     constants = spread(lambda: method.constants(params), 2)
     before = {p: np.array(leaf) for p, leaf in trees.flatten(params).items()}
-    step = jax.jit(functools.partial(_step, network, config.shell(method)))
-    numbers, delta = config.numbers(method), start
+    step = jax.jit(
+        functools.partial(_step, network, config.without_hyperparameters(method))
+    )
+    numbers, delta = config.hyperparameters(method), start
     for _ in range(2):
         delta, metrics, merged = step(numbers, params, delta, constants, stats, x)
         assert trees.all_finite((delta, metrics, merged))
@@ -151,7 +153,7 @@ def _check_merged(method, params, merged, metrics):
 
 def _step(network, shell, numbers, params, delta, constants, stats, x):
     """One step of SGD on δ, as a run takes it."""
-    method = config.fill(shell, numbers)
+    method = config.with_hyperparameters(shell, numbers)
     wrapped = method.network(network)
 
     def loss(delta):
@@ -215,7 +217,12 @@ def test_methods_are_frozen_keyword_only_and_survive_the_snapshot(name):
     assert all(f.kw_only for f in dataclasses.fields(method))
     assert not type(method).__doc__.startswith(type(method).__name__ + "(")
     assert serialization.from_json(serialization.to_json(method)) == method
-    assert config.fill(config.shell(method), config.numbers(method)) == method
+    assert (
+        config.with_hyperparameters(
+            config.without_hyperparameters(method), config.hyperparameters(method)
+        )
+        == method
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -30,7 +30,7 @@ def done(key, value=0.5):
 
 @pytest.fixture
 def book(tmp_path):
-    with database.Ledger(tmp_path, create=True) as made:
+    with database.Database(tmp_path, create=True) as made:
         made.add((key, {"seed": i}) for i, key in enumerate("abcd"))
         yield made
 
@@ -122,7 +122,7 @@ with database.Ledger(sys.argv[1]) as book:
 def test_ledgers_are_made_at_once_and_no_cell_is_claimed_twice(tmp_path):
     for i in range(60):
         (tmp_path / f"new{i}").mkdir()
-    with database.Ledger(tmp_path, create=True) as book:
+    with database.Database(tmp_path, create=True) as book:
         book.add((str(i), {}) for i in range(203))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", CLAIMS, str(tmp_path)]
@@ -202,14 +202,14 @@ def test_damaged_facts_are_nothing(book):
 def test_a_file_that_is_no_ledger_is_told(tmp_path):
     (tmp_path / database.FILE).write_bytes(b"no database at all, but long enough" * 99)
     with pytest.raises(UserError, match=r"sweep\.sqlite: it is damaged; `sqlite3"):
-        database.Ledger(tmp_path)
+        database.Database(tmp_path)
 
 
 def test_no_ledger_is_told(tmp_path):
     with pytest.raises(UserError, match=r"holds no sweep: there is no sweep\.sqlite"):
-        database.Ledger(tmp_path)
+        database.Database(tmp_path)
     with pytest.raises(UserError, match="can't be written; check the folder's perm"):
-        database.Ledger(tmp_path / "none", create=True)
+        database.Database(tmp_path / "none", create=True)
 
 
 def test_a_full_disk_keeps_what_was_recorded(book):

@@ -14,7 +14,7 @@ import pytest
 from jaxtl.core import serialization
 from jaxtl.optim import optimizer
 from jaxtl.results import build_summary, records
-from jaxtl.results.database import Ledger, Outcome
+from jaxtl.results.database import Database, Outcome
 from jaxtl.results.html import _plot, flattened, write
 from jaxtl.results.plots import sweep
 
@@ -56,7 +56,7 @@ def collection(tmp_path_factory):
                     outcomes.append(done(key, value, seed))
     failed = (Outcome("x", "failed", {}, {}, f"it diverged {EVIL}"),)
     labels = {"method": "full", "optim.lr": 1.0, "data.labels_per_class": 1, "seed": 0}
-    with Ledger(where, create=True) as book:
+    with Database(where, create=True) as book:
         adam = serialization.to_json(optimizer.AdamW(lr=0.25))
         full = {
             "type": "jaxtl.training.experiment:Experiment",

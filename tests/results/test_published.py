@@ -26,7 +26,7 @@ def row(ours, value=None, tolerance=1.0, **changes):
             incomparable=incomparable,
         )
     fields = {"method": "m", "setting": "s", "ours": ours, "published": known}
-    return published.Row(**{**fields, **changes})
+    return published.PublishedRow(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(

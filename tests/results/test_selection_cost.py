@@ -69,9 +69,9 @@ def test_lanes_choose_as_runs_alone_do(mode, changes):
         for exp in [adaptation(**changes)]
         for seed, rate in zip(seeds, rates)
     ]
-    side = vectorized_runs.Lanes([Run(exp) for exp in exps], mode)
+    side = vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], mode)
     assert (side.cached is not None) == bool(changes)
-    found = vectorized_loop.train(side)
+    found = vectorized_loop.train_vectorized(side)
     for exp, lane in zip(exps, found, strict=True):
         run = Run(exp)
         alone = tl.train(run, progress=False)
@@ -89,8 +89,8 @@ def test_lanes_choose_as_runs_alone_do(mode, changes):
 
 def test_lanes_that_keep_the_last_weights_have_the_criteria_of_val():
     exps = [adaptation(monitor=None, seed=seed) for seed in (0, 1)]
-    for lane in vectorized_loop.train(
-        vectorized_runs.Lanes([Run(exp) for exp in exps], "map")
+    for lane in vectorized_loop.train_vectorized(
+        vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], "map")
     ):
         assert set(CRITERIA) < set(lane.result["val"])
 

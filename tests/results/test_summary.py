@@ -9,7 +9,7 @@ from scipy import stats
 from jaxtl.core.errors import UserError
 from jaxtl.results import records, settings, statistics
 from jaxtl.results.build_summary import summarise
-from jaxtl.results.database import Ledger, Outcome
+from jaxtl.results.database import Database, Outcome
 from jaxtl.results.records import Collection, Record
 
 SHIFT = (0.0, 0.01, -0.01, 0.005, -0.005)  # of a seed, the same for all settings
@@ -263,7 +263,7 @@ def test_other_data_are_compared_with_nothing():
 
 def ledger(folder: pathlib.Path, cells, **facts):
     folder.mkdir(parents=True)
-    with Ledger(folder, create=True) as book:
+    with Database(folder, create=True) as book:
         book.tell(doc="A sweep.\n\nMore.", **facts)
         book.add((str(i), c.labels) for i, c in enumerate(cells))
         book.finish(
@@ -329,7 +329,7 @@ def test_nan_is_stored_as_nothing_and_is_no_damage(tmp_path):
     cells = seeds(0.8, 2, method="full")
     cells[0].result["test"]["accuracy"] = float("nan")
     path = ledger(tmp_path / "a", cells)
-    with Ledger(path) as book:
+    with Database(path) as book:
         assert set(book.statuses().values()) == {"done"}
     [line] = summarise(records.read([path])).lines
     assert line.test.n == 1
@@ -338,7 +338,7 @@ def test_nan_is_stored_as_nothing_and_is_no_damage(tmp_path):
 
 def test_a_damaged_row_is_left_out(tmp_path):
     path = ledger(tmp_path / "a", seeds(0.8, 3, method="full"))
-    with Ledger(path) as book:
+    with Database(path) as book:
         book._connection.execute("UPDATE cells SET result = '{' WHERE key = '1'")
     found = summarise(records.read([path]))
     assert found.counts == {"done": 2, "damaged": 1}

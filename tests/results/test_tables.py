@@ -11,7 +11,7 @@ from rich.console import Console
 from jaxtl.cli import main
 from jaxtl.results import findings, records, tables, writers
 from jaxtl.results.build_summary import summarise
-from jaxtl.results.database import Ledger, Outcome
+from jaxtl.results.database import Database, Outcome
 from jaxtl.results.statistics import Difference, Estimate
 
 MEANS = {"scratch": 0.6, "full": 0.8, "A&B_50%": 0.85, "lost": 0.5}
@@ -41,7 +41,7 @@ def folder(tmp_path):
                     cells.append((key, labels))
                     outcomes.append(Outcome(key, "done", result, {}))
     outcomes[-1] = outcomes[-1]._replace(status="failed", error="no, diverged")
-    with Ledger(tmp_path, create=True) as book:
+    with Database(tmp_path, create=True) as book:
         book.tell(doc="A study of methods.\n\nMore.")
         book.add(cells)
         book.finish(outcomes)

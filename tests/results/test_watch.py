@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jaxtl.cli import main
 from jaxtl.results import watch
-from jaxtl.results.database import STALE, Ledger, Outcome
+from jaxtl.results.database import STALE, Database, Outcome
 
 
 def finish(book, place, value, seconds=2.0, status="done"):
@@ -24,7 +24,7 @@ def book(tmp_path):
         (f"cell{i}", {"method": "full", "optim.lr": i // 2 / 10, "seed": i % 2})
         for i in range(10)
     ]
-    with Ledger(tmp_path, create=True) as made:
+    with Database(tmp_path, create=True) as made:
         made.tell(doc="A sweep.\n\nMore.")
         made.add(cells)
         yield made

@@ -77,7 +77,7 @@ def test_traced_fields_are_lanes_of_one_program(path):
     assert plan.is_traced(cell.exp, path)
     assert len(plan.programs(cells({path: [TRACED[path]], "seed": range(2)}))) == 1
     # What is promised holds: nothing but arrays is different.
-    vectorized_runs.Lanes([Run(base()), Run(cell.exp)], "map")
+    vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
 # The others have arrays that would fit, and are looked at on the host.
@@ -90,7 +90,7 @@ def test_static_fields_are_programs_of_their_own(path):
     assert not plan.is_traced(cell.exp, path)
     if path in UNLIKE:
         with pytest.raises(stacking.Unlike):
-            vectorized_runs.Lanes([Run(base()), Run(cell.exp)], "map")
+            vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
 def test_kinds_of_values_are_told_apart():
@@ -162,16 +162,18 @@ def run():
 
 def test_footings(run):
     cpu = jax.default_backend() == "cpu"
-    assert plan.footing(run, 5).mode == ("map" if cpu else "vmap")
-    assert plan.footing(run, 5, "vmap").mode == "vmap"
-    assert plan.describe(plan.footing(run, 1)) == "one by one (a single cell)"
-    assert plan.describe(plan.footing(run, 5, "alone")) == "one by one (asked for)"
-    assert plan.describe(plan.footing(run, 5, "map")) == "5 lanes (map)"
+    assert plan.plan_execution(run, 5).mode == ("map" if cpu else "vmap")
+    assert plan.plan_execution(run, 5, "vmap").mode == "vmap"
+    assert plan.describe(plan.plan_execution(run, 1)) == "one by one (a single cell)"
+    assert (
+        plan.describe(plan.plan_execution(run, 5, "alone")) == "one by one (asked for)"
+    )
+    assert plan.describe(plan.plan_execution(run, 5, "map")) == "5 lanes (map)"
 
 
 def test_what_can_be_no_lanes_says_why():
     phased = Run(base(peft=None, phases=tl.optim.GradualUnfreezing()))
-    assert plan.describe(plan.footing(phased, 5, "map")) == "one by one (phases)"
+    assert plan.describe(plan.plan_execution(phased, 5, "map")) == "one by one (phases)"
 
 
 @pytest.mark.parametrize(
@@ -186,16 +188,16 @@ def test_what_can_be_no_lanes_says_why():
     ],
 )
 def test_turns_are_of_one_size(run, count, most, expected):
-    assert plan.footing(run, count, "map", most).lanes == expected
+    assert plan.plan_execution(run, count, "map", most).lanes == expected
 
 
 def test_lanes_fit_into_half_the_memory(run, monkeypatch):
-    found = plan.footing(run, 60, "map")
+    found = plan.plan_execution(run, 60, "map")
     assert found.lane_bytes == vectorized_runs.bytes_of(run)
     pixels = 1797 * 8 * 8
     assert pixels <= found.shared_bytes < pixels + 20_000
     wanted = 2 * (found.shared_bytes + 10 * found.lane_bytes)
     monkeypatch.setattr(plan, "memory", lambda: wanted)
-    assert plan.footing(run, 60, "map").lanes == 10
+    assert plan.plan_execution(run, 60, "map").lanes == 10
     monkeypatch.setattr(plan, "memory", lambda: 0)
-    assert plan.footing(run, 60, "map").lanes == 1
+    assert plan.plan_execution(run, 60, "map").lanes == 1

@@ -54,12 +54,12 @@ def sweep_of(place, axes=None, *, text=None, out="out", **settings):
     file = experiment_file.read_file(place / "tiny.py")
     module = sys.modules[experiment_file.MODULE + "tiny"]
     grid = grid_of(file, module.SWEEP if axes is None else axes)
-    return runner.made(file, grid, place / out, **settings)
+    return runner.build_sweep(file, grid, place / out, **settings)
 
 
 def run(made, tell=lambda outcomes: None):
     """Runs a sweep; returns its rows by key."""
-    with runner.begin(made) as book:
+    with runner.open_database(made) as book:
         runner.run(made, book, tell)
         return {entry.key: entry for entry in book.entries()}
 
@@ -154,13 +154,13 @@ def test_runs_that_turn_out_unlike_run_one_by_one(place, monkeypatch):
             "an array is (3,) in one and not in another"
         )
 
-    monkeypatch.setattr(vectorized_runs.Lanes, "__init__", unlike)
+    monkeypatch.setattr(vectorized_runs.VectorizedRuns, "__init__", unlike)
     found = run(sweep_of(place, mode="map"))
     assert {entry.status for entry in found.values()} == {"done"}
 
 
 def test_too_many_lanes_for_the_memory_are_halved(place, monkeypatch):
-    train, tried = vectorized_loop.train, []
+    train, tried = vectorized_loop.train_vectorized, []
 
     def full(side, **settings):
         tried.append(len(side.runs))
@@ -168,7 +168,7 @@ def test_too_many_lanes_for_the_memory_are_halved(place, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return train(side, **settings)
 
-    monkeypatch.setattr(vectorized_loop, "train", full)
+    monkeypatch.setattr(vectorized_loop, "train_vectorized", full)
     found = run(sweep_of(place, mode="map"))
     assert tried == [4, 2, 2]
     assert {entry.status for entry in found.values()} == {"done"}
@@ -281,7 +281,7 @@ def test_overwriting_starts_anew(place):
     run(sweep_of(place))
     (place / "out" / "report").mkdir()
     made = sweep_of(place, text=FILE.replace("steps=4", "steps=5"))
-    with runner.begin(made, overwrite=True) as book:
+    with runner.open_database(made, overwrite=True) as book:
         assert book.counts() == {"waiting": 4}
     assert "steps=5" in (place / "out" / "experiment.py").read_text()
     assert not (place / "out" / "report").exists()
@@ -289,10 +289,10 @@ def test_overwriting_starts_anew(place):
 
 def test_a_sweep_that_others_work_on_is_not_overwritten(place):
     made = sweep_of(place)
-    with runner.begin(made) as book:
+    with runner.open_database(made) as book:
         book.claim([made.cells[0].key], database.owner())
         with pytest.raises(UserError, match="in use by another process"):
-            runner.begin(made, overwrite=True)
+            runner.open_database(made, overwrite=True)
         assert book.counts() == {"waiting": 3, "running": 1}
 
 
@@ -301,7 +301,7 @@ def test_a_folder_of_something_else_stays_as_it_is(place, overwrite):
     (place / "out").mkdir()
     (place / "out" / "thesis.tex").write_text("text")
     with pytest.raises(UserError, match="overwr"):
-        runner.begin(sweep_of(place), overwrite=overwrite)
+        runner.open_database(sweep_of(place), overwrite=overwrite)
     assert [path.name for path in (place / "out").iterdir()] == ["thesis.tex"]
 
 
@@ -340,7 +340,7 @@ def test_a_damaged_row_runs_again_and_no_other(place, column):
 
 
 def test_a_full_disk_ends_the_sweep_and_keeps_what_there_is(place, monkeypatch):
-    made, finish = sweep_of(place, mode="map", most=2), database.Ledger.finish
+    made, finish = sweep_of(place, mode="map", most=2), database.Database.finish
 
     def filling(self, outcomes):
         done = self.counts().get("done", 0)
@@ -350,7 +350,7 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_there_is(place, monkeypatch):
             outcomes = [o._replace(error="x" * 10**5) for o in outcomes]
         finish(self, outcomes)
 
-    monkeypatch.setattr(database.Ledger, "finish", filling)
+    monkeypatch.setattr(database.Database, "finish", filling)
     with pytest.raises(UserError, match="no space is left on the disk"):
         run(made)
     monkeypatch.undo()
@@ -378,7 +378,7 @@ def test_the_command_plans_runs_and_sums_up(place, capsys):
     told = capsys.readouterr().out
     assert "3/3 cells" in told
     assert "3 done; recorded in" in " ".join(told.split())
-    with database.Ledger(place / "out") as book:
+    with database.Database(place / "out") as book:
         assert [entry.labels for entry in book.entries()] == [
             {"optim.lr": 0.3, "seed": seed} for seed in range(3)
         ]
@@ -437,7 +437,7 @@ def wait_for(place, more, process):
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         if (place / "out" / database.FILE).exists():
-            with database.Ledger(place / "out") as book:
+            with database.Database(place / "out") as book:
                 found = book.counts()
                 if found.get("done", 0) > more and found.get("running"):
                     return
@@ -446,7 +446,7 @@ def wait_for(place, more, process):
 
 
 def counts(place):
-    with database.Ledger(place / "out") as book:
+    with database.Database(place / "out") as book:
         return book.counts()
 
 

@@ -137,7 +137,7 @@ class Worker:
     """A process of a search, as the simulation below plays it."""
 
     def __init__(self, study):
-        self.shared, self.held = optuna_study.Shared(study, grace=0.0), []
+        self.shared, self.held = optuna_study.SharedStudy(study, grace=0.0), []
 
     def act(self, what):
         if what == "ask":
@@ -216,7 +216,7 @@ def test_a_search_records_its_cells_and_goes_on(file, tmp_path, capsys):
     assert "3/3 trials" in capsys.readouterr().out
     url = f"sqlite:///{out / 'study.sqlite'}"
     study = optuna.load_study(study_name="rates", storage=url)
-    with database.Ledger(out) as book:
+    with database.Database(out) as book:
         entries = book.entries()
     assert len(study.trials) == 3
     assert len(entries) == 6
@@ -245,7 +245,7 @@ def test_halving_stops_the_worst_and_keeps_the_best(file, tmp_path):
     first = {t.number: t.intermediate_values[250] for t in study.trials}
     went_on = [t.number for t in study.trials if 500 in t.intermediate_values]
     assert set(went_on) == set(sorted(first, key=first.get)[-2:])
-    with database.Ledger(out) as book:
+    with database.Database(out) as book:
         counts = book.counts()
     assert counts == {database.DONE: 2, database.STOPPED: 6}
 
@@ -324,7 +324,7 @@ def _killed_on_the_way(file, url, tmp_path) -> None:
         assert trial.params == found[trial.user_attrs[optuna_study.RETRY]].params
     keys = []
     for i in (1, 2):
-        with database.Ledger(tmp_path / str(i)) as book:
+        with database.Database(tmp_path / str(i)) as book:
             entries = book.entries()
         keys += [entry.key for entry in entries]
         assert {entry.status for entry in entries} <= {database.DONE}
@@ -401,7 +401,7 @@ def test_workers_as_jobs_of_this_machine(file, tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert "2 workers submitted" in found.stdout
-    with database.Ledger(out) as book:
+    with database.Database(out) as book:
         assert book.counts() == {database.DONE: 3}
     assert len(list((out / "slurm").glob("*_log.out"))) == 2
 

@@ -197,8 +197,8 @@ def alone(digits, source):
 
 def side_by_side(exps, mode, **settings):
     """Returns (lanes, what became of them)."""
-    side = vectorized_runs.Lanes([Run(exp) for exp in exps], mode)
-    return side, vectorized_loop.train(side, **settings)
+    side = vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], mode)
+    return side, vectorized_loop.train_vectorized(side, **settings)
 
 
 def close(found, expected, mode, name=""):
@@ -287,9 +287,13 @@ def test_lanes_that_train_a_head_share_its_features(digits, source):
 
 
 def test_what_all_read_is_there_once(digits, source):
-    side = vectorized_runs.Lanes([Run(exp) for exp in numbers(digits, source)], "map")
+    side = vectorized_runs.VectorizedRuns(
+        [Run(exp) for exp in numbers(digits, source)], "map"
+    )
     assert side.own == []
-    side = vectorized_runs.Lanes([Run(exp) for exp in seeds(digits, source)], "map")
+    side = vectorized_runs.VectorizedRuns(
+        [Run(exp) for exp in seeds(digits, source)], "map"
+    )
     pixels = [x for x in side.shared if x.ndim == 4]
     assert [x.shape for x in pixels] == [(1797, 8, 8, 1)]
     assert all(x.ndim <= 2 for x in side.own), "rows and labels alone are their own"
@@ -452,7 +456,7 @@ def test_other_programs_are_no_lanes(digits):
     wider = dataclasses.replace(one, model=tl.models.MLP(widths=(13, 8)))
     for other in (wider, dataclasses.replace(one, batch=8)):
         with pytest.raises(stacking.Unlike):
-            vectorized_runs.Lanes([Run(one), Run(other)], "map")
+            vectorized_runs.VectorizedRuns([Run(one), Run(other)], "map")
 
 
 WHY = {

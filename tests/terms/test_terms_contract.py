@@ -126,8 +126,8 @@ def test_every_term_has_a_row():
 
 @pytest.mark.parametrize("row", TERMS, ids=_IDS)
 def test_a_row_varies_every_number(row):
-    ours = trees.flatten(config.numbers(row.term))
-    theirs = trees.flatten(config.numbers(row.twin))
+    ours = trees.flatten(config.hyperparameters(row.term))
+    theirs = trees.flatten(config.hyperparameters(row.twin))
     assert "weight" in ours
     assert [name for name in ours if ours[name] == theirs[name]] == []
 
@@ -160,14 +160,14 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
     own = row.term.init(jax.random.key(0), room.setup)
     state = row.term.init_state(room.setup)
     given = row.term.given(room.setup)
-    blank = config.shell(row.term)
-    assert config.key(blank) == config.key(config.shell(row.twin))
+    blank = config.without_hyperparameters(row.term)
+    assert config.key(blank) == config.key(config.without_hyperparameters(row.twin))
     traces = []
 
     @jax.jit
     def step(numbers, params, own, state, given):
         traces.append(1)
-        term = config.fill(blank, numbers)
+        term = config.with_hyperparameters(blank, numbers)
 
         def loss(params, own):
             context = room.context(params, own=own, state=state, given=given)
@@ -179,7 +179,7 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
     values = []
     for term in (row.term, row.twin):
         (value, (metrics, states)), grads = step(
-            config.numbers(term), room.params, own, state, given
+            config.hyperparameters(term), room.params, own, state, given
         )
         assert value.shape == ()
         assert value.dtype == np.float32

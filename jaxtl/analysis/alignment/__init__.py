@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .jda import JDA as JDA
     from .kliep import KLIEP as KLIEP
     from .kmm import KMM as KMM
-    from .nearest_neighbor import nearest as nearest
-    from .nearest_neighbor import nearest_accuracy as nearest_accuracy
+    from .nearest_neighbor import nearest_neighbor as nearest_neighbor
+    from .nearest_neighbor import nearest_neighbor_accuracy as nearest_neighbor_accuracy
     from .optimal_transport import OTMapping as OTMapping
     from .subspace import SubspaceAlignment as SubspaceAlignment
     from .tca import TCA as TCA

@@ -83,7 +83,9 @@ class JDA(Kernelised):
             scaled = contrasts / np.sqrt(norm) if norm > 0 else contrasts
             self.components_ = components(phi, scaled, self.ridge, self.dimension)
             z = self._scaled(phi @ self.components_)
-            self.labels_ = nearest_neighbor.nearest(z[: len(xs)], ys, z[len(xs) :])
+            self.labels_ = nearest_neighbor.nearest_neighbor(
+                z[: len(xs)], ys, z[len(xs) :]
+            )
             classes = class_contrasts(ys, self.labels_)
             contrasts = np.concatenate([margin, classes], 1)
         return self

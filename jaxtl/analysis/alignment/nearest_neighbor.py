@@ -6,7 +6,7 @@ from scipy.spatial import distance
 from jaxtl.analysis.alignment import base
 
 
-def nearest(zs, ys, zt) -> np.ndarray:
+def nearest_neighbor(zs, ys, zt) -> np.ndarray:
     """Returns the label of each target row's nearest source row (Euclidean), (m,).
 
     Distances are of differences, not of expanded squares, so ties are real ties; the
@@ -25,9 +25,9 @@ def nearest(zs, ys, zt) -> np.ndarray:
     return ys[distance.cdist(zt, zs).argmin(1)]
 
 
-def nearest_accuracy(zs, ys, zt, yt) -> float:
+def nearest_neighbor_accuracy(zs, ys, zt, yt) -> float:
     """Returns the share of target rows whose nearest source row has their label."""
-    found = nearest(zs, ys, zt)
+    found = nearest_neighbor(zs, ys, zt)
     return float(np.mean(found == base.labels("nearest", "yt", yt, len(found))))
 
 

@@ -18,7 +18,7 @@ from jaxtl.data import preprocess
 from jaxtl.data import splits as carving
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation import forward
-from jaxtl.models.precision import cast
+from jaxtl.models.precision import compute_in
 from jaxtl.terms.losses import scores
 from jaxtl.training import run_dir, setup
 from jaxtl.training.run import Run
@@ -227,7 +227,9 @@ def _stacked(members: list[Member], splits) -> dict[str, np.ndarray]:
 def _forward(network: Network, dtype: str, pre, mesh, task: str) -> forward.Forward:
     # On CPU batched matrix products are slow; elsewhere taking turns leaves most idle.
     together = mesh.devices.flat[0].platform != "cpu"
-    compute = functools.partial(_outputs, cast(network, dtype).apply, task, together)
+    compute = functools.partial(
+        _outputs, compute_in(network, dtype).apply, task, together
+    )
     return forward.forward(compute, pre, mesh)
 
 

@@ -6,7 +6,6 @@ import typing
 
 import numpy as np
 
-from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.data import dataset
 from jaxtl.evaluation import evaluate
@@ -129,4 +128,4 @@ def _without(exp: Experiment, target: dataset.Dataset, rows, part) -> Experiment
         splits=splits,
         preprocess=target.preprocess,
     )
-    return config.replace(exp, data=_Fold(made=table, val=0), test=False)
+    return dataclasses.replace(exp, data=_Fold(made=table, val=0), test=False)

@@ -22,7 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 import jaxtl as tl
 from jaxtl.analysis import baselines, linear_probe
 from jaxtl.analysis.baselines import inputs
-from jaxtl.core import config, serialization
+from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
 from jaxtl.data import dataset
 
@@ -296,7 +296,7 @@ def test_keys_tell_what_a_baseline_depends_on(digits):
         key = baselines.key(method, exp)
         assert hash(key) == hash(baselines.key(method, digits(data=DIGITS)))
         for name, change in changes.items():
-            other = baselines.key(method, config.replace(exp, **change))
+            other = baselines.key(method, dataclasses.replace(exp, **change))
             assert (other == key) == (name in unseen | {"training"}), (features, name)
     assert baselines.key(baselines.SVM(), exp) != baselines.key(baselines.KNN(), exp)
     json.dumps(serialization.to_json(baselines.depends_on(baselines.SVM(), exp)))

@@ -10,7 +10,7 @@ from scipy import stats
 
 from jaxtl.core.errors import UserError
 from jaxtl.results import build_summary, records
-from jaxtl.results.database import Ledger, Outcome
+from jaxtl.results.database import Database, Outcome
 from jaxtl.results.plots import sweep, sweep_axes, sweep_cells
 from jaxtl.results.plots import view as plots_view
 from jaxtl.results.records import Record
@@ -68,7 +68,7 @@ def folder(tmp_path_factory):
         cells.append((f"k-NN {labels}", named))
         result = {"val": {"accuracy": 0.4}, "test": {"accuracy": 0.4}, "seed": 0}
         done.append(Outcome(f"k-NN {labels}", "done", result, {}))
-    with Ledger(where, create=True) as book:
+    with Database(where, create=True) as book:
         book.tell(doc="A sweep", file="sweep.py")
         book.add(cells)
         book.finish(done)

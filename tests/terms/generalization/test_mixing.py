@@ -245,7 +245,10 @@ def test_features_of_tokens_keep_their_mask():
 
 def test_a_half_precision_pass_stops_at_tokens(bench):
     room = _room(bench, task="language")
-    x, network = room.batches["target"]["x"], precision.cast(room.network, "bfloat16")
+    x, network = (
+        room.batches["target"]["x"],
+        precision.compute_in(room.network, "bfloat16"),
+    )
     stage = network.stages[1]
     out = network.apply(room.params, room.stats, x, stop=stage)
     assert isinstance(out.logits, Tokens)
