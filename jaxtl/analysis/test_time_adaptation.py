@@ -240,7 +240,7 @@ def _update(
 
     def loss(moving):
         params = trees.merge(moving, fixed)
-        settings = {"train": train, "still": still, "key": key}
+        settings = {"train": train, "frozen_stats": still, "key": key}
         logits = network.apply(params, stats, x, **settings).logits
         return jnp.mean(entropy(logits)), logits
 

@@ -81,9 +81,9 @@ class Network:
       stages: stage names in order; `params[stage]` is a stage's subtree and the
         last stage is the head.
       init: `(key, x) -> (params, stats)`; `x` is one batch of inputs.
-      apply: `(params, stats, x, *, train=(), still=(), key=None, start=None,
+      apply: `(params, stats, x, *, train=(), frozen_stats=(), key=None, start=None,
         stop=None) -> Output`. `train` names the stages in training mode (dropout
-        on, batch statistics used and updated); `still` names modules, as paths
+        on, batch statistics used and updated); `frozen_stats` names modules, as paths
         `stage/.../bn`, that keep their statistics although their stage trains;
         `start`/`stop` run from the input of one stage to the output of another.
       reduce: what the head does first without parameters or randomness (averaging a

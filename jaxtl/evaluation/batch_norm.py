@@ -113,7 +113,7 @@ def _forward(program, pre, train, still):
         def forward(params, stats, x, key):
             x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))
             return batch_statistics(
-                network, params, stats, x, train=train, still=still, key=key
+                network, params, stats, x, train=train, frozen_stats=still, key=key
             )
 
         options = compilation.options(program.mesh.devices.flat[0].platform)

@@ -53,7 +53,7 @@ class Mode:
     """
 
     train: tuple[str, ...] = ()
-    still: tuple[str, ...] = ()
+    frozen_stats: tuple[str, ...] = ()
     stochnorm: float = 0.0
 
     def dropout(self, module: nn.Module) -> bool:
@@ -63,7 +63,7 @@ class Mode:
     def statistics(self, module: nn.Module) -> bool:
         """Returns whether this module uses and updates batch statistics."""
         inside = "/".join(module.path) + "/"
-        held = any(inside.startswith(path + "/") for path in self.still)
+        held = any(inside.startswith(path + "/") for path in self.frozen_stats)
         return module.path[0] in self.train and not held
 
 
@@ -200,7 +200,7 @@ def _pure(module: Staged) -> Network:
         return params, stats
 
     def apply(
-        params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
+        params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
     ) -> Output:
         # Modules compute in the dtype of what they get, so one cast decides for all.
         if dtype:
@@ -209,7 +209,7 @@ def _pure(module: Staged) -> Network:
         (out, features), new = module.apply(
             variables,
             x,
-            mode=Mode(tuple(train), tuple(still), module.stochnorm),
+            mode=Mode(tuple(train), tuple(frozen_stats), module.stochnorm),
             start=start,
             stop=stop,
             rngs=None if key is None else {"dropout": key},
@@ -291,7 +291,7 @@ def foreign(
         return (params if stages else {"head": params}), {}
 
     def wrapped_apply(
-        params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
+        params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
     ):
         if start is not None or stop not in (None, names[-1]):
             raise UserError(

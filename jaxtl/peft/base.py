@@ -209,7 +209,7 @@ def rerouted(network: Network, changes: Callable) -> Network:
     """
 
     def apply(
-        params, stats, x, *, train=(), still=(), key=None, start=None, stop=None
+        params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
     ) -> Output:
         change, features = changes(params), {}
         names = models.span(network.stages, start, stop)
@@ -221,7 +221,7 @@ def rerouted(network: Network, changes: Callable) -> Network:
                 stats,
                 x,
                 train=train,
-                still=still,
+                frozen_stats=frozen_stats,
                 key=key,
                 start=start,
                 stop=name,

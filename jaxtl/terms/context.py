@@ -81,7 +81,7 @@ class Context:
             # One key per pass: dropout differs between streams.
             key = jax.random.fold_in(self.key, len(self._passes))
             x, start = self.entry(stream)
-            settings = {"train": self.train, "still": self.still, "key": key}
+            settings = {"train": self.train, "frozen_stats": self.still, "key": key}
             if start is not None:
                 settings["start"] = start
             out = self.network.apply(self.params, self.stats, x, **settings)
@@ -102,7 +102,7 @@ class Context:
             key = jax.random.fold_in(self.key, len(self._passes))
             found, starts = zip(*map(self.entry, streams))
             x = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-            settings = {"train": self.train, "still": self.still, "key": key}
+            settings = {"train": self.train, "frozen_stats": self.still, "key": key}
             if starts[0] is not None:
                 settings["start"] = starts[0]
             out = self.network.apply(self.params, self.stats, x, **settings)
@@ -156,7 +156,7 @@ class Context:
             self.stats if stats is None else stats,
             x,
             train=self.train if train is None else train,
-            still=self.still,
+            frozen_stats=self.still,
             key=key,
             # A network of the user's own may know neither.
             **{k: v for k, v in (("start", start), ("stop", stop)) if v is not None},

@@ -274,7 +274,7 @@ def test_a_batch_has_its_own_moments(normed):
     # Whatever was there before, and whatever else stays still.
     other = jax.tree.map(lambda s: 100 + s, stats)
     again = batch_norm_stats.batch_statistics(
-        network, params, other, x, train=train, still=("block1/bn",), key=key
+        network, params, other, x, train=train, frozen_stats=("block1/bn",), key=key
     )
     jax.tree.map(np.testing.assert_array_equal, again["block1"], other["block1"])
 

@@ -10,17 +10,17 @@ from jaxtl.core.types import Network, PyTree
 
 
 def moving(
-    stats: PyTree, train: tuple[str, ...], still: tuple[str, ...] = ()
+    stats: PyTree, train: tuple[str, ...], frozen_stats: tuple[str, ...] = ()
 ) -> PyTree:
     """Returns a tree of bools: which statistics a pass in training mode moves.
 
     Args:
       stats: stage -> subtree.
-      train, still: as `Network.apply` takes them.
+      train, frozen_stats: as `Network.apply` takes them.
     """
 
     def moves(path, _):
-        held = any(path.startswith(module + "/") for module in still)
+        held = any(path.startswith(module + "/") for module in frozen_stats)
         return path.split("/")[0] in train and not held
 
     return trees.map_with_path(moves, stats)
@@ -33,7 +33,7 @@ def batch_statistics(
     x: Any,
     *,
     train: tuple[str, ...],
-    still: tuple[str, ...] = (),
+    frozen_stats: tuple[str, ...] = (),
     key: jax.Array | None = None,
 ) -> PyTree:
     """Returns one batch's own statistics, not its share of a moving average.
@@ -46,15 +46,17 @@ def batch_statistics(
       params, stats: its parameters and statistics; those that don't move are used, and
         come back as they are.
       x: a batch of inputs, preprocessed.
-      train, still, key: as `Network.apply` takes them.
+      train, frozen_stats, key: as `Network.apply` takes them.
     """
-    moves = moving(stats, train, still)
+    moves = moving(stats, train, frozen_stats)
     fixed = jax.tree.map(lambda move, s: None if move else s, moves, stats)
     moved = jax.tree.map(lambda move, s: s if move else None, moves, stats)
 
     def step(moved):
         before = trees.merge(moved, fixed)
-        out = network.apply(params, before, x, train=train, still=still, key=key)
+        out = network.apply(
+            params, before, x, train=train, frozen_stats=frozen_stats, key=key
+        )
         return trees.restrict(out.stats, moves)
 
     zeros, ones = (jax.tree.map(f, moved) for f in (jnp.zeros_like, jnp.ones_like))

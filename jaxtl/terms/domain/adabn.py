@@ -66,7 +66,7 @@ class AdaBN(Term):
             context.stats,
             context.batches[self.target]["x"],
             train=context.train,
-            still=context.still,
+            frozen_stats=context.still,
             key=context.key,
         )
         count = context.state["batches"]

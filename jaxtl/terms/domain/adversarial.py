@@ -150,6 +150,6 @@ def head_logits(context, feature) -> jax.Array:
         feature,
         start=context.network.stages[-1],
         train=context.train,
-        still=context.still,
+        frozen_stats=context.still,
         key=context.key,
     ).logits

@@ -64,7 +64,7 @@ def forward(context, stream: str, stats: PyTree, key: jax.Array) -> Output:
         stats,
         x,
         train=context.train,
-        still=context.still,
+        frozen_stats=context.still,
         key=key,
         **settings,
     )

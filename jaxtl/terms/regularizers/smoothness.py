@@ -135,7 +135,7 @@ class _Smooth(Term):
                 context.stats,
                 moved,
                 train=context.train,
-                still=context.still,
+                frozen_stats=context.still,
                 key=key,
                 start=stages[stages.index(stage) + 1],
             )

@@ -161,7 +161,7 @@ class VAT(pseudo_targets._OnUnlabelled):
                 context.stats,
                 feature._replace(states=moved) if tokens else moved,
                 train=context.train,
-                still=context.still,
+                frozen_stats=context.still,
                 key=key,
                 start=stages[stages.index(stage) + 1],
             ).logits

@@ -120,7 +120,7 @@ def test_evaluation_and_still_modules_are_untouched():
     plain = _made()[0]
     ours, theirs = (n.apply(params, stats, IMAGES) for n in (network, plain))
     _same(ours, theirs)
-    settings = {"train": plain.stages, "still": ("block1/bn", "block2/bn")}
+    settings = {"train": plain.stages, "frozen_stats": ("block1/bn", "block2/bn")}
     ours, theirs = (
         n.apply(params, stats, IMAGES, **settings) for n in (network, plain)
     )
