@@ -17,8 +17,8 @@ from jaxtl.analysis.alignment import (
     OTMapping,
     SubspaceAlignment,
     TrAdaBoost,
-    nearest,
-    nearest_accuracy,
+    nearest_neighbor,
+    nearest_neighbor_accuracy,
 )
 from jaxtl.core.errors import UserError
 
@@ -201,17 +201,19 @@ def test_one_row_and_constant_features():
 def test_the_nearest_is_scikit_learns():
     xs, ys, xt, yt = domains(1, 60, 50, dtype=np.float64)
     theirs = KNeighborsClassifier(1).fit(xs, ys)
-    np.testing.assert_array_equal(nearest(xs, ys, xt), theirs.predict(xt))
-    assert nearest_accuracy(xs, ys, xt, yt) == pytest.approx(theirs.score(xt, yt))
+    np.testing.assert_array_equal(nearest_neighbor(xs, ys, xt), theirs.predict(xt))
+    assert nearest_neighbor_accuracy(xs, ys, xt, yt) == pytest.approx(
+        theirs.score(xt, yt)
+    )
     with pytest.raises(UserError, match="nearest: xs has 6 features and xt 3"):
-        nearest(xs, ys, xt[:, :3])
+        nearest_neighbor(xs, ys, xt[:, :3])
     with pytest.raises(UserError, match=r"nearest: yt has shape \(49,\)"):
-        nearest_accuracy(xs, ys, xt, yt[1:])
+        nearest_neighbor_accuracy(xs, ys, xt, yt[1:])
 
 
 def test_all_public_methods_are_in_the_contract():
     known = {type(m).__name__ for m, _ in MAPPINGS} | {
         type(m).__name__ for m in WEIGHTS
     }
-    known |= {"TrAdaBoost", "nearest", "nearest_accuracy"}
+    known |= {"TrAdaBoost", "nearest_neighbor", "nearest_neighbor_accuracy"}
     assert set(alignment.__all__) == known
