@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl.evaluation import metrics, selection_cost
+from jaxtl.evaluation import metrics
 from jaxtl.sweep import vectorized_eval
 from jaxtl.sweep.vectorized_runs import VectorizedRuns, rounded
-from jaxtl.training import metrics_log
-from jaxtl.training import result as train_result
+from jaxtl.training import metrics_log, result
 
 
 class Finished(NamedTuple):
@@ -110,70 +109,79 @@ def _worst(
 
 
 def _finish(lanes: VectorizedRuns, seconds: float) -> list[Finished]:
-    """Measures what was kept, on test for the first and only time."""
+    """Evaluates the chosen weights, on test for the first and only time."""
     alive = [i for i in range(len(lanes.runs)) if i not in lanes.failures]
-    kept = lanes.kept if lanes.runs[0].monitor is not None else lanes._weights()
-    unmeasured = [i for i in alive if lanes.best[i] is None]
-    vals = vectorized_eval.scores(lanes, kept, "val", unmeasured)
-    blind = vectorized_eval.criteria_of(lanes, kept, list(vals))
-    done = [i for i in alive if i not in lanes.stopped]
-    tests = vectorized_eval.scores(lanes, kept, "test", done) if lanes.exp.test else {}
-    if not tests:  # then the details are of val
-        vals = {**vals, **vectorized_eval.scores(lanes, kept, "val", done)}
-    apart = vectorized_eval.drift(lanes, kept) if alive else None
-    found = []
-    for lane, run in enumerate(lanes.runs):
+    evaluations = _evaluations(lanes, alive)
+    weights = lanes.chosen_weights()
+    drift = vectorized_eval.drift(lanes, weights) if alive else None
+    finished = []
+    for lane in range(len(lanes.runs)):
         if lane in lanes.failures:
             curve = lanes.curves[lane]
-            found.append(Finished("failed", {}, curve, lanes.failures[lane]))
+            finished.append(Finished("failed", {}, curve, lanes.failures[lane]))
             continue
-        drift = None if apart is None else float(apart[lane])
-        measured = _measured(lanes, lane, vals, tests, blind.get(lane, {}))
-        result = _result(lanes, run, lane, measured, drift, seconds)
+        distance = None if drift is None else float(drift[lane])
+        content = _result(lanes, lane, evaluations[lane], distance, seconds)
         status = "stopped" if lane in lanes.stopped else "done"
-        found.append(Finished(status, result, lanes.curves[lane]))
-    return found
+        finished.append(Finished(status, content, lanes.curves[lane]))
+    return finished
 
 
-def _measured(
-    lanes: VectorizedRuns, lane: int, vals: dict, tests: dict, blind: dict
-) -> dict:
-    """Returns {"val", "test", "details"} of a lane, as far as they were measured."""
-    task, best = lanes.program.task, lanes.best[lane]
-    names = lanes.runs[lane].parts.datasets["target"].class_names
-    found = {}
-    if best is not None:
-        found["val"] = best["metrics"]
-    elif lane in vals:
-        found["val"] = {**metrics.compute(task, *vals[lane]), **blind}
-    if lane in tests:
-        found["test"] = metrics.compute(task, *tests[lane])
-    for split, there in (("test", tests), ("val", vals)):
-        seen = metrics.details(task, *there[lane], names) if lane in there else {}
-        if seen:
-            found["details"] = {"split": split, **seen}
-            break
-    return found
+def _evaluations(lanes: VectorizedRuns, alive: list[int]) -> dict[int, dict]:
+    """Computes {lane: {split: (metrics, details)}} of the chosen weights.
+
+    Metrics on val that training measured already are taken from there.
+    """
+    weights, task = lanes.chosen_weights(), lanes.program.task
+    unmeasured = [i for i in alive if lanes.best[i] is None]
+    val = vectorized_eval.scores(lanes, weights, "val", unmeasured)
+    criteria = vectorized_eval.criteria_of(lanes, weights, list(val))
+    done = [i for i in alive if i not in lanes.stopped]
+    test = {}
+    if lanes.exp.test:
+        test = vectorized_eval.scores(lanes, weights, "test", done)
+    if not test:  # the details are those of val, so its logits are needed
+        val = {**val, **vectorized_eval.scores(lanes, weights, "val", done)}
+    evaluations: dict[int, dict] = {}
+    for lane in alive:
+        names = lanes.runs[lane].parts.datasets["target"].class_names
+        best, splits = lanes.best[lane], {}
+        if best is not None:
+            splits["val"] = best["metrics"], {}
+        elif lane in val:
+            values = metrics.compute(task, *val[lane])
+            splits["val"] = {**values, **criteria.get(lane, {})}, {}
+        if lane in val:
+            splits["val"] = splits["val"][0], metrics.details(task, *val[lane], names)
+        if lane in test:
+            splits["test"] = (
+                metrics.compute(task, *test[lane]),
+                metrics.details(task, *test[lane], names),
+            )
+        evaluations[lane] = splits
+    return evaluations
 
 
 def _result(
-    lanes: VectorizedRuns, run, lane: int, measured: dict, drift, seconds
+    lanes: VectorizedRuns,
+    lane: int,
+    evaluations: dict[str, tuple[dict, dict]],
+    drift: float | None,
+    seconds: float,
 ) -> dict:
-    """Returns what `facts.result` says of a run that trained as a lane."""
+    """Assembles the result of one lane; times are its share of all lanes' time."""
     steps = lanes.exp.steps if lane not in lanes.stopped else _last(lanes, lane)
-    took = lanes.seconds / len(lanes.runs)
     best = lanes.best[lane]
-    curve = lanes.curves[lane]["val"] or [{"step": steps, **measured.get("val", {})}]
-    blind = selection_cost.of_run(curve, run.monitor, lanes.program.task)
-    return train_result.result(
-        run,
-        measured,
-        **({"choosing": blind} if blind else {}),
+    train_seconds = lanes.seconds / len(lanes.runs)
+    return result.finish(
+        lanes.runs[lane],
+        evaluations,
+        lanes.curves[lane]["val"],
         drift=drift,
         steps=steps,
         chosen=best["step"] if best else steps,
-        steps_per_second=steps / took if took > 0 else None,
-        train_seconds=took,
+        steps_per_second=steps / train_seconds if train_seconds > 0 else None,
+        train_seconds=train_seconds,
         seconds=seconds,
         compile_seconds=lanes.compile_seconds / len(lanes.runs),
         lanes=len(lanes.runs),

@@ -163,6 +163,10 @@ class VectorizedRuns:
             return self.states.average
         return step.averaged_tree(self.states.trainable, self.states.stats)
 
+    def chosen_weights(self) -> PyTree:
+        """The best weights on val so far; without a monitor the current ones."""
+        return self._weights() if self.runs[0].monitor is None else self.kept
+
     def advance(self, count: int, most: int) -> np.ndarray:
         """Takes `count` ≤ `most` steps in every active lane.
 

@@ -7,9 +7,8 @@ import time
 
 from jaxtl.core import checkpoint
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation import evaluate, model_selection, selection_cost
-from jaxtl.training import checkpointing, metrics_log, run_dir, wise_ft
-from jaxtl.training import result as train_result
+from jaxtl.evaluation import evaluate
+from jaxtl.training import checkpointing, metrics_log, result, run_dir, wise_ft
 from jaxtl.training.metrics_log import Log
 from jaxtl.training.progress import Progress
 from jaxtl.training.run import Run
@@ -120,29 +119,23 @@ def _finish(run: Run) -> dict:
         run.note_best(evaluate.evaluate(run, "val"))
     if run.exp.wise_ft and run.at:
         run.notes["wise_ft"] = f"α = {wise_ft.choose(run):g} chosen on val"
-    found = {}
-    for split in ("val", "test") if run.exp.test else ("val",):
-        if len(run.parts.datasets["target"].rows.get(split, ())):
-            found[split], seen = evaluate.evaluate_with_details(run, split, "best")
-            if seen:
-                found["details"] = {"split": split, **seen}
-    result = train_result.result(run, found, **_hindsight(run, found))
+    evaluations = {
+        split: evaluate.evaluate_with_details(run, split, "best")
+        for split in (("val", "test") if run.exp.test else ("val",))
+        if len(run.parts.datasets["target"].rows.get(split, ()))
+    }
+    content = result.finish(run, evaluations, _val_curve(run))
     if run.directory is not None:
         checkpointing.save(run)
-        run_dir.write_json(run.directory / "result.json", result)
-    return result
+        run_dir.write_json(run.directory / "result.json", content)
+    return content
 
 
-def _hindsight(run: Run, found: dict) -> dict:
-    """Returns {"choosing": what each criterion would have chosen}, {} without any."""
-    if not model_selection.label_free(run.parts):
-        return {}
-    curve = run.curve
-    if run.directory is not None:  # of all sessions
-        curve = metrics_log.curve(run.directory / "metrics.jsonl")
-    rows = curve["val"] or [{"step": run.at, **found.get("val", {})}]
-    task = run.parts.program.task
-    return {"choosing": selection_cost.of_run(rows, run.monitor, task)}
+def _val_curve(run: Run) -> list[dict]:
+    """Evaluations on val during training; of a stored run those of all sessions."""
+    if run.directory is None:
+        return run.curve["val"]
+    return metrics_log.curve(run.directory / "metrics.jsonl")["val"]
 
 
 class Interrupt:

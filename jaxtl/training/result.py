@@ -1,4 +1,4 @@
-"""Facts about a run that no training changes: costs, versions, what was loaded."""
+"""The result of a run, as in result.json: metrics, costs, versions, inputs."""
 
 import dataclasses
 import functools
@@ -6,109 +6,142 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
 from jaxtl.core import tree as trees
+from jaxtl.data.dataset import Dataset
+from jaxtl.evaluation import selection_cost
+from jaxtl.training.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def result(run, found: dict, **known) -> dict:
-    """Returns what result.json holds.
+def finish(
+    run: Run,
+    evaluations: Mapping[str, tuple[dict[str, float], dict]],
+    val_curve: Sequence[Mapping[str, float]],
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Assembles the result of a finished run.
 
     Args:
-      run: a finished run.
-      found: {"val": metrics, "test": metrics} of the chosen checkpoint.
-      known: entries that were found elsewhere already, such as `drift`.
+      run: a run whose training has ended.
+      evaluations: "val" and "test", as far as measured -> (metrics, details) of the
+        chosen weights; the result has the details of the last split with any.
+      val_curve: {"step", metric or criterion: value} of each evaluation during
+        training, in order.
+      overrides: entries that replace the run's own, or that it does not have. A run
+        that trained as one of several replicas holds its initial state only.
+
+    Returns:
+      The content of result.json.
     """
-    compiled, took = run.compiled, run.at - run.resumed_at
-    speed = took / run.session_seconds if took and run.session_seconds > 0 else None
+    measured: dict[str, Any] = {s: values for s, (values, _) in evaluations.items()}
+    for split, (_, details) in evaluations.items():
+        if details:
+            measured["details"] = {"split": split, **details}
+    steps = overrides.get("steps", run.at)
+    rows = val_curve or [{"step": steps, **measured.get("val", {})}]
+    choosing = selection_cost.of_run(rows, run.monitor, run.parts.program.task)
     return {
-        **found,
+        **measured,
         "steps": run.at,
         "chosen": run.best["step"] if run.best else run.at,
         "monitor": run.monitor,
         "seed": run.exp.seed,
-        "steps_per_second": speed,
+        **_costs(run),
+        "drift": overrides["drift"] if "drift" in overrides else _drift(run),
+        "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
+        "terms": dict(run.notes),
+        **environment(),
+        **({"choosing": choosing} if choosing else {}),
+        **overrides,
+    }
+
+
+def _costs(run: Run) -> dict[str, Any]:
+    """Time, floating-point operations, memory (bytes) and sizes of a run."""
+    compiled, steps = run.compiled, run.at - run.resumed_at
+    timed = steps > 0 and run.session_seconds > 0
+    return {
+        "steps_per_second": steps / run.session_seconds if timed else None,
         "train_seconds": run.seconds,
         "compile_seconds": run.compile_seconds,
         "flops_per_step": compiled.flops if compiled else None,
         "temp_bytes": compiled.temp_bytes if compiled else None,
-        "drift": known["drift"] if "drift" in known else drift(run),
         "parameter_bytes": trees.nbytes(run.params),
         "trainable_bytes": trees.nbytes(run.state.trainable),
         "optimizer_bytes": trees.nbytes(run.state.opt),
         "parameters": trees.size(run.params),
         "trainable_parameters": trainable(run),
-        "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
-        "terms": dict(run.notes),
-        **environment(),
-        **known,
     }
 
 
-def drift(run) -> float | None:
-    """Returns ‖θ − θ₀‖ of the chosen weights over what has a source, None without."""
+def _drift(run: Run) -> float | None:
+    """‖θ − θ₀‖ of the chosen weights over the leaves of θ₀; None without a source."""
     if not jax.tree.leaves(run.source.params):
         return None
-    apart = trees.sub(run.weights("best")[0], run.source.params)
-    return float(trees.sum_squares(apart)) ** 0.5
+    difference = trees.sub(run.weights("best")[0], run.source.params)
+    return float(trees.sum_squares(difference)) ** 0.5
 
 
-def trainable(run) -> int:
-    """Returns the number of the model's parameters, or of their delta, in training."""
+def trainable(run: Run) -> int:
+    """Number of parameters in training: the model's and its reparametrization's."""
     return sum(trees.size(run.state.trainable[part]) for part in ("model", "peft"))
 
 
-def environment() -> dict:
-    """Returns device, versions and the git commit of the working directory."""
+def environment() -> dict[str, Any]:
+    """Device, package versions and the git commit of the working directory."""
     device = jax.devices()[0]
     return {
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
         "python": platform.python_version(),
         "versions": versions(),
-        "git_commit": git_commit(),
+        "git_commit": _git_commit(),
     }
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Returns the versions of what computes."""
+    """Versions of jaxtl and of the packages that compute."""
     from jaxtl import __version__
 
-    found = {"jaxtl": __version__}
+    installed = {"jaxtl": __version__}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @functools.cache
-def git_commit() -> str | None:
-    """Returns the commit of the working directory ("+" if it has changes), or None."""
+def _git_commit() -> str | None:
+    """Commit of the working directory, with "+" if it has changes; None without git."""
     try:
-        here = pathlib.Path.cwd()
-        asked = {"cwd": here, "capture_output": True, "text": True, "timeout": 10}
-        head = subprocess.run(["git", "rev-parse", "HEAD"], **asked)
+        directory = pathlib.Path.cwd()
+        options = {"cwd": directory, "capture_output": True, "text": True}
+        options["timeout"] = 10
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **options)
         if head.returncode:
             return None
-        changed = subprocess.run(["git", "status", "--porcelain"], **asked)
-        return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+        changes = subprocess.run(["git", "status", "--porcelain"], **options)
+        return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired):
         return None
 
 
-def loaded(rows: list) -> list[dict]:
-    """Returns the table of loaded weights as JSON."""
-    return [dataclasses.asdict(r) for r in rows]
+def loaded(rows: Sequence[Any]) -> list[dict]:
+    """The table of loaded weights (`pretrained.match` rows) as JSON."""
+    return [dataclasses.asdict(row) for row in rows]
 
 
-def inputs(dataset) -> dict[str, dict]:
-    """Returns {input: {"shape" of one example, stored "dtype"}} as JSON.
+def inputs(dataset: Dataset) -> dict[str, dict]:
+    """{input: {"shape" of one example, stored "dtype"}} as JSON.
 
     A data set of one array has the input "x".
     """
