@@ -162,9 +162,9 @@ def _sweep(case, folder, steps) -> float:
     made = runner.build_sweep(
         file, grid.grid_of(file, axes), folder / f"sweep{time.time_ns()}"
     )
-    with runner.open_database(made) as book:
-        runner.run(made, book)
-        found = [entry.result["test"]["accuracy"] for entry in book.entries()]
+    with runner.open_database(made) as database:
+        runner.run(made, database)
+        found = [entry.result["test"]["accuracy"] for entry in database.entries()]
     assert len(found) == 12 * len(SEEDS)
     return statistics.mean(found)
 

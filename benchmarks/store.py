@@ -1,9 +1,9 @@
 """How long do 10,000 results take to write, to read and to summarise?
 
-A sweep of 2,000 settings and five seeds with results and curves as runs leave them:
-written to a ledger in batches, claimed before as a sweep does, read back, made into a
-summary and that into Markdown. Beside the ledger the same results are written and read
-as one JSON file each, which is what directories of runs are.
+A sweep of 2,000 settings and five seeds, with results and curves as runs leave them, is
+written to a database in batches (claimed first, as a sweep does), read back, summed up
+and printed as Markdown. For comparison the same results are written and read as one
+JSON file each, as in directories of runs.
 
     python benchmarks/store.py [--quick] [--json FILE]
 """
@@ -64,13 +64,13 @@ def outcomes(quick: bool) -> list[tuple[dict, Outcome]]:
 
 def write(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
     """Adds, claims and finishes all cells, a batch at a time."""
-    with Database(folder, create=True) as book:
-        book.tell(doc="Ten thousand results.", axes=AXES)
-        book.add((outcome.key, labels) for labels, outcome in cells)
+    with Database(folder, create=True) as database:
+        database.set_meta(doc="Ten thousand results.", axes=AXES)
+        database.add((outcome.key, labels) for labels, outcome in cells)
         for begin in range(0, len(cells), BATCH):
             batch = [outcome for _, outcome in cells[begin : begin + BATCH]]
-            book.claim([outcome.key for outcome in batch], "this process")
-            book.finish(batch)
+            database.claim([outcome.key for outcome in batch], "this process")
+            database.finish(batch)
 
 
 def write_files(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
@@ -110,11 +110,11 @@ def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
     cells, rows = outcomes(args.quick), []
     n = len(cells)
     with tempfile.TemporaryDirectory() as place:
-        book, files = pathlib.Path(place) / "ledger", pathlib.Path(place) / "files"
-        book.mkdir()
+        folder, files = pathlib.Path(place) / "sweep", pathlib.Path(place) / "files"
+        folder.mkdir()
         files.mkdir()
-        timed(rows, f"write, {BATCH} at a time", n, lambda: write(book, cells))
-        found = timed(rows, "read", n, lambda: records.read([book]))
+        timed(rows, f"write, {BATCH} at a time", n, lambda: write(folder, cells))
+        found = timed(rows, "read", n, lambda: records.read([folder]))
         made = timed(rows, "summary", n, lambda: summarise(found))
         timed(
             rows, "Markdown", n, lambda: [*map(writers.markdown, tables.sheets(made))]
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
         timed(rows, "CSV of cells", n, lambda: writers.cells_csv(found))
         timed(rows, "write, a file each", n, lambda: write_files(files, cells))
         timed(rows, "read, a file each", n, lambda: read_files(files))
-        size = sum(path.stat().st_size for path in book.iterdir()) / 1e6
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     assert len(found.records) == n
     assert len(made.settings) == n // len(AXES["seed"])
     total = sum(row["s"] for row in rows[1:4])
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
         "cells": n,
         "read to Markdown, s": total,
         "target": f"≤ {TARGET:g}",
-        "ledger, MB": size,
+        "database, MB": size,
     }
     timing.report(__doc__.partition("\n")[0], [rows, [whole]], args.json)
     return [rows, [whole]]

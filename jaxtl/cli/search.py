@@ -10,7 +10,8 @@ from jaxtl.cli import sweep
 from jaxtl.core import console as console_lib
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import database, format_number
+from jaxtl.results import format_number
+from jaxtl.results.database import DATABASE_FILE, DONE, Database
 from jaxtl.sweep import (
     axes_from_text,
     optuna_storage,
@@ -60,13 +61,13 @@ def search_(args) -> int:
     made = runner.Sweep(file, grid, (), (), out, args.mode, args.lanes)
     if args.overwrite and args.storage is None:
         (out / STORED).unlink(missing_ok=True)
-    with _begun(made, args.overwrite) as book:
+    with _begun(made, args.overwrite) as database:
         url = args.storage or f"sqlite:///{out.absolute() / STORED}"
         storage = storage or optuna_storage.connect(url)
         one, study = _opened(args, made, found, storage, url)
         if args.slurm is not None:
-            return _submitted(args, one, study, url, book)
-        return _worked(args, one, study, found, url, book)
+            return _submitted(args, one, study, url, database)
+        return _worked(args, one, study, found, url, database)
 
 
 def worker(args) -> int:
@@ -81,9 +82,9 @@ def worker(args) -> int:
     found = search_space.space(file, grid)
     storage = optuna_storage.connect(args.storage)
     made = runner.Sweep(file, grid, (), (), _folder(args), args.mode, args.lanes)
-    with _begun(made) as book:
+    with _begun(made) as database:
         one, study = _opened(args, made, found, storage, args.storage)
-        return _worked(args, one, study, found, args.storage, book)
+        return _worked(args, one, study, found, args.storage, database)
 
 
 def _read(args) -> tuple[experiment_file.File, Grid]:
@@ -100,21 +101,21 @@ def _folder(args) -> pathlib.Path:
         return args.out
     if args.storage.startswith("sqlite:///"):
         beside = pathlib.Path(args.storage.removeprefix("sqlite:///")).parent
-        if (beside / database.FILE).exists():
+        if (beside / DATABASE_FILE).exists():
             return beside
     own = f"{socket.gethostname()}-{os.getpid()}"
     return pathlib.Path("runs") / f"sweep-{args.file.stem}" / own
 
 
-def _begun(made: runner.Sweep, overwrite: bool = False) -> database.Database:
-    """Opens the folder's ledger; of several workers that begin at once one makes it."""
+def _begun(made: runner.Sweep, overwrite: bool = False) -> Database:
+    """Opens the folder's database; workers that start together make one."""
     for _ in range(20):
         try:
             return runner.open_database(made, overwrite=overwrite)
         except UserError:
             if not (made.folder / "experiment.py").exists():
                 raise
-            if (made.folder / database.FILE).exists():
+            if (made.folder / DATABASE_FILE).exists():
                 break
             time.sleep(0.1)
     return runner.open_database(made, overwrite=overwrite)
@@ -146,11 +147,11 @@ def _opened(args, made: runner.Sweep, found, storage, url: str):
     return one, study
 
 
-def _worked(args, one: search_space.Search, study, found, url: str, book) -> int:
+def _worked(args, one: search_space.Search, study, found, url: str, database) -> int:
     """Works until the study has all its trials; prints how it goes on."""
     console, begun = console_lib.console(), time.perf_counter()
     shared = optuna_study.SharedStudy(study, args.grace)
-    book.tell(search=_described(args, one, study, url))
+    database.set_meta(search=_described(args, one, study, url))
 
     def tell(told: search_runner.Told) -> None:
         if told.error:
@@ -165,7 +166,7 @@ def _worked(args, one: search_space.Search, study, found, url: str, book) -> int
         console.print(text, markup=False)
 
     with optuna_storage.answering(url):
-        search_runner.work(one, book, shared, found, tell, note)
+        search_runner.work(one, database, shared, found, tell, note)
         done, _ = shared.counts()
         best = _best(shared.trials(), one.metric)
         failed = sum(optuna_study.ERROR in t.user_attrs for t in shared.trials())
@@ -173,7 +174,7 @@ def _worked(args, one: search_space.Search, study, found, url: str, book) -> int
     console.print(f"{done} trials; {where}{optuna_storage.hidden(url)}", markup=False)
     if best:
         console.print(best, markup=False)
-    return _reported(one.made.folder, book, failed)
+    return _reported(one.made.folder, database, failed)
 
 
 def _best(known, metric: str) -> str:
@@ -201,11 +202,11 @@ def _described(args, one: search_space.Search, study, url: str) -> dict:
     }
 
 
-def _reported(folder: pathlib.Path, book: database.Database, failed: int) -> int:
+def _reported(folder: pathlib.Path, database: Database, failed: int) -> int:
     """Prints the tables of what is recorded here; returns the exit code."""
     from jaxtl.results import build_summary, records, report, tables
 
-    if book.counts().get(database.DONE):
+    if database.counts().get(DONE):
         found = build_summary.summarise(records.read([folder]))
         report.show(found, tables.sheets(found))
         print(f"more of it: jaxtl report {folder}")
@@ -230,7 +231,7 @@ def _planned(found, grid: Grid) -> None:
     console_lib.console().print(table, markup=False)
 
 
-def _submitted(args, one: search_space.Search, study, url: str, book) -> int:
+def _submitted(args, one: search_space.Search, study, url: str, database) -> int:
     """Hands the study to workers of a cluster; waits for those of this machine."""
     command = ["worker", str(args.file.absolute()), *args.overrides]
     command += ["--storage", url, "--study", study.study_name]
@@ -254,5 +255,5 @@ def _submitted(args, one: search_space.Search, study, url: str, book) -> int:
     with optuna_storage.answering(url):
         print(_best(shared.trials(), one.metric))
     if args.storage is None:
-        _reported(folder, book, 0)
+        _reported(folder, database, 0)
     return max(codes)

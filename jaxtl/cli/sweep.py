@@ -8,7 +8,8 @@ from jaxtl.core import compilation
 from jaxtl.core import console as console_lib
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import database, format_number
+from jaxtl.results import format_number
+from jaxtl.results.database import DONE, FAILED, FINISHED, Database, Outcome
 from jaxtl.sweep import axes_from_text, plan, runner
 from jaxtl.sweep.grid import grid_of
 from jaxtl.training import experiment_file
@@ -26,12 +27,12 @@ def sweep_(args) -> int:
     if args.plan:
         _planned(console, made)
         return 0
-    with runner.open_database(made, overwrite=args.overwrite) as book:
+    with runner.open_database(made, overwrite=args.overwrite) as database:
         compilation.keep(made.folder / "compiled")
         if args.retry:
-            book.again((database.FAILED,))
-        _run(console, made, book)
-        left = book.counts()
+            database.requeue((FAILED,))
+        _run(console, made, database)
+        left = database.counts()
     _told(console, made, left)
     return _reported(made, left)
 
@@ -85,10 +86,10 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def _run(console, made: runner.Sweep, book: database.Database) -> None:
+def _run(console, made: runner.Sweep, database: Database) -> None:
     begun, total = time.perf_counter(), len(made.cells) + len(made.fitted)
     labels = {cell.key: cell.labels for cell in (*made.cells, *made.fitted)}
-    before = _finished(book, labels)
+    before = _finished(database, labels)
     if before:
         console.print(f"{before} of {total} cells are done already")
     best: list = [None]
@@ -97,10 +98,10 @@ def _run(console, made: runner.Sweep, book: database.Database) -> None:
     def tell(outcomes) -> None:
         for outcome in outcomes:
             _note_best(best, outcome, labels.get(outcome.key, {}))
-            if outcome.status == database.FAILED:
+            if outcome.status == FAILED:
                 where = _setting(labels.get(outcome.key, {}))
                 print(f"{where} failed: {outcome.error}", file=sys.stderr)
-        done, seconds = _finished(book, labels), time.perf_counter() - begun
+        done, seconds = _finished(database, labels), time.perf_counter() - begun
         if done < total and seconds - told[0] < PAUSE:
             return
         told[0] = seconds
@@ -109,16 +110,16 @@ def _run(console, made: runner.Sweep, book: database.Database) -> None:
             line += f"; best on val so far: {best[0][2]} at {best[0][1]}"
         console.print(line, markup=False)
 
-    runner.run(made, book, tell)
+    runner.run(made, database, tell)
 
 
-def _finished(book: database.Database, mine) -> int:
-    """Returns how many of some cells are done; the ledger may hold others besides."""
-    known = book.statuses()
-    return sum(known.get(key) in database.FINISHED for key in mine)
+def _finished(database: Database, mine) -> int:
+    """Returns how many of some cells are done; the database may hold others besides."""
+    known = database.statuses()
+    return sum(known.get(key) in FINISHED for key in mine)
 
 
-def _note_best(best: list, outcome: database.Outcome, labels) -> None:
+def _note_best(best: list, outcome: Outcome, labels) -> None:
     name = outcome.result.get("monitor")
     value = outcome.result.get("val", {}).get(name)
     if value is None:
@@ -145,8 +146,8 @@ def _reported(made: runner.Sweep, counts) -> int:
     """Prints the tables of what is done; returns the exit code."""
     from jaxtl.results import build_summary, records, report, tables
 
-    if counts.get(database.DONE):
+    if counts.get(DONE):
         found = build_summary.summarise(records.read([made.folder]))
         report.show(found, tables.sheets(found))
         print(f"more of it: jaxtl report {made.folder}")
-    return 1 if counts.get(database.FAILED) else 0
+    return 1 if counts.get(FAILED) else 0

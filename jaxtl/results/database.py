@@ -1,8 +1,8 @@
-"""The ledger of a sweep: which cells wait, run and are done, in one SQLite file.
+"""The database of a sweep: the status and the result of every cell, in one SQLite file.
 
-Several processes may work on one sweep: each claims cells before it runs them and beats
-while it works; the cells of one that died are claimed anew. A cell that is done is
-never run again.
+Several processes may work on one sweep. Each claims cells before it runs them and sends
+a heartbeat while it works; the cells of a process that died can be claimed again. A
+cell that is done is never run again.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from jaxtl.core.errors import UserError
 
-FILE = "sweep.sqlite"
-STALE = 60.0  # seconds without a beat after which a claim is void
-WAIT = 30.0  # seconds that a process waits for another's transaction
+DATABASE_FILE = "sweep.sqlite"
+CLAIM_TIMEOUT = 60.0  # seconds without a heartbeat after which a claim is void
+LOCK_TIMEOUT = 30.0  # seconds that a process waits for another's transaction
 
 WAITING, RUNNING = "waiting", "running"
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -30,7 +30,7 @@ FINISHED = (DONE, FAILED, STOPPED)
 DAMAGED = "damaged"
 _UTF8 = {"encoding": "utf-8", "errors": "replace"}
 
-# Of a finished row; `_entry` looks at its curve and labels as well.
+# SQL that tests the result of a finished row; `_entry` checks its curve and labels too.
 _READABLE = "CASE WHEN json_valid(result) THEN json_type(result) = 'object' ELSE 0 END"
 _LOST = f"(status IN {FINISHED} AND NOT {_READABLE})"
 
@@ -44,19 +44,32 @@ CREATE TABLE IF NOT EXISTS cells (
 CREATE INDEX IF NOT EXISTS by_status ON cells (status);
 """
 
+# Primary result codes of SQLite -> the reason that a user is given.
+_REASONS = {
+    sqlite3.SQLITE_FULL: "no space is left on the disk; what was recorded is kept",
+    **dict.fromkeys(
+        (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+        "it can't be written; check the folder's permissions",
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
+        "it is damaged; `sqlite3 sweep.sqlite .recover` may save its rows",
+    ),
+}
 
-def owner() -> str:
-    """Returns a name for this process that no other has."""
+
+def new_owner() -> str:
+    """Returns an identifier for this process that no other process has."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def _alive(name: str) -> bool:
-    """Whether a process may still be there; of other machines nobody knows."""
-    host, _, rest = name.partition(":")
+def _may_be_alive(owner: str) -> bool:
+    """Whether a process may still run: unknown, hence True, on another machine."""
+    host, _, process = owner.partition(":")
     if host != socket.gethostname():
         return True
     try:
-        os.kill(int(rest.partition(":")[0]), 0)
+        os.kill(int(process.partition(":")[0]), 0)
     except ProcessLookupError:
         return False
     except (PermissionError, ValueError):
@@ -64,30 +77,40 @@ def _alive(name: str) -> bool:
     return True
 
 
-def _patiently(connection: sqlite3.Connection, text: str) -> None:
-    """Waits for others that make the same file, as SQLite itself does not do here."""
-    until = time.monotonic() + WAIT
+def _error_code(error: sqlite3.Error) -> int | None:
+    """The primary result code of SQLite, without the bits of an extended code."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _execute_when_unlocked(connection: sqlite3.Connection, statement: str) -> None:
+    """Retries while another process creates the same file.
+
+    SQLite's own timeout does not cover a change of the journal mode.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
-            connection.execute(text)
+            connection.execute(statement)
             return
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
+            locked = _error_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not locked or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
 
 
-class Entry(NamedTuple):
-    """One row: a cell and what is known of it.
+class CellEntry(NamedTuple):
+    """One row of the database: a cell with its status and its result.
 
     Attributes:
       key: identity of the cell's experiment.
       labels: axis -> value as it is shown.
-      status: "waiting", "running", "done", "failed" (its error says why), "stopped"
-        (by successive halving), or "damaged" (the row can't be read).
-      result: as in result.json, {} before it is done.
+      status: "waiting", "running", "done", "failed" (`error` holds the reason),
+        "stopped" (by successive halving), or "damaged" (the row can't be read).
+      result: as in result.json, {} before the cell is done.
       curve: {"step": […], "loss": […], "val": [{"step": …, metric: …}, …]}.
-      error: one sentence, "" without.
+      error: one sentence, "" without an error.
     """
 
     key: str
@@ -99,7 +122,7 @@ class Entry(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a cell; fields as in `Entry`."""
+    """The outcome of a cell that finished; fields as in `CellEntry`."""
 
     key: str
     status: str
@@ -109,91 +132,101 @@ class Outcome(NamedTuple):
 
 
 class Database:
-    """An open ledger; a context manager.
+    """An open database of a sweep; a context manager that closes it.
+
+    Every method raises a UserError where the disk is full or the file can't be written;
+    what was recorded before stays.
 
     Args:
-      folder: of the sweep.
-      create: make the file where there is none.
+      folder: the sweep's folder.
+      create: whether to create the file where there is none.
 
     Raises:
-      UserError: no ledger there, or one that is damaged; and, by every method, a disk
-        that is full or a file that can't be written. What was recorded stays.
+      UserError: the folder holds no database, or the database is damaged.
     """
 
     def __init__(self, folder: str | pathlib.Path, *, create: bool = False):
-        self.path = pathlib.Path(folder) / FILE
+        self.path = pathlib.Path(folder) / DATABASE_FILE
         if not create and not self.path.exists():
-            raise UserError(f"{folder} holds no sweep: there is no {FILE} in it.")
-        with self._told():
-            self._connection = sqlite3.connect(
-                self.path, timeout=WAIT, isolation_level=None, check_same_thread=False
+            raise UserError(
+                f"{folder} holds no sweep: there is no {DATABASE_FILE} in it."
             )
-            # A byte that is no text damages its row and no other.
-            self._connection.text_factory = functools.partial(str, **_UTF8)
-            _patiently(self._connection, "PRAGMA journal_mode=WAL")
-            # Every commit is on the disk when it returns, whatever happens then.
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_TABLES)
+        with self._errors():
+            self.connection = sqlite3.connect(
+                self.path,
+                timeout=LOCK_TIMEOUT,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            # An invalid byte damages its own row only.
+            self.connection.text_factory = functools.partial(str, **_UTF8)
+            _execute_when_unlocked(self.connection, "PRAGMA journal_mode=WAL")
+            # A commit returns after its data is on the disk.
+            self.connection.execute("PRAGMA synchronous=FULL")
+            self.connection.executescript(_TABLES)
 
     def __enter__(self) -> "Database":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._connection.close()
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection to the file."""
+        self.connection.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
+        """Turns errors of SQLite into errors for the user."""
         try:
             yield
         except sqlite3.DatabaseError as error:
-            text = str(error)
-            if "full" in text:
-                text = "no space is left on the disk; what was recorded is kept"
-            elif "readonly" in text or "unable to open" in text:
-                text = "it can't be written; check the folder's permissions"
-            elif "malformed" in text or "not a database" in text:
-                text = (
-                    "it is damaged; `sqlite3 sweep.sqlite .recover` may save its rows"
-                )
-            raise UserError(f"{self.path}: {text}.") from error
+            reason = _REASONS.get(_error_code(error), str(error))
+            raise UserError(f"{self.path}: {reason}.") from error
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, of which other processes see all or nothing."""
-        with self._told():
-            self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: other processes see all of its changes or none."""
+        with self._errors():
+            self.connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                yield self.connection
+                self.connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                    self.connection.execute("ROLLBACK")
                 raise
 
-    def tell(self, **values: Any) -> None:
-        """Stores facts of the whole sweep, as JSON."""
+    def _fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple]:
+        """Runs a query and returns all its rows."""
+        with self._errors():
+            return self.connection.execute(query, parameters).fetchall()
+
+    def set_meta(self, **values: Any) -> None:
+        """Stores values that describe the whole sweep, as JSON."""
         rows = [(name, json.dumps(value)) for name, value in values.items()]
-        with self._writing() as db:
-            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
     def meta(self) -> dict[str, Any]:
-        """Returns the facts of the whole sweep."""
-        with self._told():
-            rows = self._connection.execute("SELECT name, value FROM meta").fetchall()
+        """Returns name -> value of all that `set_meta` stored; None where damaged."""
+        rows = self._fetch("SELECT name, value FROM meta")
         return {name: _parsed(value) for name, value in rows}
 
     def add(self, cells: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Adds (key, labels) as waiting, in order.
+        """Adds cells (key, labels) as waiting, in the order given.
 
-        Known ones stay as they are, but for labels that are others now.
+        A cell that is there already keeps its status and result and gets new labels.
         """
-        with self._writing() as db:
-            [start] = db.execute("SELECT COALESCE(MAX(place) + 1, 0) FROM cells")
+        with self._transaction() as connection:
+            [(start,)] = connection.execute(
+                "SELECT COALESCE(MAX(place) + 1, 0) FROM cells"
+            )
             rows = (
-                (key, start[0] + i, json.dumps(dict(labels)), WAITING)
+                (key, start + i, json.dumps(dict(labels)), WAITING)
                 for i, (key, labels) in enumerate(cells)
             )
-            db.executemany(
+            connection.executemany(
                 "INSERT INTO cells (key, place, labels, status) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET labels = excluded.labels "
                 "WHERE labels IS NOT excluded.labels",
@@ -201,91 +234,92 @@ class Database:
             )
 
     def claim(self, keys: Sequence[str], owner: str) -> list[str]:
-        """Takes those of some cells that wait, or whose owner died, for this process.
+        """Claims cells that wait, whose owner died, or whose row is damaged.
 
-        Cells whose row is damaged are taken as well: nothing is known of them.
+        Args:
+          keys: the cells to claim.
+          owner: identifier of the claiming process, see `new_owner`.
 
         Returns:
-          the keys that are now the owner's, in the order given.
+          the keys that now belong to the owner, in the order given.
         """
-        now, taken = time.time(), []
-        with self._writing() as db:
+        now, claimed = time.time(), []
+        with self._transaction() as connection:
             for key in keys:
-                found = db.execute(
+                update = connection.execute(
                     "UPDATE cells SET status = ?, owner = ?, beat = ? "
                     "WHERE key = ? AND (status = ? OR (status = ? AND beat < ?) OR "
                     f"{_LOST})",
-                    (RUNNING, owner, now, key, WAITING, RUNNING, now - STALE),
+                    (RUNNING, owner, now, key, WAITING, RUNNING, now - CLAIM_TIMEOUT),
                 )
-                taken += [key] * found.rowcount
-        return taken
+                claimed += [key] * update.rowcount
+        return claimed
 
-    def beat(self, owner: str) -> None:
-        """Says that an owner is alive."""
-        with self._writing() as db:
-            db.execute(
+    def heartbeat(self, owner: str) -> None:
+        """Renews the claims of an owner."""
+        with self._transaction() as connection:
+            connection.execute(
                 "UPDATE cells SET beat = ? WHERE owner = ? AND status = ?",
                 (time.time(), owner, RUNNING),
             )
 
-    def free_dead(self) -> int:
-        """Lets the cells of this machine's dead processes wait anew; returns how many.
+    def release_dead(self) -> int:
+        """Puts the cells of this machine's dead processes back to waiting.
 
-        A process that was killed leaves its claims behind; elsewhere than on its own
-        machine they are void after a minute without a beat.
+        A process that was killed leaves its claims behind. Claims of processes on other
+        machines become void after CLAIM_TIMEOUT without a heartbeat.
+
+        Returns:
+          the number of dead processes.
         """
-        with self._told():
-            owners = self._connection.execute(
-                "SELECT DISTINCT owner FROM cells WHERE status = ?", (RUNNING,)
-            ).fetchall()
-        dead = [owner for (owner,) in owners if owner and not _alive(owner)]
-        with self._writing() as db:
-            for owner in dead:
-                db.execute(
-                    "UPDATE cells SET status = ?, owner = NULL WHERE owner = ? AND "
-                    "status = ?",
-                    (WAITING, owner, RUNNING),
-                )
+        owners = self._fetch(
+            "SELECT DISTINCT owner FROM cells WHERE status = ?", (RUNNING,)
+        )
+        dead = [owner for (owner,) in owners if owner and not _may_be_alive(owner)]
+        self._release(dead)
         return len(dead)
 
     def release(self, owner: str) -> None:
-        """Hands back what an owner claimed and did not finish."""
-        with self._writing() as db:
-            db.execute(
+        """Puts the cells that an owner claimed and did not finish back to waiting."""
+        self._release([owner])
+
+    def _release(self, owners: Iterable[str]) -> None:
+        with self._transaction() as connection:
+            connection.executemany(
                 "UPDATE cells SET status = ?, owner = NULL WHERE owner = ? AND "
                 "status = ?",
-                (WAITING, owner, RUNNING),
+                [(WAITING, owner, RUNNING) for owner in owners],
             )
 
-    def again(self, statuses: Sequence[str]) -> int:
-        """Lets cells of some statuses wait anew; returns how many."""
-        with self._writing() as db:
+    def requeue(self, statuses: Sequence[str]) -> int:
+        """Puts the cells of some statuses back to waiting; returns their number."""
+        with self._transaction() as connection:
             marks = ", ".join("?" * len(statuses))
-            found = db.execute(
+            update = connection.execute(
                 f"UPDATE cells SET status = ? WHERE status IN ({marks})",
                 (WAITING, *statuses),
             )
-        return found.rowcount
+        return update.rowcount
 
-    def again_damaged(self) -> int:
-        """Lets cells whose row can't be read wait anew; returns how many."""
-        lost = [entry.key for entry in self.entries() if entry.status == DAMAGED]
+    def requeue_damaged(self) -> int:
+        """Puts cells whose row can't be read back to waiting; returns their number."""
+        damaged = [entry.key for entry in self.entries() if entry.status == DAMAGED]
         marks = ", ".join("?" * len(FINISHED))
-        with self._writing() as db:
-            db.executemany(
+        with self._transaction() as connection:
+            connection.executemany(
                 f"UPDATE cells SET status = ? WHERE key = ? AND status IN ({marks})",
-                [(WAITING, key, *FINISHED) for key in lost],
+                [(WAITING, key, *FINISHED) for key in damaged],
             )
-        return len(lost)
+        return len(damaged)
 
     def finish(self, outcomes: Iterable[Outcome]) -> None:
-        """Records what became of some cells, all at once."""
+        """Records the outcomes of some cells in one transaction."""
         rows = [
-            (o.status, _text(o.result), json.dumps(o.curve), o.error, o.key)
+            (o.status, _strict_json(o.result), json.dumps(o.curve), o.error, o.key)
             for o in outcomes
         ]
-        with self._writing() as db:
-            db.executemany(
+        with self._transaction() as connection:
+            connection.executemany(
                 "UPDATE cells SET status = ?, result = ?, curve = ?, error = ?, "
                 "owner = NULL WHERE key = ?",
                 rows,
@@ -293,59 +327,57 @@ class Database:
 
     def counts(self) -> dict[str, int]:
         """Returns status -> number of cells."""
-        with self._told():
-            return dict(
-                self._connection.execute(
-                    "SELECT status, COUNT(*) FROM cells GROUP BY status"
-                ).fetchall()
-            )
+        return dict(self._fetch("SELECT status, COUNT(*) FROM cells GROUP BY status"))
 
     def statuses(self) -> dict[str, str]:
         """Returns key -> status; "damaged" where a cell's result can't be read."""
-        with self._told():
-            rows = self._connection.execute(
-                f"SELECT key, status, {_LOST} FROM cells"
-            ).fetchall()
-        return {key: DAMAGED if bad else status for key, status, bad in rows}
+        rows = self._fetch(f"SELECT key, status, {_LOST} FROM cells")
+        return {key: DAMAGED if lost else status for key, status, lost in rows}
 
     def owners(self) -> dict[str, tuple[int, float]]:
-        """Returns owner -> (cells that it runs, seconds since it last beat)."""
-        with self._told():
-            rows = self._connection.execute(
-                "SELECT owner, COUNT(*), MAX(beat) FROM cells WHERE status = ? "
-                "GROUP BY owner",
-                (RUNNING,),
-            ).fetchall()
+        """Returns owner -> (cells that it runs, seconds since its last heartbeat)."""
+        rows = self._fetch(
+            "SELECT owner, COUNT(*), MAX(beat) FROM cells WHERE status = ? "
+            "GROUP BY owner",
+            (RUNNING,),
+        )
         now = time.time()
         return {owner: (n, now - (beat or 0.0)) for owner, n, beat in rows}
 
-    def values(self) -> list[tuple[dict, dict]]:
-        """Returns (labels, {"val", "seconds", "monitor"}) of cells that are done.
+    def done_values(self) -> list[tuple[dict, dict]]:
+        """Returns (labels, {"val", "seconds", "monitor"}) of the cells that are done.
 
-        Quicker than `entries`, which reads curves as well: made to be asked often.
+        Faster than `entries`, which parses curves too, so it can be called often.
         """
-        part = "json_object('val', json_extract(result, '$.val'), 'seconds', "
-        part += "json_extract(result, '$.seconds'), 'monitor', "
-        part += "json_extract(result, '$.monitor'))"
-        with self._told():
-            rows = self._connection.execute(
-                f"SELECT labels, {part} FROM cells WHERE status = ? AND "
-                f"{_READABLE} AND json_valid(labels) ORDER BY place",
-                (DONE,),
-            ).fetchall()
-        return [(json.loads(labels), json.loads(found)) for labels, found in rows]
+        columns = (
+            "json_object('val', json_extract(result, '$.val'), 'seconds', "
+            "json_extract(result, '$.seconds'), 'monitor', "
+            "json_extract(result, '$.monitor'))"
+        )
+        rows = self._fetch(
+            f"SELECT labels, {columns} FROM cells WHERE status = ? AND "
+            f"{_READABLE} AND json_valid(labels) ORDER BY place",
+            (DONE,),
+        )
+        return [(json.loads(labels), json.loads(result)) for labels, result in rows]
 
-    def entries(self) -> list[Entry]:
-        """Returns every cell in the sweep's order."""
-        with self._told():
-            rows = self._connection.execute(
-                "SELECT key, labels, status, result, curve, error FROM cells "
-                "ORDER BY place"
-            ).fetchall()
+    def entries(self) -> list[CellEntry]:
+        """Returns all cells in the sweep's order."""
+        rows = self._fetch(
+            "SELECT key, labels, status, result, curve, error FROM cells ORDER BY place"
+        )
         return [_entry(*row) for row in rows]
 
 
-def _entry(key, labels, status, result, curve, error) -> Entry:
+def _entry(
+    key: str,
+    labels: str,
+    status: str,
+    result: str | None,
+    curve: str | None,
+    error: str,
+) -> CellEntry:
+    """Parses a row; one that can't be parsed becomes a damaged entry."""
     try:
         labels = json.loads(labels)
         result = json.loads(result) if result else {}
@@ -353,26 +385,26 @@ def _entry(key, labels, status, result, curve, error) -> Entry:
         if not all(isinstance(x, dict) for x in (labels, result, curve)):
             raise ValueError("not a mapping")
     except ValueError as problem:
-        known = labels if isinstance(labels, dict) else {}
+        labels = labels if isinstance(labels, dict) else {}
         error = f"the row of the cell {key} can't be read ({problem}); run it again"
-        return Entry(key, known, DAMAGED, {}, {}, error)
-    return Entry(key, labels, status, result, curve, error)
+        return CellEntry(key, labels, DAMAGED, {}, {}, error)
+    return CellEntry(key, labels, status, result, curve, error)
 
 
-def _text(result: Mapping[str, Any]) -> str:
-    """Returns a result as JSON; NaN and infinities, which JSON has none of, as null.
+def _strict_json(result: Mapping[str, Any]) -> str:
+    """Encodes a result, with null for NaN and infinities.
 
-    SQLite would take a row with a NaN for a damaged one.
+    JSON has no such numbers; SQLite would count a row with one of them as damaged.
     """
 
-    def plain(value: Any) -> Any:
+    def without_nan(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: plain(inner) for name, inner in value.items()}
+            return {name: without_nan(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return [plain(inner) for inner in value]
+            return [without_nan(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(plain(result), allow_nan=False)
+    return json.dumps(without_nan(result), allow_nan=False)
 
 
 def _parsed(text: str) -> Any:

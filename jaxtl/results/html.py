@@ -70,7 +70,11 @@ def write(
 
 
 def _file(name: str) -> str:
-    return importlib.resources.files("jaxtl").joinpath(name).read_text("utf-8")
+    return (
+        importlib.resources.files("jaxtl.results")
+        .joinpath("assets", name)
+        .read_text("utf-8")
+    )
 
 
 def _text(value: Any) -> str:

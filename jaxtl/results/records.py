@@ -1,4 +1,4 @@
-"""Results as records, wherever they lie: a sweep's ledger, or directories of runs."""
+"""Results as records, wherever they lie: a sweep's database, or directories of runs."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.results import database
+from jaxtl.results.database import DATABASE_FILE, DONE, Database
 from jaxtl.training import run_dir
 from jaxtl.training.metrics_log import curve
 
@@ -32,7 +32,7 @@ class Record:
     """
 
     labels: Mapping[str, Any]
-    status: str = database.DONE
+    status: str = DONE
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     curve: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
@@ -76,7 +76,7 @@ def read(paths: Iterable[str | pathlib.Path]) -> Collection:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"there is no directory {str(path)!r}.")
-        if (path / database.FILE).exists():
+        if (path / DATABASE_FILE).exists():
             meta, rows = _sweep(path)
         else:
             meta, rows = _study(path), _runs(path, several=len(paths) > 1)
@@ -89,8 +89,8 @@ def read(paths: Iterable[str | pathlib.Path]) -> Collection:
 
 
 def _sweep(path: pathlib.Path) -> tuple[dict, list[Record]]:
-    with database.Database(path) as book:
-        meta, entries = book.meta(), book.entries()
+    with Database(path) as database:
+        meta, entries = database.meta(), database.entries()
     sources = {
         name: _source(made)
         for name, made in (meta.get("experiments") or {}).items()

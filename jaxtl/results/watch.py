@@ -1,4 +1,4 @@
-"""How a running sweep goes on, seen from outside: a view of its ledger."""
+"""How a running sweep goes on, seen from outside: a view of its database."""
 
 import collections
 import dataclasses
@@ -10,7 +10,17 @@ from typing import Any
 from jaxtl.core import console as console_lib
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import database, format_number, settings
+from jaxtl.results import format_number, settings
+from jaxtl.results.database import (
+    CLAIM_TIMEOUT,
+    DONE,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Database,
+)
 
 PATIENCE = 30.0  # seconds of watching after which the rate is what was seen
 WIDTH = 40  # characters of the bar
@@ -44,24 +54,24 @@ class State:
     @property
     def finished(self) -> int:
         """Number of cells that are done, failed or stopped."""
-        return sum(self.counts.get(status, 0) for status in database.FINISHED)
+        return sum(self.counts.get(status, 0) for status in FINISHED)
 
     @property
     def alive(self) -> int:
         """Number of processes that work on it."""
-        return sum(age < database.STALE for _, age in self.owners.values())
+        return sum(age < CLAIM_TIMEOUT for _, age in self.owners.values())
 
 
-def look(book: database.Database) -> State:
+def look(database: Database) -> State:
     """Returns the state of a sweep."""
-    meta, values = book.meta(), book.values()
+    meta, values = database.meta(), database.done_values()
     seconds = [r["seconds"] for _, r in values if metrics.finite(r["seconds"])]
     return State(
         title=(meta.get("doc") or "").split("\n")[0],
-        counts=book.counts(),
+        counts=database.counts(),
         best=_best(values),
         seconds=sum(seconds) / len(seconds) if seconds else None,
-        owners=book.owners(),
+        owners=database.owners(),
         clock=time.monotonic(),
     )
 
@@ -114,14 +124,14 @@ def frame(first: State, now: State):
     from rich.text import Text
 
     counts = now.counts
-    parts = [f"{counts.get(database.DONE, 0)} done"]
+    parts = [f"{counts.get(DONE, 0)} done"]
     parts += [
         f"{counts[status]} {status}"
         for status in (
-            database.FAILED,
-            database.STOPPED,
-            database.RUNNING,
-            database.WAITING,
+            FAILED,
+            STOPPED,
+            RUNNING,
+            WAITING,
         )
         if counts.get(status)
     ]
@@ -165,7 +175,7 @@ def _leader(now: State) -> str:
 def _workers(now: State) -> list[str]:
     told = []
     for owner, (cells, age) in now.owners.items():
-        if age < database.STALE:
+        if age < CLAIM_TIMEOUT:
             told.append(f"{owner}: {cells} cells, seen {age:.0f} s ago")
         else:
             told.append(f"{owner}: silent for {_duration(age)}; its cells are free")
@@ -195,8 +205,8 @@ def watch(
     if not interval > 0:
         raise UserError(f"interval={interval!r} must be above 0 seconds.")
     console = console or console_lib.console()
-    with database.Database(folder) as book:
-        first = now = look(book)
+    with Database(folder) as database:
+        first = now = look(database)
         if once or not console.is_terminal:
             console.print(frame(first, now))
             return
@@ -205,5 +215,5 @@ def watch(
         with Live(frame(first, now), console=console, auto_refresh=False) as live:
             while now.finished < now.total:
                 time.sleep(interval)
-                now = look(book)
+                now = look(database)
                 live.update(frame(first, now), refresh=True)

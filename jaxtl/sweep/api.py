@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.results import database, results, writers
+from jaxtl.results import results, writers
+from jaxtl.results.database import FINISHED, Database
 from jaxtl.results.tables import Sheet
 from jaxtl.sweep import plan, runner
 from jaxtl.sweep.grid import grid_of
@@ -124,8 +125,8 @@ def run_sweep(
         folder = pathlib.Path(scratch) / "sweep" if out is None else pathlib.Path(out)
         given = (experiment, axes, folder, scratch, title, baselines, mode, lanes)
         made = _made(*given)
-        with runner.open_database(made, overwrite=overwrite) as book:
-            runner.run(made, book, _teller(made, book, progress))
+        with runner.open_database(made, overwrite=overwrite) as database:
+            runner.run(made, database, _teller(made, database, progress))
         return results.read_results(folder, **choices)
 
 
@@ -164,7 +165,7 @@ def _file(experiment: Any, scratch: pathlib.Path, title: str) -> tuple[File, Any
     return File(path, dict(variants), None, (), title), None, None
 
 
-def _teller(made: runner.Sweep, book: database.Database, progress: bool | None):
+def _teller(made: runner.Sweep, database: Database, progress: bool | None):
     """Returns what is told as cells finish: a line every few seconds."""
     total, begun = len(made.cells) + len(made.fitted), time.monotonic()
     progress = sys.stdout.isatty() if progress is None else progress
@@ -175,7 +176,7 @@ def _teller(made: runner.Sweep, book: database.Database, progress: bool | None):
         if not progress or now - last[0] < PAUSE:
             return
         last[0] = now
-        done = sum(book.counts().get(status, 0) for status in database.FINISHED)
+        done = sum(database.counts().get(status, 0) for status in FINISHED)
         print(f"{now - begun:6.0f} s  {done}/{total} cells", flush=True)
 
     return tell

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtl.analysis import baselines
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
-from jaxtl.results import database
+from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep import axes
 from jaxtl.sweep.grid import Cell
 from jaxtl.training.experiment import Experiment
@@ -80,12 +80,12 @@ def _fit(baseline, labels, exp: Experiment) -> Fit:
     return Fit(hashlib.sha256(text.encode()).hexdigest()[:20], labels, baseline, exp)
 
 
-def run(fit: Fit, exp: Experiment) -> database.Outcome:
+def run(fit: Fit, exp: Experiment) -> Outcome:
     """Fits and measures; `exp` is the fit's, with its source trained."""
     begun = time.perf_counter()
     try:
         result = baselines.run(fit.baseline, exp)
     except UserError as error:
-        return database.Outcome(fit.key, database.FAILED, {}, {}, str(error))
+        return Outcome(fit.key, FAILED, {}, {}, str(error))
     result = {**result, "seconds": time.perf_counter() - begun}
-    return database.Outcome(fit.key, database.DONE, result, {})
+    return Outcome(fit.key, DONE, result, {})

@@ -16,7 +16,18 @@ import jax
 from jaxtl import pretrained
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
-from jaxtl.results import database
+from jaxtl.results.database import (
+    CLAIM_TIMEOUT,
+    DAMAGED,
+    DATABASE_FILE,
+    DONE,
+    FAILED,
+    RUNNING,
+    WAITING,
+    Database,
+    Outcome,
+    new_owner,
+)
 from jaxtl.sweep import (
     axes,
     baseline_cells,
@@ -101,39 +112,38 @@ def build_sweep(
     return Sweep(file, grid, cells, groups, folder, mode, most, fitted)
 
 
-def open_database(made: Sweep, *, overwrite: bool = False) -> database.Database:
-    """Opens the sweep's ledger, with every cell in it.
+def open_database(made: Sweep, *, overwrite: bool = False) -> Database:
+    """Opens the sweep's database, with every cell in it.
 
     Raises:
       UserError: a folder that holds something else, or a sweep of other experiments.
     """
     folder = made.folder
-    if overwrite and (folder / database.FILE).exists():
+    if overwrite and (folder / DATABASE_FILE).exists():
         _clear(folder)
     try:
         run_dir.create(folder, overwrite=overwrite)
     except UserError:
-        if not (
-            folder / database.FILE
-        ).exists():  # else it goes on, or another began it
+        # A database there means that the sweep goes on, or another process began it.
+        if not (folder / DATABASE_FILE).exists():
             raise
-    book = database.Database(folder, create=True)
+    database = Database(folder, create=True)
     if not (folder / "experiment.py").exists():
         shutil.copyfile(made.file.path, folder / "experiment.py")
     digests = {name: sweep_grid.digest(exp) for name, exp in made.file.variants.items()}
-    known = book.meta().get("digests")
+    known = database.meta().get("digests")
     if known is not None and known != digests:
         changed = sorted(
             name or "the experiment"
             for name in {*known, *digests}
             if known.get(name) != digests.get(name)
         )
-        book.__exit__()
+        database.close()
         raise UserError(
             f"{folder} holds a sweep of other experiments: {', '.join(changed)} "
             "changed since; choose another --out, or --overwrite what lies there."
         )
-    book.tell(
+    database.set_meta(
         digests=digests,
         file=made.file.path.name,
         doc=made.file.doc,
@@ -144,17 +154,17 @@ def open_database(made: Sweep, *, overwrite: bool = False) -> database.Database:
         },
         environment=environment(),
     )
-    book.add((cell.key, cell.labels) for cell in (*made.cells, *made.fitted))
-    book.again_damaged()
-    return book
+    database.add((cell.key, cell.labels) for cell in (*made.cells, *made.fitted))
+    database.requeue_damaged()
+    return database
 
 
 def _clear(folder: pathlib.Path) -> None:
     """Empties the folder of a sweep that nobody works on."""
-    busy = False  # nor with a ledger that is damaged
-    with contextlib.suppress(UserError), database.Database(folder) as book:
-        book.free_dead()
-        busy = any(age < database.STALE for _, age in book.owners().values())
+    busy = False  # nor with a database that is damaged
+    with contextlib.suppress(UserError), Database(folder) as database:
+        database.release_dead()
+        busy = any(age < CLAIM_TIMEOUT for _, age in database.owners().values())
     if busy:
         raise UserError(
             f"{folder} is in use by another process; wait for it, or choose another "
@@ -172,65 +182,66 @@ def _shown(values: Any) -> Any:
 class Worker(contextlib.ExitStack):
     """A process that works on a sweep: beats while it does, hands back what is left."""
 
-    def __init__(self, book: database.Database):
+    def __init__(self, database: Database):
         super().__init__()
-        self.book, self.owner = book, database.owner()
+        self.database, self.owner = database, new_owner()
         self._ended = threading.Event()
 
     def __enter__(self) -> "Worker":
-        self.book.free_dead()
+        self.database.release_dead()
         thread = threading.Thread(target=self._beat, daemon=True)
         thread.start()
-        self.callback(self.book.release, self.owner)
+        self.callback(self.database.release, self.owner)
         self.callback(thread.join)
         self.callback(self._ended.set)
         return self
 
     def _beat(self) -> None:
-        with database.Database(self.book.path.parent) as own:
+        with Database(self.database.path.parent) as own:
             while not self._ended.wait(BEAT):
                 with contextlib.suppress(UserError):  # the disk may be full for now
-                    own.beat(self.owner)
+                    own.heartbeat(self.owner)
 
 
 def run(
     made: Sweep,
-    book: database.Database,
-    tell: Callable[[Sequence[database.Outcome]], None] = lambda outcomes: None,
+    database: Database,
+    tell: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
 ) -> None:
     """Runs every cell that waits, chunk by chunk, and records each as it finishes.
 
     Raises:
       KeyboardInterrupt: after Ctrl-C; what is under way waits anew.
     """
-    with Worker(book) as working, loop.Interrupt() as interrupt:
+    with Worker(database) as working, loop.Interrupt() as interrupt:
         for program in made.programs:
             for outcomes in _chunks(made, program, working, interrupt):
-                book.finish(outcomes)
+                database.finish(outcomes)
                 tell(outcomes)
         for fit in made.fitted:
-            if not interrupt.asked and book.claim([fit.key], working.owner):
+            if not interrupt.asked and database.claim([fit.key], working.owner):
                 outcome = _fitted(fit, made)
-                book.finish([outcome])
+                database.finish([outcome])
                 tell([outcome])
         if interrupt.asked:
             raise KeyboardInterrupt("stopped; the same command goes on.")
 
 
-def _fitted(fit: baseline_cells.Fit, made: Sweep) -> database.Outcome:
+def _fitted(fit: baseline_cells.Fit, made: Sweep) -> Outcome:
     try:
         exp = resolved(fit.exp, made)
     except UserError as error:
-        return database.Outcome(fit.key, database.FAILED, {}, {}, str(error))
+        return Outcome(fit.key, FAILED, {}, {}, str(error))
     return baseline_cells.run(fit, exp)
 
 
 def _chunks(made: Sweep, program: plan.ProgramGroup, working: Worker, interrupt):
     """Yields the outcomes of a program's cells, some at a time."""
-    book, owner, size, left = working.book, working.owner, None, list(program.cells)
+    database, owner = working.database, working.owner
+    size, left = None, list(program.cells)
     while left and not interrupt.asked:
-        known = book.statuses()
-        open_ = (database.WAITING, database.RUNNING, database.DAMAGED)
+        known = database.statuses()
+        open_ = (WAITING, RUNNING, DAMAGED)
         left = [cell for cell in left if known[cell.key] in open_]
         if not left:
             return
@@ -239,7 +250,7 @@ def _chunks(made: Sweep, program: plan.ProgramGroup, working: Worker, interrupt)
             if size is None:
                 return
         wanted, left = left[: size.lanes], left[size.lanes :]
-        taken = set(book.claim([cell.key for cell in wanted], owner))
+        taken = set(database.claim([cell.key for cell in wanted], owner))
         mine = [cell for cell in wanted if cell.key in taken]
         if mine:
             yield from run_chunk(made, mine, size, interrupt)
@@ -252,8 +263,8 @@ def _sized(made: Sweep, program: plan.ProgramGroup, left, working: Worker):
             first = Run(resolved(cell.exp, made))
             return plan.plan_execution(first, len(left), made.mode, made.most)
         except UserError as error:
-            if working.book.claim([cell.key], working.owner):
-                yield [database.Outcome(cell.key, database.FAILED, {}, {}, str(error))]
+            if working.database.claim([cell.key], working.owner):
+                yield [Outcome(cell.key, FAILED, {}, {}, str(error))]
     return None
 
 
@@ -263,7 +274,7 @@ def run_chunk(
     size: plan.ExecutionPlan,
     interrupt,
     watch=None,
-) -> Iterator[list[database.Outcome]]:
+) -> Iterator[list[Outcome]]:
     """Trains some cells of one program; yields what came out.
 
     `watch` is called with lanes and their cells after each evaluation, and may stop
@@ -316,9 +327,7 @@ def _set_up(made: Sweep, cells):
                 one = known[essence].sibling(exp)
             ready.append((cell, one))
         except UserError as error:
-            failed.append(
-                database.Outcome(cell.key, database.FAILED, {}, {}, str(error))
-            )
+            failed.append(Outcome(cell.key, FAILED, {}, {}, str(error)))
     return ready, failed
 
 
@@ -353,7 +362,7 @@ def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
         return None
     seconds = (time.perf_counter() - begun) / len(ready)
     return [
-        database.Outcome(
+        Outcome(
             cell.key,
             one.status,
             {**one.result, "seconds": seconds} if one.result else {},
@@ -377,7 +386,7 @@ def _setting(cell: sweep_grid.Cell) -> tuple:
     return tuple((k, str(v)) for k, v in cell.labels.items() if k != axes.SEED)
 
 
-def _alone(cell: sweep_grid.Cell, one: Run) -> database.Outcome:
+def _alone(cell: sweep_grid.Cell, one: Run) -> Outcome:
     begun = time.perf_counter()
     # The run's first step donates its state, which siblings share.
     one = one.sibling(one.exp) if len(one.parts.stretches) == 1 else one
@@ -386,14 +395,14 @@ def _alone(cell: sweep_grid.Cell, one: Run) -> database.Outcome:
     except (UserError, jax.errors.JaxRuntimeError) as error:
         # The device's own errors (no memory left) are one cell's: the others go on.
         text = str(error).partition("\n")[0]
-        return database.Outcome(cell.key, database.FAILED, {}, one.curve, text)
+        return Outcome(cell.key, FAILED, {}, one.curve, text)
     result = {**result, "seconds": time.perf_counter() - begun}
     curve = {
         "step": one.curve["step"],
         "loss": [float(f"{x:.6g}") for x in one.curve["loss"]],
         "val": [vectorized_runs.rounded(row) for row in one.curve["val"]],
     }
-    return database.Outcome(cell.key, database.DONE, result, curve)
+    return Outcome(cell.key, DONE, result, curve)
 
 
 def resolved(exp: Experiment, made: Sweep) -> Experiment:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import database
+from jaxtl.results.database import FAILED, FINISHED, STOPPED, Database, Outcome
 from jaxtl.sweep import axes, optuna_study, plan, runner, vectorized_runs
 from jaxtl.sweep.grid import Cell
 from jaxtl.sweep.search_space import HALVING, Search, draw, goes_on, sampler
@@ -95,7 +95,7 @@ class Rungs:
 
 def work(
     search: Search,
-    book: database.Database,
+    database: Database,
     shared: optuna_study.SharedStudy,
     found: Mapping[str, dict],
     tell: Callable[[Told], None] = lambda told: None,
@@ -105,7 +105,7 @@ def work(
 
     Args:
       search: what is searched.
-      book: the folder's ledger, where each trial's cells are recorded.
+      database: the folder's database, where each trial's cells are recorded.
       shared: the study.
       found: from `space`.
       tell: called with each trial that is finished here.
@@ -117,7 +117,7 @@ def work(
     """
     waiting, warned, sizes = False, False, {}
     with (
-        runner.Worker(book) as working,
+        runner.Worker(database) as working,
         loop.Interrupt() as interrupt,
         shared,
     ):
@@ -174,35 +174,35 @@ def _ask(
 
 def _batch(search, asked, working, shared, interrupt, sizes, tell) -> None:
     """Runs the cells of some trials side by side; tells each trial when it has all."""
-    book = working.book
+    database = working.database
     cells = {cell.key: cell for _, own in asked for cell in own}
     owners = {cell.key: trial for trial, own in reversed(asked) for cell in own}
-    book.add((key, cell.labels) for key, cell in cells.items())
-    book.free_dead()
-    outcomes = _recorded(book, cells)
+    database.add((key, cell.labels) for key, cell in cells.items())
+    database.release_dead()
+    outcomes = _recorded(database, cells)
     todo = [cell for key, cell in cells.items() if key not in outcomes]
-    book.claim([cell.key for cell in todo], working.owner)
+    database.claim([cell.key for cell in todo], working.owner)
     left = _conclude(search, shared, asked, outcomes, tell)
     for program in plan.programs(todo):
         for came in _trained(search, program, owners, shared, interrupt, sizes):
-            book.finish(came)
+            database.finish(came)
             outcomes.update((one.key, one) for one in came)
             left = _conclude(search, shared, left, outcomes, tell)
         if interrupt.asked:
             return
 
 
-def _recorded(book: database.Database, cells) -> dict[str, database.Outcome]:
+def _recorded(database: Database, cells) -> dict[str, Outcome]:
     """Returns what is known of some cells: settings can be drawn twice."""
-    statuses = book.statuses()
-    if not any(statuses.get(key) in database.FINISHED for key in cells):
+    statuses = database.statuses()
+    if not any(statuses.get(key) in FINISHED for key in cells):
         return {}
     return {
-        entry.key: database.Outcome(
+        entry.key: Outcome(
             entry.key, entry.status, entry.result, entry.curve, entry.error
         )
-        for entry in book.entries()
-        if entry.key in cells and entry.status in database.FINISHED
+        for entry in database.entries()
+        if entry.key in cells and entry.status in FINISHED
     }
 
 
@@ -249,12 +249,12 @@ def _conclude(search, shared, asked, outcomes, tell) -> list:
     return left
 
 
-def _value(own: Sequence[database.Outcome], metric: str) -> tuple[float | None, str]:
+def _value(own: Sequence[Outcome], metric: str) -> tuple[float | None, str]:
     """Returns (mean of the metric on val, error); neither where it was stopped."""
-    failed = [one.error for one in own if one.status == database.FAILED]
+    failed = [one.error for one in own if one.status == FAILED]
     if failed:
         return None, failed[0]
-    if any(one.status == database.STOPPED for one in own):
+    if any(one.status == STOPPED for one in own):
         return None, ""
     values = [one.result.get("val", {}).get(metric) for one in own]
     if None in values or not np.isfinite(values).all():

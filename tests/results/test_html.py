@@ -56,21 +56,21 @@ def collection(tmp_path_factory):
                     outcomes.append(done(key, value, seed))
     failed = (Outcome("x", "failed", {}, {}, f"it diverged {EVIL}"),)
     labels = {"method": "full", "optim.lr": 1.0, "data.labels_per_class": 1, "seed": 0}
-    with Database(where, create=True) as book:
+    with Database(where, create=True) as database:
         adam = serialization.to_json(optimizer.AdamW(lr=0.25))
         full = {
             "type": "jaxtl.training.experiment:Experiment",
             "steps": 5,
             "optim": adam,
         }
-        book.tell(
+        database.set_meta(
             doc=f"A sweep {EVIL} & co\n\nOf methods.",
             file="sweep.py",
             experiments={"full": full, "LoRA": full | {"steps": 7}},
             overrides=["steps=5"],
         )
-        book.add([*cells, ("x", labels)])
-        book.finish([*outcomes, *failed])
+        database.add([*cells, ("x", labels)])
+        database.finish([*outcomes, *failed])
     return records.read([where])
 
 
@@ -369,13 +369,16 @@ def test_style_and_script_are_shipped(tmp_path):
     source.mkdir()
     for name in ("setup.py", "README.md", "pyproject.toml"):
         shutil.copy(root / name, source)
-    (source / "jaxtl").mkdir()
-    for name in ("__init__.py", "_lazy.py", "page.py", "page.css", "page.js"):
-        shutil.copy(root / "jaxtl" / name, source / "jaxtl")
+    for name in ("__init__.py", "results/__init__.py", "results/html.py"):
+        (source / "jaxtl" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / "jaxtl" / name, source / "jaxtl" / name)
+    assets = "jaxtl/results/assets"
+    shutil.copytree(root / assets, source / assets)
     command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path)]
-    made = subprocess.run(
+    build = subprocess.run(
         command, cwd=source, capture_output=True, text=True, check=False
     )
-    assert made.returncode == 0, made.stderr[-2000:]
+    assert build.returncode == 0, build.stderr[-2000:]
     [wheel] = tmp_path.glob("*.whl")
-    assert {"jaxtl/page.css", "jaxtl/page.js"} <= set(zipfile.ZipFile(wheel).namelist())
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"{assets}/page.css", f"{assets}/page.js"} <= names

@@ -261,12 +261,12 @@ def test_other_data_are_compared_with_nothing():
     assert lines["full"].top
 
 
-def ledger(folder: pathlib.Path, cells, **facts):
+def write_sweep(folder: pathlib.Path, cells, **facts):
     folder.mkdir(parents=True)
-    with Database(folder, create=True) as book:
-        book.tell(doc="A sweep.\n\nMore.", **facts)
-        book.add((str(i), c.labels) for i, c in enumerate(cells))
-        book.finish(
+    with Database(folder, create=True) as database:
+        database.set_meta(doc="A sweep.\n\nMore.", **facts)
+        database.add((str(i), c.labels) for i, c in enumerate(cells))
+        database.finish(
             Outcome(str(i), c.status, c.result, {}, c.error)
             for i, c in enumerate(cells)
         )
@@ -279,8 +279,8 @@ def test_folders_of_other_data_are_refused(tmp_path):
             "": {"data": {"type": "jaxtl.data.sources.arrays:Arrays", "path": path}}
         }
 
-    a = ledger(tmp_path / "a", seeds(0.8), experiments=of("usps.npz"))
-    b = ledger(tmp_path / "b", seeds(0.8, method="x"), experiments=of("mnist.npz"))
+    a = write_sweep(tmp_path / "a", seeds(0.8), experiments=of("usps.npz"))
+    b = write_sweep(tmp_path / "b", seeds(0.8, method="x"), experiments=of("mnist.npz"))
     with pytest.raises(UserError) as error:
         summarise(records.read([a, b]))
     told = f"{a} and {b} can't stand in one table: their data are Arrays usps.npz and"
@@ -306,7 +306,8 @@ def test_folders_of_other_metrics_or_test_sets_are_refused():
 
 def test_the_same_labels_of_two_folders_are_told_apart(tmp_path):
     paths = [
-        ledger(tmp_path / n, seeds(0.8, method="full")) for n in ("first", "second")
+        write_sweep(tmp_path / n, seeds(0.8, method="full"))
+        for n in ("first", "second")
     ]
     found = records.read([*paths, paths[0]])
     assert len(found.records) == 10
@@ -328,18 +329,18 @@ def test_runs_named_by_setting_become_two_axes():
 def test_nan_is_stored_as_nothing_and_is_no_damage(tmp_path):
     cells = seeds(0.8, 2, method="full")
     cells[0].result["test"]["accuracy"] = float("nan")
-    path = ledger(tmp_path / "a", cells)
-    with Database(path) as book:
-        assert set(book.statuses().values()) == {"done"}
+    path = write_sweep(tmp_path / "a", cells)
+    with Database(path) as database:
+        assert set(database.statuses().values()) == {"done"}
     [line] = summarise(records.read([path])).lines
     assert line.test.n == 1
     assert line.seeds == (0, 1)
 
 
 def test_a_damaged_row_is_left_out(tmp_path):
-    path = ledger(tmp_path / "a", seeds(0.8, 3, method="full"))
-    with Database(path) as book:
-        book._connection.execute("UPDATE cells SET result = '{' WHERE key = '1'")
+    path = write_sweep(tmp_path / "a", seeds(0.8, 3, method="full"))
+    with Database(path) as database:
+        database.connection.execute("UPDATE cells SET result = '{' WHERE key = '1'")
     found = summarise(records.read([path]))
     assert found.counts == {"done": 2, "damaged": 1}
     assert found.lines[0].seeds == (0, 2)

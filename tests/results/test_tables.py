@@ -41,10 +41,10 @@ def folder(tmp_path):
                     cells.append((key, labels))
                     outcomes.append(Outcome(key, "done", result, {}))
     outcomes[-1] = outcomes[-1]._replace(status="failed", error="no, diverged")
-    with Database(tmp_path, create=True) as book:
-        book.tell(doc="A study of methods.\n\nMore.")
-        book.add(cells)
-        book.finish(outcomes)
+    with Database(tmp_path, create=True) as database:
+        database.set_meta(doc="A study of methods.\n\nMore.")
+        database.add(cells)
+        database.finish(outcomes)
     return tmp_path
 
 

@@ -15,7 +15,8 @@ import pytest
 import jaxtl as tl
 from jaxtl.cli import main
 from jaxtl.core.errors import UserError
-from jaxtl.results import database, records
+from jaxtl.results import records
+from jaxtl.results.database import DATABASE_FILE, Database, new_owner
 from jaxtl.sweep import runner, vectorized_loop, vectorized_runs
 from jaxtl.sweep.axes import Grid, Halving, log
 from jaxtl.sweep.grid import grid_of
@@ -59,15 +60,15 @@ def sweep_of(place, axes=None, *, text=None, out="out", **settings):
 
 def run(made, tell=lambda outcomes: None):
     """Runs a sweep; returns its rows by key."""
-    with runner.open_database(made) as book:
-        runner.run(made, book, tell)
-        return {entry.key: entry for entry in book.entries()}
+    with runner.open_database(made) as database:
+        runner.run(made, database, tell)
+        return {entry.key: entry for entry in database.entries()}
 
 
 def rows(folder):
     """Returns key -> (status, result as it is stored)."""
-    with sqlite3.connect(folder / database.FILE) as book:
-        found = book.execute("SELECT key, status, result FROM cells").fetchall()
+    with sqlite3.connect(folder / DATABASE_FILE) as connection:
+        found = connection.execute("SELECT key, status, result FROM cells").fetchall()
     return {key: (status, result) for key, status, result in found}
 
 
@@ -281,19 +282,19 @@ def test_overwriting_starts_anew(place):
     run(sweep_of(place))
     (place / "out" / "report").mkdir()
     made = sweep_of(place, text=FILE.replace("steps=4", "steps=5"))
-    with runner.open_database(made, overwrite=True) as book:
-        assert book.counts() == {"waiting": 4}
+    with runner.open_database(made, overwrite=True) as database:
+        assert database.counts() == {"waiting": 4}
     assert "steps=5" in (place / "out" / "experiment.py").read_text()
     assert not (place / "out" / "report").exists()
 
 
 def test_a_sweep_that_others_work_on_is_not_overwritten(place):
     made = sweep_of(place)
-    with runner.open_database(made) as book:
-        book.claim([made.cells[0].key], database.owner())
+    with runner.open_database(made) as database:
+        database.claim([made.cells[0].key], new_owner())
         with pytest.raises(UserError, match="in use by another process"):
             runner.open_database(made, overwrite=True)
-        assert book.counts() == {"waiting": 3, "running": 1}
+        assert database.counts() == {"waiting": 3, "running": 1}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -326,9 +327,9 @@ def test_a_damaged_row_runs_again_and_no_other(place, column):
     run(sweep_of(place))
     before = rows(place / "out")
     key = list(before)[1]
-    with sqlite3.connect(place / "out" / database.FILE) as book:
+    with sqlite3.connect(place / "out" / DATABASE_FILE) as connection:
         half = f"UPDATE cells SET {column} = substr({column}, 1, 9) WHERE key = ?"
-        book.execute(half, (key,))
+        connection.execute(half, (key,))
     told = []
     found = run(sweep_of(place), told.extend)
     assert [outcome.key for outcome in told] == [key]
@@ -340,17 +341,17 @@ def test_a_damaged_row_runs_again_and_no_other(place, column):
 
 
 def test_a_full_disk_ends_the_sweep_and_keeps_what_there_is(place, monkeypatch):
-    made, finish = sweep_of(place, mode="map", most=2), database.Database.finish
+    made, finish = sweep_of(place, mode="map", most=2), Database.finish
 
     def filling(self, outcomes):
         done = self.counts().get("done", 0)
         if done:
-            pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
-            self._connection.execute(f"PRAGMA max_page_count = {pages}")
+            pages = self.connection.execute("PRAGMA page_count").fetchone()[0]
+            self.connection.execute(f"PRAGMA max_page_count = {pages}")
             outcomes = [o._replace(error="x" * 10**5) for o in outcomes]
         finish(self, outcomes)
 
-    monkeypatch.setattr(database.Database, "finish", filling)
+    monkeypatch.setattr(Database, "finish", filling)
     with pytest.raises(UserError, match="no space is left on the disk"):
         run(made)
     monkeypatch.undo()
@@ -378,12 +379,12 @@ def test_the_command_plans_runs_and_sums_up(place, capsys):
     told = capsys.readouterr().out
     assert "3/3 cells" in told
     assert "3 done; recorded in" in " ".join(told.split())
-    with database.Database(place / "out") as book:
-        assert [entry.labels for entry in book.entries()] == [
+    with Database(place / "out") as database:
+        assert [entry.labels for entry in database.entries()] == [
             {"optim.lr": 0.3, "seed": seed} for seed in range(3)
         ]
-        assert book.entries()[0].result["steps"] == 3
-        assert book.meta()["overrides"] == ["steps=3"]
+        assert database.entries()[0].result["steps"] == 3
+        assert database.meta()["overrides"] == ["steps=3"]
 
 
 def test_many_programs_are_told_before_anything_starts(place, capsys):
@@ -413,8 +414,8 @@ from jaxtl.sweep import runner
 made = sweep.prepare(main._parse(sys.argv[1:]))
 print("ready", flush=True)
 sys.stdin.readline()
-with runner.begin(made) as book:
-    runner.run(made, book, lambda found: print(*(o.key for o in found), flush=True))
+with runner.open_database(made) as database:
+    runner.run(made, database, lambda found: print(*(o.key for o in found), flush=True))
 """
 
 
@@ -436,9 +437,9 @@ def wait_for(place, more, process):
     """Waits until a sweep has more cells done than that, and is at work on others."""
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
-        if (place / "out" / database.FILE).exists():
-            with database.Database(place / "out") as book:
-                found = book.counts()
+        if (place / "out" / DATABASE_FILE).exists():
+            with Database(place / "out") as database:
+                found = database.counts()
                 if found.get("done", 0) > more and found.get("running"):
                     return
         time.sleep(0.005)
@@ -446,8 +447,8 @@ def wait_for(place, more, process):
 
 
 def counts(place):
-    with database.Database(place / "out") as book:
-        return book.counts()
+    with Database(place / "out") as database:
+        return database.counts()
 
 
 def done(place):

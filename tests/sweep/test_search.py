@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import jaxtl as tl
 from jaxtl.cli import main
 from jaxtl.core.errors import UserError
-from jaxtl.results import database
+from jaxtl.results.database import DONE, STOPPED, Database
 from jaxtl.sweep import optuna_storage, optuna_study, search_space, slurm
 from jaxtl.sweep.axes import Grid
 from jaxtl.sweep.grid import grid_of
@@ -216,11 +216,11 @@ def test_a_search_records_its_cells_and_goes_on(file, tmp_path, capsys):
     assert "3/3 trials" in capsys.readouterr().out
     url = f"sqlite:///{out / 'study.sqlite'}"
     study = optuna.load_study(study_name="rates", storage=url)
-    with database.Database(out) as book:
-        entries = book.entries()
+    with Database(out) as database:
+        entries = database.entries()
     assert len(study.trials) == 3
     assert len(entries) == 6
-    assert {entry.status for entry in entries} == {database.DONE}
+    assert {entry.status for entry in entries} == {DONE}
     for trial in study.trials:  # the mean over its seeds of what was monitored on val
         rate = float(f"{trial.params['optim.lr']:.6g}")
         own = [e.result for e in entries if e.labels["optim.lr"] == rate]
@@ -245,9 +245,9 @@ def test_halving_stops_the_worst_and_keeps_the_best(file, tmp_path):
     first = {t.number: t.intermediate_values[250] for t in study.trials}
     went_on = [t.number for t in study.trials if 500 in t.intermediate_values]
     assert set(went_on) == set(sorted(first, key=first.get)[-2:])
-    with database.Database(out) as book:
-        counts = book.counts()
-    assert counts == {database.DONE: 2, database.STOPPED: 6}
+    with Database(out) as database:
+        counts = database.counts()
+    assert counts == {DONE: 2, STOPPED: 6}
 
 
 def test_a_rung_lets_the_best_share_of_all_that_came_there_pass():
@@ -324,10 +324,10 @@ def _killed_on_the_way(file, url, tmp_path) -> None:
         assert trial.params == found[trial.user_attrs[optuna_study.RETRY]].params
     keys = []
     for i in (1, 2):
-        with database.Database(tmp_path / str(i)) as book:
-            entries = book.entries()
+        with Database(tmp_path / str(i)) as database:
+            entries = database.entries()
         keys += [entry.key for entry in entries]
-        assert {entry.status for entry in entries} <= {database.DONE}
+        assert {entry.status for entry in entries} <= {DONE}
     assert len(keys) == len(set(keys)) == 6
 
 
@@ -401,8 +401,8 @@ def test_workers_as_jobs_of_this_machine(file, tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert "2 workers submitted" in found.stdout
-    with database.Database(out) as book:
-        assert book.counts() == {database.DONE: 3}
+    with Database(out) as database:
+        assert database.counts() == {DONE: 3}
     assert len(list((out / "slurm").glob("*_log.out"))) == 2
 
 

@@ -68,10 +68,10 @@ def folder(tmp_path_factory):
         cells.append((f"k-NN {labels}", named))
         result = {"val": {"accuracy": 0.4}, "test": {"accuracy": 0.4}, "seed": 0}
         done.append(Outcome(f"k-NN {labels}", "done", result, {}))
-    with Database(where, create=True) as book:
-        book.tell(doc="A sweep", file="sweep.py")
-        book.add(cells)
-        book.finish(done)
+    with Database(where, create=True) as database:
+        database.set_meta(doc="A sweep", file="sweep.py")
+        database.add(cells)
+        database.finish(done)
     return where
 
 
