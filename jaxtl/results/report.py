@@ -3,7 +3,7 @@
 import pathlib
 
 from jaxtl.core import console as console_lib
-from jaxtl.results import findings, html, tables, writers
+from jaxtl.results import findings, html_report, tables, writers
 from jaxtl.training import run_dir
 
 MOST = 40  # lines of a table on the terminal; files hold all of them
@@ -51,6 +51,6 @@ def write(
     for name, text in texts.items():
         run_dir.write_text(out / name, text)
     written = [out / name for name in texts]
-    html.write(collection, summary, pictures, out / "report.html")
+    html_report.write(collection, summary, pictures, out / "report.html")
     written.append(out / "report.html")
     return [*written, *pictures]

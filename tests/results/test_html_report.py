@@ -15,7 +15,7 @@ from jaxtl.core import serialization
 from jaxtl.optim import optimizer
 from jaxtl.results import build_summary, records
 from jaxtl.results.database import Database, Outcome
-from jaxtl.results.html import _plot, flattened, write
+from jaxtl.results.html_report import _plot, flattened, write
 from jaxtl.results.plots import sweep
 
 EVIL = '<script>document.title = "owned"</script>'
@@ -191,7 +191,7 @@ def test_a_large_vector_gives_way_to_pixels(path, tmp_path, monkeypatch):
     png = next(path.parent.glob("*.png"))
     for suffix in (".png", ".svg"):
         shutil.copy(png.with_suffix(suffix), tmp_path / f"p{suffix}")
-    monkeypatch.setattr(html, "LARGE", 100)
+    monkeypatch.setattr("jaxtl.results.html_report.LARGE", 100)
     assert 'src="data:image/png;base64,' in _plot(tmp_path / "p.png")
 
 
