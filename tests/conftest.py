@@ -227,7 +227,7 @@ class Bench:
             "states": {"term": state or {}},
             "given": {"term": given or {}},
             "source_network": self.source_network,
-            "changed": lambda _, x, ops, key: image.augment(ops, key, x),
+            "changed": lambda _, x, ops, key: image.apply_augmentations(ops, key, x),
         }
         return Context(**{**fields, **changes})
 

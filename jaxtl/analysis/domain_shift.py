@@ -136,7 +136,8 @@ def diagnose(
         raise UserError(f"examples={examples}: expected 10 or more.")
     picked = [_picked(run, name, examples, seed) for name in names]
     sets = [
-        run.parts.datasets[streams.read_of(run.parts.datasets, n)[0]] for n in names
+        run.parts.datasets[streams.dataset_and_split_of(run.parts.datasets, n)[0]]
+        for n in names
     ]
     common, labels = _classes(sets, picked)
     sides = []
@@ -225,7 +226,7 @@ def _stage(run: Run, stage: str | None) -> str:
 
 def _picked(run: Run, stream: str, examples: int, seed: int):
     """Returns (data set, rows) of a stream, some of them where it has many."""
-    name, split = streams.read_of(run.parts.datasets, stream)
+    name, split = streams.dataset_and_split_of(run.parts.datasets, stream)
     rows = run.parts.datasets[name].rows.get(split, np.zeros(0, np.int32))
     if len(rows) == 0:
         raise UserError(f"the stream {stream!r} has no train rows to look at.")

@@ -1,15 +1,11 @@
-"""Data: sources, splits, the stateless order, streams and preprocessing."""
+"""Data sets: their sources, options, preprocessing and augmentations."""
 
 from typing import TYPE_CHECKING
 
 from jaxtl.core import lazy_exports
 
 if TYPE_CHECKING:
-    from . import augment as augment
     from . import preprocess as preprocess
-    from . import sampler as sampler
-    from . import splits as splits
-    from . import streams as streams
     from .augment.image import Crop as Crop
     from .augment.image import Flip as Flip
     from .augment.image import Jitter as Jitter
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
     from .dataset import Table as Table
     from .dataset import prepare as prepare
     from .preprocess import Preprocess as Preprocess
-    from .sampler import indices as indices
     from .sources.arrays import Arrays as Arrays
     from .sources.catalog import available as available
     from .sources.csv_table import CSV as CSV
@@ -35,15 +30,7 @@ if TYPE_CHECKING:
     from .sources.text import Text as Text
     from .sources.text_lines import Lines as Lines
     from .sources.tfds import TFDS as TFDS
-    from .splits import load_splits as load_splits
-    from .splits import save_splits as save_splits
-    from .streams import DeviceStream as DeviceStream
-    from .streams import device_stream as device_stream
-    from .streams import evaluation_batches as evaluation_batches
-    from .streams import fits as fits
-    from .streams import host_batches as host_batches
     from .streams import sample as sample
-    from .streams import take as take
     from .tokenizer import Tokenizer as Tokenizer
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

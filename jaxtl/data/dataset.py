@@ -1,10 +1,10 @@
-"""What a data set is: the options all share, what a source hands over, what is used.
+"""Data sets: the options they share, the tables that sources read, and their splits.
 
     Data (options, frozen) --read()--> Table (all examples) --prepare()--> Dataset
 
 A source is a subclass of `Data` with a `read()`; splits, labels, noise and checks are
-the same for all. Reading is memoised for the process, since a sweep of hundreds of
-small runs shares its data; carving is cheap and done anew for each.
+the same for all. Tables are cached for the process, since a sweep of hundreds of small
+runs shares its data; splits are cheap and made anew for each run.
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import typing
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import lazy_array, validation
-from jaxtl.data import paths as data_paths
-from jaxtl.data import splits as data_splits
-from jaxtl.data.preprocess import Preprocess, default, image_size, recolour, resize
-
-TASKS = validation.TASKS
+from jaxtl.core.types import PyTree
+from jaxtl.data import images, lazy_array, paths, preprocess, splits, validation
+from jaxtl.data.preprocess import Preprocess
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """All examples of one source, before anything is carved.
+    """All examples of one source, before they are split.
 
     Attributes:
-      x: (n, ...) numpy array, a `lazy.Lazy`, or a dict of arrays of equal length.
+      x: (n, ...) numpy array, a `LazyArray`, or a dict of arrays of equal length.
         Images are (n, height, width, channels).
       y: (n,) integers below len(class_names) for "classification"; (n, labels) of 0
         and 1 for "multilabel"; (n,) or (n, targets) floats for "regression".
       class_names: names in label order; None makes them "0", "1", ...
       task: "classification", "multilabel", "regression" or "language".
-      splits: rows that the data themselves call "train", "val" or "test"; {} for none.
-      preprocess: None takes `preprocess.default(x)`.
+      splits: row numbers of the splits "train", "val" and "test" that the data
+        themselves have; {} for none.
+      preprocess: how stored values become a model's input; None takes
+        `preprocess.default(x)`.
       standardize: bool per feature: subtract the mean and divide by the standard
         deviation of the train rows (vectors only).
     """
 
-    x: typing.Any
+    x: PyTree
     y: np.ndarray
     class_names: tuple[str, ...] | None = None
     task: str = "classification"
@@ -56,27 +55,30 @@ class Data:
     """Options that every data set has.
 
     Attributes:
-      classes: use these classes only, relabelled 0..K-1 in this order; names or
+      classes: use these classes only, renumbered 0..K-1 in this order; names or
         integer labels.
       labels_per_class: keep this many train labels per class; the other train rows
-        become the "unlabelled" split. 2 labels are among the 5 of the same seed.
+        become the "unlabelled" split. With one seed, the rows that keep 2 labels per
+        class are among those that keep 5.
       labels: or keep this many train labels in all, in the classes' proportions; 0
-        takes them all away (unsupervised domain adaptation).
+        removes them all (unsupervised domain adaptation).
       label_noise: fraction of the labelled train rows whose label is replaced by a
         uniformly drawn other class.
       val: fraction (float) or count (int) of the train rows held out for validation;
-        0 for none; unused where the data bring their own.
+        0 for none; unused where the data have a validation split.
       test: likewise for the test split.
-      limit: use at most this many train rows, before anything is carved.
+      limit: use at most this many train rows, before test and validation are split off.
       split_seed: seed of test and validation, so that all seeds of an experiment share
-        them; None takes the experiment's. Labels and noise are the experiment's.
-      size: bring images to this height and width, once, at load. None keeps theirs,
-        or takes what the directory of pretrained weights says (`pretrained.FromHub`).
+        them; None takes the experiment's seed. Labels and noise always depend on the
+        experiment's seed.
+      size: bring images to this height and width, once, at load. None keeps their
+        size, or takes the one that goes with pretrained weights
+        (`pretrained.FromHub`).
       shortest: with `size`: resize the shorter side to this, then cut `size` out of
         the middle; None stretches.
       channels: bring images to 1 (luma) or 3 channels, once, at load.
-      preprocess: how stored values become the model's input; None is the source's own
-        way. A pretrained model's mean and std go here.
+      preprocess: how stored values become the model's input; None takes the source's
+        preprocessing. A pretrained model's mean and std go here.
     """
 
     classes: tuple[str | int, ...] | None = None
@@ -92,18 +94,18 @@ class Data:
     channels: int | None = None
     preprocess: Preprocess | None = None
 
-    # Whether read() itself brings images to size, as it decodes them.
-    decodes: typing.ClassVar[bool] = False
+    # Whether read() itself brings images to `size`, as it decodes them.
+    resizes_images: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
         if isinstance(self.size, list):
             object.__setattr__(self, "size", tuple(self.size))
-        validation.options(self)
+        validation.check_options(self)
 
     def read(self) -> Table:
-        """Returns every example; each source implements it."""
+        """Reads all examples; each source implements it."""
         raise TypeError(f"{type(self).__name__} defines no read()")
 
 
@@ -115,7 +117,7 @@ class Dataset:
       name: the source's class name.
       x: as in `Table`, with `size`, `channels` and `classes` applied.
       y: labels, with label noise on the train rows.
-      y_clean: labels as the data give them.
+      y_clean: labels as the source reads them.
       class_names: names in label order; () for regression.
       task: "classification", "multilabel", "regression" or "language".
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
@@ -125,7 +127,7 @@ class Dataset:
     """
 
     name: str
-    x: typing.Any
+    x: PyTree
     y: np.ndarray
     y_clean: np.ndarray
     class_names: tuple[str, ...]
@@ -138,21 +140,21 @@ class Dataset:
     def outputs(self) -> int:
         """Number of classes, of labels (multilabel) or of regression targets.
 
-        0 for language: a language model's outputs are its vocabulary's.
+        0 for language, where the outputs are the vocabulary's.
         """
         if self.task == "regression":
             return 1 if self.y.ndim == 1 else self.y.shape[1]
         return len(self.class_names)
 
     @property
-    def example_shape(self) -> typing.Any:
+    def example_shape(self) -> Any:
         """Shape of one example without the batch axis; a dict of them for a dict."""
         if isinstance(self.x, dict):
             return {name: tuple(v.shape[1:]) for name, v in self.x.items()}
         return tuple(self.x.shape[1:])
 
     @property
-    def dtype(self) -> typing.Any:
+    def dtype(self) -> Any:
         """Stored dtype; a dict of them for a dict."""
         if isinstance(self.x, dict):
             return {name: np.dtype(v.dtype) for name, v in self.x.items()}
@@ -166,23 +168,23 @@ class Dataset:
 
 
 def prepare(data: Data, seed: int = 0) -> Dataset:
-    """Reads, checks and carves.
+    """Reads a data set, checks it and splits it.
 
     Args:
       data: a source with its options.
       seed: the experiment's; decides everything that `data.split_seed` does not.
 
     Raises:
-      UserError: anything wrong with the options or the data, named.
+      UserError: an option or a value of the data that is not valid, by its name.
     """
     if not isinstance(data, Data):
         raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
-    table, fingerprint = load(data)
+    table, fingerprint = load_table(data)
     if data.preprocess is not None:
         table = dataclasses.replace(table, preprocess=data.preprocess)
-        table = _sized(table, data.shortest)
-    rows = data_splits.carve(data, table, seed)
-    y = data_splits.corrupt(table, rows["train"], data.label_noise, seed)
+        table = _with_image_size(table, data.shortest)
+    rows = splits.make_splits(data, table, seed)
+    y = splits.add_label_noise(table, rows["train"], data.label_noise, seed)
     return Dataset(
         name=type(data).__name__,
         x=table.x,
@@ -196,8 +198,8 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
     )
 
 
-# What decides the carving and not the reading: the key of the memo leaves it out.
-_CARVING = (
+# The options that do not change the table: tables are cached without them.
+_SPLIT_OPTIONS = (
     "labels_per_class",
     "labels",
     "label_noise",
@@ -209,37 +211,44 @@ _CARVING = (
 )
 
 
-def load(data: Data) -> tuple[Table, str]:
-    """Returns the checked table, in the wanted size and classes, and its fingerprint.
+def load_table(data: Data) -> tuple[Table, str]:
+    """Reads a source's table in the size and classes of its options.
 
-    Memoised for the process by the options that matter to it and by the modification
-    time of the files behind it; the last 8 stay. `load.clear()` empties the memo.
-    A source that can't be told from another by its options (declared with eq=False, or
-    holding an array as it is) is read every time.
+    The last 8 tables are cached for the process, by the options that change them and by
+    the modification times of the files that they name. A source that can't be told from
+    another by its options (declared with eq=False, or holding an array as it is) is
+    read every time.
+
+    Returns:
+      The checked table and its fingerprint.
     """
-    if not _comparable(data):
-        return _load.__wrapped__(data, ())
-    plain = {f.name: f.default for f in dataclasses.fields(Data)}
-    source = dataclasses.replace(data, **{name: plain[name] for name in _CARVING})
-    return _load(source, _stamp(data))
+    if not _is_comparable(data):
+        return _load_table.__wrapped__(data, ())
+    defaults = {f.name: f.default for f in dataclasses.fields(Data)}
+    source = dataclasses.replace(
+        data, **{name: defaults[name] for name in _SPLIT_OPTIONS}
+    )
+    return _load_table(source, _modification_times(data))
+
+
+def clear_table_cache() -> None:
+    """Empties the cache of `load_table`."""
+    _load_table.cache_clear()
 
 
 @functools.lru_cache(maxsize=8)
-def _load(data: Data, stamp: tuple) -> tuple[Table, str]:
-    table = validation.table(data.read(), type(data).__name__)
+def _load_table(data: Data, modification_times: tuple) -> tuple[Table, str]:
+    table = validation.checked_table(data.read(), type(data).__name__)
     if data.classes is not None:
-        table = data_splits.restrict(table, data.classes)
+        table = splits.keep_classes(table, data.classes)
     if data.size is not None or data.channels is not None:
-        table = _reshaped(table, data)
+        table = _resized(table, data)
     if table.preprocess is None:
-        table = dataclasses.replace(table, preprocess=default(table.x))
-    return _sized(table, data.shortest), data_splits.fingerprint(table)
+        table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
+    return _with_image_size(table, data.shortest), splits.fingerprint(table)
 
 
-load.clear = _load.cache_clear
-
-
-def _comparable(data: Data) -> bool:
+def _is_comparable(data: Data) -> bool:
     try:
         hash(data)
     except TypeError:
@@ -248,41 +257,44 @@ def _comparable(data: Data) -> bool:
     return type(data).__dataclass_params__.eq
 
 
-def _stamp(data: Data) -> tuple:
-    """State of the files a source names, so an edited file is read again."""
-    paths = []
+def _modification_times(data: Data) -> tuple:
+    """State of the files that a source names, so that an edited file is read again."""
+    files = []
     for name in ("path", "labels_path", "val_path", "test_path"):
         value = getattr(data, name, None)
-        paths += value if isinstance(value, tuple) else [value]
-    return data_paths.stamp([p for p in paths if isinstance(p, (str, os.PathLike))])
+        files += value if isinstance(value, tuple) else [value]
+    return paths.modification_times(
+        [file for file in files if isinstance(file, (str, os.PathLike))]
+    )
 
 
-def _reshaped(table: Table, data: Data) -> Table:
-    x, size = table.x, image_size(data.size)
+def _resized(table: Table, data: Data) -> Table:
+    """The table with its images in the size and channels of the options."""
+    x, size = table.x, images.as_size(data.size)
     if isinstance(x, dict) or len(x.shape) != 4:
         shape = "a dict" if isinstance(x, dict) else tuple(x.shape)
         raise UserError(
             f"size and channels concern images (n, height, width, channels); "
             f"this x is {shape}."
         )
-    if data.decodes:
+    if data.resizes_images:
         size = None
-    framed = size is None or (data.shortest is None and size == x.shape[1:3])
-    if framed and data.channels in (None, x.shape[3]):
+    has_size = size is None or (data.shortest is None and size == x.shape[1:3])
+    if has_size and data.channels in (None, x.shape[3]):
         return table
     if lazy_array.is_lazy(x):
-        kept = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
-        x = lazy_array.Reshaped(x, *kept, data.shortest)
+        size, channels = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
+        x = lazy_array.ResizedImages(x, size, channels, data.shortest)
         return dataclasses.replace(table, x=x)
     if data.channels == 1:  # fewer planes to resize
-        x = recolour(x, 1)
-    x = resize(x, size, data.shortest) if size else x
-    x = recolour(x, data.channels) if data.channels else x
+        x = images.convert_channels(x, 1)
+    x = images.resize(x, size, data.shortest) if size else x
+    x = images.convert_channels(x, data.channels) if data.channels else x
     return dataclasses.replace(table, x=x)
 
 
-def _sized(table: Table, shortest: int | None) -> Table:
-    """Tells the preprocessing the images' size, so that `predict` can make it so."""
+def _with_image_size(table: Table, shortest: int | None) -> Table:
+    """Stores the images' size in the preprocessing, for files that come later."""
     if isinstance(table.x, dict) or len(table.x.shape) != 4:
         return table
     channels = table.x.shape[3] if table.x.shape[3] in (1, 3) else None
@@ -295,18 +307,18 @@ def _sized(table: Table, shortest: int | None) -> Table:
     return dataclasses.replace(table, preprocess=pre)
 
 
-def _standardized(table: Table, rows: dict) -> Preprocess:
+def _standardized(table: Table, rows: dict[str, np.ndarray]) -> Preprocess:
     """Puts mean and std of all train rows, labelled or not, into the preprocessing."""
     if table.standardize is None or table.preprocess.mean is not None:
         return table.preprocess
     train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
     x = np.asarray(table.x[np.sort(train)], np.float64) / table.preprocess.scale
     mean, std = x.mean(0), x.std(0)
-    # A constant feature carries nothing; dividing it by 1 keeps it finite.
+    # A constant feature carries no information; dividing it by 1 keeps it finite.
     std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
-    keep = np.asarray(table.standardize, bool)
+    columns = np.asarray(table.standardize, bool)
     return dataclasses.replace(
         table.preprocess,
-        mean=tuple(np.where(keep, mean, 0.0).tolist()),
-        std=tuple(np.where(keep, std, 1.0).tolist()),
+        mean=tuple(np.where(columns, mean, 0.0).tolist()),
+        std=tuple(np.where(columns, std, 1.0).tolist()),
     )

@@ -1,7 +1,8 @@
-"""Arrays that stay where they are until rows are asked for.
+"""Arrays whose rows are read from disk when they are indexed.
 
-Each has `shape`, `dtype`, `len` and gathers by an integer row array, as numpy arrays
-do, and pickles as a description, not as values, so worker processes can have one.
+Each has `shape`, `dtype`, `len` and is indexed by integers, slices and masks along its
+first axis, as numpy arrays are. It pickles as a description, not as values, so worker
+processes can have a copy.
 """
 
 from __future__ import annotations
@@ -9,22 +10,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from jaxtl.data.preprocess import decode, recolour, resize
+from jaxtl.core.types import PyTree
+from jaxtl.data import images
 
 
-class Lazy:
-    """Base: a subclass gives `shape`, `dtype` and `rows(indices) -> ndarray`."""
+class LazyArray:
+    """Base class: a subclass gives `shape`, `dtype` and `rows`."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def __len__(self):
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """Reads rows, (len(index), *shape[1:]), by their numbers, int (n,)."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, slice):
             index = np.arange(len(self))[index]
         index = np.asarray(index)
@@ -35,53 +42,66 @@ class Lazy:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View(Lazy):
-    """Some rows of another lazy array."""
+class RowSelection(LazyArray):
+    """Some rows of another lazy array, by their numbers."""
 
-    base: Lazy
-    keep: np.ndarray
-
-    @property
-    def shape(self):
-        return (len(self.keep), *self.base.shape[1:])
+    base: LazyArray
+    selected: np.ndarray
 
     @property
-    def dtype(self):
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.selected), *self.base.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
         return self.base.dtype
 
-    def rows(self, index):
-        return self.base[self.keep[index]]
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        return self.base[self.selected[index]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Mapped(Lazy):
-    """A memory-mapped `.npy` file; `image` says that a channel axis is missing."""
+class MemoryMapped(LazyArray):
+    """A memory-mapped `.npy` file.
+
+    Attributes:
+      path: the file.
+      image: whether to append the channel axis that gray images lack.
+    """
 
     path: str
     image: bool = False
 
     @functools.cached_property
-    def _map(self):
+    def _array(self) -> np.ndarray:
         return np.load(self.path, mmap_mode="r")
 
     @property
-    def shape(self):
-        return self._map.shape + ((1,) if self.image else ())
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape + ((1,) if self.image else ())
 
     @property
-    def dtype(self):
-        return self._map.dtype
+    def dtype(self) -> np.dtype:
+        return self._array.dtype
 
-    def rows(self, index):
-        return np.asarray(self._map[index])
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        return np.asarray(self._array[index])
 
     def __reduce__(self):
-        return Mapped, (self.path, self.image)
+        return MemoryMapped, (self.path, self.image)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageFiles(Lazy):
-    """Image files, decoded each time they are asked for."""
+class LazyImageFiles(LazyArray):
+    """Image files, uint8, decoded each time they are indexed.
+
+    Attributes:
+      root: the folder.
+      names: paths below it.
+      size: (height, width) to decode to.
+      channels: 1 or 3.
+      shortest: as in `preprocess.Preprocess`.
+    """
 
     root: str
     names: tuple[str, ...]
@@ -90,92 +110,93 @@ class ImageFiles(Lazy):
     shortest: int | None = None
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (len(self.names), *self.size, self.channels)
 
-    def rows(self, index):
-        out = np.empty((len(index), *self.shape[1:]), np.uint8)
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        x = np.empty((len(index), *self.shape[1:]), np.uint8)
         root = pathlib.Path(self.root)
-        how = self.size, self.channels, self.shortest
-        for place, row in enumerate(index):
-            out[place] = decode(root / self.names[row], *how)
-        return out
+        for i, row in enumerate(index):
+            path = root / self.names[row]
+            x[i] = images.decode(path, self.size, self.channels, self.shortest)
+        return x
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Reshaped(Lazy):
+class ResizedImages(LazyArray):
     """Lazy images brought to a size and a number of channels as they are read."""
 
-    base: Lazy
+    base: LazyArray
     size: tuple[int, int]
     channels: int
     shortest: int | None = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (len(self.base), *self.size, self.channels)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.base.dtype
 
-    def rows(self, index):
-        return recolour(
-            resize(self.base[index], self.size, self.shortest), self.channels
-        )
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        resized = images.resize(self.base[index], self.size, self.shortest)
+        return images.convert_channels(resized, self.channels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Chain(Lazy):
-    """Lazy arrays one behind the other."""
+class Concatenation(LazyArray):
+    """Lazy arrays concatenated along their first axis."""
 
-    parts: tuple[Lazy, ...]
+    parts: tuple[LazyArray, ...]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (sum(map(len, self.parts)), *self.parts[0].shape[1:])
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.parts[0].dtype
 
-    def rows(self, index):
+    def rows(self, index: np.ndarray) -> np.ndarray:
         ends = np.cumsum([len(part) for part in self.parts])
-        owner = np.searchsorted(ends, index, side="right")
-        out = np.empty((len(index), *self.shape[1:]), self.dtype)
+        part_of_row = np.searchsorted(ends, index, side="right")
+        x = np.empty((len(index), *self.shape[1:]), self.dtype)
         for i, part in enumerate(self.parts):
-            mine = owner == i
-            if mine.any():
-                out[mine] = part[index[mine] - (ends[i] - len(part))]
-        return out
+            inside = part_of_row == i
+            if inside.any():
+                x[inside] = part[index[inside] - (ends[i] - len(part))]
+        return x
 
 
-def gather(x, rows):
-    """Returns x[rows]; for a dict of arrays, of each of them."""
+def gather(x: PyTree, rows: Any) -> PyTree:
+    """Computes x[rows]; for a dict of arrays, of each of them."""
     if isinstance(x, dict):
         return {name: values[rows] for name, values in x.items()}
     return x[rows]
 
 
-def select(x, rows):
-    """Keeps some rows: a copy of a plain array, a view of what is lazy."""
+def select(x: PyTree, rows: np.ndarray) -> PyTree:
+    """Keeps some rows: a copy of an array in memory, a `RowSelection` of a lazy one."""
     if isinstance(x, dict):
         return {name: select(values, rows) for name, values in x.items()}
-    return View(x, np.asarray(rows)) if isinstance(x, Lazy) else x[rows]
+    if isinstance(x, LazyArray):
+        return RowSelection(x, np.asarray(rows))
+    return x[rows]
 
 
-def is_lazy(x) -> bool:
+def is_lazy(x: PyTree) -> bool:
     """Whether any part of x is not held in memory."""
     if isinstance(x, dict):
         return any(is_lazy(values) for values in x.values())
-    return isinstance(x, Lazy)
+    return isinstance(x, LazyArray)
 
 
-def length(x) -> int:
+def length(x: PyTree) -> int:
     """Number of examples; -1 for a dict of arrays of unequal lengths."""
     if isinstance(x, dict):
         lengths = {len(values) for values in x.values()}

@@ -44,7 +44,7 @@ def _siblings(place: pathlib.Path) -> list[pathlib.Path]:
     return sorted(place.parent.iterdir()) if place.parent.is_dir() else []
 
 
-def stamp(paths) -> tuple:
+def modification_times(paths) -> tuple:
     """Size and modification time of those paths that exist."""
     found = []
     for path in paths:

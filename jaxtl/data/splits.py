@@ -50,7 +50,7 @@ def apportion(counts: tuple[int, ...], total: int) -> tuple[int, ...]:
     return tuple(seats.tolist())
 
 
-def carve(data, table, seed: int) -> dict[str, np.ndarray]:
+def make_splits(data, table, seed: int) -> dict[str, np.ndarray]:
     """Returns int32 rows of "train", "val", "test" and, if not empty, "unlabelled".
 
     Args:
@@ -172,7 +172,7 @@ def _labelled(data, table, queues) -> tuple[list, list]:
     return _take(queues, data.labels)
 
 
-def corrupt(table, train: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def add_label_noise(table, train: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Returns y with round(fraction·n) of the n train labels replaced.
 
     The new label is uniform over the other classes; which one a row would get depends
@@ -199,7 +199,7 @@ def corrupt(table, train: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return y
 
 
-def restrict(table, classes: tuple):
+def keep_classes(table, classes: tuple):
     """Keeps the examples of some classes and relabels them 0..K-1 in that order.
 
     Args:

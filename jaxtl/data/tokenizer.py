@@ -121,7 +121,7 @@ class Tokenizer:
         return next((i for i in known if i is not None), 0)
 
 
-def tokenizer(given: Tokenizer | str) -> Tokenizer:
+def as_tokenizer(given: Tokenizer | str) -> Tokenizer:
     """Returns a tokenizer as it is, or the one of a path."""
     return Tokenizer(given) if isinstance(given, str) else given
 

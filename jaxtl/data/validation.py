@@ -9,14 +9,13 @@ import typing
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import lazy_array
-from jaxtl.data.preprocess import image_channels, image_size, shortest_side
+from jaxtl.data import images, lazy_array
 
 TASKS = ("classification", "multilabel", "regression", "language")
 SPLITS = ("train", "val", "test")
 
 
-def options(data) -> None:
+def check_options(data) -> None:
     """Checks the options that every data set has.
 
     Raises:
@@ -45,9 +44,9 @@ def options(data) -> None:
         raise UserError(f"data.split_seed must be a whole number ≥ 0; got {seed!r}.")
     if data.classes is not None and len(set(data.classes)) < len(data.classes):
         raise UserError(f"data.classes names a class twice: {data.classes}.")
-    image_size(data.size)
-    shortest_side(data.shortest, data.size)
-    image_channels(data.channels)
+    images.as_size(data.size)
+    images.check_shortest(data.shortest, data.size)
+    images.check_channels(data.channels)
 
 
 def share(name: str, value) -> None:
@@ -69,7 +68,7 @@ def _number(value) -> bool:
     return isinstance(value, (float, np.floating)) or _whole(value)
 
 
-def table(value, name: str) -> typing.Any:
+def checked_table(value, name: str) -> typing.Any:
     """Checks what a source has read and brings y to its standard form.
 
     Args:

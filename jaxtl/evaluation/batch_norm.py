@@ -73,7 +73,7 @@ def _read(run, stream: str | None):
     if stream is None:
         labelled = len(datasets["target"].rows["train"])
         stream = "target" if labelled else "unlabelled"
-    name, split = streams.read_of(datasets, stream)
+    name, split = streams.dataset_and_split_of(datasets, stream)
     if name not in datasets or not len(datasets[name].rows.get(split, ())):
         there = [n for n, d in datasets.items() if len(d.rows["train"])]
         there += ["unlabelled"] * bool(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtl.core import compilation, config, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network
-from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.data import device_stream, lazy_array, preprocess, streams
 from jaxtl.evaluation import feature_cache, metrics, model_selection
 from jaxtl.models.precision import compute_in
 from jaxtl.terms.losses import scores
@@ -79,9 +79,9 @@ def logits_of(run, params, stats, split: str) -> tuple[np.ndarray, np.ndarray]:
     size = -(-size // program.mesh.size) * program.mesh.size
     batches, weights = streams.evaluation_batches(rows, size)
     pre = run.preprocess
-    if streams.fits(dataset, run.exp.device_bytes):
+    if device_stream.fits(dataset, run.exp.device_bytes):
         whole = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
-        stream = streams.device_stream(dataset, split, whole)
+        stream = device_stream.from_split(dataset, split, whole)
         forward = _resident(program, pre)
         out = [forward(params, stats, stream.x, b) for b in batches]
     else:

@@ -53,7 +53,7 @@ def features(run, params, stats, stages, stream: str, split: str, rows=None):
 
     `rows` stand in for the split's own.
     """
-    name, _ = streams.read_of(run.parts.datasets, stream)
+    name, _ = streams.dataset_and_split_of(run.parts.datasets, stream)
     dataset, pre = run.parts.datasets[name], run.parts.preprocess[name]
     rows = streams.split_rows(dataset, split) if rows is None else rows
     key = digest(run, params, stats, stages, dataset, pre, rows)

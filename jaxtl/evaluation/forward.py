@@ -9,7 +9,7 @@ import numpy as np
 from jaxtl.core import compilation, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
-from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.data import device_stream, lazy_array, preprocess, streams
 from jaxtl.data.dataset import Dataset
 
 
@@ -92,9 +92,9 @@ def over(
 
 def caller(made, weights, dataset, split, device_bytes):
     """Returns rows -> outputs, of data on the device or on the host."""
-    if streams.fits(dataset, device_bytes):
+    if device_stream.fits(dataset, device_bytes):
         whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
-        x = streams.device_stream(dataset, split, whole).x
+        x = device_stream.from_split(dataset, split, whole).x
         return lambda rows: made.resident(weights, x, rows)
     place = sharding.batch(made.mesh)
     return lambda rows: made.streamed(

@@ -36,7 +36,7 @@ HALF = ("bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedModel:
     """What a run's directory says of its best model.
 
     Attributes:
@@ -62,7 +62,9 @@ class Trained:
     dataset: Dataset | None
 
 
-def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
+def read_trained_model(
+    run_dir: pathlib.Path, exp: Experiment | None = None
+) -> TrainedModel:
     """Reads the best model of a run from its directory.
 
     Raises:
@@ -78,7 +80,10 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
     meta = _complete(run_dir, found.meta, dataset)
     network = precision.compute_in(_network(model, meta["outputs"]), dtype)
     pre = from_json(meta["preprocess"])
-    x = {n: jnp.zeros((1, *s.shape[1:]), s.dtype) for n, s in specs(meta, 1).items()}
+    x = {
+        n: jnp.zeros((1, *s.shape[1:]), s.dtype)
+        for n, s in input_specs(meta, 1).items()
+    }
     x = apply(pre, x["x"] if meta["single"] else x)
     params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
     if peft is not None and not peft.deployable:
@@ -87,7 +92,7 @@ def read(run_dir: pathlib.Path, exp: Experiment | None = None) -> Trained:
     stored = trees.flatten({"params": found.params, "stats": found.stats})
     _compare(run_dir, like, stored)
     kinds = [dtype, getattr(model, "dtype", None), *(x.dtype for x in stored.values())]
-    return Trained(
+    return TrainedModel(
         directory=run_dir,
         network=network,
         weights={p: np.asarray(jnp.asarray(x)) for p, x in stored.items()},
@@ -180,7 +185,7 @@ def _network(model: Any, outputs: int) -> Network:
     return model.pure()
 
 
-def specs(meta: dict, batch) -> dict[str, jax.ShapeDtypeStruct]:
+def input_specs(meta: dict, batch) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns {input name: shape and dtype of a batch}, from a checkpoint's meta."""
     return {
         name: jax.ShapeDtypeStruct(

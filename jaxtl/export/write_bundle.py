@@ -18,7 +18,7 @@ from jaxtl.data import lazy_array, preprocess, tokenizer
 from jaxtl.data.sources import csv_table
 from jaxtl.export import bundle, model_card
 from jaxtl.export import load_run as reading
-from jaxtl.export.load_run import Trained
+from jaxtl.export.load_run import TrainedModel
 from jaxtl.pretrained import tensor_files
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.result import environment, versions
@@ -59,7 +59,7 @@ def export(
     """
     out = pathlib.Path(out)
     _refuse(out, overwrite)
-    trained = reading.read(pathlib.Path(run_dir), exp)
+    trained = reading.read_trained_model(pathlib.Path(run_dir), exp)
     draft = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.part")
     try:
         draft.mkdir(parents=True)
@@ -74,7 +74,7 @@ def export(
     return out
 
 
-def _write(folder: pathlib.Path, trained: Trained, licence: str | None) -> None:
+def _write(folder: pathlib.Path, trained: TrainedModel, licence: str | None) -> None:
     """Writes all files of an export into an empty folder."""
     exported, example, outputs, origin = _program(trained)
     (folder / bundle.PROGRAM).write_bytes(exported.serialize())
@@ -95,7 +95,7 @@ def _write_tokenizer(folder: pathlib.Path, data) -> None:
     given = getattr(data, "tokenizer", None)
     if given is not None:
         with contextlib.suppress(UserError):
-            text = tokenizer.tokenizer(given).to_json()
+            text = tokenizer.as_tokenizer(given).to_json()
             (folder / bundle.TOKENIZER).write_text(text)
 
 
@@ -131,7 +131,7 @@ def _place(draft: pathlib.Path, out: pathlib.Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def forward(trained: Trained, weights, inputs) -> dict[str, jax.Array]:
+def forward(trained: TrainedModel, weights, inputs) -> dict[str, jax.Array]:
     """Returns the outputs for a batch in stored units; what is exported.
 
     Args:
@@ -154,7 +154,7 @@ def forward(trained: Trained, weights, inputs) -> dict[str, jax.Array]:
     return {"logits": logits, "probabilities": squash(logits)}
 
 
-def _program(trained: Trained):
+def _program(trained: TrainedModel):
     """Returns (exported program, example, its outputs, where the example is from)."""
     example, origin = _example(trained)
     weights = jax.device_put(trained.weights)
@@ -163,7 +163,7 @@ def _program(trained: Trained):
     # highest precision is the one that all can keep to.
     with jax.default_matmul_precision("highest"), _without_paths():
         outputs = jax.device_get(jax.jit(call)(weights, example))
-        spec = reading.specs(trained.meta, jax.export.symbolic_shape("batch")[0])
+        spec = reading.input_specs(trained.meta, jax.export.symbolic_shape("batch")[0])
         # A partial has no name, and a lambda of its own shares no cached trace.
         named = jax.jit(lambda weights, inputs: call(weights, inputs))
         try:
@@ -188,9 +188,9 @@ def _without_paths():
         jax.config.update(name, before)
 
 
-def _example(trained: Trained) -> tuple[dict[str, np.ndarray], str]:
+def _example(trained: TrainedModel) -> tuple[dict[str, np.ndarray], str]:
     """Returns a few inputs in stored units, real ones if there are data."""
-    specs = reading.specs(trained.meta, ROWS)
+    specs = reading.input_specs(trained.meta, ROWS)
     if trained.dataset is not None:
         rows = trained.dataset.rows
         split = next(s for s in ("val", "test", "train") if len(rows.get(s, ())))
@@ -209,10 +209,10 @@ def _example(trained: Trained) -> tuple[dict[str, np.ndarray], str]:
     return found, "random, since the data could not be read"
 
 
-def _facts(trained: Trained, outputs, exported, licence, draft) -> dict:
+def _facts(trained: TrainedModel, outputs, exported, licence, draft) -> dict:
     """Returns what export.json holds."""
     meta = trained.meta
-    specs = reading.specs(meta, 1)
+    specs = reading.input_specs(meta, 1)
     written = [bundle.PROGRAM, bundle.WEIGHTS, bundle.EXAMPLE]
     written += [bundle.TOKENIZER] * (draft / bundle.TOKENIZER).exists()
     return {
@@ -236,7 +236,7 @@ def _facts(trained: Trained, outputs, exported, licence, draft) -> dict:
     }
 
 
-def _columns(trained: Trained) -> list[dict] | None:
+def _columns(trained: TrainedModel) -> list[dict] | None:
     """Returns how a table's columns become features, None for other data."""
     data = trained.data
     if not isinstance(data, csv_table.CSV):
@@ -249,7 +249,7 @@ def _columns(trained: Trained) -> list[dict] | None:
     return columns if [width] == trained.meta["inputs"]["x"]["shape"] else None
 
 
-def _story(trained: Trained, origin: str) -> dict:
+def _story(trained: TrainedModel, origin: str) -> dict:
     """Returns what the card tells of how the model came to be."""
     directory, meta = trained.directory, trained.meta
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtl.core import compilation, config
 from jaxtl.core import tree as trees
-from jaxtl.data import preprocess, streams
+from jaxtl.data import device_stream, preprocess, streams
 from jaxtl.evaluation import feature_cache, model_selection, validators
 from jaxtl.models import precision
 from jaxtl.sweep import stacking
@@ -93,7 +93,7 @@ def _pass(lanes, kept, name, rows, size, members: list[int], *, features=False):
     else:
         mesh = lanes.program.mesh
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        x = streams.device_stream(dataset, "train", whole).x
+        x = device_stream.from_split(dataset, "train", whole).x
         batches, weights = streams.evaluation_batches(rows, size)
     call = _compiled(lanes, start, run.parts.preprocess[name], features)
     hypers = lanes.states.hypers["peft"]

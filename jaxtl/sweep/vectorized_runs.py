@@ -21,7 +21,7 @@ import numpy as np
 from jaxtl.core import compilation
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
-from jaxtl.data import streams
+from jaxtl.data import device_stream, streams
 from jaxtl.evaluation import metrics
 from jaxtl.sweep import stacking, vectorized_eval
 from jaxtl.training import compiled_step, frozen_stages, step
@@ -66,7 +66,9 @@ def mode_of(run: Run) -> str:
 
 def _drawn(run: Run) -> dict:
     return {
-        name: streams.draw(stream, np.uint32(0), 0, run.program.batch[name], 1)
+        name: device_stream.with_drawn_rows(
+            stream, np.uint32(0), 0, run.program.batch[name], 1
+        )
         for name, stream in run.parts.data.items()
     }
 
@@ -215,8 +217,10 @@ class VectorizedRuns:
                 if at not in known:
                     own = np.uint32(step.stream_seed(seed, index))
                     bare = dataclasses.replace(stream, x=None)
-                    made = streams.draw(bare, own, np.int32(self.at), size, most)
-                    known[at] = np.asarray(made.drawn)
+                    made = device_stream.with_drawn_rows(
+                        bare, own, np.int32(self.at), size, most
+                    )
+                    known[at] = np.asarray(made.drawn_rows)
                 lanes.append(known[at])
             found[name] = np.stack(lanes)
         return found
@@ -260,7 +264,7 @@ class VectorizedRuns:
 
 
 def _rows(run: Run, stream: str) -> np.ndarray:
-    name, split = streams.read_of(run.parts.datasets, stream)
+    name, split = streams.dataset_and_split_of(run.parts.datasets, stream)
     return run.parts.datasets[name].rows[split]
 
 
@@ -299,7 +303,7 @@ def _compile(
     def read(shared, own, drawn, at):
         made = layout.join(shared, own)
         data = {
-            name: dataclasses.replace(stream, drawn=drawn[name], first=at)
+            name: dataclasses.replace(stream, drawn_rows=drawn[name], first_step=at)
             for name, stream in made["data"].items()
             if name in drawn
         }

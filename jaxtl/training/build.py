@@ -12,7 +12,7 @@ from jaxtl.core import compilation, config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, Source
-from jaxtl.data import dataset, preprocess, streams
+from jaxtl.data import dataset, device_stream, preprocess, streams
 from jaxtl.optim import phase_plan
 from jaxtl.optim.optimizer import PEFT, TERMS, Optimizer, check
 from jaxtl.pretrained import hf_peft_folder, match
@@ -66,7 +66,7 @@ def assemble(exp: Experiment) -> Assembled:
     """Puts an experiment together; everything that can be wrong is said here."""
     datasets = inputs.datasets_of(exp)
     target = datasets["target"]
-    model, plain = _network(exp.model, target, streams.outputs(datasets))
+    model, plain = _network(exp.model, target, streams.number_of_outputs(datasets))
     weights = None if exp.init is None else _weights(exp.init, model)
     pre = inputs.preprocessing(exp, weights, datasets)
     params, stats = _initial(plain, exp.seed, pre["target"], target)
@@ -80,7 +80,7 @@ def assemble(exp: Experiment) -> Assembled:
             _tuple(getattr(exp.init, "ignore", ())),
         )
     own_network = _source_network(model, plain, params, stats, source, pre, target)
-    x = streams.example(target, pre["target"])
+    x = streams.example_batch(target, pre["target"])
     adapted = _adapted(exp, model, plain, params, stats, x)
     network, delta, constants, params, merged = adapted
     source = _extended(source, merged)
@@ -101,8 +101,13 @@ def assemble(exp: Experiment) -> Assembled:
         task=target.task,
         streams=tuple(sizes),
         source_network=own_network,
-        batches=functools.partial(streams.batches, datasets, pre, exp.evaluate_batch),
-        examples={n: len(datasets[streams.read_of(datasets, n)[0]].y) for n in sizes},
+        batches=functools.partial(
+            streams.ordered_batches, datasets, pre, exp.evaluate_batch
+        ),
+        examples={
+            n: len(datasets[streams.dataset_and_split_of(datasets, n)[0]].y)
+            for n in sizes
+        },
         classes=inputs.classes(datasets, sizes),
         bare=None if exp.peft is None else plain,
         plain=None if exp.peft is None else plan[0].mask,
@@ -112,8 +117,10 @@ def assemble(exp: Experiment) -> Assembled:
     if "unlabelled" in exp.streams:
         notes["unlabelled"] = "the labels of streams['unlabelled'] are ignored"
     mesh = sharding.mesh(exp.devices, exp.param_shards)
-    reads = {n: streams.read_of(datasets, n) for n in sizes}
-    resident = {n: streams.fits(datasets[reads[n][0]], exp.device_bytes) for n in sizes}
+    reads = {n: streams.dataset_and_split_of(datasets, n) for n in sizes}
+    resident = {
+        n: device_stream.fits(datasets[reads[n][0]], exp.device_bytes) for n in sizes
+    }
     if exp.average is not None:
         exp.average.check()
     if exp.wise_ft and source.params is None:
@@ -164,8 +171,8 @@ def assemble(exp: Experiment) -> Assembled:
     state = step.initial_state(program, params, stats, delta, own, states, hypers)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     data = {
-        n: streams.device_stream(
-            datasets[reads[n][0]], reads[n][1], whole, labels=streams.labelled(n)
+        n: device_stream.from_split(
+            datasets[reads[n][0]], reads[n][1], whole, labels=streams.has_labels(n)
         )
         for n in sizes
         if resident[n]
@@ -342,7 +349,7 @@ def _init(network: Network):
 
 def _initial(network, seed, pre, target):
     """Returns the model's initial (params, stats) for one example of the data."""
-    x = streams.example(target, pre)
+    x = streams.example_batch(target, pre)
     params, stats = _init(network)(jax.random.key(seed), x)
     if not isinstance(params, dict) or set(params) - set(network.stages):
         raise UserError(
@@ -354,7 +361,7 @@ def _initial(network, seed, pre, target):
 
 def _asked(terms, facts: Setup, target, pre, sizes) -> dict[str, Setup]:
     """Returns what each term is asked with, and asks whether it can work so."""
-    x = streams.example(target, pre["target"], sizes.get("target", 2))
+    x = streams.example_batch(target, pre["target"], sizes.get("target", 2))
     out = jax.eval_shape(facts.network.apply, facts.params, facts.stats, x)
     outputs = out.logits.shape[-1]
     if outputs < target.outputs:
@@ -399,7 +406,7 @@ def _source_network(model, network, params, stats, source, pre, target):
         return network
     if isinstance(model, Network):
         return None
-    x = streams.example(target, pre["target"])
+    x = streams.example_batch(target, pre["target"])
     for outputs in sorted({leaf.shape[-1] for leaf in jax.tree.leaves(source.head)}):
         found = dataclasses.replace(model, outputs=outputs).pure()
         made = jax.eval_shape(found.init, jax.random.key(0), x)[0]

@@ -9,15 +9,7 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network
-from jaxtl.data.streams import (
-    DeviceStream,
-    draw,
-    example,
-    label_stream,
-    labelled,
-    read_of,
-    with_features,
-)
+from jaxtl.data import device_stream, streams
 from jaxtl.evaluation.feature_cache import _apply, _replicated, features, size
 from jaxtl.training import step
 
@@ -35,7 +27,7 @@ class Cached:
     """
 
     stages: tuple[str, ...]
-    streams: dict[str, DeviceStream]
+    streams: dict[str, device_stream.DeviceStream]
     nbytes: int
     flops: float | None
     notes: tuple[str, ...]
@@ -76,19 +68,19 @@ def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
     made, entries, notes = {}, [], []
     params, stats = run.params, run.state.stats
     for name in plain.batch:
-        read, split = read_of(run.parts.datasets, name)
+        read, split = streams.dataset_and_split_of(run.parts.datasets, name)
         dataset = run.parts.datasets[read]
         wanted = dataset.rows[split] if rows is None else rows[name]
         entry, note = features(run, params, stats, stages, name, split, wanted)
         stream = run.parts.data.get(name)
         if stream is None:  # too large for the device; only its features go there
-            stream = label_stream(
+            stream = device_stream.without_inputs(
                 dataset,
                 split,
                 _replicated(program.mesh),
-                labels=labelled(name),
+                labels=streams.has_labels(name),
             )
-        made[name] = with_features(stream, entry.values, wanted)
+        made[name] = device_stream.with_features(stream, entry.values, wanted)
         entries.append((entry, plain.batch[name]))
         notes += [note] if note else []
     # A term may ask for the inputs of a stream whose features alone are there.
@@ -108,7 +100,9 @@ def _trace(run, program, cached: Cached) -> None:
     if not run.program.host:
         return
     data = {
-        name: draw(stream, np.uint32(0), 0, program.batch[name], 1)
+        name: device_stream.with_drawn_rows(
+            stream, np.uint32(0), 0, program.batch[name], 1
+        )
         for name, stream in cached.streams.items()
     }
     jax.eval_shape(functools.partial(step.step, program), run.state, run.fixed, data)
@@ -136,7 +130,7 @@ def frozen_stages(run) -> tuple[tuple[str, ...], str]:
     steps = run.parts.stretches[run.phase].steps
     if exp.cache == "auto":
         for name, batch in program.batch.items():
-            read, split = read_of(run.parts.datasets, name)
+            read, split = streams.dataset_and_split_of(run.parts.datasets, name)
             rows = len(run.parts.datasets[read].rows[split])
             if len(steps) * batch < rows:
                 return (), (
@@ -168,9 +162,9 @@ def _starts(network: Network, cut: str) -> bool:
 def _expected(run, name: str, stages) -> int:
     """Returns the bytes that a stream's features will take."""
     program = run.program
-    read, split = read_of(run.parts.datasets, name)
+    read, split = streams.dataset_and_split_of(run.parts.datasets, name)
     data = run.parts.datasets[read]
-    x = example(data, program.preprocess[name])
+    x = streams.example_batch(data, program.preprocess[name])
     one = jax.eval_shape(
         functools.partial(_apply, program.network, program.dtype, stages),
         run.params,

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import dataset, preprocess
-from jaxtl.data.streams import labelled
+from jaxtl.data.streams import has_labels
 from jaxtl.terms import context
 from jaxtl.training.experiment import Experiment
 
@@ -106,7 +106,7 @@ def sizes(exp, terms, target) -> dict[str, int]:
 
 def classes(datasets, sizes) -> dict[str, tuple[str, ...]]:
     """Returns {stream: class names}, () without labels; "" has the target's."""
-    found = {n: datasets[n].class_names if labelled(n) else () for n in sizes}
+    found = {n: datasets[n].class_names if has_labels(n) else () for n in sizes}
     return {**found, "": datasets["target"].class_names}
 
 

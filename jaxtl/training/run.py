@@ -13,7 +13,7 @@ from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
-from jaxtl.data import preprocess, streams
+from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.evaluation import metrics, model_selection
 from jaxtl.optim import optimizer
 from jaxtl.training import build, compiled_step, frozen_stages
@@ -263,19 +263,21 @@ class Run:
             if name in there:
                 own = train_step.stream_seed(seed, index)
                 stream = there[name]
-                data[name] = streams.draw(stream, own, np.int32(at), size, count)
+                data[name] = device_stream.with_drawn_rows(
+                    stream, own, np.int32(at), size, count
+                )
         return range(at, at + count), data
 
     def _host(self, name, index, size, at):
         # Compiling looks at one batch; the iterator then starts over.
-        data, split = streams.read_of(self.parts.datasets, name)
-        found = streams.host_batches(
+        data, split = streams.dataset_and_split_of(self.parts.datasets, name)
+        found = host_stream.batches(
             self.parts.datasets[data],
             split,
             train_step.stream_seed(self.exp.seed, index),
             size,
             start_step=at,
-            labels=streams.labelled(name),
+            labels=streams.has_labels(name),
         )
         if self.compiled is None:
             first = next(found)

@@ -17,7 +17,7 @@ import optax
 from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree, Source
-from jaxtl.data import streams
+from jaxtl.data import device_stream
 from jaxtl.data.augment import image
 from jaxtl.data.preprocess import Preprocess, apply, normalize, restore
 from jaxtl.models.precision import compute_in
@@ -235,13 +235,15 @@ def _batches(program, state, data, key):
             raw = data[name]
         else:
             seed = stream_seed(state.hypers["seed"], index)
-            raw = streams.take(data[name], seed, state.step, size)
+            raw = device_stream.batch_at_step(data[name], seed, state.step, size)
         raw = sharding.constrain_batch(raw, program.mesh)
         if "x" not in raw:  # its features are cached, and it is too large for a device
             batches[name] = raw
             continue
         plain = apply(program.preprocess[name], raw["x"])
-        x = image.augment(program.augment, jax.random.fold_in(key, index), plain)
+        x = image.apply_augmentations(
+            program.augment, jax.random.fold_in(key, index), plain
+        )
         batches[name] = {**raw, "x": x, "unaugmented": plain}
     return batches
 
@@ -249,7 +251,7 @@ def _batches(program, state, data, key):
 def _changed(program, stream, x, operations, key):
     """Returns inputs changed by operations on values in the scale of the data."""
     pre = program.preprocess[stream]
-    x = image.augment(operations, key, restore(pre, x))
+    x = image.apply_augmentations(operations, key, restore(pre, x))
     return normalize(pre, x)
 
 

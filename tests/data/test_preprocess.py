@@ -10,8 +10,8 @@ from PIL import Image
 
 from jaxtl import data as datasets
 from jaxtl.core.errors import UserError
-from jaxtl.data import preprocess
-from jaxtl.data.augment.image import Crop, Flip, Jitter, augment
+from jaxtl.data import images, preprocess
+from jaxtl.data.augment.image import Crop, Flip, Jitter, apply_augmentations
 
 Pre = preprocess.Preprocess
 IMAGES = np.random.default_rng(0).integers(0, 255, (5, 9, 8, 3)).astype(np.uint8)
@@ -108,21 +108,21 @@ def test_resize_is_torchs_antialiased_bilinear(size):
         align_corners=False,
     )
     expected = expected.numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(preprocess.resize(x, size), expected, atol=1e-3)
-    whole = preprocess.resize(IMAGES, size)
+    np.testing.assert_allclose(images.resize(x, size), expected, atol=1e-3)
+    whole = images.resize(IMAGES, size)
     assert whole.dtype == np.uint8
     np.testing.assert_allclose(whole, expected, atol=0.51)
 
 
 def test_luma_is_pils():
     expected = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in IMAGES])
-    grey = preprocess.recolour(IMAGES, 1)[..., 0]
+    grey = images.convert_channels(IMAGES, 1)[..., 0]
     assert np.abs(grey.astype(int) - expected).max() <= 1
     np.testing.assert_array_equal(
-        preprocess.recolour(grey[..., None], 3), np.repeat(grey[..., None], 3, 3)
+        images.convert_channels(grey[..., None], 3), np.repeat(grey[..., None], 3, 3)
     )
     with pytest.raises(UserError, match="needs images of 1 or 3"):
-        preprocess.recolour(np.zeros((1, 2, 2, 4)), 3)
+        images.convert_channels(np.zeros((1, 2, 2, 4)), 3)
 
 
 def test_size_and_channels_at_load():
@@ -189,8 +189,8 @@ def test_augment_gives_each_operation_its_own_key():
     expected = Flip()(
         jax.random.fold_in(key, 1), Crop(pad=1)(jax.random.fold_in(key, 0), X)
     )
-    np.testing.assert_array_equal(augment(ops, key, X), expected)
-    np.testing.assert_array_equal(augment((), key, X), X)
+    np.testing.assert_array_equal(apply_augmentations(ops, key, X), expected)
+    np.testing.assert_array_equal(apply_augmentations((), key, X), X)
 
 
 @pytest.mark.parametrize(

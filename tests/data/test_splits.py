@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtl import data as datasets
 from jaxtl.core.errors import UserError
 from jaxtl.data import splits
-from jaxtl.data.dataset import load
+from jaxtl.data.dataset import clear_table_cache
 
 
 def make(counts=(30, 40, 50), **options):
@@ -165,16 +165,16 @@ def test_given_splits_are_used_and_follow_the_classes(tmp_path):
 def test_splits_round_trip_with_noise_and_refuse_other_data(tmp_path):
     path = tmp_path / "splits.npz"
     dataset = prepared(3, labels_per_class=5, label_noise=0.4)
-    datasets.save_splits(path, dataset)
-    again = datasets.load_splits(path, prepared(99))
+    splits.save_splits(path, dataset)
+    again = splits.load_splits(path, prepared(99))
     assert again.rows.keys() == dataset.rows.keys()
     for name, rows in dataset.rows.items():
         np.testing.assert_array_equal(again.rows[name], rows)
     np.testing.assert_array_equal(again.y, dataset.y)
     with pytest.raises(UserError, match="splits of other data"):
-        datasets.load_splits(path, prepared(counts=(30, 40, 51)))
+        splits.load_splits(path, prepared(counts=(30, 40, 51)))
     with pytest.raises(UserError, match="no splits file"):
-        datasets.load_splits(tmp_path / "none.npz", dataset)
+        splits.load_splits(tmp_path / "none.npz", dataset)
 
 
 def test_fingerprint_sees_values_labels_and_shape():
@@ -196,7 +196,7 @@ def test_reading_happens_once_for_many_runs(monkeypatch):
     monkeypatch.setattr(
         datasets.Digits, "read", lambda self: calls.append(1) or read(self)
     )
-    load.clear()
+    clear_table_cache()
     for seed in range(3):
         a = datasets.prepare(datasets.Digits(labels_per_class=2 + seed), seed)
     b = datasets.prepare(datasets.Digits(val=50), 9)

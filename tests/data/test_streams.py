@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from jaxtl import data as datasets
 from jaxtl.core.errors import UserError
-from jaxtl.data import lazy_array, streams
+from jaxtl.data import device_stream, host_stream, lazy_array, sampler, streams
 
-take = jax.jit(streams.take, static_argnums=3)
+take = jax.jit(device_stream.batch_at_step, static_argnums=3)
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,9 @@ def digits():
 
 
 def test_device_batches_are_the_rows_of_the_order(digits):
-    stream = streams.device_stream(digits)
+    stream = device_stream.from_split(digits)
     batch = take(stream, 5, 3, 32)
-    rows = digits.rows["train"][datasets.indices(5, 3, 32, 100)]
+    rows = digits.rows["train"][sampler.indices(5, 3, 32, 100)]
     np.testing.assert_array_equal(batch["x"], digits.x[rows])
     np.testing.assert_array_equal(batch["y"], digits.y[rows])
     assert batch["x"].dtype == np.uint8
@@ -30,14 +30,20 @@ def test_device_batches_are_the_rows_of_the_order(digits):
 
 def test_rows_drawn_ahead_are_the_rows_of_the_order(digits):
     # 100 rows: the steps drawn begin and end within an epoch.
-    stream = streams.draw(streams.device_stream(digits), jnp.uint32(5), 7, 24, 9)
+    stream = device_stream.with_drawn_rows(
+        device_stream.from_split(digits), jnp.uint32(5), 7, 24, 9
+    )
     for step in range(7, 16):
-        rows = digits.rows["train"][datasets.indices(5, step, 24, 100)]
-        np.testing.assert_array_equal(streams.take_rows(stream, 5, step, 24), rows)
+        rows = digits.rows["train"][sampler.indices(5, step, 24, 100)]
+        np.testing.assert_array_equal(
+            device_stream.rows_at_step(stream, 5, step, 24), rows
+        )
 
 
 def test_splits_share_x_and_one_program(digits):
-    parts = [streams.device_stream(digits, s) for s in ("train", "unlabelled", "val")]
+    parts = [
+        device_stream.from_split(digits, s) for s in ("train", "unlabelled", "val")
+    ]
     assert parts[0].x is parts[1].x is parts[2].x
     before = take._cache_size()
     for part in parts:
@@ -47,8 +53,8 @@ def test_splits_share_x_and_one_program(digits):
 
 def test_device_and_host_agree(digits):
     pytest.importorskip("grain")
-    stream = streams.device_stream(digits)
-    host = datasets.host_batches(digits, "train", 7, 16, start_step=4)
+    stream = device_stream.from_split(digits)
+    host = host_stream.batches(digits, "train", 7, 16, start_step=4)
     for step in range(4, 20):
         a, b = take(stream, 7, step, 16), next(host)
         np.testing.assert_array_equal(a["x"], b["x"])
@@ -65,8 +71,8 @@ def test_worker_processes_keep_the_order(tmp_path):
     )
     dataset = datasets.prepare(arrays)
     assert lazy_array.is_lazy(dataset.x)
-    alone = datasets.host_batches(dataset, "train", 1, 8)
-    worked = datasets.host_batches(dataset, "train", 1, 8, workers=2)
+    alone = host_stream.batches(dataset, "train", 1, 8)
+    worked = host_stream.batches(dataset, "train", 1, 8, workers=2)
     for _ in range(6):
         a, b = next(alone), next(worked)
         np.testing.assert_array_equal(a["x"], b["x"])
@@ -83,19 +89,19 @@ def test_a_dict_of_arrays_streams_as_well():
     dataset = datasets.prepare(Text())
     assert dataset.example_shape == {"ids": (3,), "mask": (3,)}
     assert dataset.nbytes == 40 * 3 * 8 + 40 * 3
-    batch = take(streams.device_stream(dataset), 0, 0, 8)
+    batch = take(device_stream.from_split(dataset), 0, 0, 8)
     np.testing.assert_array_equal(batch["x"]["mask"], batch["x"]["ids"] > 5)
 
 
 def test_missing_grain_is_told(digits, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "grain", None)
     with pytest.raises(UserError, match="jaxtl\\[grain\\]"):
-        next(datasets.host_batches(digits, "train", 0, 4))
+        next(host_stream.batches(digits, "train", 0, 4))
 
 
 def test_missing_split_names_the_nearest(digits):
     with pytest.raises(UserError, match="'unlabeled'; did you mean 'unlabelled'"):
-        streams.device_stream(digits, "unlabeled")
+        device_stream.from_split(digits, "unlabeled")
 
 
 @given(n=st.integers(1, 60), batch=st.integers(1, 70))
@@ -103,7 +109,7 @@ def test_missing_split_names_the_nearest(digits):
 def test_evaluation_weights_give_the_plain_mean(n, batch):
     values = np.random.default_rng(n).normal(size=200)
     rows = np.random.default_rng(batch).permutation(200)[:n]
-    index, weights = datasets.evaluation_batches(rows, batch)
+    index, weights = streams.evaluation_batches(rows, batch)
     assert index.shape == weights.shape == (-(-n // batch), batch)
     mean = (values[index] * weights).sum() / weights.sum()
     np.testing.assert_allclose(mean, values[rows].mean(), rtol=1e-6, atol=1e-9)
@@ -112,13 +118,13 @@ def test_evaluation_weights_give_the_plain_mean(n, batch):
 
 def test_evaluation_needs_rows():
     with pytest.raises(UserError, match="split is empty"):
-        datasets.evaluation_batches([], 4)
+        streams.evaluation_batches([], 4)
 
 
 def test_fits_counts_x_and_y(digits):
     size = 1797 * 64 + 1797 * 4
-    assert datasets.fits(digits, size)
-    assert not datasets.fits(digits, size - 1)
+    assert device_stream.fits(digits, size)
+    assert not device_stream.fits(digits, size - 1)
 
 
 def test_sample_holds_each_class(digits):
@@ -131,9 +137,9 @@ def test_sample_holds_each_class(digits):
 def test_views_and_chains_index_like_numpy(tmp_path):
     values = np.arange(60).reshape(20, 3)
     np.save(tmp_path / "a.npy", values)
-    mapped = lazy_array.Mapped(str(tmp_path / "a.npy"))
-    view = lazy_array.View(mapped, np.asarray([4, 2, 9]))
-    chain = lazy_array.Chain((mapped, view))
+    mapped = lazy_array.MemoryMapped(str(tmp_path / "a.npy"))
+    view = lazy_array.RowSelection(mapped, np.asarray([4, 2, 9]))
+    chain = lazy_array.Concatenation((mapped, view))
     whole = np.concatenate([values, values[[4, 2, 9]]])
     for array, plain in ((mapped, values), (view, values[[4, 2, 9]]), (chain, whole)):
         assert array.shape == plain.shape

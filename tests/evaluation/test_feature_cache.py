@@ -195,7 +195,7 @@ def test_a_stage_that_moved_and_froze_again_is_computed_anew(digits):
 
 
 def test_augmentation_turns_it_off_and_says_why(digits):
-    exp = _exp(digits, augment=(tl.data.augment.Flip(),), steps=2)
+    exp = _exp(digits, augment=(tl.data.Flip(),), steps=2)
     exp = dataclasses.replace(exp, model=tl.models.CNN(widths=(4,), units=8, pool=1))
     run = tl.setup(dataclasses.replace(exp, cache="memory"))
     list(run)

@@ -8,7 +8,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core import tree as trees
-from jaxtl.data import preprocess, streams
+from jaxtl.data import device_stream, preprocess
 from jaxtl.optim import phases
 from jaxtl.optim.phases import LPFT, GradualUnfreezing, Phase
 from jaxtl.training import compiled_step
@@ -74,7 +74,7 @@ def _adam_by_hand(run, exp, thawed):
       thawed: path -> the first step that trains it.
     """
     dataset = run.parts.datasets["target"]
-    stream = streams.device_stream(dataset, "train")
+    stream = device_stream.from_split(dataset, "train")
     pre = run.preprocess
 
     @jax.jit
@@ -90,7 +90,7 @@ def _adam_by_hand(run, exp, thawed):
     v2 = {k: np.zeros_like(v) for k, v in theta.items()}
     count = dict.fromkeys(theta, 0)
     for t in range(exp.steps):
-        batch = streams.take(stream, exp.seed, t, exp.batch)
+        batch = device_stream.batch_at_step(stream, exp.seed, t, exp.batch)
         batch = {**batch, "x": preprocess.apply(pre, batch["x"])}
         now = trees.map_with_path(
             lambda p, x: theta[p].astype(np.float32), run.parts.params

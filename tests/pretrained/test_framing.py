@@ -9,7 +9,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core.errors import UserError
-from jaxtl.data import preprocess
+from jaxtl.data import images, preprocess
 from jaxtl.export import load_run
 from jaxtl.pretrained import hub
 from jaxtl.training import inputs
@@ -54,7 +54,7 @@ def test_images_are_framed_as_in_transformers(shape, tmp_path):
     got = preprocess.load_image(tmp_path / "a.png", pre)
     np.testing.assert_array_equal(got, want.transpose(1, 2, 0))
     # From an array, resized in floating point: a rounding apart at most.
-    near = preprocess.resize(x[None], (8, 8), 10)[0].astype(int)
+    near = images.resize(x[None], (8, 8), 10)[0].astype(int)
     assert np.abs(near - got).max() <= 1
 
 
@@ -92,38 +92,38 @@ def directory(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text(json.dumps(VIT))
     tl.pretrained.write_file(folder / "model.safetensors", model, params)
-    images = tmp_path / "images"
+    image_folder = tmp_path / "images"
     rng = np.random.default_rng(0)
     for name in ("cat", "dog", "owl"):
-        (images / name).mkdir(parents=True)
+        (image_folder / name).mkdir(parents=True)
         for i in range(6):
             shape = (9 + i, 20, 3)  # of several sizes
             x = rng.integers(0, 256, shape).astype(np.uint8)
-            PIL.Image.fromarray(x).save(images / name / f"{i}.png")
-    return folder, images
+            PIL.Image.fromarray(x).save(image_folder / name / f"{i}.png")
+    return folder, image_folder
 
 
 def test_the_model_s_size_is_applied_stored_and_used_again(directory, tmp_path):
-    folder, images = directory
+    folder, image_folder = directory
     weights = tl.pretrained.FromHub(str(folder), reset="head")
     exp = tl.Experiment(
         model=weights.model(),
         init=weights,
-        data=tl.data.ImageFolder(str(images), val=3, test=3),
+        data=tl.data.ImageFolder(str(image_folder), val=3, test=3),
         steps=1,
         batch=4,
     )
     run = tl.setup(exp, tmp_path / "run")
     tl.train(run, progress=False)
     assert run.parts.datasets["target"].example_shape == (8, 8, 3)
-    kept = load_run.read(tmp_path / "run")
+    kept = load_run.read_trained_model(tmp_path / "run")
     assert kept.preprocess.size == (8, 8)
     assert kept.dataset.example_shape == (8, 8, 3)
     tl.resume(tmp_path / "run")
 
 
 def test_a_size_that_is_given_decides(directory):
-    folder, images = directory
+    folder, image_folder = directory
     weights = tl.pretrained.FromHub(str(folder))
 
     def size(data, **fields):
@@ -131,9 +131,9 @@ def test_a_size_that_is_given_decides(directory):
         found = inputs.sources(exp)["target"]
         return found.size, found.shortest
 
-    assert size(tl.data.ImageFolder(str(images))) == ((8, 8), None)
-    assert size(tl.data.ImageFolder(str(images), size=16)) == (16, None)
+    assert size(tl.data.ImageFolder(str(image_folder))) == ((8, 8), None)
+    assert size(tl.data.ImageFolder(str(image_folder), size=16)) == (16, None)
     # A model built for another size gets images of that, cut in proportion.
     (folder / "preprocessor_config.json").write_text(json.dumps(CLIP))
-    assert size(tl.data.ImageFolder(str(images))) == ((8, 8), 10)
-    assert size(tl.data.ImageFolder(str(images)), size=16) == ((16, 16), 20)
+    assert size(tl.data.ImageFolder(str(image_folder))) == ((8, 8), 10)
+    assert size(tl.data.ImageFolder(str(image_folder)), size=16) == ((16, 16), 20)

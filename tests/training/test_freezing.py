@@ -7,7 +7,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core import tree as trees
-from jaxtl.data import streams
+from jaxtl.data import device_stream
 from jaxtl.terms.losses import cross_entropy
 from jaxtl.training import step
 
@@ -53,7 +53,7 @@ def test_a_frozen_stage_runs_as_in_evaluation(digits):
     # loss is that of an evaluation on the same rows.
     optim = tl.optim.SGD(lr=0.1, groups={"head": 1.0, ".*": tl.FROZEN})
     run = tl.setup(digits(model=NORMED, optim=optim))
-    batch = streams.take(run.parts.data["target"], 0, 0, 32)
+    batch = device_stream.batch_at_step(run.parts.data["target"], 0, 0, 32)
     params, stats = run.weights()
     x = batch["x"].astype(jnp.float32) / 16
     logits = run.network.apply(params, stats, x).logits

@@ -12,6 +12,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core import checkpoint
+from jaxtl.data import splits
 from jaxtl.training import run_dir
 
 ROOT = pathlib.Path(tl.__file__).parent.parent
@@ -237,7 +238,7 @@ def test_other_splits_are_noticed(tmp_path):
     run = tl.setup(exp, tmp_path / "run")
     data = run.parts.datasets["target"]
     data.rows["val"][:] = np.roll(data.rows["val"], 1)
-    tl.data.splits.save_splits(tmp_path / "run" / "splits.npz", data)
+    splits.save_splits(tmp_path / "run" / "splits.npz", data)
     with pytest.raises(tl.UserError, match=r"carved otherwise .*\(val changed\)"):
         tl.resume(tmp_path / "run")
 

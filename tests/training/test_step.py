@@ -11,7 +11,7 @@ from scipy import special
 import jaxtl as tl
 from jaxtl.core import tree as trees
 from jaxtl.core.types import static
-from jaxtl.data import streams
+from jaxtl.data import device_stream
 from jaxtl.terms.base import Term
 from jaxtl.training import compiled_step
 
@@ -20,7 +20,7 @@ LINEAR = tl.models.MLP(widths=())
 
 def rows(run, t):
     """Returns the batch of step t as numpy (x, y)."""
-    batch = streams.take(run.parts.data["target"], run.exp.seed, t, 32)
+    batch = device_stream.batch_at_step(run.parts.data["target"], run.exp.seed, t, 32)
     x = np.asarray(batch["x"], np.float64).reshape(32, -1) / 16
     return x, np.asarray(batch["y"])
 

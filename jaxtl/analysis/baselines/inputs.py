@@ -11,7 +11,7 @@ from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network
 from jaxtl.data import Text, lazy_array, preprocess, splits
-from jaxtl.data.dataset import Data, Dataset, load, prepare
+from jaxtl.data.dataset import Data, Dataset, load_table, prepare
 from jaxtl.evaluation import feature_cache
 from jaxtl.optim.optimizer import AdamW
 from jaxtl.terms import checks
@@ -122,9 +122,9 @@ def texts(source: Text) -> np.ndarray:
     found = np.array(read, object)
     if source.classes is None:
         return found
-    table, _ = load(dataclasses.replace(source, classes=None))
+    table, _ = load_table(dataclasses.replace(source, classes=None))
     table = dataclasses.replace(table, x=np.arange(len(found)))
-    return found[splits.restrict(table, source.classes).x]
+    return found[splits.keep_classes(table, source.classes).x]
 
 
 _MEMORY: dict[tuple, tuple] = {}

@@ -120,7 +120,9 @@ class Noise:
         return x + self.scale * jax.random.normal(key, x.shape, x.dtype)
 
 
-def augment(ops: Sequence[typing.Any], key: jax.Array, x: jax.Array) -> jax.Array:
+def apply_augmentations(
+    ops: Sequence[typing.Any], key: jax.Array, x: jax.Array
+) -> jax.Array:
     """Applies the operations in order, each with its own key.
 
     Args:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data.preprocess import LUMA
+from jaxtl.data.images import LUMA
 
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 OPERATIONS = (

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 
 # [PAD], [CLS] and [SEP] of BERT's English vocabularies, and [MASK].
-SPECIAL = (0, 101, 102)
-MASK = 103
+SPECIAL_IDS = (0, 101, 102)
+MASK_ID = 103
 
 
 def words(x: dict, special: tuple[int, ...]) -> jax.Array:
@@ -38,7 +38,7 @@ class _OnWords:
     """
 
     probability: float = 0.1
-    special: tuple[int, ...] = SPECIAL
+    special: tuple[int, ...] = SPECIAL_IDS
 
     def __post_init__(self):
         if isinstance(self.special, list):
@@ -69,7 +69,7 @@ class WordDropout(_OnWords):
       to: the id; 100 is [UNK] in BERT's vocabularies.
     """
 
-    to: int = MASK
+    to: int = MASK_ID
 
     def __call__(self, key: jax.Array, x: dict) -> dict:
         """Returns x with other ids."""

@@ -11,16 +11,16 @@ import typing
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import lazy_array
+from jaxtl.data import images, lazy_array
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.paths import find
-from jaxtl.data.preprocess import Preprocess, decode
+from jaxtl.data.preprocess import Preprocess
 
 _SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Held:
+class InMemoryArray:
     """An array in memory, compared by identity so that `Arrays` can be hashed."""
 
     array: np.ndarray
@@ -72,9 +72,9 @@ class Arrays(Data):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("x", "y"):
             value = getattr(self, name)
-            if not isinstance(value, (str, Held)):
-                object.__setattr__(self, name, Held(np.asarray(value)))
-        held = isinstance(self.x, Held), isinstance(self.y, Held)
+            if not isinstance(value, (str, InMemoryArray)):
+                object.__setattr__(self, name, InMemoryArray(np.asarray(value)))
+        held = isinstance(self.x, InMemoryArray), isinstance(self.y, InMemoryArray)
         if held[0] != held[1]:
             raise UserError("Arrays needs x and y both as arrays or both as names.")
         if held[0] == (self.path is not None):
@@ -104,7 +104,7 @@ class Arrays(Data):
 
     def _parts(self) -> tuple[list, tuple | None]:
         """[(split, x, y), ...] and the class names that the files bring."""
-        if isinstance(self.x, Held):
+        if isinstance(self.x, InMemoryArray):
             return [("all", self.x.array, self.y.array)], None
         paths = (self.path,) if not isinstance(self.path, tuple) else self.path
         pieces, names = [], None
@@ -169,7 +169,7 @@ def _open(path: pathlib.Path, memory_limit: int = 2**62):
         if path.suffix == ".npy":
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             if mapped.nbytes > memory_limit:
-                return lazy_array.Mapped(str(path), image=mapped.ndim == 3)
+                return lazy_array.MemoryMapped(str(path), image=mapped.ndim == 3)
             return np.array(mapped)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -189,14 +189,14 @@ def _entry(entries, name, path, field):
 def _jpegs(entries, path) -> np.ndarray:
     """Decodes the JPEG files that lie between consecutive offsets."""
     blob, offsets = entries["jpeg"].tobytes(), entries["offsets"]
-    images = [
-        decode(io.BytesIO(blob[start:end]))
+    decoded = [
+        images.decode(io.BytesIO(blob[start:end]))
         for start, end in itertools.pairwise(offsets)
     ]
-    shapes = {image.shape for image in images}
+    shapes = {image.shape for image in decoded}
     if len(shapes) > 1:
         raise UserError(f"{path}: the JPEG images differ in shape: {sorted(shapes)}.")
-    return np.stack(images)
+    return np.stack(decoded)
 
 
 def _joined(parts):

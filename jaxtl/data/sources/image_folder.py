@@ -10,9 +10,8 @@ import pathlib
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import lazy_array, paths
+from jaxtl.data import images, lazy_array, paths
 from jaxtl.data.dataset import Data, Table
-from jaxtl.data.preprocess import GREY_MODES, decode, image_size
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff")
 SUFFIXES += (".webp",)
@@ -45,7 +44,7 @@ class ImageFolder(Data):
     memory_limit: int = 2**31
     unreadable: str = "error"
 
-    decodes = True
+    resizes_images = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,10 +61,10 @@ class ImageFolder(Data):
         seen, bad = _headers(root, names)
         names = self._without(names, bad)
         size = self._size({name: seen[name][0] for name in names})
-        grey = all(seen[name][1] in GREY_MODES for name in names)
+        grey = all(seen[name][1] in images.GRAY_MODES for name in names)
         channels = self.channels or (1 if grey else 3)
         if len(names) * size[0] * size[1] * channels > self.memory_limit:
-            x = lazy_array.ImageFiles(
+            x = lazy_array.LazyImageFiles(
                 str(root), tuple(names), size, channels, self.shortest
             )
         else:
@@ -98,7 +97,7 @@ class ImageFolder(Data):
 
     def _size(self, sizes) -> tuple[int, int]:
         if self.size is not None:
-            return image_size(self.size)
+            return images.as_size(self.size)
         counts = collections.Counter(sizes.values()).most_common()
         if len(counts) > 1:
             common, rare = counts[0][0], counts[-1][0]
@@ -170,7 +169,7 @@ def _decoded(root, names, how) -> tuple[np.ndarray, dict[str, str]]:
     """All images, and name -> reason of those whose data are broken.
 
     Args:
-      how: size, channels and shortest of `preprocess.decode`.
+      how: size, channels and shortest of `images.decode`.
     """
     size, channels, _ = how
     x = np.zeros((len(names), *size, channels), np.uint8)
@@ -178,7 +177,7 @@ def _decoded(root, names, how) -> tuple[np.ndarray, dict[str, str]]:
 
     def one(i):
         try:
-            x[i] = decode(root / names[i], *how)
+            x[i] = images.decode(root / names[i], *how)
         except UserError as error:
             bad[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 

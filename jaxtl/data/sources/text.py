@@ -13,7 +13,7 @@ import numpy as np
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.paths import find
-from jaxtl.data.tokenizer import Tokenizer, tokenizer
+from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 TASKS = ("classification", "regression")
 
@@ -72,7 +72,7 @@ class Text(Data):
             list(itertools.chain.from_iterable(column))
             for column in zip(*parts.values())
         )
-        tokenize = tokenizer(self.tokenizer)
+        tokenize = as_tokenizer(self.tokenizer)
         x = tokenize(texts, pairs if self.pair is not None else None)
         y, names, task = _labels(labels, self.task, self.class_names)
         ends = np.cumsum([len(part[0]) for part in parts.values()])

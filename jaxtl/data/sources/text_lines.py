@@ -9,7 +9,7 @@ import numpy as np
 from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.paths import find
-from jaxtl.data.tokenizer import Tokenizer, tokenizer
+from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Lines(Data):
         lines = [line for path in paths for line in self._lines(path)]
         if not lines:
             raise UserError(f"Lines.path: {self.path!r} has no line of text.")
-        x = tokenizer(self.tokenizer)(lines)
+        x = as_tokenizer(self.tokenizer)(lines)
         return Table(x=x, y=np.zeros(len(lines), np.int32), task="language")
 
     def _lines(self, path: str) -> list[str]:

@@ -9,10 +9,9 @@ import typing
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import lazy_array, paths
+from jaxtl.data import images, lazy_array, paths
 from jaxtl.data.dataset import Data, Table
-from jaxtl.data.preprocess import image_size, recolour, resize
-from jaxtl.data.tokenizer import Tokenizer, tokenizer
+from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 _SPLITS = {"test": "test", "validation": "val", "val": "val"}
 
@@ -44,7 +43,7 @@ class TFDS(Data):
     train: str = "train"
     memory_limit: int = 2**31
 
-    decodes = True
+    resizes_images = True
 
     def read(self) -> Table:
         """Decodes every example once, where they fit; labels are always read."""
@@ -85,11 +84,13 @@ class TFDS(Data):
             return _decoded(parts.values(), self, shape, dtype)
         how = self.x, shape, dtype, self.shortest
         records = [Records(part, *how) for part in parts.values()]
-        return lazy_array.Chain(tuple(records)), _labels_alone(builder, wanted, self)
+        return lazy_array.Concatenation(tuple(records)), _labels_alone(
+            builder, wanted, self
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Records(lazy_array.Lazy):
+class Records(lazy_array.LazyArray):
     """One feature of a data source, decoded as it is read."""
 
     source: typing.Any
@@ -114,7 +115,9 @@ def _fitted(value, shape, shortest):
     """One image in the wanted size and channels; anything else as it is."""
     if value.ndim != 3 or (value.shape == shape and shortest is None):
         return value
-    return recolour(resize(value[None], shape[:2], shortest), shape[2])[0]
+    return images.convert_channels(
+        images.resize(value[None], shape[:2], shortest), shape[2]
+    )[0]
 
 
 def _builder(data: TFDS):
@@ -169,7 +172,7 @@ def _shape(feature, data: TFDS) -> tuple[tuple[int, ...], np.dtype]:
             "give tokenizer= if it is text."
         )
     if len(shape) == 3:
-        size = image_size(data.size) or shape[:2]
+        size = images.as_size(data.size) or shape[:2]
         shape = (*size, data.channels or shape[2])
     if None in shape:
         raise UserError(
@@ -200,7 +203,7 @@ def _tokenized(sources, data: TFDS) -> tuple[dict[str, np.ndarray], list]:
             for field, column in zip(fields, columns):
                 column.append(_text(example[field], field))
             y.append(example[data.y])
-    return tokenizer(data.tokenizer)(*columns), y
+    return as_tokenizer(data.tokenizer)(*columns), y
 
 
 def _text(value, field: str) -> str:

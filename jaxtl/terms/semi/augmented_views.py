@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 from jaxtl.data.augment.image import Crop, Flip
 from jaxtl.data.augment.randaugment import Cutout, RandAugment
-from jaxtl.data.augment.text import SPECIAL, WordDropout, WordReplacement, WordSwap
+from jaxtl.data.augment.text import SPECIAL_IDS, WordDropout, WordReplacement, WordSwap
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 
@@ -61,10 +61,10 @@ def check_strong(
             f"{name}=None: no strong view is usual for vectors {tuple(x.shape[1:])}; "
             f"name what changes them, such as {field}=(tl.data.Noise(scale=0.1),)."
         )
-    if kind(x) == "tokens" and not jnp.all(x["input_ids"][:, 0] == SPECIAL[1]):
+    if kind(x) == "tokens" and not jnp.all(x["input_ids"][:, 0] == SPECIAL_IDS[1]):
         raise UserError(
             f"{name}=None: the usual strong view of texts knows BERT's vocabularies, "
-            f"and these texts don't begin with its [CLS] ({SPECIAL[1]}); name "
+            f"and these texts don't begin with its [CLS] ({SPECIAL_IDS[1]}); name "
             f"operations with ids of your own, such as {field}="
             "(tl.data.WordDropout(to=…, special=…),)."
         )

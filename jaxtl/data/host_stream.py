@@ -1,0 +1,96 @@
+"""Batches read on the host, ahead of the steps, for data that stay on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxtl.core.errors import UserError
+from jaxtl.data import lazy_array, sampler
+from jaxtl.data.dataset import Dataset
+from jaxtl.data.streams import split_rows
+
+
+def batches(
+    dataset: Dataset,
+    split: str,
+    seed: int,
+    batch: int,
+    *,
+    start_step: int = 0,
+    workers: int = 0,
+    prefetch: int = 8,
+    labels: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """Endless numpy batches from `start_step` on, read ahead by Grain.
+
+    Args:
+      dataset: a data set, lazy or not.
+      split: one of `dataset.rows`.
+      seed: of the order; gives the batches of `device_stream.batch_at_step`.
+      batch: examples per batch.
+      start_step: the first step; a resumed run passes its own.
+      workers: processes that read; 0 reads in threads of this process. Data in
+        memory are always read in threads, since each process would copy them.
+      prefetch: batches read ahead.
+      labels: whether batches hold "y".
+
+    Yields:
+      {"x": (batch, ...), "y": (batch, ...), "row": (batch,)}, numpy.
+
+    Raises:
+      UserError: Grain is not installed, or there is no such split.
+    """
+    try:
+        import grain
+    except ImportError:
+        raise UserError(
+            "data that stream from the host need Grain: pip install 'jaxtl[grain]'."
+        ) from None
+    y = dataset.y if labels else None
+    read = _BatchReader(dataset.x, y, split_rows(dataset, split), seed, batch)
+    last = (2**32 // batch) - 1
+    steps = grain.MapDataset.range(start_step, last).map(read)
+    if workers and lazy_array.is_lazy(dataset.x):
+        _parse_absl_flags()
+        # Each worker reads whole batches; the order of steps is kept.
+        steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=0))
+        options = grain.MultiprocessingOptions(
+            num_workers=workers, per_worker_buffer_size=max(1, prefetch // workers)
+        )
+        return iter(steps.mp_prefetch(options))
+    options = grain.ReadOptions(
+        num_threads=min(max(prefetch, 1), 16), prefetch_buffer_size=max(prefetch, 1)
+    )
+    return iter(steps.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchReader:
+    """Maps a step to its batch; picklable, for worker processes."""
+
+    x: Any
+    y: np.ndarray | None
+    rows: np.ndarray
+    seed: int
+    batch: int
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        index = sampler.indices(self.seed, int(step), self.batch, len(self.rows))
+        rows = self.rows[index]
+        examples = {
+            "x": lazy_array.gather(self.x, rows),
+            "row": np.asarray(rows, np.int32),
+        }
+        return examples if self.y is None else {**examples, "y": self.y[rows]}
+
+
+def _parse_absl_flags() -> None:
+    """Marks absl's flags as parsed: Grain's workers read them, jaxtl never sets any."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["jaxtl"])
