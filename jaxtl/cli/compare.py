@@ -1,22 +1,39 @@
-"""The command `jaxtl compare`."""
+"""`jaxtl compare`: prints and plots a table of finished runs."""
+
+import argparse
+import pathlib
 
 from jaxtl.core import console
 from jaxtl.core.errors import UserError
-from jaxtl.results import run_table
+
+HELP = "a table of runs, mean ± 95 % interval"
 
 
-def compare(args) -> int:
-    """`jaxtl compare DIR… [--metric M] [--plot PNG]`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl compare`."""
+    parser.add_argument("dirs", type=pathlib.Path, nargs="+")
+    parser.add_argument("--metric", help="default: what the runs were chosen by")
+    parser.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
+    parser.add_argument(
+        "--against",
+        metavar="FACT",
+        help="draw the metric against a number of result.json, such as drift",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints a row per setting, averaged over its seeds, and plots them on request."""
+    from jaxtl.results import run_table
 
     rows = run_table.collect(args.dirs)
     console.console().print(run_table.comparison(rows, args.metric))
     if args.plot:
-        from jaxtl.results.plots import base
+        from jaxtl.results.plots import base as plots
 
         if args.against:
-            base.against(rows, args.against, args.plot, metric=args.metric)
+            plots.against(rows, args.against, args.plot, metric=args.metric)
         else:
-            base.study(rows, args.plot)
+            plots.study(rows, args.plot)
         print(f"plot: {args.plot}")
     elif args.against:
         raise UserError("--against needs --plot: the PNG that it is drawn to.")

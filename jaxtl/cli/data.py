@@ -1,81 +1,117 @@
-"""The command `jaxtl data`."""
+"""`jaxtl data`: lists the sources of data, or describes those of an experiment."""
 
-from jaxtl.core import console as console_lib
-from jaxtl.core.console import listing, table
-from jaxtl.data import streams
-from jaxtl.data.dataset import prepare
-from jaxtl.data.sources import catalog
-from jaxtl.training import experiment_file, inputs
+import argparse
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jaxtl.cli import arguments
+from jaxtl.core import console
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
+    from jaxtl.data.dataset import Dataset
+    from jaxtl.training.experiment import Experiment
+
+HELP = "what data there are; a contact sheet of examples"
+SPLITS = ("train", "unlabelled", "val", "test")
+CLASSES_SHOWN = 20  # columns of a data set's table
 
 
-def data(args) -> int:
-    """`jaxtl data [FILE [a.b=c …]] [--out PNG]`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl data`."""
+    parser.add_argument("file", type=pathlib.Path, nargs="?", help="experiment file")
+    arguments.add_overrides(parser)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("data.png"))
+    parser.add_argument("--per-class", type=int, default=12)
 
-    console = console_lib.console()
+
+def main(args: argparse.Namespace) -> int:
+    """Prints all sources, or the data sets of a file and a contact sheet of each."""
+    from jaxtl.data.dataset import prepare
+    from jaxtl.training import experiment_file
+
+    terminal = console.console()
     if args.file is None:
-        console.print(sources_table(catalog.available()))
+        terminal.print(_source_table())
         return 0
-
     variants = experiment_file.read_file(args.file, *args.overrides).variants
-    seen = {}
-    for name, exp in variants.items():
-        for stream, source in inputs.sources(exp).items():
-            seen.setdefault(
-                repr(source), (f"{name} {stream}".strip(), source, exp.seed)
-            )
-    for i, (name, source, seed) in enumerate(seen.values()):
+    sources = list(_distinct_sources(variants))
+    for index, (name, source, seed) in enumerate(sources):
         dataset = prepare(source, seed)
-        console.print(dataset_table(name, dataset))
-        sheet = contact_sheet(dataset, args.per_class)
-        if sheet is not None:
-            suffix = f"-{i}" if len(seen) > 1 else ""
-            path = args.out.with_name(f"{args.out.stem}{suffix}{args.out.suffix}")
-            from jaxtl.results.plots import base
+        terminal.print(_dataset_table(name, dataset))
+        sheet = _contact_sheet(dataset, args.per_class)
+        if sheet is None:
+            continue
+        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
 
-            base.contact_sheet(*sheet, path, title=f"{name}: {dataset.name}")
-            console.print(f"contact sheet: {path}")
+        suffix = f"-{index}" if len(sources) > 1 else ""
+        path = args.out.with_name(f"{args.out.stem}{suffix}{args.out.suffix}")
+        plots.contact_sheet(*sheet, path, title=f"{name}: {dataset.name}")
+        terminal.print(f"contact sheet: {path}")
     return 0
 
 
-def sources_table(rows: list[dict]):
-    """Returns the table of data sets and sources that `jaxtl data` prints."""
-    columns = ("source", "needs", "what it is")
-    body = [(r["name"], ", ".join(r["needed"]), r["summary"]) for r in rows]
-    return listing("tl.data", columns, body)
+def _source_table() -> "Table":
+    """Builds the table of data sets and sources."""
+    from jaxtl.data.sources import catalog
+
+    rows = [
+        (source["name"], ", ".join(source["needed"]), source["summary"])
+        for source in catalog.available()
+    ]
+    return console.listing("tl.data", ("source", "needs", "what it is"), rows)
 
 
-def dataset_table(name: str, found):
-    """Returns the table of a data set's splits and classes."""
-    splits = {
-        k: found.rows[k]
-        for k in ("train", "unlabelled", "val", "test")
-        if k in found.rows
-    }
-    shape, kind = found.example_shape, found.dtype
+def _distinct_sources(
+    variants: Mapping[str, "Experiment"],
+) -> Iterator[tuple[str, Any, int]]:
+    """Yields (variant and stream, source, seed) of each source, equal ones once."""
+    from jaxtl.training import inputs
+
+    texts = set()
+    for name, exp in variants.items():
+        for stream, source in inputs.sources(exp).items():
+            if repr(source) not in texts:
+                texts.add(repr(source))
+                yield f"{name} {stream}".strip(), source, exp.seed
+
+
+def _dataset_table(name: str, dataset: "Dataset") -> "Table":
+    """Builds the table of a data set: examples per split, and per class where given."""
+    shape, dtype = dataset.example_shape, dataset.dtype
     if isinstance(shape, dict):
-        kind = ", ".join(f"{k} {shape[k]} {kind[k]}" for k in shape)
+        kind = ", ".join(f"{key} {shape[key]} {dtype[key]}" for key in shape)
     else:
-        kind = f"{shape} {kind}"
-    title = f"{name}: {found.name}, {found.task}, an example is {kind}"
-    if found.task != "classification":
-        body = [(k, f"{len(rows):,}") for k, rows in splits.items()]
-        return table(title, ("split", "examples"), body)
-    columns = ("split", "examples", *(str(c) for c in found.class_names[:20]))
-    body = []
+        kind = f"{shape} {dtype}"
+    title = f"{name}: {dataset.name}, {dataset.task}, an example is {kind}"
+    splits = {name: dataset.rows[name] for name in SPLITS if name in dataset.rows}
+    if dataset.task != "classification":
+        cells = [(split, f"{len(rows):,}") for split, rows in splits.items()]
+        return console.table(title, ("split", "examples"), cells)
+    classes = range(dataset.outputs)[:CLASSES_SHOWN]
+    cells = []
     for split, rows in splits.items():
-        counts = [int((found.y_clean[rows] == k).sum()) for k in range(found.outputs)]
-        body.append((split, f"{len(rows):,}", *counts[:20]))
-    return table(title, columns, body)
+        labels = dataset.y_clean[rows]
+        counts = [int((labels == label).sum()) for label in classes]
+        cells.append((split, f"{len(rows):,}", *counts))
+    names = dataset.class_names[:CLASSES_SHOWN]
+    return console.table(title, ("split", "examples", *map(str, names)), cells)
 
 
-def contact_sheet(found, per_class: int):
-    """Returns (images, labels) for a contact sheet, or None where x is no image."""
-    if isinstance(found.x, dict) or len(found.example_shape) != 3:
+def _contact_sheet(
+    dataset: "Dataset", per_class: int
+) -> tuple["np.ndarray", list[str]] | None:
+    """Samples images of the train split and their labels; None where x is no image."""
+    from jaxtl.data import streams
+
+    if isinstance(dataset.x, dict) or len(dataset.example_shape) != 3:
         return None
-    picked = streams.sample(found, "train", per_class)
-    labels = (
-        [str(found.class_names[k]) for k in picked["y"]]
-        if found.class_names
-        else [f"{y:.3g}" for y in picked["y"]]
-    )
-    return picked["x"], labels
+    sample = streams.sample(dataset, "train", per_class)
+    if dataset.class_names:
+        labels = [str(dataset.class_names[label]) for label in sample["y"]]
+    else:
+        labels = [f"{y:.3g}" for y in sample["y"]]
+    return sample["x"], labels

@@ -1,16 +1,44 @@
-"""The command `jaxtl diagnose`."""
+"""`jaxtl diagnose`: measures the shift between a run's two domains."""
 
+import argparse
 import math
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from jaxtl.analysis import domain_shift
-from jaxtl.core import console as console_lib
-from jaxtl.training import run_dir
+from jaxtl.cli import formatting
+from jaxtl.core import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jaxtl.analysis.domain_shift import Diagnosis
+
+HELP = "how far a run's two domains lie apart, before and after"
 
 
-def diagnose(args) -> int:
-    """`jaxtl diagnose RUN [--source S] [--target S] [--stage S] [--examples N] …`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl diagnose`."""
+    parser.add_argument("dir", type=pathlib.Path, metavar="RUN")
+    parser.add_argument(
+        "--source", metavar="STREAM", help="default: source, or the first"
+    )
+    parser.add_argument(
+        "--target", metavar="STREAM", help="default: unlabelled, or target"
+    )
+    parser.add_argument("--stage", help="default: the last before the head")
+    parser.add_argument("--examples", type=int, default=1000, metavar="N")
+    parser.add_argument("--permutations", type=int, default=500, metavar="N")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, help="default RUN/diagnosis")
 
-    found = domain_shift.diagnose(
+
+def main(args: argparse.Namespace) -> int:
+    """Prints, plots and writes the distances between the domains' features."""
+    from jaxtl.analysis import domain_shift
+    from jaxtl.training import run_dir
+
+    diagnosis = domain_shift.diagnose(
         args.dir,
         source=args.source,
         other=args.target,
@@ -19,75 +47,68 @@ def diagnose(args) -> int:
         permutations=args.permutations,
         seed=args.seed,
     )
-    console = console_lib.console()
-    for made in tables(found):
-        console.print(made, markup=False)
+    terminal = console.console()
+    for table in _tables(diagnosis):
+        terminal.print(table, markup=False)
     folder = args.out or args.dir / domain_shift.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    run_dir.write_json(folder / "diagnosis.json", found.to_json())
-    pictures = found.plot(folder, seed=args.seed)
-    console.print(f"written to {folder / 'diagnosis.json'}", soft_wrap=True)
-    for path in pictures:
-        console.print(f"plot: {path}", soft_wrap=True)
+    run_dir.write_json(folder / "diagnosis.json", diagnosis.to_json())
+    plots = diagnosis.plot(folder, seed=args.seed)
+    terminal.print(f"written to {folder / 'diagnosis.json'}", soft_wrap=True)
+    for path in plots:
+        terminal.print(f"plot: {path}", soft_wrap=True)
     return 0
 
 
-def tables(found: domain_shift.Diagnosis) -> list:
-    """Returns the table of distances, and that of classes where there are any."""
-    sides = (found.before, found.after)
+def _tables(diagnosis: "Diagnosis") -> Sequence["Table"]:
+    """Builds the table of distances, and that of classes where there are any."""
+    sides = (diagnosis.before, diagnosis.after)
     rows = [
-        ("proxy A-distance (0: alike, 2: apart)", *_each(sides, _distance)),
-        ("error of telling domains apart %", *_each(sides, _error)),
-        ("MMD², Gaussian kernel", *_each(sides, _mmd)),
-        ("its p-value", *_each(sides, _p_value)),
+        (
+            "proxy A-distance (0: alike, 2: apart)",
+            *(f"{side.distance.distance:.3f}" for side in sides),
+        ),
+        (
+            "error of telling domains apart %",
+            *(f"{100 * side.distance.error:.1f}" for side in sides),
+        ),
+        (
+            "MMD², Gaussian kernel",
+            *(f"{side.discrepancy.mmd:.4g}" for side in sides),
+        ),
+        (
+            "its p-value",
+            *(side.discrepancy.p_text.removeprefix("= ") for side in sides),
+        ),
     ]
     title = (
-        f"{found.source} ({len(found.before.source):,} examples) and {found.target} "
-        f"({len(found.before.target):,}), features of {found.stage}"
+        f"{diagnosis.source} ({len(sides[0].source):,} examples) and "
+        f"{diagnosis.target} ({len(sides[0].target):,}), features of {diagnosis.stage}"
     )
-    made = [console_lib.table(title, ("", "before", "after"), rows)]
-    if found.class_names:
-        made.append(_classes(found))
-    return made
+    distances = console.table(title, ("", "before", "after"), rows)
+    return (
+        [distances, _class_table(diagnosis)] if diagnosis.class_names else [distances]
+    )
 
 
-def _each(sides, cell) -> list[str]:
-    return [cell(side) for side in sides]
-
-
-def _distance(side) -> str:
-    return f"{side.distance.distance:.3f}"
-
-
-def _error(side) -> str:
-    return f"{100 * side.distance.error:.1f}"
-
-
-def _mmd(side) -> str:
-    return f"{side.discrepancy.mmd:.4g}"
-
-
-def _p_value(side) -> str:
-    return side.discrepancy.p_text.removeprefix("= ")
-
-
-def _classes(found: domain_shift.Diagnosis):
+def _class_table(diagnosis: "Diagnosis") -> "Table":
+    """Builds the table of shifts per class, the largest shift after training first."""
     rows = [
         (
             after.name,
             f"{after.source:,}",
             f"{after.target:,}",
-            *(_number(x) for x in (before.shift, after.shift, after.chance)),
+            *(_shift(x) for x in (before.shift, after.shift, after.chance)),
         )
-        for before, after in found.rising()
+        for before, after in diagnosis.rising()
     ]
-    columns = ("class", found.source, found.target, "before", "after", "chance")
+    columns = ("class", diagnosis.source, diagnosis.target, "before", "after", "chance")
     title = (
         "shift per class, in deviations within classes (reads the target's labels: for "
         "analysis, not to choose by)"
     )
-    return console_lib.table(title, columns, rows)
+    return console.table(title, columns, rows)
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def _shift(value: float) -> str:
+    return formatting.MISSING if math.isnan(value) else f"{value:.3f}"

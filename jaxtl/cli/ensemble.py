@@ -1,100 +1,105 @@
-"""The command `jaxtl ensemble`."""
+"""`jaxtl ensemble`: combines the predictions of several runs, and calibrates them."""
 
+import argparse
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from jaxtl.analysis.ensemble import ensemble as ensemble_ensemble
-from jaxtl.core import console as console_lib
-from jaxtl.core.errors import UserError
-from jaxtl.results import format_number
-from jaxtl.training import run_dir
+from jaxtl.cli import arguments, formatting
+from jaxtl.core import console
 
-CALIBRATION = ("nll", "ece", "brier")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jaxtl.analysis.ensemble.ensemble import Ensemble
+
+HELP = "several runs' predictions put together, and calibrated"
+CALIBRATION = ("nll", "ece", "brier")  # metrics that a temperature changes
 
 
-def ensemble(args) -> int:
-    """`jaxtl ensemble RUN… [--method M] [--split S] [--which W] [--out JSON]`."""
-    _writable("out", args.out)
-    found = ensemble_ensemble.ensemble(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl ensemble`."""
+    parser.add_argument("dirs", type=pathlib.Path, nargs="+", metavar="RUN")
+    parser.add_argument("--method", default="auto", help="default: the best on val")
+    parser.add_argument("--split", default="test", help="test or val")
+    parser.add_argument("--which", default="best", choices=("best", "last"))
+    parser.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints every member and every way to combine them; writes JSON on request."""
+    from jaxtl.analysis.ensemble import ensemble
+    from jaxtl.training import run_dir
+
+    arguments.check_output_file("out", args.out)
+    result = ensemble.ensemble(
         args.dirs, method=args.method, split=args.split, which=args.which
     )
-    console = console_lib.console()
-    for made in tables(found):
-        console.print(made, markup=False)
-    member = next(m for m in found.members if m.name == found.best_member)
-    for what, line in (
-        (f"best member on val, {found.best_member}", member),
-        (f"ensemble, {found.method}", found.chosen),
+    terminal = console.console()
+    for table in tables(result):
+        terminal.print(table, markup=False)
+    best = next(m for m in result.members if m.name == result.best_member)
+    title = formatting.metric_title(result.metric)
+    for name, line in (
+        (f"best member on val, {result.best_member}", best),
+        (f"ensemble, {result.method}", result.chosen),
     ):
-        cell = format_number.number(found.metric, line.test[found.metric], None)
-        console.print(f"{what}: {found.split} {_unit(found.metric)} {cell}")
+        value = formatting.metric_cell(line.test, result.metric)
+        terminal.print(f"{name}: {result.split} {title} {value}")
     if args.out:
-        run_dir.write_json(args.out, found.to_json())
-        console.print(f"written to {args.out}")
+        run_dir.write_json(args.out, result.to_json())
+        terminal.print(f"written to {args.out}")
     return 0
 
 
-def tables(found: ensemble_ensemble.Ensemble) -> list:
-    """Returns the tables of an ensemble: how often it is right, how calibrated.
+def tables(result: "Ensemble") -> Sequence["Table"]:
+    """Builds the tables of an ensemble: its metrics, and its calibration where fitted.
 
-    A line per member, then one per way to combine them.
+    The first has a row per member, then one per way to combine them. The second is
+    there only where temperatures were fitted; it then holds the metrics that a
+    temperature changes.
     """
-    lines = (*found.members, *found.methods)
+    lines = (*result.members, *result.methods)
     fitted = any(line.temperature for line in lines)
-    names = [m for m in found.members[0].test if not (fitted and m in CALIBRATION)]
-    marks = {found.best_member: "best member", found.method: "chosen"}
+    names = [
+        name for name in result.members[0].test if not (fitted and name in CALIBRATION)
+    ]
+    marks = {result.best_member: "best member", result.method: "chosen"}
+    on_val = [] if result.split == "val" else [result.metric]
     rows = [
         (
             line.name,
             marks.get(line.name, ""),
-            *([] if found.split == "val" else [_cell(line.val, found.metric)]),
-            *(_cell(line.test, name) for name in names),
+            *(formatting.metric_cell(line.val, name) for name in on_val),
+            *(formatting.metric_cell(line.test, name) for name in names),
         )
         for line in lines
     ]
-    counts = ", ".join(f"{n:,} {name}" for name, n in found.examples.items())
-    columns = ["member or method", "on val"]
-    columns += [] if found.split == "val" else [f"val {_unit(found.metric)}"]
-    columns += [f"{found.split} {_unit(name)}" for name in names]
-    title = f"{len(found.members)} members; examples: {counts}"
-    made = [console_lib.table(title, columns, rows, left=2)]
-    if fitted:
-        made.append(_calibration(lines, found.split))
-    return made
+    columns = (
+        "member or method",
+        "on val",
+        *(f"val {formatting.metric_title(name)}" for name in on_val),
+        *(f"{result.split} {formatting.metric_title(name)}" for name in names),
+    )
+    counts = ", ".join(f"{n:,} {name}" for name, n in result.examples.items())
+    title = f"{len(result.members)} members; examples: {counts}"
+    metrics = console.table(title, columns, rows, left=2)
+    return [metrics, _calibration_table(lines, result.split)] if fitted else [metrics]
 
 
-def _calibration(lines, split: str):
-    names = [n for n in CALIBRATION if n in lines[0].test]
+def _calibration_table(lines: Sequence[Any], split: str) -> "Table":
+    """Builds the table of calibration before and after scaling by a temperature."""
+    names = [name for name in CALIBRATION if name in lines[0].test]
     rows = [
         (
             line.name,
-            *(_cell(line.test, name) for name in names),
-            f"{line.temperature:.3f}" if line.temperature else "–",
-            *(_cell(line.scaled, name) for name in names),
+            *(formatting.metric_cell(line.test, name) for name in names),
+            f"{line.temperature:.3f}" if line.temperature else formatting.MISSING,
+            *(formatting.metric_cell(line.scaled, name) for name in names),
         )
         for line in lines
     ]
-    columns = ("member or method", *map(_unit, names), "T")
-    columns += tuple(f"{_unit(name)} at T" for name in names)
+    titles = [formatting.metric_title(name) for name in names]
+    columns = ("member or method", *titles, "T", *(f"{x} at T" for x in titles))
     title = f"calibration on {split}, before and after a temperature fitted on val"
-    return console_lib.table(title, columns, rows)
-
-
-def _unit(metric: str) -> str:
-    return f"{metric} %" if _is_share(metric) else metric
-
-
-def _is_share(metric: str) -> bool:
-    return metric.removeprefix("loo_") in format_number.SHARES
-
-
-def _cell(values: dict, name: str) -> str:
-    known = name.removeprefix("loo_")
-    return format_number.number(known, values[name], None) if name in values else "–"
-
-
-def _writable(field: str, path: pathlib.Path | None) -> None:
-    """Raises UserError before the work is done, not after."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UserError(
-            f"--{field} {path}: expected a file in a directory that exists."
-        )
+    return console.table(title, columns, rows)

@@ -1,27 +1,25 @@
-"""Commands `jaxtl export` and `jaxtl predict`."""
+"""`jaxtl export`: writes a finished run as a self-contained folder."""
 
-from jaxtl.core import console
-from jaxtl.export import predict, write_bundle
+import argparse
+import pathlib
+
+HELP = "write a finished run as a self-contained folder"
 
 
-def export_(args) -> int:
-    """`jaxtl export RUN OUT [--licence L] [--overwrite]`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl export`."""
+    parser.add_argument("dir", type=pathlib.Path)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--licence", help="for the model card")
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Exports the best model of a run."""
+    from jaxtl.export import write_bundle
 
     path = write_bundle.export(
         args.dir, args.out, licence=args.licence, overwrite=args.overwrite
     )
     print(f"written to {path}; try: jaxtl predict {path} FILE…")
-    return 0
-
-
-def predict_(args) -> int:
-    """`jaxtl predict OUT FILES…`."""
-
-    rows = predict.predict(args.folder, args.files)
-    columns = list(rows[0]) if rows else []
-    body = [
-        [f"{v:.4f}" if isinstance(v, float) else v for v in row.values()]
-        for row in rows
-    ]
-    console.console().print(console.table("", columns, body, left=2))
     return 0

@@ -1,35 +1,59 @@
-"""The command `jaxtl importance`."""
+"""`jaxtl importance`: computes which parameters a trained model depends on."""
 
+import argparse
 import pathlib
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from jaxtl.analysis import importance as computing
-from jaxtl.core import console as console_lib
+from jaxtl.cli import arguments
+from jaxtl.core import console
 from jaxtl.core.errors import UserError
-from jaxtl.terms.regularizers import importance_file
-from jaxtl.training import run_dir
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jaxtl.analysis.importance import Model
+    from jaxtl.terms.regularizers.importance_file import Importance
+
+HELP = "which parameters a trained model depends on"
 
 
-def importance(args) -> int:
-    """`jaxtl importance RUN|FILE [a.b=c …] [--kind K] [--split S] [--examples N] …`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl importance`."""
+    parser.add_argument("target", type=pathlib.Path, help="run, or experiment file")
+    arguments.add_overrides(parser)
+    parser.add_argument("--kind", default="fisher", help="fisher, empirical, mas, …")
+    parser.add_argument(
+        "--split", default="train", help="train, unlabelled, val or test"
+    )
+    parser.add_argument("--examples", type=int, metavar="N", help="default: all")
+    parser.add_argument("--variant", help="which experiment of a file of several")
+    parser.add_argument("--out", type=pathlib.Path, help="default RUN/importance/KIND…")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another model's"
+    )
 
-    computing.check_kind(args.kind)
-    model, path = _asked(args)
+
+def main(args: argparse.Namespace) -> int:
+    """Computes the importance of every parameter, writes it, prints it per stage."""
+    from jaxtl.analysis import importance
+    from jaxtl.terms.regularizers import importance_file
+
+    importance.check_kind(args.kind)
+    model, path = _model_and_path(args)
     if not args.overwrite:
-        computing.refuse(path, model)
-    found = computing.compute(model, args.kind, args.split, args.examples)
-    importance_file.write(path, found)
-    console = console_lib.console()
-    console.print(_table(found), markup=False)
-    fresh = sorted({p.split("/")[0] for p in model.fresh})
-    if fresh:
-        console.print(
-            f"note: {', '.join(fresh)} has parameters that no weights were loaded for; "
-            "the importance is that of a model with random values there"
+        importance.refuse(path, model)
+    result = importance.compute(model, args.kind, args.split, args.examples)
+    importance_file.write(path, result)
+    terminal = console.console()
+    terminal.print(_table(result), markup=False)
+    stages = sorted({parameter.split("/")[0] for parameter in model.fresh})
+    if stages:
+        terminal.print(
+            f"note: {', '.join(stages)} has parameters that no weights were loaded "
+            "for; the importance is that of a model with random values there"
         )
-    console.print(
-        f"{found.kind} importance of {found.examples:,} examples of {found.split} "
+    terminal.print(
+        f"{result.kind} importance of {result.examples:,} examples of {result.split} "
         f"written to {path}",
         markup=False,
         soft_wrap=True,
@@ -37,13 +61,18 @@ def importance(args) -> int:
     return 0
 
 
-def _asked(args) -> tuple[computing.Model, pathlib.Path]:
-    """Returns the model that is asked for, and where its importance goes."""
+def _model_and_path(args: argparse.Namespace) -> tuple["Model", pathlib.Path]:
+    """Reads the model, and finds the path that its importance is written to."""
+    from jaxtl.analysis import importance
+    from jaxtl.terms.regularizers import importance_file
+    from jaxtl.training import run_dir
+
     target: pathlib.Path = args.target
     if (target / run_dir.STUDY).exists():
+        runs = [path.parent for path in target.rglob(run_dir.MARK)]
         raise UserError(
             f"{target} holds the runs of a file; name one of them, such as "
-            f"{_first_run(target)}."
+            f"{min(runs, default=target / 'seed0')}."
         )
     if target.is_dir():
         if args.overrides or args.variant is not None:
@@ -52,35 +81,34 @@ def _asked(args) -> tuple[computing.Model, pathlib.Path]:
                 "are for experiment files."
             )
         path = args.out or target / importance_file.FOLDER / f"{args.kind}.safetensors"
-        return computing.of_run(target), _checked(path)
-    exp = computing.read_file(target, args.overrides, args.variant)
+        return importance.of_run(target), _check_suffix(path)
+    exp = importance.read_file(target, args.overrides, args.variant)
     if args.out is None:
         raise UserError(
             f"{target} is an experiment file, so say where the importance of the "
             "weights that it loads goes: --out PATH.safetensors."
         )
-    return computing.of_experiment(exp), _checked(args.out)
+    return importance.of_experiment(exp), _check_suffix(args.out)
 
 
-def _checked(path: pathlib.Path) -> pathlib.Path:
+def _check_suffix(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path; UserError unless it ends in .safetensors."""
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path}: expected a path that ends in .safetensors.")
     return path
 
 
-def _first_run(target: pathlib.Path) -> pathlib.Path:
-    return min((p.parent for p in target.rglob(run_dir.MARK)), default=target / "seed0")
+def _table(result: "Importance") -> "Table":
+    """Builds the table of importance per stage."""
+    import numpy as np
 
-
-def _table(found: importance_file.Importance):
-    """Returns a table of importance per stage."""
     stages: dict[str, list[np.ndarray]] = {}
-    for name, array in found.arrays.items():
+    for name, array in result.arrays.items():
         stages.setdefault(name.split("/")[0], []).append(np.ravel(array))
     rows = []
-    for stage, parts in stages.items():
-        values = np.concatenate(parts)
+    for stage, arrays in stages.items():
+        values = np.concatenate(arrays)
         cells = (values.mean(dtype=np.float64), np.median(values), values.max())
         rows.append((stage, f"{values.size:,}", *(f"{x:.3e}" for x in cells)))
     columns = ("stage", "values", "mean", "median", "largest")
-    return console_lib.table("importance", columns, rows)
+    return console.table("importance", columns, rows)

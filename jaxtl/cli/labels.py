@@ -1,74 +1,111 @@
-"""`jaxtl labels RUN [--folds K] [--method M] [--out DIR]`: which labels are wrong."""
+"""`jaxtl labels`: finds the train labels of a run that are probably wrong."""
 
+import argparse
 import csv
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from jaxtl.analysis.label_errors import confident_learning, cross_validate
-from jaxtl.core import console as console_lib
+from jaxtl.core import console
 from jaxtl.core.errors import UserError
-from jaxtl.terms.noisy import estimate_transition
-from jaxtl.training import run_dir
 
-SHOWN = 10  # lines on the screen; the file has all
+if TYPE_CHECKING:
+    from jaxtl.analysis.label_errors.confident_learning import LabelErrors
+    from jaxtl.analysis.label_errors.cross_validate import Predictions
+
+HELP = "which labels of a run's train data are wrong"
+ROWS_SHOWN = 10  # rows of the table on the terminal; the file has all
+COLUMNS = ("row", "given", "suggested", "score")
 
 
-def labels(args) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl labels`."""
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=5,
+        metavar="K",
+        help="models trained to predict out of sample; 0: the run's own, in sample",
+    )
+    parser.add_argument("--method", default="prune_by_noise_rate")
+    parser.add_argument("--out", type=pathlib.Path, help="default RUN/labels")
+
+
+def main(args: argparse.Namespace) -> int:
     """Writes the labels that are probably wrong, the worst first, and the noise."""
+    import numpy as np
+
+    from jaxtl.analysis.label_errors import confident_learning, cross_validate
+    from jaxtl.terms.noisy import estimate_transition
+    from jaxtl.training import run_dir
+
     if not (args.run / run_dir.MARK).exists():
         raise UserError(f"{args.run} is no directory of a run.")
-    if args.method not in confident_learning.METHODS:
-        confident_learning.find_label_errors(
-            np.zeros(2, int), np.full((2, 2), 0.5), args.method
-        )
-    found = cross_validate.predictions(args.run, args.folds)
+    confident_learning.check_method(args.method)
+    predictions = cross_validate.predictions(args.run, args.folds)
     errors = confident_learning.find_label_errors(
-        found.labels, found.probabilities, args.method
+        predictions.labels, predictions.probabilities, args.method
     )
-    out = args.out or args.run / "labels"
-    out.mkdir(parents=True, exist_ok=True)
-    lines = _lines(found, errors)
-    with open(out / "errors.csv", "w", newline="", encoding="utf-8") as file:
+    folder = args.out or args.run / "labels"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = _rows(predictions, errors)
+    with open(folder / "errors.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("row", "given", "suggested", "score"))
-        writer.writerows(lines)
-    np.save(out / "transition.npy", errors.transition)
-    np.save(out / "transition_anchors.npy", estimate_transition(found.probabilities))
-    _tell(console_lib.console(), found, errors, lines, out)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    np.save(folder / "transition.npy", errors.transition)
+    anchors = estimate_transition(predictions.probabilities)
+    np.save(folder / "transition_anchors.npy", anchors)
+    share = 1 - np.trace(errors.joint)
+    _print(predictions, rows, share, folder)
     return 0
 
 
-def _lines(
-    found: cross_validate.Predictions, errors: confident_learning.LabelErrors
-) -> list[tuple]:
-    names = found.class_names
+def _rows(predictions: "Predictions", errors: "LabelErrors") -> list[tuple]:
+    """Cells of the suspicious labels, in the order of `COLUMNS`."""
+    names = predictions.class_names
     return [
-        (int(found.rows[place]), names[given], names[suggested], f"{score:.4f}")
-        for place, given, suggested, score in zip(
+        (int(predictions.rows[index]), names[given], names[suggested], f"{score:.4f}")
+        for index, given, suggested, score in zip(
             errors.rows, errors.given, errors.suggested, errors.score
         )
     ]
 
 
-def _tell(console, found, errors, lines, out: pathlib.Path) -> None:
-    share = 1 - np.trace(errors.joint)
-    title = f"{len(lines)} of {len(found.rows):,} labels look wrong"
-    if lines:
-        columns = ("row", "given", "suggested", "score")
-        console.print(console_lib.table(title, columns, lines[:SHOWN], left=3))
+def _print(
+    predictions: "Predictions",
+    rows: Sequence[tuple],
+    share: float,
+    folder: pathlib.Path,
+) -> None:
+    """Prints the worst labels, the share of wrong ones, and the files.
+
+    Args:
+      predictions: that the labels were judged by.
+      rows: the suspicious labels.
+      share: estimated share of wrong labels, in [0, 1].
+      folder: that everything was written to.
+    """
+    terminal = console.console()
+    title = f"{len(rows)} of {len(predictions.rows):,} labels look wrong"
+    if rows:
+        table = console.table(title, COLUMNS, rows[:ROWS_SHOWN], left=3)
+        terminal.print(table)
     else:
-        console.print(title)
-    how = f"{found.folds}-fold predictions, out of sample"
-    if not found.folds:
-        how = (
+        terminal.print(title)
+    method = f"{predictions.folds}-fold predictions, out of sample"
+    if not predictions.folds:
+        method = (
             "in-sample predictions: the model was trained on these labels and may "
             "repeat them, so wrong ones are missed; --folds 5 looks harder"
         )
-    console.print(f"estimated share of wrong labels {100 * share:.1f} %; from {how}")
-    console.print(
-        f"written to {out}: errors.csv; transition.npy and transition_anchors.npy, for "
-        "tl.noisy.ForwardCorrection(transition=…)",
+    terminal.print(
+        f"estimated share of wrong labels {100 * share:.1f} %; from {method}"
+    )
+    terminal.print(
+        f"written to {folder}: errors.csv; transition.npy and transition_anchors.npy, "
+        "for tl.noisy.ForwardCorrection(transition=…)",
         markup=False,
         soft_wrap=True,
     )

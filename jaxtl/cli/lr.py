@@ -1,18 +1,40 @@
-"""`jaxtl lr FILE [a.b=c …] [--variant V] [--out PNG]`: where to begin with the rate."""
+"""`jaxtl lr`: suggests a learning rate by a short run whose rate grows."""
 
-from jaxtl.analysis import lr_finder
+import argparse
+import pathlib
+from typing import TYPE_CHECKING
+
+from jaxtl.cli import arguments
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.training import experiment_file
+
+if TYPE_CHECKING:
+    from jaxtl.training.experiment_file import File
+
+HELP = "find a learning rate: a short run whose rate grows"
 
 
-def lr(args) -> int:
-    """Prints the suggested rates and draws the curve they come from."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl lr`."""
+    parser.add_argument("file", type=pathlib.Path)
+    arguments.add_overrides(parser)
+    parser.add_argument("--variant", help="which, of a file of several")
+    parser.add_argument("--low", type=float, default=1e-7)
+    parser.add_argument("--high", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("lr.png"))
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the suggested rates and plots the curve that they come from."""
+    from jaxtl.analysis import lr_finder
+    from jaxtl.training import experiment_file
+
     file = experiment_file.read_file(args.file, *args.overrides)
-    name = _variant(file, args.variant)
+    variant = _variant(file, args.variant)
     curve = lr_finder.find_lr(
-        file.variants[name], low=args.low, high=args.high, steps=args.steps
+        file.variants[variant], low=args.low, high=args.high, steps=args.steps
     )
-    title = f"learning rates of {args.file.stem} {name}".strip()
+    title = f"learning rates of {args.file.stem} {variant}".strip()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     curve.plot(args.out, title=title)
     end = "the loss exploded" if curve.diverged else "the last rate"
@@ -31,19 +53,23 @@ def lr(args) -> int:
     return 0
 
 
-def _variant(file: experiment_file.File, name: str | None) -> str:
-    """Returns the variant's name that was asked for, or the only one's."""
-    known = ", ".join(file.variants)
+def _variant(file: "File", name: str | None) -> str:
+    """Name of the variant to run: the one of --variant, or the file's only one.
+
+    Raises:
+      UserError: an unknown name, or none for a file of several variants.
+    """
+    names = ", ".join(file.variants)
     if name is None and len(file.variants) == 1:
         return next(iter(file.variants))
     if name is None:
         raise UserError(
             f"{file.path} holds several experiments; choose one with --variant "
-            f"(known: {known})."
+            f"(known: {names})."
         )
     if name not in file.variants:
         raise UserError(
             f"--variant {name!r}: {file.path} holds none of that name"
-            f"{nearest(name, file.variants)} (known: {known or 'a single one'})."
+            f"{nearest(name, file.variants)} (known: {names or 'a single one'})."
         )
     return name

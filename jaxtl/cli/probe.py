@@ -1,17 +1,47 @@
-"""The command `jaxtl probe`."""
+"""`jaxtl probe`: fits linear models to the features of frozen stages."""
 
-from jaxtl.analysis import linear_probe, linear_probe_fit
-from jaxtl.cli.ensemble import _cell, _unit, _writable
-from jaxtl.core import console as console_lib
-from jaxtl.training import run_dir
+import argparse
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jaxtl.cli import arguments, formatting
+from jaxtl.core import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jaxtl.analysis.linear_probe_fit import Probe
+
+HELP = "linear models of a stage's frozen features"
 
 
-def probe_(args) -> int:
-    """`jaxtl probe FILE_OR_RUN [a.b=c …] [--stage S] [--strengths S…] …`."""
-    _writable("out", args.out)
-    _writable("plot", args.plot)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl probe`."""
+    parser.add_argument("target", type=pathlib.Path, help="experiment file or run")
+    arguments.add_overrides(parser)
+    parser.add_argument("--stage", help="all, or a name; default: before the head")
+    parser.add_argument("--strengths", type=float, nargs="+", help="default 1e-5 … 10")
+    parser.add_argument("--solver", default="auto", help="logistic or ridge")
+    parser.add_argument(
+        "--metric", default="auto", help="to choose by: accuracy, loo …"
+    )
+    parser.add_argument("--raw", action="store_true", help="features not standardized")
+    parser.add_argument("--variant", help="of a file with several experiments")
+    parser.add_argument("--no-test", action="store_true", help="leave test unseen")
+    parser.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
+    parser.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints a table per stage; writes JSON and a plot on request."""
+    from jaxtl.analysis import linear_probe, linear_probe_fit
+    from jaxtl.training import run_dir
+
+    arguments.check_output_file("out", args.out)
+    arguments.check_output_file("plot", args.plot)
     run = linear_probe.opened(args.target, *args.overrides, variant=args.variant)
-    found = linear_probe.probes(
+    probes = linear_probe.probes(
         run,
         args.stage,
         args.strengths or linear_probe_fit.STRENGTHS,
@@ -20,66 +50,83 @@ def probe_(args) -> int:
         standardize=not args.raw,
         test=not args.no_test,
     )
-    console = console_lib.console()
-    for one in found.values():
-        console.print(strengths_table(one), markup=False)
-    if len(found) > 1:
-        console.print(stages_table(found), markup=False)
-    for one in found.values():
-        if len(one.path.strengths) > 2 and one.best in (0, len(one.path.strengths) - 1):
-            console.print(
-                f"{one.stage}: the chosen strength is at the edge of the grid; "
-                "--strengths widens it."
-            )
+    _print_probes(probes)
     if args.out:
-        run_dir.write_json(args.out, {s: one.to_json() for s, one in found.items()})
-        console.print(f"written to {args.out}")
+        content = {stage: probe.to_json() for stage, probe in probes.items()}
+        run_dir.write_json(args.out, content)
+        console.console().print(f"written to {args.out}")
     if args.plot:
-        from jaxtl.results.plots import base  # matplotlib takes a second to import
+        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
 
-        base.probes(found, args.plot, title=f"{args.target}: linear probes")
-        console.print(f"plot: {args.plot}")
+        plots.probes(probes, args.plot, title=f"{args.target}: linear probes")
+        console.console().print(f"plot: {args.plot}")
     return 0
 
 
-def strengths_table(found: linear_probe_fit.Probe):
-    """Returns the table of one probe, a line per strength."""
-    names = list(found.scores[0])
-    rows = [
-        (f"{strength:.3g}", "chosen" if i == found.best else "")
-        + tuple(_cell(row, name) for name in names)
-        for i, (strength, row) in enumerate(zip(found.path.strengths, found.scores))
-    ]
-    columns = ("strength", "", *(_scored(name) for name in names))
-    counts = ", ".join(f"{n:,} {name}" for name, n in found.examples.items())
-    title = f"{found.stage}: {found.width:,} features, {found.solver}; {counts}"
-    if found.test:
-        title += "; chosen on test: " + ", ".join(
-            f"{_unit(name)} {_cell(found.test, name)}" for name in found.test
-        )
-    return console_lib.table(title, columns, rows, left=2)
+def _print_probes(probes: Mapping[str, "Probe"]) -> None:
+    """Prints all tables, and the stages whose grid of strengths is too narrow."""
+    terminal = console.console()
+    for probe in probes.values():
+        terminal.print(_strength_table(probe), markup=False)
+    if len(probes) > 1:
+        terminal.print(_stage_table(probes), markup=False)
+    for probe in probes.values():
+        last = len(probe.path.strengths) - 1
+        if last > 1 and probe.best in (0, last):
+            terminal.print(
+                f"{probe.stage}: the chosen strength is at the edge of the grid; "
+                "--strengths widens it."
+            )
 
 
-def _scored(name: str) -> str:
-    of_train = name.startswith("loo") or name == "gcv"
-    return f"{'train' if of_train else 'val'} {_unit(name)}"
-
-
-def stages_table(found: dict[str, linear_probe_fit.Probe]):
-    """Returns the table of several stages, each at its chosen strength."""
-    first = next(iter(found.values()))
-    names = list(first.test or first.scores[0])
-    split = "test" if first.test else "val"
+def _strength_table(probe: "Probe") -> "Table":
+    """Builds the table of one stage's probe, a row per strength of the penalty."""
+    names = list(probe.scores[0])
     rows = [
         (
-            one.stage,
-            f"{one.width:,}",
-            f"{one.strength:.3g}",
-            _cell(one.scores[one.best], one.metric),
-            *(_cell(one.test or one.scores[one.best], name) for name in names),
+            f"{strength:.3g}",
+            "chosen" if index == probe.best else "",
+            *(formatting.metric_cell(scores, name) for name in names),
         )
-        for one in found.values()
+        for index, (strength, scores) in enumerate(
+            zip(probe.path.strengths, probe.scores)
+        )
     ]
-    columns = ("stage", "features", "strength", _scored(first.metric))
-    columns += tuple(f"{split} {_unit(name)}" for name in names)
-    return console_lib.table("a linear probe per stage", columns, rows)
+    columns = ("strength", "", *(_score_title(name) for name in names))
+    counts = ", ".join(f"{n:,} {name}" for name, n in probe.examples.items())
+    title = f"{probe.stage}: {probe.width:,} features, {probe.solver}; {counts}"
+    if probe.test:
+        title += "; chosen on test: " + ", ".join(
+            f"{formatting.metric_title(name)} "
+            f"{formatting.metric_cell(probe.test, name)}"
+            for name in probe.test
+        )
+    return console.table(title, columns, rows, left=2)
+
+
+def _stage_table(probes: Mapping[str, "Probe"]) -> "Table":
+    """Builds the table of several stages, each at its chosen strength."""
+    first = next(iter(probes.values()))
+    names = list(first.test or first.scores[0])
+    split = "test" if first.test else "val"
+    rows = []
+    for probe in probes.values():
+        scores = probe.scores[probe.best]
+        rows.append(
+            (
+                probe.stage,
+                f"{probe.width:,}",
+                f"{probe.strength:.3g}",
+                formatting.metric_cell(scores, probe.metric),
+                *(formatting.metric_cell(probe.test or scores, n) for n in names),
+            )
+        )
+    columns = ("stage", "features", "strength", _score_title(first.metric))
+    columns += tuple(f"{split} {formatting.metric_title(name)}" for name in names)
+    return console.table("a linear probe per stage", columns, rows)
+
+
+def _score_title(metric: str) -> str:
+    """Title of a score's column; leave-one-out scores and GCV are those of train."""
+    split = "train" if metric.startswith("loo") or metric == "gcv" else "val"
+    return f"{split} {formatting.metric_title(metric)}"

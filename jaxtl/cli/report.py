@@ -1,14 +1,48 @@
-"""Commands `jaxtl report` and `jaxtl watch`."""
+"""`jaxtl report`: writes tables, plots and a page of sweeps and runs."""
 
-from jaxtl.results import build_summary as summarising
-from jaxtl.results import records, tables, watch
-from jaxtl.results.report import show, write
+import argparse
+import pathlib
+
+HELP = "tables, plots and a page of sweeps and runs"
 
 
-def report_(args) -> int:
-    """`jaxtl report DIR… [--metric M] [--compare AXIS…] [--out FOLDER] …`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl report`."""
+    parser.add_argument("dirs", type=pathlib.Path, nargs="+", metavar="DIR")
+    parser.add_argument("--metric", help="default: what the runs were chosen by")
+    parser.add_argument("--split", choices=("test", "val"), help="default: test if any")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="AXIS",
+        help="a line each; the other axes are chosen on val (default: numbers below "
+        "optim, terms, peft and average are chosen)",
+    )
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE",
+        help="what the others are compared with (default: full, or the first)",
+    )
+    parser.add_argument(
+        "--scratch",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE",
+        help="the from-scratch runs (default: those called scratch)",
+    )
+    parser.add_argument("--interval", default="t", choices=("t", "bootstrap"))
+    parser.add_argument("--paired", default="t", choices=("t", "wilcoxon"), help="test")
+    parser.add_argument("--out", type=pathlib.Path, help="default DIR/report")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Summarizes the runs and sweeps of some directories; prints and writes it."""
+    from jaxtl.results import build_summary, records, report, tables
+
     collection = records.read(args.dirs)
-    summary = summarising.summarise(
+    summary = build_summary.summarise(
         collection,
         metric=args.metric,
         compare=args.compare,
@@ -19,14 +53,8 @@ def report_(args) -> int:
         test=args.paired,
     )
     sheets = tables.sheets(summary)
-    show(summary, sheets)
-    out = args.out or args.dirs[0] / "report"
-    written = write(collection, summary, sheets, out)
-    print(f"written to {out}: {', '.join(path.name for path in written)}")
-    return 0
-
-
-def watch_(args) -> int:
-    """`jaxtl watch DIR [--once] [--interval SECONDS]`."""
-    watch.watch(args.dir, once=args.once, interval=args.interval)
+    report.show(summary, sheets)
+    folder = args.out or args.dirs[0] / "report"
+    paths = report.write(collection, summary, sheets, folder)
+    print(f"written to {folder}: {', '.join(path.name for path in paths)}")
     return 0

@@ -1,15 +1,59 @@
-"""The command `jaxtl reproduce`: a published table, run again, with verdicts."""
+"""`jaxtl reproduce`: runs a published table again and compares the figures."""
 
+import argparse
 import pathlib
+from typing import TYPE_CHECKING
 
 import jaxtl
-from jaxtl.core import console as console_lib
+from jaxtl.core import console
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.results import published
-from jaxtl.training import experiment_file
 
+if TYPE_CHECKING:
+    from jaxtl.results.published import Study
+
+HELP = "a published table, run again, with verdicts"
 FOLDER = pathlib.Path("experiments/reproduce")
 REPORTS = pathlib.Path("experiments/reports/reproduce")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl reproduce`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="default: list them")
+    parser.add_argument("--fast", action="store_true", help="a part that takes seconds")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="default experiments/reports/reproduce, nothing with --fast",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs a table, prints it beside the published figures, writes the verdicts.
+
+    Without a name it lists the tables. A fast run writes only where --out is given: the
+    verdicts on record are those of full runs.
+    """
+    from jaxtl.results import published
+
+    terminal = console.console()
+    if args.name is None:
+        titles = [(name, load_study(name).title) for name in tables()]
+        columns = ("name", "")
+        terminal.print(console.table("tables to reproduce", columns, titles, left=2))
+        return 0
+    study = load_study(args.name)
+    rows = study.run(args.fast)
+    title = f"{study.title} ({study.unit})" + ", a part of it" * args.fast
+    cells = [published.cells(study, row) for row in rows]
+    table = console.table(title, published.COLUMNS, cells, left=2)
+    terminal.print(table, markup=False)
+    terminal.print(published.verdicts(rows), markup=False)
+    folder = args.out or (None if args.fast else REPORTS)
+    if folder is not None:
+        paths = published.write(study, rows, folder)
+        names = ", ".join(path.name for path in paths)
+        terminal.print(f"written to {folder}: {names}", markup=False)
+    return 0
 
 
 def tables() -> dict[str, pathlib.Path]:
@@ -26,49 +70,23 @@ def tables() -> dict[str, pathlib.Path]:
     return {}
 
 
-def load_study(name: str) -> published.Study:
+def load_study(name: str) -> "Study":
     """Loads a table by its name in `experiments/reproduce/`, or by the path of a file.
 
     Raises:
       UserError: there is no such table or file, or the file defines no `STUDY`.
     """
-    known = tables()
-    path = known.get(name, pathlib.Path(name))
-    if name not in known and path.suffix != ".py":
+    from jaxtl.results import published
+    from jaxtl.training import experiment_file
+
+    paths = tables()
+    path = paths.get(name, pathlib.Path(name))
+    if name not in paths and path.suffix != ".py":
         raise UserError(
-            f"there is no table {name!r} to reproduce{nearest(name, known)} "
-            f"(tables in {FOLDER}: {', '.join(known) or 'none'}; or give a file)."
+            f"there is no table {name!r} to reproduce{nearest(name, paths)} "
+            f"(tables in {FOLDER}: {', '.join(paths) or 'none'}; or give a file)."
         )
     study = getattr(experiment_file.import_file(path), "STUDY", None)
     if not isinstance(study, published.Study):
         raise UserError(f"{path} defines no STUDY, a jaxtl.results.published.Study.")
     return study
-
-
-def reproduce(args) -> int:
-    """Runs a table, prints it beside the published figures, writes the verdicts.
-
-    Without a name it lists the tables. A fast run writes only where --out says so: the
-    verdicts on record are those of full runs.
-    """
-    console = console_lib.console()
-    if args.name is None:
-        rows = [(name, load_study(name).title) for name in tables()]
-        console.print(
-            console_lib.table("tables to reproduce", ("name", ""), rows, left=2)
-        )
-        return 0
-    study = load_study(args.name)
-    rows = study.run(args.fast)
-    title = f"{study.title} ({study.unit})" + ", a part of it" * args.fast
-    lines = [published.cells(study, row) for row in rows]
-    console.print(
-        console_lib.table(title, published.COLUMNS, lines, left=2), markup=False
-    )
-    console.print(published.verdicts(rows), markup=False)
-    out = args.out or (None if args.fast else REPORTS)
-    if out is not None:
-        written = published.write(study, rows, out)
-        names = ", ".join(path.name for path in written)
-        console.print(f"written to {out}: {names}", markup=False)
-    return 0

@@ -1,19 +1,24 @@
-"""`jaxtl sweep --search` and `jaxtl worker`: settings drawn, by many workers."""
+"""Searches on the terminal, for `jaxtl sweep --search` and `jaxtl worker`.
 
+A search is an Optuna study, which all its workers share, and a folder per worker, in
+which that records its runs as a sweep does.
+"""
+
+import argparse
 import os
 import pathlib
 import socket
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from jaxtl.cli import sweep
-from jaxtl.core import console as console_lib
+from jaxtl.cli import arguments, formatting, grid
+from jaxtl.core import console
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import format_number
-from jaxtl.results.database import DATABASE_FILE, DONE, Database
+from jaxtl.results.database import DATABASE_FILE, Database
 from jaxtl.sweep import (
-    axes_from_text,
     optuna_storage,
     optuna_study,
     runner,
@@ -22,228 +27,242 @@ from jaxtl.sweep import (
     slurm,
 )
 from jaxtl.sweep.axes import SEED, Grid
-from jaxtl.sweep.grid import grid_of
-from jaxtl.training import experiment_file
 
-STORED = "study.sqlite"
-KIND = "jaxtl:search"  # attribute of a study: what its workers draw by
-SEARCH_ONLY = ("trials", "storage", "study", "seed", "batch", "slurm")
+STUDY_FILE = "study.sqlite"  # in the folder of a search without --storage
+STARTED = "jaxtl:search"  # attribute of a study: the kind and seed that started it
 
 
-def sweep_(args) -> int:
-    """`jaxtl sweep FILE …`: a grid, or with `--search` settings that are drawn."""
-    if args.search is not None:
-        return search_(args)
-    for name in SEARCH_ONLY:
-        if getattr(args, name) is not None:
-            raise UserError(
-                f"--{name} belongs to a search; add --search random, tpe or halving."
-            )
-    return sweep.sweep_(args)
+def start(args: argparse.Namespace) -> int:
+    """Starts or continues a search: works on it, or submits workers to a cluster.
 
+    Returns:
+      The exit code: 1 where a trial failed, else 0.
 
-def search_(args) -> int:
-    """`jaxtl sweep FILE [axes…] --search tpe --trials N [--storage URL]`."""
-    file, grid = _read(args)
-    search_space.check(args.search, grid, args.trials, args.batch)
-    found = search_space.space(file, grid)
+    Raises:
+      UserError: options that do not fit the search, or no --trials.
+    """
+    file, axes, _ = grid.read_grid(args)
+    search_space.check(args.search, axes, args.trials, args.batch)
+    space = search_space.space(file, axes)
     if args.plan:
-        _planned(found, grid)
+        _print_space(space, axes)
         return 0
     if args.trials is None:
         raise UserError("say how many settings to try: --trials 32, for example.")
     if args.slurm is not None:
         slurm.check(args.slurm, args.storage, args.slurm_local, args.slurm_arg)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    out = args.out or pathlib.Path("runs") / f"sweep-{args.file.stem}" / stamp
-    optuna_storage.optuna()  # before anything is written
+    folder = args.out or arguments.default_folder(f"sweep-{args.file.stem}")
+    optuna_storage.optuna()  # raises before anything is written
     storage = optuna_storage.connect(args.storage) if args.storage else None
-    made = runner.Sweep(file, grid, (), (), out, args.mode, args.lanes)
+    sweep = runner.Sweep(file, axes, (), (), folder, args.mode, args.lanes)
     if args.overwrite and args.storage is None:
-        (out / STORED).unlink(missing_ok=True)
-    with _begun(made, args.overwrite) as database:
-        url = args.storage or f"sqlite:///{out.absolute() / STORED}"
+        (folder / STUDY_FILE).unlink(missing_ok=True)
+    with _open_database(sweep, args.overwrite) as database:
+        url = args.storage or f"sqlite:///{folder.absolute() / STUDY_FILE}"
         storage = storage or optuna_storage.connect(url)
-        one, study = _opened(args, made, found, storage, url)
+        search, study = _open_study(args, sweep, space, storage, url)
         if args.slurm is not None:
-            return _submitted(args, one, study, url, database)
-        return _worked(args, one, study, found, url, database)
+            return _submit(args, search, study, url, database)
+        return _work(args, search, study, space, url, database)
 
 
-def worker(args) -> int:
-    """`jaxtl worker FILE [axes…] --storage URL --study NAME`: joins a search."""
+def join(args: argparse.Namespace) -> int:
+    """Works on a search that another process started.
+
+    Returns:
+      The exit code: 1 where a trial failed, else 0.
+
+    Raises:
+      UserError: no --storage, or options that do not fit the study.
+    """
     if args.storage is None:
         raise UserError(
             "a worker joins a study by its storage: --storage sqlite:///FILE or "
             "postgresql://USER:PASSWORD@HOST/DATABASE."
         )
-    file, grid = _read(args)
-    search_space.check(args.search or search_space.TPE, grid, args.trials, args.batch)
-    found = search_space.space(file, grid)
+    file, axes, _ = grid.read_grid(args)
+    search_space.check(args.search or search_space.TPE, axes, args.trials, args.batch)
+    space = search_space.space(file, axes)
     storage = optuna_storage.connect(args.storage)
-    made = runner.Sweep(file, grid, (), (), _folder(args), args.mode, args.lanes)
-    with _begun(made) as database:
-        one, study = _opened(args, made, found, storage, args.storage)
-        return _worked(args, one, study, found, args.storage, database)
+    folder = _worker_folder(args)
+    sweep = runner.Sweep(file, axes, (), (), folder, args.mode, args.lanes)
+    with _open_database(sweep) as database:
+        search, study = _open_study(args, sweep, space, storage, args.storage)
+        return _work(args, search, study, space, args.storage, database)
 
 
-def _read(args) -> tuple[experiment_file.File, Grid]:
-    module = experiment_file.import_file(args.file)
-    axes, fixed = axes_from_text.parted(getattr(module, "SWEEP", None), args.overrides)
-    file = experiment_file.read_file(args.file, *fixed)
-    module = sys.modules[experiment_file.MODULE + args.file.stem]
-    return file, grid_of(file, getattr(module, "SWEEP", None), axes)
-
-
-def _folder(args) -> pathlib.Path:
-    """Returns where a worker records: beside its SQLite study, or in a folder alone."""
+def _worker_folder(args: argparse.Namespace) -> pathlib.Path:
+    """Folder that a worker records in: beside its SQLite study, or one by itself."""
     if args.out is not None:
         return args.out
     if args.storage.startswith("sqlite:///"):
-        beside = pathlib.Path(args.storage.removeprefix("sqlite:///")).parent
-        if (beside / DATABASE_FILE).exists():
-            return beside
-    own = f"{socket.gethostname()}-{os.getpid()}"
-    return pathlib.Path("runs") / f"sweep-{args.file.stem}" / own
+        folder = pathlib.Path(args.storage.removeprefix("sqlite:///")).parent
+        if (folder / DATABASE_FILE).exists():
+            return folder
+    process = f"{socket.gethostname()}-{os.getpid()}"
+    return pathlib.Path("runs") / f"sweep-{args.file.stem}" / process
 
 
-def _begun(made: runner.Sweep, overwrite: bool = False) -> Database:
-    """Opens the folder's database; workers that start together make one."""
+def _open_database(sweep: runner.Sweep, overwrite: bool = False) -> Database:
+    """Opens the folder's database; of workers that start at once, one creates it."""
     for _ in range(20):
         try:
-            return runner.open_database(made, overwrite=overwrite)
+            return runner.open_database(sweep, overwrite=overwrite)
         except UserError:
-            if not (made.folder / "experiment.py").exists():
+            if not (sweep.folder / "experiment.py").exists():
                 raise
-            if (made.folder / DATABASE_FILE).exists():
+            if (sweep.folder / DATABASE_FILE).exists():
                 break
             time.sleep(0.1)
-    return runner.open_database(made, overwrite=overwrite)
+    return runner.open_database(sweep, overwrite=overwrite)
 
 
-def _opened(args, made: runner.Sweep, found, storage, url: str):
-    """Returns (the search, its study), which is made where there is none."""
-    metric = search_space.metric_of(made)
+def _open_study(
+    args: argparse.Namespace,
+    sweep: runner.Sweep,
+    space: Mapping[str, Mapping[str, Any]],
+    storage: Any,
+    url: str,
+) -> tuple[search_space.Search, Any]:
+    """Opens the Optuna study of a search, or creates it.
+
+    The kind and seed are stored with the study, so that its workers need not repeat
+    them.
+
+    Returns:
+      The search, and the study.
+    """
+    metric = search_space.metric_of(sweep)
     seed = args.seed or 0
-    one = search_space.Search(made, args.search or "", seed, args.batch or 1, metric)
+    draft = search_space.Search(sweep, args.search or "", seed, args.batch or 1, metric)
     with optuna_storage.answering(url):
         study = optuna_storage.open_(
             storage,
             args.study or args.file.stem,
             search_space.direction(metric),
-            search_space.facts(one, found),
+            search_space.facts(draft, space),
             args.trials,
         )
-        stored = study.user_attrs.get(KIND)
+        stored = study.user_attrs.get(STARTED)
         if stored is None or args.search is not None:
-            kind = args.search or search_space.TPE
-            stored = {"kind": kind, "seed": seed}
-            study.set_user_attr(KIND, stored)
+            stored = {"kind": args.search or search_space.TPE, "seed": seed}
+            study.set_user_attr(STARTED, stored)
     kind = stored["kind"]
     seed = stored["seed"] if args.seed is None else args.seed
-    one = search_space.Search(
-        made, kind, seed, args.batch or search_space.BATCH[kind], metric
-    )
-    return one, study
+    batch = args.batch or search_space.BATCH[kind]
+    return search_space.Search(sweep, kind, seed, batch, metric), study
 
 
-def _worked(args, one: search_space.Search, study, found, url: str, database) -> int:
-    """Works until the study has all its trials; prints how it goes on."""
-    console, begun = console_lib.console(), time.perf_counter()
+def _work(
+    args: argparse.Namespace,
+    search: search_space.Search,
+    study: Any,
+    space: Mapping[str, Mapping[str, Any]],
+    url: str,
+    database: Database,
+) -> int:
+    """Runs trials until the study has all of them; prints progress and tables.
+
+    Returns:
+      The exit code: 1 where a trial failed, else 0.
+    """
+    terminal, started = console.console(), time.perf_counter()
     shared = optuna_study.SharedStudy(study, args.grace)
-    database.set_meta(search=_described(args, one, study, url))
+    database.set_meta(
+        search={
+            "kind": search.kind,
+            "seed": search.seed,
+            "study": study.study_name,
+            "storage": optuna_storage.hidden(url),
+            "metric": search.metric,
+        }
+    )
 
-    def tell(told: search_runner.Told) -> None:
-        if told.error:
-            where = ", ".join(f"{k}={v}" for k, v in told.labels.items())
-            print(f"{where} failed: {told.error}", file=sys.stderr)
+    def print_trial(outcome: search_runner.Told) -> None:
+        if outcome.error:
+            cell = ", ".join(f"{k}={v}" for k, v in outcome.labels.items())
+            print(f"{cell} failed: {outcome.error}", file=sys.stderr)
         done, total = shared.counts()
-        line = f"{time.perf_counter() - begun:6.0f} s  {done}/{total} trials"
-        best = _best(shared.trials(), one.metric)
-        console.print(line + (f"; {best}" if best else ""), markup=False)
+        line = f"{time.perf_counter() - started:6.0f} s  {done}/{total} trials"
+        best = _describe_best(shared.trials(), search.metric)
+        terminal.print(line + (f"; {best}" if best else ""), markup=False)
 
-    def note(text: str) -> None:
-        console.print(text, markup=False)
+    def print_note(text: str) -> None:
+        terminal.print(text, markup=False)
 
     with optuna_storage.answering(url):
-        search_runner.work(one, database, shared, found, tell, note)
+        search_runner.work(search, database, shared, space, print_trial, print_note)
         done, _ = shared.counts()
-        best = _best(shared.trials(), one.metric)
-        failed = sum(optuna_study.ERROR in t.user_attrs for t in shared.trials())
-    where = f"recorded in {one.made.folder}; the study {study.study_name!r} is in "
-    console.print(f"{done} trials; {where}{optuna_storage.hidden(url)}", markup=False)
-    if best:
-        console.print(best, markup=False)
-    return _reported(one.made.folder, database, failed)
-
-
-def _best(known, metric: str) -> str:
-    """Returns the best trial on val as a sentence, "" where there is none."""
-    done = [t for t in known if t.state.name == optuna_study.COMPLETE]
-    if not done:
-        return ""
-    sign = 1 if metrics.higher_is_better(metric) else -1
-    best = max(done, key=lambda t: sign * t.value)
-    where = ", ".join(
-        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in best.params.items()
+        best = _describe_best(shared.trials(), search.metric)
+        failed = any(optuna_study.ERROR in t.user_attrs for t in shared.trials())
+    folder = search.made.folder
+    terminal.print(
+        f"{done} trials; recorded in {folder}; the study {study.study_name!r} is in "
+        f"{optuna_storage.hidden(url)}",
+        markup=False,
     )
-    value = format_number.number(metric, best.value, None)
-    return f"best on val so far: {metric} {value} at {where}"
-
-
-def _described(args, one: search_space.Search, study, url: str) -> dict:
-    return {
-        "kind": one.kind,
-        "seed": one.seed,
-        "study": study.study_name,
-        "storage": optuna_storage.hidden(url),
-        "metric": one.metric,
-    }
-
-
-def _reported(folder: pathlib.Path, database: Database, failed: int) -> int:
-    """Prints the tables of what is recorded here; returns the exit code."""
-    from jaxtl.results import build_summary, records, report, tables
-
-    if database.counts().get(DONE):
-        found = build_summary.summarise(records.read([folder]))
-        report.show(found, tables.sheets(found))
-        print(f"more of it: jaxtl report {folder}")
+    if best:
+        terminal.print(best, markup=False)
+    grid.print_report(folder, database.counts())
     return 1 if failed else 0
 
 
-def _planned(found, grid: Grid) -> None:
-    """Prints the space."""
+def _describe_best(trials: Iterable[Any], metric: str) -> str:
+    """Describes the best trial on val in a sentence; "" where none is complete."""
+    complete = [t for t in trials if t.state.name == optuna_study.COMPLETE]
+    if not complete:
+        return ""
+    sign = 1 if metrics.higher_is_better(metric) else -1
+    best = max(complete, key=lambda trial: sign * trial.value)
+    setting = ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in best.params.items()
+    )
+    value = formatting.metric_value(metric, best.value)
+    return f"best on val so far: {metric} {value} at {setting}"
+
+
+def _print_space(space: Mapping[str, Mapping[str, Any]], axes: Grid) -> None:
+    """Prints a row per axis: the values that are drawn of it, and under which others.
+
+    Args:
+      space: from `search_space.space`.
+      axes: the sweep's, for the seeds.
+    """
     rows = []
-    for name, drawn in found.items():
-        if "choices" in drawn:
-            text = f"one of {', '.join(drawn['choices'])}"
+    for name, axis in space.items():
+        if "choices" in axis:
+            text = f"one of {', '.join(axis['choices'])}"
         else:
-            scale = " on a logarithmic scale" if drawn["log"] else ""
-            kind = "whole numbers" if drawn["whole"] else "numbers"
-            text = f"{kind} from {drawn['low']:g} to {drawn['high']:g}{scale}"
-        when = ", ".join(f"{k} is {v}" for k, v in drawn.get("when", {}).items())
-        rows.append((name, text, when))
-    seeds = len(list(grid.axes.get(SEED, (0,))))
+            scale = " on a logarithmic scale" if axis["log"] else ""
+            kind = "whole numbers" if axis["whole"] else "numbers"
+            text = f"{kind} from {axis['low']:g} to {axis['high']:g}{scale}"
+        condition = ", ".join(f"{k} is {v}" for k, v in axis.get("when", {}).items())
+        rows.append((name, text, condition))
+    seeds = len(list(axes.axes.get(SEED, (0,))))
     title = f"the space; each trial runs {seeds} seed{'s' * (seeds > 1)}"
-    table = console_lib.table(title, ("axis", "drawn", "only where"), rows, left=3)
-    console_lib.console().print(table, markup=False)
+    table = console.table(title, ("axis", "drawn", "only where"), rows, left=3)
+    console.console().print(table, markup=False)
 
 
-def _submitted(args, one: search_space.Search, study, url: str, database) -> int:
-    """Hands the study to workers of a cluster; waits for those of this machine."""
-    command = ["worker", str(args.file.absolute()), *args.overrides]
-    command += ["--storage", url, "--study", study.study_name]
-    command += ["--grace", str(args.grace), "--mode", args.mode]
-    for name in ("batch", "lanes"):
-        if getattr(args, name) is not None:
-            command += [f"--{name}", str(getattr(args, name))]
-    folder = one.made.folder
+def _submit(
+    args: argparse.Namespace,
+    search: search_space.Search,
+    study: Any,
+    url: str,
+    database: Database,
+) -> int:
+    """Submits the workers of a search; waits for them where they run on this machine.
+
+    Returns:
+      The exit code: the largest of the workers' where they were waited for, else 0.
+    """
+    folder = search.made.folder
     outs = [folder.absolute() / f"worker-{i}" for i in range(args.slurm)]
     if args.storage is None:
         outs = [folder.absolute()] * args.slurm
-    commands = [[*command, "--out", str(out)] for out in outs]
+    worker = _worker_command(args, study, url)
+    commands = [[*worker, "--out", str(out)] for out in outs]
     jobs = slurm.submit(commands, folder / "slurm", args.slurm_local, args.slurm_arg)
     print(f"{len(jobs)} workers submitted: {', '.join(job.job_id for job in jobs)}")
     if not args.slurm_local:
@@ -253,7 +272,18 @@ def _submitted(args, one: search_space.Search, study, url: str, database) -> int
     codes = slurm.wait(jobs)
     shared = optuna_study.SharedStudy(study, args.grace)
     with optuna_storage.answering(url):
-        print(_best(shared.trials(), one.metric))
+        print(_describe_best(shared.trials(), search.metric))
     if args.storage is None:
-        _reported(folder, database, 0)
+        grid.print_report(folder, database.counts())
     return max(codes)
+
+
+def _worker_command(args: argparse.Namespace, study: Any, url: str) -> list[str]:
+    """Arguments of `jaxtl` for a worker of this search, without its --out."""
+    command = ["worker", str(args.file.absolute()), *args.overrides]
+    command += ["--storage", url, "--study", study.study_name]
+    command += ["--grace", str(args.grace), "--mode", args.mode]
+    for name in ("batch", "lanes"):
+        if getattr(args, name) is not None:
+            command += [f"--{name}", str(getattr(args, name))]
+    return command

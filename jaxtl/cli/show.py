@@ -1,29 +1,40 @@
-"""The command `jaxtl show`."""
+"""`jaxtl show`: prints an experiment with all its fields, and its parameters."""
 
-from jaxtl.core import console as console_lib
-from jaxtl.training import experiment, experiment_file, run_dir, setup
-from jaxtl.training import show as train_show
-from jaxtl.training.variants import reopen
+import argparse
+import pathlib
+
+from jaxtl.cli import arguments
+from jaxtl.core import console
+
+HELP = "the resolved experiment and its parameters"
 
 
-def show(args) -> int:
-    """`jaxtl show FILE_OR_RUN [a.b=c …]`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl show`."""
+    parser.add_argument("target", type=pathlib.Path, help="experiment file or run")
+    arguments.add_overrides(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the experiments of a file or of a directory, and their parameters."""
+    from jaxtl.training import experiment, experiment_file, run_dir, setup, variants
+    from jaxtl.training import show as parameters
 
     if args.target.is_dir() and (args.target / run_dir.STUDY).exists():
-        variants = reopen(args.target).variants
+        experiments = variants.reopen(args.target).variants
     elif args.target.is_dir():
-        variants = {"": run_dir.read_experiment(args.target)}
+        experiments = {"": run_dir.read_experiment(args.target)}
     else:
-        variants = experiment_file.read_file(args.target, *args.overrides).variants
-    console = console_lib.console()
-    for name, exp in variants.items():
+        experiments = experiment_file.read_file(args.target, *args.overrides).variants
+    terminal = console.console()
+    for name, exp in experiments.items():
         if name:
-            console.rule(name, align="left")
-        console.print(train_show.describe(exp), markup=False, highlight=False)
+            terminal.rule(name, align="left")
+        terminal.print(parameters.describe(exp), markup=False, highlight=False)
         if isinstance(exp.init, experiment.Variant):
-            console.print(
+            terminal.print(
                 f"(its parameters: those of {exp.init.name!r}, once that is trained)"
             )
         else:
-            train_show.show(setup.setup(exp))
+            parameters.show(setup.setup(exp))
     return 0

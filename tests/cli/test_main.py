@@ -1,6 +1,9 @@
 """The command line, called in this process; one file of variants serves all tests."""
 
+import importlib
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -194,6 +197,37 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
     assert message in said
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("*.json"))
+
+
+STARTUP = """
+import contextlib, io, sys, time
+from jaxtl.cli import main
+for command in (None, *main.COMMANDS):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main.main(["--help"] if command is None else [command, "--help"])
+heavy = "jax flax optax numpy scipy rich matplotlib optuna pydantic".split()
+print(time.process_time(), *[name for name in heavy if name in sys.modules])
+"""
+
+
+def test_help_of_every_command_starts_quickly_and_imports_no_library():
+    output = subprocess.run(
+        [sys.executable, "-c", STARTUP], capture_output=True, text=True, check=True
+    ).stdout
+    seconds, *imported = output.split()
+    assert imported == []
+    # About 0.2 s for all 25 in one process; jax alone takes longer to import.
+    assert float(seconds) < 1
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_has_help_of_one_line(name, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main.main([name, "--help"])
+    assert exit_.value.code == 0
+    command = importlib.import_module(f"jaxtl.cli.{name}")
+    assert "\n" not in command.HELP
+    assert command.HELP in " ".join(capsys.readouterr().out.split())
 
 
 def test_wrong_usage_is_exit_code_2(capsys):

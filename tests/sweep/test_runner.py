@@ -408,14 +408,14 @@ LONG = LONG.replace("range(2)", "range(8)")  # twelve chunks of two lanes
 
 WORKER = """
 import sys
-from jaxtl.cli import main, sweep
+from jaxtl.cli import grid, main
 from jaxtl.sweep import runner
 
-made = sweep.prepare(main._parse(sys.argv[1:]))
+sweep = grid.prepare(main.parse(sys.argv[1:]))
 print("ready", flush=True)
 sys.stdin.readline()
-with runner.open_database(made) as database:
-    runner.run(made, database, lambda found: print(*(o.key for o in found), flush=True))
+with runner.open_database(sweep) as database:
+    runner.run(sweep, database, lambda done: print(*(o.key for o in done), flush=True))
 """
 
 

@@ -60,11 +60,7 @@ def find_label_errors(
     """
     p = check_probabilities(probabilities)
     labels = _checked(labels, p)
-    if method not in METHODS:
-        raise UserError(
-            f"method={method!r} is unknown{nearest(method, METHODS)} "
-            f"(known: {', '.join(METHODS)})."
-        )
+    check_method(method)
     thresholds = class_thresholds(labels, p)
     confidently = confident_class(p, thresholds)
     confident = confident_joint(labels, confidently, p.shape[1])
@@ -87,6 +83,15 @@ def find_label_errors(
         transition=transition(joint),
         thresholds=thresholds,
     )
+
+
+def check_method(method: str) -> None:
+    """Raises UserError for a method that is not one of `METHODS`."""
+    if method not in METHODS:
+        raise UserError(
+            f"method={method!r} is unknown{nearest(method, METHODS)} "
+            f"(known: {', '.join(METHODS)})."
+        )
 
 
 def class_thresholds(labels, p) -> np.ndarray:

@@ -1,0 +1,55 @@
+"""Arguments that several commands share, and checks of them."""
+
+import argparse
+import pathlib
+import time
+
+from jaxtl.core.errors import UserError
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds the overrides of an experiment file's fields."""
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+
+
+def add_vectorization(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how the cells of a sweep run beside each other."""
+    parser.add_argument("--mode", default="auto", help="auto, vmap, map or alone")
+    parser.add_argument("--lanes", type=int, metavar="N", help="side by side at most")
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that a search and its workers share."""
+    parser.add_argument("--trials", type=int, metavar="N", help="settings tried in all")
+    parser.add_argument("--storage", metavar="URL", help="default: a file in --out")
+    parser.add_argument("--study", metavar="NAME", help="default: the file's name")
+    parser.add_argument("--seed", type=int, metavar="S", help="of what is drawn")
+    parser.add_argument("--batch", type=int, metavar="K", help="settings at once")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="silence after which a worker's trials are run by others (60)",
+    )
+
+
+def default_folder(name: str) -> pathlib.Path:
+    """Folder of a run that gives no --out: `runs/<name>/<time>`."""
+    return pathlib.Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
+
+
+def check_output_file(option: str, path: pathlib.Path | None) -> None:
+    """Checks that a file can be written, before the work rather than after it.
+
+    Args:
+      option: the option's name without dashes, for the message.
+      path: its value; None where it is not given.
+
+    Raises:
+      UserError: the path is a directory, or its directory does not exist.
+    """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UserError(
+            f"--{option} {path}: expected a file in a directory that exists."
+        )

@@ -1,0 +1,50 @@
+"""`jaxtl inspect`: lists the tensors of a file or run, and the model that they fit."""
+
+import argparse
+import pathlib
+
+from jaxtl.cli import formatting
+from jaxtl.core import console
+
+HELP = "the tensors of a file, directory or run; what they fit"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl inspect`."""
+    parser.add_argument("path", type=pathlib.Path)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints a run's parameters, or the tensors of a file and where they would load."""
+    from jaxtl.pretrained import describe
+    from jaxtl.training import run_dir, setup, show
+
+    if (args.path / run_dir.MARK).exists():
+        show.show(setup.reopen(args.path))
+        return 0
+    content = describe.inspect(str(args.path))
+    tensors = content.lines
+    rows = [
+        (
+            tensor.name,
+            "×".join(map(str, tensor.shape)) or "scalar",
+            tensor.dtype,
+            tensor.path or formatting.MISSING,
+        )
+        for tensor in tensors
+    ]
+    columns = ("tensor", "shape", "dtype", "becomes")
+    terminal = console.console()
+    terminal.print(console.listing(str(content.file), columns, rows), markup=False)
+    size = sum(tensor.nbytes for tensor in tensors)
+    terminal.print(f"{len(tensors)} tensors, {size:,} bytes", markup=False)
+    unused = sum(not tensor.path for tensor in tensors)
+    if content.model:
+        terminal.print(f"would load into {content.model} (layout {content.layout!r})")
+        if unused:
+            terminal.print(f"{unused} tensors have no place in it")
+    else:
+        terminal.print("of no family that is known by its tensors' names")
+    for key, value in content.meta.items():
+        terminal.print(f"{key}: {value}", markup=False)
+    return 0

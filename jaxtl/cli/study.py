@@ -1,0 +1,132 @@
+"""Training on the terminal, for `jaxtl run` and `jaxtl resume`.
+
+A study is all the runs of one experiment file: its variants, each with every seed.
+"""
+
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich import progress
+
+from jaxtl.core import console
+from jaxtl.results import run_table, selection_cost
+from jaxtl.training import loop, run_dir, show, variants
+from jaxtl.training.experiment_file import File
+from jaxtl.training.result import loaded
+from jaxtl.training.run import Run
+
+
+def train_run(run: Run, folder: pathlib.Path) -> None:
+    """Trains one run; prints the weights that it loaded and its results."""
+    terminal = console.console()
+    if run.parts.rows:
+        terminal.print(show.loaded(loaded(run.parts.rows)))
+    result = loop.train(run)
+    terminal.print(run_table.comparison([run_table.Row(str(folder), [result])]))
+    _print_selection_cost(terminal, [result])
+    terminal.print(f"written to {folder}")
+
+
+def train_study(file: File, folder: pathlib.Path) -> int:
+    """Trains the unfinished runs of a file; prints, plots and stores all results.
+
+    Returns:
+      The exit code: 1 where a run failed, else 0.
+    """
+    terminal, start = console.console(), time.perf_counter()
+    jobs = variants.jobs(file, folder)
+    rows = _train_jobs(file, folder, jobs, terminal)
+    run_dir.write_json(folder / "summary.json", run_table.summary(rows))
+    title = (file.doc.splitlines() or [file.path.stem])[0]
+    for table in run_table.study_tables(rows, title):
+        terminal.print(table)
+    _print_selection_cost(terminal, [result for row in rows for result in row.results])
+
+    from jaxtl.results.plots import base as plots  # matplotlib imports slowly
+
+    plots.study(rows, folder / "results.png", title=title)
+    seconds = time.perf_counter() - start
+    terminal.print(f"{len(jobs)} runs in {seconds:.0f} s; written to {folder}")
+    terminal.print(f"plot: {folder / 'results.png'}")
+    return 1 if any(row.errors for row in rows) else 0
+
+
+def _train_jobs(
+    file: File, folder: pathlib.Path, jobs: Sequence[variants.Job], terminal: Any
+) -> list[run_table.Row]:
+    """Trains the jobs of a study; returns a row per variant, in the file's order."""
+    start = time.perf_counter()
+    rows: dict[str, run_table.Row] = {}
+    unfinished = {
+        name: sum(job.variant == name for job in jobs) for name in file.variants
+    }
+    with _Progress(terminal, len(jobs)) as display:
+        for job, result in variants.run_all(file, folder):
+            row = rows.setdefault(job.variant, run_table.Row(job.variant, [], []))
+            if isinstance(result, str):
+                row.errors.append(result)
+                run_name = f"{job.variant} seed {job.seed}"
+                print(f"{run_name} failed: {result}", file=sys.stderr)
+            else:
+                row.results.append(result)
+            unfinished[job.variant] -= 1
+            seconds = time.perf_counter() - start
+            display.update(row, unfinished[job.variant] == 0, seconds)
+    # Jobs come in the order in which they need each other, which may be another one.
+    return [rows[name] for name in file.variants if name in rows]
+
+
+def _print_selection_cost(terminal: Any, results: Sequence[dict[str, Any]]) -> None:
+    if sentence := selection_cost.sentence(results):
+        terminal.print(sentence, markup=False, soft_wrap=True)
+
+
+class _Progress:
+    """Progress of a study: a bar on a terminal, a line per finished variant elsewhere.
+
+    Attributes:
+      terminal: the rich console that is printed to.
+      bar: the bar; None where the output is no terminal.
+    """
+
+    def __init__(self, terminal: Any, total: int):
+        self.terminal, self.bar = terminal, None
+        if terminal.is_terminal:
+            self.bar = progress.Progress(
+                progress.TextColumn("run {task.completed}/{task.total}"),
+                progress.BarColumn(bar_width=24),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[text]}"),
+                console=terminal,
+                transient=True,
+            )
+            self.task = self.bar.add_task("runs", total=total, text="")
+
+    def __enter__(self) -> "_Progress":
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def update(self, row: run_table.Row, finished: bool, seconds: float) -> None:
+        """Counts one more run; prints a variant's result after its last seed.
+
+        Args:
+          row: the results of the run's variant.
+          finished: whether that was the variant's last seed.
+          seconds: since the study started.
+        """
+        if self.bar is not None:
+            self.bar.update(self.task, advance=1, text=row.name)
+        if finished:
+            metric = run_table.shared_metric([row])
+            split = "test" if row.values("test", metric) else "val"
+            cell, seeds = row.cell(split, metric), len(row.results)
+            line = f"{seconds:6.0f} s  {row.name}: {split} {metric} {cell} (n={seeds})"
+            self.terminal.print(line, markup=False)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
