@@ -1,6 +1,6 @@
 """Pure functions over parameter trees: paths, splitting, merging, norms, bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,18 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     """Returns {path: leaf}, in the tree's own order; None counts as no leaf."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {path_str(path): leaf for path, leaf in leaves}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds nested dicts from {path: leaf}: the inverse of `flatten` for dicts."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
 
 
 def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
@@ -57,12 +69,19 @@ def sub(a: PyTree, b: PyTree) -> PyTree:
     )
 
 
+def as_float32(tree: PyTree) -> PyTree:
+    """Casts an array, or every leaf of a tree, to float32; float64 stays float64."""
+
+    def cast(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+    return jax.tree.map(cast, tree)
+
+
 def sum_squares(tree: PyTree) -> jax.Array:
     """Returns Σ of the squares of every element, in float32 (or wider)."""
-    leaves = [
-        jnp.sum(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))))
-        for x in jax.tree.leaves(tree)
-    ]
+    leaves = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(as_float32(tree))]
     return sum(leaves, jnp.float32(0.0))
 
 

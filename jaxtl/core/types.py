@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.tree import as_float32
+
 PyTree = Any
 Batch = Mapping[str, PyTree]
 
@@ -47,14 +49,10 @@ def vectors(feature) -> jax.Array:
     (batch, width): tokens are averaged over the real ones, other arrays flattened.
     """
     if isinstance(feature, Tokens):
-        states = _wide(feature.states)
+        states = as_float32(feature.states)
         mask = feature.mask[..., None].astype(states.dtype)
         return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
-    return _wide(feature.reshape(feature.shape[0], -1))
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return as_float32(feature.reshape(feature.shape[0], -1))
 
 
 class Output(NamedTuple):

@@ -197,7 +197,7 @@ def trim(vector: PyTree, density: float) -> PyTree:
     """
     if not 0 < density <= 1:
         raise UserError(f"density={density!r}: expected a number in (0, 1].")
-    leaves = [jnp.abs(_wide(x)).ravel() for x in jax.tree.leaves(vector)]
+    leaves = [jnp.abs(trees.as_float32(x)).ravel() for x in jax.tree.leaves(vector)]
     if not leaves:
         return vector
     sizes = jnp.sort(jnp.concatenate(leaves))
@@ -283,18 +283,13 @@ def _combined(
         if not partial and any(leaf is None for leaf in leaves):
             made.append(None)
             continue
-        out = fn(*(None if leaf is None else _wide(leaf) for leaf in leaves))
+        out = fn(*(None if leaf is None else trees.as_float32(leaf) for leaf in leaves))
         made.append(None if out is None else out.astype(jnp.result_type(x)))
     return jax.tree.unflatten(treedef, made)
 
 
 def _is_none(x) -> bool:
     return x is None
-
-
-def _wide(x) -> jax.Array:
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:

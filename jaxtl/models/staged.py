@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import types
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output
 from jaxtl.models.layers.fusion_barrier import fence
 from jaxtl.models.weight_layout import Layout
@@ -216,8 +217,7 @@ def _pure(module: Staged) -> Network:
             mutable=["batch_stats"],
         )
         if dtype and module.stages[-1] in features:
-            wide = jnp.promote_types(out.dtype, jnp.float32)
-            out = features[module.stages[-1]] = out.astype(wide)
+            out = features[module.stages[-1]] = as_float32(out)
         # Stages that did not run return no statistics: keep theirs.
         return Output(out, features, {**stats, **new.get("batch_stats", {})})
 

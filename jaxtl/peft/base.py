@@ -95,7 +95,7 @@ class Reparametrisation:
         found = self.targets(params)
         keys = jax.random.split(key, len(found))
         fresh = {p: self.fresh(k, x) for k, (p, x) in zip(keys, found.items())}
-        return nest(fresh)
+        return trees.nested(fresh)
 
     def fresh(self, key: jax.Array, leaf: Any) -> dict[str, jax.Array]:
         """Returns one adapted leaf's part of δ."""
@@ -127,18 +127,6 @@ class Reparametrisation:
 
 
 # --- trees ----------------------------------------------------------------------------
-
-
-def nest(flat: Mapping[str, Any]) -> dict:
-    """Returns {"a/b": x} as {"a": {"b": x}}."""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree
 
 
 def at(tree: PyTree, path: str) -> PyTree:

@@ -70,7 +70,7 @@ class IA3(base.Reparametrisation):
                 return {"inputs": jnp.ones(leaf.shape[-2], dtype)}
             return {"outputs": jnp.ones(leaf.shape[-1], dtype)}
 
-        return base.nest({p: fresh(p, x) for p, x in self.targets(params).items()})
+        return trees.nested({p: fresh(p, x) for p, x in self.targets(params).items()})
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
         def leaf(path, weight):

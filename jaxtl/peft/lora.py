@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core import tree as trees
 from jaxtl.core import types
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
@@ -115,7 +116,7 @@ class LoRA(base.Reparametrisation):
             for path, leaf in found.items():
                 weight = jnp.asarray(leaf).astype(base.wide(leaf.dtype))
                 fresh[path]["magnitude"] = norms(weight)
-        return base.nest(fresh)
+        return trees.nested(fresh)
 
     def merged(self, weight, own, constants):
         new = lora(weight, own["a"], own["b"], self.scale)

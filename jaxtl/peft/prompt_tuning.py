@@ -171,7 +171,7 @@ class PrefixTuning(base.Reparametrisation):
             for k, name in zip(pair, ("prefix_key", "prefix_value")):
                 value = 0.02 * jax.random.normal(k, (self.length, width))
                 fresh[f"{module}/{name}"] = value
-        return base.nest(fresh)
+        return trees.nested(fresh)
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
         return base.graft(base_params, delta)

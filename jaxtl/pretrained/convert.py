@@ -50,8 +50,8 @@ def to_weights(tensors: Mapping[str, Any], layout: Layout, meta=None) -> Weights
         (stats if rule.is_stat else flat)[rule.path] = _turned(x, rule, name)
     for rule in layout.rules:
         names.setdefault(rule.path, rule.source)
-    params = {**nest(flat), **unknown}
-    return Weights(params, nest(stats), dict(meta or {}), tuple(rows), names)
+    params = {**trees.nested(flat), **unknown}
+    return Weights(params, trees.nested(stats), dict(meta or {}), tuple(rows), names)
 
 
 def bare(name: str, layout: Layout) -> str:
@@ -116,18 +116,6 @@ def choose(names: Iterable[str], layouts: Mapping[str, Layout]) -> str:
             f"{', '.join(layouts)}): the file has {shown}, …; expected {wanted}, …"
         )
     return best
-
-
-def nest(flat: Mapping[str, Any]) -> dict:
-    """Returns {"a/b": x} as {"a": {"b": x}}."""
-    tree: dict = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
 
 
 def one_channel(weights: Weights, stem: str) -> Weights:

@@ -186,7 +186,7 @@ def read(
     except KeyError as error:
         raise UserError(f"{str(folder)!r} lacks {error.args[0]!r}.") from None
     whole = {rules[name].path: _turned(x, rules[name]) for name, x in rest.items()}
-    return peft, base.nest(own), constants, whole
+    return peft, trees.nested(own), constants, whole
 
 
 def _turned(x, rule: Rule) -> np.ndarray:

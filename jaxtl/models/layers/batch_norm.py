@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.tree import as_float32
 from jaxtl.models.layers.fusion_barrier import fence
 from jaxtl.models.staged import Mode
 
@@ -76,7 +77,7 @@ def _stochnorm_key(module: nn.Module) -> jax.Array:
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns mean and variance of every channel, in single precision at least."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_float32(x)
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes)
     # One pass over x, as E x² − (E x)²; rounding may take that below 0.

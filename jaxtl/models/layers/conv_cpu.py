@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxtl.core.tree import as_float32
+
 UNPADDED = ((0, 0), (0, 0))
 
 # Numbers in the shifted copies of one slice of the batch: 0.8 MB in float32, a cache's.
@@ -123,7 +125,7 @@ def value(x, kernel, case: Case) -> jax.Array:
     window = case.window
     if case.depthwise:
         taps = _shifts(x, case)
-        return sum(k * _wide(kernel[i, j, 0]) for i, j, k in taps).astype(x.dtype)
+        return sum(k * as_float32(kernel[i, j, 0]) for i, j, k in taps).astype(x.dtype)
     if case.tiles:
         return _fold(x, window.strides) @ kernel.reshape(-1, kernel.shape[3])
     if case.columns == 1:
@@ -215,14 +217,10 @@ def _shifts(x, case: Case) -> Iterator:
     """Yields (i, j, what the output's pixels see at offset (i, j) of the kernel)."""
     (sh, sw), padding, _ = case.window
     (kh, kw), (height, width) = case.kernel[:2], case.out[1:3]
-    x = jnp.pad(_wide(x), ((0, 0), *padding, (0, 0)))
+    x = jnp.pad(as_float32(x), ((0, 0), *padding, (0, 0)))
     for i, j in itertools.product(range(kh), range(kw)):
         bottom, right = i + (height - 1) * sh + 1, j + (width - 1) * sw + 1
         yield i, j, x[:, i:bottom:sh, j:right:sw]
-
-
-def _wide(x) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _gradient_by_channel(x, g, case: Case) -> jax.Array:
@@ -252,12 +250,12 @@ def _gradient_by_output(x, g, case: Case) -> jax.Array:
 
 
 def _product(a, b) -> jax.Array:
-    return jnp.matmul(a, b, preferred_element_type=_wide(a[:0]).dtype)
+    return jnp.matmul(a, b, preferred_element_type=as_float32(a[:0]).dtype)
 
 
 def _depthwise_gradient(x, g, case: Case) -> jax.Array:
     """Σ over pixels of shifted x times g, each channel for itself."""
-    g = _wide(g)
+    g = as_float32(g)
     rows = g.shape[0] * g.shape[1]
     # XLA's sums over leading axes are slow: rows are added by a product with ones.
     ones = jnp.ones((1, rows), g.dtype)
