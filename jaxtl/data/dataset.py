@@ -1,24 +1,21 @@
-"""Data sets: the options they share, the tables that sources read, and their splits.
+"""Data sets: the options that all share, the tables of sources, and split data sets.
 
     Data (options, frozen) --read()--> Table (all examples) --prepare()--> Dataset
 
 A source is a subclass of `Data` with a `read()`; splits, labels, noise and checks are
-the same for all. Tables are cached for the process, since a sweep of hundreds of small
-runs shares its data; splits are cheap and made anew for each run.
+the same for all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
-from jaxtl.data import images, lazy_array, paths, preprocess, splits, validation
+from jaxtl.data import images
 from jaxtl.data.preprocess import Preprocess
 
 
@@ -102,11 +99,60 @@ class Data:
             object.__setattr__(self, "classes", tuple(self.classes))
         if isinstance(self.size, list):
             object.__setattr__(self, "size", tuple(self.size))
-        validation.check_options(self)
+        _check_options(self)
 
     def read(self) -> Table:
         """Reads all examples; each source implements it."""
         raise TypeError(f"{type(self).__name__} defines no read()")
+
+
+def _check_options(data: Data) -> None:
+    """Raises UserError for the first option of `data` that is not valid."""
+    if data.labels_per_class is not None and data.labels is not None:
+        raise UserError(
+            "data.labels_per_class and data.labels exclude each other; "
+            f"got {data.labels_per_class} and {data.labels}."
+        )
+    for name, least in (("labels_per_class", 0), ("labels", 0), ("limit", 1)):
+        value = getattr(data, name)
+        if value is not None and not (_is_integer(value) and value >= least):
+            raise UserError(
+                f"data.{name} must be a whole number ≥ {least}; got {value!r}."
+            )
+    if not (_is_number(data.label_noise) and 0 <= data.label_noise <= 1):
+        raise UserError(
+            "data.label_noise must be a fraction from 0 to 1; "
+            f"got {data.label_noise!r}."
+        )
+    for name in ("val", "test"):
+        _check_share(name, getattr(data, name))
+    seed = data.split_seed
+    if seed is not None and not (_is_integer(seed) and seed >= 0):
+        raise UserError(f"data.split_seed must be a whole number ≥ 0; got {seed!r}.")
+    if data.classes is not None and len(set(data.classes)) < len(data.classes):
+        raise UserError(f"data.classes names a class twice: {data.classes}.")
+    images.as_size(data.size)
+    images.check_shortest(data.shortest, data.size)
+    images.check_channels(data.channels)
+
+
+def _check_share(name: str, value: Any) -> None:
+    """Raises UserError unless value is 0, a count ≥ 1 or a fraction inside (0, 1)."""
+    is_count = _is_integer(value) and value >= 0
+    is_fraction = _is_number(value) and not _is_integer(value) and 0 < value < 1
+    if not (is_count or is_fraction):
+        raise UserError(
+            f"data.{name} must be a fraction between 0 and 1, a count of examples, "
+            f"or 0 for no {name} split; got {value!r}."
+        )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (float, np.floating)) or _is_integer(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,160 +211,3 @@ class Dataset:
         """Bytes of x if it lay in memory."""
         parts = self.x.values() if isinstance(self.x, dict) else [self.x]
         return sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in parts)
-
-
-def prepare(data: Data, seed: int = 0) -> Dataset:
-    """Reads a data set, checks it and splits it.
-
-    Args:
-      data: a source with its options.
-      seed: the experiment's; decides everything that `data.split_seed` does not.
-
-    Raises:
-      UserError: an option or a value of the data that is not valid, by its name.
-    """
-    if not isinstance(data, Data):
-        raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
-    table, fingerprint = load_table(data)
-    if data.preprocess is not None:
-        table = dataclasses.replace(table, preprocess=data.preprocess)
-        table = _with_image_size(table, data.shortest)
-    rows = splits.make_splits(data, table, seed)
-    y = splits.add_label_noise(table, rows["train"], data.label_noise, seed)
-    return Dataset(
-        name=type(data).__name__,
-        x=table.x,
-        y=y,
-        y_clean=table.y,
-        class_names=table.class_names,
-        task=table.task,
-        rows=rows,
-        preprocess=_standardized(table, rows),
-        fingerprint=fingerprint,
-    )
-
-
-# The options that do not change the table: tables are cached without them.
-_SPLIT_OPTIONS = (
-    "labels_per_class",
-    "labels",
-    "label_noise",
-    "val",
-    "test",
-    "limit",
-    "split_seed",
-    "preprocess",
-)
-
-
-def load_table(data: Data) -> tuple[Table, str]:
-    """Reads a source's table in the size and classes of its options.
-
-    The last 8 tables are cached for the process, by the options that change them and by
-    the modification times of the files that they name. A source that can't be told from
-    another by its options (declared with eq=False, or holding an array as it is) is
-    read every time.
-
-    Returns:
-      The checked table and its fingerprint.
-    """
-    if not _is_comparable(data):
-        return _load_table.__wrapped__(data, ())
-    defaults = {f.name: f.default for f in dataclasses.fields(Data)}
-    source = dataclasses.replace(
-        data, **{name: defaults[name] for name in _SPLIT_OPTIONS}
-    )
-    return _load_table(source, _modification_times(data))
-
-
-def clear_table_cache() -> None:
-    """Empties the cache of `load_table`."""
-    _load_table.cache_clear()
-
-
-@functools.lru_cache(maxsize=8)
-def _load_table(data: Data, modification_times: tuple) -> tuple[Table, str]:
-    table = validation.checked_table(data.read(), type(data).__name__)
-    if data.classes is not None:
-        table = splits.keep_classes(table, data.classes)
-    if data.size is not None or data.channels is not None:
-        table = _resized(table, data)
-    if table.preprocess is None:
-        table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
-    return _with_image_size(table, data.shortest), splits.fingerprint(table)
-
-
-def _is_comparable(data: Data) -> bool:
-    try:
-        hash(data)
-    except TypeError:
-        return False
-    # With eq=False the comparison inherited from Data would see Data's options alone.
-    return type(data).__dataclass_params__.eq
-
-
-def _modification_times(data: Data) -> tuple:
-    """State of the files that a source names, so that an edited file is read again."""
-    files = []
-    for name in ("path", "labels_path", "val_path", "test_path"):
-        value = getattr(data, name, None)
-        files += value if isinstance(value, tuple) else [value]
-    return paths.modification_times(
-        [file for file in files if isinstance(file, (str, os.PathLike))]
-    )
-
-
-def _resized(table: Table, data: Data) -> Table:
-    """The table with its images in the size and channels of the options."""
-    x, size = table.x, images.as_size(data.size)
-    if isinstance(x, dict) or len(x.shape) != 4:
-        shape = "a dict" if isinstance(x, dict) else tuple(x.shape)
-        raise UserError(
-            f"size and channels concern images (n, height, width, channels); "
-            f"this x is {shape}."
-        )
-    if data.resizes_images:
-        size = None
-    has_size = size is None or (data.shortest is None and size == x.shape[1:3])
-    if has_size and data.channels in (None, x.shape[3]):
-        return table
-    if lazy_array.is_lazy(x):
-        size, channels = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
-        x = lazy_array.ResizedImages(x, size, channels, data.shortest)
-        return dataclasses.replace(table, x=x)
-    if data.channels == 1:  # fewer planes to resize
-        x = images.convert_channels(x, 1)
-    x = images.resize(x, size, data.shortest) if size else x
-    x = images.convert_channels(x, data.channels) if data.channels else x
-    return dataclasses.replace(table, x=x)
-
-
-def _with_image_size(table: Table, shortest: int | None) -> Table:
-    """Stores the images' size in the preprocessing, for files that come later."""
-    if isinstance(table.x, dict) or len(table.x.shape) != 4:
-        return table
-    channels = table.x.shape[3] if table.x.shape[3] in (1, 3) else None
-    pre = dataclasses.replace(
-        table.preprocess,
-        size=tuple(table.x.shape[1:3]),
-        shortest=shortest,
-        channels=channels,
-    )
-    return dataclasses.replace(table, preprocess=pre)
-
-
-def _standardized(table: Table, rows: dict[str, np.ndarray]) -> Preprocess:
-    """Puts mean and std of all train rows, labelled or not, into the preprocessing."""
-    if table.standardize is None or table.preprocess.mean is not None:
-        return table.preprocess
-    train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
-    x = np.asarray(table.x[np.sort(train)], np.float64) / table.preprocess.scale
-    mean, std = x.mean(0), x.std(0)
-    # A constant feature carries no information; dividing it by 1 keeps it finite.
-    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
-    columns = np.asarray(table.standardize, bool)
-    return dataclasses.replace(
-        table.preprocess,
-        mean=tuple(np.where(columns, mean, 0.0).tolist()),
-        std=tuple(np.where(columns, std, 1.0).tolist()),
-    )

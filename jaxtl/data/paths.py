@@ -1,17 +1,18 @@
-"""Where data files are: as named, or under the folder that JAXTL_DATA_DIR names."""
+"""Paths of data files: as named, or below the folder that JAXTL_DATA_DIR names."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterable
 
 from jaxtl.core.errors import UserError, nearest
 
-VARIABLE = "JAXTL_DATA_DIR"
+_VARIABLE = "JAXTL_DATA_DIR"
 
 
 def find(path: str | os.PathLike, field: str) -> pathlib.Path:
-    """Returns an existing path.
+    """Finds an existing file or folder.
 
     Args:
       path: absolute, relative to the working directory, or to $JAXTL_DATA_DIR.
@@ -20,37 +21,39 @@ def find(path: str | os.PathLike, field: str) -> pathlib.Path:
     Raises:
       UserError: it exists in neither place.
     """
-    places = candidates(path)
-    for place in places:
-        if place.exists():
-            return place
-    names = [p.name for place in places for p in _siblings(place)]
+    paths = candidates(path)
+    for candidate in paths:
+        if candidate.exists():
+            return candidate
+    names = [p.name for candidate in paths for p in _siblings(candidate)]
     close = nearest(pathlib.Path(path).name, names)
-    root = os.environ.get(VARIABLE)
-    where = f"names {root}" if root else "can name a folder of data"
+    root = os.environ.get(_VARIABLE)
+    variable = f"is {root}" if root else "is not set"
     raise UserError(
         f"{field}: there is no {str(path)!r}{close}; paths are relative to the working "
-        f"directory or to ${VARIABLE}, which {where}."
+        f"directory or to ${_VARIABLE}, which {variable}."
     )
 
 
 def candidates(path: str | os.PathLike) -> list[pathlib.Path]:
-    """The places where a path is looked for, in order."""
-    path, root = pathlib.Path(path).expanduser(), os.environ.get(VARIABLE)
+    """The paths that a path of an experiment may stand for, in order of preference."""
+    path, root = pathlib.Path(path).expanduser(), os.environ.get(_VARIABLE)
     return [path] + ([pathlib.Path(root) / path] if root else [])
 
 
-def _siblings(place: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(place.parent.iterdir()) if place.parent.is_dir() else []
+def _siblings(path: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path.parent.iterdir()) if path.parent.is_dir() else []
 
 
-def modification_times(paths) -> tuple:
-    """Size and modification time of those paths that exist."""
-    found = []
+def modification_times(
+    paths: Iterable[str | os.PathLike],
+) -> tuple[tuple[str, int, int], ...]:
+    """(path, modification time in ns, size in bytes) of those paths that exist."""
+    times = []
     for path in paths:
-        for place in candidates(path):
-            if place.exists():
-                status = place.stat()
-                found.append((str(place), status.st_mtime_ns, status.st_size))
+        for candidate in candidates(path):
+            if candidate.exists():
+                status = candidate.stat()
+                times.append((str(candidate), status.st_mtime_ns, status.st_size))
                 break
-    return tuple(found)
+    return tuple(times)

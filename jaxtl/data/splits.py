@@ -1,10 +1,10 @@
-"""Carving: which rows are test, validation, labelled and unlabelled, and label noise.
+"""Splits of a table's rows: test, validation, labelled, unlabelled; and label noise.
 
-Every class's rows are put into one random order, by the split's seed; test takes the
-first of each, then validation. What is left is shuffled by the run's seed, and the
-labels are the first of that. So test and validation do not depend on how many labels
-there are (nor on the run's seed, where split_seed is given), and fewer labels are a
-subset of more.
+The rows of every class are put into one random order, by the split's seed; test takes
+the first of each, then validation. The remaining rows are shuffled by the run's seed,
+and the first of those keep their labels. So test and validation do not depend on the
+number of labels (nor on the run's seed, where split_seed is given), and the rows that
+keep few labels are a subset of those that keep more.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import functools
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import lazy_array
+from jaxtl.data.dataset import Data, Dataset, Table
 
 # Separate random streams of one seed; the numbers only have to differ.
 _ORDER, _NOISY_ROWS, _NOISY_LABELS, _LABELLED = 1, 2, 3, 4
@@ -26,73 +28,75 @@ _ORDER, _NOISY_ROWS, _NOISY_LABELS, _LABELLED = 1, 2, 3, 4
 
 @functools.lru_cache(maxsize=1024)
 def apportion(counts: tuple[int, ...], total: int) -> tuple[int, ...]:
-    """Divides `total` places among classes in proportion to their counts.
+    """Divides `total` seats among classes in proportion to their counts.
 
-    The quota method: within one place of the exact share, and monotone: a larger total
-    never takes a place from a class, so the rows it gives are nested.
+    The quota method: within one seat of the exact share, and monotone: a larger total
+    never takes a seat from a class, so the row sets it gives are nested.
 
     Args:
       counts: examples per class.
-      total: places, at most sum(counts).
+      total: seats, at most sum(counts).
 
     Returns:
-      Places per class, summing to `total`.
+      Seats per class, summing to `total`.
 
     References:
       Balinski & Young, The Quota Method of Apportionment, Am. Math. Monthly 82 (1975).
     """
-    have = np.asarray(counts, np.int64)
-    everything, seats = int(have.sum()), np.zeros(len(counts), np.int64)
-    for place in range(1, total + 1):
-        below_quota = seats * everything < place * have
-        claim = np.where(below_quota, have / (seats + 1), -1.0)
+    sizes = np.asarray(counts, np.int64)
+    size, seats = int(sizes.sum()), np.zeros(len(counts), np.int64)
+    for number in range(1, total + 1):
+        below_quota = seats * size < number * sizes
+        claim = np.where(below_quota, sizes / (seats + 1), -1.0)
         seats[np.argmax(claim)] += 1
     return tuple(seats.tolist())
 
 
-def make_splits(data, table, seed: int) -> dict[str, np.ndarray]:
-    """Returns int32 rows of "train", "val", "test" and, if not empty, "unlabelled".
+def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:
+    """Draws the rows of all splits.
 
     Args:
-      data: the options (`Data`); `data.split_seed` decides test and validation.
-      table: checked; its own splits are used where it brings them.
-      seed: decides which train rows keep their labels, and the rest where split_seed
-        is None.
+      data: the options; `data.split_seed` decides test and validation.
+      table: checked; its own splits are used where it has them.
+      seed: decides which train rows keep their labels, and also test and validation
+        where split_seed is None.
+
+    Returns:
+      Sorted int32 rows of "train", "val", "test" and, if not empty, "unlabelled".
 
     Raises:
-      UserError: a split that would be empty or larger than what there is, or fewer
+      UserError: a split that would be empty or larger than the rows there are, or fewer
         examples than labels_per_class in a class.
     """
     if seed < 0:
         raise UserError(f"the split seed must not be negative; got {seed}.")
-    given = table.splits
-    for name, rows in given.items():
+    for name, rows in table.splits.items():
         if len(rows) == 0:
             raise UserError(f"the data's own {name} split is empty.")
     split_seed = seed if data.split_seed is None else data.split_seed
-    queues = _queues(table, _pool(table), split_seed)
-    out, available = {}, sum(map(len, queues))
-    if data.limit is not None and data.limit < available:
-        queues, _ = _take(queues, data.limit)
+    rows_by_class = _shuffled_by_class(table, _pool(table), split_seed)
+    if data.limit is not None and data.limit < _count(rows_by_class):
+        rows_by_class, _ = _take(rows_by_class, data.limit)
+    splits = {}
     for name in ("test", "val"):
-        if name in given:
-            out[name] = np.sort(given[name])
-        if name in given or getattr(data, name) == 0:
-            continue
-        size = _size(name, getattr(data, name), sum(map(len, queues)))
-        taken, queues = _take(queues, size)
-        out[name] = _rows(taken)
-    draw = np.random.default_rng([seed, _LABELLED])
-    queues = [draw.permutation(queue) for queue in queues]
-    labelled, rest = _labelled(data, table, queues)
-    out["train"] = _rows(labelled)
-    if sum(map(len, rest)):
-        out["unlabelled"] = _rows(rest)
-    return out
+        share = getattr(data, name)
+        if name in table.splits:
+            splits[name] = np.sort(table.splits[name])
+        elif share != 0:
+            size = _size(name, share, _count(rows_by_class))
+            held_out, rows_by_class = _take(rows_by_class, size)
+            splits[name] = _sorted_rows(held_out)
+    rng = np.random.default_rng([seed, _LABELLED])
+    rows_by_class = [rng.permutation(rows) for rows in rows_by_class]
+    labelled, unlabelled = _label_split(data, table, rows_by_class)
+    splits["train"] = _sorted_rows(labelled)
+    if _count(unlabelled):
+        splits["unlabelled"] = _sorted_rows(unlabelled)
+    return splits
 
 
-def _pool(table) -> np.ndarray:
-    """Rows to carve from: the data's train rows, or whatever no split claims."""
+def _pool(table: Table) -> np.ndarray:
+    """Rows to draw splits from: the data's train rows, or those in no other split."""
     if "train" in table.splits:
         return table.splits["train"]
     free = np.ones(len(table.y), bool)
@@ -101,8 +105,8 @@ def _pool(table) -> np.ndarray:
     return np.flatnonzero(free)
 
 
-def _queues(table, pool, seed) -> list[np.ndarray]:
-    """The pool in random order, one queue per class (one in all for other tasks)."""
+def _shuffled_by_class(table: Table, pool: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The pool in random order, one array per class (one in all for other tasks)."""
     rows = np.random.default_rng([seed, _ORDER]).permutation(np.sort(pool))
     if table.task != "classification":
         return [rows]
@@ -112,21 +116,27 @@ def _queues(table, pool, seed) -> list[np.ndarray]:
     return np.split(rows[order], bounds)
 
 
-def _take(queues, size) -> tuple[list, list]:
-    """Splits the queues in the first `size` rows, stratified, and the rest."""
-    seats = apportion(tuple(map(len, queues)), size)
-    first = [queue[:k] for queue, k in zip(queues, seats)]
-    return first, [queue[k:] for queue, k in zip(queues, seats)]
+def _take(
+    rows_by_class: list[np.ndarray], size: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The first `size` rows, stratified, and the remaining ones, each by class."""
+    seats = apportion(tuple(map(len, rows_by_class)), size)
+    first = [rows[:k] for rows, k in zip(rows_by_class, seats)]
+    return first, [rows[k:] for rows, k in zip(rows_by_class, seats)]
 
 
-def _rows(queues) -> np.ndarray:
-    return np.sort(np.concatenate(queues)).astype(np.int32)
+def _count(rows_by_class: list[np.ndarray]) -> int:
+    return sum(map(len, rows_by_class))
 
 
-def _size(name, share, available) -> int:
-    """Rows of a split, from a count or a fraction of what is left."""
-    whole = isinstance(share, (int, np.integer))
-    size = share if whole else round(share * available)
+def _sorted_rows(rows_by_class: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate(rows_by_class)).astype(np.int32)
+
+
+def _size(name: str, share: float, available: int) -> int:
+    """Rows of a split, from a count or a fraction of the available ones."""
+    is_count = isinstance(share, (int, np.integer))
+    size = share if is_count else round(share * available)
     if size < 1:
         raise UserError(
             f"data.{name}={share} of {available} train examples leaves an empty {name} "
@@ -140,109 +150,132 @@ def _size(name, share, available) -> int:
     return int(size)
 
 
-def _labelled(data, table, queues) -> tuple[list, list]:
-    """Splits the train queues in those that keep their labels and those that lose."""
-    left = sum(map(len, queues))
+def _label_split(
+    data: Data, table: Table, rows_by_class: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The train rows that keep their labels and those that lose them, by class."""
     if data.labels_per_class is not None:
-        per_class = data.labels_per_class
-        if table.task != "classification":
-            raise UserError(
-                f"data.labels_per_class needs classes, and this is {table.task}; "
-                "labels= counts labels in all."
-            )
-        short = [
-            f"{name!r} has {len(queue)}"
-            for name, queue in zip(table.class_names, queues)
-            if len(queue) < per_class
-        ]
-        if short:
-            raise UserError(
-                f"data.labels_per_class={per_class} is more than the train examples "
-                f"left after test and val: {', '.join(short[:10])}."
-            )
-        first = [queue[:per_class] for queue in queues]
-        return first, [queue[per_class:] for queue in queues]
+        return _labels_per_class(data.labels_per_class, table, rows_by_class)
     if data.labels is None:
-        return queues, [queue[:0] for queue in queues]
-    if data.labels > left:
+        return rows_by_class, [rows[:0] for rows in rows_by_class]
+    available = _count(rows_by_class)
+    if data.labels > available:
         raise UserError(
-            f"data.labels={data.labels} is more than the {left} train examples "
+            f"data.labels={data.labels} is more than the {available} train examples "
             "left after test and val."
         )
-    return _take(queues, data.labels)
+    return _take(rows_by_class, data.labels)
 
 
-def add_label_noise(table, train: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Returns y with round(fraction·n) of the n train labels replaced.
+def _labels_per_class(
+    count: int, table: Table, rows_by_class: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    if table.task != "classification":
+        raise UserError(
+            f"data.labels_per_class needs classes, but the task is {table.task}; "
+            "labels= counts labels in all."
+        )
+    short = [
+        f"{name!r} has {len(rows)}"
+        for name, rows in zip(table.class_names, rows_by_class)
+        if len(rows) < count
+    ]
+    if short:
+        raise UserError(
+            f"data.labels_per_class={count} is more than the train examples left after "
+            f"test and val: {', '.join(short[:10])}."
+        )
+    first = [rows[:count] for rows in rows_by_class]
+    return first, [rows[count:] for rows in rows_by_class]
 
-    The new label is uniform over the other classes; which one a row would get depends
-    on (seed, row) alone. Symmetric noise of rate `fraction`.
+
+def add_label_noise(
+    table: Table, train: np.ndarray, fraction: float, seed: int
+) -> np.ndarray:
+    """Replaces round(fraction·n) of the n train labels by other classes.
+
+    Symmetric noise of rate `fraction`: the new label is uniform over the other classes.
+    The label that a row would get depends on (seed, row) alone.
+
+    Args:
+      table: gives all labels.
+      train: (n,) the train rows.
+      fraction: of the train labels, 0 to 1.
+      seed: of the rows and of their new labels.
+
+    Returns:
+      All labels, those of other rows unchanged.
 
     Raises:
-      UserError: fraction > 0 where there is no class to change to.
+      UserError: fraction > 0 where there is no other class.
     """
     if not fraction:
         return table.y
-    count = len(table.class_names)
-    if table.task != "classification" or count < 2:
+    classes = len(table.class_names)
+    if table.task != "classification" or classes < 2:
         raise UserError(
             f"data.label_noise={fraction} needs at least two classes; "
-            f"this is {table.task} with {count}."
+            f"the task is {table.task} with {classes}."
         )
-    lot = np.random.default_rng([seed, _NOISY_ROWS]).random(len(table.y))
+    rank = np.random.default_rng([seed, _NOISY_ROWS]).random(len(table.y))
     shift = np.random.default_rng([seed, _NOISY_LABELS]).integers(
-        1, count, len(table.y), dtype=np.int32
+        1, classes, len(table.y), dtype=np.int32
     )
-    hit = train[np.argsort(lot[train])[: round(fraction * len(train))]]
+    noisy = train[np.argsort(rank[train])[: round(fraction * len(train))]]
     y = table.y.copy()
-    y[hit] = (y[hit] + shift[hit]) % count
+    y[noisy] = (y[noisy] + shift[noisy]) % classes
     return y
 
 
-def keep_classes(table, classes: tuple):
-    """Keeps the examples of some classes and relabels them 0..K-1 in that order.
+def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
+    """Keeps the examples of some classes and renumbers them 0..K-1 in that order.
 
     Args:
       table: a classification `Table`.
-      classes: names, or integer labels as the data give them.
+      classes: names, or integer labels as in the table.
 
     Raises:
       UserError: a class that does not exist, or one without examples.
     """
     if table.task != "classification":
-        raise UserError(f"data.classes needs classification; this is {table.task}.")
+        raise UserError(
+            f"data.classes needs classification, but the task is {table.task}."
+        )
     labels = [_label(c, table.class_names) for c in classes]
     if len(set(labels)) < len(labels):
         raise UserError(f"data.classes names a class twice: {classes}.")
-    new = np.full(len(table.class_names), -1, np.int32)
-    new[labels] = np.arange(len(labels))
-    keep = np.flatnonzero(new[table.y] >= 0)
-    if len(keep) == 0:
+    new_labels = np.full(len(table.class_names), -1, np.int32)
+    new_labels[labels] = np.arange(len(labels))
+    kept_rows = np.flatnonzero(new_labels[table.y] >= 0)
+    if len(kept_rows) == 0:
         raise UserError(f"there are no examples of data.classes={classes}.")
-    place = np.full(len(table.y), -1, np.int32)
-    place[keep] = np.arange(len(keep))
-    rows = {name: place[r][place[r] >= 0] for name, r in table.splits.items()}
+    new_rows = np.full(len(table.y), -1, np.int32)
+    new_rows[kept_rows] = np.arange(len(kept_rows))
+    splits = {
+        name: new_rows[rows][new_rows[rows] >= 0] for name, rows in table.splits.items()
+    }
     return dataclasses.replace(
         table,
-        x=lazy_array.select(table.x, keep),
-        y=new[table.y[keep]],
+        x=lazy_array.select(table.x, kept_rows),
+        y=new_labels[table.y[kept_rows]],
         class_names=tuple(table.class_names[label] for label in labels),
-        splits=rows,
+        splits=splits,
     )
 
 
-def _label(wanted, names) -> int:
-    if isinstance(wanted, (int, np.integer)) and 0 <= wanted < len(names):
-        return int(wanted)
-    if str(wanted) in names:
-        return names.index(str(wanted))
+def _label(name: Any, names: tuple[str, ...]) -> int:
+    """The label of a class, by its name or its label."""
+    if isinstance(name, (int, np.integer)) and 0 <= name < len(names):
+        return int(name)
+    if str(name) in names:
+        return names.index(str(name))
     raise UserError(
-        f"data.classes: there is no class {wanted!r}{nearest(wanted, names)}; "
+        f"data.classes: there is no class {name!r}{nearest(name, names)}; "
         f"the classes are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
     )
 
 
-def fingerprint(table) -> str:
+def fingerprint(table: Table) -> str:
     """Short hash of shapes, dtypes, labels, class names and a sample of the values."""
     digest = hashlib.sha256()
     parts = table.x if isinstance(table.x, dict) else {"x": table.x}
@@ -255,22 +288,22 @@ def fingerprint(table) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_splits(path: str | os.PathLike, dataset) -> None:
-    """Writes the rows, the train labels (noise and all) and the fingerprint (.npz)."""
+def save_splits(path: str | os.PathLike, dataset: Dataset) -> None:
+    """Writes a data set's rows, train labels (with noise) and fingerprint (.npz)."""
     path = pathlib.Path(path)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    unfinished = path.with_name(path.name + ".part")
+    with open(unfinished, "wb") as file:
         np.savez_compressed(
             file,
             fingerprint=dataset.fingerprint,
             y_train=dataset.y[dataset.rows["train"]],
             **{f"rows_{name}": rows for name, rows in dataset.rows.items()},
         )
-    os.replace(part, path)
+    os.replace(unfinished, path)
 
 
-def load_splits(path: str | os.PathLike, dataset):
-    """Returns the dataset with the rows and train labels that `save_splits` wrote.
+def load_splits(path: str | os.PathLike, dataset: Dataset) -> Dataset:
+    """Gives a data set the rows and train labels that `save_splits` wrote.
 
     Raises:
       UserError: no such file, or splits of other data.

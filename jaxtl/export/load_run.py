@@ -19,7 +19,8 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import splits
-from jaxtl.data.dataset import Data, Dataset, prepare
+from jaxtl.data.dataset import Data, Dataset
+from jaxtl.data.preparation import prepare
 from jaxtl.data.preprocess import Preprocess, apply, from_json
 from jaxtl.models import precision
 from jaxtl.training import result

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import dataset, preprocess
+from jaxtl.data import dataset, preparation, preprocess
 from jaxtl.data.streams import has_labels
 from jaxtl.terms import context
 from jaxtl.training.experiment import Experiment
@@ -35,7 +35,7 @@ def datasets_of(exp: Experiment) -> dict[str, dataset.Dataset]:
             )
     found = {}
     for name, data in sources(exp).items():
-        found[name] = dataset.prepare(data, exp.seed)
+        found[name] = preparation.prepare(data, exp.seed)
         _same_kind(name, found[name], found["target"])
     if "unlabelled" in exp.streams and len(found["target"].rows.get("unlabelled", ())):
         raise UserError(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxtl import pretrained
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import dataset
+from jaxtl.data import preparation
 from jaxtl.training import experiment_file, inputs, loop, run_dir, setup
 from jaxtl.training.experiment import Experiment, Variant
 from jaxtl.training.experiment_file import File
@@ -145,7 +145,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     jobs(file, out)
     for exp in file.variants.values():
         for source in inputs.sources(exp).values():
-            dataset.prepare(source, exp.seed)
+            preparation.prepare(source, exp.seed)
     run_dir.create(out, overwrite=overwrite)
     shutil.copyfile(file.path, out / "experiment.py")
     run_dir.write_json(

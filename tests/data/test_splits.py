@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtl import data as datasets
 from jaxtl.core.errors import UserError
 from jaxtl.data import splits
-from jaxtl.data.dataset import clear_table_cache
+from jaxtl.data.preparation import clear_table_cache
 
 
 def make(counts=(30, 40, 50), **options):
@@ -271,7 +271,7 @@ def bad_arrays():
         ({"x": x, "y": negative}, "must not be negative; 10 rows .* row 1 with -1"),
         ({"x": x, "y": y, "class_names": ("a", "b")}, "below 2, .* row 2 with 2"),
         ({"x": x, "y": y, "class_names": ("a", "b", "a")}, "'a' comes twice"),
-        ({"x": x, "y": y * 10**6}, "is it a number to predict"),
+        ({"x": x, "y": y * 10**6}, "if y is a number to predict"),
         ({"x": x, "y": y, "task": "clasification"}, "did you mean 'classification'"),
         ({"x": x, "y": np.eye(3)[y] * 2, "task": "multilabel"}, "must be 0 or 1"),
         ({"x": x[:0], "y": y[:0]}, "no examples"),

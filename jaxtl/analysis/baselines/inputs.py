@@ -11,7 +11,8 @@ from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network
 from jaxtl.data import Text, lazy_array, preprocess, splits
-from jaxtl.data.dataset import Data, Dataset, load_table, prepare
+from jaxtl.data.dataset import Data, Dataset
+from jaxtl.data.preparation import load_table, prepare
 from jaxtl.evaluation import feature_cache
 from jaxtl.optim.optimizer import AdamW
 from jaxtl.terms import checks

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import dataset
+from jaxtl.data import dataset, preparation
 from jaxtl.evaluation import evaluate
 from jaxtl.terms import losses
 from jaxtl.training import inputs, loop, run_dir, setup
@@ -57,7 +57,7 @@ def predictions(
             "least 2."
         )
     exp = run_dir.read_experiment(pathlib.Path(directory))
-    target = dataset.prepare(inputs.sources(exp)["target"], exp.seed)
+    target = preparation.prepare(inputs.sources(exp)["target"], exp.seed)
     rows = _checked(exp, target, folds)
     names = target.class_names
     if not folds:

@@ -24,7 +24,7 @@ from jaxtl.analysis import baselines, linear_probe
 from jaxtl.analysis.baselines import inputs
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
-from jaxtl.data import dataset
+from jaxtl.data import preparation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,7 +34,7 @@ NOISY = dataclasses.replace(DIGITS, label_noise=0.25)
 
 def carved(data, seed=0):
     """Returns {split: (x, y)} of the digits: train's labels as given, others clean."""
-    found = dataset.prepare(data, seed)
+    found = preparation.prepare(data, seed)
     flat = found.x.reshape(len(found.x), -1) / 16.0
     y = {"train": found.y, "val": found.y_clean, "test": found.y_clean}
     return {n: (flat[found.rows[n]], y[n][found.rows[n]]) for n in y}
@@ -181,7 +181,7 @@ def numbers(tmp_path, targets):
     y = y.astype(np.float32) if targets > 1 else y[:, 0].astype(np.float32)
     np.savez(tmp_path / f"{targets}.npz", x=x, y=y)
     data = tl.data.Arrays(str(tmp_path / f"{targets}.npz"), split_seed=0, val=40)
-    found = dataset.prepare(data, 0)
+    found = preparation.prepare(data, 0)
     assert found.task == "regression"
     return data, {n: (x[r], y[r]) for n, r in found.rows.items()}
 
@@ -333,7 +333,7 @@ def test_tf_idf_knows_the_labelled_train_texts_alone(digits, reviews, classes):
     if classes:
         pairs = [(t, y) for t, y in zip(texts, labels) if y in classes]
         texts, labels = map(list, zip(*pairs))
-    carved = dataset.prepare(data, 0)
+    carved = preparation.prepare(data, 0)
     assert [carved.class_names[y] for y in carved.y_clean] == labels
     assert inputs.texts(data).tolist() == texts
     splits = ("train", "val", "test")

@@ -1,0 +1,175 @@
+"""Preparing a data set: its source is read, checked, resized and split.
+
+Tables are cached for the process, since a sweep of hundreds of small runs shares its
+data; splits are cheap and made anew for each run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+from jaxtl.core.errors import UserError
+from jaxtl.data import images, lazy_array, paths, preprocess, splits, validation
+from jaxtl.data.dataset import Data, Dataset, Table
+from jaxtl.data.preprocess import Preprocess
+
+
+def prepare(data: Data, seed: int = 0) -> Dataset:
+    """Reads a data set, checks it and splits it.
+
+    Args:
+      data: a source with its options.
+      seed: the experiment's; decides everything that `data.split_seed` does not.
+
+    Raises:
+      UserError: an option or a value of the data that is not valid, by its name.
+    """
+    if not isinstance(data, Data):
+        raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
+    table, fingerprint = load_table(data)
+    if data.preprocess is not None:
+        table = dataclasses.replace(table, preprocess=data.preprocess)
+        table = _with_image_size(table, data.shortest)
+    rows = splits.make_splits(data, table, seed)
+    y = splits.add_label_noise(table, rows["train"], data.label_noise, seed)
+    return Dataset(
+        name=type(data).__name__,
+        x=table.x,
+        y=y,
+        y_clean=table.y,
+        class_names=table.class_names,
+        task=table.task,
+        rows=rows,
+        preprocess=_standardized(table, rows),
+        fingerprint=fingerprint,
+    )
+
+
+# The options that do not change the table: tables are cached without them.
+_SPLIT_OPTIONS = (
+    "labels_per_class",
+    "labels",
+    "label_noise",
+    "val",
+    "test",
+    "limit",
+    "split_seed",
+    "preprocess",
+)
+
+
+def load_table(data: Data) -> tuple[Table, str]:
+    """Reads a source's table in the size and classes of its options.
+
+    The last 8 tables are cached for the process, by the options that change them and by
+    the modification times of the files that they name. A source that can't be told from
+    another by its options (declared with eq=False, or holding an array as it is) is
+    read every time.
+
+    Returns:
+      The checked table and its fingerprint.
+    """
+    if not _is_comparable(data):
+        return _load_table.__wrapped__(data, ())
+    defaults = {f.name: f.default for f in dataclasses.fields(Data)}
+    source = dataclasses.replace(
+        data, **{name: defaults[name] for name in _SPLIT_OPTIONS}
+    )
+    return _load_table(source, _modification_times(data))
+
+
+def clear_table_cache() -> None:
+    """Empties the cache of `load_table`."""
+    _load_table.cache_clear()
+
+
+@functools.lru_cache(maxsize=8)
+def _load_table(data: Data, modification_times: tuple) -> tuple[Table, str]:
+    table = validation.checked_table(data.read(), type(data).__name__)
+    if data.classes is not None:
+        table = splits.keep_classes(table, data.classes)
+    if data.size is not None or data.channels is not None:
+        table = _resized(table, data)
+    if table.preprocess is None:
+        table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
+    return _with_image_size(table, data.shortest), splits.fingerprint(table)
+
+
+def _is_comparable(data: Data) -> bool:
+    try:
+        hash(data)
+    except TypeError:
+        return False
+    # With eq=False the comparison inherited from Data would see Data's options alone.
+    return type(data).__dataclass_params__.eq
+
+
+def _modification_times(data: Data) -> tuple:
+    """State of the files that a source names, so that an edited file is read again."""
+    files = []
+    for name in ("path", "labels_path", "val_path", "test_path"):
+        value = getattr(data, name, None)
+        files += value if isinstance(value, tuple) else [value]
+    return paths.modification_times(
+        [file for file in files if isinstance(file, (str, os.PathLike))]
+    )
+
+
+def _resized(table: Table, data: Data) -> Table:
+    """The table with its images in the size and channels of the options."""
+    x, size = table.x, images.as_size(data.size)
+    if isinstance(x, dict) or len(x.shape) != 4:
+        shape = "a dict" if isinstance(x, dict) else tuple(x.shape)
+        raise UserError(
+            f"size and channels concern images (n, height, width, channels); "
+            f"this x is {shape}."
+        )
+    if data.resizes_images:
+        size = None
+    has_size = size is None or (data.shortest is None and size == x.shape[1:3])
+    if has_size and data.channels in (None, x.shape[3]):
+        return table
+    if lazy_array.is_lazy(x):
+        size, channels = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
+        x = lazy_array.ResizedImages(x, size, channels, data.shortest)
+        return dataclasses.replace(table, x=x)
+    if data.channels == 1:  # fewer planes to resize
+        x = images.convert_channels(x, 1)
+    x = images.resize(x, size, data.shortest) if size else x
+    x = images.convert_channels(x, data.channels) if data.channels else x
+    return dataclasses.replace(table, x=x)
+
+
+def _with_image_size(table: Table, shortest: int | None) -> Table:
+    """Stores the images' size in the preprocessing, for files that come later."""
+    if isinstance(table.x, dict) or len(table.x.shape) != 4:
+        return table
+    channels = table.x.shape[3] if table.x.shape[3] in (1, 3) else None
+    pre = dataclasses.replace(
+        table.preprocess,
+        size=tuple(table.x.shape[1:3]),
+        shortest=shortest,
+        channels=channels,
+    )
+    return dataclasses.replace(table, preprocess=pre)
+
+
+def _standardized(table: Table, rows: dict[str, np.ndarray]) -> Preprocess:
+    """Puts mean and std of all train rows, labelled or not, into the preprocessing."""
+    if table.standardize is None or table.preprocess.mean is not None:
+        return table.preprocess
+    train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
+    x = np.asarray(table.x[np.sort(train)], np.float64) / table.preprocess.scale
+    mean, std = x.mean(0), x.std(0)
+    # A constant feature carries no information; dividing it by 1 keeps it finite.
+    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+    columns = np.asarray(table.standardize, bool)
+    return dataclasses.replace(
+        table.preprocess,
+        mean=tuple(np.where(columns, mean, 0.0).tolist()),
+        std=tuple(np.where(columns, std, 1.0).tolist()),
+    )
