@@ -15,7 +15,7 @@ from jaxtl.analysis.alignment import (
     JDA,
     TCA,
     SubspaceAlignment,
-    nearest_accuracy,
+    nearest_neighbor_accuracy,
 )
 from jaxtl.analysis.alignment.nearest_neighbor import unit
 from jaxtl.data import paths
@@ -52,7 +52,7 @@ class Line(NamedTuple):
     source: str = ""
     tolerance: float = 0.0
     figures: str = ""
-    decide: Callable = nearest_accuracy
+    decide: Callable = nearest_neighbor_accuracy
     note: str = ""
 
 
