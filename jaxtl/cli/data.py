@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints all sources, or the data sets of a file and a contact sheet of each."""
-    from jaxtl.data.dataset import prepare
+    from jaxtl.data.preparation import prepare
     from jaxtl.training import experiment_file
 
     terminal = console.console()
