@@ -256,22 +256,15 @@ def _context(run: tl.Run, key) -> Context:
     rows = dataset.rows["train"][:BATCH]
     x = jnp.asarray(dataset.x[rows], jnp.float32) / run.preprocess.scale
     batches: Mapping = {"target": {"x": x, "y": jnp.asarray(dataset.y[rows])}}
-    program = run.parts.program
     return Context(
-        network=run.network,
+        program=run.parts.program,
         params=run.params,
         stats=run.state.stats,
         source=run.source,
-        mask=program.mask,
         batches=batches,
-        train=program.train,
-        still=program.still,
         key=key,
-        step=jnp.int32(run.at),
+        step=jnp.int32(run.steps_done),
         steps=jnp.int32(run.exp.steps),
-        task=program.task,
-        own={},
-        states={},
     )
 
 

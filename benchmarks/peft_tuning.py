@@ -96,7 +96,10 @@ def measure(pair: torch_models.Pair, rounds: int) -> list[timing.Row]:
         if name in runs:
             run = runs[name]
             trained = trees.size(run.state.trainable)
-            kept, total = trees.nbytes(run.state.opt), trees.size(run.parts.params)
+            kept, total = (
+                trees.nbytes(run.state.opt),
+                trees.size(run.parts.model.base_params),
+            )
         else:
             trained, kept, total = _counted(pair, *sides[name])
         rows.append(

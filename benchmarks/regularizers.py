@@ -64,7 +64,7 @@ def experiments(quick: bool) -> dict[str, tl.Experiment]:
         monitor=None,
     )
     first = tl.setup(plain)
-    weights = Weights(first.parts.params, first.parts.stats)
+    weights = Weights(first.parts.model.base_params, first.parts.model.stats)
     plain = dataclasses.replace(plain, init=models.Held(weights))
     made = {"plain": plain}
     for name, term in TERMS.items():

@@ -1,5 +1,6 @@
 """What all tests share: a compilation cache, the data folder, a context for terms."""
 
+import dataclasses
 import gc
 import os
 import pathlib
@@ -20,12 +21,13 @@ import pytest
 
 from jaxtl.analysis import test_time_adaptation
 from jaxtl.core.types import Source
-from jaxtl.data.augment import image
+from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import batch_norm, evaluate, feature_cache
 from jaxtl.models import MLP, Llama
 from jaxtl.sweep import vectorized_eval, vectorized_runs
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
+from jaxtl.terms.program import Program
 from jaxtl.training import compiled_step
 
 STORES = (
@@ -177,6 +179,20 @@ class Bench:
         self.task, self.outputs = task, outputs
 
     @property
+    def program(self) -> Program:
+        return Program(
+            network=self.network,
+            source_network=self.source_network,
+            base_mask=self.mask,
+            trainable_mask=self.mask,
+            train_stages=self.network.stages,
+            task=self.task,
+            outputs=self.outputs,
+            batch_sizes={n: len(batch["row"]) for n, batch in self.batches.items()},
+            preprocess=dict.fromkeys(self.batches, Preprocess()),
+        )
+
+    @property
     def setup(self) -> Setup:
         shapes = jax.eval_shape(
             lambda x: self.network.apply(self.params, self.stats, x).features,
@@ -184,16 +200,11 @@ class Bench:
         )
         return Setup(
             name="term",
-            network=self.network,
+            program=self.program,
             params=self.params,
             stats=self.stats,
             source=self.source,
-            mask=self.mask,
             features=shapes,
-            outputs=self.outputs,
-            task=self.task,
-            streams=tuple(self.batches),
-            source_network=self.source_network,
             batches=lambda stream: iter([self.batches[stream]]),
             examples=dict.fromkeys(self.batches, EXAMPLES),
             classes={"": tuple("012"[: self.outputs])},
@@ -202,32 +213,31 @@ class Bench:
     def context(
         self,
         params=None,
-        own=None,
+        term_params=None,
         state=None,
-        given=None,
+        constants=None,
         step=3,
         seed=0,
+        program=None,
         **changes,
-    ):
-        """Returns a fresh Context; call a term with `objective.View(context, …)`."""
+    ) -> Context:
+        """A fresh Context; call a term with `View(context, "term", 0)`.
+
+        `program` holds changed fields of the Program, all others are fields of the
+        Context.
+        """
         fields = {
-            "network": self.network,
+            "program": dataclasses.replace(self.program, **(program or {})),
             "params": self.params if params is None else params,
             "stats": self.stats,
             "source": self.source,
-            "mask": self.mask,
             "batches": self.batches,
-            "train": self.network.stages,
-            "still": (),
             "key": jax.random.key(seed),
             "step": jnp.asarray(step),
             "steps": jnp.asarray(10),
-            "task": self.task,
-            "own": {"term": own or {}},
-            "states": {"term": state or {}},
-            "given": {"term": given or {}},
-            "source_network": self.source_network,
-            "changed": lambda _, x, ops, key: image.apply_augmentations(ops, key, x),
+            "term_params": {"term": term_params or {}},
+            "term_states": {"term": state or {}},
+            "constants": {"term": constants or {}},
         }
         return Context(**{**fields, **changes})
 

@@ -163,7 +163,7 @@ def test_the_loop_by_hand_does_the_same_job(script):
     dataset = run.parts.datasets["target"]
     data = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     init, step = bench.by_hand(run.network, run.preprocess, job.batch)
-    state = init(*tl.tree.copy((run.parts.params, run.parts.stats)))
+    state = init(*tl.tree.copy((run.parts.model.base_params, run.parts.model.stats)))
     for t, ours in enumerate(run.advance(steps)):
         state, theirs = step(state, data, jnp.asarray(rows[drawn]), t)
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)

@@ -174,15 +174,15 @@ def opened(path: pathlib.Path) -> Run:
     if not path.is_dir():
         raise UserError(f"{path} is no directory of a run.")
     run = resume(path)
-    if run.at == 0:
+    if run.steps_done == 0:
         raise UserError(f"{path} holds no checkpoint yet: train it first.")
     return run
 
 
 def _initial(run: Run):
     """Returns the weights that training began from, as the network reads them."""
-    [*_, setup] = run.parts.asked.values()
-    return setup.params, run.parts.stats
+    [*_, setup] = run.parts.terms.setups.values()
+    return setup.params, run.parts.model.stats
 
 
 def _streams(run: Run, source: str | None, other: str | None) -> tuple[str, str]:

@@ -99,7 +99,9 @@ class Model:
     def fresh(self) -> list[str]:
         """Paths of the parameters that have no source, but random values."""
         known = set(trees.flatten(self.parts.fixed.source.params))
-        return [p for p in trees.flatten(self.parts.params) if p not in known]
+        return [
+            p for p in trees.flatten(self.parts.model.base_params) if p not in known
+        ]
 
     def batches(self, rows: np.ndarray, split: str) -> Iterator[Batch]:
         """Yields the rows' examples once, preprocessed."""
@@ -108,7 +110,7 @@ class Model:
         for at in range(0, len(rows), self.exp.evaluate_batch):
             chunk = rows[at : at + self.exp.evaluate_batch]
             x = lazy_array.gather(dataset.x, chunk)
-            x = preprocess.apply(self.parts.preprocess["target"], x)
+            x = preprocess.apply(self.parts.model.preprocess["target"], x)
             yield {"x": x, "y": jnp.asarray(labels[chunk])}
 
 
@@ -177,9 +179,9 @@ def compute(
         )
     parts = model.parts
     arrays = KINDS[kind](
-        parts.network,
-        parts.params,
-        parts.stats,
+        parts.model.network,
+        parts.model.base_params,
+        parts.model.stats,
         model.batches(rows, split),
         task=parts.program.task,
         key=jax.random.key(model.exp.seed),
@@ -191,7 +193,7 @@ def compute(
             f"the importance of {broken[0]!r} holds NaN or infinity, so nothing was "
             "written; are the model's outputs finite?"
         )
-    digests = importance_file.digests(parts.params)
+    digests = importance_file.digests(parts.model.base_params)
     return importance_file.Importance(kind, arrays, digests, len(rows), split)
 
 
@@ -229,7 +231,7 @@ def refuse(path: pathlib.Path, model: Model) -> None:
         found = importance_file.read(path)
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; {again}.") from None
-    ours = importance_file.digests(model.parts.params)
+    ours = importance_file.digests(model.parts.model.base_params)
     other = importance_file.difference(ours, found.digests)
     if other is not None:
         raise UserError(

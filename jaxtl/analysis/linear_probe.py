@@ -175,7 +175,7 @@ def features(
       weights: (parameters, statistics) in place of the best.
     """
     program = run.parts.program
-    pre = run.parts.preprocess[data]
+    pre = run.parts.model.preprocess[data]
     made = _forward(run.network, program.dtype, tuple(stages), pre, program.mesh)
     dataset = run.parts.datasets[data]
     if isinstance(splits, Mapping):

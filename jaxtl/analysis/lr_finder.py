@@ -1,14 +1,12 @@
 """The learning-rate finder: one short run whose rate grows until the loss explodes."""
 
-import copy
 import dataclasses
 import pathlib
 
 import jax
 import numpy as np
 
-from jaxtl.core import config, sharding
-from jaxtl.core import tree as trees
+from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
@@ -158,14 +156,12 @@ def _settled(count: int) -> int:
 
 def _trial(run: Run) -> Run:
     """Returns a run of its own state, whose learning rate is one traced number."""
-    trial = copy.copy(run)
-    trial.directory, trial._hosts = None, {}
+    trial = run.in_memory()
     program = run.program
     if config.is_config(program.optimizer.lr):
         optimizer = dataclasses.replace(program.optimizer, lr=0.0)
         trial.program = dataclasses.replace(program, optimizer=optimizer)
         trial.compiled = None
-    trial.state = sharding.place(trees.copy(run.state), program.mesh)
     return trial
 
 

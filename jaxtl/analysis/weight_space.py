@@ -234,7 +234,7 @@ def _alike(runs: list, names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(names or own)
     one, targets = runs[0], [run.parts.datasets["target"] for run in runs]
     for name, run, target in zip(names, runs, targets):
-        models = [r.parts.model for r in (one, run)]
+        models = [r.parts.model.config for r in (one, run)]
         if _essence(models[0]) != _essence(models[1]):
             raise UserError(
                 f"{names[0]} and {name} are runs of different models: "

@@ -22,8 +22,8 @@ from jaxtl.training.run import Run
 def train_run(run: Run, folder: pathlib.Path) -> None:
     """Trains one run; prints the weights that it loaded and its results."""
     terminal = console.console()
-    if run.parts.rows:
-        terminal.print(show.loaded(loaded(run.parts.rows)))
+    if run.parts.model.loading:
+        terminal.print(show.loaded(loaded(run.parts.model.loading)))
     result = loop.train(run)
     terminal.print(run_table.comparison([run_table.Row(str(folder), [result])]))
     _print_selection_cost(terminal, [result])

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     merged_weights.check_save_path(args.save)
     # `setup.reopen` would not load the run's source, which is θ₀.
     run = setup.resume(args.dir)
-    if run.at == 0:
+    if run.steps_done == 0:
         raise UserError(f"{args.dir} holds no checkpoint yet: train it first.")
     alphas = args.alphas or weight_space.ALPHAS
     curve = weight_space.wise_ft(run, alphas, refresh=args.refresh)

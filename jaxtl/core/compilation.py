@@ -7,6 +7,8 @@ before it fuses, which voids `models.fence`. `benchmarks/models.py` measures the
 
 import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -89,3 +91,26 @@ class Recent(dict):
         super().__setitem__(key, value)
         while len(self) > self.most:
             del self[next(iter(self))]
+
+
+def has_convolution(function: Callable[..., Any], *args: Any) -> bool:
+    """Whether a function, traced for these arguments, computes a convolution.
+
+    Both XLA's convolution and the primitives of `models/layers/conv.py` are named
+    conv_….
+    """
+    return _has_convolution(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _has_convolution(jaxpr: Any) -> bool:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name.startswith("conv_"):
+            return True
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value) and _has_convolution(getattr(value, "jaxpr", value)):
+                return True
+    return False
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
@@ -36,44 +36,54 @@ def fields(value: Any) -> dict[str, dataclasses.Field]:
     }
 
 
-# --- numbers: what an ablation varies is traced -------------------------------------
+# --- hyperparameters: numbers that an ablation varies are traced ---------------------
 
 
-def _is_number(value: Any, annotation: str) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and "float" in annotation
+def traced(default: Any = dataclasses.MISSING) -> Any:
+    """Declares a field whose number is an argument of the compiled program.
+
+    Configurations that differ in traced numbers alone share one compiled program, so
+    code must not branch on them in Python. A field without it is compiled in. The value
+    may also be None, a configuration with traced fields (a schedule), or a mapping or
+    tuple of numbers.
+
+    Args:
+      default: the field's default; without one the field is required.
+    """
+    if isinstance(default, Mapping):  # dataclasses refuse a mutable default
+        return dataclasses.field(
+            default_factory=lambda: dict(default), metadata={"traced": True}
+        )
+    return dataclasses.field(default=default, metadata={"traced": True})
 
 
-def _children(value: Any, annotation: str):
-    """Yields (key, child, annotation, may the child be traced)."""
+def _children(value: Any, is_traced: bool) -> Iterator[tuple[str, Any, bool]]:
+    """Yields (key, child, whether the child is traced if it is a number)."""
     if is_config(value):
         for name, field in fields(value).items():
-            kind = field.type
-            kind = kind.__name__ if type(kind) is type else str(kind)
-            if not field.metadata.get("static"):
-                yield name, getattr(value, name), kind
+            yield name, getattr(value, name), bool(field.metadata.get("traced"))
     elif isinstance(value, Mapping):
-        for key, child in value.items():
-            yield key, child, annotation
+        for name, child in value.items():
+            yield name, child, is_traced
     elif isinstance(value, tuple):
-        for i, child in enumerate(value):
-            yield str(i), child, annotation
+        for index, child in enumerate(value):
+            yield str(index), child, is_traced
 
 
-def hyperparameters(value: Any, annotation: str = "") -> Any:
-    """Returns the float fields of a configuration as a nested dict of floats.
+def hyperparameters(value: Any, is_traced: bool = False) -> dict[str, Any]:
+    """The traced numbers of a configuration as a nested dict of floats.
 
-    A field counts if its annotation names `float`, its value is a number, and it was
-    not declared with `core.static`. Configurations without such fields give {}.
+    Configurations without such fields give {}.
     """
-    found = {}
-    for key, child, kind in _children(value, annotation):
-        inner = (
-            float(child) if _is_number(child, kind) else hyperparameters(child, kind)
-        )
-        if inner != {}:
-            found[key] = inner
-    return found
+    numbers = {}
+    for name, child, child_is_traced in _children(value, is_traced):
+        is_number = isinstance(child, int | float) and not isinstance(child, bool)
+        if is_number:
+            if child_is_traced:
+                numbers[name] = float(child)
+        elif inner := hyperparameters(child, child_is_traced):
+            numbers[name] = inner
+    return numbers
 
 
 def with_hyperparameters(value: Any, new: Mapping[str, Any]) -> Any:

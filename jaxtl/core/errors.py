@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Bad input, told in one sentence; the command line prints it and exits."""
 
 
+class RunLocked(UserError):
+    """A run's directory that another process is working in."""
+
+
 def nearest(name: object, options: Iterable[object]) -> str:
     """Returns "; did you mean 'x'?" for the closest option, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)

@@ -26,11 +26,6 @@ class _Frozen:
 FROZEN = _Frozen()
 
 
-def static(default: Any) -> Any:
-    """A numeric field that shapes the program, so it is compiled in, not traced."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
 class Tokens(NamedTuple):
     """What a stage of a sequence model hands on, so that masks travel with states.
 
@@ -93,6 +88,7 @@ class Network:
         what is added to its output, so that the gradient by a nudge is that by the
         output. None where the layers can't be seen. Whoever replaces `apply` by
         another function replaces `taps` too, or sets it to None.
+      can_start: whether `apply` takes `start` and `stop`.
     """
 
     stages: tuple[str, ...]
@@ -100,6 +96,7 @@ class Network:
     apply: Callable[..., Output]
     reduce: Callable[[Any], Any] | None = None
     taps: Callable[..., tuple[Output, dict[str, jax.Array]]] | None = None
+    can_start: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.streams import split_rows
@@ -66,6 +68,29 @@ def batches(
         num_threads=min(max(prefetch, 1), 16), prefetch_buffer_size=max(prefetch, 1)
     )
     return iter(steps.to_iter_dataset(options))
+
+
+def batch_shapes(
+    dataset: Dataset, batch: int, sharding: jax.sharding.Sharding, labels: bool = True
+) -> dict[str, PyTree]:
+    """Shapes of what `batches` yields, placed on a device, without reading ahead.
+
+    Args:
+      dataset: any `Dataset`, lazy or not; one example of it is read.
+      batch: examples per batch.
+      sharding: where batches are placed.
+      labels: whether batches hold "y".
+    """
+    row = np.zeros(1, np.int32)
+    example = {"x": lazy_array.gather(dataset.x, row), "row": row}
+    if labels:
+        example["y"] = dataset.y[row]
+
+    def of_batch(x: np.ndarray) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), dtype, sharding=sharding)
+
+    return jax.tree.map(of_batch, example)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,11 @@ def _read(run, stream: str | None):
             f"stream={stream!r}: the experiment's data give it no rows"
             f"{nearest(stream, there)} (streams: {', '.join(there)})."
         )
-    return datasets[name], datasets[name].rows[split], run.parts.preprocess[name]
+    return (
+        datasets[name],
+        datasets[name].rows[split],
+        run.parts.model.preprocess[name],
+    )
 
 
 def _chosen(moves, new, old):
@@ -92,7 +96,9 @@ def _chosen(moves, new, old):
 
 def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (train, still) so that what moved in any phase of a run moves."""
-    phases = [(stretch.train, stretch.still) for stretch in run.parts.stretches]
+    phases = [
+        (stretch.train_stages, stretch.frozen_stats) for stretch in run.parts.phases
+    ]
     moved = [trees.flatten(moving(stats, *phase)) for phase in phases]
     modules = {path: path.rpartition("/")[0] for path in trees.flatten(stats)}
     held = [m for path, m in modules.items() if not any(x[path] for x in moved)]

@@ -54,7 +54,7 @@ def features(run, params, stats, stages, stream: str, split: str, rows=None):
     `rows` stand in for the split's own.
     """
     name, _ = streams.dataset_and_split_of(run.parts.datasets, stream)
-    dataset, pre = run.parts.datasets[name], run.parts.preprocess[name]
+    dataset, pre = run.parts.datasets[name], run.parts.model.preprocess[name]
     rows = streams.split_rows(dataset, split) if rows is None else rows
     key = digest(run, params, stats, stages, dataset, pre, rows)
     if key in _MEMORY:
@@ -121,7 +121,7 @@ def _update(made, name: str, values: np.ndarray) -> None:
 
 def _model(run) -> Any:
     """Returns the model's configuration; a plain pair of functions by its identity."""
-    model = run.parts.model
+    model = run.parts.model.config
     return f"network {id(model)}" if isinstance(model, Network) else _json(model)
 
 

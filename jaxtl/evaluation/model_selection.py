@@ -258,7 +258,7 @@ def _read(run, params, stats, name: str, found: np.ndarray) -> tuple:
     """Returns (logits, features) of rows of a data set, as numpy."""
     program, dataset = run.program, run.parts.datasets[name]
     cached = run.cached.stages if run.cached is not None else ()
-    key = (program.network, cached, config.key(run.parts.preprocess[name]))
+    key = (program.network, cached, config.key(run.parts.model.preprocess[name]))
     key += (program.dtype, program.mesh)
     if key not in _STORE:
         network = compute_in(program.network, program.dtype)
@@ -279,7 +279,7 @@ def _read(run, params, stats, name: str, found: np.ndarray) -> tuple:
                 compiler_options=options,
             )
         else:
-            pre = run.parts.preprocess[name]
+            pre = run.parts.model.preprocess[name]
             _STORE[key] = forward.forward(compute, pre, program.mesh)
     weights = params, stats
     if cached:

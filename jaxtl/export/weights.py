@@ -79,10 +79,10 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
             "(wise_ft), which no adapter gives; leave --adapter out."
         )
     run = setup.resume(run_dir)
-    delta = run.best_delta
+    delta = run.best_peft_params
     delta = run.state.trainable["peft"] if delta is None else delta
     params, _ = run.weights("best")
-    moving = trees.flatten(run.program.mask)
+    moving = trees.flatten(run.program.base_mask)
     saved = dict.fromkeys(path.split("/")[0] for path, m in moving.items() if m)
     init = exp.init
     of = str(init.folder()) if isinstance(init, pretrained.FromHub) else None
@@ -90,9 +90,9 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         target,
         exp.peft,
         jax.device_get(delta),
-        jax.device_get(run.fixed.constants),
+        jax.device_get(run.fixed.peft_constants),
         params,
-        run.parts.model,
+        run.parts.model.config,
         saved=tuple(saved),
         of=of,
     )

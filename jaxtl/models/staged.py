@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output
@@ -101,7 +100,7 @@ class Staged(nn.Module):
     dtype: str | None = None
     param_dtype: str = "float32"
     remat: bool = False
-    stochnorm: float = types.static(0.0)
+    stochnorm: float = 0.0
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -301,4 +300,4 @@ def foreign(
         out = apply(params if stages else params["head"], x)
         return Output(out, {names[-1]: out}, stats)
 
-    return Network(names, wrapped_init, wrapped_apply)
+    return Network(names, wrapped_init, wrapped_apply, can_start=False)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.models import merging
@@ -44,7 +45,7 @@ class EMA(Averaging):
       teachers, NeurIPS 2017 (the warm-up is TensorFlow's).
     """
 
-    decay: float = 0.999
+    decay: float = traced(0.999)
 
     def check(self):
         if not 0 <= self.decay < 1:
@@ -70,7 +71,7 @@ class SWA(Averaging):
       Generalization, UAI 2018.
     """
 
-    start: float = 0.75
+    start: float = traced(0.75)
 
     def check(self):
         if not 0 <= self.start < 1:

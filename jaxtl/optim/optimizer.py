@@ -14,6 +14,7 @@ import optax
 
 from jaxtl.core import selection
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN, PyTree, Source, _Frozen
 from jaxtl.optim import schedules
@@ -37,8 +38,8 @@ class Group:
       weight_decay: replaces the optimizer's (None keeps it).
     """
 
-    lr: float = 1.0
-    weight_decay: float | None = None
+    lr: float = traced(1.0)
+    weight_decay: float | None = traced(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,13 +61,11 @@ class Optimizer:
         `(tl.optim.MARS(radius=1.0),)`.
     """
 
-    lr: float | Schedule = 1e-3
-    weight_decay: float = 0.0
-    decay_to_source: float | None = None
-    groups: Mapping[str, float | Group | _Frozen] | Groups = dataclasses.field(
-        default_factory=lambda: {".*": 1.0}
-    )
-    clip: float | None = None
+    lr: float | Schedule = traced(1e-3)
+    weight_decay: float = traced(0.0)
+    decay_to_source: float | None = traced(None)
+    groups: Mapping[str, float | Group | _Frozen] | Groups = traced({".*": 1.0})
+    clip: float | None = traced(None)
     project: tuple[Projection, ...] = ()
 
     def direction(self) -> optax.GradientTransformation:
@@ -78,9 +77,9 @@ class Optimizer:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019)."""
 
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: float = traced(0.9)
+    b2: float = traced(0.999)
+    eps: float = traced(1e-8)
 
     def direction(self):
         return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
@@ -90,8 +89,8 @@ class AdamW(Optimizer):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum: `m ← g + momentum · m`."""
 
-    lr: float | Schedule = 1e-2
-    momentum: float = 0.9
+    lr: float | Schedule = traced(1e-2)
+    momentum: float = traced(0.9)
     nesterov: bool = False
 
     def direction(self):

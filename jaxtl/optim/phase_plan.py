@@ -1,6 +1,7 @@
-"""Stretches: a run's phases worked out for its model: who trains, from when to when."""
+"""Phases resolved for a model: which parameters train, from which step to which."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,57 +10,62 @@ from jaxtl.core import selection
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN, PyTree
-from jaxtl.optim import optimizer as optim_optimizer
+from jaxtl.optim import optimizer as optimizers
 from jaxtl.optim import phases
+from jaxtl.optim.optimizer import Optimizer
+from jaxtl.optim.phases import Phase
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ResolvedPhase:
     """One phase of a run.
 
     Attributes:
-      steps: those it takes.
-      schedule: the steps that the learning rate's schedule runs over.
-      optimizer: with this phase's groups and rate.
+      steps: the steps that it takes.
+      schedule_steps: the steps that the learning rate's schedule runs over.
+      optimizer: with this phase's groups and learning rate.
       labels: tree of optimizer groups, None at frozen leaves.
-      mask: tree of bools: which parameters are trainable.
-      moving: the same over the parameters as the network reads them, where what a
-        reparametrisation changes or adds counts as trainable.
-      train, still: what is in training mode (see `core.Network`).
+      base_mask, trainable_mask, train_stages, frozen_stats: as in `terms.Program`.
     """
 
     steps: range
-    schedule: range
-    optimizer: optim_optimizer.Optimizer
+    schedule_steps: range
+    optimizer: Optimizer
     labels: PyTree
-    mask: PyTree
-    moving: PyTree
-    train: tuple[str, ...]
-    still: tuple[str, ...]
+    base_mask: PyTree
+    trainable_mask: PyTree
+    train_stages: tuple[str, ...]
+    frozen_stats: tuple[str, ...]
 
 
 def resolve_phases(
-    exp, stages: tuple[str, ...], params, stats, merged
+    exp: Any,
+    stages: tuple[str, ...],
+    base_params: PyTree,
+    stats: PyTree,
+    params: PyTree,
 ) -> tuple[ResolvedPhase, ...]:
-    """Returns the stretches of an experiment that have any steps.
+    """Resolves the phases of an experiment that take at least one step.
 
     Args:
       exp: the experiment.
       stages: of the model.
-      params, stats: its initial values, before a reparametrisation.
-      merged: the parameters as the network reads them.
+      base_params, stats: initial values, before a reparametrization.
+      params: the parameters as the network reads them.
 
     Raises:
       UserError: where a pattern matches nothing, or a phase trains nothing.
     """
-    found = phases.resolve(exp.phases, stages)
-    spans = phases.bounds(found, exp.steps)
-    made, since = [], dict.fromkeys(trees.flatten(params))
-    for number, (phase, steps) in enumerate(zip(found, spans)):
-        if len(steps) == 0 and not (exp.steps == 0 and phase is found[-1]):
+    declared = phases.resolve(exp.phases, stages)
+    bounds = phases.bounds(declared, exp.steps)
+    # Path -> number of the phase since which it has been trained, None while frozen.
+    since: dict[str, int | None] = dict.fromkeys(trees.flatten(base_params))
+    resolved = []
+    for number, (phase, steps) in enumerate(zip(declared, bounds)):
+        if len(steps) == 0 and not (exp.steps == 0 and phase is declared[-1]):
             continue
-        optimizer = _optimizer(exp, phase, stages, params)
-        groups = optim_optimizer.labels(optimizer, params)
+        optimizer = _optimizer(exp, phase, stages, base_params)
+        groups = optimizers.labels(optimizer, base_params)
         mask = _mask(phase, optimizer, groups)
         if exp.peft is None and exp.steps and not any(jax.tree.leaves(mask)):
             raise UserError(
@@ -67,73 +73,87 @@ def resolve_phases(
                 "there is nothing to train; leave a group unfrozen, or set steps=0 to "
                 "evaluate."
             )
-        for path, moves in trees.flatten(mask).items():
-            began = number if since[path] is None else since[path]
-            since[path] = began if moves else None
-        moving = _moving(exp.peft, params, merged, mask)
-        train, still = optim_optimizer.modes(optimizer, stages, moving, stats)
-        made.append(
+        for path, trained in trees.flatten(mask).items():
+            start = number if since[path] is None else since[path]
+            since[path] = start if trained else None
+        trainable_mask = _trainable_mask(exp.peft, base_params, params, mask)
+        train_stages, frozen_stats = optimizers.modes(
+            optimizer, stages, trainable_mask, stats
+        )
+        more = _stats_frozen_by_phase(phase, stats, train_stages, frozen_stats)
+        resolved.append(
             ResolvedPhase(
                 steps=steps,
-                schedule=range(exp.steps) if phase.lr is None else steps,
+                schedule_steps=range(exp.steps) if phase.lr is None else steps,
                 optimizer=optimizer,
                 labels=_labels(groups, since),
-                mask=mask,
-                moving=moving,
-                train=train,
-                still=(*still, *_frozen_statistics(phase, stats, train, still)),
+                base_mask=mask,
+                trainable_mask=trainable_mask,
+                train_stages=train_stages,
+                frozen_stats=(*frozen_stats, *more),
             )
         )
-    return tuple(made)
+    return tuple(resolved)
 
 
-def _optimizer(exp, phase: phases.Phase, stages, params) -> optim_optimizer.Optimizer:
+def _optimizer(
+    exp: Any, phase: Phase, stages: tuple[str, ...], params: PyTree
+) -> Optimizer:
     groups = exp.optim.groups if phase.groups is None else phase.groups
     if exp.peft is not None and groups == {".*": 1.0}:
-        # Who asks for adapters without more wants the rest to stay as it is.
+        # With adapters and no groups, only the adapters and the head are trained.
         head = stages[-1]
         groups = {head: 1.0, ".*": FROZEN} if head in params else {".*": FROZEN}
     changes: dict[str, Any] = {"groups": groups}
     if phase.lr is not None:
         changes["lr"] = phase.lr
     optimizer = dataclasses.replace(exp.optim, **changes)
-    return optim_optimizer.resolve(optimizer, stages, params)
+    return optimizers.resolve(optimizer, stages, params)
 
 
-def _mask(phase: phases.Phase, optimizer, groups: PyTree) -> PyTree:
-    mask = optim_optimizer.trainable(optimizer, groups)
+def _mask(phase: Phase, optimizer: Optimizer, groups: PyTree) -> PyTree:
+    mask = optimizers.trainable(optimizer, groups)
     if phase.frozen is None:
         return mask
-    held = selection.mask(phase.frozen, mask, what="phases.frozen")
-    return jax.tree.map(lambda moves, stays: moves and not stays, mask, held)
+    frozen = selection.mask(phase.frozen, mask, what="phases.frozen")
+    return jax.tree.map(lambda trained, held: trained and not held, mask, frozen)
 
 
-def _labels(groups: PyTree, since: dict[str, int | None]) -> PyTree:
-    def one(path, group):
-        began = since[path]
-        if began is None:
+def _labels(groups: PyTree, since: Mapping[str, int | None]) -> PyTree:
+    """Labels leaves by group, and by the phase since which they have been trained."""
+
+    def label(path: str, group: str) -> str | None:
+        start = since[path]
+        if start is None:
             return None
-        return f"{group}{optim_optimizer.SINCE}{began}" if began else group
+        return f"{group}{optimizers.SINCE}{start}" if start else group
 
-    return trees.map_with_path(one, groups)
+    return trees.map_with_path(label, groups)
 
 
-def _moving(peft, params: PyTree, merged: PyTree, mask: PyTree) -> PyTree:
+def _trainable_mask(
+    peft: Any, base_params: PyTree, params: PyTree, mask: PyTree
+) -> PyTree:
     if peft is None:
         return mask
-    base, changed = trees.flatten(mask), trees.flatten(peft.adapted(params))
+    base, adapted = trees.flatten(mask), trees.flatten(peft.adapted(base_params))
     return trees.map_with_path(
-        lambda path, _: base.get(path, True) or changed.get(path, False), merged
+        lambda path, _: base.get(path, True) or adapted.get(path, False), params
     )
 
 
-def _frozen_statistics(phase, stats, train, still) -> list[str]:
-    """Returns the modules whose statistics only this phase's pattern holds still."""
+def _stats_frozen_by_phase(
+    phase: Phase,
+    stats: PyTree,
+    train_stages: tuple[str, ...],
+    frozen_stats: tuple[str, ...],
+) -> list[str]:
+    """Modules whose statistics only this phase's pattern freezes."""
     if phase.frozen is None:
         return []
-    held = {
+    modules = {
         path.rpartition("/")[0]
         for path in trees.flatten(stats)
-        if selection.matches(phase.frozen, path) and path.split("/")[0] in train
+        if selection.matches(phase.frozen, path) and path.split("/")[0] in train_stages
     }
-    return sorted(held - set(still))
+    return sorted(modules - set(frozen_stats))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 
@@ -177,7 +178,7 @@ class Projection:
 class _Ball(Projection):
     """A projection into a ball around θ₀."""
 
-    radius: float
+    radius: float = traced()
 
     def check(self, name, params, mask, source):
         if not self.radius > 0:
@@ -241,7 +242,7 @@ class SelectiveDecay(Projection):
       strength: λ ≥ 0; with 1 such a step adds no distance at all.
     """
 
-    strength: float = 1.0
+    strength: float = traced(1.0)
 
     def check(self, name, params, mask, source):
         if not self.strength >= 0:

@@ -1,8 +1,7 @@
-"""The vocabulary: the types that every other file speaks of, and no behaviour.
+"""Schedules for learning rates and term weights: pure functions of (step, steps).
 
-Stage, Selection, Source, Stream, Term and Experiment are the six words of the
-program. Selections live in `select.py`, streams in `data/streams.py`, the
-experiment in `experiment.py`; the rest is here.
+Their numbers are traced like every other number of an experiment, so two runs with
+other peaks or warm-ups share one compiled program.
 """
 
 import dataclasses
@@ -10,12 +9,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A number that changes over training: `value(step, steps)`; see schedules.py."""
+    """A number that changes over training."""
 
     def value(self, step: jax.Array, steps: jax.Array) -> jax.Array:
+        """The number at a step (from 0) of a run of `steps` steps."""
         raise TypeError(f"{type(self).__name__} defines no value(step, steps)")
 
 
@@ -51,9 +53,9 @@ class Cosine(Schedule):
       Loshchilov & Hutter, SGDR, ICLR 2017, eq. 5 (without restarts).
     """
 
-    peak: float
-    warmup: float = 0.0
-    final: float = 0.0
+    peak: float = traced()
+    warmup: float = traced(0.0)
+    final: float = traced(0.0)
 
     def value(self, step, steps):
         ramp, rest = _warm(self.peak, self.warmup, step, steps)
@@ -67,9 +69,9 @@ class Cosine(Schedule):
 class Linear(Schedule):
     """Linear warm-up to `peak`, then a straight line to `final`."""
 
-    peak: float
-    warmup: float = 0.0
-    final: float = 0.0
+    peak: float = traced()
+    warmup: float = traced(0.0)
+    final: float = traced(0.0)
 
     def value(self, step, steps):
         ramp, rest = _warm(self.peak, self.warmup, step, steps)
@@ -86,8 +88,8 @@ class Ramp(Schedule):
       section 5.2: final = 1, gamma = 10.
     """
 
-    final: float = 1.0
-    gamma: float = 10.0
+    final: float = traced(1.0)
+    gamma: float = traced(10.0)
 
     def value(self, step, steps):
         p = progress(step, steps)
@@ -106,9 +108,9 @@ class LinearRamp(Schedule):
       Lee, Pseudo-Label, ICML 2013 workshops, eq. 16.
     """
 
-    final: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
+    final: float = traced(1.0)
+    start: float = traced(0.0)
+    end: float = traced(1.0)
 
     def value(self, step, steps):
         span = jnp.maximum(jnp.subtract(self.end, self.start), 1e-6)
@@ -128,8 +130,8 @@ class GaussianRamp(Schedule):
       Laine & Aila, Temporal Ensembling, ICLR 2017, section 3 (80 of 300 epochs).
     """
 
-    final: float = 1.0
-    end: float = 0.25
+    final: float = traced(1.0)
+    end: float = traced(0.25)
 
     def value(self, step, steps):
         p = jnp.clip(progress(step, steps) / jnp.maximum(self.end, 1e-6), 0.0, 1.0)
@@ -146,7 +148,7 @@ class Scaled(Schedule):
     """
 
     of: Schedule
-    factor: float = 1.0
+    factor: float = traced(1.0)
 
     def value(self, step, steps):
         return self.factor * self.of.value(step, steps)
@@ -169,10 +171,10 @@ class OneCycle(Schedule):
       Smith & Topin, Super-Convergence, 2018 (1cycle; there in straight lines).
     """
 
-    peak: float
-    rise: float = 0.3
-    div: float = 25.0
-    final_div: float = 1e4
+    peak: float = traced()
+    rise: float = traced(0.3)
+    div: float = traced(25.0)
+    final_div: float = traced(1e4)
 
     def value(self, step, steps):
         top = jnp.maximum(self.rise * steps - 1, 1e-6)
@@ -204,9 +206,9 @@ class SlantedTriangular(Schedule):
       at peak / ratio.
     """
 
-    peak: float
-    rise: float = 0.1
-    ratio: float = 32.0
+    peak: float = traced()
+    rise: float = traced(0.1)
+    ratio: float = traced(32.0)
 
     def value(self, step, steps):
         cut = jnp.maximum(jnp.floor(steps * self.rise), 1.0)

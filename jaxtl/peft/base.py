@@ -219,7 +219,7 @@ def rerouted(network: Network, changes: Callable) -> Network:
             start = following(network.stages, name)
         return Output(x, features, stats)
 
-    return Network(network.stages, network.init, apply)
+    return Network(network.stages, network.init, apply, can_start=network.can_start)
 
 
 def following(stages: tuple[str, ...], name: str) -> str | None:

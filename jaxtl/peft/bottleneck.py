@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
-from jaxtl.core import types
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, Tokens
 from jaxtl.models.staged import activation
@@ -49,7 +48,7 @@ class Adapters(base.Reparametrisation):
     """
 
     select: str = base.LAYER
-    width: int = types.static(64)
+    width: int = 64
     activation: str = "relu"
 
     @property

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
 from jaxtl.peft import base
@@ -75,8 +75,8 @@ class LoRA(base.Reparametrisation):
     """
 
     select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
-    rank: int = types.static(8)
-    alpha: float = 16.0
+    rank: int = 8
+    alpha: float = traced(16.0)
     rslora: bool = False
     dora: bool = False
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
-from jaxtl.core import types
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, Tokens
 from jaxtl.peft import base
@@ -50,7 +49,7 @@ class PromptTuning(base.Reparametrisation):
     """
 
     select: str = "embeddings"
-    length: int = types.static(10)
+    length: int = 10
 
     @property
     def deployable(self) -> bool:
@@ -134,7 +133,7 @@ class PrefixTuning(base.Reparametrisation):
     """
 
     select: str = base.LAYER
-    length: int = types.static(10)
+    length: int = 10
 
     @property
     def deployable(self) -> bool:

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
 from jaxtl.peft import base
@@ -48,9 +48,9 @@ class VeRA(base.Reparametrisation):
     """
 
     select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
-    rank: int = types.static(256)
-    inner: float = 0.1
-    seed: int = types.static(0)
+    rank: int = 256
+    inner: float = traced(0.1)
+    seed: int = 0
 
     def check(self, network: Network, params: PyTree) -> None:
         self.targets(params)

@@ -122,7 +122,7 @@ def plan_execution(run: Run, count: int, mode: str = "auto", most: int | None = 
     elif chosen == vectorized_runs.ALONE:
         why = "convolutions on a CPU" if mode == "auto" else "asked for"
     shared = trees.nbytes(run.fixed) + sum(
-        trees.nbytes(stream.x) for stream in run.parts.data.values()
+        trees.nbytes(stream.x) for stream in run.parts.device_streams.values()
     )
     if chosen == vectorized_runs.ALONE:
         return ExecutionPlan(chosen, why, 1, each, shared)

@@ -15,7 +15,7 @@ import jax
 
 from jaxtl import pretrained
 from jaxtl.core import serialization
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.results.database import (
     CLAIM_TIMEOUT,
     DAMAGED,
@@ -321,10 +321,10 @@ def _set_up(made: Sweep, cells):
             if essence not in known:
                 known[essence] = Run(exp)
                 one = known[essence]
-                if len(one.parts.stretches) > 1:
+                if len(one.parts.phases) > 1:
                     del known[essence]
             else:
-                one = known[essence].sibling(exp)
+                one = known[essence].with_experiment(exp)
             ready.append((cell, one))
         except UserError as error:
             failed.append(Outcome(cell.key, FAILED, {}, {}, str(error)))
@@ -389,7 +389,7 @@ def _setting(cell: sweep_grid.Cell) -> tuple:
 def _alone(cell: sweep_grid.Cell, one: Run) -> Outcome:
     begun = time.perf_counter()
     # The run's first step donates its state, which siblings share.
-    one = one.sibling(one.exp) if len(one.parts.stretches) == 1 else one
+    one = one.with_experiment(one.exp) if len(one.parts.phases) == 1 else one
     try:
         result = loop.train(one, progress=False)
     except (UserError, jax.errors.JaxRuntimeError) as error:
@@ -437,7 +437,5 @@ def _trained(exp: Experiment, path: pathlib.Path, made: Sweep) -> None:
                     fresh = {"file": made.file.path, "overwrite": path.exists()}
                     one = setup.setup(exp, path, **fresh)
                 loop.train(one, progress=False)
-        except UserError as error:
-            if "in use by another process" not in str(error):
-                raise
+        except RunLocked:
             time.sleep(POLL)

@@ -9,7 +9,6 @@ features, θ₀) is there once.
 
 import dataclasses
 import functools
-import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -33,11 +32,11 @@ VMAP, MAP, ALONE = "vmap", "map", "alone"
 def why_alone(run: Run) -> str:
     """Returns why a run's kind can't be lanes, "" if it can."""
     program, exp = run.program, run.exp
-    if len(run.parts.stretches) > 1:
+    if len(run.parts.phases) > 1:
         return "phases"
     if exp.wise_ft:
         return "wise_ft"
-    if program.host:
+    if program.host_streams:
         return "data streamed from the host"
     if program.mesh.size > 1:
         return "several devices"
@@ -61,21 +60,22 @@ def mode_of(run: Run) -> str:
     stages, _ = frozen_stages.frozen_stages(run)
     if stages and stages[-1] == run.program.network.stages[-2]:
         return MAP  # the head alone
-    return ALONE if _convolves(run.program, run.state, run.fixed, _drawn(run)) else MAP
+    return (
+        ALONE
+        if compilation.has_convolution(
+            functools.partial(step.step, run.program), run.state, run.fixed, _drawn(run)
+        )
+        else MAP
+    )
 
 
 def _drawn(run: Run) -> dict:
     return {
         name: device_stream.with_drawn_rows(
-            stream, np.uint32(0), 0, run.program.batch[name], 1
+            stream, np.uint32(0), 0, run.program.batch_sizes[name], 1
         )
-        for name, stream in run.parts.data.items()
+        for name, stream in run.parts.device_streams.items()
     }
-
-
-def _convolves(program, state, fixed, data) -> bool:
-    one = functools.partial(step.step, program)
-    return bool(re.search(r"= conv_", str(jax.make_jaxpr(one)(state, fixed, data))))
 
 
 def bytes_of(run: Run) -> int:
@@ -124,7 +124,7 @@ class VectorizedRuns:
         there = None if self.cached is None else self.cached.streams
         found = []
         for run in self.runs:
-            data = run.parts.data
+            data = run.parts.device_streams
             if there is not None:  # features of all lanes' rows, each lane its own rows
                 data = {
                     name: dataclasses.replace(
@@ -152,7 +152,7 @@ class VectorizedRuns:
             return
         rows = {
             name: np.unique(np.concatenate([_rows(run, name) for run in self.runs]))
-            for name in self.program.batch
+            for name in self.program.batch_sizes
         }
         self.cached, self.program, _ = frozen_stages.attach(first, rows)
         if self.cached is not None:
@@ -209,10 +209,10 @@ class VectorizedRuns:
     def _draw(self, most: int) -> dict:
         """Returns {stream: int32 (lanes, most, batch)}, the rows of the next steps."""
         known, found = {}, {}
-        for index, (name, size) in enumerate(self.program.batch.items()):
+        for index, (name, size) in enumerate(self.program.batch_sizes.items()):
             lanes = []
             for run in self.runs:
-                stream, seed = run.parts.data[name], run.exp.seed
+                stream, seed = run.parts.device_streams[name], run.exp.seed
                 at = (name, seed, _rows(run, name).tobytes())
                 if at not in known:
                     own = np.uint32(step.stream_seed(seed, index))

@@ -1,105 +1,111 @@
-"""The Term: one summand of the loss, and what it may ask before training."""
+"""The Term: one summand of the loss, and what it may read before training."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxtl.core.types import Batch, Network, PyTree, Source
+from jaxtl.core.config import traced
+from jaxtl.core.types import Batch, PyTree, Source
 from jaxtl.optim.schedules import Schedule
+from jaxtl.terms.program import Program
+
+if TYPE_CHECKING:
+    from jaxtl.terms.context import View
+
+
+def stream(default: Any) -> Any:
+    """Declares a field of a term that names a stream, or a tuple of streams."""
+    return dataclasses.field(default=default, metadata={"stream": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
     """One summand of the loss: `Σ weight · term(context)`.
 
-    Every float field is traced: settings that differ in numbers alone share one
-    compiled program. So a term must not branch on them in Python; a number that
-    shapes the program is declared with `core.static`.
+    A field declared with `core.config.traced` is a number that runs of one compiled
+    program may differ in, so a term must not branch on it in Python. Every other field
+    is compiled in. A field declared with `stream` names a stream that the term reads.
 
     Attributes:
       weight: factor of this term in the loss; a number or a schedule.
     """
 
-    weight: float | Schedule = 1.0
+    weight: float | Schedule = traced(1.0)
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Names of the streams that this term reads."""
-        return ("target",)
+        """Names of the streams that this term reads, from its `stream` fields."""
+        names: list[str] = []
+        for field in dataclasses.fields(self):
+            if field.metadata.get("stream"):
+                value = getattr(self, field.name)
+                names += [value] if isinstance(value, str) else value
+        return tuple(names) or ("target",)
 
     def check(self, setup: "Setup") -> None:
         """Raises UserError where this term can't work in this experiment."""
 
     def describe(self, setup: "Setup") -> str:
-        """Returns what this term decided for this experiment, "" for nothing to say."""
+        """Tells what this term decided for this experiment, "" for nothing to tell."""
         return ""
 
     def init(self, key: jax.Array, setup: "Setup") -> PyTree:
-        """Returns this term's own trainable parameters ({} for none)."""
+        """Initializes this term's trainable parameters ({} for none)."""
         return {}
 
     def init_state(self, setup: "Setup") -> PyTree:
-        """Returns this term's own state that no gradient trains ({} for none)."""
+        """Initializes this term's state, which no gradient trains ({} for none)."""
         return {}
 
-    def given(self, setup: "Setup") -> PyTree:
-        """Returns arrays that this term reads and no step changes ({} for none).
+    def constants(self, setup: "Setup") -> PyTree:
+        """Computes arrays that this term reads and no step changes ({} for none).
 
         They are computed once, before training (from the source, from the data of
-        `setup.batches`, from a file), and come back as `context.given`.
+        `setup.batches`, from a file), and are read as `context.constants`.
         """
         return {}
 
-    def __call__(self, context) -> Any:
-        """Returns a scalar, or `(scalar, {metric name: scalar})`.
+    def __call__(self, context: "View") -> Any:
+        """Computes a scalar, or `(scalar, {metric name: scalar})`.
 
         A term with state calls `context.set_state(new)`.
         """
         raise TypeError(f"{type(self).__name__} defines no __call__(context)")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a term may ask when it is checked and initialised.
+    """What a term may read when it is checked and initialized.
 
     Attributes:
       name: the term's name in the experiment.
-      network: the model.
-      params, stats: its initial values (after loading).
+      program: the static description of the run; its `trainable_mask` holds what is
+        trainable in any phase.
+      params, stats: the model's initial values (after loading).
       source: θ₀; `source.params` is None when training starts from scratch.
-      mask: tree of bools, True where a parameter is trainable.
       features: stage name -> jax.ShapeDtypeStruct of its output for one batch.
-      outputs: number of classes, or of regression targets.
-      task: "classification", "multilabel", "regression" or "language".
-      streams: names of the streams that exist.
-      source_network: the model with the source's own number of outputs, whose head
-        `source.head` fits; None where the source brings no head.
       batches: stream name -> iterator over all its train examples once, in order, as
         batches {"x", "y", "row"} with preprocessed inputs ("unlabelled" has no "y");
         the last one may be smaller.
-      examples: stream name -> number of examples of its data set; what batches call
-        "row" is below it, so a term can remember something of each example.
+      examples: stream name -> number of examples of its data set; the "row" of a batch
+        is below it, so a term can remember something of each example.
       classes: stream name -> names of its classes, () where it has no labels; "" has
         the target's, whether the target is streamed or not.
-      bare, plain: the model before a reparametrisation, and a tree of the parameters
-        that it has; None where there is no reparametrisation.
     """
 
     name: str
-    network: Network
+    program: Program
     params: PyTree
     stats: PyTree
     source: Source
-    mask: PyTree
     features: Mapping[str, Any]
-    outputs: int
-    task: str
-    streams: tuple[str, ...]
-    source_network: Network | None = None
     batches: Callable[[str], Iterable[Batch]] = lambda stream: iter(())
-    bare: Network | None = None
-    plain: PyTree = None
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+def streams_of(terms: Mapping[str, Term]) -> tuple[str, ...]:
+    """Names of the streams that the terms read, in order, once each."""
+    return tuple(dict.fromkeys(s for term in terms.values() for s in term.streams))

@@ -24,10 +24,11 @@ def where(setup: Setup, field: str) -> str:
 
 def stream(setup: Setup, field: str, name: str) -> None:
     """Raises if the experiment has no stream of that name."""
-    if name not in setup.streams:
+    streams = setup.program.streams
+    if name not in streams:
         raise UserError(
             f"{where(setup, field)}={name!r}: the data give no such stream"
-            f"{nearest(name, setup.streams)} (streams: {', '.join(setup.streams)})."
+            f"{nearest(name, streams)} (streams: {', '.join(streams)})."
         )
 
 
@@ -35,7 +36,7 @@ def labelled(setup: Setup, field: str, name: str) -> None:
     """Raises if there is no stream of that name, or it carries no labels."""
     stream(setup, field, name)
     if name == "unlabelled":
-        others = ", ".join(s for s in setup.streams if s != name) or "none"
+        others = ", ".join(s for s in setup.program.streams if s != name) or "none"
         raise UserError(
             f"{where(setup, field)}={name!r}: this stream has no labels "
             f"(streams with labels: {others})."
@@ -65,11 +66,11 @@ def _some(names: tuple[str, ...]) -> str:
 
 def stage(setup: Setup, field: str, name: str) -> None:
     """Raises if the model has no stage of that name, or shows no feature of it."""
-    if name not in setup.network.stages:
+    if name not in setup.program.network.stages:
         raise UserError(
             f"{where(setup, field)}={name!r}: the model has no such stage"
-            f"{nearest(name, setup.network.stages)} "
-            f"(stages: {', '.join(setup.network.stages)})."
+            f"{nearest(name, setup.program.network.stages)} "
+            f"(stages: {', '.join(setup.program.network.stages)})."
         )
     if name not in setup.features:
         raise UserError(
@@ -86,11 +87,11 @@ def last_feature(network_stages: Iterable[str]) -> str:
 
 def task(setup: Setup, term: str, *expected: str) -> None:
     """Raises if the experiment's task is none of the expected."""
-    if setup.task not in expected:
+    if setup.program.task not in expected:
         raise UserError(
             f"terms.{setup.name}: {term} is a term for "
             f"{' or '.join(expected)}, and the task of this experiment is "
-            f"{setup.task!r}."
+            f"{setup.program.task!r}."
         )
 
 
@@ -138,7 +139,7 @@ def selected(
     """
     name = where(setup, field)
     chosen = selections.mask(pattern, setup.params, what=name)
-    chosen = jax.tree.map(lambda a, b: a and b, chosen, setup.mask)
+    chosen = jax.tree.map(lambda a, b: a and b, chosen, setup.program.trainable_mask)
     if not any(jax.tree.leaves(chosen)):
         raise UserError(
             f"{name}={pattern!r}: every parameter it selects is frozen, so the term "

@@ -1,7 +1,7 @@
 """The objective: Σ weight · term over one Context per step.
 
 `loss` is the only place where terms meet the model. A term sees a `View`: the context
-of the step, and its own parameters, state and key.
+of the step, and its own parameters, state, constants and key.
 """
 
 import dataclasses
@@ -14,77 +14,62 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
-from jaxtl.core.types import Batch, Network, Output, PyTree, Source
+from jaxtl.core.types import Batch, Output, PyTree, Source
+from jaxtl.data import preprocess
+from jaxtl.data.augment import image
 from jaxtl.optim import schedules
 from jaxtl.terms.base import Term
+from jaxtl.terms.program import Program
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Context:
-    """What one step knows. Lives while the step is traced.
+    """Values of one step, while the step is traced.
+
+    Known before the run:
 
     Attributes:
-      network: the model's pure functions.
-      params: its whole parameter tree, trainable leaves being differentiated.
-      stats: BatchNorm statistics, updated by each training pass in turn.
+      program: the static description of the step.
       source: θ₀, never differentiated.
-      mask: tree of bools like params: which leaves are trainable.
+      constants: term name -> arrays that no step changes (`Term.constants`).
+
+    Known at this step:
+
+    Attributes:
+      params: the whole parameter tree, trainable leaves being differentiated.
+      stats: BatchNorm statistics, updated by each training pass in turn.
+      term_params: term name -> that term's trainable parameters.
+      term_states: term name -> that term's state; `View.set_state` replaces it.
       batches: stream name -> batch {"x", "y", "row"}, inputs preprocessed and
-        augmented; "unaugmented" inputs; and "features", the output of the stage `cut`,
-        where that is cached. "row" is the example's place in its data set; the stream
-        "unlabelled" has no "y".
-      train, still: what is in training mode (see `core.Network`).
+        augmented; "unaugmented" inputs; and "features", the output of the stage
+        `program.cached_until`, where that is cached. "row" is the example's index in
+        its data set; the stream "unlabelled" has no "y".
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
-      task: "classification", "multilabel", "regression" or "language".
-      own: term name -> that term's own parameters.
-      states: term name -> that term's state; new values are put in place.
-      given: term name -> arrays that no step changes (`Term.given`).
-      source_network: as in `core.Setup`.
-      cut: the last of the stages whose output comes from the cache, None for none.
-      cut_source: whether the source's output of that stage is the same.
-      bare, plain: as in `core.Setup`.
-      statistics: the streams whose passes update BatchNorm statistics, None for all.
-      changed: (stream, inputs, operations, key) -> inputs, the operations applied to
-        values in the scale of the data, [0, 1] for images.
     """
 
-    network: Network
+    program: Program
+    source: Source
     params: PyTree
     stats: PyTree
-    source: Source
-    mask: PyTree
     batches: Mapping[str, Batch]
-    train: tuple[str, ...]
-    still: tuple[str, ...]
     key: jax.Array
     step: jax.Array
     steps: jax.Array
-    task: str
-    own: Mapping[str, PyTree]
-    states: dict[str, PyTree]
-    given: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
-    source_network: Network | None = None
-    cut: str | None = None
-    cut_source: bool = False
-    bare: Network | None = None
-    plain: PyTree = None
-    statistics: tuple[str, ...] | None = None
-    changed: Callable[..., Any] | None = None
+    constants: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
+    term_params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
+    term_states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
     _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
-    _further: int = 0
+    _further_passes: int = 0
 
     def forward(self, stream: str = "target") -> Output:
-        """Returns the training-mode forward pass of a stream's batch, run once."""
+        """The training-mode forward pass of a stream's batch, run once per step."""
         if stream not in self._passes:
             # One key per pass: dropout differs between streams.
             key = jax.random.fold_in(self.key, len(self._passes))
             x, start = self.entry(stream)
-            settings = {"train": self.train, "frozen_stats": self.still, "key": key}
-            if start is not None:
-                settings["start"] = start
-            out = self.network.apply(self.params, self.stats, x, **settings)
+            out = self._train_pass(x, start, key)
             self.keep_stats(out.stats, stream)
             if start is not None:
                 run = functools.partial(self._below, stream)
@@ -92,28 +77,38 @@ class Context:
             self._passes[stream] = out
         return self._passes[stream]
 
-    def together(self, streams: tuple[str, ...]) -> dict[str, Output]:
-        """Returns each stream's part of one training-mode pass over all their batches.
+    def joint_forward(self, streams: tuple[str, ...]) -> dict[str, Output]:
+        """Each stream's part of one training-mode pass over all their batches.
 
-        BatchNorm normalises them by the statistics of all, where one `forward` per
-        stream normalises each by its own. Run once per tuple of streams.
+        BatchNorm normalizes them by the statistics of all, where one `forward` per
+        stream normalizes each by its own. Run once per step and tuple of streams.
         """
         if streams not in self._passes:
             key = jax.random.fold_in(self.key, len(self._passes))
-            found, starts = zip(*map(self.entry, streams))
-            x = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-            settings = {"train": self.train, "frozen_stats": self.still, "key": key}
-            if starts[0] is not None:
-                settings["start"] = starts[0]
-            out = self.network.apply(self.params, self.stats, x, **settings)
+            inputs, starts = zip(*map(self.entry, streams))
+            x = jax.tree.map(lambda *parts: jnp.concatenate(parts), *inputs)
+            out = self._train_pass(x, starts[0], key)
             self.keep_stats(out.stats, *streams)
-            ends = itertools.accumulate(len(jax.tree.leaves(x)[0]) for x in found)
+            ends = itertools.accumulate(len(jax.tree.leaves(x)[0]) for x in inputs)
             bounds = itertools.pairwise((0, *ends))
             self._passes[streams] = {
                 stream: self._part(stream, out, *bound)
                 for stream, bound in zip(streams, bounds)
             }
         return self._passes[streams]
+
+    def _train_pass(self, x: Any, start: str | None, key: jax.Array) -> Output:
+        program = self.program
+        settings = {} if start is None else {"start": start}
+        return program.network.apply(
+            self.params,
+            self.stats,
+            x,
+            train=program.train_stages,
+            frozen_stats=program.frozen_stats,
+            key=key,
+            **settings,
+        )
 
     def _part(self, stream: str, out: Output, begin: int, end: int) -> Output:
         logits, features = jax.tree.map(
@@ -125,8 +120,13 @@ class Context:
 
     def keep_stats(self, stats: PyTree, *streams: str) -> None:
         """Updates BatchNorm's running statistics by those of a pass over streams."""
-        if self.statistics is None or set(streams) & set(self.statistics):
+        updating = self.program.stats_streams
+        if updating is None or set(streams) & set(updating):
             self.stats = jax.lax.stop_gradient(stats)
+
+    def set_stats(self, new: PyTree) -> None:
+        """Replaces BatchNorm's running statistics, those that evaluation will use."""
+        self.stats = jax.lax.stop_gradient(new)
 
     def run(
         self,
@@ -139,7 +139,7 @@ class Context:
         start: str | None = None,
         stop: str | None = None,
     ) -> Output:
-        """Returns a further pass, which leaves BatchNorm's running statistics alone.
+        """A further pass, which leaves BatchNorm's running statistics unchanged.
 
         Args:
           x: the model's inputs, or those of the stage `start`.
@@ -148,26 +148,22 @@ class Context:
           key: of dropout; None derives one.
           start, stop: run from the input of one stage to the output of another.
         """
-        self._further += 1
+        self._further_passes += 1
         if key is None:
-            key = jax.random.fold_in(self.key, 500 + self._further)
-        return self.network.apply(
+            key = jax.random.fold_in(self.key, 500 + self._further_passes)
+        return self.program.network.apply(
             self.params if params is None else params,
             self.stats if stats is None else stats,
             x,
-            train=self.train if train is None else train,
-            frozen_stats=self.still,
+            train=self.program.train_stages if train is None else train,
+            frozen_stats=self.program.frozen_stats,
             key=key,
-            # A network of the user's own may know neither.
+            # A network that is a plain pair of functions may accept neither.
             **{k: v for k, v in (("start", start), ("stop", stop)) if v is not None},
         )
 
-    def set_stats(self, new: PyTree) -> None:
-        """Replaces BatchNorm's running statistics, those that evaluation will use."""
-        self.stats = jax.lax.stop_gradient(new)
-
     def view(self, stream: str, operations: Sequence, key: jax.Array) -> Any:
-        """Returns other inputs of a stream's batch, changed by operations.
+        """The inputs of a stream's batch, changed by operations.
 
         They start from the inputs without the experiment's augmentation.
 
@@ -175,46 +171,51 @@ class Context:
           stream: whose batch.
           operations: callables (key, x) -> x as in `data.augment`; they see values in
             the scale of the data, [0, 1] for images, or a dict of tokens.
-          key: of what is drawn.
+          key: PRNG key of the operations.
         """
         batch = self.batches[stream]
         x = batch["unaugmented"] if "unaugmented" in batch else batch["x"]
-        return self.changed(stream, x, operations, key)
+        settings = self.program.preprocess[stream]
+        x = image.apply_augmentations(operations, key, preprocess.restore(settings, x))
+        return preprocess.normalize(settings, x)
 
     def entry(self, stream: str = "target") -> tuple[Any, str | None]:
-        """Returns where a pass of the model begins: (inputs, None), or (features of
-        the cut, the stage after it) where these are cached."""
+        """Where a pass of the model begins.
+
+        Returns:
+          (inputs, None), or, where the features of a stage are cached, (these features,
+          the stage after it).
+        """
         batch = self.batches[stream]
         if "features" not in batch:
             return batch["x"], None
-        stages = self.network.stages
-        return batch["features"], stages[stages.index(self.cut) + 1]
+        stages = self.program.network.stages
+        return batch["features"], stages[stages.index(self.program.cached_until) + 1]
 
     def _below(self, stream: str) -> dict:
-        """Returns the features of the frozen stages that the cache passed over."""
-        x = self.batches[stream]["x"]
-        return self.network.apply(self.params, self.stats, x, stop=self.cut).features
+        """Features of the frozen stages that the cache skipped."""
+        x, stop = self.batches[stream]["x"], self.program.cached_until
+        return self.program.network.apply(
+            self.params, self.stats, x, stop=stop
+        ).features
 
-    def source_apply(self, params: PyTree, stats: PyTree, x, **settings) -> Output:
-        """Runs the model without what a reparametrisation added to it, as θ₀ had it."""
-        if self.plain is not None:
-            params = trees.like(self.plain, params)
-        return (self.bare or self.network).apply(params, stats, x, **settings)
+    def source_apply(self, params: PyTree, stats: PyTree, x: Any, **settings) -> Output:
+        """Runs the model without what a reparametrization added to it, as θ₀ had it."""
+        network = self.program.base_network or self.program.network
+        return network.apply(self.program.base_params(params), stats, x, **settings)
 
     def source_params(self) -> tuple[PyTree, PyTree]:
-        """Returns θ₀ and its statistics, whole: the model's own where it has none."""
-        hold = jax.lax.stop_gradient
-        params = hold(self.params)
-        if self.plain is not None:
-            params = trees.like(self.plain, params)
+        """θ₀ and its statistics, complete: the model's own leaves where θ₀ has none."""
+        stop_gradient = jax.lax.stop_gradient
+        params = self.program.base_params(stop_gradient(self.params))
         params = trees.fill(self.source.params, params)
-        return params, trees.fill(self.source.stats, hold(self.stats))
+        return params, trees.fill(self.source.stats, stop_gradient(self.stats))
 
     def source_forward(self, stream: str = "target") -> Output:
-        """Returns the source's pass of a stream's batch, in evaluation mode, run once.
+        """The source's pass of a stream's batch, in evaluation mode, run once per step.
 
         No gradient flows through it. Its logits are those of the source's own head;
-        where the source brings none the pass ends before the head and logits are None.
+        where the source has none, the pass ends before the head and logits are None.
         """
         if stream not in self._source_passes:
             self._source_passes[stream] = self._source_pass(stream)
@@ -222,43 +223,43 @@ class Context:
 
     def _source_pass(self, stream: str) -> Output:
         params, stats = self.source_params()
-        network, head = self.source_network, self.network.stages[-1]
+        network, head = self.program.source_network, self.program.network.stages[-1]
         apply, settings = self.source_apply, {}
         if network is None:
-            settings["stop"] = self.network.stages[-2]
+            settings["stop"] = self.program.network.stages[-2]
         else:
             apply = network.apply
             if self.source.head is not None:
                 params = {**params, head: self.source.head}
         x = None
-        if self.cut_source:
+        if self.program.cached_source:
             x, settings["start"] = self.entry(stream)
         if settings.get("start") in (None, head) and "stop" in settings:
-            x = None  # nothing is left to run between the cut and the head
+            x = None  # no stage is left between the cached one and the head
         if x is None:
             settings.pop("start", None)
             x = self.batches[stream]["x"]
-        hold = jax.lax.stop_gradient
-        out = hold(apply(params, stats, x, **settings))
+        stop_gradient = jax.lax.stop_gradient
+        out = stop_gradient(apply(params, stats, x, **settings))
         if "start" in settings:
 
-            def below():
-                whole = self.batches[stream]["x"]
-                return hold(apply(params, stats, whole, stop=self.cut).features)
+            def below() -> dict:
+                inputs, stop = self.batches[stream]["x"], self.program.cached_until
+                return stop_gradient(apply(params, stats, inputs, stop=stop).features)
 
             out = out._replace(features=Features(out.features, below))
         return out._replace(logits=None if "stop" in settings else out.logits)
 
 
 class Features(dict):
-    """Features of the stages that ran; those below a cached cut are run when asked."""
+    """Features of the stages that ran; those below a cached stage run when read."""
 
-    def __init__(self, found: dict, below: Callable[[], dict]):
-        super().__init__(found)
-        self._run = below
+    def __init__(self, features: dict, below: Callable[[], dict]):
+        super().__init__(features)
+        self._below = below
 
-    def __missing__(self, stage: str):
-        self.update({k: v for k, v in self._run().items() if k not in self})
+    def __missing__(self, stage: str) -> Any:
+        self.update({k: v for k, v in self._below().items() if k not in self})
         return self[stage] if stage in self else dict(self)[stage]
 
 
@@ -270,18 +271,18 @@ class View:
 
     Attributes:
       name: the term's name.
-      own: the term's own trainable parameters.
+      term_params: the term's own trainable parameters.
       state: the term's own state.
-      given: the term's own arrays that no step changes.
+      constants: the term's own arrays that no step changes.
       key: a key of the term's own for this step.
     """
 
     def __init__(self, context: Context, name: str, index: int):
         self._context = context
         self.name = name
-        self.own = context.own.get(name, {})
-        self.state = context.states.get(name, {})
-        self.given = context.given.get(name, {})
+        self.term_params = context.term_params.get(name, {})
+        self.state = context.term_states.get(name, {})
+        self.constants = context.constants.get(name, {})
         self.key = jax.random.fold_in(context.key, 1000 + index)
 
     def __getattr__(self, name: str) -> Any:
@@ -289,13 +290,13 @@ class View:
 
     def set_state(self, new: PyTree) -> None:
         """Stores the term's state for the next step (no gradient flows through)."""
-        self._context.states[self.name] = jax.lax.stop_gradient(new)
+        self._context.term_states[self.name] = jax.lax.stop_gradient(new)
 
 
 def loss(
     terms: Mapping[str, Term], context: Context
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns Σᵢ wᵢ·termᵢ as a float32 scalar, and the metrics of every term.
+    """Computes Σᵢ wᵢ·termᵢ as a float32 scalar, and the metrics of every term.
 
     Metrics hold "loss", each term's unweighted value under its name, and what a term
     reports itself under "<term>/<metric>".
@@ -310,9 +311,3 @@ def loss(
         metrics[name] = value
         metrics.update({f"{name}/{k}": v for k, v in extra.items()})
     return total, {"loss": total, **jax.lax.stop_gradient(metrics)}
-
-
-def streams(terms: Mapping[str, Term]) -> tuple[str, ...]:
-    """Returns the names of the streams that the terms read, in order, once each."""
-    names = [s for term in terms.values() for s in term.streams]
-    return tuple(dict.fromkeys(names))

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -153,7 +154,7 @@ class CrossEntropy(Term):
       stream: name of the stream.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = traced(0.0)
     stream: str = "target"
 
     @property
@@ -242,7 +243,7 @@ class NextToken(Term):
 
     def check(self, setup: Setup):
         checks.stream(setup, "stream", self.stream)
-        last = setup.features[setup.network.stages[-1]]
+        last = setup.features[setup.program.network.stages[-1]]
         if len(getattr(last, "shape", ())) != 3:
             raise UserError(
                 f"{checks.where(setup, 'stream')}: NextToken needs a model that gives "

@@ -22,8 +22,8 @@ def _items(run: Run) -> dict[str, PyTree]:
         trees_of[name] = {"params": params, "stats": stats}
         if not jax.tree.leaves(stats):
             del trees_of[name]["stats"]
-    if run.best_delta is not None:
-        trees_of["delta"] = run.best_delta
+    if run.best_peft_params is not None:
+        trees_of["delta"] = run.best_peft_params
     return {**trees_of, "state": checkpoint.flat(_rest(run))}
 
 
@@ -42,7 +42,7 @@ def _rest(run: Run) -> dict[str, PyTree]:
     base = _base(run)
     if run.exp.peft is not None:
         changed = trees.flatten(run.exp.peft.adapted(base))
-        moves = trees.flatten(run.program.mask)
+        moves = trees.flatten(run.program.base_mask)
         rest["base"] = trees.map_with_path(
             lambda path, x: x if changed[path] or moves[path] else None, base
         )
@@ -63,14 +63,14 @@ def save(run: Run) -> None:
     items = _items(run)
     if not bool(trees.all_finite(items)):
         raise UserError(
-            f"a parameter or optimizer value is NaN or infinite after step {run.at}; "
-            "nothing was saved over the last good checkpoint."
+            "a parameter or optimizer value is NaN or infinite after step "
+            f"{run.steps_done}; nothing was saved over the last good checkpoint."
         )
     target = run.parts.datasets["target"]
     meta = {
-        "step": run.at,
+        "step": run.steps_done,
         "phase": run.phase,
-        "delta": run.best_delta is not None,
+        "delta": run.best_peft_params is not None,
         "best": run.best,
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
@@ -81,17 +81,17 @@ def save(run: Run) -> None:
         "single": not isinstance(target.x, dict),
         "outputs": target.outputs,
     }
-    checkpoint.save(run.directory / "checkpoints", run.at, items, meta)
+    checkpoint.save(run.directory / "checkpoints", run.steps_done, items, meta)
 
 
 def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
     meta = checkpoint.meta(folder, at)
-    run.enter(meta.get("phase", 0))
+    run.enter_phase(meta.get("phase", 0))
     if meta.get("delta"):
-        run.best_delta = run.state.trainable["peft"]
+        run.best_peft_params = run.state.trainable["peft"]
     found = checkpoint.restore(folder, at, _items(run))
     rest = checkpoint.unflat(found["state"], _rest(run))
-    last, mask = found["last"], run.program.mask
+    last, mask = found["last"], run.program.base_mask
     known = {**trees.flatten(last["params"]), **trees.flatten(rest.get("base", {}))}
     base = trees.map_with_path(lambda path, _: known[path], _base(run))
     model, frozen = trees.partition(base, mask)
@@ -106,9 +106,9 @@ def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
         rest["step"],
     )
     run.fixed = dataclasses.replace(run.fixed, frozen=frozen)
-    run.at = run.resumed_at = at
+    run.steps_done = run.resumed_at = at
     run.best, run.seconds = meta["best"], meta["seconds"]
     if run.best is not None:
         best = found["best"]
-        run._best_weights = best["params"], best.get("stats", run.state.stats)
-        run.best_delta = found.get("delta")
+        run.best_weights = best["params"], best.get("stats", run.state.stats)
+        run.best_peft_params = found.get("delta")

@@ -1,7 +1,6 @@
 """Dispatches: the compiled step, one or many at a time, and what it costs."""
 
 import functools
-import re
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 
 from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
-from jaxtl.training.step import Fixed, Program, State, step
+from jaxtl.terms.program import Program
+from jaxtl.training.step import Fixed, State, step
 
 
 class Compiled(NamedTuple):
@@ -114,23 +114,32 @@ LOOP = 50  # steps of one dispatch where a loop hides what a dispatch costs
 
 
 def steps_per_dispatch(
-    program: Program, asked: int | None, state: State, fixed: Fixed, data
+    program: Program,
+    state: State,
+    fixed: Fixed,
+    data: Mapping[str, Any],
+    steps: int | None,
 ) -> int:
-    """Returns how many steps one dispatch takes.
+    """Number of steps that one dispatch takes.
 
     Host streams take one, accelerators 50. So do CPUs where the head alone is left to
     run behind cached features (eight times as fast), unless a term brings a
     convolution: XLA's CPU backend runs those several times slower inside a loop than
-    outside. All else takes one there.
+    outside. Everything else takes one there.
+
+    Args:
+      program, state, fixed, data: as for `step`; only shapes matter here.
+      steps: what the experiment asks for, None to decide here.
     """
-    if program.host:
+    if program.host_streams:
         return 1
-    if asked is not None:
-        return asked
+    if steps is not None:
+        return steps
     if program.mesh.devices.flat[0].platform != "cpu":
         return LOOP
-    if program.cut is None or program.cut != program.network.stages[-2]:
+    head_alone = program.cached_until in program.network.stages[-2:-1]
+    if not head_alone:
         return 1
-    traced = jax.make_jaxpr(functools.partial(step, program))(state, fixed, data)
-    # XLA's own, or models/conv.py's primitives: all are named conv_….
-    return 1 if re.search(r"= conv_", str(traced)) else LOOP
+    update = functools.partial(step, program)
+    has_convolution = compilation.has_convolution(update, state, fixed, data)
+    return 1 if has_convolution else LOOP

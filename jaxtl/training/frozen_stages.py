@@ -2,15 +2,19 @@
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import Network
 from jaxtl.data import device_stream, streams
+from jaxtl.data.device_stream import DeviceStream
 from jaxtl.evaluation.feature_cache import _apply, _replicated, features, size
+from jaxtl.terms.program import Program
 from jaxtl.training import step
 
 
@@ -27,23 +31,26 @@ class Cached:
     """
 
     stages: tuple[str, ...]
-    streams: dict[str, device_stream.DeviceStream]
+    streams: dict[str, DeviceStream]
     nbytes: int
     flops: float | None
     notes: tuple[str, ...]
 
-    def describe(self, left: float | None) -> str:
-        """Returns one line; `left` counts the operations of a step that remain."""
+    def describe(self, remaining_flops: float | None) -> str:
+        """One line; `remaining_flops` are the operations of a step that still run."""
         names = self.stages[0] + (f"…{self.stages[-1]}" if len(self.stages) > 1 else "")
-        many = "stages" if len(self.stages) > 1 else "stage"
-        line = f"{many} {names} cached: {size(self.nbytes)}"
-        if self.flops and left:
-            line += f", saves {100 * self.flops / (self.flops + left):.0f} % of a step"
+        noun = "stages" if len(self.stages) > 1 else "stage"
+        line = f"{noun} {names} cached: {size(self.nbytes)}"
+        if self.flops and remaining_flops:
+            share = self.flops / (self.flops + remaining_flops)
+            line += f", saves {100 * share:.0f} % of a step"
         return "; ".join([line, *self.notes])
 
 
-def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
-    """Caches what can be for a run's phase.
+def attach(
+    run: Any, rows: Mapping[str, np.ndarray] | None = None
+) -> tuple[Cached | None, Program, str]:
+    """Caches the features of a phase's frozen stages, where that is possible.
 
     Args:
       run: the run.
@@ -54,25 +61,24 @@ def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
       (the features or None, the run's program that starts from them, why nothing is
       cached although stages are frozen, "" where there is nothing to say).
     """
-    plain = dataclasses.replace(run.program, cut=None, cut_source=False)
+    uncached = dataclasses.replace(run.program, cached_until=None, cached_source=False)
     stages, why = frozen_stages(run)
     if not stages or why:
-        return None, plain, why
-    cut = stages[-1]
+        return None, uncached, why
     program = dataclasses.replace(
-        plain,
-        cut=cut,
-        cut_source=_is_source(run, stages),
-        host=tuple(n for n in plain.host if n not in plain.batch),
+        uncached,
+        cached_until=stages[-1],
+        cached_source=_is_source(run, stages),
+        host_streams=(),
     )
-    made, entries, notes = {}, [], []
+    feature_streams, entries, notes = {}, {}, []
     params, stats = run.params, run.state.stats
-    for name in plain.batch:
+    for name in program.streams:
         read, split = streams.dataset_and_split_of(run.parts.datasets, name)
         dataset = run.parts.datasets[read]
-        wanted = dataset.rows[split] if rows is None else rows[name]
-        entry, note = features(run, params, stats, stages, name, split, wanted)
-        stream = run.parts.data.get(name)
+        needed = dataset.rows[split] if rows is None else rows[name]
+        entries[name], note = features(run, params, stats, stages, name, split, needed)
+        stream = run.parts.device_streams.get(name)
         if stream is None:  # too large for the device; only its features go there
             stream = device_stream.without_inputs(
                 dataset,
@@ -80,117 +86,124 @@ def attach(run, rows=None) -> tuple[Cached | None, step.Program, str]:
                 _replicated(program.mesh),
                 labels=streams.has_labels(name),
             )
-        made[name] = device_stream.with_features(stream, entry.values, wanted)
-        entries.append((entry, plain.batch[name]))
+        feature_streams[name] = device_stream.with_features(
+            stream, entries[name].values, needed
+        )
         notes += [note] if note else []
-    # A term may ask for the inputs of a stream whose features alone are there.
     try:
-        probe = Cached(stages, made, 0, None, ())
-        _trace(run, program, probe)
+        _check_traces(run, program, feature_streams)
     except UserError as error:
-        return None, plain, f"frozen stages are not cached: {error}"
-    nbytes = sum(trees.nbytes(entry.values) for entry, _ in entries)
-    flops = [e.flops and e.flops * n for e, n in entries]
-    saved = sum(flops) if all(flops) else None
-    found = Cached(stages, made, nbytes, saved, tuple(dict.fromkeys(notes)))
-    return found, program, ""
+        return None, uncached, f"frozen stages are not cached: {error}"
+    cached = Cached(
+        stages=stages,
+        streams=feature_streams,
+        nbytes=sum(trees.nbytes(entry.values) for entry in entries.values()),
+        flops=_saved_flops(entries, program.batch_sizes),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    return cached, program, ""
 
 
-def _trace(run, program, cached: Cached) -> None:
-    if not run.program.host:
+def _saved_flops(
+    entries: Mapping[str, Any], batch_sizes: Mapping[str, int]
+) -> float | None:
+    """Operations per step that the cache saves, None where XLA does not count them."""
+    flops = [
+        entry.flops and entry.flops * batch_sizes[n] for n, entry in entries.items()
+    ]
+    return sum(flops) if all(flops) else None
+
+
+def _check_traces(
+    run: Any, program: Program, feature_streams: Mapping[str, DeviceStream]
+) -> None:
+    """Raises where a term reads inputs of a stream that has its features alone."""
+    if not run.program.host_streams:
         return
     data = {
         name: device_stream.with_drawn_rows(
-            stream, np.uint32(0), 0, program.batch[name], 1
+            stream, np.uint32(0), 0, program.batch_sizes[name], 1
         )
-        for name, stream in cached.streams.items()
+        for name, stream in feature_streams.items()
     }
     jax.eval_shape(functools.partial(step.step, program), run.state, run.fixed, data)
 
 
-def frozen_stages(run) -> tuple[tuple[str, ...], str]:
-    """Returns the leading stages that can be cached now, and why not if they can't."""
+def frozen_stages(run: Any) -> tuple[tuple[str, ...], str]:
+    """The leading stages that can be cached now, and why not if they can't."""
     exp, program = run.exp, run.program
-    moving = {
-        path.split("/")[0] for path, m in trees.flatten(program.moving).items() if m
+    trained = {
+        path.split("/")[0]
+        for path, is_trained in trees.flatten(program.trainable_mask).items()
+        if is_trained
     }
-    stages = program.network.stages
-    frozen = []
-    for stage in stages[:-1]:
-        if stage in moving or stage in program.train:
-            break
-        frozen.append(stage)
+    frozen = tuple(
+        itertools.takewhile(
+            lambda stage: stage not in trained and stage not in program.train_stages,
+            program.network.stages[:-1],
+        )
+    )
     if not frozen or exp.cache == "off" or exp.steps == 0:
         return (), ""
-    never = "frozen stages are not cached: "
+    reason = _why_not(run, frozen)
+    if reason:
+        return (), f"frozen stages are not cached: {reason}"
+    return frozen, ""
+
+
+def _why_not(run: Any, frozen: tuple[str, ...]) -> str:
+    """Why frozen stages can't be cached, or are not worth it; "" where they can."""
+    exp, program = run.exp, run.program
     if exp.augment:
-        return (), never + "augmentation gives other inputs at every step"
-    if not _starts(program.network, frozen[-1]):
-        return (), never + "this model can't start at a stage"
-    steps = run.parts.stretches[run.phase].steps
-    if exp.cache == "auto":
-        for name, batch in program.batch.items():
-            read, split = streams.dataset_and_split_of(run.parts.datasets, name)
-            rows = len(run.parts.datasets[read].rows[split])
-            if len(steps) * batch < rows:
-                return (), (
-                    f"{never}{len(steps):,} steps see fewer examples of {name!r} than "
-                    f"its {rows:,} (cache='memory' does it all the same)"
-                )
-    nbytes = sum(_expected(run, name, tuple(frozen)) for name in program.batch)
+        return "augmentation gives other inputs at every step"
+    if not program.network.can_start:
+        return "this model can't start at a stage"
+    steps = run.parts.phases[run.phase].steps
+    for name, batch in program.batch_sizes.items():
+        read, split = streams.dataset_and_split_of(run.parts.datasets, name)
+        rows = len(run.parts.datasets[read].rows[split])
+        if exp.cache == "auto" and len(steps) * batch < rows:
+            return (
+                f"{len(steps):,} steps see fewer examples of {name!r} than "
+                f"its {rows:,} (cache='memory' does it all the same)"
+            )
+    nbytes = sum(_expected(run, name, frozen) for name in program.streams)
     if nbytes > exp.cache_bytes:
-        return (), (
-            f"{never}features of {frozen[-1]!r} would take {size(nbytes)}, more than "
+        return (
+            f"features of {frozen[-1]!r} would take {size(nbytes)}, more than "
             f"cache_bytes={exp.cache_bytes:,}"
         )
-    return tuple(frozen), ""
+    return ""
 
 
-@functools.cache
-def _starts(network: Network, cut: str) -> bool:
-    """Returns whether a model can begin after a stage; a plain pair can't."""
-    after = network.stages[network.stages.index(cut) + 1]
-    try:
-        network.apply({}, {}, None, start=after, stop=cut)
-    except UserError as error:
-        return "can't start" not in str(error)
-    except Exception:  # it tried
-        return True
-    return True
-
-
-def _expected(run, name: str, stages) -> int:
-    """Returns the bytes that a stream's features will take."""
+def _expected(run: Any, name: str, stages: tuple[str, ...]) -> int:
+    """Bytes that a stream's features will take."""
     program = run.program
     read, split = streams.dataset_and_split_of(run.parts.datasets, name)
     data = run.parts.datasets[read]
     x = streams.example_batch(data, program.preprocess[name])
-    one = jax.eval_shape(
+    shapes = jax.eval_shape(
         functools.partial(_apply, program.network, program.dtype, stages),
         run.params,
         run.state.stats,
         x,
     )
     rows = len(data.rows[split])
-    leaves = jax.tree.leaves(one)
+    leaves = jax.tree.leaves(shapes)
     return rows * sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def _is_source(run, stages) -> bool:
-    """Returns whether the frozen stages are θ₀'s own, never trained since."""
+def _is_source(run: Any, stages: tuple[str, ...]) -> bool:
+    """Whether the frozen stages are θ₀'s own, never trained since."""
     source = run.source
     if source.params is None:
         return False
-    before = run.parts.stretches[: run.phase + 1]
-    known = {*trees.flatten(source.params), *trees.flatten(source.stats or {})}
+    phases = run.parts.phases[: run.phase + 1]
+    source_paths = {*trees.flatten(source.params), *trees.flatten(source.stats or {})}
     for stage in stages:
-        own = (
-            {stage: run.params.get(stage, {})},
-            {stage: run.state.stats.get(stage, {})},
-        )
-        if not all(set(trees.flatten(tree)) <= known for tree in own):
-            return False
-        for stretch in before:
-            if any(jax.tree.leaves(stretch.moving.get(stage, {}))):
+        for tree in (run.params, run.state.stats):
+            if not set(trees.flatten({stage: tree.get(stage, {})})) <= source_paths:
                 return False
+        if any(any(jax.tree.leaves(p.trainable_mask.get(stage, {}))) for p in phases):
+            return False
     return True

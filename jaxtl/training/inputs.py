@@ -1,51 +1,56 @@
 """The data sets of an experiment, their preprocessing and batch sizes."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import dataset, preparation, preprocess
+from jaxtl.data import preparation, preprocess
+from jaxtl.data.dataset import Data, Dataset
+from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.streams import has_labels
-from jaxtl.terms import context
+from jaxtl.pretrained.match import Weights
+from jaxtl.terms.base import Term, streams_of
 from jaxtl.training.experiment import Experiment
 
 
-def sources(exp: Experiment) -> dict[str, dataset.Data]:
-    """Returns "target" and the streams, images in the size of pretrained weights.
+def sources(exp: Experiment) -> dict[str, Data]:
+    """The data of "target" and the streams, images in the size of pretrained weights.
 
     A size that the data name themselves stays.
     """
     framing = getattr(exp.init, "framing", None)
-    wanted = framing(exp.model) if framing else {}
-    found = {"target": exp.data, **exp.streams}
-    if not wanted:
-        return found
+    size = framing(exp.model) if framing else {}
+    data_of = {"target": exp.data, **exp.streams}
+    if not size:
+        return data_of
     return {
-        name: dataclasses.replace(data, **wanted) if data.size is None else data
-        for name, data in found.items()
+        name: dataclasses.replace(data, **size) if data.size is None else data
+        for name, data in data_of.items()
     }
 
 
-def datasets_of(exp: Experiment) -> dict[str, dataset.Dataset]:
-    """Returns "target" and the streams, read and carved; all of one kind."""
+def load_datasets(exp: Experiment) -> dict[str, Dataset]:
+    """Reads and splits the data of "target" and the streams; all of one shape."""
     for name in exp.streams:
         if name in ("target", "terms"):
             raise UserError(
                 f"streams: the name {name!r} is taken (target comes from data=); "
                 "choose another, such as 'source'."
             )
-    found = {}
+    datasets: dict[str, Dataset] = {}
     for name, data in sources(exp).items():
-        found[name] = preparation.prepare(data, exp.seed)
-        _same_kind(name, found[name], found["target"])
-    if "unlabelled" in exp.streams and len(found["target"].rows.get("unlabelled", ())):
+        datasets[name] = preparation.prepare(data, exp.seed)
+        _check_same_shape(name, datasets[name], datasets["target"])
+    unlabelled = datasets["target"].rows.get("unlabelled", ())
+    if "unlabelled" in exp.streams and len(unlabelled):
         raise UserError(
             "streams['unlabelled']: data= leaves train rows without a label already; "
             "drop the stream, or give data all of its labels."
         )
-    return found
+    return datasets
 
 
-def _same_kind(name, other: dataset.Dataset, target: dataset.Dataset) -> None:
+def _check_same_shape(name: str, other: Dataset, target: Dataset) -> None:
     if other.example_shape != target.example_shape:
         raise UserError(
             f"streams[{name!r}] has examples of shape {other.example_shape}, the "
@@ -54,68 +59,86 @@ def _same_kind(name, other: dataset.Dataset, target: dataset.Dataset) -> None:
         )
 
 
-def preprocessing(exp, weights, datasets) -> dict[str, preprocess.Preprocess]:
-    """The model's mean and std travel with its weights; the scale is the data's."""
+def preprocessing(
+    exp: Experiment, weights: Weights | None, datasets: Mapping[str, Dataset]
+) -> dict[str, Preprocess]:
+    """Data set -> its preprocessing.
+
+    The mean and standard deviation come with the weights; the scale is the data's own.
+    """
     if exp.preprocess is not None:
         return dict.fromkeys(datasets, exp.preprocess)
-    own = datasets["target"].preprocess
+    shared = datasets["target"].preprocess
     if weights is not None and weights.meta.get("preprocess"):
-        own = preprocess.from_json(weights.meta["preprocess"])
+        shared = preprocess.from_json(weights.meta["preprocess"])
     return {
-        name: dataclasses.replace(data.preprocess, mean=own.mean, std=own.std)
+        name: dataclasses.replace(data.preprocess, mean=shared.mean, std=shared.std)
         for name, data in datasets.items()
     }
 
 
-def sizes(exp, terms, target) -> dict[str, int]:
-    """Returns {stream: batch size} for the streams that the terms read."""
-    there = ["target"] if len(target.rows["train"]) else []
-    there += exp.streams
+def batch_sizes(
+    exp: Experiment, terms: Mapping[str, Term], target: Dataset
+) -> dict[str, int]:
+    """Stream name -> batch size, for the streams that the terms read.
+
+    Raises:
+      UserError: a term reads a stream that does not exist, or a batch can't be divided.
+    """
+    available = ["target"] if len(target.rows["train"]) else []
+    available += exp.streams
     if "unlabelled" in target.rows:
-        there.append("unlabelled")
+        available.append("unlabelled")
     sizes = {}
-    for name in context.streams(terms):
-        asking = [t for t, term in terms.items() if name in term.streams]
-        if name == "unlabelled" and name not in there:
-            raise UserError(
-                f"terms[{asking[0]!r}] reads the stream 'unlabelled', but data= leaves "
-                "no train rows without a label; set data.labels_per_class, or "
-                "data.labels=0 for a target without labels."
-            )
-        if name == "target" and name not in there:
-            raise UserError(
-                f"terms[{asking[0]!r}] reads the labelled stream 'target', but data= "
-                "keeps no label; read a labelled stream, such as "
-                "tl.losses.CrossEntropy(stream='source'), or raise data.labels "
-                f"(streams: {', '.join(there)})."
-            )
-        if name not in there:
-            raise UserError(
-                f"terms[{asking[0]!r}] reads the stream {name!r}, which does not exist"
-                f"{nearest(name, there)} (streams: {', '.join(there)})."
-            )
-        sizes[name] = exp.batch_of(name)
+    for stream in streams_of(terms):
+        reader = next(name for name, term in terms.items() if stream in term.streams)
+        if stream not in available:
+            raise UserError(_no_stream(reader, stream, available))
+        sizes[stream] = exp.batch_of(stream)
         parts = exp.accumulate * exp.devices
-        if sizes[name] < 1 or sizes[name] % parts:
+        if sizes[stream] < 1 or sizes[stream] % parts:
             raise UserError(
-                f"batch={sizes[name]} of the stream {name!r} must be a positive "
+                f"batch={sizes[stream]} of the stream {stream!r} must be a positive "
                 f"multiple of accumulate × devices = {parts}."
             )
     return sizes
 
 
-def classes(datasets, sizes) -> dict[str, tuple[str, ...]]:
-    """Returns {stream: class names}, () without labels; "" has the target's."""
-    found = {n: datasets[n].class_names if has_labels(n) else () for n in sizes}
-    return {**found, "": datasets["target"].class_names}
+def _no_stream(term: str, stream: str, available: list[str]) -> str:
+    """The message for a term that reads a stream that does not exist."""
+    if stream == "unlabelled":
+        return (
+            f"terms[{term!r}] reads the stream 'unlabelled', but data= leaves "
+            "no train rows without a label; set data.labels_per_class, or "
+            "data.labels=0 for a target without labels."
+        )
+    if stream == "target":
+        return (
+            f"terms[{term!r}] reads the labelled stream 'target', but data= "
+            "keeps no label; read a labelled stream, such as "
+            "tl.losses.CrossEntropy(stream='source'), or raise data.labels "
+            f"(streams: {', '.join(available)})."
+        )
+    return (
+        f"terms[{term!r}] reads the stream {stream!r}, which does not exist"
+        f"{nearest(stream, available)} (streams: {', '.join(available)})."
+    )
 
 
-def statistics(exp: Experiment, sizes) -> tuple[str, ...] | None:
-    """Returns `exp.statistics`, whose streams some term must read."""
+def classes(
+    datasets: Mapping[str, Dataset], streams: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """Stream -> class names, () without labels; "" has the target's."""
+    names = {s: datasets[s].class_names if has_labels(s) else () for s in streams}
+    return {**names, "": datasets["target"].class_names}
+
+
+def stats_streams(exp: Experiment, streams: Iterable[str]) -> tuple[str, ...] | None:
+    """The streams of `exp.statistics`, each of which a term must read."""
     for name in exp.statistics or ():
-        if name not in sizes:
+        if name not in streams:
             raise UserError(
                 f"statistics={exp.statistics!r}: no term reads a stream {name!r}"
-                f"{nearest(name, sizes)} (streams: {', '.join(sizes)})."
+                f"{nearest(name, streams)} (streams: {', '.join(streams)})."
             )
     return exp.statistics

@@ -37,7 +37,7 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
         return _train(run, progress)
     with run_dir.lock(run.directory):
         stored = run.directory / "result.json"
-        if run.at >= run.exp.steps and stored.exists():
+        if run.steps_done >= run.exp.steps and stored.exists():
             return run_dir.read_json(stored)
         try:
             return _train(run, progress)
@@ -45,8 +45,8 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
             if not checkpoint.is_full(error):
                 raise
             raise UserError(
-                f"no space left on the disk for {run.directory} after step {run.at}; "
-                "its last checkpoint is kept."
+                f"no space left on the disk for {run.directory} after step "
+                f"{run.steps_done}; its last checkpoint is kept."
             ) from error
 
 
@@ -57,23 +57,23 @@ def _train(run: Run, progress: bool | None) -> dict:
     every = [log_every, evaluate_every, exp.save_every or exp.steps]
     saved, pace = time.monotonic(), 1
     with log, Interrupt() as interrupt, Progress(run, progress) as bar:
-        if run.at < exp.steps:
+        if run.steps_done < exp.steps:
             run.compile()
-        while run.at < exp.steps and not interrupt.asked:
-            target = min(*((run.at // n + 1) * n for n in every), exp.steps)
-            count = min(target - run.at, pace)
+        while run.steps_done < exp.steps and not interrupt.asked:
+            target = min(*((run.steps_done // n + 1) * n for n in every), exp.steps)
+            count = min(target - run.steps_done, pace)
             took = take(run, count, log, bar)
             pace = max(1, round(count * PAUSE / max(took, 1e-9)))
             late = exp.save_every is None and time.monotonic() - saved > MINUTE
-            if run.at == target or late or interrupt.asked:
+            if run.steps_done == target or late or interrupt.asked:
                 log.write()
-            if run.at % evaluate_every == 0 or run.at == exp.steps:
+            if run.steps_done % evaluate_every == 0 or run.steps_done == exp.steps:
                 _evaluate(run, log, bar)
-            due = exp.save_every is not None and run.at % exp.save_every == 0
-            if run.directory and (due or late) and run.at < exp.steps:
+            due = exp.save_every is not None and run.steps_done % exp.save_every == 0
+            if run.directory and (due or late) and run.steps_done < exp.steps:
                 checkpointing.save(run)
                 saved = time.monotonic()
-        if interrupt.asked and run.at < exp.steps:
+        if interrupt.asked and run.steps_done < exp.steps:
             raise _stopped(run)
         return _finish(run)
 
@@ -84,7 +84,7 @@ def take(run: Run, count: int, log: Log, bar: Progress) -> float:
     Raises:
       UserError: at the first step whose loss or gradient is not finite.
     """
-    start, begin = time.perf_counter(), run.at
+    start, begin = time.perf_counter(), run.steps_done
     rows = run.advance(count)
     took = time.perf_counter() - start
     run.seconds += took
@@ -98,26 +98,28 @@ def _evaluate(run: Run, log: Log, bar: Progress) -> None:
     if len(run.parts.datasets["target"].rows.get("val", ())) == 0:
         return
     found = evaluate.evaluate(run, "val")
-    better = run.monitor is not None and run.note_best(found)
+    better = run.monitor is not None and run.update_best(found)
     log.evaluation(found, better)
     bar.evaluated(found, better)
 
 
 def _stopped(run: Run) -> KeyboardInterrupt:
     if run.directory is None:
-        return KeyboardInterrupt(f"stopped after step {run.at}; nothing is stored.")
+        return KeyboardInterrupt(
+            f"stopped after step {run.steps_done}; nothing is stored."
+        )
     checkpointing.save(run)
     return KeyboardInterrupt(
-        f"stopped after step {run.at} of {run.exp.steps}; a checkpoint is written. "
-        f"Go on with: jaxtl resume {run.directory}"
+        f"stopped after step {run.steps_done} of {run.exp.steps}; a checkpoint is "
+        f"written. Go on with: jaxtl resume {run.directory}"
     )
 
 
 def _finish(run: Run) -> dict:
     """Evaluates the chosen checkpoint, on test for the first and only time."""
-    if run.at == 0 and run.monitor is not None:
-        run.note_best(evaluate.evaluate(run, "val"))
-    if run.exp.wise_ft and run.at:
+    if run.steps_done == 0 and run.monitor is not None:
+        run.update_best(evaluate.evaluate(run, "val"))
+    if run.exp.wise_ft and run.steps_done:
         run.notes["wise_ft"] = f"α = {wise_ft.choose(run):g} chosen on val"
     evaluations = {
         split: evaluate.evaluate_with_details(run, split, "best")

@@ -48,7 +48,7 @@ class Log:
         kept = []
         if path.exists():
             lines = path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= run.at]
+            kept = [line for line in lines if _step_of(line) <= run.steps_done]
         run_dir.write_text(path, "".join(line + "\n" for line in kept))
         self.file = open(path, "a")
         if run.exp.tensorboard:
@@ -77,24 +77,24 @@ class Log:
         rows, took = self.waiting, self.took
         self.waiting, self.took = [], 0.0
         means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-        batch = sum(self.run.parts.program.batch.values())
+        batch = sum(self.run.parts.program.batch_sizes.values())
         means["examples_per_second"] = len(rows) * batch / max(took, 1e-9)
-        self.run.curve["step"].append(self.run.at)
+        self.run.curve["step"].append(self.run.steps_done)
         self.run.curve["loss"].append(means["loss"])
         self._write(means, "train")
 
     def evaluation(self, found: dict[str, float], better: bool) -> None:
-        self.run.curve["val"].append({"step": self.run.at, **found})
+        self.run.curve["val"].append({"step": self.run.steps_done, **found})
         self._write(found, "val", best=better)
 
     def _write(self, values, kind, **more):
         if self.file is not None:
-            line = {"step": self.run.at, "kind": kind, **values, **more}
+            line = {"step": self.run.steps_done, "kind": kind, **values, **more}
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
         if self.board is not None:
             for name, value in values.items():
-                self.board.add_scalar(f"{kind}/{name}", value, self.run.at)
+                self.board.add_scalar(f"{kind}/{name}", value, self.run.steps_done)
 
 
 def _step_of(line: str) -> float:
@@ -115,7 +115,7 @@ def _board(directory: pathlib.Path):
 
 
 def blew_up(run: Run, at: int, row: dict) -> UserError:
-    guilty = [n for n in run.parts.terms if not np.isfinite(row[n])]
+    guilty = [n for n in run.parts.terms.terms if not np.isfinite(row[n])]
     if guilty:
         values = ", ".join(f"{n} = {float(row[n])}" for n in guilty)
         what = f"the term {values} is not finite"

@@ -20,7 +20,7 @@ class Progress:
         self.val = ""
 
     def __enter__(self):
-        if not self.show or self.run.at >= self.run.exp.steps:
+        if not self.show or self.run.steps_done >= self.run.exp.steps:
             return self
         from rich import console, progress
 
@@ -33,7 +33,10 @@ class Progress:
         )
         self.bar.start()
         self.task = self.bar.add_task(
-            "train", total=self.run.exp.steps, completed=self.run.at, text="compiling"
+            "train",
+            total=self.run.exp.steps,
+            completed=self.run.steps_done,
+            text="compiling",
         )
         return self
 
@@ -42,10 +45,10 @@ class Progress:
         if self.bar is None:
             return
         loss = sum(float(r["loss"]) for r in rows) / len(rows)
-        batch = sum(self.run.parts.program.batch.values())
+        batch = sum(self.run.parts.program.batch_sizes.values())
         speed = len(rows) * batch / max(took, 1e-9)
         text = f"loss {loss:.4f}{self.val}  {speed:,.0f} examples/s"
-        self.bar.update(self.task, completed=self.run.at, text=text)
+        self.bar.update(self.task, completed=self.run.steps_done, text=text)
 
     def evaluated(self, found: dict[str, float], better: bool) -> None:
         """Shows the validation metric, marked where it is the best so far."""

@@ -43,13 +43,13 @@ def finish(
     for split, (_, details) in evaluations.items():
         if details:
             measured["details"] = {"split": split, **details}
-    steps = overrides.get("steps", run.at)
+    steps = overrides.get("steps", run.steps_done)
     rows = val_curve or [{"step": steps, **measured.get("val", {})}]
     choosing = selection_cost.of_run(rows, run.monitor, run.parts.program.task)
     return {
         **measured,
-        "steps": run.at,
-        "chosen": run.best["step"] if run.best else run.at,
+        "steps": run.steps_done,
+        "chosen": run.best["step"] if run.best else run.steps_done,
         "monitor": run.monitor,
         "seed": run.exp.seed,
         **_costs(run),
@@ -64,7 +64,7 @@ def finish(
 
 def _costs(run: Run) -> dict[str, Any]:
     """Time, floating-point operations, memory (bytes) and sizes of a run."""
-    compiled, steps = run.compiled, run.at - run.resumed_at
+    compiled, steps = run.compiled, run.steps_done - run.resumed_at
     timed = steps > 0 and run.session_seconds > 0
     return {
         "steps_per_second": steps / run.session_seconds if timed else None,

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,15 +13,16 @@ import numpy as np
 from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import PyTree
+from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.evaluation import metrics, model_selection
-from jaxtl.optim import optimizer
+from jaxtl.optim import optimizer as optimizers
+from jaxtl.terms.program import Program
 from jaxtl.training import build, compiled_step, frozen_stages
-from jaxtl.training import step as train_step
+from jaxtl.training import step as step_lib
 from jaxtl.training.experiment import Experiment
 
-AHEAD = 64  # steps whose rows are drawn at once
+DRAWN_STEPS = 64  # steps whose rows are drawn at once
 
 
 class Run:
@@ -30,18 +32,22 @@ class Run:
 
     Attributes:
       exp: the experiment.
-      parts: what it was assembled to (model, data sets, program, source, rows).
+      parts: what it was assembled to (model, data sets, program, source, …).
       state: what training changes.
+      program, fixed: the static description of the step, and the arrays that it reads
+        and never changes, in the current phase.
+      steps_done: number of steps taken.
       directory: where it is stored, None for a run that lives in memory.
       best: {"step", "value", "metrics"} of the best evaluation so far, or None.
+      best_weights: (parameters, statistics) at that evaluation, or None.
+      best_peft_params: parameters of the reparametrization at that evaluation.
       phase: number of the phase that the last step was taken in.
       cached: the features that training starts from, None without.
-      best_delta: what a reparametrisation trained, at the best evaluation so far.
-      loaded: (parameters, statistics) of a stored model that stand in for this run's
-        own, None for a run in training.
-      notes: name -> what terms, and the cache, decided for this run.
-      curve: what `training` measured: {"step": […], "loss": […] (means since the step
-        before), "val": [{"step": …, metric: …}, …]}; of this session.
+      loaded: (parameters, statistics) of a stored model that take the place of this
+        run's own, None for a run in training.
+      notes: name -> what terms, and the feature cache, decided for this run.
+      curve: what training measured in this session: {"step": […], "loss": […] (means
+        since the step before), "val": [{"step": …, metric: …}, …]}.
       seconds: time spent in training steps, over all sessions of this run.
       resumed_at, session_seconds: the step this session began at, and its time.
     """
@@ -51,33 +57,33 @@ class Run:
         self.directory = directory
         self.parts = build.assemble(exp)
         model_selection.check(self.parts, exp.monitor)
-        self.state: train_step.State = self.parts.state
-        self.program: train_step.Program = self.parts.program
-        self.fixed: train_step.Fixed = self.parts.fixed
-        self.at = 0
+        self.state: step_lib.State = self.parts.state
+        self.program: Program = self.parts.program
+        self.fixed: step_lib.Fixed = self.parts.fixed
+        self.steps_done = 0
         self.phase = 0
         self.cached: frozen_stages.Cached | None = None
-        self.notes = dict(self.parts.notes)
-        if told := model_selection.note(self.parts, exp.monitor):
-            self.notes["monitor"] = told
+        self.notes = dict(self.parts.terms.notes)
+        if note := model_selection.note(self.parts, exp.monitor):
+            self.notes["monitor"] = note
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
-        self._best_weights: tuple[PyTree, PyTree] | None = None
-        self.best_delta: PyTree = None
+        self.best_weights: tuple[PyTree, PyTree] | None = None
+        self.best_peft_params: PyTree = None
         self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0
         self.session_seconds = 0.0
         self.compiled: compiled_step.Compiled | None = None
         self.compile_seconds = 0.0
-        self._hosts: dict[str, Iterator] = {}
-        self._resident: tuple[range, dict] = (range(0), {})
+        self._host_batches: dict[str, Iterator] = {}
+        self._drawn: tuple[range, dict] = (range(0), {})
 
-    def sibling(self, exp: Experiment) -> "Run":
-        """Returns `Run(exp)` in little time, from a run that has not begun.
+    def with_experiment(self, exp: Experiment) -> "Run":
+        """What `Run(exp)` would be, in little time, from a run that has not begun.
 
         Args:
-          exp: of the same `assemble.essence` as this run's.
+          exp: of the same `build.static_key` as this run's.
         """
         other = copy.copy(self)
         other.exp, other.parts = exp, build.with_hyperparameters(self.parts, exp)
@@ -85,36 +91,42 @@ class Run:
         other.state = trees.copy(other.parts.state)
         other.notes = dict(self.notes)
         other.curve = {"step": [], "loss": [], "val": []}
-        other._hosts = {}
+        other._host_batches = {}
+        return other
+
+    def in_memory(self) -> "Run":
+        """A copy that trains on from here without a directory; this run stays."""
+        other = copy.copy(self)
+        other.directory, other._host_batches = None, {}
+        other.state = sharding.place(trees.copy(self.state), self.program.mesh)
         return other
 
     @property
-    def source(self):
+    def source(self) -> Source:
         """θ₀, as the terms see it."""
         return self.fixed.source
 
     @property
-    def network(self):
+    def network(self) -> Network:
         """The model's pure functions."""
-        return self.parts.network
+        return self.parts.model.network
 
     @property
     def params(self) -> PyTree:
         """All parameters as the network reads them, frozen and trainable, as of now."""
-        return self.loaded[0] if self.loaded else self._whole(self.state.trainable)
+        return self.loaded[0] if self.loaded else self._merged(self.state.trainable)
 
-    def _whole(self, trainable: PyTree) -> PyTree:
+    def _merged(self, trainable: PyTree) -> PyTree:
         peft, hypers = self.exp.peft, self.state.hypers["peft"]
         if peft is None:
-            return train_step.merge_params(None, trainable, self.fixed)
-        return _merged(
-            config.without_hyperparameters(peft), hypers, trainable, self.fixed
-        )
+            return step_lib.merge_params(None, trainable, self.fixed)
+        static = _StaticPeft(config.without_hyperparameters(peft))
+        return _merge_peft(static, hypers, trainable, self.fixed)
 
     @property
     def preprocess(self) -> preprocess.Preprocess:
         """How stored target examples become the model's input."""
-        return self.parts.preprocess["target"]
+        return self.parts.model.preprocess["target"]
 
     @property
     def monitor(self) -> str | None:
@@ -122,7 +134,7 @@ class Run:
         return model_selection.monitor(self.parts, self.exp.monitor)
 
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
-        """Returns (parameters, statistics), "current" or "best".
+        """(parameters, statistics), "current" or "best".
 
         Where the experiment averages weights, both are of the average.
         """
@@ -130,89 +142,90 @@ class Run:
             raise UserError(f"which={which!r}: expected 'current' or 'best'.")
         if self.loaded is not None:
             return self.loaded
-        if which == "best" and self._best_weights is not None:
-            return self._best_weights
+        if which == "best" and self.best_weights is not None:
+            return self.best_weights
         if self.exp.average is None:
             return self.params, self.state.stats
-        return self._whole(self.state.average), self.state.average["stats"]
+        return self._merged(self.state.average), self.state.average["stats"]
 
     @property
     def best_is_recent(self) -> bool:
         """Whether the best weights are of the current phase."""
-        first = self.parts.stretches[self.phase].steps.start
+        first = self.parts.phases[self.phase].steps.start
         return self.best is not None and self.best["step"] > first
 
-    def enter(self, phase: int) -> None:
+    def enter_phase(self, number: int) -> None:
         """Makes a phase the current one: its program, its split of the parameters.
 
         Leaves that go on being trained keep their optimizer state.
         """
-        if phase == self.phase:
+        if number == self.phase:
             return
-        stretch, state = self.parts.stretches[phase], self.state
+        phase, state = self.parts.phases[number], self.state
         base = trees.merge(state.trainable["model"], self.fixed.frozen)
-        model, frozen = trees.partition(base, stretch.mask)
+        model, frozen = trees.partition(base, phase.base_mask)
         trainable = {**state.trainable, "model": model}
-        self.program = build.next_program(self.program, stretch, trainable)
+        self.program = build.program_of_phase(
+            self.program, phase, trainable["peft"], trainable["terms"]
+        )
         average = state.average
         if self.exp.average is not None:
-            known = trees.flatten(average)
-            now = train_step.averaged_tree(trainable, state.stats)
-            average = trees.map_with_path(lambda p, x: known.get(p, x), now)
-        fresh = train_step.optimizer_state(self.program, trainable)
+            averaged = trees.flatten(average)
+            weights = step_lib.averaged_tree(trainable, state.stats)
+            average = trees.map_with_path(lambda p, x: averaged.get(p, x), weights)
+        fresh = step_lib.optimizer_state(self.program, trainable)
         state = dataclasses.replace(
             state,
             trainable=trainable,
-            opt=optimizer.carry(state.opt, fresh),
+            opt=optimizers.carry(state.opt, fresh),
             average=average,
-            hypers={**state.hypers, **build.schedule(stretch)},
+            hypers={**state.hypers, **build.phase_hypers(phase)},
         )
-        # A copy: leaves may stand twice in it (thawed, averaged), and it is donated.
+        # A copy: a leaf may stand twice in it (unfrozen, averaged), and it is donated.
         self.state = sharding.place(trees.copy(state), self.program.mesh)
         self.fixed = dataclasses.replace(self.fixed, frozen=frozen)
-        self.phase, self.compiled, self.cached = phase, None, None
-        self._hosts = {}  # compiling looks at a batch: they begin again at this step
+        self.phase, self.compiled, self.cached = number, None, None
 
     def compile(self) -> compiled_step.Compiled:
         """Compiles the step for this run's shapes, once per process and shape."""
         if self.compiled is None:
             self.cached, self.program, note = frozen_stages.attach(self)
-            self._resident = (range(0), {})
-            given = (self.program, self.state, self.fixed)
-            asked = self.exp.steps_per_dispatch
-            data = self._data(self.at, asked or compiled_step.LOOP)
-            most = compiled_step.steps_per_dispatch(given[0], asked, *given[1:], data)
-            self.compiled = compiled_step.compiled(*given, data, most)
+            self._drawn = (range(0), {})
+            asked_steps = self.exp.steps_per_dispatch
+            data = self._data_shapes(asked_steps or compiled_step.LOOP)
+            arguments = (self.program, self.state, self.fixed, data)
+            most = compiled_step.steps_per_dispatch(*arguments, asked_steps)
+            self.compiled = compiled_step.compiled(*arguments, most)
             self.compile_seconds += self.compiled.seconds
             if self.cached is not None:
                 note = self.cached.describe(self.compiled.flops)
-            self._note(note)
+            self._note_cache(note)
         return self.compiled
 
-    def _note(self, cached: str) -> None:
-        """Notes what the cache did for the current phase."""
-        if cached and len(self.parts.stretches) > 1:
-            cached = f"phase {self.phase + 1}: {cached}"
-        told = [line for line in (self.notes.pop("cache", ""), cached) if line]
-        if told:
-            self.notes["cache"] = "; ".join(dict.fromkeys(told))
+    def _note_cache(self, note: str) -> None:
+        """Notes what the feature cache did for the current phase."""
+        if note and len(self.parts.phases) > 1:
+            note = f"phase {self.phase + 1}: {note}"
+        notes = [line for line in (self.notes.pop("cache", ""), note) if line]
+        if notes:
+            self.notes["cache"] = "; ".join(dict.fromkeys(notes))
 
     def step(self) -> dict[str, float]:
         """Takes one step and returns its metrics as floats."""
         return self.advance(1)[0]
 
-    def __iter__(self):
-        while self.at < self.exp.steps:
-            found = self.step()
-            yield self.state, found
+    def __iter__(self) -> Iterator[tuple[step_lib.State, dict[str, float]]]:
+        while self.steps_done < self.exp.steps:
+            step_metrics = self.step()
+            yield self.state, step_metrics
 
     def advance(self, count: int) -> list[dict[str, float]]:
         """Takes `count` steps and returns the metrics of each, on the host."""
         rows = []
-        for taken, table in self.dispatch(count):
+        for steps, table in self.dispatch(count):
             # Half the price of jax.device_get where there is a table for each step.
-            found = np.asarray(table)[:taken].tolist()
-            rows += [dict(zip(self.compiled.names, row)) for row in found]
+            values = np.asarray(table)[:steps].tolist()
+            rows += [dict(zip(self.compiled.names, row)) for row in values]
         return rows
 
     def dispatch(self, count: int) -> list[tuple[int, jax.Array]]:
@@ -221,120 +234,127 @@ class Run:
         A table is float32 (at least steps, metrics), in the order of `compiled.names`.
         """
         pending = []
+        phases = self.parts.phases
         while count > 0:
-            plan = self.parts.stretches
-            while self.at >= plan[self.phase].steps.stop and self.phase + 1 < len(plan):
-                self.enter(self.phase + 1)
+            is_over = self.steps_done >= phases[self.phase].steps.stop
+            while is_over and self.phase + 1 < len(phases):
+                self.enter_phase(self.phase + 1)
+                is_over = self.steps_done >= phases[self.phase].steps.stop
             compiled = self.compile()
-            left = max(plan[self.phase].steps.stop - self.at, 0) or count
-            taken = min(count, compiled.most, left)
-            data = self._data(self.at, compiled.most)
+            left_in_phase = max(phases[self.phase].steps.stop - self.steps_done, 0)
+            steps = min(count, compiled.most, left_in_phase or count)
+            data = self._data(compiled.most)
             self.state, table = compiled.call(
-                self.state, self.fixed, data, np.int32(taken)
+                self.state, self.fixed, data, np.int32(steps)
             )
-            pending.append((taken, table))
-            self.at += taken
-            count -= taken
+            pending.append((steps, table))
+            self.steps_done += steps
+            count -= steps
         return pending
 
-    def _data(self, at: int, most: int) -> dict:
-        """Returns what the step reads: resident streams, and batches from the host."""
-        program = self.program
-        steps, data = self._resident
-        if at not in steps or at + most > steps.stop:
-            self._resident = steps, data = self._draw(at, max(AHEAD, most))
-        if not program.host:
-            return data
-        data = dict(data)
-        place = sharding.batch(program.mesh)
-        for index, (name, size) in enumerate(program.batch.items()):
-            if name not in program.host:
-                continue
-            if name not in self._hosts:
-                self._hosts[name] = self._host(name, index, size, at)
-            data[name] = jax.device_put(next(self._hosts[name]), place)
+    def _data(self, most: int) -> dict[str, Any]:
+        """The data of the next steps: resident streams, and batches from the host."""
+        data = dict(self._device_data(most))
+        placement = sharding.batch(self.program.mesh)
+        for index, name in enumerate(self.program.streams):
+            if name in self.program.host_streams:
+                if name not in self._host_batches:
+                    self._host_batches[name] = self._host_stream(name, index)
+                data[name] = jax.device_put(next(self._host_batches[name]), placement)
         return data
 
-    def _draw(self, at: int, count: int) -> tuple[range, dict]:
-        """Returns the resident streams with their rows of `count` steps drawn."""
-        data, seed = {}, self.state.hypers["seed"]
-        there = self.parts.data if self.cached is None else self.cached.streams
-        for index, (name, size) in enumerate(self.program.batch.items()):
-            if name in there:
-                own = train_step.stream_seed(seed, index)
-                stream = there[name]
-                data[name] = device_stream.with_drawn_rows(
-                    stream, own, np.int32(at), size, count
-                )
-        return range(at, at + count), data
+    def _data_shapes(self, most: int) -> dict[str, Any]:
+        """The same as shapes: compiling must not consume a batch of the host."""
+        data = dict(self._device_data(most))
+        placement = sharding.batch(self.program.mesh)
+        for name in self.program.host_streams:
+            read, _ = streams.dataset_and_split_of(self.parts.datasets, name)
+            data[name] = host_stream.batch_shapes(
+                self.parts.datasets[read],
+                self.program.batch_sizes[name],
+                placement,
+                labels=streams.has_labels(name),
+            )
+        return data
 
-    def _host(self, name, index, size, at):
-        # Compiling looks at one batch; the iterator then starts over.
-        data, split = streams.dataset_and_split_of(self.parts.datasets, name)
-        found = host_stream.batches(
-            self.parts.datasets[data],
+    def _device_data(self, most: int) -> dict[str, device_stream.DeviceStream]:
+        """The resident streams with the rows of the next steps drawn."""
+        steps, _ = self._drawn
+        first = self.steps_done
+        if first not in steps or first + most > steps.stop:
+            count = max(DRAWN_STEPS, most)
+            self._drawn = range(first, first + count), self._draw(first, count)
+        return self._drawn[1]
+
+    def _draw(self, first: int, count: int) -> dict[str, device_stream.DeviceStream]:
+        data, seed = {}, self.state.hypers["seed"]
+        resident = self.cached.streams if self.cached else self.parts.device_streams
+        for index, (name, size) in enumerate(self.program.batch_sizes.items()):
+            if name in resident:
+                data[name] = device_stream.with_drawn_rows(
+                    resident[name],
+                    step_lib.stream_seed(seed, index),
+                    np.int32(first),
+                    size,
+                    count,
+                )
+        return data
+
+    def _host_stream(self, name: str, index: int) -> Iterator[dict]:
+        read, split = streams.dataset_and_split_of(self.parts.datasets, name)
+        return host_stream.batches(
+            self.parts.datasets[read],
             split,
-            train_step.stream_seed(self.exp.seed, index),
-            size,
-            start_step=at,
+            step_lib.stream_seed(self.exp.seed, index),
+            self.program.batch_sizes[name],
+            start_step=self.steps_done,
             labels=streams.has_labels(name),
         )
-        if self.compiled is None:
-            first = next(found)
-            return iter(_again(first, found))
-        return found
 
-    def note_best(self, found: dict[str, float]) -> bool:
-        """Keeps the current weights if they beat the best so far; says whether."""
+    def update_best(self, values: dict[str, float]) -> bool:
+        """Keeps the current weights if they beat the best so far; returns whether."""
         monitor = self.monitor
-        value = metrics.monitored(found, monitor)
-        known = None if self.best is None else self.best["value"]
-        if not metrics.beats(monitor, value, known):
+        value = metrics.monitored(values, monitor)
+        best = None if self.best is None else self.best["value"]
+        if not metrics.beats(monitor, value, best):
             return False
-        self.keep_best(self.weights(), value, found)
+        self.set_best(self.weights(), value, values)
         if self.exp.peft is not None:
-            averaged = self.exp.average is not None
-            kept = self.state.average if averaged else self.state.trainable
-            self.best_delta = trees.copy(kept["peft"])
+            has_average = self.exp.average is not None
+            weights = self.state.average if has_average else self.state.trainable
+            self.best_peft_params = trees.copy(weights["peft"])
         return True
 
-    def keep_best(self, found: tuple[PyTree, PyTree], value: float, values: dict):
+    def set_best(
+        self, weights: tuple[PyTree, PyTree], value: float, values: dict[str, float]
+    ) -> None:
         """Makes (parameters, statistics) the best so far, with their metrics on val."""
-        self.best = {"step": self.at, "value": value, "metrics": values}
-        self.best_delta = None
-        params, stats = found
-        # What a step donates is copied; what is frozen is not.
-        moving = trees.partition(params, self.program.moving)
-        params = trees.merge(trees.copy(moving[0]), moving[1])
-        self._best_weights = params, trees.copy(stats)
+        self.best = {"step": self.steps_done, "value": value, "metrics": values}
+        self.best_peft_params = None
+        params, stats = weights
+        # Arrays that the step donates are copied; frozen ones are not.
+        trained, frozen = trees.partition(params, self.program.trainable_mask)
+        params = trees.merge(trees.copy(trained), frozen)
+        self.best_weights = params, trees.copy(stats)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _merge(key, hypers, trainable, fixed):
-    return train_step.merge_params(
-        config.with_hyperparameters(key.peft, hypers), trainable, fixed
-    )
+def _merge_peft(
+    static: "_StaticPeft", hypers: PyTree, trainable: PyTree, fixed: step_lib.Fixed
+) -> PyTree:
+    """Merged parameters, by one compiled program per kind of reparametrization."""
+    peft = config.with_hyperparameters(static.peft, hypers)
+    return step_lib.merge_params(peft, trainable, fixed)
 
 
-def _merged(peft, hypers, trainable, fixed) -> PyTree:
-    """Returns merged parameters, by one compiled program per kind of merge."""
-    return _merge(_Keyed(peft), hypers, trainable, fixed)
+class _StaticPeft:
+    """A reparametrization that compares by its settings, as a static argument."""
 
-
-class _Keyed:
-    """A reparametrisation that compares by its settings, for the compiler's store."""
-
-    def __init__(self, peft):
+    def __init__(self, peft: Any):
         self.peft, self._key = peft, config.key(peft)
 
-    def __eq__(self, other):
-        return self._key == other._key
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _StaticPeft) and self._key == other._key
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._key)
-
-
-def _again(first, rest):
-    yield first
-    yield first
-    yield from rest

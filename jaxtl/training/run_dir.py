@@ -14,7 +14,7 @@ import shutil
 from typing import Any
 
 from jaxtl.core import serialization
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.training import experiment_file
 
 MARK = "experiment.json"
@@ -72,7 +72,7 @@ class lock:
             self.file.seek(0)
             owner = self.file.read().strip() or "unknown"
             self.file.close()
-            raise UserError(
+            raise RunLocked(
                 f"{self.path.parent} is in use by another process (pid {owner}); wait "
                 "for it, or give this run another directory."
             ) from None

@@ -52,7 +52,9 @@ def setup(
             directory, exp, file=file, overrides=overrides, variant=variant
         )
         splits.save_splits(directory / "splits.npz", run.parts.datasets["target"])
-        run_dir.write_json(directory / "loaded.json", result.loaded(run.parts.rows))
+        run_dir.write_json(
+            directory / "loaded.json", result.loaded(run.parts.model.loading)
+        )
     return run
 
 

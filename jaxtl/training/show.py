@@ -15,9 +15,9 @@ from jaxtl.training import result
 def show(run) -> None:
     """Prints a run's parameters: path, shape, group, learning rate, frozen or not."""
     program = run.program
-    optimizer = run.parts.stretches[run.phase].optimizer
+    optimizer = run.parts.phases[run.phase].optimizer
     labels = trees.flatten(_labels(run, optimizer))
-    mask = trees.flatten(program.moving)
+    mask = trees.flatten(program.trainable_mask)
     flat = trees.flatten(run.params)
     order = {s: i for i, s in enumerate(run.network.stages)}
     rows = []
@@ -35,7 +35,7 @@ def show(run) -> None:
     out.print(
         f"{trees.size(run.params):,} parameters, {train:,} trainable; optimizer state "
         f"{trees.nbytes(run.state.opt):,} bytes; stages in training mode: "
-        f"{', '.join(program.train) or 'none'}"
+        f"{', '.join(program.train_stages) or 'none'}"
     )
     for name, note in run.notes.items():
         out.print(f"{name}: {note}", markup=False)
@@ -45,8 +45,8 @@ def _labels(run, optimizer):
     """Returns the tree of groups; "peft" where a reparametrisation moves what they
     freeze."""
     base = trees.merge(run.state.trainable["model"], run.fixed.frozen)
-    moving = trees.flatten(run.program.moving)
-    mask = trees.flatten(run.program.mask)
+    moving = trees.flatten(run.program.trainable_mask)
+    mask = trees.flatten(run.program.base_mask)
     return trees.map_with_path(
         lambda p, label: optim_optimizer.PEFT if moving[p] and not mask[p] else label,
         optim_optimizer.labels(optimizer, base),

@@ -47,5 +47,5 @@ def choose(run) -> float:
         values = evaluate.evaluate_weights(run, params, stats, "val")
         found.append((sign * metrics.monitored(values, monitor), alpha, values))
     value, alpha, values = max(found, key=lambda one: one[:2])
-    run.keep_best(between(run, tuned, alpha), sign * value, values)
+    run.set_best(between(run, tuned, alpha), sign * value, values)
     return alpha

@@ -146,7 +146,9 @@ def test_a_failed_write_leaves_what_was_there(run, capsys, monkeypatch):
 def test_a_run_with_ewc_trains_near_the_run_it_names(place, capsys, tmp_path):
     text(capsys, place / "run", "--examples", 30)
     made = tl.setup(tl.load(place / "tuned.py"), tmp_path / "tuned")
-    assert "fisher importance of 30 examples of the train" in made.parts.notes["ewc"]
+    assert (
+        "fisher importance of 30 examples of the train" in made.parts.terms.notes["ewc"]
+    )
     rows = [metrics for _, metrics in made]
     assert rows[0]["ewc"] == 0
     assert 0 < rows[1]["ewc"] < 1

@@ -11,6 +11,7 @@ from PIL import Image
 import jaxtl as tl
 from jaxtl.analysis import lr_finder
 from jaxtl.cli import main
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.optim.schedules import Schedule
 from jaxtl.training import compiled_step
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 class Row(Schedule):
     """Rates that grow as the finder's do, as a schedule of an ordinary run."""
 
-    low: float
-    high: float
+    low: float = traced()
+    high: float = traced()
 
     def value(self, step, steps):
         # Also with every number 0, as programs are compiled.
@@ -59,7 +60,7 @@ def test_the_run_is_left_as_it_was_and_nothing_compiles_anew(exp):
     curve = tl.find_lr(run, steps=20)
     assert len(compiled_step._COMPILED) == known
     jax.tree.map(np.testing.assert_array_equal, run.state, before)
-    assert (run.at, run.exp) == (3, exp)
+    assert (run.steps_done, run.exp) == (3, exp)
     run.advance(9)
     whole.advance(12)
     jax.tree.map(np.testing.assert_array_equal, run.params, whole.params)

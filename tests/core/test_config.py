@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import jaxtl as tl
 from jaxtl.core import config
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import FROZEN, static
+from jaxtl.core.types import FROZEN
 from jaxtl.optim.optimizer import SGD, AdamW, Group
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Term
@@ -22,16 +23,16 @@ from jaxtl.terms.base import Term
 class Sample(Term):
     """A term with a field of every kind."""
 
-    rate: float = 0.5
-    maybe: float | None = None
+    rate: float = traced(0.5)
+    maybe: float | None = traced(None)
     count: int = 3
     flag: bool = False
-    fixed: float = static(2.0)
+    fixed: float = 2.0
     name: str = "plain"
     mode: Literal["mean", "sum"] = "mean"
-    rows: tuple[float, ...] = ()
+    rows: tuple[float, ...] = traced(())
     widths: tuple[int, ...] = (1, 2)
-    parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, float] = traced({})
     inner: Any = None
 
 
@@ -240,6 +241,6 @@ def test_keys_keep_alive_what_they_compare_by_identity():
 def test_a_schedule_of_ones_own_is_a_number_too():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Step(Schedule):
-        height: float = 0.5
+        height: float = traced(0.5)
 
     assert config.hyperparameters(SGD(lr=Step()))["lr"] == {"height": 0.5}

@@ -67,7 +67,7 @@ def test_resident_and_streamed_runs_are_the_same(digits):
         tl.setup(digits(device_bytes=size, data=tl.data.Digits(labels_per_class=20)))
         for size in (2**30, 0)
     )
-    assert streamed.parts.program.host == ("target",)
+    assert streamed.parts.program.host_streams == ("target",)
     a, b = resident.advance(6), streamed.advance(6)
     for left, right in zip(a, b):
         assert {k: float(v) for k, v in left.items()} == pytest.approx(
@@ -100,7 +100,7 @@ def test_noisy_labels_are_trained_on_and_never_tested_on(digits):
 def test_the_best_weights_are_those_of_the_best_evaluation(digits):
     run = tl.setup(digits(monitor="nll", evaluate_every=2, steps=8))
     for at, value in ((0, 3.0), (1, 1.0), (2, 2.0), (3, float("nan"))):
-        run.note_best({"nll": value})
+        run.update_best({"nll": value})
         if at == 1:
             best = np.asarray(run.params["head"]["dense"]["kernel"])
         run.advance(2)
@@ -112,10 +112,10 @@ def test_the_best_weights_are_those_of_the_best_evaluation(digits):
 
 def test_anything_beats_a_nan(digits):
     run = tl.setup(digits(monitor="nll"))
-    assert run.note_best({"nll": float("nan")})
-    assert run.note_best({"nll": 7.0})
-    assert not run.note_best({"nll": 7.0}), "the first of equals is kept"
-    assert not run.note_best({"nll": float("nan")})
+    assert run.update_best({"nll": float("nan")})
+    assert run.update_best({"nll": 7.0})
+    assert not run.update_best({"nll": 7.0}), "the first of equals is kept"
+    assert not run.update_best({"nll": float("nan")})
 
 
 def test_unknown_splits_and_weights_are_told(run):

@@ -142,7 +142,7 @@ def test_a_term_may_ask_for_what_lies_below_the_cut(digits, tmp_path):
         steps=10,
     )
     cached, plain = _both(exp)
-    assert cached.program.cut_source
+    assert cached.program.cached_source
     _same(cached.params, plain.params)
 
 
@@ -169,7 +169,7 @@ def test_a_thawing_stage_takes_its_features_out_of_use(digits):
     run = tl.setup(dataclasses.replace(exp, cache="memory"))
     cuts = []
     for _ in run:
-        cuts.append(run.program.cut)
+        cuts.append(run.program.cached_until)
     assert cuts == ["layer2"] * 18 + ["layer1"] * 18 + [None] * 24
     other = tl.setup(dataclasses.replace(exp, cache="off"))
     list(other)
@@ -399,10 +399,10 @@ def test_what_streams_from_the_host_need_not_be_read_any_more(digits):
     exp = _exp(digits, device_bytes=1000)
     cached = tl.setup(dataclasses.replace(exp, cache="memory"))
     list(cached)
-    assert cached.program.host == ()
+    assert cached.program.host_streams == ()
     plain = tl.setup(dataclasses.replace(exp, cache="off"))
     list(plain)
-    assert plain.program.host == ("target",)
+    assert plain.program.host_streams == ("target",)
     _same(cached.params, plain.params)
 
 

@@ -40,7 +40,7 @@ def test_seeds_draw_2000_and_1800_images_and_no_target_label(small):
     source, target = (run.parts.datasets[name] for name in ("source", "target"))
     assert (len(source.rows["train"]), len(target.rows["unlabelled"])) == (1800, 2000)
     assert len(target.rows["train"]) == 0
-    assert "target" not in run.parts.data
+    assert "target" not in run.parts.device_streams
     assert len(target.rows["test"]) == 10_000
     assert source.x.shape[1:] == target.x.shape[1:] == (28, 28, 1)
     again = other.parts.datasets["source"].rows["train"]

@@ -323,9 +323,9 @@ def test_a_resumed_run_rebuilds_them_and_ends_the_same(tmp_path):
     half.advance(4)
     checkpointing.save(half)
     resumed = tl.resume(tmp_path / "half")
-    assert resumed.at == 4
+    assert resumed.steps_done == 4
     assert resumed.exp.optim.groups == LayerwiseDecay(decay=0.4)
-    assert resumed.parts.optimizer.groups["layer1"] == pytest.approx(0.16)
+    assert resumed.parts.phases[0].optimizer.groups["layer1"] == pytest.approx(0.16)
     resumed.advance(4)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 

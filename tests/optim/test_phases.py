@@ -85,7 +85,9 @@ def _adam_by_hand(run, exp, thawed):
 
         return jax.grad(loss)(params)
 
-    theta = {k: np.float64(v) for k, v in trees.flatten(run.parts.params).items()}
+    theta = {
+        k: np.float64(v) for k, v in trees.flatten(run.parts.model.base_params).items()
+    }
     m = {k: np.zeros_like(v) for k, v in theta.items()}
     v2 = {k: np.zeros_like(v) for k, v in theta.items()}
     count = dict.fromkeys(theta, 0)
@@ -93,7 +95,7 @@ def _adam_by_hand(run, exp, thawed):
         batch = device_stream.batch_at_step(stream, exp.seed, t, exp.batch)
         batch = {**batch, "x": preprocess.apply(pre, batch["x"])}
         now = trees.map_with_path(
-            lambda p, x: theta[p].astype(np.float32), run.parts.params
+            lambda p, x: theta[p].astype(np.float32), run.parts.model.base_params
         )
         for path, g in trees.flatten(gradient(now, batch)).items():
             if t < thawed(path):
@@ -202,10 +204,10 @@ def test_a_run_resumed_around_a_border_ends_bit_for_bit_the_same(
     part = tl.setup(exp, tmp_path / "part")
     part.advance(stop)
     if stop >= 4:
-        part.note_best(tl.evaluate(part))
+        part.update_best(tl.evaluate(part))
     checkpointing.save(part)
     again = tl.resume(tmp_path / "part")
-    assert again.at == stop
+    assert again.steps_done == stop
     again.advance(8 - stop)
     for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(again.state)):
         np.testing.assert_array_equal(a, b)
@@ -215,7 +217,7 @@ def test_the_best_of_an_earlier_phase_keeps_its_own_weights(digits):
     plan = (Phase(until=0.5, frozen="layer1"), Phase(frozen="head"))
     run = tl.setup(digits(steps=8, phases=plan))
     run.advance(4)
-    run.note_best({"accuracy": 0.9})
+    run.update_best({"accuracy": 0.9})
     kept = jax.tree.map(np.array, run.params)
     run.advance(4)
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(run.weights("best")[0])):
@@ -226,7 +228,7 @@ def test_phases_of_a_stream_from_the_host_see_every_batch_once(digits):
     plan = (Phase(until=0.5, frozen="layer1"), Phase())
     resident = tl.setup(digits(steps=6, phases=plan, monitor=None))
     streamed = tl.setup(digits(steps=6, phases=plan, monitor=None, device_bytes=1000))
-    assert streamed.program.host == ("target",)
+    assert streamed.program.host_streams == ("target",)
     list(resident), list(streamed)
     for a, b in zip(jax.tree.leaves(resident.params), jax.tree.leaves(streamed.params)):
         np.testing.assert_allclose(a, b, atol=1e-6)

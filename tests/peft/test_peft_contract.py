@@ -29,6 +29,7 @@ from jaxtl.peft import (
 )
 from jaxtl.terms import context as terms_context
 from jaxtl.terms.losses import CrossEntropy, NextToken
+from jaxtl.terms.program import Program
 from jaxtl.terms.regularizers import L2SP, WeightDecay
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -160,20 +161,18 @@ def _step(network, shell, numbers, params, delta, constants, stats, x):
         merged = method.merge(params, delta, constants)
         known = trees.flatten(params)
         context = terms_context.Context(
-            network=wrapped,
+            program=Program(
+                network=wrapped,
+                trainable_mask=jax.tree.map(lambda _: True, merged),
+                train_stages=network.stages,
+            ),
             params=merged,
             stats=stats,
             source=Source(_like(merged, known, None), stats),
-            mask=jax.tree.map(lambda _: True, merged),
             batches={"target": {"x": x, "y": jnp.array([0, 2])}},
-            train=network.stages,
-            still=(),
             key=jax.random.key(3),
             step=jnp.asarray(0),
             steps=jnp.asarray(2),
-            task="",
-            own={},
-            states={},
         )
         three = context.forward().logits.ndim == 3
         task = NextToken() if three else CrossEntropy()

@@ -117,7 +117,7 @@ def test_resumed_runs_end_bit_for_bit_the_same(digits, source, tmp_path, peft):
     tl.train(whole, progress=False)
     part = tl.setup(exp, tmp_path / "part")
     part.advance(4)
-    part.note_best(tl.evaluate(part))
+    part.update_best(tl.evaluate(part))
     checkpointing.save(part)
     again = tl.resume(tmp_path / "part")
     tl.train(again, progress=False)

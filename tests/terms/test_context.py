@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.terms import context as terms_context
-from jaxtl.terms.base import Term
+from jaxtl.terms.base import Term, streams_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Value(Term):
     """A term of a given value."""
 
-    value: float = 1.0
+    value: float = traced(1.0)
     reads: tuple[str, ...] = ("target",)
 
     @property
@@ -71,7 +72,7 @@ def test_every_term_draws_its_own_numbers(bench):
 def test_state_is_stored_under_the_terms_name(bench):
     context = bench().context()
     terms_context.loss({"a": Reporting(), "b": Value()}, context)
-    assert context.states["a"] == {"count": 1}
+    assert context.term_states["a"] == {"count": 1}
 
 
 def test_a_forward_pass_is_run_once_per_stream(bench):
@@ -82,7 +83,9 @@ def test_a_forward_pass_is_run_once_per_stream(bench):
         calls.append(settings)
         return made.network.apply(*args, **settings)
 
-    context = made.context(network=dataclasses.replace(made.network, apply=apply))
+    context = made.context(
+        program={"network": dataclasses.replace(made.network, apply=apply)}
+    )
     first = context.forward()
     assert context.forward("target") is first
     context.forward("source")
@@ -102,4 +105,4 @@ def test_streams_come_once_each_in_order():
         "b": Value(reads=()),
         "c": Value(reads=("unlabelled", "target")),
     }
-    assert terms_context.streams(terms) == ("target", "source", "unlabelled")
+    assert streams_of(terms) == ("target", "source", "unlabelled")

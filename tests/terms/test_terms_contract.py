@@ -159,7 +159,7 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
     row.term.check(room.setup)
     own = row.term.init(jax.random.key(0), room.setup)
     state = row.term.init_state(room.setup)
-    given = row.term.given(room.setup)
+    given = row.term.constants(room.setup)
     blank = config.without_hyperparameters(row.term)
     assert config.key(blank) == config.key(config.without_hyperparameters(row.twin))
     traces = []
@@ -170,7 +170,9 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
         term = config.with_hyperparameters(blank, numbers)
 
         def loss(params, own):
-            context = room.context(params, own=own, state=state, given=given)
+            context = room.context(
+                params, term_params=own, state=state, constants=given
+            )
             value, metrics = terms_context.loss({"term": term}, context)
             return value, (metrics, context.states)
 
@@ -201,13 +203,13 @@ def test_it_runs_with_all_but_the_head_frozen(bench, row):
     room = bench(row.task, frozen=body)
     row.term.check(room.setup)
     own = row.term.init(jax.random.key(0), room.setup)
-    given = row.term.given(room.setup)
+    given = row.term.constants(room.setup)
     frozen = {stage: room.params[stage] for stage in body}
 
     def loss(head):
         params = {**frozen, "head": head}
         state = row.term.init_state(room.setup)
-        context = room.context(params, own=own, state=state, given=given)
+        context = room.context(params, term_params=own, state=state, constants=given)
         return terms_context.loss({"term": row.term}, context)[0]
 
     assert trees.all_finite(jax.jit(jax.grad(loss))(room.params["head"]))

@@ -41,7 +41,7 @@ class Span(Term):
 
     def __call__(self, context):
         x = context.batches["target"]["x"]
-        out = context.network.apply(
+        out = context.program.network.apply(
             context.params, context.stats, x, start=self.start, stop=self.stop
         )
         return out.logits.mean()

@@ -53,7 +53,7 @@ def test_a_frozen_stage_runs_as_in_evaluation(digits):
     # loss is that of an evaluation on the same rows.
     optim = tl.optim.SGD(lr=0.1, groups={"head": 1.0, ".*": tl.FROZEN})
     run = tl.setup(digits(model=NORMED, optim=optim))
-    batch = device_stream.batch_at_step(run.parts.data["target"], 0, 0, 32)
+    batch = device_stream.batch_at_step(run.parts.device_streams["target"], 0, 0, 32)
     params, stats = run.weights()
     x = batch["x"].astype(jnp.float32) / 16
     logits = run.network.apply(params, stats, x).logits

@@ -184,7 +184,7 @@ def broken_off(exp, directory, at):
     dispatch = run.dispatch
 
     def stopping(count):
-        if run.at >= at:
+        if run.steps_done >= at:
             raise Stop
         return dispatch(count)
 
@@ -198,7 +198,7 @@ def test_streams_from_the_host_go_on_where_they_were(tmp_path):
     pytest.importorskip("grain")
     exp = experiment(device_bytes=0, steps=10)
     again, whole = broken_off(exp, tmp_path / "run", 7), tl.setup(exp)
-    assert again.at == 6
+    assert again.steps_done == 6
     again.compile()
     assert tl.train(again)["test"] == tl.train(whole)["test"]
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)

@@ -13,6 +13,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core import checkpoint
+from jaxtl.core.config import traced
 from jaxtl.terms.base import Term
 from jaxtl.training import loop, metrics_log
 
@@ -94,13 +95,13 @@ def test_no_steps_evaluate_the_initial_model(digits):
 def test_a_run_is_chosen_by_the_metric_that_is_asked_for(digits):
     run = tl.setup(digits(monitor="nll", steps=30, evaluate_every=3))
     found = []
-    keep = run.note_best
+    keep = run.update_best
 
     def noted(values):
         found.append(values["nll"])
         return keep(values)
 
-    run.note_best = noted
+    run.update_best = noted
     result = tl.train(run)
     assert result["val"]["nll"] == min(found)
 
@@ -121,7 +122,7 @@ def interrupted_at(run, step):
 
     def stopping(count):
         rows = advance(count)
-        if run.at >= step:
+        if run.steps_done >= step:
             os.kill(os.getpid(), signal.SIGINT)
         return rows
 
@@ -137,11 +138,11 @@ def test_ctrl_c_writes_a_last_checkpoint_and_says_how_to_go_on(digits, tmp_path)
         tl.train(run)
     assert signal.getsignal(signal.SIGINT) is old
     text = str(caught.value)
-    assert f"stopped after step {run.at} of 20" in text
+    assert f"stopped after step {run.steps_done} of 20" in text
     assert f"jaxtl resume {tmp_path / 'run'}" in text
-    assert checkpoint.latest(tmp_path / "run" / "checkpoints") == run.at < 20
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints") == run.steps_done < 20
     again = tl.resume(tmp_path / "run")
-    assert again.at == run.at
+    assert again.steps_done == run.steps_done
     assert again.seconds == pytest.approx(run.seconds)
     result, whole = tl.train(again), tl.setup(exp)
     assert result["test"] == tl.train(whole)["test"]
@@ -169,7 +170,9 @@ def test_a_checkpoint_is_written_each_minute(digits, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(loop, "MINUTE", 0.0)
     monkeypatch.setattr(loop, "PAUSE", 0.0)
-    monkeypatch.setattr(loop.store, "save", lambda run: saved.append(run.at))
+    monkeypatch.setattr(
+        loop.checkpointing, "save", lambda run: saved.append(run.steps_done)
+    )
     tl.train(tl.setup(digits(log_every=3, evaluate_every=6), tmp_path / "run"))
     assert saved == [1, 2, 3, 4, 5, 6]
     steps = [r["step"] for r in lines(tmp_path / "run", "train")]
@@ -183,8 +186,8 @@ def test_a_checkpoint_is_written_each_minute(digits, tmp_path, monkeypatch):
 class Bomb(Term):
     """A term that is NaN from a step on, in its value or in its gradient alone."""
 
-    at: float = 4.0
-    hidden: float = 0.0
+    at: float = traced(4.0)
+    hidden: float = traced(0.0)
 
     def __call__(self, context):
         late = context.step >= self.at
@@ -209,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_term(digits, tmp_pat
     assert "training stopped at step 4: the term bomb = nan is not finite" in text
     assert "The checkpoint of step 4 is kept." in text
     again = tl.resume(tmp_path / "run")
-    assert again.at == 4
+    assert again.steps_done == 4
     assert np.isfinite(again.params["head"]["dense"]["kernel"]).all()
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -224,12 +227,12 @@ def test_a_gradient_that_is_not_finite_stops_too(digits, tmp_path):
 def test_values_that_are_not_finite_are_never_saved(digits, tmp_path):
     run = tl.setup(digits(), tmp_path / "run")
     run.advance(2)
-    loop.store.save(run)
+    loop.checkpointing.save(run)
     head = run.state.trainable["model"]["head"]["dense"]
     head["bias"] = head["bias"].at[0].set(jnp.inf)
-    run.at = 3
+    run.steps_done = 3
     with pytest.raises(tl.UserError, match="NaN or infinite after step 3"):
-        loop.store.save(run)
+        loop.checkpointing.save(run)
     assert checkpoint.latest(tmp_path / "run" / "checkpoints") == 2
 
 
@@ -251,7 +254,7 @@ def test_a_full_disk_loses_nothing(digits, tmp_path, monkeypatch):
         tl.train(run)
     monkeypatch.undo()
     again, whole = tl.resume(tmp_path / "run"), tl.setup(exp)
-    assert again.at == 4
+    assert again.steps_done == 4
     assert tl.train(again)["test"] == tl.train(whole)["test"]
     steps = [r["step"] for r in lines(tmp_path / "run", "train")]
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8]

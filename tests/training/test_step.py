@@ -10,7 +10,6 @@ from scipy import special
 
 import jaxtl as tl
 from jaxtl.core import tree as trees
-from jaxtl.core.types import static
 from jaxtl.data import device_stream
 from jaxtl.terms.base import Term
 from jaxtl.training import compiled_step
@@ -20,7 +19,9 @@ LINEAR = tl.models.MLP(widths=())
 
 def rows(run, t):
     """Returns the batch of step t as numpy (x, y)."""
-    batch = device_stream.batch_at_step(run.parts.data["target"], run.exp.seed, t, 32)
+    batch = device_stream.batch_at_step(
+        run.parts.device_streams["target"], run.exp.seed, t, 32
+    )
     x = np.asarray(batch["x"], np.float64).reshape(32, -1) / 16
     return x, np.asarray(batch["y"])
 
@@ -160,7 +161,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(digits):
 class Counting(Term):
     """Σ (x̄ − own)² with a trained number of its own and a count of its calls."""
 
-    scale: float = static(1.0)
+    scale: float = 1.0
 
     def init(self, key, setup):
         return {"shift": jnp.full((2,), 3.0)}
@@ -169,7 +170,7 @@ class Counting(Term):
         return {"calls": jnp.int32(0)}
 
     def __call__(self, context):
-        value = jnp.sum(jnp.square(context.own["shift"])) * self.scale
+        value = jnp.sum(jnp.square(context.term_params["shift"])) * self.scale
         context.forward()  # so that the model's parameters have a gradient
         context.set_state({"calls": context.state["calls"] + 1})
         return value, {"calls": context.state["calls"].astype(jnp.float32)}

@@ -60,22 +60,25 @@ def test_no_label_of_the_target_reaches_a_step():
     exp = _adaptation(terms={**_adaptation().terms, "spy": spy})
     run = tl.setup(exp)
     assert len(run.parts.datasets["target"].rows["train"]) == 0
-    assert run.parts.data["unlabelled"].y is None
-    assert run.parts.asked["spy"].examples == {"source": 90, "unlabelled": 90}
+    assert run.parts.device_streams["unlabelled"].y is None
+    assert run.parts.terms.setups["spy"].examples == {
+        "source": 90,
+        "unlabelled": 90,
+    }
     run.advance(2)
     assert spy.seen
 
 
 def test_rows_name_the_examples_of_a_batch():
     run = tl.setup(_adaptation())
-    batches = list(run.parts.asked["coral"].batches("source"))
+    batches = list(run.parts.terms.setups["coral"].batches("source"))
     dataset = run.parts.datasets["source"]
     rows = np.concatenate([b["row"] for b in batches])
     np.testing.assert_array_equal(rows, dataset.rows["train"])
     np.testing.assert_array_equal(
         np.concatenate([b["y"] for b in batches]), dataset.y[rows]
     )
-    assert "y" not in next(iter(run.parts.asked["coral"].batches("unlabelled")))
+    assert "y" not in next(iter(run.parts.terms.setups["coral"].batches("unlabelled")))
 
 
 def test_a_data_set_of_its_own_may_be_the_unlabelled_stream():
@@ -88,7 +91,7 @@ def test_a_data_set_of_its_own_may_be_the_unlabelled_stream():
     run.advance(1)
     assert run.notes["unlabelled"].startswith("the labels of streams['unlabelled']")
     rows = run.parts.datasets["unlabelled"].rows["train"]
-    assert int(run.parts.data["unlabelled"].n) == len(rows)
+    assert int(run.parts.device_streams["unlabelled"].n) == len(rows)
     with pytest.raises(UserError, match="leaves train rows without a label already"):
         tl.setup(_adaptation(streams=streams, terms=terms))
 

@@ -157,7 +157,9 @@ def _stage(name: str, exp: Experiment, names) -> dict[str, np.ndarray]:
     found = linear_probe.features(run, (name,), names)
     found = {split: values[name] for split, values in found.items()}
     # A plain pair is told by its identity, so it must live as long as the entry.
-    alive = run.parts.model if isinstance(run.parts.model, Network) else None
+    alive = (
+        run.parts.model.config if isinstance(run.parts.model.config, Network) else None
+    )
     _MEMORY[key] = dict(found), alive
     while len(_MEMORY) > KEPT:
         del _MEMORY[next(iter(_MEMORY))]

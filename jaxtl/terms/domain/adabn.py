@@ -43,7 +43,7 @@ class AdaBN(Term):
 
     def check(self, setup: Setup):
         checks.stream(setup, "target", self.target)
-        trained = jax.tree.map(bool, jax.tree.leaves(setup.mask))
+        trained = jax.tree.map(bool, jax.tree.leaves(setup.program.trainable_mask))
         if jax.tree.leaves(setup.stats) and not any(trained):
             raise UserError(
                 f"terms.{setup.name}: every stage is frozen, and what is frozen keeps "
@@ -61,12 +61,12 @@ class AdaBN(Term):
 
     def __call__(self, context):
         found = batch_norm_stats.batch_statistics(
-            context.network,
+            context.program.network,
             context.params,
             context.stats,
             context.batches[self.target]["x"],
-            train=context.train,
-            frozen_stats=context.still,
+            train=context.program.train_stages,
+            frozen_stats=context.program.frozen_stats,
             key=context.key,
         )
         count = context.state["batches"]

@@ -50,10 +50,10 @@ class ADDA(Term):
         adversarial.check(setup, self.source, self.target, self.widths)
         checks.sourced(setup)
         adversarial.needs_body(setup, "ADDA")
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
 
     def init(self, key, setup):
-        width = adversarial.width(setup, self._stage(setup.network))
+        width = adversarial.width(setup, self._stage(setup.program.network))
         return adversarial.discriminator_init(key, (width, *self.widths))
 
     def _stage(self, network) -> str:
@@ -61,18 +61,20 @@ class ADDA(Term):
 
     def __call__(self, context):
         hold = jax.lax.stop_gradient
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
         theirs = context.source_forward(self.source).features[stage]
-        theirs = domain_pair.vector(context.network, stage, theirs)
+        theirs = domain_pair.vector(context.program.network, stage, theirs)
         ours = domain_pair.feature(context, self.target, stage)
         discriminate = adversarial.discriminator
         source, source_hits = adversarial.domain_loss(
-            discriminate(context.own, theirs), 1.0
+            discriminate(context.term_params, theirs), 1.0
         )
         target, target_hits = adversarial.domain_loss(
-            discriminate(context.own, hold(ours)), 0.0
+            discriminate(context.term_params, hold(ours)), 0.0
         )
-        taken, _ = adversarial.domain_loss(discriminate(hold(context.own), ours), 1.0)
+        taken, _ = adversarial.domain_loss(
+            discriminate(hold(context.term_params), ours), 1.0
+        )
         told = 0.5 * (source + target)
         return told + taken, {
             "discriminator": told,

@@ -106,7 +106,7 @@ def domain_loss(
 
 def width(setup: Setup, stage: str) -> int:
     """Returns how many numbers `pairs.vector` makes of a stage's output."""
-    shape = functools.partial(domain_pair.vector, setup.network, stage)
+    shape = functools.partial(domain_pair.vector, setup.program.network, stage)
     return jax.eval_shape(shape, setup.features[stage]).shape[-1]
 
 
@@ -129,7 +129,7 @@ def check(
 
 def needs_body(setup: Setup, term: str) -> None:
     """Raises where the model is a head alone: a second head would share nothing."""
-    if len(setup.network.stages) < 2:
+    if len(setup.program.network.stages) < 2:
         raise UserError(
             f"terms.{setup.name}: {term} puts a second classifier beside the head, on "
             "the features before it, and this model is a head alone; give it a stage "
@@ -144,12 +144,12 @@ def head_logits(context, feature) -> jax.Array:
       context: of the step; the head runs in its training mode.
       feature: in place of the output of the last stage before the head.
     """
-    return context.network.apply(
+    return context.program.network.apply(
         context.params,
         context.stats,
         feature,
-        start=context.network.stages[-1],
-        train=context.train,
-        frozen_stats=context.still,
+        start=context.program.network.stages[-1],
+        train=context.program.train_stages,
+        frozen_stats=context.program.frozen_stats,
         key=context.key,
     ).logits

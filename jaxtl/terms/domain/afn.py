@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.domain import domain_pair
@@ -67,8 +68,8 @@ class AFN(Term):
     source: str = "source"
     target: str = "unlabelled"
     stage: str | None = None
-    step: float = 1.0
-    radius: float | None = None
+    step: float = traced(1.0)
+    radius: float | None = traced(None)
 
     @property
     def streams(self):
@@ -76,7 +77,7 @@ class AFN(Term):
 
     def check(self, setup: Setup):
         domain_pair.check(setup, self.source, self.target)
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
         domain_pair.positive(setup, "step", self.step)
         if self.radius is not None:
             domain_pair.positive(setup, "radius", self.radius)
@@ -85,7 +86,7 @@ class AFN(Term):
         return self.stage or checks.last_feature(network.stages)
 
     def __call__(self, context):
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
         source, target = (
             norms(domain_pair.feature(context, stream, stage))
             for stream in self.streams

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.domain import domain_pair
@@ -49,7 +48,7 @@ class BSP(Term):
     source: str = "source"
     target: str = "unlabelled"
     stage: str | None = None
-    largest: int = types.static(1)
+    largest: int = 1
 
     @property
     def streams(self):
@@ -57,14 +56,14 @@ class BSP(Term):
 
     def check(self, setup: Setup):
         domain_pair.check(setup, self.source, self.target)
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
         checks.number(setup, "largest", self.largest, 1)
 
     def _stage(self, network) -> str:
         return self.stage or checks.last_feature(network.stages)
 
     def __call__(self, context):
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
         return sum(
             spectral_penalty(domain_pair.feature(context, stream, stage), self.largest)
             for stream in self.streams

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.types import vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
@@ -95,9 +95,9 @@ class CBST(Term):
     """
 
     target: str = "unlabelled"
-    portion: float | Schedule = PAPER_PORTION
+    portion: float | Schedule = traced(PAPER_PORTION)
     balanced: bool = True
-    every: int = types.static(20)
+    every: int = 20
 
     @property
     def streams(self):

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree, vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
@@ -91,10 +91,10 @@ class CDAN(Term):
     target: str = "unlabelled"
     stage: str | None = None
     widths: tuple[int, ...] = (64,)
-    reversal: float | Schedule = adversarial.PAPER_RAMP
+    reversal: float | Schedule = traced(adversarial.PAPER_RAMP)
     entropy: bool = True
-    limit: int = types.static(4096)
-    size: int = types.static(1024)
+    limit: int = 4096
+    size: int = 1024
 
     @property
     def streams(self):
@@ -103,13 +103,13 @@ class CDAN(Term):
     def check(self, setup: Setup):
         checks.task(setup, "CDAN", "classification")
         adversarial.check(setup, self.source, self.target, self.widths, self.reversal)
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
         checks.number(setup, "limit", self.limit, 0)
         checks.number(setup, "size", self.size, 1)
 
     def describe(self, setup: Setup) -> str:
-        features = adversarial.width(setup, self._stage(setup.network))
-        found = f"{features} features × {setup.outputs} classes"
+        features = adversarial.width(setup, self._stage(setup.program.network))
+        found = f"{features} features × {setup.program.outputs} classes"
         if self._product(setup) <= self.limit:
             return f"outer product of {found}"
         return f"{found}, randomised to {self.size}"
@@ -119,25 +119,30 @@ class CDAN(Term):
         width = width if width <= self.limit else self.size
         return adversarial.discriminator_init(key, (width, *self.widths))
 
-    def given(self, setup):
+    def constants(self, setup):
         if self._product(setup) <= self.limit:
             return {}
-        width = adversarial.width(setup, self._stage(setup.network))
+        width = adversarial.width(setup, self._stage(setup.program.network))
         keys = jax.random.split(jax.random.key(0))
         return {
             "features": jax.random.normal(keys[0], (width, self.size)),
-            "probabilities": jax.random.normal(keys[1], (setup.outputs, self.size)),
+            "probabilities": jax.random.normal(
+                keys[1], (setup.program.outputs, self.size)
+            ),
         }
 
     def _stage(self, network) -> str:
         return self.stage or checks.last_feature(network.stages)
 
     def _product(self, setup: Setup) -> int:
-        return adversarial.width(setup, self._stage(setup.network)) * setup.outputs
+        return (
+            adversarial.width(setup, self._stage(setup.program.network))
+            * setup.program.outputs
+        )
 
     def __call__(self, context):
         scale = schedules.value(self.reversal, context.step, context.steps)
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
 
         def domain(stream: str, label: float):
             out = context.forward(stream)
@@ -145,10 +150,10 @@ class CDAN(Term):
             feature = adversarial.reverse_gradient(feature, scale)
             logits = jax.lax.stop_gradient(vectors(out.logits))
             g = jax.nn.softmax(logits)
-            maps = context.given
+            maps = context.constants
             joint = randomised(feature, g, maps) if maps else outer(feature, g)
             sure = entropy_weights(logits) if self.entropy else None
-            logits = adversarial.discriminator(context.own, joint)
+            logits = adversarial.discriminator(context.term_params, joint)
             return adversarial.domain_loss(logits, label, sure)
 
         source, source_hits = domain(self.source, 1.0)

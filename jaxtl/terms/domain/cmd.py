@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -69,8 +69,8 @@ class CMD(Term):
     source: str = "source"
     target: str = "unlabelled"
     stages: tuple[str, ...] | None = None
-    moments: int = types.static(5)
-    span: float = 1.0
+    moments: int = 5
+    span: float = traced(1.0)
 
     @property
     def streams(self):
@@ -86,5 +86,5 @@ class CMD(Term):
             central_moments(
                 *domain_pair.both(context, self, stage), self.moments, self.span
             )
-            for stage in domain_pair.chosen(self.stages, context.network)
+            for stage in domain_pair.chosen(self.stages, context.program.network)
         )

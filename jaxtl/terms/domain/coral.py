@@ -70,5 +70,5 @@ class DeepCORAL(Term):
     def __call__(self, context):
         return sum(
             coral(*domain_pair.both(context, self, stage))
-            for stage in domain_pair.chosen(self.stages, context.network)
+            for stage in domain_pair.chosen(self.stages, context.program.network)
         )

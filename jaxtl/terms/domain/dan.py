@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -174,8 +175,8 @@ class DAN(Term):
     source: str = "source"
     target: str = "unlabelled"
     stages: tuple[str, ...] | None = None
-    multipliers: tuple[float, ...] = POWERS
-    bandwidths: tuple[float, ...] | None = None
+    multipliers: tuple[float, ...] = traced(POWERS)
+    bandwidths: tuple[float, ...] | None = traced(None)
     estimator: str = "biased"
 
     @property
@@ -196,5 +197,5 @@ class DAN(Term):
                 bandwidths=self.bandwidths,
                 estimator=self.estimator,
             )
-            for stage in domain_pair.chosen(self.stages, context.network)
+            for stage in domain_pair.chosen(self.stages, context.program.network)
         )

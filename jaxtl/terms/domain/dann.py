@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks
@@ -36,7 +37,7 @@ class DANN(Term):
     target: str = "unlabelled"
     stage: str | None = None
     widths: tuple[int, ...] = (64,)
-    reversal: float | Schedule = PAPER_RAMP
+    reversal: float | Schedule = traced(PAPER_RAMP)
 
     @property
     def streams(self):
@@ -44,10 +45,10 @@ class DANN(Term):
 
     def check(self, setup: Setup):
         adversarial.check(setup, self.source, self.target, self.widths, self.reversal)
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
 
     def init(self, key, setup):
-        width = adversarial.width(setup, self._stage(setup.network))
+        width = adversarial.width(setup, self._stage(setup.program.network))
         return adversarial.discriminator_init(key, (width, *self.widths))
 
     def _stage(self, network) -> str:
@@ -55,12 +56,12 @@ class DANN(Term):
 
     def __call__(self, context):
         scale = schedules.value(self.reversal, context.step, context.steps)
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
 
         def domain(stream: str, label: float):
             feature = domain_pair.feature(context, stream, stage)
             feature = adversarial.reverse_gradient(feature, scale)
-            logits = adversarial.discriminator(context.own, feature)
+            logits = adversarial.discriminator(context.term_params, feature)
             return adversarial.domain_loss(logits, label)
 
         source, source_hits = domain(self.source, 1.0)

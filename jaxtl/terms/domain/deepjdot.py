@@ -6,7 +6,7 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
 from jaxtl.terms import checks
@@ -93,10 +93,10 @@ class DeepJDOT(Term):
     source: str = "source"
     target: str = "unlabelled"
     stage: str | None = None
-    feature: float = 0.001
-    label: float = 1.0
-    epsilon: float = 0.01
-    iterations: int = types.static(2000)
+    feature: float = traced(0.001)
+    label: float = traced(1.0)
+    epsilon: float = traced(0.01)
+    iterations: int = 2000
 
     @property
     def streams(self):
@@ -107,7 +107,7 @@ class DeepJDOT(Term):
         domain_pair.check(setup, self.source, self.target)
         checks.labelled(setup, "source", self.source)
         checks.classes(setup, "source", self.source)
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
         checks.number(setup, "feature", self.feature, 0.0)
         checks.number(setup, "label", self.label, 0.0)
         domain_pair.positive(setup, "epsilon", self.epsilon)
@@ -119,7 +119,7 @@ class DeepJDOT(Term):
         return self.stage or checks.last_feature(network.stages)
 
     def __call__(self, context):
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
         source, target = domain_pair.both(context, self, stage)
         logits = vectors(context.forward(self.target).logits)
         labels = context.batches[self.source]["y"]

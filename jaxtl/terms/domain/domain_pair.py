@@ -39,7 +39,7 @@ def vector(network, stage: str, feature) -> jax.Array:
 def feature(context, stream: str, stage: str) -> jax.Array:
     """Returns `vector` of a stream's training pass."""
     found = context.forward(stream).features[stage]
-    return vector(context.network, stage, found)
+    return vector(context.program.network, stage, found)
 
 
 def both(context, term, stage: str) -> tuple[jax.Array, jax.Array]:
@@ -56,9 +56,9 @@ def check(
     if stages == ():
         raise UserError(
             f"{checks.where(setup, 'stages')}=(): expected at least one of "
-            f"{', '.join(setup.network.stages)}."
+            f"{', '.join(setup.program.network.stages)}."
         )
-    for stage in chosen(stages, setup.network):
+    for stage in chosen(stages, setup.program.network):
         checks.stage(setup, "stages", stage)
 
 

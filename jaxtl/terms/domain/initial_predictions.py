@@ -20,7 +20,7 @@ def first_pass(setup: Setup, stream: str, stage: str | None = None):
       {"features": (examples, width)}, float32, in the order of the data set's rows;
       zeros where the stream has no such row.
     """
-    apply = setup.network.apply
+    apply = setup.program.network.apply
 
     @jax.jit
     def forward(params, stats, x):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.types import vectors
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -61,8 +62,8 @@ class JAN(Term):
     source: str = "source"
     target: str = "unlabelled"
     stages: tuple[str, ...] | None = None
-    multipliers: tuple[float, ...] = POWERS
-    bandwidth: float = 1.68
+    multipliers: tuple[float, ...] = traced(POWERS)
+    bandwidth: float = traced(1.68)
     estimator: str = "biased"
 
     @property
@@ -77,7 +78,7 @@ class JAN(Term):
         domain_pair.positive(setup, "bandwidth", self.bandwidth)
 
     def __call__(self, context):
-        stages = domain_pair.chosen(self.stages, context.network)
+        stages = domain_pair.chosen(self.stages, context.program.network)
 
         def layers(stream: str):
             out = context.forward(stream)

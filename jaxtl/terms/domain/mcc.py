@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.domain import domain_pair
@@ -48,7 +49,7 @@ class MCC(Term):
       target: stream whose predictions are meant; its labels are not used.
     """
 
-    temperature: float = 2.5
+    temperature: float = traced(2.5)
     target: str = "unlabelled"
 
     @property

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.types import vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
@@ -52,7 +53,7 @@ class MCD(Term):
     source: str = "source"
     target: str = "unlabelled"
     widths: tuple[int, ...] = (64,)
-    reversal: float | Schedule = 1.0
+    reversal: float | Schedule = traced(1.0)
 
     @property
     def streams(self):
@@ -66,21 +67,24 @@ class MCD(Term):
         adversarial.needs_body(setup, "MCD")
 
     def init(self, key, setup):
-        width = adversarial.width(setup, setup.network.stages[-2])
-        return adversarial.discriminator_init(key, (width, *self.widths), setup.outputs)
+        width = adversarial.width(setup, setup.program.network.stages[-2])
+        return adversarial.discriminator_init(
+            key, (width, *self.widths), setup.program.outputs
+        )
 
     def __call__(self, context):
         scale = schedules.value(self.reversal, context.step, context.steps)
-        below = context.network.stages[-2]
+        below = context.program.network.stages[-2]
         feature = domain_pair.feature(context, self.source, below)
-        logits = adversarial.perceptron(context.own, feature)
+        logits = adversarial.perceptron(context.term_params, feature)
         labels = context.batches[self.source]["y"]
         learned = losses.cross_entropy(logits, labels)
         feature = context.forward(self.target).features[below]
         feature = adversarial.reverse(feature, scale)
         first = vectors(adversarial.head_logits(context, feature))
         second = adversarial.perceptron(
-            context.own, domain_pair.vector(context.network, below, feature)
+            context.term_params,
+            domain_pair.vector(context.program.network, below, feature),
         )
         apart = discrepancy(first, second)
         same = jnp.argmax(first, axis=-1) == jnp.argmax(second, axis=-1)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
 from jaxtl.optim import schedules
@@ -76,8 +77,8 @@ class MDD(Term):
     source: str = "source"
     target: str = "unlabelled"
     widths: tuple[int, ...] = (64,)
-    margin: float = 4.0
-    reversal: float | Schedule = PAPER_RAMP
+    margin: float = traced(4.0)
+    reversal: float | Schedule = traced(PAPER_RAMP)
 
     @property
     def streams(self):
@@ -88,24 +89,26 @@ class MDD(Term):
         adversarial.check(setup, self.source, self.target, self.widths, self.reversal)
         adversarial.needs_body(setup, "MDD")
         checks.number(setup, "margin", self.margin, 0.0)
-        if setup.outputs < 2:
+        if setup.program.outputs < 2:
             raise UserError(
                 f"terms.{setup.name}: MDD tells classes apart, and the data have one."
             )
 
     def init(self, key, setup):
-        width = adversarial.width(setup, setup.network.stages[-2])
-        return adversarial.discriminator_init(key, (width, *self.widths), setup.outputs)
+        width = adversarial.width(setup, setup.program.network.stages[-2])
+        return adversarial.discriminator_init(
+            key, (width, *self.widths), setup.program.outputs
+        )
 
     def __call__(self, context):
         scale = schedules.value(self.reversal, context.step, context.steps)
-        below = context.network.stages[-2]
+        below = context.program.network.stages[-2]
 
         def domain(stream: str):
             out = context.forward(stream)
             feature = domain_pair.feature(context, stream, below)
             feature = adversarial.reverse_gradient(feature, scale)
-            logits = adversarial.perceptron(context.own, feature)
+            logits = adversarial.perceptron(context.term_params, feature)
             labels = jnp.argmax(vectors(out.logits), axis=-1)
             same = jnp.argmax(logits, axis=-1) == labels
             return logits, labels, jnp.mean(same.astype(jnp.float32))

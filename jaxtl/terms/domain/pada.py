@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree, vectors
 from jaxtl.optim import schedules
 from jaxtl.terms import checks
@@ -55,7 +56,7 @@ def weighted_cross_entropy(
 
 
 def _initial(setup: Setup) -> PyTree:
-    return {"prediction": jnp.full(setup.outputs, 1.0 / setup.outputs)}
+    return {"prediction": jnp.full(setup.program.outputs, 1.0 / setup.program.outputs)}
 
 
 def _weights(context, target: str, momentum) -> jax.Array:
@@ -93,8 +94,8 @@ class ClassWeightedCrossEntropy(Term):
 
     source: str = "source"
     target: str = "unlabelled"
-    momentum: float = 0.99
-    label_smoothing: float = 0.0
+    momentum: float = traced(0.99)
+    label_smoothing: float = traced(0.0)
 
     @property
     def streams(self):
@@ -137,7 +138,7 @@ class PartialDANN(DANN):
       Cao et al., as `class_weights`.
     """
 
-    momentum: float = 0.99
+    momentum: float = traced(0.99)
 
     def check(self, setup: Setup):
         super().check(setup)
@@ -149,12 +150,12 @@ class PartialDANN(DANN):
     def __call__(self, context):
         weights = _weights(context, self.target, self.momentum)
         scale = schedules.value(self.reversal, context.step, context.steps)
-        stage = self._stage(context.network)
+        stage = self._stage(context.program.network)
 
         def logits(stream: str):
             feature = domain_pair.feature(context, stream, stage)
             feature = adversarial.reverse_gradient(feature, scale)
-            return adversarial.discriminator(context.own, feature)
+            return adversarial.discriminator(context.term_params, feature)
 
         source = logits(self.source)
         own = weights[context.batches[self.source]["y"]]

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree, vectors
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -108,9 +108,9 @@ class SHOT(Term):
 
     target: str = "unlabelled"
     stage: str | None = None
-    diversity: float = 1.0
-    labels: float = 0.3
-    every: int = types.static(100)
+    diversity: float = traced(1.0)
+    labels: float = traced(0.3)
+    every: int = 100
 
     @property
     def streams(self):
@@ -119,19 +119,19 @@ class SHOT(Term):
     def check(self, setup: Setup):
         checks.task(setup, "SHOT", "classification")
         checks.stream(setup, "target", self.target)
-        checks.stage(setup, "stage", self._stage(setup.network))
+        checks.stage(setup, "stage", self._stage(setup.program.network))
         checks.number(setup, "diversity", self.diversity, 0.0)
         checks.number(setup, "labels", self.labels, 0.0)
         checks.number(setup, "every", self.every, 1)
 
     def describe(self, setup: Setup) -> str:
-        head = setup.network.stages[-1]
-        if any(jax.tree.leaves(setup.mask.get(head, {}))):
+        head = setup.program.network.stages[-1]
+        if any(jax.tree.leaves(setup.program.trainable_mask.get(head, {}))):
             return f"trains {head!r} too, which the paper holds (groups: tl.FROZEN)"
         return f"adapts to the source's {head!r}, which stays"
 
     def init_state(self, setup: Setup) -> PyTree:
-        memory = first_pass(setup, self.target, self._stage(setup.network))
+        memory = first_pass(setup, self.target, self._stage(setup.program.network))
         return {**memory, "labels": jnp.zeros(len(memory["seen"]), jnp.int32)}
 
     def _stage(self, network) -> str:
@@ -157,7 +157,7 @@ class SHOT(Term):
         """Returns the batch's pseudo-labels; brings the memory up to date."""
         rows, old = context.batches[self.target]["row"], context.state
         now = {
-            "features": vectors(out.features[self._stage(context.network)]),
+            "features": vectors(out.features[self._stage(context.program.network)]),
             "probabilities": jax.nn.softmax(logits),
             "seen": jnp.ones(len(rows), bool),
         }

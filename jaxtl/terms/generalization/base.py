@@ -26,7 +26,7 @@ def check(setup: Setup, term: str, streams: Sequence[str]) -> None:
     for name in streams:
         checks.stream(setup, "streams", name)
     if len(set(streams)) < 2 or len(set(streams)) < len(streams):
-        there = [name for name in setup.streams if name != "unlabelled"]
+        there = [name for name in setup.program.streams if name != "unlabelled"]
         raise UserError(
             f"{where}={tuple(streams)!r}: {term} compares domains, so it needs "
             f"two or more different streams (streams: {', '.join(there)})."
@@ -64,7 +64,7 @@ def logits(context, streams: tuple[str, ...]) -> dict[str, jax.Array]:
     those of all domains (Gulrajani & Lopez-Paz, In Search of Lost Domain
     Generalization, ICLR 2021, run their methods so).
     """
-    return {name: out.logits for name, out in context.together(streams).items()}
+    return {name: out.logits for name, out in context.joint_forward(streams).items()}
 
 
 def labels(context, streams: tuple[str, ...]) -> dict[str, jax.Array]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.generalization import base
@@ -25,7 +26,7 @@ class PooledERM(Term):
     """
 
     streams: tuple[str, ...] = ()
-    label_smoothing: float = 0.0
+    label_smoothing: float = traced(0.0)
 
     def check(self, setup: Setup):
         base.check(setup, "PooledERM", self.streams)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.generalization import base
@@ -45,8 +46,8 @@ class GroupDRO(Term):
     """
 
     streams: tuple[str, ...] = ()
-    eta: float = 0.01
-    adjustment: float = 0.0
+    eta: float = traced(0.01)
+    adjustment: float = traced(0.0)
 
     def check(self, setup: Setup):
         base.check(setup, "GroupDRO", self.streams)
@@ -57,7 +58,7 @@ class GroupDRO(Term):
         count = len(self.streams)
         return {"log_weights": jnp.full(count, -jnp.log(jnp.float32(count)))}
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         sizes = [setup.examples[name] for name in self.streams]
         return {"sizes": jnp.asarray(sizes, jnp.float32)}
 
@@ -65,7 +66,7 @@ class GroupDRO(Term):
         logits = base.logits(context, self.streams)
         labels = base.labels(context, self.streams)
         risks = base.risks(logits, labels)
-        adjusted = risks + self.adjustment / jnp.sqrt(context.given["sizes"])
+        adjusted = risks + self.adjustment / jnp.sqrt(context.constants["sizes"])
         log_weights = reweighted(context.state["log_weights"], adjusted, self.eta)
         context.set_state({"log_weights": log_weights})
         weights = jnp.exp(log_weights)

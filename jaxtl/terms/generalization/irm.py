@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import static
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.generalization import base
 
@@ -72,7 +71,7 @@ class IRM(Term):
     """
 
     streams: tuple[str, ...] = ()
-    halves: bool = static(False)
+    halves: bool = False
 
     def check(self, setup: Setup):
         base.check(setup, "IRM", self.streams)

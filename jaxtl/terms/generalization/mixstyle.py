@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.terms import checks
@@ -91,24 +92,25 @@ class MixStyle(Term):
 
     streams: tuple[str, ...] = ()
     stages: tuple[str, ...] | None = None
-    alpha: float = 0.1
-    probability: float = 0.5
+    alpha: float = traced(0.1)
+    probability: float = traced(0.5)
 
     def check(self, setup: Setup):
         base.check(setup, "MixStyle", self.streams)
         checks.number(setup, "alpha", self.alpha, 1e-3)
         checks.number(setup, "probability", self.probability, 0.0, 1.0)
-        stages = self._stages(setup.network)
+        stages = self._stages(setup.program.network)
         for stage in stages:
             checks.stage(setup, "stages", stage)
-        if not stages or setup.network.stages[-1] in stages:
+        names = setup.program.network.stages
+        if not stages or names[-1] in stages:
             raise UserError(
                 f"{checks.where(setup, 'stages')}={self.stages!r}: expected stages "
-                f"before the head ({', '.join(setup.network.stages[:-1]) or 'none'})."
+                f"before the head ({', '.join(names[:-1]) or 'none'})."
             )
 
     def describe(self, setup: Setup):
-        return f"styles mixed after {', '.join(self._stages(setup.network))}"
+        return f"styles mixed after {', '.join(self._stages(setup.program.network))}"
 
     def _stages(self, network) -> tuple[str, ...]:
         if self.stages is not None:
@@ -128,7 +130,10 @@ class MixStyle(Term):
 
     def _run(self, context, domain):
         """Returns the pass with mixing, which may begin from cached features."""
-        names, stages = context.network.stages, self._stages(context.network)
+        names, stages = (
+            context.program.network.stages,
+            self._stages(context.program.network),
+        )
         x, at = self._entry(context, names.index(stages[0]))
         out = None
         for i, stage in enumerate((*stages, names[-1])):
@@ -145,7 +150,7 @@ class MixStyle(Term):
 
     def _entry(self, context, first: int):
         """Returns (inputs of all domains, number of the stage that reads them)."""
-        names = context.network.stages
+        names = context.program.network.stages
         entries = [context.entry(stream) for stream in self.streams]
         at = names.index(entries[0][1]) if entries[0][1] else 0
         found = [x for x, _ in entries]

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup, Term
@@ -52,7 +53,7 @@ class InterDomainMixup(Term):
     """
 
     streams: tuple[str, ...] = ()
-    alpha: float = 0.2
+    alpha: float = traced(0.2)
 
     def check(self, setup: Setup):
         base.check(setup, "InterDomainMixup", self.streams)

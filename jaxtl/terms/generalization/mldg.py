@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
-from jaxtl.core.types import PyTree, static
+from jaxtl.core.config import traced
+from jaxtl.core.types import PyTree
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.generalization import base
@@ -45,9 +46,9 @@ class MLDG(Term):
     """
 
     streams: tuple[str, ...] = ()
-    rate: float = 0.01
-    beta: float = 1.0
-    second_order: bool = static(True)
+    rate: float = traced(0.01)
+    beta: float = traced(1.0)
+    second_order: bool = True
 
     def check(self, setup: Setup):
         base.check(setup, "MLDG", self.streams)
@@ -60,7 +61,7 @@ class MLDG(Term):
         # One program for every choice: the chosen domain is turned to the first place.
         left_out = jax.random.randint(draw, (), 0, len(self.streams))
         x, y = jax.tree.map(lambda a: jnp.roll(a, -left_out, axis=0), (x, y))
-        free, held = trees.partition(context.params, context.mask)
+        free, held = trees.partition(context.params, context.program.trainable_mask)
 
         def risk(params, places, key):
             some = jax.tree.map(lambda a: a[places].reshape(-1, *a.shape[2:]), x)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core.types import static
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base, second_network
@@ -84,9 +84,9 @@ class CoTeaching(Term):
     """
 
     stream: str = "target"
-    forget: float = 0.2
-    ramp: float = 0.05
-    noise: float = static(0.1)
+    forget: float = traced(0.2)
+    ramp: float = traced(0.05)
+    noise: float = 0.1
 
     @property
     def streams(self):

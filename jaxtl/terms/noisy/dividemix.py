@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import static
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base, gaussian_mixture, second_network
@@ -103,17 +103,17 @@ class DivideMix(Term):
     """
 
     stream: str = "target"
-    warmup: float = 0.2
-    every: int = static(50)
-    threshold: float = 0.5
-    temperature: float = 0.5
-    unlabelled: float = 25.0
-    ramp: float = 0.05
-    alpha: float = 4.0
-    penalty: float = 1.0
+    warmup: float = traced(0.2)
+    every: int = 50
+    threshold: float = traced(0.5)
+    temperature: float = traced(0.5)
+    unlabelled: float = traced(25.0)
+    ramp: float = traced(0.05)
+    alpha: float = traced(4.0)
+    penalty: float = traced(1.0)
     augment: tuple[Any, ...] = ()
-    views: int = static(1)
-    noise: float = static(0.1)
+    views: int = 1
+    noise: float = 0.1
 
     @property
     def streams(self):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base
@@ -59,8 +60,8 @@ class ELR(Term):
     """
 
     stream: str = "target"
-    strength: float = 3.0
-    beta: float = 0.7
+    strength: float = traced(3.0)
+    beta: float = traced(0.7)
 
     @property
     def streams(self):
@@ -72,7 +73,9 @@ class ELR(Term):
         checks.number(setup, "beta", self.beta, 0.0, 1.0)
 
     def init_state(self, setup: Setup):
-        return {"targets": jnp.zeros((setup.examples[self.stream], setup.outputs))}
+        return {
+            "targets": jnp.zeros((setup.examples[self.stream], setup.program.outputs))
+        }
 
     def __call__(self, context):
         logits = context.forward(self.stream).logits

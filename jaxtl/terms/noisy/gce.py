@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base
@@ -49,8 +50,8 @@ class GCE(Term):
     """
 
     stream: str = "target"
-    q: float = 0.7
-    threshold: float = 0.0
+    q: float = traced(0.7)
+    threshold: float = traced(0.0)
 
     @property
     def streams(self):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import static
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base
@@ -60,7 +59,7 @@ class LabelProportions(Term):
     """
 
     stream: str = "target"
-    size: int = static(8)
+    size: int = 8
     bags: str | None = None
 
     @property
@@ -91,16 +90,17 @@ class LabelProportions(Term):
             )
         return np.unique(found, return_inverse=True)[1]
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         bags = self._bags(setup)
-        sums = np.zeros((bags.max() + 1, setup.outputs))
+        sums = np.zeros((bags.max() + 1, setup.program.outputs))
         for batch in setup.batches(self.stream):
             y = np.asarray(batch["y"])
-            share = np.eye(setup.outputs)[y] if y.dtype.kind in "iu" else y
+            share = np.eye(setup.program.outputs)[y] if y.dtype.kind in "iu" else y
             if share.shape[1:] != sums.shape[1:] or (share < 0).any():
                 raise UserError(
                     f"{checks.where(setup, 'stream')}={self.stream!r}: proportions are "
-                    f"(n, {setup.outputs}) numbers of at least 0; got {y.shape}, from "
+                    f"(n, {setup.program.outputs}) numbers of at least 0; got "
+                    f"{y.shape}, from "
                     f"{y.min():.3g}."
                 )
             np.add.at(sums, bags[np.asarray(batch["row"])], share)
@@ -110,12 +110,15 @@ class LabelProportions(Term):
 
     def init_state(self, setup: Setup):
         count = setup.examples[self.stream]
-        return {"p": jnp.zeros((count, setup.outputs)), "seen": jnp.zeros(count)}
+        return {
+            "p": jnp.zeros((count, setup.program.outputs)),
+            "seen": jnp.zeros(count),
+        }
 
     def __call__(self, context):
         logits = context.forward(self.stream).logits
         row, state = context.batches[self.stream]["row"], context.state
-        bags, proportions = context.given["bags"], context.given["proportions"]
+        bags, proportions = context.constants["bags"], context.constants["proportions"]
         now = jnp.exp(base.log_probabilities(logits))
         p, seen = state["p"].at[row].set(now), state["seen"].at[row].set(1.0)
         context.set_state({"p": p, "seen": seen})

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import static
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base, transition_matrix
@@ -54,7 +53,7 @@ class _Corrected(Term):
     """What both corrections need: a transition matrix, checked."""
 
     stream: str = "target"
-    transition: str | tuple = static("")
+    transition: str | tuple = ""
 
     @property
     def streams(self):
@@ -76,10 +75,10 @@ class _Corrected(Term):
                 )
             found = np.load(path, allow_pickle=False)
         matrix = transition_matrix.check_transition(found, where)
-        if len(matrix) != setup.outputs:
+        if len(matrix) != setup.program.outputs:
             raise UserError(
                 f"{where} is {len(matrix)} × {len(matrix)}, and the model has "
-                f"{setup.outputs} outputs."
+                f"{setup.program.outputs} outputs."
             )
         return matrix
 
@@ -108,13 +107,13 @@ class ForwardCorrection(_Corrected):
             )
         return matrix
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         return {"transition": jnp.asarray(self._checked(setup), jnp.float32)}
 
     def __call__(self, context):
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
-        value = forward_corrected(logits, labels, context.given["transition"])
+        value = forward_corrected(logits, labels, context.constants["transition"])
         return value, {"accuracy": base.accuracy(logits, labels)}
 
 
@@ -140,12 +139,12 @@ class BackwardCorrection(_Corrected):
             )
         return matrix
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         inverse = np.linalg.inv(self._checked(setup))
         return {"inverse": jnp.asarray(inverse, jnp.float32)}
 
     def __call__(self, context):
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
-        value = backward_corrected(logits, labels, context.given["inverse"])
+        value = backward_corrected(logits, labels, context.constants["inverse"])
         return value, {"accuracy": base.accuracy(logits, labels)}

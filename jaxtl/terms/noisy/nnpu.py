@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import static
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 
@@ -81,10 +81,10 @@ class NNPU(Term):
 
     stream: str = "target"
     unlabelled: str = "unlabelled"
-    positive: int = static(1)
-    prior: float = 0.5
-    beta: float = 0.0
-    gamma: float = 1.0
+    positive: int = 1
+    prior: float = traced(0.5)
+    beta: float = traced(0.0)
+    gamma: float = traced(1.0)
 
     @property
     def streams(self):
@@ -94,10 +94,10 @@ class NNPU(Term):
         checks.stream(setup, "stream", self.stream)
         checks.stream(setup, "unlabelled", self.unlabelled)
         checks.task(setup, "NNPU", "classification")
-        if not 0 <= self.positive < max(setup.outputs, 2):
+        if not 0 <= self.positive < max(setup.program.outputs, 2):
             raise UserError(
                 f"{checks.where(setup, 'positive')}={self.positive!r}: expected a "
-                f"class from 0 to {max(setup.outputs, 2) - 1}."
+                f"class from 0 to {max(setup.program.outputs, 2) - 1}."
             )
         checks.number(setup, "prior", self.prior, 0.0, 1.0)
         checks.number(setup, "beta", self.beta, 0.0)

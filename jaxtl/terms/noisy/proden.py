@@ -61,7 +61,9 @@ class PRODEN(Term):
         checks.task(setup, "PRODEN", "multilabel")
 
     def init_state(self, setup: Setup):
-        return {"weights": jnp.zeros((setup.examples[self.stream], setup.outputs))}
+        return {
+            "weights": jnp.zeros((setup.examples[self.stream], setup.program.outputs))
+        }
 
     def __call__(self, context):
         logits = context.forward(self.stream).logits

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.noisy import base
@@ -42,8 +43,8 @@ class SCE(Term):
     """
 
     stream: str = "target"
-    alpha: float = 0.1
-    beta: float = 1.0
+    alpha: float = traced(0.1)
+    beta: float = traced(1.0)
 
     @property
     def streams(self):

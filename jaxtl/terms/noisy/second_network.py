@@ -17,13 +17,13 @@ def init(key: jax.Array, setup: Setup, stream: str, noise: float) -> PyTree:
 
     Args:
       key: PRNG key.
-      setup: of the experiment; `setup.mask` says what is trainable.
+      setup: of the experiment; `setup.program.trainable_mask` says what is trainable.
       stream: whose inputs the network takes.
       noise: of loaded parameters with two axes or more.
     """
     x = next(iter(setup.batches(stream)))["x"]
     x = jax.tree.map(lambda values: values[:1], x)
-    fresh, _ = jax.jit(setup.network.init)(jax.random.fold_in(key, 0), x)
+    fresh, _ = jax.jit(setup.program.network.init)(jax.random.fold_in(key, 0), x)
     loaded = trees.flatten(setup.source.params)
     paths = sorted(trees.flatten(setup.params))
     keys = dict(zip(paths, jax.random.split(jax.random.fold_in(key, 1), len(paths))))
@@ -38,13 +38,13 @@ def init(key: jax.Array, setup: Setup, stream: str, noise: float) -> PyTree:
         return leaf + noise * jnp.std(leaf) * draw
 
     made = trees.map_with_path(begin, setup.params)
-    return trees.partition(made, setup.mask)[0]
+    return trees.partition(made, setup.program.trainable_mask)[0]
 
 
 def params(context) -> PyTree:
     """Returns the second network's whole tree: frozen parameters are the model's."""
     shared = jax.lax.stop_gradient(context.params)
-    return trees.fill(trees.like(shared, context.own), shared)
+    return trees.fill(trees.like(shared, context.term_params), shared)
 
 
 def forward(context, stream: str, stats: PyTree, key: jax.Array) -> Output:
@@ -53,18 +53,18 @@ def forward(context, stream: str, stats: PyTree, key: jax.Array) -> Output:
     x, start = context.entry(stream)
     settings = {}
     if start is not None:
-        stages = context.network.stages
+        stages = context.program.network.stages
         below = stages[: stages.index(start)]
-        if any(trees.flatten(context.own.get(stage, {})) for stage in below):
+        if any(trees.flatten(context.term_params.get(stage, {})) for stage in below):
             x = context.batches[stream]["x"]
         else:
             settings["start"] = start
-    return context.network.apply(
+    return context.program.network.apply(
         params(context),
         stats,
         x,
-        train=context.train,
-        frozen_stats=context.still,
+        train=context.program.train_stages,
+        frozen_stats=context.program.frozen_stats,
         key=key,
         **settings,
     )

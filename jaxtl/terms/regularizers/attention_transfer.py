@@ -89,14 +89,14 @@ class AttentionTransfer(Term):
                 )
 
     def describe(self, setup: Setup) -> str:
-        found = feature_maps.names(self.stages, setup.network, setup.features)
+        found = feature_maps.names(self.stages, setup.program.network, setup.features)
         return f"attention of {', '.join(found)}"
 
     def __call__(self, context):
         ours = context.forward(self.stream).features
         theirs = context.source_forward(self.stream).features
         total = 0.0
-        for stage in feature_maps.names(self.stages, context.network, ours):
+        for stage in feature_maps.names(self.stages, context.program.network, ours):
             pair = (
                 feature_maps.grid(ours[stage])[0],
                 feature_maps.grid(theirs[stage])[0],

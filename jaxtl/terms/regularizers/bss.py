@@ -43,7 +43,7 @@ class SpectralShrinkage(Term):
       stream: name of the stream.
     """
 
-    smallest: int = types.static(1)
+    smallest: int = 1
     stage: str | None = None
     stream: str = "target"
 
@@ -54,12 +54,14 @@ class SpectralShrinkage(Term):
     def check(self, setup: Setup):
         checks.stream(setup, "stream", self.stream)
         checks.number(setup, "smallest", self.smallest, 1)
-        checks.stage(setup, "stage", self.reads(setup.network))
+        checks.stage(setup, "stage", self.reads(setup.program.network))
 
     def reads(self, network) -> str:
         """Returns the stage whose features are shrunk."""
         return self.stage or checks.last_feature(network.stages)
 
     def __call__(self, context):
-        features = context.forward(self.stream).features[self.reads(context.network)]
+        features = context.forward(self.stream).features[
+            self.reads(context.program.network)
+        ]
         return spectral_shrinkage(types.vectors(features), self.smallest)

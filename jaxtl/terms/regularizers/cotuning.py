@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import types
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import linear_fit, source_network
@@ -90,8 +89,8 @@ class CoTuning(Term):
     """
 
     approach: Literal["direct", "reverse"] = "direct"
-    temperature: float = types.static(1.0)
-    decay: float = types.static(1e-3)
+    temperature: float = 1.0
+    decay: float = 1e-3
     stream: str = "target"
 
     @property
@@ -109,23 +108,28 @@ class CoTuning(Term):
     def init(self, key, setup):
         return source_network.head_init(setup)
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         known, labels = [], []
         for out, batch in source_network.passes(setup, self.stream):
             known.append(np.asarray(jax.nn.softmax(out.logits / self.temperature)))
             labels.append(np.asarray(batch["y"]))
         known, labels = np.concatenate(known), np.concatenate(labels)
         if self.approach == "direct":
-            table = direct_relationship(known, labels, setup.outputs)
+            table = direct_relationship(known, labels, setup.program.outputs)
         else:
-            table = reverse_relationship(known, labels, setup.outputs, self.decay)
+            table = reverse_relationship(
+                known, labels, setup.program.outputs, self.decay
+            )
         return {"relationship": jnp.asarray(table, jnp.float32)}
 
     def __call__(self, context):
-        table, labels = context.given["relationship"], context.batches[self.stream]["y"]
+        table, labels = (
+            context.constants["relationship"],
+            context.batches[self.stream]["y"],
+        )
         # Labels that augmentation mixed are distributions already.
         wanted = table[labels] if labels.ndim == 1 else labels @ table
         logits = source_network.head_logits(
-            context, context.own, self.stream, train=True
+            context, context.term_params, self.stream, train=True
         )
         return losses.cross_entropy(logits, wanted)

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxtl.core import compilation, selection, types
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import feature_maps, linear_fit, source_network
@@ -93,9 +94,9 @@ class DELTA(Term):
 
     stages: tuple[str, ...] | None = None
     attention: bool = True
-    temperature: float | None = types.static(None)
-    examples: int = types.static(256)
-    head: float = 0.0
+    temperature: float | None = None
+    examples: int = 256
+    head: float = traced(0.0)
     stream: str = "target"
 
     @property
@@ -114,25 +115,25 @@ class DELTA(Term):
             checks.task(setup, "DELTA(attention=True)", *_LOSS)
 
     def describe(self, setup: Setup) -> str:
-        found = feature_maps.names(self.stages, setup.network, setup.features)
+        found = feature_maps.names(self.stages, setup.program.network, setup.features)
         how = f"weighed on {self.examples} examples" if self.attention else "all alike"
         return f"feature maps of {', '.join(found)}; channels {how}"
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         if not self.attention:
             return {}
-        found = feature_maps.names(self.stages, setup.network, setup.features)
-        last = checks.last_feature(setup.network.stages)
+        found = feature_maps.names(self.stages, setup.program.network, setup.features)
+        last = checks.last_feature(setup.program.network.stages)
         features, labels = [], []
         for out, batch in source_network.passes(setup, self.stream, stop=last):
             features.append(np.asarray(feature_maps.pooled(out.logits)))
             labels.append(np.asarray(batch["y"]))
         features, labels = np.concatenate(features), np.concatenate(labels)
-        loss = _LOSS[setup.task]
+        loss = _LOSS[setup.program.task]
         head = linear_fit.fit(
             jnp.asarray(features),
             jnp.asarray(labels),
-            setup.outputs,
+            setup.program.outputs,
             loss,
             decay=_DECAY,
         )
@@ -148,10 +149,10 @@ class DELTA(Term):
         ours = context.forward(self.stream).features
         theirs = context.source_forward(self.stream).features
         distance = 0.0
-        for stage in feature_maps.names(self.stages, context.network, ours):
-            weights = context.given[stage] if self.attention else None
+        for stage in feature_maps.names(self.stages, context.program.network, ours):
+            weights = context.constants[stage] if self.attention else None
             distance += feature_distance(ours[stage], theirs[stage], weights)
-        params = selection.keep(context.mask, context.params)
+        params = selection.keep(context.program.trainable_mask, context.params)
         fresh = jax.tree.map(
             lambda theta, start: theta if start is None else None,
             params,

@@ -43,7 +43,7 @@ def visible(setup: Setup, asked: str) -> None:
       setup: what a term is checked against.
       asked: what needs them, for the message ("terms.x.estimator='dense'").
     """
-    if setup.network.taps is None:
+    if setup.program.network.taps is None:
         raise UserError(
             f"{asked} reads the inputs of the model's dense layers, and this model, a "
             "pair of plain functions, does not show them."

@@ -85,7 +85,7 @@ class EWC(Term):
     def describe(self, setup: Setup):
         return _describe(self, setup, FISHER)
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         return _given(self, setup, FISHER)
 
     def __call__(self, context):
@@ -125,7 +125,7 @@ class MAS(Term):
     def describe(self, setup: Setup):
         return _describe(self, setup, MAS_KINDS)
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         return _given(self, setup, MAS_KINDS)
 
     def __call__(self, context):
@@ -135,7 +135,7 @@ class MAS(Term):
 def _check(term, setup, kinds):
     per_leaf.check(setup, term.select, term.strengths)
     if term.importance is None:
-        if setup.source_network is None:
+        if setup.program.source_network is None:
             raise UserError(
                 f"{checks.where(setup, 'importance')}=None computes the importance at "
                 "θ₀, whose own head is not there; name a file of `jaxtl importance`."
@@ -181,10 +181,9 @@ def _given(term, setup, kinds) -> dict[str, jax.Array]:
 
 def _computed(setup: Setup, kind: str) -> dict[str, np.ndarray]:
     """Returns path -> importance at θ₀, by the target's train inputs."""
-    head, network = setup.network.stages[-1], setup.source_network
+    head, network = setup.program.network.stages[-1], setup.program.source_network
     params = trees.fill(setup.source.params, setup.params)
-    if setup.plain is not None:
-        params = trees.like(setup.plain, params)
+    params = setup.program.base_params(params)
     if setup.source.head is not None:
         params = {**params, head: setup.source.head}
     stats = trees.fill(setup.source.stats, setup.stats)
@@ -193,7 +192,7 @@ def _computed(setup: Setup, kind: str) -> dict[str, np.ndarray]:
         def f(params, x):
             return network.apply(params, stats, x).logits
 
-        settings = {"task": setup.task, "chunk": chunk}
+        settings = {"task": setup.program.task, "chunk": chunk}
         if kind == "mas":
             return equations.mas(f, params, x, **settings)
         # One label drawn per example: as many backward passes as examples.
@@ -208,6 +207,6 @@ def _value(term, context) -> jax.Array:
     values = per_leaf.measure(
         context,
         term.select,
-        lambda path, theta, start: ewc(theta, start, context.given[path]),
+        lambda path, theta, start: ewc(theta, start, context.constants[path]),
     )
     return per_leaf.total(values, term.strengths)

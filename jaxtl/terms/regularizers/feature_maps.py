@@ -55,9 +55,9 @@ def check(setup: Setup, stages: tuple[str, ...] | None) -> tuple[str, ...]:
     if isinstance(stages, str) or stages == ():
         raise UserError(
             f"{checks.where(setup, 'stages')}={stages!r}: expected a tuple of stages, "
-            f"such as ({setup.network.stages[0]!r},), or None."
+            f"such as ({setup.program.network.stages[0]!r},), or None."
         )
-    found = names(stages, setup.network, setup.features)
+    found = names(stages, setup.program.network, setup.features)
     for stage in found:
         checks.stage(setup, "stages", stage)
     return found

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -81,7 +82,7 @@ class FunctionDistance(Term):
       in Function Space, ICLR 2019 (the squared distance).
     """
 
-    temperature: float = 1.0
+    temperature: float = traced(1.0)
     kind: Literal["softmax", "sigmoid", "identity"] | None = None
     stream: str = "target"
 
@@ -97,7 +98,7 @@ class FunctionDistance(Term):
         positive(setup, "temperature", self.temperature)
 
     def describe(self, setup: Setup) -> str:
-        kind = self.kind or _KIND[setup.task]
+        kind = self.kind or _KIND[setup.program.task]
         if source_network.kept(setup):
             return f"{kind} outputs of the model, whose head is the source's"
         return f"{kind} outputs of the source's head on the model's features"
@@ -109,13 +110,13 @@ class FunctionDistance(Term):
             ours = out.logits
         else:
             ours = source_network.head_logits(context, context.source.head, self.stream)
-        kind, t = self.kind or _KIND[context.task], self.temperature
+        kind, t = self.kind or _KIND[context.program.task], self.temperature
         if kind == "identity":
             value = squared_distance(theirs, ours)
         else:
             kl = kl_divergence if kind == "softmax" else bernoulli_kl
             value = jnp.square(t) * kl(theirs, ours, t)
-        feature = out.features.get(checks.last_feature(context.network.stages))
+        feature = out.features.get(checks.last_feature(context.program.network.stages))
         return source_network.mean(value, feature)
 
 

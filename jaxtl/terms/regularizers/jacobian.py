@@ -73,10 +73,10 @@ class JacobianDifference(Term):
 
     wrt: Literal["params", "inputs"] = "params"
     estimator: Literal["projected", "exact", "dense", "dense_projected"] = "projected"
-    probes: int = types.static(1)
+    probes: int = 1
     draws: Literal["signs", "orthogonal"] = "signs"
-    every: int = types.static(1)
-    fraction: float = types.static(1.0)
+    every: int = 1
+    fraction: float = 1.0
     select: str = ".*"
     stage: str | None = None
     stream: str = "target"
@@ -132,14 +132,14 @@ class JacobianDifference(Term):
         """Returns the stage whose output f is, for a `Setup` or a context."""
         if self.stage is not None:
             return self.stage
-        head = setup.network.stages[-1]
+        head = setup.program.network.stages[-1]
         known = trees.flatten({head: setup.source.params.get(head)})
         whole = set(trees.flatten({head: setup.params[head]})) <= set(known)
-        return head if whole else checks.last_feature(setup.network.stages)
+        return head if whole else checks.last_feature(setup.program.network.stages)
 
     def leaves(self, setup) -> PyTree:
         """Returns the mask of parameters that f is differentiated by (or moved by)."""
-        stages = setup.network.stages
+        stages = setup.program.network.stages
         late = set(stages[stages.index(self.reads(setup)) + 1 :])
         known = set(trees.flatten(setup.source.params))
         inputs = self.wrt == "inputs"
@@ -152,12 +152,12 @@ class JacobianDifference(Term):
                 return False
             return inputs or (path in known and selection.matches(self.select, path))
 
-        return trees.map_with_path(counts, setup.mask)
+        return trees.map_with_path(counts, setup.program.trainable_mask)
 
     def describe(self, setup) -> str:
         """Returns a sentence: whose Jacobian, by what, of how many parameters."""
         stage = self.reads(setup)
-        last = setup.network.stages[-1]
+        last = setup.program.network.stages[-1]
         what = "the outputs" if stage == last else f"the features of stage {stage!r}"
         often = "" if self.every == 1 else f", every {self.every} steps"
         if self.wrt == "inputs":
@@ -178,7 +178,7 @@ class JacobianDifference(Term):
             return self._value(context, context.params)
         # The last of each `every` steps: at step 0 θ is θ₀ and there is no difference.
         due = (context.step + 1) % self.every == 0
-        params, frozen = trees.partition(context.params, context.mask)
+        params, frozen = trees.partition(context.params, context.program.trainable_mask)
 
         def value(params):
             return self.every * self._value(context, trees.merge(params, frozen))
@@ -219,7 +219,9 @@ class JacobianDifference(Term):
         def seen(params, stats):
             layers = kernels | biases
             return Seen(
-                *dense_layers.watched(context.network, params, stats, x, layers, stage)
+                *dense_layers.watched(
+                    context.program.network, params, stats, x, layers, stage
+                )
             )
 
         ours, theirs = seen(*ours), seen(*theirs)
@@ -246,9 +248,9 @@ class JacobianDifference(Term):
     def _entry(self, context):
         """Returns (inputs, None), or (cached features, the stage that reads them)."""
         x, start = context.entry(self.stream)
-        stages = context.network.stages
-        plain = self._dense or self.wrt == "inputs" or not context.cut_source
-        if start is None or plain:
+        stages = context.program.network.stages
+        needs_inputs = self._dense or self.wrt == "inputs"
+        if start is None or needs_inputs or not context.program.cached_source:
             return context.batches[self.stream]["x"], None
         if stages.index(self.reads(context)) < stages.index(start):
             return context.batches[self.stream]["x"], None
@@ -262,17 +264,16 @@ class JacobianDifference(Term):
         stats = hold(context.stats)
         stats0 = trees.fill(source.stats, stats)
         same = _equal((params, stats), (params0, stats0))
-        if context.plain is not None:
-            # Adapters and prompts are parameters that θ₀ knows nothing of.
-            added = len(jax.tree.leaves(params)) > len(jax.tree.leaves(context.plain))
-            same = same & (not added)
+        # Adapters and prompts are parameters that θ₀ does not have.
+        base = context.program.base_params(params)
+        same = same & (len(jax.tree.leaves(params)) == len(jax.tree.leaves(base)))
         return (params, stats), (params0, stats0), same
 
     def _sides(self, context, params, start=None):
         """Returns (θ, θ₀, f, f₀, whether they are the same); f closes over the rest."""
         stage = self.reads(context)
         settings = {} if start is None else {"start": start}
-        if stage != context.network.stages[-1]:
+        if stage != context.program.network.stages[-1]:
             settings["stop"] = stage
         chosen = self.leaves(context)
         (params, stats), (params0, stats0), same = self._whole(context, params)
@@ -286,7 +287,7 @@ class JacobianDifference(Term):
 
             return f
 
-        ours = function(context.network.apply, rest, stats)
+        ours = function(context.program.network.apply, rest, stats)
         theirs = function(context.source_apply, rest0, stats0)
         return params, params0, ours, theirs, same
 

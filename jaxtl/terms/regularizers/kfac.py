@@ -180,7 +180,7 @@ class KFAC(Term):
             f"{found.split} split ({importance_file.locate(self.importance, KINDS[0])})"
         )
 
-    def given(self, setup: Setup):
+    def constants(self, setup: Setup):
         arrays = importance_file.load(setup, self.importance, KINDS).arrays
         pairs = per_leaf.pairs(setup, self.select)
         kernels = trees.flatten(setup.params)
@@ -204,7 +204,7 @@ class KFAC(Term):
         return {name: jnp.asarray(np.asarray(arrays[name])) for name in expected}
 
     def __call__(self, context):
-        pairs, given = per_leaf.pairs(context, self.select), context.given
+        pairs, given = per_leaf.pairs(context, self.select), context.constants
         layers, others = _split(pairs, given)
         shapes = trees.flatten(context.params)
         value = jnp.float32(0.0)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import selection
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -45,7 +46,7 @@ class L2SP(Term):
 
     select: str = ".*"
     strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    head: float = 0.0
+    head: float = traced(0.0)
 
     @property
     def streams(self):
@@ -62,7 +63,7 @@ class L2SP(Term):
         distance = per_leaf.total(values, self.strengths)
         fresh = jax.tree.map(
             lambda theta, start: theta if start is None else None,
-            selection.keep(context.mask, context.params),
+            selection.keep(context.program.trainable_mask, context.params),
             context.source.params,
             is_leaf=lambda x: x is None,
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import source_network
@@ -28,7 +29,7 @@ class LwF(Term):
       T = 2 and λ_o = 1.
     """
 
-    temperature: float = 2.0
+    temperature: float = traced(2.0)
     stream: str = "target"
 
     @property
@@ -46,7 +47,11 @@ class LwF(Term):
 
     def __call__(self, context):
         theirs = context.source_forward(self.stream).logits
-        ours = source_network.head_logits(context, context.own, self.stream, train=True)
+        ours = source_network.head_logits(
+            context, context.term_params, self.stream, train=True
+        )
         value = kl_divergence(theirs, ours, self.temperature)
-        feature = context.forward(self.stream).features[context.network.stages[-2]]
+        feature = context.forward(self.stream).features[
+            context.program.network.stages[-2]
+        ]
         return source_network.mean(value, feature)

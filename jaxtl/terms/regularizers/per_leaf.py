@@ -50,7 +50,7 @@ def check(setup: Setup, pattern: str, strengths: Mapping[str, float]) -> PyTree:
 def pairs(context, pattern: str) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Returns path -> (θ, θ₀) of the leaves that count, for a context or a `Setup`."""
     params = selection.keep(selection.mask(pattern, context.params), context.params)
-    trainable = trees.flatten(context.mask)
+    trainable = trees.flatten(context.program.trainable_mask)
     start = trees.flatten(context.source.params)
     return {
         path: (theta, start[path])

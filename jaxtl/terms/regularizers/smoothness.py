@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.terms import checks
@@ -96,13 +96,13 @@ class _Smooth(Term):
 
     def check(self, setup: Setup):
         checks.stream(setup, "stream", self.stream)
-        stage = self.reads(setup.network)
+        stage = self.reads(setup.program.network)
         checks.stage(setup, "stage", stage)
-        if stage == setup.network.stages[-1]:
+        if stage == setup.program.network.stages[-1]:
             raise UserError(
                 f"{checks.where(setup, 'stage')}={stage!r}: noise goes into the output "
                 "of a stage before the head, so that something runs after it "
-                f"(stages: {', '.join(setup.network.stages)})."
+                f"(stages: {', '.join(setup.program.network.stages)})."
             )
 
     def reads(self, network) -> str:
@@ -110,19 +110,22 @@ class _Smooth(Term):
         return self.stage or network.stages[0]
 
     def describe(self, setup: Setup) -> str:
-        return f"noise on the output of {self.reads(setup.network)!r}"
+        return f"noise on the output of {self.reads(setup.program.network)!r}"
 
     def _parts(self, context):
         """Returns (the clean pass, the stage's states, a mask that they broadcast)."""
         out = context.forward(self.stream)
-        feature = out.features[self.reads(context.network)]
+        feature = out.features[self.reads(context.program.network)]
         if isinstance(feature, Tokens):
             return out, feature.states, feature.mask[..., None]
         return out, feature, jnp.ones((), bool)
 
     def _apart(self, context, key, out, states, params=None):
         """Returns z -> mean divergence of f(states + z) from the clean pass."""
-        stages, stage = context.network.stages, self.reads(context.network)
+        stages, stage = (
+            context.program.network.stages,
+            self.reads(context.program.network),
+        )
         feature = out.features[stage]
         last = out.features.get(checks.last_feature(stages))
 
@@ -130,16 +133,16 @@ class _Smooth(Term):
             moved = states + z.astype(states.dtype)
             if isinstance(feature, Tokens):
                 moved = feature._replace(states=moved)
-            noisy = context.network.apply(
+            noisy = context.program.network.apply(
                 context.params if params is None else params,
                 context.stats,
                 moved,
-                train=context.train,
-                frozen_stats=context.still,
+                train=context.program.train_stages,
+                frozen_stats=context.program.frozen_stats,
                 key=key,
                 start=stages[stages.index(stage) + 1],
             )
-            apart = divergence(noisy.logits, out.logits, context.task)
+            apart = divergence(noisy.logits, out.logits, context.program.task)
             return source_network.mean(apart, last)
 
         return value
@@ -167,7 +170,7 @@ class R3F(_Smooth):
     """
 
     noise: Literal["normal", "uniform"] = "normal"
-    scale: float = 1e-5
+    scale: float = traced(1e-5)
 
     def check(self, setup: Setup):
         super().check(setup)
@@ -209,10 +212,10 @@ class SMART(_Smooth):
       3.1 and algorithm 1.
     """
 
-    radius: float = 1e-5
-    step_size: float = 1e-3
-    start: float = 1e-5
-    steps: int = types.static(1)
+    radius: float = traced(1e-5)
+    step_size: float = traced(1e-3)
+    start: float = traced(1e-5)
+    steps: int = 1
 
     def check(self, setup: Setup):
         super().check(setup)

@@ -17,7 +17,7 @@ def needs_head(setup: Setup, term: str, trained: bool = False) -> None:
     """Raises if the source brings no head (of parameters that could be trained)."""
     checks.sourced(setup)
     # A head that is tied to the embeddings has no parameters of its own.
-    if setup.source_network is None or (trained and setup.source.head is None):
+    if setup.program.source_network is None or (trained and setup.source.head is None):
         raise UserError(
             f"terms.{setup.name}: {term} reads the outputs of the source's own head, "
             "and this source brings none; start from weights that keep their head "
@@ -27,7 +27,7 @@ def needs_head(setup: Setup, term: str, trained: bool = False) -> None:
 
 def kept(setup) -> bool:
     """Returns whether the model's head is the source's, for a `Setup` or a context."""
-    head = setup.network.stages[-1]
+    head = setup.program.network.stages[-1]
     known = trees.flatten({head: (setup.source.params or {}).get(head)})
     return set(trees.flatten({head: setup.params.get(head)})) <= set(known)
 
@@ -38,11 +38,14 @@ def network(setup: Setup) -> tuple[Network, PyTree, PyTree]:
     A source without a head has the model's; stop before it then.
     """
     params = trees.fill(setup.source.params, setup.params)
-    if setup.plain is not None:
-        params = trees.like(setup.plain, params)
+    params = setup.program.base_params(params)
     stats = trees.fill(setup.source.stats, setup.stats)
-    found = setup.source_network or setup.bare or setup.network
-    if setup.source_network is not None and setup.source.head is not None:
+    found = (
+        setup.program.source_network
+        or setup.program.base_network
+        or setup.program.network
+    )
+    if setup.program.source_network is not None and setup.source.head is not None:
         params = {**params, found.stages[-1]: setup.source.head}
     return found, params, stats
 
@@ -70,14 +73,14 @@ def head_logits(context, head: PyTree, stream: str, train: bool = False) -> jax.
       stream: name of the stream.
       train: run it in training mode, if the model's head is (its dropout).
     """
-    last = context.network.stages[-1]
-    feature = context.forward(stream).features[context.network.stages[-2]]
-    return context.source_network.apply(
+    last = context.program.network.stages[-1]
+    feature = context.forward(stream).features[context.program.network.stages[-2]]
+    return context.program.source_network.apply(
         {**context.params, last: head},
         context.stats,
         feature,
         start=last,
-        train=context.train if train else (),
+        train=context.program.train_stages if train else (),
         key=context.key if train else None,
     ).logits
 

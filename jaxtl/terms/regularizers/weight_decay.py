@@ -38,5 +38,7 @@ class WeightDecay(Term):
 
     def __call__(self, context):
         chosen = selection.mask(self.select, context.params)
-        params = selection.keep(chosen, selection.keep(context.mask, context.params))
+        params = selection.keep(
+            chosen, selection.keep(context.program.trainable_mask, context.params)
+        )
         return weight_decay(params)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.semi import augmented_views, pseudo_targets
@@ -52,8 +53,8 @@ class FixMatch(pseudo_targets._OnUnlabelled):
       Confidence, NeurIPS 2020, with λ_u = weight.
     """
 
-    threshold: float = 0.95
-    strong: tuple | None = pseudo_targets.operations()
+    threshold: float = traced(0.95)
+    strong: tuple | None = None
 
     def check(self, setup: Setup):
         super().check(setup)

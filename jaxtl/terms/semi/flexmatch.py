@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.semi import augmented_views, pseudo_targets
@@ -66,10 +67,10 @@ class FlexMatch(pseudo_targets._OnUnlabelled):
       Labeling, NeurIPS 2021, algorithm 1.
     """
 
-    threshold: float = 0.95
+    threshold: float = traced(0.95)
     warmup: bool = True
     mapping: str = "convex"
-    strong: tuple | None = pseudo_targets.operations()
+    strong: tuple | None = None
 
     def check(self, setup: Setup):
         super().check(setup)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
@@ -98,9 +99,9 @@ class FreeMatch(pseudo_targets._OnUnlabelled):
       ICLR 2023.
     """
 
-    momentum: float = 0.999
-    fairness: float = 0.05
-    strong: tuple | None = pseudo_targets.operations()
+    momentum: float = traced(0.999)
+    fairness: float = traced(0.05)
+    strong: tuple | None = None
 
     def check(self, setup: Setup):
         super().check(setup)
@@ -109,7 +110,7 @@ class FreeMatch(pseudo_targets._OnUnlabelled):
         augmented_views.check_strong(setup, self.stream, self.strong)
 
     def init_state(self, setup: Setup):
-        even = jnp.full(setup.outputs, 1 / setup.outputs, jnp.float32)
+        even = jnp.full(setup.program.outputs, 1 / setup.program.outputs, jnp.float32)
         return {"threshold": even[0], "probabilities": even, "histogram": even}
 
     def __call__(self, context):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.models import merging
 from jaxtl.optim.schedules import Schedule
@@ -63,10 +64,10 @@ class MeanTeacher(pseudo_targets._OnUnlabelled):
       2 and appendix B.1.
     """
 
-    weight: float | Schedule = 10.0
-    decay: float = 0.99
+    weight: float | Schedule = traced(10.0)
+    decay: float = traced(0.99)
     noisy: bool = True
-    view: tuple | None = pseudo_targets.operations()
+    view: tuple | None = None
 
     def check(self, setup: Setup):
         super().check(setup)
@@ -75,7 +76,7 @@ class MeanTeacher(pseudo_targets._OnUnlabelled):
 
     def init_state(self, setup: Setup):
         return {
-            "params": trees.restrict(setup.params, setup.mask),
+            "params": trees.restrict(setup.params, setup.program.trainable_mask),
             "stats": setup.stats,
         }
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
@@ -89,11 +89,11 @@ class MixMatch(pseudo_targets._OnUnlabelled):
       NeurIPS 2019, algorithm 1 and eq. 2 to 5.
     """
 
-    unlabelled: float | Schedule = PAPER_RAMP
-    temperature: float = 0.5
-    alpha: float = 0.75
-    views: int = types.static(2)
-    weak: tuple | None = pseudo_targets.operations()
+    unlabelled: float | Schedule = traced(PAPER_RAMP)
+    temperature: float = traced(0.5)
+    alpha: float = traced(0.75)
+    views: int = 2
+    weak: tuple | None = None
     labelled: str = "target"
 
     @property

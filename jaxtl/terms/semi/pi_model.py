@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
@@ -33,8 +34,8 @@ class PiModel(pseudo_targets._OnUnlabelled):
       section 2.1 and algorithm 1.
     """
 
-    weight: float | Schedule = PAPER_RAMP
-    view: tuple | None = pseudo_targets.operations()
+    weight: float | Schedule = traced(PAPER_RAMP)
+    view: tuple | None = None
 
     def check(self, setup: Setup):
         super().check(setup)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks
@@ -31,8 +32,8 @@ class PseudoLabel(pseudo_targets._OnUnlabelled):
       Deep Neural Networks, ICML 2013 workshops, eq. 14 to 16.
     """
 
-    weight: float | Schedule = PAPER_RAMP
-    threshold: float = 0.0
+    weight: float | Schedule = traced(PAPER_RAMP)
+    threshold: float = traced(0.0)
 
     def check(self, setup: Setup):
         super().check(setup)

@@ -9,7 +9,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 
@@ -80,11 +79,6 @@ def kl(p, logits) -> jax.Array:
         wide(logits)
     )
     return jnp.sum(p * gap, axis=-1)
-
-
-def operations() -> tuple | None:
-    """A term's field of operations: static, since their numbers shape the program."""
-    return types.static(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -89,9 +90,9 @@ class UDA(pseudo_targets._OnUnlabelled):
       2020: consistency, masking by confidence, and sharpening.
     """
 
-    temperature: float = 0.4
-    threshold: float = 0.8
-    strong: tuple | None = pseudo_targets.operations()
+    temperature: float = traced(0.4)
+    threshold: float = traced(0.8)
+    strong: tuple | None = None
 
     def check(self, setup: Setup):
         super().check(setup)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import types
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.terms import checks
@@ -82,9 +82,9 @@ class VAT(pseudo_targets._OnUnlabelled):
       Classification, ICLR 2017.
     """
 
-    radius: float = 8.0
-    size: float = 1e-2
-    steps: int = types.static(1)
+    radius: float = traced(8.0)
+    size: float = traced(1e-2)
+    steps: int = 1
     stage: str | None = None
 
     def check(self, setup: Setup):
@@ -96,7 +96,7 @@ class VAT(pseudo_targets._OnUnlabelled):
                 f"{checks.where(setup, 'steps')}={self.steps!r}: expected a whole "
                 "number of at least 1."
             )
-        stages = setup.network.stages
+        stages = setup.program.network.stages
         stage = self._stage(stages, augmented_views.first(setup, self.stream))
         if stage is None:
             return
@@ -110,7 +110,7 @@ class VAT(pseudo_targets._OnUnlabelled):
 
     def describe(self, setup: Setup) -> str:
         x = augmented_views.first(setup, self.stream)
-        stage = self._stage(setup.network.stages, x)
+        stage = self._stage(setup.program.network.stages, x)
         return f"moves the output of {stage!r}" if stage else "moves the inputs"
 
     def _stage(self, stages, x) -> str | None:
@@ -141,7 +141,7 @@ class VAT(pseudo_targets._OnUnlabelled):
     def _from(self, context, out, key):
         """Returns (what is moved, its mask, (move, params) -> logits)."""
         x = context.batches[self.stream]["x"]
-        stages = context.network.stages
+        stages = context.program.network.stages
         stage = self._stage(stages, x)
         if stage is None:
 
@@ -156,12 +156,12 @@ class VAT(pseudo_targets._OnUnlabelled):
 
         def rest(move, params):
             moved = states + move.astype(states.dtype)
-            return context.network.apply(
+            return context.program.network.apply(
                 params,
                 context.stats,
                 feature._replace(states=moved) if tokens else moved,
-                train=context.train,
-                frozen_stats=context.still,
+                train=context.program.train_stages,
+                frozen_stats=context.program.frozen_stats,
                 key=key,
                 start=stages[stages.index(stage) + 1],
             ).logits

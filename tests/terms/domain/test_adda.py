@@ -27,7 +27,7 @@ def test_both_losses_are_numpys_and_train_one_side_each(bench):
     own = term.init(jax.random.key(0), room.setup)
 
     def value(params, own):
-        return term(View(room.context(params, own=own), "term", 0))
+        return term(View(room.context(params, term_params=own), "term", 0))
 
     (found, extra), (model, discriminator) = jax.value_and_grad(
         value, argnums=(0, 1), has_aux=True

@@ -79,12 +79,12 @@ def test_the_value_is_numpys(bench, fields):
     room = bench()
     term = CDAN(widths=(4,), **fields)
     term.check(room.setup)
-    own, given = term.init(jax.random.key(0), room.setup), term.given(room.setup)
+    own, given = term.init(jax.random.key(0), room.setup), term.constants(room.setup)
     assert bool(given) == ("limit" in fields)
     assert own["layer0"]["kernel"].shape[0] == (6 if given else 8 * 3)
     said = "randomised to 6" if given else "outer product of 8 features × 3 classes"
     assert said in term.describe(room.setup)
-    value, extra = term(View(room.context(own=own, given=given), "term", 0))
+    value, extra = term(View(room.context(term_params=own, constants=given), "term", 0))
     expected = _numpy(room, own, given, fields.get("entropy", True))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert 0 <= extra["accuracy"] <= 1
@@ -96,7 +96,7 @@ def test_no_gradient_comes_through_the_predictions(bench):
     own = term.init(jax.random.key(0), room.setup)
 
     def value(params):
-        return term(View(room.context(params, own=own), "term", 0))[0]
+        return term(View(room.context(params, term_params=own), "term", 0))[0]
 
     grads = jax.grad(value)(room.params)
     assert all(jnp.all(g == 0) for g in jax.tree.leaves(grads["head"]))

@@ -47,7 +47,7 @@ def test_value_and_accuracy_are_torchs(bench):
     torch = pytest.importorskip("torch", reason="the discriminator is held to torch's")
     room = bench()
     term, own = _term(room, widths=(6, 4))
-    value, extra = term(View(room.context(own=own), "term", 0))
+    value, extra = term(View(room.context(term_params=own), "term", 0))
     means, hits = [], []
     for name, label in (("source", 1.0), ("unlabelled", 0.0)):
         x = room.network.apply(room.params, room.stats, room.batches[name]["x"])
@@ -74,7 +74,7 @@ def test_weight_scales_both_gradients_and_reversal_the_models_alone(bench):
 
     def grads(**fields):
         def total(params, own):
-            context = room.context(params, own=own)
+            context = room.context(params, term_params=own)
             return loss({"term": DANN(**fields)}, context)[0]
 
         return jax.grad(total, argnums=(0, 1))(room.params, own)
@@ -97,7 +97,7 @@ def test_a_step_of_the_discriminator_lowers_and_one_of_the_model_raises_the_valu
     term, own = _term(room, reversal=1.0)
 
     def value(params, own):
-        return term(View(room.context(params, own=own), "term", 0))[0]
+        return term(View(room.context(params, term_params=own), "term", 0))[0]
 
     start = value(room.params, own)
     model, discriminator = jax.grad(value, argnums=(0, 1))(room.params, own)
@@ -115,7 +115,9 @@ def test_the_papers_ramp_is_the_default(bench):
 
     def grad(term, step):
         def value(params):
-            return term(View(room.context(params, own=own, step=step), "term", 0))[0]
+            return term(
+                View(room.context(params, term_params=own, step=step), "term", 0)
+            )[0]
 
         return jnp.sqrt(trees.sum_squares(jax.grad(value)(room.params)))
 

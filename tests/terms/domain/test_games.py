@@ -34,7 +34,7 @@ def _train(room, term, own, moves, metric, steps=40, rate=0.02):
 
     def loss(moved, params, own):
         params, own = (moved, own) if moves == "model" else (params, moved)
-        context = room.context(params, own=own)
+        context = room.context(params, term_params=own)
         return terms_context.loss({"term": term}, context)
 
     start = room.params if moves == "model" else own
@@ -77,7 +77,7 @@ def test_without_reversal_the_encoder_is_left_alone(bench, cls):
     own = term.init(jax.random.key(0), room.setup)
 
     def loss(params, own):
-        context = room.context(params, own=own)
+        context = room.context(params, term_params=own)
         return terms_context.loss({"term": term}, context)[0]
 
     model, adversary = jax.grad(loss, argnums=(0, 1))(room.params, own)
@@ -94,7 +94,9 @@ def test_batches_of_one_and_of_one_class_are_finite(bench, term, metric, sign):
     own = term.init(jax.random.key(0), room.setup)
 
     def loss(params):
-        return terms_context.loss({"term": term}, room.context(params, own=own))[0]
+        return terms_context.loss(
+            {"term": term}, room.context(params, term_params=own)
+        )[0]
 
     value, grads = jax.value_and_grad(loss)(room.params)
     assert np.isfinite(value)

@@ -46,7 +46,7 @@ def test_the_parts_are_numpys_and_the_features_gradient_alone_is_reversed(bench)
     apart = np.mean(np.abs(p - _softmax(z)))
 
     def value(params, own, metric=None):
-        found, extra = term(View(room.context(params, own=own), "term", 0))
+        found, extra = term(View(room.context(params, term_params=own), "term", 0))
         return extra[metric] if metric else found
 
     found = value(room.params, own)

@@ -60,7 +60,7 @@ def test_the_value_and_no_gradient_to_the_head(bench):
         rows += [z, np.argmax(out.logits, 1)]
 
     def value(params):
-        return term(View(room.context(params, own=own), "term", 0))
+        return term(View(room.context(params, term_params=own), "term", 0))
 
     (found, extra), grads = jax.value_and_grad(value, has_aux=True)(room.params)
     np.testing.assert_allclose(found, _loop(*rows, 2.0), rtol=1e-5)

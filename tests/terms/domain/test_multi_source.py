@@ -18,7 +18,7 @@ def test_the_sum_is_the_mean_over_sources(bench):
         tl.losses.CrossEntropy(weight=3.0), ("art", "photo"), "task"
     )
     assert list(terms) == ["task_art", "task_photo"]
-    total, found = loss(terms, room.context(states={}))
+    total, found = loss(terms, room.context(term_states={}))
     np.testing.assert_allclose(
         total, 3.0 * (found["task_art"] + found["task_photo"]) / 2, rtol=1e-6
     )

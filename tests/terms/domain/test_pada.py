@@ -77,7 +77,7 @@ def test_the_discriminator_weighs_the_source_alone(bench):
     own = term.init(jax.random.key(0), room.setup)
     old = np.asarray([0.6, 0.3, 0.1])
     state = {"prediction": jnp.asarray(old, jnp.float32)}
-    value, extra = term(View(room.context(own=own, state=state), "term", 0))
+    value, extra = term(View(room.context(term_params=own, state=state), "term", 0))
     _, gamma = _gamma(room, 0.75, old)
 
     def logit(stream):
@@ -94,8 +94,8 @@ def test_the_discriminator_weighs_the_source_alone(bench):
     # Where all classes are predicted alike nothing is weighed: DANN.
     even = PartialDANN(momentum=1.0, widths=(4,))
     state = even.init_state(room.setup)
-    same, _ = even(View(room.context(own=own, state=state), "term", 0))
-    plain, _ = DANN(widths=(4,))(View(room.context(own=own), "term", 0))
+    same, _ = even(View(room.context(term_params=own, state=state), "term", 0))
+    plain, _ = DANN(widths=(4,))(View(room.context(term_params=own), "term", 0))
     np.testing.assert_allclose(same, plain, rtol=1e-6)
 
 

@@ -41,9 +41,9 @@ def _room(bench, **fields):
 def _run(room, term, seed=0, state=None):
     """Returns (value, metrics, context) of a term on the bench."""
     term.check(room.setup)
-    given = term.given(room.setup)
+    given = term.constants(room.setup)
     state = term.init_state(room.setup) if state is None else state
-    context = room.context(state=state, given=given, seed=seed)
+    context = room.context(state=state, constants=given, seed=seed)
     found = term(View(context, "term", 0))
     value, extra = found if isinstance(found, tuple) else (found, {})
     return value, extra, context
@@ -186,10 +186,10 @@ def test_group_dro_keeps_its_weights_between_steps(bench):
 def test_the_weights_of_group_dro_get_no_gradient(bench):
     room = _room(bench)
     term = generalization.GroupDRO(streams=STREAMS, eta=3.0)
-    given, state = term.given(room.setup), term.init_state(room.setup)
+    given, state = term.constants(room.setup), term.init_state(room.setup)
 
     def value(params, fixed):
-        context = room.context(params, state=state, given=given)
+        context = room.context(params, state=state, constants=given)
         view = View(context, "term", 0)
         if fixed is None:
             return term(view)[0]
@@ -218,18 +218,20 @@ def test_batchnorm_sees_all_domains_together(bench):
     whole = jnp.concatenate([batches[s]["x"] for s in STREAMS])
     params, stats = model.init(jax.random.key(0), whole)
     settings = {"network": model, "params": params, "stats": stats, "batches": batches}
-    context = room.context(train=model.stages, **settings)
-    found = context.together(STREAMS)
+    context = room.context(program={"train_stages": model.stages}, **settings)
+    found = context.joint_forward(STREAMS)
     expected = model.apply(params, stats, whole, train=model.stages)
     logits = jnp.concatenate([found[s].logits for s in STREAMS])
     np.testing.assert_allclose(logits, expected.logits, rtol=1e-5, atol=1e-6)
     for a, b in zip(jax.tree.leaves(context.stats), jax.tree.leaves(expected.stats)):
         np.testing.assert_allclose(a, b, rtol=1e-6)
     assert found["photo"].features["block1"].shape[0] == 6
-    assert context.together(STREAMS) is found
+    assert context.joint_forward(STREAMS) is found
     for kept, moved in ((("photo",), True), ((), False), (("unlabelled",), False)):
-        context = room.context(train=model.stages, statistics=kept, **settings)
-        context.together(STREAMS)
+        context = room.context(
+            program={"train_stages": model.stages, "stats_streams": kept}, **settings
+        )
+        context.joint_forward(STREAMS)
         same = jax.tree.leaves(context.stats)[0] is jax.tree.leaves(stats)[0]
         assert same != moved
 

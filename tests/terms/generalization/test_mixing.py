@@ -33,7 +33,7 @@ def _images(room, norm=False):
     }
     params, state = model.init(jax.random.key(0), batches["photo"]["x"])
     fields = {"network": model, "params": params, "stats": state, "batches": batches}
-    return room.context(train=model.stages, **fields)
+    return room.context(program={"train_stages": model.stages}, **fields)
 
 
 def test_partners_make_one_circle_in_any_order():
@@ -195,7 +195,7 @@ def test_without_mixing_it_is_pooled_risk(bench):
     risks = []
     for stream in STREAMS:
         batch = context.batches[stream]
-        z = context.network.apply(context.params, {}, batch["x"]).logits
+        z = context.program.network.apply(context.params, {}, batch["x"]).logits
         log_p, y = np.asarray(jax.nn.log_softmax(z)), np.asarray(batch["y"])
         risks.append(-np.mean(log_p[np.arange(len(y)), y]))
     np.testing.assert_allclose(value, np.mean(risks), rtol=1e-4)
@@ -210,14 +210,18 @@ def test_the_mixed_stage_feeds_the_next(bench):
     domain = np.repeat(np.arange(3), sizes)
     x = jnp.concatenate([context.batches[s]["x"] for s in STREAMS])
     for i, (stage, start) in enumerate((("block1", None), ("block2", "block2"))):
-        out = context.network.apply(context.params, {}, x, start=start, stop=stage)
+        out = context.program.network.apply(
+            context.params, {}, x, start=start, stop=stage
+        )
         key, _ = jax.random.split(jax.random.fold_in(view.key, i))
         draw, beta, _ = jax.random.split(key, 3)
         share = jax.random.beta(beta, 0.1, 0.1, domain.shape)
         partner = mixstyle.partners(draw, domain)
         x = mixstyle.mix_styles(out.features[stage], partner, share)
-    rest = context.network.stages[context.network.stages.index("block2") + 1]
-    z = context.network.apply(context.params, {}, x, start=rest).logits
+    rest = context.program.network.stages[
+        context.program.network.stages.index("block2") + 1
+    ]
+    z = context.program.network.apply(context.params, {}, x, start=rest).logits
     labels = jnp.concatenate([context.batches[s]["y"] for s in STREAMS])
     losses = -jax.nn.log_softmax(z)[jnp.arange(len(labels)), labels]
     expected = np.mean([np.mean(losses[domain == i]) for i in range(3)])

@@ -101,7 +101,9 @@ def test_batchnorm_statistics_follow_both_passes(bench):
     params, stats = model.init(jax.random.key(0), batches["photo"]["x"])
     mask = jax.tree.map(lambda _: True, params)
     fields = {"params": params, "stats": stats, "batches": batches, "mask": mask}
-    context = room.context(network=model, train=model.stages, **fields)
+    context = room.context(
+        program={"network": model, "train_stages": model.stages}, **fields
+    )
     MLDG(streams=STREAMS)(View(context, "term", 0))
     before, after = jax.tree.leaves(stats), jax.tree.leaves(context.stats)
     assert any((a != b).any() for a, b in zip(after, before))

@@ -121,7 +121,7 @@ def test_terms_refuse_matrices_that_cannot_work(bench, tmp_path):
     for given in (str(tmp_path / "t.npy"), nested):
         term = ForwardCorrection(transition=given)
         term.check(setup)
-        view = View(room.context(given=term.given(setup)), "term", 0)
+        view = View(room.context(constants=term.constants(setup)), "term", 0)
         values.append(float(term(view)[0]))
     assert values[0] == values[1]
 
@@ -257,12 +257,12 @@ def test_a_batch_of_one_class_is_finite(bench, cls):
     fields = {"transition": nested} if "Corr" in cls.__name__ else {}
     room, term = bench(), cls(**fields)
     batch = {**room.batches["target"], "y": jnp.zeros(6, int)}
-    given, state = term.given(room.setup), term.init_state(room.setup)
+    given, state = term.constants(room.setup), term.init_state(room.setup)
 
     @jax.grad
     def grad(params):
         context = room.context(
-            params, batches={"target": batch}, given=given, state=state
+            params, batches={"target": batch}, constants=given, state=state
         )
         return term(View(context, "term", 0))[0]
 

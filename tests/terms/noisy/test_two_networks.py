@@ -143,7 +143,7 @@ def test_co_teaching_trains_both_networks_and_frozen_ones_not(bench):
     @jax.grad
     def grad(both):
         params = {**room.params, "head": both["model"]}
-        context = room.context(params, own=both["own"], state=room.stats)
+        context = room.context(params, term_params=both["own"], state=room.stats)
         return term(View(context, "term", 0))[0]
 
     found = grad({"model": room.params["head"], "own": own})
@@ -179,7 +179,7 @@ def test_mixed_losses_are_the_papers():
 
 
 def _step(term, room, own, state, step, **fields):
-    context = room.context(own=own, state=state, step=step, **fields)
+    context = room.context(term_params=own, state=state, step=step, **fields)
     value, metrics = term(View(context, "term", 0))
     return value, metrics, context.states["term"]
 

@@ -144,9 +144,9 @@ def test_nnpu_reads_positives_of_one_stream_and_all_of_the_other(bench):
 
 def _bags(room, term, batch=None, state=None):
     state = term.init_state(room.setup) if state is None else state
-    given = term.given(room.setup)
+    given = term.constants(room.setup)
     batches = {"target": batch or room.batches["target"]}
-    context = room.context(given=given, state=state, batches=batches)
+    context = room.context(constants=given, state=state, batches=batches)
     value, metrics = term(View(context, "term", 0))
     return value, metrics, given, context.states["term"]
 
@@ -195,11 +195,11 @@ def test_proportions_may_be_all_that_is_known(bench, tmp_path):
     setup = dataclasses.replace(room.setup, batches=lambda stream: iter([batch]))
     term = LabelProportions(bags=str(tmp_path / "bags.npy"))
     term.check(setup)
-    given = term.given(setup)
+    given = term.constants(setup)
     np.testing.assert_array_equal(given["bags"], of)
     np.testing.assert_allclose(given["proportions"], share, rtol=1e-5)
     with pytest.raises(UserError, match="at least 0"):
-        term.given(room.setup)  # whose y are any numbers
+        term.constants(room.setup)  # whose y are any numbers
     np.save(tmp_path / "short.npy", of[:5])
     for name, message in (("short.npy", "each of the 20 rows"), ("no.npy", "no such")):
         with pytest.raises(UserError, match=message):
@@ -224,11 +224,13 @@ def test_a_batch_of_one_class_is_finite(bench, positives):
     batch = {**room.batches["target"], "y": jnp.full(6, positives)}
     batches = {**room.batches, "target": batch}
     for term in (NNPU(), LabelProportions()):
-        state, given = term.init_state(room.setup), term.given(room.setup)
+        state, given = term.init_state(room.setup), term.constants(room.setup)
 
         @jax.grad
         def grad(params, term=term, state=state, given=given):
-            context = room.context(params, batches=batches, state=state, given=given)
+            context = room.context(
+                params, batches=batches, state=state, constants=given
+            )
             return term(View(context, "term", 0))[0]
 
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(grad(room.params)))

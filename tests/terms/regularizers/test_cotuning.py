@@ -63,7 +63,7 @@ def test_the_term_by_numpy(bench, approach):
     setup = dataclasses.replace(room.setup, batches=lambda _: iter(parts))
     term = CoTuning(approach=approach, temperature=1.3, decay=0.02)
     term.check(setup)
-    given, own = term.given(setup), term.init(jax.random.key(0), setup)
+    given, own = term.constants(setup), term.init(jax.random.key(0), setup)
     x, y = (np.asarray(batch[k], np.float64) for k in "xy")
     y = y.astype(int)
 
@@ -80,21 +80,23 @@ def test_the_term_by_numpy(bench, approach):
     own = jax.tree.map(lambda a: a + 0.1, own)
     log_q = special.log_softmax(_dense(own, hidden(room.params)), 1)
     expected = -np.mean([table[label] @ q for label, q in zip(y, log_q)])
-    value = term(View(room.context(own=own, given=given), "term", 0))
+    value = term(View(room.context(term_params=own, constants=given), "term", 0))
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     mixed = {"target": {"x": batch["x"], "y": jax.nn.one_hot(batch["y"], 3)}}
-    context = room.context(own=own, given=given, batches=mixed)
+    context = room.context(term_params=own, constants=given, batches=mixed)
     np.testing.assert_allclose(term(View(context, "term", 0)), expected, rtol=1e-4)
 
 
 def test_gradients_reach_the_head_and_the_features(bench):
     room = bench(source_outputs=5)
     term = CoTuning()
-    given, own = term.given(room.setup), term.init(jax.random.key(0), room.setup)
+    given, own = term.constants(room.setup), term.init(jax.random.key(0), room.setup)
     jax.tree.map(np.testing.assert_array_equal, own, room.source.head)
 
     def value(own, params):
-        return term(View(room.context(params, own=own, given=given), "term", 0))
+        return term(
+            View(room.context(params, term_params=own, constants=given), "term", 0)
+        )
 
     head, body = jax.grad(value, argnums=(0, 1))(own, room.params)
     assert np.any(head["dense"]["kernel"])

@@ -28,7 +28,7 @@ DEEP = MLP(outputs=3, widths=(6, 5))
 
 def _value(term, room, given=None):
     def value(params, **changes):
-        context = room.context(params, given=given, **changes)
+        context = room.context(params, constants=given, **changes)
         return term(View(context, "term", 0))[0]
 
     return value
@@ -143,7 +143,7 @@ def test_the_channel_weights_by_numpy_and_scikit_learn(bench):
     def loss(features):
         return -np.mean(model.predict_log_proba(features)[np.arange(80), y])
 
-    given = DELTA(stages=("layer1", "layer2")).given(room.setup)
+    given = DELTA(stages=("layer1", "layer2")).constants(room.setup)
     for layer, width in (("layer1", 6), ("layer2", 5)):
         rises = [
             loss(_forward(room.source.params, x, (layer, j))) - loss(features)
@@ -184,11 +184,11 @@ def _layer(params, x, last):
 def test_it_is_0_at_the_source(bench):
     room = bench(moved=0.0)
     term = DELTA()
-    value = _value(term, room, term.given(room.setup))
+    value = _value(term, room, term.constants(room.setup))
     assert value(room.params) == 0
     grads = jax.grad(value)(room.params)
     assert not any(np.any(g) for g in jax.tree.leaves(grads))
-    assert _value(term, bench(), term.given(room.setup))(bench().params) > 0
+    assert _value(term, bench(), term.constants(room.setup))(bench().params) > 0
 
 
 def test_it_is_0_at_the_source_of_images_where_statistics_rest(bench):
@@ -223,7 +223,7 @@ def test_channels_of_images_are_weighed_and_batches_may_be_uneven(bench):
     whole = room.batches["target"]
     parts = [jax.tree.map(lambda a, c=c: a[c], whole) for c in np.split(range(12), [5])]
     split = dataclasses.replace(room.setup, batches=lambda _: iter(parts))
-    one, two = (DELTA().given(s) for s in (room.setup, split))
+    one, two = (DELTA().constants(s) for s in (room.setup, split))
     assert one["block2"].shape == (5,)
     np.testing.assert_allclose(one["block2"].sum(), 1, rtol=1e-5)
     np.testing.assert_allclose(one["block2"], two["block2"], atol=2e-3)
@@ -282,7 +282,7 @@ def test_it_works_in_an_experiment(digits, tmp_path):
     init = tl.pretrained.FromRun(str(tmp_path / "source"), reset="head")
     run = tl.setup(digits(init=init, terms=terms, steps=4))
     # Like goes with like: the same classes, though the head is another.
-    table = np.asarray(run.parts.fixed.given["cotuning"]["relationship"])
+    table = np.asarray(run.parts.fixed.term_constants["cotuning"]["relationship"])
     assert (table.argmax(1) == np.arange(10)).sum() >= 7
     assert all(np.isfinite(metrics["loss"]) for _, metrics in run)
     own = run.state.trainable["terms"]

@@ -46,7 +46,7 @@ def store(tmp_path, bench):
 
 
 def _value(term, room, params=None):
-    context = room.context(params, given=term.given(room.setup))
+    context = room.context(params, constants=term.constants(room.setup))
     found = term(View(context, "term", 0))
     return found[0] if isinstance(found, tuple) else found
 
@@ -81,7 +81,7 @@ def test_normalized_importance_has_mean_1_over_what_counts(bench, store):
         k: np.asarray(v, np.float64) for k, v in tensor_files.read(path).tensors.items()
     }
     term = EWC(importance=path, normalize=True, select=".*/kernel")
-    given = term.given(room.setup)
+    given = term.constants(room.setup)
     assert sorted(given) == ["head/dense/kernel", "layer1/dense/kernel"]
     mean = np.concatenate([flat[k].ravel() for k in given]).mean()
     for name, found in given.items():
@@ -92,7 +92,7 @@ def test_a_new_head_is_nobodys_and_costs_nothing(bench, store):
     room = bench(new_head=True)
     term = EWC(importance=store())
     term.check(room.setup)
-    assert sorted(term.given(room.setup)) == [
+    assert sorted(term.constants(room.setup)) == [
         "layer1/dense/bias",
         "layer1/dense/kernel",
     ]
@@ -114,7 +114,7 @@ def test_a_run_directory_stands_for_its_file(bench, store, tmp_path):
 def _refused(term, setup, match):
     def ask():
         term.check(setup)
-        term.given(setup)
+        term.constants(setup)
 
     with pytest.raises(UserError, match=match) as found:
         ask()
@@ -173,7 +173,7 @@ def test_arrays_that_do_not_fit_and_importance_of_zeros(bench, store):
     path = store({})
     _refused(EWC(importance=path), setup, r"has the shape None.*damaged")
     path = store(lambda p: {k: 0 * x for k, x in _ones(p).items()})
-    EWC(importance=path).given(setup)
+    EWC(importance=path).constants(setup)
     _refused(EWC(importance=path, normalize=True), setup, "every importance is 0")
 
 
@@ -188,7 +188,7 @@ def test_digests_tell_bytes_dtype_and_shape():
 
 def test_importance_that_is_not_stored_is_that_of_the_target_at_the_source(bench):
     room = bench(source_outputs=5)
-    found = MAS().given(room.setup)
+    found = MAS().constants(room.setup)
     # The source's own perceptron by hand: one hidden layer, five classes.
     head = room.source.head["dense"]
     w, c = np.float64(head["kernel"]), np.float64(head["bias"])
@@ -205,7 +205,7 @@ def test_importance_that_is_not_stored_is_that_of_the_target_at_the_source(bench
 
 def test_a_fisher_that_is_not_stored_is_of_labels_drawn_by_the_source(bench):
     room = bench(source_outputs=5)
-    found = EWC().given(room.setup)["layer1/dense/bias"]
+    found = EWC().constants(room.setup)["layer1/dense/bias"]
     head, inner = room.source.head["dense"], room.source.params["layer1"]["dense"]
     w, c = np.float64(head["kernel"]), np.float64(head["bias"])
     x = np.float64(room.batches["target"]["x"])

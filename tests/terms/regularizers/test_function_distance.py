@@ -24,7 +24,7 @@ PAIR = [3 * rng.normal(size=(4, 5)) for _ in "ab"]
 
 
 def _call(term, room, params=None, own=None):
-    return term(View(room.context(params, own=own), "term", 0))
+    return term(View(room.context(params, term_params=own), "term", 0))
 
 
 def _mlp(params, x, head):

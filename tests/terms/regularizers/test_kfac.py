@@ -193,10 +193,10 @@ def _stored(room, path, kind="kfac", task="classification"):
 
 def _value(term, room):
     term.check(room.setup)
-    given = term.given(room.setup)
+    given = term.constants(room.setup)
 
     def value(params):
-        return term(View(room.context(params, given=given), "term", 0))
+        return term(View(room.context(params, constants=given), "term", 0))
 
     return jax.jit(jax.value_and_grad(value))
 
@@ -314,7 +314,7 @@ def test_errors(bench, tmp_path):
     with pytest.raises(
         UserError, match=r"'head/dense/G' has the shape .2, 3.*\(3, 3\)"
     ):
-        KFAC(importance=str(path)).given(room.setup)
+        KFAC(importance=str(path)).constants(room.setup)
     moved = dataclasses.replace(room.source, params=room.params)
     room.source = moved
     with pytest.raises(UserError, match="from another model"):

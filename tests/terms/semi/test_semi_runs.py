@@ -60,7 +60,7 @@ def test_the_teacher_of_adapters_averages_what_they_train():
     )
     run = tl.setup(exp)
     kept = trees.flatten(run.state.terms["semi"]["params"])
-    moving = {p for p, m in trees.flatten(run.program.moving).items() if m}
+    moving = {p for p, m in trees.flatten(run.program.trainable_mask).items() if m}
     assert set(kept) == moving
     start = jax.tree.map(np.asarray, kept)
     run.advance(3)

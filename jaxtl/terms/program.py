@@ -1,0 +1,110 @@
+"""The Program: the static description of a training step."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxtl.core import config
+from jaxtl.core import tree as trees
+from jaxtl.core.types import Network, PyTree
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.models.precision import compute_in
+from jaxtl.optim.optimizer import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Program:
+    """Everything about a training step that is compiled in.
+
+    Numbers that an ablation varies are no part of it: they are traced, and terms,
+    optimizer, peft and average stand here with these numbers set to 0. Programs of
+    equal `key()` share compiled code.
+
+    Attributes, read by terms:
+      network: the model, with what a reparametrization adds to it.
+      source_network: the model with the source's own number of outputs, whose head
+        `source.head` fits; None where the source has no head.
+      base_network: the model before a reparametrization, None without one.
+      base_mask: tree of bools over the parameters before a reparametrization: which
+        ones the optimizer updates.
+      trainable_mask: the same over the parameters as the network reads them; what a
+        reparametrization changes or adds counts as trainable.
+      train_stages: the stages in training mode (see `core.types.Network`).
+      frozen_stats: the modules of these stages whose BatchNorm statistics are frozen.
+      task: "classification", "multilabel", "regression" or "language".
+      outputs: number of classes, or of regression targets.
+      batch_sizes: stream name -> examples per batch, for the streams that terms read.
+      preprocess: stream name -> its preprocessing.
+      stats_streams: the streams whose passes update BatchNorm statistics, None for all.
+      cached_until: the last of the stages whose output comes from the feature cache,
+        None where every stage runs.
+      cached_source: whether that output is the source's as well.
+
+    Attributes, read by the step alone:
+      terms: name -> term.
+      optimizer: with its groups as a mapping from patterns.
+      peft: the reparametrization, or None.
+      average: the average of the weights over steps, or None.
+      labels: {"model", "peft", "terms"}: optimizer group of each trainable leaf.
+      host_streams: the streams whose batches arrive from the host.
+      augment: augmentations in the order in which they are applied.
+      accumulate: number of micro-batches per step.
+      dtype: of the forward and backward pass; parameters keep float32.
+      mesh: the devices, with axes "data" and "param".
+    """
+
+    network: Network
+    source_network: Network | None = None
+    base_network: Network | None = None
+    base_mask: PyTree = None
+    trainable_mask: PyTree = None
+    train_stages: tuple[str, ...] = ()
+    frozen_stats: tuple[str, ...] = ()
+    task: str = "classification"
+    outputs: int = 0
+    batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    preprocess: Mapping[str, Preprocess] = dataclasses.field(default_factory=dict)
+    stats_streams: tuple[str, ...] | None = None
+    cached_until: str | None = None
+    cached_source: bool = False
+
+    terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: Optimizer | None = None
+    peft: Any = None
+    average: Any = None
+    labels: PyTree = None
+    host_streams: tuple[str, ...] = ()
+    augment: tuple = ()
+    accumulate: int = 1
+    dtype: str = "float32"
+    mesh: jax.sharding.Mesh | None = None
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that terms read."""
+        return tuple(self.batch_sizes)
+
+    def key(self) -> Any:
+        """Computes a hashable identity: equal keys mean the same compiled step."""
+        return tuple(
+            config.key(getattr(self, field.name)) for field in dataclasses.fields(self)
+        )
+
+    def in_compute_dtype(self) -> "Program":
+        """The same program with networks that compute in `dtype`."""
+        if self.dtype == "float32":
+            return self
+        networks = {
+            name: network and compute_in(network, self.dtype)
+            for name in ("network", "source_network", "base_network")
+            for network in [getattr(self, name)]
+        }
+        return dataclasses.replace(self, **networks)
+
+    def base_params(self, params: PyTree) -> PyTree:
+        """Drops the leaves that a reparametrization added to the parameters."""
+        return (
+            params if self.base_network is None else trees.like(self.base_mask, params)
+        )

@@ -1,0 +1,198 @@
+"""The model of an experiment before training: network, initial and source weights."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import compilation
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Network, PyTree, Source
+from jaxtl.data import streams
+from jaxtl.data.dataset import Dataset
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.pretrained import hf_peft_folder, match
+from jaxtl.training import inputs
+from jaxtl.training.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class InitialModel:
+    """A model with its initial weights.
+
+    Attributes:
+      config: the model with its number of outputs filled in (as configuration).
+      base_network: its pure functions, before a reparametrization.
+      network: the same with what a reparametrization adds.
+      source_network: the model with the source's own number of outputs, None where the
+        source has no head.
+      base_params: initial parameters after loading, before a reparametrization.
+      params: the parameters as `network` reads them.
+      stats: initial BatchNorm statistics.
+      source: θ₀.
+      peft_params, peft_constants: of the reparametrization ({} without one).
+      preprocess: data set -> its preprocessing, with the weights' mean and std.
+      loading: the table of loaded, re-initialized and skipped leaves ([] from scratch).
+    """
+
+    config: Any
+    base_network: Network
+    network: Network
+    source_network: Network | None
+    base_params: PyTree
+    params: PyTree
+    stats: PyTree
+    source: Source
+    peft_params: PyTree
+    peft_constants: PyTree
+    preprocess: Mapping[str, Preprocess]
+    loading: list
+
+
+def load_initial_model(
+    exp: Experiment, datasets: Mapping[str, Dataset]
+) -> InitialModel:
+    """Builds the model, initializes it, loads weights, adds the reparametrization."""
+    target = datasets["target"]
+    config, network = _network(exp.model, target, streams.number_of_outputs(datasets))
+    weights = None if exp.init is None else _weights(exp.init, config)
+    pre = inputs.preprocessing(exp, weights, datasets)
+    x = streams.example_batch(target, pre["target"])
+    params, stats = _initialize(network, exp.seed, x)
+    source, loading = Source(), []
+    if weights is not None:
+        params, stats, source, loading = match.match(
+            params,
+            stats,
+            weights,
+            _patterns(getattr(exp.init, "reset", ())),
+            _patterns(getattr(exp.init, "ignore", ())),
+        )
+    if exp.wise_ft and source.params is None:
+        raise UserError(
+            f"wise_ft={exp.wise_ft!r}: the experiment starts from scratch, so there is "
+            "no θ₀ to interpolate from; give it an init=."
+        )
+    source_network = _source_network(config, network, params, source, x)
+    model = InitialModel(
+        config=config,
+        base_network=network,
+        network=network,
+        source_network=source_network,
+        base_params=params,
+        params=params,
+        stats=stats,
+        source=source,
+        peft_params={},
+        peft_constants={},
+        preprocess=pre,
+        loading=loading,
+    )
+    return model if exp.peft is None else _reparametrized(exp, model, x)
+
+
+def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:
+    """The model with its number of outputs, and its pure functions."""
+    if isinstance(config, Network):
+        return config, config
+    if not callable(getattr(config, "pure", None)):
+        raise UserError(
+            f"model={config!r}: expected one of tl.models, or a tl.Network (any pure "
+            "(init, apply) pair becomes one with tl.models.foreign)."
+        )
+    if config.outputs is None:
+        config = dataclasses.replace(config, outputs=outputs)
+    elif config.outputs < target.outputs:
+        raise UserError(too_few_outputs(config.outputs, target))
+    return config, config.pure()
+
+
+def too_few_outputs(outputs: int, target: Dataset) -> str:
+    """The message for a model with fewer outputs than the data need."""
+    kind = "classes" if target.class_names else "targets"
+    return (
+        f"model.outputs={outputs}, but the data have {target.outputs} {kind}; leave "
+        "outputs out to let the data decide."
+    )
+
+
+def _weights(init: Any, model: Any) -> match.Weights:
+    """Reads initial weights; a file of another library in the layout of the model."""
+    read_for = getattr(init, "read_for", None)
+    return read_for(model) if read_for else init.read()
+
+
+def _patterns(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+@functools.lru_cache(maxsize=32)
+def _init(network: Network):
+    return jax.jit(network.init, compiler_options=compilation.once())
+
+
+def _initialize(network: Network, seed: int, x: PyTree) -> tuple[PyTree, PyTree]:
+    """The model's initial (params, stats) for inputs like x."""
+    params, stats = _init(network)(jax.random.key(seed), x)
+    if not isinstance(params, dict) or set(params) - set(network.stages):
+        raise UserError(
+            f"the model's init must return a dict of its stages {network.stages}, got "
+            f"{list(params) if isinstance(params, dict) else type(params).__name__}."
+        )
+    return params, stats
+
+
+def _source_network(
+    config: Any, network: Network, params: PyTree, source: Source, x: PyTree
+) -> Network | None:
+    """The model with the source's number of outputs, None without a source head."""
+    head = network.stages[-1]
+    if source.params is None:
+        return None
+    if head not in params:
+        return network  # a tied head has no parameters of its own
+    if source.head is None:
+        return None
+    shapes = functools.partial(jax.tree.map, lambda leaf: tuple(leaf.shape))
+    if shapes(source.head) == shapes(params[head]):
+        return network
+    if isinstance(config, Network):
+        return None
+    for outputs in sorted({leaf.shape[-1] for leaf in jax.tree.leaves(source.head)}):
+        candidate = dataclasses.replace(config, outputs=outputs).pure()
+        initial = jax.eval_shape(candidate.init, jax.random.key(0), x)[0]
+        if shapes(initial.get(head)) == shapes(source.head):
+            return candidate
+    return None
+
+
+def _reparametrized(exp: Experiment, model: InitialModel, x: PyTree) -> InitialModel:
+    """The model with the parameters of `exp.peft`."""
+    peft, network, params = exp.peft, model.base_network, model.base_params
+    peft.check(network, params)
+    # A key that the initial weights do not use: their numbers must not repeat.
+    key = jax.random.fold_in(jax.random.key(exp.seed), 20_000)
+    shapes = jax.eval_shape(network.apply, params, model.stats, x).features
+    peft_params, constants = peft.init(key, params, shapes), peft.constants(params)
+    if peft.start is not None:
+        peft_params, constants, saved = hf_peft_folder.begin(peft, model.config, params)
+        params = trees.map_with_path(
+            lambda path, leaf: jnp.asarray(saved.get(path, leaf), leaf.dtype), params
+        )
+    merged = jax.jit(peft.merge)(params, peft_params, constants)
+    source = model.source
+    if source.params is not None:  # None at the leaves that the reparametrization added
+        source = dataclasses.replace(source, params=trees.like(merged, source.params))
+    return dataclasses.replace(
+        model,
+        network=peft.network(network),
+        base_params=params,
+        params=merged,
+        source=source,
+        peft_params=peft_params,
+        peft_constants=constants,
+    )
