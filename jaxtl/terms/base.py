@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
@@ -10,9 +10,6 @@ from jaxtl.core.config import traced
 from jaxtl.core.types import Batch, PyTree, Source
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.program import Program
-
-if TYPE_CHECKING:
-    from jaxtl.terms.context import View
 
 
 def stream(default: Any) -> Any:
@@ -67,9 +64,10 @@ class Term:
         """
         return {}
 
-    def __call__(self, context: "View") -> Any:
+    def __call__(self, context: Any) -> Any:
         """Computes a scalar, or `(scalar, {metric name: scalar})`.
 
+        `context` is a `terms.context.View`.
         A term with state calls `context.set_state(new)`.
         """
         raise TypeError(f"{type(self).__name__} defines no __call__(context)")
