@@ -24,7 +24,7 @@ from jaxtl.core.types import Source
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import batch_norm, evaluate, feature_cache
 from jaxtl.models import MLP, Llama
-from jaxtl.sweep import vectorized_eval, vectorized_runs
+from jaxtl.sweep import vectorized_eval, vectorized_step
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
 from jaxtl.terms.program import Program
@@ -32,9 +32,9 @@ from jaxtl.training import compiled_step
 
 STORES = (
     compiled_step._COMPILED,
-    vectorized_runs._COMPILED,
+    vectorized_step.COMPILED,
     evaluate._STORE,
-    vectorized_eval._STORE,
+    vectorized_eval.FORWARDS,
     batch_norm._STORE,
     test_time_adaptation._STORE,
     feature_cache._FORWARDS,

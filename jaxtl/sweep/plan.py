@@ -115,7 +115,7 @@ def plan_execution(run: Run, count: int, mode: str = "auto", most: int | None = 
       mode: "auto", or one of the modes for all that can be lanes.
       most: lanes side by side at most; None takes what memory allows, up to 64.
     """
-    why, each = vectorized_runs.why_alone(run), vectorized_runs.bytes_of(run)
+    why, each = vectorized_runs.why_alone(run), vectorized_runs.replica_bytes(run)
     chosen = vectorized_runs.mode_of(run) if mode == "auto" else mode
     if why or count == 1:
         chosen, why = vectorized_runs.ALONE, why or "a single cell"

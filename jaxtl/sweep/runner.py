@@ -289,7 +289,7 @@ def run_chunk(
             if found is not None:
                 yield found
             return
-        except stacking.Unlike:
+        except stacking.IncompatibleRuns:
             pass  # their arrays differ in shape after all
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or len(ready) < 2:
@@ -352,8 +352,8 @@ def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
             side,
             halving=made.grid.halving,
             settings=[_setting(cell) for cell in cells],
-            asked_to_stop=lambda: interrupt.asked,
-            tell=lambda at: watch(side, cells) if watch else None,
+            should_stop=lambda: interrupt.asked,
+            on_evaluation=lambda _: watch(side, cells) if watch else None,
         )
 
     with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
@@ -400,7 +400,7 @@ def _alone(cell: sweep_grid.Cell, one: Run) -> Outcome:
     curve = {
         "step": one.curve["step"],
         "loss": [float(f"{x:.6g}") for x in one.curve["loss"]],
-        "val": [vectorized_runs.rounded(row) for row in one.curve["val"]],
+        "val": [vectorized_loop.rounded(row) for row in one.curve["val"]],
     }
     return Outcome(cell.key, DONE, result, curve)
 

@@ -68,7 +68,7 @@ class Rungs:
         for lane in side.active:
             groups.setdefault(self.owners[cells[lane].key].number, []).append(lane)
         for rung in self.halving.rungs:
-            if rung * side.exp.steps <= side.at < side.exp.steps:
+            if rung * side.exp.steps <= side.steps_taken < side.exp.steps:
                 own = {n: g for n, g in groups.items() if n not in self.passed[rung]}
                 self.passed[rung] = (*self.passed[rung], *own)
                 side.stop(self._worst(side, own, round(1000 * rung)))

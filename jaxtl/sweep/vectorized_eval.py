@@ -1,203 +1,314 @@
-"""Scores of many lanes on a split, by one compiled forward pass."""
+"""Evaluation of vectorized runs: one compiled forward pass for many replicas."""
 
 import functools
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxtl.core import compilation, config
 from jaxtl.core import tree as trees
+from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, preprocess, streams
-from jaxtl.evaluation import feature_cache, model_selection, validators
+from jaxtl.evaluation import feature_cache, metrics, model_selection, validators
 from jaxtl.models import precision
 from jaxtl.sweep import stacking
+from jaxtl.sweep.vectorized_runs import VectorizedRuns
+from jaxtl.sweep.vectorized_step import VMAP
 from jaxtl.terms import losses
+from jaxtl.terms.program import Program
 from jaxtl.training import step
 
 
-def scores(lanes, kept, split: str, which: Sequence[int]) -> dict[int, tuple]:
-    """Returns {lane: (logits (N, outputs) float32, labels (N,))}.
+class ForwardInputs(NamedTuple):
+    """The arrays that a forward pass of many replicas reads.
+
+    Attributes:
+      weights: the stacked weights of all replicas, as `VectorizedRuns.weights`.
+      peft: the traced numbers of the reparametrization, stacked.
+      stacked, shared: the constants, as in `VectorizedRuns`.
+      x: inputs of all rows of a data set, or cached features of some.
+      batches: int32 (batches, batch), rows of `x`.
+      replicas: int32 (n,), the replicas to run.
+    """
+
+    weights: PyTree
+    peft: PyTree
+    stacked: Sequence[jax.Array]
+    shared: Sequence[jax.Array]
+    x: PyTree
+    batches: np.ndarray
+    replicas: np.ndarray
+
+
+def evaluate_vectorized(
+    replicas: VectorizedRuns,
+    weights: PyTree,
+    split: str,
+    indices: Sequence[int],
+    *,
+    with_details: bool = False,
+) -> dict[int, tuple[dict[str, float], dict]]:
+    """Computes the metrics of replicas on a split of their target data.
+
+    On "val" of an unlabelled target the label-free criteria are included.
 
     Args:
-      lanes: a `lanes.Lanes`.
-      kept: the weights of all lanes, as it keeps them.
-      split: of the target data; {} is returned where it is empty.
-      which: the lanes to evaluate.
+      replicas: the vectorized runs.
+      weights: stacked weights of all replicas, as `VectorizedRuns.weights`.
+      split: "train", "val" or "test".
+      indices: the replicas to evaluate.
+      with_details: compute `metrics.details` as well.
+
+    Returns:
+      {replica: (metrics, details)}, without the replicas whose split is empty; details
+      are {} unless asked for.
     """
+    task = replicas.program.task
+    predictions = _predict(replicas, weights, split, indices)
+    criteria = {}
+    if split == "val":
+        criteria = _criteria(replicas, weights, list(predictions))
+    evaluations = {}
+    for replica, (logits, labels) in predictions.items():
+        values = metrics.compute(task, logits, labels)
+        details = {}
+        if with_details:
+            names = replicas.runs[replica].parts.datasets["target"].class_names
+            details = metrics.details(task, logits, labels, names)
+        evaluations[replica] = {**values, **criteria.get(replica, {})}, details
+    return evaluations
+
+
+def _predict(
+    replicas: VectorizedRuns, weights: PyTree, split: str, indices: Sequence[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Computes {replica: (logits (rows, outputs) float32, labels (rows, …))}."""
     groups: dict[Any, list[int]] = {}
-    for lane in which:
-        dataset = lanes.runs[lane].parts.datasets["target"]
+    for replica in indices:
+        dataset = replicas.runs[replica].parts.datasets["target"]
         rows = dataset.rows.get(split, ())
         if len(rows):
-            at = (id(dataset.x), np.asarray(rows).tobytes())
-            groups.setdefault(at, []).append(lane)
-    found = {}
+            key = (id(dataset.x), np.asarray(rows).tobytes())
+            groups.setdefault(key, []).append(replica)
+    predictions = {}
     for members in groups.values():
-        found.update(_group(lanes, kept, split, members))
-    return found
+        run = replicas.runs[members[0]]
+        rows = streams.split_rows(run.parts.datasets["target"], split)
+        size = min(run.exp.evaluate_batch, len(rows))
+        logits = _outputs(replicas, weights, "target", rows, size, members)
+        for i, replica in enumerate(members):
+            dataset = replicas.runs[replica].parts.datasets["target"]
+            labels = dataset.y if split == "train" else dataset.y_clean
+            predictions[replica] = logits[i], labels[rows]
+    return predictions
 
 
-def _group(lanes, kept, split: str, members: list[int]) -> dict[int, tuple]:
-    """Scores lanes that are evaluated on the same examples."""
-    run = lanes.runs[members[0]]
-    rows = streams.split_rows(run.parts.datasets["target"], split)
-    size = min(run.exp.evaluate_batch, len(rows))
-    flat = _pass(lanes, kept, "target", rows, size, members)
-    labels = [lanes.runs[lane].parts.datasets["target"] for lane in members]
-    labels = [d.y_clean[rows] if split != "train" else d.y[rows] for d in labels]
-    return {lane: (flat[i], labels[i]) for i, lane in enumerate(members)}
-
-
-def criteria_of(lanes, kept, which: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Returns {lane: criteria} of the lanes whose target is unlabelled."""
-    there, groups, read = {}, {}, {}
-    for lane in which:
-        parts = lanes.runs[lane].parts
+def _criteria(
+    replicas: VectorizedRuns, weights: PyTree, indices: Sequence[int]
+) -> dict[int, dict[str, float]]:
+    """Computes {replica: criteria} of the replicas whose target is unlabelled."""
+    rows_of, groups, outputs = {}, {}, {}
+    for replica in indices:
+        parts = replicas.runs[replica].parts
         if model_selection.label_free(parts):
-            there[lane] = model_selection.rows(parts)
-            for name, rows in model_selection.wanted(there[lane]).items():
-                at = (name, id(parts.datasets[name].x), rows.tobytes())
-                groups.setdefault(at, (name, rows, []))[2].append(lane)
+            rows_of[replica] = model_selection.rows(parts)
+            for name, rows in model_selection.wanted(rows_of[replica]).items():
+                key = (name, id(parts.datasets[name].x), rows.tobytes())
+                groups.setdefault(key, (name, rows, []))[2].append(replica)
     for name, rows, members in groups.values():
-        most = lanes.runs[members[0]].exp.evaluate_batch
-        size = model_selection.padded(rows, most).shape[1]
-        logits, features = _pass(lanes, kept, name, rows, size, members, features=True)
-        for i, lane in enumerate(members):
-            read.setdefault(lane, {})[name] = logits[i], features[i]
-    task = lanes.program.task
-    return {
-        lane: validators.measure(
-            task,
-            model_selection.evidence(lanes.runs[lane].parts, read[lane], there[lane]),
+        largest = replicas.runs[members[0]].exp.evaluate_batch
+        size = model_selection.padded(rows, largest).shape[1]
+        logits, features = _outputs(
+            replicas, weights, name, rows, size, members, features=True
         )
-        for lane in there
-    }
+        for i, replica in enumerate(members):
+            outputs.setdefault(replica, {})[name] = logits[i], features[i]
+    criteria = {}
+    for replica, rows in rows_of.items():
+        parts = replicas.runs[replica].parts
+        evidence = model_selection.evidence(parts, outputs[replica], rows)
+        criteria[replica] = validators.measure(replicas.program.task, evidence)
+    return criteria
 
 
-def _pass(lanes, kept, name, rows, size, members: list[int], *, features=False):
-    """Returns outputs of some rows of a data set, float32 (members, rows, …).
+def _outputs(
+    replicas: VectorizedRuns,
+    weights: PyTree,
+    name: str,
+    rows: np.ndarray,
+    size: int,
+    members: list[int],
+    *,
+    features: bool = False,
+) -> Any:
+    """Runs replicas on some rows of a data set, `size` of them at a time.
 
-    With `features` it is a pair: the logits, and what `choosing.readout` adds to them.
+    Returns:
+      Logits, float32 (members, rows, …); with `features` the pair of logits and
+      features of `model_selection.logits_and_features`.
     """
-    run = lanes.runs[members[0]]
+    run = replicas.runs[members[0]]
     dataset, start = run.parts.datasets[name], None
-    if lanes.cached is not None:
-        stages = lanes.cached.stages
-        start = lanes.program.network.stages[len(stages)]
-        entry, _ = _features(lanes, run, stages, name, rows)
-        x = entry.values
-        batches, weights = streams.evaluation_batches(np.arange(len(rows)), size)
+    if replicas.cached is not None:
+        stages = replicas.cached.stages
+        start = replicas.program.network.stages[len(stages)]
+        x = _cached_features(replicas, name, rows)
+        batches, is_row = streams.evaluation_batches(np.arange(len(rows)), size)
     else:
-        mesh = lanes.program.mesh
-        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        x = device_stream.from_split(dataset, "train", whole).x
-        batches, weights = streams.evaluation_batches(rows, size)
-    call = _compiled(lanes, start, run.parts.model.preprocess[name], features)
-    hypers = lanes.states.hypers["peft"]
-    index = padded(members, len(lanes.runs))
-    given = (kept, hypers, lanes.own, lanes.shared, x, batches, index)
-    used = weights.reshape(-1) > 0
+        mesh = replicas.program.mesh
+        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        x = device_stream.from_split(dataset, "train", replicated).x
+        batches, is_row = streams.evaluation_batches(rows, size)
+    forward = _compiled(replicas, start, run.parts.model.preprocess[name], features)
+    inputs = ForwardInputs(
+        weights=weights,
+        peft=replicas.states.hypers["peft"],
+        stacked=replicas.stacked,
+        shared=replicas.shared,
+        x=x,
+        batches=batches,
+        replicas=_padded(members, len(replicas.runs)),
+    )
+    is_row = is_row.reshape(-1) > 0
 
-    def flat(values):
+    def without_padding(values: jax.Array) -> np.ndarray:
         values = np.asarray(values, np.float32)[: len(members)]
-        return values.reshape(len(members), len(used), *values.shape[3:])[:, used]
+        return values.reshape(len(members), len(is_row), *values.shape[3:])[:, is_row]
 
-    return jax.tree.map(flat, call(*given))
+    return jax.tree.map(without_padding, forward(inputs))
 
 
-def _features(lanes, run, stages, name: str, rows):
-    """Returns the cached outputs of the frozen stages, found once for all lanes."""
-    known = lanes.__dict__.setdefault("features", {})
-    at = (name, np.asarray(rows).tobytes())
-    if at not in known:
-        with _LOCK:  # lanes of other threads want the same, most likely
-            known[at] = feature_cache.features(
-                run, run.params, run.state.stats, stages, name, "", rows
+def _cached_features(replicas: VectorizedRuns, name: str, rows: np.ndarray) -> PyTree:
+    """Outputs of the frozen stages, computed once for all replicas."""
+    key = (name, np.asarray(rows).tobytes())
+    if key not in replicas.evaluation_features:
+        run = replicas.runs[0]
+        weights = run.params, run.state.stats
+        with _LOCK:  # replicas of other threads probably need the same features
+            entry, _ = feature_cache.features(
+                run, *weights, replicas.cached.stages, name, "", rows
             )
-    return known[at]
+        replicas.evaluation_features[key] = entry.values
+    return replicas.evaluation_features[key]
 
 
 _LOCK = threading.Lock()
 
 
-def padded(members: Sequence[int], most: int) -> np.ndarray:
-    """Returns int32 lanes, the last repeated up to the next power of two (or `most`).
+def _padded(members: Sequence[int], count: int) -> np.ndarray:
+    """Repeats the last of some replicas up to a power of two, at most `count`.
 
-    Lanes leave one by one; a program for each number of them would be one too many.
+    Replicas leave one by one, and every number of them would compile another program.
     """
     size = 1
     while size < len(members):
         size *= 2
-    size = max(min(size, most), len(members))
+    size = max(min(size, count), len(members))
     return np.asarray([*members, *[members[-1]] * (size - len(members))], np.int32)
 
 
-_STORE: dict[Any, Any] = compilation.Recent(128)
+FORWARDS: dict[Any, Any] = compilation.Recent(128)
 
 
-def _compiled(lanes, start: str | None, pre: preprocess.Preprocess, features: bool):
-    program, layout = lanes.program, lanes.layout
-    options = lanes.options
-    made = (start, config.key(pre), features, str(options))
-    key = (program.key(), layout, lanes.mode, *made)
-    if key not in _STORE:
-        kind = (start, pre, lanes.mode, features)
-        make = functools.partial(_forward, program, layout, *kind)
-        _STORE[key] = jax.jit(make, compiler_options=options)
-    return _STORE[key]
+def _compiled(
+    replicas: VectorizedRuns,
+    start: str | None,
+    pre: preprocess.Preprocess,
+    features: bool,
+) -> Any:
+    program, layout, mode = replicas.program, replicas.layout, replicas.mode
+    options = replicas.compiler_options
+    key = (program.key(), layout, mode, start, config.key(pre), features, str(options))
+    if key not in FORWARDS:
+        function = functools.partial(
+            _forward, program, layout, mode, start, pre, features
+        )
+        FORWARDS[key] = jax.jit(function, compiler_options=options)
+    return FORWARDS[key]
 
 
-def _forward(program, layout, start, pre, mode, features, *given):
-    """Returns logits (lanes, batches, batch, …), with `features` those as well."""
-    kept, hypers, own, shared, x, batches, index = given
+def _forward(
+    program: Program,
+    layout: stacking.StackedLayout,
+    mode: str,
+    start: str | None,
+    pre: preprocess.Preprocess,
+    features: bool,
+    inputs: ForwardInputs,
+) -> Any:
+    """Computes logits (replicas, batches, batch, …), with `features` those as well.
+
+    Args:
+      program, layout, mode: as in `VectorizedRuns`.
+      start: the stage that the pass starts from; None takes raw inputs.
+      pre: how raw inputs are preprocessed.
+      features: whether to return the features that the head reads.
+      inputs: the arrays.
+    """
     network = precision.compute_in(program.network, program.dtype)
 
-    def one(i):
-        mine, numbers, leaves = jax.tree.map(lambda v: v[i], (kept, hypers, own))
-        fixed = layout.join(shared, leaves)["fixed"]
-        params = weights(program.peft, numbers, mine, fixed)
+    def replica_outputs(i: jax.Array) -> Any:
+        per_replica = (inputs.weights, inputs.peft, inputs.stacked)
+        weights, hypers, stacked = jax.tree.map(lambda v: v[i], per_replica)
+        fixed = layout.join(inputs.shared, stacked)["fixed"]
+        params = _params(program.peft, hypers, weights, fixed)
 
-        def batch(rows):
-            given = jax.tree.map(lambda values: values[rows], x)
-            settings = {} if start is None else {"start": start}
+        def batch_outputs(rows: jax.Array) -> Any:
+            x = jax.tree.map(lambda values: values[rows], inputs.x)
             if start is None:
-                given = preprocess.apply(pre, given)
-            out = network.apply(params, mine["stats"], given, **settings)
+                x = preprocess.apply(pre, x)
+                output = network.apply(params, weights["stats"], x)
+            else:
+                output = network.apply(params, weights["stats"], x, start=start)
             if features:
-                return model_selection.logits_and_features(program.network, out, given)
-            return losses.scores(out.logits, given, program.task)
+                return model_selection.logits_and_features(program.network, output, x)
+            return losses.scores(output.logits, x, program.task)
 
-        return jax.lax.map(batch, batches)
+        return jax.lax.map(batch_outputs, inputs.batches)
 
-    return jax.vmap(one)(index) if mode == "vmap" else jax.lax.map(one, index)
+    if mode == VMAP:
+        return jax.vmap(replica_outputs)(inputs.replicas)
+    return jax.lax.map(replica_outputs, inputs.replicas)
 
 
-def weights(peft, numbers, kept, fixed):
-    """Returns the parameters as the network reads them."""
+def _params(peft: Any, hypers: PyTree, weights: PyTree, fixed: step.Fixed) -> PyTree:
+    """The parameters of one replica, as the network reads them."""
     if peft is not None:
-        peft = config.with_hyperparameters(peft, numbers)
-    return step.merge_params(peft, kept, fixed)
+        peft = config.with_hyperparameters(peft, hypers)
+    return step.merge_params(peft, weights, fixed)
 
 
-def drift(lanes, kept) -> np.ndarray | None:
-    """Returns float (lanes,): ‖θ − θ₀‖ over what has a source, None without one."""
-    if not jax.tree.leaves(lanes.runs[0].source.params):
+def drift(replicas: VectorizedRuns, weights: PyTree) -> np.ndarray | None:
+    """Computes ‖θ − θ₀‖ over the leaves of θ₀, float (replicas,).
+
+    Returns None without a source.
+    """
+    if not jax.tree.leaves(replicas.runs[0].source.params):
         return None
-    key = (lanes.program.key(), lanes.layout, "drift")
-    if key not in _STORE:
-        _STORE[key] = jax.jit(functools.partial(_drift, lanes.program, lanes.layout))
-    hypers = lanes.states.hypers["peft"]
-    return np.asarray(_STORE[key](kept, hypers, lanes.own, lanes.shared))
+    program, layout = replicas.program, replicas.layout
+    key = (program.key(), layout, "drift")
+    if key not in FORWARDS:
+        FORWARDS[key] = jax.jit(functools.partial(_drift, program, layout))
+    hypers = replicas.states.hypers["peft"]
+    compute = FORWARDS[key]
+    return np.asarray(compute(weights, hypers, replicas.stacked, replicas.shared))
 
 
-def _drift(program, layout: stacking.Layout, kept, hypers, own, shared):
-    def one(given):
-        mine, numbers, leaves = given
+def _drift(
+    program: Program,
+    layout: stacking.StackedLayout,
+    weights: PyTree,
+    hypers: PyTree,
+    stacked: Sequence[jax.Array],
+    shared: Sequence[jax.Array],
+) -> jax.Array:
+    def replica_drift(per_replica: tuple[PyTree, PyTree, Sequence]) -> jax.Array:
+        weights, hypers, leaves = per_replica
         fixed = layout.join(shared, leaves)["fixed"]
-        params = weights(program.peft, numbers, mine, fixed)
+        params = _params(program.peft, hypers, weights, fixed)
         return trees.sum_squares(trees.sub(params, fixed.source.params)) ** 0.5
 
-    return jax.lax.map(one, (kept, hypers, own))
+    return jax.lax.map(replica_drift, (weights, hypers, stacked))

@@ -1,20 +1,21 @@
-"""The training loop of lanes: what `training` does for one run, for many at once."""
+"""The training loop of vectorized runs: `training.loop` for many runs at once."""
 
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.evaluation import metrics
 from jaxtl.sweep import vectorized_eval
-from jaxtl.sweep.vectorized_runs import VectorizedRuns, rounded
+from jaxtl.sweep.axes import Halving
+from jaxtl.sweep.vectorized_runs import VectorizedRuns
 from jaxtl.training import metrics_log, result
 
 
-class Finished(NamedTuple):
-    """What became of one lane.
+class TrainedReplica(NamedTuple):
+    """The outcome of one replica's training.
 
     Attributes:
       status: "done", "failed" or "stopped" (by successive halving).
@@ -24,170 +25,191 @@ class Finished(NamedTuple):
     """
 
     status: str
-    result: dict
-    curve: dict
+    result: dict[str, Any]
+    curve: dict[str, list]
     error: str = ""
 
 
 def train_vectorized(
-    lanes: VectorizedRuns,
+    replicas: VectorizedRuns,
     *,
-    halving=None,
+    halving: Halving | None = None,
     settings: Sequence[Hashable] = (),
-    asked_to_stop: Callable[[], bool] = lambda: False,
-    tell: Callable[[int], None] = lambda at: None,
-) -> list[Finished] | None:
-    """Trains lanes to their end; evaluates, keeps the best weights, tests once.
+    should_stop: Callable[[], bool] = lambda: False,
+    on_evaluation: Callable[[int], None] = lambda steps_taken: None,
+) -> list[TrainedReplica] | None:
+    """Trains all replicas to the end; evaluates, keeps the best weights, tests once.
 
     Args:
-      lanes: as made.
-      halving: a `sweep.Halving`, or None.
-      settings: of each lane: lanes of one setting differ in their seed alone.
-      asked_to_stop: looked at between dispatches.
-      tell: called with the number of steps taken.
+      replicas: the vectorized runs, not begun.
+      halving: stops the worst settings early; None stops none.
+      settings: of each replica; replicas of one setting differ in their seed only.
+      should_stop: called between dispatches; True ends the training.
+      on_evaluation: called after every evaluation with the number of steps taken; it
+        may stop replicas.
 
     Returns:
-      what became of each lane; None where it was asked to stop.
+      The outcome of each replica; None if `should_stop` ended the training.
     """
-    exp, begin = lanes.exp, time.perf_counter()
-    every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
+    exp, start = replicas.exp, time.perf_counter()
+    evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
     rungs = list(halving.rungs) if halving is not None else []
-    while lanes.at < exp.steps and lanes.active:
-        if asked_to_stop():
+    while replicas.steps_taken < exp.steps and replicas.active:
+        if should_stop():
             return None
-        target = min((lanes.at // every + 1) * every, exp.steps)
-        table = lanes.advance(target - lanes.at, every)
-        _watch(lanes, table, target - len(table[0]))
-        lanes.evaluate()
-        tell(lanes.at)
-        while rungs and lanes.at >= rungs[0] * exp.steps and lanes.at < exp.steps:
+        first = replicas.steps_taken
+        target = min((first // evaluate_every + 1) * evaluate_every, exp.steps)
+        table = replicas.advance(target - first, evaluate_every)
+        _log_losses(replicas, table, first)
+        _evaluate(replicas)
+        on_evaluation(replicas.steps_taken)
+        while rungs and rungs[0] * exp.steps <= replicas.steps_taken < exp.steps:
             rungs.pop(0)
-            lanes.stop(_worst(lanes, halving.keep, settings))
-    seconds = (time.perf_counter() - begin) / len(lanes.runs)
-    return _finish(lanes, seconds)
+            replicas.stop(_worst(replicas, halving.keep, settings))
+    seconds = (time.perf_counter() - start) / len(replicas.runs)
+    return _finish(replicas, seconds)
 
 
-def _watch(lanes: VectorizedRuns, table: np.ndarray, begin: int) -> None:
-    """Notes the losses of some steps; drops the lanes whose are not finite."""
-    names, window = lanes.names, lanes.exp.log_every or max(1, lanes.exp.steps // 100)
+def _log_losses(replicas: VectorizedRuns, table: np.ndarray, first: int) -> None:
+    """Adds mean losses to the curves; fails the replicas whose losses are not finite.
+
+    Args:
+      replicas: the vectorized runs.
+      table: the metrics of some steps, float32 (replicas, steps, metrics).
+      first: number of steps taken before them.
+    """
+    names, steps = replicas.metric_names, table.shape[1]
+    window = replicas.exp.log_every or max(1, replicas.exp.steps // 100)
     loss, norm = names.index("loss"), names.index("grad_norm")
-    bad = ~np.isfinite(table[:, :, [loss, norm]]).all(-1)
-    ends = [i for i in range(table.shape[1]) if (begin + i + 1) % window == 0]
-    ends = sorted({*ends, table.shape[1] - 1})
-    for lane in list(lanes.active):
-        at = int(bad[lane].argmax()) if bad[lane].any() else table.shape[1]
-        curve, last = lanes.curves[lane], 0
-        for end in (end for end in ends if end < at):
-            mean = float(table[lane, last : end + 1, loss].mean())
-            curve["step"].append(begin + end + 1)
-            curve["loss"].append(rounded({"loss": mean})["loss"])
-            last = end + 1
-        if at < table.shape[1]:
-            row = dict(zip(names, table[lane, at].tolist()))
-            lanes.failures[lane] = str(
-                metrics_log.blew_up(lanes.runs[lane], begin + at, row)
-            )
-            lanes.drop([lane])
+    is_bad = ~np.isfinite(table[:, :, [loss, norm]]).all(-1)
+    ends = [i for i in range(steps) if (first + i + 1) % window == 0]
+    ends = sorted({*ends, steps - 1})
+    for replica in list(replicas.active):
+        finite = int(is_bad[replica].argmax()) if is_bad[replica].any() else steps
+        curve, start = replicas.curves[replica], 0
+        for end in (end for end in ends if end < finite):
+            mean = float(table[replica, start : end + 1, loss].mean())
+            curve["step"].append(first + end + 1)
+            curve["loss"].append(_six_digits(mean))
+            start = end + 1
+        if finite < steps:
+            row = dict(zip(names, table[replica, finite].tolist()))
+            run = replicas.runs[replica]
+            error = metrics_log.blew_up(run, first + finite, row)
+            replicas.fail(replica, str(error))
+
+
+def _evaluate(replicas: VectorizedRuns) -> None:
+    """Evaluates the active replicas on val and keeps the weights that are best."""
+    evaluations = vectorized_eval.evaluate_vectorized(
+        replicas, replicas.weights(), "val", replicas.active
+    )
+    for replica, (values, _) in evaluations.items():
+        row = {"step": replicas.steps_taken, **rounded(values)}
+        replicas.curves[replica]["val"].append(row)
+    replicas.note_best({i: values for i, (values, _) in evaluations.items()})
 
 
 def _worst(
-    lanes: VectorizedRuns, keep: float, settings: Sequence[Hashable]
+    replicas: VectorizedRuns, keep: float, settings: Sequence[Hashable]
 ) -> list[int]:
-    """Returns the lanes of the settings that are not among the best on val so far."""
-    monitor = lanes.runs[0].monitor
+    """Active replicas whose settings are not among the best share `keep` on val."""
+    monitor = replicas.runs[0].monitor
     if monitor is None:
         return []
     sign = 1 if metrics.higher_is_better(monitor) else -1
     values: dict[Hashable, list[float]] = {}
-    for lane in lanes.active:
-        value = lanes.curves[lane]["val"][-1][monitor]
-        values.setdefault(settings[lane], []).append(sign * value)
+    for replica in replicas.active:
+        value = replicas.curves[replica]["val"][-1][monitor]
+        values.setdefault(settings[replica], []).append(sign * value)
     means = {name: np.nan_to_num(np.mean(v), nan=-np.inf) for name, v in values.items()}
-    left = max(1, math.ceil(keep * len(means)))
-    going_on = sorted(means, key=means.__getitem__, reverse=True)[:left]
-    return [lane for lane in lanes.active if settings[lane] not in going_on]
+    count = max(1, math.ceil(keep * len(means)))
+    best = sorted(means, key=means.__getitem__, reverse=True)[:count]
+    return [i for i in replicas.active if settings[i] not in best]
 
 
-def _finish(lanes: VectorizedRuns, seconds: float) -> list[Finished]:
+def _finish(replicas: VectorizedRuns, seconds: float) -> list[TrainedReplica]:
     """Evaluates the chosen weights, on test for the first and only time."""
-    alive = [i for i in range(len(lanes.runs)) if i not in lanes.failures]
-    evaluations = _evaluations(lanes, alive)
-    weights = lanes.chosen_weights()
-    drift = vectorized_eval.drift(lanes, weights) if alive else None
-    finished = []
-    for lane in range(len(lanes.runs)):
-        if lane in lanes.failures:
-            curve = lanes.curves[lane]
-            finished.append(Finished("failed", {}, curve, lanes.failures[lane]))
+    trained = [i for i in range(len(replicas.runs)) if i not in replicas.failures]
+    evaluations = _evaluations(replicas, trained)
+    weights = replicas.chosen_weights()
+    drift = vectorized_eval.drift(replicas, weights) if trained else None
+    outcomes = []
+    for replica, curve in enumerate(replicas.curves):
+        if replica in replicas.failures:
+            error = replicas.failures[replica]
+            outcomes.append(TrainedReplica("failed", {}, curve, error))
             continue
-        distance = None if drift is None else float(drift[lane])
-        content = _result(lanes, lane, evaluations[lane], distance, seconds)
-        status = "stopped" if lane in lanes.stopped else "done"
-        finished.append(Finished(status, content, lanes.curves[lane]))
-    return finished
+        distance = None if drift is None else float(drift[replica])
+        content = _result(replicas, replica, evaluations[replica], distance, seconds)
+        status = "stopped" if replica in replicas.stopped else "done"
+        outcomes.append(TrainedReplica(status, content, curve))
+    return outcomes
 
 
-def _evaluations(lanes: VectorizedRuns, alive: list[int]) -> dict[int, dict]:
-    """Computes {lane: {split: (metrics, details)}} of the chosen weights.
+def _evaluations(
+    replicas: VectorizedRuns, trained: Sequence[int]
+) -> dict[int, dict[str, tuple[dict, dict]]]:
+    """Computes {replica: {split: (metrics, details)}} of the chosen weights.
 
-    Metrics on val that training measured already are taken from there.
+    Metrics on val are those of the best evaluation during training, where there is one.
     """
-    weights, task = lanes.chosen_weights(), lanes.program.task
-    unmeasured = [i for i in alive if lanes.best[i] is None]
-    val = vectorized_eval.scores(lanes, weights, "val", unmeasured)
-    criteria = vectorized_eval.criteria_of(lanes, weights, list(val))
-    done = [i for i in alive if i not in lanes.stopped]
+    evaluate = vectorized_eval.evaluate_vectorized
+    weights = replicas.chosen_weights()
+    done = [i for i in trained if i not in replicas.stopped]
     test = {}
-    if lanes.exp.test:
-        test = vectorized_eval.scores(lanes, weights, "test", done)
-    if not test:  # the details are those of val, so its logits are needed
-        val = {**val, **vectorized_eval.scores(lanes, weights, "val", done)}
+    if replicas.exp.test:
+        test = evaluate(replicas, weights, "test", done, with_details=True)
+    indices = {i for i in trained if replicas.best[i] is None}
+    if not test:  # details are then those of val, which training does not compute
+        indices.update(done)
+    val = evaluate(replicas, weights, "val", sorted(indices), with_details=True)
     evaluations: dict[int, dict] = {}
-    for lane in alive:
-        names = lanes.runs[lane].parts.datasets["target"].class_names
-        best, splits = lanes.best[lane], {}
+    for replica in trained:
+        splits, best = {}, replicas.best[replica]
+        values, details = val.get(replica, (None, {}))
         if best is not None:
-            splits["val"] = best["metrics"], {}
-        elif lane in val:
-            values = metrics.compute(task, *val[lane])
-            splits["val"] = {**values, **criteria.get(lane, {})}, {}
-        if lane in val:
-            splits["val"] = splits["val"][0], metrics.details(task, *val[lane], names)
-        if lane in test:
-            splits["test"] = (
-                metrics.compute(task, *test[lane]),
-                metrics.details(task, *test[lane], names),
-            )
-        evaluations[lane] = splits
+            values = best["metrics"]
+        if values is not None:
+            splits["val"] = values, details
+        if replica in test:
+            splits["test"] = test[replica]
+        evaluations[replica] = splits
     return evaluations
 
 
 def _result(
-    lanes: VectorizedRuns,
-    lane: int,
+    replicas: VectorizedRuns,
+    replica: int,
     evaluations: dict[str, tuple[dict, dict]],
     drift: float | None,
     seconds: float,
-) -> dict:
-    """Assembles the result of one lane; times are its share of all lanes' time."""
-    steps = lanes.exp.steps if lane not in lanes.stopped else _last(lanes, lane)
-    best = lanes.best[lane]
-    train_seconds = lanes.seconds / len(lanes.runs)
+) -> dict[str, Any]:
+    """Assembles the result of one replica; times are its share of the replicas'."""
+    curve, count = replicas.curves[replica], len(replicas.runs)
+    steps = replicas.exp.steps
+    if replica in replicas.stopped:
+        steps = curve["step"][-1] if curve["step"] else 0
+    best, train_seconds = replicas.best[replica], replicas.seconds / count
     return result.finish(
-        lanes.runs[lane],
+        replicas.runs[replica],
         evaluations,
-        lanes.curves[lane]["val"],
+        curve["val"],
         drift=drift,
         steps=steps,
         chosen=best["step"] if best else steps,
         steps_per_second=steps / train_seconds if train_seconds > 0 else None,
         train_seconds=train_seconds,
         seconds=seconds,
-        compile_seconds=lanes.compile_seconds / len(lanes.runs),
-        lanes=len(lanes.runs),
+        compile_seconds=replicas.compile_seconds / count,
+        lanes=count,
     )
 
 
-def _last(lanes: VectorizedRuns, lane: int) -> int:
-    curve = lanes.curves[lane]["step"]
-    return curve[-1] if curve else 0
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Rounds metrics to six digits, as the curves of a sweep are stored."""
+    return {name: _six_digits(value) for name, value in values.items()}
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -1,17 +1,15 @@
-"""Lanes: many runs of one program, trained side by side by one compiled function.
+"""Vectorized runs: many runs of one program, trained by one compiled function.
 
-Runs that differ in traced numbers, in seeds or in labels take the same steps with
-other arrays. Stacked along a leading axis they are lanes of one program: by vmap on
-accelerators, one after the other inside one device loop on CPUs, where batched products
-of small matrices are slow. What all lanes share (data, frozen parameters, cached
-features, θ₀) is there once.
+Runs that differ in traced numbers, in seeds or in labels take the same steps on other
+arrays. Stacked along a leading axis, they are replicas of one program. The arrays that
+are equal in all of them (data, frozen parameters, cached features, θ₀) exist once.
 """
 
 import dataclasses
 import functools
-import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +20,16 @@ from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, streams
 from jaxtl.evaluation import metrics
-from jaxtl.sweep import stacking, vectorized_eval
-from jaxtl.training import compiled_step, frozen_stages, step
+from jaxtl.sweep import stacking, vectorized_step
+from jaxtl.sweep.vectorized_step import MAP, VMAP
+from jaxtl.training import frozen_stages, step
 from jaxtl.training.run import Run
 
-VMAP, MAP, ALONE = "vmap", "map", "alone"
+ALONE = "alone"  # mode of runs that can't be replicas, or are faster on their own
 
 
 def why_alone(run: Run) -> str:
-    """Returns why a run's kind can't be lanes, "" if it can."""
+    """The reason why runs like this one can't be replicas, "" if they can."""
     program, exp = run.program, run.exp
     if len(run.parts.phases) > 1:
         return "phases"
@@ -48,10 +47,10 @@ def why_alone(run: Run) -> str:
 
 
 def mode_of(run: Run) -> str:
-    """Returns how runs of this kind are trained: "vmap", "map" or "alone".
+    """The fastest way to train many runs like this one: "vmap", "map" or "alone".
 
     On CPUs, XLA's convolutions are several times slower inside a loop than outside, so
-    networks with convolutions in what a step runs take their steps alone there.
+    networks whose steps run convolutions are trained alone there.
     """
     if why_alone(run):
         return ALONE
@@ -59,96 +58,105 @@ def mode_of(run: Run) -> str:
         return VMAP
     stages, _ = frozen_stages.frozen_stages(run)
     if stages and stages[-1] == run.program.network.stages[-2]:
-        return MAP  # the head alone
-    return (
-        ALONE
-        if compilation.has_convolution(
-            functools.partial(step.step, run.program), run.state, run.fixed, _drawn(run)
-        )
-        else MAP
-    )
+        return MAP  # a step runs the head only
+    return ALONE if _runs_convolutions(run) else MAP
 
 
-def _drawn(run: Run) -> dict:
-    return {
+def _runs_convolutions(run: Run) -> bool:
+    data = {
         name: device_stream.with_drawn_rows(
             stream, np.uint32(0), 0, run.program.batch_sizes[name], 1
         )
         for name, stream in run.parts.device_streams.items()
     }
+    one_step = functools.partial(step.step, run.program)
+    return compilation.has_convolution(one_step, run.state, run.fixed, data)
 
 
-def bytes_of(run: Run) -> int:
-    """Returns the memory that one lane takes: its state, and its best weights."""
-    kept = step.averaged_tree(run.state.trainable, run.state.stats)
-    return trees.nbytes(run.state) + trees.nbytes(kept)
+def replica_bytes(run: Run) -> int:
+    """Memory of one replica in bytes: its state and its best weights."""
+    weights = step.averaged_tree(run.state.trainable, run.state.stats)
+    return trees.nbytes(run.state) + trees.nbytes(weights)
 
 
 class VectorizedRuns:
-    """Runs in training side by side.
+    """Runs of one program in training, each a replica of it.
+
+    Args:
+      runs: set up and not begun.
+      mode: "vmap" or "map".
+      one_core: whether other replicas train on the other cores at the same time.
 
     Attributes:
-      runs: as set up, not begun.
-      mode: "vmap" or "map".
-      one_core: whether other lanes are trained on the other cores at the same time.
-      active: the lanes that still train.
-      at: steps taken.
+      runs: as given; they keep their initial states.
+      mode: as given.
+      exp: the experiment of the first run.
+      program: the static description that all replicas share.
+      layout: how `constants` are divided into `shared` and `stacked` leaves.
+      shared: constant leaves that are equal in all replicas.
+      stacked: constant leaves that differ, (replicas, …).
       states: the runs' states, stacked.
-      best: lane -> {"step", "value", "metrics"} or None, as `Run.best`.
+      cached: features of frozen stages that training starts from, None without.
+      steps_taken: of every active replica.
+      active: indices of the replicas that still train.
+      failures: replica -> why its training failed.
+      stopped: replicas that were stopped for doing worse than others.
+      best: of each replica {"step", "value", "metrics"} or None, as `Run.best`.
+      best_weights: stacked weights at each replica's best evaluation so far.
+      curves: of each replica, as `Run.curve`.
+      evaluation_features: cached features of the rows that are evaluated.
+      seconds: time spent in training steps.
+      compile_seconds: time spent in compiling them.
 
     Raises:
-      stacking.Unlike: the runs' arrays differ in shape, so that no program fits all.
+      stacking.IncompatibleRuns: the runs' programs or shapes differ.
     """
 
     def __init__(self, runs: Sequence[Run], mode: str, *, one_core: bool = False):
-        self.runs, self.mode, self.one_core = tuple(runs), mode, one_core
+        self.runs, self.mode, self._one_core = tuple(runs), mode, one_core
         first = self.runs[0]
         self.exp, self.program = first.exp, first.program
         if len({run.program.key() for run in self.runs}) > 1:
-            raise stacking.Unlike("their programs differ")
-        self.cached = None
-        self.layout, self.shared, self.own = stacking.divide(self._constants())
-        self._cache()
+            raise stacking.IncompatibleRuns("the programs of the runs differ")
+        self.cached: frozen_stages.Cached | None = None
+        self.layout, self.shared, self.stacked = stacking.divide(self._constants())
+        self._cache_frozen_stages()
         self.states = stacking.stack([run.state for run in self.runs])
-        self.kept = jax.tree.map(jnp.copy, self._weights())
+        self.best_weights = jax.tree.map(jnp.copy, self.weights())
         self.best: list[dict | None] = [None] * len(self.runs)
         self.curves = [{"step": [], "loss": [], "val": []} for _ in self.runs]
+        self.evaluation_features: dict[Any, PyTree] = {}
         self.failures: dict[int, str] = {}
         self.stopped: set[int] = set()
         self.active = list(range(len(self.runs)))
-        self.at, self.seconds, self.compile_seconds = 0, 0.0, 0.0
-        self._compiled: tuple | None = None
+        self.steps_taken, self.seconds, self.compile_seconds = 0, 0.0, 0.0
+        self._step: vectorized_step.VectorizedStep | None = None
 
     def _constants(self) -> list[dict]:
-        """Returns what each lane reads and never changes."""
-        there = None if self.cached is None else self.cached.streams
-        found = []
+        """The arrays that each replica reads and never changes."""
+        constants = []
         for run in self.runs:
             data = run.parts.device_streams
-            if there is not None:  # features of all lanes' rows, each lane its own rows
+            if self.cached is not None:
+                # One set of features for all; each replica has its rows and labels.
                 data = {
                     name: dataclasses.replace(
                         stream, rows=data[name].rows, n=data[name].n, y=data[name].y
                     )
-                    for name, stream in there.items()
+                    for name, stream in self.cached.streams.items()
                 }
-            found.append({"fixed": run.fixed, "data": data})
-        return found
+            constants.append({"fixed": run.fixed, "data": data})
+        return constants
 
-    def _cache(self) -> None:
-        """Caches frozen stages' outputs of all lanes' rows, if all freeze alike."""
+    def _cache_frozen_stages(self) -> None:
+        """Caches the frozen stages' outputs for the rows of all replicas.
+
+        Only where the frozen parameters, the statistics and the inputs are equal in
+        all of them.
+        """
         first = self.runs[0]
         stages, _ = frozen_stages.frozen_stages(first)
-        whose = self.layout.join([True] * len(self.shared), [False] * len(self.own))
-        same = all(jax.tree.leaves(whose["fixed"].frozen))
-        stats = [run.state.stats for run in self.runs]
-        same = same and all(stacking.equal(stats[0], other) for other in stats[1:])
-        same = same and all(
-            run.parts.datasets[name].x is data.x
-            for run in self.runs
-            for name, data in first.parts.datasets.items()
-        )
-        if not stages or not same:
+        if not stages or not self._same_frozen_stages():
             return
         rows = {
             name: np.unique(np.concatenate([_rows(run, name) for run in self.runs]))
@@ -156,111 +164,138 @@ class VectorizedRuns:
         }
         self.cached, self.program, _ = frozen_stages.attach(first, rows)
         if self.cached is not None:
-            made = stacking.divide(self._constants())
-            self.layout, self.shared, self.own = made
+            divided = stacking.divide(self._constants())
+            self.layout, self.shared, self.stacked = divided
 
-    def _weights(self) -> PyTree:
-        """Returns what is evaluated and kept: the averages where there are any."""
+    def _same_frozen_stages(self) -> bool:
+        is_shared = self.layout.join(
+            [True] * len(self.shared), [False] * len(self.stacked)
+        )
+        if not all(jax.tree.leaves(is_shared["fixed"].frozen)):
+            return False
+        stats = [run.state.stats for run in self.runs]
+        if not all(stacking.equal(stats[0], other) for other in stats[1:]):
+            return False
+        return all(
+            run.parts.datasets[name].x is dataset.x
+            for run in self.runs
+            for name, dataset in self.runs[0].parts.datasets.items()
+        )
+
+    def weights(self) -> PyTree:
+        """The current stacked weights to evaluate: averages where there are any."""
         if self.program.average is not None:
             return self.states.average
         return step.averaged_tree(self.states.trainable, self.states.stats)
 
     def chosen_weights(self) -> PyTree:
-        """The best weights on val so far; without a monitor the current ones."""
-        return self._weights() if self.runs[0].monitor is None else self.kept
+        """The best stacked weights on val; the current ones without a monitor."""
+        return self.weights() if self.runs[0].monitor is None else self.best_weights
 
-    def advance(self, count: int, most: int) -> np.ndarray:
-        """Takes `count` ≤ `most` steps in every active lane.
+    def advance(self, count: int, max_steps: int) -> np.ndarray:
+        """Takes `count` ≤ `max_steps` steps in every active replica.
 
         Returns:
-          float32 (lanes, count, metrics); rows of lanes that are not active mean
-          nothing.
+          The metrics of each step, float32 (replicas, count, metrics); rows of replicas
+          that are not active are undefined.
         """
-        begin = time.perf_counter()
-        drawn = self._draw(most)
-        args = (self.states, self.own, self.shared, drawn, *self._order())
-        if self._compiled is None:
-            self._compiled = compiled(self, args, most)
-            self.compile_seconds = time.perf_counter() - begin
-            begin = time.perf_counter()
-        self.states, table = self._compiled[0](*args, np.int32(count))
-        self.at += count
+        start = time.perf_counter()
+        order = np.zeros(len(self.runs), np.int32)
+        order[: len(self.active)] = self.active
+        inputs = vectorized_step.StepInputs(
+            stacked=self.stacked,
+            shared=self.shared,
+            rows=self._draw(max_steps),
+            order=order,
+            active=np.int32(len(self.active)),
+        )
+        if self._step is None:
+            self._step = vectorized_step.compiled(
+                self.program,
+                self.layout,
+                self.mode,
+                self.states,
+                inputs,
+                max_steps,
+                self.compiler_options,
+            )
+            self.compile_seconds = time.perf_counter() - start
+            start = time.perf_counter()
+        self.states, table = self._step.call(self.states, inputs, np.int32(count))
+        self.steps_taken += count
         table = np.asarray(table)[:, :count]
-        self.seconds += time.perf_counter() - begin
+        self.seconds += time.perf_counter() - start
         return table
 
     @property
-    def options(self) -> dict[str, str]:
-        """Compiler options of the lanes' programs."""
+    def compiler_options(self) -> dict[str, str]:
+        """Options of XLA for all programs of these replicas."""
         platform = self.program.mesh.devices.flat[0].platform
-        made = compilation.single if self.one_core else compilation.options
-        return made(platform)
+        if self._one_core:
+            return compilation.single(platform)
+        return compilation.options(platform)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The metrics of a step, in the order of `advance`'s last axis."""
-        return self._compiled[1]
+    def metric_names(self) -> tuple[str, ...]:
+        """Names along the last axis of `advance`'s result; after its first call."""
+        return self._step.names
 
-    def _order(self) -> tuple[np.ndarray, np.int32]:
-        order = np.zeros(len(self.runs), np.int32)
-        order[: len(self.active)] = self.active
-        return order, np.int32(len(self.active))
-
-    def _draw(self, most: int) -> dict:
-        """Returns {stream: int32 (lanes, most, batch)}, the rows of the next steps."""
-        known, found = {}, {}
+    def _draw(self, max_steps: int) -> dict[str, np.ndarray]:
+        """Draws the rows of the next steps: {stream: (replicas, max_steps, batch)}."""
+        drawn: dict[Any, np.ndarray] = {}
+        rows = {}
         for index, (name, size) in enumerate(self.program.batch_sizes.items()):
-            lanes = []
+            columns = []
             for run in self.runs:
-                stream, seed = run.parts.device_streams[name], run.exp.seed
-                at = (name, seed, _rows(run, name).tobytes())
-                if at not in known:
-                    own = np.uint32(step.stream_seed(seed, index))
-                    bare = dataclasses.replace(stream, x=None)
-                    made = device_stream.with_drawn_rows(
-                        bare, own, np.int32(self.at), size, most
+                seed = run.exp.seed
+                key = (name, seed, _rows(run, name).tobytes())
+                if key not in drawn:
+                    stream = dataclasses.replace(run.parts.device_streams[name], x=None)
+                    stream_seed = np.uint32(step.stream_seed(seed, index))
+                    first = np.int32(self.steps_taken)
+                    stream = device_stream.with_drawn_rows(
+                        stream, stream_seed, first, size, max_steps
                     )
-                    known[at] = np.asarray(made.drawn_rows)
-                lanes.append(known[at])
-            found[name] = np.stack(lanes)
-        return found
+                    drawn[key] = np.asarray(stream.drawn_rows)
+                columns.append(drawn[key])
+            rows[name] = np.stack(columns)
+        return rows
 
-    def evaluate(self) -> None:
-        """Measures the active lanes on val; each keeps its weights if they are best."""
-        found = vectorized_eval.scores(self, self._weights(), "val", self.active)
-        if not found:
-            return
-        better = np.zeros(len(self.runs), bool)
-        blind = vectorized_eval.criteria_of(self, self._weights(), list(found))
-        for lane, (logits, labels) in found.items():
-            values = metrics.compute(self.program.task, logits, labels)
-            values = {**values, **blind.get(lane, {})}
-            self.curves[lane]["val"].append({"step": self.at, **rounded(values)})
-            better[lane] = self._improves(lane, values)
-        if better.any():
-            self.kept = _chosen(better, self._weights(), self.kept)
+    def note_best(self, evaluations: Mapping[int, dict[str, float]]) -> None:
+        """Keeps the weights of each replica whose evaluation is its best so far.
 
-    def _improves(self, lane: int, values: dict) -> bool:
-        monitor = self.runs[lane].monitor
+        Args:
+          evaluations: replica -> metrics on val of the current weights.
+        """
+        improved = np.zeros(len(self.runs), bool)
+        for replica, values in evaluations.items():
+            improved[replica] = self._improves(replica, values)
+        if improved.any():
+            self.best_weights = _where(improved, self.weights(), self.best_weights)
+
+    def _improves(self, replica: int, values: dict[str, float]) -> bool:
+        monitor = self.runs[replica].monitor
         if monitor is None:
             return False
-        value = metrics.monitored(values, monitor)
-        known = self.best[lane]
-        if not metrics.beats(monitor, value, known and known["value"]):
+        value, best = metrics.monitored(values, monitor), self.best[replica]
+        if not metrics.beats(monitor, value, best and best["value"]):
             return False
-        self.best[lane] = {"step": self.at, "value": value, "metrics": values}
+        self.best[replica] = {
+            "step": self.steps_taken,
+            "value": value,
+            "metrics": values,
+        }
         return True
 
-    def drop(self, lanes: Iterable[int]) -> None:
-        """Takes lanes out of training."""
-        out = set(lanes)
-        self.active = [lane for lane in self.active if lane not in out]
+    def fail(self, replica: int, error: str) -> None:
+        """Takes a replica out of training because of an error."""
+        self.failures[replica] = error
+        self.active.remove(replica)
 
-    def stop(self, lanes: Iterable[int]) -> None:
-        """Takes lanes out of training for doing worse than others."""
-        lanes = list(lanes)
-        self.stopped.update(lanes)
-        self.drop(lanes)
+    def stop(self, replicas: Iterable[int]) -> None:
+        """Takes replicas out of training for doing worse than others."""
+        self.stopped.update(replicas)
+        self.active = [i for i in self.active if i not in self.stopped]
 
 
 def _rows(run: Run, stream: str) -> np.ndarray:
@@ -268,88 +303,11 @@ def _rows(run: Run, stream: str) -> np.ndarray:
     return run.parts.datasets[name].rows[split]
 
 
-_COMPILED: dict = compilation.Recent(64)
-_LOCKS: dict = compilation.Recent(64)
-_LOCK = threading.Lock()
-
-
-def compiled(lanes: VectorizedRuns, args: tuple, most: int) -> tuple:
-    """Returns (call, names of a step's metrics), from the process's store.
-
-    The call takes (states, own, shared, drawn rows, order, active lanes, n) and returns
-    the states and float32 (lanes, most, metrics). Steps and active lanes are traced.
-    """
-    leaves, treedef = jax.tree.flatten(args)
-    shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
-    layout, mode = lanes.layout, lanes.mode
-    options = lanes.options
-    key = (lanes.program.key(), layout, mode, most, treedef, shapes, str(options))
-    with _LOCK:
-        if key not in _LOCKS:
-            _LOCKS[key] = threading.Lock()
-        waiting = _LOCKS[key]
-    with waiting:  # lanes of another thread may be compiling just this
-        if key not in _COMPILED:
-            made = _compile(lanes.program, layout, mode, args, most, options)
-            _COMPILED[key] = made
-        return _COMPILED[key]
-
-
-def _compile(
-    program, layout: stacking.Layout, mode: str, args, most: int, options
-) -> tuple:
-    first = jax.tree.map(lambda x: x[0], (args[0], args[1], args[3]))
-
-    def read(shared, own, drawn, at):
-        made = layout.join(shared, own)
-        data = {
-            name: dataclasses.replace(stream, drawn_rows=drawn[name], first_step=at)
-            for name, stream in made["data"].items()
-            if name in drawn
-        }
-        return made["fixed"], data
-
-    names, single = compiled_step.measured(
-        program, first[0], *read(args[2], first[1], first[2], jnp.int32(0))
-    )
-
-    def lane(state, own, drawn, shared, n):
-        fixed, data = read(shared, own, drawn, state.step)
-
-        def body(i, carry):
-            state, table = carry
-            state, row = single(state, fixed, data)
-            return state, table.at[i].set(row)
-
-        table = jnp.zeros((most, len(names)), jnp.float32)
-        return jax.lax.fori_loop(0, n, body, (state, table))
-
-    def side_by_side(states, own, shared, drawn, order, count, n):
-        return jax.vmap(lane, (0, 0, 0, None, None))(states, own, drawn, shared, n)
-
-    def in_turn(states, own, shared, drawn, order, count, n):
-        def body(j, carry):
-            i = order[j]
-            pick = functools.partial(jax.tree.map, lambda x: x[i])
-            found = lane(*pick((carry[0], own, drawn)), shared, n)
-            return jax.tree.map(lambda xs, x: xs.at[i].set(x), carry, found)
-
-        tables = jnp.zeros((len(order), most, len(names)), jnp.float32)
-        return jax.lax.fori_loop(0, count, body, (states, tables))
-
-    run = jax.jit(side_by_side if mode == VMAP else in_turn, donate_argnums=0)
-    built = run.lower(*args, np.int32(1)).compile(options)
-    return built, names
-
-
 @jax.jit
-def _chosen(better, new, old):
-    def one(a, b):
-        return jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+def _where(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Selects whole replicas of stacked trees; `condition` is bool (replicas,)."""
 
-    return jax.tree.map(one, new, old)
+    def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
-
-def rounded(values: dict) -> dict:
-    """Returns numbers of six digits: curves are many."""
-    return {name: float(f"{value:.6g}") for name, value in values.items()}
+    return jax.tree.map(select, new, old)

@@ -1,4 +1,4 @@
-"""Sweeps over unlabelled targets: lanes have the criteria, and settings go by them."""
+"""Sweeps over unlabelled targets: replicas measure and settings follow the criteria."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def points(seed, shift=0.0, **options):
     return Arrays(x=x.astype(np.float32), y=y, test=0.2, val=0.2, **options)
 
 
-# Of the module: lanes share arrays that are the same objects.
+# Module constants: replicas share arrays that are the same objects.
 DATA, SOURCE = points(1, 1.0, labels=0), points(0)
 
 
@@ -52,14 +52,14 @@ FROZEN = {
     "terms": {"task": tl.losses.CrossEntropy(stream="source")},
     "cache": "memory",
     "monitor": "entropy",
-    # Lanes of one cache have the same frozen weights and statistics.
+    # Replicas of one cache have the same frozen weights and statistics.
     "init": None,
 }
 
 
 @pytest.mark.parametrize("mode", ["map", "vmap"])
 @pytest.mark.parametrize("changes", [{}, FROZEN], ids=["all moves", "frozen"])
-def test_lanes_choose_as_runs_alone_do(mode, changes):
+def test_replicas_choose_as_runs_alone_do(mode, changes):
     seeds = (0, 1, 2) if not changes else (0, 0, 0)
     rates = (0.01, 0.02, 0.05)
     exps = [
@@ -69,30 +69,30 @@ def test_lanes_choose_as_runs_alone_do(mode, changes):
         for exp in [adaptation(**changes)]
         for seed, rate in zip(seeds, rates)
     ]
-    side = vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], mode)
-    assert (side.cached is not None) == bool(changes)
-    found = vectorized_loop.train_vectorized(side)
-    for exp, lane in zip(exps, found, strict=True):
+    replicas = vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], mode)
+    assert (replicas.cached is not None) == bool(changes)
+    outcomes = vectorized_loop.train_vectorized(replicas)
+    for exp, replica in zip(exps, outcomes, strict=True):
         run = Run(exp)
         alone = tl.train(run, progress=False)
-        assert lane.result["chosen"] == alone["chosen"]
-        assert lane.result["monitor"] == alone["monitor"]
-        assert lane.result["terms"]["monitor"] == alone["terms"]["monitor"]
-        for ours, theirs in zip(lane.curve["val"], run.curve["val"], strict=True):
+        assert replica.result["chosen"] == alone["chosen"]
+        assert replica.result["monitor"] == alone["monitor"]
+        assert replica.result["terms"]["monitor"] == alone["terms"]["monitor"]
+        for ours, theirs in zip(replica.curve["val"], run.curve["val"], strict=True):
             assert set(CRITERIA) < set(ours)
             assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-4)
-        assert set(lane.result["choosing"]) == set(alone["choosing"])
-        for name, one in lane.result["choosing"]["criteria"].items():
+        assert set(replica.result["choosing"]) == set(alone["choosing"])
+        for name, one in replica.result["choosing"]["criteria"].items():
             other = alone["choosing"]["criteria"][name]
             assert one == pytest.approx(other, rel=2e-3, abs=1e-4)
 
 
-def test_lanes_that_keep_the_last_weights_have_the_criteria_of_val():
+def test_replicas_that_keep_the_last_weights_have_the_criteria_of_val():
     exps = [adaptation(monitor=None, seed=seed) for seed in (0, 1)]
-    for lane in vectorized_loop.train_vectorized(
+    for replica in vectorized_loop.train_vectorized(
         vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], "map")
     ):
-        assert set(CRITERIA) < set(lane.result["val"])
+        assert set(CRITERIA) < set(replica.result["val"])
 
 
 def cell(val, test, scores, monitor="source_accuracy", **labels):

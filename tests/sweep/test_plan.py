@@ -89,7 +89,7 @@ def test_static_fields_are_programs_of_their_own(path):
     [cell] = cells({path: [STATIC[path]]})
     assert not plan.is_traced(cell.exp, path)
     if path in UNLIKE:
-        with pytest.raises(stacking.Unlike):
+        with pytest.raises(stacking.IncompatibleRuns):
             vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
@@ -193,7 +193,7 @@ def test_turns_are_of_one_size(run, count, most, expected):
 
 def test_lanes_fit_into_half_the_memory(run, monkeypatch):
     found = plan.plan_execution(run, 60, "map")
-    assert found.lane_bytes == vectorized_runs.bytes_of(run)
+    assert found.lane_bytes == vectorized_runs.replica_bytes(run)
     pixels = 1797 * 8 * 8
     assert pixels <= found.shared_bytes < pixels + 20_000
     wanted = 2 * (found.shared_bytes + 10 * found.lane_bytes)

@@ -17,7 +17,13 @@ from jaxtl.cli import main
 from jaxtl.core.errors import UserError
 from jaxtl.results import records
 from jaxtl.results.database import DATABASE_FILE, Database, new_owner
-from jaxtl.sweep import runner, vectorized_loop, vectorized_runs
+from jaxtl.sweep import (
+    runner,
+    stacking,
+    vectorized_loop,
+    vectorized_runs,
+    vectorized_step,
+)
 from jaxtl.sweep.axes import Grid, Halving, log
 from jaxtl.sweep.grid import grid_of
 from jaxtl.training import experiment_file
@@ -117,12 +123,12 @@ def test_chunks_of_equal_size_compile_one_program(place):
         "terms.task.label_smoothing": [0.0, 0.1, 0.2],
         "seed": range(4),
     }
-    before, sizes = len(vectorized_runs._COMPILED), []
+    before, sizes = len(vectorized_step.COMPILED), []
     made = sweep_of(place, axes, mode="map", most=25)
     assert len(made.cells) == 60
     run(made, lambda outcomes: sizes.append(len(outcomes)))
     assert sizes == [20, 20, 20]
-    assert len(vectorized_runs._COMPILED) == before + 1
+    assert len(vectorized_step.COMPILED) == before + 1
 
 
 @pytest.mark.parametrize("mode", ["map", "alone"])
@@ -151,9 +157,7 @@ def test_failed_cells_run_again_if_asked(place, capsys):
 
 def test_runs_that_turn_out_unlike_run_one_by_one(place, monkeypatch):
     def unlike(self, *_, **settings):
-        raise vectorized_runs.stacking.Unlike(
-            "an array is (3,) in one and not in another"
-        )
+        raise stacking.IncompatibleRuns("an array is (3,) in one and not in another")
 
     monkeypatch.setattr(vectorized_runs.VectorizedRuns, "__init__", unlike)
     found = run(sweep_of(place, mode="map"))

@@ -1,4 +1,4 @@
-"""Trees of many runs as one: joined, they are what they were."""
+"""Stacked trees of several runs: joined, they are the trees that were divided."""
 
 import jax
 import jax.numpy as jnp
@@ -17,64 +17,64 @@ def leaf(value, shape=(3,)):
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 4).flatmap(
-        lambda lanes: st.lists(
-            st.lists(st.integers(0, 1), min_size=lanes, max_size=lanes),
+        lambda replicas: st.lists(
+            st.lists(st.integers(0, 1), min_size=replicas, max_size=replicas),
             min_size=1,
             max_size=4,
         )
     )
 )
-def test_lanes_joined_are_the_trees_divided(columns):
-    """Leaf i of lane k is columns[i][k]: shared where a column is constant."""
-    made = [
+def test_joined_replicas_are_the_trees_that_were_divided(columns):
+    """Leaf i of replica k is columns[i][k]: shared where a column is constant."""
+    trees = [
         {"a": [leaf(column[k]) for column in columns], "none": None}
         for k in range(len(columns[0]))
     ]
-    layout, shared, own = stacking.divide(made)
-    assert layout.shared == tuple(len(set(column)) == 1 for column in columns)
-    assert len(shared) + len(own) == len(columns)
-    for k, tree in enumerate(made):
-        joined = layout.join(shared, [x[k] for x in own])
+    layout, shared, stacked = stacking.divide(trees)
+    assert layout.is_shared == tuple(len(set(column)) == 1 for column in columns)
+    assert len(shared) + len(stacked) == len(columns)
+    for k, tree in enumerate(trees):
+        joined = layout.join(shared, [x[k] for x in stacked])
         assert jax.tree.structure(joined) == jax.tree.structure(tree)
         jax.tree.map(np.testing.assert_array_equal, joined, tree)
 
 
-def test_what_is_one_object_is_not_compared():
-    class Watched:
+def test_a_leaf_that_is_one_object_is_not_read():
+    class Unreadable:
         shape, dtype = (2,), np.float32
 
         def __array__(self, *_, **__):
-            raise AssertionError("it was read")
+            raise AssertionError("its values were read")
 
-    one = Watched()
-    layout, shared, own = stacking.divide([[one], [one]])
-    assert layout.shared == (True,)
-    assert shared == [one]
-    assert own == []
+    array = Unreadable()
+    layout, shared, stacked = stacking.divide([[array], [array]])
+    assert layout.is_shared == (True,)
+    assert shared == [array]
+    assert stacked == []
 
 
 def test_stacked_states_have_a_leading_axis():
-    one, other = {"a": leaf(1), "b": jnp.int32(2)}, {"a": leaf(3), "b": jnp.int32(4)}
-    found = stacking.stack([one, other])
-    np.testing.assert_array_equal(found["a"], [[1, 1, 1], [3, 3, 3]])
-    np.testing.assert_array_equal(found["b"], [2, 4])
+    first, second = {"a": leaf(1), "b": jnp.int32(2)}, {"a": leaf(3), "b": jnp.int32(4)}
+    stacked = stacking.stack([first, second])
+    np.testing.assert_array_equal(stacked["a"], [[1, 1, 1], [3, 3, 3]])
+    np.testing.assert_array_equal(stacked["b"], [2, 4])
 
 
-@pytest.mark.parametrize("how", [stacking.divide, stacking.stack])
+@pytest.mark.parametrize("operation", [stacking.divide, stacking.stack])
 @pytest.mark.parametrize(
-    "other", [{"a": leaf(1, (4,))}, {"a": leaf(1), "b": leaf(1)}, {"a": None}]
+    "tree", [{"a": leaf(1, (4,))}, {"a": leaf(1), "b": leaf(1)}, {"a": None}]
 )
-def test_unlike_trees_are_told(how, other):
-    with pytest.raises(stacking.Unlike):
-        how([{"a": leaf(1)}, other])
+def test_trees_of_different_shapes_are_refused(operation, tree):
+    with pytest.raises(stacking.IncompatibleRuns):
+        operation([{"a": leaf(1)}, tree])
 
 
-def test_other_kinds_of_numbers_are_unlike():
-    with pytest.raises(stacking.Unlike):
+def test_leaves_of_different_dtypes_are_not_divided():
+    with pytest.raises(stacking.IncompatibleRuns):
         stacking.divide([[leaf(1)], [jnp.ones(3, jnp.int32)]])
 
 
-def test_equal_trees():
+def test_trees_with_the_same_numbers_are_equal():
     assert stacking.equal({"a": leaf(1)}, {"a": np.ones(3)})
     assert not stacking.equal({"a": leaf(1)}, {"a": leaf(2)})
     assert not stacking.equal({"a": leaf(1)}, {})

@@ -1,4 +1,4 @@
-"""Runs side by side end as they would alone."""
+"""Vectorized runs end as they would if trained alone."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from jaxtl.core import config
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import feature_cache
-from jaxtl.sweep import stacking, vectorized_loop, vectorized_runs
+from jaxtl.sweep import stacking, vectorized_loop, vectorized_runs, vectorized_step
 from jaxtl.sweep.axes import Halving
 from jaxtl.training import loop
 from jaxtl.training.run import Run
@@ -20,9 +20,10 @@ from jaxtl.training.run import Run
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODES = ("map", "vmap")
-# One after the other, lanes do what a run alone does; batched products and sums of
-# small matrices differ in the last digits, and Adam's first steps divide by them.
-CLOSE = {
+# One after the other, replicas compute the same as a run alone; batched products and
+# sums of small matrices differ in the last digits, and Adam's first steps divide by
+# them.
+TOLERANCES = {
     "map": {"rtol": 1e-5, "atol": 1e-6},
     "vmap": {"rtol": 1e-4, "atol": 1e-5},
 }
@@ -38,18 +39,18 @@ def source(tmp_path_factory, digits):
     return str(folder)
 
 
-def changed(base, **columns):
-    """Returns one experiment for each row of values: a_b is the path a.b."""
-    made = []
+def variants_of(base, **columns):
+    """One experiment for each row of values; a__b is the path a.b."""
+    variants = []
     for row in zip(*columns.values()):
         exp = base
         for path, value in zip(columns, row):
             exp = config.override(exp, path.replace("__", "."), value)
-        made.append(exp)
-    return made
+        variants.append(exp)
+    return variants
 
 
-USUAL = {
+FIELDS = {
     "model": MODEL,
     "data": tl.data.Digits(labels_per_class=20),
     "steps": 12,
@@ -61,19 +62,19 @@ USUAL = {
 
 
 def numbers(digits, source):
-    """Rates by a schedule, decay, smoothing, weights of terms that look at θ₀."""
+    """Scheduled learning rates, weight decays, smoothing, weights of terms on θ₀."""
     terms = {
         "task": tl.losses.CrossEntropy(),
         "near": tl.regularizers.L2SP(),
         "jacobian": tl.regularizers.JacobianDifference(select="layer.*"),
     }
     base = digits(
-        **USUAL,
+        **FIELDS,
         init=tl.pretrained.FromRun(source, reset="head"),
         terms=terms,
         optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=0.01, warmup=2)),
     )
-    return changed(
+    return variants_of(
         base,
         optim__lr__peak=[0.01, 0.03, 0.01, 0.02],
         optim__weight_decay=[0.0, 0.1, 0.0, 0.3],
@@ -84,10 +85,10 @@ def numbers(digits, source):
 
 
 def seeds(digits, source):
-    """Initial weights, splits, order, dropout; few labels, and wrong ones."""
+    """Initial weights, splits, data order, dropout; few labels and wrong labels."""
     model = tl.models.MLP(widths=(12, 8), dropout=0.3)
-    base = digits(**{**USUAL, "model": model}, monitor="nll")
-    return changed(
+    base = digits(**{**FIELDS, "model": model}, monitor="nll")
+    return variants_of(
         base,
         seed=[0, 1, 2, 2],
         data__labels_per_class=[2, 5, 10, 10],
@@ -97,22 +98,22 @@ def seeds(digits, source):
 
 
 def norm(digits, source):
-    """BatchNorm's statistics, and averages of weights and statistics."""
+    """BatchNorm statistics, and averages of weights and statistics."""
     model = tl.models.CNN(widths=(2,), units=8, norm=True, dropout=0.3)
-    base = digits(**{**USUAL, "model": model}, average=tl.optim.EMA())
-    return changed(base, seed=[0, 1, 1], average__decay=[0.9, 0.9, 0.5])
+    base = digits(**{**FIELDS, "model": model}, average=tl.optim.EMA())
+    return variants_of(base, seed=[0, 1, 1], average__decay=[0.9, 0.9, 0.5])
 
 
 def lora(digits, source):
-    """What is trained beside the parameters."""
+    """A reparametrization trained instead of the parameters."""
     base = digits(
-        **USUAL,
+        **FIELDS,
         init=tl.pretrained.FromRun(source, reset="head"),
         peft=tl.peft.LoRA(rank=2, select="layer.*"),
         terms={"task": tl.losses.CrossEntropy(), "near": tl.regularizers.L2SP()},
         cache="off",
     )
-    return changed(
+    return variants_of(
         base,
         seed=[0, 1, 1],
         peft__alpha=[1.0, 4.0, 2.0],
@@ -121,14 +122,14 @@ def lora(digits, source):
 
 
 def frozen(digits, source):
-    """The head alone, from features that all lanes share."""
+    """Only the head trains, from features that all replicas share."""
     base = digits(
-        **USUAL,
+        **FIELDS,
         init=tl.pretrained.FromRun(source, reset="head"),
         optim=tl.optim.AdamW(lr=0.03, groups={"head": 1.0, ".*": tl.FROZEN}),
         cache="memory",
     )
-    return changed(
+    return variants_of(
         base,
         seed=[0, 1, 2],
         optim__lr=[0.03, 0.03, 0.1],
@@ -144,28 +145,28 @@ def _table(task):
 
 
 def regression(digits, source):
-    fields = {**USUAL, "data": _table("regression"), "monitor": None}
-    return changed(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
+    fields = {**FIELDS, "data": _table("regression"), "monitor": None}
+    return variants_of(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
 
 
 def multilabel(digits, source):
-    fields = {**USUAL, "data": _table("multilabel"), "test": False}
-    return changed(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
+    fields = {**FIELDS, "data": _table("multilabel"), "test": False}
+    return variants_of(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
 
 
 def no_val(digits, source):
-    """No val split, so that the last weights are the ones."""
+    """Without a val split, so that the last weights are the chosen ones."""
     data = tl.data.Digits(labels_per_class=20, val=0)
-    fields = {**USUAL, "data": data, "monitor": None, "evaluate_every": None}
-    return changed(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
+    fields = {**FIELDS, "data": data, "monitor": None, "evaluate_every": None}
+    return variants_of(digits(**fields), seed=[0, 1, 1], optim__lr=[0.01, 0.01, 0.1])
 
 
 def adapted(digits, source):
-    """A target without labels, a source with them, a discriminator of the term's."""
+    """An unlabelled target, a labelled source, and a term with a discriminator."""
     terms = {"task": tl.losses.CrossEntropy(stream="source"), "dann": tl.domain.DANN()}
-    fields = {**USUAL, "data": tl.data.Digits(labels=0), "terms": terms}
+    fields = {**FIELDS, "data": tl.data.Digits(labels=0), "terms": terms}
     base = digits(**fields, streams={"source": tl.data.RenderedDigits()})
-    return changed(base, seed=[0, 1, 1], terms__dann__weight=[0.1, 0.1, 1.0])
+    return variants_of(base, seed=[0, 1, 1], terms__dann__weight=[0.1, 0.1, 1.0])
 
 
 CASES = (
@@ -182,178 +183,197 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def alone(digits, source):
-    """Returns a function: a case's runs, each trained alone, with their results."""
-    known = {}
+def trained_alone(digits, source):
+    """A function: a case's runs, each trained alone, with their results."""
+    trained = {}
 
-    def trained(case):
-        if case not in known:
+    def train(case):
+        if case not in trained:
             runs = [Run(exp) for exp in case(digits, source)]
-            known[case] = [(run, loop.train(run, progress=False)) for run in runs]
-        return known[case]
+            trained[case] = [(run, loop.train(run, progress=False)) for run in runs]
+        return trained[case]
 
-    return trained
-
-
-def side_by_side(exps, mode, **settings):
-    """Returns (lanes, what became of them)."""
-    side = vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], mode)
-    return side, vectorized_loop.train_vectorized(side, **settings)
+    return train
 
 
-def close(found, expected, mode, name=""):
+def vectorize(exps, mode):
+    return vectorized_runs.VectorizedRuns([Run(exp) for exp in exps], mode)
+
+
+def train_vectorized(exps, mode, **settings):
+    """Trains experiments as replicas; returns (replicas, their outcomes)."""
+    replicas = vectorize(exps, mode)
+    return replicas, vectorized_loop.train_vectorized(replicas, **settings)
+
+
+def compiled_programs():
+    return len(vectorized_step.COMPILED)
+
+
+def assert_close(actual, expected, mode, name=""):
     for path, leaf in trees.flatten(expected).items():
-        other = trees.flatten(found)[path]
-        told = f"{name} {path}"
-        np.testing.assert_allclose(other, leaf, **CLOSE[mode], err_msg=told)
+        np.testing.assert_allclose(
+            trees.flatten(actual)[path],
+            leaf,
+            **TOLERANCES[mode],
+            err_msg=f"{name} {path}",
+        )
 
 
-BOTH = (numbers, seeds, lora, frozen, adapted)
+IN_BOTH_MODES = (numbers, seeds, lora, frozen, adapted)
 
 
 @pytest.mark.parametrize(
     ("case", "mode"),
     [
-        *((case, mode) for case in BOTH for mode in MODES),
+        *((case, mode) for case in IN_BOTH_MODES for mode in MODES),
         (norm, "vmap"),
         *((case, "map") for case in (regression, multilabel, no_val)),
     ],
     ids=lambda x: getattr(x, "__name__", x),
 )
-def test_lanes_end_as_they_would_alone(digits, source, alone, case, mode):
-    expected = alone(case)
-    side, found = side_by_side(case(digits, source), mode)
-    for lane, (run, result) in enumerate(expected):
-        mine = jax.tree.map(lambda x, lane=lane: x[lane], side.states)
+def test_replicas_end_as_they_would_alone(digits, source, trained_alone, case, mode):
+    expected = trained_alone(case)
+    replicas, outcomes = train_vectorized(case(digits, source), mode)
+    for replica, (run, result) in enumerate(expected):
+        state = jax.tree.map(lambda x, i=replica: x[i], replicas.states)
         for part in ("trainable", "stats", "average", "terms"):
-            close(getattr(mine, part), getattr(run.state, part), mode, part)
-        one = found[lane]
-        assert one.status == "done"
+            assert_close(getattr(state, part), getattr(run.state, part), mode, part)
+        outcome = outcomes[replica]
+        assert outcome.status == "done"
         for split in ("val", "test"):
-            assert (split in one.result) == (split in result)
+            assert (split in outcome.result) == (split in result)
             for name, value in result.get(split, {}).items():
-                ours = one.result[split][name]
-                np.testing.assert_allclose(ours, value, **CLOSE[mode], err_msg=name)
+                np.testing.assert_allclose(
+                    outcome.result[split][name],
+                    value,
+                    **TOLERANCES[mode],
+                    err_msg=name,
+                )
         for name in ("steps", "chosen", "monitor", "seed", "examples", "parameters"):
-            assert one.result[name] == result[name], name
+            assert outcome.result[name] == result[name], name
         for name in ("trainable_parameters", "optimizer_bytes", "parameter_bytes"):
-            assert one.result[name] == result[name], name
+            assert outcome.result[name] == result[name], name
         if result["drift"] is None:
-            assert one.result["drift"] is None
+            assert outcome.result["drift"] is None
         else:
-            assert one.result["drift"] == pytest.approx(result["drift"], rel=1e-4)
-        _same_details(one.result.get("details"), result.get("details"))
-        _same_curve(one.curve, run.curve)
+            assert outcome.result["drift"] == pytest.approx(result["drift"], rel=1e-4)
+        assert_same_details(outcome.result.get("details"), result.get("details"))
+        assert_same_curve(outcome.curve, run.curve)
 
 
-def _same_details(ours, theirs):
-    if theirs is None:
-        assert ours is None
+def assert_same_details(actual, expected):
+    if expected is None:
+        assert actual is None
         return
-    assert ours.keys() == theirs.keys()
-    assert (ours["split"], ours["classes"]) == (theirs["split"], theirs["classes"])
-    np.testing.assert_array_equal(ours["confusion"], theirs["confusion"])
+    assert actual.keys() == expected.keys()
+    assert actual["split"] == expected["split"]
+    assert actual["classes"] == expected["classes"]
+    np.testing.assert_array_equal(actual["confusion"], expected["confusion"])
 
 
-def _same_curve(ours, theirs):
-    assert ours["step"] == theirs["step"]
-    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
-    assert len(ours["val"]) == len(theirs["val"])
-    for one, other in zip(ours["val"], theirs["val"]):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+def assert_same_curve(actual, expected):
+    assert actual["step"] == expected["step"]
+    np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=1e-4)
+    assert len(actual["val"]) == len(expected["val"])
+    for row, expected_row in zip(actual["val"], expected["val"]):
+        assert row == pytest.approx(expected_row, rel=1e-4, abs=1e-5)
 
 
-def test_lanes_of_the_cases_differ(alone):
-    """Else the equalities above would hold for lanes that are all the same run."""
+def test_replicas_of_a_case_differ(trained_alone):
+    """Otherwise the equalities above would hold for replicas of the same run."""
     for case in set(CASES) - {no_val}:
-        curves = [str((run.curve, result["val"])) for run, result in alone(case)]
+        curves = [
+            str((run.curve, result["val"])) for run, result in trained_alone(case)
+        ]
         assert len(set(curves)) == len(curves), case.__name__
 
 
-def test_results_have_the_keys_of_a_run_alone(digits, source, alone):
+def test_results_have_the_keys_of_a_run_alone(digits, source, trained_alone):
     for case in (numbers, no_val):
-        _, found = side_by_side(case(digits, source), "map")
-        theirs = {*alone(case)[0][1], "seconds", "lanes"}
-        assert set(found[0].result) == theirs
+        _, outcomes = train_vectorized(case(digits, source), "map")
+        expected = {*trained_alone(case)[0][1], "seconds", "lanes"}
+        assert set(outcomes[0].result) == expected
 
 
-def test_lanes_that_train_a_head_share_its_features(digits, source):
+def test_replicas_that_train_a_head_share_its_features(digits, source):
     feature_cache.forget()
-    side, _ = side_by_side(frozen(digits, source), "map")
-    assert side.cached.stages == ("layer1", "layer2")
-    drawn = [set(run.parts.datasets["target"].rows["train"]) for run in side.runs]
-    assert len(side.cached.streams["target"].features) == len(set.union(*drawn))
-    assert all(x.shape[2:] != (8,) for x in side.own)
+    replicas, _ = train_vectorized(frozen(digits, source), "map")
+    assert replicas.cached.stages == ("layer1", "layer2")
+    rows = [set(run.parts.datasets["target"].rows["train"]) for run in replicas.runs]
+    assert len(replicas.cached.streams["target"].features) == len(set.union(*rows))
+    assert all(x.shape[2:] != (8,) for x in replicas.stacked)
 
 
-def test_what_all_read_is_there_once(digits, source):
-    side = vectorized_runs.VectorizedRuns(
-        [Run(exp) for exp in numbers(digits, source)], "map"
-    )
-    assert side.own == []
-    side = vectorized_runs.VectorizedRuns(
-        [Run(exp) for exp in seeds(digits, source)], "map"
-    )
-    pixels = [x for x in side.shared if x.ndim == 4]
+def test_arrays_that_all_replicas_read_exist_once(digits, source):
+    assert vectorize(numbers(digits, source), "map").stacked == []
+    replicas = vectorize(seeds(digits, source), "map")
+    pixels = [x for x in replicas.shared if x.ndim == 4]
     assert [x.shape for x in pixels] == [(1797, 8, 8, 1)]
-    assert all(x.ndim <= 2 for x in side.own), "rows and labels alone are their own"
+    assert all(x.ndim <= 2 for x in replicas.stacked), "only rows and labels differ"
 
 
-# --- lanes that leave ----------------------------------------------------------------
+# --- replicas that leave -------------------------------------------------------------
 
 
 def rates(digits, *values, **fields):
-    base = digits(**{**USUAL, "optim": tl.optim.SGD(lr=0.1), **fields})
-    return changed(base, optim__lr=list(values))
+    base = digits(**{**FIELDS, "optim": tl.optim.SGD(lr=0.1), **fields})
+    return variants_of(base, optim__lr=list(values))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_lane_that_blows_up_fails_as_alone_and_leaves_the_others_be(digits, mode):
+def test_a_replica_that_diverges_fails_as_alone_and_changes_no_other(digits, mode):
     terms = {
         "task": tl.losses.CrossEntropy(),
         "decay": tl.regularizers.WeightDecay(weight=1e-3),
     }
-    broken = rates(digits, 0.1, 1e30, 0.3, terms=terms)
+    diverging = rates(digits, 0.1, 1e30, 0.3, terms=terms)
     sound = rates(digits, 0.1, 0.2, 0.3, terms=terms)
-    side, (first, bad, last) = side_by_side(broken, mode)
-    other, (one, _, three) = side_by_side(sound, mode)
-    run = Run(broken[1])
+    replicas, outcomes = train_vectorized(diverging, mode)
+    sound_replicas, sound_outcomes = train_vectorized(sound, mode)
+    run, failed = Run(diverging[1]), outcomes[1]
     with pytest.raises(UserError, match="training stopped at step") as error:
         loop.train(run, progress=False)
-    assert (bad.status, bad.result) == ("failed", {})
-    assert bad.error == str(error.value)
-    assert bad.curve["step"] == run.curve["step"]
-    for ours, theirs in ((first, one), (last, three)):
-        assert ours.status == "done"
-        assert ours.curve == theirs.curve
-        assert ours.result["val"] == theirs.result["val"]
-        assert ours.result["chosen"] == theirs.result["chosen"]
-        assert ours.result["test"] == pytest.approx(theirs.result["test"], rel=1e-6)
-    for lane in (0, 2):
-        for ours, theirs in zip(
-            jax.tree.leaves(side.states.trainable),
-            jax.tree.leaves(other.states.trainable),
+    assert (failed.status, failed.result) == ("failed", {})
+    assert failed.error == str(error.value)
+    assert failed.curve["step"] == run.curve["step"]
+    for i in (0, 2):
+        actual, expected = outcomes[i], sound_outcomes[i]
+        assert actual.status == "done"
+        assert actual.curve == expected.curve
+        assert actual.result["val"] == expected.result["val"]
+        assert actual.result["chosen"] == expected.result["chosen"]
+        assert actual.result["test"] == pytest.approx(expected.result["test"], rel=1e-6)
+        for leaf, expected_leaf in zip(
+            jax.tree.leaves(replicas.states.trainable),
+            jax.tree.leaves(sound_replicas.states.trainable),
         ):
-            np.testing.assert_array_equal(ours[lane], theirs[lane])
+            np.testing.assert_array_equal(leaf[i], expected_leaf[i])
 
 
-def test_lanes_may_all_blow_up(digits):
-    _, found = side_by_side(rates(digits, 1e30, 1e31), "map")
-    assert [one.status for one in found] == ["failed", "failed"]
+def test_all_replicas_may_diverge(digits):
+    _, outcomes = train_vectorized(rates(digits, 1e30, 1e31), "map")
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
 
 
-SETTINGS = (0.003, 0.03, 0.3, 0.01, 0.1)
+RATES = (0.003, 0.03, 0.3, 0.01, 0.1)
 
 
 def by_seed(digits, **fields):
-    made = rates(digits, *SETTINGS, steps=20, evaluate_every=5, **fields)
-    return [dataclasses.replace(exp, seed=s) for exp in made for s in range(2)]
+    exps = rates(digits, *RATES, steps=20, evaluate_every=5, **fields)
+    return [dataclasses.replace(exp, seed=s) for exp in exps for s in range(2)]
 
 
-def _mean(found, settings, name, step, metric):
-    """Returns the mean over a setting's seeds of a metric on val."""
-    rows = [one.curve["val"] for one, own in zip(found, settings) if own == name]
-    return np.mean([row[metric] for val in rows for row in val if row["step"] == step])
+def mean_on_val(outcomes, settings, name, step, metric):
+    """Mean over the seeds of a setting of a metric on val."""
+    curves = [
+        outcome.curve["val"]
+        for outcome, setting in zip(outcomes, settings)
+        if setting == name
+    ]
+    return np.mean(
+        [row[metric] for rows in curves for row in rows if row["step"] == step]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -361,74 +381,82 @@ def _mean(found, settings, name, step, metric):
 def test_halving_stops_the_settings_that_are_worst_on_val(digits, mode, monitor):
     exps = by_seed(digits, monitor=monitor)
     settings = [exp.optim.lr for exp in exps]
-    before = len(vectorized_runs._COMPILED)
-    side, whole = side_by_side(exps, mode)
-    compiled = len(vectorized_runs._COMPILED)
-    assert compiled <= before + 1
+    before = compiled_programs()
+    full_replicas, full = train_vectorized(exps, mode)
+    after = compiled_programs()
+    assert after <= before + 1
     halving = Halving((0.25, 0.5), keep=0.5)
-    cut, found = side_by_side(exps, mode, halving=halving, settings=settings)
-    assert len(vectorized_runs._COMPILED) == compiled
+    replicas, outcomes = train_vectorized(
+        exps, mode, halving=halving, settings=settings
+    )
+    assert compiled_programs() == after
 
-    sign, going, left_at = (1 if monitor == "accuracy" else -1), list(SETTINGS), {}
+    sign, remaining, stopped_at = (1 if monitor == "accuracy" else -1), list(RATES), {}
     for rung in (5, 10):
         means = {
-            name: sign * _mean(whole, settings, name, rung, monitor) for name in going
+            name: sign * mean_on_val(full, settings, name, rung, monitor)
+            for name in remaining
         }
-        # Of equals the first go on: sorting keeps their order.
-        best = sorted(going, key=means.get, reverse=True)[: math.ceil(len(going) / 2)]
-        left_at.update({name: rung for name in going if name not in best})
-        going = [name for name in going if name in best]
-    assert len(going) == 2
+        # Of equal settings the first go on: sorting keeps their order.
+        best = sorted(remaining, key=means.get, reverse=True)
+        best = best[: math.ceil(len(remaining) / 2)]
+        stopped_at.update({name: rung for name in remaining if name not in best})
+        remaining = [name for name in remaining if name in best]
+    assert len(remaining) == 2
 
-    for lane, (one, own, alike) in enumerate(zip(found, settings, whole)):
-        if own in going:
-            assert one.status == "done"
-            assert one.curve == alike.curve
-            assert one.result["test"] == pytest.approx(alike.result["test"], rel=1e-6)
-            assert one.result["chosen"] == alike.result["chosen"]
+    for i, (outcome, setting, whole) in enumerate(zip(outcomes, settings, full)):
+        if setting in remaining:
+            assert outcome.status == "done"
+            assert outcome.curve == whole.curve
+            expected = pytest.approx(whole.result["test"], rel=1e-6)
+            assert outcome.result["test"] == expected
+            assert outcome.result["chosen"] == whole.result["chosen"]
             jax.tree.map(
-                lambda a, b, lane=lane: np.testing.assert_array_equal(a[lane], b[lane]),
-                cut.states.trainable,
-                side.states.trainable,
+                lambda a, b, i=i: np.testing.assert_array_equal(a[i], b[i]),
+                replicas.states.trainable,
+                full_replicas.states.trainable,
             )
             continue
-        assert one.status == "stopped"
-        assert one.result["steps"] == one.curve["step"][-1] == left_at[own]
-        assert "test" not in one.result
-        rows = [row for row in alike.curve["val"] if row["step"] <= left_at[own]]
-        assert one.curve["val"] == rows
+        last = stopped_at[setting]
+        assert outcome.status == "stopped"
+        assert outcome.result["steps"] == outcome.curve["step"][-1] == last
+        assert "test" not in outcome.result
+        rows = [row for row in whole.curve["val"] if row["step"] <= last]
+        assert outcome.curve["val"] == rows
         best = max(rows, key=lambda row: sign * row[monitor])
-        assert one.result["chosen"] == best["step"]
+        assert outcome.result["chosen"] == best["step"]
 
 
 def test_halving_keeps_at_least_one_setting(digits):
     halving = Halving((0.25, 0.5, 0.75), keep=0.1)
     exps = by_seed(digits)
     settings = [exp.optim.lr for exp in exps]
-    _, found = side_by_side(exps, "map", halving=halving, settings=settings)
-    done = {own for one, own in zip(found, settings) if one.status == "done"}
+    _, outcomes = train_vectorized(exps, "map", halving=halving, settings=settings)
+    done = {s for outcome, s in zip(outcomes, settings) if outcome.status == "done"}
     assert len(done) == 1
 
 
-def test_halving_takes_what_blew_up_for_lost(digits):
+def test_halving_counts_out_replicas_that_diverged(digits):
     exps = rates(digits, 0.1, 1e30, 0.2, 0.3)
-    _, found = side_by_side(exps, "map", halving=Halving((0.5,)), settings=range(4))
-    assert sorted(one.status for one in found) == ["done", "done", "failed", "stopped"]
+    halving = Halving((0.5,))
+    _, outcomes = train_vectorized(exps, "map", halving=halving, settings=range(4))
+    statuses = sorted(outcome.status for outcome in outcomes)
+    assert statuses == ["done", "done", "failed", "stopped"]
 
 
-def test_training_that_is_asked_to_stop_stops(digits):
-    told = []
-    _, found = side_by_side(
+def test_training_stops_when_it_should(digits):
+    steps = []
+    _, outcomes = train_vectorized(
         rates(digits, 0.1, 0.2),
         "map",
-        asked_to_stop=lambda: bool(told),
-        tell=told.append,
+        should_stop=lambda: bool(steps),
+        on_evaluation=steps.append,
     )
-    assert found is None
-    assert told == [5]
+    assert outcomes is None
+    assert steps == [5]
 
 
-# --- what can be lanes ---------------------------------------------------------------
+# --- runs that can be replicas -------------------------------------------------------
 
 
 def test_sixty_runs_compile_one_program(digits):
@@ -439,58 +467,53 @@ def test_sixty_runs_compile_one_program(digits):
         "seed": range(5),
     }
     terms = {"task": tl.losses.CrossEntropy()}
-    base = digits(**{**USUAL, "steps": 2, "evaluate_every": 2}, terms=terms)
+    base = digits(**{**FIELDS, "steps": 2, "evaluate_every": 2}, terms=terms)
     exps = [base]
     for path, values in axes.items():
         exps = [config.override(exp, path, v) for exp in exps for v in values]
     assert len(exps) == 60
-    before = len(vectorized_runs._COMPILED)
-    side, found = side_by_side(exps, "map")
-    assert len(vectorized_runs._COMPILED) == before + 1
-    assert {one.status for one in found} == {"done"}
-    assert side.active == list(range(60))
+    before = compiled_programs()
+    replicas, outcomes = train_vectorized(exps, "map")
+    assert compiled_programs() == before + 1
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert replicas.active == list(range(60))
 
 
-def test_other_programs_are_no_lanes(digits):
-    one = digits(**USUAL)
-    wider = dataclasses.replace(one, model=tl.models.MLP(widths=(13, 8)))
-    for other in (wider, dataclasses.replace(one, batch=8)):
-        with pytest.raises(stacking.Unlike):
-            vectorized_runs.VectorizedRuns([Run(one), Run(other)], "map")
+def test_runs_of_different_programs_are_no_replicas(digits):
+    exp = digits(**FIELDS)
+    wider = dataclasses.replace(exp, model=tl.models.MLP(widths=(13, 8)))
+    for other in (wider, dataclasses.replace(exp, batch=8)):
+        with pytest.raises(stacking.IncompatibleRuns):
+            vectorize([exp, other], "map")
 
 
-WHY = {
+REASONS = {
     "phases": {"phases": tl.optim.GradualUnfreezing()},
     "no steps": {"steps": 0},
     "data streamed from the host": {"device_bytes": 0},
 }
 
 
-@pytest.mark.parametrize("why", WHY)
-def test_what_takes_its_steps_alone(digits, why):
-    run = Run(digits(**{**USUAL, **WHY[why]}))
-    assert vectorized_runs.why_alone(run) == why
+@pytest.mark.parametrize("reason", REASONS)
+def test_runs_that_train_alone_have_a_reason(digits, reason):
+    run = Run(digits(**{**FIELDS, **REASONS[reason]}))
+    assert vectorized_runs.why_alone(run) == reason
     assert vectorized_runs.mode_of(run) == "alone"
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of CPUs")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a rule for CPUs")
 def test_convolutions_are_alone_on_a_cpu_unless_they_are_frozen(digits):
     model = tl.models.CNN(widths=(2,), units=8)
-    free = digits(model=model)
     groups = {"head": 1.0, ".*": tl.FROZEN}
     head = digits(model=model, optim=tl.optim.AdamW(groups=groups), cache="memory")
-    assert vectorized_runs.mode_of(Run(free)) == "alone"
+    assert vectorized_runs.mode_of(Run(digits(model=model))) == "alone"
     assert vectorized_runs.mode_of(Run(head)) == "map"
     assert vectorized_runs.mode_of(Run(digits())) == "map"
 
 
-def test_a_lanes_memory_is_its_state_and_its_best_weights(digits):
-    run = Run(digits(**USUAL))
+def test_a_replicas_memory_is_its_state_and_its_best_weights(digits):
+    run = Run(digits(**FIELDS))
     weights = trees.nbytes(run.state.trainable)
     assert weights == 4 * (64 * 12 + 12 + 12 * 8 + 8 + 8 * 10 + 10)
-    moments = trees.nbytes(run.state.opt)
-    assert (
-        weights * 2 + moments
-        <= vectorized_runs.bytes_of(run)
-        < weights * 2 + moments + 200
-    )
+    least = weights * 2 + trees.nbytes(run.state.opt)
+    assert least <= vectorized_runs.replica_bytes(run) < least + 200
