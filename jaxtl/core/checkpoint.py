@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.types import PyTree
 
 BESIDE = "jaxtl.json"  # in a folder of arrays: facts about them
@@ -217,7 +217,7 @@ def _metadata(path, shown: str) -> PyTree:
         return found.tree if hasattr(found, "tree") else found
     except Exception as error:
         raise UserError(
-            f"{shown} can't be read as a checkpoint: {_first_line(error)}."
+            f"{shown} can't be read as a checkpoint: {describe_error(error)}."
         ) from None
 
 
@@ -257,13 +257,8 @@ class _reading:
         if error is not None and isinstance(error, Exception):
             raise UserError(
                 f"the checkpoint {self.directory / str(self.step)} can't be read: "
-                f"{_first_line(error)}."
+                f"{describe_error(error)}."
             ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {text[:200]}".rstrip(".")
 
 
 def remove(directory: pathlib.Path) -> None:

@@ -16,3 +16,17 @@ def nearest(name: object, options: Iterable[object]) -> str:
     """Returns "; did you mean 'x'?" for the closest option, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message without its full stop, for use in a sentence.
+
+    An error without a message is named by its type.
+    """
+    message = str(error).strip() or type(error).__name__
+    return message.splitlines()[0].rstrip(" .")
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's type and the first line of its message, at most 200 characters."""
+    return f"{type(error).__name__}: {first_line(error)[:200]}".rstrip(".")

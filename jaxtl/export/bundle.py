@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.data.preprocess import Preprocess, from_json
 from jaxtl.data.tokenizer import Tokenizer
 from jaxtl.pretrained import tensor_files
@@ -278,7 +278,7 @@ def _program(folder: pathlib.Path, facts: dict):
     except Exception as error:
         raise UserError(
             f"{folder / PROGRAM} can't be read by jax {jax.__version__} (jax "
-            f"{facts['versions']['jax']} wrote it): {first_line(error)}."
+            f"{facts['versions']['jax']} wrote it): {describe_error(error)}."
         ) from error
 
 
@@ -295,11 +295,11 @@ def _check_example(predictor: Predictor) -> None:
         raise
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(
-            f"{folder / EXAMPLE} is damaged: {first_line(error)}."
+            f"{folder / EXAMPLE} is damaged: {describe_error(error)}."
         ) from None
     except Exception as error:
         raise UserError(
-            f"{folder} does not run here ({here}; {written}): {first_line(error)}."
+            f"{folder} does not run here ({here}; {written}): {describe_error(error)}."
         ) from error
     tolerance, gaps = facts["tolerance"], {}
     for name, value in found.items():
@@ -315,9 +315,3 @@ def _check_example(predictor: Predictor) -> None:
             f"differ by up to {gaps[name]:.3g} (allowed: {tolerance:g}, absolute plus "
             f"relative); {written}, this is {here}."
         )
-
-
-def first_line(error: BaseException) -> str:
-    """Returns an error's kind and the first line of what it says."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {text[:200]}".rstrip(".")

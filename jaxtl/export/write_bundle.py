@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, describe_error
 from jaxtl.data import lazy_array, preprocess, tokenizer
 from jaxtl.data.sources import csv_table
 from jaxtl.export import bundle, model_card
@@ -171,7 +171,7 @@ def _program(trained: TrainedModel):
         except Exception as error:
             raise UserError(
                 f"the model of {trained.directory} can't be exported with a free batch "
-                f"size for {', '.join(PLATFORMS)}: {bundle.first_line(error)}."
+                f"size for {', '.join(PLATFORMS)}: {describe_error(error)}."
             ) from error
     return exported, example, outputs, origin
 
