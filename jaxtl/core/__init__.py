@@ -1,1 +1,1 @@
-"""What every room uses: types, errors, trees, configuration, checkpoints."""
+"""The ground floor: types, errors, trees, configuration, compilation, checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints on disk with orbax: whole or not at all, whatever kills the process.
+"""Checkpoints on disk with orbax: complete or absent, even if the process is killed.
 
 A checkpoint of step N is a folder `N/` with the items `last` and `best` (parameters and
 statistics each), `state` (optimizer, terms, counters) and `meta` (JSON). Orbax writes
@@ -20,13 +20,13 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.types import PyTree
 
-BESIDE = "jaxtl.json"  # in a folder of arrays: facts about them
+BESIDE = "jaxtl.json"  # the file that holds `meta` beside the arrays of a folder
 
 
 def _orbax():
     import orbax.checkpoint as ocp
 
-    # Its warnings speak of defaults that are chosen on purpose here.
+    # Its warnings concern defaults that are intended here.
     logging.getLogger("absl").setLevel(logging.ERROR)
     return ocp
 
@@ -47,8 +47,8 @@ def save(
 ) -> None:
     """Writes one checkpoint and removes the one before it, in that order.
 
-    A whole checkpoint of the same step is left as it is: training is a function of the
-    step, and to delete it first would leave a moment with nothing to go back to.
+    A complete checkpoint of the same step is kept: training is a function of the step,
+    and deleting it first would leave a moment without any checkpoint.
 
     Args:
       directory: the folder of checkpoints, made if missing.
@@ -78,23 +78,27 @@ def save(
     except Exception as error:
         if not is_full(error):
             raise
-        kept = latest(directory)
-        left = "none was written before" if kept is None else f"step {kept} is kept"
+        previous = latest(directory)
+        remains = (
+            "none was written before"
+            if previous is None
+            else f"step {previous} is kept"
+        )
         raise UserError(
             f"no space left on the disk for the checkpoint of step {step} in "
-            f"{directory}; {left}."
+            f"{directory}; {remains}."
         ) from error
 
 
 def is_full(error: BaseException) -> bool:
-    """Returns whether an error says that the disk (or the quota) is full."""
+    """Whether an error says that the disk (or the quota) is full."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     text = "No space left on device" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
     return full or text
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """Returns the steps of the whole checkpoints in a folder, in order."""
+    """The steps of the whole checkpoints in a folder, in order."""
     if not directory.is_dir():
         return []
     whole = [
@@ -106,13 +110,13 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 
 def latest(directory: pathlib.Path) -> int | None:
-    """Returns the newest whole checkpoint's step, or None."""
-    found = steps(directory)
-    return found[-1] if found else None
+    """The newest whole checkpoint's step, or None."""
+    complete = steps(directory)
+    return complete[-1] if complete else None
 
 
 def meta(directory: pathlib.Path, step: int) -> dict:
-    """Returns the JSON part of a checkpoint."""
+    """The JSON part of a checkpoint."""
     ocp = _orbax()
     with _reading(directory, step) as manager:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -129,8 +133,8 @@ def restore(directory: pathlib.Path, step: int, targets: Mapping[str, PyTree]) -
       UserError: if the checkpoint is damaged or holds other shapes; both are shown.
     """
     ocp = _orbax()
-    wanted = {n: t for n, t in targets.items() if jax.tree.leaves(t)}
-    for name, target in wanted.items():
+    nonempty = {n: t for n, t in targets.items() if jax.tree.leaves(t)}
+    for name, target in nonempty.items():
         _compare(directory, step, name, target)
     with _reading(directory, step) as manager:
         args = {
@@ -138,10 +142,12 @@ def restore(directory: pathlib.Path, step: int, targets: Mapping[str, PyTree]) -
                 item=target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             )
-            for name, target in wanted.items()
+            for name, target in nonempty.items()
         }
-        found = manager.restore(step, args=ocp.args.Composite(**args))
-    return {name: found[name] if name in wanted else t for name, t in targets.items()}
+        restored = manager.restore(step, args=ocp.args.Composite(**args))
+    return {
+        name: restored[name] if name in nonempty else t for name, t in targets.items()
+    }
 
 
 def read(directory: pathlib.Path, step: int, item: str) -> PyTree:
@@ -157,7 +163,7 @@ def read(directory: pathlib.Path, step: int, item: str) -> PyTree:
 
 
 def items(directory: pathlib.Path, step: int) -> list[str]:
-    """Returns the names of a checkpoint's items."""
+    """The names of a checkpoint's items."""
     return sorted(p.name for p in (directory / str(step)).iterdir() if p.is_dir())
 
 
@@ -173,10 +179,10 @@ def read_tree(path: pathlib.Path) -> PyTree:
 
 
 def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
-    """Writes one folder of arrays, whole or not at all, for `read_tree`.
+    """Writes one folder of arrays, completely or not at all, for `read_tree`.
 
     Args:
-      path: where nothing is yet.
+      path: a path that does not exist yet.
       tree: nested dicts of arrays; empty ones are left out.
       meta: JSON-able facts, for `beside`.
 
@@ -187,9 +193,9 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
         raise UserError(f"{path} exists already and is not overwritten; remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.absolute().with_name(path.name + ".tmp")
-    kept = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
+    nonempty = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
     try:
-        _orbax().PyTreeCheckpointer().save(temporary, kept, force=True)
+        _orbax().PyTreeCheckpointer().save(temporary, nonempty, force=True)
         (temporary / BESIDE).write_text(json.dumps(meta))
         temporary.rename(path)
     except Exception as error:
@@ -200,21 +206,21 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
 
 
 def beside(path: pathlib.Path) -> dict:
-    """Returns what `write_tree` was told beside the arrays, {} for other folders."""
-    found = path / BESIDE
-    return json.loads(found.read_text()) if found.exists() else {}
+    """Reads the `meta` of `write_tree`, {} for folders that another program wrote."""
+    notes = path / BESIDE
+    return json.loads(notes.read_text()) if notes.exists() else {}
 
 
 def _described(directory, step, item) -> PyTree:
-    """Returns the item's tree of shapes, from its metadata alone."""
+    """The item's tree of shapes, from its metadata alone."""
     path = directory / str(step) / item
     return _metadata(path.absolute(), f"{directory / str(step)} (item {item!r})")
 
 
 def _metadata(path, shown: str) -> PyTree:
     try:
-        found = _orbax().PyTreeCheckpointHandler().metadata(path)
-        return found.tree if hasattr(found, "tree") else found
+        metadata = _orbax().PyTreeCheckpointHandler().metadata(path)
+        return metadata.tree if hasattr(metadata, "tree") else metadata
     except Exception as error:
         raise UserError(
             f"{shown} can't be read as a checkpoint: {describe_error(error)}."
@@ -222,18 +228,22 @@ def _metadata(path, shown: str) -> PyTree:
 
 
 def _compare(directory, step, item, target) -> None:
-    here = {p: tuple(x.shape) for p, x in trees.flatten(target).items()}
-    there = {
+    expected_shapes = {p: tuple(x.shape) for p, x in trees.flatten(target).items()}
+    stored_shapes = {
         p: tuple(x.shape)
         for p, x in trees.flatten(_described(directory, step, item)).items()
     }
-    if here == there:
+    if expected_shapes == stored_shapes:
         return
     lines = []
-    for path in sorted(here.keys() | there.keys()):
-        if here.get(path) != there.get(path):
-            lines.append(f"- {path} {there.get(path, 'missing')}   (checkpoint)")
-            lines.append(f"+ {path} {here.get(path, 'missing')}   (experiment)")
+    for path in sorted(expected_shapes.keys() | stored_shapes.keys()):
+        if expected_shapes.get(path) != stored_shapes.get(path):
+            lines.append(
+                f"- {path} {stored_shapes.get(path, 'missing')}   (checkpoint)"
+            )
+            lines.append(
+                f"+ {path} {expected_shapes.get(path, 'missing')}   (experiment)"
+            )
     raise UserError(
         f"the checkpoint {directory / str(step)} does not fit the experiment:\n  "
         + "\n  ".join(lines[:40])
@@ -241,7 +251,7 @@ def _compare(directory, step, item, target) -> None:
 
 
 class _reading:
-    """Opens a folder for reading and turns what orbax raises into one sentence."""
+    """Opens a folder for reading; orbax errors become a UserError of one sentence."""
 
     def __init__(self, directory: pathlib.Path, step: int):
         self.directory, self.step = directory, step
@@ -267,10 +277,10 @@ def remove(directory: pathlib.Path) -> None:
 
 
 def flat(tree: PyTree) -> dict[str, Any]:
-    """Returns {path: leaf} with paths that are safe as names, for trees of any kind."""
+    """{path: leaf} with paths that are safe as names, for trees of any kind."""
     return {p.replace("/", "."): x for p, x in trees.flatten(tree).items()}
 
 
 def unflat(leaves: Mapping[str, Any], like: PyTree) -> PyTree:
-    """Returns the tree `like` with the leaves of a `flat` tree."""
+    """The tree `like` with the leaves of a `flat` tree."""
     return trees.map_with_path(lambda p, _: leaves[p.replace("/", ".")], like)

@@ -1,8 +1,9 @@
-"""Compiler options that are faster than XLA's defaults.
+"""Compilation: options that are faster than XLA's defaults, and caches of programs.
 
-On CPU jax 0.10 hands matrix products and convolutions to YNNPACK. Eigen's train faster:
-by a fifth a ResNet-20, by a quarter a LeNet. And XLA takes optimization barriers away
-before it fuses, which voids `models.fence`. `benchmarks/models.py` measures the sum.
+On CPU jax 0.10 gives matrix products and convolutions to YNNPACK; Eigen's train a
+ResNet-20 a fifth faster and a LeNet a quarter faster. XLA also removes optimization
+barriers before it fuses, which would disable `models.layers.fusion_barrier`.
+`benchmarks/models.py` measures the effect.
 """
 
 import functools
@@ -12,8 +13,8 @@ from typing import Any
 
 import jax
 
-# LLVM's best is a waste on what runs once: drawing a ResNet-20's weights compiles in
-# a fraction of the time, to the same bits.
+# LLVM's strongest optimizations do not pay for a program that runs once: drawing a
+# ResNet-20's weights compiles in a fraction of the time without them, to the same bits.
 _ONCE = {"xla_backend_optimization_level": 1}
 _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
@@ -23,14 +24,14 @@ _CPU = {
 
 @functools.cache
 def options(platform: str | None = None) -> dict[str, str]:
-    """Returns `compiler_options` for jax.jit.
+    """The `compiler_options` for jax.jit on a platform.
 
     Args:
       platform: "cpu", "cuda", …; None takes the default device's.
 
     Returns:
-      {} elsewhere than on CPU. What $XLA_FLAGS sets stays as it is, and what the
-      installed XLA does not know is left out.
+      {} on accelerators. Options that $XLA_FLAGS sets, and options that the installed
+      XLA does not have, are left out.
     """
     platform = platform or jax.default_backend()
     return _allowed(_CPU) if platform == "cpu" else {}
@@ -38,25 +39,26 @@ def options(platform: str | None = None) -> dict[str, str]:
 
 @functools.cache
 def once() -> dict[str, str]:
-    """Returns `compiler_options` for what runs once, on the default device."""
+    """The `compiler_options` for a program that runs once, on the default device."""
     return _allowed(_ONCE) if jax.default_backend() == "cpu" else {}
 
 
 @functools.cache
 def single(platform: str) -> dict[str, str]:
-    """Returns `options` for a program that keeps to one core of a CPU.
+    """The `options` for a program that uses one core of a CPU.
 
-    Where every core has a program of its own, threads inside each are in the way.
+    They suit processes that run one program per core, where threads inside each
+    program slow the others down.
     """
-    found = options(platform)
+    settings = options(platform)
     if platform != "cpu":
-        return found
-    return {**found, **_allowed({"xla_cpu_multi_thread_eigen": False})}
+        return settings
+    return {**settings, **_allowed({"xla_cpu_multi_thread_eigen": False})}
 
 
-def _allowed(found: dict) -> dict:
+def _allowed(settings: dict) -> dict:
     flags = os.environ.get("XLA_FLAGS", "")
-    return {k: v for k, v in found.items() if k not in flags and _known(k, v)}
+    return {k: v for k, v in settings.items() if k not in flags and _known(k, v)}
 
 
 def _known(name: str, value) -> bool:
@@ -69,7 +71,7 @@ def _known(name: str, value) -> bool:
 
 
 def keep(folder) -> None:
-    """Keeps compiled programs in a folder for later processes, if nothing else does."""
+    """Caches compiled programs in a folder for later processes, unless one is set."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 

@@ -1,9 +1,8 @@
-"""Configuration: overrides on, and traced numbers in a value.
+"""Configuration: overrides by dotted paths, and traced numbers.
 
-A configuration is nested frozen dataclasses, mappings and tuples. Two things are done
-to it here, each one walk over that structure: `override` replaces what a dotted path
-names, and `numbers`/`fill` take its float fields out and put (traced) numbers back in.
-`snapshot.py` stores it.
+A configuration consists of nested frozen dataclasses, mappings and tuples. `override`
+replaces the value at a dotted path. `hyperparameters` takes the traced numbers out, and
+`with_hyperparameters` puts (traced) numbers back. `serialization.py` stores it as JSON.
 """
 
 import ast
@@ -24,12 +23,12 @@ _HIDDEN = ("parent", "name")  # the fields that linen adds to each of its datacl
 
 
 def is_config(value: Any) -> bool:
-    """Returns whether a value is a dataclass (and not a class itself)."""
+    """Whether a value is a dataclass (and not a class itself)."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def fields(value: Any) -> dict[str, dataclasses.Field]:
-    """Returns the settable fields of a dataclass value by name."""
+    """The settable fields of a dataclass value by name."""
     hidden = _HIDDEN if hasattr(value, "parent") else ()
     return {
         f.name: f for f in dataclasses.fields(value) if f.init and f.name not in hidden
@@ -87,7 +86,7 @@ def hyperparameters(value: Any, is_traced: bool = False) -> dict[str, Any]:
 
 
 def with_hyperparameters(value: Any, new: Mapping[str, Any]) -> Any:
-    """Returns the configuration with the numbers of `numbers` replaced by `new`."""
+    """The configuration with the numbers of `hyperparameters` replaced by `new`."""
     if not new:
         return value
 
@@ -108,7 +107,7 @@ def with_hyperparameters(value: Any, new: Mapping[str, Any]) -> Any:
 
 
 def without_hyperparameters(value: Any) -> Any:
-    """Returns the configuration with every traced number set to 0."""
+    """The configuration with every traced number set to 0."""
     return with_hyperparameters(value, _zeros(hyperparameters(value)))
 
 
@@ -117,7 +116,7 @@ def _zeros(tree):
 
 
 def key(value: Any) -> Any:
-    """Returns a hashable stand-in: equal for configurations that mean the same."""
+    """A hashable stand-in: equal for configurations that mean the same."""
     if is_config(value):
         inner = tuple((n, key(getattr(value, n))) for n in fields(value))
         return (type(value), inner)
@@ -153,7 +152,7 @@ class UnknownPath(UserError):
 
 
 class _How(typing.NamedTuple):
-    """What every step of an override needs to know."""
+    """Settings of one override, passed down its path."""
 
     names: Mapping
     new: bool
@@ -169,7 +168,7 @@ def override(
     new: bool = False,
     memo: dict | None = None,
 ) -> Any:
-    """Returns the configuration with what the dotted path names replaced.
+    """The configuration with what the dotted path names replaced.
 
     Args:
       value: nested dataclasses, mappings and tuples.
@@ -192,11 +191,11 @@ def override(
 def _walk(value, path, text, how, done, annotation):
     if how.new and isinstance(value, Mapping) and _is_new(value, path):
         return {**value, path: text}
-    head, rest, annotation = _step(value, path, done, annotation)
+    head, remaining_path, annotation = _step(value, path, done, annotation)
     where = f"{done}.{head}" if done else head
-    if rest:
+    if remaining_path:
         child = value[_index(value, head)] if _indexed(value) else getattr(value, head)
-        new = _walk(child, rest, text, how, where, annotation)
+        new = _walk(child, remaining_path, text, how, where, annotation)
     else:
         new = _remembered(text, annotation, where, how)
     if is_config(value):
@@ -213,17 +212,17 @@ def _walk(value, path, text, how, done, annotation):
 
 
 def _is_new(value: Mapping, path: str) -> bool:
-    known = any(path == k or path.startswith(f"{k}.") for k in value)
-    return not known and "." not in path
+    exists = any(path == k or path.startswith(f"{k}.") for k in value)
+    return not exists and "." not in path
 
 
 def _remembered(text, annotation, where, how: _How):
     if how.memo is None:
         return parse(text, annotation, where, how.names)
-    at = (where, str(annotation), type(text), repr(text))
-    if at not in how.memo:
-        how.memo[at] = parse(text, annotation, where, how.names)
-    return how.memo[at]
+    memo_key = (where, str(annotation), type(text), repr(text))
+    if memo_key not in how.memo:
+        how.memo[memo_key] = parse(text, annotation, where, how.names)
+    return how.memo[memo_key]
 
 
 def _indexed(value):
@@ -235,40 +234,40 @@ def _index(value, head):
 
 
 def _step(value, path, done, annotation):
-    """Returns (first key of the path, the rest, the annotation of what it names)."""
+    """(first key of the path, the rest, the annotation of what it names)."""
     where = f"{done}: " if done else ""
     if is_config(value):
-        head, _, rest = path.partition(".")
+        head, _, remaining_path = path.partition(".")
         if head not in fields(value):
             raise UnknownPath(
                 f"{where}{type(value).__name__} has no field {head!r}"
                 f"{nearest(head, fields(value))} (fields: {', '.join(fields(value))})."
             )
-        return head, rest, hints(type(value)).get(head, Any)
+        return head, remaining_path, hints(type(value)).get(head, Any)
     if isinstance(value, Mapping):
         inner = _values(annotation)
-        for known in sorted(value, key=len, reverse=True):
-            if path == known or path.startswith(known + "."):
-                return known, path[len(known) + 1 :], inner
+        for name in sorted(value, key=len, reverse=True):
+            if path == name or path.startswith(name + "."):
+                return name, path[len(name) + 1 :], inner
         head = path.partition(".")[0]
         raise UnknownPath(
             f"{where}there is no {head!r}{nearest(head, value)} "
             f"(known: {', '.join(map(repr, value)) or 'nothing'})."
         )
     if isinstance(value, tuple):
-        head, _, rest = path.partition(".")
+        head, _, remaining_path = path.partition(".")
         if not head.isdigit() or int(head) >= len(value):
             raise UnknownPath(
                 f"{where}expected an index below {len(value)}, got {head!r}."
             )
-        return head, rest, Any
+        return head, remaining_path, Any
     raise UnknownPath(
         f"{done} is {value!r} and has no fields, so {path!r} can't be set in it."
     )
 
 
 def _values(annotation: Any) -> Any:
-    """Returns the annotation of a mapping's values, the mapping may be in a union."""
+    """The annotation of a mapping's values, the mapping may be in a union."""
     for arm in (annotation, *typing.get_args(annotation)):
         if typing.get_origin(arm) in (collections.abc.Mapping, dict):
             return typing.get_args(arm)[1]
@@ -277,7 +276,7 @@ def _values(annotation: Any) -> Any:
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """Returns the type annotations of a dataclass, resolved."""
+    """The type annotations of a dataclass, resolved."""
     try:
         return typing.get_type_hints(cls)
     except Exception:  # a forward reference that only a type checker can follow
@@ -285,7 +284,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def literal(text: Any, names: Mapping | None = None) -> Any:
-    """Returns what a command line's text means: a literal, an expression, a string."""
+    """Parses text of a command line: a Python literal, an expression, or a string."""
     if not isinstance(text, str):
         return text
     lowered = {"true": True, "false": False, "none": None, "null": None}
@@ -311,7 +310,7 @@ def _speaks_of(name: str, text: str) -> bool:
 
 
 def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) -> Any:
-    """Returns the value of a field from text, checked against its annotation."""
+    """The value of a field from text, checked against its annotation."""
     value = literal(text, names)
     try:
         adapter = pydantic.TypeAdapter(
@@ -320,7 +319,7 @@ def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) 
         )
     except pydantic.PydanticSchemaGenerationError:
         return value
-    # pydantic takes True for 1 and 1.0; nobody who writes steps=true means that.
+    # pydantic accepts True as 1 and 1.0, which is never meant by steps=true.
     flag = isinstance(value, bool) and annotation is not Any
     flag = flag and "bool" not in str(annotation)
     try:
@@ -330,11 +329,11 @@ def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) 
             return adapter.validate_python(text, strict=True)
         except pydantic.ValidationError:
             pass
-        wanted = getattr(annotation, "__name__", None) or str(annotation)
+        expected = getattr(annotation, "__name__", None) or str(annotation)
         if typing.get_args(annotation):
-            wanted = str(annotation).replace("typing.", "")
+            expected = str(annotation).replace("typing.", "")
         raise UserError(
-            f"{where}={text!r}: expected {wanted}, got {type(value).__name__} "
+            f"{where}={text!r}: expected {expected}, got {type(value).__name__} "
             f"({error.errors()[0]['msg'].lower()})."
         ) from None
 

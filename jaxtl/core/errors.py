@@ -13,7 +13,7 @@ class RunLocked(UserError):
 
 
 def nearest(name: object, options: Iterable[object]) -> str:
-    """Returns "; did you mean 'x'?" for the closest option, or an empty string."""
+    """ "; did you mean 'x'?" for the closest option, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

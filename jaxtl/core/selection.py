@@ -17,7 +17,7 @@ from jaxtl.core.types import PyTree
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Returns whether the pattern covers the path (whole, or up to a slash)."""
+    """Whether the pattern covers the path (whole, or up to a slash)."""
     return _compiled(pattern).match(path) is not None
 
 
@@ -41,7 +41,7 @@ def _fail(pattern: str, paths: list[str], what: str) -> UserError:
 
 
 def mask(pattern: str, tree: PyTree, *, what: str = "select") -> PyTree:
-    """Returns a tree of bools: True where the pattern covers the leaf's path.
+    """A tree of bools: True where the pattern covers the leaf's path.
 
     Args:
       pattern: regular expression on paths.
@@ -60,7 +60,7 @@ def mask(pattern: str, tree: PyTree, *, what: str = "select") -> PyTree:
 def labels(
     patterns: Iterable[str] | Mapping[str, Any], tree: PyTree, *, what: str = "groups"
 ) -> PyTree:
-    """Returns a tree of patterns: for each leaf, the first that covers its path.
+    """A tree of patterns: for each leaf, the first that covers its path.
 
     Raises:
       UserError: if a pattern covers no leaf at all, or a leaf has no pattern.
@@ -70,15 +70,15 @@ def labels(
     for pattern in patterns:
         if not any(matches(pattern, p) for p in paths):
             raise _fail(pattern, paths, what)
-    chosen = {p: first(patterns, p) for p in paths}
-    missing = [p for p, label in chosen.items() if label is None]
+    pattern_of = {p: first(patterns, p) for p in paths}
+    missing = [p for p, label in pattern_of.items() if label is None]
     if missing:
         shown = "\n  ".join(missing)
         raise UserError(
             f"{what}: no pattern of {patterns} covers these parameters (end with "
             f'".*" to cover the rest):\n  {shown}'
         )
-    used = set(chosen.values())
+    used = set(pattern_of.values())
     for pattern in patterns:
         if pattern not in used:
             earlier = patterns[: patterns.index(pattern)]
@@ -87,14 +87,14 @@ def labels(
                 f"parameter that it matches is taken by an earlier one of {earlier}; "
                 "put it before them."
             )
-    return trees.map_with_path(lambda p, _: chosen[p], tree)
+    return trees.map_with_path(lambda p, _: pattern_of[p], tree)
 
 
 def first(patterns: Iterable[str], path: str) -> str | None:
-    """Returns the first pattern that covers the path, or None."""
+    """The first pattern that covers the path, or None."""
     return next((p for p in patterns if matches(p, path)), None)
 
 
 def keep(mask_tree: PyTree, tree: PyTree) -> PyTree:
-    """Returns the tree with None where the mask is False."""
+    """The tree with None where the mask is False."""
     return jax.tree.map(lambda m, x: x if m else None, mask_tree, tree)

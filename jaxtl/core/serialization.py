@@ -1,7 +1,7 @@
-"""Snapshots: a configuration as JSON, and back.
+"""Serialization: a configuration as JSON, and back.
 
-Dataclasses are stored by class and field, functions and classes by name; arrays only
-as a picture (shape and hash), which tells whether they changed.
+Dataclasses are stored by class and fields, functions and classes by name; of arrays
+only shape, dtype and hash, which tell whether they changed.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jaxtl.core.types import FROZEN
 
 
 def to_json(value: Any) -> Any:
-    """Returns a JSON-able picture of a configuration; `from_json` reads it back."""
+    """Converts a configuration to JSON values; `from_json` reads them back."""
     if value is FROZEN:
         return {"type": "FROZEN"}
     if config.is_config(value):
@@ -53,7 +53,7 @@ def to_json(value: Any) -> Any:
 
 
 def _named(name: str) -> Any:
-    """Returns what "module:Class.attribute" names; UserError where it is not there."""
+    """Imports the object named "module:Class.attribute"; UserError if there is none."""
     module, _, path = name.partition(":")
     try:
         return functools.reduce(

@@ -16,7 +16,7 @@ from jaxtl.core.types import PyTree
 
 @functools.cache
 def mesh(devices: int = 1, param: int = 1) -> Mesh:
-    """Returns a mesh of `devices` devices, shape (devices / param, param).
+    """A mesh of `devices` devices, shape (devices / param, param).
 
     Args:
       devices: how many of the visible devices take part.
@@ -25,16 +25,17 @@ def mesh(devices: int = 1, param: int = 1) -> Mesh:
     Raises:
       UserError: if so many devices do not exist, or `param` does not divide them.
     """
-    there = jax.devices()
-    if not 1 <= devices <= len(there):
+    visible = jax.devices()
+    if not 1 <= devices <= len(visible):
         raise UserError(
-            f"devices={devices}, but this process sees {len(there)} "
-            f"({there[0].platform}); on CPU, XLA_FLAGS=--xla_force_host_platform_device"
-            f"_count={devices} makes virtual ones."
+            f"devices={devices}, but this process sees {len(visible)} "
+            f"({visible[0].platform}); on CPU, "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} makes "
+            "virtual ones."
         )
     if param < 1 or devices % param:
         raise UserError(f"param_shards={param} must divide devices={devices}.")
-    grid = np.array(there[:devices]).reshape(devices // param, param)
+    grid = np.array(visible[:devices]).reshape(devices // param, param)
     return Mesh(grid, ("data", "param"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -68,7 +69,7 @@ def constrain_state(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its leading axis over all devices."""
+    """The sharding of a batch: its leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "param")))
 
 

@@ -10,14 +10,14 @@ PyTree = Any
 
 
 def path_str(path) -> str:
-    """Returns a key path as "stage/block/kernel"."""
+    """A key path as "stage/block/kernel"."""
     return "/".join(
         str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
     )
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-    """Returns {path: leaf}, in the tree's own order; None counts as no leaf."""
+    """{path: leaf}, in the tree's own order; None counts as no leaf."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {path_str(path): leaf for path, leaf in leaves}
 
@@ -34,10 +34,10 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+def map_with_path(fn: Callable[..., Any], tree: PyTree, *more_trees: PyTree) -> PyTree:
     """Maps `fn(path string, leaf, ...)` over the leaves."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: fn(path_str(path), *leaves), tree, *rest
+        lambda path, *leaves: fn(path_str(path), *leaves), tree, *more_trees
     )
 
 
@@ -60,7 +60,7 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
 
 
 def sub(a: PyTree, b: PyTree) -> PyTree:
-    """Returns a − b where both have a leaf, None elsewhere."""
+    """A − b where both have a leaf, None elsewhere."""
     return jax.tree.map(
         lambda x, y: None if x is None or y is None else x - y,
         a,
@@ -80,65 +80,65 @@ def as_float32(tree: PyTree) -> PyTree:
 
 
 def sum_squares(tree: PyTree) -> jax.Array:
-    """Returns Σ of the squares of every element, in float32 (or wider)."""
+    """Σ of the squares of every element, in float32 (or wider)."""
     leaves = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(as_float32(tree))]
     return sum(leaves, jnp.float32(0.0))
 
 
 def dot(a: PyTree, b: PyTree) -> jax.Array:
-    """Returns the inner product of two trees of equal structure."""
+    """The inner product of two trees of equal structure."""
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
     return sum(jax.tree.leaves(products), jnp.float32(0.0))
 
 
 def norms(tree: dict[str, PyTree]) -> dict[str, float]:
-    """Returns {stage: Euclidean norm of its subtree} as Python floats."""
+    """{stage: Euclidean norm of its subtree} as Python floats."""
     return {name: float(jnp.sqrt(sum_squares(sub))) for name, sub in tree.items()}
 
 
 def nbytes(tree: PyTree) -> int:
-    """Returns the bytes of all array leaves."""
+    """The bytes of all array leaves."""
     return sum(x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, "nbytes"))
 
 
 def size(tree: PyTree) -> int:
-    """Returns the number of elements of all array leaves."""
+    """The number of elements of all array leaves."""
     return sum(x.size for x in jax.tree.leaves(tree) if hasattr(x, "size"))
 
 
 def copy(tree: PyTree) -> PyTree:
-    """Returns the tree in new buffers, safe to donate beside the old."""
+    """The tree in new buffers, safe to donate beside the old."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
 def all_finite(tree: PyTree) -> jax.Array:
-    """Returns a bool scalar: no inexact leaf has a NaN or an infinity."""
+    """A bool scalar: no inexact leaf has a NaN or an infinity."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves] or [True]).all()
 
 
 def nothing(tree: PyTree) -> PyTree:
-    """Returns the tree with None in place of every leaf."""
+    """The tree with None in place of every leaf."""
     return jax.tree.map(lambda _: None, tree)
 
 
 def restrict(tree: PyTree, mask: PyTree) -> PyTree:
-    """Returns the tree with None where the mask is False; None leaves stay None."""
+    """The tree with None where the mask is False; None leaves stay None."""
     return jax.tree.map(
         lambda m, x: x if m else None, mask, tree, is_leaf=lambda x: x is None
     )
 
 
 def like(shape: PyTree, tree: PyTree) -> PyTree:
-    """Returns the first tree's structure with the second's leaves, None where it has
+    """The first tree's structure with the second's leaves, None where it has
     none; None itself for no tree at all."""
     if tree is None:
         return None
-    known = flatten(tree)
-    return map_with_path(lambda path, _: known.get(path), shape)
+    leaves = flatten(tree)
+    return map_with_path(lambda path, _: leaves.get(path), shape)
 
 
 def fill(tree: PyTree, default: PyTree) -> PyTree:
-    """Returns the tree with the default's leaf wherever it has None or nothing."""
-    known = flatten(tree)
-    return map_with_path(lambda path, leaf: known.get(path, leaf), default)
+    """The tree with the default's leaf wherever it has None or nothing."""
+    leaves = flatten(tree)
+    return map_with_path(lambda path, leaf: leaves.get(path, leaf), default)

@@ -27,7 +27,7 @@ FROZEN = _Frozen()
 
 
 class Tokens(NamedTuple):
-    """What a stage of a sequence model hands on, so that masks travel with states.
+    """The output of a stage of a sequence model: states together with their mask.
 
     Attributes:
       states: (batch, length, width).
@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
 
 
 def vectors(feature) -> jax.Array:
-    """Returns a stage's output as one vector per example, float32 or wider.
+    """A stage's output as one vector per example, float32 or wider.
 
     (batch, width): tokens are averaged over the real ones, other arrays flattened.
     """
@@ -51,7 +51,7 @@ def vectors(feature) -> jax.Array:
 
 
 class Output(NamedTuple):
-    """What a forward pass returns.
+    """The result of a forward pass.
 
     Attributes:
       logits: the last stage's output, (batch, outputs) after the head, before any
@@ -68,7 +68,7 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What the house sees of a model: its stages and two pure functions.
+    """A model as every other room uses it: its stages and two pure functions.
 
     Attributes:
       stages: stage names in order; `params[stage]` is a stage's subtree and the
@@ -101,7 +101,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What pre-training left behind: θ₀. Immutable, passed to the step.
+    """The pre-trained model θ₀. Immutable, passed to the step as an argument.
 
     Attributes:
       params: the source's parameters in the shape of the model's tree, `None` where

@@ -22,8 +22,8 @@ class Averaging:
     def check(self) -> None:
         """Raises UserError for settings that make no average."""
 
-    def update(self, average: PyTree, now: PyTree, step, steps) -> PyTree:
-        """Returns the average after a step.
+    def update(self, average: PyTree, weights: PyTree, step, steps) -> PyTree:
+        """The average after a step.
 
         Args:
           average, now: trees of one structure, equal before the first step.
@@ -51,9 +51,9 @@ class EMA(Averaging):
         if not 0 <= self.decay < 1:
             raise UserError(f"average.decay={self.decay!r}: expected 0 ≤ decay < 1.")
 
-    def update(self, average, now, step, steps):
+    def update(self, average, weights, step, steps):
         decay = jnp.minimum(self.decay, (1.0 + step) / (10.0 + step))
-        return merging.ema(average, now, decay)
+        return merging.ema(average, weights, decay)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class SWA(Averaging):
         if not 0 <= self.start < 1:
             raise UserError(f"average.start={self.start!r}: expected 0 ≤ start < 1.")
 
-    def update(self, average, now, step, steps):
+    def update(self, average, weights, step, steps):
         count = jnp.maximum(step - jnp.round(self.start * steps), 0.0)
-        mean = merging.swa(average, now, count)
-        return jax.tree.map(lambda m, x: jnp.where(count > 0, m, x), mean, now)
+        mean = merging.swa(average, weights, count)
+        return jax.tree.map(lambda m, x: jnp.where(count > 0, m, x), mean, weights)

@@ -23,10 +23,10 @@ REST = ".*"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Groups:
-    """What all resolvers share: `resolve(stages, params)` returns the groups."""
+    """A rule that finds the groups for a model: `resolve(stages, params)`."""
 
     def resolve(self, stages: tuple[str, ...], params: PyTree) -> Mapping[str, Any]:
-        """Returns path pattern -> learning-rate factor, Group or FROZEN.
+        """Path pattern -> learning-rate factor, Group or FROZEN.
 
         Args:
           stages: names of the model's stages, in order; the last is the head.
@@ -91,11 +91,11 @@ class Surgical(Groups):
 
     def resolve(self, stages, params):
         selection.mask(self.select, params, what="optim.groups.select")
-        chosen = {self.select: 1.0}
+        factors = {self.select: 1.0}
         if self.head:
-            chosen[re.escape(stages[-1])] = 1.0
-        chosen.setdefault(REST, FROZEN)  # `select` may be that pattern itself
-        return _deciding(chosen, params)
+            factors[re.escape(stages[-1])] = 1.0
+        factors.setdefault(REST, FROZEN)  # `select` may be that pattern itself
+        return _deciding(factors, params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,14 +175,14 @@ class FreezeUpTo(Groups):
         return _deciding({**frozen, REST: 1.0}, params)
 
 
-def _with_head(head: bool, chosen, stages, params):
-    """Returns the groups: the head (if asked), what is chosen, the rest frozen."""
+def _with_head(head: bool, factors, stages, params):
+    """The groups: the head (if asked), what is chosen, the rest frozen."""
     first = {re.escape(stages[-1]): 1.0} if head else {}
-    return _deciding({**first, **chosen, REST: FROZEN}, params)
+    return _deciding({**first, **factors, REST: FROZEN}, params)
 
 
 def _deciding(groups: Mapping[str, Any], params: PyTree) -> dict[str, Any]:
-    """Returns the groups without the patterns that would decide nothing."""
+    """The groups without the patterns that would decide nothing."""
     used = {selection.first(groups, path) for path in trees.flatten(params)}
     return {pattern: value for pattern, value in groups.items() if pattern in used}
 
@@ -198,7 +198,7 @@ def _demand(groups: Groups, params: PyTree, leaf: str, what: str) -> None:
 
 
 def _norms(params: PyTree) -> str:
-    """Returns a pattern that covers the modules with a scale, and nothing else.
+    """A pattern that covers the modules with a scale, and nothing else.
 
     By their own names where those tell them apart (`bn1|bn2`), as a pattern is shown
     beside every parameter; else by their whole paths.
@@ -207,7 +207,7 @@ def _norms(params: PyTree) -> str:
     modules = [p.removesuffix("/scale") for p in paths if p.endswith("/scale")]
     names = sorted({re.escape(m.rpartition("/")[2]) for m in modules})
     short = f"(.*/)?({'|'.join(names)})"
-    wanted = [p for p in paths if p.rpartition("/")[0] in modules]
-    if [p for p in paths if selection.matches(short, p)] == wanted:
+    norm_paths = [p for p in paths if p.rpartition("/")[0] in modules]
+    if [p for p in paths if selection.matches(short, p)] == norm_paths:
         return short
     return "|".join(re.escape(m) for m in modules)

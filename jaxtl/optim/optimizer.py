@@ -1,4 +1,4 @@
-"""Optimizers with groups: what is frozen, and who learns how fast.
+"""Optimizers with groups: what is frozen, and the learning rate of each group.
 
 An optimizer is a value; `transform` turns it into an optax transformation over the
 trainable leaves alone, so frozen leaves cost no gradient and no state, and a norm clip
@@ -24,9 +24,9 @@ from jaxtl.optim.groups import (
 from jaxtl.optim.projections import Projection
 from jaxtl.optim.schedules import Schedule
 
-TERMS = "terms"  # the group of parameters that terms own
-SINCE = " since phase "  # ends the label of leaves that thawed during the run
-PEFT = "peft"  # and of those that a reparametrisation trains
+TERMS = "terms"  # the group of the terms' own parameters
+SINCE = " since phase "  # in the label of leaves that were unfrozen during the run
+PEFT = "peft"  # the group of parameters that a reparametrization trains
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers share.
+    """The fields that all optimizers share.
 
     Attributes:
       lr: learning rate, a number or a schedule.
@@ -69,7 +69,7 @@ class Optimizer:
     project: tuple[Projection, ...] = ()
 
     def direction(self) -> optax.GradientTransformation:
-        """Returns the transformation of gradients into unscaled steps."""
+        """The transformation of gradients into unscaled steps."""
         raise TypeError(f"{type(self).__name__} defines no direction()")
 
 
@@ -113,7 +113,7 @@ class Optax(Optimizer):
 
 
 def resolve(optimizer: Optimizer, stages: tuple[str, ...], params: PyTree) -> Optimizer:
-    """Returns the optimizer with its groups as a mapping, for this model."""
+    """The optimizer with its groups as a mapping, for this model."""
     groups = optimizer.groups
     if isinstance(groups, Groups):
         groups = groups.resolve(stages, params)
@@ -139,8 +139,8 @@ def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) ->
             f"optim.decay_to_source={optimizer.decay_to_source}: the experiment starts "
             "from scratch, so there is no θ₀ to stay near; give it an init=."
         )
-    many = isinstance(optimizer.project, tuple)
-    for i, projection in enumerate(optimizer.project if many else (None,)):
+    is_tuple = isinstance(optimizer.project, tuple)
+    for i, projection in enumerate(optimizer.project if is_tuple else (None,)):
         if not isinstance(projection, Projection):
             raise UserError(
                 f"optim.project={optimizer.project!r}: expected a tuple of projections "
@@ -150,14 +150,14 @@ def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) ->
 
 
 def group(optimizer: Optimizer, label: str) -> Group:
-    """Returns the group of a label as a Group (a number is its lr factor)."""
+    """The group of a label as a Group (a number is its lr factor)."""
     label = label.split(SINCE)[0]
-    found = Group() if label in (TERMS, PEFT) else optimizer.groups[label]
-    return found if isinstance(found, Group) else Group(lr=found)
+    settings = Group() if label in (TERMS, PEFT) else optimizer.groups[label]
+    return settings if isinstance(settings, Group) else Group(lr=settings)
 
 
 def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
-    """Returns the tree of group patterns, one for each parameter.
+    """The tree of group patterns, one for each parameter.
 
     Raises:
       UserError: for a pattern that matches nothing, an uncovered parameter, or a group
@@ -173,14 +173,14 @@ def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
 
 
 def trainable(optimizer: Optimizer, label_tree: PyTree) -> PyTree:
-    """Returns the tree of bools: True where the parameter is not frozen."""
+    """The tree of bools: True where the parameter is not frozen."""
     return jax.tree.map(lambda g: optimizer.groups[g] is not FROZEN, label_tree)
 
 
 def modes(
     optimizer: Optimizer, stages: tuple[str, ...], mask: PyTree, stats: PyTree
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns (stages in training mode, modules whose statistics stay still).
+    """(stages in training mode, modules whose statistics stay still).
 
     A stage trains if any parameter of it does. A module's statistics obey the same
     patterns as parameters; where no pattern names them, they move if any parameter of
@@ -210,7 +210,7 @@ def transform(
     step: jax.Array,
     steps: jax.Array,
 ) -> optax.GradientTransformation:
-    """Returns the optax transformation of one step.
+    """The optax transformation of one step.
 
     Args:
       optimizer: numbers may be traced.
@@ -245,33 +245,33 @@ def transform(
 
 
 def carry(old: PyTree, new: PyTree) -> PyTree:
-    """Returns a fresh optimizer state with the numbers of the leaves that went on.
+    """A fresh optimizer state with the numbers of the leaves that went on.
 
     Args:
       old: the state of the phase before.
       new: that of the next, as initialised. Groups hold leaves that began together, so
         a group's own numbers (Adam's count) are those of any old group of that start.
     """
-    known = {_ungrouped(path): leaf for path, leaf in trees.flatten(old).items()}
+    old_leaves = {_ungrouped(path): leaf for path, leaf in trees.flatten(old).items()}
 
     def one(path, leaf):
-        found = known.get(_ungrouped(path))
+        found = old_leaves.get(_ungrouped(path))
         return found if found is not None and found.shape == leaf.shape else leaf
 
     return trees.map_with_path(one, new)
 
 
 def _ungrouped(path: str) -> str:
-    """Returns a path in the optimizer's state, its group replaced by when it began."""
-    before, _, rest = path.partition("inner_states/")
-    label, inner, rest = rest.partition("/inner_state")
-    return f"{before}{label.partition(SINCE)[2]}{inner}{rest}" if inner else path
+    """A path in the optimizer's state, its group replaced by when it began."""
+    before, _, suffix = path.partition("inner_states/")
+    label, inner, suffix = suffix.partition("/inner_state")
+    return f"{before}{label.partition(SINCE)[2]}{inner}{suffix}" if inner else path
 
 
 def project(
     optimizer: Optimizer, params: PyTree, before: PyTree, grads: PyTree, source: PyTree
 ) -> PyTree:
-    """Returns the model's parameters after every projection in turn.
+    """The model's parameters after every projection in turn.
 
     Args:
       optimizer: numbers may be traced.

@@ -37,7 +37,7 @@ class Phases:
     """A rule that makes phases of a model's stages."""
 
     def resolve(self, stages: tuple[str, ...]) -> tuple[Phase, ...]:
-        """Returns the phases in order."""
+        """The phases in order."""
         raise TypeError(f"{type(self).__name__} defines no resolve(stages)")
 
 
@@ -78,10 +78,10 @@ class GradualUnfreezing(Phases):
             frozen.append("|".join(body))
             body = body[: -self.by] if self.order == "top-down" else body[self.by :]
         share = self.until / max(len(frozen), 1)
-        made = [
+        unfreezing = [
             Phase(until=share * (i + 1), frozen=names) for i, names in enumerate(frozen)
         ]
-        return (*made, Phase())
+        return (*unfreezing, Phase())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,15 +113,15 @@ class LPFT(Phases):
 
 
 def resolve(phases: Any, stages: tuple[str, ...]) -> tuple[Phase, ...]:
-    """Returns an experiment's phases in order; one that lasts throughout for none.
+    """An experiment's phases in order; one that lasts throughout for none.
 
     Raises:
       UserError: where they are no phases, or don't end one after the other at 1.
     """
-    found = phases.resolve(stages) if isinstance(phases, Phases) else tuple(phases)
-    if not found:
+    declared = phases.resolve(stages) if isinstance(phases, Phases) else tuple(phases)
+    if not declared:
         return (Phase(),)
-    for phase in found:
+    for phase in declared:
         if not isinstance(phase, Phase):
             raise UserError(
                 f"phases: {phase!r} is no phase; expected tl.optim.Phase(until=…) "
@@ -132,16 +132,16 @@ def resolve(phases: Any, stages: tuple[str, ...]) -> tuple[Phase, ...]:
                 f"phases: groups={phase.groups!r}: expected a mapping of patterns, as "
                 "in optim.groups."
             )
-    ends = [phase.until for phase in found]
+    ends = [phase.until for phase in declared]
     rising = all(a < b for a, b in zip([0.0, *ends], ends))
     if not rising or ends[-1] != 1.0:
         raise UserError(
             f"phases end at {ends}: expected rising shares of the run, the last 1.0."
         )
-    return found
+    return declared
 
 
 def bounds(phases: tuple[Phase, ...], steps: int) -> list[range]:
-    """Returns the steps of each phase; short runs may leave some of them none."""
+    """The steps of each phase; short runs may leave some of them none."""
     ends = [round(phase.until * steps) for phase in phases]
     return [range(a, b) for a, b in zip([0, *ends], ends)]

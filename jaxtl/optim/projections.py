@@ -60,7 +60,9 @@ def _scaled(x, start, norm, radius):
     return jnp.where(norm > radius, start + factor * (x - start), x).astype(x.dtype)
 
 
-def deviation_ratio(now: jax.Array, before: jax.Array, source: jax.Array) -> jax.Array:
+def deviation_ratio(
+    params: jax.Array, before: jax.Array, source: jax.Array
+) -> jax.Array:
     """r = max(0, γ − γ′) / γ with γ = ‖now − θ₀‖₂ and γ′ = ‖before − θ₀‖₂, in [0, 1].
 
     The share of the distance to θ₀ that the last update added; 0 at θ₀.
@@ -69,12 +71,12 @@ def deviation_ratio(now: jax.Array, before: jax.Array, source: jax.Array) -> jax
       Tian, Huang, Kira, Rethinking Weight Decay for Robust Fine-Tuning of Foundation
       Models, NeurIPS 2024, section 3 (r_t).
     """
-    new, old = (jnp.sqrt(trees.sum_squares(x - source)) for x in (now, before))
+    new, old = (jnp.sqrt(trees.sum_squares(x - source)) for x in (params, before))
     return jnp.maximum(new - old, 0) / jnp.maximum(new, jnp.finfo(new.dtype).tiny)
 
 
 def selective_decay(
-    now: jax.Array,
+    params: jax.Array,
     before: jax.Array,
     grad: jax.Array,
     source: jax.Array,
@@ -87,7 +89,7 @@ def selective_decay(
     taken back in part. With strength 1 the distance to θ₀ becomes what it was before.
 
     Args:
-      now: θ of one leaf after the update.
+      params: θ of one leaf after the update.
       before: θ′, before it.
       grad: g, of the loss at θ′.
       source: θ₀.
@@ -96,14 +98,16 @@ def selective_decay(
     References:
       Tian, Huang, Kira, NeurIPS 2024, section 3 (selective projection decay).
     """
-    back = trees.dot(grad, before - source) > 0
-    decay = strength * deviation_ratio(now, before, source)
-    return jnp.where(back, now - decay * (now - source), now).astype(now.dtype)
+    moves_back = trees.dot(grad, before - source) > 0
+    decay = strength * deviation_ratio(params, before, source)
+    return jnp.where(moves_back, params - decay * (params - source), params).astype(
+        params.dtype
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Projection:
-    """What all projections share.
+    """A step after each update that moves parameters towards θ₀.
 
     Attributes:
       select: pattern of the parameters that are projected.
@@ -120,9 +124,9 @@ class Projection:
           mask: tree of bools, True where a parameter is trainable.
           source: θ₀, None where a leaf has none (or as a whole).
         """
-        chosen = selections.mask(self.select, params, what=f"{name}.select")
-        known = trees.flatten(source)
-        if not known:
+        selected = selections.mask(self.select, params, what=f"{name}.select")
+        source_leaves = trees.flatten(source)
+        if not source_leaves:
             raise UserError(
                 f"{name}={type(self).__name__}(…): the experiment starts from scratch, "
                 "so there is no θ₀ to stay near; give it an init=."
@@ -130,24 +134,27 @@ class Projection:
         trained, leaves = trees.flatten(mask), trees.flatten(params)
         touched = [
             path
-            for path, yes in trees.flatten(chosen).items()
-            if yes and trained[path] and path in known and self.takes(leaves[path])
+            for path, yes in trees.flatten(selected).items()
+            if yes
+            and trained[path]
+            and path in source_leaves
+            and self.takes(leaves[path])
         ]
         if not touched:
             raise UserError(
                 f"{name}.select={self.select!r}: selects no parameter that is "
                 f"trainable, has a source and is one for {type(self).__name__}; those "
-                f"with a source are in: {', '.join(_stages(known))}."
+                f"with a source are in: {', '.join(_stages(source_leaves))}."
             )
 
     def takes(self, leaf: Any) -> bool:
-        """Returns whether a leaf of this shape is projected."""
+        """Whether a leaf of this shape is projected."""
         return True
 
     def __call__(
         self, params: PyTree, before: PyTree, grads: PyTree, source: PyTree
     ) -> PyTree:
-        """Returns the projected parameters.
+        """The projected parameters.
 
         Args:
           params: the model's trainable leaves after the update, None at frozen ones.
@@ -157,19 +164,21 @@ class Projection:
         """
         raise TypeError(f"{type(self).__name__} defines no __call__")
 
-    def each(self, fn, params, source, *rest):
+    def each(self, fn, params, source, *more_trees):
         """Maps `fn(leaf, its source, ...)` over the leaves that are projected."""
 
-        def one(path, x, start, *others):
-            wanted = x is not None and start is not None
-            wanted = wanted and self.takes(x) and selections.matches(self.select, path)
-            return fn(x, start, *others) if wanted else x
+        def one(path, x, start, *more_leaves):
+            projected = x is not None and start is not None
+            projected = (
+                projected and self.takes(x) and selections.matches(self.select, path)
+            )
+            return fn(x, start, *more_leaves) if projected else x
 
         return jax.tree_util.tree_map_with_path(
             lambda path, *leaves: one(trees.path_str(path), *leaves),
             params,
             source,
-            *rest,
+            *more_trees,
             is_leaf=lambda x: x is None,
         )
 
@@ -252,8 +261,8 @@ class SelectiveDecay(Projection):
         super().check(name, params, mask, source)
 
     def __call__(self, params, before, grads, source):
-        def one(now, start, old, grad):
-            return selective_decay(now, old, grad, start, self.strength)
+        def one(param, start, old, grad):
+            return selective_decay(param, old, grad, start, self.strength)
 
         return self.each(one, params, source, before, grads)
 

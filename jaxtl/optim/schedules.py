@@ -22,22 +22,22 @@ class Schedule:
 
 
 def value(number, step: jax.Array, steps: jax.Array) -> jax.Array:
-    """Returns a schedule's value, or the number itself where it is none."""
+    """A schedule's value, or the number itself where it is none."""
     if isinstance(number, Schedule):
         return number.value(step, steps)
     return jnp.asarray(number, jnp.float32)
 
 
 def progress(step: jax.Array, steps: jax.Array) -> jax.Array:
-    """Returns step / steps in [0, 1], 1 for a run of no steps."""
+    """Computes step / steps in [0, 1]; 1 for a run of no steps."""
     return jnp.clip(step / jnp.maximum(steps, 1), 0.0, 1.0)
 
 
 def _warm(peak, warmup, step, steps):
-    """Returns (value while warming up, share of the remaining steps that passed)."""
+    """(value while warming up, share of the remaining steps that passed)."""
     ramp = peak * (step + 1) / jnp.maximum(warmup, 1.0)
-    rest = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1.0), 0.0, 1.0)
-    return ramp, rest
+    progress = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1.0), 0.0, 1.0)
+    return ramp, progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class Cosine(Schedule):
     final: float = traced(0.0)
 
     def value(self, step, steps):
-        ramp, rest = _warm(self.peak, self.warmup, step, steps)
+        ramp, progress = _warm(self.peak, self.warmup, step, steps)
         cosine = self.final + (self.peak - self.final) * 0.5 * (
-            1 + jnp.cos(jnp.pi * rest)
+            1 + jnp.cos(jnp.pi * progress)
         )
         return jnp.where(step < self.warmup, ramp, cosine)
 
@@ -74,8 +74,8 @@ class Linear(Schedule):
     final: float = traced(0.0)
 
     def value(self, step, steps):
-        ramp, rest = _warm(self.peak, self.warmup, step, steps)
-        line = self.peak + (self.final - self.peak) * rest
+        ramp, progress = _warm(self.peak, self.warmup, step, steps)
+        line = self.peak + (self.final - self.peak) * progress
         return jnp.where(step < self.warmup, ramp, line)
 
 

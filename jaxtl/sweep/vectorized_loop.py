@@ -95,7 +95,7 @@ def _log_losses(replicas: VectorizedRuns, table: np.ndarray, first: int) -> None
         if finite < steps:
             row = dict(zip(names, table[replica, finite].tolist()))
             run = replicas.runs[replica]
-            error = metrics_log.blew_up(run, first + finite, row)
+            error = metrics_log.not_finite(run, first + finite, row)
             replicas.fail(replica, str(error))
 
 

@@ -75,7 +75,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a term may read when it is checked and initialized.
+    """Everything that a term may read when it is checked and initialized.
 
     Attributes:
       name: the term's name in the experiment.

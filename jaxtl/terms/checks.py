@@ -1,4 +1,4 @@
-"""What terms check before a run starts: one clear sentence each, with the nearest name.
+"""Checks of terms before a run starts: one clear sentence each, with the nearest name.
 
 Every function takes the `Setup` a term is checked against and raises `UserError`.
 """
@@ -18,7 +18,7 @@ from jaxtl.terms.base import Setup
 
 
 def where(setup: Setup, field: str) -> str:
-    """Returns the field's full name, as an override on the command line spells it."""
+    """The field's full name, as an override on the command line spells it."""
     return f"terms.{setup.name}.{field}"
 
 
@@ -36,10 +36,12 @@ def labelled(setup: Setup, field: str, name: str) -> None:
     """Raises if there is no stream of that name, or it carries no labels."""
     stream(setup, field, name)
     if name == "unlabelled":
-        others = ", ".join(s for s in setup.program.streams if s != name) or "none"
+        labelled_streams = (
+            ", ".join(s for s in setup.program.streams if s != name) or "none"
+        )
         raise UserError(
             f"{where(setup, field)}={name!r}: this stream has no labels "
-            f"(streams with labels: {others})."
+            f"(streams with labels: {labelled_streams})."
         )
 
 
@@ -80,7 +82,7 @@ def stage(setup: Setup, field: str, name: str) -> None:
 
 
 def last_feature(network_stages: Iterable[str]) -> str:
-    """Returns the last stage before the head (the head itself where it is alone)."""
+    """The last stage before the head (the head itself where it is alone)."""
     stages = tuple(network_stages)
     return stages[-2] if len(stages) > 1 else stages[-1]
 
@@ -126,7 +128,7 @@ def sourced(setup: Setup) -> None:
 def selected(
     setup: Setup, pattern: str, *, sourced: bool = False, field: str = "select"
 ) -> PyTree:
-    """Returns the mask of leaves that are selected, trainable and (asked for) sourced.
+    """The mask of leaves that are selected, trainable and (asked for) sourced.
 
     Args:
       setup: what the term is checked against.
@@ -138,22 +140,26 @@ def selected(
       UserError: if the pattern matches nothing, or nothing remains.
     """
     name = where(setup, field)
-    chosen = selections.mask(pattern, setup.params, what=name)
-    chosen = jax.tree.map(lambda a, b: a and b, chosen, setup.program.trainable_mask)
-    if not any(jax.tree.leaves(chosen)):
+    selected_mask = selections.mask(pattern, setup.params, what=name)
+    selected_mask = jax.tree.map(
+        lambda a, b: a and b, selected_mask, setup.program.trainable_mask
+    )
+    if not any(jax.tree.leaves(selected_mask)):
         raise UserError(
             f"{name}={pattern!r}: every parameter it selects is frozen, so the term "
             "would do nothing; unfreeze one or drop the term."
         )
     if sourced:
-        known = set(trees.flatten(setup.source.params))
-        chosen = trees.map_with_path(lambda p, m: m and p in known, chosen)
-        if not any(jax.tree.leaves(chosen)):
+        source_paths = set(trees.flatten(setup.source.params))
+        selected_mask = trees.map_with_path(
+            lambda p, m: m and p in source_paths, selected_mask
+        )
+        if not any(jax.tree.leaves(selected_mask)):
             raise UserError(
                 f"{name}={pattern!r}: no trainable parameter it selects has a source; "
-                f"those that have one are in: {', '.join(_stages(known))}."
+                f"those that have one are in: {', '.join(_stages(source_paths))}."
             )
-    return chosen
+    return selected_mask
 
 
 def _stages(paths: Iterable[str]) -> list[str]:

@@ -110,9 +110,9 @@ class Context:
             **settings,
         )
 
-    def _part(self, stream: str, out: Output, begin: int, end: int) -> Output:
+    def _part(self, stream: str, out: Output, first: int, end: int) -> Output:
         logits, features = jax.tree.map(
-            lambda x: x[begin:end], (out.logits, dict(out.features))
+            lambda x: x[first:end], (out.logits, dict(out.features))
         )
         if "features" in self.batches[stream]:
             features = Features(features, functools.partial(self._below, stream))

@@ -103,9 +103,9 @@ def next_token(logits, ids, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
     log_p = jax.nn.log_softmax(_wide(logits[:, :-1]))
     following = ids[:, 1:]
     counted = (mask[:, 1:] & mask[:, :-1]).astype(log_p.dtype)
-    chosen = jnp.take_along_axis(log_p, following[..., None], axis=-1)[..., 0]
+    likelihoods = jnp.take_along_axis(log_p, following[..., None], axis=-1)[..., 0]
     hits = (jnp.argmax(log_p, axis=-1) == following).astype(log_p.dtype)
-    return -(chosen * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
+    return -(likelihoods * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
 
 
 def scores(logits, x, task: str) -> jax.Array:
@@ -118,7 +118,7 @@ def scores(logits, x, task: str) -> jax.Array:
 
 
 def predictions(logits, task: str) -> jax.Array:
-    """Returns the task's output activation of the logits.
+    """The task's output activation of the logits.
 
     Softmax for classification and language, sigmoid for multilabel, the outputs
     themselves for regression; float32 or wider.
@@ -131,7 +131,7 @@ def predictions(logits, task: str) -> jax.Array:
 
 
 def for_task(task: str) -> Term:
-    """Returns the task's usual loss term."""
+    """The task's usual loss term."""
     _known(task)
     terms = (CrossEntropy, BinaryCrossEntropy, SquaredError, NextToken)
     return dict(zip(TASKS, terms))[task]()

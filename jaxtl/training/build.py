@@ -331,7 +331,7 @@ def static_key(exp: Experiment) -> Any:
 
 
 def with_hyperparameters(assembled: Assembled, exp: Experiment) -> Assembled:
-    """What `assemble` would return, for an experiment of the same `static_key`.
+    """Assembles an experiment of the same `static_key` in little time.
 
     Raises:
       UserError: a number that a term refuses.

@@ -15,7 +15,7 @@ from jaxtl.training.run import Run
 
 
 def _items(run: Run) -> dict[str, PyTree]:
-    """Returns what a checkpoint of the run holds, as trees of arrays."""
+    """The items of a checkpoint of the run, as trees of arrays."""
     trees_of = {}
     for name, which in zip(("last", "best"), ("current", "best")):
         params, stats = run.weights(which)
@@ -28,9 +28,9 @@ def _items(run: Run) -> dict[str, PyTree]:
 
 
 def _rest(run: Run) -> dict[str, PyTree]:
-    """Returns what a resumed run needs beside its weights as they are evaluated."""
+    """The state that a resumed run needs beside its weights as they are evaluated."""
     state = run.state
-    rest = {
+    resumable = {
         "own": state.trainable["terms"],
         "peft": state.trainable["peft"],
         "opt": state.opt,
@@ -43,18 +43,18 @@ def _rest(run: Run) -> dict[str, PyTree]:
     if run.exp.peft is not None:
         changed = trees.flatten(run.exp.peft.adapted(base))
         moves = trees.flatten(run.program.base_mask)
-        rest["base"] = trees.map_with_path(
+        resumable["base"] = trees.map_with_path(
             lambda path, x: x if changed[path] or moves[path] else None, base
         )
     elif run.exp.average is not None:
-        rest["base"] = state.trainable["model"]
+        resumable["base"] = state.trainable["model"]
     if run.exp.average is not None:
-        rest["stats"] = state.stats
-    return rest
+        resumable["stats"] = state.stats
+    return resumable
 
 
 def _base(run: Run) -> PyTree:
-    """Returns all parameters before a reparametrisation and without averaging."""
+    """All parameters before a reparametrisation and without averaging."""
     return trees.merge(run.state.trainable["model"], run.fixed.frozen)
 
 
@@ -84,31 +84,34 @@ def save(run: Run) -> None:
     checkpoint.save(run.directory / "checkpoints", run.steps_done, items, meta)
 
 
-def _restore(run: Run, folder: pathlib.Path, at: int) -> None:
-    meta = checkpoint.meta(folder, at)
+def _restore(run: Run, folder: pathlib.Path, step_number: int) -> None:
+    meta = checkpoint.meta(folder, step_number)
     run.enter_phase(meta.get("phase", 0))
     if meta.get("delta"):
         run.best_peft_params = run.state.trainable["peft"]
-    found = checkpoint.restore(folder, at, _items(run))
-    rest = checkpoint.unflat(found["state"], _rest(run))
-    last, mask = found["last"], run.program.base_mask
-    known = {**trees.flatten(last["params"]), **trees.flatten(rest.get("base", {}))}
-    base = trees.map_with_path(lambda path, _: known[path], _base(run))
+    restored = checkpoint.restore(folder, step_number, _items(run))
+    resumable = checkpoint.unflat(restored["state"], _rest(run))
+    last, mask = restored["last"], run.program.base_mask
+    leaves = {
+        **trees.flatten(last["params"]),
+        **trees.flatten(resumable.get("base", {})),
+    }
+    base = trees.map_with_path(lambda path, _: leaves[path], _base(run))
     model, frozen = trees.partition(base, mask)
-    stats = rest.get("stats", last.get("stats", run.state.stats))
+    stats = resumable.get("stats", last.get("stats", run.state.stats))
     run.state = step.State(
-        {"model": model, "peft": rest["peft"], "terms": rest["own"]},
+        {"model": model, "peft": resumable["peft"], "terms": resumable["own"]},
         stats,
-        rest["opt"],
-        rest["terms"],
-        rest["average"],
-        rest["hypers"],
-        rest["step"],
+        resumable["opt"],
+        resumable["terms"],
+        resumable["average"],
+        resumable["hypers"],
+        resumable["step"],
     )
     run.fixed = dataclasses.replace(run.fixed, frozen=frozen)
-    run.steps_done = run.resumed_at = at
+    run.steps_done = run.resumed_at = step_number
     run.best, run.seconds = meta["best"], meta["seconds"]
     if run.best is not None:
-        best = found["best"]
+        best = restored["best"]
         run.best_weights = best["params"], best.get("stats", run.state.stats)
-        run.best_peft_params = found.get("delta")
+        run.best_peft_params = restored.get("delta")

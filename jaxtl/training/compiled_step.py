@@ -39,7 +39,7 @@ _COMPILED: dict[Any, Compiled] = compilation.Recent(128)
 
 
 def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
-    """Returns the compiled dispatch for these shapes, from the process's store.
+    """The compiled dispatch for these shapes, from the process's store.
 
     Args:
       program, state, fixed, data: as for `step`; only shapes matter here.
@@ -88,7 +88,7 @@ def _compile(program, state, fixed, data, most):
 
 
 def measured(program: Program, state: State, fixed: Fixed, data):
-    """Returns (names, the step with its metrics as one float32 row of these names)."""
+    """(names, the step with its metrics as one float32 row of these names)."""
     shapes = jax.eval_shape(functools.partial(step, program), state, fixed, data)[1]
     names = tuple(shapes)
     _check_scalars(shapes)
@@ -102,10 +102,10 @@ def measured(program: Program, state: State, fixed: Fixed, data):
 
 
 def _check_scalars(shapes: Mapping[str, Any]) -> None:
-    for name, found in shapes.items():
-        if found.shape:
+    for name, shape in shapes.items():
+        if shape.shape:
             raise UserError(
-                f"the metric {name!r} has the shape {found.shape}; a term's value and "
+                f"the metric {name!r} has the shape {shape.shape}; a term's value and "
                 "the metrics it reports must be scalars."
             )
 

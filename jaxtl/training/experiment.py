@@ -154,12 +154,12 @@ class Experiment:
                 )
         if not self.seed < 2**32:
             raise UserError(f"seed={self.seed!r}: expected 0 ≤ seed < 2³².")
-        for name, known in (("dtype", DTYPES), ("cache", CACHES)):
+        for name, choices in (("dtype", DTYPES), ("cache", CACHES)):
             value = getattr(self, name)
-            if value not in known:
+            if value not in choices:
                 raise UserError(
-                    f"{name}={value!r}{nearest(value, known)} "
-                    f"(known: {', '.join(known)})."
+                    f"{name}={value!r}{nearest(value, choices)} "
+                    f"(known: {', '.join(choices)})."
                 )
         if self.init is not None and not callable(getattr(self.init, "read", None)):
             raise UserError(
@@ -209,7 +209,7 @@ class Experiment:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def batch_of(self, stream: str) -> int:
-        """Returns the batch size of a stream."""
+        """The batch size of a stream."""
         if not isinstance(self.batch, Mapping):
             return self.batch
         if stream in self.batch:

@@ -35,7 +35,7 @@ class File:
 
 
 def load(path: str | pathlib.Path, *overrides: str) -> Any:
-    """Returns what an experiment file gives: an Experiment, or a dict of variants.
+    """Loads an experiment file: an Experiment, or a dict of variants.
 
     Args:
       path: the file.
@@ -72,13 +72,13 @@ def read_file(path: str | pathlib.Path, *overrides: str) -> File:
                 f"got {type(value).__name__}" + (f" for {name!r}." if name else ".")
             )
     seeds = getattr(module, "SEEDS", None)
-    rest = []
+    remaining = []
     for override in overrides:
         if override.partition("=")[0] in ("SEEDS", "seeds"):
             seeds = _seeds(override.partition("=")[2])
         else:
-            rest.append(override)
-    variants = apply_overrides(dict(variants), rest)
+            remaining.append(override)
+    variants = apply_overrides(dict(variants), remaining)
     doc = inspect.getdoc(module) or ""
     seeds = None if seeds is None else tuple(int(s) for s in seeds)
     return File(path, variants, seeds, tuple(overrides), doc)
@@ -118,7 +118,7 @@ def import_file(path: pathlib.Path):
 
 
 def _at_line(path: pathlib.Path, error: Exception) -> UserError:
-    """Returns the error with the last line of the file that it went through."""
+    """The error with the last line of the file that it went through."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
         # Python makes the name absolute, and the user's may not be.
@@ -141,13 +141,13 @@ def apply_overrides(
                 f"the override {override!r} has no '='; expected path=value, such as "
                 "optim.lr=0.01."
             )
-        path, chosen = path.strip(), variants
+        path, selected = path.strip(), variants
         for name in sorted(variants, key=len, reverse=True):
             if name and path.startswith(name + "."):
-                path, chosen = path[len(name) + 1 :], {name: variants[name]}
+                path, selected = path[len(name) + 1 :], {name: variants[name]}
                 break
         changed, errors = {}, []
-        for name, value in chosen.items():
+        for name, value in selected.items():
             try:
                 changed[name] = config.override(
                     value, path, text.strip(), names={"tl": jaxtl}

@@ -13,8 +13,8 @@ from jaxtl.training.metrics_log import Log
 from jaxtl.training.progress import Progress
 from jaxtl.training.run import Run
 
-MINUTE = 60.0  # between checkpoints where save_every is None
-PAUSE = 1.0  # seconds of training at most before Ctrl-C and the clock are looked at
+MINUTE = 60.0  # seconds between checkpoints where save_every is None
+PAUSE = 1.0  # seconds of training at most before Ctrl-C and the clock are checked
 
 
 def train(run: Run, *, progress: bool | None = None) -> dict:
@@ -54,18 +54,18 @@ def _train(run: Run, progress: bool | None) -> dict:
     exp, log = run.exp, Log(run)
     evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
     log_every = exp.log_every or max(1, exp.steps // 100)
-    every = [log_every, evaluate_every, exp.save_every or exp.steps]
+    intervals = [log_every, evaluate_every, exp.save_every or exp.steps]
     saved, pace = time.monotonic(), 1
-    with log, Interrupt() as interrupt, Progress(run, progress) as bar:
+    with log, _Interrupt() as interrupt, Progress(run, progress) as bar:
         if run.steps_done < exp.steps:
             run.compile()
-        while run.steps_done < exp.steps and not interrupt.asked:
-            target = min(*((run.steps_done // n + 1) * n for n in every), exp.steps)
+        while run.steps_done < exp.steps and not interrupt.requested:
+            target = min(*((run.steps_done // n + 1) * n for n in intervals), exp.steps)
             count = min(target - run.steps_done, pace)
-            took = take(run, count, log, bar)
-            pace = max(1, round(count * PAUSE / max(took, 1e-9)))
+            seconds = _take_steps(run, count, log, bar)
+            pace = max(1, round(count * PAUSE / max(seconds, 1e-9)))
             late = exp.save_every is None and time.monotonic() - saved > MINUTE
-            if run.steps_done == target or late or interrupt.asked:
+            if run.steps_done == target or late or interrupt.requested:
                 log.write()
             if run.steps_done % evaluate_every == 0 or run.steps_done == exp.steps:
                 _evaluate(run, log, bar)
@@ -73,34 +73,34 @@ def _train(run: Run, progress: bool | None) -> dict:
             if run.directory and (due or late) and run.steps_done < exp.steps:
                 checkpointing.save(run)
                 saved = time.monotonic()
-        if interrupt.asked and run.steps_done < exp.steps:
+        if interrupt.requested and run.steps_done < exp.steps:
             raise _stopped(run)
         return _finish(run)
 
 
-def take(run: Run, count: int, log: Log, bar: Progress) -> float:
-    """Takes `count` steps, hands their metrics on, and returns the seconds they took.
+def _take_steps(run: Run, count: int, log: Log, bar: Progress) -> float:
+    """Takes `count` steps, logs their metrics, and returns the seconds they took.
 
     Raises:
       UserError: at the first step whose loss or gradient is not finite.
     """
-    start, begin = time.perf_counter(), run.steps_done
+    start, first_step = time.perf_counter(), run.steps_done
     rows = run.advance(count)
-    took = time.perf_counter() - start
-    run.seconds += took
-    run.session_seconds += took
-    log.rows(begin, rows, took)
-    bar.update(rows, took)
-    return took
+    seconds = time.perf_counter() - start
+    run.seconds += seconds
+    run.session_seconds += seconds
+    log.rows(first_step, rows, seconds)
+    bar.update(rows, seconds)
+    return seconds
 
 
 def _evaluate(run: Run, log: Log, bar: Progress) -> None:
     if len(run.parts.datasets["target"].rows.get("val", ())) == 0:
         return
-    found = evaluate.evaluate(run, "val")
-    better = run.monitor is not None and run.update_best(found)
-    log.evaluation(found, better)
-    bar.evaluated(found, better)
+    values = evaluate.evaluate(run, "val")
+    better = run.monitor is not None and run.update_best(values)
+    log.evaluation(values, better)
+    bar.evaluated(values, better)
 
 
 def _stopped(run: Run) -> KeyboardInterrupt:
@@ -140,23 +140,23 @@ def _val_curve(run: Run) -> list[dict]:
     return metrics_log.curve(run.directory / "metrics.jsonl")["val"]
 
 
-class Interrupt:
+class _Interrupt:
     """Turns the first Ctrl-C into a request to stop between two steps."""
 
-    def __init__(self):
-        self.asked = False
+    def __init__(self) -> None:
+        self.requested = False
 
-    def __enter__(self):
+    def __enter__(self) -> "_Interrupt":
         self.old = None
         if threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGINT, self._ask)
+            self.old = signal.signal(signal.SIGINT, self._request)
         return self
 
-    def _ask(self, *_):
-        if self.asked:
+    def _request(self, *_: object) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.old is not None:
             signal.signal(signal.SIGINT, self.old)

@@ -1,4 +1,4 @@
-"""Results as records, wherever they lie: a sweep's ledger, or directories of runs."""
+"""The log of a run: metrics.jsonl, TensorBoard events, and the watch for NaN."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from jaxtl.training.run import Run
 
 
 def curve(path: pathlib.Path) -> dict:
-    """Returns what metrics.jsonl holds, as `Record.curve`; empty where it is not."""
+    """Reads metrics.jsonl in the form of `Record.curve`; empty if there is no file."""
     steps, losses, evaluations = [], [], []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -33,61 +33,61 @@ def curve(path: pathlib.Path) -> dict:
 class Log:
     """Writes metrics.jsonl (and TensorBoard events if asked), and watches for NaN."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self.run, self.file, self.board = run, None, None
         self.waiting: list[dict] = []
-        self.took = 0.0
+        self.seconds = 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> "Log":
         run = self.run
         if run.directory is None:
             return self
         path = run.directory / "metrics.jsonl"
-        # What was logged after the checkpoint that a resumed run starts from will be
-        # logged again.
-        kept = []
+        # Lines after the checkpoint that a resumed run starts from will be logged again.
+        lines_before = []
         if path.exists():
             lines = path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= run.steps_done]
-        run_dir.write_text(path, "".join(line + "\n" for line in kept))
+            lines_before = [line for line in lines if _step_of(line) <= run.steps_done]
+        run_dir.write_text(path, "".join(line + "\n" for line in lines_before))
         self.file = open(path, "a")
         if run.exp.tensorboard:
             self.board = _board(run.directory)
         return self
 
-    def __exit__(self, *_):
-        for closing in (self.file, self.board):
-            if closing is not None:
-                closing.close()
+    def __exit__(self, *_: object) -> None:
+        for writer in (self.file, self.board):
+            if writer is not None:
+                writer.close()
 
-    def rows(self, begin: int, rows: list[dict], took: float) -> None:
-        """Takes the metrics of some steps, until `write` puts down their mean.
+    def rows(self, first_step: int, rows: list[dict], seconds: float) -> None:
+        """Collects the metrics of some steps, until `write` logs their mean.
 
         Raises:
           UserError: at the first step whose loss or gradient is not finite.
         """
         for i, row in enumerate(rows):
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                raise blew_up(self.run, begin + i, row)
+                raise not_finite(self.run, first_step + i, row)
         self.waiting += rows
-        self.took += took
+        self.seconds += seconds
 
     def write(self) -> None:
         """Logs the mean of the waiting steps' metrics."""
-        rows, took = self.waiting, self.took
-        self.waiting, self.took = [], 0.0
+        rows, seconds = self.waiting, self.seconds
+        self.waiting, self.seconds = [], 0.0
         means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
         batch = sum(self.run.parts.program.batch_sizes.values())
-        means["examples_per_second"] = len(rows) * batch / max(took, 1e-9)
+        means["examples_per_second"] = len(rows) * batch / max(seconds, 1e-9)
         self.run.curve["step"].append(self.run.steps_done)
         self.run.curve["loss"].append(means["loss"])
         self._write(means, "train")
 
-    def evaluation(self, found: dict[str, float], better: bool) -> None:
-        self.run.curve["val"].append({"step": self.run.steps_done, **found})
-        self._write(found, "val", best=better)
+    def evaluation(self, values: dict[str, float], better: bool) -> None:
+        """Logs an evaluation on val; `better` marks the best so far."""
+        self.run.curve["val"].append({"step": self.run.steps_done, **values})
+        self._write(values, "val", best=better)
 
-    def _write(self, values, kind, **more):
+    def _write(self, values: dict[str, float], kind: str, **more: bool) -> None:
         if self.file is not None:
             line = {"step": self.run.steps_done, "kind": kind, **values, **more}
             self.file.write(json.dumps(line) + "\n")
@@ -114,24 +114,25 @@ def _board(directory: pathlib.Path):
     return tensorboardX.SummaryWriter(str(directory / "tensorboard"))
 
 
-def blew_up(run: Run, at: int, row: dict) -> UserError:
-    guilty = [n for n in run.parts.terms.terms if not np.isfinite(row[n])]
-    if guilty:
-        values = ", ".join(f"{n} = {float(row[n])}" for n in guilty)
+def not_finite(run: Run, step_number: int, row: dict) -> UserError:
+    """The error for a step whose loss or gradient is not finite."""
+    terms = [n for n in run.parts.terms.terms if not np.isfinite(row[n])]
+    if terms:
+        values = ", ".join(f"{n} = {float(row[n])}" for n in terms)
         what = f"the term {values} is not finite"
     elif not np.isfinite(row["loss"]):
         what = f"the loss is {float(row['loss'])} though every term is finite"
     else:
         what = f"the gradient's norm is {float(row['grad_norm'])}"
-    kept = ""
+    note = ""
     if run.directory is not None:
         last = checkpoint.latest(run.directory / "checkpoints")
-        kept = (
+        note = (
             f" The checkpoint of step {last} is kept."
             if last is not None
             else " No checkpoint was written yet."
         )
     return UserError(
-        f"training stopped at step {at}: {what}. A smaller optim.lr or an optim.clip "
-        f"is the usual remedy.{kept}"
+        f"training stopped at step {step_number}: {what}. A smaller optim.lr or an "
+        f"optim.clip is the usual remedy.{note}"
     )

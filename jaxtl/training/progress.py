@@ -50,11 +50,11 @@ class Progress:
         text = f"loss {loss:.4f}{self.val}  {speed:,.0f} examples/s"
         self.bar.update(self.task, completed=self.run.steps_done, text=text)
 
-    def evaluated(self, found: dict[str, float], better: bool) -> None:
+    def evaluated(self, values: dict[str, float], better: bool) -> None:
         """Shows the validation metric, marked where it is the best so far."""
         name = self.run.monitor or main(self.run.parts.program.task)
-        if name in found:
-            self.val = f"  val {name} {found[name]:.4f}{'*' if better else ''}"
+        if name in values:
+            self.val = f"  val {name} {values[name]:.4f}{'*' if better else ''}"
 
     def __exit__(self, *_):
         if self.bar is not None:

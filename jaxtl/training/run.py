@@ -80,7 +80,7 @@ class Run:
         self._drawn: tuple[range, dict] = (range(0), {})
 
     def with_experiment(self, exp: Experiment) -> "Run":
-        """What `Run(exp)` would be, in little time, from a run that has not begun.
+        """Makes `Run(exp)` in little time, from a run that has not begun.
 
         Args:
           exp: of the same `build.static_key` as this run's.

@@ -145,8 +145,8 @@ def read_experiment(path: pathlib.Path):
 def same_experiment(path: pathlib.Path, exp) -> None:
     """Raises UserError where an experiment is not the one that a directory stores."""
     stored = read_json(path / MARK).get("experiment", {})
-    given = json.loads(json.dumps(serialization.to_json(exp)))
-    changed = [k for k in given if given[k] != stored.get(k)]
+    current = json.loads(json.dumps(serialization.to_json(exp)))
+    changed = [k for k in current if current[k] != stored.get(k)]
     if changed:
         raise UserError(
             f"{path} was begun with another experiment: {', '.join(changed)} differ; "

@@ -59,7 +59,7 @@ def setup(
 
 
 def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
-    """Returns a stored run as its last checkpoint left it; `tl.train` goes on.
+    """A stored run as its last checkpoint left it; `tl.train` goes on.
 
     Args:
       out: the run's directory.
@@ -81,23 +81,23 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
     if stored.exists():
         _same_rows(directory, splits.load_splits(stored, target), target)
     folder = directory / "checkpoints"
-    at = checkpoint.latest(folder)
-    if at is not None:
-        _restore(run, folder, at)
+    last_step = checkpoint.latest(folder)
+    if last_step is not None:
+        _restore(run, folder, last_step)
     return run
 
 
-def _same_rows(directory, stored, now) -> None:
+def _same_rows(directory, stored, current) -> None:
     changed = [
         name
-        for name in sorted({*stored.rows, *now.rows})
-        if not np.array_equal(stored.rows.get(name), now.rows.get(name))
+        for name in sorted({*stored.rows, *current.rows})
+        if not np.array_equal(stored.rows.get(name), current.rows.get(name))
     ]
-    if changed or not np.array_equal(stored.y, now.y):
+    if changed or not np.array_equal(stored.y, current.y):
         what = ", ".join(changed) or "train labels"
         raise UserError(
-            f"the data of {directory} are carved otherwise than when it began ({what} "
-            "changed), so it can't go on where it was; begin a new run."
+            f"the data of {directory} are split differently than when it began ({what} "
+            "changed), so it can't be resumed; start a new run."
         )
 
 
@@ -114,7 +114,7 @@ class _Nothing(Term):
 
 
 def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
-    """Returns a finished (or interrupted) run with its weights, to evaluate or export.
+    """A finished (or interrupted) run with its weights, to evaluate or export.
 
     The run's own checkpoint takes the place of its initial weights, so that whatever it
     started from need not be there any more.
@@ -130,20 +130,20 @@ def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
         free["monitor"] = "auto"
     data, pre = exp.data, init.read().meta.get("preprocess", {})
     if data.size is None and pre.get("size"):
-        # What the pretrained weights wanted, where the data left it open.
-        wanted = {name: pre.get(name) for name in ("size", "shortest")}
-        data = dataclasses.replace(data, **wanted)
+        # The size that the pretrained weights expect, where the data do not name one.
+        framing = {name: pre.get(name) for name in ("size", "shortest")}
+        data = dataclasses.replace(data, **framing)
     exp = dataclasses.replace(exp, init=init, data=data, **free)
     if exp.peft is None or exp.peft.deployable:
         return Run(dataclasses.replace(exp, peft=None))
     # The stored parameters are the merged ones: what was added is no part of the base.
-    found = init.read()
+    weights = init.read()
     run = Run(dataclasses.replace(exp, init=None))
     shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
-    stored = trees.flatten(found.params)
+    stored = trees.flatten(weights.params)
     if {p: x.shape for p, x in stored.items()} != shapes:
         raise UserError(f"the checkpoint of {out} is not of its own experiment.")
     params = trees.map_with_path(lambda p, x: jnp.asarray(stored[p]), run.params)
-    stats = trees.fill(found.stats, run.state.stats)
+    stats = trees.fill(weights.stats, run.state.stats)
     run.loaded = sharding.place((params, stats), run.program.mesh)
     return run

@@ -42,7 +42,7 @@ def show(run) -> None:
 
 
 def _labels(run, optimizer):
-    """Returns the tree of groups; "peft" where a reparametrisation moves what they
+    """The tree of groups; "peft" where a reparametrisation moves what they
     freeze."""
     base = trees.merge(run.state.trainable["model"], run.fixed.frozen)
     moving = trees.flatten(run.program.trainable_mask)
@@ -65,7 +65,7 @@ def _rate(optimizer, label) -> str:
 
 
 def loaded(rows: list[dict]):
-    """Returns the table of loaded, re-initialised and skipped leaves, by stage."""
+    """The table of loaded, re-initialised and skipped leaves, by stage."""
     counts: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         shape = row["shape"] or row["source_shape"] or ()
@@ -80,7 +80,7 @@ def loaded(rows: list[dict]):
 
 
 def describe(exp) -> str:
-    """Returns an experiment as indented text, settings at their default left out."""
+    """An experiment as indented text, settings at their default left out."""
     return _described(exp, "")
 
 

@@ -25,12 +25,12 @@ class Job(NamedTuple):
 
 
 def is_single(file: File) -> bool:
-    """Returns whether the file is one experiment with one seed."""
+    """Whether the file is one experiment with one seed."""
     return list(file.variants) == [""] and file.seeds is None
 
 
 def jobs(file: File, out: pathlib.Path) -> list[Job]:
-    """Returns the runs of a file in an order that respects `init=Variant(...)`.
+    """The runs of a file in an order that respects `init=Variant(...)`.
 
     A variant that others start from runs once, with its own seed, unless they ask for
     it per seed. Its path stands in the experiments of those that start from it.
@@ -39,23 +39,23 @@ def jobs(file: File, out: pathlib.Path) -> list[Job]:
       UserError: for an unknown variant, or variants that wait for each other.
     """
     seeds = {name: _seeds(file, name) for name in file.variants}
-    found = []
+    jobs_in_order = []
     for name in ordered(file.variants):
         for seed in seeds[name]:
             exp = dataclasses.replace(file.variants[name], seed=seed)
             if isinstance(exp.init, Variant):
                 exp = dataclasses.replace(exp, init=_source(exp.init, seeds, seed, out))
-            found.append(Job(name, seed, _directory(out, name, seed), exp))
-    return found
+            jobs_in_order.append(Job(name, seed, _directory(out, name, seed), exp))
+    return jobs_in_order
 
 
-def only(file: File, chosen: Iterable[str]) -> File:
-    """Returns the file with some variants, and those that they start from.
+def only(file: File, names: Iterable[str]) -> File:
+    """The file with some variants, and those that they start from.
 
     Raises:
       UserError: for an unknown variant.
     """
-    kept, waiting = set(), list(chosen)
+    needed, waiting = set(), list(names)
     while waiting:
         name = waiting.pop()
         if name not in file.variants:
@@ -65,28 +65,28 @@ def only(file: File, chosen: Iterable[str]) -> File:
                 f"{', '.join(file.variants)})."
             )
         init = file.variants[name].init
-        if isinstance(init, Variant) and name not in kept:
+        if isinstance(init, Variant) and name not in needed:
             waiting.append(init.name)
-        kept.add(name)
-    variants = {name: exp for name, exp in file.variants.items() if name in kept}
+        needed.add(name)
+    variants = {name: exp for name, exp in file.variants.items() if name in needed}
     return dataclasses.replace(file, variants=variants)
 
 
 def _seeds(file: File, name: str) -> tuple[int, ...]:
-    asked = [
+    requested = [
         exp.init
         for exp in file.variants.values()
         if isinstance(exp.init, Variant) and exp.init.name == name
     ]
-    own = file.variants[name].seed
-    if file.seeds is None or (asked and not any(v.per_seed for v in asked)):
-        return (own,)
+    own_seed = file.variants[name].seed
+    if file.seeds is None or (requested and not any(v.per_seed for v in requested)):
+        return (own_seed,)
     return file.seeds
 
 
 def _source(init: Variant, seeds, seed: int, out: pathlib.Path):
-    at = seed if init.per_seed else seeds[init.name][0]
-    path = str(_directory(out, init.name, at))
+    seed_used = seed if init.per_seed else seeds[init.name][0]
+    path = str(_directory(out, init.name, seed_used))
     return pretrained.FromRun(path, init.reset, init.ignore, init.which)
 
 
@@ -96,7 +96,7 @@ def _directory(out: pathlib.Path, name: str, seed: int) -> pathlib.Path:
 
 
 def ordered(variants: Mapping[str, Experiment]) -> list[str]:
-    """Returns the names so that each comes after the one that it starts from.
+    """The names so that each comes after the one that it starts from.
 
     Raises:
       UserError: an unknown variant, or variants that wait for each other.

@@ -10,7 +10,7 @@ from jaxtl.models import merging
 
 
 def between(run, tuned: tuple[PyTree, PyTree], alpha) -> tuple[PyTree, PyTree]:
-    """Returns (1 − α)·θ₀ + α·θ and the statistics between, likewise.
+    """(1 − α)·θ₀ + α·θ and the statistics between, likewise.
 
     What has no source (a new head) is as it was tuned at every α.
 
@@ -20,8 +20,8 @@ def between(run, tuned: tuple[PyTree, PyTree], alpha) -> tuple[PyTree, PyTree]:
       alpha: α in [0, 1].
     """
     start = (run.source.params, run.source.stats)
-    known = trees.flatten(start)
-    sourced = trees.map_with_path(lambda p, x: x if p in known else None, tuned)
+    start_leaves = trees.flatten(start)
+    sourced = trees.map_with_path(lambda p, x: x if p in start_leaves else None, tuned)
     start = trees.like(tuned, start)
     mixed = trees.fill(_interpolate(start, sourced, alpha), tuned)
     return sharding.place(mixed, run.program.mesh)
@@ -41,11 +41,11 @@ def choose(run) -> float:
     tuned = run.weights("best")
     monitor = run.monitor or metrics.main(run.program.task)
     sign = 1 if metrics.higher_is_better(monitor) else -1
-    found = []
+    candidates = []
     for alpha in sorted(run.exp.wise_ft):
         params, stats = between(run, tuned, alpha)
         values = evaluate.evaluate_weights(run, params, stats, "val")
-        found.append((sign * metrics.monitored(values, monitor), alpha, values))
-    value, alpha, values = max(found, key=lambda one: one[:2])
+        candidates.append((sign * metrics.monitored(values, monitor), alpha, values))
+    value, alpha, values = max(candidates, key=lambda one: one[:2])
     run.set_best(between(run, tuned, alpha), sign * value, values)
     return alpha
