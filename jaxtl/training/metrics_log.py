@@ -43,7 +43,7 @@ class Log:
         if run.directory is None:
             return self
         path = run.directory / "metrics.jsonl"
-        # Lines after the checkpoint that a resumed run starts from will be logged again.
+        # Lines after the checkpoint that a resumed run starts from are logged again.
         lines_before = []
         if path.exists():
             lines = path.read_text().splitlines()

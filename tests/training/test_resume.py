@@ -239,7 +239,7 @@ def test_other_splits_are_noticed(tmp_path):
     data = run.parts.datasets["target"]
     data.rows["val"][:] = np.roll(data.rows["val"], 1)
     splits.save_splits(tmp_path / "run" / "splits.npz", data)
-    with pytest.raises(tl.UserError, match=r"carved otherwise .*\(val changed\)"):
+    with pytest.raises(tl.UserError, match=r"split differently .*\(val changed\)"):
         tl.resume(tmp_path / "run")
 
 
