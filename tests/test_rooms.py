@@ -130,6 +130,15 @@ def test_packages_only_hand_names_on(path):
             assert isinstance(node, ast.Assign)
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=name)
+def test_no_exported_name_is_hidden_by_a_module(path):
+    """Importing a module binds its name in the package, in place of the export."""
+    modules = {child.stem for child in path.parent.iterdir()}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            assert not {alias.name for alias in node.names} & modules
+
+
 def test_importing_jaxtl_imports_nothing_heavy():
     heavy = "jax flax optax orbax numpy pydantic tensorflow tensorflow_datasets grain"
     code = (

@@ -17,7 +17,7 @@ from jaxtl.analysis.alignment import (
     SubspaceAlignment,
     nearest_neighbor_accuracy,
 )
-from jaxtl.analysis.alignment.nearest_neighbor import unit
+from jaxtl.analysis.alignment.neighbors import unit
 from jaxtl.data import paths
 from jaxtl.results.published import ABOVE, BELOW, Published, PublishedRow, Study
 
@@ -109,7 +109,7 @@ def _tca(xs, ys, xt, pair):
 
 
 def _jda(xs, ys, xt, pair):
-    method = JDA(100, ridge=1.0, kernel="linear", iterations=10, normalise=True)
+    method = JDA(100, ridge=1.0, kernel="linear", iterations=10, normalize=True)
     return method.fit_transform(unit(xs), unit(xt), ys)
 
 

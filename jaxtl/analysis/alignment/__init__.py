@@ -1,8 +1,8 @@
-"""Domain adaptation on arrays of features: numpy in, numpy out, float64, no training.
+"""Domain adaptation on arrays of features, in numpy and float64, in scikit-learn style.
 
 Methods that map features have `fit(xs, xt[, ys])`, `transform(x, domain)` and
-`fit_transform`; those that weigh source examples have `fit(xs, xt)` and `weights`,
-which any scikit-learn learner takes as `sample_weight`; TrAdaBoost is a classifier.
+`fit_transform`. Methods that weight source examples have `fit(xs, xt)` and `weights`,
+which any scikit-learn learner takes as `sample_weight`. TrAdaBoost is a classifier.
 """
 
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .jda import JDA as JDA
     from .kliep import KLIEP as KLIEP
     from .kmm import KMM as KMM
-    from .nearest_neighbor import nearest_neighbor as nearest_neighbor
-    from .nearest_neighbor import nearest_neighbor_accuracy as nearest_neighbor_accuracy
+    from .neighbors import nearest_neighbor as nearest_neighbor
+    from .neighbors import nearest_neighbor_accuracy as nearest_neighbor_accuracy
     from .optimal_transport import OTMapping as OTMapping
     from .subspace import SubspaceAlignment as SubspaceAlignment
     from .tca import TCA as TCA

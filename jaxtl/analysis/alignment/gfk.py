@@ -1,14 +1,19 @@
-"""Geodesic flow kernel: features along the whole way from one subspace to another."""
+"""Geodesic flow kernel: features integrated along a path between two subspaces."""
+
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxtl.analysis.alignment import base
 
-TINY = 1e-10  # sin θ below which two directions are one
+MIN_SINE = 1e-10  # sin θ below which two directions count as equal
 
 
-def principal_angles(ps: np.ndarray, pt: np.ndarray):
-    """Returns the angles between two subspaces, and the frame the geodesic turns in.
+def principal_angles(
+    ps: np.ndarray, pt: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes the angles between two subspaces, and the frame of their geodesic.
 
     The geodesic is Φ(t) = A cos(tΘ) + B sin(tΘ), Φ(0) spanning P_S and Φ(1) P_T; eq. 4
     of the paper has A = P_S U₁ and B = −R_S U₂.
@@ -23,15 +28,19 @@ def principal_angles(ps: np.ndarray, pt: np.ndarray):
     """
     u, cosines, vt = np.linalg.svd(ps.T @ pt)
     a = ps @ u
-    rest = pt @ vt.T - a * cosines
-    # The sine from the remainder: arccos loses half of its digits near angle 0.
-    sines = np.linalg.norm(rest, axis=0)
-    b = rest / np.where(sines > TINY, sines, np.inf)
-    return np.arctan2(np.where(sines > TINY, sines, 0.0), cosines), a, b
+    residual = pt @ vt.T - a * cosines
+    # The residual gives the sine: arccos loses half of its digits near angle 0.
+    sines = np.linalg.norm(residual, axis=0)
+    b = residual / np.where(sines > MIN_SINE, sines, np.inf)
+    return np.arctan2(np.where(sines > MIN_SINE, sines, 0.0), cosines), a, b
 
 
-def flow_weights(angles: np.ndarray):
-    """Returns ∫₀¹ cos², ∫₀¹ cos·sin and ∫₀¹ sin² of tθ, each (k,): Λ₁/2, −Λ₂/2, Λ₃/2.
+def _flow_weights(
+    angles: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes ∫₀¹ cos², ∫₀¹ cos·sin and ∫₀¹ sin² of tθ, each (k,).
+
+    They are the paper's Λ₁/2, −Λ₂/2 and Λ₃/2.
 
     References:
       Gong, Shi, Sha & Grauman, Geodesic Flow Kernel for Unsupervised Domain Adaptation,
@@ -43,20 +52,24 @@ def flow_weights(angles: np.ndarray):
 
 
 def factor(angles: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns L, (d, 2k), with L Lᵀ = ∫₀¹ Φ(t)Φ(t)ᵀ dt = G."""
-    first, mixed, last = flow_weights(angles)
-    # Cholesky of each angle's [[first, mixed], [mixed, last]].
-    top = np.sqrt(first)
-    low = mixed / top
-    corner = np.sqrt(np.maximum(last - low**2, 0.0))
-    return np.concatenate([a * top + b * low, b * corner], 1)
+    """Computes L, (d, 2k), with L Lᵀ = ∫₀¹ Φ(t)Φ(t)ᵀ dt = G.
+
+    Args:
+      angles, a, b: from `principal_angles`.
+    """
+    cos_cos, cos_sin, sin_sin = _flow_weights(angles)
+    # Cholesky factor of each angle's [[cos_cos, cos_sin], [cos_sin, sin_sin]].
+    upper_left = np.sqrt(cos_cos)
+    lower_left = cos_sin / upper_left
+    lower_right = np.sqrt(np.maximum(sin_sin - lower_left**2, 0.0))
+    return np.concatenate([a * upper_left + b * lower_left, b * lower_right], 1)
 
 
-class GFK(base.Mapping):
-    """Rows of either domain to x L, so that dot products are xᵀGx'.
+class GFK(base.FeatureMap):
+    """Maps rows x of either domain to x L, so that dot products are xᵀGx'.
 
-    Nearest neighbours of the mapped rows are those of the kernel's own distance. Rows
-    are taken less the mean of the domain they belong to.
+    Nearest neighbors of the mapped rows are nearest in the kernel's distance. The mean
+    of its domain is subtracted from each row.
 
     Attributes:
       dimension: k, below the rank of either domain. (The paper's k ≤ d/2 is what its
@@ -66,18 +79,18 @@ class GFK(base.Mapping):
       Gong et al., CVPR 2012, eq. 4 to 8.
     """
 
-    def __init__(self, dimension: int = 20):
+    def __init__(self, dimension: int = 20) -> None:
         self.dimension = dimension
 
-    def fit(self, xs, xt, ys=None):
-        xs, xt = base.pair(self, xs, xt)
-        source, ps = base.principal(self, "xs", xs, self.dimension)
-        target, pt = base.principal(self, "xt", xt, self.dimension)
-        self.means_ = {"source": source, "target": target}
+    def fit(self, xs: ArrayLike, xt: ArrayLike, ys: ArrayLike | None = None) -> Self:
+        xs, xt = base.check_pair(self, xs, xt)
+        source_mean, ps = base.principal_directions(self, "xs", xs, self.dimension)
+        target_mean, pt = base.principal_directions(self, "xt", xt, self.dimension)
+        self.means_ = {"source": source_mean, "target": target_mean}
         self.angles_, a, b = principal_angles(ps, pt)
         self.factor_ = factor(self.angles_, a, b)
         self.width_ = xs.shape[1]
         return self
 
-    def _transform(self, x, domain):
+    def _transform(self, x: np.ndarray, domain: str) -> np.ndarray:
         return (x - self.means_[domain]) @ self.factor_

@@ -1,21 +1,24 @@
-"""Joint distribution adaptation: TCA whose classes' means are drawn together too."""
+"""Joint distribution adaptation: TCA that also aligns the means of the classes."""
+
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from jaxtl.analysis.alignment import base, nearest_neighbor
-from jaxtl.analysis.alignment.tca import Kernelised, components, contrast
+from jaxtl.analysis.alignment import base, neighbors
+from jaxtl.analysis.alignment.tca import KernelFeatureMap, components, contrast
 
 
-def class_contrasts(ys: np.ndarray, guessed: np.ndarray) -> np.ndarray:
-    """Returns (n + m, C): a column e_c per class, M_c = e_c e_cᵀ.
+def class_contrasts(ys: np.ndarray, pseudo_labels: np.ndarray) -> np.ndarray:
+    """Computes a column e_c per class, (n + m, C), with M_c = e_c e_cᵀ.
 
-    e_c is 1/n_c on the class's source rows and −1/m_c on its target rows. A class that
-    no target row is guessed to be keeps its source half alone, as in the authors'
+    e_c is 1/n_c on the class's source rows and −1/m_c on its target rows. For a class
+    that is no target row's pseudo-label, the target part is 0, as in the authors'
     program.
 
     Args:
       ys: (n,) source labels.
-      guessed: (m,) target pseudo-labels.
+      pseudo_labels: (m,) of the target.
 
     References:
       Long, Wang, Ding, Sun & Yu, Transfer Feature Learning with Joint Distribution
@@ -23,17 +26,17 @@ def class_contrasts(ys: np.ndarray, guessed: np.ndarray) -> np.ndarray:
     """
     columns = []
     for label in np.unique(ys):
-        source, target = ys == label, guessed == label
-        halves = source / source.sum(), target / -max(target.sum(), 1)
-        columns.append(np.concatenate(halves))
+        source, target = ys == label, pseudo_labels == label
+        parts = source / source.sum(), target / -max(target.sum(), 1)
+        columns.append(np.concatenate(parts))
     return np.stack(columns, 1)
 
 
-class JDA(Kernelised):
-    """Rows of both domains to k components, refined with its own target labels.
+class JDA(KernelFeatureMap):
+    """Maps rows of both domains to k components, refined by target pseudo-labels.
 
-    Each iteration labels the target by its nearest source row, and solves TCA's problem
-    with M = (marginal·M_0 + Σ_c M_c) / ‖·‖_F. Target labels are never read.
+    Each iteration solves TCA's problem with M = (marginal·M_0 + Σ_c M_c) / ‖·‖_F, then
+    labels each target row as its nearest source row. Target labels are never read.
 
     Attributes:
       dimension: k.
@@ -42,9 +45,9 @@ class JDA(Kernelised):
       iterations: T; 1 is TCA (with M scaled to norm 1).
       marginal: weight of M_0; None is the number of classes, as in the authors'
         program. The paper's eq. 8 has 1.
-      normalise: whether rows of Z are scaled to length 1 before they are compared, and
+      normalize: whether rows of Z are scaled to length 1 before they are compared, and
         by `transform`.
-      labels_: (m,) the target's labels after the last iteration.
+      labels_: (m,) pseudo-labels of the target after the last iteration.
 
     References:
       Long et al., ICCV 2013, eq. 8 and 9, algorithm 1. That M is divided by its norm is
@@ -59,39 +62,39 @@ class JDA(Kernelised):
         bandwidth: float | None = None,
         iterations: int = 10,
         marginal: float | None = None,
-        normalise: bool = False,
-    ):
+        normalize: bool = False,
+    ) -> None:
         self.dimension = dimension
         self.ridge = ridge
         self.kernel = kernel
         self.bandwidth = bandwidth
         self.iterations = iterations
         self.marginal = marginal
-        self.normalise = normalise
+        self.normalize = normalize
 
-    def fit(self, xs, xt, ys=None):
-        xs, xt = base.pair(self, xs, xt)
-        ys = base.labels(self, "ys", ys, len(xs))
-        base.whole(self, "iterations", self.iterations, 10_000, "rounds of labelling")
+    def fit(self, xs: ArrayLike, xt: ArrayLike, ys: ArrayLike | None = None) -> Self:
+        xs, xt = base.check_pair(self, xs, xt)
+        ys = base.check_labels(self, "ys", ys, len(xs))
+        base.check_integer(
+            self, "iterations", self.iterations, 10_000, "rounds of labelling"
+        )
         weight = len(np.unique(ys)) if self.marginal is None else self.marginal
-        base.number(self, "marginal", weight, 0)
+        base.check_number(self, "marginal", weight, 0)
         phi = self._prepare(xs, xt)
-        margin = np.sqrt(weight) * contrast(len(xs), len(xt))[:, None]
-        contrasts = margin
+        marginal = np.sqrt(weight) * contrast(len(xs), len(xt))[:, None]
+        contrasts = marginal
         for _ in range(self.iterations):
             norm = np.linalg.norm(contrasts.T @ contrasts)  # = ‖E Eᵀ‖_F
             scaled = contrasts / np.sqrt(norm) if norm > 0 else contrasts
             self.components_ = components(phi, scaled, self.ridge, self.dimension)
-            z = self._scaled(phi @ self.components_)
-            self.labels_ = nearest_neighbor.nearest_neighbor(
-                z[: len(xs)], ys, z[len(xs) :]
-            )
+            z = self._normalized(phi @ self.components_)
+            self.labels_ = neighbors.nearest_neighbor(z[: len(xs)], ys, z[len(xs) :])
             classes = class_contrasts(ys, self.labels_)
-            contrasts = np.concatenate([margin, classes], 1)
+            contrasts = np.concatenate([marginal, classes], 1)
         return self
 
-    def _scaled(self, z):
-        return nearest_neighbor.unit(z) if self.normalise else z
+    def _normalized(self, z: np.ndarray) -> np.ndarray:
+        return neighbors.unit(z) if self.normalize else z
 
-    def _transform(self, x, domain):
-        return self._scaled(super()._transform(x, domain))
+    def _transform(self, x: np.ndarray, domain: str) -> np.ndarray:
+        return self._normalized(super()._transform(x, domain))

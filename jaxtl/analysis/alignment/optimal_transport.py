@@ -1,6 +1,9 @@
-"""Optimal transport: move the source onto the target, then learn where it lands."""
+"""Optimal transport: maps source rows to target rows at the lowest total cost."""
+
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, sparse, special
 from scipy.spatial import distance
 
@@ -9,14 +12,22 @@ from jaxtl.core.errors import UserError
 
 METRICS = ("sqeuclidean", "cityblock", "cosine")
 SCALES = ("none", "max", "median")
-LARGE, TINY = 1e100, 1e-300  # scalings between which products don't over- or underflow
+# Outside of these, Sinkhorn's scalings may make products over- or underflow.
+_MAX_SCALING, _MIN_MASS = 1e100, 1e-300
+_MASS_OFFSET = 1e-3  # ε, as in POT; without it, a class that sends no mass never would
 
 
 def exact(cost: np.ndarray) -> np.ndarray:
-    """Returns the plan γ, (n, m), of least Σ γ·cost with rows 1/n and columns 1/m.
+    """Computes the plan γ, (n, m), of least Σ γ·cost with rows 1/n and columns 1/m.
 
-    Equal counts are an assignment (Jonker–Volgenant); others a linear program (HiGHS),
-    whose time grows quickly with the counts.
+    Equal numbers of rows are an assignment problem (Jonker–Volgenant), others a linear
+    program (HiGHS), whose time grows quickly with the numbers.
+
+    Args:
+      cost: (n, m), between source and target rows.
+
+    Raises:
+      UserError: the linear program fails.
 
     References:
       Courty, Flamary, Tuia & Rakotomamonjy, Optimal Transport for Domain Adaptation,
@@ -35,74 +46,102 @@ def exact(cost: np.ndarray) -> np.ndarray:
         ]
     ).tocsr()
     goal = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
-    # One of the n + m equations follows from the others.
-    found = optimize.linprog(cost.ravel(), A_eq=margins[:-1], b_eq=goal[:-1])
-    if not found.success:
-        raise UserError(f"OTMapping: the linear program found no plan: {found.message}")
-    return np.maximum(found.x, 0).reshape(n, m)
+    # The last of the n + m equations follows from the remaining ones.
+    result = optimize.linprog(cost.ravel(), A_eq=margins[:-1], b_eq=goal[:-1])
+    if not result.success:
+        raise UserError(
+            f"OTMapping: the linear program found no plan: {result.message}"
+        )
+    return np.maximum(result.x, 0).reshape(n, m)
 
 
 def sinkhorn(
     cost: np.ndarray, entropy: float, steps: int = 1000, tolerance: float = 1e-9
 ) -> np.ndarray:
-    """Returns the plan of least Σ γ·cost + entropy·Σ γ(log γ − 1), margins as `exact`.
+    """Computes the plan of least Σ γ·cost + entropy·Σ γ(log γ − 1), margins as `exact`.
 
-    It stops where the rows' sums are right to `tolerance` in total (columns' always
-    are), or after `steps`. Steps are products with the kernel as long as its scalings
-    stay in range; one in logarithms then takes them up, so a small entropy doesn't
-    underflow.
+    It stops where the absolute errors of the rows' sums total at most `tolerance` (the
+    columns' sums are always right), or after `steps`. A step multiplies by the kernel
+    while the scalings stay in range; otherwise a step in logarithms first absorbs them
+    into the potentials, so that a small entropy doesn't underflow.
+
+    Args:
+      cost: (n, m).
+      entropy: above 0.
+      steps: maximum number of steps.
+      tolerance: of the margins.
 
     References:
       Cuturi, Sinkhorn Distances, NeurIPS 2013; Courty et al., 2017, eq. 7. Schmitzer,
       Stabilized Sparse Scaling Algorithms, SIAM J. Sci. Comput. 41 (2019), for the
-      change between the two.
+      absorption of the scalings.
     """
     n, m = cost.shape
     score = -cost / entropy
-    right = np.zeros((1, m))
+    column_potential = np.zeros((1, m))
+    # A mass of zeros makes the first step one in logarithms, which sets the kernel.
     u, v, mass = np.ones(n), np.ones(m), np.zeros(n)
     for _ in range(steps):
-        if max(u.max(), v.max()) > LARGE or mass.min() < TINY:
-            right = right + np.log(v)
-            left = -np.log(n) - special.logsumexp(score + right, axis=1, keepdims=True)
-            right = -np.log(m) - special.logsumexp(score + left, axis=0, keepdims=True)
-            u, v, kernel = np.ones(n), np.ones(m), np.exp(score + left + right)
+        if max(u.max(), v.max()) > _MAX_SCALING or mass.min() < _MIN_MASS:
+            column_potential = column_potential + np.log(v)
+            row_potential = -np.log(n) - special.logsumexp(
+                score + column_potential, axis=1, keepdims=True
+            )
+            column_potential = -np.log(m) - special.logsumexp(
+                score + row_potential, axis=0, keepdims=True
+            )
+            kernel = np.exp(score + row_potential + column_potential)
+            u, v = np.ones(n), np.ones(m)
         mass = kernel @ v
         if np.abs(u * mass - 1 / n).sum() <= tolerance:
             break
-        u = 1 / n / np.maximum(mass, TINY)
-        v = 1 / m / np.maximum(kernel.T @ u, TINY)
+        u = 1 / n / np.maximum(mass, _MIN_MASS)
+        v = 1 / m / np.maximum(kernel.T @ u, _MIN_MASS)
     return u[:, None] * kernel * v
 
 
-FLOOR = 1e-3  # ε, as in POT; with none, a class that once sends nothing never would
-
-
 def class_penalty(plan: np.ndarray, ys: np.ndarray, power: float = 0.5) -> np.ndarray:
-    """Returns p·(Σ_{i of class c} γ_ij + ε)^(p−1) for each (i, j), (n, m).
+    """Computes p·(Σ_{i of class c} γ_ij + ε)^(p−1) for each (i, j), (n, m).
 
-    The slope of Ω(γ) = Σ_j Σ_c (Σ_{i of c} γ_ij + ε)^p, which is low where all that a
-    target row receives comes from one class.
+    That is the gradient of Ω(γ) = Σ_j Σ_c (Σ_{i of c} γ_ij + ε)^p, which is low where
+    all mass that a target row receives comes from one class.
+
+    Args:
+      plan: (n, m) γ.
+      ys: (n,) source labels.
+      power: p.
 
     References:
       Courty, Flamary & Tuia, Domain Adaptation with Regularized Optimal Transport, ECML
       2014, eq. 6 to 8 (p = ½).
     """
-    slope = np.empty_like(plan)
+    gradient = np.empty_like(plan)
     for label in np.unique(ys):
         members = ys == label
-        mass = plan[members].sum(0) + FLOOR
-        slope[members] = power * mass ** (power - 1)
-    return slope
+        mass = plan[members].sum(0) + _MASS_OFFSET
+        gradient[members] = power * mass ** (power - 1)
+    return gradient
 
 
-def class_regularised(
-    cost, ys, entropy: float, strength: float, rounds: int = 10, steps: int = 1000
+def class_regularized(
+    cost: np.ndarray,
+    ys: np.ndarray,
+    entropy: float,
+    strength: float,
+    rounds: int = 10,
+    steps: int = 1000,
 ) -> np.ndarray:
-    """Returns a plan of low cost + entropy + strength·Ω (see `class_penalty`).
+    """Computes a plan of low cost + entropy + strength·Ω (see `class_penalty`), (n, m).
 
-    Majorisation and minimisation: Sinkhorn, with Ω's slope at the last plan added to
-    the cost.
+    Majorization and minimization: each round runs Sinkhorn with the gradient of Ω at
+    the last plan added to the cost.
+
+    Args:
+      cost: (n, m).
+      ys: (n,) source labels.
+      entropy, strength: weights of the two penalties.
+      rounds: number of rounds after the first plan, which has no class penalty.
+      steps: maximum number of steps of Sinkhorn per round.
 
     References:
       Courty, Flamary & Tuia, ECML 2014, algorithm 1.
@@ -114,7 +153,11 @@ def class_regularised(
 
 
 def barycentric(plan: np.ndarray, xt: np.ndarray) -> np.ndarray:
-    """Returns where each source row goes, (n, d): the mean of target rows by its plan.
+    """Computes the image of each source row, (n, d): the plan's mean of target rows.
+
+    Args:
+      plan: (n, m).
+      xt: (m, d) target rows.
 
     References:
       Courty et al., 2017, eq. 16.
@@ -123,18 +166,18 @@ def barycentric(plan: np.ndarray, xt: np.ndarray) -> np.ndarray:
     return (plan @ xt) / np.where(mass > 0, mass, 1.0)
 
 
-class OTMapping(base.Mapping):
-    """Source rows to where the plan takes them; target rows as they are.
+class OTMapping(base.FeatureMap):
+    """Maps source rows to their image under the plan; keeps target rows as they are.
 
-    A row that was not fitted moves as its nearest fitted source
-    row does (Ferradans et al., 2014; Courty et al., 2017, section 4.3).
+    A row that was not fitted is shifted as its nearest fitted source row is (Ferradans
+    et al., 2014; Courty et al., 2017, section 4.3).
 
     Attributes:
-      entropy: 0 is the exact plan; above it, Sinkhorn's, in units of the scaled cost.
+      entropy: 0 takes the exact plan, more Sinkhorn's; in units of the scaled cost.
       classes: strength of the class penalty, 0 for none; it needs labels and entropy.
       metric: of the cost between rows: "sqeuclidean", ‖x − x'‖²; "cityblock"; "cosine".
-      scale: what the cost is divided by: "none", its "max" or its "median".
-      steps: of Sinkhorn, at most.
+      scale: divisor of the cost: "none", its "max" or its "median".
+      steps: maximum number of steps of Sinkhorn.
       plan_: (n, m) after `fit`.
 
     References:
@@ -148,29 +191,29 @@ class OTMapping(base.Mapping):
         metric: str = "sqeuclidean",
         scale: str = "none",
         steps: int = 1000,
-    ):
+    ) -> None:
         self.entropy = entropy
         self.classes = classes
         self.metric = metric
         self.scale = scale
         self.steps = steps
 
-    def fit(self, xs, xt, ys=None):
-        xs, xt = base.pair(self, xs, xt)
-        base.number(self, "entropy", self.entropy, 0)
-        base.number(self, "classes", self.classes, 0)
-        base.one_of(self, "metric", self.metric, METRICS)
-        base.one_of(self, "scale", self.scale, SCALES)
-        base.whole(self, "steps", self.steps, 10**9, "rounds of Sinkhorn")
+    def fit(self, xs: ArrayLike, xt: ArrayLike, ys: ArrayLike | None = None) -> Self:
+        xs, xt = base.check_pair(self, xs, xt)
+        base.check_number(self, "entropy", self.entropy, 0)
+        base.check_number(self, "classes", self.classes, 0)
+        base.check_choice(self, "metric", self.metric, METRICS)
+        base.check_choice(self, "scale", self.scale, SCALES)
+        base.check_integer(self, "steps", self.steps, 10**9, "steps of Sinkhorn")
         cost = self._cost(xs, xt)
         if self.classes > 0 and self.entropy == 0:
             raise UserError(
-                "OTMapping: classes= penalises a plan with entropy; give entropy= a "
+                "OTMapping: classes= penalizes a plan with entropy; give entropy= a "
                 "number above 0."
             )
         if self.classes > 0:
-            ys = base.labels(self, "ys", ys, len(xs))
-            self.plan_ = class_regularised(
+            ys = base.check_labels(self, "ys", ys, len(xs))
+            self.plan_ = class_regularized(
                 cost, ys, self.entropy, self.classes, steps=self.steps
             )
         elif self.entropy > 0:
@@ -181,7 +224,8 @@ class OTMapping(base.Mapping):
         self.moves_ = barycentric(self.plan_, xt) - xs
         return self
 
-    def _cost(self, xs, xt):
+    def _cost(self, xs: np.ndarray, xt: np.ndarray) -> np.ndarray:
+        """Computes the scaled cost between rows, (n, m)."""
         cost = distance.cdist(xs, xt, self.metric)
         if not np.isfinite(cost).all():
             raise UserError(
@@ -189,15 +233,15 @@ class OTMapping(base.Mapping):
             )
         if self.scale == "none":
             return cost
-        size = cost.max() if self.scale == "max" else np.median(cost)
-        if size == 0:
+        scale = cost.max() if self.scale == "max" else np.median(cost)
+        if scale == 0:
             raise UserError(
                 f"OTMapping: scale={self.scale!r} would divide by a cost of 0; take "
                 "'none'."
             )
-        return cost / size
+        return cost / scale
 
-    def _transform(self, x, domain):
+    def _transform(self, x: np.ndarray, domain: str) -> np.ndarray:
         if domain == "target":
             return x
         return x + self.moves_[base.squared_distances(x, self.rows_).argmin(1)]

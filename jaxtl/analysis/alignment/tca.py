@@ -1,19 +1,22 @@
-"""Transfer component analysis: directions of much variance and little mean discrepancy.
+"""Transfer component analysis: directions of large variance and similar domain means.
 
 `components` solves the eigenproblem of TCA and of JDA (jda.py).
 """
 
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import linalg
 
 from jaxtl.analysis.alignment import base
 
-# Shares of a kernel's largest eigenvalue below which rounding has the say.
-RANK = 1e-10
+# Eigenvalues of a kernel below this share of the largest are rounding errors.
+RANK_TOLERANCE = 1e-10
 
 
 def contrast(n: int, m: int) -> np.ndarray:
-    """Returns e, (n + m,): 1/n on source rows, −1/m on target rows; L = e eᵀ.
+    """Computes e, (n + m,), 1/n on source and −1/m on target rows; L = e eᵀ.
 
     tr(KL) is then the squared distance of the two means in feature space.
 
@@ -24,12 +27,14 @@ def contrast(n: int, m: int) -> np.ndarray:
     return np.concatenate([np.full(n, 1 / n), np.full(m, -1 / m)])
 
 
-def components(phi: np.ndarray, contrasts: np.ndarray, ridge: float, count: int):
-    """Returns W, (r, k): the leading solutions of ΦᵀHΦ w = μ (ΦᵀMΦ + λI) w.
+def components(
+    phi: np.ndarray, contrasts: np.ndarray, ridge: float, count: int
+) -> np.ndarray:
+    """Computes W, (r, k), the leading solutions of ΦᵀHΦ w = μ (ΦᵀMΦ + λI) w.
 
-    They minimise tr(Wᵀ(ΦᵀMΦ + λI)W) under WᵀΦᵀHΦW = I, H centring and M = E Eᵀ, up to
-    the lengths of the columns: each has length 1 here, as figures published for TCA
-    and JDA were computed with.
+    They minimize tr(Wᵀ(ΦᵀMΦ + λI)W) under WᵀΦᵀHΦW = I, where H centers and M = E Eᵀ, up
+    to the lengths of the columns: these are 1 here, as in the programs that computed
+    the published figures of TCA and JDA.
 
     Args:
       phi: (N, r) rows of both domains, in features or in a kernel's eigenbasis.
@@ -40,30 +45,30 @@ def components(phi: np.ndarray, contrasts: np.ndarray, ridge: float, count: int)
     References:
       Pan et al., 2011, eq. 10 and proposition 1.
     """
-    centred = phi - phi.mean(0)
+    centered = phi - phi.mean(0)
     gaps = phi.T @ contrasts
-    last = phi.shape[1]
-    _, found = linalg.eigh(
-        centred.T @ centred,
-        gaps @ gaps.T + ridge * np.eye(last),
-        subset_by_index=[last - count, last - 1],
+    rank = phi.shape[1]
+    _, vectors = linalg.eigh(
+        centered.T @ centered,
+        gaps @ gaps.T + ridge * np.eye(rank),
+        subset_by_index=[rank - count, rank - 1],
     )
-    found = found[:, ::-1]
-    return found / np.linalg.norm(found, axis=0)
+    vectors = vectors[:, ::-1]
+    return vectors / np.linalg.norm(vectors, axis=0)
 
 
-class Kernelised(base.Mapping):
-    """What TCA and JDA share: a kernel, and rows as coordinates in its eigenbasis.
+class KernelFeatureMap(base.FeatureMap):
+    """Base of TCA and JDA: a kernel, and rows as coordinates in its eigenbasis.
 
     With K = VSVᵀ, coefficients α of Kα only matter within V's columns, and λ‖α‖² is
     kept by writing α = Vw: the problem in w has Φ = VS, of K's rank instead of N. For
-    kernel="primal" Φ are the features themselves (λ then weighs feature directions).
+    kernel="primal" Φ are the features themselves (λ then weights feature directions).
     """
 
-    def _prepare(self, xs, xt):
-        """Checks the settings; stores the rows and returns Φ."""
-        base.one_of(self, "kernel", self.kernel, (*base.KERNELS, "primal"))
-        base.number(self, "ridge", self.ridge, 0, open_=True)
+    def _prepare(self, xs: np.ndarray, xt: np.ndarray) -> np.ndarray:
+        """Checks the settings, stores the rows and their eigenbasis; returns Φ."""
+        base.check_choice(self, "kernel", self.kernel, (*base.KERNELS, "primal"))
+        base.check_number(self, "ridge", self.ridge, 0, exclusive=True)
         x = np.concatenate([xs, xt])
         self.width_ = x.shape[1]
         if self.kernel == "primal":
@@ -75,30 +80,30 @@ class Kernelised(base.Mapping):
             u, scales, _ = np.linalg.svd(x, full_matrices=False)
             values = scales**2
         else:
-            self.bandwidth_ = base.bandwidth(self, self.bandwidth, x)
+            self.bandwidth_ = base.kernel_bandwidth(self, self.bandwidth, x)
             values, u = np.linalg.eigh(self._kernel(x))
-        kept = values > RANK * values.max()
-        self._check_dimension(int(kept.sum()))
-        self.basis_ = u[:, kept]
-        return self.basis_ * values[kept]
+        positive = values > RANK_TOLERANCE * values.max()
+        self._check_dimension(int(positive.sum()))
+        self.basis_ = u[:, positive]
+        return self.basis_ * values[positive]
 
     def _check_dimension(self, rank: int) -> None:
-        base.whole(
-            self, "dimension", self.dimension, rank, "the rank of what it is taken from"
-        )
+        reason = "the rank of the kernel or of the features"
+        base.check_integer(self, "dimension", self.dimension, rank, reason)
 
-    def _kernel(self, x):
+    def _kernel(self, x: np.ndarray) -> np.ndarray:
+        """Computes the kernel between rows and the fitted rows, (rows, n + m)."""
         if self.kernel == "linear":
             return x @ self.rows_.T
-        return base.rbf(x, self.rows_, self.bandwidth_)
+        return base.rbf_kernel(x, self.rows_, self.bandwidth_)
 
-    def _transform(self, x, domain):
+    def _transform(self, x: np.ndarray, domain: str) -> np.ndarray:
         phi = x if self.basis_ is None else self._kernel(x) @ self.basis_
         return phi @ self.components_
 
 
-class TCA(Kernelised):
-    """Rows of both domains to k transfer components.
+class TCA(KernelFeatureMap):
+    """Maps rows of both domains to k transfer components.
 
     Attributes:
       dimension: k.
@@ -116,14 +121,14 @@ class TCA(Kernelised):
         ridge: float = 1.0,
         kernel: str = "linear",
         bandwidth: float | None = None,
-    ):
+    ) -> None:
         self.dimension = dimension
         self.ridge = ridge
         self.kernel = kernel
         self.bandwidth = bandwidth
 
-    def fit(self, xs, xt, ys=None):
-        xs, xt = base.pair(self, xs, xt)
+    def fit(self, xs: ArrayLike, xt: ArrayLike, ys: ArrayLike | None = None) -> Self:
+        xs, xt = base.check_pair(self, xs, xt)
         phi = self._prepare(xs, xt)
         gap = contrast(len(xs), len(xt))[:, None]
         self.components_ = components(phi, gap, self.ridge, self.dimension)

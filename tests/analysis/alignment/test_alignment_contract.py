@@ -1,4 +1,4 @@
-"""What every method on features promises: shapes, types, and one sentence of error."""
+"""The contract of all methods on features: shapes, types, errors of one sentence."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from jaxtl.analysis.alignment import (
 from jaxtl.core.errors import UserError
 
 N, M, D = 14, 11, 6
-# method, width of what it returns
+# Method, width of the mapped rows.
 MAPPINGS = [
     (CORAL(), D),
     (SubspaceAlignment(3), 3),
@@ -32,7 +32,7 @@ MAPPINGS = [
     (TCA(3, kernel="rbf"), 3),
     (TCA(3, kernel="primal"), 3),
     (JDA(3, iterations=2), 3),
-    (JDA(3, kernel="rbf", iterations=2, normalise=True), 3),
+    (JDA(3, kernel="rbf", iterations=2, normalize=True), 3),
     (OTMapping(), D),
     (OTMapping(entropy=0.1, scale="max"), D),
     (OTMapping(entropy=0.1, classes=0.1, scale="median"), D),
@@ -54,37 +54,37 @@ def domains(seed=0, n=N, m=M, d=D, dtype=np.float32):
 
 
 @pytest.mark.parametrize(("method", "width"), MAPPINGS, ids=title)
-def test_mappings(method, width):
+def test_a_map_returns_finite_rows_and_changes_no_input(method, width):
     xs, ys, xt, _ = domains()
-    given = xs.copy(), xt.copy()
-    made = clone(method)
-    zs, zt = made.fit_transform(xs, xt, ys)
+    originals = xs.copy(), xt.copy()
+    fitted = clone(method)
+    zs, zt = fitted.fit_transform(xs, xt, ys)
     assert (zs.shape, zt.shape) == ((N, width), (M, width))
     assert zs.dtype == zt.dtype == np.float64
     assert np.isfinite(zs).all()
     assert np.isfinite(zt).all()
-    assert made.fit(xs, xt, ys) is made
-    np.testing.assert_array_equal(made.transform(xs, "source"), zs)
-    # New rows go through the same map, whoever stands beside them.
-    np.testing.assert_allclose(made.transform(xt[:2], "target"), zt[:2], atol=1e-9)
-    np.testing.assert_allclose(made.transform(xs[3:4], "source"), zs[3:4], atol=1e-9)
-    np.testing.assert_array_equal((xs, xt)[0], given[0])
-    np.testing.assert_array_equal((xs, xt)[1], given[1])
-    # Settings alone decide: a second one comes out the same, lists are arrays.
+    assert fitted.fit(xs, xt, ys) is fitted
+    np.testing.assert_array_equal(fitted.transform(xs, "source"), zs)
+    # New rows are mapped alike, whatever rows come with them.
+    np.testing.assert_allclose(fitted.transform(xt[:2], "target"), zt[:2], atol=1e-9)
+    np.testing.assert_allclose(fitted.transform(xs[3:4], "source"), zs[3:4], atol=1e-9)
+    np.testing.assert_array_equal((xs, xt)[0], originals[0])
+    np.testing.assert_array_equal((xs, xt)[1], originals[1])
+    # A second fit, of lists, gives the same.
     again, _ = clone(method).fit_transform(xs.tolist(), xt.tolist(), ys.tolist())
     np.testing.assert_allclose(again, zs, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", WEIGHTS, ids=title)
-def test_weights(method):
+def test_weights_fit_a_learner_and_repeat(method):
     xs, ys, xt, _ = domains()
-    made = clone(method).fit(xs, xt)
-    assert made.weights.shape == (N,)
-    assert made.weights.dtype == np.float64
-    assert (made.weights >= 0).all()
-    assert made.weights.max() > made.weights.min()
-    LogisticRegression().fit(xs, ys, sample_weight=made.weights)
-    np.testing.assert_array_equal(clone(method).fit(xs, xt).weights, made.weights)
+    fitted = clone(method).fit(xs, xt)
+    assert fitted.weights.shape == (N,)
+    assert fitted.weights.dtype == np.float64
+    assert (fitted.weights >= 0).all()
+    assert fitted.weights.max() > fitted.weights.min()
+    LogisticRegression().fit(xs, ys, sample_weight=fitted.weights)
+    np.testing.assert_array_equal(clone(method).fit(xs, xt).weights, fitted.weights)
 
 
 @pytest.mark.parametrize(
@@ -100,28 +100,28 @@ def test_weights(method):
         (lambda xs, xt: (xs, np.full(xt.shape, "a")), "xt holds no numbers"),
     ],
 )
-def test_features_that_do_not_fit(method, change, text):
+def test_features_that_do_not_fit_raise_one_sentence(method, change, text):
     xs, ys, xt, yt = domains()
     xs, xt = change(xs, xt)
     name = type(method).__name__
-    given = (xs, ys, xt, yt) if isinstance(method, TrAdaBoost) else (xs, xt, ys)
-    with pytest.raises(UserError, match=f"^{name}: .*{text}") as told:
-        clone(method).fit(*given)
-    assert str(told.value).endswith(".")
-    assert "\n" not in str(told.value)
+    arguments = (xs, ys, xt, yt) if isinstance(method, TrAdaBoost) else (xs, xt, ys)
+    with pytest.raises(UserError, match=f"^{name}: .*{text}") as raised:
+        clone(method).fit(*arguments)
+    assert str(raised.value).endswith(".")
+    assert "\n" not in str(raised.value)
 
 
-def test_what_a_fitted_method_is_asked():
+def test_wrong_calls_of_fit_and_transform_raise():
     xs, ys, xt, _ = domains()
     for method, _ in MAPPINGS:
-        made = clone(method)
+        fitted = clone(method)
         with pytest.raises(UserError, match=r"call fit\(xs, xt\) before transform"):
-            made.transform(xs, "source")
-        made.fit(xs, xt, ys)
+            fitted.transform(xs, "source")
+        fitted.fit(xs, xt, ys)
         with pytest.raises(UserError, match="did you mean 'source'"):
-            made.transform(xs, "sourze")
+            fitted.transform(xs, "sourze")
         with pytest.raises(UserError, match="x has 5 features, and it was fitted on 6"):
-            made.transform(xs[:, :5], "target")
+            fitted.transform(xs[:, :5], "target")
     with pytest.raises(UserError, match="JDA: ys is missing"):
         JDA(2).fit(xs, xt)
     with pytest.raises(UserError, match=r"OTMapping: ys has shape \(13,\)"):
@@ -149,42 +149,42 @@ def test_what_a_fitted_method_is_asked():
         (KMM(top=0.5, slack=0.1), "KMM: top=0.5 keeps the mean weight below"),
         (KLIEP(bandwidth=0), "KLIEP: bandwidth=0; expected a number above 0"),
         (KLIEP(bandwidth=1e-4), "KLIEP: bandwidth=0.0001 is so small"),
-        (KLIEP(centres=0), "KLIEP: centres=0"),
+        (KLIEP(centers=0), "KLIEP: centers=0"),
         (OTMapping(entropy=-1), "OTMapping: entropy=-1"),
-        (OTMapping(classes=1.0), "OTMapping: classes= penalises a plan with entropy"),
+        (OTMapping(classes=1.0), "OTMapping: classes= penalizes a plan with entropy"),
         (OTMapping(metric="cosin"), "metric='cosin' is unknown; did you mean 'cosine'"),
         (OTMapping(scale="mean"), "OTMapping: scale='mean' is unknown"),
         (OTMapping(entropy=1, steps=0), "OTMapping: steps=0"),
     ],
     ids=lambda value: repr(value) if hasattr(value, "fit") else "",
 )
-def test_settings_that_can_not_be(method, text):
+def test_invalid_settings_raise(method, text):
     xs, ys, xt, _ = domains()
     with pytest.raises(UserError, match=text):
         method.fit(xs, xt, ys)
 
 
-def test_one_row_and_constant_features():
+def test_one_row_and_constant_features_work_or_raise():
     xs, ys, xt, yt = domains(dtype=np.float64)
-    one = np.ones((1, D))
+    single_row = np.ones((1, D))
     for method in (CORAL(), SubspaceAlignment(1), GFK(1)):
         with pytest.raises(UserError, match=r"xs has 1 row|all 1 rows of xs are the"):
-            clone(method).fit(one, xt)
+            clone(method).fit(single_row, xt)
         with pytest.raises(UserError, match=r"xt has 1 row|all 1 rows of xt are the"):
-            clone(method).fit(xs, one)
+            clone(method).fit(xs, single_row)
     with pytest.raises(UserError, match="all 5 rows of xs are the same"):
         SubspaceAlignment(1).fit(np.ones((5, D)), xt)
     with pytest.raises(UserError, match="ridge=0 leaves the source's covariance sing"):
         CORAL(0).fit(xs[:4], xt)
     with pytest.raises(UserError, match="takes the median distance, and all 2 rows"):
-        KMM().fit(one, one)
+        KMM().fit(single_row, single_row)
     with pytest.raises(UserError, match="metric='cosine' has no value for rows of ze"):
-        OTMapping(metric="cosine").fit(0 * one, xt)
+        OTMapping(metric="cosine").fit(0 * single_row, xt)
     with pytest.raises(UserError, match="would divide by a cost of 0"):
-        OTMapping(scale="max").fit(one, one)
+        OTMapping(scale="max").fit(single_row, single_row)
     with pytest.raises(UserError, match="all 25 labels are 1"):
         TrAdaBoost().fit(xs, np.ones(N), xt, np.ones(M))
-    # One row of either domain is enough for the rest; a constant feature for all.
+    # These take a single row of either domain; all take a constant feature.
     for method in (TCA(1), JDA(1), OTMapping(), KMM(), KLIEP(bandwidth=1.0)):
         clone(method).fit(xs[:1], xt, ys[:1])
         clone(method).fit(xs, xt[:1], ys)
@@ -198,22 +198,22 @@ def test_one_row_and_constant_features():
     assert set(TrAdaBoost(rounds=3).fit(xs, ys, xt, yt).predict(xt)) <= {0, 1}
 
 
-def test_the_nearest_is_scikit_learns():
+def test_nearest_neighbor_agrees_with_scikit_learn():
     xs, ys, xt, yt = domains(1, 60, 50, dtype=np.float64)
-    theirs = KNeighborsClassifier(1).fit(xs, ys)
-    np.testing.assert_array_equal(nearest_neighbor(xs, ys, xt), theirs.predict(xt))
+    reference = KNeighborsClassifier(1).fit(xs, ys)
+    np.testing.assert_array_equal(nearest_neighbor(xs, ys, xt), reference.predict(xt))
     assert nearest_neighbor_accuracy(xs, ys, xt, yt) == pytest.approx(
-        theirs.score(xt, yt)
+        reference.score(xt, yt)
     )
-    with pytest.raises(UserError, match="nearest: xs has 6 features and xt 3"):
+    with pytest.raises(UserError, match="nearest_neighbor: xs has 6 features and xt 3"):
         nearest_neighbor(xs, ys, xt[:, :3])
-    with pytest.raises(UserError, match=r"nearest: yt has shape \(49,\)"):
+    with pytest.raises(UserError, match=r"nearest_neighbor: yt has shape \(49,\)"):
         nearest_neighbor_accuracy(xs, ys, xt, yt[1:])
 
 
-def test_all_public_methods_are_in_the_contract():
-    known = {type(m).__name__ for m, _ in MAPPINGS} | {
+def test_all_public_names_are_covered_by_the_contract():
+    names = {type(m).__name__ for m, _ in MAPPINGS} | {
         type(m).__name__ for m in WEIGHTS
     }
-    known |= {"TrAdaBoost", "nearest_neighbor", "nearest_neighbor_accuracy"}
-    assert set(alignment.__all__) == known
+    names |= {"TrAdaBoost", "nearest_neighbor", "nearest_neighbor_accuracy"}
+    assert set(alignment.__all__) == names

@@ -1,4 +1,4 @@
-"""KMM and KLIEP against scipy and a known ratio; TrAdaBoost against its laws."""
+"""KMM and KLIEP against scipy and a known ratio; TrAdaBoost in closed form."""
 
 import numpy as np
 import pytest
@@ -31,37 +31,37 @@ def ratio(x):
     span=st.floats(0, 2),
 )
 @settings(max_examples=50, deadline=None)
-def test_the_projection_is_the_nearest_point(seed, top, low, span):
+def test_projection_gives_the_nearest_feasible_point(seed, top, low, span):
     rng = np.random.default_rng(seed)
     v = rng.normal(0, 3, 7)
     low = min(low, 7 * top)
     high = low + span
-    found = kmm.project(v, top, low, high)
-    assert (found >= 0).all()
-    assert (found <= top + 1e-12).all()
-    assert low - 1e-9 <= found.sum() <= high + 1e-9
+    projected = kmm.project(v, top, low, high)
+    assert (projected >= 0).all()
+    assert (projected <= top + 1e-12).all()
+    assert low - 1e-9 <= projected.sum() <= high + 1e-9
     for _ in range(20):  # no feasible point makes an acute angle with v − found
-        other = optimize.linprog(
+        feasible = optimize.linprog(
             rng.normal(size=7),
             A_ub=[np.ones(7), -np.ones(7)],
             b_ub=[high, -low],
             bounds=(0, top),
         ).x
-        assert (v - found) @ (other - found) <= 1e-7
+        assert (v - projected) @ (feasible - projected) <= 1e-7
 
 
 @pytest.mark.parametrize(
     ("top", "slack"), [(1000.0, 0.9), (1000.0, 0.0), (1.5, 0.1), (1.0, 0.3)]
 )
-def test_kmm_is_scipys_quadratic_program(top, slack):
+def test_kmm_solves_the_quadratic_program_as_scipy_does(top, slack):
     xs, xt = gaussians(0, 12, 9)
     gram, kappa = kmm.problem(xs, xt, 0.8)
-    found = kmm.solve(gram, kappa, top, slack, 50_000, 1e-9)
+    beta = kmm.solve(gram, kappa, top, slack, 50_000, 1e-9)
 
     def value(beta):
         return 0.5 * beta @ gram @ beta - kappa @ beta
 
-    theirs = optimize.minimize(
+    reference = optimize.minimize(
         value,
         np.ones(12),
         jac=lambda beta: gram @ beta - kappa,
@@ -72,15 +72,15 @@ def test_kmm_is_scipys_quadratic_program(top, slack):
         ],
         options={"maxiter": 2000, "ftol": 1e-13},
     )
-    assert theirs.success
-    assert value(found) == pytest.approx(theirs.fun, abs=1e-6)
-    assert value(found) <= theirs.fun + 1e-7
-    assert (found >= 0).all()
-    assert (found <= top).all()
-    assert abs(found.sum() - 12) <= 12 * slack + 1e-8
+    assert reference.success
+    assert value(beta) == pytest.approx(reference.fun, abs=1e-6)
+    assert value(beta) <= reference.fun + 1e-7
+    assert (beta >= 0).all()
+    assert (beta <= top).all()
+    assert abs(beta.sum() - 12) <= 12 * slack + 1e-8
 
 
-def test_kmms_problem_is_the_distance_of_mean_embeddings():
+def test_the_objective_of_kmm_is_the_distance_of_mean_embeddings():
     xs, xt = gaussians(1, 8, 5)
     gram, kappa = kmm.problem(xs, xt, 1.3)
     beta = np.random.default_rng(0).uniform(0, 2, 8)
@@ -94,8 +94,8 @@ def test_kmms_problem_is_the_distance_of_mean_embeddings():
             distance += beta[i] * beta[j] * k(xs[i], xs[j]) / 64
         for j in range(5):
             distance -= 2 * beta[i] * k(xs[i], xt[j]) / 40
-    found = (beta @ gram @ beta - 2 * kappa @ beta) / 64
-    assert found == pytest.approx(distance, rel=1e-10)
+    value = (beta @ gram @ beta - 2 * kappa @ beta) / 64
+    assert value == pytest.approx(distance, rel=1e-10)
 
 
 def test_weights_match_the_targets_moments_and_the_true_ratio():
@@ -108,7 +108,7 @@ def test_weights_match_the_targets_moments_and_the_true_ratio():
         assert (w @ xs.ravel() ** 2) / len(xs) == pytest.approx((xt**2).mean(), abs=0.1)
 
 
-def test_kliep_tends_to_the_true_ratio():
+def test_kliep_converges_to_the_true_ratio():
     grid = np.linspace(-0.5, 1.9, 25)[:, None]
     errors = []
     for n in (200, 5000):
@@ -117,7 +117,7 @@ def test_kliep_tends_to_the_true_ratio():
     assert errors[1] < min(errors[0], 0.08 * ratio(grid).mean())
 
 
-def test_weighted_least_squares_is_right_where_the_target_is():
+def test_weighted_least_squares_fits_the_target():
     # Shimodaira's: y = x³ − x, a line fitted under covariate shift.
     rng = np.random.default_rng(3)
     xs = rng.normal(0.5, 0.5, (300, 1))
@@ -127,127 +127,127 @@ def test_weighted_least_squares_is_right_where_the_target_is():
     plain = LinearRegression().fit(xs, y)
     wrong = np.mean((plain.predict(xt) - goal.ravel()) ** 2)
     for method in (KMM(), KLIEP()):
-        made = LinearRegression().fit(xs, y, sample_weight=method.fit(xs, xt).weights)
-        assert np.mean((made.predict(xt) - goal.ravel()) ** 2) < 0.25 * wrong
+        fitted = LinearRegression().fit(xs, y, sample_weight=method.fit(xs, xt).weights)
+        assert np.mean((fitted.predict(xt) - goal.ravel()) ** 2) < 0.25 * wrong
 
 
-def test_klieps_optimum_is_scipys():
+def test_kliep_reaches_the_optimum_that_scipy_finds():
     xs, xt = gaussians(4, 30, 20)
-    centres = xt[:6]
-    phi, psi = (np.exp(-((x - centres.T) ** 2) / (2 * 0.5**2)) for x in (xs, xt))
+    centers = xt[:6]
+    phi, psi = (np.exp(-((x - centers.T) ** 2) / (2 * 0.5**2)) for x in (xs, xt))
     alpha = kliep.coefficients(phi, psi, 200_000, 1e-9)
     assert (alpha >= 0).all()
     assert (phi @ alpha).mean() == pytest.approx(1, abs=1e-12)
-    theirs = optimize.minimize(
+    reference = optimize.minimize(
         lambda a: -np.log(psi @ a).mean(),
         np.full(6, 1 / phi.mean(0).sum()),
         bounds=[(0, None)] * 6,
         constraints={"type": "eq", "fun": lambda a: (phi @ a).mean() - 1},
         options={"maxiter": 2000, "ftol": 1e-14},
     )
-    assert theirs.success
-    assert np.log(psi @ alpha).mean() == pytest.approx(-theirs.fun, abs=1e-7)
+    assert reference.success
+    assert np.log(psi @ alpha).mean() == pytest.approx(-reference.fun, abs=1e-7)
 
 
-def test_klieps_tolerance_bounds_what_is_left():
+def test_the_tolerance_of_kliep_bounds_the_remaining_gain():
     xs, xt = gaussians(5, 60, 50)
     phi, psi = (np.exp(-((x - xt[:20].T) ** 2) / (2 * 0.4**2)) for x in (xs, xt))
     best = np.log(psi @ kliep.coefficients(phi, psi, 100_000, 1e-7)).mean()
     for tolerance in (1e-1, 1e-2, 1e-3):
-        found = np.log(psi @ kliep.coefficients(phi, psi, 100_000, tolerance)).mean()
-        assert best - found <= tolerance + 1e-7
+        reached = np.log(psi @ kliep.coefficients(phi, psi, 100_000, tolerance)).mean()
+        assert best - reached <= tolerance + 1e-7
 
 
-def test_klieps_bandwidth_is_the_likeliest_on_rows_left_out():
+def test_kliep_chooses_the_bandwidth_most_likely_on_held_out_rows():
     xs, xt = gaussians(6, 150, 100)
-    method = KLIEP(centres=40).fit(xs, xt)
+    method = KLIEP(centers=40).fit(xs, xt)
     order = np.random.default_rng(0).permutation(100)
     pooled = np.abs(np.subtract.outer(*[np.concatenate([xs, xt]).ravel()] * 2))
-    middle = np.median(pooled[np.triu_indices(250, 1)])
-    centres, scores = xt[order[:40]], {}
+    median = np.median(pooled[np.triu_indices(250, 1)])
+    centers, scores = xt[order[:40]], {}
     for factor in kliep.BANDWIDTHS:
-        width, score = middle * factor, 0.0
+        width, score = median * factor, 0.0
         for part in np.array_split(order, 5):
-            kept = np.setdiff1d(order, part)
-            at = [
-                np.exp(-((x - centres.T) ** 2) / (2 * width**2))
-                for x in (xs, xt[kept], xt[part])
+            training = np.setdiff1d(order, part)
+            kernels = [
+                np.exp(-((x - centers.T) ** 2) / (2 * width**2))
+                for x in (xs, xt[training], xt[part])
             ]
-            alpha = kliep.coefficients(at[0], at[1], 5_000, 1e-4)
-            score += np.log(at[2] @ alpha).mean()
+            alpha = kliep.coefficients(kernels[0], kernels[1], 5_000, 1e-4)
+            score += np.log(kernels[2] @ alpha).mean()
         scores[width] = score
     assert method.bandwidth_ == pytest.approx(max(scores, key=scores.get))
 
 
-def rows_of_both(seed, n=60, m=20, lie=True):
-    """Returns a source whose second half is labelled wrongly, and a right target."""
+def labelled_domains(seed, n=60, m=20, flip=True):
+    """A source with flipped labels in its second half, and a correct target."""
     rng = np.random.default_rng(seed)
     xs, xt = rng.normal(size=(n, 2)), rng.normal(size=(m, 2))
     ys, yt = (xs[:, 0] > 0).astype(int), (xt[:, 0] > 0).astype(int)
-    if lie:
+    if flip:
         ys[n // 2 :] = 1 - ys[n // 2 :]
     return xs, ys, xt, yt
 
 
-def test_tradaboosts_weights_after_n_rounds_in_closed_form():
-    xs, ys, xt, yt = rows_of_both(0)
+def test_weights_of_tradaboost_have_a_closed_form():
+    xs, ys, xt, yt = labelled_domains(0)
     yt[:3] = 1 - yt[:3]  # so that no stump is perfect
-    made = TrAdaBoost(rounds=12).fit(xs, ys, xt, yt)
+    fitted = TrAdaBoost(rounds=12).fit(xs, ys, xt, yt)
     x, y = np.concatenate([xs, xt]), np.concatenate([ys, yt])
     beta = 1 / (1 + np.sqrt(2 * np.log(60) / 12))
     logs = np.zeros(80)
-    for learner, error in zip(made.learners_, made.errors_):
+    for learner, error in zip(fitted.learners_, fitted.errors_):
         wrong = learner.predict(x) != y
         logs[:60] += np.where(wrong[:60], np.log(beta), 0)
         logs[60:] += np.where(wrong[60:], np.log((1 - error) / error), 0)
     expected = np.exp(logs) / np.exp(logs).sum()
-    np.testing.assert_allclose(made.weights_, expected, rtol=1e-10)
+    np.testing.assert_allclose(fitted.weights_, expected, rtol=1e-10)
     # Each error is the weighted one of the target alone.
-    assert made.errors_[0] == pytest.approx(
-        np.mean(made.learners_[0].predict(xt) != yt)
+    assert fitted.errors_[0] == pytest.approx(
+        np.mean(fitted.learners_[0].predict(xt) != yt)
     )
     first = DecisionTreeClassifier(max_depth=1, random_state=0).fit(x, y)
-    np.testing.assert_array_equal(made.learners_[0].predict(x), first.predict(x))
+    np.testing.assert_array_equal(fitted.learners_[0].predict(x), first.predict(x))
 
 
 def test_two_classes_vote_by_the_papers_threshold():
-    xs, ys, xt, yt = rows_of_both(1)
+    xs, ys, xt, yt = labelled_domains(1)
     yt[:3] = 1 - yt[:3]
-    made = TrAdaBoost(rounds=11).fit(xs, ys, xt, yt)
+    fitted = TrAdaBoost(rounds=11).fit(xs, ys, xt, yt)
     x = np.random.default_rng(2).normal(size=(200, 2))
-    left, right = np.ones(200), 1.0
+    product, threshold = np.ones(200), 1.0
     for t in range(6 - 1, 11):  # rounds ⌈N/2⌉ … N
-        error = min(made.errors_[t], 0.5 - 1e-10)  # the paper has no case above ½
-        step = error / (1 - error)
-        left *= step ** -made.learners_[t].predict(x).astype(float)
-        right *= step**-0.5
-    np.testing.assert_array_equal(made.predict(x), (left >= right).astype(int))
+        error = min(fitted.errors_[t], 0.5 - 1e-10)  # the paper has no case above ½
+        beta_t = error / (1 - error)
+        product *= beta_t ** -fitted.learners_[t].predict(x).astype(float)
+        threshold *= beta_t**-0.5
+    np.testing.assert_array_equal(fitted.predict(x), (product >= threshold).astype(int))
 
 
-def test_source_rows_that_lie_lose_their_weight():
-    xs, ys, xt, yt = rows_of_both(3)
-    made = TrAdaBoost(rounds=20).fit(xs, ys, xt, yt)
-    honest, lying = made.weights_[:30].mean(), made.weights_[30:60].mean()
-    assert lying < 0.1 * honest
+def test_wrongly_labelled_source_rows_lose_their_weight():
+    xs, ys, xt, yt = labelled_domains(3)
+    fitted = TrAdaBoost(rounds=20).fit(xs, ys, xt, yt)
+    correct, flipped = fitted.weights_[:30].mean(), fitted.weights_[30:60].mean()
+    assert flipped < 0.1 * correct
     x = np.random.default_rng(4).normal(size=(500, 2))
-    assert np.mean(made.predict(x) == (x[:, 0] > 0)) > 0.9
+    assert np.mean(fitted.predict(x) == (x[:, 0] > 0)) > 0.9
 
 
-def test_an_error_of_nothing_or_of_half_is_held():
+def test_errors_of_zero_and_one_half_are_clipped():
     weights = np.full(4, 0.25)
     for wrong in ([0, 0, 0, 0], [0, 0, 1, 1]):
-        new, step, error = tradaboost.update(weights, np.array(wrong, bool), 2, 0.5)
+        new, beta_t, error = tradaboost.update(weights, np.array(wrong, bool), 2, 0.5)
         assert np.isfinite(new).all()
-        assert 0 < step < 1
+        assert 0 < beta_t < 1
         assert error == np.mean(wrong[2:])
     assert tradaboost.source_factor(1, 10) == 1.0
 
 
-def test_words_and_three_classes():
+def test_tradaboost_takes_three_classes_and_string_labels():
     rng = np.random.default_rng(5)
     names = np.array(["left", "middle", "right"])
     xs, xt = rng.uniform(-3, 3, (90, 1)), rng.uniform(-3, 3, (30, 1))
     ys, yt = (names[np.digitize(x.ravel(), [-1, 1])] for x in (xs + 0.2, xt))
     tree = DecisionTreeClassifier(max_depth=2, random_state=0)
-    made = TrAdaBoost(tree, rounds=10).fit(xs, ys, xt, yt)
-    assert made.score(xt, yt) > 0.95
+    fitted = TrAdaBoost(tree, rounds=10).fit(xs, ys, xt, yt)
+    assert fitted.score(xt, yt) > 0.95

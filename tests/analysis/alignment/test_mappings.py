@@ -47,7 +47,7 @@ def test_coral_gives_the_source_the_targets_covariance(seed):
     np.testing.assert_array_equal(zt, xt)
     cs, ct = (np.cov(x, rowvar=False) + np.eye(5) for x in (xs, xt))
     expected = linalg.inv(linalg.sqrtm(cs)) @ linalg.sqrtm(ct)
-    np.testing.assert_allclose(coral.recolour(cs, ct), expected, atol=1e-8)
+    np.testing.assert_allclose(coral.recoloring(cs, ct), expected, atol=1e-8)
     np.testing.assert_allclose(
         CORAL().fit(xs, xt).transform(xs, "source"), xs @ expected, atol=1e-7
     )
@@ -55,14 +55,14 @@ def test_coral_gives_the_source_the_targets_covariance(seed):
 
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 4))
 @settings(max_examples=20, deadline=None)
-def test_the_alignment_is_the_least_squares_one(seed, k):
+def test_subspace_alignment_solves_least_squares(seed, k):
     rng = np.random.default_rng(seed)
     ps, pt = basis(rng, 6, k), basis(rng, 6, k)
     expected = linalg.lstsq(ps, pt)[0]
     np.testing.assert_allclose(subspace.alignment(ps, pt), expected, atol=1e-10)
 
 
-def test_subspace_alignment_is_two_pcas_of_scikit_learn():
+def test_subspace_alignment_agrees_with_two_pcas_of_scikit_learn():
     xs, _, xt = domains(0)
     zs, zt = SubspaceAlignment(3).fit_transform(xs, xt)
     source, target = PCA(3).fit(xs), PCA(3).fit(xt)
@@ -75,7 +75,7 @@ def test_subspace_alignment_is_two_pcas_of_scikit_learn():
 
 
 def geodesic(ps, pt):
-    """Returns Φ(t), by the Grassmann manifold's logarithm (Edelman et al., 1998)."""
+    """Geodesic Φ(t), by the Grassmann manifold's logarithm (Edelman et al., 1998)."""
     inner = ps.T @ pt
     u, tangents, vt = np.linalg.svd((pt - ps @ inner) @ np.linalg.inv(inner), False)
     angles = np.arctan(tangents)
@@ -84,34 +84,34 @@ def geodesic(ps, pt):
 
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 3))
 @settings(max_examples=10, deadline=None)
-def test_the_geodesic_flow_kernel_is_its_integral(seed, k):
+def test_the_geodesic_flow_kernel_is_an_integral_over_the_geodesic(seed, k):
     rng = np.random.default_rng(seed)
     ps, pt = basis(rng, 7, k), basis(rng, 7, k)
     flow = geodesic(ps, pt)
     np.testing.assert_allclose(flow(1) @ flow(1).T, pt @ pt.T, atol=1e-8)
     expected, _ = integrate.quad_vec(lambda t: flow(t) @ flow(t).T, 0, 1)
     angles, a, b = gfk.principal_angles(ps, pt)
-    theirs = linalg.subspace_angles(ps, pt)[::-1]
-    np.testing.assert_allclose(angles, theirs, atol=1e-7)
-    found = gfk.factor(angles, a, b)
-    np.testing.assert_allclose(found @ found.T, expected, atol=1e-8)
+    reference = linalg.subspace_angles(ps, pt)[::-1]
+    np.testing.assert_allclose(angles, reference, atol=1e-7)
+    factor = gfk.factor(angles, a, b)
+    np.testing.assert_allclose(factor @ factor.T, expected, atol=1e-8)
 
 
-def test_geodesic_flow_in_closed_form():
+def test_the_geodesic_flow_kernel_has_closed_forms():
     # Between two orthogonal lines: ∫cos² = ½, ∫cos·sin of tπ/2 = 1/π.
-    line, other = np.eye(2)[:, :1], np.eye(2)[:, 1:]
-    found = gfk.factor(*gfk.principal_angles(line, other))
+    line, orthogonal = np.eye(2)[:, :1], np.eye(2)[:, 1:]
+    factor = gfk.factor(*gfk.principal_angles(line, orthogonal))
     np.testing.assert_allclose(
-        np.abs(found @ found.T), [[0.5, 1 / np.pi], [1 / np.pi, 0.5]], atol=1e-12
+        np.abs(factor @ factor.T), [[0.5, 1 / np.pi], [1 / np.pi, 0.5]], atol=1e-12
     )
     # Between a subspace and itself: the projection.
     ps = basis(np.random.default_rng(0), 5, 3)
     turned = ps @ linalg.orth(np.random.default_rng(1).normal(size=(3, 3)))
-    found = gfk.factor(*gfk.principal_angles(ps, turned))
-    np.testing.assert_allclose(found @ found.T, ps @ ps.T, atol=1e-10)
+    factor = gfk.factor(*gfk.principal_angles(ps, turned))
+    np.testing.assert_allclose(factor @ factor.T, ps @ ps.T, atol=1e-10)
 
 
-def test_gfk_takes_each_domains_principal_subspace():
+def test_gfk_uses_each_domains_principal_subspace():
     xs, _, xt = domains(2)
     method = GFK(2)
     zs, zt = method.fit_transform(xs, xt)
@@ -130,11 +130,11 @@ def gram(kind, a, b, width):
 
 
 def solutions(k, matrix, ridge, count):
-    """Returns Kw of the paper's own form: (K M K + μI)⁻¹ K H K, largest eigenvalues."""
+    """Kw for the paper's (K M K + μI)⁻¹ K H K and its largest eigenvalues."""
     n = len(k)
-    centring = np.eye(n) - 1 / n
+    centering = np.eye(n) - 1 / n
     values, vectors = linalg.eig(
-        np.linalg.solve(k @ matrix @ k + ridge * np.eye(n), k @ centring @ k)
+        np.linalg.solve(k @ matrix @ k + ridge * np.eye(n), k @ centering @ k)
     )
     order = np.argsort(-values.real)[:count]
     w = vectors[:, order].real
@@ -142,7 +142,7 @@ def solutions(k, matrix, ridge, count):
 
 
 @pytest.mark.parametrize("kind", ["linear", "rbf"])
-def test_tca_against_the_whole_eigenproblem(kind):
+def test_tca_solves_the_full_eigenproblem(kind):
     xs, _, xt = domains(3)
     method = TCA(3, ridge=0.5, kernel=kind, bandwidth=2.0)
     zs, zt = method.fit_transform(xs, xt)
@@ -155,23 +155,23 @@ def test_tca_against_the_whole_eigenproblem(kind):
                 1 / 30 if j < 30 else -1 / 25
             )
     expected = solutions(k, matrix, 0.5, 3)
-    found = np.concatenate([zs, zt])
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-5, atol=1e-7)
+    mapped = np.concatenate([zs, zt])
+    np.testing.assert_allclose(np.abs(mapped), np.abs(expected), rtol=1e-5, atol=1e-7)
 
 
-def test_tca_without_a_kernel():
+def test_primal_tca_solves_the_eigenproblem_of_features():
     xs, _, xt = domains(4)
-    found = np.concatenate(TCA(2, kernel="primal").fit_transform(xs, xt))
+    mapped = np.concatenate(TCA(2, kernel="primal").fit_transform(xs, xt))
     x = np.concatenate([xs, xt])
     gap = xs.mean(0) - xt.mean(0)
     scatter = 55 * np.cov(x, rowvar=False, bias=True)
     values, w = linalg.eigh(scatter, np.outer(gap, gap) + np.eye(5))
     w = w[:, np.argsort(-values)[:2]]
     expected = x @ (w / np.linalg.norm(w, axis=0))
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-8)
+    np.testing.assert_allclose(np.abs(mapped), np.abs(expected), rtol=1e-8)
 
 
-def test_tca_draws_means_together_as_its_ridge_falls():
+def test_a_smaller_ridge_of_tca_brings_the_means_closer():
     xs, _, xt = domains(5)
     gaps = []
     for ridge in (100.0, 1.0, 0.01):
@@ -182,19 +182,23 @@ def test_tca_draws_means_together_as_its_ridge_falls():
     assert gaps[2] < 0.05
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_jda_against_a_loop_of_the_paper(normalise):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_jda_follows_the_algorithm_of_the_paper(normalize):
     xs, ys, xt = domains(6)
     x = np.concatenate([xs, xt])
     k, n, m = x @ x.T, 30, 25
-    guessed = np.full(m, -1)
+    pseudo_labels = np.full(m, -1)
     for round_ in range(3):
         matrix = np.zeros((55, 55))
         for label in (None, 0, 1, 2):
             if label is not None and round_ == 0:
                 continue
             source = np.arange(n) if label is None else np.flatnonzero(ys == label)
-            target = np.arange(m) if label is None else np.flatnonzero(guessed == label)
+            target = (
+                np.arange(m)
+                if label is None
+                else np.flatnonzero(pseudo_labels == label)
+            )
             e = np.zeros(55)
             e[source] = 1 / len(source)
             if len(target):
@@ -202,30 +206,30 @@ def test_jda_against_a_loop_of_the_paper(normalise):
             matrix += np.outer(e, e) * (3 if label is None else 1)
         matrix /= np.linalg.norm(matrix)
         z = solutions(k, matrix, 0.1, 3)
-        if normalise:
+        if normalize:
             z /= np.linalg.norm(z, axis=1, keepdims=True)
-        guessed = KNeighborsClassifier(1).fit(z[:n], ys).predict(z[n:])
-    method = JDA(3, ridge=0.1, iterations=3, normalise=normalise)
+        pseudo_labels = KNeighborsClassifier(1).fit(z[:n], ys).predict(z[n:])
+    method = JDA(3, ridge=0.1, iterations=3, normalize=normalize)
     zs, zt = method.fit_transform(xs, xt, ys)
-    found = np.concatenate([zs, zt])
-    np.testing.assert_allclose(np.abs(found), np.abs(z), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(method.labels_, guessed)
+    mapped = np.concatenate([zs, zt])
+    np.testing.assert_allclose(np.abs(mapped), np.abs(z), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(method.labels_, pseudo_labels)
 
 
 def test_one_iteration_of_jda_is_tca():
     xs, ys, xt = domains(7)
     gap = tca.contrast(30, 25)
-    ours, _ = JDA(2, ridge=1.0, iterations=1).fit_transform(xs, xt, ys)
+    jda_rows, _ = JDA(2, ridge=1.0, iterations=1).fit_transform(xs, xt, ys)
     norm = gap @ gap  # M is divided by its norm in JDA alone
-    theirs, _ = TCA(2, ridge=norm).fit_transform(xs, xt)
-    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), rtol=1e-7)
+    tca_rows, _ = TCA(2, ridge=norm).fit_transform(xs, xt)
+    np.testing.assert_allclose(np.abs(jda_rows), np.abs(tca_rows), rtol=1e-7)
 
 
-def test_class_contrasts_take_the_means_gap():
+def test_class_contrasts_give_the_gap_of_class_means():
     xs, ys, xt = domains(8)
-    guessed = np.arange(25) % 2  # nobody is guessed to be 2
-    found = jda.class_contrasts(ys, guessed).T @ np.concatenate([xs, xt])
+    pseudo_labels = np.arange(25) % 2  # nobody is guessed to be 2
+    gaps = jda.class_contrasts(ys, pseudo_labels).T @ np.concatenate([xs, xt])
     for label in (0, 1):
-        gap = xs[ys == label].mean(0) - xt[guessed == label].mean(0)
-        np.testing.assert_allclose(found[label], gap, atol=1e-12)
-    np.testing.assert_allclose(found[2], xs[ys == 2].mean(0), atol=1e-12)
+        gap = xs[ys == label].mean(0) - xt[pseudo_labels == label].mean(0)
+        np.testing.assert_allclose(gaps[label], gap, atol=1e-12)
+    np.testing.assert_allclose(gaps[2], xs[ys == 2].mean(0), atol=1e-12)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxtl.analysis.label_errors.dawid_skene import dawid_skene
+from jaxtl.analysis import label_errors
+from jaxtl.analysis.label_errors.annotators import dawid_skene
 from jaxtl.core.errors import UserError
 
 # Table 1 of Dawid & Skene (1979): 45 patients; observer 1 judged thrice, 2 to 5 once.
@@ -150,4 +151,4 @@ def test_errors(annotations, message):
         dawid_skene(annotations)
     with pytest.raises(UserError, match="class 5"):
         dawid_skene(np.asarray([[0, 5]]), classes=3)
-    assert dawid_skene is dawid_skene
+    assert label_errors.dawid_skene is dawid_skene
