@@ -174,7 +174,7 @@ def test_it_runs_is_finite_and_compiles_once(bench, row, new_head):
                 params, term_params=own, state=state, constants=given
             )
             value, metrics = terms_context.loss({"term": term}, context)
-            return value, (metrics, context.states)
+            return value, (metrics, context.term_states)
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, own)
 
@@ -219,7 +219,9 @@ def test_it_runs_with_all_but_the_head_frozen(bench, row):
 def test_a_missing_stream_is_an_error_that_names_it(bench, row):
     if not row.term.streams:
         pytest.skip("reads no stream")
-    setup = dataclasses.replace(bench(row.task).setup, streams=("other",))
+    setup = bench(row.task).setup
+    program = dataclasses.replace(setup.program, batch_sizes={"other": 6})
+    setup = dataclasses.replace(setup, program=program)
     with pytest.raises(tl.UserError, match=repr(row.term.streams[0])):
         row.term.check(setup)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import per_leaf
 
@@ -47,7 +48,7 @@ class CosineSP(Term):
     """
 
     select: str = ".*"
-    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strengths: Mapping[str, float] = traced({})
 
     @property
     def streams(self):

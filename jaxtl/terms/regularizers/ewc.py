@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
@@ -73,7 +74,7 @@ class EWC(Term):
     importance: str | None = None
     normalize: bool = False
     select: str = ".*"
-    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strengths: Mapping[str, float] = traced({})
 
     @property
     def streams(self):
@@ -113,7 +114,7 @@ class MAS(Term):
     importance: str | None = None
     normalize: bool = False
     select: str = ".*"
-    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strengths: Mapping[str, float] = traced({})
 
     @property
     def streams(self):

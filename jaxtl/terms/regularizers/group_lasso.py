@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.config import traced
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import per_leaf
 
@@ -50,7 +51,7 @@ class GroupLassoSP(Term):
     """
 
     select: str = ".*"
-    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strengths: Mapping[str, float] = traced({})
 
     @property
     def streams(self):

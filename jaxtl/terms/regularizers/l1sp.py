@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
+from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import per_leaf
@@ -45,7 +46,7 @@ class L1SP(Term):
     """
 
     select: str = ".*"
-    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strengths: Mapping[str, float] = traced({})
 
     @property
     def streams(self):

@@ -45,7 +45,7 @@ class L2SP(Term):
     """
 
     select: str = ".*"
-    strengths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strengths: Mapping[str, float] = traced({})
     head: float = traced(0.0)
 
     @property
