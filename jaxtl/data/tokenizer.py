@@ -1,4 +1,4 @@
-"""Tokenizers: texts to padded ids, in few lengths, so that few shapes compile.
+"""Tokenizers: texts to ids, padded to a few lengths, so that few shapes compile.
 
 References:
   Wu et al.: WordPiece, arXiv:1609.08144; Sennrich et al.: BPE, ACL 2016; the
@@ -12,41 +12,47 @@ import functools
 import json
 import os
 import pathlib
+import types
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
 
-BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-# What padding is called; the first that the vocabulary has. The value of padded ids is
-# never read by a model, since the mask hides them.
-PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
+if TYPE_CHECKING:
+    import tokenizers
+
+_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# Names of the padding token, of which the first in the vocabulary is used. A model
+# never reads the value of padded ids, since the mask hides them.
+_PAD_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
+_BERT_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """How texts become ids.
+    """A vocabulary and the lengths that its ids are truncated and padded to.
 
     Attributes:
       path: a directory with tokenizer.json, vocab.txt or vocab.json and merges.txt; or
         one of these files; or llama2.c's pieces and scores (.json). Looked for under
         $JAXTL_DATA_DIR as well.
       merges: the merges of a vocab.json, None for merges.txt beside it.
-      lower: lower-case and strip accents (WordPiece's vocab.txt; a tokenizer.json says
-        it itself).
+      lower: lower-case and strip accents; read for WordPiece's vocab.txt only, since a
+        tokenizer.json has this option itself.
       max_length: longer texts are truncated to this many tokens, the special ones
         included; of a pair the longer one first.
-      buckets: lengths that batches are padded to: the smallest that holds the longest
-        text; `max_length` where none does.
+      buckets: lengths to pad to: a batch takes the smallest that holds its longest
+        text, and `max_length` where none does.
     """
 
     path: str = dataclasses.field(kw_only=False)
     merges: str | None = None
     lower: bool = True
     max_length: int = 128
-    buckets: tuple[int, ...] = BUCKETS
+    buckets: tuple[int, ...] = _BUCKETS
 
     def __post_init__(self):
         object.__setattr__(self, "buckets", tuple(self.buckets))
@@ -59,7 +65,7 @@ class Tokenizer:
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Tokenizes.
+        """Tokenizes texts, or pairs of texts.
 
         Args:
           texts: n texts.
@@ -70,37 +76,37 @@ class Tokenizer:
           pairs, "token_type_ids" int32: 0 for the first text, 1 for the second.
         """
         engine = self._engine()
-        both = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        found = engine.encode_batch(both)
-        longest = max((len(e.ids) for e in found), default=1)
-        length = self.bucket(longest)
-        shape = (len(found), length)
-        ids = np.full(shape, self._pad(), np.int32)
-        mask, kinds = np.zeros(shape, bool), np.zeros(shape, np.int32)
-        for row, one in enumerate(found):
-            ids[row, : len(one.ids)] = one.ids
-            mask[row, : len(one.ids)] = True
-            kinds[row, : len(one.ids)] = one.type_ids
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        encodings = engine.encode_batch(inputs)
+        longest = max((len(encoding.ids) for encoding in encodings), default=1)
+        shape = (len(encodings), self.bucket(longest))
+        ids = np.full(shape, self._pad_id(), np.int32)
+        mask, segments = np.zeros(shape, bool), np.zeros(shape, np.int32)
+        for row, encoding in enumerate(encodings):
+            length = len(encoding.ids)
+            ids[row, :length] = encoding.ids
+            mask[row, :length] = True
+            segments[row, :length] = encoding.type_ids
         x = {"input_ids": ids, "attention_mask": mask}
-        return x if pairs is None else {**x, "token_type_ids": kinds}
+        return x if pairs is None else {**x, "token_type_ids": segments}
 
     def bucket(self, longest: int) -> int:
-        """Returns the length that texts of up to `longest` tokens are padded to."""
-        fitting = [b for b in sorted(self.buckets) if b >= longest]
-        return min([*fitting[:1], self.max_length]) if fitting else self.max_length
+        """The length that a batch is padded to whose longest text has `longest` ids."""
+        fitting = [b for b in self.buckets if b >= longest]
+        return min([*fitting, self.max_length])
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """Returns the text of some ids, with special tokens if asked."""
+        """The text of some ids, with special tokens where `special` is True."""
         return self._engine().decode(
             list(map(int, ids)), skip_special_tokens=not special
         )
 
     def to_json(self) -> str:
-        """Returns all of it as the text of a tokenizer.json."""
+        """The vocabulary and its rules as the text of a tokenizer.json."""
         return self._engine().to_str()
 
     def special(self) -> dict[str, int]:
-        """Returns the ids of the special tokens by name ([CLS], <s>, …)."""
+        """The ids of the special tokens by name ([CLS], <s>, …)."""
         added = sorted(self._engine().get_added_tokens_decoder().items())
         return {token.content: i for i, token in added if token.special}
 
@@ -109,32 +115,35 @@ class Tokenizer:
         """Number of ids."""
         return self._engine().get_vocab_size()
 
-    def _engine(self):
+    def _engine(self) -> tokenizers.Tokenizer:
         path = paths.find(self.path, "Tokenizer.path")
         merges = self.merges and str(paths.find(self.merges, "Tokenizer.merges"))
-        stamp = os.stat(path).st_mtime_ns
-        return _load(str(path), merges, self.lower, self.max_length, stamp)
+        modified = os.stat(path).st_mtime_ns
+        return _load(str(path), merges, self.lower, self.max_length, modified)
 
-    def _pad(self) -> int:
+    def _pad_id(self) -> int:
         engine = self._engine()
-        known = (engine.token_to_id(name) for name in PADS)
-        return next((i for i in known if i is not None), 0)
+        ids = (engine.token_to_id(name) for name in _PAD_TOKENS)
+        return next((i for i in ids if i is not None), 0)
 
 
-def as_tokenizer(given: Tokenizer | str) -> Tokenizer:
-    """Returns a tokenizer as it is, or the one of a path."""
-    return Tokenizer(given) if isinstance(given, str) else given
+def as_tokenizer(tokenizer: Tokenizer | str) -> Tokenizer:
+    """A tokenizer as it is, or the one at a path."""
+    return Tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: str, merges: str | None, lower: bool, max_length: int, stamp: int):
+def _load(
+    path: str, merges: str | None, lower: bool, max_length: int, modified: int
+) -> tokenizers.Tokenizer:
+    """Reads a tokenizer; `modified`, in ns, makes an edited file be read again."""
     try:
         import tokenizers
     except ImportError:
         raise UserError(
-            "text needs the library tokenizers (pip install 'jaxtl[text]')."
+            "texts need the library tokenizers: pip install 'jaxtl[text]'."
         ) from None
-    file = _vocabulary(pathlib.Path(path))
+    file = _vocabulary_file(pathlib.Path(path))
     try:
         engine = _build(tokenizers, file, merges, lower)
     except UserError:
@@ -147,8 +156,8 @@ def _load(path: str, merges: str | None, lower: bool, max_length: int, stamp: in
     return engine
 
 
-def _vocabulary(path: pathlib.Path) -> pathlib.Path:
-    """Returns the file to read, of a directory the best."""
+def _vocabulary_file(path: pathlib.Path) -> pathlib.Path:
+    """The file itself, or of a directory the most complete one."""
     if not path.is_dir():
         return path
     for name in ("tokenizer.json", "vocab.txt", "vocab.json"):
@@ -160,29 +169,34 @@ def _vocabulary(path: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _build(library, file: pathlib.Path, merges: str | None, lower: bool):
+def _build(
+    library: types.ModuleType, file: pathlib.Path, merges: str | None, lower: bool
+) -> tokenizers.Tokenizer:
+    """Builds the tokenizer that a file's name and content call for."""
     if file.suffix == ".txt":
         return _word_piece(library, file, lower)
     if file.suffix != ".json":
         raise UserError(
-            f"Tokenizer.path: {file} should be tokenizer.json, vocab.txt or vocab.json."
+            f"Tokenizer.path: {file} must be a tokenizer.json, vocab.txt or vocab.json."
         )
     content = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(content.get("model"), dict):
         return library.Tokenizer.from_str(json.dumps(content))
     if isinstance(content.get("pieces"), list):
-        return _scored(library, content)
-    beside = pathlib.Path(merges) if merges else file.with_name("merges.txt")
-    if not beside.is_file():
+        return _scored_pairs(library, content)
+    merges_file = pathlib.Path(merges) if merges else file.with_name("merges.txt")
+    if not merges_file.is_file():
         raise UserError(
             f"Tokenizer.path: {file} is a BPE vocabulary and needs its merges: put "
             "merges.txt beside it or name it with merges=."
         )
-    return _byte_pairs(library, content, beside)
+    return _byte_pairs(library, content, merges_file)
 
 
-def _word_piece(library, file: pathlib.Path, lower: bool):
-    """BERT's tokenizer of a vocab.txt: one piece per line, its number the id."""
+def _word_piece(
+    library: types.ModuleType, file: pathlib.Path, lower: bool
+) -> tokenizers.Tokenizer:
+    """BERT's tokenizer of a vocab.txt: a piece's id is the number of its line."""
     pieces = file.read_text(encoding="utf-8").splitlines()
     vocab = {piece: i for i, piece in enumerate(pieces)}
     missing = [t for t in ("[UNK]", "[CLS]", "[SEP]") if t not in vocab]
@@ -197,12 +211,13 @@ def _word_piece(library, file: pathlib.Path, lower: bool):
     special = [(t, vocab[t]) for t in ("[SEP]", "[CLS]")]
     engine.post_processor = library.processors.BertProcessing(*special)
     engine.decoder = library.decoders.WordPiece()
-    named = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    engine.add_special_tokens([t for t in named if t in vocab])
+    engine.add_special_tokens([t for t in _BERT_SPECIAL_TOKENS if t in vocab])
     return engine
 
 
-def _byte_pairs(library, vocab: dict[str, int], merges: pathlib.Path):
+def _byte_pairs(
+    library: types.ModuleType, vocab: dict[str, int], merges: pathlib.Path
+) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE."""
     lines = merges.read_text(encoding="utf-8").splitlines()
     pairs = [
@@ -216,10 +231,10 @@ def _byte_pairs(library, vocab: dict[str, int], merges: pathlib.Path):
     return engine
 
 
-def _scored(library, content: dict):
-    """llama2.c's BPE: a space before the text, then the pair of the best score first.
+def _scored_pairs(library: types.ModuleType, content: dict) -> tokenizers.Tokenizer:
+    """llama2.c's BPE: a space before the text, then pairs are merged by their scores.
 
-    A pair's rank is that of the piece it makes, so any split of a piece into two
+    A pair has the score of the piece that it makes, so any split of a piece into two
     pieces is a merge.
     """
     pieces, scores = content["pieces"], content["scores"]

@@ -1,1 +1,1 @@
-"""Augmentations of images and of texts."""
+"""Augmentations: random changes of images and of tokenized texts."""

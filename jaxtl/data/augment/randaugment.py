@@ -1,18 +1,19 @@
-"""RandAugment and Cutout: strong changes of images, pure, inside the compiled step.
+"""RandAugment and Cutout: strong changes of images, for the compiled step.
 
 Each operation is a pure function of images in [0, 255] and follows PIL's of the same
-name but for PIL's rounding to whole levels in between. `RandAugment` gives every
-example operations of its own at the cost of one operation per example and round, not of
-all fourteen: a `lax.switch` under `vmap` would run every branch for every example.
-Instead the batch is put in random order and cut into as many parts as there are
-operations, each part meets one of them, and the order is put back. All five geometric
-operations are one gather.
+name except for PIL's rounding to whole levels in between. `RandAugment` draws the
+operations for each example separately, at the cost of one operation per example and
+round instead of all fourteen: a `lax.switch` under `vmap` would run every branch for
+every example. The batch is put in random order and cut into as many parts as there are
+operations, each part goes through one of them, and the order is restored. All five
+geometric operations are one gather.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.data.images import LUMA
 
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-OPERATIONS = (
+_OPERATIONS = (
     "identity",
     "autocontrast",
     "brightness",
@@ -36,138 +37,139 @@ OPERATIONS = (
 )
 
 
-def grey(x: jax.Array) -> jax.Array:
-    """Returns the luma of RGB, else the mean of the channels, (n, h, w, 1)."""
+def _gray(x: jax.Array) -> jax.Array:
+    """Luma of RGB images, else the mean of the channels, (n, height, width, 1)."""
     if x.shape[-1] == 3:
         return (x @ jnp.asarray(LUMA, x.dtype))[..., None]
     return x.mean(-1, keepdims=True)
 
 
-def brightness(x, factor) -> jax.Array:
-    """x · factor: 0 is black, 1 the image (`ImageEnhance.Brightness`)."""
+def brightness(x: jax.Array, factor: Any) -> jax.Array:
+    """Blends black (0) with the image (1), x · factor (`ImageEnhance.Brightness`)."""
     return x * factor
 
 
-def color(x, factor) -> jax.Array:
-    """From grey (0) to the image (1) (`ImageEnhance.Color`)."""
-    return grey(x) * (1 - factor) + x * factor
+def color(x: jax.Array, factor: Any) -> jax.Array:
+    """Blends gray (0) with the image (1) (`ImageEnhance.Color`)."""
+    return _gray(x) * (1 - factor) + x * factor
 
 
-def contrast(x, factor) -> jax.Array:
-    """From the mean grey (0) to the image (1) (`ImageEnhance.Contrast`)."""
-    mean = jnp.floor(jnp.round(grey(x)).mean((1, 2, 3), keepdims=True) + 0.5)
+def contrast(x: jax.Array, factor: Any) -> jax.Array:
+    """Blends the mean gray (0) with the image (1) (`ImageEnhance.Contrast`)."""
+    mean = jnp.floor(jnp.round(_gray(x)).mean((1, 2, 3), keepdims=True) + 0.5)
     return mean * (1 - factor) + x * factor
 
 
-def sharpness(x, factor) -> jax.Array:
-    """From smoothed (0) to the image (1) (`ImageEnhance.Sharpness`); edges stay."""
+def sharpness(x: jax.Array, factor: Any) -> jax.Array:
+    """Blends the smoothed image (0) with the image (1) (`ImageEnhance.Sharpness`).
+
+    Pixels at the border are unchanged, as in PIL.
+    """
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = x.shape[1:3]
     # Nine shifted sums: a convolution of a few channels is slow on CPU.
     rows = sum(padded[:, i : i + height] for i in range(3))
-    around = sum(rows[:, :, j : j + width] for j in range(3))
-    smooth = (around + 4 * x) / 13
+    window_sum = sum(rows[:, :, j : j + width] for j in range(3))
+    smooth = (window_sum + 4 * x) / 13
     inner = np.zeros((1, height, width, 1), bool)
     inner[:, 1:-1, 1:-1] = True
     return jnp.where(inner, smooth * (1 - factor) + x * factor, x)
 
 
-def autocontrast(x) -> jax.Array:
-    """Stretches every channel to 0…255; a constant one stays (`ImageOps`)."""
+def autocontrast(x: jax.Array) -> jax.Array:
+    """Stretches each channel to 0…255, unless it is constant (`ImageOps`)."""
     low, high = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
     span = high - low
     return jnp.where(span > 0, (x - low) * 255 / jnp.where(span > 0, span, 1), x)
 
 
-def equalize(x) -> jax.Array:
-    """Flattens every channel's histogram of whole levels (`ImageOps.equalize`)."""
+def equalize(x: jax.Array) -> jax.Array:
+    """Flattens each channel's histogram of whole levels (`ImageOps.equalize`)."""
     count, height, width, channels = x.shape
     levels = jnp.clip(jnp.round(x), 0, 255).astype(jnp.int32)
-    # One histogram per image and channel, side by side in one array.
+    # The histograms of all images and channels side by side in one array.
     offset = 256 * jnp.arange(count * channels).reshape(count, 1, 1, channels)
     bins = jnp.zeros(256 * count * channels, jnp.int32)
     histogram = bins.at[(levels + offset).reshape(-1)].add(1).reshape(-1, 256)
     # PIL leaves the brightest level that occurs out of the step's size.
-    last = levels.max((1, 2)).reshape(-1, 1)
-    most = jnp.take_along_axis(histogram, last, axis=1)
-    step = (height * width - most) // 255
-    before = jnp.cumsum(histogram, axis=1) - histogram
-    table = jnp.minimum((step // 2 + before) // jnp.maximum(step, 1), 255)
+    brightest = levels.max((1, 2)).reshape(-1, 1)
+    brightest_count = jnp.take_along_axis(histogram, brightest, axis=1)
+    step = (height * width - brightest_count) // 255
+    below = jnp.cumsum(histogram, axis=1) - histogram
+    table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
     table = jnp.where(step > 0, table, jnp.arange(256))
     return table.reshape(-1)[levels + offset].astype(x.dtype)
 
 
-def posterize(x, bits) -> jax.Array:
+def posterize(x: jax.Array, bits: Any) -> jax.Array:
     """Keeps the highest `bits` of the 8 (`ImageOps.posterize`)."""
     size = 2.0 ** (8 - bits)
     return jnp.floor(jnp.round(x) / size) * size
 
 
-def solarize(x, threshold) -> jax.Array:
-    """Turns values from the threshold on round, 255 − x (`ImageOps.solarize`)."""
+def solarize(x: jax.Array, threshold: Any) -> jax.Array:
+    """Inverts values from the threshold on, 255 − x (`ImageOps.solarize`)."""
     return jnp.where(x < threshold, x, 255 - x)
 
 
-def affine(x, matrix, fill=0.0) -> jax.Array:
-    """Image whose pixel p is the nearest one to matrix · (p, 1) of the old image.
+def affine(x: jax.Array, matrix: jax.Array, fill: float = 0.0) -> jax.Array:
+    """Transforms images as `PIL.Image.transform(size, AFFINE, matrix)` does.
 
     Args:
       x: (n, height, width, channels).
-      matrix: (n, 2, 3), x before y, in pixels; pixel centres lie at halves.
-      fill: value of what lies outside.
-
-    Returns:
-      What `PIL.Image.transform(size, AFFINE, matrix)` does, with nearest neighbours.
+      matrix: (n, 2, 3): the new pixel at p is the nearest one to matrix · (p, 1) in
+        the old image, in pixels, x before y; pixel centers lie at halves.
+      fill: value of pixels from outside the old image.
     """
     count, height, width, channels = x.shape
     rows, columns = jnp.meshgrid(
         jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij"
     )
-    places = jnp.stack([columns.ravel(), rows.ravel(), jnp.ones(height * width)])
+    points = jnp.stack([columns.ravel(), rows.ravel(), jnp.ones(height * width)])
     # Sums of three products: a matrix product may round coarsely on a device.
-    found = jnp.floor((matrix[:, :, :, None] * places).sum(2)).astype(jnp.int32)
-    across, down = found[:, 0], found[:, 1]
-    inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
-    at = jnp.clip(down, 0, height - 1) * width + jnp.clip(across, 0, width - 1)
+    source = jnp.floor((matrix[:, :, :, None] * points).sum(2)).astype(jnp.int32)
+    column, row = source[:, 0], source[:, 1]
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
     flat = x.reshape(count, height * width, channels)
-    moved = jnp.take_along_axis(flat, at[..., None], axis=1)
-    return jnp.where(inside[..., None], moved, fill).reshape(x.shape)
+    gathered = jnp.take_along_axis(flat, index[..., None], axis=1)
+    return jnp.where(inside[..., None], gathered, fill).reshape(x.shape)
 
 
-def rotation(angle, height: int, width: int) -> jax.Array:
-    """Returns the matrix of a turn by degrees about the centre, (n, 2, 3).
+def _rotation(angle: jax.Array, height: int, width: int) -> jax.Array:
+    """Matrix, (n, 2, 3), of rotations by degrees about the center.
 
     Counter-clockwise for positive angles, as `PIL.Image.rotate`.
     """
-    turn = -jnp.deg2rad(angle)
-    c, s = jnp.cos(turn), jnp.sin(turn)
+    radians = -jnp.deg2rad(angle)
+    c, s = jnp.cos(radians), jnp.sin(radians)
     x, y = width / 2, height / 2
-    first = jnp.stack([c, s, x - c * x - s * y], -1)
-    second = jnp.stack([-s, c, y + s * x - c * y], -1)
-    return jnp.stack([first, second], -2)
+    x_row = jnp.stack([c, s, x - c * x - s * y], -1)
+    y_row = jnp.stack([-s, c, y + s * x - c * y], -1)
+    return jnp.stack([x_row, y_row], -2)
 
 
-def geometric(name: str, level, height: int, width: int) -> jax.Array:
-    """Returns the matrix of a geometric operation at levels in [−1, 1], (n, 2, 3)."""
+def geometric(name: str, level: jax.Array, height: int, width: int) -> jax.Array:
+    """Matrix, (n, 2, 3), of a geometric operation at levels (n,) in [−1, 1]."""
     if name == "rotate":
-        return rotation(30 * level, height, width)
-    zero, one, level = jnp.zeros_like(level), jnp.ones_like(level), 0.3 * level
+        return _rotation(30 * level, height, width)
+    zeros, ones, level = jnp.zeros_like(level), jnp.ones_like(level), 0.3 * level
     rows = {
-        "shear_x": ([one, level, zero], [zero, one, zero]),
-        "shear_y": ([one, zero, zero], [level, one, zero]),
-        "translate_x": ([one, zero, level * width], [zero, one, zero]),
-        "translate_y": ([one, zero, zero], [zero, one, level * height]),
+        "shear_x": ([ones, level, zeros], [zeros, ones, zeros]),
+        "shear_y": ([ones, zeros, zeros], [level, ones, zeros]),
+        "translate_x": ([ones, zeros, level * width], [zeros, ones, zeros]),
+        "translate_y": ([ones, zeros, zeros], [zeros, ones, level * height]),
     }[name]
     return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
-def pixelwise(name: str, x, level) -> jax.Array:
-    """Returns images changed by an operation that is not geometric.
+def _pixelwise(name: str, x: jax.Array, level: jax.Array) -> jax.Array:
+    """Applies an operation that is not geometric.
 
     Args:
-      name: of `OPERATIONS`.
+      name: of `_OPERATIONS`.
       x: (n, height, width, channels) in [0, 255].
-      level: (n,) in [0, 1): the share of the way through the operation's range.
+      level: (n,) in [0, 1): position in the operation's range.
     """
     level = level[:, None, None, None]
     blends = {
@@ -176,6 +178,8 @@ def pixelwise(name: str, x, level) -> jax.Array:
         "contrast": contrast,
         "sharpness": sharpness,
     }
+    if name == "identity":
+        return x
     if name in blends:
         return blends[name](x, 0.05 + 0.9 * level)
     if name == "posterize":
@@ -187,17 +191,17 @@ def pixelwise(name: str, x, level) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Some operations at random strength, one after another, drawn for each example.
+    """Random operations of random strength, one after another, drawn per example.
 
     Ranges are FixMatch's: blends of brightness, color, contrast and sharpness by 0.05
-    to 0.95; 4 to 8 bits; any solarization threshold; turns of ±30°; shear and shift by
-    ±0.3. Images are in [0, 1], any number of channels: a term's view sees them so;
-    `Experiment.augment` sees normalised ones, which this would cut off at 0 and 1.
+    to 0.95; 4 to 8 bits; any solarization threshold; rotations of ±30°; shear and shift
+    by ±0.3. Images are in [0, 1], any number of channels, as in the views of a term;
+    those of `Experiment.augment` are normalized, and would be clipped to [0, 1] here.
 
     Attributes:
       rounds: operations per example (the paper's N).
       operations: names of those to draw from; None takes all fourteen.
-      fill: what comes in from outside by geometric operations.
+      fill: value of pixels that geometric operations take from outside the image.
 
     References:
       Cubuk et al., RandAugment, NeurIPS 2020; Sohn et al., FixMatch, NeurIPS 2020,
@@ -211,70 +215,78 @@ class RandAugment:
     def __post_init__(self):
         if not (isinstance(self.rounds, int) and self.rounds >= 0):
             raise UserError(
-                f"RandAugment.rounds must be a whole number; got {self.rounds!r}."
+                f"RandAugment.rounds must be a whole number ≥ 0; got {self.rounds!r}."
             )
         if self.operations is not None:
             object.__setattr__(self, "operations", tuple(self.operations))
         if self.operations == ():
-            raise UserError("RandAugment.operations=() names none; None takes all.")
+            raise UserError(
+                "RandAugment.operations is empty; None takes all operations."
+            )
         for name in self.operations or ():
-            if name not in OPERATIONS:
+            if name not in _OPERATIONS:
                 raise UserError(
-                    f"RandAugment.operations: {name!r} is unknown"
-                    f"{nearest(name, OPERATIONS)} (known: {', '.join(OPERATIONS)})."
+                    f"RandAugment.operations: there is no operation {name!r}"
+                    f"{nearest(name, _OPERATIONS)} "
+                    f"(operations: {', '.join(_OPERATIONS)})."
                 )
 
     def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns x changed; float (batch, height, width, channels) in [0, 1]."""
-        _float_images("RandAugment", x)
-        names = OPERATIONS if self.operations is None else self.operations
-        # Geometric ones in one row, so that they are one gather.
+        """Changes each image of x, float (batch, height, width, channels) in [0, 1]."""
+        _check_float_images("RandAugment", x)
+        names = _OPERATIONS if self.operations is None else self.operations
+        # Geometric operations come last, next to each other, to share one gather.
         names = sorted(names, key=lambda name: name in GEOMETRIC)
-        for place in range(self.rounds):
-            x = self._round(jax.random.fold_in(key, place), x, names)
+        for i in range(self.rounds):
+            x = self._round(jax.random.fold_in(key, i), x, names)
         return x
 
-    def _round(self, key, x, names: Sequence[str]) -> jax.Array:
-        mixing, strength = jax.random.split(key)
-        count = x.shape[0]
-        each = -(-count // len(names))
-        # A place per example and some that nobody looks at, so that every operation is
-        # equally likely however small the batch.
-        order = jax.random.permutation(mixing, each * len(names))
-        level = jax.random.uniform(strength, order.shape)
-        slots = 255 * x[order % count]
-        plain = [n for n in names if n not in GEOMETRIC]
+    def _round(self, key: jax.Array, x: jax.Array, names: Sequence[str]) -> jax.Array:
+        """Applies one operation to each image, drawn from `names`."""
+        order_key, level_key = jax.random.split(key)
+        batch = x.shape[0]
+        size = -(-batch // len(names))  # images per operation
+        # The batch is padded to equal parts, so that all operations are equally likely
+        # however small it is; what the padding becomes is dropped.
+        order = jax.random.permutation(order_key, size * len(names))
+        level = jax.random.uniform(level_key, order.shape)
+        shuffled = 255 * x[order % batch]
+        pixelwise = [name for name in names if name not in GEOMETRIC]
         parts = []
-        for i, name in enumerate(plain):
-            span = slice(i * each, (i + 1) * each)
-            same = name == "identity"
+        for i, name in enumerate(pixelwise):
+            part = slice(i * size, (i + 1) * size)
+            parts.append(_pixelwise(name, shuffled[part], level[part]))
+        if len(pixelwise) < len(names):
+            start = len(pixelwise) * size
             parts.append(
-                slots[span] if same else pixelwise(name, slots[span], level[span])
+                self._geometric(
+                    shuffled[start:], level[start:], names[len(pixelwise) :], size
+                )
             )
-        if len(plain) < len(names):
-            parts.append(self._moved(slots, level, names, len(plain), each))
         changed = jnp.clip(jnp.concatenate(parts) / 255, 0, 1).astype(x.dtype)
-        return changed[jnp.argsort(order)[:count]]
+        return changed[jnp.argsort(order)[:batch]]
 
-    def _moved(self, slots, level, names, first: int, each: int) -> jax.Array:
-        height, width = slots.shape[1:3]
-        matrix = [
-            geometric(name, 2 * level[i * each : (i + 1) * each] - 1, height, width)
+    def _geometric(
+        self, x: jax.Array, level: jax.Array, names: Sequence[str], size: int
+    ) -> jax.Array:
+        """Applies each geometric operation to `size` consecutive images."""
+        height, width = x.shape[1:3]
+        matrices = [
+            geometric(name, 2 * level[i * size : (i + 1) * size] - 1, height, width)
             for i, name in enumerate(names)
-            if i >= first
         ]
-        return affine(slots[first * each :], jnp.concatenate(matrix), 255 * self.fill)
+        return affine(x, jnp.concatenate(matrices), 255 * self.fill)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cutout:
-    """Covers one square of every image, at a place of its own, with one value.
+    """Covers one square of each image with one value, at a random position.
 
-    Its centre is uniform over the pixels, so that squares may reach over the edge.
+    The square's center is uniform over the pixels, so it may reach over the edge.
 
     Attributes:
-      share: side of the square, as a share of the image's shorter side.
-      fill: the value.
+      share: side of the square, as a fraction of the image's shorter side.
+      fill: value of the covered pixels.
 
     References:
       DeVries & Taylor, Improved Regularization of Convolutional Neural Networks with
@@ -289,20 +301,21 @@ class Cutout:
             raise UserError(f"Cutout.share must lie in 0 to 1; got {self.share!r}.")
 
     def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns x with squares covered; float (batch, height, width, channels)."""
-        _float_images("Cutout", x)
-        count, height, width = x.shape[:3]
+        """Covers a square of each image, float (batch, height, width, channels)."""
+        _check_float_images("Cutout", x)
+        batch, height, width = x.shape[:3]
         side = round(self.share * min(height, width))
         size = jnp.asarray([height, width])
-        first = jax.random.randint(key, (count, 2), 0, size) - side // 2
-        down = jnp.arange(height) - first[:, :1]
-        across = jnp.arange(width) - first[:, 1:]
-        down, across = ((at >= 0) & (at < side) for at in (down, across))
-        hidden = (down[:, :, None] & across[:, None, :])[..., None]
-        return jnp.where(hidden, jnp.asarray(self.fill, x.dtype), x)
+        corner = jax.random.randint(key, (batch, 2), 0, size) - side // 2
+        row = jnp.arange(height) - corner[:, :1]
+        column = jnp.arange(width) - corner[:, 1:]
+        in_rows, in_columns = ((i >= 0) & (i < side) for i in (row, column))
+        covered = (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
+        return jnp.where(covered, jnp.asarray(self.fill, x.dtype), x)
 
 
-def _float_images(name: str, x) -> None:
+def _check_float_images(name: str, x: Any) -> None:
+    """Raises UserError unless x is a batch of float images."""
     if isinstance(x, dict) or x.ndim != 4:
         shape = "a dict of tokens" if isinstance(x, dict) else f"shape {tuple(x.shape)}"
         raise UserError(

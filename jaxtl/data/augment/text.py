@@ -1,9 +1,9 @@
-"""Random changes to a batch of tokenized texts, pure, inside the compiled step.
+"""Random changes to a batch of tokenized texts: pure functions, for the compiled step.
 
 Each is a frozen dataclass called with a key and {"input_ids", "attention_mask"} (and
-"token_type_ids" of pairs), (batch, length) each; every text draws its own change.
-Special tokens and padding stay what they are; texts are padded on the right. The
-default ids are those of BERT's vocabularies; for others give
+"token_type_ids" of pairs), (batch, length) each; the changes of the texts are
+independent. Special tokens and padding are never changed; texts are padded on the
+right. The default ids are those of BERT's vocabularies; for others give
 `special=tuple(tokenizer.special().values())`.
 """
 
@@ -18,23 +18,23 @@ from jaxtl.core.errors import UserError
 
 # [PAD], [CLS] and [SEP] of BERT's English vocabularies, and [MASK].
 SPECIAL_IDS = (0, 101, 102)
-MASK_ID = 103
+_MASK_ID = 103
 
 
-def words(x: dict, special: tuple[int, ...]) -> jax.Array:
-    """Returns bools (batch, length): real tokens that are none of the special ones."""
+def _is_word(x: dict[str, jax.Array], special: tuple[int, ...]) -> jax.Array:
+    """Bools (batch, length): True for tokens that are neither padding nor special."""
     ids = x["input_ids"]
     mask = x.get("attention_mask", jnp.ones_like(ids)).astype(bool)
     return mask & ~jnp.isin(ids, jnp.asarray(special, ids.dtype))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _OnWords:
-    """What all share.
+class _WordAugmentation:
+    """Base class: draws the words that are changed.
 
     Attributes:
       probability: that a word is changed.
-      special: ids that are never touched, and never drawn.
+      special: ids that are never changed, and never drawn.
     """
 
     probability: float = 0.1
@@ -49,118 +49,120 @@ class _OnWords:
                 f"{self.probability!r}."
             )
 
-    def _chosen(self, key, x) -> jax.Array:
+    def _draw_words(self, key: jax.Array, x: dict[str, jax.Array]) -> jax.Array:
+        """Draws the words to change, bools (batch, length)."""
         if not isinstance(x, dict) or "input_ids" not in x:
             raise UserError(
                 f"{type(self).__name__} needs tokenized texts, a dict with "
                 f"'input_ids'; got {type(x).__name__}."
             )
         drawn = jax.random.bernoulli(key, self.probability, x["input_ids"].shape)
-        return drawn & words(x, self.special)
+        return drawn & _is_word(x, self.special)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WordDropout(_OnWords):
-    """Puts one id, [MASK] by default, in the place of some words.
+class WordDropout(_WordAugmentation):
+    """Replaces some words by one id, [MASK] by default.
 
     Attributes:
       probability: that a word is changed.
-      special: ids that are never touched.
-      to: the id; 100 is [UNK] in BERT's vocabularies.
+      special: ids that are never changed.
+      to: the new id; 100 is [UNK] in BERT's vocabularies.
     """
 
-    to: int = MASK_ID
+    to: int = _MASK_ID
 
-    def __call__(self, key: jax.Array, x: dict) -> dict:
-        """Returns x with other ids."""
-        chosen = self._chosen(key, x)
-        return {**x, "input_ids": jnp.where(chosen, self.to, x["input_ids"])}
+    def __call__(self, key: jax.Array, x: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Replaces ids of x; the mask is unchanged."""
+        dropped = self._draw_words(key, x)
+        return {**x, "input_ids": jnp.where(dropped, self.to, x["input_ids"])}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WordReplacement(_OnWords):
-    """Puts words drawn from all words of the batch in the place of some.
+class WordReplacement(_WordAugmentation):
+    """Replaces some words by words drawn from all words of the batch.
 
-    So frequent words come often: the unigram distribution of the batch. (UDA draws by
-    TF-IDF, which needs the whole corpus.)
+    New words follow the unigram distribution of the batch, so frequent words are drawn
+    often. (UDA draws by TF-IDF, which needs the whole corpus.)
 
     Attributes:
       probability: that a word is changed.
-      special: ids that are never touched, and never drawn.
+      special: ids that are never changed, and never drawn.
 
     References:
       Xie et al., Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020,
       section 2.2 (word replacing).
     """
 
-    def __call__(self, key: jax.Array, x: dict) -> dict:
-        """Returns x with other ids."""
-        choosing, drawing = jax.random.split(key)
-        chosen, ids = self._chosen(choosing, x), x["input_ids"]
-        rank = jnp.cumsum(words(x, self.special).ravel())
-        nth = jax.random.randint(drawing, ids.shape, 1, jnp.maximum(rank[-1], 1) + 1)
-        drawn = ids.ravel()[jnp.searchsorted(rank, nth)]
-        return {**x, "input_ids": jnp.where(chosen, drawn, ids)}
+    def __call__(self, key: jax.Array, x: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Replaces ids of x; the mask is unchanged."""
+        position_key, word_key = jax.random.split(key)
+        replaced, ids = self._draw_words(position_key, x), x["input_ids"]
+        # The number of words up to each token: word k is the first token of rank k.
+        rank = jnp.cumsum(_is_word(x, self.special).ravel())
+        drawn = jax.random.randint(word_key, ids.shape, 1, jnp.maximum(rank[-1], 1) + 1)
+        new_ids = ids.ravel()[jnp.searchsorted(rank, drawn)]
+        return {**x, "input_ids": jnp.where(replaced, new_ids, ids)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WordSwap(_OnWords):
-    """Swaps some words with their right neighbours; no word moves by more than one.
+class WordSwap(_WordAugmentation):
+    """Swaps some words with their right neighbors; no word moves by more than one.
 
     Attributes:
-      probability: that a pair of neighbours is swapped. The pairs of a text don't
-        overlap; a coin decides whether they begin at even or at odd places.
-      special: ids that are never touched.
+      probability: that a pair of neighbors is swapped. The pairs of a text don't
+        overlap; a coin flip decides whether they start at even or at odd positions.
+      special: ids that are never changed.
     """
 
-    def __call__(self, key: jax.Array, x: dict) -> dict:
-        """Returns x with ids in another order."""
-        choosing, coin = jax.random.split(key)
-        drawn, ids = self._chosen(choosing, x), x["input_ids"]
-        parity = jax.random.bernoulli(coin, 0.5, (ids.shape[0], 1))
-        place = jnp.arange(ids.shape[1])
-        left = (place + parity) % 2 == 0
-        both = words(x, self.special) & _next(words(x, self.special), False)
-        first = drawn & left & both
-        second = _before(first, False)
-        swapped = jnp.where(first, _next(ids, 0), ids)
-        return {**x, "input_ids": jnp.where(second, _before(ids, 0), swapped)}
+    def __call__(self, key: jax.Array, x: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Swaps ids of x; the mask is unchanged."""
+        word_key, parity_key = jax.random.split(key)
+        drawn, ids = self._draw_words(word_key, x), x["input_ids"]
+        parity = jax.random.bernoulli(parity_key, 0.5, (ids.shape[0], 1))
+        is_left = (jnp.arange(ids.shape[1]) + parity) % 2 == 0
+        is_word = _is_word(x, self.special)
+        left = drawn & is_left & is_word & _shift_left(is_word, False)
+        right = _shift_right(left, False)
+        swapped = jnp.where(left, _shift_left(ids, 0), ids)
+        return {**x, "input_ids": jnp.where(right, _shift_right(ids, 0), swapped)}
 
 
-def _next(values, end) -> jax.Array:
-    return jnp.concatenate([values[:, 1:], jnp.full_like(values[:, :1], end)], 1)
+def _shift_left(values: jax.Array, fill: int | bool) -> jax.Array:
+    return jnp.concatenate([values[:, 1:], jnp.full_like(values[:, :1], fill)], 1)
 
 
-def _before(values, start) -> jax.Array:
-    return jnp.concatenate([jnp.full_like(values[:, :1], start), values[:, :-1]], 1)
+def _shift_right(values: jax.Array, fill: int | bool) -> jax.Array:
+    return jnp.concatenate([jnp.full_like(values[:, :1], fill), values[:, :-1]], 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WordDeletion(_OnWords):
-    """Takes some words out; the rest moves left and the mask becomes shorter.
+class WordDeletion(_WordAugmentation):
+    """Deletes some words; later words move left and the mask becomes shorter.
 
-    A text that would lose every word keeps its first.
+    A text that would lose all of its words keeps the first.
 
     Attributes:
-      probability: that a word is taken out.
-      special: ids that are never touched.
-      pad: id of the places that become free.
+      probability: that a word is deleted.
+      special: ids that are never changed.
+      pad: id of the positions that become free.
     """
 
     pad: int = 0
 
-    def __call__(self, key: jax.Array, x: dict) -> dict:
-        """Returns x, shorter texts in arrays of the same size."""
-        chosen, every = self._chosen(key, x), words(x, self.special)
-        bare = (chosen == every).all(1, keepdims=True)
-        first = every & (jnp.cumsum(every, axis=1) == 1)
+    def __call__(self, key: jax.Array, x: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Shortens the texts of x in arrays of the same size."""
+        deleted, is_word = self._draw_words(key, x), _is_word(x, self.special)
+        loses_all = (deleted == is_word).all(1, keepdims=True)
+        is_first = is_word & (jnp.cumsum(is_word, axis=1) == 1)
         mask = x.get("attention_mask", jnp.ones_like(x["input_ids"]))
-        kept = mask.astype(bool) & ~(chosen & ~(bare & first))
-        order = jnp.argsort(~kept, axis=1, stable=True)
-        there = jnp.arange(kept.shape[1]) < kept.sum(1, keepdims=True)
-        moved = {}
+        stays = mask.astype(bool) & ~(deleted & ~(loses_all & is_first))
+        order = jnp.argsort(~stays, axis=1, stable=True)
+        new_mask = jnp.arange(stays.shape[1]) < stays.sum(1, keepdims=True)
+        shortened = {}
         for name, values in x.items():
             values = jnp.take_along_axis(values, order, axis=1)
-            empty = self.pad if name == "input_ids" else 0
-            moved[name] = jnp.where(there, values, jnp.asarray(empty, values.dtype))
-        return {**moved, "attention_mask": there.astype(mask.dtype)}
+            fill = self.pad if name == "input_ids" else 0
+            fill = jnp.asarray(fill, values.dtype)
+            shortened[name] = jnp.where(new_mask, values, fill)
+        return {**shortened, "attention_mask": new_mask.astype(mask.dtype)}

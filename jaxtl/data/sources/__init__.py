@@ -1,1 +1,1 @@
-"""Data sources: each reads one kind of file into a Dataset."""
+"""Sources of data: each reads one kind of file, or renders its examples, as a Table."""
