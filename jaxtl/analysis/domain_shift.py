@@ -9,7 +9,7 @@ import numpy as np
 from jaxtl.analysis import linear_probe, shift_measures
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import dataset, streams
-from jaxtl.terms import checks
+from jaxtl.terms.base import feature_stage
 from jaxtl.training import run_dir
 from jaxtl.training.run import Run
 from jaxtl.training.setup import resume
@@ -215,7 +215,7 @@ def _streams(run: Run, source: str | None, other: str | None) -> tuple[str, str]
 
 def _stage(run: Run, stage: str | None) -> str:
     names = run.network.stages
-    stage = stage or checks.last_feature(names)
+    stage = feature_stage(names, stage)
     if stage not in names:
         raise UserError(
             f"stage={stage!r}: the model has no such stage{nearest(stage, names)} "

@@ -15,7 +15,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.evaluation import forward
 from jaxtl.models.precision import compute_in
-from jaxtl.terms import checks
+from jaxtl.terms.base import feature_stage
 from jaxtl.training import experiment_file, run_dir, setup
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
@@ -142,7 +142,7 @@ def _reopened(path: pathlib.Path) -> Run:
 def _stages(network: Network, stages) -> tuple[str, ...]:
     names = network.stages
     if stages is None:
-        return (checks.last_feature(names),)
+        return (feature_stage(names),)
     if stages == "all":
         return names[:-1] or names
     stages = (stages,) if isinstance(stages, str) else tuple(stages)

@@ -1,7 +1,7 @@
 """The Term: one summand of the loss, and what it may read before training."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,20 @@ from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.program import Program
 
 
-def stream(default: Any) -> Any:
-    """Declares a field of a term that names a stream, or a tuple of streams."""
+def stream_field(default: Any) -> Any:
+    """Declares a field of a term that names a stream it reads, or a tuple of them."""
     return dataclasses.field(default=default, metadata={"stream": True})
+
+
+def feature_stage(stages: Sequence[str], stage: str | None = None) -> str:
+    """Name of the stage whose output a term reads.
+
+    Args:
+      stages: the network's stages.
+      stage: the field of the term; None stands for the last stage before the head (the
+        head itself where the network has no other stage).
+    """
+    return stage or (stages[-2] if len(stages) > 1 else stages[-1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +34,8 @@ class Term:
 
     A field declared with `core.config.traced` is a number that runs of one compiled
     program may differ in, so a term must not branch on it in Python. Every other field
-    is compiled in. A field declared with `stream` names a stream that the term reads.
+    is compiled in. A field declared with `stream_field` names a stream, or a tuple of
+    streams, that the term reads.
 
     Attributes:
       weight: factor of this term in the loss; a number or a schedule.
@@ -33,7 +45,7 @@ class Term:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Names of the streams that this term reads, from its `stream` fields."""
+        """Names of the streams that this term reads, from its stream fields."""
         names: list[str] = []
         for field in dataclasses.fields(self):
             if field.metadata.get("stream"):

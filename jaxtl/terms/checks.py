@@ -4,6 +4,7 @@ Every function takes the `Setup` a term is checked against and raises `UserError
 """
 
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -81,12 +82,6 @@ def stage(setup: Setup, field: str, name: str) -> None:
         )
 
 
-def last_feature(network_stages: Iterable[str]) -> str:
-    """The last stage before the head (the head itself where it is alone)."""
-    stages = tuple(network_stages)
-    return stages[-2] if len(stages) > 1 else stages[-1]
-
-
 def task(setup: Setup, term: str, *expected: str) -> None:
     """Raises if the experiment's task is none of the expected."""
     if setup.program.task not in expected:
@@ -114,6 +109,20 @@ def number(
     if not isinstance(value, Schedule) and not low <= value <= high:
         span = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
         raise UserError(f"{where(setup, field)}={value!r}: expected a number {span}.")
+
+
+def positive(setup: Setup, field: str, value: Any) -> None:
+    """Raises if a value is not a number above 0; a schedule is not one."""
+    if not isinstance(value, numbers.Real) or not value > 0:
+        raise UserError(f"{where(setup, field)}={value!r}: expected a number above 0.")
+
+
+def count(setup: Setup, field: str, value: Any) -> None:
+    """Raises if a value is not a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise UserError(
+            f"{where(setup, field)}={value!r}: expected a whole number of at least 1."
+        )
 
 
 def sourced(setup: Setup) -> None:

@@ -48,6 +48,20 @@ def cross_entropy(logits, labels, smoothing=0.0) -> jax.Array:
     return -jnp.mean((1 - smoothing) * hit + smoothing * jnp.mean(log_p, axis=-1))
 
 
+def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """log p_y of each example, p = softmax(logits), in nats.
+
+    Args:
+      logits: (batch, K), before the softmax.
+      labels: y, (batch,) class indices in [0, K).
+
+    Returns:
+      (batch,), at most 0; its negative is the example's cross-entropy.
+    """
+    log_p = jax.nn.log_softmax(_wide(logits))
+    return jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+
+
 def binary_cross_entropy(logits, targets) -> jax.Array:
     """Binary cross-entropy of independent outputs, mean over examples and outputs.
 

@@ -15,7 +15,7 @@ from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.preparation import load_table, prepare
 from jaxtl.evaluation import feature_cache
 from jaxtl.optim.optimizer import AdamW
-from jaxtl.terms import checks
+from jaxtl.terms.base import feature_stage
 from jaxtl.training import inputs, setup
 from jaxtl.training.experiment import Experiment
 
@@ -136,7 +136,7 @@ def _stage(name: str, exp: Experiment, names) -> dict[str, np.ndarray]:
     run = setup.setup(_start(exp))
     stages = run.network.stages
     if name == LAST and LAST not in stages:
-        name = checks.last_feature(stages)
+        name = feature_stage(stages)
     if name not in stages:
         known = (RAW, TFIDF, LAST, *stages)
         raise UserError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain import adversarial, domain_pair
 
 
@@ -57,7 +57,7 @@ class ADDA(Term):
         return adversarial.discriminator_init(key, (width, *self.widths))
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         hold = jax.lax.stop_gradient

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain import domain_pair
 
 
@@ -78,12 +78,12 @@ class AFN(Term):
     def check(self, setup: Setup):
         domain_pair.check(setup, self.source, self.target)
         checks.stage(setup, "stage", self._stage(setup.program.network))
-        domain_pair.positive(setup, "step", self.step)
+        checks.positive(setup, "step", self.step)
         if self.radius is not None:
-            domain_pair.positive(setup, "radius", self.radius)
+            checks.positive(setup, "radius", self.radius)
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         stage = self._stage(context.program.network)

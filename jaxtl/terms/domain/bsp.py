@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain import domain_pair
 
 
@@ -60,7 +60,7 @@ class BSP(Term):
         checks.number(setup, "largest", self.largest, 1)
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         stage = self._stage(context.program.network)

@@ -10,7 +10,7 @@ from jaxtl.core.types import PyTree, vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain import adversarial, domain_pair
 from jaxtl.terms.domain.entropy import entropy
 
@@ -132,7 +132,7 @@ class CDAN(Term):
         }
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def _product(self, setup: Setup) -> int:
         return (

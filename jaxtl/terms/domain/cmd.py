@@ -79,7 +79,7 @@ class CMD(Term):
     def check(self, setup: Setup):
         domain_pair.check(setup, self.source, self.target, self.stages)
         checks.number(setup, "moments", self.moments, 1)
-        domain_pair.positive(setup, "span", self.span)
+        checks.positive(setup, "span", self.span)
 
     def __call__(self, context):
         return sum(

@@ -6,7 +6,7 @@ from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain import adversarial, domain_pair
 from jaxtl.terms.domain.adversarial import PAPER_RAMP
 
@@ -52,7 +52,7 @@ class DANN(Term):
         return adversarial.discriminator_init(key, (width, *self.widths))
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         scale = schedules.value(self.reversal, context.step, context.steps)

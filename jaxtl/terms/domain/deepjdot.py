@@ -10,7 +10,7 @@ from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain import domain_pair
 
 MISSING = "optimal transport needs ott: pip install 'jaxtl[ot]'."
@@ -110,13 +110,13 @@ class DeepJDOT(Term):
         checks.stage(setup, "stage", self._stage(setup.program.network))
         checks.number(setup, "feature", self.feature, 0.0)
         checks.number(setup, "label", self.label, 0.0)
-        domain_pair.positive(setup, "epsilon", self.epsilon)
+        checks.positive(setup, "epsilon", self.epsilon)
         checks.number(setup, "iterations", self.iterations, 1)
         if importlib.util.find_spec("ott") is None:
             raise UserError(f"terms.{setup.name}: DeepJDOT's {MISSING}")
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         stage = self._stage(context.program.network)

@@ -5,7 +5,7 @@ import jax
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup
+from jaxtl.terms.base import Setup, feature_stage
 
 
 def chosen(stages: tuple[str, ...] | None, network) -> tuple[str, ...]:
@@ -15,7 +15,7 @@ def chosen(stages: tuple[str, ...] | None, network) -> tuple[str, ...]:
       stages: a term's field.
       network: the model.
     """
-    return (checks.last_feature(network.stages),) if stages is None else stages
+    return (feature_stage(network.stages),) if stages is None else stages
 
 
 def vector(network, stage: str, feature) -> jax.Array:
@@ -62,14 +62,6 @@ def check(
         checks.stage(setup, "stages", stage)
 
 
-def positive(setup: Setup, field: str, value: float) -> None:
-    """Raises if a number is not above 0."""
-    if not value > 0:
-        raise UserError(
-            f"{checks.where(setup, field)}={value!r}: expected a number above 0."
-        )
-
-
 def bank(setup: Setup, field: str, numbers: tuple[float, ...] | None) -> None:
     """Raises if a bank of kernels is empty or one of its widths is not above 0."""
     if numbers is None:
@@ -80,4 +72,4 @@ def bank(setup: Setup, field: str, numbers: tuple[float, ...] | None) -> None:
             "least one width."
         )
     for place, number in enumerate(numbers):
-        positive(setup, f"{field}.{place}", number)
+        checks.positive(setup, f"{field}.{place}", number)

@@ -75,7 +75,7 @@ class JAN(Term):
         domain_pair.check(setup, self.source, self.target, self.stages)
         checks.one_of(setup, "estimator", self.estimator, ESTIMATORS)
         domain_pair.bank(setup, "multipliers", self.multipliers)
-        domain_pair.positive(setup, "bandwidth", self.bandwidth)
+        checks.positive(setup, "bandwidth", self.bandwidth)
 
     def __call__(self, context):
         stages = domain_pair.chosen(self.stages, context.program.network)

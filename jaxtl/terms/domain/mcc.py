@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.domain import domain_pair
 from jaxtl.terms.domain.entropy import entropy
 
 
@@ -59,7 +58,7 @@ class MCC(Term):
     def check(self, setup: Setup):
         checks.task(setup, "MCC", "classification")
         checks.stream(setup, "target", self.target)
-        domain_pair.positive(setup, "temperature", self.temperature)
+        checks.positive(setup, "temperature", self.temperature)
 
     def __call__(self, context):
         logits = context.forward(self.target).logits

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree, vectors
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.domain.entropy import entropy
 from jaxtl.terms.domain.initial_predictions import first_pass
 
@@ -135,7 +135,7 @@ class SHOT(Term):
         return {**memory, "labels": jnp.zeros(len(memory["seen"]), jnp.int32)}
 
     def _stage(self, network) -> str:
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         out = context.forward(self.target)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import types
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 
 
 def spectral_shrinkage(features: jax.Array, smallest: int = 1) -> jax.Array:
@@ -58,7 +58,7 @@ class SpectralShrinkage(Term):
 
     def reads(self, network) -> str:
         """Returns the stage whose features are shrunk."""
-        return self.stage or checks.last_feature(network.stages)
+        return feature_stage(network.stages, self.stage)
 
     def __call__(self, context):
         features = context.forward(self.stream).features[

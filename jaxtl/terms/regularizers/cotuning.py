@@ -10,7 +10,6 @@ import numpy as np
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import linear_fit, source_network
-from jaxtl.terms.regularizers.function_distance import positive
 
 
 def direct_relationship(
@@ -102,8 +101,8 @@ class CoTuning(Term):
         source_network.needs_head(setup, "CoTuning", trained=True)
         checks.stream(setup, "stream", self.stream)
         checks.one_of(setup, "approach", self.approach, ("direct", "reverse"))
-        positive(setup, "temperature", self.temperature)
-        positive(setup, "decay", self.decay)
+        checks.positive(setup, "temperature", self.temperature)
+        checks.positive(setup, "decay", self.decay)
 
     def init(self, key, setup):
         return source_network.head_init(setup)

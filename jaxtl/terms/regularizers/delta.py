@@ -10,7 +10,7 @@ from jaxtl.core import compilation, selection, types
 from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
 from jaxtl.terms import checks, losses
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.regularizers import feature_maps, linear_fit, source_network
 
 _LOSS = {
@@ -123,7 +123,7 @@ class DELTA(Term):
         if not self.attention:
             return {}
         found = feature_maps.names(self.stages, setup.program.network, setup.features)
-        last = checks.last_feature(setup.program.network.stages)
+        last = feature_stage(setup.program.network.stages)
         features, labels = [], []
         for out, batch in source_network.passes(setup, self.stream, stop=last):
             features.append(np.asarray(feature_maps.pooled(out.logits)))

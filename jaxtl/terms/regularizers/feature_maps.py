@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, Tokens
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup
+from jaxtl.terms.base import Setup, feature_stage
 
 
 def grid(feature) -> tuple[jax.Array, jax.Array]:
@@ -47,7 +47,7 @@ def names(stages: tuple[str, ...] | None, network: Network, features) -> tuple:
         return tuple(stages)
     inner = [s for s in network.stages[1:-1] if s in features]
     found = tuple(s for s in inner if spatial(features[s]))
-    return found or (checks.last_feature(network.stages),)
+    return found or (feature_stage(network.stages),)
 
 
 def check(setup: Setup, stages: tuple[str, ...] | None) -> tuple[str, ...]:

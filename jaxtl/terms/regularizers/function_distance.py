@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.config import traced
-from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.regularizers import source_network
 
 _KIND = {
@@ -95,7 +94,7 @@ class FunctionDistance(Term):
         checks.stream(setup, "stream", self.stream)
         if self.kind is not None:
             checks.one_of(setup, "kind", self.kind, dict.fromkeys(_KIND.values()))
-        positive(setup, "temperature", self.temperature)
+        checks.positive(setup, "temperature", self.temperature)
 
     def describe(self, setup: Setup) -> str:
         kind = self.kind or _KIND[setup.program.task]
@@ -116,13 +115,5 @@ class FunctionDistance(Term):
         else:
             kl = kl_divergence if kind == "softmax" else bernoulli_kl
             value = jnp.square(t) * kl(theirs, ours, t)
-        feature = out.features.get(checks.last_feature(context.program.network.stages))
+        feature = out.features.get(feature_stage(context.program.network.stages))
         return source_network.mean(value, feature)
-
-
-def positive(setup: Setup, field: str, value) -> None:
-    """Raises if a number is not above 0; schedules are no numbers here."""
-    if not isinstance(value, int | float) or not value > 0:
-        raise UserError(
-            f"{checks.where(setup, field)}={value!r}: expected a number above 0."
-        )

@@ -14,7 +14,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.regularizers import dense_layers
 from jaxtl.terms.regularizers.jacobian_dense import Seen, dense_params
 from jaxtl.terms.regularizers.jacobian_estimates import (
@@ -135,7 +135,7 @@ class JacobianDifference(Term):
         head = setup.program.network.stages[-1]
         known = trees.flatten({head: setup.source.params.get(head)})
         whole = set(trees.flatten({head: setup.params[head]})) <= set(known)
-        return head if whole else checks.last_feature(setup.program.network.stages)
+        return head if whole else feature_stage(setup.program.network.stages)
 
     def leaves(self, setup) -> PyTree:
         """Returns the mask of parameters that f is differentiated by (or moved by)."""

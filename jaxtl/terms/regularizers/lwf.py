@@ -6,7 +6,7 @@ from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.regularizers import source_network
-from jaxtl.terms.regularizers.function_distance import kl_divergence, positive
+from jaxtl.terms.regularizers.function_distance import kl_divergence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class LwF(Term):
         checks.task(setup, "LwF", "classification", "multilabel", "regression")
         source_network.needs_head(setup, "LwF", trained=True)
         checks.stream(setup, "stream", self.stream)
-        positive(setup, "temperature", self.temperature)
+        checks.positive(setup, "temperature", self.temperature)
 
     def init(self, key, setup):
         return source_network.head_init(setup)

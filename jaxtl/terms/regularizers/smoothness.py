@@ -11,9 +11,8 @@ from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, feature_stage
 from jaxtl.terms.regularizers import source_network
-from jaxtl.terms.regularizers.function_distance import positive
 
 
 def divergence(a: jax.Array, b: jax.Array, task: str = "classification") -> jax.Array:
@@ -127,7 +126,7 @@ class _Smooth(Term):
             self.reads(context.program.network),
         )
         feature = out.features[stage]
-        last = out.features.get(checks.last_feature(stages))
+        last = out.features.get(feature_stage(stages))
 
         def value(z):
             moved = states + z.astype(states.dtype)
@@ -220,7 +219,7 @@ class SMART(_Smooth):
     def check(self, setup: Setup):
         super().check(setup)
         for field in ("radius", "start"):
-            positive(setup, field, getattr(self, field))
+            checks.positive(setup, field, getattr(self, field))
         checks.number(setup, "step_size", self.step_size, 0.0)
         checks.number(setup, "steps", self.steps, 0)
 

@@ -11,7 +11,6 @@ from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup
-from jaxtl.terms.regularizers.function_distance import positive
 from jaxtl.terms.semi import augmented_views, pseudo_targets
 
 PAPER_RAMP = schedules.LinearRamp(final=75.0, start=0.0, end=0.016)
@@ -104,14 +103,10 @@ class MixMatch(pseudo_targets._OnUnlabelled):
         checks.stream(setup, "labelled", self.labelled)
         super().check(setup)
         for field in ("temperature", "alpha"):
-            positive(setup, field, getattr(self, field))
+            checks.positive(setup, field, getattr(self, field))
         checks.number(setup, "unlabelled", self.unlabelled, 0.0)
         augmented_views.check(setup, "weak", self.weak)
-        if not (isinstance(self.views, int) and self.views >= 1):
-            raise UserError(
-                f"{checks.where(setup, 'views')}={self.views!r}: expected a whole "
-                "number of at least 1."
-            )
+        checks.count(setup, "views", self.views)
         if augmented_views.kind(augmented_views.first(setup, self.stream)) == "tokens":
             raise UserError(
                 f"terms.{setup.name}: MixMatch mixes inputs, and token ids can't be "

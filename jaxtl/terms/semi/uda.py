@@ -10,7 +10,6 @@ from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.regularizers.function_distance import positive
 from jaxtl.terms.semi import augmented_views, pseudo_targets
 
 RISES = ("linear", "log", "exp")
@@ -96,7 +95,7 @@ class UDA(pseudo_targets._OnUnlabelled):
 
     def check(self, setup: Setup):
         super().check(setup)
-        positive(setup, "temperature", self.temperature)
+        checks.positive(setup, "temperature", self.temperature)
         checks.number(setup, "threshold", self.threshold, 0.0, 1.0)
         augmented_views.check_strong(setup, self.stream, self.strong)
 

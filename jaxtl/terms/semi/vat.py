@@ -11,7 +11,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
-from jaxtl.terms.regularizers.function_distance import positive
 from jaxtl.terms.semi import augmented_views, pseudo_targets
 
 
@@ -90,12 +89,8 @@ class VAT(pseudo_targets._OnUnlabelled):
     def check(self, setup: Setup):
         super().check(setup)
         for field in ("radius", "size"):
-            positive(setup, field, getattr(self, field))
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise UserError(
-                f"{checks.where(setup, 'steps')}={self.steps!r}: expected a whole "
-                "number of at least 1."
-            )
+            checks.positive(setup, field, getattr(self, field))
+        checks.count(setup, "steps", self.steps)
         stages = setup.program.network.stages
         stage = self._stage(stages, augmented_views.first(setup, self.stream))
         if stage is None:
