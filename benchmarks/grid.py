@@ -151,16 +151,17 @@ def work(how: str, case: str, folder: pathlib.Path, steps: int) -> float:
 
 
 def _sweep(case, folder, steps) -> float:
-    from jaxtl.sweep import grid, runner
-    from jaxtl.training import experiment_file as experiments
+    from jaxtl.sweep import runner
+    from jaxtl.sweep.grid import build_grid
+    from jaxtl.training import experiment_file
 
     axes = {"seed": SEEDS, "optim.lr": RATES, "terms.near.weight": WEIGHTS}
     path = folder / "cells.py"
     path.write_text("")
     exp = experiment(case, folder, steps)
-    file = experiments.File(path, {"": exp}, None, (), "")
+    file = experiment_file.File(path, {"": exp}, None, (), "")
     made = runner.build_sweep(
-        file, grid.grid_of(file, axes), folder / f"sweep{time.time_ns()}"
+        file, build_grid(file, axes), folder / f"sweep{time.time_ns()}"
     )
     with runner.open_database(made) as database:
         runner.run(made, database)

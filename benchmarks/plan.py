@@ -13,7 +13,8 @@ import time
 import timing
 
 import jaxtl as tl
-from jaxtl.sweep import grid, plan
+from jaxtl.sweep import plan
+from jaxtl.sweep.grid import build_cells, build_grid
 from jaxtl.training import experiment_file
 
 TARGET = 2.0
@@ -46,7 +47,7 @@ def measure(name: str, one_program: bool, rounds: int) -> timing.Row:
     cells, programs = [], []
     for _ in range(rounds):
         begin = time.perf_counter()
-        found = grid.cells(file, grid.grid_of(file, axes(one_program)))
+        found = build_cells(file, build_grid(file, axes(one_program)))
         cells.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         grouped = plan.programs(found)

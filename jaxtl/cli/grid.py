@@ -16,7 +16,7 @@ from jaxtl.results import build_summary, records, report, tables
 from jaxtl.results.database import DONE, FAILED, FINISHED, Database, Outcome
 from jaxtl.sweep import axes_from_text, plan, runner
 from jaxtl.sweep.axes import Grid
-from jaxtl.sweep.grid import grid_of
+from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
 PAUSE = 5.0  # seconds between lines of progress
@@ -77,10 +77,12 @@ def read_grid(
       The file with the single-valued overrides, the grid, and the file's module.
     """
     module = experiment_file.import_file(args.file)
-    axes, fixed = axes_from_text.parted(getattr(module, "SWEEP", None), args.overrides)
+    axes, fixed = axes_from_text.split_axes(
+        getattr(module, "SWEEP", None), args.overrides
+    )
     file = experiment_file.read_file(args.file, *fixed)
     module = sys.modules[experiment_file.MODULE + args.file.stem]
-    return file, grid_of(file, getattr(module, "SWEEP", None), axes), module
+    return file, build_grid(file, getattr(module, "SWEEP", None), axes), module
 
 
 def print_report(folder: pathlib.Path, counts: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ from jaxtl.results import results, writers
 from jaxtl.results.database import FINISHED, Database
 from jaxtl.results.tables import Sheet
 from jaxtl.sweep import plan, runner
-from jaxtl.sweep.grid import grid_of
+from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file as experiments
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.experiment_file import File
@@ -133,7 +133,7 @@ def run_sweep(
 def _made(experiment, axes, folder, scratch, title, baselines, mode, lanes):
     """Returns the sweep; `scratch` is a folder for what is needed until it ends."""
     file, own_axes, own_baselines = _file(experiment, pathlib.Path(scratch), title)
-    grid = grid_of(file, own_axes if axes is None else axes)
+    grid = build_grid(file, own_axes if axes is None else axes)
     if not grid.axes:
         raise UserError(
             f"axes={axes!r}: expected a mapping from fields to values, such as "

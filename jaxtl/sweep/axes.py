@@ -1,4 +1,4 @@
-"""Axes: the words in which a sweep is written down."""
+"""The axes of a sweep, as experiment files declare them."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +14,15 @@ SEED, VARIANT, METHOD = "seed", "variant", "method"
 
 @dataclasses.dataclass(frozen=True)
 class Range(Sequence):
-    """Numbers between two ends: a row of them in a grid, all of them in a search.
+    """Numbers between two ends.
+
+    A grid takes `count` of them, evenly spaced; a search draws from all of them.
 
     Attributes:
-      low, high: both included.
-      count: of a grid's values.
-      log: whether they lie evenly on a logarithmic axis.
+      low: the lower end, included.
+      high: the upper end, included.
+      count: number of values in a grid, at least 2.
+      log: whether they are evenly spaced on a logarithmic axis.
     """
 
     low: float
@@ -27,7 +30,7 @@ class Range(Sequence):
     count: int
     log: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = "log" if self.log else "linear"
         ends = (self.low, self.high)
         if not all(isinstance(x, int | float) for x in ends):
@@ -45,28 +48,29 @@ class Range(Sequence):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         space = np.geomspace if self.log else np.linspace
         values = [float(f"{x:.6g}") for x in space(self.low, self.high, self.count)]
         return values[index]
 
 
 def log(low: float, high: float, count: int) -> Range:
-    """Returns `count` numbers from low to high, each the same factor above the last."""
+    """Numbers from low to high, each the same factor above the one before."""
     return Range(low, high, count, log=True)
 
 
 def linear(low: float, high: float, count: int) -> Range:
-    """Returns `count` numbers from low to high, evenly spaced."""
+    """Numbers from low to high, evenly spaced."""
     return Range(low, high, count)
 
 
 @dataclasses.dataclass(frozen=True)
 class When:
-    """An axis that exists only in some cells.
+    """An axis that exists in some cells only.
 
     Attributes:
-      condition: axis -> a label, or a tuple of labels, of axes named before this one.
+      condition: axis -> a label or a tuple of labels, of axes declared before this one;
+        the axis exists where every one of them has such a label.
       values: as of any axis.
     """
 
@@ -74,28 +78,33 @@ class When:
     values: Any
 
     def holds(self, labels: Mapping[str, Any]) -> bool:
-        """Whether the cell so far is one of those meant."""
-        return all(among(labels.get(k), v) for k, v in self.condition.items())
+        """Whether a cell with these labels meets the condition."""
+        return all(
+            has_label(labels.get(name), allowed)
+            for name, allowed in self.condition.items()
+        )
 
 
-def among(label: Any, wanted: Any) -> bool:
-    return any(label == shown(one) for one in several(wanted))
+def has_label(label: Any, allowed: Any) -> bool:
+    """Whether a label is the allowed one, or one of several."""
+    return any(label == label_of(value) for value in as_labels(allowed))
 
 
-def several(wanted: Any) -> Iterable:
-    return wanted if isinstance(wanted, tuple | list | set) else (wanted,)
+def as_labels(allowed: Any) -> Iterable:
+    """The alternatives of a condition: a tuple, a list or a set, or a single label."""
+    return allowed if isinstance(allowed, tuple | list | set) else (allowed,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Halving:
-    """Successive halving: settings that do worst on validation stop early.
+    """Successive halving: the settings that are worst on validation stop early.
 
-    Settings of one compiled program are compared with each other, by the mean of the
-    monitored metric over their seeds.
+    The settings of one compiled program are compared with each other, by the mean of
+    the monitored metric over their seeds.
 
     Attributes:
       rungs: shares of the steps at which settings are compared, rising, below 1.
-      keep: share that goes on at each, at least one setting.
+      keep: share of the settings that go on at each rung; at least one does.
 
     References:
       Jamieson and Talwalkar, Non-stochastic Best Arm Identification, AISTATS 2016.
@@ -104,7 +113,7 @@ class Halving:
     rungs: tuple[float, ...] = (0.25, 0.5)
     keep: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.rungs, self.rungs[1:]))
         if not (self.rungs and rising and all(0 < r < 1 for r in self.rungs)):
             raise UserError(
@@ -119,13 +128,13 @@ class Halving:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A sweep with more to say than its axes.
+    """The axes of a sweep, with cells to leave out and a rule to stop cells early.
 
     Attributes:
-      axes: as the mapping SWEEP.
-      exclude: cells to leave out: each a mapping from axes to a label, or a tuple of
-        labels; a cell that matches all of one is left out.
-      halving: lets cells stop early, None for none.
+      axes: axis -> values, as SWEEP of an experiment file.
+      exclude: rules, each a mapping from axes to a label or a tuple of labels; a cell
+        that matches all axes of a rule is left out.
+      halving: stops cells early; None lets all of them run to their end.
     """
 
     axes: Mapping[Any, Any]
@@ -133,27 +142,38 @@ class Grid:
     halving: Halving | None = None
 
 
-def title(axis) -> str:
-    """Returns an axis's name; zipped fields are joined by commas."""
+def matches_rule(labels: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    """Whether a cell with these labels has all axes of a rule, with such labels."""
+    return all(
+        name in labels and has_label(labels[name], allowed)
+        for name, allowed in rule.items()
+    )
+
+
+def axis_name(axis: str | tuple[str, ...]) -> str:
+    """The name of an axis; the fields of a zipped axis are joined by commas."""
     return axis if isinstance(axis, str) else ", ".join(axis)
 
 
-def shown(value: Any) -> Any:
-    """Returns a value as it stands in tables: numbers and texts as they are."""
+def label_of(value: Any) -> Any:
+    """The label of a value in tables: numbers and texts as they are.
+
+    A configuration is written with the fields that differ from their defaults.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
         return value.item()
     if config.is_config(value):
-        parts = []
+        changed = []
         for name, field in config.fields(value).items():
-            own = getattr(value, name)
             default = field.default
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
-            if config.key(own) != config.key(default):
-                parts.append(f"{name}={shown(own)!r}")
-        return f"{type(value).__name__}({', '.join(parts)})"
+            field_value = getattr(value, name)
+            if config.key(field_value) != config.key(default):
+                changed.append(f"{name}={label_of(field_value)!r}")
+        return f"{type(value).__name__}({', '.join(changed)})"
     if isinstance(value, tuple | list):
-        return ", ".join(str(shown(x)) for x in value)
+        return ", ".join(str(label_of(x)) for x in value)
     return str(value)

@@ -1,4 +1,4 @@
-"""Axes on a command line: "optim.lr=0.001,0.01", "seed=0..4", "a.b=log(1e-4,1,5)"."""
+"""Axes of a command line: "optim.lr=0.001,0.01", "seed=0..4", "a.b=log(1e-4,1,5)"."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,51 +6,59 @@ from typing import Any
 
 from jaxtl.core import config
 from jaxtl.core.errors import UserError
-from jaxtl.sweep.axes import SEED, VARIANT, Grid, Range, linear, log, title
+from jaxtl.sweep.axes import SEED, VARIANT, Grid, Range, axis_name, linear, log
 
-_SEEDS = ("SEEDS", "seeds")  # as the other commands call them
-
-
-def is_axis(text: str) -> bool:
-    """Whether "path=values" on a command line spans several values."""
-    values = text.partition("=")[2]
-    many = len([part for part in _split(values) if part]) > 1
-    return many or bool(_RANGES.fullmatch(values.strip()))
+_SEEDS = ("SEEDS", "seeds")  # names of the axis "seed" in other commands
+_RANGE = re.compile(r"(log|linear)\(.+\)|-?\d+\.\.-?\d+|tl\.sweep\..+")
+_SPACED = re.compile(r"(log|linear)\((.+),(.+),(.+)\)")
+_INTEGERS = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
-def parted(given: Any, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the texts of a command line that are axes, and the others.
+def split_axes(
+    sweep: Mapping[Any, Any] | Grid | None, texts: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Separates the axes of a command line from its overrides of single values.
 
-    A single value is an axis's too where the file has an axis of that name.
+    A single value belongs to an axis as well if the file has an axis of that name.
 
     Args:
-      given: the file's SWEEP.
+      sweep: the file's SWEEP.
       texts: "a.b=0,0.01" and the like.
+
+    Returns:
+      (axes, overrides), each in the order given.
 
     Raises:
       UserError: a field that the file changes together with others.
     """
-    known = given.axes if isinstance(given, Grid) else given
-    names = list(known) if isinstance(known, Mapping) else []
-    axes, rest = [], []
+    axes_of_file = sweep.axes if isinstance(sweep, Grid) else sweep
+    names = list(axes_of_file) if isinstance(axes_of_file, Mapping) else []
+    axes, overrides = [], []
     for text in texts:
         name = text.partition("=")[0].strip()
         for zipped in (axis for axis in names if isinstance(axis, tuple)):
             if name in zipped:
                 raise UserError(
-                    f"{text}: the file changes {title(zipped)} together; change them "
-                    "there."
+                    f"{text}: the file changes {axis_name(zipped)} together; change "
+                    "them there."
                 )
-        own = name in (SEED, VARIANT, *_SEEDS) or name in names
-        (axes if own or is_axis(text) else rest).append(text)
-    return axes, rest
+        is_axis = name in (SEED, VARIANT, *_SEEDS) or name in names
+        (axes if is_axis or _has_several_values(text) else overrides).append(text)
+    return axes, overrides
 
 
-_RANGES = re.compile(r"(log|linear)\(.+\)|-?\d+\.\.-?\d+|tl\.sweep\..+")
+def _has_several_values(text: str) -> bool:
+    values = text.partition("=")[2]
+    parts = [part for part in _split_at_commas(values) if part]
+    return len(parts) > 1 or bool(_RANGE.fullmatch(values.strip()))
 
 
-def parsed(text: str) -> tuple[str, Any]:
-    """Returns (axis, values) of "a.b=0,0.01", "seed=0..4" or "lr=log(1e-4,1e-2,5)"."""
+def parse_axis(text: str) -> tuple[str, Any]:
+    """Reads (axis, values) from "a.b=0,0.01", "seed=0..4" or "lr=log(1e-4,1e-2,5)".
+
+    Raises:
+      UserError: no "=", or a range of wrong ends.
+    """
     import jaxtl
 
     name, equals, values = text.partition("=")
@@ -61,20 +69,20 @@ def parsed(text: str) -> tuple[str, Any]:
             f"the axis {text!r} has no '='; expected path=value,value, such as "
             "optim.lr=0.001,0.01."
         )
-    if made := re.fullmatch(r"(log|linear)\((.+),(.+),(.+)\)", values):
-        low, high, count = (config.literal(x.strip()) for x in made.groups()[1:])
-        return name, (log if made[1] == "log" else linear)(low, high, count)
-    if made := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values):
-        return name, range(int(made[1]), int(made[2]) + 1)
-    parts = [part for part in _split(values) if part]
-    found = [config.literal(part, {"tl": jaxtl}) for part in parts]
-    if len(found) == 1 and isinstance(found[0], Range):
-        return name, found[0]
-    return name, found
+    if match := _SPACED.fullmatch(values):
+        low, high, count = (config.literal(x.strip()) for x in match.groups()[1:])
+        return name, (log if match[1] == "log" else linear)(low, high, count)
+    if match := _INTEGERS.fullmatch(values):
+        return name, range(int(match[1]), int(match[2]) + 1)
+    parts = [part for part in _split_at_commas(values) if part]
+    parsed = [config.literal(part, {"tl": jaxtl}) for part in parts]
+    if len(parsed) == 1 and isinstance(parsed[0], Range):
+        return name, parsed[0]
+    return name, parsed
 
 
-def _split(text: str) -> list[str]:
-    """Splits at the commas that stand in no bracket or quotes."""
+def _split_at_commas(text: str) -> list[str]:
+    """Splits a text at the commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for char in text:
         if quote:

@@ -36,7 +36,8 @@ from jaxtl.sweep import (
     vectorized_loop,
     vectorized_runs,
 )
-from jaxtl.sweep import grid as sweep_grid
+from jaxtl.sweep.cell_key import experiment_digest
+from jaxtl.sweep.grid import Cell, build_cells
 from jaxtl.training import build, loop, run_dir, setup
 from jaxtl.training.experiment import Experiment, Variant
 from jaxtl.training.experiment_file import File
@@ -63,7 +64,7 @@ class Sweep:
 
     file: File
     grid: axes.Grid
-    cells: tuple[sweep_grid.Cell, ...]
+    cells: tuple[Cell, ...]
     programs: tuple[plan.ProgramGroup, ...]
     folder: pathlib.Path
     mode: str = "auto"
@@ -98,7 +99,7 @@ def build_sweep(
         raise UserError(f"lanes={most}: expected at least 1 side by side.")
     if grid.halving is not None and most is None:
         most = 2**20  # settings are compared within a program: all its lanes at once
-    cells = tuple(sweep_grid.cells(file, grid))
+    cells = tuple(build_cells(file, grid))
     groups = tuple(plan.programs(cells))
     fitted = tuple(baseline_cells.fits(baselines, grid, cells)) if baselines else ()
     if fitted and baseline_cells.method_axis(grid) not in cells[0].labels:
@@ -130,7 +131,7 @@ def open_database(made: Sweep, *, overwrite: bool = False) -> Database:
     database = Database(folder, create=True)
     if not (folder / "experiment.py").exists():
         shutil.copyfile(made.file.path, folder / "experiment.py")
-    digests = {name: sweep_grid.digest(exp) for name, exp in made.file.variants.items()}
+    digests = {name: experiment_digest(exp) for name, exp in made.file.variants.items()}
     known = database.meta().get("digests")
     if known is not None and known != digests:
         changed = sorted(
@@ -176,7 +177,7 @@ def _clear(folder: pathlib.Path) -> None:
 
 def _shown(values: Any) -> Any:
     values = values.values if isinstance(values, axes.When) else values
-    return [axes.shown(value) for value in values]
+    return [axes.label_of(value) for value in values]
 
 
 class Worker(contextlib.ExitStack):
@@ -270,7 +271,7 @@ def _sized(made: Sweep, program: plan.ProgramGroup, left, working: Worker):
 
 def run_chunk(
     made: Sweep,
-    cells: Sequence[sweep_grid.Cell],
+    cells: Sequence[Cell],
     size: plan.ExecutionPlan,
     interrupt,
     watch=None,
@@ -381,12 +382,12 @@ def _parts(count: int) -> int:
     return max(1, min(cores, count // 4))
 
 
-def _setting(cell: sweep_grid.Cell) -> tuple:
+def _setting(cell: Cell) -> tuple:
     """Returns a cell's labels but its seed's."""
     return tuple((k, str(v)) for k, v in cell.labels.items() if k != axes.SEED)
 
 
-def _alone(cell: sweep_grid.Cell, one: Run) -> Outcome:
+def _alone(cell: Cell, one: Run) -> Outcome:
     begun = time.perf_counter()
     # The run's first step donates its state, which siblings share.
     one = one.with_experiment(one.exp) if len(one.parts.phases) == 1 else one

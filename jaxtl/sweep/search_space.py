@@ -22,7 +22,8 @@ from jaxtl.core import config
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.evaluation import metrics
 from jaxtl.sweep import axes, optuna_storage, runner
-from jaxtl.sweep.grid import Cell, cells, digest
+from jaxtl.sweep.cell_key import experiment_digest
+from jaxtl.sweep.grid import build_cells
 from jaxtl.training.experiment_file import File
 from jaxtl.training.run import Run
 
@@ -85,12 +86,8 @@ def space(file: File, grid: axes.Grid) -> dict[str, dict[str, Any]]:
             drawn["choices"] = list(_options(axis, one))
         if isinstance(values, axes.When):
             drawn["when"] = {name: _plain(x) for name, x in values.condition.items()}
-        found[_name(axis)] = drawn
+        found[axes.axis_name(axis)] = drawn
     return found
-
-
-def _name(axis) -> str:
-    return axis if isinstance(axis, str) else ", ".join(axis)
 
 
 def _plain(labels: Any) -> Any:
@@ -117,9 +114,9 @@ def _options(axis, values) -> dict[str, tuple[Any, Any]]:
     if isinstance(values, Mapping):
         rows = [(label, {label: change}) for label, change in values.items()]
     elif isinstance(axis, tuple):
-        rows = [(", ".join(str(axes.shown(x)) for x in v), [v]) for v in values]
+        rows = [(", ".join(str(axes.label_of(x)) for x in v), [v]) for v in values]
     else:
-        rows = [(axes.shown(value), [value]) for value in values]
+        rows = [(axes.label_of(value), [value]) for value in values]
     found: dict[str, tuple[Any, Any]] = {}
     for label, one in rows:
         name = str(label)
@@ -144,7 +141,7 @@ def draw(trial, file: File, grid: axes.Grid, known: Mapping[str, dict]) -> list:
             if not values.holds(labels):
                 continue
             values = values.values
-        name = _name(axis)
+        name = axes.axis_name(axis)
         if isinstance(values, axes.Range):
             label = _number(trial, name, known[name])
             chosen[axis] = [label]
@@ -153,8 +150,12 @@ def draw(trial, file: File, grid: axes.Grid, known: Mapping[str, dict]) -> list:
             picked = trial.suggest_categorical(name, tuple(options))
             label, chosen[axis] = options[picked]
         labels[name] = label
-    made = cells(file, axes.Grid(chosen))
-    return [c for c in made if not any(_excluded(c, rule) for rule in grid.exclude)]
+    made = build_cells(file, axes.Grid(chosen))
+    return [
+        c
+        for c in made
+        if not any(axes.matches_rule(c.labels, rule) for rule in grid.exclude)
+    ]
 
 
 def _number(trial, name: str, drawn: Mapping[str, Any]) -> float:
@@ -163,11 +164,6 @@ def _number(trial, name: str, drawn: Mapping[str, Any]) -> float:
         return trial.suggest_int(name, math.ceil(low), math.floor(high), log=log)
     # Of six digits, so that the setting is what tables show.
     return float(f"{trial.suggest_float(name, low, high, log=log):.6g}")
-
-
-def _excluded(cell: Cell, rule: Mapping[str, Any]) -> bool:
-    there = all(name in cell.labels for name in rule)
-    return there and axes.When(rule, ()).holds(cell.labels)
 
 
 def metric_of(made: runner.Sweep) -> str:
@@ -196,7 +192,7 @@ def metric_of(made: runner.Sweep) -> str:
 
 def facts(search: Search, found: Mapping[str, dict]) -> dict[str, Any]:
     """Returns what processes that share a study must agree in."""
-    digests = {n: digest(e) for n, e in search.made.file.variants.items()}
+    digests = {n: experiment_digest(e) for n, e in search.made.file.variants.items()}
     seeds = search.made.grid.axes.get(axes.SEED)
     return {
         "metric": search.metric,

@@ -67,9 +67,9 @@ def divide(trees: Sequence[PyTree]) -> tuple[StackedLayout, list, list]:
     return StackedLayout(treedef, tuple(is_shared)), shared, stacked
 
 
-def equal(tree: PyTree, other: PyTree) -> bool:
+def equal(first: PyTree, second: PyTree) -> bool:
     """Whether two trees hold the same numbers, in the same order of leaves."""
-    a, b = jax.tree.leaves(tree), jax.tree.leaves(other)
+    a, b = jax.tree.leaves(first), jax.tree.leaves(second)
     return len(a) == len(b) and all(
         x is y or np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b)
     )
@@ -96,7 +96,7 @@ def _leaf_columns(trees: Sequence[PyTree]) -> tuple[Any, list[tuple]]:
     """The common structure, and for each leaf its values in all trees."""
     flat = [jax.tree.flatten(tree) for tree in trees]
     treedef = flat[0][1]
-    if any(other != treedef for _, other in flat):
+    if any(structure != treedef for _, structure in flat):
         raise IncompatibleRuns("the trees of the runs differ in structure")
     return treedef, list(zip(*(leaves for leaves, _ in flat)))
 

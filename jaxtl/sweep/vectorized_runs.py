@@ -174,7 +174,7 @@ class VectorizedRuns:
         if not all(jax.tree.leaves(is_shared["fixed"].frozen)):
             return False
         stats = [run.state.stats for run in self.runs]
-        if not all(stacking.equal(stats[0], other) for other in stats[1:]):
+        if not all(stacking.equal(stats[0], x) for x in stats[1:]):
             return False
         return all(
             run.parts.datasets[name].x is dataset.x

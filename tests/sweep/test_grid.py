@@ -1,4 +1,4 @@
-"""Axes and the cells that they span."""
+"""Grids: axes of files and command lines, and the cells that they span."""
 
 import dataclasses
 import itertools
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import jaxtl as tl
 from jaxtl.core import config
 from jaxtl.core.errors import UserError
-from jaxtl.sweep import axes as sweep_axes
 from jaxtl.sweep import axes_from_text, plan
-from jaxtl.sweep.grid import cells, grid_of
+from jaxtl.sweep.axes import Grid, Halving, When, label_of, linear, log
+from jaxtl.sweep.grid import build_cells, build_grid
 from jaxtl.training import experiment_file
 
 ROOT = pathlib.Path(tl.__file__).parent.parent
@@ -36,37 +36,38 @@ def file(variants=None, seeds=None):
     return experiment_file.File(pathlib.Path("x.py"), variants, seeds, (), "")
 
 
-def spanned(axes, *asked, of=None, **more):
+def cells(axes, *texts, of=None, **settings):
+    """The cells of axes, with axes of the command line and settings of the Grid."""
     of = file() if of is None else of
-    grid = grid_of(of, sweep_axes.Grid(axes, **more) if more else axes, asked)
-    return cells(of, grid)
+    grid = build_grid(of, Grid(axes, **settings) if settings else axes, texts)
+    return build_cells(of, grid)
 
 
-def labels(axes, *asked, **more):
-    return [dict(cell.labels) for cell in spanned(axes, *asked, **more)]
+def labels(axes, *texts, **settings):
+    return [dict(cell.labels) for cell in cells(axes, *texts, **settings)]
 
 
-def column(name, *args, **more):
-    return [cell.get(name) for cell in labels(*args, **more)]
+def column(name, axes, *texts, **settings):
+    return [cell.get(name) for cell in labels(axes, *texts, **settings)]
 
 
 # --- what axes span ------------------------------------------------------------------
 
 
 def test_the_last_axis_changes_fastest_and_seeds_are_innermost():
-    found = labels({"seed": range(2), "optim.lr": [0.1, 0.2], "steps": [3, 5]})
+    rows = labels({"seed": range(2), "optim.lr": [0.1, 0.2], "steps": [3, 5]})
     expected = itertools.product([0.1, 0.2], [3, 5], [0, 1])
-    assert [tuple(cell.values()) for cell in found] == list(expected)
-    assert list(found[0]) == ["optim.lr", "steps", "seed"]
+    assert [tuple(row.values()) for row in rows] == list(expected)
+    assert list(rows[0]) == ["optim.lr", "steps", "seed"]
 
 
 def test_cells_hold_the_experiments_that_overrides_make():
     axes = {"optim.lr": [0.1], "terms.task.label_smoothing": [0.2], "seed": [7]}
-    [cell] = spanned(axes)
-    made = exp()
+    [cell] = cells(axes)
+    expected = exp()
     for path, value in (("optim.lr", 0.1), ("terms.task.label_smoothing", 0.2)):
-        made = config.override(made, path, value)
-    assert cell.exp == dataclasses.replace(made, seed=7)
+        expected = config.override(expected, path, value)
+    assert cell.exp == dataclasses.replace(expected, seed=7)
     assert cell.changes == (
         ("optim.lr", 0.1),
         ("terms.task.label_smoothing", 0.2),
@@ -74,27 +75,28 @@ def test_cells_hold_the_experiments_that_overrides_make():
     )
 
 
-@pytest.mark.parametrize("name", ["log", "linear"])
-def test_ranges_are_numpys(name):
-    made = getattr(sweep_axes, name)(1e-4, 1e-2, 5)
-    space = {"log": np.geomspace, "linear": np.linspace}[name]
-    np.testing.assert_allclose(list(made), space(1e-4, 1e-2, 5), rtol=1e-5)
-    assert column("optim.lr", {"optim.lr": made}) == list(made)
+@pytest.mark.parametrize(
+    ("build", "expected"), [(log, np.geomspace), (linear, np.linspace)]
+)
+def test_ranges_are_those_of_numpy(build, expected):
+    values = build(1e-4, 1e-2, 5)
+    np.testing.assert_allclose(list(values), expected(1e-4, 1e-2, 5), rtol=1e-5)
+    assert column("optim.lr", {"optim.lr": values}) == list(values)
 
 
 def test_zipped_fields_change_together():
-    found = spanned({("batch", "steps"): [(32, 400), (64, 200)]})
-    assert [(c.exp.batch, c.exp.steps) for c in found] == [(32, 400), (64, 200)]
-    assert [c.labels for c in found] == [
+    zipped = cells({("batch", "steps"): [(32, 400), (64, 200)]})
+    assert [(c.exp.batch, c.exp.steps) for c in zipped] == [(32, 400), (64, 200)]
+    assert [c.labels for c in zipped] == [
         {"batch, steps": "32, 400"},
         {"batch, steps": "64, 200"},
     ]
 
 
-def test_named_variants_change_and_add():
+def test_named_variants_change_fields_and_add_terms():
     near = tl.regularizers.L2SP(weight=0.5)
     method = {"full": {}, "L2-SP": {"terms.near": near, "optim.lr": 0.3}}
-    full, tuned = spanned({"method": method})
+    full, tuned = cells({"method": method})
     assert full.exp == exp()
     assert tuned.exp.terms == {**exp().terms, "near": near}
     assert tuned.exp.optim.lr == 0.3
@@ -105,28 +107,28 @@ METHOD = {"full": {}, "L2-SP": {"terms.near": tl.regularizers.L2SP()}}
 
 
 def test_a_conditional_axis_exists_in_some_cells_only():
-    when = sweep_axes.When({"method": "L2-SP"}, [0.01, 0.1])
-    found = spanned({"method": METHOD, "terms.near.weight": when})
-    assert [c.labels for c in found] == [
+    when = When({"method": "L2-SP"}, [0.01, 0.1])
+    conditional = cells({"method": METHOD, "terms.near.weight": when})
+    assert [c.labels for c in conditional] == [
         {"method": "full"},
         {"method": "L2-SP", "terms.near.weight": 0.01},
         {"method": "L2-SP", "terms.near.weight": 0.1},
     ]
-    assert [c.exp.terms["near"].weight for c in found[1:]] == [0.01, 0.1]
+    assert [c.exp.terms["near"].weight for c in conditional[1:]] == [0.01, 0.1]
 
 
-def test_conditions_of_several_labels_and_axes():
-    when = sweep_axes.When({"method": ("full", "L2-SP"), "optim.lr": 0.2}, [1, 2])
-    found = labels({"method": METHOD, "optim.lr": [0.1, 0.2], "batch": when})
-    assert len(found) == 2 * (1 + 2)
-    assert all(("batch" in cell) == (cell["optim.lr"] == 0.2) for cell in found)
+def test_a_condition_may_name_several_labels_and_axes():
+    when = When({"method": ("full", "L2-SP"), "optim.lr": 0.2}, [1, 2])
+    rows = labels({"method": METHOD, "optim.lr": [0.1, 0.2], "batch": when})
+    assert len(rows) == 2 * (1 + 2)
+    assert all(("batch" in row) == (row["optim.lr"] == 0.2) for row in rows)
 
 
 def test_excluded_cells_are_left_out():
     axes = {"method": METHOD, "optim.lr": [0.1, 0.2, 0.3]}
     rule = {"method": "full", "optim.lr": (0.2, 0.3)}
-    found = labels(axes, exclude=(rule,))
-    assert [tuple(cell.values()) for cell in found] == [
+    rows = labels(axes, exclude=(rule,))
+    assert [tuple(row.values()) for row in rows] == [
         ("full", 0.1),
         ("L2-SP", 0.1),
         ("L2-SP", 0.2),
@@ -143,14 +145,14 @@ def test_exclusions_name_objects_as_well_as_their_labels():
 
 def test_the_variants_of_a_file_are_an_axis():
     of = file({"a": exp(steps=1), "b": exp(steps=2)}, (3, 4))
-    found = spanned({"optim.lr": [0.1]}, of=of)
-    assert [(c.variant, c.exp.steps, c.exp.seed) for c in found] == [
+    of_variants = cells({"optim.lr": [0.1]}, of=of)
+    assert [(c.variant, c.exp.steps, c.exp.seed) for c in of_variants] == [
         ("a", 1, 3),
         ("a", 1, 4),
         ("b", 2, 3),
         ("b", 2, 4),
     ]
-    assert list(found[0].labels) == ["variant", "optim.lr", "seed"]
+    assert list(of_variants[0].labels) == ["variant", "optim.lr", "seed"]
     assert column("variant", {"variant": ["b"]}, of=of) == ["b", "b"]
 
 
@@ -161,26 +163,27 @@ def test_variants_that_others_start_from_are_no_cells():
     assert both == ["base", "tuned"]
 
 
-@pytest.mark.parametrize("once", [iter, np.asarray])
-def test_any_iterable_is_an_axis(once):
-    rates = once([0.1, 0.2])
-    assert column("optim.lr", {"optim.lr": rates, "seed": once([1, 2])}) == [
+@pytest.mark.parametrize("iterable", [iter, np.asarray])
+def test_any_iterable_is_an_axis(iterable):
+    rates = iterable([0.1, 0.2])
+    assert column("optim.lr", {"optim.lr": rates, "seed": iterable([1, 2])}) == [
         *(0.1, 0.1),
         *(0.2, 0.2),
     ]
 
 
 def test_labels_show_what_differs_from_the_defaults():
-    shown = sweep_axes.shown
-    assert shown(tl.regularizers.L2SP(weight=0.1)) == "L2SP(weight=0.1)"
+    assert label_of(tl.regularizers.L2SP(weight=0.1)) == "L2SP(weight=0.1)"
     schedule = tl.optim.Cosine(peak=0.1)
-    assert shown(tl.optim.AdamW(lr=schedule)) == "AdamW(lr='Cosine(peak=0.1)')"
-    assert shown((3, "a")) == "3, a"
-    assert [shown(x) for x in (None, True, 3, 0.1, "a")] == [None, True, 3, 0.1, "a"]
-    assert shown(np.float64(0.1)) == 0.1
+    assert label_of(tl.optim.AdamW(lr=schedule)) == "AdamW(lr='Cosine(peak=0.1)')"
+    assert label_of((3, "a")) == "3, a"
+    for value in (None, True, 3, 0.1, "a"):
+        assert label_of(value) is value
+    assert label_of(np.float64(0.1)) == 0.1
 
 
-# --- laws ----------------------------------------------------------------------------
+# --- properties of cells and their keys ----------------------------------------------
+
 
 VALUES = {
     "optim.lr": st.floats(1e-6, 1e3),
@@ -203,23 +206,23 @@ AXES = st.fixed_dictionaries(
 @settings(max_examples=60, deadline=None)
 @given(AXES, st.randoms())
 def test_cells_are_the_product_and_their_keys_are_unique(axes, random):
-    found = spanned(axes)
-    assert len(found) == np.prod([len(values) for values in axes.values()])
-    keys = [cell.key for cell in found]
+    product = cells(axes)
+    assert len(product) == np.prod([len(values) for values in axes.values()])
+    keys = [cell.key for cell in product]
     assert len(set(keys)) == len(keys)
-    for cell in found:
-        made = exp()
+    for cell in product:
+        expected = exp()
         for path, value in cell.changes:
-            made = config.override(made, path, value)
-        assert cell.exp == made
+            expected = config.override(expected, path, value)
+        assert cell.exp == expected
     order = list(axes)
     random.shuffle(order)
-    assert {c.key for c in spanned({k: axes[k] for k in order})} == set(keys)
+    assert {c.key for c in cells({k: axes[k] for k in order})} == set(keys)
 
 
-def test_keys_tell_experiments_apart_and_nothing_else():
+def test_keys_depend_on_the_experiment_only():
     def keys(axes, of=None):
-        return [cell.key for cell in spanned(axes, of=of)]
+        return [cell.key for cell in cells(axes, of=of)]
 
     assert keys({"optim.lr": [1]}) == keys({"optim.lr": [1.0]})
     assert keys({"optim.lr": [0.1]}) == keys({"optim.lr": np.array([0.1])})
@@ -231,14 +234,14 @@ def test_keys_tell_experiments_apart_and_nothing_else():
 
 KEYS = """
 import json, sys
-sys.path.insert(0, "tests")
-import test_sweep
-print(json.dumps([cell.key for cell in test_sweep.spanned(test_sweep.various())]))
+sys.path.insert(0, "tests/sweep")
+import test_grid
+print(json.dumps([cell.key for cell in test_grid.cells(test_grid.various_axes())]))
 """
 
 
-def various():
-    """Returns axes of values of many kinds."""
+def various_axes():
+    """Axes with values of many kinds."""
     arrays = [tl.data.Arrays(x=np.ones((9, i)), y=np.arange(9) % 3) for i in (1, 2)]
     return {
         "method": {**METHOD, "set": {"optim.groups": {"head": 1.0, ".*": tl.FROZEN}}},
@@ -250,7 +253,7 @@ def various():
 
 def test_keys_are_the_same_in_every_process():
     env = {**os.environ, "PYTHONHASHSEED": "7"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", KEYS],
         cwd=ROOT,
         env=env,
@@ -258,14 +261,14 @@ def test_keys_are_the_same_in_every_process():
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
-    assert found == [cell.key for cell in spanned(various())]
-    assert len(set(found)) == 3 * 2 * 2 * 2
+    keys = json.loads(process.stdout)
+    assert keys == [cell.key for cell in cells(various_axes())]
+    assert len(set(keys)) == 3 * 2 * 2 * 2
 
 
-def test_arrays_of_one_shape_have_keys_of_their_own():
-    held = [tl.data.Arrays(x=np.full((9, 2), i), y=np.arange(9) % 3) for i in (1, 2)]
-    assert len(spanned({"data": held})) == 2
+def test_different_arrays_of_one_shape_have_different_keys():
+    data = [tl.data.Arrays(x=np.full((9, 2), i), y=np.arange(9) % 3) for i in (1, 2)]
+    assert len(cells({"data": data})) == 2
 
 
 def test_functions_without_a_name_are_told_apart_by_their_variants():
@@ -273,7 +276,7 @@ def test_functions_without_a_name_are_told_apart_by_their_variants():
         name: {"model": tl.Network(lambda key, x: {}, lambda *args: None, (name,))}
         for name in ("a", "b")
     }
-    assert len(spanned({"net": nets})) == 2
+    assert len(cells({"net": nets})) == 2
 
 
 def test_ten_thousand_cells_read_each_value_once(monkeypatch):
@@ -282,26 +285,26 @@ def test_ten_thousand_cells_read_each_value_once(monkeypatch):
     def count(module, name):
         original = getattr(module, name)
 
-        def counted(*args, **more):
+        def counted(*args, **settings):
             calls[name] += 1
-            return original(*args, **more)
+            return original(*args, **settings)
 
         monkeypatch.setattr(module, name, counted)
 
     count(config, "parse")
     count(plan, "is_traced")
     axes = {
-        "terms.task.label_smoothing": sweep_axes.linear(0, 0.5, 10),
-        "optim.lr": sweep_axes.log(1e-4, 1, 10),
-        "optim.weight_decay": sweep_axes.linear(0, 1, 10),
+        "terms.task.label_smoothing": linear(0, 0.5, 10),
+        "optim.lr": log(1e-4, 1, 10),
+        "optim.weight_decay": linear(0, 1, 10),
         "steps": [10, 20],
         "seed": range(5),
     }
-    found = spanned(axes)
-    assert len(found) == 10_000
+    all_cells = cells(axes)
+    assert len(all_cells) == 10_000
     assert calls["parse"] == 10 + 10 + 10 + 2
-    assert len(plan.programs(found)) == 2
-    # One look per field, kind of value and value of what is compiled in.
+    assert len(plan.programs(all_cells)) == 2
+    # One call per field, kind of value and combination of static values.
     assert calls["is_traced"] <= 8
 
 
@@ -324,28 +327,30 @@ def test_ten_thousand_cells_read_each_value_once(monkeypatch):
         ("t=none,tl.losses.CrossEntropy()", "t", [None, tl.losses.CrossEntropy()]),
     ],
 )
-def test_forms_of_axes(text, name, values):
-    assert axes_from_text.parted(None, [text]) == ([text], [])
-    found = axes_from_text.parsed(text)
-    assert (found[0], list(found[1])) == (name, values)
+def test_axes_of_the_command_line_are_read(text, name, values):
+    assert axes_from_text.split_axes(None, [text]) == ([text], [])
+    parsed_name, parsed_values = axes_from_text.parse_axis(text)
+    assert (parsed_name, list(parsed_values)) == (name, values)
 
 
 @pytest.mark.parametrize(
     "text", ["optim.lr=0.1", "wise_ft=(0.0,0.5)", "init=tl.pretrained.FromRun('a,b')"]
 )
 def test_single_values_are_overrides(text):
-    assert axes_from_text.parted({"optim.eps": [1]}, [text]) == ([], [text])
+    assert axes_from_text.split_axes({"optim.eps": [1]}, [text]) == ([], [text])
 
 
-def test_an_axis_of_the_command_line_takes_the_files_place():
+def test_an_axis_of_the_command_line_replaces_the_files():
     axes = {"optim.lr": [0.1, 0.2], "seed": range(5)}
     assert column("optim.lr", axes, "optim.lr=3,4", "seed=7") == [3, 4]
     assert column("seed", axes, "seed=7") == [7, 7]
 
 
-def test_a_single_value_takes_the_place_of_an_axis():
+def test_a_single_value_replaces_an_axis_of_the_file():
     axes = {"optim.lr": [0.1, 0.2], "method": METHOD}
-    assert axes_from_text.parted(axes, ["optim.lr=0.3", "steps=5", "method=full"]) == (
+    assert axes_from_text.split_axes(
+        axes, ["optim.lr=0.3", "steps=5", "method=full"]
+    ) == (
         ["optim.lr=0.3", "method=full"],
         ["steps=5"],
     )
@@ -355,17 +360,16 @@ def test_a_single_value_takes_the_place_of_an_axis():
     assert column("method", axes, "method=L2-SP,full")[:2] == ["L2-SP", "full"]
 
 
-def test_the_condition_of_an_axis_stays():
-    when = sweep_axes.When({"method": "L2-SP"}, [0.01, 0.1])
+def test_an_axis_that_is_replaced_keeps_its_condition():
+    when = When({"method": "L2-SP"}, [0.01, 0.1])
     axes = {"method": METHOD, "terms.near.weight": when}
-    found = labels(axes, "terms.near.weight=5")
-    assert found == [
+    assert labels(axes, "terms.near.weight=5") == [
         {"method": "full"},
         {"method": "L2-SP", "terms.near.weight": 5},
     ]
 
 
-# --- what is refused -----------------------------------------------------------------
+# --- errors -----------------------------------------------------------------
 
 ERRORS = {
     "no such field": ({"optm.lr": [1]}, r"no field 'optm'; did you mean 'optim'"),
@@ -384,15 +388,15 @@ ERRORS = {
     ),
     "zipped numbers": ({("batch", "steps"): [1, 2]}, r"zips 2 fields"),
     "an unknown condition": (
-        {"method": METHOD, "steps": sweep_axes.When({"methd": "full"}, [1])},
+        {"method": METHOD, "steps": When({"methd": "full"}, [1])},
         r"depends on 'methd', which is no axis before it; did you mean 'method'",
     ),
     "a condition on a later axis": (
-        {"steps": sweep_axes.When({"method": "full"}, [1]), "method": METHOD},
+        {"steps": When({"method": "full"}, [1]), "method": METHOD},
         r"'steps' depends on 'method', which is no axis before it",
     ),
     "a condition that never holds": (
-        {"method": METHOD, "steps": sweep_axes.When({"method": "L2SP"}, [1])},
+        {"method": METHOD, "steps": When({"method": "L2SP"}, [1])},
         r"the axis 'steps': 'method' is never 'L2SP'; did you mean 'L2-SP'",
     ),
     "a value twice": (
@@ -407,29 +411,29 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_is_wrong_is_told(case):
-    axes, sentence = ERRORS[case]
-    with pytest.raises(UserError, match=sentence) as error:
-        spanned(axes)
+def test_wrong_axes_are_refused_in_one_sentence(case):
+    axes, message = ERRORS[case]
+    with pytest.raises(UserError, match=message) as error:
+        cells(axes)
     assert str(error.value).endswith(".")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("rule", "sentence"),
+    ("rule", "message"),
     [
         ({"optim.rl": 1}, r"exclude: 'optim\.rl' is no axis; did you mean 'optim\.lr'"),
         ({"optim.lr": 0.3}, r"'optim\.lr' is never 0\.3.* \(values: 0\.1, 0\.2\)"),
         ({"optim.lr": (0.1, 0.2)}, r"the sweep has no cells: everything is excluded"),
     ],
 )
-def test_wrong_exclusions_are_told(rule, sentence):
-    with pytest.raises(UserError, match=sentence):
-        spanned({"optim.lr": [0.1, 0.2]}, exclude=(rule,))
+def test_wrong_exclusions_are_refused(rule, message):
+    with pytest.raises(UserError, match=message):
+        cells({"optim.lr": [0.1, 0.2]}, exclude=(rule,))
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
         ("optim.lr=", r"the axis 'optim\.lr' has no values"),
         ("optim.lr=log(0,1,3)", r"tl\.sweep\.log\(0, 1\): expected 0 < low < high"),
@@ -441,18 +445,18 @@ def test_wrong_exclusions_are_told(rule, sentence):
         ("0.1,0.2", r"the axis '0\.1,0\.2' has no '='"),
     ],
 )
-def test_wrong_axes_of_the_command_line_are_told(text, sentence):
-    with pytest.raises(UserError, match=sentence):
-        spanned({"method": METHOD}, text)
+def test_wrong_axes_of_the_command_line_are_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        cells({"method": METHOD}, text)
 
 
-def test_a_zipped_field_is_not_changed_alone():
+def test_one_field_of_a_zipped_axis_can_not_be_overridden():
     with pytest.raises(UserError, match="changes batch, steps together"):
-        axes_from_text.parted({("batch", "steps"): [(1, 2)]}, ["batch=3"])
+        axes_from_text.split_axes({("batch", "steps"): [(1, 2)]}, ["batch=3"])
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
         ({"rungs": ()}, r"halving\.rungs=\(\): expected rising shares"),
         ({"rungs": (0.5, 0.25)}, r"expected rising shares"),
@@ -460,6 +464,6 @@ def test_a_zipped_field_is_not_changed_alone():
         ({"keep": 0}, r"halving\.keep=0: expected a share"),
     ],
 )
-def test_wrong_halvings_are_told(settings, sentence):
-    with pytest.raises(UserError, match=sentence):
-        sweep_axes.Halving(**settings)
+def test_wrong_halvings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Halving(**settings)

@@ -6,8 +6,9 @@ import jax
 import pytest
 
 import jaxtl as tl
-from jaxtl.sweep import grid, plan, stacking, vectorized_runs
+from jaxtl.sweep import plan, stacking, vectorized_runs
 from jaxtl.sweep.axes import When
+from jaxtl.sweep.grid import build_cells, build_grid
 from jaxtl.training import experiment_file
 from jaxtl.training.run import Run
 
@@ -34,7 +35,7 @@ def base(**changes):
 def cells(axes, exp=None, **variants):
     variants = variants or {"": exp or base()}
     of = experiment_file.File(pathlib.Path("x.py"), variants, None, (), "")
-    return grid.cells(of, grid.grid_of(of, axes))
+    return build_cells(of, build_grid(of, axes))
 
 
 TRACED = {

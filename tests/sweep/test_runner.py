@@ -25,7 +25,7 @@ from jaxtl.sweep import (
     vectorized_step,
 )
 from jaxtl.sweep.axes import Grid, Halving, log
-from jaxtl.sweep.grid import grid_of
+from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
 ROOT = pathlib.Path(tl.__file__).parent.parent
@@ -60,7 +60,7 @@ def sweep_of(place, axes=None, *, text=None, out="out", **settings):
         (place / "tiny.py").write_text(text)
     file = experiment_file.read_file(place / "tiny.py")
     module = sys.modules[experiment_file.MODULE + "tiny"]
-    grid = grid_of(file, module.SWEEP if axes is None else axes)
+    grid = build_grid(file, module.SWEEP if axes is None else axes)
     return runner.build_sweep(file, grid, place / out, **settings)
 
 

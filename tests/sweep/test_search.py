@@ -25,7 +25,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.results.database import DONE, STOPPED, Database
 from jaxtl.sweep import optuna_storage, optuna_study, search_space, slurm
 from jaxtl.sweep.axes import Grid
-from jaxtl.sweep.grid import grid_of
+from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
 optuna = pytest.importorskip("optuna")
@@ -60,7 +60,7 @@ def file(tmp_path) -> pathlib.Path:
 
 def axes_of(file, axes, exclude=()):
     made = experiment_file.read_file(file)
-    return made, grid_of(made, Grid(axes, exclude))
+    return made, build_grid(made, Grid(axes, exclude))
 
 
 def drawn(file, grid, count, kind="random", seed=0):

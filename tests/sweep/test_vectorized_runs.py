@@ -482,9 +482,9 @@ def test_sixty_runs_compile_one_program(digits):
 def test_runs_of_different_programs_are_no_replicas(digits):
     exp = digits(**FIELDS)
     wider = dataclasses.replace(exp, model=tl.models.MLP(widths=(13, 8)))
-    for other in (wider, dataclasses.replace(exp, batch=8)):
+    for changed in (wider, dataclasses.replace(exp, batch=8)):
         with pytest.raises(stacking.IncompatibleRuns):
-            vectorize([exp, other], "map")
+            vectorize([exp, changed], "map")
 
 
 REASONS = {
