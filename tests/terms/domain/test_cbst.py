@@ -94,9 +94,9 @@ def test_the_term_is_the_mean_over_the_batch(bench, balanced):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(extra["mask"], taken.mean(), rtol=1e-6)
     np.testing.assert_allclose(extra["confidence"], p.max(1)[taken].mean(), rtol=1e-5)
-    np.testing.assert_array_equal(context.states["term"]["predicted"], predicted)
+    np.testing.assert_array_equal(context.term_states["term"]["predicted"], predicted)
     np.testing.assert_allclose(
-        context.states["term"]["confidence"], confidence, rtol=1e-5
+        context.term_states["term"]["confidence"], confidence, rtol=1e-5
     )
 
 
@@ -107,7 +107,7 @@ def test_between_two_looks_thresholds_stay(bench):
     context = room.context(state=state, step=3)
     _, extra = term(View(context, "term", 0))
     np.testing.assert_array_equal(
-        context.states["term"]["thresholds"], jnp.full(3, 0.2)
+        context.term_states["term"]["thresholds"], jnp.full(3, 0.2)
     )
     assert extra["mask"] == 1  # one of three classes always has 0.2
 

@@ -66,7 +66,7 @@ def test_the_task_term_weighs_the_source_by_the_running_prediction(bench):
     np.testing.assert_allclose(value, np.mean(terms), rtol=1e-5)
     np.testing.assert_allclose(extra["mean_weight"], gamma.mean(), rtol=1e-5)
     np.testing.assert_allclose(extra["accuracy"], np.mean(p.argmax(1) == y), rtol=1e-6)
-    kept = context.states["term"]["prediction"]
+    kept = context.term_states["term"]["prediction"]
     np.testing.assert_allclose(kept, mean, rtol=1e-5)
 
 

@@ -104,7 +104,7 @@ def test_the_terms_value_and_its_memory(bench, step):
     np.testing.assert_allclose(extra["pseudo"], own, rtol=1e-4)
     same = np.mean(p.argmax(1) == labels[rows])
     np.testing.assert_allclose(extra["agreement"], same, rtol=1e-6)
-    kept = context.states["term"]
+    kept = context.term_states["term"]
     np.testing.assert_array_equal(kept["labels"], labels)
     np.testing.assert_allclose(kept["features"], memory["features"], rtol=1e-4)
 

@@ -175,7 +175,7 @@ def test_group_dro_keeps_its_weights_between_steps(bench):
     weights, state = np.full(3, 1 / 3), term.init_state(room.setup)
     for _ in range(3):
         value, extra, context = _run(room, term, state=state)
-        state = context.states["term"]
+        state = context.term_states["term"]
         weights = weights * np.exp(0.5 * risks)
         weights /= weights.sum()
         np.testing.assert_allclose(value, weights @ risks, rtol=1e-4)

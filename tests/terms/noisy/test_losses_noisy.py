@@ -230,7 +230,7 @@ def test_elrs_memory_follows_each_example(bench):
     for _ in range(3):
         context = room.context(state=state)
         value, _ = term(View(context, "term", 0))
-        state = context.states["term"]
+        state = context.term_states["term"]
         wanted[row] = 0.9 * wanted[row] + 0.1 * p
         _close(state["targets"], wanted, rtol=1e-3)
     labels = np.asarray(room.batches["target"]["y"])

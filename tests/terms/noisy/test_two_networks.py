@@ -181,7 +181,7 @@ def test_mixed_losses_are_the_papers():
 def _step(term, room, own, state, step, **fields):
     context = room.context(term_params=own, state=state, step=step, **fields)
     value, metrics = term(View(context, "term", 0))
-    return value, metrics, context.states["term"]
+    return value, metrics, context.term_states["term"]
 
 
 def test_the_warm_up_is_cross_entropy_of_both_networks(bench):

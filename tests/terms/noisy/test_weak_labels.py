@@ -63,7 +63,7 @@ def test_prodens_weights_are_uniform_first_and_then_the_models(bench):
     for _ in range(2):
         context = room.context(state=state)
         value, metrics = term(View(context, "term", 0))
-        state = context.states["term"]
+        state = context.term_states["term"]
         wanted = -np.mean((weights * np.log(p)).sum(1))
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-7)
         weights = s * p / np.maximum((s * p).sum(1, keepdims=True), 1e-30)
@@ -148,7 +148,7 @@ def _bags(room, term, batch=None, state=None):
     batches = {"target": batch or room.batches["target"]}
     context = room.context(constants=given, state=state, batches=batches)
     value, metrics = term(View(context, "term", 0))
-    return value, metrics, given, context.states["term"]
+    return value, metrics, given, context.term_states["term"]
 
 
 def test_bags_of_one_are_cross_entropy(bench):

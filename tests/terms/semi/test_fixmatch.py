@@ -89,7 +89,7 @@ def test_flexmatch_thresholds_follow_a_simulation(bench, warmup, mapping):
         q, strong = _passes(room, step)
         context = room.context(step=step, seed=step, state=state)
         value, extra = term(View(context, "term", 0))
-        state = context.states["term"]
+        state = context.term_states["term"]
         # Algorithm 1: thresholds first, from what was remembered before this step.
         sigma = [sum(m == c for m in memory.values()) for c in range(3)]
         unused = sum(m is None for m in memory.values())
@@ -122,7 +122,7 @@ def test_freematch_thresholds_and_fairness_follow_a_simulation(bench):
         q, strong = _passes(room, step)
         context = room.context(step=step, seed=step, state=state)
         value, extra = term(View(context, "term", 0))
-        state = context.states["term"]
+        state = context.term_states["term"]
         n, labels = len(q), q.argmax(-1)
         tau = m * tau + (1 - m) * sum(row.max() for row in q) / n
         p = m * p + (1 - m) * q.sum(0) / n

@@ -50,7 +50,7 @@ def test_the_value_is_the_squared_distance_to_the_teachers_view(bench):
     head = jax.tree.map(
         lambda a, b: 0.5 * a + 0.5 * b, old["head"], room.params["head"]
     )
-    new = context.states["term"]["params"]["head"]
+    new = context.term_states["term"]["params"]["head"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new, head)
     x = room.batches["unlabelled"]["x"]
     student = softmax(room.network.apply(room.params, room.stats, x).logits)
