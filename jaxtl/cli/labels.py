@@ -66,9 +66,9 @@ def _rows(predictions: "Predictions", errors: "LabelErrors") -> list[tuple]:
     """Cells of the suspicious labels, in the order of `COLUMNS`."""
     names = predictions.class_names
     return [
-        (int(predictions.rows[index]), names[given], names[suggested], f"{score:.4f}")
-        for index, given, suggested, score in zip(
-            errors.rows, errors.given, errors.suggested, errors.score
+        (int(predictions.rows[index]), names[label], names[suggested], f"{score:.4f}")
+        for index, label, suggested, score in zip(
+            errors.rows, errors.labels, errors.suggested, errors.score
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, and labels of several annotators."""
+"""Detection of wrong labels, and estimation of labels from several annotators."""
 
 from typing import TYPE_CHECKING
 

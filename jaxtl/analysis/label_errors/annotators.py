@@ -1,29 +1,30 @@
-"""Several annotators per example: how good each is, and what the label most likely is.
+"""Several annotators per example: the error rates of each, and the likely labels.
 
-The estimate is a preparation: `dawid_skene(annotations).labels` (or rows of `posterior`
-where it is sure enough) become the y of `tl.data.Arrays`.
+Labels are estimated before training: `dawid_skene(annotations).labels`, or the rows
+whose `posterior` is high enough, become the y of `tl.data.Arrays`.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxtl.core.errors import UserError
 
 
 class Annotators(NamedTuple):
-    """What the annotations say.
+    """Estimates from annotations.
 
     Attributes:
       posterior: (items, K), P(true class | all annotations).
       labels: (items,), the most probable class.
-      confusion: (annotators, K, K), P(annotator says j | true class i); a row of a
-        class that nobody has is uniform.
+      confusion: (annotators, K, K), P(annotator says j | true class i); the row of a
+        class that no item has is uniform.
       prior: (K,), of the true classes.
-      log_likelihood: of the annotations at the estimates that `posterior` rests on, in
-        nats, without the multinomial coefficients.
-      iterations: that were taken.
+      log_likelihood: of the annotations, in nats, without the multinomial coefficients,
+        at the estimates that `posterior` was computed from.
+      iterations: number of EM iterations.
     """
 
     posterior: np.ndarray
@@ -35,18 +36,21 @@ class Annotators(NamedTuple):
 
 
 def dawid_skene(
-    annotations, classes: int | None = None, iterations: int = 1000, tolerance=1e-8
+    annotations: ArrayLike,
+    classes: int | None = None,
+    iterations: int = 1000,
+    tolerance: float = 1e-8,
 ) -> Annotators:
-    """Maximum likelihood of true classes and of annotators' errors, by EM.
+    """Estimates true classes and annotators' error rates by maximum likelihood (EM).
 
-    It begins with each item's share of votes and stops where the log-likelihood grows
+    EM starts from each item's share of votes and stops where the log-likelihood grows
     by less than `tolerance` nats.
 
     Args:
       annotations: (items, annotators) class indices, −1 where there is none; or
         (items, annotators, K) counts, for annotators that judge an item repeatedly.
       classes: K; None takes the largest index + 1. Unused for counts.
-      iterations: at most.
+      iterations: maximum number of EM iterations.
       tolerance: in nats.
 
     Raises:
@@ -59,32 +63,36 @@ def dawid_skene(
     """
     counts = _counts(annotations, classes)
     votes = counts.sum(1)
-    posterior, before = votes / votes.sum(1, keepdims=True), -np.inf
-    taken = 0
-    while taken < iterations:
-        taken += 1
-        prior, confusion = maximised(counts, posterior)
-        posterior, likelihood = expected(counts, prior, confusion)
-        if likelihood - before < tolerance:
+    posterior, previous = votes / votes.sum(1, keepdims=True), -np.inf
+    iteration = 0
+    while iteration < iterations:
+        iteration += 1
+        prior, confusion = _maximize(counts, posterior)
+        posterior, likelihood = _expect(counts, prior, confusion)
+        if likelihood - previous < tolerance:
             break
-        before = likelihood
+        previous = likelihood
     labels = posterior.argmax(1)
-    return Annotators(posterior, labels, confusion, prior, likelihood, taken)
+    return Annotators(posterior, labels, confusion, prior, likelihood, iteration)
 
 
-def maximised(counts, posterior) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (prior (K,), confusion (annotators, K, K)): eq. 2.3 and 2.4."""
+def _maximize(
+    counts: np.ndarray, posterior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes (prior (K,), confusion (annotators, K, K)): the M step, eq. 2.3, 2.4."""
     joint = np.einsum("ni,naj->aij", posterior, counts)
     mass = joint.sum(2, keepdims=True)
     empty = np.full_like(joint, 1 / counts.shape[2])
     return posterior.mean(0), np.divide(joint, mass, out=empty, where=mass > 0)
 
 
-def expected(counts, prior, confusion) -> tuple[np.ndarray, float]:
-    """Returns (posterior (items, K), log-likelihood): eq. 2.5 and 2.7."""
+def _expect(
+    counts: np.ndarray, prior: np.ndarray, confusion: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Computes (posterior (items, K), log-likelihood): the E step, eq. 2.5 and 2.7."""
     with np.errstate(divide="ignore"):
         log_prior, log_confusion = np.log(prior), np.log(confusion)
-    # 0 · log 0 is 0: what was never said does not count against a class.
+    # 0 · log 0 is 0: a class that an annotator never named has no influence.
     terms = special.xlogy(counts[:, :, None], confusion)
     impossible = (counts[:, :, None] > 0) & np.isinf(log_confusion)
     log_joint = log_prior + np.where(impossible, -np.inf, terms).sum((1, 3))
@@ -92,26 +100,26 @@ def expected(counts, prior, confusion) -> tuple[np.ndarray, float]:
     return np.exp(log_joint - evidence), float(evidence.sum())
 
 
-def _counts(annotations, classes: int | None) -> np.ndarray:
-    """Returns (items, annotators, K) float64 counts."""
-    found = np.asarray(annotations)
-    if found.ndim == 3:
-        counts = found.astype(np.float64)
+def _counts(annotations: ArrayLike, classes: int | None) -> np.ndarray:
+    """Converts annotations to float64 counts, (items, annotators, K)."""
+    array = np.asarray(annotations)
+    if array.ndim == 3:
+        counts = array.astype(np.float64)
         if not np.isfinite(counts).all() or (counts < 0).any():
             raise UserError("annotations: counts must be finite and at least 0.")
-    elif found.ndim == 2 and np.issubdtype(found.dtype, np.integer) and found.size:
-        known = classes if classes is not None else int(found.max()) + 1
-        if found.max() >= known or found.min() < -1:
-            bad = found.max() if found.max() >= known else found.min()
+    elif array.ndim == 2 and np.issubdtype(array.dtype, np.integer) and array.size:
+        classes = classes if classes is not None else int(array.max()) + 1
+        if array.max() >= classes or array.min() < -1:
+            invalid = array.max() if array.max() >= classes else array.min()
             raise UserError(
-                f"annotations hold the class {bad}; expected 0 to {known - 1}, or −1 "
-                "for no annotation."
+                f"annotations hold the class {invalid}; expected 0 to {classes - 1}, "
+                "or −1 for no annotation."
             )
-        counts = (found[..., None] == np.arange(known)).astype(np.float64)
+        counts = (array[..., None] == np.arange(classes)).astype(np.float64)
     else:
         raise UserError(
             "annotations must be (items, annotators) whole numbers, or (items, "
-            f"annotators, classes) counts; got {found.dtype} {found.shape}."
+            f"annotators, classes) counts; got {array.dtype} {array.shape}."
         )
     if (missing := counts.sum((1, 2)) == 0).any():
         raise UserError(f"annotations: nobody annotated item {int(missing.argmax())}.")

@@ -1,8 +1,8 @@
-"""Predictions for a run's own train examples, out of sample where affordable."""
+"""Predictions for the train examples of a run, by cross-validation or in sample."""
 
 import dataclasses
 import pathlib
-import typing
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,15 +15,15 @@ from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
 
 
-class Predictions(typing.NamedTuple):
-    """What models say of labelled examples.
+class Predictions(NamedTuple):
+    """Predicted class probabilities of a run's labelled train examples.
 
     Attributes:
-      rows: (n,), rows of the data set: the run's labelled train examples.
+      rows: (n,), the examples' rows in the data set.
       labels: (n,), given labels.
-      probabilities: (n, K).
+      probabilities: (n, K), predicted.
       class_names: in label order.
-      folds: 0 where the predictions are in sample.
+      folds: number of models that predicted; 0 where the predictions are in sample.
     """
 
     rows: np.ndarray
@@ -38,18 +38,19 @@ def predictions(
 ) -> Predictions:
     """Predicts the labels of a finished run's train examples.
 
-    With folds, so many models are trained as the run was, each without a part of the
-    train examples, which it then predicts; validation stays the run's own. Where the
-    initial weights were trained on these very labels, that is not undone.
+    With K folds, K models are trained as the run was, each without one part of the
+    train examples, which it then predicts; the validation rows stay those of the run.
+    Initial weights that were trained on these very labels are used all the same.
 
     Args:
       directory: of the run.
-      folds: 0 for the run's own model, which has seen the labels; 2 or more.
-      progress: as in `training.train`.
+      folds: K ≥ 2; 0 predicts with the run's model, which trained on the labels.
+      progress: as in `training.loop.train`.
 
     Raises:
       UserError: another task than classification, too many folds for the examples, or
-        an experiment that reads unlabelled train rows, whose place folds would take.
+        an experiment that reads unlabelled train rows, which folds would mix with
+        labelled ones.
     """
     if folds < 0 or folds == 1:
         raise UserError(
@@ -58,37 +59,42 @@ def predictions(
         )
     exp = run_dir.read_experiment(pathlib.Path(directory))
     target = preparation.prepare(inputs.sources(exp)["target"], exp.seed)
-    rows = _checked(exp, target, folds)
+    rows = _labelled_rows(exp, target, folds)
     names = target.class_names
     if not folds:
         logits, labels = evaluate.outputs(setup.reopen(directory), "train", "best")
         p = losses.predictions(logits, "classification")
         return Predictions(rows, labels, np.asarray(p), names, 0)
-    found = np.zeros((len(rows), len(names)))
+    probabilities = np.zeros((len(rows), len(names)))
     for part in split_in_folds(target.y[rows], folds, exp.seed):
-        run = Run(_without(exp, target, rows, part))
+        run = Run(_hold_out(exp, target, rows, part))
         loop.train(run, progress=progress)
         logits, _ = evaluate.outputs(run, "test", "best")
         p = losses.predictions(logits, "classification")
-        found[part] = np.asarray(p)[:, : len(names)]
-    return Predictions(rows, target.y[rows], found, names, folds)
+        probabilities[part] = np.asarray(p)[:, : len(names)]
+    return Predictions(rows, target.y[rows], probabilities, names, folds)
 
 
-def split_in_folds(labels, folds: int, seed: int) -> list[np.ndarray]:
-    """Returns places of the labels in `folds` disjoint parts, each class spread evenly.
+def split_in_folds(labels: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Splits indices of the labels in `folds` disjoint parts, each class evenly.
 
-    Parts differ by at most one example, in all and in each class.
+    The sizes of parts differ by at most one example, in total and in each class.
+
+    Args:
+      labels: (n,) class indices.
+      folds: number of parts.
+      seed: of the split.
     """
     order = np.random.default_rng([seed, folds]).permutation(len(labels))
     order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
     return [np.sort(order[i::folds]) for i in range(folds)]
 
 
-def _checked(exp: Experiment, target: dataset.Dataset, folds: int) -> np.ndarray:
-    """Returns the labelled train rows."""
+def _labelled_rows(exp: Experiment, target: dataset.Dataset, folds: int) -> np.ndarray:
+    """Labelled train rows of the target data, (n,); UserError where folds can't be."""
     if target.task != "classification":
         raise UserError(
-            f"labels are looked for in classification, and this run's task is "
+            "wrong labels can be found in classification only, and this run's task is "
             f"{target.task!r}."
         )
     rows = target.rows["train"]
@@ -107,16 +113,25 @@ def _checked(exp: Experiment, target: dataset.Dataset, folds: int) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Fold(dataset.Data):
-    """A data set as it was carved already, but for the rows of a fold."""
+    """A table that is split already: into the train and test rows of a fold."""
 
-    made: dataset.Table
+    table: dataset.Table
 
-    def read(self):
-        return self.made
+    def read(self) -> dataset.Table:
+        return self.table
 
 
-def _without(exp: Experiment, target: dataset.Dataset, rows, part) -> Experiment:
-    """Returns the experiment without a part of its train rows, which are its test."""
+def _hold_out(
+    exp: Experiment, target: dataset.Dataset, rows: np.ndarray, part: np.ndarray
+) -> Experiment:
+    """Builds the experiment whose test split is a part of the train rows.
+
+    Args:
+      exp: the run's experiment.
+      target: its target data.
+      rows: (n,) labelled train rows.
+      part: indices into `rows` of the examples that are held out.
+    """
     splits = {"train": np.delete(rows, part), "test": rows[part]}
     if len(target.rows.get("val", ())):
         splits["val"] = target.rows["val"]
@@ -128,4 +143,4 @@ def _without(exp: Experiment, target: dataset.Dataset, rows, part) -> Experiment
         splits=splits,
         preprocess=target.preprocess,
     )
-    return dataclasses.replace(exp, data=_Fold(made=table, val=0), test=False)
+    return dataclasses.replace(exp, data=_Fold(table=table, val=0), test=False)

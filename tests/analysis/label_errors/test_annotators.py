@@ -1,4 +1,4 @@
-"""Dawid–Skene: the anaesthetists of the paper, loops, and simulated annotators."""
+"""Dawid–Skene: the paper's anesthetists, a plain loop, and simulated annotators."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from jaxtl.analysis.label_errors.annotators import dawid_skene
 from jaxtl.core.errors import UserError
 
 # Table 1 of Dawid & Skene (1979): 45 patients; observer 1 judged thrice, 2 to 5 once.
-ANAESTHESIA = """
+ANESTHESIA = """
 111 1 1 1 1|333 4 3 3 4|112 2 1 2 2|222 3 1 2 1|222 3 2 2 2|222 3 3 2 2|122 2 1 1 1|
 333 3 4 3 3|222 2 2 2 3|232 2 2 2 3|444 4 4 4 4|222 3 3 4 3|111 1 1 1 1|222 3 2 1 2|
 121 1 1 1 1|111 2 1 1 1|111 1 1 1 1|111 1 1 1 1|222 2 2 2 1|222 1 3 2 2|222 2 2 2 2|
@@ -20,7 +20,7 @@ ANAESTHESIA = """
 
 
 def _counts():
-    patients = ANAESTHESIA.replace("\n", "").split("|")
+    patients = ANESTHESIA.replace("\n", "").split("|")
     counts = np.zeros((45, 5, 4))
     for i, patient in enumerate(patients):
         for observer, said in enumerate(patient.split()):
@@ -56,20 +56,20 @@ def _em_by_loops(counts, iterations):
     return posterior, error, prior, total
 
 
-def test_the_anaesthetists():
-    found = dawid_skene(_counts())
-    # What the paper's table 2 gives for the classes' shares.
-    np.testing.assert_allclose(found.prior.round(2), [0.40, 0.42, 0.11, 0.07])
+def test_the_papers_anesthetists_are_reproduced():
+    estimates = dawid_skene(_counts())
+    # The classes' shares in the paper's table 2.
+    np.testing.assert_allclose(estimates.prior.round(2), [0.40, 0.42, 0.11, 0.07])
     posterior, error, prior, likelihood = _em_by_loops(_counts(), 200)
-    found = dawid_skene(_counts(), iterations=200, tolerance=-np.inf)
-    np.testing.assert_allclose(found.posterior, posterior, atol=1e-9)
-    np.testing.assert_allclose(found.confusion, error, atol=1e-9)
-    np.testing.assert_allclose(found.prior, prior, atol=1e-9)
-    assert found.log_likelihood == pytest.approx(likelihood)
-    assert found.iterations == 200
-    # Patients of whom everybody said the same.
+    estimates = dawid_skene(_counts(), iterations=200, tolerance=-np.inf)
+    np.testing.assert_allclose(estimates.posterior, posterior, atol=1e-9)
+    np.testing.assert_allclose(estimates.confusion, error, atol=1e-9)
+    np.testing.assert_allclose(estimates.prior, prior, atol=1e-9)
+    assert estimates.log_likelihood == pytest.approx(likelihood)
+    assert estimates.iterations == 200
+    # Patients on whom all observers agree.
     agreed = [(0, 0), (10, 3), (12, 0), (20, 1), (33, 1), (44, 1)]
-    assert [(i, found.labels[i]) for i, _ in agreed] == agreed
+    assert [(i, estimates.labels[i]) for i, _ in agreed] == agreed
 
 
 def test_the_likelihood_never_falls():
@@ -99,16 +99,16 @@ def _simulated(rng, items=2000, classes=3):
     return true, confusion, said
 
 
-def test_simulated_annotators_are_told_apart_and_beat_the_vote():
+def test_simulated_annotators_are_recovered_and_beat_the_vote():
     true, confusion, said = _simulated(np.random.default_rng(0))
-    found = dawid_skene(said)
-    np.testing.assert_allclose(found.confusion, confusion, atol=0.08)
+    estimates = dawid_skene(said)
+    np.testing.assert_allclose(estimates.confusion, confusion, atol=0.08)
     votes = (said[..., None] == np.arange(3)).sum(1).argmax(1)
-    assert np.mean(found.labels == true) > np.mean(votes == true) + 0.02
-    np.testing.assert_allclose(found.posterior.sum(1), 1)
+    assert np.mean(estimates.labels == true) > np.mean(votes == true) + 0.02
+    np.testing.assert_allclose(estimates.posterior.sum(1), 1)
 
 
-def test_it_is_crowd_kits():
+def test_estimates_agree_with_crowd_kit():
     kit = pytest.importorskip(
         "crowdkit.aggregation", reason="an oracle, pip install crowd-kit"
     )
@@ -119,21 +119,21 @@ def test_it_is_crowd_kits():
     frame = pandas.DataFrame(
         {"task": task, "worker": worker, "label": said[task, worker]}
     )
-    theirs = kit.DawidSkene(n_iter=50, tol=0).fit(frame)
-    found = dawid_skene(said, iterations=50, tolerance=-np.inf)
-    p = theirs.probas_.sort_index()[[0, 1, 2]].to_numpy()
-    np.testing.assert_allclose(found.posterior, p, atol=1e-3)
+    reference = kit.DawidSkene(n_iter=50, tol=0).fit(frame)
+    estimates = dawid_skene(said, iterations=50, tolerance=-np.inf)
+    p = reference.probas_.sort_index()[[0, 1, 2]].to_numpy()
+    np.testing.assert_allclose(estimates.posterior, p, atol=1e-3)
 
 
-def test_edges():
-    # One annotator, one class, and what was said of a class that nobody has.
-    lone = dawid_skene(np.asarray([[0], [0], [0]]), classes=2)
-    np.testing.assert_array_equal(lone.labels, 0)
-    np.testing.assert_allclose(lone.confusion[0], [[1, 0], [0.5, 0.5]])
-    assert np.isfinite(lone.log_likelihood)
-    many = np.zeros((2, 2000, 2))
-    many[0, :, 0] = many[1, :, 1] = 1  # whose product underflows
-    assert np.isfinite(dawid_skene(many).posterior).all()
+def test_single_annotators_and_long_products_give_finite_estimates():
+    # One annotator, who names one class; nobody names the second one.
+    estimates = dawid_skene(np.asarray([[0], [0], [0]]), classes=2)
+    np.testing.assert_array_equal(estimates.labels, 0)
+    np.testing.assert_allclose(estimates.confusion[0], [[1, 0], [0.5, 0.5]])
+    assert np.isfinite(estimates.log_likelihood)
+    counts = np.zeros((2, 2000, 2))
+    counts[0, :, 0] = counts[1, :, 1] = 1  # their product underflows
+    assert np.isfinite(dawid_skene(counts).posterior).all()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_edges():
         (-np.ones((2, 2, 2)), "at least 0"),
     ],
 )
-def test_errors(annotations, message):
+def test_invalid_annotations_raise(annotations, message):
     with pytest.raises(UserError, match=message):
         dawid_skene(annotations)
     with pytest.raises(UserError, match="class 5"):

@@ -1,4 +1,4 @@
-"""`jaxtl labels`: out-of-sample predictions, the ranked list, the noise it finds."""
+"""`jaxtl labels`: out-of-sample predictions, the ranked labels, the noise."""
 
 import csv
 
@@ -14,7 +14,7 @@ from jaxtl.training import loop, setup
 
 @pytest.fixture(scope="module")
 def noisy_run(tmp_path_factory):
-    """A run on digits of which a fifth is labelled wrong; its rows, what is wrong."""
+    """A run on digits with a fifth of wrong labels; its train rows, which are wrong."""
     folder = tmp_path_factory.mktemp("labels") / "run"
     exp = tl.Experiment(
         model=tl.models.MLP(widths=(16,)),
@@ -41,7 +41,7 @@ def test_folds_are_disjoint_and_stratified():
         assert max(counts) - min(counts) <= 1
 
 
-def test_the_list_holds_what_is_wrong(noisy_run, capsys):
+def test_the_list_holds_the_wrong_labels(noisy_run, capsys):
     folder, rows, wrong = noisy_run
     assert main.main(["labels", str(folder), "--folds", "3"]) == 0
     printed = capsys.readouterr().out
@@ -57,36 +57,38 @@ def test_the_list_holds_what_is_wrong(noisy_run, capsys):
     first = next(line for line in lines if line["given"] != line["suggested"])
     assert first is lines[0]
     for name in ("transition", "transition_anchors"):
-        made = np.load(folder / "labels" / f"{name}.npy")
-        np.testing.assert_allclose(made.sum(1), 1, rtol=1e-5)
+        matrix = np.load(folder / "labels" / f"{name}.npy")
+        np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-5)
     transition = np.load(folder / "labels" / "transition.npy")
     np.testing.assert_allclose(np.diag(transition).mean(), 0.8, atol=0.1)
 
 
-def test_a_models_own_predictions_are_said_to_be_in_sample(noisy_run, capsys, tmp_path):
+def test_predictions_without_folds_are_reported_as_in_sample(
+    noisy_run, capsys, tmp_path
+):
     folder, rows, _ = noisy_run
-    asked = ["labels", str(folder), "--folds", "0", "--out", str(tmp_path / "own")]
-    assert main.main(asked) == 0
+    arguments = ["labels", str(folder), "--folds", "0", "--out", str(tmp_path / "own")]
+    assert main.main(arguments) == 0
     assert "in-sample predictions" in capsys.readouterr().out
     assert (tmp_path / "own" / "errors.csv").exists()
-    found = cross_validate.predictions(folder, 0)
-    np.testing.assert_array_equal(found.rows, rows)
-    again = tl.evaluate(setup.reopen(folder), "train")["accuracy"]
-    ours = (found.probabilities.argmax(1) == found.labels).mean()
-    assert ours == pytest.approx(again)
+    predictions = cross_validate.predictions(folder, 0)
+    np.testing.assert_array_equal(predictions.rows, rows)
+    expected = tl.evaluate(setup.reopen(folder), "train")["accuracy"]
+    accuracy = (predictions.probabilities.argmax(1) == predictions.labels).mean()
+    assert accuracy == pytest.approx(expected)
 
 
-def test_folds_predict_what_they_did_not_see(noisy_run, monkeypatch):
+def test_folds_predict_rows_that_they_did_not_train_on(noisy_run, monkeypatch):
     folder, rows, _ = noisy_run
-    seen = []
+    splits = []
 
     def train(run, progress=None):
         data = run.parts.datasets["target"]
-        seen.append((data.rows["train"], data.rows["test"], data.rows["val"]))
+        splits.append((data.rows["train"], data.rows["test"], data.rows["val"]))
 
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(
-        cross_validate.evaluation,
+        cross_validate.evaluate,
         "outputs",
         lambda run, split, which: (
             np.zeros((len(run.parts.datasets["target"].rows[split]), 10)),
@@ -95,14 +97,14 @@ def test_folds_predict_what_they_did_not_see(noisy_run, monkeypatch):
     )
     cross_validate.predictions(folder, 2)
     val = setup.reopen(folder).parts.datasets["target"].rows["val"]
-    for train_rows, left_out, kept in seen:
+    for train_rows, left_out, val_rows in splits:
         assert not set(train_rows) & set(left_out)
         np.testing.assert_array_equal(np.sort([*train_rows, *left_out]), rows)
-        np.testing.assert_array_equal(kept, val)
-    np.testing.assert_array_equal(np.sort(np.concatenate([s[1] for s in seen])), rows)
+        np.testing.assert_array_equal(val_rows, val)
+    np.testing.assert_array_equal(np.sort(np.concatenate([s[1] for s in splits])), rows)
 
 
-def test_errors(noisy_run, tmp_path, capsys):
+def test_invalid_folds_directories_and_methods_raise(noisy_run, tmp_path, capsys):
     folder, _, _ = noisy_run
     for folds, message in ((1, "at least 2"), (-1, "at least 2"), (10**6, "there are")):
         with pytest.raises(UserError, match=message):
