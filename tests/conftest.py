@@ -19,27 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl.analysis import test_time_adaptation
+from jaxtl.core import compilation
 from jaxtl.core.types import Source
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.evaluation import batch_norm, evaluate, feature_cache
+from jaxtl.evaluation import feature_cache
 from jaxtl.models import MLP, Llama
-from jaxtl.sweep import vectorized_eval, vectorized_step
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
 from jaxtl.terms.program import Program
-from jaxtl.training import compiled_step
 
-STORES = (
-    compiled_step._COMPILED,
-    vectorized_step.COMPILED,
-    evaluate._STORE,
-    vectorized_eval.FORWARDS,
-    batch_norm._STORE,
-    test_time_adaptation._STORE,
-    feature_cache._FORWARDS,
-    feature_cache._MEMORY,
-)
 _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -71,8 +59,8 @@ def let_go():
         return
     size = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if size > ENOUGH or (own / "maps").read_bytes().count(b"\n") > MAPPED:
-        for store in STORES:
-            store.clear()
+        compilation.clear()
+        feature_cache.forget()
         jax.clear_caches()
         gc.collect()
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,9 @@ from jaxtl.analysis import linear_probe_fit
 from jaxtl.analysis.linear_probe_fit import STRENGTHS, Probe, linear_probe
 from jaxtl.core import sharding
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.core.types import Network, PyTree, vectors
+from jaxtl.core.types import Network, PyTree
+from jaxtl.data import streams
 from jaxtl.evaluation import forward
-from jaxtl.models.precision import compute_in
 from jaxtl.terms.base import feature_stage
 from jaxtl.training import experiment_file, run_dir, setup
 from jaxtl.training.experiment import Experiment
@@ -174,29 +173,17 @@ def features(
       data: the data set, "target" or one of the experiment's streams.
       weights: (parameters, statistics) in place of the best.
     """
-    program = run.parts.program
-    pre = run.parts.model.preprocess[data]
-    made = _forward(run.network, program.dtype, tuple(stages), pre, program.mesh)
     dataset = run.parts.datasets[data]
-    if isinstance(splits, Mapping):
-        dataset = dataclasses.replace(dataset, rows=dict(splits))
-    return forward.over(
-        made,
-        sharding.place(weights or run.weights("best"), program.mesh),
+    if not isinstance(splits, Mapping):
+        splits = {name: streams.split_rows(dataset, name) for name in splits}
+    model = forward.predictor(run, data)
+    if batch is not None:
+        model = dataclasses.replace(model, batch=batch)
+    ordered = tuple(name for name in run.network.stages if name in set(stages))
+    return forward.predict_splits(
+        model,
+        sharding.place(weights or run.weights("best"), model.mesh),
         dataset,
         splits,
-        batch=batch or run.exp.evaluate_batch,
-        device_bytes=run.exp.device_bytes,
+        functools.partial(forward.stage_vectors, stages=ordered),
     )
-
-
-@functools.lru_cache(maxsize=32)
-def _forward(network: Network, dtype: str, stages, pre, mesh) -> forward.Forward:
-    last = max(stages, key=network.stages.index)
-    apply = compute_in(network, dtype).apply
-
-    def compute(weights: Any, x):
-        seen = apply(*weights, x, stop=last).features
-        return {stage: vectors(seen[stage]) for stage in stages}
-
-    return forward.forward(compute, pre, mesh)

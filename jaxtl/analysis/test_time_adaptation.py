@@ -186,9 +186,6 @@ def _mask(optimizer: optim_optimizer.Optimizer, weights) -> PyTree:
     )
 
 
-_STORE: dict[Any, Any] = compilation.Recent(32)
-
-
 def _prepared(run, optimizer: optim_optimizer.Optimizer, params: PyTree, stats: PyTree):
     """Returns (compiled update, a function that gives the state to begin from)."""
     mask = _mask(optimizer, (params, stats))
@@ -197,30 +194,17 @@ def _prepared(run, optimizer: optim_optimizer.Optimizer, params: PyTree, stats: 
     labels = trees.restrict(labels, mask)
     moving, fixed = trees.partition(params, mask)
     program, pre = run.parts.program, run.preprocess
-    key = (
-        *(program.network, program.dtype, config.key(pre), train, still),
-        *(config.key(config.without_hyperparameters(optimizer)), str(labels)),
-    )
-    if key not in _STORE:
-        network = precision.compute_in(program.network, program.dtype)
-        made = functools.partial(
-            _update,
-            network,
-            config.without_hyperparameters(optimizer),
-            labels,
-            pre,
-            train,
-            still,
-        )
-        _STORE[key] = jax.jit(made)
+    static = (program.network, program.dtype, config.without_hyperparameters(optimizer))
+    update = compilation.cached_jit(_update, *static, labels, pre, train, still)
     given = (config.hyperparameters(optimizer), fixed, stats)
     one = jnp.int32(1)
     opt = optim_optimizer.transform(optimizer, labels, None, one, one).init(moving)
-    return functools.partial(_STORE[key], *given), lambda: (moving, opt)
+    return functools.partial(update, *given), lambda: (moving, opt)
 
 
 def _update(
     network,
+    dtype,
     shell,
     labels,
     pre,
@@ -235,6 +219,7 @@ def _update(
     total,
 ):
     """Returns (state after one step, (logits before it, their mean entropy))."""
+    network = precision.compute_in(network, dtype)
     x, (moving, opt) = preprocess.apply(pre, x), state
     key = jax.random.fold_in(jax.random.key(0), at)
 

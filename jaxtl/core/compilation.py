@@ -1,17 +1,23 @@
-"""Compilation: options that are faster than XLA's defaults, and caches of programs.
+"""Compilation: options that are faster than XLA's defaults, and one store of programs.
 
 On CPU jax 0.10 gives matrix products and convolutions to YNNPACK; Eigen's train a
 ResNet-20 a fifth faster and a LeNet a quarter faster. XLA also removes optimization
 barriers before it fuses, which would disable `models.layers.fusion_barrier`.
 `benchmarks/models.py` measures the effect.
+
+Compiled functions are kept for the whole process by `cached` and `cached_jit`.
 """
 
+import dataclasses
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+
+from jaxtl.core import config
 
 # LLVM's strongest optimizations do not pay for a program that runs once: drawing a
 # ResNet-20's weights compiles in a fraction of the time without them, to the same bits.
@@ -76,23 +82,102 @@ def keep(folder) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-class Recent(dict):
-    """A dict of compiled programs that lets go of its oldest entries.
+# Results of `cached` that a process keeps. A sweep of a thousand programs in one
+# process would fill the memory otherwise.
+MAX_ENTRIES = 512
 
-    A sweep of a thousand programs in one process would fill the memory otherwise.
+
+@dataclasses.dataclass
+class _Entry:
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    value: Any = None
+    complete: bool = False
+
+
+_entries: dict[tuple[Callable[..., Any], Hashable], _Entry] = {}
+_entries_lock = threading.Lock()
+
+
+def cached(owner: Callable[..., Any], key: Hashable, build: Callable[[], Any]) -> Any:
+    """Calls `build`, or returns its earlier result for an equal owner and key.
+
+    One store serves the whole process. Beyond `MAX_ENTRIES` results the least recently
+    used one is dropped. Threads that need the same result wait for the one that builds
+    it; threads that need different results do not wait for each other.
 
     Args:
-      most: entries kept.
+      owner: the function that the result belongs to; keys of different owners never
+        meet, and `stored` selects by it.
+      key: all that `build` depends on.
+      build: compiles a function, without arguments.
     """
+    with _entries_lock:
+        entry = _entries.pop((owner, key), None) or _Entry()
+        _entries[owner, key] = entry  # a dict keeps the order of insertion
+        while len(_entries) > MAX_ENTRIES:
+            del _entries[next(iter(_entries))]
+    with entry.lock:
+        if not entry.complete:
+            entry.value, entry.complete = build(), True
+        return entry.value
 
-    def __init__(self, most: int):
-        super().__init__()
-        self.most = most
 
-    def __setitem__(self, key, value) -> None:
-        super().__setitem__(key, value)
-        while len(self) > self.most:
-            del self[next(iter(self))]
+def cached_jit(
+    function: Callable[..., Any],
+    *static: Any,
+    options: dict[str, str] | None = None,
+) -> Callable[..., Any]:
+    """`jax.jit` of `function(*static, ...)`, once for equal static arguments.
+
+    Args:
+      function: a function of a module; a function made anew for each call would be
+        compiled anew as well.
+      *static: its leading arguments, configurations or hashable values. They are
+        compared by `config.key`, and a `functools.partial` by its parts.
+      options: `compiler_options` of `jax.jit`.
+
+    Returns:
+      A compiled function of the remaining arguments.
+    """
+    key = (tuple(_key(value) for value in static), str(options))
+
+    def build() -> Callable[..., Any]:
+        return jax.jit(functools.partial(function, *static), compiler_options=options)
+
+    return cached(function, key, build)
+
+
+def _key(value: Any) -> Hashable:
+    if not isinstance(value, functools.partial):
+        return config.key(value)
+    return (value.func, config.key(value.args), config.key(value.keywords))
+
+
+def shapes(tree: Any) -> Hashable:
+    """A key of a tree of arrays: its structure, and each array's shape and dtype."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((x.shape, str(x.dtype)) for x in leaves)
+
+
+def stored(owner: Callable[..., Any] | None = None) -> list[Any]:
+    """The results of `cached` that are kept now, least recently used first.
+
+    Args:
+      owner: whose results; None takes those of all. That of `cached_jit` is `function`.
+    """
+    with _entries_lock:
+        entries = list(_entries.items())
+    return [
+        entry.value
+        for (function, _), entry in entries
+        if entry.complete and owner in (None, function)
+    ]
+
+
+def clear() -> None:
+    """Drops all results of `cached`."""
+    with _entries_lock:
+        _entries.clear()
 
 
 def has_convolution(function: Callable[..., Any], *args: Any) -> bool:

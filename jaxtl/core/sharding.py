@@ -55,8 +55,12 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts a copy of every leaf on each device of the mesh."""
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.device_put(x, whole), tree)
+    return jax.tree.map(lambda x: jax.device_put(x, replicated(mesh)), tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that each device of the mesh holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def constrain_state(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -67,7 +67,12 @@ def from_split(
       labels: whether batches hold "y".
     """
     stream = without_inputs(dataset, split, sharding, labels=labels)
-    return dataclasses.replace(stream, x=_put_inputs(_ById(dataset.x), sharding))
+    return dataclasses.replace(stream, x=inputs(dataset, sharding))
+
+
+def inputs(dataset: Dataset, sharding: jax.sharding.Sharding | None = None) -> PyTree:
+    """Puts the inputs of all examples on the device; uses of one x share the copy."""
+    return _put_inputs(_ById(dataset.x), sharding)
 
 
 def without_inputs(

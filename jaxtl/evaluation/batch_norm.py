@@ -1,15 +1,14 @@
 """Statistics of BatchNorm, estimated anew for weights that no training step made."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
-from jaxtl.core import compilation, config, sharding
+from jaxtl.core import compilation, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.core.types import PyTree
-from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.core.types import Network, PyTree
+from jaxtl.data import preprocess, streams
+from jaxtl.evaluation import forward
 from jaxtl.models import merging
 from jaxtl.models.layers import batch_norm_stats
 from jaxtl.models.layers.batch_norm_stats import batch_statistics, moving
@@ -57,12 +56,15 @@ def refresh_statistics(
     count = -(-len(rows) // (batch or run.exp.evaluate_batch))
     size = max(len(rows) // count // devices, 1) * devices
     order = np.random.default_rng(seed).permutation(rows)
-    key, place = jax.random.key(seed), sharding.batch(program.mesh)
-    forward, average = _forward(program, pre, train, still), stats
+    key = jax.random.key(seed)
+    static = (program.network, program.dtype, pre, program.mesh, train, still)
+    options = compilation.options(program.mesh.devices.flat[0].platform)
+    statistics_of = compilation.cached_jit(_forward, *static, options=options)
+    average = stats
     combine = batch_norm_stats.pool if pooled else merging.swa
     for i, chosen in enumerate(np.resize(order, (count, size))):
-        x = jax.device_put(lazy_array.gather(dataset.x, chosen), place)
-        found = forward(params, stats, x, jax.random.fold_in(key, i))
+        x = forward.host_batch(dataset, chosen, program.mesh)
+        found = statistics_of(params, stats, x, jax.random.fold_in(key, i))
         average = combine(average, found, i)
     return sharding.place(jax.tree.map(_chosen, moves, average, stats), program.mesh)
 
@@ -83,11 +85,7 @@ def _read(run, stream: str | None):
             f"stream={stream!r}: the experiment's data give it no rows"
             f"{nearest(stream, there)} (streams: {', '.join(there)})."
         )
-    return (
-        datasets[name],
-        datasets[name].rows[split],
-        run.parts.model.preprocess[name],
-    )
+    return datasets[name], datasets[name].rows[split], run.parts.model.preprocess[name]
 
 
 def _chosen(moves, new, old):
@@ -96,9 +94,7 @@ def _chosen(moves, new, old):
 
 def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (train, still) so that what moved in any phase of a run moves."""
-    phases = [
-        (stretch.train_stages, stretch.frozen_stats) for stretch in run.parts.phases
-    ]
+    phases = [(phase.train_stages, phase.frozen_stats) for phase in run.parts.phases]
     moved = [trees.flatten(moving(stats, *phase)) for phase in phases]
     modules = {path: path.rpartition("/")[0] for path in trees.flatten(stats)}
     held = [m for path, m in modules.items() if not any(x[path] for x in moved)]
@@ -107,21 +103,21 @@ def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return train, tuple(dict.fromkeys(held))
 
 
-_STORE: dict[Any, Any] = compilation.Recent(128)
-
-
-def _forward(program, pre, train, still):
-    """Returns the compiled pass of a program, shared by equal runs."""
-    key = (program.network, program.dtype, program.mesh, train, still, config.key(pre))
-    if key not in _STORE:
-        network = compute_in(program.network, program.dtype)
-
-        def forward(params, stats, x, key):
-            x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))
-            return batch_statistics(
-                network, params, stats, x, train=train, frozen_stats=still, key=key
-            )
-
-        options = compilation.options(program.mesh.devices.flat[0].platform)
-        _STORE[key] = jax.jit(forward, compiler_options=options)
-    return _STORE[key]
+def _forward(
+    network: Network,
+    dtype: str,
+    pre: preprocess.Preprocess,
+    mesh: jax.sharding.Mesh,
+    train: tuple[str, ...],
+    still: tuple[str, ...],
+    params: PyTree,
+    stats: PyTree,
+    x: PyTree,
+    key: jax.Array,
+) -> PyTree:
+    """Statistics of one batch of stored examples."""
+    x = preprocess.apply(pre, sharding.constrain_batch(x, mesh))
+    network = compute_in(network, dtype)
+    return batch_statistics(
+        network, params, stats, x, train=train, frozen_stats=still, key=key
+    )

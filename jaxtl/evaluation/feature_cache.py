@@ -11,6 +11,7 @@ changes has another name.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,8 @@ from jaxtl.core import compilation, config, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import lazy_array, preprocess, streams
-from jaxtl.evaluation import feature_cache_disk
+from jaxtl.data.dataset import Dataset
+from jaxtl.evaluation import feature_cache_disk, forward
 from jaxtl.models import precision
 
 KEPT = 8  # entries in memory; the one used longest ago goes first
@@ -122,72 +124,105 @@ def _update(made, name: str, values: np.ndarray) -> None:
 def _model(run) -> Any:
     """Returns the model's configuration; a plain pair of functions by its identity."""
     model = run.parts.model.config
-    return f"network {id(model)}" if isinstance(model, Network) else _json(model)
+    return (
+        f"network {id(model)}"
+        if isinstance(model, Network)
+        else serialization.to_json(model)
+    )
 
 
-def _json(model) -> dict:
-    return serialization.to_json(model)
+def predict(
+    run: Any,
+    weights: tuple[PyTree, PyTree],
+    data: str,
+    rows: np.ndarray,
+    outputs: Callable[..., PyTree] = forward.logits,
+    *,
+    power_of_two: bool = False,
+) -> PyTree:
+    """`forward.predict` for a run, from cached features where its phase caches some.
+
+    Args:
+      run: the run.
+      weights: (parameters, statistics).
+      data: one of the run's data sets.
+      rows, outputs, power_of_two: as for `forward.predict`.
+    """
+    model, dataset = forward.predictor(run, data), run.parts.datasets[data]
+    start = {}
+    if run.cached is not None:
+        entry, _ = features(run, *weights, run.cached.stages, data, "", rows)
+        after = model.network.stages[len(run.cached.stages)]
+        start = {"start": after, "features": entry.values}
+    return forward.predict(
+        model, weights, dataset, rows, outputs, power_of_two=power_of_two, **start
+    )
 
 
-def _compute(run, params, stats, stages, dataset, pre, rows) -> Entry:
+def _compute(
+    run: Any,
+    params: PyTree,
+    stats: PyTree,
+    stages: tuple[str, ...],
+    dataset: Dataset,
+    pre: preprocess.Preprocess,
+    rows: np.ndarray,
+) -> Entry:
     """Runs the frozen stages over rows, in batches."""
-    program = run.program
-    count = min(run.exp.evaluate_batch, len(rows))
-    count = -(-count // program.mesh.size) * program.mesh.size
-    batches, _ = streams.evaluation_batches(rows, count)
-    forward, flops = None, None
-    parts = []
-    for batch in batches:
-        x = jax.device_put(
-            lazy_array.gather(dataset.x, batch), sharding.batch(program.mesh)
-        )
-        if forward is None:
-            forward, flops = _forward(program, stages, pre, params, stats, x)
-        # Kept on the host meanwhile: one copy on the device is enough.
-        parts.append(jax.tree.map(np.asarray, forward(params, stats, x)))
-    values = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
-    return _placed(run, values, flops and flops / count)
+    program, flops = run.program, None
+    width = forward.batch_width(len(rows), run.exp.evaluate_batch, program.mesh.size)
+
+    def call(batch: np.ndarray) -> PyTree:
+        nonlocal flops
+        x = forward.host_batch(dataset, batch, program.mesh)
+        apply, flops = _compiled(program, stages, pre, params, stats, x)
+        return apply(params, stats, x)
+
+    values = forward.in_batches(call, rows, width)
+    return _placed(run, values, flops and flops / width)
 
 
-def _placed(run, values, flops) -> Entry:
-    return Entry(jax.device_put(values, _replicated(run.program.mesh)), flops)
+def _placed(run: Any, values: PyTree, flops: float | None) -> Entry:
+    return Entry(sharding.replicate(values, run.program.mesh), flops)
 
 
-def _plain(entry: Entry):
+def _plain(entry: Entry) -> tuple[PyTree, float | None]:
     return jax.tree.map(np.asarray, entry.values), entry.flops
 
 
-def _replicated(mesh):
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def _compiled(program, stages, pre, params, stats, x) -> tuple[Callable, float | None]:
+    """(Compiled pass of the frozen stages, its operations), shared by equal runs."""
+    settings = (program.network, program.dtype, stages, program.mesh, config.key(pre))
+    key = (*settings, compilation.shapes((params, stats, x)))
 
-
-_FORWARDS: dict[Any, tuple] = compilation.Recent(64)
-
-
-def _forward(program, stages, pre, params, stats, x):
-    """Returns (compiled pass of the frozen stages, its operations), shared by runs."""
-    shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (params, stats, x))
-    leaves, treedef = jax.tree.flatten(shapes)
-    settings = (program.network, program.dtype, stages, program.mesh)
-    key = (*settings, config.key(pre), treedef, tuple(leaves))
-    if key not in _FORWARDS:
-
-        def run(params, stats, x):
+    def build() -> tuple[Callable, float | None]:
+        def apply(params, stats, x):
             x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))
-            return _apply(program.network, program.dtype, stages, params, stats, x)
+            return stage_output(
+                program.network, program.dtype, stages, params, stats, x
+            )
 
         options = compilation.options(program.mesh.devices.flat[0].platform)
-        built = jax.jit(run).lower(params, stats, x).compile(options)
-        cost = built.cost_analysis() or {}
-        _FORWARDS[key] = built, cost.get("flops")
-    return _FORWARDS[key]
+        compiled = jax.jit(apply).lower(params, stats, x).compile(options)
+        cost = compiled.cost_analysis() or {}
+        return compiled, cost.get("flops")
+
+    return compilation.cached(_compiled, key, build)
 
 
-def _apply(network: Network, dtype: str, stages, params, stats, x) -> PyTree:
-    out = (
-        precision.compute_in(network, dtype)
-        .apply(params, stats, x, stop=stages[-1])
-        .logits
-    )
+def stage_output(
+    network: Network,
+    dtype: str,
+    stages: tuple[str, ...],
+    params: PyTree,
+    stats: PyTree,
+    x: PyTree,
+) -> PyTree:
+    """Output of the last of the leading stages, as the next stage reads it.
+
+    Where that is the head, what it does first without parameters is done already.
+    """
+    network = precision.compute_in(network, dtype)
+    values = network.apply(params, stats, x, stop=stages[-1]).logits
     last = stages[-1] == network.stages[-2]
-    return network.reduce(out) if last and network.reduce is not None else out
+    return network.reduce(values) if last and network.reduce is not None else values

@@ -1,102 +1,255 @@
-"""One compiled function over whole splits, each row once, in the splits' order."""
+"""Predictions of a model on rows of a data set: compiled once, run in padded batches.
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+`predict` serves every evaluation: of runs, criteria, probes and ensembles. What it
+returns of a forward pass is decided by a function such as `logits`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxtl.core import compilation, sharding
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import PyTree
+from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.data import device_stream, lazy_array, preprocess, streams
 from jaxtl.data.dataset import Dataset
+from jaxtl.models.precision import compute_in
+from jaxtl.terms.losses import scores
 
 
-class Forward(NamedTuple):
-    """A function of (weights, inputs), compiled for both places data may live in.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """How a model is run over stored examples; without its weights.
 
     Attributes:
-      resident: (weights, all examples on the device, rows) -> outputs.
-      streamed: (weights, a batch from the host) -> outputs.
-      mesh: of the devices it runs on.
+      network: the model.
+      dtype: that it computes in.
+      preprocess: turns stored examples into its inputs.
+      task: what its outputs mean.
+      mesh: the devices it runs on.
+      batch: examples per forward pass, at most.
+      device_bytes: a data set of at most this size is put on the device as a whole.
     """
 
-    resident: Callable
-    streamed: Callable
+    network: Network
+    dtype: str
+    preprocess: preprocess.Preprocess
+    task: str
     mesh: jax.sharding.Mesh
+    batch: int
+    device_bytes: int
 
 
-def forward(compute: Callable, pre: preprocess.Preprocess, mesh) -> Forward:
-    """Compiles `compute(weights, x)`, x preprocessed and split over the mesh.
-
-    Keep what it returns: another call compiles anew.
-    """
-
-    def streamed(weights, x):
-        x = preprocess.apply(pre, sharding.constrain_batch(x, mesh))
-        return compute(weights, x)
-
-    def resident(weights, x, rows):
-        return streamed(weights, jax.tree.map(lambda values: values[rows], x))
-
-    options = compilation.options(mesh.devices.flat[0].platform)
-    made = (jax.jit(f, compiler_options=options) for f in (resident, streamed))
-    return Forward(*made, mesh)
+def predictor(run: Any, data: str = "target") -> Predictor:
+    """The predictor of a run's model, for one of the run's data sets."""
+    program = run.parts.program
+    return Predictor(
+        network=program.network,
+        dtype=program.dtype,
+        preprocess=run.parts.model.preprocess[data],
+        task=program.task,
+        mesh=program.mesh,
+        batch=run.exp.evaluate_batch,
+        device_bytes=run.exp.device_bytes,
+    )
 
 
-def over(
-    made: Forward,
-    weights: PyTree,
-    dataset: Dataset,
-    splits: Iterable[str],
-    *,
-    batch: int,
-    device_bytes: int,
-    axis: int = 0,
-) -> dict[str, PyTree]:
-    """Returns {split: outputs of all its rows}, as numpy.
-
-    The splits are read as one row of batches, so that one program serves them all.
+def logits(
+    network: Network, weights: tuple[PyTree, PyTree], x: PyTree, task: str, **settings
+) -> jax.Array:
+    """Logits (batch, outputs); for language models the sums of `losses.scores`.
 
     Args:
-      made: the compiled function.
-      weights: its first argument, on the mesh.
-      dataset: the data.
-      splits: their names, in any number.
-      batch: examples per call, at most.
-      device_bytes: data up to this size are put on the device.
+      network: the model.
+      weights: (parameters, statistics).
+      x: its inputs.
+      task: what its outputs mean.
+      **settings: of `Network.apply`.
+    """
+    return scores(network.apply(*weights, x, **settings).logits, x, task)
+
+
+def stage_vectors(
+    network: Network,
+    weights: tuple[PyTree, PyTree],
+    x: PyTree,
+    task: str,
+    *,
+    stages: tuple[str, ...],
+) -> dict[str, jax.Array]:
+    """{stage: (batch, width)}, the outputs of stages as `core.types.vectors`.
+
+    Args:
+      network, weights, x, task: as for `logits`.
+      stages: of the model, in its order; those after the last are not run.
+    """
+    features = network.apply(*weights, x, stop=stages[-1]).features
+    return {stage: vectors(features[stage]) for stage in stages}
+
+
+def predict(
+    model: Predictor,
+    weights: PyTree,
+    dataset: Dataset,
+    rows: np.ndarray,
+    outputs: Callable[..., PyTree] = logits,
+    *,
+    start: str | None = None,
+    features: PyTree = None,
+    power_of_two: bool = False,
+    axis: int = 0,
+) -> PyTree:
+    """Runs a model over rows of a data set, in evaluation mode.
+
+    Args:
+      model: the model and how it is run.
+      weights: the first argument of `outputs` after the network, on the mesh.
+      dataset: whose examples are read.
+      rows: (n,) row numbers, n ≥ 1.
+      outputs: `(network, weights, x, task, **settings) -> arrays`, what is computed of
+        a batch: a function of a module, or a `functools.partial` of one.
+      start: the stage to start from, None for the first.
+      features: inputs of that stage for each of `rows`, on the device; the data set is
+        not read then.
+      power_of_two: whether batches are as wide as a power of two, so that few compiled
+        programs serve data sets of many sizes.
       axis: of the outputs, along which examples lie.
 
-    Raises:
-      UserError: a split that does not exist, or is empty.
+    Returns:
+      The outputs as numpy arrays, n examples in the order of `rows`.
     """
-    rows = {name: streams.split_rows(dataset, name) for name in splits}
-    for name, found in rows.items():
-        if len(found) == 0:
+    options = compilation.options(model.mesh.devices.flat[0].platform)
+    static = (outputs, model.network, model.dtype, model.preprocess, model.task)
+    static += (model.mesh, start)
+    if features is not None:
+        rows = np.arange(len(rows))
+        call = compilation.cached_jit(_gathered, *static, options=options)
+        call = functools.partial(call, weights, features)
+    elif device_stream.fits(dataset, model.device_bytes):
+        x = device_stream.inputs(dataset, sharding.replicated(model.mesh))
+        call = compilation.cached_jit(_gathered, *static, options=options)
+        call = functools.partial(call, weights, x)
+    else:
+        streamed = compilation.cached_jit(_outputs, *static, options=options)
+
+        def call(batch: np.ndarray) -> PyTree:
+            return streamed(weights, host_batch(dataset, batch, model.mesh))
+
+    width = batch_width(
+        len(rows), model.batch, model.mesh.size, power_of_two=power_of_two
+    )
+    return in_batches(call, rows, width, axis)
+
+
+def _gathered(*args: Any) -> PyTree:
+    """`_outputs` of some rows, the last argument, of the inputs before it."""
+    *args, x, rows = args
+    return _outputs(*args, jax.tree.map(lambda values: values[rows], x))
+
+
+def _outputs(
+    outputs: Callable[..., PyTree],
+    network: Network,
+    dtype: str,
+    pre: preprocess.Preprocess,
+    task: str,
+    mesh: jax.sharding.Mesh,
+    start: str | None,
+    weights: PyTree,
+    x: PyTree,
+) -> PyTree:
+    network = compute_in(network, dtype)
+    if start is not None:
+        return outputs(network, weights, x, task, start=start)
+    x = preprocess.apply(pre, sharding.constrain_batch(x, mesh))
+    return outputs(network, weights, x, task)
+
+
+def predict_splits(
+    model: Predictor,
+    weights: PyTree,
+    dataset: Dataset,
+    splits: Mapping[str, np.ndarray],
+    outputs: Callable[..., PyTree] = logits,
+    *,
+    axis: int = 0,
+) -> dict[str, PyTree]:
+    """Runs a model over several splits as over one row of batches.
+
+    So one compiled program serves them all.
+
+    Args:
+      model, weights, dataset, outputs, axis: as for `predict`.
+      splits: name -> rows.
+
+    Returns:
+      {name: outputs of these rows}, numpy arrays.
+
+    Raises:
+      UserError: a split is empty.
+    """
+    for name, rows in splits.items():
+        if len(rows) == 0:
             raise UserError(f"the split {name!r} of {dataset.name} is empty.")
-    every = np.concatenate(list(rows.values()))
-    parts = made.mesh.size
-    batch = -(-min(batch, len(every)) // parts) * parts
-    batches, _ = streams.evaluation_batches(every, batch)
-    call = caller(made, weights, dataset, next(iter(rows)), device_bytes)
-    # To the host batch by batch: the outputs of a data set may not fit the device.
-    out = [jax.tree.map(np.asarray, call(b)) for b in batches]
-    whole = jax.tree.map(lambda *xs: np.concatenate(xs, axis), *out)
-    ends = np.cumsum([len(found) for found in rows.values()])
+    rows = np.concatenate(list(splits.values()))
+    values = predict(model, weights, dataset, rows, outputs, axis=axis)
+    ends = np.cumsum([len(rows) for rows in splits.values()])
     return {
-        name: jax.tree.map(lambda x, a=a, b=b: x.take(range(a, b), axis), whole)
-        for name, a, b in zip(rows, [0, *ends], ends)
+        name: jax.tree.map(lambda x, a=a, b=b: x.take(range(a, b), axis), values)
+        for name, a, b in zip(splits, [0, *ends], ends)
     }
 
 
-def caller(made, weights, dataset, split, device_bytes):
-    """Returns rows -> outputs, of data on the device or on the host."""
-    if device_stream.fits(dataset, device_bytes):
-        whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
-        x = device_stream.from_split(dataset, split, whole).x
-        return lambda rows: made.resident(weights, x, rows)
-    place = sharding.batch(made.mesh)
-    return lambda rows: made.streamed(
-        weights, jax.device_put(lazy_array.gather(dataset.x, rows), place)
-    )
+def batch_width(
+    count: int, most: int, devices: int = 1, *, power_of_two: bool = False
+) -> int:
+    """Examples per forward pass: no more than there are, a multiple of the devices.
+
+    Args:
+      count: examples in all.
+      most: examples per forward pass, at most.
+      devices: that share a batch.
+      power_of_two: rounds the width up to a power of two, or to `most`.
+    """
+    width = min(count, most)
+    if power_of_two:
+        width = min(1 << (width - 1).bit_length(), most)
+    return -(-width // devices) * devices
+
+
+def in_batches(
+    call: Callable[[np.ndarray], PyTree], rows: np.ndarray, width: int, axis: int = 0
+) -> PyTree:
+    """Calls a function on rows in equal batches and joins its outputs.
+
+    Args:
+      call: (width,) int32 rows -> arrays with `width` examples along `axis`.
+      rows: (n,) row numbers, n ≥ 1; the last batch is padded, and what comes of the
+        padding is cut off.
+      width: rows per batch.
+      axis: of the outputs, along which examples lie.
+
+    Returns:
+      The outputs of all n rows, numpy arrays.
+    """
+    batches, _ = streams.evaluation_batches(rows, width)
+    parts = []
+    # The outputs of a data set may not fit the device, so each batch's are copied to
+    # the host, while the device computes the next batch.
+    pending = call(batches[0])
+    for batch in batches[1:]:
+        following = call(batch)
+        parts.append(jax.tree.map(np.asarray, pending))
+        pending = following
+    parts.append(jax.tree.map(np.asarray, pending))
+    kept = (slice(None),) * axis + (slice(len(rows)),)
+    return jax.tree.map(lambda *xs: np.concatenate(xs, axis)[kept], *parts)
+
+
+def host_batch(dataset: Dataset, rows: np.ndarray, mesh: jax.sharding.Mesh) -> PyTree:
+    """Stored examples of some rows, read on the host, split over the devices."""
+    return jax.device_put(lazy_array.gather(dataset.x, rows), sharding.batch(mesh))

@@ -6,19 +6,15 @@ and the target's inputs ("unlabelled" and "val"), never a label of the target: a
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxtl.core import compilation, config
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.core.types import Network, Output, vectors
-from jaxtl.data import streams
-from jaxtl.evaluation import feature_cache, forward, metrics, validators
-from jaxtl.models.precision import compute_in
+from jaxtl.core.types import Network, PyTree, vectors
+from jaxtl.evaluation import feature_cache, metrics, validators
 
 MOST = 2000  # rows of each kind
 # Musgrave et al. (arXiv:2208.07360) compared eight criteria on a million checkpoints; a
@@ -168,22 +164,24 @@ def oracle(name: str) -> str:
 
 
 def logits_and_features(
-    network: Network, out: Output, given: Any
-) -> tuple[Any, jax.Array]:
-    """Returns (logits, features (batch, width)) of a pass.
-
-    Features are those that the head reads, one vector per example.
+    network: Network, weights: tuple[PyTree, PyTree], x: Any, task: str, **settings
+) -> tuple[jax.Array, jax.Array]:
+    """Logits, and the features (batch, width) that the head reads of them.
 
     Args:
       network: the model.
-      out: what a pass returned.
-      given: what it began from; features of a cached stage, perhaps.
+      weights: (parameters, statistics).
+      x: its inputs; features of a cached stage, with `start=`.
+      task: what its outputs mean.
+      **settings: of `Network.apply`.
     """
+    del task  # criteria look at the logits themselves
+    out = network.apply(*weights, x, **settings)
     if len(network.stages) < 2:
         return out.logits, vectors(out.logits)
     before = network.stages[-2]
-    if before not in out.features:  # the pass began after it
-        return out.logits, vectors(given)
+    if before not in out.features:  # the pass started after it, from its features
+        return out.logits, vectors(x)
     feature = out.features[before]
     reduce = network.reduce or (lambda x: x)
     return out.logits, vectors(reduce(feature))
@@ -234,64 +232,10 @@ def measure(run, params, stats) -> dict[str, float]:
     if not label_free(run.parts):
         return {}
     there = rows(run.parts)
-    read = {
-        name: _read(run, params, stats, name, found)
-        for name, found in wanted(there).items()
-    }
+    read = {}
+    for name, found in wanted(there).items():
+        values = feature_cache.predict(
+            run, (params, stats), name, found, logits_and_features, power_of_two=True
+        )
+        read[name] = jax.tree.map(lambda x: np.asarray(x, np.float32), values)
     return validators.measure(run.parts.program.task, evidence(run.parts, read, there))
-
-
-def padded(found: np.ndarray, most: int, parts: int = 1) -> np.ndarray:
-    """Returns batches of rows, as wide as a power of two, or `most`.
-
-    Data sets differ in length, and each width is a program of its own. A width is a
-    multiple of `parts`.
-    """
-    size = 1
-    while size < min(len(found), most):
-        size *= 2
-    size = -(-min(size, most) // parts) * parts
-    return streams.evaluation_batches(found, size)[0]
-
-
-def _read(run, params, stats, name: str, found: np.ndarray) -> tuple:
-    """Returns (logits, features) of rows of a data set, as numpy."""
-    program, dataset = run.program, run.parts.datasets[name]
-    cached = run.cached.stages if run.cached is not None else ()
-    key = (program.network, cached, config.key(run.parts.model.preprocess[name]))
-    key += (program.dtype, program.mesh)
-    if key not in _STORE:
-        network = compute_in(program.network, program.dtype)
-        start = program.network.stages[len(cached)] if cached else None
-
-        def compute(weights, x):
-            settings = {"start": start} if start else {}
-            return logits_and_features(
-                network, network.apply(*weights, x, **settings), x
-            )
-
-        if cached:
-            options = compilation.options(program.mesh.devices.flat[0].platform)
-            _STORE[key] = jax.jit(
-                lambda weights, x, at: compute(
-                    weights, jax.tree.map(lambda values: values[at], x)
-                ),
-                compiler_options=options,
-            )
-        else:
-            pre = run.parts.model.preprocess[name]
-            _STORE[key] = forward.forward(compute, pre, program.mesh)
-    weights = params, stats
-    if cached:
-        entry, _ = feature_cache.features(run, *weights, cached, name, "", found)
-        call = functools.partial(_STORE[key], weights, entry.values)
-        index = np.arange(len(found))
-    else:
-        own = (weights, dataset, "train", run.exp.device_bytes)
-        call, index = forward.caller(_STORE[key], *own), found
-    batches = padded(index, run.exp.evaluate_batch, program.mesh.size)
-    out = [jax.tree.map(lambda x: np.asarray(x, np.float32), call(b)) for b in batches]
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(found)], *out)
-
-
-_STORE: dict[Any, Any] = compilation.Recent(64)

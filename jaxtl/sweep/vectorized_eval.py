@@ -1,23 +1,27 @@
 """Evaluation of vectorized runs: one compiled forward pass for many replicas."""
 
-import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxtl.core import compilation, config
+from jaxtl.core import compilation, config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, preprocess, streams
-from jaxtl.evaluation import feature_cache, metrics, model_selection, validators
+from jaxtl.evaluation import (
+    feature_cache,
+    forward,
+    metrics,
+    model_selection,
+    validators,
+)
 from jaxtl.models import precision
 from jaxtl.sweep import stacking
 from jaxtl.sweep.vectorized_runs import VectorizedRuns
 from jaxtl.sweep.vectorized_step import VMAP
-from jaxtl.terms import losses
 from jaxtl.terms.program import Program
 from jaxtl.training import step
 
@@ -98,7 +102,7 @@ def _predict(
         run = replicas.runs[members[0]]
         rows = streams.split_rows(run.parts.datasets["target"], split)
         size = min(run.exp.evaluate_batch, len(rows))
-        logits = _outputs(replicas, weights, "target", rows, size, members)
+        logits = _predict_rows(replicas, weights, "target", rows, size, members)
         for i, replica in enumerate(members):
             dataset = replicas.runs[replica].parts.datasets["target"]
             labels = dataset.y if split == "train" else dataset.y_clean
@@ -120,9 +124,10 @@ def _criteria(
                 groups.setdefault(key, (name, rows, []))[2].append(replica)
     for name, rows, members in groups.values():
         largest = replicas.runs[members[0]].exp.evaluate_batch
-        size = model_selection.padded(rows, largest).shape[1]
-        logits, features = _outputs(
-            replicas, weights, name, rows, size, members, features=True
+        size = forward.batch_width(len(rows), largest, power_of_two=True)
+        pair = model_selection.logits_and_features
+        logits, features = _predict_rows(
+            replicas, weights, name, rows, size, members, pair
         )
         for i, replica in enumerate(members):
             outputs.setdefault(replica, {})[name] = logits[i], features[i]
@@ -134,21 +139,19 @@ def _criteria(
     return criteria
 
 
-def _outputs(
+def _predict_rows(
     replicas: VectorizedRuns,
     weights: PyTree,
     name: str,
     rows: np.ndarray,
     size: int,
     members: list[int],
-    *,
-    features: bool = False,
-) -> Any:
+    outputs: Callable[..., PyTree] = forward.logits,
+) -> PyTree:
     """Runs replicas on some rows of a data set, `size` of them at a time.
 
     Returns:
-      Logits, float32 (members, rows, …); with `features` the pair of logits and
-      features of `model_selection.logits_and_features`.
+      What `outputs` computes, as in `forward.predict`: float32 (members, rows, …).
     """
     run = replicas.runs[members[0]]
     dataset, start = run.parts.datasets[name], None
@@ -159,10 +162,12 @@ def _outputs(
         batches, is_row = streams.evaluation_batches(np.arange(len(rows)), size)
     else:
         mesh = replicas.program.mesh
-        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        x = device_stream.from_split(dataset, "train", replicated).x
+        x = device_stream.inputs(dataset, sharding.replicated(mesh))
         batches, is_row = streams.evaluation_batches(rows, size)
-    forward = _compiled(replicas, start, run.parts.model.preprocess[name], features)
+    pre = run.parts.model.preprocess[name]
+    static = (replicas.program, replicas.layout, replicas.mode, start, pre, outputs)
+    options = replicas.compiler_options
+    compute = compilation.cached_jit(_forward, *static, options=options)
     inputs = ForwardInputs(
         weights=weights,
         peft=replicas.states.hypers["peft"],
@@ -178,7 +183,7 @@ def _outputs(
         values = np.asarray(values, np.float32)[: len(members)]
         return values.reshape(len(members), len(is_row), *values.shape[3:])[:, is_row]
 
-    return jax.tree.map(without_padding, forward(inputs))
+    return jax.tree.map(without_padding, compute(inputs))
 
 
 def _cached_features(replicas: VectorizedRuns, name: str, rows: np.ndarray) -> PyTree:
@@ -210,42 +215,22 @@ def _padded(members: Sequence[int], count: int) -> np.ndarray:
     return np.asarray([*members, *[members[-1]] * (size - len(members))], np.int32)
 
 
-FORWARDS: dict[Any, Any] = compilation.Recent(128)
-
-
-def _compiled(
-    replicas: VectorizedRuns,
-    start: str | None,
-    pre: preprocess.Preprocess,
-    features: bool,
-) -> Any:
-    program, layout, mode = replicas.program, replicas.layout, replicas.mode
-    options = replicas.compiler_options
-    key = (program.key(), layout, mode, start, config.key(pre), features, str(options))
-    if key not in FORWARDS:
-        function = functools.partial(
-            _forward, program, layout, mode, start, pre, features
-        )
-        FORWARDS[key] = jax.jit(function, compiler_options=options)
-    return FORWARDS[key]
-
-
 def _forward(
     program: Program,
     layout: stacking.StackedLayout,
     mode: str,
     start: str | None,
     pre: preprocess.Preprocess,
-    features: bool,
+    outputs: Callable[..., PyTree],
     inputs: ForwardInputs,
-) -> Any:
-    """Computes logits (replicas, batches, batch, …), with `features` those as well.
+) -> PyTree:
+    """Computes outputs (replicas, batches, batch, …) of stacked weights.
 
     Args:
       program, layout, mode: as in `VectorizedRuns`.
       start: the stage that the pass starts from; None takes raw inputs.
       pre: how raw inputs are preprocessed.
-      features: whether to return the features that the head reads.
+      outputs: what is computed of a batch, as in `forward.predict`.
       inputs: the arrays.
     """
     network = precision.compute_in(program.network, program.dtype)
@@ -258,14 +243,10 @@ def _forward(
 
         def batch_outputs(rows: jax.Array) -> Any:
             x = jax.tree.map(lambda values: values[rows], inputs.x)
-            if start is None:
-                x = preprocess.apply(pre, x)
-                output = network.apply(params, weights["stats"], x)
-            else:
-                output = network.apply(params, weights["stats"], x, start=start)
-            if features:
-                return model_selection.logits_and_features(program.network, output, x)
-            return losses.scores(output.logits, x, program.task)
+            pair = params, weights["stats"]
+            if start is not None:
+                return outputs(network, pair, x, program.task, start=start)
+            return outputs(network, pair, preprocess.apply(pre, x), program.task)
 
         return jax.lax.map(batch_outputs, inputs.batches)
 
@@ -288,12 +269,8 @@ def drift(replicas: VectorizedRuns, weights: PyTree) -> np.ndarray | None:
     """
     if not jax.tree.leaves(replicas.runs[0].source.params):
         return None
-    program, layout = replicas.program, replicas.layout
-    key = (program.key(), layout, "drift")
-    if key not in FORWARDS:
-        FORWARDS[key] = jax.jit(functools.partial(_drift, program, layout))
+    compute = compilation.cached_jit(_drift, replicas.program, replicas.layout)
     hypers = replicas.states.hypers["peft"]
-    compute = FORWARDS[key]
     return np.asarray(compute(weights, hypers, replicas.stacked, replicas.shared))
 
 

@@ -7,7 +7,6 @@ which is faster on CPUs, where batched products of small matrices are slow.
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -56,11 +55,6 @@ class VectorizedStep(NamedTuple):
     names: tuple[str, ...]
 
 
-COMPILED: dict[Any, VectorizedStep] = compilation.Recent(64)
-_LOCKS: dict[Any, threading.Lock] = compilation.Recent(64)
-_LOCK = threading.Lock()
-
-
 def compiled(
     program: Program,
     layout: stacking.StackedLayout,
@@ -81,19 +75,12 @@ def compiled(
       max_steps: largest number of steps in one dispatch.
       options: for XLA's compiler.
     """
-    leaves, treedef = jax.tree.flatten((states, inputs))
-    shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
-    key = (program.key(), layout, mode, max_steps, treedef, shapes, str(options))
-    with _LOCK:
-        if key not in _LOCKS:
-            _LOCKS[key] = threading.Lock()
-        lock = _LOCKS[key]
-    with lock:  # replicas of another thread may be compiling the same program
-        if key not in COMPILED:
-            COMPILED[key] = _compile(
-                program, layout, mode, states, inputs, max_steps, options
-            )
-        return COMPILED[key]
+    key = (program.key(), layout, mode, max_steps, str(options))
+    build = functools.partial(
+        _compile, program, layout, mode, states, inputs, max_steps, options
+    )
+    shapes = compilation.shapes((states, inputs))
+    return compilation.cached(compiled, (*key, shapes), build)
 
 
 def _compile(

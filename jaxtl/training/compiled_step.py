@@ -35,9 +35,6 @@ class Compiled(NamedTuple):
     temp_bytes: int | None
 
 
-_COMPILED: dict[Any, Compiled] = compilation.Recent(128)
-
-
 def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
     """The compiled dispatch for these shapes, from the process's store.
 
@@ -49,9 +46,8 @@ def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
     leaves, treedef = jax.tree.flatten((state, fixed, data))
     leaves = [(x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves]
     key = (program.key(), most, treedef, tuple(leaves))
-    if key not in _COMPILED:
-        _COMPILED[key] = _compile(program, state, fixed, data, most)
-    return _COMPILED[key]
+    build = functools.partial(_compile, program, state, fixed, data, most)
+    return compilation.cached(compiled, key, build)
 
 
 def _compile(program, state, fixed, data, most):

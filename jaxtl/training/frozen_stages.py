@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtl.core import sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import device_stream, streams
 from jaxtl.data.device_stream import DeviceStream
-from jaxtl.evaluation.feature_cache import _apply, _replicated, features, size
+from jaxtl.evaluation.feature_cache import features, size, stage_output
 from jaxtl.terms.program import Program
 from jaxtl.training import step
 
@@ -83,7 +84,7 @@ def attach(
             stream = device_stream.without_inputs(
                 dataset,
                 split,
-                _replicated(program.mesh),
+                sharding.replicated(program.mesh),
                 labels=streams.has_labels(name),
             )
         feature_streams[name] = device_stream.with_features(
@@ -183,7 +184,7 @@ def _expected(run: Any, name: str, stages: tuple[str, ...]) -> int:
     data = run.parts.datasets[read]
     x = streams.example_batch(data, program.preprocess[name])
     shapes = jax.eval_shape(
-        functools.partial(_apply, program.network, program.dtype, stages),
+        functools.partial(stage_output, program.network, program.dtype, stages),
         run.params,
         run.state.stats,
         x,

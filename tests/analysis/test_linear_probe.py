@@ -12,9 +12,9 @@ from sklearn import linear_model, preprocessing
 import jaxtl as tl
 from jaxtl.analysis import linear_probe
 from jaxtl.cli import main
-from jaxtl.core import sharding
+from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
-from jaxtl.data.preprocess import Preprocess
+from jaxtl.evaluation import forward
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -74,13 +74,10 @@ def test_features_are_the_stages_in_evaluation_mode(run):
 
 
 def test_one_pass_serves_all_splits_and_stages(run):
-    linear_probe._forward.cache_clear()
+    compilation.clear()
     linear_probe.features(run, STAGES, ("train", "val", "test"))
-    made = linear_probe._forward(
-        run.network, "float32", STAGES, run.preprocess, run.parts.program.mesh
-    )
-    assert linear_probe._forward.cache_info().misses == 1
-    assert made.resident._cache_size() == 1
+    [compiled] = compilation.stored()
+    assert compiled._cache_size() == 1
 
 
 def test_what_streams_from_the_host_gives_the_same(run, monkeypatch):
@@ -139,10 +136,9 @@ def test_sequences_are_averaged_over_real_tokens():
     network = model.pure()
     params, stats = network.init(jax.random.key(0), x)
     stages = network.stages[:-1]
-    made = linear_probe._forward(
-        network, "float32", stages, Preprocess(), sharding.mesh()
+    found = forward.stage_vectors(
+        network, (params, stats), x, "language", stages=stages
     )
-    found = made.streamed((params, stats), x)
     seen = network.apply(params, stats, x).features
     for stage in stages:
         states = np.asarray(seen[stage].states, np.float64)

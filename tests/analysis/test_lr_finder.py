@@ -11,6 +11,7 @@ from PIL import Image
 import jaxtl as tl
 from jaxtl.analysis import lr_finder
 from jaxtl.cli import main
+from jaxtl.core import compilation
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.optim.schedules import Schedule
@@ -56,9 +57,12 @@ def test_the_losses_are_those_of_a_run_with_these_rates(exp):
 def test_the_run_is_left_as_it_was_and_nothing_compiles_anew(exp):
     run, whole = tl.setup(exp), tl.setup(exp)
     run.advance(3)
-    known, before = len(compiled_step._COMPILED), jax.tree.map(np.asarray, run.state)
+    known, before = (
+        len(compilation.stored(compiled_step.compiled)),
+        jax.tree.map(np.asarray, run.state),
+    )
     curve = tl.find_lr(run, steps=20)
-    assert len(compiled_step._COMPILED) == known
+    assert len(compilation.stored(compiled_step.compiled)) == known
     jax.tree.map(np.testing.assert_array_equal, run.state, before)
     assert (run.steps_done, run.exp) == (3, exp)
     run.advance(9)
@@ -72,9 +76,11 @@ def test_a_schedule_is_put_aside_once_for_all_rates(exp):
     run = tl.setup(dataclasses.replace(exp, optim=peak))
     run.compile()
     plain = tl.find_lr(exp, low=1e-3, high=0.1, steps=8)
-    known = len(compiled_step._COMPILED)
+    known = len(compilation.stored(compiled_step.compiled))
     found = tl.find_lr(run, low=1e-3, high=0.1, steps=8)
-    assert len(compiled_step._COMPILED) == known, "one program serves both"
+    assert len(compilation.stored(compiled_step.compiled)) == known, (
+        "one program serves both"
+    )
     np.testing.assert_array_equal(found.raw, plain.raw)
     run.advance(2)  # its own program and schedule are as they were
     assert set(run.state.hypers["optim"]["lr"]) == {"peak", "warmup", "final"}

@@ -12,6 +12,7 @@ from PIL import Image
 import jaxtl as tl
 from jaxtl.analysis import weight_space
 from jaxtl.cli import main
+from jaxtl.core import compilation
 from jaxtl.data import preprocess
 from jaxtl.evaluation import batch_norm, evaluate
 from jaxtl.models import merging
@@ -108,15 +109,13 @@ def test_the_curve_is_numpys_and_the_choice_is_vals(place):
 
 def test_all_alphas_share_one_compiled_pass(place):
     run = tl.resume(place / "a")
+    compilation.clear()
     weight_space.wise_ft(run, (0.25, 1.0))
-    [forward] = {
-        id(kept[0]): kept[0]
-        for (network, *_), kept in evaluate._STORE.items()
-        if network == run.network and isinstance(kept, tuple)
-    }.values()
-    before = forward._cache_size()
+    [compiled] = compilation.stored()
+    before = compiled._cache_size()
     weight_space.wise_ft(run, (0.0, 0.1, 0.75, 1.0))
-    assert forward._cache_size() == before
+    assert compilation.stored() == [compiled]
+    assert compiled._cache_size() == before
 
 
 def test_a_head_without_a_source_stays_the_tuned_one(place):
@@ -146,13 +145,13 @@ def test_adapters_have_no_source_and_stay(place):
 
 def test_test_is_read_once_and_only_where_the_run_does(place, monkeypatch):
     asked = []
-    real = evaluate.logits_of
+    real = evaluate.predict_with_weights
 
     def counted(run, params, stats, split):
         asked.append(split)
         return real(run, params, stats, split)
 
-    monkeypatch.setattr(evaluate, "logits_of", counted)
+    monkeypatch.setattr(evaluate, "predict_with_weights", counted)
     run = tl.resume(place / "a")
     weight_space.wise_ft(run, (0.0, 0.5, 1.0), split="train")
     assert asked == ["train"] * 3 + ["val"] * 3 + ["test"]

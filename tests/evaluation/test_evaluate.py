@@ -46,7 +46,7 @@ def test_padded_batches_are_counted_exactly(run, split):
 
 def test_logits_come_in_the_rows_order(run):
     params, stats = run.weights()
-    logits, labels = evaluate.logits_of(run, params, stats, "val")
+    logits, labels = evaluate.predict_with_weights(run, params, stats, "val")
     expected, rows = forward(run, "val")
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(labels, run.parts.datasets["target"].y[rows])
@@ -90,7 +90,7 @@ def test_noisy_labels_are_trained_on_and_never_tested_on(digits):
     data = run.parts.datasets["target"]
     params, stats = run.weights()
     for split in ("train", "val", "test"):
-        labels = evaluate.logits_of(run, params, stats, split)[1]
+        labels = evaluate.predict_with_weights(run, params, stats, split)[1]
         clean = data.y_clean[data.rows[split]]
         assert (labels == clean).mean() == pytest.approx(
             0.5 if split == "train" else 1.0, abs=0.01

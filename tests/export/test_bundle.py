@@ -35,7 +35,7 @@ def train(directory, **fields):
 
 def logits(run, split="test"):
     """Returns the best model's logits on a split, and the split's stored inputs."""
-    found, _ = evaluate.logits_of(run, *run.weights("best"), split)
+    found, _ = evaluate.predict_with_weights(run, *run.weights("best"), split)
     data = run.parts.datasets["target"]
     return found, jax.tree.map(lambda x: np.asarray(x)[data.rows[split]], data.x)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.core import serialization
+from jaxtl.core import compilation, serialization
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
@@ -258,10 +258,10 @@ def test_steps_are_in_proportion_and_share_one_program(digits):
 
     whole = change({".*": 1.0})
     found = change(LayerwiseDecay(decay=0.5, head=3.0))
-    known = len(compiled_step._COMPILED)
+    known = len(compilation.stored(compiled_step.compiled))
     change(LayerwiseDecay(decay=0.9))
     change({"layer1": 0.1, "layer2": 0.2, "head": 0.3})
-    assert len(compiled_step._COMPILED) == known
+    assert len(compilation.stored(compiled_step.compiled)) == known
     factors = {"layer1": 0.25, "layer2": 0.5, "head": 3.0}
     for path, moved in found.items():
         factor = factors[path.split("/")[0]]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
+from jaxtl.core import compilation
 from jaxtl.core import tree as trees
 from jaxtl.data import device_stream, preprocess
 from jaxtl.optim import phases
@@ -138,14 +139,14 @@ def test_frozen_leaves_stay_bit_for_bit_until_they_thaw(digits):
 
 
 def test_every_phase_compiles_once_and_other_numbers_not_at_all(digits):
-    before = len(compiled_step._COMPILED)
+    before = len(compilation.stored(compiled_step.compiled))
     exp = digits(model=tl.models.MLP(widths=(11, 7)), steps=9, batch=16)
     exp = dataclasses.replace(exp, phases=GradualUnfreezing())
     tl.train(tl.setup(exp), progress=False)
-    assert len(compiled_step._COMPILED) - before == 3
+    assert len(compilation.stored(compiled_step.compiled)) - before == 3
     other = dataclasses.replace(exp, optim=tl.optim.AdamW(lr=3e-3), seed=5)
     tl.train(tl.setup(other), progress=False)
-    assert len(compiled_step._COMPILED) - before == 3
+    assert len(compilation.stored(compiled_step.compiled)) - before == 3
 
 
 def test_a_frozen_stage_has_no_optimizer_state_yet(digits):

@@ -143,7 +143,7 @@ def test_the_stored_model_evaluates_exports_and_predicts(
     from jaxtl.export import bundle
 
     found = bundle.load(tmp_path / "out")(dataset.x[rows])
-    logits, _ = evaluate.logits_of(run, *run.weights("best"), "test")
+    logits, _ = evaluate.predict_with_weights(run, *run.weights("best"), "test")
     wanted = jax.nn.softmax(logits[:16])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 

@@ -14,6 +14,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.cli import main
+from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
 from jaxtl.results import records
 from jaxtl.results.database import DATABASE_FILE, Database, new_owner
@@ -123,12 +124,12 @@ def test_chunks_of_equal_size_compile_one_program(place):
         "terms.task.label_smoothing": [0.0, 0.1, 0.2],
         "seed": range(4),
     }
-    before, sizes = len(vectorized_step.COMPILED), []
+    before, sizes = len(compilation.stored(vectorized_step.compiled)), []
     made = sweep_of(place, axes, mode="map", most=25)
     assert len(made.cells) == 60
     run(made, lambda outcomes: sizes.append(len(outcomes)))
     assert sizes == [20, 20, 20]
-    assert len(vectorized_step.COMPILED) == before + 1
+    assert len(compilation.stored(vectorized_step.compiled)) == before + 1
 
 
 @pytest.mark.parametrize("mode", ["map", "alone"])

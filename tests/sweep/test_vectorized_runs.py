@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.core import config
+from jaxtl.core import compilation, config
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import feature_cache
@@ -207,7 +207,7 @@ def train_vectorized(exps, mode, **settings):
 
 
 def compiled_programs():
-    return len(vectorized_step.COMPILED)
+    return len(compilation.stored(vectorized_step.compiled))
 
 
 def assert_close(actual, expected, mode, name=""):

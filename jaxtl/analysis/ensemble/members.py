@@ -14,12 +14,10 @@ import numpy as np
 from jaxtl.core import config, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import preprocess
 from jaxtl.data import splits as carving
+from jaxtl.data import streams
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation import forward
-from jaxtl.models.precision import compute_in
-from jaxtl.terms.losses import scores
 from jaxtl.training import run_dir, setup
 from jaxtl.training.run import Run
 
@@ -30,24 +28,18 @@ class Member:
 
     Attributes:
       name: the run's directory, as short as it can be told from the others.
-      network, preprocess, dtype, mesh: how it is evaluated.
+      predictor: its network and how it is evaluated.
       params, stats: its weights, on the host.
       dataset: its data, with their splits.
       data: their options.
-      batch, device_bytes: of the experiment's evaluation.
     """
 
     name: str
-    network: Network
-    preprocess: preprocess.Preprocess
-    dtype: str
-    mesh: Any
+    predictor: forward.Predictor
     params: PyTree
     stats: PyTree
     dataset: Dataset
     data: Data
-    batch: int
-    device_bytes: int
 
 
 def directories(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
@@ -111,23 +103,18 @@ def _opened(live, paths, which):
 
 
 def _member(name: str, run: Run, folder: pathlib.Path | None, which: str) -> Member:
-    program, dataset = run.parts.program, run.parts.datasets["target"]
+    dataset = run.parts.datasets["target"]
     if folder is not None and (folder / "splits.npz").exists():
         dataset = carving.load_splits(folder / "splits.npz", dataset)
     weights = run.weights("best" if which == "best" else "current")
     params, stats = jax.tree.map(np.asarray, weights)
     return Member(
         name=name,
-        network=run.network,
-        preprocess=run.preprocess,
-        dtype=program.dtype,
-        mesh=program.mesh,
+        predictor=forward.predictor(run),
         params=params,
         stats=stats,
         dataset=dataset,
         data=run.exp.data,
-        batch=run.exp.evaluate_batch,
-        device_bytes=run.exp.device_bytes,
     )
 
 
@@ -203,40 +190,47 @@ def _same_shape(members: list[Member], rows: list, split: str) -> None:
 def _alike(member: Member) -> Any:
     leaves, tree = jax.tree.flatten((member.params, member.stats))
     shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
-    how = member.network, member.preprocess, member.dtype, member.mesh
+    model = member.predictor
+    how = model.network, model.preprocess, model.dtype, model.mesh
     return (*how, member.dataset.fingerprint, str(tree), shapes)
 
 
-def _stacked(members: list[Member], splits) -> dict[str, np.ndarray]:
-    one = members[0]
+def _stacked(members: list[Member], splits: Iterable[str]) -> dict[str, np.ndarray]:
+    model, dataset = members[0].predictor, members[0].dataset
     weights = jax.tree.map(
         lambda *leaves: np.stack(leaves), *((m.params, m.stats) for m in members)
     )
-    return forward.over(
-        _forward(one.network, one.dtype, one.preprocess, one.mesh, one.dataset.task),
-        sharding.replicate(weights, one.mesh),
-        one.dataset,
-        splits,
-        batch=one.batch,
-        device_bytes=one.device_bytes,
+    # On CPU batched matrix products are slow; elsewhere taking turns leaves most idle.
+    together = model.mesh.devices.flat[0].platform != "cpu"
+    return forward.predict_splits(
+        model,
+        sharding.replicate(weights, model.mesh),
+        dataset,
+        {name: streams.split_rows(dataset, name) for name in splits},
+        functools.partial(stacked_logits, together=together),
         axis=1,
     )
 
 
-@functools.lru_cache(maxsize=32)
-def _forward(network: Network, dtype: str, pre, mesh, task: str) -> forward.Forward:
-    # On CPU batched matrix products are slow; elsewhere taking turns leaves most idle.
-    together = mesh.devices.flat[0].platform != "cpu"
-    compute = functools.partial(
-        _outputs, compute_in(network, dtype).apply, task, together
-    )
-    return forward.forward(compute, pre, mesh)
+def stacked_logits(
+    network: Network,
+    weights: tuple[PyTree, PyTree],
+    x: PyTree,
+    task: str,
+    *,
+    together: bool,
+) -> jax.Array:
+    """Logits (members, batch, outputs) of weights with a leading axis of members.
 
+    Args:
+      network, x, task: as for `forward.logits`.
+      weights: (parameters, statistics), stacked.
+      together: whether members are computed at the same time or in turn.
+    """
 
-def _outputs(apply, task: str, together: bool, weights, x) -> jax.Array:
-    """Returns (members, batch, outputs) of weights with a leading axis."""
+    def member_logits(weights: tuple[PyTree, PyTree]) -> jax.Array:
+        return forward.logits(network, weights, x, task)
 
-    def one(pair):
-        return scores(apply(*pair, x).logits, x, task)
-
-    return jax.vmap(one)(weights) if together else jax.lax.map(one, weights)
+    if together:
+        return jax.vmap(member_logits)(weights)
+    return jax.lax.map(member_logits, weights)

@@ -62,14 +62,16 @@ def predictions(
     rows = _labelled_rows(exp, target, folds)
     names = target.class_names
     if not folds:
-        logits, labels = evaluate.outputs(setup.reopen(directory), "train", "best")
+        logits, labels = evaluate.predict_split(
+            setup.reopen(directory), "train", "best"
+        )
         p = losses.predictions(logits, "classification")
         return Predictions(rows, labels, np.asarray(p), names, 0)
     probabilities = np.zeros((len(rows), len(names)))
     for part in split_in_folds(target.y[rows], folds, exp.seed):
         run = Run(_hold_out(exp, target, rows, part))
         loop.train(run, progress=progress)
-        logits, _ = evaluate.outputs(run, "test", "best")
+        logits, _ = evaluate.predict_split(run, "test", "best")
         p = losses.predictions(logits, "classification")
         probabilities[part] = np.asarray(p)[:, : len(names)]
     return Predictions(rows, target.y[rows], probabilities, names, folds)

@@ -15,6 +15,7 @@ from jaxtl.analysis.ensemble import combine, members
 from jaxtl.analysis.ensemble.ensemble import ensemble
 from jaxtl.cli import main
 from jaxtl.cli.ensemble import tables
+from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import evaluate, forward
 from jaxtl.training import setup
@@ -56,27 +57,20 @@ def found(place):
 def alone(path, split):
     """Returns one run's (logits, labels), by the evaluation that runs have."""
     run = setup.reopen(path)
-    return evaluate.logits_of(run, *run.weights(), split)
+    return evaluate.predict_with_weights(run, *run.weights(), split)
 
 
 PATHS = ("small/seed0", "small/seed1", "small/seed2", "deep")
 
 
 def test_alike_members_are_one_program_and_equal_each_alone(place):
-    members._forward.cache_clear()
+    compilation.clear()
     read = members.read([place / "small", place / "deep"])
     assert [m.name for m in read] == list(PATHS)
     outputs = members.evaluate(read, ("val", "test"))
-    assert members._forward.cache_info().misses == 2, "one for small, one for deep"
-    made = members._forward(
-        read[0].network,
-        read[0].dtype,
-        read[0].preprocess,
-        read[0].mesh,
-        "classification",
-    )
-    assert made.resident._cache_size() == 1, "val and test, three members: one program"
-    assert made.streamed._cache_size() == 0
+    compiled = compilation.stored()
+    assert len(compiled) == 2, "one for small, one for deep"
+    assert [f._cache_size() for f in compiled] == [1, 1], "val and test: one program"
     for split in ("val", "test"):
         for i, name in enumerate(PATHS):
             logits, _ = alone(place / name, split)
@@ -89,7 +83,9 @@ def test_members_together_equal_members_in_turn(place):
     weights = jax.tree.map(lambda *x: np.stack(x), *((m.params, m.stats) for m in read))
     x = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
     pair = [
-        members._outputs(read[0].network.apply, "classification", together, weights, x)
+        members.stacked_logits(
+            read[0].predictor.network, weights, x, "classification", together=together
+        )
         for together in (True, False)
     ]
     assert pair[0].shape == (3, 5, 10)
@@ -99,7 +95,12 @@ def test_members_together_equal_members_in_turn(place):
 def test_data_from_the_host_give_the_same(place):
     read = members.read([place / "small"])
     resident = members.evaluate(read, ("val",))["val"]
-    host = [dataclasses.replace(m, device_bytes=0, batch=64) for m in read]
+    host = [
+        dataclasses.replace(
+            m, predictor=dataclasses.replace(m.predictor, device_bytes=0, batch=64)
+        )
+        for m in read
+    ]
     streamed = members.evaluate(host, ("val",))["val"]
     np.testing.assert_allclose(streamed, resident, rtol=1e-5, atol=1e-5)
 
@@ -137,13 +138,13 @@ def test_everything_is_chosen_on_val(found):
 
 def test_test_labels_choose_nothing(place, found, monkeypatch):
     """With other test outputs the same method, weights and temperatures come out."""
-    over = forward.over
+    predict_splits = forward.predict_splits
 
     def broken(*args, **settings):
-        given = over(*args, **settings)
-        return {**given, "test": given["test"][..., ::-1]}
+        outputs = predict_splits(*args, **settings)
+        return {**outputs, "test": outputs["test"][..., ::-1]}
 
-    monkeypatch.setattr(forward, "over", broken)
+    monkeypatch.setattr(forward, "predict_splits", broken)
     again = ensemble([place / "small", place / "deep"])
     assert again.method == found.method
     assert again.best_member == found.best_member
@@ -155,13 +156,13 @@ def test_test_labels_choose_nothing(place, found, monkeypatch):
 
 def test_val_alone_leaves_test_unread(place, monkeypatch):
     asked = []
-    over = forward.over
+    predict_splits = forward.predict_splits
 
-    def watched(made, weights, dataset, splits, **settings):
+    def watched(model, weights, dataset, splits, *args, **settings):
         asked.extend(splits)
-        return over(made, weights, dataset, splits, **settings)
+        return predict_splits(model, weights, dataset, splits, *args, **settings)
 
-    monkeypatch.setattr(forward, "over", watched)
+    monkeypatch.setattr(forward, "predict_splits", watched)
     found = ensemble([place / "small"], split="val", method="average_logits")
     assert set(asked) == {"val"}
     assert found.examples == {"val": 150}
@@ -188,7 +189,7 @@ def test_other_tasks_are_averaged_and_runs_may_live_in_memory(digits, kind):
     found = ensemble(runs)
     assert [m.name for m in found.members] == ["run 1", "run 2"]
     assert [m.name for m in found.methods] == list(combine.methods(kind))
-    pair = [evaluate.logits_of(run, *run.weights(), "test") for run in runs]
+    pair = [evaluate.predict_with_weights(run, *run.weights(), "test") for run in runs]
     z, y = np.stack([p[0] for p in pair]).astype(float), pair[0][1]
     mean = found.methods[0].test
     if kind == "regression":
