@@ -1,7 +1,7 @@
 """How fast is a convolution alone, next to XLA's own and torch's?
 
 The layers of a LeNet, a ResNet-20 and a MobileNet, one by one: the value and both
-gradients as `models/conv_cpu.py` computes them, as XLA does under the same compiler
+gradients as `models/layers/conv_cpu.py` computes them, as XLA does under the same compiler
 options (`models/conv.py` outside the CPU), and as torch does. One compiled call each, a
 few in a row, in turn.
 """
@@ -20,7 +20,7 @@ from torch.nn import grad as torch_grad
 
 from jaxtl.core import compilation
 from jaxtl.models.layers import conv_cpu
-from jaxtl.models.layers.conv_cpu import Case, Window
+from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow
 
 CALLS = 8  # in a row: a single one is too short for the clock
 
@@ -37,13 +37,13 @@ class Layer(NamedTuple):
     batch: int = 128
 
     @property
-    def case(self) -> Case:
+    def case(self) -> ConvShapes:
         """Its shapes."""
         pad, inside = self.kernel // 2, self.channels // self.groups
-        return Case(
+        return ConvShapes(
             (self.batch, self.side, self.side, self.channels),
             (self.kernel, self.kernel, inside, self.outputs),
-            Window((1, 1), ((pad, pad), (pad, pad)), self.groups),
+            ConvWindow((1, 1), ((pad, pad), (pad, pad)), self.groups),
         )
 
 
@@ -75,7 +75,7 @@ def works(layer: Layer):
         return lambda: run(*arrays).block_until_ready()
 
     def plain(x, kernel, case):
-        return conv_cpu.plain(x, kernel, case.window)
+        return conv_cpu.xla_value(x, kernel, case.window)
 
     return {
         "value": {
@@ -85,12 +85,12 @@ def works(layer: Layer):
         },
         "by input": {
             "jaxtl": compiled(conv_cpu.input_gradient, g, kernel),
-            "XLA": compiled(conv_cpu.plain_input_gradient, g, kernel),
+            "XLA": compiled(conv_cpu.xla_input_gradient, g, kernel),
             "torch": lambda: torch_grad.conv2d_input(tx.shape, tk, tg, **where),
         },
         "by kernel": {
             "jaxtl": compiled(conv_cpu.kernel_gradient, x, g),
-            "XLA": compiled(conv_cpu.plain_kernel_gradient, x, g),
+            "XLA": compiled(conv_cpu.xla_kernel_gradient, x, g),
             "torch": lambda: torch_grad.conv2d_weight(tx, tk.shape, tg, **where),
         },
     }

@@ -86,14 +86,14 @@ class LeNet(nn.Module):
         return self.head(F.relu(self.hidden(x)))
 
     @staticmethod
-    def layout() -> weight_layout.Layout:
+    def layout() -> weight_layout.WeightLayout:
         rules = [
             *weight_layout.conv("conv1", "block1/conv", bias=True),
             *weight_layout.conv("conv2", "block2/conv", bias=True),
             *weight_layout.linear("hidden", "hidden/dense"),
             *weight_layout.linear("head", "head/dense"),
         ]
-        return weight_layout.Layout(tuple(rules))
+        return weight_layout.WeightLayout(tuple(rules))
 
 
 class MobileNet(nn.Module):
@@ -180,7 +180,7 @@ class Pair:
     ours: Any
     theirs: nn.Module
     tensors: dict[str, np.ndarray]
-    layout: weight_layout.Layout
+    layout: weight_layout.WeightLayout
     x: Any
     task: str = "classification"
     logits: Callable = lambda module, x: module(x)

@@ -11,7 +11,7 @@ from jaxtl.data import preprocess, streams
 from jaxtl.evaluation import forward
 from jaxtl.models import merging
 from jaxtl.models.layers import batch_norm_stats
-from jaxtl.models.layers.batch_norm_stats import batch_statistics, moving
+from jaxtl.models.layers.batch_norm_stats import batch_statistics, moving_mask
 from jaxtl.models.precision import compute_in
 
 
@@ -48,7 +48,7 @@ def refresh_statistics(
       Generalization, UAI 2018, §3.2: an average of weights needs it.
     """
     program, (train, still) = run.program, modes(run, stats)
-    moves = moving(stats, train, still)
+    moves = moving_mask(stats, train, still)
     if not any(jax.tree.leaves(moves)):
         return stats
     dataset, rows, pre = _read(run, stream)
@@ -61,7 +61,7 @@ def refresh_statistics(
     options = compilation.options(program.mesh.devices.flat[0].platform)
     statistics_of = compilation.cached_jit(_forward, *static, options=options)
     average = stats
-    combine = batch_norm_stats.pool if pooled else merging.swa
+    combine = batch_norm_stats.pool_statistics if pooled else merging.swa
     for i, chosen in enumerate(np.resize(order, (count, size))):
         x = forward.host_batch(dataset, chosen, program.mesh)
         found = statistics_of(params, stats, x, jax.random.fold_in(key, i))
@@ -95,7 +95,7 @@ def _chosen(moves, new, old):
 def modes(run, stats: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (train, still) so that what moved in any phase of a run moves."""
     phases = [(phase.train_stages, phase.frozen_stats) for phase in run.parts.phases]
-    moved = [trees.flatten(moving(stats, *phase)) for phase in phases]
+    moved = [trees.flatten(moving_mask(stats, *phase)) for phase in phases]
     modules = {path: path.rpartition("/")[0] for path in trees.flatten(stats)}
     held = [m for path, m in modules.items() if not any(x[path] for x in moved)]
     trained = {stage for train, _ in phases for stage in train}

@@ -15,10 +15,10 @@ from jaxtl.models.layers import transformer
 
 PREDICTS = ("class", "token")
 POOLINGS = ("pooler", "mean", "first")
-REDUCTIONS = {"mean": transformer.mean, "first": transformer.first}
+REDUCTIONS = {"mean": transformer.mean_state, "first": transformer.first_state}
 
 
-class Embeddings(nn.Module):
+class _BertEmbeddings(nn.Module):
     """Token, position and segment vectors, normalised, then dropout."""
 
     vocab: int
@@ -31,8 +31,8 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        ids, mask = transformer.inputs(x)
-        transformer.in_context(ids.shape[1], self.context)
+        ids, mask = transformer.token_inputs(x)
+        transformer.check_length(ids.shape[1], self.context)
 
         def table(rows: int, name: str):
             return nn.Embed(
@@ -40,7 +40,7 @@ class Embeddings(nn.Module):
             )
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        where = transformer.positions(mask) + self.offset
+        where = transformer.token_positions(mask) + self.offset
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
         states += table(self.context + self.offset, "position")(where)
@@ -48,7 +48,7 @@ class Embeddings(nn.Module):
         return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
 
 
-class Layer(nn.Module):
+class _BertLayer(nn.Module):
     """norm(x + attention(x)), then norm(x + mlp(x))."""
 
     heads: int
@@ -68,7 +68,7 @@ class Layer(nn.Module):
         return Tokens(transformer.layer_norm(self.epsilon, "mlp_norm")(x + y), mask)
 
 
-class Pooler(nn.Module):
+class _BertPooler(nn.Module):
     """tanh of an affine map of the first token's state, (batch, width)."""
 
     @nn.compact
@@ -78,7 +78,7 @@ class Pooler(nn.Module):
         return jnp.tanh(dense(first))
 
 
-class Head(nn.Module):
+class _BertHead(nn.Module):
     """Dropout and an affine map: of the pooled text, or of each token's state.
 
     Attributes:
@@ -161,8 +161,8 @@ class Bert(staged.Staged):
                     f"{field}={value!r} is unknown{nearest(value, known)} "
                     f"(known: {', '.join(known)})."
                 )
-        transformer.heads_divide(self.width, self.heads)
-        embeddings = Embeddings(
+        transformer.check_heads(self.width, self.heads)
+        embeddings = _BertEmbeddings(
             self.vocab,
             self.width,
             self.context,
@@ -173,20 +173,20 @@ class Bert(staged.Staged):
         )
         self.add("embeddings", embeddings)
         for i in range(self.layers):
-            layer = Layer(
+            layer = _BertLayer(
                 self.heads, self.hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
         if self.has_pooler:
-            self.add("pooler", Pooler())
+            self.add("pooler", _BertPooler())
         pooling = None if self.predict == "token" else self.pooling
-        self.add("head", Head(self.outputs, pooling, self.dropout, self.inner))
+        self.add("head", _BertHead(self.outputs, pooling, self.dropout, self.inner))
 
     def reduction(self):
         return REDUCTIONS.get(self.pooling) if self.predict == "class" else None
 
     def layouts(self):
-        return {"hf": hf(self)}
+        return {"hf": _hf_layout(self)}
 
 
 # Our modules' paths -> transformers' names, within a layer.
@@ -204,7 +204,7 @@ NORMS = {
 }
 
 
-def hf(model: Bert) -> weight_layout.Layout:
+def _hf_layout(model: Bert) -> weight_layout.WeightLayout:
     """The naming of transformers, for BERT and (with an offset) RoBERTa."""
     root = "roberta" if model.offset else "bert"
     tables = {"token": "word", "position": "position", "segment": "token_type"}
@@ -233,7 +233,7 @@ def hf(model: Bert) -> weight_layout.Layout:
         rules += weight_layout.linear("classifier.dense", "head/inner")
         classifier = "classifier.out_proj"
     rules += weight_layout.linear(classifier, "head/dense")
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules),
         ignored=tuple(unused),
         prefixes=("module.", f"{root}."),
@@ -261,7 +261,9 @@ def from_config(config: dict, **fields) -> Bert:
             "hidden": config["intermediate_size"],
             "context": config["max_position_embeddings"] - offset,
             "segments": config.get("type_vocab_size", 2),
-            "activation": weight_layout.activation(config.get("hidden_act", "gelu")),
+            "activation": weight_layout.activation_name(
+                config.get("hidden_act", "gelu")
+            ),
             "epsilon": config.get("layer_norm_eps", 1e-12),
             "dropout": config.get("hidden_dropout_prob", 0.1),
             "offset": offset,

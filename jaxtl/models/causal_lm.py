@@ -15,7 +15,7 @@ from jaxtl.models.layers import transformer
 PREDICTS = ("next", "class")
 
 
-class LMHead(nn.Module):
+class _NextTokenHead(nn.Module):
     """Logits of the next token at each place, (batch, length, vocab).
 
     Attributes:
@@ -36,7 +36,7 @@ class LMHead(nn.Module):
         return dense(tokens.states)
 
 
-class LastHead(nn.Module):
+class _LastTokenHead(nn.Module):
     """An affine map of the last real token's state, (batch, outputs), without bias."""
 
     outputs: int
@@ -44,7 +44,7 @@ class LastHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        x = transformer.last(x) if isinstance(x, Tokens) else x
+        x = transformer.last_state(x) if isinstance(x, Tokens) else x
         x = staged.Dropout(self.dropout, name="dropout")(x, mode)
         dense = nn.Dense(
             self.outputs, use_bias=False, kernel_init=transformer.INIT, name="dense"
@@ -52,7 +52,7 @@ class LastHead(nn.Module):
         return dense(x)
 
 
-class Decoder(staged.Staged):
+class CausalLM(staged.Staged):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
 
     Attributes:
@@ -86,7 +86,7 @@ class Decoder(staged.Staged):
         return self.heads, self.width // self.heads
 
     def reduction(self):
-        return transformer.last if self.predict == "class" else None
+        return transformer.last_state if self.predict == "class" else None
 
     def add_head(self, dropout: float = 0.0) -> None:
         """Registers the head that `predict` names."""
@@ -96,11 +96,14 @@ class Decoder(staged.Staged):
                 f"(known: {', '.join(PREDICTS)})."
             )
         if self.predict == "class":
-            self.add("head", LastHead(self.outputs, dropout))
+            self.add("head", _LastTokenHead(self.outputs, dropout))
         else:
-            self.add("head", LMHead(self.vocab, self.embeddings if self.tied else None))
+            self.add(
+                "head",
+                _NextTokenHead(self.vocab, self.embeddings if self.tied else None),
+            )
 
-    def decode(self, ids, step: transformer.Step, caches):
+    def decode(self, ids, step: transformer.DecodingStep, caches):
         """Runs new tokens against the caches.
 
         Args:
@@ -121,7 +124,7 @@ class Decoder(staged.Staged):
         return self.head(tokens, staged.Mode()).astype(jnp.float32), new
 
 
-class Norm(nn.Module):
+class FinalNorm(nn.Module):
     """The normalisation after the last layer, as a stage."""
 
     epsilon: float
@@ -134,7 +137,7 @@ class Norm(nn.Module):
 
 
 def generate(
-    model: Decoder,
+    model: CausalLM,
     params,
     prompts: dict,
     tokens: int,
@@ -159,10 +162,10 @@ def generate(
     Returns:
       (batch, tokens) int32 ids, without the prompts.
     """
-    ids, mask = transformer.inputs(prompts)
+    ids, mask = transformer.token_inputs(prompts)
     if model.predict != "next":
         raise UserError(f"generate needs predict='next'; got {model.predict!r}.")
-    transformer.in_context(ids.shape[1] + tokens, model.context)
+    transformer.check_length(ids.shape[1] + tokens, model.context)
     if temperature > 0 and key is None:
         raise UserError("generate with temperature > 0 needs key=jax.random.key(…).")
     if tokens < 1:
@@ -191,17 +194,18 @@ def _generate(
     dtype = jax.tree.leaves(params)[0].dtype
     shape = (batch, length + tokens, *model.kv_shape)
     caches = [
-        transformer.Cache(*[jnp.zeros(shape, dtype)] * 2) for _ in range(model.layers)
+        transformer.KeyValueCache(*[jnp.zeros(shape, dtype)] * 2)
+        for _ in range(model.layers)
     ]
     # Padding goes to the left, so that every text ends at the same place.
     shift = mask.shape[1] - 1 - (length - 1 - jnp.argmax(mask[:, ::-1], -1))
     ids, mask = (jax.vmap(jnp.roll)(x, shift) for x in (ids, mask))
     real = jnp.pad(mask, ((0, 0), (0, tokens)), constant_values=True)
-    where = transformer.positions(real)
+    where = transformer.token_positions(real)
 
     def run(ids, index, caches):
         at = jax.lax.dynamic_slice_in_dim(where, index, ids.shape[1], 1)
-        step = transformer.Step(index, real, at)
+        step = transformer.DecodingStep(index, real, at)
         logits, caches = model.apply(
             {"params": params}, ids, step, caches, method="decode"
         )

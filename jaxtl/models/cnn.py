@@ -9,7 +9,7 @@ from jaxtl.models.layers.conv import Conv
 _RISING = ("relu", "tanh", "sigmoid", "elu", "identity")
 
 
-class Block(nn.Module):
+class _CNNBlock(nn.Module):
     """3×3 convolution, optional BatchNorm, activation, optional pooling, dropout."""
 
     width: int
@@ -70,7 +70,7 @@ class CNN(staged.Staged):
         for i, width in enumerate(self.widths):
             pooled = i >= len(self.widths) - self.pool
             shape = (width, self.kernel, self.padding)
-            block = Block(*shape, self.norm, pooled, self.activation, 0.0)
+            block = _CNNBlock(*shape, self.norm, pooled, self.activation, 0.0)
             self.add(f"block{i + 1}", block)
-        self.add("hidden", mlp.Layer(self.units, self.activation, self.dropout))
-        self.add("head", mlp.Head(self.outputs))
+        self.add("hidden", mlp.MLPLayer(self.units, self.activation, self.dropout))
+        self.add("head", mlp.DenseHead(self.outputs))

@@ -11,7 +11,7 @@ from jaxtl.models import causal_lm, staged, weight_layout
 from jaxtl.models.layers import transformer
 
 
-class Embeddings(nn.Module):
+class _GPT2Embeddings(nn.Module):
     """Token vectors plus position vectors, then dropout."""
 
     vocab: int
@@ -27,16 +27,16 @@ class Embeddings(nn.Module):
         self.drop = staged.Dropout(self.dropout)
 
     def __call__(self, x, mode):
-        ids, mask = transformer.inputs(x)
-        transformer.in_context(ids.shape[1], self.context)
-        states = self.embed(ids, transformer.positions(mask))
+        ids, mask = transformer.token_inputs(x)
+        transformer.check_length(ids.shape[1], self.context)
+        states = self.embed(ids, transformer.token_positions(mask))
         return Tokens(self.drop(states, mode), mask)
 
     def embed(self, ids, positions):
         return self.token(ids) + self.position(positions)
 
 
-class Layer(nn.Module):
+class _GPT2Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     heads: int
@@ -61,7 +61,7 @@ class Layer(nn.Module):
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
 
-class GPT2(causal_lm.Decoder):
+class GPT2(causal_lm.CausalLM):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
 
     Attributes:
@@ -75,23 +75,23 @@ class GPT2(causal_lm.Decoder):
     dropout: float = 0.1
 
     def setup(self):
-        transformer.heads_divide(self.width, self.heads)
-        embeddings = Embeddings(self.vocab, self.width, self.context, self.dropout)
+        transformer.check_heads(self.width, self.heads)
+        embeddings = _GPT2Embeddings(self.vocab, self.width, self.context, self.dropout)
         self.add("embeddings", embeddings)
         hidden = self.hidden or 4 * self.width
         for i in range(self.layers):
-            layer = Layer(
+            layer = _GPT2Layer(
                 self.heads, hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", causal_lm.Norm(self.epsilon, rms=False))
+        self.add("norm", causal_lm.FinalNorm(self.epsilon, rms=False))
         self.add_head()
 
     def layouts(self):
-        return {"hf": hf(self)}
+        return {"hf": _hf_layout(self)}
 
 
-def hf(model: GPT2) -> weight_layout.Layout:
+def _hf_layout(model: GPT2) -> weight_layout.WeightLayout:
     """The naming of transformers; its Conv1D kernels are (in, out) like ours."""
     rules = [
         weight_layout.Rule("transformer.wte.weight", "embeddings/token/embedding"),
@@ -122,7 +122,7 @@ def hf(model: GPT2) -> weight_layout.Layout:
     unused = [rf"{name}\.weight" for name in heads.values()]
     # Causal masks were once stored as buffers.
     buffers = r".*\.attn\.(masked_)?bias"
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules), ignored=(buffers, *unused), prefixes=("transformer.",)
     )
 
@@ -138,7 +138,7 @@ def from_config(config: dict, **fields) -> GPT2:
             "context": config["n_positions"],
             "hidden": config.get("n_inner"),
             "epsilon": config.get("layer_norm_epsilon", 1e-5),
-            "activation": weight_layout.activation(
+            "activation": weight_layout.activation_name(
                 config.get("activation_function", "gelu_new")
             ),
             "dropout": config.get("resid_pdrop", 0.1),

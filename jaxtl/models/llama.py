@@ -14,7 +14,7 @@ from jaxtl.models import causal_lm, weight_layout
 from jaxtl.models.layers import transformer
 
 
-class Embeddings(nn.Module):
+class _LlamaEmbeddings(nn.Module):
     """The table of token vectors."""
 
     vocab: int
@@ -25,22 +25,22 @@ class Embeddings(nn.Module):
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
     def __call__(self, x, mode):
-        ids, mask = transformer.inputs(x)
-        transformer.in_context(ids.shape[1], self.context)
+        ids, mask = transformer.token_inputs(x)
+        transformer.check_length(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
     def embed(self, ids, positions):
         return self.token(ids)
 
 
-class Layer(nn.Module):
+class _LlamaLayer(nn.Module):
     """x + attention(norm(x)), then x + swiglu(norm(x))."""
 
     heads: int
     kv_heads: int
     hidden: int
     epsilon: float
-    rope: transformer.Rope
+    rope: transformer.RotaryPositions
     head_width: int | None
     activation: str
 
@@ -67,7 +67,7 @@ class Layer(nn.Module):
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
 
-class Llama(causal_lm.Decoder):
+class Llama(causal_lm.CausalLM):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
 
     Attributes:
@@ -99,12 +99,12 @@ class Llama(causal_lm.Decoder):
 
     def setup(self):
         if self.head_width is None:
-            transformer.heads_divide(self.width, self.heads)
-        transformer.heads_divide(self.heads * 2, self.heads, self.kv_heads)
-        self.add("embeddings", Embeddings(self.vocab, self.width, self.context))
-        rope = transformer.Rope(theta=self.rope_theta, pairs=self.rope_pairs)
+            transformer.check_heads(self.width, self.heads)
+        transformer.check_heads(self.heads * 2, self.heads, self.kv_heads)
+        self.add("embeddings", _LlamaEmbeddings(self.vocab, self.width, self.context))
+        rope = transformer.RotaryPositions(theta=self.rope_theta, pairs=self.rope_pairs)
         for i in range(self.layers):
-            layer = Layer(
+            layer = _LlamaLayer(
                 self.heads,
                 self.kv_heads or self.heads,
                 self.hidden,
@@ -114,7 +114,7 @@ class Llama(causal_lm.Decoder):
                 self.activation,
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", causal_lm.Norm(self.epsilon, rms=True))
+        self.add("norm", causal_lm.FinalNorm(self.epsilon, rms=True))
         self.add_head()
 
     def layouts(self):
@@ -156,7 +156,7 @@ LLAMA2C = {
 }
 
 
-def _layout(model: Llama, names: dict[str, str]) -> weight_layout.Layout:
+def _layout(model: Llama, names: dict[str, str]) -> weight_layout.WeightLayout:
     table = f"{names['embeddings/token']}.weight"
     rules = [weight_layout.Rule(table, "embeddings/token/embedding")]
     for i in range(model.layers):
@@ -174,7 +174,7 @@ def _layout(model: Llama, names: dict[str, str]) -> weight_layout.Layout:
     unused = [rf"{other}\.weight"]
     if model.predict == "next" and model.tied:
         unused.append(rf"{names['next']}\.weight")
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules),
         ignored=(r".*rotary_emb\.inv_freq", *unused),
         prefixes=("model.",),

@@ -54,7 +54,7 @@ def uniform_soup(models: Sequence[PyTree]) -> PyTree:
     return _combined(leaf, *models)
 
 
-class Greedy(NamedTuple):
+class GreedySoup(NamedTuple):
     """What `greedy_soup` made.
 
     Attributes:
@@ -70,7 +70,9 @@ class Greedy(NamedTuple):
     scores: tuple[float, ...]
 
 
-def greedy_soup(models: Sequence[PyTree], score: Callable[[PyTree], float]) -> Greedy:
+def greedy_soup(
+    models: Sequence[PyTree], score: Callable[[PyTree], float]
+) -> GreedySoup:
     """Takes models from best to worst, each where the mean's score gets no worse.
 
     Args:
@@ -91,7 +93,7 @@ def greedy_soup(models: Sequence[PyTree], score: Callable[[PyTree], float]) -> G
         found = float(score(tried))
         if found >= best:
             members, made, best = [*members, index], tried, found
-    return Greedy(made, tuple(members), best, scores)
+    return GreedySoup(made, tuple(members), best, scores)
 
 
 def ema(average: PyTree, params: PyTree, decay, step=None) -> PyTree:

@@ -5,7 +5,7 @@ import flax.linen as nn
 from jaxtl.models import staged
 
 
-class Layer(nn.Module):
+class MLPLayer(nn.Module):
     """h⁽ˡ⁾ = σ(W⁽ˡ⁾ h⁽ˡ⁻¹⁾ + b⁽ˡ⁾), then dropout."""
 
     width: int
@@ -20,7 +20,7 @@ class Layer(nn.Module):
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
 
 
-class Head(nn.Module):
+class DenseHead(nn.Module):
     """An affine map to the outputs; the task's loss applies the output activation."""
 
     outputs: int
@@ -50,5 +50,5 @@ class MLP(staged.Staged):
 
     def setup(self):
         for name, width in zip(self.stages, self.widths):
-            self.add(name, Layer(width, self.activation, self.dropout))
-        self.add("head", Head(self.outputs))
+            self.add(name, MLPLayer(width, self.activation, self.dropout))
+        self.add("head", DenseHead(self.outputs))

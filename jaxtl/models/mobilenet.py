@@ -31,7 +31,7 @@ def _pad(stride: int):
     return ((0, 1), (0, 1)) if stride == 2 else ((1, 1), (1, 1))
 
 
-class Stem(nn.Module):
+class _MobileNetStem(nn.Module):
     """3×3 convolution of stride 2, BatchNorm, ReLU6."""
 
     width: int
@@ -42,7 +42,7 @@ class Stem(nn.Module):
         return nn.relu6(_norm("bn")(x, mode))
 
 
-class Separable(nn.Module):
+class _SeparableConv(nn.Module):
     """Depthwise 3×3 and pointwise convolution, each with BatchNorm and ReLU6."""
 
     width: int
@@ -65,7 +65,7 @@ class Separable(nn.Module):
         return nn.relu6(_norm("bn2")(x, mode))
 
 
-class Blocks(nn.Module):
+class _MobileNetStage(nn.Module):
     """The separable convolutions of one resolution."""
 
     widths: tuple[int, ...]
@@ -74,11 +74,11 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
-            x = Separable(width, stride, name=f"block{i}")(x, mode)
+            x = _SeparableConv(width, stride, name=f"block{i}")(x, mode)
         return x
 
 
-class PooledHead(nn.Module):
+class _MobileNetHead(nn.Module):
     """Global average pooling, dropout, an affine map."""
 
     outputs: int
@@ -86,7 +86,9 @@ class PooledHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        x = staged.Dropout(self.dropout, name="dropout")(staged.average(x), mode)
+        x = staged.Dropout(self.dropout, name="dropout")(
+            staged.global_average_pool(x), mode
+        )
         return nn.Dense(self.outputs, name="dense")(x)
 
 
@@ -106,25 +108,25 @@ class MobileNet(staged.Staged):
     def setup(self):
         if not self.alpha > 0:
             raise UserError(f"alpha={self.alpha!r}: the width factor must be positive.")
-        self.add("stem", Stem(self.width(32)))
+        self.add("stem", _MobileNetStem(self.width(32)))
         for i, blocks in enumerate(STAGES):
             widths = tuple(self.width(w) for w, _ in blocks)
             strides = tuple(s for _, s in blocks)
-            self.add(f"stage{i + 1}", Blocks(widths, strides))
-        self.add("head", PooledHead(self.outputs, self.dropout))
+            self.add(f"stage{i + 1}", _MobileNetStage(widths, strides))
+        self.add("head", _MobileNetHead(self.outputs, self.dropout))
 
     def width(self, channels: int) -> int:
         """Returns the number of channels at this width factor."""
         return int(channels * self.alpha)
 
     def reduction(self):
-        return staged.average
+        return staged.global_average_pool
 
     def layouts(self):
-        return {"keras": keras()}
+        return {"keras": _keras_layout()}
 
 
-def keras() -> weight_layout.Layout:
+def _keras_layout() -> weight_layout.WeightLayout:
     """The naming of keras.applications.MobileNet; `conv_preds` is a 1×1 convolution."""
     rules = [weight_layout.Rule("conv1/kernel", "stem/conv/kernel")]
     rules += weight_layout.keras_batch_norm("conv1_bn", "stem/bn")
@@ -146,7 +148,7 @@ def keras() -> weight_layout.Layout:
         weight_layout.Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
         weight_layout.Rule("conv_preds/bias", "head/dense/bias"),
     ]
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules), stem="stem/conv/kernel", **weight_layout.HALVES
     )
 

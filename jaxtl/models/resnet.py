@@ -41,7 +41,7 @@ def _conv(width: int, kernel: int, stride: int, name: str) -> Conv:
     )
 
 
-def max_pool3(x: jax.Array) -> jax.Array:
+def _max_pool_3x3(x: jax.Array) -> jax.Array:
     """3×3 max pooling of stride 2 with a border of 1, (batch, H, W, C).
 
     Maxima of strided slices, one axis after the other: on CPU the gradient of
@@ -60,7 +60,7 @@ def max_pool3(x: jax.Array) -> jax.Array:
     return x
 
 
-class Block(nn.Module):
+class _ResNetBlock(nn.Module):
     """A residual block: 3×3, 3×3, or as a bottleneck 1×1, 3×3, 1×1 of 4 × width.
 
     Attributes:
@@ -93,7 +93,7 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-class Stem(nn.Module):
+class _ResNetStem(nn.Module):
     """7×7 convolution of stride 2, BatchNorm, ReLU, 3×3 max pooling of stride 2."""
 
     width: int
@@ -101,10 +101,10 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         x = _conv(self.width, 7, 2, "conv")(x)
-        return max_pool3(nn.relu(batch_norm.BatchNorm(name="bn")(x, mode)))
+        return _max_pool_3x3(nn.relu(batch_norm.BatchNorm(name="bn")(x, mode)))
 
 
-class Blocks(nn.Module):
+class _ResNetStage(nn.Module):
     """The blocks of one resolution; the first strides and projects."""
 
     width: int
@@ -118,7 +118,7 @@ class Blocks(nn.Module):
             stride = self.stride if i == 0 else 1
             # The first stage of the plain form keeps its shape: nothing to project.
             project = i == 0 and (self.bottleneck or stride > 1)
-            block = Block(
+            block = _ResNetBlock(
                 self.width, stride, self.bottleneck, project, name=f"block{i}"
             )
             x = block(x, mode)
@@ -160,20 +160,20 @@ class ResNetImageNet(staged.Staged):
 
     def setup(self):
         sizes, bottleneck = self.form
-        self.add("stem", Stem(self.width))
+        self.add("stem", _ResNetStem(self.width))
         for i, size in enumerate(sizes):
             width, stride = self.width * 2**i, 1 if i == 0 else 2
-            self.add(f"stage{i + 1}", Blocks(width, stride, size, bottleneck))
+            self.add(f"stage{i + 1}", _ResNetStage(width, stride, size, bottleneck))
         self.add("head", PooledHead(self.outputs))
 
     def reduction(self):
-        return staged.average
+        return staged.global_average_pool
 
     def layouts(self):
-        return {"torchvision": torchvision(self), "hf": hf(self)}
+        return {"torchvision": _torchvision_layout(self), "hf": _hf_layout(self)}
 
 
-def torchvision(model: ResNetImageNet) -> weight_layout.Layout:
+def _torchvision_layout(model: ResNetImageNet) -> weight_layout.WeightLayout:
     """The naming of torchvision.models.resnet."""
     sizes, bottleneck = model.form
     rules = [
@@ -194,7 +194,7 @@ def torchvision(model: ResNetImageNet) -> weight_layout.Layout:
     return _layout(rules, ("module.",))
 
 
-def hf(model: ResNetImageNet) -> weight_layout.Layout:
+def _hf_layout(model: ResNetImageNet) -> weight_layout.WeightLayout:
     """The naming of transformers' ResNet."""
     sizes, bottleneck = model.form
     stem = "resnet.embedder.embedder"
@@ -223,8 +223,8 @@ def hf(model: ResNetImageNet) -> weight_layout.Layout:
     return _layout(rules, ("resnet.",))
 
 
-def _layout(rules, prefixes) -> weight_layout.Layout:
-    return weight_layout.Layout(
+def _layout(rules, prefixes) -> weight_layout.WeightLayout:
+    return weight_layout.WeightLayout(
         tuple(rules),
         ignored=(weight_layout.COUNTERS,),
         prefixes=prefixes,

@@ -24,14 +24,14 @@ def _conv(width: int, stride: int, name: str) -> Conv:
     )
 
 
-def shortcut_a(x, width: int, stride: int):
+def _option_a_shortcut(x, width: int, stride: int):
     """Option A: every `stride`-th pixel, new channels zero on both sides."""
     x = x[:, ::stride, ::stride]
     extra = width - x.shape[-1]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 
-class BasicBlock(nn.Module):
+class _CifarBlock(nn.Module):
     """Two 3×3 convolutions with BatchNorm and a parameter-free shortcut."""
 
     width: int
@@ -43,10 +43,10 @@ class BasicBlock(nn.Module):
         y = nn.relu(batch_norm.BatchNorm(name="bn1")(y, mode))
         y = _conv(self.width, 1, "conv2")(y)
         y = batch_norm.BatchNorm(name="bn2")(y, mode)
-        return nn.relu(y + shortcut_a(x, self.width, self.stride))
+        return nn.relu(y + _option_a_shortcut(x, self.width, self.stride))
 
 
-class Stem(nn.Module):
+class _CifarStem(nn.Module):
     """3×3 convolution, BatchNorm, ReLU."""
 
     width: int
@@ -57,7 +57,7 @@ class Stem(nn.Module):
         return nn.relu(batch_norm.BatchNorm(name="bn")(x, mode))
 
 
-class Blocks(nn.Module):
+class _CifarStage(nn.Module):
     """n basic blocks, the first with the stage's stride."""
 
     width: int
@@ -68,7 +68,7 @@ class Blocks(nn.Module):
     def __call__(self, x, mode):
         for i in range(self.depth):
             stride = self.stride if i == 0 else 1
-            x = BasicBlock(self.width, stride, name=f"block{i}")(x, mode)
+            x = _CifarBlock(self.width, stride, name=f"block{i}")(x, mode)
         return x
 
 
@@ -79,7 +79,7 @@ class PooledHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        return nn.Dense(self.outputs, name="dense")(staged.average(x))
+        return nn.Dense(self.outputs, name="dense")(staged.global_average_pool(x))
 
 
 class ResNet(staged.Staged):
@@ -101,10 +101,10 @@ class ResNet(staged.Staged):
         return (self.depth - 2) // 6
 
     def reduction(self):
-        return staged.average
+        return staged.global_average_pool
 
     def layouts(self):
-        return {"akamaster": akamaster(self)}
+        return {"akamaster": _akamaster_layout(self)}
 
     def setup(self):
         if self.depth < 8 or (self.depth - 2) % 6:
@@ -112,14 +112,16 @@ class ResNet(staged.Staged):
                 f"depth={self.depth}: a CIFAR ResNet has 6n + 2 layers; "
                 f"the nearest is {max(8, round((self.depth - 2) / 6) * 6 + 2)}."
             )
-        self.add("stem", Stem(self.width))
+        self.add("stem", _CifarStem(self.width))
         for i in range(3):
             stride = 1 if i == 0 else 2
-            self.add(f"stage{i + 1}", Blocks(self.width * 2**i, stride, self.blocks))
+            self.add(
+                f"stage{i + 1}", _CifarStage(self.width * 2**i, stride, self.blocks)
+            )
         self.add("head", PooledHead(self.outputs))
 
 
-def akamaster(model: ResNet) -> weight_layout.Layout:
+def _akamaster_layout(model: ResNet) -> weight_layout.WeightLayout:
     """The naming of github.com/akamaster/pytorch_resnet_cifar10."""
     rules = [
         *weight_layout.conv("conv1", "stem/conv"),
@@ -132,7 +134,7 @@ def akamaster(model: ResNet) -> weight_layout.Layout:
                 rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
                 rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
     rules += weight_layout.linear("linear", "head/dense")
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules),
         ignored=(weight_layout.COUNTERS,),
         prefixes=("module.",),

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output
-from jaxtl.models.layers.fusion_barrier import fence
-from jaxtl.models.weight_layout import Layout
+from jaxtl.models.layers.fusion_barrier import fusion_barrier
+from jaxtl.models.weight_layout import WeightLayout
 
 ACTIVATIONS: dict[str, Callable] = {
     "relu": nn.relu,
@@ -106,7 +106,7 @@ class Staged(nn.Module):
     def stages(self) -> tuple[str, ...]:
         raise TypeError(f"{type(self).__name__} names no stages")
 
-    def layouts(self) -> dict[str, Layout]:
+    def layouts(self) -> dict[str, WeightLayout]:
         """Returns the known file layouts of this architecture, the usual one first."""
         return {}
 
@@ -129,7 +129,7 @@ class Staged(nn.Module):
         run = nn.remat(run) if self.remat else run
         features, given = {}, x
         for name in span(self.stages, start, stop):
-            x = fence(run(getattr(self, name), x))
+            x = fusion_barrier(run(getattr(self, name), x))
             if 0 in getattr(x, "shape", ())[1:]:
                 raise UserError(
                     f"inputs of shape {tuple(given.shape)} are too small for "
@@ -158,7 +158,7 @@ def span(stages: tuple[str, ...], start: str | None, stop: str | None):
     return stages[first:last]
 
 
-def dtype_named(field: str, name: str):
+def _floating_dtype(field: str, name: str):
     """Returns the floating dtype of that name."""
     if name not in FLOATS:
         raise UserError(
@@ -179,10 +179,10 @@ def cast_tree(tree, dtype):
 
 @functools.cache
 def _pure(module: Staged) -> Network:
-    param_dtype = dtype_named("param_dtype", module.param_dtype)
+    param_dtype = _floating_dtype("param_dtype", module.param_dtype)
     # None leaves the values their dtype: float64 stays float64 in an exact check.
     asked = module.dtype or (None if param_dtype == jnp.float32 else param_dtype.name)
-    dtype = asked and dtype_named("dtype", asked)
+    dtype = asked and _floating_dtype("dtype", asked)
     if not 0.0 <= module.stochnorm <= 1.0:
         raise UserError(f"stochnorm={module.stochnorm}: expected a number in [0, 1].")
 
@@ -251,7 +251,7 @@ def _watch(nudges):
     return inputs, watch
 
 
-def average(x: jax.Array) -> jax.Array:
+def global_average_pool(x: jax.Array) -> jax.Array:
     """Global average pooling of (batch, H, W, C); what is (batch, C) stays as it is."""
     return x.mean((1, 2)) if x.ndim == 4 else x
 

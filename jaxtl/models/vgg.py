@@ -27,7 +27,7 @@ FACTORS = (1, 2, 4, 8, 8)
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def pool_to(x: jax.Array, size: int) -> jax.Array:
+def _adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """Averages (batch, H, W, C) to (batch, size, size, C), as torch's adaptive pool.
 
     Output i averages the rows ⌊i·H/size⌋ … ⌈(i+1)·H/size⌉ − 1; where H < size, rows
@@ -47,7 +47,7 @@ def pool_to(x: jax.Array, size: int) -> jax.Array:
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x)
 
 
-class Stage(nn.Module):
+class _VGGStage(nn.Module):
     """3×3 convolutions with optional BatchNorm and ReLU, then 2×2 max pooling."""
 
     width: int
@@ -65,7 +65,7 @@ class Stage(nn.Module):
         return staged.max_pool(x)
 
 
-class Hidden(nn.Module):
+class _VGGHidden(nn.Module):
     """Pooling to a fixed size where the input is an image, affine, ReLU, dropout."""
 
     width: int
@@ -75,7 +75,7 @@ class Hidden(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         if x.ndim == 4:
-            x = pool_to(x, self.pooled)
+            x = _adaptive_average_pool(x, self.pooled)
             # torch flattens (channels, height, width): so that its kernels fit.
             x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         init = nn.initializers.normal(0.01)
@@ -83,7 +83,7 @@ class Hidden(nn.Module):
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
 
 
-class Head(nn.Module):
+class _VGGHead(nn.Module):
     """An affine map to the outputs."""
 
     outputs: int
@@ -123,16 +123,16 @@ class VGG(staged.Staged):
                 f"layers; the nearest is {near}."
             )
         for i, (count, factor) in enumerate(zip(DEPTHS[self.depth], FACTORS)):
-            self.add(f"stage{i + 1}", Stage(self.width * factor, count, self.norm))
+            self.add(f"stage{i + 1}", _VGGStage(self.width * factor, count, self.norm))
         for name in ("hidden1", "hidden2"):
-            self.add(name, Hidden(self.hidden, self.dropout, self.pooled))
-        self.add("head", Head(self.outputs))
+            self.add(name, _VGGHidden(self.hidden, self.dropout, self.pooled))
+        self.add("head", _VGGHead(self.outputs))
 
     def layouts(self):
-        return {"torchvision": torchvision(self)}
+        return {"torchvision": _torchvision_layout(self)}
 
 
-def torchvision(model: VGG) -> weight_layout.Layout:
+def _torchvision_layout(model: VGG) -> weight_layout.WeightLayout:
     """The naming of torchvision.models.vgg: places in a Sequential."""
     rules, place = [], 0
     for i, count in enumerate(DEPTHS[model.depth]):
@@ -149,7 +149,7 @@ def torchvision(model: VGG) -> weight_layout.Layout:
         place += 1  # pooling
     for number, stage in ((0, "hidden1"), (3, "hidden2"), (6, "head")):
         rules += weight_layout.linear(f"classifier.{number}", f"{stage}/dense")
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules),
         ignored=(weight_layout.COUNTERS,),
         prefixes=("module.",),

@@ -15,7 +15,7 @@ from jaxtl.models.layers import transformer
 from jaxtl.models.layers.conv import Conv
 
 
-def grid(x, size: int, patch: int) -> tuple[int, int]:
+def _patch_grid(x, size: int, patch: int) -> tuple[int, int]:
     """Returns (rows, columns) of patches of an image batch, checked."""
     if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
         raise UserError(
@@ -31,7 +31,7 @@ def grid(x, size: int, patch: int) -> tuple[int, int]:
     return x.shape[1] // patch, x.shape[2] // patch
 
 
-class Embeddings(nn.Module):
+class _ViTEmbeddings(nn.Module):
     """A vector per patch behind a class token, plus position vectors, dropout."""
 
     width: int
@@ -41,7 +41,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode):
-        rows, columns = grid(x, self.size, self.patch)
+        rows, columns = _patch_grid(x, self.size, self.patch)
         patches = Conv(
             self.width,
             (self.patch, self.patch),
@@ -59,7 +59,7 @@ class Embeddings(nn.Module):
         return Tokens(x, jnp.ones(x.shape[:2], bool))
 
 
-class Layer(nn.Module):
+class _ViTLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     heads: int
@@ -79,7 +79,7 @@ class Layer(nn.Module):
         return Tokens(x + staged.Dropout(self.dropout, name="dropout2")(y, mode), mask)
 
 
-class FirstHead(nn.Module):
+class _ClassTokenHead(nn.Module):
     """An affine map of the class token."""
 
     outputs: int
@@ -87,7 +87,7 @@ class FirstHead(nn.Module):
     @nn.compact
     def __call__(self, x, mode):
         dense = nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")
-        return dense(transformer.first(x) if isinstance(x, Tokens) else x)
+        return dense(transformer.first_state(x) if isinstance(x, Tokens) else x)
 
 
 class ViT(staged.Staged):
@@ -120,31 +120,31 @@ class ViT(staged.Staged):
         return ("embeddings", *layers, "norm", "head")
 
     def setup(self):
-        transformer.heads_divide(self.width, self.heads)
-        embeddings = Embeddings(self.width, self.size, self.patch, self.dropout)
+        transformer.check_heads(self.width, self.heads)
+        embeddings = _ViTEmbeddings(self.width, self.size, self.patch, self.dropout)
         self.add("embeddings", embeddings)
         for i in range(self.layers):
-            layer = Layer(
+            layer = _ViTLayer(
                 self.heads, self.hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", causal_lm.Norm(self.epsilon, rms=False))
-        self.add("head", FirstHead(self.outputs))
+        self.add("norm", causal_lm.FinalNorm(self.epsilon, rms=False))
+        self.add("head", _ClassTokenHead(self.outputs))
 
     def reduction(self):
-        return transformer.first
+        return transformer.first_state
 
     def layouts(self):
-        return {"hf": hf(self)}
+        return {"hf": _hf_layout(self)}
 
     def adapt(self, path: str, x):
         """Brings position vectors of another image size to this model's."""
         if path != "embeddings/position":
             return x
-        return interpolate(x, self.size // self.patch)
+        return _interpolate_positions(x, self.size // self.patch)
 
 
-def interpolate(position, side: int):
+def _interpolate_positions(position, side: int):
     """Resizes position vectors, bicubically, to another grid of patches.
 
     Args:
@@ -160,12 +160,12 @@ def interpolate(position, side: int):
         return position
     first, rest = position[:, :1], position[:, 1:]
     rest = rest.reshape(old, old, -1)
-    matrix = cubic(old, side)
+    matrix = _cubic_matrix(old, side)
     rest = np.einsum("ij,kl,jlc->ikc", matrix, matrix, rest).reshape(1, side**2, -1)
     return np.concatenate([first, rest.astype(position.dtype)], 1)
 
 
-def cubic(old: int, new: int) -> np.ndarray:
+def _cubic_matrix(old: int, new: int) -> np.ndarray:
     """Returns the (new, old) matrix of cubic convolution with a = −0.75.
 
     Keys, IEEE TASSP 29 (1981); pixel centres at halves, borders repeated: what torch's
@@ -195,7 +195,7 @@ LINEAR = {
 NORMS = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
 
 
-def hf(model: ViT) -> weight_layout.Layout:
+def _hf_layout(model: ViT) -> weight_layout.WeightLayout:
     """The naming of transformers' ViT."""
     source = "vit.embeddings"
     rules = [
@@ -213,7 +213,7 @@ def hf(model: ViT) -> weight_layout.Layout:
             rules += weight_layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
     rules += weight_layout.norm("vit.layernorm", "norm/norm")
     rules += weight_layout.linear("classifier", "head/dense")
-    return weight_layout.Layout(
+    return weight_layout.WeightLayout(
         tuple(rules),
         # The classifier reads the class token; ViTModel's pooler stays unused.
         ignored=(r"(vit\.)?pooler\.dense\.(weight|bias)",),
@@ -235,7 +235,9 @@ def from_config(config: dict, **fields) -> ViT:
             "layers": config["num_hidden_layers"],
             "heads": config["num_attention_heads"],
             "hidden": config["intermediate_size"],
-            "activation": weight_layout.activation(config.get("hidden_act", "gelu")),
+            "activation": weight_layout.activation_name(
+                config.get("hidden_act", "gelu")
+            ),
             "epsilon": config.get("layer_norm_eps", 1e-12),
             "dropout": config.get("hidden_dropout_prob", 0.0),
             **fields,

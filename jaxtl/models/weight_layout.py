@@ -52,7 +52,7 @@ class Rule(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """All tensors of one architecture, in the naming of one library.
 
     Attributes:
@@ -129,7 +129,7 @@ ACTIVATIONS = {
 }
 
 
-def activation(name: str) -> str:
+def activation_name(name: str) -> str:
     """Returns our name of an activation in a config.json."""
     if name not in ACTIVATIONS:
         raise UserError(

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
-from jaxtl.models.weight_layout import TRANSFORMS, Layout, Rule
+from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
 from jaxtl.pretrained.match import Row, Weights
 from jaxtl.pretrained.tensor_files import Tensor
 
 
-def to_weights(tensors: Mapping[str, Any], layout: Layout, meta=None) -> Weights:
+def to_weights(tensors: Mapping[str, Any], layout: WeightLayout, meta=None) -> Weights:
     """Reads a file's tensors into our layout.
 
     Args:
@@ -54,7 +54,7 @@ def to_weights(tensors: Mapping[str, Any], layout: Layout, meta=None) -> Weights
     return Weights(params, trees.nested(stats), dict(meta or {}), tuple(rows), names)
 
 
-def bare(name: str, layout: Layout) -> str:
+def bare(name: str, layout: WeightLayout) -> str:
     """Returns the name without the prefixes that a file may have or lack."""
     for prefix in layout.prefixes:
         name = name.removeprefix(prefix)
@@ -74,7 +74,9 @@ def _turned(x, rule: Rule, name: str) -> Tensor:
     return Tensor(shape, np.dtype(x.dtype), lambda: forward(np.asarray(x)))
 
 
-def to_tensors(params: PyTree, stats: PyTree, layout: Layout) -> dict[str, np.ndarray]:
+def to_tensors(
+    params: PyTree, stats: PyTree, layout: WeightLayout
+) -> dict[str, np.ndarray]:
     """Writes our trees in the library's layout: the inverse of `to_weights`.
 
     Raises:
@@ -101,7 +103,7 @@ def to_tensors(params: PyTree, stats: PyTree, layout: Layout) -> dict[str, np.nd
     }
 
 
-def choose(names: Iterable[str], layouts: Mapping[str, Layout]) -> str:
+def choose(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:
     """Returns the name of the layout that knows the most of these tensors."""
     names, hits = list(names), {}
     for key, layout in layouts.items():

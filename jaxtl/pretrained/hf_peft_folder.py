@@ -15,7 +15,7 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
-from jaxtl.models.weight_layout import TRANSFORMS, Layout, Rule
+from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
 from jaxtl.peft import base
 from jaxtl.pretrained import convert, hf_peft_config, hf_peft_layout, hub, tensor_files
 from jaxtl.pretrained.hf_peft_layout import Module
@@ -85,7 +85,7 @@ def save(
     return folder
 
 
-def _layout(model) -> Layout:
+def _layout(model) -> WeightLayout:
     layouts = getattr(model, "layouts", dict)()
     if "hf" not in layouts:
         raise UserError(
@@ -119,7 +119,7 @@ def _writable(peft, targets, found, saved, model) -> None:
             )
 
 
-def _whole(params: PyTree, layout: Layout, saved) -> dict[str, np.ndarray]:
+def _whole(params: PyTree, layout: WeightLayout, saved) -> dict[str, np.ndarray]:
     """Returns {name in the file: tensor} of the stages that are saved whole."""
     stages = {rule.path.split("/")[0] for rule in layout.rules}
     found = {}
@@ -193,7 +193,7 @@ def _turned(x, rule: Rule) -> np.ndarray:
     return TRANSFORMS[rule.how][0](hf_peft_layout.single(x))
 
 
-def _sorted(tensors: Mapping[str, Any], layout: Layout):
+def _sorted(tensors: Mapping[str, Any], layout: WeightLayout):
     """Parts a file: shared matrices, {module: {part: array}}, tensors saved whole."""
     shared, parts, rest = {}, {}, {}
     for name, x in tensors.items():

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtl.core import selection as selections
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
-from jaxtl.models.weight_layout import Layout
+from jaxtl.models.weight_layout import WeightLayout
 from jaxtl.peft import base
 from jaxtl.peft.ia3 import IA3
 from jaxtl.peft.lora import LoRA
@@ -43,7 +43,7 @@ class Module(NamedTuple):
     kind: str
 
 
-def modules(layout: Layout) -> list[Module]:
+def modules(layout: WeightLayout) -> list[Module]:
     """Returns the modules of a layout that have a kernel or are a table."""
     kinds = {"linear": "linear", "same": "conv1d", "conv": "conv"}
     found = []

@@ -312,7 +312,7 @@ def test_what_moved_in_any_phase_is_refreshed(normed):
     run = tl.setup(dataclasses.replace(normed.exp, phases=phases))
     stats = run.state.stats
     train, still = batch_norm.modes(run, stats)
-    assert batch_norm_stats.moving(stats, train, still) == {
+    assert batch_norm_stats.moving_mask(stats, train, still) == {
         "block1": {"bn": {"mean": False, "var": False}},
         "block2": {"bn": {"mean": True, "var": True}},
     }

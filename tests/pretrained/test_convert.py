@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from jaxtl.core.errors import UserError
 from jaxtl.models import weight_layout as layouts
 from jaxtl.models.resnet_cifar import ResNet
-from jaxtl.models.weight_layout import TRANSFORMS, Layout
+from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
 from jaxtl.pretrained import convert
 from jaxtl.pretrained.match import match
 
-LAYOUT = Layout(
+LAYOUT = WeightLayout(
     (
         *layouts.conv("conv1", "stem/conv"),
         *layouts.batch_norm("bn1", "stem/bn"),
@@ -142,7 +142,7 @@ def test_a_grey_image_gives_a_one_channel_stem_the_same_output():
 
 
 def test_the_layout_is_recognised_by_its_names():
-    other = Layout(tuple(layouts.linear("classifier", "head/dense")))
+    other = WeightLayout(tuple(layouts.linear("classifier", "head/dense")))
     assert convert.choose(tensors(), {"a": other, "b": LAYOUT}) == "b"
     with pytest.raises(UserError, match="no tensor of the file belongs"):
         convert.choose(["x.y"], {"a": other})

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.tree import as_float32
-from jaxtl.models.layers.fusion_barrier import fence
+from jaxtl.models.layers.fusion_barrier import fusion_barrier
 from jaxtl.models.staged import Mode
 
 
@@ -28,7 +28,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, mode: Mode):
-        x = fence(x)
+        x = fusion_barrier(x)
         shape = ((x.shape[-1],), jnp.float32)
         means = self.variable("batch_stats", "mean", jnp.zeros, *shape)
         variances = self.variable("batch_stats", "var", jnp.ones, *shape)
@@ -36,20 +36,22 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), *shape)
         mean, variance = moving = means.value, variances.value
         if mode.statistics(self):
-            mean, variance = moments(x)
+            mean, variance = channel_moments(x)
             if not self.is_initializing():
                 m = self.momentum
                 means.value = m * means.value + (1 - m) * mean
                 variances.value = m * variances.value + (1 - m) * variance
             if mode.stochnorm:
                 key = _stochnorm_key(self)
-                mean, variance = mixed(key, mode.stochnorm, moving, (mean, variance))
+                mean, variance = mix_statistics(
+                    key, mode.stochnorm, moving, (mean, variance)
+                )
         k = scale * jax.lax.rsqrt(variance + self.epsilon)
         dtype = jnp.promote_types(x.dtype, scale.dtype)
         return (x * k + (bias - mean * k)).astype(dtype)
 
 
-def mixed(key: jax.Array, share, moving, batch):
+def mix_statistics(key: jax.Array, share, moving, batch):
     """Stochastic normalisation: each channel takes either pair of statistics.
 
     Args:
@@ -75,7 +77,7 @@ def _stochnorm_key(module: nn.Module) -> jax.Array:
     return module.make_rng("dropout")
 
 
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def channel_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns mean and variance of every channel, in single precision at least."""
     x = as_float32(x)
     axes = tuple(range(x.ndim - 1))

@@ -9,7 +9,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
 
 
-def moving(
+def moving_mask(
     stats: PyTree, train: tuple[str, ...], frozen_stats: tuple[str, ...] = ()
 ) -> PyTree:
     """Returns a tree of bools: which statistics a pass in training mode moves.
@@ -48,7 +48,7 @@ def batch_statistics(
       x: a batch of inputs, preprocessed.
       train, frozen_stats, key: as `Network.apply` takes them.
     """
-    moves = moving(stats, train, frozen_stats)
+    moves = moving_mask(stats, train, frozen_stats)
     fixed = jax.tree.map(lambda move, s: None if move else s, moves, stats)
     moved = jax.tree.map(lambda move, s: s if move else None, moves, stats)
 
@@ -65,7 +65,7 @@ def batch_statistics(
     return trees.merge(found, fixed)
 
 
-def pool(average: PyTree, found: PyTree, count) -> PyTree:
+def pool_statistics(average: PyTree, found: PyTree, count) -> PyTree:
     """Returns means and variances of n + 1 equal batches, of those of n and of one.
 
     With w = 1 / (n + 1): mean ← mean + w (m − mean), and

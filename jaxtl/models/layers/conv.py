@@ -21,7 +21,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.models.layers import conv_cpu
-from jaxtl.models.layers.conv_cpu import Case, Pairs, Window
+from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow, Pairs
 
 
 def conv(
@@ -46,9 +46,9 @@ def conv(
     _check(x, kernel, groups)
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
     pairs = _pairs(padding, x.shape[1:3], kernel.shape[:2], strides)
-    case = Case(x.shape, kernel.shape, Window(strides, pairs, groups))
-    if not conv_cpu.known(case):
-        return conv_cpu.plain(x, kernel, case.window)
+    case = ConvShapes(x.shape, kernel.shape, ConvWindow(strides, pairs, groups))
+    if not conv_cpu.is_supported(case):
+        return conv_cpu.xla_value(x, kernel, case.window)
     return _value.bind(x, kernel, case=case)
 
 
@@ -145,21 +145,21 @@ def _primitive(name: str, shape: Callable, plain: Callable, quick: Callable):
     return primitive
 
 
-def _plain(x, kernel, case: Case):
-    return conv_cpu.plain(x, kernel, case.window)
+def _plain(x, kernel, case: ConvShapes):
+    return conv_cpu.xla_value(x, kernel, case.window)
 
 
 _value = _primitive("value", lambda c: c.out, _plain, conv_cpu.value)
 _by_input = _primitive(
     "input_gradient",
     lambda c: c.x,
-    conv_cpu.plain_input_gradient,
+    conv_cpu.xla_input_gradient,
     conv_cpu.input_gradient,
 )
 _by_kernel = _primitive(
     "kernel_gradient",
     lambda c: c.kernel,
-    conv_cpu.plain_kernel_gradient,
+    conv_cpu.xla_kernel_gradient,
     conv_cpu.kernel_gradient,
 )
 

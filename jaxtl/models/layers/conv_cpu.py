@@ -41,7 +41,7 @@ Pairs = tuple[tuple[int, int], tuple[int, int]]
 Shape = tuple[int, int, int, int]
 
 
-class Window(NamedTuple):
+class ConvWindow(NamedTuple):
     """Where the kernel is put: strides, zeros around the image, channel groups."""
 
     strides: tuple[int, int]
@@ -49,12 +49,12 @@ class Window(NamedTuple):
     groups: int = 1
 
 
-class Case(NamedTuple):
+class ConvShapes(NamedTuple):
     """The shapes of image and kernel, and the window."""
 
     x: Shape
     kernel: Shape
-    window: Window
+    window: ConvWindow
 
     @property
     def out(self) -> Shape:
@@ -89,13 +89,13 @@ class Case(NamedTuple):
         return min(count, self.out[2])
 
 
-def known(case: Case) -> bool:
+def is_supported(case: ConvShapes) -> bool:
     """Whether there is a way here: not for cut borders, not for all groups."""
     (rows, sides), groups = case.window[1:]
     return min(*rows, *sides) >= 0 and (groups == 1 or case.depthwise)
 
 
-def plain(x, kernel, window: Window) -> jax.Array:
+def xla_value(x, kernel, window: ConvWindow) -> jax.Array:
     """The convolution as XLA has it."""
     return lax.conv_general_dilated(
         x,
@@ -107,20 +107,20 @@ def plain(x, kernel, window: Window) -> jax.Array:
     )
 
 
-def plain_input_gradient(g, kernel, case: Case) -> jax.Array:
+def xla_input_gradient(g, kernel, case: ConvShapes) -> jax.Array:
     """What `plain` is transposed to by x."""
     like = jax.ShapeDtypeStruct(case.x, g.dtype)
-    forward = functools.partial(plain, kernel=kernel, window=case.window)
+    forward = functools.partial(xla_value, kernel=kernel, window=case.window)
     return jax.linear_transpose(forward, like)(g)[0]
 
 
-def plain_kernel_gradient(x, g, case: Case) -> jax.Array:
+def xla_kernel_gradient(x, g, case: ConvShapes) -> jax.Array:
     """What `plain` is transposed to by the kernel."""
     like = jax.ShapeDtypeStruct(case.kernel, g.dtype)
-    return jax.linear_transpose(lambda k: plain(x, k, case.window), like)(g)[0]
+    return jax.linear_transpose(lambda k: xla_value(x, k, case.window), like)(g)[0]
 
 
-def value(x, kernel, case: Case) -> jax.Array:
+def value(x, kernel, case: ConvShapes) -> jax.Array:
     """Returns (batch, new height, new width, outputs)."""
     window = case.window
     if case.depthwise:
@@ -129,11 +129,11 @@ def value(x, kernel, case: Case) -> jax.Array:
     if case.tiles:
         return _fold(x, window.strides) @ kernel.reshape(-1, kernel.shape[3])
     if case.columns == 1:
-        return plain(x, kernel, window)
+        return xla_value(x, kernel, window)
     return _several_columns(x, kernel, case)
 
 
-def _several_columns(x, kernel, case: Case) -> jax.Array:
+def _several_columns(x, kernel, case: ConvShapes) -> jax.Array:
     """`plain`, with neighbouring output columns as channels of one."""
     (sh, sw), (rows, (left, right)), _ = case.window
     (kh, kw, c, o), width, n = case.kernel, case.out[2], case.columns
@@ -142,11 +142,11 @@ def _several_columns(x, kernel, case: Case) -> jax.Array:
     wide = jnp.stack(copies, 3).reshape(kh, kw + sw * (n - 1), c, n * o)
     count = -(-width // n)
     sides = (left, right + sw * (count * n - width))
-    y = plain(x, wide, Window((sh, sw * n), (rows, sides)))
+    y = xla_value(x, wide, ConvWindow((sh, sw * n), (rows, sides)))
     return y.reshape(*y.shape[:2], count * n, o)[:, :, :width]
 
 
-def input_gradient(g, kernel, case: Case) -> jax.Array:
+def input_gradient(g, kernel, case: ConvShapes) -> jax.Array:
     """Returns what g, of the value's shape, is pulled back to: x's shape."""
     (kh, kw, c, o), window = case.kernel, case.window
     if case.depthwise or case.tiles:
@@ -155,13 +155,13 @@ def input_gradient(g, kernel, case: Case) -> jax.Array:
         return jax.linear_transpose(forward, like)(g)[0]
     sizes = zip((kh, kw), window.padding)
     pads = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in sizes)
-    back = Case(case.out, (kh, kw, o, c), Window((1, 1), pads))
-    if window.strides != (1, 1) or not known(back):
-        return plain_input_gradient(g, kernel, case)
+    back = ConvShapes(case.out, (kh, kw, o, c), ConvWindow((1, 1), pads))
+    if window.strides != (1, 1) or not is_supported(back):
+        return xla_input_gradient(g, kernel, case)
     return value(g, kernel[::-1, ::-1].swapaxes(2, 3), back)
 
 
-def kernel_gradient(x, g, case: Case) -> jax.Array:
+def kernel_gradient(x, g, case: ConvShapes) -> jax.Array:
     """Returns Σ_p x[p + (i, j), c] · g[p, o], slice by slice of the batch."""
     kernel, window = case.kernel, case.window
     if case.tiles:
@@ -169,7 +169,7 @@ def kernel_gradient(x, g, case: Case) -> jax.Array:
         return _product(x.T, g).reshape(kernel).astype(x.dtype)
     if min(kernel[2:]) >= _MANY:
         # What x and g are computed by would be computed anew while they are transposed.
-        return plain_kernel_gradient(*lax.optimization_barrier((x, g)), case)
+        return xla_kernel_gradient(*lax.optimization_barrier((x, g)), case)
     if case.depthwise:
         part = _depthwise_gradient
     elif x.size <= g.size:  # one of the two is transposed: the smaller
@@ -213,7 +213,7 @@ def _fold(x, sides: tuple[int, int]) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
 
 
-def _shifts(x, case: Case) -> Iterator:
+def _shifts(x, case: ConvShapes) -> Iterator:
     """Yields (i, j, what the output's pixels see at offset (i, j) of the kernel)."""
     (sh, sw), padding, _ = case.window
     (kh, kw), (height, width) = case.kernel[:2], case.out[1:3]
@@ -223,7 +223,7 @@ def _shifts(x, case: Case) -> Iterator:
         yield i, j, x[:, i:bottom:sh, j:right:sw]
 
 
-def _gradient_by_channel(x, g, case: Case) -> jax.Array:
+def _gradient_by_channel(x, g, case: ConvShapes) -> jax.Array:
     """(kh) products (kw · c, pixels) · (pixels, o): x is transposed."""
     (sh, sw), (rows, sides), _ = case.window
     (kh, kw, c, o), (height, width) = case.kernel, case.out[1:3]
@@ -236,7 +236,7 @@ def _gradient_by_channel(x, g, case: Case) -> jax.Array:
     return jnp.stack([_product(a.reshape(kw * c, -1), g) for a in seen])
 
 
-def _gradient_by_output(x, g, case: Case) -> jax.Array:
+def _gradient_by_output(x, g, case: ConvShapes) -> jax.Array:
     """(kh) products (o, pixels) · (pixels, kw · c): g is transposed."""
     (sh, sw), padding, _ = case.window
     (kh, kw, c, o), (height, width) = case.kernel, case.out[1:3]
@@ -253,7 +253,7 @@ def _product(a, b) -> jax.Array:
     return jnp.matmul(a, b, preferred_element_type=as_float32(a[:0]).dtype)
 
 
-def _depthwise_gradient(x, g, case: Case) -> jax.Array:
+def _depthwise_gradient(x, g, case: ConvShapes) -> jax.Array:
     """Σ over pixels of shifted x times g, each channel for itself."""
     g = as_float32(g)
     rows = g.shape[0] * g.shape[1]

@@ -15,7 +15,7 @@ from jax.interpreters import ad, batching, mlir
 _fence = Primitive("fence")
 
 
-def fence(x):
+def fusion_barrier(x):
     """Returns x; on CPU nothing is fused across, in either direction of derivatives.
 
     `compiling.options` keeps XLA from taking the fence away too early. Elsewhere than
@@ -38,7 +38,7 @@ def _identity(x):
 _fence.def_impl(_identity)
 _fence.def_abstract_eval(_identity)
 # Linear and its own transpose: tangents and cotangents meet a fence as well.
-ad.deflinear2(_fence, lambda ct, _: [fence(ct)])
+ad.deflinear2(_fence, lambda ct, _: [fusion_barrier(ct)])
 batching.defvectorized(_fence)
 mlir.register_lowering(_fence, mlir.lower_fun(_identity, multiple_results=False))
 on_cpu = mlir.lower_fun(lax.optimization_barrier, multiple_results=False)

@@ -20,14 +20,14 @@ from jaxtl.models import staged
 INIT = nn.initializers.normal(0.02)
 
 
-class Cache(NamedTuple):
+class KeyValueCache(NamedTuple):
     """Keys and values of one layer so far, each (batch, length, kv heads, width)."""
 
     keys: jax.Array
     values: jax.Array
 
 
-class Step(NamedTuple):
+class DecodingStep(NamedTuple):
     """Where a cached call stands.
 
     Attributes:
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rope:
+class RotaryPositions:
     """Rotary positions.
 
     Attributes:
@@ -55,7 +55,7 @@ class Rope:
     pairs: bool = False
 
 
-def inputs(x: Any) -> tuple[jax.Array, jax.Array]:
+def token_inputs(x: Any) -> tuple[jax.Array, jax.Array]:
     """Returns token ids and their mask.
 
     Args:
@@ -77,7 +77,7 @@ def inputs(x: Any) -> tuple[jax.Array, jax.Array]:
     return ids, mask
 
 
-def positions(mask: jax.Array) -> jax.Array:
+def token_positions(mask: jax.Array) -> jax.Array:
     """Returns (batch, length) positions that count real tokens from 0.
 
     On whichever side the padding is, the first real token is at 0.
@@ -85,7 +85,7 @@ def positions(mask: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(mask, -1) - 1, 0)
 
 
-def in_context(length: int, context: int) -> None:
+def check_length(length: int, context: int) -> None:
     """Raises UserError where a text is longer than the model has positions."""
     if length > context:
         raise UserError(
@@ -94,7 +94,9 @@ def in_context(length: int, context: int) -> None:
         )
 
 
-def rotate(x: jax.Array, where: jax.Array, rope: Rope) -> jax.Array:
+def rotate_by_position(
+    x: jax.Array, where: jax.Array, rope: RotaryPositions
+) -> jax.Array:
     """Rotates each pair of features by position · theta^(−2i/d).
 
     Args:
@@ -122,7 +124,9 @@ def rotate(x: jax.Array, where: jax.Array, rope: Rope) -> jax.Array:
     return out.astype(x.dtype)
 
 
-def visible(mask: jax.Array, causal: bool, step: Step | None, new: int) -> jax.Array:
+def visible_keys(
+    mask: jax.Array, causal: bool, step: DecodingStep | None, new: int
+) -> jax.Array:
     """Returns which keys each query sees, (batch, 1, queries, keys) bools."""
     if step is not None:
         keys = jnp.arange(step.real.shape[1])
@@ -157,23 +161,29 @@ class Attention(nn.Module):
     causal: bool = False
     bias: bool = True
     fused: bool = False
-    rope: Rope | None = None
+    rope: RotaryPositions | None = None
 
     @nn.compact
-    def __call__(self, x, mask, step: Step | None = None, cache: Cache | None = None):
+    def __call__(
+        self,
+        x,
+        mask,
+        step: DecodingStep | None = None,
+        cache: KeyValueCache | None = None,
+    ):
         """Returns (output (batch, length, width), cache with the new keys)."""
         batch, length, width = x.shape
         query, key, value = self.projections(x)
         if self.rope is not None:
-            where = positions(mask) if step is None else step.positions
-            query = rotate(query, where, self.rope)
-            key = rotate(key, where, self.rope)
+            where = token_positions(mask) if step is None else step.positions
+            query = rotate_by_position(query, where, self.rope)
+            key = rotate_by_position(key, where, self.rope)
         if cache is not None:
             place = (0, step.index, 0, 0)
             key = jax.lax.dynamic_update_slice(cache.keys, key, place)
             value = jax.lax.dynamic_update_slice(cache.values, value, place)
-            cache = Cache(key, value)
-        seen = visible(mask, self.causal, step, length)
+            cache = KeyValueCache(key, value)
+        seen = visible_keys(mask, self.causal, step, length)
         if self.has_variable("params", "prefix_key"):
             key, value, seen = self.prefixed(key, value, seen)
         out = jax.nn.dot_product_attention(query, key, value, mask=seen)
@@ -242,7 +252,7 @@ def rms_norm(epsilon: float, name: str) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon, name=name)
 
 
-def heads_divide(width: int, heads: int, kv_heads: int | None = None) -> None:
+def check_heads(width: int, heads: int, kv_heads: int | None = None) -> None:
     """Raises UserError where the heads don't share the width evenly."""
     if width % heads:
         raise UserError(f"heads={heads} doesn't divide width={width}.")
@@ -250,19 +260,19 @@ def heads_divide(width: int, heads: int, kv_heads: int | None = None) -> None:
         raise UserError(f"kv_heads={kv_heads} doesn't divide heads={heads}.")
 
 
-def first(tokens: Tokens) -> jax.Array:
+def first_state(tokens: Tokens) -> jax.Array:
     """Returns the state of each sequence's first place, (batch, width)."""
     return tokens.states[:, 0]
 
 
-def last(tokens: Tokens) -> jax.Array:
+def last_state(tokens: Tokens) -> jax.Array:
     """Returns the state of each text's last real token, (batch, width)."""
     length = tokens.mask.shape[1]
     index = length - 1 - jnp.argmax(tokens.mask[:, ::-1], -1)
     return jnp.take_along_axis(tokens.states, index[:, None, None], 1)[:, 0]
 
 
-def mean(tokens: Tokens) -> jax.Array:
+def mean_state(tokens: Tokens) -> jax.Array:
     """Returns the mean state over each text's real tokens, (batch, width)."""
     mask = tokens.mask[..., None].astype(tokens.states.dtype)
     return (tokens.states * mask).sum(1) / jnp.maximum(mask.sum(1), 1)

@@ -70,7 +70,7 @@ class AdaBN(Term):
             key=context.key,
         )
         count = context.state["batches"]
-        pooled = batch_norm_stats.pool(context.state["stats"], found, count)
+        pooled = batch_norm_stats.pool_statistics(context.state["stats"], found, count)
         context.set_state({"stats": pooled, "batches": count + 1})
         context.set_stats(pooled)
         return jnp.float32(0.0)

@@ -276,8 +276,8 @@ def test_an_empty_batch_has_gradient_zero():
 def test_the_memory_of_a_slice_is_bounded():
     """The copies of shifted pixels are those of a slice, not of the batch."""
     x, g = jnp.ones((1024, 16, 16, 16)), jnp.ones((1024, 16, 16, 16))
-    window = conv_cpu.Window((1, 1), PAD)
-    case = conv_cpu.Case(x.shape, (3, 3, 16, 16), window)
+    window = conv_cpu.ConvWindow((1, 1), PAD)
+    case = conv_cpu.ConvShapes(x.shape, (3, 3, 16, 16), window)
     run = jax.jit(lambda x, g: conv_cpu.kernel_gradient(x, g, case))
     memory = run.lower(x, g).compile().memory_analysis()
     assert memory.temp_size_in_bytes < x.nbytes / 2

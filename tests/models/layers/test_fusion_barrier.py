@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.core import compilation
-from jaxtl.models.layers.fusion_barrier import fence
+from jaxtl.models.layers.fusion_barrier import fusion_barrier
 
 
 def residual(x, weights, through):
@@ -27,9 +27,9 @@ def test_an_identity_under_every_transformation():
     x, dx = jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0])
 
     def cube(x):
-        return fence(fence(x) ** 3)
+        return fusion_barrier(fusion_barrier(x) ** 3)
 
-    assert fence(x).tolist() == x.tolist()
+    assert fusion_barrier(x).tolist() == x.tolist()
     value, slope = jax.jvp(cube, (x,), (dx,))
     assert value.tolist() == [1.0, -8.0]
     assert slope.tolist() == [9.0, 48.0]  # 3 x² dx
@@ -41,13 +41,15 @@ def test_an_identity_under_every_transformation():
 
 def test_leaves_that_are_no_floats_pass():
     tree = {"mask": jnp.array([True, False]), "ids": jnp.arange(2), "x": jnp.ones(2)}
-    for key, value in fence(tree).items():
+    for key, value in fusion_barrier(tree).items():
         assert value.dtype == tree[key].dtype
         assert value.tolist() == tree[key].tolist()
 
 
 def test_only_the_program_for_cpus_has_it(case):
-    traced = jax.jit(jax.grad(lambda x, w: residual(x, w, fence).sum())).trace(*case)
+    traced = jax.jit(jax.grad(lambda x, w: residual(x, w, fusion_barrier).sum())).trace(
+        *case
+    )
     count = {
         platform: traced.lower(lowering_platforms=(platform,))
         .as_text()
@@ -65,4 +67,4 @@ def test_the_gradient_of_a_residual_stream_is_computed_once(case):
         return built.cost_analysis()["flops"]
 
     if jax.default_backend() == "cpu":
-        assert flops(fence) < flops(lambda x: x)
+        assert flops(fusion_barrier) < flops(lambda x: x)

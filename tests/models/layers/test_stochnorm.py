@@ -82,7 +82,7 @@ def test_channels_take_one_pair_or_the_other_by_numpy():
 
 def test_the_share_is_that_of_the_moving_statistics():
     moving, batch = (jnp.zeros(4000),) * 2, (jnp.ones(4000),) * 2
-    mean, var = batch_norm.mixed(jax.random.key(0), 0.2, moving, batch)
+    mean, var = batch_norm.mix_statistics(jax.random.key(0), 0.2, moving, batch)
     _same(mean, var)
     assert abs(float(mean.mean()) - 0.8) < 0.03
 
@@ -166,13 +166,13 @@ def test_every_norm_of_every_family_draws_once(model, monkeypatch):
         out = network.apply(params, stats, x, train=network.stages, key=key)
         return out.logits
 
-    widths, mixed = [], batch_norm.mixed
+    widths, mixed = [], batch_norm.mix_statistics
 
     def counted(key, share, moving, batch):
         widths.append(moving[0].size)
         return mixed(key, share, moving, batch)
 
-    monkeypatch.setattr(batch_norm, "mixed", counted)
+    monkeypatch.setattr(batch_norm, "mix_statistics", counted)
     jax.eval_shape(step, params, stats, key)
     assert len(widths) == norms > 0
     assert 2 * sum(widths) == sum(s.size for s in jax.tree.leaves(stats))

@@ -108,7 +108,7 @@ def test_pooling_batches_gives_the_moments_of_their_rows(seed, batches):
     total = {"bn": {"mean": np.full(3, 7.0), "var": np.full(3, 9.0), "other": 1.0}}
     for i, rows in enumerate(x):
         own = {"mean": rows.mean(0), "var": rows.var(0), "other": float(i)}
-        total = batch_norm_stats.pool(total, {"bn": own}, i)
+        total = batch_norm_stats.pool_statistics(total, {"bn": own}, i)
     rows = x.reshape(-1, 3)
     np.testing.assert_allclose(total["bn"]["mean"], rows.mean(0), atol=1e-5)
     np.testing.assert_allclose(total["bn"]["var"], rows.var(0), rtol=1e-4)
