@@ -1,7 +1,7 @@
 """How fast is a convolution alone, next to XLA's own and torch's?
 
 The layers of a LeNet, a ResNet-20 and a MobileNet, one by one: the value and both
-gradients as `models/layers/conv_cpu.py` computes them, as XLA does under the same compiler
+gradients as `layers/conv_cpu.py` computes them, as XLA does under the same compiler
 options (`models/conv.py` outside the CPU), and as torch does. One compiled call each, a
 few in a row, in turn.
 """
