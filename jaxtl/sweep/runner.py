@@ -220,11 +220,11 @@ def run(
                 database.finish(outcomes)
                 tell(outcomes)
         for fit in made.fitted:
-            if not interrupt.asked and database.claim([fit.key], working.owner):
+            if not interrupt.requested and database.claim([fit.key], working.owner):
                 outcome = _fitted(fit, made)
                 database.finish([outcome])
                 tell([outcome])
-        if interrupt.asked:
+        if interrupt.requested:
             raise KeyboardInterrupt("stopped; the same command goes on.")
 
 
@@ -240,7 +240,7 @@ def _chunks(made: Sweep, program: plan.ProgramGroup, working: Worker, interrupt)
     """Yields the outcomes of a program's cells, some at a time."""
     database, owner = working.database, working.owner
     size, left = None, list(program.cells)
-    while left and not interrupt.asked:
+    while left and not interrupt.requested:
         known = database.statuses()
         open_ = (WAITING, RUNNING, DAMAGED)
         left = [cell for cell in left if known[cell.key] in open_]
@@ -302,12 +302,12 @@ def run_chunk(
             yield from run_chunk(made, mine[half.lanes :], half, interrupt, watch)
             return
     for cell, one in ready:
-        if interrupt.asked:
+        if interrupt.requested:
             return
         try:
             found = [_alone(cell, one)]
         except KeyboardInterrupt:  # it was the run that was told
-            interrupt.asked = True
+            interrupt.requested = True
             return
         yield found
 
@@ -353,7 +353,7 @@ def _side_by_side(made: Sweep, ready, mode: str, interrupt, watch=None):
             side,
             halving=made.grid.halving,
             settings=[_setting(cell) for cell in cells],
-            should_stop=lambda: interrupt.asked,
+            should_stop=lambda: interrupt.requested,
             on_evaluation=lambda _: watch(side, cells) if watch else None,
         )
 

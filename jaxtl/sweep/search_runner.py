@@ -121,7 +121,7 @@ def work(
         loop.Interrupt() as interrupt,
         shared,
     ):
-        while not interrupt.asked:
+        while not interrupt.requested:
             shared.revive()
             asked = _ask(search, shared, found)
             if asked:
@@ -188,7 +188,7 @@ def _batch(search, asked, working, shared, interrupt, sizes, tell) -> None:
             database.finish(came)
             outcomes.update((one.key, one) for one in came)
             left = _conclude(search, shared, left, outcomes, tell)
-        if interrupt.asked:
+        if interrupt.requested:
             return
 
 
@@ -217,7 +217,7 @@ def _trained(search, program, owners, shared, interrupt, sizes) -> Iterator:
     size = _footing(made, cells[0].exp, several, sizes)
     seeds = max(collections.Counter(owners[c.key].number for c in cells).values())
     count = max(1, size.lanes // seeds) * seeds  # a trial's seeds stay together
-    while cells and not interrupt.asked:
+    while cells and not interrupt.requested:
         some, cells = cells[:count], cells[count:]
         yield from runner.run_chunk(made, some, size, interrupt, watch)
 

@@ -56,7 +56,7 @@ def _train(run: Run, progress: bool | None) -> dict:
     log_every = exp.log_every or max(1, exp.steps // 100)
     intervals = [log_every, evaluate_every, exp.save_every or exp.steps]
     saved, pace = time.monotonic(), 1
-    with log, _Interrupt() as interrupt, Progress(run, progress) as bar:
+    with log, Interrupt() as interrupt, Progress(run, progress) as bar:
         if run.steps_done < exp.steps:
             run.compile()
         while run.steps_done < exp.steps and not interrupt.requested:
@@ -140,13 +140,13 @@ def _val_curve(run: Run) -> list[dict]:
     return metrics_log.curve(run.directory / "metrics.jsonl")["val"]
 
 
-class _Interrupt:
+class Interrupt:
     """Turns the first Ctrl-C into a request to stop between two steps."""
 
     def __init__(self) -> None:
         self.requested = False
 
-    def __enter__(self) -> "_Interrupt":
+    def __enter__(self) -> "Interrupt":
         self.old = None
         if threading.current_thread() is threading.main_thread():
             self.old = signal.signal(signal.SIGINT, self._request)
