@@ -1,4 +1,4 @@
-"""Arrays from `.npz` and `.npy` files, or straight from memory."""
+"""Arrays from `.npz` and `.npy` files, or from memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import dataclasses
 import io
 import itertools
 import pathlib
-import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, lazy_array
+from jaxtl.data import images, lazy_array, paths
 from jaxtl.data.dataset import Data, Table
-from jaxtl.data.paths import find
 from jaxtl.data.preprocess import Preprocess
 
 _SPLITS = ("train", "val", "test")
@@ -25,32 +25,40 @@ class InMemoryArray:
 
     array: np.ndarray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.array.dtype} array {self.array.shape}>"
+
+
+class _Part(NamedTuple):
+    """Examples of one split of one file; "all" where the file has no splits."""
+
+    split: str
+    x: np.ndarray | lazy_array.LazyArray
+    y: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arrays(Data):
-    """Numpy arrays: a `.npz`, a pair of `.npy`, several files in a row, or memory.
+    """Numpy arrays: a `.npz`, a pair of `.npy`, several files, or arrays in memory.
 
     `Arrays("mnist.npz")`; `Arrays("features.npz", x="x_amazon", y="y_amazon")`;
     `Arrays("x.npy", labels_path="y.npy")`; `Arrays(x=array, y=array)`.
 
     A `.npz` has `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test` (and `_val`),
-    or JPEG files one behind the other: `jpeg`, `offsets`, `label`. Its `class_names`
-    are used where present. Images (n, height, width) get a channel axis.
+    or concatenated JPEG files: `jpeg` (bytes), `offsets` (n + 1), `label`. Its
+    `class_names` are used where present. Images (n, height, width) get a channel axis.
 
     Attributes:
-      path: a file, or several whose examples follow each other; looked for under
+      path: a file, or several whose examples are concatenated; looked for under
         $JAXTL_DATA_DIR as well.
       labels_path: a `.npy`, or a `.npz` with the entry `y`: labels of the train rows.
       test_path: a file of the same kind that holds the test split.
       x: name of the entry, or the array itself.
       y: name of the entry, or the array itself.
       scale: divides the values (USPS: 2000), inside the compiled step; None divides
-        uint8 images by 255 and leaves the rest.
-      task: None infers: whole numbers or strings classification, a matrix of 0 and 1
-        multilabel, other floats regression.
+        uint8 images by 255 and leaves other values.
+      task: None infers it from y: classification for whole numbers and strings,
+        multilabel for a matrix of 0 and 1, regression for other floats.
       class_names: names in label order.
       memory_limit: bytes; a larger `.npy` stays on disk, memory-mapped.
     """
@@ -58,8 +66,8 @@ class Arrays(Data):
     path: str | tuple[str, ...] | None = dataclasses.field(default=None, kw_only=False)
     labels_path: str | None = None
     test_path: str | None = None
-    x: typing.Any = "x"
-    y: typing.Any = "y"
+    x: Any = "x"
+    y: Any = "y"
     scale: float | None = None
     task: str | None = None
     class_names: tuple[str, ...] | None = None
@@ -74,50 +82,45 @@ class Arrays(Data):
             value = getattr(self, name)
             if not isinstance(value, (str, InMemoryArray)):
                 object.__setattr__(self, name, InMemoryArray(np.asarray(value)))
-        held = isinstance(self.x, InMemoryArray), isinstance(self.y, InMemoryArray)
-        if held[0] != held[1]:
+        in_memory = isinstance(self.x, InMemoryArray)
+        if in_memory != isinstance(self.y, InMemoryArray):
             raise UserError("Arrays needs x and y both as arrays or both as names.")
-        if held[0] == (self.path is not None):
+        if in_memory == (self.path is not None):
             raise UserError("Arrays needs either a path or x= and y= as arrays.")
         if self.scale is not None and not self.scale > 0:
             raise UserError(f"Arrays.scale must be positive; got {self.scale!r}.")
 
     def read(self) -> Table:
-        """Reads all files; the rows of each part follow each other."""
+        """Reads all files; the examples of their parts are concatenated."""
         parts, names = self._parts()
-        x = _image_axis(_joined([part for _, part, _ in parts]))
-        labels = [np.asarray(y) for _, _, y in parts]
-        y, found = _labels(np.concatenate(labels))
-        task = self.task or _task(y)
-        given = _given([split for split, _, _ in parts], labels)
-        pre = None
-        if self.scale is not None:
-            pre = Preprocess(scale=float(self.scale))
+        x = _with_channel_axis(_concatenated([part.x for part in parts]))
+        labels = [np.asarray(part.y) for part in parts]
+        y, string_names = _integer_labels(np.concatenate(labels))
+        scale = self.scale
         return Table(
             x=x,
             y=y,
-            class_names=self.class_names or found or names,
-            task=task,
-            splits=given,
-            preprocess=pre,
+            class_names=self.class_names or string_names or names,
+            task=self.task or _task(y),
+            splits=_splits([part.split for part in parts], labels),
+            preprocess=None if scale is None else Preprocess(scale=float(scale)),
         )
 
-    def _parts(self) -> tuple[list, tuple | None]:
-        """[(split, x, y), ...] and the class names that the files bring."""
+    def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
+        """Reads the parts of all files, and the class names that the files have."""
         if isinstance(self.x, InMemoryArray):
-            return [("all", self.x.array, self.y.array)], None
-        paths = (self.path,) if not isinstance(self.path, tuple) else self.path
-        pieces, names = [], None
-        for path in paths:
-            parts, found = _read(find(path, "Arrays.path"), self)
-            pieces, names = pieces + parts, names or found
+            return [_Part("all", self.x.array, self.y.array)], None
+        parts, names = [], None
+        for path in self.path if isinstance(self.path, tuple) else (self.path,):
+            file_parts, file_names = _read(paths.find(path, "Arrays.path"), self)
+            parts, names = parts + file_parts, names or file_names
         if self.labels_path is not None:
-            pieces = self._relabelled(pieces)
+            parts = self._relabelled(parts)
         if self.test_path is not None:
-            parts, found = _read(find(self.test_path, "Arrays.test_path"), self)
-            # Whatever a test file calls its rows, they are test rows.
-            pieces += [("test", x, y) for _, x, y in parts]
-        for split, x, y in pieces:
+            test_parts, _ = _read(paths.find(self.test_path, "Arrays.test_path"), self)
+            # The rows of a test file are test rows, whatever their split is there.
+            parts += [part._replace(split="test") for part in test_parts]
+        for split, x, y in parts:
             if y is None:
                 raise UserError(
                     f"Arrays: {split} x has {len(x)} examples, but there is no y "
@@ -127,43 +130,53 @@ class Arrays(Data):
                 raise UserError(
                     f"Arrays: {split} x has {len(x)} examples, but y has {len(y)}."
                 )
-        return pieces, names
+        return parts, names
 
-    def _relabelled(self, pieces):
-        path = find(self.labels_path, "Arrays.labels_path")
-        entries = _open(path)
-        labels = entries
-        if isinstance(entries, dict):
-            labels = _entry(entries, self.y, path, "Arrays.y")
-        train = [x for split, x, _ in pieces if split in ("all", "train")]
-        kept = [piece for piece in pieces if piece[0] not in ("all", "train")]
-        return [("all", _joined(train), labels), *kept]
+    def _relabelled(self, parts: list[_Part]) -> list[_Part]:
+        """Joins the train parts and gives them the labels of `labels_path`."""
+        path = paths.find(self.labels_path, "Arrays.labels_path")
+        labels = _open(path)
+        if isinstance(labels, dict):
+            labels = _entry(labels, self.y, path, "Arrays.y")
+        train = [part.x for part in parts if part.split in ("all", "train")]
+        held_out = [part for part in parts if part.split not in ("all", "train")]
+        return [_Part("all", _concatenated(train), labels), *held_out]
 
 
-def _read(path: pathlib.Path, data: Arrays) -> tuple[list, tuple | None]:
-    """One file's parts [(split, x, y or None), ...] and class names."""
+def _read(
+    path: pathlib.Path, data: Arrays
+) -> tuple[list[_Part], tuple[str, ...] | None]:
+    """One file's parts, their y None where the file has none, and its class names."""
     entries = _open(path, data.memory_limit)
     if not isinstance(entries, dict):
-        return [("all", entries, None)], None
+        return [_Part("all", entries, None)], None
     names = entries.get("class_names")
     names = None if names is None else tuple(str(name) for name in names)
     if {"jpeg", "offsets"} <= entries.keys() and data.x not in entries:
         label = data.y if data.y in entries else "label"
         y = _entry(entries, label, path, "Arrays.y")
-        return [("all", _jpegs(entries, path), y)], names
-    parts = [
-        (split, entries[f"{data.x}_{split}"], f"{data.y}_{split}")
+        return [_Part("all", _decoded_jpegs(entries, path), y)], names
+    keys = {
+        split: (f"{data.x}_{split}", f"{data.y}_{split}")
         for split in _SPLITS
         if f"{data.x}_{split}" in entries
-    ]
-    if data.x in entries or not parts:
-        parts = [("all", _entry(entries, data.x, path, "Arrays.x"), data.y)]
-    if data.labels_path is not None:
-        return [(split, x, entries.get(y)) for split, x, y in parts], names
-    return [(s, x, _entry(entries, y, path, "Arrays.y")) for s, x, y in parts], names
+    }
+    if data.x in entries or not keys:
+        keys = {"all": (data.x, data.y)}
+    parts = []
+    for split, (x_key, y_key) in keys.items():
+        x = _entry(entries, x_key, path, "Arrays.x")
+        if data.labels_path is None:
+            y = _entry(entries, y_key, path, "Arrays.y")
+        else:  # train labels come from another file
+            y = entries.get(y_key)
+        parts.append(_Part(split, x, y))
+    return parts, names
 
 
-def _open(path: pathlib.Path, memory_limit: int = 2**62):
+def _open(
+    path: pathlib.Path, memory_limit: int = 2**62
+) -> np.ndarray | lazy_array.LazyArray | dict[str, np.ndarray]:
     """An array from a `.npy`, a dict of arrays from a `.npz`."""
     try:
         if path.suffix == ".npy":
@@ -177,7 +190,10 @@ def _open(path: pathlib.Path, memory_limit: int = 2**62):
         raise UserError(f"{path} is not a readable .npz or .npy: {error}.") from None
 
 
-def _entry(entries, name, path, field):
+def _entry(
+    entries: Mapping[str, np.ndarray], name: str, path: pathlib.Path, field: str
+) -> np.ndarray:
+    """An entry of a `.npz`; UserError where there is none of this name."""
     if name in entries:
         return entries[name]
     raise UserError(
@@ -186,11 +202,11 @@ def _entry(entries, name, path, field):
     )
 
 
-def _jpegs(entries, path) -> np.ndarray:
+def _decoded_jpegs(entries: Mapping[str, np.ndarray], path: pathlib.Path) -> np.ndarray:
     """Decodes the JPEG files that lie between consecutive offsets."""
-    blob, offsets = entries["jpeg"].tobytes(), entries["offsets"]
+    data, offsets = entries["jpeg"].tobytes(), entries["offsets"]
     decoded = [
-        images.decode(io.BytesIO(blob[start:end]))
+        images.decode(io.BytesIO(data[start:end]))
         for start, end in itertools.pairwise(offsets)
     ]
     shapes = {image.shape for image in decoded}
@@ -199,21 +215,22 @@ def _jpegs(entries, path) -> np.ndarray:
     return np.stack(decoded)
 
 
-def _joined(parts):
-    if len(parts) == 1:
-        return parts[0]
-    if any(lazy_array.is_lazy(part) for part in parts):
+def _concatenated(arrays: Sequence[Any]) -> np.ndarray | lazy_array.LazyArray:
+    if len(arrays) == 1:
+        return arrays[0]
+    if any(lazy_array.is_lazy(array) for array in arrays):
         raise UserError(
             "Arrays: several files can't be joined where one stays on disk; "
             "raise memory_limit or join them into one .npy."
         )
-    shapes = {part.shape[1:] for part in parts}
+    shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1:
         raise UserError(f"Arrays: the files' examples differ in shape: {shapes}.")
-    return np.concatenate(parts)
+    return np.concatenate(arrays)
 
 
-def _image_axis(x):
+def _with_channel_axis(x: Any) -> np.ndarray | lazy_array.LazyArray:
+    """Appends a channel axis to images (n, height, width)."""
     if lazy_array.is_lazy(x):
         return x
     if x.dtype == object or not np.issubdtype(x.dtype, np.number):
@@ -221,22 +238,24 @@ def _image_axis(x):
     return x[..., None] if x.ndim == 3 else x
 
 
-def _labels(y):
-    """Whole-number labels of strings, and the names they stand for."""
+def _integer_labels(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Integer labels of strings and the names they stand for; numbers as they are."""
     if y.dtype.kind not in "US":
         return y, None
     names, labels = np.unique(y.astype(str), return_inverse=True)
     return labels, tuple(names.tolist())
 
 
-def _task(y) -> str:
+def _task(y: np.ndarray) -> str:
     if y.ndim == 2 and y.shape[1] > 1:
         return "multilabel" if np.isin(y, (0, 1)).all() else "regression"
     return "regression" if np.issubdtype(y.dtype, np.floating) else "classification"
 
 
-def _given(names, labels) -> dict[str, np.ndarray]:
-    """Rows per split; a part without a split is train where others have one."""
+def _splits(
+    names: Sequence[str], labels: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Rows of each split; parts without a split are train where others have one."""
     if set(names) == {"all"}:
         return {}
     names = ["train" if name == "all" else name for name in names]

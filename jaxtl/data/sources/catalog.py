@@ -1,11 +1,12 @@
-"""What data there are to choose from, for `jaxtl data` and for error messages."""
+"""Catalog of the data sources, for `jaxtl data` and for error messages."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+from typing import Any
 
-_SOURCES = {
+_MODULES = {
     "Digits": "digits",
     "RenderedDigits": "rendered_digits",
     "Arrays": "arrays",
@@ -16,32 +17,35 @@ _SOURCES = {
     "Lines": "text_lines",
 }
 _BUNDLED = ("Digits", "RenderedDigits")
+# Fields that are needed although they have a default.
 _NEEDED = {"Arrays": ("path",)}
 
 
-def available() -> list[dict]:
-    """Rows of name, kind, needed, options and summary, bundled data first.
+def available() -> list[dict[str, Any]]:
+    """Describes all sources, bundled data first.
 
-    kind is "bundled" (no file needed) or "source"; needed are the fields without a
-    default (for Arrays the path, unless arrays are given); options the source's other
-    own fields; the summary is the first line of the docstring.
+    Returns:
+      Dicts of "name"; "kind", "bundled" (no file needed) or "source"; "needed", the
+      fields without a default (for Arrays the path, unless arrays are given);
+      "options", the other fields that not all sources have; and "summary", the first
+      line of the docstring.
     """
-    return [_row(name) for name in _SOURCES]
+    return [_describe(name) for name in _MODULES]
 
 
-def _row(name: str) -> dict:
+def _describe(name: str) -> dict[str, Any]:
     source = getattr(
-        importlib.import_module(f"jaxtl.data.sources.{_SOURCES[name]}"), name
+        importlib.import_module(f"jaxtl.data.sources.{_MODULES[name]}"), name
     )
     base = importlib.import_module("jaxtl.data.dataset").Data
     common = {f.name for f in dataclasses.fields(base)}
-    own = [f for f in dataclasses.fields(source) if f.name not in common]
+    fields = [f for f in dataclasses.fields(source) if f.name not in common]
     missing = dataclasses.MISSING
-    needed = [f.name for f in own if f.default is missing] or _NEEDED.get(name, ())
+    needed = [f.name for f in fields if f.default is missing] or _NEEDED.get(name, ())
     return {
         "name": name,
         "kind": "bundled" if name in _BUNDLED else "source",
         "needed": tuple(needed),
-        "options": tuple(f.name for f in own if f.name not in needed),
+        "options": tuple(f.name for f in fields if f.name not in needed),
         "summary": source.__doc__.strip().splitlines()[0],
     }

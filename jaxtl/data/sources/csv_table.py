@@ -1,9 +1,12 @@
-"""Tables: CSV and TSV files with a header row."""
+"""Tables from CSV and TSV files with a header row."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,22 +16,22 @@ from jaxtl.data.dataset import Data, Table
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 # Whole-number targets with more distinct values than this are taken for quantities.
-_FEW = 20
+_MAX_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CSV(Data):
-    """A CSV or TSV file; numbers are standardised, categories become one-hot.
+    """A CSV or TSV file; numbers are standardized, categories become one-hot.
 
     Mean and standard deviation are those of the train rows (labelled or not) and are
     kept in the data set's preprocessing. A column is numeric if every cell is.
 
     Attributes:
       path: the file, with a header row; looked for under $JAXTL_DATA_DIR as well.
-      target: the column to predict, or several (regression; multilabel if asked for).
+      target: the column to predict, or several (regression, or multilabel by task=).
       features: columns to predict from; None takes all others.
-      task: None infers: strings, and whole numbers of at most 20 values, are classes;
-        other numbers are regression.
+      task: None infers it from the target: classification for strings, and for whole
+        numbers of at most 20 values; regression for other numbers.
       delimiter: None is a tab for .tsv and .tab, else a comma.
     """
 
@@ -45,29 +48,32 @@ class CSV(Data):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def read(self) -> Table:
-        """Returns features in the order named, one-hot columns in sorted order."""
-        columns, features, targets = self._chosen()
-        parts, numeric = [], []
+        """Reads features in the order named, one-hot columns in sorted order."""
+        columns, features, targets = self._columns()
+        parts, is_numeric = [], []
         for name in features:
-            part, is_number = _feature(name, columns[name])
+            part, numeric = _feature(name, columns[name])
             parts.append(part)
-            numeric += [is_number] * part.shape[1]
+            is_numeric += [numeric] * part.shape[1]
         y, names, task = _target(targets, columns, self.task)
         return Table(
             x=np.concatenate(parts, axis=1),
             y=y,
             class_names=names,
             task=task,
-            standardize=np.asarray(numeric),
+            standardize=np.asarray(is_numeric),
         )
 
-    def encoding(self) -> list[dict]:
-        """Returns how each feature column becomes numbers, in the order of `read`.
+    def encoding(self) -> list[dict[str, Any]]:
+        """How each feature column becomes numbers, in the order of `read`.
 
-        {"name", "categories": those of its one-hot columns, or None for a number}; by
-        it an exported model reads rows that are not in this file.
+        With it an exported model encodes rows that are not in this file.
+
+        Returns:
+          Dicts of "name" and "categories", the names of its one-hot columns in order,
+          or None for a column of numbers.
         """
-        columns, features, _ = self._chosen()
+        columns, features, _ = self._columns()
         return [
             {
                 "name": name,
@@ -78,49 +84,51 @@ class CSV(Data):
             for name in features
         ]
 
-    def _chosen(self) -> tuple[dict[str, list[str]], tuple, tuple]:
-        """Returns all columns, and the names of the features and the targets."""
-        columns = _columns(paths.find(self.path, "CSV.path"), self.delimiter)
+    def _columns(
+        self,
+    ) -> tuple[dict[str, list[str]], tuple[str, ...], tuple[str, ...]]:
+        """All columns, and the names of the features and of the targets."""
+        columns = _read_columns(paths.find(self.path, "CSV.path"), self.delimiter)
         targets = (self.target,) if isinstance(self.target, str) else self.target
         for name in targets:
-            _known(name, columns, "target")
+            _check_column(name, columns, "target")
         features = self.features or tuple(c for c in columns if c not in targets)
         for name in features:
-            _known(name, columns, "features")
+            _check_column(name, columns, "features")
             if name in targets:
-                raise UserError(f"CSV.features: {name!r} is the target.")
+                raise UserError(f"CSV.features: {name!r} is the target; leave it out.")
         if not features:
             raise UserError(f"CSV: {self.path} has no column beside the target.")
         return columns, features, targets
 
 
-def _columns(path, delimiter) -> dict[str, list[str]]:
+def _read_columns(path: pathlib.Path, delimiter: str | None) -> dict[str, list[str]]:
     """Column name -> cells, all as stripped strings, no cell missing."""
-    tabs = path.suffix.lower() in (".tsv", ".tab")
-    delimiter = delimiter or ("\t" if tabs else ",")
+    is_tabbed = path.suffix.lower() in (".tsv", ".tab")
+    delimiter = delimiter or ("\t" if is_tabbed else ",")
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.reader(file, delimiter=delimiter))
-    rows = [(line, row) for line, row in enumerate(rows, 1) if row]
-    if len(rows) < 2:
+    numbered = [(number, row) for number, row in enumerate(rows, 1) if row]
+    if len(numbered) < 2:
         raise UserError(f"CSV.path: {path} needs a header row and rows below it.")
-    header = [cell.strip() for cell in rows[0][1]]
+    header = [cell.strip() for cell in numbered[0][1]]
     if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise UserError(f"CSV.path: {path} has two columns called {twice!r}.")
-    for line, row in rows[1:]:
+        repeated = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"CSV.path: {path} has two columns called {repeated!r}.")
+    for number, row in numbered[1:]:
         if len(row) != len(header):
             raise UserError(
-                f"CSV.path: row {line} of {path} has {len(row)} cells, "
+                f"CSV.path: row {number} of {path} has {len(row)} cells, "
                 f"the header has {len(header)}."
             )
-    columns = {}
-    for place, name in enumerate(header):
-        cells = [row[place].strip() for _, row in rows[1:]]
-        columns[name] = cells
-    return columns
+    return {
+        name: [row[i].strip() for _, row in numbered[1:]]
+        for i, name in enumerate(header)
+    }
 
 
-def _known(name, columns, field):
+def _check_column(name: str, columns: dict[str, list[str]], field: str) -> None:
+    """Raises UserError for a column that does not exist or has missing values."""
     if name not in columns:
         raise UserError(
             f"CSV.{field}: there is no column {name!r}{nearest(name, columns)}; "
@@ -129,55 +137,64 @@ def _known(name, columns, field):
     missing = [i for i, cell in enumerate(columns[name]) if cell.lower() in _MISSING]
     if missing:
         raise UserError(
-            f"CSV.{field}: column {name!r} has {len(missing)} missing values, the first"
-            f" {missing[0] + 1} rows below the header; fill them in or leave it out."
+            f"CSV.{field}: column {name!r} has {len(missing)} missing values, the "
+            f"first {missing[0] + 1} rows below the header; fill them in or leave the "
+            "column out."
         )
 
 
-def _numbers(cells) -> np.ndarray | None:
-    """float64 values, or None where a cell is no number."""
+def _numbers(cells: Sequence[str]) -> np.ndarray | None:
+    """The cells as float64, or None where one is no number."""
     try:
         return np.asarray([float(cell) for cell in cells])
     except ValueError:
         return None
 
 
-def _feature(name, cells) -> tuple[np.ndarray, bool]:
-    """float32 (n, 1) numbers or (n, categories) one-hot, and whether it is numbers."""
+def _feature(name: str, cells: Sequence[str]) -> tuple[np.ndarray, bool]:
+    """float32 numbers (n, 1) or one-hot (n, categories); whether it is numbers."""
     values = _numbers(cells)
     if values is not None:
         return values[:, None].astype(np.float32), True
-    categories, place = np.unique(cells, return_inverse=True)
-    if len(categories) > max(_FEW, len(cells) // 2):
+    categories, index = np.unique(cells, return_inverse=True)
+    if len(categories) > max(_MAX_CLASSES, len(cells) // 2):
         raise UserError(
             f"CSV.features: column {name!r} has {len(categories)} different texts in "
             f"{len(cells)} rows, too many to be categories; leave it out of features."
         )
-    return np.eye(len(categories), dtype=np.float32)[place], False
+    return np.eye(len(categories), dtype=np.float32)[index], False
 
 
-def _target(targets, columns, task):
+def _target(
+    targets: tuple[str, ...], columns: dict[str, list[str]], task: str | None
+) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
     """y, class names and task of one or several target columns."""
-    values = [_numbers(columns[name]) for name in targets]
     if len(targets) > 1:
-        texts = [n for n, v in zip(targets, values) if v is None]
-        if texts:
-            raise UserError(
-                f"CSV.target: of several targets each must be numbers; {texts[0]!r} "
-                "is not."
-            )
-        y = np.stack(values, axis=1)
-        names = tuple(targets) if task == "multilabel" else None
-        return y, names, task or "regression"
-    value = values[0]
-    whole = value is not None and (value == np.round(value)).all()
+        return _numeric_targets(targets, columns, task)
+    [target] = targets
+    values = _numbers(columns[target])
+    is_whole = values is not None and (values == np.round(values)).all()
     if task is None:
-        few = whole and len(np.unique(value)) <= _FEW
-        task = "classification" if value is None or few else "regression"
+        is_few = is_whole and len(np.unique(values)) <= _MAX_CLASSES
+        task = "classification" if values is None or is_few else "regression"
     if task != "classification":
-        if value is None:
-            raise UserError(f"CSV.target: {targets[0]!r} holds texts, not numbers.")
-        return value, None, task
-    cells = value.astype(np.int64) if whole else np.asarray(columns[targets[0]])
+        if values is None:
+            raise UserError(f"CSV.target: {target!r} holds texts, not numbers.")
+        return values, None, task
+    cells = values.astype(np.int64) if is_whole else np.asarray(columns[target])
     names, y = np.unique(cells, return_inverse=True)
     return y, tuple(str(name) for name in names), task
+
+
+def _numeric_targets(
+    targets: tuple[str, ...], columns: dict[str, list[str]], task: str | None
+) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
+    """y, class names and task of several target columns, which must be numbers."""
+    values = [_numbers(columns[name]) for name in targets]
+    texts = [name for name, v in zip(targets, values) if v is None]
+    if texts:
+        raise UserError(
+            f"CSV.target: of several targets each must be numbers; {texts[0]!r} is not."
+        )
+    names = tuple(targets) if task == "multilabel" else None
+    return np.stack(values, axis=1), names, task or "regression"

@@ -20,7 +20,7 @@ class Digits(Data):
     """
 
     def read(self) -> Table:
-        """Returns the digits in scikit-learn's order, as uint8."""
+        """Reads the digits in scikit-learn's order, as uint8."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

@@ -1,4 +1,4 @@
-"""Image folders: a sub-folder is a class."""
+"""Image folders with one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,8 +14,18 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import images, lazy_array, paths
 from jaxtl.data.dataset import Data, Table
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff")
-SUFFIXES += (".webp",)
+_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 _SPLITS = {
     "train": "train",
     "val": "val",
@@ -30,14 +41,14 @@ class ImageFolder(Data):
 
     A class is named by the folders from the top to the file, `Greek/character01`;
     names are sorted. Where the top folders are train, val and test, they are splits.
-    Images of other modes become grey (all of them are) or RGB (any is not). Other
-    files and those whose name begins with a dot are passed over.
+    Images become gray if all of them are, else RGB. Other files, and those whose name
+    begins with a dot, are ignored.
 
     Attributes:
       path: the folder; looked for under $JAXTL_DATA_DIR as well.
       memory_limit: bytes; images that decode to more stay on disk and are decoded for
         each batch.
-      unreadable: "error" or "skip" (prints them) for files that are no images.
+      unreadable: "error", or "skip" to leave out and print files that are no images.
     """
 
     path: str = dataclasses.field(kw_only=False)
@@ -50,52 +61,62 @@ class ImageFolder(Data):
         super().__post_init__()
         if self.unreadable not in ("error", "skip"):
             raise UserError(
-                "ImageFolder.unreadable must be error or skip; "
+                "ImageFolder.unreadable must be 'error' or 'skip'; "
                 f"got {self.unreadable!r}."
             )
 
     def read(self) -> Table:
-        """Finds the files, checks their headers, and decodes them where they fit."""
+        """Lists the files, checks their headers, and decodes them where they fit."""
         root = paths.find(self.path, "ImageFolder.path")
         names = _image_names(root)
-        seen, bad = _headers(root, names)
-        names = self._without(names, bad)
-        size = self._size({name: seen[name][0] for name in names})
-        grey = all(seen[name][1] in images.GRAY_MODES for name in names)
-        channels = self.channels or (1 if grey else 3)
+        headers, errors = _headers(root, names)
+        names = self._without_unreadable(names, errors)
+        size = self._common_size({name: headers[name][0] for name in names})
+        is_gray = all(headers[name][1] in images.GRAY_MODES for name in names)
+        channels = self.channels or (1 if is_gray else 3)
         if len(names) * size[0] * size[1] * channels > self.memory_limit:
             x = lazy_array.LazyImageFiles(
                 str(root), tuple(names), size, channels, self.shortest
             )
         else:
-            x, bad = _decoded(root, names, (size, channels, self.shortest))
-            kept = self._without(names, bad)
-            if bad:
-                x = x[[i for i, name in enumerate(names) if name not in bad]]
-            names = kept
-        split, label = zip(*(_place(name, _has_splits(names)) for name in names))
-        classes = tuple(sorted(set(label)))
-        number = {name: i for i, name in enumerate(classes)}
-        given = {
-            s: np.flatnonzero(np.asarray(split) == s)
-            for s in dict.fromkeys(split)
-            if s is not None
+            x, errors = _decoded(root, names, size, channels, self.shortest)
+            if errors:
+                x = x[[i for i, name in enumerate(names) if name not in errors]]
+            names = self._without_unreadable(names, errors)
+        has_splits = _has_splits(names)
+        row_splits, row_classes = zip(
+            *(_split_and_class(name, has_splits) for name in names)
+        )
+        classes = tuple(sorted(set(row_classes)))
+        label = {name: i for i, name in enumerate(classes)}
+        splits = {
+            split: np.flatnonzero(np.asarray(row_splits) == split)
+            for split in dict.fromkeys(row_splits)
+            if split is not None
         }
-        y = np.asarray([number[name] for name in label])
-        return Table(x=x, y=y, class_names=classes, splits=given)
+        y = np.asarray([label[name] for name in row_classes])
+        return Table(x=x, y=y, class_names=classes, splits=splits)
 
-    def _without(self, names, bad: dict[str, str]):
-        if not bad:
+    def _without_unreadable(
+        self, names: list[str], errors: Mapping[str, str]
+    ) -> list[str]:
+        """Leaves out the names that have errors, or raises, as `unreadable` decides."""
+        if not errors:
             return names
-        shown = "\n  ".join(f"{name}: {why}" for name, why in list(bad.items())[:50])
-        more = f"\n  … {len(bad) - 50} more" if len(bad) > 50 else ""
-        text = f"{len(bad)} of {len(names)} image files can't be read:\n  {shown}{more}"
-        if self.unreadable == "error" or len(bad) == len(names):
-            raise UserError(f'{text}\nMend them, or pass unreadable="skip".')
+        lines = [f"{name}: {reason}" for name, reason in errors.items()]
+        shown = "\n  ".join(lines[:50])
+        more = f"\n  … {len(lines) - 50} more" if len(lines) > 50 else ""
+        count = f"{len(errors)} of {len(names)}"
+        text = f"{count} image files can't be read:\n  {shown}{more}"
+        if self.unreadable == "error" or len(errors) == len(names):
+            raise UserError(
+                f'{text}\nReplace or remove them, or pass unreadable="skip".'
+            )
         print(f"Skipped: {text}")
-        return [name for name in names if name not in bad]
+        return [name for name in names if name not in errors]
 
-    def _size(self, sizes) -> tuple[int, int]:
+    def _common_size(self, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+        """`size`, or else the size that all images have."""
         if self.size is not None:
             return images.as_size(self.size)
         counts = collections.Counter(sizes.values()).most_common()
@@ -110,78 +131,90 @@ class ImageFolder(Data):
 
 
 def _image_names(root: pathlib.Path) -> list[str]:
-    """Paths below the root, with slashes, sorted."""
-    found = []
+    """Paths of the image files below the root, with slashes, sorted."""
+    names = []
     for path in root.rglob("*"):
         name = path.relative_to(root).as_posix()
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            found.append(name)
-    if not found:
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if path.suffix.lower() in _SUFFIXES and not is_hidden and path.is_file():
+            names.append(name)
+    if not names:
         raise UserError(
-            f"ImageFolder.path: there are no images ({', '.join(SUFFIXES)}) in {root}."
+            f"ImageFolder.path: there are no images ({', '.join(_SUFFIXES)}) in {root}."
         )
-    loose = [name for name in found if "/" not in name]
+    loose = [name for name in names if "/" not in name]
     if loose:
         raise UserError(
             f"ImageFolder: {len(loose)} images such as {loose[0]!r} lie in {root} "
             "itself; each must lie in a folder that names its class."
         )
-    found = sorted(found)
-    if _has_splits(found):
-        flat = [name for name in found if name.count("/") < 2]
-        if flat:
+    names = sorted(names)
+    if _has_splits(names):
+        without_class = [name for name in names if name.count("/") < 2]
+        if without_class:
             raise UserError(
-                f"ImageFolder: {flat[0]!r} lies in a split but in no class folder."
+                f"ImageFolder: {without_class[0]!r} lies in a split but in no class "
+                "folder."
             )
-    return found
+    return names
 
 
-def _has_splits(names) -> bool:
-    tops = {name.split("/")[0] for name in names}
-    return "train" in tops and tops <= _SPLITS.keys()
+def _has_splits(names: Iterable[str]) -> bool:
+    top_folders = {name.split("/")[0] for name in names}
+    return "train" in top_folders and top_folders <= _SPLITS.keys()
 
 
-def _place(name: str, has_splits: bool) -> tuple[str | None, str]:
-    """(split or None, class) of one file."""
+def _split_and_class(name: str, has_splits: bool) -> tuple[str | None, str]:
+    """The split (or None) and the class of one file."""
     folders = name.split("/")[:-1]
     if has_splits:
         return _SPLITS[folders[0]], "/".join(folders[1:])
     return None, "/".join(folders)
 
 
-def _headers(root, names) -> tuple[dict, dict[str, str]]:
-    """name -> ((height, width), mode), and name -> reason of what has no header."""
+def _headers(
+    root: pathlib.Path, names: Sequence[str]
+) -> tuple[dict[str, tuple[tuple[int, int], str]], dict[str, str]]:
+    """Reads the headers of image files.
+
+    Returns:
+      name -> ((height, width), PIL's mode), and name -> reason of unreadable headers.
+    """
     import PIL.Image
 
-    seen, bad = {}, {}
+    headers, errors = {}, {}
     for name in names:
         try:
             with PIL.Image.open(root / name) as image:
-                seen[name] = ((image.height, image.width), image.mode)
+                headers[name] = ((image.height, image.width), image.mode)
         except (OSError, ValueError, SyntaxError):
-            empty = (root / name).stat().st_size == 0
-            bad[name] = "empty file" if empty else "not an image"
-    return seen, bad
+            is_empty = (root / name).stat().st_size == 0
+            errors[name] = "empty file" if is_empty else "not an image"
+    return headers, errors
 
 
-def _decoded(root, names, how) -> tuple[np.ndarray, dict[str, str]]:
-    """All images, and name -> reason of those whose data are broken.
+def _decoded(
+    root: pathlib.Path,
+    names: Sequence[str],
+    size: tuple[int, int],
+    channels: int,
+    shortest: int | None,
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Decodes all images.
 
-    Args:
-      how: size, channels and shortest of `images.decode`.
+    Returns:
+      uint8 (n, *size, channels), and name -> reason of those whose data are broken.
     """
-    size, channels, _ = how
     x = np.zeros((len(names), *size, channels), np.uint8)
-    bad = {}
+    errors = {}
 
-    def one(i):
+    def decode(i: int) -> None:
         try:
-            x[i] = images.decode(root / names[i], *how)
+            x[i] = images.decode(root / names[i], size, channels, shortest)
         except UserError as error:
-            bad[names[i]] = str(error).rsplit(" image: ", 1)[-1]
+            errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 
-    # PIL lets go of the interpreter while it decodes.
+    # PIL releases the interpreter lock while it decodes.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(one, range(len(names))))
-    return x, dict(sorted(bad.items()))
+        list(pool.map(decode, range(len(names))))
+    return x, dict(sorted(errors.items()))

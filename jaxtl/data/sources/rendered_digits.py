@@ -1,7 +1,8 @@
 """Digits rendered from matplotlib's fonts: a source domain that needs no download.
 
-Prepared as the UCI digits were: a glyph is cropped to its bounding box, fitted into a
-32×32 bitmap with its aspect kept, and the set pixels of each 4×4 block are counted.
+They are prepared as the UCI digits were: a glyph is cropped to its bounding box, fitted
+into a 32×32 bitmap with its aspect ratio, and the set pixels of each 4×4 block are
+counted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +18,13 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 
-# Left out of the fonts that matplotlib brings: symbol fonts and those without digits
-# (cmex, cmsy, LastResort, STIXNonUni, STIXSiz*, *Display), old-style figures (cmmi),
-# and DejaVuSansMono, whose zero has a dot that nobody writes by hand.
+if TYPE_CHECKING:
+    import PIL.Image
+    import PIL.ImageFont
+
+# The fonts of matplotlib without symbol fonts and those without digits (cmex, cmsy,
+# LastResort, STIXNonUni, STIXSiz*, *Display), old-style figures (cmmi), and
+# DejaVuSansMono, whose zero has a dot that handwritten ones lack.
 FONTS = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -38,10 +44,11 @@ FONTS = (
     "cmti10",
     "cmtt10",
 )
-_CANVAS, _HEIGHT, _WARPED = 128, 80, 80
+# Pixels: side of the canvas of a glyph, font size, side of the warped glyph.
+_CANVAS, _FONT_SIZE, _WARPED = 128, 80, 80
 # Thinner and thicker strokes: odd sizes of a minimum (-) or maximum (+) filter. A pen's
 # line is thicker than a regular font's hairlines and thinner than a bold font's stems.
-_STROKES = {False: (3, 5, 7), True: (-3, 1, 3)}
+_REGULAR_STROKES, _BOLD_STROKES = (3, 5, 7), (-3, 1, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +56,14 @@ class RenderedDigits(Data):
     """Printed digits with small random affine distortions, (8, 8, 1), values 0 to 16.
 
     Nothing here is fitted to the handwritten digits. A small CNN trained on the
-    default 4,000 reads 99 % of held-out renderings and 58 % (three seeds: 59, 59, 55)
-    of the 1,797 handwritten ones; it takes the crossed 7 for 9, the plain 1 for 4.
+    default 4,000 classifies 99 % of held-out renderings and 58 % (three seeds: 59, 59,
+    55) of the 1,797 handwritten ones correctly; it confuses the crossed 7 with 9 and
+    the plain 1 with 4.
 
     Attributes:
-      fonts: names out of `rendered.FONTS`; None takes them all.
+      fonts: names out of `rendered_digits.FONTS`; None takes all of them.
       per_class: examples per digit.
-      seed: of the fonts, strokes and distortions; the same seed, the same digits.
+      seed: of the fonts, strokes and distortions; equal seeds give equal digits.
       rotate: largest rotation, degrees.
       shear: largest slant, as a horizontal shift per unit of height.
       scale: (low, high) of the factor by which the width changes.
@@ -75,7 +83,8 @@ class RenderedDigits(Data):
         for font in self.fonts or ():
             if font not in FONTS:
                 raise UserError(
-                    f"RenderedDigits.fonts: no font {font!r}{nearest(font, FONTS)}; "
+                    f"RenderedDigits.fonts: there is no font {font!r}"
+                    f"{nearest(font, FONTS)}; "
                     f"the fonts are {', '.join(FONTS)}."
                 )
         if self.fonts == ():
@@ -94,21 +103,21 @@ class RenderedDigits(Data):
             )
 
     def read(self) -> Table:
-        """Renders every glyph once and warps it; examples are ordered by digit."""
+        """Renders each glyph once and warps it; examples are ordered by digit."""
         rng = np.random.default_rng(self.seed)
         fonts = self.fonts or FONTS
         labels = np.repeat(np.arange(10), self.per_class)
         count = len(labels)
         font = rng.integers(len(fonts), size=count)
-        stroke = rng.integers(len(_STROKES[False]), size=count)
+        stroke = rng.integers(len(_REGULAR_STROKES), size=count)
         angle = np.deg2rad(rng.uniform(-self.rotate, self.rotate, count))
         slant = rng.uniform(-self.shear, self.shear, count)
         width = rng.uniform(*self.scale, count)
         bitmaps = np.stack(
             [
                 bitmap(
-                    _glyph(fonts[font[i]], int(labels[i]), int(stroke[i])),
-                    affine(angle[i], slant[i], width[i]),
+                    glyph(fonts[font[i]], int(labels[i]), int(stroke[i])),
+                    _affine(angle[i], slant[i], width[i]),
                 )
                 for i in range(count)
             ]
@@ -121,75 +130,81 @@ class RenderedDigits(Data):
         )
 
 
-def affine(angle: float, slant: float, width: float) -> np.ndarray:
-    """Rotation · shear · (width, 1): the (2, 2) map from glyph to example."""
+def _affine(angle: float, slant: float, width: float) -> np.ndarray:
+    """Rotation · shear · diag(width, 1): the (2, 2) map from glyph to example."""
     c, s = np.cos(angle), np.sin(angle)
-    turn, lean = np.array([[c, -s], [s, c]]), np.array([[1.0, slant], [0.0, 1.0]])
-    return turn @ lean @ np.diag([width, 1.0])
+    rotation, shear = np.array([[c, -s], [s, c]]), np.array([[1.0, slant], [0.0, 1.0]])
+    return rotation @ shear @ np.diag([width, 1.0])
 
 
-def bitmap(glyph, matrix: np.ndarray, side: int = 32) -> np.ndarray:
-    """Warps a glyph about its centre, crops to its box and fits it into a bitmap.
+def bitmap(image: PIL.Image.Image, matrix: np.ndarray, side: int = 32) -> np.ndarray:
+    """Warps a glyph about its center, crops to its box and fits it into a bitmap.
 
     Args:
-      glyph: PIL image, mode L, white on black.
+      image: the glyph, mode L, white on black.
       matrix: (2, 2), glyph to example.
       side: height and width of the bitmap.
 
     Returns:
       bool (side, side); the longer side of the digit's box fills it, the other is
-      centred.
+      centered.
     """
     import PIL.Image
 
-    # PIL asks for the map from output to input pixels.
-    back = np.linalg.inv(matrix) * (_CANVAS / _WARPED)
-    shift = _CANVAS / 2 - back @ np.full(2, _WARPED / 2)
-    kind = PIL.Image.Resampling.BILINEAR
-    warped = glyph.transform(
+    # PIL takes the map from output to input pixels.
+    inverse = np.linalg.inv(matrix) * (_CANVAS / _WARPED)
+    shift = _CANVAS / 2 - inverse @ np.full(2, _WARPED / 2)
+    bilinear = PIL.Image.Resampling.BILINEAR
+    warped = image.transform(
         (_WARPED, _WARPED),
         PIL.Image.Transform.AFFINE,
-        (*back[0], shift[0], *back[1], shift[1]),
-        kind,
+        (*inverse[0], shift[0], *inverse[1], shift[1]),
+        bilinear,
     )
     box = warped.point(lambda v: 255 * (v > 127)).getbbox()
-    wide, tall = box[2] - box[0], box[3] - box[1]
-    factor = side / max(wide, tall)
-    fitted = max(1, round(wide * factor)), max(1, round(tall * factor))
-    out = np.zeros((side, side), bool)
-    left, top = (side - fitted[0]) // 2, (side - fitted[1]) // 2
-    pixels = np.asarray(warped.resize(fitted, kind, box=box)) > 127
-    out[top : top + fitted[1], left : left + fitted[0]] = pixels
-    return out
+    width, height = box[2] - box[0], box[3] - box[1]
+    factor = side / max(width, height)
+    width, height = max(1, round(width * factor)), max(1, round(height * factor))
+    pixels = np.asarray(warped.resize((width, height), bilinear, box=box)) > 127
+    left, top = (side - width) // 2, (side - height) // 2
+    bits = np.zeros((side, side), bool)
+    bits[top : top + height, left : left + width] = pixels
+    return bits
 
 
 def block_counts(bitmaps: np.ndarray, block: int = 4) -> np.ndarray:
-    """Set pixels per block: bool (n, H, W) to uint8 (n, H/block, W/block)."""
+    """Counts set pixels: bool (n, H, W) to uint8 (n, H/block, W/block)."""
     n, height, width = bitmaps.shape
-    parts = bitmaps.reshape(n, height // block, block, width // block, block)
-    return parts.sum((2, 4)).astype(np.uint8)
+    blocks = bitmaps.reshape(n, height // block, block, width // block, block)
+    return blocks.sum((2, 4)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=2048)
-def _glyph(font: str, digit: int, stroke: int):
-    """One digit, large, white on black, in one of three stroke weights."""
+def glyph(font: str, digit: int, stroke: int) -> PIL.Image.Image:
+    """Renders one digit, large, white on black.
+
+    Args:
+      font: one of `FONTS`.
+      digit: 0 to 9.
+      stroke: weight of the stroke, 0 (thin), 1 or 2 (thick).
+    """
     import PIL.Image
     import PIL.ImageDraw
     import PIL.ImageFilter
 
-    stroke = _STROKES["Bol" in font or font == "cmb10"][stroke]
-
+    is_bold = "Bol" in font or font == "cmb10"
+    size = (_BOLD_STROKES if is_bold else _REGULAR_STROKES)[stroke]
     image = PIL.Image.new("L", (_CANVAS, _CANVAS))
     draw = PIL.ImageDraw.Draw(image)
-    middle = (_CANVAS // 2, _CANVAS // 2)
-    draw.text(middle, str(digit), font=_font(font), fill=255, anchor="mm")
-    if stroke < 0:
-        return image.filter(PIL.ImageFilter.MinFilter(-stroke))
-    return image.filter(PIL.ImageFilter.MaxFilter(stroke)) if stroke > 1 else image
+    center = (_CANVAS // 2, _CANVAS // 2)
+    draw.text(center, str(digit), font=_font(font), fill=255, anchor="mm")
+    if size < 0:
+        return image.filter(PIL.ImageFilter.MinFilter(-size))
+    return image.filter(PIL.ImageFilter.MaxFilter(size)) if size > 1 else image
 
 
 @functools.lru_cache(maxsize=64)
-def _font(name: str):
+def _font(name: str) -> PIL.ImageFont.FreeTypeFont:
     import matplotlib
     import PIL.ImageFont
 
@@ -197,7 +212,7 @@ def _font(name: str):
     path = folder / f"{name}.ttf"
     if not path.exists():
         raise UserError(
-            f"matplotlib {matplotlib.__version__} brings no font {name}; "
-            "name others with RenderedDigits(fonts=...)."
+            f"RenderedDigits.fonts: matplotlib {matplotlib.__version__} has no font "
+            f"{name!r}; name other fonts."
         )
-    return PIL.ImageFont.truetype(str(path), _HEIGHT)
+    return PIL.ImageFont.truetype(str(path), _FONT_SIZE)

@@ -1,4 +1,4 @@
-"""Text without labels, a line an example: what a language model is adapted to."""
+"""Text without labels, one example per line, to adapt a language model to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from jaxtl.core.errors import UserError
+from jaxtl.data import paths
 from jaxtl.data.dataset import Data, Table
-from jaxtl.data.paths import find
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 
@@ -20,10 +20,10 @@ class Lines(Data):
     are left out, longer lines truncated.
 
     Attributes:
-      path: a file, or several that are put one after the other; looked for under
+      path: a file, or several that are concatenated; looked for under
         $JAXTL_DATA_DIR as well.
       tokenizer: a `Tokenizer`, or the path of one.
-      encoding: of the files.
+      encoding: character encoding of the files.
     """
 
     path: str | tuple[str, ...] = dataclasses.field(kw_only=False)
@@ -36,21 +36,21 @@ class Lines(Data):
             object.__setattr__(self, "path", tuple(self.path))
 
     def read(self) -> Table:
-        """Returns ids and masks, (n, length) each, and labels that mean nothing."""
-        paths = (self.path,) if isinstance(self.path, str) else self.path
-        lines = [line for path in paths for line in self._lines(path)]
+        """Reads ids and masks, (n, length) each; the labels are zeros without use."""
+        files = (self.path,) if isinstance(self.path, str) else self.path
+        lines = [line for path in files for line in self._lines(path)]
         if not lines:
             raise UserError(f"Lines.path: {self.path!r} has no line of text.")
         x = as_tokenizer(self.tokenizer)(lines)
         return Table(x=x, y=np.zeros(len(lines), np.int32), task="language")
 
     def _lines(self, path: str) -> list[str]:
-        file = find(path, "Lines.path")
+        file = paths.find(path, "Lines.path")
         try:
             text = file.read_text(encoding=self.encoding)
         except UnicodeDecodeError as error:
             raise UserError(
                 f"Lines.encoding: {file} is not {self.encoding} (byte {error.start}); "
-                'name its encoding, "latin-1" perhaps.'
+                'name its encoding, such as "latin-1".'
             ) from None
         return [line.strip() for line in text.split("\n") if line.strip()]

@@ -1,10 +1,11 @@
-"""TensorFlow Datasets without TensorFlow: prepared array_record data, read directly."""
+"""TensorFlow Datasets, read from prepared array_record files without TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import typing
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,25 +14,31 @@ from jaxtl.data import images, lazy_array, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+# A random-access source of TFDS: indexed by row, it gives {feature: value}.
+_Source = Sequence[Mapping[str, Any]]
+
 _SPLITS = {"test": "test", "validation": "val", "val": "val"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TFDS(Data):
-    """A prepared data set of TensorFlow Datasets, or of a builder of one's own.
+    """A prepared data set of TensorFlow Datasets, or of a builder that you wrote.
 
     `TFDS("mnist")`, `TFDS("mnist:3.0.1", data_dir="…")`, or the folder that holds
     `dataset_info.json`. The splits test and validation are used where they exist.
 
     Attributes:
       name: of the builder, with an optional configuration and version, or a folder.
-      data_dir: where the data were prepared; None is TFDS's own default.
+      data_dir: folder in which the data were prepared; None is TFDS's default.
       x: feature to predict from: an image, numbers of one shape, or a text.
       pair: feature of a second text, None for none.
-      tokenizer: of texts, a `Tokenizer` or the path of one.
+      tokenizer: for texts, a `Tokenizer` or the path of one.
       y: feature to predict.
-      train: the train split, sliced at will: "train[:20%]".
-      memory_limit: bytes; what decodes to more is decoded for each batch.
+      train: the train split, or a slice of it: "train[:20%]".
+      memory_limit: bytes; data that decode to more are decoded for each batch.
     """
 
     name: str = dataclasses.field(kw_only=False)
@@ -46,9 +53,30 @@ class TFDS(Data):
     resizes_images = True
 
     def read(self) -> Table:
-        """Decodes every example once, where they fit; labels are always read."""
+        """Decodes all examples once, where they fit; labels are always read."""
         builder = _builder(self)
-        features = builder.info.features
+        self._check_features(builder.info.features)
+        names = {"train": self.train}
+        for name in builder.info.splits:
+            if name in _SPLITS and name != self.train:
+                names[_SPLITS[name]] = name
+        sources = {split: _source(builder, name, self) for split, name in names.items()}
+        if sum(map(len, sources.values())) == 0:
+            raise UserError(f"TFDS: {self.name} has no examples in {self.train!r}.")
+        if self.tokenizer is not None:
+            x, y = _tokenized(sources.values(), self)
+        else:
+            x, y = self._arrays(builder, names, sources)
+        bounds = np.cumsum([0, *map(len, sources.values())])
+        rows = {
+            split: np.arange(start, end)
+            for split, start, end in zip(sources, bounds, bounds[1:])
+        }
+        y, class_names, task = _targets(y, builder.info.features[self.y])
+        splits = rows if len(rows) > 1 else {}
+        return Table(x=x, y=y, class_names=class_names, task=task, splits=splits)
+
+    def _check_features(self, features: Mapping[str, Any]) -> None:
         for field in ("x", "y", "pair"):
             feature = getattr(self, field)
             if feature is not None and feature not in features:
@@ -56,76 +84,63 @@ class TFDS(Data):
                     f"TFDS.{field}: {self.name} has no feature {feature!r}"
                     f"{nearest(feature, features)}; it has {', '.join(features)}."
                 )
-        wanted = {"train": self.train}
-        for split in builder.info.splits:
-            if split in _SPLITS and split != self.train:
-                wanted[_SPLITS[split]] = split
-        parts = {ours: _source(builder, split, self) for ours, split in wanted.items()}
-        count = sum(map(len, parts.values()))
-        if count == 0:
-            raise UserError(f"TFDS: {self.name} has no examples in {self.train!r}.")
-        if self.tokenizer is not None:
-            x, y = _tokenized(parts.values(), self)
-        else:
-            x, y = self._arrays(builder, wanted, parts, count)
-        bounds = np.cumsum([0, *map(len, parts.values())])
-        rows = {
-            ours: np.arange(start, end)
-            for ours, start, end in zip(parts, bounds, bounds[1:])
-        }
-        y, names, task = _targets(y, features[self.y])
-        given = rows if len(rows) > 1 else {}
-        return Table(x=x, y=y, class_names=names, task=task, splits=given)
 
-    def _arrays(self, builder, wanted, parts, count: int) -> tuple:
-        """Returns (x, y) of images or numbers, lazy x where they don't fit."""
-        shape, dtype = _shape(builder.info.features[self.x], self)
+    def _arrays(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        names: Mapping[str, str],
+        sources: Mapping[str, _Source],
+    ) -> tuple[np.ndarray | lazy_array.LazyArray, list]:
+        """(x, y) of images or numbers; x is lazy where it does not fit."""
+        shape, dtype = _shape_and_dtype(builder.info.features[self.x], self)
+        count = sum(map(len, sources.values()))
         if count * int(np.prod(shape)) * dtype.itemsize <= self.memory_limit:
-            return _decoded(parts.values(), self, shape, dtype)
-        how = self.x, shape, dtype, self.shortest
-        records = [Records(part, *how) for part in parts.values()]
-        return lazy_array.Concatenation(tuple(records)), _labels_alone(
-            builder, wanted, self
-        )
+            return _decoded(sources.values(), self, shape, dtype)
+        parts = [
+            _DecodedFeature(source, self.x, shape, dtype, self.shortest)
+            for source in sources.values()
+        ]
+        return lazy_array.Concatenation(tuple(parts)), _labels(builder, names, self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Records(lazy_array.LazyArray):
-    """One feature of a data source, decoded as it is read."""
+class _DecodedFeature(lazy_array.LazyArray):
+    """One feature of a source, decoded as it is read."""
 
-    source: typing.Any
+    source: _Source
     field: str
     example_shape: tuple[int, ...]
     dtype: np.dtype
     shortest: int | None = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (len(self.source), *self.example_shape)
 
-    def rows(self, index):
-        out = np.empty((len(index), *self.example_shape), self.dtype)
-        for place, row in enumerate(index):
-            value = self.source[int(row)][self.field]
-            out[place] = _fitted(np.asarray(value), self.example_shape, self.shortest)
-        return out
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        x = np.empty((len(index), *self.example_shape), self.dtype)
+        for i, row in enumerate(index):
+            value = np.asarray(self.source[int(row)][self.field])
+            x[i] = _resized(value, self.example_shape, self.shortest)
+        return x
 
 
-def _fitted(value, shape, shortest):
-    """One image in the wanted size and channels; anything else as it is."""
+def _resized(
+    value: np.ndarray, shape: tuple[int, ...], shortest: int | None
+) -> np.ndarray:
+    """One image in the size and channels of `shape`; other values are unchanged."""
     if value.ndim != 3 or (value.shape == shape and shortest is None):
         return value
-    return images.convert_channels(
-        images.resize(value[None], shape[:2], shortest), shape[2]
-    )[0]
+    image = images.resize(value[None], shape[:2], shortest)
+    return images.convert_channels(image, shape[2])[0]
 
 
-def _builder(data: TFDS):
+def _builder(data: TFDS) -> tfds.core.DatasetBuilder:
     import tensorflow_datasets as tfds
 
-    for place in paths.candidates(data.name):
-        if (place / "dataset_info.json").exists():
-            return tfds.builder_from_directory(place)
+    for folder in paths.candidates(data.name):
+        if (folder / "dataset_info.json").exists():
+            return tfds.builder_from_directory(folder)
     try:
         return tfds.builder(data.name, data_dir=data.data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -137,18 +152,25 @@ def _builder(data: TFDS):
         ) from None
 
 
-def _source(builder, split: str, data: TFDS, **options):
-    """The random-access source of one split; a UserError says how to prepare it."""
+def _source(
+    builder: tfds.core.DatasetBuilder, split: str, data: TFDS, **options: Any
+) -> _Source:
+    """The random-access source of one split.
+
+    Raises:
+      UserError: the data are not prepared as array_record files (the message says how
+        to prepare them), or there is no such split.
+    """
     try:
         return builder.as_data_source(split, **options)
     except (NotImplementedError, AssertionError, FileNotFoundError) as error:
         name, folder = data.name, pathlib.Path(str(builder.data_path))
-        formats = "in another file format" if folder.exists() else "not"
+        state = "in another file format" if folder.exists() else "not"
+        data_dir = f" --data_dir={data.data_dir}" if data.data_dir else ""
         raise UserError(
-            f"TFDS: {name} is {formats} prepared in {folder}, where array_record files "
+            f"TFDS: {name} is {state} prepared in {folder}, where array_record files "
             "are needed. Prepare it once: pip install 'jaxtl[tfds-prepare]' and "
-            f"tfds build {name} --file_format=array_record"
-            + (f" --data_dir={data.data_dir}." if data.data_dir else ".")
+            f"tfds build {name} --file_format=array_record{data_dir}."
         ) from error
     except ValueError as error:
         splits = ", ".join(builder.info.splits)
@@ -158,8 +180,8 @@ def _source(builder, split: str, data: TFDS, **options):
         ) from None
 
 
-def _shape(feature, data: TFDS) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of one x, with `size` and `channels` where they are wanted."""
+def _shape_and_dtype(feature: Any, data: TFDS) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of one x, with `size` and `channels` where they are given."""
     shape, dtype = feature.shape, feature.np_dtype
     if not isinstance(shape, tuple) or isinstance(dtype, dict):
         raise UserError(
@@ -182,19 +204,26 @@ def _shape(feature, data: TFDS) -> tuple[tuple[int, ...], np.dtype]:
     return tuple(shape), dtype
 
 
-def _decoded(sources, data: TFDS, shape, dtype) -> tuple[np.ndarray, list]:
-    """x of all examples, and their y, from one pass."""
+def _decoded(
+    sources: Collection[_Source],
+    data: TFDS,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> tuple[np.ndarray, list]:
+    """Decodes x and y of all examples in one pass."""
     x, y = np.empty((sum(map(len, sources)), *shape), dtype), []
     for source in sources:
         for row in range(len(source)):
             example = source[row]
-            x[len(y)] = _fitted(np.asarray(example[data.x]), shape, data.shortest)
+            x[len(y)] = _resized(np.asarray(example[data.x]), shape, data.shortest)
             y.append(example[data.y])
     return x, y
 
 
-def _tokenized(sources, data: TFDS) -> tuple[dict[str, np.ndarray], list]:
-    """Ids and masks of all texts, and their y, from one pass."""
+def _tokenized(
+    sources: Collection[_Source], data: TFDS
+) -> tuple[dict[str, np.ndarray], list]:
+    """Reads ids and masks of all texts, and their y, in one pass."""
     fields = [f for f in (data.x, data.pair) if f is not None]
     columns, y = [[] for _ in fields], []
     for source in sources:
@@ -206,23 +235,27 @@ def _tokenized(sources, data: TFDS) -> tuple[dict[str, np.ndarray], list]:
     return as_tokenizer(data.tokenizer)(*columns), y
 
 
-def _text(value, field: str) -> str:
+def _text(value: Any, field: str) -> str:
     if not isinstance(value, bytes | str):
         raise UserError(f"TFDS.tokenizer: the feature {field!r} holds no text.")
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _labels_alone(builder, wanted, data: TFDS) -> list:
-    """y of all examples, without decoding an image."""
+def _labels(
+    builder: tfds.core.DatasetBuilder, names: Mapping[str, str], data: TFDS
+) -> list:
+    """Reads y of all examples without decoding their images."""
     import tensorflow_datasets as tfds
 
-    image = isinstance(builder.info.features[data.x], tfds.features.Image)
-    skip = {data.x: tfds.decode.SkipDecoding()} if image else None
-    sources = [_source(builder, s, data, decoders=skip) for s in wanted.values()]
+    is_image = isinstance(builder.info.features[data.x], tfds.features.Image)
+    decoders = {data.x: tfds.decode.SkipDecoding()} if is_image else None
+    sources = [
+        _source(builder, name, data, decoders=decoders) for name in names.values()
+    ]
     return [source[row][data.y] for source in sources for row in range(len(source))]
 
 
-def _targets(y: list, feature):
+def _targets(y: list, feature: Any) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
     """y as an array, class names and task."""
     y, names = np.asarray(y), getattr(feature, "names", None)
     if y.dtype.kind in "SUO":

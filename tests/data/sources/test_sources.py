@@ -69,7 +69,7 @@ def test_every_font_has_ten_different_digits():
     same = np.eye(2)
     for font in rendered_digits.FONTS:
         maps = [
-            rendered_digits.bitmap(rendered_digits._glyph(font, d, 1), same)
+            rendered_digits.bitmap(rendered_digits.glyph(font, d, 1), same)
             for d in range(10)
         ]
         assert len({m.tobytes() for m in maps}) == 10
