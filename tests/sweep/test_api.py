@@ -23,7 +23,7 @@ def exp():
 
 @pytest.fixture(scope="module")
 def found(exp):
-    known = {"3-NN": tl.baselines.KNN(neighbours=3)}
+    known = {"3-NN": tl.baselines.KNN(neighbors=3)}
     return tl.run_sweep(exp, AXES, baselines=known, title="a < b")
 
 
@@ -93,7 +93,7 @@ def test_a_file_brings_its_own_axes(tmp_path):
         "    return tl.Experiment(model=tl.models.MLP(widths=(4,)), "
         "data=tl.data.Digits(labels_per_class=2), steps=2)\n"
         'SWEEP = {"optim.lr": [1e-3, 1e-2, 1e-1]}\n'
-        'BASELINES = {"1-NN": tl.baselines.KNN(neighbours=1)}\n'
+        'BASELINES = {"1-NN": tl.baselines.KNN(neighbors=1)}\n'
     )
     planned = tl.plan_sweep(path)
     assert (planned.cells, planned.fits, planned.programs) == (3, 1, 1)

@@ -1,4 +1,4 @@
-"""Classical baselines on an experiment's own splits: what to try before a network.
+"""Classical baselines, fitted and scored on the splits of an experiment.
 
 An experiment file may hold `BASELINES = {"k-NN": tl.baselines.KNN(), …}`.
 """

@@ -1,4 +1,4 @@
-"""What all baselines have: features, candidates for each setting, checks, a learner."""
+"""Base class of baselines: features, candidates of settings, and checks of them."""
 
 import dataclasses
 import itertools
@@ -16,17 +16,23 @@ REFITS = ("train", "train+val")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A method of scikit-learn's on some features.
+    """A method of scikit-learn on some features of the data.
 
-    A field of a subclass holds one value, or a tuple of candidates; all combinations
-    are fitted on the labelled train rows, and the best on val is tested.
+    A field of a subclass holds one value, or a tuple of candidates. All combinations
+    are fitted on the labelled train rows, and the best one on val is tested.
 
     Attributes:
-      features: "raw", "tfidf", a stage of the model the experiment starts from, or
+      features: "raw", "tfidf", a stage of the model that the experiment starts from, or
         "last" for the stage before its head; see `inputs.matrices`.
-      standardize: to mean 0 and variance 1 on the train rows. None: a stage's features
-        are; raw inputs (which come in the model's own scale) and tf-idf are not.
-      refit: what the chosen settings are fitted on for test, "train" or "train+val".
+      standardize: whether features get mean 0 and variance 1 on the train rows. None
+        standardizes the features of a stage, but neither raw inputs (which have the
+        scale that the model expects) nor tf-idf.
+      refit: rows that the chosen settings are fitted on for test: "train" or
+        "train+val".
+      title: name of the method in tables.
+      tasks: that the method is for.
+      probabilities: whether it predicts probabilities of classes.
+      sparse: whether it reads sparse features.
     """
 
     features: str = RAW
@@ -35,106 +41,114 @@ class Baseline:
 
     title: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
-    # Whether it gives probabilities of classes, and whether it reads sparse features.
     probabilities: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
 
-    def __post_init__(self):
-        where = f"baselines.{type(self).__name__}"
+    def __post_init__(self) -> None:
+        name = f"baselines.{type(self).__name__}"
         if not isinstance(self.features, str) or not self.features:
             raise UserError(
-                f"{where}.features={self.features!r}: expected 'raw', 'tfidf', 'last' "
+                f"{name}.features={self.features!r}: expected 'raw', 'tfidf', 'last' "
                 "or the name of a stage."
             )
         if self.standardize not in (None, True, False):
             raise UserError(
-                f"{where}.standardize={self.standardize!r}: expected True, False or "
+                f"{name}.standardize={self.standardize!r}: expected True, False or "
                 "None."
             )
         if self.refit not in REFITS:
             raise UserError(
-                f"{where}.refit={self.refit!r}{nearest(self.refit, REFITS)} "
+                f"{name}.refit={self.refit!r}{nearest(self.refit, REFITS)} "
                 f"(known: {', '.join(REFITS)})."
             )
         if self.features == TFIDF and not self.sparse:
             raise UserError(
-                f"{where}.features='tfidf': this method reads no sparse features; take "
+                f"{name}.features='tfidf': this method reads no sparse features; take "
                 "a stage of the model, or another method."
             )
         if self.features == TFIDF and self.standardize:
             raise UserError(
-                f"{where}.standardize=True: tf-idf has unit length and is mostly "
+                f"{name}.standardize=True: tf-idf has unit length and is mostly "
                 "zeros, which standardizing would undo; leave it out."
             )
-        for name, field in own(self).items():
-            object.__setattr__(self, name, _checked(self, name, field))
+        for field in _setting_fields(self):
+            object.__setattr__(self, field.name, _checked(self, field))
 
     def candidates(self) -> list["Baseline"]:
-        """Returns a baseline for each combination of settings, in their order."""
+        """One baseline per combination of settings; the last setting varies fastest."""
         tuples = {k: v for k, v in self.settings().items() if isinstance(v, tuple)}
         return [
-            dataclasses.replace(self, **dict(zip(tuples, chosen)))
-            for chosen in itertools.product(*tuples.values())
+            dataclasses.replace(self, **dict(zip(tuples, values)))
+            for values in itertools.product(*tuples.values())
         ]
 
     def settings(self) -> dict[str, Any]:
-        """Returns the fields of this method alone."""
-        return {name: getattr(self, name) for name in own(self)}
+        """Values of the fields that this method adds to `Baseline`, by name."""
+        return {f.name: getattr(self, f.name) for f in _setting_fields(self)}
 
     def possible(self, examples: int) -> bool:
-        """Returns whether a candidate can be fitted on so many examples."""
+        """Whether a candidate can be fitted on this number of examples."""
         return True
 
     def learner(self, task: str, *, several: bool, seed: int, jobs: int) -> Any:
-        """Returns scikit-learn's learner, not fitted; every field holds one value.
+        """Builds the scikit-learn learner of a candidate, not fitted.
 
         Args:
           task: "classification" or "regression".
           several: whether there is more than one regression target.
-          seed: of what is random in it.
-          jobs: threads.
+          seed: of the learner's random choices.
+          jobs: number of threads.
         """
         raise TypeError(f"{type(self).__name__} defines no learner(task, …)")
 
 
-def own(baseline: Baseline) -> dict[str, dataclasses.Field]:
-    """Returns the fields that a baseline's class adds."""
+def choice(default: Any, *options: Any) -> Any:
+    """Declares a field that takes these options, besides the numbers of its type."""
+    return dataclasses.field(default=default, metadata={"options": options})
+
+
+def _setting_fields(baseline: Baseline) -> list[dataclasses.Field]:
+    """Fields that a baseline's class adds to `Baseline`."""
     common = {f.name for f in dataclasses.fields(Baseline)}
-    return {n: f for n, f in config.fields(baseline).items() if n not in common}
+    return [f for n, f in config.fields(baseline).items() if n not in common]
 
 
-def known(default: Any, *values: Any) -> Any:
-    """A field of these values; where its annotation names numbers, of them as well."""
-    return dataclasses.field(default=default, metadata={"known": values})
+def _checked(baseline: Baseline, field: dataclasses.Field) -> Any:
+    """Checks a setting; converts it to Python numbers, and sequences to tuples.
 
-
-def _checked(baseline: Baseline, name: str, field: dataclasses.Field) -> Any:
-    """Returns a setting with plain numbers, a row of them as a tuple."""
-    where = f"baselines.{type(baseline).__name__}.{name}"
-    value = getattr(baseline, name)
+    Raises:
+      UserError: no value, or one that the field does not take.
+    """
+    name = f"baselines.{type(baseline).__name__}.{field.name}"
+    value = getattr(baseline, field.name)
     if not isinstance(value, tuple | list | range | np.ndarray):
-        return _one(where, value, field)
+        return _checked_value(name, value, field)
     if len(value) == 0:
-        raise UserError(f"{where}=(): expected at least one value.")
-    return tuple(_one(where, v, field) for v in value)
+        raise UserError(f"{name}=(): expected at least one value.")
+    return tuple(_checked_value(name, v, field) for v in value)
 
 
-def _one(where: str, value: Any, field: dataclasses.Field) -> Any:
-    values, kind = field.metadata.get("known", ()), str(field.type)
-    number = next((k for k in ("float", "int") if k in kind), None)
+def _checked_value(name: str, value: Any, field: dataclasses.Field) -> Any:
+    """Checks one candidate of a setting: an option, or a positive number of the type.
+
+    Raises:
+      UserError: neither.
+    """
+    options, annotation = field.metadata.get("options", ()), str(field.type)
+    number = next((k for k in ("float", "int") if k in annotation), None)
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, str):
-        fits = value in values
+        valid = value in options
     else:
         types = {"float": (int, float), "int": (int,), None: ()}[number]
-        fits = isinstance(value, types) and not isinstance(value, bool)
-        fits = fits and 0 < value < math.inf
-    if fits:
+        valid = isinstance(value, types) and not isinstance(value, bool)
+        valid = valid and 0 < value < math.inf
+    if valid:
         return value
-    expected = [repr(v) for v in values]
-    words = {"float": "a number above 0", "int": "a whole number above 0"}
-    expected += [words[number]] if number else []
+    expected = [repr(option) for option in options]
+    descriptions = {"float": "a number above 0", "int": "a whole number above 0"}
+    expected += [descriptions[number]] if number else []
     raise UserError(
-        f"{where}={value!r}{nearest(value, values)}: expected "
-        f"{' or '.join(expected)}, or a tuple of such."
+        f"{name}={value!r}{nearest(value, options)}: expected "
+        f"{' or '.join(expected)}, or a tuple of such values."
     )

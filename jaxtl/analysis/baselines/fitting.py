@@ -1,4 +1,4 @@
-"""A baseline on an experiment: fitted on train, chosen on val, scored on test once."""
+"""Fits a baseline on train, chooses its settings on val, and scores it on test once."""
 
 import dataclasses
 import time
@@ -12,46 +12,47 @@ from jaxtl.analysis.baselines import inputs
 from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF, Baseline
 from jaxtl.core import config
 from jaxtl.core.errors import UserError
-from jaxtl.data import dataset as data_base
+from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import metrics
 from jaxtl.training import result
 from jaxtl.training.experiment import Experiment
 
-LEAST = 1e-12  # of a probability, before its logarithm
-OF_LOGITS = ("nll", "ece")
+MIN_PROBABILITY = 1e-12  # lower bound before the logarithm is taken
+PROBABILISTIC = ("nll", "ece")  # metrics that need predicted probabilities
 
 
 def depends_on(baseline: Baseline, exp: Experiment) -> dict[str, Any]:
-    """Returns what decides a baseline's result: itself, and settings of the experiment.
+    """Settings that determine a baseline's result, by name.
 
-    "data", "seed", "test", "monitor"; but for tf-idf "preprocess"; and for features of
-    a stage "model", "init" and "dtype".
+    They are "baseline" itself and, of the experiment, "data", "seed", "test" and
+    "monitor"; for all features but tf-idf "preprocess"; for features of a stage
+    "model", "init" and "dtype".
     """
-    found = inputs.depends_on(baseline.features, exp)
-    return {"baseline": baseline, **found, "test": exp.test, "monitor": exp.monitor}
+    settings = inputs.depends_on(baseline.features, exp)
+    return {"baseline": baseline, **settings, "test": exp.test, "monitor": exp.monitor}
 
 
 def key(baseline: Baseline, exp: Experiment) -> Any:
-    """Returns a hashable value, equal where `run` would give the same result."""
+    """Hashable key of a result of `run`: equal keys give equal results."""
     return config.key(depends_on(baseline, exp))
 
 
-def named(found: Any) -> dict[str, Baseline]:
-    """Returns what an experiment file's BASELINES gives, by name.
+def named(baselines: Any) -> dict[str, Baseline]:
+    """Names the baselines of an experiment file's BASELINES.
 
     Args:
-      found: a mapping from names; or a row of baselines or a single one, which are
-        named by method and features ("k-NN on raw inputs"); None for none.
+      baselines: a mapping from names; or a sequence of baselines or a single one, which
+        are named by method and features ("k-NN on raw inputs"); None for none.
 
     Raises:
-      UserError: what is no baseline, or two of one name.
+      UserError: a value that is no baseline, or two of one name.
     """
-    if isinstance(found, Mapping):
-        pairs = list(found.items())
+    if isinstance(baselines, Mapping):
+        pairs = list(baselines.items())
     else:
-        row = () if found is None else found
-        row = row if isinstance(row, Sequence) else (row,)
-        pairs = [(_name(value), value) for value in row]
+        sequence = () if baselines is None else baselines
+        sequence = sequence if isinstance(sequence, Sequence) else (sequence,)
+        pairs = [(_name(value), value) for value in sequence]
     for name, value in pairs:
         if not isinstance(value, Baseline) or not isinstance(name, str):
             raise UserError(
@@ -59,44 +60,46 @@ def named(found: Any) -> dict[str, Baseline]:
                 f'{{"k-NN": tl.baselines.KNN()}}; got {name!r}: {value!r}.'
             )
     names = [name for name, _ in pairs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
         raise UserError(
-            f"BASELINES: two baselines would both be called {twice[0]!r}; name them: "
-            'BASELINES = {"one name": …, "another": …}.'
+            f"BASELINES: two baselines would both be called {repeated[0]!r}; name "
+            'them: BASELINES = {"one name": …, "another": …}.'
         )
     return dict(pairs)
 
 
 def _name(value: Any) -> str:
+    """Name of a baseline by its method and features."""
     if not isinstance(value, Baseline):
         return type(value).__name__
-    words = {RAW: "raw inputs", TFIDF: "tf-idf", LAST: "the model's features"}
-    return f"{value.title} on {words.get(value.features, value.features)}"
+    titles = {RAW: "raw inputs", TFIDF: "tf-idf", LAST: "the model's features"}
+    return f"{value.title} on {titles.get(value.features, value.features)}"
 
 
 def run(
     baseline: Baseline, exp: Experiment, seed: int | None = None, *, jobs: int = 1
 ) -> dict[str, Any]:
-    """Fits, chooses on val, and scores a baseline on an experiment's data.
+    """Fits the candidates of a baseline, chooses one on val, and scores it on test.
 
-    The rows and labels are a run's: labelled train rows with their noise, the clean
-    labels of val and test. The metric it is chosen by is the experiment's monitor (the
-    task's main one for None); of equals the first candidate. "nll" and "ece" come from
-    probabilities of at least 1e-12; an SVM has none and leaves both out.
+    Rows and labels are those of a run: labelled train rows with their label noise, the
+    clean labels of val and test. Candidates are compared by the experiment's monitor
+    (for None by the task's main metric); of equal ones the first is chosen. "nll" and
+    "ece" come from probabilities of at least 1e-12; an SVM predicts none, so it has
+    neither.
 
     Args:
-      baseline: what to fit.
-      exp: the experiment; "test" is left alone where its `test` is False.
-      seed: in place of the experiment's.
-      jobs: threads.
+      baseline: the method and its candidates.
+      exp: the experiment; with `test=False` the test split is not read.
+      seed: replaces the experiment's.
+      jobs: number of threads.
 
     Returns:
-      JSON values: "val", "test" ({metric: value}; val's are of the fit on train alone),
-      "monitor", "chosen_settings", "tried" (each candidate with its metric), "seed",
-      "train_seconds" (one fit of what was chosen), "seconds" (all together),
+      JSON values: "val", "test" ({metric: value}; those of val are of the fit on train
+      alone), "monitor", "chosen_settings", "tried" (each candidate with its metric),
+      "seed", "train_seconds" (one fit of the chosen candidate), "seconds" (in all),
       "examples", "versions", and for classes "details" (`metrics.details`, of test
-      where it is looked at; an SVM's without "reliability").
+      where it is read; for an SVM without "reliability").
 
     Raises:
       UserError: a task or features that the baseline is not for, several candidates
@@ -104,136 +107,175 @@ def run(
     """
     from threadpoolctl import threadpool_limits
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     exp = exp if seed is None else dataclasses.replace(exp, seed=seed)
     data = inputs.dataset(exp)
     _check_task(baseline, data.task)
     metric = _metric(baseline, data.task, exp.monitor)
-    there = [n for n in ("train", "val", "test") if len(data.rows.get(n, ()))]
-    names = [n for n in there if exp.test or n != "test"]
-    options = _options(baseline, data, "val" in names)
-    x = inputs.matrices(baseline.features, exp, data, names)
-    model = baseline.features not in (RAW, TFIDF)
-    if model if baseline.standardize is None else baseline.standardize:
-        mean, scale = linear_models.standardizer(x["train"])
-        x = {n: ((v - mean) / scale).astype(np.float32) for n, v in x.items()}
-    y = {n: data.y_clean[data.rows[n]] for n in names}
-    y["train"] = data.y[data.rows["train"]]
+    names = [n for n in ("train", "val", "test") if len(data.rows.get(n, ()))]
+    names = [n for n in names if exp.test or n != "test"]
+    candidates = _candidates(baseline, data, "val" in names)
+    problem = _problem(baseline, exp, data, names, jobs)
     with threadpool_limits(limits=jobs):
-        found = _chosen(options, metric, _Problem(data, exp.seed, jobs, x, y))
+        scores = _choose_and_test(candidates, metric, problem)
     return {
-        **found,
+        **scores,
         "monitor": metric,
         "seed": exp.seed,
-        "seconds": time.perf_counter() - begin,
+        "seconds": time.perf_counter() - start,
         "examples": {name: len(rows) for name, rows in data.rows.items()},
         "versions": _versions(),
     }
 
 
 class _Problem(NamedTuple):
-    """The data, a seed and threads, and per split features x and labels y."""
+    """The arrays that baselines are fitted and scored on.
 
-    data: data_base.Dataset
+    Attributes:
+      data: the data set.
+      seed: of the learners.
+      jobs: number of threads.
+      x: {split: features (n, width)}, possibly sparse.
+      y: {split: labels (n,) or (n, targets)}.
+    """
+
+    data: Dataset
     seed: int
     jobs: int
     x: dict[str, Any]
     y: dict[str, np.ndarray]
 
 
+def _problem(
+    baseline: Baseline, exp: Experiment, data: Dataset, names: Sequence[str], jobs: int
+) -> _Problem:
+    """Computes the features of some splits, standardized where the baseline asks so."""
+    x = inputs.matrices(baseline.features, exp, data, names)
+    standardize = baseline.standardize
+    if standardize is None:
+        standardize = baseline.features not in (RAW, TFIDF)
+    if standardize:
+        mean, scale = linear_models.standardizer(x["train"])
+        x = {n: ((v - mean) / scale).astype(np.float32) for n, v in x.items()}
+    y = {n: data.y_clean[data.rows[n]] for n in names}
+    y["train"] = data.y[data.rows["train"]]
+    return _Problem(data, exp.seed, jobs, x, y)
+
+
 def _check_task(baseline: Baseline, task: str) -> None:
+    """Raises UserError where the baseline is not for the task."""
     if task in baseline.tasks:
         return
-    better = {"classification": "LogisticRegression", "regression": "Ridge"}.get(task)
+    alternatives = {"classification": "LogisticRegression", "regression": "Ridge"}
+    alternative = alternatives.get(task)
     raise UserError(
         f"baselines.{type(baseline).__name__} is for {' and '.join(baseline.tasks)}, "
         f"and the task of these data is {task!r}"
-        + (f"; take {better}()." if better else ".")
+        + (f"; take {alternative}()." if alternative else ".")
     )
 
 
 def _metric(baseline: Baseline, task: str, monitor: str | None) -> str:
+    """Metric that chooses: the monitor, or the task's main one where it can't be."""
     if monitor in (None, "auto"):
         return metrics.main(task)
     metrics.monitored(dict.fromkeys(metrics.METRICS[task], 0.0), monitor)
-    unknown = monitor in OF_LOGITS and not baseline.probabilities
-    return metrics.main(task) if unknown else monitor
+    missing = monitor in PROBABILISTIC and not baseline.probabilities
+    return metrics.main(task) if missing else monitor
 
 
-def _options(baseline: Baseline, data, val: bool) -> list[Baseline]:
-    """Returns the candidates that so many examples allow, more than one only with val.
+def _candidates(baseline: Baseline, data: Dataset, val: bool) -> list[Baseline]:
+    """Candidates that the number of train examples allows.
 
-    An arbitrary one instead would look as if it had been chosen.
+    Several candidates need a val split to choose on: an arbitrary one would look like a
+    choice.
+
+    Raises:
+      UserError: no candidate is possible, or there are several and no val split.
     """
-    where, count = f"baselines.{type(baseline).__name__}", len(data.rows["train"])
-    every = baseline.candidates()
-    found = [option for option in every if option.possible(count)]
-    if not found:
+    name, count = f"baselines.{type(baseline).__name__}", len(data.rows["train"])
+    candidates = baseline.candidates()
+    possible = [candidate for candidate in candidates if candidate.possible(count)]
+    if not possible:
         raise UserError(
-            f"{where}: no candidate can be fitted on {count} train examples "
-            f"({_settings(every[0])})."
+            f"{name}: no candidate can be fitted on {count} train examples "
+            f"({_settings(candidates[0])})."
         )
-    if len(every) > 1 and not val:
+    if len(candidates) > 1 and not val:
         raise UserError(
-            f"{where} has {len(every)} candidates to choose from on val, and there is "
-            f"no val split; raise data.val, or settle them: {_settings(every[0])}."
+            f"{name} has {len(candidates)} candidates to choose from on val, and there "
+            "is no val split; raise data.val, or give one value per setting: "
+            f"{_settings(candidates[0])}."
         )
-    return found
+    return possible
 
 
-def _settings(option: Baseline) -> str:
-    return ", ".join(f"{name}={v!r}" for name, v in option.settings().items())
+def _settings(candidate: Baseline) -> str:
+    return ", ".join(f"{name}={v!r}" for name, v in candidate.settings().items())
 
 
-def _chosen(options: list[Baseline], metric: str, problem: _Problem) -> dict:
-    """Fits all candidates, and returns what the best of them comes to."""
+def _choose_and_test(
+    candidates: Sequence[Baseline], metric: str, problem: _Problem
+) -> dict[str, Any]:
+    """Fits all candidates, and scores the best one on val and test."""
     x, y = problem.x, problem.y
     sign = 1 if metrics.higher_is_better(metric) else -1
     tried, best = [], None
-    for option in options:
-        fitted, took = _fit(option, problem, x["train"], y["train"])
-        val = _scored(option, fitted, problem, "val") if "val" in x else {}
-        value = val.get("val", {}).get(metric)
-        tried.append({**option.settings(), metric: value})
-        score = sign * value if val else 0.0
+    for candidate in candidates:
+        fitted, seconds = _fit(candidate, problem, x["train"], y["train"])
+        scores = _scores(candidate, fitted, problem, "val") if "val" in x else {}
+        value = scores.get("val", {}).get(metric)
+        tried.append({**candidate.settings(), metric: value})
+        score = sign * value if scores else 0.0
         if best is None or score > best[0]:
-            best = score, option, fitted, took, val
-    _, option, fitted, took, found = best
+            best = score, candidate, fitted, seconds, scores
+    _, candidate, fitted, seconds, scores = best
     if "test" in x:
-        if option.refit == "train+val" and "val" in x:
-            fitted, took = _fit(option, problem, *_joined(x, y))
-        found = {**found, **_scored(option, fitted, problem, "test")}
-    chosen = {"chosen_settings": option.settings(), "tried": tried}
-    return {**found, **chosen, "train_seconds": took}
+        if candidate.refit == "train+val" and "val" in x:
+            fitted, seconds = _fit(candidate, problem, *_train_and_val(x, y))
+        scores = {**scores, **_scores(candidate, fitted, problem, "test")}
+    return {
+        **scores,
+        "chosen_settings": candidate.settings(),
+        "tried": tried,
+        "train_seconds": seconds,
+    }
 
 
-def _joined(x: dict, y: dict) -> tuple[Any, np.ndarray]:
+def _train_and_val(
+    x: Mapping[str, Any], y: Mapping[str, np.ndarray]
+) -> tuple[Any, np.ndarray]:
+    """Concatenates the rows of train and val."""
     from scipy import sparse
 
     join = sparse.vstack if sparse.issparse(x["train"]) else np.concatenate
     return join([x["train"], x["val"]]), np.concatenate([y["train"], y["val"]])
 
 
-def _fit(option: Baseline, problem: _Problem, x, y) -> tuple[Any, float]:
-    """Returns (the fitted learner, seconds)."""
+def _fit(
+    candidate: Baseline, problem: _Problem, x: Any, y: np.ndarray
+) -> tuple[Any, float]:
+    """Fits a candidate; returns the learner, and the seconds that it took."""
     task = problem.data.task
     several = task == "regression" and y.ndim == 2 and y.shape[1] > 1
     if task == "regression":
         y = np.float64(y) if several else np.float64(y).reshape(-1)
-    made = option.learner(task, several=several, seed=problem.seed, jobs=problem.jobs)
-    begin = time.perf_counter()
+    learner = candidate.learner(
+        task, several=several, seed=problem.seed, jobs=problem.jobs
+    )
+    start = time.perf_counter()
     try:
-        made.fit(x, y)
+        learner.fit(x, y)
     except ValueError as error:
         raise UserError(
-            f"baselines.{type(option).__name__} can't be fitted on {len(y)} examples "
-            f"({_settings(option)}): {str(error).splitlines()[0]}"
+            f"baselines.{type(candidate).__name__} can't be fitted on {len(y)} "
+            f"examples ({_settings(candidate)}): {str(error).splitlines()[0]}"
         ) from error
-    return made, time.perf_counter() - begin
+    return learner, time.perf_counter() - start
 
 
-def _outputs(fitted, problem: _Problem, split: str) -> np.ndarray:
-    """Returns (n, K) log-probabilities, or (n, targets)."""
+def _outputs(fitted: Any, problem: _Problem, split: str) -> np.ndarray:
+    """Predicts log-probabilities, (n, K), or regression targets, (n, targets)."""
     x = problem.x[split]
     if problem.data.task == "regression":
         return np.reshape(fitted.predict(x), (x.shape[0], -1))
@@ -243,20 +285,22 @@ def _outputs(fitted, problem: _Problem, split: str) -> np.ndarray:
         p[:, np.asarray(fitted.classes_)] = fitted.predict_proba(x)
     else:
         p[np.arange(len(p)), np.asarray(fitted.predict(x))] = 1.0
-    return np.log(np.maximum(p, LEAST))
+    return np.log(np.maximum(p, MIN_PROBABILITY))
 
 
-def _scored(option: Baseline, fitted, problem: _Problem, split: str) -> dict:
-    """Returns {split: metrics}, and for classes "details"."""
+def _scores(
+    candidate: Baseline, fitted: Any, problem: _Problem, split: str
+) -> dict[str, Any]:
+    """Computes {split: metrics}, and for classes "details"."""
     data = problem.data
     outputs, y = _outputs(fitted, problem, split), problem.y[split]
-    found = metrics.compute(data.task, outputs, y)
+    scores = metrics.compute(data.task, outputs, y)
     details = metrics.details(data.task, outputs, y, data.class_names)
-    if not option.probabilities:
-        found = {name: v for name, v in found.items() if name not in OF_LOGITS}
+    if not candidate.probabilities:
+        scores = {name: v for name, v in scores.items() if name not in PROBABILISTIC}
         details.pop("reliability", None)
     return {
-        split: found,
+        split: scores,
         **({"details": {"split": split, **details}} if details else {}),
     }
 

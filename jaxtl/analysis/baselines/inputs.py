@@ -1,7 +1,7 @@
-"""What classical learners read of an experiment's data: inputs, tf-idf, features."""
+"""Features of an experiment's data for classical learners: raw, tf-idf, or learned."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,52 +20,56 @@ from jaxtl.training import inputs, setup
 from jaxtl.training.experiment import Experiment
 
 CHUNK = 4096  # examples that are preprocessed at once
-KEPT = 4  # stages' features in memory; the one used longest ago goes first
+CACHE_SIZE = 4  # features of stages in memory; the least recently used are dropped
 
 
 def dataset(exp: Experiment) -> Dataset:
-    """Returns the target data as a run of the experiment carves them."""
+    """Prepares the target data, split as in a run of the experiment."""
     return prepare(inputs.sources(exp)["target"], exp.seed)
 
 
 def depends_on(features: str, exp: Experiment) -> dict[str, Any]:
-    """Returns the settings of an experiment that decide its data and these features."""
-    found = {"data": inputs.sources(exp)["target"], "seed": exp.seed}
+    """Settings of an experiment that determine its data and these features, by name."""
+    settings = {"data": inputs.sources(exp)["target"], "seed": exp.seed}
     if features != TFIDF:
-        found["preprocess"] = exp.preprocess
+        settings["preprocess"] = exp.preprocess
     if features not in (RAW, TFIDF):
-        found |= {"model": exp.model, "init": exp.init, "dtype": exp.dtype}
-    return found
+        settings |= {"model": exp.model, "init": exp.init, "dtype": exp.dtype}
+    return settings
 
 
 def matrices(
     features: str, exp: Experiment, data: Dataset, names: Iterable[str]
 ) -> dict[str, Any]:
-    """Returns {split: (n, width)}, rows in the split's order.
+    """Computes the features of some splits.
 
     Args:
       features: "raw" for the inputs, preprocessed and flattened, float32 (by the
-        experiment's or the data's own preprocessing, not by pretrained weights'),
-        "tfidf" for a `Text`'s words and pairs of words, a sparse matrix whose
-        vocabulary and frequencies are those of the labelled train rows, or a stage for
-        what the model the experiment starts from makes there, pooled as a probe's;
-        "last" is the last stage before the head.
+        preprocessing of the experiment or data, not by that of pretrained weights);
+        "tfidf" for the words and pairs of words of a `Text`, a sparse matrix whose
+        vocabulary and frequencies are those of the labelled train rows; or a stage for
+        its output in the model that the experiment starts from, pooled as for a linear
+        probe. "last" is the last stage before the head.
       exp: the experiment.
       data: its target data.
       names: splits, "train" among them.
+
+    Returns:
+      {split: (n, width)}, rows in the split's order.
 
     Raises:
       UserError: features that these data or this model don't have.
     """
     names = tuple(names)
     if features == RAW:
-        return _inputs(exp, data, names)
+        return _raw(exp, data, names)
     if features == TFIDF:
-        return _words(inputs.sources(exp)["target"], data, names)
-    return _stage(features, exp, names)
+        return _tf_idf(inputs.sources(exp)["target"], data, names)
+    return _stage_features(features, exp, names)
 
 
-def _inputs(exp: Experiment, data: Dataset, names) -> dict[str, np.ndarray]:
+def _raw(exp: Experiment, data: Dataset, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Preprocesses and flattens the inputs, to {split: (n, width)} in float32."""
     if isinstance(data.x, dict):
         raise UserError(
             "features='raw': the inputs are ids of tokens, whose distances mean "
@@ -81,8 +85,8 @@ def _inputs(exp: Experiment, data: Dataset, names) -> dict[str, np.ndarray]:
         )
     pre = exp.preprocess or data.preprocess
 
-    def flat(rows):
-        chunks = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
+    def flat(rows: np.ndarray) -> np.ndarray:
+        chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
         parts = (
             preprocess.apply(pre, lazy_array.gather(data.x, chunk)) for chunk in chunks
         )
@@ -91,7 +95,8 @@ def _inputs(exp: Experiment, data: Dataset, names) -> dict[str, np.ndarray]:
     return {name: flat(data.rows[name]) for name in names}
 
 
-def _words(source: Data, data: Dataset, names) -> dict[str, Any]:
+def _tf_idf(source: Data, data: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    """Computes tf-idf of words and pairs of words, {split: sparse (n, vocabulary)}."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not isinstance(source, Text):
@@ -99,75 +104,76 @@ def _words(source: Data, data: Dataset, names) -> dict[str, Any]:
             f"features='tfidf' needs texts, tl.data.Text, and the data are "
             f"{type(source).__name__}; take features='raw', or a stage of the model."
         )
-    read = texts(source)
-    made = TfidfVectorizer(ngram_range=(1, 2))
+    documents = texts(source)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
     try:
-        made.fit(read[data.rows["train"]])
+        vectorizer.fit(documents[data.rows["train"]])
     except ValueError as error:
         raise UserError(
             f"features='tfidf': the train texts hold no words ({error})."
         ) from None
-    return {name: made.transform(read[data.rows[name]]) for name in names}
+    return {name: vectorizer.transform(documents[data.rows[name]]) for name in names}
 
 
 def texts(source: Text) -> np.ndarray:
-    """Returns the texts of all examples in the order of the table, as objects.
+    """Reads the texts of all examples in the order of the table, (n,) objects.
 
-    A second text follows its first after a line break.
+    The second text of a pair follows the first after a line break.
     """
-    read = []
+    documents = []
     for path in (source.path, source.val_path, source.test_path):
         if path is not None:
             firsts, seconds, _ = source.rows(path)
-            read += [f"{a}\n{b}" if b else a for a, b in zip(firsts, seconds)]
-    found = np.array(read, object)
+            documents += [f"{a}\n{b}" if b else a for a, b in zip(firsts, seconds)]
+    documents = np.array(documents, object)
     if source.classes is None:
-        return found
+        return documents
     table, _ = load_table(dataclasses.replace(source, classes=None))
-    table = dataclasses.replace(table, x=np.arange(len(found)))
-    return found[splits.keep_classes(table, source.classes).x]
+    table = dataclasses.replace(table, x=np.arange(len(documents)))
+    return documents[splits.keep_classes(table, source.classes).x]
 
 
-_MEMORY: dict[tuple, tuple] = {}
+# Keys are hashes of the weights and examples, so entries are never stale.
+_CACHE: dict[tuple, tuple] = {}
 
 
-def _stage(name: str, exp: Experiment, names) -> dict[str, np.ndarray]:
-    """The name of what is kept is a hash of weights and examples: never stale."""
-    run = setup.setup(_start(exp))
+def _stage_features(
+    name: str, exp: Experiment, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Features of a stage, {split: (n, width)}, computed or from the cache."""
+    run = setup.setup(_without_training(exp))
     stages = run.network.stages
     if name == LAST and LAST not in stages:
         name = feature_stage(stages)
     if name not in stages:
-        known = (RAW, TFIDF, LAST, *stages)
+        options = (RAW, TFIDF, LAST, *stages)
         raise UserError(
-            f"features={name!r}: the model has no such stage{nearest(name, known)} "
-            f"(known: {', '.join(known)})."
+            f"features={name!r}: the model has no such stage{nearest(name, options)} "
+            f"(known: {', '.join(options)})."
         )
     data = run.parts.datasets["target"]
     rows = [data.rows[split] for split in names]
     used = stages[: stages.index(name) + 1]
     params, stats = run.weights()
-    made = feature_cache.digest(
+    digest = feature_cache.digest(
         run, params, stats, used, data, run.preprocess, np.concatenate(rows)
     )
-    key = (made, tuple((split, len(r)) for split, r in zip(names, rows)))
-    if key in _MEMORY:
-        _MEMORY[key] = _MEMORY.pop(key)
-        return dict(_MEMORY[key][0])
-    found = linear_probe.features(run, (name,), names)
-    found = {split: values[name] for split, values in found.items()}
-    # A plain pair is told by its identity, so it must live as long as the entry.
-    alive = (
-        run.parts.model.config if isinstance(run.parts.model.config, Network) else None
-    )
-    _MEMORY[key] = dict(found), alive
-    while len(_MEMORY) > KEPT:
-        del _MEMORY[next(iter(_MEMORY))]
-    return found
+    key = (digest, tuple((split, len(r)) for split, r in zip(names, rows)))
+    if key in _CACHE:
+        _CACHE[key] = _CACHE.pop(key)
+        return dict(_CACHE[key][0])
+    by_stage = linear_probe.features(run, (name,), names)
+    features = {split: values[name] for split, values in by_stage.items()}
+    # The digest of a plain network is its identity, so it must live as long as this.
+    model = run.parts.model.config
+    _CACHE[key] = dict(features), model if isinstance(model, Network) else None
+    while len(_CACHE) > CACHE_SIZE:
+        del _CACHE[next(iter(_CACHE))]
+    return features
 
 
-def _start(exp: Experiment) -> Experiment:
-    """Returns the experiment without what shapes its training."""
+def _without_training(exp: Experiment) -> Experiment:
+    """Removes the settings of training from an experiment."""
     return dataclasses.replace(
         exp,
         **{"terms": {}, "streams": {}, "optim": AdamW(), "phases": (), "peft": None},
