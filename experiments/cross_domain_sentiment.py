@@ -238,7 +238,7 @@ def table(folder: pathlib.Path) -> list[str]:
             told = []
             for name in ("accuracy", "balanced_accuracy"):
                 each = statistics.estimate([r["test"][name] for r in runs])
-                told.append(format_number.number(name, each.mean, each.half))
+                told.append(format_number.format_metric(name, each.mean, each.half))
             counts = np.sum([r["details"]["confusion"] for r in runs], 0)
             share = 100 * counts[:, 1].sum() / counts.sum()
             major = counts[1].sum() / counts.sum()

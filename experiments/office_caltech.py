@@ -282,7 +282,7 @@ def _pairs(found, cells, kind: str, there: list[str]) -> list[str]:
         each = statistics.estimate(list(rows.mean(0)))
         apart = statistics.paired(list(rows.mean(0)), list(plain.mean(0)))
         below = int((rows.mean(1) < plain.mean(1) - 1e-9).sum())
-        mean = format_number.number("accuracy", each.mean, each.half)
+        mean = format_number.format_metric("accuracy", each.mean, each.half)
         lost = "" if method == "source only" else f"  {below:>2}"
         sure = apart.p is not None and apart.p < 0.05 and apart.mean < 0
         values = "".join(f"{100 * v:4.0f}" for v in rows.mean(1))

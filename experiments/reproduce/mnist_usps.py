@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from jaxtl import models, pretrained
 from jaxtl.core.types import FROZEN
 from jaxtl.data import Arrays
-from jaxtl.evaluation import metrics
 from jaxtl.optim import optimizer, schedules
 from jaxtl.results.published import Published, PublishedRow, Study
+from jaxtl.results.statistics import t_interval
 from jaxtl.terms import domain
 from jaxtl.terms.losses import CrossEntropy
 from jaxtl.training import loop, setup
@@ -109,7 +109,7 @@ def _direction(pair: str, seeds: Iterable[int], fast: bool) -> list[PublishedRow
 
 
 def _row(method: str, pair: str, values: list[float]) -> PublishedRow:
-    mean, half, _ = metrics.interval(values)
+    mean, _, _, half, _ = t_interval(values)
     value, source = PUBLISHED[method, pair]
     published = Published(value=value, source=source, tolerance=TOLERANCE)
     return PublishedRow(

@@ -20,8 +20,8 @@ from jaxtl.analysis.alignment import (
 )
 from jaxtl.analysis.alignment.optimal_transport import METRICS
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation import metrics
 from jaxtl.results.published import Published, PublishedRow, Study
+from jaxtl.results.statistics import t_interval
 
 SEEDS, SPLITS = 5, 2
 TEST = 0.2
@@ -239,7 +239,7 @@ def run(fast: bool) -> list[PublishedRow]:
             both = generate(shift, seed)
             parts = [accuracy(line, *both, i) for i in range(SPLITS)]
             values.append(100 * float(np.mean(parts)))
-        mean, half, _ = metrics.interval(values)
+        mean, _, _, half, _ = t_interval(values)
         known = Published(value=100 * line.figures[place], source=SOURCE, tolerance=3.0)
         made.append(
             PublishedRow(

@@ -23,17 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints a row per setting, averaged over its seeds, and plots them on request."""
-    from jaxtl.results import run_table
+    from jaxtl.results import records, settings, study_tables, writers
 
-    rows = run_table.collect(args.dirs)
-    console.console().print(run_table.comparison(rows, args.metric))
+    groups = settings.group(records.read_by_directory(args.dirs))
+    table = study_tables.runs_table(groups, args.metric)
+    console.console().print(writers.plain(table))
     if args.plot:
         from jaxtl.results.plots import base as plots
 
         if args.against:
-            plots.against(rows, args.against, args.plot, metric=args.metric)
+            plots.against(groups, args.against, args.plot, metric=args.metric)
         else:
-            plots.study(rows, args.plot)
+            plots.study(groups, args.plot)
         print(f"plot: {args.plot}")
     elif args.against:
         raise UserError("--against needs --plot: the PNG that it is drawn to.")

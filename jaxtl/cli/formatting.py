@@ -16,7 +16,7 @@ def metric_title(metric: str) -> str:
 
 def metric_value(metric: str, value: float) -> str:
     """Value of a metric as text; shares are percentages."""
-    return format_number.number(metric.removeprefix(_LEAVE_ONE_OUT), value, None)
+    return format_number.format_metric(metric.removeprefix(_LEAVE_ONE_OUT), value, None)
 
 
 def metric_cell(metrics: Mapping[str, float], metric: str) -> str:

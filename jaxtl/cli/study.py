@@ -12,7 +12,10 @@ from typing import Any
 from rich import progress
 
 from jaxtl.core import console
-from jaxtl.results import run_table, selection_cost
+from jaxtl.results import selection_cost, settings, study_tables, writers
+from jaxtl.results.database import FAILED
+from jaxtl.results.records import Record
+from jaxtl.results.settings import Setting
 from jaxtl.training import loop, run_dir, show, variants
 from jaxtl.training.experiment_file import File
 from jaxtl.training.result import loaded
@@ -25,7 +28,8 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     if run.parts.model.loading:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
     result = loop.train(run)
-    terminal.print(run_table.comparison([run_table.Row(str(folder), [result])]))
+    groups = settings.group([Record(labels={"run": str(folder)}, result=result)])
+    terminal.print(writers.plain(study_tables.runs_table(groups)))
     _print_selection_cost(terminal, [result])
     terminal.print(f"written to {folder}")
 
@@ -38,45 +42,48 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     """
     terminal, start = console.console(), time.perf_counter()
     jobs = variants.jobs(file, folder)
-    rows = _train_jobs(file, folder, jobs, terminal)
-    run_dir.write_json(folder / "summary.json", run_table.summary(rows))
+    groups = _train_jobs(file, folder, jobs, terminal)
+    run_dir.write_json(folder / "summary.json", study_tables.study_json(groups))
     title = (file.doc.splitlines() or [file.path.stem])[0]
-    for table in run_table.study_tables(rows, title):
-        terminal.print(table)
-    _print_selection_cost(terminal, [result for row in rows for result in row.results])
+    for table in study_tables.study_tables(groups, title):
+        terminal.print(writers.plain(table))
+    finished = [record.result for group in groups for record in group.done]
+    _print_selection_cost(terminal, finished)
 
     from jaxtl.results.plots import base as plots  # matplotlib imports slowly
 
-    plots.study(rows, folder / "results.png", title=title)
+    plots.study(groups, folder / "results.png", title=title)
     seconds = time.perf_counter() - start
     terminal.print(f"{len(jobs)} runs in {seconds:.0f} s; written to {folder}")
     terminal.print(f"plot: {folder / 'results.png'}")
-    return 1 if any(row.errors for row in rows) else 0
+    return 1 if any(group.count(FAILED) for group in groups) else 0
 
 
 def _train_jobs(
     file: File, folder: pathlib.Path, jobs: Sequence[variants.Job], terminal: Any
-) -> list[run_table.Row]:
-    """Trains the jobs of a study; returns a row per variant, in the file's order."""
+) -> list[Setting]:
+    """Trains the jobs of a study; returns their settings in the file's order."""
     start = time.perf_counter()
-    rows: dict[str, run_table.Row] = {}
+    records: dict[str, list[Record]] = {name: [] for name in file.variants}
     unfinished = {
         name: sum(job.variant == name for job in jobs) for name in file.variants
     }
     with _Progress(terminal, len(jobs)) as display:
         for job, result in variants.run_all(file, folder):
-            row = rows.setdefault(job.variant, run_table.Row(job.variant, [], []))
+            labels = {"run": job.variant, "seed": job.seed}
             if isinstance(result, str):
-                row.errors.append(result)
+                record = Record(labels=labels, status=FAILED, error=result)
                 run_name = f"{job.variant} seed {job.seed}"
                 print(f"{run_name} failed: {result}", file=sys.stderr)
             else:
-                row.results.append(result)
+                record = Record(labels=labels, result=result)
+            records[job.variant].append(record)
             unfinished[job.variant] -= 1
+            [group] = settings.group(records[job.variant])
             seconds = time.perf_counter() - start
-            display.update(row, unfinished[job.variant] == 0, seconds)
+            display.update(group, unfinished[job.variant] == 0, seconds)
     # Jobs come in the order in which they need each other, which may be another one.
-    return [rows[name] for name in file.variants if name in rows]
+    return settings.group(record for runs in records.values() for record in runs)
 
 
 def _print_selection_cost(terminal: Any, results: Sequence[dict[str, Any]]) -> None:
@@ -110,21 +117,23 @@ class _Progress:
             self.bar.start()
         return self
 
-    def update(self, row: run_table.Row, finished: bool, seconds: float) -> None:
+    def update(self, group: Setting, finished: bool, seconds: float) -> None:
         """Counts one more run; prints a variant's result after its last seed.
 
         Args:
-          row: the results of the run's variant.
+          group: the runs of the variant so far.
           finished: whether that was the variant's last seed.
           seconds: since the study started.
         """
+        name = group.labels["run"]
         if self.bar is not None:
-            self.bar.update(self.task, advance=1, text=row.name)
+            self.bar.update(self.task, advance=1, text=name)
         if finished:
-            metric = run_table.shared_metric([row])
-            split = "test" if row.values("test", metric) else "val"
-            cell, seeds = row.cell(split, metric), len(row.results)
-            line = f"{seconds:6.0f} s  {row.name}: {split} {metric} {cell} (n={seeds})"
+            metric = study_tables.default_metric([group])
+            split = "test" if group.raw_values("test", metric) else "val"
+            cell = study_tables.metric_cell(group, split, metric)
+            seeds = len(group.done)
+            line = f"{seconds:6.0f} s  {name}: {split} {metric} {cell} (n={seeds})"
             self.terminal.print(line, markup=False)
 
     def __exit__(self, *_: object) -> None:

@@ -10,9 +10,10 @@ from scipy import special
 from jaxtl.core.errors import UserError, nearest
 
 
-def finite(value: Any) -> bool:
-    """Returns whether a value of result.json is a number."""
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_finite_number(value: Any) -> bool:
+    """Whether a value of result.json is a finite number; a bool is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 BINS = 15
@@ -324,23 +325,6 @@ def beats(name: str, value: float, known: float | None) -> bool:
     if name in CRITERIA and value == known:
         return True
     return sign * value > sign * known
-
-
-def interval(values, level: float = 0.95) -> tuple[float, float | None, int]:
-    """Returns (mean, half-width of the Student-t interval of the mean, n).
-
-    Half-width = t_{(1 + level)/2, n − 1} · s / √n with s the sample standard deviation
-    (n − 1 in the denominator); None for a single value.
-    """
-    values = np.asarray(values, np.float64).reshape(-1)
-    n = len(values)
-    if n == 0:
-        raise UserError("an interval needs at least one value, got none.")
-    if n == 1:
-        return float(values[0]), None, 1
-    quantile = special.stdtrit(n - 1, (1 + level) / 2)
-    half = quantile * values.std(ddof=1) / np.sqrt(n)
-    return float(values.mean()), float(half), n
 
 
 def main(task: str) -> str:

@@ -51,7 +51,7 @@ def _best(curve, name: str) -> Mapping[str, float] | None:
     """Returns the row whose checkpoint a run would keep."""
     best = None
     for row in curve:
-        if metrics.finite(row.get(name)) and (
+        if metrics.is_finite_number(row.get(name)) and (
             best is None or metrics.beats(name, row[name], best[name])
         ):
             best = row

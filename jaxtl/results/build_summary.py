@@ -123,27 +123,23 @@ def _chooser(collection: Collection, metric: str) -> str:
 
 def _metric(collection: Collection, name: str | None) -> str:
     """Returns the metric asked for, the one runs were chosen by, or their first."""
-    done = [r.result for r in collection.records if r.status == database.DONE]
-    known = {m: None for r in done for split in SPLITS for m in r.get(split) or ()}
-    if name is not None:
-        if name not in known:
-            raise UserError(
-                f"no run has the metric {name!r}{nearest(name, known)} "
-                f"(metrics: {', '.join(known) or 'none'})."
-            )
-        return name
-    monitors = [r["monitor"].rsplit("/", 1)[-1] for r in done if r.get("monitor")]
-    # What chose without labels is no result: that is the metric on the target.
-    own = [m for m in monitors if m not in metrics.CRITERIA]
-    first = [m for m in (*own, *known) if m in known]
-    if not first:
-        raise UserError("no finished run has a metric on val or test.")
-    return first[0]
+    results = [r.result for r in collection.records if r.status == database.DONE]
+    if name is None:
+        name = settings.main_metric(results)
+        if name is None:
+            raise UserError("no finished run has a metric on val or test.")
+    names = settings.metric_names(results)
+    if name not in names:
+        raise UserError(
+            f"no run has the metric {name!r}{nearest(name, names)} "
+            f"(metrics: {', '.join(names) or 'none'})."
+        )
+    return name
 
 
 def _has(collection: Collection, split: str, metric: str) -> bool:
     return any(
-        metrics.finite(r.value(split, metric))
+        metrics.is_finite_number(r.value(split, metric))
         for r in collection.records
         if r.status == database.DONE
     )

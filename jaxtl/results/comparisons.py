@@ -136,7 +136,7 @@ def _difference(line: Line, other: Line, rules: Rules) -> statistics.Difference:
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
         means = [x.estimate(rules.split).mean for x in (line, other)]
-        return statistics.Difference(means[0] - means[1], None, None, None, 0)
+        return statistics.Difference(means[0] - means[1], None, None, None, None, 0)
     return statistics.paired(
         [ours[seed] for seed in seeds],
         [theirs[seed] for seed in seeds],

@@ -7,44 +7,21 @@ from jaxtl.evaluation import metrics, model_selection
 from jaxtl.results import (
     comparisons,
     database,
-    format_number,
     selection_cost,
     settings,
     statistics,
 )
-from jaxtl.results.statistics import Difference, Estimate
+from jaxtl.results.format_number import (
+    SHARES,
+    format_difference,
+    format_estimate,
+    format_p_value,
+    metric_unit,
+)
 from jaxtl.results.summary import BETTER, TIE, WORSE, Line, Summary
 
 NAMED = 8  # names in a list before the rest is only counted
 COLUMNS = 6  # columns whose best line gets a sentence
-
-
-def shown(metric: str, found: Estimate | None, kind: str = "t") -> str:
-    """Returns "84.0 ± 1.2", "84.0 [82.9, 85.1]" by bootstrap, "–" without a value."""
-    if found is None:
-        return "–"
-    if kind == "t" or found.low is None:
-        return format_number.number(metric, found.mean, found.half)
-    low, high = (format_number.number(metric, v, None) for v in (found.low, found.high))
-    return f"{format_number.number(metric, found.mean, None)} [{low}, {high}]"
-
-
-def signed(metric: str, found: Difference, kind: str = "t") -> str:
-    """Returns a difference, "+1.2 ± 0.5"; of shares in percentage points."""
-    text = shown(metric, Estimate(*found[:3], found.n), kind)
-    return text.replace("-", "−") if found.mean < 0 else f"+{text}".replace("-", "−")
-
-
-def unit(metric: str) -> str:
-    """Returns " %" for shares."""
-    return " %" if metric in format_number.SHARES else ""
-
-
-def p_value(p: float | None) -> str:
-    """Returns "0.013", "< 0.001", "–" where there is none."""
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def conclusions(summary: Summary) -> list[str]:
@@ -64,23 +41,24 @@ def notes(summary: Summary) -> list[str]:
 
 def _best(summary: Summary) -> list[str]:
     metric, told = summary.metric, []
+    unit = metric_unit(metric)
     columns = [c for c in comparisons.columns(summary.lines, summary).values() if c[1:]]
     word = "Highest" if summary.higher else "Lowest"
     if len(summary.lines) == 1 and summary.tuned:
         [line] = summary.lines
-        value = shown(metric, line.estimate(summary.split), summary.interval)
+        value = format_estimate(metric, line.estimate(summary.split), summary.interval)
         told.append(
             f"With {settings.listed(line.tuned)}, the best of {line.candidates} "
-            f"settings on val: {summary.split} {metric} {value}{unit(metric)} "
+            f"settings on val: {summary.split} {metric} {value}{unit} "
             f"({_seeds(line)})."
         )
     for column in columns[:COLUMNS]:
         lines = [summary.lines[i] for i in column]
         best = max(lines, key=summary.rank)
         ties = [line.name for line in lines if line.top and line is not best]
-        value = shown(metric, best.estimate(summary.split), summary.interval)
+        value = format_estimate(metric, best.estimate(summary.split), summary.interval)
         told.append(
-            f"{word} mean {summary.split} {metric}: {best.name}, {value}{unit(metric)} "
+            f"{word} mean {summary.split} {metric}: {best.name}, {value}{unit} "
             f"({_seeds(best)})"
             + (f"; not significantly different: {_list(ties)}." if ties else ".")
         )
@@ -115,9 +93,11 @@ def _alarms(summary: Summary) -> list[str]:
     told = []
     for line, alarm in found:
         if alarm.significant:
-            gap = signed(summary.metric, alarm.comparison.difference, summary.interval)
-            p = p_value(alarm.comparison.adjusted)
-            points = " points" if summary.metric in format_number.SHARES else ""
+            gap = format_difference(
+                summary.metric, alarm.comparison.difference, summary.interval
+            )
+            p = format_p_value(alarm.comparison.adjusted)
+            points = " points" if summary.metric in SHARES else ""
             told.append(
                 f"Negative transfer: {line.name} {alarm.text}, {gap}{points} "
                 f"({'p ' if p[0] == '<' else 'p = '}{p})."

@@ -74,8 +74,7 @@ def read(paths: Iterable[str | pathlib.Path]) -> Collection:
     found, metas = [], []
     paths = list(dict.fromkeys(pathlib.Path(path) for path in paths))
     for path in paths:
-        if not path.is_dir():
-            raise UserError(f"there is no directory {str(path)!r}.")
+        _check_directory(path)
         if (path / DATABASE_FILE).exists():
             meta, rows = _sweep(path)
         else:
@@ -191,12 +190,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _runs(path: pathlib.Path, *, several: bool) -> list[Record]:
-    files = sorted(path.rglob("result.json"), key=_in_order)
-    if not files:
-        raise UserError(
-            f"{path} holds neither a sweep nor a finished run (a result.json); was it "
-            f"interrupted? Go on with: jaxtl resume {path}"
-        )
+    files = _result_files(path, "neither a sweep nor a finished run")
     rows = [_run(path, file.parent, several) for file in files]
     if _is_study(path):  # in the order of its file
         order = run_dir.read_json(path / run_dir.STUDY).get("variants", [])
@@ -212,9 +206,9 @@ def _run(path: pathlib.Path, folder: pathlib.Path, several: bool) -> Record:
     experiment = stored.get("experiment", {})
     seed = experiment.get("seed")
     below = folder.relative_to(path)
-    if re.fullmatch(r"seed\d+", folder.name):
+    if (number := _seed_of(folder)) is not None:
         below = below.parent
-        seed = int(folder.name[4:]) if seed is None else seed
+        seed = number if seed is None else seed
     name = stored.get("variant") or str(below)
     labels["run"] = name if name != "." else path.name
     if several:
@@ -231,6 +225,52 @@ def _run(path: pathlib.Path, folder: pathlib.Path, several: bool) -> Record:
     )
 
 
-def _in_order(path: pathlib.Path) -> list:
-    parts = re.split(r"(\d+)", str(path))
-    return [int(p) if p.isdigit() else p for p in parts]
+def read_by_directory(paths: Iterable[str | pathlib.Path]) -> list[Record]:
+    """Reads the finished runs below some directories, named by where they lie.
+
+    Runs in DIR/seed0, DIR/seed1 … share the label {"run": DIR}. Curves are not read.
+
+    Raises:
+      UserError: a directory does not exist, holds no finished run, or a damaged file.
+    """
+    records = []
+    for path in map(pathlib.Path, paths):
+        _check_directory(path)
+        for file in _result_files(path, "no finished run"):
+            seed = _seed_of(file.parent) if file.parent != path else None
+            folder = file.parent if seed is None else file.parent.parent
+            labels = {"run": str(folder)} | ({} if seed is None else {"seed": seed})
+            result = run_dir.read_json(file)
+            key = str(file.parent)
+            records.append(Record(labels=labels, result=result, key=key, folder=path))
+    return records
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    if not path.is_dir():
+        raise UserError(f"there is no directory {str(path)!r}.")
+
+
+def _result_files(path: pathlib.Path, missing: str) -> list[pathlib.Path]:
+    """Returns every result.json below a directory; numbers in paths sort by value.
+
+    `missing` tells what the directory holds none of, for the error.
+    """
+
+    def order(file: pathlib.Path) -> list[int | str]:
+        parts = re.split(r"(\d+)", str(file))
+        return [int(part) if part.isdigit() else part for part in parts]
+
+    files = sorted(path.rglob("result.json"), key=order)
+    if not files:
+        raise UserError(
+            f"{path} holds {missing} (a result.json); was it interrupted? Go on with: "
+            f"jaxtl resume {path}"
+        )
+    return files
+
+
+def _seed_of(folder: pathlib.Path) -> int | None:
+    """Returns the seed of a folder called "seed3", None for another name."""
+    match = re.fullmatch(r"seed(\d+)", folder.name)
+    return int(match.group(1)) if match else None

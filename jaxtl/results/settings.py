@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.evaluation.metrics import finite
+from jaxtl.evaluation.metrics import CRITERIA, is_finite_number
 from jaxtl.results import database
 from jaxtl.results.records import Collection, Record
 
@@ -36,17 +36,39 @@ class Setting:
     def values(self, split: str, metric: str) -> dict[Any, float]:
         """Returns seed -> value of the finished runs that have a finite one."""
         found = {seed(r): r.value(split, metric) for r in self.done}
-        return {s: float(v) for s, v in found.items() if finite(v)}
+        return {s: float(v) for s, v in found.items() if is_finite_number(v)}
+
+    def raw_values(self, split: str, metric: str) -> list[float]:
+        """Returns the values of the finished runs that measured it, NaN included."""
+        values = [r.value(split, metric) for r in self.done]
+        return [v for v in values if v is not None]
 
     def mean(self, name: str) -> float | None:
         """Returns the mean of a number of result.json over the finished runs."""
         found = [r.result.get(name) for r in self.done]
-        found = [v for v in found if finite(v)]
+        found = [v for v in found if is_finite_number(v)]
         return sum(found) / len(found) if found else None
 
     def count(self, *statuses: str) -> int:
         """Returns how many records are of one of some statuses."""
         return sum(r.status in statuses for r in self.records)
+
+
+def metric_names(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the metrics that some results have on val or test."""
+    splits = [r.get(split) or () for r in results for split in ("val", "test")]
+    return list(dict.fromkeys(name for metrics in splits for name in metrics))
+
+
+def main_metric(results: Sequence[Mapping[str, Any]]) -> str | None:
+    """Returns the metric that runs were chosen by, else their first; None without any.
+
+    A criterion that chooses without target labels is no result, so it is passed over.
+    """
+    names = metric_names(results)
+    monitors = [r["monitor"].rsplit("/", 1)[-1] for r in results if r.get("monitor")]
+    candidates = (*(m for m in monitors if m not in CRITERIA), *names)
+    return next((m for m in candidates if m in names), None)
 
 
 def seed(record: Record) -> Any:

@@ -3,7 +3,14 @@
 import dataclasses
 
 from jaxtl.evaluation import metrics
-from jaxtl.results import findings, format_number, settings
+from jaxtl.results import settings
+from jaxtl.results.format_number import (
+    format_difference,
+    format_estimate,
+    format_metric,
+    format_p_value,
+    metric_unit,
+)
 from jaxtl.results.settings import short
 from jaxtl.results.summary import Line, Summary
 
@@ -57,10 +64,10 @@ def main(summary: Summary) -> Sheet:
         ]
         rows.append((*(names or [line.name]), *(fact[name] for name in used)))
     columns = (*heads, *used)
-    place = columns.index(f"{summary.split} {metric}{findings.unit(metric)}")
+    place = columns.index(f"{summary.split} {metric}{metric_unit(metric)}")
     texts = {i for i, name in enumerate(columns) if name in _TEXTS}
     return Sheet(
-        title=f"{summary.split} {metric}{findings.unit(metric)}",
+        title=f"{summary.split} {metric}{metric_unit(metric)}",
         columns=columns,
         rows=tuple(rows),
         left=frozenset({*range(len(heads)), *texts}),
@@ -76,12 +83,12 @@ _TEXTS = ("chosen on val", "verdict", "remarks")
 def _facts(summary: Summary, line: Line) -> dict[str, str]:
     """Returns heading -> text, "" where there is nothing to tell."""
     metric, kind = summary.metric, summary.interval
-    unit, pair = findings.unit(metric), line.comparison
+    unit, pair = metric_unit(metric), line.comparison
     return {
         "chosen on val": settings.listed(line.tuned),
         **{
             f"{split} {metric}{unit}": (
-                findings.shown(metric, line.estimate(split), kind)
+                format_estimate(metric, line.estimate(split), kind)
                 if line.estimate(split)
                 else ""
             )
@@ -89,9 +96,9 @@ def _facts(summary: Summary, line: Line) -> dict[str, str]:
         },
         "seeds": seeds(line),
         f"− {_baseline(summary)}": (
-            findings.signed(metric, pair.difference, kind) if pair else ""
+            format_difference(metric, pair.difference, kind) if pair else ""
         ),
-        "p": findings.p_value(pair.adjusted) if pair else "",
+        "p": format_p_value(pair.adjusted) if pair else "",
         "verdict": pair.verdict if pair else "",
         "drift": _number(line.drift),
         "trainable": f"{line.trainable:,.0f}" if line.trainable is not None else "",
@@ -133,14 +140,14 @@ def grid(summary: Summary) -> Sheet | None:
             heads.index(_value(line, other)),
         )
         found = line.estimate(summary.split)
-        cells[place] = findings.shown(summary.metric, found, summary.interval)
+        cells[place] = format_estimate(summary.metric, found, summary.interval)
         if line.top:
             bold.add((place[0], place[1] + 1))
     rows = [
         (name, *(cells.get((i, j), "") for j in range(len(heads))))
         for i, name in enumerate(names)
     ]
-    unit = findings.unit(summary.metric)
+    unit = metric_unit(summary.metric)
     return Sheet(
         title=f"{summary.split} {summary.metric}{unit} by {short(other)}",
         columns=(short(division.method), *heads),
@@ -165,7 +172,7 @@ def every(summary: Summary) -> Sheet:
         labels = [
             settings.text(line.labels[a]) if a in line.labels else "" for a in axes
         ]
-        value = findings.shown(metric, line.val, summary.interval)
+        value = format_estimate(metric, line.val, summary.interval)
         drift = (_number(line.drift),) if moved else ()
         score = (_number(scores[i]),) if judged else ()
         rows.append((*labels, *score, value, seeds(line), *drift))
@@ -176,7 +183,7 @@ def every(summary: Summary) -> Sheet:
         columns=(
             *(short(a) for a in axes),
             *judged,
-            f"val {metric}{findings.unit(metric)}",
+            f"val {metric}{metric_unit(metric)}",
             "seeds",
             *(("drift",) if moved else ()),
         ),
@@ -206,7 +213,10 @@ def _signed(summary: Summary, score: float | None) -> float:
 def blind(summary: Summary) -> Sheet:
     """Returns what each criterion chooses without the target's labels, and its cost."""
     axes, rows = summary.division.compared, summary.choosing
-    tuned, unit = any(row.tuned for row in rows), findings.unit(rows[0].metric)
+    tuned, unit = (
+        any(row.tuned for row in rows),
+        metric_unit(rows[0].metric),
+    )
     several = any(not row.compared for row in rows) and any(x.compared for x in rows)
     lines = several or any(row.compared for row in rows)
 
@@ -219,7 +229,7 @@ def blind(summary: Summary) -> Sheet:
             *(named if lines else ()),
             row.criterion,
             *((settings.listed(row.tuned),) if tuned else ()),
-            *(format_number.number(row.metric, value, None) for value in numbers),
+            *(format_metric(row.metric, value, None) for value in numbers),
         )
 
     heads = [short(name) for name in axes] if lines else []

@@ -65,7 +65,9 @@ class State:
 def look(database: Database) -> State:
     """Returns the state of a sweep."""
     meta, values = database.meta(), database.done_values()
-    seconds = [r["seconds"] for _, r in values if metrics.finite(r["seconds"])]
+    seconds = [
+        r["seconds"] for _, r in values if metrics.is_finite_number(r["seconds"])
+    ]
     return State(
         title=(meta.get("doc") or "").split("\n")[0],
         counts=database.counts(),
@@ -86,7 +88,7 @@ def _best(values) -> tuple[Mapping[str, Any], str, float, int] | None:
     found: dict[tuple, list[float]] = collections.defaultdict(list)
     names = {}
     for labels, r in measured:
-        if metrics.finite(r["val"].get(metric)):
+        if metrics.is_finite_number(r["val"].get(metric)):
             setting = settings.without_seed(labels)
             place = settings.key(setting)
             names[place] = setting
@@ -167,7 +169,7 @@ def _leader(now: State) -> str:
     labels, metric, mean, seeds = now.best
     setting = settings.listed(labels)
     unit = " %" if metric in format_number.SHARES else ""
-    value = format_number.number(metric, mean, None)
+    value = format_number.format_metric(metric, mean, None)
     plural = "s" if seeds != 1 else ""
     return f"best so far: val {metric} {value}{unit} ({seeds} seed{plural}), {setting}"
 

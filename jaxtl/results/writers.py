@@ -14,6 +14,12 @@ from jaxtl.results.summary import Line, Summary
 from jaxtl.results.tables import Sheet
 
 
+def plain(sheet: Sheet):
+    """Returns a rich table of all columns, cut off where it does not fit."""
+    left = len(sheet.left)
+    return console.table(sheet.title, sheet.columns, sheet.rows, left=left)
+
+
 def terminal(sheet: Sheet, width: int = 160):
     """Returns a rich table; optional columns are left out where they don't fit."""
     from rich.text import Text
@@ -178,7 +184,7 @@ def _counts(line: Line) -> dict[str, Any]:
 
 
 def _estimate(split: str, found: Estimate | None) -> dict[str, float | None]:
-    mean, low, high, _ = found or (None, None, None, 0)
+    mean, low, high = found[:3] if found else (None, None, None)
     return {f"{split}_mean": mean, f"{split}_low": low, f"{split}_high": high}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import special
 
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
@@ -143,25 +143,6 @@ def test_a_model_that_blew_up_has_no_calibration():
     found = metrics.compute("classification", logits, np.array([0, 0]))
     assert np.isnan(found["ece"])
     assert np.isnan(found["nll"])
-
-
-@given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
-@settings(deadline=None)
-def test_interval_is_students(values):
-    mean, half, n = metrics.interval(values)
-    assert n == len(values)
-    np.testing.assert_allclose(mean, np.mean(values), atol=1e-9)
-    if np.std(values) > 1e-6:
-        low, high = stats.t.interval(
-            0.95, n - 1, loc=np.mean(values), scale=stats.sem(values)
-        )
-        np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-7)
-
-
-def test_one_value_has_no_interval():
-    assert metrics.interval([0.5]) == (0.5, None, 1)
-    with pytest.raises(UserError, match="at least one value"):
-        metrics.interval([])
 
 
 def test_every_metric_knows_its_direction():

@@ -11,7 +11,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import Arrays, Data, Table
 from jaxtl.evaluation import metrics, model_selection, validators
 from jaxtl.evaluation.selection_cost import of_run
-from jaxtl.results import run_table
+from jaxtl.results import settings
 from jaxtl.results.selection_cost import sentence
 from jaxtl.training import setup
 
@@ -201,7 +201,7 @@ def test_what_each_criterion_would_have_cost(trained):
     blind = {**found, "monitor": "bnm"}  # of a run without a source
     blind["criteria"] = {n: found["criteria"][n] for n in ("entropy", "snd", "bnm")}
     assert sentence([result, result, {"choosing": blind}]) == told
-    assert run_table.shared_metric([run_table.Row("one", [result])]) == "accuracy"
+    assert settings.main_metric([result]) == "accuracy"
 
 
 def test_curves_with_ties_and_without_numbers():

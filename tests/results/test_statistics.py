@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -44,8 +44,25 @@ def test_t_interval_is_scipys():
     known = stats.t.interval(0.95, 9, np.mean(SECOND), stats.sem(SECOND))
     assert found[1:3] == pytest.approx(known)
     assert found.half == pytest.approx((known[1] - known[0]) / 2)
-    assert statistics.t_interval([0.5]) == (0.5, None, None, 1)
-    assert statistics.t_interval([0.5]).half is None
+    assert statistics.t_interval([0.5]) == (0.5, None, None, None, 1)
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
+@settings(deadline=None)
+def test_t_intervals_of_random_values_are_scipys(values):
+    estimate = statistics.t_interval(values)
+    assert estimate.n == len(values)
+    np.testing.assert_allclose(estimate.mean, np.mean(values), atol=1e-9)
+    if np.std(values) > 1e-6:
+        expected = stats.t.interval(
+            0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
+        )
+        np.testing.assert_allclose(estimate[1:3], expected, rtol=1e-7)
+
+
+def test_no_value_has_no_interval():
+    with pytest.raises(UserError, match="at least one value"):
+        statistics.t_interval([])
 
 
 def test_bootstrap_is_near_scipys_and_repeats():
@@ -62,9 +79,9 @@ def test_bootstrap_is_near_scipys_and_repeats():
 def test_bootstrap_of_two_values():
     """Its means are a, (a + b)/2 and b, a quarter, a half and a quarter of the time."""
     found = statistics.bootstrap_interval([1.0, 3.0])
-    assert found == (2.0, 1.0, 3.0, 2)
+    assert found == (2.0, 1.0, 3.0, 1.0, 2)
     found = statistics.bootstrap_interval([1.0, 3.0], level=0.4)
-    assert found == (2.0, 2.0, 2.0, 2)
+    assert found == (2.0, 2.0, 2.0, 0.0, 2)
 
 
 @given(shares)
@@ -89,19 +106,20 @@ def test_equal_differences():
     assert found.p == 0.125
     assert found.mean == found.low == found.high == pytest.approx(0.1)
     same = statistics.paired([0.9, 0.8], [0.9, 0.8])
-    assert same == (0.0, 0.0, 0.0, 1.0, 2)
+    assert same == (0.0, 0.0, 0.0, 0.0, 1.0, 2)
     rounded = statistics.paired([0.1 + 0.2, 0.5], [0.3, 0.5])
     assert rounded.p == 1.0
-    assert statistics.wilcoxon([0.0, 0.0, 0.0]) == 1.0
+    assert statistics.paired([0.5] * 3, [0.5] * 3, test="wilcoxon").p == 1.0
 
 
 def test_one_pair_has_no_p():
-    assert statistics.paired([0.75], [0.5]) == (0.25, None, None, None, 1)
+    assert statistics.paired([0.75], [0.5]) == (0.25, None, None, None, None, 1)
     assert statistics.paired([0.75], [0.5], test="wilcoxon").p is None
 
 
 def test_wilcoxons_smallest_p_with_five_seeds():
-    assert statistics.wilcoxon([0.1, 0.2, 0.3, 0.4, 0.5]) == 2**-4
+    ours = [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert statistics.paired(ours, [0.0] * 5, test="wilcoxon").p == 2**-4
 
 
 def test_holm_by_hand():

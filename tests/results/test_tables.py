@@ -12,7 +12,6 @@ from jaxtl.cli import main
 from jaxtl.results import findings, records, tables, writers
 from jaxtl.results.build_summary import summarise
 from jaxtl.results.database import Database, Outcome
-from jaxtl.results.statistics import Difference, Estimate
 
 MEANS = {"scratch": 0.6, "full": 0.8, "A&B_50%": 0.85, "lost": 0.5}
 
@@ -192,18 +191,6 @@ def test_wilcoxon_with_few_seeds_says_that_it_finds_nothing(folder):
     found = summarise(records.read([folder]), test="wilcoxon")
     assert {x.comparison.verdict for x in found.lines if x.comparison} == {"tie"}
     assert "Wilcoxon's test can't find a difference" in " ".join(findings.notes(found))
-
-
-def test_numbers_as_text():
-    assert findings.shown("accuracy", Estimate(0.84, 0.83, 0.85, 5)) == "84.0 ± 1.0"
-    assert findings.shown("nll", Estimate(0.5, None, None, 1)) == "0.5000"
-    bootstrap = findings.shown("accuracy", Estimate(0.84, 0.8, 0.85, 5), "bootstrap")
-    assert bootstrap == "84.0 [80.0, 85.0]"
-    gap = Difference(-0.031, -0.04, -0.022, 0.01, 5)
-    assert findings.signed("accuracy", gap) == "−3.1 ± 0.9"
-    assert findings.signed("accuracy", Difference(0.02, None, None, None, 1)) == "+2.0"
-    texts = [findings.p_value(p) for p in (None, 0.0001, 0.0434, 1.0)]
-    assert texts == ["–", "< 0.001", "0.043", "1.000"]
 
 
 def test_report_writes_its_files(folder, capsys, tmp_path_factory):

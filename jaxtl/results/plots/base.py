@@ -2,6 +2,7 @@
 
 import pathlib
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib
 
@@ -11,8 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.evaluation import metrics
-from jaxtl.results import format_number, run_table
+from jaxtl.results import format_number, study_tables
+from jaxtl.results.settings import Setting
+from jaxtl.results.statistics import t_interval
 
 # Okabe & Ito's palette: told apart by readers who don't see all colours.
 COLOURS = (
@@ -28,24 +30,24 @@ COLOURS = (
 MARKERS = "osD^vP*X"
 
 
-def study(rows: list[run_table.Row], path: pathlib.Path, *, title: str = "") -> None:
+def study(groups: Sequence[Setting], path: pathlib.Path, *, title: str = "") -> None:
     """Draws the test metric with 95 % intervals: a grid as lines, else as dots."""
-    metric = run_table.shared_metric(rows)
-    grid = run_table.pivoted(rows)
-    figure = _dots(rows, metric) if grid is None else _lines(*grid, metric)
+    metric = study_tables.default_metric(groups)
+    grid = study_tables.name_grid(groups)
+    figure = _dots(groups, metric) if grid is None else _lines(*grid, metric)
     # Over the whole figure: long names of runs leave the axes narrow.
     figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", fontsize=11)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def _point(row: run_table.Row, metric: str):
-    values = row.values("test", metric) or row.values("val", metric)
+def _point(group: Setting, metric: str):
+    values = group.raw_values("test", metric) or group.raw_values("val", metric)
     if not values:
         return np.nan, 0.0
-    mean, half, _ = metrics.interval(values)
-    scale = 100.0 if metric in format_number.SHARES else 1.0
-    return scale * mean, scale * (half or 0.0)
+    estimate = t_interval(values)
+    scale = format_number.metric_factor(metric)
+    return scale * estimate.mean, scale * (estimate.half or 0.0)
 
 
 def _label(metric: str) -> str:
@@ -75,22 +77,23 @@ def _lines(lines, columns, cells, metric):
     axis.set_ylabel(_label(metric))
     axis.grid(axis="y", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    seeds = max(len(row.results) for row in cells.values())
+    seeds = max(len(group.done) for group in cells.values())
     title = f"95 % interval, {seeds} seeds" if seeds > 1 else "one seed"
     figure.legend(loc="outside right upper", frameon=False, title=title, fontsize=9)
     return figure
 
 
-def _dots(rows, metric):
-    height = 1.2 + 0.35 * len(rows)
+def _dots(groups, metric):
+    height = 1.2 + 0.35 * len(groups)
     figure, axis = plt.subplots(figsize=(8, height), layout="constrained")
-    for i, row in enumerate(rows):
-        mean, half = _point(row, metric)
+    for i, group in enumerate(groups):
+        mean, half = _point(group, metric)
         axis.errorbar(
             mean, i, xerr=half, fmt="o", color=COLOURS[5], capsize=3, markersize=5
         )
-    axis.set_yticks(range(len(rows)), [f"{r.name} (n={len(r.results)})" for r in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
+    names = [f"{group.labels['run']} (n={len(group.done)})" for group in groups]
+    axis.set_yticks(range(len(groups)), names)
+    axis.set_ylim(len(groups) - 0.5, -0.5)
     axis.set_xlabel(f"{_label(metric)}, mean and 95 % interval")
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
@@ -278,7 +281,7 @@ def wise_ft(curve, path: pathlib.Path, *, title: str = "") -> None:
 
 
 def against(
-    rows: list[run_table.Row],
+    groups: Sequence[Setting],
     fact: str,
     path: pathlib.Path,
     *,
@@ -287,7 +290,7 @@ def against(
     """Draws the test metric against a number of every run: dots are seeds, marks means.
 
     Args:
-      rows: settings over their seeds; "column/row" names share a panel per column.
+      groups: the settings; those named "column/row" share a panel per column.
       fact: a number of result.json, such as "drift" or "flops_per_step".
       path: where to write.
       metric: None takes what the runs were chosen by.
@@ -295,13 +298,13 @@ def against(
     Raises:
       UserError: no run stores that number.
     """
-    metric = metric or run_table.shared_metric(rows)
+    metric = metric or study_tables.default_metric(groups)
     panels: dict[str, list] = {}
-    for row in rows:
-        name = pathlib.PurePath(row.name)
+    for group in groups:
+        name = pathlib.PurePath(group.labels["run"])
         points = [
             (r[fact], (r.get("test") or r.get("val", {})).get(metric))
-            for r in row.results
+            for r in (record.result for record in group.done)
             if isinstance(r.get(fact), int | float)
         ]
         points = np.array([p for p in points if p[1] is not None], float)
@@ -310,9 +313,9 @@ def against(
     if not panels:
         known = {
             k
-            for row in rows
-            for r in row.results
-            for k, v in r.items()
+            for group in groups
+            for record in group.done
+            for k, v in record.result.items()
             if isinstance(v, int | float)
         }
         raise UserError(

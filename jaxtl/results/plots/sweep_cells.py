@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation import metrics
 from jaxtl.results.plots import view as plots_view
 from jaxtl.results.plots.base import COLOURS, MARKERS
 from jaxtl.results.plots.view import View
+from jaxtl.results.statistics import t_interval
 
 WIDE = 7.0  # inches, of which 600 px leave 86 px each
 _STYLES = ("-", "--", ":", "-.")
@@ -162,9 +162,9 @@ def _float(value) -> float:
 
 
 def _band(axis, steps, values, name, i, count):
-    found = [metrics.interval(v) for v in values.T]
-    mean = np.array([f[0] for f in found])
-    half = np.array([f[1] or 0.0 for f in found])
+    estimates = [t_interval(v) for v in values.T]
+    mean = np.array([e.mean for e in estimates])
+    half = np.array([e.half or 0.0 for e in estimates])
     look = style(i)
     every = max(1, len(steps) // 8)
     axis.plot(

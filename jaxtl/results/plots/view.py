@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.evaluation import metrics
-from jaxtl.results import comparisons, database, format_number, run_table, settings
+from jaxtl.results import comparisons, database, format_number, settings
 from jaxtl.results.records import Collection, Record
+from jaxtl.results.statistics import t_interval
 
 MANY = 10**6
 _FEW = 3  # values that make a curve
@@ -118,7 +119,10 @@ class View:
         """Returns the metric over the seeds of one setting that have a finite one."""
         found = [r.value(split, self.metric) for r in records]
         found = [v for v in found if is_number(v)]
-        return Point(*metrics.interval(found)) if found else None
+        if not found:
+            return None
+        mean, _, _, half, n = t_interval(found)
+        return Point(mean, half, n)
 
     def panels(self, *, without: str = "", most: int = 4) -> list[dict]:
         """Returns the conditions that get a panel each: [{}] where there are none.
@@ -161,8 +165,8 @@ def view(collection: Collection, summary: Any = None) -> View:
         and r.result
         and settings.key(r.labels, division.compared) not in odd
     )
-    rows = [run_table.Row("", [dict(r.result) for r in records])]
-    metric = getattr(summary, "metric", None) or run_table.shared_metric(rows)
+    metric = getattr(summary, "metric", None)
+    metric = metric or settings.main_metric([r.result for r in records]) or "accuracy"
     tested = any(r.value("test", metric) is not None for r in records)
     split = getattr(summary, "split", None) or ("test" if tested else "val")
     axes = {a: _ordered(v) for a, v in collection.axes.items() if a != settings.SEED}
