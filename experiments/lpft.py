@@ -2,7 +2,7 @@
 
 Fine-tuning from a random head distorts the features while the head is still wrong;
 training the head alone first avoids it (Kumar et al., Fine-Tuning can Distort
-Pretrained Features, ICLR 2022). The head is re-initialised here, as for new classes.
+Pretrained Features, ICLR 2022). The head is re-initialized here, as for new classes.
 
 Run:       jaxtl run experiments/lpft.py
 """

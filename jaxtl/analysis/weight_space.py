@@ -266,7 +266,11 @@ def _essence(model):
 
 
 def _written(model) -> str:
-    return "a tl.Network" if isinstance(model, Network) else describe.written(model)
+    return (
+        "a tl.Network"
+        if isinstance(model, Network)
+        else describe.model_expression(model)
+    )
 
 
 def _kind(target) -> str:

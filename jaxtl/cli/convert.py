@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
 
     if not (args.source / run_dir.MARK).exists():
         content = describe.convert_file(str(args.source), str(args.target))
-        print(f"{len(content.lines)} tensors written to {content.file}")
+        print(f"{len(content.tensors)} tensors written to {content.file}")
         return 0
     if args.adapter:
         path = weights.write_adapter(args.source, args.target)

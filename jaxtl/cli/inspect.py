@@ -22,8 +22,8 @@ def main(args: argparse.Namespace) -> int:
     if (args.path / run_dir.MARK).exists():
         show.show(setup.reopen(args.path))
         return 0
-    content = describe.inspect(str(args.path))
-    tensors = content.lines
+    content = describe.inspect_file(str(args.path))
+    tensors = content.tensors
     rows = [
         (
             tensor.name,

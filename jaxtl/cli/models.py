@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> int:
 
     rows = [
         (size.name, f"{size.parameters:,}", ", ".join(size.layouts), size.model)
-        for size in describe.sizes()
+        for size in describe.model_sizes()
     ]
     columns = ("family and size", "parameters", "layouts", "in an experiment")
     console.console().print(console.listing("tl.models", columns, rows), markup=False)

@@ -105,7 +105,7 @@ class Source:
 
     Attributes:
       params: the source's parameters in the shape of the model's tree, `None` where
-        a leaf has no source (a re-initialised head).
+        a leaf has no source (a re-initialized head).
       stats: its batch statistics, likewise.
       head: its own head's parameters, kept even when the model got a new one
         (None when there is none).

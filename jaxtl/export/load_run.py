@@ -107,7 +107,7 @@ def read_trained_model(
 
 
 def _merged(peft, params: PyTree) -> PyTree:
-    """Returns the shapes of the parameters that a reparametrisation makes of some."""
+    """Returns the shapes of the parameters that a reparametrization makes of some."""
 
     def build(params):
         delta = peft.init(jax.random.key(0), params)

@@ -55,7 +55,7 @@ def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None =
 
 
 def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-    """Writes what a run's reparametrisation trained, in Hugging Face PEFT's layout.
+    """Writes what a run's reparametrization trained, in Hugging Face PEFT's layout.
 
     Stages that the run trained whole (a new head) are written beside it.
 
@@ -86,7 +86,7 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     saved = dict.fromkeys(path.split("/")[0] for path, m in moving.items() if m)
     init = exp.init
     of = str(init.folder()) if isinstance(init, pretrained.FromHub) else None
-    return hf_peft_folder.save(
+    return hf_peft_folder.save_adapter(
         target,
         exp.peft,
         jax.device_get(delta),

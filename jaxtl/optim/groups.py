@@ -78,7 +78,7 @@ class Surgical(Groups):
 
     Attributes:
       select: pattern of what is trained, such as a stage's name.
-      head: whether the head is trained as well; a head that was re-initialised should
+      head: whether the head is trained as well; a head that was re-initialized should
         be. (The paper keeps the head of the source.)
 
     References:

@@ -136,7 +136,7 @@ def _trainable_mask(
 ) -> PyTree:
     if peft is None:
         return mask
-    base, adapted = trees.flatten(mask), trees.flatten(peft.adapted(base_params))
+    base, adapted = trees.flatten(mask), trees.flatten(peft.adapted_mask(base_params))
     return trees.map_with_path(
         lambda path, _: base.get(path, True) or adapted.get(path, False), params
     )

@@ -1,11 +1,11 @@
-"""Parameter-efficient tuning: few trained numbers that reparametrise a model."""
+"""Parameter-efficient tuning: few trained numbers that reparametrize a model."""
 
 from typing import TYPE_CHECKING
 
 from jaxtl.core import lazy_exports
 
 if TYPE_CHECKING:
-    from .base import Reparametrisation as Reparametrisation
+    from .base import Reparametrization as Reparametrization
     from .bottleneck import Adapters as Adapters
     from .ia3 import IA3 as IA3
     from .lora import LoRA as LoRA

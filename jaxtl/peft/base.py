@@ -1,4 +1,4 @@
-"""What a reparametrisation is: trained numbers δ and a merge θ = g(θ_base, δ).
+"""What a reparametrization is: trained numbers δ and a merge θ = g(θ_base, δ).
 
 Terms see the merged parameters alone, so every regularizer holds for every method; the
 base stays as it is, and the optimizer gets δ.
@@ -25,7 +25,7 @@ LAYER = r"layer_\d+"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reparametrisation:
+class Reparametrization:
     """Parameters as a function of a frozen base and a few trained numbers.
 
     Every float field is traced: no method branches on one in Python.
@@ -76,7 +76,7 @@ class Reparametrisation:
         """Returns what else than kernels this method adapts, for a message."""
         return ""
 
-    def adapted(self, params: PyTree) -> PyTree:
+    def adapted_mask(self, params: PyTree) -> PyTree:
         """Returns a tree of bools: the base's leaves that `merge` changes."""
         found = self.targets(params)
         return trees.map_with_path(lambda path, _: path in found, params)
@@ -112,7 +112,7 @@ class Reparametrisation:
         """
 
         def leaf(path, weight):
-            own = at(delta, path)
+            own = subtree(delta, path)
             return weight if own is None else self.merged(weight, own, constants)
 
         return trees.map_with_path(leaf, base)
@@ -129,7 +129,7 @@ class Reparametrisation:
 # --- trees ----------------------------------------------------------------------------
 
 
-def at(tree: PyTree, path: str) -> PyTree:
+def subtree(tree: PyTree, path: str) -> PyTree:
     """Returns what stands at a path of nested dicts, None where nothing does."""
     for name in path.split("/"):
         if not isinstance(tree, Mapping) or name not in tree:
@@ -138,25 +138,25 @@ def at(tree: PyTree, path: str) -> PyTree:
     return tree
 
 
-def graft(tree: PyTree, extra: PyTree) -> PyTree:
+def add_leaves(tree: PyTree, extra: PyTree) -> PyTree:
     """Returns nested dicts with the leaves of both; the first's stay the same."""
     if not isinstance(extra, Mapping):
         return extra
-    below = {name: graft(tree.get(name, {}), x) for name, x in extra.items()}
+    below = {name: add_leaves(tree.get(name, {}), x) for name, x in extra.items()}
     return {**tree, **below}
 
 
-def sides(leaf: Any) -> tuple[int, int]:
+def matrix_shape(leaf: Any) -> tuple[int, int]:
     """Returns (inputs, outputs) of a leaf as a matrix: its last axis is the outputs."""
     return math.prod(leaf.shape[:-1]), leaf.shape[-1]
 
 
-def wide(dtype: Any) -> Any:
+def delta_dtype(dtype: Any) -> Any:
     """Returns the dtype of δ beside a leaf: single precision at least."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def width(stage: str, params: PyTree, features: Mapping[str, Any] | None) -> int:
+def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) -> int:
     """Returns the last axis of a stage's output.
 
     Read from `features` where they are given; else from what a transformer's norms and
@@ -183,7 +183,7 @@ def width(stage: str, params: PyTree, features: Mapping[str, Any] | None) -> int
 
 
 @functools.cache
-def rerouted(network: Network, changes: Callable) -> Network:
+def with_changed_features(network: Network, changes: Callable) -> Network:
     """Returns a network whose stages' outputs are changed before the next reads them.
 
     Args:
@@ -216,13 +216,13 @@ def rerouted(network: Network, changes: Callable) -> Network:
             )
             stats, x = out.stats, change.get(name, lambda x: x)(out.logits)
             features.update({**out.features, name: x})
-            start = following(network.stages, name)
+            start = _next_stage(network.stages, name)
         return Output(x, features, stats)
 
     return Network(network.stages, network.init, apply, can_start=network.can_start)
 
 
-def following(stages: tuple[str, ...], name: str) -> str | None:
+def _next_stage(stages: tuple[str, ...], name: str) -> str | None:
     """Returns the stage after this one, None after the last."""
     index = stages.index(name) + 1
     return stages[index] if index < len(stages) else None

@@ -36,7 +36,7 @@ def bottleneck(x: jax.Array, own: PyTree, act: Callable) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adapters(base.Reparametrisation):
+class Adapters(base.Reparametrization):
     """A bottleneck with a residual connection after each selected stage.
 
     The second map starts at 0, so the model starts as it is without adapters.
@@ -77,7 +77,7 @@ class Adapters(base.Reparametrisation):
             )
         return found
 
-    def adapted(self, params: PyTree) -> PyTree:
+    def adapted_mask(self, params: PyTree) -> PyTree:
         return trees.map_with_path(lambda path, _: False, params)
 
     def init(self, key, params, features=None) -> PyTree:
@@ -85,15 +85,17 @@ class Adapters(base.Reparametrisation):
         stages = self.stages(tuple(features or params))
         keys = jax.random.split(key, len(stages))
         return {
-            stage: {"adapter": _fresh(k, base.width(stage, params, features), self)}
+            stage: {
+                "adapter": _fresh(k, base.stage_width(stage, params, features), self)
+            }
             for k, stage in zip(keys, stages)
         }
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return base.graft(base_params, delta)
+        return base.add_leaves(base_params, delta)
 
     def network(self, network: Network) -> Network:
-        return base.rerouted(network, _changes(self.activation))
+        return base.with_changed_features(network, _changes(self.activation))
 
 
 def _fresh(key, width: int, adapters: Adapters) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def scaled_inputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IA3(base.Reparametrisation):
+class IA3(base.Reparametrization):
     """Factors l on outputs of layers, or on inputs; all start at 1.
 
     A fused projection is scaled whole, the query's part as well.
@@ -53,7 +53,7 @@ class IA3(base.Reparametrisation):
     select: str = r"layer_\d+/(attention/(key|value|qkv)|mlp/out)/kernel"
     inputs: str = r".*/mlp/out"
 
-    def adapted(self, params: PyTree) -> PyTree:
+    def adapted_mask(self, params: PyTree) -> PyTree:
         found = self.targets(params)
 
         def changed(path: str) -> bool:
@@ -65,7 +65,7 @@ class IA3(base.Reparametrisation):
 
     def init(self, key, params, features=None) -> PyTree:
         def fresh(path, leaf):
-            dtype = base.wide(leaf.dtype)
+            dtype = base.delta_dtype(leaf.dtype)
             if selections.matches(self.inputs, path):
                 return {"inputs": jnp.ones(leaf.shape[-2], dtype)}
             return {"outputs": jnp.ones(leaf.shape[-1], dtype)}
@@ -75,7 +75,7 @@ class IA3(base.Reparametrisation):
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
         def leaf(path, weight):
             kernel = _kernel_of(path)
-            own = base.at(delta, kernel or path)
+            own = base.subtree(delta, kernel or path)
             if own is None:
                 return weight
             if "outputs" in own:

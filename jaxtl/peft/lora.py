@@ -47,10 +47,10 @@ def dora(weight: jax.Array, magnitude: jax.Array) -> jax.Array:
       Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024, eq. 5 and
       §4.3: ‖V‖ changes with A and B, but gets no gradient.
     """
-    return weight * (magnitude / norms(jax.lax.stop_gradient(weight)))
+    return weight * (magnitude / output_norms(jax.lax.stop_gradient(weight)))
 
 
-def norms(weight: jax.Array) -> jax.Array:
+def output_norms(weight: jax.Array) -> jax.Array:
     """Returns the norm of each output's weights, (outputs,); 1 in place of 0."""
     flat = weight.reshape(-1, weight.shape[-1])
     norm = jnp.sqrt(jnp.sum(jnp.square(flat), 0))
@@ -58,7 +58,7 @@ def norms(weight: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoRA(base.Reparametrisation):
+class LoRA(base.Reparametrization):
     """Weights W + α / rank · A · B, of which A and B are trained.
 
     A kernel's A starts uniform within ±1/√inputs and its B at 0; of an embedding table
@@ -85,8 +85,8 @@ class LoRA(base.Reparametrisation):
         if self.rank < 1:
             raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
         for path, leaf in found.items():
-            if self.rank > min(base.sides(leaf)):
-                inputs, outputs = base.sides(leaf)
+            if self.rank > min(base.matrix_shape(leaf)):
+                inputs, outputs = base.matrix_shape(leaf)
                 raise UserError(
                     f"peft.rank={self.rank}: {path!r} is a matrix of {inputs}×"
                     f"{outputs}, so a rank above {min(inputs, outputs)} says nothing; "
@@ -114,8 +114,8 @@ class LoRA(base.Reparametrisation):
         }
         if self.dora:
             for path, leaf in found.items():
-                weight = jnp.asarray(leaf).astype(base.wide(leaf.dtype))
-                fresh[path]["magnitude"] = norms(weight)
+                weight = jnp.asarray(leaf).astype(base.delta_dtype(leaf.dtype))
+                fresh[path]["magnitude"] = output_norms(weight)
         return trees.nested(fresh)
 
     def merged(self, weight, own, constants):
@@ -126,8 +126,8 @@ class LoRA(base.Reparametrisation):
 
 
 def _fresh(key, leaf, rank: int, table: bool) -> dict[str, jax.Array]:
-    inputs, outputs = base.sides(leaf)
-    dtype = base.wide(leaf.dtype)
+    inputs, outputs = base.matrix_shape(leaf)
+    dtype = base.delta_dtype(leaf.dtype)
     if table:
         b = jax.random.normal(key, (rank, outputs), dtype)
         return {"a": jnp.zeros((inputs, rank), dtype), "b": b}

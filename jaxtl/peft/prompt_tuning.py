@@ -37,7 +37,7 @@ def prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptTuning(base.Reparametrisation):
+class PromptTuning(base.Reparametrization):
     """Virtual tokens among what a transformer's layers read.
 
     They stand in front of the embedded tokens (positions already added) and are taken
@@ -74,21 +74,21 @@ class PromptTuning(base.Reparametrisation):
                 f"(stages: {', '.join(before)})."
             )
 
-    def adapted(self, params: PyTree) -> PyTree:
+    def adapted_mask(self, params: PyTree) -> PyTree:
         return trees.map_with_path(lambda path, _: False, params)
 
     def init(self, key, params, features=None) -> PyTree:
         stage = next((s for s in params if selections.matches(self.select, s)), None)
         if stage is None:
             raise UserError(f"peft.select={self.select!r} matches no stage.")
-        shape = (self.length, base.width(stage, params, features))
+        shape = (self.length, base.stage_width(stage, params, features))
         return {stage: {"prompt": 0.02 * jax.random.normal(key, shape)}}
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return base.graft(base_params, delta)
+        return base.add_leaves(base_params, delta)
 
     def network(self, network: Network) -> Network:
-        return base.rerouted(network, _prompted)
+        return base.with_changed_features(network, _prompted)
 
 
 def _prompted(params: PyTree) -> dict:
@@ -116,7 +116,7 @@ def _number(stage: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrefixTuning(base.Reparametrisation):
+class PrefixTuning(base.Reparametrization):
     """Trained keys and values in front of each layer's, seen by every query.
 
     They are the attention's own, after any rotation by position, and real tokens keep
@@ -160,7 +160,7 @@ class PrefixTuning(base.Reparametrisation):
             )
         return found
 
-    def adapted(self, params: PyTree) -> PyTree:
+    def adapted_mask(self, params: PyTree) -> PyTree:
         return trees.map_with_path(lambda path, _: False, params)
 
     def init(self, key, params, features=None) -> PyTree:
@@ -173,4 +173,4 @@ class PrefixTuning(base.Reparametrisation):
         return trees.nested(fresh)
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return base.graft(base_params, delta)
+        return base.add_leaves(base_params, delta)

@@ -28,13 +28,13 @@ def vera(
       Kopiczko, Blankevoort, Asano, VeRA: Vector-based Random Matrix Adaptation,
       ICLR 2024, eq. 2: W₀ + Λ_b B Λ_d A, transposed.
     """
-    inputs, outputs = base.sides(weight)
+    inputs, outputs = base.matrix_shape(weight)
     update = (a[:inputs] * inner) @ (b[:, :outputs] * outer)
     return weight + update.reshape(weight.shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VeRA(base.Reparametrisation):
+class VeRA(base.Reparametrization):
     """Weights W + A · diag(d) · B · diag(b): d and b are trained, A and B are not.
 
     A and B are as large as the largest adapted kernel; smaller ones take their first
@@ -58,14 +58,14 @@ class VeRA(base.Reparametrisation):
             raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
 
     def fresh(self, key, leaf):
-        dtype = base.wide(leaf.dtype)
+        dtype = base.delta_dtype(leaf.dtype)
         inner = jnp.full(self.rank, self.inner, dtype)
         return {"inner": inner, "outer": jnp.zeros(leaf.shape[-1], dtype)}
 
     def constants(self, params: PyTree) -> PyTree:
         found = self.targets(params).values()
-        inputs, outputs = (max(side) for side in zip(*map(base.sides, found)))
-        dtype = jnp.result_type(*(base.wide(x.dtype) for x in found))
+        inputs, outputs = (max(side) for side in zip(*map(base.matrix_shape, found)))
+        dtype = jnp.result_type(*(base.delta_dtype(x.dtype) for x in found))
         keys = jax.random.split(jax.random.key(self.seed))
         return {
             "a": _uniform(keys[0], (inputs, self.rank), inputs, dtype),

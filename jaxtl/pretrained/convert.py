@@ -12,8 +12,8 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
-from jaxtl.pretrained.match import Row, Weights
-from jaxtl.pretrained.tensor_files import Tensor
+from jaxtl.pretrained.match import LoadRow, Weights
+from jaxtl.pretrained.tensor_files import LazyTensor
 
 
 def to_weights(tensors: Mapping[str, Any], layout: WeightLayout, meta=None) -> Weights:
@@ -32,12 +32,12 @@ def to_weights(tensors: Mapping[str, Any], layout: WeightLayout, meta=None) -> W
     Raises:
       UserError: two tensors for one rule, or a tensor of the wrong rank.
     """
-    rules = {bare(rule.source, layout): rule for rule in layout.rules}
+    rules = {without_prefix(rule.source, layout): rule for rule in layout.rules}
     flat, stats, unknown, names, rows = {}, {}, {}, {}, []
     for name, x in tensors.items():
-        rule = rules.get(bare(name, layout))
+        rule = rules.get(without_prefix(name, layout))
         if rule is None and any(re.fullmatch(p, name) for p in layout.ignored):
-            rows.append(Row("skipped", name, None, tuple(x.shape), name))
+            rows.append(LoadRow("skipped", name, None, tuple(x.shape), name))
             continue
         if rule is None:
             unknown[name] = x
@@ -54,14 +54,14 @@ def to_weights(tensors: Mapping[str, Any], layout: WeightLayout, meta=None) -> W
     return Weights(params, trees.nested(stats), dict(meta or {}), tuple(rows), names)
 
 
-def bare(name: str, layout: WeightLayout) -> str:
+def without_prefix(name: str, layout: WeightLayout) -> str:
     """Returns the name without the prefixes that a file may have or lack."""
     for prefix in layout.prefixes:
         name = name.removeprefix(prefix)
     return name
 
 
-def _turned(x, rule: Rule, name: str) -> Tensor:
+def _turned(x, rule: Rule, name: str) -> LazyTensor:
     forward, _ = TRANSFORMS[rule.how]
     try:
         # Transposes of a broadcast scalar cost nothing and tell shape and rank.
@@ -71,7 +71,7 @@ def _turned(x, rule: Rule, name: str) -> Tensor:
             f"the tensor {name!r} of shape {tuple(x.shape)} can't become {rule.path!r} "
             f"(read as {rule.how!r})."
         ) from None
-    return Tensor(shape, np.dtype(x.dtype), lambda: forward(np.asarray(x)))
+    return LazyTensor(shape, np.dtype(x.dtype), lambda: forward(np.asarray(x)))
 
 
 def to_tensors(
@@ -103,12 +103,12 @@ def to_tensors(
     }
 
 
-def choose(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:
+def choose_layout(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:
     """Returns the name of the layout that knows the most of these tensors."""
     names, hits = list(names), {}
     for key, layout in layouts.items():
-        known = {bare(rule.source, layout) for rule in layout.rules}
-        hits[key] = sum(bare(name, layout) in known for name in names)
+        known = {without_prefix(rule.source, layout) for rule in layout.rules}
+        hits[key] = sum(without_prefix(name, layout) in known for name in names)
     best = max(hits, key=hits.get)
     if hits[best] == 0:
         shown = ", ".join(sorted(names)[:8])
@@ -120,7 +120,7 @@ def choose(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:
     return best
 
 
-def one_channel(weights: Weights, stem: str) -> Weights:
+def to_one_channel(weights: Weights, stem: str) -> Weights:
     """Makes a stem for RGB read one channel: the sum of its kernels over the colours.
 
     A grey image has three equal channels, so the sum computes what the RGB kernel
@@ -137,6 +137,6 @@ def one_channel(weights: Weights, stem: str) -> Weights:
     return dataclasses.replace(weights, params=params)
 
 
-def counts(rows: Iterable[Row]) -> dict[str, int]:
+def count_statuses(rows: Iterable[LoadRow]) -> dict[str, int]:
     """Returns {status: number of tensors} of a report."""
     return dict(collections.Counter(row.status for row in rows))

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.data import paths
 from jaxtl.models import GPT2, VGG, Bert, Llama, MobileNet, ResNet, ResNetImageNet, ViT
 from jaxtl.pretrained import convert, hub, registry, tensor_files
 
@@ -18,7 +19,7 @@ _TEXT = {"input_ids": jax.ShapeDtypeStruct((1, 8), "int32")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class ModelSize:
     """One line of `jaxtl models`.
 
     Attributes:
@@ -68,20 +69,20 @@ SIZES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def sizes() -> list[Size]:
+def model_sizes() -> list[ModelSize]:
     """Returns every family in its published sizes; nothing is allocated."""
     return [
-        Size(
+        ModelSize(
             name,
-            written(model),
-            parameters(model.clone(outputs=outputs)),
+            model_expression(model),
+            _count_parameters(model.clone(outputs=outputs)),
             tuple(model.layouts()),
         )
         for name, (model, outputs) in SIZES.items()
     ]
 
 
-def parameters(model) -> int:
+def _count_parameters(model) -> int:
     """Returns a model's number of parameters, without statistics."""
     x = _TEXT
     if isinstance(model, ResNet):
@@ -92,7 +93,7 @@ def parameters(model) -> int:
     return trees.size(params)
 
 
-def written(model) -> str:
+def model_expression(model) -> str:
     """Returns how an experiment file writes the model: what is not a default."""
     skipped = ("parent", "name")
     changed = [
@@ -104,7 +105,7 @@ def written(model) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class TensorSummary:
     """One tensor of `jaxtl inspect`.
 
     Attributes:
@@ -121,7 +122,7 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class FileSummary:
     """What a file or directory holds.
 
     Attributes:
@@ -129,17 +130,17 @@ class Report:
       model: how to write the model that it is of, "" where that is not known.
       layout: the layout's name, "" likewise.
       meta: what the file says beside its tensors.
-      lines: one per tensor, in the file's order.
+      tensors: one per tensor, in the file's order.
     """
 
     file: pathlib.Path
     model: str
     layout: str
     meta: dict[str, Any]
-    lines: tuple[Line, ...]
+    tensors: tuple[TensorSummary, ...]
 
 
-def inspect(path: str) -> Report:
+def inspect_file(path: str) -> FileSummary:
     """Lists a file's tensors and what they would be loaded into.
 
     Args:
@@ -148,41 +149,46 @@ def inspect(path: str) -> Report:
     Raises:
       UserError: no such file, a damaged one.
     """
-    found = hub.find(str(path), "inspect")
+    found = paths.find(str(path), "inspect")
     file = tensor_files.read(found)
     model = _model(found, file)
-    paths, layout = {}, ""
+    path_of, layout = {}, ""
     if model is not None:
         layouts = model.layouts()
-        layout = convert.choose(file.tensors, layouts)
+        layout = convert.choose_layout(file.tensors, layouts)
         table = layouts[layout]
-        paths = {convert.bare(rule.source, table): rule.path for rule in table.rules}
-        bare = {name: convert.bare(name, table) for name in file.tensors}
+        path_of = {
+            convert.without_prefix(rule.source, table): rule.path
+            for rule in table.rules
+        }
+        bare = {name: convert.without_prefix(name, table) for name in file.tensors}
     lines = tuple(
-        Line(
+        TensorSummary(
             name,
             tuple(x.shape),
             str(np.dtype(x.dtype)),
             int(x.nbytes),
-            paths.get(bare[name], "") if paths else "",
+            path_of.get(bare[name], "") if path_of else "",
         )
         for name, x in file.tensors.items()
     )
     meta = {k: v for k, v in file.meta.items() if isinstance(v, str | int | float)}
-    return Report(file.path, written(model) if model else "", layout, meta, lines)
+    return FileSummary(
+        file.path, model_expression(model) if model else "", layout, meta, lines
+    )
 
 
 def _model(path: pathlib.Path, file: tensor_files.TensorFile):
     """Returns the model of a directory's config.json or of the tensors' names."""
     if path.is_dir() and (path / "config.json").is_file():
-        config = hub.config(path)
-        outputs = registry.outputs_of(config)
-        fields = {"pooling": "mean"} if hub.mean_pooled(path) else {}
-        return registry.from_config(config, outputs=outputs, **fields)
-    return registry.recognise(file.tensors, file.meta)
+        config = hub.model_config(path)
+        outputs = registry.head_outputs(config)
+        fields = {"pooling": "mean"} if hub.pools_by_mean(path) else {}
+        return registry.model_from_config(config, outputs=outputs, **fields)
+    return registry.recognize_model(file.tensors, file.meta)
 
 
-def convert_file(source: str, target: str) -> Report:
+def convert_file(source: str, target: str) -> FileSummary:
     """Writes a file's tensors into another kind of file, values and names unchanged.
 
     Args:
@@ -195,7 +201,7 @@ def convert_file(source: str, target: str) -> Report:
     Raises:
       UserError: an unknown ending, tensors that npz can't hold.
     """
-    file = tensor_files.read(hub.find(str(source), "convert"))
+    file = tensor_files.read(paths.find(str(source), "convert"))
     out = pathlib.Path(target)
     if out.exists():
         raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
@@ -217,4 +223,4 @@ def convert_file(source: str, target: str) -> Report:
             f"convert: {str(target)!r} should end in .safetensors or .npz (torch's "
             "pickles are read, not written)."
         )
-    return inspect(str(out))
+    return inspect_file(str(out))

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import paths
 from jaxtl.pretrained import convert, hub, registry, tensor_files
 from jaxtl.pretrained.match import Weights
 
@@ -19,7 +20,7 @@ class FromFile:
     Attributes:
       path: the file (or a directory with one), absolute, relative to the working
         directory or to $JAXTL_DATA_DIR.
-      reset: patterns of what is re-initialised, "head" for a new head.
+      reset: patterns of what is re-initialized, "head" for a new head.
       ignore: patterns of tensors of the file to leave out.
       layout: its layout by name, None to recognise it by the tensors' names.
       channels: 1 makes an RGB stem read one channel.
@@ -37,9 +38,9 @@ class FromFile:
         Args:
           fields: fields to set otherwise (`outputs=None` lets the data decide).
         """
-        path = hub.find(self.path, "pretrained.FromFile")
+        path = paths.find(self.path, "pretrained.FromFile")
         file = tensor_files.read(path)
-        found = registry.recognise(file.tensors, file.meta)
+        found = registry.recognize_model(file.tensors, file.meta)
         if found is None:
             shown = ", ".join(sorted(file.tensors)[:8])
             raise UserError(
@@ -59,8 +60,8 @@ class FromFile:
         Raises:
           UserError: no such file, a damaged one, one of another family.
         """
-        path = hub.find(self.path, "pretrained.FromFile")
-        return read(path, model, self.layout, self.channels)
+        path = paths.find(self.path, "pretrained.FromFile")
+        return _read_weights(path, model, self.layout, self.channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class FromHub:
 
     def folder(self):
         """Returns the local directory, fetched first where it is on the hub."""
-        return hub.folder(self.where, self.revision)
+        return hub.model_directory(self.where, self.revision)
 
     def model(self, **fields):
         """Builds the model of config.json.
@@ -96,17 +97,17 @@ class FromHub:
             that averages its tokens has `pooling="mean"`.
         """
         folder = self.folder()
-        if hub.mean_pooled(folder):
+        if hub.pools_by_mean(folder):
             fields = {"pooling": "mean", **fields}
-        return registry.from_config(hub.config(folder), **fields)
+        return registry.model_from_config(hub.model_config(folder), **fields)
 
-    def framing(self, model) -> dict[str, Any]:
+    def image_resizing(self, model) -> dict[str, Any]:
         """Returns the {"size", "shortest"} that images of data should come in.
 
         Args:
           model: where it has a `size` of its own (a ViT's), that decides.
         """
-        found, side = hub.framing(self.folder()), getattr(model, "size", None)
+        found, side = hub.image_resizing(self.folder()), getattr(model, "size", None)
         if found and side and found["size"] != (side, side):
             part = side / max(found["size"])
             longer = found["shortest"] and max(side, round(found["shortest"] * part))
@@ -115,8 +116,8 @@ class FromHub:
 
     def read(self) -> Weights:
         """Reads the weights for the model of config.json."""
-        config = hub.config(self.folder())
-        return self.read_for(self.model(outputs=registry.outputs_of(config)))
+        config = hub.model_config(self.folder())
+        return self.read_for(self.model(outputs=registry.head_outputs(config)))
 
     def read_for(self, model) -> Weights:
         """Reads the weights for a model.
@@ -125,16 +126,16 @@ class FromHub:
           UserError: no such model, no network, a damaged file, another family.
         """
         folder = self.folder()
-        weights = read(folder, model, None, self.channels)
-        normalised = hub.normalisation(folder)
+        weights = _read_weights(folder, model, None, self.channels)
+        normalised = hub.image_normalization(folder)
         if normalised:
             pre = _preprocess(normalised, self.channels)
             weights.meta.update(preprocess=pre)
-        weights.meta["config"] = hub.config(folder)
+        weights.meta["config"] = hub.model_config(folder)
         return weights
 
 
-def read(path, model, layout: str | None, channels: int | None) -> Weights:
+def _read_weights(path, model, layout: str | None, channels: int | None) -> Weights:
     """Reads a file into a model's layout; see `FromFile`."""
     file = tensor_files.read(path)
     layouts: Mapping[str, Any] = getattr(model, "layouts", dict)()
@@ -148,7 +149,7 @@ def read(path, model, layout: str | None, channels: int | None) -> Weights:
             f"layout={layout!r} is unknown{nearest(layout, layouts)} "
             f"(known: {', '.join(layouts)})."
         )
-    name = layout or convert.choose(file.tensors, layouts)
+    name = layout or convert.choose_layout(file.tensors, layouts)
     table = layouts[name]
     weights = convert.to_weights(file.tensors, table, {**file.meta, "layout": name})
     if channels not in (None, 1, 3):
@@ -156,7 +157,7 @@ def read(path, model, layout: str | None, channels: int | None) -> Weights:
     if channels == 1:
         if not table.stem:
             raise UserError(f"channels=1: a {type(model).__name__} reads no images.")
-        weights = convert.one_channel(weights, table.stem)
+        weights = convert.to_one_channel(weights, table.stem)
     if table.mean:
         pre = _preprocess({"mean": table.mean, "std": table.std}, channels)
         weights.meta.update(preprocess=pre)

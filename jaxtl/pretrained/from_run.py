@@ -17,7 +17,7 @@ class FromRun:
 
     Attributes:
       path: the run's directory.
-      reset: patterns of what is re-initialised, "head" for a new head.
+      reset: patterns of what is re-initialized, "head" for a new head.
       ignore: patterns of what the run has and this model lacks.
       which: "best" on validation, or "last".
     """

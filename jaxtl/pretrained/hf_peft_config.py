@@ -45,7 +45,7 @@ KNOWN = (
 )
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def read_config(path: pathlib.Path) -> dict[str, Any]:
     """Reads an adapter_config.json.
 
     Raises:
@@ -60,7 +60,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     except ValueError:
         raise UserError(f"{str(path)!r} is no JSON.") from None
     where = f"{str(path)!r}"
-    hf_peft_layout.by_kind(config.get("peft_type"))
+    hf_peft_layout.codec_of_kind(config.get("peft_type"))
     if config.get("bias", "none") != "none":
         raise UserError(
             f"{where}: bias={config['bias']!r} trained biases beside the adapters; "

@@ -15,19 +15,20 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
+from jaxtl.data import paths
 from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
 from jaxtl.peft import base
-from jaxtl.pretrained import convert, hf_peft_config, hf_peft_layout, hub, tensor_files
-from jaxtl.pretrained.hf_peft_layout import Module
+from jaxtl.pretrained import convert, hf_peft_config, hf_peft_layout, tensor_files
+from jaxtl.pretrained.hf_peft_layout import AdaptedModule
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # PEFT wraps the model twice; VeRA's shared matrices hang on the outer one.
 ROOT, OUTER = "base_model.model.", "base_model."
 
 
-def save(
+def save_adapter(
     folder,
-    peft: base.Reparametrisation,
+    peft: base.Reparametrization,
     delta: PyTree,
     constants: PyTree,
     params: PyTree,
@@ -55,15 +56,15 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not overwritten.")
     layout = _layout(model)
-    codec = hf_peft_layout.codec(peft)
-    found = {m.path: m for m in hf_peft_layout.modules(layout)}
+    codec = hf_peft_layout.codec_of(peft)
+    found = {m.path: m for m in hf_peft_layout.adaptable_modules(layout)}
     targets = peft.targets(params)
     _writable(peft, targets, found, saved, model)
     tensors, used = codec.shared(constants), {}
     tensors = {OUTER + name: x for name, x in tensors.items()}
     for path, leaf in targets.items():
         used[path] = module = found[path]
-        own = jax.tree.map(np.asarray, base.at(delta, path))
+        own = jax.tree.map(np.asarray, base.subtree(delta, path))
         parts = codec.write(own, module, tuple(leaf.shape))
         tensors |= {f"{ROOT}{module.name}.{n}": x for n, x in parts.items()}
     whole = _whole(params, layout, saved)
@@ -77,7 +78,7 @@ def save(
         "target_modules": [m.name for m in used.values()],
         "modules_to_save": list(names) or None,
         "fan_in_fan_out": any(m.kind == "conv1d" for m in used.values()),
-        **codec.config(peft, {p: (m, base.at(delta, p)) for p, m in used.items()}),
+        **codec.config(peft, {p: (m, base.subtree(delta, p)) for p, m in used.items()}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     tensor_files.write(folder / WEIGHTS, tensors, {"format": "pt"})
@@ -129,7 +130,7 @@ def _whole(params: PyTree, layout: WeightLayout, saved) -> dict[str, np.ndarray]
                 f"saved={stage!r} is no stage with a layout{nearest(stage, stages)}."
             )
     for rule in layout.rules:
-        leaf = base.at(params, rule.path)
+        leaf = base.subtree(params, rule.path)
         if rule.path.split("/")[0] not in saved or leaf is None:
             continue
         if not rule.source.endswith((".weight", ".bias")):
@@ -141,9 +142,9 @@ def _whole(params: PyTree, layout: WeightLayout, saved) -> dict[str, np.ndarray]
     return found
 
 
-def read(
+def read_adapter(
     folder, model
-) -> tuple[base.Reparametrisation, PyTree, PyTree, dict[str, np.ndarray]]:
+) -> tuple[base.Reparametrization, PyTree, PyTree, dict[str, np.ndarray]]:
     """Reads a folder that PEFT, or `save`, wrote.
 
     Args:
@@ -158,12 +159,15 @@ def read(
         are missing or that the model has no place for.
     """
     folder, layout = pathlib.Path(folder), _layout(model)
-    config = hf_peft_config.read(folder / CONFIG)
-    codec = hf_peft_layout.by_kind(config.get("peft_type"))
+    config = hf_peft_config.read_config(folder / CONFIG)
+    codec = hf_peft_layout.codec_of_kind(config.get("peft_type"))
     shared, parts, rest = _sorted(tensor_files.read(folder / WEIGHTS).tensors, layout)
-    known = {convert.bare(m.name, layout): m for m in hf_peft_layout.modules(layout)}
+    known = {
+        convert.without_prefix(m.name, layout): m
+        for m in hf_peft_layout.adaptable_modules(layout)
+    }
     lost = [name for name in parts if name not in known]
-    rules = {convert.bare(r.source, layout): r for r in layout.rules}
+    rules = {convert.without_prefix(r.source, layout): r for r in layout.rules}
     lost += [name for name in rest if name not in rules]
     if lost:
         hint = nearest(lost[0], [*known, *rules])
@@ -202,11 +206,11 @@ def _sorted(tensors: Mapping[str, Any], layout: WeightLayout):
         if inner in hf_peft_layout.SHARED:
             shared[inner] = hf_peft_layout.single(x)
         elif part:
-            bare = convert.bare(module, layout)
+            bare = convert.without_prefix(module, layout)
             parts.setdefault(bare, {})[part] = hf_peft_layout.single(x)
         else:
             # PEFT may keep a table whole beside its adapter.
-            rest[convert.bare(inner.replace(".base_layer.", "."), layout)] = x
+            rest[convert.without_prefix(inner.replace(".base_layer.", "."), layout)] = x
     return shared, parts, rest
 
 
@@ -219,7 +223,7 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _complete(
-    folder, config: Mapping, known: Mapping[str, Module], parts, rest
+    folder, config: Mapping, known: Mapping[str, AdaptedModule], parts, rest
 ) -> None:
     """Raises where the file lacks a module that its configuration targets."""
     if not parts:
@@ -242,8 +246,8 @@ def _complete(
             )
 
 
-def begin(
-    peft: base.Reparametrisation, model, params: PyTree
+def read_start(
+    peft: base.Reparametrization, model, params: PyTree
 ) -> tuple[PyTree, PyTree, dict[str, np.ndarray]]:
     """Reads what `peft.start` names, for this method on this model.
 
@@ -258,14 +262,14 @@ def begin(
     Raises:
       UserError: the folder is of another method, rank, scale, or other leaves.
     """
-    folder = hub.find(peft.start, "peft.start")
-    found, delta, constants, whole = read(folder, model)
+    folder = paths.find(peft.start, "peft.start")
+    found, delta, constants, whole = read_adapter(folder, model)
     where = f"peft.start={peft.start!r}"
     if type(found) is not type(peft):
         raise UserError(
             f"{where} holds {type(found).__name__}; peft is {type(peft).__name__}."
         )
-    for field in hf_peft_layout.codec(peft).fields:
+    for field in hf_peft_layout.codec_of(peft).fields:
         theirs, ours = getattr(found, field), getattr(peft, field)
         if theirs != ours:
             raise UserError(f"{where} has {field}={theirs!r}; peft.{field}={ours!r}.")

@@ -29,7 +29,7 @@ PARTS = (
 SHARED = ("vera_A", "vera_B")
 
 
-class Module(NamedTuple):
+class AdaptedModule(NamedTuple):
     """A module of transformers that an adapter may stand beside.
 
     Attributes:
@@ -43,20 +43,20 @@ class Module(NamedTuple):
     kind: str
 
 
-def modules(layout: WeightLayout) -> list[Module]:
+def adaptable_modules(layout: WeightLayout) -> list[AdaptedModule]:
     """Returns the modules of a layout that have a kernel or are a table."""
     kinds = {"linear": "linear", "same": "conv1d", "conv": "conv"}
     found = []
     for rule in layout.rules:
         name, leaf = rule.source.removesuffix(".weight"), rule.path.rpartition("/")[2]
         if leaf == "embedding":
-            found.append(Module(name, rule.path, "table"))
+            found.append(AdaptedModule(name, rule.path, "table"))
         elif leaf == "kernel" and rule.how in kinds:
-            found.append(Module(name, rule.path, kinds[rule.how]))
+            found.append(AdaptedModule(name, rule.path, kinds[rule.how]))
     return found
 
 
-class Codec(NamedTuple):
+class AdapterCodec(NamedTuple):
     """How one method is written and read.
 
     Attributes:
@@ -75,12 +75,12 @@ class Codec(NamedTuple):
     write: Callable[..., dict]
     config: Callable[..., dict]
     read: Callable[..., dict]
-    build: Callable[..., base.Reparametrisation]
+    build: Callable[..., base.Reparametrization]
     shared: Callable[[PyTree], dict] = lambda constants: {}
     constants: Callable[[Mapping], PyTree] = lambda shared: {}
 
 
-def codec(peft: base.Reparametrisation) -> Codec:
+def codec_of(peft: base.Reparametrization) -> AdapterCodec:
     """Returns how a method is written.
 
     Raises:
@@ -95,7 +95,7 @@ def codec(peft: base.Reparametrisation) -> Codec:
     return CODECS[type(peft)]
 
 
-def by_kind(kind: Any) -> Codec:
+def codec_of_kind(kind: Any) -> AdapterCodec:
     """Returns how a `peft_type` is read."""
     kinds = {c.kind: c for c in CODECS.values()}
     if kind not in kinds:
@@ -114,7 +114,7 @@ def single(x: Any) -> np.ndarray:
     )
 
 
-def pattern(paths: Iterable[str], known: Iterable[str]) -> str:
+def _pattern_of(paths: Iterable[str], known: Iterable[str]) -> str:
     """Returns a pattern of exactly these paths, for all layers at once if it can be."""
     paths, known = list(paths), list(known)
     exact = [re.escape(p) for p in paths]
@@ -127,7 +127,7 @@ def pattern(paths: Iterable[str], known: Iterable[str]) -> str:
 # --- LoRA -----------------------------------------------------------------------------
 
 
-def _write_lora(own, module: Module, shape) -> dict[str, np.ndarray]:
+def _write_lora(own, module: AdaptedModule, shape) -> dict[str, np.ndarray]:
     a, b = own["a"].T, own["b"].T
     more = {"lora_magnitude_vector": own["magnitude"]} if "magnitude" in own else {}
     if module.kind == "table":
@@ -166,7 +166,7 @@ def _config_lora(peft: LoRA, used) -> dict[str, Any]:
 
 def _build_lora(config, own, known) -> LoRA:
     return LoRA(
-        select=pattern(own, known),
+        select=_pattern_of(own, known),
         rank=config["r"],
         alpha=float(config["lora_alpha"]),
         rslora=bool(config.get("use_rslora", False)),
@@ -177,7 +177,7 @@ def _build_lora(config, own, known) -> LoRA:
 # --- (IA)³ ----------------------------------------------------------------------------
 
 
-def _write_ia3(own, module: Module, shape) -> dict[str, np.ndarray]:
+def _write_ia3(own, module: AdaptedModule, shape) -> dict[str, np.ndarray]:
     _only_matrices("IA3", module)
     if "inputs" in own:
         return {"ia3_l": own["inputs"][None]}
@@ -202,13 +202,13 @@ def _config_ia3(peft: IA3, used) -> dict[str, Any]:
 
 def _build_ia3(config, own, known) -> IA3:
     inward = [path for path, factors in own.items() if "inputs" in factors]
-    return IA3(select=pattern(own, known), inputs=pattern(inward, known))
+    return IA3(select=_pattern_of(own, known), inputs=_pattern_of(inward, known))
 
 
 # --- VeRA -----------------------------------------------------------------------------
 
 
-def _write_vera(own, module: Module, shape) -> dict[str, np.ndarray]:
+def _write_vera(own, module: AdaptedModule, shape) -> dict[str, np.ndarray]:
     _only_matrices("VeRA", module)
     return {"vera_lambda_d": own["inner"], "vera_lambda_b": own["outer"]}
 
@@ -231,10 +231,10 @@ def _config_vera(peft: VeRA, used) -> dict[str, Any]:
 
 def _build_vera(config, own, known) -> VeRA:
     inner = float(config.get("d_initial", 0.1))
-    return VeRA(select=pattern(own, known), rank=config["r"], inner=inner)
+    return VeRA(select=_pattern_of(own, known), rank=config["r"], inner=inner)
 
 
-def _only_matrices(method: str, module: Module) -> None:
+def _only_matrices(method: str, module: AdaptedModule) -> None:
     if module.kind == "conv":
         raise UserError(
             f"peft: {method} of a convolution ({module.path!r}) has no place in PEFT's "
@@ -243,7 +243,7 @@ def _only_matrices(method: str, module: Module) -> None:
 
 
 CODECS = {
-    LoRA: Codec(
+    LoRA: AdapterCodec(
         "LORA",
         ("rank", "alpha", "rslora", "dora"),
         _write_lora,
@@ -251,8 +251,8 @@ CODECS = {
         _read_lora,
         _build_lora,
     ),
-    IA3: Codec("IA3", (), _write_ia3, _config_ia3, _read_ia3, _build_ia3),
-    VeRA: Codec(
+    IA3: AdapterCodec("IA3", (), _write_ia3, _config_ia3, _read_ia3, _build_ia3),
+    VeRA: AdapterCodec(
         "VERA",
         ("rank",),
         _write_vera,

@@ -1,45 +1,19 @@
 """Directories of the Hugging Face hub: a local one, or one fetched into its cache."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
+from jaxtl.data import paths
 
-VARIABLE = "JAXTL_DATA_DIR"
 PREFIX = "hf:"
 # Weights of other frameworks and pickles stay away unless nothing else is there.
 WANTED = ["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
-def find(path: str, what: str) -> pathlib.Path:
-    """Returns an existing path: as given, or under the folder of $JAXTL_DATA_DIR.
-
-    Raises:
-      UserError: it is in neither place.
-    """
-    plain = pathlib.Path(path).expanduser()
-    root = os.environ.get(VARIABLE)
-    places = [plain] + ([pathlib.Path(root) / path] if root else [])
-    for place in places:
-        if place.exists():
-            return place
-    siblings = [
-        p.name
-        for place in places
-        if place.parent.is_dir()
-        for p in place.parent.iterdir()
-    ]
-    under = f"${VARIABLE}" + ("" if root else " (which is not set)")
-    raise UserError(
-        f"{what}: there is no {path!r}{nearest(plain.name, siblings)}; paths are "
-        f"relative to the working directory or to {under}."
-    )
-
-
-def folder(where: str, revision: str | None = None) -> pathlib.Path:
+def model_directory(where: str, revision: str | None = None) -> pathlib.Path:
     """Returns a model's directory, fetched first where it is "hf:owner/name".
 
     Raises:
@@ -47,7 +21,7 @@ def folder(where: str, revision: str | None = None) -> pathlib.Path:
     """
     if where.startswith(PREFIX):
         return _fetch(where.removeprefix(PREFIX), revision)
-    path = find(where, "pretrained.FromHub")
+    path = paths.find(where, "pretrained.FromHub")
     if not path.is_dir():
         raise UserError(
             f"pretrained.FromHub: {where!r} is a file; give the directory with its "
@@ -97,18 +71,18 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
     )
 
 
-def config(path: pathlib.Path) -> dict[str, Any]:
+def model_config(path: pathlib.Path) -> dict[str, Any]:
     """Returns the directory's config.json."""
     return _json(path, "config.json", needed=True)
 
 
-def mean_pooled(path: pathlib.Path) -> bool:
+def pools_by_mean(path: pathlib.Path) -> bool:
     """Returns whether a sentence encoder of this directory averages its tokens."""
     found = _json(path, "1_Pooling/config.json")
     return bool(found.get("pooling_mode_mean_tokens"))
 
 
-def normalisation(path: pathlib.Path) -> dict[str, Any]:
+def image_normalization(path: pathlib.Path) -> dict[str, Any]:
     """Returns {"mean", "std"} of preprocessor_config.json, {} where there is none."""
     found = _json(path, "preprocessor_config.json")
     if not found.get("do_normalize", "image_mean" in found):
@@ -116,7 +90,7 @@ def normalisation(path: pathlib.Path) -> dict[str, Any]:
     return {"mean": found["image_mean"], "std": found["image_std"]}
 
 
-def framing(path: pathlib.Path) -> dict[str, Any]:
+def image_resizing(path: pathlib.Path) -> dict[str, Any]:
     """Returns {"size", "shortest"} of preprocessor_config.json, {} where it has none.
 
     As in `data.Preprocess`. Where transformers stretches to a square before it cuts

@@ -35,16 +35,16 @@ class Weights:
     params: PyTree
     stats: PyTree = dataclasses.field(default_factory=dict)
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rows: tuple["Row", ...] = ()
+    rows: tuple["LoadRow", ...] = ()
     names: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class LoadRow:
     """One line of the report on loading.
 
     Attributes:
-      status: "loaded", "re-initialised" or "skipped" (in the weights, unused).
+      status: "loaded", "re-initialized" or "skipped" (in the weights, unused).
       path: path of the leaf in the model (or in the weights, where skipped).
       shape: its shape in the model, None where the model has no such leaf.
       source_shape: its shape in the weights, None where they have no such leaf.
@@ -64,7 +64,7 @@ def match(
     weights: Weights,
     reset: tuple[str, ...] = (),
     ignore: tuple[str, ...] = (),
-) -> tuple[PyTree, PyTree, Source, list[Row]]:
+) -> tuple[PyTree, PyTree, Source, list[LoadRow]]:
     """Puts weights into a model's trees.
 
     Args:
@@ -78,7 +78,7 @@ def match(
     Returns:
       `(params, stats, source, rows)`. The leaves of `source` are those of `params` and
       `stats` themselves, not copies: copy them (`tree.copy`) before donating either.
-      `source.params` is None where a leaf was re-initialised, `source.head` is the
+      `source.params` is None where a leaf was re-initialized, `source.head` is the
       head of the weights as it came (None for none).
 
     Raises:
@@ -132,9 +132,9 @@ def _join(ours: PyTree, theirs: PyTree, reset, ignore, names):
     model, given = trees.flatten(ours), trees.flatten(theirs)
     rows, problems = [], []
 
-    def row(status: str, path: str, ours, theirs) -> Row:
+    def row(status: str, path: str, ours, theirs) -> LoadRow:
         shapes = [None if x is None else tuple(x.shape) for x in (ours, theirs)]
-        return Row(status, path, *shapes, names.get(path, ""))
+        return LoadRow(status, path, *shapes, names.get(path, ""))
 
     extra = {p: x for p, x in given.items() if p not in model}
     for path, x in extra.items():
@@ -144,7 +144,7 @@ def _join(ours: PyTree, theirs: PyTree, reset, ignore, names):
     for path, leaf in model.items():
         x = None if first(ignore, path) else given.get(path)
         if first(reset, path) is not None:
-            rows.append(row("re-initialised", path, leaf, given.get(path)))
+            rows.append(row("re-initialized", path, leaf, given.get(path)))
         elif x is None or tuple(x.shape) != tuple(leaf.shape):
             problems.append(row("misfit", path, leaf, x))
         else:
@@ -162,7 +162,7 @@ def _array(x, dtype=None) -> jax.Array:
     return jnp.asarray(x if isinstance(x, jax.Array) else np.asarray(x), dtype=dtype)
 
 
-def _explain(problems: list[Row], rows: list[Row]) -> str:
+def _explain(problems: list[LoadRow], rows: list[LoadRow]) -> str:
     missing = [r for r in problems if r.shape is not None and r.source_shape is None]
     extra = [r for r in problems if r.shape is None]
     shaped = [r for r in problems if None not in (r.shape, r.source_shape)]
@@ -195,7 +195,7 @@ def _explain(problems: list[Row], rows: list[Row]) -> str:
     )
 
 
-def _advice(problems: list[Row]) -> str:
+def _advice(problems: list[LoadRow]) -> str:
     """Names the smallest `reset`/`ignore`, where that is what is likely meant."""
     wanting = dict.fromkeys(r.path.split("/")[0] for r in problems if r.shape)
     wanting = list(wanting)
@@ -218,13 +218,13 @@ def _advice(problems: list[Row]) -> str:
     return f"\nTo load the rest and leave these: {', '.join(asked)}."
 
 
-def _depth(problems: list[Row], rows: list[Row]) -> str:
+def _depth(problems: list[LoadRow], rows: list[LoadRow]) -> str:
     """Tells a model that is deeper or shallower than the weights, "" if it is neither.
 
     What is missing, or superfluous, then looks like what was loaded but for numbers.
     """
 
-    def alike(row: Row) -> str:
+    def alike(row: LoadRow) -> str:
         return re.sub(r"\d+", "#", row.source or row.path)
 
     known = {alike(row) for row in rows if row.status == "loaded"}

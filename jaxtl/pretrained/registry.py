@@ -27,7 +27,7 @@ HEADS = {
 }
 
 
-def from_config(config: Mapping[str, Any], **fields):
+def model_from_config(config: Mapping[str, Any], **fields):
     """Builds the model that a config.json describes.
 
     Args:
@@ -60,7 +60,7 @@ def from_config(config: Mapping[str, Any], **fields):
         raise UserError(f"the model of type {kind!r}: {error}.") from None
 
 
-def outputs_of(config: Mapping[str, Any]) -> int | None:
+def head_outputs(config: Mapping[str, Any]) -> int | None:
     """Returns the width of the head that a config.json tells of, None for no head."""
     writer = (config.get("architectures") or [""])[0]
     if not writer.endswith("Classification"):
@@ -68,7 +68,7 @@ def outputs_of(config: Mapping[str, Any]) -> int | None:
     return len(config.get("id2label") or {}) or config.get("num_labels") or 2
 
 
-def recognise(tensors: Mapping[str, Any], meta: Mapping[str, Any]):
+def recognize_model(tensors: Mapping[str, Any], meta: Mapping[str, Any]):
     """Returns the model that a file without config.json is of, or None."""
     shapes = {n.removeprefix("module."): tuple(x.shape) for n, x in tensors.items()}
     for name in RECOGNISERS:

@@ -41,7 +41,7 @@ DTYPES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class LazyTensor:
     """An array that is read when `numpy.asarray` asks for it.
 
     Attributes:
@@ -72,7 +72,7 @@ class TensorFile:
 
     Attributes:
       path: the file, or the index of a sharded one.
-      tensors: name -> array or `Tensor`.
+      tensors: name -> array or `LazyTensor`.
       meta: whatever else it says (strings of a safetensors header, numbers beside a
         torch state_dict).
     """
@@ -88,7 +88,7 @@ def read(path) -> TensorFile:
     Raises:
       UserError: no such file, an unknown kind, a damaged file, a pickle with code.
     """
-    path = locate(pathlib.Path(path))
+    path = _find_tensor_file(pathlib.Path(path))
     if path.name.endswith(".index.json"):
         return _sharded(path)
     if path.suffix == ".safetensors":
@@ -98,7 +98,7 @@ def read(path) -> TensorFile:
     return _torch(path)
 
 
-def locate(path: pathlib.Path) -> pathlib.Path:
+def _find_tensor_file(path: pathlib.Path) -> pathlib.Path:
     """Returns the tensor file (or shard index) that the path means."""
     if path.is_dir():
         return _in_directory(path)
@@ -170,7 +170,7 @@ def _safetensors(path: pathlib.Path) -> TensorFile:
     return TensorFile(path, tensors, meta)
 
 
-def _slice(path: pathlib.Path, name: str, entry: dict, offset: int) -> Tensor:
+def _slice(path: pathlib.Path, name: str, entry: dict, offset: int) -> LazyTensor:
     if entry["dtype"] not in DTYPES:
         raise UserError(
             f"{str(path)!r}: the tensor {name!r} has dtype {entry['dtype']}; "
@@ -185,7 +185,7 @@ def _slice(path: pathlib.Path, name: str, entry: dict, offset: int) -> Tensor:
         flat = np.fromfile(path, dtype, math.prod(shape), offset=start)
         return flat.reshape(shape)
 
-    return Tensor(shape, dtype, fetch)
+    return LazyTensor(shape, dtype, fetch)
 
 
 def _npz(path: pathlib.Path) -> TensorFile:
@@ -200,7 +200,7 @@ def _npz(path: pathlib.Path) -> TensorFile:
     return TensorFile(path, tensors)
 
 
-def _member(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> Tensor:
+def _member(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> LazyTensor:
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         header = {
@@ -213,7 +213,7 @@ def _member(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> Tensor
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[member.removesuffix(".npy")]
 
-    return Tensor(shape, dtype, fetch)
+    return LazyTensor(shape, dtype, fetch)
 
 
 def _torch(path: pathlib.Path) -> TensorFile:

@@ -41,7 +41,7 @@ def _rest(run: Run) -> dict[str, PyTree]:
     }
     base = _base(run)
     if run.exp.peft is not None:
-        changed = trees.flatten(run.exp.peft.adapted(base))
+        changed = trees.flatten(run.exp.peft.adapted_mask(base))
         moves = trees.flatten(run.program.base_mask)
         resumable["base"] = trees.map_with_path(
             lambda path, x: x if changed[path] or moves[path] else None, base
@@ -54,7 +54,7 @@ def _rest(run: Run) -> dict[str, PyTree]:
 
 
 def _base(run: Run) -> PyTree:
-    """All parameters before a reparametrisation and without averaging."""
+    """All parameters before a reparametrization and without averaging."""
     return trees.merge(run.state.trainable["model"], run.fixed.frozen)
 
 

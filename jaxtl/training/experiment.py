@@ -183,7 +183,7 @@ class Experiment:
             )
         if self.peft is not None and not callable(getattr(self.peft, "merge", None)):
             raise UserError(
-                f"peft={self.peft!r}: expected a reparametrisation such as "
+                f"peft={self.peft!r}: expected a reparametrization such as "
                 "tl.peft.LoRA(), or None."
             )
         if isinstance(self.wise_ft, list):

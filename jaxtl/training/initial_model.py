@@ -179,7 +179,9 @@ def _reparametrized(exp: Experiment, model: InitialModel, x: PyTree) -> InitialM
     shapes = jax.eval_shape(network.apply, params, model.stats, x).features
     peft_params, constants = peft.init(key, params, shapes), peft.constants(params)
     if peft.start is not None:
-        peft_params, constants, saved = hf_peft_folder.begin(peft, model.config, params)
+        peft_params, constants, saved = hf_peft_folder.read_start(
+            peft, model.config, params
+        )
         params = trees.map_with_path(
             lambda path, leaf: jnp.asarray(saved.get(path, leaf), leaf.dtype), params
         )

@@ -18,8 +18,8 @@ def sources(exp: Experiment) -> dict[str, Data]:
 
     A size that the data name themselves stays.
     """
-    framing = getattr(exp.init, "framing", None)
-    size = framing(exp.model) if framing else {}
+    resizing = getattr(exp.init, "image_resizing", None)
+    size = resizing(exp.model) if resizing else {}
     data_of = {"target": exp.data, **exp.streams}
     if not size:
         return data_of

@@ -42,7 +42,7 @@ def show(run) -> None:
 
 
 def _labels(run, optimizer):
-    """The tree of groups; "peft" where a reparametrisation moves what they
+    """The tree of groups; "peft" where a reparametrization moves what they
     freeze."""
     base = trees.merge(run.state.trainable["model"], run.fixed.frozen)
     moving = trees.flatten(run.program.trainable_mask)
@@ -65,7 +65,7 @@ def _rate(optimizer, label) -> str:
 
 
 def loaded(rows: list[dict]):
-    """The table of loaded, re-initialised and skipped leaves, by stage."""
+    """The table of loaded, re-initialized and skipped leaves, by stage."""
     counts: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         shape = row["shape"] or row["source_shape"] or ()

@@ -139,7 +139,7 @@ def test_the_card_tells_what_the_run_measured(digits):
         n = len(run.parts.datasets["target"].rows[split])
         assert f"| {split} | {n} | {result[split]['accuracy']:.4f} |" in card
     assert "Run(path='start', reset='head', which='best')" in card
-    assert "re-initialised" in card
+    assert "re-initialized" in card
     assert 'license: "CC0-1.0"' in card
     assert f"jax {jax.__version__}" in card
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in card

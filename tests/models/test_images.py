@@ -29,7 +29,7 @@ def load(model, path, x):
     assert {r.status for r in rows} == {"loaded"}
     back = convert.to_tensors(params, stats, layout)
     for tensor, given in file.tensors.items():
-        written = back[convert.bare(tensor, layout)]
+        written = back[convert.without_prefix(tensor, layout)]
         assert written.tobytes() == np.asarray(given).tobytes(), tensor
     return network, params, stats
 

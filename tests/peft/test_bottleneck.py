@@ -95,7 +95,7 @@ def test_fresh_adapters_change_nothing(case):
     }
     key = jax.random.key(3)
     ours = wrapped.apply(
-        base.graft(params, fresh), stats, x, train=network.stages, key=key
+        base.add_leaves(params, fresh), stats, x, train=network.stages, key=key
     )
     plain = network.apply(params, stats, x, train=network.stages, key=key)
     np.testing.assert_array_equal(ours.logits, plain.logits)
@@ -111,7 +111,7 @@ def test_initial_adapters_are_the_identity_and_leave_the_base_alone():
     merged = method.merge(params, delta, method.constants(params))
     kept = trees.flatten(merged)
     assert all(kept[p] is x for p, x in trees.flatten(params).items())
-    assert not any(jax.tree.leaves(method.adapted(params)))
+    assert not any(jax.tree.leaves(method.adapted_mask(params)))
     assert not method.deployable
     got = method.network(network).apply(merged, stats, TEXT).logits
     np.testing.assert_array_equal(got, network.apply(params, stats, TEXT).logits)
@@ -144,11 +144,11 @@ def test_widths_without_features_or_an_error():
         jax.random.key(0),
         np.zeros((1, 32, 32, 3), "f4"),
     )[0]
-    assert base.width("stem", params, None) == 4
+    assert base.stage_width("stem", params, None) == 4
     with pytest.raises(UserError, match=r"stage 'stage1' can't be told from its"):
-        base.width("stage1", params, None)
+        base.stage_width("stage1", params, None)
     bert = jax.eval_shape(BERT.pure().init, jax.random.key(0), TEXT)[0]
-    assert {base.width(s, bert, None) for s in BERT.stages[:-1]} == {16}
+    assert {base.stage_width(s, bert, None) for s in BERT.stages[:-1]} == {16}
 
 
 def test_errors():

@@ -82,7 +82,7 @@ def test_what_the_merge_changes_is_what_it_says():
     delta = filled(method.init(jax.random.key(0), PARAMS))
     merged = trees.flatten(method.merge(PARAMS, delta, {}))
     changed = {p for p, x in trees.flatten(PARAMS).items() if merged[p] is not x}
-    adapted = trees.flatten(method.adapted(PARAMS))
+    adapted = trees.flatten(method.adapted_mask(PARAMS))
     assert changed == {p for p, m in adapted.items() if m}
     assert changed == {
         "layer_0/attention/key/kernel",

@@ -165,7 +165,7 @@ def test_initial_values():
 def test_other_leaves_stay_the_same_objects():
     method = LoRA(select="layer_0", rank=2)
     merged = method.merge(PARAMS, method.init(jax.random.key(0), PARAMS), {})
-    mask = trees.flatten(method.adapted(PARAMS))
+    mask = trees.flatten(method.adapted_mask(PARAMS))
     assert [p for p, m in mask.items() if m] == [
         "layer_0/conv/kernel",
         "layer_0/dense/kernel",

@@ -1,4 +1,4 @@
-"""What every reparametrisation keeps, with every family of models: two steps of SGD.
+"""What every reparametrization keeps, with every family of models: two steps of SGD.
 
 Under each the task's loss and two regularizers of the merged parameters; the base does
 not move, and L2-SP is of what the merge changed.
@@ -24,7 +24,7 @@ from jaxtl.peft import (
     LoRA,
     PrefixTuning,
     PromptTuning,
-    Reparametrisation,
+    Reparametrization,
     VeRA,
 )
 from jaxtl.terms import context as terms_context
@@ -138,7 +138,7 @@ def test_two_steps(family, name):
 
 def _check_merged(method, params, merged, metrics):
     """Other leaves are the base's, and L2-SP is of the rest, by numpy."""
-    adapted = trees.flatten(method.adapted(params))
+    adapted = trees.flatten(method.adapted_mask(params))
     after, total = trees.flatten(merged), 0.0
     for path, leaf in trees.flatten(params).items():
         if not adapted[path]:
@@ -205,7 +205,7 @@ def test_every_family_and_every_method_is_here():
     classes = {type(model) for model, _ in MODELS.values()}
     assert {type(MODELS[f][0]) for f in FAMILIES} == classes
     public = {getattr(jaxtl.peft, name) for name in jaxtl.peft.__all__}
-    assert {type(m) for m in METHODS.values()} == public - {Reparametrisation}
+    assert {type(m) for m in METHODS.values()} == public - {Reparametrization}
 
 
 @pytest.mark.parametrize("name", METHODS)

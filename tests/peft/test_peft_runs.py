@@ -1,4 +1,4 @@
-"""Reparametrisations in runs: what is trained, kept, resumed, deployed, handed on."""
+"""Reparametrizations in runs: what is trained, kept, resumed, deployed, handed on."""
 
 import dataclasses
 

@@ -66,7 +66,7 @@ def test_shapes_stay_and_runs_from_any_stage_go_on(name, method):
     assert np.abs(full.logits - before.logits).max() > 1e-3
     same = trees.flatten(merged)
     assert all(same[p] is leaf for p, leaf in trees.flatten(params).items())
-    assert not any(jax.tree.leaves(METHODS[method].adapted(params)))
+    assert not any(jax.tree.leaves(METHODS[method].adapted_mask(params)))
     assert tuple(full.features) == wrapped.stages
     added = 3 if method == "prompt" else 0
     assert full.features["layer_0"].states.shape[1] == (

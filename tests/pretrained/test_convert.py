@@ -84,7 +84,7 @@ def test_a_tensor_without_a_rule_is_told_and_counters_are_listed():
     with pytest.raises(UserError, match=r"- fc2.weight \(2, 2\)"):
         match(*arrays, weights)
     *_, rows = match(*arrays, weights, ignore=(r"fc2\.weight",))
-    assert convert.counts(rows) == {"loaded": 7, "skipped": 2}
+    assert convert.count_statuses(rows) == {"loaded": 7, "skipped": 2}
 
 
 def test_a_missing_tensor_is_told_by_the_name_it_should_have():
@@ -133,7 +133,7 @@ def test_another_depth_is_told_both_ways(theirs, ours, says):
 
 def test_a_grey_image_gives_a_one_channel_stem_the_same_output():
     weights = convert.to_weights(tensors(), LAYOUT)
-    grey = convert.one_channel(weights, LAYOUT.stem)
+    grey = convert.to_one_channel(weights, LAYOUT.stem)
     rgb = np.asarray(weights.params["stem"]["conv"]["kernel"])
     one = grey.params["stem"]["conv"]["kernel"]
     patch = np.random.default_rng(1).normal(size=(2, 5))
@@ -143,6 +143,6 @@ def test_a_grey_image_gives_a_one_channel_stem_the_same_output():
 
 def test_the_layout_is_recognised_by_its_names():
     other = WeightLayout(tuple(layouts.linear("classifier", "head/dense")))
-    assert convert.choose(tensors(), {"a": other, "b": LAYOUT}) == "b"
+    assert convert.choose_layout(tensors(), {"a": other, "b": LAYOUT}) == "b"
     with pytest.raises(UserError, match="no tensor of the file belongs"):
-        convert.choose(["x.y"], {"a": other})
+        convert.choose_layout(["x.y"], {"a": other})

@@ -23,7 +23,7 @@ PUBLISHED = {
 
 
 def test_published_sizes():
-    rows = {row.name: row for row in describe.sizes()}
+    rows = {row.name: row for row in describe.model_sizes()}
     assert {name: rows[name].parameters for name in PUBLISHED} == PUBLISHED
     # The encoder with its pooler has 109,482,240; the head adds 2 · 768 + 2.
     assert rows["BERT base"].parameters == 109_482_240 + 2 * 768 + 2
@@ -56,17 +56,19 @@ def test_every_tensor_of_the_real_files_has_its_place(
 ):
     if name.endswith(".th"):
         pytest.importorskip("torch")
-    report = describe.inspect(str(data_dir / "pretrained" / name))
-    assert len(report.lines) == count
-    assert all(line.path for line in report.lines)
+    report = describe.inspect_file(str(data_dir / "pretrained" / name))
+    assert len(report.tensors) == count
+    assert all(line.path for line in report.tensors)
     assert report.model == model or model is None
     assert report.layout == layout or layout is None
 
 
 def test_a_file_of_no_known_family_is_listed_all_the_same(data_dir):
-    report = describe.inspect(str(data_dir / "pretrained/glove_twitter_25d_12k.npz"))
+    report = describe.inspect_file(
+        str(data_dir / "pretrained/glove_twitter_25d_12k.npz")
+    )
     assert report.model == report.layout == ""
-    assert {line.name: line.shape for line in report.lines} == {
+    assert {line.name: line.shape for line in report.tensors} == {
         "words": (11_925,),
         "vectors": (11_925, 25),
     }

@@ -55,7 +55,7 @@ def folder(tmp_path):
     like.mkdir()
     (like / "config.json").write_text(json.dumps(BERT))
     (like / "vocab.txt").write_text("[PAD]\n")
-    model = registry.from_config(BERT, outputs=3)
+    model = registry.model_from_config(BERT, outputs=3)
     params, _ = initial(model, TEXT)
     out = tmp_path / "bert"
     write.write_directory(out, model, params, like=like, class_names=("a", "b", "c"))
@@ -140,7 +140,7 @@ def test_a_new_head_and_the_advice_for_it(folder):
     same(new["head"], params["head"])
     same(new["layer_1"], old["layer_1"])
     same(source.head, old["head"])
-    assert convert.counts(rows)["re-initialised"] == 2
+    assert convert.count_statuses(rows)["re-initialized"] == 2
     assert next(r.source for r in rows if r.path == "embeddings/token/embedding") == (
         "bert.embeddings.word_embeddings.weight"
     )
@@ -197,12 +197,12 @@ def test_a_grey_stem_and_its_normalisation(tmp_path):
 def test_a_configuration_that_is_not_understood(change, says):
     config = {k: v for k, v in {**BERT, **change}.items() if v is not ...}
     with pytest.raises(UserError, match=says):
-        registry.from_config(config)
+        registry.model_from_config(config)
 
 
 def test_a_field_that_the_model_lacks():
     with pytest.raises(UserError, match="unexpected keyword argument 'deth'"):
-        registry.from_config(BERT, deth=3)
+        registry.model_from_config(BERT, deth=3)
 
 
 def test_directories_that_lack_something(folder, tmp_path):
@@ -286,7 +286,7 @@ def test_loading_a_large_file_needs_little_more_memory_than_the_file(tmp_path):
 import re, sys
 import numpy as np
 from jaxtl.pretrained import tensor_files, match, convert
-from jaxtl.models.weight_layout import Layout, Rule
+from jaxtl.models.weight_layout import Rule, WeightLayout
 import jax, jax.numpy as jnp
 jnp.zeros(1).block_until_ready()
 rules = [Rule(f"t{i}", f"s{i}/kernel", "linear") for i in range(32)]
@@ -294,7 +294,7 @@ def peak():  # Not getrusage's: that starts from the parent's.
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
 file = tensor_files.read(sys.argv[1])
-weights = convert.to_weights(file.tensors, Layout(tuple(rules)))
+weights = convert.to_weights(file.tensors, WeightLayout(tuple(rules)))
 shapes = {f"s{i}": {"kernel": jax.ShapeDtypeStruct((1024, 1024), "float32")}
           for i in range(32)}
 params, *_ = match.match(shapes, {}, weights)

@@ -1,4 +1,4 @@
-"""Matching: each leaf is loaded, re-initialised, skipped or complained about."""
+"""Matching: each leaf is loaded, re-initialized, skipped or complained about."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_reset_keeps_the_initial_value_and_the_old_head():
     assert (params["stem"]["conv"]["kernel"] == 1).all()
     assert source.params["head"]["dense"] == {"kernel": None, "bias": None}
     assert source.head["dense"]["kernel"].shape == (4, 10)
-    again = {r.path: r for r in rows if r.status == "re-initialised"}
+    again = {r.path: r for r in rows if r.status == "re-initialized"}
     assert again["head/dense/kernel"].source_shape == (4, 10)
     assert set(again) == {"head/dense/kernel", "head/dense/bias"}
 

@@ -172,7 +172,7 @@ def test_weights_of_one_run_start_the_next(digits, tmp_path):
     assert run.source.head["dense"]["kernel"].shape == (16, 10)
     assert run.step()["l2sp"] == 0.0, "it starts at its source"
     assert run.step()["l2sp"] > 0.0
-    assert "re-initialised" in (tmp_path / "b" / "loaded.json").read_text()
+    assert "re-initialized" in (tmp_path / "b" / "loaded.json").read_text()
 
 
 def test_a_relative_path_names_the_line_as_well(file, monkeypatch):

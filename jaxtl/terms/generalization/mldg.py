@@ -30,7 +30,7 @@ class MLDG(Term):
     A task term by itself. In each step one of the domains, drawn at random, is
     meta-test (G is its mean cross-entropy), the others are meta-train (F is the mean of
     theirs), in nats. Batches of unequal size are cut to the smallest. The inner step
-    moves the trainable parameters, after a reparametrisation those of the merged model.
+    moves the trainable parameters, after a reparametrization those of the merged model.
     Reports both risks.
 
     Attributes:

@@ -21,11 +21,11 @@ CLIP = {"size": {"shortest_edge": 10}, "do_center_crop": True, "crop_size": 8}
 
 def said(folder, found):
     (folder / "preprocessor_config.json").write_text(json.dumps(found))
-    return hub.framing(folder)
+    return hub.image_resizing(folder)
 
 
 def test_every_form_of_the_file_is_read(tmp_path):
-    assert hub.framing(tmp_path) == {}
+    assert hub.image_resizing(tmp_path) == {}
     assert said(tmp_path, VIT) == {"size": (8, 8), "shortest": None}
     assert said(tmp_path, {**VIT, "size": 8}) == {"size": (8, 8), "shortest": None}
     assert said(tmp_path, RESNET) == {"size": (224, 224), "shortest": 256}
