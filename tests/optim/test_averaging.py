@@ -87,5 +87,5 @@ def test_settings_that_average_nothing_are_told(digits, wrong):
 
 
 def test_what_is_no_average_is_told(digits):
-    with pytest.raises(tl.UserError, match=r"tl\.averaging\.EMA"):
+    with pytest.raises(tl.UserError, match=r"tl\.optim\.EMA"):
         digits(average=0.9)

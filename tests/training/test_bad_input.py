@@ -120,7 +120,7 @@ CASES = {
     ),
     "labels outside classes": (
         lambda e: {"data": arrays(class_names=("a", "b"))},
-        r"labels must be below 2, the class count; 20 rows are other.* row 2 with 2",
+        r"labels must be below 2, the class count; 20 rows are not, .* row 2 with 2",
     ),
     "labels below zero": (
         lambda e: {"data": arrays(y=Y - 1)},

@@ -124,7 +124,7 @@ def test_another_experiment_does_not_continue_a_run(tmp_path, digits):
     tl.train(tl.setup(exp(), tmp_path / "run"))
     with pytest.raises(UserError, match="only the program that made it has"):
         tl.resume(tmp_path / "run")
-    assert tl.resume(tmp_path / "run", exp()).at == 2
+    assert tl.resume(tmp_path / "run", exp()).steps_done == 2
     with pytest.raises(UserError, match="another experiment: seed differ"):
         tl.resume(tmp_path / "run", exp(seed=5))
     with pytest.raises(UserError, match="another experiment: data differ"):

@@ -9,7 +9,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core.errors import UserError
-from jaxtl.data import Arrays
+from jaxtl.data import Arrays, host_stream
 from jaxtl.data.augment.image import Jitter
 from jaxtl.data.preprocess import Preprocess, apply, normalize, restore
 from jaxtl.terms.base import Term
@@ -98,8 +98,10 @@ def test_a_data_set_of_its_own_may_be_the_unlabelled_stream():
 
 def test_the_host_gives_no_labels_either():
     run = tl.setup(_adaptation(device_bytes=0))
-    batch = next(run._host("unlabelled", 1, 16, 0))
-    assert set(batch) == {"x", "row"}
+    assert "unlabelled" in run.program.host_streams
+    dataset = run.parts.datasets["target"]
+    batches = host_stream.batches(dataset, "unlabelled", 0, 16, labels=False)
+    assert set(next(batches)) == {"x", "row"}
     there = tl.setup(_adaptation())
     run.advance(2)
     there.advance(2)

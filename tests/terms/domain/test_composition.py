@@ -67,7 +67,7 @@ def start():
         cache="off",
     )
     parts = tl.setup(plain).parts
-    weights = Weights(parts.params, parts.stats)
+    weights = Weights(parts.model.base_params, parts.model.stats)
     return dataclasses.replace(plain, init=Held(weights)), weights.params
 
 
