@@ -1,7 +1,8 @@
-"""The learning-rate finder: one short run whose rate grows until the loss explodes."""
+"""The learning-rate finder: a short run whose learning rate grows until it diverges."""
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -11,19 +12,19 @@ from jaxtl.core.errors import UserError
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
 
-SMOOTHING = 0.9  # a longer memory shifts the curve by decades in a hundred steps
-DIVERGED = 4.0  # times the lowest smoothed loss
+SMOOTHING = 0.9  # a larger decay shifts the curve by decades in a hundred steps
+DIVERGENCE = 4.0  # ratio to the lowest smoothed loss
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Curve:
-    """What the finder saw: the loss before each step, and the step's rate.
+class LearningRateCurve:
+    """The loss before each step of the finder, and the step's learning rate.
 
     Attributes:
       rates: (n,) learning rates, rising by a constant factor.
       losses: (n,) smoothed losses.
       raw: (n,) losses of the batches.
-      diverged: whether the loss exploded, so that the curve ends before `high`.
+      diverged: whether the loss diverged, so that the curve ends before `high`.
     """
 
     rates: np.ndarray
@@ -35,19 +36,20 @@ class Curve:
     def suggestion(self) -> float | None:
         """The smaller of `steepest` and `tenth`; None where the loss never falls.
 
-        The smoothed loss lags behind, so in short searches its steepest fall may lie
-        where training no longer works.
+        The smoothed loss lags behind that of the batches, so in short searches its
+        steepest fall may be at a rate that is too large for training.
         """
         return None if self.steepest is None else min(self.steepest, self.tenth)
 
     @property
     def steepest(self) -> float | None:
-        """The rate where the smoothed loss falls steepest over log(rate).
+        """The rate at which the smoothed loss falls steepest over log(rate).
 
-        None where it never falls by more than batches differ. Looked for between the
-        first steps, of which an average means little yet, and the lowest loss.
+        None where it never falls by more than the noise between batches. The search
+        leaves out the first steps, whose averages are noisy, and ends at the lowest
+        loss.
         """
-        first, last = _settled(len(self.rates)), int(np.argmin(self.losses))
+        first, last = _warmup(len(self.rates)), int(np.argmin(self.losses))
         if last <= first:
             return None
         fall = np.max(self.losses[first:last]) - self.losses[last]
@@ -63,10 +65,10 @@ class Curve:
         return float(self.rates[int(np.argmin(self.losses))]) / 10
 
     def plot(self, path: str | pathlib.Path, *, title: str = "") -> None:
-        """Draws the losses over the rates, the suggestions marked, to a PNG."""
-        from jaxtl.results.plots import base  # matplotlib takes a second to import
+        """Draws the losses over the rates, and the suggestions, to a PNG."""
+        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
 
-        base.learning_rates(self, pathlib.Path(path), title=title)
+        plots.learning_rates(self, pathlib.Path(path), title=title)
 
 
 def find_lr(
@@ -75,24 +77,26 @@ def find_lr(
     low: float = 1e-7,
     high: float = 10.0,
     steps: int = 100,
-) -> Curve:
-    """Tries learning rates from low to high, one per step, and returns the losses.
+) -> LearningRateCurve:
+    """Trains with learning rates from low to high, one per step, and records the loss.
 
-    The rate is that of the optimizer (a schedule is put aside); groups keep their
-    factors. It stops early when the smoothed loss is above four times its lowest value,
-    or no longer finite.
+    The rate replaces the optimizer's rate or schedule; groups keep their factors. It
+    stops early where the smoothed loss is above four times its lowest value, or not
+    finite.
 
     Args:
-      run_or_exp: an experiment, or a run, which is tried from where it stands and is
-        left as it is.
+      run_or_exp: an experiment, or a run, whose current state is copied.
       low, high: first and last rate.
       steps: number of rates.
+
+    Raises:
+      UserError: invalid rates or steps, or a first loss that is not finite.
 
     References:
       Smith, Cyclical Learning Rates for Training Neural Networks, WACV 2017, section
       3.3 (the range test, with the rate growing exponentially).
     """
-    rates = growing(low, high, steps)
+    rates = _rates(low, high, steps)
     run = Run(run_or_exp) if isinstance(run_or_exp, Experiment) else run_or_exp
     run = _trial(run)
     raw, losses = [], []
@@ -101,20 +105,23 @@ def find_lr(
         losses.append(smoothed(raw, SMOOTHING))
         if has_diverged(losses):
             break
-    seen = len(raw)
-    kept = [x for x in losses if np.isfinite(x)]
-    if not kept:
+    finite = [x for x in losses if np.isfinite(x)]
+    if not finite:
         raise UserError(
             f"the loss of the first step is {raw[0]}, so no rate can be found; are "
             "there values in the data, or weights, that are not finite?"
         )
-    return Curve(
-        rates[: len(kept)], np.array(kept), np.array(raw[: len(kept)]), seen < steps
+    count = len(finite)
+    return LearningRateCurve(
+        rates=rates[:count],
+        losses=np.array(finite),
+        raw=np.array(raw[:count]),
+        diverged=len(raw) < steps,
     )
 
 
-def growing(low: float, high: float, steps: int) -> np.ndarray:
-    """Returns low · (high / low)^(i / (steps − 1)), (steps,) in float64."""
+def _rates(low: float, high: float, steps: int) -> np.ndarray:
+    """Computes low · (high / low)^(i / (steps − 1)), (steps,) in float64."""
     if not 0 < low < high:
         raise UserError(
             f"low={low!r} and high={high!r}: expected rates 0 < low < high."
@@ -124,38 +131,38 @@ def growing(low: float, high: float, steps: int) -> np.ndarray:
     return low * (high / low) ** (np.arange(steps) / (steps - 1))
 
 
-def smoothed(values: list[float], memory: float) -> float:
-    """Returns Σ mⁿ⁻ⁱ vᵢ / Σ mⁿ⁻ⁱ: the bias-corrected moving average's last value."""
-    weights = memory ** np.arange(len(values))[::-1]
+def smoothed(values: Sequence[float], decay: float) -> float:
+    """Computes Σ dⁿ⁻ⁱ vᵢ / Σ dⁿ⁻ⁱ, the last bias-corrected moving average."""
+    weights = decay ** np.arange(len(values))[::-1]
     return float(np.dot(weights, values) / weights.sum())
 
 
 def noise(values: np.ndarray) -> float:
-    """Returns the standard deviation between neighbours: 1.048 · median |vᵢ₊₁ − vᵢ|.
+    """Estimates the standard deviation of noise as 1.048 · median |vᵢ₊₁ − vᵢ|.
 
-    1.048 = 1 / (0.6745 · √2) makes it that of normal values; a median does not mind
-    that the values fall as a whole.
+    1.048 = 1 / (0.6745 · √2) makes it unbiased for independent normal noise; a trend
+    in the values hardly changes the median.
     """
     return 1.048 * float(np.median(np.abs(np.diff(values))))
 
 
-def has_diverged(losses: list[float]) -> bool:
-    """Returns whether the last of the smoothed losses is far above their lowest."""
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether the last of the smoothed losses is far above their lowest."""
     last, lowest = losses[-1], min(losses)
     if not np.isfinite(last):
         return True
-    # As 4 · lowest where that is positive; a negative loss needs a bound above it.
-    bound = lowest + (DIVERGED - 1) * abs(lowest)
+    # For a positive loss this is 4 · lowest; for a negative one it is above the lowest.
+    bound = lowest + (DIVERGENCE - 1) * abs(lowest)
     return bool(last > bound)
 
 
-def _settled(count: int) -> int:
-    """Returns how many first values to pass over: the average's memory."""
+def _warmup(count: int) -> int:
+    """Number of first values that are left out: the time constant of the average."""
     return min(round(1 / (1 - SMOOTHING)), count // 4)
 
 
 def _trial(run: Run) -> Run:
-    """Returns a run of its own state, whose learning rate is one traced number."""
+    """Copies a run, whose learning rate then is one traced number."""
     trial = run.in_memory()
     program = run.program
     if config.is_config(program.optimizer.lr):

@@ -1,9 +1,10 @@
-"""How far two domains' features lie apart: equations on arrays, in float64.
+"""Measures of the shift between two domains' features, on arrays in float64.
 
 Proxy A-distance, maximum mean discrepancy with a permutation test, shift per class.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,12 @@ from jaxtl.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distance:
-    """What `proxy_a_distance` found.
+class ProxyADistance:
+    """Result of `proxy_a_distance`.
 
     Attributes:
       distance: 2·(1 − 2ε).
-      error: ε, of the two domains' held-out errors the mean; ½ is chance.
+      error: ε, the mean of the two domains' held-out errors; ½ is chance.
     """
 
     distance: float
@@ -31,18 +32,19 @@ def proxy_a_distance(
     strength: float = 1.0,
     folds: int = 5,
     seed: int = 0,
-) -> Distance:
-    """2·(1 − 2ε), ε the held-out error of a linear classifier that tells domains apart.
+) -> ProxyADistance:
+    """Estimates 2·(1 − 2ε), ε the held-out error of a linear classifier of domains.
 
-    About 0 where it can't (an estimate may fall a little below), 2 where it never errs.
-    The classifier is logistic regression on features scaled to unit deviation, its two
-    domains weighted alike; ε is cross-validated and balanced over domains.
+    It is about 0 (an estimate may be slightly negative) where the classifier can't
+    distinguish the domains, 2 where it makes no error. The classifier is logistic
+    regression on features scaled to unit deviation, with equal total weights of the
+    domains; ε is cross-validated and averaged over domains.
 
     Args:
       source: (n, d).
       target: (m, d).
-      strength: C of scikit-learn's LogisticRegression; larger fits closer.
-      folds: of the cross-validation, 2 or more.
+      strength: C of scikit-learn's LogisticRegression, its inverse penalty.
+      folds: number of folds, 2 or more.
       seed: of the folds.
 
     Raises:
@@ -54,7 +56,7 @@ def proxy_a_distance(
     """
     from sklearn import linear_model, model_selection, pipeline, preprocessing
 
-    source, target = _pair(source, target, least=max(folds, 2))
+    source, target = _pair(source, target, minimum=max(folds, 2))
     if folds < 2:
         raise UserError(f"folds={folds}: expected 2 or more.")
     x = np.concatenate([source, target])
@@ -65,22 +67,22 @@ def proxy_a_distance(
             C=strength, class_weight="balanced", max_iter=1000
         ),
     )
-    cut = model_selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
-    told = model_selection.cross_val_predict(classifier, x, domain, cv=cut)
-    error = float(np.mean([np.mean(told[domain == d] != d) for d in (0, 1)]))
-    return Distance(distance=2 * (1 - 2 * error), error=error)
+    split = model_selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
+    predicted = model_selection.cross_val_predict(classifier, x, domain, cv=split)
+    error = float(np.mean([np.mean(predicted[domain == d] != d) for d in (0, 1)]))
+    return ProxyADistance(distance=2 * (1 - 2 * error), error=error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Discrepancy:
-    """What `mmd_test` found.
+class MMDTest:
+    """Result of `mmd_test`.
 
     Attributes:
       mmd: unbiased estimate of MMD²; near 0, and of either sign, without a shift.
-      p_value: share of relabellings with an MMD² at least as large; never below
+      p_value: share of permutations with an MMD² at least as large; never below
         1 / (permutations + 1).
       bandwidth: σ of the Gaussian kernel.
-      permutations: number of random relabellings.
+      permutations: number of random permutations of the domain labels.
     """
 
     mmd: float
@@ -90,7 +92,7 @@ class Discrepancy:
 
     @property
     def p_text(self) -> str:
-        """The p-value with its sign: "= 0.3", or "≤ 0.002" where none was larger."""
+        """The p-value and its relation: "= 0.3", or "≤ 0.002" for the lowest one."""
         lowest = 1 / (self.permutations + 1)
         sign = "≤" if self.p_value <= lowest else "="
         return f"{sign} {self.p_value:.2g}"
@@ -103,18 +105,19 @@ def mmd_test(
     bandwidth: float | None = None,
     permutations: int = 500,
     seed: int = 0,
-) -> Discrepancy:
-    """MMD² with kernel exp(−‖x − y‖² / (2σ²)), and how likely it is without a shift.
+) -> MMDTest:
+    """Estimates MMD² with kernel exp(−‖x − y‖² / (2σ²)), and tests it by permutations.
 
-    The p-value is (1 + #{MMD² of a random relabelling ≥ that found}) / (1 + number of
-    relabellings): exact at any number, so P(p ≤ α) ≤ α where the domains are alike.
+    The p-value is (1 + #{permutations with MMD² ≥ the observed}) / (1 + permutations).
+    It is exact for any number of permutations: P(p ≤ α) ≤ α where the domains are
+    alike.
 
     Args:
       source: (n, d).
       target: (m, d).
-      bandwidth: σ > 0; None takes the median distance between two examples of both.
-      permutations: number of relabellings, 1 or more.
-      seed: of the relabellings.
+      bandwidth: σ > 0; None takes the median distance over all pairs of examples.
+      permutations: number of permutations of the domain labels, 1 or more.
+      seed: of the permutations.
 
     Raises:
       UserError: arrays that don't fit each other, fewer than 2 examples, σ ≤ 0.
@@ -123,19 +126,19 @@ def mmd_test(
       Gretton et al., A Kernel Two-Sample Test, JMLR 13 (2012), eq. 3; the + 1 in
       Phipson & Smyth, Permutation P-values Should Never Be Zero, 2010.
     """
-    source, target = _pair(source, target, least=2)
+    source, target = _pair(source, target, minimum=2)
     if permutations < 1:
         raise UserError(f"permutations={permutations}: expected 1 or more.")
-    kernel, bandwidth = _gaussian(np.concatenate([source, target]), bandwidth)
-    inside = np.zeros((len(kernel), permutations + 1))
-    inside[: len(source), 0] = 1.0
+    kernel, bandwidth = _gaussian_kernel(np.concatenate([source, target]), bandwidth)
+    in_source = np.zeros((len(kernel), permutations + 1))
+    in_source[: len(source), 0] = 1.0
     rng = np.random.default_rng(seed)
     for column in range(1, permutations + 1):
-        inside[rng.permutation(len(kernel))[: len(source)], column] = 1.0
-    values = _mmd(kernel, inside)
-    # What a relabelling changes by rounding alone counts as a tie.
+        in_source[rng.permutation(len(kernel))[: len(source)], column] = 1.0
+    values = _squared_mmd(kernel, in_source)
+    # Values that differ by rounding errors alone count as ties.
     ties = values[1:] >= values[0] - 1e-12
-    return Discrepancy(
+    return MMDTest(
         mmd=float(values[0]),
         p_value=float((1 + ties.sum()) / (1 + permutations)),
         bandwidth=bandwidth,
@@ -143,46 +146,58 @@ def mmd_test(
     )
 
 
-def _gaussian(x: np.ndarray, bandwidth: float | None) -> tuple[np.ndarray, float]:
-    """Returns the kernel matrix of the rows, and σ."""
+def _gaussian_kernel(
+    x: np.ndarray, bandwidth: float | None
+) -> tuple[np.ndarray, float]:
+    """Computes the kernel matrix of the rows, (n, n), and σ."""
     squares = np.sum(x**2, axis=1)
-    apart = np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0.0)
-    np.fill_diagonal(apart, 0.0)
+    squared = np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0.0)
+    np.fill_diagonal(squared, 0.0)
     if bandwidth is None:
-        pairs = apart[np.triu_indices(len(x), 1)]
-        # Features that collapsed to a point have no scale: any will do.
+        pairs = squared[np.triu_indices(len(x), 1)]
+        # Where all rows are equal, the kernel is 1 for any σ.
         bandwidth = float(np.sqrt(np.median(pairs))) or 1.0
     elif not bandwidth > 0:
         raise UserError(
             f"bandwidth={bandwidth}: expected σ > 0, or None for the median distance."
         )
-    return np.exp(-apart / (2 * bandwidth**2)), bandwidth
+    return np.exp(-squared / (2 * bandwidth**2)), bandwidth
 
 
-def _mmd(kernel: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Returns the unbiased MMD² of each column's division into 1 (first) and 0."""
-    n = inside[:, 0].sum()
+def _squared_mmd(kernel: np.ndarray, in_source: np.ndarray) -> np.ndarray:
+    """Computes the unbiased MMD² of several assignments to domains.
+
+    Args:
+      kernel: (N, N).
+      in_source: (N, p), a column per assignment: 1 in the source, 0 in the target.
+
+    Returns:
+      (p,).
+    """
+    n = in_source[:, 0].sum()
     m = len(kernel) - n
     diagonal = np.diag(kernel)
-    reached = kernel @ inside
-    first = np.sum(inside * reached, axis=0)
-    across = reached.sum(axis=0) - first
-    second = kernel.sum() - first - 2 * across
-    own = diagonal @ inside
-    first, second = first - own, second - (diagonal.sum() - own)
-    return first / (n * (n - 1)) + second / (m * (m - 1)) - 2 * across / (n * m)
+    to_source = kernel @ in_source
+    source = np.sum(in_source * to_source, axis=0)
+    cross = to_source.sum(axis=0) - source
+    target = kernel.sum() - source - 2 * cross
+    # The unbiased estimate leaves out pairs of an example with itself.
+    source_diagonal = diagonal @ in_source
+    source = source - source_diagonal
+    target = target - (diagonal.sum() - source_diagonal)
+    return source / (n * (n - 1)) + target / (m * (m - 1)) - 2 * cross / (n * m)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassShift:
-    """How far one class moved.
+    """Shift of one class between the domains.
 
     Attributes:
       name: of the class.
       source, target: numbers of examples.
       shift: distance of its two means, in units of the deviation within classes; NaN
         where a domain has no example.
-      chance: √(1/n + 1/m), about what `shift` is without any shift.
+      chance: √(1/n + 1/m), about the expected value of `shift` for equal domains.
     """
 
     name: str
@@ -199,76 +214,86 @@ def class_shifts(
     target_labels: np.ndarray,
     names: Sequence[str],
 ) -> list[ClassShift]:
-    """‖μ_c(source) − μ_c(target)‖ / s for each class c.
+    """Computes ‖μ_c(source) − μ_c(target)‖ / s for each class c.
 
-    s² is the mean squared distance of examples from the mean of their own class in
-    their own domain, pooled over all (divided by examples less means, N − 2K): the same
-    unit for every class. It reads the labels of both domains, so it serves analysis
-    only: nothing may be chosen by it where the target is unlabelled.
+    s² is the mean squared distance of examples from their class's mean in their domain,
+    pooled over all examples (divided by their number less that of means, N − 2K): the
+    same unit for every class. The measure reads the labels of both domains, so
+    it is for analysis only: choose nothing by it where the target is unlabelled.
 
     Args:
-      source: (n, d), and source_labels: (n,) whole numbers.
-      target: (m, d), and target_labels: (m,).
-      names: of the classes, by label.
+      source: (n, d) features.
+      source_labels: (n,) whole numbers.
+      target: (m, d) features.
+      target_labels: (m,) whole numbers.
+      names: of the classes, by label; examples of other labels are left out.
 
     Raises:
       UserError: arrays that don't fit each other.
     """
-    source, target = _pair(source, target, least=1)
+    source, target = _pair(source, target, minimum=1)
     domains = ((source, np.asarray(source_labels)), (target, np.asarray(target_labels)))
     for x, y in domains:
         if y.shape != (len(x),):
             raise UserError(
                 f"labels of shape {y.shape} for {len(x)} examples: expected one each."
             )
-    means: list[list] = []
-    squares, free = 0.0, 0
-    for x, y in domains:
-        means.append([])
-        for label in range(len(names)):
-            mine = x[y == label]
-            means[-1].append(mine.mean(0) if len(mine) else None)
-            squares += np.sum((mine - means[-1][-1]) ** 2) if len(mine) else 0.0
-            free += max(len(mine) - 1, 0)
-    unit = np.sqrt(squares / free) if free else np.nan
-    return [
-        _shift(name, label, domains, (means[0][label], means[1][label]), unit)
-        for label, name in enumerate(names)
-    ]
+    squares, freedom = 0.0, 0
+    classes = [[x[y == label] for x, y in domains] for label in range(len(names))]
+    for domain in (0, 1):
+        for pair in classes:
+            x = pair[domain]
+            squares += np.sum((x - x.mean(0)) ** 2) if len(x) else 0.0
+            freedom += max(len(x) - 1, 0)
+    unit = float(np.sqrt(squares / freedom)) if freedom else math.nan
+    return [_class_shift(name, *pair, unit) for name, pair in zip(names, classes)]
 
 
-def _shift(name, label, domains, means, unit) -> ClassShift:
-    counts = [int(np.sum(y == label)) for _, y in domains]
-    there = all(counts)
-    apart = np.linalg.norm(means[0] - means[1]) if there else np.nan
+def _class_shift(
+    name: str, source: np.ndarray, target: np.ndarray, unit: float
+) -> ClassShift:
+    """Computes the shift of one class, whose rows are given, in a unit."""
+    shift = chance = math.nan
+    if len(source) and len(target):
+        distance = np.linalg.norm(source.mean(0) - target.mean(0))
+        shift = float(distance / unit) if unit > 0 else math.nan
+        chance = math.sqrt(1 / len(source) + 1 / len(target))
     return ClassShift(
         name=name,
-        source=counts[0],
-        target=counts[1],
-        shift=float(apart / unit) if unit > 0 else float(np.nan),
-        chance=float(np.sqrt(sum(1 / n for n in counts))) if there else float(np.nan),
+        source=len(source),
+        target=len(target),
+        shift=shift,
+        chance=chance,
     )
 
 
-def _pair(source, target, *, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as float64 matrices of equal width."""
-    found = []
+def _pair(
+    source: np.ndarray, target: np.ndarray, *, minimum: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Converts features to two float64 matrices of equal width.
+
+    Raises:
+      UserError: other shapes, fewer examples than the minimum, or values not finite.
+    """
+    matrices = []
     for name, x in (("source", source), ("target", target)):
         x = np.asarray(x, np.float64)
         if x.ndim != 2:
             raise UserError(
                 f"{name} features have the shape {x.shape}; expected (examples, width)."
             )
-        if len(x) < least:
+        if len(x) < minimum:
             raise UserError(
-                f"the {name} domain has {len(x)} examples; this needs at least {least}."
+                f"the {name} domain has {len(x)} examples; this needs at least "
+                f"{minimum}."
             )
         if not np.isfinite(x).all():
             raise UserError(f"the {name} features hold NaN or infinity.")
-        found.append(x)
-    if found[0].shape[1] != found[1].shape[1]:
+        matrices.append(x)
+    source, target = matrices
+    if source.shape[1] != target.shape[1]:
         raise UserError(
-            f"source features have width {found[0].shape[1]} and target features "
-            f"{found[1].shape[1]}; they must be of one stage of one model."
+            f"source features have width {source.shape[1]} and target features "
+            f"{target.shape[1]}; they must be of one stage of one model."
         )
-    return found[0], found[1]
+    return source, target

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     diagnosis = domain_shift.diagnose(
         args.dir,
         source=args.source,
-        other=args.target,
+        target=args.target,
         stage=args.stage,
         examples=args.examples,
         permutations=args.permutations,

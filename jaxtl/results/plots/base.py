@@ -209,7 +209,7 @@ def learning_rates(curve, path: pathlib.Path, *, title: str = "") -> None:
     """Draws losses over rising learning rates, with the rates that they suggest.
 
     Args:
-      curve: an `lr_finder.Curve`.
+      curve: an `lr_finder.LearningRateCurve`.
       path: where to write.
       title: above the axes.
     """
