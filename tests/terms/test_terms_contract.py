@@ -99,23 +99,38 @@ def _stored_importance():
 
 
 def _classes() -> set[tuple[str, str]]:
-    """Returns (module, class) of every public class that derives from Term."""
-    bases = {}
+    """(module, class) of every public Term that computes a loss.
+
+    A base class that leaves `__call__` to its subclasses is not one of them.
+    """
+    bases: dict[tuple[str, str], set[str]] = {}
+    callable_names: set[str] = set()
     for path in _ROOT.rglob("*.py"):
         module = ".".join(path.relative_to(_ROOT.parent).with_suffix("").parts)
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef):
-                names = {ast.unparse(base).split(".")[-1] for base in node.bases}
-                bases[module, node.name] = names
-    terms, size = {"Term"}, 0
-    while len(terms) > size:
-        size = len(terms)
-        terms |= {name for (_, name), above in bases.items() if above & terms}
+            if not isinstance(node, ast.ClassDef):
+                continue
+            names = {ast.unparse(base).split(".")[-1] for base in node.bases}
+            bases[module, node.name] = names
+            methods = {m.name for m in node.body if isinstance(m, ast.FunctionDef)}
+            if "__call__" in methods and node.name != "Term":
+                callable_names.add(node.name)
+    terms = _descendants({"Term"}, bases) - {"Term"}
+    losses = _descendants(callable_names & terms, bases)
     return {
         (module, name)
         for module, name in bases
-        if name in terms - {"Term"} and not name.startswith("_")
+        if name in terms & losses and not name.startswith("_")
     }
+
+
+def _descendants(names: set[str], bases: dict[tuple[str, str], set[str]]) -> set[str]:
+    """The named classes and all that derive from them, by name."""
+    names, size = set(names), 0
+    while len(names) > size:
+        size = len(names)
+        names |= {name for (_, name), parents in bases.items() if parents & names}
+    return names
 
 
 def test_every_term_has_a_row():
