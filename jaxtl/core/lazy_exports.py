@@ -8,6 +8,7 @@ imports neither jax nor any other library until a name is used.
 import ast
 import importlib
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,15 +34,20 @@ def attach(
             raise AttributeError(
                 f"{package} has no {name!r}; it has: {', '.join(names)}"
             )
-        module, attribute = exports[name]
-        if module.strip("."):
-            parent = importlib.import_module(module, package)
-            if hasattr(parent, attribute):
-                return getattr(parent, attribute)
-        separator = "" if module.endswith(".") else "."
-        return importlib.import_module(f"{module}{separator}{attribute}", package)
+        value = _load(package, *exports[name])
+        setattr(sys.modules[package], name, value)  # the next use does not come here
+        return value
 
     return load, lambda: names, names
+
+
+def _load(package: str, module: str, attribute: str) -> Any:
+    if module.strip("."):
+        parent = importlib.import_module(module, package)
+        if hasattr(parent, attribute):
+            return getattr(parent, attribute)
+    separator = "" if module.endswith(".") else "."
+    return importlib.import_module(f"{module}{separator}{attribute}", package)
 
 
 def _exports(source: str) -> dict[str, tuple[str, str]]:

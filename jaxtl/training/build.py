@@ -15,7 +15,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.optim import optimizer as optimizers
-from jaxtl.optim.phase_plan import ResolvedPhase, resolve_phases
+from jaxtl.optim.phases import ResolvedPhase, resolve_phases
 from jaxtl.terms import losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.program import Program

@@ -1,15 +1,15 @@
 """The Experiment: one frozen value that holds everything a run needs."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NoReturn
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import dataset as data_base
-from jaxtl.data import preprocess as preprocessing
-from jaxtl.optim import averaging
-from jaxtl.optim import phases as phasing
+from jaxtl.data.dataset import Data
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.optim.averaging import Averaging
 from jaxtl.optim.optimizer import AdamW, Optimizer
+from jaxtl.optim.phases import Phase, Phases
 from jaxtl.terms.base import Term
 
 DTYPES = ("float32", "bfloat16")
@@ -35,7 +35,8 @@ class Variant:
     which: Literal["best", "last"] = "best"
     per_seed: bool = False
 
-    def read(self):
+    def read(self) -> NoReturn:
+        """Raises UserError: only `jaxtl run` can train the other variant first."""
         raise UserError(
             f"init=Variant({self.name!r}) stands for another variant of the same "
             "experiment file, which `jaxtl run` (or tl.run) trains first; set up by "
@@ -101,14 +102,14 @@ class Experiment:
     """
 
     model: Any
-    data: data_base.Data
-    streams: Mapping[str, data_base.Data] = dataclasses.field(default_factory=dict)
+    data: Data
+    streams: Mapping[str, Data] = dataclasses.field(default_factory=dict)
     init: Any = None
     terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
     optim: Optimizer = dataclasses.field(default_factory=AdamW)
-    phases: phasing.Phases | tuple[phasing.Phase, ...] = ()
+    phases: Phases | tuple[Phase, ...] = ()
     peft: Any = None
-    average: averaging.Averaging | None = None
+    average: Averaging | None = None
     wise_ft: tuple[float, ...] = ()
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
     cache_bytes: int = 2_000_000_000
@@ -117,7 +118,7 @@ class Experiment:
     batch: int | Mapping[str, int] = 64
     augment: tuple = ()
     statistics: tuple[str, ...] | None = None
-    preprocess: preprocessing.Preprocess | None = None
+    preprocess: Preprocess | None = None
     monitor: str | None = "auto"
     test: bool = True
     evaluate_every: int | None = None
@@ -133,25 +134,12 @@ class Experiment:
     tensorboard: bool = False
     seed: int = 0
 
-    def __post_init__(self):
-        for name, least in (
-            ("steps", 0),
-            ("evaluate_batch", 1),
-            ("accumulate", 1),
-            ("evaluate_every", 1),
-            ("log_every", 1),
-            ("save_every", 1),
-            ("steps_per_dispatch", 1),
-            ("device_bytes", 0),
-            ("cache_bytes", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= least) and (value is not None or name == "seed"):
-                raise UserError(
-                    f"{name}={value!r}: expected a whole number of at least {least}."
-                )
+    def __post_init__(self) -> None:
+        for name in ("wise_ft", "phases", "augment", "statistics"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, least in _LEAST.items():
+            _check_count(name, getattr(self, name), least)
         if not self.seed < 2**32:
             raise UserError(f"seed={self.seed!r}: expected 0 ≤ seed < 2³².")
         for name, choices in (("dtype", DTYPES), ("cache", CACHES)):
@@ -161,15 +149,10 @@ class Experiment:
                     f"{name}={value!r}{nearest(value, choices)} "
                     f"(known: {', '.join(choices)})."
                 )
-        if self.init is not None and not callable(getattr(self.init, "read", None)):
-            raise UserError(
-                f"init={self.init!r}: expected initial weights such as "
-                'tl.pretrained.FromRun("<directory>"), or None.'
-            )
-        for field in ("terms", "streams"):
-            if not isinstance(getattr(self, field), Mapping):
+        for name in ("terms", "streams"):
+            if not isinstance(getattr(self, name), Mapping):
                 raise UserError(
-                    f"{field}={getattr(self, field)!r}: expected a mapping from names."
+                    f"{name}={getattr(self, name)!r}: expected a mapping from names."
                 )
         for name, term in self.terms.items():
             if not isinstance(term, Term):
@@ -177,36 +160,44 @@ class Experiment:
                     f"terms[{name!r}]={term!r}: expected a Term such as "
                     "tl.losses.CrossEntropy()."
                 )
-        if not isinstance(self.optim, Optimizer):
-            raise UserError(
-                f"optim={self.optim!r}: expected an optimizer such as tl.optim.AdamW()."
-            )
-        if self.peft is not None and not callable(getattr(self.peft, "merge", None)):
-            raise UserError(
-                f"peft={self.peft!r}: expected a reparametrization such as "
-                "tl.peft.LoRA(), or None."
-            )
-        if isinstance(self.wise_ft, list):
-            object.__setattr__(self, "wise_ft", tuple(self.wise_ft))
-        if not all(isinstance(a, int | float) and 0 <= a <= 1 for a in self.wise_ft):
-            raise UserError(
-                f"wise_ft={self.wise_ft!r}: expected numbers in [0, 1], such as "
-                "(0.0, 0.5, 1.0)."
-            )
-        if isinstance(self.phases, list):
-            object.__setattr__(self, "phases", tuple(self.phases))
-        if not isinstance(self.phases, tuple | phasing.Phases):
-            raise UserError(
-                f"phases={self.phases!r}: expected tl.optim.GradualUnfreezing(), "
-                "tl.optim.LPFT(), or a tuple of tl.optim.Phase."
-            )
-        if not isinstance(self.average, averaging.Averaging | None):
-            raise UserError(
-                f"average={self.average!r}: expected tl.optim.EMA() or SWA()."
-            )
-        for name in ("augment", "statistics"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, fits, expected in self._parts():
+            if not fits:
+                value = getattr(self, name)
+                raise UserError(f"{name}={value!r}: expected {expected}.")
+
+    def _parts(self) -> Iterator[tuple[str, bool, str]]:
+        """Yields (field, whether its value is of the right kind, what is expected)."""
+        yield (
+            "init",
+            self.init is None or callable(getattr(self.init, "read", None)),
+            'initial weights such as tl.pretrained.FromRun("<directory>"), or None',
+        )
+        yield (
+            "optim",
+            isinstance(self.optim, Optimizer),
+            "an optimizer such as tl.optim.AdamW()",
+        )
+        yield (
+            "peft",
+            self.peft is None or callable(getattr(self.peft, "merge", None)),
+            "a reparametrization such as tl.peft.LoRA(), or None",
+        )
+        yield (
+            "wise_ft",
+            all(isinstance(a, int | float) and 0 <= a <= 1 for a in self.wise_ft),
+            "numbers in [0, 1], such as (0.0, 0.5, 1.0)",
+        )
+        yield (
+            "phases",
+            isinstance(self.phases, tuple | Phases),
+            "tl.optim.GradualUnfreezing(), tl.optim.LPFT(), or a tuple of "
+            "tl.optim.Phase",
+        )
+        yield (
+            "average",
+            isinstance(self.average, Averaging | None),
+            "tl.optim.EMA() or SWA()",
+        )
 
     def batch_of(self, stream: str) -> int:
         """The batch size of a stream."""
@@ -217,4 +208,27 @@ class Experiment:
         raise UserError(
             f"batch: no size for the stream {stream!r}{nearest(stream, self.batch)} "
             f"(given: {', '.join(self.batch)})."
+        )
+
+
+# Fields that hold whole numbers -> the least value.
+_LEAST = {
+    "steps": 0,
+    "evaluate_batch": 1,
+    "accumulate": 1,
+    "evaluate_every": 1,
+    "log_every": 1,
+    "save_every": 1,
+    "steps_per_dispatch": 1,
+    "device_bytes": 0,
+    "cache_bytes": 0,
+    "seed": 0,
+}
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_whole and value >= least) and (value is not None or name == "seed"):
+        raise UserError(
+            f"{name}={value!r}: expected a whole number of at least {least}."
         )

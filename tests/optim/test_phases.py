@@ -19,7 +19,7 @@ WIDE = tl.models.MLP(widths=(16, 8))
 
 
 def test_gradual_unfreezing_thaws_a_stage_at_a_time_from_the_head_down():
-    found = phases.resolve(GradualUnfreezing(until=0.6), STAGES)
+    found = phases.declared_phases(GradualUnfreezing(until=0.6), STAGES)
     assert [p.frozen for p in found] == [
         "stem|stage1|stage2",
         "stem|stage1",
@@ -30,19 +30,19 @@ def test_gradual_unfreezing_thaws_a_stage_at_a_time_from_the_head_down():
 
 
 def test_gradual_unfreezing_bottom_up_and_by_two():
-    up = phases.resolve(GradualUnfreezing(order="bottom-up"), STAGES)
+    up = phases.declared_phases(GradualUnfreezing(order="bottom-up"), STAGES)
     assert [p.frozen for p in up] == [
         "stem|stage1|stage2",
         "stage1|stage2",
         "stage2",
         None,
     ]
-    two = phases.resolve(GradualUnfreezing(by=2), STAGES)
+    two = phases.declared_phases(GradualUnfreezing(by=2), STAGES)
     assert [p.frozen for p in two] == ["stem|stage1|stage2", "stem", None]
 
 
 def test_bounds_cover_every_step_once():
-    made = phases.bounds((Phase(until=1 / 3), Phase(until=0.5), Phase()), 10)
+    made = phases.phase_bounds((Phase(until=1 / 3), Phase(until=0.5), Phase()), 10)
     assert made == [range(0, 3), range(3, 5), range(5, 10)]
 
 
