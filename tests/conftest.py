@@ -176,7 +176,10 @@ class Bench:
             train_stages=self.network.stages,
             task=self.task,
             outputs=self.outputs,
-            batch_sizes={n: len(batch["row"]) for n, batch in self.batches.items()},
+            batch_sizes={
+                name: len(jax.tree.leaves(batch["x"])[0])
+                for name, batch in self.batches.items()
+            },
             preprocess=dict.fromkeys(self.batches, Preprocess()),
         )
 

@@ -197,7 +197,7 @@ def test_it_is_0_at_the_source_of_images_where_statistics_rest(bench):
     term = DELTA(attention=False)
     assert "block2" in term.describe(room.setup)
     value = _value(term, room)
-    assert value(room.params, train=()) == 0
+    assert value(room.params, program={"train_stages": ()}) == 0
     assert value(room.params) > 0
 
 

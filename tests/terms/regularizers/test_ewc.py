@@ -222,6 +222,7 @@ def test_a_fisher_that_is_not_stored_is_of_labels_drawn_by_the_source(bench):
 
 def test_importance_at_a_source_without_a_head_is_told(bench):
     room = bench()
-    setup = dataclasses.replace(room.setup, source_network=None)
+    program = dataclasses.replace(room.program, source_network=None)
+    setup = dataclasses.replace(room.setup, program=program)
     with pytest.raises(UserError, match="whose own head is not there"):
         EWC().check(setup)

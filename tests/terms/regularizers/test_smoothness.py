@@ -202,7 +202,7 @@ def test_padding_gets_no_noise_and_does_not_count(bench, term):
 def test_dropout_is_on_in_both_passes_and_drawn_anew(bench):
     room = bench(model=MLP(outputs=3, widths=(6, 5), dropout=0.5))
     assert _call(R3F(scale=0.0), room) > 0
-    assert _call(R3F(scale=0.0), room, train=()) == 0
+    assert _call(R3F(scale=0.0), room, program={"train_stages": ()}) == 0
 
 
 @pytest.mark.parametrize("cls", [R3F, SMART])
