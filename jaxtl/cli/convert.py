@@ -32,6 +32,6 @@ def main(args: argparse.Namespace) -> int:
         path = weights.write_adapter(args.source, args.target)
         print(f"the adapter of {args.source} written to {path}")
         return 0
-    path = weights.write_back(args.source, args.target, args.layout)
+    path = weights.write_weights(args.source, args.target, args.layout)
     print(f"the best model of {args.source} written to {path}")
     return 0

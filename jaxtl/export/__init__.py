@@ -1,1 +1,1 @@
-"""Trained models for deployment, and predictions from them."""
+"""Trained models as self-contained folders, and predictions from them."""

@@ -14,8 +14,10 @@ from jaxtl.training import setup
 from jaxtl.training.run_dir import read_experiment
 
 
-def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None = None):
-    """Writes a run's best model in its family's own layout, for torch to load.
+def write_weights(
+    run_dir: pathlib.Path, target: pathlib.Path, layout: str | None = None
+) -> pathlib.Path:
+    """Writes a run's best model in its family's published layout, for torch to load.
 
     Args:
       run_dir: the run's directory.
@@ -29,11 +31,12 @@ def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None =
     if target.exists():
         raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
     exp = read_experiment(run_dir)
-    found = checkpoint.latest(run_dir / "checkpoints")
-    if found is None:
+    folder = run_dir / "checkpoints"
+    step = checkpoint.latest(folder)
+    if step is None:
         raise UserError(f"convert: {run_dir} holds no finished checkpoint.")
-    best = checkpoint.read(run_dir / "checkpoints", found, "best")
-    names = tuple(checkpoint.meta(run_dir / "checkpoints", found)["class_names"])
+    best = checkpoint.read(folder, step, "best")
+    names = tuple(checkpoint.meta(folder, step)["class_names"])
     if not hasattr(exp.model, "layouts"):
         raise UserError(
             f"convert: {type(exp.model).__name__} has no layout of another library."
@@ -55,9 +58,9 @@ def write_back(run_dir: pathlib.Path, target: pathlib.Path, layout: str | None =
 
 
 def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-    """Writes what a run's reparametrization trained, in Hugging Face PEFT's layout.
+    """Writes a run's reparametrization in Hugging Face PEFT's layout.
 
-    Stages that the run trained whole (a new head) are written beside it.
+    Stages that the run trained without it (a new head) are written beside it.
 
     Args:
       run_dir: the run's directory.
@@ -70,22 +73,21 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     exp = read_experiment(run_dir)
     if exp.peft is None:
         raise UserError(
-            f"convert: {run_dir} tuned its parameters themselves (peft=None); leave "
-            "--adapter out."
+            f"convert: {run_dir} trained the model's parameters themselves "
+            "(peft=None); leave --adapter out."
         )
     if exp.wise_ft:
         raise UserError(
-            f"convert: the best weights of {run_dir} lie between θ₀ and the tuned ones "
-            "(wise_ft), which no adapter gives; leave --adapter out."
+            f"convert: the best weights of {run_dir} lie between the initial and the "
+            "trained ones (wise_ft), which no adapter gives; leave --adapter out."
         )
     run = setup.resume(run_dir)
     delta = run.best_peft_params
     delta = run.state.trainable["peft"] if delta is None else delta
     params, _ = run.weights("best")
-    moving = trees.flatten(run.program.base_mask)
-    saved = dict.fromkeys(path.split("/")[0] for path, m in moving.items() if m)
-    init = exp.init
-    of = str(init.folder()) if isinstance(init, pretrained.FromHub) else None
+    trainable = trees.flatten(run.program.base_mask)
+    stages = dict.fromkeys(path.split("/")[0] for path, m in trainable.items() if m)
+    is_hub = isinstance(exp.init, pretrained.FromHub)
     return hf_peft_folder.save_adapter(
         target,
         exp.peft,
@@ -93,6 +95,6 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         jax.device_get(run.fixed.peft_constants),
         params,
         run.parts.model.config,
-        saved=tuple(saved),
-        of=of,
+        saved=tuple(stages),
+        of=str(exp.init.folder()) if is_hub else None,
     )

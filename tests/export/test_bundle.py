@@ -23,6 +23,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Data, Table
 from jaxtl.evaluation import evaluate
 from jaxtl.export import bundle, predict, write_bundle
+from jaxtl.export.predictor import BATCH
 
 
 def train(directory, **fields):
@@ -73,7 +74,7 @@ def copy(digits, tmp_path):
 
 def edit(folder, **changes):
     """Changes export.json."""
-    path = folder / bundle.FACTS
+    path = folder / bundle.METADATA
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -83,7 +84,7 @@ def edit(folder, **changes):
 def test_gives_the_evaluated_outputs_for_any_batch_size(digits, predictor):
     wanted, x = logits(digits[0])
     assert x.dtype == np.uint8
-    for n in (1, 3, bundle.BATCH, len(x)):
+    for n in (1, 3, BATCH, len(x)):
         found = predictor.outputs(x[:n])
         np.testing.assert_allclose(found["logits"], wanted[:n], rtol=1e-5, atol=1e-5)
         p = special.softmax(wanted[:n].astype(np.float64), axis=-1)
@@ -180,10 +181,8 @@ def test_predicts_files_without_models_and_flax(digits, predictor, tmp_path):
     np.savez(tmp_path / "one.npz", whatever=x[3])
     PIL.Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "white.png")
     bad = ["flax", "orbax", "optax", "tensorflow_datasets"]
-    bad += [
-        f"jaxtl.{m}"
-        for m in ("models", "training", "pretrained", "export.write_bundle")
-    ]
+    bad += ["jaxtl.models", "jaxtl.training"]
+    bad += [f"jaxtl.export.{m}" for m in ("program", "load_run", "write_bundle")]
     code = f"""
     from jaxtl.export.predict import predict
     rows = predict({str(folder)!r}, ["batch.npy", "one.npz", "white.png"])
@@ -258,7 +257,7 @@ def test_a_table_is_read_by_its_columns_and_agrees_with_numpy(tmp_path):
     bad = tmp_path / "bad.csv"
     for text, message in {
         "colour\nred\n": "no column 'height'",
-        "height,colour\n1,rad\n": "'rad' is no category seen in training; did you",
+        "height,colour\n1,rad\n": "'rad' is no category of the training data; did you",
         "height,colour\n1,red\ntall,red\n": "line 3, column height: 'tall' is no",
         "height,colour\n1\n": "line 2: 1 cells where 2 are expected",
         "height,colour\n": "holds no rows",
@@ -415,7 +414,7 @@ def test_the_data_may_be_gone_and_half_precision_is_kept(tmp_path):
     (tmp_path / "data.npz").unlink()
     folder = write_bundle.export(tmp_path / "run", tmp_path / "out")
     predictor = bundle.load(folder)
-    assert predictor.facts["tolerance"] == write_bundle.TOLERANCE_HALF
+    assert predictor.metadata["tolerance"] == write_bundle.TOLERANCE_HALF
     found = predictor.outputs(x)["logits"]
     np.testing.assert_allclose(found, wanted, rtol=5e-2, atol=5e-2)
     assert (
@@ -432,9 +431,9 @@ def test_a_folder_is_never_overwritten_by_accident(digits, tmp_path, monkeypatch
     write_bundle.export(run.directory, out)  # an empty folder is free
     with pytest.raises(UserError, match="holds an export already"):
         write_bundle.export(run.directory, out)
-    before = (out / bundle.FACTS).read_text()
+    before = (out / bundle.METADATA).read_text()
     assert write_bundle.export(run.directory, out, licence="MIT", overwrite=True) == out
-    after = (out / bundle.FACTS).read_text()
+    after = (out / bundle.METADATA).read_text()
     assert (before != after, json.loads(after)["licence"]) == (True, "MIT")
     with pytest.raises(UserError, match=r"no export\.json, so it is no export folder"):
         write_bundle.export(run.directory, run.directory, overwrite=True)
@@ -448,7 +447,7 @@ def test_a_folder_is_never_overwritten_by_accident(digits, tmp_path, monkeypatch
     monkeypatch.setattr(bundle, "load", fail)
     with pytest.raises(UserError, match="it deviates"):
         write_bundle.export(run.directory, out, overwrite=True)
-    assert (out / bundle.FACTS).read_text() == after
+    assert (out / bundle.METADATA).read_text() == after
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
 
 
@@ -495,14 +494,14 @@ def test_what_is_no_whole_export_is_told(digits, copy, tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match=r"parameters\.safetensors is missing"):
         bundle.load(copy)
-    (copy / bundle.FACTS).write_text("{")
+    (copy / bundle.METADATA).write_text("{")
     with pytest.raises(UserError, match=r"export\.json is damaged"):
         bundle.load(copy)
 
 
 def test_a_program_that_this_jax_cant_read_is_told(copy):
     (copy / bundle.PROGRAM).write_bytes(b"nonsense")
-    found = json.loads((copy / bundle.FACTS).read_text())["files"]
+    found = json.loads((copy / bundle.METADATA).read_text())["files"]
     found[bundle.PROGRAM] = bundle.digest(copy / bundle.PROGRAM)
     edit(copy, files=found, versions={"jax": "9.9", "jaxtl": "7.0"})
     with pytest.raises(UserError, match=r"can't be read by jax .* \(jax 9\.9 wrote"):
@@ -518,7 +517,7 @@ def test_an_example_that_deviates_stops_the_load(copy, change):
         stored = dict(file)
     stored["y.logits"][1, 2] += change
     np.savez_compressed(copy / bundle.EXAMPLE, **stored)
-    found = json.loads((copy / bundle.FACTS).read_text())["files"]
+    found = json.loads((copy / bundle.METADATA).read_text())["files"]
     found[bundle.EXAMPLE] = bundle.digest(copy / bundle.EXAMPLE)
     edit(copy, files=found)
     size = "nan" if np.isnan(change) else "0.25"

@@ -1,0 +1,124 @@
+"""The program of an exported model: its forward pass for any batch and platform."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError, describe_error
+from jaxtl.core.types import PyTree
+from jaxtl.data import lazy_array, preprocess
+from jaxtl.export.load_run import TrainedModel, input_specs
+from jaxtl.export.predictor import SINGLE_INPUT
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_EXAMPLE_ROWS = 4
+
+
+class ExportedProgram(NamedTuple):
+    """The exported program with its example.
+
+    Attributes:
+      program: exported for all platforms, with a free batch size.
+      inputs: {name: (rows, …)}, the example.
+      outputs: {name: (rows, …)}, of the example.
+      origin: where the example is from, for the card.
+    """
+
+    program: jax.export.Exported
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    origin: str
+
+
+def export_program(trained: TrainedModel) -> ExportedProgram:
+    """Exports a model's program, and runs it on an example.
+
+    Raises:
+      UserError: the model does not export with a free batch size.
+    """
+    inputs, origin = _example(trained)
+    weights = jax.device_put(trained.weights)
+    call = functools.partial(_forward, trained)
+    # Platforms differ in their default precision of float32 (TF32, three bfloat16):
+    # the highest is the one that all of them have.
+    with jax.default_matmul_precision("highest"), _without_source_paths():
+        outputs = jax.device_get(jax.jit(call)(weights, inputs))
+        specs = input_specs(trained.meta, jax.export.symbolic_shape("batch")[0])
+        # A partial has no name, and a new lambda shares no cached trace.
+        jitted = jax.jit(lambda weights, inputs: call(weights, inputs))
+        try:
+            program = jax.export.export(jitted, platforms=_PLATFORMS)(weights, specs)
+        except Exception as error:
+            raise UserError(
+                f"the model of {trained.directory} can't be exported with a free batch "
+                f"size for {', '.join(_PLATFORMS)}: {describe_error(error)}."
+            ) from error
+    return ExportedProgram(program, inputs, outputs, origin)
+
+
+def _forward(
+    trained: TrainedModel,
+    weights: Mapping[str, jax.Array],
+    inputs: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The exported function: outputs for a batch in stored units.
+
+    Args:
+      trained: compiled in, except for its weights.
+      weights: path -> array.
+      inputs: {name: (batch, …)}.
+
+    Returns:
+      "logits" and "probabilities", softmax for classification and sigmoid for
+      multilabel; "outputs" for regression. (batch, outputs) each, float32.
+    """
+    tree = trees.map_with_path(lambda path, _: weights[path], trained.shapes)
+    x: PyTree = inputs[SINGLE_INPUT] if trained.meta["single"] else inputs
+    x = preprocess.apply(trained.preprocess, x)
+    logits = trained.network.apply(tree["params"], tree["stats"], x).logits
+    task = trained.meta["task"]
+    if task == "regression":
+        return {"outputs": logits}
+    squash = jax.nn.sigmoid if task == "multilabel" else jax.nn.softmax
+    return {"logits": logits, "probabilities": squash(logits)}
+
+
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """Keeps paths of source files out of the exported program."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, name)
+    jax.config.update(name, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def _example(trained: TrainedModel) -> tuple[dict[str, np.ndarray], str]:
+    """A few inputs in stored units, real ones if there are data; and their origin."""
+    specs = input_specs(trained.meta, _EXAMPLE_ROWS)
+    if trained.dataset is not None:
+        rows = trained.dataset.rows
+        split = next(s for s in ("val", "test", "train") if len(rows.get(s, ())))
+        first = rows[split][:_EXAMPLE_ROWS]
+        x = lazy_array.gather(trained.dataset.x, first)
+        x = x if isinstance(x, dict) else {SINGLE_INPUT: x}
+        inputs = {name: np.asarray(v, specs[name].dtype) for name, v in x.items()}
+        return inputs, f"the first {len(first)} rows of {split}"
+    rng, inputs = np.random.default_rng(0), {}
+    for name, spec in specs.items():
+        x = rng.uniform(0, trained.preprocess.scale, spec.shape)
+        # Whole numbers in a dict are tokens and masks, of which 0 and 1 always exist.
+        high = 2 if not trained.meta["single"] else trained.preprocess.scale + 1
+        if not jnp.issubdtype(spec.dtype, jnp.floating):
+            x = rng.integers(0, int(min(high, 256)), spec.shape)
+        inputs[name] = x.astype(spec.dtype)
+    return inputs, "random, since the data could not be read"
