@@ -29,7 +29,7 @@ _CPU = {
 
 
 @functools.cache
-def options(platform: str | None = None) -> dict[str, str]:
+def options(platform: str | None = None) -> dict[str, Any]:
     """The `compiler_options` for jax.jit on a platform.
 
     Args:
@@ -78,7 +78,7 @@ def _known(name: str, value) -> bool:
 
 def keep(folder) -> None:
     """Caches compiled programs in a folder for later processes, unless one is set."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

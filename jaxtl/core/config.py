@@ -74,7 +74,7 @@ def hyperparameters(value: Any, is_traced: bool = False) -> dict[str, Any]:
 
     Configurations without such fields give {}.
     """
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name, child, child_is_traced in _children(value, is_traced):
         is_number = isinstance(child, int | float) and not isinstance(child, bool)
         if is_number:
@@ -243,7 +243,7 @@ def _step(value, path, done, annotation):
                 f"{where}{type(value).__name__} has no field {head!r}"
                 f"{nearest(head, fields(value))} (fields: {', '.join(fields(value))})."
             )
-        return head, remaining_path, hints(type(value)).get(head, Any)
+        return head, remaining_path, hints(type(value)).get(head, Any)  # type: ignore[arg-type]
     if isinstance(value, Mapping):
         inner = _values(annotation)
         for name in sorted(value, key=len, reverse=True):
@@ -294,7 +294,7 @@ def literal(text: Any, names: Mapping | None = None) -> Any:
         return FROZEN
     if any(_speaks_of(name, text) for name in names or {}):
         try:
-            return eval(text, {"__builtins__": {}}, dict(names))
+            return eval(text, {"__builtins__": {}}, dict(names or {}))
         except Exception as error:
             raise UserError(f"can't evaluate {text!r}: {error}") from None
     try:
@@ -348,7 +348,7 @@ def _loosened(annotation: Any) -> Any:
         return typing.Annotated[Any, pydantic.AfterValidator(check)]
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (collections.abc.Mapping, dict):
-        return dict[args[0], _loosened(args[1])]
+        return dict[args[0], _loosened(args[1])]  # type: ignore[misc,valid-type]
     if args and (origin is typing.Union or "UnionType" in str(origin)):
         return typing.Union[tuple(_loosened(a) for a in args)]  # noqa: UP007
     return annotation

@@ -61,7 +61,7 @@ class Output(NamedTuple):
       stats: the model's non-learned state after the pass (BatchNorm statistics).
     """
 
-    logits: jax.Array
+    logits: Any
     features: dict[str, jax.Array]
     stats: PyTree
 

@@ -91,7 +91,7 @@ class Surgical(Groups):
 
     def resolve(self, stages, params):
         selection.mask(self.select, params, what="optim.groups.select")
-        factors = {self.select: 1.0}
+        factors: dict[str, Any] = {self.select: 1.0}
         if self.head:
             factors[re.escape(stages[-1])] = 1.0
         factors.setdefault(REST, FROZEN)  # `select` may be that pattern itself

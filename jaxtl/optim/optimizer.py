@@ -68,6 +68,13 @@ class Optimizer:
     clip: float | None = traced(None)
     project: tuple[Projection, ...] = ()
 
+    @property
+    def group_of(self) -> Mapping[str, Any]:
+        """The groups as a mapping from patterns, once they are resolved for a model."""
+        if not isinstance(self.groups, Mapping):
+            raise TypeError(f"optim.groups={self.groups!r} are not resolved yet")
+        return self.groups
+
     def direction(self) -> optax.GradientTransformation:
         """The transformation of gradients into unscaled steps."""
         raise TypeError(f"{type(self).__name__} defines no direction()")
@@ -152,7 +159,7 @@ def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) ->
 def group(optimizer: Optimizer, label: str) -> Group:
     """The group of a label as a Group (a number is its lr factor)."""
     label = label.split(SINCE)[0]
-    settings = Group() if label in (TERMS, PEFT) else optimizer.groups[label]
+    settings = Group() if label in (TERMS, PEFT) else optimizer.group_of[label]
     return settings if isinstance(settings, Group) else Group(lr=settings)
 
 
@@ -163,18 +170,18 @@ def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
       UserError: for a pattern that matches nothing, an uncovered parameter, or a group
         that is none of FROZEN, a number and a Group.
     """
-    for pattern, value in optimizer.groups.items():
+    for pattern, value in optimizer.group_of.items():
         if not isinstance(value, int | float | Group | _Frozen | jax.Array):
             raise UserError(
                 f"optim.groups[{pattern!r}]={value!r}: expected tl.FROZEN, a factor of "
                 "the learning rate, or a tl.optim.Group."
             )
-    return selection.labels(optimizer.groups, params, what="optim.groups")
+    return selection.labels(optimizer.group_of, params, what="optim.groups")
 
 
 def trainable(optimizer: Optimizer, label_tree: PyTree) -> PyTree:
     """The tree of bools: True where the parameter is not frozen."""
-    return jax.tree.map(lambda g: optimizer.groups[g] is not FROZEN, label_tree)
+    return jax.tree.map(lambda g: optimizer.group_of[g] is not FROZEN, label_tree)
 
 
 def modes(
@@ -193,11 +200,11 @@ def modes(
     still = []
     for path in trees.flatten(stats):
         module = path.rpartition("/")[0]
-        pattern = selection.first(optimizer.groups, path)
+        pattern = selection.first(optimizer.group_of, path)
         if pattern is None:
             moves = any(m for p, m in flat.items() if p.startswith(module + "/"))
         else:
-            moves = optimizer.groups[pattern] is not FROZEN
+            moves = optimizer.group_of[pattern] is not FROZEN
         if not moves and path.split("/")[0] in train:
             still.append(module)
     return train, tuple(dict.fromkeys(still))

@@ -172,7 +172,7 @@ def resolve_phases(
         mask = _mask(phase, optimizer, groups)
         if exp.peft is None and exp.steps and not any(jax.tree.leaves(mask)):
             raise UserError(
-                f"optim.groups={dict(optimizer.groups)} freezes every parameter, so "
+                f"optim.groups={dict(optimizer.group_of)} freezes every parameter, so "
                 "there is nothing to train; leave a group unfrozen, or set steps=0 to "
                 "evaluate."
             )

@@ -17,7 +17,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 
 
-def l2_ball(params: PyTree, source: PyTree, radius: jax.Array) -> PyTree:
+def l2_ball(params: PyTree, source: PyTree, radius: jax.Array | float) -> PyTree:
     """θ₀ + (θ − θ₀) / max(1, ‖θ − θ₀‖₂ / radius): the nearest point of the ball.
 
     Args:
@@ -33,7 +33,7 @@ def l2_ball(params: PyTree, source: PyTree, radius: jax.Array) -> PyTree:
     return jax.tree.map(lambda x, x0: _scaled(x, x0, norm, radius), params, source)
 
 
-def mars(kernel: jax.Array, source: jax.Array, radius: jax.Array) -> jax.Array:
+def mars(kernel: jax.Array, source: jax.Array, radius: jax.Array | float) -> jax.Array:
     """wᵢ⁰ + (wᵢ − wᵢ⁰) / max(1, ‖wᵢ − wᵢ⁰‖₁ / radius) for every output unit i.
 
     Afterwards the maximum absolute row sum norm ‖W − W⁰‖_∞ is at most the radius. Rows
@@ -63,7 +63,7 @@ def _scaled(x, start, norm, radius):
 def deviation_ratio(
     params: jax.Array, before: jax.Array, source: jax.Array
 ) -> jax.Array:
-    """r = max(0, γ − γ′) / γ with γ = ‖now − θ₀‖₂ and γ′ = ‖before − θ₀‖₂, in [0, 1].
+    """r = max(0, γ − γ′) / γ in [0, 1], γ = ‖params − θ₀‖₂ and γ′ = ‖before − θ₀‖₂.
 
     The share of the distance to θ₀ that the last update added; 0 at θ₀.
 
@@ -80,7 +80,7 @@ def selective_decay(
     before: jax.Array,
     grad: jax.Array,
     source: jax.Array,
-    strength: jax.Array,
+    strength: jax.Array | float,
 ) -> jax.Array:
     """θ ← θ − strength · r · (θ − θ₀) where c = −⟨g, θ′ − θ₀⟩ < 0, else θ.
 
@@ -218,9 +218,10 @@ class L2Ball(_Ball):
     def __call__(self, params, before, grads, source):
         if self.per == "leaf":
             return self.each(lambda x, x0: l2_ball(x, x0, self.radius), params, source)
-        pairs = []
+        pairs: list[tuple[jax.Array, jax.Array]] = []
         self.each(lambda *pair: pairs.append(pair), params, source)
-        inside = iter(l2_ball(*map(list, zip(*pairs)), self.radius))
+        leaves, start = map(list, zip(*pairs))
+        inside = iter(l2_ball(leaves, start, self.radius))
         return self.each(lambda *_: next(inside), params, source)
 
 

@@ -224,7 +224,8 @@ class Context:
     def _source_pass(self, stream: str) -> Output:
         params, stats = self.source_params()
         network, head = self.program.source_network, self.program.network.stages[-1]
-        apply, settings = self.source_apply, {}
+        apply: Callable[..., Output] = self.source_apply
+        settings: dict[str, Any] = {}
         if network is None:
             settings["stop"] = self.program.network.stages[-2]
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxtl.core import config
+from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data.preprocess import Preprocess
@@ -71,7 +71,7 @@ class Program:
     cached_source: bool = False
 
     terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    optimizer: Optimizer | None = None
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     peft: Any = None
     average: Any = None
     labels: PyTree = None
@@ -79,7 +79,7 @@ class Program:
     augment: tuple = ()
     accumulate: int = 1
     dtype: str = "float32"
-    mesh: jax.sharding.Mesh | None = None
+    mesh: jax.sharding.Mesh = dataclasses.field(default_factory=sharding.mesh)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -96,12 +96,13 @@ class Program:
         """The same program with networks that compute in `dtype`."""
         if self.dtype == "float32":
             return self
-        networks = {
-            name: network and compute_in(network, self.dtype)
-            for name in ("network", "source_network", "base_network")
-            for network in [getattr(self, name)]
-        }
-        return dataclasses.replace(self, **networks)
+        source, base = self.source_network, self.base_network
+        return dataclasses.replace(
+            self,
+            network=compute_in(self.network, self.dtype),
+            source_network=source and compute_in(source, self.dtype),
+            base_network=base and compute_in(base, self.dtype),
+        )
 
     def base_params(self, params: PyTree) -> PyTree:
         """Drops the leaves that a reparametrization added to the parameters."""

@@ -60,6 +60,7 @@ def _base(run: Run) -> PyTree:
 
 def save(run: Run) -> None:
     """Writes a checkpoint of the run, unless a value in it is not finite."""
+    assert run.directory is not None, "a run in memory has no checkpoints"
     items = _items(run)
     if not bool(trees.all_finite(items)):
         raise UserError(

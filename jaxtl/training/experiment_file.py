@@ -105,6 +105,8 @@ def import_file(path: pathlib.Path):
         )
     name = MODULE + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # the file exists
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

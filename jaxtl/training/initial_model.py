@@ -63,7 +63,8 @@ def load_initial_model(
     pre = inputs.preprocessing(exp, weights, datasets)
     x = streams.example_batch(target, pre["target"])
     params, stats = _initialize(network, exp.seed, x)
-    source, loading = Source(), []
+    source = Source()
+    loading: list = []
     if weights is not None:
         params, stats, source, loading = match.match(
             params,

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,9 @@ class Log:
     """Writes metrics.jsonl (and TensorBoard events if asked), and watches for NaN."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.file, self.board = run, None, None
+        self.run = run
+        self.file: Any = None
+        self.board: Any = None
         self.waiting: list[dict] = []
         self.seconds = 0.0
 

@@ -1,6 +1,7 @@
 """The progress line: loss, validation metric, examples per second, time left."""
 
 import sys
+from typing import Any
 
 from jaxtl.evaluation.metrics import main
 
@@ -13,13 +14,13 @@ class Progress:
       show: True or False; None shows it if standard error is a terminal.
     """
 
-    def __init__(self, run, show: bool | None = None):
+    def __init__(self, run: Any, show: bool | None = None) -> None:
         self.run = run
         self.show = sys.stderr.isatty() if show is None else show
-        self.bar = None
+        self.bar: Any = None
         self.val = ""
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         if not self.show or self.run.steps_done >= self.run.exp.steps:
             return self
         from rich import console, progress
@@ -40,13 +41,13 @@ class Progress:
         )
         return self
 
-    def update(self, rows: list[dict], took: float) -> None:
+    def update(self, rows: list[dict], seconds: float) -> None:
         """Shows the mean loss of some steps and their speed."""
         if self.bar is None:
             return
         loss = sum(float(r["loss"]) for r in rows) / len(rows)
         batch = sum(self.run.parts.program.batch_sizes.values())
-        speed = len(rows) * batch / max(took, 1e-9)
+        speed = len(rows) * batch / max(seconds, 1e-9)
         text = f"loss {loss:.4f}{self.val}  {speed:,.0f} examples/s"
         self.bar.update(self.task, completed=self.run.steps_done, text=text)
 
@@ -56,6 +57,6 @@ class Progress:
         if name in values:
             self.val = f"  val {name} {values[name]:.4f}{'*' if better else ''}"
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()

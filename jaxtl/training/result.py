@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.metadata
-import pathlib
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -123,9 +122,7 @@ def versions() -> dict[str, str]:
 def _git_commit() -> str | None:
     """Commit of the working directory, with "+" if it has changes; None without git."""
     try:
-        directory = pathlib.Path.cwd()
-        options = {"cwd": directory, "capture_output": True, "text": True}
-        options["timeout"] = 10
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
         head = subprocess.run(["git", "rev-parse", "HEAD"], **options)
         if head.returncode:
             return None

@@ -225,7 +225,7 @@ class Run:
         for steps, table in self.dispatch(count):
             # Half the price of jax.device_get where there is a table for each step.
             values = np.asarray(table)[:steps].tolist()
-            rows += [dict(zip(self.compiled.names, row)) for row in values]
+            rows += [dict(zip(self.compile().names, row)) for row in values]
         return rows
 
     def dispatch(self, count: int) -> list[tuple[int, jax.Array]]:
@@ -254,7 +254,7 @@ class Run:
 
     def _data(self, most: int) -> dict[str, Any]:
         """The data of the next steps: resident streams, and batches from the host."""
-        data = dict(self._device_data(most))
+        data: dict[str, Any] = dict(self._device_data(most))
         placement = sharding.batch(self.program.mesh)
         for index, name in enumerate(self.program.streams):
             if name in self.program.host_streams:
@@ -265,7 +265,7 @@ class Run:
 
     def _data_shapes(self, most: int) -> dict[str, Any]:
         """The same as shapes: compiling must not consume a batch of the host."""
-        data = dict(self._device_data(most))
+        data: dict[str, Any] = dict(self._device_data(most))
         placement = sharding.batch(self.program.mesh)
         for name in self.program.host_streams:
             read, _ = streams.dataset_and_split_of(self.parts.datasets, name)
@@ -314,6 +314,8 @@ class Run:
     def update_best(self, values: dict[str, float]) -> bool:
         """Keeps the current weights if they beat the best so far; returns whether."""
         monitor = self.monitor
+        if monitor is None:  # nothing chooses a checkpoint
+            return False
         value = metrics.monitored(values, monitor)
         best = None if self.best is None else self.best["value"]
         if not metrics.beats(monitor, value, best):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +114,7 @@ class _Nothing(Term):
         return jnp.float32(0.0)
 
 
-def reopen(out: str | pathlib.Path, which: str = "best") -> Run:
+def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> Run:
     """A finished (or interrupted) run with its weights, to evaluate or export.
 
     The run's own checkpoint takes the place of its initial weights, so that whatever it
