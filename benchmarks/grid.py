@@ -153,6 +153,7 @@ def work(how: str, case: str, folder: pathlib.Path, steps: int) -> float:
 def _sweep(case, folder, steps) -> float:
     from jaxtl.sweep import runner
     from jaxtl.sweep.grid import build_grid
+    from jaxtl.sweep.sweep_folder import build_sweep, open_database
     from jaxtl.training import experiment_file
 
     axes = {"seed": SEEDS, "optim.lr": RATES, "terms.near.weight": WEIGHTS}
@@ -160,10 +161,8 @@ def _sweep(case, folder, steps) -> float:
     path.write_text("")
     exp = experiment(case, folder, steps)
     file = experiment_file.File(path, {"": exp}, None, (), "")
-    made = runner.build_sweep(
-        file, build_grid(file, axes), folder / f"sweep{time.time_ns()}"
-    )
-    with runner.open_database(made) as database:
+    made = build_sweep(file, build_grid(file, axes), folder / f"sweep{time.time_ns()}")
+    with open_database(made) as database:
         runner.run(made, database)
         found = [entry.result["test"]["accuracy"] for entry in database.entries()]
     assert len(found) == 12 * len(SEEDS)

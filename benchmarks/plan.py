@@ -50,7 +50,7 @@ def measure(name: str, one_program: bool, rounds: int) -> timing.Row:
         found = build_cells(file, build_grid(file, axes(one_program)))
         cells.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        grouped = plan.programs(found)
+        grouped = plan.group_by_program(found)
         programs.append(time.perf_counter() - begin)
     middle = rounds // 2
     return {

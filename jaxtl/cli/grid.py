@@ -17,10 +17,10 @@ from jaxtl.results.database import DONE, FAILED, FINISHED, Database, Outcome
 from jaxtl.sweep import axes_from_text, plan, runner
 from jaxtl.sweep.axes import Grid
 from jaxtl.sweep.grid import build_grid
+from jaxtl.sweep.sweep_folder import Sweep, build_sweep, open_database
 from jaxtl.training import experiment_file
 
 PAUSE = 5.0  # seconds between lines of progress
-EXAMINED = 12  # programs of a plan that are set up, to estimate mode and memory
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
     """
     sweep = prepare(args)
     terminal = console.console()
-    if warning := plan.warning(sweep.programs):
+    if warning := plan.warn_of_many(sweep.programs):
         print(f"warning: {warning}", file=sys.stderr)
     if args.plan:
         _print_plan(terminal, sweep)
         return 0
-    with runner.open_database(sweep, overwrite=args.overwrite) as database:
+    with open_database(sweep, overwrite=args.overwrite) as database:
         compilation.keep(sweep.folder / "compiled")
         if args.retry:
             database.requeue((FAILED,))
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if counts.get(FAILED) else 0
 
 
-def prepare(args: argparse.Namespace) -> runner.Sweep:
+def prepare(args: argparse.Namespace) -> Sweep:
     """Builds the sweep of a command line; nothing is written yet.
 
     Raises:
@@ -63,8 +63,8 @@ def prepare(args: argparse.Namespace) -> runner.Sweep:
         )
     folder = args.out or arguments.default_folder(f"sweep-{args.file.stem}")
     baselines = getattr(module, "BASELINES", None)
-    return runner.build_sweep(
-        file, grid, folder, mode=args.mode, most=args.lanes, baselines=baselines
+    return build_sweep(
+        file, grid, folder, mode=args.mode, max_replicas=args.lanes, baselines=baselines
     )
 
 
@@ -98,27 +98,20 @@ def print_report(folder: pathlib.Path, counts: Mapping[str, int]) -> None:
         print(f"more of it: jaxtl report {folder}")
 
 
-def _print_plan(terminal: Any, sweep: runner.Sweep) -> None:
+def _print_plan(terminal: Any, sweep: Sweep) -> None:
     """Prints a row per compiled program: its cells, and how they would run."""
-    rows = []
-    for index, program in enumerate(sweep.programs):
-        mode = memory = formatting.MISSING
-        if index < EXAMINED:
-            mode, memory = plan.describe_plan(program, sweep.mode, sweep.most)
-        fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
-        rows.append(
-            (fixed, ", ".join(program.traced), mode, len(program.cells), memory)
-        )
+    rows = plan.plan_rows(sweep.programs, sweep.mode, sweep.max_replicas)
+    examined = plan.EXAMINED_PROGRAMS
     columns = ("program", "traced axes", "runs as", "cells", "memory")
     title = f"{len(sweep.cells):,} cells in {_count(len(sweep.programs), 'program')}"
-    if sweep.fitted:
-        title += f", and {_count(len(sweep.fitted), 'fit')} of baselines"
-    shown = rows[: 2 * EXAMINED]
+    if sweep.fits:
+        title += f", and {_count(len(sweep.fits), 'fit')} of baselines"
+    shown = rows[: 2 * examined]
     terminal.print(console.table(title, columns, shown, left=3), markup=False)
     if len(rows) > len(shown):
         terminal.print(f"… and {len(rows) - len(shown):,} programs more")
-    if len(rows) > EXAMINED:
-        terminal.print(f"the first {EXAMINED} programs were set up to be examined")
+    if len(rows) > examined:
+        terminal.print(f"the first {examined} programs were set up to be examined")
 
 
 def _count(number: int, noun: str) -> str:
@@ -132,10 +125,10 @@ class _Progress:
       best: (value, larger being better; its text) of the best cell, or None.
     """
 
-    def __init__(self, terminal: Any, sweep: runner.Sweep, database: Database):
+    def __init__(self, terminal: Any, sweep: Sweep, database: Database):
         self.terminal, self.database = terminal, database
         # The database may hold other cells besides, of an earlier grid.
-        cells = (*sweep.cells, *sweep.fitted)
+        cells = (*sweep.cells, *sweep.fits)
         self.labels = {cell.key: cell.labels for cell in cells}
         self.total = len(cells)
         self.best: tuple[float, str] | None = None

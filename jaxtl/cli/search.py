@@ -21,12 +21,12 @@ from jaxtl.results.database import DATABASE_FILE, Database
 from jaxtl.sweep import (
     optuna_storage,
     optuna_study,
-    runner,
     search_runner,
     search_space,
     slurm,
 )
 from jaxtl.sweep.axes import SEED, Grid
+from jaxtl.sweep.sweep_folder import Sweep, open_database
 
 STUDY_FILE = "study.sqlite"  # in the folder of a search without --storage
 STARTED = "jaxtl:search"  # attribute of a study: the kind and seed that started it
@@ -54,7 +54,7 @@ def start(args: argparse.Namespace) -> int:
     folder = args.out or arguments.default_folder(f"sweep-{args.file.stem}")
     optuna_storage.optuna()  # raises before anything is written
     storage = optuna_storage.connect(args.storage) if args.storage else None
-    sweep = runner.Sweep(file, axes, (), (), folder, args.mode, args.lanes)
+    sweep = Sweep(file, axes, (), (), folder, args.mode, args.lanes)
     if args.overwrite and args.storage is None:
         (folder / STUDY_FILE).unlink(missing_ok=True)
     with _open_database(sweep, args.overwrite) as database:
@@ -85,7 +85,7 @@ def join(args: argparse.Namespace) -> int:
     space = search_space.space(file, axes)
     storage = optuna_storage.connect(args.storage)
     folder = _worker_folder(args)
-    sweep = runner.Sweep(file, axes, (), (), folder, args.mode, args.lanes)
+    sweep = Sweep(file, axes, (), (), folder, args.mode, args.lanes)
     with _open_database(sweep) as database:
         search, study = _open_study(args, sweep, space, storage, args.storage)
         return _work(args, search, study, space, args.storage, database)
@@ -103,23 +103,23 @@ def _worker_folder(args: argparse.Namespace) -> pathlib.Path:
     return pathlib.Path("runs") / f"sweep-{args.file.stem}" / process
 
 
-def _open_database(sweep: runner.Sweep, overwrite: bool = False) -> Database:
+def _open_database(sweep: Sweep, overwrite: bool = False) -> Database:
     """Opens the folder's database; of workers that start at once, one creates it."""
     for _ in range(20):
         try:
-            return runner.open_database(sweep, overwrite=overwrite)
+            return open_database(sweep, overwrite=overwrite)
         except UserError:
             if not (sweep.folder / "experiment.py").exists():
                 raise
             if (sweep.folder / DATABASE_FILE).exists():
                 break
             time.sleep(0.1)
-    return runner.open_database(sweep, overwrite=overwrite)
+    return open_database(sweep, overwrite=overwrite)
 
 
 def _open_study(
     args: argparse.Namespace,
-    sweep: runner.Sweep,
+    sweep: Sweep,
     space: Mapping[str, Mapping[str, Any]],
     storage: Any,
     url: str,
@@ -135,12 +135,12 @@ def _open_study(
     metric = search_space.metric_of(sweep)
     seed = args.seed or 0
     draft = search_space.Search(sweep, args.search or "", seed, args.batch or 1, metric)
-    with optuna_storage.answering(url):
-        study = optuna_storage.open_(
+    with optuna_storage.storage_errors(url):
+        study = optuna_storage.open_study(
             storage,
             args.study or args.file.stem,
             search_space.direction(metric),
-            search_space.facts(draft, space),
+            search_space.shared_settings(draft, space),
             args.trials,
         )
         stored = study.user_attrs.get(STARTED)
@@ -173,12 +173,12 @@ def _work(
             "kind": search.kind,
             "seed": search.seed,
             "study": study.study_name,
-            "storage": optuna_storage.hidden(url),
+            "storage": optuna_storage.without_password(url),
             "metric": search.metric,
         }
     )
 
-    def print_trial(outcome: search_runner.Told) -> None:
+    def print_trial(outcome: search_runner.TrialOutcome) -> None:
         if outcome.error:
             cell = ", ".join(f"{k}={v}" for k, v in outcome.labels.items())
             print(f"{cell} failed: {outcome.error}", file=sys.stderr)
@@ -190,15 +190,17 @@ def _work(
     def print_note(text: str) -> None:
         terminal.print(text, markup=False)
 
-    with optuna_storage.answering(url):
-        search_runner.work(search, database, shared, space, print_trial, print_note)
+    with optuna_storage.storage_errors(url):
+        search_runner.run_search(
+            search, database, shared, space, print_trial, print_note
+        )
         done, _ = shared.counts()
         best = _describe_best(shared.trials(), search.metric)
         failed = any(optuna_study.ERROR in t.user_attrs for t in shared.trials())
-    folder = search.made.folder
+    folder = search.sweep.folder
     terminal.print(
         f"{done} trials; recorded in {folder}; the study {study.study_name!r} is in "
-        f"{optuna_storage.hidden(url)}",
+        f"{optuna_storage.without_password(url)}",
         markup=False,
     )
     if best:
@@ -257,7 +259,7 @@ def _submit(
     Returns:
       The exit code: the largest of the workers' where they were waited for, else 0.
     """
-    folder = search.made.folder
+    folder = search.sweep.folder
     outs = [folder.absolute() / f"worker-{i}" for i in range(args.slurm)]
     if args.storage is None:
         outs = [folder.absolute()] * args.slurm
@@ -271,7 +273,7 @@ def _submit(
         return 0
     codes = slurm.wait(jobs)
     shared = optuna_study.SharedStudy(study, args.grace)
-    with optuna_storage.answering(url):
+    with optuna_storage.storage_errors(url):
         print(_describe_best(shared.trials(), search.metric))
     if args.storage is None:
         grid.print_report(folder, database.counts())

@@ -1,38 +1,40 @@
-"""Sweeps from Python, as `jaxtl sweep` runs them: planned, run and shown."""
+"""Sweeps from Python: `plan_sweep` and `run_sweep`, as `jaxtl sweep` on a terminal."""
 
 import dataclasses
 import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
 from jaxtl.results import results, writers
-from jaxtl.results.database import FINISHED, Database
+from jaxtl.results.database import FINISHED, Database, Outcome
 from jaxtl.results.tables import Sheet
 from jaxtl.sweep import plan, runner
 from jaxtl.sweep.grid import build_grid
-from jaxtl.training import experiment_file as experiments
+from jaxtl.sweep.sweep_folder import Sweep, build_sweep, open_database
+from jaxtl.training import experiment_file
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.experiment_file import File
 
-PAUSE = 5.0  # seconds between lines of progress
-EXAMINED = 12  # programs of a plan that are set up to say how they run
+PROGRESS_SECONDS = 5.0  # between lines of progress
 
-# Stands where a sweep of a file keeps a copy of it.
-_NOTE = '"""{}\n\nMade in Python, by tl.run_sweep: what ran is in sweep.sqlite."""\n'
+# Written in place of the experiment file that a sweep's folder has a copy of.
+_PLACEHOLDER = (
+    '"""{}\n\nMade in Python, by tl.run_sweep: what ran is in sweep.sqlite."""\n'
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a sweep would run, shown as a table of its compiled programs.
+    """The plan of a sweep; notebooks show it as a table of its compiled programs.
 
     Attributes:
       cells: number of experiments.
       fits: number of fits of baselines.
-      sheet: a row per program.
+      sheet: a row per compiled program.
     """
 
     cells: int
@@ -41,7 +43,7 @@ class Plan:
 
     @property
     def programs(self) -> int:
-        """Number of programs that are compiled."""
+        """Number of programs that will be compiled."""
         return len(self.sheet.rows)
 
     def __repr__(self) -> str:
@@ -59,28 +61,20 @@ def plan_sweep(
     mode: str = "auto",
     lanes: int | None = None,
 ) -> Plan:
-    """Returns what `run_sweep` of the same arguments would do; nothing is trained."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = _made(experiment, axes, folder, folder, "", baselines, mode, lanes)
-        rows = [
-            _row(made, program, number < EXAMINED)
-            for number, program in enumerate(made.programs)
-        ]
-    title = f"{len(made.cells):,} cells in {len(rows):,} programs"
-    title += f", and {len(made.fitted):,} fits of baselines" if made.fitted else ""
-    columns = ("compiled in", "numbers of the program", "runs as", "cells", "memory")
-    left = frozenset({0, 1, 2})
-    sheet = Sheet(title=title, columns=columns, rows=tuple(rows), left=left)
-    return Plan(len(made.cells), len(made.fitted), sheet)
-
-
-def _row(made: runner.Sweep, program: plan.ProgramGroup, examined: bool) -> tuple:
-    fixed = ", ".join(f"{k}={v}" for k, v in program.fixed.items()) or "everything"
-    mode = memory = "–"
-    if examined:
-        mode, memory = plan.describe_plan(program, made.mode, made.most)
-    traced = ", ".join(program.traced)
-    return fixed, traced, mode, str(len(program.cells)), memory
+    """Plans a sweep without training anything; arguments as for `run_sweep`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file, axes, baselines = _read(experiment, axes, baselines, scratch, "")
+        sweep = _build(file, axes, scratch, baselines, mode, lanes)
+        rows = plan.plan_rows(sweep.programs, sweep.mode, sweep.max_replicas)
+    title = f"{len(sweep.cells):,} cells in {len(rows):,} programs"
+    title += f", and {len(sweep.fits):,} fits of baselines" if sweep.fits else ""
+    sheet = Sheet(
+        title=title,
+        columns=("compiled in", "numbers of the program", "runs as", "cells", "memory"),
+        rows=tuple(tuple(map(str, row)) for row in rows),
+        left=frozenset({0, 1, 2}),
+    )
+    return Plan(len(sweep.cells), len(sweep.fits), sheet)
 
 
 def run_sweep(
@@ -94,89 +88,114 @@ def run_sweep(
     lanes: int | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
-    **choices,
+    **options: Any,
 ) -> results.Results:
-    """Runs an experiment for every combination of some axes' values.
+    """Runs an experiment for every combination of the axes' values.
 
     Args:
       experiment: an `Experiment`, a dict of named ones (the axis "variant"), or the
-        path of an experiment file, whose SWEEP and BASELINES stand in for `axes` and
-        `baselines`.
+        path of an experiment file, whose SWEEP and BASELINES are the defaults of `axes`
+        and `baselines`.
       axes: as SWEEP of a file: {"optim.lr": [1e-3, 1e-2], "seed": range(5)}.
-      out: folder to record the sweep in; the same call goes on where it was left, and
-        `jaxtl report` and `tl.read_results` read it. None keeps nothing on disk.
-      baselines: {"k-NN": tl.baselines.KNN()}, fitted on the same splits.
-      title: what the sweep is about, for its report.
-      mode: "auto", or "vmap", "map" or "alone" for how cells are trained.
-      lanes: cells side by side at most.
-      overwrite: whether a sweep that lies in `out` may be replaced.
-      progress: whether lines tell how far it is; None tells on a terminal.
-      choices: how results are summed up, as for `tl.read_results`.
+      out: folder to record the sweep in. Called again with the same arguments, the
+        sweep continues; `jaxtl report` and `tl.read_results` read the folder. None
+        stores nothing on disk.
+      baselines: {"k-NN": tl.baselines.KNN()}, fitted to the same splits.
+      title: of the sweep's report.
+      mode: how cells are trained: "vmap" or "map" (many cells in one compiled program),
+        "alone" (one by one), or "auto".
+      lanes: largest number of cells that train side by side.
+      overwrite: whether a sweep in `out` may be replaced.
+      progress: whether to print lines of progress; None prints them on a terminal.
+      options: how results are summarized, as for `tl.read_results`.
 
     Returns:
-      `Results`. Cells that failed are part of them, with the reason.
+      The results, with cells that failed and their errors.
 
     Raises:
       UserError: axes that name no field, values that do not fit, a folder that holds
-        another sweep, and where no cell could be finished.
-      KeyboardInterrupt: after Ctrl-C; what is finished stays in `out`.
+        another sweep, and if no cell could be finished.
+      KeyboardInterrupt: after Ctrl-C; finished cells stay in `out`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch) / "sweep" if out is None else pathlib.Path(out)
-        given = (experiment, axes, folder, scratch, title, baselines, mode, lanes)
-        made = _made(*given)
-        with runner.open_database(made, overwrite=overwrite) as database:
-            runner.run(made, database, _teller(made, database, progress))
-        return results.read_results(folder, **choices)
+        file, axes, baselines = _read(experiment, axes, baselines, scratch, title)
+        sweep = _build(file, axes, folder, baselines, mode, lanes)
+        with open_database(sweep, overwrite=overwrite) as database:
+            runner.run(sweep, database, _print_progress(sweep, database, progress))
+        return results.read_results(folder, **options)
 
 
-def _made(experiment, axes, folder, scratch, title, baselines, mode, lanes):
-    """Returns the sweep; `scratch` is a folder for what is needed until it ends."""
-    file, own_axes, own_baselines = _file(experiment, pathlib.Path(scratch), title)
-    grid = build_grid(file, own_axes if axes is None else axes)
-    if not grid.axes:
-        raise UserError(
-            f"axes={axes!r}: expected a mapping from fields to values, such as "
-            '{"optim.lr": [1e-3, 1e-2], "seed": range(5)}.'
-        )
-    baselines = own_baselines if baselines is None else baselines
-    folder = pathlib.Path(folder)
-    settings = {"mode": mode, "most": lanes, "baselines": baselines}
-    return runner.build_sweep(file, grid, folder, **settings)
+def _read(
+    experiment: Any, axes: Any, baselines: Any, scratch: str, title: str
+) -> tuple[File, Any, Any]:
+    """Reads (file, axes, baselines); experiments get a file that names their origin.
 
-
-def _file(experiment: Any, scratch: pathlib.Path, title: str) -> tuple[File, Any, Any]:
-    """Returns (file, its SWEEP, its BASELINES); of experiments a file that says so."""
+    Args:
+      experiment, axes, baselines, title: as for `run_sweep`.
+      scratch: folder for that file.
+    """
     if isinstance(experiment, str | pathlib.Path):
         path = pathlib.Path(experiment)
-        file = experiments.read_file(path)
-        module = sys.modules[experiments.MODULE + path.stem]
-        found = (getattr(module, name, None) for name in ("SWEEP", "BASELINES"))
-        return file, *found
+        file = experiment_file.read_file(path)
+        module = sys.modules[experiment_file.MODULE + path.stem]
+        axes = getattr(module, "SWEEP", None) if axes is None else axes
+        if baselines is None:
+            baselines = getattr(module, "BASELINES", None)
+        return file, axes, baselines
     variants = experiment if isinstance(experiment, Mapping) else {"": experiment}
     for name, value in variants.items():
         if not isinstance(value, Experiment):
             raise UserError(
                 f"experiment={value!r}: expected a tl.Experiment, a dict of them, or "
-                "the path of an experiment file" + (f" (for {name!r})." * bool(name))
+                "the path of an experiment file"
+                + (f" (for {name!r})." if name else ".")
             )
-    path = scratch / "python.py"
-    path.write_text(_NOTE.format(title.replace("\\", "/").replace('"', "'")))
-    return File(path, dict(variants), None, (), title), None, None
+    path = pathlib.Path(scratch) / "python.py"
+    text = title.replace("\\", "/").replace('"', "'")  # inside of a docstring
+    path.write_text(_PLACEHOLDER.format(text))
+    return File(path, dict(variants), None, (), title), axes, baselines
 
 
-def _teller(made: runner.Sweep, database: Database, progress: bool | None):
-    """Returns what is told as cells finish: a line every few seconds."""
-    total, begun = len(made.cells) + len(made.fitted), time.monotonic()
+def _build(
+    file: File,
+    axes: Any,
+    folder: str | pathlib.Path,
+    baselines: Any,
+    mode: str,
+    lanes: int | None,
+) -> Sweep:
+    grid = build_grid(file, axes)
+    if not grid.axes:
+        raise UserError(
+            f"axes={axes!r}: expected a mapping from fields to values, such as "
+            '{"optim.lr": [1e-3, 1e-2], "seed": range(5)}.'
+        )
+    return build_sweep(
+        file,
+        grid,
+        pathlib.Path(folder),
+        mode=mode,
+        max_replicas=lanes,
+        baselines=baselines,
+    )
+
+
+def _print_progress(
+    sweep: Sweep, database: Database, progress: bool | None
+) -> Callable[[Sequence[Outcome]], None]:
+    """A callback that prints a line of progress every few seconds."""
+    total, start = len(sweep.cells) + len(sweep.fits), time.monotonic()
     progress = sys.stdout.isatty() if progress is None else progress
-    last = [begun]
+    last_line = start
 
-    def tell(outcomes) -> None:
-        now = time.monotonic()
-        if not progress or now - last[0] < PAUSE:
+    def on_outcomes(outcomes: Sequence[Outcome]) -> None:
+        nonlocal last_line
+        seconds = time.monotonic()
+        if not progress or seconds - last_line < PROGRESS_SECONDS:
             return
-        last[0] = now
+        last_line = seconds
         done = sum(database.counts().get(status, 0) for status in FINISHED)
-        print(f"{now - begun:6.0f} s  {done}/{total} cells", flush=True)
+        print(f"{seconds - start:6.0f} s  {done}/{total} cells", flush=True)
 
-    return tell
+    return on_outcomes

@@ -1,4 +1,4 @@
-"""Baselines as cells of a sweep: what is fitted without training a network."""
+"""Baselines as cells of a sweep: models that are fitted without training a network."""
 
 import dataclasses
 import hashlib
@@ -11,81 +11,98 @@ from jaxtl.analysis import baselines
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
-from jaxtl.sweep import axes
+from jaxtl.sweep.axes import METHOD, SEED, VARIANT, Grid, When, axis_name
 from jaxtl.sweep.grid import Cell
 from jaxtl.training.experiment import Experiment
 
-NETWORK = "network"  # the label of cells that train one, where no axis names methods
+NETWORK = "network"  # label of cells that train a network where no axis names methods
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit:
-    """One baseline on one experiment's data.
+class BaselineFit:
+    """The fit of a baseline to the data of one experiment.
 
     Attributes:
-      key, labels: as of a `sweep.Cell`.
-      baseline: what is fitted.
-      exp: whose data and features it takes.
+      key: identity, as of a `grid.Cell`.
+      labels: axis -> value as tables show it.
+      baseline: the model to fit.
+      exp: the experiment whose data and features it is fitted to.
     """
 
     key: str
     labels: Mapping[str, Any]
-    baseline: Any
+    baseline: baselines.Baseline
     exp: Experiment
 
 
-def method_axis(grid: axes.Grid) -> str:
-    """Returns the axis that a baseline's name stands on: that of the methods."""
+def method_axis(grid: Grid) -> str:
+    """Name of the axis that shows a baseline's name: the first with named variants."""
     for axis, values in grid.axes.items():
-        values = values.values if isinstance(values, axes.When) else values
+        values = values.values if isinstance(values, When) else values
         if isinstance(values, Mapping):
-            return axis if isinstance(axis, str) else ", ".join(axis)
-    return axes.VARIANT if axes.VARIANT in grid.axes else axes.METHOD
+            return axis_name(axis)
+    return VARIANT if VARIANT in grid.axes else METHOD
 
 
-def fits(given: Any, grid: axes.Grid, cells: Sequence[Cell]) -> list[Fit]:
-    """Returns the fits that a file's BASELINES ask for in a sweep.
+def build_fits(named: Any, grid: Grid, cells: Sequence[Cell]) -> list[BaselineFit]:
+    """Builds the fits of a sweep's baselines.
 
-    Each baseline is fitted once for all cells that it can't tell apart (same data, same
-    seed, same features); of the axes, those keep their label on which these agree.
+    A baseline is fitted once for all cells that make no difference to it (same data,
+    same seed, same features). Its labels are those on which these cells agree.
+
+    Args:
+      named: name -> baseline, as BASELINES of an experiment file.
+      grid: the grid.
+      cells: its cells.
     """
-    axis, found = method_axis(grid), []
-    for name, baseline in baselines.named(given).items():
+    axis, fits = method_axis(grid), []
+    for name, baseline in baselines.named(named).items():
         groups: dict[Any, list[Cell]] = {}
         for cell in cells:
             groups.setdefault(baselines.key(baseline, cell.exp), []).append(cell)
-        telling = _telling(list(groups.values()))
-        for members in groups.values():
-            first = members[0]
+        common = _common_axes(list(groups.values()))
+        for group in groups.values():
+            cell = group[0]
             labels = {axis: f"baseline: {name}"}
-            labels |= {k: v for k, v in first.labels.items() if k in telling}
-            found.append(_fit(baseline, labels, first.exp))
-    return found
+            labels |= {k: v for k, v in cell.labels.items() if k in common}
+            key = _key(baseline, labels, cell.exp)
+            fits.append(BaselineFit(key, labels, baseline, cell.exp))
+    return fits
 
 
-def _telling(groups: list[list[Cell]]) -> set[str]:
-    """Returns the axes on which the cells of every group agree."""
+def _common_axes(groups: Sequence[Sequence[Cell]]) -> set[str]:
+    """The axes on which the cells of every group agree.
+
+    With one group only the seed: other axes make no difference to the baseline.
+    """
     names = {axis for cells in groups for cell in cells for axis in cell.labels}
     return {
         axis
         for axis in names
         if all(len({repr(c.labels.get(axis)) for c in cells}) == 1 for cells in groups)
-        and (len(groups) > 1 or axis == axes.SEED)
+        and (len(groups) > 1 or axis == SEED)
     }
 
 
-def _fit(baseline, labels, exp: Experiment) -> Fit:
-    facts = serialization.to_json(baselines.depends_on(baseline, exp))
-    text = json.dumps([facts, list(labels.values())], sort_keys=True, default=str)
-    return Fit(hashlib.sha256(text.encode()).hexdigest()[:20], labels, baseline, exp)
+def _key(
+    baseline: baselines.Baseline, labels: Mapping[str, Any], exp: Experiment
+) -> str:
+    inputs = serialization.to_json(baselines.depends_on(baseline, exp))
+    text = json.dumps([inputs, list(labels.values())], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def run(fit: Fit, exp: Experiment) -> Outcome:
-    """Fits and measures; `exp` is the fit's, with its source trained."""
-    begun = time.perf_counter()
+def run_fit(fit: BaselineFit, exp: Experiment) -> Outcome:
+    """Fits a baseline and evaluates it; errors of the user make a failed outcome.
+
+    Args:
+      fit: the fit.
+      exp: its experiment, with the source trained.
+    """
+    start = time.perf_counter()
     try:
         result = baselines.run(fit.baseline, exp)
     except UserError as error:
         return Outcome(fit.key, FAILED, {}, {}, str(error))
-    result = {**result, "seconds": time.perf_counter() - begun}
+    result = {**result, "seconds": time.perf_counter() - start}
     return Outcome(fit.key, DONE, result, {})

@@ -1,22 +1,30 @@
-"""Where a search's trials are kept: Optuna's storages, and the study in one of them."""
+"""Optuna's storages, which keep a search's trials, and the study in one of them."""
 
 import contextlib
 import importlib.util
 import random
 import re
 import time
+import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, first_line
 
-PATIENCE = 10  # seconds that a database has to answer
-FACTS, TOTAL = "jaxtl", "jaxtl:trials"  # attributes of a study
+CONNECT_TIMEOUT = 10  # seconds in which a database server has to answer
+SQLITE_TIMEOUT = 60  # seconds that a process waits for another's transaction
+CONNECT_ATTEMPTS = 5
+# Attributes of a study: the settings that its processes agree in, and the slots wanted.
+SETTINGS, TOTAL = "jaxtl", "jaxtl:trials"
 
 
-def optuna():
-    """Returns the module optuna, quiet; UserError where it is not installed."""
+def optuna() -> types.ModuleType:
+    """Imports optuna, without its log messages.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         import optuna
     except ImportError:
@@ -28,53 +36,71 @@ def optuna():
     return optuna
 
 
-def connect(url: str):
-    """Returns the storage of a URL: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DB.
+def connect(url: str) -> Any:
+    """Opens the storage of a URL.
+
+    Args:
+      url: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.
 
     Raises:
-      UserError: malformed, without its driver, or not answering; it never tells the
+      UserError: a malformed URL, a missing driver, or no answer; the message hides the
         password.
     """
     module = optuna()
     import sqlalchemy
 
-    url = re.sub(r"^postgres://", "postgresql://", url)
-    try:
-        made = sqlalchemy.make_url(url)
-        if made.drivername != "postgresql":
-            made.get_dialect()
-    except sqlalchemy.exc.SQLAlchemyError:
-        raise UserError(
-            f"storage={hidden(url)!r} is no URL of a database; expected "
-            "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
-        ) from None
-    if made.drivername == "postgresql":  # of two drivers the one that is there
-        own = "psycopg" if importlib.util.find_spec("psycopg") else "psycopg2"
-        own = "psycopg2" if importlib.util.find_spec("psycopg2") else own
-        made = made.set(drivername=f"postgresql+{own}")
-    is_file = made.get_backend_name() == "sqlite"
-    arguments = {"timeout": 60} if is_file else {"connect_timeout": PATIENCE}
-    options = {"connect_args": arguments, "pool_pre_ping": not is_file}
-    target = made.render_as_string(hide_password=False)
-    target = target.replace("{", "{{").replace("}", "}}")  # Optuna formats it
-    for attempt in range(5):
+    target = _parse_url(url)
+    is_sqlite = target.get_backend_name() == "sqlite"
+    timeout = (
+        {"timeout": SQLITE_TIMEOUT}
+        if is_sqlite
+        else {"connect_timeout": CONNECT_TIMEOUT}
+    )
+    options = {"connect_args": timeout, "pool_pre_ping": not is_sqlite}
+    text = target.render_as_string(hide_password=False)
+    text = text.replace("{", "{{").replace("}", "}}")  # Optuna formats it
+    for attempt in range(1, CONNECT_ATTEMPTS + 1):
         try:
-            storage = module.storages.RDBStorage(target, engine_kwargs=options)
+            storage = module.storages.RDBStorage(text, engine_kwargs=options)
             break
         except ImportError as error:
             raise UserError(_no_driver(url, error)) from None
         except sqlalchemy.exc.SQLAlchemyError as error:
-            # Processes that begin at once all make the tables; one of them succeeds.
-            made_by_another = re.search("already exists|uplicate|UNIQUE", str(error))
-            if attempt == 4 or not made_by_another:
-                raise UserError(_unanswered(url, error)) from None
+            # Processes that start at once all create the tables; one of them succeeds.
+            is_race = re.search("already exists|uplicate|UNIQUE", str(error))
+            if attempt == CONNECT_ATTEMPTS or not is_race:
+                raise UserError(
+                    f"the storage {without_password(url)} does not answer: "
+                    f"{_reason(url, error)}."
+                ) from None
             time.sleep(random.uniform(0.1, 0.5))
-    if is_file:
-        _one_at_a_time(storage.engine)
+    if is_sqlite:
+        _lock_whole_transactions(storage.engine)
     return storage
 
 
-def _one_at_a_time(engine) -> None:
+def _parse_url(url: str) -> Any:
+    """Parses a URL with sqlalchemy; adds an installed driver of PostgreSQL to it."""
+    import sqlalchemy
+
+    try:
+        target = sqlalchemy.make_url(re.sub(r"^postgres://", "postgresql://", url))
+        if target.drivername != "postgresql":
+            target.get_dialect()
+    except sqlalchemy.exc.SQLAlchemyError:
+        raise UserError(
+            f"storage={without_password(url)!r} is no URL of a database; expected "
+            "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
+        ) from None
+    if target.drivername != "postgresql":
+        return target
+    driver = "psycopg2"
+    if not importlib.util.find_spec("psycopg2") and importlib.util.find_spec("psycopg"):
+        driver = "psycopg"
+    return target.set(drivername=f"postgresql+{driver}")
+
+
+def _lock_whole_transactions(engine: Any) -> None:
     """Makes every transaction hold SQLite's lock from its beginning.
 
     Optuna reads a state and then changes it, under row locks that SQLite does not have:
@@ -83,45 +109,43 @@ def _one_at_a_time(engine) -> None:
     from sqlalchemy import event
 
     @event.listens_for(engine, "connect")
-    def _(connection, record):
-        connection.isolation_level = None  # the driver begins none of its own
+    def _(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver starts no transactions itself
 
     @event.listens_for(engine, "begin")
-    def _(connection):
+    def _(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    engine.dispose()  # connections from before
+    engine.dispose()  # closes the connections that were opened before
 
 
-def hidden(url: str) -> str:
-    """Returns a URL without its password."""
+def without_password(url: str) -> str:
+    """Replaces the password in a URL by ***."""
     url = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
     return re.sub(r"(password=)[^&]*", r"\1***", url)
 
 
 def _no_driver(url: str, error: ImportError) -> str:
-    kind = url.partition(":")[0]
-    how = "pip install the driver"
-    if kind.startswith("postgresql"):
-        how = "pip install 'jaxtl[postgres]'"
-    cause = error.__cause__ or error
-    return f"the storage {hidden(url)} needs a driver ({_reason(url, cause)}): {how}."
-
-
-def _unanswered(url: str, error: Exception) -> str:
-    return f"the storage {hidden(url)} does not answer: {_reason(url, error)}."
+    is_postgres = url.partition(":")[0].startswith(("postgresql", "postgres"))
+    remedy = (
+        "pip install 'jaxtl[postgres]'" if is_postgres else "pip install the driver"
+    )
+    return (
+        f"the storage {without_password(url)} needs a driver "
+        f"({_reason(url, error.__cause__ or error)}): {remedy}."
+    )
 
 
 def _reason(url: str, error: BaseException) -> str:
-    error = getattr(error, "orig", None) or error
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].strip(" .")
+    """The first line of an error of a storage, without the URL's password."""
+    text = first_line(getattr(error, "orig", None) or error).strip(" .")
     password = re.search(r"://[^:/@]*:(.*)@", url)
     return text.replace(password[1], "***") if password and password[1] else text
 
 
 @contextlib.contextmanager
-def answering(url: str):
-    """Turns the storage's falling silent into one sentence."""
+def storage_errors(url: str) -> Iterator[None]:
+    """Raises a UserError in place of errors of the storage."""
     module = optuna()
     import sqlalchemy
 
@@ -131,27 +155,36 @@ def answering(url: str):
         module.exceptions.StorageInternalError,
         sqlalchemy.exc.SQLAlchemyError,
     ) as error:
-        cause = error.__cause__ or error
+        reason = _reason(url, error.__cause__ or error)
         raise UserError(
-            f"the storage {hidden(url)} failed: {_reason(url, cause)}; what was "
-            "recorded is kept, and the same command goes on."
+            f"the storage {without_password(url)} failed: {reason}; what was recorded "
+            "is kept, and the same command goes on."
         ) from error
 
 
-def open_(
-    storage, name: str, direction: str, facts: Mapping[str, Any], total: int | None
-):
-    """Returns the study of a name, made where there is none.
+def open_study(
+    storage: Any,
+    name: str,
+    direction: str,
+    settings: Mapping[str, Any],
+    total: int | None,
+) -> Any:
+    """Opens the study of a name, or creates it.
 
     Args:
       storage: from `connect`.
       name: of the study.
       direction: "maximize" or "minimize".
-      facts: what two processes must agree in, JSON: "metric", "space", "seeds", ….
-      total: slots wanted; of several processes the most counts; None joins.
+      settings: the settings that all processes must agree in, as JSON: "metric",
+        "space", "seeds", ….
+      total: slots that the study shall have; of several processes' totals the largest
+        counts; None joins a study that exists.
+
+    Returns:
+      An Optuna study.
 
     Raises:
-      UserError: a study of another direction or other facts, one that is not there
+      UserError: a study of another direction or other settings, or none of this name
         where `total` is None.
     """
     module = optuna()
@@ -159,18 +192,18 @@ def open_(
         study = module.load_study(study_name=name, storage=storage)
     except KeyError:
         if total is None:
-            known = ", ".join(module.get_all_study_names(storage)) or "none"
+            names = ", ".join(module.get_all_study_names(storage)) or "none"
             raise UserError(
-                f"there is no study {name!r} in this storage (studies: {known}); "
+                f"there is no study {name!r} in this storage (studies: {names}); "
                 "begin one with --trials N."
             ) from None
         study = module.create_study(
             study_name=name, storage=storage, direction=direction, load_if_exists=True
         )
-    _same(study, direction, facts)
+    _check_agreement(study, direction, settings)
     attributes = study.user_attrs
-    if FACTS not in attributes:
-        study.set_user_attr(FACTS, dict(facts))
+    if SETTINGS not in attributes:
+        study.set_user_attr(SETTINGS, dict(settings))
     if total is not None and total > attributes.get(TOTAL, 0):
         study.set_user_attr(TOTAL, total)
     elif TOTAL not in attributes:
@@ -178,34 +211,38 @@ def open_(
     return study
 
 
-def _same(study, direction: str, facts: Mapping[str, Any]) -> None:
-    name, known = study.study_name, study.user_attrs.get(FACTS)
-    there = study.direction.name.lower()
-    other = "choose another --study"
-    if there != direction:
+def _check_agreement(study: Any, direction: str, settings: Mapping[str, Any]) -> None:
+    """Raises UserError if a study has another direction or other settings."""
+    name, stored = study.study_name, study.user_attrs.get(SETTINGS)
+    stored_direction = study.direction.name.lower()
+    remedy = "choose another --study"
+    if stored_direction != direction:
         raise UserError(
-            f"the study {name!r} is there to {there} its value, this search is to "
-            f"{direction} {facts['metric']}; {other}."
+            f"the study {name!r} is there to {stored_direction} its value, this search "
+            f"is to {direction} {settings['metric']}; {remedy}."
         )
-    if known is None:
+    if stored is None:
         if study.get_trials(deepcopy=False):
-            raise UserError(f"the study {name!r} was not made by jaxtl; {other}.")
+            raise UserError(f"the study {name!r} was not made by jaxtl; {remedy}.")
         return
-    for what in facts:
-        if known.get(what) != facts[what]:
+    for setting, value in settings.items():
+        if stored.get(setting) != value:
             raise UserError(
-                f"the study {name!r} has another {what}: {_difference(known, facts)}; "
-                f"{other}."
+                f"the study {name!r} has another {setting}: "
+                f"{_difference(stored.get(setting), value)}; {remedy}."
             )
 
 
-def _difference(known: Mapping, facts: Mapping) -> str:
-    what = next(name for name in facts if known.get(name) != facts[name])
-    there, here = known.get(what), facts[what]
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        name = next(
-            n for n in (*here, *(set(there) - set(here))) if there.get(n) != here.get(n)
-        )
-        there, here, what = there.get(name, "nothing"), here.get(name, "nothing"), name
-        return f"{what} is {there} there and {here} here"
-    return f"{there} there and {here} here"
+def _difference(stored: Any, value: Any) -> str:
+    """Describes how a stored setting and that of this process differ."""
+    if not (isinstance(stored, Mapping) and isinstance(value, Mapping)):
+        return f"{stored} there and {value} here"
+    name = next(
+        name
+        for name in (*value, *(set(stored) - set(value)))
+        if stored.get(name) != value.get(name)
+    )
+    return (
+        f"{name} is {stored.get(name, 'nothing')} there and "
+        f"{value.get(name, 'nothing')} here"
+    )

@@ -1,207 +1,229 @@
-"""Trials that several processes share: an Optuna study, its storage, who is alive.
+"""An Optuna study that several processes work on, each of which may die at any time.
 
-A study is to hold a number of *slots*, each tried until it is finished. A trial is an
-attempt at one: where its process dies or stops, the slot is tried again with the same
-parameters. Two processes that ask at once may ask for more than is wanted; the later
-trial, by number, gives way. So each slot is counted once, whoever dies when.
+A study shall fill a number of *slots*. A trial is an attempt at a slot: where its
+process dies or stops, the slot is attempted again with the same parameters. Two
+processes that ask at once may create more trials than are wanted; the later trial, by
+number, is dropped. So each slot counts once, whichever processes die.
 
-Signs of life are attributes of the trials under way, and are judged by the watcher's
-own clock: what has not changed for a while. Clocks of machines need not agree.
+Heartbeats are attributes of the trials that are running. Processes judge them by their
+own clocks, as heartbeats that have not changed for a while; clocks of machines need not
+agree.
 """
 
 import contextlib
 import threading
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
 from jaxtl.sweep import optuna_storage
 
-GRACE = 60.0  # seconds without a sign of life after which a trial is taken over
-DEATHS = 3  # processes that die of a trial before it is given up
-# Attributes of trials.
-RETRY, SURPLUS, ERROR, BEAT, DIED = "retry_of", "surplus", "error", "beat", "died"
+GRACE = 60.0  # seconds without a heartbeat after which a trial counts as dead
+MAX_DEATHS = 3  # processes that die in a trial before its slot is given up
+# Attributes of trials: number of the slot's first trial, whether the trial was dropped,
+# its error, its last heartbeat, and how many processes have died in the slot.
+RETRY, SURPLUS, ERROR, HEARTBEAT, DIED = "retry_of", "surplus", "error", "beat", "died"
 
 COMPLETE, PRUNED, FAIL = "COMPLETE", "PRUNED", "FAIL"
 RUNNING, WAITING = "RUNNING", "WAITING"
 
 
-def slots(trials: Sequence, total: int | None = None) -> dict[int, list]:
-    """Returns the number of a slot's first trial -> its attempts, by number.
+def _slots(trials: Sequence[Any], total: int) -> dict[int, list[Any]]:
+    """Groups trials by slot: number of its first trial -> its attempts, by number.
 
     Args:
       trials: of a study.
-      total: slots that count, the first by number; None for all.
+      total: number of slots that count, the first ones by number.
     """
-    found: dict[int, list] = {}
+    slots: dict[int, list[Any]] = {}
     for trial in sorted(trials, key=lambda t: t.number):
         if not trial.user_attrs.get(SURPLUS):
             root = trial.user_attrs.get(RETRY, trial.number)
-            found.setdefault(root, []).append(trial)
-    return {root: found[root] for root in sorted(found)[:total]}
+            slots.setdefault(root, []).append(trial)
+    return {root: slots[root] for root in sorted(slots)[:total]}
 
 
-def finished(attempts: Sequence) -> bool:
-    """Whether one of a slot's attempts came to its end."""
+def _is_finished(attempts: Sequence[Any]) -> bool:
+    """Whether one of a slot's attempts has ended with a value, an error or pruned."""
     return any(
         t.state.name in (COMPLETE, PRUNED) or ERROR in t.user_attrs for t in attempts
     )
 
 
-def needed(found: Mapping[int, Sequence], number: int) -> bool:
-    """Whether a trial that was taken is to be run: no other does the same."""
-    for attempts in found.values():
+def _is_needed(slots: Mapping[int, Sequence[Any]], number: int) -> bool:
+    """Whether a trial's slot counts and has no finished or earlier running attempt."""
+    for attempts in slots.values():
         if number in [t.number for t in attempts]:
-            others = [t for t in attempts if t.number != number]
-            earlier = [t for t in others if t.number < number]
-            under_way = any(t.state.name in (RUNNING, WAITING) for t in earlier)
-            return not (under_way or finished(others))
+            earlier = [t for t in attempts if t.number < number]
+            is_running = any(t.state.name in (RUNNING, WAITING) for t in earlier)
+            return not (
+                is_running or _is_finished([t for t in attempts if t.number != number])
+            )
     return False
 
 
 class SharedStudy:
-    """A study as one of its processes sees it; a context that gives signs of life.
+    """A study as one of its processes sees it.
+
+    As a context, it sends heartbeats for this process's trials from a thread, and at
+    its end requeues those that are not finished.
 
     Args:
       study: an Optuna study.
-      grace: seconds without a sign of life after which others' trials are taken over.
+      grace: seconds without a heartbeat after which other processes' trials count as
+        dead.
+
+    Attributes:
+      study, grace: as given.
+      running: number -> trial, of those that this process runs.
     """
 
-    def __init__(self, study, grace: float = GRACE):
+    def __init__(self, study: Any, grace: float = GRACE):
         self.study, self.grace = study, grace
-        self.mine: dict[int, Any] = {}
-        self._seen: dict[Any, tuple[Any, float]] = {}
+        self.running: dict[int, Any] = {}
+        # key -> (last sign of life, when this process first saw it)
+        self._signs: dict[Any, tuple[Any, float]] = {}
         self._ended = threading.Event()
 
     def __enter__(self) -> "SharedStudy":
-        self._thread = threading.Thread(target=self._beats, daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
         self._ended.set()
         self._thread.join()
-        # A process that fails of a bug must not hand it round for ever.
+        # Counted as a death, or a trial with a bug would be retried without an end.
         died = kind is not None and not issubclass(kind, KeyboardInterrupt | UserError)
         with contextlib.suppress(*([Exception] if kind else [])):
-            for trial in list(self.mine.values()):
-                self.hand_back(trial, died)
+            for trial in list(self.running.values()):
+                self.requeue(trial, died)
 
-    def _beats(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._ended.wait(self.grace / 6):
-            for trial in list(self.mine.values()):
-                # The storage may be away for now, or the trial have just been told.
+            for trial in list(self.running.values()):
+                # The storage may be out of reach, or the trial may have just ended.
                 with contextlib.suppress(Exception):
-                    trial.set_user_attr(BEAT, time.time())
+                    trial.set_user_attr(HEARTBEAT, time.time())
 
     @property
     def total(self) -> int:
-        """Slots wanted."""
+        """Number of slots wanted."""
         return self.study.user_attrs[optuna_storage.TOTAL]
 
-    def trials(self) -> list:
-        """Returns the study's trials as they are now."""
+    def trials(self) -> list[Any]:
+        """The study's trials in their current states."""
         return self.study.get_trials(deepcopy=False)
 
     def counts(self) -> tuple[int, int]:
-        """Returns (slots that are finished, slots wanted)."""
+        """(number of finished slots, number of slots wanted)."""
         total = self.total
-        found = slots(self.trials(), total)
-        return sum(finished(attempts) for attempts in found.values()), total
+        slots = _slots(self.trials(), total)
+        return sum(_is_finished(attempts) for attempts in slots.values()), total
 
-    def ask(self, sampler: Callable[[int], Any]):
-        """Returns a trial that is this process's alone; None where none is to be had.
+    def ask(self, sampler: Callable[[int], Any]) -> Any:
+        """Takes a trial for this process; None if none is needed now.
 
         Args:
-          sampler: number of a trial -> the sampler that its parameters come from, so
-            that they do not depend on who asks.
+          sampler: number of a trial -> the sampler that draws its parameters, so that
+            they do not depend on the process that asks.
         """
-        while self._room():
+        while self._has_room():
             trial = self.study.ask()
             self.study.sampler = sampler(trial.number)
-            if not needed(slots(self.trials(), self.total), trial.number):
+            if not _is_needed(_slots(self.trials(), self.total), trial.number):
                 trial.set_user_attr(SURPLUS, True)
                 self._fail(trial.number)
-            elif trial.user_attrs.get(DIED, 0) >= DEATHS:
-                self.mine[trial.number] = trial
-                self.tell(trial, error=f"{DEATHS} processes that ran it died")
+            elif trial.user_attrs.get(DIED, 0) >= MAX_DEATHS:
+                self.running[trial.number] = trial
+                self.tell(trial, error=f"{MAX_DEATHS} processes that ran it died")
             else:
-                self.mine[trial.number] = trial
-                trial.set_user_attr(BEAT, time.time())
+                self.running[trial.number] = trial
+                trial.set_user_attr(HEARTBEAT, time.time())
                 return trial
         return None
 
-    def _room(self) -> bool:
+    def _has_room(self) -> bool:
         total = self.total
-        found = slots(self.trials(), total)
-        waiting = any(t.state.name == WAITING for a in found.values() for t in a)
-        return waiting or len(found) < total
+        slots = _slots(self.trials(), total)
+        is_waiting = any(t.state.name == WAITING for a in slots.values() for t in a)
+        return is_waiting or len(slots) < total
 
-    def tell(self, trial, value: float | None = None, error: str = "") -> bool:
-        """Says what came out: a value, an error, or neither where it was stopped early.
+    def tell(self, trial: Any, value: float | None = None, error: str = "") -> bool:
+        """Ends a trial with a value or an error; with neither it was stopped early.
 
         Returns:
-          whether it counts: not if others took this process for dead meanwhile.
+          Whether it counts: it does not if another process took this one for dead.
         """
         module = optuna_storage.optuna()
         states = module.trial.TrialState
-        self.mine.pop(trial.number, None)
+        self.running.pop(trial.number, None)
         state = states.COMPLETE if value is not None else states.PRUNED
         try:
             if error:
-                # As the worst of all to the sampler, which learns nothing from FAIL.
+                # A failed trial is stored as pruned without a value, which samplers
+                # rank as the worst; they learn nothing from the state FAIL.
                 trial.set_user_attr(ERROR, error)
             self.study.tell(trial, value, state)
         except (ValueError, module.exceptions.UpdateFinishedTrialError):
             return False
         return True
 
-    def discard(self, trial) -> None:
+    def drop(self, trial: Any) -> None:
         """Takes a trial out of the count, as if it had not been asked for."""
-        self.mine.pop(trial.number, None)
+        self.running.pop(trial.number, None)
         trial.set_user_attr(SURPLUS, True)
         self._fail(trial.number)
 
-    def hand_back(self, trial, died: bool = False) -> None:
-        """Lets others run a trial of this process's."""
-        self.mine.pop(trial.number, None)
-        [known] = [t for t in self.trials() if t.number == trial.number]
+    def requeue(self, trial: Any, died: bool = False) -> None:
+        """Lets other processes run a trial of this process; `died` counts a death."""
+        self.running.pop(trial.number, None)
+        [frozen] = [t for t in self.trials() if t.number == trial.number]
         if self._fail(trial.number):
-            self._enqueue(known, died)
+            self._enqueue(frozen, died)
 
-    def revive(self) -> int:
-        """Lets dead processes' trials be run again; returns how many."""
+    def requeue_dead(self) -> int:
+        """Requeues the trials of processes that died; returns how many there were."""
         count = 0
-        for root, attempts in slots(self.trials(), self.total).items():
-            if finished(attempts):
+        for root, attempts in _slots(self.trials(), self.total).items():
+            if _is_finished(attempts):
                 continue
             for trial in attempts:
-                theirs = trial.state.name == RUNNING and trial.number not in self.mine
-                beat = trial.user_attrs.get(BEAT)
-                dead = theirs and self._silent(trial.number, beat)
-                if dead and self._fail(trial.number):
+                is_running = trial.state.name == RUNNING
+                is_foreign = is_running and trial.number not in self.running
+                heartbeat = trial.user_attrs.get(HEARTBEAT)
+                is_dead = is_foreign and self._is_silent(trial.number, heartbeat)
+                if is_dead and self._fail(trial.number):
                     self._enqueue(trial, died=True)
                     count += 1
-            # Its process died between giving it up and asking for another attempt.
-            lost = all(t.state.name == FAIL for t in attempts)
-            if lost and self._silent(f"lost {root}", attempts[-1].number):
+            # A process may die after it fails a trial and before it enqueues the next.
+            is_lost = all(t.state.name == FAIL for t in attempts)
+            if is_lost and self._is_silent(f"lost {root}", attempts[-1].number):
                 self._enqueue(attempts[-1], died=True)
                 count += 1
         return count
 
-    def _silent(self, key, sign) -> bool:
-        now = time.monotonic()
-        known = self._seen.get(key)
-        if known is None or known[0] != sign:
-            self._seen[key] = sign, now
+    def _is_silent(self, key: Any, sign: Any) -> bool:
+        """Whether a sign of life has not changed for longer than the grace period."""
+        clock = time.monotonic()
+        last_sign, since = self._signs.get(key, (None, None))
+        if since is None or last_sign != sign:
+            self._signs[key] = sign, clock
             return False
-        return now - known[1] > self.grace
+        return clock - since > self.grace
 
     def _fail(self, number: int) -> bool:
-        """Ends a trial without a value; returns whether it was this process that did.
+        """Ends a trial without a value; of several processes that try, one succeeds.
 
-        Of several processes that try, one succeeds.
+        Returns:
+          Whether this process did.
         """
         module = optuna_storage.optuna()
         try:
@@ -210,10 +232,10 @@ class SharedStudy:
             return False
         return True
 
-    def _enqueue(self, trial, died: bool) -> None:
+    def _enqueue(self, trial: Any, died: bool) -> None:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        again = {
+        attributes = {
             RETRY: trial.user_attrs.get(RETRY, trial.number),
             DIED: trial.user_attrs.get(DIED, 0) + died,
         }
-        self.study.enqueue_trial(params, user_attrs=again)
+        self.study.enqueue_trial(params, user_attrs=attributes)

@@ -1,4 +1,4 @@
-"""The plan of a sweep: which cells share a compiled program, and what that takes."""
+"""Plans of sweeps: the cells that share a compiled program, and how they will run."""
 
 import dataclasses
 import os
@@ -11,15 +11,22 @@ from jaxtl.core import config
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import feature_cache
-from jaxtl.sweep import axes, grid, vectorized_runs
-from jaxtl.training.experiment import Variant
+from jaxtl.sweep import vectorized_runs
+from jaxtl.sweep.axes import SEED
+from jaxtl.sweep.grid import Cell
+from jaxtl.sweep.vectorized_runs import ALONE
+from jaxtl.training.experiment import Experiment, Variant
 from jaxtl.training.run import Run
 
-MANY = 200  # programs, above which a warning is due
-LANES = 64  # at once: more save no time on CPUs, and a crash loses what is under way
-# Fields of data sets that change labels and rows, of the same arrays.
-ROWS = ("labels_per_class", "labels", "label_noise", "split_seed")
-TRACED = ("terms", "optim", "peft", "average")
+MANY_PROGRAMS = 200  # more of them cause a warning
+# Replicas at once: more save no time on CPUs, and a crash loses those under way.
+MAX_REPLICAS = 64
+# A table of a plan sets up the first programs to estimate their mode and memory.
+EXAMINED_PROGRAMS = 12
+UNKNOWN = "–"
+# Fields of data sets that change labels and rows, not the arrays.
+_FIELDS_OF_ROWS = ("labels_per_class", "labels", "label_noise", "split_seed")
+_TRACED_FIELDS = ("terms", "optim", "peft", "average")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,154 +36,191 @@ class ProgramGroup:
     Attributes:
       cells: in the sweep's order.
       fixed: axis -> label, of the axes that are compiled in.
-      traced: the axes that are numbers of the program.
+      traced: the axes that are arguments of the program.
     """
 
-    cells: tuple[grid.Cell, ...]
+    cells: tuple[Cell, ...]
     fixed: Mapping[str, Any]
     traced: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionPlan:
-    """How a program's cells will run.
+    """How the cells of a program group will run.
 
     Attributes:
       mode: "vmap", "map" or "alone".
-      why: why alone, "" otherwise.
-      lanes: side by side.
-      lane_bytes, shared_bytes: memory of each lane, and of what all share.
+      reason: why they run alone, "" otherwise.
+      replicas: number of cells side by side.
+      replica_bytes: memory of each replica.
+      shared_bytes: memory that all replicas share.
     """
 
     mode: str
-    why: str
-    lanes: int
-    lane_bytes: int
+    reason: str
+    replicas: int
+    replica_bytes: int
     shared_bytes: int
 
+    def describe(self) -> str:
+        """The mode, for tables."""
+        if self.mode == ALONE:
+            return f"one by one ({self.reason})"
+        return f"{self.replicas} lanes ({self.mode})"
 
-def programs(cells: Sequence[grid.Cell]) -> list[ProgramGroup]:
-    """Groups cells by what is compiled in; no experiment is set up for it."""
-    groups: dict[Any, list[grid.Cell]] = {}
-    known: dict[Any, bool] = {}
+    def memory(self) -> str:
+        """The memory, for tables."""
+        nbytes = self.shared_bytes + self.replicas * self.replica_bytes
+        return feature_cache.size(nbytes)
+
+
+def group_by_program(cells: Sequence[Cell]) -> list[ProgramGroup]:
+    """Groups cells by the values that are compiled in, without setting any of them up.
+
+    Groups, and the cells of each, keep the sweep's order.
+    """
+    groups: dict[Any, list[Cell]] = {}
+    traced: dict[Any, bool] = {}
     for cell in cells:
-        static = []
+        static: list[tuple[str, str]] = []
         for path, value in cell.changes:
-            # A text may mean a number or an object.
+            # A text may stand for a number or for an object.
             kind = value if isinstance(value, str) else type(value)
-            at = (cell.variant, tuple(static), path, kind)
-            if at not in known:
-                known[at] = is_traced(cell.exp, path)
-            if not known[at]:
+            key = (cell.variant, tuple(static), path, kind)
+            if key not in traced:
+                traced[key] = is_traced(cell.exp, path)
+            if not traced[key]:
                 static.append((path, repr(value)))
         groups.setdefault((cell.variant, tuple(static)), []).append(cell)
-    return [_program(found) for found in groups.values()]
+    return [_program_group(group) for group in groups.values()]
 
 
-def _program(cells: list[grid.Cell]) -> ProgramGroup:
-    first = cells[0].labels
+def _program_group(cells: Sequence[Cell]) -> ProgramGroup:
+    labels = cells[0].labels
     fixed = {
         axis: label
-        for axis, label in first.items()
+        for axis, label in labels.items()
         if all(cell.labels.get(axis) == label for cell in cells)
     }
-    return ProgramGroup(tuple(cells), fixed, tuple(a for a in first if a not in fixed))
+    traced = tuple(axis for axis in labels if axis not in fixed)
+    return ProgramGroup(tuple(cells), fixed, traced)
 
 
-def is_traced(exp, path: str) -> bool:
-    """Whether a field is a number (or seed, or rows) that no program depends on."""
-    head, _, rest = path.partition(".")
-    if path == axes.SEED:
+def is_traced(exp: Experiment, path: str) -> bool:
+    """Whether no program depends on a field: a traced number, the seed, or the rows."""
+    head, _, remaining = path.partition(".")
+    if path == SEED:
         return True
     if head == "streams":
-        head, rest = "data", rest.partition(".")[2]
+        head, remaining = "data", remaining.partition(".")[2]
     if head == "data":
-        return rest in ROWS
-    if head not in TRACED or not rest:
+        return remaining in _FIELDS_OF_ROWS
+    if head not in _TRACED_FIELDS or not remaining:
         return False
-    found = config.hyperparameters(getattr(exp, head))
-    while rest:
-        known = [k for k in found if rest == k or rest.startswith(f"{k}.")]
-        if not known:
+    hypers = config.hyperparameters(getattr(exp, head))
+    while remaining:
+        # Keys may contain dots: the longest that fits is the one that is meant.
+        names = [k for k in hypers if remaining == k or remaining.startswith(f"{k}.")]
+        if not names:
             return False
-        key = max(known, key=len)
-        found, rest = found[key], rest[len(key) + 1 :]
-        if not isinstance(found, dict):
-            return not rest
+        name = max(names, key=len)
+        hypers, remaining = hypers[name], remaining[len(name) + 1 :]
+        if not isinstance(hypers, dict):
+            return not remaining
     return False
 
 
-def plan_execution(run: Run, count: int, mode: str = "auto", most: int | None = None):
-    """Returns how `count` cells like this run will be run.
+def plan_execution(
+    run: Run, count: int, mode: str = "auto", max_replicas: int | None = None
+) -> ExecutionPlan:
+    """Plans how a number of cells like one run will run.
 
     Args:
       run: one of them, set up and not begun.
-      count: of cells.
-      mode: "auto", or one of the modes for all that can be lanes.
-      most: lanes side by side at most; None takes what memory allows, up to 64.
+      count: number of cells.
+      mode: "auto", or a mode for all that can be replicas.
+      max_replicas: replicas at once at most; None takes as many as fit into half of the
+        free memory, up to 64.
     """
-    why, each = vectorized_runs.why_alone(run), vectorized_runs.replica_bytes(run)
-    chosen = vectorized_runs.mode_of(run) if mode == "auto" else mode
-    if why or count == 1:
-        chosen, why = vectorized_runs.ALONE, why or "a single cell"
-    elif chosen == vectorized_runs.ALONE:
-        why = "convolutions on a CPU" if mode == "auto" else "asked for"
-    shared = trees.nbytes(run.fixed) + sum(
+    reason = vectorized_runs.why_alone(run)
+    replica_bytes = vectorized_runs.replica_bytes(run)
+    automatic = mode == "auto"
+    mode = vectorized_runs.mode_of(run) if automatic else mode
+    if reason or count == 1:
+        mode, reason = ALONE, reason or "a single cell"
+    elif mode == ALONE:
+        reason = "convolutions on a CPU" if automatic else "asked for"
+    shared_bytes = trees.nbytes(run.fixed) + sum(
         trees.nbytes(stream.x) for stream in run.parts.device_streams.values()
     )
-    if chosen == vectorized_runs.ALONE:
-        return ExecutionPlan(chosen, why, 1, each, shared)
-    fitting = max(1, int((memory() / 2 - shared) // max(each, 1)))
-    turns = -(-count // min(count, most or LANES, fitting))
-    # Turns of one size run one program.
-    return ExecutionPlan(chosen, "", -(-count // turns), each, shared)
+    if mode == ALONE:
+        return ExecutionPlan(mode, reason, 1, replica_bytes, shared_bytes)
+    fitting = max(1, int((free_memory() / 2 - shared_bytes) // max(replica_bytes, 1)))
+    chunks = -(-count // min(count, max_replicas or MAX_REPLICAS, fitting))
+    # Chunks of one size run one compiled program.
+    replicas = -(-count // chunks)
+    return ExecutionPlan(mode, "", replicas, replica_bytes, shared_bytes)
 
 
-def describe_plan(
-    program: ProgramGroup, mode: str, most: int | None
-) -> tuple[str, str]:
-    """Returns (how a program's cells will run, their memory), for people."""
-    exp = program.cells[0].exp
-    if isinstance(exp.init, Variant):
-        return f"after {exp.init.name!r} is trained", "–"
-    try:
-        found = plan_execution(Run(exp), len(program.cells), mode, most)
-    except UserError as error:
-        return f"fails: {error}", "–"
-    return describe(found), size(found)
-
-
-def memory() -> int:
-    """Returns the bytes of memory that are free on the device."""
-    found = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in found:
-        return found["bytes_limit"] - found.get("bytes_in_use", 0)
+def free_memory() -> int:
+    """Free memory of the first device in bytes; of the machine where it tells none."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def warning(found: Sequence[ProgramGroup]) -> str:
-    """Returns a sentence where there are very many programs, "" otherwise."""
-    if len(found) <= MANY:
+def plan_rows(
+    groups: Sequence[ProgramGroup], mode: str, max_replicas: int | None
+) -> list[tuple[str, str, str, int, str]]:
+    """Rows of a plan's table: (fixed axes, traced axes, runs as, cells, memory).
+
+    The first `EXAMINED_PROGRAMS` groups are set up for the last columns.
+
+    Args:
+      groups: the program groups of a sweep.
+      mode: as for `plan_execution`.
+      max_replicas: as for `plan_execution`.
+    """
+    rows = []
+    for index, group in enumerate(groups):
+        runs_as = memory = UNKNOWN
+        if index < EXAMINED_PROGRAMS:
+            runs_as, memory = describe_plan(group, mode, max_replicas)
+        fixed = ", ".join(f"{k}={v}" for k, v in group.fixed.items()) or "everything"
+        traced = ", ".join(group.traced)
+        rows.append((fixed, traced, runs_as, len(group.cells), memory))
+    return rows
+
+
+def describe_plan(
+    group: ProgramGroup, mode: str, max_replicas: int | None
+) -> tuple[str, str]:
+    """Sets a group's first cell up; returns (mode, memory) of the group for tables."""
+    exp = group.cells[0].exp
+    if isinstance(exp.init, Variant):
+        return f"after {exp.init.name!r} is trained", UNKNOWN
+    try:
+        execution = plan_execution(Run(exp), len(group.cells), mode, max_replicas)
+    except UserError as error:
+        return f"fails: {error}", UNKNOWN
+    return execution.describe(), execution.memory()
+
+
+def warn_of_many(groups: Sequence[ProgramGroup]) -> str:
+    """A warning if there are many programs, naming the axis that causes most of them.
+
+    Returns "" for up to `MANY_PROGRAMS` groups.
+    """
+    if len(groups) <= MANY_PROGRAMS:
         return ""
     values: dict[str, set] = {}
-    for program in found:
-        for axis, label in program.fixed.items():
+    for group in groups:
+        for axis, label in group.fixed.items():
             values.setdefault(axis, set()).add(label)
     axis = max(values, key=lambda name: len(values[name]))
     return (
-        f"{len(found):,} programs will be compiled, since {axis!r} with its "
+        f"{len(groups):,} programs will be compiled, since {axis!r} with its "
         f"{len(values[axis]):,} values is part of the program; numbers that are traced "
         "(rates, weights, seeds, labels per class) cost no program of their own."
     )
-
-
-def describe(found: ExecutionPlan) -> str:
-    """Returns a footing for people."""
-    if found.mode == vectorized_runs.ALONE:
-        return f"one by one ({found.why})"
-    return f"{found.lanes} lanes ({found.mode})"
-
-
-def size(found: ExecutionPlan) -> str:
-    """Returns the memory of a footing for people."""
-    return feature_cache.size(found.shared_bytes + found.lanes * found.lane_bytes)

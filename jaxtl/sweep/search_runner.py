@@ -1,4 +1,4 @@
-"""Runs a search: asks for trials, trains them side by side, says what came out."""
+"""Runs a search: draws trials, trains them side by side, reports their values."""
 
 import collections
 import dataclasses
@@ -11,23 +11,29 @@ import numpy as np
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results.database import FAILED, FINISHED, STOPPED, Database, Outcome
-from jaxtl.sweep import axes, optuna_study, plan, runner, vectorized_runs
+from jaxtl.sweep import chunk, plan, search_space
+from jaxtl.sweep.axes import SEED, Halving
 from jaxtl.sweep.grid import Cell
-from jaxtl.sweep.search_space import HALVING, Search, draw, goes_on, sampler
+from jaxtl.sweep.optuna_study import SharedStudy
+from jaxtl.sweep.runner import Worker
+from jaxtl.sweep.search_space import Search
+from jaxtl.sweep.sources import with_trained_source
+from jaxtl.sweep.vectorized_runs import ALONE, VectorizedRuns
 from jaxtl.training import build, loop
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
 
-POLL = 1.0  # seconds between looks at what other processes do
-EXCLUDED = 1000  # settings drawn in a row that are all excluded
+POLL_SECONDS = 1.0  # between looks at what other processes do
+MAX_EXCLUDED = 1000  # excluded settings drawn in succession before a search gives up
 
 
-class Told(NamedTuple):
-    """What became of a trial.
+class TrialOutcome(NamedTuple):
+    """The outcome of a trial.
 
     Attributes:
       labels: axis -> value of its setting.
-      value: mean of the monitored metric, None where it failed or was stopped.
+      value: mean of the monitored metric on val over the seeds; None where the trial
+        failed or was stopped.
       error: why it failed.
     """
 
@@ -36,227 +42,275 @@ class Told(NamedTuple):
     error: str = ""
 
 
+class TrialCells(NamedTuple):
+    """A trial and the cells of its setting, one per seed."""
+
+    trial: Any
+    cells: list[Cell]
+
+
 class Rungs:
-    """Successive halving of trials that train as lanes.
+    """Asynchronous successive halving of trials that train as replicas.
 
     At every rung a trial's mean over its seeds is compared with those of all trials
-    that came as far, in whatever process; a trial tells it as its intermediate value
-    at the rung's share of the steps, in thousandths.
+    that reached the rung so far, in any process. A trial stores the mean in the study
+    as the intermediate value at the rung's share of the steps, in thousandths.
 
     Args:
       halving: the rungs.
-      metric: monitored.
-      owners: key of a cell -> its trial.
-      shared: the study.
+      metric: the monitored metric.
+      trials: key of a cell -> its trial.
+      study: the study that processes share.
     """
 
     def __init__(
         self,
-        halving: axes.Halving,
+        halving: Halving,
         metric: str,
-        owners: Mapping[str, Any],
-        shared: optuna_study.SharedStudy,
+        trials: Mapping[str, Any],
+        study: SharedStudy,
     ):
-        self.halving, self.metric, self.shared = halving, metric, shared
-        self.owners, self.passed = owners, dict.fromkeys(halving.rungs, ())
+        self._halving, self._metric, self._study = halving, metric, study
+        self._trials = trials
+        # rung -> numbers of the trials of this process that have reached it
+        self._reached: dict[float, set[int]] = {rung: set() for rung in halving.rungs}
 
-    def __call__(
-        self, side: vectorized_runs.VectorizedRuns, cells: Sequence[Cell]
-    ) -> None:
-        """Stops lanes after an evaluation; `cells` are the lanes'."""
-        groups: dict[int, list[int]] = {}
-        for lane in side.active:
-            groups.setdefault(self.owners[cells[lane].key].number, []).append(lane)
-        for rung in self.halving.rungs:
-            if rung * side.exp.steps <= side.steps_taken < side.exp.steps:
-                own = {n: g for n, g in groups.items() if n not in self.passed[rung]}
-                self.passed[rung] = (*self.passed[rung], *own)
-                side.stop(self._worst(side, own, round(1000 * rung)))
+    def __call__(self, replicas: VectorizedRuns, cells: Sequence[Cell]) -> None:
+        """Stops replicas after an evaluation; `cells` are the replicas' cells."""
+        members: dict[int, list[int]] = {}
+        for replica in replicas.active:
+            number = self._trials[cells[replica].key].number
+            members.setdefault(number, []).append(replica)
+        for rung in self._halving.rungs:
+            if rung * replicas.exp.steps <= replicas.steps_done < replicas.exp.steps:
+                reached = self._reached[rung]
+                new = {n: group for n, group in members.items() if n not in reached}
+                reached.update(new)
+                replicas.stop(self._worst(replicas, new, round(1000 * rung)))
 
     def _worst(
-        self, side: vectorized_runs.VectorizedRuns, groups: dict, place: int
+        self, replicas: VectorizedRuns, members: Mapping[int, list[int]], step: int
     ) -> list[int]:
-        own = {trial.number: trial for trial in self.owners.values()}
-        values = {}
-        for number, mine in groups.items():
-            found = [side.curves[lane]["val"][-1][self.metric] for lane in mine]
-            values[number] = float(np.mean(found))
-            own[number].report(values[number], place)
-        known = [t.intermediate_values for t in self.shared.trials()] if groups else []
-        others = [found[place] for found in known if place in found]
-        higher = metrics.higher_is_better(self.metric)
+        """The replicas of trials that do not pass a rung.
+
+        Args:
+          replicas: the vectorized runs.
+          members: number of a trial -> its replicas.
+          step: of the intermediate values, in thousandths of the steps.
+        """
+        trials = {trial.number: trial for trial in self._trials.values()}
+        means = {}
+        for number, group in members.items():
+            values = [replicas.curves[i]["val"][-1][self._metric] for i in group]
+            means[number] = float(np.mean(values))
+            trials[number].report(means[number], step)
+        stored = [t.intermediate_values for t in self._study.trials()] if means else []
+        values = [intermediate[step] for intermediate in stored if step in intermediate]
+        keep, higher = self._halving.keep, metrics.higher_is_better(self._metric)
         return [
-            lane
-            for number, mine in groups.items()
-            if not goes_on(values[number], others, self.halving.keep, higher)
-            for lane in mine
+            replica
+            for number, group in members.items()
+            if not search_space.passes_rung(means[number], values, keep, higher)
+            for replica in group
         ]
 
 
-def work(
+def run_search(
     search: Search,
     database: Database,
-    shared: optuna_study.SharedStudy,
-    found: Mapping[str, dict],
-    tell: Callable[[Told], None] = lambda told: None,
-    note: Callable[[str], None] = lambda text: None,
+    study: SharedStudy,
+    distributions: Mapping[str, dict],
+    on_trial: Callable[[TrialOutcome], None] = lambda outcome: None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Runs trials until the study has all that it is to hold.
+    """Runs trials until the study has as many as it shall have.
 
     Args:
-      search: what is searched.
-      database: the folder's database, where each trial's cells are recorded.
-      shared: the study.
-      found: from `space`.
-      tell: called with each trial that is finished here.
-      note: called with sentences for people.
+      search: the search.
+      database: the folder's database, which records the cells of each trial.
+      study: the study that processes share.
+      distributions: from `search_space.space`.
+      on_trial: called with each trial that this process finishes.
+      on_note: called with sentences for the user.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C; trials under way are left to others.
-      UserError: the storage fell silent, or every setting is excluded.
+      KeyboardInterrupt: after Ctrl-C; trials under way are left to other processes.
+      UserError: the storage stops answering, or every setting is excluded.
     """
-    waiting, warned, sizes = False, False, {}
-    with (
-        runner.Worker(database) as working,
-        loop.Interrupt() as interrupt,
-        shared,
-    ):
+    is_waiting = has_warned = False
+    with Worker(database) as worker, loop.Interrupt() as interrupt, study:
+        batches = _Batches(search, worker, study, interrupt, on_trial)
         while not interrupt.requested:
-            shared.revive()
-            asked = _ask(search, shared, found)
-            if asked:
-                _batch(search, asked, working, shared, interrupt, sizes, tell)
-                warned = warned or _warn(search, sizes, note)
+            study.requeue_dead()
+            batch = _draw_batch(search, study, distributions)
+            if batch:
+                batches.run(batch)
+                if not has_warned and (reason := batches.reason_without_halving()):
+                    on_note(f"halving stops nothing of what runs one by one ({reason})")
+                    has_warned = True
                 continue
-            done, total = shared.counts()
+            done, total = study.counts()
             if done >= total:
                 return
-            if not waiting:
-                waiting = True
-                note(f"{total - done} trials are left, all with other workers: waiting")
-            time.sleep(min(POLL, shared.grace / 4))
+            if not is_waiting:
+                is_waiting = True
+                on_note(
+                    f"{total - done} trials are left, all with other workers: waiting"
+                )
+            time.sleep(min(POLL_SECONDS, study.grace / 4))
         raise KeyboardInterrupt("stopped; the same command goes on.")
 
 
-def _warn(search: Search, sizes: Mapping, note) -> bool:
-    """Says so where trials can't be stopped early; returns whether it did."""
-    alone = [size.why for size in sizes.values() if size.mode == vectorized_runs.ALONE]
-    if search.kind != HALVING or not alone:
-        return False
-    note(f"halving stops nothing of what runs one by one ({alone[0]})")
-    return True
-
-
-def _ask(
-    search: Search, shared: optuna_study.SharedStudy, found
-) -> list[tuple[Any, list]]:
-    """Returns up to a batch of trials with their cells."""
-    asked: list[tuple[Any, list]] = []
-    excluded, made = 0, search.made
-    while len(asked) < search.batch:
-        trial = shared.ask(lambda number: sampler(search.kind, search.seed, number))
+def _draw_batch(
+    search: Search, study: SharedStudy, distributions: Mapping[str, dict]
+) -> list[TrialCells]:
+    """Draws up to a batch of trials whose settings are not excluded."""
+    batch: list[TrialCells] = []
+    excluded, sweep = 0, search.sweep
+    while len(batch) < search.batch:
+        trial = study.ask(
+            lambda number: search_space.sampler(search.kind, search.seed, number)
+        )
         if trial is None:
             break
-        cells = draw(trial, made.file, made.grid, found)
+        cells = search_space.draw(trial, sweep.file, sweep.grid, distributions)
         if cells:
-            asked.append((trial, cells))
+            batch.append(TrialCells(trial, cells))
             excluded = 0
             continue
-        shared.discard(trial)
+        study.drop(trial)
         excluded += 1
-        if excluded >= EXCLUDED:
+        if excluded >= MAX_EXCLUDED:
             raise UserError(
-                f"the last {EXCLUDED:,} settings that were drawn are all excluded; a "
-                "tl.sweep.When draws only what is meant."
+                f"the last {MAX_EXCLUDED:,} settings that were drawn are all excluded; "
+                "a tl.sweep.When draws only what is meant."
             )
-    return asked
+    return batch
 
 
-def _batch(search, asked, working, shared, interrupt, sizes, tell) -> None:
-    """Runs the cells of some trials side by side; tells each trial when it has all."""
-    database = working.database
-    cells = {cell.key: cell for _, own in asked for cell in own}
-    owners = {cell.key: trial for trial, own in reversed(asked) for cell in own}
-    database.add((key, cell.labels) for key, cell in cells.items())
-    database.release_dead()
-    outcomes = _recorded(database, cells)
-    todo = [cell for key, cell in cells.items() if key not in outcomes]
-    database.claim([cell.key for cell in todo], working.owner)
-    left = _conclude(search, shared, asked, outcomes, tell)
-    for program in plan.programs(todo):
-        for came in _trained(search, program, owners, shared, interrupt, sizes):
-            database.finish(came)
-            outcomes.update((one.key, one) for one in came)
-            left = _conclude(search, shared, left, outcomes, tell)
-        if interrupt.requested:
-            return
+class _Batches:
+    """Trains batches of trials, one after the other."""
+
+    def __init__(
+        self,
+        search: Search,
+        worker: Worker,
+        study: SharedStudy,
+        interrupt: loop.Interrupt,
+        on_trial: Callable[[TrialOutcome], None],
+    ):
+        self._search, self._worker = search, worker
+        self._study, self._interrupt, self._on_trial = study, interrupt, on_trial
+        # (static key of an experiment, whether several cells run) -> plan
+        self._plans: dict[Any, plan.ExecutionPlan] = {}
+
+    def reason_without_halving(self) -> str:
+        """Why trials can't be stopped early by halving, "" where they can."""
+        if self._search.kind != search_space.HALVING:
+            return ""
+        reasons = [p.reason for p in self._plans.values() if p.mode == ALONE]
+        return reasons[0] if reasons else ""
+
+    def run(self, batch: Sequence[TrialCells]) -> None:
+        """Trains the cells of some trials; tells the study each trial's value."""
+        cells = {cell.key: cell for _, group in batch for cell in group}
+        # Of two trials with one setting, the first one owns the cells.
+        trials = {cell.key: trial for trial, group in reversed(batch) for cell in group}
+        self._worker.database.add((key, cell.labels) for key, cell in cells.items())
+        self._worker.database.release_dead()
+        outcomes = self._recorded(cells)
+        missing = [cell for key, cell in cells.items() if key not in outcomes]
+        self._worker.database.claim([cell.key for cell in missing], self._worker.owner)
+        unfinished = self._tell_finished(batch, outcomes)
+        for group in plan.group_by_program(missing):
+            for chunk_outcomes in self._train(group, trials):
+                self._worker.database.finish(chunk_outcomes)
+                outcomes.update((outcome.key, outcome) for outcome in chunk_outcomes)
+                unfinished = self._tell_finished(unfinished, outcomes)
+            if self._interrupt.requested:
+                return
+
+    def _recorded(self, cells: Mapping[str, Cell]) -> dict[str, Outcome]:
+        """Outcomes of cells that finished earlier: a setting can be drawn twice."""
+        statuses = self._worker.database.statuses()
+        if not any(statuses.get(key) in FINISHED for key in cells):
+            return {}
+        return {
+            entry.key: Outcome(
+                entry.key, entry.status, entry.result, entry.curve, entry.error
+            )
+            for entry in self._worker.database.entries()
+            if entry.key in cells and entry.status in FINISHED
+        }
+
+    def _train(
+        self, group: plan.ProgramGroup, trials: Mapping[str, Any]
+    ) -> Iterator[list[Outcome]]:
+        """Trains the cells of a program group; `trials` maps their keys to trials."""
+        cells, on_evaluation = list(group.cells), None
+        grid = self._search.sweep.grid
+        if self._search.kind == search_space.HALVING:
+            on_evaluation = Rungs(
+                grid.halving or Halving(), self._search.metric, trials, self._study
+            )
+        # Rungs compare the trials of all processes, so a grid's halving is not applied.
+        grid = dataclasses.replace(grid, halving=None)
+        sweep = dataclasses.replace(self._search.sweep, grid=grid)
+        several = len(cells) > 1 or on_evaluation is not None
+        execution = self._plan(cells[0].exp, several)
+        counts = collections.Counter(trials[cell.key].number for cell in cells)
+        seeds = max(counts.values())
+        size = max(1, execution.replicas // seeds) * seeds  # keeps seeds together
+        for start in range(0, len(cells), size):
+            if self._interrupt.requested:
+                return
+            yield from chunk.run_chunk(
+                sweep,
+                cells[start : start + size],
+                execution,
+                self._interrupt,
+                on_evaluation,
+            )
+
+    def _plan(self, exp: Experiment, several: bool) -> plan.ExecutionPlan:
+        sweep = self._search.sweep
+        try:
+            exp = with_trained_source(exp, sweep)
+            key = build.static_key(exp), several
+            if key not in self._plans:
+                count = plan.MAX_REPLICAS if several else 1
+                self._plans[key] = plan.plan_execution(
+                    Run(exp), count, sweep.mode, sweep.max_replicas
+                )
+            return self._plans[key]
+        except UserError as error:  # every cell will fail with an error of its own
+            return plan.ExecutionPlan(ALONE, str(error), 1, 0, 0)
+
+    def _tell_finished(
+        self, batch: Sequence[TrialCells], outcomes: Mapping[str, Outcome]
+    ) -> list[TrialCells]:
+        """Tells the study the finished trials; returns the others."""
+        unfinished = []
+        for trial, cells in batch:
+            if any(cell.key not in outcomes for cell in cells):
+                unfinished.append(TrialCells(trial, cells))
+                continue
+            trial_outcomes = [outcomes[cell.key] for cell in cells]
+            value, error = _value(trial_outcomes, self._search.metric)
+            if self._study.tell(trial, value, error):
+                labels = {k: v for k, v in cells[0].labels.items() if k != SEED}
+                self._on_trial(TrialOutcome(labels, value, error))
+        return unfinished
 
 
-def _recorded(database: Database, cells) -> dict[str, Outcome]:
-    """Returns what is known of some cells: settings can be drawn twice."""
-    statuses = database.statuses()
-    if not any(statuses.get(key) in FINISHED for key in cells):
-        return {}
-    return {
-        entry.key: Outcome(
-            entry.key, entry.status, entry.result, entry.curve, entry.error
-        )
-        for entry in database.entries()
-        if entry.key in cells and entry.status in FINISHED
-    }
-
-
-def _trained(search, program, owners, shared, interrupt, sizes) -> Iterator:
-    grid, cells, watch = search.made.grid, list(program.cells), None
-    if search.kind == HALVING:
-        watch = Rungs(grid.halving or axes.Halving(), search.metric, owners, shared)
-    # Rungs look after the halving, across processes; lanes shall not do so as well.
-    grid = dataclasses.replace(grid, halving=None)
-    made = dataclasses.replace(search.made, grid=grid)
-    several = len(cells) > 1 or watch is not None
-    size = _footing(made, cells[0].exp, several, sizes)
-    seeds = max(collections.Counter(owners[c.key].number for c in cells).values())
-    count = max(1, size.lanes // seeds) * seeds  # a trial's seeds stay together
-    while cells and not interrupt.requested:
-        some, cells = cells[:count], cells[count:]
-        yield from runner.run_chunk(made, some, size, interrupt, watch)
-
-
-def _footing(made, exp: Experiment, several: bool, sizes: dict) -> plan.ExecutionPlan:
-    try:
-        exp = runner.resolved(exp, made)
-        key = build.static_key(exp), several
-        if key not in sizes:
-            most = plan.LANES if several else 1
-            sizes[key] = plan.plan_execution(Run(exp), most, made.mode, made.most)
-        return sizes[key]
-    except UserError as error:  # each cell will say so of itself
-        return plan.ExecutionPlan(vectorized_runs.ALONE, str(error), 1, 0, 0)
-
-
-def _conclude(search, shared, asked, outcomes, tell) -> list:
-    """Tells the trials of which everything is known; returns the others."""
-    left = []
-    for trial, cells in asked:
-        if any(cell.key not in outcomes for cell in cells):
-            left.append((trial, cells))
-            continue
-        own = [outcomes[cell.key] for cell in cells]
-        value, error = _value(own, search.metric)
-        if shared.tell(trial, value, error):
-            labels = {k: v for k, v in cells[0].labels.items() if k != axes.SEED}
-            tell(Told(labels, value, error))
-    return left
-
-
-def _value(own: Sequence[Outcome], metric: str) -> tuple[float | None, str]:
-    """Returns (mean of the metric on val, error); neither where it was stopped."""
-    failed = [one.error for one in own if one.status == FAILED]
-    if failed:
-        return None, failed[0]
-    if any(one.status == STOPPED for one in own):
+def _value(outcomes: Sequence[Outcome], metric: str) -> tuple[float | None, str]:
+    """(mean of the metric on val, error) of a trial; (None, "") if it was stopped."""
+    errors = [outcome.error for outcome in outcomes if outcome.status == FAILED]
+    if errors:
+        return None, errors[0]
+    if any(outcome.status == STOPPED for outcome in outcomes):
         return None, ""
-    values = [one.result.get("val", {}).get(metric) for one in own]
+    values = [outcome.result.get("val", {}).get(metric) for outcome in outcomes]
     if None in values or not np.isfinite(values).all():
         return None, f"{metric} on val is not a finite number"
     return float(np.mean(values)), ""

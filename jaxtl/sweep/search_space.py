@@ -1,9 +1,8 @@
-"""Searches: instead of all cells of a sweep, some settings, drawn by Optuna.
+"""The space of a search: the axes of a sweep, of which Optuna draws settings.
 
-The space is the sweep's axes: a `Range` is all numbers between its ends, whatever else
-is a choice of one; a `When` is drawn only where its condition holds. The seeds are not
-searched: every trial runs all of them, and its value is the mean of the monitored
-metric on val.
+A `Range` is all numbers between its ends, every other axis a choice of one of its
+values; a `When` is drawn only where its condition holds. The seeds are not searched:
+every trial runs all of them, and its value is the mean of the monitored metric on val.
 
 References:
   Akiba et al., Optuna, KDD 2019; Bergstra et al., Algorithms for Hyper-Parameter
@@ -14,21 +13,24 @@ References:
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.core import config
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.evaluation import metrics
-from jaxtl.sweep import axes, optuna_storage, runner
+from jaxtl.sweep import optuna_storage
+from jaxtl.sweep.axes import SEED, Grid, Range, When, axis_name, label_of, matches_rule
 from jaxtl.sweep.cell_key import experiment_digest
-from jaxtl.sweep.grid import build_cells
+from jaxtl.sweep.grid import Axis, Cell, build_cells
+from jaxtl.sweep.sources import with_trained_source
+from jaxtl.sweep.sweep_folder import Sweep
 from jaxtl.training.experiment_file import File
 from jaxtl.training.run import Run
 
 RANDOM, TPE, HALVING = "random", "tpe", "halving"
-# Trials asked for at once: they train side by side. TPE learns from those before.
+# Trials drawn at once, which train side by side. TPE learns from earlier trials only.
 BATCH = {RANDOM: 8, TPE: 4, HALVING: 8}
 
 
@@ -37,22 +39,32 @@ class Search:
     """A search in a folder.
 
     Attributes:
-      made: the sweep whose axes are searched; it has no cells beforehand.
+      sweep: the sweep whose axes are searched; it has no cells in advance.
       kind: "random", "tpe" or "halving".
-      seed: of what is drawn.
-      batch: trials asked for at once.
-      metric: monitored, of which a trial's value is the mean.
+      seed: of the sampler.
+      batch: number of trials that are drawn at once.
+      metric: the monitored metric, of which a trial's value is the mean over seeds.
     """
 
-    made: runner.Sweep
+    sweep: Sweep
     kind: str
     seed: int
     batch: int
     metric: str
 
 
-def check(kind: str, grid: axes.Grid, total: int | None, batch: int | None) -> None:
-    """Raises UserError for a search that can't be."""
+def check(kind: str, grid: Grid, total: int | None, batch: int | None) -> None:
+    """Checks the settings of a search.
+
+    Args:
+      kind: of the search.
+      grid: the axes.
+      total: number of trials, None where it is not given.
+      batch: number of trials at once, None where it is not given.
+
+    Raises:
+      UserError: an unknown kind, no trials, no batch, or no axis to search.
+    """
     if kind not in BATCH:
         raise UserError(
             f"search={kind!r}: expected random, tpe or halving{nearest(kind, BATCH)}."
@@ -61,127 +73,143 @@ def check(kind: str, grid: axes.Grid, total: int | None, batch: int | None) -> N
         raise UserError(f"trials={total}: expected at least 1.")
     if batch is not None and batch < 1:
         raise UserError(f"batch={batch}: expected at least 1.")
-    if not set(grid.axes) - {axes.SEED}:
+    if not set(grid.axes) - {SEED}:
         raise UserError(
             "there is nothing to search: the sweep has no axis besides seed; try "
             "'optim.lr=log(1e-4,1e-2,5)'."
         )
 
 
-def space(file: File, grid: axes.Grid) -> dict[str, dict[str, Any]]:
-    """Returns axis -> what is drawn of it, as JSON.
+def space(file: File, grid: Grid) -> dict[str, dict[str, Any]]:
+    """Describes the space of a search, as JSON.
 
-    Either {"low", "high", "log", "whole"} or {"choices"}; and "when" of conditional
-    axes.
+    Returns:
+      axis -> {"low", "high", "log", "whole"} of a range or {"choices"}; conditional
+      axes have "when" as well.
     """
-    found = {}
+    distributions: dict[str, dict[str, Any]] = {}
     for axis, values in grid.axes.items():
-        if axis == axes.SEED:
+        if axis == SEED:
             continue
-        drawn, one = {}, values.values if isinstance(values, axes.When) else values
-        if isinstance(one, axes.Range):
-            drawn = {"low": one.low, "high": one.high, "log": one.log}
-            drawn["whole"] = _whole(file, axis, one)
+        condition = values.condition if isinstance(values, When) else None
+        values = values.values if isinstance(values, When) else values
+        distribution: dict[str, Any]
+        if isinstance(values, Range):
+            distribution = {"low": values.low, "high": values.high, "log": values.log}
+            distribution["whole"] = _takes_whole_numbers(file, axis, values)
         else:
-            drawn["choices"] = list(_options(axis, one))
-        if isinstance(values, axes.When):
-            drawn["when"] = {name: _plain(x) for name, x in values.condition.items()}
-        found[axes.axis_name(axis)] = drawn
-    return found
+            distribution = {"choices": list(_options(axis, values))}
+        if condition is not None:
+            distribution["when"] = {k: _as_text(v) for k, v in condition.items()}
+        distributions[axis_name(axis)] = distribution
+    return distributions
 
 
-def _plain(labels: Any) -> Any:
-    many = isinstance(labels, tuple | list | set)
-    return [str(x) for x in labels] if many else str(labels)
+def _as_text(labels: Any) -> str | list[str]:
+    if isinstance(labels, tuple | list | set):
+        return [str(x) for x in labels]
+    return str(labels)
 
 
-def _whole(file: File, axis: str, values: axes.Range) -> bool:
-    """Whether the field takes whole numbers only, as far as the experiments tell."""
-    between = values.low + (values.high - values.low) * 0.4142
+def _takes_whole_numbers(file: File, axis: str, values: Range) -> bool:
+    """Whether a field takes whole numbers only, by what the experiments accept."""
+    between = values.low + (values.high - values.low) * 0.4142  # rarely a whole number
     for exp in file.variants.values():
-        for value, fits in ((math.ceil(values.low), True), (between, False)):
+        for value, is_whole in ((math.ceil(values.low), True), (between, False)):
             try:
                 config.override(exp, axis, value)
             except UserError:
-                if fits:
-                    break
+                if is_whole:
+                    break  # this experiment has no such field
                 return True
     return False
 
 
-def _options(axis, values) -> dict[str, tuple[Any, Any]]:
-    """Returns the name of a choice -> (its label, an axis of it alone)."""
+class _Option(NamedTuple):
+    """One choice of an axis: its label, and the axis's values reduced to it."""
+
+    label: Any
+    values: Any
+
+
+def _options(axis: Axis, values: Any) -> dict[str, _Option]:
+    """The choices of an axis by unique names."""
     if isinstance(values, Mapping):
-        rows = [(label, {label: change}) for label, change in values.items()]
+        options = [_Option(label, {label: change}) for label, change in values.items()]
     elif isinstance(axis, tuple):
-        rows = [(", ".join(str(axes.label_of(x)) for x in v), [v]) for v in values]
+        options = [_Option(", ".join(str(label_of(x)) for x in v), [v]) for v in values]
     else:
-        rows = [(axes.label_of(value), [value]) for value in values]
-    found: dict[str, tuple[Any, Any]] = {}
-    for label, one in rows:
-        name = str(label)
-        found[name if name not in found else f"{name} ({len(found)})"] = label, one
-    return found
+        options = [_Option(label_of(value), [value]) for value in values]
+    named: dict[str, _Option] = {}
+    for option in options:
+        name = str(option.label)
+        named[name if name not in named else f"{name} ({len(named)})"] = option
+    return named
 
 
-def draw(trial, file: File, grid: axes.Grid, known: Mapping[str, dict]) -> list:
-    """Returns the cells of a trial, one per seed; none where they are excluded.
+def draw(
+    trial: Any, file: File, grid: Grid, distributions: Mapping[str, dict]
+) -> list[Cell]:
+    """Draws the setting of a trial.
 
     Args:
-      trial: an Optuna trial, of which the parameters are asked in the axes' order.
-      file, grid: of the sweep.
-      known: from `space`.
+      trial: an Optuna trial, which suggests the parameters in the axes' order.
+      file: the experiments.
+      grid: the axes.
+      distributions: from `space`.
+
+    Returns:
+      A cell of the setting for each seed, without those that are excluded.
     """
-    chosen, labels = {}, {}
+    axes, labels = {}, {}
     for axis, values in grid.axes.items():
-        if axis == axes.SEED:
-            chosen[axis] = values
+        if axis == SEED:
+            axes[axis] = values
             continue
-        if isinstance(values, axes.When):
+        if isinstance(values, When):
             if not values.holds(labels):
                 continue
             values = values.values
-        name = axes.axis_name(axis)
-        if isinstance(values, axes.Range):
-            label = _number(trial, name, known[name])
-            chosen[axis] = [label]
+        name = axis_name(axis)
+        if isinstance(values, Range):
+            label = _suggest_number(trial, name, distributions[name])
+            axes[axis] = [label]
         else:
             options = _options(axis, values)
-            picked = trial.suggest_categorical(name, tuple(options))
-            label, chosen[axis] = options[picked]
+            choice = trial.suggest_categorical(name, tuple(options))
+            label, axes[axis] = options[choice]
         labels[name] = label
-    made = build_cells(file, axes.Grid(chosen))
     return [
-        c
-        for c in made
-        if not any(axes.matches_rule(c.labels, rule) for rule in grid.exclude)
+        cell
+        for cell in build_cells(file, Grid(axes))
+        if not any(matches_rule(cell.labels, rule) for rule in grid.exclude)
     ]
 
 
-def _number(trial, name: str, drawn: Mapping[str, Any]) -> float:
-    low, high, log = drawn["low"], drawn["high"], drawn["log"]
-    if drawn["whole"]:
+def _suggest_number(trial: Any, name: str, distribution: Mapping[str, Any]) -> float:
+    low, high, log = (distribution[key] for key in ("low", "high", "log"))
+    if distribution["whole"]:
         return trial.suggest_int(name, math.ceil(low), math.floor(high), log=log)
-    # Of six digits, so that the setting is what tables show.
+    # Six digits, so that the value that runs is the one that tables show.
     return float(f"{trial.suggest_float(name, low, high, log=log):.6g}")
 
 
-def metric_of(made: runner.Sweep) -> str:
-    """Returns what the experiments monitor on val; sets the first one up for it.
+def metric_of(sweep: Sweep) -> str:
+    """The metric on val that the experiments monitor; sets one up where it is "auto".
 
     Raises:
-      UserError: experiments without it, or that differ in it.
+      UserError: experiments that monitor nothing, or that differ in it.
     """
-    asked = {exp.monitor for exp in made.file.variants.values()}
-    if len(asked) > 1:
+    monitors = {exp.monitor for exp in sweep.file.variants.values()}
+    if len(monitors) > 1:
         raise UserError(
-            f"the variants monitor {', '.join(map(repr, sorted(asked, key=str)))}; a "
-            "search needs one metric for all."
+            f"the variants monitor {', '.join(map(repr, sorted(monitors, key=str)))}; "
+            "a search needs one metric for all."
         )
-    [monitor] = asked
+    [monitor] = monitors
     if monitor == "auto":
-        first = next(iter(made.file.variants.values()))
-        monitor = Run(runner.resolved(first, made)).monitor
+        exp = next(iter(sweep.file.variants.values()))
+        monitor = Run(with_trained_source(exp, sweep)).monitor
     if monitor is None:
         raise UserError(
             "a search chooses by the monitored metric on val, but monitor=None; give "
@@ -190,56 +218,63 @@ def metric_of(made: runner.Sweep) -> str:
     return monitor
 
 
-def facts(search: Search, found: Mapping[str, dict]) -> dict[str, Any]:
-    """Returns what processes that share a study must agree in."""
-    digests = {n: experiment_digest(e) for n, e in search.made.file.variants.items()}
-    seeds = search.made.grid.axes.get(axes.SEED)
+def shared_settings(
+    search: Search, distributions: Mapping[str, dict]
+) -> dict[str, Any]:
+    """The settings in which processes that share a study must agree, as JSON."""
+    file, grid = search.sweep.file, search.sweep.grid
+    seeds = grid.axes.get(SEED)
     return {
         "metric": search.metric,
-        "space": dict(found),
+        "space": dict(distributions),
         "seeds": None if seeds is None else [int(s) for s in seeds],
-        "excluded": [
-            {k: _plain(v) for k, v in r.items()} for r in search.made.grid.exclude
-        ],
-        "experiments": digests,
+        "excluded": [{k: _as_text(v) for k, v in r.items()} for r in grid.exclude],
+        "experiments": {n: experiment_digest(e) for n, e in file.variants.items()},
     }
 
 
 def direction(metric: str) -> str:
-    """Returns "maximize" or "minimize"."""
+    """Optuna's direction of a metric: "maximize" or "minimize"."""
     return "maximize" if metrics.higher_is_better(metric) else "minimize"
 
 
-def sampler(kind: str, seed: int, number: int):
-    """Returns what draws the parameters of the trial of a number.
+def sampler(kind: str, seed: int, number: int) -> Any:
+    """The Optuna sampler that draws the parameters of one trial.
 
-    A sampler of its own for each trial: processes of one seed would otherwise all draw
-    the same.
+    Every trial has its own, seeded by its number: otherwise all processes with one seed
+    would draw the same parameters.
+
+    Args:
+      kind: of the search.
+      seed: of the search.
+      number: of the trial.
     """
     samplers = optuna_storage.optuna().samplers
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if kind == TPE:
-        return samplers.TPESampler(seed=own, constant_liar=True)
-    return samplers.RandomSampler(seed=own)
+        return samplers.TPESampler(seed=trial_seed, constant_liar=True)
+    return samplers.RandomSampler(seed=trial_seed)
 
 
-def goes_on(value: float, others: Sequence[float], keep: float, higher: bool) -> bool:
+def passes_rung(
+    value: float, values: Sequence[float], keep: float, higher_is_better: bool
+) -> bool:
     """Whether a trial passes a rung of asynchronous successive halving.
 
-    It does where it is among the best share `keep` of all that came there so far, at
-    least one. (Optuna's own pruner rounds the share to 1/n, and judges the trials that
-    reach a rung together one by one, the first ones without their companions.)
+    It does if it is among the best share `keep` of all that reached the rung so far;
+    the best one always passes. (Optuna's own pruner rounds the share to 1/n, and judges
+    trials that reach a rung together one by one, the first ones without the others.)
 
     Args:
       value: of the trial at this rung.
-      others: of all trials that came there, itself among them.
-      keep: share that goes on.
-      higher: whether more is better.
+      values: of all trials that reached it, this one among them.
+      keep: share that passes.
+      higher_is_better: whether larger values are better.
 
     References:
       Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
     """
     if math.isnan(value):
         return False
-    better = sum(x > value if higher else x < value for x in others)
-    return better < max(1, math.ceil(keep * len(others)))
+    better = sum(x > value if higher_is_better else x < value for x in values)
+    return better < max(1, math.ceil(keep * len(values)))

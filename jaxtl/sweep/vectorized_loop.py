@@ -36,7 +36,7 @@ def train_vectorized(
     halving: Halving | None = None,
     settings: Sequence[Hashable] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    on_evaluation: Callable[[int], None] = lambda steps_taken: None,
+    on_evaluation: Callable[[int], None] = lambda steps_done: None,
 ) -> list[TrainedReplica] | None:
     """Trains all replicas to the end; evaluates, keeps the best weights, tests once.
 
@@ -54,16 +54,16 @@ def train_vectorized(
     exp, start = replicas.exp, time.perf_counter()
     evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
     rungs = list(halving.rungs) if halving is not None else []
-    while replicas.steps_taken < exp.steps and replicas.active:
+    while replicas.steps_done < exp.steps and replicas.active:
         if should_stop():
             return None
-        first = replicas.steps_taken
+        first = replicas.steps_done
         target = min((first // evaluate_every + 1) * evaluate_every, exp.steps)
         table = replicas.advance(target - first, evaluate_every)
         _log_losses(replicas, table, first)
         _evaluate(replicas)
-        on_evaluation(replicas.steps_taken)
-        while rungs and rungs[0] * exp.steps <= replicas.steps_taken < exp.steps:
+        on_evaluation(replicas.steps_done)
+        while rungs and rungs[0] * exp.steps <= replicas.steps_done < exp.steps:
             rungs.pop(0)
             replicas.stop(_worst(replicas, halving.keep, settings))
     seconds = (time.perf_counter() - start) / len(replicas.runs)
@@ -90,7 +90,7 @@ def _log_losses(replicas: VectorizedRuns, table: np.ndarray, first: int) -> None
         for end in (end for end in ends if end < finite):
             mean = float(table[replica, start : end + 1, loss].mean())
             curve["step"].append(first + end + 1)
-            curve["loss"].append(_six_digits(mean))
+            curve["loss"].append(six_digits(mean))
             start = end + 1
         if finite < steps:
             row = dict(zip(names, table[replica, finite].tolist()))
@@ -105,7 +105,7 @@ def _evaluate(replicas: VectorizedRuns) -> None:
         replicas, replicas.weights(), "val", replicas.active
     )
     for replica, (values, _) in evaluations.items():
-        row = {"step": replicas.steps_taken, **rounded(values)}
+        row = {"step": replicas.steps_done, **rounded(values)}
         replicas.curves[replica]["val"].append(row)
     replicas.note_best({i: values for i, (values, _) in evaluations.items()})
 
@@ -208,8 +208,9 @@ def _result(
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
     """Rounds metrics to six digits, as the curves of a sweep are stored."""
-    return {name: _six_digits(value) for name, value in values.items()}
+    return {name: six_digits(value) for name, value in values.items()}
 
 
-def _six_digits(value: float) -> float:
+def six_digits(value: float) -> float:
+    """Rounds a number to six significant digits."""
     return float(f"{value:.6g}")

@@ -97,7 +97,7 @@ class VectorizedRuns:
       stacked: constant leaves that differ, (replicas, …).
       states: the runs' states, stacked.
       cached: features of frozen stages that training starts from, None without.
-      steps_taken: of every active replica.
+      steps_done: of every active replica.
       active: indices of the replicas that still train.
       failures: replica -> why its training failed.
       stopped: replicas that were stopped for doing worse than others.
@@ -129,7 +129,7 @@ class VectorizedRuns:
         self.failures: dict[int, str] = {}
         self.stopped: set[int] = set()
         self.active = list(range(len(self.runs)))
-        self.steps_taken, self.seconds, self.compile_seconds = 0, 0.0, 0.0
+        self.steps_done, self.seconds, self.compile_seconds = 0, 0.0, 0.0
         self._step: vectorized_step.VectorizedStep | None = None
 
     def _constants(self) -> list[dict]:
@@ -222,7 +222,7 @@ class VectorizedRuns:
             self.compile_seconds = time.perf_counter() - start
             start = time.perf_counter()
         self.states, table = self._step.call(self.states, inputs, np.int32(count))
-        self.steps_taken += count
+        self.steps_done += count
         table = np.asarray(table)[:, :count]
         self.seconds += time.perf_counter() - start
         return table
@@ -252,7 +252,7 @@ class VectorizedRuns:
                 if key not in drawn:
                     stream = dataclasses.replace(run.parts.device_streams[name], x=None)
                     stream_seed = np.uint32(step.stream_seed(seed, index))
-                    first = np.int32(self.steps_taken)
+                    first = np.int32(self.steps_done)
                     stream = device_stream.with_drawn_rows(
                         stream, stream_seed, first, size, max_steps
                     )
@@ -281,7 +281,7 @@ class VectorizedRuns:
         if not metrics.beats(monitor, value, best and best["value"]):
             return False
         self.best[replica] = {
-            "step": self.steps_taken,
+            "step": self.steps_done,
             "value": value,
             "metrics": values,
         }

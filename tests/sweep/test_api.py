@@ -1,4 +1,4 @@
-"""Sweeps from Python: the cells, their numbers, and what a notebook shows."""
+"""Sweeps from Python: their cells, their numbers, and their display in notebooks."""
 
 import dataclasses
 import html.parser
@@ -22,27 +22,27 @@ def exp():
 
 
 @pytest.fixture(scope="module")
-def found(exp):
-    known = {"3-NN": tl.baselines.KNN(neighbors=3)}
-    return tl.run_sweep(exp, AXES, baselines=known, title="a < b")
+def results(exp):
+    baselines = {"3-NN": tl.baselines.KNN(neighbors=3)}
+    return tl.run_sweep(exp, AXES, baselines=baselines, title="a < b")
 
 
-def test_cells_have_the_numbers_of_single_runs(exp, found):
-    records = [r for r in found.collection.records if "optim.lr" in r.labels]
+def test_cells_have_the_numbers_of_single_runs(exp, results):
+    records = [r for r in results.collection.records if "optim.lr" in r.labels]
     assert len(records) == 4
     for record in records:
-        one = tl.optim.AdamW(lr=record.labels["optim.lr"])
-        one = dataclasses.replace(exp, optim=one, seed=record.labels["seed"])
-        expected = tl.train(tl.setup(one))["test"]["accuracy"]
+        optim = tl.optim.AdamW(lr=record.labels["optim.lr"])
+        single = dataclasses.replace(exp, optim=optim, seed=record.labels["seed"])
+        expected = tl.train(tl.setup(single))["test"]["accuracy"]
         assert record.value("test", "accuracy") == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_table_shows_means_over_seeds(found):
-    cells = [r for r in found.collection.records if r.labels["method"] != "network"]
-    mean = np.mean([r.value("test", "accuracy") for r in cells])
-    assert f"{100 * mean:.1f} ±" in found._repr_html_()
-    assert f"{100 * mean:.1f} ±" in repr(found)
-    assert found.summary.tuned
+def test_the_table_shows_means_over_seeds(results):
+    records = [r for r in results.collection.records if r.labels["method"] != "network"]
+    mean = np.mean([r.value("test", "accuracy") for r in records])
+    assert f"{100 * mean:.1f} ±" in results._repr_html_()
+    assert f"{100 * mean:.1f} ±" in repr(results)
+    assert results.summary.tuned
 
 
 class Tags(html.parser.HTMLParser):
@@ -61,8 +61,8 @@ class Tags(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_html_is_well_formed_and_escaped(found):
-    text = found._repr_html_()
+def test_the_html_is_well_formed_and_escaped(results):
+    text = results._repr_html_()
     assert "a &lt; b" in text
     tags = Tags()
     tags.feed(text)
@@ -71,17 +71,17 @@ def test_the_html_is_well_formed_and_escaped(found):
     assert min(tags.rows) >= 2
 
 
-def test_a_folder_goes_on_and_is_read_back(exp, tmp_path):
+def test_a_sweep_in_a_folder_continues_and_is_read_back(exp, tmp_path):
     out = tmp_path / "sweep"
     first = tl.run_sweep(exp, {"seed": [0]}, out)
-    again = tl.run_sweep(exp, {"seed": [0, 1]}, out)
-    assert len(again.collection.records) == 2
-    kept = again.collection.records[0].result
-    assert kept["train_seconds"] == first.collection.records[0].result["train_seconds"]
-    assert repr(tl.read_results(out)) == repr(again)
+    longer = tl.run_sweep(exp, {"seed": [0, 1]}, out)
+    assert len(longer.collection.records) == 2
+    seconds = [r.collection.records[0].result["train_seconds"] for r in (first, longer)]
+    assert seconds[0] == seconds[1], "the first cell did not run again"
+    assert repr(tl.read_results(out)) == repr(longer)
     with pytest.raises(tl.UserError, match="other experiments"):
         tl.run_sweep(dataclasses.replace(exp, steps=6), {"seed": [0]}, out)
-    written = again.write(tmp_path / "report")
+    written = longer.write(tmp_path / "report")
     assert {"report.md", "report.html"} <= {path.name for path in written}
 
 
@@ -95,33 +95,33 @@ def test_a_file_brings_its_own_axes(tmp_path):
         'SWEEP = {"optim.lr": [1e-3, 1e-2, 1e-1]}\n'
         'BASELINES = {"1-NN": tl.baselines.KNN(neighbors=1)}\n'
     )
-    planned = tl.plan_sweep(path)
-    assert (planned.cells, planned.fits, planned.programs) == (3, 1, 1)
-    assert "<table>" in planned._repr_html_()
-    found = tl.run_sweep(path)
-    assert found.summary.title == "A file."
-    assert len(found.collection.records) == 4
+    plan = tl.plan_sweep(path)
+    assert (plan.cells, plan.fits, plan.programs) == (3, 1, 1)
+    assert "<table>" in plan._repr_html_()
+    results = tl.run_sweep(path)
+    assert results.summary.title == "A file."
+    assert len(results.collection.records) == 4
 
 
 def test_variants_start_from_each_other(exp):
     source = dataclasses.replace(exp, data=tl.data.RenderedDigits(per_class=10))
     tuned = dataclasses.replace(exp, init=tl.Variant("source"))
     variants = {"source": source, "tuned": tuned, "scratch": exp}
-    found = tl.run_sweep(variants, {"seed": [0]})
-    drift = {r.labels["variant"]: r.result["drift"] for r in found.collection.records}
+    results = tl.run_sweep(variants, {"seed": [0]})
+    drift = {r.labels["variant"]: r.result["drift"] for r in results.collection.records}
     assert drift["tuned"] > 0
     assert drift["scratch"] is None
     assert "source" not in drift
 
 
-def test_pictures_are_png_and_unknown_ones_are_named(found):
-    assert found.pictures["overview"]._repr_png_().startswith(b"\x89PNG")
+def test_pictures_are_png_and_unknown_ones_are_named(results):
+    assert results.pictures["overview"]._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(tl.UserError, match="did you mean 'overview'"):
-        found.pictures["overveiw"]
+        results.pictures["overveiw"]
 
 
 @pytest.mark.parametrize(
-    ("given", "axes", "told"),
+    ("experiment", "axes", "message"),
     [
         ("exp", {}, "expected a mapping from fields"),
         ("exp", {"optim.lrr": [1]}, "lrr"),
@@ -130,6 +130,6 @@ def test_pictures_are_png_and_unknown_ones_are_named(found):
         ("missing.py", None, "no experiment file"),
     ],
 )
-def test_bad_input_is_told(exp, given, axes, told):
-    with pytest.raises(tl.UserError, match=told):
-        tl.run_sweep(exp if given == "exp" else given, axes)
+def test_wrong_arguments_are_refused(exp, experiment, axes, message):
+    with pytest.raises(tl.UserError, match=message):
+        tl.run_sweep(exp if experiment == "exp" else experiment, axes)

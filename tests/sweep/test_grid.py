@@ -303,7 +303,7 @@ def test_ten_thousand_cells_read_each_value_once(monkeypatch):
     all_cells = cells(axes)
     assert len(all_cells) == 10_000
     assert calls["parse"] == 10 + 10 + 10 + 2
-    assert len(plan.programs(all_cells)) == 2
+    assert len(plan.group_by_program(all_cells)) == 2
     # One call per field, kind of value and combination of static values.
     assert calls["is_traced"] <= 8
 

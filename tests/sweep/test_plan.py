@@ -1,4 +1,4 @@
-"""The plan of a sweep: what is compiled, what is traced, how cells will run."""
+"""Plans of sweeps: program groups, traced fields, and how cells will run."""
 
 import pathlib
 
@@ -73,43 +73,53 @@ STATIC = {
 
 
 @pytest.mark.parametrize("path", TRACED)
-def test_traced_fields_are_lanes_of_one_program(path):
+def test_cells_that_differ_in_a_traced_field_are_replicas_of_one_program(path):
     [cell] = cells({path: [TRACED[path]]})
     assert plan.is_traced(cell.exp, path)
-    assert len(plan.programs(cells({path: [TRACED[path]], "seed": range(2)}))) == 1
-    # What is promised holds: nothing but arrays is different.
+    assert (
+        len(plan.group_by_program(cells({path: [TRACED[path]], "seed": range(2)}))) == 1
+    )
+    # Checks that the runs differ in arrays only.
     vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
-# The others have arrays that would fit, and are looked at on the host.
-UNLIKE = ("batch", "model.widths", "optim", "optim.clip", "terms.near", "peft.rank")
+# Fields that change programs or shapes; the others could be stacked by mistake.
+INCOMPATIBLE = (
+    "batch",
+    "model.widths",
+    "optim",
+    "optim.clip",
+    "terms.near",
+    "peft.rank",
+)
 
 
 @pytest.mark.parametrize("path", STATIC)
-def test_static_fields_are_programs_of_their_own(path):
+def test_static_fields_are_compiled_in(path):
     [cell] = cells({path: [STATIC[path]]})
     assert not plan.is_traced(cell.exp, path)
-    if path in UNLIKE:
+    if path in INCOMPATIBLE:
         with pytest.raises(stacking.IncompatibleRuns):
             vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
-def test_kinds_of_values_are_told_apart():
+def sizes(axes):
+    return [len(group.cells) for group in plan.group_by_program(cells(axes))]
+
+
+def test_numbers_and_schedules_are_in_different_groups():
     schedule = tl.optim.Cosine(peak=0.1)
     rates = [0.1, 0.2, schedule, tl.optim.Cosine(peak=0.2)]
-    found = plan.programs(cells({"optim.lr": rates}))
-    assert [len(program.cells) for program in found] == [2, 1, 1]
-    clips = plan.programs(cells({"optim.clip": [None, 1.0, 2.0]}))
-    assert [len(program.cells) for program in clips] == [1, 2]
+    assert sizes({"optim.lr": rates}) == [2, 1, 1]
+    assert sizes({"optim.clip": [None, 1.0, 2.0]}) == [1, 2]
 
 
-def test_texts_are_told_apart_by_what_they_mean():
+def test_texts_are_grouped_by_the_values_that_they_stand_for():
     rates = ["0.1", "tl.optim.Cosine(peak=0.1)", "0.2"]
-    found = plan.programs(cells({"optim.lr": rates}))
-    assert [len(program.cells) for program in found] == [2, 1]
+    assert sizes({"optim.lr": rates}) == [2, 1]
 
 
-def test_programs_name_what_is_fixed_and_what_is_traced():
+def test_groups_name_their_fixed_and_their_traced_axes():
     near = {"terms.near": tl.regularizers.WeightDecay()}
     axes = {
         "method": {"full": {}, "near": near},
@@ -117,8 +127,8 @@ def test_programs_name_what_is_fixed_and_what_is_traced():
         "batch": [8, 16],
         "seed": range(3),
     }
-    found = plan.programs(cells(axes))
-    assert [(dict(p.fixed), p.traced, len(p.cells)) for p in found] == [
+    groups = plan.group_by_program(cells(axes))
+    assert [(dict(g.fixed), g.traced, len(g.cells)) for g in groups] == [
         ({"method": "full", "batch": 8}, ("seed",), 3),
         ({"method": "full", "batch": 16}, ("seed",), 3),
         ({"method": "near", "batch": 8}, ("terms.near.weight", "seed"), 6),
@@ -126,31 +136,30 @@ def test_programs_name_what_is_fixed_and_what_is_traced():
     ]
 
 
-def test_variants_are_programs_of_their_own():
-    found = plan.programs(cells({"seed": range(2)}, a=base(), b=base(steps=9)))
-    assert [(dict(p.fixed), len(p.cells)) for p in found] == [
+def test_variants_are_in_different_groups():
+    variants = {"a": base(), "b": base(steps=9)}
+    groups = plan.group_by_program(cells({"seed": range(2)}, **variants))
+    assert [(dict(g.fixed), len(g.cells)) for g in groups] == [
         ({"variant": "a"}, 2),
         ({"variant": "b"}, 2),
     ]
 
 
-def test_every_cell_is_of_one_program():
+def test_every_cell_is_in_one_group():
     axes = {"steps": [1, 2, 3], "optim.clip": [None, 1.0], "seed": range(4)}
-    every = cells(axes)
-    found = plan.programs(every)
-    keys = [cell.key for program in found for cell in program.cells]
-    assert sorted(keys) == sorted(cell.key for cell in every)
-    assert len(found) == 6
+    all_cells = cells(axes)
+    groups = plan.group_by_program(all_cells)
+    keys = [cell.key for group in groups for cell in group.cells]
+    assert sorted(keys) == sorted(cell.key for cell in all_cells)
+    assert len(groups) == 6
 
 
-def test_an_axis_that_explodes_is_told_with_its_count():
+def test_the_axis_that_causes_most_programs_is_named_with_its_count():
     axes = {"steps": range(1, 251), "batch": [8, 16], "seed": range(2)}
-    found = plan.programs(cells(axes))
-    warned = plan.warning(found)
-    assert warned.startswith(
-        "500 programs will be compiled, since 'steps' with its 250"
-    )
-    assert plan.warning(found[: plan.MANY]) == ""
+    groups = plan.group_by_program(cells(axes))
+    expected = "500 programs will be compiled, since 'steps' with its 250"
+    assert plan.warn_of_many(groups).startswith(expected)
+    assert plan.warn_of_many(groups[: plan.MANY_PROGRAMS]) == ""
 
 
 # --- how cells will run --------------------------------------------------------------
@@ -161,24 +170,26 @@ def run():
     return Run(base())
 
 
-def test_footings(run):
-    cpu = jax.default_backend() == "cpu"
-    assert plan.plan_execution(run, 5).mode == ("map" if cpu else "vmap")
+def describe(run, count, mode="auto"):
+    return plan.plan_execution(run, count, mode).describe()
+
+
+def test_plans_say_how_cells_run(run):
+    is_cpu = jax.default_backend() == "cpu"
+    assert plan.plan_execution(run, 5).mode == ("map" if is_cpu else "vmap")
     assert plan.plan_execution(run, 5, "vmap").mode == "vmap"
-    assert plan.describe(plan.plan_execution(run, 1)) == "one by one (a single cell)"
-    assert (
-        plan.describe(plan.plan_execution(run, 5, "alone")) == "one by one (asked for)"
-    )
-    assert plan.describe(plan.plan_execution(run, 5, "map")) == "5 lanes (map)"
+    assert describe(run, 1) == "one by one (a single cell)"
+    assert describe(run, 5, "alone") == "one by one (asked for)"
+    assert describe(run, 5, "map") == "5 lanes (map)"
 
 
-def test_what_can_be_no_lanes_says_why():
+def test_cells_that_can_not_be_replicas_have_a_reason():
     phased = Run(base(peft=None, phases=tl.optim.GradualUnfreezing()))
-    assert plan.describe(plan.plan_execution(phased, 5, "map")) == "one by one (phases)"
+    assert describe(phased, 5, "map") == "one by one (phases)"
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "expected"),
+    ("count", "max_replicas", "expected"),
     [
         (64, None, 64),
         (100, None, 50),
@@ -188,17 +199,19 @@ def test_what_can_be_no_lanes_says_why():
         (3, 8, 3),
     ],
 )
-def test_turns_are_of_one_size(run, count, most, expected):
-    assert plan.plan_execution(run, count, "map", most).lanes == expected
+def test_chunks_have_one_size(run, count, max_replicas, expected):
+    execution = plan.plan_execution(run, count, "map", max_replicas)
+    assert execution.replicas == expected
 
 
-def test_lanes_fit_into_half_the_memory(run, monkeypatch):
-    found = plan.plan_execution(run, 60, "map")
-    assert found.lane_bytes == vectorized_runs.replica_bytes(run)
+def test_replicas_fit_into_half_of_the_memory(run, monkeypatch):
+    execution = plan.plan_execution(run, 60, "map")
+    assert execution.replica_bytes == vectorized_runs.replica_bytes(run)
     pixels = 1797 * 8 * 8
-    assert pixels <= found.shared_bytes < pixels + 20_000
-    wanted = 2 * (found.shared_bytes + 10 * found.lane_bytes)
-    monkeypatch.setattr(plan, "memory", lambda: wanted)
-    assert plan.plan_execution(run, 60, "map").lanes == 10
-    monkeypatch.setattr(plan, "memory", lambda: 0)
-    assert plan.plan_execution(run, 60, "map").lanes == 1
+    assert pixels <= execution.shared_bytes < pixels + 20_000
+    for free, replicas in (
+        (2 * (execution.shared_bytes + 10 * execution.replica_bytes), 10),
+        (0, 1),
+    ):
+        monkeypatch.setattr(plan, "free_memory", lambda free=free: free)
+        assert plan.plan_execution(run, 60, "map").replicas == replicas

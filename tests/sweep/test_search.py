@@ -1,4 +1,4 @@
-"""Searches: what is drawn, trials that several processes share, one of them killed."""
+"""Searches: their drawn settings, and studies that several processes work on."""
 
 import contextlib
 import importlib.util
@@ -36,8 +36,8 @@ import os, time
 import jaxtl as tl
 
 if os.environ.get("HANGS"):  # a worker that takes trials and never finishes them
-    from jaxtl.sweep import runner
-    runner.chunk = lambda *_: time.sleep(600)
+    from jaxtl.sweep import chunk
+    chunk.run_chunk = lambda *_: time.sleep(600)
 
 def experiment():
     return tl.Experiment(
@@ -52,54 +52,56 @@ SWEEP = {"optim.lr": tl.sweep.log(1e-4, 1e-1, 5)}
 
 
 @pytest.fixture
-def file(tmp_path) -> pathlib.Path:
+def path(tmp_path) -> pathlib.Path:
+    """An experiment file."""
     path = tmp_path / "rates.py"
     path.write_text(FILE)
     return path
 
 
-def axes_of(file, axes, exclude=()):
-    made = experiment_file.read_file(file)
-    return made, build_grid(made, Grid(axes, exclude))
+def read_grid(path, axes, exclude=()):
+    """(experiment file, grid of the axes)."""
+    file = experiment_file.read_file(path)
+    return file, build_grid(file, Grid(axes, exclude))
 
 
-def drawn(file, grid, count, kind="random", seed=0):
-    """Returns the cells of some trials of a fresh study."""
-    space, found = search_space.space(file, grid), []
+def draw_trials(file, grid, count, kind="random", seed=0):
+    """The cells of each of some trials of a new study."""
+    space, trials = search_space.space(file, grid), []
     study = optuna.create_study(direction="maximize")
     for _ in range(count):
         trial = study.ask()
         study.sampler = search_space.sampler(kind, seed, trial.number)
-        found.append(search_space.draw(trial, file, grid, space))
+        trials.append(search_space.draw(trial, file, grid, space))
         study.tell(trial, 0.0)
-    return found
+    return trials
 
 
-def test_rates_are_log_uniform_and_of_six_digits(file):
-    made, grid = axes_of(file, {"optim.lr": tl.sweep.log(1e-4, 1e-1, 3)})
-    rates = [cells[0].labels["optim.lr"] for cells in drawn(made, grid, 300)]
+def test_rates_are_log_uniform_and_of_six_digits(path):
+    file, grid = read_grid(path, {"optim.lr": tl.sweep.log(1e-4, 1e-1, 3)})
+    rates = [cells[0].labels["optim.lr"] for cells in draw_trials(file, grid, 300)]
     assert all(float(f"{rate:.6g}") == rate for rate in rates)
     law = scipy.stats.loguniform(1e-4, 1e-1)
     assert scipy.stats.kstest(rates, law.cdf).pvalue > 1e-3
 
 
-def test_a_trial_is_a_cell_per_seed_of_the_drawn_setting(file):
+def test_a_trial_is_a_cell_per_seed_of_the_drawn_setting(path):
     axes = {
         "how": {"plain": {}, "long": {"batch": 64}},
         "steps": tl.sweep.When({"how": "long"}, tl.sweep.linear(2, 9, 3)),
         ("optim.lr", "optim.weight_decay"): [(1e-3, 0.0), (1e-2, 0.1)],
         "seed": range(3),
     }
-    made, grid = axes_of(file, axes)
-    assert search_space.space(made, grid)["steps"] == {
+    file, grid = read_grid(path, axes)
+    assert search_space.space(file, grid)["steps"] == {
         "low": 2,
         "high": 9,
         "log": False,
         "whole": True,
         "when": {"how": "long"},
     }
-    seen = set()
-    for cells in drawn(made, grid, 40):
+    settings = set()
+    for cells in draw_trials(file, grid, 40):
         assert [cell.labels["seed"] for cell in cells] == [0, 1, 2]
         for cell in cells:
             labels = cell.labels
@@ -108,98 +110,99 @@ def test_a_trial_is_a_cell_per_seed_of_the_drawn_setting(file):
             assert cell.exp.batch == (64 if labels["how"] == "long" else 32)
             pair = labels["optim.lr, optim.weight_decay"]
             assert pair == f"{cell.exp.optim.lr}, {cell.exp.optim.weight_decay}"
-            seen.add((labels["how"], pair))
-    assert len(seen) == 4
+            settings.add((labels["how"], pair))
+    assert len(settings) == 4
 
 
-def test_excluded_settings_are_no_cells(file):
+def test_excluded_settings_have_no_cells(path):
     axes = {"batch": [16, 32], "steps": [3, 4]}
-    made, grid = axes_of(file, axes, exclude=({"batch": 16, "steps": (3,)},))
-    found = drawn(made, grid, 30)
-    kept = {tuple(c[0].labels.values()) for c in found if c}
-    assert kept == {(16, 4), (32, 3), (32, 4)}
-    assert any(not cells for cells in found)
+    file, grid = read_grid(path, axes, exclude=({"batch": 16, "steps": (3,)},))
+    trials = draw_trials(file, grid, 30)
+    settings = {tuple(cells[0].labels.values()) for cells in trials if cells}
+    assert settings == {(16, 4), (32, 3), (32, 4)}
+    assert any(not cells for cells in trials)
 
 
 @pytest.mark.parametrize("kind", ["random", "tpe"])
-def test_what_is_drawn_depends_on_the_seed_and_the_number_alone(file, kind):
-    made, grid = axes_of(file, {"optim.lr": tl.sweep.log(1e-4, 1e-1, 3)})
+def test_drawn_settings_depend_on_the_seed_and_the_number_only(path, kind):
+    file, grid = read_grid(path, {"optim.lr": tl.sweep.log(1e-4, 1e-1, 3)})
 
     def rates(seed):
-        return [c[0].labels["optim.lr"] for c in drawn(made, grid, 6, kind, seed)]
+        trials = draw_trials(file, grid, 6, kind, seed)
+        return [cells[0].labels["optim.lr"] for cells in trials]
 
     assert rates(0) == rates(0)
     assert len(set(rates(0))) == 6
     assert rates(0) != rates(1)
 
 
-class Worker:
-    """A process of a search, as the simulation below plays it."""
+class SimulatedWorker:
+    """A process of a search that does one action at a time."""
 
     def __init__(self, study):
-        self.shared, self.held = optuna_study.SharedStudy(study, grace=0.0), []
+        self.shared, self.trials = optuna_study.SharedStudy(study, grace=0.0), []
 
-    def act(self, what):
-        if what == "ask":
+    def act(self, action):
+        if action == "ask":
             trial = self.shared.ask(lambda n: optuna.samplers.RandomSampler(seed=n))
             if trial is not None:
                 trial.suggest_float("x", 0, 1)
-                self.held.append(trial)
-        elif what == "tell" and self.held:
-            self.shared.tell(self.held.pop(0), 1.0)
-        elif what == "stop" and self.held:
-            self.shared.hand_back(self.held.pop())
-        elif what == "die":
-            self.held.clear()
-            self.shared.mine.clear()
-        elif what == "look":
-            self.shared.revive()
+                self.trials.append(trial)
+        elif action == "tell" and self.trials:
+            self.shared.tell(self.trials.pop(0), 1.0)
+        elif action == "stop" and self.trials:
+            self.shared.requeue(self.trials.pop())
+        elif action == "die":
+            self.trials.clear()
+            self.shared.running.clear()
+        elif action == "look":
+            self.shared.requeue_dead()
 
 
-ACTS = st.tuples(
+ACTIONS = st.tuples(
     st.integers(0, 2), st.sampled_from(["ask", "tell", "stop", "die", "look"])
 )
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
-@hypothesis.given(st.lists(ACTS, max_size=60), st.integers(1, 6))
-def test_whoever_dies_when_every_slot_is_counted_once(acts, total):
-    """Whatever three processes do: in the end the number of trials is what was asked.
+@hypothesis.given(st.lists(ACTIONS, max_size=60), st.integers(1, 6))
+def test_every_slot_counts_once_whichever_processes_die(actions, total):
+    """Whatever three processes do, the study ends with as many trials as wanted.
 
-    Without grace each takes the others for dead at the second look: so the law holds
-    for processes that were wrongly taken for dead too.
+    Without a grace period each takes the others for dead at the second look, so this
+    holds for processes that were wrongly taken for dead as well.
     """
     study = optuna.create_study(direction="maximize")
     study.set_user_attr(optuna_storage.TOTAL, total)
-    workers = [Worker(study) for _ in range(3)]
-    for who, what in acts:
-        workers[who].act(what)
-    last = Worker(study)
+    workers = [SimulatedWorker(study) for _ in range(3)]
+    for worker, action in actions:
+        workers[worker].act(action)
+    last = SimulatedWorker(study)
     for _ in range(100):
         if last.shared.counts() == (total, total):
             break
-        for what in ("look", "look", "ask", "tell"):
-            last.act(what)
+        for action in ("look", "look", "ask", "tell"):
+            last.act(action)
     assert last.shared.counts() == (total, total)
     done = [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED")]
     roots = [t.user_attrs.get(optuna_study.RETRY, t.number) for t in done]
     assert len(roots) == len(set(roots)) == total
-    for trial in done:  # again with the parameters that it had
+    for trial in done:  # a retry has the parameters of the slot's first trial
         root = study.trials[trial.user_attrs.get(optuna_study.RETRY, trial.number)]
         assert all(trial.params[name] == x for name, x in root.params.items())
 
 
-def test_what_kills_its_processes_is_given_up(monkeypatch):
+def test_a_slot_whose_processes_die_is_given_up():
     study = optuna.create_study()
     study.set_user_attr(optuna_storage.TOTAL, 1)
-    for _ in range(optuna_study.DEATHS):
-        worker = Worker(study)
+    for _ in range(optuna_study.MAX_DEATHS):
+        worker = SimulatedWorker(study)
         worker.act("ask")
-        [trial] = worker.held
-        worker.shared.hand_back(trial, died=True)
-    last = Worker(study)
+        [trial] = worker.trials
+        worker.shared.requeue(trial, died=True)
+    last = SimulatedWorker(study)
     last.act("ask")
-    assert last.held == []
+    assert last.trials == []
     assert last.shared.counts() == (1, 1)
     assert "3 processes" in study.trials[-1].user_attrs[optuna_study.ERROR]
 
@@ -208,9 +211,9 @@ def run(*arguments) -> int:
     return main.main([str(a) for a in arguments])
 
 
-def test_a_search_records_its_cells_and_goes_on(file, tmp_path, capsys):
+def test_a_search_records_its_cells_and_continues(path, tmp_path, capsys):
     out = tmp_path / "out"
-    first = ["sweep", file, "--search", "random", "seed=0,1", "--out", out]
+    first = ["sweep", path, "--search", "random", "seed=0,1", "--out", out]
     assert run(*first, "--trials", 2) == 0
     assert run(*first, "--trials", 3) == 0
     assert "3/3 trials" in capsys.readouterr().out
@@ -221,56 +224,62 @@ def test_a_search_records_its_cells_and_goes_on(file, tmp_path, capsys):
     assert len(study.trials) == 3
     assert len(entries) == 6
     assert {entry.status for entry in entries} == {DONE}
-    for trial in study.trials:  # the mean over its seeds of what was monitored on val
+    for trial in study.trials:  # its value: the mean over seeds of the metric on val
         rate = float(f"{trial.params['optim.lr']:.6g}")
-        own = [e.result for e in entries if e.labels["optim.lr"] == rate]
-        assert sorted(r["seed"] for r in own) == [0, 1]
-        mean = np.mean([r["val"][r["monitor"]] for r in own])
+        results = [e.result for e in entries if e.labels["optim.lr"] == rate]
+        assert sorted(result["seed"] for result in results) == [0, 1]
+        mean = np.mean([result["val"][result["monitor"]] for result in results])
         np.testing.assert_allclose(trial.value, mean, rtol=1e-12)
     assert run("report", out) == 0
     assert run("watch", out, "--once") == 0
     assert "6" in capsys.readouterr().out
 
 
-def test_halving_stops_the_worst_and_keeps_the_best(file, tmp_path):
+def test_halving_stops_the_worst_and_keeps_the_best(path, tmp_path):
     out = tmp_path / "out"
-    more = ["steps=20", "optim.lr=log(1e-5,1e-1,4)", "seed=0,1", "--batch", 4]
-    asked = ["sweep", file, *more, "--search", "halving", "--trials", 4, "--out", out]
-    assert run(*asked) == 0
+    axes = ["steps=20", "optim.lr=log(1e-5,1e-1,4)", "seed=0,1"]
+    options = ["--search", "halving", "--trials", 4, "--batch", 4, "--out", out]
+    assert run("sweep", path, *axes, *options) == 0
     url = f"sqlite:///{out / 'study.sqlite'}"
     study = optuna.load_study(study_name="rates", storage=url)
     states = [t.state.name for t in study.trials]
-    # Of four two go on at a quarter of the steps, and one at half of them.
+    # Of four trials two pass the rung at a quarter of the steps, one that at half.
     assert sorted(states) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
     first = {t.number: t.intermediate_values[250] for t in study.trials}
-    went_on = [t.number for t in study.trials if 500 in t.intermediate_values]
-    assert set(went_on) == set(sorted(first, key=first.get)[-2:])
+    second = [t.number for t in study.trials if 500 in t.intermediate_values]
+    assert set(second) == set(sorted(first, key=first.get)[-2:])
     with Database(out) as database:
         counts = database.counts()
     assert counts == {DONE: 2, STOPPED: 6}
 
 
-def test_a_rung_lets_the_best_share_of_all_that_came_there_pass():
+def test_the_best_share_of_all_trials_at_a_rung_passes():
     values = [0.1, 0.9, 0.5, 0.7, 0.3]
-    passed = [v for v in values if search_space.goes_on(v, values, 0.4, higher=True)]
-    assert passed == [0.9, 0.7]
-    passed = [v for v in values if search_space.goes_on(v, values, 0.5, higher=False)]
-    assert passed == [0.1, 0.5, 0.3]
-    assert search_space.goes_on(0.1, [0.1], 0.5, higher=True)
-    assert not search_space.goes_on(float("nan"), [float("nan")], 0.5, higher=True)
+
+    def passing(keep, higher_is_better):
+        return [
+            value
+            for value in values
+            if search_space.passes_rung(value, values, keep, higher_is_better)
+        ]
+
+    assert passing(0.4, True) == [0.9, 0.7]
+    assert passing(0.5, False) == [0.1, 0.5, 0.3]
+    assert search_space.passes_rung(0.1, [0.1], 0.5, True)
+    assert not search_space.passes_rung(float("nan"), [float("nan")], 0.5, True)
 
 
-def _environment(**more) -> dict:
+def environment(**variables) -> dict:
     cache = pathlib.Path(__file__).parents[2] / ".jax_cache"
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), **more}
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), **variables}
 
 
-def _worker(file, url, out, **environment) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jaxtl", "worker", file, "--storage", url]
+def start_worker(path, url, out, **variables) -> subprocess.Popen:
+    command = [sys.executable, "-m", "jaxtl", "worker", path, "--storage", url]
     command += ["--trials", 6, "--batch", 2, "--grace", 4, "--out", out]
     return subprocess.Popen(
         [str(x) for x in command],
-        env=_environment(**environment),
+        env=environment(**variables),
         cwd=pathlib.Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -278,50 +287,56 @@ def _worker(file, url, out, **environment) -> subprocess.Popen:
     )
 
 
-def _until(condition, seconds=120.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(Exception):  # no table, or no study, as yet
-            if found := condition():
-                return found
+def wait_for(condition, seconds=120.0):
+    """Waits until a function returns a true value, and returns it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):  # the table or the study may not exist yet
+            if value := condition():
+                return value
         time.sleep(0.2)
-    raise AssertionError("it never came about")
+    raise AssertionError("the condition did not become true")
 
 
-def _killed_on_the_way(file, url, tmp_path) -> None:
-    """Three workers of one study, one of which is killed while it holds two trials."""
+def check_a_killed_workers_trials_are_retried(path, url, tmp_path) -> None:
+    """Runs three workers of one study and kills one while it holds two trials."""
     storage = optuna_storage.connect(url)
 
-    def study():
+    def load():
         return optuna.load_study(study_name="rates", storage=storage)
 
-    def states(name):
-        return [t for t in study().trials if t.state.name == name]
+    def trials_in(state):
+        return [t for t in load().trials if t.state.name == state]
 
-    victim = _worker(file, url, tmp_path / "0", HANGS="yes")
-    others = []
+    def two_running():
+        trials = trials_in("RUNNING")
+        return trials if len(trials) == 2 else []
+
+    victim = start_worker(path, url, tmp_path / "0", HANGS="yes")
+    survivors = []
     try:
-        held = _until(lambda: [t for t in states("RUNNING") if t.params])
-        held = _until(lambda: h if len(h := states("RUNNING")) == 2 else None)
-        others = [_worker(file, url, tmp_path / str(i)) for i in (1, 2)]
-        _until(lambda: states("COMPLETE"))
+        wait_for(lambda: [t for t in trials_in("RUNNING") if t.params])
+        lost = wait_for(two_running)
+        survivors = [start_worker(path, url, tmp_path / str(i)) for i in (1, 2)]
+        wait_for(lambda: trials_in("COMPLETE"))
         victim.send_signal(signal.SIGKILL)
-        for other in others:
-            text, _ = other.communicate(timeout=240)
-            assert other.returncode == 0, text
-            assert "6/6 trials" in text or "6 trials" in text
+        for survivor in survivors:
+            output, _ = survivor.communicate(timeout=240)
+            assert survivor.returncode == 0, output
+            assert "6/6 trials" in output or "6 trials" in output
     finally:
-        for process in (victim, *others):
+        for process in (victim, *survivors):
             process.kill()
             process.wait()
-    found = study().trials
-    done = [t for t in found if t.state.name == "COMPLETE"]
-    again = [t for t in done if optuna_study.RETRY in t.user_attrs]
+    trials = load().trials
+    done = [t for t in trials if t.state.name == "COMPLETE"]
+    retries = [t for t in done if optuna_study.RETRY in t.user_attrs]
+    retried = {t.user_attrs[optuna_study.RETRY] for t in retries}
     roots = [t.user_attrs.get(optuna_study.RETRY, t.number) for t in done]
     assert len(done) == len(set(roots)) == 6
-    assert {t.user_attrs[optuna_study.RETRY] for t in again} == {t.number for t in held}
-    for trial in again:
-        assert trial.params == found[trial.user_attrs[optuna_study.RETRY]].params
+    assert retried == {t.number for t in lost}
+    for trial in retries:
+        assert trial.params == trials[trial.user_attrs[optuna_study.RETRY]].params
     keys = []
     for i in (1, 2):
         with Database(tmp_path / str(i)) as database:
@@ -331,33 +346,34 @@ def _killed_on_the_way(file, url, tmp_path) -> None:
     assert len(keys) == len(set(keys)) == 6
 
 
-def test_a_killed_workers_trials_are_run_by_others_sqlite(file, tmp_path):
-    _killed_on_the_way(file, f"sqlite:///{tmp_path / 'study.sqlite'}", tmp_path)
+def test_a_killed_workers_trials_are_retried_by_others_with_sqlite(path, tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.sqlite'}"
+    check_a_killed_workers_trials_are_retried(path, url, tmp_path)
 
 
 @pytest.fixture
 def postgres():
-    """The URL of a PostgreSQL server that is there for a test."""
+    """The URL of a PostgreSQL server that runs during a test."""
     missing = [x for x in ("initdb", "pg_ctl", "postgres") if not shutil.which(x)]
     if missing:
         pytest.skip(f"needs PostgreSQL: no {', '.join(missing)} on the PATH")
     pytest.importorskip("psycopg2")
-    before, folder = [], pathlib.Path(tempfile.mkdtemp(prefix="jaxtl-postgres-"))
-    if os.geteuid() == 0:  # its server refuses to be root
+    prefix, folder = [], pathlib.Path(tempfile.mkdtemp(prefix="jaxtl-postgres-"))
+    if os.geteuid() == 0:  # the server refuses to run as root
         if not shutil.which("setpriv"):
             pytest.skip("needs setpriv: PostgreSQL does not run as root")
         names = {entry.pw_name for entry in pwd.getpwall()}
         user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
         os.chown(folder, user.pw_uid, user.pw_gid)
-        before = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
-        before += ["--clear-groups"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        prefix = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
+        prefix += ["--clear-groups"]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
 
-    def tell(*command):
-        found = subprocess.run(
-            [*before, *command],
+    def call(*command):
+        process = subprocess.run(
+            [*prefix, *command],
             cwd=folder,
             env={**os.environ, "LC_ALL": "C", "HOME": str(folder)},
             stdin=subprocess.DEVNULL,
@@ -365,48 +381,51 @@ def postgres():
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert found.returncode == 0, found.stderr
+        assert process.returncode == 0, process.stderr
 
     data, log = f"{folder}/data", f"{folder}/log"
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off "
     options += "-c unix_socket_directories=''"
     try:
-        tell("initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync")
-        tell("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
+        call("initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync")
+        call("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
         try:
             yield f"postgresql://tester:geheim@127.0.0.1:{port}/postgres"
         finally:
-            tell("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            call("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_killed_workers_trials_are_run_by_others_postgres(file, tmp_path, postgres):
-    _killed_on_the_way(file, postgres, tmp_path)
+def test_a_killed_workers_trials_are_retried_by_others_with_postgresql(
+    path, tmp_path, postgres
+):
+    check_a_killed_workers_trials_are_retried(path, postgres, tmp_path)
 
 
-def test_workers_as_jobs_of_this_machine(file, tmp_path):
+def test_workers_run_as_jobs_on_this_machine(path, tmp_path):
     if importlib.util.find_spec("submitit") is None:
         pytest.skip("needs submitit")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "jaxtl", "sweep", file, "--out", out]
+    command = [sys.executable, "-m", "jaxtl", "sweep", path, "--out", out]
     command += ["--search", "tpe", "--trials", 3, "--batch", 1]
     command += ["--slurm", 2, "--slurm-local", "--slurm-arg", "partition=gpu"]
-    found = subprocess.run(
+    process = subprocess.run(
         [str(x) for x in command],
-        env=_environment(),
+        env=environment(),
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr
-    assert "2 workers submitted" in found.stdout
+    assert process.returncode == 0, process.stderr
+    assert "2 workers submitted" in process.stdout
     with Database(out) as database:
         assert database.counts() == {DONE: 3}
     assert len(list((out / "slurm").glob("*_log.out"))) == 2
 
 
-def fails(capsys, *arguments) -> str:
+def error_of(capsys, *arguments) -> str:
+    """The message of a command that fails, one line."""
     assert run(*arguments) == 1
     text = capsys.readouterr().err
     assert text.count("\n") == 1
@@ -415,7 +434,7 @@ def fails(capsys, *arguments) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--search", "tbe", "--trials", 3], "did you mean 'tpe'"),
         (["--search", "tpe", "--trials", 0], "trials=0: expected at least 1"),
@@ -441,28 +460,28 @@ def fails(capsys, *arguments) -> str:
         ),
     ],
 )
-def test_bad_searches_are_one_sentence(file, tmp_path, capsys, arguments, said):
-    text = fails(capsys, "sweep", file, "--out", tmp_path / "out", *arguments)
-    assert said in text
+def test_wrong_searches_are_refused(path, tmp_path, capsys, arguments, message):
+    text = error_of(capsys, "sweep", path, "--out", tmp_path / "out", *arguments)
+    assert message in text
     assert "geheim" not in text
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_search(file, tmp_path, capsys):
-    file.write_text(
+def test_a_search_without_axes_is_refused(path, tmp_path, capsys):
+    path.write_text(
         FILE.replace('"optim.lr": tl.sweep.log(1e-4, 1e-1, 5)', "'seed': [0, 1]")
     )
-    text = fails(capsys, "sweep", file, "--search", "tpe", "--trials", 2)
+    text = error_of(capsys, "sweep", path, "--search", "tpe", "--trials", 2)
     assert "nothing to search" in text
 
 
-def test_a_silent_database_is_named_without_its_password(file, capsys):
+def test_a_database_that_does_not_answer_is_named_without_its_password(path, capsys):
     pytest.importorskip("psycopg2")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"postgresql://me:geheim@127.0.0.1:{free.getsockname()[1]}/db"
-        text = fails(
-            capsys, "sweep", file, "--search", "tpe", "--trials", 2, "--storage", url
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"postgresql://me:geheim@127.0.0.1:{silent.getsockname()[1]}/db"
+        text = error_of(
+            capsys, "sweep", path, "--search", "tpe", "--trials", 2, "--storage", url
         )
     assert "does not answer" in text
     assert "me:***@127.0.0.1" in text
@@ -477,42 +496,50 @@ def test_a_silent_database_is_named_without_its_password(file, capsys):
         ("submitit", "jaxtl[cluster]", ["--slurm", 1, "--slurm-local"]),
     ],
 )
-def test_what_is_not_installed(file, capsys, monkeypatch, module, extra, arguments):
+def test_missing_libraries_are_named(
+    path, capsys, monkeypatch, module, extra, arguments
+):
     monkeypatch.setitem(sys.modules, module, None)
-    asked = ["sweep", file, "--search", "tpe", "--trials", 2]
-    text = fails(capsys, *asked, *arguments)
+    command = ["sweep", path, "--search", "tpe", "--trials", 2]
+    text = error_of(capsys, *command, *arguments)
     assert f"pip install '{extra}'" in text
     assert "geheim" not in text
 
 
-def test_a_study_of_something_else_is_refused(tmp_path):
+def test_a_study_of_another_search_is_refused(tmp_path):
     storage = optuna_storage.connect(f"sqlite:///{tmp_path / 's.sqlite'}")
     space = {"optim.lr": {"low": 0.1, "high": 1.0}}
-    facts = {"metric": "accuracy", "space": space}
-    made = optuna_storage.open_(storage, "a", "maximize", facts, 2)
-    assert optuna_storage.open_(storage, "a", "maximize", facts, None).study_name == "a"
+    settings = {"metric": "accuracy", "space": space}
+
+    def open_study(name="a", direction="maximize", total=2, **changes):
+        return optuna_storage.open_study(
+            storage, name, direction, {**settings, **changes}, total
+        )
+
+    study = open_study()
+    assert open_study(total=None).study_name == "a"
     with pytest.raises(UserError, match=r"there to maximize.*to minimize nll"):
-        optuna_storage.open_(storage, "a", "minimize", {**facts, "metric": "nll"}, 2)
-    other = {**facts, "space": {"optim.lr": {"low": 0.2, "high": 1.0}}}
+        open_study(direction="minimize", metric="nll")
     with pytest.raises(UserError, match=r"another space: optim\.lr is .*0\.1.*0\.2"):
-        optuna_storage.open_(storage, "a", "maximize", other, 2)
+        open_study(space={"optim.lr": {"low": 0.2, "high": 1.0}})
     with pytest.raises(UserError, match=r"no study 'b'.*studies: a\)"):
-        optuna_storage.open_(storage, "b", "maximize", facts, None)
+        open_study("b", total=None)
     foreign = optuna.create_study(storage=storage, study_name="c", direction="maximize")
     foreign.ask()
     with pytest.raises(UserError, match="not made by jaxtl"):
-        optuna_storage.open_(storage, "c", "maximize", facts, 2)
-    assert made.user_attrs[optuna_storage.TOTAL] == 2
+        open_study("c")
+    assert study.user_attrs[optuna_storage.TOTAL] == 2
 
 
 def test_passwords_are_hidden():
     for url in ("postgresql://u:p@ss/w@h/d", "postgresql://u@h/d?password=p@ss/w"):
-        assert "p@" not in optuna_storage.hidden(url)
-        assert "ss/w" not in optuna_storage.hidden(url)
-        assert "h/d" in optuna_storage.hidden(url)
+        hidden = optuna_storage.without_password(url)
+        assert "p@" not in hidden
+        assert "ss/w" not in hidden
+        assert "h/d" in hidden
 
 
-def test_jobs_need_slurm(monkeypatch):
+def test_jobs_need_slurm_and_named_arguments(monkeypatch):
     if importlib.util.find_spec("submitit") is None:
         pytest.skip("needs submitit")
     monkeypatch.setenv("PATH", "")
