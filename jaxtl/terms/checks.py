@@ -4,6 +4,7 @@ Every function takes the `Setup` a term is checked against and raises `UserError
 """
 
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -112,7 +113,7 @@ def number(
 
 def positive(setup: Setup, field: str, value: Any) -> None:
     """Raises if a value is not a number above 0; a schedule is not one."""
-    if not isinstance(value, int | float) or not value > 0:
+    if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise UserError(f"{where(setup, field)}={value!r}: expected a number above 0.")
 
 
