@@ -190,8 +190,8 @@ class _ById:
 
     value: Any
 
-    def __eq__(self, other: object) -> bool:
-        return self.value is other.value
+    def __eq__(self, key: object) -> bool:
+        return self.value is key.value
 
     def __hash__(self) -> int:
         return id(self.value)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,6 +15,9 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.streams import split_rows
+
+if TYPE_CHECKING:
+    import grain
 
 
 def batches(
@@ -46,34 +50,47 @@ def batches(
     Raises:
       UserError: Grain is not installed, or there is no such split.
     """
-    try:
-        import grain
-    except ImportError:
-        raise UserError(
-            "data that stream from the host need Grain: pip install 'jaxtl[grain]'."
-        ) from None
     y = dataset.y if labels else None
     read = _BatchReader(dataset.x, y, split_rows(dataset, split), seed, batch)
+    grain = _import_grain()
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
     if workers and lazy_array.is_lazy(dataset.x):
-        _parse_absl_flags()
-        # Each worker reads whole batches; the order of steps is kept.
-        steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=0))
-        options = grain.MultiprocessingOptions(
-            num_workers=workers, per_worker_buffer_size=max(1, prefetch // workers)
-        )
-        return iter(steps.mp_prefetch(options))
+        return _read_in_processes(steps, workers, prefetch)
     options = grain.ReadOptions(
         num_threads=min(max(prefetch, 1), 16), prefetch_buffer_size=max(prefetch, 1)
     )
     return iter(steps.to_iter_dataset(options))
 
 
+def _import_grain() -> types.ModuleType:
+    try:
+        import grain
+    except ImportError:
+        raise UserError(
+            "data that stream from the host need Grain: pip install 'jaxtl[grain]'."
+        ) from None
+    return grain
+
+
+def _read_in_processes(
+    steps: grain.MapDataset, workers: int, prefetch: int
+) -> Iterator[dict[str, Any]]:
+    """Reads ahead in processes, each whole batches; the order of steps is kept."""
+    import grain
+
+    _parse_absl_flags()
+    steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=0))
+    options = grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=max(1, prefetch // workers)
+    )
+    return iter(steps.mp_prefetch(options))
+
+
 def batch_shapes(
     dataset: Dataset, batch: int, sharding: jax.sharding.Sharding, labels: bool = True
 ) -> dict[str, PyTree]:
-    """Shapes of what `batches` yields, placed on a device, without reading ahead.
+    """Shapes of the batches of `batches`, placed on a device, without reading ahead.
 
     Args:
       dataset: any `Dataset`, lazy or not; one example of it is read.

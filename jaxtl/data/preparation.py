@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
+from typing import Any
 
 import numpy as np
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import images, lazy_array, paths, preprocess, splits, validation
 from jaxtl.data.dataset import Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
@@ -74,29 +76,33 @@ def load_table(data: Data) -> tuple[Table, str]:
       The checked table and its fingerprint.
     """
     if not _is_comparable(data):
-        return _load_table.__wrapped__(data, ())
+        return _read_table(data)
     defaults = {f.name: f.default for f in dataclasses.fields(Data)}
     source = dataclasses.replace(
         data, **{name: defaults[name] for name in _SPLIT_OPTIONS}
     )
-    return _load_table(source, _modification_times(data))
+    return _cached_table(source, _modification_times(data))
 
 
 def clear_table_cache() -> None:
     """Empties the cache of `load_table`."""
-    _load_table.cache_clear()
+    _cached_table.cache_clear()
 
 
 @functools.lru_cache(maxsize=8)
-def _load_table(data: Data, modification_times: tuple) -> tuple[Table, str]:
+def _cached_table(data: Data, modification_times: tuple) -> tuple[Table, str]:
+    return _read_table(data)
+
+
+def _read_table(data: Data) -> tuple[Table, str]:
     table = validation.checked_table(data.read(), type(data).__name__)
     if data.classes is not None:
-        table = splits.keep_classes(table, data.classes)
+        table = keep_classes(table, data.classes)
     if data.size is not None or data.channels is not None:
         table = _resized(table, data)
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
-    return _with_image_size(table, data.shortest), splits.fingerprint(table)
+    return _with_image_size(table, data.shortest), _fingerprint(table)
 
 
 def _is_comparable(data: Data) -> bool:
@@ -117,6 +123,67 @@ def _modification_times(data: Data) -> tuple:
     return paths.modification_times(
         [file for file in files if isinstance(file, (str, os.PathLike))]
     )
+
+
+def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
+    """Keeps the examples of some classes and renumbers them 0..K-1 in that order.
+
+    Args:
+      table: a classification `Table`.
+      classes: names, or integer labels as in the table.
+
+    Raises:
+      UserError: a class that does not exist, or one without examples.
+    """
+    if table.task != "classification":
+        raise UserError(
+            f"data.classes needs classification, but the task is {table.task}."
+        )
+    labels = [_label(c, table.class_names) for c in classes]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"data.classes names a class twice: {classes}.")
+    new_labels = np.full(len(table.class_names), -1, np.int32)
+    new_labels[labels] = np.arange(len(labels))
+    kept_rows = np.flatnonzero(new_labels[table.y] >= 0)
+    if len(kept_rows) == 0:
+        raise UserError(f"there are no examples of data.classes={classes}.")
+    new_rows = np.full(len(table.y), -1, np.int32)
+    new_rows[kept_rows] = np.arange(len(kept_rows))
+    split_rows = {
+        name: new_rows[rows][new_rows[rows] >= 0] for name, rows in table.splits.items()
+    }
+    return dataclasses.replace(
+        table,
+        x=lazy_array.select(table.x, kept_rows),
+        y=new_labels[table.y[kept_rows]],
+        class_names=tuple(table.class_names[label] for label in labels),
+        splits=split_rows,
+    )
+
+
+def _label(name: Any, names: tuple[str, ...]) -> int:
+    """The label of a class, by its name or its label."""
+    if isinstance(name, (int, np.integer)) and 0 <= name < len(names):
+        return int(name)
+    if str(name) in names:
+        return names.index(str(name))
+    raise UserError(
+        f"data.classes: there is no class {name!r}{nearest(name, names)}; "
+        f"the classes are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
+    )
+
+
+def _fingerprint(table: Table) -> str:
+    """Short hash of shapes, dtypes, labels, class names and a sample of the values."""
+    digest = hashlib.sha256()
+    parts = table.x if isinstance(table.x, dict) else {"x": table.x}
+    rows = np.unique(np.linspace(0, len(table.y) - 1, 32).astype(np.int64))
+    for name, values in sorted(parts.items()):
+        digest.update(f"{name}{tuple(values.shape)}{np.dtype(values.dtype)}".encode())
+        digest.update(np.ascontiguousarray(values[rows]).tobytes())
+    digest.update(np.ascontiguousarray(table.y).tobytes())
+    digest.update("\0".join(table.class_names).encode())
+    return digest.hexdigest()[:16]
 
 
 def _resized(table: Table, data: Data) -> Table:

@@ -85,10 +85,10 @@ def _permute(xp: types.ModuleType, key: Any, place: Any, n: Any) -> Any:
     low = _uint32(xp, (bits + 1) // 2)
     high = _uint32(xp, bits // 2)
 
-    def any_outside(value):
+    def any_outside(value: Any) -> Any:
         return xp.any(value >= n)
 
-    def walk(value):
+    def walk(value: Any) -> Any:
         return xp.where(value >= n, _feistel(key, value, high, low), value)
 
     value = _feistel(key, place, high, low)
@@ -102,12 +102,12 @@ def _permute(xp: types.ModuleType, key: Any, place: Any, n: Any) -> Any:
 def _feistel(key: Any, value: Any, high: Any, low: Any) -> Any:
     """Alternating Feistel network on `high` + `low` bits, a bijection for any sizes."""
     bit = np.uint32(1)
-    left_mask, right_mask = (bit << high) - bit, (bit << low) - bit
-    left, right = value >> low, value & right_mask
+    high_mask, low_mask = (bit << high) - bit, (bit << low) - bit
+    high_bits, low_bits = value >> low, value & low_mask
     for number in range(0, _ROUNDS, 2):
-        left = left ^ (_round(key, right, number) & left_mask)
-        right = right ^ (_round(key, left, number + 1) & right_mask)
-    return (left << low) | right
+        high_bits = high_bits ^ (_round(key, low_bits, number) & high_mask)
+        low_bits = low_bits ^ (_round(key, high_bits, number + 1) & low_mask)
+    return (high_bits << low) | low_bits
 
 
 def _round(key: Any, half: Any, number: int) -> Any:

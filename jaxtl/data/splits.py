@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import lazy_array
+from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Data, Dataset, Table
 
 # Separate random streams of one seed; the numbers only have to differ.
@@ -225,67 +222,6 @@ def add_label_noise(
     y = table.y.copy()
     y[noisy] = (y[noisy] + shift[noisy]) % classes
     return y
-
-
-def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
-    """Keeps the examples of some classes and renumbers them 0..K-1 in that order.
-
-    Args:
-      table: a classification `Table`.
-      classes: names, or integer labels as in the table.
-
-    Raises:
-      UserError: a class that does not exist, or one without examples.
-    """
-    if table.task != "classification":
-        raise UserError(
-            f"data.classes needs classification, but the task is {table.task}."
-        )
-    labels = [_label(c, table.class_names) for c in classes]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"data.classes names a class twice: {classes}.")
-    new_labels = np.full(len(table.class_names), -1, np.int32)
-    new_labels[labels] = np.arange(len(labels))
-    kept_rows = np.flatnonzero(new_labels[table.y] >= 0)
-    if len(kept_rows) == 0:
-        raise UserError(f"there are no examples of data.classes={classes}.")
-    new_rows = np.full(len(table.y), -1, np.int32)
-    new_rows[kept_rows] = np.arange(len(kept_rows))
-    splits = {
-        name: new_rows[rows][new_rows[rows] >= 0] for name, rows in table.splits.items()
-    }
-    return dataclasses.replace(
-        table,
-        x=lazy_array.select(table.x, kept_rows),
-        y=new_labels[table.y[kept_rows]],
-        class_names=tuple(table.class_names[label] for label in labels),
-        splits=splits,
-    )
-
-
-def _label(name: Any, names: tuple[str, ...]) -> int:
-    """The label of a class, by its name or its label."""
-    if isinstance(name, (int, np.integer)) and 0 <= name < len(names):
-        return int(name)
-    if str(name) in names:
-        return names.index(str(name))
-    raise UserError(
-        f"data.classes: there is no class {name!r}{nearest(name, names)}; "
-        f"the classes are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
-    )
-
-
-def fingerprint(table: Table) -> str:
-    """Short hash of shapes, dtypes, labels, class names and a sample of the values."""
-    digest = hashlib.sha256()
-    parts = table.x if isinstance(table.x, dict) else {"x": table.x}
-    rows = np.unique(np.linspace(0, len(table.y) - 1, 32).astype(np.int64))
-    for name, values in sorted(parts.items()):
-        digest.update(f"{name}{tuple(values.shape)}{np.dtype(values.dtype)}".encode())
-        digest.update(np.ascontiguousarray(values[rows]).tobytes())
-    digest.update(np.ascontiguousarray(table.y).tobytes())
-    digest.update("\0".join(table.class_names).encode())
-    return digest.hexdigest()[:16]
 
 
 def save_splits(path: str | os.PathLike, dataset: Dataset) -> None:

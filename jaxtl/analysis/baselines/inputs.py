@@ -10,9 +10,9 @@ from jaxtl.analysis import linear_probe
 from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network
-from jaxtl.data import Text, lazy_array, preprocess, splits
+from jaxtl.data import Text, lazy_array, preprocess
 from jaxtl.data.dataset import Data, Dataset
-from jaxtl.data.preparation import load_table, prepare
+from jaxtl.data.preparation import keep_classes, load_table, prepare
 from jaxtl.evaluation import feature_cache
 from jaxtl.optim.optimizer import AdamW
 from jaxtl.terms.base import feature_stage
@@ -130,7 +130,7 @@ def texts(source: Text) -> np.ndarray:
         return documents
     table, _ = load_table(dataclasses.replace(source, classes=None))
     table = dataclasses.replace(table, x=np.arange(len(documents)))
-    return documents[splits.keep_classes(table, source.classes).x]
+    return documents[keep_classes(table, source.classes).x]
 
 
 # Keys are hashes of the weights and examples, so entries are never stale.

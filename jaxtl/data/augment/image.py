@@ -72,7 +72,7 @@ class Crop:
         padded = jnp.pad(x, ((0, 0), edge, edge, (0, 0)), mode=mode)
         corners = jax.random.randint(key, (batch, 2), 0, 2 * self.pad + 1)
 
-        def crop(image, corner):
+        def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), x.shape[1:])
 
         return jax.vmap(crop)(padded, corners)

@@ -122,10 +122,10 @@ class WordSwap(_WordAugmentation):
         parity = jax.random.bernoulli(parity_key, 0.5, (ids.shape[0], 1))
         is_left = (jnp.arange(ids.shape[1]) + parity) % 2 == 0
         is_word = _is_word(x, self.special)
-        left = drawn & is_left & is_word & _shift_left(is_word, False)
-        right = _shift_right(left, False)
-        swapped = jnp.where(left, _shift_left(ids, 0), ids)
-        return {**x, "input_ids": jnp.where(right, _shift_right(ids, 0), swapped)}
+        first = drawn & is_left & is_word & _shift_left(is_word, False)
+        second = _shift_right(first, False)
+        swapped = jnp.where(first, _shift_left(ids, 0), ids)
+        return {**x, "input_ids": jnp.where(second, _shift_right(ids, 0), swapped)}
 
 
 def _shift_left(values: jax.Array, fill: int | bool) -> jax.Array:

@@ -20,7 +20,7 @@ _SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InMemoryArray:
+class _InMemoryArray:
     """An array in memory, compared by identity so that `Arrays` can be hashed."""
 
     array: np.ndarray
@@ -80,10 +80,10 @@ class Arrays(Data):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("x", "y"):
             value = getattr(self, name)
-            if not isinstance(value, (str, InMemoryArray)):
-                object.__setattr__(self, name, InMemoryArray(np.asarray(value)))
-        in_memory = isinstance(self.x, InMemoryArray)
-        if in_memory != isinstance(self.y, InMemoryArray):
+            if not isinstance(value, (str, _InMemoryArray)):
+                object.__setattr__(self, name, _InMemoryArray(np.asarray(value)))
+        in_memory = isinstance(self.x, _InMemoryArray)
+        if in_memory != isinstance(self.y, _InMemoryArray):
             raise UserError("Arrays needs x and y both as arrays or both as names.")
         if in_memory == (self.path is not None):
             raise UserError("Arrays needs either a path or x= and y= as arrays.")
@@ -108,7 +108,7 @@ class Arrays(Data):
 
     def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
         """Reads the parts of all files, and the class names that the files have."""
-        if isinstance(self.x, InMemoryArray):
+        if isinstance(self.x, _InMemoryArray):
             return [_Part("all", self.x.array, self.y.array)], None
         parts, names = [], None
         for path in self.path if isinstance(self.path, tuple) else (self.path,):

@@ -166,9 +166,9 @@ def bitmap(image: PIL.Image.Image, matrix: np.ndarray, side: int = 32) -> np.nda
     factor = side / max(width, height)
     width, height = max(1, round(width * factor)), max(1, round(height * factor))
     pixels = np.asarray(warped.resize((width, height), bilinear, box=box)) > 127
-    left, top = (side - width) // 2, (side - height) // 2
+    column, row = (side - width) // 2, (side - height) // 2
     bits = np.zeros((side, side), bool)
-    bits[top : top + height, left : left + width] = pixels
+    bits[row : row + height, column : column + width] = pixels
     return bits
 
 

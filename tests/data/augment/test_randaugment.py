@@ -7,7 +7,7 @@ import pytest
 
 from jaxtl.core.errors import UserError
 from jaxtl.data import Cutout, RandAugment
-from jaxtl.data.augment import randaugment as ra
+from jaxtl.data.augment import image_operations
 
 Image = pytest.importorskip("PIL.Image", reason="operations are held to PIL's")
 from PIL import ImageEnhance, ImageOps  # noqa: E402
@@ -44,7 +44,7 @@ ENHANCERS = {
 @pytest.mark.parametrize("factor", [0.05, 0.4, 0.95])
 def test_blends_are_pils_within_its_rounding(name, factor, channels):
     pictures = _pictures(channels)
-    ours = getattr(ra, name)(jnp.asarray(pictures, jnp.float32), factor)
+    ours = getattr(image_operations, name)(jnp.asarray(pictures, jnp.float32), factor)
     theirs = _pil(pictures, lambda p: ENHANCERS[name](p).enhance(factor))
     # PIL rounds what it blends with, and cuts the blend's fraction off.
     np.testing.assert_allclose(ours, theirs, atol=1.6)
@@ -54,12 +54,28 @@ def test_blends_are_pils_within_its_rounding(name, factor, channels):
 @pytest.mark.parametrize(
     ("ours", "theirs", "atol"),
     [
-        (ra.autocontrast, ImageOps.autocontrast, 1.0),
-        (ra.equalize, ImageOps.equalize, 0.0),
-        (lambda x: ra.posterize(x, 4), lambda p: ImageOps.posterize(p, 4), 0.0),
-        (lambda x: ra.posterize(x, 8), lambda p: ImageOps.posterize(p, 8), 0.0),
-        (lambda x: ra.solarize(x, 90), lambda p: ImageOps.solarize(p, 90), 0.0),
-        (lambda x: ra.solarize(x, 0), lambda p: ImageOps.solarize(p, 0), 0.0),
+        (image_operations.autocontrast, ImageOps.autocontrast, 1.0),
+        (image_operations.equalize, ImageOps.equalize, 0.0),
+        (
+            lambda x: image_operations.posterize(x, 4),
+            lambda p: ImageOps.posterize(p, 4),
+            0.0,
+        ),
+        (
+            lambda x: image_operations.posterize(x, 8),
+            lambda p: ImageOps.posterize(p, 8),
+            0.0,
+        ),
+        (
+            lambda x: image_operations.solarize(x, 90),
+            lambda p: ImageOps.solarize(p, 90),
+            0.0,
+        ),
+        (
+            lambda x: image_operations.solarize(x, 0),
+            lambda p: ImageOps.solarize(p, 0),
+            0.0,
+        ),
     ],
 )
 def test_tables_are_pils(ours, theirs, atol, channels):
@@ -73,12 +89,14 @@ def _affine(*matrix):
 
 
 @pytest.mark.parametrize("level", [-1.0, -0.37, 0.1, 0.8])
-@pytest.mark.parametrize("name", ra.GEOMETRIC)
+@pytest.mark.parametrize("name", image_operations.GEOMETRIC)
 def test_geometry_is_pils(name, level):
     pictures = _pictures()
     height, width = pictures.shape[1:3]
-    matrix = ra.geometric(name, jnp.full(len(pictures), level), height, width)
-    ours = ra.affine(jnp.asarray(pictures, jnp.float32), matrix)
+    matrix = image_operations.geometric_matrix(
+        name, jnp.full(len(pictures), level), height, width
+    )
+    ours = image_operations.affine(jnp.asarray(pictures, jnp.float32), matrix)
     theirs = {
         "rotate": lambda p: p.rotate(30 * level),
         "shear_x": _affine(1, 0.3 * level, 0, 0, 1, 0),
@@ -139,7 +157,7 @@ def test_its_cost_is_small_beside_a_networks():
 
 def test_fill_is_what_comes_in_from_outside():
     x = jnp.ones((5, 8, 8, 1))
-    op = RandAugment(rounds=1, operations=ra.GEOMETRIC, fill=0.25)
+    op = RandAugment(rounds=1, operations=image_operations.GEOMETRIC, fill=0.25)
     values = np.unique(op(jax.random.key(0), x))
     np.testing.assert_allclose(values, [0.25, 1.0], atol=1e-6)
 
