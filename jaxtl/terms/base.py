@@ -11,6 +11,8 @@ from jaxtl.core.types import Batch, PyTree, Source
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.program import Program
 
+Metrics = dict[str, jax.Array]  # metric name -> scalar
+
 
 def stream_field(default: Any) -> Any:
     """Declares a field of a term that names a stream it reads, or a tuple of them."""

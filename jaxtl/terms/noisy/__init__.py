@@ -1,7 +1,8 @@
-"""Noisy and weak labels: terms that learn from labels that are wrong or less than one.
+"""Terms and functions for noisy and weak labels: labels that are wrong or incomplete.
 
-Terms replace the cross-entropy (`terms={"task": tl.noisy.GCE()}`) and read a stream
-whose labels are not to be trusted; the functions work on arrays.
+The terms replace the cross-entropy (`terms={"task": tl.noisy.GCE()}`) and read a stream
+whose labels may be wrong, partial or known as proportions; the functions work on
+arrays.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from .coteaching import CoTeaching as CoTeaching
     from .dividemix import DivideMix as DivideMix
     from .elr import ELR as ELR
-    from .gaussian_mixture import fit_two as fit_two
+    from .gaussian_mixture import fit_two_gaussians as fit_two_gaussians
     from .gce import GCE as GCE
     from .label_proportions import LabelProportions as LabelProportions
     from .loss_correction import BackwardCorrection as BackwardCorrection

@@ -1,36 +1,49 @@
-"""What terms over untrusted labels share: a check, and log-probabilities."""
+"""Parts of several terms over untrusted labels: log-probabilities and a base class."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from jaxtl.terms import checks
-from jaxtl.terms.base import Setup
+from jaxtl.core import tree as trees
+from jaxtl.terms import checks, losses
+from jaxtl.terms.base import Setup, Term, stream_field
 
 
-def log_probabilities(logits) -> jax.Array:
-    """Returns log softmax over the last axis, float32 or wider."""
-    logits = jnp.asarray(logits)
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    return jax.nn.log_softmax(logits.astype(wide))
+def log_probabilities(logits: jax.Array) -> jax.Array:
+    """Log softmax over the last axis, float32 or wider."""
+    return jax.nn.log_softmax(trees.as_float32(logits))
 
 
-def of_label(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns (batch,), the value at each example's label; values are (batch, K)."""
-    return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+def example_cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of each example in nats: (batch, K), (batch,) -> (batch,)."""
+    return -losses.label_log_probabilities(logits, labels)
 
 
-def per_example(logits, labels) -> jax.Array:
-    """Returns the cross-entropy of each example, (batch,), in nats."""
-    return -of_label(log_probabilities(logits), labels)
+def label_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of examples whose observed (possibly wrong) label is predicted.
 
+    Args:
+      logits: (batch, K).
+      labels: (batch,) class indices.
 
-def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the share of the given (possibly wrong) labels that are predicted."""
+    Returns:
+      A float32 scalar.
+    """
     return jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
 
 
-def check_classes(setup: Setup, term: str, stream: str) -> None:
-    """Raises if a stream has no labels of the target's classes."""
-    checks.stream(setup, "stream", stream)
-    checks.task(setup, term, "classification")
-    checks.classes(setup, "stream", stream)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisyLabelTerm(Term):
+    """Base class of classification terms over a stream whose labels may be wrong.
+
+    Attributes:
+      stream: name of the stream.
+    """
+
+    stream: str = stream_field("target")
+
+    def check(self, setup: Setup) -> None:
+        checks.stream(setup, "stream", self.stream)
+        checks.task(setup, type(self).__name__, "classification")
+        checks.classes(setup, "stream", self.stream)

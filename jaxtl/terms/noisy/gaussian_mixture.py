@@ -1,11 +1,12 @@
-"""Two Gaussians on a line, fitted by EM inside jit: clean losses and wrong ones."""
+"""A mixture of two one-dimensional Gaussians, fitted by expectation-maximization."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-FLOOR = 5e-4  # added to variances; of values in [0, 1]
+VARIANCE_OFFSET = 5e-4  # added to the variances of values in [0, 1]
 
 
 class Mixture(NamedTuple):
@@ -20,56 +21,67 @@ class Mixture(NamedTuple):
     shares: jax.Array
 
 
-def responsibilities(mixture: Mixture, values: jax.Array) -> jax.Array:
-    """Returns P(component | value), (2, n)."""
+def _responsibilities(mixture: Mixture, values: jax.Array) -> jax.Array:
+    """P(component | value), (2, n): the E step."""
     means, variances = mixture.means[:, None], mixture.variances[:, None]
     log_density = -0.5 * (jnp.square(values - means) / variances + jnp.log(variances))
     return jax.nn.softmax(jnp.log(mixture.shares)[:, None] + log_density, axis=0)
 
 
-def maximised(held: jax.Array, values, weights, floor=FLOOR) -> Mixture:
-    """Returns the mixture that responsibilities (2, n) give: the M step.
+def _maximize(
+    responsibilities: jax.Array,
+    values: jax.Array,
+    weights: jax.Array,
+    variance_offset: ArrayLike,
+) -> Mixture:
+    """The mixture of largest likelihood given responsibilities (2, n): the M step."""
+    responsibilities = responsibilities * weights
+    mass = jnp.maximum(responsibilities.sum(1), 1e-6)
+    means = (responsibilities @ values) / mass
+    deviations = jnp.square(values - means[:, None])
+    variances = jnp.sum(responsibilities * deviations, axis=1) / mass
+    return Mixture(means, variances + variance_offset, mass / mass.sum())
 
-    Args:
-      held: of each component for each value.
-      values: (n,).
-      weights: (n,), how often each value counts, 0 for not at all.
-      floor: added to the variances.
-    """
-    held = held * weights
-    mass = jnp.maximum(held.sum(1), 1e-6)
-    means = (held @ values) / mass
-    spread = jnp.sum(held * jnp.square(values - means[:, None]), axis=1)
-    return Mixture(means, spread / mass + floor, mass / mass.sum())
 
+def fit_two_gaussians(
+    values: jax.Array,
+    weights: jax.Array | None = None,
+    iterations: int = 20,
+    variance_offset: ArrayLike = VARIANCE_OFFSET,
+) -> Mixture:
+    """Fits two Gaussians by expectation-maximization.
 
-def fit_two(values, weights=None, iterations: int = 20, floor=FLOOR) -> Mixture:
-    """Fits two Gaussians by expectation-maximisation.
-
-    It begins with every value given wholly to the nearer of the smallest and the
+    Starts with every value assigned wholly to the nearer of the smallest and the
     largest, and takes a fixed number of iterations; a single value repeated gives two
     equal components. Pure, for jit and vmap.
 
     Args:
       values: (n,).
-      weights: (n,), how often each counts; None for once each.
-      iterations: E and M steps.
-      floor: added to the variances in each M step, as scikit-learn's reg_covar.
+      weights: (n,), how often each value counts (0 for not at all); None for once each.
+      iterations: number of E and M steps.
+      variance_offset: added to the variances in each M step, as scikit-learn's
+        reg_covar.
+
+    Returns:
+      The fitted mixture.
     """
     weights = jnp.ones_like(values) if weights is None else weights
-    there = weights > 0
-    low = jnp.min(jnp.where(there, values, jnp.inf))
-    high = jnp.max(jnp.where(there, values, -jnp.inf))
-    upper = (values - low > high - values).astype(values.dtype)
-    start = maximised(jnp.stack([1 - upper, upper]), values, weights, floor)
+    counts = weights > 0
+    low = jnp.min(jnp.where(counts, values, jnp.inf))
+    high = jnp.max(jnp.where(counts, values, -jnp.inf))
+    is_upper = (values - low > high - values).astype(values.dtype)
+    assignment = jnp.stack([1 - is_upper, is_upper])
+    start = _maximize(assignment, values, weights, variance_offset)
 
-    def step(_, mixture):
-        return maximised(responsibilities(mixture, values), values, weights, floor)
+    def step(_: int, mixture: Mixture) -> Mixture:
+        responsibilities = _responsibilities(mixture, values)
+        return _maximize(responsibilities, values, weights, variance_offset)
 
     return jax.lax.fori_loop(0, iterations, step, start)
 
 
-def low_probability(mixture: Mixture, values: jax.Array) -> jax.Array:
-    """Returns P(the component of the smaller mean | value), (n,)."""
-    held = responsibilities(mixture, values)
-    return jnp.where(mixture.means[0] <= mixture.means[1], held[0], held[1])
+def lower_component_probability(mixture: Mixture, values: jax.Array) -> jax.Array:
+    """P(the component of the smaller mean | value), (n,) -> (n,)."""
+    responsibilities = _responsibilities(mixture, values)
+    first_is_lower = mixture.means[0] <= mixture.means[1]
+    return jnp.where(first_is_lower, responsibilities[0], responsibilities[1])

@@ -1,45 +1,60 @@
-"""nnPU: some positives are labelled, and everything else might be either."""
+"""Non-negative PU learning: some positives are labelled, the others are unlabelled."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Metrics, Setup, Term, stream_field
+from jaxtl.terms.context import View
 
 
 def margin(logits: jax.Array, positive: int) -> jax.Array:
-    """Returns g (batch,) = log p(positive) / p(not), above 0 where it is likelier.
+    """g = log p(positive) − log p(any other class), above 0 where positive is likelier.
 
-    Of two outputs it is the difference, of one the logit itself.
+    With two outputs it is their difference, with one output the logit itself.
+
+    Args:
+      logits: (batch, K).
+      positive: index of the positive class.
+
+    Returns:
+      (batch,), float32 or wider.
     """
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    if wide.shape[-1] == 1:
-        return wide[:, 0]
-    rest = jnp.delete(wide, positive, axis=-1, assume_unique_indices=True)
-    return wide[:, positive] - jax.nn.logsumexp(rest, axis=-1)
+    logits = trees.as_float32(logits)
+    if logits.shape[-1] == 1:
+        return logits[:, 0]
+    negatives = jnp.delete(logits, positive, axis=-1, assume_unique_indices=True)
+    return logits[:, positive] - jax.nn.logsumexp(negatives, axis=-1)
 
 
 def non_negative_risk(
-    positives, weights, unlabelled, prior, beta=0.0, gamma=1.0
+    positives: jax.Array,
+    weights: jax.Array,
+    unlabelled: jax.Array,
+    prior: ArrayLike,
+    beta: ArrayLike = 0.0,
+    gamma: ArrayLike = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The positive-unlabelled risk with the sigmoid loss ℓ(g, t) = 1 / (1 + e^{tg}).
 
     With R⁺ = π · mean_P ℓ(g, +1) and R⁻ = mean_U ℓ(g, −1) − π · mean_P ℓ(g, −1), the
     value is R⁺ + R⁻ while R⁻ ≥ −β. Below, the value is R⁺ − β and its gradient that of
-    −γ · R⁻, which leads back up.
+    −γ · R⁻, which increases R⁻.
 
     Args:
       positives: (n,), g of labelled examples.
-      weights: (n,), 1 for those of them that are positives; with none at all R⁺ and
-        the correction are 0.
+      weights: (n,), 1 for those of them that are positives, 0 for the others; without
+        any positive R⁺ and the correction are 0.
       unlabelled: (m,), g of unlabelled ones.
       prior: π, the share of positives among the unlabelled.
       beta: β ≥ 0, how far below 0 the negative risk may fall.
-      gamma: γ in [0, 1], the pace of going back.
+      gamma: γ in [0, 1], factor of the gradient that corrects it.
 
     Returns:
       (value, R⁻).
@@ -49,13 +64,16 @@ def non_negative_risk(
       NeurIPS 2017, eq. 6 and algorithm 1.
     """
     count = jnp.maximum(weights.sum(), 1.0)
-    right = jnp.sum(weights * jax.nn.sigmoid(-positives)) / count
-    wrong = jnp.sum(weights * jax.nn.sigmoid(positives)) / count
-    negative = jnp.mean(jax.nn.sigmoid(unlabelled)) - prior * wrong
-    above = negative >= -beta
-    value = prior * right + jnp.where(above, negative, -beta)
-    followed = jnp.where(above, prior * right + negative, -gamma * negative)
-    return followed + jax.lax.stop_gradient(value - followed), negative
+    as_positive = jnp.sum(weights * jax.nn.sigmoid(-positives)) / count
+    as_negative = jnp.sum(weights * jax.nn.sigmoid(positives)) / count
+    negative_risk = jnp.mean(jax.nn.sigmoid(unlabelled)) - prior * as_negative
+    above = negative_risk >= -beta
+    value = prior * as_positive + jnp.where(above, negative_risk, -beta)
+    surrogate = jnp.where(
+        above, prior * as_positive + negative_risk, -gamma * negative_risk
+    )
+    # The bracket is 0 and carries the gradient.
+    return surrogate + jax.lax.stop_gradient(value - surrogate), negative_risk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,13 +81,14 @@ class NNPU(Term):
     """`non_negative_risk` of a labelled and an unlabelled stream.
 
     Of the labelled stream only the examples of the class `positive` are used, so any
-    labelled data will do (`labels_per_class=` makes the other train rows the stream
-    "unlabelled"); with more than two outputs it is that class against all others.
-    Reports the negative risk and the share of unlabelled examples taken for positive.
+    labelled data can be read (with `labels_per_class=` the other train rows are the
+    stream "unlabelled"); with more than two outputs it is that class against all
+    others. Reports the negative risk, and the share of unlabelled examples predicted
+    positive.
 
     Attributes:
       stream: name of the stream that holds the positives.
-      unlabelled: name of the stream of the others.
+      unlabelled: name of the stream of unlabelled examples.
       positive: index of the positive class.
       prior: π, the share of positives among the unlabelled; must be known.
       beta, gamma: as in `non_negative_risk`; the paper takes 0 and 1.
@@ -79,41 +98,39 @@ class NNPU(Term):
       Risk Estimator, NeurIPS 2017.
     """
 
-    stream: str = "target"
-    unlabelled: str = "unlabelled"
+    stream: str = stream_field("target")
+    unlabelled: str = stream_field("unlabelled")
     positive: int = 1
     prior: float = traced(0.5)
     beta: float = traced(0.0)
     gamma: float = traced(1.0)
 
-    @property
-    def streams(self):
-        return (self.stream, self.unlabelled)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.stream(setup, "stream", self.stream)
         checks.stream(setup, "unlabelled", self.unlabelled)
         checks.task(setup, "NNPU", "classification")
-        if not 0 <= self.positive < max(setup.program.outputs, 2):
+        last_class = max(setup.program.outputs, 2) - 1
+        if not 0 <= self.positive <= last_class:
             raise UserError(
                 f"{checks.where(setup, 'positive')}={self.positive!r}: expected a "
-                f"class from 0 to {max(setup.program.outputs, 2) - 1}."
+                f"class from 0 to {last_class}."
             )
         checks.number(setup, "prior", self.prior, 0.0, 1.0)
         checks.number(setup, "beta", self.beta, 0.0)
         checks.number(setup, "gamma", self.gamma, 0.0, 1.0)
 
-    def __call__(self, context):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         labelled = context.forward(self.stream).logits
-        others = margin(context.forward(self.unlabelled).logits, self.positive)
+        unlabelled = margin(context.forward(self.unlabelled).logits, self.positive)
         is_positive = context.batches[self.stream]["y"] == self.positive
-        value, negative = non_negative_risk(
+        value, negative_risk = non_negative_risk(
             margin(labelled, self.positive),
             is_positive.astype(jnp.float32),
-            others,
+            unlabelled,
             self.prior,
             self.beta,
             self.gamma,
         )
-        taken = jnp.mean((others > 0).astype(jnp.float32))
-        return value, {"negative_risk": negative, "positive_share": taken}
+        positive_share = jnp.mean((unlabelled > 0).astype(jnp.float32))
+        metrics = {"negative_risk": negative_risk, "positive_share": positive_share}
+        return value, metrics

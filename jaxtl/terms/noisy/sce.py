@@ -1,4 +1,4 @@
-"""Symmetric cross-entropy: the label is also asked what it thinks of the prediction."""
+"""Symmetric cross-entropy: cross-entropy plus the reverse cross-entropy."""
 
 import dataclasses
 
@@ -6,14 +6,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.config import traced
-from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.noisy import base
+from jaxtl.terms import checks, losses
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.noisy.base import (
+    NoisyLabelTerm,
+    example_cross_entropies,
+    label_accuracy,
+)
 
 LOG_ZERO = -4.0  # the paper's A, which stands for log 0
 
 
-def reverse_cross_entropy(logits, labels, log_zero=LOG_ZERO) -> jax.Array:
+def reverse_cross_entropy(
+    logits: jax.Array, labels: jax.Array, log_zero: float = LOG_ZERO
+) -> jax.Array:
     """−Σ_c p_c log q_c with log 0 := A, which is −A · (1 − p_y); mean over examples.
 
     Args:
@@ -21,15 +28,18 @@ def reverse_cross_entropy(logits, labels, log_zero=LOG_ZERO) -> jax.Array:
       labels: (batch,) class indices: q is one at the label and zero elsewhere.
       log_zero: A, below 0.
 
+    Returns:
+      A scalar.
+
     References:
       Wang et al., Symmetric Cross Entropy, ICCV 2019, eq. 6 and section 3.2.
     """
-    log_p = base.of_label(base.log_probabilities(logits), labels)
+    log_p = losses.label_log_probabilities(logits, labels)
     return jnp.mean(log_zero * jnp.expm1(log_p))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SCE(Term):
+class SCE(NoisyLabelTerm):
     """α · cross-entropy + β · `reverse_cross_entropy` of a stream's batch.
 
     Attributes:
@@ -42,24 +52,20 @@ class SCE(Term):
       2019, eq. 7.
     """
 
-    stream: str = "target"
     alpha: float = traced(0.1)
     beta: float = traced(1.0)
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
-        base.check_classes(setup, "SCE", self.stream)
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
         checks.number(setup, "alpha", self.alpha, 0.0)
         checks.number(setup, "beta", self.beta, 0.0)
 
-    def __call__(self, context):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
-        forward = jnp.mean(base.per_example(logits, labels))
-        backward = reverse_cross_entropy(logits, labels)
-        value = self.alpha * forward + self.beta * backward
-        metrics = {"cross_entropy": forward, "reverse": backward}
-        return value, {**metrics, "accuracy": base.accuracy(logits, labels)}
+        cross_entropy = jnp.mean(example_cross_entropies(logits, labels))
+        reverse = reverse_cross_entropy(logits, labels)
+        accuracy = label_accuracy(logits, labels)
+        metrics = {"cross_entropy": cross_entropy, "reverse": reverse}
+        value = self.alpha * cross_entropy + self.beta * reverse
+        return value, {**metrics, "accuracy": accuracy}

@@ -150,11 +150,11 @@ def test_anchor_points_find_the_noise():
 def test_gce_is_the_papers(q):
     z, y, p = _case()
     wanted = np.mean([(1 - p[n, y[n]] ** q) / q for n in range(len(y))])
-    _close(gce.generalised_cross_entropy(z, y, q), wanted)
+    _close(gce.generalized_cross_entropy(z, y, q), wanted)
     k = 0.3
     cut = [(1 - max(p[n, y[n]], k) ** q) / q for n in range(len(y))]
-    _close(gce.generalised_cross_entropy(z, y, q, k), np.mean(cut))
-    grad = jax.grad(gce.generalised_cross_entropy)(z, y, q, k)
+    _close(gce.generalized_cross_entropy(z, y, q, k), np.mean(cut))
+    grad = jax.grad(gce.generalized_cross_entropy)(z, y, q, k)
     below = p[np.arange(len(y)), y] < k
     assert 0 < below.sum() < len(below)
     np.testing.assert_array_equal(np.abs(grad).max(1) == 0, below)
@@ -163,7 +163,7 @@ def test_gce_is_the_papers(q):
 def test_gces_limits():
     """q → 0 is cross-entropy, q = 1 half of the ℓ₁ distance; values and gradients."""
     z, y, p = _case(1)
-    both = jax.jit(jax.value_and_grad(gce.generalised_cross_entropy))
+    both = jax.jit(jax.value_and_grad(gce.generalized_cross_entropy))
     entropy = jax.value_and_grad(losses.cross_entropy)(z, y)
     for q in (0.0, 1e-7, 1e-5):
         value, grad = both(z, y, q)
@@ -176,7 +176,7 @@ def test_gces_limits():
 def test_gces_gradient_weighs_by_confidence():
     """∂L_q/∂θ = p_y^q · ∂CE/∂θ, the paper's section 3.3."""
     z, y, p = _case(2)
-    grad = jax.grad(gce.generalised_cross_entropy)(z, y, 0.7)
+    grad = jax.grad(gce.generalized_cross_entropy)(z, y, 0.7)
     plain = jax.grad(losses.cross_entropy)(z, y)
     factor = p[np.arange(len(y)), y] ** 0.7
     np.testing.assert_allclose(grad, factor[:, None] * plain, atol=1e-6)
@@ -202,7 +202,7 @@ def test_symmetric_losses_are_symmetric():
     """Σ_y L(p, y) is a constant for MAE and RCE, which is what makes them robust."""
     z, _, _ = _case(3, n=5)
     for loss, total in (
-        (lambda z, y: gce.generalised_cross_entropy(z, y, 1.0), 2.0),
+        (lambda z, y: gce.generalized_cross_entropy(z, y, 1.0), 2.0),
         (sce.reverse_cross_entropy, 4.0 * 2),
     ):
         sums = sum(loss(z, np.full(5, label)) for label in range(3))
@@ -215,9 +215,9 @@ def test_elr_is_the_papers(bench):
     t = rng.dirichlet(np.ones(3), len(y)) * 0.8
     clipped = np.clip(p, 1e-4, 1 - 1e-4)
     wanted = np.mean([np.log(1 - clipped[n] @ t[n]) for n in range(len(y))])
-    _close(elr.early_learning(z, jnp.asarray(t)), wanted)
+    _close(elr.early_learning_penalty(z, jnp.asarray(t)), wanted)
     new = 0.7 * t + 0.3 * clipped / clipped.sum(1, keepdims=True)
-    _close(elr.averaged(jnp.asarray(t), z, 0.7), new)
+    _close(elr.ensembled_targets(jnp.asarray(t), z, 0.7), new)
 
 
 def test_elrs_memory_follows_each_example(bench):
@@ -245,7 +245,7 @@ def test_elrs_gradient_holds_on_to_the_memory():
     t = jnp.asarray([[0.95, 0.03, 0.02]])
 
     def total(z, strength):
-        return losses.cross_entropy(z, y) + strength * elr.early_learning(z, t)
+        return losses.cross_entropy(z, y) + strength * elr.early_learning_penalty(z, t)
 
     pulls = [-jax.grad(total)(z, s)[0, 1] for s in (0.0, 1.0, 3.0)]
     assert pulls[0] > pulls[1] > pulls[2]

@@ -18,7 +18,7 @@ from jaxtl.terms.noisy import (
     base,
     coteaching,
     dividemix,
-    fit_two,
+    fit_two_gaussians,
     gaussian_mixture,
     second_network,
 )
@@ -36,15 +36,15 @@ def _losses(n=400, seed=0):
 def test_the_mixture_is_scikit_learns(iterations):
     learn = pytest.importorskip("sklearn.mixture", reason="EM is held to sklearn's")
     x = _losses()
-    start = fit_two(jnp.asarray(x, jnp.float32), iterations=0)
-    found = fit_two(jnp.asarray(x, jnp.float32), iterations=iterations)
+    start = fit_two_gaussians(jnp.asarray(x, jnp.float32), iterations=0)
+    found = fit_two_gaussians(jnp.asarray(x, jnp.float32), iterations=iterations)
     shares = np.asarray(start.shares, np.float64)
     theirs = learn.GaussianMixture(
         2,
         means_init=np.asarray(start.means, np.float64)[:, None],
         weights_init=shares / shares.sum(),
         precisions_init=1 / np.asarray(start.variances, np.float64)[:, None, None],
-        reg_covar=gaussian_mixture.FLOOR,
+        reg_covar=gaussian_mixture.VARIANCE_OFFSET,
         max_iter=iterations,
         tol=0.0,
     )
@@ -56,7 +56,7 @@ def test_the_mixture_is_scikit_learns(iterations):
     np.testing.assert_allclose(found.shares, theirs.weights_, rtol=1e-3)
     p = theirs.predict_proba(x[:, None])[:, theirs.means_[:, 0].argmin()]
     np.testing.assert_allclose(
-        gaussian_mixture.low_probability(found, jnp.asarray(x, jnp.float32)),
+        gaussian_mixture.lower_component_probability(found, jnp.asarray(x, jnp.float32)),
         p,
         atol=2e-3,
     )
@@ -64,10 +64,10 @@ def test_the_mixture_is_scikit_learns(iterations):
 
 def test_the_mixtures_start_is_a_split_at_the_middle():
     x = np.asarray([0.0, 0.1, 0.2, 0.9, 1.0])
-    start = fit_two(jnp.asarray(x), iterations=0)
+    start = fit_two_gaussians(jnp.asarray(x), iterations=0)
     for i, part in enumerate((x[:3], x[3:])):
         np.testing.assert_allclose(start.means[i], part.mean(), rtol=1e-5)
-        wanted = part.var() + gaussian_mixture.FLOOR
+        wanted = part.var() + gaussian_mixture.VARIANCE_OFFSET
         np.testing.assert_allclose(start.variances[i], wanted, rtol=1e-4)
         np.testing.assert_allclose(start.shares[i], len(part) / 5, rtol=1e-5)
 
@@ -76,41 +76,41 @@ def test_values_of_weight_zero_do_not_count():
     x = _losses(60)
     more = np.concatenate([x, np.full(20, 50.0)])
     weights = np.concatenate([np.ones(60), np.zeros(20)])
-    plain = fit_two(jnp.asarray(x, jnp.float32))
-    found = jax.jit(fit_two)(jnp.asarray(more, jnp.float32), jnp.asarray(weights))
+    plain = fit_two_gaussians(jnp.asarray(x, jnp.float32))
+    found = jax.jit(fit_two_gaussians)(jnp.asarray(more, jnp.float32), jnp.asarray(weights))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), found, plain)
 
 
 @pytest.mark.parametrize("x", [np.zeros(5), np.ones(1), np.asarray([0.0, 1.0])])
 def test_a_mixture_of_nothing_much_is_finite(x):
-    found = fit_two(jnp.asarray(x, jnp.float32))
+    found = fit_two_gaussians(jnp.asarray(x, jnp.float32))
     assert trees.all_finite(found)
-    assert trees.all_finite(gaussian_mixture.low_probability(found, jnp.asarray(x)))
+    assert trees.all_finite(gaussian_mixture.lower_component_probability(found, jnp.asarray(x)))
 
 
 def test_small_losses_are_kept():
     rng = np.random.default_rng(0)
     for share in (1.0, 0.75, 0.6, 0.01, 0.0):
         losses = rng.normal(size=8)
-        found = coteaching.small_loss(jnp.asarray(losses), jnp.float32(share))
+        found = coteaching.small_loss_mask(jnp.asarray(losses), jnp.float32(share))
         count = max(int(share * 8 + 1e-4), 1)
         wanted = np.zeros(8)
         wanted[sorted(range(8), key=lambda i: losses[i])[:count]] = 1
         np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(coteaching.small_loss(jnp.ones(4), 0.5), [1, 1, 0, 0])
+    np.testing.assert_array_equal(coteaching.small_loss_mask(jnp.ones(4), 0.5), [1, 1, 0, 0])
 
 
 def test_networks_learn_from_each_others_choice():
     first, other = jnp.asarray([1.0, 5.0, 2.0, 9.0]), jnp.asarray([7.0, 1.0, 3.0, 2.0])
-    found = coteaching.exchanged(first, other, 0.5)
+    found = coteaching.co_teaching_losses(first, other, 0.5)
     np.testing.assert_allclose(found, [(5 + 9) / 2, (7 + 3) / 2])
-    grads = jax.grad(lambda a: coteaching.exchanged(a, other, 0.5)[0])(first)
+    grads = jax.grad(lambda a: coteaching.co_teaching_losses(a, other, 0.5)[0])(first)
     np.testing.assert_allclose(grads, [0, 0.5, 0, 0.5])
 
 
 def test_the_share_falls_as_the_paper_says():
     for step in (0, 5, 10, 50):
-        found = coteaching.kept_share(jnp.asarray(step), 100, 0.4, 0.1)
+        found = coteaching.small_loss_share(jnp.asarray(step), 100, 0.4, 0.1)
         np.testing.assert_allclose(found, 1 - 0.4 * min(step / 10, 1), rtol=1e-6)
 
 
@@ -159,9 +159,9 @@ def test_sharpening_and_refinement():
     mixed = w[:, None] * hot + (1 - w[:, None]) * p
     powered = mixed**2
     wanted = powered / powered.sum(1, keepdims=True)
-    found = dividemix.refined(jnp.asarray(p), hot, jnp.asarray(w), 0.5)
+    found = dividemix.refine_labels(jnp.asarray(p), hot, jnp.asarray(w), 0.5)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
-    np.testing.assert_allclose(dividemix.sharpened(jnp.asarray(p), 1.0), p, rtol=1e-4)
+    np.testing.assert_allclose(dividemix.sharpen(jnp.asarray(p), 1.0), p, rtol=1e-4)
 
 
 def test_mixed_losses_are_the_papers():
@@ -172,10 +172,10 @@ def test_mixed_losses_are_the_papers():
     cross = np.mean([-(t[i] @ np.log(p[i])) for i in range(6) if known[i]])
     square = np.mean([np.mean((p[i] - t[i]) ** 2) for i in range(6) if not known[i]])
     prior = sum(np.log((1 / 3) / p[:, c].mean()) / 3 for c in range(3))
-    found = dividemix.mixed_losses(jnp.asarray(z, jnp.float32), t, jnp.asarray(known))
+    found = dividemix.dividemix_losses(jnp.asarray(z, jnp.float32), t, jnp.asarray(known))
     np.testing.assert_allclose(found, [cross, square, prior], rtol=1e-5)
     for nothing in (jnp.zeros(6), jnp.ones(6)):
-        assert trees.all_finite(dividemix.mixed_losses(jnp.asarray(z), t, nothing))
+        assert trees.all_finite(dividemix.dividemix_losses(jnp.asarray(z), t, nothing))
 
 
 def _step(term, room, own, state, step, **fields):
@@ -193,7 +193,7 @@ def test_the_warm_up_is_cross_entropy_of_both_networks(bench):
     batch = room.batches["target"]
     wanted = np.stack(
         [
-            base.per_example(
+            base.example_cross_entropies(
                 room.network.apply(params, room.stats, batch["x"]).logits, batch["y"]
             )
             for params in (room.params, own)
@@ -223,7 +223,7 @@ def test_mixtures_are_fitted_to_what_was_seen_every_few_steps(bench):
         state["span"][0], [losses.min(), losses.max()], rtol=1e-5
     )
     scaled = (losses - losses.min()) / (losses.max() - losses.min())
-    wanted = fit_two(jnp.asarray(scaled))
+    wanted = fit_two_gaussians(jnp.asarray(scaled))
     np.testing.assert_allclose(state["mixtures"].means[0], wanted.means, rtol=1e-3)
     assert 0 <= metrics["labelled"] <= 1
 

@@ -43,11 +43,11 @@ def test_proden_identifies_among_the_candidates():
         total = sum(p[n, c] for c in range(4) if s[n, c])
         for c in range(4):
             wanted[n, c] = p[n, c] / total if s[n, c] else 0.0
-    found = proden.identified(jnp.asarray(z, jnp.float32), jnp.asarray(s))
+    found = proden.candidate_weights(jnp.asarray(z, jnp.float32), jnp.asarray(s))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     far = jnp.asarray([[200.0, 0.0, -200.0]])  # p of the candidates underflows
     np.testing.assert_allclose(
-        proden.identified(far, jnp.asarray([[0, 1, 1]])), [[0, 1, 0]]
+        proden.candidate_weights(far, jnp.asarray([[0, 1, 1]])), [[0, 1, 0]]
     )
     value = proden.weighted_cross_entropy(jnp.asarray(z, jnp.float32), wanted)
     np.testing.assert_allclose(value, -np.mean((wanted * np.log(p)).sum(1)), rtol=1e-5)
@@ -76,7 +76,7 @@ def test_prodens_weights_are_uniform_first_and_then_the_models(bench):
 def test_proden_with_one_candidate_is_cross_entropy():
     z, y = jnp.asarray([[1.0, 2.0, 0.5]]), np.asarray([1])
     one = jnp.eye(3)[y]
-    found = proden.weighted_cross_entropy(z, proden.identified(z, one))
+    found = proden.weighted_cross_entropy(z, proden.candidate_weights(z, one))
     np.testing.assert_allclose(found, losses.cross_entropy(z, y), rtol=1e-6)
 
 
