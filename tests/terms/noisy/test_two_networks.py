@@ -56,7 +56,9 @@ def test_the_mixture_is_scikit_learns(iterations):
     np.testing.assert_allclose(found.shares, theirs.weights_, rtol=1e-3)
     p = theirs.predict_proba(x[:, None])[:, theirs.means_[:, 0].argmin()]
     np.testing.assert_allclose(
-        gaussian_mixture.lower_component_probability(found, jnp.asarray(x, jnp.float32)),
+        gaussian_mixture.lower_component_probability(
+            found, jnp.asarray(x, jnp.float32)
+        ),
         p,
         atol=2e-3,
     )
@@ -77,7 +79,9 @@ def test_values_of_weight_zero_do_not_count():
     more = np.concatenate([x, np.full(20, 50.0)])
     weights = np.concatenate([np.ones(60), np.zeros(20)])
     plain = fit_two_gaussians(jnp.asarray(x, jnp.float32))
-    found = jax.jit(fit_two_gaussians)(jnp.asarray(more, jnp.float32), jnp.asarray(weights))
+    found = jax.jit(fit_two_gaussians)(
+        jnp.asarray(more, jnp.float32), jnp.asarray(weights)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), found, plain)
 
 
@@ -85,7 +89,9 @@ def test_values_of_weight_zero_do_not_count():
 def test_a_mixture_of_nothing_much_is_finite(x):
     found = fit_two_gaussians(jnp.asarray(x, jnp.float32))
     assert trees.all_finite(found)
-    assert trees.all_finite(gaussian_mixture.lower_component_probability(found, jnp.asarray(x)))
+    assert trees.all_finite(
+        gaussian_mixture.lower_component_probability(found, jnp.asarray(x))
+    )
 
 
 def test_small_losses_are_kept():
@@ -97,7 +103,9 @@ def test_small_losses_are_kept():
         wanted = np.zeros(8)
         wanted[sorted(range(8), key=lambda i: losses[i])[:count]] = 1
         np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(coteaching.small_loss_mask(jnp.ones(4), 0.5), [1, 1, 0, 0])
+    np.testing.assert_array_equal(
+        coteaching.small_loss_mask(jnp.ones(4), 0.5), [1, 1, 0, 0]
+    )
 
 
 def test_networks_learn_from_each_others_choice():
@@ -172,7 +180,9 @@ def test_mixed_losses_are_the_papers():
     cross = np.mean([-(t[i] @ np.log(p[i])) for i in range(6) if known[i]])
     square = np.mean([np.mean((p[i] - t[i]) ** 2) for i in range(6) if not known[i]])
     prior = sum(np.log((1 / 3) / p[:, c].mean()) / 3 for c in range(3))
-    found = dividemix.dividemix_losses(jnp.asarray(z, jnp.float32), t, jnp.asarray(known))
+    found = dividemix.dividemix_losses(
+        jnp.asarray(z, jnp.float32), t, jnp.asarray(known)
+    )
     np.testing.assert_allclose(found, [cross, square, prior], rtol=1e-5)
     for nothing in (jnp.zeros(6), jnp.ones(6)):
         assert trees.all_finite(dividemix.dividemix_losses(jnp.asarray(z), t, nothing))
