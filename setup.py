@@ -28,6 +28,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.9",
+        "mypy>=1.13",
         "tokenizers>=0.20",
         "grain>=0.2.10",
         "tensorboardX>=2.6",
@@ -57,6 +58,8 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["jaxtl", "jaxtl.*"]),
     package_data={"jaxtl": ["py.typed", "results/assets/*"]},
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",
@@ -79,6 +82,10 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jaxtl = jaxtl.cli.main:main"]},
     classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

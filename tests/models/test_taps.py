@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models_contract import MODELS, filled
+from model_rows import MODELS, filled
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models_contract import MODELS, filled
+from model_rows import MODELS, filled
 
 import jaxtl.peft
 from jaxtl.core import config, serialization
