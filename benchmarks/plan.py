@@ -14,7 +14,8 @@ import timing
 
 import jaxtl as tl
 from jaxtl.sweep import plan
-from jaxtl.sweep.grid import build_cells, build_grid
+from jaxtl.sweep.cells import build_cells
+from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
 TARGET = 2.0

@@ -12,7 +12,7 @@ from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep.axes import METHOD, SEED, VARIANT, Grid, When, axis_name
-from jaxtl.sweep.grid import Cell
+from jaxtl.sweep.cells import Cell
 from jaxtl.training.experiment import Experiment
 
 NETWORK = "network"  # label of cells that train a network where no axis names methods
@@ -23,7 +23,7 @@ class BaselineFit:
     """The fit of a baseline to the data of one experiment.
 
     Attributes:
-      key: identity, as of a `grid.Cell`.
+      key: identity, as of a `cells.Cell`.
       labels: axis -> value as tables show it.
       baseline: the model to fit.
       exp: the experiment whose data and features it is fitted to.

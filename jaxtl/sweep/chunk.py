@@ -13,10 +13,12 @@ from jaxtl.core.errors import UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep import plan, stacking, vectorized_loop
 from jaxtl.sweep.axes import SEED
-from jaxtl.sweep.grid import Cell
+from jaxtl.sweep.cells import Cell
+from jaxtl.sweep.plan import ALONE
 from jaxtl.sweep.sources import with_trained_source
 from jaxtl.sweep.sweep_folder import Sweep
-from jaxtl.sweep.vectorized_runs import ALONE, MAP, VectorizedRuns
+from jaxtl.sweep.vectorized_runs import VectorizedRuns
+from jaxtl.sweep.vectorized_step import MAP
 from jaxtl.training import build, loop
 from jaxtl.training.run import Run
 
@@ -26,7 +28,7 @@ MIN_REPLICAS_PER_CORE = 4
 OnEvaluation = Callable[[VectorizedRuns, Sequence[Cell]], None]
 
 
-class CellRun(NamedTuple):
+class _CellRun(NamedTuple):
     """A cell and its run, set up and not begun."""
 
     cell: Cell
@@ -76,7 +78,9 @@ def run_chunk(
     yield from _train_one_by_one(ready, interrupt)
 
 
-def _set_up(sweep: Sweep, cells: Sequence[Cell]) -> tuple[list[CellRun], list[Outcome]]:
+def _set_up(
+    sweep: Sweep, cells: Sequence[Cell]
+) -> tuple[list[_CellRun], list[Outcome]]:
     """Sets cells up; returns their runs, and the outcomes of those that fail."""
     ready, failed = [], []
     runs: dict[Any, Run] = {}
@@ -90,7 +94,7 @@ def _set_up(sweep: Sweep, cells: Sequence[Cell]) -> tuple[list[CellRun], list[Ou
                 run = Run(exp)
                 if len(run.parts.phases) == 1:
                     runs[key] = run
-            ready.append(CellRun(cell, run))
+            ready.append(_CellRun(cell, run))
         except UserError as error:
             failed.append(Outcome(cell.key, FAILED, {}, {}, str(error)))
     return ready, failed
@@ -98,7 +102,7 @@ def _set_up(sweep: Sweep, cells: Sequence[Cell]) -> tuple[list[CellRun], list[Ou
 
 def _train_replicas(
     sweep: Sweep,
-    ready: Sequence[CellRun],
+    ready: Sequence[_CellRun],
     mode: str,
     interrupt: loop.Interrupt,
     on_evaluation: OnEvaluation | None,
@@ -117,7 +121,7 @@ def _train_replicas(
     ]
 
     def train(
-        group: Sequence[CellRun], replicas: VectorizedRuns
+        group: Sequence[_CellRun], replicas: VectorizedRuns
     ) -> list[vectorized_loop.TrainedReplica] | None:
         cells = [cell for cell, _ in group]
         return vectorized_loop.train_vectorized(
@@ -162,7 +166,7 @@ def _setting(cell: Cell) -> tuple[tuple[str, str], ...]:
 
 
 def _train_one_by_one(
-    ready: Sequence[CellRun], interrupt: loop.Interrupt
+    ready: Sequence[_CellRun], interrupt: loop.Interrupt
 ) -> Iterator[list[Outcome]]:
     for cell, run in ready:
         if interrupt.requested:

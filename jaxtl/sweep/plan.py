@@ -1,23 +1,27 @@
 """Plans of sweeps: the cells that share a compiled program, and how they will run."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxtl.core import config
+from jaxtl.core import compilation, config
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.data import device_stream
 from jaxtl.evaluation import feature_cache
-from jaxtl.sweep import vectorized_runs
 from jaxtl.sweep.axes import SEED
-from jaxtl.sweep.grid import Cell
-from jaxtl.sweep.vectorized_runs import ALONE
+from jaxtl.sweep.cells import Cell
+from jaxtl.sweep.vectorized_step import MAP, VMAP
+from jaxtl.training import frozen_stages, step
 from jaxtl.training.experiment import Experiment, Variant
 from jaxtl.training.run import Run
 
+ALONE = "alone"  # mode of runs that can't be replicas, or are faster on their own
 MANY_PROGRAMS = 200  # more of them cause a warning
 # Replicas at once: more save no time on CPUs, and a crash loses those under way.
 MAX_REPLICAS = 64
@@ -130,6 +134,57 @@ def is_traced(exp: Experiment, path: str) -> bool:
     return False
 
 
+def why_alone(run: Run) -> str:
+    """The reason why runs like this one can't be replicas, "" if they can."""
+    program, exp = run.program, run.exp
+    if len(run.parts.phases) > 1:
+        return "phases"
+    if exp.wise_ft:
+        return "wise_ft"
+    if program.host_streams:
+        return "data streamed from the host"
+    if program.mesh.size > 1:
+        return "several devices"
+    if program.task == "language":
+        return "language models"
+    if exp.steps == 0:
+        return "no steps"
+    return ""
+
+
+def mode_of(run: Run) -> str:
+    """The fastest way to train many runs like this one: "vmap", "map" or "alone".
+
+    On CPUs, XLA's convolutions are several times slower inside a loop than outside, so
+    networks whose steps run convolutions are trained alone there.
+    """
+    if why_alone(run):
+        return ALONE
+    if run.program.mesh.devices.flat[0].platform != "cpu":
+        return VMAP
+    stages, _ = frozen_stages.frozen_stages(run)
+    if stages and stages[-1] == run.program.network.stages[-2]:
+        return MAP  # a step runs the head only
+    return ALONE if _runs_convolutions(run) else MAP
+
+
+def _runs_convolutions(run: Run) -> bool:
+    data = {
+        name: device_stream.with_drawn_rows(
+            stream, np.uint32(0), 0, run.program.batch_sizes[name], 1
+        )
+        for name, stream in run.parts.device_streams.items()
+    }
+    one_step = functools.partial(step.step, run.program)
+    return compilation.has_convolution(one_step, run.state, run.fixed, data)
+
+
+def replica_bytes(run: Run) -> int:
+    """Memory of one replica in bytes: its state and its best weights."""
+    weights = step.averaged_tree(run.state.trainable, run.state.stats)
+    return trees.nbytes(run.state) + trees.nbytes(weights)
+
+
 def plan_execution(
     run: Run, count: int, mode: str = "auto", max_replicas: int | None = None
 ) -> ExecutionPlan:
@@ -142,10 +197,10 @@ def plan_execution(
       max_replicas: replicas at once at most; None takes as many as fit into half of the
         free memory, up to 64.
     """
-    reason = vectorized_runs.why_alone(run)
-    replica_bytes = vectorized_runs.replica_bytes(run)
+    reason = why_alone(run)
+    each_bytes = replica_bytes(run)
     automatic = mode == "auto"
-    mode = vectorized_runs.mode_of(run) if automatic else mode
+    mode = mode_of(run) if automatic else mode
     if reason or count == 1:
         mode, reason = ALONE, reason or "a single cell"
     elif mode == ALONE:
@@ -154,12 +209,12 @@ def plan_execution(
         trees.nbytes(stream.x) for stream in run.parts.device_streams.values()
     )
     if mode == ALONE:
-        return ExecutionPlan(mode, reason, 1, replica_bytes, shared_bytes)
-    fitting = max(1, int((free_memory() / 2 - shared_bytes) // max(replica_bytes, 1)))
+        return ExecutionPlan(mode, reason, 1, each_bytes, shared_bytes)
+    fitting = max(1, int((free_memory() / 2 - shared_bytes) // max(each_bytes, 1)))
     chunks = -(-count // min(count, max_replicas or MAX_REPLICAS, fitting))
     # Chunks of one size run one compiled program.
     replicas = -(-count // chunks)
-    return ExecutionPlan(mode, "", replicas, replica_bytes, shared_bytes)
+    return ExecutionPlan(mode, "", replicas, each_bytes, shared_bytes)
 
 
 def free_memory() -> int:
@@ -186,14 +241,14 @@ def plan_rows(
     for index, group in enumerate(groups):
         runs_as = memory = UNKNOWN
         if index < EXAMINED_PROGRAMS:
-            runs_as, memory = describe_plan(group, mode, max_replicas)
+            runs_as, memory = _describe_group(group, mode, max_replicas)
         fixed = ", ".join(f"{k}={v}" for k, v in group.fixed.items()) or "everything"
         traced = ", ".join(group.traced)
         rows.append((fixed, traced, runs_as, len(group.cells), memory))
     return rows
 
 
-def describe_plan(
+def _describe_group(
     group: ProgramGroup, mode: str, max_replicas: int | None
 ) -> tuple[str, str]:
     """Sets a group's first cell up; returns (mode, memory) of the group for tables."""

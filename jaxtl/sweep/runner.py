@@ -15,8 +15,8 @@ from jaxtl.results.database import (
     new_owner,
 )
 from jaxtl.sweep import baseline_cells, plan
+from jaxtl.sweep.cells import Cell
 from jaxtl.sweep.chunk import run_chunk
-from jaxtl.sweep.grid import Cell
 from jaxtl.sweep.sources import with_trained_source
 from jaxtl.sweep.sweep_folder import Sweep
 from jaxtl.training import loop

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation import metrics
 from jaxtl.results.database import FAILED, FINISHED, STOPPED, Database, Outcome
 from jaxtl.sweep import chunk, plan, search_space
 from jaxtl.sweep.axes import SEED, Halving
-from jaxtl.sweep.grid import Cell
+from jaxtl.sweep.cells import Cell
+from jaxtl.sweep.halving import Rungs
 from jaxtl.sweep.optuna_study import SharedStudy
+from jaxtl.sweep.plan import ALONE
 from jaxtl.sweep.runner import Worker
 from jaxtl.sweep.search_space import Search
 from jaxtl.sweep.sources import with_trained_source
-from jaxtl.sweep.vectorized_runs import ALONE, VectorizedRuns
 from jaxtl.training import build, loop
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
@@ -42,77 +42,11 @@ class TrialOutcome(NamedTuple):
     error: str = ""
 
 
-class TrialCells(NamedTuple):
+class _TrialCells(NamedTuple):
     """A trial and the cells of its setting, one per seed."""
 
     trial: Any
     cells: list[Cell]
-
-
-class Rungs:
-    """Asynchronous successive halving of trials that train as replicas.
-
-    At every rung a trial's mean over its seeds is compared with those of all trials
-    that reached the rung so far, in any process. A trial stores the mean in the study
-    as the intermediate value at the rung's share of the steps, in thousandths.
-
-    Args:
-      halving: the rungs.
-      metric: the monitored metric.
-      trials: key of a cell -> its trial.
-      study: the study that processes share.
-    """
-
-    def __init__(
-        self,
-        halving: Halving,
-        metric: str,
-        trials: Mapping[str, Any],
-        study: SharedStudy,
-    ):
-        self._halving, self._metric, self._study = halving, metric, study
-        self._trials = trials
-        # rung -> numbers of the trials of this process that have reached it
-        self._reached: dict[float, set[int]] = {rung: set() for rung in halving.rungs}
-
-    def __call__(self, replicas: VectorizedRuns, cells: Sequence[Cell]) -> None:
-        """Stops replicas after an evaluation; `cells` are the replicas' cells."""
-        members: dict[int, list[int]] = {}
-        for replica in replicas.active:
-            number = self._trials[cells[replica].key].number
-            members.setdefault(number, []).append(replica)
-        for rung in self._halving.rungs:
-            if rung * replicas.exp.steps <= replicas.steps_done < replicas.exp.steps:
-                reached = self._reached[rung]
-                new = {n: group for n, group in members.items() if n not in reached}
-                reached.update(new)
-                replicas.stop(self._worst(replicas, new, round(1000 * rung)))
-
-    def _worst(
-        self, replicas: VectorizedRuns, members: Mapping[int, list[int]], step: int
-    ) -> list[int]:
-        """The replicas of trials that do not pass a rung.
-
-        Args:
-          replicas: the vectorized runs.
-          members: number of a trial -> its replicas.
-          step: of the intermediate values, in thousandths of the steps.
-        """
-        trials = {trial.number: trial for trial in self._trials.values()}
-        means = {}
-        for number, group in members.items():
-            values = [replicas.curves[i]["val"][-1][self._metric] for i in group]
-            means[number] = float(np.mean(values))
-            trials[number].report(means[number], step)
-        stored = [t.intermediate_values for t in self._study.trials()] if means else []
-        values = [intermediate[step] for intermediate in stored if step in intermediate]
-        keep, higher = self._halving.keep, metrics.higher_is_better(self._metric)
-        return [
-            replica
-            for number, group in members.items()
-            if not search_space.passes_rung(means[number], values, keep, higher)
-            for replica in group
-        ]
 
 
 def run_search(
@@ -163,9 +97,9 @@ def run_search(
 
 def _draw_batch(
     search: Search, study: SharedStudy, distributions: Mapping[str, dict]
-) -> list[TrialCells]:
+) -> list[_TrialCells]:
     """Draws up to a batch of trials whose settings are not excluded."""
-    batch: list[TrialCells] = []
+    batch: list[_TrialCells] = []
     excluded, sweep = 0, search.sweep
     while len(batch) < search.batch:
         trial = study.ask(
@@ -175,7 +109,7 @@ def _draw_batch(
             break
         cells = search_space.draw(trial, sweep.file, sweep.grid, distributions)
         if cells:
-            batch.append(TrialCells(trial, cells))
+            batch.append(_TrialCells(trial, cells))
             excluded = 0
             continue
         study.drop(trial)
@@ -211,7 +145,7 @@ class _Batches:
         reasons = [p.reason for p in self._plans.values() if p.mode == ALONE]
         return reasons[0] if reasons else ""
 
-    def run(self, batch: Sequence[TrialCells]) -> None:
+    def run(self, batch: Sequence[_TrialCells]) -> None:
         """Trains the cells of some trials; tells the study each trial's value."""
         cells = {cell.key: cell for _, group in batch for cell in group}
         # Of two trials with one setting, the first one owns the cells.
@@ -287,13 +221,13 @@ class _Batches:
             return plan.ExecutionPlan(ALONE, str(error), 1, 0, 0)
 
     def _tell_finished(
-        self, batch: Sequence[TrialCells], outcomes: Mapping[str, Outcome]
-    ) -> list[TrialCells]:
+        self, batch: Sequence[_TrialCells], outcomes: Mapping[str, Outcome]
+    ) -> list[_TrialCells]:
         """Tells the study the finished trials; returns the others."""
         unfinished = []
         for trial, cells in batch:
             if any(cell.key not in outcomes for cell in cells):
-                unfinished.append(TrialCells(trial, cells))
+                unfinished.append(_TrialCells(trial, cells))
                 continue
             trial_outcomes = [outcomes[cell.key] for cell in cells]
             value, error = _value(trial_outcomes, self._search.metric)

@@ -12,7 +12,7 @@ References:
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from jaxtl.evaluation import metrics
 from jaxtl.sweep import optuna_storage
 from jaxtl.sweep.axes import SEED, Grid, Range, When, axis_name, label_of, matches_rule
 from jaxtl.sweep.cell_key import experiment_digest
-from jaxtl.sweep.grid import Axis, Cell, build_cells
+from jaxtl.sweep.cells import Axis, Cell, build_cells
 from jaxtl.sweep.sources import with_trained_source
 from jaxtl.sweep.sweep_folder import Sweep
 from jaxtl.training.experiment_file import File
@@ -254,27 +254,3 @@ def sampler(kind: str, seed: int, number: int) -> Any:
     if kind == TPE:
         return samplers.TPESampler(seed=trial_seed, constant_liar=True)
     return samplers.RandomSampler(seed=trial_seed)
-
-
-def passes_rung(
-    value: float, values: Sequence[float], keep: float, higher_is_better: bool
-) -> bool:
-    """Whether a trial passes a rung of asynchronous successive halving.
-
-    It does if it is among the best share `keep` of all that reached the rung so far;
-    the best one always passes. (Optuna's own pruner rounds the share to 1/n, and judges
-    trials that reach a rung together one by one, the first ones without the others.)
-
-    Args:
-      value: of the trial at this rung.
-      values: of all trials that reached it, this one among them.
-      keep: share that passes.
-      higher_is_better: whether larger values are better.
-
-    References:
-      Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
-    """
-    if math.isnan(value):
-        return False
-    better = sum(x > value if higher_is_better else x < value for x in values)
-    return better < max(1, math.ceil(keep * len(values)))

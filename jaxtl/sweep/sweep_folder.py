@@ -12,8 +12,9 @@ from jaxtl.results.database import CLAIM_TIMEOUT, DATABASE_FILE, Database
 from jaxtl.sweep import axes, baseline_cells, plan
 from jaxtl.sweep.baseline_cells import BaselineFit
 from jaxtl.sweep.cell_key import experiment_digest
-from jaxtl.sweep.grid import Cell, build_cells
-from jaxtl.sweep.vectorized_runs import ALONE, MAP, VMAP
+from jaxtl.sweep.cells import Cell, build_cells
+from jaxtl.sweep.plan import ALONE
+from jaxtl.sweep.vectorized_step import MAP, VMAP
 from jaxtl.training import run_dir
 from jaxtl.training.experiment_file import File
 from jaxtl.training.result import environment

@@ -26,7 +26,7 @@ from jaxtl.terms.program import Program
 from jaxtl.training import step
 
 
-class ForwardInputs(NamedTuple):
+class _ForwardInputs(NamedTuple):
     """The arrays that a forward pass of many replicas reads.
 
     Attributes:
@@ -168,7 +168,7 @@ def _predict_rows(
     static = (replicas.program, replicas.layout, replicas.mode, start, pre, outputs)
     options = replicas.compiler_options
     compute = compilation.cached_jit(_forward, *static, options=options)
-    inputs = ForwardInputs(
+    inputs = _ForwardInputs(
         weights=weights,
         peft=replicas.states.hypers["peft"],
         stacked=replicas.stacked,
@@ -222,7 +222,7 @@ def _forward(
     start: str | None,
     pre: preprocess.Preprocess,
     outputs: Callable[..., PyTree],
-    inputs: ForwardInputs,
+    inputs: _ForwardInputs,
 ) -> PyTree:
     """Computes outputs (replicas, batches, batch, …) of stacked weights.
 

@@ -6,7 +6,6 @@ are equal in all of them (data, frozen parameters, cached features, θ₀) exist
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,67 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core import compilation
-from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, streams
 from jaxtl.evaluation import metrics
 from jaxtl.sweep import stacking, vectorized_step
-from jaxtl.sweep.vectorized_step import MAP, VMAP
 from jaxtl.training import frozen_stages, step
 from jaxtl.training.run import Run
-
-ALONE = "alone"  # mode of runs that can't be replicas, or are faster on their own
-
-
-def why_alone(run: Run) -> str:
-    """The reason why runs like this one can't be replicas, "" if they can."""
-    program, exp = run.program, run.exp
-    if len(run.parts.phases) > 1:
-        return "phases"
-    if exp.wise_ft:
-        return "wise_ft"
-    if program.host_streams:
-        return "data streamed from the host"
-    if program.mesh.size > 1:
-        return "several devices"
-    if program.task == "language":
-        return "language models"
-    if exp.steps == 0:
-        return "no steps"
-    return ""
-
-
-def mode_of(run: Run) -> str:
-    """The fastest way to train many runs like this one: "vmap", "map" or "alone".
-
-    On CPUs, XLA's convolutions are several times slower inside a loop than outside, so
-    networks whose steps run convolutions are trained alone there.
-    """
-    if why_alone(run):
-        return ALONE
-    if run.program.mesh.devices.flat[0].platform != "cpu":
-        return VMAP
-    stages, _ = frozen_stages.frozen_stages(run)
-    if stages and stages[-1] == run.program.network.stages[-2]:
-        return MAP  # a step runs the head only
-    return ALONE if _runs_convolutions(run) else MAP
-
-
-def _runs_convolutions(run: Run) -> bool:
-    data = {
-        name: device_stream.with_drawn_rows(
-            stream, np.uint32(0), 0, run.program.batch_sizes[name], 1
-        )
-        for name, stream in run.parts.device_streams.items()
-    }
-    one_step = functools.partial(step.step, run.program)
-    return compilation.has_convolution(one_step, run.state, run.fixed, data)
-
-
-def replica_bytes(run: Run) -> int:
-    """Memory of one replica in bytes: its state and its best weights."""
-    weights = step.averaged_tree(run.state.trainable, run.state.stats)
-    return trees.nbytes(run.state) + trees.nbytes(weights)
 
 
 class VectorizedRuns:

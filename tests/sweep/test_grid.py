@@ -18,7 +18,8 @@ from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.sweep import axes_from_text, plan
 from jaxtl.sweep.axes import Grid, Halving, When, label_of, linear, log
-from jaxtl.sweep.grid import build_cells, build_grid
+from jaxtl.sweep.cells import build_cells
+from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
 ROOT = pathlib.Path(tl.__file__).parent.parent

@@ -6,9 +6,12 @@ import jax
 import pytest
 
 import jaxtl as tl
-from jaxtl.sweep import plan, stacking, vectorized_runs
+from jaxtl.core import tree as trees
+from jaxtl.sweep import plan, stacking
 from jaxtl.sweep.axes import When
-from jaxtl.sweep.grid import build_cells, build_grid
+from jaxtl.sweep.cells import build_cells
+from jaxtl.sweep.grid import build_grid
+from jaxtl.sweep.vectorized_runs import VectorizedRuns
 from jaxtl.training import experiment_file
 from jaxtl.training.run import Run
 
@@ -80,7 +83,7 @@ def test_cells_that_differ_in_a_traced_field_are_replicas_of_one_program(path):
         len(plan.group_by_program(cells({path: [TRACED[path]], "seed": range(2)}))) == 1
     )
     # Checks that the runs differ in arrays only.
-    vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
+    VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
 # Fields that change programs or shapes; the others could be stacked by mistake.
@@ -100,7 +103,7 @@ def test_static_fields_are_compiled_in(path):
     assert not plan.is_traced(cell.exp, path)
     if path in INCOMPATIBLE:
         with pytest.raises(stacking.IncompatibleRuns):
-            vectorized_runs.VectorizedRuns([Run(base()), Run(cell.exp)], "map")
+            VectorizedRuns([Run(base()), Run(cell.exp)], "map")
 
 
 def sizes(axes):
@@ -206,7 +209,7 @@ def test_chunks_have_one_size(run, count, max_replicas, expected):
 
 def test_replicas_fit_into_half_of_the_memory(run, monkeypatch):
     execution = plan.plan_execution(run, 60, "map")
-    assert execution.replica_bytes == vectorized_runs.replica_bytes(run)
+    assert execution.replica_bytes == plan.replica_bytes(run)
     pixels = 1797 * 8 * 8
     assert pixels <= execution.shared_bytes < pixels + 20_000
     for free, replicas in (
@@ -215,3 +218,37 @@ def test_replicas_fit_into_half_of_the_memory(run, monkeypatch):
     ):
         monkeypatch.setattr(plan, "free_memory", lambda free=free: free)
         assert plan.plan_execution(run, 60, "map").replicas == replicas
+
+
+# --- runs that can be replicas -------------------------------------------------------
+
+REASONS = {
+    "phases": {"phases": tl.optim.GradualUnfreezing()},
+    "no steps": {"steps": 0},
+    "data streamed from the host": {"device_bytes": 0},
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_runs_that_train_alone_have_a_reason(digits, reason):
+    run = Run(digits(**REASONS[reason]))
+    assert plan.why_alone(run) == reason
+    assert plan.mode_of(run) == "alone"
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a rule for CPUs")
+def test_convolutions_are_alone_on_a_cpu_unless_they_are_frozen(digits):
+    model = tl.models.CNN(widths=(2,), units=8)
+    groups = {"head": 1.0, ".*": tl.FROZEN}
+    head = digits(model=model, optim=tl.optim.AdamW(groups=groups), cache="memory")
+    assert plan.mode_of(Run(digits(model=model))) == "alone"
+    assert plan.mode_of(Run(head)) == "map"
+    assert plan.mode_of(Run(digits())) == "map"
+
+
+def test_a_replicas_memory_is_its_state_and_its_best_weights(digits):
+    run = Run(digits(model=tl.models.MLP(widths=(12, 8))))
+    weights = trees.nbytes(run.state.trainable)
+    assert weights == 4 * (64 * 12 + 12 + 12 * 8 + 8 + 8 * 10 + 10)
+    least = weights * 2 + trees.nbytes(run.state.opt)
+    assert least <= plan.replica_bytes(run) < least + 200

@@ -23,7 +23,7 @@ import jaxtl as tl
 from jaxtl.cli import main
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import DONE, STOPPED, Database
-from jaxtl.sweep import optuna_storage, optuna_study, search_space, slurm
+from jaxtl.sweep import halving, optuna_storage, optuna_study, search_space, slurm
 from jaxtl.sweep.axes import Grid
 from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
@@ -260,13 +260,13 @@ def test_the_best_share_of_all_trials_at_a_rung_passes():
         return [
             value
             for value in values
-            if search_space.passes_rung(value, values, keep, higher_is_better)
+            if halving.passes_rung(value, values, keep, higher_is_better)
         ]
 
     assert passing(0.4, True) == [0.9, 0.7]
     assert passing(0.5, False) == [0.1, 0.5, 0.3]
-    assert search_space.passes_rung(0.1, [0.1], 0.5, True)
-    assert not search_space.passes_rung(float("nan"), [float("nan")], 0.5, True)
+    assert halving.passes_rung(0.1, [0.1], 0.5, True)
+    assert not halving.passes_rung(float("nan"), [float("nan")], 0.5, True)
 
 
 def environment(**variables) -> dict:

@@ -485,35 +485,3 @@ def test_runs_of_different_programs_are_no_replicas(digits):
     for changed in (wider, dataclasses.replace(exp, batch=8)):
         with pytest.raises(stacking.IncompatibleRuns):
             vectorize([exp, changed], "map")
-
-
-REASONS = {
-    "phases": {"phases": tl.optim.GradualUnfreezing()},
-    "no steps": {"steps": 0},
-    "data streamed from the host": {"device_bytes": 0},
-}
-
-
-@pytest.mark.parametrize("reason", REASONS)
-def test_runs_that_train_alone_have_a_reason(digits, reason):
-    run = Run(digits(**{**FIELDS, **REASONS[reason]}))
-    assert vectorized_runs.why_alone(run) == reason
-    assert vectorized_runs.mode_of(run) == "alone"
-
-
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a rule for CPUs")
-def test_convolutions_are_alone_on_a_cpu_unless_they_are_frozen(digits):
-    model = tl.models.CNN(widths=(2,), units=8)
-    groups = {"head": 1.0, ".*": tl.FROZEN}
-    head = digits(model=model, optim=tl.optim.AdamW(groups=groups), cache="memory")
-    assert vectorized_runs.mode_of(Run(digits(model=model))) == "alone"
-    assert vectorized_runs.mode_of(Run(head)) == "map"
-    assert vectorized_runs.mode_of(Run(digits())) == "map"
-
-
-def test_a_replicas_memory_is_its_state_and_its_best_weights(digits):
-    run = Run(digits(**FIELDS))
-    weights = trees.nbytes(run.state.trainable)
-    assert weights == 4 * (64 * 12 + 12 + 12 * 8 + 8 + 8 * 10 + 10)
-    least = weights * 2 + trees.nbytes(run.state.opt)
-    assert least <= vectorized_runs.replica_bytes(run) < least + 200
