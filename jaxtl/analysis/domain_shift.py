@@ -12,7 +12,6 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.terms.base import feature_stage
-from jaxtl.training import run_dir
 from jaxtl.training.run import Run
 from jaxtl.training.setup import resume
 
@@ -159,9 +158,7 @@ def open_run(path: pathlib.Path) -> Run:
     Raises:
       UserError: no run, several of them, or one without a checkpoint.
     """
-    if not (path / run_dir.MARK).exists() and (path / run_dir.STUDY).exists():
-        runs = sorted(str(p.parent.relative_to(path)) for p in path.rglob(run_dir.MARK))
-        raise UserError(f"{path} holds several runs; name one of {', '.join(runs)}.")
+    linear_probe.check_single_run(path)
     if not path.is_dir():
         raise UserError(f"{path} is no directory of a run.")
     run = resume(path)

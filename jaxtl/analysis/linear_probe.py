@@ -1,9 +1,10 @@
-"""Linear probes of a model: what can be read off its stages' frozen features."""
+"""Linear probes of a model: linear models of the frozen features of its stages."""
 
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,14 @@ def probe(
     target: Run | Experiment | str | pathlib.Path,
     stage: str | None = None,
     strengths: Iterable[float] = STRENGTHS,
-    **settings,
+    **settings: Any,
 ) -> Probe:
-    """Probes one stage of a model; see `probes`.
+    """Fits a linear probe to one stage of a model; see `probes`.
 
     Args:
-      target: a run (its best weights), a run's directory, or an experiment or its file
-        (the weights it starts from).
-      stage: by name; None takes the last before the head.
+      target: a run or its directory (its best weights), or an experiment or its file
+        (the weights that it starts from).
+      stage: name of the stage; None takes the last before the head.
       strengths: positive numbers.
       **settings: those of `probes`.
     """
@@ -50,16 +51,17 @@ def probes(
     metric: str = "auto",
     batch: int | None = None,
 ) -> dict[str, Probe]:
-    """Probes stages of a model on its target data: fit on train, choose on val, test.
+    """Fits linear probes to stages of a model, on the splits of its target data.
 
-    One pass over the data gives all stages' features, in evaluation mode and without
-    augmentation. They are kept on the host, as `core.vectors` makes them.
+    Models are fitted on train, chosen on val, and tested once. One pass over the data
+    computes the features of all stages, in evaluation mode and without augmentation, as
+    vectors on the host (`forward.stage_vectors`).
 
     Args:
       target: as in `probe`.
       stages: names; "all" for every stage before the head, None for the last of them.
       strengths, solver, standardize, metric: as in `linear_probe`.
-      test: whether to look at the test split.
+      test: whether to read the test split.
       batch: examples per forward pass; None takes the experiment's evaluate_batch.
 
     Returns:
@@ -68,25 +70,24 @@ def probes(
     Raises:
       UserError: an unknown stage, a task without linear probes, or no val split.
     """
-    run = opened(target)
-    strengths = linear_probe_fit.positive(strengths)
+    run = open_run(target)
+    strengths = linear_probe_fit.check_strengths(strengths)
     stages = _stages(run.network, stages)
     dataset = run.parts.datasets["target"]
-    task = dataset.task
-    solver = linear_probe_fit.solver_for(task, solver)
-    there = [n for n in ("val", "test") if len(dataset.rows.get(n, ()))]
-    linear_probe_fit.metric_for(task, solver, metric, "val" in there)
-    splits = ["train", *(n for n in there if test or n != "test")]
-    found = features(run, stages, splits, batch=batch)
+    solver = linear_probe_fit.resolve_solver(dataset.task, solver)
+    splits = [n for n in ("train", "val", "test") if len(dataset.rows.get(n, ()))]
+    linear_probe_fit.resolve_metric(dataset.task, solver, metric, "val" in splits)
+    splits = [n for n in splits if test or n != "test"]
+    x = features(run, stages, splits, batch=batch)
     y = {n: dataset.y_clean[dataset.rows[n]] for n in splits}
     y["train"] = dataset.y[dataset.rows["train"]]
     return {
         stage: linear_probe(
-            found["train"][stage],
+            x["train"][stage],
             y["train"],
             strengths,
-            **{n: (found[n][stage], y[n]) for n in splits if n != "train"},
-            task=task,
+            **{n: (x[n][stage], y[n]) for n in splits if n != "train"},
+            task=dataset.task,
             outputs=dataset.outputs,
             solver=solver,
             standardize=standardize,
@@ -97,17 +98,18 @@ def probes(
     }
 
 
-def opened(
+def open_run(
     target: Run | Experiment | str | pathlib.Path,
     *overrides: str,
     variant: str | None = None,
 ) -> Run:
-    """Returns a run, set up from an experiment or its file, or read from its directory.
+    """Sets up a run from an experiment or its file, or reads one from its directory.
 
     Args:
-      target: what to open.
-      *overrides: "data.val=0.2", of an experiment file.
-      variant: which of the file's experiments, where it gives several.
+      target: a run, which is returned as it is; its directory; an experiment; or the
+        path of an experiment file.
+      *overrides: of an experiment file, such as "data.val=0.2".
+      variant: name of the file's experiment, where it has several.
 
     Raises:
       UserError: several runs or variants where one is needed, or none.
@@ -118,27 +120,29 @@ def opened(
         return setup.setup(target)
     path = pathlib.Path(target)
     if path.is_dir():
-        return _reopened(path)
+        check_single_run(path)
+        return setup.reopen(path)
     variants = experiment_file.read_file(path, *overrides).variants
     if variant is None and len(variants) == 1:
         return setup.setup(next(iter(variants.values())))
     if variant not in variants:
-        asked = "" if variant is None else f"variant={variant!r}: "
+        prefix = "" if variant is None else f"variant={variant!r}: "
         raise UserError(
-            f"{asked}{path} gives the experiments {', '.join(variants)}; choose one"
+            f"{prefix}{path} gives the experiments {', '.join(variants)}; choose one"
             f"{nearest(variant, variants)}."
         )
     return setup.setup(variants[variant])
 
 
-def _reopened(path: pathlib.Path) -> Run:
+def check_single_run(path: pathlib.Path) -> None:
+    """Raises UserError for a directory that holds the runs of a file."""
     if not (path / run_dir.MARK).exists() and (path / run_dir.STUDY).exists():
         runs = sorted(str(p.parent.relative_to(path)) for p in path.rglob(run_dir.MARK))
         raise UserError(f"{path} holds several runs; name one of {', '.join(runs)}.")
-    return setup.reopen(path)
 
 
-def _stages(network: Network, stages) -> tuple[str, ...]:
+def _stages(network: Network, stages: Iterable[str] | str | None) -> tuple[str, ...]:
+    """Names of stages to probe, in the model's order; UserError for unknown ones."""
     names = network.stages
     if stages is None:
         return (feature_stage(names),)
@@ -163,26 +167,29 @@ def features(
     data: str = "target",
     weights: tuple[PyTree, PyTree] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Returns {split: {stage: (n, width)}}, of a run's best weights.
+    """Computes the features of stages, one vector per example, in evaluation mode.
 
     Args:
-      run: a run.
-      stages: of the model.
-      splits: names of splits, rows in the split's order; or any rows, by name.
+      run: the run whose network and data are used.
+      stages: names of the stages.
+      splits: names of splits; or {name: rows} for any rows.
       batch: examples per forward pass; None takes the experiment's evaluate_batch.
       data: the data set, "target" or one of the experiment's streams.
-      weights: (parameters, statistics) in place of the best.
+      weights: (parameters, statistics); None takes the run's best.
+
+    Returns:
+      {split: {stage: (n, width)}}, in the order of the rows.
     """
     dataset = run.parts.datasets[data]
     if not isinstance(splits, Mapping):
         splits = {name: streams.split_rows(dataset, name) for name in splits}
-    model = forward.predictor(run, data)
+    predictor = forward.predictor(run, data)
     if batch is not None:
-        model = dataclasses.replace(model, batch=batch)
+        predictor = dataclasses.replace(predictor, batch=batch)
     ordered = tuple(name for name in run.network.stages if name in set(stages))
     return forward.predict_splits(
-        model,
-        sharding.place(weights or run.weights("best"), model.mesh),
+        predictor,
+        sharding.place(weights or run.weights("best"), predictor.mesh),
         dataset,
         splits,
         functools.partial(forward.stage_vectors, stages=ordered),

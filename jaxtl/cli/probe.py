@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
     arguments.check_output_file("out", args.out)
     arguments.check_output_file("plot", args.plot)
-    run = linear_probe.opened(args.target, *args.overrides, variant=args.variant)
+    run = linear_probe.open_run(args.target, *args.overrides, variant=args.variant)
     probes = linear_probe.probes(
         run,
         args.stage,

@@ -1,4 +1,4 @@
-"""Linear probes of a model's stages, held against numpy and scikit-learn."""
+"""Linear probes of a model's stages against numpy and scikit-learn."""
 
 import dataclasses
 import json
@@ -24,18 +24,18 @@ import jaxtl as tl
 def experiment():
     model = tl.models.MLP(widths=(12, 8), dropout=0.5)
     data = tl.data.Digits(labels_per_class=10, split_seed=0, val=150)
-    one = tl.Experiment(
+    exp = tl.Experiment(
         model=model, data=data, steps=60, batch=32, optim=tl.optim.AdamW(lr=1e-2),
         augment=(tl.data.Crop(pad=1),),
     )
-    return {"one": one, "two": one} if VARIANTS else one
+    return {"one": exp, "two": exp} if VARIANTS else exp
 """
 STAGES = ("layer1", "layer2")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Returns a folder with a finished run in `run`, its file and one of variants."""
+    """A folder with a finished run in `run`, its file, and a file of variants."""
     place = tmp_path_factory.mktemp("probe")
     for name, variants in (("one.py", "False"), ("two.py", "True")):
         (place / name).write_text(f"VARIANTS = {variants}\n{FILE}")
@@ -46,30 +46,30 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(place):
-    return linear_probe.opened(place / "run")
+    return linear_probe.open_run(place / "run")
 
 
-def by_hand(run, split):
-    """Returns {stage: features} of the split, in float64, and its labels."""
+def mlp_features(run, split):
+    """Features {stage: array} of a split, computed in float64, and its labels."""
     data = run.parts.datasets["target"]
     rows = data.rows[split]
     params, _ = run.weights("best")
-    h, found = data.x[rows].reshape(len(rows), -1) / 16.0, {}
+    h, features = data.x[rows].reshape(len(rows), -1) / 16.0, {}
     for stage in STAGES:
         dense = {k: np.float64(v) for k, v in params[stage]["dense"].items()}
-        h = found[stage] = np.maximum(h @ dense["kernel"] + dense["bias"], 0)
-    return found, data.y[rows]
+        h = features[stage] = np.maximum(h @ dense["kernel"] + dense["bias"], 0)
+    return features, data.y[rows]
 
 
-def test_features_are_the_stages_in_evaluation_mode(run):
+def test_features_are_outputs_of_stages_in_evaluation_mode(run):
     splits = ("train", "val", "test")
-    found = linear_probe.features(run, STAGES, splits, batch=64)
+    features = linear_probe.features(run, STAGES, splits, batch=64)
     assert len(run.parts.datasets["target"].rows["val"]) % 64, "the last one is padded"
     for split in splits:
-        expected, _ = by_hand(run, split)
+        expected, _ = mlp_features(run, split)
         for stage in STAGES:
             np.testing.assert_allclose(
-                found[split][stage], expected[stage], rtol=1e-4, atol=1e-5
+                features[split][stage], expected[stage], rtol=1e-4, atol=1e-5
             )
 
 
@@ -80,7 +80,7 @@ def test_one_pass_serves_all_splits_and_stages(run):
     assert compiled._cache_size() == 1
 
 
-def test_what_streams_from_the_host_gives_the_same(run, monkeypatch):
+def test_features_of_streamed_data_are_equal(run, monkeypatch):
     resident = linear_probe.features(run, ("layer2",), ("val",))
     exp = dataclasses.replace(run.exp, device_bytes=0)
     monkeypatch.setattr(run, "exp", exp)
@@ -90,27 +90,27 @@ def test_what_streams_from_the_host_gives_the_same(run, monkeypatch):
     )
 
 
-def test_a_probe_is_scikit_learns(run):
-    found = linear_probe.probe(run, "layer1", (0.03,))
-    (train, y), (test, truth) = by_hand(run, "train"), by_hand(run, "test")
+def test_a_probe_agrees_with_scikit_learn(run):
+    probe = linear_probe.probe(run, "layer1", (0.03,))
+    (train, y), (test, truth) = mlp_features(run, "train"), mlp_features(run, "test")
     scaler = preprocessing.StandardScaler().fit(train["layer1"])
-    theirs = linear_model.LogisticRegression(
+    reference = linear_model.LogisticRegression(
         C=1 / (100 * 0.03), tol=1e-9, max_iter=10_000
     ).fit(scaler.transform(train["layer1"]), y)
-    coefficients = found.weights.T * scaler.scale_
-    np.testing.assert_allclose(coefficients, theirs.coef_, atol=1e-3)
-    score = theirs.score(scaler.transform(test["layer1"]), truth)
-    assert found.test["accuracy"] == pytest.approx(score, abs=1.5 / len(truth))
-    assert found.examples == {"train": 100, "val": 150, "test": len(truth)}
-    assert found.stage == "layer1"
-    assert found.width == 12
+    coefficients = probe.weights.T * scaler.scale_
+    np.testing.assert_allclose(coefficients, reference.coef_, atol=1e-3)
+    score = reference.score(scaler.transform(test["layer1"]), truth)
+    assert probe.test["accuracy"] == pytest.approx(score, abs=1.5 / len(truth))
+    assert probe.examples == {"train": 100, "val": 150, "test": len(truth)}
+    assert probe.stage == "layer1"
+    assert probe.width == 12
 
 
 def test_the_default_stage_is_the_last_before_the_head(run):
-    found = linear_probe.probe(run, strengths=(1e-2, 1e-1), test=False)
-    assert found.stage == "layer2"
-    assert found.test == {}
-    assert set(found.examples) == {"train", "val"}
+    probe = linear_probe.probe(run, strengths=(1e-2, 1e-1), test=False)
+    assert probe.stage == "layer2"
+    assert probe.test == {}
+    assert set(probe.examples) == {"train", "val"}
     assert list(linear_probe.probes(run, "all", (1.0,))) == list(STAGES)
     assert list(linear_probe.probes(run, ("head", "layer1"), (1.0,))) == [
         "layer1",
@@ -118,10 +118,10 @@ def test_the_default_stage_is_the_last_before_the_head(run):
     ]
 
 
-def test_an_experiment_is_probed_where_it_starts(place, run):
+def test_an_experiment_is_probed_at_its_initial_weights(place, run):
     start = linear_probe.probe(str(place / "one.py"), "layer2", (0.01,))
-    again = linear_probe.probe(tl.load(place / "one.py"), "layer2", (0.01,))
-    assert start.test == again.test
+    of_experiment = linear_probe.probe(tl.load(place / "one.py"), "layer2", (0.01,))
+    assert start.test == of_experiment.test
     stored = linear_probe.probe(place / "run", "layer2", (0.01,))
     assert stored.test == linear_probe.probe(run, "layer2", (0.01,)).test
     assert stored.test != start.test
@@ -136,18 +136,18 @@ def test_sequences_are_averaged_over_real_tokens():
     network = model.pure()
     params, stats = network.init(jax.random.key(0), x)
     stages = network.stages[:-1]
-    found = forward.stage_vectors(
+    vectors = forward.stage_vectors(
         network, (params, stats), x, "language", stages=stages
     )
-    seen = network.apply(params, stats, x).features
+    features = network.apply(params, stats, x).features
     for stage in stages:
-        states = np.asarray(seen[stage].states, np.float64)
+        states = np.asarray(features[stage].states, np.float64)
         expected = [row[m > 0].mean(0) for row, m in zip(states, mask)]
-        np.testing.assert_allclose(found[stage], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(vectors[stage], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_command_prints_a_table_per_strength(place, tmp_path, capsys):
-    out, plot = tmp_path / "found.json", tmp_path / "curve.png"
+    out, plot = tmp_path / "probes.json", tmp_path / "curve.png"
     arguments = ["probe", str(place / "run"), "--stage", "all"]
     arguments += ["--strengths", "0.01", "0.1", "1", "--out", str(out)]
     assert main.main([*arguments, "--plot", str(plot)]) == 0
@@ -202,9 +202,9 @@ def test_the_command_takes_files_overrides_and_ridge(place, tmp_path, capsys):
         (["."], "there is no experiment.json"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(place, arguments, text, capsys):
-    target, *rest = arguments
-    assert main.main(["probe", str(place / target), *rest]) == 1
+def test_invalid_input_is_reported_in_one_sentence(place, arguments, text, capsys):
+    target, *options = arguments
+    assert main.main(["probe", str(place / target), *options]) == 1
     error = capsys.readouterr().err
     assert text in error
     assert len(error.strip().splitlines()) == 1
