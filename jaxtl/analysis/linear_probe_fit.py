@@ -122,11 +122,9 @@ def linear_probe(
     x = _check_features(features, labels)
     if task == "classification" and outputs is None:
         outputs = int(np.max(labels)) + 1
-    settings = {"task": task, "outputs": outputs, "solver": solver}
-    path, scores = _fit(x, labels, strengths, standardize, **settings)
-    if val is not None:
-        for i, row in enumerate(scores):
-            row.update(_metrics(task, solver, path, i, *val))
+    path, scores = _fit(x, labels, strengths, standardize, task, outputs, solver)
+    for i, row in enumerate(scores if val is not None else ()):
+        row.update(_metrics(task, solver, path, i, *val))
     best = _best(scores, strengths, metric)
     splits = {"train": (x, labels), "val": val, "test": test}
     return Probe(
@@ -158,7 +156,6 @@ def _fit(
     labels: ArrayLike,
     strengths: np.ndarray,
     standardize: bool,
-    *,
     task: str,
     outputs: int | None,
     solver: str,
@@ -284,7 +281,7 @@ def _metrics(
 def _best(
     scores: Sequence[Mapping[str, float]], strengths: np.ndarray, metric: str
 ) -> int:
-    """Index of the best score; of equal ones the lower nll, then the larger strength."""
+    """Index of the best score; ties go to lower nll, then to the larger strength."""
     lower_is_better = metric in CLOSED_FORM or not metrics.higher_is_better(metric)
     sign = 1 if lower_is_better else -1
     keys = [
