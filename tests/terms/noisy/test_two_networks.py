@@ -1,4 +1,4 @@
-"""Co-teaching and DivideMix: choices, mixture and losses, against loops and sklearn."""
+"""Co-teaching and DivideMix against loops, and their mixture against scikit-learn."""
 
 import dataclasses
 import warnings
@@ -33,11 +33,11 @@ def _losses(n=400, seed=0):
 
 
 @pytest.mark.parametrize("iterations", [1, 5, 40])
-def test_the_mixture_is_scikit_learns(iterations):
+def test_the_fitted_mixture_equals_scikit_learns(iterations):
     learn = pytest.importorskip("sklearn.mixture", reason="EM is held to sklearn's")
     x = _losses()
     start = fit_two_gaussians(jnp.asarray(x, jnp.float32), iterations=0)
-    found = fit_two_gaussians(jnp.asarray(x, jnp.float32), iterations=iterations)
+    actual = fit_two_gaussians(jnp.asarray(x, jnp.float32), iterations=iterations)
     shares = np.asarray(start.shares, np.float64)
     theirs = learn.GaussianMixture(
         2,
@@ -49,28 +49,30 @@ def test_the_mixture_is_scikit_learns(iterations):
         tol=0.0,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it was stopped before it converged
+        warnings.simplefilter("ignore")  # that it stopped before convergence
         theirs.fit(x[:, None])
-    np.testing.assert_allclose(found.means, theirs.means_[:, 0], rtol=1e-3)
-    np.testing.assert_allclose(found.variances, theirs.covariances_[:, 0, 0], rtol=5e-3)
-    np.testing.assert_allclose(found.shares, theirs.weights_, rtol=1e-3)
+    np.testing.assert_allclose(actual.means, theirs.means_[:, 0], rtol=1e-3)
+    np.testing.assert_allclose(
+        actual.variances, theirs.covariances_[:, 0, 0], rtol=5e-3
+    )
+    np.testing.assert_allclose(actual.shares, theirs.weights_, rtol=1e-3)
     p = theirs.predict_proba(x[:, None])[:, theirs.means_[:, 0].argmin()]
     np.testing.assert_allclose(
         gaussian_mixture.lower_component_probability(
-            found, jnp.asarray(x, jnp.float32)
+            actual, jnp.asarray(x, jnp.float32)
         ),
         p,
         atol=2e-3,
     )
 
 
-def test_the_mixtures_start_is_a_split_at_the_middle():
+def test_the_mixture_starts_from_a_split_halfway_between_the_extremes():
     x = np.asarray([0.0, 0.1, 0.2, 0.9, 1.0])
     start = fit_two_gaussians(jnp.asarray(x), iterations=0)
     for i, part in enumerate((x[:3], x[3:])):
         np.testing.assert_allclose(start.means[i], part.mean(), rtol=1e-5)
-        wanted = part.var() + gaussian_mixture.VARIANCE_OFFSET
-        np.testing.assert_allclose(start.variances[i], wanted, rtol=1e-4)
+        expected = part.var() + gaussian_mixture.VARIANCE_OFFSET
+        np.testing.assert_allclose(start.variances[i], expected, rtol=1e-4)
         np.testing.assert_allclose(start.shares[i], len(part) / 5, rtol=1e-5)
 
 
@@ -79,178 +81,202 @@ def test_values_of_weight_zero_do_not_count():
     more = np.concatenate([x, np.full(20, 50.0)])
     weights = np.concatenate([np.ones(60), np.zeros(20)])
     plain = fit_two_gaussians(jnp.asarray(x, jnp.float32))
-    found = jax.jit(fit_two_gaussians)(
+    actual = jax.jit(fit_two_gaussians)(
         jnp.asarray(more, jnp.float32), jnp.asarray(weights)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), found, plain)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), actual, plain
+    )
 
 
 @pytest.mark.parametrize("x", [np.zeros(5), np.ones(1), np.asarray([0.0, 1.0])])
-def test_a_mixture_of_nothing_much_is_finite(x):
-    found = fit_two_gaussians(jnp.asarray(x, jnp.float32))
-    assert trees.all_finite(found)
+def test_a_mixture_of_few_or_equal_values_is_finite(x):
+    actual = fit_two_gaussians(jnp.asarray(x, jnp.float32))
+    assert trees.all_finite(actual)
     assert trees.all_finite(
-        gaussian_mixture.lower_component_probability(found, jnp.asarray(x))
+        gaussian_mixture.lower_component_probability(actual, jnp.asarray(x))
     )
 
 
-def test_small_losses_are_kept():
+def test_the_mask_selects_the_smallest_losses():
     rng = np.random.default_rng(0)
     for share in (1.0, 0.75, 0.6, 0.01, 0.0):
         losses = rng.normal(size=8)
-        found = coteaching.small_loss_mask(jnp.asarray(losses), jnp.float32(share))
+        actual = coteaching.small_loss_mask(jnp.asarray(losses), jnp.float32(share))
         count = max(int(share * 8 + 1e-4), 1)
-        wanted = np.zeros(8)
-        wanted[sorted(range(8), key=lambda i: losses[i])[:count]] = 1
-        np.testing.assert_array_equal(found, wanted)
+        expected = np.zeros(8)
+        expected[sorted(range(8), key=lambda i: losses[i])[:count]] = 1
+        np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(
         coteaching.small_loss_mask(jnp.ones(4), 0.5), [1, 1, 0, 0]
     )
 
 
-def test_networks_learn_from_each_others_choice():
-    first, other = jnp.asarray([1.0, 5.0, 2.0, 9.0]), jnp.asarray([7.0, 1.0, 3.0, 2.0])
-    found = coteaching.co_teaching_losses(first, other, 0.5)
-    np.testing.assert_allclose(found, [(5 + 9) / 2, (7 + 3) / 2])
-    grads = jax.grad(lambda a: coteaching.co_teaching_losses(a, other, 0.5)[0])(first)
+def test_each_network_learns_from_the_small_losses_of_the_other():
+    first, second = jnp.asarray([1.0, 5.0, 2.0, 9.0]), jnp.asarray([7.0, 1.0, 3.0, 2.0])
+    actual = coteaching.co_teaching_losses(first, second, 0.5)
+    np.testing.assert_allclose(actual, [(5 + 9) / 2, (7 + 3) / 2])
+    grads = jax.grad(lambda a: coteaching.co_teaching_losses(a, second, 0.5)[0])(first)
     np.testing.assert_allclose(grads, [0, 0.5, 0, 0.5])
 
 
-def test_the_share_falls_as_the_paper_says():
+def test_the_share_falls_linearly_to_one_minus_the_noise_rate():
     for step in (0, 5, 10, 50):
-        found = coteaching.small_loss_share(jnp.asarray(step), 100, 0.4, 0.1)
-        np.testing.assert_allclose(found, 1 - 0.4 * min(step / 10, 1), rtol=1e-6)
+        actual = coteaching.small_loss_share(jnp.asarray(step), 100, 0.4, 0.1)
+        np.testing.assert_allclose(actual, 1 - 0.4 * min(step / 10, 1), rtol=1e-6)
 
 
-def test_the_second_network_is_another(bench):
-    room = bench(frozen=("layer1",), new_head=True)
-    own = second_network.init(jax.random.key(3), room.setup, "target", 0.1)
-    assert not trees.flatten(own["layer1"])  # frozen parameters are the model's
-    kernels = trees.flatten(own)["head/dense/kernel"]
-    assert abs(kernels - room.params["head"]["dense"]["kernel"]).max() > 0.1
-    room = bench()
-    own = second_network.init(jax.random.key(3), room.setup, "target", 0.1)
-    for path, leaf in trees.flatten(own).items():
-        loaded = trees.flatten(room.params)[path]
-        wanted = 0.1 * float(np.std(loaded)) if loaded.ndim > 1 else 0.0
-        assert float(np.std(leaf - loaded)) == pytest.approx(wanted, rel=0.5, abs=1e-6)
+def test_the_second_network_differs_from_the_model(bench):
+    harness = bench(frozen=("layer1",), new_head=True)
+    second_params = second_network.init(jax.random.key(3), harness.setup, "target", 0.1)
+    assert not trees.flatten(
+        second_params["layer1"]
+    )  # frozen parameters are the model's
+    kernels = trees.flatten(second_params)["head/dense/kernel"]
+    assert abs(kernels - harness.params["head"]["dense"]["kernel"]).max() > 0.1
+    harness = bench()
+    second_params = second_network.init(jax.random.key(3), harness.setup, "target", 0.1)
+    for path, leaf in trees.flatten(second_params).items():
+        loaded = trees.flatten(harness.params)[path]
+        expected = 0.1 * float(np.std(loaded)) if loaded.ndim > 1 else 0.0
+        assert float(np.std(leaf - loaded)) == pytest.approx(
+            expected, rel=0.5, abs=1e-6
+        )
     scratch = bench(scratch=True)
-    one, two = (
+    first, second = (
         second_network.init(jax.random.key(k), scratch.setup, "target", 0.0)
         for k in (1, 2)
     )
-    assert abs(trees.flatten(trees.sub(one, two))["layer1/dense/kernel"]).max() > 0.1
+    assert (
+        abs(trees.flatten(trees.sub(first, second))["layer1/dense/kernel"]).max() > 0.1
+    )
 
 
-def test_co_teaching_trains_both_networks_and_frozen_ones_not(bench):
-    room = bench(frozen=("layer1",))
+def test_co_teaching_trains_both_networks_but_no_frozen_stage(bench):
+    harness = bench(frozen=("layer1",))
     term = CoTeaching(forget=0.5, ramp=0.0)
-    term.check(room.setup)
-    own = term.init(jax.random.key(0), room.setup)
+    term.check(harness.setup)
+    second_params = term.init(jax.random.key(0), harness.setup)
 
     @jax.grad
     def grad(both):
-        params = {**room.params, "head": both["model"]}
-        context = room.context(params, term_params=both["own"], state=room.stats)
+        params = {**harness.params, "head": both["model"]}
+        context = harness.context(
+            params, term_params=both["second"], state=harness.stats
+        )
         return term(View(context, "term", 0))[0]
 
-    found = grad({"model": room.params["head"], "own": own})
-    for part in found.values():
+    actual = grad({"model": harness.params["head"], "second": second_params})
+    for part in actual.values():
         assert trees.sum_squares(part) > 0
-    assert set(trees.flatten(found["own"])) == {"head/dense/bias", "head/dense/kernel"}
+    assert set(trees.flatten(actual["second"])) == {
+        "head/dense/bias",
+        "head/dense/kernel",
+    }
 
 
-def test_sharpening_and_refinement():
+def test_sharpening_and_refinement_are_the_papers_equations():
     rng = np.random.default_rng(0)
     p, w = rng.dirichlet(np.ones(3), 5), rng.random(5)
     hot = np.eye(3)[rng.integers(0, 3, 5)]
     mixed = w[:, None] * hot + (1 - w[:, None]) * p
     powered = mixed**2
-    wanted = powered / powered.sum(1, keepdims=True)
-    found = dividemix.refine_labels(jnp.asarray(p), hot, jnp.asarray(w), 0.5)
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    expected = powered / powered.sum(1, keepdims=True)
+    actual = dividemix.refine_labels(jnp.asarray(p), hot, jnp.asarray(w), 0.5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
     np.testing.assert_allclose(dividemix.sharpen(jnp.asarray(p), 1.0), p, rtol=1e-4)
 
 
-def test_mixed_losses_are_the_papers():
+def test_the_three_losses_of_dividemix_are_the_papers_equations():
     rng = np.random.default_rng(1)
     z = rng.normal(size=(6, 3))
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    t, known = rng.dirichlet(np.ones(3), 6), np.asarray([1, 0, 1, 1, 0, 0.0])
-    cross = np.mean([-(t[i] @ np.log(p[i])) for i in range(6) if known[i]])
-    square = np.mean([np.mean((p[i] - t[i]) ** 2) for i in range(6) if not known[i]])
+    t, labelled = rng.dirichlet(np.ones(3), 6), np.asarray([1, 0, 1, 1, 0, 0.0])
+    cross = np.mean([-(t[i] @ np.log(p[i])) for i in range(6) if labelled[i]])
+    square = np.mean([np.mean((p[i] - t[i]) ** 2) for i in range(6) if not labelled[i]])
     prior = sum(np.log((1 / 3) / p[:, c].mean()) / 3 for c in range(3))
-    found = dividemix.dividemix_losses(
-        jnp.asarray(z, jnp.float32), t, jnp.asarray(known)
+    actual = dividemix.dividemix_losses(
+        jnp.asarray(z, jnp.float32), t, jnp.asarray(labelled)
     )
-    np.testing.assert_allclose(found, [cross, square, prior], rtol=1e-5)
-    for nothing in (jnp.zeros(6), jnp.ones(6)):
-        assert trees.all_finite(dividemix.dividemix_losses(jnp.asarray(z), t, nothing))
+    np.testing.assert_allclose(actual, [cross, square, prior], rtol=1e-5)
+    for labelled in (jnp.zeros(6), jnp.ones(6)):
+        parts = dividemix.dividemix_losses(jnp.asarray(z), t, labelled)
+        assert trees.all_finite(parts)
 
 
-def _step(term, room, own, state, step, **fields):
-    context = room.context(term_params=own, state=state, step=step, **fields)
+def _step(term, harness, second_params, state, step, **fields):
+    context = harness.context(
+        term_params=second_params, state=state, step=step, **fields
+    )
     value, metrics = term(View(context, "term", 0))
     return value, metrics, context.term_states["term"]
 
 
 def test_the_warm_up_is_cross_entropy_of_both_networks(bench):
-    room = bench()
+    harness = bench()
     term = DivideMix(warmup=0.5)
-    own = term.init(jax.random.key(0), room.setup)
-    state = term.init_state(room.setup)
-    value, _, state = _step(term, room, own, state, 2)
-    batch = room.batches["target"]
-    wanted = np.stack(
+    second_params = term.init(jax.random.key(0), harness.setup)
+    state = term.init_state(harness.setup)
+    value, _, state = _step(term, harness, second_params, state, 2)
+    batch = harness.batches["target"]
+    expected = np.stack(
         [
             base.example_cross_entropies(
-                room.network.apply(params, room.stats, batch["x"]).logits, batch["y"]
+                harness.network.apply(params, harness.stats, batch["x"]).logits,
+                batch["y"],
             )
-            for params in (room.params, own)
+            for params in (harness.params, second_params)
         ]
     )
-    np.testing.assert_allclose(value, wanted.mean(1).sum(), rtol=1e-5)
-    np.testing.assert_allclose(state["losses"][:, batch["row"]], wanted, rtol=1e-5)
+    np.testing.assert_allclose(value, expected.mean(1).sum(), rtol=1e-5)
+    np.testing.assert_allclose(state["losses"][:, batch["row"]], expected, rtol=1e-5)
     assert state["seen"].sum() == 6
     np.testing.assert_array_equal(state["span"], [[0, 1], [0, 1]])  # nothing fitted
 
 
-def test_mixtures_are_fitted_to_what_was_seen_every_few_steps(bench):
-    room = bench()
+def test_mixtures_are_fitted_to_the_known_losses_every_few_steps(bench):
+    harness = bench()
     term = DivideMix(warmup=0.5, every=2)
-    own = term.init(jax.random.key(0), room.setup)
-    state = term.init_state(room.setup)
+    second_params = term.init(jax.random.key(0), harness.setup)
+    state = term.init_state(harness.setup)
     spans = []
     for step in (4, 5, 6, 7):
         state = {**state, "losses": state["losses"] + 0.01 * step}
-        _, metrics, state = _step(term, room, own, state, step)
+        _, metrics, state = _step(term, harness, second_params, state, step)
         spans.append(state)
     fitted = [not np.array_equal(s["span"], [[0, 1], [0, 1]]) for s in spans]
-    assert fitted == [False, True, True, True]  # 5 is the warm-up's end; then 7
-    seen = np.asarray(state["seen"]) > 0
-    losses = np.asarray(state["losses"])[0, seen]
+    assert fitted == [
+        False,
+        True,
+        True,
+        True,
+    ]  # the warm-up ends at step 5; the next fit is due at 7
+    was_seen = np.asarray(state["seen"]) > 0
+    losses = np.asarray(state["losses"])[0, was_seen]
     np.testing.assert_allclose(
         state["span"][0], [losses.min(), losses.max()], rtol=1e-5
     )
     scaled = (losses - losses.min()) / (losses.max() - losses.min())
-    wanted = fit_two_gaussians(jnp.asarray(scaled))
-    np.testing.assert_allclose(state["mixtures"].means[0], wanted.means, rtol=1e-3)
+    expected = fit_two_gaussians(jnp.asarray(scaled))
+    np.testing.assert_allclose(state["mixtures"].means[0], expected.means, rtol=1e-3)
     assert 0 <= metrics["labelled"] <= 1
 
 
-def test_each_network_is_divided_by_the_other(bench):
-    room = bench()
+def test_each_network_learns_from_the_division_by_the_other(bench):
+    harness = bench()
     term = DivideMix(warmup=0.0, every=1000)
-    own = term.init(jax.random.key(0), room.setup)
-    state = term.init_state(room.setup)
-    # To the first network every loss is low, to the second every loss is high.
+    second_params = term.init(jax.random.key(0), harness.setup)
+    state = term.init_state(harness.setup)
+    # The first network's mixture calls every loss low, the second's every loss high.
     sides = [[-1.0, 1e3], [-1e3, 1.0]]
-    made = gaussian_mixture.Mixture(
+    mixtures = gaussian_mixture.Mixture(
         jnp.asarray(sides), jnp.full((2, 2), 10.0), jnp.full((2, 2), 0.5)
     )
-    state = {**state, "mixtures": made}
-    _, metrics, _ = _step(term, room, own, state, 3)  # no fit is due
-    assert metrics["labelled"] == 0  # the model's part: by the second network
+    state = {**state, "mixtures": mixtures}
+    _, metrics, _ = _step(
+        term, harness, second_params, state, 3
+    )  # a step without a fit
+    assert metrics["labelled"] == 0  # the second network divides for the model
 
 
 def test_all_views_are_mixed(bench):
@@ -260,27 +286,32 @@ def test_all_views_are_mixed(bench):
         calls.append(x.shape)
         return x + 1.0
 
-    room = bench()
+    harness = bench()
     term = DivideMix(warmup=0.0, views=2, augment=(shift,))
-    term.check(room.setup)
-    own = term.init(jax.random.key(0), room.setup)
-    value, _, _ = _step(term, room, own, term.init_state(room.setup), 3)
+    term.check(harness.setup)
+    second_params = term.init(jax.random.key(0), harness.setup)
+    value, _, _ = _step(term, harness, second_params, term.init_state(harness.setup), 3)
     assert calls == [(6, 5)]
     assert np.isfinite(value)
 
 
 @pytest.mark.parametrize("term", [CoTeaching(), DivideMix(warmup=0.0)])
-def test_a_batch_of_one_class_is_finite(bench, term):
-    room = bench()
-    batch = {**room.batches["target"], "y": jnp.zeros(6, int)}
-    own, state = term.init(jax.random.key(0), room.setup), term.init_state(room.setup)
+def test_results_are_finite_for_a_batch_of_one_class(bench, term):
+    harness = bench()
+    batch = {**harness.batches["target"], "y": jnp.zeros(6, int)}
+    second_params, state = (
+        term.init(jax.random.key(0), harness.setup),
+        term.init_state(harness.setup),
+    )
     batches = {"target": batch}
-    value, metrics, state = _step(term, room, own, state, 3, batches=batches)
+    value, metrics, state = _step(
+        term, harness, second_params, state, 3, batches=batches
+    )
     assert trees.all_finite((value, metrics, state))
 
 
-def test_they_train_and_keep_their_second_network(digits):
-    """Both in a run: the state goes along, BatchNorm statistics of both move."""
+def test_runs_train_both_networks_and_store_the_second_ones_statistics(digits):
+    """BatchNorm statistics and trainable parameters of both networks move in a run."""
     for term in (
         CoTeaching(forget=0.3),
         DivideMix(warmup=0.3, every=2, unlabelled=1.0),
@@ -293,8 +324,8 @@ def test_they_train_and_keep_their_second_network(digits):
         run = tl.setup(exp)
         before = trees.copy(run.state)
         tl.train(run, progress=False)
-        kept = run.state.terms["task"]
-        stats = kept["stats"] if isinstance(term, DivideMix) else kept
+        term_state = run.state.terms["task"]
+        stats = term_state["stats"] if isinstance(term, DivideMix) else term_state
         start = before.terms["task"]
         start = start["stats"] if isinstance(term, DivideMix) else start
         for moved, was in ((stats, start), (run.state.stats, before.stats)):
@@ -305,8 +336,8 @@ def test_they_train_and_keep_their_second_network(digits):
         assert trees.all_finite(run.state.trainable)
 
 
-def test_cached_features_are_the_second_networks_as_well(digits):
-    """Frozen stages are shared, so that caching them changes nothing."""
+def test_caching_frozen_features_does_not_change_the_second_network(digits):
+    """The second network shares the frozen stages, so caching them changes nothing."""
     ends = []
     for cache in ("memory", "off"):
         exp = digits(
@@ -322,7 +353,7 @@ def test_cached_features_are_the_second_networks_as_well(digits):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_errors(bench):
+def test_errors_name_the_field(bench):
     setup = bench().setup
     for term, message in (
         (CoTeaching(forget=1.5), "terms.term.forget=1.5"),

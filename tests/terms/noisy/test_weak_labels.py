@@ -1,4 +1,4 @@
-"""Weak labels: candidate sets, positives alone, proportions; against loops."""
+"""Weak labels against loops: candidate sets, positives alone, label proportions."""
 
 import dataclasses
 
@@ -27,45 +27,47 @@ def _softmax(z):
     return e / e.sum(-1, keepdims=True)
 
 
-def _logits(room, stream="target"):
-    x = room.batches[stream]["x"]
-    z = room.network.apply(room.params, room.stats, x).logits
+def _logits(harness, stream="target"):
+    x = harness.batches[stream]["x"]
+    z = harness.network.apply(harness.params, harness.stats, x).logits
     return np.asarray(z, np.float64)
 
 
-def test_proden_identifies_among_the_candidates():
+def test_proden_normalizes_probabilities_over_the_candidates():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(5, 4))
     s = np.asarray([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0] * 4, [0, 1, 0, 1]])
     p = _softmax(z)
-    wanted = np.zeros((5, 4))
+    expected = np.zeros((5, 4))
     for n in range(5):
         total = sum(p[n, c] for c in range(4) if s[n, c])
         for c in range(4):
-            wanted[n, c] = p[n, c] / total if s[n, c] else 0.0
-    found = proden.candidate_weights(jnp.asarray(z, jnp.float32), jnp.asarray(s))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+            expected[n, c] = p[n, c] / total if s[n, c] else 0.0
+    actual = proden.candidate_weights(jnp.asarray(z, jnp.float32), jnp.asarray(s))
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
     far = jnp.asarray([[200.0, 0.0, -200.0]])  # p of the candidates underflows
     np.testing.assert_allclose(
         proden.candidate_weights(far, jnp.asarray([[0, 1, 1]])), [[0, 1, 0]]
     )
-    value = proden.weighted_cross_entropy(jnp.asarray(z, jnp.float32), wanted)
-    np.testing.assert_allclose(value, -np.mean((wanted * np.log(p)).sum(1)), rtol=1e-5)
+    value = proden.weighted_cross_entropy(jnp.asarray(z, jnp.float32), expected)
+    np.testing.assert_allclose(
+        value, -np.mean((expected * np.log(p)).sum(1)), rtol=1e-5
+    )
 
 
-def test_prodens_weights_are_uniform_first_and_then_the_models(bench):
-    room, term = bench("multilabel"), PRODEN()
-    term.check(room.setup)
-    batch, p = room.batches["target"], _softmax(_logits(room))
+def test_prodens_weights_are_uniform_at_first_and_later_the_models_predictions(bench):
+    harness, term = bench("multilabel"), PRODEN()
+    term.check(harness.setup)
+    batch, p = harness.batches["target"], _softmax(_logits(harness))
     s = np.asarray(batch["y"])
     weights = s / np.maximum(s.sum(1, keepdims=True), 1)
-    state = term.init_state(room.setup)
+    state = term.init_state(harness.setup)
     for _ in range(2):
-        context = room.context(state=state)
+        context = harness.context(state=state)
         value, metrics = term(View(context, "term", 0))
         state = context.term_states["term"]
-        wanted = -np.mean((weights * np.log(p)).sum(1))
-        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-7)
+        expected = -np.mean((weights * np.log(p)).sum(1))
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
         weights = s * p / np.maximum((s * p).sum(1, keepdims=True), 1e-30)
         np.testing.assert_allclose(
             state["weights"][batch["row"]], weights, rtol=1e-4, atol=1e-7
@@ -73,11 +75,11 @@ def test_prodens_weights_are_uniform_first_and_then_the_models(bench):
     np.testing.assert_allclose(metrics["candidates"], s.sum(1).mean(), rtol=1e-6)
 
 
-def test_proden_with_one_candidate_is_cross_entropy():
+def test_proden_with_a_single_candidate_is_cross_entropy():
     z, y = jnp.asarray([[1.0, 2.0, 0.5]]), np.asarray([1])
-    one = jnp.eye(3)[y]
-    found = proden.weighted_cross_entropy(z, proden.candidate_weights(z, one))
-    np.testing.assert_allclose(found, losses.cross_entropy(z, y), rtol=1e-6)
+    candidates = jnp.eye(3)[y]
+    actual = proden.weighted_cross_entropy(z, proden.candidate_weights(z, candidates))
+    np.testing.assert_allclose(actual, losses.cross_entropy(z, y), rtol=1e-6)
 
 
 def _sigmoid(x):
@@ -86,21 +88,21 @@ def _sigmoid(x):
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 @pytest.mark.parametrize("low", [False, True])
-def test_the_risk_is_the_papers_and_so_is_its_gradient(low, beta):
+def test_the_non_negative_risk_and_its_gradient_are_the_papers(low, beta):
     rng = np.random.default_rng(0)
     gp, gu = rng.normal(size=6), rng.normal(size=9) + (-6.0 if low else 2.0)
     weights, prior, gamma = np.asarray([1, 1, 0, 1, 0, 1.0]), 0.4, 0.7
-    chosen = gp[weights > 0]
-    right, wrong = _sigmoid(-chosen).mean(), _sigmoid(chosen).mean()
+    positives = gp[weights > 0]
+    right, wrong = _sigmoid(-positives).mean(), _sigmoid(positives).mean()
     negative = _sigmoid(gu).mean() - prior * wrong
     assert (negative < -beta) == low
 
     def risk(gp, gu):
         return nnpu.non_negative_risk(gp, weights, gu, prior, beta, gamma)[0]
 
-    wanted = prior * right + (-beta if low else negative)
+    expected = prior * right + (-beta if low else negative)
     gp, gu = jnp.asarray(gp, jnp.float32), jnp.asarray(gu, jnp.float32)
-    np.testing.assert_allclose(risk(gp, gu), wanted, rtol=1e-5)
+    np.testing.assert_allclose(risk(gp, gu), expected, rtol=1e-5)
     on_p, on_u = jax.grad(risk, argnums=(0, 1))(gp, gu)
     slope = _sigmoid(np.asarray(gu)) * _sigmoid(-np.asarray(gu)) / 9
     bend = _sigmoid(np.asarray(gp)) * _sigmoid(-np.asarray(gp)) * weights / 4
@@ -112,7 +114,7 @@ def test_the_risk_is_the_papers_and_so_is_its_gradient(low, beta):
         np.testing.assert_allclose(on_p, -2 * prior * bend, atol=1e-7)
 
 
-def test_margins():
+def test_margins_are_log_odds_of_the_positive_class():
     z = np.random.default_rng(0).normal(size=(4, 3))
     np.testing.assert_allclose(
         nnpu.margin(jnp.asarray(z[:, :1]), 1), z[:, 0], rtol=1e-6
@@ -120,18 +122,18 @@ def test_margins():
     two = nnpu.margin(jnp.asarray(z[:, :2]), 0)
     np.testing.assert_allclose(two, z[:, 0] - z[:, 1], rtol=1e-5)
     p = _softmax(z)
-    wanted = np.log(p[:, 1] / (1 - p[:, 1]))
-    np.testing.assert_allclose(nnpu.margin(jnp.asarray(z), 1), wanted, rtol=1e-5)
+    expected = np.log(p[:, 1] / (1 - p[:, 1]))
+    np.testing.assert_allclose(nnpu.margin(jnp.asarray(z), 1), expected, rtol=1e-5)
 
 
-def test_nnpu_reads_positives_of_one_stream_and_all_of_the_other(bench):
-    room, term = bench(), NNPU(prior=0.4, positive=2)
-    term.check(room.setup)
-    value, metrics = term(View(room.context(), "term", 0))
-    is_positive = np.asarray(room.batches["target"]["y"]) == 2
+def test_nnpu_reads_positives_of_one_stream_and_all_examples_of_the_other(bench):
+    harness, term = bench(), NNPU(prior=0.4, positive=2)
+    term.check(harness.setup)
+    value, metrics = term(View(harness.context(), "term", 0))
+    is_positive = np.asarray(harness.batches["target"]["y"]) == 2
     g = [
         np.log(p[:, 2] / (1 - p[:, 2]))
-        for p in (_softmax(_logits(room, s)) for s in ("target", "unlabelled"))
+        for p in (_softmax(_logits(harness, s)) for s in ("target", "unlabelled"))
     ]
     count = max(is_positive.sum(), 1)
     right = (is_positive * _sigmoid(-g[0])).sum() / count
@@ -142,76 +144,79 @@ def test_nnpu_reads_positives_of_one_stream_and_all_of_the_other(bench):
     np.testing.assert_allclose(metrics["positive_share"], np.mean(g[1] > 0))
 
 
-def _bags(room, term, batch=None, state=None):
-    state = term.init_state(room.setup) if state is None else state
-    given = term.constants(room.setup)
-    batches = {"target": batch or room.batches["target"]}
-    context = room.context(constants=given, state=state, batches=batches)
+def _bags(harness, term, batch=None, state=None):
+    state = term.init_state(harness.setup) if state is None else state
+    constants = term.constants(harness.setup)
+    batches = {"target": batch or harness.batches["target"]}
+    context = harness.context(constants=constants, state=state, batches=batches)
     value, metrics = term(View(context, "term", 0))
-    return value, metrics, given, context.term_states["term"]
+    return value, metrics, constants, context.term_states["term"]
 
 
-def test_bags_of_one_are_cross_entropy(bench):
-    room = bench()
-    value, _, _, _ = _bags(room, LabelProportions(size=1))
-    labels = room.batches["target"]["y"]
-    wanted = losses.cross_entropy(jnp.asarray(_logits(room)), labels)
-    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+def test_bags_of_one_example_give_cross_entropy(bench):
+    harness = bench()
+    value, _, _, _ = _bags(harness, LabelProportions(size=1))
+    labels = harness.batches["target"]["y"]
+    expected = losses.cross_entropy(jnp.asarray(_logits(harness)), labels)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-def test_bags_are_compared_as_a_whole(bench):
-    room, term = bench(), LabelProportions(size=7)
-    value, metrics, given, _ = _bags(room, term)
-    row, y = (np.asarray(room.batches["target"][k]) for k in ("row", "y"))
-    p, total = _softmax(_logits(room)), 0.0
+def test_mean_predictions_of_bags_are_compared_with_their_proportions(bench):
+    harness, term = bench(), LabelProportions(size=7)
+    value, metrics, constants, _ = _bags(harness, term)
+    row, y = (np.asarray(harness.batches["target"][k]) for k in ("row", "y"))
+    p, total = _softmax(_logits(harness)), 0.0
     bags = sorted(set((row // 7).tolist()))
     for bag in bags:
-        mine = row // 7 == bag
-        share = np.bincount(y[mine], minlength=3) / mine.sum()
-        np.testing.assert_allclose(given["proportions"][bag], share, rtol=1e-6)
-        mean = p[mine].mean(0)
+        members = row // 7 == bag
+        share = np.bincount(y[members], minlength=3) / members.sum()
+        np.testing.assert_allclose(constants["proportions"][bag], share, rtol=1e-6)
+        mean = p[members].mean(0)
         total += sum(s * np.log(s / m) for s, m in zip(share, mean) if s > 0)
     np.testing.assert_allclose(value, total / len(bags), rtol=1e-4)
     assert metrics["bags"] == len(bags)
 
 
-def test_the_rest_of_a_bag_is_remembered(bench):
-    room, term = bench(), LabelProportions(size=20)
-    batch = room.batches["target"]
-    value, _, _, state = _bags(room, term)
+def test_predictions_of_a_bags_other_examples_are_remembered(bench):
+    harness, term = bench(), LabelProportions(size=20)
+    batch = harness.batches["target"]
+    value, _, _, state = _bags(harness, term)
     half = {k: v[:3] for k, v in batch.items()}
-    again, metrics, _, _ = _bags(room, term, half, state)
+    again, metrics, _, _ = _bags(harness, term, half, state)
     np.testing.assert_allclose(again, value, rtol=1e-5)  # one bag, nothing moved
     assert metrics["remembered"] == 6
 
 
-def test_proportions_may_be_all_that_is_known(bench, tmp_path):
-    room = bench("regression")
+def test_labels_may_be_proportions_of_bags_from_a_file(bench, tmp_path):
+    harness = bench("regression")
     share = np.random.default_rng(0).dirichlet(np.ones(3), 2)
-    of = np.arange(20) % 2
-    np.save(tmp_path / "bags.npy", of + 7)
-    row = np.asarray(room.batches["target"]["row"])
-    batch = {**room.batches["target"], "y": jnp.asarray(share[of[row]], jnp.float32)}
-    setup = dataclasses.replace(room.setup, batches=lambda stream: iter([batch]))
+    bags = np.arange(20) % 2
+    np.save(tmp_path / "bags.npy", bags + 7)
+    row = np.asarray(harness.batches["target"]["row"])
+    batch = {
+        **harness.batches["target"],
+        "y": jnp.asarray(share[bags[row]], jnp.float32),
+    }
+    setup = dataclasses.replace(harness.setup, batches=lambda stream: iter([batch]))
     term = LabelProportions(bags=str(tmp_path / "bags.npy"))
     term.check(setup)
-    given = term.constants(setup)
-    np.testing.assert_array_equal(given["bags"], of)
-    np.testing.assert_allclose(given["proportions"], share, rtol=1e-5)
+    constants = term.constants(setup)
+    np.testing.assert_array_equal(constants["bags"], bags)
+    np.testing.assert_allclose(constants["proportions"], share, rtol=1e-5)
     with pytest.raises(UserError, match="at least 0"):
-        term.constants(room.setup)  # whose y are any numbers
-    np.save(tmp_path / "short.npy", of[:5])
+        term.constants(harness.setup)  # whose y may be negative
+    np.save(tmp_path / "short.npy", bags[:5])
     for name, message in (("short.npy", "each of the 20 rows"), ("no.npy", "no such")):
         with pytest.raises(UserError, match=message):
             LabelProportions(bags=str(tmp_path / name)).check(setup)
 
 
-def test_divergence_is_zero_at_the_proportions_and_absent_bags_do_not_matter():
+def test_divergence_is_zero_at_the_proportions_and_ignores_absent_bags():
     share = jnp.asarray([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
-    there = jnp.asarray([1.0, 0.0])
+    present = jnp.asarray([1.0, 0.0])
     means = jnp.asarray([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
     value, grad = jax.value_and_grad(label_proportions.bag_divergence)(
-        means, share, there
+        means, share, present
     )
     np.testing.assert_allclose(value, 0, atol=1e-6)
     assert np.isfinite(grad).all()
@@ -219,24 +224,24 @@ def test_divergence_is_zero_at_the_proportions_and_absent_bags_do_not_matter():
 
 
 @pytest.mark.parametrize("positives", [0, 1])
-def test_a_batch_of_one_class_is_finite(bench, positives):
-    room = bench()
-    batch = {**room.batches["target"], "y": jnp.full(6, positives)}
-    batches = {**room.batches, "target": batch}
+def test_gradients_are_finite_for_a_batch_of_one_class(bench, positives):
+    harness = bench()
+    batch = {**harness.batches["target"], "y": jnp.full(6, positives)}
+    batches = {**harness.batches, "target": batch}
     for term in (NNPU(), LabelProportions()):
-        state, given = term.init_state(room.setup), term.constants(room.setup)
+        state, constants = term.init_state(harness.setup), term.constants(harness.setup)
 
         @jax.grad
-        def grad(params, term=term, state=state, given=given):
-            context = room.context(
-                params, batches=batches, state=state, constants=given
+        def grad(params, term=term, state=state, constants=constants):
+            context = harness.context(
+                params, batches=batches, state=state, constants=constants
             )
             return term(View(context, "term", 0))[0]
 
-        assert all(np.isfinite(g).all() for g in jax.tree.leaves(grad(room.params)))
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(grad(harness.params)))
 
 
-def test_errors(bench):
+def test_errors_name_the_field(bench):
     setup = bench().setup
     for term, message in (
         (NNPU(prior=1.5), "terms.term.prior=1.5"),
