@@ -1,25 +1,30 @@
-"""BERT and its kin: MiniLM and other sentence encoders, RoBERTa.
+"""BERT and related encoders: MiniLM and other sentence encoders, RoBERTa.
 
 References:
   Devlin et al.: BERT, NAACL 2019. Liu et al.: RoBERTa, arXiv:1907.11692.
   Reimers & Gurevych: Sentence-BERT, EMNLP 2019 (mean pooling).
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import transformer
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
 PREDICTS = ("class", "token")
 POOLINGS = ("pooler", "mean", "first")
-REDUCTIONS = {"mean": transformer.mean_state, "first": transformer.first_state}
+_REDUCTIONS = {"mean": transformer.mean_state, "first": transformer.first_state}
 
 
 class _BertEmbeddings(nn.Module):
-    """Token, position and segment vectors, normalised, then dropout."""
+    """Token, position and segment vectors, normalized, then dropout."""
 
     vocab: int
     width: int
@@ -30,20 +35,20 @@ class _BertEmbeddings(nn.Module):
     offset: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
         ids, mask = transformer.token_inputs(x)
         transformer.check_length(ids.shape[1], self.context)
 
-        def table(rows: int, name: str):
+        def table(rows: int, name: str) -> nn.Embed:
             return nn.Embed(
                 rows, self.width, embedding_init=transformer.INIT, name=name
             )
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        where = transformer.token_positions(mask) + self.offset
+        positions = transformer.token_positions(mask) + self.offset
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
-        states += table(self.context + self.offset, "position")(where)
+        states += table(self.context + self.offset, "position")(positions)
         states = transformer.layer_norm(self.epsilon, "norm")(states)
         return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
 
@@ -58,7 +63,7 @@ class _BertLayer(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, tokens, mode):
+    def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
         x, mask = tokens
         y, _ = transformer.Attention(self.heads, name="attention")(x, mask)
         y = staged.Dropout(self.dropout, name="dropout1")(y, mode)
@@ -72,7 +77,7 @@ class _BertPooler(nn.Module):
     """tanh of an affine map of the first token's state, (batch, width)."""
 
     @nn.compact
-    def __call__(self, tokens, mode):
+    def __call__(self, tokens: Tokens, mode: staged.Mode) -> jax.Array:
         first = tokens.states[:, 0]
         dense = nn.Dense(first.shape[-1], kernel_init=transformer.INIT, name="dense")
         return jnp.tanh(dense(first))
@@ -83,9 +88,9 @@ class _BertHead(nn.Module):
 
     Attributes:
       outputs: width.
-      pooling: "mean" or "first" of what comes as Tokens; None maps each token.
+      pooling: "mean" or "first" of an input of Tokens; None maps each token.
       dropout: rate.
-      inner: RoBERTa's classifier has one tanh layer more.
+      inner: whether a tanh layer precedes (RoBERTa's classifier).
     """
 
     outputs: int
@@ -94,9 +99,9 @@ class _BertHead(nn.Module):
     inner: bool = False
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
         if isinstance(x, Tokens):
-            x = REDUCTIONS[self.pooling](x) if self.pooling else x.states
+            x = _REDUCTIONS[self.pooling](x) if self.pooling else x.states
         if self.inner:
             x = staged.Dropout(self.dropout, name="dropout1")(x, mode)
             inner = nn.Dense(x.shape[-1], kernel_init=transformer.INIT, name="inner")
@@ -115,17 +120,17 @@ class Bert(staged.Staged):
       width: of the states.
       layers, heads: their numbers.
       hidden: width inside the feed-forward layers.
-      context: most tokens of a text.
+      context: largest number of tokens of a text.
       segments: number of token types (two for pairs of texts).
       predict: "class" for one output (or regression value) per text, (batch, outputs);
         "token" for one per token, (batch, length, outputs).
-      pooling: what the head of "class" reads: BERT's "pooler", the "mean" of the real
+      pooling: input of the head of "class": BERT's "pooler", the "mean" of the real
         tokens (sentence encoders), or the "first" token.
       activation: by name.
       epsilon: of the norms.
       dropout: of embeddings, sublayers and head. (Attention weights have none.)
       offset: number of the first position (RoBERTa: 2).
-      inner: one tanh layer more in the head (RoBERTa's classifier).
+      inner: whether the head has a tanh layer more (RoBERTa's classifier).
     """
 
     vocab: int = 30_522
@@ -144,23 +149,19 @@ class Bert(staged.Staged):
     inner: bool = False
 
     @property
-    def stages(self):
+    def stages(self) -> tuple[str, ...]:
         layers = (f"layer_{i}" for i in range(self.layers))
         pooler = ("pooler",) * self.has_pooler
         return ("embeddings", *layers, *pooler, "head")
 
     @property
     def has_pooler(self) -> bool:
+        """Whether there is a stage `pooler` in front of the head."""
         return self.predict == "class" and self.pooling == "pooler"
 
-    def setup(self):
-        for field, known in (("predict", PREDICTS), ("pooling", POOLINGS)):
-            value = getattr(self, field)
-            if value not in known:
-                raise UserError(
-                    f"{field}={value!r} is unknown{nearest(value, known)} "
-                    f"(known: {', '.join(known)})."
-                )
+    def setup(self) -> None:
+        staged.check_option("predict", self.predict, PREDICTS)
+        staged.check_option("pooling", self.pooling, POOLINGS)
         transformer.check_heads(self.width, self.heads)
         embeddings = _BertEmbeddings(
             self.vocab,
@@ -182,15 +183,15 @@ class Bert(staged.Staged):
         pooling = None if self.predict == "token" else self.pooling
         self.add("head", _BertHead(self.outputs, pooling, self.dropout, self.inner))
 
-    def reduction(self):
-        return REDUCTIONS.get(self.pooling) if self.predict == "class" else None
+    def reduction(self) -> Callable[[Any], Any] | None:
+        return _REDUCTIONS.get(self.pooling) if self.predict == "class" else None
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}
 
 
-# Our modules' paths -> transformers' names, within a layer.
-LINEAR = {
+# Paths of modules within a layer -> their names in transformers.
+_LINEAR_NAMES = {
     "attention/query": "attention.self.query",
     "attention/key": "attention.self.key",
     "attention/value": "attention.self.value",
@@ -198,30 +199,30 @@ LINEAR = {
     "mlp/in": "intermediate.dense",
     "mlp/out": "output.dense",
 }
-NORMS = {
+_NORM_NAMES = {
     "attention_norm": "attention.output.LayerNorm",
     "mlp_norm": "output.LayerNorm",
 }
+_TABLE_NAMES = {"token": "word", "position": "position", "segment": "token_type"}
 
 
-def _hf_layout(model: Bert) -> weight_layout.WeightLayout:
+def _hf_layout(model: Bert) -> WeightLayout:
     """The naming of transformers, for BERT and (with an offset) RoBERTa."""
     root = "roberta" if model.offset else "bert"
-    tables = {"token": "word", "position": "position", "segment": "token_type"}
     rules = [
-        weight_layout.Rule(
-            f"{root}.embeddings.{theirs}_embeddings.weight",
-            f"embeddings/{ours}/embedding",
+        Rule(
+            f"{root}.embeddings.{name}_embeddings.weight",
+            f"embeddings/{table}/embedding",
         )
-        for ours, theirs in tables.items()
+        for table, name in _TABLE_NAMES.items()
     ]
     rules += weight_layout.norm(f"{root}.embeddings.LayerNorm", "embeddings/norm")
     for i in range(model.layers):
         source, path = f"{root}.encoder.layer.{i}", f"layer_{i}"
-        for ours, theirs in LINEAR.items():
-            rules += weight_layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
-        for ours, theirs in NORMS.items():
-            rules += weight_layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
+        for part, name in _LINEAR_NAMES.items():
+            rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}")
+        for part, name in _NORM_NAMES.items():
+            rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
     # A head of pre-training, an unused pooler, and buffers have no place here.
     unused = [r"cls\..*", r"lm_head\..*", r".*position_ids", r".*token_type_ids"]
     if model.has_pooler:
@@ -233,15 +234,20 @@ def _hf_layout(model: Bert) -> weight_layout.WeightLayout:
         rules += weight_layout.linear("classifier.dense", "head/inner")
         classifier = "classifier.out_proj"
     rules += weight_layout.linear(classifier, "head/dense")
-    return weight_layout.WeightLayout(
+    return WeightLayout(
         tuple(rules),
         ignored=tuple(unused),
         prefixes=("module.", f"{root}."),
     )
 
 
-def from_config(config: dict, **fields) -> Bert:
-    """Builds the model that a config.json of type "bert" or "roberta" describes."""
+def from_config(config: Mapping[str, Any], **fields: Any) -> Bert:
+    """Builds the model that a config.json of type "bert" or "roberta" describes.
+
+    Raises:
+      UserError: positions of another kind than "absolute".
+      KeyError: an entry that is missing.
+    """
     roberta = config.get("model_type") == "roberta"
     kind = config.get("position_embedding_type") or "absolute"
     if kind != "absolute":

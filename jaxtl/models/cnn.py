@@ -1,16 +1,22 @@
 """A plain convolutional network, staged by block."""
 
 import flax.linen as nn
+import jax
 
-from jaxtl.models import mlp, staged
+from jaxtl.models import staged
 from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.heads import DenseHead
+from jaxtl.models.layers.pooling import max_pool_2x2
+from jaxtl.models.mlp import MLPLayer
 
-_RISING = ("relu", "tanh", "sigmoid", "elu", "identity")
+# Activations that never fall: their value at the maximum is the largest of the values.
+_MONOTONIC = ("relu", "tanh", "sigmoid", "elu", "identity")
 
 
 class _CNNBlock(nn.Module):
-    """3×3 convolution, optional BatchNorm, activation, optional pooling, dropout."""
+    """Convolution, optional BatchNorm, activation, optional 2×2 max pooling."""
 
     width: int
     kernel: int
@@ -18,22 +24,26 @@ class _CNNBlock(nn.Module):
     norm: bool
     pool: bool
     activation: str
-    dropout: float
 
     @nn.compact
-    def __call__(self, x, mode):
-        kernel = (self.kernel, self.kernel)
-        bias, padding = not self.norm, self.padding
-        x = Conv(self.width, kernel, padding=padding, use_bias=bias, name="conv")(x)
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
+        conv = Conv(
+            self.width,
+            (self.kernel, self.kernel),
+            padding=self.padding,
+            use_bias=not self.norm,
+            name="conv",
+        )
+        x = conv(x)
         if self.norm:
             x = batch_norm.BatchNorm(name="bn")(x, mode)
-        act = staged.activation(self.activation)
-        # A rising activation of the maximum is the maximum of the activations.
-        if self.pool and self.activation in _RISING:
-            x = act(staged.max_pool(x))
-        else:
-            x = staged.max_pool(act(x)) if self.pool else act(x)
-        return staged.Dropout(self.dropout, name="dropout")(x, mode)
+        act = activation(self.activation)
+        if not self.pool:
+            return act(x)
+        # Pooling first leaves the activation a quarter of the values.
+        if self.activation in _MONOTONIC:
+            return act(max_pool_2x2(x))
+        return max_pool_2x2(act(x))
 
 
 class CNN(staged.Staged):
@@ -47,7 +57,7 @@ class CNN(staged.Staged):
       units: width of the hidden layer.
       kernel: side of the convolution kernels.
       padding: "SAME", or "VALID": images lose kernel − 1 rows and columns per block.
-      pool: how many blocks, counted from the last, end with 2×2 max pooling.
+      pool: number of blocks, counted from the last, that end with 2×2 max pooling.
       norm: BatchNorm after each convolution.
       activation: by name.
       dropout: rate after the hidden layer.
@@ -63,14 +73,19 @@ class CNN(staged.Staged):
     dropout: float = 0.0
 
     @property
-    def stages(self):
+    def stages(self) -> tuple[str, ...]:
         return (*(f"block{i + 1}" for i in range(len(self.widths))), "hidden", "head")
 
-    def setup(self):
+    def setup(self) -> None:
         for i, width in enumerate(self.widths):
-            pooled = i >= len(self.widths) - self.pool
-            shape = (width, self.kernel, self.padding)
-            block = _CNNBlock(*shape, self.norm, pooled, self.activation, 0.0)
+            block = _CNNBlock(
+                width,
+                self.kernel,
+                self.padding,
+                self.norm,
+                pool=i >= len(self.widths) - self.pool,
+                activation=self.activation,
+            )
             self.add(f"block{i + 1}", block)
-        self.add("hidden", mlp.MLPLayer(self.units, self.activation, self.dropout))
-        self.add("head", mlp.DenseHead(self.outputs))
+        self.add("hidden", MLPLayer(self.units, self.activation, self.dropout))
+        self.add("head", DenseHead(self.outputs))

@@ -1,14 +1,19 @@
-"""GPT-2: a causal language model with learned positions and pre-normalised layers.
+"""GPT-2: a causal language model with learned positions and pre-normalized layers.
 
 References:
   Radford et al.: Language Models are Unsupervised Multitask Learners, 2019.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
+import jax
 
 from jaxtl.core.types import Tokens
 from jaxtl.models import causal_lm, staged, weight_layout
 from jaxtl.models.layers import transformer
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
 
 class _GPT2Embeddings(nn.Module):
@@ -19,20 +24,21 @@ class _GPT2Embeddings(nn.Module):
     context: int
     dropout: float
 
-    def setup(self):
+    def setup(self) -> None:
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
         self.position = nn.Embed(
             self.context, self.width, embedding_init=transformer.INIT
         )
         self.drop = staged.Dropout(self.dropout)
 
-    def __call__(self, x, mode):
+    def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
         ids, mask = transformer.token_inputs(x)
         transformer.check_length(ids.shape[1], self.context)
         states = self.embed(ids, transformer.token_positions(mask))
         return Tokens(self.drop(states, mode), mask)
 
-    def embed(self, ids, positions):
+    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+        """Vectors of tokens at these positions, (batch, length, width)."""
         return self.token(ids) + self.position(positions)
 
 
@@ -46,7 +52,15 @@ class _GPT2Layer(nn.Module):
     dropout: float
 
     @nn.compact
-    def run(self, x, mask, mode, step=None, cache=None):
+    def run(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        mode: staged.Mode,
+        step: transformer.DecodingStep | None = None,
+        cache: transformer.KeyValueCache | None = None,
+    ) -> tuple[jax.Array, transformer.KeyValueCache | None]:
+        """The layer's output and its new cache; see `transformer.Attention`."""
         attention = transformer.Attention(
             self.heads, causal=True, fused=True, name="attention"
         )
@@ -57,7 +71,7 @@ class _GPT2Layer(nn.Module):
         y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(y)
         return x + staged.Dropout(self.dropout, name="dropout2")(y, mode), cache
 
-    def __call__(self, tokens, mode):
+    def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
 
@@ -74,7 +88,7 @@ class GPT2(causal_lm.CausalLM):
     activation: str = "gelu_tanh"
     dropout: float = 0.1
 
-    def setup(self):
+    def setup(self) -> None:
         transformer.check_heads(self.width, self.heads)
         embeddings = _GPT2Embeddings(self.vocab, self.width, self.context, self.dropout)
         self.add("embeddings", embeddings)
@@ -84,51 +98,57 @@ class GPT2(causal_lm.CausalLM):
                 self.heads, hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", causal_lm.FinalNorm(self.epsilon, rms=False))
+        self.add("norm", transformer.FinalNorm(self.epsilon, rms=False))
         self.add_head()
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}
 
 
-def _hf_layout(model: GPT2) -> weight_layout.WeightLayout:
-    """The naming of transformers; its Conv1D kernels are (in, out) like ours."""
+# Paths of dense layers within a layer -> their names in transformers, whose Conv1D
+# kernels are (in, out) like ours.
+_DENSE_NAMES = {
+    "attention/qkv": "attn.c_attn",
+    "attention/out": "attn.c_proj",
+    "mlp/in": "mlp.c_fc",
+    "mlp/out": "mlp.c_proj",
+}
+
+
+def _hf_layout(model: GPT2) -> WeightLayout:
+    """The naming of transformers."""
     rules = [
-        weight_layout.Rule("transformer.wte.weight", "embeddings/token/embedding"),
-        weight_layout.Rule("transformer.wpe.weight", "embeddings/position/embedding"),
+        Rule("transformer.wte.weight", "embeddings/token/embedding"),
+        Rule("transformer.wpe.weight", "embeddings/position/embedding"),
     ]
-    parts = {
-        "attn.c_attn": "attention/qkv",
-        "attn.c_proj": "attention/out",
-        "mlp.c_fc": "mlp/in",
-        "mlp.c_proj": "mlp/out",
-    }
     for i in range(model.layers):
         source, path = f"transformer.h.{i}", f"layer_{i}"
         rules += weight_layout.norm(f"{source}.ln_1", f"{path}/attention_norm")
         rules += weight_layout.norm(f"{source}.ln_2", f"{path}/mlp_norm")
-        for name, part in parts.items():
+        for part, name in _DENSE_NAMES.items():
             rules += [
-                weight_layout.Rule(f"{source}.{name}.weight", f"{path}/{part}/kernel"),
-                weight_layout.Rule(f"{source}.{name}.bias", f"{path}/{part}/bias"),
+                Rule(f"{source}.{name}.weight", f"{path}/{part}/kernel"),
+                Rule(f"{source}.{name}.bias", f"{path}/{part}/bias"),
             ]
     rules += weight_layout.norm("transformer.ln_f", "norm/norm")
     heads = {"next": "lm_head", "class": "score"}
-    own = model.predict == "class" or not model.tied
-    if own:
-        rules += weight_layout.linear(
-            heads.pop(model.predict), "head/dense", bias=False
-        )
+    if model.predict == "class" or not model.tied:
+        head = heads.pop(model.predict)
+        rules += weight_layout.linear(head, "head/dense", bias=False)
     unused = [rf"{name}\.weight" for name in heads.values()]
-    # Causal masks were once stored as buffers.
+    # Older files store the causal masks as buffers.
     buffers = r".*\.attn\.(masked_)?bias"
-    return weight_layout.WeightLayout(
+    return WeightLayout(
         tuple(rules), ignored=(buffers, *unused), prefixes=("transformer.",)
     )
 
 
-def from_config(config: dict, **fields) -> GPT2:
-    """Builds the model that a Hugging Face config.json of type "gpt2" describes."""
+def from_config(config: Mapping[str, Any], **fields: Any) -> GPT2:
+    """Builds the model that a Hugging Face config.json of type "gpt2" describes.
+
+    Raises:
+      KeyError: an entry that is missing.
+    """
     return GPT2(
         **{
             "vocab": config["vocab_size"],

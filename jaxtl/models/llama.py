@@ -5,13 +5,18 @@ References:
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
+import jax
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models import causal_lm, weight_layout
 from jaxtl.models.layers import transformer
+from jaxtl.models.staged import Mode
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
 
 class _LlamaEmbeddings(nn.Module):
@@ -21,15 +26,16 @@ class _LlamaEmbeddings(nn.Module):
     width: int
     context: int
 
-    def setup(self):
+    def setup(self) -> None:
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
-    def __call__(self, x, mode):
+    def __call__(self, x: Mapping[str, Any], mode: Mode) -> Tokens:
         ids, mask = transformer.token_inputs(x)
         transformer.check_length(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
-    def embed(self, ids, positions):
+    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+        """Vectors of tokens, (batch, length, width); positions are not used."""
         return self.token(ids)
 
 
@@ -45,7 +51,15 @@ class _LlamaLayer(nn.Module):
     activation: str
 
     @nn.compact
-    def run(self, x, mask, mode, step=None, cache=None):
+    def run(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        mode: Mode,
+        step: transformer.DecodingStep | None = None,
+        cache: transformer.KeyValueCache | None = None,
+    ) -> tuple[jax.Array, transformer.KeyValueCache | None]:
+        """The layer's output and its new cache; see `transformer.Attention`."""
         attention = transformer.Attention(
             self.heads,
             self.kv_heads,
@@ -63,7 +77,7 @@ class _LlamaLayer(nn.Module):
         )
         return x + mlp(transformer.rms_norm(self.epsilon, "mlp_norm")(x)), cache
 
-    def __call__(self, tokens, mode):
+    def __call__(self, tokens: Tokens, mode: Mode) -> Tokens:
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
 
@@ -75,7 +89,7 @@ class Llama(causal_lm.CausalLM):
       hidden: width inside the feed-forward layers.
       head_width: features per head; None takes width / heads.
       rope_theta: base of the rotary wavelengths.
-      rope_pairs: rotate neighbouring features (llama2.c) in place of halves.
+      rope_pairs: rotate neighboring features (llama2.c) in place of halves.
       activation: of the gate.
     """
 
@@ -93,11 +107,11 @@ class Llama(causal_lm.CausalLM):
     activation: str = "silu"
 
     @property
-    def kv_shape(self):
+    def kv_shape(self) -> tuple[int, int]:
         size = self.head_width or self.width // self.heads
         return self.kv_heads or self.heads, size
 
-    def setup(self):
+    def setup(self) -> None:
         if self.head_width is None:
             transformer.check_heads(self.width, self.heads)
         transformer.check_heads(self.heads * 2, self.heads, self.kv_heads)
@@ -114,15 +128,18 @@ class Llama(causal_lm.CausalLM):
                 self.activation,
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", causal_lm.FinalNorm(self.epsilon, rms=True))
+        self.add("norm", transformer.FinalNorm(self.epsilon, rms=True))
         self.add_head()
 
-    def layouts(self):
-        return {"hf": _layout(self, HF), "llama2.c": _layout(self, LLAMA2C)}
+    def layouts(self) -> dict[str, WeightLayout]:
+        return {
+            "hf": _layout(self, _HF_NAMES),
+            "llama2.c": _layout(self, _LLAMA2C_NAMES),
+        }
 
 
-# Our modules' paths -> the names of the two layouts.
-HF = {
+# Paths of modules -> their names in the two layouts.
+_HF_NAMES = {
     "embeddings/token": "model.embed_tokens",
     "layer": "model.layers.{}",
     "attention/query": "self_attn.q_proj",
@@ -138,7 +155,7 @@ HF = {
     "next": "lm_head",
     "class": "score",
 }
-LLAMA2C = {
+_LLAMA2C_NAMES = {
     "embeddings/token": "tok_embeddings",
     "layer": "layers.{}",
     "attention/query": "attention.wq",
@@ -156,33 +173,39 @@ LLAMA2C = {
 }
 
 
-def _layout(model: Llama, names: dict[str, str]) -> weight_layout.WeightLayout:
+def _layout(model: Llama, names: Mapping[str, str]) -> WeightLayout:
+    """The layout with these names of the modules."""
     table = f"{names['embeddings/token']}.weight"
-    rules = [weight_layout.Rule(table, "embeddings/token/embedding")]
+    rules = [Rule(table, "embeddings/token/embedding")]
     for i in range(model.layers):
         for part, name in names.items():
             source, path = f"{names['layer'].format(i)}.{name}", f"layer_{i}/{part}"
             if part.startswith(("attention/", "mlp/")):
                 rules += weight_layout.linear(source, path, bias=False)
             elif part in ("attention_norm", "mlp_norm"):
-                rules.append(weight_layout.Rule(f"{source}.weight", f"{path}/scale"))
-    rules.append(weight_layout.Rule(f"{names['norm/norm']}.weight", "norm/norm/scale"))
+                rules.append(Rule(f"{source}.weight", f"{path}/scale"))
+    rules.append(Rule(f"{names['norm/norm']}.weight", "norm/norm/scale"))
     if model.predict == "class" or not model.tied:
         rules += weight_layout.linear(names[model.predict], "head/dense", bias=False)
     # Rotary tables are computed; a head of the other kind has no place here.
-    other = names["class" if model.predict == "next" else "next"]
-    unused = [rf"{other}\.weight"]
+    other_head = names["class" if model.predict == "next" else "next"]
+    unused = [rf"{other_head}\.weight"]
     if model.predict == "next" and model.tied:
         unused.append(rf"{names['next']}\.weight")
-    return weight_layout.WeightLayout(
+    return WeightLayout(
         tuple(rules),
         ignored=(r".*rotary_emb\.inv_freq", *unused),
         prefixes=("model.",),
     )
 
 
-def from_config(config: dict, **fields) -> Llama:
-    """Builds the model that a Hugging Face config.json of type "llama" describes."""
+def from_config(config: Mapping[str, Any], **fields: Any) -> Llama:
+    """Builds the model that a Hugging Face config.json of type "llama" describes.
+
+    Raises:
+      UserError: scaled rotary positions, or layers with biases.
+      KeyError: an entry that is missing.
+    """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
@@ -210,8 +233,10 @@ def from_config(config: dict, **fields) -> Llama:
     )
 
 
-def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> Llama | None:
-    """Returns the model of a llama2.c file (configuration in "config"), or None."""
+def from_tensors(
+    shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
+) -> Llama | None:
+    """The model of a llama2.c file (its configuration is meta["config"]), or None."""
     if "tok_embeddings.weight" not in shapes or "config" not in meta:
         return None
     config = json.loads(meta["config"])

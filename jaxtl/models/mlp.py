@@ -1,34 +1,26 @@
 """The multilayer perceptron, staged by layer."""
 
 import flax.linen as nn
+import jax
 
 from jaxtl.models import staged
+from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers.heads import DenseHead
 
 
 class MLPLayer(nn.Module):
-    """h⁽ˡ⁾ = σ(W⁽ˡ⁾ h⁽ˡ⁻¹⁾ + b⁽ˡ⁾), then dropout."""
+    """h⁽ˡ⁾ = σ(W⁽ˡ⁾ h⁽ˡ⁻¹⁾ + b⁽ˡ⁾), then dropout; inputs are flattened."""
 
     width: int
     activation: str
     dropout: float
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         x = nn.Dense(self.width, name="dense")(x)
-        x = staged.activation(self.activation)(x)
+        x = activation(self.activation)(x)
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
-
-
-class DenseHead(nn.Module):
-    """An affine map to the outputs; the task's loss applies the output activation."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x, mode):
-        x = x.reshape(x.shape[0], -1)
-        return nn.Dense(self.outputs, name="dense")(x)
 
 
 class MLP(staged.Staged):
@@ -45,10 +37,10 @@ class MLP(staged.Staged):
     dropout: float = 0.0
 
     @property
-    def stages(self):
+    def stages(self) -> tuple[str, ...]:
         return (*(f"layer{i + 1}" for i in range(len(self.widths))), "head")
 
-    def setup(self):
+    def setup(self) -> None:
         for name, width in zip(self.stages, self.widths):
             self.add(name, MLPLayer(width, self.activation, self.dropout))
         self.add("head", DenseHead(self.outputs))

@@ -5,12 +5,20 @@ References:
   Applications, arXiv:1704.04861, table 1; padding, names and constants as in Keras.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import flax.linen as nn
+import jax
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.conv_cpu import PaddingPairs
+from jaxtl.models.layers.heads import PooledHead
+from jaxtl.models.layers.pooling import global_average_pool
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
 # (channels, stride) of the pointwise convolutions, by stage.
 STAGES = (
@@ -26,8 +34,8 @@ def _norm(name: str) -> batch_norm.BatchNorm:
     return batch_norm.BatchNorm(momentum=0.99, epsilon=1e-3, name=name)
 
 
-def _pad(stride: int):
-    # Keras pads below and to the right alone where it strides.
+def _pad(stride: int) -> PaddingPairs:
+    # Where it strides, Keras pads only below and to the right.
     return ((0, 1), (0, 1)) if stride == 2 else ((1, 1), (1, 1))
 
 
@@ -37,7 +45,7 @@ class _MobileNetStem(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = Conv(self.width, (3, 3), 2, _pad(2), use_bias=False, name="conv")(x)
         return nn.relu6(_norm("bn")(x, mode))
 
@@ -49,7 +57,7 @@ class _SeparableConv(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         channels = x.shape[-1]
         x = Conv(
             channels,
@@ -72,24 +80,10 @@ class _MobileNetStage(nn.Module):
     strides: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
             x = _SeparableConv(width, stride, name=f"block{i}")(x, mode)
         return x
-
-
-class _MobileNetHead(nn.Module):
-    """Global average pooling, dropout, an affine map."""
-
-    outputs: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x, mode):
-        x = staged.Dropout(self.dropout, name="dropout")(
-            staged.global_average_pool(x), mode
-        )
-        return nn.Dense(self.outputs, name="dense")(x)
 
 
 class MobileNet(staged.Staged):
@@ -105,7 +99,7 @@ class MobileNet(staged.Staged):
 
     stages = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "head")
 
-    def setup(self):
+    def setup(self) -> None:
         if not self.alpha > 0:
             raise UserError(f"alpha={self.alpha!r}: the width factor must be positive.")
         self.add("stem", _MobileNetStem(self.width(32)))
@@ -113,22 +107,22 @@ class MobileNet(staged.Staged):
             widths = tuple(self.width(w) for w, _ in blocks)
             strides = tuple(s for _, s in blocks)
             self.add(f"stage{i + 1}", _MobileNetStage(widths, strides))
-        self.add("head", _MobileNetHead(self.outputs, self.dropout))
+        self.add("head", PooledHead(self.outputs, self.dropout))
 
     def width(self, channels: int) -> int:
-        """Returns the number of channels at this width factor."""
+        """Number of channels at this width factor."""
         return int(channels * self.alpha)
 
-    def reduction(self):
-        return staged.global_average_pool
+    def reduction(self) -> Callable[[Any], Any]:
+        return global_average_pool
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"keras": _keras_layout()}
 
 
-def _keras_layout() -> weight_layout.WeightLayout:
+def _keras_layout() -> WeightLayout:
     """The naming of keras.applications.MobileNet; `conv_preds` is a 1×1 convolution."""
-    rules = [weight_layout.Rule("conv1/kernel", "stem/conv/kernel")]
+    rules = [Rule("conv1/kernel", "stem/conv/kernel")]
     rules += weight_layout.keras_batch_norm("conv1_bn", "stem/bn")
     number = 0
     for i, blocks in enumerate(STAGES):
@@ -137,24 +131,24 @@ def _keras_layout() -> weight_layout.WeightLayout:
             path = f"stage{i + 1}/block{b}"
             depthwise = f"conv_dw_{number}/depthwise_kernel"
             rules += [
-                weight_layout.Rule(depthwise, f"{path}/depthwise/kernel", "depthwise"),
+                Rule(depthwise, f"{path}/depthwise/kernel", "depthwise"),
                 *weight_layout.keras_batch_norm(f"conv_dw_{number}_bn", f"{path}/bn1"),
-                weight_layout.Rule(
+                Rule(
                     f"conv_pw_{number}/kernel", f"{path}/pointwise/kernel", "pointwise"
                 ),
                 *weight_layout.keras_batch_norm(f"conv_pw_{number}_bn", f"{path}/bn2"),
             ]
     rules += [
-        weight_layout.Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
-        weight_layout.Rule("conv_preds/bias", "head/dense/bias"),
+        Rule("conv_preds/kernel", "head/dense/kernel", "pointwise"),
+        Rule("conv_preds/bias", "head/dense/bias"),
     ]
-    return weight_layout.WeightLayout(
-        tuple(rules), stem="stem/conv/kernel", **weight_layout.HALVES
-    )
+    return WeightLayout(tuple(rules), stem="stem/conv/kernel", **weight_layout.HALVES)
 
 
-def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> MobileNet | None:
-    """Returns the model that a Keras file is of, None if it is none."""
+def from_tensors(
+    shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
+) -> MobileNet | None:
+    """The model that a Keras file was written from, None for other files."""
     if "conv_dw_13/depthwise_kernel" not in shapes or "conv1/kernel" not in shapes:
         return None
     outputs = shapes.get("conv_preds/bias", (None,))[0]

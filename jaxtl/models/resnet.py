@@ -5,17 +5,21 @@ References:
   The stride of a bottleneck is in its 3×3 convolution, as in torchvision ("v1.5").
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.conv import Conv
-from jaxtl.models.resnet_cifar import PooledHead
+from jaxtl.models.layers.heads import PooledHead
+from jaxtl.models.layers.pooling import global_average_pool, max_pool_3x3
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
-# depth -> (blocks per stage, bottleneck)
+# depth -> (blocks per stage, whether they are bottlenecks)
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -41,33 +45,14 @@ def _conv(width: int, kernel: int, stride: int, name: str) -> Conv:
     )
 
 
-def _max_pool_3x3(x: jax.Array) -> jax.Array:
-    """3×3 max pooling of stride 2 with a border of 1, (batch, H, W, C).
-
-    Maxima of strided slices, one axis after the other: on CPU the gradient of
-    `nn.max_pool` is more than ten times slower.
-    """
-    for axis in (1, 2):
-        size = x.shape[axis]
-        widths = [(0, 0)] * 4
-        widths[axis] = (1, 1)
-        x = jnp.pad(x, widths, constant_values=-jnp.inf)
-        count = (size - 1) // 2 + 1
-        parts = [
-            jax.lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis) for i in range(3)
-        ]
-        x = jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
-    return x
-
-
 class _ResNetBlock(nn.Module):
     """A residual block: 3×3, 3×3, or as a bottleneck 1×1, 3×3, 1×1 of 4 × width.
 
     Attributes:
       width: channels of the 3×3 convolution.
       stride: of the block.
-      bottleneck: which of the two.
-      project: the shortcut is a strided 1×1 convolution with BatchNorm.
+      bottleneck: whether it is the second form.
+      project: whether the shortcut is a strided 1×1 convolution with BatchNorm.
     """
 
     width: int
@@ -76,17 +61,18 @@ class _ResNetBlock(nn.Module):
     project: bool
 
     @nn.compact
-    def __call__(self, x, mode):
-        kernels, at = ((1, 3, 1), 1) if self.bottleneck else ((3, 3), 0)
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
+        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
+        strided = 1 if self.bottleneck else 0  # index of the convolution that strides
         out = self.width * 4 if self.bottleneck else self.width
         y = x
         for i, kernel in enumerate(kernels):
-            end = i == len(kernels) - 1
-            stride = self.stride if i == at else 1
-            width = out if end else self.width
+            last = i == len(kernels) - 1
+            stride = self.stride if i == strided else 1
+            width = out if last else self.width
             y = _conv(width, kernel, stride, f"conv{i + 1}")(y)
             y = batch_norm.BatchNorm(name=f"bn{i + 1}")(y, mode)
-            y = y if end else nn.relu(y)
+            y = y if last else nn.relu(y)
         if self.project:
             x = _conv(out, 1, self.stride, "shortcut_conv")(x)
             x = batch_norm.BatchNorm(name="shortcut_bn")(x, mode)
@@ -99,13 +85,13 @@ class _ResNetStem(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = _conv(self.width, 7, 2, "conv")(x)
-        return _max_pool_3x3(nn.relu(batch_norm.BatchNorm(name="bn")(x, mode)))
+        return max_pool_3x3(nn.relu(batch_norm.BatchNorm(name="bn")(x, mode)))
 
 
 class _ResNetStage(nn.Module):
-    """The blocks of one resolution; the first strides and projects."""
+    """The blocks of one resolution, of which the first strides and projects."""
 
     width: int
     stride: int
@@ -113,10 +99,10 @@ class _ResNetStage(nn.Module):
     bottleneck: bool
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         for i in range(self.depth):
             stride = self.stride if i == 0 else 1
-            # The first stage of the plain form keeps its shape: nothing to project.
+            # The first stage of the plain form changes no shape: nothing to project.
             project = i == 0 and (self.bottleneck or stride > 1)
             block = _ResNetBlock(
                 self.width, stride, self.bottleneck, project, name=f"block{i}"
@@ -132,7 +118,7 @@ class ResNetImageNet(staged.Staged):
       depth: 18, 34, 50, 101 or 152.
       width: channels of the stem.
       sizes: blocks per stage and whether they are bottlenecks, in place of `depth`;
-        for networks that have no number.
+        for networks whose depth is none of these.
       bottleneck: see `sizes`.
     """
 
@@ -151,14 +137,14 @@ class ResNetImageNet(staged.Staged):
                 raise UserError(f"sizes={self.sizes}: expected 4 numbers of blocks.")
             return tuple(self.sizes), self.bottleneck
         if self.depth not in DEPTHS:
-            near = min(DEPTHS, key=lambda d: abs(d - self.depth))
+            closest = min(DEPTHS, key=lambda d: abs(d - self.depth))
             raise UserError(
                 f"depth={self.depth}: a ResNet has {', '.join(map(str, DEPTHS))} "
-                f"layers; the nearest is {near}."
+                f"layers; the nearest is {closest}."
             )
         return DEPTHS[self.depth]
 
-    def setup(self):
+    def setup(self) -> None:
         sizes, bottleneck = self.form
         self.add("stem", _ResNetStem(self.width))
         for i, size in enumerate(sizes):
@@ -166,14 +152,14 @@ class ResNetImageNet(staged.Staged):
             self.add(f"stage{i + 1}", _ResNetStage(width, stride, size, bottleneck))
         self.add("head", PooledHead(self.outputs))
 
-    def reduction(self):
-        return staged.global_average_pool
+    def reduction(self) -> Callable[[Any], Any]:
+        return global_average_pool
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"torchvision": _torchvision_layout(self), "hf": _hf_layout(self)}
 
 
-def _torchvision_layout(model: ResNetImageNet) -> weight_layout.WeightLayout:
+def _torchvision_layout(model: ResNetImageNet) -> WeightLayout:
     """The naming of torchvision.models.resnet."""
     sizes, bottleneck = model.form
     rules = [
@@ -187,14 +173,16 @@ def _torchvision_layout(model: ResNetImageNet) -> weight_layout.WeightLayout:
                 rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
                 rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
             if b == 0 and (bottleneck or i > 0):
-                short = f"{source}.downsample"
-                rules += weight_layout.conv(f"{short}.0", f"{path}/shortcut_conv")
-                rules += weight_layout.batch_norm(f"{short}.1", f"{path}/shortcut_bn")
+                shortcut = f"{source}.downsample"
+                rules += weight_layout.conv(f"{shortcut}.0", f"{path}/shortcut_conv")
+                rules += weight_layout.batch_norm(
+                    f"{shortcut}.1", f"{path}/shortcut_bn"
+                )
     rules += weight_layout.linear("fc", "head/dense")
     return _layout(rules, ("module.",))
 
 
-def _hf_layout(model: ResNetImageNet) -> weight_layout.WeightLayout:
+def _hf_layout(model: ResNetImageNet) -> WeightLayout:
     """The naming of transformers' ResNet."""
     sizes, bottleneck = model.form
     stem = "resnet.embedder.embedder"
@@ -223,8 +211,8 @@ def _hf_layout(model: ResNetImageNet) -> weight_layout.WeightLayout:
     return _layout(rules, ("resnet.",))
 
 
-def _layout(rules, prefixes) -> weight_layout.WeightLayout:
-    return weight_layout.WeightLayout(
+def _layout(rules: list[Rule], prefixes: tuple[str, ...]) -> WeightLayout:
+    return WeightLayout(
         tuple(rules),
         ignored=(weight_layout.COUNTERS,),
         prefixes=prefixes,
@@ -233,34 +221,45 @@ def _layout(rules, prefixes) -> weight_layout.WeightLayout:
     )
 
 
-def from_config(config: dict, **fields) -> ResNetImageNet:
-    """Builds the model that a config.json of type "resnet" describes."""
+def from_config(config: Mapping[str, Any], **fields: Any) -> ResNetImageNet:
+    """Builds the model that a config.json of type "resnet" describes.
+
+    Raises:
+      UserError: a form that was not published: other widths, activations or strides.
+      KeyError: an entry that is missing.
+    """
     bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
     width, sizes = config.get("embedding_size", 64), tuple(config["depths"])
     widths = [width * 2**i * (4 if bottleneck else 1) for i in range(4)]
-    plain = (
+    published = (
         list(config["hidden_sizes"]) == widths
         and config.get("hidden_act", "relu") == "relu"
         and not config.get("downsample_in_first_stage")
         and not config.get("downsample_in_bottleneck")
     )
-    if not plain:
+    if not published:
         raise UserError(
             "config.json: this ResNet differs from the published ones "
             f"(hidden_sizes {config['hidden_sizes']}, expected {widths}; relu; stride "
             "in the 3×3 convolution)."
         )
-    shape = {"sizes": sizes, "bottleneck": bottleneck}
+    return ResNetImageNet(
+        **{**_form_fields(sizes, bottleneck), "width": width, **fields}
+    )
+
+
+def _form_fields(sizes: tuple[int, ...], bottleneck: bool) -> dict[str, Any]:
+    """Fields of the model with these blocks: its `depth`, or `sizes` if it has none."""
     for depth, form in DEPTHS.items():
         if form == (sizes, bottleneck):
-            shape = {"depth": depth}
-    return ResNetImageNet(**{**shape, "width": width, **fields})
+            return {"depth": depth}
+    return {"sizes": sizes, "bottleneck": bottleneck}
 
 
 def from_tensors(
-    shapes: dict[str, tuple[int, ...]], meta: dict
+    shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
 ) -> ResNetImageNet | None:
-    """Returns the model that a torchvision file is of, None if it is none."""
+    """The model that a torchvision file was written from, None for other files."""
     if "fc.weight" not in shapes or "layer4.0.conv1.weight" not in shapes:
         return None
     bottleneck = "layer1.0.conv3.weight" in shapes
@@ -268,10 +267,8 @@ def from_tensors(
         sum(f"layer{i}.{b}.conv1.weight" in shapes for b in range(100))
         for i in range(1, 5)
     )
-    depth = next((d for d, form in DEPTHS.items() if form == (sizes, bottleneck)), None)
-    known = {"sizes": sizes, "bottleneck": bottleneck}
     return ResNetImageNet(
         outputs=shapes["fc.weight"][0],
         width=shapes["conv1.weight"][0],
-        **({"depth": depth} if depth else known),
+        **_form_fields(sizes, bottleneck),
     )

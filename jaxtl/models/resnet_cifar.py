@@ -5,13 +5,20 @@ References:
   section 4.2 (ResNet-20 has 269,722 parameters for 10 classes).
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.heads import PooledHead
+from jaxtl.models.layers.pooling import global_average_pool
+from jaxtl.models.weight_layout import WeightLayout
 
 _INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -24,8 +31,8 @@ def _conv(width: int, stride: int, name: str) -> Conv:
     )
 
 
-def _option_a_shortcut(x, width: int, stride: int):
-    """Option A: every `stride`-th pixel, new channels zero on both sides."""
+def _option_a_shortcut(x: jax.Array, width: int, stride: int) -> jax.Array:
+    """Every `stride`-th pixel, with channels of zeros on both sides of x's."""
     x = x[:, ::stride, ::stride]
     extra = width - x.shape[-1]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
@@ -38,7 +45,7 @@ class _CifarBlock(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         y = _conv(self.width, self.stride, "conv1")(x)
         y = nn.relu(batch_norm.BatchNorm(name="bn1")(y, mode))
         y = _conv(self.width, 1, "conv2")(y)
@@ -52,34 +59,24 @@ class _CifarStem(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = _conv(self.width, 1, "conv")(x)
         return nn.relu(batch_norm.BatchNorm(name="bn")(x, mode))
 
 
 class _CifarStage(nn.Module):
-    """n basic blocks, the first with the stage's stride."""
+    """A stage of blocks, of which the first has the stage's stride."""
 
     width: int
     stride: int
     depth: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         for i in range(self.depth):
             stride = self.stride if i == 0 else 1
             x = _CifarBlock(self.width, stride, name=f"block{i}")(x, mode)
         return x
-
-
-class PooledHead(nn.Module):
-    """Global average pooling and an affine map."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x, mode):
-        return nn.Dense(self.outputs, name="dense")(staged.global_average_pool(x))
 
 
 class ResNet(staged.Staged):
@@ -97,16 +94,16 @@ class ResNet(staged.Staged):
 
     @property
     def blocks(self) -> int:
-        """Blocks per stage."""
+        """Number of blocks per stage."""
         return (self.depth - 2) // 6
 
-    def reduction(self):
-        return staged.global_average_pool
+    def reduction(self) -> Callable[[Any], Any]:
+        return global_average_pool
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"akamaster": _akamaster_layout(self)}
 
-    def setup(self):
+    def setup(self) -> None:
         if self.depth < 8 or (self.depth - 2) % 6:
             raise UserError(
                 f"depth={self.depth}: a CIFAR ResNet has 6n + 2 layers; "
@@ -115,13 +112,12 @@ class ResNet(staged.Staged):
         self.add("stem", _CifarStem(self.width))
         for i in range(3):
             stride = 1 if i == 0 else 2
-            self.add(
-                f"stage{i + 1}", _CifarStage(self.width * 2**i, stride, self.blocks)
-            )
+            stage = _CifarStage(self.width * 2**i, stride, self.blocks)
+            self.add(f"stage{i + 1}", stage)
         self.add("head", PooledHead(self.outputs))
 
 
-def _akamaster_layout(model: ResNet) -> weight_layout.WeightLayout:
+def _akamaster_layout(model: ResNet) -> WeightLayout:
     """The naming of github.com/akamaster/pytorch_resnet_cifar10."""
     rules = [
         *weight_layout.conv("conv1", "stem/conv"),
@@ -134,7 +130,7 @@ def _akamaster_layout(model: ResNet) -> weight_layout.WeightLayout:
                 rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
                 rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
     rules += weight_layout.linear("linear", "head/dense")
-    return weight_layout.WeightLayout(
+    return WeightLayout(
         tuple(rules),
         ignored=(weight_layout.COUNTERS,),
         prefixes=("module.",),
@@ -143,8 +139,10 @@ def _akamaster_layout(model: ResNet) -> weight_layout.WeightLayout:
     )
 
 
-def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> ResNet | None:
-    """Returns the model that an akamaster file is of, None if it is none."""
+def from_tensors(
+    shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
+) -> ResNet | None:
+    """The model that an akamaster file was written from, None for other files."""
     if "linear.weight" not in shapes or "layer3.0.conv1.weight" not in shapes:
         return None
     blocks = sum(f"layer1.{b}.conv1.weight" in shapes for b in range(100))

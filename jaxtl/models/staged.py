@@ -1,13 +1,13 @@
-"""What makes a row of linen modules a staged network.
+"""Staged networks: linen models as an ordered row of named stages.
 
-A family subclasses `Staged`, names its stages in `stages` and builds one module per
-stage in `setup` with `self.add(name, module)`. Each stage is a `Stage`: a module whose
-`__call__(x, mode)` asks `mode` what is in training.
+A model family subclasses `Staged`, names its stages in `stages`, and builds one module
+per stage in `setup` with `self.add(name, module)`. The `__call__(x, mode)` of a stage's
+module asks `mode` which of its layers are in training mode.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,40 +16,22 @@ import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
-from jaxtl.core.types import Network, Output
+from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.models.layers.fusion_barrier import fusion_barrier
 from jaxtl.models.weight_layout import WeightLayout
-
-ACTIVATIONS: dict[str, Callable] = {
-    "relu": nn.relu,
-    "gelu": nn.gelu,
-    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
-    "gelu_exact": functools.partial(nn.gelu, approximate=False),
-    "tanh": jnp.tanh,
-    "sigmoid": nn.sigmoid,
-    "silu": nn.silu,
-    "elu": nn.elu,
-    "identity": lambda x: x,
-}
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
-def activation(name: str) -> Callable:
-    """Returns the activation function of that name."""
-    if name not in ACTIVATIONS:
-        raise UserError(
-            f"activation={name!r} is unknown{nearest(name, ACTIVATIONS)} "
-            f"(known: {', '.join(ACTIVATIONS)})."
-        )
-    return ACTIVATIONS[name]
-
-
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """Which stages train, and which modules within them keep their statistics.
+    """What is in training mode during one forward pass.
 
-    `stochnorm` is that of `Staged`.
+    Attributes:
+      train: names of the stages in training mode.
+      frozen_stats: paths of modules that keep their statistics although their stage
+        trains.
+      stochnorm: probability of the moving statistics, see `Staged`.
     """
 
     train: tuple[str, ...] = ()
@@ -57,23 +39,23 @@ class Mode:
     stochnorm: float = 0.0
 
     def dropout(self, module: nn.Module) -> bool:
-        """Returns whether dropout in this module is on."""
+        """Whether dropout in this module is on."""
         return module.path[0] in self.train
 
     def statistics(self, module: nn.Module) -> bool:
-        """Returns whether this module uses and updates batch statistics."""
+        """Whether this module uses and updates the batch's own statistics."""
         inside = "/".join(module.path) + "/"
-        held = any(inside.startswith(path + "/") for path in self.frozen_stats)
-        return module.path[0] in self.train and not held
+        frozen = any(inside.startswith(path + "/") for path in self.frozen_stats)
+        return module.path[0] in self.train and not frozen
 
 
 class Dropout(nn.Module):
-    """Dropout that asks the mode whether it is on."""
+    """Dropout, on where the mode says that the module's stage trains."""
 
     rate: float
 
     @nn.compact
-    def __call__(self, x, mode: Mode):
+    def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
         if self.rate == 0.0:
             return x
         return nn.Dropout(self.rate, deterministic=not mode.dropout(self))(x)
@@ -88,12 +70,12 @@ class Staged(nn.Module):
       dtype: dtype of the computation ("bfloat16"); None takes that of the parameters.
         Statistics and softmax stay in float32, the last stage returns float32.
       param_dtype: dtype in which parameters are stored and trained.
-      remat: recompute each stage in the backward pass instead of keeping its inner
+      remat: recompute each stage in the backward pass instead of storing its inner
         activations.
-      stochnorm: probability with which each channel of each BatchNorm is normalised
+      stochnorm: probability with which each channel of each BatchNorm is normalized
         by its moving statistics in place of the batch's, in training mode alone (Kou
         et al., Stochastic Normalization, NeurIPS 2020; there 0.5, and 1 − p). The
-        moving ones follow the batch as ever; 0 is plain BatchNorm.
+        moving statistics are updated as usual; 0 is plain BatchNorm.
     """
 
     outputs: int | None = None
@@ -104,47 +86,74 @@ class Staged(nn.Module):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        raise TypeError(f"{type(self).__name__} names no stages")
+        """Names of the stages in order."""
+        raise TypeError(f"{type(self).__name__} does not define its stages")
 
     def layouts(self) -> dict[str, WeightLayout]:
-        """Returns the known file layouts of this architecture, the usual one first."""
+        """File layouts that the family reads and writes, by name, the usual one first.
+
+        Empty for a family of which no other library has weights.
+        """
         return {}
 
-    def reduction(self) -> Callable | None:
-        """Returns what the head begins with, without parameters (`Network.reduce`)."""
+    def reduction(self) -> Callable[[Any], Any] | None:
+        """The head's first part, without parameters (`Network.reduce`), or None."""
         return None
 
-    def adapt(self, path: str, x: Any) -> Any:
-        """Returns a leaf read from a file as this model wants it (image sizes, say)."""
-        return x
+    def adapt(self, path: str, leaf: Any) -> Any:
+        """Converts one leaf of a file to this model's shape (image sizes, say)."""
+        return leaf
 
     def add(self, name: str, module: nn.Module) -> None:
         """Registers a stage under its own name (linen would prefix dict entries)."""
         setattr(self, name, module)
 
-    def __call__(self, x, mode: Mode = Mode(), start=None, stop=None):
-        def run(module, x):
+    def __call__(
+        self,
+        x: Any,
+        mode: Mode = Mode(),
+        start: str | None = None,
+        stop: str | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Runs the stages from `start` to `stop`, both included.
+
+        Args:
+          x: the input of the stage `start`, the model's inputs if that is None.
+          mode: what is in training mode.
+          start, stop: names of stages; None for the first and the last.
+
+        Returns:
+          The last output, and the output of every stage that ran by its name.
+        """
+
+        def run(module: nn.Module, x: Any) -> Any:
             return module(x, mode)
 
         run = nn.remat(run) if self.remat else run
-        features, given = {}, x
-        for name in span(self.stages, start, stop):
+        features, inputs = {}, x
+        for name in stage_range(self.stages, start, stop):
             x = fusion_barrier(run(getattr(self, name), x))
             if 0 in getattr(x, "shape", ())[1:]:
                 raise UserError(
-                    f"inputs of shape {tuple(given.shape)} are too small for "
+                    f"inputs of shape {tuple(inputs.shape)} are too small for "
                     f"{type(self).__name__}: nothing is left of them at {name!r}."
                 )
             features[name] = x
         return x, features
 
     def pure(self) -> Network:
-        """Returns the pair of pure functions that the rest of the house sees."""
-        return _pure(self)
+        """The model as a pair of pure functions; equal models share one `Network`."""
+        return _network_of(self)
 
 
-def span(stages: tuple[str, ...], start: str | None, stop: str | None):
-    """Returns the stages from `start` to `stop`, both included."""
+def stage_range(
+    stages: tuple[str, ...], start: str | None, stop: str | None
+) -> tuple[str, ...]:
+    """The stages from `start` to `stop`, both included; None for the first or last.
+
+    Raises:
+      UserError: an unknown stage, or `start` behind `stop`.
+    """
     for field, name in (("start", start), ("stop", stop)):
         if name is not None and name not in stages:
             raise UserError(
@@ -152,14 +161,23 @@ def span(stages: tuple[str, ...], start: str | None, stop: str | None):
                 f"(stages: {', '.join(stages)})."
             )
     first = stages.index(start) if start else 0
-    last = stages.index(stop) + 1 if stop else len(stages)
-    if first >= last:
+    end = stages.index(stop) + 1 if stop else len(stages)
+    if first >= end:
         raise UserError(f"start={start!r} comes after stop={stop!r} in {stages}.")
-    return stages[first:last]
+    return stages[first:end]
 
 
-def _floating_dtype(field: str, name: str):
-    """Returns the floating dtype of that name."""
+def check_option(field: str, value: str, options: tuple[str, ...]) -> None:
+    """Raises UserError where a field's value is none of its options."""
+    if value not in options:
+        raise UserError(
+            f"{field}={value!r} is unknown{nearest(value, options)} "
+            f"(known: {', '.join(options)})."
+        )
+
+
+def _floating_dtype(field: str, name: str) -> jnp.dtype:
+    """The floating dtype of that name; UserError names the field where it is none."""
     if name not in FLOATS:
         raise UserError(
             f"{field}={name!r} is no floating dtype{nearest(name, FLOATS)} "
@@ -168,46 +186,35 @@ def _floating_dtype(field: str, name: str):
     return jnp.dtype(name)
 
 
-def cast_tree(tree, dtype):
-    """Returns the tree with its floating leaves in another dtype."""
+def cast_tree(tree: PyTree, dtype: Any) -> PyTree:
+    """Casts the floating leaves of a tree; others stay as they are."""
 
-    def leaf(x):
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    def cast(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(leaf, tree)
+    return jax.tree.map(cast, tree)
 
 
 @functools.cache
-def _pure(module: Staged) -> Network:
+def _network_of(module: Staged) -> Network:
     param_dtype = _floating_dtype("param_dtype", module.param_dtype)
     # None leaves the values their dtype: float64 stays float64 in an exact check.
-    asked = module.dtype or (None if param_dtype == jnp.float32 else param_dtype.name)
-    dtype = asked and _floating_dtype("dtype", asked)
+    name = module.dtype or (None if param_dtype == jnp.float32 else param_dtype.name)
+    dtype = name and _floating_dtype("dtype", name)
     if not 0.0 <= module.stochnorm <= 1.0:
         raise UserError(f"stochnorm={module.stochnorm}: expected a number in [0, 1].")
 
-    def init(key, x):
-        # Every collection is initialised in evaluation mode: no key but the
-        # parameters' is needed and statistics start at their initial values.
-        variables = dict(module.init(key, x))
-        params = cast_tree(variables["params"], param_dtype)
-        stats = variables.get("batch_stats", {})
-        if module.stochnorm and not stats:
-            raise UserError(
-                f"stochnorm={module.stochnorm}: {type(module).__name__} has no "
-                "BatchNorm here, so it would do nothing; leave it out."
-            )
-        return params, stats
+    def init(key: jax.Array, x: Any) -> tuple[PyTree, PyTree]:
+        return _init(module, param_dtype, key, x)
 
     def apply(
         params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
     ) -> Output:
-        # Modules compute in the dtype of what they get, so one cast decides for all.
+        # Modules compute in the dtype of their inputs, so one cast decides for all.
         if dtype:
             params, x = cast_tree((params, x), dtype)
-        variables = {"params": params, "batch_stats": stats}
-        (out, features), new = module.apply(
-            variables,
+        (out, features), updates = module.apply(
+            {"params": params, "batch_stats": stats},
             x,
             mode=Mode(tuple(train), tuple(frozen_stats), module.stochnorm),
             start=start,
@@ -217,14 +224,14 @@ def _pure(module: Staged) -> Network:
         )
         if dtype and module.stages[-1] in features:
             out = features[module.stages[-1]] = as_float32(out)
-        # Stages that did not run return no statistics: keep theirs.
-        return Output(out, features, {**stats, **new.get("batch_stats", {})})
+        # Stages that did not run return no statistics: theirs stay.
+        return Output(out, features, {**stats, **updates.get("batch_stats", {})})
 
-    def taps(params, stats, x, nudges, *, stop=None):
-        inputs, watch = _watch(nudges)
+    def taps(params, stats, x, nudges, *, stop=None) -> tuple[Output, dict]:
+        inputs, interceptor = _dense_inputs(nudges)
         # What is recomputed in the backward pass can't be shown outside of it.
-        plain = _pure(module.clone(remat=False)) if module.remat else network
-        with nn.intercept_methods(watch):
+        plain = _network_of(module.clone(remat=False)) if module.remat else network
+        with nn.intercept_methods(interceptor):
             out = plain.apply(params, stats, x, stop=stop)
         return out, inputs
 
@@ -232,11 +239,37 @@ def _pure(module: Staged) -> Network:
     return network
 
 
-def _watch(nudges):
-    """Returns {path: input of a dense layer}, to be filled, and its interceptor."""
-    inputs = {}
+def _init(
+    module: Staged, param_dtype: jnp.dtype, key: jax.Array, x: Any
+) -> tuple[PyTree, PyTree]:
+    """Initial parameters and statistics.
 
-    def watch(call, args, kwargs, context):
+    Every collection is initialized in evaluation mode: no key but the parameters' is
+    needed, and statistics start at their initial values.
+    """
+    variables = dict(module.init(key, x))
+    params = cast_tree(variables["params"], param_dtype)
+    stats = variables.get("batch_stats", {})
+    if module.stochnorm and not stats:
+        raise UserError(
+            f"stochnorm={module.stochnorm}: {type(module).__name__} has no BatchNorm "
+            "here, so it would do nothing; leave it out."
+        )
+    return params, stats
+
+
+def _dense_inputs(
+    nudges: Mapping[str, jax.Array],
+) -> tuple[dict[str, jax.Array], Callable[..., Any]]:
+    """A dict of the inputs of dense layers by path, and the interceptor that fills it.
+
+    The interceptor also adds to a layer's output the nudge of that path, if any.
+    """
+    inputs: dict[str, jax.Array] = {}
+
+    def interceptor(
+        call: Callable[..., Any], args: tuple, kwargs: dict, context
+    ) -> Any:
         out = call(*args, **kwargs)
         module = context.module
         if not isinstance(module, nn.Dense) or context.method_name != "__call__":
@@ -248,28 +281,13 @@ def _watch(nudges):
         # The dtype of the pass stays what it would be without nudges.
         return out + nudges[path].astype(out.dtype) if path in nudges else out
 
-    return inputs, watch
-
-
-def global_average_pool(x: jax.Array) -> jax.Array:
-    """Global average pooling of (batch, H, W, C); what is (batch, C) stays as it is."""
-    return x.mean((1, 2)) if x.ndim == 4 else x
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """2×2 max pooling with stride 2 of (batch, H, W, C); odd borders are cut off.
-
-    Pairwise maxima of strided slices: on CPU the gradient of `nn.max_pool` is more than
-    ten times slower. Where values tie, the gradient is split between them.
-    """
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    x = x[:, :height, :width]
-    x = jnp.maximum(x[:, ::2], x[:, 1::2])
-    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return inputs, interceptor
 
 
 def foreign(
-    init: Callable, apply: Callable, stages: tuple[str, ...] | None = None
+    init: Callable[..., PyTree],
+    apply: Callable[..., jax.Array],
+    stages: tuple[str, ...] | None = None,
 ) -> Network:
     """Makes a network of any pure `(init, apply)` pair, of whatever library.
 
@@ -282,16 +300,15 @@ def foreign(
     Returns:
       A `Network`. It offers no features, and no `start`/`stop`.
     """
-
     names = stages or ("head",)
 
-    def wrapped_init(key, x):
+    def staged_init(key: jax.Array, x: Any) -> tuple[PyTree, PyTree]:
         params = init(key, x)
         return (params if stages else {"head": params}), {}
 
-    def wrapped_apply(
+    def staged_apply(
         params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
-    ):
+    ) -> Output:
         if start is not None or stop not in (None, names[-1]):
             raise UserError(
                 "this model is a plain (init, apply) pair and can't start or stop at "
@@ -300,4 +317,4 @@ def foreign(
         out = apply(params if stages else params["head"], x)
         return Output(out, {names[-1]: out}, stats)
 
-    return Network(names, wrapped_init, wrapped_apply, can_start=False)
+    return Network(names, staged_init, staged_apply, can_start=False)

@@ -5,46 +5,32 @@ References:
   E); BatchNorm, names and the pooling to 7×7 as in torchvision.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.heads import DenseHead
+from jaxtl.models.layers.pooling import adaptive_average_pool, max_pool_2x2
+from jaxtl.models.weight_layout import WeightLayout
 
-# depth -> convolutions per stage; stages have 64, 128, 256, 512, 512 channels.
+# depth -> convolutions per stage
 DEPTHS = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-FACTORS = (1, 2, 4, 8, 8)
+# Channels of each stage as multiples of the first's: 64, 128, 256, 512, 512.
+_FACTORS = (1, 2, 4, 8, 8)
 
+_DENSE_INIT = nn.initializers.normal(0.01)
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def _adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """Averages (batch, H, W, C) to (batch, size, size, C), as torch's adaptive pool.
-
-    Output i averages the rows ⌊i·H/size⌋ … ⌈(i+1)·H/size⌉ − 1; where H < size, rows
-    repeat.
-    """
-
-    def averages(length: int) -> np.ndarray:
-        matrix = np.zeros((size, length), np.float32)
-        for i in range(size):
-            start, end = i * length // size, -((-(i + 1) * length) // size)
-            matrix[i, start:end] = 1 / (end - start)
-        return matrix
-
-    if x.shape[1:3] == (size, size):
-        return x
-    rows, columns = (averages(n).astype(x.dtype) for n in x.shape[1:3])
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x)
 
 
 class _VGGStage(nn.Module):
@@ -55,14 +41,14 @@ class _VGGStage(nn.Module):
     norm: bool
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         for i in range(self.depth):
             name, pad = f"conv{i}", ((1, 1), (1, 1))
             layer = Conv(self.width, (3, 3), 1, pad, kernel_init=_INIT, name=name)
             x = layer(x)
             x = batch_norm.BatchNorm(name=f"bn{i}")(x, mode) if self.norm else x
             x = nn.relu(x)
-        return staged.max_pool(x)
+        return max_pool_2x2(x)
 
 
 class _VGGHidden(nn.Module):
@@ -73,25 +59,13 @@ class _VGGHidden(nn.Module):
     pooled: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         if x.ndim == 4:
-            x = _adaptive_average_pool(x, self.pooled)
-            # torch flattens (channels, height, width): so that its kernels fit.
+            x = adaptive_average_pool(x, self.pooled)
+            # Channels first, as torch flattens, so that its kernels fit.
             x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-        init = nn.initializers.normal(0.01)
-        x = nn.relu(nn.Dense(self.width, kernel_init=init, name="dense")(x))
+        x = nn.relu(nn.Dense(self.width, kernel_init=_DENSE_INIT, name="dense")(x))
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
-
-
-class _VGGHead(nn.Module):
-    """An affine map to the outputs."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x, mode):
-        init = nn.initializers.normal(0.01)
-        return nn.Dense(self.outputs, kernel_init=init, name="dense")(x)
 
 
 class VGG(staged.Staged):
@@ -115,41 +89,43 @@ class VGG(staged.Staged):
 
     stages = (*(f"stage{i + 1}" for i in range(5)), "hidden1", "hidden2", "head")
 
-    def setup(self):
+    def setup(self) -> None:
         if self.depth not in DEPTHS:
-            near = min(DEPTHS, key=lambda d: abs(d - self.depth))
+            closest = min(DEPTHS, key=lambda d: abs(d - self.depth))
             raise UserError(
                 f"depth={self.depth}: a VGG has {', '.join(map(str, DEPTHS))} "
-                f"layers; the nearest is {near}."
+                f"layers; the nearest is {closest}."
             )
-        for i, (count, factor) in enumerate(zip(DEPTHS[self.depth], FACTORS)):
+        for i, (count, factor) in enumerate(zip(DEPTHS[self.depth], _FACTORS)):
             self.add(f"stage{i + 1}", _VGGStage(self.width * factor, count, self.norm))
         for name in ("hidden1", "hidden2"):
             self.add(name, _VGGHidden(self.hidden, self.dropout, self.pooled))
-        self.add("head", _VGGHead(self.outputs))
+        self.add("head", DenseHead(self.outputs, kernel_init=_DENSE_INIT))
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"torchvision": _torchvision_layout(self)}
 
 
-def _torchvision_layout(model: VGG) -> weight_layout.WeightLayout:
-    """The naming of torchvision.models.vgg: places in a Sequential."""
-    rules, place = [], 0
+def _torchvision_layout(model: VGG) -> WeightLayout:
+    """The naming of torchvision.models.vgg: positions in a Sequential."""
+    rules, position = [], 0
     for i, count in enumerate(DEPTHS[model.depth]):
         for k in range(count):
             path = f"stage{i + 1}"
             rules += weight_layout.conv(
-                f"features.{place}", f"{path}/conv{k}", bias=True
+                f"features.{position}", f"{path}/conv{k}", bias=True
             )
-            place += 1
+            position += 1
             if model.norm:
-                rules += weight_layout.batch_norm(f"features.{place}", f"{path}/bn{k}")
-                place += 1
-            place += 1  # ReLU
-        place += 1  # pooling
+                rules += weight_layout.batch_norm(
+                    f"features.{position}", f"{path}/bn{k}"
+                )
+                position += 1
+            position += 1  # ReLU
+        position += 1  # pooling
     for number, stage in ((0, "hidden1"), (3, "hidden2"), (6, "head")):
         rules += weight_layout.linear(f"classifier.{number}", f"{stage}/dense")
-    return weight_layout.WeightLayout(
+    return WeightLayout(
         tuple(rules),
         ignored=(weight_layout.COUNTERS,),
         prefixes=("module.",),
@@ -158,14 +134,16 @@ def _torchvision_layout(model: VGG) -> weight_layout.WeightLayout:
     )
 
 
-def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> VGG | None:
-    """Returns the model that a torchvision file is of, None if it is none."""
+def from_tensors(
+    shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
+) -> VGG | None:
+    """The model that a torchvision file was written from, None for other files."""
     if "classifier.6.weight" not in shapes or "features.0.weight" not in shapes:
         return None
     norm = "features.1.running_mean" in shapes
     kernels = sum(len(s) == 4 for n, s in shapes.items() if n.startswith("features."))
     depth = next((d for d, form in DEPTHS.items() if sum(form) == kernels), None)
-    hidden, last = shapes["classifier.0.weight"]
+    hidden, flattened = shapes["classifier.0.weight"]
     width = shapes["features.0.weight"][0]
     if depth is None:
         return None
@@ -175,5 +153,5 @@ def from_tensors(shapes: dict[str, tuple[int, ...]], meta: dict) -> VGG | None:
         norm=norm,
         width=width,
         hidden=hidden,
-        pooled=round((last / (8 * width)) ** 0.5),
+        pooled=round((flattened / (8 * width)) ** 0.5),
     )

@@ -4,19 +4,28 @@ References:
   Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import causal_lm, staged, weight_layout
+from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import transformer
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
 
-def _patch_grid(x, size: int, patch: int) -> tuple[int, int]:
-    """Returns (rows, columns) of patches of an image batch, checked."""
+def _patch_grid(x: jax.Array, size: int, patch: int) -> tuple[int, int]:
+    """(rows, columns) of patches of an image batch.
+
+    Raises:
+      UserError: images that don't divide into patches, or of another size.
+    """
     if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
         raise UserError(
             f"images of shape {tuple(x.shape)} don't divide into patches of {patch}×"
@@ -25,14 +34,14 @@ def _patch_grid(x, size: int, patch: int) -> tuple[int, int]:
     if x.shape[1:3] != (size, size):
         raise UserError(
             f"images of {x.shape[1]}×{x.shape[2]} came to a model of size={size}: set "
-            "the model's size to theirs; the position vectors are then interpolated "
-            "where weights are read."
+            "the model's size to theirs; position vectors of pre-trained weights are "
+            "then interpolated."
         )
     return x.shape[1] // patch, x.shape[2] // patch
 
 
 class _ViTEmbeddings(nn.Module):
-    """A vector per patch behind a class token, plus position vectors, dropout."""
+    """A class token and a vector per patch, plus position vectors, then dropout."""
 
     width: int
     size: int
@@ -40,7 +49,7 @@ class _ViTEmbeddings(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: staged.Mode) -> Tokens:
         rows, columns = _patch_grid(x, self.size, self.patch)
         patches = Conv(
             self.width,
@@ -69,7 +78,7 @@ class _ViTLayer(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, tokens, mode):
+    def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
         x, mask = tokens
         y = transformer.layer_norm(self.epsilon, "attention_norm")(x)
         y, _ = transformer.Attention(self.heads, name="attention")(y, mask)
@@ -85,7 +94,7 @@ class _ClassTokenHead(nn.Module):
     outputs: int
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
         dense = nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")
         return dense(transformer.first_state(x) if isinstance(x, Tokens) else x)
 
@@ -115,11 +124,11 @@ class ViT(staged.Staged):
     dropout: float = 0.0
 
     @property
-    def stages(self):
+    def stages(self) -> tuple[str, ...]:
         layers = (f"layer_{i}" for i in range(self.layers))
         return ("embeddings", *layers, "norm", "head")
 
-    def setup(self):
+    def setup(self) -> None:
         transformer.check_heads(self.width, self.heads)
         embeddings = _ViTEmbeddings(self.width, self.size, self.patch, self.dropout)
         self.add("embeddings", embeddings)
@@ -128,23 +137,23 @@ class ViT(staged.Staged):
                 self.heads, self.hidden, self.epsilon, self.activation, self.dropout
             )
             self.add(f"layer_{i}", layer)
-        self.add("norm", causal_lm.FinalNorm(self.epsilon, rms=False))
+        self.add("norm", transformer.FinalNorm(self.epsilon, rms=False))
         self.add("head", _ClassTokenHead(self.outputs))
 
-    def reduction(self):
+    def reduction(self) -> Callable[[Any], Any]:
         return transformer.first_state
 
-    def layouts(self):
+    def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}
 
-    def adapt(self, path: str, x):
-        """Brings position vectors of another image size to this model's."""
+    def adapt(self, path: str, leaf: Any) -> Any:
+        """Interpolates position vectors of another image size; other leaves stay."""
         if path != "embeddings/position":
-            return x
-        return _interpolate_positions(x, self.size // self.patch)
+            return leaf
+        return _interpolate_positions(leaf, self.size // self.patch)
 
 
-def _interpolate_positions(position, side: int):
+def _interpolate_positions(position: Any, side: int) -> np.ndarray:
     """Resizes position vectors, bicubically, to another grid of patches.
 
     Args:
@@ -158,33 +167,34 @@ def _interpolate_positions(position, side: int):
     old = round((position.shape[1] - 1) ** 0.5)
     if old == side:
         return position
-    first, rest = position[:, :1], position[:, 1:]
-    rest = rest.reshape(old, old, -1)
+    class_token, patches = position[:, :1], position[:, 1:]
+    patches = patches.reshape(old, old, -1)
     matrix = _cubic_matrix(old, side)
-    rest = np.einsum("ij,kl,jlc->ikc", matrix, matrix, rest).reshape(1, side**2, -1)
-    return np.concatenate([first, rest.astype(position.dtype)], 1)
+    patches = np.einsum("ij,kl,jlc->ikc", matrix, matrix, patches)
+    patches = patches.reshape(1, side**2, -1).astype(position.dtype)
+    return np.concatenate([class_token, patches], 1)
 
 
 def _cubic_matrix(old: int, new: int) -> np.ndarray:
-    """Returns the (new, old) matrix of cubic convolution with a = −0.75.
+    """The (new, old) matrix of cubic convolution with a = −0.75.
 
-    Keys, IEEE TASSP 29 (1981); pixel centres at halves, borders repeated: what torch's
-    interpolate(mode="bicubic", align_corners=False) does.
+    Keys, IEEE TASSP 29 (1981); pixel centers at halves, borders repeated: the same as
+    torch's interpolate(mode="bicubic", align_corners=False).
     """
     a, matrix = -0.75, np.zeros((new, old))
     for i in range(new):
-        centre = (i + 0.5) * old / new - 0.5
-        start = int(np.floor(centre)) - 1
+        center = (i + 0.5) * old / new - 0.5
+        start = int(np.floor(center)) - 1
         for tap in range(start, start + 4):
-            t = abs(centre - tap)
-            near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-            far = a * (t**3 - 5 * t**2 + 8 * t - 4)
-            matrix[i, np.clip(tap, 0, old - 1)] += near if t <= 1 else far
+            t = abs(center - tap)
+            inner = (a + 2) * t**3 - (a + 3) * t**2 + 1
+            outer = a * (t**3 - 5 * t**2 + 8 * t - 4)
+            matrix[i, np.clip(tap, 0, old - 1)] += inner if t <= 1 else outer
     return matrix
 
 
-# Our modules' paths -> transformers' names, within a layer.
-LINEAR = {
+# Paths of modules within a layer -> their names in transformers.
+_LINEAR_NAMES = {
     "attention/query": "attention.attention.query",
     "attention/key": "attention.attention.key",
     "attention/value": "attention.attention.value",
@@ -192,28 +202,28 @@ LINEAR = {
     "mlp/in": "intermediate.dense",
     "mlp/out": "output.dense",
 }
-NORMS = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
+_NORM_NAMES = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
 
 
-def _hf_layout(model: ViT) -> weight_layout.WeightLayout:
+def _hf_layout(model: ViT) -> WeightLayout:
     """The naming of transformers' ViT."""
     source = "vit.embeddings"
     rules = [
-        weight_layout.Rule(f"{source}.cls_token", "embeddings/token"),
-        weight_layout.Rule(f"{source}.position_embeddings", "embeddings/position"),
+        Rule(f"{source}.cls_token", "embeddings/token"),
+        Rule(f"{source}.position_embeddings", "embeddings/position"),
         *weight_layout.conv(
             f"{source}.patch_embeddings.projection", "embeddings/patch", bias=True
         ),
     ]
     for i in range(model.layers):
         source, path = f"vit.encoder.layer.{i}", f"layer_{i}"
-        for ours, theirs in LINEAR.items():
-            rules += weight_layout.linear(f"{source}.{theirs}", f"{path}/{ours}")
-        for ours, theirs in NORMS.items():
-            rules += weight_layout.norm(f"{source}.{theirs}", f"{path}/{ours}")
+        for part, name in _LINEAR_NAMES.items():
+            rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}")
+        for part, name in _NORM_NAMES.items():
+            rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
     rules += weight_layout.norm("vit.layernorm", "norm/norm")
     rules += weight_layout.linear("classifier", "head/dense")
-    return weight_layout.WeightLayout(
+    return WeightLayout(
         tuple(rules),
         # The classifier reads the class token; ViTModel's pooler stays unused.
         ignored=(r"(vit\.)?pooler\.dense\.(weight|bias)",),
@@ -223,8 +233,13 @@ def _hf_layout(model: ViT) -> weight_layout.WeightLayout:
     )
 
 
-def from_config(config: dict, **fields) -> ViT:
-    """Builds the model that a config.json of type "vit" describes."""
+def from_config(config: Mapping[str, Any], **fields: Any) -> ViT:
+    """Builds the model that a config.json of type "vit" describes.
+
+    Raises:
+      UserError: projections without biases.
+      KeyError: an entry that is missing.
+    """
     if not config.get("qkv_bias", True):
         raise UserError("config.json: a ViT without qkv_bias is not supported.")
     return ViT(

@@ -1,25 +1,27 @@
-"""How the files of other libraries name and store what our trees hold.
+"""Weight layouts: how the files of other libraries name and store a model's leaves.
 
-A family lists its tensors as rules, one per tensor, made by plain loops over its own
-stages. The same rules read a file into our trees and write it back, bit for bit.
+A model family lists its tensors as rules, one per tensor, in plain loops over its
+stages. The same rules read a file into jaxtl's trees and write it back, bit for bit.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 
 
-def _transposed(*axes: int) -> tuple[Callable, Callable]:
-    back = tuple(int(i) for i in np.argsort(axes))
-    return (lambda x: x.transpose(axes)), (lambda x: x.transpose(back))
+def _transposed(*axes: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """A transposition and its inverse."""
+    inverse = tuple(int(i) for i in np.argsort(axes))
+    return (lambda x: x.transpose(axes)), (lambda x: x.transpose(inverse))
 
 
-# name -> (from the file to our layout, back). Kernels of ours are (…, in, out).
-TRANSFORMS: dict[str, tuple[Callable, Callable]] = {
+# name -> (from the file's layout to jaxtl's, its inverse). jaxtl's kernels are
+# (…, in, out).
+TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "same": (lambda x: x, lambda x: x),
     "linear": _transposed(1, 0),  # torch Linear: (out, in)
     "conv": _transposed(2, 3, 1, 0),  # torch Conv2d: (out, in, height, width)
@@ -28,26 +30,28 @@ TRANSFORMS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-# Means and deviations of ImageNet's colours, which most image models are trained with.
+# Means and standard deviations of the colors that image models are trained with:
+# ImageNet's, or halves, which scale images to [−1, 1].
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 class Rule(NamedTuple):
-    """One tensor: its name in the file, its path in our tree, and how it turns.
+    """One tensor: its name in the file, its path in the tree, and its transform.
 
     Attributes:
       source: name in the file.
       path: "stage/…/leaf"; leaves named `mean` and `var` are statistics.
-      how: a key of `TRANSFORMS`.
+      transform: a key of `TRANSFORMS`.
     """
 
     source: str
     path: str
-    how: str = "same"
+    transform: str = "same"
 
     @property
     def is_stat(self) -> bool:
+        """Whether the leaf is one of BatchNorm's statistics."""
         return self.path.rsplit("/", 1)[-1] in ("mean", "var")
 
 
@@ -61,8 +65,8 @@ class WeightLayout:
         no use for: counters, buffers that can be computed.
       prefixes: leading parts of names that a file may have or lack ("module.").
       stem: path of the kernel that reads the image's channels, "" for none.
-      mean, std: what such weights expect images in [0, 1] to be normalised with; ()
-        where they are no image model's.
+      mean, std: normalization of images in [0, 1] that such weights expect; () for
+        models that read no images.
     """
 
     rules: tuple[Rule, ...]
@@ -113,11 +117,11 @@ def keras_batch_norm(source: str, path: str) -> list[Rule]:
     return [Rule(f"{source}/{k}", f"{path}/{v}") for k, v in names.items()]
 
 
-# torch counts the batches that a BatchNorm saw; nothing in a forward pass reads it.
+# torch counts the batches of each BatchNorm; no forward pass reads the counters.
 COUNTERS = r".*num_batches_tracked"
 
-# Hugging Face's names of activations -> ours.
-ACTIVATIONS = {
+# Hugging Face's names of activations -> jaxtl's.
+_ACTIVATION_NAMES = {
     "gelu": "gelu_exact",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -130,10 +134,15 @@ ACTIVATIONS = {
 
 
 def activation_name(name: str) -> str:
-    """Returns our name of an activation in a config.json."""
-    if name not in ACTIVATIONS:
+    """jaxtl's name of an activation in a config.json.
+
+    Raises:
+      UserError: jaxtl has no such activation.
+    """
+    if name not in _ACTIVATION_NAMES:
         raise UserError(
             f"config.json: the activation {name!r} is unknown"
-            f"{nearest(name, ACTIVATIONS)} (known: {', '.join(ACTIVATIONS)})."
+            f"{nearest(name, _ACTIVATION_NAMES)} "
+            f"(known: {', '.join(_ACTIVATION_NAMES)})."
         )
-    return ACTIVATIONS[name]
+    return _ACTIVATION_NAMES[name]

@@ -62,14 +62,14 @@ def without_prefix(name: str, layout: WeightLayout) -> str:
 
 
 def _turned(x, rule: Rule, name: str) -> LazyTensor:
-    forward, _ = TRANSFORMS[rule.how]
+    forward, _ = TRANSFORMS[rule.transform]
     try:
         # Transposes of a broadcast scalar cost nothing and tell shape and rank.
         shape = forward(np.broadcast_to(np.int8(0), x.shape)).shape
     except (ValueError, IndexError):
         raise UserError(
             f"the tensor {name!r} of shape {tuple(x.shape)} can't become {rule.path!r} "
-            f"(read as {rule.how!r})."
+            f"(read as {rule.transform!r})."
         ) from None
     return LazyTensor(shape, np.dtype(x.dtype), lambda: forward(np.asarray(x)))
 
@@ -98,7 +98,7 @@ def to_tensors(
         lines = "\n".join(problems)
         raise UserError(f"the tree doesn't fit the layout to write:\n{lines}")
     return {
-        rule.source: TRANSFORMS[rule.how][1](np.asarray(leaves[path]))
+        rule.source: TRANSFORMS[rule.transform][1](np.asarray(leaves[path]))
         for path, rule in rules.items()
     }
 

@@ -138,7 +138,7 @@ def _whole(params: PyTree, layout: WeightLayout, saved) -> dict[str, np.ndarray]
                 f"saved: {rule.source!r} is no module's weight or bias, and PEFT saves "
                 "modules."
             )
-        found[rule.source] = TRANSFORMS[rule.how][1](np.asarray(leaf))
+        found[rule.source] = TRANSFORMS[rule.transform][1](np.asarray(leaf))
     return found
 
 
@@ -194,7 +194,7 @@ def read_adapter(
 
 
 def _turned(x, rule: Rule) -> np.ndarray:
-    return TRANSFORMS[rule.how][0](hf_peft_layout.single(x))
+    return TRANSFORMS[rule.transform][0](hf_peft_layout.single(x))
 
 
 def _sorted(tensors: Mapping[str, Any], layout: WeightLayout):

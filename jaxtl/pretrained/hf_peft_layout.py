@@ -51,8 +51,8 @@ def adaptable_modules(layout: WeightLayout) -> list[AdaptedModule]:
         name, leaf = rule.source.removesuffix(".weight"), rule.path.rpartition("/")[2]
         if leaf == "embedding":
             found.append(AdaptedModule(name, rule.path, "table"))
-        elif leaf == "kernel" and rule.how in kinds:
-            found.append(AdaptedModule(name, rule.path, kinds[rule.how]))
+        elif leaf == "kernel" and rule.transform in kinds:
+            found.append(AdaptedModule(name, rule.path, kinds[rule.transform]))
     return found
 
 

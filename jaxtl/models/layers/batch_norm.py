@@ -1,4 +1,4 @@
-"""Batch normalisation that asks the mode, plain and stochastic."""
+"""Batch normalization layers, plain and stochastic, that follow the mode."""
 
 import flax.linen as nn
 import jax
@@ -9,14 +9,16 @@ from jaxtl.core.tree import as_float32
 from jaxtl.models.layers.fusion_barrier import fusion_barrier
 from jaxtl.models.staged import Mode
 
+Moments = tuple[jax.Array, jax.Array]  # mean and variance, (channels,) each
+
 
 class BatchNorm(nn.Module):
-    """Batch normalisation that asks the mode whether its statistics move.
+    """Batch normalization whose mode decides which statistics are used and updated.
 
     Names and statistics (variance over n, not n − 1) are `nn.BatchNorm`'s. The value
     is x · k + (bias − mean · k) with k = scale / √(variance + ε): unlike
-    (x − mean) · k, it leaves the backward pass nothing to keep beside x, which takes a
-    third off a network's temporary memory and a tenth off its step on CPU.
+    (x − mean) · k, it leaves the backward pass nothing to store beside x, which takes
+    a third off a network's temporary memory and a tenth off its step on CPU.
 
     Attributes:
       momentum: m in `running = m · running + (1 − m) · batch` (torch's is 1 − m).
@@ -27,7 +29,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x, mode: Mode):
+    def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
         x = fusion_barrier(x)
         shape = ((x.shape[-1],), jnp.float32)
         means = self.variable("batch_stats", "mean", jnp.zeros, *shape)
@@ -36,30 +38,31 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), *shape)
         mean, variance = moving = means.value, variances.value
         if mode.statistics(self):
-            mean, variance = channel_moments(x)
+            mean, variance = _channel_moments(x)
             if not self.is_initializing():
                 m = self.momentum
                 means.value = m * means.value + (1 - m) * mean
                 variances.value = m * variances.value + (1 - m) * variance
             if mode.stochnorm:
-                key = _stochnorm_key(self)
                 mean, variance = mix_statistics(
-                    key, mode.stochnorm, moving, (mean, variance)
+                    _stochnorm_key(self), mode.stochnorm, moving, (mean, variance)
                 )
         k = scale * jax.lax.rsqrt(variance + self.epsilon)
         dtype = jnp.promote_types(x.dtype, scale.dtype)
         return (x * k + (bias - mean * k)).astype(dtype)
 
 
-def mix_statistics(key: jax.Array, share, moving, batch):
-    """Stochastic normalisation: each channel takes either pair of statistics.
+def mix_statistics(
+    key: jax.Array, share: float, moving: Moments, batch: Moments
+) -> Moments:
+    """Stochastic normalization: each channel takes either pair of statistics.
 
     Args:
       key: PRNG key; one draw per channel decides for mean and variance.
-      share: probability of the moving ones. The paper's p is that of the batch's,
-        1 − share; its value of 0.5 is the same in both.
-      moving: (mean, variance) before this batch moves them, (channels,) each.
-      batch: the batch's own.
+      share: probability of the moving statistics. The paper's p is that of the
+        batch's, 1 − share; its value of 0.5 is the same in both.
+      moving: moving statistics before this batch updates them.
+      batch: statistics of the batch itself.
 
     Returns:
       (mean, variance); gradients flow through the channels that took the batch's.
@@ -67,8 +70,9 @@ def mix_statistics(key: jax.Array, share, moving, batch):
     References:
       Kou et al., Stochastic Normalization, NeurIPS 2020.
     """
-    held = jax.random.bernoulli(key, share, batch[0].shape)
-    return tuple(jnp.where(held, m, b) for m, b in zip(moving, batch))
+    takes_moving = jax.random.bernoulli(key, share, batch[0].shape)
+    mean, variance = (jnp.where(takes_moving, m, b) for m, b in zip(moving, batch))
+    return mean, variance
 
 
 def _stochnorm_key(module: nn.Module) -> jax.Array:
@@ -77,8 +81,8 @@ def _stochnorm_key(module: nn.Module) -> jax.Array:
     return module.make_rng("dropout")
 
 
-def channel_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and variance of every channel, in single precision at least."""
+def _channel_moments(x: jax.Array) -> Moments:
+    """Mean and variance of every channel, in float32 or wider."""
     x = as_float32(x)
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes)

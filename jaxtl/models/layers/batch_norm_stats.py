@@ -1,4 +1,4 @@
-"""BatchNorm's statistics as functions: which move, one batch's own, those of many."""
+"""Pure functions on trees of BatchNorm statistics: which move, one batch's, pooled."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from jaxtl.core.types import Network, PyTree
 def moving_mask(
     stats: PyTree, train: tuple[str, ...], frozen_stats: tuple[str, ...] = ()
 ) -> PyTree:
-    """Returns a tree of bools: which statistics a pass in training mode moves.
+    """A tree of bools: the statistics that a pass in training mode updates.
 
     Args:
       stats: stage -> subtree.
-      train, frozen_stats: as `Network.apply` takes them.
+      train, frozen_stats: as in `Network.apply`.
     """
 
-    def moves(path, _):
-        held = any(path.startswith(module + "/") for module in frozen_stats)
-        return path.split("/")[0] in train and not held
+    def moves(path: str, _: Any) -> bool:
+        frozen = any(path.startswith(module + "/") for module in frozen_stats)
+        return path.split("/")[0] in train and not frozen
 
     return trees.map_with_path(moves, stats)
 
@@ -36,37 +36,37 @@ def batch_statistics(
     frozen_stats: tuple[str, ...] = (),
     key: jax.Array | None = None,
 ) -> PyTree:
-    """Returns one batch's own statistics, not its share of a moving average.
+    """Statistics of one batch alone, not of its share in a moving average.
 
-    A pass from 0 gives (1 − m)·batch, and the derivative by what was there before
-    gives m, so no layer need tell its momentum m.
+    A pass that starts from statistics of 0 gives (1 − m)·batch, and the derivative by
+    the statistics before the pass gives m, so the momentum m of a layer need not be
+    known.
 
     Args:
       network: the model.
-      params, stats: its parameters and statistics; those that don't move are used, and
-        come back as they are.
+      params, stats: its parameters and statistics; statistics that don't move are
+        used, and are returned unchanged.
       x: a batch of inputs, preprocessed.
-      train, frozen_stats, key: as `Network.apply` takes them.
+      train, frozen_stats, key: as in `Network.apply`.
     """
     moves = moving_mask(stats, train, frozen_stats)
-    fixed = jax.tree.map(lambda move, s: None if move else s, moves, stats)
-    moved = jax.tree.map(lambda move, s: s if move else None, moves, stats)
+    moving, fixed = trees.partition(stats, moves)
 
-    def step(moved):
-        before = trees.merge(moved, fixed)
+    def updated(moving: PyTree) -> PyTree:
+        before = trees.merge(moving, fixed)
         out = network.apply(
             params, before, x, train=train, frozen_stats=frozen_stats, key=key
         )
         return trees.restrict(out.stats, moves)
 
-    zeros, ones = (jax.tree.map(f, moved) for f in (jnp.zeros_like, jnp.ones_like))
-    share, momentum = jax.jvp(step, (zeros,), (ones,))
-    found = jax.tree.map(lambda s, m: s / (1 - m), share, momentum)
-    return trees.merge(found, fixed)
+    zeros, ones = (jax.tree.map(f, moving) for f in (jnp.zeros_like, jnp.ones_like))
+    share, momentum = jax.jvp(updated, (zeros,), (ones,))
+    batch = jax.tree.map(lambda s, m: s / (1 - m), share, momentum)
+    return trees.merge(batch, fixed)
 
 
-def pool_statistics(average: PyTree, found: PyTree, count) -> PyTree:
-    """Returns means and variances of n + 1 equal batches, of those of n and of one.
+def pool_statistics(average: PyTree, batch: PyTree, count: int | jax.Array) -> PyTree:
+    """Means and variances of n + 1 equal batches, from those of n and of one.
 
     With w = 1 / (n + 1): mean ← mean + w (m − mean), and
     var ← var + w (v − var) + w (1 − w) (m − mean)², exact for variances over n, not
@@ -74,7 +74,7 @@ def pool_statistics(average: PyTree, found: PyTree, count) -> PyTree:
 
     Args:
       average: statistics of n batches together; anything for n = 0.
-      found: of the next batch.
+      batch: statistics of the next batch.
       count: n, may be traced.
 
     References:
@@ -82,15 +82,15 @@ def pool_statistics(average: PyTree, found: PyTree, count) -> PyTree:
       Statistician 37 (1983), eq. 2.1.
     """
     share = 1.0 / (count + 1.0)
-    old, new = trees.flatten(average), trees.flatten(found)
+    old, new = trees.flatten(average), trees.flatten(batch)
 
-    def leaf(path, mean):
-        moved = jnp.where(count == 0, new[path], mean + share * (new[path] - mean))
+    def pooled(path: str, value: jax.Array) -> jax.Array:
+        moved = jnp.where(count == 0, new[path], value + share * (new[path] - value))
         module, _, name = path.rpartition("/")
-        at = f"{module}/mean"
-        if name != "var" or at not in old:
+        mean = f"{module}/mean"
+        if name != "var" or mean not in old:
             return moved
-        spread = jnp.square(new[at] - old[at])
+        spread = jnp.square(new[mean] - old[mean])
         return moved + jnp.where(count == 0, 0.0, share * (1 - share) * spread)
 
-    return trees.map_with_path(leaf, average)
+    return trees.map_with_path(pooled, average)

@@ -1,16 +1,18 @@
 """Two-dimensional convolution that is fast on CPU, too.
 
 On GPU and TPU it is `lax.conv_general_dilated` and its transposes, nothing else; on CPU
-`conv_cpu` has quicker ways. Which of the two is decided when a program is lowered.
+it uses the faster algorithms of `conv_cpu`. Which of the two is decided when a program
+is lowered.
 
 With cotangents g, the value x ∗ K, the gradient by the input g ⋆ K and the gradient by
 the kernel x ⋆ g are three bilinear maps, and the derivatives of each are the other two.
 So they are three primitives of JAX: forward mode, reverse mode and either over the
-other work, to any order, and take the quick ways all along.
+other work, to any order, and all of them use the faster algorithms.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,17 +23,17 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.models.layers import conv_cpu
-from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow, Pairs
+from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow, PaddingPairs
 
 
 def conv(
     x: jax.Array,
     kernel: jax.Array,
     strides: int | tuple[int, int] = 1,
-    padding: str | int | Pairs = "SAME",
+    padding: str | int | PaddingPairs = "SAME",
     groups: int = 1,
 ) -> jax.Array:
-    """Convolves images (in truth correlates, as every deep learning library).
+    """Convolves images (strictly a correlation, as in all deep learning libraries).
 
     Args:
       x: (batch, height, width, channels).
@@ -42,39 +44,42 @@ def conv(
 
     Returns:
       (batch, new height, new width, outputs).
+
+    Raises:
+      UserError: shapes, dtypes or groups that don't fit, an unknown padding.
     """
     _check(x, kernel, groups)
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
-    pairs = _pairs(padding, x.shape[1:3], kernel.shape[:2], strides)
-    case = ConvShapes(x.shape, kernel.shape, ConvWindow(strides, pairs, groups))
-    if not conv_cpu.is_supported(case):
-        return conv_cpu.xla_value(x, kernel, case.window)
-    return _value.bind(x, kernel, case=case)
+    pairs = _padding_pairs(padding, x.shape[1:3], kernel.shape[:2], strides)
+    shapes = ConvShapes(x.shape, kernel.shape, ConvWindow(strides, pairs, groups))
+    if not conv_cpu.is_supported(shapes):
+        return conv_cpu.xla_value(x, kernel, shapes.window)
+    return _value.bind(x, kernel, shapes=shapes)
 
 
 class Conv(nn.Module):
-    """A convolution layer; parameters and their initial values are `nn.Conv`'s.
+    """A convolution layer with the parameters and initial values of `nn.Conv`.
 
     Attributes:
       features: output channels.
       kernel: height and width of the kernel.
       strides: of the window, per axis or for both.
-      padding: as `conv` takes it.
+      padding: as in `conv`.
       groups: groups that channels and features are divided into.
-      use_bias: add one number per feature.
+      use_bias: whether a bias per feature is added.
       kernel_init: initializer of the kernel.
     """
 
     features: int
     kernel: tuple[int, int]
     strides: int | tuple[int, int] = 1
-    padding: str | int | Pairs = "SAME"
+    padding: str | int | PaddingPairs = "SAME"
     groups: int = 1
     use_bias: bool = True
     kernel_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
@@ -86,7 +91,7 @@ class Conv(nn.Module):
         return y + bias.astype(y.dtype)
 
 
-def _check(x, kernel, groups: int) -> None:
+def _check(x: jax.Array, kernel: jax.Array, groups: int) -> None:
     fits = x.ndim == kernel.ndim == 4 and x.shape[3] == kernel.shape[2] * groups
     if not fits or kernel.shape[3] % groups:
         raise UserError(
@@ -100,8 +105,13 @@ def _check(x, kernel, groups: int) -> None:
         )
 
 
-def _pairs(padding, image, kernel, strides) -> Pairs:
-    """Returns the zeros around an image: ((top, bottom), (left, right))."""
+def _padding_pairs(
+    padding: str | int | PaddingPairs,
+    image: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, int],
+) -> PaddingPairs:
+    """Numbers of zeros around an image: ((top, bottom), (left, right))."""
     if isinstance(padding, int):
         return ((padding, padding), (padding, padding))
     if isinstance(padding, str):
@@ -115,68 +125,73 @@ def _pairs(padding, image, kernel, strides) -> Pairs:
     return tuple((int(low), int(high)) for low, high in padding)
 
 
-def _primitive(name: str, shape: Callable, plain: Callable, quick: Callable):
-    """Returns a primitive: `quick` on CPU, `plain` elsewhere.
+def _primitive(
+    name: str,
+    result_shape: Callable[[ConvShapes], tuple[int, ...]],
+    plain: Callable[..., jax.Array],
+    on_cpu: Callable[..., jax.Array],
+) -> Primitive:
+    """Defines a primitive that is lowered to `on_cpu` on CPU and to `plain` elsewhere.
 
     Args:
-      name: of the primitive, as programs print it.
-      shape: Case -> shape of the result.
-      plain: (a, b, case) -> result, in XLA's own operations.
-      quick: the same for CPU.
+      name: of the primitive, behind "conv_" in printed programs.
+      result_shape: shape of the result.
+      plain: (a, b, shapes) -> result, in XLA's own operations.
+      on_cpu: the same for CPU.
     """
     primitive = Primitive(f"conv_{name}")
 
-    def evaluate(a, b, case):
-        return primitive.bind(a, b, case=case)
+    def evaluate(a: jax.Array, b: jax.Array, shapes: ConvShapes) -> jax.Array:
+        return primitive.bind(a, b, shapes=shapes)
 
-    def abstract(a, _, case):
-        return jax.core.ShapedArray(shape(case), a.dtype)
+    def abstract(a: Any, _: Any, shapes: ConvShapes) -> jax.core.ShapedArray:
+        return jax.core.ShapedArray(result_shape(shapes), a.dtype)
 
-    def batch(args, axes, case):
-        one = functools.partial(plain, case=case)
-        return jax.vmap(one, axes)(*args), 0
+    def batch(args: tuple, axes: tuple, shapes: ConvShapes) -> tuple[jax.Array, int]:
+        single = functools.partial(plain, shapes=shapes)
+        return jax.vmap(single, axes)(*args), 0
 
-    primitive.def_impl(jax.jit(evaluate, static_argnames="case"))
+    primitive.def_impl(jax.jit(evaluate, static_argnames="shapes"))
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    by_cpu = mlir.lower_fun(quick, multiple_results=False)
-    mlir.register_lowering(primitive, by_cpu, platform="cpu")
+    cpu_lowering = mlir.lower_fun(on_cpu, multiple_results=False)
+    mlir.register_lowering(primitive, cpu_lowering, platform="cpu")
     return primitive
 
 
-def _plain(x, kernel, case: ConvShapes):
-    return conv_cpu.xla_value(x, kernel, case.window)
+def _plain_value(x: jax.Array, kernel: jax.Array, shapes: ConvShapes) -> jax.Array:
+    return conv_cpu.xla_value(x, kernel, shapes.window)
 
 
-_value = _primitive("value", lambda c: c.out, _plain, conv_cpu.value)
-_by_input = _primitive(
+_value = _primitive("value", lambda s: s.out, _plain_value, conv_cpu.value)
+_input_gradient = _primitive(
     "input_gradient",
-    lambda c: c.x,
+    lambda s: s.x,
     conv_cpu.xla_input_gradient,
     conv_cpu.input_gradient,
 )
-_by_kernel = _primitive(
+_kernel_gradient = _primitive(
     "kernel_gradient",
-    lambda c: c.kernel,
+    lambda s: s.kernel,
     conv_cpu.xla_kernel_gradient,
     conv_cpu.kernel_gradient,
 )
 
-# What a primitive of (a, b) is transposed to, by a and by b: ct is in its result's
-# place, and the places of x, K and g tell which of the three is left.
+# The transposes of each primitive of (a, b), by a and by b. The cotangent ct takes the
+# place of the result, so which of x, K and g are given tells which one is wanted.
 ad.defbilinear(
     _value,
-    lambda ct, x, kernel, case: _by_input.bind(ct, kernel, case=case),
-    lambda ct, x, kernel, case: _by_kernel.bind(x, ct, case=case),
+    lambda ct, x, kernel, shapes: _input_gradient.bind(ct, kernel, shapes=shapes),
+    lambda ct, x, kernel, shapes: _kernel_gradient.bind(x, ct, shapes=shapes),
 )
 ad.defbilinear(
-    _by_input,
-    lambda ct, g, kernel, case: _value.bind(ct, kernel, case=case),
-    lambda ct, g, kernel, case: _by_kernel.bind(ct, g, case=case),
+    _input_gradient,
+    lambda ct, g, kernel, shapes: _value.bind(ct, kernel, shapes=shapes),
+    lambda ct, g, kernel, shapes: _kernel_gradient.bind(ct, g, shapes=shapes),
 )
 ad.defbilinear(
-    _by_kernel,
-    lambda ct, x, g, case: _by_input.bind(g, ct, case=case),
-    lambda ct, x, g, case: _value.bind(x, ct, case=case),
+    _kernel_gradient,
+    lambda ct, x, g, shapes: _input_gradient.bind(g, ct, shapes=shapes),
+    lambda ct, x, g, shapes: _value.bind(x, ct, shapes=shapes),
 )

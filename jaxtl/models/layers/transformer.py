@@ -1,4 +1,4 @@
-"""What transformers share: inputs and masks, attention, positions, feed-forward.
+"""Parts of transformers: inputs and masks, attention, positions, feed-forward layers.
 
 References:
   Vaswani et al.: Attention Is All You Need, NeurIPS 2017.
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import staged
+from jaxtl.models.layers.activations import activation
+from jaxtl.models.staged import Mode
 
 INIT = nn.initializers.normal(0.02)
 
@@ -28,10 +29,10 @@ class KeyValueCache(NamedTuple):
 
 
 class DecodingStep(NamedTuple):
-    """Where a cached call stands.
+    """Position of a cached call in the sequence.
 
     Attributes:
-      index: the first of the new tokens' places in the cache, a scalar.
+      index: place of the first new token in the cache, a scalar.
       real: (batch, cache length) bools, True where a key is no padding.
       positions: (batch, new tokens), the positions of the new tokens.
     """
@@ -43,11 +44,11 @@ class DecodingStep(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RotaryPositions:
-    """Rotary positions.
+    """Constants of rotary positions.
 
     Attributes:
       theta: the slowest wavelength is about 2π·theta.
-      pairs: rotate neighbours (x₀, x₁), as llama2.c; else (x₀, x_{d/2}), as
+      pairs: rotate neighbors (x₀, x₁), as llama2.c; else (x₀, x_{d/2}), as
         Hugging Face.
     """
 
@@ -56,20 +57,22 @@ class RotaryPositions:
 
 
 def token_inputs(x: Any) -> tuple[jax.Array, jax.Array]:
-    """Returns token ids and their mask.
+    """Token ids (int32) and mask (bool) of a batch of texts, (batch, length) each.
 
     Args:
       x: {"input_ids": (batch, length) integers, "attention_mask": (batch, length), 1
         or True for real tokens; all are real if left out}.
 
-    Returns:
-      ids, int32, and mask, bool.
+    Raises:
+      UserError: x is no such dict.
     """
     if not isinstance(x, dict) or "input_ids" not in x:
-        got = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
+        received = (
+            f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
+        )
         raise UserError(
             "a text model reads a dict with 'input_ids' (batch, length) and "
-            f"'attention_mask'; got {got}."
+            f"'attention_mask'; got {received}."
         )
     ids = jnp.asarray(x["input_ids"]).astype(jnp.int32)
     mask = x.get("attention_mask")
@@ -78,7 +81,7 @@ def token_inputs(x: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def token_positions(mask: jax.Array) -> jax.Array:
-    """Returns (batch, length) positions that count real tokens from 0.
+    """Positions that count real tokens from 0, (batch, length).
 
     On whichever side the padding is, the first real token is at 0.
     """
@@ -94,14 +97,12 @@ def check_length(length: int, context: int) -> None:
         )
 
 
-def rotate_by_position(
-    x: jax.Array, where: jax.Array, rope: RotaryPositions
-) -> jax.Array:
+def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Array:
     """Rotates each pair of features by position · theta^(−2i/d).
 
     Args:
       x: (batch, length, heads, d).
-      where: (batch, length) positions.
+      positions: (batch, length).
       rope: constants.
 
     Returns:
@@ -109,7 +110,7 @@ def rotate_by_position(
     """
     half = x.shape[-1] // 2
     frequency = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = where[..., None, None].astype(jnp.float32) * frequency
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     wide = x.astype(jnp.float32)
     if rope.pairs:
@@ -124,18 +125,18 @@ def rotate_by_position(
     return out.astype(x.dtype)
 
 
-def visible_keys(
-    mask: jax.Array, causal: bool, step: DecodingStep | None, new: int
+def _visible_keys(
+    mask: jax.Array, causal: bool, step: DecodingStep | None, queries: int
 ) -> jax.Array:
-    """Returns which keys each query sees, (batch, 1, queries, keys) bools."""
+    """The keys that each query attends to, (batch, 1, queries, keys) bools."""
     if step is not None:
         keys = jnp.arange(step.real.shape[1])
-        earlier = keys <= step.index + jnp.arange(new)[:, None]
+        earlier = keys <= step.index + jnp.arange(queries)[:, None]
         return (step.real[:, None] & earlier)[:, None]
     keys = mask[:, None, None, :]
     if not causal:
         return keys
-    return keys & jnp.tril(jnp.ones((new, new), bool))
+    return keys & jnp.tril(jnp.ones((queries, queries), bool))
 
 
 class Attention(nn.Module):
@@ -145,14 +146,14 @@ class Attention(nn.Module):
       heads: query heads.
       kv_heads: key and value heads; None takes `heads`.
       head_width: features per head; None takes width / heads.
-      causal: a token sees itself and what precedes it.
+      causal: a token attends to itself and to the tokens before it.
       bias: biases in the projections.
       fused: one projection "qkv" in place of "query", "key" and "value".
       rope: rotary positions, None for none.
 
     Trained keys and values, where the parameters hold some ("prefix_key" and
-    "prefix_value", each (number, kv heads · width)), stand in front of the tokens' own
-    and every query sees them. They have no positions and take no room in a cache.
+    "prefix_value", each (number, kv heads · width)), precede those of the tokens and
+    every query attends to them. They have no positions and take no room in a cache.
     """
 
     heads: int
@@ -166,66 +167,84 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x,
-        mask,
+        x: jax.Array,
+        mask: jax.Array,
         step: DecodingStep | None = None,
         cache: KeyValueCache | None = None,
-    ):
-        """Returns (output (batch, length, width), cache with the new keys)."""
+    ) -> tuple[jax.Array, KeyValueCache | None]:
+        """Attends from every token of x.
+
+        Args:
+          x: (batch, length, width).
+          mask: (batch, length) bools, True for real tokens.
+          step: position of x in the cache, None without a cache.
+          cache: keys and values of earlier calls.
+
+        Returns:
+          The output (batch, length, width), and the cache with the new keys.
+        """
         batch, length, width = x.shape
-        query, key, value = self.projections(x)
+        query, key, value = self._projections(x)
         if self.rope is not None:
-            where = token_positions(mask) if step is None else step.positions
-            query = rotate_by_position(query, where, self.rope)
-            key = rotate_by_position(key, where, self.rope)
+            positions = token_positions(mask) if step is None else step.positions
+            query = _rotate(query, positions, self.rope)
+            key = _rotate(key, positions, self.rope)
         if cache is not None:
             place = (0, step.index, 0, 0)
             key = jax.lax.dynamic_update_slice(cache.keys, key, place)
             value = jax.lax.dynamic_update_slice(cache.values, value, place)
             cache = KeyValueCache(key, value)
-        seen = visible_keys(mask, self.causal, step, length)
+        visible = _visible_keys(mask, self.causal, step, length)
         if self.has_variable("params", "prefix_key"):
-            key, value, seen = self.prefixed(key, value, seen)
-        out = jax.nn.dot_product_attention(query, key, value, mask=seen)
+            key, value, visible = self._with_prefix(key, value, visible)
+        out = jax.nn.dot_product_attention(query, key, value, mask=visible)
         out = out.reshape(batch, length, -1)
         out = nn.Dense(width, use_bias=self.bias, kernel_init=INIT, name="out")(out)
         return out, cache
 
-    def prefixed(self, key, value, seen):
-        """Returns keys, values and what is seen of them, behind the trained ones."""
+    def _with_prefix(
+        self, key: jax.Array, value: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Keys, values and their visibility with the trained ones in front."""
 
-        def behind(name: str, x):
-            own = self.get_variable("params", name)
-            own = own.reshape(1, -1, *x.shape[2:]).astype(x.dtype)
-            own = jnp.broadcast_to(own, (x.shape[0], *own.shape[1:]))
-            return jnp.concatenate([own, x], 1)
+        def prepend(name: str, x: jax.Array) -> jax.Array:
+            prefix = self.get_variable("params", name)
+            prefix = prefix.reshape(1, -1, *x.shape[2:]).astype(x.dtype)
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
+            return jnp.concatenate([prefix, x], 1)
 
-        longer = behind("prefix_key", key)
-        ahead = jnp.ones((*seen.shape[:3], longer.shape[1] - key.shape[1]), bool)
-        seen = jnp.concatenate([ahead, seen], -1)
-        return longer, behind("prefix_value", value), seen
+        keys = prepend("prefix_key", key)
+        ones = jnp.ones((*visible.shape[:3], keys.shape[1] - key.shape[1]), bool)
+        visible = jnp.concatenate([ones, visible], -1)
+        return keys, prepend("prefix_value", value), visible
 
-    def projections(self, x):
-        """Returns query, key and value, each (batch, length, its heads, width)."""
+    def _projections(self, x: jax.Array) -> list[jax.Array]:
+        """Query, key and value, each (batch, length, its heads, head width)."""
         batch, length, width = x.shape
         size = self.head_width or width // self.heads
         counts = (self.heads, *(self.kv_heads or self.heads,) * 2)
 
-        def dense(features: int, name: str):
-            return nn.Dense(features, use_bias=self.bias, kernel_init=INIT, name=name)(
-                x
-            )
+        def project(features: int, name: str) -> jax.Array:
+            dense = nn.Dense(features, use_bias=self.bias, kernel_init=INIT, name=name)
+            return dense(x)
 
         if self.fused:
-            parts = jnp.split(dense(3 * self.heads * size, "qkv"), 3, -1)
+            parts = jnp.split(project(3 * self.heads * size, "qkv"), 3, -1)
         else:
             names = ("query", "key", "value")
-            parts = [dense(n * size, name) for n, name in zip(counts, names)]
+            parts = [project(n * size, name) for n, name in zip(counts, names)]
         return [p.reshape(batch, length, n, size) for p, n in zip(parts, counts)]
 
 
 class FeedForward(nn.Module):
-    """out(σ(in(x))), or gated: out(σ(gate(x)) · in(x)), Shazeer, arXiv:2002.05202."""
+    """out(σ(in(x))), or gated: out(σ(gate(x)) · in(x)), Shazeer, arXiv:2002.05202.
+
+    Attributes:
+      hidden: width inside.
+      activation: σ by name.
+      bias: biases in the projections.
+      gated: whether it is the gated form.
+    """
 
     hidden: int
     activation: str
@@ -233,22 +252,44 @@ class FeedForward(nn.Module):
     gated: bool = False
 
     @nn.compact
-    def __call__(self, x):
-        def dense(features: int, name: str):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def dense(features: int, name: str) -> nn.Dense:
             return nn.Dense(features, use_bias=self.bias, kernel_init=INIT, name=name)
 
-        act = staged.activation(self.activation)
+        act = activation(self.activation)
         y = dense(self.hidden, "in")(x)
         y = act(dense(self.hidden, "gate")(x)) * y if self.gated else act(y)
         return dense(x.shape[-1], "out")(y)
 
 
+class FinalNorm(nn.Module):
+    """The normalization after the last layer, as a stage.
+
+    Attributes:
+      epsilon: added to the variance.
+      rms: RMSNorm in place of LayerNorm.
+    """
+
+    epsilon: float
+    rms: bool
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, mode: Mode) -> Tokens:
+        norm = rms_norm if self.rms else layer_norm
+        return Tokens(norm(self.epsilon, "norm")(tokens.states), tokens.mask)
+
+
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
-    # The fast variance E x² − (E x)² loses digits that the comparison would show.
+    """LayerNorm whose variance is computed in two passes.
+
+    The fast variance E x² − (E x)² loses digits that comparisons with other libraries
+    would show.
+    """
     return nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
 
 
 def rms_norm(epsilon: float, name: str) -> nn.RMSNorm:
+    """RMSNorm with this ε."""
     return nn.RMSNorm(epsilon, name=name)
 
 
@@ -261,18 +302,18 @@ def check_heads(width: int, heads: int, kv_heads: int | None = None) -> None:
 
 
 def first_state(tokens: Tokens) -> jax.Array:
-    """Returns the state of each sequence's first place, (batch, width)."""
+    """The state of each sequence's first token, (batch, width)."""
     return tokens.states[:, 0]
 
 
 def last_state(tokens: Tokens) -> jax.Array:
-    """Returns the state of each text's last real token, (batch, width)."""
+    """The state of each text's last real token, (batch, width)."""
     length = tokens.mask.shape[1]
     index = length - 1 - jnp.argmax(tokens.mask[:, ::-1], -1)
     return jnp.take_along_axis(tokens.states, index[:, None, None], 1)[:, 0]
 
 
 def mean_state(tokens: Tokens) -> jax.Array:
-    """Returns the mean state over each text's real tokens, (batch, width)."""
+    """The mean state over each text's real tokens, (batch, width)."""
     mask = tokens.mask[..., None].astype(tokens.states.dtype)
     return (tokens.states * mask).sum(1) / jnp.maximum(mask.sum(1), 1)

@@ -1,0 +1,36 @@
+"""Activation functions by name."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core.errors import UserError, nearest
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "identity": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Looks up an activation function.
+
+    Raises:
+      UserError: the name is not in `ACTIVATIONS`.
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(
+            f"activation={name!r} is unknown{nearest(name, ACTIVATIONS)} "
+            f"(known: {', '.join(ACTIVATIONS)})."
+        )
+    return ACTIVATIONS[name]

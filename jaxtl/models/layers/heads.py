@@ -1,0 +1,43 @@
+"""Heads that several model families share: affine maps to the outputs."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from jaxtl.models.layers.pooling import global_average_pool
+from jaxtl.models.staged import Dropout, Mode
+
+
+class DenseHead(nn.Module):
+    """An affine map of the flattened input; the loss applies the output activation.
+
+    Attributes:
+      outputs: width.
+      kernel_init: initializer of the kernel.
+    """
+
+    outputs: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(self.outputs, kernel_init=self.kernel_init, name="dense")(x)
+
+
+class PooledHead(nn.Module):
+    """Global average pooling, dropout and an affine map.
+
+    Attributes:
+      outputs: width.
+      dropout: rate after the pooling.
+    """
+
+    outputs: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
+        x = Dropout(self.dropout, name="dropout")(global_average_pool(x), mode)
+        return nn.Dense(self.outputs, name="dense")(x)
