@@ -1,7 +1,7 @@
-"""What a reparametrization is: trained numbers δ and a merge θ = g(θ_base, δ).
+"""Reparametrizations: trained numbers δ and a merge θ = g(θ_base, δ).
 
-Terms see the merged parameters alone, so every regularizer holds for every method; the
-base stays as it is, and the optimizer gets δ.
+Terms read the merged parameters alone, so every regularizer works with every method;
+the base is never changed, and the optimizer gets δ.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, Output, PyTree, Tokens
-from jaxtl.models import staged as models
+from jaxtl.models.staged import stage_range
 
-# A transformer's layers by their stages' names.
+# The stages that are layers of a transformer.
 LAYER = r"layer_\d+"
 
 
@@ -28,12 +28,10 @@ LAYER = r"layer_\d+"
 class Reparametrization:
     """Parameters as a function of a frozen base and a few trained numbers.
 
-    Every float field is traced: no method branches on one in Python.
-
     Attributes:
       select: pattern of the leaves (or stages) that are adapted.
-      start: folder in the layout of Hugging Face PEFT to begin from; None begins where
-        the merged model computes what the base does (or near it).
+      start: folder in the layout of Hugging Face PEFT whose δ is the initial one; None
+        for a δ with which the merged model computes (nearly) the same as the base.
     """
 
     select: str = ".*"
@@ -41,7 +39,7 @@ class Reparametrization:
 
     @property
     def deployable(self) -> bool:
-        """Whether merged parameters are those of the plain network, leaf for leaf."""
+        """Whether merged parameters have exactly the leaves of the plain network."""
         return True
 
     def check(self, network: Network, params: PyTree) -> None:
@@ -49,88 +47,115 @@ class Reparametrization:
         self.targets(params)
 
     def targets(self, params: PyTree) -> dict[str, Any]:
-        """Returns {path: leaf} of the matrices that are adapted.
+        """The matrices that are adapted, {path: leaf}.
 
         Of the leaves that `select` covers these are the kernels and the embedding
-        tables; vectors (biases, scales of norms) are left as they are.
+        tables; vectors (biases, scales of norms) are not adapted.
 
         Raises:
           UserError: `select` covers nothing, or no such leaf.
         """
         mask = trees.flatten(selections.mask(self.select, params, what="peft.select"))
         covered = {p: x for p, x in trees.flatten(params).items() if mask[p]}
-        found = {p: x for p, x in covered.items() if self.fits(p, x)}
-        if not found:
-            shown = ", ".join(list(covered)[:8])
+        targets = {p: x for p, x in covered.items() if self.is_adaptable(p, x)}
+        if not targets:
+            examples = ", ".join(list(covered)[:8])
             raise UserError(
-                f"peft.select={self.select!r}: {type(self).__name__} adapts kernels"
-                f"{self.besides()}, and what it covers holds none: {shown}."
+                f"peft.select={self.select!r}: {type(self).__name__} adapts "
+                f"{self.adaptable_kinds()}, and none of the selected leaves is one: "
+                f"{examples}."
             )
-        return found
+        return targets
 
-    def fits(self, path: str, leaf: Any) -> bool:
-        """Returns whether a leaf is of a kind that this method adapts."""
+    def is_adaptable(self, path: str, leaf: Any) -> bool:
+        """Whether a leaf is of a kind that this method adapts."""
         return path.endswith("/kernel") and len(leaf.shape) in (2, 4)
 
-    def besides(self) -> str:
-        """Returns what else than kernels this method adapts, for a message."""
-        return ""
+    def adaptable_kinds(self) -> str:
+        """The kinds of leaves that this method adapts, for messages."""
+        return "kernels"
 
     def adapted_mask(self, params: PyTree) -> PyTree:
-        """Returns a tree of bools: the base's leaves that `merge` changes."""
-        found = self.targets(params)
-        return trees.map_with_path(lambda path, _: path in found, params)
+        """A tree of bools: the leaves of the base that `merge` changes."""
+        targets = self.targets(params)
+        return trees.map_with_path(lambda path, _: path in targets, params)
 
     def init(
         self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
     ) -> PyTree:
-        """Returns δ: nested dicts along the paths of what is adapted.
+        """Initial δ: nested dicts along the paths of the adapted leaves.
 
         Args:
-          key: for random values.
+          key: PRNG key for random values.
           params: the base.
-          features: stage -> shape of its output (`core.Setup.features`), which widths
-            of adapters after convolutions are read from.
+          features: stage -> shape of its output, for adapters whose width is that of
+            a stage's output.
         """
-        found = self.targets(params)
-        keys = jax.random.split(key, len(found))
-        fresh = {p: self.fresh(k, x) for k, (p, x) in zip(keys, found.items())}
-        return trees.nested(fresh)
+        targets = self.targets(params)
+        keys = jax.random.split(key, len(targets))
+        return trees.nested(
+            {p: self.init_leaf(k, x) for k, (p, x) in zip(keys, targets.items())}
+        )
 
-    def fresh(self, key: jax.Array, leaf: Any) -> dict[str, jax.Array]:
-        """Returns one adapted leaf's part of δ."""
-        raise TypeError(f"{type(self).__name__} defines no fresh(key, leaf)")
+    def init_leaf(self, key: jax.Array, leaf: Any) -> dict[str, jax.Array]:
+        """Initial δ of one adapted leaf."""
+        raise TypeError(f"{type(self).__name__} defines no init_leaf(key, leaf)")
 
     def constants(self, params: PyTree) -> PyTree:
-        """Returns arrays that `merge` needs and nobody trains ({} for none)."""
+        """Arrays that `merge` needs and that are not trained ({} for none)."""
         return {}
 
     def merge(self, base: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        """Returns the parameters that `network(…)` reads; other leaves stay the same.
+        """The parameters that `network(…)` reads; leaves without δ stay the same.
 
         Pure, and differentiable in base and δ.
         """
 
-        def leaf(path, weight):
-            own = subtree(delta, path)
-            return weight if own is None else self.merged(weight, own, constants)
+        def merged(path: str, weight: jax.Array) -> jax.Array:
+            leaf_delta = subtree(delta, path)
+            if leaf_delta is None:
+                return weight
+            return self.merge_leaf(weight, leaf_delta, constants)
 
-        return trees.map_with_path(leaf, base)
+        return trees.map_with_path(merged, base)
 
-    def merged(self, weight: jax.Array, own: PyTree, constants: PyTree) -> jax.Array:
-        """Returns one adapted leaf, of the base leaf's shape and dtype."""
-        raise TypeError(f"{type(self).__name__} defines no merged(weight, own, …)")
+    def merge_leaf(
+        self, weight: jax.Array, delta: PyTree, constants: PyTree
+    ) -> jax.Array:
+        """One adapted leaf, of the base leaf's shape and dtype.
+
+        Args:
+          weight: the base leaf.
+          delta: its part of δ.
+          constants: as `constants` returns them.
+        """
+        raise TypeError(f"{type(self).__name__} defines no merge_leaf(weight, δ, …)")
 
     def network(self, network: Network) -> Network:
-        """Returns the network that reads merged parameters."""
+        """The network that reads merged parameters."""
         return network
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AddedLeaves(Reparametrization):
+    """Base class of methods whose δ are leaves beside those of the base."""
+
+    @property
+    def deployable(self) -> bool:
+        return False
+
+    def adapted_mask(self, params: PyTree) -> PyTree:
+        return trees.map_with_path(lambda path, _: False, params)
+
+    def merge(self, base: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
+        return add_leaves(base, delta)
 
 
 # --- trees ----------------------------------------------------------------------------
 
 
 def subtree(tree: PyTree, path: str) -> PyTree:
-    """Returns what stands at a path of nested dicts, None where nothing does."""
+    """The subtree at a path of nested dicts, None where there is none."""
     for name in path.split("/"):
         if not isinstance(tree, Mapping) or name not in tree:
             return None
@@ -139,40 +164,40 @@ def subtree(tree: PyTree, path: str) -> PyTree:
 
 
 def add_leaves(tree: PyTree, extra: PyTree) -> PyTree:
-    """Returns nested dicts with the leaves of both; the first's stay the same."""
+    """Nested dicts with the leaves of both; those of `tree` stay the same objects."""
     if not isinstance(extra, Mapping):
         return extra
-    below = {name: add_leaves(tree.get(name, {}), x) for name, x in extra.items()}
-    return {**tree, **below}
+    subtrees = {name: add_leaves(tree.get(name, {}), x) for name, x in extra.items()}
+    return {**tree, **subtrees}
 
 
 def matrix_shape(leaf: Any) -> tuple[int, int]:
-    """Returns (inputs, outputs) of a leaf as a matrix: its last axis is the outputs."""
+    """(inputs, outputs) of a leaf as a matrix: its last axis is the outputs."""
     return math.prod(leaf.shape[:-1]), leaf.shape[-1]
 
 
 def delta_dtype(dtype: Any) -> Any:
-    """Returns the dtype of δ beside a leaf: single precision at least."""
+    """The dtype of δ for a leaf of this dtype: float32 or wider."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) -> int:
-    """Returns the last axis of a stage's output.
+    """The last axis of a stage's output.
 
-    Read from `features` where they are given; else from what a transformer's norms and
-    tables, or kernels that are all of one width, say.
+    Read from `features` if that has the stage; else from a transformer's norms and
+    tables, or from kernels that are all of one width.
 
     Raises:
-      UserError: the parameters alone don't tell.
+      UserError: the width can't be read from the parameters alone.
     """
     if features is not None and stage in features:
         feature = features[stage]
         return (feature.states if isinstance(feature, Tokens) else feature).shape[-1]
     leaves = trees.flatten(params.get(stage, {}))
     for kind in (r"(.*/)?(\w+_)?norm/scale", r".*/embedding|position", r".*/kernel"):
-        found = {x.shape[-1] for p, x in leaves.items() if re.fullmatch(kind, p)}
-        if len(found) == 1:
-            return found.pop()
+        widths = {x.shape[-1] for p, x in leaves.items() if re.fullmatch(kind, p)}
+        if len(widths) == 1:
+            return widths.pop()
     raise UserError(
         f"peft.select: the width of the output of stage {stage!r} can't be told from "
         "its parameters; give init the stages' features."
@@ -183,8 +208,10 @@ def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) 
 
 
 @functools.cache
-def with_changed_features(network: Network, changes: Callable) -> Network:
-    """Returns a network whose stages' outputs are changed before the next reads them.
+def with_changed_features(
+    network: Network, changes: Callable[[PyTree], Mapping[str, Callable[[Any], Any]]]
+) -> Network:
+    """A network whose stages' outputs are changed before the next stage reads them.
 
     Args:
       network: any with `start` and `stop`.
@@ -192,17 +219,18 @@ def with_changed_features(network: Network, changes: Callable) -> Network:
         equal calls give equal networks.
 
     Returns:
-      A network of the same stages; a stage's feature is the changed one, so that a run
-      from any stage goes on where one that stopped before it ended.
+      A network of the same stages. A stage's feature is the changed one, so that a run
+      from any stage continues where one that stopped before it ended.
     """
 
     def apply(
         params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
     ) -> Output:
-        change, features = changes(params), {}
-        names = models.span(network.stages, start, stop)
-        for name in names:
-            if name not in change and name != names[-1]:
+        change_of, features = changes(params), {}
+        stages = stage_range(network.stages, start, stop)
+        for stage in stages:
+            # Stages without a change run together with the next one that has one.
+            if stage not in change_of and stage != stages[-1]:
                 continue
             out = network.apply(
                 params,
@@ -212,17 +240,19 @@ def with_changed_features(network: Network, changes: Callable) -> Network:
                 frozen_stats=frozen_stats,
                 key=key,
                 start=start,
-                stop=name,
+                stop=stage,
             )
-            stats, x = out.stats, change.get(name, lambda x: x)(out.logits)
-            features.update({**out.features, name: x})
-            start = _next_stage(network.stages, name)
+            stats, x = out.stats, out.logits
+            if stage in change_of:
+                x = change_of[stage](x)
+            features.update({**out.features, stage: x})
+            start = _next_stage(network.stages, stage)
         return Output(x, features, stats)
 
-    return Network(network.stages, network.init, apply, can_start=network.can_start)
+    return Network(network.stages, network.init, apply)
 
 
-def _next_stage(stages: tuple[str, ...], name: str) -> str | None:
-    """Returns the stage after this one, None after the last."""
-    index = stages.index(name) + 1
+def _next_stage(stages: tuple[str, ...], stage: str) -> str | None:
+    """The stage after this one, None after the last."""
+    index = stages.index(stage) + 1
     return stages[index] if index < len(stages) else None

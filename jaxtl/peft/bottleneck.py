@@ -3,26 +3,25 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxtl.core import selection as selections
-from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, Tokens
-from jaxtl.models.staged import activation
+from jaxtl.models.layers.activations import activation
 from jaxtl.peft import base
 
 
-def bottleneck(x: jax.Array, own: PyTree, act: Callable) -> jax.Array:
-    """x + up(σ(down(x))), along the last axis; of images a pair of 1×1 convolutions.
+def _bottleneck(x: jax.Array, weights: PyTree, act: Callable) -> jax.Array:
+    """x + up(σ(down(x))), along the last axis; on images a pair of 1×1 convolutions.
 
     Args:
       x: (…, width).
-      own: {"down": {"kernel" (width, inner), "bias" (inner,)},
+      weights: {"down": {"kernel" (width, inner), "bias" (inner,)},
         "up": {"kernel" (inner, width), "bias" (width,)}}.
       act: σ.
 
@@ -30,16 +29,16 @@ def bottleneck(x: jax.Array, own: PyTree, act: Callable) -> jax.Array:
       Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, §2.1.
       Pfeiffer et al., AdapterFusion, EACL 2021: one adapter per layer, at its end.
     """
-    own = jax.tree.map(lambda w: w.astype(x.dtype), own)
-    inner = act(x @ own["down"]["kernel"] + own["down"]["bias"])
-    return x + inner @ own["up"]["kernel"] + own["up"]["bias"]
+    weights = jax.tree.map(lambda w: w.astype(x.dtype), weights)
+    inner = act(x @ weights["down"]["kernel"] + weights["down"]["bias"])
+    return x + inner @ weights["up"]["kernel"] + weights["up"]["bias"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adapters(base.Reparametrization):
+class Adapters(base.AddedLeaves):
     """A bottleneck with a residual connection after each selected stage.
 
-    The second map starts at 0, so the model starts as it is without adapters.
+    The second map starts at 0, so the initial model is the one without adapters.
 
     Attributes:
       select: the stages, whole names ("layer_\\d+", "stage[34]").
@@ -51,55 +50,48 @@ class Adapters(base.Reparametrization):
     width: int = 64
     activation: str = "relu"
 
-    @property
-    def deployable(self) -> bool:
-        return False
-
     def check(self, network: Network, params: PyTree) -> None:
         activation(self.activation)
         if self.width < 1:
             raise UserError(f"peft.width={self.width!r}: expected 1 or more.")
         head = network.stages[-1]
-        stages = self.stages(network.stages)
-        if head in stages:
+        if head in self.stages(network.stages):
             raise UserError(
                 f"peft.select={self.select!r} covers the stage {head!r}: an adapter "
-                "stands after a stage that another one reads; train the head itself."
+                "needs a stage after it; train the head itself."
             )
 
-    def stages(self, known: tuple[str, ...]) -> list[str]:
-        """Returns the selected ones of these stages."""
-        found = [s for s in known if selections.matches(self.select, s)]
-        if not found:
+    def stages(self, stages: tuple[str, ...]) -> list[str]:
+        """The selected ones of these stages.
+
+        Raises:
+          UserError: `select` matches none.
+        """
+        selected = [stage for stage in stages if selections.matches(self.select, stage)]
+        if not selected:
             raise UserError(
                 f"peft.select={self.select!r} matches no stage"
-                f"{nearest(self.select, known)} (stages: {', '.join(known)})."
+                f"{nearest(self.select, stages)} (stages: {', '.join(stages)})."
             )
-        return found
+        return selected
 
-    def adapted_mask(self, params: PyTree) -> PyTree:
-        return trees.map_with_path(lambda path, _: False, params)
-
-    def init(self, key, params, features=None) -> PyTree:
-        # A tree knows no order; stages without parameters are in the features alone.
+    def init(
+        self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
+    ) -> PyTree:
+        # A tree has no order, and stages without parameters are in the features alone.
         stages = self.stages(tuple(features or params))
         keys = jax.random.split(key, len(stages))
+        widths = [base.stage_width(stage, params, features) for stage in stages]
         return {
-            stage: {
-                "adapter": _fresh(k, base.stage_width(stage, params, features), self)
-            }
-            for k, stage in zip(keys, stages)
+            stage: {"adapter": _init_bottleneck(stage_key, width, self.width)}
+            for stage_key, stage, width in zip(keys, stages, widths)
         }
-
-    def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return base.add_leaves(base_params, delta)
 
     def network(self, network: Network) -> Network:
         return base.with_changed_features(network, _changes(self.activation))
 
 
-def _fresh(key, width: int, adapters: Adapters) -> dict[str, Any]:
-    inner = adapters.width
+def _init_bottleneck(key: jax.Array, width: int, inner: int) -> dict[str, Any]:
     kernel = jax.random.normal(key, (width, inner)) / math.sqrt(width)
     return {
         "down": {"kernel": kernel, "bias": jnp.zeros(inner)},
@@ -108,18 +100,20 @@ def _fresh(key, width: int, adapters: Adapters) -> dict[str, Any]:
 
 
 @functools.cache
-def _changes(name: str) -> Callable:
-    act = activation(name)
+def _changes(activation_name: str) -> Callable[[PyTree], dict[str, Callable]]:
+    """params -> {stage: the adapter behind it}, the same function for equal names."""
+    act = activation(activation_name)
 
-    def changes(params):
-        def of(own):
-            def change(x):
-                if isinstance(x, Tokens):
-                    return Tokens(bottleneck(x.states, own, act), x.mask)
-                return bottleneck(x, own, act)
+    def adapter(weights: PyTree, feature: Tokens | jax.Array) -> Tokens | jax.Array:
+        if isinstance(feature, Tokens):
+            return Tokens(_bottleneck(feature.states, weights, act), feature.mask)
+        return _bottleneck(feature, weights, act)
 
-            return change
-
-        return {s: of(own["adapter"]) for s, own in params.items() if "adapter" in own}
+    def changes(params: PyTree) -> dict[str, Callable]:
+        return {
+            stage: functools.partial(adapter, subtree["adapter"])
+            for stage, subtree in params.items()
+            if "adapter" in subtree
+        }
 
     return changes

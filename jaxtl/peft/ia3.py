@@ -1,6 +1,8 @@
 """(IA)³: one trained factor per activation of keys, values and feed-forward layers."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.peft import base
 
 
-def scaled_outputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
+def _scale_outputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
     """W · diag(l): a layer whose outputs are multiplied by l.
 
     Args:
@@ -25,7 +27,7 @@ def scaled_outputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
     return (weight * factors).astype(weight.dtype)
 
 
-def scaled_inputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
+def _scale_inputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
     """diag(l) · W: a layer whose inputs are multiplied by l.
 
     Args:
@@ -33,7 +35,7 @@ def scaled_inputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
       factors: l, (inputs,).
 
     References:
-      As `scaled_outputs`: (l ⊙ γ(W₁ x)) W₂.
+      As `_scale_outputs`: (l ⊙ γ(W₁ x)) W₂.
     """
     return (weight * factors[:, None]).astype(weight.dtype)
 
@@ -42,50 +44,53 @@ def scaled_inputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
 class IA3(base.Reparametrization):
     """Factors l on outputs of layers, or on inputs; all start at 1.
 
-    A fused projection is scaled whole, the query's part as well.
+    A fused projection is scaled as a whole, including the query's part.
 
     Attributes:
       select: the kernels of layers that get factors.
-      inputs: which of these get them on their inputs; the others on their outputs,
-        bias included.
+      inputs: pattern of those that get them on their inputs; the others get them on
+        their outputs, bias included.
     """
 
     select: str = r"layer_\d+/(attention/(key|value|qkv)|mlp/out)/kernel"
     inputs: str = r".*/mlp/out"
 
     def adapted_mask(self, params: PyTree) -> PyTree:
-        found = self.targets(params)
+        targets = self.targets(params)
 
-        def changed(path: str) -> bool:
-            kernel = _kernel_of(path)
-            scaled = kernel in found and not selections.matches(self.inputs, kernel)
-            return path in found or scaled
+        def is_adapted(path: str, _: Any) -> bool:
+            kernel = _kernel_of_bias(path)
+            scaled = kernel in targets and not selections.matches(self.inputs, kernel)
+            return path in targets or scaled
 
-        return trees.map_with_path(lambda path, _: changed(path), params)
+        return trees.map_with_path(is_adapted, params)
 
-    def init(self, key, params, features=None) -> PyTree:
-        def fresh(path, leaf):
+    def init(
+        self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
+    ) -> PyTree:
+        def ones(path: str, leaf: Any) -> dict[str, jax.Array]:
             dtype = base.delta_dtype(leaf.dtype)
             if selections.matches(self.inputs, path):
                 return {"inputs": jnp.ones(leaf.shape[-2], dtype)}
             return {"outputs": jnp.ones(leaf.shape[-1], dtype)}
 
-        return trees.nested({p: fresh(p, x) for p, x in self.targets(params).items()})
+        targets = self.targets(params)
+        return trees.nested({path: ones(path, x) for path, x in targets.items()})
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        def leaf(path, weight):
-            kernel = _kernel_of(path)
-            own = base.subtree(delta, kernel or path)
-            if own is None:
+        def merged(path: str, weight: jax.Array) -> jax.Array:
+            kernel = _kernel_of_bias(path)
+            factors = base.subtree(delta, kernel or path)
+            if factors is None:
                 return weight
-            if "outputs" in own:
-                return scaled_outputs(weight, own["outputs"])
-            return weight if kernel else scaled_inputs(weight, own["inputs"])
+            if "outputs" in factors:
+                return _scale_outputs(weight, factors["outputs"])
+            return weight if kernel else _scale_inputs(weight, factors["inputs"])
 
-        return trees.map_with_path(leaf, base_params)
+        return trees.map_with_path(merged, base_params)
 
 
-def _kernel_of(path: str) -> str | None:
-    """Returns the path of the kernel that a bias belongs to, None for other leaves."""
-    parent, _, last = path.rpartition("/")
-    return f"{parent}/kernel" if last == "bias" else None
+def _kernel_of_bias(path: str) -> str | None:
+    """The path of the kernel that a bias belongs to, None for other leaves."""
+    parent, _, name = path.rpartition("/")
+    return f"{parent}/kernel" if name == "bias" else None

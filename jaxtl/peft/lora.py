@@ -1,7 +1,8 @@
-"""Low-rank updates of weights: LoRA, rank-stabilised LoRA, DoRA."""
+"""Low-rank updates of weights: LoRA, rank-stabilized LoRA, DoRA."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -47,11 +48,11 @@ def dora(weight: jax.Array, magnitude: jax.Array) -> jax.Array:
       Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024, eq. 5 and
       §4.3: ‖V‖ changes with A and B, but gets no gradient.
     """
-    return weight * (magnitude / output_norms(jax.lax.stop_gradient(weight)))
+    return weight * (magnitude / _output_norms(jax.lax.stop_gradient(weight)))
 
 
-def output_norms(weight: jax.Array) -> jax.Array:
-    """Returns the norm of each output's weights, (outputs,); 1 in place of 0."""
+def _output_norms(weight: jax.Array) -> jax.Array:
+    """The norm of each output's weights, (outputs,); 1 in place of 0."""
     flat = weight.reshape(-1, weight.shape[-1])
     norm = jnp.sqrt(jnp.sum(jnp.square(flat), 0))
     return jnp.where(norm > 0, norm, 1.0)
@@ -62,16 +63,16 @@ class LoRA(base.Reparametrization):
     """Weights W + α / rank · A · B, of which A and B are trained.
 
     A kernel's A starts uniform within ±1/√inputs and its B at 0; of an embedding table
-    A starts at 0 and B normal, so that only rows that occur are moved. Either way the
-    merged weights are the base's, exactly. (DoRA's are up to rounding.)
+    A starts at 0 and B normal, so that only rows of tokens in the data change. Either
+    way the initial merged weights are the base's, exactly. (DoRA's are up to rounding.)
 
     Attributes:
-      select: kernels (dense, convolution) and embedding tables; the query's and the
-        value's projections unless told otherwise.
+      select: kernels (dense, convolution) and embedding tables; by default the
+        projections of queries and values.
       rank: of the update.
       alpha: α.
       rslora: α / √rank in place of α / rank.
-      dora: learn each output's magnitude apart from the direction.
+      dora: train each output's magnitude apart from the direction.
     """
 
     select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
@@ -81,51 +82,58 @@ class LoRA(base.Reparametrization):
     dora: bool = False
 
     def check(self, network: Network, params: PyTree) -> None:
-        found = self.targets(params)
+        targets = self.targets(params)
         if self.rank < 1:
             raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
-        for path, leaf in found.items():
-            if self.rank > min(base.matrix_shape(leaf)):
-                inputs, outputs = base.matrix_shape(leaf)
+        for path, leaf in targets.items():
+            inputs, outputs = base.matrix_shape(leaf)
+            if self.rank > min(inputs, outputs):
                 raise UserError(
                     f"peft.rank={self.rank}: {path!r} is a matrix of {inputs}×"
-                    f"{outputs}, so a rank above {min(inputs, outputs)} says nothing; "
+                    f"{outputs}, so a rank above {min(inputs, outputs)} adds nothing; "
                     "lower the rank or select other leaves."
                 )
 
-    def fits(self, path: str, leaf: Any) -> bool:
+    def is_adaptable(self, path: str, leaf: Any) -> bool:
         table = path.endswith("/embedding") and len(leaf.shape) == 2
-        return table or super().fits(path, leaf)
+        return table or super().is_adaptable(path, leaf)
 
-    def besides(self) -> str:
-        return " and embedding tables"
+    def adaptable_kinds(self) -> str:
+        return "kernels and embedding tables"
 
     @property
     def scale(self) -> Any:
         """α / rank, or α / √rank."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def init(self, key, params, features=None) -> PyTree:
-        found = self.targets(params)
-        keys = jax.random.split(key, len(found))
-        fresh = {
-            path: _fresh(k, leaf, self.rank, path.endswith("/embedding"))
-            for k, (path, leaf) in zip(keys, found.items())
+    def init(
+        self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
+    ) -> PyTree:
+        targets = self.targets(params)
+        keys = jax.random.split(key, len(targets))
+        delta = {
+            path: _init_factors(k, leaf, self.rank, path.endswith("/embedding"))
+            for k, (path, leaf) in zip(keys, targets.items())
         }
         if self.dora:
-            for path, leaf in found.items():
+            for path, leaf in targets.items():
                 weight = jnp.asarray(leaf).astype(base.delta_dtype(leaf.dtype))
-                fresh[path]["magnitude"] = output_norms(weight)
-        return trees.nested(fresh)
+                delta[path]["magnitude"] = _output_norms(weight)
+        return trees.nested(delta)
 
-    def merged(self, weight, own, constants):
-        new = lora(weight, own["a"], own["b"], self.scale)
+    def merge_leaf(
+        self, weight: jax.Array, delta: PyTree, constants: PyTree
+    ) -> jax.Array:
+        merged = lora(weight, delta["a"], delta["b"], self.scale)
         if self.dora:
-            new = dora(new, own["magnitude"])
-        return new.astype(weight.dtype)
+            merged = dora(merged, delta["magnitude"])
+        return merged.astype(weight.dtype)
 
 
-def _fresh(key, leaf, rank: int, table: bool) -> dict[str, jax.Array]:
+def _init_factors(
+    key: jax.Array, leaf: Any, rank: int, table: bool
+) -> dict[str, jax.Array]:
+    """Initial A and B of a leaf, which is a kernel or an embedding table."""
     inputs, outputs = base.matrix_shape(leaf)
     dtype = base.delta_dtype(leaf.dtype)
     if table:

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +16,15 @@ from jaxtl.core.types import Network, PyTree, Tokens
 from jaxtl.peft import base
 
 
-def prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
-    """Puts virtual tokens in front of every text's (or image's).
+def _prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
+    """Puts virtual tokens in front of those of every text (or image).
 
     Args:
       tokens: (batch, length, width).
       prompt: (virtual, width).
 
     Returns:
-      Tokens of virtual + length, the first ones real.
+      Tokens of virtual + length, of which the virtual ones count as real.
 
     References:
       Lester, Al-Rfou, Constant, The Power of Scale for Parameter-Efficient Prompt
@@ -31,34 +33,37 @@ def prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
     """
     states, mask = tokens
     shape = (states.shape[0], *prompt.shape)
-    ahead = jnp.broadcast_to(prompt.astype(states.dtype), shape)
+    virtual = jnp.broadcast_to(prompt.astype(states.dtype), shape)
     real = jnp.ones(shape[:2], bool)
-    return Tokens(jnp.concatenate([ahead, states], 1), jnp.concatenate([real, mask], 1))
+    return Tokens(
+        jnp.concatenate([virtual, states], 1), jnp.concatenate([real, mask], 1)
+    )
+
+
+def _without_prompt(tokens: Tokens, number: int) -> Tokens:
+    """Removes the first tokens."""
+    return Tokens(tokens.states[:, number:], tokens.mask[:, number:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptTuning(base.Reparametrization):
-    """Virtual tokens among what a transformer's layers read.
+class PromptTuning(base.AddedLeaves):
+    """Virtual tokens in the input of a transformer's layers.
 
-    They stand in front of the embedded tokens (positions already added) and are taken
-    away again after the last layer. In between, features hold them as well.
+    They precede the embedded tokens (whose positions are already added) and are removed
+    after the last layer. In between, features contain them as well.
 
     Attributes:
-      select: the stage whose output they are put in front of.
+      select: the stage whose output they precede.
       length: number of virtual tokens.
     """
 
     select: str = "embeddings"
     length: int = 10
 
-    @property
-    def deployable(self) -> bool:
-        return False
-
     def check(self, network: Network, params: PyTree) -> None:
         if self.length < 1:
             raise UserError(f"peft.length={self.length!r}: expected 1 or more.")
-        layers = [s for s in network.stages if re.fullmatch(base.LAYER, s)]
+        layers = [stage for stage in network.stages if _layer_number(stage)]
         if not layers:
             raise UserError(
                 "peft: PromptTuning puts tokens before a transformer's layers "
@@ -66,65 +71,56 @@ class PromptTuning(base.Reparametrization):
                 f"{', '.join(network.stages)})."
             )
         before = network.stages[: network.stages.index(layers[-1])]
-        found = [s for s in before if selections.matches(self.select, s)]
-        if len(found) != 1:
+        selected = [stage for stage in before if selections.matches(self.select, stage)]
+        if len(selected) != 1:
             raise UserError(
                 f"peft.select={self.select!r} should match one stage before the last "
-                f"layer and matches {found or 'none'}{nearest(self.select, before)} "
-                f"(stages: {', '.join(before)})."
+                f"layer and matches {selected or 'none'}"
+                f"{nearest(self.select, before)} (stages: {', '.join(before)})."
             )
 
-    def adapted_mask(self, params: PyTree) -> PyTree:
-        return trees.map_with_path(lambda path, _: False, params)
-
-    def init(self, key, params, features=None) -> PyTree:
+    def init(
+        self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
+    ) -> PyTree:
         stage = next((s for s in params if selections.matches(self.select, s)), None)
         if stage is None:
             raise UserError(f"peft.select={self.select!r} matches no stage.")
         shape = (self.length, base.stage_width(stage, params, features))
         return {stage: {"prompt": 0.02 * jax.random.normal(key, shape)}}
 
-    def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return base.add_leaves(base_params, delta)
-
     def network(self, network: Network) -> Network:
-        return base.with_changed_features(network, _prompted)
+        return base.with_changed_features(network, _prompt_changes)
 
 
-def _prompted(params: PyTree) -> dict:
-    """Returns what is done with the outputs of stages: tokens put in, and taken out."""
+def _prompt_changes(params: PyTree) -> dict[str, Callable[[Tokens], Tokens]]:
+    """{stage: change of its output}: the prompt is put in, and removed at the end."""
     changes = {}
-    for stage, own in params.items():
-        if "prompt" not in own:
+    for stage, stage_params in params.items():
+        if "prompt" not in stage_params:
             continue
-        prompt, number = own["prompt"], len(own["prompt"])
-        last = max(filter(_number, params), key=_number, default=stage)
-        changes[stage] = functools.partial(prepend, prompt=prompt)
-        changes[last] = functools.partial(_without, number=number)
+        prompt = stage_params["prompt"]
+        last = max(filter(_layer_number, params), key=_layer_number, default=stage)
+        changes[stage] = functools.partial(_prepend, prompt=prompt)
+        changes[last] = functools.partial(_without_prompt, number=len(prompt))
     return changes
 
 
-def _without(tokens: Tokens, number: int) -> Tokens:
-    """Takes the first tokens away."""
-    return Tokens(tokens.states[:, number:], tokens.mask[:, number:])
-
-
-def _number(stage: str) -> int:
-    """Returns the number of a layer from 1, 0 for other stages."""
+def _layer_number(stage: str) -> int:
+    """The number of a transformer's layer, counted from 1; 0 for other stages."""
     layer = re.fullmatch(base.LAYER, stage)
     return int(stage.removeprefix("layer_")) + 1 if layer else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrefixTuning(base.Reparametrization):
-    """Trained keys and values in front of each layer's, seen by every query.
+class PrefixTuning(base.AddedLeaves):
+    """Trained keys and values in front of each layer's, to which every query attends.
 
-    They are the attention's own, after any rotation by position, and real tokens keep
-    their positions. The network reads them itself (`blocks.Attention`), with a cache
-    too, so generation works.
+    They are read after any rotation by position, and real tokens keep their positions.
+    The network reads them itself (`layers.transformer.Attention`), with a cache too, so
+    generation works.
 
     Attributes:
-      select: the attention modules, or stages that hold them.
+      select: the attention modules, or stages that contain them.
       length: number of keys (and values) per layer.
 
     References:
@@ -135,42 +131,40 @@ class PrefixTuning(base.Reparametrization):
     select: str = base.LAYER
     length: int = 10
 
-    @property
-    def deployable(self) -> bool:
-        return False
-
     def check(self, network: Network, params: PyTree) -> None:
         if self.length < 1:
             raise UserError(f"peft.length={self.length!r}: expected 1 or more.")
-        self.attentions(params)
+        self.key_widths(params)
 
-    def attentions(self, params: PyTree) -> dict[str, int]:
-        """Returns {path of an attention module: width of its keys}."""
-        found = {}
+    def key_widths(self, params: PyTree) -> dict[str, int]:
+        """{path of a selected attention module: width of its keys}.
+
+        Raises:
+          UserError: `select` covers no attention module.
+        """
+        widths = {}
         for path, leaf in trees.flatten(params).items():
             module, _, part = path.removesuffix("/kernel").rpartition("/")
-            chosen = path.endswith("/kernel") and selections.matches(self.select, path)
-            if chosen and part in ("key", "qkv") and module.endswith("attention"):
-                found[module] = leaf.shape[-1] // (3 if part == "qkv" else 1)
-        if not found:
+            selected = path.endswith("/kernel") and selections.matches(
+                self.select, path
+            )
+            if selected and part in ("key", "qkv") and module.endswith("attention"):
+                widths[module] = leaf.shape[-1] // (3 if part == "qkv" else 1)
+        if not widths:
             raise UserError(
                 f"peft.select={self.select!r}: PrefixTuning gives keys and values to "
-                "attention, and nothing that it covers is one (stages: "
+                "attention, and nothing that it covers is attention (stages: "
                 f"{', '.join(params)})."
             )
-        return found
+        return widths
 
-    def adapted_mask(self, params: PyTree) -> PyTree:
-        return trees.map_with_path(lambda path, _: False, params)
-
-    def init(self, key, params, features=None) -> PyTree:
-        found, fresh = self.attentions(params), {}
-        keys = jax.random.split(key, (len(found), 2))
-        for pair, (module, width) in zip(keys, found.items()):
+    def init(
+        self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
+    ) -> PyTree:
+        widths, delta = self.key_widths(params), {}
+        keys = jax.random.split(key, (len(widths), 2))
+        for pair, (module, width) in zip(keys, widths.items()):
             for k, name in zip(pair, ("prefix_key", "prefix_value")):
-                value = 0.02 * jax.random.normal(k, (self.length, width))
-                fresh[f"{module}/{name}"] = value
-        return trees.nested(fresh)
-
-    def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return base.add_leaves(base_params, delta)
+                values = 0.02 * jax.random.normal(k, (self.length, width))
+                delta[f"{module}/{name}"] = values
+        return trees.nested(delta)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from jaxtl.core.types import Network, PyTree
 from jaxtl.peft import base
 
 
-def vera(
+def _vera(
     weight: jax.Array, a: jax.Array, b: jax.Array, inner: jax.Array, outer: jax.Array
 ) -> jax.Array:
-    """W + A · diag(d) · B · diag(b), of A and B the parts that the weight needs.
+    """W + A · diag(d) · B · diag(b), with as much of A and B as the weight needs.
 
     Args:
       weight: W, (…, outputs); the axes before the last count as one, of `inputs`.
@@ -37,14 +38,14 @@ def vera(
 class VeRA(base.Reparametrization):
     """Weights W + A · diag(d) · B · diag(b): d and b are trained, A and B are not.
 
-    A and B are as large as the largest adapted kernel; smaller ones take their first
+    A and B are as large as the largest adapted kernel; smaller ones use their first
     rows and columns. d starts at `inner`, b at 0.
 
     Attributes:
       select: the kernels that are adapted.
       rank: columns of A; it may be larger than a kernel's sides.
-      inner: where d starts.
-      seed: of A and B, which are drawn anew from it and need no place on disk.
+      inner: initial value of d.
+      seed: of A and B, which are drawn again from it and need not be stored.
     """
 
     select: str = r"layer_\d+/attention/(query|value|qkv)/kernel"
@@ -57,27 +58,34 @@ class VeRA(base.Reparametrization):
         if self.rank < 1:
             raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
 
-    def fresh(self, key, leaf):
+    def init_leaf(self, key: jax.Array, leaf: Any) -> dict[str, jax.Array]:
         dtype = base.delta_dtype(leaf.dtype)
         inner = jnp.full(self.rank, self.inner, dtype)
         return {"inner": inner, "outer": jnp.zeros(leaf.shape[-1], dtype)}
 
     def constants(self, params: PyTree) -> PyTree:
-        found = self.targets(params).values()
-        inputs, outputs = (max(side) for side in zip(*map(base.matrix_shape, found)))
-        dtype = jnp.result_type(*(base.delta_dtype(x.dtype) for x in found))
+        targets = self.targets(params).values()
+        inputs, outputs = (
+            max(sides) for sides in zip(*map(base.matrix_shape, targets))
+        )
+        dtype = jnp.result_type(*(base.delta_dtype(x.dtype) for x in targets))
         keys = jax.random.split(jax.random.key(self.seed))
         return {
             "a": _uniform(keys[0], (inputs, self.rank), inputs, dtype),
             "b": _uniform(keys[1], (self.rank, outputs), self.rank, dtype),
         }
 
-    def merged(self, weight, own, constants):
+    def merge_leaf(
+        self, weight: jax.Array, delta: PyTree, constants: PyTree
+    ) -> jax.Array:
         shared = (constants["a"], constants["b"])
-        return vera(weight, *shared, own["inner"], own["outer"]).astype(weight.dtype)
+        merged = _vera(weight, *shared, delta["inner"], delta["outer"])
+        return merged.astype(weight.dtype)
 
 
-def _uniform(key, shape: tuple[int, int], inputs: int, dtype) -> jax.Array:
-    """Kaiming uniform for what a ReLU would follow: within ±√(6 / inputs)."""
+def _uniform(
+    key: jax.Array, shape: tuple[int, int], inputs: int, dtype: Any
+) -> jax.Array:
+    """Kaiming uniform for a layer before a ReLU: within ±√(6 / inputs)."""
     bound = math.sqrt(6 / inputs)
     return jax.random.uniform(key, shape, dtype, -bound, bound)

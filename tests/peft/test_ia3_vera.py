@@ -143,7 +143,9 @@ def test_numbers_and_errors():
     np.testing.assert_allclose(inner, 0.7)
     with pytest.raises(UserError, match=r"peft.rank=0"):
         VeRA(rank=0).check(NETWORK, PARAMS)
-    with pytest.raises(UserError, match=r"IA3 adapts kernels, and .* holds none: "):
+    with pytest.raises(
+        UserError, match=r"IA3 adapts kernels, and none of the selected"
+    ):
         IA3(select=".*/norm").check(NETWORK, PARAMS)
     with pytest.raises(UserError, match=r"matches no parameter; did you mean 'head'"):
         VeRA(select="hed").check(NETWORK, PARAMS)
