@@ -181,7 +181,7 @@ def terms(method: str, weight: float) -> dict:
         "CDAN+E, BSP": lambda: d.CDAN(**adversarial),
         "MDD": lambda: d.MDD(**adversarial),
         "MCD": lambda: d.MCD(widths=WIDTHS, reversal=weight),
-        "entropy": lambda: d.EntropyMinimisation(**added),
+        "entropy": lambda: d.EntropyMinimization(**added),
         "BNM": lambda: d.BNM(**added),
         "MCC": lambda: d.MCC(**added),
         "CBST": lambda: d.CBST(**added),
@@ -235,7 +235,7 @@ def source_free(pair: str, method: str, begin: str) -> tl.Experiment:
             monitor=None,
         ),
         "Tent": dict(
-            terms={"entropy": d.EntropyMinimisation()},
+            terms={"entropy": d.EntropyMinimization()},
             optim=tl.optim.AdamW(lr=1e-3, groups=tl.optim.NormOnly(head=False)),
             steps=200,
             batch=128,

@@ -195,7 +195,7 @@ def pairs() -> dict[str, dict]:
 # with it the higher moments of ReLUs drown all else (37.1 ± 15.4 on MobileNet's).
 METHODS = {
     "source only": {},
-    "entropy": {"terms.own": tl.domain.EntropyMinimisation(weight=0.1)},
+    "entropy": {"terms.own": tl.domain.EntropyMinimization(weight=0.1)},
     "BNM": {"terms.own": tl.domain.BNM()},
     "MCC": {"terms.own": tl.domain.MCC()},
     "AFN": {"terms.own": tl.domain.AFN(weight=0.05)},

@@ -112,7 +112,7 @@ def tent(
     Offline, over many passes of target data, it is the experiment
 
       Experiment(init=Run("<source>"), data=<target, labels=0>,
-                 terms={"entropy": tl.domain.EntropyMinimisation()},
+                 terms={"entropy": tl.domain.EntropyMinimization()},
                  optim=AdamW(groups=tl.optim.NormOnly(head=False)))
 
     Args:

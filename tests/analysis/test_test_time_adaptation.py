@@ -132,7 +132,7 @@ def test_offline_tent_is_an_experiment_that_trains_norms_alone(run):
     exp = tl.Experiment(
         model=run.exp.model,
         data=dataclasses.replace(data, labels=0),
-        terms={"entropy": tl.domain.EntropyMinimisation()},
+        terms={"entropy": tl.domain.EntropyMinimization()},
         optim=tl.optim.AdamW(lr=0.05, groups=tl.optim.NormOnly(head=False)),
         steps=4,
         batch=16,

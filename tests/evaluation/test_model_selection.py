@@ -239,7 +239,7 @@ def test_averages_and_no_steps(trained):
 
 SHOT = {
     "streams": {},
-    "terms": {"entropy": tl.domain.EntropyMinimisation()},
+    "terms": {"entropy": tl.domain.EntropyMinimization()},
 }
 
 

@@ -47,7 +47,7 @@ ROWS = [
     row(tl.domain.MDD, {**_RAMPS[0], "margin": 2.0}, {**_RAMPS[1], "margin": 4.0}),
     row(tl.domain.BSP),
     row(tl.domain.MCC, {"temperature": 2.5}, {"temperature": 1.0}),
-    row(tl.domain.EntropyMinimisation),
+    row(tl.domain.EntropyMinimization),
     row(tl.domain.BNM),
     row(tl.domain.AFN, {"step": 1.0}, {"step": 0.5}),
     row(tl.domain.AFN, *_RADII),

@@ -1,4 +1,4 @@
-"""The contract's rows of domain generalisation."""
+"""The contract's rows of domain generalization."""
 
 from rows import row
 

@@ -1,4 +1,4 @@
-"""Domain adaptation: terms that draw a labelled and an unlabelled domain together."""
+"""Domain adaptation: terms that align a labelled and an unlabelled domain."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .dan import mmd as mmd
     from .dann import DANN as DANN
     from .deepjdot import DeepJDOT as DeepJDOT
-    from .entropy import EntropyMinimisation as EntropyMinimisation
+    from .entropy import EntropyMinimization as EntropyMinimization
     from .jan import JAN as JAN
     from .mcc import MCC as MCC
     from .mcd import MCD as MCD

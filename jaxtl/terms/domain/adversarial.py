@@ -1,6 +1,7 @@
-"""What adversarial terms share: the reversed gradient, and small perceptrons."""
+"""Parts of adversarial terms: reversed gradients, perceptrons and base classes."""
 
-import functools
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +9,23 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, Tokens
 from jaxtl.optim import schedules
-from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup
-from jaxtl.terms.domain import domain_pair
+from jaxtl.terms.domain.domain_pair import DomainPair, DomainPairAtStage, vector_width
 
 PAPER_RAMP = schedules.Ramp(final=1.0, gamma=10.0)
 
 
 @jax.custom_vjp
-def reverse_gradient(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Returns x; the gradient that comes back through it is −scale times as large.
+def reverse_gradient(x: jax.Array, scale: float | jax.Array) -> jax.Array:
+    """Identity whose backward pass multiplies the gradient by −scale.
 
     Args:
       x: any array.
-      scale: λ, a scalar, may be traced; receives no gradient itself.
+      scale: λ, a scalar, may be traced; it receives gradient 0.
+
+    Returns:
+      x.
 
     References:
       Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016),
@@ -31,11 +34,15 @@ def reverse_gradient(x: jax.Array, scale: jax.Array) -> jax.Array:
     return x
 
 
-def _forward(x, scale):
+def _forward(
+    x: jax.Array, scale: float | jax.Array
+) -> tuple[jax.Array, float | jax.Array]:
     return x, scale
 
 
-def _backward(scale, gradient):
+def _backward(
+    scale: float | jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     scale = jnp.asarray(scale)
     return (-scale * gradient).astype(gradient.dtype), jnp.zeros_like(scale)
 
@@ -43,22 +50,22 @@ def _backward(scale, gradient):
 reverse_gradient.defvjp(_forward, _backward)
 
 
-def reverse(feature, scale: jax.Array):
+def reverse_feature_gradient(feature: Any, scale: float | jax.Array) -> Any:
     """`reverse_gradient` of a stage's output, an array or `Tokens`."""
     if isinstance(feature, Tokens):
         return feature._replace(states=reverse_gradient(feature.states, scale))
     return reverse_gradient(feature, scale)
 
 
-def discriminator_init(
+def perceptron_init(
     key: jax.Array, widths: tuple[int, ...], outputs: int = 1
 ) -> PyTree:
-    """Returns the parameters of a ReLU perceptron.
+    """Initializes the parameters of a perceptron with ReLU between its layers.
 
     Args:
       key: PRNG key.
       widths: of the input and of each hidden layer.
-      outputs: of the last layer.
+      outputs: width of the last layer.
 
     Returns:
       {"layer0": {"kernel": (in, out), "bias": (out,)}, …}, kernels He-normal (He et
@@ -73,7 +80,7 @@ def discriminator_init(
 
 
 def perceptron(params: PyTree, x: jax.Array) -> jax.Array:
-    """Returns the perceptron's outputs, (batch, outputs), for x (batch, width)."""
+    """Outputs of a perceptron, (batch, width) -> (batch, outputs)."""
     for i in range(len(params)):
         layer = params[f"layer{i}"]
         x = (jax.nn.relu(x) if i else x) @ layer["kernel"] + layer["bias"]
@@ -81,20 +88,23 @@ def perceptron(params: PyTree, x: jax.Array) -> jax.Array:
 
 
 def discriminator(params: PyTree, x: jax.Array) -> jax.Array:
-    """Returns logits of "this is the source domain", (batch,), for x (batch, width)."""
+    """Logits of "x is from the source domain", (batch, width) -> (batch,)."""
     return perceptron(params, x)[:, 0]
 
 
 def domain_loss(
     logits: jax.Array, label: float, weights: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns (cross-entropy of one domain's logits in nats, the share that is right).
+    """A discriminator's cross-entropy and accuracy on the examples of one domain.
 
     Args:
-      logits: (batch,), of "this is the source domain".
-      label: 1 where it is, 0 where it is the other.
-      weights: (batch,) of the examples in the weighted mean of the cross-entropy; None
-        weighs all alike.
+      logits: (batch,), of "x is from the source domain".
+      label: 1 if it is, 0 if it is not.
+      weights: (batch,), of the examples in the weighted mean of the cross-entropy; None
+        is the plain mean.
+
+    Returns:
+      (cross-entropy in nats, share of correct examples without weights).
     """
     hits = jnp.mean((logits > 0) == (label > 0.5))
     if weights is None:
@@ -104,52 +114,91 @@ def domain_loss(
     return jnp.sum(weights * values) / jnp.sum(weights), hits
 
 
-def width(setup: Setup, stage: str) -> int:
-    """Returns how many numbers `pairs.vector` makes of a stage's output."""
-    shape = functools.partial(domain_pair.vector, setup.program.network, stage)
-    return jax.eval_shape(shape, setup.features[stage]).shape[-1]
+def discriminator_loss(
+    source: jax.Array,
+    target: jax.Array,
+    source_weights: jax.Array | None = None,
+    target_weights: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """½ · (`domain_loss` of the source + that of the target), for both results.
+
+    Args:
+      source: logits of the source's examples, (n,).
+      target: logits of the target's examples, (m,).
+      source_weights, target_weights: of the examples, (n,) and (m,), or None.
+
+    Returns:
+      (cross-entropy in nats, log 2 at chance; accuracy, ½ of each domain).
+    """
+    source_loss, source_hits = domain_loss(source, 1.0, source_weights)
+    target_loss, target_hits = domain_loss(target, 0.0, target_weights)
+    return 0.5 * (source_loss + target_loss), 0.5 * (source_hits + target_hits)
 
 
-def check(
-    setup: Setup,
-    source: str,
-    target: str,
-    widths: tuple[int, ...],
-    reversal: float | Schedule = 0.0,
-) -> None:
-    """Raises for what no adversarial term takes: streams, widths, negative reversal."""
-    checks.stream(setup, "source", source)
-    checks.stream(setup, "target", target)
-    checks.number(setup, "reversal", reversal, 0.0)
+def _check_widths(setup: Setup, widths: tuple[int, ...]) -> None:
     if any(units < 1 for units in widths):
         raise UserError(
             f"{checks.where(setup, 'widths')}={widths}: expected widths of at least 1."
         )
 
 
-def needs_body(setup: Setup, term: str) -> None:
-    """Raises where the model is a head alone: a second head would share nothing."""
+def check_body(setup: Setup, term: str) -> None:
+    """Raises if the model has no stage before its head.
+
+    Args:
+      setup: what the term is checked against.
+      term: name of the term's class, for the message.
+    """
     if len(setup.program.network.stages) < 2:
         raise UserError(
-            f"terms.{setup.name}: {term} puts a second classifier beside the head, on "
-            "the features before it, and this model is a head alone; give it a stage "
-            "below."
+            f"terms.{setup.name}: {term} reads the features before the head, and this "
+            "model is a head alone; give it a stage below."
         )
 
 
-def head_logits(context, feature) -> jax.Array:
-    """Returns the logits of the model's own head on other features, (batch, outputs).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscriminatorTerm(DomainPairAtStage):
+    """Base class of terms with a domain discriminator on one stage's features.
 
-    Args:
-      context: of the step; the head runs in its training mode.
-      feature: in place of the output of the last stage before the head.
+    Attributes:
+      source, target, stage: as in `DomainPairAtStage`.
+      widths: of the discriminator's hidden layers; () is a linear one.
     """
-    return context.program.network.apply(
-        context.params,
-        context.stats,
-        feature,
-        start=context.program.network.stages[-1],
-        train=context.program.train_stages,
-        frozen_stats=context.program.frozen_stats,
-        key=context.key,
-    ).logits
+
+    widths: tuple[int, ...] = (64,)
+
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
+        _check_widths(setup, self.widths)
+
+    def init(self, key: jax.Array, setup: Setup) -> PyTree:
+        return perceptron_init(key, (self.input_width(setup), *self.widths))
+
+    def input_width(self, setup: Setup) -> int:
+        """Width of the discriminator's input."""
+        return vector_width(setup, self.stage_name(setup.program.network))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuxiliaryClassifierTerm(DomainPair):
+    """Base class of terms with a second classifier beside the head.
+
+    Both classifiers read the output of the last stage before the head.
+
+    Attributes:
+      source, target: as in `DomainPair`.
+      widths: of the second classifier's hidden layers; () is a linear one.
+    """
+
+    widths: tuple[int, ...] = (64,)
+
+    def check(self, setup: Setup) -> None:
+        name = type(self).__name__
+        checks.task(setup, name, "classification")
+        super().check(setup)
+        _check_widths(setup, self.widths)
+        check_body(setup, name)
+
+    def init(self, key: jax.Array, setup: Setup) -> PyTree:
+        width = vector_width(setup, setup.program.network.stages[-2])
+        return perceptron_init(key, (width, *self.widths), setup.program.outputs)

@@ -1,4 +1,4 @@
-"""AFN: features of larger norms transfer; bring both domains' to one."""
+"""AFN: enlarges the norms of both domains' features, or brings them to one value."""
 
 import dataclasses
 
@@ -7,23 +7,27 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term, feature_stage
-from jaxtl.terms.domain import domain_pair
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.domain.domain_pair import DomainPairAtStage
 
 
 def norms(x: jax.Array) -> jax.Array:
-    """‖x_i‖₂ of rows, (batch, d) -> (batch,), with the gradient 0 at 0."""
-    square = jnp.sum(jnp.square(x), axis=-1)
-    root = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-    return jnp.where(square > 0, root, 0.0)
+    """‖x_i‖₂ over the last axis, (..., d) -> (...,), with gradient 0 at x_i = 0."""
+    squares = jnp.sum(jnp.square(x), axis=-1)
+    roots = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    return jnp.where(squares > 0, roots, 0.0)
 
 
-def hard(sizes: jax.Array, radius) -> jax.Array:
+def hard_norm_loss(sizes: jax.Array, radius: float | jax.Array) -> jax.Array:
     """(‖f‖ − R)², mean over examples, without ½ (HAFN).
 
     Args:
       sizes: norms of the features, (batch,).
       radius: R, may be traced.
+
+    Returns:
+      A scalar.
 
     References:
       Xu et al., Larger Norm More Transferable: An Adaptive Feature Norm Approach for
@@ -32,68 +36,58 @@ def hard(sizes: jax.Array, radius) -> jax.Array:
     return jnp.mean(jnp.square(sizes - radius))
 
 
-def stepwise(sizes: jax.Array, step) -> jax.Array:
+def stepwise_norm_loss(sizes: jax.Array, step: float | jax.Array) -> jax.Array:
     """(‖f‖ − (‖f‖₋ + Δr))², mean over examples, ‖f‖₋ without gradient (SAFN).
 
-    The norm of the last iterate that the paper writes is the present norm, held, so
-    the value is Δr² always; its gradient is −2Δr times that of the mean norm.
+    ‖f‖₋ is the norm at the last iterate in the paper, and here the present norm without
+    gradient. So the value is always Δr²; the gradient is −2Δr times that of the mean
+    norm.
 
     Args:
       sizes: norms of the features, (batch,).
       step: Δr, may be traced.
 
+    Returns:
+      A scalar.
+
     References:
-      As `hard`.
+      As `hard_norm_loss`.
     """
-    return hard(sizes, jax.lax.stop_gradient(sizes) + step)
+    return hard_norm_loss(sizes, jax.lax.stop_gradient(sizes) + step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AFN(Term):
-    """`stepwise` of both domains' feature norms, or `hard` with a radius.
+class AFN(DomainPairAtStage):
+    """`stepwise_norm_loss` of both domains' features; with a radius `hard_norm_loss`.
 
     The mean is over the examples of both batches together. Reports both mean norms,
-    which is where progress shows.
+    which show the progress.
 
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      stage: whose features are meant, one vector per example; None is the last before
-        the head.
-      step: Δr, by how much norms are asked to grow (the paper's is 1).
-      radius: R, the norm that all are asked to have (the paper's is 25), in place of
-        the step; None grows step by step.
+      stage: stage whose output is read, one vector per example; None is the last one
+        before the head.
+      step: Δr, by how much each norm should grow (1 in the paper).
+      radius: R, the norm that every example should have (25 in the paper), in place of
+        the step; None uses the step.
     """
 
-    source: str = "source"
-    target: str = "unlabelled"
-    stage: str | None = None
     step: float = traced(1.0)
     radius: float | None = traced(None)
 
-    @property
-    def streams(self):
-        return (self.source, self.target)
-
-    def check(self, setup: Setup):
-        domain_pair.check(setup, self.source, self.target)
-        checks.stage(setup, "stage", self._stage(setup.program.network))
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
         checks.positive(setup, "step", self.step)
         if self.radius is not None:
             checks.positive(setup, "radius", self.radius)
 
-    def _stage(self, network) -> str:
-        return feature_stage(network.stages, self.stage)
-
-    def __call__(self, context):
-        stage = self._stage(context.program.network)
-        source, target = (
-            norms(domain_pair.feature(context, stream, stage))
-            for stream in self.streams
-        )
-        both = jnp.concatenate([source, target])
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        source = norms(self.features(context, self.source))
+        target = norms(self.features(context, self.target))
+        sizes = jnp.concatenate([source, target])
         if self.radius is None:
-            value = stepwise(both, self.step)
+            value = stepwise_norm_loss(sizes, self.step)
         else:
-            value = hard(both, self.radius)
+            value = hard_norm_loss(sizes, self.radius)
         return value, {"source_norm": source.mean(), "target_norm": target.mean()}

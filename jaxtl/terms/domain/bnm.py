@@ -1,12 +1,14 @@
-"""Batch nuclear-norm maximisation: predictions both decided and diverse."""
+"""Batch nuclear-norm maximization: predictions that are certain and diverse."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.tree import as_float32
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, stream_field
+from jaxtl.terms.context import View
 
 
 def nuclear_norm(probabilities: jax.Array) -> jax.Array:
@@ -16,8 +18,9 @@ def nuclear_norm(probabilities: jax.Array) -> jax.Array:
       probabilities: A, (B, K), rows that sum to 1.
 
     Returns:
-      A scalar in [1/√(B·K), √(min(B, K)/B)]; the least where all predictions are
-      uniform, the largest where they are certain and all classes occur alike.
+      A scalar in [1/√(B·K), √(min(B, K)/B)]: the smallest value where all predictions
+      are uniform, the largest where they are certain and all classes occur equally
+      often.
 
     References:
       Cui et al., Towards Discriminability and Diversity: Batch Nuclear-norm
@@ -32,20 +35,15 @@ class BNM(Term):
     """−`nuclear_norm` of a stream's predictions, so that descent raises the norm.
 
     Attributes:
-      target: stream whose predictions are meant; its labels are not used.
+      target: stream whose predictions are read; its labels are not used.
     """
 
-    target: str = "unlabelled"
+    target: str = stream_field("unlabelled")
 
-    @property
-    def streams(self):
-        return (self.target,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.task(setup, "BNM", "classification")
         checks.stream(setup, "target", self.target)
 
-    def __call__(self, context):
-        logits = context.forward(self.target).logits
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    def __call__(self, context: View) -> jax.Array:
+        logits = as_float32(context.forward(self.target).logits)
         return -nuclear_norm(jax.nn.softmax(logits))

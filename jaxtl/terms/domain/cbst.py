@@ -1,4 +1,4 @@
-"""CBST: self-training on the surest share of each class, not of all classes alike."""
+"""CBST: self-training on the most confident share of each class."""
 
 import dataclasses
 
@@ -6,24 +6,29 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.config import traced
-from jaxtl.core.types import vectors
+from jaxtl.core.types import PyTree, vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
-from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.domain.initial_predictions import first_pass
+from jaxtl.terms import checks, losses
+from jaxtl.terms.base import Metrics, Setup, Term, stream_field
+from jaxtl.terms.context import View
+from jaxtl.terms.domain.initial_predictions import predict_stream
 
-UNSEEN = -1  # stands for the predicted class of an example that was not seen yet
-BEYOND = 2.0  # a threshold that no probability reaches, and finite, as states must be
+UNSEEN = -1  # in place of the predicted class of an example that was not seen yet
+UNREACHABLE = 2.0  # above every probability, and finite, as states must be
 PAPER_PORTION = schedules.Linear(peak=0.2, final=0.5)
 
 
 def class_thresholds(
-    confidence: jax.Array, predicted: jax.Array, portion, classes: int
+    confidence: jax.Array,
+    predicted: jax.Array,
+    portion: float | jax.Array,
+    classes: int,
 ) -> jax.Array:
-    """exp(−k_c), the confidence that the surest share of each class reaches.
+    """exp(−k_c), the confidence that the most confident share of each class reaches.
 
-    Of the n_c examples predicted as c, the one of rank round(portion · n_c) gives it.
+    It is the confidence of rank round(portion · n_c) among the n_c examples predicted
+    as c.
 
     Args:
       confidence: (n,) probability of each example's predicted class.
@@ -32,7 +37,7 @@ def class_thresholds(
       classes: number of classes.
 
     Returns:
-      (classes,); BEYOND where that rank is 0: nothing of the class is taken.
+      (classes,); UNREACHABLE where that rank is 0, so that no example is selected.
 
     References:
       Zou et al., Unsupervised Domain Adaptation for Semantic Segmentation via
@@ -43,22 +48,22 @@ def class_thresholds(
     counts = jnp.bincount(group, length=classes + 1)[:classes]
     start = jnp.cumsum(counts) - counts
     rank = jnp.round(jnp.clip(portion, 0.0, 1.0) * counts).astype(counts.dtype)
-    at = jnp.clip(start + rank - 1, 0, len(confidence) - 1)
-    return jnp.where(rank > 0, confidence[order][at], BEYOND)
+    index = jnp.clip(start + rank - 1, 0, len(confidence) - 1)
+    return jnp.where(rank > 0, confidence[order][index], UNREACHABLE)
 
 
 def balanced_labels(
     probabilities: jax.Array, thresholds: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The class of the largest p_c / exp(−k_c), taken where that is at least 1.
+    """The class of the largest p_c / exp(−k_c), selected where that is at least 1.
 
     Args:
       probabilities: (batch, K).
       thresholds: exp(−k_c), (K,).
 
     Returns:
-      (labels, taken), (batch,) each. The paper takes ratios above 1; with "at least"
-      the example that gave the threshold is taken too.
+      (labels, bools of selected examples), (batch,) each. The paper selects ratios
+      above 1; with "at least" the example that defines the threshold is selected too.
 
     References:
       Zou et al., as `class_thresholds`, eq. 8 and 9.
@@ -71,81 +76,84 @@ def balanced_labels(
 class CBST(Term):
     """Cross-entropy to class-balanced pseudo-labels, mean over the whole batch.
 
-    Examples that are not taken count 0. Thresholds are those of each example's latest
-    prediction, which a memory of all target examples keeps (it begins with the initial
-    model's); so the paper's rounds of labelling and training are one running process.
-    The predictions that label a batch are its own, without gradient. Reports the share
-    that is taken ("mask") and their mean confidence.
+    Examples that are not selected count 0. Thresholds are computed from each example's
+    latest prediction, which the term's state stores for all target examples (at first
+    the initial model's); so the paper's rounds of labelling and training become one
+    continuous process. The predictions that label a batch are its own, without
+    gradient. Reports the share of selected examples ("mask") and their mean confidence.
 
-    Give the source's task loss beside it, and begin from a model trained on the source
+    Use it beside the source's task loss, and start from a model trained on the source
     or let `weight` rise from 0 (`schedules.Ramp`).
 
     Attributes:
-      target: stream that is labelled; its labels are not used.
-      portion: p, the share of each class that is taken, a number or a schedule; the
+      target: stream that receives pseudo-labels; its own labels are not used.
+      portion: p, the share of each class that is selected, a number or a schedule; the
         paper's rises from 20 % to 50 %.
-      balanced: False takes the surest share of all examples, whatever their class
-        (the paper's self-training, ST).
-      every: steps between two looks at the memory for new thresholds; all examples
-        are sorted then, which for 60,000 takes longer than a small network's step.
+      balanced: False selects the most confident share of all examples, whatever their
+        class (the paper's self-training, ST).
+      every: steps between two updates of the thresholds; each one sorts all examples,
+        which for 60,000 takes longer than a small network's step.
 
     References:
-      Zou et al., as `class_thresholds`. Their loss is a sum, without the prior and the
-      spatial ones (CRST, ICCV 2019, adds regularised labels).
+      Zou et al., as `class_thresholds`. Their loss is a sum, here without the class and
+      spatial priors (CRST, ICCV 2019, adds regularized labels).
     """
 
-    target: str = "unlabelled"
+    target: str = stream_field("unlabelled")
     portion: float | Schedule = traced(PAPER_PORTION)
     balanced: bool = True
     every: int = 20
 
-    @property
-    def streams(self):
-        return (self.target,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.task(setup, "CBST", "classification")
         checks.stream(setup, "target", self.target)
         checks.number(setup, "portion", self.portion, 0.0, 1.0)
         checks.number(setup, "every", self.every, 1)
 
-    def init_state(self, setup: Setup):
-        known = first_pass(setup, self.target)
-        p = known["probabilities"]
-        predicted = jnp.where(known["seen"], jnp.argmax(p, axis=-1), UNSEEN)
+    def init_state(self, setup: Setup) -> PyTree:
+        initial = predict_stream(setup, self.target)
+        p = initial["probabilities"]
+        predicted = jnp.where(initial["seen"], jnp.argmax(p, axis=-1), UNSEEN)
         return {
             "confidence": p.max(-1),
             "predicted": predicted.astype(jnp.int32),
-            "thresholds": jnp.full(p.shape[-1], BEYOND),
+            "thresholds": jnp.full(p.shape[-1], UNREACHABLE),
         }
 
-    def __call__(self, context):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = vectors(context.forward(self.target).logits)
         p = jax.lax.stop_gradient(jax.nn.softmax(logits))
-        rows = context.batches[self.target]["row"]
-        best = jnp.argmax(p, axis=-1).astype(jnp.int32)
-        memory = {
-            "confidence": context.state["confidence"].at[rows].set(p.max(-1)),
-            "predicted": context.state["predicted"].at[rows].set(best),
+        thresholds = self._update(context, p)
+        labels, selected = balanced_labels(p, thresholds)
+        mask = selected.astype(logits.dtype)
+        value = -jnp.mean(mask * losses.label_log_probabilities(logits, labels))
+        confidence = jnp.sum(mask * p.max(-1)) / jnp.maximum(jnp.sum(mask), 1.0)
+        return value, {"mask": jnp.mean(mask), "confidence": confidence}
+
+    def _update(self, context: View, p: jax.Array) -> jax.Array:
+        """Stores the batch's predictions; the thresholds of this step, (K,)."""
+        rows, state = context.batches[self.target]["row"], context.state
+        predicted = jnp.argmax(p, axis=-1).astype(jnp.int32)
+        predictions = {
+            "confidence": state["confidence"].at[rows].set(p.max(-1)),
+            "predicted": state["predicted"].at[rows].set(predicted),
         }
-        limits = self._thresholds(context, **memory)
-        context.set_state({**memory, "thresholds": limits})
-        labels, taken = balanced_labels(p, limits)
-        mask = taken.astype(logits.dtype)
-        log_p = jax.nn.log_softmax(logits)
-        own = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-        sure = jnp.sum(mask * p.max(-1)) / jnp.maximum(jnp.sum(mask), 1.0)
-        return -jnp.mean(mask * own), {"mask": jnp.mean(mask), "confidence": sure}
+        is_due = context.step % self.every == 0
+        thresholds = jax.lax.cond(
+            is_due,
+            lambda: self._thresholds(context, **predictions),
+            lambda: state["thresholds"],
+        )
+        context.set_state({**predictions, "thresholds": thresholds})
+        return thresholds
 
-    def _thresholds(self, context, confidence, predicted) -> jax.Array:
-        """Returns the thresholds of this step, (K,): new ones where they are due."""
-        old = context.state["thresholds"]
+    def _thresholds(
+        self, context: View, confidence: jax.Array, predicted: jax.Array
+    ) -> jax.Array:
         portion = schedules.value(self.portion, context.step, context.steps)
-
-        def look():
-            if self.balanced:
-                return class_thresholds(confidence, predicted, portion, len(old))
-            one = class_thresholds(confidence, jnp.minimum(predicted, 0), portion, 1)
-            return jnp.broadcast_to(one, old.shape)
-
-        return jax.lax.cond(context.step % self.every == 0, look, lambda: old)
+        classes = len(context.state["thresholds"])
+        if self.balanced:
+            return class_thresholds(confidence, predicted, portion, classes)
+        one_class = jnp.minimum(predicted, 0)
+        threshold = class_thresholds(confidence, one_class, portion, 1)
+        return jnp.broadcast_to(threshold, (classes,))

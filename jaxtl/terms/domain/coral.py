@@ -1,4 +1,4 @@
-"""Deep CORAL: align the second moments of two domains' features."""
+"""Deep CORAL: aligns the second moments of two domains' features."""
 
 import dataclasses
 
@@ -6,19 +6,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.domain import domain_pair
+from jaxtl.terms.context import View
+from jaxtl.terms.domain.domain_pair import DomainPairAtStages
 
 
 def covariance(x: jax.Array) -> jax.Array:
-    """Returns the covariance of rows, (d, d), normalised by n − 1; x is (n, d)."""
+    """Covariance of the rows of x, normalized by n − 1: (n, d) -> (d, d)."""
     x = x - x.mean(0)
-    # Full precision: two covariances are about to be subtracted.
+    # Full precision, since two covariances are subtracted from each other.
     return jnp.matmul(x.T, x, precision="highest") / (x.shape[0] - 1)
 
 
 def coral(source: jax.Array, target: jax.Array) -> jax.Array:
-    """‖C_S − C_T‖²_F / (4 d²), C the covariances normalised by n − 1.
+    """‖C_S − C_T‖²_F / (4 d²), C the covariances normalized by n − 1.
 
     Args:
       source: (n, d) features of one domain.
@@ -44,31 +44,17 @@ def coral(source: jax.Array, target: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeepCORAL(Term):
+class DeepCORAL(DomainPairAtStages):
     """`coral` between two streams' features, summed over stages.
 
-    Features are taken as one vector of d numbers per example (`pairs.vector`); time and
-    memory grow with d².
+    Features are one vector of d numbers per example (`domain_pair.stage_vectors`); time
+    and memory grow with d².
 
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      stages: whose outputs to align; None is the last before the head.
+      stages: stages whose outputs to align; None is the last one before the head.
     """
 
-    source: str = "source"
-    target: str = "unlabelled"
-    stages: tuple[str, ...] | None = None
-
-    @property
-    def streams(self):
-        return (self.source, self.target)
-
-    def check(self, setup: Setup):
-        domain_pair.check(setup, self.source, self.target, self.stages)
-
-    def __call__(self, context):
-        return sum(
-            coral(*domain_pair.both(context, self, stage))
-            for stage in domain_pair.chosen(self.stages, context.program.network)
-        )
+    def __call__(self, context: View) -> jax.Array:
+        return sum(coral(*pair) for pair in self.feature_pairs(context))

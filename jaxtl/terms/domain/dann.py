@@ -1,30 +1,31 @@
-"""Domain-adversarial training: features from which no domain can be told."""
+"""Domain-adversarial training: features that do not reveal the domain."""
 
 import dataclasses
+
+import jax
 
 from jaxtl.core.config import traced
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term, feature_stage
-from jaxtl.terms.domain import adversarial, domain_pair
-from jaxtl.terms.domain.adversarial import PAPER_RAMP
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.domain import adversarial
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DANN(Term):
+class DANN(adversarial.DiscriminatorTerm):
     """Discriminator's cross-entropy, its gradient reversed before it meets the model.
 
-    The value is ½ · (mean over the source batch + mean over the other), in nats; log 2
-    is chance. `weight` multiplies the whole term, so also the discriminator's own
-    gradient; `reversal` multiplies the reversed gradient alone. Reports the
-    discriminator's accuracy, ½ for each domain.
+    The value is `adversarial.discriminator_loss`. `weight` multiplies the whole term,
+    the discriminator's own gradient too; `reversal` multiplies the reversed gradient
+    alone. Reports the discriminator's accuracy, ½ of each domain.
 
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      stage: whose output the discriminator sees, one vector per example; None is the
-        last before the head.
+      stage: stage whose output the discriminator reads, one vector per example; None is
+        the last one before the head.
       widths: of the discriminator's hidden layers; () is a linear one.
       reversal: λ, a number or a schedule; the paper's ramp from 0 to 1 by default.
 
@@ -33,38 +34,22 @@ class DANN(Term):
       section 4.2; λ_p in section 5.2.2.
     """
 
-    source: str = "source"
-    target: str = "unlabelled"
-    stage: str | None = None
-    widths: tuple[int, ...] = (64,)
-    reversal: float | Schedule = traced(PAPER_RAMP)
+    reversal: float | Schedule = traced(adversarial.PAPER_RAMP)
 
-    @property
-    def streams(self):
-        return (self.source, self.target)
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
+        checks.number(setup, "reversal", self.reversal, 0.0)
 
-    def check(self, setup: Setup):
-        adversarial.check(setup, self.source, self.target, self.widths, self.reversal)
-        checks.stage(setup, "stage", self._stage(setup.program.network))
-
-    def init(self, key, setup):
-        width = adversarial.width(setup, self._stage(setup.program.network))
-        return adversarial.discriminator_init(key, (width, *self.widths))
-
-    def _stage(self, network) -> str:
-        return feature_stage(network.stages, self.stage)
-
-    def __call__(self, context):
+    def domain_logits(self, context: View, stream: str) -> jax.Array:
+        """The discriminator's logits of a stream's batch, (batch,)."""
         scale = schedules.value(self.reversal, context.step, context.steps)
-        stage = self._stage(context.program.network)
+        features = self.features(context, stream)
+        features = adversarial.reverse_gradient(features, scale)
+        return adversarial.discriminator(context.term_params, features)
 
-        def domain(stream: str, label: float):
-            feature = domain_pair.feature(context, stream, stage)
-            feature = adversarial.reverse_gradient(feature, scale)
-            logits = adversarial.discriminator(context.term_params, feature)
-            return adversarial.domain_loss(logits, label)
-
-        source, source_hits = domain(self.source, 1.0)
-        target, target_hits = domain(self.target, 0.0)
-        accuracy = 0.5 * (source_hits + target_hits)
-        return 0.5 * (source + target), {"accuracy": accuracy}
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        value, accuracy = adversarial.discriminator_loss(
+            self.domain_logits(context, self.source),
+            self.domain_logits(context, self.target),
+        )
+        return value, {"accuracy": accuracy}

@@ -1,40 +1,43 @@
-"""What the model thinks of every example of a stream, before a term's first step."""
+"""Predictions of the initial model for all examples of a stream."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core.types import vectors
+from jaxtl.core.types import PyTree, vectors
 from jaxtl.terms.base import Setup
 
 
-def first_pass(setup: Setup, stream: str, stage: str | None = None):
+def predict_stream(
+    setup: Setup, stream: str, stage: str | None = None
+) -> dict[str, jax.Array]:
     """Runs the initial model over a stream once, in evaluation mode.
 
     Args:
-      setup: what a term is initialised with.
-      stream: whose examples.
-      stage: whose features are kept as well, one vector per example; None keeps none.
+      setup: the setup that a term is initialized with.
+      stream: name of the stream.
+      stage: stage whose features are returned too, one vector per example; None returns
+        no features.
 
     Returns:
       {"probabilities": (examples, outputs), "seen": (examples,) bools} and with a stage
       {"features": (examples, width)}, float32, in the order of the data set's rows;
-      zeros where the stream has no such row.
+      zeros in rows that the stream does not contain.
     """
     apply = setup.program.network.apply
 
     @jax.jit
-    def forward(params, stats, x):
-        out = apply(params, stats, x)
-        found = {"probabilities": jax.nn.softmax(vectors(out.logits))}
+    def forward(params: PyTree, stats: PyTree, x: PyTree) -> dict[str, jax.Array]:
+        output = apply(params, stats, x)
+        results = {"probabilities": jax.nn.softmax(vectors(output.logits))}
         if stage is not None:
-            found["features"] = vectors(out.features[stage])
-        return found
+            results["features"] = vectors(output.features[stage])
+        return results
 
-    count, memory = setup.examples[stream], {}
+    count, table = setup.examples[stream], {}
     for batch in setup.batches(stream):
-        found = forward(setup.params, setup.stats, batch["x"])
-        found["seen"] = jnp.ones(len(batch["row"]), bool)
-        for name, value in found.items():
-            blank = jnp.zeros((count, *value.shape[1:]), value.dtype)
-            memory[name] = memory.get(name, blank).at[batch["row"]].set(value)
-    return memory
+        results = forward(setup.params, setup.stats, batch["x"])
+        results["seen"] = jnp.ones(len(batch["row"]), bool)
+        for name, values in results.items():
+            zeros = jnp.zeros((count, *values.shape[1:]), values.dtype)
+            table[name] = table.get(name, zeros).at[batch["row"]].set(values)
+    return table

@@ -1,6 +1,7 @@
-"""MCD: two classifiers that part where the target is unlike the source."""
+"""MCD: two classifiers that disagree where the target differs from the source."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from jaxtl.core.types import vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks, losses
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.domain import adversarial, domain_pair
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.domain import adversarial
+from jaxtl.terms.domain.domain_pair import stage_vectors, stream_vectors
 
 
 def discrepancy(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -20,6 +23,9 @@ def discrepancy(first: jax.Array, second: jax.Array) -> jax.Array:
     Args:
       first, second: logits of two classifiers, (batch, K).
 
+    Returns:
+      A scalar in [0, 2/K].
+
     References:
       Saito et al., Maximum Classifier Discrepancy for Unsupervised Domain Adaptation,
       CVPR 2018.
@@ -27,17 +33,32 @@ def discrepancy(first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.mean(jnp.abs(jax.nn.softmax(first) - jax.nn.softmax(second)))
 
 
+def _head_logits(context: View, feature: Any) -> jax.Array:
+    """Logits of the model's head on another input than its own, (batch, K)."""
+    program = context.program
+    output = program.network.apply(
+        context.params,
+        context.stats,
+        feature,
+        start=program.network.stages[-1],
+        train=program.train_stages,
+        frozen_stats=program.frozen_stats,
+        key=context.key,
+    )
+    return vectors(output.logits)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MCD(Term):
+class MCD(adversarial.AuxiliaryClassifierTerm):
     """Second classifier's source loss − the two classifiers' discrepancy on the target.
 
     The first classifier is the model's head (train it by a task loss on the source);
-    the second is this term's own. Both raise their discrepancy on the target, the
-    features below lower it, since its gradient is reversed before it meets them. This
-    is the one-step, gradient-reversal form of the game: the paper takes turns, one step
-    of the classifiers and up to four of the features, which `reversal` above 1 stands
-    for. Reports the discrepancy, the second classifier's source loss in nats, and on
-    how many target examples both agree.
+    the second one belongs to this term. Both raise their discrepancy on the target; the
+    features below lower it, since its gradient is reversed before it meets them. The
+    paper alternates between one step of the classifiers and up to four steps of the
+    features; here both are one step, in which `reversal` above 1 strengthens the
+    features' part. Reports the discrepancy, the second classifier's source loss in
+    nats, and the share of target examples on which both agree.
 
     Attributes:
       source: stream of the labelled domain.
@@ -50,46 +71,31 @@ class MCD(Term):
       CVPR 2018.
     """
 
-    source: str = "source"
-    target: str = "unlabelled"
-    widths: tuple[int, ...] = (64,)
     reversal: float | Schedule = traced(1.0)
 
-    @property
-    def streams(self):
-        return (self.source, self.target)
-
-    def check(self, setup: Setup):
-        checks.task(setup, "MCD", "classification")
-        adversarial.check(setup, self.source, self.target, self.widths, self.reversal)
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
         checks.labelled(setup, "source", self.source)
         checks.classes(setup, "source", self.source)
-        adversarial.needs_body(setup, "MCD")
+        checks.number(setup, "reversal", self.reversal, 0.0)
 
-    def init(self, key, setup):
-        width = adversarial.width(setup, setup.program.network.stages[-2])
-        return adversarial.discriminator_init(
-            key, (width, *self.widths), setup.program.outputs
-        )
-
-    def __call__(self, context):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         scale = schedules.value(self.reversal, context.step, context.steps)
-        below = context.program.network.stages[-2]
-        feature = domain_pair.feature(context, self.source, below)
-        logits = adversarial.perceptron(context.term_params, feature)
-        labels = context.batches[self.source]["y"]
-        learned = losses.cross_entropy(logits, labels)
-        feature = context.forward(self.target).features[below]
-        feature = adversarial.reverse(feature, scale)
-        first = vectors(adversarial.head_logits(context, feature))
-        second = adversarial.perceptron(
-            context.term_params,
-            domain_pair.vector(context.program.network, below, feature),
+        network, params = context.program.network, context.term_params
+        stage = network.stages[-2]
+        source = stream_vectors(context, self.source, stage)
+        source_loss = losses.cross_entropy(
+            adversarial.perceptron(params, source), context.batches[self.source]["y"]
         )
-        apart = discrepancy(first, second)
-        same = jnp.argmax(first, axis=-1) == jnp.argmax(second, axis=-1)
-        return learned - apart, {
-            "discrepancy": apart,
-            "second": learned,
-            "agreement": jnp.mean(same.astype(jnp.float32)),
+        feature = context.forward(self.target).features[stage]
+        feature = adversarial.reverse_feature_gradient(feature, scale)
+        first = _head_logits(context, feature)
+        target = stage_vectors(network, stage, feature)
+        second = adversarial.perceptron(params, target)
+        difference = discrepancy(first, second)
+        agreement = jnp.argmax(first, axis=-1) == jnp.argmax(second, axis=-1)
+        return source_loss - difference, {
+            "discrepancy": difference,
+            "second": source_loss,
+            "agreement": jnp.mean(agreement.astype(jnp.float32)),
         }

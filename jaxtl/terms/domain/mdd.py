@@ -11,14 +11,16 @@ from jaxtl.core.types import vectors
 from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks, losses
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.domain import adversarial, domain_pair
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.domain import adversarial
+from jaxtl.terms.domain.domain_pair import stream_vectors
 
 PAPER_RAMP = schedules.Ramp(final=0.1, gamma=10.0)
 
 
-def log_other(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """log(1 − σ_y(z)), the log-probability of every class but y, without cancellation.
+def log_complement(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """log(1 − σ_y(z)), the log-probability of all classes but y, without cancellation.
 
     Args:
       logits: z, (batch, K), K ≥ 2.
@@ -27,17 +29,23 @@ def log_other(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       (batch,), at most 0.
     """
-    chosen = jnp.arange(logits.shape[-1]) == labels[:, None]
-    rest = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
-    return rest - jax.nn.logsumexp(logits, axis=-1)
+    is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
+    without_label = jnp.where(is_label, -jnp.inf, logits)
+    return jax.nn.logsumexp(without_label, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
 
-def margin_disparity(source, source_labels, target, target_labels, margin=4.0):
-    """γ · E_S[−log σ_h(f′)] + E_T[−log(1 − σ_h(f′))], what the auxiliary f′ lowers.
+def margin_disparity(
+    source: jax.Array,
+    source_labels: jax.Array,
+    target: jax.Array,
+    target_labels: jax.Array,
+    margin: float | jax.Array = 4.0,
+) -> jax.Array:
+    """γ · E_S[−log σ_h(f′)] + E_T[−log(1 − σ_h(f′))], which the auxiliary f′ lowers.
 
     Args:
       source: logits of f′ in the labelled domain, (n, K).
-      source_labels: h, what the classifier predicts there, (n,).
+      source_labels: h, the classifier's predictions there, (n,).
       target, target_labels: the same in the other domain, (m, K) and (m,).
       margin: γ = exp ρ, ρ the paper's margin; may be traced.
 
@@ -49,23 +57,23 @@ def margin_disparity(source, source_labels, target, target_labels, margin=4.0):
       Zhang et al., Bridging Theory and Algorithm for Domain Adaptation, ICML 2019,
       section 4.
     """
-    agree = losses.cross_entropy(source, source_labels)
-    return margin * agree - jnp.mean(log_other(target, target_labels))
+    agreement = losses.cross_entropy(source, source_labels)
+    return margin * agreement - jnp.mean(log_complement(target, target_labels))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MDD(Term):
+class MDD(adversarial.AuxiliaryClassifierTerm):
     """`margin_disparity` of an auxiliary classifier, its gradient reversed.
 
-    The classifier is the model's head (train it by a task loss on the source), the
-    auxiliary one is this term's own: it learns to predict as the head does on the
-    source and otherwise on the target; the features below unlearn what lets it. No
+    The classifier is the model's head (train it by a task loss on the source); the
+    auxiliary one belongs to this term. It learns to predict as the head does on the
+    source and differently on the target; the features below learn to prevent that. No
     gradient reaches the head. Reports how often both agree in each domain.
 
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      widths: of the auxiliary classifier's hidden layers (the paper's is 1024).
+      widths: of the auxiliary classifier's hidden layers (1024 in the paper).
       margin: γ, the source's weight, exp of the paper's margin.
       reversal: λ of the reversed gradient, a number or a schedule (the paper's rises
         to 0.1).
@@ -74,46 +82,37 @@ class MDD(Term):
       As `margin_disparity`; γ = 4.
     """
 
-    source: str = "source"
-    target: str = "unlabelled"
-    widths: tuple[int, ...] = (64,)
     margin: float = traced(4.0)
     reversal: float | Schedule = traced(PAPER_RAMP)
 
-    @property
-    def streams(self):
-        return (self.source, self.target)
-
-    def check(self, setup: Setup):
-        checks.task(setup, "MDD", "classification")
-        adversarial.check(setup, self.source, self.target, self.widths, self.reversal)
-        adversarial.needs_body(setup, "MDD")
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
+        checks.number(setup, "reversal", self.reversal, 0.0)
         checks.number(setup, "margin", self.margin, 0.0)
         if setup.program.outputs < 2:
             raise UserError(
-                f"terms.{setup.name}: MDD tells classes apart, and the data have one."
+                f"terms.{setup.name}: MDD needs at least 2 classes, and the data have "
+                f"{setup.program.outputs}."
             )
 
-    def init(self, key, setup):
-        width = adversarial.width(setup, setup.program.network.stages[-2])
-        return adversarial.discriminator_init(
-            key, (width, *self.widths), setup.program.outputs
-        )
-
-    def __call__(self, context):
+    def _predictions(
+        self, context: View, stream: str
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Auxiliary logits, the head's predicted classes, and their agreement."""
         scale = schedules.value(self.reversal, context.step, context.steps)
-        below = context.program.network.stages[-2]
+        stage = context.program.network.stages[-2]
+        features = stream_vectors(context, stream, stage)
+        features = adversarial.reverse_gradient(features, scale)
+        logits = adversarial.perceptron(context.term_params, features)
+        labels = jnp.argmax(vectors(context.forward(stream).logits), axis=-1)
+        agreement = jnp.argmax(logits, axis=-1) == labels
+        return logits, labels, jnp.mean(agreement.astype(jnp.float32))
 
-        def domain(stream: str):
-            out = context.forward(stream)
-            feature = domain_pair.feature(context, stream, below)
-            feature = adversarial.reverse_gradient(feature, scale)
-            logits = adversarial.perceptron(context.term_params, feature)
-            labels = jnp.argmax(vectors(out.logits), axis=-1)
-            same = jnp.argmax(logits, axis=-1) == labels
-            return logits, labels, jnp.mean(same.astype(jnp.float32))
-
-        *source, source_same = domain(self.source)
-        *target, target_same = domain(self.target)
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        *source, source_agreement = self._predictions(context, self.source)
+        *target, target_agreement = self._predictions(context, self.target)
         value = margin_disparity(*source, *target, self.margin)
-        return value, {"source_agree": source_same, "target_agree": target_same}
+        return value, {
+            "source_agree": source_agreement,
+            "target_agree": target_agreement,
+        }

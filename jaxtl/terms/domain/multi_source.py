@@ -1,4 +1,4 @@
-"""Several sources: one term made one per source, each with its share of the weight."""
+"""Several sources: a copy of one term for each, with an equal share of its weight."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -8,24 +8,24 @@ from jaxtl.optim import schedules
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Term
 
-FIELDS = ("source", "stream")
+_FIELDS = ("source", "stream")
 
 
 def each_source(
     term: Term, sources: Iterable[str], name: str | None = None
 ) -> dict[str, Term]:
-    """Returns a copy of a term per source stream, the weight divided by their number.
+    """Copies a term for each source stream, its weight divided by their number.
 
     Use it in an experiment with several labelled domains:
     `terms={**each_source(tl.losses.CrossEntropy(), ("art", "photo"), "task"),
-    **each_source(tl.domain.DANN(), ("art", "photo"))}`. A term with parameters of its
-    own (a discriminator) then has a set for each source.
+    **each_source(tl.domain.DANN(), ("art", "photo"))}`. A term with parameters (a
+    discriminator) then has separate ones for each source.
 
     Args:
-      term: with a field `source`, or else `stream`, which is set to each of the
+      term: a term with a field `source`, or else `stream`, which is set to each of the
         sources.
-      sources: streams, one or more, each once.
-      name: that the terms' names begin with; None takes the term's class in lower case.
+      sources: names of one or more streams, each once.
+      name: prefix of the terms' names; None is the term's class in lower case.
 
     Returns:
       {"<name>_<source>": term}.
@@ -35,10 +35,10 @@ def each_source(
 
     References:
       Zhao et al., Adversarial Multiple Source Domain Adaptation, NeurIPS 2018: a
-      discriminator per source. They minimise the worst source's loss, or a smooth
+      discriminator per source. They minimize the worst source's loss, or a smooth
       maximum; this is the plain mean over sources.
     """
-    kind = type(term).__name__
+    class_name = type(term).__name__
     if isinstance(sources, str):
         raise UserError(f"sources={sources!r}: expected several names, as a tuple.")
     sources = tuple(sources)
@@ -46,17 +46,19 @@ def each_source(
         raise UserError(
             f"sources={sources!r}: expected one or more streams, each named once."
         )
-    known = {field.name for field in dataclasses.fields(term)}
-    field = next((field for field in FIELDS if field in known), None)
+    names = {field.name for field in dataclasses.fields(term)}
+    field = next((field for field in _FIELDS if field in names), None)
     if field is None:
         raise UserError(
-            f"{kind} has no field 'source' or 'stream', so it can't be repeated over "
-            "sources."
+            f"{class_name} has no field 'source' or 'stream', so it can't be repeated "
+            "over sources."
         )
     weight = _divided(term.weight, len(sources))
-    begin = kind.lower() if name is None else name
+    prefix = class_name.lower() if name is None else name
     return {
-        f"{begin}_{source}": dataclasses.replace(term, weight=weight, **{field: source})
+        f"{prefix}_{source}": dataclasses.replace(
+            term, weight=weight, **{field: source}
+        )
         for source in sources
     }
 

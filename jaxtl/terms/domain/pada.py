@@ -1,4 +1,4 @@
-"""PADA: source classes that the target seems not to have count for less."""
+"""PADA: smaller weights for source classes that the target seems not to contain."""
 
 import dataclasses
 
@@ -7,15 +7,16 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree, vectors
-from jaxtl.optim import schedules
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.domain import adversarial, domain_pair
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.domain import adversarial
 from jaxtl.terms.domain.dann import DANN
+from jaxtl.terms.domain.domain_pair import DomainPair
 
 
 def class_weights(prediction: jax.Array) -> jax.Array:
-    """γ / max γ, the share that each class has in the target's predictions.
+    """γ / max γ, γ the share of each class in the target's predictions.
 
     Args:
       prediction: mean predicted probabilities of target examples, (K,).
@@ -29,14 +30,28 @@ def class_weights(prediction: jax.Array) -> jax.Array:
     return prediction / jnp.max(prediction)
 
 
-def running(old: jax.Array, logits: jax.Array, momentum) -> jax.Array:
-    """momentum · old + (1 − momentum) · mean of softmax(logits), (K,)."""
-    now = jax.lax.stop_gradient(jnp.mean(jax.nn.softmax(logits), axis=0))
-    return momentum * old + (1 - momentum) * now
+def running_prediction(
+    previous: jax.Array, logits: jax.Array, momentum: float | jax.Array
+) -> jax.Array:
+    """momentum · previous + (1 − momentum) · mean of softmax(logits), without gradient.
+
+    Args:
+      previous: (K,).
+      logits: (batch, K).
+      momentum: in [0, 1], may be traced.
+
+    Returns:
+      (K,).
+    """
+    current = jax.lax.stop_gradient(jnp.mean(jax.nn.softmax(logits), axis=0))
+    return momentum * previous + (1 - momentum) * current
 
 
 def weighted_cross_entropy(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing=0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    smoothing: float | jax.Array = 0.0,
 ) -> jax.Array:
     """(1/n) Σ_i γ_{y_i} CE(logits_i, y_i): divided by n, and not by Σ γ.
 
@@ -46,73 +61,71 @@ def weighted_cross_entropy(
       weights: γ, (K,).
       smoothing: label smoothing, as in `losses.cross_entropy`.
 
+    Returns:
+      A scalar in nats.
+
     References:
       Cao et al., as `class_weights`, eq. 5.
     """
     log_p = jax.nn.log_softmax(logits)
-    hit = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-    each = (1 - smoothing) * hit + smoothing * jnp.mean(log_p, axis=-1)
-    return -jnp.mean(weights[labels] * each)
+    label_log_p = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    smoothed = (1 - smoothing) * label_log_p + smoothing * jnp.mean(log_p, axis=-1)
+    return -jnp.mean(weights[labels] * smoothed)
 
 
-def _initial(setup: Setup) -> PyTree:
+def _uniform_prediction(setup: Setup) -> PyTree:
     return {"prediction": jnp.full(setup.program.outputs, 1.0 / setup.program.outputs)}
 
 
-def _weights(context, target: str, momentum) -> jax.Array:
-    """Returns γ of this step, (K,), and keeps the running prediction."""
+def _update_weights(
+    context: View, target: str, momentum: float | jax.Array
+) -> jax.Array:
+    """Updates the running prediction in a term's state, and computes its γ, (K,)."""
     logits = vectors(context.forward(target).logits)
-    prediction = running(context.state["prediction"], logits, momentum)
+    prediction = running_prediction(context.state["prediction"], logits, momentum)
     context.set_state({"prediction": prediction})
     return class_weights(prediction)
 
 
-def _check(setup: Setup, term: str, source: str, momentum) -> None:
+def _check(setup: Setup, term: str, source: str, momentum: float) -> None:
     checks.task(setup, term, "classification")
     checks.labelled(setup, "source", source)
     checks.number(setup, "momentum", momentum, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassWeightedCrossEntropy(Term):
-    """`weighted_cross_entropy` of the source by what the target is predicted to hold.
+class ClassWeightedCrossEntropy(DomainPair):
+    """`weighted_cross_entropy` of the source, by the classes predicted in the target.
 
-    The weights are those of a running mean of the target's predictions, which begins
-    uniform (all weights 1); the paper recomputes them now and then from all target
-    examples. Takes the place of CrossEntropy(stream="source"). Reports the accuracy
-    and the mean weight.
+    The weights are those of a running mean of the target's predictions, which starts
+    uniform (all weights 1); the paper recomputes them from time to time from all target
+    examples. Takes the place of CrossEntropy(stream="source"). Reports the accuracy and
+    the mean weight.
 
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      momentum: of the running mean; 0.99 remembers some hundred batches.
+      momentum: of the running mean; 0.99 averages over about a hundred batches.
       label_smoothing: in [0, 1].
 
     References:
       Cao et al., as `class_weights`.
     """
 
-    source: str = "source"
-    target: str = "unlabelled"
     momentum: float = traced(0.99)
     label_smoothing: float = traced(0.0)
 
-    @property
-    def streams(self):
-        return (self.source, self.target)
-
-    def check(self, setup: Setup):
-        checks.stream(setup, "source", self.source)
-        checks.stream(setup, "target", self.target)
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
         _check(setup, "ClassWeightedCrossEntropy", self.source, self.momentum)
         checks.classes(setup, "source", self.source)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
 
-    def init_state(self, setup: Setup):
-        return _initial(setup)
+    def init_state(self, setup: Setup) -> PyTree:
+        return _uniform_prediction(setup)
 
-    def __call__(self, context):
-        weights = _weights(context, self.target, self.momentum)
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        weights = _update_weights(context, self.target, self.momentum)
         logits = vectors(context.forward(self.source).logits)
         labels = context.batches[self.source]["y"]
         value = weighted_cross_entropy(logits, labels, weights, self.label_smoothing)
@@ -125,14 +138,15 @@ class ClassWeightedCrossEntropy(Term):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartialDANN(DANN):
-    """DANN whose source examples count by γ of their class: PADA's discriminator.
+    """DANN with source examples weighted by γ of their class: PADA's discriminator.
 
     ½ · ((1/n) Σ_i γ_{y_i} · loss_i over the source + mean over the target), in nats.
-    Goes with `ClassWeightedCrossEntropy` as the task's loss. Reports the
+    Use it with `ClassWeightedCrossEntropy` as the task loss. Reports the
     discriminator's accuracy (unweighted) and the mean weight.
 
     Attributes:
-      momentum: as in `ClassWeightedCrossEntropy`; this term keeps its own mean.
+      source, target, stage, widths, reversal: as in `DANN`.
+      momentum: as in `ClassWeightedCrossEntropy`; this term has its own running mean.
 
     References:
       Cao et al., as `class_weights`.
@@ -140,29 +154,22 @@ class PartialDANN(DANN):
 
     momentum: float = traced(0.99)
 
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         super().check(setup)
         _check(setup, "PartialDANN", self.source, self.momentum)
 
-    def init_state(self, setup: Setup):
-        return _initial(setup)
+    def init_state(self, setup: Setup) -> PyTree:
+        return _uniform_prediction(setup)
 
-    def __call__(self, context):
-        weights = _weights(context, self.target, self.momentum)
-        scale = schedules.value(self.reversal, context.step, context.steps)
-        stage = self._stage(context.program.network)
-
-        def logits(stream: str):
-            feature = domain_pair.feature(context, stream, stage)
-            feature = adversarial.reverse_gradient(feature, scale)
-            return adversarial.discriminator(context.term_params, feature)
-
-        source = logits(self.source)
-        own = weights[context.batches[self.source]["y"]]
-        known = jnp.mean(own * jax.nn.softplus(-source))
-        target, hits = adversarial.domain_loss(logits(self.target), 0.0)
-        accuracy = 0.5 * (jnp.mean(source > 0) + hits)
-        return 0.5 * (known + target), {
-            "accuracy": accuracy,
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        weights = _update_weights(context, self.target, self.momentum)
+        source = self.domain_logits(context, self.source)
+        example_weights = weights[context.batches[self.source]["y"]]
+        # Divided by n as in the paper, and not by Σ γ as `domain_loss` divides.
+        source_loss = jnp.mean(example_weights * jax.nn.softplus(-source))
+        target = self.domain_logits(context, self.target)
+        target_loss, target_hits = adversarial.domain_loss(target, 0.0)
+        return 0.5 * (source_loss + target_loss), {
+            "accuracy": 0.5 * (jnp.mean(source > 0) + target_hits),
             "mean_weight": jnp.mean(weights),
         }

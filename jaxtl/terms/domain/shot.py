@@ -1,4 +1,4 @@
-"""SHOT: adaptation without the source's data, to the source's own classifier."""
+"""SHOT: adaptation to the source's fixed classifier, without the source's data."""
 
 import dataclasses
 
@@ -6,22 +6,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.config import traced
-from jaxtl.core.types import PyTree, vectors
-from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term, feature_stage
+from jaxtl.core.types import Network, PyTree, vectors
+from jaxtl.terms import checks, losses
+from jaxtl.terms.base import Metrics, Setup, Term, feature_stage, stream_field
+from jaxtl.terms.context import View
 from jaxtl.terms.domain.entropy import entropy
-from jaxtl.terms.domain.initial_predictions import first_pass
+from jaxtl.terms.domain.initial_predictions import predict_stream
 
 
-def information(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+def information_maximization(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean over examples of H(δ), Σ_k p̄_k log p̄_k), δ = softmax(logits), in nats.
 
-    The first is small where each prediction is decided, the second, in [−log K, 0],
-    where all classes are predicted alike; their sum is minus the mutual information of
-    inputs and predictions.
+    The first is small where each prediction is certain, the second, in [−log K, 0],
+    where all classes are predicted equally often; their sum is minus the mutual
+    information of inputs and predictions.
 
     Args:
       logits: (batch, K).
+
+    Returns:
+      Two scalars.
 
     References:
       Liang, Hu, Feng, Do We Really Need to Access the Source Data? Source Hypothesis
@@ -29,11 +33,11 @@ def information(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     mean = jnp.mean(jax.nn.softmax(logits), axis=0)
     # 0 · log 0 = 0, with a finite gradient.
-    log = jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
-    return jnp.mean(entropy(logits)), jnp.sum(mean * log)
+    log_mean = jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
+    return jnp.mean(entropy(logits)), jnp.sum(mean * log_mean)
 
 
-def centroids(features: jax.Array, weights: jax.Array) -> jax.Array:
+def _centroids(features: jax.Array, weights: jax.Array) -> jax.Array:
     """c_k = Σ_n w_nk g_n / Σ_n w_nk, (K, d); 0 where a class has no weight.
 
     Args:
@@ -45,16 +49,21 @@ def centroids(features: jax.Array, weights: jax.Array) -> jax.Array:
     return sums / jnp.where(total > 0, total, 1.0)
 
 
-def nearest(features: jax.Array, centres: jax.Array) -> jax.Array:
-    """Class of the centroid at the smallest cosine distance, (n,); ones at 0 never."""
+def _nearest_centroid(features: jax.Array, centroids: jax.Array) -> jax.Array:
+    """Class of the centroid at the smallest cosine distance, (n,).
 
-    def unit(x):
+    Args:
+      features: (n, d).
+      centroids: (K, d); a centroid of zeros is never the nearest.
+    """
+
+    def unit(x: jax.Array) -> jax.Array:
         size = jnp.linalg.norm(x, axis=-1, keepdims=True)
         return x / jnp.where(size > 0, size, 1.0)
 
-    cosine = jnp.matmul(unit(features), unit(centres).T, precision="highest")
-    there = jnp.any(centres != 0, axis=-1)
-    return jnp.argmax(jnp.where(there, cosine, -jnp.inf), axis=-1)
+    cosine = jnp.matmul(unit(features), unit(centroids).T, precision="highest")
+    is_defined = jnp.any(centroids != 0, axis=-1)
+    return jnp.argmax(jnp.where(is_defined, cosine, -jnp.inf), axis=-1)
 
 
 def centroid_labels(
@@ -62,64 +71,62 @@ def centroid_labels(
 ) -> jax.Array:
     """Pseudo-labels by the nearest centroid, in two rounds.
 
-    Centroids are first weighted by the predictions δ_k, then those of the examples
-    that the first round gave each class.
+    In the first round the predictions δ_k weight the centroids; in the second one each
+    centroid is the mean of the examples that the first round assigned to its class.
 
     Args:
       features: g, (n, d).
       probabilities: δ, (n, K).
-      seen: (n,) bools; the others give the centroids nothing.
+      seen: (n,) bools; examples that were not seen do not influence the centroids.
 
     Returns:
       (n,) class indices.
 
     References:
-      Liang et al., as `information`, eq. 4 to 6 (cosine distance).
+      Liang et al., as `information_maximization`, eq. 4 to 6 (cosine distance).
     """
-    there = seen[:, None].astype(probabilities.dtype)
-    first = nearest(features, centroids(features, probabilities * there))
-    member = jax.nn.one_hot(first, probabilities.shape[-1], dtype=there.dtype)
-    return nearest(features, centroids(features, member * there))
+    mask = seen[:, None].astype(probabilities.dtype)
+    first = _nearest_centroid(features, _centroids(features, probabilities * mask))
+    members = jax.nn.one_hot(first, probabilities.shape[-1], dtype=mask.dtype)
+    return _nearest_centroid(features, _centroids(features, members * mask))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SHOT(Term):
     """H(δ) + `diversity` · Σ p̄ log p̄ + `labels` · cross-entropy to pseudo-labels.
 
-    The source is a model, not data: begin from one that was trained there with label
+    The source is a model, not data: start from one that was trained there with label
     smoothing (`CrossEntropy(label_smoothing=0.1)`, as in the paper), freeze its head
     (`groups={"head": tl.FROZEN, ".*": 1.0}`, so that features move to the hypothesis)
-    and give no other term. Pseudo-labels come from a memory of every example's latest
-    features and predictions, which begins with the initial model's pass; the paper
-    runs such a pass anew each time. Reports both halves of the information, the
-    pseudo-labels' cross-entropy and how often they are the model's own predictions.
+    and use no other term. Pseudo-labels are computed from each example's latest
+    features and predictions, which the term's state stores (at first those of the
+    initial model); the paper runs the model over all examples anew each time. Reports
+    both parts of the information, the pseudo-labels' cross-entropy and the share of
+    examples whose pseudo-label is also the predicted class.
 
     Attributes:
-      target: stream that is adapted to; its labels are not used.
-      stage: whose features the centroids are of; None is the last before the head.
-      diversity: factor of the diversity; the paper's is 1.
-      labels: β, factor of the pseudo-labels' cross-entropy; the paper's is 0.3 (0.1
-        for digits), and 0 is SHOT-IM.
-      every: steps between two rounds of labelling.
+      target: stream that the model adapts to; its labels are not used.
+      stage: stage whose output the centroids are computed from; None is the last one
+        before the head.
+      diversity: factor of the diversity; 1 in the paper.
+      labels: β, factor of the pseudo-labels' cross-entropy; 0.3 in the paper (0.1 for
+        digits), and 0 is SHOT-IM.
+      every: steps between two updates of the pseudo-labels.
 
     References:
-      Liang et al., as `information`.
+      Liang et al., as `information_maximization`.
     """
 
-    target: str = "unlabelled"
+    target: str = stream_field("unlabelled")
     stage: str | None = None
     diversity: float = traced(1.0)
     labels: float = traced(0.3)
     every: int = 100
 
-    @property
-    def streams(self):
-        return (self.target,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.task(setup, "SHOT", "classification")
         checks.stream(setup, "target", self.target)
-        checks.stage(setup, "stage", self._stage(setup.program.network))
+        checks.stage(setup, "stage", self._stage_name(setup.program.network))
         checks.number(setup, "diversity", self.diversity, 0.0)
         checks.number(setup, "labels", self.labels, 0.0)
         checks.number(setup, "every", self.every, 1)
@@ -127,47 +134,50 @@ class SHOT(Term):
     def describe(self, setup: Setup) -> str:
         head = setup.program.network.stages[-1]
         if any(jax.tree.leaves(setup.program.trainable_mask.get(head, {}))):
-            return f"trains {head!r} too, which the paper holds (groups: tl.FROZEN)"
-        return f"adapts to the source's {head!r}, which stays"
+            return f"trains {head!r} too, which the paper freezes (groups: tl.FROZEN)"
+        return f"adapts to the source's {head!r}, which is frozen"
 
     def init_state(self, setup: Setup) -> PyTree:
-        memory = first_pass(setup, self.target, self._stage(setup.program.network))
-        return {**memory, "labels": jnp.zeros(len(memory["seen"]), jnp.int32)}
+        stage = self._stage_name(setup.program.network)
+        predictions = predict_stream(setup, self.target, stage)
+        labels = jnp.zeros(len(predictions["seen"]), jnp.int32)
+        return {**predictions, "labels": labels}
 
-    def _stage(self, network) -> str:
+    def _stage_name(self, network: Network) -> str:
         return feature_stage(network.stages, self.stage)
 
-    def __call__(self, context):
-        out = context.forward(self.target)
-        logits = vectors(out.logits)
-        labels = self._remember(context, out, logits)
-        decided, diverse = information(logits)
-        log_p = jax.nn.log_softmax(logits)
-        own = -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=-1))
-        same = jnp.mean((jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype))
-        value = decided + self.diversity * diverse + self.labels * own
-        return value, {
-            "entropy": decided,
-            "diversity": -diverse,
-            "pseudo": own,
-            "agreement": same,
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        output = context.forward(self.target)
+        logits = vectors(output.logits)
+        features = vectors(output.features[self._stage_name(context.program.network)])
+        labels = self._update(context, features, logits)
+        uncertainty, negative_diversity = information_maximization(logits)
+        pseudo = -jnp.mean(losses.label_log_probabilities(logits, labels))
+        information = uncertainty + self.diversity * negative_diversity
+        agreement = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
+        return information + self.labels * pseudo, {
+            "entropy": uncertainty,
+            "diversity": -negative_diversity,
+            "pseudo": pseudo,
+            "agreement": jnp.mean(agreement),
         }
 
-    def _remember(self, context, out, logits) -> jax.Array:
-        """Returns the batch's pseudo-labels; brings the memory up to date."""
-        rows, old = context.batches[self.target]["row"], context.state
-        now = {
-            "features": vectors(out.features[self._stage(context.program.network)]),
+    def _update(
+        self, context: View, features: jax.Array, logits: jax.Array
+    ) -> jax.Array:
+        """Stores the batch's features and predictions; its pseudo-labels, (batch,)."""
+        rows, state = context.batches[self.target]["row"], context.state
+        batch = {
+            "features": features,
             "probabilities": jax.nn.softmax(logits),
             "seen": jnp.ones(len(rows), bool),
         }
-        now = jax.lax.stop_gradient(now)
-        memory = {name: old[name].at[rows].set(now[name]) for name in now}
-
-        def label():
-            return centroid_labels(**memory).astype(jnp.int32)
-
-        due = context.step % self.every == 0
-        labels = jax.lax.cond(due, label, lambda: old["labels"])
-        context.set_state({**memory, "labels": labels})
+        batch = jax.lax.stop_gradient(batch)
+        latest = {name: state[name].at[rows].set(batch[name]) for name in batch}
+        labels = jax.lax.cond(
+            context.step % self.every == 0,
+            lambda: centroid_labels(**latest).astype(jnp.int32),
+            lambda: state["labels"],
+        )
+        context.set_state({**latest, "labels": labels})
         return labels[rows]

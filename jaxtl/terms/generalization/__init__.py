@@ -1,4 +1,4 @@
-"""Domain generalisation: terms over several labelled domains, for one never seen."""
+"""Domain generalization: terms over several labelled domains, for an unseen one."""
 
 from typing import TYPE_CHECKING
 

@@ -1,99 +1,120 @@
-"""What the terms of this package share: their domains, and each one's risk."""
+"""Base class of terms over several labelled domains, and the domains' risks."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
 from jaxtl.terms import checks, losses
-from jaxtl.terms.base import Setup
+from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.context import View
 
 
-def check(setup: Setup, term: str, streams: Sequence[str]) -> None:
-    """Raises UserError unless `streams` names two or more different labelled streams.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiDomainTerm(Term):
+    """Base class of terms over several labelled domains, for classification.
 
-    Args:
-      setup: what the term is checked against.
-      term: the term's class, for the message.
-      streams: its field of that name.
+    Attributes:
+      streams: streams of the labelled domains, two or more.
     """
-    where = checks.where(setup, "streams")
-    if isinstance(streams, str):
-        raise UserError(
-            f"{where}={streams!r}: expected a tuple of names, such as ({streams!r}, …)."
-        )
-    for name in streams:
-        checks.stream(setup, "streams", name)
-    if len(set(streams)) < 2 or len(set(streams)) < len(streams):
-        there = [name for name in setup.program.streams if name != "unlabelled"]
-        raise UserError(
-            f"{where}={tuple(streams)!r}: {term} compares domains, so it needs "
-            f"two or more different streams (streams: {', '.join(there)})."
-        )
-    if "unlabelled" in streams:
-        raise UserError(
-            f"{where}={tuple(streams)!r}: {term} needs labels in every domain, and the "
-            "stream 'unlabelled' has none."
-        )
-    checks.task(setup, term, "classification")
-    for name in streams:
-        checks.classes(setup, "streams", name)
+
+    streams: tuple[str, ...] = ()
+
+    def check(self, setup: Setup) -> None:
+        name, where = type(self).__name__, checks.where(setup, "streams")
+        if isinstance(self.streams, str):
+            raise UserError(
+                f"{where}={self.streams!r}: expected a tuple of names, such as "
+                f"({self.streams!r}, …)."
+            )
+        for stream in self.streams:
+            checks.stream(setup, "streams", stream)
+        distinct = len(set(self.streams))
+        if distinct < 2 or distinct < len(self.streams):
+            labelled = [s for s in setup.program.streams if s != "unlabelled"]
+            raise UserError(
+                f"{where}={tuple(self.streams)!r}: {name} compares domains, so it "
+                "needs two or more different streams "
+                f"(streams: {', '.join(labelled)})."
+            )
+        if "unlabelled" in self.streams:
+            raise UserError(
+                f"{where}={tuple(self.streams)!r}: {name} needs labels in every "
+                "domain, and the stream 'unlabelled' has none."
+            )
+        checks.task(setup, name, "classification")
+        for stream in self.streams:
+            checks.classes(setup, "streams", stream)
 
 
 def risks(
-    logits: Mapping[str, jax.Array], labels: Mapping[str, jax.Array], smoothing=0.0
+    logits: Mapping[str, jax.Array],
+    labels: Mapping[str, jax.Array],
+    smoothing: float | jax.Array = 0.0,
 ) -> jax.Array:
-    """Returns each domain's mean cross-entropy in nats, (domains,), float32 or wider.
+    """Mean cross-entropy of each domain in nats.
 
     Args:
       logits: domain -> (batch, classes).
       labels: domain -> (batch,) class indices or (batch, classes) distributions.
       smoothing: of the labels, in [0, 1].
+
+    Returns:
+      (domains,), float32 or wider.
     """
-    found = [
-        losses.cross_entropy(logits[name], labels[name], smoothing) for name in logits
-    ]
-    return jnp.stack(found)
+    return jnp.stack(
+        [losses.cross_entropy(logits[name], labels[name], smoothing) for name in logits]
+    )
 
 
-def logits(context, streams: tuple[str, ...]) -> dict[str, jax.Array]:
-    """Returns each domain's logits, of one pass over the batches of all.
+def domain_logits(context: View, streams: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Logits of each domain, from one pass over the batches of all domains.
 
     BatchNorm thus sees the pooled batch, as at evaluation, where its statistics are
     those of all domains (Gulrajani & Lopez-Paz, In Search of Lost Domain
-    Generalization, ICLR 2021, run their methods so).
+    Generalization, ICLR 2021, run their methods in this way).
+
+    Returns:
+      domain -> (batch, classes).
     """
-    return {name: out.logits for name, out in context.joint_forward(streams).items()}
+    outputs = context.joint_forward(streams)
+    return {name: output.logits for name, output in outputs.items()}
 
 
-def labels(context, streams: tuple[str, ...]) -> dict[str, jax.Array]:
-    """Returns each domain's labels."""
+def domain_labels(context: View, streams: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Labels of each domain: domain -> (batch,) or (batch, classes)."""
     return {name: context.batches[name]["y"] for name in streams}
 
 
 def accuracies(
     logits: Mapping[str, jax.Array], labels: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Returns {"accuracy": the domains' mean, "worst": that of the worst domain}."""
-    hits = []
+    """Mean and minimum of the domains' accuracies: {"accuracy": …, "worst": …}.
+
+    Args:
+      logits, labels: as in `risks`.
+    """
+    values = []
     for name, z in logits.items():
         y = labels[name]
         y = jnp.argmax(y, axis=-1) if y.ndim == z.ndim else y
-        hits.append(jnp.mean((jnp.argmax(z, axis=-1) == y).astype(jnp.float32)))
-    hits = jnp.stack(hits)
-    return {"accuracy": hits.mean(), "worst": hits.min()}
+        values.append(jnp.mean((jnp.argmax(z, axis=-1) == y).astype(jnp.float32)))
+    values = jnp.stack(values)
+    return {"accuracy": values.mean(), "worst": values.min()}
 
 
-def equal(
-    context, streams: tuple[str, ...], *, inputs: bool = False
-) -> tuple[jax.Array, jax.Array, str | None]:
-    """Returns the domains' batches stacked, cut to the smallest one.
+def stacked_batches(
+    context: View, streams: tuple[str, ...], *, inputs: bool = False
+) -> tuple[PyTree, jax.Array, str | None]:
+    """Stacks the domains' batches, cut to the size of the smallest one.
 
     Args:
       context: of the step.
       streams: the domains.
-      inputs: whether the model's inputs are wanted even where features are cached.
+      inputs: whether to read the model's inputs even where features are cached.
 
     Returns:
       x: (domains, batch, …), a tree where inputs are one; y: (domains, batch, …); and

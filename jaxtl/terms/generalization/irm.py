@@ -1,4 +1,4 @@
-"""Invariant risk minimisation: one classifier that is optimal in every domain."""
+"""Invariant risk minimization: one classifier that is optimal in every domain."""
 
 import dataclasses
 
@@ -6,20 +6,24 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
-from jaxtl.terms.base import Setup, Term
+from jaxtl.core.tree import as_float32
+from jaxtl.terms.context import View
 from jaxtl.terms.generalization import base
 
 
 def scale_gradients(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """∂/∂w of each example's cross-entropy of w·logits, at w = 1, (batch,).
+    """∂/∂w of each example's cross-entropy of w·logits, at w = 1.
 
     In closed form Σ_c p_c z_c − Σ_c q_c z_c with p the softmax of z and q the label.
 
     Args:
       logits: z, (batch, classes).
       labels: (batch,) class indices or (batch, classes) distributions.
+
+    Returns:
+      (batch,), float32 or wider.
     """
-    z = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    z = as_float32(logits)
     if labels.ndim < z.ndim:
         labels = jax.nn.one_hot(labels, z.shape[-1], dtype=z.dtype)
     return jnp.sum((jax.nn.softmax(z) - labels) * z, axis=-1)
@@ -32,13 +36,13 @@ def penalty(logits: jax.Array, labels: jax.Array, halves: bool = False) -> jax.A
       logits: (batch, classes).
       labels: (batch,) class indices or (batch, classes) distributions.
       halves: the product of the gradients of two halves of the batch (even and odd
-        places) instead of the square of the whole one's: unbiased, can be negative.
+        rows) instead of the square of the whole batch's: unbiased, can be negative.
 
     Returns:
       A scalar.
 
     Raises:
-      UserError: fewer than two examples where halves are asked for.
+      UserError: if `halves` is set and the batch holds fewer than two examples.
 
     References:
       Arjovsky et al., Invariant Risk Minimization, arXiv:1907.02893 (2019), section
@@ -56,28 +60,24 @@ def penalty(logits: jax.Array, labels: jax.Array, halves: bool = False) -> jax.A
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IRM(Term):
-    """`penalty`, mean over domains; beside a task term such as `PooledERM`.
+class IRM(base.MultiDomainTerm):
+    """`penalty`, mean over domains; use it beside a task term such as `PooledERM`.
 
-    Both read the same pass over the domains' batches. The authors let the penalty's
-    weight jump up once the risk has fallen; a schedule as `weight` rises smoothly.
+    Both read the same pass over the domains' batches. The authors raise the penalty's
+    weight at once when the risk has fallen; a schedule as `weight` raises it smoothly.
 
     Attributes:
-      streams: of the labelled domains, two or more.
+      streams: streams of the labelled domains, two or more.
       halves: take the unbiased product of two half batches.
 
     References:
       Arjovsky et al., Invariant Risk Minimization, arXiv:1907.02893 (2019).
     """
 
-    streams: tuple[str, ...] = ()
     halves: bool = False
 
-    def check(self, setup: Setup):
-        base.check(setup, "IRM", self.streams)
-
-    def __call__(self, context):
-        logits = base.logits(context, self.streams)
-        labels = base.labels(context, self.streams)
-        found = [penalty(z, labels[name], self.halves) for name, z in logits.items()]
-        return jnp.stack(found).mean()
+    def __call__(self, context: View) -> jax.Array:
+        logits = base.domain_logits(context, self.streams)
+        labels = base.domain_labels(context, self.streams)
+        penalties = [penalty(logits[s], labels[s], self.halves) for s in self.streams]
+        return jnp.stack(penalties).mean()

@@ -1,6 +1,7 @@
 """MixStyle: features whose style, mean and deviation, is mixed between domains."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +9,27 @@ import numpy as np
 
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import Tokens
+from jaxtl.core.types import Network, Output, PyTree, Tokens
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
 from jaxtl.terms.generalization import base
 
 EPSILON = 1e-6
 
 
-def statistics(x, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and standard deviation over places, per example and channel.
+def style_statistics(
+    x: jax.Array, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation over positions, per example and channel.
 
     Args:
-      x: (batch, …, channels). A matrix (batch, width) counts as one channel in `width`
-        places.
-      mask: (batch, places) for x of three axes: which places count; None for all.
+      x: (batch, …, channels). A matrix (batch, width) counts as one channel at `width`
+        positions.
+      mask: (batch, positions) for x of three axes: which positions count; None for all.
 
     Returns:
-      Two arrays of x's axes, of length 1 at the places. The variance is divided by
+      Two arrays with x's axes, of length 1 at the positions. The variance is divided by
       n − 1 and has 1e-6 added.
     """
     axes = tuple(range(1, x.ndim - 1)) or (1,)
@@ -39,8 +43,13 @@ def statistics(x, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.sqrt(squares / jnp.maximum(total - 1, 1) + EPSILON)
 
 
-def mix_styles(x, partner: jax.Array, share: jax.Array, mask=None) -> jax.Array:
-    """Normalises each example and gives it the style mixed of its own and a partner's.
+def mix_styles(
+    x: jax.Array,
+    partner: jax.Array,
+    share: jax.Array,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Gives each example a style mixed from its own and its partner's.
 
     (x − μ)/σ · (λσ + (1 − λ)σ′) + λμ + (1 − λ)μ′; no gradient flows through μ and σ.
 
@@ -48,28 +57,64 @@ def mix_styles(x, partner: jax.Array, share: jax.Array, mask=None) -> jax.Array:
       x: (batch, …, channels).
       partner: (batch,) row numbers.
       share: λ, (batch,).
-      mask: as in `statistics`.
+      mask: as in `style_statistics`.
+
+    Returns:
+      The shape of x.
     """
-    mean, deviation = jax.lax.stop_gradient(statistics(x, mask))
+    mean, deviation = jax.lax.stop_gradient(style_statistics(x, mask))
     share = share.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
     new_mean = share * mean + (1 - share) * mean[partner]
     new_deviation = share * deviation + (1 - share) * deviation[partner]
     return (x - mean) / deviation * new_deviation + new_mean
 
 
-def partners(key: jax.Array, domain: jax.Array) -> jax.Array:
-    """Returns for each example a row drawn from all that are of other domains.
+def draw_partners(key: jax.Array, domain: jax.Array) -> jax.Array:
+    """Draws for each example a row of another domain.
 
     Args:
       key: PRNG key.
       domain: (batch,) the examples' domains; two or more different ones.
+
+    Returns:
+      (batch,) row numbers.
     """
     scores = jax.random.uniform(key, (len(domain), len(domain)))
     return jnp.argmax(jnp.where(domain[:, None] == domain, -1.0, scores), axis=1)
 
 
+def mix_domain_styles(
+    key: jax.Array,
+    feature: Any,
+    domain: jax.Array | np.ndarray,
+    alpha: float | jax.Array,
+    probability: float | jax.Array,
+) -> Any:
+    """Mixes each example's style with that of an example of another domain.
+
+    Args:
+      key: PRNG key.
+      feature: a stage's output, (batch, …, channels) or `Tokens`.
+      domain: (batch,) the examples' domains; two or more different ones.
+      alpha: α of the Beta distribution that each example's λ is drawn from.
+      probability: p; with 1 − p nothing is mixed.
+
+    Returns:
+      The mixed output, of the type and shape of `feature`.
+    """
+    partner_key, share_key, coin_key = jax.random.split(key, 3)
+    partner = draw_partners(partner_key, domain)
+    share = jax.random.beta(share_key, alpha, alpha, domain.shape)
+    # λ = 1 leaves an example as it is, up to rounding.
+    share = jnp.where(jax.random.uniform(coin_key) < probability, share, 1.0)
+    if isinstance(feature, Tokens):
+        states = mix_styles(feature.states, partner, share, feature.mask)
+        return feature._replace(states=states)
+    return mix_styles(feature, partner, share)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MixStyle(Term):
+class MixStyle(base.MultiDomainTerm):
     """The domains' mean cross-entropy of a pass in which styles are mixed.
 
     A task term by itself. After each of `stages`, with probability p, every example's
@@ -78,9 +123,9 @@ class MixStyle(Term):
     of this pass.
 
     Attributes:
-      streams: of the labelled domains, two or more.
-      stages: whose outputs to mix; None is the second and the third of four or more
-        before the head (a ResNet's first two after its stem), else the first.
+      streams: streams of the labelled domains, two or more.
+      stages: stages after which to mix; None is the second and the third of four or
+        more before the head (a ResNet's first two after its stem), else the first.
       alpha: α > 0 of the Beta distribution.
       probability: p, of mixing at a stage in a step.
 
@@ -90,16 +135,15 @@ class MixStyle(Term):
       stages of a ResNet.
     """
 
-    streams: tuple[str, ...] = ()
     stages: tuple[str, ...] | None = None
     alpha: float = traced(0.1)
     probability: float = traced(0.5)
 
-    def check(self, setup: Setup):
-        base.check(setup, "MixStyle", self.streams)
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
         checks.number(setup, "alpha", self.alpha, 1e-3)
         checks.number(setup, "probability", self.probability, 0.0, 1.0)
-        stages = self._stages(setup.program.network)
+        stages = self._stage_names(setup.program.network)
         for stage in stages:
             checks.stage(setup, "stages", stage)
         names = setup.program.network.stages
@@ -109,62 +153,58 @@ class MixStyle(Term):
                 f"before the head ({', '.join(names[:-1]) or 'none'})."
             )
 
-    def describe(self, setup: Setup):
-        return f"styles mixed after {', '.join(self._stages(setup.program.network))}"
+    def describe(self, setup: Setup) -> str:
+        stages = self._stage_names(setup.program.network)
+        return f"styles mixed after {', '.join(stages)}"
 
-    def _stages(self, network) -> tuple[str, ...]:
+    def _stage_names(self, network: Network) -> tuple[str, ...]:
         if self.stages is not None:
             return tuple(s for s in network.stages if s in self.stages) or self.stages
         body = network.stages[:-1]
         return body[1:3] if len(body) > 3 else body[:1]
 
-    def __call__(self, context):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         sizes = [len(context.batches[name]["y"]) for name in self.streams]
-        domain = np.repeat(np.arange(len(sizes)), sizes)
-        out = self._run(context, domain)
-        ends = np.cumsum(sizes)[:-1]
-        logits = dict(zip(self.streams, jnp.split(out.logits, ends)))
-        labels = base.labels(context, self.streams)
+        output = self._mixed_pass(context, np.repeat(np.arange(len(sizes)), sizes))
+        bounds = np.cumsum(sizes)[:-1]
+        logits = dict(zip(self.streams, jnp.split(output.logits, bounds)))
+        labels = base.domain_labels(context, self.streams)
         value = base.risks(logits, labels).mean()
         return value, base.accuracies(logits, labels)
 
-    def _run(self, context, domain):
-        """Returns the pass with mixing, which may begin from cached features."""
-        names, stages = (
-            context.program.network.stages,
-            self._stages(context.program.network),
-        )
-        x, at = self._entry(context, names.index(stages[0]))
-        out = None
-        for i, stage in enumerate((*stages, names[-1])):
-            key, dropout = jax.random.split(jax.random.fold_in(context.key, i))
-            end = names.index(stage)
-            if at <= end:
-                start = names[at] if at else None
-                out = context.run(x, key=dropout, start=start, stop=stage)
-                context.keep_stats(out.stats, *self.streams)
-                x, at = out.logits, end + 1
-            if stage in stages:
-                x = self._mixed(key, x, domain)
-        return out
+    def _mixed_pass(self, context: View, domain: np.ndarray) -> Output:
+        """Runs the stages with mixing in between, from cached features where possible.
 
-    def _entry(self, context, first: int):
-        """Returns (inputs of all domains, number of the stage that reads them)."""
+        Args:
+          context: of the step.
+          domain: (batch,) domain of each example of the pooled batch.
+        """
         names = context.program.network.stages
-        entries = [context.entry(stream) for stream in self.streams]
-        at = names.index(entries[0][1]) if entries[0][1] else 0
-        found = [x for x, _ in entries]
-        if at > first + 1:  # what is cached lies beyond the first mixing
-            found, at = [context.batches[name]["x"] for name in self.streams], 0
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *found), at
+        stages = self._stage_names(context.program.network)
+        x, index = self._entry(context, names.index(stages[0]))
+        output = None
+        for i, stage in enumerate((*stages, names[-1])):
+            mix_key, dropout_key = jax.random.split(jax.random.fold_in(context.key, i))
+            end = names.index(stage)
+            if index <= end:
+                start = names[index] if index else None
+                output = context.run(x, key=dropout_key, start=start, stop=stage)
+                context.keep_stats(output.stats, *self.streams)
+                x, index = output.logits, end + 1
+            if stage in stages:
+                x = mix_domain_styles(mix_key, x, domain, self.alpha, self.probability)
+        return output
 
-    def _mixed(self, key, feature, domain):
-        draw, beta, coin = jax.random.split(key, 3)
-        partner = partners(draw, domain)
-        share = jax.random.beta(beta, self.alpha, self.alpha, domain.shape)
-        # λ = 1 leaves an example as it is, up to rounding.
-        share = jnp.where(jax.random.uniform(coin) < self.probability, share, 1.0)
-        if isinstance(feature, Tokens):
-            mixed = mix_styles(feature.states, partner, share, feature.mask)
-            return feature._replace(states=mixed)
-        return mix_styles(feature, partner, share)
+    def _entry(self, context: View, first: int) -> tuple[PyTree, int]:
+        """Inputs of the pooled batch, and the index of the stage that reads them.
+
+        Args:
+          context: of the step.
+          first: index of the first stage after which styles are mixed.
+        """
+        names = context.program.network.stages
+        inputs, starts = zip(*(context.entry(stream) for stream in self.streams))
+        index = names.index(starts[0]) if starts[0] else 0
+        if index > first + 1:  # the cached features lie beyond the first mixing
+            inputs, index = [context.batches[name]["x"] for name in self.streams], 0
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *inputs), index

@@ -1,7 +1,7 @@
-"""What the terms share: targets made of predictions, and how they are counted.
+"""Targets made of predictions, losses against them, and the terms' base class.
 
 Probabilities and logits are (batch, classes); everything is computed in float32 (or
-wider) whatever the model computes in. Targets are held constant.
+wider) whatever the model computes in. Targets receive no gradient.
 """
 
 import dataclasses
@@ -9,31 +9,30 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.core.tree import as_float32
+from jaxtl.terms import checks, losses
+from jaxtl.terms.base import Setup, Term, stream_field
 
 
-def softmax(logits) -> jax.Array:
-    """Returns probabilities, float32 or wider."""
-    return jax.nn.softmax(wide(logits))
+def softmax(logits: jax.Array) -> jax.Array:
+    """Probabilities of logits, float32 or wider."""
+    return jax.nn.softmax(as_float32(logits))
 
 
-def held(logits) -> jax.Array:
-    """Returns probabilities through which no gradient flows."""
+def target_probabilities(logits: jax.Array) -> jax.Array:
+    """`softmax` through which no gradient flows."""
     return jax.lax.stop_gradient(softmax(logits))
 
 
-def wide(x) -> jax.Array:
-    """Returns x in float32 or wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def sharpen(p, temperature) -> jax.Array:
+def sharpen(p: jax.Array, temperature: float | jax.Array) -> jax.Array:
     """p_c^(1/T) / Σ_k p_k^(1/T).
 
     Args:
       p: probabilities, (..., K).
-      temperature: T > 0; 1 leaves p, towards 0 the largest takes all.
+      temperature: T > 0; 1 returns p, towards 0 the largest probability becomes 1.
+
+    Returns:
+      (..., K).
 
     References:
       Berthelot et al., MixMatch, NeurIPS 2019, eq. 7.
@@ -43,58 +42,62 @@ def sharpen(p, temperature) -> jax.Array:
     return jax.nn.softmax(jnp.log(jnp.maximum(p, tiny)) / temperature)
 
 
-def selected(p, threshold) -> tuple[jax.Array, jax.Array]:
-    """Returns (argmax p, 1 where max p ≥ threshold), (batch,) each.
+def pseudo_labels(
+    p: jax.Array, threshold: float | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Most likely classes, and a mask of those whose probability reaches a threshold.
 
     Args:
       p: probabilities, (batch, K).
       threshold: a number, or one per example.
+
+    Returns:
+      (argmax p, 1 where max p ≥ threshold and else 0), (batch,) each.
     """
     return jnp.argmax(p, axis=-1), (p.max(-1) >= threshold).astype(p.dtype)
 
 
-def masked_cross_entropy(logits, labels, mask) -> jax.Array:
+def masked_cross_entropy(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array
+) -> jax.Array:
     """1/n Σ_i mask_i · H(label_i, softmax(logits_i)), n the whole batch's size.
 
-    Divided by n and not by Σ mask, as in FixMatch: few confident examples pull little.
+    Divided by n and not by Σ mask, as in FixMatch: where few examples are confident,
+    the loss is small.
 
     Args:
       logits: (n, K).
-      labels: (n,) classes.
+      labels: (n,) class indices.
       mask: (n,) in [0, 1].
+
+    Returns:
+      A scalar in nats.
     """
-    log_p = jax.nn.log_softmax(wide(logits))
-    hit = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-    return -jnp.mean(mask * hit)
+    return -jnp.mean(mask * losses.label_log_probabilities(logits, labels))
 
 
-def squared_distance(p, q) -> jax.Array:
+def squared_distance(p: jax.Array, q: jax.Array) -> jax.Array:
     """(p − q)², mean over examples and classes, without ½; p and q are (batch, K)."""
     return jnp.mean(jnp.square(p - q))
 
 
-def kl(p, logits) -> jax.Array:
+def kl(p: jax.Array, logits: jax.Array) -> jax.Array:
     """KL(p ‖ softmax(logits)) per example, (batch,), in nats; p is (batch, K)."""
-    gap = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny)) - jax.nn.log_softmax(
-        wide(logits)
-    )
-    return jnp.sum(p * gap, axis=-1)
+    log_q = jax.nn.log_softmax(as_float32(logits))
+    log_ratio = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny)) - log_q
+    return jnp.sum(p * log_ratio, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _OnUnlabelled(Term):
-    """A term of one stream's predictions, for classification.
+class UnlabelledTerm(Term):
+    """Base class of terms of one stream's predictions, for classification.
 
     Attributes:
       stream: name of the stream; its labels are not used.
     """
 
-    stream: str = "unlabelled"
+    stream: str = stream_field("unlabelled")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.stream(setup, "stream", self.stream)
         checks.task(setup, type(self).__name__, "classification")

@@ -1,4 +1,4 @@
-"""Virtual adversarial training: answers that hold in the worst direction nearby."""
+"""Virtual adversarial training: predictions that hold in the worst direction nearby."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,14 +8,16 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import Tokens
+from jaxtl.core.tree import as_float32
+from jaxtl.core.types import Output, PyTree, Tokens
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
+from jaxtl.terms.context import View
 from jaxtl.terms.semi import augmented_views, pseudo_targets
 
 
-def unit(d) -> jax.Array:
-    """Returns d / ‖d‖₂ of every example; a zero stays zero. d is (batch, ...)."""
+def unit(d: jax.Array) -> jax.Array:
+    """d / ‖d‖₂ of each example, (batch, ...); 0 where d is 0."""
     axes = tuple(range(1, d.ndim))
     # By the largest value first: squares of small gradients underflow.
     largest = jnp.max(jnp.abs(d), axis=axes, keepdims=True)
@@ -25,22 +27,26 @@ def unit(d) -> jax.Array:
 
 
 def adversarial_direction(
-    distance: Callable[[jax.Array], jax.Array], start, *, steps: int, size
+    distance: Callable[[jax.Array], jax.Array],
+    start: jax.Array,
+    *,
+    steps: int,
+    size: float | jax.Array,
 ) -> jax.Array:
-    """Unit vector along which the answers change most, by the power method.
+    """Unit vector along which the predictions change most, by the power method.
 
     d ← unit(∇_r D(r) at r = ξ·d): at r = 0 both D and its gradient are 0, so this is
     ξ times D's Hessian on d, and d tends to the Hessian's dominant eigenvector.
 
     Args:
       distance: r -> Σ over the batch of D(p(x), p(x + r)), scalar.
-      start: (batch, ...), any size; its direction counts.
-      steps: number of iterations; each costs a pass forward and back.
+      start: (batch, ...), of any norm; its direction counts.
+      steps: number of iterations; each costs a forward and a backward pass.
       size: ξ.
 
     Returns:
       (batch, ...), norm 1 for each example (0 where no direction changes anything),
-      held constant.
+      without gradient.
 
     References:
       Miyato et al., Virtual Adversarial Training, TPAMI 41 (2019): the fast
@@ -53,25 +59,26 @@ def adversarial_direction(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VAT(pseudo_targets._OnUnlabelled):
-    """KL(p(x) ‖ p(x + ε·d)), d the direction in which it grows most; mean over
-    examples.
+class VAT(pseudo_targets.UnlabelledTerm):
+    """KL(p(x) ‖ p(x + ε·d)), d the direction in which it grows most.
 
-    p(x) is held constant; both passes are in training mode, with dropout draws of
-    their own, and the moved one leaves BatchNorm's running statistics alone. Vectors
-    and images are moved themselves (after normalisation); texts by what their
-    embeddings stage gives, real tokens alone, and ε is then the norm of a whole text's
-    move. Labelled examples may be put in by a second term with stream="target".
+    Mean over examples, in nats. p(x) receives no gradient; both passes are in training
+    mode, with different dropout, and the perturbed one leaves BatchNorm's running
+    statistics unchanged. Vectors and images are perturbed themselves (after
+    normalization), texts at the output of their embeddings stage, at real tokens alone;
+    ε is then the norm of a whole text's perturbation. To include labelled examples, add
+    a second term with stream="target".
 
     Attributes:
-      radius: ε, the one number that wants tuning, in units of normalised inputs: over
+      radius: ε, the one number that needs tuning, in units of normalized inputs: over
         all pixels and channels of an image (the paper's 8 to 10 are of whitened
         CIFAR-10).
-      size: ξ of the finite difference. The paper's 1e-6 loses all digits in float32
-        where the inputs matter little; 1e-2 is still small beside an image's norm.
-      steps: K of the power method; each costs a pass forward and back.
-      stage: whose output is moved; None moves the inputs, or of texts the first
-        stage's output.
+      size: ξ of the finite difference. The paper's 1e-6 is lost to rounding in float32
+        where the inputs matter little; 1e-2 is still small compared with an image's
+        norm.
+      steps: K of the power method; each costs a forward and a backward pass.
+      stage: stage whose output is perturbed; None perturbs the inputs, or of texts the
+        first stage's output.
       stream: name of the stream; its labels are not used.
 
     References:
@@ -86,80 +93,90 @@ class VAT(pseudo_targets._OnUnlabelled):
     steps: int = 1
     stage: str | None = None
 
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         super().check(setup)
-        for field in ("radius", "size"):
-            checks.positive(setup, field, getattr(self, field))
+        checks.positive(setup, "radius", self.radius)
+        checks.positive(setup, "size", self.size)
         checks.count(setup, "steps", self.steps)
         stages = setup.program.network.stages
-        stage = self._stage(stages, augmented_views.first(setup, self.stream))
+        x = augmented_views.first_inputs(setup, self.stream)
+        stage = self._stage_name(stages, x)
         if stage is None:
             return
         checks.stage(setup, "stage", stage)
         if stage == stages[-1]:
             raise UserError(
-                f"{checks.where(setup, 'stage')}={stage!r}: what is moved is the "
-                "output of a stage before the head, so that something runs after it "
+                f"{checks.where(setup, 'stage')}={stage!r}: VAT perturbs the output of "
+                "a stage before the head, so that another stage runs after it "
                 f"(stages: {', '.join(stages)})."
             )
 
     def describe(self, setup: Setup) -> str:
-        x = augmented_views.first(setup, self.stream)
-        stage = self._stage(setup.program.network.stages, x)
-        return f"moves the output of {stage!r}" if stage else "moves the inputs"
+        x = augmented_views.first_inputs(setup, self.stream)
+        stage = self._stage_name(setup.program.network.stages, x)
+        return f"perturbs the output of {stage!r}" if stage else "perturbs the inputs"
 
-    def _stage(self, stages, x) -> str | None:
-        tokens = augmented_views.kind(x) == "tokens"
-        return self.stage or (stages[0] if tokens else None)
+    def _stage_name(self, stages: tuple[str, ...], x: PyTree) -> str | None:
+        has_tokens = augmented_views.input_kind(x) == "tokens"
+        return self.stage or (stages[0] if has_tokens else None)
 
-    def __call__(self, context):
-        drawing, dropout = jax.random.split(context.key)
-        out = context.forward(self.stream)
-        p = pseudo_targets.held(out.logits)
-        at, mask, run = self._from(context, out, dropout)
-
-        def distance(move, params):
-            return pseudo_targets.kl(p, run(move * mask, params))
-
-        hold = jax.lax.stop_gradient
-        start = (
-            jax.random.normal(drawing, at.shape, pseudo_targets.wide(at).dtype) * mask
+    def __call__(self, context: View) -> jax.Array:
+        start_key, dropout_key = jax.random.split(context.key)
+        output = context.forward(self.stream)
+        p = pseudo_targets.target_probabilities(output.logits)
+        values, mask, perturbed_logits = self._perturbation(
+            context, output, dropout_key
         )
-        d = adversarial_direction(
-            lambda r: distance(r, hold(context.params)).sum(),
-            start,
+
+        def distance(perturbation: jax.Array, params: PyTree) -> jax.Array:
+            logits = perturbed_logits(perturbation * mask, params)
+            return pseudo_targets.kl(p, logits)
+
+        params = jax.lax.stop_gradient(context.params)
+        dtype = as_float32(values).dtype
+        direction = adversarial_direction(
+            lambda perturbation: distance(perturbation, params).sum(),
+            jax.random.normal(start_key, values.shape, dtype) * mask,
             steps=self.steps,
             size=self.size,
         )
-        return distance(self.radius * d, context.params).mean()
+        return distance(self.radius * direction, context.params).mean()
 
-    def _from(self, context, out, key):
-        """Returns (what is moved, its mask, (move, params) -> logits)."""
+    def _perturbation(
+        self, context: View, output: Output, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Callable[[jax.Array, PyTree], jax.Array]]:
+        """The perturbed values, their mask, and (perturbation, params) -> logits.
+
+        Args:
+          context: of the step.
+          output: of the stream's training pass.
+          key: of the perturbed pass's dropout.
+        """
         x = context.batches[self.stream]["x"]
-        stages = context.program.network.stages
-        stage = self._stage(stages, x)
+        program = context.program
+        stage = self._stage_name(program.network.stages, x)
         if stage is None:
 
-            def run(move, params):
-                moved = x + move.astype(x.dtype)
-                return context.run(moved, params=params, key=key).logits
+            def input_logits(perturbation: jax.Array, params: PyTree) -> jax.Array:
+                perturbed = x + perturbation.astype(x.dtype)
+                return context.run(perturbed, params=params, key=key).logits
 
-            return x, jnp.ones((), x.dtype), run
-        feature = out.features[stage]
-        tokens = isinstance(feature, Tokens)
-        states = feature.states if tokens else feature
+            return x, jnp.ones((), x.dtype), input_logits
+        feature = output.features[stage]
+        has_tokens = isinstance(feature, Tokens)
+        states = feature.states if has_tokens else feature
 
-        def rest(move, params):
-            moved = states + move.astype(states.dtype)
-            return context.program.network.apply(
+        def stage_logits(perturbation: jax.Array, params: PyTree) -> jax.Array:
+            perturbed = states + perturbation.astype(states.dtype)
+            return program.network.apply(
                 params,
                 context.stats,
-                feature._replace(states=moved) if tokens else moved,
-                train=context.program.train_stages,
-                frozen_stats=context.program.frozen_stats,
+                feature._replace(states=perturbed) if has_tokens else perturbed,
+                train=program.train_stages,
+                frozen_stats=program.frozen_stats,
                 key=key,
-                start=stages[stages.index(stage) + 1],
+                start=program.network.stages[program.network.stages.index(stage) + 1],
             ).logits
 
-        mask = feature.mask[..., None] if tokens else jnp.ones((), bool)
-        return states, mask.astype(pseudo_targets.wide(states).dtype), rest
+        mask = feature.mask[..., None] if has_tokens else jnp.ones((), bool)
+        return states, mask.astype(as_float32(states).dtype), stage_logits

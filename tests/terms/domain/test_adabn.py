@@ -1,4 +1,4 @@
-"""AdaBN: target statistics by numpy, normalised activations, what stays as it was."""
+"""AdaBN: target statistics by numpy, normalized activations, what stays as it was."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def _arrays(seed, shift, scale, **options):
 def _experiment(**changes):
     fields = {
         # Nothing between convolution and head but the norms: what a block gives out is
-        # its normalised activation, as long as scale and bias are 1 and 0.
+        # its normalized activation, as long as scale and bias are 1 and 0.
         "model": tl.models.CNN(
             widths=(3, 4), units=4, pool=0, norm=True, activation="identity"
         ),
@@ -57,7 +57,7 @@ def run():
     return tl.setup(_experiment())
 
 
-def test_activations_are_normalised_on_the_target(run):
+def test_activations_are_normalized_on_the_target(run):
     x = _rows(run)
     assert len(x) == 48
     before = run.network.apply(*run.weights(), x).features

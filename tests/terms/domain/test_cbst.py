@@ -11,7 +11,12 @@ from jaxtl.core.errors import UserError
 from jaxtl.optim import schedules
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import CBST
-from jaxtl.terms.domain.cbst import BEYOND, UNSEEN, balanced_labels, class_thresholds
+from jaxtl.terms.domain.cbst import (
+    UNREACHABLE,
+    UNSEEN,
+    balanced_labels,
+    class_thresholds,
+)
 
 
 def _thresholds(confidence, predicted, portion, classes):
@@ -20,7 +25,7 @@ def _thresholds(confidence, predicted, portion, classes):
     for c in range(classes):
         own = np.sort(confidence[predicted == c])[::-1]
         rank = int(np.round(np.float32(portion) * np.float32(len(own))))
-        found.append(own[rank - 1] if rank > 0 else BEYOND)
+        found.append(own[rank - 1] if rank > 0 else UNREACHABLE)
     return np.asarray(found, np.float32)
 
 
@@ -53,11 +58,11 @@ def test_labels_solve_the_papers_problem():
 
 def test_nothing_of_a_class_without_a_threshold_is_taken_and_others_are():
     p = jnp.asarray([[1.0, 0.0], [0.7, 0.3], [0.9, 0.1]])
-    limits = jnp.asarray([BEYOND, 0.2])
+    limits = jnp.asarray([UNREACHABLE, 0.2])
     labels, taken = balanced_labels(p, limits)
     np.testing.assert_array_equal(taken, [False, True, False])
     assert labels[1] == 1
-    _, taken = balanced_labels(p, jnp.full(2, BEYOND))
+    _, taken = balanced_labels(p, jnp.full(2, UNREACHABLE))
     assert not taken.any()
 
 

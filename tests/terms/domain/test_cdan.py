@@ -1,4 +1,4 @@
-"""CDAN: the multilinear map, its randomised form, entropy weights, what is reversed."""
+"""CDAN: the multilinear map, its randomized form, entropy weights, what is reversed."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def _pair(n=4, d=5, k=3, seed=0):
 
 def test_the_outer_product_by_loops():
     f, g = _pair()
-    found = cdan.outer(jnp.float32(f), jnp.float32(g))
+    found = cdan.multilinear_map(jnp.float32(f), jnp.float32(g))
     for row in range(4):
         for i in range(5):
             for k in range(3):
@@ -29,7 +29,7 @@ def test_the_outer_product_by_loops():
                 )
 
 
-def test_randomised_maps_keep_inner_products_in_expectation():
+def test_randomized_maps_keep_inner_products_in_expectation():
     f, g = _pair()
     exact = np.einsum("id,jd->ij", f, f) * (g @ g.T)
     rng = np.random.default_rng(1)
@@ -37,7 +37,7 @@ def test_randomised_maps_keep_inner_products_in_expectation():
         "features": jnp.float32(rng.normal(size=(5, 200_000))),
         "probabilities": jnp.float32(rng.normal(size=(3, 200_000))),
     }
-    z = cdan.randomised(jnp.float32(f), jnp.float32(g), maps)
+    z = cdan.randomized_map(jnp.float32(f), jnp.float32(g), maps)
     np.testing.assert_allclose(z @ z.T, exact, atol=0.02 * np.abs(exact).max())
 
 
@@ -82,7 +82,7 @@ def test_the_value_is_numpys(bench, fields):
     own, given = term.init(jax.random.key(0), room.setup), term.constants(room.setup)
     assert bool(given) == ("limit" in fields)
     assert own["layer0"]["kernel"].shape[0] == (6 if given else 8 * 3)
-    said = "randomised to 6" if given else "outer product of 8 features × 3 classes"
+    said = "randomized to 6" if given else "outer product of 8 features × 3 classes"
     assert said in term.describe(room.setup)
     value, extra = term(View(room.context(term_params=own, constants=given), "term", 0))
     expected = _numpy(room, own, given, fields.get("entropy", True))

@@ -12,7 +12,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import DAN, mmd
-from jaxtl.terms.domain.dan import POWERS
+from jaxtl.terms.domain.dan import MULTIPLIERS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -47,7 +47,7 @@ def _double_loop(s, t, gammas, estimator):
 @pytest.mark.parametrize("sizes", [(6, 8), (5, 5), (2, 3)])
 def test_every_pair_once_as_in_the_double_loop(estimator, sizes):
     s, t = _domains(*sizes)
-    gammas = np.asarray(POWERS) * _mean_distance(np.concatenate([s, t]))
+    gammas = np.asarray(MULTIPLIERS) * _mean_distance(np.concatenate([s, t]))
     expected = _double_loop(s, t, gammas, estimator)
     found = mmd(jnp.float32(s), jnp.float32(t), estimator=estimator)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -66,7 +66,7 @@ def test_a_given_bandwidth_is_scikit_learns_gamma():
 def test_the_linear_estimate_takes_each_example_once():
     s, t = _domains(9, 9)
     gammas, total = np.asarray([0.5, 3.0]), 0.0
-    for i in range(4):  # the ninth has no neighbour
+    for i in range(4):  # the ninth has no neighbor
         a, b, c, d = s[2 * i], s[2 * i + 1], t[2 * i], t[2 * i + 1]
         total += _kernel(a, b, gammas) + _kernel(c, d, gammas)
         total -= _kernel(a, d, gammas) + _kernel(b, c, gammas)
@@ -106,7 +106,7 @@ def test_biased_mmd_is_a_distance_and_knows_no_origin(seed, scale, place):
 
 def test_its_gradient_is_that_of_finite_differences_at_held_bandwidths():
     s, t = _domains(4, 5)
-    gammas = np.asarray(POWERS) * _mean_distance(np.concatenate([s, t]))
+    gammas = np.asarray(MULTIPLIERS) * _mean_distance(np.concatenate([s, t]))
     found = jax.grad(lambda s: mmd(s, jnp.float32(t)))(jnp.float32(s))
     for at in ((0, 0), (3, 2)):
         step = np.zeros_like(s)
@@ -126,7 +126,7 @@ def test_collapsed_features_give_0_and_no_large_gradient(far):
 def test_batches_of_one():
     a, b = jnp.zeros((1, 3)), jnp.ones((1, 3))
     # One pair: its distance is the mean distance.
-    expected = 2 - 2 * np.mean(np.exp(-1 / np.asarray(POWERS)))
+    expected = 2 - 2 * np.mean(np.exp(-1 / np.asarray(MULTIPLIERS)))
     np.testing.assert_allclose(mmd(a, b), expected, rtol=1e-5)
     with pytest.raises(UserError, match="at least 2 examples"):
         mmd(a, b, estimator="unbiased")
@@ -165,7 +165,7 @@ def test_errors(bench):
     a, b = jnp.zeros((4, 2)), jnp.ones((3, 2))
     for fields, message in (
         ({"bandwidths": (0.0,)}, "above 0, got 0.0"),
-        ({"multipliers": ()}, "without a kernel"),
+        ({"multipliers": ()}, "leaves no kernel"),
         ({"estimator": "linear"}, "of one size, got 4 and 3"),
         ({"estimator": "fast"}, "unknown"),
     ):

@@ -1,5 +1,7 @@
 """DANN: the reversed gradient, the discriminator against torch, the schedule."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,7 +131,7 @@ def test_the_papers_ramp_is_the_default(bench):
 
 
 def test_features_of_any_shape_are_flattened(bench):
-    params = adversarial.discriminator_init(jax.random.key(0), (12, 5))
+    params = adversarial.perceptron_init(jax.random.key(0), (12, 5))
     assert params["layer0"]["kernel"].shape == (12, 5)
     assert params["layer1"]["kernel"].shape == (5, 1)
     room = bench()
@@ -137,9 +139,8 @@ def test_features_of_any_shape_are_flattened(bench):
     x = jnp.zeros((2, 8, 8, 1))
     p, s = image.init(jax.random.key(0), x)
     shapes = jax.eval_shape(lambda x: image.apply(p, s, x).features, x)
-    setup = room.setup.__class__(
-        **{**vars(room.setup), "network": image, "features": shapes}
-    )
+    program = dataclasses.replace(room.setup.program, network=image)
+    setup = dataclasses.replace(room.setup, program=program, features=shapes)
     own = DANN(stage="block1").init(jax.random.key(0), setup)
     assert own["layer0"]["kernel"].shape == (4 * 4 * 2, 64)
 

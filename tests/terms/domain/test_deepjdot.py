@@ -54,7 +54,7 @@ def test_the_plan_nears_the_exact_one(ott, sizes):
     cost = np.sum(
         (rng.normal(size=(sizes[0], 1, 2)) - rng.normal(size=(1, sizes[1], 2))) ** 2, -1
     )
-    found = np.float64(jax.jit(deepjdot.plan)(jnp.float32(cost), 0.002))
+    found = np.float64(jax.jit(deepjdot.transport_plan)(jnp.float32(cost), 0.002))
     np.testing.assert_allclose(found.sum(1), 1 / sizes[0], atol=2e-3)
     np.testing.assert_allclose(found.sum(0), 1 / sizes[1], atol=2e-3)
     least = _exact(cost)
@@ -65,7 +65,7 @@ def test_the_plan_nears_the_exact_one(ott, sizes):
 
 
 def test_a_cost_of_zeros_is_carried_evenly(ott):
-    found = deepjdot.plan(jnp.zeros((3, 4)))
+    found = deepjdot.transport_plan(jnp.zeros((3, 4)))
     np.testing.assert_allclose(found, 1 / 12, rtol=1e-3)
 
 
@@ -95,7 +95,7 @@ def test_the_term_is_the_plans_cost_and_holds_the_plan(ott, bench):
     parts = 0.1 * extra["features"] + 0.5 * extra["labels"]
     np.testing.assert_allclose(parts, found, rtol=1e-5)
     # Along one parameter: the change of Σ γ C at the plan of here.
-    carried = np.float64(deepjdot.plan(jnp.float32(cost), 0.01))
+    carried = np.float64(deepjdot.transport_plan(jnp.float32(cost), 0.01))
     grads = jax.grad(lambda p: value(p)[0])(room.params)
     kernel = room.params["layer1"]["dense"]["kernel"]
     moved = []
@@ -118,7 +118,7 @@ def test_without_ott_one_sentence_says_what_to_install(bench, monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'jaxtl\[ot\]'"):
         DeepJDOT().check(bench().setup)
     with pytest.raises(UserError, match=r"pip install 'jaxtl\[ot\]'"):
-        deepjdot.plan(jnp.ones((2, 2)))
+        deepjdot.transport_plan(jnp.ones((2, 2)))
 
 
 def test_errors(bench):

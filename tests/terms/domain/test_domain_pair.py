@@ -36,9 +36,9 @@ def _experiment(term, **changes):
 def test_maps_are_averaged_where_the_head_averages_them_and_flattened_below():
     network = MODEL.pure()
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 8)).astype(np.float32)
-    found = domain_pair.vector(network, "stage3", jnp.asarray(x))
+    found = domain_pair.stage_vectors(network, "stage3", jnp.asarray(x))
     np.testing.assert_allclose(found, x.mean((1, 2)), rtol=1e-6)
-    found = domain_pair.vector(network, "stage2", jnp.asarray(x))
+    found = domain_pair.stage_vectors(network, "stage2", jnp.asarray(x))
     np.testing.assert_array_equal(found, x.reshape(3, -1))
 
 
@@ -75,18 +75,18 @@ def test_tokens_become_one_vector_and_their_gradient_is_reversed():
     params, stats = network.init(jax.random.key(0), x)
     features = network.apply(params, stats, x).features
     before = network.stages[-2]
-    assert domain_pair.vector(network, before, features[before]).shape == (2, 8)
+    assert domain_pair.stage_vectors(network, before, features[before]).shape == (2, 8)
 
     tokens = features["embeddings"]
-    found = domain_pair.vector(network, "embeddings", tokens)
+    found = domain_pair.stage_vectors(network, "embeddings", tokens)
     real = np.asarray(tokens.states[0, :3]).mean(0)
     np.testing.assert_allclose(found[0], real, rtol=1e-5)
 
     def total(states, reverse):
         changed = tokens._replace(states=states)
         if reverse:
-            changed = adversarial.reverse(changed, jnp.float32(2.0))
-        return jnp.sin(domain_pair.vector(network, "embeddings", changed)).sum()
+            changed = adversarial.reverse_feature_gradient(changed, jnp.float32(2.0))
+        return jnp.sin(domain_pair.stage_vectors(network, "embeddings", changed)).sum()
 
     plain, turned = (jax.grad(total)(tokens.states, r) for r in (False, True))
     np.testing.assert_allclose(turned, -2 * plain, rtol=1e-6)

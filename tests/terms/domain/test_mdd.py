@@ -38,7 +38,7 @@ def test_the_disparity_by_loops(margin):
 def test_the_chance_of_all_others_survives_certainty():
     z = jnp.asarray([[100.0, 0.0, 0.0]])
     value, grad = jax.value_and_grad(
-        lambda z: mdd.log_other(z, jnp.asarray([0])).sum()
+        lambda z: mdd.log_complement(z, jnp.asarray([0])).sum()
     )(z)
     np.testing.assert_allclose(value, np.log(2) - 100, rtol=1e-6)
     np.testing.assert_allclose(grad, [[-1.0, 0.5, 0.5]], atol=1e-6)

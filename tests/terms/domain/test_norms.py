@@ -10,7 +10,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms import domain
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import AFN, BSP
-from jaxtl.terms.domain.afn import hard, norms, stepwise
+from jaxtl.terms.domain.afn import hard_norm_loss, norms, stepwise_norm_loss
 from jaxtl.terms.domain.bsp import spectral_penalty
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -45,9 +45,11 @@ def test_norms_and_both_losses_by_loops():
     found = norms(jnp.float32(f))
     np.testing.assert_allclose(found, sizes, rtol=1e-6)
     expected = np.mean([(s - 25.0) ** 2 for s in sizes])
-    np.testing.assert_allclose(hard(found, 25.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(hard_norm_loss(found, 25.0), expected, rtol=1e-5)
 
-    value, grad = jax.value_and_grad(lambda f: stepwise(norms(f), 0.5))(jnp.float32(f))
+    value, grad = jax.value_and_grad(lambda f: stepwise_norm_loss(norms(f), 0.5))(
+        jnp.float32(f)
+    )
     np.testing.assert_allclose(value, 0.25, rtol=1e-4)
     # d/df of (‖f‖ − c)² at ‖f‖ − c = −Δr.
     direction = f / np.asarray(sizes)[:, None]
@@ -55,7 +57,7 @@ def test_norms_and_both_losses_by_loops():
 
 
 def test_a_feature_of_zeros_has_a_finite_gradient():
-    grad = jax.grad(lambda f: hard(norms(f), 25.0))(jnp.zeros((3, 4)))
+    grad = jax.grad(lambda f: hard_norm_loss(norms(f), 25.0))(jnp.zeros((3, 4)))
     np.testing.assert_array_equal(grad, 0.0)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
-from jaxtl.terms.domain import BNM, MCC, EntropyMinimisation
+from jaxtl.terms.domain import BNM, MCC, EntropyMinimization
 from jaxtl.terms.domain.bnm import nuclear_norm
 from jaxtl.terms.domain.entropy import entropy
 from jaxtl.terms.domain.mcc import class_confusion
@@ -106,7 +106,7 @@ def test_the_nuclear_norm_of_known_batches():
 
 TERMS = [
     (MCC(), lambda z: _confusion(z, 2.5)),
-    (EntropyMinimisation(), lambda z: np.mean([_entropy(p) for p in _softmax(z)])),
+    (EntropyMinimization(), lambda z: np.mean([_entropy(p) for p in _softmax(z)])),
     (BNM(), lambda z: -np.linalg.svd(_softmax(z))[1].sum() / len(z)),
 ]
 
@@ -135,7 +135,7 @@ def test_errors(bench):
     setup = bench().setup
     with pytest.raises(UserError, match=r"temperature=0\.0: expected a number above 0"):
         MCC(temperature=0.0).check(setup)
-    for cls in (MCC, BNM, EntropyMinimisation):
+    for cls in (MCC, BNM, EntropyMinimization):
         with pytest.raises(UserError, match="did you mean 'unlabelled'"):
             cls(target="unlabeled").check(setup)
         with pytest.raises(UserError, match=f"{cls.__name__} is a term for"):

@@ -11,12 +11,12 @@ from sklearn.metrics.pairwise import cosine_distances
 from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import SHOT
-from jaxtl.terms.domain.shot import centroid_labels, information
+from jaxtl.terms.domain.shot import centroid_labels, information_maximization
 
 
 def test_information_is_scipys_entropies():
     logits = np.random.default_rng(0).normal(size=(50, 4)) * 3
-    decided, diverse = information(jnp.asarray(logits, jnp.float32))
+    decided, diverse = information_maximization(jnp.asarray(logits, jnp.float32))
     p = special.softmax(logits, axis=1)
     np.testing.assert_allclose(decided, stats.entropy(p, axis=1).mean(), rtol=1e-5)
     np.testing.assert_allclose(diverse, -stats.entropy(p.mean(0)), rtol=1e-5)
@@ -25,7 +25,7 @@ def test_information_is_scipys_entropies():
 def test_of_certain_predictions_it_is_minus_the_mutual_information():
     labels = np.random.default_rng(0).integers(0, 3, 40)
     logits = 100.0 * np.eye(4)[labels]  # the fourth class is never predicted
-    total, grad = jax.value_and_grad(lambda z: sum(information(z)))(
+    total, grad = jax.value_and_grad(lambda z: sum(information_maximization(z)))(
         jnp.asarray(logits, jnp.float32)
     )
     # Inputs are all different, so they tell as much as the label itself.
@@ -47,9 +47,9 @@ def _reference(features, p, seen):
 @pytest.mark.parametrize("classes", [3, 2])
 def test_labels_are_those_of_the_nearest_centroids(classes):
     rng = np.random.default_rng(1)
-    centre = np.asarray([[4.0, 0, 0], [0, 4, 1], [0, 3, 4]])
+    center = np.asarray([[4.0, 0, 0], [0, 4, 1], [0, 3, 4]])
     y = rng.integers(0, classes, 120)  # with 2, hardly anything is like the third
-    features = np.abs(centre[y] + rng.normal(size=(120, 3)))
+    features = np.abs(center[y] + rng.normal(size=(120, 3)))
     p = special.softmax(2 * np.eye(3)[y] + rng.normal(size=(120, 3)), axis=1)
     if classes == 2:
         features[:, 2], p[:, 2] = 0.0, 1e-9
@@ -123,7 +123,7 @@ def test_the_memory_begins_with_a_pass_of_the_initial_model(bench):
 def test_it_says_whether_the_head_is_held(bench):
     assert "trains 'head' too" in SHOT().describe(bench().setup)
     held = SHOT().describe(bench(frozen=("head",)).setup)
-    assert held == "adapts to the source's 'head', which stays"
+    assert held == "adapts to the source's 'head', which is frozen"
 
 
 def test_errors(bench):

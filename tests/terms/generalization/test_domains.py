@@ -1,4 +1,4 @@
-"""Domain generalisation: each equation against numpy and torch, and its bad input."""
+"""Domain generalization: each equation against numpy and torch, and its bad input."""
 
 import dataclasses
 
@@ -151,7 +151,9 @@ def test_group_weights_follow_exponentiated_gradient():
     rng = np.random.default_rng(0)
     for _ in range(20):
         risks = rng.uniform(0, 3, 3)
-        log_weights = group_dro.reweighted(log_weights, jnp.asarray(risks), 0.3)
+        log_weights = group_dro.updated_log_weights(
+            log_weights, jnp.asarray(risks), 0.3
+        )
         for g in range(3):
             weights[g] = weights[g] * np.exp(0.3 * risks[g])
         weights = weights / sum(weights)
@@ -160,9 +162,9 @@ def test_group_weights_follow_exponentiated_gradient():
 
 def test_group_weights_that_float32_can_not_hold_still_come_back():
     start = jnp.log(jnp.full(2, 0.5))
-    far = group_dro.reweighted(start, jnp.asarray([200.0, 0.0]), 1.0)
+    far = group_dro.updated_log_weights(start, jnp.asarray([200.0, 0.0]), 1.0)
     assert np.exp(far[1]) == 0.0
-    back = group_dro.reweighted(far, jnp.asarray([0.0, 200.0]), 1.0)
+    back = group_dro.updated_log_weights(far, jnp.asarray([0.0, 200.0]), 1.0)
     np.testing.assert_allclose(np.exp(back), 0.5, rtol=1e-4)
 
 
@@ -193,8 +195,8 @@ def test_the_weights_of_group_dro_get_no_gradient(bench):
         view = View(context, "term", 0)
         if fixed is None:
             return term(view)[0]
-        logits = base.logits(view, STREAMS)
-        return fixed @ base.risks(logits, base.labels(view, STREAMS))
+        logits = base.domain_logits(view, STREAMS)
+        return fixed @ base.risks(logits, base.domain_labels(view, STREAMS))
 
     risks = [_cross_entropy(*_forward(room, s)) for s in STREAMS]
     weights = np.exp(3.0 * np.asarray(risks))
@@ -217,8 +219,9 @@ def test_batchnorm_sees_all_domains_together(bench):
     }
     whole = jnp.concatenate([batches[s]["x"] for s in STREAMS])
     params, stats = model.init(jax.random.key(0), whole)
-    settings = {"network": model, "params": params, "stats": stats, "batches": batches}
-    context = room.context(program={"train_stages": model.stages}, **settings)
+    fields = {"params": params, "stats": stats, "batches": batches}
+    program = {"network": model, "train_stages": model.stages}
+    context = room.context(program=program, **fields)
     found = context.joint_forward(STREAMS)
     expected = model.apply(params, stats, whole, train=model.stages)
     logits = jnp.concatenate([found[s].logits for s in STREAMS])
@@ -228,9 +231,7 @@ def test_batchnorm_sees_all_domains_together(bench):
     assert found["photo"].features["block1"].shape[0] == 6
     assert context.joint_forward(STREAMS) is found
     for kept, moved in ((("photo",), True), ((), False), (("unlabelled",), False)):
-        context = room.context(
-            program={"train_stages": model.stages, "stats_streams": kept}, **settings
-        )
+        context = room.context(program={**program, "stats_streams": kept}, **fields)
         context.joint_forward(STREAMS)
         same = jax.tree.leaves(context.stats)[0] is jax.tree.leaves(stats)[0]
         assert same != moved
@@ -251,7 +252,8 @@ def test_bad_input_is_one_sentence(bench, cls):
             cls(streams=streams).check(setup)
         assert str(error.value).startswith("terms.term.streams=")
     with pytest.raises(UserError, match="classification"):
-        cls(streams=STREAMS).check(dataclasses.replace(setup, task="regression"))
+        program = dataclasses.replace(setup.program, task="regression")
+        cls(streams=STREAMS).check(dataclasses.replace(setup, program=program))
     other = {"": ("a", "b"), "photo": ("b", "a")}
     with pytest.raises(UserError, match="classes"):
         cls(streams=STREAMS).check(dataclasses.replace(setup, classes=other))

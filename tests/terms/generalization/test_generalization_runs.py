@@ -1,4 +1,4 @@
-"""Domain generalisation in runs: cached features, micro-batches, half precision."""
+"""Domain generalization in runs: cached features, micro-batches, half precision."""
 
 import numpy as np
 import pytest

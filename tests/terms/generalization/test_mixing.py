@@ -32,14 +32,18 @@ def _images(room, norm=False):
         for i, name in enumerate(STREAMS)
     }
     params, state = model.init(jax.random.key(0), batches["photo"]["x"])
-    fields = {"network": model, "params": params, "stats": state, "batches": batches}
-    return room.context(program={"train_stages": model.stages}, **fields)
+    return room.context(
+        program={"network": model, "train_stages": model.stages},
+        params=params,
+        stats=state,
+        batches=batches,
+    )
 
 
 def test_partners_make_one_circle_in_any_order():
     seen = set()
     for seed in range(40):
-        partner = np.asarray(mixup.cycle(jax.random.key(seed), 4))
+        partner = np.asarray(mixup.random_cycle(jax.random.key(seed), 4))
         place, visited = 0, []
         for _ in range(4):
             visited.append(place)
@@ -48,14 +52,14 @@ def test_partners_make_one_circle_in_any_order():
         assert sorted(visited) == [0, 1, 2, 3]
         seen.add(tuple(partner))
     assert len(seen) == 6  # (4 − 1)! circles
-    np.testing.assert_array_equal(mixup.cycle(jax.random.key(0), 2), [1, 0])
+    np.testing.assert_array_equal(mixup.random_cycle(jax.random.key(0), 2), [1, 0])
 
 
 def test_mixed_inputs_are_numpys():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3, 2, 4))
     share = rng.uniform(size=3)
-    found = mixup.mix(jnp.asarray(a), jnp.asarray(b), jnp.asarray(share))
+    found = mixup.interpolate(jnp.asarray(a), jnp.asarray(b), jnp.asarray(share))
     for i in range(3):
         expected = share[i] * a[i] + (1 - share[i]) * b[i]
         np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
@@ -65,7 +69,7 @@ def _shares(context, alpha):
     """Returns the partners and shares that the term draws."""
     order, beta, _ = jax.random.split(context.key, 3)
     share = jax.random.beta(beta, alpha, alpha, (3,))
-    return np.asarray(mixup.cycle(order, 3)), np.asarray(share, np.float64)
+    return np.asarray(mixup.random_cycle(order, 3)), np.asarray(share, np.float64)
 
 
 def _network(room, x):
@@ -119,7 +123,7 @@ def test_tokens_can_not_be_mixed_as_inputs(bench):
 def test_style_is_torchs_mean_and_deviation():
     torch = pytest.importorskip("torch", reason="statistics are held to torch's")
     x = np.random.default_rng(0).normal(2, 3, (4, 5, 6, 3))
-    mean, deviation = mixstyle.statistics(jnp.asarray(x))
+    mean, deviation = mixstyle.style_statistics(jnp.asarray(x))
     there = torch.tensor(x).permute(0, 3, 1, 2)
     for ours, theirs in (
         (mean, there.mean((2, 3))),
@@ -131,7 +135,7 @@ def test_style_is_torchs_mean_and_deviation():
 def test_style_of_tokens_leaves_padding_out():
     x = np.random.default_rng(0).normal(2, 3, (3, 5, 2))
     mask = np.arange(5) < np.array([[2], [5], [3]])
-    mean, deviation = mixstyle.statistics(jnp.asarray(x), jnp.asarray(mask))
+    mean, deviation = mixstyle.style_statistics(jnp.asarray(x), jnp.asarray(mask))
     for i, row in enumerate(x):
         real = row[mask[i]]
         np.testing.assert_allclose(mean[i, 0], real.mean(0), rtol=1e-5)
@@ -181,7 +185,7 @@ def test_no_gradient_flows_through_the_style():
 
 def test_partners_are_of_other_domains_and_all_of_them_are_drawn():
     domain = np.repeat([0, 1, 2], [2, 3, 4])
-    draw = jax.jit(jax.vmap(lambda key: mixstyle.partners(key, domain)))
+    draw = jax.jit(jax.vmap(lambda key: mixstyle.draw_partners(key, domain)))
     found = np.asarray(draw(jax.random.split(jax.random.key(0), 3000)))
     assert (domain[found] != domain).all()
     counts = np.bincount(found[:, 0], minlength=9)[2:]
@@ -216,7 +220,7 @@ def test_the_mixed_stage_feeds_the_next(bench):
         key, _ = jax.random.split(jax.random.fold_in(view.key, i))
         draw, beta, _ = jax.random.split(key, 3)
         share = jax.random.beta(beta, 0.1, 0.1, domain.shape)
-        partner = mixstyle.partners(draw, domain)
+        partner = mixstyle.draw_partners(draw, domain)
         x = mixstyle.mix_styles(out.features[stage], partner, share)
     rest = context.program.network.stages[
         context.program.network.stages.index("block2") + 1
@@ -241,10 +245,12 @@ def test_batchnorm_statistics_are_those_of_the_mixed_pass(bench, cls):
 def test_features_of_tokens_keep_their_mask():
     states = jnp.ones((2, 3, 4)) * jnp.arange(3.0)[:, None]
     feature = Tokens(states, jnp.ones((2, 3), bool))
-    made = MixStyle(streams=STREAMS)._mixed(jax.random.key(0), feature, np.arange(2))
-    assert isinstance(made, Tokens)
-    assert made.states.shape == states.shape
-    assert made.mask is feature.mask
+    mixed = mixstyle.mix_domain_styles(
+        jax.random.key(0), feature, np.arange(2), alpha=0.1, probability=0.5
+    )
+    assert isinstance(mixed, Tokens)
+    assert mixed.states.shape == states.shape
+    assert mixed.mask is feature.mask
 
 
 def test_a_half_precision_pass_stops_at_tokens(bench):

@@ -82,7 +82,7 @@ def test_value_and_gradient_are_torchs(bench, second_order, frozen):
 
 def test_an_inner_step_moves_what_has_a_gradient():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
-    moved = mldg.descended(params, {"a": jnp.asarray([1.0, 2.0]), "b": None}, 0.5)
+    moved = mldg.gradient_step(params, {"a": jnp.asarray([1.0, 2.0]), "b": None}, 0.5)
     np.testing.assert_allclose(moved["a"], [0.5, 0.0])
     np.testing.assert_allclose(moved["b"], [1.0, 1.0])
 
@@ -100,10 +100,12 @@ def test_batchnorm_statistics_follow_both_passes(bench):
     }
     params, stats = model.init(jax.random.key(0), batches["photo"]["x"])
     mask = jax.tree.map(lambda _: True, params)
-    fields = {"params": params, "stats": stats, "batches": batches, "mask": mask}
-    context = room.context(
-        program={"network": model, "train_stages": model.stages}, **fields
-    )
+    program = {
+        "network": model,
+        "train_stages": model.stages,
+        "trainable_mask": mask,
+    }
+    context = room.context(program=program, params=params, stats=stats, batches=batches)
     MLDG(streams=STREAMS)(View(context, "term", 0))
     before, after = jax.tree.leaves(stats), jax.tree.leaves(context.stats)
     assert any((a != b).any() for a, b in zip(after, before))

@@ -149,7 +149,7 @@ def test_freematch_thresholds_and_fairness_follow_a_simulation(bench):
 
 def test_fairness_is_nothing_where_no_example_counts():
     state = {"probabilities": jnp.ones(3) / 3, "histogram": jnp.ones(3) / 3}
-    assert freematch.fairness(state, jnp.ones((4, 3)), jnp.zeros(4)) == 0
+    assert freematch.fairness_loss(state, jnp.ones((4, 3)), jnp.zeros(4)) == 0
 
 
 def test_a_class_never_seen_holds_flexmatchs_thresholds_down():

@@ -22,14 +22,14 @@ def test_guesses_are_sharpened_means():
         mean = sum(softmax(logits[k])[i] for k in range(3)) / 3
         powers = mean ** (1 / 0.5)
         expected.append(powers / powers.sum())
-    found = mixmatch.guess([jnp.asarray(x) for x in logits], 0.5)
+    found = mixmatch.guessed_labels([jnp.asarray(x) for x in logits], 0.5)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_mixing_takes_a_permutation_and_stays_near_the_first():
     n = 400
     x, p = jnp.eye(n), jnp.eye(n)
-    mixed, labels = jax.jit(mixmatch.mix)(jax.random.key(0), x, p, 0.75)
+    mixed, labels = jax.jit(mixmatch.mixup)(jax.random.key(0), x, p, 0.75)
     np.testing.assert_allclose(mixed, labels, rtol=1e-6)
     mixed = np.asarray(mixed)
     own = np.diag(mixed)
@@ -76,7 +76,7 @@ def test_the_value_is_both_parts_of_the_mixed_batch(bench, sizes, count):
     hot = np.eye(3)[np.asarray(room.batches["target"]["y"])]
     x = jnp.concatenate([room.batches["target"]["x"], *views])
     p = jnp.asarray(np.concatenate([hot, *[guesses] * count]), jnp.float32)
-    mixed, wanted = mixmatch.mix(jax.random.fold_in(key, 0), x, p, 0.5)
+    mixed, wanted = mixmatch.mixup(jax.random.fold_in(key, 0), x, p, 0.5)
     q, n = softmax(logits(mixed)), sizes[0]
     wanted = np.asarray(wanted)
     first = -np.mean([w @ np.log(a) for w, a in zip(wanted[:n], q[:n])])

@@ -26,7 +26,9 @@ def test_the_teacher_is_the_closed_form_of_an_average():
     for step, student in enumerate(students):
         params = {"a": jnp.asarray(student, jnp.float32), "frozen": jnp.ones(2)}
         stats = {"mean": jnp.asarray(2 * student, jnp.float32)}
-        state = mean_teacher.teach(state, params, stats, decay, jnp.asarray(step))
+        state = mean_teacher.updated_teacher(
+            state, params, stats, decay, jnp.asarray(step)
+        )
     assert state["params"]["frozen"] is None
     # d_t = min(0.7, t/(t+1)): the plain mean of four, an average with 0.7 from there.
     mean = np.mean(students[:3], 0)
