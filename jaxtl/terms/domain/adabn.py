@@ -68,7 +68,9 @@ class AdaBN(Term):
             key=context.key,
         )
         count = context.state["batches"]
-        pooled = batch_norm_stats.pool_statistics(context.state["stats"], statistics, count)
+        pooled = batch_norm_stats.pool_statistics(
+            context.state["stats"], statistics, count
+        )
         context.set_state({"stats": pooled, "batches": count + 1})
         context.set_stats(pooled)
         return jnp.float32(0.0)

@@ -251,9 +251,9 @@ def test_bad_input_is_one_sentence(bench, cls):
         with pytest.raises(UserError, match=message) as error:
             cls(streams=streams).check(setup)
         assert str(error.value).startswith("terms.term.streams=")
+    regression = dataclasses.replace(setup.program, task="regression")
     with pytest.raises(UserError, match="classification"):
-        program = dataclasses.replace(setup.program, task="regression")
-        cls(streams=STREAMS).check(dataclasses.replace(setup, program=program))
+        cls(streams=STREAMS).check(dataclasses.replace(setup, program=regression))
     other = {"": ("a", "b"), "photo": ("b", "a")}
     with pytest.raises(UserError, match="classes"):
         cls(streams=STREAMS).check(dataclasses.replace(setup, classes=other))
