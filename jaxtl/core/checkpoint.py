@@ -211,13 +211,13 @@ def beside(path: pathlib.Path) -> dict:
     return json.loads(notes.read_text()) if notes.exists() else {}
 
 
-def _described(directory, step, item) -> PyTree:
+def _described(directory: pathlib.Path, step: int, item: str) -> PyTree:
     """The item's tree of shapes, from its metadata alone."""
     path = directory / str(step) / item
     return _metadata(path.absolute(), f"{directory / str(step)} (item {item!r})")
 
 
-def _metadata(path, shown: str) -> PyTree:
+def _metadata(path: pathlib.Path, shown: str) -> PyTree:
     try:
         metadata = _orbax().PyTreeCheckpointHandler().metadata(path)
         return metadata.tree if hasattr(metadata, "tree") else metadata
@@ -227,7 +227,7 @@ def _metadata(path, shown: str) -> PyTree:
         ) from None
 
 
-def _compare(directory, step, item, target) -> None:
+def _compare(directory: pathlib.Path, step: int, item: Any, target: Any) -> None:
     expected_shapes = {p: tuple(x.shape) for p, x in trees.flatten(target).items()}
     stored_shapes = {
         p: tuple(x.shape)
@@ -262,7 +262,7 @@ class _reading:
         self.manager = _manager(self.directory, create=False)
         return self.manager
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: Any, error: Any, trace: Any):
         self.manager.close()
         if error is not None and isinstance(error, Exception):
             raise UserError(

@@ -67,7 +67,7 @@ def _allowed(settings: dict) -> dict:
     return {k: v for k, v in settings.items() if k not in flags and _known(k, v)}
 
 
-def _known(name: str, value) -> bool:
+def _known(name: str, value: Any) -> bool:
     trivial = jax.jit(lambda x: x).lower(0.0)
     try:
         trivial.compile(compiler_options={name: value})
@@ -76,7 +76,7 @@ def _known(name: str, value) -> bool:
     return True
 
 
-def keep(folder) -> None:
+def keep(folder: Any) -> None:
     """Caches compiled programs in a folder for later processes, unless one is set."""
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))

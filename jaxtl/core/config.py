@@ -17,7 +17,7 @@ from typing import Any
 import pydantic
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.core.types import FROZEN
+from jaxtl.core.types import FROZEN, PyTree
 
 _HIDDEN = ("parent", "name")  # the fields that linen adds to each of its dataclasses
 
@@ -90,7 +90,7 @@ def with_hyperparameters(value: Any, new: Mapping[str, Any]) -> Any:
     if not new:
         return value
 
-    def put(key, child):
+    def put(key: Any, child: Any):
         if key not in new:
             return child
         return (
@@ -111,7 +111,7 @@ def without_hyperparameters(value: Any) -> Any:
     return with_hyperparameters(value, _zeros(hyperparameters(value)))
 
 
-def _zeros(tree):
+def _zeros(tree: PyTree):
     return {k: _zeros(v) if isinstance(v, dict) else 0.0 for k, v in tree.items()}
 
 
@@ -137,7 +137,7 @@ class _Same:
     def __init__(self, value: Any):
         self.value = value
 
-    def __eq__(self, other):
+    def __eq__(self, other: object):
         return isinstance(other, _Same) and self.value is other.value
 
     def __hash__(self):
@@ -188,7 +188,7 @@ def override(
     return _walk(value, path, text, how, done="", annotation=Any)
 
 
-def _walk(value, path, text, how, done, annotation):
+def _walk(value: Any, path: str, text: Any, how: Any, done: str, annotation: Any):
     if how.new and isinstance(value, Mapping) and _is_new(value, path):
         return {**value, path: text}
     head, remaining_path, annotation = _step(value, path, done, annotation)
@@ -216,7 +216,7 @@ def _is_new(value: Mapping, path: str) -> bool:
     return not exists and "." not in path
 
 
-def _remembered(text, annotation, where, how: _How):
+def _remembered(text: Any, annotation: Any, where: str, how: _How):
     if how.memo is None:
         return parse(text, annotation, where, how.names)
     memo_key = (where, str(annotation), type(text), repr(text))
@@ -225,15 +225,15 @@ def _remembered(text, annotation, where, how: _How):
     return how.memo[memo_key]
 
 
-def _indexed(value):
+def _indexed(value: Any):
     return isinstance(value, Mapping | tuple)
 
 
-def _index(value, head):
+def _index(value: Any, head: str):
     return head if isinstance(value, Mapping) else int(head)
 
 
-def _step(value, path, done, annotation):
+def _step(value: Any, path: str, done: str, annotation: Any):
     """(first key of the path, the rest, the annotation of what it names)."""
     where = f"{done}: " if done else ""
     if is_config(value):

@@ -13,7 +13,9 @@ def console(**settings):
     return terminal
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable], *, left=1):
+def table(
+    title: str, columns: Iterable[str], rows: Iterable[Iterable], *, left: int = 1
+):
     """A rich table; the first `left` columns are text, the rest numbers."""
     from rich import box
     from rich.table import Table

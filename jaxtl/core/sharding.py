@@ -5,6 +5,7 @@ optimizer state (fully sharded). XLA inserts the communication.
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,7 +87,7 @@ def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def _leaf(x, mesh: Mesh) -> NamedSharding:
+def _leaf(x: Any, mesh: Mesh) -> NamedSharding:
     # Typed keys carry a hidden trailing axis; scalars and keys are replicated.
     shape = getattr(x, "shape", ())
     return NamedSharding(mesh, leaf_spec(shape, mesh.shape["param"]))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 PyTree = Any
 
 
-def path_str(path) -> str:
+def path_str(path: Any) -> str:
     """A key path as "stage/block/kernel"."""
     return "/".join(
         str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path

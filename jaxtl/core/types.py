@@ -38,7 +38,7 @@ class Tokens(NamedTuple):
     mask: jax.Array
 
 
-def vectors(feature) -> jax.Array:
+def vectors(feature: Any) -> jax.Array:
     """A stage's output as one vector per example, float32 or wider.
 
     (batch, width): tokens are averaged over the real ones, other arrays flattened.

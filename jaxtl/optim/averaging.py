@@ -22,7 +22,9 @@ class Averaging:
     def check(self) -> None:
         """Raises UserError for settings that make no average."""
 
-    def update(self, average: PyTree, weights: PyTree, step, steps) -> PyTree:
+    def update(
+        self, average: PyTree, weights: PyTree, step: jax.Array, steps: jax.Array
+    ) -> PyTree:
         """The average after a step.
 
         Args:
@@ -51,7 +53,9 @@ class EMA(Averaging):
         if not 0 <= self.decay < 1:
             raise UserError(f"average.decay={self.decay!r}: expected 0 ≤ decay < 1.")
 
-    def update(self, average, weights, step, steps):
+    def update(
+        self, average: PyTree, weights: PyTree, step: jax.Array, steps: jax.Array
+    ):
         decay = jnp.minimum(self.decay, (1.0 + step) / (10.0 + step))
         return merging.ema(average, weights, decay)
 
@@ -77,7 +81,9 @@ class SWA(Averaging):
         if not 0 <= self.start < 1:
             raise UserError(f"average.start={self.start!r}: expected 0 ≤ start < 1.")
 
-    def update(self, average, weights, step, steps):
+    def update(
+        self, average: PyTree, weights: PyTree, step: jax.Array, steps: jax.Array
+    ):
         count = jnp.maximum(step - jnp.round(self.start * steps), 0.0)
         mean = merging.swa(average, weights, count)
         return jax.tree.map(lambda m, x: jnp.where(count > 0, m, x), mean, weights)

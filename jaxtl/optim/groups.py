@@ -58,7 +58,7 @@ class LayerwiseDecay(Groups):
     decay: float = 0.75
     head: float = 1.0
 
-    def resolve(self, stages, params):
+    def resolve(self, stages: tuple[str, ...], params: PyTree):
         if not self.decay > 0:
             raise UserError(
                 f"optim.groups.decay={self.decay!r}: expected a number above 0 (to "
@@ -89,7 +89,7 @@ class Surgical(Groups):
     select: str
     head: bool = False
 
-    def resolve(self, stages, params):
+    def resolve(self, stages: tuple[str, ...], params: PyTree):
         selection.mask(self.select, params, what="optim.groups.select")
         factors: dict[str, Any] = {self.select: 1.0}
         if self.head:
@@ -102,7 +102,7 @@ class Surgical(Groups):
 class HeadOnly(Groups):
     """Trains the head alone: a linear probe."""
 
-    def resolve(self, stages, params):
+    def resolve(self, stages: tuple[str, ...], params: PyTree):
         if stages[-1] not in params:
             raise UserError(
                 "optim.groups=HeadOnly(): this model's head has no parameters of its "
@@ -127,7 +127,7 @@ class BitFit(Groups):
 
     head: bool = True
 
-    def resolve(self, stages, params):
+    def resolve(self, stages: tuple[str, ...], params: PyTree):
         _demand(self, params, "bias", "no bias")
         return _with_head(self.head, {".*/bias": 1.0}, stages, params)
 
@@ -151,7 +151,7 @@ class NormOnly(Groups):
     head: bool = True
     statistics: bool = True
 
-    def resolve(self, stages, params):
+    def resolve(self, stages: tuple[str, ...], params: PyTree):
         _demand(self, params, "scale", "no norm")
         pattern = _norms(params)
         pattern = pattern if self.statistics else f"({pattern})/(scale|bias)"
@@ -164,7 +164,7 @@ class FreezeUpTo(Groups):
 
     stage: str
 
-    def resolve(self, stages, params):
+    def resolve(self, stages: tuple[str, ...], params: PyTree):
         if self.stage not in stages:
             raise UserError(
                 f"optim.groups.stage={self.stage!r}: the model has no such stage"
@@ -175,7 +175,9 @@ class FreezeUpTo(Groups):
         return _deciding({**frozen, REST: 1.0}, params)
 
 
-def _with_head(head: bool, factors, stages, params):
+def _with_head(
+    head: bool, factors: dict[str, Any], stages: tuple[str, ...], params: PyTree
+):
     """The groups: the head (if asked), what is chosen, the rest frozen."""
     first = {re.escape(stages[-1]): 1.0} if head else {}
     return _deciding({**first, **factors, REST: FROZEN}, params)

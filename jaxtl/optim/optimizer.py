@@ -228,7 +228,7 @@ def transform(
     """
     lr = schedules.value(optimizer.lr, step, steps)
 
-    def chain(label):
+    def chain(label: str):
         settings = group(optimizer, label)
         decay = settings.weight_decay
         decay = optimizer.weight_decay if decay is None else decay
@@ -261,9 +261,10 @@ def carry(old: PyTree, new: PyTree) -> PyTree:
     """
     old_leaves = {_ungrouped(path): leaf for path, leaf in trees.flatten(old).items()}
 
-    def one(path, leaf):
-        found = old_leaves.get(_ungrouped(path))
-        return found if found is not None and found.shape == leaf.shape else leaf
+    def one(path: str, leaf: Any):
+        old_leaf = old_leaves.get(_ungrouped(path))
+        fits = old_leaf is not None and old_leaf.shape == leaf.shape
+        return old_leaf if fits else leaf
 
     return trees.map_with_path(one, new)
 
@@ -294,8 +295,8 @@ def project(
 def _add(amount: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
     """A stateless transformation that adds `amount(param, None)` where it has one."""
 
-    def update(updates, params):
-        def one(u, p):
+    def update(updates: PyTree, params: PyTree):
+        def one(u: Any, p: Any):
             extra = amount(p, None)
             return u if extra is None else u + extra
 
@@ -304,11 +305,11 @@ def _add(amount: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def _pull(strength, lr, label_tree, source, optimizer):
+def _pull(strength: Any, lr: Any, label_tree: PyTree, source: PyTree, optimizer: Any):
     """Adds −lr·factor·strength·(θ − θ₀) on leaves that have a source."""
 
-    def update(updates, params):
-        def one(label, u, p, s):
+    def update(updates: PyTree, params: PyTree):
+        def one(label: str, u: Any, p: Any, s: Any):
             if u is None or s is None:
                 return u
             return u - lr * group(optimizer, label).lr * strength * (p - s)

@@ -67,7 +67,7 @@ class GradualUnfreezing(Phases):
     until: float = 0.5
     by: int = 1
 
-    def resolve(self, stages):
+    def resolve(self, stages: tuple[str, ...]):
         orders = ("top-down", "bottom-up")
         if self.order not in orders:
             raise UserError(
@@ -109,7 +109,7 @@ class LPFT(Phases):
     probe_lr: float | Schedule | None = None
     lr: float | Schedule | None = None
 
-    def resolve(self, stages):
+    def resolve(self, stages: tuple[str, ...]):
         if not 0 < self.probe < 1:
             raise UserError(
                 f"phases.probe={self.probe!r}: expected a share of the run in (0, 1)."

@@ -5,6 +5,7 @@ the loss. Only trainable leaves that have a source are touched.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
@@ -53,7 +54,7 @@ def mars(kernel: jax.Array, source: jax.Array, radius: jax.Array | float) -> jax
     return _scaled(kernel, source, norm, radius)
 
 
-def _scaled(x, start, norm, radius):
+def _scaled(x: Any, start: Any, norm: Any, radius: Any):
     """Scales x − start to the radius where its norm exceeds it."""
     # Chosen by `where`, so that points inside keep their bits.
     factor = radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
@@ -164,10 +165,10 @@ class Projection:
         """
         raise TypeError(f"{type(self).__name__} defines no __call__")
 
-    def each(self, fn, params, source, *more_trees):
+    def each(self, fn: Callable[..., Any], params: PyTree, source: PyTree, *more_trees):
         """Maps `fn(leaf, its source, ...)` over the leaves that are projected."""
 
-        def one(path, x, start, *more_leaves):
+        def one(path: str, x: Any, start: Any, *more_leaves):
             projected = x is not None and start is not None
             projected = (
                 projected and self.takes(x) and selections.matches(self.select, path)
@@ -189,7 +190,7 @@ class _Ball(Projection):
 
     radius: float = traced()
 
-    def check(self, name, params, mask, source):
+    def check(self, name: str, params: PyTree, mask: PyTree, source: PyTree):
         if not self.radius > 0:
             raise UserError(
                 f"{name}.radius={self.radius!r}: a projection of radius "
@@ -210,12 +211,12 @@ class L2Ball(_Ball):
 
     per: Literal["leaf", "all"] = "leaf"
 
-    def check(self, name, params, mask, source):
+    def check(self, name: str, params: PyTree, mask: PyTree, source: PyTree):
         if self.per not in ("leaf", "all"):
             raise UserError(f"{name}.per={self.per!r}: expected 'leaf' or 'all'.")
         super().check(name, params, mask, source)
 
-    def __call__(self, params, before, grads, source):
+    def __call__(self, params: PyTree, before: PyTree, grads: PyTree, source: PyTree):
         if self.per == "leaf":
             return self.each(lambda x, x0: l2_ball(x, x0, self.radius), params, source)
         pairs: list[tuple[jax.Array, jax.Array]] = []
@@ -235,10 +236,10 @@ class MARS(_Ball):
       radius: bound of ‖wᵢ − wᵢ⁰‖₁ for each output unit's weights wᵢ.
     """
 
-    def takes(self, leaf):
+    def takes(self, leaf: Any):
         return leaf.ndim >= 2
 
-    def __call__(self, params, before, grads, source):
+    def __call__(self, params: PyTree, before: PyTree, grads: PyTree, source: PyTree):
         return self.each(lambda x, x0: mars(x, x0, self.radius), params, source)
 
 
@@ -254,19 +255,19 @@ class SelectiveDecay(Projection):
 
     strength: float = traced(1.0)
 
-    def check(self, name, params, mask, source):
+    def check(self, name: str, params: PyTree, mask: PyTree, source: PyTree):
         if not self.strength >= 0:
             raise UserError(
                 f"{name}.strength={self.strength!r}: expected a number of at least 0."
             )
         super().check(name, params, mask, source)
 
-    def __call__(self, params, before, grads, source):
-        def one(param, start, old, grad):
+    def __call__(self, params: PyTree, before: PyTree, grads: PyTree, source: PyTree):
+        def one(param: Any, start: Any, old: Any, grad: Any):
             return selective_decay(param, old, grad, start, self.strength)
 
         return self.each(one, params, source, before, grads)
 
 
-def _stages(paths) -> list[str]:
+def _stages(paths: Iterable[str]) -> list[str]:
     return sorted({path.split("/")[0] for path in paths})

@@ -5,6 +5,7 @@ other peaks or warm-ups share one compiled program.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ class Schedule:
         raise TypeError(f"{type(self).__name__} defines no value(step, steps)")
 
 
-def value(number, step: jax.Array, steps: jax.Array) -> jax.Array:
+def value(number: Any, step: jax.Array, steps: jax.Array) -> jax.Array:
     """A schedule's value, or the number itself where it is none."""
     if isinstance(number, Schedule):
         return number.value(step, steps)
@@ -33,7 +34,7 @@ def progress(step: jax.Array, steps: jax.Array) -> jax.Array:
     return jnp.clip(step / jnp.maximum(steps, 1), 0.0, 1.0)
 
 
-def _warm(peak, warmup, step, steps):
+def _warm(peak: Any, warmup: Any, step: jax.Array, steps: jax.Array):
     """(value while warming up, share of the remaining steps that passed)."""
     ramp = peak * (step + 1) / jnp.maximum(warmup, 1.0)
     progress = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1.0), 0.0, 1.0)
@@ -57,7 +58,7 @@ class Cosine(Schedule):
     warmup: float = traced(0.0)
     final: float = traced(0.0)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         ramp, progress = _warm(self.peak, self.warmup, step, steps)
         cosine = self.final + (self.peak - self.final) * 0.5 * (
             1 + jnp.cos(jnp.pi * progress)
@@ -73,7 +74,7 @@ class Linear(Schedule):
     warmup: float = traced(0.0)
     final: float = traced(0.0)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         ramp, progress = _warm(self.peak, self.warmup, step, steps)
         line = self.peak + (self.final - self.peak) * progress
         return jnp.where(step < self.warmup, ramp, line)
@@ -91,7 +92,7 @@ class Ramp(Schedule):
     final: float = traced(1.0)
     gamma: float = traced(10.0)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         p = progress(step, steps)
         return self.final * (2.0 / (1.0 + jnp.exp(-self.gamma * p)) - 1.0)
 
@@ -112,7 +113,7 @@ class LinearRamp(Schedule):
     start: float = traced(0.0)
     end: float = traced(1.0)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         span = jnp.maximum(jnp.subtract(self.end, self.start), 1e-6)
         share = (progress(step, steps) - self.start) / span
         return self.final * jnp.clip(share, 0.0, 1.0)
@@ -133,7 +134,7 @@ class GaussianRamp(Schedule):
     final: float = traced(1.0)
     end: float = traced(0.25)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         p = jnp.clip(progress(step, steps) / jnp.maximum(self.end, 1e-6), 0.0, 1.0)
         return self.final * jnp.exp(-5.0 * jnp.square(1 - p))
 
@@ -150,7 +151,7 @@ class Scaled(Schedule):
     of: Schedule
     factor: float = traced(1.0)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         return self.factor * self.of.value(step, steps)
 
 
@@ -176,7 +177,7 @@ class OneCycle(Schedule):
     div: float = traced(25.0)
     final_div: float = traced(1e4)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         top = jnp.maximum(self.rise * steps - 1, 1e-6)
         up = jnp.clip(step / top, 0.0, 1.0)
         down = jnp.clip((step - top) / jnp.maximum(steps - 1 - top, 1e-6), 0.0, 1.0)
@@ -186,7 +187,7 @@ class OneCycle(Schedule):
         return jnp.where(step <= top, rising, falling)
 
 
-def _cosine(start, end, share):
+def _cosine(start: Any, end: Any, share: Any):
     """Half a cosine from start (share 0) to end (share 1)."""
     return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
@@ -210,7 +211,7 @@ class SlantedTriangular(Schedule):
     rise: float = traced(0.1)
     ratio: float = traced(32.0)
 
-    def value(self, step, steps):
+    def value(self, step: jax.Array, steps: jax.Array):
         cut = jnp.maximum(jnp.floor(steps * self.rise), 1.0)
         fall = jnp.maximum(cut * (jnp.divide(1, self.rise) - 1), 1e-6)
         share = jnp.where(step < cut, step / cut, 1 - (step - cut) / fall)

@@ -5,24 +5,26 @@ and compute in float32 (or wider) whatever the model computes in.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term
 
 TASKS = ("classification", "multilabel", "regression", "language")
 
 
-def _wide(x) -> jax.Array:
+def _wide(x: Any) -> jax.Array:
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def cross_entropy(logits, labels, smoothing=0.0) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: Any, smoothing=0.0) -> jax.Array:
     """Cross-entropy with label smoothing, −Σ_c q_c log p_c, mean over examples.
 
     q = (1 − smoothing) · q̂ + smoothing / K, where q̂ is one at the label, or the given
@@ -62,7 +64,7 @@ def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 
 
-def binary_cross_entropy(logits, targets) -> jax.Array:
+def binary_cross_entropy(logits: jax.Array, targets) -> jax.Array:
     """Binary cross-entropy of independent outputs, mean over examples and outputs.
 
     Args:
@@ -102,7 +104,9 @@ def _fit(targets, like: jax.Array) -> jax.Array:
     )
 
 
-def next_token(logits, ids, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
+def next_token(
+    logits: jax.Array, ids, mask: PyTree
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Scores of predicting each token from those before it, summed per example.
 
     Args:
@@ -122,7 +126,7 @@ def next_token(logits, ids, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
     return -(likelihoods * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
 
 
-def scores(logits, x, task: str) -> jax.Array:
+def scores(logits: jax.Array, x: Any, task: str) -> jax.Array:
     """Returns per example what metrics.compute takes: the logits themselves, or for
     "language" the three sums of `next_token`, (batch, 3), in place of vocab numbers."""
     if task != "language":
@@ -131,7 +135,7 @@ def scores(logits, x, task: str) -> jax.Array:
     return jnp.stack(next_token(logits, x["input_ids"], mask), axis=-1)
 
 
-def predictions(logits, task: str) -> jax.Array:
+def predictions(logits: jax.Array, task: str) -> jax.Array:
     """The task's output activation of the logits.
 
     Softmax for classification and language, sigmoid for multilabel, the outputs
@@ -181,7 +185,7 @@ class CrossEntropy(Term):
         checks.classes(setup, "stream", self.stream)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
 
-    def __call__(self, context):
+    def __call__(self, context: Any):
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
         value = cross_entropy(logits, labels, self.label_smoothing)
@@ -208,7 +212,7 @@ class BinaryCrossEntropy(Term):
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "BinaryCrossEntropy", "multilabel")
 
-    def __call__(self, context):
+    def __call__(self, context: Any):
         logits = context.forward(self.stream).logits
         targets = _fit(context.batches[self.stream]["y"], logits)
         hits = (logits > 0) == (targets > 0.5)
@@ -234,7 +238,7 @@ class SquaredError(Term):
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "SquaredError", "regression")
 
-    def __call__(self, context):
+    def __call__(self, context: Any):
         outputs = context.forward(self.stream).logits
         return squared_error(outputs, context.batches[self.stream]["y"])
 
@@ -265,7 +269,7 @@ class NextToken(Term):
                 f"{getattr(last, 'shape', type(last).__name__)}."
             )
 
-    def __call__(self, context):
+    def __call__(self, context: Any):
         logits = context.forward(self.stream).logits
         sums = scores(logits, context.batches[self.stream]["x"], "language").sum(0)
         tokens = jnp.maximum(sums[2], 1.0)

@@ -35,7 +35,9 @@ class Compiled(NamedTuple):
     temp_bytes: int | None
 
 
-def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
+def compiled(
+    program: Program, state: State, fixed: Fixed, data: Mapping[str, Any], most: int
+):
     """The compiled dispatch for these shapes, from the process's store.
 
     Args:
@@ -50,12 +52,12 @@ def compiled(program: Program, state: State, fixed: Fixed, data, most: int):
     return compilation.cached(compiled, key, build)
 
 
-def _compile(program, state, fixed, data, most):
+def _compile(program: Any, state: Any, fixed: Any, data: Mapping[str, Any], most: int):
     start = time.perf_counter()
     names, single = measured(program, state, fixed, data)
 
-    def many(state, fixed, data, n):
-        def body(i, carry):
+    def many(state: Any, fixed: Any, data: Mapping[str, Any], n: Any):
+        def body(i: Any, carry: Any):
             state, table = carry
             state, row = single(state, fixed, data)
             return state, table.at[i].set(row)
@@ -63,7 +65,7 @@ def _compile(program, state, fixed, data, most):
         table = jnp.zeros((most, len(names)), jnp.float32)
         return jax.lax.fori_loop(0, n, body, (state, table))
 
-    def one(state, fixed, data, n):
+    def one(state: Any, fixed: Any, data: Mapping[str, Any], n: Any):
         state, row = single(state, fixed, data)
         return state, row[None]
 
@@ -83,13 +85,13 @@ def _compile(program, state, fixed, data, most):
     )
 
 
-def measured(program: Program, state: State, fixed: Fixed, data):
+def measured(program: Program, state: State, fixed: Fixed, data: Mapping[str, Any]):
     """(names, the step with its metrics as one float32 row of these names)."""
     shapes = jax.eval_shape(functools.partial(step, program), state, fixed, data)[1]
     names = tuple(shapes)
     _check_scalars(shapes)
 
-    def single(state, fixed, data):
+    def single(state: Any, fixed: Any, data: Mapping[str, Any]):
         state, metrics = step(program, state, fixed, data)
         # One array: fetching each number for itself costs as much as a small step.
         return state, jnp.stack([metrics[n].astype(jnp.float32) for n in names])

@@ -115,7 +115,14 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path} is damaged: {error}.") from None
 
 
-def write_experiment(path: pathlib.Path, exp, *, file=None, overrides=(), variant=""):
+def write_experiment(
+    path: pathlib.Path,
+    exp: Any,
+    *,
+    file: Any = None,
+    overrides: Any = (),
+    variant: str = "",
+):
     """Stores the resolved experiment and a copy of the file that it came from."""
     if file is not None:
         shutil.copyfile(file, path / "experiment.py")
@@ -142,7 +149,7 @@ def read_experiment(path: pathlib.Path):
     return serialization.from_json(pictured)
 
 
-def same_experiment(path: pathlib.Path, exp) -> None:
+def same_experiment(path: pathlib.Path, exp: Any) -> None:
     """Raises UserError where an experiment is not the one that a directory stores."""
     stored = read_json(path / MARK).get("experiment", {})
     current = json.loads(json.dumps(serialization.to_json(exp)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +88,7 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
     return run
 
 
-def _same_rows(directory, stored, current) -> None:
+def _same_rows(directory: pathlib.Path, stored: Any, current: Any) -> None:
     changed = [
         name
         for name in sorted({*stored.rows, *current.rows})
@@ -110,7 +110,7 @@ class _Nothing(Term):
     def streams(self) -> tuple[str, ...]:
         return ("unlabelled",)
 
-    def __call__(self, context):
+    def __call__(self, context: Any):
         return jnp.float32(0.0)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtl.core import config
 from jaxtl.core import tree as trees
@@ -12,7 +13,7 @@ from jaxtl.optim.schedules import Schedule
 from jaxtl.training import result
 
 
-def show(run) -> None:
+def show(run: Any) -> None:
     """Prints a run's parameters: path, shape, group, learning rate, frozen or not."""
     program = run.program
     optimizer = run.parts.phases[run.phase].optimizer
@@ -41,7 +42,7 @@ def show(run) -> None:
         out.print(f"{name}: {note}", markup=False)
 
 
-def _labels(run, optimizer):
+def _labels(run: Any, optimizer: Any):
     """The tree of groups; "peft" where a reparametrization moves what they
     freeze."""
     base = trees.merge(run.state.trainable["model"], run.fixed.frozen)
@@ -53,7 +54,7 @@ def _labels(run, optimizer):
     )
 
 
-def _rate(optimizer, label) -> str:
+def _rate(optimizer: Any, label: str) -> str:
     if optimizer.groups.get(label) is FROZEN:
         return "0"
     factor = optim_optimizer.group(optimizer, label).lr
@@ -79,12 +80,12 @@ def loaded(rows: list[dict]):
     return table("initial weights", ("stage", "", "leaves", "numbers"), body, left=2)
 
 
-def describe(exp) -> str:
+def describe(exp: Any) -> str:
     """An experiment as indented text, settings at their default left out."""
     return _described(exp, "")
 
 
-def _described(value, indent: str) -> str:
+def _described(value: Any, indent: str) -> str:
     inner = indent + "  "
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         lines = []
@@ -99,7 +100,7 @@ def _described(value, indent: str) -> str:
     return repr(value)
 
 
-def _is_default(field, value) -> bool:
+def _is_default(field: Any, value: Any) -> bool:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()

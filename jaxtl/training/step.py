@@ -93,7 +93,13 @@ def step(
     key = jax.random.fold_in(jax.random.key(hypers["seed"]), state.step)
     batches = _batches(program, state, data, jax.random.fold_in(key, 0))
 
-    def loss(trainable, stats, term_states, batches, key):
+    def loss(
+        trainable: PyTree,
+        stats: PyTree,
+        term_states: PyTree,
+        batches: Mapping[str, Any],
+        key: Any,
+    ):
         context = objective.Context(
             program=program.in_compute_dtype(),
             source=fixed.source,
@@ -164,7 +170,7 @@ def _gradients(
         lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batches
     )
 
-    def micro_step(carry, item):
+    def micro_step(carry: Any, item: Any):
         stats, term_states = carry
         batch, index = item
         grads, (metrics, stats, term_states) = grad(

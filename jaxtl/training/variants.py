@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxtl import pretrained
 from jaxtl.core.errors import UserError, nearest
@@ -84,7 +84,7 @@ def _seeds(file: File, name: str) -> tuple[int, ...]:
     return file.seeds
 
 
-def _source(init: Variant, seeds, seed: int, out: pathlib.Path):
+def _source(init: Variant, seeds: Mapping[str, Any], seed: int, out: pathlib.Path):
     seed_used = seed if init.per_seed else seeds[init.name][0]
     path = str(_directory(out, init.name, seed_used))
     return pretrained.FromRun(path, init.reset, init.ignore, init.which)
@@ -103,7 +103,7 @@ def ordered(variants: Mapping[str, Experiment]) -> list[str]:
     """
     order: list[str] = []
 
-    def visit(name, waiting):
+    def visit(name: str, waiting: Sequence[str]):
         if name in waiting:
             circle = " → ".join([*waiting, name])
             raise UserError(f"variants wait for each other: {circle}.")
@@ -125,7 +125,9 @@ def ordered(variants: Mapping[str, Experiment]) -> list[str]:
     return order
 
 
-def run_single(file: File, out: pathlib.Path, *, overwrite=False, progress=None):
+def run_single(
+    file: File, out: pathlib.Path, *, overwrite: bool = False, progress: Any = None
+):
     """Runs a file that gives one experiment; returns its result."""
     run = setup.setup(
         file.variants[""],

@@ -1,5 +1,7 @@
 """The line from θ₀ to what was trained, as a last choice of a run."""
 
+from typing import Any
+
 import jax
 
 from jaxtl.core import sharding
@@ -9,7 +11,9 @@ from jaxtl.evaluation import evaluate, metrics
 from jaxtl.models import merging
 
 
-def between(run, tuned: tuple[PyTree, PyTree], alpha) -> tuple[PyTree, PyTree]:
+def between(
+    run: Any, tuned: tuple[PyTree, PyTree], alpha: float
+) -> tuple[PyTree, PyTree]:
     """(1 − α)·θ₀ + α·θ and the statistics between, likewise.
 
     What has no source (a new head) is as it was tuned at every α.
@@ -30,7 +34,7 @@ def between(run, tuned: tuple[PyTree, PyTree], alpha) -> tuple[PyTree, PyTree]:
 _interpolate = jax.jit(merging.interpolate)
 
 
-def choose(run) -> float:
+def choose(run: Any) -> float:
     """Puts the best point of the line on val in the place of the best weights.
 
     Of equal ones the largest α is taken. Returns α.
@@ -46,6 +50,6 @@ def choose(run) -> float:
         params, stats = between(run, tuned, alpha)
         values = evaluate.evaluate_weights(run, params, stats, "val")
         candidates.append((sign * metrics.monitored(values, monitor), alpha, values))
-    value, alpha, values = max(candidates, key=lambda one: one[:2])
+    value, alpha, values = max(candidates, key=lambda candidate: candidate[:2])
     run.set_best(between(run, tuned, alpha), sign * value, values)
     return alpha
