@@ -2,8 +2,8 @@
 
 Neither, L2-SP, the Jacobian difference, and both × their λ × learning rate × labels
 per class, on rendered → handwritten digits, USPS → MNIST and MNIST → USPS, with a
-perceptron: all numbers are traced, so that a method's cells on a transfer are lanes of
-one compiled program. Rates and λ are chosen on validation.
+perceptron: all numbers are traced, so that a method's cells on a transfer are replicas
+of one compiled program. Rates and λ are chosen on validation.
 
 Needs:     digits/{usps,mnist}.npz below the folder that JAXTL_DATA_DIR names.
 Run:       jaxtl sweep experiments/ablation_l2sp_jacobian.py
@@ -46,13 +46,13 @@ SWEEP = {
 
 
 def source(data) -> tl.Experiment:
-    """Returns what is trained on the source domain."""
+    """The experiment that trains a source model."""
     optimizer = tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3), weight_decay=1e-3)
     return tl.Experiment(model=MODEL, data=data, optim=optimizer, steps=1000)
 
 
 def target(data, start: str) -> tl.Experiment:
-    """Returns the transfer whose numbers are varied."""
+    """The transfer, whose traced numbers the sweep varies."""
     return tl.Experiment(
         model=MODEL,
         data=data,

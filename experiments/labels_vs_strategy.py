@@ -44,7 +44,7 @@ BASELINES = {
 
 
 def source(data) -> tl.Experiment:
-    """Returns what is trained on the source domain."""
+    """The experiment that trains a source model."""
     return tl.Experiment(
         model=MODEL,
         data=data,
@@ -55,7 +55,7 @@ def source(data) -> tl.Experiment:
 
 
 def target(data, start: str) -> tl.Experiment:
-    """Returns the transfer."""
+    """The transfer to a target domain."""
     return tl.Experiment(
         model=MODEL,
         data=data,

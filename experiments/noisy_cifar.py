@@ -23,9 +23,9 @@ Expected:  experiments/reports/reproduce/cifar10n.md. Accuracy on clean test ima
            co-teaching 52.0 ± 1.2   49.7 ± 3.0   45.0 ± 1.8
            DivideMix   49.2 ± 1.5   48.2 ± 2.0   31.2 ± 2.6
 
-Where wrong labels are memorised (the last column above) the robust losses are far ahead
+Where wrong labels are memorized (the last column above) the robust losses are far ahead
 of cross-entropy, DivideMix excepted; five epochs are few for it. At the chosen rate
-little is memorised and little is gained, and from scratch in ten epochs nothing is.
+little is memorized and little is gained, and from scratch in ten epochs nothing is.
 
 What chose the rates: accuracy of cross-entropy at 40 % noise on noisy labels held out,
 mean over two seeds (a perfect model would get about 60 %):
@@ -35,7 +35,7 @@ mean over two seeds (a perfect model would get about 60 %):
            scratch   25.7   31.2   36.4   38.8
 
 Both choices stand at an edge of the grid. From weights that know these classes, the
-less is learnt from wrong labels the better; from scratch ten epochs are few.
+less is learned from wrong labels the better; from scratch ten epochs are few.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ TRIAL_SEEDS = (100, 101)
 
 def experiment():
     return {
-        f"{arm}/{noise}/{method}": cifar10n.made(arm, noise, method)
+        f"{arm}/{noise}/{method}": cifar10n.experiment(arm, noise, method)
         for arm, noises in cifar10n.ARMS.items()
         for noise in noises
         for method in cifar10n.METHODS
@@ -59,12 +59,12 @@ def experiment():
 
 
 def choose(arm: str) -> None:
-    """Finds a rate: cross-entropy at 40 % noise, judged by noisy labels held out."""
+    """Prints the best rate of cross-entropy at 40 % noise, on held-out noisy labels."""
     scores = {}
     for lr in CANDIDATES:
         values = []
         for seed in TRIAL_SEEDS:
-            exp = cifar10n.made(arm, "worse", "CE", seed, lr)
+            exp = cifar10n.experiment(arm, "worse", "CE", seed, lr)
             exp = dataclasses.replace(exp, test=False)
             result = tl.train(tl.setup(exp), progress=False)
             values.append(result["val"]["accuracy"])

@@ -104,24 +104,25 @@ STEPS = 300
 
 @functools.cache
 def features(kind: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Returns (x, y, rows of each domain), all domains below each other.
+    """Reads (x, y, rows of each domain), all domains concatenated.
 
-    Each row is scaled to the length √d, as 1-NN protocols scale theirs to 1.
+    Each row of x is scaled to the length √d; 1-NN protocols scale theirs to 1.
     """
-    found = {}
+    domains = {}
     for name in (LETTERS[letter] for letter in SETS[kind]):
         if kind == "mobilenet":
             path = paths.find(f"{FOLDER}/mobilenet_v1_0.25_feat256.npz", "features")
-            made = np.load(path)
-            found[name] = made[f"x_{name}"], made[f"y_{name}"].astype(int)
+            arrays = np.load(path)
+            domains[name] = arrays[f"x_{name}"], arrays[f"y_{name}"].astype(int)
         else:
             path = paths.find(f"{FOLDER}/googlenet1024_{name}.mat", "features")
-            made = scipy.io.loadmat(path)
-            found[name] = made["fts"], made["labels"].reshape(-1).astype(int) - 1
-    x, y = (np.concatenate([pair[i] for pair in found.values()]) for i in (0, 1))
+            arrays = scipy.io.loadmat(path)
+            labels = arrays["labels"].reshape(-1).astype(int) - 1
+            domains[name] = arrays["fts"], labels
+    x, y = (np.concatenate([pair[i] for pair in domains.values()]) for i in (0, 1))
     x = x * np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
-    ends = np.cumsum([0, *(len(labels) for _, labels in found.values())])
-    spans = zip(found, ends, ends[1:])
+    ends = np.cumsum([0, *(len(labels) for _, labels in domains.values())])
+    spans = zip(domains, ends, ends[1:])
     return x.astype(np.float32), y, {n: np.arange(a, b) for n, a, b in spans}
 
 
@@ -147,7 +148,7 @@ def source(letter: str, kind: str = "mobilenet") -> Domain:
 
 
 def target(letter: str, kind: str = "mobilenet") -> Domain:
-    """Half of the pictures to adapt to, a fifth to look back at, the rest to test."""
+    """Half of the pictures are unlabelled for adaptation, a fifth is val, 30 % test."""
     return Domain(LETTERS[letter], features=kind, labels=0, val=0.2, test=0.3)
 
 
@@ -212,7 +213,7 @@ METHODS = {
     "MCD": {"terms.own": tl.domain.MCD()},
     "MDD": {"terms.own": tl.domain.MDD()},
 }
-# These move the encoder of a model that was trained on the source, under its head.
+# These adapt the encoder of a model trained on the source and keep its head.
 HEAD = {"optim": dataclasses.replace(ADAM, groups={"head": tl.FROZEN, ".*": 1.0})}
 # ADDA's rate and momentum are its paper's.
 METHODS["ADDA"] = {
@@ -225,16 +226,18 @@ STARTED = ("ADDA", "SHOT", "CBST")
 
 
 def starts() -> dict:
-    """Returns an axis per source: where the methods that need a source model begin."""
-    found = {}
+    """Axes, one per source: the initial weights of methods that need a source model."""
+    axes = {}
     for kind, letters in SETS.items():
         for a in letters:
-            there = source(a, kind)
-            own = [p for p, made in pairs().items() if made["streams.source"] == there]
+            data = source(a, kind)
+            names = [
+                p for p, change in pairs().items() if change["streams.source"] == data
+            ]
             init = {"init": tl.Variant(f"trained on {a} {kind}", per_seed=True)}
-            when = {"method": STARTED, "pair": tuple(own)}
-            found[f"trained on {a} {kind}"] = tl.sweep.When(when, {a: init})
-    return found
+            when = {"method": STARTED, "pair": tuple(names)}
+            axes[f"trained on {a} {kind}"] = tl.sweep.When(when, {a: init})
+    return axes
 
 
 SWEEP = {
@@ -249,46 +252,52 @@ SWEEP = {
 
 
 def table(folder: pathlib.Path) -> list[str]:
-    """Returns the lines of the tables of a finished sweep."""
-    found = records.read([folder])
+    """Lines of the tables of a finished sweep."""
+    collection = records.read([folder])
     cells = {
         (r.labels["method"], r.labels["pair"], r.labels["seed"]): r.result
-        for r in found.records
+        for r in collection.records
         if r.status == "done"
     }
     lines = []
     for kind in ("MobileNet", "GoogLeNet"):
-        there = [
-            p for p in found.axes["pair"] if ("GoogLeNet" in p) == (kind[0] == "G")
+        pairs_of_kind = [
+            p for p in collection.axes["pair"] if ("GoogLeNet" in p) == (kind[0] == "G")
         ]
-        lines += [*_pairs(found, cells, kind, there), ""]
+        lines += [*_pair_lines(collection, cells, kind, pairs_of_kind), ""]
     lines.append("The method and the checkpoint of each pair chosen by")
-    for row in build_summary.summarise(found, compare=["pair"]).choosing:
+    for row in build_summary.summarise(collection, compare=["pair"]).choosing:
         if not row.compared:
             shares = [f"{100 * v:5.1f}" for v in (row.value, row.oracle, row.cost)]
             lines.append(f"  {row.criterion:<16}" + "".join(shares))
     return lines
 
 
-def _pairs(found, cells, kind: str, there: list[str]) -> list[str]:
-    seeds, plain = found.axes["seed"], None
-    heads = "".join(f"{pair.split()[0]:>4}" for pair in there)
+def _pair_lines(
+    collection: records.Collection, cells: dict, kind: str, names: list[str]
+) -> list[str]:
+    seeds, source_only = collection.axes["seed"], None
+    heads = "".join(f"{pair.split()[0]:>4}" for pair in names)
     lines = [f"{kind:<12}{heads}   mean"]
-    for method in found.axes["method"]:
+    for method in collection.axes["method"]:
         rows = np.array(
-            [[cells[method, p, s]["test"]["accuracy"] for s in seeds] for p in there]
+            [[cells[method, p, s]["test"]["accuracy"] for s in seeds] for p in names]
         )
-        plain = rows if plain is None else plain
-        each = statistics.estimate(list(rows.mean(0)))
-        apart = statistics.paired(list(rows.mean(0)), list(plain.mean(0)))
-        below = int((rows.mean(1) < plain.mean(1) - 1e-9).sum())
-        mean = format_number.format_metric("accuracy", each.mean, each.half)
-        lost = "" if method == "source only" else f"  {below:>2}"
-        sure = apart.p is not None and apart.p < 0.05 and apart.mean < 0
+        source_only = rows if source_only is None else source_only
+        by_seed = list(rows.mean(0))
+        mean = statistics.estimate(by_seed)
+        difference = statistics.paired(by_seed, list(source_only.mean(0)))
+        below = int((rows.mean(1) < source_only.mean(1) - 1e-9).sum())
+        text = format_number.format_metric("accuracy", mean.mean, mean.half)
+        count = "" if method == "source only" else f"  {below:>2}"
+        is_significant = difference.p is not None and difference.p < 0.05
+        negative = " negative" if is_significant and difference.mean < 0 else ""
         values = "".join(f"{100 * v:4.0f}" for v in rows.mean(1))
-        lines.append(f"{method:<12}{values}   {mean}{lost}{' negative' * sure}")
-    own = [cells[m, p, s] for m in found.axes["method"] for p in there for s in seeds]
-    return [*lines, selection_cost.sentence(own)]
+        lines.append(f"{method:<12}{values}   {text}{count}{negative}")
+    results = [
+        cells[m, p, s] for m in collection.axes["method"] for p in names for s in seeds
+    ]
+    return [*lines, selection_cost.sentence(results)]
 
 
 if __name__ == "__main__":

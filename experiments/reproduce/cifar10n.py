@@ -1,5 +1,7 @@
 """CIFAR-10N: five losses under human label noise, from weights and from scratch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxtl import models, pretrained
@@ -46,7 +48,7 @@ WEIGHTS = "pretrained/resnet20-12fca82f.safetensors"
 
 
 def images(noise: str, **changes) -> Arrays:
-    """Returns 10,000 train images (1,000 for validation) and all clean test images."""
+    """10,000 train images, of which 1,000 for validation, and all clean test images."""
     field = "random_label1" if noise == "random1" else f"{noise}_label"
     return Arrays(
         FILES[:2],
@@ -61,15 +63,15 @@ def images(noise: str, **changes) -> Arrays:
 
 
 def term(method: str, noise: str, epoch: int) -> Term:
-    """Returns a method's term: its paper's numbers for CIFAR-10, epochs scaled down.
+    """The term of a method, with its paper's numbers for CIFAR-10 and shorter epochs.
 
     Args:
-      method: of METHODS.
-      noise: of NOISE.
-      epoch: steps that an epoch takes.
+      method: one of METHODS.
+      noise: one of NOISE.
+      epoch: number of steps in an epoch.
     """
     rate = NOISE[noise]
-    made = {
+    terms = {
         "CE": losses.CrossEntropy(),
         "GCE": noisy.GCE(q=0.7),
         "ELR": noisy.ELR(strength=3.0, beta=0.7),
@@ -78,19 +80,21 @@ def term(method: str, noise: str, epoch: int) -> Term:
             warmup=0.2, every=epoch, unlabelled=25.0 if rate > 0.2 else 0.0
         ),
     }
-    return made[method]
+    return terms[method]
 
 
-def made(arm: str, noise: str, method: str, seed: int = 0, lr=None) -> Experiment:
-    """Returns one cell of the table.
+def experiment(
+    arm: str, noise: str, method: str, seed: int = 0, lr: float | None = None
+) -> Experiment:
+    """The experiment of one cell of the table.
 
     Args:
-      arm: of ARMS; "weights" is the published ResNet-20, its stem and first two stages
-        frozen, "scratch" a small network on images of half the size.
-      noise: of NOISE.
-      method: of METHODS.
+      arm: one of ARMS; "weights" is the published ResNet-20, its stem and first two
+        stages frozen, "scratch" a small network on images of half the size.
+      noise: one of NOISE.
+      method: one of METHODS.
       seed: of labels, order and initial values.
-      lr: peak of the learning rate; None for the chosen one.
+      lr: peak of the learning rate; None takes that of RATES.
     """
     pretrain = arm != "scratch"
     batch, steps, labels = (32, 150, FEW) if pretrain else (64, 1500, 9000)
@@ -111,7 +115,7 @@ def made(arm: str, noise: str, method: str, seed: int = 0, lr=None) -> Experimen
 
 
 def run(fast: bool) -> list[PublishedRow]:
-    """Returns a row for each arm, share of noise and method."""
+    """Trains every cell; a row for each arm, share of noise and method."""
     cells = {"scratch": ("worse",)} if fast else ARMS
     return [
         _row(arm, noise, method, SEEDS[:1] if fast else SEEDS)
@@ -121,29 +125,29 @@ def run(fast: bool) -> list[PublishedRow]:
     ]
 
 
-def _row(arm: str, noise: str, method: str, seeds) -> PublishedRow:
+def _row(arm: str, noise: str, method: str, seeds: Sequence[int]) -> PublishedRow:
     scores = []
     for seed in seeds:
-        result = loop.train(Run(made(arm, noise, method, seed)), progress=False)
+        result = loop.train(Run(experiment(arm, noise, method, seed)), progress=False)
         scores.append(100 * result["test"]["accuracy"])
-    found = t_interval(scores)
+    interval = t_interval(scores)
     return PublishedRow(
         method=method,
         setting=f"{arm}, {noise} ({100 * NOISE[noise]:.0f} %)",
         published=published(method, noise),
         ours=float(np.mean(scores)),
-        interval=found.half,
+        interval=interval.half,
     )
 
 
 def published(method: str, noise: str) -> Published | None:
-    """Returns the paper's figure; it is shown and not held against ours."""
+    """The paper's figure, which is shown and not compared with ours."""
     value = dict(zip(NOISE, PAPER[method]))[noise]
     if value is None:
         return None
     source = "Wei et al., ICLR 2022, as later papers repeat it"
-    why = "ResNet-34, 50,000 original images, a hundred epochs or more"
-    return Published(value=value, source=source, tolerance=0.0, incomparable=why)
+    reason = "ResNet-34, 50,000 original images, a hundred epochs or more"
+    return Published(value=value, source=source, tolerance=0.0, incomparable=reason)
 
 
 PROTOCOL = """
@@ -159,7 +163,7 @@ chosen, for cross-entropy at 40 % noise and then for all. Figures are accuracy o
   the original images, so this arm asks how much of what θ₀ knows a method keeps, which
   is not the paper's question.
 - *weights, 10 × rate*: the same at 40 % noise with ten times the chosen rate, where
-  wrong labels are memorised; nothing chose it.
+  wrong labels are memorized; nothing chose it.
 - *scratch*: a convolutional network of two blocks on 16×16 images, 9,000 labels, 1,500
   steps of 64 (ten epochs).
 
@@ -173,18 +177,18 @@ of them were found in none).
 
 
 FINDINGS = """
-The order of the methods is the paper's where wrong labels are memorised (*weights,
+The order of the methods is the paper's where wrong labels are memorized (*weights,
 10 × rate*, 40 % noise), but for DivideMix: GCE 78.3 and co-teaching 76.3 are ahead of
 ELR 70.0, and all three of cross-entropy, 65.0; DivideMix, first in the paper, ties with
 cross-entropy. Its two networks part examples by their losses over epochs, and 150 steps
 are five epochs.
 
 At the rate that validation chose, 150 small steps from weights that know these classes
-memorise little: at 40 % noise GCE (83.1 ± 0.7) and co-teaching (82.7 ± 0.2) are a point
+memorize little: at 40 % noise GCE (83.1 ± 0.7) and co-teaching (82.7 ± 0.2) are a point
 ahead of cross-entropy (81.7 ± 0.3), at 9 and 17 % the intervals overlap or nearly so.
 
 From scratch in ten epochs no method beats cross-entropy at any share of noise: nothing
-is memorised yet, and what holds back from wrong labels holds back from right ones.
+is memorized yet, and what holds back from wrong labels holds back from right ones.
 DivideMix at 40 % falls to 31.2 ± 2.6. All of it stays 30 points and more below the
 transferred network; transfer is negative nowhere.
 """

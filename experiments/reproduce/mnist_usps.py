@@ -20,7 +20,9 @@ FILES = ("digits/mnist.npz", "digits/usps.npz")
 SAMPLED = {"mnist": 2000, "usps": 1800}
 PAIRS = {"M→U": ("mnist", "usps"), "U→M": ("usps", "mnist")}
 SEEDS, FAST_STEPS = range(3), 4
-ONCE = ("CDAN+E, all rows",)  # with the first seed alone: it takes as long as the rest
+ONCE = (
+    "CDAN+E, all rows",
+)  # trained with the first seed only: it takes as long as all others
 TOLERANCE = 3.0
 
 TZENG = "Tzeng et al., ADDA, CVPR 2017, table 2"
@@ -41,7 +43,7 @@ DISCRIMINATOR = (500, 500)
 
 
 def digits(name: str, sampled: bool, **options) -> Arrays:
-    """Returns MNIST or USPS at 28 × 28 in [0, 1], all train rows or the sample."""
+    """MNIST or USPS at 28 × 28 in [0, 1], with all train rows or a sample of them."""
     limit = SAMPLED[name] if sampled else None
     scale = 2000 if name == "usps" else None
     path = f"digits/{name}.npz"
@@ -49,7 +51,7 @@ def digits(name: str, sampled: bool, **options) -> Arrays:
 
 
 def experiment(method: str, pair: str, seed: int, init=None) -> Experiment:
-    """Returns one run; it keeps its last step, so nothing is chosen by anything."""
+    """The experiment of one run, which keeps its last step: nothing is chosen."""
     source, target = PAIRS[pair]
     sampled = "all rows" not in method
     task = {"task": CrossEntropy(stream="source")}
@@ -85,13 +87,13 @@ def experiment(method: str, pair: str, seed: int, init=None) -> Experiment:
 
 
 def run(fast: bool) -> list[PublishedRow]:
-    """Returns a row per method and direction; fast takes few steps of one seed."""
+    """Trains every row: method and direction; `fast` takes few steps of one seed."""
     seeds, pairs = (SEEDS[:1], ("M→U",)) if fast else (SEEDS, tuple(PAIRS))
     return [row for pair in pairs for row in _direction(pair, seeds, fast)]
 
 
 def _direction(pair: str, seeds: Iterable[int], fast: bool) -> list[PublishedRow]:
-    found: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             source = pathlib.Path(folder) / "source"
@@ -102,10 +104,11 @@ def _direction(pair: str, seeds: Iterable[int], fast: bool) -> list[PublishedRow
                 exp = experiment(method, pair, seed, init)
                 if fast:
                     exp = dataclasses.replace(exp, steps=FAST_STEPS)
-                kept = source if method == "source only" else None
-                made = loop.train(setup.setup(exp, kept), progress=False)
-                found.setdefault(method, []).append(100 * made["test"]["accuracy"])
-    return [_row(method, pair, values) for method, values in found.items()]
+                out = source if method == "source only" else None
+                result = loop.train(setup.setup(exp, out), progress=False)
+                accuracy = 100 * result["test"]["accuracy"]
+                accuracies.setdefault(method, []).append(accuracy)
+    return [_row(method, pair, values) for method, values in accuracies.items()]
 
 
 def _row(method: str, pair: str, values: list[float]) -> PublishedRow:

@@ -1,7 +1,7 @@
-"""Office-Caltech10, SURF features, 12 pairs of domains, one nearest neighbour."""
+"""Office-Caltech10, SURF features, 12 pairs of domains, one nearest neighbor."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,17 +34,17 @@ LONG = f"Long et al., JDA, ICCV 2013, SURF features, {BY}"
 ZHANG = f"Zhang, Li & Ogunbona, JGSA, CVPR 2017, SURF features, {BY}"
 
 
-class Line(NamedTuple):
-    """A row of the published table.
+class PublishedMethod(NamedTuple):
+    """A method of the published table.
 
     Attributes:
-      method: what it is called here.
-      run: `(xs, ys, xt, pair) -> (zs, zt)`, features to compare.
-      source: where the figures are printed; "" where none were found.
-      tolerance: in points.
-      figures: of PAIRS, in order.
+      method: its name.
+      run: `(xs, ys, xt, pair) -> (zs, zt)`, the adapted features.
+      source: publication of the figures; "" without any.
+      tolerance: in percentage points.
+      figures: accuracies in %, in the order of PAIRS.
       decide: `(zs, ys, zt, yt) -> accuracy`.
-      note: of each row that misses.
+      note: for rows that miss the published figure.
     """
 
     method: str
@@ -57,7 +57,7 @@ class Line(NamedTuple):
 
 
 def domain(letter: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a domain's features and labels, z-scored within the domain.
+    """Reads a domain's features, z-scored within the domain, and its labels.
 
     Each image's 800 counts are divided by their sum; then each feature gets mean 0 and
     variance 1 (divided by n) over the domain's own images. Features that are constant
@@ -66,12 +66,12 @@ def domain(letter: str) -> tuple[np.ndarray, np.ndarray]:
     path = paths.find(
         f"office_caltech/surf_{DOMAINS[letter]}.mat", "reproduce office_caltech_surf"
     )
-    held = io.loadmat(path)
-    x = held["fts"].astype(np.float64)
+    arrays = io.loadmat(path)
+    x = arrays["fts"].astype(np.float64)
     x /= x.sum(1, keepdims=True)
-    spread = x.std(0)
-    x = (x - x.mean(0)) / np.where(spread > 0, spread, 1.0)
-    return x, held["labels"].ravel()
+    std = x.std(0)
+    x = (x - x.mean(0)) / np.where(std > 0, std, 1.0)
+    return x, arrays["labels"].ravel()
 
 
 def _plain(xs, ys, xt, pair):
@@ -98,7 +98,7 @@ def _subspace(xs, ys, xt, pair):
 
 
 def _svm(zs, ys, zt, yt) -> float:
-    """Returns the accuracy of a linear SVM; C by two folds of the source alone."""
+    """Accuracy of a linear SVM whose C two folds of the source choose."""
     grid = {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}
     search = GridSearchCV(SVC(kernel="linear"), grid, cv=StratifiedKFold(2))
     return float(search.fit(zs, ys).score(zt, yt))
@@ -114,43 +114,43 @@ def _jda(xs, ys, xt, pair):
 
 
 SA_FIGURES = "49.27 40.00 39.49 39.98 33.22 33.76 35.17 39.25 75.16 34.55 39.87 76.95"
-LINES = (
-    Line(
+ROWS = (
+    PublishedMethod(
         "1-NN",
         _plain,
         LONG,
         0.005,
         "23.70 25.76 25.48 26.00 29.83 25.48 19.86 22.96 59.24 26.27 28.50 63.39",
     ),
-    Line(
+    PublishedMethod(
         "PCA",
         _pca,
         LONG,
         0.005,
         "36.95 32.54 38.22 34.73 35.59 27.39 26.36 31.00 77.07 29.65 32.05 75.93",
     ),
-    Line(
+    PublishedMethod(
         "GFK",
         _gfk,
         LONG,
         3.0,
         "41.02 40.68 38.85 40.25 38.98 36.31 30.72 29.75 80.89 30.28 32.05 75.59",
     ),
-    Line(
+    PublishedMethod(
         "TCA",
         _tca,
         LONG,
         3.0,
         "38.20 38.64 41.40 37.76 37.63 33.12 29.30 30.06 87.26 31.70 32.15 86.10",
     ),
-    Line(
+    PublishedMethod(
         "JDA",
         _jda,
         LONG,
         3.0,
         "44.78 41.69 45.22 39.36 37.97 39.49 31.17 32.78 89.17 31.52 33.09 89.49",
     ),
-    Line(
+    PublishedMethod(
         "SA",
         _subspace,
         ZHANG,
@@ -158,7 +158,7 @@ LINES = (
         SA_FIGURES,
         note="the published figures look like a linear SVM's, see above",
     ),
-    Line(
+    PublishedMethod(
         "SA + linear SVM",
         _subspace,
         ZHANG,
@@ -167,41 +167,52 @@ LINES = (
         decide=_svm,
         note="how they chose C is not printed, see above",
     ),
-    Line("CORAL", _coral),
+    PublishedMethod("CORAL", _coral),
 )
 
 
 def run(fast: bool) -> list[PublishedRow]:
-    """Returns a row for each method and pair, and each method's mean over the pairs."""
-    held = {letter: domain(letter) for letter in DOMAINS}
+    """A row for each method and pair, and each method's mean over the pairs."""
+    domains = {letter: domain(letter) for letter in DOMAINS}
     pairs = FAST if fast else PAIRS
-    made = []
-    for line in LINES:
-        figures = [float(text) for text in line.figures.split()]
-        rows = [_row(line, pair, held, figures) for pair in pairs]
-        made += rows
+    rows = []
+    for method in ROWS:
+        figures = [float(text) for text in method.figures.split()]
+        of_method = [_row(method, pair, domains, figures) for pair in pairs]
+        rows += of_method
         if not fast:
-            mean = float(np.mean([row.ours for row in rows]))
-            total = float(np.mean(figures)) if figures else None
-            made.append(_told(line, "mean", mean, total))
-    return made
+            mean = float(np.mean([row.ours for row in of_method]))
+            published = float(np.mean(figures)) if figures else None
+            rows.append(_compare(method, "mean", mean, published))
+    return rows
 
 
-def _row(line: Line, pair: str, held, figures) -> PublishedRow:
-    (xs, ys), (xt, yt) = held[pair[0]], held[pair[1]]
-    zs, zt = line.run(xs, ys, xt, pair)
-    ours = 100 * line.decide(zs, ys, zt, yt)
+def _row(
+    method: PublishedMethod,
+    pair: str,
+    domains: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    figures: Sequence[float],
+) -> PublishedRow:
+    (xs, ys), (xt, yt) = domains[pair[0]], domains[pair[1]]
+    zs, zt = method.run(xs, ys, xt, pair)
+    ours = 100 * method.decide(zs, ys, zt, yt)
     value = figures[PAIRS.index(pair)] if figures else None
-    return _told(line, f"{pair[0]}→{pair[1]}", ours, value)
+    return _compare(method, f"{pair[0]}→{pair[1]}", ours, value)
 
 
-def _told(line: Line, setting: str, ours: float, value: float | None) -> PublishedRow:
-    known = None
+def _compare(
+    method: PublishedMethod, setting: str, ours: float, value: float | None
+) -> PublishedRow:
+    published = None
     if value is not None:
-        known = Published(value=value, source=line.source, tolerance=line.tolerance)
-    row = PublishedRow(method=line.method, setting=setting, ours=ours, published=known)
-    missed = row.verdict in (ABOVE, BELOW)
-    return dataclasses.replace(row, note=line.note) if missed else row
+        published = Published(
+            value=value, source=method.source, tolerance=method.tolerance
+        )
+    row = PublishedRow(
+        method=method.method, setting=setting, ours=ours, published=published
+    )
+    has_missed = row.verdict in (ABOVE, BELOW)
+    return dataclasses.replace(row, note=method.note) if has_missed else row
 
 
 PROTOCOL = """
@@ -248,7 +259,7 @@ source alone, 7 of 12 pairs are within 3 points (A→D equal, D→W within 0.4) 
 average distance is 3.0. What remains is how they chose C, which from and to Caltech
 matters most, and which two folds of the source settle poorly. Counts divided by their
 length instead of their sum, SA's similarity instead of coordinates, 20, 30 or 80
-directions and uncentred bases were tried on W→D, D→W, A→W, W→A and C→W: with 1-NN none
+directions and uncentered bases were tried on W→D, D→W, A→W, W→A and C→W: with 1-NN none
 gives the published row.
 
 **CORAL**: no figures with 1-NN on this protocol were found (its authors' program ends

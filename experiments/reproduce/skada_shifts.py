@@ -45,14 +45,14 @@ class Domain(NamedTuple):
     y: np.ndarray
 
 
-class Line(NamedTuple):
-    """A row of the published table.
+class PublishedMethod(NamedTuple):
+    """A method of the published table.
 
     Attributes:
       method: its name there.
-      candidates: settings to choose among.
-      figures: accuracies on SHIFTS, in order.
-      inner: cuts of the training rows that the choice is made on.
+      candidates: settings to choose from.
+      figures: accuracies in [0, 1], in the order of SHIFTS.
+      inner: number of splits of the training rows that the choice is made on.
     """
 
     method: str
@@ -62,20 +62,20 @@ class Line(NamedTuple):
 
 
 def generate(shift: str, seed: int) -> tuple[Domain, Domain]:
-    """Returns source and target as SKADA-Bench's `datasets/simulated.py` makes them.
+    """Generates source and target as SKADA-Bench's `datasets/simulated.py` does.
 
     Raises:
       UserError: skada is not installed.
     """
     try:
-        made = importlib.import_module("skada.datasets").make_shifted_datasets
+        skada = importlib.import_module("skada.datasets")
     except ImportError:
         raise UserError(
             "reproduce skada_shifts: the data come from skada's generator, which is "
             "not installed; `pip install 'jaxtl[reproduce]'`."
         ) from None
     name, points, noise = SHIFTS[shift]
-    x, y, domain = made(
+    x, y, domain = skada.make_shifted_datasets(
         n_samples_source=points,
         n_samples_target=points,
         shift=name,
@@ -88,7 +88,7 @@ def generate(shift: str, seed: int) -> tuple[Domain, Domain]:
 
 
 def split(domain: Domain, seed: int) -> tuple[Domain, Domain]:
-    """Returns 80 % and 20 % of a domain, classes in proportion."""
+    """Splits a domain into 80 % and 20 %, classes in proportion."""
     cut = StratifiedShuffleSplit(1, test_size=TEST, random_state=seed)
     train, test = next(cut.split(domain.x, domain.y))
     return (
@@ -97,77 +97,80 @@ def split(domain: Domain, seed: int) -> tuple[Domain, Domain]:
     )
 
 
-# A candidate takes source, target rows and the target's labels (for the oracle alone),
-# and returns `predict(rows of the target)`.
+# A candidate takes source and target (whose labels only the oracle reads), and returns
+# a function that predicts labels of target rows.
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def train_on_source(source: Domain, target: Domain):
+def train_on_source(source: Domain, target: Domain) -> Predict:
     return SVC().fit(source.x, source.y).predict
 
 
-def train_on_target(source: Domain, target: Domain):
+def train_on_target(source: Domain, target: Domain) -> Predict:
     return SVC().fit(target.x, target.y).predict
 
 
-def weighted(source: Domain, target: Domain, *, method):
+def weighted(source: Domain, target: Domain, *, method: Callable) -> Predict:
     weights = method().fit(source.x, target.x).weights
     return SVC().fit(source.x, source.y, sample_weight=weights).predict
 
 
-def mapped(source: Domain, target: Domain, *, method, centred=False):
-    shifts = (source.x.mean(0), target.x.mean(0)) if centred else (0.0, 0.0)
-    made = method()
-    zs, _ = made.fit_transform(source.x - shifts[0], target.x - shifts[1], source.y)
+def mapped(
+    source: Domain, target: Domain, *, method: Callable, centered: bool = False
+) -> Predict:
+    shifts = (source.x.mean(0), target.x.mean(0)) if centered else (0.0, 0.0)
+    mapping = method()
+    zs, _ = mapping.fit_transform(source.x - shifts[0], target.x - shifts[1], source.y)
     learner = SVC().fit(zs, source.y)
-    return lambda x: learner.predict(made.transform(x - shifts[1], "target"))
+    return lambda x: learner.predict(mapping.transform(x - shifts[1], "target"))
 
 
-def _kmm(gamma: float):
-    # Their kernel is exp(−γ‖x − x'‖²); 1,000 steps are theirs too.
+def _kmm(gamma: float) -> Callable:
+    # The benchmark's kernel is exp(−γ‖x − x'‖²); it takes 1,000 steps.
     width = 1 / np.sqrt(2 * gamma)
     return functools.partial(KMM, bandwidth=width, steps=1_000)
 
 
-def _each(function, made):
-    return tuple(functools.partial(function, method=method) for method in made)
+def _candidates(function: Callable, methods: Iterable[Callable]) -> tuple:
+    return tuple(functools.partial(function, method=method) for method in methods)
 
 
-def _with(kind, names: tuple[str, ...], values: Iterable) -> list:
+def _with(kind: type, names: tuple[str, ...], values: Iterable[tuple]) -> list:
     return [functools.partial(kind, **dict(zip(names, v))) for v in values]
 
 
-LINES = (
-    Line("Train Src", (train_on_source,), (0.88, 0.85, 0.66, 0.19)),
-    Line("Train Tgt", (train_on_target,), (0.92, 0.93, 0.82, 0.98)),
-    Line(
+METHODS = (
+    PublishedMethod("Train Src", (train_on_source,), (0.88, 0.85, 0.66, 0.19)),
+    PublishedMethod("Train Tgt", (train_on_target,), (0.92, 0.93, 0.82, 0.98)),
+    PublishedMethod(
         "KLIEP",
-        _each(weighted, [functools.partial(KLIEP, folds=3, steps=300)]),
+        _candidates(weighted, [functools.partial(KLIEP, folds=3, steps=300)]),
         (0.89, 0.88, 0.66, 0.20),
     ),
-    Line(
+    PublishedMethod(
         "KMM",
-        _each(weighted, [_kmm(0.1), _kmm(1.0), _kmm(10.0)]),
+        _candidates(weighted, [_kmm(0.1), _kmm(1.0), _kmm(10.0)]),
         (0.89, 0.87, 0.67, 0.19),
     ),
-    Line(
+    PublishedMethod(
         "CORAL",
         tuple(
             functools.partial(
-                mapped, method=functools.partial(CORAL, 1e-6), centred=centred
+                mapped, method=functools.partial(CORAL, 1e-6), centered=centered
             )
-            for centred in (False, True)
+            for centered in (False, True)
         ),
         (0.74, 0.84, 0.82, 0.19),
         inner=5,
     ),
-    Line(
+    PublishedMethod(
         "MapOT",
-        _each(mapped, _with(OTMapping, ("metric",), zip(METRICS))),
+        _candidates(mapped, _with(OTMapping, ("metric",), zip(METRICS))),
         (0.87, 0.63, 0.82, 0.14),
     ),
-    Line(
+    PublishedMethod(
         "EntOT",
-        _each(
+        _candidates(
             mapped,
             _with(
                 OTMapping,
@@ -177,9 +180,9 @@ LINES = (
         ),
         (0.89, 0.61, 0.82, 0.47),
     ),
-    Line(
+    PublishedMethod(
         "ClassRegOT",
-        _each(
+        _candidates(
             mapped,
             _with(
                 OTMapping,
@@ -189,15 +192,15 @@ LINES = (
         ),
         (0.91, 0.59, 0.82, 0.15),
     ),
-    Line(
+    PublishedMethod(
         "SA",
-        _each(mapped, _with(SubspaceAlignment, ("dimension",), [(1,), (2,)])),
+        _candidates(mapped, _with(SubspaceAlignment, ("dimension",), [(1,), (2,)])),
         (0.74, 0.81, 0.80, 0.13),
         inner=5,
     ),
-    Line(
+    PublishedMethod(
         "TCA",
-        _each(
+        _candidates(
             mapped,
             _with(
                 TCA,
@@ -211,46 +214,50 @@ LINES = (
 FAST = ("Train Src", "Train Tgt")
 
 
-def accuracy(line: Line, source: Domain, target: Domain, seed: int) -> float:
-    """Returns the accuracy on the target's test rows of the candidate chosen inside.
+def accuracy(
+    method: PublishedMethod, source: Domain, target: Domain, seed: int
+) -> float:
+    """Accuracy on the target's test rows of a method's best candidate.
 
-    The choice is by labels of target rows held out of training: the published table's
+    Labels of target rows held out of training choose it: the published table's
     "supervised" scorer, an oracle that no user has.
     """
     source, _ = split(source, seed)
     target, test = split(target, seed)
-    best = line.candidates[0]
-    if len(line.candidates) > 1:
-        scores = np.zeros(len(line.candidates))
-        for cut in range(line.inner):
-            (a, _), (b, held) = split(source, cut), split(target, cut)
-            scores += [np.mean(c(a, b)(held.x) == held.y) for c in line.candidates]
-        best = line.candidates[int(np.argmax(scores))]
+    best = method.candidates[0]
+    if len(method.candidates) > 1:
+        scores = np.zeros(len(method.candidates))
+        for cut in range(method.inner):
+            (a, _), (b, val) = split(source, cut), split(target, cut)
+            scores += [np.mean(c(a, b)(val.x) == val.y) for c in method.candidates]
+        best = method.candidates[int(np.argmax(scores))]
     return float(np.mean(best(source, target)(test.x) == test.y))
 
 
 def run(fast: bool) -> list[PublishedRow]:
-    """Returns a row for each method and shift; fast ones need no adaptation."""
-    made = []
-    lines = [line for line in LINES if not fast or line.method in FAST]
-    for line, (place, shift) in itertools.product(lines, enumerate(SHIFTS)):
+    """A row for each method and shift; `fast` takes those without adaptation."""
+    rows = []
+    methods = [method for method in METHODS if not fast or method.method in FAST]
+    for method, (index, shift) in itertools.product(methods, enumerate(SHIFTS)):
         values = []
         for seed in range(SEEDS):
-            both = generate(shift, seed)
-            parts = [accuracy(line, *both, i) for i in range(SPLITS)]
+            domains = generate(shift, seed)
+            parts = [accuracy(method, *domains, i) for i in range(SPLITS)]
             values.append(100 * float(np.mean(parts)))
         mean, _, _, half, _ = t_interval(values)
-        known = Published(value=100 * line.figures[place], source=SOURCE, tolerance=3.0)
-        made.append(
+        published = Published(
+            value=100 * method.figures[index], source=SOURCE, tolerance=3.0
+        )
+        rows.append(
             PublishedRow(
-                method=line.method,
+                method=method.method,
                 setting=shift,
                 ours=mean,
                 interval=half,
-                published=known,
+                published=published,
             )
         )
-    return made
+    return rows
 
 
 PROTOCOL = """
@@ -286,7 +293,7 @@ target's test rows, as ours is. The published row must come from an earlier vers
 TCA can't help where labels turn with the domain: 21 % in the subspace problem is the
 source's own accuracy.
 
-**Class-regularised transport, subspace**: below by 4.8 points; ours has one of the
+**Class-regularized transport, subspace**: below by 4.8 points; ours has one of the
 benchmark's three strengths to choose from. All of transport fails there as published:
 mass goes to the wrong class, because the target is the source turned about the origin.
 """

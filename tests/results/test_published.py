@@ -158,8 +158,8 @@ def test_no_label_of_a_test_row_reaches_a_candidate():
         seen.append(len(b.x))
         return lambda x: np.zeros(len(x))
 
-    line = skada_shifts.Line("two", (candidate, candidate), ())
-    assert skada_shifts.accuracy(line, source, target, 3) == np.mean(test.y == 0)
+    method = skada_shifts.PublishedMethod("two", (candidate, candidate), ())
+    assert skada_shifts.accuracy(method, source, target, 3) == np.mean(test.y == 0)
     assert seen == [32, 32, 40]
 
 

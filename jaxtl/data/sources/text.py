@@ -79,7 +79,9 @@ class Text(Data):
         """Reads ids and masks, (n, length) each; each file is a split."""
         files = {"train": self.path, "val": self.val_path, "test": self.test_path}
         parts = {
-            split: self._read(path) for split, path in files.items() if path is not None
+            split: self.read_split(path)
+            for split, path in files.items()
+            if path is not None
         }
         first, second, labels = (
             list(itertools.chain.from_iterable(column))
@@ -96,8 +98,8 @@ class Text(Data):
         splits = rows if len(rows) > 1 else {}
         return Table(x=x, y=y, class_names=names, task=task, splits=splits)
 
-    def _read(self, path: str | tuple[str, ...]) -> _Texts:
-        """Reads one split."""
+    def read_split(self, path: str | tuple[str, ...]) -> _Texts:
+        """Reads the columns (first texts, second texts, labels) of one split."""
         if self.class_names is not None:
             return self._read_files_of_classes(path)
         if isinstance(path, tuple):
