@@ -1,9 +1,10 @@
-"""Weight space on runs: the line from θ₀ to what was trained, and soups of runs."""
+"""Weight averaging on runs: the line from θ₀ to the trained weights, and soups."""
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,31 +14,35 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
-from jaxtl.evaluation import evaluate
+from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation.batch_norm import refresh_statistics
+from jaxtl.evaluation.evaluate import evaluate_weights
 from jaxtl.evaluation.metrics import higher_is_better, main, monitored
 from jaxtl.models import merging
 from jaxtl.pretrained import describe
+from jaxtl.training.run import Run
 from jaxtl.training.wise_ft import between
 
-FREE = ("remat", "stochnorm")  # settings that no evaluation depends on
 ALPHAS = tuple(i / 10 for i in range(11))
+# Settings of a model that evaluation does not depend on, besides those of dropout.
+_TRAINING_SETTINGS = ("remat", "stochnorm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Curve:
-    """What `wise_ft` found.
+class WiseFTCurve:
+    """Metrics on the line from θ₀ to the fine-tuned weights, and its best point.
 
     Attributes:
-      alphas: from θ₀ (0) to the fine-tuned weights (1), rising.
+      alphas: from θ₀ (0) to the fine-tuned weights (1), ascending.
       metrics: the task's metrics at each α, on `split`.
-      split: what the metrics are of.
-      monitor: the metric that chose.
+      split: that the metrics are measured on.
+      monitor: the metric that α is chosen by.
       best: the chosen α, by `monitor` on val; of equal ones the largest.
-      distance: ‖θ − θ₀‖ at α = 1 over parameters that have a source; α times that
-        elsewhere.
-      fresh: stages with parameters that have no source, the fine-tuned at every α.
-      test: metrics of the chosen α on test, None where the run leaves test alone.
+      distance: ‖θ − θ₀‖ at α = 1 over parameters that have a source; at other α it is α
+        times that.
+      fresh: stages with parameters that have no source; these are the fine-tuned ones
+        at every α.
+      test: metrics of the chosen α on test; None where the run does not read test.
       params, stats: of the chosen α.
     """
 
@@ -54,32 +59,32 @@ class Curve:
 
     def plot(self, path: str | pathlib.Path, *, title: str = "") -> None:
         """Draws the curve to a PNG."""
-        from jaxtl.results.plots import base  # matplotlib takes a second to import
+        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
 
-        base.wise_ft(self, pathlib.Path(path), title=title)
+        plots.wise_ft(self, pathlib.Path(path), title=title)
 
 
 def wise_ft(
-    run,
+    run: Run,
     alphas: Iterable[float] = ALPHAS,
     *,
     split: str = "val",
     which: str = "best",
     refresh: bool = False,
-) -> Curve:
-    """Evaluates (1 − α)·θ₀ + α·θ for each α, chooses one on val, and tests that once.
+) -> WiseFTCurve:
+    """Evaluates (1 − α)·θ₀ + α·θ for each α, chooses one on val, and tests it once.
 
     Parameters without a source (a new head) are the fine-tuned ones at every α, so
-    α = 0 is then θ₀ under the fine-tuned head. Statistics of BatchNorm are interpolated
+    α = 0 is then θ₀ with the fine-tuned head. Statistics of BatchNorm are interpolated
     like parameters.
 
     Args:
-      run: a trained run that began from a source.
+      run: a trained run that started from a source.
       alphas: numbers in [0, 1].
-      split: what the curve shows, "val" or "train"; the choice is made on val anyway.
+      split: that the curve is measured on, "val" or "train"; α is always chosen on val.
       which: "best" or "current" fine-tuned weights.
-      refresh: estimate the statistics of BatchNorm anew for each α, from train rows,
-        instead of interpolating them.
+      refresh: whether statistics of BatchNorm are estimated from train rows for each α,
+        instead of interpolated.
 
     Raises:
       UserError: a run from scratch, an α outside [0, 1], split="test".
@@ -87,37 +92,39 @@ def wise_ft(
     References:
       Wortsman et al., Robust Fine-Tuning of Zero-Shot Models (WiSE-FT), CVPR 2022.
     """
-    alphas = _checked(run, alphas, split)
+    alphas = _check_alphas(run, alphas, split)
     tuned = run.weights(which)
 
-    def at(alpha: float) -> tuple[PyTree, PyTree]:
+    def interpolated(alpha: float) -> tuple[PyTree, PyTree]:
         params, stats = between(run, tuned, alpha)
         return params, refresh_statistics(run, params, stats) if refresh else stats
 
-    found = {split: [measured(run, *at(alpha), split) for alpha in alphas]}
-    if split != "val":
-        found["val"] = [measured(run, *at(alpha), "val") for alpha in alphas]
-    name = monitor(run)
-    scores = [score(values, name) for values in found["val"]]
+    metrics = {
+        name: [evaluate_weights(run, *interpolated(a), name) for a in alphas]
+        for name in dict.fromkeys((split, "val"))
+    }
+    monitor = _monitor(run)
+    scores = [_score(values, monitor) for values in metrics["val"]]
     best = max(zip(scores, alphas))[1]
-    params, stats = trees.copy(at(best))
-    start = trees.like(tuned[0], run.source.params)
-    apart = trees.sub(tuned[0], start)
-    return Curve(
+    params, stats = trees.copy(interpolated(best))
+    source = trees.like(tuned[0], run.source.params)
+    difference = trees.sub(tuned[0], source)
+    return WiseFTCurve(
         alphas=alphas,
-        metrics=tuple(found[split]),
+        metrics=tuple(metrics[split]),
         split=split,
-        monitor=name,
+        monitor=monitor,
         best=best,
-        distance=math.sqrt(float(trees.sum_squares(apart))),
-        fresh=_unsourced(run.network, tuned[0], start),
-        test=tested(run, params, stats),
+        distance=math.sqrt(float(trees.sum_squares(difference))),
+        fresh=_stages_without_source(run.network, tuned[0], source),
+        test=_test_metrics(run, params, stats),
         params=params,
         stats=stats,
     )
 
 
-def _checked(run, alphas, split: str) -> tuple[float, ...]:
+def _check_alphas(run: Run, alphas: Iterable[float], split: str) -> tuple[float, ...]:
+    """Sorts the α, each once; UserError for invalid ones, or a run without a source."""
     if not jax.tree.leaves(run.source.params):
         raise UserError(
             "wise_ft: this run began from scratch, so there is no θ₀ to interpolate "
@@ -125,7 +132,7 @@ def _checked(run, alphas, split: str) -> tuple[float, ...]:
         )
     if split not in ("val", "train"):
         raise UserError(
-            f"split={split!r}: expected 'val' or 'train'; test is for the chosen α."
+            f"split={split!r}: expected 'val' or 'train'; only the chosen α is tested."
         )
     alphas = tuple(sorted({float(alpha) for alpha in alphas}))
     wrong = [alpha for alpha in alphas if not 0 <= alpha <= 1]
@@ -135,23 +142,26 @@ def _checked(run, alphas, split: str) -> tuple[float, ...]:
     return alphas
 
 
-def _unsourced(network: Network, params: PyTree, source: PyTree) -> tuple[str, ...]:
-    known = trees.flatten(source)
-    lacking = {p.split("/")[0] for p in trees.flatten(params) if p not in known}
-    return tuple(stage for stage in network.stages if stage in lacking)
+def _stages_without_source(
+    network: Network, params: PyTree, source: PyTree
+) -> tuple[str, ...]:
+    """Names of the stages that have parameters without a source."""
+    sourced = trees.flatten(source)
+    fresh = {p.split("/")[0] for p in trees.flatten(params) if p not in sourced}
+    return tuple(stage for stage in network.stages if stage in fresh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Soup:
-    """What `soup` made.
+    """Averaged weights of several runs, and their metrics.
 
     Attributes:
-      names: of the runs, in the order they were given.
-      single: the task's metrics of every run by itself, on the first run's val.
-      members: indices of the runs in the soup, in the order they were taken.
-      monitor: the metric that chose.
+      names: of the runs, in the order of the argument.
+      single: the task's metrics of every single run, on the first run's val.
+      members: indices of the runs in the soup, in the order of their addition.
+      monitor: the metric that runs are compared by.
       val: metrics of the soup on val.
-      test: metrics of the soup on test, None where the first run leaves test alone.
+      test: metrics of the soup on test; None where the first run does not read test.
       params, stats: of the soup.
     """
 
@@ -166,106 +176,112 @@ class Soup:
 
 
 def soup(
-    runs: Sequence,
+    runs: Sequence[Run],
     *,
     greedy: bool = True,
     which: str = "best",
     refresh: bool = True,
     names: Sequence[str] = (),
 ) -> Soup:
-    """Averages the weights of runs of one model; on val, and tested once.
+    """Averages the weights of runs of one model, and tests the average once.
 
     Args:
-      runs: of the same model, classes and preprocessing. Data, dtype and devices of the
-        first are those of the evaluation.
-      greedy: take runs from best to worst, each where val gets no worse; False
-        averages all.
+      runs: of the same model, classes and preprocessing. The first run's data, dtype
+        and devices are used for the evaluation.
+      greedy: whether runs are added from best to worst, each only where the metric on
+        val does not get worse; False averages all.
       which: "best" or "current" weights of the runs.
-      refresh: estimate the statistics of BatchNorm anew for every average, from the
+      refresh: whether statistics of BatchNorm are estimated for every average, from the
         first run's train rows; False averages them too.
       names: of the runs, for messages; () takes their directories.
 
     Raises:
-      UserError: runs that can't be averaged, or of which one trained on rows that
-        choose or test another.
+      UserError: runs that can't be averaged, or a run that trained on rows of the
+        first run's val or test.
 
     References:
       Wortsman et al., Model Soups, ICML 2022.
     """
-    runs = list(runs)
-    names, first = _alike(runs, names), runs[0]
-    name, mesh = monitor(first), first.program.mesh
-    pairs = [dict(zip(("params", "stats"), run.weights(which))) for run in runs]
-    singles = [sharding.place(pair, mesh) for pair in pairs]
+    names = _check_runs(runs, names)
+    first, monitor = runs[0], _monitor(runs[0])
+    weights = [dict(zip(("params", "stats"), run.weights(which))) for run in runs]
+    singles = [sharding.place(pair, first.program.mesh) for pair in weights]
 
-    def served(tree) -> tuple[PyTree, PyTree]:
+    def with_statistics(tree: Mapping[str, PyTree]) -> tuple[PyTree, PyTree]:
         params, stats = tree["params"], tree["stats"]
-        # A run's own statistics are right for its own weights.
+        # The statistics of a single run belong to its weights already.
         if refresh and not any(tree is single for single in singles):
             stats = refresh_statistics(first, params, stats)
         return params, stats
 
-    def judged(tree) -> float:
-        return score(measured(first, *served(tree), "val"), name)
+    def metrics(tree: Mapping[str, PyTree]) -> dict[str, float]:
+        return evaluate_weights(first, *with_statistics(tree), "val")
 
     if greedy:
-        tree, members = merging.greedy_soup(singles, judged)[:2]
+        tree, members = merging.greedy_soup(
+            singles, lambda tree: _score(metrics(tree), monitor)
+        )[:2]
     else:
         members = tuple(range(len(runs)))
         tree = merging.uniform_soup(singles)
-    params, stats = trees.copy(served(tree))
+    params, stats = trees.copy(with_statistics(tree))
     return Soup(
         names=names,
-        single=tuple(measured(first, *served(tree), "val") for tree in singles),
+        single=tuple(metrics(single) for single in singles),
         members=members,
-        monitor=name,
-        val=measured(first, params, stats, "val"),
-        test=tested(first, params, stats),
+        monitor=monitor,
+        val=evaluate_weights(first, params, stats, "val"),
+        test=_test_metrics(first, params, stats),
         params=params,
         stats=stats,
     )
 
 
-def _alike(runs: list, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the runs' names; UserError where they can't be averaged."""
+def _check_runs(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the runs; UserError where their weights can't be averaged."""
     if not runs:
         raise UserError("a soup needs at least one run; got none.")
-    own = [str(run.directory or f"run {i}") for i, run in enumerate(runs)]
-    names = tuple(names or own)
-    one, targets = runs[0], [run.parts.datasets["target"] for run in runs]
+    defaults = [str(run.directory or f"run {i}") for i, run in enumerate(runs)]
+    names = tuple(names or defaults)
+    first, targets = runs[0], [run.parts.datasets["target"] for run in runs]
     for name, run, target in zip(names, runs, targets):
-        models = [r.parts.model.config for r in (one, run)]
-        if _essence(models[0]) != _essence(models[1]):
+        models = [r.parts.model.config for r in (first, run)]
+        if _evaluation_key(models[0]) != _evaluation_key(models[1]):
             raise UserError(
                 f"{names[0]} and {name} are runs of different models: "
-                f"{_written(models[0])} and {_written(models[1])}; a soup averages "
-                "the weights of one."
+                f"{_model_text(models[0])} and {_model_text(models[1])}; a soup "
+                "averages weights of the same model."
             )
         classes = [(t.task, tuple(t.class_names)) for t in (targets[0], target)]
         if classes[0] != classes[1]:
             raise UserError(
-                f"{names[0]} and {name} have other classes: {_kind(targets[0])} and "
-                f"{_kind(target)}; a soup needs the same, in the same order."
+                f"{names[0]} and {name} have different classes: "
+                f"{_class_text(targets[0])} and {_class_text(target)}; a soup needs "
+                "the same classes in the same order."
             )
-        if config.key(one.preprocess) != config.key(run.preprocess):
+        if config.key(first.preprocess) != config.key(run.preprocess):
             raise UserError(
                 f"{names[0]} and {name} read their inputs differently: "
-                f"{preprocess.to_json(one.preprocess)} and "
+                f"{preprocess.to_json(first.preprocess)} and "
                 f"{preprocess.to_json(run.preprocess)}."
             )
-        _no_leak(names[0], targets[0], name, target)
+        _check_leak(names[0], targets[0], name, target)
     return names
 
 
-def _essence(model):
-    """Returns what weights mean to a model: its settings but those of training."""
+def _evaluation_key(model: Any) -> Any:
+    """Hashable key of a model's settings that its evaluation depends on."""
     if isinstance(model, Network):
         return config.key(model)
-    kept = [n for n in config.fields(model) if "dropout" not in n and n not in FREE]
-    return type(model), tuple((n, config.key(getattr(model, n))) for n in kept)
+    names = [
+        name
+        for name in config.fields(model)
+        if "dropout" not in name and name not in _TRAINING_SETTINGS
+    ]
+    return type(model), tuple((n, config.key(getattr(model, n))) for n in names)
 
 
-def _written(model) -> str:
+def _model_text(model: Any) -> str:
     return (
         "a tl.Network"
         if isinstance(model, Network)
@@ -273,59 +289,59 @@ def _written(model) -> str:
     )
 
 
-def _kind(target) -> str:
+def _class_text(target: Dataset) -> str:
+    """Task, number and first names of a data set's classes, for messages."""
     names = ", ".join(map(str, target.class_names[:6]))
     more = ", …" if len(target.class_names) > 6 else ""
     return f"{target.task} of {len(target.class_names)} ({names}{more})"
 
 
-def _no_leak(first: str, ours, other: str, theirs) -> None:
-    """Raises UserError where a run trained on rows that the first holds back."""
-    if ours.fingerprint != theirs.fingerprint:
+def _check_leak(
+    first_name: str, first: Dataset, second_name: str, second: Dataset
+) -> None:
+    """Raises UserError where a run trained on val or test rows of the first run."""
+    if first.fingerprint != second.fingerprint:
         return
     for split in ("val", "test"):
-        held = np.intersect1d(ours.rows.get(split, ()), theirs.rows["train"])
-        if len(held):
+        leaked = np.intersect1d(first.rows.get(split, ()), second.rows["train"])
+        if len(leaked):
             raise UserError(
-                f"{other} trained on {len(held)} of the {split} examples of {first}, "
-                "so they can't judge a soup of both; give the data of all runs one "
-                "split_seed."
+                f"{second_name} trained on {len(leaked)} of the {split} examples of "
+                f"{first_name}, so they can't evaluate a soup of both; give the data "
+                "of all runs the same split_seed."
             )
 
 
-def monitor(run) -> str:
-    """Returns the metric that chooses: the run's own, or its task's main one."""
+def _monitor(run: Run) -> str:
+    """Metric that weights are compared by: the run's, or its task's main one."""
     return run.monitor or main(run.program.task)
 
 
-def measured(run, params: PyTree, stats: PyTree, split: str) -> dict[str, float]:
-    """Returns the task's metrics of some weights on a split of the run's data."""
-    return evaluate.evaluate_weights(run, params, stats, split)
-
-
-def score(found: dict[str, float], name: str) -> float:
-    """Returns a metric so that larger is better; NaN is worse than anything."""
-    value = monitored(found, name)
-    value = value if higher_is_better(name) else -value
+def _score(metrics: Mapping[str, float], monitor: str) -> float:
+    """The monitored metric, signed so that larger is better; −∞ for NaN."""
+    value = monitored(metrics, monitor)
+    value = value if higher_is_better(monitor) else -value
     return -math.inf if math.isnan(value) else value
 
 
-def tested(run, params: PyTree, stats: PyTree) -> dict[str, float] | None:
-    """Returns the metrics on test, None where the run leaves it alone or has none."""
-    there = len(run.parts.datasets["target"].rows.get("test", ()))
-    return measured(run, params, stats, "test") if run.exp.test and there else None
+def _test_metrics(run: Run, params: PyTree, stats: PyTree) -> dict[str, float] | None:
+    """Metrics on test; None where the run has no test rows or does not read them."""
+    rows = run.parts.datasets["target"].rows.get("test", ())
+    if not run.exp.test or not len(rows):
+        return None
+    return evaluate_weights(run, params, stats, "test")
 
 
-def save(path: str | pathlib.Path, run, params: PyTree, stats: PyTree) -> None:
-    """Writes weights for `pretrained.FromCheckpoint(path)`, preprocessing included.
+def save(path: str | pathlib.Path, run: Run, params: PyTree, stats: PyTree) -> None:
+    """Writes weights and preprocessing for `pretrained.FromCheckpoint(path)`.
 
     Args:
       path: a folder that doesn't exist.
-      run: whose preprocessing they need.
-      params, stats: what to write.
+      run: whose preprocessing the weights need.
+      params, stats: the weights.
 
     Raises:
-      UserError: there is something at the path.
+      UserError: the path exists.
     """
     meta = {"preprocess": preprocess.to_json(run.preprocess)}
     checkpoint.write_tree(pathlib.Path(path), {"params": params, "stats": stats}, meta)

@@ -7,7 +7,7 @@ from jaxtl.cli import formatting
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxtl.analysis.weight_space import Curve, Soup
+    from jaxtl.analysis.weight_space import Soup, WiseFTCurve
     from jaxtl.training.run import Run
 
 
@@ -23,7 +23,7 @@ def check_save_path(path: pathlib.Path | None) -> None:
         )
 
 
-def print_test_metric(name: str, merged: Union["Curve", "Soup"]) -> None:
+def print_test_metric(name: str, merged: Union["WiseFTCurve", "Soup"]) -> None:
     """Prints the monitored metric on test, where it was measured.
 
     Args:
@@ -35,7 +35,9 @@ def print_test_metric(name: str, merged: Union["Curve", "Soup"]) -> None:
         print(f"test {merged.monitor} of {name}: {value}")
 
 
-def save(path: pathlib.Path | None, run: "Run", merged: Union["Curve", "Soup"]) -> None:
+def save(
+    path: pathlib.Path | None, run: "Run", merged: Union["WiseFTCurve", "Soup"]
+) -> None:
     """Writes weights, and prints how an experiment loads them.
 
     Args:

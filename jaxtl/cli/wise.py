@@ -9,7 +9,7 @@ from jaxtl.core import console
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxtl.analysis.weight_space import Curve
+    from jaxtl.analysis.weight_space import WiseFTCurve
 
 HELP = "a run's weights mixed with θ₀, α chosen on val (WiSE-FT)"
 
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_curve(directory: pathlib.Path, curve: "Curve") -> None:
+def _print_curve(directory: pathlib.Path, curve: "WiseFTCurve") -> None:
     """Prints a row per α, the stages that have no θ₀, and the test of the best α."""
     names = list(curve.metrics[0])
     rows = [
