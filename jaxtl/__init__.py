@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .training.experiment import Experiment as Experiment
     from .training.experiment import Variant as Variant
     from .training.experiment_file import load as load
+    from .training.load_model import load_model as load_model
     from .training.loop import train as train
     from .training.run import Run as Run
     from .training.setup import resume as resume

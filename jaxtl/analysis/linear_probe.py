@@ -183,13 +183,13 @@ def features(
     dataset = run.parts.datasets[data]
     if not isinstance(splits, Mapping):
         splits = {name: streams.split_rows(dataset, name) for name in splits}
-    predictor = forward.predictor(run, data)
+    model = run.evaluation_model(data)
     if batch is not None:
-        predictor = dataclasses.replace(predictor, batch=batch)
+        model = dataclasses.replace(model, batch=batch)
     ordered = tuple(name for name in run.network.stages if name in set(stages))
     return forward.predict_splits(
-        predictor,
-        sharding.place(weights or run.weights("best"), predictor.mesh),
+        model,
+        sharding.place(weights or run.weights("best"), model.mesh),
         dataset,
         splits,
         functools.partial(forward.stage_vectors, stages=ordered),

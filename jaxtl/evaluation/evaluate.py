@@ -1,26 +1,25 @@
 """Evaluation of a run: its predictions on a split, and the task's metrics of them."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.evaluation import feature_cache, forward, metrics, model_selection
+from jaxtl.evaluation.forward import Evaluable
 
 
-def evaluate(run: Any, split: str = "val", *, which: str = "current") -> dict:
+def evaluate(run: Evaluable, split: str = "val", *, which: str = "current") -> dict:
     """Computes the task's metrics on a split of the target data.
 
     On "val" of a target without labelled train rows the label-free criteria are
     included (see `model_selection`).
 
     Args:
-      run: what `tl.setup` returned.
+      run: what `tl.setup` or `tl.load_model` returned.
       split: "train", "val" or "test".
       which: "current" for the parameters as they are, "best" for those with the best
-        monitored value so far.
+        monitored value so far; a stored model has one set of weights for both.
 
     Returns:
       {metric: value}, floats.
@@ -28,15 +27,15 @@ def evaluate(run: Any, split: str = "val", *, which: str = "current") -> dict:
     Raises:
       UserError: for an unknown or empty split.
     """
-    values = metrics.compute(run.parts.program.task, *predict_split(run, split, which))
+    values = metrics.compute(_task(run), *predict_split(run, split, which))
     return {**values, **_criteria(run, *run.weights(which), split)}
 
 
 def evaluate_with_details(
-    run: Any, split: str, which: str
+    run: Evaluable, split: str, which: str
 ) -> tuple[dict[str, float], dict]:
     """Computes (metrics, `metrics.details`) of a split; arguments as for `evaluate`."""
-    task, names = run.parts.program.task, run.parts.datasets["target"].class_names
+    task, names = _task(run), run.datasets["target"].class_names
     logits, labels = predict_split(run, split, which)
     values = metrics.compute(task, logits, labels)
     values.update(_criteria(run, *run.weights(which), split))
@@ -44,20 +43,28 @@ def evaluate_with_details(
 
 
 def evaluate_weights(
-    run: Any, params: PyTree, stats: PyTree, split: str
+    run: Evaluable, params: PyTree, stats: PyTree, split: str
 ) -> dict[str, float]:
     """Computes what `evaluate` does, of weights that need not be the run's own."""
     predictions = predict_with_weights(run, params, stats, split)
-    values = metrics.compute(run.program.task, *predictions)
+    values = metrics.compute(_task(run), *predictions)
     return {**values, **_criteria(run, params, stats, split)}
 
 
-def _criteria(run: Any, params: PyTree, stats: PyTree, split: str) -> dict[str, float]:
-    return model_selection.measure(run, params, stats) if split == "val" else {}
+def _task(run: Evaluable) -> str:
+    return run.datasets["target"].task
+
+
+def _criteria(
+    run: Evaluable, params: PyTree, stats: PyTree, split: str
+) -> dict[str, float]:
+    return (
+        model_selection.measure_criteria(run, params, stats) if split == "val" else {}
+    )
 
 
 def predict_split(
-    run: Any, split: str, which: str = "current"
+    run: Evaluable, split: str, which: str = "current"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicts a split of the target data; arguments as for `evaluate`.
 
@@ -68,33 +75,34 @@ def predict_split(
       The logits of a language model are `losses.scores`: sums per example.
     """
     params, stats = run.weights(which)
-    recent = which == "current" or run.best_is_recent
-    # The scores of a language model need the inputs, not features of theirs.
-    if run.cached is None or not recent or run.program.task == "language":
+    # Features are cached for the current phase. The scores of a language model need
+    # the inputs themselves.
+    use_cache = run.cached is not None and _task(run) != "language"
+    if not use_cache or not (which == "current" or run.best_is_recent):
         return predict_with_weights(run, params, stats, split)
     logits = feature_cache.predict(run, (params, stats), "target", _rows(run, split))
     return np.asarray(logits, np.float32), _labels(run, split)
 
 
 def predict_with_weights(
-    run: Any, params: PyTree, stats: PyTree, split: str
+    run: Evaluable, params: PyTree, stats: PyTree, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicts as `predict_split`, with weights that need not be the run's own."""
-    dataset, rows = run.parts.datasets["target"], _rows(run, split)
-    model = forward.predictor(run)
+    dataset, rows = run.datasets["target"], _rows(run, split)
+    model = run.evaluation_model()
     logits = forward.predict(model, (params, stats), dataset, rows)
     return np.asarray(logits, np.float32), _labels(run, split)
 
 
-def _rows(run: Any, split: str) -> np.ndarray:
-    rows = streams.split_rows(run.parts.datasets["target"], split)
+def _rows(run: Evaluable, split: str) -> np.ndarray:
+    rows = streams.split_rows(run.datasets["target"], split)
     if len(rows) == 0:
         raise UserError(f"the split {split!r} is empty; there is nothing to evaluate.")
     return rows
 
 
-def _labels(run: Any, split: str) -> np.ndarray:
+def _labels(run: Evaluable, split: str) -> np.ndarray:
     """Labels of a split: on train those trained on, elsewhere those without noise."""
-    dataset = run.parts.datasets["target"]
+    dataset = run.datasets["target"]
     labels = dataset.y if split == "train" else dataset.y_clean
     return labels[streams.split_rows(dataset, split)]

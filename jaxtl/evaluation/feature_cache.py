@@ -148,7 +148,7 @@ def predict(
       data: one of the run's data sets.
       rows, outputs, power_of_two: as for `forward.predict`.
     """
-    model, dataset = forward.predictor(run, data), run.parts.datasets[data]
+    model, dataset = run.evaluation_model(data), run.datasets[data]
     start = {}
     if run.cached is not None:
         entry, _ = features(run, *weights, run.cached.stages, data, "", rows)

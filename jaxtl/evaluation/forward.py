@@ -7,7 +7,7 @@ returns of a forward pass is decided by a function such as `logits`.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -22,8 +22,8 @@ from jaxtl.terms.losses import scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predictor:
-    """How a model is run over stored examples; without its weights.
+class EvaluationModel:
+    """A model without its weights, and how it is run over stored examples.
 
     Attributes:
       network: the model.
@@ -44,18 +44,22 @@ class Predictor:
     device_bytes: int
 
 
-def predictor(run: Any, data: str = "target") -> Predictor:
-    """The predictor of a run's model, for one of the run's data sets."""
-    program = run.parts.program
-    return Predictor(
-        network=program.network,
-        dtype=program.dtype,
-        preprocess=run.parts.model.preprocess[data],
-        task=program.task,
-        mesh=program.mesh,
-        batch=run.exp.evaluate_batch,
-        device_bytes=run.exp.device_bytes,
-    )
+class Evaluable(Protocol):
+    """What evaluation reads of a run in training, or of a stored model.
+
+    Attributes:
+      datasets: name -> data set, "target" and the experiment's other streams.
+      cached: the frozen stages whose features training starts from, None without.
+    """
+
+    datasets: Mapping[str, Dataset]
+    cached: Any
+
+    def evaluation_model(self, data: str = "target") -> EvaluationModel:
+        """The model, with the preprocessing of one of the data sets."""
+
+    def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
+        """(parameters, statistics), "current" or "best"."""
 
 
 def logits(
@@ -92,7 +96,7 @@ def stage_vectors(
 
 
 def predict(
-    model: Predictor,
+    model: EvaluationModel,
     weights: PyTree,
     dataset: Dataset,
     rows: np.ndarray,
@@ -170,7 +174,7 @@ def _outputs(
 
 
 def predict_splits(
-    model: Predictor,
+    model: EvaluationModel,
     weights: PyTree,
     dataset: Dataset,
     splits: Mapping[str, np.ndarray],

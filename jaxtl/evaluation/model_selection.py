@@ -1,8 +1,9 @@
-"""What chooses where the target has no labels: criteria of a run, its default monitor.
+"""Model selection: the metric, or the label-free criterion, that chooses a checkpoint.
 
-The criteria see the source's validation rows with their labels, some of its train rows
-and the target's inputs ("unlabelled" and "val"), never a label of the target: at most
-2,000 rows of each, the same at every evaluation.
+Where the target has no labels, criteria choose. They read the source's validation rows
+with their labels, some of its train rows and the target's inputs ("unlabelled" and
+"val"), never a label of the target: at most 2,000 rows of each kind, the same ones at
+every evaluation. `validators` computes them.
 """
 
 import dataclasses
@@ -14,149 +15,158 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, vectors
-from jaxtl.evaluation import feature_cache, metrics, validators
+from jaxtl.data.dataset import Dataset
+from jaxtl.evaluation import feature_cache, forward, metrics, validators
 
-MOST = 2000  # rows of each kind
+MAX_ROWS = 2000  # of each kind
 # Musgrave et al. (arXiv:2208.07360) compared eight criteria on a million checkpoints; a
 # simple baseline was the best in many cases. In experiments/office_caltech.py and
 # cross_domain_sentiment.py source accuracy cost 1.8 to 3.3 points of a run's best
-# checkpoint. BNM cost less, 0.8 to 2.9, but it is what some terms maximise by
+# checkpoint. BNM cost less, 0.8 to 2.9, but it is what some terms maximize by
 # themselves, so it is left for targets whose source has no validation rows.
-AUTO = ("source_accuracy", "source_mse", "bnm")
+PREFERRED_CRITERIA = ("source_accuracy", "source_mse", "bnm")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """The rows that a run's criteria look at.
+class CriteriaRows:
+    """The rows that a run's criteria read.
 
     Attributes:
-      val, train: source stream -> int32 rows of its data set.
+      source_val, source_train: source stream -> int32 rows of its data set.
       target: int32 rows of the target's data set.
     """
 
-    val: Mapping[str, np.ndarray]
-    train: Mapping[str, np.ndarray]
+    source_val: Mapping[str, np.ndarray]
+    source_train: Mapping[str, np.ndarray]
     target: np.ndarray
 
 
-def label_free(parts) -> bool:
-    """Returns whether a target is unlabelled: inputs to train on, and no label."""
-    target = parts.datasets["target"]
-    left = len(target.rows.get("unlabelled", ()))
-    return len(target.rows["train"]) == 0 and left > 0 and target.task != "language"
+def is_label_free(datasets: Mapping[str, Dataset]) -> bool:
+    """Whether the target has inputs to train on, and no label."""
+    target = datasets["target"]
+    unlabelled = len(target.rows.get("unlabelled", ()))
+    has_labels = len(target.rows["train"]) > 0
+    return not has_labels and unlabelled > 0 and target.task != "language"
 
 
-def rows(parts) -> Rows:
-    """Returns the rows that the criteria of an unlabelled target look at."""
-    named = sources(parts)
-    each = max(1, MOST // max(1, len(named)))
-    kinds = {
-        kind: {
-            name: _some(parts.datasets[name].rows[kind], each)
-            for name in named
-            if len(parts.datasets[name].rows.get(kind, ()))
+def source_names(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """The labelled streams that a run reads besides its target."""
+    return tuple(name for name in datasets if name not in ("target", "unlabelled"))
+
+
+def criteria_rows(datasets: Mapping[str, Dataset]) -> CriteriaRows:
+    """The rows that the criteria of an unlabelled target read."""
+    names = source_names(datasets)
+    rows_per_source = max(1, MAX_ROWS // max(1, len(names)))
+    source_rows = {
+        split: {
+            name: _subsample(datasets[name].rows[split], rows_per_source)
+            for name in names
+            if len(datasets[name].rows.get(split, ()))
         }
-        for kind in ("val", "train")
+        for split in ("val", "train")
     }
-    own = parts.datasets["target"].rows
-    there = [own[kind] for kind in ("unlabelled", "val") if kind in own]
-    return Rows(kinds["val"], kinds["train"], _some(np.concatenate(there), MOST))
+    rows = datasets["target"].rows
+    inputs = [rows[split] for split in ("unlabelled", "val") if split in rows]
+    target = _subsample(np.concatenate(inputs), MAX_ROWS)
+    return CriteriaRows(source_rows["val"], source_rows["train"], target)
 
 
-def sources(parts) -> tuple[str, ...]:
-    """Returns the labelled streams that a run brings beside its target."""
-    return tuple(n for n in parts.datasets if n not in ("target", "unlabelled"))
+def _subsample(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` rows in increasing order, the same at every call."""
+    rows = np.sort(rows).astype(np.int32)
+    if len(rows) <= count:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
 
 
-def _some(found: np.ndarray, most: int) -> np.ndarray:
-    found = np.sort(found).astype(np.int32)
-    if len(found) <= most:
-        return found
-    return np.sort(np.random.default_rng(0).choice(found, most, replace=False))
-
-
-def known(parts) -> tuple[str, ...]:
-    """Returns the criteria that a run has, () where its target has labels."""
-    if not label_free(parts):
+def available_criteria(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """The criteria that a run can measure; () where its target has labels."""
+    if not is_label_free(datasets):
         return ()
-    named = sources(parts)
-    there = {
-        kind: any(len(parts.datasets[name].rows.get(kind, ())) for name in named)
-        for kind in ("val", "train")
+    has_rows = {
+        split: any(
+            len(datasets[name].rows.get(split, ())) for name in source_names(datasets)
+        )
+        for split in ("val", "train")
     }
-    task = parts.datasets["target"].task
-    return validators.names(task, source=there["val"], train=there["train"])
+    task = datasets["target"].task
+    return validators.names(task, source=has_rows["val"], train=has_rows["train"])
 
 
-def monitor(parts, asked: str | None) -> str | None:
-    """Returns the metric that chooses a run's best checkpoint.
+def resolve_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> str | None:
+    """The metric or criterion that chooses a run's best checkpoint.
 
     Args:
-      parts: what the experiment was assembled to.
-      asked: `Experiment.monitor`; "auto" is the task's main metric on val and, for an
-        unlabelled target, the first of `AUTO` that it has.
+      datasets: of the run.
+      monitor: `Experiment.monitor`; "auto" is the task's main metric on val and, for an
+        unlabelled target, the first available one of `PREFERRED_CRITERIA`.
     """
-    if asked != "auto":
-        return asked
-    task = parts.datasets["target"].task
-    found = [name for name in AUTO if name in known(parts)]
-    return found[0] if found else metrics.main(task)
+    if monitor != "auto":
+        return monitor
+    available = available_criteria(datasets)
+    criteria = [name for name in PREFERRED_CRITERIA if name in available]
+    return criteria[0] if criteria else metrics.main(datasets["target"].task)
 
 
-def check(parts, asked: str | None) -> None:
-    """Raises UserError for a monitor that is unknown or has nothing to measure."""
-    if asked is None:
+def check_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> None:
+    """Checks that a monitor exists and has rows to be measured on.
+
+    Raises:
+      UserError: if it does not.
+    """
+    if monitor is None:
         return
-    target, mine = parts.datasets["target"], known(parts)
-    own = metrics.METRICS[target.task]
-    if asked in metrics.CRITERIA and asked not in mine:
-        raise UserError(f"monitor={asked!r} {_why_not(parts, asked)}.")
-    every = (*own, *mine)
-    if asked != "auto" and asked not in every:
+    target, available = datasets["target"], available_criteria(datasets)
+    if monitor in metrics.CRITERIA and monitor not in available:
+        raise UserError(f"monitor={monitor!r} {_why_unavailable(datasets, monitor)}.")
+    names = (*metrics.METRICS[target.task], *available)
+    if monitor != "auto" and monitor not in names:
         raise UserError(
-            f"monitor={asked!r} is no metric of this task{nearest(asked, every)} "
-            f"(metrics: {', '.join(every)})."
+            f"monitor={monitor!r} is not a metric of this task"
+            f"{nearest(monitor, names)} (metrics: {', '.join(names)})."
         )
     if len(target.rows.get("val", ())) == 0:
         raise UserError(
-            f"monitor={asked!r} needs a val split, but the data's is empty; raise "
+            f"monitor={monitor!r} needs a val split, but the data's is empty; raise "
             "data.val, or set monitor=None to keep the last checkpoint."
         )
 
 
-def _why_not(parts, asked: str) -> str:
-    if not label_free(parts):
+def _why_unavailable(datasets: Mapping[str, Dataset], criterion: str) -> str:
+    task = datasets["target"].task
+    if not is_label_free(datasets):
+        names = ", ".join(metrics.METRICS[task])
         return (
-            "chooses without labels, but this target has some; expected one of "
-            f"{', '.join(metrics.METRICS[parts.datasets['target'].task])}"
+            f"chooses without labels, but this target has some; expected one of {names}"
         )
-    task = parts.datasets["target"].task
-    if asked not in validators.names(task, source=True, train=True):
-        return f"is no criterion of a {task} task"
-    if not sources(parts):
-        own = ", ".join(known(parts)) or "none"
+    if criterion not in validators.names(task, source=True, train=True):
+        return f"is not a criterion of a {task} task"
+    if not source_names(datasets):
+        available = ", ".join(available_criteria(datasets)) or "none"
         return (
-            "looks at a labelled source, but the experiment brings no stream of one; "
-            f'give it streams={{"source": …}}, or choose another (there: {own})'
+            "reads a labelled source, but the experiment has no stream of one; give "
+            f'it streams={{"source": …}}, or choose another (available: {available})'
         )
+    streams = ", ".join(map(repr, source_names(datasets)))
     return (
         "needs validation rows of the source, but its val split is empty; raise the "
-        "val of streams[" + ", ".join(map(repr, sources(parts))) + "]"
+        f"val of streams[{streams}]"
     )
 
 
-def note(parts, asked: str | None) -> str:
-    """Returns what has to be said of a monitor, "" for a labelled target."""
-    name = monitor(parts, asked)
-    if not label_free(parts) or name is None:
+def monitor_note(datasets: Mapping[str, Dataset], monitor: str | None) -> str:
+    """A sentence on how an unlabelled target's checkpoint is chosen, else ""."""
+    name = resolve_monitor(datasets, monitor)
+    if not is_label_free(datasets) or name is None:
         return ""
     if name in metrics.CRITERIA:
         return f"{name} chooses, without labels of the target"
-    return oracle(name)
+    return oracle_warning(name)
 
 
-def oracle(name: str) -> str:
-    """Returns the warning of a monitor that an unlabelled target does not have."""
+def oracle_warning(name: str) -> str:
+    """The warning of a metric that chooses by labels an unlabelled target lacks."""
     return (
         f"ORACLE: {name} on val reads labels of the target, which has none to train "
         "on; its choice is an upper bound, no result without target labels"
@@ -164,78 +174,100 @@ def oracle(name: str) -> str:
 
 
 def logits_and_features(
-    network: Network, weights: tuple[PyTree, PyTree], x: Any, task: str, **settings
+    network: Network,
+    weights: tuple[PyTree, PyTree],
+    x: PyTree,
+    task: str,
+    **settings: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits, and the features (batch, width) that the head reads of them.
+    """The logits, and the features (batch, width) that the head computes them from.
 
     Args:
       network: the model.
       weights: (parameters, statistics).
-      x: its inputs; features of a cached stage, with `start=`.
+      x: its inputs; with `start=`, features of a cached stage.
       task: what its outputs mean.
       **settings: of `Network.apply`.
     """
-    del task  # criteria look at the logits themselves
-    out = network.apply(*weights, x, **settings)
+    del task  # criteria read the logits themselves
+    output = network.apply(*weights, x, **settings)
     if len(network.stages) < 2:
-        return out.logits, vectors(out.logits)
-    before = network.stages[-2]
-    if before not in out.features:  # the pass started after it, from its features
-        return out.logits, vectors(x)
-    feature = out.features[before]
-    reduce = network.reduce or (lambda x: x)
-    return out.logits, vectors(reduce(feature))
+        return output.logits, vectors(output.logits)
+    before_head = network.stages[-2]
+    if before_head not in output.features:  # x is that stage's output, reduced
+        return output.logits, vectors(x)
+    features = output.features[before_head]
+    if network.reduce is not None:
+        features = network.reduce(features)
+    return output.logits, vectors(features)
 
 
-def evidence(parts, read: Mapping[str, tuple], there: Rows) -> validators.Evidence:
-    """Returns what criteria see, from outputs of `wanted` rows.
+def rows_by_dataset(rows: CriteriaRows) -> dict[str, np.ndarray]:
+    """Data set -> the rows to predict: of a source val's, then train's."""
+    source_rows = {
+        name: np.concatenate(
+            [
+                split[name]
+                for split in (rows.source_val, rows.source_train)
+                if name in split
+            ]
+        )
+        for name in dict.fromkeys((*rows.source_val, *rows.source_train))
+    }
+    return {**source_rows, "target": rows.target}
+
+
+def evidence(
+    datasets: Mapping[str, Dataset],
+    outputs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    rows: CriteriaRows,
+) -> validators.Evidence:
+    """What the criteria read, from the outputs of `rows_by_dataset(rows)`.
 
     Args:
-      parts: of the run.
-      read: data set -> (logits, features) of its rows in `wanted(there)`.
-      there: as `rows` gave them.
+      datasets: of the run.
+      outputs: data set -> (logits, features) of those rows.
+      rows: of the criteria.
     """
-    logits, labels, features, train = [], [], [], []
-    for name in there.val:
-        count = len(there.val[name])
-        logits.append(read[name][0][:count])
-        features.append(read[name][1][:count])
-        labels.append(parts.datasets[name].y_clean[there.val[name]])
-    for name in there.train:
-        train.append(read[name][1][len(there.val.get(name, ())) :])
+    logits, labels, features, train_features = [], [], [], []
+    for name, val_rows in rows.source_val.items():
+        count = len(val_rows)
+        logits.append(outputs[name][0][:count])
+        features.append(outputs[name][1][:count])
+        labels.append(datasets[name].y_clean[val_rows])
+    for name in rows.source_train:
+        count = len(rows.source_val.get(name, ()))
+        train_features.append(outputs[name][1][count:])
 
-    def joined(values):
+    def joined(values: list[np.ndarray]) -> np.ndarray | None:
         return np.concatenate(values) if values else None
 
     return validators.Evidence(
         joined(logits),
         joined(labels),
         joined(features),
-        joined(train) if logits else None,
-        *read["target"],
+        joined(train_features) if logits else None,
+        *outputs["target"],
     )
 
 
-def wanted(there: Rows) -> dict[str, np.ndarray]:
-    """Returns data set -> the rows to be run: a source's val rows, then its train's."""
-    found = {
-        name: np.concatenate(
-            [kind[name] for kind in (there.val, there.train) if name in kind]
-        )
-        for name in dict.fromkeys((*there.val, *there.train))
-    }
-    return {**found, "target": there.target}
-
-
-def measure(run, params, stats) -> dict[str, float]:
-    """Returns the criteria of some weights of a run, {} where its target has labels."""
-    if not label_free(run.parts):
+def measure_criteria(
+    run: forward.Evaluable, params: PyTree, stats: PyTree
+) -> dict[str, float]:
+    """Computes the criteria of some weights; {} where the target has labels."""
+    datasets = run.datasets
+    if not is_label_free(datasets):
         return {}
-    there = rows(run.parts)
-    read = {}
-    for name, found in wanted(there).items():
+    rows, outputs = criteria_rows(datasets), {}
+    for name, dataset_rows in rows_by_dataset(rows).items():
         values = feature_cache.predict(
-            run, (params, stats), name, found, logits_and_features, power_of_two=True
+            run,
+            (params, stats),
+            name,
+            dataset_rows,
+            logits_and_features,
+            power_of_two=True,
         )
-        read[name] = jax.tree.map(lambda x: np.asarray(x, np.float32), values)
-    return validators.measure(run.parts.program.task, evidence(run.parts, read, there))
+        outputs[name] = jax.tree.map(lambda x: np.asarray(x, np.float32), values)
+    task = datasets["target"].task
+    return validators.measure(task, evidence(datasets, outputs, rows))

@@ -14,8 +14,9 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess
-from jaxtl.export.load_run import TrainedModel, input_specs
 from jaxtl.export.predictor import SINGLE_INPUT
+from jaxtl.models.precision import compute_in
+from jaxtl.training.load_model import TrainedModel, input_specs
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _EXAMPLE_ROWS = 4
@@ -44,7 +45,7 @@ def export_program(trained: TrainedModel) -> ExportedProgram:
       UserError: the model does not export with a free batch size.
     """
     inputs, origin = _example(trained)
-    weights = jax.device_put(trained.weights)
+    weights = jax.device_put(weights_by_path(trained))
     call = functools.partial(_forward, trained)
     # Platforms differ in their default precision of float32 (TF32, three bfloat16):
     # the highest is the one that all of them have.
@@ -63,6 +64,12 @@ def export_program(trained: TrainedModel) -> ExportedProgram:
     return ExportedProgram(program, inputs, outputs, origin)
 
 
+def weights_by_path(trained: TrainedModel) -> dict[str, np.ndarray]:
+    """The weights of a model: "params/…" and "stats/…" -> array."""
+    tree = {"params": trained.params, "stats": trained.stats}
+    return {path: np.asarray(leaf) for path, leaf in trees.flatten(tree).items()}
+
+
 def _forward(
     trained: TrainedModel,
     weights: Mapping[str, jax.Array],
@@ -79,11 +86,13 @@ def _forward(
       "logits" and "probabilities", softmax for classification and sigmoid for
       multilabel; "outputs" for regression. (batch, outputs) each, float32.
     """
-    tree = trees.map_with_path(lambda path, _: weights[path], trained.shapes)
+    structure = {"params": trained.params, "stats": trained.stats}
+    tree = trees.map_with_path(lambda path, _: weights[path], structure)
     x: PyTree = inputs[SINGLE_INPUT] if trained.meta["single"] else inputs
     x = preprocess.apply(trained.preprocess, x)
-    logits = trained.network.apply(tree["params"], tree["stats"], x).logits
-    task = trained.meta["task"]
+    network = compute_in(trained.network, trained.dtype)
+    logits = network.apply(tree["params"], tree["stats"], x).logits
+    task = trained.task
     if task == "regression":
         return {"outputs": logits}
     squash = jax.nn.sigmoid if task == "multilabel" else jax.nn.softmax

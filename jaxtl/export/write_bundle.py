@@ -6,26 +6,29 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxtl.core import checkpoint
+from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data
 from jaxtl.data.sources.csv_table import CSV
 from jaxtl.data.tokenizer import as_tokenizer
 from jaxtl.export import bundle, model_card
-from jaxtl.export.load_run import TrainedModel, input_specs, read_trained_model
 from jaxtl.export.predictor import TOKENIZER
-from jaxtl.export.program import ExportedProgram, export_program
+from jaxtl.export.program import ExportedProgram, export_program, weights_by_path
 from jaxtl.pretrained import tensor_files
 from jaxtl.training.experiment import Experiment
+from jaxtl.training.load_model import TrainedModel, input_specs, load_model
 from jaxtl.training.result import environment, versions
 from jaxtl.training.run_dir import MARK, read_json, write_json
 
 # Allowed deviation of the example's outputs, absolute plus relative. Half precision
 # keeps few bits, and which ones depends on how a platform fuses and orders the sums.
 TOLERANCE, TOLERANCE_HALF = 1e-4, 5e-2
+_HALF_PRECISION = ("bfloat16", "float16")
 
 
 def export(
@@ -56,7 +59,7 @@ def export(
     """
     out = pathlib.Path(out)
     _check_target(out, overwrite)
-    trained = read_trained_model(pathlib.Path(run_dir), exp)
+    trained = load_model(run_dir, exp=exp)
     draft = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.part")
     try:
         draft.mkdir(parents=True)
@@ -76,7 +79,7 @@ def _write(folder: pathlib.Path, trained: TrainedModel, licence: str | None) -> 
     """Writes all files of an export into an empty folder."""
     exported = export_program(trained)
     (folder / bundle.PROGRAM).write_bytes(exported.program.serialize())
-    tensor_files.write(folder / bundle.WEIGHTS, trained.weights)
+    tensor_files.write(folder / bundle.WEIGHTS, weights_by_path(trained))
     # safetensors files are readable by their owner alone; exports are to be shared.
     shutil.copymode(folder / bundle.PROGRAM, folder / bundle.WEIGHTS)
     _write_tokenizer(folder, trained.data)
@@ -152,7 +155,7 @@ def _metadata(
         },
         "columns": _columns(trained),
         "preprocess": preprocess.to_json(trained.preprocess),
-        "tolerance": TOLERANCE_HALF if trained.half_precision else TOLERANCE,
+        "tolerance": TOLERANCE_HALF if _is_half_precision(trained) else TOLERANCE,
         "licence": (licence or "").strip() or "unknown",
         "platforms": list(exported.program.platforms),
         "calling_convention": exported.program.calling_convention_version,
@@ -160,6 +163,13 @@ def _metadata(
         "versions": versions(),
         "files": {name: bundle.digest(folder / name) for name in files},
     }
+
+
+def _is_half_precision(trained: TrainedModel) -> bool:
+    """Whether the model computes, or stores weights, in 16 bits."""
+    dtypes = [trained.dtype, getattr(trained.config, "dtype", None)]
+    dtypes += [leaf.dtype for leaf in jax.tree.leaves(trained.weights())]
+    return any(str(dtype) in _HALF_PRECISION for dtype in dtypes)
 
 
 def _columns(trained: TrainedModel) -> list[dict[str, Any]] | None:
@@ -199,8 +209,6 @@ def _history(trained: TrainedModel, origin: str) -> dict[str, Any]:
         "examples": result.get("examples", counts),
         "step": best["step"] if best else meta["step"],
         "chosen": best is not None,
-        "parameters": sum(
-            x.size for path, x in trained.weights.items() if path[0] == "p"
-        ),
+        "parameters": trees.size(trained.params),
         "example": origin,
     }

@@ -183,7 +183,9 @@ def _blind(summary: Summary) -> list[str]:
     names = {(r.get("choosing") or {}).get("monitor", "") for r in done}
     oracles = sorted(n for n in names if n and n not in metrics.CRITERIA)
     return [told] * bool(told) + [
-        f"{model_selection.oracle(name)}." for name in oracles if name not in told
+        f"{model_selection.oracle_warning(name)}."
+        for name in oracles
+        if name not in told
     ]
 
 

@@ -116,11 +116,11 @@ def _criteria(
     """Computes {replica: criteria} of the replicas whose target is unlabelled."""
     rows_of, groups, outputs = {}, {}, {}
     for replica in indices:
-        parts = replicas.runs[replica].parts
-        if model_selection.label_free(parts):
-            rows_of[replica] = model_selection.rows(parts)
-            for name, rows in model_selection.wanted(rows_of[replica]).items():
-                key = (name, id(parts.datasets[name].x), rows.tobytes())
+        datasets = replicas.runs[replica].datasets
+        if model_selection.is_label_free(datasets):
+            rows_of[replica] = model_selection.criteria_rows(datasets)
+            for name, rows in model_selection.rows_by_dataset(rows_of[replica]).items():
+                key = (name, id(datasets[name].x), rows.tobytes())
                 groups.setdefault(key, (name, rows, []))[2].append(replica)
     for name, rows, members in groups.values():
         largest = replicas.runs[members[0]].exp.evaluate_batch
@@ -133,8 +133,8 @@ def _criteria(
             outputs.setdefault(replica, {})[name] = logits[i], features[i]
     criteria = {}
     for replica, rows in rows_of.items():
-        parts = replicas.runs[replica].parts
-        evidence = model_selection.evidence(parts, outputs[replica], rows)
+        datasets = replicas.runs[replica].datasets
+        evidence = model_selection.evidence(datasets, outputs[replica], rows)
         criteria[replica] = validators.measure(replicas.program.task, evidence)
     return criteria
 

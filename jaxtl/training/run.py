@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import device_stream, host_stream, preprocess, streams
-from jaxtl.evaluation import metrics, model_selection
+from jaxtl.data.dataset import Dataset
+from jaxtl.evaluation import forward, metrics, model_selection
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.terms.program import Program
 from jaxtl.training import build, compiled_step, frozen_stages
@@ -56,7 +57,7 @@ class Run:
         self.exp = exp
         self.directory = directory
         self.parts = build.assemble(exp)
-        model_selection.check(self.parts, exp.monitor)
+        model_selection.check_monitor(self.datasets, exp.monitor)
         self.state: step_lib.State = self.parts.state
         self.program: Program = self.parts.program
         self.fixed: step_lib.Fixed = self.parts.fixed
@@ -64,7 +65,7 @@ class Run:
         self.phase = 0
         self.cached: frozen_stages.Cached | None = None
         self.notes = dict(self.parts.terms.notes)
-        if note := model_selection.note(self.parts, exp.monitor):
+        if note := model_selection.monitor_note(self.datasets, exp.monitor):
             self.notes["monitor"] = note
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
@@ -102,6 +103,24 @@ class Run:
         return other
 
     @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Name -> data set, "target" and the experiment's streams."""
+        return self.parts.datasets
+
+    def evaluation_model(self, data: str = "target") -> forward.EvaluationModel:
+        """The model for evaluation, with the preprocessing of a data set."""
+        program = self.parts.program
+        return forward.EvaluationModel(
+            network=program.network,
+            dtype=program.dtype,
+            preprocess=self.parts.model.preprocess[data],
+            task=program.task,
+            mesh=program.mesh,
+            batch=self.exp.evaluate_batch,
+            device_bytes=self.exp.device_bytes,
+        )
+
+    @property
     def source(self) -> Source:
         """θ₀, as the terms see it."""
         return self.fixed.source
@@ -131,7 +150,7 @@ class Run:
     @property
     def monitor(self) -> str | None:
         """The metric, or the criterion, that chooses the best checkpoint."""
-        return model_selection.monitor(self.parts, self.exp.monitor)
+        return model_selection.resolve_monitor(self.datasets, self.exp.monitor)
 
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
         """(parameters, statistics), "current" or "best".

@@ -182,7 +182,7 @@ def test_predicts_files_without_models_and_flax(digits, predictor, tmp_path):
     PIL.Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "white.png")
     bad = ["flax", "orbax", "optax", "tensorflow_datasets"]
     bad += ["jaxtl.models", "jaxtl.training"]
-    bad += [f"jaxtl.export.{m}" for m in ("program", "load_run", "write_bundle")]
+    bad += [f"jaxtl.export.{m}" for m in ("program", "write_bundle")]
     code = f"""
     from jaxtl.export.predict import predict
     rows = predict({str(folder)!r}, ["batch.npy", "one.npz", "white.png"])

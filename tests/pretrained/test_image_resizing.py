@@ -10,7 +10,6 @@ import pytest
 import jaxtl as tl
 from jaxtl.core.errors import UserError
 from jaxtl.data import images, preprocess
-from jaxtl.export import load_run
 from jaxtl.pretrained import hub
 from jaxtl.training import inputs
 
@@ -116,7 +115,7 @@ def test_the_model_s_size_is_applied_stored_and_used_again(directory, tmp_path):
     run = tl.setup(exp, tmp_path / "run")
     tl.train(run, progress=False)
     assert run.parts.datasets["target"].example_shape == (8, 8, 3)
-    kept = load_run.read_trained_model(tmp_path / "run")
+    kept = tl.load_model(tmp_path / "run")
     assert kept.preprocess.size == (8, 8)
     assert kept.dataset.example_shape == (8, 8, 3)
     tl.resume(tmp_path / "run")

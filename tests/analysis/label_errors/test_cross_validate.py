@@ -89,7 +89,7 @@ def test_folds_predict_rows_that_they_did_not_train_on(noisy_run, monkeypatch):
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(
         cross_validate.evaluate,
-        "outputs",
+        "predict_split",
         lambda run, split, which: (
             np.zeros((len(run.parts.datasets["target"].rows[split]), 10)),
             None,

@@ -1,0 +1,298 @@
+"""A stored run's model with its trained weights, from the run's directory alone.
+
+The network is rebuilt from the stored model and checked against the checkpoint; what
+the run started from and what only its training read need not exist any more. The data
+are read if they can be, and only evaluation needs them.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.core import checkpoint, serialization, sharding
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.types import Network, PyTree
+from jaxtl.data import preprocess, splits
+from jaxtl.data.dataset import Data, Dataset
+from jaxtl.data.preparation import prepare
+from jaxtl.evaluation.forward import EvaluationModel
+from jaxtl.pretrained.from_run import FromRun
+from jaxtl.training import result, run_dir
+from jaxtl.training.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedModel:
+    """The model of a run with one set of its weights, to evaluate, export or call.
+
+    `tl.evaluate` takes it in place of a run.
+
+    Attributes:
+      directory: of the run.
+      config: the model as configuration, its number of outputs filled in.
+      network: its pure functions; `network.apply(params, stats, x)` for inputs x that
+        `preprocess` made.
+      params, stats: parameters and BatchNorm statistics, stage -> subtree.
+      preprocess: turns stored examples into inputs.
+      task: "classification", "multilabel", "regression" or "language".
+      class_names: in label order; () without classes.
+      dtype: that the run computed in.
+      meta: what the checkpoint says: step, best metrics, shapes of the inputs, ….
+      data: options of the target data, None where they can't be rebuilt.
+      dataset: the target data with the run's splits, None where they can't be read.
+      dataset_error: why they can't be read, or None.
+      batch, device_bytes: of the experiment's evaluation.
+    """
+
+    directory: pathlib.Path
+    config: Any
+    network: Network
+    params: PyTree
+    stats: PyTree
+    preprocess: preprocess.Preprocess
+    task: str
+    class_names: tuple[str, ...]
+    dtype: str
+    meta: Mapping[str, Any]
+    data: Data | None
+    dataset: Dataset | None
+    dataset_error: Exception | None
+    batch: int
+    device_bytes: int
+
+    cached: ClassVar[None] = None  # only training caches the features of stages
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """{"target": the data set}, as a run's.
+
+        Raises:
+          UserError: the data can't be read.
+        """
+        if self.dataset is None:
+            raise UserError(
+                f"the data of {self.directory} can't be read: "
+                f"{self.dataset_error or 'they lived in memory only'}"
+            ) from self.dataset_error
+        return {"target": self.dataset}
+
+    def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
+        """(parameters, statistics): the ones that were loaded, whichever is named."""
+        del which
+        return self.params, self.stats
+
+    def evaluation_model(self, data: str = "target") -> EvaluationModel:
+        """The model for evaluation on the target data."""
+        del data
+        return EvaluationModel(
+            network=self.network,
+            dtype=self.dtype,
+            preprocess=self.preprocess,
+            task=self.task,
+            mesh=sharding.mesh(),
+            batch=self.batch,
+            device_bytes=self.device_bytes,
+        )
+
+
+def load_model(
+    directory: str | pathlib.Path,
+    which: str = "best",
+    *,
+    exp: Experiment | None = None,
+) -> TrainedModel:
+    """Loads the trained model of a stored run, without setting the run up.
+
+    Args:
+      directory: of the run.
+      which: "best" for the weights with the best monitored value, or "last".
+      exp: the experiment, for one that can't be rebuilt from the directory (a model
+        made of functions in a notebook).
+
+    Raises:
+      UserError: no trained run, or one whose model or input can't be rebuilt.
+    """
+    directory = pathlib.Path(directory)
+    if checkpoint.latest(directory / "checkpoints") is None:
+        raise UserError(_why_untrained(directory))
+    settings = _stored_settings(directory, exp)
+    weights = FromRun(str(directory), which=which).read()
+    dataset, error = _read_dataset(directory, settings, weights.meta)
+    meta = _with_inputs(directory, weights.meta, dataset)
+    config, network = _network(settings["model"], meta["outputs"])
+    pre = preprocess.from_json(meta["preprocess"])
+    network, shapes = _weight_shapes(network, settings["peft"], pre, meta)
+    leaves = trees.flatten({"params": weights.params, "stats": weights.stats})
+    _check_shapes(directory, shapes, leaves)
+    tree = trees.map_with_path(
+        lambda path, leaf: jnp.asarray(leaves[path], leaf.dtype), shapes
+    )
+    params, stats = sharding.place((tree["params"], tree["stats"]), sharding.mesh())
+    return TrainedModel(
+        directory=directory,
+        config=config,
+        network=network,
+        params=params,
+        stats=stats,
+        preprocess=pre,
+        task=meta["task"],
+        class_names=tuple(meta["class_names"]),
+        dtype=settings["dtype"],
+        meta=meta,
+        data=settings["data"],
+        dataset=dataset,
+        dataset_error=error,
+        batch=settings["evaluate_batch"],
+        device_bytes=settings["device_bytes"],
+    )
+
+
+def input_specs(
+    meta: Mapping[str, Any], batch: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """{input name: shape and dtype of a batch in stored units}, of `TrainedModel.meta`.
+
+    Args:
+      meta: of the checkpoint.
+      batch: number of examples, an int or a symbolic dimension.
+    """
+    return {
+        name: jax.ShapeDtypeStruct(
+            (batch, *spec["shape"]), jax.dtypes.canonicalize_dtype(spec["dtype"])
+        )
+        for name, spec in meta["inputs"].items()
+    }
+
+
+def _why_untrained(directory: pathlib.Path) -> str:
+    if (directory / run_dir.STUDY).exists():
+        runs = sorted(p.parent.name for p in directory.glob(f"*/{run_dir.MARK}"))
+        return f"{directory} holds several runs; name one of them: {', '.join(runs)}."
+    if (directory / run_dir.MARK).exists():
+        return f"{directory} holds no checkpoint yet: train it first."
+    return f"{directory} is no directory of a run: it holds no {run_dir.MARK}."
+
+
+def _stored_settings(
+    directory: pathlib.Path, exp: Experiment | None
+) -> dict[str, Any]:
+    """The fields of the experiment that a model needs; "data" None if in memory."""
+    names = ("model", "peft", "data", "dtype", "seed", "evaluate_batch", "device_bytes")
+    if exp is not None:
+        run_dir.same_experiment(directory, exp)
+    else:
+        with contextlib.suppress(UserError):
+            exp = run_dir.read_experiment(directory)
+    if exp is not None:
+        return {name: getattr(exp, name) for name in names}
+    stored = run_dir.read_json(directory / run_dir.MARK)["experiment"]
+    settings = {name: stored.get(name) for name in names}
+    try:
+        for name in ("model", "peft"):
+            settings[name] = serialization.from_json(settings[name])
+    except UserError as error:
+        raise UserError(
+            f"the model of {directory} can't be rebuilt from what is stored; load it "
+            "in the program that made it, with exp= (its tl.Experiment). The cause: "
+            f"{error}"
+        ) from None
+    return {**settings, "data": None}
+
+
+def _read_dataset(
+    directory: pathlib.Path, settings: Mapping[str, Any], meta: Mapping[str, Any]
+) -> tuple[Dataset | None, Exception | None]:
+    """(The target data with the run's splits, None) or (None, why they can't be)."""
+    data = settings["data"]
+    if data is None:
+        return None, None
+    try:
+        dataset = prepare(with_stored_size(data, meta), settings["seed"])
+        return splits.load_splits(directory / "splits.npz", dataset), None
+    except (UserError, OSError, ImportError) as error:
+        return None, error
+
+
+def with_stored_size(data: Data, meta: Mapping[str, Any]) -> Data:
+    """Data in the image size that a run used, where they name no size themselves.
+
+    Then it was the size that the run's pretrained weights expect.
+    """
+    stored = meta.get("preprocess", {})
+    if data.size is not None or not stored.get("size"):
+        return data
+    size, shortest = stored["size"], stored.get("shortest")
+    return dataclasses.replace(data, size=size, shortest=shortest)
+
+
+def _with_inputs(
+    directory: pathlib.Path, meta: Mapping[str, Any], dataset: Dataset | None
+) -> Mapping[str, Any]:
+    """A checkpoint's meta with the shapes that older versions did not store."""
+    if "inputs" in meta:
+        return meta
+    if dataset is None:
+        raise UserError(
+            f"{directory} does not store the shape of its inputs, and its data can't be "
+            "read; make the data available."
+        )
+    single = not isinstance(dataset.x, dict)
+    inputs, outputs = result.inputs(dataset), dataset.outputs
+    return {**meta, "inputs": inputs, "single": single, "outputs": outputs}
+
+
+def _network(config: Any, outputs: int) -> tuple[Any, Network]:
+    if isinstance(config, Network):
+        return config, config
+    if config.outputs is None:
+        config = dataclasses.replace(config, outputs=outputs)
+    return config, config.pure()
+
+
+def _weight_shapes(
+    network: Network,
+    peft: Any,
+    pre: preprocess.Preprocess,
+    meta: Mapping[str, Any],
+) -> tuple[Network, PyTree]:
+    """(The network as it was stored, {"params", "stats"} as trees of shapes).
+
+    A deployable reparametrization is stored merged, as the model's own parameters; any
+    other changes the network.
+    """
+    x = {
+        name: jnp.zeros((1, *shape.shape[1:]), shape.dtype)
+        for name, shape in input_specs(meta, 1).items()
+    }
+    x = preprocess.apply(pre, x["x"] if meta["single"] else x)
+    params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
+    if peft is not None and not peft.deployable:
+
+        def merged(params: PyTree) -> PyTree:
+            peft_params = peft.init(jax.random.key(0), params)
+            return peft.merge(params, peft_params, peft.constants(params))
+
+        network, params = peft.network(network), jax.eval_shape(merged, params)
+    return network, {"params": params, "stats": stats}
+
+
+def _check_shapes(
+    directory: pathlib.Path, shapes: PyTree, leaves: Mapping[str, Any]
+) -> None:
+    """Raises UserError where the checkpoint is not of this model."""
+    in_model = {p: tuple(x.shape) for p, x in trees.flatten(shapes).items()}
+    stored = {p: tuple(x.shape) for p, x in leaves.items()}
+    wrong = [p for p in {**in_model, **stored} if in_model.get(p) != stored.get(p)]
+    if wrong:
+        path = wrong[0]
+        raise UserError(
+            f"the checkpoint of {directory} is not of its model: {len(wrong)} arrays "
+            f"differ, {path} for one is {stored.get(path, 'missing')} in the checkpoint "
+            f"and {in_model.get(path, 'missing')} in the model."
+        )
