@@ -16,13 +16,14 @@ from jaxtl.core.types import Network, PyTree
 from jaxtl.data import streams
 from jaxtl.evaluation import forward
 from jaxtl.terms.base import feature_stage
-from jaxtl.training import experiment_file, run_dir, setup
+from jaxtl.training import experiment_file, setup
 from jaxtl.training.experiment import Experiment
+from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.run import Run
 
 
 def probe(
-    target: Run | Experiment | str | pathlib.Path,
+    target: Run | TrainedModel | Experiment | str | pathlib.Path,
     stage: str | None = None,
     strengths: Iterable[float] = STRENGTHS,
     **settings: Any,
@@ -41,7 +42,7 @@ def probe(
 
 
 def probes(
-    target: Run | Experiment | str | pathlib.Path,
+    target: Run | TrainedModel | Experiment | str | pathlib.Path,
     stages: Iterable[str] | str | None = "all",
     strengths: Iterable[float] = STRENGTHS,
     *,
@@ -73,7 +74,7 @@ def probes(
     run = open_run(target)
     strengths = linear_probe_fit.check_strengths(strengths)
     stages = _stages(run.network, stages)
-    dataset = run.parts.datasets["target"]
+    dataset = run.datasets["target"]
     solver = linear_probe_fit.resolve_solver(dataset.task, solver)
     splits = [n for n in ("train", "val", "test") if len(dataset.rows.get(n, ()))]
     linear_probe_fit.resolve_metric(dataset.task, solver, metric, "val" in splits)
@@ -99,29 +100,28 @@ def probes(
 
 
 def open_run(
-    target: Run | Experiment | str | pathlib.Path,
+    target: Run | TrainedModel | Experiment | str | pathlib.Path,
     *overrides: str,
     variant: str | None = None,
-) -> Run:
-    """Sets up a run from an experiment or its file, or reads one from its directory.
+) -> Run | TrainedModel:
+    """Sets up a run of an experiment or its file, or loads a stored run's model.
 
     Args:
-      target: a run, which is returned as it is; its directory; an experiment; or the
-        path of an experiment file.
+      target: a run or stored model, which is returned as it is; the directory of a
+        run; an experiment; or the path of an experiment file.
       *overrides: of an experiment file, such as "data.val=0.2".
       variant: name of the file's experiment, where it has several.
 
     Raises:
       UserError: several runs or variants where one is needed, or none.
     """
-    if isinstance(target, Run):
+    if isinstance(target, Run | TrainedModel):
         return target
     if isinstance(target, Experiment):
         return setup.setup(target)
     path = pathlib.Path(target)
     if path.is_dir():
-        check_single_run(path)
-        return setup.reopen(path)
+        return load_model(path)
     variants = experiment_file.read_file(path, *overrides).variants
     if variant is None and len(variants) == 1:
         return setup.setup(next(iter(variants.values())))
@@ -159,7 +159,7 @@ def _stages(network: Network, stages: Iterable[str] | str | None) -> tuple[str, 
 
 
 def features(
-    run: Run,
+    run: Run | TrainedModel,
     stages: Iterable[str],
     splits: Iterable[str] | Mapping[str, np.ndarray] = ("train",),
     *,
@@ -170,7 +170,7 @@ def features(
     """Computes the features of stages, one vector per example, in evaluation mode.
 
     Args:
-      run: the run whose network and data are used.
+      run: the run, or stored model, whose network and data are used.
       stages: names of the stages.
       splits: names of splits; or {name: rows} for any rows.
       batch: examples per forward pass; None takes the experiment's evaluate_batch.
@@ -180,7 +180,7 @@ def features(
     Returns:
       {split: {stage: (n, width)}}, in the order of the rows.
     """
-    dataset = run.parts.datasets[data]
+    dataset = run.datasets[data]
     if not isinstance(splits, Mapping):
         splits = {name: streams.split_rows(dataset, name) for name in splits}
     model = run.evaluation_model(data)

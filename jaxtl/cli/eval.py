@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Prints the metrics of a checkpoint on a split of the target data."""
     from jaxtl.evaluation.evaluate import evaluate
-    from jaxtl.training import setup
+    from jaxtl.training.load_model import load_model
 
-    run = setup.reopen(args.dir, args.which)
-    metrics = evaluate(run, args.split)
-    examples = len(run.parts.datasets["target"].rows[args.split])
+    model = load_model(args.dir, args.which)
+    metrics = evaluate(model, args.split)
+    examples = len(model.datasets["target"].rows[args.split])
     rows = [(name, formatting.metric_cell(metrics, name)) for name in metrics]
     title = (
         f"{args.dir}: {args.which} checkpoint on {args.split}, {examples:,} examples"

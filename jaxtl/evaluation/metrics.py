@@ -336,7 +336,7 @@ def monitored(found: dict[str, float], name: str) -> float:
     """Returns a metric by name; UserError with the nearest where there is none."""
     if name not in found:
         raise UserError(
-            f"monitor={name!r} is no metric of this task{nearest(name, found)} "
+            f"monitor={name!r} is not a metric of this task{nearest(name, found)} "
             f"(metrics: {', '.join(found)})."
         )
     return found[name]

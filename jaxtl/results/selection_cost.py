@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.evaluation import metrics
-from jaxtl.evaluation.model_selection import oracle
+from jaxtl.evaluation.model_selection import oracle_warning
 from jaxtl.results import settings
 
 LISTED = 6  # compared lines that a table lists one by one
@@ -36,7 +36,7 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
     if monitor in metrics.CRITERIA and monitor not in costs:
         return ""  # it was never a number
     if monitor not in costs:
-        start = oracle(monitor) if monitor else "The last checkpoint was kept"
+        start = oracle_warning(monitor) if monitor else "The last checkpoint was kept"
         cost = f"{_unit(metric)} {told}{many}"
         return f"{start}. Choosing without labels would have cost{cost}."
     value = _mean(k["criteria"][monitor]["value"] for k in known)

@@ -73,8 +73,13 @@ class Assembled:
     device_streams: Mapping[str, Any]
 
 
-def assemble(exp: Experiment) -> Assembled:
+def assemble(exp: Experiment, terms: Mapping[str, Term] | None = None) -> Assembled:
     """Puts an experiment together.
+
+    Args:
+      exp: the experiment.
+      terms: what training minimizes, {} for a run that is not trained; None takes the
+        experiment's terms, or its task's loss where it has none.
 
     Raises:
       UserError: for everything that can be wrong with an experiment.
@@ -88,7 +93,8 @@ def assemble(exp: Experiment) -> Assembled:
         optimizers.check(
             phase.optimizer, model.base_params, phase.base_mask, model.source
         )
-    terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
+    if terms is None:
+        terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
     program = _program(exp, datasets, model, phases, terms)
     prepared = _prepare_terms(exp, datasets, model, program, terms)
     program = program_of_phase(program, phases[0], model.peft_params, prepared.params)

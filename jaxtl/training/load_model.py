@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ class TrainedModel:
 
 def load_model(
     directory: str | pathlib.Path,
-    which: str = "best",
+    which: Literal["best", "last"] = "best",
     *,
     exp: Experiment | None = None,
 ) -> TrainedModel:
@@ -153,9 +153,7 @@ def load_model(
     )
 
 
-def input_specs(
-    meta: Mapping[str, Any], batch: Any
-) -> dict[str, jax.ShapeDtypeStruct]:
+def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """{input name: shape and dtype of a batch in stored units}, of `TrainedModel.meta`.
 
     Args:
@@ -172,16 +170,15 @@ def input_specs(
 
 def _why_untrained(directory: pathlib.Path) -> str:
     if (directory / run_dir.STUDY).exists():
-        runs = sorted(p.parent.name for p in directory.glob(f"*/{run_dir.MARK}"))
-        return f"{directory} holds several runs; name one of them: {', '.join(runs)}."
+        paths = directory.rglob(run_dir.MARK)
+        runs = sorted(str(path.parent.relative_to(directory)) for path in paths)
+        return f"{directory} holds several runs; name one of {', '.join(runs)}."
     if (directory / run_dir.MARK).exists():
         return f"{directory} holds no checkpoint yet: train it first."
     return f"{directory} is no directory of a run: it holds no {run_dir.MARK}."
 
 
-def _stored_settings(
-    directory: pathlib.Path, exp: Experiment | None
-) -> dict[str, Any]:
+def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[str, Any]:
     """The fields of the experiment that a model needs; "data" None if in memory."""
     names = ("model", "peft", "data", "dtype", "seed", "evaluate_batch", "device_bytes")
     if exp is not None:
@@ -239,8 +236,8 @@ def _with_inputs(
         return meta
     if dataset is None:
         raise UserError(
-            f"{directory} does not store the shape of its inputs, and its data can't be "
-            "read; make the data available."
+            f"{directory} does not store the shape of its inputs, and its data can't "
+            "be read; make the data available."
         )
     single = not isinstance(dataset.x, dict)
     inputs, outputs = result.inputs(dataset), dataset.outputs
@@ -293,6 +290,6 @@ def _check_shapes(
         path = wrong[0]
         raise UserError(
             f"the checkpoint of {directory} is not of its model: {len(wrong)} arrays "
-            f"differ, {path} for one is {stored.get(path, 'missing')} in the checkpoint "
-            f"and {in_model.get(path, 'missing')} in the model."
+            f"differ, {path} for one is {stored.get(path, 'missing')} in the "
+            f"checkpoint and {in_model.get(path, 'missing')} in the model."
         )

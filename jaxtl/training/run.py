@@ -18,6 +18,7 @@ from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import forward, metrics, model_selection
 from jaxtl.optim import optimizer as optimizers
+from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
 from jaxtl.training import build, compiled_step, frozen_stages
 from jaxtl.training import step as step_lib
@@ -53,10 +54,16 @@ class Run:
       resumed_at, session_seconds: the step this session began at, and its time.
     """
 
-    def __init__(self, exp: Experiment, directory: pathlib.Path | None = None):
+    def __init__(
+        self,
+        exp: Experiment,
+        directory: pathlib.Path | None = None,
+        *,
+        terms: Mapping[str, Term] | None = None,
+    ):
         self.exp = exp
         self.directory = directory
-        self.parts = build.assemble(exp)
+        self.parts = build.assemble(exp, terms)
         model_selection.check_monitor(self.datasets, exp.monitor)
         self.state: step_lib.State = self.parts.state
         self.program: Program = self.parts.program
@@ -207,6 +214,11 @@ class Run:
 
     def compile(self) -> compiled_step.Compiled:
         """Compiles the step for this run's shapes, once per process and shape."""
+        if not self.program.terms:
+            raise UserError(
+                "this run was reopened without its terms, so it can be evaluated but "
+                "not trained; tl.resume opens it to train on."
+            )
         if self.compiled is None:
             self.cached, self.program, note = frozen_stages.attach(self)
             self._drawn = (range(0), {})

@@ -13,10 +13,10 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import splits
 from jaxtl.evaluation import metrics
-from jaxtl.terms.base import Term
 from jaxtl.training import result, run_dir
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
+from jaxtl.training.load_model import with_stored_size
 from jaxtl.training.run import Run
 
 
@@ -102,44 +102,42 @@ def _same_rows(directory: pathlib.Path, stored: Any, current: Any) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Nothing(Term):
-    """Stands for the loss of a reopened run, which is not trained any more."""
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        return ("unlabelled",)
-
-    def __call__(self, context: Any):
-        return jnp.float32(0.0)
-
-
 def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> Run:
-    """A finished (or interrupted) run with its weights, to evaluate or export.
+    """A stored run with its weights, to evaluate, show or average it, not to train it.
 
-    The run's own checkpoint takes the place of its initial weights, so that whatever it
-    started from need not be there any more.
+    It has no terms and no streams but the target, so what its training read need not
+    exist any more, nor what it started from: its own checkpoint takes the place of the
+    initial weights. `load_model` loads the model alone, `resume` a run to train on.
+
+    Args:
+      out: the run's directory.
+      which: "best" or "last" weights.
+
+    Raises:
+      UserError: there is no trained run, or its experiment can't be rebuilt.
     """
-    exp = run_dir.read_experiment(pathlib.Path(out))
     init = pretrained.FromRun(str(out), which=which)
-    # What shaped its training is not needed to read it, and may be gone by now.
-    free = {"terms": {}, "streams": {}, "batch": 1, "accumulate": 1, "devices": 1}
-    free |= {"phases": (), "average": None, "param_shards": 1}
-    if exp.data.labels == 0:  # the task's own loss has no labels to read
-        free["terms"] = {"task": _Nothing()}
-    if exp.monitor in metrics.CRITERIA:  # the source is no longer there to choose by
-        free["monitor"] = "auto"
-    data, pre = exp.data, init.read().meta.get("preprocess", {})
-    if data.size is None and pre.get("size"):
-        # The size that the pretrained weights expect, where the data do not name one.
-        framing = {name: pre.get(name) for name in ("size", "shortest")}
-        data = dataclasses.replace(data, **framing)
-    exp = dataclasses.replace(exp, init=init, data=data, **free)
-    if exp.peft is None or exp.peft.deployable:
-        return Run(dataclasses.replace(exp, peft=None))
-    # The stored parameters are the merged ones: what was added is no part of the base.
     weights = init.read()
-    run = Run(dataclasses.replace(exp, init=None))
+    exp = run_dir.read_experiment(pathlib.Path(out))
+    one_device = {"devices": 1, "param_shards": 1, "accumulate": 1}
+    exp = dataclasses.replace(
+        exp,
+        init=init,
+        data=with_stored_size(exp.data, weights.meta),
+        terms={},
+        streams={},
+        statistics=None,
+        phases=(),
+        average=None,
+        # A criterion that reads the source can't be measured without it.
+        monitor="auto" if exp.monitor in metrics.CRITERIA else exp.monitor,
+        **one_device,
+    )
+    if exp.peft is None or exp.peft.deployable:
+        return Run(dataclasses.replace(exp, peft=None), terms={})
+    # The network has the parameters that the reparametrization added, which no initial
+    # weights can have.
+    run = Run(dataclasses.replace(exp, init=None), terms={})
     shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
     stored = trees.flatten(weights.params)
     if {p: x.shape for p, x in stored.items()} != shapes:

@@ -51,7 +51,7 @@ def run(place):
 
 def mlp_features(run, split):
     """Features {stage: array} of a split, computed in float64, and its labels."""
-    data = run.parts.datasets["target"]
+    data = run.datasets["target"]
     rows = data.rows[split]
     params, _ = run.weights("best")
     h, features = data.x[rows].reshape(len(rows), -1) / 16.0, {}
@@ -64,7 +64,7 @@ def mlp_features(run, split):
 def test_features_are_outputs_of_stages_in_evaluation_mode(run):
     splits = ("train", "val", "test")
     features = linear_probe.features(run, STAGES, splits, batch=64)
-    assert len(run.parts.datasets["target"].rows["val"]) % 64, "the last one is padded"
+    assert len(run.datasets["target"].rows["val"]) % 64, "the last one is padded"
     for split in splits:
         expected, _ = mlp_features(run, split)
         for stage in STAGES:
@@ -80,11 +80,10 @@ def test_one_pass_serves_all_splits_and_stages(run):
     assert compiled._cache_size() == 1
 
 
-def test_features_of_streamed_data_are_equal(run, monkeypatch):
+def test_features_of_streamed_data_are_equal(run):
     resident = linear_probe.features(run, ("layer2",), ("val",))
-    exp = dataclasses.replace(run.exp, device_bytes=0)
-    monkeypatch.setattr(run, "exp", exp)
-    streamed = linear_probe.features(run, ("layer2",), ("val",), batch=64)
+    host = dataclasses.replace(run, device_bytes=0)
+    streamed = linear_probe.features(host, ("layer2",), ("val",), batch=64)
     np.testing.assert_allclose(
         streamed["val"]["layer2"], resident["val"]["layer2"], rtol=1e-5, atol=1e-6
     )
@@ -199,7 +198,7 @@ def test_the_command_takes_files_overrides_and_ridge(place, tmp_path, capsys):
         (["two.py", "--variant", "tow"], "choose one; did you mean 'two'"),
         (["one.py", "data.val=0", "monitor=None"], "on a val split, and there is none"),
         (["run", "--plot", "/nowhere/x.png"], "--plot /nowhere/x.png: expected a file"),
-        (["."], "there is no experiment.json"),
+        (["."], "it holds no experiment.json"),
     ],
 )
 def test_invalid_input_is_reported_in_one_sentence(place, arguments, text, capsys):
@@ -210,9 +209,8 @@ def test_invalid_input_is_reported_in_one_sentence(place, arguments, text, capsy
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_language_model_has_no_classes_to_probe(run, monkeypatch):
-    target = dataclasses.replace(run.parts.datasets["target"], task="language")
-    parts = dataclasses.replace(run.parts, datasets={"target": target})
-    monkeypatch.setattr(run, "parts", parts)
+def test_a_language_model_has_no_classes_to_probe(run):
+    target = dataclasses.replace(run.datasets["target"], task="language")
+    run = dataclasses.replace(run, dataset=target)
     with pytest.raises(UserError, match="task='language': linear probes are for"):
         linear_probe.probe(run)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_evaluation_on_val_has_the_criteria(trained):
 
 def test_a_labelled_target_has_none_of_it(trained):
     run = tl.setup(adaptation(data=arrays(1), terms={}, streams={}))
-    assert not model_selection.label_free(run.parts)
+    assert not model_selection.is_label_free(run.datasets)
     assert run.monitor == "accuracy"
     assert not set(tl.evaluate(run, "val")) & set(CRITERIA)
     assert "monitor" not in run.notes
@@ -122,19 +123,22 @@ def test_a_labelled_target_has_none_of_it(trained):
 def test_rows_on_the_host_and_in_batches_give_the_same(trained, evaluate_batch):
     run, _ = trained()
     other = tl.setup(adaptation(evaluate_batch=evaluate_batch, device_bytes=0))
-    found = model_selection.measure(other, *run.weights())
-    expected = model_selection.measure(run, *run.weights())
+    found = model_selection.measure_criteria(other, *run.weights())
+    expected = model_selection.measure_criteria(run, *run.weights())
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_at_most_two_thousand_rows_are_looked_at_always_the_same():
-    some = model_selection._some(np.arange(7000)[::-1], 2000)
-    assert len(np.unique(some)) == 2000
-    assert (np.diff(some) > 0).all()
-    np.testing.assert_array_equal(some, model_selection._some(np.arange(7000), 2000))
-    np.testing.assert_array_equal(
-        model_selection._some(np.arange(9), 2000), np.arange(9)
-    )
+def test_criteria_read_at_most_two_thousand_rows_always_the_same():
+    def target_rows(unlabelled):
+        rows = {"train": np.arange(0), "unlabelled": unlabelled}
+        target = types.SimpleNamespace(rows=rows, task="classification")
+        return model_selection.criteria_rows({"target": target}).target
+
+    rows = target_rows(np.arange(7000)[::-1])
+    assert len(np.unique(rows)) == 2000
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(rows, target_rows(np.arange(7000)))
+    np.testing.assert_array_equal(target_rows(np.arange(9)), np.arange(9))
 
 
 def test_the_source_chooses_unless_told_otherwise(trained):
@@ -246,7 +250,7 @@ SHOT = {
 def test_without_a_source_predictions_choose():
     run = tl.setup(adaptation(**SHOT))
     assert run.monitor == "bnm"
-    assert model_selection.known(run.parts) == ("entropy", "snd", "bnm")
+    assert model_selection.available_criteria(run.datasets) == ("entropy", "snd", "bnm")
 
 
 UNHELD = arrays(val=0, class_names=("a", "b", "c"))
@@ -255,7 +259,7 @@ UNHELD = arrays(val=0, class_names=("a", "b", "c"))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({**SHOT, "monitor": "dev"}, "monitor='dev' looks at a labelled source, but"),
+        ({**SHOT, "monitor": "dev"}, "monitor='dev' reads a labelled source, but"),
         (
             {"streams": {"source": UNHELD}, "monitor": "source_accuracy"},
             r"needs validation rows of the source, .* raise the val of streams\['so",
@@ -266,9 +270,12 @@ UNHELD = arrays(val=0, class_names=("a", "b", "c"))
         ),
         (
             {"monitor": "sdn"},
-            "monitor='sdn' is no metric of this task; did you mean 's",
+            "monitor='sdn' is not a metric of this task; did you mean 's",
         ),
-        ({"monitor": "source_mse"}, "'source_mse' is no criterion of a classification"),
+        (
+            {"monitor": "source_mse"},
+            "'source_mse' is not a criterion of a classification",
+        ),
         (
             {"data": arrays(labels=0, val=0), "streams": {"source": arrays(1)}},
             "monitor='auto' needs a val split, but the data's is empty",
@@ -286,7 +293,7 @@ def test_frozen_stages_are_read_from_the_cache():
     run = tl.setup(adaptation(optim=optim, cache="memory", terms=terms))
     run.advance(3)
     assert run.cached is not None
-    assert model_selection.measure(run, *run.weights()) == pytest.approx(
+    assert model_selection.measure_criteria(run, *run.weights()) == pytest.approx(
         by_hand(run), rel=1e-4
     )
 
@@ -298,11 +305,11 @@ def test_a_finished_run_opens_again_without_its_source(tmp_path):
     )
     run = tl.setup(exp, tmp_path / "run")
     result = tl.train(run, progress=False)
-    again = setup.reopen(tmp_path / "run")
-    assert tl.evaluate(again, "test") == pytest.approx(result["test"], rel=1e-4)
-    found = tl.evaluate(again, "val")
+    model = tl.load_model(tmp_path / "run")
+    assert tl.evaluate(model, "test") == pytest.approx(result["test"], rel=1e-4)
+    found = tl.evaluate(model, "val")
     assert found["snd"] == pytest.approx(result["val"]["snd"], rel=1e-4)
     assert "dev" not in found
-    assert again.monitor == "bnm"
+    assert setup.reopen(tmp_path / "run").monitor == "bnm"
     resumed = setup.resume(tmp_path / "run")
     assert resumed.monitor == "source_accuracy"

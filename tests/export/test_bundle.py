@@ -474,7 +474,7 @@ def test_what_is_no_run_is_told(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     (tmp_path / "seed0").mkdir()
     (tmp_path / "seed0" / "experiment.json").write_text("{}")
-    with pytest.raises(UserError, match="several runs; name one of them: seed0"):
+    with pytest.raises(UserError, match="several runs; name one of seed0"):
         write_bundle.export(tmp_path, tmp_path / "out")
 
 

@@ -192,7 +192,7 @@ CASES = {
     ),
     "unknown monitor": (
         lambda e: {"monitor": "acuracy"},
-        r"monitor='acuracy' is no metric of this task; did you mean 'accuracy'\?",
+        r"monitor='acuracy' is not a metric of this task; did you mean 'accuracy'\?",
     ),
     "another task's loss": (
         lambda e: {"terms": {"task": tl.losses.SquaredError()}},

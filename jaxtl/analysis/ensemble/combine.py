@@ -1,26 +1,29 @@
-"""Combining the outputs of several models, and mending their calibration.
+"""Methods that combine the outputs of several models, and calibration of the result.
 
 Pure functions on the host, in numpy float64. Every combination takes the members'
-outputs before the output activation, (members, n, outputs), and returns the same kind
-of thing for the ensemble, (n, outputs), so that every metric reads it like a model's.
+outputs before the output activation, (members, n, outputs), and returns
+those of the ensemble, (n, outputs), which every metric reads like a single model's.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 
-# Breaks ties of votes and no more: weights differ by more than that, or not at all.
-_TIE = 1e-9
-_LEAST = 1e-12  # of a probability, before its logarithm
+# Small enough to break ties between votes only: their weights are equal or differ by
+# more than that.
+_TIE_BREAK = 1e-9
+_MIN_PROBABILITY = 1e-12  # before its logarithm is taken
 TEMPERATURES = (0.01, 100.0)
 
 
-def _outputs(outputs) -> np.ndarray:
+def _as_outputs(outputs: ArrayLike) -> np.ndarray:
     outputs = np.asarray(outputs, np.float64)
     if outputs.ndim != 3:
         raise UserError(
@@ -29,60 +32,64 @@ def _outputs(outputs) -> np.ndarray:
     return outputs
 
 
-def average_probabilities(logits, weights=None) -> np.ndarray:
-    """log of the mean over members of softmax(logits): a mixture's log-probabilities.
+def average_probabilities(
+    logits: ArrayLike, weights: ArrayLike | None = None
+) -> np.ndarray:
+    """Log of the mean over members of softmax(logits): a mixture's log-probabilities.
 
     Args:
       logits: (M, n, K).
       weights: not used, as in every average.
 
     Returns:
-      (n, K), normalised.
+      (n, K), normalized.
 
     References:
       Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation
       using Deep Ensembles, NeurIPS 2017, section 2.4.
     """
-    log_p = special.log_softmax(_outputs(logits), axis=-1)
+    log_p = special.log_softmax(_as_outputs(logits), axis=-1)
     return special.logsumexp(log_p, axis=0) - np.log(len(log_p))
 
 
-def average_label_probabilities(logits, weights=None) -> np.ndarray:
+def average_label_probabilities(
+    logits: ArrayLike, weights: ArrayLike | None = None
+) -> np.ndarray:
     """Logit of the mean over members of σ(logits), for independent labels.
 
     Args:
       logits: (M, n, L).
       weights: not used.
     """
-    logits = _outputs(logits)
+    logits = _as_outputs(logits)
     # log σ(z) and log σ(−z) keep what 1 − σ(z) would round away.
     yes = special.logsumexp(-np.logaddexp(0, -logits), axis=0)
     return yes - special.logsumexp(-np.logaddexp(0, logits), axis=0)
 
 
-def average_outputs(outputs, weights=None) -> np.ndarray:
+def average_outputs(outputs: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
     """Mean over members: of targets in regression, of logits in classification.
 
-    The mean of logits is the normalised geometric mean of the members' probabilities.
+    The mean of logits is the normalized geometric mean of the members' probabilities.
     """
-    return _outputs(outputs).mean(0)
+    return _as_outputs(outputs).mean(0)
 
 
-def hard_vote(logits, weights=None) -> np.ndarray:
-    """log of the share of members that choose each class; each has one vote.
+def hard_vote(logits: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Log of the share of members that choose each class; each has one vote.
 
     A tie goes to the class with the larger mean probability over all members, then to
     the first. A class without a vote gets log(1e-9 · mean probability), so the shares
-    are no likelihoods and their NLL means nothing.
+    are not likelihoods and their NLL is meaningless.
 
     Args:
       logits: (M, n, K).
       weights: not used.
     """
-    return _shares(_outputs(logits), np.ones(len(logits)))
+    return _shares(_as_outputs(logits), np.ones(len(logits)))
 
 
-def weighted_vote(logits, weights) -> np.ndarray:
+def weighted_vote(logits: ArrayLike, weights: ArrayLike) -> np.ndarray:
     """As `hard_vote`, with votes that count `weights` (the validation accuracies).
 
     Args:
@@ -93,7 +100,7 @@ def weighted_vote(logits, weights) -> np.ndarray:
       Littlestone, Warmuth, The Weighted Majority Algorithm, 1994 (the rule; its weights
       are learned online there).
     """
-    return _shares(_outputs(logits), np.asarray(weights, np.float64))
+    return _shares(_as_outputs(logits), np.asarray(weights, np.float64))
 
 
 def _shares(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -104,8 +111,8 @@ def _shares(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
         )
     votes = np.eye(logits.shape[-1])[logits.argmax(-1)]
     shares = np.tensordot(weights / weights.sum(), votes, 1)
-    tied = shares + _TIE * np.exp(average_probabilities(logits))
-    return np.log(np.maximum(tied, np.finfo(np.float64).tiny))
+    shares = shares + _TIE_BREAK * np.exp(average_probabilities(logits))
+    return np.log(np.maximum(shares, np.finfo(np.float64).tiny))
 
 
 METHODS: dict[str, dict[str, Callable]] = {
@@ -125,16 +132,22 @@ VOTES = ("hard_vote", "weighted_vote")
 STACKING = "stacking"
 
 
-def methods(task: str) -> tuple[str, ...]:
-    """Returns the names of the ways to combine a task's models, () if there is none."""
+def method_names(task: str) -> tuple[str, ...]:
+    """Names of the methods that combine a task's models, () if there is none."""
     learned = (STACKING,) if task in ("classification", "regression") else ()
     return (*METHODS.get(task, {}), *learned)
 
 
 def stacking(
-    val, labels, test, *, task="classification", estimator=None, folds: int = 5
+    val: ArrayLike,
+    labels: ArrayLike,
+    test: ArrayLike,
+    *,
+    task: str = "classification",
+    estimator: Any = None,
+    folds: int = 5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Learns on validation predictions how members are best put together.
+    """Fits a meta-learner on validation predictions that combines the members.
 
     The meta-learner reads the members' log-probabilities, or their outputs in
     regression, side by side: (n, M · K).
@@ -142,12 +155,12 @@ def stacking(
     Args:
       val: (M, n, K) members' outputs on validation.
       labels: (n,) classes, or (n, K) targets.
-      test: (M, m, K) members' outputs where the ensemble is to predict.
+      test: (M, m, K) members' outputs for the examples to predict.
       task: "classification" or "regression".
       estimator: any scikit-learn classifier or regressor; None takes
-        LogisticRegression or Ridge. Without `predict_proba` its choice counts as
-        certain.
-      folds: parts of the validation examples, stratified by class.
+        LogisticRegression or Ridge. Without `predict_proba` the predicted class
+        gets the probability 1.
+      folds: number of parts of the validation examples, stratified by class.
 
     Returns:
       ((n, K) out-of-fold predictions on validation, to score it by; (m, K) predictions
@@ -156,22 +169,22 @@ def stacking(
     References:
       Wolpert, Stacked Generalization, Neural Networks 5 (1992).
     """
-    val, test = _outputs(val), _outputs(test)
+    val, test = _as_outputs(val), _as_outputs(test)
     learner = _learner(task) if estimator is None else estimator
     classes = val.shape[-1] if task == "classification" else 0
     labels = np.asarray(labels) if classes else np.reshape(labels, (val.shape[1], -1))
     folds = min(folds, len(labels))
     if folds < 2:
         raise UserError("stacking needs at least two validation examples.")
-    x, new = _side_by_side(val, classes), _side_by_side(test, classes)
-    held_out = np.zeros(val.shape[1:])
-    for rows, rest in _folds(labels, folds, classes):
-        made = _fitted(learner, x[rows], labels[rows])
-        held_out[rest] = _predicted(made, x[rest], classes)
-    return held_out, _predicted(_fitted(learner, x, labels), new, classes)
+    x, x_test = _features(val, classes), _features(test, classes)
+    out_of_fold = np.zeros(val.shape[1:])
+    for fit_rows, held_out in _folds(labels, folds, classes):
+        fitted = _fit(learner, x[fit_rows], labels[fit_rows])
+        out_of_fold[held_out] = _predict(fitted, x[held_out], classes)
+    return out_of_fold, _predict(_fit(learner, x, labels), x_test, classes)
 
 
-def _learner(task: str):
+def _learner(task: str) -> Any:
     from sklearn import linear_model
 
     if task == "classification":
@@ -179,15 +192,19 @@ def _learner(task: str):
     return linear_model.Ridge()
 
 
-def _side_by_side(outputs: np.ndarray, classes: int) -> np.ndarray:
+def _features(outputs: np.ndarray, classes: int) -> np.ndarray:
+    """The meta-learner's input: (M, n, K) as (n, M · K)."""
     if classes:
-        # A certain member's −1000 would drown the others.
-        outputs = np.maximum(special.log_softmax(outputs, axis=-1), np.log(_LEAST))
+        # A log-probability of −1000 would dominate all other features.
+        least = np.log(_MIN_PROBABILITY)
+        outputs = np.maximum(special.log_softmax(outputs, axis=-1), least)
     return np.concatenate(list(outputs), axis=-1)
 
 
-def _folds(labels, count: int, classes: int) -> list:
-    """Returns [(rows to fit on, rows held out)], stratified where classes are large."""
+def _folds(
+    labels: np.ndarray, count: int, classes: int
+) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    """(Rows to fit on, rows held out) of each fold, stratified where classes allow."""
     from sklearn import model_selection
 
     settings = {"n_splits": count, "shuffle": True, "random_state": 0}
@@ -195,13 +212,13 @@ def _folds(labels, count: int, classes: int) -> list:
     if classes and np.bincount(labels.astype(int)).max() >= count:
         kind = model_selection.StratifiedKFold
     with warnings.catch_warnings():
-        # A class with fewer examples than folds is missing from some; that can't be
-        # helped.
+        # scikit-learn warns of a class that is missing from some folds because it has
+        # fewer examples than there are folds.
         warnings.simplefilter("ignore", UserWarning)
         return list(kind(**settings).split(labels, labels if classes else None))
 
 
-def _fitted(learner, x, labels):
+def _fit(learner: Any, x: np.ndarray, labels: np.ndarray) -> Any:
     from sklearn import base
 
     try:
@@ -213,8 +230,8 @@ def _fitted(learner, x, labels):
         ) from error
 
 
-def _predicted(fitted, x, classes: int) -> np.ndarray:
-    """Returns (n, K) log-probabilities, or (n, K) outputs where classes is 0."""
+def _predict(fitted: Any, x: np.ndarray, classes: int) -> np.ndarray:
+    """Log-probabilities (n, K), or outputs (n, K) where `classes` is 0."""
     if not classes:
         return np.reshape(fitted.predict(x), (len(x), -1))
     p = np.zeros((len(x), classes))
@@ -222,12 +239,12 @@ def _predicted(fitted, x, classes: int) -> np.ndarray:
         p[:, np.asarray(fitted.classes_).astype(int)] = fitted.predict_proba(x)
     else:
         p[np.arange(len(x)), np.asarray(fitted.predict(x)).astype(int)] = 1.0
-    p = np.maximum(p, _LEAST)
+    p = np.maximum(p, _MIN_PROBABILITY)
     return np.log(p / p.sum(-1, keepdims=True))
 
 
-def temperature(logits, labels) -> float:
-    """Returns the T > 0 that minimises the NLL of softmax(logits / T).
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Finds the T > 0 that minimizes the NLL of softmax(logits / T).
 
     The NLL is convex in 1/T; its slope's zero is bracketed, so the minimum is exact to
     rounding. T stays in [0.01, 100]: where every label is the largest logit, NLL falls
@@ -242,27 +259,29 @@ def temperature(logits, labels) -> float:
       2017, section 4.2.
     """
     logits = np.asarray(logits, np.float64)
-    # Shifting an example's logits changes no probability, and keeps products small.
+    # Shifting an example's logits changes no probability and keeps products small.
     logits = logits - logits.max(-1, keepdims=True)
-    hit = logits[np.arange(len(logits)), np.asarray(labels).astype(int)].mean()
+    target = logits[np.arange(len(logits)), np.asarray(labels).astype(int)].mean()
 
-    def slope(log_t):
+    def slope(log_t: float) -> float:
         p = special.softmax(logits / np.exp(log_t), axis=-1)
-        return (p * logits).sum(-1).mean() - hit
+        return (p * logits).sum(-1).mean() - target
 
-    if not logits.any():  # every class alike: no temperature changes anything
+    if not logits.any():  # equal logits: no temperature changes the NLL
         return 1.0
     low, high = np.log(TEMPERATURES)
-    if slope(low) <= 0:  # NLL falls with 1/T all the way
+    if slope(low) <= 0:  # the NLL decreases in 1/T over the whole interval
         return TEMPERATURES[0]
     if slope(high) >= 0:
         return TEMPERATURES[1]
     return float(np.exp(optimize.brentq(slope, low, high, xtol=1e-12)))
 
 
-def calibration(logits, labels, scale: float = 1.0) -> dict[str, float]:
-    """Returns {"nll", "ece", "brier"} of softmax(logits / scale)."""
-    scaled = np.asarray(logits, np.float64) / scale
+def calibration_metrics(
+    logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
+) -> dict[str, float]:
+    """Computes {"nll", "ece", "brier"} of softmax(logits / temperature)."""
+    scaled = np.asarray(logits, np.float64) / temperature
     return {
         "nll": metrics.nll(scaled, labels),
         "ece": metrics.ece(scaled, labels),

@@ -1,19 +1,20 @@
 """Ensembles of finished runs: each member evaluated once, combined in several ways.
 
-What is chosen or fitted (a way to combine, votes' weights, a meta-learner, a
+All that is chosen or fitted (the method, the weights of votes, a meta-learner, a
 temperature) is chosen on validation; the test split is read once, at the end.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxtl.analysis.ensemble import combine
-from jaxtl.analysis.ensemble import members as ensemble_members
+from jaxtl.analysis.ensemble.members import Member, load_members, predict_members
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import metrics
 from jaxtl.training.run import Run
 
@@ -21,13 +22,13 @@ SPLITS = ("test", "val")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
-    """What one member or one way to combine them achieves.
+class MethodMetrics:
+    """Metrics of one member, or of one method that combines them.
 
     Attributes:
-      name: the member's, or the method's.
+      name: of the member or the method.
       val: metrics on validation; of a meta-learner they are out-of-fold.
-      test: metrics on the split that was asked for.
+      test: metrics on the reported split.
       temperature: fitted on validation; None where outputs are no log-probabilities.
       scaled: {"nll", "ece", "brier"} on that split, after temperature scaling.
     """
@@ -41,41 +42,42 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Members and combinations of them, side by side.
+    """Members, and methods that combine them, side by side.
 
     Attributes:
       task: of the runs.
-      split: that the lines' `test` is of.
-      metric: what was chosen by, on validation.
-      members, methods: a line each, in the order given and in that of `combine`.
+      split: the reported split, of which `MethodMetrics.test` is.
+      metric: that chose on validation.
+      members: metrics of each member, in the order given.
+      methods: metrics of each method, in the order of `combine.method_names`.
       best_member: name of the best single member on validation.
-      method: name of the chosen method: the one asked for, or the best on validation.
+      method: name of the chosen method: the requested one, or the best on validation.
       examples: {split: count}.
-      logits: (examples, outputs) of the chosen method on the split.
+      logits: (examples, outputs) of the chosen method on the reported split.
     """
 
     task: str
     split: str
     metric: str
-    members: list[Line]
-    methods: list[Line]
+    members: list[MethodMetrics]
+    methods: list[MethodMetrics]
     best_member: str
     method: str
     examples: dict[str, int]
     logits: np.ndarray
 
     @property
-    def chosen(self) -> Line:
-        """The line of the chosen method."""
-        return next(line for line in self.methods if line.name == self.method)
+    def chosen(self) -> MethodMetrics:
+        """The metrics of the chosen method."""
+        return next(entry for entry in self.methods if entry.name == self.method)
 
-    def to_json(self) -> dict:
-        """Returns everything but the logits, as JSON values."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del found["logits"]
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the logits, as JSON values."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["logits"]
         for kind in ("members", "methods"):
-            found[kind] = [dataclasses.asdict(line) for line in found[kind]]
-        return found
+            fields[kind] = [dataclasses.asdict(entry) for entry in fields[kind]]
+        return fields
 
 
 def ensemble(
@@ -91,10 +93,10 @@ def ensemble(
     Args:
       runs: directories of runs, of which one that holds several (a variant's seeds)
         gives all; or runs in memory.
-      method: one of `combine.methods(task)`, or "auto" to compare all of them and
+      method: one of `combine.method_names(task)`, or "auto" to compare all of them and
         choose on validation.
-      split: what to report on, "test" or "val".
-      which: "best" or "last" checkpoint of each run.
+      split: the split to report on, "test" or "val".
+      which: "best" or "last" weights of each run.
       estimator: scikit-learn meta-learner of the method "stacking".
 
     Raises:
@@ -104,111 +106,141 @@ def ensemble(
     if split not in SPLITS:
         raise UserError(
             f"split={split!r}{nearest(split, SPLITS)}: an ensemble reports on 'test', "
-            "or on 'val' while the test split is to stay unseen."
+            "or on 'val' to leave the test split unseen."
         )
-    known = {"auto", *(m for task in combine.METHODS for m in combine.methods(task))}
-    if method not in known:
+    names = {name for task in combine.METHODS for name in combine.method_names(task)}
+    if method not in {"auto", *names}:
         raise UserError(
-            f"method={method!r} is unknown{nearest(method, known)} "
-            f"(known: {', '.join(sorted(known))})."
+            f"method={method!r} is unknown{nearest(method, names)} "
+            f"(methods: {', '.join(sorted({'auto', *names}))})."
         )
-    read = ensemble_members.read(runs, which)
-    dataset = read[0].dataset
-    task, names = dataset.task, _methods(dataset.task, method)
+    members = load_members(runs, which)
+    dataset = members[0].dataset
+    methods = _methods(dataset.task, method)
     splits = tuple(dict.fromkeys(("val", split)))
-    _splits(dataset, splits)
-    outputs = ensemble_members.evaluate(read, splits)
+    _check_splits(dataset, splits)
+    logits = predict_members(members, splits)
     labels = {name: dataset.y_clean[dataset.rows[name]] for name in splits}
-    return _compare(task, split, read, names, outputs, labels, estimator)
+    return _compare(members, methods, split, logits, labels, estimator)
 
 
 def _methods(task: str, method: str) -> tuple[str, ...]:
-    known = combine.methods(task)
-    if not known:
+    names = combine.method_names(task)
+    if not names:
         raise UserError(
-            f"the runs' task is {task!r}, whose models are scored without keeping "
+            f"the runs' task is {task!r}, whose models are evaluated without keeping "
             "their outputs, so there is nothing to combine."
         )
-    if method != "auto" and method not in known:
+    if method != "auto" and method not in names:
         raise UserError(
-            f"method={method!r} is no way to combine models of the task {task!r} "
-            f"(known: auto, {', '.join(known)})."
+            f"method={method!r} does not combine models of the task {task!r} "
+            f"(methods: auto, {', '.join(names)})."
         )
-    return known if method == "auto" else (method,)
+    return names if method == "auto" else (method,)
 
 
-def _splits(dataset, splits: Iterable[str]) -> None:
+def _check_splits(dataset: Dataset, splits: Iterable[str]) -> None:
+    purpose = {"val": "choose a method and fit temperatures on", "test": "test on"}
     for name in splits:
         if len(dataset.rows.get(name, ())) == 0:
-            why = {"val": "choose a method and fit temperatures on", "test": "test on"}
             raise UserError(
-                f"the runs' data ({dataset.name}) have no {name} split to {why[name]}; "
-                f"train them with data.{name} above 0."
+                f"the runs' data ({dataset.name}) have no {name} split to "
+                f"{purpose[name]}; train them with data.{name} above 0."
             )
 
 
-def _compare(task, split, read, names, outputs, labels, estimator) -> Ensemble:
+def _compare(
+    members: Sequence[Member],
+    methods: Sequence[str],
+    split: str,
+    logits: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    estimator: Any,
+) -> Ensemble:
+    """Combines the members' logits by every method, and chooses on validation."""
+    task = members[0].dataset.task
     metric = metrics.main(task)
-    singles = [
-        _line(m.name, task, outputs["val"][i], outputs[split][i], labels, split)
-        for i, m in enumerate(read)
+    labels_pair = labels["val"], labels[split]
+    of_members = [
+        _measure(member.name, task, (logits["val"][i], logits[split][i]), labels_pair)
+        for i, member in enumerate(members)
     ]
-    weights = [line.val[metric] for line in singles]
-    made, lines = {}, []
-    for name in names:
+    weights = [entry.val[metric] for entry in of_members]
+    combined = {}
+    for name in methods:
         if name == combine.STACKING:
-            pair = combine.stacking(
-                outputs["val"],
-                labels["val"],
-                outputs[split],
-                task=task,
-                estimator=estimator,
-            )
-            # On val itself the meta-learner is scored by what it had not seen.
-            made[name] = (pair[0], pair[0] if split == "val" else pair[1])
+            combined[name] = _stack(task, split, logits, labels["val"], estimator)
         else:
-            fn = combine.METHODS[task][name]
-            made[name] = fn(outputs["val"], weights), fn(outputs[split], weights)
-        lines.append(_line(name, task, *made[name], labels, split))
-    best = _best(lines, metric).name
+            function = combine.METHODS[task][name]
+            combined[name] = tuple(
+                function(logits[part], weights) for part in ("val", split)
+            )
+    of_methods = [
+        _measure(name, task, pair, labels_pair) for name, pair in combined.items()
+    ]
+    best = _best(of_methods, metric).name
     return Ensemble(
         task=task,
         split=split,
         metric=metric,
-        members=singles,
-        methods=lines,
-        best_member=_best(singles, metric).name,
+        members=of_members,
+        methods=of_methods,
+        best_member=_best(of_members, metric).name,
         method=best,
         examples={name: len(y) for name, y in labels.items()},
-        logits=made[best][1],
+        logits=combined[best][1],
     )
 
 
-def _line(name, task, val, test, labels, split) -> Line:
-    found = [_metrics(task, val, labels["val"]), _metrics(task, test, labels[split])]
+def _stack(
+    task: str,
+    split: str,
+    logits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    estimator: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Out-of-fold predictions on validation, predictions on the reported split)."""
+    out_of_fold, predicted = combine.stacking(
+        logits["val"], labels, logits[split], task=task, estimator=estimator
+    )
+    # A report on val must not use predictions for examples that were fitted on.
+    return out_of_fold, out_of_fold if split == "val" else predicted
+
+
+def _measure(
+    name: str,
+    task: str,
+    logits: tuple[np.ndarray, np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray],
+) -> MethodMetrics:
+    """Metrics on (val, the reported split) of logits (n, outputs) each."""
+    val, test = (_metrics(task, z, y) for z, y in zip(logits, labels))
     if task != "classification":
-        return Line(name=name, val=found[0], test=found[1])
+        return MethodMetrics(name=name, val=val, test=test)
     if name in combine.VOTES:
-        for one in found:
-            del one["nll"]
-        return Line(name=name, val=found[0], test=found[1])
-    scale = combine.temperature(val, labels["val"])
-    scaled = combine.calibration(test, labels[split], scale)
-    return Line(
-        name=name, val=found[0], test=found[1], temperature=scale, scaled=scaled
+        del val["nll"], test["nll"]
+        return MethodMetrics(name=name, val=val, test=test)
+    temperature = combine.fit_temperature(logits[0], labels[0])
+    return MethodMetrics(
+        name=name,
+        val=val,
+        test=test,
+        temperature=temperature,
+        scaled=combine.calibration_metrics(logits[1], labels[1], temperature),
     )
 
 
-def _metrics(task: str, logits, labels) -> dict[str, float]:
-    found = metrics.compute(task, logits, labels)
+def _metrics(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    values = metrics.compute(task, logits, labels)
     if task == "classification":
-        found["brier"] = metrics.brier(logits, labels)
-    return found
+        values["brier"] = metrics.brier(logits, labels)
+    return values
 
 
-def _best(lines: list[Line], metric: str) -> Line:
-    """Returns the best on validation; of equals the smaller NLL's, then the first."""
+def _best(entries: Sequence[MethodMetrics], metric: str) -> MethodMetrics:
+    """The best on validation; of equal ones the smallest NLL's, then the first."""
     sign = -1 if metrics.higher_is_better(metric) else 1
     return min(
-        lines, key=lambda line: (sign * line.val[metric], line.val.get("nll", np.inf))
+        entries,
+        key=lambda entry: (sign * entry.val[metric], entry.val.get("nll", np.inf)),
     )

@@ -1,11 +1,11 @@
-"""Members of an ensemble: finished runs, read, held against each other, evaluated."""
+"""Members of an ensemble: finished runs, loaded, compared and evaluated."""
 
 import dataclasses
 import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,11 @@ import numpy as np
 from jaxtl.core import config, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import splits as carving
-from jaxtl.data import streams
+from jaxtl.data import splits, streams
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation import forward
-from jaxtl.training import run_dir, setup
+from jaxtl.training import run_dir
+from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.run import Run
 
 
@@ -27,90 +27,109 @@ class Member:
     """One run's model and data, without what only training needs.
 
     Attributes:
-      name: the run's directory, as short as it can be told from the others.
-      predictor: its network and how it is evaluated.
+      name: the run's directory, as short as it differs from the others.
+      model: its network and how it is evaluated.
       params, stats: its weights, on the host.
       dataset: its data, with their splits.
-      data: their options.
+      data: the options of its data.
     """
 
     name: str
-    predictor: forward.Predictor
+    model: forward.EvaluationModel
     params: PyTree
     stats: PyTree
     dataset: Dataset
     data: Data
 
 
-def directories(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
-    """Returns the runs at and below some directories, seeds in numerical order.
+def find_runs(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
+    """Lists the runs at and below some directories, seeds in numerical order.
 
     Raises:
       UserError: a directory that does not exist or holds no run, or a run named twice.
     """
-    found: list[pathlib.Path] = []
+    runs: list[pathlib.Path] = []
     for path in map(pathlib.Path, paths):
         if not path.is_dir():
             raise UserError(f"there is no directory {str(path)!r}.")
-        here = [path] if (path / run_dir.MARK).exists() else []
-        here = here or sorted((p.parent for p in path.rglob(run_dir.MARK)), key=_order)
-        if not here:
+        if (path / run_dir.MARK).exists():
+            runs.append(path)
+            continue
+        below = sorted((p.parent for p in path.rglob(run_dir.MARK)), key=_sort_key)
+        if not below:
             raise UserError(f"{path} holds no run: there is no {run_dir.MARK} in it.")
-        found += here
-    resolved = [path.resolve() for path in found]
+        runs += below
+    resolved = [path.resolve() for path in runs]
     for i, path in enumerate(resolved):
         if path in resolved[:i]:
-            raise UserError(f"the run {found[i]} is named twice.")
-    return found
+            raise UserError(f"the run {runs[i]} is named twice.")
+    return runs
 
 
-def _order(path: pathlib.Path) -> list:
+def _sort_key(path: pathlib.Path) -> list:
+    """Sorts numbers within a path by value: seed2 before seed10."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
 
 
-def read(runs: Iterable[Run | str | pathlib.Path], which: str = "best") -> list[Member]:
-    """Reads the runs' models and checks that they can be members of one ensemble.
+def load_members(
+    runs: Iterable[Run | str | pathlib.Path], which: str = "best"
+) -> list[Member]:
+    """Loads the models of runs, and checks that they can form one ensemble.
 
     Args:
-      runs: directories, as in `directories`, or runs in memory.
-      which: "best" or "last" checkpoint.
+      runs: directories, as in `find_runs`, or runs in memory.
+      which: "best" or "last" weights.
 
     Raises:
       UserError: fewer than two runs, or two that differ in task, classes or splits.
     """
-    given = list(runs)
-    live = [run for run in given if isinstance(run, Run)]
-    paths = directories([run for run in given if not isinstance(run, Run)])
-    if len(given) < 2 and len(paths) < 2:
-        got = f"one, {paths[0]}" if paths else ("one" if live else "none")
-        raise UserError(f"an ensemble needs at least two runs; got {got}.")
-    members = []
-    for name, run, folder in _opened(live, paths, which):
-        members.append(_member(name, run, folder, which))
-        _agree(members[0], members[-1])
+    runs = list(runs)
+    in_memory = [run for run in runs if isinstance(run, Run)]
+    paths = find_runs([run for run in runs if not isinstance(run, Run)])
+    if len(in_memory) + len(paths) < 2:
+        received = f"one, {paths[0]}" if paths else ("one" if in_memory else "none")
+        raise UserError(f"an ensemble needs at least two runs; got {received}.")
+    members: list[Member] = []
+    for i, run in enumerate(in_memory):
+        members.append(_member_in_memory(f"run {i + 1}", run, which))
+        check_agreement(members[0], members[-1])
+    for name, path in _names(paths).items():
+        members.append(_stored_member(name, load_model(path, which)))
+        check_agreement(members[0], members[-1])
     return members
 
 
-def _opened(live, paths, which):
-    """Yields (name, run, directory or None), of stored runs one at a time."""
-    for i, run in enumerate(live):
-        yield f"run {i + 1}", run, run.directory
-    above = os.path.commonpath([path.resolve() for path in paths]) if paths else ""
-    above = above if len(paths) > 1 else os.path.dirname(above)
-    for path in paths:
-        yield os.path.relpath(path.resolve(), above), setup.reopen(path, which), path
+def _names(paths: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Name -> path; names are relative to the directory above all runs."""
+    if not paths:
+        return {}
+    common = os.path.commonpath([path.resolve() for path in paths])
+    above = common if len(paths) > 1 else os.path.dirname(common)
+    return {os.path.relpath(path.resolve(), above): path for path in paths}
 
 
-def _member(name: str, run: Run, folder: pathlib.Path | None, which: str) -> Member:
-    dataset = run.parts.datasets["target"]
-    if folder is not None and (folder / "splits.npz").exists():
-        dataset = carving.load_splits(folder / "splits.npz", dataset)
+def _stored_member(name: str, trained: TrainedModel) -> Member:
+    dataset = trained.datasets["target"]
+    return Member(
+        name=name,
+        model=trained.evaluation_model(),
+        params=jax.tree.map(np.asarray, trained.params),
+        stats=jax.tree.map(np.asarray, trained.stats),
+        dataset=dataset,
+        data=trained.data,
+    )
+
+
+def _member_in_memory(name: str, run: Run, which: str) -> Member:
+    dataset = run.datasets["target"]
+    if run.directory is not None and (run.directory / "splits.npz").exists():
+        dataset = splits.load_splits(run.directory / "splits.npz", dataset)
     weights = run.weights("best" if which == "best" else "current")
     params, stats = jax.tree.map(np.asarray, weights)
     return Member(
         name=name,
-        predictor=forward.predictor(run),
+        model=run.evaluation_model(),
         params=params,
         stats=stats,
         dataset=dataset,
@@ -118,23 +137,27 @@ def _member(name: str, run: Run, folder: pathlib.Path | None, which: str) -> Mem
     )
 
 
-def _agree(first: Member, other: Member) -> None:
-    """Raises UserError where two runs were not evaluated on the same examples.
+def check_agreement(first: Member, other: Member) -> None:
+    """Checks that two members were evaluated on the same examples.
 
-    Their train rows may differ: a member may know fewer labels.
+    Their train rows may differ: a member may have been trained on fewer labels.
+
+    Raises:
+      UserError: if they differ in task, classes, data, or a split for evaluation.
     """
     a, b = first.dataset, other.dataset
     pair = f"{first.name} and {other.name}"
-    for what, one, two in (
+    for what, value, other_value in (
         ("task", a.task, b.task),
         ("classes", a.class_names, b.class_names),
     ):
-        if one != two:
+        if value != other_value:
             raise UserError(
-                f"{pair} are runs of different {what}, {one!r} and {two!r}; an "
-                "ensemble needs one and the same."
+                f"{pair} are runs of different {what}, {value!r} and {other_value!r}; "
+                "the members of an ensemble must have the same."
             )
-    if a.fingerprint != b.fingerprint and _content(first.data) != _content(other.data):
+    same_data = _content(first.data) == _content(other.data)
+    if a.fingerprint != b.fingerprint and not same_data:
         raise UserError(
             f"{pair} are runs of different data ({a.name} and {b.name}, fingerprints "
             f"{a.fingerprint} and {b.fingerprint}), so they share no test examples."
@@ -143,70 +166,87 @@ def _agree(first: Member, other: Member) -> None:
         if not np.array_equal(a.rows.get(name, ()), b.rows.get(name, ())):
             raise UserError(
                 f"{pair} have different {name} splits, so one may have trained on what "
-                "the other is tested on; give their data one split_seed=."
+                "the other is tested on; give their data the same split_seed=."
             )
 
 
-def _content(data: Data) -> Any:
-    """Returns what decides which examples the data hold, and not how they look."""
-    plain = {f.name: f.default for f in dataclasses.fields(Data)}
-    del plain["classes"]
-    return config.key(dataclasses.replace(data, **plain))
+def _content(data: Data) -> Hashable:
+    """The options that decide which examples the data hold, not how they look."""
+    defaults = {f.name: f.default for f in dataclasses.fields(Data)}
+    del defaults["classes"]
+    return config.key(dataclasses.replace(data, **defaults))
 
 
-def evaluate(members: list[Member], splits: Iterable[str]) -> dict[str, np.ndarray]:
-    """Returns {split: (members, examples, outputs)}, before the output activation.
+def predict_members(
+    members: Sequence[Member], split_names: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """{split: (members, examples, outputs)}, before the output activation.
 
     Members of equal architecture, shapes and input are evaluated in one program whose
     weights have a leading axis; the others in a program of their own.
+
+    Raises:
+      UserError: outputs that are not finite, or of different width.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for i, member in enumerate(members):
-        groups.setdefault(_alike(member), []).append(i)
-    found: dict[str, list] = {name: [None] * len(members) for name in splits}
-    for places in groups.values():
-        for name, logits in _stacked([members[i] for i in places], splits).items():
-            for i, one in zip(places, logits):
-                found[name][i] = one
-    for name, rows in found.items():
-        _same_shape(members, rows, name)
-    return {name: np.stack(rows) for name, rows in found.items()}
+        groups.setdefault(_program_key(member), []).append(i)
+    logits: dict[str, list] = {name: [None] * len(members) for name in split_names}
+    for indices in groups.values():
+        group_logits = _predict_group([members[i] for i in indices], list(logits))
+        for name, values in group_logits.items():
+            for i, member_logits in zip(indices, values):
+                logits[name][i] = member_logits
+    for name, values in logits.items():
+        check_logits(members, values, name)
+    return {name: np.stack(values) for name, values in logits.items()}
 
 
-def _same_shape(members: list[Member], rows: list, split: str) -> None:
-    """Raises UserError for outputs of different width, or that are no numbers."""
-    for member, logits in zip(members, rows):
-        if not np.isfinite(logits).all():
+def check_logits(
+    members: Sequence[Member], logits: Sequence[np.ndarray], split: str
+) -> None:
+    """Checks that the outputs of all members are finite and of the same width.
+
+    Raises:
+      UserError: if they are not.
+    """
+    for member, values in zip(members, logits):
+        if not np.isfinite(values).all():
             raise UserError(
                 f"the outputs of {member.name} on {split} are not all finite."
             )
-        if logits.shape != rows[0].shape:
+        if values.shape != logits[0].shape:
             raise UserError(
                 f"{members[0].name} and {member.name} have different numbers of "
-                f"outputs, {rows[0].shape[-1]} and {logits.shape[-1]}."
+                f"outputs, {logits[0].shape[-1]} and {values.shape[-1]}."
             )
 
 
-def _alike(member: Member) -> Any:
-    leaves, tree = jax.tree.flatten((member.params, member.stats))
+def _program_key(member: Member) -> Hashable:
+    """Equal for members that one compiled program can evaluate."""
+    leaves, structure = jax.tree.flatten((member.params, member.stats))
     shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
-    model = member.predictor
-    how = model.network, model.preprocess, model.dtype, model.mesh
-    return (*how, member.dataset.fingerprint, str(tree), shapes)
+    model = member.model
+    settings = (model.network, model.preprocess, model.dtype, model.mesh)
+    return (*settings, member.dataset.fingerprint, str(structure), shapes)
 
 
-def _stacked(members: list[Member], splits: Iterable[str]) -> dict[str, np.ndarray]:
-    model, dataset = members[0].predictor, members[0].dataset
+def _predict_group(
+    members: Sequence[Member], split_names: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """The logits of members that share a program, (members, examples, outputs)."""
+    model, dataset = members[0].model, members[0].dataset
     weights = jax.tree.map(
         lambda *leaves: np.stack(leaves), *((m.params, m.stats) for m in members)
     )
-    # On CPU batched matrix products are slow; elsewhere taking turns leaves most idle.
+    # On CPU batched matrix products are slow. Accelerators would be mostly idle if the
+    # members took turns.
     together = model.mesh.devices.flat[0].platform != "cpu"
     return forward.predict_splits(
         model,
         sharding.replicate(weights, model.mesh),
         dataset,
-        {name: streams.split_rows(dataset, name) for name in splits},
+        {name: streams.split_rows(dataset, name) for name in split_names},
         functools.partial(stacked_logits, together=together),
         axis=1,
     )
@@ -228,7 +268,7 @@ def stacked_logits(
       together: whether members are computed at the same time or in turn.
     """
 
-    def member_logits(weights: tuple[PyTree, PyTree]) -> jax.Array:
+    def member_logits(weights: tuple[PyTree, PyTree]) -> Any:
         return forward.logits(network, weights, x, task)
 
     if together:

@@ -10,8 +10,9 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import dataset, preparation
 from jaxtl.evaluation import evaluate
 from jaxtl.terms import losses
-from jaxtl.training import inputs, loop, run_dir, setup
+from jaxtl.training import inputs, loop, run_dir
 from jaxtl.training.experiment import Experiment
+from jaxtl.training.load_model import load_model
 from jaxtl.training.run import Run
 
 
@@ -62,9 +63,7 @@ def predictions(
     rows = _labelled_rows(exp, target, folds)
     names = target.class_names
     if not folds:
-        logits, labels = evaluate.predict_split(
-            setup.reopen(directory), "train", "best"
-        )
+        logits, labels = evaluate.predict_split(load_model(directory), "train")
         p = losses.predictions(logits, "classification")
         return Predictions(rows, labels, np.asarray(p), names, 0)
     probabilities = np.zeros((len(rows), len(names)))

@@ -18,7 +18,7 @@ from jaxtl.cli.ensemble import tables
 from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import evaluate, forward
-from jaxtl.training import setup
+from jaxtl.training.load_model import load_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -33,31 +33,36 @@ def _train(place, name, digits, *, widths=(8,), data=None, steps=60, **more):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, digits):
-    """Returns a folder of runs: `small` has three seeds, the others one each."""
+    """A folder of runs: `small` has three seeds, the others one each."""
     place = tmp_path_factory.mktemp("ensembles")
     for seed in range(3):
         _train(place, f"small/seed{seed}", digits, seed=seed)
     _train(place, "deep", digits, widths=(8, 8))
-    few = {"steps": 1}
-    other = {**DATA, "split_seed": 1}
-    _train(place, "split", digits, data=tl.data.Digits(**other), **few)
-    _train(place, "classes", digits, data=tl.data.Digits(**DATA, classes=(0, 1)), **few)
+    one_step = {"steps": 1}
+    other_split = {**DATA, "split_seed": 1}
+    _train(place, "split", digits, data=tl.data.Digits(**other_split), **one_step)
+    _train(
+        place,
+        "classes",
+        digits,
+        data=tl.data.Digits(**DATA, classes=(0, 1)),
+        **one_step,
+    )
     unseen = {**DATA, "val": 0}
     for i in range(2):
         name, data = f"unseen{i}", tl.data.Digits(**unseen)
-        _train(place, name, digits, data=data, monitor=None, seed=i, **few)
+        _train(place, name, digits, data=data, monitor=None, seed=i, **one_step)
     return place
 
 
 @pytest.fixture(scope="module")
-def found(place):
+def result(place):
     return ensemble([place / "small", place / "deep"])
 
 
-def alone(path, split):
-    """Returns one run's (logits, labels), by the evaluation that runs have."""
-    run = setup.reopen(path)
-    return evaluate.predict_with_weights(run, *run.weights(), split)
+def predict_alone(path, split):
+    """(logits, labels) of one run, by the evaluation of single runs."""
+    return evaluate.predict_split(load_model(path), split)
 
 
 PATHS = ("small/seed0", "small/seed1", "small/seed2", "deep")
@@ -65,26 +70,28 @@ PATHS = ("small/seed0", "small/seed1", "small/seed2", "deep")
 
 def test_alike_members_are_one_program_and_equal_each_alone(place):
     compilation.clear()
-    read = members.read([place / "small", place / "deep"])
-    assert [m.name for m in read] == list(PATHS)
-    outputs = members.evaluate(read, ("val", "test"))
+    loaded = members.load_members([place / "small", place / "deep"])
+    assert [m.name for m in loaded] == list(PATHS)
+    outputs = members.predict_members(loaded, ("val", "test"))
     compiled = compilation.stored()
     assert len(compiled) == 2, "one for small, one for deep"
     assert [f._cache_size() for f in compiled] == [1, 1], "val and test: one program"
     for split in ("val", "test"):
         for i, name in enumerate(PATHS):
-            logits, _ = alone(place / name, split)
+            logits, _ = predict_alone(place / name, split)
             np.testing.assert_allclose(outputs[split][i], logits, rtol=1e-5, atol=1e-5)
     assert np.abs(np.diff(outputs["test"], axis=0)).max() > 0.1, "they do differ"
 
 
 def test_members_together_equal_members_in_turn(place):
-    read = members.read([place / "small"])
-    weights = jax.tree.map(lambda *x: np.stack(x), *((m.params, m.stats) for m in read))
+    loaded = members.load_members([place / "small"])
+    weights = jax.tree.map(
+        lambda *x: np.stack(x), *((m.params, m.stats) for m in loaded)
+    )
     x = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
     pair = [
         members.stacked_logits(
-            read[0].predictor.network, weights, x, "classification", together=together
+            loaded[0].model.network, weights, x, "classification", together=together
         )
         for together in (True, False)
     ]
@@ -93,50 +100,54 @@ def test_members_together_equal_members_in_turn(place):
 
 
 def test_data_from_the_host_give_the_same(place):
-    read = members.read([place / "small"])
-    resident = members.evaluate(read, ("val",))["val"]
+    loaded = members.load_members([place / "small"])
+    resident = members.predict_members(loaded, ("val",))["val"]
     host = [
         dataclasses.replace(
-            m, predictor=dataclasses.replace(m.predictor, device_bytes=0, batch=64)
+            m, model=dataclasses.replace(m.model, device_bytes=0, batch=64)
         )
-        for m in read
+        for m in loaded
     ]
-    streamed = members.evaluate(host, ("val",))["val"]
+    streamed = members.predict_members(host, ("val",))["val"]
     np.testing.assert_allclose(streamed, resident, rtol=1e-5, atol=1e-5)
 
 
-def test_lines_are_scikit_learns(place, found):
-    logits = np.stack([alone(place / name, "test")[0] for name in PATHS]).astype(float)
-    labels = alone(place / "deep", "test")[1]
-    for line, z in zip(found.members, logits):
+def test_metrics_equal_those_of_scikit_learn(place, result):
+    logits = np.stack(
+        [predict_alone(place / name, "test")[0] for name in PATHS]
+    ).astype(float)
+    labels = predict_alone(place / "deep", "test")[1]
+    for line, z in zip(result.members, logits):
         assert line.test["accuracy"] == sk.accuracy_score(labels, z.argmax(-1))
     p = special.softmax(logits, -1).mean(0)
-    average = next(m for m in found.methods if m.name == "average_probabilities")
+    average = next(m for m in result.methods if m.name == "average_probabilities")
     assert average.test["accuracy"] == sk.accuracy_score(labels, p.argmax(-1))
     nll = sk.log_loss(labels, p, labels=range(10))
     assert average.test["nll"] == pytest.approx(nll, rel=1e-4)
     brier = np.square(p - np.eye(10)[labels]).sum(-1).mean()
     assert average.test["brier"] == pytest.approx(brier, rel=1e-4)
-    # Calibrated: the temperature is val's, the metric test's.
+    # The temperature is fitted on val, the metric is of test.
     scaled = special.softmax(np.log(p) / average.temperature, -1)
     after = sk.log_loss(labels, scaled, labels=range(10))
     assert average.scaled["nll"] == pytest.approx(after, rel=1e-4)
-    assert found.examples == {"val": 150, "test": len(labels)}
+    assert result.examples == {"val": 150, "test": len(labels)}
 
 
-def test_everything_is_chosen_on_val(found):
-    assert [m.name for m in found.methods] == list(combine.methods("classification"))
-    best = max(line.val["accuracy"] for line in found.methods)
-    assert found.chosen.val["accuracy"] == best
-    single = max(found.members, key=lambda line: line.val["accuracy"])
-    chosen = next(m for m in found.members if m.name == found.best_member)
+def test_everything_is_chosen_on_val(result):
+    assert [m.name for m in result.methods] == list(
+        combine.method_names("classification")
+    )
+    best = max(line.val["accuracy"] for line in result.methods)
+    assert result.chosen.val["accuracy"] == best
+    single = max(result.members, key=lambda line: line.val["accuracy"])
+    chosen = next(m for m in result.members if m.name == result.best_member)
     assert chosen.val["accuracy"] == single.val["accuracy"]
-    votes = next(m for m in found.methods if m.name == "hard_vote")
+    votes = next(m for m in result.methods if m.name == "hard_vote")
     assert "nll" not in votes.test
     assert votes.temperature is None
 
 
-def test_test_labels_choose_nothing(place, found, monkeypatch):
+def test_test_labels_choose_nothing(place, result, monkeypatch):
     """With other test outputs the same method, weights and temperatures come out."""
     predict_splits = forward.predict_splits
 
@@ -145,36 +156,38 @@ def test_test_labels_choose_nothing(place, found, monkeypatch):
         return {**outputs, "test": outputs["test"][..., ::-1]}
 
     monkeypatch.setattr(forward, "predict_splits", broken)
-    again = ensemble([place / "small", place / "deep"])
-    assert again.method == found.method
-    assert again.best_member == found.best_member
-    assert again.chosen.test["accuracy"] < 0.5
-    for one, other in zip(again.members + again.methods, found.members + found.methods):
-        assert one.val == other.val
-        assert one.temperature == other.temperature
+    ensemble_again = ensemble([place / "small", place / "deep"])
+    assert ensemble_again.method == result.method
+    assert ensemble_again.best_member == result.best_member
+    assert ensemble_again.chosen.test["accuracy"] < 0.5
+    for entry, expected in zip(
+        ensemble_again.members + ensemble_again.methods, result.members + result.methods
+    ):
+        assert entry.val == expected.val
+        assert entry.temperature == expected.temperature
 
 
 def test_val_alone_leaves_test_unread(place, monkeypatch):
-    asked = []
+    requested = []
     predict_splits = forward.predict_splits
 
     def watched(model, weights, dataset, splits, *args, **settings):
-        asked.extend(splits)
+        requested.extend(splits)
         return predict_splits(model, weights, dataset, splits, *args, **settings)
 
     monkeypatch.setattr(forward, "predict_splits", watched)
-    found = ensemble([place / "small"], split="val", method="average_logits")
-    assert set(asked) == {"val"}
-    assert found.examples == {"val": 150}
-    assert found.chosen.val == found.chosen.test
+    result = ensemble([place / "small"], split="val", method="average_logits")
+    assert set(requested) == {"val"}
+    assert result.examples == {"val": 150}
+    assert result.chosen.val == result.chosen.test
 
 
 def test_any_estimator_stacks(place):
     from sklearn.linear_model import RidgeClassifier
 
-    found = ensemble([place / "small"], method="stacking", estimator=RidgeClassifier())
-    assert found.method == "stacking"
-    assert found.chosen.test["accuracy"] > 0.5
+    result = ensemble([place / "small"], method="stacking", estimator=RidgeClassifier())
+    assert result.method == "stacking"
+    assert result.chosen.test["accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("kind", ["regression", "multilabel"])
@@ -186,20 +199,20 @@ def test_other_tasks_are_averaged_and_runs_may_live_in_memory(digits, kind):
     runs = [tl.setup(digits(data=data, steps=40, seed=seed)) for seed in (0, 1)]
     for run in runs:
         run.advance(40)
-    found = ensemble(runs)
-    assert [m.name for m in found.members] == ["run 1", "run 2"]
-    assert [m.name for m in found.methods] == list(combine.methods(kind))
+    result = ensemble(runs)
+    assert [m.name for m in result.members] == ["run 1", "run 2"]
+    assert [m.name for m in result.methods] == list(combine.method_names(kind))
     pair = [evaluate.predict_with_weights(run, *run.weights(), "test") for run in runs]
     z, y = np.stack([p[0] for p in pair]).astype(float), pair[0][1]
-    mean = found.methods[0].test
+    mean = result.methods[0].test
     if kind == "regression":
         expected = sk.mean_squared_error(y, z.mean(0))
         assert mean["mse"] == pytest.approx(expected, rel=1e-4)
-        assert found.methods[1].name == "stacking"
+        assert result.methods[1].name == "stacking"
     else:
         p = special.expit(z).mean(0)
         assert mean["accuracy"] == pytest.approx(1 - sk.hamming_loss(y, p > 0.5))
-    assert len(tables(found)) == 1
+    assert len(tables(result)) == 1
     with pytest.raises(UserError, match=r"at least two runs; got one\."):
         ensemble(runs[:1])
 
@@ -209,7 +222,12 @@ def test_the_command_prints_tables_and_writes_json(place, tmp_path, capsys):
     arguments = ["ensemble", str(place / "small"), str(place / "deep")]
     assert main.main([*arguments, "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    for name in (*PATHS, *combine.methods("classification"), "best member", "chosen"):
+    for name in (
+        *PATHS,
+        *combine.method_names("classification"),
+        "best member",
+        "chosen",
+    ):
         assert name in text
     assert "calibration on test" in text
     stored = json.loads(out.read_text())
@@ -236,17 +254,17 @@ def test_the_command_prints_tables_and_writes_json(place, tmp_path, capsys):
         (
             ["small"],
             {"method": "average_outputs"},
-            "no way to combine models of the task",
+            "does not combine models of the task",
         ),
         (["small"], {"split": "train"}, "split='train'.*reports on 'test'"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(place, names, settings, text):
+def test_invalid_arguments_raise(place, names, settings, text):
     with pytest.raises(UserError, match=text):
         ensemble([place / name for name in names], **settings)
 
 
-def test_directories_without_runs_and_unwritable_files(place, tmp_path, capsys):
+def test_directories_without_runs_and_unwritable_files_raise(place, tmp_path, capsys):
     with pytest.raises(UserError, match="holds no run"):
         ensemble([tmp_path])
     out = pathlib.Path("/nowhere/found.json")
@@ -254,22 +272,22 @@ def test_directories_without_runs_and_unwritable_files(place, tmp_path, capsys):
     assert "--out /nowhere/found.json: expected a file" in capsys.readouterr().err
 
 
-def test_runs_of_another_task_or_of_other_data_are_named(place, tmp_path):
-    read = members.read([place / "small"])
+def test_runs_of_another_task_or_of_other_data_raise(place, tmp_path):
+    loaded = members.load_members([place / "small"])
 
     def changed(**fields):
-        dataset = dataclasses.replace(read[1].dataset, **fields)
-        return dataclasses.replace(read[1], name="other", dataset=dataset)
+        dataset = dataclasses.replace(loaded[1].dataset, **fields)
+        return dataclasses.replace(loaded[1], name="other", dataset=dataset)
 
     with pytest.raises(UserError, match="seed0 and other are runs of different task"):
-        members._agree(read[0], changed(task="regression"))
+        members.check_agreement(loaded[0], changed(task="regression"))
     moved = dataclasses.replace(changed(fingerprint="0"), data=tl.data.Digits(size=4))
-    members._agree(read[0], moved)  # the same digits in another size
+    members.check_agreement(loaded[0], moved)  # the same digits in another size
     moved = dataclasses.replace(moved, data=tl.data.Digits(classes=(3,)))
     with pytest.raises(UserError, match="runs of different data"):
-        members._agree(read[0], moved)
+        members.check_agreement(loaded[0], moved)
     wide = np.zeros((5, 11))
     with pytest.raises(UserError, match="different numbers of outputs, 11 and 10"):
-        members._same_shape(read[:2], [wide, wide[:, :10]], "val")
+        members.check_logits(loaded[:2], [wide, wide[:, :10]], "val")
     with pytest.raises(UserError, match="seed1 on val are not all finite"):
-        members._same_shape(read[:2], [wide, wide + np.nan], "val")
+        members.check_logits(loaded[:2], [wide, wide + np.nan], "val")
