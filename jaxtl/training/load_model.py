@@ -170,7 +170,7 @@ def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtype
 
 def _why_untrained(directory: pathlib.Path) -> str:
     if (directory / run_dir.STUDY).exists():
-        paths = directory.rglob(run_dir.MARK)
+        paths = directory.glob(f"*/**/{run_dir.MARK}")
         runs = sorted(str(path.parent.relative_to(directory)) for path in paths)
         return f"{directory} holds several runs; name one of {', '.join(runs)}."
     if (directory / run_dir.MARK).exists():
