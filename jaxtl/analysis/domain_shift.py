@@ -12,6 +12,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.terms.base import feature_stage
+from jaxtl.training import run_dir
 from jaxtl.training.run import Run
 from jaxtl.training.setup import resume
 
@@ -158,7 +159,7 @@ def open_run(path: pathlib.Path) -> Run:
     Raises:
       UserError: no run, several of them, or one without a checkpoint.
     """
-    linear_probe.check_single_run(path)
+    run_dir.check_single_run(path)
     if not path.is_dir():
         raise UserError(f"{path} is no directory of a run.")
     run = resume(path)

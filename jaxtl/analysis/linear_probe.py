@@ -134,13 +134,6 @@ def open_run(
     return setup.setup(variants[variant])
 
 
-def check_single_run(path: pathlib.Path) -> None:
-    """Raises UserError for a directory that holds the runs of a file."""
-    if not (path / run_dir.MARK).exists() and (path / run_dir.STUDY).exists():
-        runs = sorted(str(p.parent.relative_to(path)) for p in path.rglob(run_dir.MARK))
-        raise UserError(f"{path} holds several runs; name one of {', '.join(runs)}.")
-
-
 def _stages(network: Network, stages: Iterable[str] | str | None) -> tuple[str, ...]:
     """Names of stages to probe, in the model's order; UserError for unknown ones."""
     names = network.stages

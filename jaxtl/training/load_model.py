@@ -119,8 +119,7 @@ def load_model(
       UserError: no trained run, or one whose model or input can't be rebuilt.
     """
     directory = pathlib.Path(directory)
-    if checkpoint.latest(directory / "checkpoints") is None:
-        raise UserError(_why_untrained(directory))
+    _check_trained(directory)
     settings = _stored_settings(directory, exp)
     weights = FromRun(str(directory), which=which).read()
     dataset, error = _read_dataset(directory, settings, weights.meta)
@@ -168,14 +167,16 @@ def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtype
     }
 
 
-def _why_untrained(directory: pathlib.Path) -> str:
-    if (directory / run_dir.STUDY).exists():
-        paths = directory.glob(f"*/**/{run_dir.MARK}")
-        runs = sorted(str(path.parent.relative_to(directory)) for path in paths)
-        return f"{directory} holds several runs; name one of {', '.join(runs)}."
+def _check_trained(directory: pathlib.Path) -> None:
+    """Raises UserError for a directory that holds no checkpoint of a run."""
+    if checkpoint.latest(directory / "checkpoints") is not None:
+        return
+    run_dir.check_single_run(directory)
     if (directory / run_dir.MARK).exists():
-        return f"{directory} holds no checkpoint yet: train it first."
-    return f"{directory} is no directory of a run: it holds no {run_dir.MARK}."
+        raise UserError(f"{directory} holds no checkpoint yet: train it first.")
+    raise UserError(
+        f"{directory} is no directory of a run: it holds no {run_dir.MARK}."
+    )
 
 
 def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[str, Any]:

@@ -33,6 +33,13 @@ def refuse(path: pathlib.Path) -> None:
         )
 
 
+def check_single_run(path: pathlib.Path) -> None:
+    """Raises UserError, with their names, for a directory that holds several runs."""
+    if not (path / MARK).exists() and (path / STUDY).exists():
+        runs = sorted(str(p.parent.relative_to(path)) for p in path.rglob(MARK))
+        raise UserError(f"{path} holds several runs; name one of {', '.join(runs)}.")
+
+
 def create(path: pathlib.Path, *, overwrite: bool) -> None:
     """Makes a run directory, empty.
 

@@ -471,6 +471,7 @@ def test_what_is_no_run_is_told(tmp_path):
     (tmp_path / "experiment.json").write_text("{}")
     with pytest.raises(UserError, match="no checkpoint yet"):
         write_bundle.export(tmp_path, tmp_path / "out")
+    (tmp_path / "experiment.json").unlink()
     (tmp_path / "study.json").write_text("{}")
     (tmp_path / "seed0").mkdir()
     (tmp_path / "seed0" / "experiment.json").write_text("{}")
