@@ -1,4 +1,4 @@
-"""RandAugment's operations against PIL's; which example meets which; Cutout."""
+"""RandAugment: its operations against PIL's, how it draws them; and Cutout."""
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,23 @@ Image = pytest.importorskip("PIL.Image", reason="operations are held to PIL's")
 from PIL import ImageEnhance, ImageOps  # noqa: E402
 
 
-def _pictures(channels=3, count=3, side=(20, 24)):
-    """Smooth uint8 pictures of different range, one channel constant."""
+def _images(channels=3, count=3, side=(20, 24)):
+    """Smooth uint8 images of different ranges, one channel constant."""
     rng = np.random.default_rng(channels)
     coarse = rng.uniform(size=(count, 5, 6, channels))
     fine = coarse.repeat(side[0] // 5, 1).repeat(side[1] // 6, 2)
     fine += rng.uniform(0, 0.3, fine.shape)
     fine *= np.linspace(120, 190, count)[:, None, None, None]
-    pictures = fine.astype(np.uint8)
-    pictures[0, ..., 0] = 77
-    return pictures
+    images = fine.astype(np.uint8)
+    images[0, ..., 0] = 77
+    return images
 
 
-def _pil(pictures, change):
-    squeezed = pictures[..., 0] if pictures.shape[-1] == 1 else pictures
-    out = np.stack([np.asarray(change(Image.fromarray(p))) for p in squeezed])
-    return out.reshape(pictures.shape).astype(float)
+def _with_pil(images, change):
+    """Images changed by a function of one PIL image."""
+    squeezed = images[..., 0] if images.shape[-1] == 1 else images
+    changed = np.stack([np.asarray(change(Image.fromarray(i))) for i in squeezed])
+    return changed.reshape(images.shape).astype(float)
 
 
 ENHANCERS = {
@@ -43,9 +44,9 @@ ENHANCERS = {
 @pytest.mark.parametrize("name", ENHANCERS)
 @pytest.mark.parametrize("factor", [0.05, 0.4, 0.95])
 def test_blends_are_pils_within_its_rounding(name, factor, channels):
-    pictures = _pictures(channels)
-    ours = getattr(image_operations, name)(jnp.asarray(pictures, jnp.float32), factor)
-    theirs = _pil(pictures, lambda p: ENHANCERS[name](p).enhance(factor))
+    images = _images(channels)
+    ours = getattr(image_operations, name)(jnp.asarray(images, jnp.float32), factor)
+    theirs = _with_pil(images, lambda p: ENHANCERS[name](p).enhance(factor))
     # PIL rounds what it blends with, and cuts the blend's fraction off.
     np.testing.assert_allclose(ours, theirs, atol=1.6)
 
@@ -78,10 +79,10 @@ def test_blends_are_pils_within_its_rounding(name, factor, channels):
         ),
     ],
 )
-def test_tables_are_pils(ours, theirs, atol, channels):
-    pictures = _pictures(channels)
-    found = ours(jnp.asarray(pictures, jnp.float32))
-    np.testing.assert_allclose(found, _pil(pictures, theirs), atol=atol)
+def test_changes_of_levels_are_pils(ours, theirs, atol, channels):
+    images = _images(channels)
+    changed = ours(jnp.asarray(images, jnp.float32))
+    np.testing.assert_allclose(changed, _with_pil(images, theirs), atol=atol)
 
 
 def _affine(*matrix):
@@ -90,13 +91,13 @@ def _affine(*matrix):
 
 @pytest.mark.parametrize("level", [-1.0, -0.37, 0.1, 0.8])
 @pytest.mark.parametrize("name", image_operations.GEOMETRIC)
-def test_geometry_is_pils(name, level):
-    pictures = _pictures()
-    height, width = pictures.shape[1:3]
+def test_geometric_operations_are_pils(name, level):
+    images = _images()
+    height, width = images.shape[1:3]
     matrix = image_operations.geometric_matrix(
-        name, jnp.full(len(pictures), level), height, width
+        name, jnp.full(len(images), level), height, width
     )
-    ours = image_operations.affine(jnp.asarray(pictures, jnp.float32), matrix)
+    ours = image_operations.affine(jnp.asarray(images, jnp.float32), matrix)
     theirs = {
         "rotate": lambda p: p.rotate(30 * level),
         "shear_x": _affine(1, 0.3 * level, 0, 0, 1, 0),
@@ -105,32 +106,32 @@ def test_geometry_is_pils(name, level):
         "translate_y": _affine(1, 0, 0, 0, 1, 0.3 * level * height),
     }[name]
     # A pixel whose source lies on an edge may fall to either side.
-    different = np.asarray(ours) != _pil(pictures, theirs)
+    different = np.asarray(ours) != _with_pil(images, theirs)
     assert different.mean() < 0.01
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_results_are_images_again_and_a_key_decides_them(channels):
-    x = jnp.asarray(_pictures(channels, count=5), jnp.float32) / 255
-    op = jax.jit(RandAugment().__call__)
-    first, again, other = (op(jax.random.key(k), x) for k in (0, 0, 1))
+def test_results_are_images_that_depend_on_the_key(channels):
+    x = jnp.asarray(_images(channels, count=5), jnp.float32) / 255
+    augment = jax.jit(RandAugment().__call__)
+    first, again, second = (augment(jax.random.key(k), x) for k in (0, 0, 1))
     assert first.shape == x.shape
     assert first.dtype == x.dtype
     assert first.min() >= 0
     assert first.max() <= 1
     np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0
+    assert np.abs(first - second).max() > 0
     assert all(np.abs(a - b).max() > 0 for a, b in zip(first, x))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])
-def test_each_example_meets_each_operation_equally_often(batch):
-    # Of three operations brightness alone darkens grey, by 5 to 95 %.
+def test_each_example_gets_each_operation_equally_often(batch):
+    # Of three operations brightness alone darkens gray, by 5 to 95 %.
     names = ("identity", "brightness", "autocontrast")
-    op = RandAugment(rounds=1, operations=names)
+    augment = RandAugment(rounds=1, operations=names)
     x = jnp.full((batch, 4, 4, 1), 0.5)
     keys = jax.random.split(jax.random.key(0), 600)
-    out = jax.jit(jax.vmap(lambda key: op(key, x)))(keys)[:, :, 0, 0, 0]
+    out = jax.jit(jax.vmap(lambda key: augment(key, x)))(keys)[:, :, 0, 0, 0]
     darker = (out < 0.49).mean(0)
     assert darker.shape == (batch,)
     np.testing.assert_allclose(darker, 1 / 3, atol=4 * np.sqrt(2 / 9 / 600))
@@ -140,25 +141,25 @@ def test_each_example_meets_each_operation_equally_often(batch):
     assert factors.max() > 0.9
 
 
-def test_two_rounds_draw_anew():
-    op = RandAugment(operations=("identity", "brightness"))
+def test_each_round_draws_its_operation_independently():
+    augment = RandAugment(operations=("identity", "brightness"))
     x = jnp.full((1, 4, 4, 1), 1.0)
     keys = jax.random.split(jax.random.key(1), 400)
-    out = jax.jit(jax.vmap(lambda key: op(key, x)))(keys)[:, 0, 0, 0, 0]
+    out = jax.jit(jax.vmap(lambda key: augment(key, x)))(keys)[:, 0, 0, 0, 0]
     np.testing.assert_allclose((out == 1).mean(), 0.25, atol=0.09)
 
 
-def test_its_cost_is_small_beside_a_networks():
+def test_its_cost_is_small_beside_that_of_a_network():
     # ResNet-20 takes 41 million multiply-adds for the forward pass of one image.
     x = jnp.zeros((56, 32, 32, 3))
     compiled = jax.jit(RandAugment().__call__).lower(jax.random.key(0), x).compile()
     assert compiled.cost_analysis()["flops"] / 56 < 0.005 * 2 * 41e6
 
 
-def test_fill_is_what_comes_in_from_outside():
+def test_fill_is_the_value_of_pixels_from_outside():
     x = jnp.ones((5, 8, 8, 1))
-    op = RandAugment(rounds=1, operations=image_operations.GEOMETRIC, fill=0.25)
-    values = np.unique(op(jax.random.key(0), x))
+    augment = RandAugment(rounds=1, operations=image_operations.GEOMETRIC, fill=0.25)
+    values = np.unique(augment(jax.random.key(0), x))
     np.testing.assert_allclose(values, [0.25, 1.0], atol=1e-6)
 
 
@@ -167,18 +168,18 @@ def test_cutout_covers_one_square_anywhere():
     out = np.asarray(
         jax.jit(Cutout(share=0.5, fill=0.25).__call__)(jax.random.key(0), x)
     )
-    hidden = out == 0.25
+    covered = out == 0.25
     assert set(np.unique(out)) == {0.25, 1.0}
-    assert (hidden[..., 0] == hidden[..., 1]).all()
-    hidden = hidden[..., 0]
-    sizes = hidden.sum((1, 2))
+    assert (covered[..., 0] == covered[..., 1]).all()
+    covered = covered[..., 0]
+    sizes = covered.sum((1, 2))
     assert sizes.max() == 36
     assert sizes.min() >= 9
-    for one in hidden[:20]:
-        rows, columns = one.any(1), one.any(0)
-        np.testing.assert_array_equal(one, rows[:, None] & columns)
-    # Every pixel is covered by the centres within half a side of it.
-    inner = hidden[:, 3:-3, 3:-3].mean()
+    for mask in covered[:20]:
+        rows, columns = mask.any(1), mask.any(0)
+        np.testing.assert_array_equal(mask, rows[:, None] & columns)
+    # Every pixel is covered by the centers within half a side of it.
+    inner = covered[:, 3:-3, 3:-3].mean()
     np.testing.assert_allclose(inner, 36 / (12 * 16), atol=0.03)
 
 
@@ -188,7 +189,7 @@ def test_nothing_is_covered_by_a_square_without_size():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("act", "message"),
     [
         (lambda: RandAugment(operations=("rotat",)), "did you mean 'rotate'"),
         (lambda: RandAugment(operations=()), "None takes all"),
@@ -202,6 +203,6 @@ def test_nothing_is_covered_by_a_square_without_size():
         (lambda: RandAugment()(jax.random.key(0), {"input_ids": 0}), "dict of tokens"),
     ],
 )
-def test_wrong_use_is_one_clear_sentence(make, message):
+def test_bad_use_is_named(act, message):
     with pytest.raises(UserError, match=message):
-        make()
+        act()

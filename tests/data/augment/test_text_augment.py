@@ -1,4 +1,4 @@
-"""Changes of words: shares, places that stay, and what each does, by loops."""
+"""Augmentations of words: rates, tokens that stay, and each change by loops."""
 
 import jax
 import jax.numpy as jnp
@@ -6,31 +6,37 @@ import numpy as np
 import pytest
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import WordDeletion, WordDropout, WordReplacement, WordSwap
+from jaxtl.data import (
+    Tokenizer,
+    WordDeletion,
+    WordDropout,
+    WordReplacement,
+    WordSwap,
+)
 
 CLS, SEP, PAD = 101, 102, 0
-OPS = (WordDeletion, WordDropout, WordReplacement, WordSwap)
+OPERATIONS = (WordDeletion, WordDropout, WordReplacement, WordSwap)
 
 
 def _texts(count=200, length=12, pairs=False):
     rng = np.random.default_rng(0)
     ids = np.full((count, length), PAD, np.int32)
     mask = np.zeros((count, length), bool)
-    kinds = np.zeros((count, length), np.int32)
+    segments = np.zeros((count, length), np.int32)
     for row in range(count):
         words = rng.integers(1000, 1050, rng.integers(1, length - 2))
         text = [CLS, *words, SEP]
         if pairs and len(words) > 3:
             text[3] = SEP
-            kinds[row, 4 : len(text)] = 1
+            segments[row, 4 : len(text)] = 1
         ids[row, : len(text)] = text
         mask[row, : len(text)] = True
     x = {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask)}
-    return {**x, "token_type_ids": jnp.asarray(kinds)} if pairs else x
+    return {**x, "token_type_ids": jnp.asarray(segments)} if pairs else x
 
 
-def _run(op, x, seed=0):
-    return jax.jit(op.__call__)(jax.random.key(seed), x)
+def _run(operation, x, seed=0):
+    return jax.jit(operation.__call__)(jax.random.key(seed), x)
 
 
 def _rows(x):
@@ -39,10 +45,10 @@ def _rows(x):
         yield ids[mask.astype(bool)].tolist()
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_special_tokens_and_padding_stay(op):
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_special_tokens_and_padding_stay(operation):
     x = _texts(pairs=True)
-    out = _run(op(probability=1.0), x)
+    out = _run(operation(probability=1.0), x)
     for before, after in zip(_rows(x), _rows(out)):
         special = [i for i in before if i in (CLS, SEP)]
         assert [i for i in after if i in (CLS, SEP)] == special
@@ -54,15 +60,15 @@ def test_special_tokens_and_padding_stay(op):
     assert out["attention_mask"].dtype == x["attention_mask"].dtype
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_probability_zero_changes_nothing(op):
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_probability_zero_changes_nothing(operation):
     x = _texts(pairs=True)
-    out = _run(op(probability=0.0), x)
+    out = _run(operation(probability=0.0), x)
     for name in x:
         np.testing.assert_array_equal(out[name], x[name])
 
 
-def test_dropout_hits_its_share_of_words():
+def test_dropout_replaces_its_share_of_words():
     x = _texts(600)
     out = np.asarray(_run(WordDropout(probability=0.3, to=100), x)["input_ids"])
     words = np.asarray(x["input_ids"]) >= 1000
@@ -86,15 +92,15 @@ def test_replacement_draws_from_the_words_of_the_batch():
     np.testing.assert_allclose((out == before)[words].mean(), 1 / 50, atol=0.02)
 
 
-def test_a_batch_without_words_stays():
+def test_a_batch_without_words_is_unchanged():
     ids = jnp.asarray([[CLS, SEP, PAD]] * 2)
     x = {"input_ids": ids, "attention_mask": ids != PAD}
-    for op in OPS:
-        out = _run(op(probability=1.0), x)
+    for operation in OPERATIONS:
+        out = _run(operation(probability=1.0), x)
         np.testing.assert_array_equal(out["input_ids"], ids)
 
 
-def test_swapped_words_change_places_with_a_neighbour():
+def test_swapped_words_change_places_with_a_neighbor():
     x = _texts(300)
     out = _run(WordSwap(probability=1.0), x)
     moved = 0
@@ -119,16 +125,16 @@ def test_deletion_is_the_text_without_some_words(probability):
     x = _texts(300, pairs=True)
     out = _run(WordDeletion(probability=probability), x)
     lost = total = 0
-    kinds = zip(np.asarray(x["token_type_ids"]), np.asarray(out["token_type_ids"]))
-    for before, after, (old, new) in zip(_rows(x), _rows(out), kinds):
-        rest = iter(zip(before, old))
-        assert all(item in rest for item in zip(after, new))  # in the same order
+    segments = zip(np.asarray(x["token_type_ids"]), np.asarray(out["token_type_ids"]))
+    for before, after, (old, new) in zip(_rows(x), _rows(out), segments):
+        remaining = iter(zip(before, old))
+        assert all(token in remaining for token in zip(after, new))  # in order
         words = [i for i in before if i >= 1000]
-        kept = [i for i in after if i >= 1000]
-        assert kept
+        new_words = [i for i in after if i >= 1000]
+        assert new_words
         if probability == 1.0:
-            assert kept == words[:1]
-        lost, total = lost + len(words) - len(kept), total + len(words)
+            assert new_words == words[:1]
+        lost, total = lost + len(words) - len(new_words), total + len(words)
     mask = np.asarray(out["attention_mask"])
     assert (mask[:, :-1] >= mask[:, 1:]).all()
     if probability < 1:
@@ -136,21 +142,19 @@ def test_deletion_is_the_text_without_some_words(probability):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("act", "message"),
     [
         (lambda: WordDropout(probability=2), "WordDropout.probability"),
         (lambda: WordSwap()(jax.random.key(0), jnp.ones((2, 3))), "tokenized texts"),
     ],
 )
-def test_wrong_use_is_one_clear_sentence(make, message):
+def test_bad_use_is_named(act, message):
     with pytest.raises(UserError, match=message):
-        make()
+        act()
 
 
 def test_a_tokenizer_names_its_special_ids(data_dir):
-    from jaxtl.data import Tokenizer
-
-    found = Tokenizer("tokenizers/bert_base_uncased_vocab.txt").special()
-    assert found["[CLS]"] == CLS
-    assert found["[SEP]"] == SEP
-    assert found["[MASK]"] == WordDropout().to
+    ids = Tokenizer("tokenizers/bert_base_uncased_vocab.txt").special()
+    assert ids["[CLS]"] == CLS
+    assert ids["[SEP]"] == SEP
+    assert ids["[MASK]"] == WordDropout().to
