@@ -1,0 +1,95 @@
+"""The bundled digits, read and rendered, against the original."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from jaxtl import data
+from jaxtl.core.errors import UserError
+from jaxtl.data.sources import rendered_digits
+
+
+def test_digits_are_scikit_learns():
+    dataset = data.prepare(data.Digits())
+    assert dataset.x.shape == (1797, 8, 8, 1)
+    np.testing.assert_array_equal(dataset.x[0, 0, :, 0], [0, 0, 5, 13, 9, 1, 0, 0])
+    np.testing.assert_array_equal(dataset.x[..., 0], load_digits().images)
+    np.testing.assert_array_equal(
+        np.bincount(dataset.y), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    )
+    assert dataset.preprocess.scale == 16
+    assert (dataset.example_shape, dataset.outputs) == ((8, 8, 1), 10)
+    assert {k: len(v) for k, v in dataset.rows.items()} == {
+        "test": 359,
+        "val": 144,
+        "train": 1294,
+    }
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return data.prepare(data.RenderedDigits(per_class=120))
+
+
+def test_rendered_digits_look_like_the_uci_digits(rendered):
+    assert rendered.x.shape == (1200, 8, 8, 1)
+    assert rendered.x.max() == 16
+    np.testing.assert_array_equal(np.bincount(rendered.y), 120)
+    flat = rendered.x.reshape(1200, -1)
+    assert len(np.unique(flat, axis=0)) > 1190
+    # The digit fills its box: the longer side touches both borders.
+    rows, columns = rendered.x.sum((2, 3)) > 0, rendered.x.sum((1, 3)) > 0
+    tall, wide = rows[:, 0] & rows[:, -1], columns[:, 0] & columns[:, -1]
+    assert (tall | wide).mean() > 0.99
+    ink, real = rendered.x.mean(), load_digits().images.mean()
+    assert 0.7 < ink / real < 1.4
+
+
+def test_rendered_digits_are_deterministic_and_seeded(rendered):
+    again = data.RenderedDigits(per_class=120).read()
+    np.testing.assert_array_equal(again.x, rendered.x)
+    reseeded = data.RenderedDigits(per_class=120, seed=1).read()
+    assert (reseeded.x != rendered.x).any()
+
+
+def test_a_model_of_rendered_digits_transfers_to_handwritten_ones(rendered):
+    """A linear model without their labels: above chance, below a model with labels."""
+    x, real = rendered.x.reshape(1200, -1) / 16, load_digits()
+    model = LogisticRegression(max_iter=300).fit(x, rendered.y)
+    assert 0.45 < model.score(real.data / 16, real.target) < 0.9
+
+
+def test_every_font_has_ten_different_digits():
+    identity = np.eye(2)
+    for font in rendered_digits.FONTS:
+        bitmaps = [
+            rendered_digits.bitmap(rendered_digits.glyph(font, d, 1), identity)
+            for d in range(10)
+        ]
+        assert len({b.tobytes() for b in bitmaps}) == 10
+        assert all(0.05 < b.mean() < 0.9 for b in bitmaps)
+
+
+def test_block_counts_by_hand():
+    bitmaps = np.zeros((1, 32, 32), bool)
+    bitmaps[0, 0:4, 4:8] = True
+    bitmaps[0, 31, 28:31] = True
+    counts = rendered_digits.block_counts(bitmaps)
+    assert counts[0, 0, 1] == 16
+    assert counts[0, 7, 7] == 3
+    assert counts.sum() == 19
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fonts": ["DejaVuSanz"]}, "did you mean 'DejaVuSans'"),
+        ({"fonts": []}, "fonts is empty"),
+        ({"per_class": 0}, "per_class must be at least 1"),
+        ({"scale": (1.2, 0.8)}, "scale must be .low, high."),
+    ],
+)
+def test_bad_options_of_rendered_digits_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        data.RenderedDigits(**options)
