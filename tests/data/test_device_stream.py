@@ -12,6 +12,12 @@ from jaxtl.data import device_stream, sampler
 batch_at_step = jax.jit(device_stream.batch_at_step, static_argnums=3)
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """The digits with 10 noisy labels per class: 100 labelled train rows."""
+    return data.prepare(data.Digits(labels_per_class=10, label_noise=0.2), 0)
+
+
 def test_batches_are_the_rows_of_the_order(digits):
     stream = device_stream.from_split(digits)
     batch = batch_at_step(stream, 5, 3, 32)

@@ -11,6 +11,12 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import device_stream, host_stream, lazy_array
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """The digits with 10 noisy labels per class: 100 labelled train rows."""
+    return data.prepare(data.Digits(labels_per_class=10, label_noise=0.2), 0)
+
+
 def test_device_and_host_give_equal_batches(digits):
     pytest.importorskip("grain")
     batch_at_step = jax.jit(device_stream.batch_at_step, static_argnums=3)

@@ -10,6 +10,12 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import streams
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """The digits with 10 noisy labels per class: 100 labelled train rows."""
+    return data.prepare(data.Digits(labels_per_class=10, label_noise=0.2), 0)
+
+
 @given(n=st.integers(1, 60), batch=st.integers(1, 70))
 @settings(max_examples=50, deadline=None)
 def test_evaluation_weights_give_the_plain_mean(n, batch):

@@ -15,6 +15,16 @@ from jaxtl.data import Tokenizer
 pytest.importorskip("tokenizers")
 
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##b", "good"]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    """A small WordPiece vocabulary."""
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    return str(tmp_path / "vocab.txt")
+
+
 def test_word_pieces_have_special_tokens_padding_and_a_mask(vocab):
     x = Tokenizer(vocab, buckets=(4, 6))(["A abb", "good"])
     assert x["input_ids"].dtype == np.int32

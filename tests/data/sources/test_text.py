@@ -10,6 +10,16 @@ from jaxtl.data import Text
 pytest.importorskip("tokenizers")
 
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##b", "good"]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    """A small WordPiece vocabulary."""
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    return str(tmp_path / "vocab.txt")
+
+
 def write(folder, name, text, encoding="utf-8"):
     (folder / name).write_bytes(text.encode(encoding))
     return str(folder / name)
