@@ -1,4 +1,4 @@
-"""Between a library's file and our trees, by a family's table of rules."""
+"""Conversion between the files of other libraries and jaxtl's trees, by their rules."""
 
 import collections
 import dataclasses
@@ -16,71 +16,83 @@ from jaxtl.pretrained.match import LoadRow, Weights
 from jaxtl.pretrained.tensor_files import LazyTensor
 
 
-def to_weights(tensors: Mapping[str, Any], layout: WeightLayout, meta=None) -> Weights:
-    """Reads a file's tensors into our layout.
+def to_weights(
+    tensors: Mapping[str, Any],
+    layout: WeightLayout,
+    meta: Mapping[str, Any] | None = None,
+) -> Weights:
+    """Converts a file's tensors to jaxtl's layout.
 
     Args:
-      tensors: name -> array or `files.Tensor`; nothing is read yet.
-      layout: the family's table.
-      meta: handed on.
+      tensors: name -> array or `tensor_files.LazyTensor`; nothing is read yet.
+      layout: the family's rules.
+      meta: becomes `Weights.meta`.
 
     Returns:
-      Weights whose leaves are read and turned when asked for. A tensor that no rule
-      knows stays under its own name at the top of `params`, where `match` complains
-      of it unless told to ignore it; what the layout ignores is in `rows`.
+      Weights whose leaves are read and transformed when their values are used. A tensor
+      without a rule stays under its own name at the top of `params`, where `match`
+      reports it unless it is ignored; tensors that the layout ignores are in `rows`.
 
     Raises:
       UserError: two tensors for one rule, or a tensor of the wrong rank.
     """
     rules = {without_prefix(rule.source, layout): rule for rule in layout.rules}
-    flat, stats, unknown, names, rows = {}, {}, {}, {}, []
-    for name, x in tensors.items():
+    params, stats, unknown, names, rows = {}, {}, {}, {}, []
+    for name, tensor in tensors.items():
         rule = rules.get(without_prefix(name, layout))
         if rule is None and any(re.fullmatch(p, name) for p in layout.ignored):
-            rows.append(LoadRow("skipped", name, None, tuple(x.shape), name))
+            rows.append(LoadRow("skipped", name, None, tuple(tensor.shape), name))
             continue
         if rule is None:
-            unknown[name] = x
+            unknown[name] = tensor
             continue
         if rule.path in names:
             raise UserError(
                 f"both {names[rule.path]!r} and {name!r} would fill {rule.path!r}."
             )
         names[rule.path] = name
-        (stats if rule.is_stat else flat)[rule.path] = _turned(x, rule, name)
+        leaves = stats if rule.is_stat else params
+        leaves[rule.path] = _transformed(tensor, rule, name)
     for rule in layout.rules:
         names.setdefault(rule.path, rule.source)
-    params = {**trees.nested(flat), **unknown}
-    return Weights(params, trees.nested(stats), dict(meta or {}), tuple(rows), names)
+    return Weights(
+        {**trees.nested(params), **unknown},
+        trees.nested(stats),
+        dict(meta or {}),
+        tuple(rows),
+        names,
+    )
 
 
 def without_prefix(name: str, layout: WeightLayout) -> str:
-    """Returns the name without the prefixes that a file may have or lack."""
+    """The name without the prefixes that a file may have or lack."""
     for prefix in layout.prefixes:
         name = name.removeprefix(prefix)
     return name
 
 
-def _turned(x, rule: Rule, name: str) -> LazyTensor:
+def _transformed(tensor: Any, rule: Rule, name: str) -> LazyTensor:
+    """The leaf that a tensor becomes, read when its values are used."""
     forward, _ = TRANSFORMS[rule.transform]
     try:
-        # Transposes of a broadcast scalar cost nothing and tell shape and rank.
-        shape = forward(np.broadcast_to(np.int8(0), x.shape)).shape
+        # A broadcast scalar gives the shape without reading the tensor.
+        shape = forward(np.broadcast_to(np.int8(0), tensor.shape)).shape
     except (ValueError, IndexError):
         raise UserError(
-            f"the tensor {name!r} of shape {tuple(x.shape)} can't become {rule.path!r} "
-            f"(read as {rule.transform!r})."
+            f"the tensor {name!r} of shape {tuple(tensor.shape)} can't become "
+            f"{rule.path!r} (read as {rule.transform!r})."
         ) from None
-    return LazyTensor(shape, np.dtype(x.dtype), lambda: forward(np.asarray(x)))
+    dtype = np.dtype(tensor.dtype)
+    return LazyTensor(shape, dtype, lambda: forward(np.asarray(tensor)))
 
 
 def to_tensors(
     params: PyTree, stats: PyTree, layout: WeightLayout
 ) -> dict[str, np.ndarray]:
-    """Writes our trees in the library's layout: the inverse of `to_weights`.
+    """Converts jaxtl's trees to the tensors of a layout: the inverse of `to_weights`.
 
     Raises:
-      UserError: leaves that no rule names, or rules without a leaf.
+      UserError: leaves without a rule, or rules without a leaf.
     """
     leaves = {**trees.flatten(params), **trees.flatten(stats)}
     rules = {rule.path: rule for rule in layout.rules}
@@ -104,39 +116,50 @@ def to_tensors(
 
 
 def choose_layout(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:
-    """Returns the name of the layout that knows the most of these tensors."""
+    """The name of the layout with rules for the most of these tensors.
+
+    Raises:
+      UserError: no layout has a rule for any of them.
+    """
     names, hits = list(names), {}
     for key, layout in layouts.items():
-        known = {without_prefix(rule.source, layout) for rule in layout.rules}
-        hits[key] = sum(without_prefix(name, layout) in known for name in names)
+        sources = {without_prefix(rule.source, layout) for rule in layout.rules}
+        hits[key] = sum(without_prefix(name, layout) in sources for name in names)
     best = max(hits, key=hits.get)
     if hits[best] == 0:
-        shown = ", ".join(sorted(names)[:8])
-        wanted = ", ".join(rule.source for rule in layouts[best].rules[:8])
+        examples = ", ".join(sorted(names)[:8])
+        expected = ", ".join(rule.source for rule in layouts[best].rules[:8])
         raise UserError(
             f"no tensor of the file belongs to this model (layouts: "
-            f"{', '.join(layouts)}): the file has {shown}, …; expected {wanted}, …"
+            f"{', '.join(layouts)}): the file has {examples}, …; expected {expected}, …"
         )
     return best
 
 
 def to_one_channel(weights: Weights, stem: str) -> Weights:
-    """Makes a stem for RGB read one channel: the sum of its kernels over the colours.
+    """Converts an RGB stem to one channel: its kernels are summed over the colors.
 
-    A grey image has three equal channels, so the sum computes what the RGB kernel
-    computes on it (where the normalisation is the same for each channel).
+    A gray image has three equal channels, so the sum computes the same on it as the RGB
+    kernel (where the normalization is the same for each channel).
+
+    Args:
+      weights: of an image model.
+      stem: path of the kernel that reads the image.
+
+    Raises:
+      UserError: there is no such kernel.
     """
-    *parents, last = stem.split("/")
-    params = trees.map_with_path(lambda _, x: x, weights.params)
+    *parents, name = stem.split("/")
+    params = trees.map_with_path(lambda _, x: x, weights.params)  # copies the dicts
     node = params
     for parent in parents:
         node = node.get(parent, {})
-    if last not in node or len(node[last].shape) != 4:
+    if name not in node or len(node[name].shape) != 4:
         raise UserError(f"channels=1: the weights have no image stem {stem!r}.")
-    node[last] = np.asarray(node[last]).sum(2, keepdims=True)
+    node[name] = np.asarray(node[name]).sum(2, keepdims=True)
     return dataclasses.replace(weights, params=params)
 
 
 def count_statuses(rows: Iterable[LoadRow]) -> dict[str, int]:
-    """Returns {status: number of tensors} of a report."""
+    """{status: number of tensors} of a report."""
     return dict(collections.Counter(row.status for row in rows))

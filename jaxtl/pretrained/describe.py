@@ -1,4 +1,4 @@
-"""What there is to load: families and sizes, the tensors of a file, conversion."""
+"""Descriptions of model families and of tensor files, and conversion of files."""
 
 import dataclasses
 import pathlib
@@ -11,20 +11,21 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
 from jaxtl.models import GPT2, VGG, Bert, Llama, MobileNet, ResNet, ResNetImageNet, ViT
+from jaxtl.models.staged import Staged
 from jaxtl.pretrained import convert, hub, registry, tensor_files
 
-_IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
-_LARGE = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+_SMALL_IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+_LARGE_IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
 _TEXT = {"input_ids": jax.ShapeDtypeStruct((1, 8), "int32")}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSize:
-    """One line of `jaxtl models`.
+    """One published size of a model family, a row of `jaxtl models`.
 
     Attributes:
       name: as in the papers.
-      model: how to write it in an experiment.
+      model: the expression that builds it in an experiment file.
       parameters: their number, with the head of its usual training (1000 classes of
         ImageNet, 10 of CIFAR-10, 2 for text, the vocabulary for language models).
       layouts: names of the file layouts that it reads and writes.
@@ -36,8 +37,8 @@ class ModelSize:
     layouts: tuple[str, ...]
 
 
-# name -> (how to write it, width of its usual head, one input).
-SIZES: dict[str, tuple[Any, Any]] = {
+# name -> (model, width of its usual head)
+_SIZES: dict[str, tuple[Staged, int | None]] = {
     **{f"ResNet-{d} (CIFAR)": (ResNet(depth=d), 10) for d in (20, 32, 44, 56, 110)},
     **{f"ResNet-{d}": (ResNetImageNet(depth=d), 1000) for d in (18, 34, 50, 101, 152)},
     **{f"VGG-{d}": (VGG(depth=d), 1000) for d in (11, 13, 16, 19)},
@@ -70,7 +71,7 @@ SIZES: dict[str, tuple[Any, Any]] = {
 
 
 def model_sizes() -> list[ModelSize]:
-    """Returns every family in its published sizes; nothing is allocated."""
+    """Every family in its published sizes; no parameters are allocated."""
     return [
         ModelSize(
             name,
@@ -78,40 +79,40 @@ def model_sizes() -> list[ModelSize]:
             _count_parameters(model.clone(outputs=outputs)),
             tuple(model.layouts()),
         )
-        for name, (model, outputs) in SIZES.items()
+        for name, (model, outputs) in _SIZES.items()
     ]
 
 
-def _count_parameters(model) -> int:
-    """Returns a model's number of parameters, without statistics."""
-    x = _TEXT
+def _count_parameters(model: Staged) -> int:
+    """Number of a model's parameters, without statistics."""
+    x: Any = _TEXT
     if isinstance(model, ResNet):
-        x = _IMAGE
+        x = _SMALL_IMAGE
     elif isinstance(model, ResNetImageNet | VGG | MobileNet | ViT):
-        x = _LARGE
+        x = _LARGE_IMAGE
     params, _ = jax.eval_shape(model.pure().init, jax.random.key(0), x)
     return trees.size(params)
 
 
-def model_expression(model) -> str:
-    """Returns how an experiment file writes the model: what is not a default."""
-    skipped = ("parent", "name")
+def model_expression(model: Staged) -> str:
+    """The expression that builds a model in an experiment file, without defaults."""
+    linen_fields = ("parent", "name")
     changed = [
         f"{f.name}={getattr(model, f.name)!r}"
         for f in dataclasses.fields(model)
-        if f.name not in skipped and getattr(model, f.name) != f.default
+        if f.name not in linen_fields and getattr(model, f.name) != f.default
     ]
     return f"tl.models.{type(model).__name__}({', '.join(changed)})"
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSummary:
-    """One tensor of `jaxtl inspect`.
+    """One tensor of a file, a row of `jaxtl inspect`.
 
     Attributes:
       name, shape, dtype, nbytes: of the tensor in the file.
-      path: the leaf that it would become, "" where the model has no use for it or is
-        not known.
+      path: the leaf that it would become, "" where the model does not use it or was not
+        recognized.
     """
 
     name: str
@@ -123,13 +124,13 @@ class TensorSummary:
 
 @dataclasses.dataclass(frozen=True)
 class FileSummary:
-    """What a file or directory holds.
+    """The content of a tensor file.
 
     Attributes:
-      file: the tensor file that was read.
-      model: how to write the model that it is of, "" where that is not known.
+      file: the file.
+      model: expression of the model that it belongs to, "" if not recognized.
       layout: the layout's name, "" likewise.
-      meta: what the file says beside its tensors.
+      meta: further entries of the file.
       tensors: one per tensor, in the file's order.
     """
 
@@ -141,7 +142,7 @@ class FileSummary:
 
 
 def inspect_file(path: str) -> FileSummary:
-    """Lists a file's tensors and what they would be loaded into.
+    """Lists a file's tensors and the leaves that they would be loaded into.
 
     Args:
       path: a tensor file, or a directory with one (and config.json).
@@ -149,37 +150,44 @@ def inspect_file(path: str) -> FileSummary:
     Raises:
       UserError: no such file, a damaged one.
     """
-    found = paths.find(str(path), "inspect")
-    file = tensor_files.read(found)
-    model = _model(found, file)
-    path_of, layout = {}, ""
-    if model is not None:
-        layouts = model.layouts()
-        layout = convert.choose_layout(file.tensors, layouts)
-        table = layouts[layout]
-        path_of = {
-            convert.without_prefix(rule.source, table): rule.path
-            for rule in table.rules
-        }
-        bare = {name: convert.without_prefix(name, table) for name in file.tensors}
-    lines = tuple(
+    source = paths.find(str(path), "inspect")
+    file = tensor_files.read(source)
+    model = _recognize(source, file)
+    layout, leaves = _leaves_of(model, file) if model else ("", {})
+    tensors = tuple(
         TensorSummary(
             name,
-            tuple(x.shape),
-            str(np.dtype(x.dtype)),
-            int(x.nbytes),
-            path_of.get(bare[name], "") if path_of else "",
+            tuple(tensor.shape),
+            str(np.dtype(tensor.dtype)),
+            int(tensor.nbytes),
+            leaves.get(name, ""),
         )
-        for name, x in file.tensors.items()
+        for name, tensor in file.tensors.items()
     )
     meta = {k: v for k, v in file.meta.items() if isinstance(v, str | int | float)}
-    return FileSummary(
-        file.path, model_expression(model) if model else "", layout, meta, lines
-    )
+    expression = model_expression(model) if model else ""
+    return FileSummary(file.path, expression, layout, meta, tensors)
 
 
-def _model(path: pathlib.Path, file: tensor_files.TensorFile):
-    """Returns the model of a directory's config.json or of the tensors' names."""
+def _leaves_of(
+    model: Staged, file: tensor_files.TensorFile
+) -> tuple[str, dict[str, str]]:
+    """(name of the file's layout, {name of a tensor: path of its leaf})."""
+    layouts = model.layouts()
+    name = convert.choose_layout(file.tensors, layouts)
+    layout = layouts[name]
+    path_of = {
+        convert.without_prefix(rule.source, layout): rule.path for rule in layout.rules
+    }
+    leaves = {
+        tensor: path_of.get(convert.without_prefix(tensor, layout), "")
+        for tensor in file.tensors
+    }
+    return name, leaves
+
+
+def _recognize(path: pathlib.Path, file: tensor_files.TensorFile) -> Staged | None:
+    """The model of a directory's config.json, or recognized by the tensors' names."""
     if path.is_dir() and (path / "config.json").is_file():
         config = hub.model_config(path)
         outputs = registry.head_outputs(config)
@@ -189,14 +197,14 @@ def _model(path: pathlib.Path, file: tensor_files.TensorFile):
 
 
 def convert_file(source: str, target: str) -> FileSummary:
-    """Writes a file's tensors into another kind of file, values and names unchanged.
+    """Writes a file's tensors as another kind of file, values and names unchanged.
 
     Args:
-      source: what `files.read` opens: safetensors (also sharded), torch, npz.
+      source: any file of `tensor_files.read`: safetensors (also sharded), torch, npz.
       target: ends in .safetensors or .npz.
 
     Returns:
-      The report on the new file.
+      The summary of the new file.
 
     Raises:
       UserError: an unknown ending, tensors that npz can't hold.
@@ -211,10 +219,11 @@ def convert_file(source: str, target: str) -> FileSummary:
         tensor_files.write(out, file.tensors, file.meta)
     elif out.suffix == ".npz":
         arrays = {name: np.asarray(x) for name, x in file.tensors.items()}
-        odd = [n for n, x in arrays.items() if x.dtype.kind not in "biuf"]
-        if odd:
+        unsupported = [n for n, x in arrays.items() if x.dtype.kind not in "biuf"]
+        if unsupported:
+            name = unsupported[0]
             raise UserError(
-                f"convert: npz has no {arrays[odd[0]].dtype} ({odd[0]!r}); choose "
+                f"convert: npz has no {arrays[name].dtype} ({name!r}); choose "
                 ".safetensors."
             )
         np.savez(out, **arrays)

@@ -1,14 +1,17 @@
-"""Initial weights from what others wrote: a tensor file, a Hugging Face directory."""
+"""Initial weights of other libraries: a tensor file, a Hugging Face directory."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.data import paths
+from jaxtl.models.staged import Staged, check_option
+from jaxtl.models.weight_layout import WeightLayout
 from jaxtl.pretrained import convert, hub, registry, tensor_files
 from jaxtl.pretrained.match import Weights
 
@@ -20,10 +23,10 @@ class FromFile:
     Attributes:
       path: the file (or a directory with one), absolute, relative to the working
         directory or to $JAXTL_DATA_DIR.
-      reset: patterns of what is re-initialized, "head" for a new head.
+      reset: patterns of leaves to re-initialize, "head" for a new head.
       ignore: patterns of tensors of the file to leave out.
-      layout: its layout by name, None to recognise it by the tensors' names.
-      channels: 1 makes an RGB stem read one channel.
+      layout: its layout by name, None to recognize it by the tensors' names.
+      channels: 1 converts an RGB stem to one channel.
     """
 
     path: str
@@ -32,29 +35,32 @@ class FromFile:
     layout: str | None = None
     channels: int | None = None
 
-    def model(self, **fields):
-        """Builds the model that the file is recognised to be of.
+    def model(self, **fields: Any) -> Staged:
+        """Builds the model that the file belongs to, recognized by its tensors.
 
         Args:
-          fields: fields to set otherwise (`outputs=None` lets the data decide).
+          **fields: fields to override (`outputs=None` lets the data decide).
+
+        Raises:
+          UserError: the file is of no family that is recognized.
         """
         path = paths.find(self.path, "pretrained.FromFile")
         file = tensor_files.read(path)
-        found = registry.recognize_model(file.tensors, file.meta)
-        if found is None:
-            shown = ", ".join(sorted(file.tensors)[:8])
+        model = registry.recognize_model(file.tensors, file.meta)
+        if model is None:
+            examples = ", ".join(sorted(file.tensors)[:8])
             raise UserError(
-                f"{self.path!r} is of no family that is known by its tensors' names "
-                f"({shown}, …): name the model, or read a directory with config.json "
-                "through pretrained.FromHub."
+                f"{self.path!r} is of no family that is recognized by its tensors' "
+                f"names ({examples}, …): name the model, or read a directory with "
+                "config.json through pretrained.FromHub."
             )
-        return found.clone(**fields)
+        return model.clone(**fields)
 
     def read(self) -> Weights:
-        """Reads the weights for the model that the file is recognised to be of."""
+        """Reads the weights for the model that the file belongs to."""
         return self.read_for(self.model())
 
-    def read_for(self, model) -> Weights:
+    def read_for(self, model: Staged) -> Weights:
         """Reads the weights for a model.
 
         Raises:
@@ -66,7 +72,7 @@ class FromFile:
 
 @dataclasses.dataclass(frozen=True)
 class FromHub:
-    """Weights of a directory as transformers writes it, local or from the hub.
+    """Weights of a directory in the form of transformers, local or from the hub.
 
     Attributes:
       where: a directory, or "hf:owner/name". The hub's cache and its offline mode
@@ -74,8 +80,8 @@ class FromHub:
       reset, ignore, channels: as in `FromFile`.
       revision: branch, tag or commit of a model of the hub.
 
-    What preprocessor_config.json says of images is applied: mean and standard
-    deviation, and size and middle cut wherever the data leave `size` open.
+    The image settings of preprocessor_config.json are applied: mean and standard
+    deviation, and for data without a `size` also size and center crop.
     """
 
     where: str
@@ -84,16 +90,16 @@ class FromHub:
     channels: int | None = None
     revision: str | None = None
 
-    def folder(self):
-        """Returns the local directory, fetched first where it is on the hub."""
+    def folder(self) -> pathlib.Path:
+        """The local directory, downloaded first if it is on the hub."""
         return hub.model_directory(self.where, self.revision)
 
-    def model(self, **fields):
+    def model(self, **fields: Any) -> Staged:
         """Builds the model of config.json.
 
         Args:
-          fields: fields to set otherwise (`outputs`, `predict`, `pooling`, `dtype`).
-            `outputs` is None unless given, so that the data decide; a sentence encoder
+          **fields: fields to override (`outputs`, `predict`, `pooling`, `dtype`).
+            `outputs` is None by default, so that the data decide; a sentence encoder
             that averages its tokens has `pooling="mean"`.
         """
         folder = self.folder()
@@ -101,25 +107,26 @@ class FromHub:
             fields = {"pooling": "mean", **fields}
         return registry.model_from_config(hub.model_config(folder), **fields)
 
-    def image_resizing(self, model) -> dict[str, Any]:
-        """Returns the {"size", "shortest"} that images of data should come in.
+    def image_resizing(self, model: Staged) -> dict[str, Any]:
+        """{"size", "shortest"} of `data.Preprocess` for images of this model, or {}.
 
         Args:
-          model: where it has a `size` of its own (a ViT's), that decides.
+          model: if it has a field `size` (a ViT), that decides, and `shortest` is
+            scaled with it.
         """
-        found, side = hub.image_resizing(self.folder()), getattr(model, "size", None)
-        if found and side and found["size"] != (side, side):
-            part = side / max(found["size"])
-            longer = found["shortest"] and max(side, round(found["shortest"] * part))
-            found = {"size": (side, side), "shortest": longer}
-        return found
+        resizing, side = hub.image_resizing(self.folder()), getattr(model, "size", None)
+        if resizing and side and resizing["size"] != (side, side):
+            shortest, scale = resizing["shortest"], side / max(resizing["size"])
+            shortest = shortest and max(side, round(shortest * scale))
+            resizing = {"size": (side, side), "shortest": shortest}
+        return resizing
 
     def read(self) -> Weights:
         """Reads the weights for the model of config.json."""
         config = hub.model_config(self.folder())
         return self.read_for(self.model(outputs=registry.head_outputs(config)))
 
-    def read_for(self, model) -> Weights:
+    def read_for(self, model: Staged) -> Weights:
         """Reads the weights for a model.
 
         Raises:
@@ -127,46 +134,47 @@ class FromHub:
         """
         folder = self.folder()
         weights = _read_weights(folder, model, None, self.channels)
-        normalised = hub.image_normalization(folder)
-        if normalised:
-            pre = _preprocess(normalised, self.channels)
-            weights.meta.update(preprocess=pre)
+        normalization = hub.image_normalization(folder)
+        if normalization:
+            weights.meta["preprocess"] = _preprocess(normalization, self.channels)
         weights.meta["config"] = hub.model_config(folder)
         return weights
 
 
-def _read_weights(path, model, layout: str | None, channels: int | None) -> Weights:
+def _read_weights(
+    path: pathlib.Path, model: Staged, layout_name: str | None, channels: int | None
+) -> Weights:
     """Reads a file into a model's layout; see `FromFile`."""
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels={channels!r}: expected 1 or 3.")
     file = tensor_files.read(path)
-    layouts: Mapping[str, Any] = getattr(model, "layouts", dict)()
+    layouts: Mapping[str, WeightLayout] = getattr(model, "layouts", dict)()
     if not layouts:
         raise UserError(
             f"the model {type(model).__name__} has no file layout of another library; "
             "load it from a run of jaxtl (pretrained.FromRun)."
         )
-    if layout is not None and layout not in layouts:
-        raise UserError(
-            f"layout={layout!r} is unknown{nearest(layout, layouts)} "
-            f"(known: {', '.join(layouts)})."
-        )
-    name = layout or convert.choose_layout(file.tensors, layouts)
-    table = layouts[name]
-    weights = convert.to_weights(file.tensors, table, {**file.meta, "layout": name})
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels={channels!r}: expected 1 or 3.")
+    if layout_name is None:
+        layout_name = convert.choose_layout(file.tensors, layouts)
+    check_option("layout", layout_name, tuple(layouts))
+    layout = layouts[layout_name]
+    meta = {**file.meta, "layout": layout_name}
+    weights = convert.to_weights(file.tensors, layout, meta)
     if channels == 1:
-        if not table.stem:
+        if not layout.stem:
             raise UserError(f"channels=1: a {type(model).__name__} reads no images.")
-        weights = convert.to_one_channel(weights, table.stem)
-    if table.mean:
-        pre = _preprocess({"mean": table.mean, "std": table.std}, channels)
-        weights.meta.update(preprocess=pre)
+        weights = convert.to_one_channel(weights, layout.stem)
+    if layout.mean:
+        normalization = {"mean": layout.mean, "std": layout.std}
+        weights.meta["preprocess"] = _preprocess(normalization, channels)
     adapted = trees.map_with_path(model.adapt, weights.params)
     return dataclasses.replace(weights, params=adapted)
 
 
-def _preprocess(normalised: Mapping[str, Any], channels: int | None) -> dict[str, Any]:
-    """Returns mean and std as data/preprocess.py stores them."""
-    if channels == 1:  # the colours' own differ by hundredths
-        normalised = {k: [float(np.mean(v))] for k, v in normalised.items()}
-    return {k: list(v) for k, v in normalised.items()}
+def _preprocess(
+    normalization: Mapping[str, Any], channels: int | None
+) -> dict[str, Any]:
+    """Mean and standard deviation per channel, in the form of `data.Preprocess`."""
+    if channels == 1:  # those of the three colors differ only by hundredths
+        normalization = {k: [float(np.mean(v))] for k, v in normalization.items()}
+    return {k: list(v) for k, v in normalization.items()}

@@ -1,4 +1,4 @@
-"""Initial weights from what jaxtl itself wrote: a run's directory or a checkpoint."""
+"""Initial weights written by jaxtl: a run's directory or a checkpoint."""
 
 import dataclasses
 import functools
@@ -13,12 +13,12 @@ from jaxtl.pretrained.match import Weights
 
 @dataclasses.dataclass(frozen=True)
 class FromRun:
-    """The model that an earlier run left behind.
+    """The model that an earlier run trained.
 
     Attributes:
       path: the run's directory.
-      reset: patterns of what is re-initialized, "head" for a new head.
-      ignore: patterns of what the run has and this model lacks.
+      reset: patterns of leaves to re-initialize, "head" for a new head.
+      ignore: patterns of leaves of the run that this model does not have.
       which: "best" on validation, or "last".
     """
 
@@ -31,7 +31,7 @@ class FromRun:
         """Reads the weights.
 
         Raises:
-          UserError: if the directory is no run, or its checkpoint can't be read.
+          UserError: the directory is no run, or its checkpoint can't be read.
         """
         path = pathlib.Path(self.path)
         if not path.is_dir():
@@ -47,8 +47,10 @@ class FromRun:
 
 
 @functools.lru_cache(maxsize=4)
-def _read(folder: pathlib.Path, step: int, which: str, stamp: int) -> Weights:
-    # Memoised: a table of many small runs starts each of them from one source.
+def _read(folder: pathlib.Path, step: int, which: str, modified_ns: int) -> Weights:
+    # Cached, because many small runs of a study start from the same source. The time of
+    # the last change is an argument so that a folder that was written again is read
+    # again.
     item = checkpoint.read(folder, step, which)
     meta = checkpoint.meta(folder, step)
     return Weights(item["params"], item.get("stats", {}), meta)
@@ -69,7 +71,11 @@ class FromCheckpoint:
     ignore: tuple[str, ...] | str = ()
 
     def read(self) -> Weights:
-        """Reads the weights; UserError where this is no orbax checkpoint."""
+        """Reads the weights.
+
+        Raises:
+          UserError: the folder is no orbax checkpoint.
+        """
         path = pathlib.Path(self.path)
         if not path.is_dir():
             raise UserError(f"init: there is no checkpoint folder {self.path!r}.")

@@ -1,4 +1,4 @@
-"""What an adapter_config.json may say, and what is refused."""
+"""Reading of adapter_config.json; entries that jaxtl does not support are errors."""
 
 import json
 import pathlib
@@ -7,9 +7,9 @@ from typing import Any
 from jaxtl.core.errors import UserError
 from jaxtl.pretrained import hf_peft_layout
 
-# What an adapter_config.json may say and this reader follows, or which tells nothing
-# about the values. Anything else that is set changes what the numbers mean.
-KNOWN = (
+# Entries that jaxtl supports, or that do not affect the values. Any other entry that is
+# set changes the meaning of the tensors.
+_SUPPORTED = (
     "peft_type",
     "peft_version",
     "task_type",
@@ -49,29 +49,28 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     """Reads an adapter_config.json.
 
     Raises:
-      UserError: no such file, an unknown kind, or an option that is not followed here.
+      UserError: no such file, an unknown method, or an entry that is not supported.
     """
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"{str(path.parent)!r} is no folder of PEFT's: it has no {path.name}."
+            f"{str(path.parent)!r} is no folder of PEFT: it has no {path.name}."
         ) from None
     except ValueError:
         raise UserError(f"{str(path)!r} is no JSON.") from None
-    where = f"{str(path)!r}"
     hf_peft_layout.codec_of_kind(config.get("peft_type"))
     if config.get("bias", "none") != "none":
         raise UserError(
-            f"{where}: bias={config['bias']!r} trained biases beside the adapters; "
-            "only 'none' can be read."
+            f"{str(path)!r}: bias={config['bias']!r} means that biases were trained "
+            "too; only 'none' can be read."
         )
     if config.get("init_lora_weights", True) not in (True, False, "gaussian", "eva"):
         raise UserError(
-            f"{where}: init_lora_weights={config['init_lora_weights']!r} changes the "
-            "base's weights; save such adapters converted to plain LoRA."
+            f"{str(path)!r}: init_lora_weights={config['init_lora_weights']!r} changes "
+            "the base's weights; convert such adapters to plain LoRA when saving them."
         )
     for name, value in config.items():
-        if value and name not in KNOWN:
-            raise UserError(f"{where}: {name}={value!r} is not supported.")
+        if value and name not in _SUPPORTED:
+            raise UserError(f"{str(path)!r}: {name}={value!r} is not supported.")
     return config

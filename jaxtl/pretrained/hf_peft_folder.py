@@ -1,13 +1,13 @@
-"""Hugging Face PEFT's folders: adapter_config.json beside adapter_model.safetensors.
+"""Hugging Face PEFT's folders: adapter_config.json and adapter_model.safetensors.
 
-What a method's numbers are called there, and how they turn, is in `adapters_layout`.
+The names and shapes of each method's tensors are in `hf_peft_layout`.
 """
 
 import json
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,23 +16,43 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import paths
-from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
+from jaxtl.models.staged import Staged
+from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
 from jaxtl.peft import base
 from jaxtl.pretrained import convert, hf_peft_config, hf_peft_layout, tensor_files
 from jaxtl.pretrained.hf_peft_layout import AdaptedModule
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# PEFT wraps the model twice; VeRA's shared matrices hang on the outer one.
-ROOT, OUTER = "base_model.model.", "base_model."
+# PEFT wraps the model twice; VeRA's shared matrices belong to the outer module.
+_INNER, _OUTER = "base_model.model.", "base_model."
+
+
+class Adapter(NamedTuple):
+    """The content of a folder.
+
+    Attributes:
+      method: the reparametrization.
+      delta: its δ.
+      constants: its constants.
+      whole: {path: array} of leaves that were stored whole.
+    """
+
+    method: base.Reparametrization
+    delta: PyTree
+    constants: PyTree
+    whole: dict[str, np.ndarray]
+
+
+# --- writing --------------------------------------------------------------------------
 
 
 def save_adapter(
-    folder,
+    folder: str | pathlib.Path,
     peft: base.Reparametrization,
     delta: PyTree,
     constants: PyTree,
     params: PyTree,
-    model,
+    model: Staged,
     saved: tuple[str, ...] = ("head",),
     *,
     of: str | None = None,
@@ -40,45 +60,46 @@ def save_adapter(
     """Writes a folder that `peft.PeftModel.from_pretrained(base, folder)` opens.
 
     Args:
-      folder: where to; made if missing.
+      folder: where to; created if missing.
       peft: the method.
-      delta, constants: its numbers.
-      params: base or merged parameters, which the saved stages are taken from.
-      model: the module that they are of; it needs a layout "hf".
+      delta, constants: its δ and constants.
+      params: base or merged parameters, of which the saved stages are written.
+      model: the model that they are of; it needs a layout "hf".
       saved: stages that were trained whole, written beside the adapters.
       of: name or folder of the base, for PEFT's configuration.
 
     Raises:
-      UserError: the folder holds something, a method or a leaf that PEFT's layout has
-        no place for, a stage that is saved and adapted at once.
+      UserError: the folder is not empty; PEFT has no such method, or no module for a
+        leaf; a stage is saved and adapted at once.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not overwritten.")
-    layout = _layout(model)
+    layout = _hf_layout(model)
     codec = hf_peft_layout.codec_of(peft)
-    found = {m.path: m for m in hf_peft_layout.adaptable_modules(layout)}
+    modules = {m.path: m for m in hf_peft_layout.adaptable_modules(layout)}
     targets = peft.targets(params)
-    _writable(peft, targets, found, saved, model)
-    tensors, used = codec.shared(constants), {}
-    tensors = {OUTER + name: x for name, x in tensors.items()}
+    _check_targets(targets, modules, saved, model)
+    tensors = {_OUTER + name: x for name, x in codec.shared(constants).items()}
+    adapted = {}
     for path, leaf in targets.items():
-        used[path] = module = found[path]
-        own = jax.tree.map(np.asarray, base.subtree(delta, path))
-        parts = codec.write(own, module, tuple(leaf.shape))
-        tensors |= {f"{ROOT}{module.name}.{n}": x for n, x in parts.items()}
-    whole = _whole(params, layout, saved)
-    tensors |= {f"{ROOT}{name}": x for name, x in whole.items()}
-    names = dict.fromkeys(name.rpartition(".")[0] for name in whole)
+        module = modules[path]
+        leaf_delta = jax.tree.map(np.asarray, base.subtree(delta, path))
+        parts = codec.write(leaf_delta, module, tuple(leaf.shape))
+        tensors |= {f"{_INNER}{module.name}.{n}": x for n, x in parts.items()}
+        adapted[path] = module, leaf_delta
+    whole = _whole_tensors(params, layout, saved)
+    tensors |= {f"{_INNER}{name}": x for name, x in whole.items()}
+    whole_modules = dict.fromkeys(name.rpartition(".")[0] for name in whole)
     config = {
         "peft_type": codec.kind,
         "task_type": None,
         "base_model_name_or_path": of,
         "inference_mode": True,
-        "target_modules": [m.name for m in used.values()],
-        "modules_to_save": list(names) or None,
-        "fan_in_fan_out": any(m.kind == "conv1d" for m in used.values()),
-        **codec.config(peft, {p: (m, base.subtree(delta, p)) for p, m in used.items()}),
+        "target_modules": [module.name for module, _ in adapted.values()],
+        "modules_to_save": list(whole_modules) or None,
+        "fan_in_fan_out": any(m.kind == "conv1d" for m, _ in adapted.values()),
+        **codec.config(peft, adapted),
     }
     folder.mkdir(parents=True, exist_ok=True)
     tensor_files.write(folder / WEIGHTS, tensors, {"format": "pt"})
@@ -86,49 +107,56 @@ def save_adapter(
     return folder
 
 
-def _layout(model) -> WeightLayout:
+def _hf_layout(model: Staged) -> WeightLayout:
     layouts = getattr(model, "layouts", dict)()
     if "hf" not in layouts:
         raise UserError(
-            f"{type(model).__name__} has no layout of transformers, in whose names "
-            "PEFT's files are written."
+            f"{type(model).__name__} has no layout of transformers, whose names PEFT's "
+            "files use."
         )
     return layouts["hf"]
 
 
-def _writable(peft, targets, found, saved, model) -> None:
-    """Raises where a leaf has no place in PEFT's layout, or another meaning."""
+def _check_targets(
+    targets: Iterable[str],
+    modules: Mapping[str, AdaptedModule],
+    saved: tuple[str, ...],
+    model: Staged,
+) -> None:
+    """Raises UserError where PEFT can't hold a leaf, or would read it otherwise."""
+    is_tied = getattr(model, "predict", None) == "next" and getattr(
+        model, "tied", False
+    )
     for path in targets:
-        if path not in found:
+        if path not in modules:
             raise UserError(
                 f"peft: transformers' layout of {type(model).__name__} has no module "
-                f"for {path!r}{nearest(path, found)}."
+                f"for {path!r}{nearest(path, modules)}."
             )
         stage = path.split("/")[0]
         if stage in saved:
             raise UserError(
                 f"peft: the stage {stage!r} is adapted ({path!r}) and to be saved "
-                "whole; PEFT knows a module as one or the other."
+                "whole, but in PEFT a module can be only one of both."
             )
-        tied = getattr(model, "predict", None) == "next" and getattr(
-            model, "tied", False
-        )
-        if tied and path == "embeddings/token/embedding":
+        if is_tied and path == "embeddings/token/embedding":
             raise UserError(
                 f"peft: {path!r} is the table of a tied head; merged, it changes the "
                 "head as well, which PEFT's adapters of embeddings don't."
             )
 
 
-def _whole(params: PyTree, layout: WeightLayout, saved) -> dict[str, np.ndarray]:
-    """Returns {name in the file: tensor} of the stages that are saved whole."""
+def _whole_tensors(
+    params: PyTree, layout: WeightLayout, saved: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """The tensors of the stages that are saved whole, by their names in the file."""
     stages = {rule.path.split("/")[0] for rule in layout.rules}
-    found = {}
     for stage in saved:
         if stage not in stages | {"head"}:
             raise UserError(
                 f"saved={stage!r} is no stage with a layout{nearest(stage, stages)}."
             )
+    tensors = {}
     for rule in layout.rules:
         leaf = base.subtree(params, rule.path)
         if rule.path.split("/")[0] not in saved or leaf is None:
@@ -138,108 +166,124 @@ def _whole(params: PyTree, layout: WeightLayout, saved) -> dict[str, np.ndarray]
                 f"saved: {rule.source!r} is no module's weight or bias, and PEFT saves "
                 "modules."
             )
-        found[rule.source] = TRANSFORMS[rule.transform][1](np.asarray(leaf))
-    return found
+        tensors[rule.source] = TRANSFORMS[rule.transform][1](np.asarray(leaf))
+    return tensors
 
 
-def read_adapter(
-    folder, model
-) -> tuple[base.Reparametrization, PyTree, PyTree, dict[str, np.ndarray]]:
-    """Reads a folder that PEFT, or `save`, wrote.
+# --- reading --------------------------------------------------------------------------
+
+
+class _Tensors(NamedTuple):
+    """The tensors of a file, with names without PEFT's and the layout's prefixes.
+
+    Attributes:
+      shared: {name: matrix} that all adapters share.
+      parts: {module: {part: array}} of the adapters.
+      whole: {name: tensor} of leaves that were stored whole.
+    """
+
+    shared: dict[str, np.ndarray]
+    parts: dict[str, dict[str, np.ndarray]]
+    whole: dict[str, Any]
+
+
+def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
+    """Reads a folder that PEFT, or `save_adapter`, wrote.
 
     Args:
       folder: with adapter_config.json and adapter_model.safetensors.
-      model: the module that the adapters are for; it needs a layout "hf".
-
-    Returns:
-      The method, its δ, its constants, and {path: array} of leaves saved whole.
+      model: the model that the adapters are for; it needs a layout "hf".
 
     Raises:
-      UserError: no such folder, a kind or an option that is unknown here, tensors that
-        are missing or that the model has no place for.
+      UserError: no such folder, a method or an option that is not supported, tensors
+        that are missing or that the model has no leaf for.
     """
-    folder, layout = pathlib.Path(folder), _layout(model)
+    folder, layout = pathlib.Path(folder), _hf_layout(model)
     config = hf_peft_config.read_config(folder / CONFIG)
     codec = hf_peft_layout.codec_of_kind(config.get("peft_type"))
-    shared, parts, rest = _sorted(tensor_files.read(folder / WEIGHTS).tensors, layout)
-    known = {
-        convert.without_prefix(m.name, layout): m
-        for m in hf_peft_layout.adaptable_modules(layout)
+    tensors = _grouped(tensor_files.read(folder / WEIGHTS).tensors, layout)
+    modules = {
+        convert.without_prefix(module.name, layout): module
+        for module in hf_peft_layout.adaptable_modules(layout)
     }
-    lost = [name for name in parts if name not in known]
     rules = {convert.without_prefix(r.source, layout): r for r in layout.rules}
-    lost += [name for name in rest if name not in rules]
-    if lost:
-        hint = nearest(lost[0], [*known, *rules])
+    unknown = [name for name in tensors.parts if name not in modules]
+    unknown += [name for name in tensors.whole if name not in rules]
+    if unknown:
+        hint = nearest(unknown[0], [*modules, *rules])
         raise UserError(
             f"{str(folder)!r}: {type(model).__name__} has no place for "
-            f"{', '.join(map(repr, lost[:6]))}{hint}."
+            f"{', '.join(map(repr, unknown[:6]))}{hint}."
         )
-    _complete(folder, config, known, parts, rest)
-    own = {}
-    for name, tensors in parts.items():
+    _check_complete(folder, config, modules, tensors)
+    deltas = {}
+    for name, parts in tensors.parts.items():
         try:
-            own[known[name].path] = codec.read(tensors, config)
+            deltas[modules[name].path] = codec.read(parts, config)
         except KeyError as error:
             raise UserError(
                 f"{str(folder)!r}: the tensor {error.args[0]!r} of {name!r} is missing."
             ) from None
     try:
-        peft = codec.build(config, own, [rule.path for rule in layout.rules])
-        constants = codec.constants(shared)
+        method = codec.build(config, deltas, [rule.path for rule in layout.rules])
+        constants = codec.constants(tensors.shared)
     except KeyError as error:
         raise UserError(f"{str(folder)!r} lacks {error.args[0]!r}.") from None
-    whole = {rules[name].path: _turned(x, rules[name]) for name, x in rest.items()}
-    return peft, trees.nested(own), constants, whole
+    whole = {}
+    for name, tensor in tensors.whole.items():
+        to_leaf = TRANSFORMS[rules[name].transform][0]
+        whole[rules[name].path] = to_leaf(hf_peft_layout.delta_array(tensor))
+    return Adapter(method, trees.nested(deltas), constants, whole)
 
 
-def _turned(x, rule: Rule) -> np.ndarray:
-    return TRANSFORMS[rule.transform][0](hf_peft_layout.single(x))
-
-
-def _sorted(tensors: Mapping[str, Any], layout: WeightLayout):
-    """Parts a file: shared matrices, {module: {part: array}}, tensors saved whole."""
-    shared, parts, rest = {}, {}, {}
-    for name, x in tensors.items():
-        inner = name.removeprefix(ROOT).removeprefix(OUTER)
-        module, _, part = _split(inner)
-        if inner in hf_peft_layout.SHARED:
-            shared[inner] = hf_peft_layout.single(x)
+def _grouped(tensors: Mapping[str, Any], layout: WeightLayout) -> _Tensors:
+    groups = _Tensors({}, {}, {})
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix(_INNER).removeprefix(_OUTER)
+        part = _adapter_part(name)
+        if name in hf_peft_layout.SHARED:
+            groups.shared[name] = hf_peft_layout.delta_array(tensor)
         elif part:
-            bare = convert.without_prefix(module, layout)
-            parts.setdefault(bare, {})[part] = hf_peft_layout.single(x)
+            module = convert.without_prefix(name.removesuffix(f".{part}"), layout)
+            parts = groups.parts.setdefault(module, {})
+            parts[part] = hf_peft_layout.delta_array(tensor)
         else:
-            # PEFT may keep a table whole beside its adapter.
-            rest[convert.without_prefix(inner.replace(".base_layer.", "."), layout)] = x
-    return shared, parts, rest
+            # PEFT may store a table whole beside its adapter.
+            name = name.replace(".base_layer.", ".")
+            groups.whole[convert.without_prefix(name, layout)] = tensor
+    return groups
 
 
-def _split(name: str) -> tuple[str, str, str]:
-    """Returns (module, ".", part) of an adapter's tensor, part "" for other tensors."""
+def _adapter_part(name: str) -> str | None:
+    """The part of an adapter that ends the name, None for other tensors."""
     for part in hf_peft_layout.PARTS:
         if name.endswith(f".{part}"):
-            return name.removesuffix(f".{part}"), ".", part
-    return name, "", ""
+            return part
+    return None
 
 
-def _complete(
-    folder, config: Mapping, known: Mapping[str, AdaptedModule], parts, rest
+def _check_complete(
+    folder: pathlib.Path,
+    config: Mapping[str, Any],
+    modules: Mapping[str, AdaptedModule],
+    tensors: _Tensors,
 ) -> None:
-    """Raises where the file lacks a module that its configuration targets."""
-    if not parts:
+    """Raises UserError where the file lacks a module that its configuration targets."""
+    if not tensors.parts:
         raise UserError(f"{str(folder)!r}: {WEIGHTS} holds no adapter.")
     targets = config.get("target_modules") or ()
     narrowed = config.get("layers_to_transform") or config.get("exclude_modules")
     if narrowed or targets == "all-linear":
         return
 
-    def meant(name: str) -> bool:
+    def is_target(name: str) -> bool:
         if isinstance(targets, str):
             return re.fullmatch(targets, name) is not None
         return any(name == t or name.endswith(f".{t}") for t in targets)
 
-    for bare, module in known.items():
-        if meant(module.name) and bare not in parts and f"{bare}.weight" not in rest:
+    for name, module in modules.items():
+        stored = name in tensors.parts or f"{name}.weight" in tensors.whole
+        if is_target(module.name) and not stored:
             raise UserError(
                 f"{str(folder)!r}: {CONFIG} targets {module.name!r}, and {WEIGHTS} "
                 "has no tensors of it."
@@ -247,39 +291,42 @@ def _complete(
 
 
 def read_start(
-    peft: base.Reparametrization, model, params: PyTree
+    peft: base.Reparametrization, model: Staged, params: PyTree
 ) -> tuple[PyTree, PyTree, dict[str, np.ndarray]]:
-    """Reads what `peft.start` names, for this method on this model.
+    """Reads the folder `peft.start` for this method on this model.
 
     Args:
       peft: the method, with `start` set.
-      model: the module.
+      model: the model.
       params: the base.
 
     Returns:
-      δ, constants and {path: array} of leaves saved whole, as `read`.
+      δ, constants and {path: array} of leaves stored whole, as in `Adapter`.
 
     Raises:
       UserError: the folder is of another method, rank, scale, or other leaves.
     """
-    folder = paths.find(peft.start, "peft.start")
-    found, delta, constants, whole = read_adapter(folder, model)
-    where = f"peft.start={peft.start!r}"
-    if type(found) is not type(peft):
+    adapter = read_adapter(paths.find(peft.start, "peft.start"), model)
+    start = f"peft.start={peft.start!r}"
+    if type(adapter.method) is not type(peft):
         raise UserError(
-            f"{where} holds {type(found).__name__}; peft is {type(peft).__name__}."
+            f"{start} holds {type(adapter.method).__name__}; peft is "
+            f"{type(peft).__name__}."
         )
     for field in hf_peft_layout.codec_of(peft).fields:
-        theirs, ours = getattr(found, field), getattr(peft, field)
-        if theirs != ours:
-            raise UserError(f"{where} has {field}={theirs!r}; peft.{field}={ours!r}.")
-    ours = jax.eval_shape(lambda: peft.init(jax.random.key(0), params))
-    ours = {p: tuple(x.shape) for p, x in trees.flatten(ours).items()}
-    theirs = {p: tuple(x.shape) for p, x in trees.flatten(delta).items()}
-    for path in sorted(ours.keys() | theirs.keys()):
-        if ours.get(path) != theirs.get(path):
+        stored, value = getattr(adapter.method, field), getattr(peft, field)
+        if stored != value:
+            raise UserError(f"{start} has {field}={stored!r}; peft.{field}={value!r}.")
+    initial = jax.eval_shape(lambda: peft.init(jax.random.key(0), params))
+    expected_shapes, shapes = _shapes(initial), _shapes(adapter.delta)
+    for path in sorted(expected_shapes.keys() | shapes.keys()):
+        if expected_shapes.get(path) != shapes.get(path):
             raise UserError(
-                f"{where} has {theirs.get(path, 'nothing')} for {path!r}; peft.select="
-                f"{peft.select!r} gives {ours.get(path, 'nothing')}."
+                f"{start} has {shapes.get(path, 'nothing')} for {path!r}; peft.select="
+                f"{peft.select!r} gives {expected_shapes.get(path, 'nothing')}."
             )
-    return delta, constants, whole
+    return adapter.delta, adapter.constants, adapter.whole
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}

@@ -1,4 +1,4 @@
-"""How PEFT names and stores what each method trains; a row of `CODECS` per method."""
+"""Names and shapes of each method's δ in PEFT's files: one codec per method."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from jaxtl.peft.ia3 import IA3
 from jaxtl.peft.lora import LoRA
 from jaxtl.peft.vera import VeRA
 
-# Names of an adapter's tensors, behind the module's own.
+# Names of an adapter's tensors, behind the name of its module.
 PARTS = (
     "lora_A.weight",
     "lora_B.weight",
@@ -26,15 +26,20 @@ PARTS = (
     "vera_lambda_d",
     "vera_lambda_b",
 )
+# Tensors that all adapters share.
 SHARED = ("vera_A", "vera_B")
 
 
+Delta = Mapping[str, np.ndarray]
+Config = Mapping[str, Any]
+
+
 class AdaptedModule(NamedTuple):
-    """A module of transformers that an adapter may stand beside.
+    """A module of transformers that can have an adapter.
 
     Attributes:
-      name: there.
-      path: of its kernel or table in our tree.
+      name: in transformers.
+      path: of its kernel or table in jaxtl's tree.
       kind: "linear", "conv1d" (GPT-2's, whose kernel is (in, out)), "conv" or "table".
     """
 
@@ -43,31 +48,34 @@ class AdaptedModule(NamedTuple):
     kind: str
 
 
+Adapted = Mapping[str, tuple[AdaptedModule, Delta]]
+
+
 def adaptable_modules(layout: WeightLayout) -> list[AdaptedModule]:
-    """Returns the modules of a layout that have a kernel or are a table."""
+    """The modules of a layout that have a kernel or are a table."""
     kinds = {"linear": "linear", "same": "conv1d", "conv": "conv"}
-    found = []
+    modules = []
     for rule in layout.rules:
         name, leaf = rule.source.removesuffix(".weight"), rule.path.rpartition("/")[2]
         if leaf == "embedding":
-            found.append(AdaptedModule(name, rule.path, "table"))
+            modules.append(AdaptedModule(name, rule.path, "table"))
         elif leaf == "kernel" and rule.transform in kinds:
-            found.append(AdaptedModule(name, rule.path, kinds[rule.transform]))
-    return found
+            modules.append(AdaptedModule(name, rule.path, kinds[rule.transform]))
+    return modules
 
 
 class AdapterCodec(NamedTuple):
-    """How one method is written and read.
+    """Conversions of one method, in which "δ" is that of one module.
 
     Attributes:
       kind: PEFT's `peft_type`.
       fields: fields of the method that a file fixes.
-      write: (own, module, shape of the kernel) -> {part: array}.
-      config: (method, {path: (module, own)}) -> entries of adapter_config.json.
-      shared: constants -> {name: array} beside the modules'.
-      read: ({part: array}, configuration) -> own.
-      build: (configuration, {path: own}, all paths) -> the method.
-      constants: what `shared` wrote -> constants.
+      write: (δ, module, shape of the kernel) -> {part: array}.
+      config: (method, {path: (module, δ)}) -> entries of adapter_config.json.
+      read: ({part: array}, configuration) -> δ.
+      build: (configuration, {path: δ}, all paths) -> the method.
+      shared: constants -> {name: array}, tensors that all modules share.
+      constants: the inverse of `shared`.
     """
 
     kind: str
@@ -81,23 +89,27 @@ class AdapterCodec(NamedTuple):
 
 
 def codec_of(peft: base.Reparametrization) -> AdapterCodec:
-    """Returns how a method is written.
+    """The codec of a method.
 
     Raises:
-      UserError: PEFT's layout has no place for it.
+      UserError: PEFT has no such method.
     """
-    if type(peft) not in CODECS:
-        known = ", ".join(cls.__name__ for cls in CODECS)
+    if type(peft) not in _CODECS:
+        supported = ", ".join(cls.__name__ for cls in _CODECS)
         raise UserError(
-            f"peft: {type(peft).__name__} is not PEFT's, and its folders have no place "
-            f"for it (they have for {known}); such a run is kept in its checkpoint."
+            f"peft: PEFT's folders can't hold {type(peft).__name__} (they can hold "
+            f"{supported}); such a run is stored in its checkpoint alone."
         )
-    return CODECS[type(peft)]
+    return _CODECS[type(peft)]
 
 
 def codec_of_kind(kind: Any) -> AdapterCodec:
-    """Returns how a `peft_type` is read."""
-    kinds = {c.kind: c for c in CODECS.values()}
+    """The codec of a `peft_type`.
+
+    Raises:
+      UserError: jaxtl has no such method.
+    """
+    kinds = {codec.kind: codec for codec in _CODECS.values()}
     if kind not in kinds:
         raise UserError(
             f"adapter_config.json: peft_type {kind!r} is unknown"
@@ -106,53 +118,57 @@ def codec_of_kind(kind: Any) -> AdapterCodec:
     return kinds[kind]
 
 
-def single(x: Any) -> np.ndarray:
-    """Returns an array in single precision at least, as δ is trained."""
-    x = np.asarray(x)
-    return (
-        x.astype(np.promote_types(x.dtype, np.float32)) if x.dtype.itemsize < 4 else x
-    )
+def delta_array(tensor: Any) -> np.ndarray:
+    """A tensor as a numpy array, half precision as float32, in which δ is trained."""
+    array = np.asarray(tensor)
+    if array.dtype.itemsize >= 4:
+        return array
+    return array.astype(np.promote_types(array.dtype, np.float32))
 
 
-def _pattern_of(paths: Iterable[str], known: Iterable[str]) -> str:
-    """Returns a pattern of exactly these paths, for all layers at once if it can be."""
-    paths, known = list(paths), list(known)
+def _pattern_of(paths: Iterable[str], all_paths: Iterable[str]) -> str:
+    """A pattern of exactly these paths, which covers all layers at once if possible."""
+    paths = list(paths)
     exact = [re.escape(p) for p in paths]
     layers = dict.fromkeys(re.sub(r"\blayer_\d+", r"layer_\\d+", p) for p in exact)
     short = "|".join(layers)
-    covered = {p for p in known if selections.matches(short, p)}
+    covered = {p for p in all_paths if selections.matches(short, p)}
     return short if covered == set(paths) else "|".join(exact)
 
 
 # --- LoRA -----------------------------------------------------------------------------
 
 
-def _write_lora(own, module: AdaptedModule, shape) -> dict[str, np.ndarray]:
-    a, b = own["a"].T, own["b"].T
-    more = {"lora_magnitude_vector": own["magnitude"]} if "magnitude" in own else {}
+def _write_lora(
+    delta: Delta, module: AdaptedModule, shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    a, b = delta["a"].T, delta["b"].T
+    tensors = {}
+    if "magnitude" in delta:
+        tensors["lora_magnitude_vector"] = delta["magnitude"]
     if module.kind == "table":
-        return {"lora_embedding_A": a, "lora_embedding_B": b, **more}
+        return {"lora_embedding_A": a, "lora_embedding_B": b, **tensors}
     if module.kind == "conv":
         a = a.reshape(-1, *shape[:3]).transpose(0, 3, 1, 2)
         b = b[:, :, None, None]
-        more = {k: m[None, :, None, None] for k, m in more.items()}
-    return {"lora_A.weight": a, "lora_B.weight": b, **more}
+        tensors = {k: m[None, :, None, None] for k, m in tensors.items()}
+    return {"lora_A.weight": a, "lora_B.weight": b, **tensors}
 
 
-def _read_lora(parts, config) -> dict[str, np.ndarray]:
+def _read_lora(parts: Delta, config: Config) -> Delta:
     if "lora_embedding_A" in parts or "lora_embedding_B" in parts:
         a, b = parts["lora_embedding_A"], parts["lora_embedding_B"]
     else:
         a, b = parts["lora_A.weight"], parts["lora_B.weight"]
     if a.ndim == 4:
         a, b = a.transpose(0, 2, 3, 1).reshape(len(a), -1), b[:, :, 0, 0]
-    own = {"a": a.T, "b": b.T}
+    delta = {"a": a.T, "b": b.T}
     if config.get("use_dora"):
-        own["magnitude"] = parts["lora_magnitude_vector"].reshape(-1)
-    return own
+        delta["magnitude"] = parts["lora_magnitude_vector"].reshape(-1)
+    return delta
 
 
-def _config_lora(peft: LoRA, used) -> dict[str, Any]:
+def _config_lora(peft: LoRA, adapted: Adapted) -> dict[str, Any]:
     return {
         "r": peft.rank,
         "lora_alpha": float(peft.alpha),
@@ -164,9 +180,11 @@ def _config_lora(peft: LoRA, used) -> dict[str, Any]:
     }
 
 
-def _build_lora(config, own, known) -> LoRA:
+def _build_lora(
+    config: Config, deltas: Mapping[str, Delta], all_paths: list[str]
+) -> LoRA:
     return LoRA(
-        select=_pattern_of(own, known),
+        select=_pattern_of(deltas, all_paths),
         rank=config["r"],
         alpha=float(config["lora_alpha"]),
         rslora=bool(config.get("use_rslora", False)),
@@ -177,14 +195,16 @@ def _build_lora(config, own, known) -> LoRA:
 # --- (IA)³ ----------------------------------------------------------------------------
 
 
-def _write_ia3(own, module: AdaptedModule, shape) -> dict[str, np.ndarray]:
-    _only_matrices("IA3", module)
-    if "inputs" in own:
-        return {"ia3_l": own["inputs"][None]}
-    return {"ia3_l": own["outputs"][:, None]}
+def _write_ia3(
+    delta: Delta, module: AdaptedModule, shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    _check_is_matrix("IA3", module)
+    if "inputs" in delta:
+        return {"ia3_l": delta["inputs"][None]}
+    return {"ia3_l": delta["outputs"][:, None]}
 
 
-def _read_ia3(parts, config) -> dict[str, np.ndarray]:
+def _read_ia3(parts: Delta, config: Config) -> Delta:
     factors = parts["ia3_l"]
     if factors.ndim != 2 or 1 not in factors.shape:
         raise UserError(
@@ -195,30 +215,36 @@ def _read_ia3(parts, config) -> dict[str, np.ndarray]:
     return {side: factors.reshape(-1)}
 
 
-def _config_ia3(peft: IA3, used) -> dict[str, Any]:
-    inward = [module.name for module, own in used.values() if "inputs" in own]
-    return {"feedforward_modules": inward, "init_ia3_weights": True}
+def _config_ia3(peft: IA3, adapted: Adapted) -> dict[str, Any]:
+    on_inputs = [module.name for module, delta in adapted.values() if "inputs" in delta]
+    return {"feedforward_modules": on_inputs, "init_ia3_weights": True}
 
 
-def _build_ia3(config, own, known) -> IA3:
-    inward = [path for path, factors in own.items() if "inputs" in factors]
-    return IA3(select=_pattern_of(own, known), inputs=_pattern_of(inward, known))
+def _build_ia3(
+    config: Config, deltas: Mapping[str, Delta], all_paths: list[str]
+) -> IA3:
+    on_inputs = [path for path, delta in deltas.items() if "inputs" in delta]
+    return IA3(
+        select=_pattern_of(deltas, all_paths), inputs=_pattern_of(on_inputs, all_paths)
+    )
 
 
 # --- VeRA -----------------------------------------------------------------------------
 
 
-def _write_vera(own, module: AdaptedModule, shape) -> dict[str, np.ndarray]:
-    _only_matrices("VeRA", module)
-    return {"vera_lambda_d": own["inner"], "vera_lambda_b": own["outer"]}
+def _write_vera(
+    delta: Delta, module: AdaptedModule, shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    _check_is_matrix("VeRA", module)
+    return {"vera_lambda_d": delta["inner"], "vera_lambda_b": delta["outer"]}
 
 
-def _read_vera(parts, config) -> dict[str, np.ndarray]:
+def _read_vera(parts: Delta, config: Config) -> Delta:
     return {"inner": parts["vera_lambda_d"], "outer": parts["vera_lambda_b"]}
 
 
-def _config_vera(peft: VeRA, used) -> dict[str, Any]:
-    # PEFT would draw other matrices from a seed, so ours go with the file.
+def _config_vera(peft: VeRA, adapted: Adapted) -> dict[str, Any]:
+    # PEFT would draw other matrices from a seed, so the file contains jaxtl's.
     return {
         "r": peft.rank,
         "d_initial": float(peft.inner),
@@ -229,20 +255,24 @@ def _config_vera(peft: VeRA, used) -> dict[str, Any]:
     }
 
 
-def _build_vera(config, own, known) -> VeRA:
+def _build_vera(
+    config: Config, deltas: Mapping[str, Delta], all_paths: list[str]
+) -> VeRA:
     inner = float(config.get("d_initial", 0.1))
-    return VeRA(select=_pattern_of(own, known), rank=config["r"], inner=inner)
+    select = _pattern_of(deltas, all_paths)
+    return VeRA(select=select, rank=config["r"], inner=inner)
 
 
-def _only_matrices(method: str, module: AdaptedModule) -> None:
+def _check_is_matrix(method: str, module: AdaptedModule) -> None:
+    """Raises UserError for a convolution, of which PEFT has no such adapter."""
     if module.kind == "conv":
         raise UserError(
-            f"peft: {method} of a convolution ({module.path!r}) has no place in PEFT's "
-            "layout."
+            f"peft: PEFT's folders can't hold {method} of a convolution "
+            f"({module.path!r})."
         )
 
 
-CODECS = {
+_CODECS = {
     LoRA: AdapterCodec(
         "LORA",
         ("rank", "alpha", "rslora", "dora"),

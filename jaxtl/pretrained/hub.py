@@ -1,4 +1,4 @@
-"""Directories of the Hugging Face hub: a local one, or one fetched into its cache."""
+"""Model directories in Hugging Face's form, local or downloaded from the hub."""
 
 import json
 import pathlib
@@ -7,20 +7,25 @@ from typing import Any
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
 
-PREFIX = "hf:"
-# Weights of other frameworks and pickles stay away unless nothing else is there.
-WANTED = ["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]
-PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+_PREFIX = "hf:"
+# Weights of other frameworks are not downloaded, and pickles only in the absence of
+# safetensors.
+_PATTERNS = ["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]
+_PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 def model_directory(where: str, revision: str | None = None) -> pathlib.Path:
-    """Returns a model's directory, fetched first where it is "hf:owner/name".
+    """The directory of a model, downloaded first if it is "hf:owner/name".
+
+    Args:
+      where: a local directory, or "hf:owner/name".
+      revision: branch, tag or commit of a model of the hub.
 
     Raises:
       UserError: no such directory or model, no network, no huggingface_hub.
     """
-    if where.startswith(PREFIX):
-        return _fetch(where.removeprefix(PREFIX), revision)
+    if where.startswith(_PREFIX):
+        return _download(where.removeprefix(_PREFIX), revision)
     path = paths.find(where, "pretrained.FromHub")
     if not path.is_dir():
         raise UserError(
@@ -30,7 +35,8 @@ def model_directory(where: str, revision: str | None = None) -> pathlib.Path:
     return path
 
 
-def _fetch(name: str, revision: str | None) -> pathlib.Path:
+def _download(name: str, revision: str | None) -> pathlib.Path:
+    """Downloads a model of the hub into its cache, or finds it there."""
     if name.count("/") != 1 or not all(name.split("/")):
         raise UserError(f"pretrained.FromHub: {name!r} should be 'hf:owner/name'.")
     try:
@@ -40,22 +46,22 @@ def _fetch(name: str, revision: str | None) -> pathlib.Path:
             f"'hf:{name}' needs huggingface_hub (pip install 'jaxtl[hub]')."
         ) from None
 
-    def get(patterns: list[str]) -> pathlib.Path:
+    def snapshot(patterns: list[str]) -> pathlib.Path:
         return pathlib.Path(
             hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         )
 
     try:
-        path = get(WANTED)
+        path = snapshot(_PATTERNS)
         if not any(path.glob("*.safetensors")):
-            path = get(WANTED + PICKLES)
+            path = snapshot(_PATTERNS + _PICKLES)
     except Exception as error:
         raise UserError(_reason(name, revision, error)) from None
     return path
 
 
 def _reason(name: str, revision: str | None, error: Exception) -> str:
-    """Says in a sentence why a model could not be fetched."""
+    """A sentence on why a model could not be downloaded."""
     kind = type(error).__name__
     if kind in ("RepositoryNotFoundError", "GatedRepoError"):
         return (
@@ -65,55 +71,55 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
     if kind == "RevisionNotFoundError":
         return f"'hf:{name}': it has no revision {revision!r}."
     return (
-        f"'hf:{name}' is not in the local cache and can't be fetched now ({kind}: no "
+        f"'hf:{name}' is not in the local cache and can't be downloaded ({kind}: no "
         "network, or HF_HUB_OFFLINE is set): connect once, or give the path of a local "
         "copy."
     )
 
 
 def model_config(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the directory's config.json."""
-    return _json(path, "config.json", needed=True)
+    """The content of the directory's config.json."""
+    return _read_json(path, "config.json", required=True)
 
 
 def pools_by_mean(path: pathlib.Path) -> bool:
-    """Returns whether a sentence encoder of this directory averages its tokens."""
-    found = _json(path, "1_Pooling/config.json")
-    return bool(found.get("pooling_mode_mean_tokens"))
+    """Whether the directory is of a sentence encoder that averages its tokens."""
+    pooling = _read_json(path, "1_Pooling/config.json")
+    return bool(pooling.get("pooling_mode_mean_tokens"))
 
 
 def image_normalization(path: pathlib.Path) -> dict[str, Any]:
-    """Returns {"mean", "std"} of preprocessor_config.json, {} where there is none."""
-    found = _json(path, "preprocessor_config.json")
-    if not found.get("do_normalize", "image_mean" in found):
+    """{"mean", "std"} of preprocessor_config.json, {} if it has none."""
+    config = _read_json(path, "preprocessor_config.json")
+    if not config.get("do_normalize", "image_mean" in config):
         return {}
-    return {"mean": found["image_mean"], "std": found["image_std"]}
+    return {"mean": config["image_mean"], "std": config["image_std"]}
 
 
 def image_resizing(path: pathlib.Path) -> dict[str, Any]:
-    """Returns {"size", "shortest"} of preprocessor_config.json, {} where it has none.
+    """{"size", "shortest"} of preprocessor_config.json, {} if it has none.
 
-    As in `data.Preprocess`. Where transformers stretches to a square before it cuts
-    the middle out (DeiT), the proportions are kept instead; resampling is bilinear
-    whatever the file says.
+    The fields are those of `data.Preprocess`. Where transformers stretches an image to
+    a square before the center crop (DeiT), the proportions are preserved instead;
+    resampling is bilinear whatever the file says.
     """
-    found = _json(path, "preprocessor_config.json")
-    size = _sides(found.get("size"))
-    if not size or not found.get("do_resize", True):
+    config = _read_json(path, "preprocessor_config.json")
+    size = _sides(config.get("size"))
+    if not size or not config.get("do_resize", True):
         return {}
-    if "crop_pct" in found:  # ConvNeXt and ResNet: below 384 a part is cut off
-        cut = found["crop_pct"] if size[0] < 384 else None
-        return {"size": size, "shortest": int(size[0] / cut) if cut else None}
-    cut = _sides(found.get("crop_size"))
-    if found.get("do_center_crop") and cut:
-        return {"size": cut, "shortest": max(min(size), *cut)}
-    if isinstance(found["size"], dict) and "shortest_edge" in found["size"]:
-        return {}  # images of many sizes come out: nothing that a batch could hold
+    if "crop_pct" in config:  # ConvNeXt and ResNet crop below 384
+        share = config["crop_pct"] if size[0] < 384 else None
+        return {"size": size, "shortest": int(size[0] / share) if share else None}
+    crop = _sides(config.get("crop_size"))
+    if config.get("do_center_crop") and crop:
+        return {"size": crop, "shortest": max(min(size), *crop)}
+    if isinstance(config["size"], dict) and "shortest_edge" in config["size"]:
+        return {}  # the images would have different sizes, which a batch can't hold
     return {"size": size, "shortest": None}
 
 
-def _sides(size) -> tuple[int, int] | None:
-    """Returns (height, width) of any form that preprocessor_config.json gives it."""
+def _sides(size: Any) -> tuple[int, int] | None:
+    """(height, width) from any of the forms that preprocessor_config.json may have."""
     if isinstance(size, int):
         return size, size
     if not isinstance(size, dict):
@@ -123,17 +129,17 @@ def _sides(size) -> tuple[int, int] | None:
     return sides if None not in sides else None
 
 
-def _json(path: pathlib.Path, name: str, needed: bool = False) -> dict[str, Any]:
+def _read_json(path: pathlib.Path, name: str, required: bool = False) -> dict[str, Any]:
+    """The content of a file of the directory, {} if it is missing and not required."""
     file = path / name
     if not file.is_file():
-        if needed:
+        if required:
             raise UserError(
-                f"the directory {str(path)!r} has no {name}, which says what model it "
-                "is."
+                f"the directory {str(path)!r} has no {name}, which describes the model."
             )
         return {}
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{str(file)!r} is no JSON: {error}.") from None
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

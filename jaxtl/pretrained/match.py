@@ -1,12 +1,13 @@
-"""Loads weights into a model's initial trees, strictly: nothing is left unsaid.
+"""Loading of weights into a model's initial trees; every leaf is accounted for.
 
-Every leaf of the model and every leaf of the weights ends in the table of rows or in
-the one error that lists all that does not fit.
+Every leaf of the model and every leaf of the weights is either in the table of rows or
+in the one error that lists all leaves that do not fit.
 """
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +18,20 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.selection import first, matches
 from jaxtl.core.types import PyTree, Source
 
-_SHOWN = 40
+# Leaves that an error message lists at most.
+_LISTED = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights as read from anywhere, in the layout of jaxtl's trees.
+    """Weights from any source, in the layout of jaxtl's trees.
 
     Attributes:
       params: stage -> subtree; the leaves are numpy or jax arrays.
       stats: batch statistics, stage -> subtree ({} for none).
-      meta: what the file says about itself (configuration, preprocessing, metrics).
-      rows: tensors of the file that the architecture has no use for, for the report.
-      names: path -> the tensor's name in the file it came from (or should come from).
+      meta: further content of the file (configuration, preprocessing, metrics).
+      rows: tensors of the file that the architecture does not use, for the report.
+      names: path -> name of the tensor in the file (also of tensors that are missing).
     """
 
     params: PyTree
@@ -41,7 +43,7 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class LoadRow:
-    """One line of the report on loading.
+    """One row of the report on loading.
 
     Attributes:
       status: "loaded", "re-initialized" or "skipped" (in the weights, unused).
@@ -62,8 +64,8 @@ def match(
     params: PyTree,
     stats: PyTree,
     weights: Weights,
-    reset: tuple[str, ...] = (),
-    ignore: tuple[str, ...] = (),
+    reset: tuple[str, ...] | str = (),
+    ignore: tuple[str, ...] | str = (),
 ) -> tuple[PyTree, PyTree, Source, list[LoadRow]]:
     """Puts weights into a model's trees.
 
@@ -71,41 +73,42 @@ def match(
       params: the model's initial parameters.
       stats: its initial batch statistics.
       weights: what to load; leaves are cast to the dtype of the model's.
-      reset: patterns (see select.py) of leaves that keep their initial value.
-      ignore: patterns of leaves of the weights to leave out; what the model then
-        lacks must be under `reset`.
+      reset: patterns (see `core.selection`) of leaves that stay initial values.
+      ignore: patterns of leaves of the weights to leave out; leaves that the model
+        then lacks must be under `reset`.
 
     Returns:
       `(params, stats, source, rows)`. The leaves of `source` are those of `params` and
       `stats` themselves, not copies: copy them (`tree.copy`) before donating either.
       `source.params` is None where a leaf was re-initialized, `source.head` is the
-      head of the weights as it came (None for none).
+      head of the weights in its own shape (None for none).
 
     Raises:
       UserError: with all problems at once: leaves that are missing, superfluous or of
         another shape, patterns that match nothing.
     """
     reset, ignore = _patterns("reset", reset), _patterns("ignore", ignore)
-    ours = [*trees.flatten(params), *trees.flatten(stats)]
-    theirs = [*trees.flatten(weights.params), *trees.flatten(weights.stats)]
-    _all_used("reset", reset, ours)
-    _all_used("ignore", ignore, theirs)
-    new_params, kept_params, rows, problems = _join(
-        params, weights.params, reset, ignore, weights.names
-    )
-    new_stats, kept_stats, more, others = _join(
-        stats, weights.stats, reset, ignore, weights.names
-    )
-    rows = [*rows, *more, *weights.rows]
-    if problems or others:
-        raise UserError(_explain([*problems, *others], rows))
+    model_paths = [*trees.flatten(params), *trees.flatten(stats)]
+    weight_paths = [*trees.flatten(weights.params), *trees.flatten(weights.stats)]
+    _check_patterns("reset", reset, model_paths)
+    _check_patterns("ignore", ignore, weight_paths)
+    joined_params = _join(params, weights.params, reset, ignore, weights.names)
+    joined_stats = _join(stats, weights.stats, reset, ignore, weights.names)
+    rows = [*joined_params.rows, *joined_stats.rows, *weights.rows]
+    problems = [*joined_params.problems, *joined_stats.problems]
+    if problems:
+        raise UserError(_explain(problems, rows))
     head = weights.params.get("head") if isinstance(weights.params, dict) else None
-    head = jax.tree.map(_array, head)
-    source = Source(params=kept_params, stats=kept_stats, head=head)
-    return new_params, new_stats, source, rows
+    source = Source(
+        params=joined_params.source,
+        stats=joined_stats.source,
+        head=jax.tree.map(_array, head),
+    )
+    return joined_params.merged, joined_stats.merged, source, rows
 
 
-def _patterns(field: str, value) -> tuple[str, ...]:
+def _patterns(field: str, value: tuple[str, ...] | str) -> tuple[str, ...]:
+    """The patterns of a field, which may be a single one."""
     patterns = (value,) if isinstance(value, str) else tuple(value)
     for pattern in patterns:
         if not isinstance(pattern, str):
@@ -116,7 +119,8 @@ def _patterns(field: str, value) -> tuple[str, ...]:
     return patterns
 
 
-def _all_used(field: str, patterns: tuple[str, ...], paths: list[str]) -> None:
+def _check_patterns(field: str, patterns: tuple[str, ...], paths: list[str]) -> None:
+    """Raises UserError where a pattern matches none of the paths."""
     for pattern in patterns:
         if not any(matches(pattern, path) for path in paths):
             stages = list(dict.fromkeys(p.split("/")[0] for p in paths))
@@ -127,56 +131,79 @@ def _all_used(field: str, patterns: tuple[str, ...], paths: list[str]) -> None:
             )
 
 
-def _join(ours: PyTree, theirs: PyTree, reset, ignore, names):
-    """Returns (merged tree, tree with None where reset, rows, problems as rows)."""
-    model, given = trees.flatten(ours), trees.flatten(theirs)
-    rows, problems = [], []
+class _Joined(NamedTuple):
+    """One tree of a model with its weights.
 
-    def row(status: str, path: str, ours, theirs) -> LoadRow:
-        shapes = [None if x is None else tuple(x.shape) for x in (ours, theirs)]
+    Attributes:
+      merged: the model's tree with loaded leaves, None where there are problems.
+      source: the loaded leaves, None where the model's are initial values.
+      rows: the report.
+      problems: rows of the leaves that do not fit.
+    """
+
+    merged: PyTree
+    source: PyTree
+    rows: list[LoadRow]
+    problems: list[LoadRow]
+
+
+def _join(
+    model_tree: PyTree,
+    weight_tree: PyTree,
+    reset: tuple[str, ...],
+    ignore: tuple[str, ...],
+    names: Mapping[str, str],
+) -> _Joined:
+    model_leaves, weight_leaves = trees.flatten(model_tree), trees.flatten(weight_tree)
+    rows, problems, loaded = [], [], {}
+
+    def row(status: str, path: str, leaf: Any, weight: Any) -> LoadRow:
+        shapes = [None if x is None else tuple(x.shape) for x in (leaf, weight)]
         return LoadRow(status, path, *shapes, names.get(path, ""))
 
-    extra = {p: x for p, x in given.items() if p not in model}
-    for path, x in extra.items():
-        excused = first(ignore, path) or first(reset, path)
-        (rows if excused else problems).append(row("skipped", path, None, x))
-    loaded = {}
-    for path, leaf in model.items():
-        x = None if first(ignore, path) else given.get(path)
+    for path, weight in weight_leaves.items():
+        if path not in model_leaves:
+            excused = first(ignore, path) or first(reset, path)
+            (rows if excused else problems).append(row("skipped", path, None, weight))
+    for path, leaf in model_leaves.items():
+        weight = None if first(ignore, path) else weight_leaves.get(path)
         if first(reset, path) is not None:
-            rows.append(row("re-initialized", path, leaf, given.get(path)))
-        elif x is None or tuple(x.shape) != tuple(leaf.shape):
-            problems.append(row("misfit", path, leaf, x))
+            rows.append(row("re-initialized", path, leaf, weight_leaves.get(path)))
+        elif weight is None or tuple(weight.shape) != tuple(leaf.shape):
+            problems.append(row("misfit", path, leaf, weight))
         else:
-            rows.append(row("loaded", path, leaf, x))
-            loaded[path] = _array(x, leaf.dtype)
+            rows.append(row("loaded", path, leaf, weight))
+            loaded[path] = _array(weight, leaf.dtype)
     if problems:
-        return None, None, rows, problems
-    merged = trees.map_with_path(lambda p, leaf: loaded.get(p, leaf), ours)
-    kept = trees.map_with_path(lambda p, _: loaded.get(p), ours)
-    return merged, kept, rows, problems
+        return _Joined(None, None, rows, problems)
+    merged = trees.map_with_path(lambda path, x: loaded.get(path, x), model_tree)
+    source = trees.map_with_path(lambda path, _: loaded.get(path), model_tree)
+    return _Joined(merged, source, rows, problems)
 
 
-def _array(x, dtype=None) -> jax.Array:
-    """Returns the leaf as a jax array, read from its file where it is still there."""
-    return jnp.asarray(x if isinstance(x, jax.Array) else np.asarray(x), dtype=dtype)
+def _array(leaf: Any, dtype: Any = None) -> jax.Array:
+    """The leaf as a jax array; a lazy one is read from its file."""
+    return jnp.asarray(
+        leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), dtype=dtype
+    )
 
 
 def _explain(problems: list[LoadRow], rows: list[LoadRow]) -> str:
+    """The message on all problems: their numbers, the leaves, and advice."""
     missing = [r for r in problems if r.shape is not None and r.source_shape is None]
     extra = [r for r in problems if r.shape is None]
-    shaped = [r for r in problems if None not in (r.shape, r.source_shape)]
+    misshapen = [r for r in problems if None not in (r.shape, r.source_shape)]
     counts = [
-        f"{len(rows)} {what}"
-        for rows, what in (
-            (shaped, "of another shape"),
+        f"{len(group)} {kind}"
+        for group, kind in (
+            (misshapen, "of another shape"),
             (missing, "missing in the weights"),
             (extra, "unknown to the model"),
         )
-        if rows
+        if group
     ]
     lines = []
-    for row in problems[:_SHOWN]:
+    for row in problems[:_LISTED]:
         if row.source_shape is not None:
             lines.append(f"  - {row.path} {row.source_shape}")
         if row.shape is not None:
@@ -185,55 +212,49 @@ def _explain(problems: list[LoadRow], rows: list[LoadRow]) -> str:
                 hint = f" from {row.source!r}" if row.source else ""
                 hint += nearest(row.source or row.path, [r.path for r in extra])
             lines.append(f"  + {row.path} {row.shape}{hint}")
-    if len(problems) > _SHOWN:
-        lines.append(f"  … and {len(problems) - _SHOWN} more")
+    if len(problems) > _LISTED:
+        lines.append(f"  … and {len(problems) - _LISTED} more")
     return (
         f"the weights don't fit the model: {', '.join(counts)} "
         f"(- in the weights, + in the model):\n"
         + "\n".join(lines)
-        + (_depth(problems, rows) or _advice(problems))
+        + (_depth_advice(problems, rows) or _reset_advice(problems))
     )
 
 
-def _advice(problems: list[LoadRow]) -> str:
-    """Names the smallest `reset`/`ignore`, where that is what is likely meant."""
-    wanting = dict.fromkeys(r.path.split("/")[0] for r in problems if r.shape)
-    wanting = list(wanting)
+def _reset_advice(problems: list[LoadRow]) -> str:
+    """Names the smallest `reset`/`ignore` that would load the other leaves."""
+    lacking = list(dict.fromkeys(r.path.split("/")[0] for r in problems if r.shape))
     extra = {r.path.split("/")[0] for r in problems if r.shape is None}
-    extra = sorted(extra - set(wanting))
-    if wanting == ["head"]:
-        asked = ['reset=("head",)']
-    elif wanting:
-        lacking = ", ".join(wanting)
+    extra = sorted(extra - set(lacking))
+    if lacking and lacking != ["head"]:
+        also = f" (the weights also have {', '.join(extra)})" if extra else ""
         return (
-            f"\nThe stages {lacking} don't fit: check that the model is the "
-            "one that the weights were trained for"
-            + (f" (the weights also have {', '.join(extra)})." if extra else ".")
+            f"\nThe stages {', '.join(lacking)} don't fit: check that the model is the "
+            f"one that the weights were trained for{also}."
         )
-    else:
-        asked = []
+    options = ['reset=("head",)'] if lacking else []
     if extra:
-        names = ", ".join(repr(e) for e in extra)
-        asked.append(f"ignore=({names},)")
-    return f"\nTo load the rest and leave these: {', '.join(asked)}."
+        options.append(f"ignore=({', '.join(map(repr, extra))},)")
+    return f"\nTo load the remaining leaves without these: {', '.join(options)}."
 
 
-def _depth(problems: list[LoadRow], rows: list[LoadRow]) -> str:
-    """Tells a model that is deeper or shallower than the weights, "" if it is neither.
+def _depth_advice(problems: list[LoadRow], rows: list[LoadRow]) -> str:
+    """A sentence on a model that is deeper or shallower than the weights, else "".
 
-    What is missing, or superfluous, then looks like what was loaded but for numbers.
+    Missing or superfluous leaves then have the paths of loaded ones except for numbers.
     """
 
-    def alike(row: LoadRow) -> str:
+    def without_numbers(row: LoadRow) -> str:
         return re.sub(r"\d+", "#", row.source or row.path)
 
-    known = {alike(row) for row in rows if row.status == "loaded"}
-    missing = [r for r in problems if r.source_shape is None]
-    extra = [r for r in problems if r.shape is None]
-    if len(missing) == len(problems) and all(alike(r) in known for r in missing):
+    loaded = {without_numbers(row) for row in rows if row.status == "loaded"}
+    if not all(without_numbers(row) in loaded for row in problems):
+        return ""
+    if all(row.source_shape is None for row in problems):
         return (
-            f"\nThe model is deeper than the weights: these have no {missing[0].path}."
+            f"\nThe model is deeper than the weights: these have no {problems[0].path}."
         )
-    if len(extra) == len(problems) and all(alike(r) in known for r in extra):
+    if all(row.shape is None for row in problems):
         return "\nThe weights are of a deeper model: give the model as many layers."
     return ""

@@ -1,13 +1,14 @@
-"""Which model a configuration or a tensor file describes."""
+"""Recognition of the model that a configuration or a tensor file describes."""
 
 import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.models.staged import Staged
 
-# model_type of a config.json -> the file under jaxtl/models that has `from_config`.
-TYPES = {
+# model_type of a config.json -> the module of `jaxtl.models` that has `from_config`.
+_MODULES = {
     "bert": "bert",
     "roberta": "bert",
     "gpt2": "gpt2",
@@ -15,11 +16,11 @@ TYPES = {
     "resnet": "resnet",
     "vit": "vit",
 }
-# Files under jaxtl/models whose `from_tensors` knows its own by names and shapes.
-RECOGNISERS = ("resnet_cifar", "resnet", "vgg", "mobilenet", "llama")
+# Modules of `jaxtl.models` whose `from_tensors` recognizes files of its family.
+_RECOGNIZERS = ("resnet_cifar", "resnet", "vgg", "mobilenet", "llama")
 
-# How the class that wrote a config.json ends -> what its head predicts.
-HEADS = {
+# Ending of the class that wrote a config.json -> `predict` of its head.
+_PREDICT = {
     "ForSequenceClassification": "class",
     "ForTokenClassification": "token",
     "LMHeadModel": "next",
@@ -27,29 +28,29 @@ HEADS = {
 }
 
 
-def model_from_config(config: Mapping[str, Any], **fields):
+def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
     """Builds the model that a config.json describes.
 
     Args:
       config: its content.
-      fields: fields of the model to set otherwise (`outputs`, `predict`, `dtype`, …).
+      **fields: fields of the model to override (`outputs`, `predict`, `dtype`, …).
 
     Raises:
       UserError: no or an unknown `model_type`, a missing entry, an unknown field.
     """
     kind = config.get("model_type")
-    if kind not in TYPES:
+    if kind not in _MODULES:
         raise UserError(
-            f"config.json: model_type {kind!r} is unknown{nearest(kind, TYPES)} "
-            f"(known: {', '.join(TYPES)})."
+            f"config.json: model_type {kind!r} is unknown{nearest(kind, _MODULES)} "
+            f"(known: {', '.join(_MODULES)})."
         )
-    family = importlib.import_module(f"jaxtl.models.{TYPES[kind]}")
+    family = importlib.import_module(f"jaxtl.models.{_MODULES[kind]}")
     if kind not in ("vit", "resnet"):
         writer = (config.get("architectures") or [""])[0]
-        head = next((v for k, v in HEADS.items() if writer.endswith(k)), None)
-        known = ("class", "token") if TYPES[kind] == "bert" else ("class", "next")
-        if head in known:
-            fields = {"predict": head, **fields}
+        predict = next((v for k, v in _PREDICT.items() if writer.endswith(k)), None)
+        options = ("class", "token") if _MODULES[kind] == "bert" else ("class", "next")
+        if predict in options:
+            fields = {"predict": predict, **fields}
     try:
         return family.from_config(dict(config), **fields)
     except KeyError as error:
@@ -61,17 +62,27 @@ def model_from_config(config: Mapping[str, Any], **fields):
 
 
 def head_outputs(config: Mapping[str, Any]) -> int | None:
-    """Returns the width of the head that a config.json tells of, None for no head."""
+    """The number of classes of a config.json, None for a model without a classifier."""
     writer = (config.get("architectures") or [""])[0]
     if not writer.endswith("Classification"):
         return None
     return len(config.get("id2label") or {}) or config.get("num_labels") or 2
 
 
-def recognize_model(tensors: Mapping[str, Any], meta: Mapping[str, Any]):
-    """Returns the model that a file without config.json is of, or None."""
+def recognize_model(
+    tensors: Mapping[str, Any], meta: Mapping[str, Any]
+) -> Staged | None:
+    """Recognizes a model by the names and shapes of a file's tensors.
+
+    Args:
+      tensors: name -> array.
+      meta: further content of the file.
+
+    Returns:
+      The model, None if no family recognizes the file.
+    """
     shapes = {n.removeprefix("module."): tuple(x.shape) for n, x in tensors.items()}
-    for name in RECOGNISERS:
+    for name in _RECOGNIZERS:
         family = importlib.import_module(f"jaxtl.models.{name}")
         model = family.from_tensors(shapes, dict(meta))
         if model is not None:

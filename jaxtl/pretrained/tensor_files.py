@@ -1,7 +1,7 @@
-"""Reads tensor files: safetensors, torch pickles (data only), npz.
+"""Reading and writing of tensor files: safetensors, torch pickles (data only), npz.
 
-A tensor is read from disk when its values are asked for, one at a time, so a large file
-needs no more memory than the arrays made of it.
+A tensor is read from disk when its values are used, one at a time, so a large file
+needs no more memory than the arrays that are created from it.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import pickle
+import types
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,10 +21,10 @@ import safetensors
 
 from jaxtl.core.errors import UserError, nearest
 
-TORCH = (".pt", ".pth", ".th", ".bin")
-KINDS = (".safetensors", *TORCH, ".npz")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".npz")
 
-DTYPES = {
+# Names of dtypes in safetensors headers.
+_DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -42,11 +43,11 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """An array that is read when `numpy.asarray` asks for it.
+    """An array that `numpy.asarray` reads.
 
     Attributes:
       shape, dtype: of the array.
-      read: returns it, freshly.
+      read: reads it into a new array.
     """
 
     shape: tuple[int, ...]
@@ -55,26 +56,30 @@ class LazyTensor:
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the array."""
         return self.size * self.dtype.itemsize
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(
+        self, dtype: np.dtype | None = None, copy: bool | None = None
+    ) -> np.ndarray:
         array = self.read()
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-    """What a tensor file holds.
+    """The content of a tensor file.
 
     Attributes:
       path: the file, or the index of a sharded one.
       tensors: name -> array or `LazyTensor`.
-      meta: whatever else it says (strings of a safetensors header, numbers beside a
-        torch state_dict).
+      meta: further entries (strings of a safetensors header, numbers beside a torch
+        state_dict).
     """
 
     path: pathlib.Path
@@ -82,8 +87,8 @@ class TensorFile:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read(path) -> TensorFile:
-    """Opens a tensor file, a shard index, or the one model in a directory.
+def read(path: str | pathlib.Path) -> TensorFile:
+    """Opens a tensor file, a shard index, or the only model in a directory.
 
     Raises:
       UserError: no such file, an unknown kind, a damaged file, a pickle with code.
@@ -99,17 +104,17 @@ def read(path) -> TensorFile:
 
 
 def _find_tensor_file(path: pathlib.Path) -> pathlib.Path:
-    """Returns the tensor file (or shard index) that the path means."""
+    """The tensor file (or shard index) at a path, or in the directory at it."""
     if path.is_dir():
         return _in_directory(path)
     if not path.exists():
         folder = path.parent
-        there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        raise UserError(f"no file {str(path)!r}{nearest(path.name, there)}.")
-    if path.suffix not in KINDS and not path.name.endswith(".index.json"):
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        raise UserError(f"no file {str(path)!r}{nearest(path.name, names)}.")
+    if path.suffix not in _SUFFIXES and not path.name.endswith(".index.json"):
         raise UserError(
-            f"{str(path)!r} is no tensor file: expected one of {', '.join(KINDS)}, or "
-            "a directory that has one."
+            f"{str(path)!r} is no tensor file: expected one of "
+            f"{', '.join(_SUFFIXES)}, or a directory that has one."
         )
     return path
 
@@ -124,13 +129,13 @@ def _in_directory(folder: pathlib.Path) -> pathlib.Path:
     for name in names:
         if (folder / name).exists():
             return folder / name
-    found = sorted(p for p in folder.iterdir() if p.suffix in KINDS)
-    if len(found) == 1:
-        return found[0]
-    what = ", ".join(p.name for p in found) or "none"
+    files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
+    if len(files) == 1:
+        return files[0]
+    listing = ", ".join(p.name for p in files) or "none"
     raise UserError(
         f"the directory {str(folder)!r} should hold model.safetensors or one tensor "
-        f"file ({', '.join(KINDS)}); found: {what}."
+        f"file ({', '.join(_SUFFIXES)}); it holds {listing}."
     )
 
 
@@ -146,9 +151,9 @@ def _sharded(path: pathlib.Path) -> TensorFile:
                 f"{str(path)!r} names the shard {name!r}, which is missing."
             )
         shards[name] = read(path.parent / name).tensors
-    lost = [n for n, shard in names.items() if n not in shards[shard]]
-    if lost:
-        raise UserError(f"{str(path)!r} names tensors that no shard has: {lost}.")
+    missing = [n for n, shard in names.items() if n not in shards[shard]]
+    if missing:
+        raise UserError(f"{str(path)!r} names tensors that no shard has: {missing}.")
     return TensorFile(path, {n: shards[shard][n] for n, shard in names.items()})
 
 
@@ -158,29 +163,33 @@ def _safetensors(path: pathlib.Path) -> TensorFile:
             pass  # the library checks the header: sizes, gaps, overlaps, types
     except safetensors.SafetensorError as error:
         raise UserError(
-            f"{str(path)!r} is damaged, it is no whole safetensors file: {error}."
+            f"{str(path)!r} is damaged or no complete safetensors file: {error}."
         ) from None
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
     meta = header.pop("__metadata__", None) or {}
     tensors = {
-        name: _slice(path, name, entry, 8 + length) for name, entry in header.items()
+        name: _lazy_slice(path, name, entry, 8 + length)
+        for name, entry in header.items()
     }
     return TensorFile(path, tensors, meta)
 
 
-def _slice(path: pathlib.Path, name: str, entry: dict, offset: int) -> LazyTensor:
-    if entry["dtype"] not in DTYPES:
+def _lazy_slice(
+    path: pathlib.Path, name: str, entry: Mapping[str, Any], offset: int
+) -> LazyTensor:
+    """The tensor that a header entry describes, read from the file when it is used."""
+    if entry["dtype"] not in _DTYPES:
         raise UserError(
             f"{str(path)!r}: the tensor {name!r} has dtype {entry['dtype']}; "
-            f"known are {', '.join(DTYPES)}."
+            f"known are {', '.join(_DTYPES)}."
         )
-    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
     start = offset + entry["data_offsets"][0]
 
-    # Reading beats mapping here: touched pages of a map count as memory in use, beside
-    # the arrays made of them.
+    # Reading instead of mapping: the pages of a map that were read would count as
+    # memory in use, in addition to the arrays that are created from them.
     def fetch() -> np.ndarray:
         flat = np.fromfile(path, dtype, math.prod(shape), offset=start)
         return flat.reshape(shape)
@@ -192,15 +201,18 @@ def _npz(path: pathlib.Path) -> TensorFile:
     try:
         with zipfile.ZipFile(path) as archive:
             tensors = {
-                member.removesuffix(".npy"): _member(path, archive, member)
+                member.removesuffix(".npy"): _lazy_member(path, archive, member)
                 for member in archive.namelist()
             }
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{str(path)!r} is no whole npz file: {error}.") from None
+        raise UserError(f"{str(path)!r} is no complete npz file: {error}.") from None
     return TensorFile(path, tensors)
 
 
-def _member(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> LazyTensor:
+def _lazy_member(
+    path: pathlib.Path, archive: zipfile.ZipFile, member: str
+) -> LazyTensor:
+    """A member of an npz archive, read from the file when it is used."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         header = {
@@ -225,60 +237,70 @@ def _torch(path: pathlib.Path) -> TensorFile:
             "(pip install 'jaxtl[torch]')."
         ) from None
     try:
-        # weights_only: a pickle may run any code; this reader builds tensors alone.
+        # weights_only: a pickle could run any code; this reader only builds tensors.
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{str(path)!r} holds more than tensors, or is damaged; it was not "
-            f"executed: {reason}."
+            f"{str(path)!r} holds other objects than tensors, or is damaged; it was "
+            f"not executed: {reason}."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or ["it ends early"])[0].rstrip(".")
-        raise UserError(f"{str(path)!r} is no whole torch file: {reason}.") from None
+        raise UserError(f"{str(path)!r} is no complete torch file: {reason}.") from None
     state, meta = _state_dict(path, loaded, torch)
     return TensorFile(path, {n: _numpy(t, torch) for n, t in state.items()}, meta)
 
 
-def _state_dict(path: pathlib.Path, loaded, torch) -> tuple[dict, dict]:
-    """Finds the tensors: at the top, or one level down beside some numbers."""
+def _state_dict(
+    path: pathlib.Path, loaded: Any, torch: types.ModuleType
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors at the top of a pickle or one level below, and other entries."""
 
-    def tensors(value) -> bool:
+    def is_state_dict(value: Any) -> bool:
         return (
             isinstance(value, Mapping)
             and len(value) > 0
             and all(isinstance(v, torch.Tensor) for v in value.values())
         )
 
-    if tensors(loaded):
+    if is_state_dict(loaded):
         return dict(loaded), {}
-    inner = loaded if isinstance(loaded, Mapping) else {}
-    found = [key for key, value in inner.items() if tensors(value)]
-    named = [k for k in ("state_dict", "model_state_dict", "model") if k in found]
-    if not named and len(found) != 1:
+    entries = loaded if isinstance(loaded, Mapping) else {}
+    keys = [key for key, value in entries.items() if is_state_dict(value)]
+    usual = [k for k in ("state_dict", "model_state_dict", "model") if k in keys]
+    if not usual and len(keys) != 1:
         raise UserError(
             f"{str(path)!r} holds no state_dict of tensors: its content is "
-            f"{type(loaded).__name__} with keys {list(inner)[:10]}."
+            f"{type(loaded).__name__} with keys {list(entries)[:10]}."
         )
-    key = (named or found)[0]
-    rest = {k: v for k, v in inner.items() if isinstance(v, (int, float, str))}
-    return dict(inner[key]), rest
+    key = (usual or keys)[0]
+    meta = {k: v for k, v in entries.items() if isinstance(v, (int, float, str))}
+    return dict(entries[key]), meta
 
 
-def _numpy(tensor, torch) -> np.ndarray:
+def _numpy(tensor: Any, torch: types.ModuleType) -> np.ndarray:
+    """A torch tensor as a numpy array."""
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
-def write(path, tensors: Mapping[str, Any], meta: Mapping[str, Any] | None = None):
-    """Writes a safetensors file, whole or not at all.
+def write(
+    path: str | pathlib.Path,
+    tensors: Mapping[str, Any],
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a safetensors file; if that fails, no file is left behind.
 
     Args:
-      path: where to; it should end in ".safetensors".
-      tensors: name -> array; read and written in the order given.
+      path: the file, whose name should end in ".safetensors".
+      tensors: name -> array; they are written in this order.
       meta: strings for the header; other values are written as JSON.
+
+    Raises:
+      UserError: another ending, or an array that is not of numbers.
     """
     from safetensors.numpy import save_file
 

@@ -1,15 +1,16 @@
-"""Writes a model back in the layout it came in, for torch and transformers to load."""
+"""Writing of models in the layouts of other libraries, for them to load."""
 
 import json
 import pathlib
 import shutil
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
+from jaxtl.models.staged import Staged, check_option
 from jaxtl.pretrained import convert, tensor_files
 
-# What a Hugging Face directory holds beside its weights and its configuration.
-BESIDE = (
+# Files of a Hugging Face directory beside its weights and its configuration.
+_COPIED_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -22,51 +23,55 @@ BESIDE = (
 
 
 def write_file(
-    path, model, params: PyTree, stats: PyTree = None, layout: str | None = None
+    path: str | pathlib.Path,
+    model: Staged,
+    params: PyTree,
+    stats: PyTree = None,
+    layout: str | None = None,
 ) -> pathlib.Path:
     """Writes a safetensors file in a layout of the model's family.
 
     Args:
       path: ends in ".safetensors".
-      model: the module that the trees are of.
+      model: the model.
       params, stats: its parameters and statistics.
       layout: by name; None takes the family's usual one.
+
+    Raises:
+      UserError: the family has no layout, or none of that name; a leaf that the layout
+        has no tensor for, or the reverse.
     """
     layouts = model.layouts()
     if not layouts:
         raise UserError(f"{type(model).__name__} has no layout of another library.")
     layout = layout or next(iter(layouts))
-    if layout not in layouts:
-        raise UserError(
-            f"layout={layout!r} is unknown{nearest(layout, layouts)} "
-            f"(known: {', '.join(layouts)})."
-        )
+    check_option("layout", layout, tuple(layouts))
     tensors = convert.to_tensors(params, stats or {}, layouts[layout])
-    # transformers loads only files that say which framework's layout they have.
+    # transformers loads only files that name the framework of their layout.
     tensor_files.write(path, tensors, {"format": "pt"})
     return pathlib.Path(path)
 
 
 def write_directory(
-    folder,
-    model,
+    folder: str | pathlib.Path,
+    model: Staged,
     params: PyTree,
     stats: PyTree = None,
     *,
-    like,
+    like: str | pathlib.Path,
     architecture: str | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> pathlib.Path:
     """Writes a directory that transformers opens.
 
     Args:
-      folder: where to; made if missing.
+      folder: the directory, created if it is missing.
       model, params, stats: as in `write_file`.
-      like: the Hugging Face directory that the model came from; its configuration and
-        tokenizer are taken over.
-      architecture: class of transformers that the head is of, where that changed
-        ("BertForSequenceClassification").
-      class_names: of the head's outputs, None for the number alone.
+      like: the Hugging Face directory of the pre-trained model; its configuration and
+        tokenizer are copied.
+      architecture: name of the class in transformers ("BertForSequenceClassification")
+        if the head is of another kind than in `like`.
+      class_names: of the head's outputs; None numbers them.
     """
     folder, like = pathlib.Path(folder), pathlib.Path(like)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,7 @@ def write_directory(
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    for name in BESIDE:
+    for name in _COPIED_FILES:
         if (like / name).is_file():
             shutil.copyfile(like / name, folder / name)
     return folder

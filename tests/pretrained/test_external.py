@@ -105,7 +105,7 @@ def test_the_real_files_are_recognised(data_dir):
     assert isinstance(
         FromFile(str(folder / "stories260k_llama.safetensors")).model(), Llama
     )
-    with pytest.raises(UserError, match="of no family that is known"):
+    with pytest.raises(UserError, match="of no family that is recognized"):
         FromFile(str(folder / "glove_twitter_25d_12k.npz")).read()
 
 

@@ -253,7 +253,7 @@ def rewrite(folder, **changes):
     ("changes", "says"),
     [
         ({"peft_type": "LORAA"}, r"'LORAA' is unknown; did you mean 'LORA'"),
-        ({"bias": "lora_only"}, r"bias='lora_only' trained biases"),
+        ({"bias": "lora_only"}, r"bias='lora_only' means that biases were trained"),
         ({"rank_pattern": {"query": 3}}, r"rank_pattern=\{'query': 3\} is not"),
         ({"init_lora_weights": "pissa"}, r"'pissa' changes the base's"),
         ({"target_modules": ["query", "key"]}, r"targets 'bert.*key', and .* no tens"),
@@ -281,7 +281,7 @@ def test_tensors_that_are_refused(folder):
     tensor_files.write(path, {"base_model.model.classifier.bias": np.zeros(3, "f4")})
     with pytest.raises(UserError, match="holds no adapter"):
         hf_peft_folder.read_adapter(folder[0], MODELS["bert"])
-    with pytest.raises(UserError, match=r"no folder of PEFT's"):
+    with pytest.raises(UserError, match=r"no folder of PEFT"):
         hf_peft_folder.read_adapter(folder[0].parent, MODELS["bert"])
 
 
@@ -292,7 +292,7 @@ def test_what_is_not_written(folder, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         hf_peft_folder.save_adapter(place, method, delta, {}, params, model)
     new, bottle = tmp_path / "b", Adapters(width=2)
-    with pytest.raises(UserError, match=r"Adapters is not PEFT's"):
+    with pytest.raises(UserError, match=r"can't hold Adapters"):
         hf_peft_folder.save_adapter(new, bottle, {}, {}, params, model)
     with pytest.raises(UserError, match=r"MLP has no layout"):
         hf_peft_folder.save_adapter(new, method, delta, {}, params, MLP(outputs=3))

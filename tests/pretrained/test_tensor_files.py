@@ -122,7 +122,7 @@ def test_a_torn_npz(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.zeros(1000))
     raw = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "x.npz").write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(UserError, match="no whole npz"):
+    with pytest.raises(UserError, match="no complete npz"):
         tensor_files.read(tmp_path / "x.npz")
 
 
@@ -142,7 +142,7 @@ def test_torch_files(tmp_path):
     assert file.meta == {"best": 91.5}
     raw = (tmp_path / "plain.pt").read_bytes()
     (tmp_path / "torn.pt").write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(UserError, match=r"no whole torch file|is damaged"):
+    with pytest.raises(UserError, match=r"no complete torch file|is damaged"):
         tensor_files.read(tmp_path / "torn.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="no state_dict"):

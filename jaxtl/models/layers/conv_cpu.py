@@ -140,13 +140,13 @@ def value(x: jax.Array, kernel: jax.Array, shapes: ConvShapes) -> jax.Array:
 
 def _several_columns(x: jax.Array, kernel: jax.Array, shapes: ConvShapes) -> jax.Array:
     """The convolution, with neighboring output columns as channels of one."""
-    (sh, sw), (rows, (left, right)), _ = shapes.window
+    (sh, sw), (rows, (low, high)), _ = shapes.window
     (kh, kw, c, o), width, n = shapes.kernel, shapes.out[2], shapes.columns
     shifts = [(sw * i, sw * (n - 1 - i)) for i in range(n)]
     copies = [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
     wide = jnp.stack(copies, 3).reshape(kh, kw + sw * (n - 1), c, n * o)
     count = -(-width // n)
-    sides = (left, right + sw * (count * n - width))
+    sides = (low, high + sw * (count * n - width))
     y = xla_value(x, wide, ConvWindow((sh, sw * n), (rows, sides)))
     return y.reshape(*y.shape[:2], count * n, o)[:, :, :width]
 
