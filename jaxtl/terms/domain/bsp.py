@@ -53,7 +53,7 @@ class BSP(DomainPairAtStage):
         checks.number(setup, "largest", self.largest, 1)
 
     def __call__(self, context: View) -> jax.Array:
-        return sum(
-            spectral_penalty(self.features(context, stream), self.largest)
-            for stream in self.streams
-        )
+        source = self.features(context, self.source)
+        target = self.features(context, self.target)
+        source_penalty = spectral_penalty(source, self.largest)
+        return source_penalty + spectral_penalty(target, self.largest)

@@ -77,7 +77,8 @@ class CMD(DomainPairAtStages):
         checks.positive(setup, "span", self.span)
 
     def __call__(self, context: View) -> jax.Array:
-        return sum(
+        values = [
             central_moments(source, target, self.moments, self.span)
             for source, target in self.feature_pairs(context)
-        )
+        ]
+        return sum(values, jnp.float32(0.0))

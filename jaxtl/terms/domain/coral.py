@@ -57,4 +57,5 @@ class DeepCORAL(DomainPairAtStages):
     """
 
     def __call__(self, context: View) -> jax.Array:
-        return sum(coral(*pair) for pair in self.feature_pairs(context))
+        values = [coral(*pair) for pair in self.feature_pairs(context)]
+        return sum(values, jnp.float32(0.0))

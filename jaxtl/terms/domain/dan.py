@@ -126,7 +126,7 @@ def kernel(
         if isinstance(width, int | float) and not width > 0:
             raise UserError(f"MMD: {name}: expected widths above 0, got {width!r}.")
     kernels = (jnp.exp(-distances / (width * mean_distance)) for width in widths)
-    return sum(kernels) / len(widths)
+    return sum(kernels, jnp.float32(0.0)) / len(widths)
 
 
 def mmd(
@@ -204,7 +204,7 @@ class DAN(DomainPairAtStages):
             check_widths(setup, "bandwidths", self.bandwidths)
 
     def __call__(self, context: View) -> jax.Array:
-        return sum(
+        values = [
             mmd(
                 source,
                 target,
@@ -213,4 +213,5 @@ class DAN(DomainPairAtStages):
                 estimator=self.estimator,
             )
             for source, target in self.feature_pairs(context)
-        )
+        ]
+        return sum(values, jnp.float32(0.0))

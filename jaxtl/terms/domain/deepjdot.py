@@ -39,7 +39,7 @@ def label_cost(labels: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def transport_plan(
-    cost: jax.Array, epsilon: float | jax.Array = 0.01, iterations: int = 2000
+    cost: jax.Array, epsilon: float = 0.01, iterations: int = 2000
 ) -> jax.Array:
     """Entropic optimal transport between two uniform batches, by Sinkhorn's iterations.
 

@@ -33,7 +33,8 @@ def predict_stream(
             results["features"] = vectors(output.features[stage])
         return results
 
-    count, table = setup.examples[stream], {}
+    count = setup.examples[stream]
+    table: dict[str, jax.Array] = {}
     for batch in setup.batches(stream):
         results = forward(setup.params, setup.stats, batch["x"])
         results["seen"] = jnp.ones(len(batch["row"]), bool)

@@ -109,9 +109,15 @@ class MDD(adversarial.AuxiliaryClassifierTerm):
         return logits, labels, jnp.mean(agreement.astype(jnp.float32))
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
-        *source, source_agreement = self._predictions(context, self.source)
-        *target, target_agreement = self._predictions(context, self.target)
-        value = margin_disparity(*source, *target, self.margin)
+        source, source_labels, source_agreement = self._predictions(
+            context, self.source
+        )
+        target, target_labels, target_agreement = self._predictions(
+            context, self.target
+        )
+        value = margin_disparity(
+            source, source_labels, target, target_labels, self.margin
+        )
         return value, {
             "source_agree": source_agreement,
             "target_agree": target_agreement,

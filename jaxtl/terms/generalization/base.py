@@ -97,12 +97,12 @@ def accuracies(
     Args:
       logits, labels: as in `risks`.
     """
-    values = []
+    means = []
     for name, z in logits.items():
         y = labels[name]
         y = jnp.argmax(y, axis=-1) if y.ndim == z.ndim else y
-        values.append(jnp.mean((jnp.argmax(z, axis=-1) == y).astype(jnp.float32)))
-    values = jnp.stack(values)
+        means.append(jnp.mean((jnp.argmax(z, axis=-1) == y).astype(jnp.float32)))
+    values = jnp.stack(means)
     return {"accuracy": values.mean(), "worst": values.min()}
 
 
@@ -123,8 +123,10 @@ def stacked_batches(
     y = [context.batches[name]["y"] for name in streams]
     size = min(map(len, y))
     if inputs:
-        x, start = [context.batches[name]["x"] for name in streams], None
+        entries = [(context.batches[name]["x"], None) for name in streams]
     else:
-        x, [start, *_] = zip(*(context.entry(name) for name in streams))
-    x = jax.tree.map(lambda *xs: jnp.stack([a[:size] for a in xs]), *x)
-    return x, jnp.stack([a[:size] for a in y]), start
+        entries = [context.entry(name) for name in streams]
+    x = jax.tree.map(
+        lambda *xs: jnp.stack([a[:size] for a in xs]), *(x for x, _ in entries)
+    )
+    return x, jnp.stack([a[:size] for a in y]), entries[0][1]

@@ -69,7 +69,7 @@ def mix_styles(
     return (x - mean) / deviation * new_deviation + new_mean
 
 
-def draw_partners(key: jax.Array, domain: jax.Array) -> jax.Array:
+def draw_partners(key: jax.Array, domain: jax.Array | np.ndarray) -> jax.Array:
     """Draws for each example a row of another domain.
 
     Args:
@@ -182,18 +182,21 @@ class MixStyle(base.MultiDomainTerm):
         names = context.program.network.stages
         stages = self._stage_names(context.program.network)
         x, index = self._entry(context, names.index(stages[0]))
-        output = None
-        for i, stage in enumerate((*stages, names[-1])):
+
+        def run(x: PyTree, index: int, stop: str, key: jax.Array) -> Output:
+            start = names[index] if index else None
+            output = context.run(x, key=key, start=start, stop=stop)
+            context.keep_stats(output.stats, *self.streams)
+            return output
+
+        for i, stage in enumerate(stages):
             mix_key, dropout_key = jax.random.split(jax.random.fold_in(context.key, i))
-            end = names.index(stage)
-            if index <= end:
-                start = names[index] if index else None
-                output = context.run(x, key=dropout_key, start=start, stop=stage)
-                context.keep_stats(output.stats, *self.streams)
-                x, index = output.logits, end + 1
-            if stage in stages:
-                x = mix_domain_styles(mix_key, x, domain, self.alpha, self.probability)
-        return output
+            if index <= names.index(stage):
+                x = run(x, index, stage, dropout_key).logits
+                index = names.index(stage) + 1
+            x = mix_domain_styles(mix_key, x, domain, self.alpha, self.probability)
+        _, dropout_key = jax.random.split(jax.random.fold_in(context.key, len(stages)))
+        return run(x, index, names[-1], dropout_key)
 
     def _entry(self, context: View, first: int) -> tuple[PyTree, int]:
         """Inputs of the pooled batch, and the index of the stage that reads them.
@@ -203,8 +206,9 @@ class MixStyle(base.MultiDomainTerm):
           first: index of the first stage after which styles are mixed.
         """
         names = context.program.network.stages
-        inputs, starts = zip(*(context.entry(stream) for stream in self.streams))
-        index = names.index(starts[0]) if starts[0] else 0
+        entries = [context.entry(stream) for stream in self.streams]
+        inputs, start = [x for x, _ in entries], entries[0][1]
+        index = names.index(start) if start else 0
         if index > first + 1:  # the cached features lie beyond the first mixing
             inputs, index = [context.batches[name]["x"] for name in self.streams], 0
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *inputs), index

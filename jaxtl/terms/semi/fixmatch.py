@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.terms import checks
@@ -29,7 +30,8 @@ def fixmatch(
     """
     q = pseudo_targets.target_probabilities(weak)
     labels = q.argmax(-1)
-    if getattr(threshold, "ndim", 0):
+    threshold = jnp.asarray(threshold)
+    if threshold.ndim:
         threshold = threshold[labels]
     _, mask = pseudo_targets.pseudo_labels(q, threshold)
     return pseudo_targets.masked_cross_entropy(strong, labels, mask), mask, labels

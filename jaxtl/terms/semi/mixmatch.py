@@ -34,7 +34,7 @@ def guessed_labels(
       Berthelot et al., MixMatch, NeurIPS 2019, eq. 6 and 7.
     """
     probabilities = [pseudo_targets.target_probabilities(view) for view in logits]
-    mean = sum(probabilities) / len(probabilities)
+    mean = sum(probabilities, jnp.float32(0.0)) / len(probabilities)
     return pseudo_targets.sharpen(mean, temperature)
 
 

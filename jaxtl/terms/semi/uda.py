@@ -17,7 +17,7 @@ from jaxtl.terms.semi import augmented_views, pseudo_targets
 _RISES = ("linear", "log", "exp")
 
 
-def signal_threshold(rise: str, progress: float | jax.Array, classes: int) -> jax.Array:
+def signal_threshold(rise: str, progress: jax.Array, classes: int) -> jax.Array:
     """η_t = α_t · (1 − 1/K) + 1/K.
 
     α_t is t/T for "linear", 1 − exp(−5·t/T) for "log", exp(5·(t/T − 1)) for "exp".

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +163,7 @@ class VAT(pseudo_targets.UnlabelledTerm):
                 return context.run(perturbed, params=params, key=key).logits
 
             return x, jnp.ones((), x.dtype), input_logits
-        feature = output.features[stage]
+        feature: Any = output.features[stage]
         has_tokens = isinstance(feature, Tokens)
         states = feature.states if has_tokens else feature
 
