@@ -1,8 +1,9 @@
-"""Importance of a trained model's parameters: computed for a run, stored beside it."""
+"""Importance of the parameters of a trained model, from a run or an experiment."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,74 +23,119 @@ from jaxtl.training import build, experiment_file, run_dir
 from jaxtl.training.experiment import Experiment
 
 
-def fisher(network: Network, params, stats, batches, *, task, key):
-    """The Fisher information's diagonal, labels being the model's own."""
-
-    def equation(params, stats, x, y, key, chunk):
-        f = _logits(network, stats)
-        return equations.diagonal_fisher(f, params, x, task=task, key=key, chunk=chunk)
-
-    return equations.mean(equation, params, stats, batches, key)
-
-
-def empirical(network: Network, params, stats, batches, *, task, key):
-    """The Fisher information's diagonal with the data's labels ("empirical")."""
-
-    def equation(params, stats, x, y, key, chunk):
-        f = _logits(network, stats)
-        return equations.diagonal_fisher(f, params, x, y, task=task, chunk=chunk)
-
-    return equations.mean(equation, params, stats, batches, key)
+def _fisher(
+    network: Network,
+    task: str,
+    params: PyTree,
+    stats: PyTree,
+    x: PyTree,
+    y: jax.Array,
+    key: jax.Array,
+    chunk: int,
+) -> PyTree:
+    """Diagonal of the Fisher information, expected over the model's own labels."""
+    f = _logits(network, stats)
+    return equations.diagonal_fisher(f, params, x, task=task, key=key, chunk=chunk)
 
 
-def mas(network: Network, params, stats, batches, *, task, key):
-    """Memory-aware synapses; needs no labels."""
+def _empirical(
+    network: Network,
+    task: str,
+    params: PyTree,
+    stats: PyTree,
+    x: PyTree,
+    y: jax.Array,
+    key: jax.Array,
+    chunk: int,
+) -> PyTree:
+    """Diagonal of the empirical Fisher information, with the labels of the data."""
+    f = _logits(network, stats)
+    return equations.diagonal_fisher(f, params, x, y, task=task, chunk=chunk)
 
-    def equation(params, stats, x, y, key, chunk):
-        return equations.mas(_logits(network, stats), params, x, task=task, chunk=chunk)
 
-    return equations.mean(equation, params, stats, batches, key)
+def _mas(
+    network: Network,
+    task: str,
+    params: PyTree,
+    stats: PyTree,
+    x: PyTree,
+    y: jax.Array,
+    key: jax.Array,
+    chunk: int,
+) -> PyTree:
+    """Importance by memory-aware synapses, which needs no labels."""
+    return equations.mas(_logits(network, stats), params, x, task=task, chunk=chunk)
 
 
-def kfac(network: Network, params, stats, batches, *, task, key):
-    """Kronecker factors of the Fisher information, its diagonal for other leaves."""
-    if network.taps is None or not dense_layers.paths(params):
+def _kfac(
+    network: Network,
+    task: str,
+    params: PyTree,
+    stats: PyTree,
+    x: PyTree,
+    y: jax.Array,
+    key: jax.Array,
+    chunk: int,
+) -> PyTree:
+    """Kronecker factors of the Fisher information; its diagonal for other leaves."""
+    return factors.fisher(network, params, stats, x, task=task, key=key, chunk=chunk)
+
+
+def _mean(
+    equation: Callable[..., PyTree],
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batches: Iterable[Batch],
+    *,
+    task: str,
+    key: jax.Array,
+) -> dict[str, np.ndarray]:
+    """Computes an equation's mean over all examples, {name: array}.
+
+    Args:
+      equation: one of those above.
+      network, params, stats: the model.
+      batches: of {"x": preprocessed inputs, "y": labels}, each example once; the last
+        one may be smaller.
+      task: the model's task.
+      key: of labels that are drawn.
+
+    Raises:
+      UserError: Kronecker factors of a model without dense layers.
+    """
+    if equation is _kfac and (network.taps is None or not dense_layers.paths(params)):
         raise UserError(
             "--kind kfac is about dense layers, and this model shows none; use "
             "--kind fisher."
         )
-
-    def equation(params, stats, x, y, key, chunk):
-        return factors.fisher(
-            network, params, stats, x, task=task, key=key, chunk=chunk
-        )
-
-    return equations.mean(equation, params, stats, batches, key)
+    bound = functools.partial(equation, network, task)
+    return equations.mean(bound, params, stats, batches, key)
 
 
-# kind -> function of (network, params, stats, batches, *, task, key) that returns
-# {name: numpy array}; a diagonal kind names its arrays by the leaves' paths. `batches`
-# yields {"x": preprocessed, "y"}, each example once; the last one may be smaller.
+# Kind of importance -> function of the arguments of `_mean` but the equation. Diagonal
+# kinds name their arrays by the paths of the leaves.
 KINDS: dict[str, Callable[..., Mapping[str, np.ndarray]]] = {
-    "fisher": fisher,
-    "empirical": empirical,
-    "mas": mas,
-    "kfac": kfac,
+    "fisher": functools.partial(_mean, _fisher),
+    "empirical": functools.partial(_mean, _empirical),
+    "mas": functools.partial(_mean, _mas),
+    "kfac": functools.partial(_mean, _kfac),
 }
 
 
-def _logits(network: Network, stats: PyTree):
+def _logits(network: Network, stats: PyTree) -> Callable[[PyTree, PyTree], jax.Array]:
+    """Function of (params, x) that computes the logits in evaluation mode."""
     return lambda params, x: network.apply(params, stats, x).logits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Model:
-    """A model and its data, as importance reads them.
+class ModelAndData:
+    """A model whose importance is computed, and its data.
 
     Attributes:
-      parts: what the experiment was assembled to; its initial weights are those whose
-        importance is asked for.
-      exp: the experiment, of which nothing is left that concerns training.
+      parts: the assembled experiment; its initial weights are those that importance is
+        computed for.
+      exp: the experiment without its settings of training.
     """
 
     parts: Any
@@ -97,45 +143,51 @@ class Model:
 
     @property
     def fresh(self) -> list[str]:
-        """Paths of the parameters that have no source, but random values."""
-        known = set(trees.flatten(self.parts.fixed.source.params))
-        return [
-            p for p in trees.flatten(self.parts.model.base_params) if p not in known
-        ]
+        """Paths of the parameters without a source, which have random values."""
+        sourced = set(trees.flatten(self.parts.fixed.source.params))
+        params = trees.flatten(self.parts.model.base_params)
+        return [path for path in params if path not in sourced]
 
     def batches(self, rows: np.ndarray, split: str) -> Iterator[Batch]:
-        """Yields the rows' examples once, preprocessed."""
+        """Yields the examples of some rows once, preprocessed.
+
+        Args:
+          rows: (n,) of the target data.
+          split: of the rows; train has the given labels, other splits the clean ones.
+        """
         dataset = self.parts.datasets["target"]
         labels = dataset.y if split == "train" else dataset.y_clean
-        for at in range(0, len(rows), self.exp.evaluate_batch):
-            chunk = rows[at : at + self.exp.evaluate_batch]
+        size = self.exp.evaluate_batch
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
             x = lazy_array.gather(dataset.x, chunk)
             x = preprocess.apply(self.parts.model.preprocess["target"], x)
             yield {"x": x, "y": jnp.asarray(labels[chunk])}
 
 
-def of_run(out: str | pathlib.Path) -> Model:
-    """Returns a finished run's model at its best weights.
+def from_run(directory: str | pathlib.Path) -> ModelAndData:
+    """Assembles the model of a finished run at its best weights.
 
     Raises:
-      UserError: if there is no run, or it can't be read.
+      UserError: there is no run, or it can't be read.
     """
-    exp = run_dir.read_experiment(pathlib.Path(out))
-    return of_experiment(dataclasses.replace(exp, init=pretrained.FromRun(str(out))))
+    exp = run_dir.read_experiment(pathlib.Path(directory))
+    init = pretrained.FromRun(str(directory))
+    return from_experiment(dataclasses.replace(exp, init=init))
 
 
-def of_experiment(exp: Experiment) -> Model:
-    """Returns an experiment's model at the weights that its init= loads.
+def from_experiment(exp: Experiment) -> ModelAndData:
+    """Assembles the model of an experiment at the weights that its init= loads.
 
     Raises:
-      UserError: if it starts from scratch, or can't be assembled.
+      UserError: the experiment starts from scratch, or can't be assembled.
     """
     if exp.init is None:
         raise UserError(
             "this experiment starts from scratch, so there are no trained weights "
             "whose importance could be computed; give it an init=."
         )
-    # Its terms may themselves read the importance that is to be computed.
+    # Terms are left out: they may read the very importance that is to be computed.
     bare = dataclasses.replace(
         exp,
         streams={},
@@ -149,11 +201,11 @@ def of_experiment(exp: Experiment) -> Model:
         param_shards=1,
         device_bytes=0,
     )
-    return Model(build.assemble(bare), bare)
+    return ModelAndData(build.assemble(bare), bare)
 
 
 def compute(
-    model: Model,
+    model: ModelAndData,
     kind: str = "fisher",
     split: str = "train",
     examples: int | None = None,
@@ -161,13 +213,13 @@ def compute(
     """Computes importance, in evaluation mode and float32.
 
     Args:
-      model: from `of_run` or `of_experiment`.
+      model: from `from_run` or `from_experiment`.
       kind: one of `KINDS`.
       split: of the target data.
-      examples: how many of them, drawn by the experiment's seed; None takes all.
+      examples: number of examples, drawn by the experiment's seed; None takes all.
 
     Raises:
-      UserError: for an unknown kind or split, more examples than there are, or
+      UserError: an unknown kind or split, more examples than the split has, or
         importance that is not finite.
     """
     check_kind(kind)
@@ -187,18 +239,18 @@ def compute(
         key=jax.random.key(model.exp.seed),
     )
     arrays = {name: np.asarray(x) for name, x in arrays.items()}
-    broken = [name for name, x in arrays.items() if not np.isfinite(x).all()]
-    if broken:
+    not_finite = [name for name, x in arrays.items() if not np.isfinite(x).all()]
+    if not_finite:
         raise UserError(
-            f"the importance of {broken[0]!r} holds NaN or infinity, so nothing was "
-            "written; are the model's outputs finite?"
+            f"the importance of {not_finite[0]!r} holds NaN or infinity, so nothing "
+            "was written; are the model's outputs finite?"
         )
     digests = importance_file.digests(parts.model.base_params)
     return importance_file.Importance(kind, arrays, digests, len(rows), split)
 
 
 def check_kind(kind: str) -> None:
-    """Raises UserError for a kind that is not known."""
+    """Raises UserError for a kind that is not one of `KINDS`."""
     if kind not in KINDS:
         raise UserError(
             f"--kind {kind!r} is unknown{nearest(kind, KINDS)} "
@@ -206,7 +258,8 @@ def check_kind(kind: str) -> None:
         )
 
 
-def _rows(model: Model, split: str, examples: int | None) -> np.ndarray:
+def _rows(model: ModelAndData, split: str, examples: int | None) -> np.ndarray:
+    """Rows of a split, or a number of them drawn by the experiment's seed, sorted."""
     dataset = model.parts.datasets["target"]
     rows = streams.split_rows(dataset, split)
     if len(rows) == 0:
@@ -215,36 +268,43 @@ def _rows(model: Model, split: str, examples: int | None) -> np.ndarray:
         return rows
     if not 1 <= examples <= len(rows):
         raise UserError(
-            f"--examples {examples}: expected a number from 1 to {len(rows)}, which is "
-            f"what the split {split!r} has."
+            f"--examples {examples}: expected a number from 1 to {len(rows)}, the size "
+            f"of the split {split!r}."
         )
     drawn = np.random.default_rng(model.exp.seed).permutation(len(rows))[:examples]
     return rows[np.sort(drawn)]
 
 
-def refuse(path: pathlib.Path, model: Model) -> None:
-    """Raises UserError if a file lies there that is not this model's importance."""
+def check_overwrite(path: pathlib.Path, model: ModelAndData) -> None:
+    """Raises UserError where a file exists that is not this model's importance."""
     if not path.exists():
         return
-    again = "pass --overwrite to replace it, or choose another --out"
+    advice = "pass --overwrite to replace it, or choose another --out"
     try:
-        found = importance_file.read(path)
+        stored = importance_file.read(path)
     except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}; {again}.") from None
-    ours = importance_file.digests(model.parts.model.base_params)
-    other = importance_file.difference(ours, found.digests)
-    if other is not None:
+        raise UserError(f"{str(error).rstrip('.')}; {advice}.") from None
+    digests = importance_file.digests(model.parts.model.base_params)
+    leaf = importance_file.difference(digests, stored.digests)
+    if leaf is not None:
         raise UserError(
-            f"{path} holds importance from another model (the leaf {other!r} differs); "
-            f"{again}."
+            f"{path} holds importance from another model (the leaf {leaf!r} differs); "
+            f"{advice}."
         )
 
 
-def read_file(path: pathlib.Path, overrides, variant: str | None) -> Experiment:
-    """Returns the one experiment of a file that is meant.
+def read_experiment(
+    path: pathlib.Path, overrides: Sequence[str], variant: str | None
+) -> Experiment:
+    """Reads an experiment file, and chooses one of its experiments.
+
+    Args:
+      path: the file.
+      overrides: such as "data.val=0.2".
+      variant: name of the experiment; None takes the only one.
 
     Raises:
-      UserError: if the file has several and none was named, or not that one.
+      UserError: several experiments and no name, or an unknown name.
     """
     variants = experiment_file.read_file(path, *overrides).variants
     if variant is None and len(variants) == 1:

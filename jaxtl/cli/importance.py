@@ -11,7 +11,7 @@ from jaxtl.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jaxtl.analysis.importance import Model
+    from jaxtl.analysis.importance import ModelAndData
     from jaxtl.terms.regularizers.importance_file import Importance
 
 HELP = "which parameters a trained model depends on"
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     importance.check_kind(args.kind)
     model, path = _model_and_path(args)
     if not args.overwrite:
-        importance.refuse(path, model)
+        importance.check_overwrite(path, model)
     result = importance.compute(model, args.kind, args.split, args.examples)
     importance_file.write(path, result)
     terminal = console.console()
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model_and_path(args: argparse.Namespace) -> tuple["Model", pathlib.Path]:
+def _model_and_path(args: argparse.Namespace) -> tuple["ModelAndData", pathlib.Path]:
     """Reads the model, and finds the path that its importance is written to."""
     from jaxtl.analysis import importance
     from jaxtl.terms.regularizers import importance_file
@@ -81,14 +81,14 @@ def _model_and_path(args: argparse.Namespace) -> tuple["Model", pathlib.Path]:
                 "are for experiment files."
             )
         path = args.out or target / importance_file.FOLDER / f"{args.kind}.safetensors"
-        return importance.of_run(target), _check_suffix(path)
-    exp = importance.read_file(target, args.overrides, args.variant)
+        return importance.from_run(target), _check_suffix(path)
+    exp = importance.read_experiment(target, args.overrides, args.variant)
     if args.out is None:
         raise UserError(
             f"{target} is an experiment file, so say where the importance of the "
             "weights that it loads goes: --out PATH.safetensors."
         )
-    return importance.of_experiment(exp), _check_suffix(args.out)
+    return importance.from_experiment(exp), _check_suffix(args.out)
 
 
 def _check_suffix(path: pathlib.Path) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""`jaxtl importance`: end to end on the digits, and everything it refuses."""
+"""`jaxtl importance`: end to end on the digits, and invalid arguments."""
 
 import dataclasses
 import shutil
@@ -14,6 +14,7 @@ from jaxtl.analysis import importance
 from jaxtl.cli import main
 from jaxtl.core import tree as trees
 from jaxtl.terms.regularizers import importance_file
+from jaxtl.training import run_dir
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -35,21 +36,21 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, digits):
-    """Returns a folder with two finished runs and the file of a third."""
+    """A folder with two finished runs and the file of a third."""
     folder = tmp_path_factory.mktemp("importance")
     for seed, name in enumerate(("run", "other")):
-        made = tl.setup(digits(seed=seed, steps=20), folder / name)
-        tl.train(made)
+        run = tl.setup(digits(seed=seed, steps=20), folder / name)
+        tl.train(run)
     (folder / "tuned.py").write_text(FILE.format(run=folder / "run"))
     return folder
 
 
 @pytest.fixture
 def run(place, tmp_path):
-    """Returns the directory of a copy of the first run, without importance."""
-    found = tmp_path / "run"
+    """The directory of a copy of the first run, without importance."""
+    copy = tmp_path / "run"
     ignore = shutil.ignore_patterns("importance")
-    return shutil.copytree(place / "run", found, ignore=ignore)
+    return shutil.copytree(place / "run", copy, ignore=ignore)
 
 
 def text(capsys, *arguments, code=0):
@@ -58,30 +59,30 @@ def text(capsys, *arguments, code=0):
     return err if code else out
 
 
-def _by_hand(run):
-    """Returns numpy's forward pass of the run's best weights: (x, hidden, logits)."""
+def _mlp_outputs(run):
+    """Inputs, hidden units, logits and parameters of a run's best weights, in numpy."""
     params = tl.pretrained.FromRun(str(run)).read().params
     flat = {k: np.asarray(v, np.float64) for k, v in trees.flatten(params).items()}
-    rows = tl.setup(importance.rundir.read_experiment(run)).parts.datasets["target"]
+    rows = tl.setup(run_dir.read_experiment(run)).parts.datasets["target"]
     x = load_digits().images[rows.rows["train"]].reshape(-1, 64) / 16.0
     hidden = x @ flat["layer1/dense/kernel"] + flat["layer1/dense/bias"]
     hidden = np.maximum(hidden, 0.0)
     return x, hidden, hidden @ flat["head/dense/kernel"] + flat["head/dense/bias"], flat
 
 
-def test_a_runs_fisher_and_mas_are_those_of_its_best_weights(run, capsys):
+def test_fisher_and_mas_of_a_run_agree_with_numpy(run, capsys):
     out = text(capsys, run)
-    x, hidden, logits, flat = _by_hand(run)
+    x, hidden, logits, flat = _mlp_outputs(run)
     assert f"fisher importance of {len(x):,} examples of train written" in out
     path = run / "importance" / "fisher.safetensors"
-    found = safetensors.numpy.load_file(path)
-    assert sorted(found) == sorted(flat)
-    assert all(x.dtype == np.float32 for x in found.values())
+    arrays = safetensors.numpy.load_file(path)
+    assert sorted(arrays) == sorted(flat)
+    assert all(x.dtype == np.float32 for x in arrays.values())
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     expected = (hidden**2).T @ (p * (1 - p)) / len(x)
     np.testing.assert_allclose(
-        found["head/dense/kernel"], expected, rtol=2e-4, atol=1e-8
+        arrays["head/dense/kernel"], expected, rtol=2e-4, atol=1e-8
     )
     # Through the hidden layer: Σ_c p_c (Σ_k (1{c=k} − p_k) v_jk)² where it is active.
     head, active = flat["head/dense/kernel"], hidden > 0
@@ -89,26 +90,26 @@ def test_a_runs_fisher_and_mas_are_those_of_its_best_weights(run, capsys):
     spread = p @ (head.T**2) - mean**2
     expected = (x**2).T @ (spread * active) / len(x)
     np.testing.assert_allclose(
-        found["layer1/dense/kernel"], expected, rtol=2e-3, atol=1e-8
+        arrays["layer1/dense/kernel"], expected, rtol=2e-3, atol=1e-8
     )
     text(capsys, run, "--kind", "mas")
-    found = safetensors.numpy.load_file(run / "importance" / "mas.safetensors")
+    arrays = safetensors.numpy.load_file(run / "importance" / "mas.safetensors")
     expected = np.abs(2 * hidden[:, :, None] * logits[:, None, :]).mean(0)
-    np.testing.assert_allclose(found["head/dense/kernel"], expected, rtol=2e-4)
+    np.testing.assert_allclose(arrays["head/dense/kernel"], expected, rtol=2e-4)
     text(capsys, run, "--kind", "empirical", "--split", "val", "--examples", 20)
-    kept = importance_file.read(run / "importance" / "empirical.safetensors")
-    assert (kept.kind, kept.examples, kept.split) == ("empirical", 20, "val")
-    assert kept.digests == importance_file.read(path).digests
+    stored = importance_file.read(run / "importance" / "empirical.safetensors")
+    assert (stored.kind, stored.examples, stored.split) == ("empirical", 20, "val")
+    assert stored.digests == importance_file.read(path).digests
 
 
-def test_it_may_be_computed_again_and_is_the_same(run, capsys):
+def test_computing_importance_again_gives_the_same(run, capsys):
     args = (run, "--examples", 10)
     text(capsys, *args)
     path = run / "importance" / "fisher.safetensors"
     first = safetensors.numpy.load_file(path)
     text(capsys, *args)
-    again = safetensors.numpy.load_file(path)
-    assert all(np.array_equal(first[k], again[k]) for k in first)
+    second = safetensors.numpy.load_file(path)
+    assert all(np.array_equal(first[k], second[k]) for k in first)
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
 
 
@@ -127,7 +128,7 @@ def test_another_models_importance_is_not_overwritten(run, place, capsys):
     assert "is damaged" in text(capsys, run, *few, code=1)
 
 
-def test_a_failed_write_leaves_what_was_there(run, capsys, monkeypatch):
+def test_a_failed_write_does_not_change_the_file(run, capsys, monkeypatch):
     text(capsys, run, "--examples", 5)
     path = run / "importance" / "fisher.safetensors"
     before = path.read_bytes()
@@ -143,13 +144,13 @@ def test_a_failed_write_leaves_what_was_there(run, capsys, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_run_with_ewc_trains_near_the_run_it_names(place, capsys, tmp_path):
+def test_ewc_reads_the_importance_of_the_run_that_it_names(place, capsys, tmp_path):
     text(capsys, place / "run", "--examples", 30)
-    made = tl.setup(tl.load(place / "tuned.py"), tmp_path / "tuned")
+    run = tl.setup(tl.load(place / "tuned.py"), tmp_path / "tuned")
     assert (
-        "fisher importance of 30 examples of the train" in made.parts.terms.notes["ewc"]
+        "fisher importance of 30 examples of the train" in run.parts.terms.notes["ewc"]
     )
-    rows = [metrics for _, metrics in made]
+    rows = [metrics for _, metrics in run]
     assert rows[0]["ewc"] == 0
     assert 0 < rows[1]["ewc"] < 1
     init = tl.pretrained.FromRun(str(place / "other"), reset="head")
@@ -158,19 +159,19 @@ def test_a_run_with_ewc_trains_near_the_run_it_names(place, capsys, tmp_path):
         tl.setup(wrong)
 
 
-def test_of_an_experiment_files_initial_weights(place, capsys, tmp_path):
+def test_importance_of_an_experiment_is_of_its_initial_weights(place, capsys, tmp_path):
     out = tmp_path / "file.safetensors"
     args = (place / "tuned.py", "--examples", 5, "--out", out)
-    # Its EWC term would need what is only being made.
+    # The EWC term would need importance that does not exist yet.
     shutil.rmtree(place / "run" / "importance", ignore_errors=True)
     printed = text(capsys, *args)
     assert "note: head has parameters that no weights were loaded for" in printed
-    found = importance_file.read(out)
+    stored = importance_file.read(out)
     digests = importance_file.digests(
         tl.pretrained.FromRun(str(place / "run")).read().params
     )
-    assert found.digests["layer1/dense/kernel"] == digests["layer1/dense/kernel"]
-    assert found.digests["head/dense/kernel"] != digests["head/dense/kernel"]
+    assert stored.digests["layer1/dense/kernel"] == digests["layer1/dense/kernel"]
+    assert stored.digests["head/dense/kernel"] != digests["head/dense/kernel"]
     assert "no weights" not in text(capsys, *args, "init.reset=()", "--overwrite")
     assert importance_file.read(out).digests == digests
 
@@ -186,32 +187,32 @@ def test_of_an_experiment_files_initial_weights(place, capsys, tmp_path):
         (("seed=1",), "is a run, whose experiment stands"),
     ],
 )
-def test_refusals_of_a_run(place, capsys, arguments, message):
-    found = text(capsys, place / "run", *arguments, code=1)
-    assert message in found
-    assert found.count("\n") == 1
+def test_invalid_options_are_reported(place, capsys, arguments, message):
+    error = text(capsys, place / "run", *arguments, code=1)
+    assert message in error
+    assert error.count("\n") == 1
 
 
-def test_refusals_of_a_place(place, capsys, tmp_path):
-    def refused(*arguments):
+def test_unsuitable_targets_are_reported(place, capsys, tmp_path):
+    def error(*arguments):
         return text(capsys, *arguments, code=1)
 
-    assert "no directory of a (finished) run" in refused(tmp_path)
-    assert "there is no experiment file" in refused(tmp_path / "nowhere")
-    assert "so say where" in refused(place / "tuned.py")
+    assert "no directory of a (finished) run" in error(tmp_path)
+    assert "there is no experiment file" in error(tmp_path / "nowhere")
+    assert "so say where" in error(place / "tuned.py")
     out = ("--out", tmp_path / "x.safetensors")
-    message = refused(place / "tuned.py", "init=None", *out)
+    message = error(place / "tuned.py", "init=None", *out)
     assert "starts from scratch" in message
-    message = refused(place / "tuned.py", "--variant", "a", *out)
+    message = error(place / "tuned.py", "--variant", "a", *out)
     assert "--variant 'a': expected one of the experiments" in message
     (tmp_path / "study.json").write_text("{}")
-    assert "holds the runs of a file; name one of them" in refused(tmp_path)
+    assert "holds the runs of a file; name one of them" in error(tmp_path)
 
 
-def test_labels_that_are_not_there(digits, place):
+def test_empirical_fisher_of_unlabelled_rows_raises(digits, place):
     data = tl.data.Digits(labels_per_class=3)
     init = tl.pretrained.FromRun(str(place / "run"))
-    model = importance.of_experiment(digits(data=data, init=init))
+    model = importance.from_experiment(digits(data=data, init=init))
     with pytest.raises(tl.UserError, match="'unlabelled' has not"):
         importance.compute(model, "empirical", "unlabelled")
     assert importance.compute(model, "mas", "unlabelled", 5).examples == 5
@@ -233,16 +234,16 @@ DIAGONAL = ("fisher", "empirical", "mas")
     [(k, t) for k in DIAGONAL for t in ("multilabel", "regression")]
     + [("fisher", "language")],
 )
-def test_other_tasks_than_classification(bench, kind, task):
+def test_importance_for_other_tasks_is_finite_and_not_negative(bench, kind, task):
     room = bench(task)
     batches = [room.batches["target"], room.batches["source"]]
-    found = importance.KINDS[kind](
+    arrays = importance.KINDS[kind](
         room.network, room.params, room.stats, batches, task=task, key=jax.random.key(0)
     )
-    assert all(np.isfinite(x).all() for x in found.values())
-    assert any(np.any(x) for x in found.values())
+    assert all(np.isfinite(x).all() for x in arrays.values())
+    assert any(np.any(x) for x in arrays.values())
     flat = trees.flatten(room.params)
-    assert {k: x.shape for k, x in found.items()} == {
+    assert {k: x.shape for k, x in arrays.items()} == {
         k: x.shape for k, x in flat.items()
     }
-    assert all((x >= 0).all() for x in found.values())
+    assert all((x >= 0).all() for x in arrays.values())
