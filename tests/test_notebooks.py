@@ -19,6 +19,20 @@ STANDARD = {"collections", "dataclasses", "os", "pathlib", "tempfile"}
 ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|tmp|opt|usr|var|work|Users|mnt)\b")
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# Half a minute of processor time each: the first and the last run in every test, and
+# between them they use runs, comparisons, models, data sources, terms and sweeps.
+QUICK = ("01_quickstart", "06_your_own_model_and_data")
+each_to_run = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=() if path.stem in QUICK else pytest.mark.slow,
+        )
+        for path in NOTEBOOKS
+    ],
+)
 
 
 def cells(path, kind):
@@ -36,7 +50,7 @@ def test_all_notebooks_are_here():
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-@each
+@each_to_run
 def test_it_runs_from_start_to_end(path, tmp_path, monkeypatch):
     import nbclient
     import nbformat

@@ -397,12 +397,14 @@ def postgres():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow  # the same on SQLite is not
 def test_a_killed_workers_trials_are_retried_by_others_with_postgresql(
     path, tmp_path, postgres
 ):
     check_a_killed_workers_trials_are_retried(path, postgres, tmp_path)
 
 
+@pytest.mark.slow  # each job is a process that compiles on its own
 def test_workers_run_as_jobs_on_this_machine(path, tmp_path):
     if importlib.util.find_spec("submitit") is None:
         pytest.skip("needs submitit")
