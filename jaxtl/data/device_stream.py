@@ -163,7 +163,7 @@ def batch_at_step(
       is left out of streams without labels, "x" of those without inputs, and
       "features" is added where they are cached.
     """
-    rows = rows_at_step(stream, seed, step, batch)
+    rows = _rows_at_step(stream, seed, step, batch)
     examples = {"row": rows}
     if stream.y is not None:
         examples["y"] = stream.y[rows]
@@ -177,7 +177,7 @@ def batch_at_step(
     return examples
 
 
-def rows_at_step(stream: DeviceStream, seed: Any, step: Any, batch: int) -> jax.Array:
+def _rows_at_step(stream: DeviceStream, seed: Any, step: Any, batch: int) -> jax.Array:
     """Row numbers, int32[batch], of the examples that `batch_at_step` gathers."""
     if stream.drawn_rows is not None:
         return stream.drawn_rows[step - stream.first_step]

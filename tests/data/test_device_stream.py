@@ -33,8 +33,8 @@ def test_rows_drawn_ahead_are_the_rows_of_the_order(digits):
     stream = device_stream.with_drawn_rows(stream, jnp.uint32(5), 7, 24, 9)
     for step in range(7, 16):
         expected = digits.rows["train"][sampler.indices(5, step, 24, 100)]
-        rows = device_stream.rows_at_step(stream, 5, step, 24)
-        np.testing.assert_array_equal(rows, expected)
+        batch = device_stream.batch_at_step(stream, 5, step, 24)
+        np.testing.assert_array_equal(batch["row"], expected)
 
 
 def test_splits_share_x_and_one_program(digits):
