@@ -22,6 +22,7 @@ from jaxtl.pretrained.match import Weights
 from jaxtl.terms.context import Context, View
 from jaxtl.terms.regularizers import JacobianDifference, dense_layers
 from jaxtl.terms.regularizers.jacobian_estimates import signs
+from jaxtl.terms.regularizers.jacobian_sides import both_sides
 
 DRAWS, BATCH = 200, 32
 
@@ -40,8 +41,9 @@ class Reversed(JacobianDifference):
     """The projected estimate by differentiating ‖g(θ) − g(θ₀)‖² itself."""
 
     def __call__(self, context):
-        x = self._rows(context.batches[self.stream]["x"])
-        params, source, f, f0, _ = self._sides(context, context.params)
+        x = context.batches[self.stream]["x"]
+        sides = both_sides(context, context.params)
+        f, params, f0, source = self.functions(context, sides)
         shape = jax.eval_shape(f, params, x).shape
         # The library's own draw, so that both take the very same step.
         [key] = jax.random.split(context.key, 1)
@@ -58,8 +60,9 @@ class PerExample(JacobianDifference):
     """The exact value by vmapped Jacobians of all examples at once."""
 
     def __call__(self, context):
-        x = self._rows(context.batches[self.stream]["x"])
-        params, source, f, f0, _ = self._sides(context, context.params)
+        x = context.batches[self.stream]["x"]
+        sides = both_sides(context, context.params)
+        f, params, f0, source = self.functions(context, sides)
 
         def one(row):
             found = jax.jacrev(lambda p: f(p, row[None])[0])(params)
@@ -209,7 +212,8 @@ def deviations(quick: bool) -> list[timing.Row]:
 def _differences(run: tl.Run, term: JacobianDifference) -> np.ndarray:
     """Returns ∂f(xᵢ; θ) − ∂f(xᵢ; θ₀), (examples, outputs, what f is derived by)."""
     context = _context(run, jax.random.key(0))
-    params, start, f, f0, _ = term._sides(context, context.params)
+    sides = both_sides(context, context.params)
+    f, params, f0, start = term.functions(context, sides)
 
     def one(row):
         if term.wrt == "inputs":

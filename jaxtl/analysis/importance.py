@@ -16,9 +16,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Batch, Network, PyTree
 from jaxtl.data import lazy_array, preprocess, streams
 from jaxtl.optim import optimizer
-from jaxtl.terms.regularizers import dense_layers, importance_file
-from jaxtl.terms.regularizers import fisher as equations
-from jaxtl.terms.regularizers import kfac as factors
+from jaxtl.terms.regularizers import dense_layers, fisher, importance_file, kfac
 from jaxtl.training import build, experiment_file, run_dir
 from jaxtl.training.experiment import Experiment
 
@@ -35,7 +33,7 @@ def _fisher(
 ) -> PyTree:
     """Diagonal of the Fisher information, expected over the model's own labels."""
     f = _logits(network, stats)
-    return equations.diagonal_fisher(f, params, x, task=task, key=key, chunk=chunk)
+    return fisher.diagonal_fisher(f, params, x, task=task, key=key, chunk=chunk)
 
 
 def _empirical(
@@ -50,7 +48,7 @@ def _empirical(
 ) -> PyTree:
     """Diagonal of the empirical Fisher information, with the labels of the data."""
     f = _logits(network, stats)
-    return equations.diagonal_fisher(f, params, x, y, task=task, chunk=chunk)
+    return fisher.diagonal_fisher(f, params, x, y, task=task, chunk=chunk)
 
 
 def _mas(
@@ -64,7 +62,7 @@ def _mas(
     chunk: int,
 ) -> PyTree:
     """Importance by memory-aware synapses, which needs no labels."""
-    return equations.mas(_logits(network, stats), params, x, task=task, chunk=chunk)
+    return fisher.mas(_logits(network, stats), params, x, task=task, chunk=chunk)
 
 
 def _kfac(
@@ -78,7 +76,7 @@ def _kfac(
     chunk: int,
 ) -> PyTree:
     """Kronecker factors of the Fisher information; its diagonal for other leaves."""
-    return factors.fisher(network, params, stats, x, task=task, key=key, chunk=chunk)
+    return kfac.block_fisher(network, params, stats, x, task=task, key=key, chunk=chunk)
 
 
 def _mean(
@@ -110,7 +108,7 @@ def _mean(
             "--kind fisher."
         )
     bound = functools.partial(equation, network, task)
-    return equations.mean(bound, params, stats, batches, key)
+    return fisher.mean_over_batches(bound, params, stats, batches, key)
 
 
 # Kind of importance -> function of the arguments of `_mean` but the equation. Diagonal

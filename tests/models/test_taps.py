@@ -53,7 +53,7 @@ def test_inputs_and_gradients_at_the_outputs_make_the_kernels_gradients(
 
     @jax.jit
     def both(params, v):
-        outputs, inputs, pull = dense_layers.watched(
+        outputs, inputs, pull = dense_layers.watch(
             network, params, stats, x, layers, stop
         )
         back = pull(v)
@@ -98,7 +98,7 @@ def test_in_half_precision_the_pass_keeps_its_dtype():
     network = MLP(outputs=2, widths=(3,), dtype="bfloat16").pure()
     x = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
     params, stats = network.init(jax.random.key(0), x)
-    _, inputs, pull = dense_layers.watched(
+    _, inputs, pull = dense_layers.watch(
         network, params, stats, x, dense_layers.paths(params)
     )
     out, raw = network.taps(params, stats, x, {"layer1/dense": jnp.zeros((4, 3))})

@@ -1,4 +1,4 @@
-"""Attention transfer: look where the source looked."""
+"""Attention transfer: spatial attention maps stay near the source's."""
 
 import dataclasses
 
@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, stream_field
+from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import feature_maps
 
-_TINY = 1e-24  # of a squared norm: a map that is 0 everywhere stays 0
+_TINY = 1e-24  # least squared norm, so that a map that is 0 everywhere stays 0
 
 
 def attention_map(values: jax.Array) -> jax.Array:
@@ -20,7 +21,7 @@ def attention_map(values: jax.Array) -> jax.Array:
       values: A, (batch, positions, channels), float32 or wider.
 
     Returns:
-      (batch, positions), each row of norm 1 (0 where all activations are).
+      (batch, positions), each row of norm 1 (0 where all activations are 0).
 
     References:
       Zagoruyko & Komodakis, Paying More Attention to Attention, ICLR 2017, section
@@ -32,27 +33,30 @@ def attention_map(values: jax.Array) -> jax.Array:
 
 
 def attention_distance(
-    ours: jax.Array, theirs: jax.Array, squared: bool = True
+    student: jax.Array, teacher: jax.Array, squared: bool = True
 ) -> jax.Array:
     """‖Q_S/‖Q_S‖ − Q_T/‖Q_T‖‖₂ or its square, mean over examples, without ½.
 
     Args:
-      ours: A of the student, (batch, positions, channels).
-      theirs: A of the teacher; its channels may be another number.
-      squared: the square, as in the authors' program (which divides it by the number
-        of positions besides). The norm itself, as in eq. 2, has no derivative where
-        the maps agree; it is taken as 0 there.
+      student: A of the student, (batch, positions, channels).
+      teacher: A of the teacher, whose number of channels may differ.
+      squared: whether the norm is squared, as in the authors' program (which also
+        divides it by the number of positions). The norm itself, as in eq. 2, has no
+        derivative where the maps agree; it is taken as 0 there.
+
+    Returns:
+      A scalar.
 
     References:
       Zagoruyko & Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2 for
       p = 2; there with a factor β / 2.
     """
-    gap = attention_map(ours) - attention_map(theirs)
+    gap = attention_map(student) - attention_map(teacher)
     square = jnp.sum(jnp.square(gap), axis=-1)
     if squared:
         return jnp.mean(square)
-    moved = square > _TINY
-    return jnp.mean(jnp.where(moved, jnp.sqrt(jnp.where(moved, square, 1.0)), 0.0))
+    differs = square > _TINY
+    return jnp.mean(jnp.where(differs, jnp.sqrt(jnp.where(differs, square, 1.0)), 0.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,43 +67,38 @@ class AttentionTransfer(Term):
     tokens have attention 0.
 
     Attributes:
-      stages: stages with positions (images, tokens); None takes all between the first
-        and the head.
-      squared: of the norm, as told at `attention_distance`.
+      stages: stages with positions (images, tokens); None is all of them between the
+        first stage and the head.
+      squared: as in `attention_distance`.
       stream: name of the stream.
     """
 
     stages: tuple[str, ...] | None = None
     squared: bool = True
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.sourced(setup)
         checks.stream(setup, "stream", self.stream)
-        for stage in feature_maps.check(setup, self.stages):
-            if not feature_maps.spatial(setup.features[stage]):
+        for stage in feature_maps.check_stages(setup, self.stages):
+            if not feature_maps.has_positions(setup.features[stage]):
                 raise UserError(
                     f"{checks.where(setup, 'stages')}: the stage {stage!r} gives one "
-                    "vector per example, and attention needs positions (an image's or "
-                    "a text's) to differ between; name other stages."
+                    "vector per example, and attention compares the positions of an "
+                    "image or a text; name other stages."
                 )
 
     def describe(self, setup: Setup) -> str:
-        found = feature_maps.names(self.stages, setup.program.network, setup.features)
-        return f"attention of {', '.join(found)}"
+        network, features = setup.program.network, setup.features
+        names = feature_maps.stage_names(self.stages, network, features)
+        return f"attention of {', '.join(names)}"
 
-    def __call__(self, context):
-        ours = context.forward(self.stream).features
-        theirs = context.source_forward(self.stream).features
-        total = 0.0
-        for stage in feature_maps.names(self.stages, context.program.network, ours):
-            pair = (
-                feature_maps.grid(ours[stage])[0],
-                feature_maps.grid(theirs[stage])[0],
-            )
-            total = total + attention_distance(*pair, self.squared)
+    def __call__(self, context: View) -> jax.Array:
+        features = context.forward(self.stream).features
+        source_features = context.source_forward(self.stream).features
+        network, total = context.program.network, 0.0
+        for stage in feature_maps.stage_names(self.stages, network, features):
+            student, _ = feature_maps.flatten_positions(features[stage])
+            teacher, _ = feature_maps.flatten_positions(source_features[stage])
+            total = total + attention_distance(student, teacher, self.squared)
         return total

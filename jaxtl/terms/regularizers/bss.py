@@ -1,4 +1,4 @@
-"""Batch spectral shrinkage: let go of what the target's features barely use."""
+"""Batch spectral shrinkage: suppresses the features' smallest singular values."""
 
 import dataclasses
 
@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from jaxtl.core import types
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term, feature_stage
+from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
+from jaxtl.terms.context import View
 
 
 def spectral_shrinkage(features: jax.Array, smallest: int = 1) -> jax.Array:
     """Sum of the squares of the smallest singular values of a batch of features.
 
-    Σ_{i=1}^{k} σ²_{−i}(F), neither averaged over the batch nor centred, without ½.
+    Σ_{i=1}^{k} σ²_{−i}(F), neither averaged over the batch nor centered, without ½.
 
     Args:
       features: F, (batch, width), float32 or wider.
@@ -28,8 +29,8 @@ def spectral_shrinkage(features: jax.Array, smallest: int = 1) -> jax.Array:
     """
     # σ² are the eigenvalues of the smaller Gram matrix, whose gradient is cheaper and
     # finite where singular values repeat at 0.
-    wide = features.shape[0] < features.shape[1]
-    gram = features @ features.T if wide else features.T @ features
+    is_wide = features.shape[0] < features.shape[1]
+    gram = features @ features.T if is_wide else features.T @ features
     return jnp.sum(jnp.maximum(jnp.linalg.eigvalsh(gram)[:smallest], 0.0))
 
 
@@ -38,30 +39,22 @@ class SpectralShrinkage(Term):
     """`spectral_shrinkage` of a stage's features, one vector per example.
 
     Attributes:
-      smallest: how many singular values.
-      stage: the stage; None takes the last before the head.
+      smallest: number of singular values.
+      stage: the stage; None is the last one before the head.
       stream: name of the stream.
     """
 
     smallest: int = 1
     stage: str | None = None
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.stream(setup, "stream", self.stream)
         checks.number(setup, "smallest", self.smallest, 1)
-        checks.stage(setup, "stage", self.reads(setup.program.network))
+        stage = feature_stage(setup.program.network.stages, self.stage)
+        checks.stage(setup, "stage", stage)
 
-    def reads(self, network) -> str:
-        """Returns the stage whose features are shrunk."""
-        return feature_stage(network.stages, self.stage)
-
-    def __call__(self, context):
-        features = context.forward(self.stream).features[
-            self.reads(context.program.network)
-        ]
+    def __call__(self, context: View) -> jax.Array:
+        stage = feature_stage(context.program.network.stages, self.stage)
+        features = context.forward(self.stream).features[stage]
         return spectral_shrinkage(types.vectors(features), self.smallest)

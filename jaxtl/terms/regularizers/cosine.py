@@ -1,14 +1,12 @@
-"""Cosine-SP: keep the direction of each leaf's starting point, whatever its length."""
+"""Cosine-SP: the angle between each leaf and its starting point, whatever its norm."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core.config import traced
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.regularizers import per_leaf
+from jaxtl.terms.context import View
+from jaxtl.terms.regularizers.per_leaf import LeafTerm
 
 
 def cosine_distance(params: jax.Array, source: jax.Array) -> jax.Array:
@@ -25,40 +23,30 @@ def cosine_distance(params: jax.Array, source: jax.Array) -> jax.Array:
       A scalar.
     """
     squares = jnp.sum(jnp.square(params)), jnp.sum(jnp.square(source))
-    known = (squares[0] > 0) & (squares[1] > 0)
-    lengths = [jnp.sqrt(jnp.where(known, s, 1.0)) for s in squares]
-    gap = params / lengths[0] - source / lengths[1]
-    return jnp.where(known, 0.5 * jnp.sum(jnp.square(gap)), 0.0)
+    is_nonzero = (squares[0] > 0) & (squares[1] > 0)
+    norms = [jnp.sqrt(jnp.where(is_nonzero, square, 1.0)) for square in squares]
+    gap = params / norms[0] - source / norms[1]
+    return jnp.where(is_nonzero, 0.5 * jnp.sum(jnp.square(gap)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CosineSP(Term):
+class CosineSP(LeafTerm):
     """`cosine_distance`, the mean over leaves, each leaf a vector of its own.
 
-    Per leaf and not over all parameters at once: a layer before a normalisation means
-    the same at any length, and one cosine of everything would be that of the few
-    largest leaves. Each leaf counts alike in the mean, a bias as much as a kernel
-    (`select=".*/kernel"` leaves biases out). Counts the selected trainable parameters
-    that have a source.
+    Per leaf and not over all parameters at once: a layer before a normalization
+    computes the same at any norm, and one cosine of all parameters would be that of the
+    few largest leaves. Each leaf has the same share in the mean, a bias as much as a
+    kernel (`select=".*/kernel"` leaves biases out). Counts the selected trainable
+    parameters that have a source.
 
     Attributes:
       select: pattern of the parameters that count.
-      strengths: pattern -> factor of the leaves it covers; the first match counts, and
+      strengths: pattern -> factor of the leaves it matches; the first match counts, and
         1 where there is none. The mean divides by the number of leaves all the same.
     """
 
-    select: str = ".*"
-    strengths: Mapping[str, float] = traced({})
-
-    @property
-    def streams(self):
-        return ()
-
-    def check(self, setup: Setup):
-        per_leaf.check(setup, self.select, self.strengths)
-
-    def __call__(self, context):
-        values = per_leaf.measure(
-            context, self.select, lambda _, theta, start: cosine_distance(theta, start)
+    def __call__(self, context: View) -> jax.Array:
+        values = self.leaf_values(
+            context, lambda _, params, source: cosine_distance(params, source)
         )
-        return per_leaf.total(values, self.strengths) / len(values)
+        return self.weighted_sum(values) / len(values)

@@ -1,12 +1,13 @@
-"""Dense layers seen from within: what they read, and the gradient at their output.
+"""Inputs of dense layers, and the gradients at their outputs.
 
-A dense layer y_t = a_t W + b that runs at the places t of an example (one place, or
-tokens, or positions of an image) has the gradients Σ_t a_t δ_tᵀ by W and Σ_t δ_t by b,
-δ_t being the gradient at y_t. So a and δ say all about a layer's gradients, example by
+A dense layer y_t = a_t W + b that runs at the positions t of an example (one position,
+or tokens, or positions of an image) has the gradients Σ_t a_t δ_tᵀ by W and Σ_t δ_t by
+b, δ_t being the gradient at y_t. So a and δ determine a layer's gradients, example by
 example, and are far smaller than these.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,26 @@ from jaxtl.core.types import Network, PyTree
 from jaxtl.terms.base import Setup
 
 
-def paths(params: PyTree) -> tuple[str, ...]:
-    """Returns the paths of the dense layers: a (in, out) kernel, at most a bias beside.
+class WatchedLayers(NamedTuple):
+    """A forward pass with some of its dense layers.
 
-    `params` may hold arrays or their shapes.
+    Attributes:
+      outputs: (batch, outputs), one vector per example (`core.types.vectors`).
+      inputs: path -> a, (batch, positions, in).
+      pull: (batch, outputs) -> {path: δ, (batch, positions, out)}, the gradient of the
+        inner product with the outputs.
+    """
+
+    outputs: jax.Array
+    inputs: Mapping[str, jax.Array]
+    pull: Callable[[jax.Array], dict[str, jax.Array]]
+
+
+def paths(params: PyTree) -> tuple[str, ...]:
+    """Paths of the dense layers: modules with an (in, out) kernel and at most a bias.
+
+    Args:
+      params: arrays or their shapes.
     """
     modules: dict[str, dict] = {}
     for path, leaf in trees.flatten(params).items():
@@ -36,63 +53,57 @@ def paths(params: PyTree) -> tuple[str, ...]:
     )
 
 
-def visible(setup: Setup, asked: str) -> None:
-    """Raises UserError where the model does not show its dense layers.
+def check_visible(setup: Setup, field: str) -> None:
+    """Raises UserError if the model does not give access to its dense layers.
 
     Args:
       setup: what a term is checked against.
-      asked: what needs them, for the message ("terms.x.estimator='dense'").
+      field: what needs them, for the message ("terms.x.estimator='dense'").
     """
     if setup.program.network.taps is None:
         raise UserError(
-            f"{asked} reads the inputs of the model's dense layers, and this model, a "
-            "pair of plain functions, does not show them."
+            f"{field} reads the inputs of the model's dense layers, and this model, a "
+            "pair of plain functions, gives no access to them."
         )
 
 
-def watched(
+def watch(
     network: Network,
     params: PyTree,
     stats: PyTree,
     x: PyTree,
     layers: Iterable[str],
     stop: str | None = None,
-) -> tuple[jax.Array, Mapping[str, jax.Array], Callable]:
-    """Runs the network in evaluation mode and watches some of its dense layers.
+) -> WatchedLayers:
+    """Runs the network in evaluation mode and keeps some of its dense layers.
 
     Args:
       network: a network with `taps`.
       params, stats, x, stop: as for `Network.apply`.
-      layers: paths of the layers to watch; those that the pass does not reach are
-        left out.
-
-    Returns:
-      outputs, (batch, outputs), one vector per example (`core.vectors`).
-      inputs: path -> a, (batch, places, in).
-      pull: (batch, outputs) -> {path: δ, (batch, places, out)}, the gradient of the
-        inner product with the outputs.
+      layers: paths of the layers; those that the pass does not reach are left out.
     """
 
-    def run(nudges):
+    def run(nudges: PyTree) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         out, inputs = network.taps(params, stats, x, nudges, stop=stop)
         return types.vectors(out.logits), inputs
 
-    _, shapes = jax.eval_shape(run, {})
-    kernels = trees.flatten(params)
+    _, input_shapes = jax.eval_shape(run, {})
+    leaves = trees.flatten(params)
     nudges = {}
-    for path in (p for p in layers if p in shapes):
-        kernel, found = kernels[f"{path}/kernel"], shapes[path]
-        dtype = jnp.result_type(found.dtype, kernel.dtype)
-        nudges[path] = jnp.zeros((*found.shape[:-1], kernel.shape[-1]), dtype)
-    outputs, back, inputs = jax.vjp(run, nudges, has_aux=True)
+    for path in layers:
+        if path in input_shapes:
+            kernel, inputs = leaves[f"{path}/kernel"], input_shapes[path]
+            dtype = jnp.result_type(inputs.dtype, kernel.dtype)
+            nudges[path] = jnp.zeros((*inputs.shape[:-1], kernel.shape[-1]), dtype)
+    outputs, vjp, inputs = jax.vjp(run, nudges, has_aux=True)
 
-    def pull(direction):
-        return {p: _places(d) for p, d in back(direction)[0].items()}
+    def pull(direction: jax.Array) -> dict[str, jax.Array]:
+        return {path: _by_position(d) for path, d in vjp(direction)[0].items()}
 
-    return outputs, {p: _places(inputs[p]) for p in nudges}, pull
+    inputs = {path: _by_position(inputs[path]) for path in nudges}
+    return WatchedLayers(outputs, inputs, pull)
 
 
-def _places(x: jax.Array) -> jax.Array:
-    """Returns (batch, ..., width) as (batch, places, width), float32 or wider."""
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _by_position(x: jax.Array) -> jax.Array:
+    """(batch, ..., width) as (batch, positions, width), float32 or wider."""
+    return trees.as_float32(x.reshape(x.shape[0], -1, x.shape[-1]))

@@ -5,7 +5,6 @@ gradient: the square of a mean is not the mean of squares.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +14,45 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Batch, PyTree
 
-Function = Callable[[PyTree, PyTree], jax.Array]
+Function = Callable[[PyTree, PyTree], jax.Array]  # (params, x) -> logits
 
-# Elements of the gradients that are held at once, over all examples of a chunk.
-HELD = 2**25
+# logits of one example -> (covectors (number, outputs), weights (number,))
+_Covectors = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+# Number of gradient elements in memory at once, over all examples of a chunk.
+_MAX_GRADIENT_ELEMENTS = 2**25
 
 
-def mean(
-    equation, params: PyTree, stats: PyTree, batches: Iterable[Batch], key: jax.Array
+def mean_over_batches(
+    equation: Callable[..., PyTree],
+    params: PyTree,
+    stats: PyTree,
+    batches: Iterable[Batch],
+    key: jax.Array,
 ) -> dict[str, np.ndarray]:
-    """Returns {path: float32} of an equation's mean over all examples.
+    """An equation's mean over all examples of all batches.
 
     Args:
-      equation: (params, stats, x, y, key, chunk) -> a tree like params, the mean over
-        the batch's examples, looking at `chunk` of them at once.
+      equation: (params, stats, x, y, key, chunk) -> a tree, the mean over the batch's
+        examples, with the gradients of `chunk` of them in memory at once.
       params, stats, batches, key: as in `analysis.importance.KINDS`.
+
+    Returns:
+      {path in the equation's tree: float32 array}.
     """
-    chunk = int(np.clip(HELD // max(1, trees.size(params)), 1, 32))
+    chunk = int(np.clip(_MAX_GRADIENT_ELEMENTS // max(1, trees.size(params)), 1, 32))
     compiled = jax.jit(equation, static_argnums=5)
-    total, count = {}, 0
+    totals, count = {}, 0
     for index, batch in enumerate(batches):
         size = len(jax.tree.leaves(batch["x"])[0])
-        own = jax.random.fold_in(key, index)
-        found = compiled(params, stats, batch["x"], batch["y"], own, chunk)
+        batch_key = jax.random.fold_in(key, index)
+        means = compiled(params, stats, batch["x"], batch["y"], batch_key, chunk)
         count += size
-        for path, leaf in trees.flatten(found).items():
-            # Float64, so that a long sum of small numbers loses none of them.
-            total[path] = total.get(path, 0.0) + size * np.asarray(leaf, np.float64)
-    return {path: np.float32(sums / count) for path, sums in total.items()}
+        for path, leaf in trees.flatten(means).items():
+            # Float64, since a long sum of small float32 numbers loses digits.
+            sums = totals.get(path, 0.0)
+            totals[path] = sums + size * np.asarray(leaf, np.float64)
+    return {path: np.float32(sums / count) for path, sums in totals.items()}
 
 
 def diagonal_fisher(
@@ -60,8 +70,8 @@ def diagonal_fisher(
 
     With labels, y is the label alone ("empirical Fisher"). Without, the expectation is
     over the model's own distribution: exact for regression, for multilabel, and for up
-    to `exact` classes; one label drawn per example (and token) otherwise, which is an
-    unbiased estimate.
+    to `exact` classes; otherwise one label is drawn per example (and token), which is
+    an unbiased estimate.
 
     p is the softmax for classification; independent sigmoids for multilabel (the sum of
     their log p); a Gaussian of variance 1 per output for regression (the squared error
@@ -75,14 +85,17 @@ def diagonal_fisher(
       x: (batch, ...) array, or a dict of such; language reads "input_ids" and
         "attention_mask".
       labels: (batch,) classes, or (batch, K) for multilabel and regression; for
-        language anything but None, since the tokens are the labels.
+        language any value but None, since the tokens are the labels.
       task: "classification", "multilabel", "regression" or "language".
-      key: for labels that are drawn.
+      key: PRNG key of labels that are drawn.
       exact: largest number of classes whose expectation is taken exactly.
-      chunk: examples looked at together; memory is about `chunk` times the parameters.
+      chunk: examples per step; memory is about `chunk` times the parameters.
 
     Returns:
-      A tree like params, none negative, in nats² per squared unit of the parameter.
+      A tree like params, of values ≥ 0 in nats² per squared unit of the parameter.
+
+    Raises:
+      UserError: if labels must be drawn and there is no key.
 
     References:
       Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS
@@ -94,16 +107,16 @@ def diagonal_fisher(
     if labels is None and key is not None:
         rows["key"] = jax.random.split(key, len(jax.tree.leaves(x)[0]))
 
-    def one(row):
-        def covectors(logits):
+    def of_example(row: PyTree) -> PyTree:
+        def covectors(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
             if labels is None:
-                return scores(logits, task, row.get("key"), exact)
+                return score_covectors(logits, task, row.get("key"), exact)
             y = row["x"]["input_ids"][1:] if task == "language" else row["y"]
-            return _of_label(logits, y, task)[None], jnp.ones(1)
+            return _label_score(logits, y, task)[None], jnp.ones(1)
 
-        return _pulled(f, params, row["x"], task, covectors, jnp.square)
+        return _pull_back(f, params, row["x"], task, covectors, jnp.square)
 
-    return _mean(one, rows, chunk)
+    return _mean_over_examples(of_example, rows, chunk)
 
 
 def mas(
@@ -117,36 +130,54 @@ def mas(
     """Memory-aware synapses: mean over examples of |∂‖f(xᵢ; θ)‖²/∂θ|, needs no labels.
 
     The squared norm is that of the logits, summed over outputs (for language over the
-    predicted tokens too), without ½. Arguments as in `diagonal_fisher`.
+    predicted tokens too), without ½.
+
+    Args:
+      f, params, x, task, chunk: as in `diagonal_fisher`.
+
+    Returns:
+      A tree like params, of values ≥ 0.
 
     References:
       Aljundi et al., Memory Aware Synapses: Learning what (not) to forget, ECCV 2018,
       eq. 3, with the gradient of the squared norm that they take for several outputs.
     """
 
-    def one(row):
-        return _pulled(
-            f, params, row, task, lambda z: (2.0 * z[None], jnp.ones(1)), jnp.abs
-        )
+    def covectors(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return 2.0 * logits[None], jnp.ones(1)
 
-    return _mean(one, x, chunk)
+    def of_example(row: PyTree) -> PyTree:
+        return _pull_back(f, params, row, task, covectors, jnp.abs)
+
+    return _mean_over_examples(of_example, x, chunk)
 
 
-def _of_label(logits, y, task: str) -> jax.Array:
-    """Returns ∂ log p(y) / ∂ logits of one example, in the logits' shape."""
+def _label_score(logits: jax.Array, y: jax.Array, task: str) -> jax.Array:
+    """∂ log p(y) / ∂ logits of one example, in the logits' shape."""
     if task == "regression":
         return jnp.reshape(y, logits.shape).astype(logits.dtype) - logits
     if task == "multilabel":
         return jnp.reshape(y, logits.shape) - jax.nn.sigmoid(logits)
-    hit = jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
-    return hit - jax.nn.softmax(logits)
+    one_hot = jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
+    return one_hot - jax.nn.softmax(logits)
 
 
-def scores(logits, task: str, key, exact: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (covectors, weights): E_y (∂ log p)² = Σ weight · (covector · ∂ logits)².
+def score_covectors(
+    logits: jax.Array, task: str, key: jax.Array | None, exact: int
+) -> tuple[jax.Array, jax.Array]:
+    """Covectors whose weighted squares give the expected square of the score.
 
-    For independent outputs the mixed products of scores are 0 in expectation, so that
-    one covector per output is enough.
+    E_y (∂ log p)² = Σ weight · (covector · ∂ logits)². With independent outputs the
+    products of different outputs' scores are 0 in expectation, so one covector per
+    output is enough.
+
+    Args:
+      logits: (K,) of one example, or (positions, K) for language.
+      task, key, exact: as in `diagonal_fisher`.
+
+    Returns:
+      covectors: (number, K), or (1, positions, K) for language.
+      weights: (number,).
     """
     count = logits.shape[-1]
     if task == "regression":
@@ -162,57 +193,74 @@ def scores(logits, task: str, key, exact: int) -> tuple[jax.Array, jax.Array]:
             f"diagonal_fisher: {count} classes are more than exact={exact}, so labels "
             "are drawn, which needs a key=."
         )
-    drawn = jax.random.categorical(key, logits)
-    return _of_label(logits, drawn, task)[None], jnp.ones(1)
+    labels = jax.random.categorical(key, logits)
+    return _label_score(logits, labels, task)[None], jnp.ones(1)
 
 
-def _pulled(f, params, x, task: str, covectors, size) -> PyTree:
-    """Returns Σ weight · size(covector pulled back to θ) for one example."""
+def predicted_positions(x: PyTree) -> jax.Array:
+    """The positions of one text that predict a real token from a real one.
+
+    Args:
+      x: {"input_ids", "attention_mask"}, (length,) each.
+
+    Returns:
+      (length − 1,) bools.
+    """
+    mask = x.get("attention_mask", jnp.ones_like(x["input_ids"])).astype(bool)
+    return mask[1:] & mask[:-1]
+
+
+def _pull_back(
+    f: Function,
+    params: PyTree,
+    x: PyTree,
+    task: str,
+    covectors: _Covectors,
+    magnitude: Callable[[jax.Array], jax.Array],
+) -> PyTree:
+    """Σ weight · magnitude(covector pulled back to θ) for one example."""
     batch = jax.tree.map(lambda a: a[None], x)
-    counted = predicted(x) if task == "language" else None
 
-    def outputs(params):
-        logits = f(params, batch)[0]
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    def outputs(params: PyTree) -> jax.Array:
+        logits = trees.as_float32(f(params, batch)[0])
         return logits[:-1] if task == "language" else logits
 
-    logits, back = jax.vjp(outputs, params)
+    logits, vjp = jax.vjp(outputs, params)
     rows, weights = covectors(logits)
-    if counted is not None:
-        rows = jnp.where(counted[:, None], rows, 0.0)
+    if task == "language":
+        rows = jnp.where(predicted_positions(x)[:, None], rows, 0.0)
 
-    def add(total, part):
+    def add(total: PyTree, part: tuple) -> tuple[PyTree, None]:
         row, weight = part
-        found = back(row.astype(logits.dtype))[0]
-        return jax.tree.map(lambda t, g: t + weight * size(g), total, found), None
+        gradient = vjp(row.astype(logits.dtype))[0]
+        return (
+            jax.tree.map(lambda t, g: t + weight * magnitude(g), total, gradient),
+            None,
+        )
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     return jax.lax.scan(add, zeros, (rows, weights))[0]
 
 
-def predicted(x: Any) -> jax.Array:
-    """Returns which places of one example predict a real token from a real one."""
-    mask = x.get("attention_mask", jnp.ones_like(x["input_ids"])).astype(bool)
-    return mask[1:] & mask[:-1]
-
-
-def _mean(one, rows: PyTree, chunk: int) -> PyTree:
-    """Returns the mean over examples of a function of one, `chunk` examples at once."""
+def _mean_over_examples(
+    of_example: Callable[[PyTree], PyTree], rows: PyTree, chunk: int
+) -> PyTree:
+    """The mean of a function of one example, computed for `chunk` examples at once."""
     rows = jax.tree.map(jnp.asarray, rows)
     count = len(jax.tree.leaves(rows)[0])
     chunk = min(chunk, count)
     steps = -(-count // chunk)
-    # The last chunk is filled up with examples that count nothing.
-    places = jnp.arange(steps * chunk)
-    weights = (places < count) / count
+    # The last chunk is filled up with examples of weight 0.
+    indices = jnp.arange(steps * chunk)
+    weights = (indices < count) / count
 
-    def add(total, part):
-        places, weights = part
-        found = jax.vmap(one)(jax.tree.map(lambda a: a[places], rows))
-        sums = jax.tree.map(lambda v: jnp.tensordot(weights, v, 1), found)
+    def add(total: PyTree, part: tuple) -> tuple[PyTree, None]:
+        indices, weights = part
+        values = jax.vmap(of_example)(jax.tree.map(lambda a: a[indices], rows))
+        sums = jax.tree.map(lambda v: jnp.tensordot(weights, v, 1), values)
         return jax.tree.map(jnp.add, total, sums), None
 
-    like = jax.eval_shape(one, jax.tree.map(lambda a: a[0], rows))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-    parts = (places % count).reshape(steps, chunk), weights.reshape(steps, chunk)
+    shapes = jax.eval_shape(of_example, jax.tree.map(lambda a: a[0], rows))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    parts = (indices % count).reshape(steps, chunk), weights.reshape(steps, chunk)
     return jax.lax.scan(add, zeros, parts)[0]

@@ -1,17 +1,20 @@
-"""Function distance: keep the source's outputs, wherever the parameters go."""
+"""Function distance: the outputs stay near the source's, on the same inputs."""
 
 import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxtl.core.config import traced
+from jaxtl.core.tree import as_float32
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term, feature_stage
+from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
+from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import source_network
 
-_KIND = {
+_DEFAULT_KINDS = {
     "classification": "softmax",
     "language": "softmax",
     "multilabel": "sigmoid",
@@ -19,7 +22,9 @@ _KIND = {
 }
 
 
-def kl_divergence(target: jax.Array, logits: jax.Array, temperature=1.0) -> jax.Array:
+def kl_divergence(
+    target: jax.Array, logits: jax.Array, temperature: ArrayLike = 1.0
+) -> jax.Array:
     """KL(p ‖ q) = Σ_c p_c (log p_c − log q_c) with p, q = softmax(· / T), in nats.
 
     Args:
@@ -30,17 +35,23 @@ def kl_divergence(target: jax.Array, logits: jax.Array, temperature=1.0) -> jax.
     Returns:
       (...,), at least 0.
     """
-    log_p = jax.nn.log_softmax(_wide(target) / temperature)
-    log_q = jax.nn.log_softmax(_wide(logits) / temperature)
+    log_p = jax.nn.log_softmax(as_float32(target) / temperature)
+    log_q = jax.nn.log_softmax(as_float32(logits) / temperature)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
-def bernoulli_kl(target: jax.Array, logits: jax.Array, temperature=1.0) -> jax.Array:
-    """Σ_c KL(p_c ‖ q_c) of independent yes-or-no outputs, p, q = sigmoid(· / T).
+def bernoulli_kl(
+    target: jax.Array, logits: jax.Array, temperature: ArrayLike = 1.0
+) -> jax.Array:
+    """Σ_c KL(p_c ‖ q_c) of independent binary outputs, p, q = sigmoid(· / T).
 
-    Arguments and result as of `kl_divergence`.
+    Args:
+      target, logits, temperature: as in `kl_divergence`.
+
+    Returns:
+      (...,), at least 0, in nats.
     """
-    a, b = _wide(target) / temperature, _wide(logits) / temperature
+    a, b = as_float32(target) / temperature, as_float32(logits) / temperature
     # log σ(a) − log σ(b), and log σ(−a) − log σ(−b) for the other outcome.
     yes = jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b)
     no = jax.nn.log_sigmoid(-a) - jax.nn.log_sigmoid(-b)
@@ -48,12 +59,16 @@ def bernoulli_kl(target: jax.Array, logits: jax.Array, temperature=1.0) -> jax.A
 
 
 def squared_distance(target: jax.Array, outputs: jax.Array) -> jax.Array:
-    """Σ_c (f_c − f⁰_c)², without ½; (..., K) -> (...,)."""
-    return jnp.sum(jnp.square(_wide(outputs) - _wide(target)), axis=-1)
+    """Σ_c (f_c − f⁰_c)², without ½.
 
+    Args:
+      target: f⁰, (..., K).
+      outputs: f, (..., K).
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    Returns:
+      (...,), at least 0.
+    """
+    return jnp.sum(jnp.square(as_float32(outputs) - as_float32(target)), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,17 +77,17 @@ class FunctionDistance(Term):
 
     T² · KL(source ‖ model), mean over examples (over real tokens, where outputs are
     per token); T² keeps the gradient's size as T grows (Hinton et al., section 2.1).
-    A model with the source's head is compared by its own outputs. For a new head, the
-    source's own head, held fixed, runs on the model's features, so what is kept is the
-    function that the source knew. The model's side is its training pass, the source's
-    in evaluation mode: at θ = θ₀ the term is 0 where there is neither dropout nor
-    BatchNorm in training mode.
+    A model with the source's head is compared by its own outputs. If the model has a
+    new head, the source's own head, held fixed, runs on the model's features, so that
+    the function of the source is preserved. The model's side is its training pass, the
+    source's in evaluation mode: at θ = θ₀ the term is 0 where there is neither dropout
+    nor BatchNorm in training mode.
 
     Attributes:
       temperature: T.
-      kind: what the source's outputs are: logits of a "softmax", of "sigmoid"s, or the
-        values themselves ("identity": Σ (f − f₀)², without T); None: as this
-        experiment's task has it.
+      kind: what the source's outputs are: logits of a "softmax", logits of independent
+        "sigmoid"s, or values ("identity": Σ (f − f₀)², without T); None is that of the
+        experiment's task.
       stream: name of the stream.
 
     References:
@@ -83,37 +98,36 @@ class FunctionDistance(Term):
 
     temperature: float = traced(1.0)
     kind: Literal["softmax", "sigmoid", "identity"] | None = None
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
-        source_network.needs_head(setup, "FunctionDistance")
+    def check(self, setup: Setup) -> None:
+        source_network.check_head(setup, "FunctionDistance")
         checks.stream(setup, "stream", self.stream)
         if self.kind is not None:
-            checks.one_of(setup, "kind", self.kind, dict.fromkeys(_KIND.values()))
+            kinds = dict.fromkeys(_DEFAULT_KINDS.values())
+            checks.one_of(setup, "kind", self.kind, kinds)
         checks.positive(setup, "temperature", self.temperature)
 
     def describe(self, setup: Setup) -> str:
-        kind = self.kind or _KIND[setup.program.task]
-        if source_network.kept(setup):
+        kind = self.kind or _DEFAULT_KINDS[setup.program.task]
+        if source_network.has_source_head(setup):
             return f"{kind} outputs of the model, whose head is the source's"
         return f"{kind} outputs of the source's head on the model's features"
 
-    def __call__(self, context):
-        theirs = context.source_forward(self.stream).logits
+    def __call__(self, context: View) -> jax.Array:
+        target = context.source_forward(self.stream).logits
         out = context.forward(self.stream)
-        if source_network.kept(context):
-            ours = out.logits
+        if source_network.has_source_head(context):
+            outputs = out.logits
         else:
-            ours = source_network.head_logits(context, context.source.head, self.stream)
-        kind, t = self.kind or _KIND[context.program.task], self.temperature
+            head = context.source.head
+            outputs = source_network.head_logits(context, head, self.stream)
+        kind = self.kind or _DEFAULT_KINDS[context.program.task]
         if kind == "identity":
-            value = squared_distance(theirs, ours)
+            value = squared_distance(target, outputs)
         else:
             kl = kl_divergence if kind == "softmax" else bernoulli_kl
-            value = jnp.square(t) * kl(theirs, ours, t)
+            scale = jnp.square(self.temperature)
+            value = scale * kl(target, outputs, self.temperature)
         feature = out.features.get(feature_stage(context.program.network.stages))
-        return source_network.mean(value, feature)
+        return source_network.mean_over_tokens(value, feature)

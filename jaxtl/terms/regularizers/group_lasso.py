@@ -1,14 +1,12 @@
-"""Group-Lasso-SP: let few units leave the starting point, each as a whole."""
+"""Group-Lasso-SP: whole units stay at the starting point or leave it."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core.config import traced
-from jaxtl.terms.base import Setup, Term
-from jaxtl.terms.regularizers import per_leaf
+from jaxtl.terms.context import View
+from jaxtl.terms.regularizers.per_leaf import LeafTerm
 
 
 def group_lasso(params: jax.Array, source: jax.Array, axis: int = -1) -> jax.Array:
@@ -31,14 +29,14 @@ def group_lasso(params: jax.Array, source: jax.Array, axis: int = -1) -> jax.Arr
     gap = jnp.atleast_1d(params - source)
     gap = jnp.moveaxis(gap, axis, 0).reshape(gap.shape[axis], -1)
     squares = jnp.sum(jnp.square(gap), axis=1)
-    # The root has no derivative at 0; the inner choice keeps infinity out of it.
-    moved = squares > 0
-    norms = jnp.where(moved, jnp.sqrt(jnp.where(moved, squares, 1.0)), 0.0)
+    # The root has no derivative at 0; the inner `where` keeps infinity out of it.
+    has_moved = squares > 0
+    norms = jnp.where(has_moved, jnp.sqrt(jnp.where(has_moved, squares, 1.0)), 0.0)
     return jnp.sqrt(jnp.float32(gap.shape[1])) * jnp.sum(norms)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupLassoSP(Term):
+class GroupLassoSP(LeafTerm):
     """`group_lasso` over the selected trainable parameters that have a source.
 
     A group is an output unit or channel of one leaf: an index of a kernel's last axis,
@@ -46,24 +44,13 @@ class GroupLassoSP(Term):
 
     Attributes:
       select: pattern of the parameters that count.
-      strengths: pattern -> factor of the leaves it covers; the first match counts, and
+      strengths: pattern -> factor of the leaves it matches; the first match counts, and
         1 where there is none.
     """
 
-    select: str = ".*"
-    strengths: Mapping[str, float] = traced({})
+    def __call__(self, context: View) -> jax.Array:
+        def equation(path: str, params: jax.Array, source: jax.Array) -> jax.Array:
+            is_embedding = path.split("/")[-1] == "embedding"
+            return group_lasso(params, source, 0 if is_embedding else -1)
 
-    @property
-    def streams(self):
-        return ()
-
-    def check(self, setup: Setup):
-        per_leaf.check(setup, self.select, self.strengths)
-
-    def __call__(self, context):
-        def equation(path, theta, start):
-            row = path.split("/")[-1] == "embedding"
-            return group_lasso(theta, start, 0 if row else -1)
-
-        values = per_leaf.measure(context, self.select, equation)
-        return per_leaf.total(values, self.strengths)
+        return self.weighted_sum(self.leaf_values(context, equation))

@@ -1,37 +1,29 @@
 """The Jacobian difference by the parameters of dense layers, without cross terms.
 
 An example's Jacobian by a dense layer's kernel is a sum of outer products Σ_t a_t δ_tᵀ
-over the places t where the layer runs, so its distance to the source's needs inner
+over the positions t where the layer runs, so its distance to the source's needs inner
 products of a's and of δ's only. With Δa = a − a₀ and Δδ = δ − δ₀
 
     a δᵀ − a₀ δ₀ᵀ = Δa δᵀ + a₀ Δδᵀ,
     ‖a δᵀ − a₀ δ₀ᵀ‖² = ‖Δa‖² ‖δ‖² + ‖a₀‖² ‖Δδ‖² + 2 (Δa·a₀)(δ·Δδ),
 
-which equals ‖a‖²‖δ‖² + ‖a₀‖²‖δ₀‖² − 2 (a·a₀)(δ·δ₀) and does not cancel near θ₀, where
-those three are large and their sum is small. Over several places each product of norms
-becomes a sum over pairs, Σ_tt' (a_t·a_t')(δ_t·δ_t').
+which equals ‖a‖²‖δ‖² + ‖a₀‖²‖δ₀‖² − 2 (a·a₀)(δ·δ₀) but does not cancel near θ₀, where
+those three are large and their sum is small. Over several positions each product of
+norms becomes a sum over pairs, Σ_tt' (a_t·a_t')(δ_t·δ_t').
 
 References:
-  Goodfellow, Efficient Per-Example Gradient Computations, arXiv:1510.01799 (one place).
+  Goodfellow, Efficient Per-Example Gradient Computations, arXiv:1510.01799 (one
+  position).
   Rochette, Manoel, Tramel, Efficient Per-Example Gradient Computations in
   Convolutional Neural Networks, arXiv:1912.06015 (several).
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
-_TOGETHER = 8  # directions that are pulled back at once
+from jaxtl.terms.regularizers.dense_layers import WatchedLayers
 
-
-class Seen(NamedTuple):
-    """What `dense.watched` returns."""
-
-    outputs: jax.Array
-    inputs: Mapping[str, jax.Array]
-    pull: Callable
+_CHUNK = 8  # directions that are pulled back at once
 
 
 def outer_distance(
@@ -40,18 +32,18 @@ def outer_distance(
     """‖Σ_t a_t d_tᵀ − Σ_t a⁰_t d⁰_tᵀ‖²_F of each example.
 
     Args:
-      a, a0: (batch, places, in).
-      d, d0: (batch, places, out).
+      a, a0: (batch, positions, in).
+      d, d0: (batch, positions, out).
 
     Returns:
       (batch,)
     """
     da, dd = a - a0, d - d0
-    if a.shape[1] ** 2 > a.shape[2] * d.shape[2]:  # the products are the smaller
+    if a.shape[1] ** 2 > a.shape[2] * d.shape[2]:  # the outer products are smaller
         gap = jnp.einsum("nti,nto->nio", da, d) + jnp.einsum("nti,nto->nio", a0, dd)
         return jnp.sum(gap**2, (1, 2))
 
-    def gram(x, y):
+    def gram(x: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.einsum("ntk,nsk->nts", x, y)
 
     pairs = gram(da, da) * gram(d, d) + gram(a0, a0) * gram(dd, dd)
@@ -59,8 +51,8 @@ def outer_distance(
 
 
 def dense_params(
-    ours: Seen,
-    theirs: Seen,
+    watched: WatchedLayers,
+    source_watched: WatchedLayers,
     directions: jax.Array,
     kernels: frozenset[str],
     biases: frozenset[str],
@@ -71,29 +63,31 @@ def dense_params(
     random signs its expectation is that, times their number. Examples never mix.
 
     Args:
-      ours: f at θ.
-      theirs: f₀ at θ₀, held constant.
+      watched: f at θ.
+      source_watched: f₀ at θ₀, held constant.
       directions: v, (number, batch or 1, outputs).
       kernels, biases: paths of the layers whose kernel, and whose bias, counts.
 
     Returns:
       A scalar.
     """
-    hold = jax.lax.stop_gradient
+    stop_gradient = jax.lax.stop_gradient
 
-    def one(direction):
-        direction = jnp.broadcast_to(direction, ours.outputs.shape)
-        d, d0 = ours.pull(direction), hold(theirs.pull(direction))
+    def of_direction(direction: jax.Array) -> jax.Array:
+        direction = jnp.broadcast_to(direction, watched.outputs.shape)
+        d = watched.pull(direction)
+        d0 = stop_gradient(source_watched.pull(direction))
         total = jnp.zeros(len(direction), direction.dtype)
         for path in sorted(kernels):
-            a, a0 = ours.inputs[path], hold(theirs.inputs[path])
+            a, a0 = watched.inputs[path], stop_gradient(source_watched.inputs[path])
             total += outer_distance(a, d[path], a0, d0[path])
         for path in sorted(biases):
             total += jnp.sum(jnp.sum(d[path] - d0[path], 1) ** 2, -1)
         return total.mean()
 
-    directions = directions.astype(ours.outputs.dtype)
-    if len(directions) <= _TOGETHER:
-        return jax.vmap(one)(directions).sum()
-    # The backward pass recomputes: memory for some directions, not for all.
-    return jax.lax.map(jax.checkpoint(one), directions, batch_size=_TOGETHER).sum()
+    directions = directions.astype(watched.outputs.dtype)
+    if len(directions) <= _CHUNK:
+        return jax.vmap(of_direction)(directions).sum()
+    # Recomputing in the backward pass needs memory for one chunk, not for all.
+    values = jax.lax.map(jax.checkpoint(of_direction), directions, batch_size=_CHUNK)
+    return values.sum()

@@ -11,12 +11,12 @@ projected estimator draws one random sign v_ic per example and output: with
 E‖g(θ) − g(θ₀)‖² = Σᵢ ‖…‖²_F, since E v vᵀ is the identity and cross terms vanish.
 With t = g(θ) − g(θ₀) held constant, the gradient of ‖t‖² is that of 2⟨v, ∂f/∂z · t⟩:
 one forward-mode pass, reversed once, where differentiating g(θ) itself would reverse
-the backward pass. A second derivative of the estimate is not to be had that way.
+the backward pass. Second derivatives of the estimate are not available this way.
 
 The variance of the mean over K draws is 2 Σ_{p≠q} E[M_pq²] ⟨J_p, J_q⟩², where p and q
 run over pairs (example, output), J_p is a row of the difference and M = Σₖ vₖvₖᵀ / K.
 Independent signs have E[M_pq²] = 1/K everywhere. A draw and its negative give the same
-square, so antithetic pairs would be one draw paid for twice; `signs` has what helps.
+square, so antithetic pairs would repeat one draw; orthogonal draws help (`signs`).
 
 References:
   Srinivas & Fleuret, Knowledge Transfer with Jacobian Matching, ICML 2018 (inputs).
@@ -32,20 +32,24 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 
-Function = Callable[[PyTree, PyTree], jax.Array]
+Function = Callable[[PyTree, PyTree], jax.Array]  # (params, x) -> (batch, outputs)
 
 
 def exact_params(
-    f: Function, params: PyTree, source_params: PyTree, x, source_f: Function = None
+    f: Function,
+    params: PyTree,
+    source_params: PyTree,
+    x: PyTree,
+    source_f: Function | None = None,
 ) -> jax.Array:
     """Mean over examples of ‖∂f(xᵢ; θ)/∂θ − ∂f₀(xᵢ; θ₀)/∂θ₀‖²_F.
 
-    Takes the Jacobians example by example, in memory for one: for small models, and
-    for holding `projected_params` against.
+    Computes the Jacobians example by example, in memory for one: for small models, and
+    as the reference of `projected_params`.
 
     Args:
       f: (params, x) -> (batch, outputs); an example's outputs depend on it alone.
-        Gradients reach what `f` closes over, too.
+        Gradients also reach what `f` closes over.
       params: θ, the leaves to differentiate by.
       source_params: θ₀, the same structure, held constant.
       x: (batch, ...) array, or a tree of such.
@@ -56,43 +60,61 @@ def exact_params(
     """
     f0 = source_f or f
 
-    def one(row):
-        ours = _jacobian(lambda p: f(p, row)[0], params)
-        return _distance(ours, _jacobian(lambda p: f0(p, row)[0], source_params))
+    def of_example(row: PyTree) -> jax.Array:
+        jacobian = jax.jacrev(lambda p: f(p, row)[0])(params)
+        source_jacobian = jax.jacrev(lambda p: f0(p, row)[0])(source_params)
+        return _squared_distance(jacobian, source_jacobian)
 
-    return jnp.mean(_rowwise(one, x))
+    return jnp.mean(_map_examples(of_example, x))
 
 
 def exact_inputs(
-    f: Function, params: PyTree, source_params: PyTree, x, source_f: Function = None
+    f: Function,
+    params: PyTree,
+    source_params: PyTree,
+    x: PyTree,
+    source_f: Function | None = None,
 ) -> jax.Array:
     """Mean over examples of ‖∂f(xᵢ; θ)/∂xᵢ − ∂f₀(xᵢ; θ₀)/∂xᵢ‖²_F.
 
-    Arguments as in `exact_params`; `x` must be floating point.
+    Args:
+      f, params, source_params, source_f: as in `exact_params`.
+      x: (batch, ...) array, or a tree of such, of floating point.
+
+    Returns:
+      A scalar: the sum over outputs and inputs, the mean over examples.
     """
     f0 = source_f or f
 
-    def one(row):
-        ours = _jacobian(lambda r: f(params, r)[0], row)
-        return _distance(ours, _jacobian(lambda r: f0(source_params, r)[0], row))
+    def of_example(row: PyTree) -> jax.Array:
+        jacobian = jax.jacrev(lambda r: f(params, r)[0])(row)
+        source_jacobian = jax.jacrev(lambda r: f0(source_params, r)[0])(row)
+        return _squared_distance(jacobian, source_jacobian)
 
-    return jnp.mean(_rowwise(one, x))
+    return jnp.mean(_map_examples(of_example, x))
 
 
 def projected_params(
     f: Function,
     params: PyTree,
     source_params: PyTree,
-    x,
+    x: PyTree,
     key: jax.Array,
     probes: int = 1,
-    source_f: Function = None,
+    source_f: Function | None = None,
     draws: str = "signs",
 ) -> jax.Array:
     """An unbiased estimate of `exact_params` by random signs; mean over `probes` draws.
 
-    `draws` as for `signs`. Its value is ‖g(θ) − g(θ₀)‖² / batch and its gradient the
-    estimate's own. Memory and time do not grow with the number of outputs.
+    Its value is ‖g(θ) − g(θ₀)‖² / batch, and its gradient is exact for that value.
+    Memory and time do not grow with the number of outputs.
+
+    Args:
+      f, params, source_params, x, source_f: as in `exact_params`.
+      key, probes, draws: as in `signs`.
+
+    Returns:
+      A scalar.
     """
     f0 = source_f or f
     return _projected(
@@ -110,13 +132,21 @@ def projected_inputs(
     f: Function,
     params: PyTree,
     source_params: PyTree,
-    x,
+    x: PyTree,
     key: jax.Array,
     probes: int = 1,
-    source_f: Function = None,
+    source_f: Function | None = None,
     draws: str = "signs",
 ) -> jax.Array:
-    """An unbiased estimate of `exact_inputs`, as `projected_params` is of its own."""
+    """An unbiased estimate of `exact_inputs` by random signs; mean over `probes` draws.
+
+    Args:
+      f, params, source_params, x, source_f: as in `exact_inputs`.
+      key, probes, draws: as in `signs`.
+
+    Returns:
+      A scalar.
+    """
     f0 = source_f or f
     return _projected(
         lambda z: f(params, z), x, lambda z: f0(source_params, z), x, key, probes, draws
@@ -124,16 +154,20 @@ def projected_inputs(
 
 
 def signs(
-    key: jax.Array, probes: int, shape: tuple[int, int], dtype, draws: str = "signs"
+    key: jax.Array,
+    probes: int,
+    shape: tuple[int, int],
+    dtype: jnp.dtype,
+    draws: str = "signs",
 ) -> jax.Array:
     """Draws v with E v vᵀ = 1, each entry −1 or 1.
 
-    "signs" draws all of them independently. "orthogonal" draws one sign per example
+    "signs" draws all entries independently. "orthogonal" draws one sign per example
     and output and multiplies it, in draw k, by entry (k, (i + c) mod N) of a Hadamard
     matrix, whose order N is the first power of two that is at least `probes`. With
     `probes` = N, M_pq is 0 where columns differ and ±1 where they agree, which two
-    outputs of an example, or one output of two examples, do once in N; so nothing is
-    left to chance within an example that has no more than N outputs.
+    outputs of an example, or one output of two examples, do once in N; so there is no
+    noise within an example that has no more than N outputs.
 
     Args:
       key: PRNG key.
@@ -156,31 +190,38 @@ def signs(
     return jax.random.rademacher(key, shape, dtype) * jnp.asarray(table, dtype)
 
 
-def _projected(f, at, f0, at0, key, probes, draws):
-    """Returns the estimate for two functions of what is differentiated by."""
-    hold = jax.lax.stop_gradient
-    out = jax.eval_shape(f, at)
+def _projected(
+    f: Callable[[PyTree], jax.Array],
+    z: PyTree,
+    source_f: Callable[[PyTree], jax.Array],
+    source_z: PyTree,
+    key: jax.Array,
+    probes: int,
+    draws: str,
+) -> jax.Array:
+    """The estimate for two functions of z, by which they are differentiated."""
+    stop_gradient = jax.lax.stop_gradient
+    out = jax.eval_shape(f, z)
     total = 0.0
     for v in signs(key, probes, out.shape, out.dtype, draws):  # few, so unrolled
-        ours = jax.grad(lambda z, v=v: jnp.sum(v * f(z)))(hold(at))
-        theirs = jax.grad(lambda z, v=v: jnp.sum(v * f0(z)))(hold(at0))
-        t = hold(trees.sub(ours, theirs))
-        slope = 2.0 * jnp.sum(v * jax.jvp(f, (at,), (t,))[1])
-        # The bracket is 0 and carries the gradient. Without it the value would drown:
-        # near θ₀ the slope is far larger than ‖t‖².
-        total = total + trees.sum_squares(t) + (slope - hold(slope))
+        g = jax.grad(lambda z, v=v: jnp.sum(v * f(z)))(stop_gradient(z))
+        source_g = jax.grad(lambda z, v=v: jnp.sum(v * source_f(z)))(
+            stop_gradient(source_z)
+        )
+        t = stop_gradient(trees.sub(g, source_g))
+        slope = 2.0 * jnp.sum(v * jax.jvp(f, (z,), (t,))[1])
+        # The bracket is 0 and carries the gradient. Adding the slope itself would lose
+        # the value to rounding: near θ₀ it is far larger than ‖t‖².
+        total = total + trees.sum_squares(t) + (slope - stop_gradient(slope))
     return total / (probes * out.shape[0])
 
 
-def _jacobian(f, at):
-    return jax.jacrev(f)(at)
+def _squared_distance(jacobian: PyTree, source_jacobian: PyTree) -> jax.Array:
+    gap = trees.sub(jacobian, jax.lax.stop_gradient(source_jacobian))
+    return trees.sum_squares(gap)
 
 
-def _distance(ours, theirs):
-    return trees.sum_squares(trees.sub(ours, jax.lax.stop_gradient(theirs)))
-
-
-def _rowwise(one, x):
+def _map_examples(of_example: Callable[[PyTree], jax.Array], x: PyTree) -> jax.Array:
     """Maps over examples, each a batch of one; the backward pass recomputes."""
     rows = jax.tree.map(lambda a: a[:, None], x)
-    return jax.lax.map(jax.checkpoint(one), rows)
+    return jax.lax.map(jax.checkpoint(of_example), rows)

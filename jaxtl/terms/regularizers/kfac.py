@@ -1,11 +1,12 @@
-"""K-FAC: stay near the starting point, by Kronecker factors of the Fisher information.
+"""K-FAC: distances to the starting point by Kronecker factors of the Fisher matrix.
 
-Unlike its diagonal, the factors know which parameters of a dense layer move the outputs
-together, and which changes cancel.
+In contrast to the diagonal, the factors tell which parameters of a dense layer move the
+outputs together, and which changes cancel.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +16,22 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup
+from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import dense_layers, importance_file, per_leaf
 from jaxtl.terms.regularizers.ewc import ewc
-from jaxtl.terms.regularizers.fisher import diagonal_fisher, predicted, scores
+from jaxtl.terms.regularizers.fisher import (
+    diagonal_fisher,
+    predicted_positions,
+    score_covectors,
+)
 
-KINDS = ("kfac",)
-A, G = "A", "G"  # names of a layer's factors, after its path
+_KINDS = ("kfac",)  # of importance files
+_A, _G = "A", "G"  # names of a layer's factors, after its path
 
 
 def kfac(change: jax.Array, a: jax.Array, g: jax.Array) -> jax.Array:
-    """½ tr(ΔWᵀ A ΔW G), which is ½ vec(ΔW)ᵀ (A ⊗ G) vec(ΔW), rows of ΔW in a row.
+    """½ tr(ΔWᵀ A ΔW G) = ½ vec(ΔW)ᵀ (A ⊗ G) vec(ΔW), vec concatenating the rows.
 
     Args:
       change: ΔW, (in, out); with a bias its change is the last row of (in + 1, out).
@@ -37,14 +43,14 @@ def kfac(change: jax.Array, a: jax.Array, g: jax.Array) -> jax.Array:
 
     References:
       Martens & Grosse, Optimizing Neural Networks with Kronecker-factored Approximate
-      Curvature, ICML 2015, eq. 1 and section 3 (one place).
+      Curvature, ICML 2015, eq. 1 and section 3 (one position).
       Ritter, Botev, Barber, Online Structured Laplace Approximations for Overcoming
       Catastrophic Forgetting, NeurIPS 2018, eq. 10 (as a penalty).
     """
     return 0.5 * jnp.sum(change * (a @ change @ g))
 
 
-def factors(
+def kronecker_factors(
     network: Network,
     params: PyTree,
     stats: PyTree,
@@ -56,20 +62,20 @@ def factors(
 ) -> dict[str, jax.Array]:
     """Kronecker factors of the Fisher information of every dense layer that runs.
 
-        A = mean over examples of the mean over places of ā āᵀ,
-        G = mean over examples of E_y Σ over places of δ δᵀ,
+        A = mean over examples of the mean over positions of ā āᵀ,
+        G = mean over examples of E_y Σ over positions of δ δᵀ,
 
-    ā being the layer's input, with a 1 behind where it has a bias, δ the gradient of
+    ā being the layer's input, with a 1 appended where it has a bias, δ the gradient of
     log p(y | x; θ) at its output and y distributed as in `diagonal_fisher`. A leaves
-    out the places that no gradient reaches: padding, and tokens that nothing reads.
-    A ⊗ G is the layer's block of the Fisher information where that is of one example
-    and one place, and where all examples share δ's second moment (a linear model with
-    squared error); otherwise it takes ā and δ to be independent.
+    out the positions that no gradient reaches: padding, and tokens that nothing reads.
+    A ⊗ G is the layer's block of the Fisher information for one example and one
+    position, and where all examples share δ's second moment (a linear model with
+    squared error); otherwise ā and δ are assumed to be independent.
 
     Args:
       network: a network with `taps`.
       params, stats, x: θ, its statistics and a batch; evaluation mode.
-      task, key, exact: as for `diagonal_fisher`.
+      task, key, exact: as in `diagonal_fisher`.
 
     Returns:
       {"<path>/A": (in + 1, in + 1) or (in, in), "<path>/G": (out, out)}.
@@ -77,50 +83,57 @@ def factors(
     References:
       Martens & Grosse, ICML 2015, section 3.
       Eschenhagen et al., Kronecker-Factored Approximate Curvature for Modern Neural
-      Network Architectures, NeurIPS 2023 (several places: "expand").
+      Network Architectures, NeurIPS 2023 (several positions: "expand").
     """
     shape = jax.eval_shape(lambda: network.apply(params, stats, x).logits).shape
     layers = dense_layers.paths(params)
-    outputs, inputs, pull = dense_layers.watched(network, params, stats, x, layers)
-    covectors, weights = _scores(outputs.reshape(shape), x, task, key, exact)
+    watched = dense_layers.watch(network, params, stats, x, layers)
+    logits = watched.outputs.reshape(shape)
+    covectors, weights = _batch_covectors(logits, x, task, key, exact)
 
-    def one(part):
+    def pull_back(part: tuple[jax.Array, jax.Array]) -> dict[str, Any]:
         covector, weight = part
+        deltas = watched.pull(covector.reshape(watched.outputs.shape))
         return {
             path: (jnp.einsum("n,nti,ntj->ij", weight, d, d), jnp.any(d != 0, -1))
-            for path, d in pull(covector.reshape(outputs.shape)).items()
+            for path, d in deltas.items()
         }
 
-    found = jax.lax.map(one, (covectors, weights))
-    flat, result = trees.flatten(params), {}
-    for path, (g, reached) in found.items():
-        a, reached = inputs[path], reached.any(0).astype(inputs[path].dtype)
-        if f"{path}/bias" in flat:
+    moments = jax.lax.map(pull_back, (covectors, weights))
+    leaves, factors = trees.flatten(params), {}
+    for path, (g, is_reached) in moments.items():
+        a = watched.inputs[path]
+        is_reached = is_reached.any(0).astype(a.dtype)
+        if f"{path}/bias" in leaves:
             a = jnp.concatenate([a, jnp.ones_like(a[..., :1])], -1)
-        share = reached / jnp.maximum(reached.sum(1, keepdims=True), 1)
-        result[f"{path}/{A}"] = jnp.einsum("nt,nti,ntj->ij", share, a, a) / shape[0]
-        result[f"{path}/{G}"] = g.sum(0) / shape[0]
-    return result
+        share = is_reached / jnp.maximum(is_reached.sum(1, keepdims=True), 1)
+        factors[f"{path}/{_A}"] = jnp.einsum("nt,nti,ntj->ij", share, a, a) / shape[0]
+        factors[f"{path}/{_G}"] = g.sum(0) / shape[0]
+    return factors
 
 
-def _scores(logits, x, task, key, exact):
-    """Returns gradients of log p by the logits, (number, batch, ...), and weights."""
+def _batch_covectors(
+    logits: jax.Array, x: PyTree, task: str, key: jax.Array | None, exact: int
+) -> tuple[jax.Array, jax.Array]:
+    """`score_covectors` of a batch: (number, batch, ...), weights (number, batch)."""
     keys = None if key is None else jax.random.split(key, len(logits))
     if task != "language":
-        found = jax.vmap(lambda z, key: scores(z, task, key, exact))
-        covectors, weights = found(logits, keys)
+        of_batch = jax.vmap(lambda z, key: score_covectors(z, task, key, exact))
+        covectors, weights = of_batch(logits, keys)
         return jnp.swapaxes(covectors, 0, 1), weights.T
 
-    def one(z, row, key):
-        covectors, weights = scores(z[:-1], task, key, exact)
-        counted = jnp.where(predicted(row)[:, None], covectors, 0.0)
-        return jnp.pad(counted, ((0, 0), (0, 1), (0, 0))), weights
+    def of_text(
+        logits: jax.Array, x: PyTree, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        covectors, weights = score_covectors(logits[:-1], task, key, exact)
+        covectors = jnp.where(predicted_positions(x)[:, None], covectors, 0.0)
+        return jnp.pad(covectors, ((0, 0), (0, 1), (0, 0))), weights
 
-    covectors, weights = jax.vmap(one)(logits, x, keys)
+    covectors, weights = jax.vmap(of_text)(logits, x, keys)
     return jnp.swapaxes(covectors, 0, 1), weights.T
 
 
-def fisher(
+def block_fisher(
     network: Network,
     params: PyTree,
     stats: PyTree,
@@ -130,30 +143,36 @@ def fisher(
     key: jax.Array | None = None,
     chunk: int = 8,
 ) -> dict[str, jax.Array]:
-    """`factors`, and path -> `diagonal_fisher` of all leaves that belong to none."""
-    found = factors(network, params, stats, x, task=task, key=key)
-    covered = {name.rpartition("/")[0] for name in found}
-    other = trees.map_with_path(
-        lambda p, _: p.rpartition("/")[0] not in covered, params
-    )
-    rest, held = trees.partition(params, other)
-    if not jax.tree.leaves(rest):
-        return found
+    """Kronecker factors of dense layers, the Fisher information's diagonal elsewhere.
 
-    def f(rest, x):
-        return network.apply(trees.merge(rest, held), stats, x).logits
+    Args:
+      network, params, stats, x, task, key: as in `kronecker_factors`.
+      chunk: as in `diagonal_fisher`.
 
-    diagonal = diagonal_fisher(f, rest, x, task=task, key=key, chunk=chunk)
-    return {**found, **trees.flatten(diagonal)}
+    Returns:
+      `kronecker_factors`, and path -> `diagonal_fisher` of every leaf without factors.
+    """
+    factors = kronecker_factors(network, params, stats, x, task=task, key=key)
+    layers = {name.rpartition("/")[0] for name in factors}
+    mask = trees.map_with_path(lambda p, _: p.rpartition("/")[0] not in layers, params)
+    diagonal_params, layer_params = trees.partition(params, mask)
+    if not jax.tree.leaves(diagonal_params):
+        return factors
+
+    def f(params: PyTree, x: PyTree) -> jax.Array:
+        return network.apply(trees.merge(params, layer_params), stats, x).logits
+
+    diagonal = diagonal_fisher(f, diagonal_params, x, task=task, key=key, chunk=chunk)
+    return {**factors, **trees.flatten(diagonal)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KFAC(Term):
-    """`kfac` over the dense layers, `ewc` over all other leaves, stored beforehand.
+class KFAC(per_leaf.ParameterTerm):
+    """`kfac` over the dense layers, `ewc` over all other leaves, from a stored file.
 
-    `jaxtl importance RUN --kind kfac` makes the file. Counts the selected trainable
+    `jaxtl importance RUN --kind kfac` writes the file. Counts the selected trainable
     parameters that have a source; convolutions, norms and embeddings have no factors
-    here and count by the Fisher information's diagonal.
+    and count by the Fisher information's diagonal.
 
     Attributes:
       importance: a run's directory, or a file that `jaxtl importance` wrote.
@@ -163,67 +182,83 @@ class KFAC(Term):
     importance: str
     select: str = ".*"
 
-    @property
-    def streams(self):
-        return ()
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         per_leaf.check(setup, self.select, {})
-        importance_file.check(setup, self.importance, KINDS)
+        importance_file.check(setup, self.importance, _KINDS)
 
-    def describe(self, setup: Setup):
-        found = importance_file.load(setup, self.importance, KINDS)
-        layers, others = _split(per_leaf.pairs(setup, self.select), found.arrays)
+    def describe(self, setup: Setup) -> str:
+        stored = importance_file.load(setup, self.importance, _KINDS)
+        pairs = per_leaf.leaf_pairs(setup, self.select)
+        layers, diagonal = _split_paths(pairs, stored.arrays)
         return (
             f"Kronecker factors of {len(layers)} dense layers and the diagonal of "
-            f"{len(others)} other parameters, from {found.examples:,} examples of the "
-            f"{found.split} split ({importance_file.locate(self.importance, KINDS[0])})"
+            f"{len(diagonal)} other parameters, from {stored.examples:,} examples of "
+            f"the {stored.split} split "
+            f"({importance_file.locate(self.importance, _KINDS[0])})"
         )
 
-    def constants(self, setup: Setup):
-        arrays = importance_file.load(setup, self.importance, KINDS).arrays
-        pairs = per_leaf.pairs(setup, self.select)
-        kernels = trees.flatten(setup.params)
-        layers, others = _split(pairs, arrays)
-        expected = {path: pairs[path][0].shape for path in others}
-        for path in layers:
-            inner, outer = kernels[f"{path}/kernel"].shape
-            inner += f"{path}/bias" in kernels
-            expected[f"{path}/{A}"], expected[f"{path}/{G}"] = (
-                (inner,) * 2,
-                (outer,) * 2,
-            )
-        for name, shape in expected.items():
-            found = getattr(arrays.get(name), "shape", None)
-            if found != shape:
+    def constants(self, setup: Setup) -> PyTree:
+        arrays = importance_file.load(setup, self.importance, _KINDS).arrays
+        pairs = per_leaf.leaf_pairs(setup, self.select)
+        for name, shape in (shapes := _factor_shapes(setup, pairs, arrays)).items():
+            stored_shape = getattr(arrays.get(name), "shape", None)
+            if stored_shape != shape:
                 raise UserError(
                     f"{checks.where(setup, 'importance')}={self.importance!r}: "
-                    f"{name!r} has the shape {found}, expected {shape}; the file is "
-                    "damaged, make it anew with `jaxtl importance … --kind kfac`."
+                    f"{name!r} has the shape {stored_shape}, expected {shape}; the "
+                    "file is damaged, make it anew with `jaxtl importance … --kind "
+                    "kfac`."
                 )
-        return {name: jnp.asarray(np.asarray(arrays[name])) for name in expected}
+        return {name: jnp.asarray(np.asarray(arrays[name])) for name in shapes}
 
-    def __call__(self, context):
-        pairs, given = per_leaf.pairs(context, self.select), context.constants
-        layers, others = _split(pairs, given)
-        shapes = trees.flatten(context.params)
+    def __call__(self, context: View) -> jax.Array:
+        pairs = per_leaf.leaf_pairs(context, self.select)
+        constants, leaves = context.constants, trees.flatten(context.params)
+        layers, diagonal = _split_paths(pairs, constants)
         value = jnp.float32(0.0)
         for path in layers:
-            rows = []
-            for name in ("kernel", "bias"):
-                leaf = f"{path}/{name}"
-                if leaf in pairs:
-                    theta, start = pairs[leaf]
-                    rows.append(jnp.atleast_2d(theta - start))
-                elif leaf in shapes:  # frozen, or not selected: it counts as unmoved
-                    rows.append(jnp.zeros_like(jnp.atleast_2d(shapes[leaf])))
-            change = jnp.concatenate(rows)
-            value += kfac(change, given[f"{path}/{A}"], given[f"{path}/{G}"])
-        return sum((ewc(*pairs[p], given[p]) for p in others), value)
+            change = _layer_change(path, pairs, leaves)
+            value += kfac(change, constants[f"{path}/{_A}"], constants[f"{path}/{_G}"])
+        return sum((ewc(*pairs[path], constants[path]) for path in diagonal), value)
 
 
-def _split(pairs: Mapping, arrays: Mapping) -> tuple[list[str], list[str]]:
-    """Returns paths of the layers that have factors, and of the leaves of none."""
-    owners = {path: path.rpartition("/")[0] for path in pairs}
-    layers = dict.fromkeys(o for o in owners.values() if f"{o}/{A}" in arrays)
-    return list(layers), [path for path, owner in owners.items() if owner not in layers]
+def _layer_change(
+    path: str,
+    pairs: Mapping[str, tuple[jax.Array, jax.Array]],
+    leaves: Mapping[str, jax.Array],
+) -> jax.Array:
+    """ΔW of a dense layer, its bias as the last row; 0 where a leaf does not count."""
+    rows = []
+    for name in ("kernel", "bias"):
+        leaf = f"{path}/{name}"
+        if leaf in pairs:
+            params, source = pairs[leaf]
+            rows.append(jnp.atleast_2d(params - source))
+        elif leaf in leaves:  # frozen, or not selected
+            rows.append(jnp.zeros_like(jnp.atleast_2d(leaves[leaf])))
+    return jnp.concatenate(rows)
+
+
+def _factor_shapes(
+    setup: Setup, pairs: Mapping[str, tuple], arrays: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """Name -> expected shape of every array that the term reads."""
+    layers, diagonal = _split_paths(pairs, arrays)
+    leaves = trees.flatten(setup.params)
+    shapes = {path: pairs[path][0].shape for path in diagonal}
+    for path in layers:
+        inputs, outputs = leaves[f"{path}/kernel"].shape
+        inputs += f"{path}/bias" in leaves
+        shapes[f"{path}/{_A}"] = (inputs, inputs)
+        shapes[f"{path}/{_G}"] = (outputs, outputs)
+    return shapes
+
+
+def _split_paths(
+    pairs: Mapping[str, tuple], arrays: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Paths of the layers that have factors, and of the leaves that belong to none."""
+    modules = {path: path.rpartition("/")[0] for path in pairs}
+    layers = dict.fromkeys(m for m in modules.values() if f"{m}/{_A}" in arrays)
+    diagonal = [path for path, module in modules.items() if module not in layers]
+    return list(layers), diagonal

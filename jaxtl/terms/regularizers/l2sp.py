@@ -1,18 +1,18 @@
-"""L2-SP: stay near the starting point."""
+"""L2-SP: the squared distance to the starting point."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import selection
 from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import per_leaf
+from jaxtl.terms.regularizers.weight_decay import weight_decay
 
 
 def l2sp(params: PyTree, source: PyTree) -> jax.Array:
@@ -22,6 +22,9 @@ def l2sp(params: PyTree, source: PyTree) -> jax.Array:
       params: θ, with None where a leaf does not count.
       source: θ₀, the same structure, with None where a leaf has no source.
 
+    Returns:
+      A scalar.
+
     References:
       Li, Grandvalet, Davoine, Explicit Inductive Bias for Transfer Learning with
       Convolutional Networks, ICML 2018, eq. 2: with factor α.
@@ -30,7 +33,7 @@ def l2sp(params: PyTree, source: PyTree) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class L2SP(Term):
+class L2SP(per_leaf.LeafTerm):
     """½‖θ − θ₀‖² over sourced parameters, plus head · ½‖θ‖² over those without.
 
     With the paper's α and β: weight = α, head = β / α. Frozen parameters count in
@@ -38,35 +41,23 @@ class L2SP(Term):
 
     Attributes:
       select: pattern of the parameters that count in the first part.
-      strengths: pattern -> factor of the leaves it covers in the first part; the first
+      strengths: pattern -> factor of the leaves it matches in the first part; the first
         match counts, and 1 where there is none.
       head: factor of the second part, ½‖θ‖² over every trainable parameter that has no
         source (a new head).
     """
 
-    select: str = ".*"
-    strengths: Mapping[str, float] = traced({})
     head: float = traced(0.0)
 
-    @property
-    def streams(self):
-        return ()
-
-    def check(self, setup: Setup):
-        per_leaf.check(setup, self.select, self.strengths)
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
         checks.number(setup, "head", self.head, 0.0)
 
-    def __call__(self, context):
-        values = per_leaf.measure(
-            context, self.select, lambda _, theta, start: l2sp(theta, start)
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
+        values = self.leaf_values(
+            context, lambda _, params, source: l2sp(params, source)
         )
-        distance = per_leaf.total(values, self.strengths)
-        fresh = jax.tree.map(
-            lambda theta, start: theta if start is None else None,
-            selection.keep(context.program.trainable_mask, context.params),
-            context.source.params,
-            is_leaf=lambda x: x is None,
-        )
-        decay = 0.5 * trees.sum_squares(fresh)
-        drift = jnp.sqrt(2 * jax.lax.stop_gradient(per_leaf.total(values, {})))
-        return distance + self.head * decay, {"drift": drift}
+        distance = self.weighted_sum(values)
+        decay = weight_decay(per_leaf.unsourced_params(context))
+        half_square = jax.lax.stop_gradient(per_leaf.weighted_sum(values, {}))
+        return distance + self.head * decay, {"drift": jnp.sqrt(2 * half_square)}

@@ -1,10 +1,14 @@
-"""Learning without forgetting: the old head goes on answering as it did."""
+"""Learning without forgetting: the source's head keeps its predictions."""
 
 import dataclasses
 
+import jax
+
 from jaxtl.core.config import traced
+from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup, Term, stream_field
+from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import source_network
 from jaxtl.terms.regularizers.function_distance import kl_divergence
 
@@ -14,11 +18,11 @@ class LwF(Term):
     """KL(source ‖ old head on the model's features) at temperature T, mean over
     examples.
 
-    The old head starts as the source's and is trained along (it is this term's own
-    parameters); the source's answers come from θ₀ in evaluation mode. Against the
-    paper's cross-entropy L_old the value lacks the entropy of those answers, which no
-    parameter moves, so the gradient is the paper's and 0 is the least value. There is
-    no factor T², as in the paper: give weight = T² for the gradient's size at T = 1.
+    The old head starts as the source's and is trained as a parameter of this term; the
+    source's outputs come from θ₀ in evaluation mode. The value is the paper's
+    cross-entropy L_old less the entropy of the source's outputs, which is constant, so
+    the gradient is the paper's and the least value is 0. There is no factor T², as in
+    the paper: set weight = T² for the gradient's size at T = 1.
 
     Attributes:
       temperature: T.
@@ -30,28 +34,23 @@ class LwF(Term):
     """
 
     temperature: float = traced(2.0)
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.task(setup, "LwF", "classification", "multilabel", "regression")
-        source_network.needs_head(setup, "LwF", trained=True)
+        source_network.check_head(setup, "LwF", trained=True)
         checks.stream(setup, "stream", self.stream)
         checks.positive(setup, "temperature", self.temperature)
 
-    def init(self, key, setup):
+    def init(self, key: jax.Array, setup: Setup) -> PyTree:
         return source_network.head_init(setup)
 
-    def __call__(self, context):
-        theirs = context.source_forward(self.stream).logits
-        ours = source_network.head_logits(
+    def __call__(self, context: View) -> jax.Array:
+        source_logits = context.source_forward(self.stream).logits
+        logits = source_network.head_logits(
             context, context.term_params, self.stream, train=True
         )
-        value = kl_divergence(theirs, ours, self.temperature)
-        feature = context.forward(self.stream).features[
-            context.program.network.stages[-2]
-        ]
-        return source_network.mean(value, feature)
+        value = kl_divergence(source_logits, logits, self.temperature)
+        last = context.program.network.stages[-2]
+        feature = context.forward(self.stream).features[last]
+        return source_network.mean_over_tokens(value, feature)

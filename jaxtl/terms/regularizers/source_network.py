@@ -1,6 +1,7 @@
-"""The source as a function: its passes, and its own head on other features."""
+"""The source as a function: its forward passes, and its head on other features."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,17 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Batch, Network, Output, PyTree, Tokens
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
+from jaxtl.terms.context import View
 
 
-def needs_head(setup: Setup, term: str, trained: bool = False) -> None:
-    """Raises if the source brings no head (of parameters that could be trained)."""
+def check_head(setup: Setup, term: str, trained: bool = False) -> None:
+    """Raises if the source brings no head.
+
+    Args:
+      setup: what the term is checked against.
+      term: name of the term's class, for the message.
+      trained: whether the head must have parameters of its own, to be trained.
+    """
     checks.sourced(setup)
     # A head that is tied to the embeddings has no parameters of its own.
     if setup.program.source_network is None or (trained and setup.source.head is None):
@@ -25,56 +33,71 @@ def needs_head(setup: Setup, term: str, trained: bool = False) -> None:
         )
 
 
-def kept(setup) -> bool:
-    """Returns whether the model's head is the source's, for a `Setup` or a context."""
-    head = setup.program.network.stages[-1]
-    known = trees.flatten({head: (setup.source.params or {}).get(head)})
-    return set(trees.flatten({head: setup.params.get(head)})) <= set(known)
+def has_source_head(context: View | Setup) -> bool:
+    """Whether every parameter of the model's head has a source.
+
+    Args:
+      context: of the step, or the setup.
+    """
+    head = context.program.network.stages[-1]
+    source_paths = trees.flatten({head: (context.source.params or {}).get(head)})
+    return set(trees.flatten({head: context.params.get(head)})) <= set(source_paths)
 
 
-def network(setup: Setup) -> tuple[Network, PyTree, PyTree]:
-    """Returns the source as (network, whole parameters, statistics), its head on it.
+def source_model(setup: Setup) -> tuple[Network, PyTree, PyTree]:
+    """The source as (network, all parameters, statistics), with its own head.
 
-    A source without a head has the model's; stop before it then.
+    A source without a head gets the model's head; its passes must stop before it.
     """
     params = trees.fill(setup.source.params, setup.params)
     params = setup.program.base_params(params)
     stats = trees.fill(setup.source.stats, setup.stats)
-    found = (
+    network = (
         setup.program.source_network
         or setup.program.base_network
         or setup.program.network
     )
     if setup.program.source_network is not None and setup.source.head is not None:
-        params = {**params, found.stages[-1]: setup.source.head}
-    return found, params, stats
+        params = {**params, network.stages[-1]: setup.source.head}
+    return network, params, stats
 
 
-def passes(
+def source_passes(
     setup: Setup, stream: str, stop: str | None = None
 ) -> Iterator[tuple[Output, Batch]]:
-    """Yields (the source's pass in evaluation mode, batch) over a stream's data."""
-    found, params, stats = network(setup)
+    """Yields (the source's pass in evaluation mode, batch) over a stream's data.
 
-    def apply(params, stats, x):
-        return found.apply(params, stats, x, stop=stop)
+    Args:
+      setup: of the experiment.
+      stream: name of the stream.
+      stop: the stage after which the pass ends, None for the head.
+    """
+    network, params, stats = source_model(setup)
+
+    def apply(params: PyTree, stats: PyTree, x: PyTree) -> Output:
+        return network.apply(params, stats, x, stop=stop)
 
     run = jax.jit(apply, compiler_options=compilation.options())
     for batch in setup.batches(stream):
         yield run(params, stats, batch["x"]), batch
 
 
-def head_logits(context, head: PyTree, stream: str, train: bool = False) -> jax.Array:
-    """Returns the logits of a head of the source's shape on the model's features.
+def head_logits(
+    context: View, head: PyTree, stream: str, train: bool = False
+) -> jax.Array:
+    """Logits of a head of the source's shape on the model's features.
 
     Args:
       context: of the step; its training pass is shared.
       head: the head's parameters.
       stream: name of the stream.
-      train: run it in training mode, if the model's head is (its dropout).
+      train: whether the head runs in training mode (dropout) if the model's does.
+
+    Returns:
+      (batch, outputs of the source).
     """
-    last = context.program.network.stages[-1]
-    feature = context.forward(stream).features[context.program.network.stages[-2]]
+    *_, feature_stage, last = context.program.network.stages
+    feature = context.forward(stream).features[feature_stage]
     return context.program.source_network.apply(
         {**context.params, last: head},
         context.stats,
@@ -86,16 +109,19 @@ def head_logits(context, head: PyTree, stream: str, train: bool = False) -> jax.
 
 
 def head_init(setup: Setup) -> PyTree:
-    """Returns a copy of the source's head, to be a term's own parameters."""
+    """A copy of the source's head, the initial value of a term's parameters."""
     return trees.copy(setup.source.head)
 
 
-def mean(values: jax.Array, feature) -> jax.Array:
-    """Returns the mean over examples, or over the real tokens of a batch.
+def mean_over_tokens(values: jax.Array, feature: Any) -> jax.Array:
+    """The mean over examples, or over the real tokens of a batch.
 
     Args:
       values: (batch,), or (batch, length) where outputs are per token.
-      feature: what the head read; its mask tells which tokens are real.
+      feature: the head's input; if it is Tokens, its mask marks the real tokens.
+
+    Returns:
+      A scalar.
     """
     if values.ndim < 2 or not isinstance(feature, Tokens):
         return jnp.mean(values)

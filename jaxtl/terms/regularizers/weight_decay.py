@@ -1,4 +1,4 @@
-"""Weight decay as a term: L2 regularisation towards zero."""
+"""Weight decay as a term: L2 regularization towards zero."""
 
 import dataclasses
 
@@ -8,7 +8,9 @@ from jaxtl.core import selection
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Setup
+from jaxtl.terms.context import View
+from jaxtl.terms.regularizers.per_leaf import ParameterTerm
 
 
 def weight_decay(params: PyTree) -> jax.Array:
@@ -17,10 +19,10 @@ def weight_decay(params: PyTree) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WeightDecay(Term):
+class WeightDecay(ParameterTerm):
     """½‖θ‖² over the selected trainable parameters; its gradient is θ.
 
-    Under adaptive optimizers this is L2 regularisation and not decoupled decay
+    Under adaptive optimizers this is L2 regularization and not decoupled decay
     (Loshchilov & Hutter, ICLR 2019), which the optimizer offers itself.
 
     Attributes:
@@ -29,16 +31,10 @@ class WeightDecay(Term):
 
     select: str = ".*"
 
-    @property
-    def streams(self):
-        return ()
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.selected(setup, self.select)
 
-    def __call__(self, context):
-        chosen = selection.mask(self.select, context.params)
-        params = selection.keep(
-            chosen, selection.keep(context.program.trainable_mask, context.params)
-        )
-        return weight_decay(params)
+    def __call__(self, context: View) -> jax.Array:
+        trainable = selection.keep(context.program.trainable_mask, context.params)
+        selected = selection.mask(self.select, context.params)
+        return weight_decay(selection.keep(selected, trainable))

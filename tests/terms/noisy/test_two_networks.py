@@ -245,12 +245,8 @@ def test_mixtures_are_fitted_to_the_known_losses_every_few_steps(bench):
         _, metrics, state = _step(term, harness, second_params, state, step)
         spans.append(state)
     fitted = [not np.array_equal(s["span"], [[0, 1], [0, 1]]) for s in spans]
-    assert fitted == [
-        False,
-        True,
-        True,
-        True,
-    ]  # the warm-up ends at step 5; the next fit is due at 7
+    # The warm-up ends at step 5; the next fit is due at step 7.
+    assert fitted == [False, True, True, True]
     was_seen = np.asarray(state["seen"]) > 0
     losses = np.asarray(state["losses"])[0, was_seen]
     np.testing.assert_allclose(

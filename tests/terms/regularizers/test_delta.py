@@ -16,7 +16,8 @@ from jaxtl.core.types import Tokens
 from jaxtl.models import CNN, MLP
 from jaxtl.terms import losses
 from jaxtl.terms.context import View
-from jaxtl.terms.regularizers import DELTA, delta, feature_maps, linear_fit
+from jaxtl.terms.regularizers import DELTA, delta, feature_maps
+from jaxtl.terms.regularizers.linear_fit import fit_linear
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -101,7 +102,7 @@ def test_the_linear_fit_is_scikit_learn_s(bias):
     theirs = LogisticRegression(C=1 / (60 * 0.01), fit_intercept=bias, tol=1e-8)
     theirs.fit(x, y)
     x32 = jnp.float32(x)
-    ours = linear_fit.fit(x32, y, 3, losses.cross_entropy, decay=0.01, bias=bias)
+    ours = fit_linear(x32, y, 3, losses.cross_entropy, decay=0.01, bias=bias)
     np.testing.assert_allclose(ours["kernel"].T, theirs.coef_, atol=2e-3)
     gap = ours["bias"] - ours["bias"].mean()
     np.testing.assert_allclose(gap, theirs.intercept_ * np.ones(3), atol=2e-3)
@@ -113,7 +114,7 @@ def test_the_linear_fit_of_squares_is_ridge_regression():
     normal = x.T @ x / 50 + 0.01 * np.eye(4)
     expected = np.linalg.solve(normal, x.T @ y / 50)
     x, y = jnp.float32(x), jnp.float32(y)
-    ours = linear_fit.fit(x, y, 2, losses.squared_error, decay=0.01, bias=False)
+    ours = fit_linear(x, y, 2, losses.squared_error, decay=0.01, bias=False)
     np.testing.assert_allclose(ours["kernel"], expected, atol=1e-3)
 
 
@@ -234,7 +235,7 @@ def test_examples_are_drawn_from_all_the_data(bench):
     data = {"x": {"ids": jnp.arange(100)[:, None]}, "y": y}
     parts = [jax.tree.map(lambda a, i=i: a[i : i + 30], data) for i in range(0, 99, 30)]
     setup = dataclasses.replace(bench().setup, batches=lambda _: iter(parts))
-    chunks = list(delta._draw(setup, "target", 100, 70))
+    chunks = list(delta.draw_examples(setup, "target", 100, 70))
     assert [len(c["y"]) for c in chunks] == [64, 6]
     ids = np.concatenate([c["x"]["ids"][:, 0] for c in chunks])
     assert len(set(ids.tolist())) == 70
@@ -244,12 +245,14 @@ def test_examples_are_drawn_from_all_the_data(bench):
 
 def test_default_stages_have_positions(bench):
     text = bench("language")
-    assert feature_maps.names(None, text.network, text.setup.features) == (
+    assert feature_maps.stage_names(None, text.network, text.setup.features) == (
         "layer_0",
         "norm",
     )
     plain = bench(model=DEEP)
-    assert feature_maps.names(None, plain.network, plain.setup.features) == ("layer2",)
+    assert feature_maps.stage_names(None, plain.network, plain.setup.features) == (
+        "layer2",
+    )
 
 
 def test_errors(bench):

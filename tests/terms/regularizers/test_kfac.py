@@ -45,7 +45,7 @@ def _network(task, batch, widths=(), seed=0):
     params = jax.tree.map(
         lambda p: np.float32(rng.normal(size=p.shape)) / np.float32(2), params
     )
-    found = K.factors(network, params, stats, x, task=task)
+    found = K.kronecker_factors(network, params, stats, x, task=task)
     return x.astype(np.float64), params, {k: np.asarray(v) for k, v in found.items()}
 
 
@@ -139,7 +139,7 @@ def test_places_without_a_gradient_count_nothing():
     params, _ = network.init(jax.random.key(0), x)
     params = jax.tree.map(lambda p: p + 0.5 * jnp.cos(jnp.arange(p.size) * 1.0)
                           .reshape(p.shape), params)  # fmt: skip
-    found = jax.jit(lambda p: K.factors(network, p, {}, x))(params)
+    found = jax.jit(lambda p: K.kronecker_factors(network, p, {}, x))(params)
     # Keys of the three real tokens are read; behind them the pooler reads the first.
     for path, places in (("layer_0/attention/key", 3), ("layer_0/mlp/in", 1)):
         a, g, reached = _by_jacobians(
@@ -149,7 +149,7 @@ def test_places_without_a_gradient_count_nothing():
         _close(found[f"{path}/A"], a, 1e-4)
         _close(found[f"{path}/G"], g, 1e-4)
     other = {**x, "input_ids": np.where(x["attention_mask"] == 1, ids, 7)}
-    again = jax.jit(lambda p: K.factors(network, p, {}, other))(params)
+    again = jax.jit(lambda p: K.kronecker_factors(network, p, {}, other))(params)
     for name in found:
         _close(again[name], np.asarray(found[name]), 1e-4)
 
@@ -163,7 +163,7 @@ def test_language_models_draw_their_tokens():
     params, _ = network.init(jax.random.key(0), x)
 
     def one(key):
-        return K.factors(network, params, {}, x, task="language", key=key)
+        return K.kronecker_factors(network, params, {}, x, task="language", key=key)
 
     found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 600))
     g = np.asarray(found["head/dense/G"]).mean(0)

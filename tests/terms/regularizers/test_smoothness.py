@@ -10,7 +10,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.models import MLP
 from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import R3F, SMART
-from jaxtl.terms.regularizers.smoothness import ascent, divergence
+from jaxtl.terms.regularizers.smoothness import divergence, projected_ascent
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -132,7 +132,7 @@ def test_the_ascent_by_loops():
             g = g / max(abs(v) for v in g)
             z[i] = [min(max(v + 0.05 * s, -0.15), 0.15) for v, s in zip(z[i], g)]
     square = jnp.square(jnp.float32(a))
-    got = ascent(
+    got = projected_ascent(
         lambda z: jnp.sum(square * z**2),
         jnp.float32(start),
         steps=3,
@@ -141,7 +141,9 @@ def test_the_ascent_by_loops():
     )
     np.testing.assert_allclose(got, z, rtol=1e-4)
     assert np.any(np.abs(z) == 0.15)
-    flat = ascent(lambda z: 0.0 * z.sum(), jnp.zeros((2, 3)), steps=2, **_flat())
+    flat = projected_ascent(
+        lambda z: 0.0 * z.sum(), jnp.zeros((2, 3)), steps=2, **_flat()
+    )
     assert not np.any(flat)
 
 
