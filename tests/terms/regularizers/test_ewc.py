@@ -224,5 +224,5 @@ def test_importance_at_a_source_without_a_head_is_told(bench):
     room = bench()
     program = dataclasses.replace(room.program, source_network=None)
     setup = dataclasses.replace(room.setup, program=program)
-    with pytest.raises(UserError, match="whose own head is not there"):
+    with pytest.raises(UserError, match="brings no head of its own"):
         EWC().check(setup)
