@@ -72,7 +72,7 @@ def predict_split(
 
     Returns:
       (logits (n, outputs) float32, labels (n, ...)), in the order of the split's rows.
-      The logits of a language model are `losses.scores`: sums per example.
+      The logits of a language model are `losses.metric_inputs`: sums per example.
     """
     params, stats = run.weights(which)
     # Features are cached for the current phase. The scores of a language model need

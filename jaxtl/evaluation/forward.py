@@ -18,7 +18,7 @@ from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.data import device_stream, lazy_array, preprocess, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.models.precision import compute_in
-from jaxtl.terms.losses import scores
+from jaxtl.terms.losses import metric_inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Evaluable(Protocol):
 def logits(
     network: Network, weights: tuple[PyTree, PyTree], x: PyTree, task: str, **settings
 ) -> jax.Array:
-    """Logits (batch, outputs); for language models the sums of `losses.scores`.
+    """Logits (batch, outputs); for language models the sums of `losses.metric_inputs`.
 
     Args:
       network: the model.
@@ -74,7 +74,7 @@ def logits(
       task: what its outputs mean.
       **settings: of `Network.apply`.
     """
-    return scores(network.apply(*weights, x, **settings).logits, x, task)
+    return metric_inputs(network.apply(*weights, x, **settings).logits, x, task)
 
 
 def stage_vectors(

@@ -237,7 +237,8 @@ def compute(task: str, logits, labels, weights=None) -> dict[str, float]:
 
     Args:
       task: "classification", "multilabel" or "regression".
-      logits: (N, outputs), before the output activation; `losses.scores` for language.
+      logits: (N, outputs), before the output activation; for language the sums of
+        `losses.metric_inputs`.
       labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets.
       weights: (N,), 0 for padding; all ones if left out.
 

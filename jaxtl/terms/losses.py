@@ -1,7 +1,7 @@
 """Task losses: pure functions, and the terms that apply them to a stream.
 
-All three are means over every example and output of the batch, without a factor ½,
-and compute in float32 (or wider) whatever the model computes in.
+All losses are means over the examples and outputs (or tokens) of the batch, without a
+factor ½, and are computed in float32 (or wider) whatever the model computes in.
 """
 
 import dataclasses
@@ -12,23 +12,23 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.core.types import PyTree
+from jaxtl.core.tree import as_float32
 from jaxtl.terms import checks
-from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.base import Metrics, Setup, Term, stream_field
+from jaxtl.terms.context import View
 
 TASKS = ("classification", "multilabel", "regression", "language")
 
 
-def _wide(x: Any) -> jax.Array:
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def cross_entropy(logits: jax.Array, labels: Any, smoothing=0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    smoothing: float | jax.Array = 0.0,
+) -> jax.Array:
     """Cross-entropy with label smoothing, −Σ_c q_c log p_c, mean over examples.
 
-    q = (1 − smoothing) · q̂ + smoothing / K, where q̂ is one at the label, or the given
-    distribution.
+    q = (1 − smoothing) · q̂ + smoothing / K, where q̂ is 1 at the label and 0 elsewhere,
+    or the distribution that `labels` holds.
 
     Args:
       logits: (..., K), before the softmax.
@@ -41,13 +41,14 @@ def cross_entropy(logits: jax.Array, labels: Any, smoothing=0.0) -> jax.Array:
     References:
       Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7.
     """
-    log_p = jax.nn.log_softmax(_wide(logits))
+    log_p = jax.nn.log_softmax(as_float32(logits))
     labels = jnp.asarray(labels)
     if labels.ndim == log_p.ndim:
-        hit = jnp.sum(labels * log_p, axis=-1)
+        label_log_p = jnp.sum(labels * log_p, axis=-1)
     else:
-        hit = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
-    return -jnp.mean((1 - smoothing) * hit + smoothing * jnp.mean(log_p, axis=-1))
+        label_log_p = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    mean_log_p = jnp.mean(log_p, axis=-1)
+    return -jnp.mean((1 - smoothing) * label_log_p + smoothing * mean_log_p)
 
 
 def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -60,11 +61,11 @@ def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       (batch,), at most 0; its negative is the example's cross-entropy.
     """
-    log_p = jax.nn.log_softmax(_wide(logits))
+    log_p = jax.nn.log_softmax(as_float32(logits))
     return jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 
 
-def binary_cross_entropy(logits: jax.Array, targets) -> jax.Array:
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Binary cross-entropy of independent outputs, mean over examples and outputs.
 
     Args:
@@ -74,61 +75,77 @@ def binary_cross_entropy(logits: jax.Array, targets) -> jax.Array:
     Returns:
       A scalar in nats (per output).
     """
-    logits = _wide(logits)
-    targets = _fit(targets, logits)
+    logits = as_float32(logits)
+    targets = _targets_like(targets, logits)
     # −t·log σ(z) − (1 − t)·log σ(−z), with log σ(z) = z + log σ(−z).
     return jnp.mean(jax.nn.softplus(logits) - targets * logits)
 
 
-def squared_error(outputs, targets) -> jax.Array:
+def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """(output − target)², mean over examples and outputs, without ½.
 
     Args:
       outputs: (batch, outputs).
       targets: the same shape; (batch,) fits a single output.
+
+    Returns:
+      A scalar, in squared units of the targets.
     """
-    outputs = _wide(outputs)
-    return jnp.mean(jnp.square(outputs - _fit(targets, outputs)))
+    outputs = as_float32(outputs)
+    return jnp.mean(jnp.square(outputs - _targets_like(targets, outputs)))
 
 
-def _fit(targets, like: jax.Array) -> jax.Array:
-    """Reshapes targets to the outputs: (batch,) − (batch, 1) would be a square."""
-    targets = _wide(targets)
-    if targets.shape == like.shape:
+def _targets_like(targets: jax.Array, outputs: jax.Array) -> jax.Array:
+    """Reshapes targets to the outputs: (batch,) − (batch, 1) would be a square.
+
+    Raises:
+      UserError: if the shapes do not agree.
+    """
+    targets = as_float32(targets)
+    if targets.shape == outputs.shape:
         return targets
-    if like.shape == (*targets.shape, 1):
+    if outputs.shape == (*targets.shape, 1):
         return targets[..., None]
     raise UserError(
         f"targets have the shape {targets.shape}, and the model's outputs "
-        f"{like.shape}; they must agree."
+        f"{outputs.shape}; they must agree."
     )
 
 
 def next_token(
-    logits: jax.Array, ids, mask: PyTree
+    logits: jax.Array, ids: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores of predicting each token from those before it, summed per example.
+    """Log-likelihood and hits of predicting each token from those before it.
 
     Args:
-      logits: (batch, length, vocab); place t predicts token t + 1.
+      logits: (batch, length, vocab); position t predicts token t + 1.
       ids: (batch, length) token ids.
       mask: (batch, length), true for real tokens; padding is neither read nor counted.
 
     Returns:
-      (−Σ log p in nats, number of hits, number of predicted tokens), (batch,) each. The
-      first real token has nothing before it and is not predicted.
+      (−Σ log p in nats, number of hits, number of predicted tokens), summed per
+      example, (batch,) each. The first real token is not predicted.
     """
-    log_p = jax.nn.log_softmax(_wide(logits[:, :-1]))
-    following = ids[:, 1:]
+    log_p = jax.nn.log_softmax(as_float32(logits[:, :-1]))
+    targets = ids[:, 1:]
     counted = (mask[:, 1:] & mask[:, :-1]).astype(log_p.dtype)
-    likelihoods = jnp.take_along_axis(log_p, following[..., None], axis=-1)[..., 0]
-    hits = (jnp.argmax(log_p, axis=-1) == following).astype(log_p.dtype)
-    return -(likelihoods * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
+    target_log_p = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    hits = (jnp.argmax(log_p, axis=-1) == targets).astype(log_p.dtype)
+    return -(target_log_p * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
 
 
-def scores(logits: jax.Array, x: Any, task: str) -> jax.Array:
-    """Returns per example what metrics.compute takes: the logits themselves, or for
-    "language" the three sums of `next_token`, (batch, 3), in place of vocab numbers."""
+def metric_inputs(logits: jax.Array, x: Any, task: str) -> jax.Array:
+    """Converts logits to the arrays per example that `metrics.compute` reads.
+
+    Args:
+      logits: of a batch.
+      x: the batch's inputs, for "language" {"input_ids", "attention_mask"}.
+      task: task of the experiment.
+
+    Returns:
+      The logits; for "language" the three sums of `next_token`, (batch, 3), in place of
+      `vocab` numbers per token.
+    """
     if task != "language":
         return logits
     mask = x.get("attention_mask", jnp.ones_like(x["input_ids"])).astype(bool)
@@ -136,26 +153,33 @@ def scores(logits: jax.Array, x: Any, task: str) -> jax.Array:
 
 
 def predictions(logits: jax.Array, task: str) -> jax.Array:
-    """The task's output activation of the logits.
+    """Output activation of the logits.
 
     Softmax for classification and language, sigmoid for multilabel, the outputs
     themselves for regression; float32 or wider.
+
+    Raises:
+      UserError: for an unknown task.
     """
-    _known(task)
-    logits = _wide(logits)
+    _check_task(task)
+    logits = as_float32(logits)
     if task in ("classification", "language"):
         return jax.nn.softmax(logits)
     return jax.nn.sigmoid(logits) if task == "multilabel" else logits
 
 
 def for_task(task: str) -> Term:
-    """The task's usual loss term."""
-    _known(task)
+    """Default loss term of a task.
+
+    Raises:
+      UserError: for an unknown task.
+    """
+    _check_task(task)
     terms = (CrossEntropy, BinaryCrossEntropy, SquaredError, NextToken)
     return dict(zip(TASKS, terms))[task]()
 
 
-def _known(task: str) -> None:
+def _check_task(task: str) -> None:
     if task not in TASKS:
         raise UserError(
             f"task={task!r} is unknown{nearest(task, TASKS)} "
@@ -173,48 +197,41 @@ class CrossEntropy(Term):
     """
 
     label_smoothing: float = traced(0.0)
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "CrossEntropy", "classification")
         checks.classes(setup, "stream", self.stream)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
 
-    def __call__(self, context: Any):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
         value = cross_entropy(logits, labels, self.label_smoothing)
-        best = labels if labels.ndim < logits.ndim else jnp.argmax(labels, axis=-1)
-        hits = jnp.argmax(logits, axis=-1) == best
+        is_index = labels.ndim < logits.ndim
+        classes = labels if is_index else jnp.argmax(labels, axis=-1)
+        hits = jnp.argmax(logits, axis=-1) == classes
         return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropy(Term):
-    """`binary_cross_entropy` of a stream's batch; reports the share of right outputs.
+    """`binary_cross_entropy` of a stream's batch; reports the share of correct outputs.
 
     Attributes:
       stream: name of the stream.
     """
 
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "BinaryCrossEntropy", "multilabel")
 
-    def __call__(self, context: Any):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
-        targets = _fit(context.batches[self.stream]["y"], logits)
+        targets = _targets_like(context.batches[self.stream]["y"], logits)
         hits = (logits > 0) == (targets > 0.5)
         value = binary_cross_entropy(logits, targets)
         return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
@@ -228,17 +245,13 @@ class SquaredError(Term):
       stream: name of the stream.
     """
 
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "SquaredError", "regression")
 
-    def __call__(self, context: Any):
+    def __call__(self, context: View) -> jax.Array:
         outputs = context.forward(self.stream).logits
         return squared_error(outputs, context.batches[self.stream]["y"])
 
@@ -247,19 +260,15 @@ class SquaredError(Term):
 class NextToken(Term):
     """Cross-entropy of a language model in nats per predicted token of the batch.
 
-    Reports the share of tokens whose most likely prediction is right.
+    Reports the share of tokens whose most likely prediction is correct.
 
     Attributes:
       stream: name of the stream; its inputs are {"input_ids", "attention_mask"}.
     """
 
-    stream: str = "target"
+    stream: str = stream_field("target")
 
-    @property
-    def streams(self):
-        return (self.stream,)
-
-    def check(self, setup: Setup):
+    def check(self, setup: Setup) -> None:
         checks.stream(setup, "stream", self.stream)
         last = setup.features[setup.program.network.stages[-1]]
         if len(getattr(last, "shape", ())) != 3:
@@ -269,8 +278,10 @@ class NextToken(Term):
                 f"{getattr(last, 'shape', type(last).__name__)}."
             )
 
-    def __call__(self, context: Any):
+    def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
-        sums = scores(logits, context.batches[self.stream]["x"], "language").sum(0)
+        sums = metric_inputs(logits, context.batches[self.stream]["x"], "language").sum(
+            0
+        )
         tokens = jnp.maximum(sums[2], 1.0)
         return sums[0] / tokens, {"accuracy": sums[1] / tokens}

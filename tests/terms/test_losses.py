@@ -20,8 +20,8 @@ from jaxtl.terms.losses import (
     binary_cross_entropy,
     cross_entropy,
     for_task,
+    metric_inputs,
     predictions,
-    scores,
     squared_error,
 )
 
@@ -172,7 +172,7 @@ def test_next_token_is_torchs_cross_entropy_of_shifted_real_tokens():
     lengths = np.array([7, 5, 2, 1])
     mask = np.arange(7) < lengths[:, None]
     x = {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask)}
-    sums = np.asarray(scores(jnp.asarray(logits), x, "language"), np.float64)
+    sums = np.asarray(metric_inputs(jnp.asarray(logits), x, "language"), np.float64)
     targets = np.where(mask, ids, -100)[:, 1:]
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(logits[:, :-1].reshape(-1, 11)),

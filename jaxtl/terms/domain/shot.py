@@ -67,7 +67,7 @@ def _nearest_centroid(features: jax.Array, centroids: jax.Array) -> jax.Array:
 
 
 def centroid_labels(
-    features: jax.Array, probabilities: jax.Array, seen: jax.Array
+    features: jax.Array, probabilities: jax.Array, mask: jax.Array
 ) -> jax.Array:
     """Pseudo-labels by the nearest centroid, in two rounds.
 
@@ -77,7 +77,7 @@ def centroid_labels(
     Args:
       features: g, (n, d).
       probabilities: δ, (n, K).
-      seen: (n,) bools; examples that were not seen do not influence the centroids.
+      mask: (n,) bools; only examples where it is true influence the centroids.
 
     Returns:
       (n,) class indices.
@@ -85,10 +85,10 @@ def centroid_labels(
     References:
       Liang et al., as `information_maximization`, eq. 4 to 6 (cosine distance).
     """
-    mask = seen[:, None].astype(probabilities.dtype)
-    first = _nearest_centroid(features, _centroids(features, probabilities * mask))
-    members = jax.nn.one_hot(first, probabilities.shape[-1], dtype=mask.dtype)
-    return _nearest_centroid(features, _centroids(features, members * mask))
+    factors = mask[:, None].astype(probabilities.dtype)
+    first = _nearest_centroid(features, _centroids(features, probabilities * factors))
+    members = jax.nn.one_hot(first, probabilities.shape[-1], dtype=factors.dtype)
+    return _nearest_centroid(features, _centroids(features, members * factors))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,9 @@ class SHOT(Term):
         latest = {name: state[name].at[rows].set(batch[name]) for name in batch}
         labels = jax.lax.cond(
             context.step % self.every == 0,
-            lambda: centroid_labels(**latest).astype(jnp.int32),
+            lambda: centroid_labels(
+                latest["features"], latest["probabilities"], latest["seen"]
+            ).astype(jnp.int32),
             lambda: state["labels"],
         )
         context.set_state({**latest, "labels": labels})
