@@ -67,6 +67,20 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
 
 
+def class_labels(setup: Setup, term: str, field: str, name: str) -> None:
+    """Raises unless the task is classification and the stream has the target's classes.
+
+    Args:
+      setup: what the term is checked against.
+      term: name of the term's class, for the message.
+      field: the field that names the stream, for the message.
+      name: of the stream.
+    """
+    labelled(setup, field, name)
+    task(setup, term, "classification")
+    classes(setup, field, name)
+
+
 def stage(setup: Setup, field: str, name: str) -> None:
     """Raises if the model has no stage of that name, or shows no feature of it."""
     if name not in setup.program.network.stages:

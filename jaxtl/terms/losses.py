@@ -65,6 +65,20 @@ def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 
 
+def label_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of examples whose (possibly wrong) label is the predicted class.
+
+    Args:
+      logits: (batch, K).
+      labels: (batch,) class indices.
+
+    Returns:
+      A float32 scalar.
+    """
+    hits = jnp.argmax(logits, axis=-1) == labels
+    return jnp.mean(hits.astype(jnp.float32))
+
+
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Binary cross-entropy of independent outputs, mean over examples and outputs.
 
@@ -200,9 +214,7 @@ class CrossEntropy(Term):
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
-        checks.labelled(setup, "stream", self.stream)
-        checks.task(setup, "CrossEntropy", "classification")
-        checks.classes(setup, "stream", self.stream)
+        checks.class_labels(setup, "CrossEntropy", "stream", self.stream)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
@@ -211,8 +223,7 @@ class CrossEntropy(Term):
         value = cross_entropy(logits, labels, self.label_smoothing)
         is_index = labels.ndim < logits.ndim
         classes = labels if is_index else jnp.argmax(labels, axis=-1)
-        hits = jnp.argmax(logits, axis=-1) == classes
-        return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
+        return value, {"accuracy": label_accuracy(logits, classes)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
 from jaxtl.terms import checks, losses
@@ -20,19 +19,6 @@ def example_cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -losses.label_log_probabilities(logits, labels)
 
 
-def label_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Share of examples whose observed (possibly wrong) label is predicted.
-
-    Args:
-      logits: (batch, K).
-      labels: (batch,) class indices.
-
-    Returns:
-      A float32 scalar.
-    """
-    return jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisyLabelTerm(Term):
     """Base class of classification terms over a stream whose labels may be wrong.
@@ -44,6 +30,4 @@ class NoisyLabelTerm(Term):
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
-        checks.stream(setup, "stream", self.stream)
-        checks.task(setup, type(self).__name__, "classification")
-        checks.classes(setup, "stream", self.stream)
+        checks.class_labels(setup, type(self).__name__, "stream", self.stream)

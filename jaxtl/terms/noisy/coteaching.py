@@ -8,14 +8,13 @@ from jax.typing import ArrayLike
 
 from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
-from jaxtl.terms import checks
+from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
 from jaxtl.terms.noisy import second_network
 from jaxtl.terms.noisy.base import (
     NoisyLabelTerm,
     example_cross_entropies,
-    label_accuracy,
 )
 
 
@@ -133,8 +132,8 @@ class CoTeaching(NoisyLabelTerm):
         disagrees = jnp.argmax(logits, -1) != jnp.argmax(out.logits, -1)
         metrics = {
             "kept": share,
-            "accuracy": label_accuracy(logits, labels),
-            "second_accuracy": label_accuracy(out.logits, labels),
+            "accuracy": losses.label_accuracy(logits, labels),
+            "second_accuracy": losses.label_accuracy(out.logits, labels),
             "disagreement": jnp.mean(disagrees.astype(jnp.float32)),
         }
         return first + second, metrics

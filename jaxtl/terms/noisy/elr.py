@@ -8,13 +8,12 @@ from jax.typing import ArrayLike
 
 from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
-from jaxtl.terms import checks
+from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
 from jaxtl.terms.noisy.base import (
     NoisyLabelTerm,
     example_cross_entropies,
-    label_accuracy,
     log_probabilities,
 )
 
@@ -107,5 +106,5 @@ class ELR(NoisyLabelTerm):
         value += self.strength * early_learning_penalty(logits, targets)
         p = jnp.exp(log_probabilities(constant_logits))
         agreement = jnp.mean(jnp.sum(p * targets, -1))
-        accuracy = label_accuracy(logits, batch["y"])
+        accuracy = losses.label_accuracy(logits, batch["y"])
         return value, {"agreement": agreement, "accuracy": accuracy}

@@ -10,7 +10,7 @@ from jaxtl.core.config import traced
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.noisy.base import NoisyLabelTerm, label_accuracy
+from jaxtl.terms.noisy.base import NoisyLabelTerm
 
 
 def generalized_cross_entropy(
@@ -65,4 +65,4 @@ class GCE(NoisyLabelTerm):
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
         value = generalized_cross_entropy(logits, labels, self.q, self.threshold)
-        return value, {"accuracy": label_accuracy(logits, labels)}
+        return value, {"accuracy": losses.label_accuracy(logits, labels)}

@@ -68,7 +68,7 @@ class LabelProportions(Term):
     bags: str | None = None
 
     def check(self, setup: Setup) -> None:
-        checks.stream(setup, "stream", self.stream)
+        checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "LabelProportions", "classification", "regression")
         checks.number(setup, "size", self.size, 1)
         if self.bags is not None:

@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
-from jaxtl.terms import checks
+from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.noisy.base import NoisyLabelTerm, label_accuracy, log_probabilities
+from jaxtl.terms.noisy.base import NoisyLabelTerm, log_probabilities
 from jaxtl.terms.noisy.transition_matrix import check_transition
 
 # Above this condition number T⁻¹ is mostly rounding of an estimate's third digit.
@@ -122,7 +122,7 @@ class ForwardCorrection(_LossCorrection):
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
         value = forward_corrected(logits, labels, context.constants["transition"])
-        return value, {"accuracy": label_accuracy(logits, labels)}
+        return value, {"accuracy": losses.label_accuracy(logits, labels)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,4 +155,4 @@ class BackwardCorrection(_LossCorrection):
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
         value = backward_corrected(logits, labels, context.constants["inverse"])
-        return value, {"accuracy": label_accuracy(logits, labels)}
+        return value, {"accuracy": losses.label_accuracy(logits, labels)}

@@ -106,7 +106,7 @@ class NNPU(Term):
     gamma: float = traced(1.0)
 
     def check(self, setup: Setup) -> None:
-        checks.stream(setup, "stream", self.stream)
+        checks.labelled(setup, "stream", self.stream)
         checks.stream(setup, "unlabelled", self.unlabelled)
         checks.task(setup, "NNPU", "classification")
         last_class = max(setup.program.outputs, 2) - 1

@@ -69,7 +69,7 @@ class PRODEN(Term):
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
-        checks.stream(setup, "stream", self.stream)
+        checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "PRODEN", "multilabel")
 
     def init_state(self, setup: Setup) -> PyTree:

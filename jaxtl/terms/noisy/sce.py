@@ -12,7 +12,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.noisy.base import (
     NoisyLabelTerm,
     example_cross_entropies,
-    label_accuracy,
 )
 
 LOG_ZERO = -4.0  # the paper's A, which stands for log 0
@@ -65,7 +64,7 @@ class SCE(NoisyLabelTerm):
         labels = context.batches[self.stream]["y"]
         cross_entropy = jnp.mean(example_cross_entropies(logits, labels))
         reverse = reverse_cross_entropy(logits, labels)
-        accuracy = label_accuracy(logits, labels)
+        accuracy = losses.label_accuracy(logits, labels)
         metrics = {"cross_entropy": cross_entropy, "reverse": reverse}
         value = self.alpha * cross_entropy + self.beta * reverse
         return value, {**metrics, "accuracy": accuracy}

@@ -1,4 +1,4 @@
-"""Regularizers Ω(θ, θ₀): terms that hold parameters or functions near a place."""
+"""Regularizers Ω(θ, θ₀): terms that keep parameters or functions near the source's."""
 
 from typing import TYPE_CHECKING
 

@@ -35,7 +35,10 @@ def mean_over_batches(
     Args:
       equation: (params, stats, x, y, key, chunk) -> a tree, the mean over the batch's
         examples, with the gradients of `chunk` of them in memory at once.
-      params, stats, batches, key: as in `analysis.importance.KINDS`.
+      params, stats: of the model.
+      batches: of {"x": preprocessed inputs, "y": labels}, each example once; the last
+        one may be smaller.
+      key: PRNG key, from which each batch gets its own.
 
     Returns:
       {path in the equation's tree: float32 array}.

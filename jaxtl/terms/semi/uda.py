@@ -149,8 +149,7 @@ class AnnealedCrossEntropy(Term):
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
-        checks.stream(setup, "stream", self.stream)
-        checks.task(setup, "AnnealedCrossEntropy", "classification")
+        checks.class_labels(setup, "AnnealedCrossEntropy", "stream", self.stream)
         checks.one_of(setup, "rise", self.rise, _RISES)
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
@@ -159,5 +158,5 @@ class AnnealedCrossEntropy(Term):
         progress = schedules.progress(context.step, context.steps)
         threshold = signal_threshold(self.rise, progress, logits.shape[-1])
         value, counted = annealed_cross_entropy(logits, labels, threshold)
-        hits = jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
-        return value, {"accuracy": hits, "counted": counted}
+        accuracy = losses.label_accuracy(logits, labels)
+        return value, {"accuracy": accuracy, "counted": counted}
