@@ -1,13 +1,13 @@
-"""Adaptation of a trained model to target data, without training it as before.
+"""Test-time adaptation: fits a trained model to target data without labels.
 
-`adabn` takes the target's BatchNorm statistics; `tent` goes on learning the norms'
-scales and biases on the very batches that it predicts.
+`adabn` replaces the BatchNorm statistics by those of the target; `tent` trains the
+scales and biases of the norms on the very batches that it predicts.
 """
 
 import copy
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,38 +17,45 @@ import optax
 from jaxtl.core import compilation, config
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import PyTree
+from jaxtl.core.types import Network, PyTree
 from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import batch_norm
 from jaxtl.evaluation.metrics import compute
 from jaxtl.models import precision
-from jaxtl.optim import optimizer as optim_optimizer
+from jaxtl.optim import optimizer as optimizers
 from jaxtl.optim.groups import NormOnly
 from jaxtl.terms.domain.entropy import entropy
+from jaxtl.training.run import Run
 
-PAPER = optim_optimizer.AdamW(lr=1e-3)
+TENT_OPTIMIZER = optimizers.AdamW(lr=1e-3)  # the paper's for CIFAR-C
 
 
 def adabn(
-    run, *, stream: str | None = None, batch: int | None = None, which: str = "best"
-):
-    """Returns the run with BatchNorm statistics estimated anew, as a run to evaluate.
+    run: Run,
+    *,
+    stream: str | None = None,
+    batch: int | None = None,
+    which: str = "best",
+) -> Run:
+    """Estimates BatchNorm statistics on a stream; returns a copy of the run with them.
 
-    `tl.evaluate(tl.adabn(run), "test")`. The parameters are the run's; `run` itself
-    stays as it is. In an experiment file `domain.AdaBN` does the same.
+    `tl.evaluate(tl.adabn(run), "test")`. The parameters are those of the run, which
+    itself does not change. In an experiment file `domain.AdaBN` does the same.
 
     Args:
       run: from `tl.setup` or `tl.resume`; an experiment with init= and steps=0 is the
         source's model on the target's data.
-      stream: whose train rows: "unlabelled", "source", …; None takes the target's,
-        the unlabelled ones where none has a label.
-      batch: examples per forward pass at most, None as many as an evaluation. Layers
-        above the first see inputs that their own batch normalised, so the larger the
-        better; with all rows in one batch every layer is exact.
+      stream: stream whose train rows are used: "unlabelled", "source", …; None takes
+        the target's, the unlabelled ones where none has a label.
+      batch: maximum number of examples per forward pass; None takes that of an
+        evaluation. Layers above the first see inputs that were normalized by their own
+        batch, so a larger one is better; with all rows in one batch every layer is
+        exact.
       which: weights to take, "best" or "current".
 
     Raises:
-      UserError: for a model without BatchNorm, and a stream that has no rows.
+      UserError: a model without BatchNorm, or a stream that has no rows.
 
     References:
       Li et al., Adaptive Batch Normalization for Practical Domain Adaptation, Pattern
@@ -60,113 +67,142 @@ def adabn(
             "adabn: this model has no BatchNorm, so there are no statistics to adapt "
             "(tl.models.CNN has some with norm=True, and ResNet does)."
         )
-    settings = {"batch": batch, "stream": stream, "pooled": True}
-    found = batch_norm.refresh_statistics(run, params, stats, **settings)
-    return _standing(run, params, found)
+    stats = batch_norm.refresh_statistics(
+        run, params, stats, batch=batch, stream=stream, pooled=True
+    )
+    return _with_weights(run, params, stats)
 
 
-def _standing(run, params: PyTree, stats: PyTree):
-    """Returns a copy of the run for which these weights stand in."""
-    other = copy.copy(run)
-    other.loaded, other.cached = (params, stats), None
-    return other
+def _with_weights(run: Run, params: PyTree, stats: PyTree) -> Run:
+    """Copies a run; the copy is evaluated with these weights."""
+    adapted = copy.copy(run)
+    adapted.loaded, adapted.cached = (params, stats), None
+    return adapted
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
-    """What adaptation during a test gave.
+class TentResult:
+    """Predictions made during adaptation, and the adapted model.
 
     Attributes:
-      metrics: of the predictions, each made as its batch came.
-      logits: those predictions' logits, in the order of the split's rows.
-      labels: the split's labels, which adaptation did not see.
-      entropy: mean of each batch's predictions, in nats, in the order of batches.
-      run: with the parameters after the last batch, to evaluate.
+      metrics: of the predictions of each batch at its turn.
+      logits: (n, K), of those predictions, in the order of the split's rows.
+      labels: (n,), the split's labels, which adaptation does not read.
+      entropy: (batches,), mean entropy of each batch's predictions in nats, in the
+        order of the batches.
+      run: a run with the parameters after the last batch, to evaluate.
     """
 
     metrics: dict[str, float]
     logits: np.ndarray
     labels: np.ndarray
     entropy: np.ndarray
-    run: Any
+    run: Run
 
 
 def tent(
-    run,
+    run: Run,
     split: str = "test",
     *,
-    optimizer: optim_optimizer.Optimizer = PAPER,
+    optimizer: optimizers.Optimizer = TENT_OPTIMIZER,
     batch: int = 64,
     steps: int = 1,
     episodic: bool = False,
     which: str = "best",
     seed: int | None = 0,
-) -> Adapted:
-    """Predicts a split batch by batch, after each lowering its predictions' entropy.
+) -> TentResult:
+    """Predicts a split in batches, and lowers the entropy of each batch's predictions.
 
     BatchNorm uses each batch's own statistics, and only the norms' scales and biases
-    learn. A batch's predictions are those of the pass whose gradient updates the model,
-    so with steps=1 the first batch is predicted before anything has learned. Stages
-    with such norms are in training mode as a whole, their dropout included.
+    are trained. A batch is predicted by the pass whose gradient updates the model, so
+    with steps=1 the first batch is predicted by the unadapted model. Stages with norms
+    are in training mode as a whole, their dropout included.
 
     Offline, over many passes of target data, it is the experiment
 
-      Experiment(init=Run("<source>"), data=<target, labels=0>,
+      Experiment(init=FromRun("<source>"), data=<target, labels=0>,
                  terms={"entropy": tl.domain.EntropyMinimization()},
                  optim=AdamW(groups=tl.optim.NormOnly(head=False)))
 
     Args:
-      run: whose weights, data and preprocessing are taken; it stays as it is.
-      split: of the target, whose labels serve the metrics alone.
-      optimizer: its rule, lr, clip and decay; its groups are replaced by the norms'. A
-        schedule runs over the split's batches.
-      batch: examples per update; batch statistics of a few are poor. The last batch
-        holds what is left over.
+      run: the run whose weights, data and preprocessing are used; it does not change.
+      split: split of the target, whose labels are used for the metrics alone.
+      optimizer: rule, learning rate, clip and decay; its groups are replaced by the
+        norms. A schedule runs over all updates of the split.
+      batch: examples per update; statistics of small batches are noisy. The last batch
+        may be smaller.
       steps: updates per batch.
-      episodic: begin each batch from the run's own weights again.
-      which: weights to begin from, "best" or "current".
-      seed: of the batches' order, as sets are often sorted by class; None keeps it.
+      episodic: whether each batch starts from the run's weights again.
+      which: weights to start from, "best" or "current".
+      seed: of the random order of examples (data are often sorted by class); None keeps
+        their order.
 
     Raises:
-      UserError: for a model without norms, another task, an empty split, or numbers
-        below 1.
+      UserError: no norms, another task, an empty split, or a number below 1.
 
     References:
       Wang et al., Tent: Fully Test-Time Adaptation by Entropy Minimization, ICLR 2021;
       there Adam with lr 1e-3 (batch 200) on CIFAR-C.
     """
     _check(run, split, batch, steps)
-    dataset, start = run.parts.datasets["target"], run.weights(which)
+    dataset, (params, stats) = run.parts.datasets["target"], run.weights(which)
     rows = streams.split_rows(dataset, split)
-    groups = NormOnly(head=False)
-    optimizer = dataclasses.replace(optimizer, groups=groups)
-    optimizer = optim_optimizer.resolve(optimizer, run.network.stages, start[0])
-    order = np.arange(len(rows))
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(order)
-    chunks = [order[at : at + batch] for at in range(0, len(order), batch)]
-    update, fresh = _prepared(run, optimizer, *start)
-    state, total, logits, means = fresh(), jnp.int32(len(chunks) * steps), None, []
-    for number, chunk in enumerate(chunks):
-        x = lazy_array.gather(dataset.x, rows[chunk])
-        state = fresh() if episodic else state
-        for turn in range(steps):
-            at = jnp.int32(number * steps + turn)
-            state, (found, mean) = update(state, x, at, total)
-        found = np.asarray(found, np.float32)
-        logits = np.zeros((len(rows), found.shape[1])) if logits is None else logits
-        logits[chunk] = found
-        means.append(float(mean))
+    update, initial, fixed = _prepare(run, optimizer, params, stats)
+    chunks = _chunks(len(rows), batch, seed)
+    batches = [rows[chunk] for chunk in chunks]
+    state, outputs, means = _adapt(update, initial, dataset, batches, steps, episodic)
+    logits = _in_order(outputs, chunks)
     labels = (dataset.y if split == "train" else dataset.y_clean)[rows]
-    params = trees.merge(
-        state[0], trees.partition(start[0], _mask(optimizer, start))[1]
+    return TentResult(
+        metrics=compute(run.parts.program.task, logits, labels),
+        logits=logits,
+        labels=labels,
+        entropy=np.asarray(means),
+        run=_with_weights(run, trees.merge(state.norms, fixed), stats),
     )
-    found = compute(run.parts.program.task, logits, labels)
-    adapted = _standing(run, params, start[1])
-    return Adapted(found, logits, labels, np.asarray(means), adapted)
 
 
-def _check(run, split: str, batch: int, steps: int) -> None:
+class _State(NamedTuple):
+    """What an update changes: the norms' parameters, and the optimizer's state."""
+
+    norms: PyTree
+    optimizer: PyTree
+
+
+def _adapt(
+    update: Callable[..., Any],
+    initial: _State,
+    dataset: Dataset,
+    batches: Sequence[np.ndarray],
+    steps: int,
+    episodic: bool,
+) -> tuple[_State, list[np.ndarray], list[float]]:
+    """Predicts and adapts batch by batch.
+
+    Args:
+      update: from `_prepare`.
+      initial: the state to start from.
+      dataset: whose inputs are read.
+      batches: rows of each batch.
+      steps: updates per batch.
+      episodic: whether each batch starts from the initial state.
+
+    Returns:
+      The last state, each batch's logits, and their mean entropies.
+    """
+    state, outputs, entropies = initial, [], []
+    for index, rows in enumerate(batches):
+        x = lazy_array.gather(dataset.x, rows)
+        state = initial if episodic else state
+        for step in range(index * steps, (index + 1) * steps):
+            state, (logits, mean) = update(state, x, step, len(batches) * steps)
+        outputs.append(np.asarray(logits, np.float32))
+        entropies.append(float(mean))
+    return state, outputs, entropies
+
+
+def _check(run: Run, split: str, batch: int, steps: int) -> None:
+    """Raises UserError where `tent` can't adapt this run."""
     task, dataset = run.parts.program.task, run.parts.datasets["target"]
     if task != "classification":
         raise UserError(
@@ -180,57 +216,118 @@ def _check(run, split: str, batch: int, steps: int) -> None:
         raise UserError(f"tent: the split {split!r} of {dataset.name} is empty.")
 
 
-def _mask(optimizer: optim_optimizer.Optimizer, weights) -> PyTree:
-    return optim_optimizer.trainable(
-        optimizer, optim_optimizer.labels(optimizer, weights[0])
+def _chunks(count: int, batch: int, seed: int | None) -> list[np.ndarray]:
+    """Splits 0 … count − 1 into batches, in random order unless the seed is None."""
+    order = np.arange(count)
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    return [order[start : start + batch] for start in range(0, count, batch)]
+
+
+def _in_order(
+    outputs: Sequence[np.ndarray], chunks: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Puts outputs of batches in the order of the indices in `chunks`, in float64."""
+    result = np.zeros((sum(map(len, chunks)), outputs[0].shape[1]))
+    for chunk, output in zip(chunks, outputs):
+        result[chunk] = output
+    return result
+
+
+class _Program(NamedTuple):
+    """What the compiled update is specialized to.
+
+    Attributes:
+      network: the model.
+      dtype: that it computes in.
+      optimizer: without its hyperparameters, which are traced.
+      labels: group of each parameter of a norm, None at others.
+      preprocess: of the inputs.
+      train_stages: stages in training mode.
+      frozen_stats: modules whose statistics do not change.
+    """
+
+    network: Network
+    dtype: str
+    optimizer: optimizers.Optimizer
+    labels: PyTree
+    preprocess: preprocess.Preprocess
+    train_stages: tuple[str, ...]
+    frozen_stats: tuple[str, ...]
+
+
+def _prepare(
+    run: Run, optimizer: optimizers.Optimizer, params: PyTree, stats: PyTree
+) -> tuple[Callable[..., Any], _State, PyTree]:
+    """Compiles the update of the norms' parameters.
+
+    Returns:
+      A function of (state, x, step, steps), the initial state, and the parameters that
+      are not trained.
+    """
+    optimizer = dataclasses.replace(optimizer, groups=NormOnly(head=False))
+    optimizer = optimizers.resolve(optimizer, run.network.stages, params)
+    labels = optimizers.labels(optimizer, params)
+    mask = optimizers.trainable(optimizer, labels)
+    train_stages, frozen_stats = optimizers.modes(
+        optimizer, run.network.stages, mask, stats
     )
-
-
-def _prepared(run, optimizer: optim_optimizer.Optimizer, params: PyTree, stats: PyTree):
-    """Returns (compiled update, a function that gives the state to begin from)."""
-    mask = _mask(optimizer, (params, stats))
-    labels = optim_optimizer.labels(optimizer, params)
-    train, still = optim_optimizer.modes(optimizer, run.network.stages, mask, stats)
     labels = trees.restrict(labels, mask)
-    moving, fixed = trees.partition(params, mask)
-    program, pre = run.parts.program, run.preprocess
-    static = (program.network, program.dtype, config.without_hyperparameters(optimizer))
-    update = compilation.cached_jit(_update, *static, labels, pre, train, still)
-    given = (config.hyperparameters(optimizer), fixed, stats)
-    one = jnp.int32(1)
-    opt = optim_optimizer.transform(optimizer, labels, None, one, one).init(moving)
-    return functools.partial(update, *given), lambda: (moving, opt)
+    norms, fixed = trees.partition(params, mask)
+    program = _Program(
+        run.parts.program.network,
+        run.parts.program.dtype,
+        config.without_hyperparameters(optimizer),
+        labels,
+        run.preprocess,
+        train_stages,
+        frozen_stats,
+    )
+    compiled = compilation.cached_jit(_update, program)
+    constants = (config.hyperparameters(optimizer), fixed, stats)
+
+    def update(state: _State, x: PyTree, step: int, steps: int) -> tuple:
+        return compiled(*constants, state, x, jnp.int32(step), jnp.int32(steps))
+
+    step = jnp.int32(1)  # any one: the initial state does not depend on it
+    rule = optimizers.transform(optimizer, labels, None, step, step)
+    return update, _State(norms, rule.init(norms)), fixed
 
 
 def _update(
-    network,
-    dtype,
-    shell,
-    labels,
-    pre,
-    train,
-    still,
-    numbers,
-    fixed,
-    stats,
-    state,
-    x,
-    at,
-    total,
-):
-    """Returns (state after one step, (logits before it, their mean entropy))."""
-    network = precision.compute_in(network, dtype)
-    x, (moving, opt) = preprocess.apply(pre, x), state
-    key = jax.random.fold_in(jax.random.key(0), at)
+    program: _Program,
+    hyperparameters: PyTree,
+    fixed: PyTree,
+    stats: PyTree,
+    state: _State,
+    x: PyTree,
+    step: jax.Array,
+    steps: jax.Array,
+) -> tuple[_State, tuple[jax.Array, jax.Array]]:
+    """Takes one step that lowers the mean entropy of a batch's predictions.
 
-    def loss(moving):
-        params = trees.merge(moving, fixed)
-        settings = {"train": train, "frozen_stats": still, "key": key}
-        logits = network.apply(params, stats, x, **settings).logits
+    Returns:
+      The new state, and (logits (batch, K), mean entropy ()) before the step.
+    """
+    network = precision.compute_in(program.network, program.dtype)
+    x = preprocess.apply(program.preprocess, x)
+    key = jax.random.fold_in(jax.random.key(0), step)
+
+    def loss(norms: PyTree) -> tuple[jax.Array, jax.Array]:
+        logits = network.apply(
+            trees.merge(norms, fixed),
+            stats,
+            x,
+            train=program.train_stages,
+            frozen_stats=program.frozen_stats,
+            key=key,
+        ).logits
         return jnp.mean(entropy(logits)), logits
 
-    (mean, logits), grads = jax.value_and_grad(loss, has_aux=True)(moving)
-    optimizer = config.with_hyperparameters(shell, numbers)
-    tx = optim_optimizer.transform(optimizer, labels, None, at, total)
-    updates, opt = tx.update(grads, opt, moving)
-    return (optax.apply_updates(moving, updates), opt), (logits, mean)
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (mean_entropy, logits), grads = gradient(state.norms)
+    optimizer = config.with_hyperparameters(program.optimizer, hyperparameters)
+    rule = optimizers.transform(optimizer, program.labels, None, step, steps)
+    updates, opt_state = rule.update(grads, state.optimizer, state.norms)
+    norms = optax.apply_updates(state.norms, updates)
+    return _State(norms, opt_state), (logits, mean_entropy)

@@ -1,4 +1,4 @@
-"""Tent: batches in turn against torch's BatchNorm, Adam and SGD; what stays."""
+"""Tent against BatchNorm, Adam and SGD of torch; parameters that do not change."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def run():
     rng = np.random.default_rng(0)
     x = (2 * rng.normal(size=(90, 6, 6, 1)) + 1).astype(np.float32)
-    y = np.sort(np.arange(90) % 3)  # sorted by class, as sets often are
+    y = np.sort(np.arange(90) % 3)  # sorted by class, as data often are
     model = tl.models.CNN(widths=(3,), units=5, pool=1, norm=True)
     data = tl.data.Arrays(x=x, y=y, test=26, val=0.2)
     return tl.setup(tl.Experiment(model=model, data=data, steps=3, batch=8))
 
 
 def _torch_tent(torch, run, optimizer, batch, order, episodic=False, steps=1):
-    """Returns logits of the test split; conv → BatchNorm → ReLU → pool → dense."""
+    """Logits of the test split by conv → BatchNorm → ReLU → pool → dense."""
     functional = torch.nn.functional
     params, _ = run.weights("best")
 
@@ -48,8 +48,8 @@ def _torch_tent(torch, run, optimizer, batch, order, episodic=False, steps=1):
     data = run.parts.datasets["target"]
     x = np.asarray(data.x[data.rows["test"]])
     logits, (leaves, rule) = np.zeros((len(x), 3)), fresh()
-    for at in range(0, len(x), batch):
-        chunk = order[at : at + batch]
+    for start in range(0, len(x), batch):
+        chunk = order[start : start + batch]
         if episodic:
             leaves, rule = fresh()
         for _ in range(steps):
@@ -78,34 +78,34 @@ def _torch_tent(torch, run, optimizer, batch, order, episodic=False, steps=1):
         {"batch": 10, "episodic": True, "steps": 2},
     ],
 )
-def test_online_tent_is_torchs(run, settings):
-    torch = pytest.importorskip("torch", reason="the updates are held to torch's")
+def test_online_tent_agrees_with_torch(run, settings):
+    torch = pytest.importorskip("torch", reason="the updates are compared with torch")
     before = jax.tree.map(np.array, run.weights("best"))
-    found = tl.tent(run, "test", optimizer=tl.optim.AdamW(lr=0.05), **settings)
+    result = tl.tent(run, "test", optimizer=tl.optim.AdamW(lr=0.05), **settings)
     seed = settings.pop("seed", 0)
     order = np.arange(26)
     order = order if seed is None else np.random.default_rng(seed).permutation(order)
     expected, leaves = _torch_tent(
         torch, run, lambda x: torch.optim.Adam(x, lr=0.05), order=order, **settings
     )
-    np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
-    params = found.run.params
+    np.testing.assert_allclose(result.logits, expected, rtol=1e-3, atol=1e-4)
+    params = result.run.params
     np.testing.assert_allclose(params["block1"]["bn"]["scale"], leaves[0], rtol=1e-3)
     np.testing.assert_allclose(params["block1"]["bn"]["bias"], leaves[1], atol=1e-4)
-    # Nothing else moved, and the run that was given did not at all.
+    # No other parameter changed, and nothing in the run itself.
     jax.tree.map(np.testing.assert_array_equal, params["hidden"], before[0]["hidden"])
     jax.tree.map(np.testing.assert_array_equal, run.weights("best"), before)
     data = run.parts.datasets["target"]
     labels = data.y[data.rows["test"]]
-    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(result.labels, labels)
     hits = np.mean(expected.argmax(1) == labels)
-    np.testing.assert_allclose(found.metrics["accuracy"], hits, rtol=1e-6)
+    np.testing.assert_allclose(result.metrics["accuracy"], hits, rtol=1e-6)
 
 
-def test_a_schedule_and_momentum_are_the_optimizers(run):
-    torch = pytest.importorskip("torch", reason="the updates are held to torch's")
+def test_tent_uses_the_schedule_and_momentum_of_the_optimizer(run):
+    torch = pytest.importorskip("torch", reason="the updates are compared with torch")
     rule = tl.optim.SGD(lr=tl.optim.Linear(peak=0.2, final=0.0), momentum=0.8)
-    found = tl.tent(run, "test", optimizer=rule, batch=13, seed=None)
+    result = tl.tent(run, "test", optimizer=rule, batch=13, seed=None)
     rates = iter([0.2, 0.1])
 
     class Falling(torch.optim.SGD):
@@ -116,18 +116,20 @@ def test_a_schedule_and_momentum_are_the_optimizers(run):
     expected, leaves = _torch_tent(
         torch, run, lambda x: Falling(x, lr=1.0, momentum=0.8), 13, np.arange(26)
     )
-    np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
-    scale = found.run.params["block1"]["bn"]["scale"]
+    np.testing.assert_allclose(result.logits, expected, rtol=1e-3, atol=1e-4)
+    scale = result.run.params["block1"]["bn"]["scale"]
     np.testing.assert_allclose(scale, leaves[0], rtol=1e-3)
 
 
-def test_entropy_falls_over_passes_of_one_batch(run):
-    found = tl.tent(run, "test", batch=26, steps=20, optimizer=tl.optim.AdamW(lr=0.05))
-    first = tl.tent(run, "test", batch=26)
-    assert found.entropy[0] < 0.9 * first.entropy[0]
+def test_entropy_falls_over_repeated_updates_of_one_batch(run):
+    repeated = tl.tent(
+        run, "test", batch=26, steps=20, optimizer=tl.optim.AdamW(lr=0.05)
+    )
+    single = tl.tent(run, "test", batch=26)
+    assert repeated.entropy[0] < 0.9 * single.entropy[0]
 
 
-def test_offline_tent_is_an_experiment_that_trains_norms_alone(run):
+def test_offline_tent_as_an_experiment_trains_norms_alone(run):
     data = run.exp.data
     exp = tl.Experiment(
         model=run.exp.model,
@@ -138,20 +140,20 @@ def test_offline_tent_is_an_experiment_that_trains_norms_alone(run):
         batch=16,
         monitor=None,
     )
-    made = tl.setup(exp)
-    start = jax.tree.map(np.array, made.params)
-    stats = jax.tree.map(np.array, made.state.stats)
-    tl.train(made, progress=False)
-    ended = made.params
-    bn, before = ended["block1"]["bn"], start["block1"]["bn"]
+    trained_run = tl.setup(exp)
+    start = jax.tree.map(np.array, trained_run.params)
+    stats = jax.tree.map(np.array, trained_run.state.stats)
+    tl.train(trained_run, progress=False)
+    trained = trained_run.params
+    bn, before = trained["block1"]["bn"], start["block1"]["bn"]
     assert np.all(bn["scale"] != before["scale"])
     start["block1"]["bn"] = bn
-    jax.tree.map(np.testing.assert_array_equal, ended, start)
-    moved = made.state.stats["block1"]["bn"]["mean"]
-    assert np.all(moved != stats["block1"]["bn"]["mean"])
+    jax.tree.map(np.testing.assert_array_equal, trained, start)
+    mean = trained_run.state.stats["block1"]["bn"]["mean"]
+    assert np.all(mean != stats["block1"]["bn"]["mean"])
 
 
-def test_errors(run, digits):
+def test_invalid_settings_and_models_raise(run, digits):
     for settings, message in (
         ({"split": "tset"}, "has no split 'tset'; did you mean 'test'"),
         ({"batch": 0}, "tent: batch=0: expected at least 1"),
