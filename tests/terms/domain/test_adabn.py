@@ -73,19 +73,19 @@ def test_activations_are_normalized_on_the_target(run):
 
 def test_small_batches_are_pooled_to_the_moments_of_all_rows(run):
     params, stats = run.weights()
-    found = tl.adabn(run, batch=16).weights()[1]["block1"]["bn"]
+    statistics = tl.adabn(run, batch=16).weights()[1]["block1"]["bn"]
     y = _convolved(params["block1"]["conv"]["kernel"], _rows(run))
-    np.testing.assert_allclose(found["mean"], y.mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(found["var"], y.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(statistics["mean"], y.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(statistics["var"], y.var((0, 1, 2)), rtol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, run.weights()[1], stats)
 
 
 def test_any_stream_can_be_asked_for(run):
-    found = tl.adabn(run, stream="source").weights()[1]["block1"]["bn"]
+    statistics = tl.adabn(run, stream="source").weights()[1]["block1"]["bn"]
     kernel = run.weights()[0]["block1"]["conv"]["kernel"]
     y = _convolved(kernel, _rows(run, "source", "train"))
-    np.testing.assert_allclose(found["mean"], y.mean((0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(found["var"], y.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(statistics["mean"], y.mean((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(statistics["var"], y.var((0, 1, 2)), rtol=1e-4)
 
 
 def test_the_term_takes_the_moments_of_what_it_saw_and_trains_nothing():
@@ -93,10 +93,10 @@ def test_the_term_takes_the_moments_of_what_it_saw_and_trains_nothing():
     start = jax.tree.map(np.array, run.params)
     tl.train(run, progress=False)  # 3 steps of 16 rows: each of the 48 once
     jax.tree.map(np.testing.assert_array_equal, start, run.params)
-    found = run.weights("best")[1]["block1"]["bn"]
+    statistics = run.weights("best")[1]["block1"]["bn"]
     y = _convolved(start["block1"]["conv"]["kernel"], _rows(run))
-    np.testing.assert_allclose(found["mean"], y.mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(found["var"], y.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(statistics["mean"], y.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(statistics["var"], y.var((0, 1, 2)), rtol=1e-4)
     assert run.notes["adabn"].startswith("takes the statistics of 2 BatchNorm layers")
 
 
@@ -107,8 +107,8 @@ def test_pooling_batches_gives_the_moments_of_their_rows(seed, batches):
     x = rng.normal(size=(batches, 7, 3)) + rng.normal(size=(batches, 1, 3)) * 3
     total = {"bn": {"mean": np.full(3, 7.0), "var": np.full(3, 9.0), "other": 1.0}}
     for i, rows in enumerate(x):
-        own = {"mean": rows.mean(0), "var": rows.var(0), "other": float(i)}
-        total = batch_norm_stats.pool_statistics(total, {"bn": own}, i)
+        moments = {"mean": rows.mean(0), "var": rows.var(0), "other": float(i)}
+        total = batch_norm_stats.pool_statistics(total, {"bn": moments}, i)
     rows = x.reshape(-1, 3)
     np.testing.assert_allclose(total["bn"]["mean"], rows.mean(0), atol=1e-5)
     np.testing.assert_allclose(total["bn"]["var"], rows.var(0), rtol=1e-4)

@@ -21,12 +21,12 @@ from jaxtl.terms.domain.cbst import (
 
 def _thresholds(confidence, predicted, portion, classes):
     """Algorithm 2 of the paper: sort each class's confidences, take the p·N-th."""
-    found = []
+    thresholds = []
     for c in range(classes):
-        own = np.sort(confidence[predicted == c])[::-1]
-        rank = int(np.round(np.float32(portion) * np.float32(len(own))))
-        found.append(own[rank - 1] if rank > 0 else UNREACHABLE)
-    return np.asarray(found, np.float32)
+        confidences = np.sort(confidence[predicted == c])[::-1]
+        rank = int(np.round(np.float32(portion) * np.float32(len(confidences))))
+        thresholds.append(confidences[rank - 1] if rank > 0 else UNREACHABLE)
+    return np.asarray(thresholds, np.float32)
 
 
 _thresholds_of = jax.jit(class_thresholds, static_argnums=3)
@@ -38,51 +38,55 @@ def test_thresholds_are_ranks_within_each_class(seed, portion):
     rng = np.random.default_rng(seed)
     confidence = rng.permutation(30).astype(np.float32) / 30
     predicted = rng.integers(-1, 3, 30)  # of four classes one is never predicted
-    found = _thresholds_of(confidence, predicted, portion, 4)
-    np.testing.assert_array_equal(found, _thresholds(confidence, predicted, portion, 4))
+    thresholds = _thresholds_of(confidence, predicted, portion, 4)
+    np.testing.assert_array_equal(
+        thresholds, _thresholds(confidence, predicted, portion, 4)
+    )
 
 
 def test_labels_solve_the_papers_problem():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(4) * 0.4, 200).astype(np.float32)
     k = -np.log(rng.uniform(0.3, 0.9, 4))
-    labels, taken = balanced_labels(p, np.exp(-k).astype(np.float32))
+    labels, selected = balanced_labels(p, np.exp(-k).astype(np.float32))
     options = [np.zeros(4), *np.eye(4)]
-    for row, label, take in zip(np.float64(p), labels, taken):
+    for row, label, is_selected in zip(np.float64(p), labels, selected):
         # min over ŷ of −Σ_c ŷ_c log p_c − Σ_c k_c ŷ_c, ŷ nothing or one class (eq. 8)
         costs = [-(y * (np.log(np.maximum(row, 1e-300)) + k)).sum() for y in options]
         best = int(np.argmin(costs))
-        assert take == (best > 0)
-        assert not take or label == best - 1
+        assert is_selected == (best > 0)
+        assert not is_selected or label == best - 1
 
 
 def test_nothing_of_a_class_without_a_threshold_is_taken_and_others_are():
     p = jnp.asarray([[1.0, 0.0], [0.7, 0.3], [0.9, 0.1]])
     limits = jnp.asarray([UNREACHABLE, 0.2])
-    labels, taken = balanced_labels(p, limits)
-    np.testing.assert_array_equal(taken, [False, True, False])
+    labels, selected = balanced_labels(p, limits)
+    np.testing.assert_array_equal(selected, [False, True, False])
     assert labels[1] == 1
-    _, taken = balanced_labels(p, jnp.full(2, UNREACHABLE))
-    assert not taken.any()
+    _, selected = balanced_labels(p, jnp.full(2, UNREACHABLE))
+    assert not selected.any()
 
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_term_is_the_mean_over_the_batch(bench, balanced):
-    room = bench()
-    term = CBST(portion=0.6, balanced=balanced, every=3)  # the bench is at step 3
-    term.check(room.setup)
-    state = term.init_state(room.setup)
-    batch = room.batches["unlabelled"]
+    harness = bench()
+    term = CBST(portion=0.6, balanced=balanced, every=3)  # the harness is at step 3
+    term.check(harness.setup)
+    state = term.init_state(harness.setup)
+    batch = harness.batches["unlabelled"]
     rows = np.asarray(batch["row"])
     # As if other examples had been seen before.
-    others = np.setdiff1d(np.arange(20), rows)[:6]
-    assert (np.asarray(state["predicted"])[others] == UNSEEN).all()
-    state["predicted"] = state["predicted"].at[others].set(np.arange(6) % 3)
-    state["confidence"] = state["confidence"].at[others].set(0.5 + np.arange(6) / 20)
-    context = room.context(state=state)
+    other_rows = np.setdiff1d(np.arange(20), rows)[:6]
+    assert (np.asarray(state["predicted"])[other_rows] == UNSEEN).all()
+    state["predicted"] = state["predicted"].at[other_rows].set(np.arange(6) % 3)
+    state["confidence"] = (
+        state["confidence"].at[other_rows].set(0.5 + np.arange(6) / 20)
+    )
+    context = harness.context(state=state)
     value, extra = term(View(context, "term", 0))
 
-    logits = room.network.apply(room.params, room.stats, batch["x"]).logits
+    logits = harness.network.apply(harness.params, harness.stats, batch["x"]).logits
     p = np.exp(np.asarray(jax.nn.log_softmax(logits), np.float64))
     confidence, predicted = (np.array(state[k]) for k in ("confidence", "predicted"))
     confidence[rows], predicted[rows] = p.max(1), p.argmax(1)
@@ -92,13 +96,15 @@ def test_the_term_is_the_mean_over_the_batch(bench, balanced):
     else:
         limits = _thresholds(confidence, predicted, 0.6, 3)
     ratio = p / limits
-    taken = ratio.max(1) > 1 - 1e-6
+    selected = ratio.max(1) > 1 - 1e-6
     labels = ratio.argmax(1)
-    assert 0 < taken.sum() < len(taken)
-    expected = -np.sum(taken * np.log(p[np.arange(len(p)), labels])) / len(p)
+    assert 0 < selected.sum() < len(selected)
+    expected = -np.sum(selected * np.log(p[np.arange(len(p)), labels])) / len(p)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(extra["mask"], taken.mean(), rtol=1e-6)
-    np.testing.assert_allclose(extra["confidence"], p.max(1)[taken].mean(), rtol=1e-5)
+    np.testing.assert_allclose(extra["mask"], selected.mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        extra["confidence"], p.max(1)[selected].mean(), rtol=1e-5
+    )
     np.testing.assert_array_equal(context.term_states["term"]["predicted"], predicted)
     np.testing.assert_allclose(
         context.term_states["term"]["confidence"], confidence, rtol=1e-5
@@ -106,10 +112,10 @@ def test_the_term_is_the_mean_over_the_batch(bench, balanced):
 
 
 def test_between_two_looks_thresholds_stay(bench):
-    room = bench()
+    harness = bench()
     term = CBST(portion=1.0, every=2)
-    state = {**term.init_state(room.setup), "thresholds": jnp.full(3, 0.2)}
-    context = room.context(state=state, step=3)
+    state = {**term.init_state(harness.setup), "thresholds": jnp.full(3, 0.2)}
+    context = harness.context(state=state, step=3)
     _, extra = term(View(context, "term", 0))
     np.testing.assert_array_equal(
         context.term_states["term"]["thresholds"], jnp.full(3, 0.2)
@@ -118,10 +124,10 @@ def test_between_two_looks_thresholds_stay(bench):
 
 
 def test_the_memory_begins_with_the_initial_models_predictions(bench):
-    room = bench()
-    batch = room.batches["unlabelled"]
-    state = CBST().init_state(room.setup)
-    logits = room.network.apply(room.params, room.stats, batch["x"]).logits
+    harness = bench()
+    batch = harness.batches["unlabelled"]
+    state = CBST().init_state(harness.setup)
+    logits = harness.network.apply(harness.params, harness.stats, batch["x"]).logits
     p = jax.nn.softmax(logits)
     rows = batch["row"]
     np.testing.assert_allclose(state["confidence"][rows], p.max(1), rtol=1e-5)

@@ -20,12 +20,12 @@ def _pair(n=4, d=5, k=3, seed=0):
 
 def test_the_outer_product_by_loops():
     f, g = _pair()
-    found = cdan.multilinear_map(jnp.float32(f), jnp.float32(g))
+    actual = cdan.multilinear_map(jnp.float32(f), jnp.float32(g))
     for row in range(4):
         for i in range(5):
             for k in range(3):
                 np.testing.assert_allclose(
-                    found[row, 3 * i + k], f[row, i] * g[row, k], rtol=1e-6
+                    actual[row, 3 * i + k], f[row, i] * g[row, k], rtol=1e-6
                 )
 
 
@@ -50,11 +50,13 @@ def test_weights_are_between_1_for_no_idea_and_2_for_certainty():
     )
 
 
-def _numpy(room, own, maps, weighted):
+def _numpy(harness, term_params, maps, weighted):
     """The term's value, in numpy."""
     parts = []
     for name, label in (("source", 1.0), ("unlabelled", 0.0)):
-        out = room.network.apply(room.params, room.stats, room.batches[name]["x"])
+        out = harness.network.apply(
+            harness.params, harness.stats, harness.batches[name]["x"]
+        )
         f, logits = np.float64(out.features["layer1"]), np.float64(out.logits)
         g = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         if maps:
@@ -64,8 +66,8 @@ def _numpy(room, own, maps, weighted):
             z /= np.sqrt(z.shape[1])
         else:
             z = np.stack([np.outer(a, b).ravel() for a, b in zip(f, g)])
-        for i in range(len(own)):
-            layer = jax.tree.map(np.float64, own[f"layer{i}"])
+        for i in range(len(term_params)):
+            layer = jax.tree.map(np.float64, term_params[f"layer{i}"])
             z = (np.maximum(z, 0) if i else z) @ layer["kernel"] + layer["bias"]
         p = 1 / (1 + np.exp(-z[:, 0]))
         losses = -np.log(p if label else 1 - p)
@@ -76,29 +78,34 @@ def _numpy(room, own, maps, weighted):
 
 @pytest.mark.parametrize("fields", [{}, {"entropy": False}, {"limit": 8, "size": 6}])
 def test_the_value_is_numpys(bench, fields):
-    room = bench()
+    harness = bench()
     term = CDAN(widths=(4,), **fields)
-    term.check(room.setup)
-    own, given = term.init(jax.random.key(0), room.setup), term.constants(room.setup)
-    assert bool(given) == ("limit" in fields)
-    assert own["layer0"]["kernel"].shape[0] == (6 if given else 8 * 3)
-    said = "randomized to 6" if given else "outer product of 8 features × 3 classes"
-    assert said in term.describe(room.setup)
-    value, extra = term(View(room.context(term_params=own, constants=given), "term", 0))
-    expected = _numpy(room, own, given, fields.get("entropy", True))
+    term.check(harness.setup)
+    term_params = term.init(jax.random.key(0), harness.setup)
+    constants = term.constants(harness.setup)
+    assert bool(constants) == ("limit" in fields)
+    assert term_params["layer0"]["kernel"].shape[0] == (6 if constants else 8 * 3)
+    description = (
+        "randomized to 6" if constants else "outer product of 8 features × 3 classes"
+    )
+    assert description in term.describe(harness.setup)
+    context = harness.context(term_params=term_params, constants=constants)
+    value, extra = term(View(context, "term", 0))
+    expected = _numpy(harness, term_params, constants, fields.get("entropy", True))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert 0 <= extra["accuracy"] <= 1
 
 
 def test_no_gradient_comes_through_the_predictions(bench):
-    room = bench()
+    harness = bench()
     term = CDAN(reversal=1.0)
-    own = term.init(jax.random.key(0), room.setup)
+    term_params = term.init(jax.random.key(0), harness.setup)
 
     def value(params):
-        return term(View(room.context(params, term_params=own), "term", 0))[0]
+        context = harness.context(params, term_params=term_params)
+        return term(View(context, "term", 0))[0]
 
-    grads = jax.grad(value)(room.params)
+    grads = jax.grad(value)(harness.params)
     assert all(jnp.all(g == 0) for g in jax.tree.leaves(grads["head"]))
     assert any(jnp.any(g != 0) for g in jax.tree.leaves(grads["layer1"]))
 

@@ -30,8 +30,8 @@ def _loop(s, t, moments, span):
 def test_the_definition_by_loops(moments, span):
     rng = np.random.default_rng(0)
     s, t = np.tanh(rng.normal(size=(6, 4))), np.tanh(1 + rng.normal(size=(9, 4)))
-    found = central_moments(jnp.float32(s), jnp.float32(t), moments, span)
-    np.testing.assert_allclose(found, _loop(s, t, moments, span), rtol=1e-5)
+    actual = central_moments(jnp.float32(s), jnp.float32(t), moments, span)
+    np.testing.assert_allclose(actual, _loop(s, t, moments, span), rtol=1e-5)
 
 
 def test_equal_domains_are_at_distance_0_with_a_finite_gradient():
@@ -39,23 +39,23 @@ def test_equal_domains_are_at_distance_0_with_a_finite_gradient():
     value, grad = jax.value_and_grad(lambda s: central_moments(s, x))(x)
     assert value == 0
     np.testing.assert_array_equal(grad, 0.0)
-    one = jax.grad(lambda s: central_moments(s, x))(x[:1])
-    assert jnp.all(jnp.isfinite(one))
+    single_gradient = jax.grad(lambda s: central_moments(s, x))(x[:1])
+    assert jnp.all(jnp.isfinite(single_gradient))
 
 
 def test_the_term_reads_both_streams(bench):
-    room = bench()
+    harness = bench()
     term = CMD(span=2.0)
-    term.check(room.setup)
+    term.check(harness.setup)
     features = [
         np.float64(
-            room.network.apply(
-                room.params, room.stats, room.batches[name]["x"]
+            harness.network.apply(
+                harness.params, harness.stats, harness.batches[name]["x"]
             ).features["layer1"]
         )
         for name in term.streams
     ]
-    value = term(View(room.context(), "term", 0))
+    value = term(View(harness.context(), "term", 0))
     np.testing.assert_allclose(value, _loop(*features, 5, 2.0), rtol=1e-4)
 
 

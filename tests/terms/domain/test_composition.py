@@ -36,7 +36,7 @@ FROZEN = {"all": (), "partial": ("layer1",), "LoRA": ("layer1", "layer2")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class InMemory:
     """Initial weights from memory."""
 
     weights: Weights
@@ -68,50 +68,50 @@ def start():
     )
     parts = tl.setup(plain).parts
     weights = Weights(parts.model.base_params, parts.model.stats)
-    return dataclasses.replace(plain, init=Held(weights)), weights.params
+    return dataclasses.replace(plain, init=InMemory(weights)), weights.params
 
 
-@pytest.mark.parametrize("kept", REGULARIZERS)
-@pytest.mark.parametrize("tuned", TUNING)
-@pytest.mark.parametrize("adapted", ADAPTATION)
-def test_every_combination_takes_two_steps(start, adapted, tuned, kept):
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("tuning", TUNING)
+@pytest.mark.parametrize("adaptation", ADAPTATION)
+def test_every_combination_takes_two_steps(start, adaptation, tuning, regularizer):
     plain, origin = start
     terms = {
         **plain.terms,
-        "adapt": ADAPTATION[adapted],
-        "keep": REGULARIZERS[kept],
+        "adapt": ADAPTATION[adaptation],
+        "keep": REGULARIZERS[regularizer],
     }
-    exp = dataclasses.replace(plain, terms=terms, **TUNING[tuned])
+    exp = dataclasses.replace(plain, terms=terms, **TUNING[tuning])
     run = tl.setup(exp)
     before = jax.tree.map(np.array, run.state.trainable)
     steps = run.advance(2)
 
     assert len(steps) == 2
-    for found in steps:
-        assert np.isfinite(list(found.values())).all()
-        summed = sum(term.weight * found[name] for name, term in terms.items())
-        np.testing.assert_allclose(found["loss"], summed, rtol=1e-5)
+    for metrics in steps:
+        assert np.isfinite(list(metrics.values())).all()
+        summed = sum(term.weight * metrics[name] for name, term in terms.items())
+        np.testing.assert_allclose(metrics["loss"], summed, rtol=1e-5)
     assert steps[0]["keep"] == 0  # at θ₀
     assert steps[1]["keep"] > 0
 
     base = trees.flatten(trees.merge(run.state.trainable["model"], run.fixed.frozen))
     first = trees.flatten(origin)
     for path, leaf in base.items():
-        frozen = path.split("/")[0] in FROZEN[tuned]
+        frozen = path.split("/")[0] in FROZEN[tuning]
         same = np.array_equal(leaf, first[path])
         assert same == frozen, path
-    if tuned == "LoRA":
+    if tuning == "LoRA":
         assert _moved(before["peft"], run.state.trainable["peft"])
     adversary = before["terms"].get("adapt", {})
-    assert bool(adversary) == (adapted in ("DANN", "CDAN", "MDD"))
+    assert bool(adversary) == (adaptation in ("DANN", "CDAN", "MDD"))
     if adversary:
         assert _moved(adversary, run.state.trainable["terms"]["adapt"])
 
 
 def _moved(before, after) -> bool:
     """Whether every layer of a tree has moved (some leaf of it)."""
-    apart = [
+    changed = [
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after))
     ]
-    return sum(apart) >= len(apart) / 2
+    return sum(changed) >= len(changed) / 2

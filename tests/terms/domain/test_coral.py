@@ -21,17 +21,19 @@ def test_against_numpy(seed, n, m):
     gap = np.cov(a, rowvar=False) - np.cov(b, rowvar=False)
     expected = np.linalg.norm(gap, "fro") ** 2 / (4 * 5**2)
     with jax.enable_x64(True):
-        found = coral(jnp.asarray(a), jnp.asarray(b))
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        actual = coral(jnp.asarray(a), jnp.asarray(b))
+        np.testing.assert_allclose(actual, expected, rtol=1e-10)
         # Symmetric, blind to shifts and to the order of rows.
-        np.testing.assert_allclose(found, coral(jnp.asarray(b + 7), a), rtol=1e-10)
-        np.testing.assert_allclose(found, coral(jnp.asarray(a[::-1]), b), rtol=1e-10)
+        np.testing.assert_allclose(actual, coral(jnp.asarray(b + 7), a), rtol=1e-10)
+        np.testing.assert_allclose(actual, coral(jnp.asarray(a[::-1]), b), rtol=1e-10)
 
 
 def test_the_term_reads_the_stages_named(bench):
-    room = bench()
+    harness = bench()
     outs = {
-        name: room.network.apply(room.params, room.stats, room.batches[name]["x"])
+        name: harness.network.apply(
+            harness.params, harness.stats, harness.batches[name]["x"]
+        )
         for name in ("source", "unlabelled")
     }
 
@@ -44,8 +46,8 @@ def test_the_term_reads_the_stages_named(bench):
         (("layer1", "head"), gap("layer1") + gap("head")),
     ):
         term = DeepCORAL(stages=stages)
-        term.check(room.setup)
-        value = term(View(room.context(), "term", 0))
+        term.check(harness.setup)
+        value = term(View(harness.context(), "term", 0))
         np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 

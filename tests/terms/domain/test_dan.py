@@ -23,8 +23,8 @@ def _domains(n=6, m=8, d=3, shift=0.7, seed=0):
 
 
 def _mean_distance(z):
-    far = [np.sum((a - b) ** 2) for i, a in enumerate(z) for b in z[:i]]
-    return np.mean(far)
+    distances = [np.sum((a - b) ** 2) for i, a in enumerate(z) for b in z[:i]]
+    return np.mean(distances)
 
 
 def _kernel(x, y, gammas):
@@ -49,8 +49,8 @@ def test_every_pair_once_as_in_the_double_loop(estimator, sizes):
     s, t = _domains(*sizes)
     gammas = np.asarray(MULTIPLIERS) * _mean_distance(np.concatenate([s, t]))
     expected = _double_loop(s, t, gammas, estimator)
-    found = mmd(jnp.float32(s), jnp.float32(t), estimator=estimator)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    actual = mmd(jnp.float32(s), jnp.float32(t), estimator=estimator)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_given_bandwidth_is_scikit_learns_gamma():
@@ -59,8 +59,8 @@ def test_a_given_bandwidth_is_scikit_learns_gamma():
     for width in (0.5, 3.0):
         k = [rbf_kernel(a, b, gamma=1 / width) for a, b in ((s, s), (t, t), (s, t))]
         expected += 0.5 * (k[0].mean() + k[1].mean() - 2 * k[2].mean())
-    found = mmd(jnp.float32(s), jnp.float32(t), bandwidths=(0.5, 3.0))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = mmd(jnp.float32(s), jnp.float32(t), bandwidths=(0.5, 3.0))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_the_linear_estimate_takes_each_example_once():
@@ -70,8 +70,8 @@ def test_the_linear_estimate_takes_each_example_once():
         a, b, c, d = s[2 * i], s[2 * i + 1], t[2 * i], t[2 * i + 1]
         total += _kernel(a, b, gammas) + _kernel(c, d, gammas)
         total -= _kernel(a, d, gammas) + _kernel(b, c, gammas)
-    found = mmd(jnp.float32(s), jnp.float32(t), bandwidths=gammas, estimator="linear")
-    np.testing.assert_allclose(found, total / 4, rtol=1e-5)
+    actual = mmd(jnp.float32(s), jnp.float32(t), bandwidths=gammas, estimator="linear")
+    np.testing.assert_allclose(actual, total / 4, rtol=1e-5)
 
 
 def test_unbiased_and_linear_estimates_average_to_the_closed_form():
@@ -82,12 +82,12 @@ def test_unbiased_and_linear_estimates_average_to_the_closed_form():
     s, t = rng.normal(size=(2, 2000, 20, 1)) + np.array([0, shift])[:, None, None, None]
     for estimator, tight in (("unbiased", 1.0), ("linear", 1.0), ("biased", 0.0)):
 
-        def one(a, b, estimator=estimator):
+        def estimate(a, b, estimator=estimator):
             return mmd(a, b, bandwidths=(gamma,), estimator=estimator)
 
-        values = np.asarray(jax.vmap(one)(jnp.float32(s), jnp.float32(t)))
-        off = (values.mean() - expected) / (values.std() / np.sqrt(len(values)))
-        assert abs(off) < 4 if tight else off > 10
+        values = np.asarray(jax.vmap(estimate)(jnp.float32(s), jnp.float32(t)))
+        deviation = (values.mean() - expected) / (values.std() / np.sqrt(len(values)))
+        assert abs(deviation) < 4 if tight else deviation > 10
 
 
 @settings(max_examples=20, deadline=None)
@@ -107,18 +107,18 @@ def test_biased_mmd_is_a_distance_and_knows_no_origin(seed, scale, place):
 def test_its_gradient_is_that_of_finite_differences_at_held_bandwidths():
     s, t = _domains(4, 5)
     gammas = np.asarray(MULTIPLIERS) * _mean_distance(np.concatenate([s, t]))
-    found = jax.grad(lambda s: mmd(s, jnp.float32(t)))(jnp.float32(s))
-    for at in ((0, 0), (3, 2)):
+    actual = jax.grad(lambda s: mmd(s, jnp.float32(t)))(jnp.float32(s))
+    for index in ((0, 0), (3, 2)):
         step = np.zeros_like(s)
-        step[at] = 1e-5
+        step[index] = 1e-5
         up, down = (_double_loop(s + e, t, gammas, "biased") for e in (step, -step))
-        np.testing.assert_allclose(found[at], (up - down) / 2e-5, rtol=1e-3)
+        np.testing.assert_allclose(actual[index], (up - down) / 2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("far", [0.0, 1e3])
-def test_collapsed_features_give_0_and_no_large_gradient(far):
-    x = jnp.full((4, 3), far)
-    value, grad = jax.value_and_grad(lambda s: mmd(s, jnp.full((5, 3), far)))(x)
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_collapsed_features_give_0_and_no_large_gradient(offset):
+    x, y = jnp.full((4, 3), offset), jnp.full((5, 3), offset)
+    value, grad = jax.value_and_grad(lambda s: mmd(s, y))(x)
     np.testing.assert_allclose(value, 0.0, atol=1e-5)
     assert jnp.max(jnp.abs(grad)) < 1.0  # false for NaN as well
 
@@ -133,10 +133,10 @@ def test_batches_of_one():
 
 
 def test_the_term_sums_over_stages(bench):
-    room = bench()
+    harness = bench()
     term = DAN(stages=("layer1", "head"), multipliers=(0.5, 1.0))
-    term.check(room.setup)
-    context = room.context()
+    term.check(harness.setup)
+    context = harness.context()
     expected = sum(
         mmd(
             *(vectors(context.forward(s).features[stage]) for s in term.streams),

@@ -39,23 +39,25 @@ def test_reversal_keeps_the_dtype_and_gives_the_scale_no_gradient():
     assert grads[1] == 0
 
 
-def _term(room, **fields):
+def _term(harness, **fields):
     term = DANN(**fields)
-    term.check(room.setup)
-    return term, term.init(jax.random.key(0), room.setup)
+    term.check(harness.setup)
+    return term, term.init(jax.random.key(0), harness.setup)
 
 
 def test_value_and_accuracy_are_torchs(bench):
     torch = pytest.importorskip("torch", reason="the discriminator is held to torch's")
-    room = bench()
-    term, own = _term(room, widths=(6, 4))
-    value, extra = term(View(room.context(term_params=own), "term", 0))
+    harness = bench()
+    term, term_params = _term(harness, widths=(6, 4))
+    value, extra = term(View(harness.context(term_params=term_params), "term", 0))
     means, hits = [], []
     for name, label in (("source", 1.0), ("unlabelled", 0.0)):
-        x = room.network.apply(room.params, room.stats, room.batches[name]["x"])
+        x = harness.network.apply(
+            harness.params, harness.stats, harness.batches[name]["x"]
+        )
         z = torch.tensor(np.asarray(x.features["layer1"]))
         for i in range(3):
-            layer = own[f"layer{i}"]
+            layer = term_params[f"layer{i}"]
             z = torch.relu(z) if i else z
             z = torch.nn.functional.linear(
                 z,
@@ -71,15 +73,15 @@ def test_value_and_accuracy_are_torchs(bench):
 
 
 def test_weight_scales_both_gradients_and_reversal_the_models_alone(bench):
-    room = bench()
-    _, own = _term(room)
+    harness = bench()
+    _, term_params = _term(harness)
 
     def grads(**fields):
-        def total(params, own):
-            context = room.context(params, term_params=own)
+        def total(params, term_params):
+            context = harness.context(params, term_params=term_params)
             return loss({"term": DANN(**fields)}, context)[0]
 
-        return jax.grad(total, argnums=(0, 1))(room.params, own)
+        return jax.grad(total, argnums=(0, 1))(harness.params, term_params)
 
     plain = grads(reversal=1.0)
     for fields, model, discriminator in (
@@ -87,45 +89,45 @@ def test_weight_scales_both_gradients_and_reversal_the_models_alone(bench):
         ({"reversal": 1.0, "weight": 3.0}, 3.0, 3.0),
         ({"reversal": -1.0}, -1.0, 1.0),  # not reversed: what plain descent would do
     ):
-        for found, base, factor in zip(grads(**fields), plain, (model, discriminator)):
-            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(base)):
+        for actual, base, factor in zip(grads(**fields), plain, (model, discriminator)):
+            for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(base)):
                 np.testing.assert_allclose(a, factor * b, atol=1e-6)
 
 
 def test_a_step_of_the_discriminator_lowers_and_one_of_the_model_raises_the_value(
     bench,
 ):
-    room = bench()
-    term, own = _term(room, reversal=1.0)
+    harness = bench()
+    term, term_params = _term(harness, reversal=1.0)
 
-    def value(params, own):
-        return term(View(room.context(params, term_params=own), "term", 0))[0]
+    def value(params, term_params):
+        context = harness.context(params, term_params=term_params)
+        return term(View(context, "term", 0))[0]
 
-    start = value(room.params, own)
-    model, discriminator = jax.grad(value, argnums=(0, 1))(room.params, own)
+    start = value(harness.params, term_params)
+    model, discriminator = jax.grad(value, argnums=(0, 1))(harness.params, term_params)
 
     def step(tree, grad):
         return jax.tree.map(lambda x, g: x - 0.01 * g, tree, grad)
 
-    assert value(room.params, step(own, discriminator)) < start
-    assert value(step(room.params, model), own) > start
+    assert value(harness.params, step(term_params, discriminator)) < start
+    assert value(step(harness.params, model), term_params) > start
 
 
 def test_the_papers_ramp_is_the_default(bench):
-    room = bench()
-    _, own = _term(room)
+    harness = bench()
+    _, term_params = _term(harness)
 
     def grad(term, step):
         def value(params):
-            return term(
-                View(room.context(params, term_params=own, step=step), "term", 0)
-            )[0]
+            context = harness.context(params, term_params=term_params, step=step)
+            return term(View(context, "term", 0))[0]
 
-        return jnp.sqrt(trees.sum_squares(jax.grad(value)(room.params)))
+        return jnp.sqrt(trees.sum_squares(jax.grad(value)(harness.params)))
 
-    whole = grad(DANN(reversal=1.0), 4)
+    full_norm = grad(DANN(reversal=1.0), 4)
     lam = 2 / (1 + np.exp(-10 * 4 / 10)) - 1  # step 4 of 10
-    np.testing.assert_allclose(grad(DANN(), 4), lam * whole, rtol=1e-5)
+    np.testing.assert_allclose(grad(DANN(), 4), lam * full_norm, rtol=1e-5)
     assert grad(DANN(), 0) == 0
     assert DANN().reversal == schedules.Ramp()
 
@@ -134,15 +136,15 @@ def test_features_of_any_shape_are_flattened(bench):
     params = adversarial.perceptron_init(jax.random.key(0), (12, 5))
     assert params["layer0"]["kernel"].shape == (12, 5)
     assert params["layer1"]["kernel"].shape == (5, 1)
-    room = bench()
+    harness = bench()
     image = CNN(outputs=3, widths=(2, 3), units=4).pure()
     x = jnp.zeros((2, 8, 8, 1))
     p, s = image.init(jax.random.key(0), x)
     shapes = jax.eval_shape(lambda x: image.apply(p, s, x).features, x)
-    program = dataclasses.replace(room.setup.program, network=image)
-    setup = dataclasses.replace(room.setup, program=program, features=shapes)
-    own = DANN(stage="block1").init(jax.random.key(0), setup)
-    assert own["layer0"]["kernel"].shape == (4 * 4 * 2, 64)
+    program = dataclasses.replace(harness.setup.program, network=image)
+    setup = dataclasses.replace(harness.setup, program=program, features=shapes)
+    term_params = DANN(stage="block1").init(jax.random.key(0), setup)
+    assert term_params["layer0"]["kernel"].shape == (4 * 4 * 2, 64)
 
 
 def test_errors(bench):

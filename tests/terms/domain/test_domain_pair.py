@@ -36,10 +36,10 @@ def _experiment(term, **changes):
 def test_maps_are_averaged_where_the_head_averages_them_and_flattened_below():
     network = MODEL.pure()
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 8)).astype(np.float32)
-    found = domain_pair.stage_vectors(network, "stage3", jnp.asarray(x))
-    np.testing.assert_allclose(found, x.mean((1, 2)), rtol=1e-6)
-    found = domain_pair.stage_vectors(network, "stage2", jnp.asarray(x))
-    np.testing.assert_array_equal(found, x.reshape(3, -1))
+    actual = domain_pair.stage_vectors(network, "stage3", jnp.asarray(x))
+    np.testing.assert_allclose(actual, x.mean((1, 2)), rtol=1e-6)
+    actual = domain_pair.stage_vectors(network, "stage2", jnp.asarray(x))
+    np.testing.assert_array_equal(actual, x.reshape(3, -1))
 
 
 @pytest.mark.parametrize("cache", ["off", "memory"])
@@ -52,11 +52,11 @@ def test_a_discriminator_on_frozen_features_takes_the_pooled_ones(cache):
             cache=cache,
         )
     )
-    own = run.state.trainable["terms"]["term"]
-    assert own["layer0"]["kernel"].shape == (8, 4)
-    before = jax.tree.map(np.array, own)
-    found = run.advance(2)
-    assert np.isfinite([list(step.values()) for step in found]).all()
+    term_params = run.state.trainable["terms"]["term"]
+    assert term_params["layer0"]["kernel"].shape == (8, 4)
+    before = jax.tree.map(np.array, term_params)
+    metrics = run.advance(2)
+    assert np.isfinite([list(step.values()) for step in metrics]).all()
     after = run.state.trainable["terms"]["term"]
     assert not np.array_equal(after["layer0"]["kernel"], before["layer0"]["kernel"])
 
@@ -78,9 +78,9 @@ def test_tokens_become_one_vector_and_their_gradient_is_reversed():
     assert domain_pair.stage_vectors(network, before, features[before]).shape == (2, 8)
 
     tokens = features["embeddings"]
-    found = domain_pair.stage_vectors(network, "embeddings", tokens)
+    actual = domain_pair.stage_vectors(network, "embeddings", tokens)
     real = np.asarray(tokens.states[0, :3]).mean(0)
-    np.testing.assert_allclose(found[0], real, rtol=1e-5)
+    np.testing.assert_allclose(actual[0], real, rtol=1e-5)
 
     def total(states, reverse):
         changed = tokens._replace(states=states)

@@ -37,37 +37,37 @@ def _layers(n, seed):
 def test_the_kernels_of_all_layers_are_multiplied():
     source, target = _layers(5, 0), _layers(7, 1)
     gammas = [[0.5, 4.0], [1.68]]
-    found = joint_mmd(
+    actual = joint_mmd(
         [jnp.float32(x) for x in source],
         [jnp.float32(x) for x in target],
         [{"bandwidths": tuple(g)} for g in gammas],
     )
-    np.testing.assert_allclose(found, _loop(source, target, gammas), rtol=1e-5)
+    np.testing.assert_allclose(actual, _loop(source, target, gammas), rtol=1e-5)
 
 
 def test_one_layer_is_mmd():
     source, target = _layers(6, 0), _layers(6, 1)
     a, b = jnp.float32(source[0]), jnp.float32(target[0])
     for estimator in ("biased", "unbiased", "linear"):
-        found = joint_mmd([a], [b], [{"multipliers": (1.0,)}], estimator)
+        actual = joint_mmd([a], [b], [{"multipliers": (1.0,)}], estimator)
         expected = mmd(a, b, multipliers=(1.0,), estimator=estimator)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_the_term_joins_features_and_predictions(bench):
-    room = bench()
+    harness = bench()
     term = JAN(multipliers=(1.0, 2.0))
-    term.check(room.setup)
-    value = term(View(room.context(), "term", 0))
+    term.check(harness.setup)
+    value = term(View(harness.context(), "term", 0))
     layers = []
     for name in term.streams:
-        x = room.batches[name]["x"]
-        out = room.network.apply(room.params, room.stats, x)
+        x = harness.batches[name]["x"]
+        out = harness.network.apply(harness.params, harness.stats, x)
         p = jax.nn.softmax(out.logits)
         layers.append([np.float64(out.features["layer1"]), np.float64(p)])
     pooled = np.concatenate([layers[0][0], layers[1][0]])
-    far = [np.sum((a - b) ** 2) for i, a in enumerate(pooled) for b in pooled[:i]]
-    gammas = [[np.mean(far), 2 * np.mean(far)], [1.68]]
+    distances = [np.sum((a - b) ** 2) for i, a in enumerate(pooled) for b in pooled[:i]]
+    gammas = [[np.mean(distances), 2 * np.mean(distances)], [1.68]]
     np.testing.assert_allclose(value, _loop(*layers, gammas), rtol=1e-4)
 
 

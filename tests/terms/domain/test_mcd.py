@@ -22,56 +22,64 @@ def test_the_discrepancy_by_loops():
     a, b = rng.normal(size=(2, 6, 4))
     p, q = _softmax(a), _softmax(b)
     per_example = [sum(abs(x - y) for x, y in zip(*pq)) / 4 for pq in zip(p, q)]
-    found = discrepancy(jnp.float32(a), jnp.float32(b))
-    np.testing.assert_allclose(found, np.mean(per_example), rtol=1e-5)
+    actual = discrepancy(jnp.float32(a), jnp.float32(b))
+    np.testing.assert_allclose(actual, np.mean(per_example), rtol=1e-5)
     assert discrepancy(jnp.float32(a), jnp.float32(a)) == 0
 
 
 def test_the_parts_are_numpys_and_the_features_gradient_alone_is_reversed(bench):
-    room = bench()
+    harness = bench()
     term = MCD(reversal=0.5, widths=())
-    term.check(room.setup)
-    own = term.init(jax.random.key(0), room.setup)
-    kernel, bias = (np.float64(own["layer0"][k]) for k in ("kernel", "bias"))
+    term.check(harness.setup)
+    term_params = term.init(jax.random.key(0), harness.setup)
+    kernel, bias = (np.float64(term_params["layer0"][k]) for k in ("kernel", "bias"))
 
     def run(name):
-        return room.network.apply(room.params, room.stats, room.batches[name]["x"])
+        return harness.network.apply(
+            harness.params, harness.stats, harness.batches[name]["x"]
+        )
 
     source, target = run("source"), run("unlabelled")
     z = np.float64(source.features["layer1"]) @ kernel + bias
-    y = np.asarray(room.batches["source"]["y"])
-    learned = -np.mean(np.log(_softmax(z)[np.arange(len(y)), y]))
+    y = np.asarray(harness.batches["source"]["y"])
+    source_loss = -np.mean(np.log(_softmax(z)[np.arange(len(y)), y]))
     z = np.float64(target.features["layer1"]) @ kernel + bias
     p = _softmax(np.float64(target.logits))
-    apart = np.mean(np.abs(p - _softmax(z)))
+    difference = np.mean(np.abs(p - _softmax(z)))
 
-    def value(params, own, metric=None):
-        found, extra = term(View(room.context(params, term_params=own), "term", 0))
-        return extra[metric] if metric else found
+    def value(params, term_params, metric=None):
+        context = harness.context(params, term_params=term_params)
+        value, extra = term(View(context, "term", 0))
+        return extra[metric] if metric else value
 
-    found = value(room.params, own)
-    np.testing.assert_allclose(found, learned - apart, rtol=1e-5)
+    actual = value(harness.params, term_params)
+    np.testing.assert_allclose(actual, source_loss - difference, rtol=1e-5)
     np.testing.assert_allclose(
-        value(room.params, own, "agreement"), np.mean(p.argmax(1) == z.argmax(1))
+        value(harness.params, term_params, "agreement"),
+        np.mean(p.argmax(1) == z.argmax(1)),
     )
-    whole = jax.grad(value)(room.params, own)
+    whole = jax.grad(value)(harness.params, term_params)
 
     # Against the same equation without reversal, written out here.
     def plain(params, sign):
-        out = room.network.apply(params, room.stats, room.batches["unlabelled"]["x"])
+        out = harness.network.apply(
+            params, harness.stats, harness.batches["unlabelled"]["x"]
+        )
         q = jax.nn.softmax(out.features["layer1"] @ jnp.float32(kernel) + bias)
         return sign * jnp.mean(jnp.abs(jax.nn.softmax(out.logits) - q))
 
     def second(params):
-        out = room.network.apply(params, room.stats, room.batches["source"]["x"])
+        out = harness.network.apply(
+            params, harness.stats, harness.batches["source"]["x"]
+        )
         log_p = jax.nn.log_softmax(out.features["layer1"] @ jnp.float32(kernel) + bias)
         return -jnp.mean(log_p[jnp.arange(len(y)), y])
 
     raised, lowered = (
-        jax.grad(plain)(room.params, -1.0),
-        jax.grad(plain)(room.params, 0.5),
+        jax.grad(plain)(harness.params, -1.0),
+        jax.grad(plain)(harness.params, 0.5),
     )
-    learns = jax.grad(second)(room.params)
+    learns = jax.grad(second)(harness.params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         whole["head"],

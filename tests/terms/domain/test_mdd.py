@@ -27,11 +27,11 @@ def test_the_disparity_by_loops(margin):
     rng = np.random.default_rng(0)
     source, target = rng.normal(size=(5, 3)), rng.normal(size=(7, 3))
     h = rng.integers(0, 3, 5), rng.integers(0, 3, 7)
-    found = mdd.margin_disparity(
+    actual = mdd.margin_disparity(
         jnp.float32(source), h[0], jnp.float32(target), h[1], margin
     )
     np.testing.assert_allclose(
-        found, _loop(source, h[0], target, h[1], margin), rtol=1e-5
+        actual, _loop(source, h[0], target, h[1], margin), rtol=1e-5
     )
 
 
@@ -45,25 +45,25 @@ def test_the_chance_of_all_others_survives_certainty():
 
 
 def test_the_value_and_no_gradient_to_the_head(bench):
-    room = bench()
+    harness = bench()
     term = MDD(reversal=1.0, margin=2.0, widths=(4,))
-    term.check(room.setup)
-    own = term.init(jax.random.key(0), room.setup)
+    term.check(harness.setup)
+    term_params = term.init(jax.random.key(0), harness.setup)
     rows = []
     for name in term.streams:
-        x = room.batches[name]["x"]
-        out = room.network.apply(room.params, room.stats, x)
+        x = harness.batches[name]["x"]
+        out = harness.network.apply(harness.params, harness.stats, x)
         z = np.float64(out.features["layer1"])
         for i in range(2):
-            layer = jax.tree.map(np.float64, own[f"layer{i}"])
+            layer = jax.tree.map(np.float64, term_params[f"layer{i}"])
             z = (np.maximum(z, 0) if i else z) @ layer["kernel"] + layer["bias"]
         rows += [z, np.argmax(out.logits, 1)]
 
     def value(params):
-        return term(View(room.context(params, term_params=own), "term", 0))
+        return term(View(harness.context(params, term_params=term_params), "term", 0))
 
-    (found, extra), grads = jax.value_and_grad(value, has_aux=True)(room.params)
-    np.testing.assert_allclose(found, _loop(*rows, 2.0), rtol=1e-5)
+    (actual, extra), grads = jax.value_and_grad(value, has_aux=True)(harness.params)
+    np.testing.assert_allclose(actual, _loop(*rows, 2.0), rtol=1e-5)
     agree = [np.mean(np.argmax(z, 1) == h) for z, h in (rows[:2], rows[2:])]
     np.testing.assert_allclose(
         [extra["source_agree"], extra["target_agree"]], agree, rtol=1e-6

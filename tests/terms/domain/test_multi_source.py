@@ -13,16 +13,16 @@ from jaxtl.terms.context import loss
 
 
 def test_the_sum_is_the_mean_over_sources(bench):
-    room = bench(streams=("art", "photo", "target"))
+    harness = bench(streams=("art", "photo", "target"))
     terms = domain.each_source(
         tl.losses.CrossEntropy(weight=3.0), ("art", "photo"), "task"
     )
     assert list(terms) == ["task_art", "task_photo"]
-    total, found = loss(terms, room.context(term_states={}))
+    total, metrics = loss(terms, harness.context(term_states={}))
     np.testing.assert_allclose(
-        total, 3.0 * (found["task_art"] + found["task_photo"]) / 2, rtol=1e-6
+        total, 3.0 * (metrics["task_art"] + metrics["task_photo"]) / 2, rtol=1e-6
     )
-    assert found["task_art"] != found["task_photo"]
+    assert metrics["task_art"] != metrics["task_photo"]
 
 
 def test_adversaries_have_a_discriminator_each():
@@ -36,14 +36,14 @@ def test_adversaries_have_a_discriminator_each():
 def test_a_schedules_share_stays_a_schedule():
     weight = schedules.Linear(peak=4.0, warmup=2.0)
     term = domain.DeepCORAL(weight=weight)
-    made = domain.each_source(term, ("a", "b"))["deepcoral_a"]
+    copy = domain.each_source(term, ("a", "b"))["deepcoral_a"]
     for step in range(6):
         whole = weight.value(jnp.asarray(step), jnp.asarray(6))
-        half = made.weight.value(jnp.asarray(step), jnp.asarray(6))
+        half = copy.weight.value(jnp.asarray(step), jnp.asarray(6))
         np.testing.assert_allclose(half, whole / 2, rtol=1e-6)
-    assert serialization.from_json(serialization.to_json(made)) == made
+    assert serialization.from_json(serialization.to_json(copy)) == copy
     # Its numbers are traced like any other's.
-    assert config.key(config.without_hyperparameters(made)) == config.key(
+    assert config.key(config.without_hyperparameters(copy)) == config.key(
         config.without_hyperparameters(
             domain.each_source(term, ("a", "b", "c"))["deepcoral_a"]
         )

@@ -42,10 +42,10 @@ def test_more_values_than_there_are_count_once():
 def test_norms_and_both_losses_by_loops():
     f = np.random.default_rng(0).normal(size=(5, 4))
     sizes = [np.sqrt(sum(v * v for v in row)) for row in f]
-    found = norms(jnp.float32(f))
-    np.testing.assert_allclose(found, sizes, rtol=1e-6)
+    actual = norms(jnp.float32(f))
+    np.testing.assert_allclose(actual, sizes, rtol=1e-6)
     expected = np.mean([(s - 25.0) ** 2 for s in sizes])
-    np.testing.assert_allclose(hard_norm_loss(found, 25.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(hard_norm_loss(actual, 25.0), expected, rtol=1e-5)
 
     value, grad = jax.value_and_grad(lambda f: stepwise_norm_loss(norms(f), 0.5))(
         jnp.float32(f)
@@ -61,52 +61,54 @@ def test_a_feature_of_zeros_has_a_finite_gradient():
     np.testing.assert_array_equal(grad, 0.0)
 
 
-def _features(room, name):
-    out = room.network.apply(room.params, room.stats, room.batches[name]["x"])
+def _features(harness, name):
+    out = harness.network.apply(
+        harness.params, harness.stats, harness.batches[name]["x"]
+    )
     return np.float64(out.features["layer1"])
 
 
 def test_terms_read_both_domains(bench):
-    room = bench()
-    s, t = _features(room, "source"), _features(room, "unlabelled")
+    harness = bench()
+    s, t = _features(harness, "source"), _features(harness, "unlabelled")
     term = BSP(largest=2)
-    term.check(room.setup)
-    value = term(View(room.context(), "term", 0))
+    term.check(harness.setup)
+    value = term(View(harness.context(), "term", 0))
     both = [(np.linalg.svd(f)[1][:2] ** 2).sum() for f in (s, t)]
     np.testing.assert_allclose(value, sum(both), rtol=1e-4)
     term = AFN(radius=10.0)
-    term.check(room.setup)
-    value, extra = term(View(room.context(), "term", 0))
+    term.check(harness.setup)
+    value, extra = term(View(harness.context(), "term", 0))
     sizes = [np.linalg.norm(f, axis=1) for f in (s, t)]
     expected = np.mean((np.concatenate(sizes) - 10.0) ** 2)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    found = [extra["source_norm"], extra["target_norm"]]
-    np.testing.assert_allclose(found, [x.mean() for x in sizes], rtol=1e-5)
+    actual = [extra["source_norm"], extra["target_norm"]]
+    np.testing.assert_allclose(actual, [x.mean() for x in sizes], rtol=1e-5)
 
 
 def test_steps_of_afn_let_norms_grow(bench):
-    room = bench()
+    harness = bench()
 
     @jax.jit
     def both(params):
-        value, extra = AFN()(View(room.context(params), "term", 0))
+        value, extra = AFN()(View(harness.context(params), "term", 0))
         return value, extra["target_norm"]
 
     step = jax.jit(jax.grad(both, has_aux=True))
-    params, seen = room.params, []
+    params, mean_norms = harness.params, []
     for _ in range(5):
         grads, size = step(params)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
-        seen.append(float(size))
-    assert np.all(np.diff(seen) > 0)
+        mean_norms.append(float(size))
+    assert np.all(np.diff(mean_norms) > 0)
 
 
 def test_features_of_maps_are_flattened(bench):
-    room = bench(model=models.MLP(outputs=3, widths=(8, 4)))
+    harness = bench(model=models.MLP(outputs=3, widths=(8, 4)))
     for cls in (BSP, AFN):
-        cls(stage="layer1").check(room.setup)
+        cls(stage="layer1").check(harness.setup)
         with pytest.raises(UserError, match="did you mean 'layer1'"):
-            cls(stage="layer_1").check(room.setup)
+            cls(stage="layer_1").check(harness.setup)
 
 
 def test_errors(bench):

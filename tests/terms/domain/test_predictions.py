@@ -44,8 +44,8 @@ def _confusion(logits, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_class_confusion_by_loops(temperature):
     logits = 3 * np.random.default_rng(0).normal(size=(7, 4))
-    found = class_confusion(jnp.float32(logits), temperature)
-    np.testing.assert_allclose(found, _confusion(logits, temperature), rtol=1e-5)
+    actual = class_confusion(jnp.float32(logits), temperature)
+    np.testing.assert_allclose(actual, _confusion(logits, temperature), rtol=1e-5)
 
 
 def test_certain_predictions_are_not_confused_whatever_their_classes():
@@ -69,8 +69,8 @@ def test_no_gradient_flows_through_the_weights():
         c = c / c.sum(1, keepdims=True)
         return (c.sum() - jnp.trace(c)) / 3
 
-    found = jax.grad(lambda z: class_confusion(z, 1.0))(logits)
-    np.testing.assert_allclose(found, jax.grad(held)(logits), atol=1e-6)
+    actual = jax.grad(lambda z: class_confusion(z, 1.0))(logits)
+    np.testing.assert_allclose(actual, jax.grad(held)(logits), atol=1e-6)
 
 
 def test_entropy_and_its_limits():
@@ -86,8 +86,8 @@ def test_entropy_and_its_limits():
 def test_the_nuclear_norm_is_svds_with_its_gradient_u_vt():
     p = _softmax(np.random.default_rng(0).normal(size=(6, 4)))
     u, s, vt = np.linalg.svd(p, full_matrices=False)
-    found, grad = jax.value_and_grad(nuclear_norm)(jnp.float32(p))
-    np.testing.assert_allclose(found, s.sum() / 6, rtol=1e-5)
+    actual, grad = jax.value_and_grad(nuclear_norm)(jnp.float32(p))
+    np.testing.assert_allclose(actual, s.sum() / 6, rtol=1e-5)
     np.testing.assert_allclose(grad, u @ vt / 6, atol=1e-5)
 
 
@@ -113,22 +113,22 @@ TERMS = [
 
 @pytest.mark.parametrize(("term", "reference"), TERMS)
 def test_terms_read_the_targets_predictions_alone(bench, term, reference):
-    room = bench()
-    term.check(room.setup)
+    harness = bench()
+    term.check(harness.setup)
     assert term.streams == ("unlabelled",)
 
     @jax.jit
     def value(params):
-        found = term(View(room.context(params), "term", 0))
-        return found[0] if isinstance(found, tuple) else found
+        result = term(View(harness.context(params), "term", 0))
+        return result[0] if isinstance(result, tuple) else result
 
-    x = room.batches["unlabelled"]["x"]
-    logits = np.float64(room.network.apply(room.params, room.stats, x).logits)
-    np.testing.assert_allclose(value(room.params), reference(logits), rtol=1e-5)
+    x = harness.batches["unlabelled"]["x"]
+    logits = np.float64(harness.network.apply(harness.params, harness.stats, x).logits)
+    np.testing.assert_allclose(value(harness.params), reference(logits), rtol=1e-5)
     # A step down its gradient does lower it.
-    grads = jax.jit(jax.grad(value))(room.params)
-    moved = jax.tree.map(lambda p, g: p - 0.05 * g, room.params, grads)
-    assert value(moved) < value(room.params)
+    grads = jax.jit(jax.grad(value))(harness.params)
+    moved = jax.tree.map(lambda p, g: p - 0.05 * g, harness.params, grads)
+    assert value(moved) < value(harness.params)
 
 
 def test_errors(bench):

@@ -33,15 +33,15 @@ def test_of_certain_predictions_it_is_minus_the_mutual_information():
     assert np.isfinite(grad).all()
 
 
-def _reference(features, p, seen):
+def _reference(features, p, mask):
     """Eq. 4 to 6 with scikit-learn's distances; classes without members left out."""
-    g, delta = features[seen], p[seen]
+    g, delta = features[mask], p[mask]
     first = np.stack([(delta[:, [k]] * g).sum(0) / delta[:, k].sum() for k in range(3)])
     labels = cosine_distances(features, first).argmin(1)
-    inside = labels[seen]
-    there = np.unique(inside)
-    second = np.stack([g[inside == k].mean(0) for k in there])
-    return there[cosine_distances(features, second).argmin(1)]
+    seen_labels = labels[mask]
+    nonempty = np.unique(seen_labels)
+    second = np.stack([g[seen_labels == k].mean(0) for k in nonempty])
+    return nonempty[cosine_distances(features, second).argmin(1)]
 
 
 @pytest.mark.parametrize("classes", [3, 2])
@@ -53,35 +53,35 @@ def test_labels_are_those_of_the_nearest_centroids(classes):
     p = special.softmax(2 * np.eye(3)[y] + rng.normal(size=(120, 3)), axis=1)
     if classes == 2:
         features[:, 2], p[:, 2] = 0.0, 1e-9
-    seen = rng.random(120) < 0.8
-    found = jax.jit(centroid_labels)(
-        jnp.asarray(features, jnp.float32), jnp.asarray(p, jnp.float32), seen
+    mask = rng.random(120) < 0.8
+    actual = jax.jit(centroid_labels)(
+        jnp.asarray(features, jnp.float32), jnp.asarray(p, jnp.float32), mask
     )
-    np.testing.assert_array_equal(found, _reference(features, p, seen))
-    assert np.mean(np.asarray(found) == y) > np.mean(p.argmax(1) == y)
+    np.testing.assert_array_equal(actual, _reference(features, p, mask))
+    assert np.mean(np.asarray(actual) == y) > np.mean(p.argmax(1) == y)
 
 
 def test_a_class_without_members_gets_none():
     features = jnp.asarray([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     p = jnp.asarray([[0.9, 0.05, 0.05]] * 2 + [[0.05, 0.9, 0.05]] * 2)
-    found = centroid_labels(features, p, jnp.ones(4, bool))
-    np.testing.assert_array_equal(found, [0, 0, 1, 1])
+    actual = centroid_labels(features, p, jnp.ones(4, bool))
+    np.testing.assert_array_equal(actual, [0, 0, 1, 1])
 
 
-def _outputs(room):
-    batch = room.batches["unlabelled"]
-    out = room.network.apply(room.params, room.stats, batch["x"])
+def _outputs(harness):
+    batch = harness.batches["unlabelled"]
+    out = harness.network.apply(harness.params, harness.stats, batch["x"])
     features = np.asarray(out.features["layer1"], np.float64)
     return np.asarray(batch["row"]), features, np.asarray(out.logits, np.float64)
 
 
 @pytest.mark.parametrize("step", [4, 5])
 def test_the_terms_value_and_its_memory(bench, step):
-    room = bench()
+    harness = bench()
     term = SHOT(diversity=0.7, labels=0.2, every=4)
-    term.check(room.setup)
-    state = term.init_state(room.setup)
-    rows, features, logits = _outputs(room)
+    term.check(harness.setup)
+    state = term.init_state(harness.setup)
+    rows, features, logits = _outputs(harness)
     p = special.softmax(logits, axis=1)
     rng = np.random.default_rng(0)
     for name in ("features", "probabilities"):  # all others, as seen before
@@ -90,29 +90,29 @@ def test_the_terms_value_and_its_memory(bench, step):
     state["seen"] = jnp.ones_like(state["seen"])
     stale = (np.arange(20) % 3).astype(np.int32)
     state["labels"] = jnp.asarray(stale)
-    context = room.context(state=state, step=step)
+    context = harness.context(state=state, step=step)
     value, extra = term(View(context, "term", 0))
 
     memory = {n: np.array(state[n], np.float64) for n in ("features", "probabilities")}
     memory["features"][rows], memory["probabilities"][rows] = features, p
-    every = np.ones(20, bool)
-    labels = _reference(memory["features"], memory["probabilities"], every)
+    all_rows = np.ones(20, bool)
+    labels = _reference(memory["features"], memory["probabilities"], all_rows)
     labels = labels if step % 4 == 0 else stale
-    own = -np.log(p[np.arange(len(p)), labels[rows]]).mean()
+    pseudo = -np.log(p[np.arange(len(p)), labels[rows]]).mean()
     expected = stats.entropy(p, axis=1).mean() - 0.7 * stats.entropy(p.mean(0))
-    np.testing.assert_allclose(value, expected + 0.2 * own, rtol=1e-4)
-    np.testing.assert_allclose(extra["pseudo"], own, rtol=1e-4)
+    np.testing.assert_allclose(value, expected + 0.2 * pseudo, rtol=1e-4)
+    np.testing.assert_allclose(extra["pseudo"], pseudo, rtol=1e-4)
     same = np.mean(p.argmax(1) == labels[rows])
     np.testing.assert_allclose(extra["agreement"], same, rtol=1e-6)
-    kept = context.term_states["term"]
-    np.testing.assert_array_equal(kept["labels"], labels)
-    np.testing.assert_allclose(kept["features"], memory["features"], rtol=1e-4)
+    new_state = context.term_states["term"]
+    np.testing.assert_array_equal(new_state["labels"], labels)
+    np.testing.assert_allclose(new_state["features"], memory["features"], rtol=1e-4)
 
 
 def test_the_memory_begins_with_a_pass_of_the_initial_model(bench):
-    room = bench()
-    state = SHOT().init_state(room.setup)
-    rows, features, logits = _outputs(room)
+    harness = bench()
+    state = SHOT().init_state(harness.setup)
+    rows, features, logits = _outputs(harness)
     np.testing.assert_allclose(state["features"][rows], features, rtol=1e-4)
     np.testing.assert_allclose(
         state["probabilities"][rows], special.softmax(logits, axis=1), rtol=1e-4

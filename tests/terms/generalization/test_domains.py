@@ -34,41 +34,43 @@ def _cross_entropy(z, y):
     return total / len(z)
 
 
-def _room(bench, **fields):
+def _harness(bench, **fields):
     return bench(streams=(*STREAMS, "unlabelled"), **fields)
 
 
-def _run(room, term, seed=0, state=None):
+def _run(harness, term, seed=0, state=None):
     """Returns (value, metrics, context) of a term on the bench."""
-    term.check(room.setup)
-    given = term.constants(room.setup)
-    state = term.init_state(room.setup) if state is None else state
-    context = room.context(state=state, constants=given, seed=seed)
-    found = term(View(context, "term", 0))
-    value, extra = found if isinstance(found, tuple) else (found, {})
+    term.check(harness.setup)
+    constants = term.constants(harness.setup)
+    state = term.init_state(harness.setup) if state is None else state
+    context = harness.context(state=state, constants=constants, seed=seed)
+    result = term(View(context, "term", 0))
+    value, extra = result if isinstance(result, tuple) else (result, {})
     return value, extra, context
 
 
-def _forward(room, stream):
-    out = room.network.apply(room.params, room.stats, room.batches[stream]["x"])
-    return np.asarray(out.logits, np.float64), np.asarray(room.batches[stream]["y"])
+def _forward(harness, stream):
+    out = harness.network.apply(
+        harness.params, harness.stats, harness.batches[stream]["x"]
+    )
+    return np.asarray(out.logits, np.float64), np.asarray(harness.batches[stream]["y"])
 
 
 def test_risks_are_each_domains_mean():
     z, y = _logits()
-    found = base.risks(dict(enumerate(z)), dict(enumerate(y)))
+    actual = base.risks(dict(enumerate(z)), dict(enumerate(y)))
     expected = [_cross_entropy(a, b) for a, b in zip(z, y)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_erm_counts_every_domain_the_same(bench):
-    room = _room(bench)
-    value, extra, _ = _run(room, generalization.PooledERM(streams=STREAMS))
-    found = [_forward(room, s) for s in STREAMS]
-    assert len({len(y) for _, y in found}) == 3  # batches of unequal size
-    risks = [_cross_entropy(*pair) for pair in found]
+    harness = _harness(bench)
+    value, extra, _ = _run(harness, generalization.PooledERM(streams=STREAMS))
+    outputs = [_forward(harness, s) for s in STREAMS]
+    assert len({len(y) for _, y in outputs}) == 3  # batches of unequal size
+    risks = [_cross_entropy(*pair) for pair in outputs]
     np.testing.assert_allclose(value, np.mean(risks), rtol=1e-5)
-    hits = [np.mean(z.argmax(1) == y) for z, y in found]
+    hits = [np.mean(z.argmax(1) == y) for z, y in outputs]
     np.testing.assert_allclose(extra["accuracy"], np.mean(hits), rtol=1e-6)
     np.testing.assert_allclose(extra["worst"], np.min(hits), rtol=1e-6)
 
@@ -83,11 +85,11 @@ def test_the_penalty_is_torchs_squared_gradient_by_a_scale():
         return torch.autograd.grad(loss, [w])[0].item()
 
     for logits, labels in zip(z, y):
-        found = irm.penalty(jnp.asarray(logits), jnp.asarray(labels))
-        np.testing.assert_allclose(found, gradient(logits, labels) ** 2, rtol=1e-5)
-        found = irm.penalty(jnp.asarray(logits), jnp.asarray(labels), halves=True)
+        actual = irm.penalty(jnp.asarray(logits), jnp.asarray(labels))
+        np.testing.assert_allclose(actual, gradient(logits, labels) ** 2, rtol=1e-5)
+        actual = irm.penalty(jnp.asarray(logits), jnp.asarray(labels), halves=True)
         halves = [gradient(logits[i::2], labels[i::2]) for i in (0, 1)]
-        np.testing.assert_allclose(found, np.prod(halves), rtol=1e-5)
+        np.testing.assert_allclose(actual, np.prod(halves), rtol=1e-5)
 
 
 def test_the_penaltys_own_gradient_is_torchs():
@@ -98,8 +100,8 @@ def test_the_penaltys_own_gradient_is_torchs():
     loss = torch.nn.functional.cross_entropy(w * logits, torch.tensor(y))
     slope = torch.autograd.grad(loss, [w], create_graph=True)[0]
     (slope**2).backward()
-    found = jax.grad(irm.penalty)(jnp.asarray(z), jnp.asarray(y))
-    np.testing.assert_allclose(found, logits.grad, rtol=1e-4, atol=1e-6)
+    actual = jax.grad(irm.penalty)(jnp.asarray(z), jnp.asarray(y))
+    np.testing.assert_allclose(actual, logits.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_the_product_of_halves_is_unbiased_and_the_square_is_not():
@@ -126,16 +128,16 @@ def test_distributions_as_labels_are_what_their_indices_are():
 
 
 def test_irm_and_vrex_on_the_models_logits(bench):
-    room = _room(bench)
-    found = [_forward(room, s) for s in STREAMS]
-    risks = [_cross_entropy(*pair) for pair in found]
-    value, extra, _ = _run(room, generalization.VREx(streams=STREAMS))
+    harness = _harness(bench)
+    outputs = [_forward(harness, s) for s in STREAMS]
+    risks = [_cross_entropy(*pair) for pair in outputs]
+    value, extra, _ = _run(harness, generalization.VREx(streams=STREAMS))
     expected = np.mean([(r - np.mean(risks)) ** 2 for r in risks])
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     np.testing.assert_allclose(extra["worst"], max(risks), rtol=1e-5)
-    value, _, _ = _run(room, generalization.IRM(streams=STREAMS))
+    value, _, _ = _run(harness, generalization.IRM(streams=STREAMS))
     penalties = []
-    for z, y in found:
+    for z, y in outputs:
         step = 1e-5
         up, down = (_cross_entropy(w * z, y) for w in (1 + step, 1 - step))
         penalties.append(((up - down) / (2 * step)) ** 2)
@@ -162,21 +164,21 @@ def test_group_weights_follow_exponentiated_gradient():
 
 def test_group_weights_that_float32_can_not_hold_still_come_back():
     start = jnp.log(jnp.full(2, 0.5))
-    far = group_dro.updated_log_weights(start, jnp.asarray([200.0, 0.0]), 1.0)
-    assert np.exp(far[1]) == 0.0
-    back = group_dro.updated_log_weights(far, jnp.asarray([0.0, 200.0]), 1.0)
-    np.testing.assert_allclose(np.exp(back), 0.5, rtol=1e-4)
+    extreme = group_dro.updated_log_weights(start, jnp.asarray([200.0, 0.0]), 1.0)
+    assert np.exp(extreme[1]) == 0.0
+    recovered = group_dro.updated_log_weights(extreme, jnp.asarray([0.0, 200.0]), 1.0)
+    np.testing.assert_allclose(np.exp(recovered), 0.5, rtol=1e-4)
 
 
 def test_group_dro_keeps_its_weights_between_steps(bench):
-    room = _room(bench)
+    harness = _harness(bench)
     term = generalization.GroupDRO(streams=STREAMS, eta=0.5, adjustment=2.0)
-    sizes = [room.setup.examples[s] for s in STREAMS]
-    risks = [_cross_entropy(*_forward(room, s)) for s in STREAMS]
+    sizes = [harness.setup.examples[s] for s in STREAMS]
+    risks = [_cross_entropy(*_forward(harness, s)) for s in STREAMS]
     risks = np.asarray(risks) + 2.0 / np.sqrt(sizes)
-    weights, state = np.full(3, 1 / 3), term.init_state(room.setup)
+    weights, state = np.full(3, 1 / 3), term.init_state(harness.setup)
     for _ in range(3):
-        value, extra, context = _run(room, term, state=state)
+        value, extra, context = _run(harness, term, state=state)
         state = context.term_states["term"]
         weights = weights * np.exp(0.5 * risks)
         weights /= weights.sum()
@@ -186,28 +188,28 @@ def test_group_dro_keeps_its_weights_between_steps(bench):
 
 
 def test_the_weights_of_group_dro_get_no_gradient(bench):
-    room = _room(bench)
+    harness = _harness(bench)
     term = generalization.GroupDRO(streams=STREAMS, eta=3.0)
-    given, state = term.constants(room.setup), term.init_state(room.setup)
+    constants, state = term.constants(harness.setup), term.init_state(harness.setup)
 
     def value(params, fixed):
-        context = room.context(params, state=state, constants=given)
+        context = harness.context(params, state=state, constants=constants)
         view = View(context, "term", 0)
         if fixed is None:
             return term(view)[0]
         logits = base.domain_logits(view, STREAMS)
         return fixed @ base.risks(logits, base.domain_labels(view, STREAMS))
 
-    risks = [_cross_entropy(*_forward(room, s)) for s in STREAMS]
+    risks = [_cross_entropy(*_forward(harness, s)) for s in STREAMS]
     weights = np.exp(3.0 * np.asarray(risks))
     weights = jnp.asarray(weights / weights.sum(), jnp.float32)
-    found, expected = (jax.grad(value)(room.params, w) for w in (None, weights))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    actual, expected = (jax.grad(value)(harness.params, w) for w in (None, weights))
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_batchnorm_sees_all_domains_together(bench):
-    room = _room(bench)
+    harness = _harness(bench)
     model = CNN(outputs=3, widths=(2,), units=4, norm=True).pure()
     rng = np.random.default_rng(0)
     batches = {
@@ -221,17 +223,19 @@ def test_batchnorm_sees_all_domains_together(bench):
     params, stats = model.init(jax.random.key(0), whole)
     fields = {"params": params, "stats": stats, "batches": batches}
     program = {"network": model, "train_stages": model.stages}
-    context = room.context(program=program, **fields)
-    found = context.joint_forward(STREAMS)
+    context = harness.context(program=program, **fields)
+    outputs = context.joint_forward(STREAMS)
     expected = model.apply(params, stats, whole, train=model.stages)
-    logits = jnp.concatenate([found[s].logits for s in STREAMS])
+    logits = jnp.concatenate([outputs[s].logits for s in STREAMS])
     np.testing.assert_allclose(logits, expected.logits, rtol=1e-5, atol=1e-6)
     for a, b in zip(jax.tree.leaves(context.stats), jax.tree.leaves(expected.stats)):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert found["photo"].features["block1"].shape[0] == 6
-    assert context.joint_forward(STREAMS) is found
-    for kept, moved in ((("photo",), True), ((), False), (("unlabelled",), False)):
-        context = room.context(program={**program, "stats_streams": kept}, **fields)
+    assert outputs["photo"].features["block1"].shape[0] == 6
+    assert context.joint_forward(STREAMS) is outputs
+    for streams, moved in ((("photo",), True), ((), False), (("unlabelled",), False)):
+        context = harness.context(
+            program={**program, "stats_streams": streams}, **fields
+        )
         context.joint_forward(STREAMS)
         same = jax.tree.leaves(context.stats)[0] is jax.tree.leaves(stats)[0]
         assert same != moved
@@ -239,7 +243,7 @@ def test_batchnorm_sees_all_domains_together(bench):
 
 @pytest.mark.parametrize("cls", TERMS, ids=lambda cls: cls.__name__)
 def test_bad_input_is_one_sentence(bench, cls):
-    setup = _room(bench).setup
+    setup = _harness(bench).setup
     for streams, message in (
         ((), "two or more different streams"),
         (("source",), "two or more different streams"),
@@ -254,13 +258,13 @@ def test_bad_input_is_one_sentence(bench, cls):
     regression = dataclasses.replace(setup.program, task="regression")
     with pytest.raises(UserError, match="classification"):
         cls(streams=STREAMS).check(dataclasses.replace(setup, program=regression))
-    other = {"": ("a", "b"), "photo": ("b", "a")}
+    classes = {"": ("a", "b"), "photo": ("b", "a")}
     with pytest.raises(UserError, match="classes"):
-        cls(streams=STREAMS).check(dataclasses.replace(setup, classes=other))
+        cls(streams=STREAMS).check(dataclasses.replace(setup, classes=classes))
 
 
 def test_numbers_out_of_range_are_told(bench):
-    setup = _room(bench).setup
+    setup = _harness(bench).setup
     for cls, field, value in (
         (generalization.PooledERM, "label_smoothing", 2.0),
         (generalization.GroupDRO, "eta", -1.0),
@@ -276,9 +280,9 @@ def test_numbers_out_of_range_are_told(bench):
 
 
 def test_a_batch_of_one_has_no_halves(bench):
-    room = _room(bench, batch=1)
+    harness = _harness(bench, batch=1)
     with pytest.raises(UserError, match="at least 2 examples"):
-        _run(room, generalization.IRM(streams=STREAMS, halves=True))
+        _run(harness, generalization.IRM(streams=STREAMS, halves=True))
 
 
 def test_an_experiment_whose_target_is_only_evaluated(digits):

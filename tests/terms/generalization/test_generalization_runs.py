@@ -29,9 +29,9 @@ def _losses(term, **changes):
         "batch": 8,
     }
     run = tl.setup(tl.Experiment(**{**fields, **changes}))
-    found = [row["loss"] for row in run.advance(3)]
-    assert np.isfinite(found).all()
-    return found, run
+    losses = [row["loss"] for row in run.advance(3)]
+    assert np.isfinite(losses).all()
+    return losses, run
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,17 @@ def test_the_mask_and_the_value_by_hand():
     np.testing.assert_array_equal(mask, [0, 0, 1, 0])
 
 
-def _passes(room, step, stream="unlabelled"):
+def _passes(harness, step, stream="unlabelled"):
     """Returns float64 probabilities of the weak view and logits of the strong one."""
-    context = room.context(step=step, seed=step)
+    context = harness.context(step=step, seed=step)
     view = View(context, "term", 0)
     x = context.batches[stream]["x"]
     strong = context.view(stream, NOISE, view.key)
     assert np.abs(strong - x).max() > 0.1
-    both = [room.network.apply(room.params, room.stats, a).logits for a in (x, strong)]
+    both = [
+        harness.network.apply(harness.params, harness.stats, a).logits
+        for a in (x, strong)
+    ]
     return softmax(both[0]), np.asarray(both[1], np.float64)
 
 
@@ -43,25 +46,25 @@ def _cross_entropy(strong, labels, mask):
     return -sum(m * row[k] for row, k, m in zip(log_p, labels, mask)) / len(labels)
 
 
-def _redraw(room, step):
+def _redraw(harness, step):
     """Gives the unlabelled stream another batch, of rows partly seen before."""
     rng = np.random.default_rng(step)
-    batch = room.batches["unlabelled"]
+    batch = harness.batches["unlabelled"]
     x = jnp.asarray(3 * rng.normal(size=batch["x"].shape), jnp.float32)
     rows = jnp.asarray(rng.permutation(12)[: len(x)], jnp.int32)
-    room.batches["unlabelled"] = {**batch, "x": x, "row": rows}
+    harness.batches["unlabelled"] = {**batch, "x": x, "row": rows}
 
 
 @pytest.mark.parametrize("batch", [2, 30])
 def test_the_terms_value_whatever_the_labelled_batchs_size(bench, batch):
-    room = bench()
-    label = room.batches["target"]
-    room.batches["target"] = {
+    harness = bench()
+    label = harness.batches["target"]
+    harness.batches["target"] = {
         k: jnp.resize(v, (batch, *v.shape[1:])) for k, v in label.items()
     }
-    q, strong = _passes(room, 3)
+    q, strong = _passes(harness, 3)
     term = tl.semi.FixMatch(threshold=0.5, strong=NOISE)
-    value, extra = term(View(room.context(step=3, seed=3), "term", 0))
+    value, extra = term(View(harness.context(step=3, seed=3), "term", 0))
     mask = q.max(-1) >= 0.5
     assert 0 < mask.mean() < 1
     np.testing.assert_allclose(extra["mask"], mask.mean(), rtol=1e-6)
@@ -72,22 +75,22 @@ def test_the_terms_value_whatever_the_labelled_batchs_size(bench, batch):
 @pytest.mark.parametrize("warmup", [False, True])
 @pytest.mark.parametrize("mapping", ["convex", "linear"])
 def test_flexmatch_thresholds_follow_a_simulation(bench, warmup, mapping):
-    room, tau = bench(), 0.6
+    harness, tau = bench(), 0.6
     term = tl.semi.FlexMatch(
         threshold=tau, warmup=warmup, mapping=mapping, strong=NOISE
     )
     # The stream has 12 rows of a data set of 20.
-    room.batches["unlabelled"]["row"] = jnp.arange(8)
-    setup = room.setup
+    harness.batches["unlabelled"]["row"] = jnp.arange(8)
+    setup = harness.setup
     batches = [{"row": jnp.arange(8)}, {"row": jnp.arange(8, 12)}]
     object.__setattr__(setup, "batches", lambda stream: iter(batches))
     state = term.init_state(setup)
     assert state["memory"].shape == (20,)
     memory = dict.fromkeys(range(12))
     for step in range(5):
-        _redraw(room, step)
-        q, strong = _passes(room, step)
-        context = room.context(step=step, seed=step, state=state)
+        _redraw(harness, step)
+        q, strong = _passes(harness, step)
+        context = harness.context(step=step, seed=step, state=state)
         value, extra = term(View(context, "term", 0))
         state = context.term_states["term"]
         # Algorithm 1: thresholds first, from what was remembered before this step.
@@ -103,24 +106,24 @@ def test_flexmatch_thresholds_follow_a_simulation(bench, warmup, mapping):
         np.testing.assert_allclose(extra["highest"], max(limits), rtol=1e-5)
         expected = _cross_entropy(strong, labels, mask)
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
-        rows = np.asarray(room.batches["unlabelled"]["row"]).tolist()
+        rows = np.asarray(harness.batches["unlabelled"]["row"]).tolist()
         for row, p, label in zip(rows, q, labels):
             if p.max() >= tau:
                 memory[row] = int(label)
-        kept = [-1 if memory[r] is None else memory[r] for r in range(12)]
-        np.testing.assert_array_equal(state["memory"], kept + [-2] * 8)
+        expected_memory = [-1 if memory[r] is None else memory[r] for r in range(12)]
+        np.testing.assert_array_equal(state["memory"], expected_memory + [-2] * 8)
 
 
 def test_freematch_thresholds_and_fairness_follow_a_simulation(bench):
-    room, m, share = bench(), 0.8, 0.3
+    harness, m, share = bench(), 0.8, 0.3
     term = tl.semi.FreeMatch(momentum=m, fairness=share, strong=NOISE)
-    state = term.init_state(room.setup)
+    state = term.init_state(harness.setup)
     tau, p, h = 1 / 3, np.full(3, 1 / 3), np.full(3, 1 / 3)
     masks = []
     for step in range(5):
-        _redraw(room, step)
-        q, strong = _passes(room, step)
-        context = room.context(step=step, seed=step, state=state)
+        _redraw(harness, step)
+        q, strong = _passes(harness, step)
+        context = harness.context(step=step, seed=step, state=state)
         value, extra = term(View(context, "term", 0))
         state = context.term_states["term"]
         n, labels = len(q), q.argmax(-1)
@@ -131,12 +134,12 @@ def test_freematch_thresholds_and_fairness_follow_a_simulation(bench):
         mask = np.asarray([row.max() >= limits[k] for row, k in zip(q, labels)])
         masks.append(mask.mean())
         s = softmax(strong)
-        answered = np.bincount(s.argmax(-1)[mask], minlength=3) / mask.sum()
+        shares = np.bincount(s.argmax(-1)[mask], minlength=3) / mask.sum()
         mean = s[mask].mean(0)
-        ours = mean[answered > 0] / answered[answered > 0]
-        wanted = (p / h)[answered > 0] / (p / h).sum()
-        ours = ours / ours.sum()
-        fair = sum(a * np.log(b) for a, b in zip(wanted, ours))
+        prediction_shares = mean[shares > 0] / shares[shares > 0]
+        target_shares = (p / h)[shares > 0] / (p / h).sum()
+        prediction_shares = prediction_shares / prediction_shares.sum()
+        fair = sum(a * np.log(b) for a, b in zip(target_shares, prediction_shares))
         np.testing.assert_allclose(extra["threshold"], tau, rtol=1e-5)
         np.testing.assert_allclose(state["probabilities"], p, rtol=1e-5)
         np.testing.assert_allclose(state["histogram"], h, rtol=1e-5)
@@ -157,5 +160,5 @@ def test_a_class_never_seen_holds_flexmatchs_thresholds_down():
     np.testing.assert_allclose(flexmatch.learning_status(memory, 3), [1, 1 / 3, 0])
     memory = jnp.asarray([0, -1, -1, -1, -1])
     np.testing.assert_allclose(flexmatch.learning_status(memory, 3), [0.25, 0, 0])
-    ours = flexmatch.learning_status(memory, 3, warmup=False)
-    np.testing.assert_allclose(ours, [1, 0, 0])
+    status = flexmatch.learning_status(memory, 3, warmup=False)
+    np.testing.assert_allclose(status, [1, 0, 0])

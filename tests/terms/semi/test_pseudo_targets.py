@@ -25,25 +25,27 @@ def softmax(z):
 
 def test_sharpening_is_the_equation():
     p = softmax(_logits(0))
-    found = pseudo_targets.sharpen(jnp.asarray(p, jnp.float32), 0.5)
+    actual = pseudo_targets.sharpen(jnp.asarray(p, jnp.float32), 0.5)
     expected = np.stack([row**2 / sum(v**2 for v in row) for row in p])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.05, 1.0))
 def test_sharpening_keeps_the_order_and_raises_the_largest(seed, temperature):
     p = softmax(_logits(seed))
-    found = np.asarray(pseudo_targets.sharpen(jnp.asarray(p, jnp.float32), temperature))
-    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
-    assert (found.max(-1) >= p.max(-1) - 1e-5).all()
-    np.testing.assert_array_equal(found.argmax(-1), p.argmax(-1))
+    actual = np.asarray(
+        pseudo_targets.sharpen(jnp.asarray(p, jnp.float32), temperature)
+    )
+    np.testing.assert_allclose(actual.sum(-1), 1, rtol=1e-5)
+    assert (actual.max(-1) >= p.max(-1) - 1e-5).all()
+    np.testing.assert_array_equal(actual.argmax(-1), p.argmax(-1))
 
 
 def test_sharpening_survives_numbers_that_underflow():
     p = jnp.asarray([[1.0, 0.0, 0.0], [0.5, 0.5, 1e-30]])
-    found = pseudo_targets.sharpen(p, 0.1)
-    np.testing.assert_allclose(found, [[1, 0, 0], [0.5, 0.5, 0]], atol=1e-6)
+    actual = pseudo_targets.sharpen(p, 0.1)
+    np.testing.assert_allclose(actual, [[1, 0, 0], [0.5, 0.5, 0]], atol=1e-6)
 
 
 def test_masked_cross_entropy_divides_by_the_whole_batch():
@@ -72,37 +74,39 @@ def test_kl_and_distance_are_torchs():
 
 
 def test_a_prediction_of_zero_adds_nothing_to_kl():
-    found = pseudo_targets.kl(jnp.asarray([[1.0, 0.0]]), jnp.asarray([[2.0, 2.0]]))
-    np.testing.assert_allclose(found, [np.log(2)], rtol=1e-6)
+    actual = pseudo_targets.kl(jnp.asarray([[1.0, 0.0]]), jnp.asarray([[2.0, 2.0]]))
+    np.testing.assert_allclose(actual, [np.log(2)], rtol=1e-6)
 
 
 def test_pseudo_labels_are_the_likeliest_classes_and_are_held(bench):
-    room = bench()
-    x = room.batches["unlabelled"]["x"]
+    harness = bench()
+    x = harness.batches["unlabelled"]["x"]
 
     def value(params, threshold=0.0):
-        context = room.context(params)
+        context = harness.context(params)
         return tl.semi.PseudoLabel(threshold=threshold)(View(context, "term", 0))
 
-    logits = room.network.apply(room.params, room.stats, x).logits
+    logits = harness.network.apply(harness.params, harness.stats, x).logits
     p = softmax(logits)
-    found, extra = value(room.params)
-    np.testing.assert_allclose(found, -np.log(p.max(-1)).mean(), rtol=1e-5)
+    actual, extra = value(harness.params)
+    np.testing.assert_allclose(actual, -np.log(p.max(-1)).mean(), rtol=1e-5)
     assert extra["mask"] == 1
     np.testing.assert_allclose(extra["confidence"], p.max(-1).mean(), rtol=1e-5)
     half = float(np.median(p.max(-1)))
-    found, extra = value(room.params, half)
-    sure = p.max(-1) >= half - 1e-7
-    np.testing.assert_allclose(extra["mask"], sure.mean(), rtol=1e-6)
-    np.testing.assert_allclose(found, -(np.log(p.max(-1)) * sure).mean(), rtol=1e-5)
+    actual, extra = value(harness.params, half)
+    is_confident = p.max(-1) >= half - 1e-7
+    np.testing.assert_allclose(extra["mask"], is_confident.mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        actual, -(np.log(p.max(-1)) * is_confident).mean(), rtol=1e-5
+    )
     # Labels are held: the gradient is that of cross-entropy with labels given.
-    grads = jax.grad(lambda params: value(params)[0])(room.params)
+    grads = jax.grad(lambda params: value(params)[0])(harness.params)
     labels = jnp.asarray(p.argmax(-1))
     theirs = jax.grad(
         lambda params: tl.losses.cross_entropy(
-            room.network.apply(params, room.stats, x).logits, labels
+            harness.network.apply(params, harness.stats, x).logits, labels
         )
-    )(room.params)
+    )(harness.params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, theirs
     )

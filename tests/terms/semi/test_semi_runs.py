@@ -59,25 +59,27 @@ def test_the_teacher_of_adapters_averages_what_they_train():
         TERMS["MeanTeacher"], peft=tl.peft.LoRA(rank=2, select="layer1/.*kernel")
     )
     run = tl.setup(exp)
-    kept = trees.flatten(run.state.terms["semi"]["params"])
+    averaged = trees.flatten(run.state.terms["semi"]["params"])
     moving = {p for p, m in trees.flatten(run.program.trainable_mask).items() if m}
-    assert set(kept) == moving
-    start = jax.tree.map(np.asarray, kept)
+    assert set(averaged) == moving
+    start = jax.tree.map(np.asarray, averaged)
     run.advance(3)
-    now = trees.flatten(run.state.terms["semi"]["params"])
-    assert any(not np.array_equal(start[p], now[p]) for p in moving if "layer1" in p)
+    current = trees.flatten(run.state.terms["semi"]["params"])
+    assert any(
+        not np.array_equal(start[p], current[p]) for p in moving if "layer1" in p
+    )
 
 
 def test_batch_statistics_of_the_teacher_follow_the_students():
     model = tl.models.CNN(widths=(2,), units=8, norm=True)
     run = tl.setup(_experiment(TERMS["MeanTeacher"], model=model))
-    seen = []
+    student_stats = []
     for _ in range(3):
         run.advance(1)
-        seen.append(jax.tree.map(np.asarray, run.state.stats))
+        student_stats.append(jax.tree.map(np.asarray, run.state.stats))
     # d = min(0.99, t/(t + 1)): the plain mean so far.
     teacher = jax.tree.map(np.asarray, run.state.terms["semi"]["stats"])
-    mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *seen)
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *student_stats)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         teacher,
@@ -142,7 +144,7 @@ def test_unlabelled_data_help(name):
     )
 
     def mean(terms):
-        found = []
+        accuracies = []
         for seed in range(3):
             exp = tl.Experiment(
                 model=tl.models.MLP(widths=widths),
@@ -155,7 +157,7 @@ def test_unlabelled_data_help(name):
                 monitor=None,
             )
             result = tl.train(tl.setup(exp), progress=False)
-            found.append(result["test"]["accuracy"])
-        return np.mean(found)
+            accuracies.append(result["test"]["accuracy"])
+        return np.mean(accuracies)
 
     assert mean({"semi": term}) > mean({}) + gain

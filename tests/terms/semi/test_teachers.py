@@ -39,81 +39,81 @@ def test_the_teacher_is_the_closed_form_of_an_average():
 
 
 def test_the_value_is_the_squared_distance_to_the_teachers_view(bench):
-    room = bench(frozen=("layer1",))
+    harness = bench(frozen=("layer1",))
     term = tl.semi.MeanTeacher(decay=0.5, view=NOISE)
-    state = term.init_state(room.setup)
+    state = term.init_state(harness.setup)
     assert state["params"]["layer1"]["dense"]["kernel"] is None
     old = jax.tree.map(lambda x: x + 1.0, state["params"])
-    context = room.context(state={**state, "params": old}, step=5)
+    context = harness.context(state={**state, "params": old}, step=5)
     view = View(context, "term", 0)
-    other = context.view("unlabelled", NOISE, view.key)
+    augmented = context.view("unlabelled", NOISE, view.key)
 
     value, extra = term(view)
     head = jax.tree.map(
-        lambda a, b: 0.5 * a + 0.5 * b, old["head"], room.params["head"]
+        lambda a, b: 0.5 * a + 0.5 * b, old["head"], harness.params["head"]
     )
     new = context.term_states["term"]["params"]["head"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new, head)
-    x = room.batches["unlabelled"]["x"]
-    student = softmax(room.network.apply(room.params, room.stats, x).logits)
-    params = {**room.params, "head": head}
-    teacher = softmax(room.network.apply(params, room.stats, other).logits)
+    x = harness.batches["unlabelled"]["x"]
+    student = softmax(harness.network.apply(harness.params, harness.stats, x).logits)
+    params = {**harness.params, "head": head}
+    teacher = softmax(harness.network.apply(params, harness.stats, augmented).logits)
     np.testing.assert_allclose(value, ((student - teacher) ** 2).mean(), rtol=1e-4)
     np.testing.assert_allclose(extra["confidence"], teacher.max(-1).mean(), rtol=1e-5)
 
 
 def test_no_gradient_reaches_the_teacher(bench):
-    room = bench()
+    harness = bench()
     term = tl.semi.MeanTeacher()
-    state = term.init_state(room.setup)
+    state = term.init_state(harness.setup)
 
     # At step 0 the teacher is the student: their distance is 0 and so is its gradient.
     def value(params):
-        return term(View(room.context(params, state=state, step=0), "term", 0))[0]
+        return term(View(harness.context(params, state=state, step=0), "term", 0))[0]
 
-    value, grads = jax.value_and_grad(value)(room.params)
+    value, grads = jax.value_and_grad(value)(harness.params)
     assert value == 0
     assert trees.sum_squares(grads) == 0
 
 
 def test_a_quiet_teacher_draws_no_dropout(bench):
-    room = bench(model=MLP(outputs=3, widths=(8,), dropout=0.5))
+    harness = bench(model=MLP(outputs=3, widths=(8,), dropout=0.5))
 
     def values(noisy):
         term = tl.semi.MeanTeacher(noisy=noisy)
-        found = []
+        confidences = []
         for seed in (0, 1):
-            state = term.init_state(room.setup)
-            context = room.context(state=state, step=0, seed=seed)
-            found.append(term(View(context, "term", 0))[1]["confidence"])
-        return found
+            state = term.init_state(harness.setup)
+            context = harness.context(state=state, step=0, seed=seed)
+            confidences.append(term(View(context, "term", 0))[1]["confidence"])
+        return confidences
 
     assert values(False)[0] == values(False)[1]
     assert values(True)[0] != values(True)[1]
 
 
 def test_pi_model_compares_two_views_and_trains_both(bench):
-    room = bench()
+    harness = bench()
     term = tl.semi.PiModel(view=NOISE)
-    term.check(room.setup)
-    context = room.context()
+    term.check(harness.setup)
+    context = harness.context()
     view = View(context, "term", 0)
-    x = room.batches["unlabelled"]["x"]
-    other = context.view("unlabelled", NOISE, view.key)
+    x = harness.batches["unlabelled"]["x"]
+    augmented = context.view("unlabelled", NOISE, view.key)
 
     def theirs(params):
         first, second = (
-            jax.nn.softmax(room.network.apply(params, room.stats, a).logits)
-            for a in (x, other)
+            jax.nn.softmax(harness.network.apply(params, harness.stats, a).logits)
+            for a in (x, augmented)
         )
         return jnp.mean((first - second) ** 2)
 
     def ours(params):
-        return term(View(room.context(params), "term", 0))
+        return term(View(harness.context(params), "term", 0))
 
-    found, grads = jax.value_and_grad(ours)(room.params)
-    value, expected = jax.value_and_grad(theirs)(room.params)
-    np.testing.assert_allclose(found, value, rtol=1e-5)
+    actual, grads = jax.value_and_grad(ours)(harness.params)
+    value, expected = jax.value_and_grad(theirs)(harness.params)
+    np.testing.assert_allclose(actual, value, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, expected
     )
@@ -128,10 +128,10 @@ def test_uda_is_masked_kl_to_sharpened_predictions():
         mask.append(softmax(w[None]).max() >= 0.8)
         total += mask[-1] * sum(a * np.log(a / b) for a, b in zip(p, q))
     assert 0 < np.mean(mask) < 1
-    value, found = uda.consistency(
+    value, actual = uda.consistency(
         jnp.asarray(weak, jnp.float32), jnp.asarray(strong, jnp.float32), 0.4, 0.8
     )
-    np.testing.assert_array_equal(found, mask)
+    np.testing.assert_array_equal(actual, mask)
     np.testing.assert_allclose(value, total / 9, rtol=1e-5)
 
 
@@ -181,12 +181,12 @@ def test_pi_model_of_vectors_needs_a_view(bench):
 
 
 def test_other_vocabularies_have_no_usual_strong_view(bench):
-    room = bench("language")
-    room.task = "classification"
+    harness = bench("language")
+    harness.task = "classification"
     with pytest.raises(UserError, match=r"BERT's vocabularies"):
-        tl.semi.FixMatch().check(room.setup)
+        tl.semi.FixMatch().check(harness.setup)
     tl.semi.FixMatch(strong=(tl.data.WordDropout(to=3, special=(0,)),)).check(
-        room.setup
+        harness.setup
     )
 
 

@@ -34,12 +34,12 @@ def test_the_direction_is_the_hessians_dominant_eigenvector():
         return pseudo_targets.kl(jnp.asarray(p, jnp.float32), (x32 + r) @ w32).sum()
 
     start = jax.random.normal(jax.random.key(0), x.shape)
-    found = vat.adversarial_direction(distance, start, steps=60, size=1e-2)
-    for d, row in zip(np.asarray(found), p):
-        worst, values = _worst(row, w)
+    actual = vat.adversarial_direction(distance, start, steps=60, size=1e-2)
+    for d, row in zip(np.asarray(actual), p):
+        direction, values = _worst(row, w)
         assert values[-2] < 0.9 * values[-1]  # else sixty iterations are too few
         np.testing.assert_allclose(np.linalg.norm(d), 1, rtol=1e-5)
-        assert abs(d @ worst) > 0.999
+        assert abs(d @ direction) > 0.999
 
 
 def test_one_iteration_is_one_product_with_the_hessian():
@@ -51,68 +51,70 @@ def test_one_iteration_is_one_product_with_the_hessian():
     def distance(r):
         return pseudo_targets.kl(jnp.asarray(p, jnp.float32), (x32 + r) @ w32).sum()
 
-    found = vat.adversarial_direction(
+    actual = vat.adversarial_direction(
         distance, jnp.asarray(start, jnp.float32), steps=1, size=1e-2
     )
-    for d, first, row in zip(np.asarray(found), start, p):
+    for d, first, row in zip(np.asarray(actual), start, p):
         product = w @ (np.diag(row) - np.outer(row, row)) @ w.T @ first
         np.testing.assert_allclose(d, product / np.linalg.norm(product), atol=0.02)
 
 
 def test_an_example_that_nothing_changes_gets_no_direction():
-    found = vat.adversarial_direction(
+    actual = vat.adversarial_direction(
         lambda r: 0 * r.sum(), jnp.ones((2, 3)), steps=2, size=0.1
     )
-    np.testing.assert_array_equal(found, np.zeros((2, 3)))
+    np.testing.assert_array_equal(actual, np.zeros((2, 3)))
 
 
 def test_unit_survives_gradients_whose_squares_underflow():
-    found = vat.unit(jnp.asarray([[3e-30, 4e-30], [0.0, 0.0]]))
-    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-5)
+    actual = vat.unit(jnp.asarray([[3e-30, 4e-30], [0.0, 0.0]]))
+    np.testing.assert_allclose(actual, [[0.6, 0.8], [0, 0]], rtol=1e-5)
 
 
 def test_the_value_of_a_linear_model_is_the_closed_form(bench):
-    room = bench(model=MLP(outputs=3, widths=()))
+    harness = bench(model=MLP(outputs=3, widths=()))
     term = tl.semi.VAT(radius=0.7, steps=80)
-    term.check(room.setup)
-    value = term(View(room.context(), "term", 0))
-    x = np.asarray(room.batches["unlabelled"]["x"], np.float64)
-    w = np.asarray(room.params["head"]["dense"]["kernel"], np.float64)
-    b = np.asarray(room.params["head"]["dense"]["bias"], np.float64)
+    term.check(harness.setup)
+    value = term(View(harness.context(), "term", 0))
+    x = np.asarray(harness.batches["unlabelled"]["x"], np.float64)
+    w = np.asarray(harness.params["head"]["dense"]["kernel"], np.float64)
+    b = np.asarray(harness.params["head"]["dense"]["bias"], np.float64)
     p = softmax(x @ w + b)
     either = []
-    for row, one in zip(p, x):
-        worst, _ = _worst(row, w)
-        moved = [softmax((one + s * 0.7 * worst) @ w + b) for s in (1, -1)]
-        either.append([(row * np.log(row / q)).sum() for q in moved])
+    for row, example in zip(p, x):
+        direction, _ = _worst(row, w)
+        perturbed = [softmax((example + s * 0.7 * direction) @ w + b) for s in (1, -1)]
+        either.append([(row * np.log(row / q)).sum() for q in perturbed])
     either = np.asarray(either)  # the sign is the start's; the value lies between
     assert either.min(1).mean() * 0.99 <= value <= either.max(1).mean() * 1.01
-    larger = tl.semi.VAT(radius=1.4, steps=80)(View(room.context(), "term", 0))
+    larger = tl.semi.VAT(radius=1.4, steps=80)(View(harness.context(), "term", 0))
     assert larger > value
 
 
 def test_the_gradient_is_that_of_a_fixed_move_and_target(bench):
-    room = bench()
+    harness = bench()
     term = tl.semi.VAT(radius=0.5)
-    x = room.batches["unlabelled"]["x"]
-    view = View(room.context(), "term", 0)
+    x = harness.batches["unlabelled"]["x"]
+    view = View(harness.context(), "term", 0)
     drawing, _ = jax.random.split(view.key)
-    p = pseudo_targets.softmax(room.network.apply(room.params, room.stats, x).logits)
+    p = pseudo_targets.softmax(
+        harness.network.apply(harness.params, harness.stats, x).logits
+    )
 
     def distance(r, params):
         return pseudo_targets.kl(
-            p, room.network.apply(params, room.stats, x + r).logits
+            p, harness.network.apply(params, harness.stats, x + r).logits
         )
 
     d = vat.adversarial_direction(
-        lambda r: distance(r, room.params).sum(),
+        lambda r: distance(r, harness.params).sum(),
         jax.random.normal(drawing, x.shape),
         steps=1,
         size=1e-2,
     )
-    theirs = jax.grad(lambda params: distance(0.5 * d, params).mean())(room.params)
-    ours = jax.grad(lambda params: term(View(room.context(params), "term", 0)))(
-        room.params
+    theirs = jax.grad(lambda params: distance(0.5 * d, params).mean())(harness.params)
+    ours = jax.grad(lambda params: term(View(harness.context(params), "term", 0)))(
+        harness.params
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
 
@@ -128,21 +130,21 @@ def _texts(bench):
         predict="class",
         outputs=3,
     )
-    room = bench("language", model=model)
-    room.task = "classification"
-    return room
+    harness = bench("language", model=model)
+    harness.task = "classification"
+    return harness
 
 
 def test_texts_are_moved_at_their_embeddings(bench):
-    room = _texts(bench)
+    harness = _texts(bench)
     term = tl.semi.VAT(radius=2.0)
-    term.check(room.setup)
-    assert room.network.stages[0] in term.describe(room.setup)
+    term.check(harness.setup)
+    assert harness.network.stages[0] in term.describe(harness.setup)
 
     def value(params):
-        return term(View(room.context(params), "term", 0))
+        return term(View(harness.context(params), "term", 0))
 
-    value, grads = jax.jit(jax.value_and_grad(value))(room.params)
+    value, grads = jax.jit(jax.value_and_grad(value))(harness.params)
     assert value > 0
     assert trees.all_finite(grads)
 
