@@ -128,7 +128,7 @@ def measure(job: Job, rounds: int) -> timing.Row:
     """Returns one network's row of the table."""
     plain, cached, theirs = setup(job, "off"), setup(job, "memory"), Torch(job)
     cached.compile()  # of the pass and of the step
-    feature_cache.forget()
+    feature_cache.clear()
     cached.cached = cached.compiled = None
     begin = time.perf_counter()
     cached.compile()

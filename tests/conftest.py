@@ -60,7 +60,7 @@ def let_go():
     size = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if size > ENOUGH or (own / "maps").read_bytes().count(b"\n") > MAPPED:
         compilation.clear()
-        feature_cache.forget()
+        feature_cache.clear()
         jax.clear_caches()
         gc.collect()
 

@@ -1,17 +1,17 @@
 """Cached features: frozen stages are run once per data set, not once per step.
 
-Where every stage up to a cut is frozen, its output for an example is always the same:
-no gradient, no dropout, no batch statistics, and without augmentation no other input.
-`attach` computes these outputs once and hands them to the step, which starts after the
-cut. An entry's name is a hash of all that it depends on (weights, statistics, model,
-preprocessing, the examples themselves, dtype, versions), so it can't be stale: what
-changes has another name.
+Where all stages up to some stage are frozen, their output for an example is always the
+same: no gradient, no dropout, no batch statistics and, without augmentation, no other
+input. `load_or_compute` computes these outputs once; training (`frozen_stages`) and
+evaluation start after them. The key of an entry is a hash of all that it depends on
+(weights, statistics, model, preprocessing, the examples themselves, dtype, versions),
+so no entry is ever stale.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,20 +21,22 @@ import jaxtl
 from jaxtl.core import compilation, config, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.data import lazy_array, preprocess
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import feature_cache_disk, forward
 from jaxtl.models import precision
+from jaxtl.terms.program import Program
 
-KEPT = 8  # entries in memory; the one used longest ago goes first
+MAX_ENTRIES = 8  # in memory; the least recently used one is dropped
+_HASHED_ROWS = 4096  # read at once to be hashed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Entry:
-    """Features of some rows.
+class CachedFeatures:
+    """Outputs of a stage for some rows.
 
     Attributes:
-      values: array or Tokens, an example per row.
+      values: array or Tokens with an example per row, on the device.
       flops: floating-point operations that computing one example took, or None.
     """
 
@@ -42,93 +44,115 @@ class Entry:
     flops: float | None
 
 
-def size(nbytes: int) -> str:
-    """Returns a number of bytes for people."""
+# Key -> features, the most recently used last.
+entries: dict[str, CachedFeatures] = {}
+
+
+def clear() -> None:
+    """Drops all features in memory."""
+    entries.clear()
+
+
+def format_bytes(nbytes: int) -> str:
+    """A number of bytes to read: 3840 is "3.84 kB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= scale:
             return f"{nbytes / scale:.3g} {unit}"
     return f"{nbytes} bytes"
 
 
-def features(run, params, stats, stages, stream: str, split: str, rows=None):
-    """Returns (the entry of a split's features, a note on the folder or "").
+def load_or_compute(
+    run: Any,
+    weights: tuple[PyTree, PyTree],
+    stages: tuple[str, ...],
+    data: str,
+    rows: np.ndarray,
+) -> tuple[CachedFeatures, str]:
+    """Features of some rows, from memory, from disk (cache="disk") or computed.
 
-    `rows` stand in for the split's own.
+    Args:
+      run: the run.
+      weights: (parameters, statistics).
+      stages: the leading stages of the model, whose last one's output is returned.
+      data: one of the run's data sets.
+      rows: of that data set.
+
+    Returns:
+      (The features, a note on what is wrong with the cache folder or "").
     """
-    name, _ = streams.dataset_and_split_of(run.parts.datasets, stream)
-    dataset, pre = run.parts.datasets[name], run.parts.model.preprocess[name]
-    rows = streams.split_rows(dataset, split) if rows is None else rows
-    key = digest(run, params, stats, stages, dataset, pre, rows)
-    if key in _MEMORY:
-        _MEMORY[key] = _MEMORY.pop(key)
-        return _MEMORY[key], ""
-    found, note = None, ""
+    dataset, pre = run.datasets[data], run.evaluation_model(data).preprocess
+    key = cache_key(run, weights, stages, dataset, pre, rows)
+    if key in entries:
+        entries[key] = entries.pop(key)
+        return entries[key], ""
     folder = None
-    if run.exp.cache == "disk" and isinstance(_model(run), dict):
+    if run.exp.cache == "disk" and not isinstance(run.parts.model.config, Network):
         folder = feature_cache_disk.folder(run.exp.cache_dir)
-        found, note = feature_cache_disk.read(folder, key)
-    if found is None:
-        entry = _compute(run, params, stats, stages, dataset, pre, rows)
+    stored, note = None, ""
+    if folder is not None:
+        stored, note = feature_cache_disk.read(folder, key)
+    if stored is None:
+        stored = _compute(run, weights, stages, dataset, pre, rows)
         if folder is not None:
-            note = "; ".join(
-                filter(
-                    None, (note, feature_cache_disk.write(folder, key, *_plain(entry)))
-                )
-            )
-    else:
-        entry = _placed(run, *found)
-    _MEMORY[key] = entry
-    while len(_MEMORY) > KEPT:
-        del _MEMORY[next(iter(_MEMORY))]
-    return entry, note
+            notes = (note, feature_cache_disk.write(folder, key, *stored))
+            note = "; ".join(filter(None, notes))
+    values, flops = stored
+    entries[key] = CachedFeatures(sharding.replicate(values, run.program.mesh), flops)
+    while len(entries) > MAX_ENTRIES:
+        del entries[next(iter(entries))]
+    return entries[key], note
 
 
-_MEMORY: dict[str, Entry] = {}
+def cache_key(
+    run: Any,
+    weights: tuple[PyTree, PyTree],
+    stages: Iterable[str],
+    dataset: Dataset,
+    pre: preprocess.Preprocess,
+    rows: np.ndarray,
+) -> str:
+    """The key of the features of some rows: a hash of all that they depend on.
 
-
-def forget() -> None:
-    """Lets go of all features in memory."""
-    _MEMORY.clear()
-
-
-def digest(run, params, stats, stages, dataset, pre, rows) -> str:
-    """Returns the name of the features of some rows: a hash of what they depend on."""
-    made = hashlib.sha256()
-    device = jax.devices()[0]
-    facts = {
+    Args:
+      run: whose model computes them.
+      weights: (parameters, statistics).
+      stages: the leading stages of the model.
+      dataset: whose examples are read.
+      pre: their preprocessing.
+      rows: of the data set.
+    """
+    device, stages = jax.devices()[0], list(stages)
+    settings = {
         "versions": [jaxtl.__version__, jax.__version__, device.device_kind],
-        "model": _model(run),
-        "stages": list(stages),
+        "model": _model_json(run.parts.model.config),
+        "stages": stages,
         "dtype": run.exp.dtype,
         "preprocess": preprocess.to_json(pre),
         "peft": serialization.to_json(run.exp.peft),
         "rows": len(rows),
     }
-    made.update(json.dumps(facts, sort_keys=True).encode())
-    weights = [{s: tree[s] for s in stages if s in tree} for tree in (params, stats)]
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for tree in weights:
-        for path, leaf in trees.flatten(tree).items():
-            _update(made, path, np.asarray(leaf))
-    for at in range(0, len(rows), 4096):
-        x = lazy_array.gather(dataset.x, rows[at : at + 4096])
+        of_stages = {stage: tree[stage] for stage in stages if stage in tree}
+        for path, leaf in trees.flatten(of_stages).items():
+            _hash_array(sha, path, np.asarray(leaf))
+    for start in range(0, len(rows), _HASHED_ROWS):
+        x = lazy_array.gather(dataset.x, rows[start : start + _HASHED_ROWS])
         for name, values in sorted((x if isinstance(x, dict) else {"x": x}).items()):
-            _update(made, name, np.asarray(values))
-    return made.hexdigest()
+            _hash_array(sha, name, np.asarray(values))
+    return sha.hexdigest()
 
 
-def _update(made, name: str, values: np.ndarray) -> None:
-    made.update(f"{name}{values.shape}{values.dtype}".encode())
-    made.update(np.ascontiguousarray(values).tobytes())
+def _hash_array(sha: Any, name: str, values: np.ndarray) -> None:
+    sha.update(f"{name}{values.shape}{values.dtype}".encode())
+    sha.update(np.ascontiguousarray(values).tobytes())
 
 
-def _model(run) -> Any:
-    """Returns the model's configuration; a plain pair of functions by its identity."""
-    model = run.parts.model.config
-    return (
-        f"network {id(model)}"
-        if isinstance(model, Network)
-        else serialization.to_json(model)
-    )
+def _model_json(model: Any) -> Any:
+    """A model's configuration as JSON; a plain pair of functions by its identity."""
+    if isinstance(model, Network):
+        return f"network {id(model)}"
+    return serialization.to_json(model)
 
 
 def predict(
@@ -140,10 +164,10 @@ def predict(
     *,
     power_of_two: bool = False,
 ) -> PyTree:
-    """`forward.predict` for a run, from cached features where its phase caches some.
+    """`forward.predict` of a run, from cached features where its phase caches some.
 
     Args:
-      run: the run.
+      run: the run, or a stored model.
       weights: (parameters, statistics).
       data: one of the run's data sets.
       rows, outputs, power_of_two: as for `forward.predict`.
@@ -151,9 +175,10 @@ def predict(
     model, dataset = run.evaluation_model(data), run.datasets[data]
     start = {}
     if run.cached is not None:
-        entry, _ = features(run, *weights, run.cached.stages, data, "", rows)
-        after = model.network.stages[len(run.cached.stages)]
-        start = {"start": after, "features": entry.values}
+        stages = run.cached.stages
+        cached, _ = load_or_compute(run, weights, stages, data, rows)
+        first = model.network.stages[len(stages)]
+        start = {"start": first, "features": cached.values}
     return forward.predict(
         model, weights, dataset, rows, outputs, power_of_two=power_of_two, **start
     )
@@ -161,52 +186,50 @@ def predict(
 
 def _compute(
     run: Any,
-    params: PyTree,
-    stats: PyTree,
+    weights: tuple[PyTree, PyTree],
     stages: tuple[str, ...],
     dataset: Dataset,
     pre: preprocess.Preprocess,
     rows: np.ndarray,
-) -> Entry:
-    """Runs the frozen stages over rows, in batches."""
+) -> tuple[PyTree, float | None]:
+    """Runs the frozen stages over rows in batches.
+
+    Returns:
+      (Features on the host, operations per example or None).
+    """
     program, flops = run.program, None
     width = forward.batch_width(len(rows), run.exp.evaluate_batch, program.mesh.size)
 
     def call(batch: np.ndarray) -> PyTree:
         nonlocal flops
         x = forward.host_batch(dataset, batch, program.mesh)
-        apply, flops = _compiled(program, stages, pre, params, stats, x)
-        return apply(params, stats, x)
+        apply, flops = _compiled(program, stages, pre, weights, x)
+        return apply(weights, x)
 
     values = forward.in_batches(call, rows, width)
-    return _placed(run, values, flops and flops / width)
+    return values, flops and flops / width
 
 
-def _placed(run: Any, values: PyTree, flops: float | None) -> Entry:
-    return Entry(sharding.replicate(values, run.program.mesh), flops)
-
-
-def _plain(entry: Entry) -> tuple[PyTree, float | None]:
-    return jax.tree.map(np.asarray, entry.values), entry.flops
-
-
-def _compiled(program, stages, pre, params, stats, x) -> tuple[Callable, float | None]:
-    """(Compiled pass of the frozen stages, its operations), shared by equal runs."""
+def _compiled(
+    program: Program,
+    stages: tuple[str, ...],
+    pre: preprocess.Preprocess,
+    weights: tuple[PyTree, PyTree],
+    x: PyTree,
+) -> tuple[Callable[..., PyTree], float | None]:
+    """The compiled pass of the frozen stages, and its number of operations."""
     settings = (program.network, program.dtype, stages, program.mesh, config.key(pre))
-    key = (*settings, compilation.shapes((params, stats, x)))
 
-    def build() -> tuple[Callable, float | None]:
-        def apply(params, stats, x):
+    def build() -> tuple[Callable[..., PyTree], float | None]:
+        def apply(weights: tuple[PyTree, PyTree], x: PyTree) -> PyTree:
             x = preprocess.apply(pre, sharding.constrain_batch(x, program.mesh))
-            return stage_output(
-                program.network, program.dtype, stages, params, stats, x
-            )
+            return stage_output(program.network, program.dtype, stages, weights, x)
 
         options = compilation.options(program.mesh.devices.flat[0].platform)
-        compiled = jax.jit(apply).lower(params, stats, x).compile(options)
-        cost = compiled.cost_analysis() or {}
-        return compiled, cost.get("flops")
+        compiled = jax.jit(apply).lower(weights, x).compile(options)
+        return compiled, (compiled.cost_analysis() or {}).get("flops")
 
+    key = (*settings, compilation.shapes((weights, x)))
     return compilation.cached(_compiled, key, build)
 
 
@@ -214,15 +237,22 @@ def stage_output(
     network: Network,
     dtype: str,
     stages: tuple[str, ...],
-    params: PyTree,
-    stats: PyTree,
+    weights: tuple[PyTree, PyTree],
     x: PyTree,
 ) -> PyTree:
-    """Output of the last of the leading stages, as the next stage reads it.
+    """The output of the last of the leading stages, as the next stage reads it.
 
-    Where that is the head, what it does first without parameters is done already.
+    Where that is the head, `network.reduce` is applied already.
+
+    Args:
+      network: the model.
+      dtype: that it computes in.
+      stages: the leading stages.
+      weights: (parameters, statistics).
+      x: inputs of the model.
     """
     network = precision.compute_in(network, dtype)
-    values = network.apply(params, stats, x, stop=stages[-1]).logits
-    last = stages[-1] == network.stages[-2]
-    return network.reduce(values) if last and network.reduce is not None else values
+    values = network.apply(*weights, x, stop=stages[-1]).logits
+    before_head = stages[-1] == network.stages[-2]
+    reduces = before_head and network.reduce is not None
+    return network.reduce(values) if reduces else values

@@ -1,4 +1,4 @@
-"""The cost of choosing one run without target labels."""
+"""The cost of choosing a run's checkpoint without target labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,49 +6,50 @@ from typing import Any
 from jaxtl.evaluation import metrics
 
 
-def of_run(
+def cost_of_criteria(
     curve: Sequence[Mapping[str, float]], monitor: str | None, task: str
 ) -> dict[str, Any]:
-    """Returns what each criterion would have chosen of one run's evaluations.
+    """Computes what each criterion would have chosen among a run's evaluations.
 
     Args:
       curve: {"step": …, metric or criterion: …} of each evaluation on val, in order.
-      monitor: what did choose.
+      monitor: the metric or criterion that did choose.
       task: of the target.
 
     Returns:
       {"metric", "monitor", "oracle": {"step", "value"}, "criteria": {name: {"step",
-      "score" of the criterion, "value" of the metric on val, "cost"}}}; cost is what
-      the value misses the oracle's by, at least 0. {} without criteria.
+      "score" of the criterion, "value" of the metric on val, "cost"}}}; the cost is the
+      difference between the value and the oracle's, at least 0. {} without criteria.
     """
-    there = [name for name in metrics.CRITERIA if any(name in row for row in curve)]
-    if not there:
+    criteria = [name for name in metrics.CRITERIA if any(name in row for row in curve)]
+    if not criteria:
         return {}
     metric = metrics.main(task)
-    best = _best(curve, metric)
-    if best is None:
+    oracle = _best(curve, metric)
+    if oracle is None:
         return {}
-    found = {}
-    for name in there:
+    costs = {}
+    for name in criteria:
         row = _best(curve, name)
         if row is not None and metric in row:
-            cost = abs(best[metric] - row[metric])
-            found[name] = {
+            costs[name] = {
                 "step": row["step"],
                 "score": row[name],
                 "value": row[metric],
-                "cost": cost,
+                "cost": abs(oracle[metric] - row[metric]),
             }
     return {
         "metric": metric,
         "monitor": monitor,
-        "oracle": {"step": best["step"], "value": best[metric]},
-        "criteria": found,
+        "oracle": {"step": oracle["step"], "value": oracle[metric]},
+        "criteria": costs,
     }
 
 
-def _best(curve, name: str) -> Mapping[str, float] | None:
-    """Returns the row whose checkpoint a run would keep."""
+def _best(
+    curve: Sequence[Mapping[str, float]], name: str
+) -> Mapping[str, float] | None:
+    """The evaluation whose checkpoint a run would keep by a metric or criterion."""
     best = None
     for row in curve:
         if metrics.is_finite_number(row.get(name)) and (

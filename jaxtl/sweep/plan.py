@@ -75,7 +75,7 @@ class ExecutionPlan:
     def memory(self) -> str:
         """The memory, for tables."""
         nbytes = self.shared_bytes + self.replicas * self.replica_bytes
-        return feature_cache.size(nbytes)
+        return feature_cache.format_bytes(nbytes)
 
 
 def group_by_program(cells: Sequence[Cell]) -> list[ProgramGroup]:

@@ -193,10 +193,10 @@ def _cached_features(replicas: VectorizedRuns, name: str, rows: np.ndarray) -> P
         run = replicas.runs[0]
         weights = run.params, run.state.stats
         with _LOCK:  # replicas of other threads probably need the same features
-            entry, _ = feature_cache.features(
-                run, *weights, replicas.cached.stages, name, "", rows
+            features, _ = feature_cache.load_or_compute(
+                run, weights, replicas.cached.stages, name, rows
             )
-        replicas.evaluation_features[key] = entry.values
+        replicas.evaluation_features[key] = features.values
     return replicas.evaluation_features[key]
 
 

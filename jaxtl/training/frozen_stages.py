@@ -14,7 +14,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import device_stream, streams
 from jaxtl.data.device_stream import DeviceStream
-from jaxtl.evaluation.feature_cache import features, size, stage_output
+from jaxtl.evaluation import feature_cache
 from jaxtl.terms.program import Program
 from jaxtl.training import step
 
@@ -41,7 +41,7 @@ class Cached:
         """One line; `remaining_flops` are the operations of a step that still run."""
         names = self.stages[0] + (f"…{self.stages[-1]}" if len(self.stages) > 1 else "")
         noun = "stages" if len(self.stages) > 1 else "stage"
-        line = f"{noun} {names} cached: {size(self.nbytes)}"
+        line = f"{noun} {names} cached: {feature_cache.format_bytes(self.nbytes)}"
         if self.flops and remaining_flops:
             share = self.flops / (self.flops + remaining_flops)
             line += f", saves {100 * share:.0f} % of a step"
@@ -73,12 +73,14 @@ def attach(
         host_streams=(),
     )
     feature_streams, entries, notes = {}, {}, []
-    params, stats = run.params, run.state.stats
+    weights = run.params, run.state.stats
     for name in program.streams:
         read, split = streams.dataset_and_split_of(run.parts.datasets, name)
         dataset = run.parts.datasets[read]
         needed = dataset.rows[split] if rows is None else rows[name]
-        entries[name], note = features(run, params, stats, stages, name, split, needed)
+        entries[name], note = feature_cache.load_or_compute(
+            run, weights, stages, read, needed
+        )
         stream = run.parts.device_streams.get(name)
         if stream is None:  # too large for the device; only its features go there
             stream = device_stream.without_inputs(
@@ -171,7 +173,8 @@ def _why_not(run: Any, frozen: tuple[str, ...]) -> str:
     nbytes = sum(_expected(run, name, frozen) for name in program.streams)
     if nbytes > exp.cache_bytes:
         return (
-            f"features of {frozen[-1]!r} would take {size(nbytes)}, more than "
+            f"features of {frozen[-1]!r} would take "
+            f"{feature_cache.format_bytes(nbytes)}, more than "
             f"cache_bytes={exp.cache_bytes:,}"
         )
     return ""
@@ -184,9 +187,10 @@ def _expected(run: Any, name: str, stages: tuple[str, ...]) -> int:
     data = run.parts.datasets[read]
     x = streams.example_batch(data, program.preprocess[name])
     shapes = jax.eval_shape(
-        functools.partial(stage_output, program.network, program.dtype, stages),
-        run.params,
-        run.state.stats,
+        functools.partial(
+            feature_cache.stage_output, program.network, program.dtype, stages
+        ),
+        (run.params, run.state.stats),
         x,
     )
     rows = len(data.rows[split])

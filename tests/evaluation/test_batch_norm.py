@@ -81,7 +81,7 @@ def test_statistics_that_moved_in_any_phase_are_refreshed(normed):
     phases = (tl.optim.Phase(until=0.5, frozen="block2"), tl.optim.Phase())
     run = tl.setup(dataclasses.replace(normed.exp, phases=phases))
     stats = run.state.stats
-    train, frozen = batch_norm.modes(run, stats)
+    train, frozen = batch_norm.updated_in_training(run, stats)
     assert batch_norm_stats.moving_mask(stats, train, frozen) == {
         "block1": {"bn": {"mean": False, "var": False}},
         "block2": {"bn": {"mean": True, "var": True}},

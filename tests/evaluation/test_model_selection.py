@@ -11,7 +11,7 @@ import jaxtl as tl
 from jaxtl.core.errors import UserError
 from jaxtl.data import Arrays, Data, Table
 from jaxtl.evaluation import metrics, model_selection, validators
-from jaxtl.evaluation.selection_cost import of_run
+from jaxtl.evaluation.selection_cost import cost_of_criteria
 from jaxtl.results import settings
 from jaxtl.results.selection_cost import sentence
 from jaxtl.training import setup
@@ -213,12 +213,12 @@ def test_curves_with_ties_and_without_numbers():
     rows = [(1, 0.5, 1.0, nan), (2, 0.7, 1.0, 3.0), (3, 0.6, 0.9, nan)]
     names = ("step", "accuracy", "source_accuracy", "entropy")
     curve = [dict(zip(names, row)) for row in rows]
-    found = of_run(curve, "source_accuracy", "classification")
+    found = cost_of_criteria(curve, "source_accuracy", "classification")
     assert found["criteria"]["source_accuracy"]["step"] == 2  # the last of equals
     assert found["criteria"]["source_accuracy"]["cost"] == 0.0
     assert found["criteria"]["entropy"]["step"] == 2
     assert found["oracle"] == {"step": 2, "value": 0.7}
-    assert of_run([{"step": 1, "accuracy": 1.0}], "accuracy", "x") == {}
+    assert cost_of_criteria([{"step": 1, "accuracy": 1.0}], "accuracy", "x") == {}
     assert sentence([{"val": {}}]) == ""
 
 

@@ -102,7 +102,7 @@ def cell(val, test, scores, monitor="source_accuracy", **labels):
         "monitor": monitor,
         "val": {"accuracy": val, **scores},
         "test": {"accuracy": test},
-        "choosing": selection_cost.of_run(curve, monitor, "classification"),
+        "choosing": selection_cost.cost_of_criteria(curve, monitor, "classification"),
     }
     return Record(labels=labels, result=result)
 

@@ -297,7 +297,7 @@ def test_results_have_the_keys_of_a_run_alone(digits, source, trained_alone):
 
 
 def test_replicas_that_train_a_head_share_its_features(digits, source):
-    feature_cache.forget()
+    feature_cache.clear()
     replicas, _ = train_vectorized(frozen(digits, source), "map")
     assert replicas.cached.stages == ("layer1", "layer2")
     rows = [set(run.parts.datasets["target"].rows["train"]) for run in replicas.runs]

@@ -79,7 +79,7 @@ def _raw(exp: Experiment, data: Dataset, names: Sequence[str]) -> dict[str, np.n
     nbytes = 4 * width * sum(len(data.rows[name]) for name in names)
     if nbytes > exp.cache_bytes:
         raise UserError(
-            f"features='raw' would take {feature_cache.size(nbytes)}, more than "
+            f"features='raw' would take {feature_cache.format_bytes(nbytes)}, more than "
             f"cache_bytes={exp.cache_bytes:,}; make the images smaller (data.size), or "
             "take a stage of the model."
         )
@@ -154,9 +154,8 @@ def _stage_features(
     data = run.parts.datasets["target"]
     rows = [data.rows[split] for split in names]
     used = stages[: stages.index(name) + 1]
-    params, stats = run.weights()
-    digest = feature_cache.digest(
-        run, params, stats, used, data, run.preprocess, np.concatenate(rows)
+    digest = feature_cache.cache_key(
+        run, run.weights(), used, data, run.preprocess, np.concatenate(rows)
     )
     key = (digest, tuple((split, len(r)) for split, r in zip(names, rows)))
     if key in _CACHE:
