@@ -218,7 +218,7 @@ def resolve_metric(task: str, solver: str, metric: str, val: bool) -> str:
     if solver == "ridge":
         names += CLOSED_FORM
     if metric == "auto":
-        metric = metrics.main(task)
+        metric = metrics.main_metric(task)
     if metric not in names:
         raise UserError(
             f"metric={metric!r} is none of a {solver} probe{nearest(metric, names)} "

@@ -17,7 +17,7 @@ from jaxtl.data import preprocess
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation.batch_norm import refresh_statistics
 from jaxtl.evaluation.evaluate import evaluate_weights
-from jaxtl.evaluation.metrics import higher_is_better, main, monitored
+from jaxtl.evaluation.metrics import higher_is_better, main_metric, monitored_value
 from jaxtl.models import merging
 from jaxtl.pretrained import describe
 from jaxtl.training.run import Run
@@ -314,12 +314,12 @@ def _check_leak(
 
 def _monitor(run: Run) -> str:
     """Metric that weights are compared by: the run's, or its task's main one."""
-    return run.monitor or main(run.program.task)
+    return run.monitor or main_metric(run.program.task)
 
 
 def _score(metrics: Mapping[str, float], monitor: str) -> float:
     """The monitored metric, signed so that larger is better; −∞ for NaN."""
-    value = monitored(metrics, monitor)
+    value = monitored_value(metrics, monitor)
     value = value if higher_is_better(monitor) else -value
     return -math.inf if math.isnan(value) else value
 

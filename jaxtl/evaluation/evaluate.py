@@ -6,6 +6,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.evaluation import feature_cache, forward, metrics, model_selection
+from jaxtl.evaluation.details import classification_details
 from jaxtl.evaluation.forward import Evaluable
 
 
@@ -34,12 +35,12 @@ def evaluate(run: Evaluable, split: str = "val", *, which: str = "current") -> d
 def evaluate_with_details(
     run: Evaluable, split: str, which: str
 ) -> tuple[dict[str, float], dict]:
-    """Computes (metrics, `metrics.details`) of a split; arguments as for `evaluate`."""
+    """(Metrics, `classification_details`) of a split; arguments as for `evaluate`."""
     task, names = _task(run), run.datasets["target"].class_names
     logits, labels = predict_split(run, split, which)
     values = metrics.compute(task, logits, labels)
     values.update(_criteria(run, *run.weights(which), split))
-    return values, metrics.details(task, logits, labels, names)
+    return values, classification_details(task, logits, labels, names)
 
 
 def evaluate_weights(

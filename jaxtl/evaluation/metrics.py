@@ -1,70 +1,80 @@
-"""Settings of a sweep: its records without the seed, and which are chosen on val."""
+"""Metrics of predictions in float64, and which values of a metric are better.
+
+Every metric takes `(logits, labels, weights)`: logits (N, outputs) before the output
+activation, labels (N,) or (N, outputs), and weights (N,) of the examples or None.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxtl.core.errors import UserError, nearest
 
+CALIBRATION_BINS = 15
+Array, Weights = ArrayLike, ArrayLike | None
+
 
 def is_finite_number(value: Any) -> bool:
-    """Whether a value of result.json is a finite number; a bool is none."""
+    """Whether a value of result.json is a finite number; a bool is not."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
 
 
-BINS = 15
-
-
-def _weights(weights, rows: int) -> np.ndarray:
+def _weights(weights: Weights, rows: int) -> np.ndarray:
     if weights is None:
         return np.ones(rows)
     return np.asarray(weights, np.float64)
 
 
-def _mean(values: np.ndarray, weights) -> float:
+def _mean(values: np.ndarray, weights: Weights) -> float:
     return float(np.average(values, weights=_weights(weights, len(values))))
 
 
-def accuracy(logits, labels, weights=None) -> float:
+def accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Share of examples whose largest logit is the label's; (N, K) and (N,)."""
     return _mean(np.argmax(logits, -1) == np.asarray(labels), weights)
 
 
-def confusion(logits, labels, weights=None) -> np.ndarray:
-    """Returns counts[label, prediction], (K, K)."""
+def confusion(logits: Array, labels: Array, weights: Weights = None) -> np.ndarray:
+    """The confusion matrix counts[label, prediction], (K, K)."""
     classes = np.shape(logits)[-1]
-    cell = np.asarray(labels).astype(int) * classes + np.argmax(logits, -1)
-    weights = _weights(weights, len(cell))
-    counts = np.bincount(cell, weights, minlength=classes * classes)
+    cells = np.asarray(labels).astype(int) * classes + np.argmax(logits, -1)
+    weights = _weights(weights, len(cells))
+    counts = np.bincount(cells, weights, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
-def balanced_accuracy(logits, labels, weights=None) -> float:
-    """Mean recall over the classes that the labels hold (chance level 1 / K)."""
+def balanced_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
+    """Mean recall over the classes that occur as a label (chance level 1 / K)."""
     counts = confusion(logits, labels, weights)
     total = counts.sum(1)
     return float(np.mean(np.diag(counts)[total > 0] / total[total > 0]))
 
 
-def macro_f1(logits, labels, weights=None) -> float:
+def macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Mean F1 over the classes that occur as a label or as a prediction."""
     counts = confusion(logits, labels, weights)
     both = counts.sum(0) + counts.sum(1)
     return float(np.mean(2 * np.diag(counts)[both > 0] / both[both > 0]))
 
 
-def nll(logits, labels, weights=None) -> float:
+def nll(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Negative log-likelihood of the labels in nats, mean over examples."""
     log_p = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
     labels = np.asarray(labels).astype(int)
     return _mean(-np.take_along_axis(log_p, labels[:, None], -1)[:, 0], weights)
 
 
-def ece(logits, labels, weights=None, bins: int = BINS) -> float:
+def ece(
+    logits: Array,
+    labels: Array,
+    weights: Weights = None,
+    bins: int = CALIBRATION_BINS,
+) -> float:
     """Expected calibration error: Σ_b |B_b| / N · |accuracy(B_b) − confidence(B_b)|.
 
     Confidence is the largest softmax probability; B_b are `bins` intervals of equal
@@ -80,16 +90,16 @@ def ece(logits, labels, weights=None, bins: int = BINS) -> float:
     confidence = p.max(-1)
     gap = (p.argmax(-1) == np.asarray(labels)) - confidence
     weights = _weights(weights, len(gap))
-    gaps = np.bincount(_bins(confidence, bins), weights * gap, minlength=bins)
+    gaps = np.bincount(confidence_bins(confidence, bins), weights * gap, minlength=bins)
     return float(np.abs(gaps).sum() / weights.sum())
 
 
-def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Returns which of the intervals (0, 1/bins], (1/bins, 2/bins], … holds each."""
+def confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The index of the interval (0, 1/bins], (1/bins, 2/bins], … that holds each."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
-def brier(logits, labels, weights=None) -> float:
+def brier(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Brier score: Σ_c (p_c − [c is the label])², the sum over classes, in [0, 2].
 
     References:
@@ -100,94 +110,101 @@ def brier(logits, labels, weights=None) -> float:
     return _mean(np.square(p - truth).sum(-1), weights)
 
 
-def _outputs(logits, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as (N, outputs) in float64; (N,) is one output."""
-    pair = [np.asarray(a, np.float64) for a in (logits, labels)]
-    a, b = (x.reshape(len(x), -1) for x in pair)
-    if a.shape != b.shape:
+def _as_outputs(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Both as (N, outputs) in float64; (N,) becomes (N, 1)."""
+    pair = [np.asarray(values, np.float64) for values in (logits, labels)]
+    outputs, targets = (values.reshape(len(values), -1) for values in pair)
+    if outputs.shape != targets.shape:
         raise UserError(
             f"labels have the shape {np.shape(labels)}, and the model's outputs "
-            f"{np.shape(logits)}; they must agree."
+            f"{np.shape(logits)}; the two shapes must be equal."
         )
-    return a, b
+    return outputs, targets
 
 
-def label_accuracy(logits, labels, weights=None) -> float:
-    """Share of right yes/no answers over all labels (1 − Hamming loss); (N, L) each."""
-    logits, labels = _outputs(logits, labels)
+def label_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
+    """Share of correct yes/no labels, 1 − Hamming loss; (N, L) each."""
+    logits, labels = _as_outputs(logits, labels)
     return _mean(((logits > 0) == (labels > 0.5)).mean(-1), weights)
 
 
-def exact_match(logits, labels, weights=None) -> float:
-    """Share of examples with every label right ("subset accuracy")."""
-    logits, labels = _outputs(logits, labels)
+def exact_match(logits: Array, labels: Array, weights: Weights = None) -> float:
+    """Share of examples whose labels are all correct ("subset accuracy")."""
+    logits, labels = _as_outputs(logits, labels)
     return _mean(((logits > 0) == (labels > 0.5)).all(-1), weights)
 
 
-def label_macro_f1(logits, labels, weights=None) -> float:
+def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Mean over labels of F1; 0 for a label neither present nor predicted."""
-    logits, labels = _outputs(logits, labels)
-    yes, true = logits > 0, labels > 0.5
-    weights = _weights(weights, len(yes))[:, None]
-    both = (weights * yes).sum(0) + (weights * true).sum(0)
-    hits = 2 * (weights * (yes & true)).sum(0)
-    return float(np.mean(np.where(both > 0, hits / np.where(both > 0, both, 1), 0.0)))
+    logits, labels = _as_outputs(logits, labels)
+    predicted, true = logits > 0, labels > 0.5
+    weights = _weights(weights, len(predicted))[:, None]
+    total = (weights * predicted).sum(0) + (weights * true).sum(0)
+    hits = 2 * (weights * (predicted & true)).sum(0)
+    f1 = np.where(total > 0, hits / np.where(total > 0, total, 1), 0.0)
+    return float(np.mean(f1))
 
 
-def label_nll(logits, labels, weights=None) -> float:
+def label_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Binary cross-entropy in nats, mean over examples and labels."""
-    logits, labels = _outputs(logits, labels)
+    logits, labels = _as_outputs(logits, labels)
     return _mean((np.logaddexp(0, logits) - labels * logits).mean(-1), weights)
 
 
-def mse(outputs, targets, weights=None) -> float:
+def mse(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Squared error, mean over examples and outputs, without ½."""
-    outputs, targets = _outputs(outputs, targets)
+    outputs, targets = _as_outputs(outputs, targets)
     return _mean(np.square(outputs - targets).mean(-1), weights)
 
 
-def mae(outputs, targets, weights=None) -> float:
+def mae(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Absolute error, mean over examples and outputs."""
-    outputs, targets = _outputs(outputs, targets)
+    outputs, targets = _as_outputs(outputs, targets)
     return _mean(np.abs(outputs - targets).mean(-1), weights)
 
 
-def r2(outputs, targets, weights=None) -> float:
+def r2(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Coefficient of determination 1 − SS_res / SS_tot, mean over outputs.
 
-    For an output whose target never changes it is 1 if the residuals are 0, else 0.
+    For an output whose target is constant it is 1 if the residuals are 0, else 0.
     """
-    outputs, targets = _outputs(outputs, targets)
+    outputs, targets = _as_outputs(outputs, targets)
     weights = _weights(weights, len(targets))[:, None]
-    centre = (weights * targets).sum(0) / weights.sum()
+    mean = (weights * targets).sum(0) / weights.sum()
     residual = (weights * np.square(outputs - targets)).sum(0)
-    total = (weights * np.square(targets - centre)).sum(0)
-    # By extremes: rounding leaves a constant with a variance of about 1e-33.
+    total = (weights * np.square(targets - mean)).sum(0)
+    # Not by the variance: rounding gives a constant one of about 1e-33.
     varies = np.ptp(targets[weights[:, 0] > 0], axis=0) > 0
-    share = residual / np.where(varies, total, 1.0)
-    flat = np.where(residual > 0, 0.0, 1.0)
-    return float(np.mean(np.where(varies, 1.0 - share, flat)))
+    unexplained = residual / np.where(varies, total, 1.0)
+    constant = np.where(residual > 0, 0.0, 1.0)
+    return float(np.mean(np.where(varies, 1.0 - unexplained, constant)))
 
 
-def token_nll(sums, labels=None, weights=None) -> float:
+def token_nll(
+    sums: Array, labels: Array | None = None, weights: Weights = None
+) -> float:
     """Mean negative log-likelihood per predicted token in nats.
 
     Args:
       sums: (N, 3) per example: −Σ log p, hits, predicted tokens (losses.next_token).
       labels: not used.
-      weights: (N,), as everywhere.
+      weights: (N,) of the examples.
     """
     total = _weights(weights, len(sums)) @ np.asarray(sums, np.float64)
     return float(total[0] / total[2])
 
 
-def perplexity(sums, labels=None, weights=None) -> float:
+def perplexity(
+    sums: Array, labels: Array | None = None, weights: Weights = None
+) -> float:
     """exp of `token_nll`: per token of the model's own vocabulary."""
     return float(np.exp(token_nll(sums, labels, weights)))
 
 
-def token_accuracy(sums, labels=None, weights=None) -> float:
-    """Share of predicted tokens that the most likely prediction gets right."""
+def token_accuracy(
+    sums: Array, labels: Array | None = None, weights: Weights = None
+) -> float:
+    """Share of predicted tokens whose most likely prediction is correct."""
     total = _weights(weights, len(sums)) @ np.asarray(sums, np.float64)
     return float(total[1] / total[2])
 
@@ -213,7 +230,8 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": token_accuracy,
     },
 }
-# What chooses without the target's labels (criteria.py), and whether more is better.
+# Criteria that choose without labels of the target (see `validators`), and whether
+# larger values are better.
 CRITERIA = {
     "source_accuracy": True,
     "source_mse": False,
@@ -223,7 +241,7 @@ CRITERIA = {
     "snd": True,
     "bnm": True,
 }
-_HIGHER = {
+_HIGHER_IS_BETTER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
     **dict.fromkeys(("exact_match", "r2"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
@@ -232,11 +250,13 @@ _HIGHER = {
 }
 
 
-def compute(task: str, logits, labels, weights=None) -> dict[str, float]:
-    """Returns every metric of the task by name.
+def compute(
+    task: str, logits: Array, labels: Array, weights: Weights = None
+) -> dict[str, float]:
+    """Computes every metric of a task, {name: value}.
 
     Args:
-      task: "classification", "multilabel" or "regression".
+      task: "classification", "multilabel", "regression" or "language".
       logits: (N, outputs), before the output activation; for language the sums of
         `losses.metric_inputs`.
       labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets.
@@ -248,96 +268,68 @@ def compute(task: str, logits, labels, weights=None) -> dict[str, float]:
     if task not in METRICS:
         raise UserError(
             f"task={task!r} is unknown{nearest(task, METRICS)} "
-            f"(known: {', '.join(METRICS)})."
+            f"(tasks: {', '.join(METRICS)})."
         )
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     weights = _weights(weights, len(logits))
-    # Padding goes first: a padded row may hold anything, NaN or a label of -1.
+    # A padded row may hold NaN, or a label of -1.
     rows = weights > 0
     if not rows.any():
         raise UserError("metrics need at least one example with a weight above 0.")
     logits, labels, weights = logits[rows], labels[rows], weights[rows]
-    # A model that blows up gives infinities; the metrics then say NaN, which is enough.
+    # A diverged model has infinite logits, and its metrics are NaN.
     with np.errstate(invalid="ignore", over="ignore"):
-        return {n: fn(logits, labels, weights) for n, fn in METRICS[task].items()}
-
-
-def details(task: str, logits, labels, names=(), most: int = 100) -> dict:
-    """Returns what plots show of a classifier, as JSON; {} for other tasks.
-
-    Args:
-      task: as for `compute`.
-      logits: (N, outputs).
-      labels: (N,).
-      names: of the classes.
-      most: classes; {} for more.
-
-    Returns:
-      {"classes", "confusion": counts, rows true and columns predicted, "reliability":
-      {"count", "confidence", "accuracy"} of equally wide bins of the confidence, means
-      None where a bin is empty}.
-    """
-    logits = np.asarray(logits, np.float64)
-    finite = np.isfinite(logits).all()
-    if task != "classification" or logits.shape[1] > most or not finite:
-        return {}
-    correct = logits.argmax(-1) == labels
-    confidence = special.softmax(logits, -1).max(-1)
-    at = _bins(confidence, BINS)
-    count = np.bincount(at, minlength=BINS)
-
-    def means(values):
-        sums = np.bincount(at, values, minlength=BINS)
-        return [float(a / n) if n else None for a, n in zip(sums, count)]
-
-    classes = [str(name) for name in names] or list(map(str, range(logits.shape[1])))
-    return {
-        "classes": classes,
-        "confusion": confusion(logits, labels).astype(int).tolist(),
-        "reliability": {
-            "count": count.tolist(),
-            "confidence": means(confidence),
-            "accuracy": means(correct),
-        },
-    }
+        return {
+            name: metric(logits, labels, weights)
+            for name, metric in METRICS[task].items()
+        }
 
 
 def higher_is_better(name: str) -> bool:
-    """Returns whether larger values of a metric are better ("val/nll" is "nll")."""
+    """Whether larger values of a metric are better ("val/nll" is read as "nll")."""
     base = name.rsplit("/", 1)[-1]
-    if base not in _HIGHER:
+    if base not in _HIGHER_IS_BETTER:
         raise UserError(
-            f"the metric {name!r} is unknown{nearest(base, _HIGHER)} "
-            f"(known: {', '.join(_HIGHER)})."
+            f"the metric {name!r} is unknown{nearest(base, _HIGHER_IS_BETTER)} "
+            f"(metrics: {', '.join(_HIGHER_IS_BETTER)})."
         )
-    return _HIGHER[base]
+    return _HIGHER_IS_BETTER[base]
 
 
-def beats(name: str, value: float, known: float | None) -> bool:
-    """Returns whether a later value of a metric takes the place of the best so far.
+def beats(name: str, value: float, best: float | None) -> bool:
+    """Whether a later value of a metric replaces the best so far.
 
-    A NaN beats nothing, and everything beats a NaN. Of equal values the first stays;
-    but the last of a criterion that sees no target label: on a few rows of the source,
-    accuracy soon stands at its top, and what is learnt of the target comes after.
+    A NaN replaces nothing, and everything replaces a NaN. Of equal values the first is
+    kept, but the last of a label-free criterion: on a few rows of the source, accuracy
+    soon is at its maximum, and the model learns of the target after that.
+
+    Args:
+      name: of the metric or criterion.
+      value: the later value.
+      best: the best value so far, None without one.
     """
-    if known is None or np.isnan(known):
+    if best is None or np.isnan(best):
         return True
     sign = 1 if higher_is_better(name) else -1
-    if name in CRITERIA and value == known:
+    if name in CRITERIA and value == best:
         return True
-    return sign * value > sign * known
+    return sign * value > sign * best
 
 
-def main(task: str) -> str:
-    """Returns the metric that runs of a task are chosen by unless told otherwise."""
+def main_metric(task: str) -> str:
+    """The metric that chooses among runs of a task by default."""
     return next(iter(METRICS[task]))
 
 
-def monitored(found: dict[str, float], name: str) -> float:
-    """Returns a metric by name; UserError with the nearest where there is none."""
-    if name not in found:
+def monitored_value(values: Mapping[str, float], name: str) -> float:
+    """The value of the monitored metric.
+
+    Raises:
+      UserError: `values` hold no metric of that name.
+    """
+    if name not in values:
         raise UserError(
-            f"monitor={name!r} is not a metric of this task{nearest(name, found)} "
-            f"(metrics: {', '.join(found)})."
+            f"monitor={name!r} is not a metric of this task{nearest(name, values)} "
+            f"(metrics: {', '.join(values)})."
         )
-    return found[name]
+    return values[name]

@@ -106,7 +106,7 @@ def resolve_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> str
         return monitor
     available = available_criteria(datasets)
     criteria = [name for name in PREFERRED_CRITERIA if name in available]
-    return criteria[0] if criteria else metrics.main(datasets["target"].task)
+    return criteria[0] if criteria else metrics.main_metric(datasets["target"].task)
 
 
 def check_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> None:

@@ -24,7 +24,7 @@ def cost_of_criteria(
     criteria = [name for name in metrics.CRITERIA if any(name in row for row in curve)]
     if not criteria:
         return {}
-    metric = metrics.main(task)
+    metric = metrics.main_metric(task)
     oracle = _best(curve, metric)
     if oracle is None:
         return {}

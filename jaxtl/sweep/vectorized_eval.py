@@ -18,6 +18,7 @@ from jaxtl.evaluation import (
     model_selection,
     validators,
 )
+from jaxtl.evaluation.details import classification_details
 from jaxtl.models import precision
 from jaxtl.sweep import stacking
 from jaxtl.sweep.vectorized_runs import VectorizedRuns
@@ -64,7 +65,7 @@ def evaluate_vectorized(
       weights: stacked weights of all replicas, as `VectorizedRuns.weights`.
       split: "train", "val" or "test".
       indices: the replicas to evaluate.
-      with_details: compute `metrics.details` as well.
+      with_details: compute `classification_details` as well.
 
     Returns:
       {replica: (metrics, details)}, without the replicas whose split is empty; details
@@ -81,7 +82,7 @@ def evaluate_vectorized(
         details = {}
         if with_details:
             names = replicas.runs[replica].parts.datasets["target"].class_names
-            details = metrics.details(task, logits, labels, names)
+            details = classification_details(task, logits, labels, names)
         evaluations[replica] = {**values, **criteria.get(replica, {})}, details
     return evaluations
 

@@ -221,7 +221,7 @@ class VectorizedRuns:
         monitor = self.runs[replica].monitor
         if monitor is None:
             return False
-        value, best = metrics.monitored(values, monitor), self.best[replica]
+        value, best = metrics.monitored_value(values, monitor), self.best[replica]
         if not metrics.beats(monitor, value, best and best["value"]):
             return False
         self.best[replica] = {

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from jaxtl.evaluation.metrics import main
+from jaxtl.evaluation.metrics import main_metric
 
 
 class Progress:
@@ -53,7 +53,7 @@ class Progress:
 
     def evaluated(self, values: dict[str, float], better: bool) -> None:
         """Shows the validation metric, marked where it is the best so far."""
-        name = self.run.monitor or main(self.run.parts.program.task)
+        name = self.run.monitor or main_metric(self.run.parts.program.task)
         if name in values:
             self.val = f"  val {name} {values[name]:.4f}{'*' if better else ''}"
 

@@ -44,7 +44,9 @@ def finish(
             measured["details"] = {"split": split, **details}
     steps = overrides.get("steps", run.steps_done)
     rows = val_curve or [{"step": steps, **measured.get("val", {})}]
-    choosing = selection_cost.cost_of_criteria(rows, run.monitor, run.parts.program.task)
+    choosing = selection_cost.cost_of_criteria(
+        rows, run.monitor, run.parts.program.task
+    )
     return {
         **measured,
         "steps": run.steps_done,

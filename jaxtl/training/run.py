@@ -347,7 +347,7 @@ class Run:
         monitor = self.monitor
         if monitor is None:  # nothing chooses a checkpoint
             return False
-        value = metrics.monitored(values, monitor)
+        value = metrics.monitored_value(values, monitor)
         best = None if self.best is None else self.best["value"]
         if not metrics.beats(monitor, value, best):
             return False

@@ -43,13 +43,15 @@ def choose(run: Any) -> float:
       Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
     """
     tuned = run.weights("best")
-    monitor = run.monitor or metrics.main(run.program.task)
+    monitor = run.monitor or metrics.main_metric(run.program.task)
     sign = 1 if metrics.higher_is_better(monitor) else -1
     candidates = []
     for alpha in sorted(run.exp.wise_ft):
         params, stats = between(run, tuned, alpha)
         values = evaluate.evaluate_weights(run, params, stats, "val")
-        candidates.append((sign * metrics.monitored(values, monitor), alpha, values))
+        candidates.append(
+            (sign * metrics.monitored_value(values, monitor), alpha, values)
+        )
     value, alpha, values = max(candidates, key=lambda candidate: candidate[:2])
     run.set_best(between(run, tuned, alpha), sign * value, values)
     return alpha

@@ -152,15 +152,15 @@ def test_the_control_variate_estimates_better():
 def test_losses_are_the_tasks_own():
     z, y = logits(), np.arange(23) % 4
     expected = log_loss(y, softmax(z), labels=range(4))
-    ours = validators.losses_of("classification", z, y)
+    ours = validators.example_losses("classification", z, y)
     assert ours.shape == (23,)
     assert ours.mean() == pytest.approx(expected, rel=1e-9)
-    assert validators.losses_of("regression", z[:, :1], y)[2] == (z[2, 0] - 2) ** 2
+    assert validators.example_losses("regression", z[:, :1], y)[2] == (z[2, 0] - 2) ** 2
     yes = (z > 0.3).astype(int)
     p = 1 / (1 + np.exp(-z))
     expected = -(yes * np.log(p) + (1 - yes) * np.log(1 - p)).mean(-1)
     np.testing.assert_allclose(
-        validators.losses_of("multilabel", z, yes), expected, rtol=1e-9
+        validators.example_losses("multilabel", z, yes), expected, rtol=1e-9
     )
 
 
@@ -182,7 +182,7 @@ def test_names_tell_what_is_measured(task, source, train):
     assert tuple(found) == validators.names(task, source=source, train=train)
     assert set(found) <= set(metrics.CRITERIA)
     if source:
-        main = metrics.main(task)
+        main = metrics.main_metric(task)
         expected = metrics.compute(task, z, y)[main]
         assert found[f"source_{main}"] == pytest.approx(expected)
 

@@ -14,6 +14,7 @@ from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import metrics
+from jaxtl.evaluation.details import classification_details
 from jaxtl.training import result
 from jaxtl.training.experiment import Experiment
 
@@ -98,8 +99,9 @@ def run(
       JSON values: "val", "test" ({metric: value}; those of val are of the fit on train
       alone), "monitor", "chosen_settings", "tried" (each candidate with its metric),
       "seed", "train_seconds" (one fit of the chosen candidate), "seconds" (in all),
-      "examples", "versions", and for classes "details" (`metrics.details`, of test
-      where it is read; for an SVM without "reliability").
+      "examples", "versions", and for classes "details" (`classification_details`, of
+      test where it is read; for an SVM without "reliability").
+
 
     Raises:
       UserError: a task or features that the baseline is not for, several candidates
@@ -178,10 +180,10 @@ def _check_task(baseline: Baseline, task: str) -> None:
 def _metric(baseline: Baseline, task: str, monitor: str | None) -> str:
     """Metric that chooses: the monitor, or the task's main one where it can't be."""
     if monitor in (None, "auto"):
-        return metrics.main(task)
-    metrics.monitored(dict.fromkeys(metrics.METRICS[task], 0.0), monitor)
+        return metrics.main_metric(task)
+    metrics.monitored_value(dict.fromkeys(metrics.METRICS[task], 0.0), monitor)
     missing = monitor in PROBABILISTIC and not baseline.probabilities
-    return metrics.main(task) if missing else monitor
+    return metrics.main_metric(task) if missing else monitor
 
 
 def _candidates(baseline: Baseline, data: Dataset, val: bool) -> list[Baseline]:
@@ -295,7 +297,7 @@ def _scores(
     data = problem.data
     outputs, y = _outputs(fitted, problem, split), problem.y[split]
     scores = metrics.compute(data.task, outputs, y)
-    details = metrics.details(data.task, outputs, y, data.class_names)
+    details = classification_details(data.task, outputs, y, data.class_names)
     if not candidate.probabilities:
         scores = {name: v for name, v in scores.items() if name not in PROBABILISTIC}
         details.pop("reliability", None)

@@ -79,9 +79,9 @@ def _raw(exp: Experiment, data: Dataset, names: Sequence[str]) -> dict[str, np.n
     nbytes = 4 * width * sum(len(data.rows[name]) for name in names)
     if nbytes > exp.cache_bytes:
         raise UserError(
-            f"features='raw' would take {feature_cache.format_bytes(nbytes)}, more than "
-            f"cache_bytes={exp.cache_bytes:,}; make the images smaller (data.size), or "
-            "take a stage of the model."
+            f"features='raw' would take {feature_cache.format_bytes(nbytes)}, more "
+            f"than cache_bytes={exp.cache_bytes:,}; make the images smaller "
+            "(data.size), or take a stage of the model."
         )
     pre = exp.preprocess or data.preprocess
 

@@ -159,7 +159,7 @@ def _compare(
 ) -> Ensemble:
     """Combines the members' logits by every method, and chooses on validation."""
     task = members[0].dataset.task
-    metric = metrics.main(task)
+    metric = metrics.main_metric(task)
     labels_pair = labels["val"], labels[split]
     of_members = [
         _measure(member.name, task, (logits["val"][i], logits[split][i]), labels_pair)
