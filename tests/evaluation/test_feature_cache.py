@@ -1,5 +1,6 @@
-"""Cached features: the same training, under names that change with their causes."""
+"""Cached features: training from them is the same, and their keys are complete."""
 
+import copy
 import dataclasses
 import errno
 
@@ -14,7 +15,7 @@ import jaxtl as tl
 from jaxtl.core import tree as trees
 from jaxtl.core.types import FROZEN, Tokens, vectors
 from jaxtl.data import preprocess
-from jaxtl.evaluation import feature_cache, feature_cache_disk
+from jaxtl.evaluation import feature_cache, feature_cache_disk, forward
 from jaxtl.terms.base import Term
 
 HEAD = {"head": 1.0, ".*": FROZEN}
@@ -25,9 +26,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 @pytest.fixture(autouse=True)
 def _empty():
-    feature_cache.forget()
+    feature_cache.clear()
     yield
-    feature_cache.forget()
+    feature_cache.clear()
 
 
 def _exp(digits, **changes):
@@ -41,11 +42,11 @@ def _exp(digits, **changes):
     return digits(**{**fields, **changes})
 
 
-def _both(exp):
-    """Returns the cached and the uncached run, trained."""
+def _cached_and_uncached(exp):
+    """The cached and the uncached run, trained."""
     runs = []
-    for how in ("memory", "off"):
-        run = tl.setup(dataclasses.replace(exp, cache=how))
+    for cache in ("memory", "off"):
+        run = tl.setup(dataclasses.replace(exp, cache=cache))
         list(run)
         runs.append(run)
     return runs
@@ -57,7 +58,7 @@ def _same(a, b):
 
 
 def test_training_from_the_cache_ends_in_the_same_parameters(digits):
-    cached, plain = _both(_exp(digits))
+    cached, plain = _cached_and_uncached(_exp(digits))
     assert cached.cached.stages == ("layer1", "layer2")
     assert plain.cached is None
     _same(cached.params, plain.params)
@@ -68,7 +69,7 @@ def test_training_from_the_cache_ends_in_the_same_parameters(digits):
 
 def test_convolutions_with_batch_statistics(digits):
     model = tl.models.ResNet(depth=8, width=4)
-    cached, plain = _both(_exp(digits, model=model, steps=20))
+    cached, plain = _cached_and_uncached(_exp(digits, model=model, steps=20))
     # The head averages the map over places first, without parameters: that is cached.
     assert cached.cached.streams["target"].features.shape[1:] == (16,)
     _same(cached.params, plain.params)
@@ -102,13 +103,15 @@ def test_tokens_are_cached_with_their_masks(digits, pooling):
         optim=tl.optim.SGD(lr=1e-2, groups=groups),
     )
     exp = dataclasses.replace(exp, model=dataclasses.replace(model, dropout=0.0))
-    cached, plain = _both(exp)
+    cached, plain = _cached_and_uncached(exp)
     assert isinstance(cached.cached.streams["target"].features, Tokens)
     _same(cached.params, plain.params)
 
 
-def test_a_step_without_the_frozen_stages_computes_less(digits):
-    runs = _both(_exp(digits, model=tl.models.MLP(widths=(256, 8)), steps=3))
+def test_a_step_from_cached_features_computes_less(digits):
+    runs = _cached_and_uncached(
+        _exp(digits, model=tl.models.MLP(widths=(256, 8)), steps=3)
+    )
     cached, plain = (run.compiled.flops for run in runs)
     assert cached < 0.2 * plain
     assert "saves 9" in runs[0].notes["cache"]
@@ -116,8 +119,8 @@ def test_a_step_without_the_frozen_stages_computes_less(digits):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Reads(Term):
-    """Asks for the features of a frozen stage, of the source, and for the inputs."""
+class _ReadsFrozenStages(Term):
+    """Reads features of frozen stages, of the source as well, and the inputs."""
 
     def __call__(self, context):
         ours = vectors(context.forward().features["layer1"])
@@ -131,22 +134,22 @@ class _Reads(Term):
         )
 
 
-def test_a_term_may_ask_for_what_lies_below_the_cut(digits, tmp_path):
+def test_terms_may_read_frozen_stages_and_inputs(digits, tmp_path):
     source = digits(model=tl.models.MLP(widths=(16, 8)))
     tl.train(tl.setup(source, tmp_path / "source"), progress=False)
     exp = _exp(
         digits,
         model=source.model,
         init=tl.pretrained.FromRun(str(tmp_path / "source"), reset="head"),
-        terms={"task": tl.losses.CrossEntropy(), "reads": _Reads()},
+        terms={"task": tl.losses.CrossEntropy(), "reads": _ReadsFrozenStages()},
         steps=10,
     )
-    cached, plain = _both(exp)
+    cached, plain = _cached_and_uncached(exp)
     assert cached.program.cached_source
     _same(cached.params, plain.params)
 
 
-def test_jacobians_by_the_inputs_stay_those_by_the_inputs(digits, tmp_path):
+def test_jacobians_by_the_inputs_do_not_start_from_features(digits, tmp_path):
     source = digits(model=tl.models.MLP(widths=(16, 8), activation="tanh"))
     tl.train(tl.setup(source, tmp_path / "source"), progress=False)
     term = tl.regularizers.JacobianDifference(wrt="inputs", weight=10.0)
@@ -157,11 +160,11 @@ def test_jacobians_by_the_inputs_stay_those_by_the_inputs(digits, tmp_path):
         terms={"task": tl.losses.CrossEntropy(), "jacobian": term},
         steps=10,
     )
-    cached, plain = _both(exp)
+    cached, plain = _cached_and_uncached(exp)
     _same(cached.params, plain.params)
 
 
-def test_a_thawing_stage_takes_its_features_out_of_use(digits):
+def test_features_of_an_unfrozen_stage_are_not_used(digits):
     plan = tl.optim.GradualUnfreezing(until=0.6)
     model = tl.models.MLP(widths=(16, 8))
     groups = {".*": 1.0}
@@ -171,12 +174,12 @@ def test_a_thawing_stage_takes_its_features_out_of_use(digits):
     for _ in run:
         cuts.append(run.program.cached_until)
     assert cuts == ["layer2"] * 18 + ["layer1"] * 18 + [None] * 24
-    other = tl.setup(dataclasses.replace(exp, cache="off"))
-    list(other)
-    _same(run.params, other.params)
+    uncached = tl.setup(dataclasses.replace(exp, cache="off"))
+    list(uncached)
+    _same(run.params, uncached.params)
 
 
-def test_a_stage_that_moved_and_froze_again_is_computed_anew(digits):
+def test_features_of_a_stage_are_computed_again_after_it_was_trained(digits):
     plan = (
         tl.optim.Phase(until=0.4, frozen="layer1|layer2"),
         tl.optim.Phase(until=0.6),
@@ -188,13 +191,13 @@ def test_a_stage_that_moved_and_froze_again_is_computed_anew(digits):
         phases=plan,
         optim=tl.optim.AdamW(lr=1e-2),
     )
-    cached, plain = _both(exp)
+    cached, plain = _cached_and_uncached(exp)
     assert cached.cached is not None
-    assert len(feature_cache._MEMORY) == 2
+    assert len(feature_cache.entries) == 2
     _same(cached.params, plain.params)
 
 
-def test_augmentation_turns_it_off_and_says_why(digits):
+def test_augmentation_disables_the_cache_with_a_note(digits):
     exp = _exp(digits, augment=(tl.data.Flip(),), steps=2)
     exp = dataclasses.replace(exp, model=tl.models.CNN(widths=(4,), units=8, pool=1))
     run = tl.setup(dataclasses.replace(exp, cache="memory"))
@@ -203,7 +206,7 @@ def test_augmentation_turns_it_off_and_says_why(digits):
     assert "augmentation" in run.notes["cache"]
 
 
-def test_few_steps_and_large_features_are_left_alone_and_say_why(digits):
+def test_few_steps_and_large_features_disable_the_cache_with_a_note(digits):
     run = tl.setup(_exp(digits, steps=2))
     list(run)
     assert "2 steps see fewer examples of 'target' than its 120" in run.notes["cache"]
@@ -230,11 +233,11 @@ def test_runs_of_one_source_share_an_entry(digits):
     exp = _exp(digits, data=tl.data.Digits(split_seed=0), cache="memory", steps=2)
     first, second = tl.setup(exp), tl.setup(dataclasses.replace(exp, batch=16))
     list(first), list(second)
-    assert len(feature_cache._MEMORY) == 1
+    assert len(feature_cache.entries) == 1
 
 
 @pytest.fixture(scope="module")
-def made():
+def run():
     exp = tl.Experiment(
         model=tl.models.MLP(widths=(4, 3)),
         data=tl.data.Digits(),
@@ -244,55 +247,43 @@ def made():
     return tl.setup(exp)
 
 
-def _name(run, params=None, pre=None, x=None, stages=("layer1", "layer2"), **exp):
-    dataset = run.parts.datasets["target"]
+def _key(run, params=None, pre=None, x=None, stages=("layer1", "layer2"), **exp):
+    dataset = run.datasets["target"]
     if x is not None:
         dataset = dataclasses.replace(dataset, x=x)
+    weights = (run.params if params is None else params, run.state.stats)
+    pre = run.preprocess if pre is None else pre
     if exp:
-        run = _With(run, dataclasses.replace(run.exp, **exp))
-    return feature_cache.digest(
-        run,
-        run.params if params is None else params,
-        run.state.stats,
-        stages,
-        dataset,
-        run.preprocess if pre is None else pre,
-        dataset.rows["train"],
-    )
-
-
-class _With:
-    """A run under another experiment."""
-
-    def __init__(self, run, exp):
-        self.exp, self.parts = exp, run.parts
-        self.params, self.state, self.preprocess = run.params, run.state, run.preprocess
+        run = copy.copy(run)
+        run.exp = dataclasses.replace(run.exp, **exp)
+    rows = dataset.rows["train"]
+    return feature_cache.cache_key(run, weights, stages, dataset, pre, rows)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_any_change_of_a_frozen_weight_changes_the_name(made, data):
-    params = jax.tree.map(np.array, made.params)
+def test_any_change_of_a_frozen_weight_changes_the_key(run, data):
+    params = jax.tree.map(np.array, run.params)
     flat = trees.flatten({k: v for k, v in params.items() if k != "head"})
     path = data.draw(st.sampled_from(sorted(flat)))
     place = data.draw(st.integers(0, flat[path].size - 1))
-    before = _name(made, params)
+    before = _key(run, params)
     flat[path].reshape(-1)[place] = np.nextafter(
         flat[path].reshape(-1)[place], np.float32(np.inf)
     )
-    assert _name(made, params) != before
+    assert _key(run, params) != before
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_any_change_of_an_example_changes_the_name(made, data):
-    dataset = made.parts.datasets["target"]
+def test_any_change_of_an_example_changes_the_key(run, data):
+    dataset = run.parts.datasets["target"]
     x, rows = np.array(dataset.x), dataset.rows["train"]
     row = rows[data.draw(st.integers(0, len(rows) - 1))]
     place = data.draw(st.integers(0, x[0].size - 1))
-    before = _name(made, x=x)
+    before = _key(run, x=x)
     x[row].reshape(-1)[place] += 1
-    assert _name(made, x=x) != before
+    assert _key(run, x=x) != before
 
 
 @settings(max_examples=30, deadline=None)
@@ -301,25 +292,25 @@ def test_any_change_of_an_example_changes_the_name(made, data):
     mean=st.none() | st.floats(-1, 1),
     std=st.none() | st.floats(0.1, 2),
 )
-def test_any_change_of_the_preprocessing_changes_the_name(made, scale, mean, std):
-    other = preprocess.Preprocess(scale=scale, mean=mean, std=std)
-    now = dataclasses.replace(made.preprocess, size=None, channels=None)
-    same = preprocess.to_json(other) == preprocess.to_json(now)
-    assert (_name(made, pre=other) == _name(made, pre=now)) is same
+def test_any_change_of_the_preprocessing_changes_the_key(run, scale, mean, std):
+    changed = preprocess.Preprocess(scale=scale, mean=mean, std=std)
+    stored = dataclasses.replace(run.preprocess, size=None, channels=None)
+    same = preprocess.to_json(changed) == preprocess.to_json(stored)
+    assert (_key(run, pre=changed) == _key(run, pre=stored)) is same
 
 
-def test_the_head_is_no_part_of_the_name_and_dtype_and_cut_are(made):
-    params = jax.tree.map(np.array, made.params)
-    before = _name(made, params)
+def test_the_key_depends_on_dtype_and_stages_and_not_on_the_head(run):
+    params = jax.tree.map(np.array, run.params)
+    before = _key(run, params)
     params["head"]["dense"]["bias"] += 1
-    assert _name(made, params) == before
-    assert _name(made, dtype="bfloat16") != before
-    assert _name(made, stages=("layer1",)) != before
+    assert _key(run, params) == before
+    assert _key(run, dtype="bfloat16") != before
+    assert _key(run, stages=("layer1",)) != before
 
 
 def _on_disk(digits, folder):
     exp = _exp(digits, steps=3, cache="disk", cache_dir=str(folder))
-    feature_cache.forget()
+    feature_cache.clear()
     run = tl.setup(exp)
     list(run)
     return run
@@ -333,19 +324,19 @@ def test_an_entry_on_disk_is_read_back(digits, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("computed although it is on disk")
 
-    monkeypatch.setattr(feature_cache, "_compute", never)
+    monkeypatch.setattr(forward, "in_batches", never)
     second = _on_disk(digits, tmp_path)
     for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params)):
         np.testing.assert_array_equal(a, b)
     assert second.notes["cache"] == first.notes["cache"]
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "facts"])
-def test_a_damaged_entry_is_rebuilt_and_never_trusted(digits, tmp_path, harm):
+@pytest.mark.parametrize("harm", ["flip", "cut", "metadata"])
+def test_a_damaged_entry_is_rebuilt(digits, tmp_path, harm):
     first = _on_disk(digits, tmp_path)
     [entry] = tmp_path.iterdir()
-    if harm == "facts":
-        (entry / feature_cache_disk.FACTS).write_text("{")
+    if harm == "metadata":
+        (entry / feature_cache_disk.METADATA).write_text("{")
     else:
         whole = (entry / "0.npy").read_bytes()
         bad = whole[:-1] + bytes([whole[-1] ^ 1]) if harm == "flip" else whole[:-9]
@@ -361,7 +352,7 @@ def test_a_damaged_entry_is_rebuilt_and_never_trusted(digits, tmp_path, harm):
     ("code", "what"),
     [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only file system")],
 )
-def test_a_full_or_read_only_folder_is_done_without(
+def test_training_goes_on_with_a_full_or_read_only_folder(
     digits, tmp_path, monkeypatch, code, what
 ):
     def save(path, _):
@@ -376,26 +367,26 @@ def test_a_full_or_read_only_folder_is_done_without(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file_is_done_without(digits, tmp_path):
+def test_training_goes_on_where_the_folder_is_a_file(digits, tmp_path):
     (tmp_path / "file").write_text("")
     run = _on_disk(digits, tmp_path / "file")
     assert "can't be written" in run.notes["cache"]
 
 
-def test_half_precision_and_tokens_come_back_from_disk(tmp_path):
+def test_half_precision_and_tokens_are_read_back_from_disk(tmp_path):
     values = Tokens(
         np.asarray(jnp.arange(6.0).reshape(2, 3, 1).astype(jnp.bfloat16)),
         np.ones((2, 3), bool),
     )
     assert feature_cache_disk.write(tmp_path, "key", values, 2.0) == ""
-    (found, flops), note = feature_cache_disk.read(tmp_path, "key")
+    (values_read, flops), note = feature_cache_disk.read(tmp_path, "key")
     assert (flops, note) == (2.0, "")
-    assert isinstance(found, Tokens)
-    assert found.states.dtype == values.states.dtype
-    np.testing.assert_array_equal(found.states, values.states)
+    assert isinstance(values_read, Tokens)
+    assert values_read.states.dtype == values.states.dtype
+    np.testing.assert_array_equal(values_read.states, values.states)
 
 
-def test_what_streams_from_the_host_need_not_be_read_any_more(digits):
+def test_data_of_host_streams_are_not_read_again(digits):
     exp = _exp(digits, device_bytes=1000)
     cached = tl.setup(dataclasses.replace(exp, cache="memory"))
     list(cached)
@@ -406,7 +397,7 @@ def test_what_streams_from_the_host_need_not_be_read_any_more(digits):
     _same(cached.params, plain.params)
 
 
-def test_a_head_alone_takes_many_steps_at_once_unless_a_term_convolves(
+def test_a_head_alone_takes_many_steps_per_dispatch_without_convolutions(
     digits, tmp_path
 ):
     model = tl.models.CNN(widths=(16, 16), units=8, pool=1)

@@ -15,7 +15,7 @@ sk = pytest.importorskip("sklearn.metrics", reason="metrics are held against skl
 def _classes(seed, rows=40, classes=5):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (rows, classes))
-    # The last class occurs neither as a label nor, often, as a prediction.
+    # The last class never occurs as a label and rarely as a prediction.
     logits[:, -1] -= 6
     return logits, rng.integers(0, classes - 1, rows), rng.integers(0, 3, rows)
 
@@ -54,7 +54,7 @@ def test_multilabel_is_sklearns(seed):
     for w in (None, weights):
         args = {"sample_weight": w}
         guess = (logits > 0).astype(int)
-        each = [sk.log_loss(labels[:, i], p[:, i], labels=[0, 1], **args)
+        label_losses = [sk.log_loss(labels[:, i], p[:, i], labels=[0, 1], **args)
                 for i in range(4)]  # fmt: skip
         expected = {
             "accuracy": 1 - sk.hamming_loss(labels, guess, **args),
@@ -62,7 +62,7 @@ def test_multilabel_is_sklearns(seed):
             "macro_f1": sk.f1_score(
                 labels, guess, average="macro", zero_division=0, **args
             ),
-            "nll": np.mean(each),
+            "nll": np.mean(label_losses),
         }
         ours = metrics.compute("multilabel", logits, labels, w)
         for name, value in expected.items():
@@ -75,7 +75,7 @@ def test_regression_is_sklearns(seed, outputs):
     rng = np.random.default_rng(seed)
     y, t = rng.normal(size=(2, 20, outputs))
     if seed % 2:
-        t[:, 0] = seed % 5  # an output that never changes
+        t[:, 0] = seed % 5  # a constant output
     weights = rng.integers(0, 3, 20)
     weights[:2] = 1
     for w in (None, weights):
@@ -89,7 +89,7 @@ def test_regression_is_sklearns(seed, outputs):
             np.testing.assert_allclose(ours[name], value, rtol=1e-9, atol=1e-12)
 
 
-def test_a_target_that_never_changes_has_nothing_to_explain():
+def test_r2_of_a_constant_target():
     flat = np.full((20, 1), 0.1)  # whose mean is not 0.1 in floating point
     assert metrics.r2(flat + 1.0, flat) == 0.0
     assert metrics.r2(flat, flat) == 1.0
@@ -116,7 +116,7 @@ def test_calibrated_predictions_have_no_calibration_error():
 
 
 @pytest.mark.parametrize("task", metrics.METRICS)
-def test_padding_may_hold_anything(task):
+def test_padded_rows_do_not_change_metrics(task):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(6, 3))
     labels = {
@@ -127,25 +127,25 @@ def test_padding_may_hold_anything(task):
     }[task]
     logits = np.abs(logits) if task == "language" else logits  # sums and counts
     clean = metrics.compute(task, logits, labels)
-    rest = np.full((2, 3), np.nan)
-    junk = np.full((2, *labels.shape[1:]), -1)
+    padding = np.full((2, 3), np.nan)
+    padding_labels = np.full((2, *labels.shape[1:]), -1)
     padded = metrics.compute(
         task,
-        np.concatenate([logits, rest]),
-        np.concatenate([labels, junk]),
+        np.concatenate([logits, padding]),
+        np.concatenate([labels, padding_labels]),
         [1] * 6 + [0] * 2,
     )
     assert padded == clean
 
 
-def test_a_model_that_blew_up_has_no_calibration():
+def test_metrics_of_a_diverged_model_are_nan():
     logits = np.array([[np.nan, 0.0], [1.0, 0.0]])
-    found = metrics.compute("classification", logits, np.array([0, 0]))
-    assert np.isnan(found["ece"])
-    assert np.isnan(found["nll"])
+    values = metrics.compute("classification", logits, np.array([0, 0]))
+    assert np.isnan(values["ece"])
+    assert np.isnan(values["nll"])
 
 
-def test_every_metric_knows_its_direction():
+def test_every_metric_has_a_direction():
     for names in metrics.METRICS.values():
         for name in names:
             assert isinstance(metrics.higher_is_better(f"val/{name}"), bool)
@@ -153,7 +153,7 @@ def test_every_metric_knows_its_direction():
     assert not metrics.higher_is_better("nll")
 
 
-def test_errors_name_the_nearest():
+def test_errors_name_the_nearest_spelling():
     with pytest.raises(UserError, match="did you mean 'accuracy'"):
         metrics.higher_is_better("val/acuracy")
     with pytest.raises(UserError, match="did you mean 'regression'"):
@@ -164,7 +164,7 @@ def test_errors_name_the_nearest():
         metrics.compute("multilabel", np.zeros((2, 3)), np.zeros((2, 2)))
 
 
-def test_what_beats_the_best_so_far():
+def test_values_that_replace_the_best_so_far():
     nan = float("nan")
     for name, better, worse in (("accuracy", 0.9, 0.8), ("nll", 0.8, 0.9)):
         assert metrics.beats(name, better, worse)

@@ -1,4 +1,4 @@
-"""Runs of unlabelled targets choose, and sweeps do, without looking at labels."""
+"""Runs and sweeps of unlabelled targets choose without reading target labels."""
 
 import dataclasses
 import json
@@ -33,15 +33,17 @@ def arrays(seed=0, shift=0.0, **options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fixed(Data):
-    """A target whose splits are its own, and whose labels can be scrambled."""
+class ShiftedTarget(Data):
+    """A target with fixed splits, whose labels can be scrambled."""
 
     scrambled: tuple[str, ...] = ()
 
     def read(self) -> Table:
         x, y = points(1, 2.0)
         rows = {"train": range(0, 50), "val": range(50, 70), "test": range(70, 90)}
-        rows = {name: np.array(found, np.int32) for name, found in rows.items()}
+        rows = {
+            name: np.array(split_rows, np.int32) for name, split_rows in rows.items()
+        }
         for name in self.scrambled:
             y[rows[name]] = (y[rows[name]] + 1) % 3
         return Table(x=x, y=y, class_names=("a", "b", "c"), splits=rows)
@@ -50,7 +52,7 @@ class Fixed(Data):
 def adaptation(**changes):
     fields = {
         "model": tl.models.MLP(widths=(8,)),
-        "data": Fixed(labels=0),
+        "data": ShiftedTarget(labels=0),
         "streams": {"source": arrays(class_names=("a", "b", "c"))},
         "terms": {
             "task": tl.losses.CrossEntropy(stream="source"),
@@ -66,52 +68,52 @@ def adaptation(**changes):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Returns a function: changes -> (run, result), each trained once."""
-    known = {}
+    """A function: changes -> (run, result), each trained once."""
+    cache = {}
 
     def train(**changes):
         key = repr(sorted(changes.items()))
-        if key not in known:
+        if key not in cache:
             run = tl.setup(adaptation(**changes))
-            known[key] = run, tl.train(run, progress=False)
-        return known[key]
+            cache[key] = run, tl.train(run, progress=False)
+        return cache[key]
 
     return train
 
 
-def by_hand(run):
-    """Returns what the criteria are, from plain forward passes of whole splits."""
+def plain_criteria(run):
+    """The criteria, from plain forward passes of whole splits."""
     params, stats = run.weights()
 
-    def read(name, *splits):
-        data = run.parts.datasets[name]
+    def outputs(name, *splits):
+        data = run.datasets[name]
         rows = np.sort(np.concatenate([data.rows[s] for s in splits]))
         out = run.network.apply(params, stats, data.x[rows])
         return np.asarray(out.logits), np.asarray(out.features["layer1"]), rows
 
-    logits, features, rows = read("source", "val")
-    seen = validators.Evidence(
+    logits, features, rows = outputs("source", "val")
+    evidence = validators.Evidence(
         logits,
-        run.parts.datasets["source"].y[rows],
+        run.datasets["source"].y[rows],
         features,
-        read("source", "train")[1],
-        *read("target", "unlabelled", "val")[:2],
+        outputs("source", "train")[1],
+        *outputs("target", "unlabelled", "val")[:2],
     )
-    return validators.measure("classification", seen)
+    return validators.measure("classification", evidence)
 
 
 def test_evaluation_on_val_has_the_criteria(trained):
     run, result = trained()
-    found = tl.evaluate(run, "val")
-    assert set(found) == {*metrics.METRICS["classification"], *CRITERIA}
-    expected = by_hand(run)
-    assert {n: found[n] for n in CRITERIA} == pytest.approx(expected, rel=1e-4)
+    values = tl.evaluate(run, "val")
+    assert set(values) == {*metrics.METRICS["classification"], *CRITERIA}
+    expected = plain_criteria(run)
+    assert {n: values[n] for n in CRITERIA} == pytest.approx(expected, rel=1e-4)
     assert not set(tl.evaluate(run, "test")) & set(CRITERIA)
-    assert set(result["val"]) == set(found)
+    assert set(result["val"]) == set(values)
     assert not set(result["test"]) & set(CRITERIA)
 
 
-def test_a_labelled_target_has_none_of_it(trained):
+def test_a_labelled_target_has_no_criteria(trained):
     run = tl.setup(adaptation(data=arrays(1), terms={}, streams={}))
     assert not model_selection.is_label_free(run.datasets)
     assert run.monitor == "accuracy"
@@ -120,12 +122,12 @@ def test_a_labelled_target_has_none_of_it(trained):
 
 
 @pytest.mark.parametrize("evaluate_batch", [7, 64])
-def test_rows_on_the_host_and_in_batches_give_the_same(trained, evaluate_batch):
+def test_criteria_do_not_depend_on_batches_and_placement(trained, evaluate_batch):
     run, _ = trained()
-    other = tl.setup(adaptation(evaluate_batch=evaluate_batch, device_bytes=0))
-    found = model_selection.measure_criteria(other, *run.weights())
+    streamed = tl.setup(adaptation(evaluate_batch=evaluate_batch, device_bytes=0))
+    criteria = model_selection.measure_criteria(streamed, *run.weights())
     expected = model_selection.measure_criteria(run, *run.weights())
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert criteria == pytest.approx(expected, rel=1e-4)
 
 
 def test_criteria_read_at_most_two_thousand_rows_always_the_same():
@@ -141,18 +143,18 @@ def test_criteria_read_at_most_two_thousand_rows_always_the_same():
     np.testing.assert_array_equal(target_rows(np.arange(9)), np.arange(9))
 
 
-def test_the_source_chooses_unless_told_otherwise(trained):
+def test_the_source_chooses_by_default(trained):
     run, result = trained()
     assert run.monitor == result["monitor"] == "source_accuracy"
     assert result["terms"]["monitor"].startswith("source_accuracy chooses, without")
     values = [row["source_accuracy"] for row in run.curve["val"]]
-    # The last of equals: accuracy on few rows stands at its top for long.
+    # The last of equal ones: accuracy on few rows is at its maximum for long.
     best = len(values) - 1 - int(np.argmax(values[::-1]))
     assert result["chosen"] == run.curve["val"][best]["step"]
 
 
 @pytest.mark.parametrize("name", ["snd", "entropy", "bnm", "iwv", "dev"])
-def test_any_criterion_chooses_when_asked(trained, name):
+def test_any_criterion_can_choose(trained, name):
     run, result = trained(monitor=name)
     values = [row[name] for row in run.curve["val"]]
     pick = np.argmax if metrics.higher_is_better(name) else np.argmin
@@ -160,7 +162,7 @@ def test_any_criterion_chooses_when_asked(trained, name):
     assert result["choosing"]["criteria"][name]["step"] == result["chosen"]
 
 
-def test_an_oracle_says_so(trained):
+def test_an_oracle_is_marked_as_one(trained):
     _, result = trained(monitor="accuracy")
     assert result["terms"]["monitor"].startswith("ORACLE: accuracy on val reads labels")
     assert sentence([result]).startswith("ORACLE: accuracy on val")
@@ -168,56 +170,62 @@ def test_an_oracle_says_so(trained):
 
 @pytest.mark.parametrize("name", ["auto", "iwv", "dev", "snd", "bnm", "entropy"])
 def test_no_label_of_the_target_changes_a_choice(trained, name):
-    """Neither of test (never looked at) nor of val (looked at afterwards)."""
+    """Neither of test (never read) nor of val (read afterwards)."""
     run, result = trained(monitor=name)
     for splits in (("test",), ("train", "val", "test")):
-        other, found = trained(monitor=name, data=Fixed(labels=0, scrambled=splits))
-        assert found["chosen"] == result["chosen"]
-        for ours, theirs in zip(run.curve["val"], other.curve["val"], strict=True):
+        scrambled_run, scrambled_result = trained(
+            monitor=name, data=ShiftedTarget(labels=0, scrambled=splits)
+        )
+        assert scrambled_result["chosen"] == result["chosen"]
+        for ours, theirs in zip(
+            run.curve["val"], scrambled_run.curve["val"], strict=True
+        ):
             assert {n: ours[n] for n in CRITERIA} == {n: theirs[n] for n in CRITERIA}
-        for name_, one in found["choosing"]["criteria"].items():
-            assert one["step"] == result["choosing"]["criteria"][name_]["step"]
-        same = found["choosing"] == result["choosing"]
+        for criterion, costs in scrambled_result["choosing"]["criteria"].items():
+            assert costs["step"] == result["choosing"]["criteria"][criterion]["step"]
+        same = scrambled_result["choosing"] == result["choosing"]
         assert same == (splits == ("test",))
 
 
-def test_scrambled_test_labels_leave_even_the_oracle_alone(trained):
-    data = Fixed(labels=0, scrambled=("test",))
+def test_scrambled_test_labels_do_not_change_even_the_oracle(trained):
+    data = ShiftedTarget(labels=0, scrambled=("test",))
     ours, theirs = trained(monitor="accuracy"), trained(monitor="accuracy", data=data)
     assert ours[1]["chosen"] == theirs[1]["chosen"]
     assert ours[1]["test"] != theirs[1]["test"]
 
 
-def test_what_each_criterion_would_have_cost(trained):
+def test_costs_are_relative_to_the_best_checkpoint(trained):
     run, result = trained()
-    found, curve = result["choosing"], run.curve["val"]
-    top = max(row["accuracy"] for row in curve)
-    assert found["oracle"]["value"] == top
-    assert found["metric"] == "accuracy"
-    assert set(found["criteria"]) == set(CRITERIA)
-    for one in found["criteria"].values():
-        [row] = [row for row in curve if row["step"] == one["step"]]
-        assert one["value"] == row["accuracy"]
-        assert one["cost"] == top - row["accuracy"]
-    told = sentence([result, result])
-    assert told.startswith("source_accuracy chose without target labels, means of 2")
-    assert f"{100 * top:.1f} %" in told
-    blind = {**found, "monitor": "bnm"}  # of a run without a source
-    blind["criteria"] = {n: found["criteria"][n] for n in ("entropy", "snd", "bnm")}
-    assert sentence([result, result, {"choosing": blind}]) == told
+    choosing, curve = result["choosing"], run.curve["val"]
+    best = max(row["accuracy"] for row in curve)
+    assert choosing["oracle"]["value"] == best
+    assert choosing["metric"] == "accuracy"
+    assert set(choosing["criteria"]) == set(CRITERIA)
+    for costs in choosing["criteria"].values():
+        [row] = [row for row in curve if row["step"] == costs["step"]]
+        assert costs["value"] == row["accuracy"]
+        assert costs["cost"] == best - row["accuracy"]
+    text = sentence([result, result])
+    assert text.startswith("source_accuracy chose without target labels, means of 2")
+    assert f"{100 * best:.1f} %" in text
+    without_source = {**choosing, "monitor": "bnm"}
+    without_source["criteria"] = {
+        n: choosing["criteria"][n] for n in ("entropy", "snd", "bnm")
+    }
+    assert sentence([result, result, {"choosing": without_source}]) == text
     assert settings.main_metric([result]) == "accuracy"
 
 
-def test_curves_with_ties_and_without_numbers():
+def test_costs_of_curves_with_ties_and_nans():
     nan = float("nan")
     rows = [(1, 0.5, 1.0, nan), (2, 0.7, 1.0, 3.0), (3, 0.6, 0.9, nan)]
     names = ("step", "accuracy", "source_accuracy", "entropy")
     curve = [dict(zip(names, row)) for row in rows]
-    found = cost_of_criteria(curve, "source_accuracy", "classification")
-    assert found["criteria"]["source_accuracy"]["step"] == 2  # the last of equals
-    assert found["criteria"]["source_accuracy"]["cost"] == 0.0
-    assert found["criteria"]["entropy"]["step"] == 2
-    assert found["oracle"] == {"step": 2, "value": 0.7}
+    costs = cost_of_criteria(curve, "source_accuracy", "classification")
+    assert costs["criteria"]["source_accuracy"]["step"] == 2  # the last of equals
+    assert costs["criteria"]["source_accuracy"]["cost"] == 0.0
+    assert costs["criteria"]["entropy"]["step"] == 2
+    assert costs["oracle"] == {"step": 2, "value": 0.7}
     assert cost_of_criteria([{"step": 1, "accuracy": 1.0}], "accuracy", "x") == {}
     assert sentence([{"val": {}}]) == ""
 
@@ -233,10 +241,12 @@ def test_a_stored_run_reads_the_curve_of_all_its_sessions(tmp_path, trained):
     assert '"snd"' in lines
 
 
-def test_averages_and_no_steps(trained):
+def test_criteria_of_averaged_weights_and_of_no_steps(trained):
     run = tl.setup(adaptation(average=tl.optim.EMA(decay=0.5), steps=6))
     tl.train(run, progress=False)
-    assert tl.evaluate(run, "val")["snd"] == pytest.approx(by_hand(run)["snd"], 1e-4)
+    assert tl.evaluate(run, "val")["snd"] == pytest.approx(
+        plain_criteria(run)["snd"], 1e-4
+    )
     untouched = tl.train(tl.setup(adaptation(steps=0)), progress=False)
     assert untouched["choosing"]["criteria"]["bnm"]["cost"] == 0.0
 
@@ -253,7 +263,7 @@ def test_without_a_source_predictions_choose():
     assert model_selection.available_criteria(run.datasets) == ("entropy", "snd", "bnm")
 
 
-UNHELD = arrays(val=0, class_names=("a", "b", "c"))
+WITHOUT_VAL = arrays(val=0, class_names=("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +271,7 @@ UNHELD = arrays(val=0, class_names=("a", "b", "c"))
     [
         ({**SHOT, "monitor": "dev"}, "monitor='dev' reads a labelled source, but"),
         (
-            {"streams": {"source": UNHELD}, "monitor": "source_accuracy"},
+            {"streams": {"source": WITHOUT_VAL}, "monitor": "source_accuracy"},
             r"needs validation rows of the source, .* raise the val of streams\['so",
         ),
         (
@@ -282,23 +292,23 @@ UNHELD = arrays(val=0, class_names=("a", "b", "c"))
         ),
     ],
 )
-def test_bad_monitors_are_one_sentence(changes, message):
+def test_invalid_monitors_raise(changes, message):
     with pytest.raises(UserError, match=message):
         tl.setup(adaptation(**changes))
 
 
-def test_frozen_stages_are_read_from_the_cache():
+def test_criteria_start_from_cached_features():
     optim = tl.optim.AdamW(lr=0.01, groups={"head": 1.0, ".*": tl.FROZEN})
     terms = {"task": tl.losses.CrossEntropy(stream="source")}
     run = tl.setup(adaptation(optim=optim, cache="memory", terms=terms))
     run.advance(3)
     assert run.cached is not None
     assert model_selection.measure_criteria(run, *run.weights()) == pytest.approx(
-        by_hand(run), rel=1e-4
+        plain_criteria(run), rel=1e-4
     )
 
 
-def test_a_finished_run_opens_again_without_its_source(tmp_path):
+def test_a_stored_model_is_evaluated_without_its_source(tmp_path):
     data = tl.data.Digits(labels=0, val=60, test=60, limit=200)
     exp = adaptation(
         data=data, streams={"source": tl.data.Digits(split_seed=3, limit=200)}, steps=2
@@ -307,9 +317,9 @@ def test_a_finished_run_opens_again_without_its_source(tmp_path):
     result = tl.train(run, progress=False)
     model = tl.load_model(tmp_path / "run")
     assert tl.evaluate(model, "test") == pytest.approx(result["test"], rel=1e-4)
-    found = tl.evaluate(model, "val")
-    assert found["snd"] == pytest.approx(result["val"]["snd"], rel=1e-4)
-    assert "dev" not in found
+    values = tl.evaluate(model, "val")
+    assert values["snd"] == pytest.approx(result["val"]["snd"], rel=1e-4)
+    assert "dev" not in values
     assert setup.reopen(tmp_path / "run").monitor == "bnm"
     resumed = setup.resume(tmp_path / "run")
     assert resumed.monitor == "source_accuracy"

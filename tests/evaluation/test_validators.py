@@ -1,4 +1,4 @@
-"""Criteria that see no target label, against loops, scikit-learn and closed forms."""
+"""Criteria without target labels, against loops, scikit-learn and closed forms."""
 
 import inspect
 
@@ -29,7 +29,7 @@ def test_entropy_is_scipys():
     assert validators.entropy(1000 * np.eye(4)) == pytest.approx(0.0)
 
 
-def test_soft_neighbourhood_density_is_the_papers_double_loop():
+def test_soft_neighborhood_density_is_the_papers_double_loop():
     z, n = logits(), 23
     p = softmax(z)
     total = 0.0
@@ -64,7 +64,7 @@ def test_nuclear_norm_is_numpys_and_at_most_one():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 12), st.integers(2, 6))
-def test_criteria_keep_their_bounds_and_do_not_mind_the_order(seed, n, k):
+def test_criteria_are_bounded_and_independent_of_the_order(seed, n, k):
     z = logits(seed, n, k, 5.0)
     mixed = z[np.random.default_rng(seed).permutation(n)]
     tops = {"entropy": np.log(k), "snd": np.log(n - 1), "bnm": 1.0}
@@ -74,12 +74,12 @@ def test_criteria_keep_their_bounds_and_do_not_mind_the_order(seed, n, k):
         assert getattr(validators, name)(mixed) == pytest.approx(value, abs=1e-9)
 
 
-def test_what_is_not_finite_gives_nan_and_no_error():
+def test_criteria_of_infinite_outputs_are_nan():
     z = logits()
     z[3] = np.inf
-    seen = validators.Evidence(z, np.zeros(23, int), z, z, z, z)
-    found = validators.measure("classification", seen)
-    assert all(np.isnan(found[n]) for n in ("entropy", "snd", "bnm", "iwv", "dev"))
+    evidence = validators.Evidence(z, np.zeros(23, int), z, z, z, z)
+    values = validators.measure("classification", evidence)
+    assert all(np.isnan(values[n]) for n in ("entropy", "snd", "bnm", "iwv", "dev"))
 
 
 def domains(seed=0, m=150, t=100, d=3, shift=0.8):
@@ -89,34 +89,34 @@ def domains(seed=0, m=150, t=100, d=3, shift=0.8):
 
 def test_the_domain_classifier_is_scikit_learns():
     train, target = domains()
-    at = np.random.default_rng(3).normal(size=(20, 3))
+    points = np.random.default_rng(3).normal(size=(20, 3))
     both = np.concatenate([train, target])
     scaled = (both - both.mean(0)) / both.std(0)
-    of = np.repeat([0, 1], [150, 100])
+    is_target = np.repeat([0, 1], [150, 100])
     model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10)
-    model.fit(scaled, of)
-    p = model.predict_proba((at - both.mean(0)) / both.std(0))
+    model.fit(scaled, is_target)
+    p = model.predict_proba((points - both.mean(0)) / both.std(0))
     expected = 150 / 100 * p[:, 1] / p[:, 0]
     np.testing.assert_allclose(
-        validators.density_ratio(train, target, at), expected, rtol=1e-5
+        validators.density_ratio(train, target, points), expected, rtol=1e-5
     )
 
 
-def test_the_ratio_of_two_gaussians_is_found():
+def test_the_density_ratio_of_two_gaussians_is_estimated():
     train, target = domains(m=20_000, t=10_000, shift=1.0)
-    at = np.random.default_rng(4).normal(size=(50, 3))
+    points = np.random.default_rng(4).normal(size=(50, 3))
     # N(e₁, 1) / N(0, 1) = exp(x₁ − ½).
-    expected = np.exp(at[:, 0] - 0.5)
-    found = validators.density_ratio(train, target, at)
-    np.testing.assert_allclose(found, expected, rtol=0.2)
+    expected = np.exp(points[:, 0] - 0.5)
+    ratio = validators.density_ratio(train, target, points)
+    np.testing.assert_allclose(ratio, expected, rtol=0.2)
 
 
 def test_many_features_and_separated_domains_stay_finite():
     train, target = domains(m=40, t=30, d=200, shift=50.0)
-    found = validators.density_ratio(train, target, train[:10])
-    assert np.isfinite(found).all()
-    assert (found < 0.5).all()
-    train[:, 5] = target[:, 5] = 1.0  # a feature that never changes
+    ratio = validators.density_ratio(train, target, train[:10])
+    assert np.isfinite(ratio).all()
+    assert (ratio < 0.5).all()
+    train[:, 5] = target[:, 5] = 1.0  # a constant feature
     assert np.isfinite(validators.density_ratio(train, target, train)).all()
 
 
@@ -130,26 +130,28 @@ def test_weighted_validation_and_its_control_variate():
     expected = product.mean() + eta * weights.mean() - eta
     assert validators.dev(losses, weights) == pytest.approx(expected, rel=1e-12)
     assert validators.dev(losses, np.ones(40)) == pytest.approx(losses.mean())
-    # A constant loss is known exactly, whatever the weights: that is what η is for.
+    # With the control variate a constant loss is estimated exactly by any weights.
     assert validators.dev(np.full(40, 0.7), weights) == pytest.approx(0.7)
 
 
 def test_the_control_variate_estimates_better():
-    """The point of DEV: of the target's risk under covariate shift, less variance."""
+    """DEV estimates the target's risk under covariate shift with less variance."""
     rng = np.random.default_rng(0)
-    found = []
+    estimates = []
     for _ in range(300):
         x = rng.normal(size=200)
         weights = np.exp(x - 0.5)
         losses = 1.0 + 0.2 * np.sin(3 * x)
-        found.append((validators.iwv(losses, weights), validators.dev(losses, weights)))
+        estimates.append(
+            (validators.iwv(losses, weights), validators.dev(losses, weights))
+        )
     grid = rng.normal(size=200_000) + 1.0
     truth = np.mean(1.0 + 0.2 * np.sin(3 * grid))
-    errors = np.square(np.array(found) - truth).mean(0)
+    errors = np.square(np.array(estimates) - truth).mean(0)
     assert errors[1] < 0.25 * errors[0]
 
 
-def test_losses_are_the_tasks_own():
+def test_example_losses_are_those_of_the_task():
     z, y = logits(), np.arange(23) % 4
     expected = log_loss(y, softmax(z), labels=range(4))
     ours = validators.example_losses("classification", z, y)
@@ -167,10 +169,10 @@ def test_losses_are_the_tasks_own():
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 @pytest.mark.parametrize("source", [True, False])
 @pytest.mark.parametrize("train", [True, False])
-def test_names_tell_what_is_measured(task, source, train):
+def test_names_are_those_that_are_measured(task, source, train):
     z = logits()
     y = {"classification": np.arange(23) % 4}.get(task, (z > 0).astype(float))
-    seen = validators.Evidence(
+    evidence = validators.Evidence(
         z if source else None,
         y if source else None,
         z if source else None,
@@ -178,16 +180,16 @@ def test_names_tell_what_is_measured(task, source, train):
         z,
         z,
     )
-    found = validators.measure(task, seen)
-    assert tuple(found) == validators.names(task, source=source, train=train)
-    assert set(found) <= set(metrics.CRITERIA)
+    values = validators.measure(task, evidence)
+    assert tuple(values) == validators.names(task, source=source, train=train)
+    assert set(values) <= set(metrics.CRITERIA)
     if source:
         main = metrics.main_metric(task)
         expected = metrics.compute(task, z, y)[main]
-        assert found[f"source_{main}"] == pytest.approx(expected)
+        assert values[f"source_{main}"] == pytest.approx(expected)
 
 
-def test_there_is_no_room_for_a_label_of_the_target():
+def test_evidence_holds_no_label_of_the_target():
     fields = set(validators.Evidence._fields)
     assert fields == {
         "logits", "labels", "features", "train", "target", "target_features"

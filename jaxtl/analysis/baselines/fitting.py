@@ -102,7 +102,6 @@ def run(
       "examples", "versions", and for classes "details" (`classification_details`, of
       test where it is read; for an SVM without "reliability").
 
-
     Raises:
       UserError: a task or features that the baseline is not for, several candidates
         and no val split, too few examples.
