@@ -47,10 +47,10 @@ def labelled(setup: Setup, field: str, name: str) -> None:
 
 
 def classes(setup: Setup, field: str, name: str) -> None:
-    """Raises if a stream's labels don't mean what the target's classes mean.
+    """Raises if a stream's classes differ from the target's, in names or order.
 
-    One's classes may be the first of the other's: a target that has only some of the
-    source's, say.
+    The shorter list may be the beginning of the longer one, as for a target with only
+    the first of the source's classes.
     """
     ours = setup.classes.get("", ())
     theirs = setup.classes.get(name, ours)
