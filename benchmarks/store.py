@@ -1,4 +1,4 @@
-"""How long do 10,000 results take to write, to read and to summarise?
+"""How long do 10,000 results take to write, to read and to summarize?
 
 A sweep of 2,000 settings and five seeds, with results and curves as runs leave them, is
 written to a database in batches (claimed first, as a sweep does), read back, summed up
@@ -20,7 +20,7 @@ import numpy as np
 import timing
 
 from jaxtl.results import records, tables, writers
-from jaxtl.results.build_summary import summarise
+from jaxtl.results.build_summary import summarize
 from jaxtl.results.database import DONE, Database, Outcome
 
 BATCH = 64  # cells that one dispatch finishes together
@@ -115,9 +115,9 @@ def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
         files.mkdir()
         timed(rows, f"write, {BATCH} at a time", n, lambda: write(folder, cells))
         found = timed(rows, "read", n, lambda: records.read([folder]))
-        made = timed(rows, "summary", n, lambda: summarise(found))
+        made = timed(rows, "summary", n, lambda: summarize(found))
         timed(
-            rows, "Markdown", n, lambda: [*map(writers.markdown, tables.sheets(made))]
+            rows, "Markdown", n, lambda: [*map(writers.markdown, tables.summary_tables(made))]
         )
         timed(rows, "CSV of cells", n, lambda: writers.cells_csv(found))
         timed(rows, "write, a file each", n, lambda: write_files(files, cells))

@@ -238,7 +238,7 @@ def table(folder: pathlib.Path) -> list[str]:
             source_only = source_only or runs
             lines.append(_method_line(method, runs, source_only))
         results = [cells[m, kind, s] for m in methods for s in seeds]
-        lines += ["", selection_cost.sentence(results)]
+        lines += ["", selection_cost.describe(results)]
     return lines
 
 

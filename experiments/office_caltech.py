@@ -266,7 +266,7 @@ def table(folder: pathlib.Path) -> list[str]:
         ]
         lines += [*_pair_lines(collection, cells, kind, pairs_of_kind), ""]
     lines.append("The method and the checkpoint of each pair chosen by")
-    for row in build_summary.summarise(collection, compare=["pair"]).choosing:
+    for row in build_summary.summarize(collection, compare=["pair"]).criterion_choices:
         if not row.compared:
             shares = [f"{100 * v:5.1f}" for v in (row.value, row.oracle, row.cost)]
             lines.append(f"  {row.criterion:<16}" + "".join(shares))
@@ -297,7 +297,7 @@ def _pair_lines(
     results = [
         cells[m, p, s] for m in collection.axes["method"] for p in names for s in seeds
     ]
-    return [*lines, selection_cost.sentence(results)]
+    return [*lines, selection_cost.describe(results)]
 
 
 if __name__ == "__main__":

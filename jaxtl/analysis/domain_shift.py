@@ -90,9 +90,9 @@ class Diagnosis:
         Returns:
           The paths of the files.
         """
-        from jaxtl.results.plots import domains  # matplotlib imports slowly
+        from jaxtl.results.plots import domain_features  # matplotlib imports slowly
 
-        return domains.draw(self, pathlib.Path(folder), seed=seed)
+        return domain_features.draw(self, pathlib.Path(folder), seed=seed)
 
 
 def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:

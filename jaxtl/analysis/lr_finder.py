@@ -66,9 +66,9 @@ class LearningRateCurve:
 
     def plot(self, path: str | pathlib.Path, *, title: str = "") -> None:
         """Draws the losses over the rates, and the suggestions, to a PNG."""
-        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
+        from jaxtl.results.plots import analyses  # matplotlib imports slowly
 
-        plots.learning_rates(self, pathlib.Path(path), title=title)
+        analyses.learning_rates(self, pathlib.Path(path), title=title)
 
 
 def find_lr(

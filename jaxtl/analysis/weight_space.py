@@ -59,9 +59,9 @@ class WiseFTCurve:
 
     def plot(self, path: str | pathlib.Path, *, title: str = "") -> None:
         """Draws the curve to a PNG."""
-        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
+        from jaxtl.results.plots import analyses  # matplotlib imports slowly
 
-        plots.wise_ft(self, pathlib.Path(path), title=title)
+        analyses.wise_ft(self, pathlib.Path(path), title=title)
 
 
 def wise_ft(

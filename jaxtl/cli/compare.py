@@ -25,11 +25,11 @@ def main(args: argparse.Namespace) -> int:
     """Prints a row per setting, averaged over its seeds, and plots them on request."""
     from jaxtl.results import records, settings, study_tables, writers
 
-    groups = settings.group(records.read_by_directory(args.dirs))
+    groups = settings.group_by_setting(records.read_by_directory(args.dirs))
     table = study_tables.runs_table(groups, args.metric)
-    console.console().print(writers.plain(table))
+    console.console().print(writers.rich_table(table))
     if args.plot:
-        from jaxtl.results.plots import base as plots
+        from jaxtl.results.plots import runs as plots  # matplotlib imports slowly
 
         if args.against:
             plots.against(groups, args.against, args.plot, metric=args.metric)

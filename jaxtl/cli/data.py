@@ -45,11 +45,11 @@ def main(args: argparse.Namespace) -> int:
         sheet = _contact_sheet(dataset, args.per_class)
         if sheet is None:
             continue
-        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
+        from jaxtl.results.plots import images  # matplotlib imports slowly
 
         suffix = f"-{index}" if len(sources) > 1 else ""
         path = args.out.with_name(f"{args.out.stem}{suffix}{args.out.suffix}")
-        plots.contact_sheet(*sheet, path, title=f"{name}: {dataset.name}")
+        images.contact_sheet(*sheet, path, title=f"{name}: {dataset.name}")
         terminal.print(f"contact sheet: {path}")
     return 0
 

@@ -12,7 +12,7 @@ from jaxtl.cli import arguments, formatting
 from jaxtl.core import compilation, console
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import build_summary, records, report, tables
+from jaxtl.results import build_summary, records, report
 from jaxtl.results.database import DONE, FAILED, FINISHED, Database, Outcome
 from jaxtl.sweep import axes_from_text, plan, runner
 from jaxtl.sweep.axes import Grid
@@ -93,8 +93,8 @@ def print_report(folder: pathlib.Path, counts: Mapping[str, int]) -> None:
       counts: {status: number of cells}.
     """
     if counts.get(DONE):
-        summary = build_summary.summarise(records.read([folder]))
-        report.show(summary, tables.sheets(summary))
+        summary = build_summary.summarize(records.read([folder]))
+        report.print_report(summary)
         print(f"more of it: jaxtl report {folder}")
 
 

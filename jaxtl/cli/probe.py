@@ -56,9 +56,9 @@ def main(args: argparse.Namespace) -> int:
         run_dir.write_json(args.out, content)
         console.console().print(f"written to {args.out}")
     if args.plot:
-        from jaxtl.results.plots import base as plots  # matplotlib imports slowly
+        from jaxtl.results.plots import analyses  # matplotlib imports slowly
 
-        plots.probes(probes, args.plot, title=f"{args.target}: linear probes")
+        analyses.probes(probes, args.plot, title=f"{args.target}: linear probes")
         console.console().print(f"plot: {args.plot}")
     return 0
 

@@ -39,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Summarizes the runs and sweeps of some directories; prints and writes it."""
-    from jaxtl.results import build_summary, records, report, tables
+    from jaxtl.results import build_summary, records, report
 
     collection = records.read(args.dirs)
-    summary = build_summary.summarise(
+    summary = build_summary.summarize(
         collection,
         metric=args.metric,
         compare=args.compare,
@@ -52,9 +52,8 @@ def main(args: argparse.Namespace) -> int:
         interval=args.interval,
         test=args.paired,
     )
-    sheets = tables.sheets(summary)
-    report.show(summary, sheets)
+    report.print_report(summary)
     folder = args.out or args.dirs[0] / "report"
-    paths = report.write(collection, summary, sheets, folder)
+    paths = report.write_report(collection, summary, folder)
     print(f"written to {folder}: {', '.join(path.name for path in paths)}")
     return 0

@@ -44,10 +44,10 @@ def main(args: argparse.Namespace) -> int:
     study = load_study(args.name)
     rows = study.run(args.fast)
     title = f"{study.title} ({study.unit})" + ", a part of it" * args.fast
-    cells = [published.cells(study, row) for row in rows]
+    cells = [published.row_texts(study, row) for row in rows]
     table = console.table(title, published.COLUMNS, cells, left=2)
     terminal.print(table, markup=False)
-    terminal.print(published.verdicts(rows), markup=False)
+    terminal.print(published.verdict_counts(rows), markup=False)
     folder = args.out or (None if args.fast else REPORTS)
     if folder is not None:
         paths = published.write(study, rows, folder)

@@ -28,8 +28,8 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     if run.parts.model.loading:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
     result = loop.train(run)
-    groups = settings.group([Record(labels={"run": str(folder)}, result=result)])
-    terminal.print(writers.plain(study_tables.runs_table(groups)))
+    groups = settings.group_by_setting([Record(labels={"run": str(folder)}, result=result)])
+    terminal.print(writers.rich_table(study_tables.runs_table(groups)))
     _print_selection_cost(terminal, [result])
     terminal.print(f"written to {folder}")
 
@@ -46,11 +46,11 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     run_dir.write_json(folder / "summary.json", study_tables.study_json(groups))
     title = (file.doc.splitlines() or [file.path.stem])[0]
     for table in study_tables.study_tables(groups, title):
-        terminal.print(writers.plain(table))
+        terminal.print(writers.rich_table(table))
     finished = [record.result for group in groups for record in group.done]
     _print_selection_cost(terminal, finished)
 
-    from jaxtl.results.plots import base as plots  # matplotlib imports slowly
+    from jaxtl.results.plots import runs as plots  # matplotlib imports slowly
 
     plots.study(groups, folder / "results.png", title=title)
     seconds = time.perf_counter() - start
@@ -79,15 +79,15 @@ def _train_jobs(
                 record = Record(labels=labels, result=result)
             records[job.variant].append(record)
             unfinished[job.variant] -= 1
-            [group] = settings.group(records[job.variant])
+            [group] = settings.group_by_setting(records[job.variant])
             seconds = time.perf_counter() - start
             display.update(group, unfinished[job.variant] == 0, seconds)
     # Jobs come in the order in which they need each other, which may be another one.
-    return settings.group(record for runs in records.values() for record in runs)
+    return settings.group_by_setting(record for runs in records.values() for record in runs)
 
 
 def _print_selection_cost(terminal: Any, results: Sequence[dict[str, Any]]) -> None:
-    if sentence := selection_cost.sentence(results):
+    if sentence := selection_cost.describe(results):
         terminal.print(sentence, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""From records to the summary: which lines there are, and what each of them is."""
+"""Building a summary from records: its settings, its rows, their statistics."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,18 @@ from typing import Any
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.evaluation import metrics
 from jaxtl.results import comparisons, database, selection_cost, settings, statistics
+from jaxtl.results.axis_roles import SEED, AxisRoles, assign_roles, parse_selector
+from jaxtl.results.comparability import check_comparable
+from jaxtl.results.labels import label_text, labels_text, short_axis_name, spellings
 from jaxtl.results.records import Collection
-from jaxtl.results.settings import Choice, Division, Setting
-from jaxtl.results.summary import Line, Rules, Summary
+from jaxtl.results.settings import Setting, SettingChoice
+from jaxtl.results.summary import ComparisonRules, SettingSummary, Summary
 
-FULL = ("full", "full fine-tuning", "fine-tuning")
+FULL = ("full", "full fine-tuning", "fine-tuning")  # names of the default baseline
 SPLITS = ("val", "test")
 
 
-def summarise(
+def summarize(
     collection: Collection,
     *,
     metric: str | None = None,
@@ -26,104 +29,127 @@ def summarise(
     interval: str = "t",
     test: str = "t",
 ) -> Summary:
-    """Returns what a collection found.
+    """Summarizes a collection of records.
 
     Args:
-      collection: of records.
-      metric: default: what the runs were chosen by, or the first that they have.
-      compare: axes to be compared; default: see `settings.divide`.
+      collection: the records.
+      metric: to compare; default: what the runs were chosen by, or their first.
+      compare: axes to compare; default: see `axis_roles.assign_roles`.
       baseline: "method=full" …; default: the method called "full", else the first.
       scratch: "method=from zero" …, the from-scratch runs; default: by their names.
-      split: to compare on; default: "test" where there is any.
+      split: of the comparison; default: "test" where there is any.
       interval: of means, "t" or "bootstrap".
       test: of paired differences, "t" or "wilcoxon".
 
     Raises:
-      UserError: for folders that can't be compared, names that do not exist, and
-        where no run has finished.
+      UserError: the folders can't be compared, a name does not exist, or no run has
+        finished.
     """
     rules = _rules(collection, metric, compare, split, interval, test)
-    groups = settings.group(collection.records)
-    tuned = bool(rules.division.tuned) and _has(collection, "val", rules.chooser)
-    higher = metrics.higher_is_better(rules.chooser)
-    choices = settings.choose(
-        groups, rules.division, rules.chooser, higher, (rules.metric, rules.higher)
+    groups = settings.group_by_setting(collection.records)
+    higher = metrics.higher_is_better(rules.selection_metric)
+    fallback = (rules.metric, rules.higher)
+    choices = settings.choose_settings(
+        groups, rules.roles, rules.selection_metric, higher, fallback
     )
-    chosen = {id(choice.setting): choice for choice in choices}
-    seeds = collection.axes.get(settings.SEED, ())
-    every = [
-        _line(group, chosen.get(id(group)), rules, seeds, tuned)
+    choice_of = {id(choice.setting): choice for choice in choices}
+    tuned = bool(rules.roles.tuned) and _has(collection, "val", rules.selection_metric)
+    seeds = collection.axes.get(SEED, ())
+    summaries = [
+        _setting_summary(group, choice_of.get(id(group)), rules, seeds, tuned)
         for group in groups
         if group.count(*database.FINISHED)
     ]
-    lines = _in_order([line for line in every if line.chosen], collection.axes)
-    selector = _baseline(baseline, rules, collection.axes, lines)
-    lines = comparisons.against_baseline(lines, rules, selector)
-    fresh = settings.select(scratch, rules.division, collection.axes)
-    lines = comparisons.alarmed(lines, rules, fresh)
+    rows = _sorted_by_axes([s for s in summaries if s.chosen], collection.axes)
+    baselines = _baseline(baseline, rules, collection.axes, rows)
+    scratch = parse_selector(scratch, rules.roles, collection.axes)
+    rows = comparisons.compare_with_baseline(rows, rules, baselines)
+    rows = comparisons.add_alarms(rows, rules, scratch)
     return Summary(
         **vars(rules),
         title=collection.title,
-        lines=tuple(comparisons.topped(lines, rules)),
-        settings=tuple(every),
+        rows=tuple(comparisons.mark_best(rows, rules)),
+        settings=tuple(summaries),
         tuned=tuned,
-        baseline=selector,
-        references=comparisons.references(lines, rules, fresh),
-        counts=dict(collections.Counter(r.status for r in collection.records)),
-        choosing=selection_cost.of_settings(groups, rules.division),
+        baseline=baselines,
+        references=comparisons.references_present(rows, rules, scratch),
+        counts=_counts(collection),
+        criterion_choices=selection_cost.criterion_choices(groups, rules.roles),
     )
 
 
-def _in_order(lines: list[Line], axes: Mapping[str, tuple]) -> list[Line]:
-    """Sorts lines by the axes' own order, whatever was chosen for each of them."""
+def _counts(collection: Collection) -> dict[str, int]:
+    """Status -> number of records."""
+    return dict(collections.Counter(r.status for r in collection.records))
 
-    def place(line: Line) -> list[int]:
+
+def _sorted_by_axes(
+    rows: Sequence[SettingSummary], axes: Mapping[str, tuple]
+) -> list[SettingSummary]:
+    """Sorts rows by the order of the axes' values."""
+    positions = {
+        axis: {str(value): i for i, value in reversed(list(enumerate(values)))}
+        for axis, values in axes.items()
+    }
+
+    def order(row: SettingSummary) -> list[int]:
         return [
-            [str(v) for v in values].index(str(line.compared[axis]))
-            if axis in line.compared
-            else -1
-            for axis, values in axes.items()
+            positions[axis][str(row.compared[axis])] if axis in row.compared else -1
+            for axis in axes
         ]
 
-    return sorted(lines, key=place)
+    return sorted(rows, key=order)
 
 
-def _rules(collection, metric, compare, split, interval, test) -> Rules:
-    settings.check_comparable(collection)
+def _rules(
+    collection: Collection,
+    metric: str | None,
+    compare: Sequence[str] | None,
+    split: str | None,
+    interval: str,
+    test: str,
+) -> ComparisonRules:
+    check_comparable(collection)
     if not any(r.status == database.DONE for r in collection.records):
-        counts = collections.Counter(r.status for r in collection.records)
-        told = ", ".join(f"{n} {status}" for status, n in counts.items())
-        raise UserError(f"no cell of the sweep is done yet ({told or 'it has none'}).")
+        counts = ", ".join(f"{n} {status}" for status, n in _counts(collection).items())
+        raise UserError(
+            f"no cell of the sweep is done yet ({counts or 'it has none'})."
+        )
     metric = _metric(collection, metric)
     split = split or ("test" if _has(collection, "test", metric) else "val")
     if split not in SPLITS:
         raise UserError(f"split={split!r} is unknown (known: val, test).")
     if not _has(collection, split, metric):
         raise UserError(f"no finished run has a finite {metric} on {split}.")
-    return Rules(
+    return ComparisonRules(
         metric=metric,
         higher=metrics.higher_is_better(metric),
         split=split,
         interval=interval,
         test=test,
-        division=settings.divide(collection.axes, compare),
-        by=_chooser(collection, metric),
+        roles=assign_roles(collection.axes, compare),
+        criterion=_criterion(collection, metric),
     )
 
 
-def _chooser(collection: Collection, metric: str) -> str:
-    """Returns the criterion that runs of an unlabelled target were chosen by.
+def _done_results(collection: Collection) -> list[Mapping[str, Any]]:
+    return [r.result for r in collection.records if r.status == database.DONE]
 
-    "" where they have none, which leaves the choice to the metric on val.
+
+def _criterion(collection: Collection, metric: str) -> str:
+    """The criterion that chose the checkpoints of runs with an unlabelled target.
+
+    "" where there is none; settings are then chosen by the metric on val.
     """
-    done = [r.result for r in collection.records if r.status == database.DONE]
-    found = [r["monitor"] for r in done if r.get("monitor") in metrics.CRITERIA]
-    return found[0] if found and metric not in metrics.CRITERIA else ""
+    if metric in metrics.CRITERIA:
+        return ""
+    monitors = (result.get("monitor") for result in _done_results(collection))
+    return next((name for name in monitors if name in metrics.CRITERIA), "")
 
 
 def _metric(collection: Collection, name: str | None) -> str:
-    """Returns the metric asked for, the one runs were chosen by, or their first."""
-    results = [r.result for r in collection.records if r.status == database.DONE]
+    """Returns the given metric if some run has it; default: the main metric."""
+    results = _done_results(collection)
     if name is None:
         name = settings.main_metric(results)
         if name is None:
@@ -145,80 +171,99 @@ def _has(collection: Collection, split: str, metric: str) -> bool:
     )
 
 
-def _line(
-    group: Setting, choice: Choice | None, rules: Rules, seeds: Sequence, tuned: bool
-) -> Line:
-    division = rules.division
-    values = {s: group.values(s, rules.metric) for s in SPLITS}
-    if choice is None:  # a setting that validation did not choose is not tested
+def _setting_summary(
+    group: Setting,
+    choice: SettingChoice | None,
+    rules: ComparisonRules,
+    seeds: Sequence[Any],
+    tuned: bool,
+) -> SettingSummary:
+    """Summarizes a setting.
+
+    Args:
+      group: the setting.
+      choice: how it was chosen on val, None if another one was.
+      rules: of the comparison.
+      seeds: of the whole collection.
+      tuned: whether settings were chosen on val.
+    """
+    roles = rules.roles
+    values = {split: group.values(split, rules.metric) for split in SPLITS}
+    if choice is None:  # only settings that validation chose are shown on test
         values["test"] = {}
     estimates = {
-        split: statistics.estimate(list(found.values()), rules.interval)
-        for split, found in values.items()
-        if found
+        split: statistics.estimate(list(by_seed.values()), rules.interval)
+        for split, by_seed in values.items()
+        if by_seed
     }
-    finished = tuple(settings.seed(record) for record in group.done)
-    compared, inner = (
-        _part(group.labels, n) for n in (division.compared, division.tuned)
-    )
-    return Line(
+    finished = tuple(settings.seed_of(record) for record in group.done)
+    seconds = group.mean("seconds")
+    compared = _part(group.labels, roles.compared)
+    inner = _part(group.labels, roles.tuned)
+    return SettingSummary(
         labels=group.labels,
-        name=_name(compared if tuned else {**compared, **inner}, division),
+        name=_name(compared if tuned else {**compared, **inner}, roles),
         compared=compared,
         tuned=inner,
         values=values,
         val=estimates.get("val"),
         test=estimates.get("test"),
         seeds=finished,
-        missing=tuple(s for s in seeds if s not in finished) if _seeded(group) else (),
+        missing=_missing_seeds(group, finished, seeds),
         failed=group.count(database.FAILED),
         stopped=group.count(database.STOPPED),
         unfinished=group.count(database.WAITING, database.RUNNING),
         reasons=_reasons(group),
         drift=group.mean("drift"),
-        seconds=_first(group.mean("seconds"), group.mean("train_seconds")),
+        seconds=group.mean("train_seconds") if seconds is None else seconds,
         trainable=group.mean("trainable_parameters"),
-        chosen=choice is not None,
-        candidates=choice.candidates if choice else 1,
-        partial=choice.partial if choice else 0,
-        rival=_rival(choice, division) if choice else "",
         setting=group,
+        **_choice_fields(choice, roles),
     )
 
 
-def _rival(choice: Choice, division: Division) -> str:
-    """Returns "lr=0.01 (3 seeds)"."""
-    if choice.rival is None:
-        return ""
-    tuned = _part(choice.rival.labels, division.tuned)
-    return f"{settings.listed(tuned)} ({len(choice.rival.done)} seeds)"
+def _choice_fields(choice: SettingChoice | None, roles: AxisRoles) -> dict[str, Any]:
+    """The fields of a summary that tell how its setting was chosen."""
+    if choice is None:
+        return {}
+    rival = ""
+    if choice.rival is not None:
+        tuned = labels_text(_part(choice.rival.labels, roles.tuned))
+        rival = f"{tuned} ({len(choice.rival.done)} seeds)"
+    return {
+        "chosen": True,
+        "candidates": choice.candidates,
+        "partial": choice.partial,
+        "rival": rival,
+    }
 
 
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
-
-
-def _seeded(group: Setting) -> bool:
-    """Returns whether more than one seed was meant: a source may have just one."""
-    return len(group.records) > 1
+def _missing_seeds(
+    group: Setting, finished: Sequence[Any], seeds: Sequence[Any]
+) -> tuple[Any, ...]:
+    """The seeds that a setting lacks; none where it was meant to have just one."""
+    if len(group.records) < 2:  # a pre-trained source, say
+        return ()
+    return tuple(seed for seed in seeds if seed not in finished)
 
 
 def _part(labels: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
     return {name: labels[name] for name in axes if name in labels}
 
 
-def _name(labels: Mapping[str, Any], division: Division) -> str:
-    """Returns "L2-SP, labels_per_class=10": the method bare, others by short name."""
+def _name(labels: Mapping[str, Any], roles: AxisRoles) -> str:
+    """Names a setting: "L2-SP, labels_per_class=10"; the method has no axis name."""
     parts = [
         str(value)
-        if name == division.method
-        else f"{settings.short(name)}={settings.text(value)}"
+        if name == roles.method
+        else f"{short_axis_name(name)}={label_text(value)}"
         for name, value in labels.items()
     ]
     return ", ".join(parts) or "all runs"
 
 
 def _reasons(group: Setting) -> tuple[str, ...]:
+    """Why cells failed: each first line of an error once, with its count."""
     errors = [r.error for r in group.records if r.status == database.FAILED]
     counts = collections.Counter(error.split("\n")[0] for error in errors)
     return tuple(
@@ -228,20 +273,22 @@ def _reasons(group: Setting) -> tuple[str, ...]:
 
 
 def _baseline(
-    asked: Sequence[str], rules: Rules, axes: Mapping, lines: Sequence[Line]
+    texts: Sequence[str],
+    rules: ComparisonRules,
+    axes: Mapping[str, tuple],
+    rows: Sequence[SettingSummary],
 ) -> dict[str, str]:
     """Returns the baseline's axis -> value; {} where no axis holds ways to train."""
-    division = rules.division
-    if asked:
-        return settings.select(asked, division, axes)
-    method = division.method
+    if texts:
+        return parse_selector(texts, rules.roles, axes)
+    method = rules.roles.method
     if method is None or len(axes[method]) < 2:
         return {}
-    there = [x for x in lines if x.estimate(rules.split) and method in x.compared]
-    full = [
-        x for x in there if settings.spellings(x.compared[method])[1].lower() in FULL
-    ]
-    if not there:
-        return {}
     # By the last part of a name: "mnist/full" and "cifar/full" are both baselines.
-    return {method: settings.spellings((full or there)[0].compared[method])[1]}
+    names = [
+        spellings(row.compared[method])[1]
+        for row in rows
+        if row.estimate(rules.split) and method in row.compared
+    ]
+    full = [name for name in names if name.lower() in FULL]
+    return {method: (full or names)[0]} if names else {}

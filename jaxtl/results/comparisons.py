@@ -1,142 +1,211 @@
-"""Which lines of a summary are better, worse, tied, best, or below a reference."""
+"""Comparisons between settings: with the baseline, the references, the best one."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxtl.results import settings, statistics
-from jaxtl.results.summary import BETTER, TIE, WORSE, Alarm, Comparison, Line, Rules
+from jaxtl.results import comparability, statistics
+from jaxtl.results.axis_roles import matches
+from jaxtl.results.labels import labels_key, last_part
+from jaxtl.results.statistics import Difference
+from jaxtl.results.summary import (
+    BETTER,
+    TIE,
+    WORSE,
+    Alarm,
+    Comparison,
+    ComparisonRules,
+    SettingSummary,
+)
 
-SCRATCH = ("scratch", "from scratch")
-SOURCE = ("source", "untouched source", "untouched", "zero shot", "source only")
 FROM_SCRATCH, UNTOUCHED = "from-scratch", "the untouched source"
-ALPHA = 1 - statistics.LEVEL
+# Names that methods have in experiment files, with "-" and "_" as spaces.
+_SCRATCH_NAMES = ("scratch", "from scratch")
+_SOURCE_NAMES = ("source", "untouched source", "untouched", "zero shot", "source only")
+_BASELINE_PREFIX = "baseline:"  # of methods that train no network
+_ALPHA = 1 - statistics.LEVEL
+
+Predicate = Callable[[SettingSummary], bool]
 
 
-def against_baseline(
-    lines: Sequence[Line], rules: Rules, baseline: Mapping[str, str]
-) -> list[Line]:
-    """Compares each line with the baseline of its column; see `partners`."""
-    if not baseline:
-        return list(lines)
-    partner = partners(
-        lines, rules, lambda x: settings.matches(x.compared, baseline), baseline
-    )
-    others = {i: partner(line) for i, line in enumerate(lines)}
-    pairs = {i: x for i, x in others.items() if x is not None and x is not lines[i]}
-    found = dict(zip(pairs, compare([(lines[i], pairs[i]) for i in pairs], rules)))
-    return [
-        dataclasses.replace(line, comparison=found.get(i))
-        for i, line in enumerate(lines)
-    ]
+def compare_with_baseline(
+    rows: Sequence[SettingSummary],
+    rules: ComparisonRules,
+    baseline: Mapping[str, str],
+) -> list[SettingSummary]:
+    """Compares each row with the baseline of its column; see `_reference_finder`.
 
-
-def alarmed(
-    lines: Sequence[Line], rules: Rules, scratch: Mapping[str, str]
-) -> list[Line]:
-    """Marks lines that come out below from-scratch or the untouched source.
-
-    All their comparisons are one family for Holm's correction. References and
-    baselines that train no network get no alarm.
+    Args:
+      rows: of the main table.
+      rules: of the comparison.
+      baseline: axis -> value that the baselines have; {} compares nothing.
     """
-    known = _references(rules, scratch)
-    transfers = [
-        (i, line)
-        for i, line in enumerate(lines)
-        if not _trains_none(line, rules)
-        and not any(is_it(line) for is_it in known.values())
+    if not baseline:
+        return list(rows)
+    find = _reference_finder(
+        rows, rules, lambda row: matches(row.compared, baseline), baseline
+    )
+    references = {i: find(row) for i, row in enumerate(rows)}
+    pairs = {
+        i: (rows[i], reference)
+        for i, reference in references.items()
+        if reference is not None and reference is not rows[i]
+    }
+    comparisons = dict(zip(pairs, _compare(list(pairs.values()), rules)))
+    return [
+        dataclasses.replace(row, comparison=comparisons.get(i))
+        for i, row in enumerate(rows)
     ]
-    pairs, which = [], []
-    for name, is_it in known.items():
-        apart = scratch if name == FROM_SCRATCH else {}
-        partner = partners(lines, rules, is_it, apart)
-        for i, line in transfers:
-            other = partner(line)
-            if other is not None:
-                pairs.append((line, other))
-                which.append((i, name))
+
+
+def add_alarms(
+    rows: Sequence[SettingSummary],
+    rules: ComparisonRules,
+    scratch: Mapping[str, str],
+) -> list[SettingSummary]:
+    """Adds an alarm to rows that are below from-scratch or the untouched source.
+
+    All these comparisons are one family for Holm's correction. References, and
+    baselines that train no network, get no alarm.
+
+    Args:
+      rows: of the main table.
+      rules: of the comparison.
+      scratch: axis -> value of the from-scratch rows; {} finds them by their names.
+    """
+    references = _references(rules, scratch)
+    transfers = [
+        (i, row)
+        for i, row in enumerate(rows)
+        if not _trains_no_network(row, rules)
+        and not any(is_reference(row) for is_reference in references.values())
+    ]
+    pairs, alarmed = [], []
+    for name, is_reference in references.items():
+        selector = scratch if name == FROM_SCRATCH else {}
+        find = _reference_finder(rows, rules, is_reference, selector)
+        for i, row in transfers:
+            reference = find(row)
+            if reference is not None:
+                pairs.append((row, reference))
+                alarmed.append((i, name))
     alarms: dict[int, tuple[Alarm, ...]] = {}
-    for (i, name), found in zip(which, compare(pairs, rules)):
-        loses = found.difference.mean < 0 if rules.higher else found.difference.mean > 0
-        if loses:
-            lost = found.verdict == WORSE
-            alarm = Alarm(comparison=found, reference=name, significant=lost)
+    for (i, name), comparison in zip(alarmed, _compare(pairs, rules)):
+        mean = comparison.difference.mean
+        is_worse = mean < 0 if rules.higher else mean > 0
+        if is_worse:
+            significant = comparison.verdict == WORSE
+            alarm = Alarm(
+                comparison=comparison, reference=name, significant=significant
+            )
             alarms[i] = (*alarms.get(i, ()), alarm)
     return [
-        dataclasses.replace(line, alarms=alarms.get(i, ()))
-        for i, line in enumerate(lines)
+        dataclasses.replace(row, alarms=alarms.get(i, ())) for i, row in enumerate(rows)
     ]
 
 
-def topped(lines: Sequence[Line], rules: Rules) -> list[Line]:
-    """Marks, in every column, the best mean and what does not differ from it.
+def mark_best(
+    rows: Sequence[SettingSummary], rules: ComparisonRules
+) -> list[SettingSummary]:
+    """Marks, in every column, the best mean and the rows that tie with it.
 
-    A column are the lines that differ on the axis of methods only; without such an
-    axis nothing is marked. Holm's correction is by column.
+    The rows of a column differ on the axis of methods only; without such an axis
+    nothing is marked. Holm's correction is per column.
     """
     top: set[int] = set()
-    for column in columns(lines, rules).values():
+    for column in columns(rows, rules).values():
         if len(column) < 2:
             continue
-        best = max(column, key=lambda i: rules.rank(lines[i]))
+        best = max(column, key=lambda i: rules.rank(rows[i]))
         others = [i for i in column if i != best]
-        found = compare([(lines[i], lines[best]) for i in others], rules)
+        comparisons = _compare([(rows[i], rows[best]) for i in others], rules)
         top.add(best)
         top.update(
             i
-            for i, c in zip(others, found)
-            if c.verdict == TIE or not c.difference.mean
+            for i, comparison in zip(others, comparisons)
+            if comparison.verdict == TIE or not comparison.difference.mean
         )
-    return [dataclasses.replace(line, top=i in top) for i, line in enumerate(lines)]
+    return [dataclasses.replace(row, top=i in top) for i, row in enumerate(rows)]
 
 
-def columns(lines: Sequence[Line], rules: Rules) -> dict[tuple, list[int]]:
-    """Returns the places of lines that differ by method only and were measured alike.
+def columns(
+    rows: Sequence[SettingSummary], rules: ComparisonRules
+) -> dict[tuple, list[int]]:
+    """Groups the rows that differ by method only and were measured alike.
 
-    The keys are those values of the compared axes that a column shares, and a number
-    that parts lines of other data.
+    Returns:
+      (key of the shared compared values, a number that separates rows of different
+      data) -> indices of the rows.
     """
-    method = rules.division.method
-    found: dict[tuple, list[int]] = {}
+    method = rules.roles.method
+    groups: dict[tuple, list[int]] = {}
     if method is None:
-        return found
-    axes = [name for name in rules.division.compared if name != method]
-    for i, line in enumerate(lines):
-        if line.estimate(rules.split) is None:
+        return groups
+    axes = [name for name in rules.roles.compared if name != method]
+    for i, row in enumerate(rows):
+        if row.estimate(rules.split) is None:
             continue
-        shared, place = settings.key(line.compared, axes), 0
-        while (shared, place) in found:
-            if not _apart(line, lines[found[shared, place][0]]):
+        shared, part = labels_key(row.compared, axes), 0
+        while (shared, part) in groups:
+            if _comparable(row, rows[groups[shared, part][0]]):
                 break
-            place += 1
-        found.setdefault((shared, place), []).append(i)
-    return found
+            part += 1
+        groups.setdefault((shared, part), []).append(i)
+    return groups
 
 
-def compare(pairs: Sequence[tuple[Line, Line]], rules: Rules) -> list[Comparison]:
-    """Compares lines pairwise over their common seeds; p by Holm over all pairs.
+def on_other_data(
+    rows: Sequence[SettingSummary], rules: ComparisonRules
+) -> list[SettingSummary]:
+    """Returns rows that were measured on other data than most rows like them."""
+    parts: dict[tuple, list[list[int]]] = {}
+    for (shared, _), members in columns(rows, rules).items():
+        parts.setdefault(shared, []).append(members)
+    minority = []
+    for groups in parts.values():
+        largest = max(groups, key=len)
+        minority += [i for members in groups if members is not largest for i in members]
+    return [rows[i] for i in sorted(minority)]
 
-    Pairs without a common seed are left with the difference of their means.
+
+def references_present(
+    rows: Sequence[SettingSummary],
+    rules: ComparisonRules,
+    scratch: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Returns the names of the references for negative transfer that were run."""
+    references = _references(rules, scratch)
+    return tuple(name for name, is_it in references.items() if any(map(is_it, rows)))
+
+
+def _compare(
+    pairs: Sequence[tuple[SettingSummary, SettingSummary]], rules: ComparisonRules
+) -> list[Comparison]:
+    """Compares rows pairwise over their common seeds; p by Holm over all pairs.
+
+    Pairs without a common seed have the difference of their means, and no verdict.
     """
-    found = [_difference(line, other, rules) for line, other in pairs]
-    known = [i for i, difference in enumerate(found) if difference.p is not None]
-    adjusted = dict(zip(known, statistics.holm([found[i].p for i in known])))
+    differences = [_difference(row, other, rules) for row, other in pairs]
+    tested = [i for i, difference in enumerate(differences) if difference.p is not None]
+    adjusted = dict(zip(tested, statistics.holm([differences[i].p for i in tested])))
     return [
         Comparison(
             against=other.name,
-            difference=found[i],
+            difference=differences[i],
             adjusted=adjusted.get(i),
-            verdict=_verdict(found[i], adjusted.get(i), rules.higher),
+            verdict=_verdict(differences[i], adjusted.get(i), rules.higher),
         )
         for i, (_, other) in enumerate(pairs)
     ]
 
 
-def _difference(line: Line, other: Line, rules: Rules) -> statistics.Difference:
-    ours, theirs = line.values[rules.split], other.values[rules.split]
+def _difference(
+    row: SettingSummary, other: SettingSummary, rules: ComparisonRules
+) -> Difference:
+    ours, theirs = row.values[rules.split], other.values[rules.split]
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
-        means = [x.estimate(rules.split).mean for x in (line, other)]
-        return statistics.Difference(means[0] - means[1], None, None, None, None, 0)
+        means = [x.estimate(rules.split).mean for x in (row, other)]
+        return Difference(means[0] - means[1], None, None, None, None, 0)
     return statistics.paired(
         [ours[seed] for seed in seeds],
         [theirs[seed] for seed in seeds],
@@ -145,113 +214,102 @@ def _difference(line: Line, other: Line, rules: Rules) -> statistics.Difference:
     )
 
 
-def _verdict(difference, adjusted: float | None, higher: bool) -> str:
+def _verdict(difference: Difference, adjusted: float | None, higher: bool) -> str:
     if adjusted is None:
         return ""
-    if adjusted >= ALPHA:
+    if adjusted >= _ALPHA:
         return TIE
     return BETTER if (difference.mean > 0) == higher else WORSE
 
 
-def partners(
-    lines: Sequence[Line],
-    rules: Rules,
-    is_it: Callable[[Line], bool],
+def _reference_finder(
+    rows: Sequence[SettingSummary],
+    rules: ComparisonRules,
+    is_reference: Predicate,
     selector: Mapping[str, str],
-) -> Callable[[Line], Line | None]:
-    """Returns a function: line -> the reference it is compared with, None without any.
+) -> Callable[[SettingSummary], SettingSummary | None]:
+    """Returns a function: row -> the reference to compare it with, None without one.
 
-    That is the first of the lines that `is_it`, measured on the same data, that agrees
-    on every compared axis but the selector's (or, without one, the axis of methods),
-    as far as both have that axis.
+    That is the first reference, measured on the same data, that agrees on every
+    compared axis which both have, except for the selector's axes (or, without a
+    selector, the axis of methods).
     """
-    apart = set(selector) or {rules.division.method}
-    known = [x for x in lines if x.estimate(rules.split) is not None and is_it(x)]
-    tables: dict[tuple, dict[tuple, list[tuple[int, Line]]]] = {}
+    free = set(selector) or {rules.roles.method}
+    references = [
+        row
+        for row in rows
+        if row.estimate(rules.split) is not None and is_reference(row)
+    ]
+    # Looked up by the values on the shared axes: a sweep has thousands of rows.
+    indices: dict[tuple, dict[tuple, list[tuple[int, SettingSummary]]]] = {}
 
-    def table(axes: tuple[str, ...]) -> dict[tuple, list[tuple[int, Line]]]:
-        """Returns (shared axes, values there) -> the references of these."""
-        found: dict[tuple, list[tuple[int, Line]]] = {}
-        for i, other in enumerate(known):
-            shared = tuple(n for n in other.compared if n not in apart and n in axes)
-            place = shared, settings.key(other.compared, shared)
-            found.setdefault(place, []).append((i, other))
-        return found
+    def index(axes: tuple[str, ...]) -> dict[tuple, list[tuple[int, SettingSummary]]]:
+        """(shared axes, their values) -> the references that have these."""
+        table: dict[tuple, list[tuple[int, SettingSummary]]] = {}
+        for i, reference in enumerate(references):
+            shared = tuple(n for n in reference.compared if n not in free and n in axes)
+            key = shared, labels_key(reference.compared, shared)
+            table.setdefault(key, []).append((i, reference))
+        return table
 
-    def partner(line: Line) -> Line | None:
-        if line.estimate(rules.split) is None:
+    def find(row: SettingSummary) -> SettingSummary | None:
+        if row.estimate(rules.split) is None:
             return None
-        axes = tuple(line.compared)
-        if axes not in tables:
-            tables[axes] = table(axes)
-        found = []
-        for shared in {shared for shared, _ in tables[axes]}:
-            place = shared, settings.key(line.compared, shared)
-            found += tables[axes].get(place, [])
-        for _, other in sorted(found, key=lambda pair: pair[0]):
-            if not _apart(line, other):
-                return other
+        axes = tuple(row.compared)
+        if axes not in indices:
+            indices[axes] = index(axes)
+        candidates = []
+        for shared in {shared for shared, _ in indices[axes]}:
+            key = shared, labels_key(row.compared, shared)
+            candidates += indices[axes].get(key, [])
+        for _, reference in sorted(candidates, key=lambda pair: pair[0]):
+            if _comparable(row, reference):
+                return reference
         return None
 
-    return partner
+    return find
 
 
-def _apart(line: Line, other: Line) -> str:
-    return settings.difference(line.setting.done[0], other.setting.done[0])
-
-
-def is_scratch(line: Line, rules: Rules, selector: Mapping[str, str]) -> bool:
-    """Returns whether a line is the from-scratch reference."""
-    if selector:
-        return settings.matches(line.compared, selector)
-    return _called(line, rules, SCRATCH)
-
-
-def is_source(line: Line, rules: Rules) -> bool:
-    """Returns whether a line is the source as it was loaded: by name, or no steps."""
-    done = line.setting.done
-    still = bool(done) and all(record.result.get("steps") == 0 for record in done)
-    scratch = _called(line, rules, SCRATCH)
-    return _called(line, rules, SOURCE) or (still and not scratch)
-
-
-def _called(line: Line, rules: Rules, names: Sequence[str]) -> bool:
-    value = line.compared.get(rules.division.method)
-    if not isinstance(value, str):
-        return False
-    text = value.rsplit("/", 1)[-1].strip().lower()
-    return text.replace("-", " ").replace("_", " ") in names
-
-
-def _trains_none(line: Line, rules: Rules) -> bool:
-    value = line.compared.get(rules.division.method)
-    return isinstance(value, str) and settings.BASELINE in value
-
-
-def references(
-    lines: Sequence[Line], rules: Rules, scratch: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Returns the references that are there to tell negative transfer by."""
-    known = _references(rules, scratch)
-    return tuple(name for name, is_it in known.items() if any(map(is_it, lines)))
+def _comparable(row: SettingSummary, other: SettingSummary) -> bool:
+    return not comparability.difference(row.setting.done[0], other.setting.done[0])
 
 
 def _references(
-    rules: Rules, scratch: Mapping[str, str]
-) -> dict[str, Callable[[Line], bool]]:
+    rules: ComparisonRules, scratch: Mapping[str, str]
+) -> dict[str, Predicate]:
+    """Name of a reference for negative transfer -> whether a row is that reference."""
     return {
-        FROM_SCRATCH: lambda line: is_scratch(line, rules, scratch),
-        UNTOUCHED: lambda line: is_source(line, rules),
+        FROM_SCRATCH: lambda row: _is_scratch(row, rules, scratch),
+        UNTOUCHED: lambda row: _is_untouched_source(row, rules),
     }
 
 
-def elsewhere(lines: Sequence[Line], rules: Rules) -> list[Line]:
-    """Returns lines measured on other data than most of the column they'd be in."""
-    parts: dict[tuple, list[list[int]]] = {}
-    for (shared, _), members in columns(lines, rules).items():
-        parts.setdefault(shared, []).append(members)
-    odd = []
-    for several in parts.values():
-        most = max(several, key=len)
-        odd += [i for members in several if members is not most for i in members]
-    return [lines[i] for i in sorted(odd)]
+def _is_scratch(
+    row: SettingSummary, rules: ComparisonRules, selector: Mapping[str, str]
+) -> bool:
+    if selector:
+        return matches(row.compared, selector)
+    return _has_name(row, rules, _SCRATCH_NAMES)
+
+
+def _is_untouched_source(row: SettingSummary, rules: ComparisonRules) -> bool:
+    """Whether a row is the source as it was loaded: by its name, or with no steps."""
+    done = row.setting.done
+    untrained = bool(done) and all(record.result.get("steps") == 0 for record in done)
+    scratch = _has_name(row, rules, _SCRATCH_NAMES)
+    return _has_name(row, rules, _SOURCE_NAMES) or (untrained and not scratch)
+
+
+def _has_name(
+    row: SettingSummary, rules: ComparisonRules, names: Sequence[str]
+) -> bool:
+    value = row.compared.get(rules.roles.method)
+    if not isinstance(value, str):
+        return False
+    text = last_part(value).lower()
+    return text.replace("-", " ").replace("_", " ") in names
+
+
+def _trains_no_network(row: SettingSummary, rules: ComparisonRules) -> bool:
+    value = row.compared.get(rules.roles.method)
+    return isinstance(value, str) and _BASELINE_PREFIX in value

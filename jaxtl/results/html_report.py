@@ -1,6 +1,6 @@
-"""A sweep's report as one HTML file: no network, no fonts, opens from the disk.
+"""The report of a sweep as one HTML file that needs no network and no fonts.
 
-Text comes from labels and files of anyone's making: all of it is escaped.
+Its text comes from labels and files that anyone may have written: all of it is escaped.
 """
 
 import base64
@@ -10,20 +10,21 @@ import importlib.resources
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jaxtl
-from jaxtl.results import database, findings, settings, tables
+from jaxtl.results import database, findings, tables
+from jaxtl.results.labels import label_text, short_axis_name
 from jaxtl.results.records import Collection
 from jaxtl.results.summary import Summary
-from jaxtl.results.tables import Sheet
+from jaxtl.results.tables import Table
 from jaxtl.training import run_dir
 
 LARGE = 500_000  # bytes of an SVG above which the PNG is shown
-_LONG = 28  # characters of a text from which it wraps
-_CHOICES = 60  # values of an axis that a list can be chosen from
-_TALL = 25  # rows of a table from which it scrolls
+_LONG = 28  # characters of a text above which it wraps
+_OPTIONS = 60  # values of an axis above which it gets no selection list
+_TALL = 25  # rows of a table above which it scrolls
 
 
 def write(
@@ -35,12 +36,12 @@ def write(
     """Writes the page.
 
     Args:
-      collection: of records.
+      collection: the records.
       summary: of the same records.
-      plots: PNG files; an SVG beside one is shown instead.
+      plots: PNG files; an SVG of the same name is shown instead.
       path: of the page.
     """
-    parts = {
+    sections = {
         "findings": ("What came out", _findings(summary)),
         "results": ("Results", _results(summary)),
         "plots": ("Plots", _plots(plots)),
@@ -49,256 +50,297 @@ def write(
         "failures": ("Failures", _failures(collection)),
         "environment": ("Environment", _environment(collection)),
     }
-    parts = {name: part for name, part in parts.items() if part[1]}
-    links = "".join(f'<a href="#{n}">{title}</a>' for n, (title, _) in parts.items())
+    sections = {name: pair for name, pair in sections.items() if pair[1]}
+    links = "".join(f'<a href="#{n}">{title}</a>' for n, (title, _) in sections.items())
     body = "".join(
         f'<section id="{name}" aria-labelledby="{name}-head">'
-        f'<h2 id="{name}-head">{title}</h2>{inner}</section>\n'
-        for name, (title, inner) in parts.items()
+        f'<h2 id="{name}-head">{title}</h2>{content}</section>\n'
+        for name, (title, content) in sections.items()
     )
-    title = _text(collection.title or "Results")
-    text = (
+    title = _escape(collection.title or "Results")
+    page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n"
-        f"<body>\n<header><h1>{title}</h1>{_doc(collection, summary)}"
+        f"<title>{title}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n"
+        f"<body>\n<header><h1>{title}</h1>{_description(collection, summary)}"
         f'<nav aria-label="contents">{links}</nav></header>\n'
         f'<main>\n{body}</main>\n<footer class="soft">jaxtl {jaxtl.__version__}'
-        f"</footer>\n<script>\n{_file('page.js')}</script>\n</body>\n</html>\n"
+        f"</footer>\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
     )
-    run_dir.write_text(pathlib.Path(path), text)
+    run_dir.write_text(pathlib.Path(path), page)
 
 
-def _file(name: str) -> str:
-    return (
-        importlib.resources.files("jaxtl.results")
-        .joinpath("assets", name)
-        .read_text("utf-8")
-    )
+def _asset(name: str) -> str:
+    folder = importlib.resources.files("jaxtl.results").joinpath("assets")
+    return folder.joinpath(name).read_text("utf-8")
 
 
-def _text(value: Any) -> str:
+def _escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-def _doc(collection: Collection, summary: Summary) -> str:
-    rest = (collection.meta.get("doc") or "").partition("\n")[2].strip()
+def _description(collection: Collection, summary: Summary) -> str:
+    """The docstring of the experiment file after its first line, and the progress."""
+    doc = (collection.meta.get("doc") or "").partition("\n")[2].strip()
     done = summary.counts.get(database.DONE, 0)
-    told = [f"{done:,} of {sum(summary.counts.values()):,} cells done"]
-    told += [collection.meta["file"]] if collection.meta.get("file") else []
-    lead = f'<p class="soft">{_text(" · ".join(told))}</p>'
-    return (f'<p class="doc">{_text(rest)}</p>' if rest else "") + lead
+    facts = [f"{done:,} of {summary.total:,} cells done"]
+    facts += [collection.meta["file"]] if collection.meta.get("file") else []
+    lead = f'<p class="soft">{_escape(" · ".join(facts))}</p>'
+    return (f'<p class="doc">{_escape(doc)}</p>' if doc else "") + lead
 
 
 def _findings(summary: Summary) -> str:
-    found = findings.conclusions(summary)
-    warned = [t for t in found if t.startswith(("Negative transfer", "Below "))]
-    rest = [t for t in found if t not in warned]
-    progress = findings.progress(summary)
-    notes = [t for t in findings.notes(summary) if t not in progress]
-    made = _list(rest) + _list([*warned, *progress], ' class="warnings"')
+    conclusions, progress = findings.conclusions(summary), findings.progress(summary)
+    alarms = [t for t in conclusions if t.startswith(("Negative transfer", "Below "))]
+    others = [text for text in conclusions if text not in alarms]
+    notes = [text for text in findings.notes(summary) if text not in progress]
+    content = _list(others) + _list([*alarms, *progress], ' class="warnings"')
     if notes:
         head = "<summary>How to read the tables</summary>"
-        made += f"<details>{head}{_list(notes)}</details>"
-    return made
+        content += f"<details>{head}{_list(notes)}</details>"
+    return content
 
 
-def _list(texts: Sequence[str], kind: str = "") -> str:
-    items = "".join(f"<li>{_text(t)}</li>" for t in texts)
-    return f"<ul{kind}>{items}</ul>" if texts else ""
+def _list(texts: Sequence[str], attributes: str = "") -> str:
+    items = "".join(f"<li>{_escape(text)}</li>" for text in texts)
+    return f"<ul{attributes}>{items}</ul>" if texts else ""
 
 
 def _results(summary: Summary) -> str:
-    choices, grid = len(summary.division.compared), tables.grid(summary)
-    made = _sheet("results", tables.main(summary), choices=choices)
-    return made + (_sheet("grid", grid, controls=False) if grid else "")
+    axes, grid = len(summary.roles.compared), tables.method_grid(summary)
+    content = _table("results", tables.main_table(summary), selectable=axes)
+    return content + (_table("grid", grid, controls=False) if grid else "")
 
 
 def _settings(summary: Summary) -> str:
-    if len(summary.settings) <= len(summary.lines):
+    if len(summary.settings) <= len(summary.rows):
         return ""
-    axes = len(summary.division.compared) + len(summary.division.tuned)
-    return _sheet("settings", tables.every(summary), choices=axes)
+    axes = len(summary.roles.compared) + len(summary.roles.tuned)
+    return _table("settings", tables.settings_table(summary), selectable=axes)
 
 
-def _sheet(name: str, sheet: Sheet, *, choices: int = 0, controls: bool = True) -> str:
-    """Returns a table with its filter, and a list for each of the first columns."""
+def _table(
+    name: str, table: Table, *, selectable: int = 0, controls: bool = True
+) -> str:
+    """Writes a table with its controls.
+
+    Args:
+      name: of the table, unique in the page; the script puts it into the address.
+      table: the texts.
+      selectable: the first columns that get a list to select a value from.
+      controls: whether there is a filter.
+    """
     heads = "".join(
-        f'<th scope="col" aria-sort="none"{_side(i in sheet.left)}>'
-        f'<button type="button">{_text(c) or "verdict"}</button></th>'
-        for i, c in enumerate(sheet.columns)
+        f'<th scope="col" aria-sort="none"{_class(["left"] * (i in table.left))}>'
+        f'<button type="button">{_escape(heading) or "verdict"}</button></th>'
+        for i, heading in enumerate(table.columns)
     )
     rows = "".join(
-        f"<tr>{''.join(_cell(sheet, r, i, t) for i, t in enumerate(row))}</tr>\n"
-        for r, row in enumerate(sheet.rows)
+        f"<tr>{''.join(_cell(table, r, i, t) for i, t in enumerate(row))}</tr>\n"
+        for r, row in enumerate(table.rows)
     )
-    tall = " tall" if len(sheet.rows) > _TALL else ""
-    title = _text(sheet.title)
-    above = _controls(name, sheet, choices) if controls else ""
+    tall = " tall" if len(table.rows) > _TALL else ""
+    title = _escape(table.title)
+    above = _controls(name, table, selectable) if controls else ""
     return (
-        f'<div data-sheet="{name}">{above}'
+        f'<div data-table="{name}">{above}'
         f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{title}">'
         f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead>\n"
         f"<tbody>\n{rows}</tbody></table></div></div>\n"
     )
 
 
-def _side(left: bool) -> str:
-    return ' class="left"' if left else ""
+def _class(names: Sequence[str]) -> str:
+    return f' class="{" ".join(names)}"' if names else ""
 
 
-def _cell(sheet: Sheet, row: int, column: int, text: str) -> str:
-    kinds = ["left"] * (column in sheet.left) + ["long"] * (len(text) > _LONG)
-    kind = f' class="{" ".join(kinds)}"' if kinds else ""
-    inner = _text(text)
-    inner = f"<strong>{inner}</strong>" if (row, column) in sheet.bold else inner
+def _cell(table: Table, row: int, column: int, text: str) -> str:
+    names = ["left"] * (column in table.left) + ["long"] * (len(text) > _LONG)
+    content = _escape(text)
+    if (row, column) in table.bold:
+        content = f"<strong>{content}</strong>"
     if column == 0:
-        return f'<th scope="row"{kind}>{inner}</th>'
-    return f"<td{kind}>{inner}</td>"
+        return f'<th scope="row"{_class(names)}>{content}</th>'
+    return f"<td{_class(names)}>{content}</td>"
 
 
-def _controls(name: str, sheet: Sheet, choices: int) -> str:
-    made = (
+def _controls(name: str, table: Table, selectable: int) -> str:
+    """Writes a filter, selection lists, a reset button and the number of lines."""
+    content = (
         '<label>filter, all words<input type="search" name="filter" '
         'autocomplete="off" spellcheck="false"></label>'
     )
-    for i, column in enumerate(sheet.columns[:choices]):
-        known = list(dict.fromkeys(row[i] for row in sheet.rows))
-        if 1 < len(known) <= _CHOICES:
-            # "=" tells a label that is "" from the choice of all.
+    for i, heading in enumerate(table.columns[:selectable]):
+        values = list(dict.fromkeys(row[i] for row in table.rows))
+        if 1 < len(values) <= _OPTIONS:
+            # The "=" distinguishes the value "" from the option "all".
             options = "".join(
-                f'<option value="={_text(v)}">{_text(v) or "–"}</option>' for v in known
+                f'<option value="={_escape(v)}">{_escape(v) or "–"}</option>'
+                for v in values
             )
-            made += (
-                f'<label>{_text(column)}<select name="{_text(column)}" '
+            content += (
+                f'<label>{_escape(heading)}<select name="{_escape(heading)}" '
                 f'data-column="{i}"><option value="">all</option>{options}'
                 "</select></label>"
             )
     label = f"show all lines of {name}"
-    made += f'<button type="button" data-reset aria-label="{label}">reset</button>'
-    count = f'<p class="count" role="status">{len(sheet.rows)} lines</p>'
-    return f'<div class="controls">{made}</div>{count}'
+    content += f'<button type="button" data-reset aria-label="{label}">reset</button>'
+    count = f'<p class="count" role="status">{len(table.rows)} lines</p>'
+    return f'<div class="controls">{content}</div>{count}'
 
 
 def _plots(plots: Iterable[pathlib.Path]) -> str:
-    made = "".join(_plot(pathlib.Path(path)) for path in plots)
-    return f'<div class="plots">{made}</div>' if made else ""
+    content = "".join(plot_figure(pathlib.Path(path)) for path in plots)
+    return f'<div class="plots">{content}</div>' if content else ""
 
 
-def _plot(path: pathlib.Path) -> str:
-    """Returns an image as data: apart from the page, so that names don't clash."""
+def plot_figure(path: pathlib.Path) -> str:
+    """Writes a plot as an HTML figure whose image is part of the page.
+
+    The SVG is a data URL rather than inline markup, so that ids of two SVGs can't
+    clash.
+
+    Args:
+      path: of the PNG; an SVG of the same name is used up to LARGE bytes.
+    """
     vector, kind, data = path.with_suffix(".svg"), "png", path.read_bytes()
     title = path.stem.replace("-", " ")
     if vector.exists():
         text = vector.read_text("utf-8")
-        said = re.search(r"<dc:title>(.*?)</dc:title>", text, re.DOTALL)
-        title = html.unescape(said.group(1)) if said else title
+        match = re.search(r"<dc:title>(.*?)</dc:title>", text, re.DOTALL)
+        title = html.unescape(match.group(1)) if match else title
         if len(text) <= LARGE:
             kind, data = "svg+xml", text.encode()
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    image = f'<img src="{source}" alt="{_text(title)}" loading="lazy">'
-    return f'<figure id="plot-{_text(path.stem)}">{image}</figure>\n'
+    image = f'<img src="{source}" alt="{_escape(title)}" loading="lazy">'
+    return f'<figure id="plot-{_escape(path.stem)}">{image}</figure>\n'
 
 
 def _configuration(collection: Collection) -> str:
-    """Returns what varies, and where each variant differs from the first."""
-    swept = collection.meta.get("axes") or collection.axes
-    rows = [(a, ", ".join(map(settings.text, swept[a]))) for a in swept]
-    made = _plain("axes", "what the sweep varies", ("axis", "values"), rows)
-    overrides = collection.meta.get("overrides") or ()
-    if overrides:
-        made += _list([f"override: {settings.text(o)}" for o in overrides])
-    found = collection.meta.get("experiments") or {}
-    flat = {name: dict(flattened(value)) for name, value in found.items()}
-    if not flat:
-        return made
-    base, *others = flat
-    rows = [
-        (name, path, flat[base].get(path, "–"), flat[name].get(path, "–"))
-        for name in others
-        for path in dict.fromkeys((*flat[base], *flat[name]))
-        if flat[base].get(path) != flat[name].get(path)
-    ]
+    """What the sweep varies, and where each variant differs from the first."""
+    axes = collection.meta.get("axes") or collection.axes
+    rows = [(axis, ", ".join(map(label_text, axes[axis]))) for axis in axes]
+    content = ""
     if rows:
+        table = _text_table("what the sweep varies", ("axis", "values"), rows)
+        content = _table("axes", table, controls=False)
+    overrides = collection.meta.get("overrides") or ()
+    content += _list([f"override: {label_text(override)}" for override in overrides])
+    experiments = collection.meta.get("experiments") or {}
+    variants = {name: dict(flatten_json(value)) for name, value in experiments.items()}
+    return content + (_variants(variants) if variants else "")
+
+
+def _variants(variants: Mapping[str, Mapping[str, str]]) -> str:
+    """The fields of the first variant, and the fields in which the others differ.
+
+    Args:
+      variants: name -> {path of a field: its value as text}.
+    """
+    (base, fields), *others = variants.items()
+    differences = [
+        (name, path, fields.get(path, "–"), other.get(path, "–"))
+        for name, other in others
+        for path in dict.fromkeys((*fields, *other))
+        if fields.get(path) != other.get(path)
+    ]
+    content = ""
+    if differences:
         columns = ("variant", "setting", f"{base} (base)", "here")
-        sheet = _made(f"where variants differ from {base}", columns, rows)
-        made += _sheet("differences", sheet, choices=2)
-    whole = _made(f"configuration of {base}", ("setting", "value"), flat[base].items())
-    inner = _sheet("base", whole)
-    head = _text(f"All settings of {base}" if others else "All settings")
-    return f"{made}<details><summary>{head}</summary>{inner}</details>"
+        title = f"where variants differ from {base}"
+        table = _text_table(title, columns, differences)
+        content += _table("differences", table, selectable=2)
+    title = f"configuration of {base}"
+    table = _text_table(title, ("setting", "value"), fields.items())
+    head = _escape(f"All settings of {base}" if others else "All settings")
+    details = _table("base", table)
+    return f"{content}<details><summary>{head}</summary>{details}</details>"
 
 
-def _made(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Sheet:
+def _text_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> Table:
+    """A table all of whose columns are text."""
     left = frozenset(range(len(columns)))
-    return Sheet(
-        title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), left=left
-    )
+    rows = tuple(map(tuple, rows))
+    return Table(title=title, columns=tuple(columns), rows=rows, left=left)
 
 
-def _plain(name: str, title: str, columns: Sequence[str], rows) -> str:
-    return _sheet(name, _made(title, columns, rows), controls=False) if rows else ""
+def flatten_json(experiment: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (dotted path, value as text) of an experiment that is stored as JSON.
 
-
-def flattened(snapshot: Any, path: str = "") -> Iterable[tuple[str, str]]:
-    """Yields (dotted path, text) of a configuration as `snapshot.to_json` stores it."""
-    if isinstance(snapshot, str) and not path:
-        snapshot = json.loads(snapshot)
-    if isinstance(snapshot, list) and any(isinstance(v, dict | list) for v in snapshot):
-        snapshot = {"type": "map", "items": list(enumerate(snapshot))}
-    if not isinstance(snapshot, Mapping) or "type" not in snapshot:
-        yield path, settings.text(snapshot)
+    Args:
+      experiment: a value in the form of `serialization.to_json`, or its JSON text.
+      path: of the value.
+    """
+    value = experiment
+    if isinstance(value, str) and not path:
+        value = json.loads(value)
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        value = {"type": "map", "items": list(enumerate(value))}
+    if not isinstance(value, Mapping) or "type" not in value:
+        yield path, label_text(value)
         return
-    kind = str(snapshot["type"])
+    kind = str(value["type"])
     if kind == "map":
-        items = [(str(k), v) for k, v in snapshot["items"]]
+        items = [(str(name), item) for name, item in value["items"]]
     elif ":" in kind:
         yield path or "type", kind.rpartition(":")[2]
-        items = [(k, v) for k, v in snapshot.items() if k != "type"]
+        items = [(name, item) for name, item in value.items() if name != "type"]
     else:
-        shown = [settings.text(v) for k, v in snapshot.items() if k != "type"]
-        yield path, ", ".join(shown).rpartition(":")[2] or kind
+        texts = [label_text(item) for name, item in value.items() if name != "type"]
+        yield path, ", ".join(texts).rpartition(":")[2] or kind
         return
-    for name, value in items:
-        yield from flattened(value, f"{path}.{name}" if path else name)
+    for name, item in items:
+        yield from flatten_json(item, f"{path}.{name}" if path else name)
 
 
 def _failures(collection: Collection) -> str:
-    wanted = (database.FAILED, database.DAMAGED)
-    failed = [r for r in collection.records if r.status in wanted]
+    statuses = (database.FAILED, database.DAMAGED)
+    failed = [r for r in collection.records if r.status in statuses]
     if not failed:
         return ""
     axes = list(collection.axes)
     rows = [
-        (*(settings.text(r.labels[a]) if a in r.labels else "" for a in axes), r.error)
+        (*(label_text(r.labels[a]) if a in r.labels else "" for a in axes), r.error)
         for r in failed
     ]
-    columns = (*map(settings.short, axes), "what happened")
-    sheet = _made("cells that failed or can't be read", columns, rows)
-    return _sheet("failed", sheet, choices=len(axes))
+    columns = (*map(short_axis_name, axes), "what happened")
+    table = _text_table("cells that failed or can't be read", columns, rows)
+    return _table("failed", table, selectable=len(axes))
 
 
 def _environment(collection: Collection) -> str:
-    """Returns versions, devices and commits, with counts where cells differ."""
-    found: dict[str, collections.Counter] = {}
-    done = [r.result for r in collection.records if r.status == database.DONE]
-    for result in done:
-        facts = {"commit": result.get("git_commit"), **(result.get("versions") or {})}
-        facts |= {k: result.get(k) for k in ("device", "devices", "python")}
-        for name, value in facts.items():
-            if value is not None:
-                found.setdefault(name, collections.Counter())[settings.text(value)] += 1
+    """Versions, devices and commits; with counts where cells differ."""
+    counts: dict[str, collections.Counter] = {}
+    for record in collection.records:
+        if record.status == database.DONE:
+            for name, value in _environment_of(record.result).items():
+                if value is not None:
+                    counter = counts.setdefault(name, collections.Counter())
+                    counter[label_text(value)] += 1
     rows = {
         name: ", ".join(
-            text if len(seen) == 1 else f"{text} ({n:,} cells)"
-            for text, n in seen.most_common()
+            text if len(counter) == 1 else f"{text} ({n:,} cells)"
+            for text, n in counter.most_common()
         )
-        for name, seen in found.items()
+        for name, counter in counts.items()
     }
     for name, value in (collection.meta.get("environment") or {}).items():
         if isinstance(value, str | int | float) and name not in rows:
-            rows[name] = settings.text(value)
+            rows[name] = label_text(value)
     folders = dict.fromkeys(r.folder.name for r in collection.records if r.folder.name)
     rows = {"read from": ", ".join(folders), **rows}
-    items = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in rows.items())
+    items = "".join(
+        f"<dt>{_escape(name)}</dt><dd>{_escape(text)}</dd>"
+        for name, text in rows.items()
+    )
     return f"<dl>{items}</dl>"
+
+
+def _environment_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "commit": result.get("git_commit"),
+        **(result.get("versions") or {}),
+        **{name: result.get(name) for name in ("device", "devices", "python")},
+    }

@@ -1,4 +1,4 @@
-"""Published tables beside our own figures, with a verdict for each."""
+"""Published tables that are run again: rows, verdicts, and the report's files."""
 
 import collections
 import dataclasses
@@ -11,17 +11,19 @@ from jaxtl.training import run_dir
 REPRODUCED, ABOVE, BELOW = "reproduced", "missed, above", "missed, below"
 INCOMPARABLE, UNPUBLISHED = "not comparable", "no published figure"
 VERDICTS = (REPRODUCED, ABOVE, BELOW, INCOMPARABLE, UNPUBLISHED)
+COLUMNS = ("method", "setting", "published", "ours", "difference", "verdict")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """A figure that somebody else printed.
+    """A published figure.
 
     Attributes:
       value: in the table's unit.
-      source: paper and table; never a figure from memory alone.
-      tolerance: how far ours may lie from it, in the same unit; fixed before running.
-      incomparable: why ours can't be held against it ("" where it can).
+      source: paper and table that it was read from.
+      tolerance: how far ours may differ from it, in the same unit; fixed before the
+        run.
+      incomparable: why ours can't be compared with it, "" where it can.
     """
 
     value: float
@@ -32,15 +34,15 @@ class Published:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """One line of a reproduced table.
+    """One row of a reproduced table.
 
     Attributes:
-      method: what was run.
-      setting: on what ("C→A", "40 % noise").
+      method: the method that was run.
+      setting: the data or conditions that it was run on ("C→A", "40 % noise").
       ours: our figure, in the table's unit.
-      interval: half the width of its 95 % interval, None where one run decides.
-      published: None where no figure was found.
-      note: why it misses, or what to know about it.
+      interval: half the width of its 95 % interval, None for a single run.
+      published: the published figure, None where there is none.
+      note: why it misses, or another remark.
     """
 
     method: str
@@ -62,7 +64,7 @@ class PublishedRow:
             return UNPUBLISHED
         if self.published.incomparable:
             return INCOMPARABLE
-        # A figure rounded like the published one is no miss: 1e-9 is float64's own.
+        # 1e-9 allows for rounding in float64.
         if abs(self.difference) <= self.published.tolerance + 1e-9:
             return REPRODUCED
         return ABOVE if self.difference > 0 else BELOW
@@ -73,15 +75,15 @@ class Study:
     """A published table and how to run it again.
 
     Attributes:
-      name: the file's, and the command's word.
+      name: of the file, and of the table on the command line.
       title: one line.
-      protocol: what is done, so exactly that others could do it; Markdown.
+      protocol: the procedure in Markdown, exact enough for others to repeat it.
       run: `run(fast) -> rows`; fast runs a part that takes seconds, and its rows are
         rows of the full table wherever nothing random shrinks with it.
-      findings: what came out and why rows miss, written after the full run; Markdown.
+      findings: the results and why rows miss, in Markdown, written after the full run.
       unit: of all figures.
-      digits: after the point.
-      needs: files under $JAXTL_DATA_DIR, for the reader.
+      digits: after the decimal point.
+      needs: files under $JAXTL_DATA_DIR that the report names.
     """
 
     name: str
@@ -94,54 +96,54 @@ class Study:
     needs: tuple[str, ...] = ()
 
 
-def counts(rows: Iterable[PublishedRow]) -> dict[str, int]:
-    """Returns how many rows have each verdict, those that none has left out."""
-    found = collections.Counter(row.verdict for row in rows)
-    return {verdict: found[verdict] for verdict in VERDICTS if found[verdict]}
+def _counts(rows: Iterable[PublishedRow]) -> dict[str, int]:
+    """Verdict -> number of rows, without the verdicts that no row has."""
+    counts = collections.Counter(row.verdict for row in rows)
+    return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
 
 
-COLUMNS = ("method", "setting", "published", "ours", "difference", "verdict")
-
-
-def cells(study: Study, row: PublishedRow) -> tuple[str, ...]:
-    """Returns a row as texts, one per heading of COLUMNS."""
+def row_texts(study: Study, row: PublishedRow) -> tuple[str, ...]:
+    """A row as texts, one per heading of COLUMNS."""
     digits = study.digits
     ours = f"{row.ours:.{digits}f}"
     if row.interval is not None:
         ours += f" ± {row.interval:.{digits}f}"
-    known = row.published is not None
-    return (
-        row.method,
-        row.setting,
-        f"{row.published.value:.{digits}f}" if known else "–",
-        ours,
-        f"{row.difference:+.{digits}f}" if known else "–",
-        row.verdict,
-    )
+    published, difference = "–", "–"
+    if row.published is not None:
+        published = f"{row.published.value:.{digits}f}"
+        difference = f"{row.difference:+.{digits}f}"
+    return row.method, row.setting, published, ours, difference, row.verdict
 
 
-def write(study: Study, rows: Sequence[PublishedRow], folder: pathlib.Path) -> list:
+def verdict_counts(rows: Sequence[PublishedRow]) -> str:
+    """The number of rows with each verdict: "3 reproduced, 1 missed, below."."""
+    return ", ".join(f"{n} {verdict}" for verdict, n in _counts(rows).items()) + "."
+
+
+def write(
+    study: Study, rows: Sequence[PublishedRow], folder: pathlib.Path
+) -> list[pathlib.Path]:
     """Writes NAME.md and NAME.json into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, data = folder / f"{study.name}.md", folder / f"{study.name}.json"
-    run_dir.write_text(markdown, text(study, rows))
-    run_dir.write_json(data, to_json(study, rows))
+    run_dir.write_text(markdown, _markdown(study, rows))
+    run_dir.write_json(data, _json(study, rows))
     return [markdown, data]
 
 
-def text(study: Study, rows: Sequence[PublishedRow]) -> str:
-    """Returns the report: protocol, verdicts, table, sources, what the misses are."""
+def _markdown(study: Study, rows: Sequence[PublishedRow]) -> str:
+    """The report: protocol, verdicts, table, sources, findings, notes on rows."""
     parts = [
         f"# {study.title}",
         f"```bash\njaxtl reproduce {study.name}\n```",
         _needs(study) + study.protocol.strip(),
-        f"## Verdicts\n\n{verdicts(rows)}",
-        table(study, rows),
-        "Published figures:\n\n" + (_bullets(sources(rows)) or "none."),
+        f"## Verdicts\n\n{verdict_counts(rows)}",
+        _table(study, rows),
+        "Published figures:\n\n" + (_bullets(_sources(rows)) or "none."),
     ]
     if study.findings:
         parts.append(f"## What came out\n\n{study.findings.strip()}")
-    notes = remarks(rows)
+    notes = _notes(rows)
     if notes:
         parts.append(f"## Notes on rows\n\n{_bullets(notes)}")
     return "\n\n".join(parts) + "\n"
@@ -154,50 +156,46 @@ def _needs(study: Study) -> str:
     return f"Needs under `$JAXTL_DATA_DIR`: {names}.\n\n"
 
 
-def verdicts(rows: Sequence[PublishedRow]) -> str:
-    """Returns the count of each verdict as one line."""
-    found = counts(rows)
-    return ", ".join(f"{n} {verdict}" for verdict, n in found.items()) + "."
-
-
-def table(study: Study, rows: Sequence[PublishedRow]) -> str:
-    """Returns the table in Markdown."""
+def _table(study: Study, rows: Sequence[PublishedRow]) -> str:
+    """The rows as a table in Markdown."""
     heads = [f"{c} ({study.unit})" if c == "ours" else c for c in COLUMNS]
     lines = [heads, ["---", "---", "---:", "---:", "---:", "---"]]
-    lines += [cells(study, row) for row in rows]
+    lines += [row_texts(study, row) for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def sources(rows: Sequence[PublishedRow]) -> list[str]:
-    """Returns where the published figures come from, and their tolerances."""
-    found: dict[str, list[str]] = {}
+def _sources(rows: Sequence[PublishedRow]) -> list[str]:
+    """The sources of the published figures, with their tolerances and methods."""
+    methods: dict[str, dict[str, None]] = {}
     for row in rows:
-        known = row.published
-        if known is not None:
-            line = f"{known.source} (tolerance {known.tolerance:g})"
-            line += f"; not comparable: {known.incomparable}" * bool(known.incomparable)
-            methods = found.setdefault(line, [])
-            if row.method not in methods:
-                methods.append(row.method)
-    return [f"{', '.join(methods)}: {line}" for line, methods in found.items()]
+        figure = row.published
+        if figure is not None:
+            line = f"{figure.source} (tolerance {figure.tolerance:g})"
+            if figure.incomparable:
+                line += f"; not comparable: {figure.incomparable}"
+            methods.setdefault(line, {})[row.method] = None
+    return [f"{', '.join(names)}: {line}" for line, names in methods.items()]
 
 
-def remarks(rows: Sequence[PublishedRow]) -> list[str]:
-    """Returns what rows have to say, once for all rows that say the same."""
-    found: dict[tuple[str, str], list[str]] = {}
+def _notes(rows: Sequence[PublishedRow]) -> list[str]:
+    """The notes on rows, each once with all the settings that it is about."""
+    settings: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.note:
-            found.setdefault((row.method, row.note), []).append(row.setting)
-    return [f"{name}, {', '.join(on)}: {note}" for (name, note), on in found.items()]
+            settings.setdefault((row.method, row.note), []).append(row.setting)
+    return [
+        f"{method}, {', '.join(names)}: {note}"
+        for (method, note), names in settings.items()
+    ]
 
 
-def to_json(study: Study, rows: Sequence[PublishedRow]) -> dict[str, Any]:
-    """Returns the table as plain values."""
+def _json(study: Study, rows: Sequence[PublishedRow]) -> dict[str, Any]:
+    """The table as values for JSON."""
     return {
         "name": study.name,
         "title": study.title,
         "unit": study.unit,
-        "counts": counts(rows),
+        "counts": _counts(rows),
         "rows": [
             {
                 "method": row.method,

@@ -1,16 +1,19 @@
-"""Results as records, wherever they lie: a sweep's database, or directories of runs."""
+"""Records of results, read from the database of a sweep or from directories of runs."""
 
 import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import DATABASE_FILE, DONE, Database
 from jaxtl.training import run_dir
 from jaxtl.training.metrics_log import curve
+
+# Fields of a data source that name what it reads.
+_DATA_FIELDS = ("path", "name", "folder", "root", "dataset", "config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Record:
       error: why it failed.
       key: identity within its folder.
       folder: where it was read from.
-      data: the data set that it was measured on, "" where that is not known.
+      data: the data set that it was measured on, "" where that is unknown.
     """
 
     labels: Mapping[str, Any]
@@ -47,15 +50,15 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Records, and what is known of them as a whole.
+    """Records with the axes that they span.
 
     Attributes:
       records: in the sweep's order.
       axes: axis -> its values as shown, in their order; "seed" last.
       title: first line of the experiment file's docstring.
-      meta: the sweep's facts: "file", "doc", "axes", "experiments" (variant ->
-        snapshot as JSON), "overrides", "environment"; of a study "file", "doc",
-        "overrides"; {} for runs, and for several folders.
+      meta: facts about the whole: of a sweep "file", "doc", "axes", "experiments"
+        (variant -> experiment as JSON), "overrides", "environment"; of a study "file",
+        "doc", "overrides"; {} for runs, and for several folders.
     """
 
     records: tuple[Record, ...]
@@ -64,169 +67,184 @@ class Collection:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read(paths: Iterable[str | pathlib.Path]) -> Collection:
-    """Reads the records at and below some directories.
+def collect(
+    records: Iterable[Record], meta: Mapping[str, Any] | None = None
+) -> Collection:
+    """Makes a collection of records.
 
-    Raises:
-      UserError: a directory that does not exist or holds neither a sweep nor a
-        finished run, or a file in it that is damaged.
+    The labels get the axis "folder" where records of two folders have the same labels.
+    Runs named "a/x", "a/y", "b/x" … get two axes: "setting" (a, b) and "run" (x, y).
+
+    Args:
+      records: in their order.
+      meta: see `Collection`.
     """
-    found, metas = [], []
-    paths = list(dict.fromkeys(pathlib.Path(path) for path in paths))
-    for path in paths:
-        _check_directory(path)
-        if (path / DATABASE_FILE).exists():
-            meta, rows = _sweep(path)
-        else:
-            meta, rows = _study(path), _runs(path, several=len(paths) > 1)
-        metas.append(meta)
-        found += rows
-    found = _runs_by_setting(_told_apart(found, paths))
-    meta = metas[0] if len(metas) == 1 else {}
+    meta = meta or {}
+    records = _split_run_names(_add_folder_labels(list(records)))
     title = (meta.get("doc") or "").split("\n")[0]
-    return Collection(records=tuple(found), axes=axes(found), title=title, meta=meta)
+    return Collection(
+        records=tuple(records), axes=_axes(records), title=title, meta=meta
+    )
 
 
-def _sweep(path: pathlib.Path) -> tuple[dict, list[Record]]:
-    with Database(path) as database:
-        meta, entries = database.meta(), database.entries()
-    sources = {
-        name: _source(made)
-        for name, made in (meta.get("experiments") or {}).items()
-        if isinstance(made, dict)
-    }
-    rows = [
-        Record(folder=path, data=_data_of(entry.labels, sources), **entry._asdict())
-        for entry in entries
-    ]
-    return meta, rows
-
-
-def _study(path: pathlib.Path) -> dict:
-    stored = run_dir.read_json(path / run_dir.STUDY) if _is_study(path) else {}
-    return {
-        name: stored[name] for name in ("file", "doc", "overrides") if name in stored
-    }
-
-
-def _is_study(path: pathlib.Path) -> bool:
-    return (path / run_dir.STUDY).exists()
-
-
-def _data_of(labels: Mapping[str, Any], sources: Mapping[str, str]) -> str:
-    """Returns the data of a cell: its variant's, and what the sweep set of it."""
-    variant = next((labels[n] for n in ("run", "method", "variant") if n in labels), "")
-    known = sources.get(variant, "")
-    if not known and len(set(sources.values())) == 1:
-        known = next(iter(sources.values()))
-    swept = [
-        str(value)
-        for name, value in labels.items()
-        if name == "data" or (name.startswith("data.") and name[5:] in _NAMES)
-    ]
-    return " ".join([known, *swept]).strip()
-
-
-_NAMES = ("path", "name", "folder", "root", "dataset", "config")
-
-
-def _source(experiment: Mapping[str, Any]) -> str:
-    """Returns a snapshot's data set as text, "Arrays digits/mnist.npz"."""
-    data = experiment.get("data")
-    if not isinstance(data, dict):
-        return ""
-    kind = str(data.get("type", "")).rsplit(":", 1)[-1]
-    return " ".join([kind, *(str(data[n]) for n in _NAMES if data.get(n))])
-
-
-def _told_apart(records: list[Record], paths: list[pathlib.Path]) -> list[Record]:
-    """Adds the axis "folder" where two folders hold records of the same labels."""
-    places: dict[str, set[pathlib.Path]] = {}
+def _add_folder_labels(records: list[Record]) -> list[Record]:
+    """Adds the label "folder" where two folders hold records of the same labels."""
+    folders: dict[str, set[pathlib.Path]] = {}
     for record in records:
-        text = json.dumps(dict(record.labels), sort_keys=True)
-        places.setdefault(text, set()).add(record.folder)
-    if all(len(folders) == 1 for folders in places.values()):
+        key = json.dumps(dict(record.labels), sort_keys=True)
+        folders.setdefault(key, set()).add(record.folder)
+    if all(len(paths) == 1 for paths in folders.values()):
         return records
-    short = len({path.name for path in paths}) == len(paths)
+    paths = set().union(*folders.values())
+    unique_names = len({path.name for path in paths}) == len(paths)
+
+    def folder(record: Record) -> str:
+        return record.folder.name if unique_names else str(record.folder)
+
     return [
-        dataclasses.replace(
-            r, labels={"folder": r.folder.name if short else str(r.folder), **r.labels}
-        )
+        dataclasses.replace(r, labels={"folder": folder(r), **r.labels})
         for r in records
     ]
 
 
-def _runs_by_setting(records: list[Record]) -> list[Record]:
-    """Makes runs that are called "a/x", "a/y", "b/x" … two axes: a, b and x, y."""
+def _split_run_names(records: list[Record]) -> list[Record]:
+    """Splits runs named "a/x", "b/x" … into the axes "setting" and "run"."""
     names = {r.labels["run"] for r in records if "run" in r.labels}
-    parts = [name.rpartition("/") for name in names if isinstance(name, str)]
-    folders: dict[str, set[str]] = {}
-    for before, slash, last in parts:
+    settings: dict[str, set[str]] = {}
+    for setting, slash, run in (str(name).rpartition("/") for name in names):
         if slash:
-            folders.setdefault(last, set()).add(before)
-    if "setting" in axes(records) or all(len(f) == 1 for f in folders.values()):
+            settings.setdefault(run, set()).add(setting)
+    if "setting" in _axes(records) or all(len(s) == 1 for s in settings.values()):
         return records
 
     def split(labels: Mapping[str, Any]) -> dict[str, Any]:
-        before, slash, last = str(labels.get("run", "")).rpartition("/")
-        first = {"setting": before} if slash else {}
-        return {**first, **labels, "run": last} if slash else dict(labels)
+        setting, slash, run = str(labels.get("run", "")).rpartition("/")
+        return {"setting": setting, **labels, "run": run} if slash else dict(labels)
 
     return [dataclasses.replace(r, labels=split(r.labels)) for r in records]
 
 
-def axes(records: Iterable[Record]) -> dict[str, tuple]:
-    """Returns axis -> values in the order of their first appearance, "seed" last."""
-    found: dict[str, dict] = {}
+def _axes(records: Iterable[Record]) -> dict[str, tuple]:
+    """Axis -> values in the order of first appearance; "seed" is the last axis."""
+    axes: dict[str, dict] = {}
     for record in records:
         for name, value in record.labels.items():
-            found.setdefault(name, {})[_hashable(value)] = value
-    order = sorted(found, key=lambda name: name == "seed")
-    return {name: tuple(found[name].values()) for name in order}
+            axes.setdefault(name, {})[_hashable(value)] = value
+    order = sorted(axes, key=lambda name: name == "seed")
+    return {name: tuple(axes[name].values()) for name in order}
 
 
 def _hashable(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else (type(value), value)
 
 
-def _runs(path: pathlib.Path, *, several: bool) -> list[Record]:
+def read(paths: Iterable[str | pathlib.Path]) -> Collection:
+    """Reads the records at and below some directories.
+
+    Raises:
+      UserError: a directory does not exist or holds neither a sweep nor a finished
+        run, or a file in it is damaged.
+    """
+    records, metas = [], []
+    paths = list(dict.fromkeys(map(pathlib.Path, paths)))
+    for path in paths:
+        _check_directory(path)
+        if (path / DATABASE_FILE).exists():
+            meta, part = _read_sweep(path)
+        else:
+            meta, part = _study_meta(path), _read_runs(path, prefix=len(paths) > 1)
+        metas.append(meta)
+        records += part
+    return collect(records, metas[0] if len(metas) == 1 else {})
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    if not path.is_dir():
+        raise UserError(f"there is no directory {str(path)!r}.")
+
+
+def _read_sweep(path: pathlib.Path) -> tuple[dict[str, Any], list[Record]]:
+    with Database(path) as database:
+        meta, entries = database.meta(), database.entries()
+    sources = {
+        name: _data_source(experiment)
+        for name, experiment in (meta.get("experiments") or {}).items()
+        if isinstance(experiment, dict)
+    }
+    return meta, [
+        Record(folder=path, data=_cell_data(entry.labels, sources), **entry._asdict())
+        for entry in entries
+    ]
+
+
+def _cell_data(labels: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """The data of a cell: its variant's, and what the sweep varies of it."""
+    variant = next((labels[n] for n in ("run", "method", "variant") if n in labels), "")
+    source = sources.get(variant, "")
+    if not source and len(set(sources.values())) == 1:
+        source = next(iter(sources.values()))
+    varied = [
+        str(value)
+        for name, value in labels.items()
+        if name == "data"
+        or (name.startswith("data.") and name.removeprefix("data.") in _DATA_FIELDS)
+    ]
+    return " ".join([source, *varied]).strip()
+
+
+def _data_source(experiment: Mapping[str, Any]) -> str:
+    """The data set of an experiment in JSON, as text: "Arrays digits/mnist.npz"."""
+    data = experiment.get("data")
+    if not isinstance(data, dict):
+        return ""
+    kind = str(data.get("type", "")).rsplit(":", 1)[-1]
+    return " ".join([kind, *(str(data[n]) for n in _DATA_FIELDS if data.get(n))])
+
+
+def _study_meta(path: pathlib.Path) -> dict[str, Any]:
+    study = _study(path)
+    return {name: study[name] for name in ("file", "doc", "overrides") if name in study}
+
+
+def _study(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a study's file, {} for a folder that is no study."""
+    file = path / run_dir.STUDY
+    return run_dir.read_json(file) if file.exists() else {}
+
+
+def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
+    """Reads the runs below a directory; `prefix` puts its name before theirs."""
     files = _result_files(path, "neither a sweep nor a finished run")
-    rows = [_run(path, file.parent, several) for file in files]
-    if _is_study(path):  # in the order of its file
-        order = run_dir.read_json(path / run_dir.STUDY).get("variants", [])
-        prefix = f"{path.name}/" if several else ""
-        place = {f"{prefix}{name}": i for i, name in enumerate(order)}
-        rows.sort(key=lambda row: place.get(row.labels["run"], len(place)))
-    return rows
+    records = [_read_run(path, file.parent, prefix) for file in files]
+    start = f"{path.name}/" if prefix else ""
+    variants = _study(path).get("variants", [])
+    order = {f"{start}{name}": i for i, name in enumerate(variants)}
+    return sorted(records, key=lambda r: order.get(r.labels["run"], len(order)))
 
 
-def _run(path: pathlib.Path, folder: pathlib.Path, several: bool) -> Record:
-    labels: dict[str, Any] = {}
+def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
     stored = run_dir.read_json(folder / run_dir.MARK)
     experiment = stored.get("experiment", {})
-    seed = experiment.get("seed")
+    seed, folder_seed = experiment.get("seed"), _seed_of(folder)
     below = folder.relative_to(path)
-    if (number := _seed_of(folder)) is not None:
-        below = below.parent
-        seed = number if seed is None else seed
-    name = stored.get("variant") or str(below)
-    labels["run"] = name if name != "." else path.name
-    if several:
-        labels["run"] = f"{path.name}/{name}" if name != "." else path.name
-    if isinstance(seed, int):
-        labels["seed"] = seed
+    name = stored.get("variant") or str(below if folder_seed is None else below.parent)
+    if name == ".":
+        name = path.name
+    elif prefix:
+        name = f"{path.name}/{name}"
+    seed = folder_seed if seed is None else seed
     return Record(
-        labels=labels,
+        labels={"run": name} | ({"seed": seed} if isinstance(seed, int) else {}),
         result=run_dir.read_json(folder / "result.json"),
         curve=curve(folder / "metrics.jsonl"),
         key=str(folder),
         folder=path,
-        data=_source(experiment),
+        data=_data_source(experiment),
     )
 
 
-def read_by_directory(paths: Iterable[str | pathlib.Path]) -> list[Record]:
-    """Reads the finished runs below some directories, named by where they lie.
+def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:
+    """Reads the finished runs below some directories, named by their directories.
 
     Runs in DIR/seed0, DIR/seed1 … share the label {"run": DIR}. Curves are not read.
 
@@ -246,15 +264,10 @@ def read_by_directory(paths: Iterable[str | pathlib.Path]) -> list[Record]:
     return records
 
 
-def _check_directory(path: pathlib.Path) -> None:
-    if not path.is_dir():
-        raise UserError(f"there is no directory {str(path)!r}.")
-
-
 def _result_files(path: pathlib.Path, missing: str) -> list[pathlib.Path]:
-    """Returns every result.json below a directory; numbers in paths sort by value.
+    """Finds every result.json below a directory; numbers in paths sort by value.
 
-    `missing` tells what the directory holds none of, for the error.
+    `missing` describes, for the error message, what the directory does not hold.
     """
 
     def order(file: pathlib.Path) -> list[int | str]:
@@ -271,6 +284,6 @@ def _result_files(path: pathlib.Path, missing: str) -> list[pathlib.Path]:
 
 
 def _seed_of(folder: pathlib.Path) -> int | None:
-    """Returns the seed of a folder called "seed3", None for another name."""
+    """The seed of a folder called "seed3", None for another name."""
     match = re.fullmatch(r"seed(\d+)", folder.name)
     return int(match.group(1)) if match else None

@@ -1,56 +1,68 @@
-"""Shows a sweep or a folder of runs, and writes its report."""
+"""The report of a sweep or of runs: printed on the terminal, written into a folder."""
 
 import pathlib
+from collections.abc import Sequence
 
-from jaxtl.core import console as console_lib
+from jaxtl.core import console
 from jaxtl.results import findings, html_report, tables, writers
+from jaxtl.results.records import Collection
+from jaxtl.results.summary import Summary
 from jaxtl.training import run_dir
 
-MOST = 40  # lines of a table on the terminal; files hold all of them
-WIDE = 400
+_ROWS = 40  # of a table on the terminal; files hold all of them
+_FILE_WIDTH = 400  # characters of a line where the output is no terminal
 
 
-def show(summary, sheets) -> None:
-    """Prints the tables, what came out, and how to read it."""
-    console = console_lib.console()
-    if not console.is_terminal:  # a file is as wide as it has to be
-        console.width = WIDE
+def print_report(summary: Summary) -> None:
+    """Prints the tables, the conclusions, and the notes on how to read them."""
+    terminal = console.console()
+    if not terminal.is_terminal:
+        terminal.width = _FILE_WIDTH
     if summary.title:
-        console.print(summary.title, markup=False)
-    for sheet in sheets:
-        if len(sheet.rows) > MOST:
-            sheet = tables.shortened(sheet, MOST)
-        console.print(writers.terminal(sheet, console.width))
+        terminal.print(summary.title, markup=False)
+    for table in tables.summary_tables(summary):
+        if len(table.rows) > _ROWS:
+            table = tables.shortened(table, _ROWS)
+        terminal.print(writers.fitted_rich_table(table, terminal.width))
     for text in findings.conclusions(summary):
-        console.print(text, markup=False, soft_wrap=True)
-    console.print()
+        terminal.print(text, markup=False, soft_wrap=True)
+    terminal.print()
     for text in findings.notes(summary):
-        console.print(text, markup=False, style="dim", soft_wrap=True)
+        terminal.print(text, markup=False, style="dim", soft_wrap=True)
 
 
-def write(
-    collection, summary, sheets, out: pathlib.Path, pictures=None
+def write_report(
+    collection: Collection,
+    summary: Summary,
+    folder: pathlib.Path,
+    plots: Sequence[pathlib.Path] | None = None,
 ) -> list[pathlib.Path]:
-    """Writes report.md, report.tex, the CSV files, the plots and the page.
+    """Writes report.md, report.tex, the CSV files, report.html and the plots.
 
-    `pictures` are paths of plots that lie in `out` already; None draws them.
+    Args:
+      collection: the records.
+      summary: of the same records.
+      folder: created where it does not exist.
+      plots: paths of plots that are in the folder already; None draws them.
+
+    Returns:
+      the paths of all files.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    drawn, pictures = pictures is not None, pictures or []
-    if not drawn:
+    folder.mkdir(parents=True, exist_ok=True)
+    if plots is None:
         from jaxtl.results.plots import sweep  # matplotlib takes a second to import
 
-        pictures = sweep.draw_all(collection, summary, out)
-    seen = [path.relative_to(out).as_posix() for path in pictures]
+        plots = sweep.draw_all(collection, summary, folder)
+    report_tables = tables.summary_tables(summary)
+    plot_names = [path.relative_to(folder).as_posix() for path in plots]
     texts = {
-        "report.md": writers.report_markdown(summary, sheets, seen),
-        "report.tex": writers.report_latex(summary, sheets),
+        "report.md": writers.report_markdown(summary, report_tables, plot_names),
+        "report.tex": writers.report_latex(summary, report_tables),
         "settings.csv": writers.settings_csv(summary),
         "cells.csv": writers.cells_csv(collection),
     }
     for name, text in texts.items():
-        run_dir.write_text(out / name, text)
-    written = [out / name for name in texts]
-    html_report.write(collection, summary, pictures, out / "report.html")
-    written.append(out / "report.html")
-    return [*written, *pictures]
+        run_dir.write_text(folder / name, text)
+    page = folder / "report.html"
+    html_report.write(collection, summary, plots, page)
+    return [*(folder / name for name in texts), page, *plots]

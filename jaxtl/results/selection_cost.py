@@ -1,56 +1,65 @@
-"""The cost of choosing among settings without target labels."""
+"""The cost of choosing checkpoints and settings without target labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.evaluation import metrics
 from jaxtl.evaluation.model_selection import oracle_warning
-from jaxtl.results import settings
+from jaxtl.results.axis_roles import AxisRoles
+from jaxtl.results.labels import labels_key
+from jaxtl.results.records import Record
+from jaxtl.results.settings import Setting
 
-LISTED = 6  # compared lines that a table lists one by one
+LISTED = 6  # with more compared combinations only their mean is listed
 
 
-def sentence(results: Sequence[Mapping[str, Any]]) -> str:
-    """Returns one line on what was chosen without labels and what that cost.
+def describe(results: Sequence[Mapping[str, Any]]) -> str:
+    """Describes in one line what was chosen without labels, and what that cost.
 
-    Of several runs, the means of those with the first one's monitor; "" where none has
-    an unlabelled target.
+    Args:
+      results: as in result.json. Of several, the means of those with the first one's
+        monitor are described.
+
+    Returns:
+      the line, "" where no run has an unlabelled target.
     """
-    known = [r["choosing"] for r in results if r.get("choosing")]
-    if not known:
+    choices = [r["choosing"] for r in results if r.get("choosing")]
+    if not choices:
         return ""
-    first, metric = known[0], known[0]["metric"]
-    known = [k for k in known if k["monitor"] == first["monitor"]]
-    best = _mean(k["oracle"]["value"] for k in known)
-    names = [n for n in first["criteria"] if all(n in k["criteria"] for k in known)]
-    costs = {n: _mean(k["criteria"][n]["cost"] for k in known) for n in names}
-    monitor = first["monitor"]
-    many = f", means of {len(known)} runs" if len(known) > 1 else ""
-    told = ", ".join(
-        f"{name} {_plain(metric, cost)}"
+    first = choices[0]
+    metric, monitor = first["metric"], first["monitor"]
+    choices = [choice for choice in choices if choice["monitor"] == monitor]
+    names = [n for n in first["criteria"] if all(n in c["criteria"] for c in choices)]
+    costs = {n: _mean(c["criteria"][n]["cost"] for c in choices) for n in names}
+    means = f", means of {len(choices)} runs" if len(choices) > 1 else ""
+    others = ", ".join(
+        f"{name} {_points(metric, cost)}"
         for name, cost in sorted(costs.items(), key=lambda pair: pair[1])
         if name != monitor
     )
-    if monitor in metrics.CRITERIA and monitor not in costs:
-        return ""  # it was never a number
     if monitor not in costs:
+        if monitor in metrics.CRITERIA:
+            return ""  # the criterion was never finite
         start = oracle_warning(monitor) if monitor else "The last checkpoint was kept"
-        cost = f"{_unit(metric)} {told}{many}"
-        return f"{start}. Choosing without labels would have cost{cost}."
-    value = _mean(k["criteria"][monitor]["value"] for k in known)
-    where = "" if many else f" (step {first['oracle']['step']})"
+        unit = ", in points:" if metric == "accuracy" else ""
+        return (
+            f"{start}. Choosing without labels would have cost{unit} {others}{means}."
+        )
+    value = _mean(c["criteria"][monitor]["value"] for c in choices)
+    best = _mean(c["oracle"]["value"] for c in choices)
+    step = "" if means else f" (step {first['oracle']['step']})"
     return (
-        f"{monitor} chose without target labels{many}: val {metric} "
+        f"{monitor} chose without target labels{means}: val {metric} "
         f"{_value(metric, value)}, best of all checkpoints {_value(metric, best)}"
-        f"{where}; not knowing cost {_plain(metric, costs[monitor])}"
+        f"{step}; not knowing cost {_points(metric, costs[monitor])}"
         f"{' points' if metric == 'accuracy' else ''} "
-        f"(other criteria: {told})."
+        f"(other criteria: {others})."
     )
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
@@ -58,27 +67,23 @@ def _value(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"
 
 
-def _plain(metric: str, value: float) -> str:
+def _points(metric: str, value: float) -> str:
     return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"
 
 
-def _unit(metric: str) -> str:
-    return ", in points:" if metric == "accuracy" else ""
-
-
 class CriterionChoice(NamedTuple):
-    """What a criterion chooses among a sweep's settings, checkpoints included.
+    """A criterion's choice among the settings of a sweep and their checkpoints.
 
     Attributes:
-      compared: axis -> value, of the line within which is chosen; {} for the mean of
-        all lines.
+      compared: axis -> value, of the settings that it chooses from; {} for the mean
+        over all combinations of compared values.
       criterion: its name.
-      tuned: axis -> value, of the chosen setting; {} where that is several.
+      tuned: axis -> value, of the chosen setting; {} for the mean.
       metric: of the values.
-      value: on the target's val split, mean over seeds.
+      value: of the choice, on the target's val split, mean over seeds.
       oracle: of the best setting and the best checkpoints.
-      cost: what the value misses it by.
-      used: whether this criterion chose the runs' checkpoints.
+      cost: the difference between them.
+      used: whether the runs' checkpoints were chosen by this criterion.
     """
 
     compared: Mapping[str, Any]
@@ -91,73 +96,94 @@ class CriterionChoice(NamedTuple):
     used: bool
 
 
-def of_settings(groups, division: settings.Division) -> tuple[CriterionChoice, ...]:
-    """Returns each criterion's choice among the settings of each line, and the means.
+def criterion_choices(
+    settings: Sequence[Setting], roles: AxisRoles
+) -> tuple[CriterionChoice, ...]:
+    """Makes each criterion's choice for each combination of compared values.
 
-    As everywhere, candidates are the settings with the most finished seeds.
+    Candidates are the settings with the most finished seeds, as in `choose_settings`.
+
+    Returns:
+      the means over all combinations, where there are several, and the choices of each
+      of up to LISTED combinations.
     """
-    lines: dict[tuple, list] = {}
-    for group in groups:
-        lines.setdefault(settings.key(group.labels, division.compared), []).append(
-            group
-        )
-    found = [row for members in lines.values() for row in _line(members, division)]
-    each = {row.criterion: [] for row in found}
-    for row in found:
-        each[row.criterion].append(row)
-    count = max(map(len, each.values()), default=0)
+    groups: dict[tuple, list[Setting]] = {}
+    for setting in settings:
+        key = labels_key(setting.labels, roles.compared)
+        groups.setdefault(key, []).append(setting)
+    choices = [c for members in groups.values() for c in _choices(members, roles)]
+    by_criterion: dict[str, list[CriterionChoice]] = {}
+    for choice in choices:
+        by_criterion.setdefault(choice.criterion, []).append(choice)
+    count = max(map(len, by_criterion.values()), default=0)
     if count < 2:
-        return tuple(found)
-    means = [
-        rows[0]._replace(
-            compared={},
-            tuned={},
-            **{
-                k: _mean(getattr(r, k) for r in rows)
-                for k in ("value", "oracle", "cost")
-            },
-        )
-        for rows in each.values()
-    ]
-    return (*means, *(found if count <= LISTED else ()))
+        return tuple(choices)
+    means = [_mean_choice(members) for members in by_criterion.values()]
+    return (*means, *(choices if count <= LISTED else ()))
 
 
-def _line(members, division) -> list[CriterionChoice]:
-    known = [
-        (g, [r.result["choosing"] for r in g.done if r.result.get("choosing")])
-        for g in members
+def _mean_choice(choices: Sequence[CriterionChoice]) -> CriterionChoice:
+    means = {
+        name: _mean(getattr(choice, name) for choice in choices)
+        for name in ("value", "oracle", "cost")
+    }
+    return choices[0]._replace(compared={}, tuned={}, **means)
+
+
+def _choosing(record: Record) -> Mapping[str, Any] | None:
+    """What the criteria chose in a run; None or {} for a labelled target."""
+    return record.result.get("choosing")
+
+
+def _choices(members: Sequence[Setting], roles: AxisRoles) -> list[CriterionChoice]:
+    """Makes each criterion's choice among settings of the same compared values."""
+    runs = [
+        (setting, [run for run in map(_choosing, setting.done) if run])
+        for setting in members
     ]
-    most = max((len(runs) for _, runs in known), default=0)
-    known = [(group, runs) for group, runs in known if runs and len(runs) == most]
-    if not known:
+    most = max((len(part) for _, part in runs), default=0)
+    candidates = [(s, part) for s, part in runs if part and len(part) == most]
+    if not candidates:
         return []
-    metric = known[0][1][0]["metric"]
-    best = (max if metrics.higher_is_better(metric) else min)(
-        _mean(run["oracle"]["value"] for run in runs) for _, runs in known
+    first = candidates[0][1][0]
+    pick = max if metrics.higher_is_better(first["metric"]) else min
+    best = pick(_mean(run["oracle"]["value"] for run in part) for _, part in candidates)
+    choices = (_choice(name, candidates, best, roles) for name in first["criteria"])
+    return [choice for choice in choices if choice is not None]
+
+
+def _choice(
+    criterion: str,
+    candidates: Sequence[tuple[Setting, list[Mapping[str, Any]]]],
+    best: float,
+    roles: AxisRoles,
+) -> CriterionChoice | None:
+    """Makes a criterion's choice; None where no candidate has it in all runs.
+
+    Args:
+      criterion: its name.
+      candidates: (setting, "choosing" of the results of its runs).
+      best: mean metric of the best setting and the best checkpoints.
+      roles: of the axes.
+    """
+    scored = [
+        (_mean(run["criteria"][criterion]["score"] for run in runs), setting, runs)
+        for setting, runs in candidates
+        if all(criterion in run["criteria"] for run in runs)
+    ]
+    if not scored:
+        return None
+    pick = max if metrics.higher_is_better(criterion) else min
+    _, setting, runs = pick(scored, key=lambda candidate: candidate[0])
+    value = _mean(run["criteria"][criterion]["value"] for run in runs)
+    labels = setting.labels
+    return CriterionChoice(
+        compared={n: labels[n] for n in roles.compared if n in labels},
+        criterion=criterion,
+        tuned={n: labels[n] for n in roles.tuned if n in labels},
+        metric=candidates[0][1][0]["metric"],
+        value=value,
+        oracle=best,
+        cost=abs(best - value),
+        used=runs[0]["monitor"] == criterion,
     )
-    found = []
-    for name in known[0][1][0]["criteria"]:
-        scored = [
-            (_mean(run["criteria"][name]["score"] for run in runs), group, runs)
-            for group, runs in known
-            if all(name in run["criteria"] for run in runs)
-        ]
-        if not scored:
-            continue
-        pick = max if metrics.higher_is_better(name) else min
-        _, group, runs = pick(scored, key=lambda one: one[0])
-        value = _mean(run["criteria"][name]["value"] for run in runs)
-        labels = group.labels
-        found.append(
-            CriterionChoice(
-                compared={n: labels[n] for n in division.compared if n in labels},
-                criterion=name,
-                tuned={n: labels[n] for n in division.tuned if n in labels},
-                metric=metric,
-                value=value,
-                oracle=best,
-                cost=abs(best - value),
-                used=runs[0]["monitor"] == name,
-            )
-        )
-    return found

@@ -1,12 +1,13 @@
-"""What a sweep found, in one structure that tables, plots and pages are made from."""
+"""The summary of a sweep's results, which tables, plots and reports are made from."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.results import database
+from jaxtl.results.axis_roles import AxisRoles
 from jaxtl.results.selection_cost import CriterionChoice
-from jaxtl.results.settings import Division, Setting
+from jaxtl.results.settings import Setting
 from jaxtl.results.statistics import Difference, Estimate
 
 BETTER, WORSE, TIE = "better", "worse", "tie"
@@ -14,13 +15,14 @@ BETTER, WORSE, TIE = "better", "worse", "tie"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A line against another one, over their common seeds.
+    """A comparison of one setting with another, over their common seeds.
 
     Attributes:
-      against: the other's name.
-      difference: line − other of the metric, on the summary's split.
-      adjusted: p by Holm over all lines of the summary; None with one common seed.
-      verdict: "better", "worse", "tie" (adjusted p ≥ 0.05), "" where it can't be told.
+      against: the other setting's name.
+      difference: this setting − the other, of the metric on the summary's split.
+      adjusted: p by Holm over all comparisons of the family; None with fewer than two
+        common seeds.
+      verdict: "better", "worse", "tie" (adjusted p ≥ 0.05), "" where there is no p.
     """
 
     against: str
@@ -31,12 +33,12 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """A line that came out below a reference.
+    """An alarm for negative transfer: a setting's mean is worse than a reference's.
 
     Attributes:
       comparison: with the reference.
       reference: "from-scratch" or "the untouched source".
-      significant: it loses; otherwise its mean is below, and no more can be told.
+      significant: whether the difference is significant.
     """
 
     comparison: Comparison
@@ -45,37 +47,42 @@ class Alarm:
 
     @property
     def text(self) -> str:
-        """Says it, "loses to from-scratch"."""
+        """The alarm in words: "loses to from-scratch"."""
         if self.significant:
             return f"loses to {self.reference}"
         return f"below {self.reference}, not significant"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
-    """One setting: all labels but the seed.
+class SettingSummary:
+    """A setting (all labels but the seed) with its statistics over seeds.
 
     Attributes:
       labels: axis -> value.
-      name: its values on the compared axes, and the tuned ones where nothing was tuned.
+      name: its values on the compared axes, and on the tuned ones where no choice was
+        made among them.
       compared: axis -> value, of the compared axes.
       tuned: axis -> value, of the tuned axes.
-      values: split -> seed -> the metric; no "test" but for lines that are chosen.
-      val: mean and interval over seeds, None without any.
-      test: the same; None for lines that are not chosen.
+      values: split -> seed -> the metric; "test" is empty unless the setting is chosen.
+      val: mean and interval over seeds, None without a value.
+      test: likewise; None for settings that are not chosen.
       seeds: of finished runs.
       missing: seeds that other settings have and this one lacks.
-      failed: number of failed cells; `stopped` (by successive halving) and
-        `unfinished` (waiting or running) likewise.
+      failed: number of failed cells.
+      stopped: number of cells that successive halving stopped.
+      unfinished: number of cells that wait or run.
       reasons: why cells failed, each reason once, "… (3 cells)".
-      drift: mean ‖θ − θ₀‖; `seconds` of a run and its `trainable` parameters likewise.
-      chosen: stands in the main table.
-      candidates: settings that it was chosen among on val.
-      partial: settings that were no candidates since they have fewer finished seeds.
-      rival: tuned values of one of those that is better on val so far, "" without.
+      drift: mean ‖θ − θ₀‖ over finished runs.
+      seconds: mean duration of a run.
+      trainable: mean number of trainable parameters.
+      chosen: whether it is a row of the main table.
+      candidates: number of settings that it was chosen from on val.
+      partial: number of settings that were no candidates, as they have fewer finished
+        seeds.
+      rival: tuned values of a partial one that is better on val so far, "" without.
       comparison: with the baseline; None without one, and for the baseline itself.
-      alarms: references that it came out below.
-      top: best mean of its column, or a tie with it.
+      alarms: references that it is below.
+      top: whether it has the best mean of its column, or ties with it.
       setting: its records.
     """
 
@@ -110,18 +117,18 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rules:
-    """How lines are compared.
+class ComparisonRules:
+    """The rules by which settings are chosen and compared.
 
     Attributes:
-      metric: what is compared.
+      metric: the metric that is compared.
       higher: whether larger values of it are better.
-      split: on which lines are compared, "test" or "val".
+      split: of the comparison, "test" or "val".
       interval: "t" or "bootstrap".
-      test: "t" or "wilcoxon", of paired differences.
-      division: compared, tuned and fixed axes, and the axis of methods.
-      by: what settings are chosen by on val; "" for the metric. A criterion where the
-        target is unlabelled.
+      test: of paired differences, "t" or "wilcoxon".
+      roles: of the axes.
+      criterion: where the target is unlabelled, the criterion that settings are chosen
+        by on val; else "", and they are chosen by the metric.
     """
 
     metric: str
@@ -129,45 +136,50 @@ class Rules:
     split: str
     interval: str
     test: str
-    division: Division
-    by: str = ""
+    roles: AxisRoles
+    criterion: str = ""
 
     @property
-    def chooser(self) -> str:
+    def selection_metric(self) -> str:
         """The metric, or the criterion, that settings are chosen by on val."""
-        return self.by or self.metric
+        return self.criterion or self.metric
 
-    def rank(self, line: Line, split: str = "") -> float:
-        """Returns what lines are sorted by: larger is better, whatever the metric."""
-        found = line.estimate(split or self.split)
-        if found is None:
+    def rank(self, row: SettingSummary, split: str = "") -> float:
+        """Returns a sort key: a better setting has a larger one, whatever the metric.
+
+        Args:
+          row: the setting.
+          split: default: the split of the comparison.
+        """
+        estimate = row.estimate(split or self.split)
+        if estimate is None:
             return float("-inf")
-        return found.mean if self.higher else -found.mean
+        return estimate.mean if self.higher else -estimate.mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary(Rules):
-    """All that the outputs tell.
+class Summary(ComparisonRules):
+    """All that reports show of a collection of records.
 
     Attributes:
       title: of the experiment file.
-      lines: the main table, a line per combination of compared values.
+      rows: of the main table, one for each combination of compared values.
       settings: every setting with a finished, failed or stopped run, by val only.
-      tuned: whether lines were chosen on val.
+      tuned: whether the rows were chosen on val.
       baseline: axis -> value that baselines have, {"method": "full"}; {} without.
-      references: "from-scratch" or "the untouched source", those that are there.
+      references: those of "from-scratch", "the untouched source" that were run.
       counts: status -> number of cells.
-      choosing: what each criterion chooses where the target is unlabelled; () else.
+      criterion_choices: the choice of each criterion where the target is unlabelled.
     """
 
     title: str
-    lines: tuple[Line, ...]
-    settings: tuple[Line, ...]
+    rows: tuple[SettingSummary, ...]
+    settings: tuple[SettingSummary, ...]
     tuned: bool
     baseline: Mapping[str, str]
     references: tuple[str, ...]
     counts: Mapping[str, int]
-    choosing: tuple[CriterionChoice, ...] = ()
+    criterion_choices: tuple[CriterionChoice, ...] = ()
 
     @property
     def total(self) -> int:

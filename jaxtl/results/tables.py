@@ -1,9 +1,8 @@
-"""The tables of a summary, as texts that formats.py writes in several ways."""
+"""The tables of a summary, as texts; `writers` writes them in several formats."""
 
 import dataclasses
 
 from jaxtl.evaluation import metrics
-from jaxtl.results import settings
 from jaxtl.results.format_number import (
     format_difference,
     format_estimate,
@@ -11,22 +10,25 @@ from jaxtl.results.format_number import (
     format_p_value,
     metric_unit,
 )
-from jaxtl.results.settings import short
-from jaxtl.results.summary import Line, Summary
+from jaxtl.results.labels import label_text, labels_text, short_axis_name
+from jaxtl.results.selection_cost import CriterionChoice
+from jaxtl.results.summary import SettingSummary, Summary
+
+_TEXT_COLUMNS = ("chosen on val", "verdict", "remarks")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sheet:
+class Table:
     """A table of texts.
 
     Attributes:
       title: one line.
       columns: their headings.
       rows: a text per column.
-      left: places of the columns that are text and not numbers.
-      bold: (row, column) of what stands out.
+      left: indices of the columns that hold text rather than numbers.
+      bold: (row, column) of the cells that stand out.
       optional: headings of columns that a narrow terminal leaves out, in this order.
-      ranks: of the rows, the best the largest; () where rows are not ranked.
+      ranks: of the rows, the larger the better; () where rows are not ranked.
     """
 
     title: str
@@ -38,84 +40,79 @@ class Sheet:
     ranks: tuple[float, ...] = ()
 
 
-def sheets(summary: Summary) -> list[Sheet]:
-    """Returns the main table, its grid where it has one, and all settings by val."""
-    found = [main(summary)]
-    made = grid(summary)
-    if made:
-        found.append(made)
-    if len(summary.settings) > len(summary.lines):
-        found.append(every(summary))
-    if summary.choosing:
-        found.append(blind(summary))
-    return found
+def summary_tables(summary: Summary) -> list[Table]:
+    """The main table, and those of the others that have something to show."""
+    tables = [main_table(summary)]
+    grid = method_grid(summary)
+    if grid:
+        tables.append(grid)
+    if len(summary.settings) > len(summary.rows):
+        tables.append(settings_table(summary))
+    if summary.criterion_choices:
+        tables.append(criteria_table(summary))
+    return tables
 
 
-def main(summary: Summary) -> Sheet:
-    """Returns a line per combination of compared values."""
-    axes, metric = summary.division.compared, summary.metric
-    heads = [short(name) for name in axes] or ["runs"]
-    facts = [_facts(summary, line) for line in summary.lines]
-    used = [name for name in facts[0] if any(f[name] for f in facts)]
+def main_table(summary: Summary) -> Table:
+    """A row for each combination of compared values."""
+    axes = summary.roles.compared
+    heads = [short_axis_name(name) for name in axes] or ["runs"]
+    columns = [_columns(summary, row) for row in summary.rows]
+    used = [name for name in columns[0] if any(texts[name] for texts in columns)]
     rows = []
-    for line, fact in zip(summary.lines, facts):
-        names = [
-            settings.text(line.compared[a]) if a in line.compared else "" for a in axes
+    for row, texts in zip(summary.rows, columns):
+        labels = [
+            label_text(row.compared[axis]) if axis in row.compared else ""
+            for axis in axes
         ]
-        rows.append((*(names or [line.name]), *(fact[name] for name in used)))
-    columns = (*heads, *used)
-    place = columns.index(f"{summary.split} {metric}{metric_unit(metric)}")
-    texts = {i for i, name in enumerate(columns) if name in _TEXTS}
-    return Sheet(
-        title=f"{summary.split} {metric}{metric_unit(metric)}",
-        columns=columns,
+        rows.append((*(labels or [row.name]), *(texts[name] for name in used)))
+    result = f"{summary.split} {summary.metric}{metric_unit(summary.metric)}"
+    headings = (*heads, *used)
+    column = headings.index(result)
+    texts = {i for i, name in enumerate(headings) if name in _TEXT_COLUMNS}
+    return Table(
+        title=result,
+        columns=headings,
         rows=tuple(rows),
         left=frozenset({*range(len(heads)), *texts}),
-        bold=frozenset((i, place) for i, line in enumerate(summary.lines) if line.top),
+        bold=frozenset((i, column) for i, row in enumerate(summary.rows) if row.top),
         optional=("s/run", "trainable", "drift", "p", "seeds"),
-        ranks=tuple(summary.rank(line) for line in summary.lines),
+        ranks=tuple(summary.rank(row) for row in summary.rows),
     )
 
 
-_TEXTS = ("chosen on val", "verdict", "remarks")
-
-
-def _facts(summary: Summary, line: Line) -> dict[str, str]:
-    """Returns heading -> text, "" where there is nothing to tell."""
-    metric, kind = summary.metric, summary.interval
-    unit, pair = metric_unit(metric), line.comparison
+def _columns(summary: Summary, row: SettingSummary) -> dict[str, str]:
+    """Heading -> text of a row, "" where there is no value."""
+    metric, interval = summary.metric, summary.interval
+    comparison = row.comparison
+    baseline = ", ".join(summary.baseline.values()) or "baseline"
+    results, difference, p = {}, "", ""
+    for split in ("val", "test"):
+        estimate = row.estimate(split)
+        text = format_estimate(metric, estimate, interval) if estimate else ""
+        results[f"{split} {metric}{metric_unit(metric)}"] = text
+    if comparison:
+        difference = format_difference(metric, comparison.difference, interval)
+        p = format_p_value(comparison.adjusted)
     return {
-        "chosen on val": settings.listed(line.tuned),
-        **{
-            f"{split} {metric}{unit}": (
-                format_estimate(metric, line.estimate(split), kind)
-                if line.estimate(split)
-                else ""
-            )
-            for split in ("val", "test")
-        },
-        "seeds": seeds(line),
-        f"− {_baseline(summary)}": (
-            format_difference(metric, pair.difference, kind) if pair else ""
-        ),
-        "p": format_p_value(pair.adjusted) if pair else "",
-        "verdict": pair.verdict if pair else "",
-        "drift": _number(line.drift),
-        "trainable": f"{line.trainable:,.0f}" if line.trainable is not None else "",
-        "s/run": _number(line.seconds),
-        "remarks": "; ".join(alarm.text for alarm in line.alarms),
+        "chosen on val": labels_text(row.tuned),
+        **results,
+        "seeds": _seeds(row),
+        f"− {baseline}": difference,
+        "p": p,
+        "verdict": comparison.verdict if comparison else "",
+        "drift": _number(row.drift),
+        "trainable": f"{row.trainable:,.0f}" if row.trainable is not None else "",
+        "s/run": _number(row.seconds),
+        "remarks": "; ".join(alarm.text for alarm in row.alarms),
     }
 
 
-def _baseline(summary: Summary) -> str:
-    return ", ".join(summary.baseline.values()) or "baseline"
-
-
-def seeds(line: Line) -> str:
-    """Returns "5", or "3 (1 failed, 1 left)"."""
-    others = {"failed": line.failed, "stopped": line.stopped, "left": line.unfinished}
-    told = ", ".join(f"{n} {word}" for word, n in others.items() if n)
-    return f"{len(line.seeds)} ({told})" if told else str(len(line.seeds))
+def _seeds(row: SettingSummary) -> str:
+    """The number of finished seeds: "5", or "3 (1 failed, 1 left)"."""
+    others = {"failed": row.failed, "stopped": row.stopped, "left": row.unfinished}
+    text = ", ".join(f"{n} {word}" for word, n in others.items() if n)
+    return f"{len(row.seeds)} ({text})" if text else str(len(row.seeds))
 
 
 def _number(value: float | None) -> str:
@@ -124,138 +121,138 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def grid(summary: Summary) -> Sheet | None:
-    """Returns methods by the values of the only other compared axis, None without."""
-    division = summary.division
-    others = [name for name in division.compared if name != division.method]
-    if division.method is None or len(others) != 1:
+def method_grid(summary: Summary) -> Table | None:
+    """Methods by the values of the only other compared axis; None without such one."""
+    method, metric = summary.roles.method, summary.metric
+    others = [name for name in summary.roles.compared if name != method]
+    if method is None or len(others) != 1:
         return None
     [other] = others
-    heads = list(dict.fromkeys(_value(x, other) for x in summary.lines))
-    names = list(dict.fromkeys(_value(x, division.method) for x in summary.lines))
+    heads = list(dict.fromkeys(_value(row, other) for row in summary.rows))
+    names = list(dict.fromkeys(_value(row, method) for row in summary.rows))
     cells, bold = {}, set()
-    for line in summary.lines:
-        place = (
-            names.index(_value(line, division.method)),
-            heads.index(_value(line, other)),
-        )
-        found = line.estimate(summary.split)
-        cells[place] = format_estimate(summary.metric, found, summary.interval)
-        if line.top:
-            bold.add((place[0], place[1] + 1))
+    for row in summary.rows:
+        i, j = names.index(_value(row, method)), heads.index(_value(row, other))
+        estimate = row.estimate(summary.split)
+        cells[i, j] = format_estimate(metric, estimate, summary.interval)
+        if row.top:
+            bold.add((i, j + 1))
     rows = [
         (name, *(cells.get((i, j), "") for j in range(len(heads))))
         for i, name in enumerate(names)
     ]
-    unit = metric_unit(summary.metric)
-    return Sheet(
-        title=f"{summary.split} {summary.metric}{unit} by {short(other)}",
-        columns=(short(division.method), *heads),
+    title = f"{summary.split} {metric}{metric_unit(metric)}"
+    return Table(
+        title=f"{title} by {short_axis_name(other)}",
+        columns=(short_axis_name(method), *heads),
         rows=tuple(rows),
         bold=frozenset(bold),
     )
 
 
-def _value(line: Line, axis: str) -> str:
-    return settings.text(line.compared[axis]) if axis in line.compared else "–"
+def _value(row: SettingSummary, axis: str) -> str:
+    return label_text(row.compared[axis]) if axis in row.compared else "–"
 
 
-def every(summary: Summary) -> Sheet:
-    """Returns all settings by val; those that were chosen stand out."""
-    axes = (*summary.division.compared, *summary.division.tuned)
-    metric = summary.metric
-    moved = any(line.drift is not None for line in summary.settings)
-    scores = [_score(summary, line) for line in summary.settings]
-    judged = (f"val {summary.by}",) if summary.by else ()
+def settings_table(summary: Summary) -> Table:
+    """All settings with their result on val; the chosen ones are bold."""
+    axes = (*summary.roles.compared, *summary.roles.tuned)
+    metric, criterion = summary.metric, summary.criterion
+    drifts = any(setting.drift is not None for setting in summary.settings)
+    scores = [_criterion_score(summary, setting) for setting in summary.settings]
     rows, bold = [], set()
-    for i, line in enumerate(summary.settings):
+    for i, setting in enumerate(summary.settings):
         labels = [
-            settings.text(line.labels[a]) if a in line.labels else "" for a in axes
+            label_text(setting.labels[axis]) if axis in setting.labels else ""
+            for axis in axes
         ]
-        value = format_estimate(metric, line.val, summary.interval)
-        drift = (_number(line.drift),) if moved else ()
-        score = (_number(scores[i]),) if judged else ()
-        rows.append((*labels, *score, value, seeds(line), *drift))
-        if line.chosen:
+        score = (_number(scores[i]),) if criterion else ()
+        value = format_estimate(metric, setting.val, summary.interval)
+        drift = (_number(setting.drift),) if drifts else ()
+        rows.append((*labels, *score, value, _seeds(setting), *drift))
+        if setting.chosen:
             bold.add((i, len(axes)))
-    return Sheet(
+    return Table(
         title="all settings, on val; bold: chosen",
         columns=(
-            *(short(a) for a in axes),
-            *judged,
+            *(short_axis_name(axis) for axis in axes),
+            *((f"val {criterion}",) if criterion else ()),
             f"val {metric}{metric_unit(metric)}",
             "seeds",
-            *(("drift",) if moved else ()),
+            *(("drift",) if drifts else ()),
         ),
         rows=tuple(rows),
-        left=frozenset(range(len(summary.division.compared))),
+        left=frozenset(range(len(summary.roles.compared))),
         bold=frozenset(bold),
         optional=("drift",),
         ranks=tuple(
-            summary.rank(line, "val") if not judged else _signed(summary, score)
-            for line, score in zip(summary.settings, scores)
+            _criterion_rank(criterion, score)
+            if criterion
+            else summary.rank(setting, "val")
+            for setting, score in zip(summary.settings, scores)
         ),
     )
 
 
-def _score(summary: Summary, line: Line) -> float | None:
-    """Returns a setting's mean of the criterion that chooses, None without one."""
-    values = line.setting.values("val", summary.by) if summary.by else {}
+def _criterion_score(summary: Summary, setting: SettingSummary) -> float | None:
+    """A setting's mean of the criterion that chooses, None without one."""
+    if not summary.criterion:
+        return None
+    values = setting.setting.values("val", summary.criterion)
     return sum(values.values()) / len(values) if values else None
 
 
-def _signed(summary: Summary, score: float | None) -> float:
+def _criterion_rank(criterion: str, score: float | None) -> float:
     if score is None:
         return float("-inf")
-    return score if metrics.higher_is_better(summary.by) else -score
+    return score if metrics.higher_is_better(criterion) else -score
 
 
-def blind(summary: Summary) -> Sheet:
-    """Returns what each criterion chooses without the target's labels, and its cost."""
-    axes, rows = summary.division.compared, summary.choosing
-    tuned, unit = (
-        any(row.tuned for row in rows),
-        metric_unit(rows[0].metric),
-    )
-    several = any(not row.compared for row in rows) and any(x.compared for x in rows)
-    lines = several or any(row.compared for row in rows)
+def criteria_table(summary: Summary) -> Table:
+    """The choice of each criterion without the target's labels, and its cost."""
+    axes, choices = summary.roles.compared, summary.criterion_choices
+    metric = choices[0].metric
+    unit = metric_unit(metric)
+    tuned = any(choice.tuned for choice in choices)
+    has_labels = any(choice.compared for choice in choices)
 
-    def cells(row) -> tuple[str, ...]:
-        named = [settings.text(row.compared.get(a, "")) for a in axes]
-        if not row.compared:
-            named = ["mean of all", *[""] * (len(axes) - 1)]
-        numbers = (row.value, row.oracle, row.cost)
+    def cells(choice: CriterionChoice) -> tuple[str, ...]:
+        labels = [label_text(choice.compared.get(axis, "")) for axis in axes]
+        if not choice.compared:
+            labels = ["mean of all", *[""] * (len(axes) - 1)]
+        values = (choice.value, choice.oracle, choice.cost)
         return (
-            *(named if lines else ()),
-            row.criterion,
-            *((settings.listed(row.tuned),) if tuned else ()),
-            *(format_metric(row.metric, value, None) for value in numbers),
+            *(labels if has_labels else ()),
+            choice.criterion,
+            *((labels_text(choice.tuned),) if tuned else ()),
+            *(format_metric(choice.metric, value) for value in values),
         )
 
-    heads = [short(name) for name in axes] if lines else []
+    heads = [short_axis_name(axis) for axis in axes] if has_labels else []
     heads += ["criterion", *(["chosen"] if tuned else [])]
-    metric = rows[0].metric
     title = f"choosing without target labels: val {metric}{unit} of what is chosen"
-    return Sheet(
-        title=title if lines or tuned else f"{title}, mean of all lines",
+    return Table(
+        title=title if has_labels or tuned else f"{title}, mean of all lines",
         columns=(*heads, f"val {metric}{unit}", "oracle", "cost"),
-        rows=tuple(cells(row) for row in rows),
+        rows=tuple(map(cells, choices)),
         left=frozenset(range(len(heads))),
         bold=frozenset(
-            (i, len(heads) - 1 - tuned) for i, row in enumerate(rows) if row.used
+            (i, len(heads) - 1 - tuned)
+            for i, choice in enumerate(choices)
+            if choice.used
         ),
     )
 
 
-def shortened(sheet: Sheet, most: int) -> Sheet:
-    """Returns the best rows of a sheet, best first; the first where none is ranked."""
-    ranks = sheet.ranks or tuple(-i for i in range(len(sheet.rows)))
+def shortened(table: Table, most: int) -> Table:
+    """The best rows of a table, best first; its first rows where none is ranked."""
+    ranks = table.ranks or tuple(-i for i in range(len(table.rows)))
     order = sorted(range(len(ranks)), key=lambda i: -ranks[i])[:most]
-    place = {row: i for i, row in enumerate(order)}
+    positions = {row: i for i, row in enumerate(order)}
     return dataclasses.replace(
-        sheet,
-        title=f"{sheet.title} (the best {len(order)} of {len(sheet.rows)} rows)",
-        rows=tuple(sheet.rows[i] for i in order),
-        bold=frozenset((place[i], j) for i, j in sheet.bold if i in place),
+        table,
+        title=f"{table.title} (the best {len(order)} of {len(table.rows)} rows)",
+        rows=tuple(table.rows[i] for i in order),
+        bold=frozenset((positions[i], j) for i, j in table.bold if i in positions),
         ranks=tuple(ranks[i] for i in order),
     )

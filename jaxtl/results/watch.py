@@ -1,16 +1,16 @@
-"""How a running sweep goes on, seen from outside: a view of its database."""
+"""A live view of a running sweep, read from its database."""
 
 import collections
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from jaxtl.core import console as console_lib
+from jaxtl.core import console
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.results import format_number, settings
+from jaxtl.results import settings
 from jaxtl.results.database import (
     CLAIM_TIMEOUT,
     DONE,
@@ -21,27 +21,49 @@ from jaxtl.results.database import (
     WAITING,
     Database,
 )
+from jaxtl.results.format_number import format_metric, metric_unit
+from jaxtl.results.labels import labels_key, labels_text
 
-PATIENCE = 30.0  # seconds of watching after which the rate is what was seen
-WIDTH = 40  # characters of the bar
+if TYPE_CHECKING:
+    import rich.console
+
+_WARM_UP = 30.0  # seconds of watching after which the rate is the observed one
+_WIDTH = 40  # characters of the bar
+
+
+@dataclasses.dataclass(frozen=True)
+class BestSetting:
+    """The setting with the best mean on val so far.
+
+    Attributes:
+      labels: axis -> value.
+      metric: what it is best in.
+      mean: over seeds.
+      seeds: their number.
+    """
+
+    labels: Mapping[str, Any]
+    metric: str
+    mean: float
+    seeds: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
-    """A sweep at one moment.
+class SweepState:
+    """The state of a sweep at one moment.
 
     Attributes:
       title: of the experiment file.
       counts: status -> number of cells.
-      best: (labels, metric, mean, seeds) of the best setting on val, None before any.
-      seconds: that a cell took, mean of what is recorded; None before any.
-      owners: owner -> (cells that it runs, seconds since its last beat).
+      best: the best setting on val, None before a cell is done.
+      seconds: mean duration of the cells that are done, None before.
+      owners: owner -> (cells that it runs, seconds since its last heartbeat).
       clock: `time.monotonic()` of the moment.
     """
 
     title: str
     counts: Mapping[str, int]
-    best: tuple[Mapping[str, Any], str, float, int] | None
+    best: BestSetting | None
     seconds: float | None
     owners: Mapping[str, tuple[int, float]]
     clock: float
@@ -62,13 +84,12 @@ class State:
         return sum(age < CLAIM_TIMEOUT for _, age in self.owners.values())
 
 
-def look(database: Database) -> State:
-    """Returns the state of a sweep."""
+def read_state(database: Database) -> SweepState:
+    """Reads the state of a sweep."""
     meta, values = database.meta(), database.done_values()
-    seconds = [
-        r["seconds"] for _, r in values if metrics.is_finite_number(r["seconds"])
-    ]
-    return State(
+    seconds = [result["seconds"] for _, result in values]
+    seconds = [value for value in seconds if metrics.is_finite_number(value)]
+    return SweepState(
         title=(meta.get("doc") or "").split("\n")[0],
         counts=database.counts(),
         best=_best(values),
@@ -78,82 +99,96 @@ def look(database: Database) -> State:
     )
 
 
-def _best(values) -> tuple[Mapping[str, Any], str, float, int] | None:
-    """Returns the setting of the best mean on val, of those with the most seeds."""
-    measured = [(labels, r) for labels, r in values if r["val"]]
-    if not measured:
-        return None
-    first = measured[0][1]
-    metric = (first["monitor"] or next(iter(first["val"]))).rsplit("/", 1)[-1]
-    found: dict[tuple, list[float]] = collections.defaultdict(list)
-    names = {}
-    for labels, r in measured:
-        if metrics.is_finite_number(r["val"].get(metric)):
-            setting = settings.without_seed(labels)
-            place = settings.key(setting)
-            names[place] = setting
-            found[place].append(r["val"][metric])
-    if not found:
-        return None
-    most = max(map(len, found.values()))
-    means = {k: sum(v) / len(v) for k, v in found.items() if len(v) == most}
-    best = (max if metrics.higher_is_better(metric) else min)(means, key=means.get)
-    return names[best], metric, means[best], most
-
-
-def rate(first: State, now: State) -> float | None:
-    """Returns cells per minute: as seen, or by what is recorded before enough is seen.
-
-    What is recorded is a cell's share of its process' time, so each working process
-    adds 60 / seconds.
-    """
-    watched, seen = now.clock - first.clock, now.finished - first.finished
-    if watched >= PATIENCE and seen:
-        return 60.0 * seen / watched
-    if not now.seconds:
-        return None
-    return 60.0 * max(now.alive, 1) / now.seconds
-
-
-def frame(first: State, now: State):
-    """Returns what is shown, a rich renderable.
+def _best(
+    values: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> BestSetting | None:
+    """The setting with the best mean on val, among those with the most seeds.
 
     Args:
-      first: when watching began.
-      now: at the moment.
+      values: (labels, {"val", "monitor", …}) of the cells that are done.
+    """
+    measured = [(labels, result) for labels, result in values if result["val"]]
+    if not measured:
+        return None
+    _, first = measured[0]
+    metric = (first["monitor"] or next(iter(first["val"]))).rsplit("/", 1)[-1]
+    scores: dict[tuple, list[float]] = collections.defaultdict(list)
+    labels_of = {}
+    for labels, result in measured:
+        score = result["val"].get(metric)
+        if metrics.is_finite_number(score):
+            labels = settings.without_seed(labels)
+            key = labels_key(labels)
+            labels_of[key] = labels
+            scores[key].append(score)
+    if not scores:
+        return None
+    most = max(map(len, scores.values()))
+    means = {k: sum(v) / len(v) for k, v in scores.items() if len(v) == most}
+    best = (max if metrics.higher_is_better(metric) else min)(means, key=means.get)
+    return BestSetting(labels_of[best], metric, means[best], most)
+
+
+def cells_per_minute(first: SweepState, current: SweepState) -> float | None:
+    """Estimates the rate of a sweep; None before any cell is done.
+
+    After half a minute of watching it is the observed rate. Before, it comes from the
+    recorded durations: a duration is a cell's share of its process' time, so each
+    working process adds 60 / seconds.
+
+    Args:
+      first: the state when watching began.
+      current: the state now.
+    """
+    watched = current.clock - first.clock
+    finished = current.finished - first.finished
+    if watched >= _WARM_UP and finished:
+        return 60.0 * finished / watched
+    if not current.seconds:
+        return None
+    return 60.0 * max(current.alive, 1) / current.seconds
+
+
+def render(first: SweepState, current: SweepState) -> "rich.console.Group":
+    """Renders the state of a sweep.
+
+    Args:
+      first: the state when watching began.
+      current: the state now.
     """
     from rich.console import Group
     from rich.text import Text
 
-    counts = now.counts
+    counts = current.counts
     parts = [f"{counts.get(DONE, 0)} done"]
     parts += [
         f"{counts[status]} {status}"
-        for status in (
-            FAILED,
-            STOPPED,
-            RUNNING,
-            WAITING,
-        )
+        for status in (FAILED, STOPPED, RUNNING, WAITING)
         if counts.get(status)
     ]
-    full = WIDTH * now.finished // max(now.total, 1)
-    bar = f"{'█' * full}{'░' * (WIDTH - full)} {now.finished}/{now.total} cells"
-    lines = [Text(", ".join(parts)), Text(_speed(first, now)), Text(_leader(now))]
-    title = [Text(now.title, style="bold")] if now.title else []
-    return Group(*title, Text(bar), *lines, *(Text(t) for t in _workers(now)))
+    filled = _WIDTH * current.finished // max(current.total, 1)
+    bar = "█" * filled + "░" * (_WIDTH - filled)
+    lines = [
+        f"{bar} {current.finished}/{current.total} cells",
+        ", ".join(parts),
+        _speed_line(first, current),
+        _best_line(current.best),
+        *_process_lines(current),
+    ]
+    title = [Text(current.title, style="bold")] if current.title else []
+    return Group(*title, *map(Text, lines))
 
 
-def _speed(first: State, now: State) -> str:
-    if now.finished == now.total:
+def _speed_line(first: SweepState, current: SweepState) -> str:
+    if current.finished == current.total:
         return "all cells are finished"
-    speed = rate(first, now)
-    if speed is None:
+    rate = cells_per_minute(first, current)
+    if rate is None:
         return "no cell is recorded yet"
-    left = (now.total - now.finished) / speed
-    if not now.alive:
-        return f"about {_duration(60 * left)} of work left for one process"
-    return f"{speed:,.3g} cells/min, about {_duration(60 * left)} left"
+    remaining = _duration(60 * (current.total - current.finished) / rate)
+    if not current.alive:
+        return f"about {remaining} of work left for one process"
+    return f"{rate:,.3g} cells/min, about {remaining} left"
 
 
 def _duration(seconds: float) -> str:
@@ -163,27 +198,25 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _leader(now: State) -> str:
-    if now.best is None:
+def _best_line(best: BestSetting | None) -> str:
+    if best is None:
         return "best so far: –"
-    labels, metric, mean, seeds = now.best
-    setting = settings.listed(labels)
-    unit = " %" if metric in format_number.SHARES else ""
-    value = format_number.format_metric(metric, mean, None)
-    plural = "s" if seeds != 1 else ""
-    return f"best so far: val {metric} {value}{unit} ({seeds} seed{plural}), {setting}"
+    value = format_metric(best.metric, best.mean) + metric_unit(best.metric)
+    seeds = f"{best.seeds} seed{'s' if best.seeds != 1 else ''}"
+    labels = labels_text(best.labels)
+    return f"best so far: val {best.metric} {value} ({seeds}), {labels}"
 
 
-def _workers(now: State) -> list[str]:
-    told = []
-    for owner, (cells, age) in now.owners.items():
+def _process_lines(current: SweepState) -> list[str]:
+    lines = []
+    for owner, (cells, age) in current.owners.items():
         if age < CLAIM_TIMEOUT:
-            told.append(f"{owner}: {cells} cells, seen {age:.0f} s ago")
+            lines.append(f"{owner}: {cells} cells, seen {age:.0f} s ago")
         else:
-            told.append(f"{owner}: silent for {_duration(age)}; its cells are free")
-    if not told and now.finished < now.total:
-        told.append("no process works on it")
-    return told
+            lines.append(f"{owner}: silent for {_duration(age)}; its cells are free")
+    if not lines and current.finished < current.total:
+        lines.append("no process works on it")
+    return lines
 
 
 def watch(
@@ -191,31 +224,32 @@ def watch(
     *,
     once: bool = False,
     interval: float = 2.0,
-    console=None,
+    terminal: "rich.console.Console | None" = None,
 ) -> None:
     """Shows a sweep until all its cells are finished.
 
     Args:
       folder: of the sweep.
-      once: print one frame only, as where the output is no terminal.
-      interval: seconds between looks.
-      console: a rich console; default: of the standard output.
+      once: whether to print the state once and return, as where the output is no
+        terminal.
+      interval: seconds between updates.
+      terminal: where to print; default: the standard output.
 
     Raises:
-      UserError: no sweep there, or an interval that is not above 0.
+      UserError: the folder holds no sweep, or the interval is not above 0.
     """
     if not interval > 0:
         raise UserError(f"interval={interval!r} must be above 0 seconds.")
-    console = console or console_lib.console()
+    terminal = terminal or console.console()
     with Database(folder) as database:
-        first = now = look(database)
-        if once or not console.is_terminal:
-            console.print(frame(first, now))
+        first = current = read_state(database)
+        if once or not terminal.is_terminal:
+            terminal.print(render(first, current))
             return
         from rich.live import Live
 
-        with Live(frame(first, now), console=console, auto_refresh=False) as live:
-            while now.finished < now.total:
+        with Live(render(first, current), console=terminal, auto_refresh=False) as live:
+            while current.finished < current.total:
                 time.sleep(interval)
-                now = look(database)
-                live.update(frame(first, now), refresh=True)
+                current = read_state(database)
+                live.update(render(first, current), refresh=True)

@@ -1,69 +1,72 @@
-"""Tables and results as files: terminal, Markdown, LaTeX, CSV."""
+"""Tables and results in several formats: terminal, Markdown, LaTeX, CSV."""
 
 import csv
 import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtl.core import console
-from jaxtl.results import findings, settings
+from jaxtl.results import findings
+from jaxtl.results.labels import label_text, labels_key
 from jaxtl.results.records import Collection
 from jaxtl.results.statistics import Estimate
-from jaxtl.results.summary import Line, Summary
-from jaxtl.results.tables import Sheet
+from jaxtl.results.summary import SettingSummary, Summary
+from jaxtl.results.tables import Table
+
+if TYPE_CHECKING:
+    import rich.table
 
 
-def plain(sheet: Sheet):
-    """Returns a rich table of all columns, cut off where it does not fit."""
-    left = len(sheet.left)
-    return console.table(sheet.title, sheet.columns, sheet.rows, left=left)
+def rich_table(table: Table) -> "rich.table.Table":
+    """Makes a rich table of all columns; it is cut off where it does not fit."""
+    return console.table(table.title, table.columns, table.rows, left=len(table.left))
 
 
-def terminal(sheet: Sheet, width: int = 160):
-    """Returns a rich table; optional columns are left out where they don't fit."""
+def fitted_rich_table(table: Table, width: int) -> "rich.table.Table":
+    """Makes a rich table for a width, without the optional columns that don't fit."""
     from rich.text import Text
 
-    kept = list(range(len(sheet.columns)))
-    for name in sheet.optional:
-        if _width(sheet, kept) <= width:
+    columns = list(range(len(table.columns)))
+    for name in table.optional:
+        if _width(table, columns) <= width:
             break
-        kept = [i for i in kept if sheet.columns[i] != name]
-    made = console.table("", [""] * len(kept), ())
-    made.title = Text(sheet.title)  # as it is: rich would read "[b]" as a style
-    crowded = _width(sheet, kept) > width
-    for column, i in zip(made.columns, kept):
-        column.header = Text(sheet.columns[i])
-        column.justify = "left" if i in sheet.left else "right"
+        columns = [i for i in columns if table.columns[i] != name]
+    result = console.table("", [""] * len(columns), ())
+    result.title = Text(table.title)  # rich would read "[b]" in a string as a style
+    crowded = _width(table, columns) > width
+    for column, i in zip(result.columns, columns):
+        column.header = Text(table.columns[i])
+        column.justify = "left" if i in table.left else "right"
         column.no_wrap, column.overflow = not crowded, "fold"
-    for r, row in enumerate(sheet.rows):
-        made.add_row(
-            *(Text(row[i], style="bold" if (r, i) in sheet.bold else "") for i in kept)
-        )
-    return made
+    for r, row in enumerate(table.rows):
+        styles = ["bold" if (r, i) in table.bold else "" for i in columns]
+        result.add_row(*(Text(row[i], style=s) for i, s in zip(columns, styles)))
+    return result
 
 
-def _width(sheet: Sheet, kept: Sequence[int]) -> int:
+def _width(table: Table, columns: Sequence[int]) -> int:
+    """The width of some columns on a terminal, in characters."""
     widths = [
-        max(len(text) for text in (sheet.columns[i], *(row[i] for row in sheet.rows)))
-        for i in kept
+        max(len(text) for text in (table.columns[i], *(row[i] for row in table.rows)))
+        for i in columns
     ]
     return sum(widths) + 3 * len(widths) + 2
 
 
-def markdown(sheet: Sheet) -> str:
-    """Returns a Markdown table."""
+def markdown(table: Table) -> str:
+    """Writes a table in Markdown."""
 
     def escaped(text: str) -> str:
         return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*")
 
-    lines = [[escaped(c) for c in sheet.columns]]
-    lines.append(["---" if i in sheet.left else "---:" for i in range(len(lines[0]))])
-    for r, row in enumerate(sheet.rows):
+    lines = [[escaped(name) for name in table.columns]]
+    lines.append(["---" if i in table.left else "---:" for i in range(len(lines[0]))])
+    for r, row in enumerate(table.rows):
         lines.append(
             [
-                f"**{escaped(t)}**" if (r, i) in sheet.bold else escaped(t)
-                for i, t in enumerate(row)
+                f"**{escaped(text)}**" if (r, i) in table.bold else escaped(text)
+                for i, text in enumerate(row)
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
@@ -88,28 +91,30 @@ _LATEX = {
 }
 
 
-def escape(text: str) -> str:
-    """Returns text as LaTeX prints it."""
+def _escape_latex(text: str) -> str:
+    """Replaces the characters that LaTeX does not print as they are."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def latex(sheet: Sheet) -> str:
-    """Returns a LaTeX table in the style of the package booktabs."""
-    form = "".join("l" if i in sheet.left else "r" for i in range(len(sheet.columns)))
+def latex(table: Table) -> str:
+    """Writes a table in LaTeX, in the style of the package booktabs."""
+    columns = range(len(table.columns))
+    alignment = "".join("l" if i in table.left else "r" for i in columns)
     body = []
-    for r, row in enumerate(sheet.rows):
+    for r, row in enumerate(table.rows):
+        cells = map(_escape_latex, row)
         cells = [
-            rf"\textbf{{{escape(text)}}}" if (r, i) in sheet.bold else escape(text)
-            for i, text in enumerate(row)
+            rf"\textbf{{{text}}}" if (r, i) in table.bold else text
+            for i, text in enumerate(cells)
         ]
         body.append(" & ".join(cells) + r" \\")
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escape(sheet.title)}}}",
-        rf"\begin{{tabular}}{{{form}}}",
+        rf"\caption{{{_escape_latex(table.title)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
-        " & ".join(escape(name) for name in sheet.columns) + r" \\",
+        " & ".join(map(_escape_latex, table.columns)) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -120,91 +125,89 @@ def latex(sheet: Sheet) -> str:
 
 
 def report_markdown(
-    summary: Summary, sheets: Sequence[Sheet], pictures: Iterable[str] = ()
+    summary: Summary, tables: Sequence[Table], plots: Iterable[str] = ()
 ) -> str:
-    """Returns the whole report: conclusions, tables, pictures, notes.
+    """Writes the whole report in Markdown: conclusions, tables, plots, notes.
 
     Args:
       summary: of the results.
-      sheets: its tables.
-      pictures: paths as they are seen from the report.
+      tables: of the summary.
+      plots: paths of the plots, relative to the report.
     """
     parts = [f"# {summary.title or 'Results'}\n"]
     parts.append("".join(f"- {text}\n" for text in findings.conclusions(summary)))
-    parts += [f"## {sheet.title}\n\n{markdown(sheet)}" for sheet in sheets]
-    parts += [f"![{pathlib.PurePath(path).stem}]({path})\n" for path in pictures]
+    parts += [f"## {table.title}\n\n{markdown(table)}" for table in tables]
+    parts += [f"![{pathlib.PurePath(path).stem}]({path})\n" for path in plots]
     parts.append("## Notes\n")
     parts.append("".join(f"- {text}\n" for text in findings.notes(summary)))
     parts.append("Every setting: `settings.csv`; every cell: `cells.csv`.\n")
     return "\n".join(part for part in parts if part)
 
 
-def report_latex(summary: Summary, sheets: Sequence[Sheet]) -> str:
-    """Returns the tables, to be \\input into a document; notes as comments."""
+def report_latex(summary: Summary, tables: Sequence[Table]) -> str:
+    """Writes the tables, to be \\input into a document; notes are comments."""
     head = ["% needs \\usepackage{booktabs}"]
     head += [f"% {text}" for text in findings.notes(summary)]
-    return "\n".join(head) + "\n\n" + "\n".join(latex(sheet) for sheet in sheets)
+    return "\n".join(head) + "\n\n" + "\n".join(latex(table) for table in tables)
 
 
 def settings_csv(summary: Summary) -> str:
-    """Returns a line per setting; test only for those that were chosen."""
-    division = summary.division
-    axes = [*division.compared, *division.tuned, *division.fixed]
-    rows = [
-        {
-            **{name: _plain(line.labels.get(name)) for name in axes},
-            "chosen": int(line.chosen),
-            **_counts(line),
-            **_estimate("val", line.val),
-            **_estimate("test", line.test),
-            **_comparison(line),
-            "drift": line.drift,
-            "trainable_parameters": line.trainable,
-            "seconds": line.seconds,
-        }
-        for line in _judged(summary)
-    ]
-    return _csv(rows)
+    """Writes a line per setting; test results only of those that were chosen."""
+    roles = summary.roles
+    axes = [*roles.compared, *roles.tuned, *roles.fixed]
+    # The rows of the main table are settings too, with their comparisons.
+    rows = {labels_key(row.labels): row for row in summary.rows}
+    settings = [rows.get(labels_key(s.labels), s) for s in summary.settings]
+    return _csv(
+        [
+            {
+                **{name: _plain(setting.labels.get(name)) for name in axes},
+                "chosen": int(setting.chosen),
+                **_counts(setting),
+                **_estimate("val", setting.val),
+                **_estimate("test", setting.test),
+                **_comparison(setting),
+                "drift": setting.drift,
+                "trainable_parameters": setting.trainable,
+                "seconds": setting.seconds,
+            }
+            for setting in settings
+        ]
+    )
 
 
-def _judged(summary: Summary) -> list[Line]:
-    """Returns all settings; those of the main table with their comparisons."""
-    judged = {settings.key(line.labels): line for line in summary.lines}
-    return [judged.get(settings.key(x.labels), x) for x in summary.settings]
-
-
-def _counts(line: Line) -> dict[str, Any]:
+def _counts(setting: SettingSummary) -> dict[str, Any]:
     return {
-        "seeds": len(line.seeds),
-        "failed": line.failed,
-        "stopped": line.stopped,
-        "unfinished": line.unfinished,
-        "candidates": line.candidates if line.chosen else None,
+        "seeds": len(setting.seeds),
+        "failed": setting.failed,
+        "stopped": setting.stopped,
+        "unfinished": setting.unfinished,
+        "candidates": setting.candidates if setting.chosen else None,
     }
 
 
-def _estimate(split: str, found: Estimate | None) -> dict[str, float | None]:
-    mean, low, high = found[:3] if found else (None, None, None)
+def _estimate(split: str, estimate: Estimate | None) -> dict[str, float | None]:
+    mean, low, high = estimate[:3] if estimate else (None, None, None)
     return {f"{split}_mean": mean, f"{split}_low": low, f"{split}_high": high}
 
 
-def _comparison(line: Line) -> dict[str, Any]:
-    pair = line.comparison
-    gap = pair.difference if pair else None
+def _comparison(setting: SettingSummary) -> dict[str, Any]:
+    comparison = setting.comparison
+    difference = comparison.difference if comparison else None
     return {
-        "baseline": pair.against if pair else None,
-        "difference": gap.mean if gap else None,
-        "difference_low": gap.low if gap else None,
-        "difference_high": gap.high if gap else None,
-        "p": gap.p if gap else None,
-        "p_holm": pair.adjusted if pair else None,
-        "verdict": pair.verdict if pair else None,
-        "alarm": "; ".join(alarm.text for alarm in line.alarms) or None,
+        "baseline": comparison.against if comparison else None,
+        "difference": difference.mean if difference else None,
+        "difference_low": difference.low if difference else None,
+        "difference_high": difference.high if difference else None,
+        "p": difference.p if difference else None,
+        "p_holm": comparison.adjusted if comparison else None,
+        "verdict": comparison.verdict if comparison else None,
+        "alarm": "; ".join(alarm.text for alarm in setting.alarms) or None,
     }
 
 
 def cells_csv(collection: Collection) -> str:
-    """Returns a line per record: labels, every metric, every number of its result."""
+    """Writes a line per record: labels, every metric, every number of its result."""
     rows = []
     for record in collection.records:
         row = {"key": record.key, "folder": str(record.folder), "status": record.status}
@@ -219,12 +222,10 @@ def cells_csv(collection: Collection) -> str:
 
 
 def _plain(value: Any) -> Any:
-    # Numbers as they are: "%g" would round what a program reads back.
-    return (
-        value
-        if isinstance(value, int | float) or value is None
-        else settings.text(value)
-    )
+    # Numbers keep all digits: "%g" would round what a program reads back.
+    if isinstance(value, int | float) or value is None:
+        return value
+    return label_text(value)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

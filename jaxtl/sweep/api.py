@@ -11,7 +11,7 @@ from typing import Any
 from jaxtl.core.errors import UserError
 from jaxtl.results import results, writers
 from jaxtl.results.database import FINISHED, Database, Outcome
-from jaxtl.results.tables import Sheet
+from jaxtl.results.tables import Table
 from jaxtl.sweep import plan, runner
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import Sweep, build_sweep, open_database
@@ -34,23 +34,23 @@ class Plan:
     Attributes:
       cells: number of experiments.
       fits: number of fits of baselines.
-      sheet: a row per compiled program.
+      table: a row per compiled program.
     """
 
     cells: int
     fits: int
-    sheet: Sheet
+    table: Table
 
     @property
     def programs(self) -> int:
         """Number of programs that will be compiled."""
-        return len(self.sheet.rows)
+        return len(self.table.rows)
 
     def __repr__(self) -> str:
-        return writers.markdown(self.sheet)
+        return writers.markdown(self.table)
 
     def _repr_html_(self) -> str:
-        return results.table(self.sheet)
+        return results.html_table(self.table)
 
 
 def plan_sweep(
@@ -68,13 +68,13 @@ def plan_sweep(
         rows = plan.plan_rows(sweep.programs, sweep.mode, sweep.max_replicas)
     title = f"{len(sweep.cells):,} cells in {len(rows):,} programs"
     title += f", and {len(sweep.fits):,} fits of baselines" if sweep.fits else ""
-    sheet = Sheet(
+    table = Table(
         title=title,
         columns=("compiled in", "numbers of the program", "runs as", "cells", "memory"),
         rows=tuple(tuple(map(str, row)) for row in rows),
         left=frozenset({0, 1, 2}),
     )
-    return Plan(len(sweep.cells), len(sweep.fits), sheet)
+    return Plan(len(sweep.cells), len(sweep.fits), table)
 
 
 def run_sweep(

@@ -13,7 +13,7 @@ from jaxtl.data import Arrays, Data, Table
 from jaxtl.evaluation import metrics, model_selection, validators
 from jaxtl.evaluation.selection_cost import cost_of_criteria
 from jaxtl.results import settings
-from jaxtl.results.selection_cost import sentence
+from jaxtl.results.selection_cost import describe
 from jaxtl.training import setup
 
 CRITERIA = ("source_accuracy", "iwv", "dev", "entropy", "snd", "bnm")
@@ -165,7 +165,7 @@ def test_any_criterion_can_choose(trained, name):
 def test_an_oracle_is_marked_as_one(trained):
     _, result = trained(monitor="accuracy")
     assert result["terms"]["monitor"].startswith("ORACLE: accuracy on val reads labels")
-    assert sentence([result]).startswith("ORACLE: accuracy on val")
+    assert describe([result]).startswith("ORACLE: accuracy on val")
 
 
 @pytest.mark.parametrize("name", ["auto", "iwv", "dev", "snd", "bnm", "entropy"])
@@ -205,14 +205,14 @@ def test_costs_are_relative_to_the_best_checkpoint(trained):
         [row] = [row for row in curve if row["step"] == costs["step"]]
         assert costs["value"] == row["accuracy"]
         assert costs["cost"] == best - row["accuracy"]
-    text = sentence([result, result])
+    text = describe([result, result])
     assert text.startswith("source_accuracy chose without target labels, means of 2")
     assert f"{100 * best:.1f} %" in text
     without_source = {**choosing, "monitor": "bnm"}
     without_source["criteria"] = {
         n: choosing["criteria"][n] for n in ("entropy", "snd", "bnm")
     }
-    assert sentence([result, result, {"choosing": without_source}]) == text
+    assert describe([result, result, {"choosing": without_source}]) == text
     assert settings.main_metric([result]) == "accuracy"
 
 
@@ -227,7 +227,7 @@ def test_costs_of_curves_with_ties_and_nans():
     assert costs["criteria"]["entropy"]["step"] == 2
     assert costs["oracle"] == {"step": 2, "value": 0.7}
     assert cost_of_criteria([{"step": 1, "accuracy": 1.0}], "accuracy", "x") == {}
-    assert sentence([{"val": {}}]) == ""
+    assert describe([{"val": {}}]) == ""
 
 
 def test_a_stored_run_reads_the_curve_of_all_its_sessions(tmp_path, trained):

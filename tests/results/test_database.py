@@ -90,13 +90,13 @@ def test_released_cells_wait_unless_they_are_finished(database):
 
 def test_claims_without_a_heartbeat_become_void(database, monkeypatch):
     database.claim("ab", "me")
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + CLAIM_TIMEOUT - 1)
+    start = time.time()
+    monkeypatch.setattr(time, "time", lambda: start + CLAIM_TIMEOUT - 1)
     assert database.claim("ab", "you") == []
     database.heartbeat("me")
-    monkeypatch.setattr(time, "time", lambda: now + 2 * CLAIM_TIMEOUT - 2)
+    monkeypatch.setattr(time, "time", lambda: start + 2 * CLAIM_TIMEOUT - 2)
     assert database.claim("ab", "you") == []
-    monkeypatch.setattr(time, "time", lambda: now + 2 * CLAIM_TIMEOUT)
+    monkeypatch.setattr(time, "time", lambda: start + 2 * CLAIM_TIMEOUT)
     assert database.claim("ab", "you") == ["a", "b"]
 
 

@@ -1,4 +1,4 @@
-"""The page of a report: what stands in it, and in a browser its scripts and layout."""
+"""The HTML report: its content, and in a browser its script and its layout."""
 
 import base64
 import html.parser
@@ -15,7 +15,7 @@ from jaxtl.core import serialization
 from jaxtl.optim import optimizer
 from jaxtl.results import build_summary, records
 from jaxtl.results.database import Database, Outcome
-from jaxtl.results.html_report import _plot, flattened, write
+from jaxtl.results.html_report import flatten_json, plot_figure, write
 from jaxtl.results.plots import sweep
 
 EVIL = '<script>document.title = "owned"</script>'
@@ -23,8 +23,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
 
 
-def done(key, val, seed):
-    rows = [{"step": s, "accuracy": val - 1 / s} for s in (10, 20)]
+def outcome(key, val, seed):
+    curve = [{"step": s, "accuracy": val - 1 / s} for s in (10, 20)]
     result = {
         "val": {"accuracy": val},
         "test": {"accuracy": val - 0.01},
@@ -36,12 +36,12 @@ def done(key, val, seed):
         "versions": {"jax": "0.10.2"},
         "git_commit": "abc123",
     }
-    return Outcome(key, "done", result, {"val": rows})
+    return Outcome(key, "done", result, {"val": curve})
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    where = tmp_path_factory.mktemp("sweep")
+    folder = tmp_path_factory.mktemp("sweep")
     methods, rates = ("full", "L2-SP", "LoRA", f"evil {EVIL}"), (1e-3, 1e-2, 1e-1)
     cells, outcomes = [], []
     for i, method in enumerate(methods):
@@ -49,14 +49,14 @@ def collection(tmp_path_factory):
             for labels in (1, 10):
                 for seed in range(3):
                     key = f"{method} {rate} {labels} {seed}"
-                    named = {"method": method, "optim.lr": rate}
-                    named |= {"data.labels_per_class": labels, "seed": seed}
-                    cells.append((key, named))
+                    cell = {"method": method, "optim.lr": rate}
+                    cell |= {"data.labels_per_class": labels, "seed": seed}
+                    cells.append((key, cell))
                     value = 0.6 + 0.05 * i + 0.01 * labels + 0.001 * seed - rate
-                    outcomes.append(done(key, value, seed))
+                    outcomes.append(outcome(key, value, seed))
     failed = (Outcome("x", "failed", {}, {}, f"it diverged {EVIL}"),)
     labels = {"method": "full", "optim.lr": 1.0, "data.labels_per_class": 1, "seed": 0}
-    with Database(where, create=True) as database:
+    with Database(folder, create=True) as database:
         adam = serialization.to_json(optimizer.AdamW(lr=0.25))
         full = {
             "type": "jaxtl.training.experiment:Experiment",
@@ -71,16 +71,16 @@ def collection(tmp_path_factory):
         )
         database.add([*cells, ("x", labels)])
         database.finish([*outcomes, *failed])
-    return records.read([where])
+    return records.read([folder])
 
 
 @pytest.fixture(scope="module")
 def path(collection, tmp_path_factory):
-    where = tmp_path_factory.mktemp("report")
-    summary = build_summary.summarise(collection)
-    plots = sweep.draw_all(collection, summary, where)
-    write(collection, summary, plots, where / "report.html")
-    return where / "report.html"
+    folder = tmp_path_factory.mktemp("report")
+    summary = build_summary.summarize(collection)
+    plots = sweep.draw_all(collection, summary, folder)
+    write(collection, summary, plots, folder / "report.html")
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,12 @@ class Tags(html.parser.HTMLParser):
     def handle_data(self, data):
         self.texts.append(data)
 
-    def all(self, tag):
-        return [attributes for t, attributes in self.tags if t == tag]
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
-def dom(path, hash_="", *, width=1280, extra=""):
-    """Returns the page's DOM after its scripts ran, with a script of the test's own."""
+def dom(path, address="", *, width=1280, extra=""):
+    """The page's DOM after its scripts and an extra one ran."""
     if extra:
         copy = path.with_name("copy.html")
         copy.write_text(path.read_text("utf-8") + f"<script>{extra}</script>", "utf-8")
@@ -115,12 +115,12 @@ def dom(path, hash_="", *, width=1280, extra=""):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += ["--allow-file-access-from-files"]  # of one page to its frame
     command += [f"--window-size={width},900", "--virtual-time-budget=4000"]
-    command += [f"--user-data-dir={path.parent / 'profile'}", path.as_uri() + hash_]
-    found = subprocess.run(
+    command += [f"--user-data-dir={path.parent / 'profile'}", path.as_uri() + address]
+    result = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False
     )
-    assert "</html>" in found.stdout, found.stderr[-2000:]
-    return found.stdout
+    assert "</html>" in result.stdout, result.stderr[-2000:]
+    return result.stdout
 
 
 def counts(text):
@@ -128,27 +128,27 @@ def counts(text):
 
 
 def test_nothing_is_fetched(text):
-    found = Tags(text)
-    for tag, attributes in found.tags:
+    page = Tags(text)
+    for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "action"):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:image/")), (tag, name, value[:60])
     assert not re.search(r"url\(|@import|https?://|fetch\(|XMLHttp", text)
-    assert "link" not in {tag for tag, _ in found.tags}
+    assert "link" not in {tag for tag, _ in page.tags}
 
 
-def test_labels_are_only_text(text):
-    found = Tags(text)
-    assert len(found.all("script")) == 1  # the page's own
+def test_labels_are_escaped(text):
+    page = Tags(text)
+    assert len(page.attributes("script")) == 1  # that of the page
     assert EVIL not in text
     assert "A sweep &lt;script&gt;" in text
     assert "it diverged &lt;script&gt;" in text
 
 
-def test_all_parts_are_there(text):
-    found = Tags(text)
-    parts = [a["id"] for a in found.all("section")]
-    assert parts == [
+def test_all_sections_are_there(text):
+    page = Tags(text)
+    sections = [a["id"] for a in page.attributes("section")]
+    assert sections == [
         "findings",
         "results",
         "plots",
@@ -157,28 +157,34 @@ def test_all_parts_are_there(text):
         "failures",
         "environment",
     ]
-    assert {f"#{p}" for p in parts} == {a["href"] for a in found.all("a")}
-    for told in ("abc123", "0.10.2", "cpu: cpu", "steps=5", "sweep.py"):
-        assert told in text, told
+    assert {f"#{name}" for name in sections} == {
+        a["href"] for a in page.attributes("a")
+    }
+    for fact in ("abc123", "0.10.2", "cpu: cpu", "steps=5", "sweep.py"):
+        assert fact in text
     assert "72 of 73 cells done" in text
 
 
-def test_it_can_be_read_aloud_and_by_keyboard(text):
-    found = Tags(text)
-    assert found.all("html") == [{"lang": "en"}]
-    assert text.count("<caption>") == len(found.all("table"))
-    assert all(len(a["alt"]) > 20 for a in found.all("img"))
-    assert all(a.get("aria-sort") for a in found.all("th") if a.get("scope") == "col")
+def test_the_page_is_accessible(text):
+    page = Tags(text)
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert text.count("<caption>") == len(page.attributes("table"))
+    assert all(len(a["alt"]) > 20 for a in page.attributes("img"))
+    assert all(
+        a.get("aria-sort") for a in page.attributes("th") if a.get("scope") == "col"
+    )
     for control in re.findall(r"<(?:input|select)", text):
         assert re.search(rf"<label>[^<]+{control}", text)
-    inside = re.findall(r"<label>[^<]+<(?:input|select)", text)
-    assert len(inside) == len(found.all("input")) + len(found.all("select"))
-    ids = [a["id"] for _, a in found.tags if "id" in a]
+    labelled = re.findall(r"<label>[^<]+<(?:input|select)", text)
+    assert len(labelled) == len(page.attributes("input")) + len(
+        page.attributes("select")
+    )
+    ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
 
 
-def test_pictures_are_vectors_inside_the_page(text, path):
-    sources = [a["src"] for a in Tags(text).all("img")]
+def test_plots_are_vectors_inside_the_page(text, path):
+    sources = [a["src"] for a in Tags(text).attributes("img")]
     pngs = list(path.parent.glob("*.png"))
     assert len(sources) == len(pngs) > 3
     for source in sources:
@@ -187,25 +193,25 @@ def test_pictures_are_vectors_inside_the_page(text, path):
         assert b"<svg" in base64.b64decode(data)[:2000]
 
 
-def test_a_large_vector_gives_way_to_pixels(path, tmp_path, monkeypatch):
+def test_a_large_vector_is_replaced_by_the_png(path, tmp_path, monkeypatch):
     png = next(path.parent.glob("*.png"))
     for suffix in (".png", ".svg"):
         shutil.copy(png.with_suffix(suffix), tmp_path / f"p{suffix}")
     monkeypatch.setattr("jaxtl.results.html_report.LARGE", 100)
-    assert 'src="data:image/png;base64,' in _plot(tmp_path / "p.png")
+    assert 'src="data:image/png;base64,' in plot_figure(tmp_path / "p.png")
 
 
-def test_differences_of_variants(text):
+def test_fields_that_differ_between_variants_are_listed(text):
     rows = re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(?:<strong>)?([^<]*)", row) for row in rows]
     assert ["LoRA", "steps", "5", "7"] in cells
     assert ["optim.lr", "0.25"] in cells
-    # Only what differs.
+    # The fields that agree are left out.
     assert sum(row[:1] == ["LoRA"] and len(row) == 4 for row in cells) == 1
 
 
-def test_snapshots_as_paths():
-    made = {
+def test_experiments_are_flattened_to_paths():
+    experiment = {
         "type": "jaxtl.training.experiment:Experiment",
         "terms": {
             "type": "map",
@@ -216,7 +222,7 @@ def test_snapshots_as_paths():
         "sizes": [1, 2],
         "stages": [{"type": "m:Stage", "lr": 1.0}],
     }
-    assert dict(flattened(made)) == {
+    assert dict(flatten_json(experiment)) == {
         "type": "Experiment",
         "terms.l2sp": "L2SP",
         "terms.l2sp.weight": "0.1",
@@ -229,15 +235,18 @@ def test_snapshots_as_paths():
 
 
 def test_runs_without_a_sweep_have_a_page(tmp_path):
-    rows = tuple(
-        records.Record(labels={"run": "a", "seed": s}, result=done("", 0.5, s).result)
+    runs = [
+        records.Record(
+            labels={"run": "a", "seed": s}, result=outcome("", 0.5, s).result
+        )
         for s in range(2)
-    )
-    found = records.Collection(records=rows, axes=records.axes(rows))
-    write(found, build_summary.summarise(found), [], tmp_path / "report.html")
+    ]
+    collection = records.collect(runs)
+    summary = build_summary.summarize(collection)
+    write(collection, summary, [], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
-    parts = [a["id"] for a in Tags(text).all("section")]
-    assert parts == ["findings", "results", "configuration", "environment"]
+    sections = [a["id"] for a in Tags(text).attributes("section")]
+    assert sections == ["findings", "results", "configuration", "environment"]
 
 
 @browser
@@ -249,7 +258,7 @@ def test_without_a_filter_all_lines_are_shown(path):
 
 @browser
 @pytest.mark.parametrize(
-    ("hash_", "shown"),
+    ("address", "shown"),
     [
         ("#filter=lora", [2, 25]),
         ("#method=L2-SP&labels_per_class=10", [1, 25]),
@@ -259,25 +268,24 @@ def test_without_a_filter_all_lines_are_shown(path):
         ("#plots", [8, 25]),
     ],
 )
-def test_filters_come_from_the_address(path, hash_, shown):
-    of = (8, 25)
-    assert counts(dom(path, hash_))[:2] == [
-        f"{n} of {total} lines shown" for n, total in zip(shown, of)
+def test_filters_come_from_the_address(path, address, shown):
+    assert counts(dom(path, address))[:2] == [
+        f"{n} of {total} lines shown" for n, total in zip(shown, (8, 25))
     ]
 
 
-def column(text, sheet, place):
-    """Returns one column of a table's visible rows in the DOM."""
-    block = text.partition(f'data-sheet="{sheet}"')[2].partition("</table>")[0]
+def column(text, table, index):
+    """The texts of one column of a table's visible rows in the DOM."""
+    block = text.partition(f'data-table="{table}"')[2].partition("</table>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", block.partition("<tbody>")[2], re.DOTALL)
     cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
-    return [re.sub("<[^>]*>", "", row[place]) for row in cells]
+    return [re.sub("<[^>]*>", "", row[index]) for row in cells]
 
 
 @browser
-def test_sorting_by_a_click_is_by_number_and_is_told(path):
+def test_a_click_sorts_by_number_and_changes_the_address(path):
     click = (
-        "document.querySelectorAll('[data-sheet=results] th button')[4].click();"
+        "document.querySelectorAll('[data-table=results] th button')[4].click();"
         "document.body.dataset.address = location.hash;"
     )
     text = dom(path, extra=click)
@@ -290,8 +298,8 @@ def test_sorting_by_a_click_is_by_number_and_is_told(path):
 
 
 @browser
-def test_a_second_and_third_click(path):
-    click = "document.querySelectorAll('[data-sheet=results] th button')[4].click();"
+def test_a_second_click_reverses_and_a_third_restores_the_order(path):
+    click = "document.querySelectorAll('[data-table=results] th button')[4].click();"
     values = [
         float(v.split()[0]) for v in column(dom(path, extra=click * 2), "results", 4)
     ]
@@ -302,20 +310,20 @@ def test_a_second_and_third_click(path):
 
 
 @browser
-def test_what_is_unknown_stays_last(path):
+def test_missing_values_stay_last(path):
     # The baseline "full" has no difference to itself.
     for desc in ("", "&desc=1"):
         text = dom(path, f"#sort=6{desc}")
         values = column(text, "results", 6)
         assert values[-2:] == ["", ""], values
-        known = [float(v.split()[0].replace("−", "-")) for v in values[:-2]]
-        assert known == sorted(known, reverse=bool(desc))
+        numbers = [float(v.split()[0].replace("−", "-")) for v in values[:-2]]
+        assert numbers == sorted(numbers, reverse=bool(desc))
 
 
 @browser
-def test_typing_and_resetting(path):
+def test_a_filter_is_typed_and_reset(path):
     script = (
-        "const box = document.querySelector('[data-sheet=results] input');"
+        "const box = document.querySelector('[data-table=results] input');"
         "box.value = 'lora'; box.dispatchEvent(new Event('input'));"
         "document.body.dataset.before = location.hash;"
         "{}"
@@ -324,16 +332,16 @@ def test_typing_and_resetting(path):
     text = dom(path, extra=script.format(""))
     assert counts(text)[0] == "2 of 8 lines shown"
     assert 'data-before="#filter=lora"' in text
-    reset = "document.querySelector('[data-sheet=results] [data-reset]').click();"
+    reset = "document.querySelector('[data-table=results] [data-reset]').click();"
     text = dom(path, extra=script.format(reset))
     assert counts(text)[0] == "8 of 8 lines shown"
     assert 'data-after=""' in text
 
 
 @browser
-def test_a_hostile_label_can_be_chosen(path):
+def test_a_hostile_label_can_be_selected(path):
     script = (
-        "const s = document.querySelector('[data-sheet=results] select');"
+        "const s = document.querySelector('[data-table=results] select');"
         "s.selectedIndex = 4; s.dispatchEvent(new Event('input'));"
     )
     text = dom(path, extra=script)
@@ -342,8 +350,8 @@ def test_a_hostile_label_can_be_chosen(path):
 
 @browser
 @pytest.mark.parametrize("width", [360, 700, 1280])
-def test_no_window_is_too_narrow(path, width):
-    # A headless window is at least 500 wide: a frame is as narrow as it is told.
+def test_the_page_fits_a_narrow_window(path, width):
+    # A headless window is at least 500 pixels wide, a frame may be narrower.
     frame = path.with_name("frame.html")
     frame.write_text(
         f'<iframe src="report.html" width="{width}" height="900"></iframe><script>'
@@ -354,12 +362,12 @@ def test_no_window_is_too_narrow(path, width):
         "box => box.scrollWidth > box.clientWidth)].join(' '); });</script></html>"
     )
     text = dom(frame, width=1400)
-    found = re.search(r'data-widths="([^"]*)"', text).group(1).split()
-    inner, needed = int(found[0]), int(found[1])
-    assert inner == width
-    assert needed <= inner
-    if width == 360:  # tables scroll in their own box
-        assert "true" in found[2:]
+    widths = re.search(r'data-widths="([^"]*)"', text).group(1)
+    frame_width, page_width, *scrolls = widths.split()
+    assert int(frame_width) == width
+    assert int(page_width) <= width
+    if width == 360:  # wide tables scroll inside their box
+        assert "true" in scrolls
 
 
 def test_style_and_script_are_shipped(tmp_path):
@@ -369,7 +377,7 @@ def test_style_and_script_are_shipped(tmp_path):
     source.mkdir()
     for name in ("setup.py", "README.md", "pyproject.toml"):
         shutil.copy(root / name, source)
-    for name in ("__init__.py", "results/__init__.py", "results/html.py"):
+    for name in ("__init__.py", "results/__init__.py", "results/html_report.py"):
         (source / "jaxtl" / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / "jaxtl" / name, source / "jaxtl" / name)
     assets = "jaxtl/results/assets"

@@ -16,21 +16,21 @@ REPORTS = pathlib.Path(__file__).parents[2] / "experiments/reports/reproduce"
 
 
 def row(ours, value=None, tolerance=1.0, **changes):
-    known = None
+    figure = None
     if value is not None:
         incomparable = changes.pop("incomparable", "")
-        known = published.Published(
+        figure = published.Published(
             value=value,
             source="A, table 1",
             tolerance=tolerance,
             incomparable=incomparable,
         )
-    fields = {"method": "m", "setting": "s", "ours": ours, "published": known}
+    fields = {"method": "m", "setting": "s", "ours": ours, "published": figure}
     return published.PublishedRow(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
-    ("made", "verdict"),
+    ("figure", "verdict"),
     [
         (row(50.0, 51.0), "reproduced"),
         (row(50.0, 49.0), "reproduced"),
@@ -41,8 +41,8 @@ def row(ours, value=None, tolerance=1.0, **changes):
         (row(50.0), "no published figure"),
     ],
 )
-def test_a_verdict_is_the_difference_against_the_tolerance(made, verdict):
-    assert made.verdict == verdict
+def test_a_verdict_is_the_difference_against_the_tolerance(figure, verdict):
+    assert figure.verdict == verdict
 
 
 def study(rows, **changes):
@@ -57,8 +57,8 @@ def test_the_report_holds_every_figure_its_source_and_why_it_misses(tmp_path):
         row(30.0, 60.0, method="o", incomparable="an SVM"),
         row(20.0, method="p"),
     ]
-    made = study(rows, findings="F.", needs=("a.mat",))
-    markdown, data = published.write(made, rows, tmp_path / "new")
+    table = study(rows, findings="F.", needs=("a.mat",))
+    markdown, data = published.write(table, rows, tmp_path / "new")
     text = markdown.read_text()
     assert "| m | s | 51.00 | 50.00 ± 0.25 | -1.00 | reproduced |" in text
     assert "| n | s | 51.00 | 40.00 | -11.00 | missed, below |" in text
@@ -69,23 +69,28 @@ def test_the_report_holds_every_figure_its_source_and_why_it_misses(tmp_path):
     assert "1 reproduced, 1 missed, below, 1 not comparable, 1 no pub" in text
     assert "`a.mat`" in text
     assert "jaxtl reproduce t" in text
-    found = json.loads(data.read_text())
-    assert [r["verdict"] for r in found["rows"]] == [r.verdict for r in rows]
-    assert found["rows"][0]["difference"] == -1.0
-    assert found["rows"][3]["published"] is None
+    stored = json.loads(data.read_text())["rows"]
+    assert [r["verdict"] for r in stored] == [r.verdict for r in rows]
+    assert stored[0]["difference"] == -1.0
+    assert stored[3]["published"] is None
 
 
-def test_names_and_the_command(tmp_path, capsys, monkeypatch):
+def test_the_command_lists_runs_and_writes_tables(tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match="did you mean 'office_caltech_surf'"):
         load_study("office_caltech_sruf")
     assert main.main(["reproduce"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in tables())
+    output = capsys.readouterr().out
+    assert all(name in output for name in tables())
     assert main.main(["reproduce", "nothing"]) == 1
     assert "no table 'nothing'" in capsys.readouterr().err
-    fast = []
-    made = study([row(50.0, 51.0)], run=lambda f: fast.append(f) or [row(50.0, 51.0)])
-    monkeypatch.setattr(reproduce, "load_study", lambda name: made)
+    calls = []
+
+    def run(fast):
+        calls.append(fast)
+        return [row(50.0, 51.0)]
+
+    table = study([], run=run)
+    monkeypatch.setattr(reproduce, "load_study", lambda name: table)
     monkeypatch.chdir(tmp_path)
     assert main.main(["reproduce", "t", "--fast"]) == 0
     assert not any(tmp_path.iterdir())
@@ -93,50 +98,50 @@ def test_names_and_the_command(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "experiments/reports/reproduce/t.md").exists()
     assert main.main(["reproduce", "t", "--fast", "--out", "here"]) == 0
     assert (tmp_path / "here/t.json").exists()
-    assert fast == [True, False, True]
+    assert calls == [True, False, True]
 
 
 @pytest.mark.parametrize("name", sorted(tables()))
-def test_a_study_says_all_that_a_reader_needs(name):
-    found = load_study(name)
-    assert found.name == name
-    assert len(found.protocol) > 200
+def test_a_table_has_its_name_and_a_protocol(name):
+    table = load_study(name)
+    assert table.name == name
+    assert len(table.protocol) > 200
 
 
-def test_data_that_are_missing_are_named(monkeypatch, tmp_path):
+def test_missing_data_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXTL_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"surf_caltech10.mat.*JAXTL_DATA_DIR"):
         load_study("office_caltech_surf").run(True)
 
 
-def agree(found, name):
-    """Holds rows against those on record: the same figures, or within the interval."""
-    held = json.loads((REPORTS / f"{name}.json").read_text())["rows"]
-    known = {(r["method"], r["setting"]): r for r in held}
-    for made in found:
-        record = known[made.method, made.setting]
-        # Another BLAS may turn a few examples at a border.
-        slack = record["interval"] or 0.5
-        assert made.ours == pytest.approx(record["ours"], abs=slack)
-        if made.ours == pytest.approx(record["ours"], abs=1e-6):
-            assert made.verdict == record["verdict"]
+def check_against_report(rows, name):
+    """Compares rows with the stored ones: equal figures, or within the interval."""
+    stored = json.loads((REPORTS / f"{name}.json").read_text())["rows"]
+    expected = {(r["method"], r["setting"]): r for r in stored}
+    for result in rows:
+        record = expected[result.method, result.setting]
+        # Another BLAS may change the prediction of a few examples.
+        tolerance = record["interval"] or 0.5
+        assert result.ours == pytest.approx(record["ours"], abs=tolerance)
+        if result.ours == pytest.approx(record["ours"], abs=1e-6):
+            assert result.verdict == record["verdict"]
 
 
-def test_office_caltech_in_part(data_dir, monkeypatch):
+def test_a_part_of_office_caltech(data_dir, monkeypatch):
     monkeypatch.setenv("JAXTL_DATA_DIR", str(data_dir))
     rows = load_study("office_caltech_surf").run(True)
     nearest = {r.setting: r for r in rows if r.method == "1-NN"}
     assert nearest["W→D"].ours == pytest.approx(59.24, abs=0.005)
     assert nearest["D→W"].ours == pytest.approx(63.39, abs=0.005)
-    agree(rows, "office_caltech_surf")
+    check_against_report(rows, "office_caltech_surf")
 
 
-def test_skada_shifts_in_part():
+def test_a_part_of_skada_shifts():
     pytest.importorskip("skada")
-    agree(load_study("skada_shifts").run(True), "skada_shifts")
+    check_against_report(load_study("skada_shifts").run(True), "skada_shifts")
 
 
-def test_skada_is_asked_for(monkeypatch):
+def test_a_missing_skada_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "skada.datasets", None)
     with pytest.raises(UserError, match=r"pip install 'jaxtl\[reproduce\]'"):
         load_study("skada_shifts").run(True)
@@ -150,23 +155,23 @@ def test_no_label_of_a_test_row_reaches_a_candidate():
     source = skada_shifts.Domain(rng.normal(size=(60, 2)), np.arange(60) % 2)
     target = skada_shifts.Domain(rng.normal(size=(50, 2)), np.arange(50) % 2)
     _, test = skada_shifts.split(target, 3)
-    seen = []
+    sizes = []
 
     def candidate(a, b):
         rows = {tuple(x) for x in b.x}
         assert not any(tuple(x) in rows for x in test.x)
-        seen.append(len(b.x))
+        sizes.append(len(b.x))
         return lambda x: np.zeros(len(x))
 
     method = skada_shifts.PublishedMethod("two", (candidate, candidate), ())
     assert skada_shifts.accuracy(method, source, target, 3) == np.mean(test.y == 0)
-    assert seen == [32, 32, 40]
+    assert sizes == [32, 32, 40]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(tables()))
-def test_all_of_a_table(name, data_dir, monkeypatch):
+def test_a_whole_table(name, data_dir, monkeypatch):
     if name == "skada_shifts":
         pytest.importorskip("skada")
     monkeypatch.setenv("JAXTL_DATA_DIR", str(data_dir))
-    agree(load_study(name).run(False), name)
+    check_against_report(load_study(name).run(False), name)

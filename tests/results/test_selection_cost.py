@@ -1,4 +1,4 @@
-"""Sweeps over unlabelled targets: replicas measure and settings follow the criteria."""
+"""Sweeps over unlabelled targets: replicas and settings are chosen by criteria."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ import jaxtl as tl
 from jaxtl.data import Arrays
 from jaxtl.evaluation import selection_cost
 from jaxtl.results import findings, records, tables
-from jaxtl.results.build_summary import summarise
-from jaxtl.results.records import Collection, Record
+from jaxtl.results.build_summary import summarize
+from jaxtl.results.records import Record
 from jaxtl.sweep import vectorized_loop, vectorized_runs
 from jaxtl.training.run import Run
 
@@ -82,9 +82,9 @@ def test_replicas_choose_as_runs_alone_do(mode, changes):
             assert set(CRITERIA) < set(ours)
             assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-4)
         assert set(replica.result["choosing"]) == set(alone["choosing"])
-        for name, one in replica.result["choosing"]["criteria"].items():
-            other = alone["choosing"]["criteria"][name]
-            assert one == pytest.approx(other, rel=2e-3, abs=1e-4)
+        for name, choice in replica.result["choosing"]["criteria"].items():
+            expected = alone["choosing"]["criteria"][name]
+            assert choice == pytest.approx(expected, rel=2e-3, abs=1e-4)
 
 
 def test_replicas_that_keep_the_last_weights_have_the_criteria_of_val():
@@ -96,7 +96,7 @@ def test_replicas_that_keep_the_last_weights_have_the_criteria_of_val():
 
 
 def cell(val, test, scores, monitor="source_accuracy", **labels):
-    """Returns a finished record: target accuracies, and each criterion's score."""
+    """A finished record: target accuracies, and each criterion's score."""
     curve = [{"step": 5, "accuracy": val, **scores}]
     result = {
         "monitor": monitor,
@@ -107,15 +107,15 @@ def cell(val, test, scores, monitor="source_accuracy", **labels):
     return Record(labels=labels, result=result)
 
 
-def sweep(*cells, **facts) -> Collection:
-    return Collection(records=cells, axes=records.axes(cells), title="A", **facts)
+def sweep(*cells):
+    return records.collect(cells, {"doc": "A"})
 
 
 LR = "optim.lr"
 
 
 def collection(monitor="source_accuracy"):
-    """The source likes 0.1, SND 0.01, and the target's labels would like 1.0."""
+    """The source chooses the rate 0.1, SND 0.01, and the target's labels 1.0."""
     rows = [
         (0.1, 0.60, 0.55, {"source_accuracy": 0.9, "snd": 1.0}),
         (0.01, 0.70, 0.75, {"source_accuracy": 0.8, "snd": 3.0}),
@@ -130,89 +130,91 @@ def collection(monitor="source_accuracy"):
     )
 
 
-def test_settings_go_by_the_criterion_and_are_told_by_accuracy():
-    found = summarise(collection())
-    [line] = found.lines
-    assert (found.metric, found.by, found.split) == (
-        "accuracy",
-        "source_accuracy",
-        "test",
+def test_settings_are_chosen_by_the_criterion_and_compared_by_accuracy():
+    summary = summarize(collection())
+    [row] = summary.rows
+    assert summary.metric == "accuracy"
+    assert summary.criterion == "source_accuracy"
+    assert summary.split == "test"
+    assert row.tuned == {LR: 0.1}
+    assert row.test.mean == pytest.approx(0.55)
+    # Runs that were chosen by target labels are chosen by their own metric.
+    [row] = summarize(collection("accuracy")).rows
+    assert row.tuned == {LR: 1.0}
+
+
+def test_other_criteria_are_compared_with_the_oracle():
+    summary = summarize(collection())
+    choices = {choice.criterion: choice for choice in summary.criterion_choices}
+    assert choices["source_accuracy"].tuned == {LR: 0.1}
+    assert choices["source_accuracy"].value == pytest.approx(0.61)
+    assert choices["snd"].tuned == {LR: 0.01}
+    assert choices["snd"].oracle == pytest.approx(0.81)
+    assert choices["snd"].cost == pytest.approx(0.10)
+    assert [choice.used for choice in summary.criterion_choices] == [True, False]
+    table = next(
+        table
+        for table in tables.summary_tables(summary)
+        if table.title.startswith("choosing")
     )
-    assert line.tuned == {LR: 0.1}
-    assert line.test.mean == pytest.approx(0.55)
-    # Asked for one, a report goes by it; the oracle's runs go by their own metric.
-    [line] = summarise(collection("accuracy")).lines
-    assert line.tuned == {LR: 1.0}
-
-
-def test_other_criteria_stand_next_to_the_oracle():
-    found = summarise(collection())
-    rows = {row.criterion: row for row in found.choosing}
-    assert rows["source_accuracy"].tuned == {LR: 0.1}
-    assert rows["source_accuracy"].value == pytest.approx(0.61)
-    assert rows["snd"].tuned == {LR: 0.01}
-    assert rows["snd"].oracle == pytest.approx(0.81)
-    assert rows["snd"].cost == pytest.approx(0.10)
-    assert [row.used for row in found.choosing] == [True, False]
-    sheet = next(s for s in tables.sheets(found) if s.title.startswith("choosing"))
-    assert sheet.columns == ("criterion", "chosen", "val accuracy %", "oracle", "cost")
-    assert sheet.rows == (
+    assert table.columns == ("criterion", "chosen", "val accuracy %", "oracle", "cost")
+    assert table.rows == (
         ("source_accuracy", "lr=0.1", "61.0", "81.0", "20.0"),
         ("snd", "lr=0.01", "71.0", "81.0", "10.0"),
     )
-    assert sheet.bold == {(0, 0)}
-    told = " ".join([*findings.conclusions(found), *findings.notes(found)])
-    assert "source_accuracy (which sees no label of the target)" in told
-    assert "source_accuracy chose without target labels, means of 6 runs" in told
+    assert table.bold == {(0, 0)}
+    text = " ".join([*findings.conclusions(summary), *findings.notes(summary)])
+    assert "source_accuracy (which sees no label of the target)" in text
+    assert "source_accuracy chose without target labels, means of 6 runs" in text
 
 
-def test_an_oracles_sweep_is_told_to_be_one():
-    told = " ".join(findings.conclusions(summarise(collection("accuracy"))))
-    assert "ORACLE: accuracy on val reads labels of the target" in told
+def test_a_sweep_that_reads_target_labels_is_reported_as_an_oracle():
+    text = " ".join(findings.conclusions(summarize(collection("accuracy"))))
+    assert "ORACLE: accuracy on val reads labels of the target" in text
 
 
-def test_many_lines_are_averaged():
+def test_many_compared_values_are_averaged():
     cells = [
         cell(0.5 + 0.01 * i, 0.5, {"snd": s}, "snd", pair=f"{i}", **{LR: lr, "seed": 0})
         for i in range(8)
         for lr, s in ((0.1, 1.0), (0.2, 2.0))
     ]
-    found = summarise(sweep(*cells), compare=["pair"])
-    [mean] = found.choosing
+    summary = summarize(sweep(*cells), compare=["pair"])
+    [mean] = summary.criterion_choices
     assert mean.compared == {}
     assert mean.value == pytest.approx(0.535)
-    sheet = tables.blind(found)
-    assert sheet.rows == (("snd", "53.5", "53.5", "0.0"),)
-    assert sheet.title.endswith("mean of all lines")
-    few = summarise(sweep(*cells[:4]), compare=["pair"])
-    assert [row.compared for row in few.choosing] == [{}, {"pair": "0"}, {"pair": "1"}]
-    assert tables.blind(few).rows[0][0] == "mean of all"
+    table = tables.criteria_table(summary)
+    assert table.rows == (("snd", "53.5", "53.5", "0.0"),)
+    assert table.title.endswith("mean of all lines")
+    few = summarize(sweep(*cells[:4]), compare=["pair"])
+    compared = [choice.compared for choice in few.criterion_choices]
+    assert compared == [{}, {"pair": "0"}, {"pair": "1"}]
+    assert tables.criteria_table(few).rows[0][0] == "mean of all"
 
 
-def test_settings_without_the_criterion_go_by_the_metric():
+def test_settings_without_the_criterion_are_chosen_by_the_metric():
     """A labelled upper bound in the same sweep has no criterion."""
-    bound = [
+    labelled = [
         Record(
             labels={"method": "labelled", LR: lr, "seed": 0},
             result={
                 "monitor": "accuracy",
-                "val": {"accuracy": acc},
-                "test": {"accuracy": acc},
+                "val": {"accuracy": accuracy},
+                "test": {"accuracy": accuracy},
             },
         )
-        for lr, acc in ((0.1, 0.9), (1.0, 0.7))
+        for lr, accuracy in ((0.1, 0.9), (1.0, 0.7))
     ]
-    blind = [
-        cell(acc, acc, {"snd": s}, "snd", method="blind", **{LR: lr, "seed": 0})
+    unlabelled = [
+        cell(acc, acc, {"snd": s}, "snd", method="unlabelled", **{LR: lr, "seed": 0})
         for lr, acc, s in ((0.1, 0.6, 1.0), (1.0, 0.5, 2.0))
     ]
-    found = {x.name: x for x in summarise(sweep(*bound, *blind)).lines}
-    assert found["labelled"].tuned == {LR: 0.1}
-    assert found["blind"].tuned == {LR: 1.0}
+    rows = {row.name: row for row in summarize(sweep(*labelled, *unlabelled)).rows}
+    assert rows["labelled"].tuned == {LR: 0.1}
+    assert rows["unlabelled"].tuned == {LR: 1.0}
 
 
 def test_a_file_is_swept_by_the_criterion(tmp_path, capsys):
-    """From an experiment file to its report, with the command's own pieces."""
     from jaxtl.cli import main
 
     file = tmp_path / "adapt.py"
@@ -244,12 +246,13 @@ SWEEP = {"terms.coral.weight": [0.0, 1.0], "seed": range(2)}
     )
     out = tmp_path / "sweep"
     assert main.main(["sweep", str(file), "--out", str(out)]) == 0
-    found = summarise(records.read([out]))
-    assert found.by == "source_accuracy"
-    assert {row.criterion for row in found.choosing} == set(CRITERIA)
+    summary = summarize(records.read([out]))
+    assert summary.criterion == "source_accuracy"
+    criteria = {choice.criterion for choice in summary.criterion_choices}
+    assert criteria == set(CRITERIA)
     assert main.main(["report", str(out)]) == 0
     text = (out / "report" / "report.md").read_text()
     assert "choosing without target labels" in text
-    one = tmp_path / "one"
-    assert main.main(["run", str(file), "--out", str(one)]) == 0
+    run = tmp_path / "run"
+    assert main.main(["run", str(file), "--out", str(run)]) == 0
     assert "source_accuracy chose without target labels: val" in capsys.readouterr().out

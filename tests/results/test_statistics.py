@@ -16,34 +16,34 @@ SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=20)
 
 
-def test_students_sleep():
+def test_students_sleep_data():
     """t = −4.0621, df = 9, p = 0.002833, interval (−2.4598858, −0.7001142): R's."""
-    found = statistics.paired(FIRST, SECOND)
-    assert found.mean == pytest.approx(-1.58)
-    assert found.p == pytest.approx(0.002833, abs=5e-7)
-    assert found[1:3] == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
-    assert found.n == 10
+    result = statistics.paired(FIRST, SECOND)
+    assert result.mean == pytest.approx(-1.58)
+    assert result.p == pytest.approx(0.002833, abs=5e-7)
+    assert result[1:3] == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+    assert result.n == 10
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
 def test_paired_is_scipys(n):
     rng = np.random.default_rng(n)
     ours, theirs = rng.normal(0.8, 0.1, (2, n))
-    found = statistics.paired(ours, theirs)
-    known = stats.ttest_rel(ours, theirs)
-    assert found.p == pytest.approx(known.pvalue, rel=1e-9)
-    low, high = known.confidence_interval(0.95)
-    assert found[1:3] == pytest.approx((low, high))
+    result = statistics.paired(ours, theirs)
+    expected = stats.ttest_rel(ours, theirs)
+    assert result.p == pytest.approx(expected.pvalue, rel=1e-9)
+    low, high = expected.confidence_interval(0.95)
+    assert result[1:3] == pytest.approx((low, high))
     ranks = statistics.paired(ours, theirs, test="wilcoxon")
     assert ranks.p == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
-    assert ranks[:3] == found[:3]
+    assert ranks[:3] == result[:3]
 
 
 def test_t_interval_is_scipys():
-    found = statistics.t_interval(SECOND)
-    known = stats.t.interval(0.95, 9, np.mean(SECOND), stats.sem(SECOND))
-    assert found[1:3] == pytest.approx(known)
-    assert found.half == pytest.approx((known[1] - known[0]) / 2)
+    result = statistics.t_interval(SECOND)
+    expected = stats.t.interval(0.95, 9, np.mean(SECOND), stats.sem(SECOND))
+    assert result[1:3] == pytest.approx(expected)
+    assert result.half == pytest.approx((expected[1] - expected[0]) / 2)
     assert statistics.t_interval([0.5]) == (0.5, None, None, None, 1)
 
 
@@ -67,44 +67,44 @@ def test_no_value_has_no_interval():
 
 def test_bootstrap_is_near_scipys_and_repeats():
     values = np.random.default_rng(0).exponential(size=40)
-    known = stats.bootstrap(
+    expected = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=1
     ).confidence_interval
-    found = statistics.bootstrap_interval(values)
-    assert found[1:3] == pytest.approx((known.low, known.high), abs=0.02)
-    assert statistics.bootstrap_interval(values) == found
-    assert statistics.bootstrap_interval(values, seed=1) != found
+    result = statistics.bootstrap_interval(values)
+    assert result[1:3] == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert statistics.bootstrap_interval(values) == result
+    assert statistics.bootstrap_interval(values, seed=1) != result
 
 
 def test_bootstrap_of_two_values():
-    """Its means are a, (a + b)/2 and b, a quarter, a half and a quarter of the time."""
-    found = statistics.bootstrap_interval([1.0, 3.0])
-    assert found == (2.0, 1.0, 3.0, 1.0, 2)
-    found = statistics.bootstrap_interval([1.0, 3.0], level=0.4)
-    assert found == (2.0, 2.0, 2.0, 0.0, 2)
+    """Its means are a, (a + b)/2 and b with probabilities ¼, ½ and ¼."""
+    result = statistics.bootstrap_interval([1.0, 3.0])
+    assert result == (2.0, 1.0, 3.0, 1.0, 2)
+    result = statistics.bootstrap_interval([1.0, 3.0], level=0.4)
+    assert result == (2.0, 2.0, 2.0, 0.0, 2)
 
 
 @given(shares)
 def test_bootstrap_lies_within_the_values(values):
-    found = statistics.bootstrap_interval(values, resamples=200)
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+    result = statistics.bootstrap_interval(values, resamples=200)
+    assert min(values) - 1e-9 <= result.low <= result.high <= max(values) + 1e-9
 
 
 @given(shares, st.randoms())
-def test_sides_swapped_swap_the_sign(values, random):
-    others = random.sample(values, len(values))
-    ours = statistics.paired(values, others)
-    theirs = statistics.paired(others, values)
+def test_swapping_the_sides_changes_the_sign(values, random):
+    shuffled = random.sample(values, len(values))
+    ours = statistics.paired(values, shuffled)
+    theirs = statistics.paired(shuffled, values)
     assert ours.p == pytest.approx(theirs.p)
     assert ours.mean == pytest.approx(-theirs.mean)
     assert ours.low == pytest.approx(-theirs.high)
 
 
-def test_equal_differences():
+def test_equal_differences_have_the_p_value_of_the_sign_flip_test():
     # Four of four seeds to one side: 2 of the 2⁴ signs are as extreme.
-    found = statistics.paired([0.9, 0.8, 0.7, 0.6], [0.8, 0.7, 0.6, 0.5])
-    assert found.p == 0.125
-    assert found.mean == found.low == found.high == pytest.approx(0.1)
+    result = statistics.paired([0.9, 0.8, 0.7, 0.6], [0.8, 0.7, 0.6, 0.5])
+    assert result.p == 0.125
+    assert result.mean == result.low == result.high == pytest.approx(0.1)
     same = statistics.paired([0.9, 0.8], [0.9, 0.8])
     assert same == (0.0, 0.0, 0.0, 0.0, 1.0, 2)
     rounded = statistics.paired([0.1 + 0.2, 0.5], [0.3, 0.5])
@@ -144,7 +144,7 @@ def test_holm_rejects_what_the_stepwise_procedure_rejects(p):
 
 
 def test_t_interval_covers():
-    """The interval holds a known mean about as often as it says."""
+    """The interval contains the true mean about as often as its level says."""
     rng = np.random.default_rng(0)
     rows = [statistics.t_interval(v) for v in rng.normal(1.0, 2.0, (2000, 5))]
     assert np.mean([r.low <= 1.0 <= r.high for r in rows]) == pytest.approx(
@@ -152,7 +152,7 @@ def test_t_interval_covers():
     )
 
 
-def test_bad_input():
+def test_bad_input_is_refused():
     with pytest.raises(UserError, match="got 2 and 1"):
         statistics.paired([1.0, 2.0], [1.0])
     with pytest.raises(UserError, match="at least one value"):

@@ -7,9 +7,9 @@ from scipy import stats
 from jaxtl.core.errors import UserError
 from jaxtl.results import study_tables
 from jaxtl.results.database import FAILED
-from jaxtl.results.plots import base
+from jaxtl.results.plots import runs
 from jaxtl.results.records import Record
-from jaxtl.results.settings import Setting, group
+from jaxtl.results.settings import Setting, group_by_setting
 
 
 def setting(name, *accuracies, errors=(), **facts):
@@ -34,8 +34,8 @@ def test_cell_is_mean_and_student_interval_in_percent():
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     cell = study_tables.metric_cell(setting("x", *values), "test", "accuracy")
     assert cell == f"{100 * np.mean(values):.1f} ± {50 * (high - low):.1f}"
-    one = setting("x", 0.5)
-    assert study_tables.metric_cell(one, "test", "accuracy") == "50.0"
+    single = setting("x", 0.5)
+    assert study_tables.metric_cell(single, "test", "accuracy") == "50.0"
     assert study_tables.metric_cell(setting("x"), "test", "accuracy") == "–"
     failed = setting("x", errors=["it diverged"])
     assert study_tables.metric_cell(failed, "test", "accuracy") == "failed"
@@ -56,8 +56,8 @@ def test_names_with_one_slash_make_a_grid():
     rows, columns, cells = study_tables.name_grid(groups)
     assert (rows, columns) == (["a", "b"], ["2", "5"])
     assert set(cells) == {("a", "2"), ("b", "2"), ("a", "5")}
-    others, grid = study_tables.study_tables(groups, "A study.")
-    assert [row[0] for row in others.rows] == ["source"]
+    ungrouped, grid = study_tables.study_tables(groups, "A study.")
+    assert [row[0] for row in ungrouped.rows] == ["source"]
     assert grid.columns == ("", "2", "5", "seeds")
     assert grid.rows == (("a", "10.0", "30.0", "1"), ("b", "20.0", "", "1"))
 
@@ -84,16 +84,16 @@ def test_the_metric_is_drawn_against_a_fact_of_the_runs(tmp_path):
         for i, accuracy in enumerate((0.5, 0.6)):
             [record] = setting(name, accuracy, drift=drift + 0.1 * i).records
             records.append(record)
-    groups = group(records)
-    base.against(groups, "drift", tmp_path / "drift.png")
+    groups = group_by_setting(records)
+    runs.against(groups, "drift", tmp_path / "drift.png")
     assert (tmp_path / "drift.png").stat().st_size > 5_000
     with pytest.raises(UserError, match="did you mean 'drift'"):
-        base.against(groups, "drifts", tmp_path / "no.png")
+        runs.against(groups, "drifts", tmp_path / "no.png")
 
 
 @pytest.mark.parametrize("grid", [True, False])
 def test_plots_are_drawn(tmp_path, grid):
     groups = [setting("2/a", 0.1, 0.2), setting("5/a", 0.3, 0.4), setting("5/b")]
     groups = groups if grid else groups[:1]
-    base.study(groups, tmp_path / "x.png", title="title")
+    runs.study(groups, tmp_path / "x.png", title="title")
     assert (tmp_path / "x.png").stat().st_size > 5_000

@@ -1,4 +1,4 @@
-"""What a summary says of records, against scipy and numbers that are known by hand."""
+"""Summaries of records, against scipy and numbers that are known by hand."""
 
 import pathlib
 
@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 from jaxtl.core.errors import UserError
-from jaxtl.results import records, settings, statistics
-from jaxtl.results.build_summary import summarise
+from jaxtl.results import records, statistics
+from jaxtl.results.build_summary import summarize
 from jaxtl.results.database import Database, Outcome
-from jaxtl.results.records import Collection, Record
+from jaxtl.results.records import Record
 
-SHIFT = (0.0, 0.01, -0.01, 0.005, -0.005)  # of a seed, the same for all settings
+SHIFTS = (0.0, 0.01, -0.01, 0.005, -0.005)  # of a seed, the same for all settings
 RNG = np.random.default_rng(0)
 NOISE = RNG.normal(0, 0.002, (50, 5))
 
@@ -28,76 +28,76 @@ def cell(labels, val=None, test=None, status="done", **facts):
     return Record(labels=labels, status=status, result=result, error=error)
 
 
-def gather(*cells):
-    return Collection(records=cells, axes=records.axes(cells), title="A sweep.")
+def collect(*cells):
+    return records.collect(cells, {"doc": "A sweep."})
 
 
-def seeds(mean, n=5, place=0, **labels):
-    """Returns cells of one setting: val around a mean, test 0.1 below."""
+def seeds(mean, n=5, noise=0, **labels):
+    """Makes cells of one setting: val around a mean, test 0.1 below."""
+    shifts = SHIFTS[:n] + NOISE[noise, :n]
     return [
-        cell(
-            {**labels, "seed": s},
-            mean + SHIFT[s] + NOISE[place, s],
-            mean - 0.1 + SHIFT[s] + NOISE[place, s],
-        )
-        for s in range(n)
+        cell({**labels, "seed": seed}, mean + shift, mean - 0.1 + shift)
+        for seed, shift in enumerate(shifts)
     ]
 
 
 def study(**means):
-    return gather(
-        *(c for i, (m, v) in enumerate(means.items()) for c in seeds(v, 5, i, method=m))
+    """Makes a collection of five seeds per method."""
+    return collect(
+        *(
+            record
+            for i, (method, mean) in enumerate(means.items())
+            for record in seeds(mean, 5, i, method=method)
+        )
     )
 
 
-def by_name(summary):
-    return {line.name: line for line in summary.lines}
+def rows_by_name(summary):
+    return {row.name: row for row in summary.rows}
 
 
-def test_a_line_per_method_paired_with_the_one_called_full():
-    made = study(scratch=0.6, full=0.8, near=0.82, same=0.8)
-    found = summarise(made)
-    assert found.metric == "accuracy"
-    assert found.split == "test"
-    assert found.baseline == {"method": "full"}
-    lines = by_name(found)
-    assert list(lines) == ["scratch", "full", "near", "same"]
-    verdicts = {n: x.comparison and x.comparison.verdict for n, x in lines.items()}
-    assert verdicts == {
-        "scratch": "worse",
-        "full": None,
-        "near": "better",
-        "same": "tie",
+def test_a_row_per_method_is_paired_with_the_method_called_full():
+    collection = study(scratch=0.6, full=0.8, near=0.82, same=0.8)
+    summary = summarize(collection)
+    assert summary.metric == "accuracy"
+    assert summary.split == "test"
+    assert summary.baseline == {"method": "full"}
+    rows = rows_by_name(summary)
+    assert list(rows) == ["scratch", "full", "near", "same"]
+    assert rows["full"].comparison is None
+    verdicts = {
+        name: row.comparison.verdict for name, row in rows.items() if name != "full"
     }
+    assert verdicts == {"scratch": "worse", "near": "better", "same": "tie"}
     values = {
-        name: [made.records[5 * i + s].result["test"]["accuracy"] for s in range(5)]
-        for i, name in enumerate(lines)
+        name: [
+            record.value("test", "accuracy")
+            for record in collection.records
+            if record.labels["method"] == name
+        ]
+        for name in rows
     }
-    p = [
-        stats.ttest_rel(values[n], values["full"]).pvalue
-        for n in ("scratch", "near", "same")
-    ]
-    adjusted = statistics.holm(p)
-    assert [
-        lines[n].comparison.adjusted for n in ("scratch", "near", "same")
-    ] == pytest.approx(adjusted)
-    known = stats.t.interval(
+    compared = ("scratch", "near", "same")
+    p_values = [stats.ttest_rel(values[n], values["full"]).pvalue for n in compared]
+    adjusted = [rows[name].comparison.adjusted for name in compared]
+    assert adjusted == pytest.approx(statistics.holm(p_values))
+    expected = stats.t.interval(
         0.95, 4, np.mean(values["near"]), stats.sem(values["near"])
     )
-    assert lines["near"].test[1:3] == pytest.approx(known)
-    assert [x.name for x in found.lines if x.top] == ["near"]
+    assert rows["near"].test[1:3] == pytest.approx(expected)
+    assert [row.name for row in summary.rows if row.top] == ["near"]
 
 
-def test_lower_is_better_of_a_loss():
-    found = by_name(summarise(study(full=0.8, near=0.9), metric="nll"))
-    assert found["near"].comparison.verdict == "better"
-    assert found["near"].comparison.difference.mean < 0
-    assert found["near"].top
-    assert not found["full"].top
+def test_a_smaller_loss_is_better():
+    rows = rows_by_name(summarize(study(full=0.8, near=0.9), metric="nll"))
+    assert rows["near"].comparison.verdict == "better"
+    assert rows["near"].comparison.difference.mean < 0
+    assert rows["near"].top
+    assert not rows["full"].top
 
 
-def sweep(method="full", val=(0.7, 0.8, 0.75), test=(0.9, 0.6, 0.7), n=3):
-    """Returns cells of three rates, the best on val being the worst on test."""
+def rates(method="full", val=(0.7, 0.8, 0.75), test=(0.9, 0.6, 0.7), n=3):
+    """Makes cells of three rates; the best one on val is the worst one on test."""
     return [
         cell({"method": method, "optim.lr": lr, "seed": s}, v + 0.01 * s, t + 0.01 * s)
         for lr, v, t in zip((1e-3, 1e-2, 1e-1), val, test)
@@ -106,165 +106,144 @@ def sweep(method="full", val=(0.7, 0.8, 0.75), test=(0.9, 0.6, 0.7), n=3):
 
 
 def test_hyperparameters_are_chosen_on_val_and_only_those_are_tested():
-    made = gather(*sweep(), *sweep("other", val=(0.9, 0.8, 0.7)))
-    found = summarise(made)
-    assert found.division.compared == ("method",)
-    assert found.division.tuned == ("optim.lr",)
-    lines = by_name(found)
-    assert lines["full"].tuned == {"optim.lr": 1e-2}
-    assert lines["full"].test.mean == pytest.approx(0.61)
-    assert lines["other"].tuned == {"optim.lr": 1e-3}
-    assert lines["full"].candidates == 3
-    assert len(found.settings) == 6
-    rest = [line for line in found.settings if not line.chosen]
-    assert len(rest) == 4
-    assert all(line.test is None and not line.values["test"] for line in rest)
+    collection = collect(*rates(), *rates("other", val=(0.9, 0.8, 0.7)))
+    summary = summarize(collection)
+    assert summary.roles.compared == ("method",)
+    assert summary.roles.tuned == ("optim.lr",)
+    rows = rows_by_name(summary)
+    assert rows["full"].tuned == {"optim.lr": 1e-2}
+    assert rows["full"].test.mean == pytest.approx(0.61)
+    assert rows["other"].tuned == {"optim.lr": 1e-3}
+    assert rows["full"].candidates == 3
+    assert len(summary.settings) == 6
+    unchosen = [setting for setting in summary.settings if not setting.chosen]
+    assert len(unchosen) == 4
+    assert all(s.test is None and not s.values["test"] for s in unchosen)
 
 
 def test_the_smallest_loss_on_val_is_chosen():
-    found = summarise(gather(*sweep()), metric="nll")
-    assert found.lines[0].tuned == {"optim.lr": 1e-2}
+    summary = summarize(collect(*rates()), metric="nll")
+    assert summary.rows[0].tuned == {"optim.lr": 1e-2}
 
 
 def test_settings_with_fewer_seeds_are_no_candidates():
-    cells = sweep()
+    cells = rates()
     cells[5] = cell(dict(cells[5].labels), status="failed")  # of the best rate
-    found = summarise(gather(*cells))
-    [line] = found.lines
-    assert line.tuned == {"optim.lr": 1e-1}
-    assert line.partial == 1
-    assert line.rival == "lr=0.01 (2 seeds)"
-    failed = next(x for x in found.settings if x.failed)
+    summary = summarize(collect(*cells))
+    [row] = summary.rows
+    assert row.tuned == {"optim.lr": 1e-1}
+    assert row.partial == 1
+    assert row.rival == "lr=0.01 (2 seeds)"
+    failed = next(setting for setting in summary.settings if setting.failed)
     assert failed.seeds == (0, 1)
     assert failed.missing == (2,)
     assert failed.reasons == ("the loss is not finite",)
-    assert found.counts == {"done": 8, "failed": 1}
+    assert summary.counts == {"done": 8, "failed": 1}
 
 
-def test_without_val_nothing_is_tuned():
+def test_nothing_is_tuned_without_val():
     cells = [cell({"optim.lr": lr, "seed": 0}, test=lr) for lr in (0.1, 0.2)]
-    found = summarise(gather(*cells))
-    assert not found.tuned
-    assert [line.name for line in found.lines] == ["lr=0.1", "lr=0.2"]
-
-
-@pytest.mark.parametrize(
-    ("compare", "compared", "tuned"),
-    [
-        (None, ("method", "data.labels_per_class"), ("optim.lr", "terms.l2.weight")),
-        (
-            ["method"],
-            ("method",),
-            ("data.labels_per_class", "optim.lr", "terms.l2.weight"),
-        ),
-        (["lr", "weight"], ("optim.lr", "terms.l2.weight"), None),
-    ],
-)
-def test_axes_are_divided(compare, compared, tuned):
-    axes = {
-        "method": ("a", "b"),
-        "data.labels_per_class": (5, 10),
-        "optim.lr": (0.1, 1),
-        "terms.l2.weight": (0.0, None),
-        "optim.b1": (0.9,),
-        "seed": (0, 1),
-    }
-    found = settings.divide(axes, compare)
-    assert found.compared == compared
-    assert tuned is None or found.tuned == tuned
-    assert found.fixed == {"optim.b1": 0.9}
+    summary = summarize(collect(*cells))
+    assert not summary.tuned
+    assert [row.name for row in summary.rows] == ["lr=0.1", "lr=0.2"]
 
 
 def test_columns_have_their_own_baseline_and_best():
     cells = []
-    for i, (method, n, mean) in enumerate(
+    for i, (method, count, mean) in enumerate(
         [("full", 5, 0.6), ("full", 50, 0.8), ("near", 5, 0.7), ("near", 50, 0.7)]
     ):
-        cells += seeds(mean, 5, i, method=method, **{"data.labels_per_class": n})
-    found = by_name(summarise(gather(*cells)))
-    few, many = (found[f"near, labels_per_class={n}"] for n in (5, 50))
-    assert few.comparison.against == "full, labels_per_class=5"
-    assert many.comparison.against == "full, labels_per_class=50"
-    assert (few.comparison.verdict, many.comparison.verdict) == ("better", "worse")
-    assert [name for name, x in found.items() if x.top] == [
+        labels = {"method": method, "data.labels_per_class": count}
+        cells += seeds(mean, 5, i, **labels)
+    rows = rows_by_name(summarize(collect(*cells)))
+    five, fifty = (rows[f"near, labels_per_class={n}"] for n in (5, 50))
+    assert five.comparison.against == "full, labels_per_class=5"
+    assert fifty.comparison.against == "full, labels_per_class=50"
+    assert (five.comparison.verdict, fifty.comparison.verdict) == ("better", "worse")
+    assert [name for name, row in rows.items() if row.top] == [
         "full, labels_per_class=50",
         "near, labels_per_class=5",
     ]
 
 
 def test_any_setting_may_be_the_baseline():
-    found = summarise(study(a=0.6, b=0.8), baseline=["b"])
-    assert by_name(found)["a"].comparison.against == "b"
-    found = summarise(study(a=0.6, b=0.8))  # the first, where none is called full
-    assert found.baseline == {"method": "a"}
+    summary = summarize(study(a=0.6, b=0.8), baseline=["b"])
+    assert rows_by_name(summary)["a"].comparison.against == "b"
+    summary = summarize(study(a=0.6, b=0.8))  # the first, where none is called full
+    assert summary.baseline == {"method": "a"}
     with pytest.raises(UserError, match=r"method has no value 'c'.*values: a, b"):
-        summarise(study(a=0.6, b=0.8), baseline=["method=c"])
+        summarize(study(a=0.6, b=0.8), baseline=["method=c"])
     with pytest.raises(UserError, match=r"no axis 'metod'; did you mean 'method'"):
-        summarise(study(a=0.6, b=0.8), baseline=["metod=a"])
+        summarize(study(a=0.6, b=0.8), baseline=["metod=a"])
     with pytest.raises(UserError, match=r"tuned on val; .*--compare method optim.lr"):
-        summarise(gather(*sweep(), *sweep("b")), baseline=["lr=0.01"])
+        summarize(collect(*rates(), *rates("b")), baseline=["lr=0.01"])
 
 
 def test_negative_transfer_raises_an_alarm():
-    found = by_name(summarise(study(scratch=0.7, full=0.8, lost=0.6, near=0.6999)))
-    [alarm] = found["lost"].alarms
+    rows = rows_by_name(summarize(study(scratch=0.7, full=0.8, lost=0.6, near=0.6999)))
+    [alarm] = rows["lost"].alarms
     assert alarm.text == "loses to from-scratch"
     assert alarm.comparison.difference.mean == pytest.approx(-0.1, abs=0.005)
-    assert not found["full"].alarms
-    assert not found["scratch"].alarms
-    for alarm in found["near"].alarms:
+    assert not rows["full"].alarms
+    assert not rows["scratch"].alarms
+    for alarm in rows["near"].alarms:
         assert alarm.text == "below from-scratch, not significant"
 
 
-def test_one_seed_below_scratch_can_only_be_told_as_below():
-    made = gather(*seeds(0.7, 1, method="scratch"), *seeds(0.5, 1, 1, method="x"))
-    line = summarise(made).lines[1]
-    assert [a.text for a in line.alarms] == ["below from-scratch, not significant"]
-    assert line.test.half is None
-    assert line.comparison.verdict == ""
+def test_one_seed_below_scratch_is_not_significant():
+    collection = collect(
+        *seeds(0.7, 1, method="scratch"), *seeds(0.5, 1, 1, method="x")
+    )
+    row = summarize(collection).rows[1]
+    assert [a.text for a in row.alarms] == ["below from-scratch, not significant"]
+    assert row.test.half is None
+    assert row.comparison.verdict == ""
 
 
 def test_a_run_without_steps_is_the_untouched_source():
-    cells = seeds(0.8, 5, 0, method="as it was")
-    still = [
+    untouched = [
         cell(
-            dict(c.labels), *(c.value(s, "accuracy") for s in ("val", "test")), steps=0
+            dict(record.labels),
+            record.value("val", "accuracy"),
+            record.value("test", "accuracy"),
+            steps=0,
         )
-        for c in cells
+        for record in seeds(0.8, 5, 0, method="as it was")
     ]
-    knn = seeds(0.4, 5, 2, method="baseline: k-NN on pixels")
-    found = summarise(gather(*still, *seeds(0.7, 5, 1, method="tuned"), *knn))
-    assert found.references == ("the untouched source",)
-    lines = by_name(found)
-    assert [a.text for a in lines["tuned"].alarms] == ["loses to the untouched source"]
-    assert not lines["baseline: k-NN on pixels"].alarms  # it transfers nothing
+    baseline = seeds(0.4, 5, 2, method="baseline: k-NN on pixels")
+    tuned = seeds(0.7, 5, 1, method="tuned")
+    summary = summarize(collect(*untouched, *tuned, *baseline))
+    assert summary.references == ("the untouched source",)
+    rows = rows_by_name(summary)
+    assert [a.text for a in rows["tuned"].alarms] == ["loses to the untouched source"]
+    assert not rows["baseline: k-NN on pixels"].alarms  # it transfers nothing
 
 
-def test_scratch_by_another_name():
-    made = study(zero=0.7, lost=0.5)
-    assert not summarise(made).references
-    found = by_name(summarise(made, scratch=["method=zero"]))
-    assert found["lost"].alarms[0].significant
+def test_the_from_scratch_runs_can_be_named():
+    collection = study(zero=0.7, lost=0.5)
+    assert not summarize(collection).references
+    rows = rows_by_name(summarize(collection, scratch=["method=zero"]))
+    assert rows["lost"].alarms[0].significant
 
 
-def test_other_data_are_compared_with_nothing():
+def test_runs_on_other_data_are_compared_with_nothing():
     source = cell({"run": "source", "seed": 0}, 0.99, 0.99)
     source = Record(labels=source.labels, result=source.result, data="Arrays usps.npz")
-    rest = [
+    targets = [
         Record(labels={"run": m, "seed": s}, result=r.result, data="Arrays mnist.npz")
         for m in ("full", "near")
         for s, r in enumerate(seeds(0.8, 3, method=m))
     ]
-    lines = by_name(summarise(gather(source, *rest)))
-    assert lines["source"].comparison is None
-    assert not lines["source"].top
-    assert lines["full"].top
+    rows = rows_by_name(summarize(collect(source, *targets)))
+    assert rows["source"].comparison is None
+    assert not rows["source"].top
+    assert rows["full"].top
 
 
-def write_sweep(folder: pathlib.Path, cells, **facts):
+def write_sweep(folder: pathlib.Path, cells, **meta):
     folder.mkdir(parents=True)
     with Database(folder, create=True) as database:
-        database.set_meta(doc="A sweep.\n\nMore.", **facts)
+        database.set_meta(doc="A sweep.\n\nMore.", **meta)
         database.add((str(i), c.labels) for i, c in enumerate(cells))
         database.finish(
             Outcome(str(i), c.status, c.result, {}, c.error)
@@ -274,90 +253,67 @@ def write_sweep(folder: pathlib.Path, cells, **facts):
 
 
 def test_folders_of_other_data_are_refused(tmp_path):
-    def of(path):
-        return {
-            "": {"data": {"type": "jaxtl.data.sources.arrays:Arrays", "path": path}}
-        }
+    def experiments(path):
+        data = {"type": "jaxtl.data.sources.arrays:Arrays", "path": path}
+        return {"": {"data": data}}
 
-    a = write_sweep(tmp_path / "a", seeds(0.8), experiments=of("usps.npz"))
-    b = write_sweep(tmp_path / "b", seeds(0.8, method="x"), experiments=of("mnist.npz"))
+    a = write_sweep(tmp_path / "a", seeds(0.8), experiments=experiments("usps.npz"))
+    b = write_sweep(
+        tmp_path / "b", seeds(0.8, method="x"), experiments=experiments("mnist.npz")
+    )
     with pytest.raises(UserError) as error:
-        summarise(records.read([a, b]))
-    told = f"{a} and {b} can't stand in one table: their data are Arrays usps.npz and"
-    assert str(error.value).startswith(told)
+        summarize(records.read([a, b]))
+    start = f"{a} and {b} can't stand in one table: their data are Arrays usps.npz and"
+    assert str(error.value).startswith(start)
 
 
 def test_folders_of_other_metrics_or_test_sets_are_refused():
     a = Record(labels={"run": "a"}, folder="a", result={"test": {"accuracy": 1.0}})
     b = Record(labels={"run": "b"}, folder="b", result={"test": {"mse": 1.0}})
     with pytest.raises(UserError, match="their metrics are accuracy and mse"):
-        summarise(gather(a, b))
-    sized = [
+        summarize(collect(a, b))
+    sizes = [
         Record(
-            labels={"run": n},
-            folder=n,
+            labels={"run": name},
+            folder=name,
             result={"test": {"accuracy": 1.0}, "examples": {"test": size}},
         )
-        for n, size in (("a", 100), ("b", 2000))
+        for name, size in (("a", 100), ("b", 2000))
     ]
     with pytest.raises(UserError, match="they were tested on 100 and 2,000 examples"):
-        summarise(gather(*sized))
+        summarize(collect(*sizes))
 
 
-def test_the_same_labels_of_two_folders_are_told_apart(tmp_path):
-    paths = [
-        write_sweep(tmp_path / n, seeds(0.8, method="full"))
-        for n in ("first", "second")
-    ]
-    found = records.read([*paths, paths[0]])
-    assert len(found.records) == 10
-    assert found.axes["folder"] == ("first", "second")
-
-
-def test_runs_named_by_setting_become_two_axes():
-    cells = [
-        Record(labels={"run": name, "seed": 0})
-        for name in ("src", "mnist/full", "mnist/near", "cifar/full")
-    ]
-    found = records.axes(records._runs_by_setting(cells))
-    assert found["setting"] == ("mnist", "cifar")
-    assert found["run"] == ("src", "full", "near")
-    alone = records._runs_by_setting(cells[:3])
-    assert records.axes(alone)["run"] == ("src", "mnist/full", "mnist/near")
-
-
-def test_nan_is_stored_as_nothing_and_is_no_damage(tmp_path):
+def test_a_missing_value_counts_its_seed_and_not_its_metric(tmp_path):
     cells = seeds(0.8, 2, method="full")
     cells[0].result["test"]["accuracy"] = float("nan")
     path = write_sweep(tmp_path / "a", cells)
-    with Database(path) as database:
-        assert set(database.statuses().values()) == {"done"}
-    [line] = summarise(records.read([path])).lines
-    assert line.test.n == 1
-    assert line.seeds == (0, 1)
+    [row] = summarize(records.read([path])).rows
+    assert row.test.n == 1
+    assert row.seeds == (0, 1)
 
 
 def test_a_damaged_row_is_left_out(tmp_path):
     path = write_sweep(tmp_path / "a", seeds(0.8, 3, method="full"))
     with Database(path) as database:
         database.connection.execute("UPDATE cells SET result = '{' WHERE key = '1'")
-    found = summarise(records.read([path]))
-    assert found.counts == {"done": 2, "damaged": 1}
-    assert found.lines[0].seeds == (0, 2)
-    assert found.title == "A sweep."
+    summary = summarize(records.read([path]))
+    assert summary.counts == {"done": 2, "damaged": 1}
+    assert summary.rows[0].seeds == (0, 2)
+    assert summary.title == "A sweep."
 
 
-def test_bad_input():
-    made = study(full=0.8)
+def test_bad_input_is_refused():
+    collection = study(full=0.8)
     with pytest.raises(UserError, match=r"no run has the metric 'acuracy'; did you"):
-        summarise(made, metric="acuracy")
+        summarize(collection, metric="acuracy")
     with pytest.raises(UserError, match=r"no cell of the sweep is done yet.*2 waiting"):
-        summarise(gather(*[cell({"seed": s}, status="waiting") for s in range(2)]))
+        summarize(collect(*[cell({"seed": s}, status="waiting") for s in range(2)]))
     with pytest.raises(UserError, match=r"no axis 'optim.lr'"):
-        summarise(made, compare=["optim.lr"])
-    untested = gather(cell({"seed": 0}, 0.5))
-    assert summarise(untested).split == "val"
+        summarize(collection, compare=["optim.lr"])
+    untested = collect(cell({"seed": 0}, 0.5))
+    assert summarize(untested).split == "val"
     with pytest.raises(
         UserError, match="no finished run has a finite accuracy on test"
     ):
-        summarise(untested, split="test")
+        summarize(untested, split="test")

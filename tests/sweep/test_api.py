@@ -115,9 +115,9 @@ def test_variants_start_from_each_other(exp):
 
 
 def test_pictures_are_png_and_unknown_ones_are_named(results):
-    assert results.pictures["overview"]._repr_png_().startswith(b"\x89PNG")
+    assert results.plots["overview"]._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(tl.UserError, match="did you mean 'overview'"):
-        results.pictures["overveiw"]
+        results.plots["overveiw"]
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,25 @@
 "use strict";
-// Tables that can be filtered and sorted; what is shown stands in the address, after #,
-// so that a view can be handed on: #filter=LoRA&method=full&sort=3&desc=1. Keys of
-// tables after the first begin with the table's name: #settings.filter=LoRA.
+// Filters and sorts the tables. The address holds the state of all tables after "#", so
+// that a view can be shared: #filter=LoRA&method=full&sort=3&desc=1. Keys of the tables
+// after the first one start with the table's name: #settings.filter=LoRA.
 (() => {
   document.documentElement.classList.add("js");
-  const blocks = [...document.querySelectorAll("[data-sheet]")].map(prepare);
+  const tables = [...document.querySelectorAll("[data-table]")].map(prepare);
 
-  function number(text) {
+  function parseNumber(text) {
     const plain = text.replace(/[,<]/g, "").replace(/\u2212/g, "-").trim();
     return /^[-+]?(\d|\.\d)/.test(plain) ? parseFloat(plain) : NaN;
   }
 
-  function compare(a, b) {
-    const x = number(a), y = number(b);
+  function compareTexts(a, b) {
+    const x = parseNumber(a), y = parseNumber(b);
     if (!isNaN(x) && !isNaN(y)) return x - y || a.localeCompare(b);
     return a.localeCompare(b, undefined, { numeric: true });
   }
 
-  const empty = (text) => text === "" || text === "\u2013";
+  const isMissing = (text) => text === "" || text === "\u2013";
 
-  function prepare(block, place) {
+  function prepare(block, index) {
     const body = block.querySelector("tbody");
     const rows = [...body.rows].map((row) => ({
       row, cells: [...row.cells].map((cell) => cell.textContent.trim()),
@@ -28,7 +28,7 @@
     const input = block.querySelector("input");
     const selects = [...block.querySelectorAll("select")];
     const count = block.querySelector(".count");
-    const prefix = place ? block.dataset.sheet + "." : "";
+    const prefix = index ? block.dataset.table + "." : "";
     const state = { sort: null, desc: false };
 
     function apply() {
@@ -36,17 +36,17 @@
       let shown = 0;
       for (const { row, cells } of rows) {
         const text = cells.join(" ").toLowerCase();
-        const kept = words.every((word) => text.includes(word)) && selects.every(
+        const visible = words.every((word) => text.includes(word)) && selects.every(
           (s) => s.value === "" || cells[+s.dataset.column] === s.value.slice(1));
-        row.hidden = !kept;
-        shown += kept;
+        row.hidden = !visible;
+        shown += visible;
       }
       if (count) count.textContent = `${shown} of ${rows.length} lines shown`;
       const order = state.sort === null ? rows : [...rows].sort((a, b) => {
         const x = a.cells[state.sort], y = b.cells[state.sort];
-        // What is not known stands last, whichever way is up.
-        if (empty(x) !== empty(y)) return empty(x) - empty(y);
-        return (state.desc ? -1 : 1) * compare(x, y);
+        // Missing values come last in either direction.
+        if (isMissing(x) !== isMissing(y)) return isMissing(x) - isMissing(y);
+        return (state.desc ? -1 : 1) * compareTexts(x, y);
       });
       body.append(...order.map(({ row }) => row));
       heads.forEach((head, i) => head.setAttribute("aria-sort",
@@ -56,9 +56,9 @@
     function read(address) {
       if (input) input.value = address.get(prefix + "filter") || "";
       for (const s of selects) {
-        const wanted = address.get(prefix + s.name);
-        const known = [...s.options].some((o) => o.value === "=" + wanted);
-        s.value = wanted !== null && known ? "=" + wanted : "";
+        const value = address.get(prefix + s.name);
+        const exists = [...s.options].some((o) => o.value === "=" + value);
+        s.value = value !== null && exists ? "=" + value : "";
       }
       const sort = parseInt(address.get(prefix + "sort"), 10);
       state.sort = sort >= 0 && sort < heads.length ? sort : null;
@@ -66,7 +66,7 @@
       apply();
     }
 
-    function tell(address) {
+    function write(address) {
       if (input && input.value) address.set(prefix + "filter", input.value);
       for (const s of selects) if (s.value) address.set(prefix + s.name, s.value.slice(1));
       if (state.sort !== null) address.set(prefix + "sort", state.sort);
@@ -76,38 +76,40 @@
     function changed() {
       apply();
       const address = new URLSearchParams();
-      blocks.forEach((other) => other.tell(address));
+      tables.forEach((table) => table.write(address));
       const hash = address.toString();
       history.replaceState(null, "", hash ? "#" + hash : location.pathname);
     }
 
     heads.forEach((head, i) => head.querySelector("button").addEventListener("click", () => {
-      // Numbers from the largest on first; a third click gives the first order back.
-      const first = !head.classList.contains("left");
-      if (state.sort !== i) Object.assign(state, { sort: i, desc: first });
-      else if (state.desc === first) state.desc = !first;
+      // Numbers are sorted from the largest first; a third click restores the order.
+      const descendingFirst = !head.classList.contains("left");
+      if (state.sort !== i) Object.assign(state, { sort: i, desc: descendingFirst });
+      else if (state.desc === descendingFirst) state.desc = !descendingFirst;
       else Object.assign(state, { sort: null, desc: false });
       changed();
     }));
-    for (const one of [input, ...selects]) if (one) one.addEventListener("input", changed);
+    for (const control of [input, ...selects]) {
+      if (control) control.addEventListener("input", changed);
+    }
     const reset = block.querySelector("button[data-reset]");
     if (reset) reset.addEventListener("click", () => {
       read(new URLSearchParams());
       changed();
     });
-    return { read, tell };
+    return { read, write };
   }
 
-  function fromAddress() {
+  function readAddress() {
     const hash = location.hash.slice(1);
-    // Without "=" it is the name of a section, to which the browser goes.
+    // Without "=" it is the name of a section, which the browser scrolls to.
     if (hash === "" || hash.includes("=")) {
       const address = new URLSearchParams(hash);
-      blocks.forEach((block) => block.read(address));
+      tables.forEach((table) => table.read(address));
     }
   }
 
-  blocks.forEach((block) => block.read(new URLSearchParams()));
-  fromAddress();
-  addEventListener("hashchange", fromAddress);
+  tables.forEach((table) => table.read(new URLSearchParams()));
+  readAddress();
+  addEventListener("hashchange", readAddress);
 })();

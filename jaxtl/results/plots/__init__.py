@@ -1,1 +1,1 @@
-"""Plots of runs and sweeps."""
+"""Plots of runs, sweeps and analyses; importing one of them imports matplotlib."""

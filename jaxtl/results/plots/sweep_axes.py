@@ -1,232 +1,299 @@
-"""Pictures of a metric against the axes of a sweep: one as lines, two as a map."""
+"""Plots of a metric against the axes of a sweep: one axis as lines, two as a map."""
 
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from jaxtl.results.plots import sweep_cells as cells
-from jaxtl.results.plots import view as plots_view
-from jaxtl.results.plots.base import COLOURS
-from jaxtl.results.plots.view import View
+from jaxtl.evaluation.metrics import is_finite_number
+from jaxtl.results.labels import (
+    axis_title,
+    labels_title,
+    plot_label,
+    tick_label,
+    value_key,
+)
+from jaxtl.results.plots.panels import (
+    MAX_LINES,
+    WIDTH,
+    legend,
+    outer_labels,
+    panels,
+    save,
+)
+from jaxtl.results.plots.style import COLORS, line_style
+from jaxtl.results.plots.sweep_view import SweepView, seeds_text, split_by
+from jaxtl.results.records import Record
+from jaxtl.results.statistics import Estimate
 
 
-class Scale(NamedTuple):
-    """Where an axis's values lie.
+class AxisScale(NamedTuple):
+    """The positions of an axis's values in a plot.
 
     Attributes:
-      place: `slices.key` of a value -> position.
-      ticks: (position, text) of those that are named.
-      zero: position of a 0 that a logarithm has no place for, else None.
-      joined: whether neighbours may be joined by a line.
+      positions: `labels.value_key` of a value -> position.
+      ticks: (position, text) of the values that are named.
+      zero: position of a 0 that a logarithmic scale has no place for, else None.
+      joined: whether lines join neighboring values.
     """
 
-    place: Mapping[str, float]
+    positions: Mapping[str, float]
     ticks: Sequence[tuple[float, str]]
     zero: float | None
     joined: bool
 
 
-def scale_of(values: Sequence[Any]) -> Scale:
-    """Places an axis's values: logarithmic where they span decades, else evenly spread.
+def axis_scale(values: Sequence[Any]) -> AxisScale:
+    """Places the values of an axis.
 
-    A weight of 0 among numbers that span a factor of eight gets a place of its own,
-    left of the others; values that are no numbers stand in their order.
+    Numbers that span a factor of eight or more are placed by their logarithm, and a 0
+    among them left of the others; other numbers are placed linearly, and values that
+    are no numbers at equal distances.
     """
-    keys = [plots_view.key(v) for v in values]
-    if not all(map(plots_view.is_number, values)):
-        ticks = [(float(i), plots_view.text(v)) for i, v in enumerate(values)]
-        return Scale(dict(zip(keys, map(float, range(len(keys))))), ticks, None, False)
+    keys = [value_key(v) for v in values]
+    if not all(map(is_finite_number, values)):
+        ticks = [(float(i), plot_label(v)) for i, v in enumerate(values)]
+        positions = {key: float(i) for i, key in enumerate(keys)}
+        return AxisScale(positions, ticks, None, False)
     positive = [v for v in values if v > 0]
     wide = len(positive) > 1 and max(positive) / min(positive) >= 8
     if min(values) < 0 or not wide:
-        place = {k: float(v) for k, v in zip(keys, values)}
-        return Scale(place, _named(values, list(place.values())), None, True)
+        positions = {k: float(v) for k, v in zip(keys, values)}
+        ticks = _ticks(values, list(positions.values()))
+        return AxisScale(positions, ticks, None, True)
     logs = np.log10(sorted(positive))
     zero = logs[0] - max(np.median(np.diff(logs)), 0.15 * (logs[-1] - logs[0]))
     places = [math.log10(v) if v > 0 else float(zero) for v in values]
     zero = float(zero) if 0 in values else None
-    return Scale(dict(zip(keys, places)), _named(values, places), zero, True)
+    return AxisScale(dict(zip(keys, places)), _ticks(values, places), zero, True)
 
 
-def _named(values, places, most: int = 9):
-    """Every value's tick, or evenly thinned ones; 0 keeps its own."""
-    order = sorted(range(len(values)), key=lambda i: places[i])
-    every = math.ceil(len(order) / most)
-    kept = [i for n, i in enumerate(order) if n % every == 0 or values[i] == 0]
-    return [(places[i], plots_view.short(values[i])) for i in kept]
+def _ticks(
+    values: Sequence[float], positions: Sequence[float], most: int = 9
+) -> list[tuple[float, str]]:
+    """A tick for every value, or evenly thinned ones; 0 keeps its own."""
+    order = sorted(range(len(values)), key=lambda i: positions[i])
+    step = math.ceil(len(order) / most)
+    named = [i for n, i in enumerate(order) if n % step == 0 or values[i] == 0]
+    return [(positions[i], tick_label(values[i])) for i in named]
 
 
-def against_axis(view: View, name: str, path: pathlib.Path) -> pathlib.Path | None:
+def against_axis(view: SweepView, name: str, path: pathlib.Path) -> pathlib.Path | None:
     """Draws the metric against an axis: means and 95 % intervals over seeds.
 
-    A line per compared value, a panel per condition; at each place the other tuned axes
-    are chosen on val. A tuned axis shows val, a condition test. What has no place on
-    the axis, such as a baseline, is a level line.
+    There is a line per compared value and a panel per condition; at each position the
+    other tuned axes are chosen on val. A tuned axis shows val, a condition test. A
+    setting without a value on the axis, such as a baseline, is a horizontal line.
+
+    Args:
+      view: of the sweep.
+      name: the axis.
+      path: of the PNG.
 
     Returns:
       the PNG's path, None where nothing was measured.
     """
     split = "val" if name in view.tuned else view.split
-    rest = [a for a in view.tuned if a != name]
-    names = list(view.lines(view.records, cells.MOST))
-    scale = scale_of(view.axes[name])
+    lines = list(view.lines(view.records, MAX_LINES))
+    scale = axis_scale(view.axes[name])
     conditions = view.panels(without=name)
-    figure, frame = cells.frames([plots_view.said(c) for c in conditions])
-    drawn: list = []
-    for axis, condition in zip(frame, conditions):
-        lines = view.lines(view.within(condition))
-        for i, line in enumerate(names):
-            groups = plots_view.split_by(lines.get(line, ()), [name])
-            best = {k: view.chosen(g) for (k,), g in groups.items()}
-            points = {k: view.point(g, split) for k, g in best.items()}
-            shown = {k: p for k, p in points.items() if p is not None}
-            look = cells.style(i), (i - (len(names) - 1) / 2) / len(names)
-            drawn += [best[k] for k in _line(axis, scale, shown, line, look, view)]
-        _mark_places(axis, scale)
+    figure, all_axes = panels([labels_title(condition) for condition in conditions])
+    drawn: list[list[Record]] = []
+    for axes, condition in zip(all_axes, conditions):
+        groups = view.lines(view.within(condition))
+        for i, line in enumerate(lines):
+            by_value = split_by(groups.get(line, ()), [name])
+            best = {key: view.best_setting(g) for (key,), g in by_value.items()}
+            estimates = {key: view.estimate(g, split) for key, g in best.items()}
+            estimates = {k: e for k, e in estimates.items() if e is not None}
+            shift = (i - (len(lines) - 1) / 2) / len(lines)
+            style = {**line_style(i), "label": line}
+            keys = _draw_line(axes, scale, estimates, style, shift, view.factor)
+            drawn += [best[key] for key in keys]
+        _draw_ticks(axes, scale)
     if not drawn:
         return None
-    cells.outer_labels(frame, plots_view.name(name), view.label(split))
-    cells.legend(figure, frame)
-    title = f"{split} {view.metric} against {plots_view.name(name)}: mean"
+    outer_labels(all_axes, axis_title(name), view.label(split))
+    legend(figure, all_axes)
+    title = f"{split} {view.metric} against {axis_title(name)}: mean"
     title += " and 95 % interval" * (max(map(len, drawn)) > 1)
-    title += f", {plots_view.seeds(drawn)}"
-    title += "; other settings chosen on val" if rest else ""
-    return cells.save(figure, path, title[0].upper() + title[1:])
+    title += f", {seeds_text(drawn)}"
+    if set(view.tuned) - {name}:
+        title += "; other settings chosen on val"
+    return save(figure, path, title[0].upper() + title[1:])
 
 
-def _line(axis, scale, points, name, look, view) -> list[str]:
-    """Draws one line; returns the keys of the places that it shows."""
-    style, shift = look
-    there = sorted((k for k in points if k in scale.place), key=scale.place.get)
-    level = plots_view.key(None)
-    if level in points and not there:
-        style.update(linestyle="--", marker="")
-        axis.axhline(view.factor * points[level].mean, label=name, lw=1.4, **style)
+def _draw_line(
+    axes: Axes,
+    scale: AxisScale,
+    estimates: Mapping[str, Estimate],
+    style: dict[str, Any],
+    shift: float,
+    factor: float,
+) -> list[str]:
+    """Draws one line.
+
+    Args:
+      axes: of the panel.
+      scale: of the x axis.
+      estimates: `value_key` of a value -> the metric.
+      style: of the line, with its label.
+      shift: of its points to the side, in (−½, ½).
+      factor: that the metric is multiplied by.
+
+    Returns:
+      the keys of the values that it shows.
+    """
+    keys = sorted(
+        (k for k in estimates if k in scale.positions), key=scale.positions.get
+    )
+    level = value_key(None)
+    if level in estimates and not keys:
+        style = {**style, "linestyle": "--", "marker": "", "linewidth": 1.4}
+        axes.axhline(factor * estimates[level].mean, **style)
         return [level]
-    if not there:
+    if not keys:
         return []
     # Side by side, so that intervals can be read where lines cross.
-    span = max(scale.place.values()) - min(scale.place.values()) or 1.0
-    x = np.array([scale.place[k] for k in there]) + 0.03 * shift * span
-    mean = view.factor * np.array([points[k].mean for k in there])
-    half = view.factor * np.array([points[k].half or 0.0 for k in there])
-    joined = style.pop("linestyle")
+    span = max(scale.positions.values()) - min(scale.positions.values()) or 1.0
+    x = np.array([scale.positions[k] for k in keys]) + 0.03 * shift * span
+    mean = factor * np.array([estimates[k].mean for k in keys])
+    half = factor * np.array([estimates[k].half or 0.0 for k in keys])
+    label, dashes = style.pop("label"), style.pop("linestyle")
     bars = {"capsize": 3, "elinewidth": 1, "markersize": 5, "linestyle": "none"}
-    axis.errorbar(x, mean, yerr=half, **bars, **style)
-    style["linestyle"] = joined if scale.joined else "none"
-    first = int(scale.zero is not None and scale.place[there[0]] == scale.zero)
-    axis.plot(x[first:], mean[first:], label=name, markersize=5, lw=1.5, **style)
-    if first:  # 0 lies infinitely far to the left
-        axis.plot(x[:2], mean[:2], ":", color=style["color"], linewidth=1, alpha=0.7)
-    return there
+    axes.errorbar(x, mean, yerr=half, **bars, **style)
+    style |= {"linestyle": dashes if scale.joined else "none", "markersize": 5}
+    first = int(scale.zero is not None and scale.positions[keys[0]] == scale.zero)
+    axes.plot(x[first:], mean[first:], label=label, linewidth=1.5, **style)
+    if first:  # a dotted line, since 0 is infinitely far to the left
+        color = {"color": style["color"], "linewidth": 1, "alpha": 0.7}
+        axes.plot(x[:2], mean[:2], ":", **color)
+    return keys
 
 
-def _mark_places(axis, scale: Scale) -> None:
-    long = max((len(t) for _, t in scale.ticks), default=0)
-    crowded = sum(len(t) + 1 for _, t in scale.ticks) > 36
-    rotation = {"rotation": 90 if long > 12 else 45} if crowded else {}
-    axis.set_xticks(*zip(*scale.ticks), **rotation)
-    axis.minorticks_off()
-    places = sorted(scale.place.values())
-    room = 0.06 * (places[-1] - places[0]) or 0.5
-    axis.set_xlim(places[0] - room, places[-1] + room)
+def _draw_ticks(axes: Axes, scale: AxisScale) -> None:
+    """Draws the ticks of the x axis, and "//" between a 0 and a logarithmic scale."""
+    longest = max((len(text) for _, text in scale.ticks), default=0)
+    crowded = sum(len(text) + 1 for _, text in scale.ticks) > 36
+    rotation = {"rotation": 90 if longest > 12 else 45} if crowded else {}
+    axes.set_xticks(*zip(*scale.ticks), **rotation)
+    axes.minorticks_off()
+    positions = sorted(scale.positions.values())
+    margin = 0.06 * (positions[-1] - positions[0]) or 0.5
+    axes.set_xlim(positions[0] - margin, positions[-1] + margin)
     if scale.zero is not None:
-        middle = (places[0] + places[1]) / 2
+        middle = (positions[0] + positions[1]) / 2
         style = {"ha": "center", "va": "center", "clip_on": False, "fontsize": 11}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        where = axis.get_xaxis_transform()
-        axis.text(middle, 0, "//", transform=where, bbox=box, **style)
+        transform = axes.get_xaxis_transform()
+        axes.text(middle, 0, "//", transform=transform, bbox=box, **style)
 
 
-def heat_map(view: View, x: str, y: str, path: pathlib.Path) -> pathlib.Path | None:
-    """Draws the mean val metric over two axes with numbers in the cells.
+def heat_map(
+    view: SweepView, x: str, y: str, path: pathlib.Path
+) -> pathlib.Path | None:
+    """Draws the mean val metric over two axes, with figures in the cells.
 
-    A panel for each of up to four compared values, the best ones on val; other
-    conditions are at their last value, other tuned axes chosen on val in each cell. The
-    best cell of a panel has a frame.
+    There is a panel for each of up to four compared values, those that are best on val;
+    other conditions have their last value, and other tuned axes are chosen on val in
+    each cell. A frame marks the best cell of a panel.
+
+    Args:
+      view: of the sweep.
+      x: the horizontal axis.
+      y: the vertical axis.
+      path: of the PNG.
 
     Returns:
       the PNG's path, None where nothing was measured on val.
     """
-    panels = _map_panels(view, x, y)
-    grids = {n: _grid(view, g, x, y) for n, g in panels.items()}
-    grids = {n: g for n, g in grids.items() if np.isfinite(g).any()}
-    if not grids:
+    groups = _map_groups(view, x, y)
+    maps = {name: _map_values(view, group, x, y) for name, group in groups.items()}
+    maps = {name: values for name, values in maps.items() if np.isfinite(values).any()}
+    if not maps:
         return None
-    wide, high = len(view.axes[x]), len(view.axes[y])
-    columns = 2 if len(grids) > 1 and wide <= 6 else 1
-    rows = math.ceil(len(grids) / columns)
-    height = 1.5 + rows * max(1.8, min(4.0, 0.42 * high + 0.8))
-    figure = Figure(figsize=(cells.WIDE, height), layout="constrained")
-    frame = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in frame[len(grids) :]:
-        axis.set_axis_off()
-    found = view.factor * np.concatenate([g.ravel() for g in grids.values()])
-    low, high = np.nanmin(found), np.nanmax(found)
+    columns = 2 if len(maps) > 1 and len(view.axes[x]) <= 6 else 1
+    rows = math.ceil(len(maps) / columns)
+    row_height = max(1.8, min(4.0, 0.42 * len(view.axes[y]) + 0.8))
+    size = (WIDTH, 1.5 + rows * row_height)
+    figure = Figure(figsize=size, layout="constrained")
+    all_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in all_axes[len(maps) :]:
+        axes.set_axis_off()
+    values = view.factor * np.concatenate([v.ravel() for v in maps.values()])
+    low, high = np.nanmin(values), np.nanmax(values)
     limits = (low, high) if high > low else (low - 1, high + 1)
-    for axis, (name, grid) in zip(frame, grids.items()):
-        picture = _map(axis, view, grid, view.axes[x], view.axes[y], limits)
-        axis.set_title(name, loc="left", fontsize=10)
-        axis.set_xlabel(plots_view.name(x))
-        axis.set_ylabel(plots_view.name(y))
-    figure.colorbar(picture, ax=frame, label=view.label("val"), shrink=0.8)
-    used = [r for group in panels.values() for r in group]
-    n = plots_view.seeds(plots_view.split_by(used, list(view.axes)).values())
-    names = f"{plots_view.name(x)} and {plots_view.name(y)}"
-    title = f"Mean {view.label('val')} over {names}, {n}"
-    rest = set(view.tuned) - {x, y}
-    return cells.save(
-        figure, path, title + ("; other settings chosen on val" if rest else "")
-    )
+    for axes, (name, values) in zip(all_axes, maps.items()):
+        image = _draw_map(axes, view, values, (x, y), limits)
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_xlabel(axis_title(x))
+        axes.set_ylabel(axis_title(y))
+    figure.colorbar(image, ax=all_axes, label=view.label("val"), shrink=0.8)
+    records = [record for group in groups.values() for record in group]
+    seeds = seeds_text(split_by(records, list(view.axes)).values())
+    names = f"{axis_title(x)} and {axis_title(y)}"
+    title = f"Mean {view.label('val')} over {names}, {seeds}"
+    if set(view.tuned) - {x, y}:
+        title += "; other settings chosen on val"
+    return save(figure, path, title)
 
 
-def _map_panels(view: View, x: str, y: str) -> dict:
+def _map_groups(view: SweepView, x: str, y: str) -> dict[str, list[Record]]:
+    """Title of a panel -> its records."""
     last = {a: view.axes[a][-1] for a in view.conditions if a not in (x, y)}
-    inside = [r for r in view.within(last) if x in r.labels and y in r.labels]
-    note = plots_view.said(last)
-    lines = view.lines(inside, most=4).items()
-    return {", ".join(t for t in (name, note) if t): group for name, group in lines}
+    records = [r for r in view.within(last) if x in r.labels and y in r.labels]
+    condition = labels_title(last)
+    lines = view.lines(records, most=4)
+    return {
+        ", ".join(text for text in (name, condition) if text): group
+        for name, group in lines.items()
+    }
 
 
-def _grid(view: View, records, x: str, y: str) -> np.ndarray:
-    groups, xs, ys = plots_view.split_by(records, [x, y]), view.axes[x], view.axes[y]
-    grid = np.full((len(ys), len(xs)), np.nan)
-    for (i, b), (j, a) in itertools.product(enumerate(ys), enumerate(xs)):
-        best = view.chosen(groups.get((plots_view.key(a), plots_view.key(b)), ()))
-        found = view.point(best, "val")
-        grid[i, j] = np.nan if found is None else found.mean
-    return grid
+def _map_values(
+    view: SweepView, records: Iterable[Record], x: str, y: str
+) -> np.ndarray:
+    """The mean val metric, (values of y, values of x); NaN where it is missing."""
+    groups = split_by(records, [x, y])
+    xs, ys = map(value_key, view.axes[x]), map(value_key, view.axes[y])
+    values = []
+    for b, a in itertools.product(ys, list(xs)):
+        estimate = view.estimate(view.best_setting(groups.get((a, b), ())), "val")
+        values.append(np.nan if estimate is None else estimate.mean)
+    return np.array(values, float).reshape(len(view.axes[y]), len(view.axes[x]))
 
 
-def _map(axis, view, values, xs, ys, limits):
+def _draw_map(
+    axes: Axes,
+    view: SweepView,
+    values: np.ndarray,
+    names: tuple[str, str],
+    limits: tuple[float, float],
+) -> AxesImage:
     (low, high), grid = limits, view.factor * values
-    picture = axis.imshow(
+    xs, ys = (view.axes[name] for name in names)
+    image = axes.imshow(
         grid, cmap="cividis", vmin=low, vmax=high, aspect="auto", origin="lower"
     )
     digits = 1 if view.factor == 100 else 2
-    small = 9 if len(xs) <= 6 else 7
+    style = {"ha": "center", "va": "center", "fontsize": 9 if len(xs) <= 6 else 7}
     for i, j in np.ndindex(*grid.shape):
         if np.isfinite(grid[i, j]) and len(xs) <= 12:
-            colour = "black" if grid[i, j] > (low + high) / 2 else "white"
-            shown = f"{grid[i, j]:.{digits}f}"
-            axis.text(
-                j, i, shown, color=colour, ha="center", va="center", fontsize=small
-            )
+            color = "black" if grid[i, j] > (low + high) / 2 else "white"
+            axes.text(j, i, f"{grid[i, j]:.{digits}f}", color=color, **style)
     if np.isfinite(grid).any():
         best = np.nanargmax(grid if view.higher else -grid)
         i, j = np.unravel_index(best, grid.shape)
-        axis.add_patch(_frame(j, i))
-    axis.set_xticks(range(len(xs)), [plots_view.short(v) for v in xs], fontsize=9)
-    axis.set_yticks(range(len(ys)), [plots_view.short(v) for v in ys], fontsize=9)
-    return picture
-
-
-def _frame(j: int, i: int):
-    place = (j - 0.47, i - 0.46)
-    return Rectangle(place, 0.94, 0.92, fill=False, edgecolor=COLOURS[4], linewidth=2.5)
+        corner = (j - 0.47, i - 0.46)
+        frame = {"fill": False, "edgecolor": COLORS[4], "linewidth": 2.5}
+        axes.add_patch(Rectangle(corner, 0.94, 0.92, **frame))
+    axes.set_xticks(range(len(xs)), [tick_label(v) for v in xs], fontsize=9)
+    axes.set_yticks(range(len(ys)), [tick_label(v) for v in ys], fontsize=9)
+    return image

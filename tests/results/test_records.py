@@ -1,0 +1,94 @@
+"""Records as they are read from sweeps and from directories of runs."""
+
+import json
+
+import pytest
+
+from jaxtl.core.errors import UserError
+from jaxtl.results import records
+from jaxtl.results.database import Database, Outcome
+from jaxtl.results.records import Record
+from jaxtl.training import run_dir
+
+
+def write_sweep(folder, values):
+    """Writes a sweep with a cell per test accuracy."""
+    folder.mkdir(parents=True)
+    with Database(folder, create=True) as database:
+        database.set_meta(doc="A sweep.\n\nMore.")
+        database.add(
+            (str(s), {"method": "full", "seed": s}) for s in range(len(values))
+        )
+        database.finish(
+            Outcome(str(seed), "done", {"test": {"accuracy": value}}, {})
+            for seed, value in enumerate(values)
+        )
+    return folder
+
+
+def write_run(folder, *, variant="", seed=0):
+    folder.mkdir(parents=True)
+    stored = {"variant": variant, "experiment": {"seed": seed}}
+    (folder / run_dir.MARK).write_text(json.dumps(stored))
+    (folder / "result.json").write_text(json.dumps({"test": {"accuracy": 0.5}}))
+
+
+def test_the_same_labels_in_two_folders_get_an_axis(tmp_path):
+    paths = [write_sweep(tmp_path / name, [0.8] * 5) for name in ("first", "second")]
+    collection = records.read([*paths, paths[0]])
+    assert len(collection.records) == 10
+    assert collection.axes["folder"] == ("first", "second")
+
+
+def test_runs_named_by_setting_become_two_axes():
+    names = ("src", "mnist/full", "mnist/near", "cifar/full")
+    runs = [Record(labels={"run": name, "seed": 0}) for name in names]
+    axes = records.collect(runs).axes
+    assert axes["setting"] == ("mnist", "cifar")
+    assert axes["run"] == ("src", "full", "near")
+    # One setting alone is no axis.
+    assert records.collect(runs[:3]).axes["run"] == names[:3]
+
+
+def test_nan_is_stored_as_null_and_damages_no_row(tmp_path):
+    path = write_sweep(tmp_path / "a", [0.8, float("nan")])
+    with Database(path) as database:
+        assert set(database.statuses().values()) == {"done"}
+    values = [r.value("test", "accuracy") for r in records.read([path]).records]
+    assert values == [0.8, None]
+
+
+def test_the_title_is_the_first_line_of_the_docstring(tmp_path):
+    assert records.read([write_sweep(tmp_path / "a", [0.8])]).title == "A sweep."
+
+
+def test_runs_are_named_by_their_variant_or_their_directory(tmp_path):
+    write_run(tmp_path / "study" / "slow_one" / "seed3", variant="slow one", seed=3)
+    write_run(tmp_path / "alone", seed=1)
+    study = records.read([tmp_path / "study"])
+    assert [dict(r.labels) for r in study.records] == [{"run": "slow one", "seed": 3}]
+    both = records.read([tmp_path / "study", tmp_path / "alone"])
+    assert both.axes["run"] == ("study/slow one", "alone")
+
+
+def test_runs_by_directory_share_the_name_of_their_seeds(tmp_path):
+    for seed in (10, 9):
+        write_run(tmp_path / "a" / f"seed{seed}", variant="x", seed=seed)
+    write_run(tmp_path / "b")
+    labels = [dict(r.labels) for r in records.read_by_directory([tmp_path])]
+    assert labels == [
+        {"run": str(tmp_path / "a"), "seed": 9},
+        {"run": str(tmp_path / "a"), "seed": 10},
+        {"run": str(tmp_path / "b")},
+    ]
+    [record] = records.read_by_directory([tmp_path / "a" / "seed9"])
+    assert record.labels == {"run": str(tmp_path / "a" / "seed9")}
+
+
+def test_directories_without_results_are_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no directory"):
+        records.read([tmp_path / "none"])
+    with pytest.raises(UserError, match="holds neither a sweep nor a finished run"):
+        records.read([tmp_path])
+    with pytest.raises(UserError, match=r"holds no finished run.*jaxtl resume"):
+        records.read_by_directory([tmp_path])
