@@ -117,7 +117,10 @@ def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
         found = timed(rows, "read", n, lambda: records.read([folder]))
         made = timed(rows, "summary", n, lambda: summarize(found))
         timed(
-            rows, "Markdown", n, lambda: [*map(writers.markdown, tables.summary_tables(made))]
+            rows,
+            "Markdown",
+            n,
+            lambda: [*map(writers.markdown, tables.summary_tables(made))],
         )
         timed(rows, "CSV of cells", n, lambda: writers.cells_csv(found))
         timed(rows, "write, a file each", n, lambda: write_files(files, cells))

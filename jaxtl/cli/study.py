@@ -28,7 +28,9 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     if run.parts.model.loading:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
     result = loop.train(run)
-    groups = settings.group_by_setting([Record(labels={"run": str(folder)}, result=result)])
+    groups = settings.group_by_setting(
+        [Record(labels={"run": str(folder)}, result=result)]
+    )
     terminal.print(writers.rich_table(study_tables.runs_table(groups)))
     _print_selection_cost(terminal, [result])
     terminal.print(f"written to {folder}")
@@ -83,7 +85,9 @@ def _train_jobs(
             seconds = time.perf_counter() - start
             display.update(group, unfinished[job.variant] == 0, seconds)
     # Jobs come in the order in which they need each other, which may be another one.
-    return settings.group_by_setting(record for runs in records.values() for record in runs)
+    return settings.group_by_setting(
+        record for runs in records.values() for record in runs
+    )
 
 
 def _print_selection_cost(terminal: Any, results: Sequence[dict[str, Any]]) -> None:

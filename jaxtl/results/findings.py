@@ -154,7 +154,9 @@ def _selection_cost(summary: Summary) -> list[str]:
     monitors = {(r.get("choosing") or {}).get("monitor", "") for r in results}
     oracles = sorted(m for m in monitors if m and m not in metrics.CRITERIA)
     return [cost] * bool(cost) + [
-        f"{model_selection.oracle_warning(name)}." for name in oracles if name not in cost
+        f"{model_selection.oracle_warning(name)}."
+        for name in oracles
+        if name not in cost
     ]
 
 
