@@ -9,7 +9,7 @@ from jaxtl import pretrained
 from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.pretrained import hf_peft_folder
+from jaxtl.pretrained import hf_peft_write
 from jaxtl.training import setup
 from jaxtl.training.run_dir import read_experiment
 
@@ -88,7 +88,7 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     trainable = trees.flatten(run.program.base_mask)
     stages = dict.fromkeys(path.split("/")[0] for path, m in trainable.items() if m)
     is_hub = isinstance(exp.init, pretrained.FromHub)
-    return hf_peft_folder.save_adapter(
+    return hf_peft_write.save_adapter(
         target,
         exp.peft,
         jax.device_get(delta),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .bert import Bert as Bert
     from .causal_lm import generate as generate
     from .cnn import CNN as CNN
+    from .foreign import foreign as foreign
     from .gpt2 import GPT2 as GPT2
     from .llama import Llama as Llama
     from .mlp import MLP as MLP
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
     from .staged import Staged as Staged
-    from .staged import foreign as foreign
     from .vgg import VGG as VGG
     from .vit import ViT as ViT
 

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models import staged, weight_layout
-from jaxtl.models.layers import transformer
+from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 PREDICTS = ("class", "token")
 POOLINGS = ("pooler", "mean", "first")
-_REDUCTIONS = {"mean": transformer.mean_state, "first": transformer.first_state}
+_REDUCTIONS = {"mean": sequences.mean_state, "first": sequences.first_state}
 
 
 class _BertEmbeddings(nn.Module):
@@ -36,8 +36,8 @@ class _BertEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        ids, mask = transformer.token_inputs(x)
-        transformer.check_length(ids.shape[1], self.context)
+        ids, mask = sequences.token_inputs(x)
+        sequences.check_length(ids.shape[1], self.context)
 
         def table(rows: int, name: str) -> nn.Embed:
             return nn.Embed(
@@ -45,7 +45,7 @@ class _BertEmbeddings(nn.Module):
             )
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        positions = transformer.token_positions(mask) + self.offset
+        positions = sequences.token_positions(mask) + self.offset
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
         states += table(self.context + self.offset, "position")(positions)

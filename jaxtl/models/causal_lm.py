@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, Tokens
 from jaxtl.models import staged
-from jaxtl.models.layers import transformer
+from jaxtl.models.layers import sequences, transformer
 
 PREDICTS = ("next", "class")
 
@@ -45,7 +45,7 @@ class _LastTokenHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
-        x = transformer.last_state(x) if isinstance(x, Tokens) else x
+        x = sequences.last_state(x) if isinstance(x, Tokens) else x
         dense = nn.Dense(
             self.outputs, use_bias=False, kernel_init=transformer.INIT, name="dense"
         )
@@ -86,7 +86,7 @@ class CausalLM(staged.Staged):
         return self.heads, self.width // self.heads
 
     def reduction(self) -> Callable[[Any], Any] | None:
-        return transformer.last_state if self.predict == "class" else None
+        return sequences.last_state if self.predict == "class" else None
 
     def add_head(self) -> None:
         """Registers the head that `predict` names."""
@@ -153,10 +153,10 @@ def generate(
       UserError: a model that does not predict the next token, a text that would become
         too long, a missing key, parameters of adapters or prompts.
     """
-    ids, mask = transformer.token_inputs(prompts)
+    ids, mask = sequences.token_inputs(prompts)
     if model.predict != "next":
         raise UserError(f"generate needs predict='next'; got {model.predict!r}.")
-    transformer.check_length(ids.shape[1] + tokens, model.context)
+    sequences.check_length(ids.shape[1] + tokens, model.context)
     if temperature > 0 and key is None:
         raise UserError("generate with temperature > 0 needs key=jax.random.key(…).")
     if tokens < 1:
@@ -192,7 +192,7 @@ def _generate(
         params = staged.cast_tree(params, jnp.dtype(model.dtype or model.param_dtype))
     ids, mask = _padded_left(ids, mask)
     real = jnp.pad(mask, ((0, 0), (0, tokens)), constant_values=True)
-    positions = transformer.token_positions(real)
+    positions = sequences.token_positions(real)
 
     def logits_after(ids: jax.Array, index: jax.Array, caches: list) -> tuple:
         """Logits behind the new tokens, which are put at `index` of the caches."""

@@ -12,7 +12,7 @@ import jax
 
 from jaxtl.core.types import Tokens
 from jaxtl.models import causal_lm, staged, weight_layout
-from jaxtl.models.layers import transformer
+from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 
@@ -32,9 +32,9 @@ class _GPT2Embeddings(nn.Module):
         self.drop = staged.Dropout(self.dropout)
 
     def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        ids, mask = transformer.token_inputs(x)
-        transformer.check_length(ids.shape[1], self.context)
-        states = self.embed(ids, transformer.token_positions(mask))
+        ids, mask = sequences.token_inputs(x)
+        sequences.check_length(ids.shape[1], self.context)
+        states = self.embed(ids, sequences.token_positions(mask))
         return Tokens(self.drop(states, mode), mask)
 
     def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models import causal_lm, weight_layout
-from jaxtl.models.layers import transformer
+from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.staged import Mode
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
@@ -30,8 +30,8 @@ class _LlamaEmbeddings(nn.Module):
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
     def __call__(self, x: Mapping[str, Any], mode: Mode) -> Tokens:
-        ids, mask = transformer.token_inputs(x)
-        transformer.check_length(ids.shape[1], self.context)
+        ids, mask = sequences.token_inputs(x)
+        sequences.check_length(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
     def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:

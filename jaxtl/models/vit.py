@@ -15,7 +15,7 @@ import numpy as np
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models import staged, weight_layout
-from jaxtl.models.layers import transformer
+from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.layers.conv import Conv
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
@@ -96,7 +96,7 @@ class _ClassTokenHead(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
         dense = nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")
-        return dense(transformer.first_state(x) if isinstance(x, Tokens) else x)
+        return dense(sequences.first_state(x) if isinstance(x, Tokens) else x)
 
 
 class ViT(staged.Staged):
@@ -141,7 +141,7 @@ class ViT(staged.Staged):
         self.add("head", _ClassTokenHead(self.outputs))
 
     def reduction(self) -> Callable[[Any], Any]:
-        return transformer.first_state
+        return sequences.first_state
 
     def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}

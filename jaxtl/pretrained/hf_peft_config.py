@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.pretrained import hf_peft_layout
+from jaxtl.pretrained import hf_peft_codecs
 
 # Entries that jaxtl supports, or that do not affect the values. Any other entry that is
 # set changes the meaning of the tensors.
@@ -59,7 +59,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise UserError(f"{str(path)!r} is no JSON.") from None
-    hf_peft_layout.codec_of_kind(config.get("peft_type"))
+    hf_peft_codecs.codec_of_kind(config.get("peft_type"))
     if config.get("bias", "none") != "none":
         raise UserError(
             f"{str(path)!r}: bias={config['bias']!r} means that biases were trained "

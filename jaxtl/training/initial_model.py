@@ -15,7 +15,7 @@ from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.pretrained import hf_peft_folder, match
+from jaxtl.pretrained import hf_peft_read, match
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
 
@@ -180,7 +180,7 @@ def _reparametrized(exp: Experiment, model: InitialModel, x: PyTree) -> InitialM
     shapes = jax.eval_shape(network.apply, params, model.stats, x).features
     peft_params, constants = peft.init(key, params, shapes), peft.constants(params)
     if peft.start is not None:
-        peft_params, constants, saved = hf_peft_folder.read_start(
+        peft_params, constants, saved = hf_peft_read.read_start(
             peft, model.config, params
         )
         params = trees.map_with_path(

@@ -1,4 +1,4 @@
-"""CIFAR ResNets and MobileNet against real weights and the outputs of their makers."""
+"""CIFAR ResNets and MobileNet against real weights and their reference outputs."""
 
 import io
 import itertools
@@ -19,7 +19,7 @@ STD = np.float32([0.229, 0.224, 0.225])
 
 
 def load(model, path, x):
-    """Returns (network, params, stats, file) with every tensor of the file loaded."""
+    """(network, params, stats) with every tensor of the file loaded."""
     file = tensor_files.read(path)
     layout = next(iter(model.layouts().values()))
     network = model.pure()
@@ -27,10 +27,10 @@ def load(model, path, x):
     weights = convert.to_weights(file.tensors, layout, file.meta)
     params, stats, _, rows = match(params, stats, weights)
     assert {r.status for r in rows} == {"loaded"}
-    back = convert.to_tensors(params, stats, layout)
-    for tensor, given in file.tensors.items():
-        written = back[convert.without_prefix(tensor, layout)]
-        assert written.tobytes() == np.asarray(given).tobytes(), tensor
+    tensors = convert.to_tensors(params, stats, layout)
+    for name, value in file.tensors.items():
+        written = tensors[convert.without_prefix(name, layout)]
+        assert written.tobytes() == np.asarray(value).tobytes(), name
     return network, params, stats
 
 
@@ -86,10 +86,10 @@ def test_resnet20_on_the_jpeg_test_images_has_its_known_accuracy(data_dir):
     model = ResNet(outputs=10, depth=20)
     network, params, stats = load(model, path, np.zeros((1, 32, 32, 3), np.float32))
     logits = jax.jit(lambda x: network.apply(params, stats, x).logits)
-    right = sum(
+    correct = sum(
         int((logits((part / 255 - MEAN) / STD).argmax(-1) == y).sum())
         for part, y in zip(
             np.split(x.astype(np.float32), 10), np.split(data["label"], 10)
         )
     )
-    assert abs(right / len(x) - 0.8103) <= 0.001
+    assert abs(correct / len(x) - 0.8103) <= 0.001

@@ -1,4 +1,4 @@
-"""Batch normalisation against torch in float64."""
+"""Batch normalization against torch in float64."""
 
 import flax.linen as nn
 import jax
@@ -50,8 +50,8 @@ def test_batch_norm_is_torch_s(train):
         return Stage().apply(variables, x, mode, mutable=["batch_stats"])
 
     params = {"scale": scale, "bias": bias}
-    y, back, new = jax.vjp(apply, params, x, has_aux=True)
-    grads, gx = back(ct)
+    y, pull, new = jax.vjp(apply, params, x, has_aux=True)
+    grads, gx = pull(ct)
     close(y, ty.detach().numpy().transpose(0, 2, 3, 1))
     close(gx, tx.grad.numpy().transpose(0, 2, 3, 1))
     close(grads["scale"], theirs.weight.grad.numpy())

@@ -1,7 +1,8 @@
-"""Dense layers seen from within: in every family, what is shown gives the gradients."""
+"""Taps of dense layers: in every family their inputs give the kernels' gradients."""
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from model_rows import MODELS, filled
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
-from jaxtl.models import MLP, staged
+from jaxtl.models import MLP, foreign, staged
 from jaxtl.terms.regularizers import dense_layers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -23,8 +24,8 @@ def test_the_layers_named_by_their_leaves_are_those_that_run(name):
     model, x = MODELS[name]
     network = model.pure()
     shapes = jax.eval_shape(network.init, jax.random.key(0), x)
-    out, seen = jax.eval_shape(lambda p, s: network.taps(p, s, x, {}), *shapes)
-    assert set(seen) == set(dense_layers.paths(shapes[0]))
+    out, paths = jax.eval_shape(lambda p, s: network.taps(p, s, x, {}), *shapes)
+    assert set(paths) == set(dense_layers.paths(shapes[0]))
     plain = jax.eval_shape(lambda p, s: network.apply(p, s, x), *shapes)
     assert out == plain
 
@@ -56,24 +57,24 @@ def test_inputs_and_gradients_at_the_outputs_make_the_kernels_gradients(
         outputs, inputs, pull = dense_layers.watch(
             network, params, stats, x, layers, stop
         )
-        back = pull(v)
+        pulled = pull(v)
 
         def f(p):
             return vectors(network.apply(p, stats, x, stop=stop).logits)
 
         plain, reverse = jax.vjp(f, params)
-        return outputs, inputs, back, plain, reverse(v)[0]
+        return outputs, inputs, pulled, plain, reverse(v)[0]
 
     shape = jax.eval_shape(
         lambda: vectors(network.apply(params, stats, x, stop=stop).logits)
     ).shape
     v = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    outputs, inputs, back, plain, grads = both(params, v)
+    outputs, inputs, pulled, plain, grads = both(params, v)
     np.testing.assert_allclose(outputs, plain, rtol=1e-5, atol=1e-6)
-    grads, seen = trees.flatten(grads), set(inputs)
-    assert seen == set(layers) if stop is None else seen < set(layers)
-    for path in seen:
-        a, d = np.asarray(inputs[path]), np.asarray(back[path])
+    grads, paths = trees.flatten(grads), set(inputs)
+    assert paths == set(layers) if stop is None else paths < set(layers)
+    for path in paths:
+        a, d = np.asarray(inputs[path]), np.asarray(pulled[path])
         kernel = np.einsum("nti,nto->io", a, d)
         np.testing.assert_allclose(kernel, grads[f"{path}/kernel"], atol=2e-5)
         if f"{path}/bias" in grads:
@@ -94,7 +95,7 @@ def test_a_nudge_is_added_to_the_layer_s_output():
     np.testing.assert_array_equal(inputs["layer1/dense"], x)
 
 
-def test_in_half_precision_the_pass_keeps_its_dtype():
+def test_taps_do_not_change_the_dtype_of_a_pass_in_half_precision():
     network = MLP(outputs=2, widths=(3,), dtype="bfloat16").pure()
     x = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
     params, stats = network.init(jax.random.key(0), x)
@@ -109,10 +110,10 @@ def test_in_half_precision_the_pass_keeps_its_dtype():
 
 
 def test_a_layer_that_runs_twice_is_an_error():
-    class Twice(staged.nn.Module):
-        @staged.nn.compact
+    class Twice(nn.Module):
+        @nn.compact
         def __call__(self, x, mode):
-            layer = staged.nn.Dense(x.shape[-1], name="dense")
+            layer = nn.Dense(x.shape[-1], name="dense")
             return layer(layer(x))
 
     class Model(staged.Staged):
@@ -129,5 +130,5 @@ def test_a_layer_that_runs_twice_is_an_error():
         network.taps(params, stats, x, {})
 
 
-def test_a_pair_of_plain_functions_shows_none():
-    assert staged.foreign(lambda k, x: {}, lambda p, x: x).taps is None
+def test_a_pair_of_plain_functions_has_no_taps():
+    assert foreign(lambda k, x: {}, lambda p, x: x).taps is None

@@ -25,7 +25,7 @@ VOCAB, CONTEXT = 61, 24
 
 
 def text(lengths, longest, seed=0, side="right"):
-    """Returns random ids with padding; pads hold an id that real tokens have too."""
+    """Random ids with padding, whose id is that of some real tokens too."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, VOCAB, (len(lengths), longest)).astype(np.int32)
     mask = np.arange(longest) < np.array(lengths)[:, None]
@@ -143,8 +143,8 @@ CASES = {
 }
 
 
-def build(name, **more):
-    """Returns (torch model, our module, params) with the torch model's weights."""
+def build(name, **overrides):
+    """(transformers' model, ours, our parameters with the weights of that)."""
     kind, config, family, fields = CASES[name]
     torch.manual_seed(0)
     theirs = getattr(transformers, kind)(config).eval()
@@ -152,7 +152,7 @@ def build(name, **more):
         for p in theirs.parameters():
             # Initial norms are ones and biases zeros, which would hide a mix-up.
             p.add_(0.1 * torch.randn(p.shape))
-    model = family.from_config(config.to_dict(), **fields, **more)
+    model = family.from_config(config.to_dict(), **fields, **overrides)
     network = model.pure()
     tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
     weights = convert.to_weights(tensors, model.layouts()["hf"])
@@ -168,9 +168,9 @@ def close(got, expected, tolerance=1e-4):
 
 
 def states(features, model):
-    """Returns our outputs in the order of transformers' hidden states."""
+    """Our outputs in the order of transformers' hidden states."""
     names = ["embeddings", *(f"layer_{i}" for i in range(model.layers))]
-    if "norm" in features:  # transformers normalises its last hidden state
+    if "norm" in features:  # transformers normalizes its last hidden state
         names[-1] = "norm"
     return [features[name] for name in names]
 
@@ -227,8 +227,8 @@ def test_exported_weights_load_in_transformers_with_the_same_bits(name, tmp_path
     for key, value in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
     file = tensor_files.read(tmp_path)
-    back = convert.to_weights(file.tensors, model.layouts()["hf"]).params
-    for path, value in trees.flatten(back).items():
+    read_back = convert.to_weights(file.tensors, model.layouts()["hf"]).params
+    for path, value in trees.flatten(read_back).items():
         assert np.asarray(value).tobytes() == (
             np.asarray(trees.flatten(params)[path]).tobytes()
         )
@@ -243,9 +243,10 @@ def test_greedy_generation_equals_transformers(name, side):
         **in_torch(x), max_new_tokens=10, do_sample=False, eos_token_id=-1
     )[:, 6:]
     if side == "right":
-        left, x = x, text((3, 6, 1), 6)
+        padded_left, x = x, text((3, 6, 1), 6)
         for row, length in enumerate((3, 6, 1)):
-            x["input_ids"][row, :length] = left["input_ids"][row, 6 - length :]
+            ids = padded_left["input_ids"][row, 6 - length :]
+            x["input_ids"][row, :length] = ids
     got = causal_lm.generate(model, params, x, 10)
     np.testing.assert_array_equal(got, expected.numpy())
 
@@ -324,10 +325,12 @@ def test_minilm_gives_transformers_sentence_vectors():
 
 def test_padding_on_either_side_gives_the_same_logits():
     _, model, params = build("llama-class")
-    right, left = text((3, 6), 6), text((3, 6), 6, side="left")
+    padded_right, padded_left = text((3, 6), 6), text((3, 6), 6, side="left")
     for row, length in enumerate((3, 6)):
-        left["input_ids"][row, 6 - length :] = right["input_ids"][row, :length]
-    a, b = (model.pure().apply(params, {}, x).logits for x in (right, left))
+        ids = padded_right["input_ids"][row, :length]
+        padded_left["input_ids"][row, 6 - length :] = ids
+    network = model.pure()
+    a, b = (network.apply(params, {}, x).logits for x in (padded_right, padded_left))
     close(a, b, 1e-5)
 
 
@@ -348,7 +351,7 @@ def test_the_story_model_gives_its_reference_logits_and_greedy_text(data_dir):
     np.testing.assert_array_equal(got, ids[:, 1:])
 
 
-def test_bad_input_is_told():
+def test_bad_inputs_are_errors():
     _, model, params = build("gpt2")
     network = model.pure()
     with pytest.raises(UserError, match="reads a dict with 'input_ids'"):

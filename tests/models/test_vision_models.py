@@ -24,8 +24,8 @@ def images(size, count=3, seed=0):
     return rng.normal(size=(count, size, size, 3)).astype(np.float32)
 
 
-def shaken(module):
-    """Moves parameters and statistics off their initial values, which hide mix-ups."""
+def perturbed(module):
+    """Changes the initial parameters and statistics, whose zeros would hide mix-ups."""
     torch.manual_seed(0)
     with torch.no_grad():
         for p in module.parameters():
@@ -66,7 +66,7 @@ def same_gradients(model, layout, params, stats, theirs, x, logits):
         close(trees.flatten(ours)[path], want, 1e-3)
 
 
-class Basic(nn.Module):
+class TorchBlock(nn.Module):
     """torchvision's two residual blocks, from the paper's figure 5."""
 
     def __init__(self, inside, width, stride, bottleneck):
@@ -105,7 +105,7 @@ class TorchResNet(nn.Module):
             blocks = []
             for b in range(size):
                 stride = 2 if i and not b else 1
-                blocks.append(Basic(inside, width * 2**i, stride, bottleneck))
+                blocks.append(TorchBlock(inside, width * 2**i, stride, bottleneck))
                 inside = width * 2**i * grow
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inside, outputs)
@@ -124,7 +124,7 @@ class TorchResNet(nn.Module):
 @pytest.mark.parametrize("size", [64, 45])
 def test_resnet_equals_torch_at_every_stage(depth, size):
     sizes, bottleneck = resnet.DEPTHS[depth]
-    theirs = shaken(TorchResNet(sizes, bottleneck, 4, 5))
+    theirs = perturbed(TorchResNet(sizes, bottleneck, 4, 5))
     model = resnet.ResNetImageNet(outputs=5, depth=depth, width=4)
     x = images(size)
     tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
@@ -137,9 +137,11 @@ def test_resnet_equals_torch_at_every_stage(depth, size):
     if (depth, size) == (50, 64):
         named = dict(theirs.named_parameters())
         same_gradients(model, "torchvision", params, stats, named, x, logits)
-    back = convert.to_tensors(params, stats, model.layouts()["torchvision"])
-    theirs.load_state_dict({k: torch.tensor(v) for k, v in back.items()}, strict=False)
-    for key, value in back.items():
+    written = convert.to_tensors(params, stats, model.layouts()["torchvision"])
+    theirs.load_state_dict(
+        {k: torch.tensor(v) for k, v in written.items()}, strict=False
+    )
+    for key, value in written.items():
         assert tensors[key].tobytes() == np.ascontiguousarray(value).tobytes()
 
 
@@ -170,7 +172,7 @@ def test_resnet_equals_transformers(kind, tmp_path):
         layer_type=kind,
         num_labels=5,
     )
-    theirs = shaken(transformers.ResNetForImageClassification(config))
+    theirs = perturbed(transformers.ResNetForImageClassification(config))
     theirs.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     model = resnet.from_config(saved, outputs=5)
@@ -185,7 +187,7 @@ def test_resnet_equals_transformers(kind, tmp_path):
         close(out.features[name], hidden.permute(0, 2, 3, 1))
 
 
-def test_an_unpublished_resnet_is_told():
+def test_an_unpublished_resnet_is_an_error():
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(hidden_sizes=[64, 128, 256, 512])
     with pytest.raises(UserError, match="differs from the published ones"):
@@ -222,7 +224,7 @@ def torch_vgg(depth, norm, width, hidden, outputs):
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize(("depth", "size"), [(11, 224), (13, 64), (16, 96), (19, 320)])
 def test_vgg_equals_torch(depth, size, norm):
-    theirs = shaken(torch_vgg(depth, norm, 4, 12, 5))
+    theirs = perturbed(torch_vgg(depth, norm, 4, 12, 5))
     model = vgg.VGG(outputs=5, depth=depth, norm=norm, width=4, hidden=12)
     x = images(size, 2)
     tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
@@ -266,7 +268,7 @@ def vit_pair(folder, **extra):
         num_labels=5,
         **extra,
     )
-    theirs = shaken(transformers.ViTForImageClassification(config))
+    theirs = perturbed(transformers.ViTForImageClassification(config))
     theirs.save_pretrained(folder)
     saved = json.loads((folder / "config.json").read_text())
     return theirs, vit.from_config(saved, outputs=5), tensor_files.read(folder).tensors
@@ -286,11 +288,11 @@ def test_vit_equals_transformers_at_every_layer(count, tmp_path):
     for name, hidden in zip(names, want.hidden_states):
         close(out.features[name].states, hidden)
     close(out.logits, want.logits)
-    back = convert.to_tensors(params, {}, model.layouts()["hf"])
-    assert set(back) == set(tensors)
-    for key, value in back.items():
-        given = np.asarray(tensors[key])
-        assert given.tobytes() == np.ascontiguousarray(value).tobytes()
+    written = convert.to_tensors(params, {}, model.layouts()["hf"])
+    assert set(written) == set(tensors)
+    for key, value in written.items():
+        original = np.asarray(tensors[key])
+        assert original.tobytes() == np.ascontiguousarray(value).tobytes()
 
 
 def test_vit_s_gradient_of_the_patches_equals_transformers(tmp_path):
@@ -325,7 +327,7 @@ def test_position_vectors_follow_the_image_size_as_in_transformers(size, tmp_pat
     close(model.pure().apply(params, {}, x).logits, want)
 
 
-def test_images_of_another_size_are_told():
+def test_images_of_another_size_are_an_error():
     model = vit.ViT(outputs=2, size=12, patch=4, width=8, heads=2, layers=1, hidden=8)
     with pytest.raises(UserError, match="images of 20×20 came to a model of size=12"):
         model.pure().init(jax.random.key(0), images(20))

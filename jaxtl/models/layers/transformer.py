@@ -1,4 +1,4 @@
-"""Parts of transformers: inputs and masks, attention, positions, feed-forward layers.
+"""Parts of transformers: attention, rotary positions, feed-forward layers, norms.
 
 References:
   Vaswani et al.: Attention Is All You Need, NeurIPS 2017.
@@ -7,7 +7,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
+from jaxtl.models.layers import sequences
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.staged import Mode
 
@@ -54,47 +55,6 @@ class RotaryPositions:
 
     theta: float = 10_000.0
     pairs: bool = False
-
-
-def token_inputs(x: Any) -> tuple[jax.Array, jax.Array]:
-    """Token ids (int32) and mask (bool) of a batch of texts, (batch, length) each.
-
-    Args:
-      x: {"input_ids": (batch, length) integers, "attention_mask": (batch, length), 1
-        or True for real tokens; all are real if left out}.
-
-    Raises:
-      UserError: x is no such dict.
-    """
-    if not isinstance(x, dict) or "input_ids" not in x:
-        received = (
-            f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
-        )
-        raise UserError(
-            "a text model reads a dict with 'input_ids' (batch, length) and "
-            f"'attention_mask'; got {received}."
-        )
-    ids = jnp.asarray(x["input_ids"]).astype(jnp.int32)
-    mask = x.get("attention_mask")
-    mask = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
-    return ids, mask
-
-
-def token_positions(mask: jax.Array) -> jax.Array:
-    """Positions that count real tokens from 0, (batch, length).
-
-    On whichever side the padding is, the first real token is at 0.
-    """
-    return jnp.maximum(jnp.cumsum(mask, -1) - 1, 0)
-
-
-def check_length(length: int, context: int) -> None:
-    """Raises UserError where a text is longer than the model has positions."""
-    if length > context:
-        raise UserError(
-            f"a text of {length} tokens is longer than the model's context of "
-            f"{context}: truncate it (max_length={context})."
-        )
 
 
 def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Array:
@@ -186,7 +146,9 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         query, key, value = self._projections(x)
         if self.rope is not None:
-            positions = token_positions(mask) if step is None else step.positions
+            positions = (
+                sequences.token_positions(mask) if step is None else step.positions
+            )
             query = _rotate(query, positions, self.rope)
             key = _rotate(key, positions, self.rope)
         if cache is not None:
@@ -299,21 +261,3 @@ def check_heads(width: int, heads: int, kv_heads: int | None = None) -> None:
         raise UserError(f"heads={heads} doesn't divide width={width}.")
     if kv_heads and heads % kv_heads:
         raise UserError(f"kv_heads={kv_heads} doesn't divide heads={heads}.")
-
-
-def first_state(tokens: Tokens) -> jax.Array:
-    """The state of each sequence's first token, (batch, width)."""
-    return tokens.states[:, 0]
-
-
-def last_state(tokens: Tokens) -> jax.Array:
-    """The state of each text's last real token, (batch, width)."""
-    length = tokens.mask.shape[1]
-    index = length - 1 - jnp.argmax(tokens.mask[:, ::-1], -1)
-    return jnp.take_along_axis(tokens.states, index[:, None, None], 1)[:, 0]
-
-
-def mean_state(tokens: Tokens) -> jax.Array:
-    """The mean state over each text's real tokens, (batch, width)."""
-    mask = tokens.mask[..., None].astype(tokens.states.dtype)
-    return (tokens.states * mask).sum(1) / jnp.maximum(mask.sum(1), 1)

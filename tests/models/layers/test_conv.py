@@ -17,7 +17,7 @@ from jaxtl.models.layers.conv import Conv, conv
 
 PAD = ((1, 1), (1, 1))
 
-# name: x's shape, kernel's shape, strides, padding, groups. One for every way.
+# name: x's shape, kernel's shape, strides, padding, groups. One for every algorithm.
 CASES = {
     "several columns": ((5, 8, 12, 3), (3, 3, 3, 6), 1, PAD, 1),
     "columns don't divide": ((3, 7, 7, 6), (3, 3, 6, 5), 1, PAD, 1),
@@ -49,7 +49,7 @@ def x64():
 
 
 def plain(x, kernel, strides, padding, groups):
-    """lax's own, the reference."""
+    """The convolution of lax, which is the reference."""
     strides = (strides, strides) if isinstance(strides, int) else strides
     if isinstance(padding, int):
         padding = ((padding, padding),) * 2
@@ -65,18 +65,18 @@ def plain(x, kernel, strides, padding, groups):
 
 
 def arrays(case, dtype=np.float64):
-    """x, kernel, dx, dk."""
+    """Random x, kernel, dx and dk of a case."""
     rng = np.random.default_rng(0)
     shapes = (*case[:2], *case[:2])
     return [jnp.asarray(rng.normal(size=s), dtype) for s in shapes]
 
 
 def close(ours, theirs, rtol=1e-12):
-    def one(a, b):
+    def close_leaf(a, b):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * (np.abs(b).max() + 1e-300))
 
-    jax.tree.map(one, ours, theirs)
+    jax.tree.map(close_leaf, ours, theirs)
 
 
 def derivatives(f, x, kernel, dx, dk, ct):
@@ -110,42 +110,41 @@ def test_derivatives_of_every_order_are_those_of_lax(name):
     ct = jnp.cos(jnp.arange(1.0, 1 + plain(*values[:2], *case[2:]).size))
     ct = ct.reshape(plain(*values[:2], *case[2:]).shape)
 
-    def of(f):
+    def derivatives_of(f):
         run = jax.jit(lambda *a: derivatives(lambda x, k: f(x, k, *case[2:]), *a))
         return run(*values, ct)
 
-    close(of(conv), of(plain))
+    close(derivatives_of(conv), derivatives_of(plain))
 
 
 @pytest.mark.parametrize("name", ["several columns", "patches", "depthwise", "groups"])
 @pytest.mark.usefixtures("x64")
-def test_vmap_over_either_and_both(name):
+def test_vmap_over_either_argument_and_both(name):
     case = CASES[name]
     x, kernel, dx, dk = arrays(case)
     xs, kernels = jnp.stack([x, dx, 2 * x]), jnp.stack([kernel, dk, 3 * kernel])
 
-    def of(f, axes):
-        def both(x, kernel):
+    def vmapped(f, axes):
+        def value_and_gradients(x, kernel):
             def loss(x, kernel):
                 return jnp.sin(f(x, kernel, *case[2:])).sum()
 
             return f(x, kernel, *case[2:]), jax.grad(loss, (0, 1))(x, kernel)
 
         ins = (xs if axes[0] == 0 else x, kernels if axes[1] is not None else kernel)
-        return jax.vmap(both, axes)(*ins)
+        return jax.vmap(value_and_gradients, axes)(*ins)
 
     for axes in ((0, None), (None, 0), (0, 0)):
-        close(of(conv, axes), of(plain, axes))
+        close(vmapped(conv, axes), vmapped(plain, axes))
 
 
-# The same shapes every time: for one in some two hundred XLA aborts the process while
-# it compiles lax's gradient by the input of a strided convolution (a failed check in
-# its algebraic simplifier; jax 0.10.2, say a 4×2 kernel, strides (2, 2), padding
-# ((2, 2), (1, 1)), a 4×6 image). Square kernels with equal strides did in none of 270.
+# The same shapes in each run: for about one shape in two hundred XLA aborts the process
+# while it compiles lax's gradient by the input of a strided convolution (a failed check
+# in its algebraic simplifier; jax 0.10.2, for example a 4×2 kernel, strides (2, 2),
+# padding ((2, 2), (1, 1)), a 4×6 image).
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_any_shape(data):
-    """Random shapes: value and both gradients, eager."""
+def test_random_shapes_have_the_value_and_gradients_of_lax(data):
     draw = data.draw
     n, h, w = (draw(st.integers(1, 9)) for _ in range(3))
     kh, kw, sh, sw = (draw(st.integers(1, 4)) for _ in range(4))
@@ -157,9 +156,9 @@ def test_any_shape(data):
     case = ((n, h, w, c), kernel, (sh, sw), pads, c if depthwise else 1)
     with jax.enable_x64(True):
         x, k, *_ = arrays(case)
-        ours, back = jax.vjp(lambda x, k: conv(x, k, *case[2:]), x, k)
-        theirs, their_back = jax.vjp(lambda x, k: plain(x, k, *case[2:]), x, k)
-        close((ours, back(ours)), (theirs, their_back(theirs)))
+        ours, pull = jax.vjp(lambda x, k: conv(x, k, *case[2:]), x, k)
+        theirs, pull_theirs = jax.vjp(lambda x, k: plain(x, k, *case[2:]), x, k)
+        close((ours, pull(ours)), (theirs, pull_theirs(theirs)))
 
 
 @pytest.mark.parametrize("name", ["many slices", "unpadded", "strided depthwise"])
@@ -192,13 +191,15 @@ def test_half_precision_sums_in_single(name, dtype):
     case = CASES[name]
     x, kernel, *_ = arrays(case, dtype)
 
-    def of(f, x, kernel):
-        y, back = jax.vjp(lambda x, k: f(x, k, *case[2:]), x, kernel)
-        return y, back(jnp.ones_like(y))
+    def value_and_gradients(f, x, kernel):
+        y, pull = jax.vjp(lambda x, k: f(x, k, *case[2:]), x, kernel)
+        return y, pull(jnp.ones_like(y))
 
-    ours = of(conv, x, kernel)
+    ours = value_and_gradients(conv, x, kernel)
     with jax.enable_x64(True):
-        exact = of(plain, x.astype(np.float64), kernel.astype(np.float64))
+        exact = value_and_gradients(
+            plain, x.astype(np.float64), kernel.astype(np.float64)
+        )
     assert {leaf.dtype.name for leaf in jax.tree.leaves(ours)} == {dtype}
     eps = float(jnp.finfo(dtype).eps)
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), ours)
@@ -220,8 +221,8 @@ def test_programs_for_other_platforms_are_those_of_lax(name):
         return sorted(re.findall(r"stablehlo\.(?:convolution|while|dot\w*).*", text))
 
     def kinds(f, platform):
-        found = program(f, platform)
-        return [re.sub(r"%\w+|loc\(.*\)", "", line).strip() for line in found]
+        operations = program(f, platform)
+        return [re.sub(r"%\w+|loc\(.*\)", "", line).strip() for line in operations]
 
     for platform in ("cuda", "tpu"):
         assert kinds(conv, platform) == kinds(plain, platform)
@@ -229,28 +230,28 @@ def test_programs_for_other_platforms_are_those_of_lax(name):
     assert kinds(conv, "cpu") != kinds(plain, "cpu")
 
 
-def test_the_slow_ways_of_xla_are_not_in_a_cpu_program():
+def test_a_cpu_program_has_none_of_the_convolutions_that_are_slow_in_xla():
     """Few channels: no convolution as wide as an image, none of single columns."""
 
-    def windows(channels, outputs, wanted):
+    def windows(channels, outputs, argument):
         x = jnp.ones((64, 16, 16, channels))
         kernel = jnp.ones((3, 3, channels, outputs))
-        grad = jax.jit(jax.grad(lambda x, k: (conv(x, k) ** 2).sum(), wanted))
+        grad = jax.jit(jax.grad(lambda x, k: (conv(x, k) ** 2).sum(), argument))
         text = grad.lower(x, kernel).as_text()
-        found = re.findall(r"stablehlo\.convolution.*?window = \{(.*?)\}", text)
-        return found, "stablehlo.while" in text
+        convolutions = re.findall(r"stablehlo\.convolution.*?window = \{(.*?)\}", text)
+        return convolutions, "stablehlo.while" in text
 
-    # The kernel's gradient goes slice by slice; the only convolution is the value.
-    found, sliced = windows(16, 32, 1)
-    assert len(found) == 1
+    # The kernel's gradient is computed over slices; the only convolution is the value.
+    convolutions, sliced = windows(16, 32, 1)
+    assert len(convolutions) == 1
     assert sliced
     # The value of one channel: four columns at once.
-    found, _ = windows(1, 32, 1)
-    assert len(found) == 1
-    assert "stride = [1, 4]" in found[0]
-    # Many channels: XLA's own gradient.
-    found, sliced = windows(64, 64, 1)
-    assert len(found) == 2
+    convolutions, _ = windows(1, 32, 1)
+    assert len(convolutions) == 1
+    assert "stride = [1, 4]" in convolutions[0]
+    # With more channels: XLA's own gradient.
+    convolutions, sliced = windows(64, 64, 1)
+    assert len(convolutions) == 2
     assert not sliced
 
 
@@ -277,14 +278,14 @@ def test_the_memory_of_a_slice_is_bounded():
     """The copies of shifted pixels are those of a slice, not of the batch."""
     x, g = jnp.ones((1024, 16, 16, 16)), jnp.ones((1024, 16, 16, 16))
     window = conv_cpu.ConvWindow((1, 1), PAD)
-    case = conv_cpu.ConvShapes(x.shape, (3, 3, 16, 16), window)
-    run = jax.jit(lambda x, g: conv_cpu.kernel_gradient(x, g, case))
+    shapes = conv_cpu.ConvShapes(x.shape, (3, 3, 16, 16), window)
+    run = jax.jit(lambda x, g: conv_cpu.kernel_gradient(x, g, shapes))
     memory = run.lower(x, g).compile().memory_analysis()
     assert memory.temp_size_in_bytes < x.nbytes / 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (((2, 8, 8, 3), (3, 3, 4, 8)), "(3, 3, 4, 8)"),
         (((8, 8, 3), (3, 3, 3, 8)), "(batch, height, width, channels)"),
@@ -292,13 +293,13 @@ def test_the_memory_of_a_slice_is_bounded():
         (((2, 8, 8, 3), (3, 3, 3, 8), 1, "SANE"), "did you mean 'SAME'"),
     ],
 )
-def test_what_does_not_fit_is_told(arguments, told):
-    x, kernel, *rest = arguments
+def test_arguments_that_do_not_fit_are_errors(arguments, message):
+    x, kernel, *settings = arguments
     with pytest.raises(UserError) as error:
-        conv(jnp.ones(x), jnp.ones(kernel), *rest)
-    assert told in str(error.value)
+        conv(jnp.ones(x), jnp.ones(kernel), *settings)
+    assert message in str(error.value)
 
 
-def test_two_dtypes_are_told():
+def test_different_dtypes_are_an_error():
     with pytest.raises(UserError, match="x is bfloat16 and the kernel float32"):
         conv(jnp.ones((1, 4, 4, 1), "bfloat16"), jnp.ones((3, 3, 1, 2)))

@@ -1,4 +1,4 @@
-"""The fence: an identity under every transformation that only CPU programs show."""
+"""The fusion barrier: an identity under every transformation, in CPU programs alone."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from jaxtl.core import compilation
 from jaxtl.models.layers.fusion_barrier import fusion_barrier
 
 
-def residual(x, weights, through):
-    """A residual stream of tanh layers; `through` stands between them."""
+def residual(x, weights, between):
+    """A residual stream of tanh layers with a function between them."""
     for w in weights:
-        x = through(x + jnp.tanh(x @ w))
+        x = between(x + jnp.tanh(x @ w))
     return x
 
 
@@ -23,7 +23,7 @@ def case():
     return jnp.asarray(rng.normal(size=(3, 8)), jnp.float32), weights
 
 
-def test_an_identity_under_every_transformation():
+def test_it_is_an_identity_under_every_transformation():
     x, dx = jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0])
 
     def cube(x):
@@ -46,7 +46,7 @@ def test_leaves_that_are_no_floats_pass():
         assert value.tolist() == tree[key].tolist()
 
 
-def test_only_the_program_for_cpus_has_it(case):
+def test_only_programs_for_cpus_contain_it(case):
     traced = jax.jit(jax.grad(lambda x, w: residual(x, w, fusion_barrier).sum())).trace(
         *case
     )
@@ -61,8 +61,8 @@ def test_only_the_program_for_cpus_has_it(case):
 
 
 def test_the_gradient_of_a_residual_stream_is_computed_once(case):
-    def flops(through):
-        grad = jax.grad(lambda x, w: (residual(x, w, through) ** 2).sum(), (0, 1))
+    def flops(between):
+        grad = jax.grad(lambda x, w: (residual(x, w, between) ** 2).sum(), (0, 1))
         built = jax.jit(grad).lower(*case).compile(compilation.options("cpu"))
         return built.cost_analysis()["flops"]
 

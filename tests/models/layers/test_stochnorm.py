@@ -1,5 +1,6 @@
-"""Stochastic normalisation: by numpy and the authors' formula, and its two limits."""
+"""Stochastic normalization: by numpy and the authors' formula, and its two limits."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ IMAGES = jnp.asarray(rng.normal(2.0, 3.0, (6, 8, 8, 2)), jnp.float32)
 FIELDS = {"outputs": 3, "widths": (4, 5), "units": 6, "norm": True}
 
 
-def _made(**fields):
+def _network(**fields):
     network = CNN(**FIELDS, **fields).pure()
     params, stats = network.init(jax.random.key(0), IMAGES)
     noisy = jax.tree.map(lambda s: s + rng.uniform(0.1, 0.5, s.shape), stats)
@@ -25,8 +26,8 @@ def _same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-class _Stage(staged.nn.Module):
-    @staged.nn.compact
+class _Stage(nn.Module):
+    @nn.compact
     def __call__(self, x, mode):
         return batch_norm.BatchNorm(name="bn")(x, mode)
 
@@ -52,8 +53,8 @@ def test_channels_take_one_pair_or_the_other_by_numpy():
                 mutable=["batch_stats"],
             )
 
-        y, back, new = jax.vjp(apply, jnp.asarray(x), has_aux=True)
-        (gradient,) = back(jnp.asarray(ct))
+        y, pull, new = jax.vjp(apply, jnp.asarray(x), has_aux=True)
+        (gradient,) = pull(jnp.asarray(ct))
     axes = (0, 1, 2)
     z0 = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
     z1 = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + bias
@@ -75,9 +76,9 @@ def test_channels_take_one_pair_or_the_other_by_numpy():
     expected = tx.grad.numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(gradient, expected, atol=1e-9)
     # The running statistics follow the batch in every channel.
-    kept = new["batch_stats"]["bn"]
-    np.testing.assert_allclose(kept["mean"], 0.9 * mean + 0.1 * x.mean(axes))
-    np.testing.assert_allclose(kept["var"], 0.9 * var + 0.1 * x.var(axes))
+    running = new["batch_stats"]["bn"]
+    np.testing.assert_allclose(running["mean"], 0.9 * mean + 0.1 * x.mean(axes))
+    np.testing.assert_allclose(running["var"], 0.9 * var + 0.1 * x.var(axes))
 
 
 def test_the_share_is_that_of_the_moving_statistics():
@@ -87,8 +88,8 @@ def test_the_share_is_that_of_the_moving_statistics():
     assert abs(float(mean.mean()) - 0.8) < 0.03
 
 
-def test_0_is_plain_batch_norm_and_draws_nothing():
-    network, params, stats = _made()
+def test_a_probability_of_0_is_plain_batch_norm_without_random_numbers():
+    network, params, stats = _network()
 
     def step(params, key):
         return network.apply(params, stats, IMAGES, train=network.stages, key=key)
@@ -100,9 +101,9 @@ def test_0_is_plain_batch_norm_and_draws_nothing():
     assert staged.Mode(("a",)) == staged.Mode(("a",), (), 0.0)
 
 
-def test_1_is_evaluation_whose_statistics_move():
-    network, params, stats = _made(stochnorm=1.0)
-    plain = _made()[0]
+def test_a_probability_of_1_is_evaluation_whose_statistics_move():
+    network, params, stats = _network(stochnorm=1.0)
+    plain = _network()[0]
     key = jax.random.key(0)
     ours = network.apply(params, stats, IMAGES, train=network.stages, key=key)
     np.testing.assert_allclose(
@@ -115,9 +116,9 @@ def test_1_is_evaluation_whose_statistics_move():
     _same(ours.stats["block1"], theirs.stats["block1"])
 
 
-def test_evaluation_and_still_modules_are_untouched():
-    network, params, stats = _made(stochnorm=0.5)
-    plain = _made()[0]
+def test_evaluation_and_modules_with_frozen_statistics_do_not_change():
+    network, params, stats = _network(stochnorm=0.5)
+    plain = _network()[0]
     ours, theirs = (n.apply(params, stats, IMAGES) for n in (network, plain))
     _same(ours, theirs)
     settings = {"train": plain.stages, "frozen_stats": ("block1/bn", "block2/bn")}
@@ -128,7 +129,7 @@ def test_evaluation_and_still_modules_are_untouched():
 
 
 def test_draws_follow_the_key_and_survive_recomputation():
-    network, params, stats = _made(stochnorm=0.5)
+    network, params, stats = _network(stochnorm=0.5)
     again = CNN(**FIELDS, stochnorm=0.5, remat=True).pure()
 
     def value(params, network, key):
@@ -136,12 +137,14 @@ def test_draws_follow_the_key_and_survive_recomputation():
         return jnp.sum(jnp.square(out.logits))
 
     grad = jax.jit(jax.grad(value), static_argnums=1)
-    one, two, other = (
+    plain, recomputed, other_key = (
         grad(params, n, jax.random.key(k))
         for n, k in ((network, 0), (again, 0), (network, 1))
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), one, two)
-    gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), plain, recomputed
+    )
+    gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), plain, other_key)
     assert max(jax.tree.leaves(gaps)) > 1e-3
 
 
@@ -184,6 +187,6 @@ def test_errors():
     network = MLP(outputs=3, stochnorm=0.5).pure()
     with pytest.raises(UserError, match=r"MLP has no BatchNorm"):
         network.init(jax.random.key(0), IMAGES)
-    network, params, stats = _made(stochnorm=0.5)
+    network, params, stats = _network(stochnorm=0.5)
     with pytest.raises(UserError, match=r"give apply a key="):
         network.apply(params, stats, IMAGES, train=network.stages)

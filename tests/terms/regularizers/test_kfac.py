@@ -10,7 +10,7 @@ import pytest
 from jaxtl.analysis import importance
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.models import CNN, MLP, Bert, Llama, staged
+from jaxtl.models import CNN, MLP, Bert, Llama, foreign
 from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import EWC, KFAC, importance_file
 from jaxtl.terms.regularizers import kfac as K
@@ -319,6 +319,6 @@ def test_errors(bench, tmp_path):
     room.source = moved
     with pytest.raises(UserError, match="from another model"):
         KFAC(importance=str(path)).check(room.setup)
-    plain = staged.foreign(lambda k, x: {}, lambda p, x: x)
+    plain = foreign(lambda k, x: {}, lambda p, x: x)
     with pytest.raises(UserError, match="--kind kfac is about dense layers"):
         importance.KINDS["kfac"](plain, {}, {}, [], task="regression", key=None)

@@ -1,12 +1,8 @@
-"""Hugging Face PEFT's folders: adapter_config.json and adapter_model.safetensors.
+"""Reading of adapters from folders of Hugging Face PEFT."""
 
-The names and shapes of each method's tensors are in `hf_peft_layout`.
-"""
-
-import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +15,21 @@ from jaxtl.data import paths
 from jaxtl.models.staged import Staged
 from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
 from jaxtl.peft import base
-from jaxtl.pretrained import convert, hf_peft_config, hf_peft_layout, tensor_files
-from jaxtl.pretrained.hf_peft_layout import AdaptedModule
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# PEFT wraps the model twice; VeRA's shared matrices belong to the outer module.
-_INNER, _OUTER = "base_model.model.", "base_model."
+from jaxtl.pretrained import (
+    convert,
+    hf_peft_codecs,
+    hf_peft_config,
+    hf_peft_layout,
+    tensor_files,
+)
+from jaxtl.pretrained.hf_peft_layout import (
+    CONFIG,
+    INNER,
+    OUTER,
+    SHARED,
+    WEIGHTS,
+    AdaptedModule,
+)
 
 
 class Adapter(NamedTuple):
@@ -43,136 +48,6 @@ class Adapter(NamedTuple):
     whole: dict[str, np.ndarray]
 
 
-# --- writing --------------------------------------------------------------------------
-
-
-def save_adapter(
-    folder: str | pathlib.Path,
-    peft: base.Reparametrization,
-    delta: PyTree,
-    constants: PyTree,
-    params: PyTree,
-    model: Staged,
-    saved: tuple[str, ...] = ("head",),
-    *,
-    of: str | None = None,
-) -> pathlib.Path:
-    """Writes a folder that `peft.PeftModel.from_pretrained(base, folder)` opens.
-
-    Args:
-      folder: where to; created if missing.
-      peft: the method.
-      delta, constants: its δ and constants.
-      params: base or merged parameters, of which the saved stages are written.
-      model: the model that they are of; it needs a layout "hf".
-      saved: stages that were trained whole, written beside the adapters.
-      of: name or folder of the base, for PEFT's configuration.
-
-    Raises:
-      UserError: the folder is not empty; PEFT has no such method, or no module for a
-        leaf; a stage is saved and adapted at once.
-    """
-    folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already and is not overwritten.")
-    layout = _hf_layout(model)
-    codec = hf_peft_layout.codec_of(peft)
-    modules = {m.path: m for m in hf_peft_layout.adaptable_modules(layout)}
-    targets = peft.targets(params)
-    _check_targets(targets, modules, saved, model)
-    tensors = {_OUTER + name: x for name, x in codec.shared(constants).items()}
-    adapted = {}
-    for path, leaf in targets.items():
-        module = modules[path]
-        leaf_delta = jax.tree.map(np.asarray, base.subtree(delta, path))
-        parts = codec.write(leaf_delta, module, tuple(leaf.shape))
-        tensors |= {f"{_INNER}{module.name}.{n}": x for n, x in parts.items()}
-        adapted[path] = module, leaf_delta
-    whole = _whole_tensors(params, layout, saved)
-    tensors |= {f"{_INNER}{name}": x for name, x in whole.items()}
-    whole_modules = dict.fromkeys(name.rpartition(".")[0] for name in whole)
-    config = {
-        "peft_type": codec.kind,
-        "task_type": None,
-        "base_model_name_or_path": of,
-        "inference_mode": True,
-        "target_modules": [module.name for module, _ in adapted.values()],
-        "modules_to_save": list(whole_modules) or None,
-        "fan_in_fan_out": any(m.kind == "conv1d" for m, _ in adapted.values()),
-        **codec.config(peft, adapted),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    tensor_files.write(folder / WEIGHTS, tensors, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2))
-    return folder
-
-
-def _hf_layout(model: Staged) -> WeightLayout:
-    layouts = getattr(model, "layouts", dict)()
-    if "hf" not in layouts:
-        raise UserError(
-            f"{type(model).__name__} has no layout of transformers, whose names PEFT's "
-            "files use."
-        )
-    return layouts["hf"]
-
-
-def _check_targets(
-    targets: Iterable[str],
-    modules: Mapping[str, AdaptedModule],
-    saved: tuple[str, ...],
-    model: Staged,
-) -> None:
-    """Raises UserError where PEFT can't hold a leaf, or would read it otherwise."""
-    is_tied = getattr(model, "predict", None) == "next" and getattr(
-        model, "tied", False
-    )
-    for path in targets:
-        if path not in modules:
-            raise UserError(
-                f"peft: transformers' layout of {type(model).__name__} has no module "
-                f"for {path!r}{nearest(path, modules)}."
-            )
-        stage = path.split("/")[0]
-        if stage in saved:
-            raise UserError(
-                f"peft: the stage {stage!r} is adapted ({path!r}) and to be saved "
-                "whole, but in PEFT a module can be only one of both."
-            )
-        if is_tied and path == "embeddings/token/embedding":
-            raise UserError(
-                f"peft: {path!r} is the table of a tied head; merged, it changes the "
-                "head as well, which PEFT's adapters of embeddings don't."
-            )
-
-
-def _whole_tensors(
-    params: PyTree, layout: WeightLayout, saved: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    """The tensors of the stages that are saved whole, by their names in the file."""
-    stages = {rule.path.split("/")[0] for rule in layout.rules}
-    for stage in saved:
-        if stage not in stages | {"head"}:
-            raise UserError(
-                f"saved={stage!r} is no stage with a layout{nearest(stage, stages)}."
-            )
-    tensors = {}
-    for rule in layout.rules:
-        leaf = base.subtree(params, rule.path)
-        if rule.path.split("/")[0] not in saved or leaf is None:
-            continue
-        if not rule.source.endswith((".weight", ".bias")):
-            raise UserError(
-                f"saved: {rule.source!r} is no module's weight or bias, and PEFT saves "
-                "modules."
-            )
-        tensors[rule.source] = TRANSFORMS[rule.transform][1](np.asarray(leaf))
-    return tensors
-
-
-# --- reading --------------------------------------------------------------------------
-
-
 class _Tensors(NamedTuple):
     """The tensors of a file, with names without PEFT's and the layout's prefixes.
 
@@ -188,7 +63,7 @@ class _Tensors(NamedTuple):
 
 
 def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
-    """Reads a folder that PEFT, or `save_adapter`, wrote.
+    """Reads a folder that PEFT, or `hf_peft_write`, wrote.
 
     Args:
       folder: with adapter_config.json and adapter_model.safetensors.
@@ -198,9 +73,9 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
       UserError: no such folder, a method or an option that is not supported, tensors
         that are missing or that the model has no leaf for.
     """
-    folder, layout = pathlib.Path(folder), _hf_layout(model)
+    folder, layout = pathlib.Path(folder), hf_peft_layout.hf_layout(model)
     config = hf_peft_config.read_config(folder / CONFIG)
-    codec = hf_peft_layout.codec_of_kind(config.get("peft_type"))
+    codec = hf_peft_codecs.codec_of_kind(config.get("peft_type"))
     tensors = _grouped(tensor_files.read(folder / WEIGHTS).tensors, layout)
     modules = {
         convert.without_prefix(module.name, layout): module
@@ -239,9 +114,9 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
 def _grouped(tensors: Mapping[str, Any], layout: WeightLayout) -> _Tensors:
     groups = _Tensors({}, {}, {})
     for full_name, tensor in tensors.items():
-        name = full_name.removeprefix(_INNER).removeprefix(_OUTER)
+        name = full_name.removeprefix(INNER).removeprefix(OUTER)
         part = _adapter_part(name)
-        if name in hf_peft_layout.SHARED:
+        if name in SHARED:
             groups.shared[name] = hf_peft_layout.delta_array(tensor)
         elif part:
             module = convert.without_prefix(name.removesuffix(f".{part}"), layout)
@@ -313,7 +188,7 @@ def read_start(
             f"{start} holds {type(adapter.method).__name__}; peft is "
             f"{type(peft).__name__}."
         )
-    for field in hf_peft_layout.codec_of(peft).fields:
+    for field in hf_peft_codecs.codec_of(peft).fields:
         stored, value = getattr(adapter.method, field), getattr(peft, field)
         if stored != value:
             raise UserError(f"{start} has {field}={stored!r}; peft.{field}={value!r}.")

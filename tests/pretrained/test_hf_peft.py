@@ -13,7 +13,13 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.models import GPT2, MLP, Bert, ResNetImageNet
 from jaxtl.peft import IA3, Adapters, LoRA, VeRA
-from jaxtl.pretrained import convert, hf_peft_folder, tensor_files
+from jaxtl.pretrained import (
+    convert,
+    hf_peft_layout,
+    hf_peft_read,
+    hf_peft_write,
+    tensor_files,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -130,14 +136,14 @@ def test_peft_opens_what_we_write_and_we_read_it_again(tmp_path, name, method):
     delta = moved(method.init(jax.random.key(0), params))
     if "head" in params:
         params["head"] = moved(params["head"], 1)
-    hf_peft_folder.save_adapter(tmp_path / "a", method, delta, constants, params, model)
+    hf_peft_write.save_adapter(tmp_path / "a", method, delta, constants, params, model)
     expected = our_logits(name, method, params, delta, constants)
     wrapped = peft.PeftModel.from_pretrained(network, tmp_path / "a").eval()
     got = their_logits(wrapped)
     near(got, np.asarray(expected))
     assert np.abs(got - before).max() > 1e-2
 
-    again, theta, shared, whole = hf_peft_folder.read_adapter(tmp_path / "a", model)
+    again, theta, shared, whole = hf_peft_read.read_adapter(tmp_path / "a", model)
     same(theta, delta)
     same(shared, constants)
     assert {p.split("/")[0] for p in whole} <= {"head"}
@@ -146,7 +152,7 @@ def test_peft_opens_what_we_write_and_we_read_it_again(tmp_path, name, method):
     assert again.adapted_mask(params) == method.adapted_mask(params)
     near(np.asarray(our_logits(name, again, params, theta, shared)), expected)
     start = dataclasses.replace(method, start=str(tmp_path / "a"))
-    same(hf_peft_folder.read_start(start, model, params)[0], delta)
+    same(hf_peft_read.read_start(start, model, params)[0], delta)
 
 
 def same(a, b):
@@ -195,7 +201,7 @@ def test_we_read_what_peft_writes(tmp_path, name, kind):
                 x.add_(0.2 * torch.randn_like(x))
     expected = their_logits(wrapped)
     wrapped.save_pretrained(tmp_path / "a")
-    method, delta, constants, whole = hf_peft_folder.read_adapter(tmp_path / "a", model)
+    method, delta, constants, whole = hf_peft_read.read_adapter(tmp_path / "a", model)
     method.check(model.pure(), params)
     trained = trees.map_with_path(lambda p, x: whole.get(p, x), params)
     got = our_logits(name, method, trained, delta, constants)
@@ -210,9 +216,9 @@ def test_kernels_of_convolutions_turn(tmp_path):
     params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype("f4"), shapes)
     method = LoRA(rank=2, alpha=3.0, select="stage2", dora=True)
     delta = moved(method.init(jax.random.key(0), params))
-    hf_peft_folder.save_adapter(tmp_path / "a", method, delta, {}, params, model)
+    hf_peft_write.save_adapter(tmp_path / "a", method, delta, {}, params, model)
     merged = trees.flatten(method.merge(params, delta, {}))
-    tensors = tensor_files.read(tmp_path / "a" / hf_peft_folder.WEIGHTS).tensors
+    tensors = tensor_files.read(tmp_path / "a" / hf_peft_layout.WEIGHTS).tensors
     rules = {r.path: r.source for r in model.layouts()["hf"].rules}
     path = next(p for p in trees.flatten(method.targets(params)) if "conv2" in p)
     name = "base_model.model." + rules[path].removesuffix(".weight")
@@ -231,7 +237,7 @@ def test_kernels_of_convolutions_turn(tmp_path):
         ours = torch.tensor(np.asarray(merged[path])).permute(3, 2, 0, 1)
         got = torch.nn.functional.conv2d(image, ours, padding=1)
     np.testing.assert_allclose(got, both, atol=1e-4)
-    same(hf_peft_folder.read_adapter(tmp_path / "a", model)[1], delta)
+    same(hf_peft_read.read_adapter(tmp_path / "a", model)[1], delta)
 
 
 @pytest.fixture
@@ -240,12 +246,12 @@ def folder(tmp_path):
     model, method = MODELS["bert"], METHODS["lora"]
     params = model.pure().init(jax.random.key(0), TEXT)[0]
     delta = method.init(jax.random.key(0), params)
-    hf_peft_folder.save_adapter(tmp_path / "a", method, delta, {}, params, model)
+    hf_peft_write.save_adapter(tmp_path / "a", method, delta, {}, params, model)
     return tmp_path / "a", params
 
 
 def rewrite(folder, **changes):
-    path = pathlib.Path(folder) / hf_peft_folder.CONFIG
+    path = pathlib.Path(folder) / hf_peft_layout.CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -263,26 +269,26 @@ def rewrite(folder, **changes):
 def test_configurations_that_are_refused(folder, changes, says):
     rewrite(folder[0], **changes)
     with pytest.raises(UserError, match=says):
-        hf_peft_folder.read_adapter(folder[0], MODELS["bert"])
+        hf_peft_read.read_adapter(folder[0], MODELS["bert"])
 
 
 def test_tensors_that_are_refused(folder):
-    path = folder[0] / hf_peft_folder.WEIGHTS
+    path = folder[0] / hf_peft_layout.WEIGHTS
     tensors = dict(tensor_files.read(path).tensors)
     tensors = {k: np.asarray(v) for k, v in tensors.items()}
     strange = {k.replace("layer.1", "layer.7"): v for k, v in tensors.items()}
     tensor_files.write(path, strange)
     with pytest.raises(UserError, match=r"Bert has no place for 'encoder.layer.7"):
-        hf_peft_folder.read_adapter(folder[0], MODELS["bert"])
+        hf_peft_read.read_adapter(folder[0], MODELS["bert"])
     lost = next(k for k in tensors if "lora_B" in k)
     tensor_files.write(path, {k: v for k, v in tensors.items() if k != lost})
     with pytest.raises(UserError, match=r"tensor 'lora_B.weight' of .* is missing"):
-        hf_peft_folder.read_adapter(folder[0], MODELS["bert"])
+        hf_peft_read.read_adapter(folder[0], MODELS["bert"])
     tensor_files.write(path, {"base_model.model.classifier.bias": np.zeros(3, "f4")})
     with pytest.raises(UserError, match="holds no adapter"):
-        hf_peft_folder.read_adapter(folder[0], MODELS["bert"])
+        hf_peft_read.read_adapter(folder[0], MODELS["bert"])
     with pytest.raises(UserError, match=r"no folder of PEFT"):
-        hf_peft_folder.read_adapter(folder[0].parent, MODELS["bert"])
+        hf_peft_read.read_adapter(folder[0].parent, MODELS["bert"])
 
 
 def test_what_is_not_written(folder, tmp_path):
@@ -290,22 +296,22 @@ def test_what_is_not_written(folder, tmp_path):
     model, method = MODELS["bert"], METHODS["lora"]
     delta = method.init(jax.random.key(0), params)
     with pytest.raises(UserError, match="exists already"):
-        hf_peft_folder.save_adapter(place, method, delta, {}, params, model)
+        hf_peft_write.save_adapter(place, method, delta, {}, params, model)
     new, bottle = tmp_path / "b", Adapters(width=2)
     with pytest.raises(UserError, match=r"can't hold Adapters"):
-        hf_peft_folder.save_adapter(new, bottle, {}, {}, params, model)
+        hf_peft_write.save_adapter(new, bottle, {}, {}, params, model)
     with pytest.raises(UserError, match=r"MLP has no layout"):
-        hf_peft_folder.save_adapter(new, method, delta, {}, params, MLP(outputs=3))
+        hf_peft_write.save_adapter(new, method, delta, {}, params, MLP(outputs=3))
     whole = LoRA(rank=1, select="head/dense")
     with pytest.raises(UserError, match=r"'head' is adapted .* and to be saved"):
-        hf_peft_folder.save_adapter(new, whole, {}, {}, params, model)
+        hf_peft_write.save_adapter(new, whole, {}, {}, params, model)
     with pytest.raises(UserError, match=r"saved='haed' is no stage.*'head'"):
-        hf_peft_folder.save_adapter(
+        hf_peft_write.save_adapter(
             new, method, delta, {}, params, model, saved=("haed",)
         )
     tied = MODELS["gpt2"].pure().init(jax.random.key(0), TEXT)[0]
     with pytest.raises(UserError, match=r"table of a tied head"):
-        hf_peft_folder.save_adapter(new, TABLES["table"], {}, {}, tied, MODELS["gpt2"])
+        hf_peft_write.save_adapter(new, TABLES["table"], {}, {}, tied, MODELS["gpt2"])
     assert not new.exists()
 
 
@@ -324,6 +330,6 @@ def test_a_start_that_does_not_fit(folder, method, says):
     place, params = folder
     method = dataclasses.replace(method, start=str(place))
     with pytest.raises(UserError, match=says):
-        hf_peft_folder.read_start(
+        hf_peft_read.read_start(
             method, MODELS["bert"], jax.tree.map(jnp.asarray, params)
         )
