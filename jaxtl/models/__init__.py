@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from .bert import Bert as Bert
     from .causal_lm import generate as generate
     from .cnn import CNN as CNN
-    from .foreign import foreign as foreign
     from .gpt2 import GPT2 as GPT2
     from .llama import Llama as Llama
     from .mlp import MLP as MLP
     from .mobilenet import MobileNet as MobileNet
+    from .plain_functions import foreign as foreign
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
     from .staged import Staged as Staged
