@@ -52,8 +52,10 @@ class Evaluable(Protocol):
       cached: the frozen stages whose features training starts from, None without.
     """
 
-    datasets: Mapping[str, Dataset]
     cached: Any
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]: ...
 
     def evaluation_model(self, data: str = "target") -> EvaluationModel:
         """The model, with the preprocessing of one of the data sets."""

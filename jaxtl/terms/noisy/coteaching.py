@@ -35,7 +35,7 @@ def small_loss_share(
       Han et al., Co-teaching, NeurIPS 2018, algorithm 1 with c = 1.
     """
     progress = jnp.minimum(step / jnp.maximum(ramp * steps, 1e-6), 1.0)
-    return 1.0 - forget * progress
+    return jnp.asarray(1.0 - forget * progress)
 
 
 def small_loss_mask(losses: jax.Array, share: ArrayLike) -> jax.Array:

@@ -188,7 +188,7 @@ class DivideMix(NoisyLabelTerm):
             )
 
     def init(self, key: jax.Array, setup: Setup) -> PyTree:
-        x = next(iter(setup.batches(self.stream)), {}).get("x")
+        x: Any = next(iter(setup.batches(self.stream)), {}).get("x")
         if isinstance(x, dict) or not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(
                 f"{checks.where(setup, 'stream')}={self.stream!r}: DivideMix mixes "
@@ -217,8 +217,12 @@ class DivideMix(NoisyLabelTerm):
         ramp = jnp.clip((context.step - warmup_end) / ramp_steps, 0.0, 1.0)
         l_u_weight = jnp.where(is_warmup, 0.0, self.unlabelled * ramp)
         l_reg_weight = jnp.where(is_warmup, 0.0, self.penalty)
-        total, metrics = jnp.float32(0.0), {}
-        settings = ({}, {"params": second_params, "stats": predictions.stats})
+        total = jnp.float32(0.0)
+        metrics: dict[str, Any] = {}
+        settings: tuple[dict[str, Any], ...] = (
+            {},
+            {"params": second_params, "stats": predictions.stats},
+        )
         for network, pass_settings in enumerate(settings):
             # Each network learns from the division by the other one's losses.
             division = clean[1 - network]

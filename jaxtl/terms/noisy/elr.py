@@ -59,7 +59,7 @@ def ensembled_targets(
       Liu et al., Early-Learning Regularization, NeurIPS 2020, eq. 9.
     """
     p = _clipped(logits)
-    return beta * targets + (1 - beta) * p / p.sum(-1, keepdims=True)
+    return jnp.asarray(beta * targets + (1 - beta) * p / p.sum(-1, keepdims=True))
 
 
 def _clipped(logits: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jaxtl.core.config import traced
 from jaxtl.terms import checks, losses
@@ -14,7 +13,10 @@ from jaxtl.terms.noisy.base import NoisyLabelTerm
 
 
 def generalized_cross_entropy(
-    logits: jax.Array, labels: jax.Array, q: ArrayLike, threshold: ArrayLike = 0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    q: jax.Array | float,
+    threshold: jax.Array | float = 0.0,
 ) -> jax.Array:
     """(1 − p_y^q) / q, mean over examples; q → 0 is −log p_y, q = 1 is 1 − p_y.
 

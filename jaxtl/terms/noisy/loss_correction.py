@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,13 @@ class _LossCorrection(NoisyLabelTerm):
         super().check(setup)
         self._checked_matrix(setup)
 
+    def _checked_matrix(self, setup: Setup) -> np.ndarray:
+        """The matrix, checked for what the correction needs."""
+        return self._matrix(setup)
+
     def _matrix(self, setup: Setup) -> np.ndarray:
-        name, matrix = checks.where(setup, "transition"), self.transition
+        name = checks.where(setup, "transition")
+        matrix: Any = self.transition
         if isinstance(matrix, str):
             path = pathlib.Path(matrix)
             if not matrix or not path.is_file():

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
@@ -37,9 +36,9 @@ def non_negative_risk(
     positives: jax.Array,
     weights: jax.Array,
     unlabelled: jax.Array,
-    prior: ArrayLike,
-    beta: ArrayLike = 0.0,
-    gamma: ArrayLike = 1.0,
+    prior: jax.Array | float,
+    beta: jax.Array | float = 0.0,
+    gamma: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The positive-unlabelled risk with the sigmoid loss ℓ(g, t) = 1 / (1 + e^{tg}).
 

@@ -96,7 +96,7 @@ class AttentionTransfer(Term):
     def __call__(self, context: View) -> jax.Array:
         features = context.forward(self.stream).features
         source_features = context.source_forward(self.stream).features
-        network, total = context.program.network, 0.0
+        network, total = context.program.network, jnp.float32(0.0)
         for stage in feature_maps.stage_names(self.stages, network, features):
             student, _ = feature_maps.flatten_positions(features[stage])
             teacher, _ = feature_maps.flatten_positions(source_features[stage])

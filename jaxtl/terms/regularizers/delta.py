@@ -170,7 +170,7 @@ class DELTA(Term):
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         features = context.forward(self.stream).features
         source_features = context.source_forward(self.stream).features
-        distance = 0.0
+        distance = jnp.float32(0.0)
         for stage in self._stage_names(context, features):
             weights = context.constants[stage] if self.attention else None
             distance += feature_distance(
@@ -232,7 +232,8 @@ def _loss_increases(
         jax.jit(f, compiler_options=compilation.options())
         for f in (stage_output, loss_without)
     )
-    total, count = 0.0, 0
+    total: Any = 0.0
+    count = 0
     for chunk in chunks:
         feature, y = stage_output(chunk["x"]), chunk["y"]
         channels = feature_maps.mean_over_positions(feature).shape[-1]
@@ -243,9 +244,7 @@ def _loss_increases(
     return total / count
 
 
-def _without_channel(
-    feature: jax.Array | Tokens, channel: jax.Array
-) -> jax.Array | Tokens:
+def _without_channel(feature: Any, channel: jax.Array | int) -> Any:
     """A feature with one channel set to 0; with none of them for −1."""
     if isinstance(feature, Tokens):
         states = _without_channel(feature.states, channel)

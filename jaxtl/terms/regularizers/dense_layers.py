@@ -84,6 +84,7 @@ def watch(
     """
 
     def run(nudges: PyTree) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        assert network.taps is not None, "check_visible was not called"
         out, inputs = network.taps(params, stats, x, nudges, stop=stop)
         return types.vectors(out.logits), inputs
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class _ImportanceTerm(per_leaf.ParameterTerm):
     def constants(self, setup: Setup) -> PyTree:
         name = f"{checks.where(setup, 'importance')}={self.importance!r}"
         if self.importance is None:
-            arrays = _importance_at_source(setup, self.kinds[0])
+            arrays: Mapping[str, Any] = _importance_at_source(setup, self.kinds[0])
         else:
             arrays = importance_file.load(setup, self.importance, self.kinds).arrays
         importance = {}
@@ -173,7 +173,7 @@ def _importance_at_source(setup: Setup, kind: str) -> dict[str, np.ndarray]:
         def f(params: PyTree, x: PyTree) -> jax.Array:
             return network.apply(params, stats, x).logits
 
-        settings = {"task": setup.program.task, "chunk": chunk}
+        settings: dict[str, Any] = {"task": setup.program.task, "chunk": chunk}
         if kind == "mas":
             return fisher.mas(f, params, x, **settings)
         # One label drawn per example: as many backward passes as examples.

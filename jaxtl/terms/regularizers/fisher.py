@@ -5,6 +5,7 @@ gradient: the square of a mean is not the mean of squares.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def mean_over_batches(
     """
     chunk = int(np.clip(_MAX_GRADIENT_ELEMENTS // max(1, trees.size(params)), 1, 32))
     compiled = jax.jit(equation, static_argnums=5)
-    totals, count = {}, 0
+    totals: dict[str, Any] = {}
+    count = 0
     for index, batch in enumerate(batches):
         size = len(jax.tree.leaves(batch["x"])[0])
         batch_key = jax.random.fold_in(key, index)
@@ -55,7 +57,7 @@ def mean_over_batches(
             # Float64, since a long sum of small float32 numbers loses digits.
             sums = totals.get(path, 0.0)
             totals[path] = sums + size * np.asarray(leaf, np.float64)
-    return {path: np.float32(sums / count) for path, sums in totals.items()}
+    return {path: np.asarray(sums / count, np.float32) for path, sums in totals.items()}
 
 
 def diagonal_fisher(

@@ -24,6 +24,7 @@ References:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +157,7 @@ def projected_inputs(
 def signs(
     key: jax.Array,
     probes: int,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     dtype: jnp.dtype,
     draws: str = "signs",
 ) -> jax.Array:
@@ -202,7 +203,7 @@ def _projected(
     """The estimate for two functions of z, by which they are differentiated."""
     stop_gradient = jax.lax.stop_gradient
     out = jax.eval_shape(f, z)
-    total = 0.0
+    total: Any = 0.0
     for v in signs(key, probes, out.shape, out.dtype, draws):  # few, so unrolled
         g = jax.grad(lambda z, v=v: jnp.sum(v * f(z)))(stop_gradient(z))
         source_g = jax.grad(lambda z, v=v: jnp.sum(v * source_f(z)))(

@@ -6,7 +6,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
@@ -52,8 +51,8 @@ def projected_ascent(
     start: jax.Array,
     *,
     steps: int,
-    step_size: ArrayLike,
-    radius: ArrayLike,
+    step_size: jax.Array | float,
+    radius: jax.Array | float,
 ) -> jax.Array:
     """Projected gradient ascent in the L∞ ball: z ← clip(z + η g/‖g‖∞, −ε, ε).
 

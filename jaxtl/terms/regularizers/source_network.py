@@ -12,7 +12,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Batch, Network, Output, PyTree, Tokens
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
-from jaxtl.terms.context import View
+from jaxtl.terms.context import Context, View
 
 
 def check_head(setup: Setup, term: str, trained: bool = False) -> None:
@@ -33,7 +33,7 @@ def check_head(setup: Setup, term: str, trained: bool = False) -> None:
         )
 
 
-def has_source_head(context: View | Setup) -> bool:
+def has_source_head(context: View | Context | Setup) -> bool:
     """Whether every parameter of the model's head has a source.
 
     Args:
