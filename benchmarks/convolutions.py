@@ -1,13 +1,15 @@
-"""How fast is a convolution alone, next to XLA's own and torch's?
+"""Time of single convolutions: jaxtl's, XLA's own and torch's.
 
 The layers of a LeNet, a ResNet-20 and a MobileNet, one by one: the value and both
 gradients as `layers/conv_cpu.py` computes them, as XLA does under the same compiler
-options (`models/conv.py` outside the CPU), and as torch does. One compiled call each, a
+options (`layers/conv.py` outside the CPU), and as torch does. One compiled call each, a
 few in a row, in turn.
 """
 
+import functools
 import os
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,11 +24,11 @@ from jaxtl.core import compilation
 from jaxtl.models.layers import conv_cpu
 from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow
 
-CALLS = 8  # in a row: a single one is too short for the clock
+CALLS = 8  # in a row, since one is too short to be timed
 
 
 class Layer(NamedTuple):
-    """Sides and channels of a layer of kernel² weights that keeps the image's size."""
+    """A convolution with kernel² weights that keeps the image's size."""
 
     name: str
     side: int
@@ -38,11 +40,11 @@ class Layer(NamedTuple):
 
     @property
     def case(self) -> ConvShapes:
-        """Its shapes."""
-        pad, inside = self.kernel // 2, self.channels // self.groups
+        """Shapes of the inputs and of the kernel."""
+        pad, inputs = self.kernel // 2, self.channels // self.groups
         return ConvShapes(
             (self.batch, self.side, self.side, self.channels),
-            (self.kernel, self.kernel, inside, self.outputs),
+            (self.kernel, self.kernel, inputs, self.outputs),
             ConvWindow((1, 1), ((pad, pad), (pad, pad)), self.groups),
         )
 
@@ -60,14 +62,14 @@ LAYERS = (
 
 
 def works(layer: Layer):
-    """Returns {what: {who: a function that computes it}}."""
+    """{operation: {library: a function that computes it}} of a layer."""
     case, pad, groups = layer.case, layer.kernel // 2, layer.groups
     rng = np.random.default_rng(0)
     shapes = case.x, case.kernel, case.out
     x, kernel, g = (rng.normal(size=s).astype(np.float32) for s in shapes)
     tx, tg = (torch.tensor(a.transpose(0, 3, 1, 2).copy()) for a in (x, g))
     tk = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())
-    where = {"padding": pad, "groups": groups}
+    options = {"padding": pad, "groups": groups}
 
     def compiled(f, *arrays):
         run = jax.jit(lambda *a: f(*a, case), compiler_options=compilation.options())
@@ -81,38 +83,33 @@ def works(layer: Layer):
         "value": {
             "jaxtl": compiled(conv_cpu.value, x, kernel),
             "XLA": compiled(plain, x, kernel),
-            "torch": lambda: F.conv2d(tx, tk, **where),
+            "torch": lambda: F.conv2d(tx, tk, **options),
         },
         "by input": {
             "jaxtl": compiled(conv_cpu.input_gradient, g, kernel),
             "XLA": compiled(conv_cpu.xla_input_gradient, g, kernel),
-            "torch": lambda: torch_grad.conv2d_input(tx.shape, tk, tg, **where),
+            "torch": lambda: torch_grad.conv2d_input(tx.shape, tk, tg, **options),
         },
         "by kernel": {
             "jaxtl": compiled(conv_cpu.kernel_gradient, x, g),
             "XLA": compiled(conv_cpu.xla_kernel_gradient, x, g),
-            "torch": lambda: torch_grad.conv2d_weight(tx, tk.shape, tg, **where),
+            "torch": lambda: torch_grad.conv2d_weight(tx, tk.shape, tg, **options),
         },
     }
 
 
 def measure(layer: Layer, rounds: int) -> list[timing.Row]:
-    """Returns one layer's rows of the table."""
+    """Measures one layer's rows of the table."""
     rows = []
-    for what, ways in works(layer).items():
-
-        def several(way):
-            for _ in range(CALLS):
-                way()
-
-        calls = {name: lambda way=way: several(way) for name, way in ways.items()}
+    for operation, functions in works(layer).items():
+        calls = {n: functools.partial(_repeat, f) for n, f in functions.items()}
         clock = timing.alternate(calls, rounds).clock
         ms = {name: 1e3 * statistics.median(t) / CALLS for name, t in clock.items()}
         rows.append(
             {
                 "layer": layer.name,
                 "kernel": " × ".join(map(str, layer.case.kernel)),
-                "what": what,
+                "what": operation,
                 "jaxtl, ms": ms["jaxtl"],
                 "XLA, ms": ms["XLA"],
                 "torch, ms": ms["torch"],
@@ -123,13 +120,18 @@ def measure(layer: Layer, rounds: int) -> list[timing.Row]:
     return rows
 
 
+def _repeat(function: Callable[[], object]) -> None:
+    for _ in range(CALLS):
+        function()
+
+
 def main(argv=None) -> list[list[timing.Row]]:
-    asked = timing.options(__doc__, argv)
+    options = timing.options(__doc__, argv)
     torch.set_num_threads(os.cpu_count())
-    layers = [LAYERS[0]._replace(batch=2)] if asked.quick else LAYERS
-    rounds = 3 if asked.quick else 9
+    layers = [LAYERS[0]._replace(batch=2)] if options.quick else LAYERS
+    rounds = 3 if options.quick else 9
     rows = [row for layer in layers for row in measure(layer, rounds)]
-    timing.report("Convolutions alone, on CPU", [rows], asked.json)
+    timing.report("Convolutions alone, on CPU", [rows], options.json)
     return [rows]
 
 

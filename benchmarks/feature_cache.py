@@ -1,4 +1,4 @@
-"""What does it save to run frozen stages once per data set and not once per step?
+"""Time saved by running frozen stages once per data set instead of once per step.
 
 One epoch of training a head on a frozen network, in four ways: jaxtl with and without
 its cache of features, torch with the body under `no_grad`, and torch on features that
@@ -27,7 +27,7 @@ from jaxtl.evaluation import feature_cache
 from jaxtl.pretrained import convert
 
 RATE = 1e-3
-TARGET = 50  # times as many epochs per second, against uncached jaxtl and torch
+TARGET = 50  # times as many epochs per second as uncached jaxtl and torch
 HEAD = {"head": 1.0, ".*": tl.FROZEN}
 
 
@@ -36,8 +36,8 @@ class Job:
     """A frozen network and the data whose head is trained.
 
     Attributes:
-      pair: the network, twice.
-      x, y: all examples, as ours takes them.
+      pair: the network in jaxtl and in torch.
+      x, y: all examples, as jaxtl takes them.
       batch: examples per step.
     """
 
@@ -48,12 +48,12 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Steps of one epoch."""
+        """Number of steps in an epoch."""
         return len(self.y) // self.batch
 
 
 def jobs(quick: bool) -> list[Job]:
-    """Returns the networks with their data."""
+    """The networks with their data."""
     rng = np.random.default_rng(1)
     if quick:
         [bert] = torch_models.transformer(quick=True)
@@ -69,25 +69,25 @@ def jobs(quick: bool) -> list[Job]:
     ]
 
 
-def setup(job: Job, how: str) -> tl.Run:
-    """Returns our run, the cache on or off."""
+def setup(job: Job, cache: str) -> tl.Run:
+    """Sets up jaxtl's run with the cache "off" or in "memory"."""
     weights = convert.to_weights(job.pair.tensors, job.pair.layout)
     return tl.setup(
         tl.Experiment(
             model=job.pair.ours,
-            init=models.Held(weights),
+            init=models.InMemory(weights),
             data=models.Batch(x=job.x, y=job.y, task="classification"),
             optim=tl.optim.AdamW(lr=RATE, groups=HEAD),
             batch=job.batch,
             steps=10**6,
             monitor=None,
-            cache=how,
+            cache=cache,
         )
     )
 
 
 class Torch:
-    """The same in torch: the body frozen, a head of its own."""
+    """The same job in torch: a frozen body, and a head that trains."""
 
     def __init__(self, job: Job):
         self.job, self.body = job, job.pair.theirs.eval()
@@ -100,7 +100,7 @@ class Torch:
         self.adam = torch.optim.AdamW(self.head.parameters(), RATE, fused=True)
 
     def features(self, rows):
-        """Returns the frozen features of some rows."""
+        """Computes the frozen features of some rows."""
         with torch.no_grad():
             x = self.x
             part = (
@@ -109,7 +109,7 @@ class Torch:
             return self.job.pair.logits(self.body, part)
 
     def everything(self):
-        """Returns the features of all rows, computed batch by batch."""
+        """Computes the features of all rows, batch by batch."""
         size = self.job.batch
         rows = [range(i, i + size) for i in range(0, len(self.y), size)]
         return torch.cat([self.features(list(r)) for r in rows])
@@ -125,25 +125,25 @@ class Torch:
 
 
 def measure(job: Job, rounds: int) -> timing.Row:
-    """Returns one network's row of the table."""
+    """Measures one network's row of the table."""
     plain, cached, theirs = setup(job, "off"), setup(job, "memory"), Torch(job)
-    cached.compile()  # of the pass and of the step
+    cached.compile()  # compiles the pass and the step
     feature_cache.clear()
     cached.cached = cached.compiled = None
-    begin = time.perf_counter()
+    start = time.perf_counter()
     cached.compile()
-    filled = time.perf_counter() - begin
+    filling = time.perf_counter() - start
     stored = theirs.everything()
-    many = 1 if job.steps < 10 else 5  # a cached epoch alone is too short to time
+    epochs = 1 if job.steps < 10 else 5  # one cached epoch is too short to be timed
     works = {
-        "cached": lambda: _advance(cached, many * job.steps),
-        "by hand": lambda: [theirs.epoch(lambda r: stored[r]) for _ in range(many)],
+        "cached": lambda: _advance(cached, epochs * job.steps),
+        "by hand": lambda: [theirs.epoch(lambda r: stored[r]) for _ in range(epochs)],
         "plain": lambda: _advance(plain, job.steps),
         "no_grad": lambda: theirs.epoch(theirs.features),
     }
     clock = timing.alternate(works, rounds).clock
     for name in ("cached", "by hand"):
-        clock[name] = [seconds / many for seconds in clock[name]]
+        clock[name] = [seconds / epochs for seconds in clock[name]]
     ours = sorted(clock["cached"])[rounds // 2]
     return {
         "network": job.pair.name.partition(", batch")[0],
@@ -154,9 +154,9 @@ def measure(job: Job, rounds: int) -> timing.Row:
         "× plain jaxtl": timing.ratio(clock, "plain", "cached"),
         "× torch no_grad": timing.ratio(clock, "no_grad", "cached"),
         "× torch on features by hand": timing.ratio(clock, "by hand", "cached"),
-        "filling, s": filled,
+        "filling, s": filling,
         "first epoch × torch no_grad": timing.ratio(
-            {"a": clock["no_grad"], "b": [filled + c for c in clock["cached"]]},
+            {"a": clock["no_grad"], "b": [filling + c for c in clock["cached"]]},
             "a",
             "b",
         ),

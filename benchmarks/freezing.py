@@ -1,9 +1,9 @@
-"""What does a frozen stage cost? It should cost its forward pass and nothing else.
+"""Cost of a frozen stage, which should be its forward pass and nothing else.
 
 CIFAR ResNet-20 with its first k stages frozen, for every k: floating-point operations
-and temporary memory of one step, as XLA counts them, and the optimizer's state. Held
-against the forward pass of the whole network, and against the way that freezes by
-zeroing updates: every gradient is computed, and the optimizer keeps state for all.
+and temporary memory of one step, as XLA counts them, and the optimizer's state. They
+are compared with the forward pass of the whole network, and with freezing by zeroed
+updates: that computes every gradient and keeps optimizer state for all parameters.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ BATCH = 32
 
 
 def experiment(frozen: tuple[str, ...], depth: int, side: int) -> tl.Experiment:
-    """Returns the job with some stages frozen."""
+    """The experiment with some stages frozen."""
     rng = np.random.default_rng(0)
     groups = {f"{stage}/.*": tl.FROZEN for stage in frozen} | {".*": 1.0}
     return tl.Experiment(
@@ -37,7 +37,7 @@ def experiment(frozen: tuple[str, ...], depth: int, side: int) -> tl.Experiment:
 
 
 def forward(run: tl.Run):
-    """Returns the compiled evaluation-mode forward pass of one batch."""
+    """Compiles the forward pass of one batch in evaluation mode."""
     x = jnp.zeros((BATCH, *run.parts.datasets["target"].example_shape))
     apply = jax.jit(lambda params, stats, x: run.network.apply(params, stats, x).logits)
     lowered = apply.lower(run.params, run.state.stats, x)
@@ -45,7 +45,7 @@ def forward(run: tl.Run):
 
 
 def zeroed(run: tl.Run):
-    """Returns (compiled step, state) of freezing all but the head by zero updates."""
+    """Compiles a step that zeroes all updates but the head's; returns (step, state)."""
     network, params, stats = run.network, run.params, run.state.stats
     mask = {stage: stage != "head" for stage in params}
     tx = optax.chain(optax.adamw(1e-3), optax.masked(optax.set_to_zero(), mask))
@@ -69,20 +69,21 @@ def zeroed(run: tl.Run):
 def costs(
     depth: int, side: int, counts: Sequence[int] | None = None
 ) -> tuple[list[timing.Row], dict[str, tl.Run]]:
-    """Returns the table of what XLA counts, and the runs by row.
+    """The table of XLA's counts, and the runs by name.
 
     Args:
-      depth, side: of the network and of the images.
-      counts: how many stages are frozen, row by row; None takes every number.
+      depth: of the network.
+      side: of the images, in pixels.
+      counts: number of frozen stages in each row; None takes every number.
     """
     rows, runs = [], {}
     names = tl.models.ResNet(depth=depth, outputs=10).stages
     for k in range(len(names)) if counts is None else counts:
         run = tl.setup(experiment(names[:k], depth, side))
-        found = run.compile()
-        kept = tl.tree.nbytes(run.state.opt)
+        compiled = run.compile()
+        optimizer_bytes = tl.tree.nbytes(run.state.opt)
         name = ", ".join(names[:k]) or "nothing"
-        rows.append(_row(name, found.flops, found.temp_bytes, kept))
+        rows.append(_row(name, compiled.flops, compiled.temp_bytes, optimizer_bytes))
         runs[name] = run
     built, opt = zeroed(run)
     rows.append(_counted("all but head, updates zeroed", built, tl.tree.nbytes(opt)))
@@ -92,17 +93,20 @@ def costs(
     return rows, runs
 
 
-def _counted(name, built, kept: int) -> timing.Row:
-    memory = built.memory_analysis()
-    return _row(name, built.cost_analysis()["flops"], memory.temp_size_in_bytes, kept)
+def _counted(name: str, compiled, optimizer_bytes: int) -> timing.Row:
+    flops = compiled.cost_analysis()["flops"]
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return _row(name, flops, temporary, optimizer_bytes)
 
 
-def _row(name, flops, temporary, kept) -> timing.Row:
+def _row(
+    name: str, flops: float, temporary: float, optimizer_bytes: float
+) -> timing.Row:
     return {
         "frozen": name,
         "MFLOP": flops / 1e6,
         "temporary, MB": temporary / 1e6,
-        "optimizer, kB": kept / 1e3,
+        "optimizer, kB": optimizer_bytes / 1e3,
     }
 
 
@@ -120,19 +124,18 @@ def time_steps(runs: dict[str, tl.Run], rounds: int) -> timing.Times:
 
 
 def main(argv=None) -> list[list[timing.Row]]:
-    asked = timing.options(__doc__, argv)
-    depth, side, rounds = (8, 16, 3) if asked.quick else (20, 32, 15)
-    rows, runs = costs(depth, side, (0, 2, 4) if asked.quick else None)
+    options = timing.options(__doc__, argv)
+    depth, side, rounds = (8, 16, 3) if options.quick else (20, 32, 15)
+    rows, runs = costs(depth, side, (0, 2, 4) if options.quick else None)
     times = time_steps(runs, rounds)
     for row in rows:
         name = row["frozen"]
-        known = name in times.clock
-        row["ms/step"] = 1e3 * float(np.median(times.clock[name])) if known else ""
-        row["of nothing's"] = (
-            timing.ratio(times.clock, name, "nothing") if known else ""
-        )
+        row["ms/step"] = row["of nothing's"] = ""
+        if name in times.clock:
+            row["ms/step"] = 1e3 * float(np.median(times.clock[name]))
+            row["of nothing's"] = timing.ratio(times.clock, name, "nothing")
     title = f"Freezing, stage by stage: ResNet-{depth}, {side}×{side}, batch {BATCH}"
-    timing.report(title, [rows], asked.json)
+    timing.report(title, [rows], options.json)
     return [rows]
 
 

@@ -1,12 +1,12 @@
-"""What does a grid of 60 small runs cost, as one sweep and otherwise?
+"""Time of a grid of 60 small runs: as one sweep, in a loop, in processes, in torch.
 
 5 seeds × 3 learning rates × 4 weights of L2-SP, 300 steps each, of (a) a perceptron on
 the digits, (b) the quickstart's convolutional network, (c) heads on cached features of
 a ResNet-20. The alternatives: (i) a process per cell, (ii) a Python loop in one process
 that compiles once, (iii) the same loop in torch. Every cell trains, is evaluated ten
 times on val, keeps its best weights and is tested once. Each figure is the wall time
-of fresh processes without a compilation cache, what they import left out but for (i).
-(c)'s features are there already, on our side as on torch's.
+of fresh processes without a compilation cache, without their imports except for (i).
+The features of (c) are computed beforehand, for jaxtl as for torch.
 
     python benchmarks/grid.py [--quick] [--json FILE]
 """
@@ -23,7 +23,7 @@ import tempfile
 import time
 
 RATES, WEIGHTS = (1e-3, 3e-3, 1e-2), (0.0, 1e-3, 1e-2, 1e-1)
-SEEDS = range(int(os.environ.get("GRID_SEEDS", 5)))  # the quick mode has one
+SEEDS = range(int(os.environ.get("GRID_SEEDS", 5)))  # one in the quick mode
 STEPS, BATCH, EVALUATIONS = 300, 64, 10
 TARGETS = {
     "process": dict.fromkeys(("small", "mlp", "cnn", "heads"), 30),
@@ -37,11 +37,11 @@ CASES = {
     "heads": "(c) heads on ResNet-20 features",
 }
 UNITS = {"small": (64,), "mlp": (256, 256)}
-SAMPLE = 3  # processes that are timed of (i)'s 60
+SAMPLE = 3  # of the 60 processes of (i) that are timed
 
 
 def experiment(case: str, folder: pathlib.Path, steps: int):
-    """Returns one cell's experiment, of seed 0."""
+    """The experiment of a cell with seed 0."""
     import jaxtl as tl
 
     shared = dict(
@@ -85,7 +85,7 @@ def _model(case: str):
 
 
 def prepare(case: str, folder: pathlib.Path, steps: int) -> None:
-    """Trains the source, and writes (c)'s images and features."""
+    """Trains the source, and writes the images and features of (c)."""
     import numpy as np
 
     import jaxtl as tl
@@ -114,14 +114,14 @@ def prepare(case: str, folder: pathlib.Path, steps: int) -> None:
     data = tl.data.Arrays(str(folder / "images.npz"), val=1000, split_seed=0)
     source = tl.Experiment(model=tl.models.ResNet(depth=20), data=data, steps=1)
     tl.train(tl.setup(source, folder / "source"), progress=False)
-    one = experiment(case, folder, 1)
-    tl.train(tl.setup(dataclasses.replace(one, cache="disk", steps=60)), progress=False)
-    work("sweep", case, folder, 1)  # its features are those of all lanes' rows
+    exp = dataclasses.replace(experiment(case, folder, 1), cache="disk", steps=60)
+    tl.train(tl.setup(exp), progress=False)
+    work("sweep", case, folder, 1)  # caches the features of all replicas' rows
     work("torch", case, folder, 1)
 
 
-def cells(case, folder, steps):
-    """Yields every cell's experiment."""
+def cells(case: str, folder: pathlib.Path, steps: int):
+    """Yields the experiment of every cell."""
     base = experiment(case, folder, steps)
     for seed, rate, weight in itertools.product(SEEDS, RATES, WEIGHTS):
         near = dataclasses.replace(base.terms["near"], weight=weight)
@@ -133,24 +133,24 @@ def cells(case, folder, steps):
         )
 
 
-def work(how: str, case: str, folder: pathlib.Path, steps: int) -> float:
-    """Runs all cells in one way (of "process" one); returns the mean test accuracy."""
-    if how == "torch":
+def work(way: str, case: str, folder: pathlib.Path, steps: int) -> float:
+    """Runs all cells, one of them by "process"; returns the mean test accuracy."""
+    if way == "torch":
         import grid_torch
 
         return grid_torch.run(case, folder, steps)
     import jaxtl as tl
 
-    if how == "sweep":
+    if way == "sweep":
         return _sweep(case, folder, steps)
-    wanted = list(cells(case, folder, steps))
-    if how == "process":
-        wanted = wanted[:1]
-    found = [tl.train(tl.setup(exp), progress=False) for exp in wanted]
-    return statistics.mean(r["test"]["accuracy"] for r in found)
+    exps = list(cells(case, folder, steps))
+    if way == "process":
+        exps = exps[:1]
+    results = [tl.train(tl.setup(exp), progress=False) for exp in exps]
+    return statistics.mean(r["test"]["accuracy"] for r in results)
 
 
-def _sweep(case, folder, steps) -> float:
+def _sweep(case: str, folder: pathlib.Path, steps: int) -> float:
     from jaxtl.sweep import runner
     from jaxtl.sweep.grid import build_grid
     from jaxtl.sweep.sweep_folder import build_sweep, open_database
@@ -161,48 +161,51 @@ def _sweep(case, folder, steps) -> float:
     path.write_text("")
     exp = experiment(case, folder, steps)
     file = experiment_file.File(path, {"": exp}, None, (), "")
-    made = build_sweep(file, build_grid(file, axes), folder / f"sweep{time.time_ns()}")
-    with open_database(made) as database:
-        runner.run(made, database)
-        found = [entry.result["test"]["accuracy"] for entry in database.entries()]
-    assert len(found) == 12 * len(SEEDS)
-    return statistics.mean(found)
+    out = folder / f"sweep{time.time_ns()}"
+    sweep = build_sweep(file, build_grid(file, axes), out)
+    with open_database(sweep) as database:
+        runner.run(sweep, database)
+        results = [entry.result for entry in database.entries()]
+    assert len(results) == 12 * len(SEEDS)
+    return statistics.mean(result["test"]["accuracy"] for result in results)
 
 
-def timed(how, case, folder, steps) -> tuple[float, float, float]:
-    """Returns (seconds of the work, of the whole process, mean accuracy)."""
-    begin = time.perf_counter()
-    given = [sys.executable, __file__, "--work", how, case, str(folder), str(steps)]
-    done = subprocess.run(given, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    seconds, accuracy = map(float, done.stdout.split()[-2:])
-    return seconds, time.perf_counter() - begin, accuracy
+def timed(
+    way: str, case: str, folder: pathlib.Path, steps: int
+) -> tuple[float, float, float]:
+    """Runs a process; (seconds of its work, of the whole process, mean accuracy)."""
+    start = time.perf_counter()
+    command = [sys.executable, __file__, "--work", way, case, str(folder), str(steps)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    seconds, accuracy = map(float, process.stdout.split()[-2:])
+    return seconds, time.perf_counter() - start, accuracy
 
 
 def measure(case: str, steps: int, rounds: int) -> dict:
-    """Returns one case's row."""
+    """Measures the row of one case."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         timed("prepare", case, folder, steps)
         times: dict[str, list[float]] = {}
         accuracy = {}
-        for turn in range(rounds):
+        for number in range(rounds):
             ways = ["sweep", "loop", "torch"]
-            for how in ways[:: -1 if turn % 2 else 1]:
-                seconds, _, accuracy[how] = timed(how, case, folder, steps)
-                times.setdefault(how, []).append(seconds)
-        one = [timed("process", case, folder, steps)[1] for _ in range(SAMPLE)]
-        times["process"] = [60 * statistics.median(one)]
-    found = {how: statistics.median(values) for how, values in times.items()}
-    row = {"60 cells of": CASES[case], "sweep s": round(found["sweep"], 1)}
+            for way in ways[:: -1 if number % 2 else 1]:
+                seconds, _, accuracy[way] = timed(way, case, folder, steps)
+                times.setdefault(way, []).append(seconds)
+        single = [timed("process", case, folder, steps)[1] for _ in range(SAMPLE)]
+        times["process"] = [60 * statistics.median(single)]
+    medians = {way: statistics.median(values) for way, values in times.items()}
+    row = {"60 cells of": CASES[case], "sweep s": round(medians["sweep"], 1)}
     heads = {"process": "60 processes", "loop": "loop", "torch": "torch"}
-    for how, head in heads.items():
-        row[f"{head} s"] = round(found[how], 1)
-        row[f"{head}: ×"] = round(found[how] / found["sweep"], 1)
-        row[f"{head}: target"] = TARGETS[how].get(case, "–")
+    for way, head in heads.items():
+        row[f"{head} s"] = round(medians[way], 1)
+        row[f"{head}: ×"] = round(medians[way] / medians["sweep"], 1)
+        row[f"{head}: target"] = TARGETS[way].get(case, "–")
     row["accuracy sweep / loop / torch"] = " / ".join(
-        f"{100 * accuracy[how]:.1f}" for how in ("sweep", "loop", "torch")
+        f"{100 * accuracy[way]:.1f}" for way in ("sweep", "loop", "torch")
     )
     return row
 
@@ -224,27 +227,26 @@ def main(argv=None):
 def _worker() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", nargs=4)
-    how, case, folder, steps = parser.parse_args().work
-    if how == "torch":
+    way, case, folder, steps = parser.parse_args().work
+    if way == "torch":
         import sklearn.datasets
         import torch  # noqa: F401
     else:
-        # What the clock leaves out is imported where it is first needed.
+        # Imports that are not part of the timed work.
         import orbax.checkpoint  # noqa: F401
         import sklearn.datasets  # noqa: F401
 
         import jaxtl as tl
         from jaxtl.sweep import runner
-        from jaxtl.sweep import vectorized_runs as lanes
 
-        assert all((tl.Experiment, tl.train, tl.losses.CrossEntropy, lanes, runner))
-    begin = time.perf_counter()
-    if how == "prepare":
+        assert all((tl.Experiment, tl.train, tl.losses.CrossEntropy, runner))
+    start = time.perf_counter()
+    if way == "prepare":
         prepare(case, pathlib.Path(folder), int(steps))
         print(0, 0)
         return
-    accuracy = work(how, case, pathlib.Path(folder), int(steps))
-    print(time.perf_counter() - begin, accuracy)
+    accuracy = work(way, case, pathlib.Path(folder), int(steps))
+    print(time.perf_counter() - start, accuracy)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def network(case: str) -> nn.Module:
-    """Returns the model; the convolutional one pads and pools as ours does."""
+    """The model; the convolutional one pads and pools as jaxtl's does."""
     if case == "heads":
         return nn.Linear(64, 10)
     if case == "mlp":
@@ -35,7 +35,7 @@ def network(case: str) -> nn.Module:
 
 
 def data(case: str, folder: pathlib.Path) -> dict:
-    """Returns {split: (x, y)} tensors; (c)'s x are features."""
+    """{split: (x, y)} tensors; the inputs of (c) are features."""
     if case == "heads":
         rng = np.random.default_rng(0)
         sizes = {"train": 6_400, "val": 1_000, "test": 1_000}
@@ -65,20 +65,20 @@ def cell(case, splits, source, seed, rate, weight, steps) -> float:
     adam = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.0)
     x, y = splits["train"]
     batch = 128 if case == "heads" else grid.BATCH
-    every = max(1, steps // grid.EVALUATIONS)
+    evaluate_every = max(1, steps // grid.EVALUATIONS)
     order, best = torch.randperm(len(y)), (-1.0, None)
     for step in range(steps):
         if (step * batch) % len(y) + batch > len(y):
             order = torch.randperm(len(y))
-        at = (step * batch) % len(y)
-        rows = order[at : at + batch]
+        start_row = (step * batch) % len(y)
+        rows = order[start_row : start_row + batch]
         loss = F.cross_entropy(net(x[rows]), y[rows])
-        apart = zip(net.parameters(), start)
-        loss = loss + weight * 0.5 * sum(((p - q) ** 2).sum() for p, q in apart)
+        pairs = zip(net.parameters(), start)
+        loss = loss + weight * 0.5 * sum(((p - q) ** 2).sum() for p, q in pairs)
         adam.zero_grad()
         loss.backward()
         adam.step()
-        if (step + 1) % every == 0:
+        if (step + 1) % evaluate_every == 0:
             value = accuracy(net, *splits["val"])
             if value > best[0]:
                 best = value, {k: v.clone() for k, v in net.state_dict().items()}
@@ -87,7 +87,7 @@ def cell(case, splits, source, seed, rate, weight, steps) -> float:
 
 
 def accuracy(net, x, y) -> float:
-    """Returns the share of right answers."""
+    """Share of correct predictions."""
     with torch.no_grad():
         return float((net(x).argmax(-1) == y).float().mean())
 
@@ -98,5 +98,5 @@ def run(case: str, folder: pathlib.Path, steps: int) -> float:
     torch.manual_seed(0)
     source = network(case).state_dict()
     axes = itertools.product(grid.SEEDS, grid.RATES, grid.WEIGHTS)
-    found = [cell(case, splits, source, *numbers, steps) for numbers in axes]
-    return statistics.mean(found)
+    values = [cell(case, splits, source, *numbers, steps) for numbers in axes]
+    return statistics.mean(values)

@@ -1,6 +1,6 @@
-"""What does keeping the Jacobian cost, and how good is its estimate?
+"""Cost of the Jacobian difference, and the quality of its estimate.
 
-Steps with JacobianDifference are held against a plain step of the same job, and against
+Steps with JacobianDifference are compared with a plain step of the same job, and with
 other ways to the same quantity: reversing the backward pass (the same estimate, as its
 definition reads), and per-example Jacobians, by vmap or one after the other. Then the
 projected estimate against the exact value at one point of training: the mean over many
@@ -28,7 +28,7 @@ DRAWS, BATCH = 200, 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Held:
+class InMemory:
     """Initial weights from memory."""
 
     weights: Weights
@@ -45,15 +45,15 @@ class Reversed(JacobianDifference):
         sides = both_sides(context, context.params)
         f, params, f0, source = self.functions(context, sides)
         shape = jax.eval_shape(f, params, x).shape
-        # The library's own draw, so that both take the very same step.
+        # Drawn as JacobianDifference does, so that both take the same step.
         [key] = jax.random.split(context.key, 1)
-        signs = jax.random.rademacher(key, shape, jnp.float32)
+        v = jax.random.rademacher(key, shape, jnp.float32)
 
-        def slope(f, params):
-            return jax.grad(lambda p: jnp.sum(signs * f(p, x)))(params)
+        def projected(f, params):
+            return jax.grad(lambda p: jnp.sum(v * f(p, x)))(params)
 
-        gap = tl.tree.sub(slope(f, params), slope(f0, source))
-        return tl.tree.sum_squares(gap) / shape[0]
+        difference = tl.tree.sub(projected(f, params), projected(f0, source))
+        return tl.tree.sum_squares(difference) / shape[0]
 
 
 class PerExample(JacobianDifference):
@@ -64,15 +64,16 @@ class PerExample(JacobianDifference):
         sides = both_sides(context, context.params)
         f, params, f0, source = self.functions(context, sides)
 
-        def one(row):
-            found = jax.jacrev(lambda p: f(p, row[None])[0])(params)
-            return tl.tree.sub(found, jax.jacrev(lambda p: f0(p, row[None])[0])(source))
+        def difference(row):
+            jacobian = jax.jacrev(lambda p: f(p, row[None])[0])(params)
+            initial = jax.jacrev(lambda p: f0(p, row[None])[0])(source)
+            return tl.tree.sub(jacobian, initial)
 
-        return tl.tree.sum_squares(jax.vmap(one)(x)) / x.shape[0]
+        return tl.tree.sum_squares(jax.vmap(difference)(x)) / x.shape[0]
 
 
 def ways() -> dict[str, tl.Term | None]:
-    """Returns name -> the term that is added to the task's loss (None adds none)."""
+    """name -> the term that is added to the task's loss (None adds none)."""
     return {
         "plain step": None,
         "projected": JacobianDifference(weight=0.1),
@@ -92,7 +93,7 @@ def ways() -> dict[str, tl.Term | None]:
 
 
 def experiment(quick: bool, term: tl.Term | None, init=None) -> tl.Experiment:
-    """Returns the job: a small network, with or without a term beside the loss."""
+    """The experiment: a small network, with or without a term besides the loss."""
     side = 8 if quick else 28
     rng = np.random.default_rng(0)
     terms = {"task": tl.losses.CrossEntropy()}
@@ -109,18 +110,20 @@ def experiment(quick: bool, term: tl.Term | None, init=None) -> tl.Experiment:
     )
 
 
-def source(quick: bool) -> Held:
-    """Returns θ₀: the network as it was initialised."""
+def source(quick: bool) -> InMemory:
+    """θ₀: the network as it is initialized."""
     run = tl.setup(experiment(quick, None))
-    return Held(Weights(jax.device_get(run.params), jax.device_get(run.state.stats)))
+    return InMemory(
+        Weights(jax.device_get(run.params), jax.device_get(run.state.stats))
+    )
 
 
 def costs(quick: bool) -> list[timing.Row]:
-    """Returns the table of what a step costs each way."""
+    """The table of the cost of a step, each way."""
     init, works, steps, runs = source(quick), {}, {}, {}
     for name, term in ways().items():
         run = tl.setup(experiment(quick, term, init))
-        # A slow way takes one step for every few of the others, to be done in time.
+        # A slow way takes one step where the others take several, to save time.
         steps[name] = 1 if name.startswith("exact") else (5 if quick else 10)
         works[name], runs[name] = _work(run, steps[name]), run
     times = timing.alternate(works, 3 if quick else 15).clock
@@ -155,7 +158,7 @@ def _work(run: tl.Run, steps: int):
 
 
 def estimates(quick: bool) -> list[timing.Row]:
-    """Returns the table of the estimate against the exact value, after some steps."""
+    """The table of the estimate and the exact value, after some steps."""
     run = tl.setup(experiment(quick, JacobianDifference(weight=0.0), source(quick)))
     run.advance(20 if quick else 100)
     cases = (("params", 1), ("params", 4), ("inputs", 1))
@@ -166,22 +169,22 @@ def _estimate(run: tl.Run, wrt: str, probes: int) -> timing.Row:
     term = JacobianDifference(wrt=wrt, probes=probes)
     draw = jax.jit(lambda key: term(View(_context(run, key), "jacobian", 0)))
     keys = jax.random.split(jax.random.key(0), DRAWS)
-    found = np.asarray([draw(key) for key in keys], np.float64)
+    values = np.asarray([draw(key) for key in keys], np.float64)
     full = JacobianDifference(wrt=wrt, estimator="exact")
     exact = float(full(View(_context(run, keys[0]), "jacobian", 0)))
-    error = found.std(ddof=1) / np.sqrt(DRAWS)
+    error = values.std(ddof=1) / np.sqrt(DRAWS)
     return {
         "estimate": f"by {wrt}, {probes} draw{'s' if probes > 1 else ''} a step",
         "exact": exact,
-        f"mean of {DRAWS}": float(found.mean()),
-        "bias, standard errors": float((found.mean() - exact) / error),
+        f"mean of {DRAWS}": float(values.mean()),
+        "bias, standard errors": float((values.mean() - exact) / error),
         "target": "−3 … 3",
-        "relative deviation of one": float(found.std(ddof=1) / exact),
+        "relative deviation of one": float(values.std(ddof=1) / exact),
     }
 
 
 def deviations(quick: bool) -> list[timing.Row]:
-    """Returns the table of one step's relative deviation, by draws and their number."""
+    """The table of one step's relative deviation, by kind and number of draws."""
     run = tl.setup(experiment(quick, JacobianDifference(weight=0.0), source(quick)))
     run.advance(20 if quick else 100)
     layers = "|".join(dense_layers.paths(run.params))
@@ -194,8 +197,8 @@ def deviations(quick: bool) -> list[timing.Row]:
         f"by params, {BATCH} examples": _gram(whole),
         f"by params, {few} examples": _gram(whole[:few]),
         f"by dense layers, {BATCH} examples": _gram(inner),
-        "the same, dense_projected": _gram(inner, apart=True),
-        "by inputs": _gram(inputs, apart=True),
+        "the same, dense_projected": _gram(inner, within_examples=True),
+        "by inputs": _gram(inputs, within_examples=True),
     }
     return [
         {
@@ -210,52 +213,53 @@ def deviations(quick: bool) -> list[timing.Row]:
 
 
 def _differences(run: tl.Run, term: JacobianDifference) -> np.ndarray:
-    """Returns ∂f(xᵢ; θ) − ∂f(xᵢ; θ₀), (examples, outputs, what f is derived by)."""
+    """∂f(xᵢ; θ) − ∂f(xᵢ; θ₀), (examples, outputs, parameters or inputs)."""
     context = _context(run, jax.random.key(0))
     sides = both_sides(context, context.params)
     f, params, f0, start = term.functions(context, sides)
 
-    def one(row):
+    def difference(row):
         if term.wrt == "inputs":
             ours = jax.jacrev(lambda x: f(params, x[None])[0])(row)
             theirs = jax.jacrev(lambda x: f0(start, x[None])[0])(row)
         else:
             ours = jax.jacrev(lambda p: f(p, row[None])[0])(params)
             theirs = jax.jacrev(lambda p: f0(p, row[None])[0])(start)
-        gaps = jax.tree.leaves(tl.tree.sub(ours, theirs))
-        return jnp.concatenate([g.reshape(len(g), -1) for g in gaps], 1)
+        leaves = jax.tree.leaves(tl.tree.sub(ours, theirs))
+        return jnp.concatenate([x.reshape(len(x), -1) for x in leaves], 1)
 
     return np.asarray(
-        jax.jit(lambda x: jax.lax.map(one, x))(context.batches["target"]["x"])
+        jax.jit(lambda x: jax.lax.map(difference, x))(context.batches["target"]["x"])
     )
 
 
-def _gram(rows: np.ndarray, apart: bool = False) -> np.ndarray:
-    """Returns ⟨J_ic, J_jd⟩, (examples, outputs, examples, outputs), in float64.
+def _gram(rows: np.ndarray, within_examples: bool = False) -> np.ndarray:
+    """⟨J_ic, J_jd⟩, (examples, outputs, examples, outputs), in float64.
 
-    `apart` leaves those of two examples out: they never meet there.
+    `within_examples` sets the products of different examples to 0, for estimates in
+    which they never meet.
     """
     examples, outputs, _ = rows.shape
     flat = rows.reshape(examples * outputs, -1)
     gram = (flat @ flat.T).astype(np.float64).reshape((examples, outputs) * 2)
-    return gram * np.eye(examples)[:, None, :, None] if apart else gram
+    return gram * np.eye(examples)[:, None, :, None] if within_examples else gram
 
 
 def _deviation(gram: np.ndarray, probes: int, draws: str) -> float:
-    """Returns standard deviation / mean of the estimate by that many draws."""
+    """Standard deviation / mean of the estimate by that many draws."""
     shape, size = gram.shape[:2], gram.shape[0] * gram.shape[1]
     gram = gram.reshape(size, size)
     squares = np.full_like(gram, 1 / probes)
-    if draws == "orthogonal":  # M_pq² is the same whatever the signs
+    if draws == "orthogonal":  # M_pq² does not depend on the signs
         v = signs(jax.random.key(0), probes, shape, jnp.float32, draws)
         v = np.asarray(v, np.float64).reshape(probes, size)
         squares = (v.T @ v / probes) ** 2
-    apart = 1 - np.eye(size)
-    return float(np.sqrt(2 * np.sum(apart * squares * gram**2)) / np.trace(gram))
+    variance = 2 * np.sum((1 - np.eye(size)) * squares * gram**2)
+    return float(np.sqrt(variance) / np.trace(gram))
 
 
 def _context(run: tl.Run, key) -> Context:
-    """Returns the context of a step at the run's present parameters."""
+    """The context of a step at the run's current parameters."""
     dataset = run.parts.datasets["target"]
     rows = dataset.rows["train"][:BATCH]
     x = jnp.asarray(dataset.x[rows], jnp.float32) / run.preprocess.scale
@@ -273,11 +277,11 @@ def _context(run: tl.Run, key) -> Context:
 
 
 def main(argv=None) -> list[list[timing.Row]]:
-    asked = timing.options(__doc__, argv)
-    size = "MLP 8×8" if asked.quick else "CNN 28×28"
+    options = timing.options(__doc__, argv)
+    size = "MLP 8×8" if options.quick else "CNN 28×28"
     title = f"Jacobian difference: {size}, batch {BATCH}"
-    tables = [costs(asked.quick), estimates(asked.quick), deviations(asked.quick)]
-    timing.report(title, tables, asked.json)
+    tables = [costs(options.quick), estimates(options.quick), deviations(options.quick)]
+    timing.report(title, tables, options.json)
     return tables
 
 

@@ -38,7 +38,7 @@ LOADING_TARGET = 1.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Held:
+class InMemory:
     """Initial weights from memory."""
 
     weights: Weights
@@ -62,12 +62,12 @@ class Batch(Data):
 
 
 def setup(pair: torch_models.Pair, y: np.ndarray) -> tl.Run:
-    """Returns our run, ready to step, from the weights of torch's network."""
+    """Sets up jaxtl's run with the weights of torch's network."""
     language = pair.task == "language"
     return tl.setup(
         tl.Experiment(
             model=pair.ours,
-            init=Held(convert.to_weights(pair.tensors, pair.layout)),
+            init=InMemory(convert.to_weights(pair.tensors, pair.layout)),
             data=Batch(x=pair.x, y=y, task=pair.task),
             terms={
                 "task": tl.losses.NextToken() if language else tl.losses.CrossEntropy()
@@ -81,7 +81,7 @@ def setup(pair: torch_models.Pair, y: np.ndarray) -> tl.Run:
 
 
 def torch_step(pair: torch_models.Pair, x, y):
-    """Returns a function that takes one training step in torch."""
+    """A function that takes one training step in torch."""
     module = pair.theirs.train()
     adam = torch.optim.AdamW(module.parameters(), LR, weight_decay=0.01, fused=True)
 
@@ -89,9 +89,11 @@ def torch_step(pair: torch_models.Pair, x, y):
         logits = pair.logits(module, x)
         if pair.task == "classification":
             return F.cross_entropy(logits, y)
-        # The next token of every token that has one, padding left out.
-        kept = x["attention_mask"][:, 1:] > 0
-        return F.cross_entropy(logits[:, :-1][kept], x["input_ids"][:, 1:][kept])
+        # The next token of every token that has one, without padding.
+        is_token = x["attention_mask"][:, 1:] > 0
+        return F.cross_entropy(
+            logits[:, :-1][is_token], x["input_ids"][:, 1:][is_token]
+        )
 
     def step():
         adam.zero_grad()
@@ -102,7 +104,7 @@ def torch_step(pair: torch_models.Pair, x, y):
 
 
 def forwards(pair: torch_models.Pair, run: tl.Run, x):
-    """Returns ({name: forward pass}, max |difference of logits| / max |logit|)."""
+    """({name: forward pass}, max |difference of logits| / max |logit|)."""
     network, params, stats = run.network, run.params, run.state.stats
     apply = jax.jit(
         lambda p, s, x: network.apply(p, s, x).logits,
@@ -115,28 +117,28 @@ def forwards(pair: torch_models.Pair, run: tl.Run, x):
         with torch.inference_mode():
             return pair.logits(module, x)
 
-    want, got = theirs().numpy(), np.asarray(apply(params, stats, ours))
+    expected, actual = theirs().numpy(), np.asarray(apply(params, stats, ours))
     if isinstance(pair.x, dict) and pair.task == "language":
-        # Where the query itself is padding nothing is promised.
-        kept = pair.x["attention_mask"].astype(bool)
-        want, got = want[kept], got[kept]
-    scale = np.abs(want).max()
-    if np.ptp(want, axis=0).max() < 0.01 * scale:
+        # The outputs of padding are undefined.
+        is_token = pair.x["attention_mask"].astype(bool)
+        expected, actual = expected[is_token], actual[is_token]
+    scale = np.abs(expected).max()
+    if np.ptp(expected, axis=0).max() < 0.01 * scale:
         raise RuntimeError(f"{pair.name}: every example has the same logits.")
     works = {
         "jaxtl": lambda: apply(params, stats, ours).block_until_ready(),
         "torch": theirs,
     }
-    return works, float(np.abs(got - want).max() / scale)
+    return works, float(np.abs(actual - expected).max() / scale)
 
 
 def measure(pair: torch_models.Pair, rounds: int) -> timing.Row:
-    """Returns one network's row of the table."""
+    """Measures one network's row of the table."""
     size = len(jax.tree.leaves(pair.x)[0])
     y = np.arange(size) % torch_models.OUTPUTS
     y = y if pair.task == "classification" else np.zeros(size, np.int32)
     run, x = setup(pair, y), pair.in_torch(pair.x)
-    works, gap = forwards(pair, run, x)
+    works, difference = forwards(pair, run, x)
     forward = timing.alternate(works, rounds)
 
     def step():
@@ -151,7 +153,7 @@ def measure(pair: torch_models.Pair, rounds: int) -> timing.Row:
 
     return {
         "network": pair.name,
-        "logits apart": gap,
+        "logits apart": difference,
         "forward, ms": ms(forward, "jaxtl"),
         "torch's": ms(forward, "torch"),
         "forward, ×": timing.ratio(forward.clock, "torch", "jaxtl"),
@@ -164,30 +166,30 @@ def measure(pair: torch_models.Pair, rounds: int) -> timing.Row:
 
 
 def family(pair: torch_models.Pair) -> str:
-    """Returns a pair's name up to the sizes."""
+    """A pair's name without the sizes."""
     return pair.name.split(",")[0].split(" ")[0]
 
 
 PEAK = """
 import json, re, sys, time
-def peak():  # Not getrusage's: that starts from the parent's.
-    found = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
-    return int(found[1]) * 1.024 / 1e3
-def told(start, before):
+def peak():  # in MB; that of getrusage starts from the parent's
+    match = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
+    return int(match[1]) * 1.024 / 1e3
+def report(start, before):
     print(json.dumps([time.perf_counter() - start, peak() - before]))
 """
 READERS = {
     "jaxtl": """
 import jax, jax.numpy as jnp, jaxtl as tl
 from jaxtl.pretrained import match
-where = tl.pretrained.FromHub(sys.argv[1])
-model = where.model(outputs=2)
+weights = tl.pretrained.FromHub(sys.argv[1])
+model = weights.model(outputs=2)
 x = {k: jnp.ones((1, 8), jnp.int32) for k in ("input_ids", "attention_mask")}
 shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
 jnp.zeros(1).block_until_ready()
 before, start = peak(), time.perf_counter()
-jax.block_until_ready(match.match(*shapes, where.read_for(model))[0])
-told(start, before)
+jax.block_until_ready(match.match(*shapes, weights.read_for(model))[0])
+report(start, before)
 """,
     "transformers": """
 import torch, transformers
@@ -195,14 +197,14 @@ from transformers import BertForSequenceClassification as Bert
 transformers.logging.disable_progress_bar()
 before, start = peak(), time.perf_counter()
 model = Bert.from_pretrained(sys.argv[1])
-sum(float(p.detach().sum()) for p in model.parameters())  # read what was mapped
-told(start, before)
+sum(float(p.detach().sum()) for p in model.parameters())  # reads the mapped file
+report(start, before)
 """,
 }
 
 
 def bert_directory(folder: pathlib.Path, quick: bool) -> float:
-    """Writes BERT-base with random weights as transformers does; returns its MB."""
+    """Writes BERT-base with random weights by transformers; returns the file's MB."""
     from transformers import BertConfig, BertForSequenceClassification
 
     small = {"num_hidden_layers": 1, "vocab_size": 512} if quick else {}
@@ -212,21 +214,21 @@ def bert_directory(folder: pathlib.Path, quick: bool) -> float:
 
 
 def loading(quick: bool, rounds: int) -> list[timing.Row]:
-    """Returns the table of reading weights: seconds and peak memory above the start."""
-    found: dict[str, list] = {name: [] for name in READERS}
+    """The table of reading weights: seconds, and peak memory above the start."""
+    measured: dict[str, list] = {name: [] for name in READERS}
     with tempfile.TemporaryDirectory() as folder:
         size = bert_directory(pathlib.Path(folder), quick)
         gc.collect()
         for _ in range(rounds):
             for name, code in READERS.items():
                 command = [sys.executable, "-c", PEAK + code, folder]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise RuntimeError(done.stderr)
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                process = subprocess.run(command, capture_output=True, text=True)
+                if process.returncode:
+                    raise RuntimeError(process.stderr)
+                measured[name].append(json.loads(process.stdout.splitlines()[-1]))
     rows = []
-    for name, taken in found.items():
-        seconds, peak = (statistics.median(v) for v in zip(*taken))
+    for name, pairs in measured.items():
+        seconds, peak = (statistics.median(values) for values in zip(*pairs))
         rows.append(
             {
                 "reader": name,
@@ -241,15 +243,15 @@ def loading(quick: bool, rounds: int) -> list[timing.Row]:
 
 
 def main(argv=None) -> list[list[timing.Row]]:
-    asked = timing.options(__doc__, argv)
+    options = timing.options(__doc__, argv)
     torch.set_num_threads(os.cpu_count())
     rows = []
-    for make in torch_models.pairs(asked.quick):
-        rows.append(measure(make(), 3 if asked.quick else 15))
+    for make in torch_models.pairs(options.quick):
+        rows.append(measure(make(), 3 if options.quick else 15))
         gc.collect()
-    read = loading(asked.quick, 1 if asked.quick else 5)
+    read = loading(options.quick, 1 if options.quick else 5)
     title = f"jaxtl's networks against torch {torch.__version__}"
-    timing.report(title, [rows, read], asked.json)
+    timing.report(title, [rows, read], options.json)
     return [rows, read]
 
 

@@ -1,9 +1,9 @@
-"""What does jaxtl's training loop cost over a loop written by hand for one job?
+"""Overhead of jaxtl's training loop over a loop written by hand for one job.
 
-Both loops train the same network on the same resident data with AdamW, batches in
-random order, the loss and the accuracy of every step kept and their mean written to a
-file every tenth step. jaxtl's is what `tl.train` runs between two evaluations. The
-one by hand is jitted, donates its state and closes over nothing that is large.
+Both loops train the same network on the same resident data with AdamW, in batches of
+random order. They keep the loss and the accuracy of every step and write their means to
+a file every tenth step. jaxtl's is the one that `tl.train` runs between two
+evaluations; that by hand is jitted, donates its state and closes over no large array.
 """
 
 import collections
@@ -20,7 +20,7 @@ import timing
 
 import jaxtl as tl
 from jaxtl.core import compilation
-from jaxtl.training.loop import take
+from jaxtl.training.loop import take_steps
 from jaxtl.training.metrics_log import Log
 from jaxtl.training.progress import Progress
 
@@ -29,7 +29,7 @@ Job = collections.namedtuple("Job", "name model data batch steps")
 
 
 def jobs(quick: bool) -> list[Job]:
-    """Returns the jobs: a small network, where overhead would show, and larger ones."""
+    """The jobs: small networks, where overhead would show, and larger ones."""
     rng = np.random.default_rng(0)
     small = Job(
         "CNN 8×8, batch 64",
@@ -59,7 +59,7 @@ def jobs(quick: bool) -> list[Job]:
 
 
 def experiment(job: Job) -> tl.Experiment:
-    """Returns the job as an experiment."""
+    """The job as an experiment."""
     return tl.Experiment(
         model=job.model,
         data=job.data,
@@ -71,7 +71,7 @@ def experiment(job: Job) -> tl.Experiment:
 
 
 def by_hand(network, pre, batch: int):
-    """Returns (init, step) of the loop written by hand.
+    """(init, step) of the loop written by hand.
 
     `step(state, data, order, t)` takes the optimizer step of the batch
     order[t·batch : (t + 1)·batch] and returns the state and {"loss", "accuracy"}.
@@ -85,7 +85,7 @@ def by_hand(network, pre, batch: int):
     def init(params, stats):
         return params, stats, tx.init(params)
 
-    options = compilation.options()  # the loop is measured, not the compiler
+    options = compilation.options()  # so that both run equally fast code
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
     def step(state, data, order, t):
@@ -108,48 +108,48 @@ def by_hand(network, pre, batch: int):
 
 
 def hand_loop(run: tl.Run, batch: int, steps: int, path: pathlib.Path):
-    """Returns a function that takes `steps` steps of the loop written by hand."""
-    dataset, parts = run.parts.datasets["target"], run.parts
+    """A function that takes `steps` steps of the loop written by hand."""
+    dataset, model = run.parts.datasets["target"], run.parts.model
     rows = jnp.asarray(dataset.rows["train"])
     data = jax.device_put((dataset.x, dataset.y))
     init, step = by_hand(run.network, run.preprocess, batch)
-    state = init(*tl.tree.copy((parts.params, parts.stats)))
+    state = init(*tl.tree.copy((model.base_params, model.stats)))
     shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.key(epoch), rows))
-    per_epoch, at, order = len(rows) // batch, 0, None
+    per_epoch, count, order = len(rows) // batch, 0, None
 
     def loop():
-        nonlocal state, at, order
-        kept = []
+        nonlocal state, count, order
+        pending = []
         with open(path, "a") as file:
             for _ in range(steps):
-                if at % per_epoch == 0:
-                    order = shuffle(at // per_epoch)
-                state, found = step(state, data, order, at % per_epoch)
-                kept.append(found)
-                at += 1
-                if at % LOG_EVERY == 0:
-                    rows = jax.device_get(kept)
+                if count % per_epoch == 0:
+                    order = shuffle(count // per_epoch)
+                state, metrics = step(state, data, order, count % per_epoch)
+                pending.append(metrics)
+                count += 1
+                if count % LOG_EVERY == 0:
+                    rows = jax.device_get(pending)
                     means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-                    file.write(json.dumps({"step": at, **means}) + "\n")
-                    kept = []
+                    file.write(json.dumps({"step": count, **means}) + "\n")
+                    pending = []
 
     return loop
 
 
 def jaxtl_loop(run: tl.Run, steps: int):
-    """Returns a function that takes `steps` steps of `tl.train`'s loop."""
+    """A function that takes `steps` steps of `tl.train`'s loop."""
     log, bar = Log(run).__enter__(), Progress(run, False)
 
     def loop():
         for _ in range(steps // LOG_EVERY):
-            take(run, LOG_EVERY, log, bar)
+            take_steps(run, LOG_EVERY, log, bar)
             log.write()
 
     return loop
 
 
 def measure(job: Job, rounds: int, folder: pathlib.Path) -> timing.Row:
-    """Returns one job's row of the table."""
+    """Measures one job's row of the table."""
     run = tl.setup(experiment(job), folder / "run", overwrite=True)
     works = {
         "jaxtl": jaxtl_loop(run, job.steps),
@@ -169,12 +169,12 @@ def measure(job: Job, rounds: int, folder: pathlib.Path) -> timing.Row:
 
 
 def main(argv=None) -> list[list[timing.Row]]:
-    asked = timing.options(__doc__, argv)
+    options = timing.options(__doc__, argv)
     rows = []
-    for job in jobs(asked.quick):
+    for job in jobs(options.quick):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(job, 3 if asked.quick else 21, pathlib.Path(folder)))
-    timing.report("jaxtl's loop against one written by hand", [rows], asked.json)
+            rows.append(measure(job, 3 if options.quick else 21, pathlib.Path(folder)))
+    timing.report("jaxtl's loop against one written by hand", [rows], options.json)
     return [rows]
 
 

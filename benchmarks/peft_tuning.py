@@ -1,4 +1,4 @@
-"""What does a step of LoRA cost against full fine-tuning, here and in torch?
+"""Time of a step of LoRA and of full fine-tuning, in jaxtl and in torch.
 
 A BERT of MiniLM's size, the same weights and batch on both sides; LoRA of rank 8 on
 queries and values, the head trained as well. The other side is torch with Hugging Face
@@ -28,13 +28,13 @@ TARGETS = r".*/attention/(query|value)"
 
 
 def setup(pair: torch_models.Pair, y: np.ndarray, peft, frozen: bool) -> tl.Run:
-    """Returns our run, ready to step."""
+    """Sets up jaxtl's run."""
     weights = convert.to_weights(pair.tensors, pair.layout)
     groups = {"head": 1.0, ".*": tl.FROZEN} if frozen else {".*": 1.0}
     return tl.setup(
         tl.Experiment(
             model=pair.ours,
-            init=models.Held(weights),
+            init=models.InMemory(weights),
             data=models.Batch(x=pair.x, y=y, task=pair.task),
             optim=tl.optim.AdamW(lr=RATE, groups=groups),
             peft=peft,
@@ -47,7 +47,7 @@ def setup(pair: torch_models.Pair, y: np.ndarray, peft, frozen: bool) -> tl.Run:
 
 
 def theirs(pair: torch_models.Pair, lora: bool):
-    """Returns (module, optimizer) of torch, with adapters of PEFT if asked."""
+    """(module, optimizer) of torch, with adapters of PEFT if `lora`."""
     module = copy.deepcopy(pair.theirs).train()
     if lora:
         config = hf.LoraConfig(
@@ -62,7 +62,7 @@ def theirs(pair: torch_models.Pair, lora: bool):
 
 
 def torch_step(pair: torch_models.Pair, module, adam, x, y):
-    """Returns a function that takes one step."""
+    """A function that takes one step in torch."""
 
     def step():
         adam.zero_grad()
@@ -73,7 +73,7 @@ def torch_step(pair: torch_models.Pair, module, adam, x, y):
 
 
 def measure(pair: torch_models.Pair, rounds: int) -> list[timing.Row]:
-    """Returns a row for each way of tuning."""
+    """Measures a row for each way of tuning."""
     size = len(jax.tree.leaves(pair.x)[0])
     y = np.random.default_rng(0).integers(0, torch_models.OUTPUTS, size)
     lora = tl.peft.LoRA(rank=8, alpha=16.0, select=TARGETS)
@@ -96,19 +96,17 @@ def measure(pair: torch_models.Pair, rounds: int) -> list[timing.Row]:
         if name in runs:
             run = runs[name]
             trained = trees.size(run.state.trainable)
-            kept, total = (
-                trees.nbytes(run.state.opt),
-                trees.size(run.parts.model.base_params),
-            )
+            optimizer_bytes = trees.nbytes(run.state.opt)
+            total = trees.size(run.parts.model.base_params)
         else:
-            trained, kept, total = _counted(pair, *sides[name])
+            trained, optimizer_bytes, total = _counted(pair, *sides[name])
         rows.append(
             {
                 "tuning": name,
                 "ms a step": 1e3 * sorted(clock[name])[rounds // 2],
                 "× jaxtl, full": timing.ratio(clock, name, "jaxtl, full"),
                 "trainable, %": 100 * trained / total,
-                "optimizer, kB": kept / 1e3,
+                "optimizer, kB": optimizer_bytes / 1e3,
             }
         )
     return rows
@@ -122,15 +120,16 @@ def _ours(run: tl.Run):
     return step
 
 
-def _counted(pair, module, adam) -> tuple[int, int, int]:
+def _counted(pair: torch_models.Pair, module, adam) -> tuple[int, int, int]:
+    """(trained parameters, bytes of the optimizer's state, all parameters)."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    kept = sum(
+    optimizer_bytes = sum(
         value.nbytes
         for state in adam.state.values()
         for value in state.values()
         if torch.is_tensor(value)
     )
-    return trained, kept, sum(p.numel() for p in pair.theirs.parameters())
+    return trained, optimizer_bytes, sum(p.numel() for p in pair.theirs.parameters())
 
 
 def main(argv=None) -> list[list[timing.Row]]:

@@ -1,8 +1,8 @@
-"""How long does it take to plan 10,000 cells?
+"""Time to plan a sweep of 10,000 cells.
 
-From the axes to cells (each an experiment, checked), and from cells to programs:
-10 weights × 20 learning rates × 10 label counts × 5 seeds, in one program; and the same
-number with an axis that is compiled in, in ten.
+From axes to cells (each a checked experiment), and from cells to programs: 10 weights ×
+20 learning rates × 10 label counts × 5 seeds, in one program; and as many cells with an
+axis that is compiled in, in ten programs.
 
     python benchmarks/plan.py [--quick] [--json FILE]
 """
@@ -18,11 +18,11 @@ from jaxtl.sweep.cells import build_cells
 from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
-TARGET = 2.0
+TARGET = 2.0  # seconds
 
 
 def axes(one_program: bool) -> dict:
-    """Returns axes of 10,000 cells."""
+    """Axes of 10,000 cells."""
     steps = {} if one_program else {"steps": list(range(100, 1100, 100))}
     labels = {"data.labels_per_class": list(range(1, 11))} if one_program else {}
     return {
@@ -35,7 +35,7 @@ def axes(one_program: bool) -> dict:
 
 
 def measure(name: str, one_program: bool, rounds: int) -> timing.Row:
-    """Returns one row of the table."""
+    """Measures one row of the table."""
     exp = tl.Experiment(
         model=tl.models.MLP(),
         data=tl.data.Digits(),
@@ -45,28 +45,28 @@ def measure(name: str, one_program: bool, rounds: int) -> timing.Row:
         },
     )
     file = experiment_file.File(pathlib.Path("plan.py"), {"": exp}, None, (), "")
-    cells, programs = [], []
+    cell_seconds, group_seconds = [], []
     for _ in range(rounds):
-        begin = time.perf_counter()
-        found = build_cells(file, build_grid(file, axes(one_program)))
-        cells.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        grouped = plan.group_by_program(found)
-        programs.append(time.perf_counter() - begin)
+        start = time.perf_counter()
+        cells = build_cells(file, build_grid(file, axes(one_program)))
+        cell_seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        groups = plan.group_by_program(cells)
+        group_seconds.append(time.perf_counter() - start)
     middle = rounds // 2
     return {
         "axes": name,
-        "cells": len(found),
-        "programs": len(grouped),
-        "cells s": sorted(cells)[middle],
-        "programs s": sorted(programs)[middle],
-        "both s": sorted(a + b for a, b in zip(cells, programs))[middle],
+        "cells": len(cells),
+        "programs": len(groups),
+        "cells s": sorted(cell_seconds)[middle],
+        "programs s": sorted(group_seconds)[middle],
+        "both s": sorted(a + b for a, b in zip(cell_seconds, group_seconds))[middle],
         "target s": TARGET,
     }
 
 
 def main(argv=None) -> list[list[timing.Row]]:
-    """Prints the table; returns its rows in a list."""
+    """Prints the table; returns it in a list."""
     options = timing.options(__doc__, argv)
     rounds = 1 if options.quick else 5
     rows = [

@@ -1,7 +1,7 @@
-"""What does each way of staying near θ₀ add to a training step?
+"""Time that each way of staying near θ₀ adds to a training step.
 
-ResNet-20 on batches of 32 images, AdamW; every row is the plain step with one term,
-projection or setting more. What a term computes before training is not counted.
+ResNet-20 on batches of 32 images, AdamW; every row is the plain step with one more
+term, projection or setting. Work of a term before training is not counted.
 
     python benchmarks/regularizers.py [--quick] [--json FILE]
 """
@@ -41,14 +41,14 @@ TERMS: dict[str, tl.Term] = {
 }
 SETTINGS: dict[str, dict] = {
     "decay to source": {"decay_to_source": 1e-2},
-    "L2 ball": {"project": (R.L2Ball(radius=10.0),)},
-    "MARS": {"project": (R.MARS(radius=10.0),)},
-    "selective decay": {"project": (R.SelectiveDecay(strength=1.0),)},
+    "L2 ball": {"project": (tl.optim.L2Ball(radius=10.0),)},
+    "MARS": {"project": (tl.optim.MARS(radius=10.0),)},
+    "selective decay": {"project": (tl.optim.SelectiveDecay(strength=1.0),)},
 }
 
 
 def experiments(quick: bool) -> dict[str, tl.Experiment]:
-    """Returns the plain experiment and one for each row."""
+    """The plain experiment, and one for each row."""
     rng = np.random.default_rng(0)
     size, side = (4, 8) if quick else (32, 32)
     x = rng.normal(size=(size, side, side, 3)).astype(np.float32)
@@ -65,29 +65,29 @@ def experiments(quick: bool) -> dict[str, tl.Experiment]:
     )
     first = tl.setup(plain)
     weights = Weights(first.parts.model.base_params, first.parts.model.stats)
-    plain = dataclasses.replace(plain, init=models.Held(weights))
-    made = {"plain": plain}
+    plain = dataclasses.replace(plain, init=models.InMemory(weights))
+    variants = {"plain": plain}
     for name, term in TERMS.items():
         terms = {**plain.terms, "term": term}
-        made[name] = dataclasses.replace(plain, terms=terms)
+        variants[name] = dataclasses.replace(plain, terms=terms)
     for name, fields in SETTINGS.items():
         optim = dataclasses.replace(plain.optim, **fields)
-        made[name] = dataclasses.replace(plain, optim=optim)
+        variants[name] = dataclasses.replace(plain, optim=optim)
     stochastic = dataclasses.replace(plain.model, stochnorm=0.5)
-    made["StochNorm"] = dataclasses.replace(plain, model=stochastic)
+    variants["StochNorm"] = dataclasses.replace(plain, model=stochastic)
     averaged = dataclasses.replace(plain, average=tl.optim.EMA())
-    made["average of weights"] = averaged
-    return made
+    variants["average of weights"] = averaged
+    return variants
 
 
 def main(argv=None) -> list[list[timing.Row]]:
     args = timing.options(__doc__, argv)
-    found = experiments(args.quick)
+    variants = experiments(args.quick)
     if args.quick:
-        kept = ("plain", "L2-SP", "Jacobian, params", "MARS", "StochNorm")
-        found = {name: found[name] for name in kept}
-    runs = {name: tl.setup(exp) for name, exp in found.items()}
-    # Five steps at a time, so that a term of every fifth step is there once.
+        names = ("plain", "L2-SP", "Jacobian, params", "MARS", "StochNorm")
+        variants = {name: variants[name] for name in names}
+    runs = {name: tl.setup(exp) for name, exp in variants.items()}
+    # Five steps at a time, so that a term of every fifth step is included once.
     works = {name: _work(run) for name, run in runs.items()}
     clock = timing.alternate(works, 2 if args.quick else 7).clock
     plain = runs["plain"].compiled

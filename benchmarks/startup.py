@@ -1,8 +1,8 @@
-"""How long until something happens: `jaxtl --help`, `import jaxtl`, the first step?
+"""Time of fresh processes: `jaxtl --help`, `import jaxtl`, the first step.
 
-Fresh processes, one after the other in turn; medians of the clock. The first step is
-that of a small perceptron on the digits: start Python, import, read, compile, step.
-`import jax` is there to see what of it no program on jax can save.
+Processes run one after the other in turn; medians of wall time. The first step is that
+of a small perceptron on the digits: start Python, import, read, compile, step. The row
+`import jax` shows the part that no program on jax can save.
 """
 
 import os
@@ -22,7 +22,7 @@ run = tl.setup(tl.Experiment(
     model=tl.models.MLP(widths=(64,)), data=tl.data.Digits(), steps=10))
 run.step()
 """
-# The same job without jaxtl, as short as jax, flax and optax let it be.
+# The same job without jaxtl, as short as possible in jax, flax and optax.
 BY_HAND = """
 import flax.linen as nn, jax, jax.numpy as jnp, optax
 from sklearn.datasets import load_digits
@@ -43,7 +43,7 @@ def step(params, opt, rows):
 jax.block_until_ready(step(params, opt, jnp.arange(64)))
 """
 
-# Name -> (what Python is given, target in seconds or None).
+# Name -> (arguments of Python, target in seconds or None).
 COMMANDS = {
     "python, nothing": (["-c", "pass"], None),
     "jaxtl --help": (["-m", "jaxtl", "--help"], 0.5),
@@ -54,11 +54,11 @@ COMMANDS = {
     "first step, compiled before": (["-c", FIRST_STEP], None),
 }
 
-LONG = ("first step by hand", "first step, compiled before")  # --quick leaves them out
+LONG = ("first step by hand", "first step, compiled before")  # not in --quick
 
 
 def work(arguments: list[str], cache: str | None):
-    """Returns a function that runs one fresh process."""
+    """A function that runs one fresh process."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
     if cache is not None:
@@ -66,33 +66,38 @@ def work(arguments: list[str], cache: str | None):
         env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
     def run():
-        asked = {"env": env, "cwd": ROOT, "stdout": subprocess.DEVNULL}
-        subprocess.run([sys.executable, *arguments], check=True, **asked)
+        subprocess.run(
+            [sys.executable, *arguments],
+            check=True,
+            env=env,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
 
     return run
 
 
-def _row(name: str, taken: list[float]) -> timing.Row:
+def _row(name: str, seconds: list[float]) -> timing.Row:
     _, target = COMMANDS[name]
     return {
         "process": name,
-        "seconds": statistics.median(taken),
-        "fastest": min(taken),
+        "seconds": statistics.median(seconds),
+        "fastest": min(seconds),
         "target": "" if target is None else f"≤ {target}",
     }
 
 
 def main(argv=None) -> list[list[timing.Row]]:
-    asked = timing.options(__doc__, argv)
+    options = timing.options(__doc__, argv)
     with tempfile.TemporaryDirectory() as cache:
         works = {
             name: work(arguments, cache if "compiled before" in name else None)
             for name, (arguments, _) in COMMANDS.items()
-            if not (asked.quick and name in LONG)
+            if not (options.quick and name in LONG)
         }
-        times = timing.alternate(works, 1 if asked.quick else 9).clock
-    rows = [_row(name, taken) for name, taken in times.items()]
-    timing.report("Fresh processes", [rows], asked.json)
+        times = timing.alternate(works, 1 if options.quick else 9).clock
+    rows = [_row(name, seconds) for name, seconds in times.items()]
+    timing.report("Fresh processes", [rows], options.json)
     return [rows]
 
 

@@ -1,7 +1,7 @@
-"""How long do 10,000 results take to write, to read and to summarize?
+"""Time to write, read and summarize 10,000 results.
 
-A sweep of 2,000 settings and five seeds, with results and curves as runs leave them, is
-written to a database in batches (claimed first, as a sweep does), read back, summed up
+A sweep of 2,000 settings and five seeds, with results and curves like those of runs, is
+written to a database in batches (claimed first, as a sweep does), read back, summarized
 and printed as Markdown. For comparison the same results are written and read as one
 JSON file each, as in directories of runs.
 
@@ -34,10 +34,10 @@ AXES = {
 
 
 def outcomes(quick: bool) -> list[tuple[dict, Outcome]]:
-    """Returns (labels, outcome) of every cell."""
+    """(labels, outcome) of every cell."""
     axes = {**AXES, "method": AXES["method"][:1]} if quick else AXES
-    rng, found = np.random.default_rng(0), []
-    for place, values in enumerate(itertools.product(*axes.values())):
+    rng, cells = np.random.default_rng(0), []
+    for index, values in enumerate(itertools.product(*axes.values())):
         labels = dict(zip(axes, values))
         val, test = rng.uniform(0.5, 0.9, 2).tolist()
         names = ("accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
@@ -58,8 +58,8 @@ def outcomes(quick: bool) -> list[tuple[dict, Outcome]]:
             "loss": rng.uniform(size=100).tolist(),
             "val": [{"step": s, "accuracy": val} for s in range(0, 200, 20)],
         }
-        found.append((labels, Outcome(f"cell{place:05}", DONE, result, curve)))
-    return found
+        cells.append((labels, Outcome(f"cell{index:05}", DONE, result, curve)))
+    return cells
 
 
 def write(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
@@ -67,8 +67,8 @@ def write(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None:
     with Database(folder, create=True) as database:
         database.set_meta(doc="Ten thousand results.", axes=AXES)
         database.add((outcome.key, labels) for labels, outcome in cells)
-        for begin in range(0, len(cells), BATCH):
-            batch = [outcome for _, outcome in cells[begin : begin + BATCH]]
+        for start in range(0, len(cells), BATCH):
+            batch = [outcome for _, outcome in cells[start : start + BATCH]]
             database.claim([outcome.key for outcome in batch], "this process")
             database.finish(batch)
 
@@ -83,15 +83,15 @@ def write_files(folder: pathlib.Path, cells: list[tuple[dict, Outcome]]) -> None
 
 
 def read_files(folder: pathlib.Path) -> list[dict]:
-    """Reads them back."""
+    """Reads the files of `write_files`."""
     paths = sorted(folder.rglob("result.json"))
     return [json.loads(path.read_text()) for path in paths]
 
 
 def timed(rows: list[timing.Row], stage: str, cells: int, work: Callable):
-    """Runs work once, adds its row and returns what it returns."""
+    """Runs work once, adds its row to the table and returns its result."""
     cpu, clock = time.process_time(), time.perf_counter()
-    found = work()
+    result = work()
     seconds = time.perf_counter() - clock
     rows.append(
         {
@@ -101,33 +101,33 @@ def timed(rows: list[timing.Row], stage: str, cells: int, work: Callable):
             "cells/s": round(cells / seconds),
         }
     )
-    return found
+    return result
 
 
 def main(argv: list[str] | None = None) -> list[list[timing.Row]]:
-    """Prints the seconds of each stage; returns the tables."""
+    """Prints the time of each stage; returns the tables."""
     args = timing.options(__doc__, argv)
     cells, rows = outcomes(args.quick), []
     n = len(cells)
-    with tempfile.TemporaryDirectory() as place:
-        folder, files = pathlib.Path(place) / "sweep", pathlib.Path(place) / "files"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, files = (pathlib.Path(scratch) / name for name in ("sweep", "files"))
         folder.mkdir()
         files.mkdir()
         timed(rows, f"write, {BATCH} at a time", n, lambda: write(folder, cells))
-        found = timed(rows, "read", n, lambda: records.read([folder]))
-        made = timed(rows, "summary", n, lambda: summarize(found))
+        collection = timed(rows, "read", n, lambda: records.read([folder]))
+        summary = timed(rows, "summary", n, lambda: summarize(collection))
         timed(
             rows,
             "Markdown",
             n,
-            lambda: [*map(writers.markdown, tables.summary_tables(made))],
+            lambda: [*map(writers.markdown, tables.summary_tables(summary))],
         )
-        timed(rows, "CSV of cells", n, lambda: writers.cells_csv(found))
+        timed(rows, "CSV of cells", n, lambda: writers.cells_csv(collection))
         timed(rows, "write, a file each", n, lambda: write_files(files, cells))
         timed(rows, "read, a file each", n, lambda: read_files(files))
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    assert len(found.records) == n
-    assert len(made.settings) == n // len(AXES["seed"])
+    assert len(collection.records) == n
+    assert len(summary.settings) == n // len(AXES["seed"])
     total = sum(row["s"] for row in rows[1:4])
     whole = {
         "cells": n,

@@ -1,10 +1,10 @@
-"""What does a second stream cost, and what do its terms?
+"""Time of a second stream, and of the terms that read it.
 
 1. A step on 32 labelled and 32 unlabelled images with an adaptation term, against a
    plain step on as many labelled images (FixMatch passes 32 more, and so does its
    plain step).
-2. MMD by five kernels with its gradient, against torch: by one Gram matrix as ours, and
-   by all differences at once as it is often written.
+2. MMD by five kernels with its gradient, against torch: by one Gram matrix as in jaxtl,
+   and by all differences at once as it is often written.
 3. An epoch of DANN, MNIST to USPS at 16 × 16, against the same network, weights, batch
    and optimizer in torch.
 
@@ -39,7 +39,7 @@ ADAPTED: dict[str, tl.Term] = {
 
 
 def stream_experiments(quick: bool) -> dict[str, tl.Experiment]:
-    """Returns the plain experiments by number of images, and one for each term."""
+    """The plain experiments by number of images, and one for each term."""
     rng = np.random.default_rng(0)
     half, side = (4, 8) if quick else (32, 32)
     model = tl.models.ResNet(depth=8 if quick else 20, width=4 if quick else 16)
@@ -57,30 +57,30 @@ def stream_experiments(quick: bool) -> dict[str, tl.Experiment]:
         steps=10**6,
         monitor=None,
     )
-    made = {
+    variants = {
         f"plain, {2 * half} images": plain,
         f"plain, {3 * half} images": dataclasses.replace(plain, batch=3 * half),
     }
     source, target = data(16 * half), data(16 * half, labels=0)
     task = tl.losses.CrossEntropy(stream="source")
     for name, term in ADAPTED.items():
-        made[name] = dataclasses.replace(
+        variants[name] = dataclasses.replace(
             plain,
             data=target,
             streams={"source": source},
             terms={"task": task, "term": dataclasses.replace(term, weight=0.1)},
             batch=half,
         )
-    return made
+    return variants
 
 
 def second_stream(quick: bool) -> list[timing.Row]:
-    """Returns a row for each term: its step against the plain one."""
-    found = stream_experiments(quick)
+    """Measures a row for each term: its step and the plain one."""
+    variants = stream_experiments(quick)
     if quick:
-        kept = (*list(found)[:2], "DANN", "FixMatch")
-        found = {name: found[name] for name in kept}
-    runs = {name: tl.setup(exp) for name, exp in found.items()}
+        names = (*list(variants)[:2], "DANN", "FixMatch")
+        variants = {name: variants[name] for name in names}
+    runs = {name: tl.setup(exp) for name, exp in variants.items()}
     works = {name: _steps(run, 2 if quick else 5) for name, run in runs.items()}
     clock = timing.alternate(works, 2 if quick else 7).clock
     two, three = list(runs)[:2]
@@ -91,7 +91,7 @@ def second_stream(quick: bool) -> list[timing.Row]:
         rows.append(
             {
                 "step": name,
-                "ms": 1e3 * _middle(clock[name]) / (2 if quick else 5),
+                "ms": 1e3 * _median(clock[name]) / (2 if quick else 5),
                 "against": against,
                 "of its time": timing.ratio(clock, name, against),
                 "quartiles": timing.spread(clock, name, against),
@@ -112,12 +112,12 @@ def _steps(run: tl.Run, count: int):
     return work
 
 
-def _middle(seconds: list[float]) -> float:
+def _median(seconds: list[float]) -> float:
     return sorted(seconds)[len(seconds) // 2]
 
 
 def many_kernels(quick: bool) -> list[timing.Row]:
-    """Returns the row of MMD and its gradient at one batch size, against torch."""
+    """Measures the row of MMD and its gradient at one batch size, and torch's."""
     batch, width = (16, 8) if quick else (512, 64)
     rng = np.random.default_rng(0)
     s, t = rng.normal(size=(2, batch, width)).astype(np.float32)
@@ -131,21 +131,21 @@ def many_kernels(quick: bool) -> list[timing.Row]:
         ("all differences", streams_torch.mmd_differences),
     ):
         theirs = streams_torch.with_gradient(estimate, s, t)
-        found, gradient = theirs()
-        np.testing.assert_allclose(value, found, rtol=1e-3)
+        expected, gradient = theirs()
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
         np.testing.assert_allclose(grads[0], gradient, atol=1e-5)
         works[name] = theirs
     clock = timing.alternate(works, 3 if quick else 15).clock
     row = {"MMD": f"batch {batch} + {batch}, {width} features, 5 kernels"}
-    row["jaxtl, ms"] = 1e3 * _middle(clock["jaxtl"])
+    row["jaxtl, ms"] = 1e3 * _median(clock["jaxtl"])
     for name in list(works)[1:]:
-        row[f"torch, {name}, ms"] = 1e3 * _middle(clock[name])
+        row[f"torch, {name}, ms"] = 1e3 * _median(clock[name])
         row[f"× {name}"] = timing.ratio(clock, name, "jaxtl")
     return [{**row, "target": f"≥ {TORCH_TARGET:g} × Gram"}]
 
 
 def digits(quick: bool) -> tl.Experiment:
-    """Returns DANN from MNIST to USPS, or from noise to noise."""
+    """DANN from MNIST to USPS, or from noise to noise."""
     source = tl.data.Arrays("digits/mnist.npz", size=16, val=0)
     target = tl.data.Arrays("digits/usps.npz", scale=2000, val=0, labels=0)
     if quick:
@@ -170,12 +170,12 @@ def digits(quick: bool) -> tl.Experiment:
 
 
 def epoch(quick: bool) -> list[timing.Row]:
-    """Returns the row of an epoch over the source, here and in torch."""
+    """Measures the row of an epoch over the source, in jaxtl and in torch."""
     exp = digits(quick)
     run = tl.setup(exp)
     count = len(run.parts.datasets["source"].rows["train"]) // exp.batch
     theirs = streams_torch.DANN(run, RATE, DECAY)
-    apart = theirs.apart(run)  # before a step is taken
+    difference = theirs.loss_difference(run)  # before the first step
     work = _steps(run, count)
     works = {"jaxtl": work, "torch": lambda: theirs.epoch(count)}
     clock = timing.alternate(works, 2 if quick else 5).clock
@@ -184,11 +184,11 @@ def epoch(quick: bool) -> list[timing.Row]:
             "epoch": "DANN, noise" if quick else "DANN, MNIST → USPS",
             "steps": count,
             "batch": f"{exp.batch} + {exp.batch}",
-            "jaxtl, s": _middle(clock["jaxtl"]),
-            "torch, s": _middle(clock["torch"]),
+            "jaxtl, s": _median(clock["jaxtl"]),
+            "torch, s": _median(clock["torch"]),
             "× torch": timing.ratio(clock, "torch", "jaxtl"),
             "quartiles": timing.spread(clock, "torch", "jaxtl"),
-            "first losses apart": apart,
+            "first losses apart": difference,
             "target": f"≥ {TORCH_TARGET:g}",
         }
     ]

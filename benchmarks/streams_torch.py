@@ -1,4 +1,4 @@
-"""The other side of `streams.py`: MMD and an epoch of DANN in torch."""
+"""The torch side of `streams.py`: MMD and an epoch of DANN."""
 
 import math
 
@@ -19,8 +19,8 @@ def mmd_gram(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """MMD² by the mean of five kernels, distances from one Gram matrix."""
     pooled = torch.cat([s, t])
     square = pooled.square().sum(1)
-    apart = (square[:, None] + square - 2 * pooled @ pooled.T).clamp(min=0)
-    return _from_distances(apart, len(s))
+    distances = (square[:, None] + square - 2 * pooled @ pooled.T).clamp(min=0)
+    return _from_distances(distances, len(s))
 
 
 def mmd_differences(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -29,15 +29,15 @@ def mmd_differences(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return _from_distances((pooled[:, None] - pooled).square().sum(-1), len(s))
 
 
-def _from_distances(apart, n):
-    size = len(apart)
-    unit = (apart.sum() / (size * (size - 1))).detach()
-    k = sum(torch.exp(-apart / (power * unit)) for power in POWERS) / len(POWERS)
+def _from_distances(distances: torch.Tensor, n: int) -> torch.Tensor:
+    size = len(distances)
+    unit = (distances.sum() / (size * (size - 1))).detach()
+    k = sum(torch.exp(-distances / (power * unit)) for power in POWERS) / len(POWERS)
     return k[:n, :n].mean() + k[n:, n:].mean() - 2 * k[:n, n:].mean()
 
 
 def with_gradient(estimate, s: np.ndarray, t: np.ndarray):
-    """Returns a function: the value, and the gradient by `s` (that by `t` as well)."""
+    """A function: the value and the gradient by `s`; that by `t` is also computed."""
     a, b = (torch.tensor(x, requires_grad=True) for x in (s, t))
 
     def work():
@@ -68,48 +68,48 @@ class DANN:
         self.data = {name: _inputs(run, name) for name in ("source", "unlabelled")}
         dataset = run.parts.datasets["source"]
         self.y = torch.tensor(np.asarray(dataset.y[dataset.rows["train"]])).long()
-        own = run.state.trainable["terms"]["adversary"]
+        adversary = run.state.trainable["terms"]["adversary"]
         self.features, self.head = _network(jax.tree.map(np.asarray, run.params))
-        self.judge = _perceptron(jax.tree.map(np.asarray, own))
-        modules = (self.features, self.head, self.judge)
+        self.discriminator = _perceptron(jax.tree.map(np.asarray, adversary))
+        modules = (self.features, self.head, self.discriminator)
         decayed = [p for m in modules for p in m.parameters() if p.ndim > 1]
-        others = [p for m in modules for p in m.parameters() if p.ndim <= 1]
+        vectors = [p for m in modules for p in m.parameters() if p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(groups, rate, fused=True)
-        self.at = 0
+        self.step = 0
 
     def loss(self, source, y, target, scale) -> torch.Tensor:
-        """Returns the source's cross-entropy plus the adversary's."""
+        """The source's cross-entropy plus the adversary's."""
         ours, theirs = self.features(source), self.features(target)
-        told = []
+        losses = []
         for feature, label in ((ours, 1.0), (theirs, 0.0)):
-            z = self.judge(_Reverse.apply(feature, scale))[:, 0]
-            wanted = torch.full_like(z, label)
-            told.append(F.binary_cross_entropy_with_logits(z, wanted))
-        return F.cross_entropy(self.head(ours), y) + 0.5 * sum(told)
+            z = self.discriminator(_Reverse.apply(feature, scale))[:, 0]
+            domain = torch.full_like(z, label)
+            losses.append(F.binary_cross_entropy_with_logits(z, domain))
+        return F.cross_entropy(self.head(ours), y) + 0.5 * sum(losses)
 
     def epoch(self, count: int) -> None:
-        """Takes so many steps, each domain in random order."""
+        """Takes `count` steps, each domain in random order."""
         x, z = self.data["source"], self.data["unlabelled"]
         ours, theirs = (
             _order(len(x), count, self.batch),
             _order(len(z), count, self.batch),
         )
         for a, b in zip(ours, theirs):
-            progress = self.at / self.steps
+            progress = self.step / self.steps
             scale = 2 / (1 + math.exp(-10 * progress)) - 1
             self.adam.zero_grad()
             self.loss(x[a], self.y[a], z[b], scale).backward()
             self.adam.step()
-            self.at += 1
+            self.step += 1
 
-    def apart(self, run: tl.Run) -> float:
-        """Returns how far both sides' losses are apart on the first examples."""
+    def loss_difference(self, run: tl.Run) -> float:
+        """Difference of jaxtl's and torch's losses on the first examples."""
         rows = {
-            name: run.parts.datasets[_set(name)].rows[_split(name)][: self.batch]
+            name: run.parts.datasets[_dataset(name)].rows[_split(name)][: self.batch]
             for name in self.data
         }
         x = {name: data[: self.batch] for name, data in self.data.items()}
@@ -117,22 +117,22 @@ class DANN:
             theirs = self.loss(
                 x["source"], self.y[: self.batch], x["unlabelled"], 1.0
             ).item()
-        own = run.state.trainable["terms"]["adversary"]
-        told = []
+        adversary = run.state.trainable["terms"]["adversary"]
+        losses = []
         for name, label in (("source", 1.0), ("unlabelled", 0.0)):
-            raw = run.parts.datasets[_set(name)].x[rows[name]]
+            raw = run.parts.datasets[_dataset(name)].x[rows[name]]
             inputs = preprocess.apply(run.program.preprocess[name], raw)
             out = run.network.apply(run.params, run.state.stats, inputs)
-            z = adversarial.discriminator(own, out.features["hidden"])
+            z = adversarial.discriminator(adversary, out.features["hidden"])
             value, _ = adversarial.domain_loss(z, label)
-            told.append(value)
+            losses.append(value)
             if label:
                 y = run.parts.datasets["source"].y[rows[name]]
                 task = tl.losses.cross_entropy(out.logits, y)
-        return abs(float(task + 0.5 * sum(told)) - theirs)
+        return abs(float(task + 0.5 * sum(losses)) - theirs)
 
 
-def _set(stream: str) -> str:
+def _dataset(stream: str) -> str:
     return "target" if stream == "unlabelled" else stream
 
 
@@ -142,7 +142,7 @@ def _split(stream: str) -> str:
 
 def _inputs(run: tl.Run, stream: str) -> torch.Tensor:
     """All examples of a stream, preprocessed beforehand, channels first."""
-    dataset = run.parts.datasets[_set(stream)]
+    dataset = run.parts.datasets[_dataset(stream)]
     raw = dataset.x[dataset.rows[_split(stream)]]
     x = np.asarray(preprocess.apply(run.program.preprocess[stream], raw))
     return torch.tensor(np.moveaxis(x, -1, 1).copy())
@@ -168,7 +168,7 @@ def _network(params) -> tuple[nn.Module, nn.Module]:
     hidden = params["hidden"]["dense"]
     kernel = hidden["kernel"]
     side = math.isqrt(len(kernel) // channels)
-    # Ours flattens (height, width, channel), torch (channel, height, width).
+    # jaxtl flattens (height, width, channel), torch (channel, height, width).
     kernel = kernel.reshape(side, side, channels, -1).transpose(3, 2, 0, 1)
     dense = nn.Linear(side * side * channels, kernel.shape[0])
     _fill(dense, kernel.reshape(kernel.shape[0], -1), hidden["bias"])
@@ -176,11 +176,10 @@ def _network(params) -> tuple[nn.Module, nn.Module]:
     return nn.Sequential(*layers), _dense(params["head"]["dense"])
 
 
-def _perceptron(own) -> nn.Module:
-    first, *rest = (_dense(own[f"layer{i}"]) for i in range(len(own)))
-    layers = [first]
-    for layer in rest:
-        layers += [nn.ReLU(), layer]
+def _perceptron(params) -> nn.Module:
+    layers = [_dense(params["layer0"])]
+    for i in range(1, len(params)):
+        layers += [nn.ReLU(), _dense(params[f"layer{i}"])]
     return nn.Sequential(*layers)
 
 

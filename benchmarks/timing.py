@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternated timing, the machine, tables, options."""
+"""Shared parts of the benchmarks: alternated timing, the machine, tables, options."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ Row = dict[str, object]
 
 
 def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Returns what every benchmark is told: `quick` and the file for `json`."""
+    """Parses the options of all benchmarks: `quick`, and the file of `json`."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write rows")
@@ -24,10 +24,10 @@ def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class Times(NamedTuple):
-    """{name: seconds of each round}, by the clock and of processor time.
+    """{name: seconds of each round}, wall time and processor time.
 
-    A busy machine stretches the clock's and hardly the processor's; the latter counts
-    all threads of this process and no waiting.
+    A busy machine prolongs wall time and hardly processor time, which counts all
+    threads of this process and no waiting.
     """
 
     clock: dict[str, list[float]]
@@ -35,18 +35,18 @@ class Times(NamedTuple):
 
 
 def alternate(works: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Times pieces of work in turn, A B A B …, so that a busy machine slows all alike.
+    """Times functions in turn, A B A B …, so that a busy machine slows all equally.
 
     Args:
       works: name -> a function that returns when its work is done.
-      rounds: times that each is measured, after one unmeasured call.
+      rounds: number of measurements of each, after one call that is not measured.
     """
     for work in works.values():
         work()
     times = Times({name: [] for name in works}, {name: [] for name in works})
-    for turn in range(rounds):
-        # Every other round runs backwards: no work always follows the same other one.
-        for name in list(works)[:: -1 if turn % 2 else 1]:
+    for number in range(rounds):
+        # Every second round is reversed, so that no work always follows the same one.
+        for name in list(works)[:: -1 if number % 2 else 1]:
             cpu, clock = time.process_time(), time.perf_counter()
             works[name]()
             times.clock[name].append(time.perf_counter() - clock)
@@ -55,19 +55,19 @@ def alternate(works: Mapping[str, Callable[[], object]], rounds: int) -> Times:
 
 
 def ratio(times: Mapping[str, list[float]], name: str, against: str) -> float:
-    """Returns the median over rounds of one work's time over another's."""
+    """Median over rounds of one work's time divided by another's."""
     return statistics.median(a / b for a, b in zip(times[name], times[against]))
 
 
 def spread(times: Mapping[str, list[float]], name: str, against: str) -> str:
-    """Returns the ratio's quartiles as text, "0.98–1.04"."""
+    """The quartiles of the ratio as text, "0.98–1.04"."""
     pairs = zip(times[name], times[against])
     low, _, high = statistics.quantiles([a / b for a, b in pairs], n=4)
     return f"{low:.2f}–{high:.2f}"
 
 
 def machine() -> str:
-    """Returns processor, cores, memory, system, versions and device as one line."""
+    """Processor, cores, memory, system, versions and device in one line."""
     device = jax.devices()[0]
     return (
         f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, "
@@ -80,9 +80,7 @@ def machine() -> str:
 def _processor() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [
-        li.partition(":")[2].strip() for li in lines if li.startswith("model name")
-    ]
+    names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown processor"
 
 
@@ -98,12 +96,12 @@ def report(
     for rows in tables:
         print(f"\n{table(rows)}")
     if path is not None:
-        held = {"title": title, "machine": machine(), "tables": tables}
-        path.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
+        content = {"title": title, "machine": machine(), "tables": tables}
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def table(rows: list[Row]) -> str:
-    """Returns rows of equal keys as a Markdown table, aligned."""
+    """Formats rows of equal keys as an aligned Markdown table."""
     cells = [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = [" | ".join(c.ljust(w) for c, w in zip(line, widths)) for line in cells]

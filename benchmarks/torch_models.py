@@ -1,7 +1,7 @@
-"""The same networks in torch, and by which layout their weights are ours.
+"""The same networks in torch, and the layouts that convert their weights to jaxtl's.
 
-Convolutional ones are written out as their papers have them; the others are those of
-transformers. `pairs()` makes both, with the same weights.
+Convolutional ones are written as in their papers; the others are those of transformers.
+`pairs()` builds both, with the same weights.
 """
 
 import dataclasses
@@ -58,8 +58,8 @@ class ResNet20(nn.Module):
         inside = 16
         for i, width in enumerate((16, 32, 64)):
             first = Basic(inside, width, 2 if i else 1)
-            rest = [Basic(width, width, 1) for _ in range(2)]
-            setattr(self, f"layer{i + 1}", nn.Sequential(first, *rest))
+            blocks = [first, *(Basic(width, width, 1) for _ in range(2))]
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
             inside = width
         self.linear = nn.Linear(64, OUTPUTS)
 
@@ -82,7 +82,7 @@ class LeNet(nn.Module):
     def forward(self, x):
         for conv in (self.conv1, self.conv2):
             x = F.max_pool2d(F.relu(conv(x)), 2)
-        x = x.permute(0, 2, 3, 1).flatten(1)  # channels last, as ours
+        x = x.permute(0, 2, 3, 1).flatten(1)  # channels last, as in jaxtl
         return self.head(F.relu(self.hidden(x)))
 
     @staticmethod
@@ -132,23 +132,23 @@ class MobileNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
     def keras(self) -> dict[str, torch.Tensor]:
-        """Returns the weights by Keras's names, in its order of axes."""
-        found = self._named("conv1", "conv1_bn", self.stem, "kernel", (2, 3, 1, 0))
+        """The weights by Keras's names, in its order of axes."""
+        weights = self._named("conv1", "conv1_bn", self.stem, "kernel", (2, 3, 1, 0))
         for i in range(13):
             depthwise, pointwise = self.pairs[2 * i], self.pairs[2 * i + 1]
             k = i + 1
-            found |= self._named(
+            weights |= self._named(
                 f"conv_dw_{k}",
                 f"conv_dw_{k}_bn",
                 depthwise,
                 "depthwise_kernel",
                 (2, 3, 0, 1),
             )
-            found |= self._named(
+            weights |= self._named(
                 f"conv_pw_{k}", f"conv_pw_{k}_bn", pointwise, "kernel", (2, 3, 1, 0)
             )
-        found["conv_preds/kernel"] = self.head.weight.T[None, None]
-        return found | {"conv_preds/bias": self.head.bias}
+        weights["conv_preds/kernel"] = self.head.weight.T[None, None]
+        return weights | {"conv_preds/bias": self.head.bias}
 
     @staticmethod
     def _named(conv, norm, part, kernel, axes):
@@ -164,14 +164,15 @@ class MobileNet(nn.Module):
 
 @dataclasses.dataclass
 class Pair:
-    """One network, twice.
+    """One network in jaxtl and in torch.
 
     Attributes:
       name: with the size of its input.
-      ours: the flax module.
+      ours: jaxtl's model.
       theirs: the torch module.
-      tensors, layout: the weights of `theirs` and how they become ours.
-      x: a batch as ours takes it.
+      tensors: the weights of `theirs`.
+      layout: converts them to those of `ours`.
+      x: a batch as `ours` takes it.
       task: "classification" or "language".
       logits: (theirs, x in torch) -> logits.
     """
@@ -186,31 +187,31 @@ class Pair:
     logits: Callable = lambda module, x: module(x)
 
     def in_torch(self, x):
-        """Returns a batch as torch takes it."""
+        """Converts a batch to the form that torch takes."""
         if isinstance(x, dict):
             return {k: torch.tensor(v).long() for k, v in x.items()}
         return torch.tensor(x.transpose(0, 3, 1, 2)).contiguous()
 
 
 def images(batch: int, size: int, channels: int = 3) -> np.ndarray:
-    """Returns a batch of noise."""
+    """A batch of noise."""
     shape = (batch, size, size, channels)
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def text(batch: int, length: int, vocab: int) -> dict[str, np.ndarray]:
-    """Returns random tokens; texts are between half and all of the length long."""
+    """Random tokens; texts are between half and all of the length long."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1, vocab, (batch, length)).astype(np.int32)
     lengths = rng.integers(length // 2, length + 1, (batch, 1))
     return {"input_ids": ids, "attention_mask": np.arange(length) < lengths}
 
 
-def _pair(name, ours, theirs, x, how=None, tensors=None, **more) -> Pair:
+def _pair(name, ours, theirs, x, layout=None, tensors=None, **fields) -> Pair:
     tensors = theirs.state_dict() if tensors is None else tensors
     arrays = {k: np.array(v.detach()) for k, v in tensors.items()}
-    how = how or next(iter(ours.layouts().values()))
-    return Pair(name, ours, theirs, arrays, how, x, **more)
+    layout = layout or next(iter(ours.layouts().values()))
+    return Pair(name, ours, theirs, arrays, layout, x, **fields)
 
 
 def _hugging_face(name, kind, family, config, x, task="classification", **fields):
@@ -234,12 +235,12 @@ def _hugging_face(name, kind, family, config, x, task="classification", **fields
 
 
 def pairs(quick: bool) -> list[Callable[[], Pair]]:
-    """Returns makers of all pairs; `quick` makes fewer, with little to compute."""
+    """Functions that build the pairs; `quick` has fewer, with little to compute."""
     return convolutional(quick) + transformer(quick)
 
 
 def convolutional(quick: bool) -> list[Callable[[], Pair]]:
-    """Returns makers of the convolutional pairs."""
+    """Functions that build the convolutional pairs."""
     batch = 8 if quick else 128
 
     def resnet():
@@ -263,7 +264,7 @@ def convolutional(quick: bool) -> list[Callable[[], Pair]]:
 
 
 def transformer(quick: bool) -> list[Callable[[], Pair]]:
-    """Returns makers of the pairs of transformers."""
+    """Functions that build the pairs of transformers."""
     batch, layers, length = (4, 1, 16) if quick else (32, 6, 64)
     config = transformers
 

@@ -1,4 +1,4 @@
-"""Benchmarks: every script runs and prints its tables; what is counted, not timed."""
+"""Benchmarks: every script runs and prints its tables; their counts are right."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def script(monkeypatch):
-    """Returns a function: a script of benchmarks/ as a module."""
+    """A function: imports a script of benchmarks/ as a module."""
     monkeypatch.syspath_prepend(FOLDER)
     return importlib.import_module
 
@@ -31,15 +31,16 @@ def test_each_section_of_the_readme_has_its_script():
 
 @pytest.mark.parametrize("name", ["overhead", "startup"])
 def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
-    [rows] = script(name).main(["--quick", "--json", str(tmp_path / "found.json")])
-    shown = capsys.readouterr().out
-    assert all(f"| {next(iter(row.values()))}" in shown for row in rows)
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["tables"] == [rows]
-    assert jax.__version__ in found["machine"]
+    path = tmp_path / "rows.json"
+    [rows] = script(name).main(["--quick", "--json", str(path)])
+    output = capsys.readouterr().out
+    assert all(f"| {next(iter(row.values()))}" in output for row in rows)
+    content = json.loads(path.read_text())
+    assert content["tables"] == [rows]
+    assert jax.__version__ in content["machine"]
 
 
-def test_results_are_stored_and_summarised(script, capsys):
+def test_results_are_stored_and_summarized(script, capsys):
     stages, [whole] = script("store").main(["--quick"])
     assert whole["cells"] == 500
     assert [row["stage"] for row in stages][1:4] == ["read", "summary", "Markdown"]
@@ -67,8 +68,8 @@ def test_adapters_train_the_same_share_in_peft(script, capsys):
     for library in ("torch", "transformers", "peft"):
         pytest.importorskip(library)
     [rows] = script("peft_tuning").main(["--quick"])
-    found = {row["tuning"]: row for row in rows}
-    ours, theirs = found["jaxtl, LoRA"], found["torch + PEFT, LoRA"]
+    by_name = {row["tuning"]: row for row in rows}
+    ours, theirs = by_name["jaxtl, LoRA"], by_name["torch + PEFT, LoRA"]
     assert ours["trainable, %"] == pytest.approx(theirs["trainable, %"], rel=1e-6)
     assert ours["optimizer, kB"] == pytest.approx(theirs["optimizer, kB"], rel=0.05)
 
@@ -86,35 +87,35 @@ def test_convolutions_are_timed_three_ways(script, capsys):
     [rows] = module.main(["--quick"])
     assert capsys.readouterr().out.count("\n| ") == len(rows) + 2
     assert [row["what"] for row in rows] == ["value", "by input", "by kernel"]
-    # All three ways compute the same (torch's axes are in another order).
-    for what, ways in module.works(module.LAYERS[0]._replace(batch=2)).items():
+    # All three ways compute the same; the order of torch's axes differs.
+    for operation, ways in module.works(module.LAYERS[0]._replace(batch=2)).items():
         ours, xla, theirs = (np.asarray(way()) for way in ways.values())
-        axes = (2, 3, 1, 0) if what == "by kernel" else (0, 2, 3, 1)
-        for other in (xla, theirs.transpose(axes)):
-            np.testing.assert_allclose(ours, other, atol=1e-5 * np.abs(ours).max())
+        axes = (2, 3, 1, 0) if operation == "by kernel" else (0, 2, 3, 1)
+        for expected in (xla, theirs.transpose(axes)):
+            np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(ours).max())
 
 
 def test_frozen_stages_cost_a_forward_pass(script, capsys):
     [rows] = script("freezing").main(["--quick"])
     assert capsys.readouterr().out.count("\n| ") == len(rows) + 2
-    whole, some, head, zeroed, forward = rows
-    # All but the head: the forward pass, and the head's own gradient on top.
+    nothing, some, head, zeroed, forward = rows
+    # All but the head: the forward pass, and the gradient of the head.
     assert head["MFLOP"] < 1.01 * forward["MFLOP"]
-    assert forward["MFLOP"] < some["MFLOP"] < whole["MFLOP"]
-    assert zeroed["MFLOP"] > 0.98 * whole["MFLOP"]
-    assert head["temporary, MB"] < 0.5 * whole["temporary, MB"]
-    # Adam's two moments of the head alone: 64 inputs, 10 outputs, 4 bytes each.
+    assert forward["MFLOP"] < some["MFLOP"] < nothing["MFLOP"]
+    assert zeroed["MFLOP"] > 0.98 * nothing["MFLOP"]
+    assert head["temporary, MB"] < 0.5 * nothing["temporary, MB"]
+    # Adam's two moments of the head: 64 inputs, 10 outputs, 4 bytes each.
     assert head["optimizer, kB"] == pytest.approx(2 * 4 * 650 / 1e3, abs=0.01)
     assert zeroed["optimizer, kB"] > 100 * head["optimizer, kB"]
 
 
-def test_jacobian_bench_counts_and_is_unbiased(script, capsys):
+def test_the_jacobian_benchmark_counts_flops_and_is_unbiased(script, capsys):
     costs, estimates, deviations = script("jacobian").main(["--quick"])
     assert "reverse over reverse" in capsys.readouterr().out
     costs = {row["step"]: row for row in costs}
     full, part = costs["projected"], costs["projected, a quarter of the batch"]
     assert full["FLOPs"] < 6
-    # Arithmetic beyond the plain step shrinks with the examples that are looked at.
+    # Arithmetic beyond the plain step shrinks with the number of examples.
     assert (part["FLOPs"] - 1) < 0.5 * (full["FLOPs"] - 1)
     assert costs["exact, vmapped"]["temporary, MB"] > 5 * full["temporary, MB"]
     for row in estimates:
@@ -123,46 +124,46 @@ def test_jacobian_bench_counts_and_is_unbiased(script, capsys):
         estimates[1]["relative deviation of one"]
         < 0.7 * estimates[0]["relative deviation of one"]
     )
-    found = {(row["Jacobian"], row["draws"]): row for row in deviations}
-    # What is computed is what 200 draws show, a twentieth or so aside.
+    computed = {(row["Jacobian"], row["draws"]): row for row in deviations}
+    # The computed deviation is that of 200 draws, up to a twentieth or so.
     cases = [("by params, 32 examples", draws) for draws in (1, 4)]
     for row, case in zip(estimates, [*cases, ("by inputs", 1)]):
         drawn = row["relative deviation of one"]
-        assert drawn == pytest.approx(found[case]["signs"], rel=0.25)
-    # Sixteen orthogonal draws of ten outputs, and examples that never meet.
+        assert drawn == pytest.approx(computed[case]["signs"], rel=0.25)
+    # Zero for sixteen orthogonal draws of ten outputs where examples never meet.
     for name in ("by inputs", "the same, dense_projected"):
-        assert found[name, 16]["orthogonal"] == 0
+        assert computed[name, 16]["orthogonal"] == 0
     for row in deviations:
         if row["draws"] == 1:
             assert row["orthogonal"] == pytest.approx(row["signs"])
 
 
 def test_the_ways_to_the_jacobian_difference_take_the_same_step(script):
-    bench = script("jacobian")
-    init, found = bench.source(True), {}
-    for name, term in bench.ways().items():
+    module = script("jacobian")
+    init, metrics = module.source(True), {}
+    for name, term in module.ways().items():
         if term is not None and term.wrt == "params" and term.fraction == 1.0:
-            run = tl.setup(bench.experiment(True, term, init))
-            found[name] = run.advance(4)[-1]
+            run = tl.setup(module.experiment(True, term, init))
+            metrics[name] = run.advance(4)[-1]
     for a, b in (
         ("projected", "reverse over reverse"),
         ("exact, vmapped", "exact, one by one"),
         ("dense layers, exact", "exact, one by one"),  # all its layers are dense
     ):
-        assert found[a]["jacobian"] > 0
+        assert metrics[a]["jacobian"] > 0
         for key in ("jacobian", "grad_norm", "loss"):
-            np.testing.assert_allclose(found[a][key], found[b][key], rtol=2e-4)
+            np.testing.assert_allclose(metrics[a][key], metrics[b][key], rtol=2e-4)
 
 
 def test_the_loop_by_hand_does_the_same_job(script):
-    bench = script("overhead")
-    [job] = bench.jobs(quick=True)
-    run = tl.setup(bench.experiment(job))
+    module = script("overhead")
+    [job] = module.jobs(quick=True)
+    run = tl.setup(module.experiment(job))
     rows, steps = run.parts.datasets["target"].rows["train"], 6
     drawn = sampler.indices(0, 0, steps * job.batch, len(rows))
     dataset = run.parts.datasets["target"]
     data = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
-    init, step = bench.by_hand(run.network, run.preprocess, job.batch)
+    init, step = module.by_hand(run.network, run.preprocess, job.batch)
     state = init(*tl.tree.copy((run.parts.model.base_params, run.parts.model.stats)))
     for t, ours in enumerate(run.advance(steps)):
         state, theirs = step(state, data, jnp.asarray(rows[drawn]), t)
@@ -176,9 +177,9 @@ def test_works_take_turns_and_ratios_pair_rounds(script):
     times = timing.alternate(works, 3)
     assert "".join(called) == "ab" + "abbaab"
     assert [len(v) for v in times.clock.values()] == [3, 3]
-    # Paired: each round's own ratio, so a slow round does not count against one side.
-    taken = {"a": [1.0, 20.0, 3.0], "b": [2.0, 40.0, 3.0]}
-    assert timing.ratio(taken, "a", "b") == 0.5
+    # Ratios are taken within rounds, so that a slow round favors neither side.
+    seconds = {"a": [1.0, 20.0, 3.0], "b": [2.0, 40.0, 3.0]}
+    assert timing.ratio(seconds, "a", "b") == 0.5
 
 
 def test_tables_are_markdown(script):

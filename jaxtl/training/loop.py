@@ -62,7 +62,7 @@ def _train(run: Run, progress: bool | None) -> dict:
         while run.steps_done < exp.steps and not interrupt.requested:
             target = min(*((run.steps_done // n + 1) * n for n in intervals), exp.steps)
             count = min(target - run.steps_done, pace)
-            seconds = _take_steps(run, count, log, bar)
+            seconds = take_steps(run, count, log, bar)
             pace = max(1, round(count * PAUSE / max(seconds, 1e-9)))
             late = exp.save_every is None and time.monotonic() - saved > MINUTE
             if run.steps_done == target or late or interrupt.requested:
@@ -78,7 +78,7 @@ def _train(run: Run, progress: bool | None) -> dict:
         return _finish(run)
 
 
-def _take_steps(run: Run, count: int, log: Log, bar: Progress) -> float:
+def take_steps(run: Run, count: int, log: Log, bar: Progress) -> float:
     """Takes `count` steps, logs their metrics, and returns the seconds they took.
 
     Raises:

@@ -1,4 +1,4 @@
-"""MNIST ↔ USPS: the protocol's sets and network, and a run in small."""
+"""MNIST ↔ USPS: the protocol's data sets and network, and a short run."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtl.training import setup
 
 def test_the_network_is_caffes_lenet():
     network = CNN(
-        **{**_fields(mnist_usps.LENET), "outputs": 10},
+        **{**fields_of(mnist_usps.LENET), "outputs": 10},
     ).pure()
     params, _ = jax.eval_shape(
         network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), "float32")
@@ -21,7 +21,7 @@ def test_the_network_is_caffes_lenet():
     assert params["hidden"]["dense"]["kernel"].shape == (4 * 4 * 50, 500)
 
 
-def _fields(model):
+def fields_of(model):
     names = ("widths", "kernel", "padding", "units")
     return {name: getattr(model, name) for name in names}
 
@@ -36,15 +36,15 @@ def small(monkeypatch, data_dir):
 
 def test_seeds_draw_2000_and_1800_images_and_no_target_label(small):
     run = setup.setup(mnist_usps.experiment("DANN", "U→M", 0))
-    other = setup.setup(mnist_usps.experiment("DANN", "U→M", 1))
+    second = setup.setup(mnist_usps.experiment("DANN", "U→M", 1))
     source, target = (run.parts.datasets[name] for name in ("source", "target"))
     assert (len(source.rows["train"]), len(target.rows["unlabelled"])) == (1800, 2000)
     assert len(target.rows["train"]) == 0
     assert "target" not in run.parts.device_streams
     assert len(target.rows["test"]) == 10_000
     assert source.x.shape[1:] == target.x.shape[1:] == (28, 28, 1)
-    again = other.parts.datasets["source"].rows["train"]
-    assert 0.1 < np.mean(np.isin(source.rows["train"], again)) < 0.4  # 1800 of 7291
+    rows = second.parts.datasets["source"].rows["train"]
+    assert 0.1 < np.mean(np.isin(source.rows["train"], rows)) < 0.4  # 1800 of 7291
     whole = setup.setup(mnist_usps.experiment("CDAN+E, all rows", "U→M", 0))
     assert len(whole.parts.datasets["target"].rows["unlabelled"]) == 60_000
 
