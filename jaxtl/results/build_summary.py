@@ -6,7 +6,14 @@ from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.evaluation import metrics
-from jaxtl.results import comparisons, database, selection_cost, settings, statistics
+from jaxtl.results import (
+    comparisons,
+    database,
+    negative_transfer,
+    selection_cost,
+    settings,
+    statistics,
+)
 from jaxtl.results.axis_roles import SEED, AxisRoles, assign_roles, parse_selector
 from jaxtl.results.comparability import check_comparable
 from jaxtl.results.labels import label_text, labels_text, short_axis_name, spellings
@@ -60,11 +67,11 @@ def summarize(
         for group in groups
         if group.count(*database.FINISHED)
     ]
-    rows = _sorted_by_axes([s for s in summaries if s.chosen], collection.axes)
+    rows = _sorted_by_axes([s for s in summaries if s.selected], collection.axes)
     baselines = _baseline(baseline, rules, collection.axes, rows)
     scratch = parse_selector(scratch, rules.roles, collection.axes)
     rows = comparisons.compare_with_baseline(rows, rules, baselines)
-    rows = comparisons.add_alarms(rows, rules, scratch)
+    rows = negative_transfer.add_alarms(rows, rules, scratch)
     return Summary(
         **vars(rules),
         title=collection.title,
@@ -72,7 +79,7 @@ def summarize(
         settings=tuple(summaries),
         tuned=tuned,
         baseline=baselines,
-        references=comparisons.references_present(rows, rules, scratch),
+        references=negative_transfer.references_present(rows, rules, scratch),
         counts=_counts(collection),
         criterion_choices=selection_cost.criterion_choices(groups, rules.roles),
     )
@@ -231,7 +238,7 @@ def _choice_fields(choice: SettingChoice | None, roles: AxisRoles) -> dict[str, 
         tuned = labels_text(_part(choice.rival.labels, roles.tuned))
         rival = f"{tuned} ({len(choice.rival.done)} seeds)"
     return {
-        "chosen": True,
+        "selected": True,
         "candidates": choice.candidates,
         "partial": choice.partial,
         "rival": rival,

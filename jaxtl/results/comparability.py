@@ -34,8 +34,8 @@ def check_comparable(collection: Collection) -> None:
             kinds.setdefault(_measurement(record), record)
     if not folders:
         return
-    (first, kinds), *others = folders.items()
-    for folder, other_kinds in others:
+    (first, kinds), *remaining = folders.items()
+    for folder, other_kinds in remaining:
         reasons = [
             difference(a, b) for a in kinds.values() for b in other_kinds.values()
         ]

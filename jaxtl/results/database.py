@@ -243,14 +243,15 @@ class Database:
         Returns:
           the keys that now belong to the owner, in the order given.
         """
-        now, claimed = time.time(), []
+        time_now, claimed = time.time(), []
+        void = time_now - CLAIM_TIMEOUT
         with self._transaction() as connection:
             for key in keys:
                 update = connection.execute(
                     "UPDATE cells SET status = ?, owner = ?, beat = ? "
                     "WHERE key = ? AND (status = ? OR (status = ? AND beat < ?) OR "
                     f"{_LOST})",
-                    (RUNNING, owner, now, key, WAITING, RUNNING, now - CLAIM_TIMEOUT),
+                    (RUNNING, owner, time_now, key, WAITING, RUNNING, void),
                 )
                 claimed += [key] * update.rowcount
         return claimed
@@ -341,8 +342,8 @@ class Database:
             "GROUP BY owner",
             (RUNNING,),
         )
-        now = time.time()
-        return {owner: (n, now - (beat or 0.0)) for owner, n, beat in rows}
+        time_now = time.time()
+        return {owner: (n, time_now - (beat or 0.0)) for owner, n, beat in rows}
 
     def done_values(self) -> list[tuple[dict, dict]]:
         """Returns (labels, {"val", "seconds", "monitor"}) of the cells that are done.

@@ -198,7 +198,7 @@ def _tuning(summary: Summary) -> list[str]:
 
 
 def _statistics(summary: Summary) -> list[str]:
-    """What the intervals, the p-values and the bold type mean."""
+    """The meaning of the intervals, the p-values and the bold type."""
     sentences = []
     estimates = [x for row in summary.rows for x in (row.val, row.test) if x]
     if any(estimate.n > 1 for estimate in estimates):

@@ -18,7 +18,7 @@ from jaxtl.results import database, findings, tables
 from jaxtl.results.labels import label_text, short_axis_name
 from jaxtl.results.records import Collection
 from jaxtl.results.summary import Summary
-from jaxtl.results.tables import Table
+from jaxtl.results.tables import TextTable
 from jaxtl.training import run_dir
 
 LARGE = 500_000  # bytes of an SVG above which the PNG is shown
@@ -92,9 +92,9 @@ def _description(collection: Collection, summary: Summary) -> str:
 def _findings(summary: Summary) -> str:
     conclusions, progress = findings.conclusions(summary), findings.progress(summary)
     alarms = [t for t in conclusions if t.startswith(("Negative transfer", "Below "))]
-    others = [text for text in conclusions if text not in alarms]
+    remaining = [text for text in conclusions if text not in alarms]
     notes = [text for text in findings.notes(summary) if text not in progress]
-    content = _list(others) + _list([*alarms, *progress], ' class="warnings"')
+    content = _list(remaining) + _list([*alarms, *progress], ' class="warnings"')
     if notes:
         head = "<summary>How to read the tables</summary>"
         content += f"<details>{head}{_list(notes)}</details>"
@@ -120,7 +120,7 @@ def _settings(summary: Summary) -> str:
 
 
 def _table(
-    name: str, table: Table, *, selectable: int = 0, controls: bool = True
+    name: str, table: TextTable, *, selectable: int = 0, controls: bool = True
 ) -> str:
     """Writes a table with its controls.
 
@@ -131,7 +131,7 @@ def _table(
       controls: whether there is a filter.
     """
     heads = "".join(
-        f'<th scope="col" aria-sort="none"{_class(["left"] * (i in table.left))}>'
+        f'<th scope="col" aria-sort="none"{_class(_alignment(table, i))}>'
         f'<button type="button">{_escape(heading) or "verdict"}</button></th>'
         for i, heading in enumerate(table.columns)
     )
@@ -150,12 +150,17 @@ def _table(
     )
 
 
+def _alignment(table: TextTable, column: int) -> list[str]:
+    """The CSS classes for the alignment of a column."""
+    return ["left"] if column in table.text_columns else []
+
+
 def _class(names: Sequence[str]) -> str:
     return f' class="{" ".join(names)}"' if names else ""
 
 
-def _cell(table: Table, row: int, column: int, text: str) -> str:
-    names = ["left"] * (column in table.left) + ["long"] * (len(text) > _LONG)
+def _cell(table: TextTable, row: int, column: int, text: str) -> str:
+    names = _alignment(table, column) + ["long"] * (len(text) > _LONG)
     content = _escape(text)
     if (row, column) in table.bold:
         content = f"<strong>{content}</strong>"
@@ -164,7 +169,7 @@ def _cell(table: Table, row: int, column: int, text: str) -> str:
     return f"<td{_class(names)}>{content}</td>"
 
 
-def _controls(name: str, table: Table, selectable: int) -> str:
+def _controls(name: str, table: TextTable, selectable: int) -> str:
     """Writes a filter, selection lists, a reset button and the number of lines."""
     content = (
         '<label>filter, all words<input type="search" name="filter" '
@@ -217,7 +222,7 @@ def plot_figure(path: pathlib.Path) -> str:
 
 
 def _configuration(collection: Collection) -> str:
-    """What the sweep varies, and where each variant differs from the first."""
+    """The axes of the sweep, and where each variant differs from the first."""
     axes = collection.meta.get("axes") or collection.axes
     rows = [(axis, ", ".join(map(label_text, axes[axis]))) for axis in axes]
     content = ""
@@ -237,12 +242,12 @@ def _variants(variants: Mapping[str, Mapping[str, str]]) -> str:
     Args:
       variants: name -> {path of a field: its value as text}.
     """
-    (base, fields), *others = variants.items()
+    (base, fields), *variations = variants.items()
     differences = [
-        (name, path, fields.get(path, "–"), other.get(path, "–"))
-        for name, other in others
-        for path in dict.fromkeys((*fields, *other))
-        if fields.get(path) != other.get(path)
+        (name, path, fields.get(path, "–"), changed.get(path, "–"))
+        for name, changed in variations
+        for path in dict.fromkeys((*fields, *changed))
+        if fields.get(path) != changed.get(path)
     ]
     content = ""
     if differences:
@@ -252,18 +257,20 @@ def _variants(variants: Mapping[str, Mapping[str, str]]) -> str:
         content += _table("differences", table, selectable=2)
     title = f"configuration of {base}"
     table = _text_table(title, ("setting", "value"), fields.items())
-    head = _escape(f"All settings of {base}" if others else "All settings")
+    head = _escape(f"All settings of {base}" if variations else "All settings")
     details = _table("base", table)
     return f"{content}<details><summary>{head}</summary>{details}</details>"
 
 
 def _text_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
-) -> Table:
+) -> TextTable:
     """A table all of whose columns are text."""
-    left = frozenset(range(len(columns)))
     rows = tuple(map(tuple, rows))
-    return Table(title=title, columns=tuple(columns), rows=rows, left=left)
+    text_columns = frozenset(range(len(columns)))
+    return TextTable(
+        title=title, columns=tuple(columns), rows=rows, text_columns=text_columns
+    )
 
 
 def flatten_json(experiment: Any, path: str = "") -> Iterator[tuple[str, str]]:

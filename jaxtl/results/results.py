@@ -12,7 +12,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.results import build_summary, findings, records, report, tables, writers
 from jaxtl.results.records import Collection
 from jaxtl.results.summary import Summary
-from jaxtl.results.tables import Table
+from jaxtl.results.tables import TextTable
 
 _ROWS = 40  # of a table that is shown; files hold all of them
 
@@ -84,10 +84,10 @@ class Results:
 
     def _repr_html_(self) -> str:
         summary = self.summary
-        first, *others = tables.summary_tables(summary)
+        main, *details = tables.summary_tables(summary)
         parts = [f"<h4>{html.escape(summary.title)}</h4>"] if summary.title else []
-        parts += [html_table(first), _html_list(findings.conclusions(summary))]
-        for table in others:
+        parts += [html_table(main), _html_list(findings.conclusions(summary))]
+        for table in details:
             untitled = dataclasses.replace(table, title="")
             parts.append(_html_details(table.title, html_table(untitled)))
         notes = _html_list(findings.notes(summary))
@@ -124,12 +124,12 @@ def read_results(*folders: str | pathlib.Path, **options: Any) -> Results:
     return _summarized(records.read(folders), **options)
 
 
-def html_table(table: Table) -> str:
+def html_table(table: TextTable) -> str:
     """Writes a table in HTML without a style, so that it takes the notebook's own."""
     if len(table.rows) > _ROWS:
         table = tables.shortened(table, _ROWS)
     sides = [
-        f' style="text-align:{"left" if i in table.left else "right"}"'
+        f' style="text-align:{"left" if i in table.text_columns else "right"}"'
         for i in range(len(table.columns))
     ]
     heads = "".join(

@@ -34,7 +34,7 @@ def describe(results: Sequence[Mapping[str, Any]]) -> str:
     names = [n for n in first["criteria"] if all(n in c["criteria"] for c in choices)]
     costs = {n: _mean(c["criteria"][n]["cost"] for c in choices) for n in names}
     means = f", means of {len(choices)} runs" if len(choices) > 1 else ""
-    others = ", ".join(
+    other_costs = ", ".join(
         f"{name} {_points(metric, cost)}"
         for name, cost in sorted(costs.items(), key=lambda pair: pair[1])
         if name != monitor
@@ -44,9 +44,8 @@ def describe(results: Sequence[Mapping[str, Any]]) -> str:
             return ""  # the criterion was never finite
         start = oracle_warning(monitor) if monitor else "The last checkpoint was kept"
         unit = ", in points:" if metric == "accuracy" else ""
-        return (
-            f"{start}. Choosing without labels would have cost{unit} {others}{means}."
-        )
+        cost = f"{unit} {other_costs}{means}"
+        return f"{start}. Choosing without labels would have cost{cost}."
     value = _mean(c["criteria"][monitor]["value"] for c in choices)
     best = _mean(c["oracle"]["value"] for c in choices)
     step = "" if means else f" (step {first['oracle']['step']})"
@@ -55,7 +54,7 @@ def describe(results: Sequence[Mapping[str, Any]]) -> str:
         f"{_value(metric, value)}, best of all checkpoints {_value(metric, best)}"
         f"{step}; not knowing cost {_points(metric, costs[monitor])}"
         f"{' points' if metric == 'accuracy' else ''} "
-        f"(other criteria: {others})."
+        f"(other criteria: {other_costs})."
     )
 
 
@@ -131,7 +130,7 @@ def _mean_choice(choices: Sequence[CriterionChoice]) -> CriterionChoice:
 
 
 def _choosing(record: Record) -> Mapping[str, Any] | None:
-    """What the criteria chose in a run; None or {} for a labelled target."""
+    """The choices of the criteria in a run; None or {} for a labelled target."""
     return record.result.get("choosing")
 
 

@@ -142,8 +142,8 @@ def choose_settings(
         if choice is None and fallback is not None:
             choice = _best(members, *fallback)
         if choice is None:
-            kept = [s for s in members if s.done or len(members) == 1]
-            choices += [SettingChoice(setting) for setting in kept]
+            usable = [s for s in members if s.done or len(members) == 1]
+            choices += [SettingChoice(setting) for setting in usable]
         else:
             choices.append(choice)
     return choices

@@ -10,7 +10,7 @@ from jaxtl.results import settings, statistics
 from jaxtl.results.database import FAILED
 from jaxtl.results.format_number import format_metric, metric_unit
 from jaxtl.results.settings import Setting
-from jaxtl.results.tables import Table
+from jaxtl.results.tables import TextTable
 
 
 def metric_cell(setting: Setting, split: str, metric: str) -> str:
@@ -33,7 +33,7 @@ def default_metric(groups: Sequence[Setting]) -> str:
 
 def runs_table(
     groups: Sequence[Setting], metric: str | None = None, title: str = ""
-) -> Table:
+) -> TextTable:
     """A row per setting: mean ± 95 % interval, seeds, parameters, speed.
 
     Args:
@@ -61,7 +61,7 @@ def runs_table(
         )
         for group in groups
     )
-    return Table(title=title, columns=columns, rows=rows)
+    return TextTable(title=title, columns=columns, rows=rows)
 
 
 def _size_and_speed(group: Setting) -> tuple[str, str]:
@@ -104,22 +104,22 @@ def name_grid(groups: Sequence[Setting]) -> NameGrid | None:
     return NameGrid(rows, columns, cells) if len(columns) > 1 else None
 
 
-def study_tables(groups: Sequence[Setting], title: str) -> list[Table]:
+def study_tables(groups: Sequence[Setting], title: str) -> list[TextTable]:
     """The tables of a study: a grid of the names that form one, and the others."""
     metric = default_metric(groups)
     grid = name_grid(groups)
     if grid is None:
         return [runs_table(groups, metric, title)]
     tables = [_grid_table(grid, title, metric, _split(groups, metric))]
-    others = [group for group in groups if group not in grid.settings.values()]
-    return [runs_table(others, metric), *tables] if others else tables
+    ungrouped = [group for group in groups if group not in grid.settings.values()]
+    return [runs_table(ungrouped, metric), *tables] if ungrouped else tables
 
 
 def _split(groups: Sequence[Setting], metric: str) -> str:
     return "test" if any(g.raw_values("test", metric) for g in groups) else "val"
 
 
-def _grid_table(grid: NameGrid, title: str, metric: str, split: str) -> Table:
+def _grid_table(grid: NameGrid, title: str, metric: str, split: str) -> TextTable:
     rows = []
     for row in grid.rows:
         cells = [grid.settings.get((row, column)) for column in grid.columns]
@@ -127,7 +127,7 @@ def _grid_table(grid: NameGrid, title: str, metric: str, split: str) -> Table:
         seeds = max(len(cell.done) for cell in cells if cell)
         rows.append((row, *texts, str(seeds)))
     heading = f"{split} {metric}{metric_unit(metric)}"
-    return Table(
+    return TextTable(
         title=f"{title}\n{heading}, mean ± 95 % interval over seeds",
         columns=("", *grid.columns, "seeds"),
         rows=tuple(rows),

@@ -63,9 +63,9 @@ class SettingSummary:
         made among them.
       compared: axis -> value, of the compared axes.
       tuned: axis -> value, of the tuned axes.
-      values: split -> seed -> the metric; "test" is empty unless the setting is chosen.
+      values: split -> seed -> the metric; "test" is empty unless it is selected.
       val: mean and interval over seeds, None without a value.
-      test: likewise; None for settings that are not chosen.
+      test: likewise; None for settings that are not selected.
       seeds: of finished runs.
       missing: seeds that other settings have and this one lacks.
       failed: number of failed cells.
@@ -75,7 +75,7 @@ class SettingSummary:
       drift: mean ‖θ − θ₀‖ over finished runs.
       seconds: mean duration of a run.
       trainable: mean number of trainable parameters.
-      chosen: whether it is a row of the main table.
+      selected: whether it was chosen on val, so that it is a row of the main table.
       candidates: number of settings that it was chosen from on val.
       partial: number of settings that were no candidates, as they have fewer finished
         seeds.
@@ -102,7 +102,7 @@ class SettingSummary:
     drift: float | None = None
     seconds: float | None = None
     trainable: float | None = None
-    chosen: bool = False
+    selected: bool = False
     candidates: int = 1
     partial: int = 0
     rival: str = ""

@@ -18,14 +18,14 @@ _TEXT_COLUMNS = ("chosen on val", "verdict", "remarks")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
+class TextTable:
     """A table of texts.
 
     Attributes:
       title: one line.
       columns: their headings.
       rows: a text per column.
-      left: indices of the columns that hold text rather than numbers.
+      text_columns: indices of the columns that hold text rather than numbers.
       bold: (row, column) of the cells that stand out.
       optional: headings of columns that a narrow terminal leaves out, in this order.
       ranks: of the rows, the larger the better; () where rows are not ranked.
@@ -34,13 +34,13 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    left: frozenset[int] = frozenset({0})
+    text_columns: frozenset[int] = frozenset({0})
     bold: frozenset[tuple[int, int]] = frozenset()
     optional: tuple[str, ...] = ()
     ranks: tuple[float, ...] = ()
 
 
-def summary_tables(summary: Summary) -> list[Table]:
+def summary_tables(summary: Summary) -> list[TextTable]:
     """The main table, and those of the others that have something to show."""
     tables = [main_table(summary)]
     grid = method_grid(summary)
@@ -53,7 +53,7 @@ def summary_tables(summary: Summary) -> list[Table]:
     return tables
 
 
-def main_table(summary: Summary) -> Table:
+def main_table(summary: Summary) -> TextTable:
     """A row for each combination of compared values."""
     axes = summary.roles.compared
     heads = [short_axis_name(name) for name in axes] or ["runs"]
@@ -70,11 +70,11 @@ def main_table(summary: Summary) -> Table:
     headings = (*heads, *used)
     column = headings.index(result)
     texts = {i for i, name in enumerate(headings) if name in _TEXT_COLUMNS}
-    return Table(
+    return TextTable(
         title=result,
         columns=headings,
         rows=tuple(rows),
-        left=frozenset({*range(len(heads)), *texts}),
+        text_columns=frozenset({*range(len(heads)), *texts}),
         bold=frozenset((i, column) for i, row in enumerate(summary.rows) if row.top),
         optional=("s/run", "trainable", "drift", "p", "seeds"),
         ranks=tuple(summary.rank(row) for row in summary.rows),
@@ -110,8 +110,8 @@ def _columns(summary: Summary, row: SettingSummary) -> dict[str, str]:
 
 def _seeds(row: SettingSummary) -> str:
     """The number of finished seeds: "5", or "3 (1 failed, 1 left)"."""
-    others = {"failed": row.failed, "stopped": row.stopped, "left": row.unfinished}
-    text = ", ".join(f"{n} {word}" for word, n in others.items() if n)
+    counts = {"failed": row.failed, "stopped": row.stopped, "left": row.unfinished}
+    text = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     return f"{len(row.seeds)} ({text})" if text else str(len(row.seeds))
 
 
@@ -121,18 +121,18 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def method_grid(summary: Summary) -> Table | None:
+def method_grid(summary: Summary) -> TextTable | None:
     """Methods by the values of the only other compared axis; None without such one."""
     method, metric = summary.roles.method, summary.metric
-    others = [name for name in summary.roles.compared if name != method]
-    if method is None or len(others) != 1:
+    axes = [name for name in summary.roles.compared if name != method]
+    if method is None or len(axes) != 1:
         return None
-    [other] = others
-    heads = list(dict.fromkeys(_value(row, other) for row in summary.rows))
+    [axis] = axes
+    heads = list(dict.fromkeys(_value(row, axis) for row in summary.rows))
     names = list(dict.fromkeys(_value(row, method) for row in summary.rows))
     cells, bold = {}, set()
     for row in summary.rows:
-        i, j = names.index(_value(row, method)), heads.index(_value(row, other))
+        i, j = names.index(_value(row, method)), heads.index(_value(row, axis))
         estimate = row.estimate(summary.split)
         cells[i, j] = format_estimate(metric, estimate, summary.interval)
         if row.top:
@@ -142,8 +142,8 @@ def method_grid(summary: Summary) -> Table | None:
         for i, name in enumerate(names)
     ]
     title = f"{summary.split} {metric}{metric_unit(metric)}"
-    return Table(
-        title=f"{title} by {short_axis_name(other)}",
+    return TextTable(
+        title=f"{title} by {short_axis_name(axis)}",
         columns=(short_axis_name(method), *heads),
         rows=tuple(rows),
         bold=frozenset(bold),
@@ -154,7 +154,7 @@ def _value(row: SettingSummary, axis: str) -> str:
     return label_text(row.compared[axis]) if axis in row.compared else "–"
 
 
-def settings_table(summary: Summary) -> Table:
+def settings_table(summary: Summary) -> TextTable:
     """All settings with their result on val; the chosen ones are bold."""
     axes = (*summary.roles.compared, *summary.roles.tuned)
     metric, criterion = summary.metric, summary.criterion
@@ -170,9 +170,9 @@ def settings_table(summary: Summary) -> Table:
         value = format_estimate(metric, setting.val, summary.interval)
         drift = (_number(setting.drift),) if drifts else ()
         rows.append((*labels, *score, value, _seeds(setting), *drift))
-        if setting.chosen:
+        if setting.selected:
             bold.add((i, len(axes)))
-    return Table(
+    return TextTable(
         title="all settings, on val; bold: chosen",
         columns=(
             *(short_axis_name(axis) for axis in axes),
@@ -182,7 +182,7 @@ def settings_table(summary: Summary) -> Table:
             *(("drift",) if drifts else ()),
         ),
         rows=tuple(rows),
-        left=frozenset(range(len(summary.roles.compared))),
+        text_columns=frozenset(range(len(summary.roles.compared))),
         bold=frozenset(bold),
         optional=("drift",),
         ranks=tuple(
@@ -208,7 +208,7 @@ def _criterion_rank(criterion: str, score: float | None) -> float:
     return score if metrics.higher_is_better(criterion) else -score
 
 
-def criteria_table(summary: Summary) -> Table:
+def criteria_table(summary: Summary) -> TextTable:
     """The choice of each criterion without the target's labels, and its cost."""
     axes, choices = summary.roles.compared, summary.criterion_choices
     metric = choices[0].metric
@@ -231,11 +231,11 @@ def criteria_table(summary: Summary) -> Table:
     heads = [short_axis_name(axis) for axis in axes] if has_labels else []
     heads += ["criterion", *(["chosen"] if tuned else [])]
     title = f"choosing without target labels: val {metric}{unit} of what is chosen"
-    return Table(
+    return TextTable(
         title=title if has_labels or tuned else f"{title}, mean of all lines",
         columns=(*heads, f"val {metric}{unit}", "oracle", "cost"),
         rows=tuple(map(cells, choices)),
-        left=frozenset(range(len(heads))),
+        text_columns=frozenset(range(len(heads))),
         bold=frozenset(
             (i, len(heads) - 1 - tuned)
             for i, choice in enumerate(choices)
@@ -244,7 +244,7 @@ def criteria_table(summary: Summary) -> Table:
     )
 
 
-def shortened(table: Table, most: int) -> Table:
+def shortened(table: TextTable, most: int) -> TextTable:
     """The best rows of a table, best first; its first rows where none is ranked."""
     ranks = table.ranks or tuple(-i for i in range(len(table.rows)))
     order = sorted(range(len(ranks)), key=lambda i: -ranks[i])[:most]

@@ -12,18 +12,20 @@ from jaxtl.results.labels import label_text, labels_key
 from jaxtl.results.records import Collection
 from jaxtl.results.statistics import Estimate
 from jaxtl.results.summary import SettingSummary, Summary
-from jaxtl.results.tables import Table
+from jaxtl.results.tables import TextTable
 
 if TYPE_CHECKING:
     import rich.table
 
 
-def rich_table(table: Table) -> "rich.table.Table":
+def rich_table(table: TextTable) -> "rich.table.Table":
     """Makes a rich table of all columns; it is cut off where it does not fit."""
-    return console.table(table.title, table.columns, table.rows, left=len(table.left))
+    return console.table(
+        table.title, table.columns, table.rows, left=len(table.text_columns)
+    )
 
 
-def fitted_rich_table(table: Table, width: int) -> "rich.table.Table":
+def fitted_rich_table(table: TextTable, width: int) -> "rich.table.Table":
     """Makes a rich table for a width, without the optional columns that don't fit."""
     from rich.text import Text
 
@@ -37,7 +39,7 @@ def fitted_rich_table(table: Table, width: int) -> "rich.table.Table":
     crowded = _width(table, columns) > width
     for column, i in zip(result.columns, columns):
         column.header = Text(table.columns[i])
-        column.justify = "left" if i in table.left else "right"
+        column.justify = "left" if i in table.text_columns else "right"
         column.no_wrap, column.overflow = not crowded, "fold"
     for r, row in enumerate(table.rows):
         styles = ["bold" if (r, i) in table.bold else "" for i in columns]
@@ -45,7 +47,7 @@ def fitted_rich_table(table: Table, width: int) -> "rich.table.Table":
     return result
 
 
-def _width(table: Table, columns: Sequence[int]) -> int:
+def _width(table: TextTable, columns: Sequence[int]) -> int:
     """The width of some columns on a terminal, in characters."""
     widths = [
         max(len(text) for text in (table.columns[i], *(row[i] for row in table.rows)))
@@ -54,14 +56,16 @@ def _width(table: Table, columns: Sequence[int]) -> int:
     return sum(widths) + 3 * len(widths) + 2
 
 
-def markdown(table: Table) -> str:
+def markdown(table: TextTable) -> str:
     """Writes a table in Markdown."""
 
     def escaped(text: str) -> str:
         return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*")
 
     lines = [[escaped(name) for name in table.columns]]
-    lines.append(["---" if i in table.left else "---:" for i in range(len(lines[0]))])
+    lines.append(
+        ["---" if i in table.text_columns else "---:" for i in range(len(lines[0]))]
+    )
     for r, row in enumerate(table.rows):
         lines.append(
             [
@@ -96,10 +100,10 @@ def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def latex(table: Table) -> str:
+def latex(table: TextTable) -> str:
     """Writes a table in LaTeX, in the style of the package booktabs."""
     columns = range(len(table.columns))
-    alignment = "".join("l" if i in table.left else "r" for i in columns)
+    alignment = "".join("l" if i in table.text_columns else "r" for i in columns)
     body = []
     for r, row in enumerate(table.rows):
         cells = map(_escape_latex, row)
@@ -125,7 +129,7 @@ def latex(table: Table) -> str:
 
 
 def report_markdown(
-    summary: Summary, tables: Sequence[Table], plots: Iterable[str] = ()
+    summary: Summary, tables: Sequence[TextTable], plots: Iterable[str] = ()
 ) -> str:
     """Writes the whole report in Markdown: conclusions, tables, plots, notes.
 
@@ -144,7 +148,7 @@ def report_markdown(
     return "\n".join(part for part in parts if part)
 
 
-def report_latex(summary: Summary, tables: Sequence[Table]) -> str:
+def report_latex(summary: Summary, tables: Sequence[TextTable]) -> str:
     """Writes the tables, to be \\input into a document; notes are comments."""
     head = ["% needs \\usepackage{booktabs}"]
     head += [f"% {text}" for text in findings.notes(summary)]
@@ -162,7 +166,7 @@ def settings_csv(summary: Summary) -> str:
         [
             {
                 **{name: _plain(setting.labels.get(name)) for name in axes},
-                "chosen": int(setting.chosen),
+                "chosen": int(setting.selected),
                 **_counts(setting),
                 **_estimate("val", setting.val),
                 **_estimate("test", setting.test),
@@ -182,7 +186,7 @@ def _counts(setting: SettingSummary) -> dict[str, Any]:
         "failed": setting.failed,
         "stopped": setting.stopped,
         "unfinished": setting.unfinished,
-        "candidates": setting.candidates if setting.chosen else None,
+        "candidates": setting.candidates if setting.selected else None,
     }
 
 

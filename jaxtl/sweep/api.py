@@ -11,7 +11,7 @@ from typing import Any
 from jaxtl.core.errors import UserError
 from jaxtl.results import results, writers
 from jaxtl.results.database import FINISHED, Database, Outcome
-from jaxtl.results.tables import Table
+from jaxtl.results.tables import TextTable
 from jaxtl.sweep import plan, runner
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import Sweep, build_sweep, open_database
@@ -39,7 +39,7 @@ class Plan:
 
     cells: int
     fits: int
-    table: Table
+    table: TextTable
 
     @property
     def programs(self) -> int:
@@ -68,11 +68,11 @@ def plan_sweep(
         rows = plan.plan_rows(sweep.programs, sweep.mode, sweep.max_replicas)
     title = f"{len(sweep.cells):,} cells in {len(rows):,} programs"
     title += f", and {len(sweep.fits):,} fits of baselines" if sweep.fits else ""
-    table = Table(
+    table = TextTable(
         title=title,
         columns=("compiled in", "numbers of the program", "runs as", "cells", "memory"),
         rows=tuple(tuple(map(str, row)) for row in rows),
-        left=frozenset({0, 1, 2}),
+        text_columns=frozenset({0, 1, 2}),
     )
     return Plan(len(sweep.cells), len(sweep.fits), table)
 

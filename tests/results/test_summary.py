@@ -116,9 +116,9 @@ def test_hyperparameters_are_chosen_on_val_and_only_those_are_tested():
     assert rows["other"].tuned == {"optim.lr": 1e-3}
     assert rows["full"].candidates == 3
     assert len(summary.settings) == 6
-    unchosen = [setting for setting in summary.settings if not setting.chosen]
-    assert len(unchosen) == 4
-    assert all(s.test is None and not s.values["test"] for s in unchosen)
+    unselected = [setting for setting in summary.settings if not setting.selected]
+    assert len(unselected) == 4
+    assert all(s.test is None and not s.values["test"] for s in unselected)
 
 
 def test_the_smallest_loss_on_val_is_chosen():

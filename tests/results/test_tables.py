@@ -117,7 +117,7 @@ def test_a_narrow_terminal_leaves_columns_out_rather_than_cutting_text(summary):
     assert "s/run" in wide
     assert "s/run" not in narrow
     assert "…" not in wide + narrow
-    table = tables.Table(title="[bold]", columns=("[red]",), rows=(("[blue]",),))
+    table = tables.TextTable(title="[bold]", columns=("[red]",), rows=(("[blue]",),))
     assert all(word in printed(40) for word in ("[bold]", "[red]", "[blue]"))
 
 
@@ -132,12 +132,12 @@ def test_latex_is_escaped_and_has_as_many_cells_as_columns(summary):
     assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(alignment)}
     for rule in ("toprule", "midrule", "bottomrule"):
         assert text.count(rf"\{rule}") == 1
-    escaped = writers.latex(tables.Table(title="\\^~{}", columns=("",), rows=()))
+    escaped = writers.latex(tables.TextTable(title="\\^~{}", columns=("",), rows=()))
     assert r"\textbackslash{}\textasciicircum{}\textasciitilde{}\{\}" in escaped
 
 
 def test_markdown_escapes_characters_that_would_end_a_cell():
-    table = tables.Table(title="", columns=("a|b",), rows=(("x*y",),))
+    table = tables.TextTable(title="", columns=("a|b",), rows=(("x*y",),))
     assert parse(writers.markdown(table)) == [["a\\|b"], ["x\\*y"]]
 
 

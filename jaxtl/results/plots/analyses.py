@@ -23,13 +23,13 @@ def probes(probes: Mapping[str, Any], path: pathlib.Path, *, title: str = "") ->
       path: of the PNG.
       title: above the axes.
     """
-    first, *others = probes.values()
-    if others:
+    first, *remaining = probes.values()
+    if remaining:
         # The leave-one-out metric chooses the strength, but the task's own metric is
         # what stages are compared by.
         tested = first.metric in first.test or not first.test
         metric = first.metric if tested else next(iter(first.test))
-        figure = _probes_over_stages([first, *others], metric)
+        figure = _probes_over_stages([first, *remaining], metric)
     else:
         figure = _probe_over_strengths(first)
     save_png(figure, path, title)
@@ -66,11 +66,11 @@ def _probe_over_strengths(probe: Any) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(strengths, values, marker="o", color=COLORS[5], label=probe.stage)
-    chosen = factor * probe.scores[probe.best][metric]
+    best = factor * probe.scores[probe.best][metric]
     label = f"chosen, {probe.strength:.2g}"
     if metric in probe.test:
         label += f": test {factor * probe.test[metric]:.4g}{unit}"
-    axes.plot(probe.strength, chosen, "*", color=COLORS[1], ms=15, label=label)
+    axes.plot(probe.strength, best, "*", color=COLORS[1], ms=15, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("strength of the penalty ½·strength·‖W‖²")
     split = "train" if metric in ("loo", "gcv") else "val"
@@ -131,11 +131,11 @@ def wise_ft(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     axes.plot(curve.alphas, values, "-", color=COLORS[5], linewidth=1.6)
     axes.plot(curve.alphas, values, ".", color=COLORS[5], markersize=6)
     start = "θ₀" + (", fine-tuned " + ", ".join(curve.fresh) if curve.fresh else "")
-    chosen = f"chosen on val, α = {curve.best:g}"
+    best = f"chosen on val, α = {curve.best:g}"
     marks = [(0.0, start, "s", COLORS[7], 8, "full")]
     marks += [(1.0, "fine-tuned", "D", COLORS[4], 8, "full")]
     # A ring, which leaves either end visible where that is the chosen one.
-    marks += [(curve.best, chosen, "o", COLORS[0], 17, "none")]
+    marks += [(curve.best, best, "o", COLORS[0], 17, "none")]
     for alpha, label, marker, color, size, fill in marks:
         if alpha in curve.alphas:
             value = values[curve.alphas.index(alpha)]
@@ -144,7 +144,7 @@ def wise_ft(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     axes.set_xlabel("α, weights (1 − α)·θ₀ + α·θ")
     axes.set_ylabel(f"{curve.split} {name}{_unit(name)}")
     if curve.distance > 0:
-        scale = (lambda a: a * curve.distance, lambda d: d / curve.distance)
+        scale = (lambda alpha: alpha * curve.distance, lambda d: d / curve.distance)
         axes.secondary_xaxis("top", functions=scale).set_xlabel("‖θ − θ₀‖")
     axes.grid(alpha=0.3)
     axes.spines["right"].set_visible(False)

@@ -109,23 +109,25 @@ def _features(
     figure = Figure(figsize=(9.5, 8.8), layout="constrained")
     grid = figure.subplots(2, 2)
     names = (diagnosis.source, diagnosis.target)
-    for (left, right), (name, shift) in zip(grid, shifts.items()):
+    for (pca_axes, tsne_axes), (name, shift) in zip(grid, shifts.items()):
         projection = projections[name]
-        _scatter(left, projection.pca, names)
-        _scatter(right, projection.tsne, names)
-        for axes in (left, right):
+        _scatter(pca_axes, projection.pca, names)
+        _scatter(tsne_axes, projection.tsne, names)
+        for axes in (pca_axes, tsne_axes):
             _remove_ticks(axes)
         measures = (
             f"{name}: A-distance {shift.distance.distance:.2f}, "
             f"MMD² {shift.discrepancy.mmd:.3g}, p {shift.discrepancy.p_text}"
         )
-        left.set_title(measures, loc="left", fontsize=10)
-        right.set_title("t-SNE", loc="left", fontsize=10)
+        pca_axes.set_title(measures, loc="left", fontsize=10)
+        tsne_axes.set_title("t-SNE", loc="left", fontsize=10)
         variances = [*projection.variances[:2], 0.0]
-        left.set_xlabel(f"PCA 1, {100 * variances[0]:.0f} % of variance", fontsize=9)
-        left.set_ylabel(f"PCA 2, {100 * variances[1]:.0f} %", fontsize=9)
-        right.set_xlabel("t-SNE 1", fontsize=9)
-        right.set_ylabel("t-SNE 2", fontsize=9)
+        pca_axes.set_xlabel(
+            f"PCA 1, {100 * variances[0]:.0f} % of variance", fontsize=9
+        )
+        pca_axes.set_ylabel(f"PCA 2, {100 * variances[1]:.0f} %", fontsize=9)
+        tsne_axes.set_xlabel("t-SNE 1", fontsize=9)
+        tsne_axes.set_ylabel("t-SNE 2", fontsize=9)
     _legend(figure, grid[0, 0])
     title = f"features of {diagnosis.stage}: {names[0]} and {names[1]}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -174,8 +176,8 @@ def _classes(
 def _class_panel(
     axes: Axes, diagnosis: Any, pair: Pair, labels: Sequence[np.ndarray], label: int
 ) -> None:
-    others = np.concatenate([points[y != label] for points, y in zip(pair, labels)])
-    axes.scatter(*others.T, s=3, color="#DDDDDD", linewidths=0)
+    background = [points[y != label] for points, y in zip(pair, labels)]
+    axes.scatter(*np.concatenate(background).T, s=3, color="#DDDDDD", linewidths=0)
     members = [points[y == label] for points, y in zip(pair, labels)]
     _scatter(axes, members, (diagnosis.source, diagnosis.target), size=11)
     _remove_ticks(axes)

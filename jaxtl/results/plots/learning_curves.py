@@ -46,8 +46,8 @@ def learning_curves(view: SweepView, path: pathlib.Path) -> pathlib.Path | None:
     Returns:
       the PNG's path, None where no curve has two evaluations.
     """
-    if view.line is None and (others := (*view.conditions, *view.tuned)):
-        view = view.with_line(others[0])
+    if view.line is None and (axes := (*view.conditions, *view.tuned)):
+        view = view.with_line(axes[0])
     drawn = {
         labels_title(condition): curves
         for condition in view.panels()

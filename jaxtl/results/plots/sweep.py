@@ -69,7 +69,7 @@ def draw_all(
     paths.append(against_fact(view, "drift", folder / "against-drift.png"))
     for fact in _costs(view):
         path = folder / f"against-{_file_name(fact)}.png"
-        paths.append(against_fact(view, fact, path, chosen=True))
+        paths.append(against_fact(view, fact, path, best_only=True))
     paths += _best_setting_plots(view, folder)
     return [path for path in paths if path is not None]
 
@@ -160,7 +160,7 @@ def overview(view: SweepView, path: pathlib.Path) -> pathlib.Path | None:
 
 
 def against_fact(
-    view: SweepView, fact: str, path: pathlib.Path, *, chosen: bool = False
+    view: SweepView, fact: str, path: pathlib.Path, *, best_only: bool = False
 ) -> pathlib.Path | None:
     """Draws the metric against a number of every result.
 
@@ -168,7 +168,7 @@ def against_fact(
       view: of the sweep.
       fact: a number in `result`, such as "drift" or "seconds".
       path: of the PNG.
-      chosen: whether to draw only the setting of each compared value that is best on
+      best_only: whether to draw only the setting of each compared value that is best on
         val, with its interval, by the view's split. Otherwise every setting is drawn by
         its mean on val, with its seeds as dots.
 
@@ -180,7 +180,7 @@ def against_fact(
     records = tuple(r for r in view.records if is_finite_number(r.result.get(fact)))
     view = dataclasses.replace(view, records=records)
     # All settings on test would invite a choice by test.
-    split = view.split if chosen or not view.tuned else "val"
+    split = view.split if best_only or not view.tuned else "val"
     if len({abs(r.result[fact]) for r in records}) < 2:
         return None
     conditions = view.panels()
@@ -191,11 +191,11 @@ def against_fact(
         for i, name in enumerate(names):
             group = lines.get(name, ())
             settings = list(split_by(group, view.tuned).values())
-            if chosen:
+            if best_only:
                 settings = [view.best_setting(group)]
             style = {**line_style(i), "linestyle": "none", "markersize": 6}
             drawn += _draw_marks(axes, view, settings, (fact, split), name, style)
-            if chosen:
+            if best_only:
                 _draw_bars(axes, view, settings, (fact, split), style["color"])
     if not drawn:
         return None
@@ -206,7 +206,7 @@ def against_fact(
     outer_labels(all_axes, label, view.label(split))
     legend(figure, all_axes)
     title = f"{split} {view.metric} against {label}, {seeds_text(drawn)}: "
-    if chosen:
+    if best_only:
         title += "mean, 95 % interval; dots: seeds"
         title += "; settings chosen on val" if view.tuned else ""
     else:
