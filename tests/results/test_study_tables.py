@@ -1,15 +1,13 @@
-"""Tables of a study's runs, and the plots of the same settings."""
+"""Tables of a study's runs, and their JSON."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from jaxtl.core.errors import UserError
 from jaxtl.results import study_tables
 from jaxtl.results.database import FAILED
-from jaxtl.results.plots import runs
 from jaxtl.results.records import Record
-from jaxtl.results.settings import Setting, group_by_setting
+from jaxtl.results.settings import Setting
 
 
 def setting(name, *accuracies, errors=(), **facts):
@@ -76,24 +74,3 @@ def test_json_holds_the_values_of_all_seeds():
     accuracy = entry["test"]["accuracy"]
     assert (accuracy["mean"], accuracy["values"]) == (0.5, [0.25, 0.75])
     assert accuracy["half_width_95"] == pytest.approx(stats.t.ppf(0.975, 1) * 0.25)
-
-
-def test_the_metric_is_drawn_against_a_fact_of_the_runs(tmp_path):
-    records = []
-    for name, drift in (("a/full", 2.0), ("a/near", 0.5), ("b/full", 3.0)):
-        for i, accuracy in enumerate((0.5, 0.6)):
-            [record] = setting(name, accuracy, drift=drift + 0.1 * i).records
-            records.append(record)
-    groups = group_by_setting(records)
-    runs.against(groups, "drift", tmp_path / "drift.png")
-    assert (tmp_path / "drift.png").stat().st_size > 5_000
-    with pytest.raises(UserError, match="did you mean 'drift'"):
-        runs.against(groups, "drifts", tmp_path / "no.png")
-
-
-@pytest.mark.parametrize("grid", [True, False])
-def test_plots_are_drawn(tmp_path, grid):
-    groups = [setting("2/a", 0.1, 0.2), setting("5/a", 0.3, 0.4), setting("5/b")]
-    groups = groups if grid else groups[:1]
-    runs.study(groups, tmp_path / "x.png", title="title")
-    assert (tmp_path / "x.png").stat().st_size > 5_000
