@@ -32,10 +32,10 @@ def test_the_metric_is_drawn_against_a_number_of_the_runs(tmp_path):
         runs.against(groups, "drifts", tmp_path / "no.png")
 
 
-@pytest.mark.parametrize("names", [("2/a", "5/a", "5/b"), ("2/a",)])
+@pytest.mark.parametrize("names", [("2/a", "5/a"), ("2/a",)])
 def test_a_study_is_drawn_as_lines_or_as_dots(tmp_path, names):
-    failed = [Record(labels={"run": "5/c", "seed": 0}, status="failed")]
+    failed = Record(labels={"run": f"{names[-1]}, failed", "seed": 0}, status="failed")
     cells = [record for name in names for record in records(name, 0.1, 0.2)]
-    groups = group_by_setting([*cells, *failed])
+    groups = group_by_setting([*cells, failed])
     runs.study(groups, tmp_path / "x.png", title="title")
     assert (tmp_path / "x.png").stat().st_size > 5_000
