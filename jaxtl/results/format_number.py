@@ -1,6 +1,11 @@
 """Numbers of results as text: metrics, estimates over seeds, p-values."""
 
-from jaxtl.results.statistics import Difference, Estimate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line formats numbers without scipy
+    from jaxtl.results.statistics import Difference, Estimate
 
 SHARES = (  # metrics in [0, 1] that are shown as percentages
     "accuracy",
