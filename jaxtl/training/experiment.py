@@ -83,7 +83,8 @@ class Experiment:
         "auto" is accuracy or mse by task, None keeps the last. Where the target has no
         labels to train on, "auto" is what chooses without them: the accuracy on the
         source's val split ("source_accuracy"; without a source "bnm"); "iwv", "dev",
-        "entropy" and "snd" do, too (evaluation/validators.py), and "accuracy" is an oracle.
+        "entropy" and "snd" do, too (evaluation/validators.py), and "accuracy" is an
+        oracle.
       test: whether the test split is evaluated at the end; leave it alone while tuning.
       evaluate_every: steps between evaluations on "val"; None means ten times a run.
       evaluate_batch: examples per forward pass of an evaluation.
