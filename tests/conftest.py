@@ -74,8 +74,38 @@ def data_dir() -> pathlib.Path:
     return pathlib.Path(path)
 
 
+# Tests of more than about seven seconds of processor time whose fact a quicker test, or
+# a quicker case of the same test, states as well. `.ci/slow` runs them.
+SLOW = (
+    "test_images.py::test_resnet20_on_the_jpeg_test_images_has_its_known_accuracy",
+    *(
+        "test_models_contract.py::test_rematerialization_changes_no_value_and_no_gradient"
+        f"[{name}]"
+        for name in ("mobilenet", "bottleneck", "bert-mean", "bert-token", "roberta")
+    ),
+    "test_models_contract.py::test_vmapped_initialization_equals_single_ones[mobilenet]",
+    "test_models_contract.py::test_every_parameter_has_a_gradient[mobilenet]",
+    "test_jacobian.py::test_exactly_zero_at_the_source[resnet-params-projected]",
+    "test_jacobian.py::test_exactly_zero_at_the_source[batchnorm-params-exact]",
+    "test_jacobian_dense.py::"
+    "test_it_is_the_exact_jacobian_difference_of_those_parameters[bert]",
+    "test_vision_models.py::test_resnet_equals_torch_at_every_stage[64-50]",
+    "test_vectorized_runs.py::test_replicas_end_as_they_would_alone[adapted-map]",
+    "test_vectorized_runs.py::test_replicas_end_as_they_would_alone[regression-map]",
+    "test_feature_cache.py::test_tokens_are_cached_with_their_masks[pooler]",
+    "test_example_weights.py::test_kliep_converges_to_the_true_ratio",
+    "test_benchmarks.py::test_quick_mode_prints_its_table[startup]",
+    "test_mnist_usps.py::test_a_fast_run_has_a_row_for_each_published_figure",
+    "test_main.py::test_models_lists_published_sizes",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what is marked slow, unless it was asked for."""
+    """Leaves the slow tests out, unless they are asked for."""
+    for item in items:
+        if item.nodeid.endswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     if os.environ.get("JAXTL_SLOW") == "1" or "slow" in config.option.markexpr:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
