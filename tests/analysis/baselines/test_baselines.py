@@ -150,7 +150,9 @@ def test_the_monitor_chooses_and_an_svm_falls_back_to_accuracy(digits):
     unmonitored = baselines.run(method, digits(data=DIGITS, monitor=None))
     assert unmonitored["chosen_settings"]["neighbors"] == 1
     assert baselines.run(baselines.SVM(), exp)["monitor"] == "accuracy"
-    with pytest.raises(UserError, match=r"monitor='acuracy' is not a metric.*'accuracy'"):
+    with pytest.raises(
+        UserError, match=r"monitor='acuracy' is not a metric.*'accuracy'"
+    ):
         baselines.run(method, digits(data=DIGITS, monitor="acuracy"))
 
 
