@@ -15,7 +15,7 @@ NEEDED = ("nbclient", "nbformat", "ipykernel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 # Besides jaxtl, what a reader may be expected to know.
 LIBRARIES = {"jax", "flax", "numpy", "matplotlib", "sklearn"}
-# Modules for a closer look than `tl` offers: studies of runs, and statistics of results.
+# Modules beside `tl`: studies of runs, and statistics of results.
 ROOMS = {"jaxtl.analysis", "jaxtl.results.statistics"}
 STANDARD = {"collections", "dataclasses", "os", "pathlib", "tempfile"}
 ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|tmp|opt|usr|var|work|Users|mnt)\b")
