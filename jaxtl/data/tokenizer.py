@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
 
@@ -179,7 +180,7 @@ def _build(
         raise UserError(
             f"Tokenizer.path: {file} must be a tokenizer.json, vocab.txt or vocab.json."
         )
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(text_files.read_text(file, owner="Tokenizer.path"))
     if isinstance(content.get("model"), dict):
         return library.Tokenizer.from_str(json.dumps(content))
     if isinstance(content.get("pieces"), list):
@@ -197,7 +198,7 @@ def _word_piece(
     library: types.ModuleType, file: pathlib.Path, lower: bool
 ) -> tokenizers.Tokenizer:
     """BERT's tokenizer of a vocab.txt: a piece's id is the number of its line."""
-    pieces = file.read_text(encoding="utf-8").splitlines()
+    pieces = text_files.read_lines(file, owner="Tokenizer.path")
     vocab = {piece: i for i, piece in enumerate(pieces)}
     missing = [t for t in ("[UNK]", "[CLS]", "[SEP]") if t not in vocab]
     if missing:
@@ -219,7 +220,7 @@ def _byte_pairs(
     library: types.ModuleType, vocab: dict[str, int], merges: pathlib.Path
 ) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE."""
-    lines = merges.read_text(encoding="utf-8").splitlines()
+    lines = text_files.read_lines(merges, owner="Tokenizer.merges")
     pairs = [
         tuple(line.split(" ")) for line in lines if line and line[:8] != "#version"
     ]

@@ -3,7 +3,6 @@
 Like `bundle.py` this imports no model, experiment or flax.
 """
 
-import csv
 import itertools
 import os
 import pathlib
@@ -13,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import preprocess
 from jaxtl.export import bundle
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_READ_ERRORS = (OSError, ValueError, EOFError, csv.Error, zipfile.BadZipFile)
+_READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 def predict(
@@ -34,7 +34,8 @@ def predict(
         `.txt` with a text per line, of pairs with a tab between the two.
 
     Returns:
-      One dict per example, "file" and "row" (counted from 0 within the file) and
+      One dict per example, "file" and "row" (counted from 0 within the file; of a
+      `.txt` the line, blank ones counted) and
       classification: "label", "probability" (of that label);
       multilabel: "labels" (those above ½, joined by ", ") and a "p(label)" for each;
       regression: "output", or "output 0", "output 1", …
@@ -98,30 +99,35 @@ def _examples(
             )
             raise UserError(f"the file {str(file)!r} {problem}.")
         try:
-            batch = _read(predictor, file)
+            batch, numbers = _read(predictor, file)
         except UserError:
             raise
         except _READ_ERRORS as error:
             raise UserError(f"{file} can't be read: {error}.") from None
         arrays = predictor.as_inputs(batch, name=str(file))
-        for row in range(len(next(iter(arrays.values())))):
-            yield str(file), row, {name: v[row] for name, v in arrays.items()}
+        for i in range(len(next(iter(arrays.values())))):
+            row = i if numbers is None else numbers[i]
+            yield str(file), row, {name: v[i] for name, v in arrays.items()}
 
 
 def _read(
     predictor: Predictor, file: pathlib.Path
-) -> np.ndarray | dict[str, np.ndarray]:
-    """Reads a file as a batch, or {input name: batch}."""
+) -> tuple[np.ndarray | dict[str, np.ndarray], list[int] | None]:
+    """Reads a file as a batch or {input name: batch}, and its rows' numbers.
+
+    The numbers are None where the rows are those of an array or a table in order.
+    """
     suffix = file.suffix.lower()
     if suffix == ".npy":
-        return _with_batch_axis(predictor, np.load(file, allow_pickle=False))
+        return _with_batch_axis(predictor, np.load(file, allow_pickle=False)), None
     if suffix == ".npz":
-        return _read_npz(predictor, file)
+        return _read_npz(predictor, file), None
     if suffix == ".txt":
-        return predictor.tokenize(_read_texts(predictor, file), name=str(file))
+        texts, numbers = _read_texts(predictor, file)
+        return predictor.tokenize(texts, name=str(file)), numbers
     if suffix in _DELIMITERS:
-        return _read_table(predictor, file, _DELIMITERS[suffix])
-    return _read_image(predictor, file)
+        return _read_table(predictor, file, _DELIMITERS[suffix]), None
+    return _read_image(predictor, file), None
 
 
 def _only_input(
@@ -161,14 +167,19 @@ def _read_npz(
         return {name: archive[name] for name in names}
 
 
-def _read_texts(predictor: Predictor, file: pathlib.Path) -> list:
-    """Reads the lines that are not blank; those of pairs are cut at the tab."""
-    lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    if not lines:
+def _read_texts(predictor: Predictor, file: pathlib.Path) -> tuple[list, list[int]]:
+    """Reads the lines that are not blank, and their numbers from 0.
+
+    Lines of pairs are cut at the tab.
+    """
+    lines = enumerate(text_files.read_lines(file, owner=str(file)))
+    numbered = {number: line for number, line in lines if line.strip()}
+    if not numbered:
         raise UserError(f"{file} holds no text.")
+    texts: list = list(numbered.values())
     if predictor.takes_pairs:
-        return [tuple(line.split("\t")) for line in lines]
-    return lines
+        texts = [tuple(line.split("\t")) for line in texts]
+    return texts, list(numbered)
 
 
 def _read_image(predictor: Predictor, file: pathlib.Path) -> np.ndarray:
@@ -222,9 +233,9 @@ def _read_table(predictor: Predictor, file: pathlib.Path, delimiter: str) -> np.
 
 def _read_rows(file: pathlib.Path, delimiter: str) -> list[tuple[int, list[str]]]:
     """Reads (line number, cells) of the lines that are not empty."""
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        rows = enumerate(csv.reader(stream, delimiter=delimiter), 1)
-        return [(number, [cell.strip() for cell in row]) for number, row in rows if row]
+    lines = text_files.read_lines(file, owner=str(file))
+    rows = text_files.split_cells(lines, delimiter, owner=str(file))
+    return [(number, [cell.strip() for cell in row]) for number, row in rows]
 
 
 def _column_index(file: pathlib.Path, name: str, header: list[str]) -> int:

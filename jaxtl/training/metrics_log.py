@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, text_files
 from jaxtl.core.errors import UserError
 from jaxtl.training import run_dir
 from jaxtl.training.run import Run
@@ -16,7 +16,7 @@ from jaxtl.training.run import Run
 def curve(path: pathlib.Path) -> dict:
     """Reads metrics.jsonl in the form of `Record.curve`; empty if there is no file."""
     steps, losses, evaluations = [], [], []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in text_files.read_lines(path) if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:  # the line that was being written when the run was killed
@@ -49,7 +49,7 @@ class Log:
         # Lines after the checkpoint that a resumed run starts from are logged again.
         lines_before = []
         if path.exists():
-            lines = path.read_text().splitlines()
+            lines = text_files.read_lines(path)
             lines_before = [line for line in lines if _step_of(line) <= run.steps_done]
         run_dir.write_text(path, "".join(line + "\n" for line in lines_before))
         self.file = open(path, "a")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import paths
 from jaxtl.data.dataset import Data, Table
@@ -106,9 +106,8 @@ def _read_columns(path: pathlib.Path, delimiter: str | None) -> dict[str, list[s
     """Column name -> cells, all as stripped strings, no cell missing."""
     is_tabbed = path.suffix.lower() in (".tsv", ".tab")
     delimiter = delimiter or ("\t" if is_tabbed else ",")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file, delimiter=delimiter))
-    numbered = [(number, row) for number, row in enumerate(rows, 1) if row]
+    lines = text_files.read_lines(path, owner="CSV.path")
+    numbered = text_files.split_cells(lines, delimiter, owner=f"CSV.path: {path}")
     if len(numbered) < 2:
         raise UserError(f"CSV.path: {path} needs a header row and rows below it.")
     header = [cell.strip() for cell in numbered[0][1]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import pathlib
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import paths
 from jaxtl.data.dataset import Data, Table
@@ -132,8 +132,9 @@ class Text(Data):
             )
         texts, labels = [], []
         for path, name in zip(files, self.class_names):
-            content = _decoded(paths.find(path, "Text.path"), self.encoding)
-            lines = [line for line in content.split("\n") if line.strip()]
+            file = paths.find(path, "Text.path")
+            lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
+            lines = [line for line in lines if line.strip()]
             texts += lines
             labels += [name] * len(lines)
         return _Texts(texts, [""] * len(texts), labels)
@@ -144,32 +145,15 @@ class Text(Data):
         """Reads the header (None for numbered columns) and (line number, cells)."""
         is_csv = file.suffix.lower() == ".csv"
         delimiter = self.delimiter or ("," if is_csv else "\t")
+        lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
         # In tab-separated text a quotation mark is an ordinary character.
-        quoting = csv.QUOTE_MINIMAL if delimiter != "\t" else csv.QUOTE_NONE
-        lines = _decoded(file, self.encoding).splitlines(keepends=True)
-        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
-        rows = [(reader.line_num, cells) for cells in reader if cells]
+        is_quoted = delimiter != "\t"
+        rows = text_files.split_cells(lines, delimiter, is_quoted, str(file))
         is_numbered = isinstance(self.text, int) and isinstance(self.label, int)
         header = None if is_numbered or not rows else rows.pop(0)[1]
         if not rows:
             raise UserError(f"Text.path: {file} has no rows of text.")
         return header, rows
-
-
-def _decoded(file: pathlib.Path, encoding: str | None) -> str:
-    """The text of a file; UserError where it has another encoding."""
-    encoding = encoding or "utf-8-sig"
-    try:
-        return file.read_text(encoding=encoding).replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"Text.path: {file} is not {encoding} (byte {error.start}): name its "
-            'encoding, such as "latin-1".'
-        ) from None
-    except LookupError:
-        raise UserError(
-            f"Text.encoding={encoding!r} is unknown; name one such as 'latin-1'."
-        ) from None
 
 
 def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
@@ -185,7 +169,8 @@ def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
             f"{nearest(label, ('coarse', 'fine'))}."
         )
     texts, labels = [], []
-    for number, line in enumerate(_decoded(file, encoding).split("\n"), 1):
+    lines = text_files.read_lines(file, encoding, "Text.path")
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         question_type, _, text = line.partition(" ")

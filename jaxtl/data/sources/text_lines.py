@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
 from jaxtl.data.dataset import Data, Table
@@ -46,11 +47,5 @@ class Lines(Data):
 
     def _lines(self, path: str) -> list[str]:
         file = paths.find(path, "Lines.path")
-        try:
-            text = file.read_text(encoding=self.encoding)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"Lines.encoding: {file} is not {self.encoding} (byte {error.start}); "
-                'name its encoding, such as "latin-1".'
-            ) from None
-        return [line.strip() for line in text.split("\n") if line.strip()]
+        lines = text_files.read_lines(file, self.encoding, "Lines.encoding")
+        return [line.strip() for line in lines if line.strip()]

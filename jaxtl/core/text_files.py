@@ -1,0 +1,103 @@
+r"""Text files as lines: a line ends at "\n" or "\r\n", at nothing else.
+
+`str.splitlines` cuts at a dozen further characters (form feed, U+0085, U+2028, …), and
+Python's universal newlines at a lone "\r"; each of them may stand within a line.
+"""
+
+import codecs
+import csv
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from jaxtl.core.errors import UserError
+
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def read_text(
+    path: str | os.PathLike, encoding: str = "utf-8", owner: str = "the file"
+) -> str:
+    r"""Reads a file's text, its byte order mark left out and "\r\n" as "\n".
+
+    Args:
+      path: the file.
+      encoding: its character encoding.
+      owner: the option that names the file, for messages.
+
+    Raises:
+      UserError: an unknown encoding, or a file in another one.
+    """
+    data = pathlib.Path(path).read_bytes()
+    try:
+        codec = codecs.lookup(encoding).name
+    except LookupError:
+        raise UserError(
+            f"{owner}: the encoding {encoding!r} is unknown; name one such as 'latin-1'."
+        ) from None
+    if data.startswith(codecs.BOM_UTF8) and not codec.startswith("utf-8"):
+        raise UserError(
+            f"{owner}: {path} begins with the byte order mark of utf-8, but is to be "
+            f"read as {encoding}: name its encoding, 'utf-8'."
+        )
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{owner}: {path} is not {encoding} (byte {error.start}): name its "
+            'encoding, such as "latin-1", or save it in utf-8.'
+        ) from None
+    return text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text without their ends; blank lines count.
+
+    A text that ends in "\n" has no empty line after it.
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_lines(
+    path: str | os.PathLike, encoding: str = "utf-8", owner: str = "the file"
+) -> list[str]:
+    """The lines of a file; arguments and errors are those of `read_text`."""
+    return split_lines(read_text(path, encoding, owner))
+
+
+def split_cells(
+    lines: Sequence[str], delimiter: str, quoted: bool = True, owner: str = "the file"
+) -> list[tuple[int, list[str]]]:
+    """The cells of a table's lines.
+
+    Args:
+      lines: as `read_lines` gives them.
+      delimiter: between two cells.
+      quoted: whether cells may stand in quotation marks, as in CSV; such a cell may
+        hold delimiters and line ends.
+      owner: the file or the option that names it, for messages.
+
+    Returns:
+      (number of its last line from 1, cells) of each row that is not an empty line.
+
+    Raises:
+      UserError: a quotation mark that is not closed or stands within a cell; a carriage
+        return outside of quotation marks, which may or may not end a row.
+    """
+    if not quoted:
+        rows = enumerate((line.split(delimiter) for line in lines), 1)
+        return [(number, cells) for number, cells in rows if cells != [""]]
+    ended = (line + "\n" for line in lines)
+    reader = csv.reader(ended, delimiter=delimiter, strict=True)
+    limit = csv.field_size_limit(sys.maxsize)  # a cell may hold a long text
+    try:
+        return [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise UserError(
+            f"{owner}: line {reader.line_num} can't be read: {error} (lines end in "
+            '"\\n" or "\\r\\n"; a cell in quotation marks ends with one).'
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
