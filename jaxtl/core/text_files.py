@@ -34,7 +34,8 @@ def read_text(
         codec = codecs.lookup(encoding).name
     except LookupError:
         raise UserError(
-            f"{owner}: the encoding {encoding!r} is unknown; name one such as 'latin-1'."
+            f"{owner}: the encoding {encoding!r} is unknown; name one such "
+            "as 'latin-1'."
         ) from None
     if data.startswith(codecs.BOM_UTF8) and not codec.startswith("utf-8"):
         raise UserError(
