@@ -27,6 +27,8 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     terminal = console.console()
     if run.parts.model.loading:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
+    for name, note in run.parts.model.notes.items():
+        terminal.print(f"{name}: {note}", markup=False, soft_wrap=True)
     result = loop.train(run)
     groups = settings.group_by_setting(
         [Record(labels={"run": str(folder)}, result=result)]

@@ -206,9 +206,16 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
 
 
 def beside(path: pathlib.Path) -> dict:
-    """Reads the `meta` of `write_tree`, {} for folders that another program wrote."""
-    notes = path / BESIDE
-    return json.loads(notes.read_text()) if notes.exists() else {}
+    """Reads what was stored with a folder of arrays, {} if another program wrote it.
+
+    That is the `meta` of `write_tree`, or for an item of a checkpoint that of `save`.
+    """
+    notes, step = path / BESIDE, path.absolute().parent
+    if notes.exists():
+        return json.loads(notes.read_text())
+    if step.name.isdigit() and int(step.name) in steps(step.parent):
+        return meta(step.parent, int(step.name)) if (step / "meta").is_dir() else {}
+    return {}
 
 
 def _described(directory: pathlib.Path, step: int, item: str) -> PyTree:

@@ -36,6 +36,9 @@ class Table:
         `preprocess.default(x)`.
       standardize: bool per feature: subtract the mean and divide by the standard
         deviation of the train rows (vectors only).
+      target_names: of a regression's targets in order; () for none.
+      feature_names: of the columns of x in order, "color=red" for a one-hot one; () for
+        none (images, texts, arrays).
     """
 
     x: PyTree
@@ -45,6 +48,8 @@ class Table:
     splits: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     preprocess: Preprocess | None = None
     standardize: np.ndarray | None = None
+    target_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +175,7 @@ class Dataset:
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.
       fingerprint: short hash of the data (not of the splits).
+      target_names, feature_names: as in `Table`.
     """
 
     name: str
@@ -181,6 +187,13 @@ class Dataset:
     rows: dict[str, np.ndarray]
     preprocess: Preprocess
     fingerprint: str
+    target_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the classes, labels or regression targets in order; () for none."""
+        return self.class_names or self.target_names
 
     @property
     def outputs(self) -> int:

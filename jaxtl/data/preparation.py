@@ -48,6 +48,8 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
         rows=rows,
         preprocess=_standardized(table, rows),
         fingerprint=fingerprint,
+        target_names=table.target_names,
+        feature_names=table.feature_names,
     )
 
 

@@ -44,6 +44,17 @@ def number_of_outputs(datasets: Mapping[str, Dataset]) -> int:
     return max([target.outputs, *(d.outputs for d in compatible)])
 
 
+def output_names(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Names of the outputs that the target and its sources need, in order.
+
+    They are the target's, and behind them the further ones of a source that begins with
+    the same.
+    """
+    names = datasets["target"].output_names
+    known = [d.output_names for d in datasets.values()]
+    return max((n for n in known if n[: len(names)] == names), key=len) if names else ()
+
+
 def split_rows(dataset: Dataset, split: str) -> np.ndarray:
     """The int32 row numbers of a split.
 

@@ -54,6 +54,7 @@ def checked_table(table: Table, name: str) -> Table:
         _check_finite(table.x, f"{name}: x")
     y = _check_labels(y, table.task, table.class_names, name)
     class_names = _class_names(y, table.class_names, table.task, name)
+    _check_name_counts(table, y, name)
     splits = _check_splits(table.splits, count, name)
     return dataclasses.replace(table, y=y, class_names=class_names, splits=splits)
 
@@ -163,6 +164,23 @@ def _class_names(
     if common and common[0][1] > 1:
         raise UserError(f"{name}: the class name {common[0][0]!r} comes twice.")
     return names
+
+
+def _check_name_counts(table: Table, y: np.ndarray, name: str) -> None:
+    """Raises UserError for names of targets or columns that do not fit their number."""
+    width = 0 if isinstance(table.x, dict) else table.x.shape[-1]
+    targets = 1 if y.ndim == 1 else y.shape[-1]
+    for field, names, count in (
+        ("feature_names", table.feature_names, width),
+        ("target_names", table.target_names, targets),
+    ):
+        if names and len(names) != count:
+            raise UserError(
+                f"{name}: there are {len(names)} {field} for {count} columns."
+            )
+        if len(set(names)) < len(names):
+            repeated = next(n for n in names if names.count(n) > 1)
+            raise UserError(f"{name}: {field} has {repeated!r} twice.")
 
 
 def _check_splits(

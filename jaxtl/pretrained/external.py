@@ -1,6 +1,7 @@
 """Initial weights of other libraries: a tensor file, a Hugging Face directory."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -137,8 +138,8 @@ class FromHub:
         normalization = hub.image_normalization(folder)
         if normalization:
             weights.meta["preprocess"] = _preprocess(normalization, self.channels)
-        weights.meta["config"] = hub.model_config(folder)
-        return weights
+        config = weights.meta["config"] = hub.model_config(folder)
+        return dataclasses.replace(weights, output_names=registry.head_names(config))
 
 
 def _read_weights(
@@ -167,8 +168,27 @@ def _read_weights(
     if layout.mean:
         normalization = {"mean": layout.mean, "std": layout.std}
         weights.meta["preprocess"] = _preprocess(normalization, channels)
-    adapted = trees.map_with_path(model.adapt, weights.params)
-    return dataclasses.replace(weights, params=adapted)
+    return dataclasses.replace(
+        weights,
+        params=trees.map_with_path(model.adapt, weights.params),
+        output_names=_listed_names(file, "output_names"),
+        feature_names=_listed_names(file, "feature_names"),
+    )
+
+
+def _listed_names(file: tensor_files.TensorFile, field: str) -> tuple[str, ...]:
+    """Names that `write.write_file` stored in a file's header, () for none."""
+    text = file.meta.get(field)
+    try:
+        names = json.loads(text) if isinstance(text, str) else []
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise UserError(
+            f"{str(file.path)!r}: the header's {field} should be a list in JSON; it is "
+            f"{text!r}."
+        )
+    return tuple(str(name) for name in names)
 
 
 def _preprocess(

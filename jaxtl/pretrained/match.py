@@ -32,6 +32,9 @@ class Weights:
       meta: further content of the file (configuration, preprocessing, metrics).
       rows: tensors of the file that the architecture does not use, for the report.
       names: path -> name of the tensor in the file (also of tensors that are missing).
+      output_names: of the head's outputs in order (classes, labels or regression
+        targets); () where the source has none. Outputs beyond them have no name.
+      feature_names: of the input columns in order, likewise.
     """
 
     params: PyTree
@@ -39,6 +42,8 @@ class Weights:
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
     rows: tuple["LoadRow", ...] = ()
     names: dict[str, str] = dataclasses.field(default_factory=dict)
+    output_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,7 @@ def match(
       UserError: with all problems at once: leaves that are missing, superfluous or of
         another shape, patterns that match nothing.
     """
-    reset, ignore = _patterns("reset", reset), _patterns("ignore", ignore)
+    reset, ignore = patterns("reset", reset), patterns("ignore", ignore)
     model_paths = [*trees.flatten(params), *trees.flatten(stats)]
     weight_paths = [*trees.flatten(weights.params), *trees.flatten(weights.stats)]
     _check_patterns("reset", reset, model_paths)
@@ -107,16 +112,20 @@ def match(
     return joined_params.merged, joined_stats.merged, source, rows
 
 
-def _patterns(field: str, value: tuple[str, ...] | str) -> tuple[str, ...]:
-    """The patterns of a field, which may be a single one."""
-    patterns = (value,) if isinstance(value, str) else tuple(value)
-    for pattern in patterns:
+def patterns(field: str, value: tuple[str, ...] | str) -> tuple[str, ...]:
+    """The patterns of a field, which may be a single one.
+
+    Raises:
+      UserError: a value that is no text.
+    """
+    values = (value,) if isinstance(value, str) else tuple(value)
+    for pattern in values:
         if not isinstance(pattern, str):
             raise UserError(
                 f"{field}={value!r}: expected path patterns such as 'head', "
                 f"got {pattern!r}."
             )
-    return patterns
+    return values
 
 
 def _check_patterns(field: str, patterns: tuple[str, ...], paths: list[str]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.names import listing
 from jaxtl.models.staged import Staged
 
 # model_type of a config.json -> the module of `jaxtl.models` that has `from_config`.
@@ -67,6 +68,25 @@ def head_outputs(config: Mapping[str, Any]) -> int | None:
     if not writer.endswith("Classification"):
         return None
     return len(config.get("id2label") or {}) or config.get("num_labels") or 2
+
+
+def head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a classifier's outputs in a config.json, () for none.
+
+    Raises:
+      UserError: an id2label whose keys are not 0, 1, ….
+    """
+    labels = config.get("id2label")
+    if head_outputs(config) is None or not labels:
+        return ()
+    names = {str(key): str(name) for key, name in dict(labels).items()}
+    expected = [str(i) for i in range(len(names))]
+    if sorted(names) != sorted(expected):
+        raise UserError(
+            f"config.json: the keys of id2label are {listing(list(names))}; expected "
+            f"the numbers of the {len(names)} outputs, from 0."
+        )
+    return tuple(names[key] for key in expected)
 
 
 def recognize_model(

@@ -76,6 +76,8 @@ def save(run: Run) -> None:
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
         "class_names": list(target.class_names),
+        "output_names": list(run.parts.model.output_names),
+        "feature_names": list(target.feature_names),
         "task": run.parts.program.task,
         # An export rebuilds the model from these, without the data.
         "inputs": result.inputs(target),

@@ -15,7 +15,7 @@ from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.pretrained import hf_peft_read, match
+from jaxtl.pretrained import hf_peft_read, match, reorder
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
 
@@ -37,6 +37,9 @@ class InitialModel:
       peft_params, peft_constants: of the reparametrization ({} without one).
       preprocess: data set -> its preprocessing, with the weights' mean and std.
       loading: the table of loaded, re-initialized and skipped leaves ([] from scratch).
+      output_names: of the head's outputs in order, as far as they have names.
+      notes: "init.head", "init.columns" -> how names of the weights were matched to the
+        data's, where that was not as they are.
     """
 
     config: Any
@@ -51,6 +54,8 @@ class InitialModel:
     peft_constants: PyTree
     preprocess: Mapping[str, Preprocess]
     loading: list
+    output_names: tuple[str, ...]
+    notes: Mapping[str, str]
 
 
 def load_initial_model(
@@ -59,7 +64,7 @@ def load_initial_model(
     """Builds the model, initializes it, loads weights, adds the reparametrization."""
     target = datasets["target"]
     config, network = _network(exp.model, target, streams.number_of_outputs(datasets))
-    weights = None if exp.init is None else _weights(exp.init, config)
+    weights, output_names, notes = _ordered_weights(exp, config, datasets)
     pre = inputs.preprocessing(exp, weights, datasets)
     x = streams.example_batch(target, pre["target"])
     params, stats = _initialize(network, exp.seed, x)
@@ -70,8 +75,8 @@ def load_initial_model(
             params,
             stats,
             weights,
-            _patterns(getattr(exp.init, "reset", ())),
-            _patterns(getattr(exp.init, "ignore", ())),
+            getattr(exp.init, "reset", ()),
+            getattr(exp.init, "ignore", ()),
         )
     if exp.wise_ft and source.params is None:
         raise UserError(
@@ -92,6 +97,8 @@ def load_initial_model(
         peft_constants={},
         preprocess=pre,
         loading=loading,
+        output_names=output_names,
+        notes=notes,
     )
     return model if exp.peft is None else _reparametrized(exp, model, x)
 
@@ -127,8 +134,30 @@ def _weights(init: Any, model: Any) -> match.Weights:
     return read_for(model) if read_for else init.read()
 
 
-def _patterns(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def _ordered_weights(
+    exp: Experiment, config: Any, datasets: Mapping[str, Dataset]
+) -> tuple[match.Weights | None, tuple[str, ...], dict[str, str]]:
+    """The weights in the order of the data's names, names of all outputs, and notes."""
+    target, names = datasets["target"], streams.output_names(datasets)
+    if exp.init is None:
+        return None, names, {}
+    skipped = [
+        pattern
+        for field in ("reset", "ignore")
+        for pattern in match.patterns(field, getattr(exp.init, field, ()))
+    ]
+    loading = reorder.Loading(
+        config,
+        streams.example_batch(target, target.preprocess),
+        _weights(exp.init, config),
+        tuple(skipped),
+        getattr(exp.init, "where", getattr(exp.init, "path", "the weights")),
+    )
+    weights, columns = reorder.order_columns(loading, target.feature_names)
+    loading = dataclasses.replace(loading, weights=weights)
+    weights, names, head = reorder.order_head(loading, names)
+    notes = {"init.head": head, "init.columns": columns}
+    return weights, names, {name: note for name, note in notes.items() if note}
 
 
 @functools.lru_cache(maxsize=32)

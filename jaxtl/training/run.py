@@ -47,7 +47,7 @@ class Run:
       cached: the features that training starts from, None without.
       loaded: (parameters, statistics) of a stored model that take the place of this
         run's own, None for a run in training.
-      notes: name -> what terms, and the feature cache, decided for this run.
+      notes: name -> what loading, terms and the feature cache decided for this run.
       curve: what training measured in this session: {"step": […], "loss": […] (means
         since the step before), "val": [{"step": …, metric: …}, …]}.
       seconds: time spent in training steps, over all sessions of this run.
@@ -71,7 +71,7 @@ class Run:
         self.steps_done = 0
         self.phase = 0
         self.cached: frozen_stages.Cached | None = None
-        self.notes = dict(self.parts.terms.notes)
+        self.notes = {**self.parts.model.notes, **self.parts.terms.notes}
         if note := model_selection.monitor_note(self.datasets, exp.monitor):
             self.notes["monitor"] = note
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}

@@ -50,11 +50,12 @@ class CSV(Data):
     def read(self) -> Table:
         """Reads features in the order named, one-hot columns in sorted order."""
         columns, features, targets = self._columns()
-        parts, is_numeric = [], []
+        parts, is_numeric, feature_names = [], [], []
         for name in features:
-            part, numeric = _feature(name, columns[name])
+            part, categories = _feature(name, columns[name])
             parts.append(part)
-            is_numeric += [numeric] * part.shape[1]
+            is_numeric += [not categories] * part.shape[1]
+            feature_names += [f"{name}={c}" for c in categories] or [name]
         y, names, task = _target(targets, columns, self.task)
         return Table(
             x=np.concatenate(parts, axis=1),
@@ -62,6 +63,8 @@ class CSV(Data):
             class_names=names,
             task=task,
             standardize=np.asarray(is_numeric),
+            target_names=targets if task == "regression" else (),
+            feature_names=tuple(feature_names),
         )
 
     def encoding(self) -> list[dict[str, Any]]:
@@ -150,18 +153,18 @@ def _numbers(cells: Sequence[str]) -> np.ndarray | None:
         return None
 
 
-def _feature(name: str, cells: Sequence[str]) -> tuple[np.ndarray, bool]:
-    """float32 numbers (n, 1) or one-hot (n, categories); whether it is numbers."""
+def _feature(name: str, cells: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """float32 numbers (n, 1) and [], or one-hot (n, categories) and the categories."""
     values = _numbers(cells)
     if values is not None:
-        return values[:, None].astype(np.float32), True
+        return values[:, None].astype(np.float32), []
     categories, index = np.unique(cells, return_inverse=True)
     if len(categories) > max(_MAX_CLASSES, len(cells) // 2):
         raise UserError(
             f"CSV.features: column {name!r} has {len(categories)} different texts in "
             f"{len(cells)} rows, too many to be categories; leave it out of features."
         )
-    return np.eye(len(categories), dtype=np.float32)[index], False
+    return np.eye(len(categories), dtype=np.float32)[index], categories.tolist()
 
 
 def _target(

@@ -1,0 +1,303 @@
+"""Weights in the order of a model's names: its classes, targets and input columns.
+
+Two models whose classes have the same names in another order have the same weights, but
+for the order of their head's outputs; the same holds for the columns of a table and
+what reads them. Which axes those are is seen by counting: they are the ones that grow
+by one where the model gets one output, or one column, more.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.core import tree as trees
+from jaxtl.core.errors import UserError
+from jaxtl.core.names import (
+    NameMatch,
+    are_names,
+    are_numbers,
+    difference,
+    listing,
+    match_names,
+)
+from jaxtl.core.selection import first
+from jaxtl.core.types import Network, PyTree
+from jaxtl.pretrained.match import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """Weights that a model is about to load.
+
+    Attributes:
+      config: the model as configuration with its number of outputs, or a `Network`.
+      x: a batch of its inputs.
+      weights: of any source.
+      skipped: patterns of leaves that are not loaded.
+      source: what to call the weights in messages.
+    """
+
+    config: Any
+    x: PyTree
+    weights: Weights
+    skipped: tuple[str, ...] = ()
+    source: str = "the weights"
+
+    def keeps(self, path: str) -> bool:
+        """Whether the leaf of that path is loaded."""
+        return first(self.skipped, path) is None
+
+    @property
+    def network(self) -> Network:
+        """The model's pure functions."""
+        is_network = isinstance(self.config, Network)
+        return self.config if is_network else self.config.pure()
+
+
+def order_head(
+    loading: Loading, names: tuple[str, ...]
+) -> tuple[Weights, tuple[str, ...], str]:
+    """Brings a head into the order of the data's classes, labels or targets.
+
+    A side without names is taken by place. The names do not matter where the head is
+    not loaded.
+
+    Args:
+      loading: the model and the weights.
+      names: of the model's outputs in order, () for none. Outputs beyond them are the
+        source's further ones.
+
+    Returns:
+      The weights, the names of all outputs as far as they have one, and a sentence on
+      what was decided ("" where there was nothing to decide).
+
+    Raises:
+      UserError: names that do not match, or a head that can't be reordered.
+    """
+    weights, source = loading.weights, loading.source
+    stored, stage = weights.output_names, loading.network.stages[-1]
+    params = weights.params if isinstance(weights.params, dict) else {}
+    head = trees.flatten({stage: params.get(stage, {})})
+    if not any(map(loading.keeps, head)) or not (stored or names):
+        return weights, names, ""
+    name_match = match_names(stored, names)
+    if name_match is not None and name_match.kind == "place":
+        return weights, names, _place_note("head", source, stored, names)
+    if name_match is not None and name_match.is_identity:
+        note = _order_note(name_match, "head", source, stored, names)
+        return weights, _extended(names, stored, name_match), note
+    axes = output_axes(loading)
+    if axes is not None and not any(map(loading.keeps, axes)):
+        return weights, names, ""
+    if name_match is None:
+        raise UserError(
+            f"the head of {source} predicts {listing(stored)}, and the data have "
+            f"{listing(names)}: train a new one with reset={stage!r}, or give both the "
+            f"same names{difference(stored, names)}."
+        )
+    if axes is None:
+        raise UserError(
+            f"the head of {source} predicts {listing(stored)}, the data have "
+            f"{listing(names)}, and the outputs of this model can't be reordered: give "
+            f"the data the head's order, or train a new one with reset={stage!r}."
+        )
+    note = _order_note(name_match, "head", source, stored, names)
+    weights = permuted(weights, axes, name_match.places)
+    return weights, _extended(names, stored, name_match), note
+
+
+def _extended(
+    names: tuple[str, ...], stored: tuple[str, ...], name_match: NameMatch
+) -> tuple[str, ...]:
+    """The names, and behind them the source's further ones."""
+    return (*names, *(stored[i] for i in name_match.places[len(names) :]))
+
+
+def order_columns(loading: Loading, names: tuple[str, ...]) -> tuple[Weights, str]:
+    """Brings what reads a table into the order of the data's columns.
+
+    The stored mean and deviation of each column move with them; they are dropped where
+    the columns are others and what reads them is not loaded.
+
+    Args:
+      loading: the model and the weights.
+      names: of the input columns in order, () for none.
+
+    Returns:
+      The weights, and a sentence as from `order_head`.
+
+    Raises:
+      UserError: names that do not match, or inputs that can't be reordered.
+    """
+    weights, source = loading.weights, loading.source
+    stored = weights.feature_names
+    if not (stored or names):
+        return weights, ""
+    name_match = match_names(stored, names)
+    if name_match is not None and len(stored) > len(names) > 0:
+        name_match = None  # every column has to be there
+    if name_match is not None and name_match.kind == "place":
+        return weights, _place_note("columns", source, stored, names)
+    if name_match is not None and name_match.is_identity:
+        return weights, _order_note(name_match, "columns", source, stored, names)
+    axes = input_axes(loading)
+    if axes is not None and not any(map(loading.keeps, axes)):
+        meta = {k: v for k, v in weights.meta.items() if k != "preprocess"}
+        return dataclasses.replace(weights, meta=meta), ""
+    columns = f"{source} read the columns {listing(stored)}, and the data have "
+    if name_match is None:
+        shown = difference(stored, names) or difference(names, stored)
+        raise UserError(
+            f"{columns}{listing(names)}: choose the same ones with features="
+            f"{_reset_advice(loading, axes)}{shown}."
+        )
+    if axes is None:
+        raise UserError(
+            f"{columns}{listing(names)}, and the inputs of this model can't be "
+            "reordered: give the data that order with features=."
+        )
+    note = _order_note(name_match, "columns", source, stored, names)
+    weights = permuted(weights, axes, name_match.places)
+    return _with_moved_normalization(weights, name_match.places), note
+
+
+def _reset_advice(loading: Loading, axes: Mapping[str, int] | None) -> str:
+    """A clause that names the stages that read the columns, "" where unknown."""
+    stages = dict.fromkeys(p.split("/")[0] for p in axes or () if loading.keeps(p))
+    options = ", ".join(map(repr, stages))
+    if not stages:
+        return ""
+    value = options if len(stages) == 1 else f"({options})"
+    return f", or train what reads them anew with reset={value}"
+
+
+def output_axes(loading: Loading) -> dict[str, int] | None:
+    """Path -> the axis that counts the head's outputs; None where it can't be seen."""
+    outputs = getattr(loading.config, "outputs", None)
+    if isinstance(loading.config, Network) or outputs is None:
+        return None
+    wider = dataclasses.replace(loading.config, outputs=outputs + 1).pure()
+    return growing_axes(_shapes(loading.network, loading.x), _shapes(wider, loading.x))
+
+
+def input_axes(loading: Loading) -> dict[str, int] | None:
+    """Path -> the axis that counts input columns; None where it can't be seen."""
+    x = loading.x
+    if getattr(x, "ndim", 0) != 2:
+        return None
+    network, wider = loading.network, jnp.zeros((len(x), x.shape[1] + 1), x.dtype)
+    try:
+        return growing_axes(_shapes(network, x), _shapes(network, wider))
+    except Exception:  # functions of a user, which may need the width as it is
+        return None
+
+
+def _shapes(network: Network, x: PyTree) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter and statistic."""
+    params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
+    leaves = {**trees.flatten(params), **trees.flatten(stats)}
+    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+
+
+def growing_axes(
+    shapes: Mapping[str, tuple[int, ...]], larger: Mapping[str, tuple[int, ...]]
+) -> dict[str, int] | None:
+    """Path -> the axis that is longer by one.
+
+    Args:
+      shapes: path -> shape of every leaf of a model.
+      larger: the same of the model with one output, or one input column, more.
+
+    Returns:
+      The leaves that grow; None where none does, or one differs in another way.
+    """
+    if shapes.keys() != larger.keys():
+        return None
+    axes = {}
+    for path, shape in shapes.items():
+        if shape == larger[path]:
+            continue
+        steps = [b - a for a, b in zip(shape, larger[path])]
+        is_one_more = sorted(set(steps)) in ([1], [0, 1]) and sum(steps) == 1
+        if len(shape) != len(larger[path]) or not is_one_more:
+            return None
+        axes[path] = steps.index(1)
+    return axes or None
+
+
+def permuted(
+    weights: Weights, axes: Mapping[str, int], places: Sequence[int]
+) -> Weights:
+    """The weights with some axes in another order.
+
+    Args:
+      weights: of any source; they are not changed.
+      axes: path -> axis. A leaf of too few dimensions or places stays, `match.match`
+        reports it.
+      places: place in the weights of each place of the result. Further ones stay.
+    """
+    permute = _permutation(axes, places)
+    return dataclasses.replace(
+        weights,
+        params=trees.map_with_path(permute, weights.params),
+        stats=trees.map_with_path(permute, weights.stats),
+    )
+
+
+def _permutation(
+    axes: Mapping[str, int], places: Sequence[int]
+) -> Callable[[str, Any], Any]:
+    def permute(path: str, leaf: Any) -> Any:
+        axis = axes.get(path)
+        if axis is None or axis >= len(leaf.shape) or leaf.shape[axis] < len(places):
+            return leaf
+        order = [*places, *range(len(places), leaf.shape[axis])]
+        return np.take(np.asarray(leaf), order, axis=axis)
+
+    return permute
+
+
+def _with_moved_normalization(weights: Weights, places: Sequence[int]) -> Weights:
+    """The weights with the stored mean and deviation of each column moved."""
+    stored = weights.meta.get("preprocess")
+    if not stored:
+        return weights
+    moved = {
+        name: [value[i] for i in places]
+        if name in ("mean", "std") and value and len(value) == len(places)
+        else value
+        for name, value in stored.items()
+    }
+    return dataclasses.replace(weights, meta={**weights.meta, "preprocess": moved})
+
+
+def _order_note(
+    name_match: NameMatch,
+    what: str,
+    source: str,
+    stored: Sequence[str],
+    names: Sequence[str],
+) -> str:
+    """A sentence on a match by name, "" for equal names in equal order."""
+    case = ", whose case differs" if name_match.kind == "but for case" else ""
+    if name_match.is_identity and not case:
+        return ""
+    verb = "matched" if name_match.is_identity else "reordered"
+    return (
+        f"{what} of {source} {verb} by name{case}: ({listing(stored)}) there, "
+        f"({listing(names)}) here"
+    )
+
+
+def _place_note(
+    what: str, source: str, stored: Sequence[str], names: Sequence[str]
+) -> str:
+    """A sentence on a match by place, "" where neither side has names to lose."""
+    if not any(are_names(side) and not are_numbers(side) for side in (stored, names)):
+        return ""
+    there, here = (f"({listing(s)})" if s else "no names" for s in (stored, names))
+    return f"{what} of {source} taken by place, not by name: {there} there, {here} here"
