@@ -12,6 +12,7 @@ import numpy as np
 from jaxtl.core import checkpoint, config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import Dataset
@@ -252,13 +253,7 @@ def _check_runs(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, ...]:
                 f"{_model_text(models[0])} and {_model_text(models[1])}; a soup "
                 "averages weights of the same model."
             )
-        classes = [(t.task, tuple(t.class_names)) for t in (targets[0], target)]
-        if classes[0] != classes[1]:
-            raise UserError(
-                f"{names[0]} and {name} have different classes: "
-                f"{_class_text(targets[0])} and {_class_text(target)}; a soup needs "
-                "the same classes in the same order."
-            )
+        _check_names(names[0], targets[0], name, target)
         if config.key(first.preprocess) != config.key(run.preprocess):
             raise UserError(
                 f"{names[0]} and {name} read their inputs differently: "
@@ -267,6 +262,24 @@ def _check_runs(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, ...]:
             )
         _check_leak(names[0], targets[0], name, target)
     return names
+
+
+def _check_names(
+    first_name: str, first: Dataset, second_name: str, second: Dataset
+) -> None:
+    """Raises UserError where classes, targets or columns differ in name or order."""
+    if (first.task, first.output_names) != (second.task, second.output_names):
+        raise UserError(
+            f"{first_name} and {second_name} have different classes: "
+            f"{_class_text(first)} and {_class_text(second)}; a soup needs the same "
+            "classes in the same order."
+        )
+    if first.feature_names != second.feature_names:
+        raise UserError(
+            f"{first_name} and {second_name} read different columns: "
+            f"({listing(first.feature_names)}) and ({listing(second.feature_names)}); "
+            "a soup needs the same columns in the same order."
+        )
 
 
 def _evaluation_key(model: Any) -> Any:
@@ -291,9 +304,7 @@ def _model_text(model: Any) -> str:
 
 def _class_text(target: Dataset) -> str:
     """Task, number and first names of a data set's classes, for messages."""
-    names = ", ".join(map(str, target.class_names[:6]))
-    more = ", …" if len(target.class_names) > 6 else ""
-    return f"{target.task} of {len(target.class_names)} ({names}{more})"
+    return f"{target.task} of {target.outputs} ({listing(target.output_names)})"
 
 
 def _check_leak(
@@ -333,15 +344,19 @@ def _test_metrics(run: Run, params: PyTree, stats: PyTree) -> dict[str, float] |
 
 
 def save(path: str | pathlib.Path, run: Run, params: PyTree, stats: PyTree) -> None:
-    """Writes weights and preprocessing for `pretrained.FromCheckpoint(path)`.
+    """Writes weights, names and preprocessing for `pretrained.FromCheckpoint(path)`.
 
     Args:
       path: a folder that doesn't exist.
-      run: whose preprocessing the weights need.
+      run: whose names and preprocessing the weights have.
       params, stats: the weights.
 
     Raises:
       UserError: the path exists.
     """
-    meta = {"preprocess": preprocess.to_json(run.preprocess)}
+    meta = {
+        "preprocess": preprocess.to_json(run.preprocess),
+        "output_names": list(run.parts.model.output_names),
+        "feature_names": list(run.parts.datasets["target"].feature_names),
+    }
     checkpoint.write_tree(pathlib.Path(path), {"params": params, "stats": stats}, meta)

@@ -36,7 +36,8 @@ def write_weights(
     if step is None:
         raise UserError(f"convert: {run_dir} holds no finished checkpoint.")
     best = checkpoint.read(folder, step, "best")
-    names = tuple(checkpoint.meta(folder, step)["class_names"])
+    meta = checkpoint.meta(folder, step)
+    names = tuple(meta["class_names"])
     if not hasattr(exp.model, "layouts"):
         raise UserError(
             f"convert: {type(exp.model).__name__} has no layout of another library."
@@ -46,7 +47,8 @@ def write_weights(
         model = dataclasses.replace(model, outputs=len(names))
     params, stats = best["params"], best.get("stats", {})
     if target.suffix == ".safetensors":
-        return pretrained.write_file(target, model, params, stats, layout)
+        stored = {n: meta.get(n, ()) for n in ("output_names", "feature_names")}
+        return pretrained.write_file(target, model, params, stats, layout, stored)
     if not isinstance(exp.init, pretrained.FromHub):
         raise UserError(
             f"convert: {str(target)!r} should end in .safetensors; a directory is "
@@ -97,4 +99,5 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         run.parts.model.config,
         saved=tuple(stages),
         of=str(exp.init.folder()) if is_hub else None,
+        output_names=run.parts.model.output_names,
     )

@@ -1,7 +1,6 @@
 """Initial weights of other libraries: a tensor file, a Hugging Face directory."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -171,24 +170,9 @@ def _read_weights(
     return dataclasses.replace(
         weights,
         params=trees.map_with_path(model.adapt, weights.params),
-        output_names=_listed_names(file, "output_names"),
-        feature_names=_listed_names(file, "feature_names"),
+        output_names=file.names("output_names"),
+        feature_names=file.names("feature_names"),
     )
-
-
-def _listed_names(file: tensor_files.TensorFile, field: str) -> tuple[str, ...]:
-    """Names that `write.write_file` stored in a file's header, () for none."""
-    text = file.meta.get(field)
-    try:
-        names = json.loads(text) if isinstance(text, str) else []
-    except ValueError:
-        names = None
-    if not isinstance(names, list):
-        raise UserError(
-            f"{str(file.path)!r}: the header's {field} should be a list in JSON; it is "
-            f"{text!r}."
-        )
-    return tuple(str(name) for name in names)
 
 
 def _preprocess(

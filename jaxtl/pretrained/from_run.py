@@ -54,11 +54,14 @@ def _read(folder: pathlib.Path, step: int, which: str, modified_ns: int) -> Weig
     # again.
     item = checkpoint.read(folder, step, which)
     meta = checkpoint.meta(folder, step)
-    return Weights(item["params"], item.get("stats", {}), meta, **_names(meta))
+    return Weights(item["params"], item.get("stats", {}), meta, **stored_names(meta))
 
 
-def _names(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Names of outputs and features; older versions stored those of classes alone."""
+def stored_names(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """{"output_names", "feature_names"} of a checkpoint's meta, () for none.
+
+    Older versions stored the names of classes alone.
+    """
     outputs = meta.get("output_names") or meta.get("class_names") or ()
     features = meta.get("feature_names") or ()
     return {"output_names": tuple(outputs), "feature_names": tuple(features)}
@@ -90,4 +93,4 @@ class FromCheckpoint:
         tree = checkpoint.read_tree(path)
         stats = tree.get("batch_stats", tree.get("stats", {}))
         meta = {**checkpoint.beside(path), "path": json.dumps(str(path))}
-        return Weights(tree.get("params", tree), stats, meta, **_names(meta))
+        return Weights(tree.get("params", tree), stats, meta, **stored_names(meta))

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.names import listing
 from jaxtl.core.types import PyTree
 from jaxtl.data import paths
 from jaxtl.models.staged import Staged
@@ -20,6 +21,7 @@ from jaxtl.pretrained import (
     hf_peft_codecs,
     hf_peft_config,
     hf_peft_layout,
+    reorder,
     tensor_files,
 )
 from jaxtl.pretrained.hf_peft_layout import (
@@ -30,6 +32,7 @@ from jaxtl.pretrained.hf_peft_layout import (
     WEIGHTS,
     AdaptedModule,
 )
+from jaxtl.pretrained.match import Weights
 
 
 class Adapter(NamedTuple):
@@ -40,12 +43,14 @@ class Adapter(NamedTuple):
       delta: its δ.
       constants: its constants.
       whole: {path: array} of leaves that were stored whole.
+      output_names: names of the head's outputs in order, () for none.
     """
 
     method: base.Reparametrization
     delta: PyTree
     constants: PyTree
     whole: dict[str, np.ndarray]
+    output_names: tuple[str, ...] = ()
 
 
 class _Tensors(NamedTuple):
@@ -76,7 +81,8 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
     folder, layout = pathlib.Path(folder), hf_peft_layout.hf_layout(model)
     config = hf_peft_config.read_config(folder / CONFIG)
     codec = hf_peft_codecs.codec_of_kind(config.get("peft_type"))
-    tensors = _grouped(tensor_files.read(folder / WEIGHTS).tensors, layout)
+    file = tensor_files.read(folder / WEIGHTS)
+    tensors = _grouped(file.tensors, layout)
     modules = {
         convert.without_prefix(module.name, layout): module
         for module in hf_peft_layout.adaptable_modules(layout)
@@ -108,7 +114,8 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
     for name, tensor in tensors.whole.items():
         to_leaf = TRANSFORMS[rules[name].transform][0]
         whole[rules[name].path] = to_leaf(hf_peft_layout.delta_array(tensor))
-    return Adapter(method, trees.nested(deltas), constants, whole)
+    names = file.names("output_names")
+    return Adapter(method, trees.nested(deltas), constants, whole, names)
 
 
 def _grouped(tensors: Mapping[str, Any], layout: WeightLayout) -> _Tensors:
@@ -166,20 +173,27 @@ def _check_complete(
 
 
 def read_start(
-    peft: base.Reparametrization, model: Staged, params: PyTree
-) -> tuple[PyTree, PyTree, dict[str, np.ndarray]]:
+    peft: base.Reparametrization,
+    model: Staged,
+    params: PyTree,
+    x: PyTree,
+    names: tuple[str, ...] = (),
+) -> tuple[Adapter, str]:
     """Reads the folder `peft.start` for this method on this model.
 
     Args:
       peft: the method, with `start` set.
       model: the model.
       params: the base.
+      x: a batch of the model's inputs.
+      names: of the model's outputs, () for none.
 
     Returns:
-      δ, constants and {path: array} of leaves stored whole, as in `Adapter`.
+      The adapter, whose head is in the order of the names, and a sentence on that ("").
 
     Raises:
-      UserError: the folder is of another method, rank, scale, or other leaves.
+      UserError: the folder is of another method, rank, scale, other leaves, or its head
+        has other names.
     """
     adapter = read_adapter(paths.find(peft.start, "peft.start"), model)
     start = f"peft.start={peft.start!r}"
@@ -200,7 +214,35 @@ def read_start(
                 f"{start} has {shapes.get(path, 'nothing')} for {path!r}; peft.select="
                 f"{peft.select!r} gives {expected_shapes.get(path, 'nothing')}."
             )
-    return adapter.delta, adapter.constants, adapter.whole
+    for path, leaf in adapter.whole.items():
+        expected = getattr(trees.flatten(params).get(path), "shape", None)
+        if expected is not None and tuple(leaf.shape) != tuple(expected):
+            raise UserError(
+                f"{start} has {path!r} of shape {tuple(leaf.shape)}, the model "
+                f"{tuple(expected)}."
+            )
+    return _with_ordered_head(adapter, model, x, names, start)
+
+
+def _with_ordered_head(
+    adapter: Adapter, model: Staged, x: PyTree, names: tuple[str, ...], start: str
+) -> tuple[Adapter, str]:
+    """The adapter with its head in the order of the names, and a sentence on that."""
+    stage = model.stages[-1]
+    adapted = dict(adapter.delta).get(stage)
+    params = trees.nested(adapter.whole)
+    if adapted is not None:
+        params[stage] = {**params.get(stage, {}), "adapted": np.zeros(len(names))}
+    stored = Weights(params, output_names=adapter.output_names)
+    loading = reorder.Loading(model, x, stored, (), start)
+    weights, _, note = reorder.order_head(loading, names)
+    if adapted is not None and weights is not stored:
+        raise UserError(
+            f"{start} adapts a head of {listing(adapter.output_names)}, the data have "
+            f"{listing(names)}: give the data that order with classes=."
+        )
+    ordered = trees.flatten(weights.params)
+    return adapter._replace(whole={p: ordered[p] for p in adapter.whole}), note
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.models.staged import Staged
 from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
 from jaxtl.peft import base
-from jaxtl.pretrained import hf_peft_codecs, hf_peft_layout, tensor_files
+from jaxtl.pretrained import hf_peft_codecs, hf_peft_layout, tensor_files, write
 from jaxtl.pretrained.hf_peft_layout import (
     CONFIG,
     INNER,
@@ -33,6 +33,7 @@ def save_adapter(
     saved: tuple[str, ...] = ("head",),
     *,
     of: str | None = None,
+    output_names: tuple[str, ...] = (),
 ) -> pathlib.Path:
     """Writes a folder that `peft.PeftModel.from_pretrained(base, folder)` opens.
 
@@ -44,6 +45,7 @@ def save_adapter(
       model: the model that they are of; it needs a layout "hf".
       saved: stages that were trained whole, written beside the adapters.
       of: name or folder of the base, for PEFT's configuration.
+      output_names: names of the head's outputs, for the header of the tensors.
 
     Raises:
       UserError: the folder is not empty; PEFT has no such method, or no module for a
@@ -69,7 +71,8 @@ def save_adapter(
     tensors |= {f"{INNER}{name}": x for name, x in whole.items()}
     config = _adapter_config(peft, codec, adapted, whole, of)
     folder.mkdir(parents=True, exist_ok=True)
-    tensor_files.write(folder / WEIGHTS, tensors, {"format": "pt"})
+    header = {"format": "pt", **write.header_names({"output_names": output_names})}
+    tensor_files.write(folder / WEIGHTS, tensors, header)
     (folder / CONFIG).write_text(json.dumps(config, indent=2))
     return folder
 

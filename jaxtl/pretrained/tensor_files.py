@@ -85,6 +85,24 @@ class TensorFile:
     tensors: Mapping[str, Any]
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def names(self, entry: str) -> tuple[str, ...]:
+        """The names that an entry of the header lists as JSON, () for no such entry.
+
+        Raises:
+          UserError: an entry that is no list.
+        """
+        text = self.meta.get(entry)
+        try:
+            names = json.loads(text) if isinstance(text, str) else []
+        except ValueError:
+            names = None
+        if not isinstance(names, list):
+            raise UserError(
+                f"{str(self.path)!r}: {entry} in the header is {text!r}; expected a "
+                "list in JSON."
+            )
+        return tuple(map(str, names))
+
 
 def read(path: str | pathlib.Path) -> TensorFile:
     """Opens a tensor file, a shard index, or the only model in a directory.

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping, Sequence
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
@@ -28,6 +29,7 @@ def write_file(
     params: PyTree,
     stats: PyTree = None,
     layout: str | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> pathlib.Path:
     """Writes a safetensors file in a layout of the model's family.
 
@@ -36,6 +38,8 @@ def write_file(
       model: the model.
       params, stats: its parameters and statistics.
       layout: by name; None takes the family's usual one.
+      names: "output_names" and "feature_names", for the header, so that `FromFile`
+        can match them.
 
     Raises:
       UserError: the family has no layout, or none of that name; a leaf that the layout
@@ -48,8 +52,13 @@ def write_file(
     check_option("layout", layout, tuple(layouts))
     tensors = convert.to_tensors(params, stats or {}, layouts[layout])
     # transformers loads only files that name the framework of their layout.
-    tensor_files.write(path, tensors, {"format": "pt"})
+    tensor_files.write(path, tensors, {"format": "pt", **header_names(names or {})})
     return pathlib.Path(path)
+
+
+def header_names(names: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The entries of a tensor file's header that `TensorFile.names` reads."""
+    return {key: json.dumps(list(value)) for key, value in names.items() if value}
 
 
 def write_directory(

@@ -13,6 +13,7 @@ import jax
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.names import listing
 from jaxtl.core.types import PyTree
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Setup
@@ -47,7 +48,7 @@ def labelled(setup: Setup, field: str, name: str) -> None:
 
 
 def classes(setup: Setup, field: str, name: str) -> None:
-    """Raises if a stream's classes differ from the target's, in names or order.
+    """Raises if a stream's classes or targets are not the target's, in this order.
 
     The shorter list may be the beginning of the longer one, as for a target with only
     the first of the source's classes.
@@ -56,15 +57,13 @@ def classes(setup: Setup, field: str, name: str) -> None:
     theirs = setup.classes.get(name, ours)
     common = min(len(ours), len(theirs))
     if ours[:common] != theirs[:common]:
+        is_class = setup.program.task == "classification"
+        what, option = ("classes", "classes") if is_class else ("outputs", "target")
         raise UserError(
-            f"{where(setup, field)}={name!r}: the stream's classes "
-            f"({_some(theirs)}) are not the target's ({_some(ours)}), in this order; "
-            f"bring them into it with streams[{name!r}].classes=."
+            f"{where(setup, field)}={name!r}: the stream's {what} "
+            f"({listing(theirs)}) are not the target's ({listing(ours)}), in this "
+            f"order; bring them into it with streams[{name!r}].{option}=."
         )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
 
 
 def class_labels(setup: Setup, term: str, field: str, name: str) -> None:

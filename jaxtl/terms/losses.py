@@ -239,6 +239,7 @@ class BinaryCrossEntropy(Term):
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "BinaryCrossEntropy", "multilabel")
+        checks.classes(setup, "stream", self.stream)
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
@@ -261,6 +262,7 @@ class SquaredError(Term):
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "SquaredError", "regression")
+        checks.classes(setup, "stream", self.stream)
 
     def __call__(self, context: View) -> jax.Array:
         outputs = context.forward(self.stream).logits

@@ -208,13 +208,16 @@ def _reparametrized(exp: Experiment, model: InitialModel, x: PyTree) -> InitialM
     key = jax.random.fold_in(jax.random.key(exp.seed), 20_000)
     shapes = jax.eval_shape(network.apply, params, model.stats, x).features
     peft_params, constants = peft.init(key, params, shapes), peft.constants(params)
+    notes = dict(model.notes)
     if peft.start is not None:
-        peft_params, constants, saved = hf_peft_read.read_start(
-            peft, model.config, params
+        adapter, note = hf_peft_read.read_start(
+            peft, model.config, params, x, model.output_names
         )
+        peft_params, constants = adapter.delta, adapter.constants
         params = trees.map_with_path(
-            lambda path, leaf: jnp.asarray(saved.get(path, leaf), leaf.dtype), params
+            lambda p, leaf: jnp.asarray(adapter.whole.get(p, leaf), leaf.dtype), params
         )
+        notes |= {"peft.start": note} if note else {}
     merged = jax.jit(peft.merge)(params, peft_params, constants)
     source = model.source
     if source.params is not None:  # None at the leaves that the reparametrization added
@@ -227,4 +230,5 @@ def _reparametrized(exp: Experiment, model: InitialModel, x: PyTree) -> InitialM
         source=source,
         peft_params=peft_params,
         peft_constants=constants,
+        notes=notes,
     )

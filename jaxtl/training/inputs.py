@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.names import listing
 from jaxtl.data import preparation, preprocess
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.preprocess import Preprocess
@@ -40,6 +41,7 @@ def load_datasets(exp: Experiment) -> dict[str, Dataset]:
     datasets: dict[str, Dataset] = {}
     for name, data in sources(exp).items():
         datasets[name] = preparation.prepare(data, exp.seed)
+        _check_same_columns(name, datasets[name], datasets["target"])
         _check_same_shape(name, datasets[name], datasets["target"])
     unlabelled = datasets["target"].rows.get("unlabelled", ())
     if "unlabelled" in exp.streams and len(unlabelled):
@@ -56,6 +58,19 @@ def _check_same_shape(name: str, other: Dataset, target: Dataset) -> None:
             f"streams[{name!r}] has examples of shape {other.example_shape}, the "
             f"target of shape {target.example_shape}; give both the same size= and "
             "channels=."
+        )
+
+
+def _check_same_columns(name: str, other: Dataset, target: Dataset) -> None:
+    """Raises UserError where both have names of columns, and not the same in order."""
+    ours, theirs = target.feature_names, other.feature_names
+    if ours and theirs and ours != theirs:
+        advice = (
+            f"streams[{name!r}].features=" if set(ours) == set(theirs) else "features="
+        )
+        raise UserError(
+            f"streams[{name!r}] has the columns {listing(theirs)}, the target "
+            f"{listing(ours)}; bring them into the same order with {advice}."
         )
 
 
@@ -128,9 +143,9 @@ def _no_stream(term: str, stream: str, available: list[str]) -> str:
 def classes(
     datasets: Mapping[str, Dataset], streams: Iterable[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Stream -> class names, () without labels; "" has the target's."""
-    names = {s: datasets[s].class_names if has_labels(s) else () for s in streams}
-    return {**names, "": datasets["target"].class_names}
+    """Stream -> names of its classes or targets, () without; "" has the target's."""
+    names = {s: datasets[s].output_names if has_labels(s) else () for s in streams}
+    return {**names, "": datasets["target"].output_names}
 
 
 def stats_streams(exp: Experiment, streams: Iterable[str]) -> tuple[str, ...] | None:

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jaxtl.core import checkpoint, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess, splits
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.preparation import prepare
 from jaxtl.evaluation.forward import EvaluationModel
-from jaxtl.pretrained.from_run import FromRun
+from jaxtl.pretrained.from_run import FromRun, stored_names
 from jaxtl.training import result, run_dir
 from jaxtl.training.experiment import Experiment
 
@@ -123,6 +124,7 @@ def load_model(
     settings = _stored_settings(directory, exp)
     weights = FromRun(str(directory), which=which).read()
     dataset, error = _read_dataset(directory, settings, weights.meta)
+    check_names(directory, weights.meta, dataset)
     meta = _with_inputs(directory, weights.meta, dataset)
     config, network = _network(settings["model"], meta["outputs"])
     pre = preprocess.from_json(meta["preprocess"])
@@ -150,6 +152,34 @@ def load_model(
         batch=settings["evaluate_batch"],
         device_bytes=settings["device_bytes"],
     )
+
+
+def check_names(
+    directory: pathlib.Path, meta: Mapping[str, Any], dataset: Dataset | None
+) -> None:
+    """Checks that a run's data still have the classes and columns of its model.
+
+    Args:
+      directory: of the run.
+      meta: of its checkpoint.
+      dataset: its target data as they are now; None where they can't be read.
+
+    Raises:
+      UserError: other names, or another order.
+    """
+    if dataset is None:
+        return
+    names_of = stored_names(meta)
+    outputs = names_of["output_names"][: dataset.outputs]
+    for what, stored, names in (
+        ("outputs", outputs, dataset.output_names),
+        ("columns", names_of["feature_names"], dataset.feature_names),
+    ):
+        if stored and tuple(stored) != tuple(names):
+            raise UserError(
+                f"the data of {directory} have changed: the {what} of its model are "
+                f"{listing(stored)}, those of the data are {listing(names)}."
+            )
 
 
 def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtypeStruct]:

@@ -16,7 +16,7 @@ from jaxtl.evaluation import metrics
 from jaxtl.training import result, run_dir
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import with_stored_size
+from jaxtl.training.load_model import check_names, with_stored_size
 from jaxtl.training.run import Run
 
 
@@ -84,6 +84,7 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
     folder = directory / "checkpoints"
     last_step = checkpoint.latest(folder)
     if last_step is not None:
+        check_names(directory, checkpoint.meta(folder, last_step), target)
         _restore(run, folder, last_step)
     return run
 
@@ -138,6 +139,7 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
     # The network has the parameters that the reparametrization added, which no initial
     # weights can have.
     run = Run(dataclasses.replace(exp, init=None), terms={})
+    check_names(pathlib.Path(out), weights.meta, run.parts.datasets["target"])
     shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
     stored = trees.flatten(weights.params)
     if {p: x.shape for p, x in stored.items()} != shapes:

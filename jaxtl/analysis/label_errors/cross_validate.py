@@ -143,5 +143,7 @@ def _hold_out(
         task=target.task,
         splits=splits,
         preprocess=target.preprocess,
+        target_names=target.target_names,
+        feature_names=target.feature_names,
     )
     return dataclasses.replace(exp, data=_Fold(table=table, val=0), test=False)

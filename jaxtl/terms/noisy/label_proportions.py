@@ -70,6 +70,7 @@ class LabelProportions(Term):
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "LabelProportions", "classification", "regression")
+        checks.classes(setup, "stream", self.stream)
         checks.number(setup, "size", self.size, 1)
         if self.bags is not None:
             self._bag_indices(setup)

@@ -108,6 +108,7 @@ class NNPU(Term):
         checks.labelled(setup, "stream", self.stream)
         checks.stream(setup, "unlabelled", self.unlabelled)
         checks.task(setup, "NNPU", "classification")
+        checks.classes(setup, "stream", self.stream)
         last_class = max(setup.program.outputs, 2) - 1
         if not 0 <= self.positive <= last_class:
             raise UserError(

@@ -71,6 +71,7 @@ class PRODEN(Term):
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "PRODEN", "multilabel")
+        checks.classes(setup, "stream", self.stream)
 
     def init_state(self, setup: Setup) -> PyTree:
         shape = (setup.examples[self.stream], setup.program.outputs)

@@ -97,6 +97,7 @@ class CoTuning(Term):
         checks.task(setup, "CoTuning", "classification")
         source_network.check_head(setup, "CoTuning", trained=True)
         checks.stream(setup, "stream", self.stream)
+        checks.classes(setup, "stream", self.stream)
         checks.one_of(setup, "approach", self.approach, ("direct", "reverse"))
         checks.positive(setup, "temperature", self.temperature)
         checks.positive(setup, "decay", self.decay)

@@ -111,6 +111,7 @@ class MixMatch(Term):
         checks.stream(setup, "labelled", self.labelled)
         checks.stream(setup, "stream", self.stream)
         checks.task(setup, "MixMatch", "classification")
+        checks.classes(setup, "labelled", self.labelled)
         checks.positive(setup, "temperature", self.temperature)
         checks.positive(setup, "alpha", self.alpha)
         checks.number(setup, "unlabelled", self.unlabelled, 0.0)
