@@ -110,9 +110,9 @@ SLOW = (
     "test_main.py::test_models_lists_published_sizes",
 )
 
-# Tests of many like cases, of which one in k runs and `.ci/slow` runs all. Which ones is
-# drawn once and for all from the case's name, so that each value of a parameter runs with
-# some values of the others, and each model keeps most of its contract.
+# Tests of many like cases, of which one in k runs; `.ci/slow` runs all. Which ones is
+# drawn once and for all from the case's name, so that each value of a parameter runs
+# with some values of the others, and each model keeps most of its contract.
 ONE_IN_K = {
     "test_peft_contract.py::test_two_steps": 4,
     "test_composition.py::test_every_combination_takes_two_steps": 3,
