@@ -81,7 +81,7 @@ def split_cells(
       owner: the file or the option that names it, for messages.
 
     Returns:
-      (number of its last line from 1, cells) of each row that is not an empty line.
+      (number of its first line from 1, cells) of each row that is not an empty line.
 
     Raises:
       UserError: a quotation mark that is not closed or stands within a cell; a carriage
@@ -93,8 +93,13 @@ def split_cells(
     ended = (line + "\n" for line in lines)
     reader = csv.reader(ended, delimiter=delimiter, strict=True)
     limit = csv.field_size_limit(sys.maxsize)  # a cell may hold a long text
+    rows_of_cells, first = [], 1
     try:
-        return [(reader.line_num, cells) for cells in reader if cells]
+        for cells in reader:
+            if cells:
+                rows_of_cells.append((first, cells))
+            first = reader.line_num + 1
+        return rows_of_cells
     except csv.Error as error:
         raise UserError(
             f"{owner}: line {reader.line_num} can't be read: {error} (lines end in "

@@ -9,13 +9,16 @@ the same for all.
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
-from jaxtl.data import images
+from jaxtl.data import images, paths
+from jaxtl.data.origins import Origins
 from jaxtl.data.preprocess import Preprocess
 
 
@@ -39,6 +42,9 @@ class Table:
       target_names: of a regression's targets in order; () for none.
       feature_names: of the columns of x in order, "color=red" for a one-hot one; () for
         none (images, texts, arrays).
+      origins: where each row was read; None numbers the rows as they are.
+      digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
+        be read for its fingerprint; None hashes its values.
     """
 
     x: PyTree
@@ -50,6 +56,8 @@ class Table:
     standardize: np.ndarray | None = None
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    origins: Origins | None = None
+    digests: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +117,34 @@ class Data:
     def read(self) -> Table:
         """Reads all examples; each source implements it."""
         raise TypeError(f"{type(self).__name__} defines no read()")
+
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """Files and folders that `read` reads: if one changes, they are read again.
+
+        These are all that a field of the source names. A source that reads other files
+        adds them here.
+        """
+        shared = {field.name for field in dataclasses.fields(Data)}
+        return tuple(
+            file
+            for field in dataclasses.fields(self)
+            if field.name not in shared
+            for file in _named_files(getattr(self, field.name))
+        )
+
+
+def _named_files(value: Any) -> tuple[pathlib.Path, ...]:
+    """The files that a field's value names, itself or through its own `files`."""
+    if callable(getattr(value, "files", None)):
+        return tuple(value.files())
+    if isinstance(value, (tuple, list)):
+        return tuple(file for part in value for file in _named_files(part))
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        return ()
+    try:
+        return tuple(path for path in paths.candidates(value) if path.exists())[:1]
+    except (OSError, ValueError):  # no text that a path can be
+        return ()
 
 
 def _check_options(data: Data) -> None:
@@ -174,7 +210,8 @@ class Dataset:
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.
-      fingerprint: short hash of the data (not of the splits).
+      fingerprint: hash of all examples, labels and class names (not of the splits).
+      origins: where each row was read.
       target_names, feature_names: as in `Table`.
     """
 
@@ -187,6 +224,7 @@ class Dataset:
     rows: dict[str, np.ndarray]
     preprocess: Preprocess
     fingerprint: str
+    origins: Origins
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
 

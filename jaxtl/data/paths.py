@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable
 
 from jaxtl.core.errors import UserError, nearest
 
@@ -43,17 +42,3 @@ def candidates(path: str | os.PathLike) -> list[pathlib.Path]:
 
 def _siblings(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-
-
-def modification_times(
-    paths: Iterable[str | os.PathLike],
-) -> tuple[tuple[str, int, int], ...]:
-    """(path, modification time in ns, size in bytes) of those paths that exist."""
-    times = []
-    for path in paths:
-        for candidate in candidates(path):
-            if candidate.exists():
-                status = candidate.stat()
-                times.append((str(candidate), status.st_mtime_ns, status.st_size))
-                break
-    return tuple(times)

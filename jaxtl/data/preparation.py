@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import os
 from typing import Any
 
 import numpy as np
 
+from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, lazy_array, paths, preprocess, splits, validation
+from jaxtl.data import fingerprint, images, lazy_array, preprocess, splits, validation
 from jaxtl.data.dataset import Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
 
@@ -32,7 +31,7 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
     """
     if not isinstance(data, Data):
         raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
-    table, fingerprint = load_table(data)
+    table, digest = load_table(data)
     if data.preprocess is not None:
         table = dataclasses.replace(table, preprocess=data.preprocess)
         table = _with_image_size(table, data.shortest)
@@ -47,9 +46,10 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
         task=table.task,
         rows=rows,
         preprocess=_standardized(table, rows),
-        fingerprint=fingerprint,
         target_names=table.target_names,
         feature_names=table.feature_names,
+        fingerprint=digest,
+        origins=table.origins,
     )
 
 
@@ -70,9 +70,9 @@ def load_table(data: Data) -> tuple[Table, str]:
     """Reads a source's table in the size and classes of its options.
 
     The last 8 tables are cached for the process, by the options that change them and by
-    the modification times of the files that they name. A source that can't be told from
-    another by its options (declared with eq=False, or holding an array as it is) is
-    read every time.
+    the states of all files that they are read from (`files.states` says at what cost).
+    A source that can't be told from another by its options (declared with eq=False, or
+    holding an array as it is) is read every time.
 
     Returns:
       The checked table and its fingerprint.
@@ -83,7 +83,7 @@ def load_table(data: Data) -> tuple[Table, str]:
     source = dataclasses.replace(
         data, **{name: defaults[name] for name in _SPLIT_OPTIONS}
     )
-    return _cached_table(source, _modification_times(data))
+    return _cached_table(source, files.states(data.files()))
 
 
 def clear_table_cache() -> None:
@@ -92,7 +92,7 @@ def clear_table_cache() -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _cached_table(data: Data, modification_times: tuple) -> tuple[Table, str]:
+def _cached_table(data: Data, states: tuple) -> tuple[Table, str]:
     return _read_table(data)
 
 
@@ -104,7 +104,8 @@ def _read_table(data: Data) -> tuple[Table, str]:
         table = _resized(table, data)
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
-    return _with_image_size(table, data.shortest), _fingerprint(table)
+    table = _with_image_size(table, data.shortest)
+    return table, fingerprint.fingerprint(table, data)
 
 
 def _is_comparable(data: Data) -> bool:
@@ -114,17 +115,6 @@ def _is_comparable(data: Data) -> bool:
         return False
     # With eq=False the comparison inherited from Data would see Data's options alone.
     return type(data).__dataclass_params__.eq
-
-
-def _modification_times(data: Data) -> tuple:
-    """State of the files that a source names, so that an edited file is read again."""
-    files = []
-    for name in ("path", "labels_path", "val_path", "test_path"):
-        value = getattr(data, name, None)
-        files += value if isinstance(value, tuple) else [value]
-    return paths.modification_times(
-        [file for file in files if isinstance(file, (str, os.PathLike))]
-    )
 
 
 def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
@@ -160,6 +150,8 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
         y=new_labels[table.y[kept_rows]],
         class_names=tuple(table.class_names[label] for label in labels),
         splits=split_rows,
+        origins=table.origins.select(kept_rows),
+        digests=None if table.digests is None else table.digests[kept_rows],
     )
 
 
@@ -173,19 +165,6 @@ def _label(name: Any, names: tuple[str, ...]) -> int:
         f"data.classes: there is no class {name!r}{nearest(name, names)}; "
         f"the classes are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
     )
-
-
-def _fingerprint(table: Table) -> str:
-    """Short hash of shapes, dtypes, labels, class names and a sample of the values."""
-    digest = hashlib.sha256()
-    parts = table.x if isinstance(table.x, dict) else {"x": table.x}
-    rows = np.unique(np.linspace(0, len(table.y) - 1, 32).astype(np.int64))
-    for name, values in sorted(parts.items()):
-        digest.update(f"{name}{tuple(values.shape)}{np.dtype(values.dtype)}".encode())
-        digest.update(np.ascontiguousarray(values[rows]).tobytes())
-    digest.update(np.ascontiguousarray(table.y).tobytes())
-    digest.update("\0".join(table.class_names).encode())
-    return digest.hexdigest()[:16]
 
 
 def _resized(table: Table, data: Data) -> Table:

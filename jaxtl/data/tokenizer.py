@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import types
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxtl.core import text_files
+from jaxtl.core import files, text_files
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
 
@@ -29,6 +28,16 @@ _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Names of the padding token, of which the first in the vocabulary is used. A model
 # never reads the value of padded ids, since the mask hides them.
 _PAD_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
+# Files of a directory that may decide what a tokenizer does.
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 _BERT_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -116,11 +125,21 @@ class Tokenizer:
         """Number of ids."""
         return self._engine().get_vocab_size()
 
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The files that the vocabulary and its rules are read from."""
+        path = paths.find(self.path, "Tokenizer.path")
+        folder = path if path.is_dir() else path.parent
+        named = [] if path.is_dir() else [path]
+        if self.merges:
+            named.append(paths.find(self.merges, "Tokenizer.merges"))
+        beside = [folder / name for name in _FILES if (folder / name).is_file()]
+        return tuple(dict.fromkeys([*named, *beside]))
+
     def _engine(self) -> tokenizers.Tokenizer:
         path = paths.find(self.path, "Tokenizer.path")
         merges = self.merges and str(paths.find(self.merges, "Tokenizer.merges"))
-        modified = os.stat(path).st_mtime_ns
-        return _load(str(path), merges, self.lower, self.max_length, modified)
+        states = files.states(self.files())
+        return _load(str(path), merges, self.lower, self.max_length, states)
 
     def _pad_id(self) -> int:
         engine = self._engine()
@@ -135,9 +154,13 @@ def as_tokenizer(tokenizer: Tokenizer | str) -> Tokenizer:
 
 @functools.lru_cache(maxsize=8)
 def _load(
-    path: str, merges: str | None, lower: bool, max_length: int, modified: int
+    path: str,
+    merges: str | None,
+    lower: bool,
+    max_length: int,
+    states: tuple[files.FileState, ...],
 ) -> tokenizers.Tokenizer:
-    """Reads a tokenizer; `modified`, in ns, makes an edited file be read again."""
+    """Reads a tokenizer; the states of its files make a changed one be read again."""
     try:
         import tokenizers
     except ImportError:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import lazy_array
+from jaxtl.data import lazy_array, origins
 from jaxtl.data.dataset import Table
 
 _TASKS = ("classification", "multilabel", "regression", "language")
@@ -39,6 +39,10 @@ def checked_table(table: Table, name: str) -> Table:
         )
     y = np.asarray(table.y)
     count = lazy_array.length(table.x)
+    if table.origins is None:
+        table = dataclasses.replace(
+            table, origins=origins.of_elements([(name, max(count, 0))])
+        )
     if count < 0:
         lengths = {k: len(v) for k, v in table.x.items()}
         raise UserError(f"{name}: the parts of x differ in length: {lengths}.")
@@ -46,20 +50,27 @@ def checked_table(table: Table, name: str) -> Table:
         raise UserError(f"{name}: x has {count} examples, but y has {len(y)}.")
     if count == 0:
         raise UserError(f"{name}: there are no examples.")
-    _check_finite(y, f"{name}: y")
+    if len(table.origins) != count:
+        raise UserError(
+            f"{name}: x has {count} examples, but origins are those of "
+            f"{len(table.origins)}."
+        )
+    _check_finite(y, f"{name}: y", table.origins)
     if isinstance(table.x, dict):
         for part, values in table.x.items():
-            _check_finite(values, f"{name}: x[{part!r}]")
+            _check_finite(values, f"{name}: x[{part!r}]", table.origins)
     else:
-        _check_finite(table.x, f"{name}: x")
-    y = _check_labels(y, table.task, table.class_names, name)
+        _check_finite(table.x, f"{name}: x", table.origins)
+    y = _check_labels(y, table, name)
     class_names = _class_names(y, table.class_names, table.task, name)
     _check_name_counts(table, y, name)
     splits = _check_splits(table.splits, count, name)
     return dataclasses.replace(table, y=y, class_names=class_names, splits=splits)
 
 
-def _check_finite(values: np.ndarray | lazy_array.LazyArray, name: str) -> None:
+def _check_finite(
+    values: np.ndarray | lazy_array.LazyArray, name: str, rows: origins.Origins
+) -> None:
     """Raises UserError with the count and first row of NaN or infinite values.
 
     Lazy arrays are not read for this.
@@ -75,25 +86,28 @@ def _check_finite(values: np.ndarray | lazy_array.LazyArray, name: str) -> None:
             first = start + int(row) if first is None else first
     if count:
         raise UserError(
-            f"{name} has {count} NaN or infinite values, the first in row {first}."
+            f"{name} has {count} NaN or infinite values, the first in row {first} "
+            f"({rows[first]})."
         )
 
 
-def _check_labels(
-    y: np.ndarray, task: str, class_names: tuple[str, ...] | None, name: str
-) -> np.ndarray:
-    """The labels in the standard form of their task."""
-    if task == "classification":
-        return _integer_labels(y, class_names, name)
-    if task == "multilabel":
-        return _binary_labels(y, class_names, name)
-    if task == "regression":
+def _check_labels(y: np.ndarray, table: Table, name: str) -> np.ndarray:
+    """The labels of a table in the standard form of its task."""
+    assert table.origins is not None
+    if table.task == "classification":
+        return _integer_labels(y, table.class_names, name, table.origins)
+    if table.task == "multilabel":
+        return _binary_labels(y, table.class_names, name, table.origins)
+    if table.task == "regression":
         return _targets(y, name)
     return y  # a language model's tokens are their own labels
 
 
 def _integer_labels(
-    y: np.ndarray, class_names: tuple[str, ...] | None, name: str
+    y: np.ndarray,
+    class_names: tuple[str, ...] | None,
+    name: str,
+    rows: origins.Origins,
 ) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -102,22 +116,27 @@ def _integer_labels(
             f"{name}: classification needs y as one whole number per example; "
             f"got {y.dtype} of shape {y.shape}."
         )
-    _reject(y != np.round(y), y, f"{name}: labels must be whole numbers")
-    _reject(y < 0, y, f"{name}: labels must not be negative")
+    _reject(y != np.round(y), y, rows, f"{name}: labels must be whole numbers")
+    _reject(y < 0, y, rows, f"{name}: labels must not be negative")
     if class_names is not None:
         count = len(class_names)
-        _reject(y >= count, y, f"{name}: labels must be below {count}, the class count")
+        rule = f"{name}: labels must be below {count}, the class count"
+        _reject(y >= count, y, rows, rule)
     return y.astype(np.int32)
 
 
 def _binary_labels(
-    y: np.ndarray, class_names: tuple[str, ...] | None, name: str
+    y: np.ndarray,
+    class_names: tuple[str, ...] | None,
+    name: str,
+    rows: origins.Origins,
 ) -> np.ndarray:
     if y.ndim != 2:
         raise UserError(
             f"{name}: multilabel needs y of shape (n, labels); got {y.shape}."
         )
-    _reject(((y != 0) & (y != 1)).any(1), y, f"{name}: multilabel y must be 0 or 1")
+    is_other = ((y != 0) & (y != 1)).any(1)
+    _reject(is_other, y, rows, f"{name}: multilabel y must be 0 or 1")
     if class_names is not None and len(class_names) != y.shape[1]:
         raise UserError(
             f"{name}: y has {y.shape[1]} labels, "
@@ -135,13 +154,13 @@ def _targets(y: np.ndarray, name: str) -> np.ndarray:
     return y.astype(np.float32)
 
 
-def _reject(bad: np.ndarray, y: np.ndarray, rule: str) -> None:
+def _reject(bad: np.ndarray, y: np.ndarray, rows: origins.Origins, rule: str) -> None:
     """Raises UserError where any row is bad, with the rule that it breaks."""
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{rule}; {int(bad.sum())} rows are not, the first is row {row} with "
-            f"{y[row]}."
+            f"{y[row]} ({rows[row]})."
         )
 
 

@@ -123,7 +123,7 @@ def texts(source: Text) -> np.ndarray:
     documents = []
     for path in (source.path, source.val_path, source.test_path):
         if path is not None:
-            firsts, seconds, _ = source.read_split(path)
+            firsts, seconds, *_ = source.read_split(path)
             documents += [f"{a}\n{b}" if b else a for a, b in zip(firsts, seconds)]
     documents = np.array(documents, object)
     if source.classes is None:

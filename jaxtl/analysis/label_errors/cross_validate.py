@@ -145,5 +145,6 @@ def _hold_out(
         preprocess=target.preprocess,
         target_names=target.target_names,
         feature_names=target.feature_names,
+        origins=target.origins,
     )
     return dataclasses.replace(exp, data=_Fold(table=table, val=0), test=False)

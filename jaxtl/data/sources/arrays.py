@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, lazy_array, paths
+from jaxtl.data import images, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 
@@ -30,11 +30,15 @@ class _InMemoryArray:
 
 
 class _Part(NamedTuple):
-    """Examples of one split of one file; "all" where the file has no splits."""
+    """Examples of one split of one file; "all" where the file has no splits.
+
+    `names` are the arrays that x was read from, each with its number of examples.
+    """
 
     split: str
     x: np.ndarray | lazy_array.LazyArray
     y: np.ndarray | None
+    names: tuple[tuple[str, int], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,12 +108,14 @@ class Arrays(Data):
             task=self.task or _task(y),
             splits=_splits([part.split for part in parts], labels),
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
+            origins=origins.of_elements([n for part in parts for n in part.names]),
         )
 
     def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
         """Reads the parts of all files, and the class names that the files have."""
         if isinstance(self.x, _InMemoryArray):
-            return [_Part("all", self.x.array, self.y.array)], None
+            x, y = self.x.array, self.y.array
+            return [_Part("all", x, y, (("x", len(x)),))], None
         parts, names = [], None
         for path in self.path if isinstance(self.path, tuple) else (self.path,):
             file_parts, file_names = _read(paths.find(path, "Arrays.path"), self)
@@ -120,7 +126,7 @@ class Arrays(Data):
             test_parts, _ = _read(paths.find(self.test_path, "Arrays.test_path"), self)
             # The rows of a test file are test rows, whatever their split is there.
             parts += [part._replace(split="test") for part in test_parts]
-        for split, x, y in parts:
+        for split, x, y, _ in parts:
             if y is None:
                 raise UserError(
                     f"Arrays: {split} x has {len(x)} examples, but there is no y "
@@ -138,9 +144,11 @@ class Arrays(Data):
         labels = _open(path)
         if isinstance(labels, dict):
             labels = _entry(labels, self.y, path, "Arrays.y")
-        train = [part.x for part in parts if part.split in ("all", "train")]
+        train = [part for part in parts if part.split in ("all", "train")]
         held_out = [part for part in parts if part.split not in ("all", "train")]
-        return [_Part("all", _concatenated(train), labels), *held_out]
+        x = _concatenated([part.x for part in train])
+        names = tuple(name for part in train for name in part.names)
+        return [_Part("all", x, labels, names), *held_out]
 
 
 def _read(
@@ -149,13 +157,14 @@ def _read(
     """One file's parts, their y None where the file has none, and its class names."""
     entries = _open(path, data.memory_limit)
     if not isinstance(entries, dict):
-        return [_Part("all", entries, None)], None
+        return [_Part("all", entries, None, ((path.name, len(entries)),))], None
     names = entries.get("class_names")
     names = None if names is None else tuple(str(name) for name in names)
     if {"jpeg", "offsets"} <= entries.keys() and data.x not in entries:
         label = data.y if data.y in entries else "label"
         y = _entry(entries, label, path, "Arrays.y")
-        return [_Part("all", _decoded_jpegs(entries, path), y)], names
+        x = _decoded_jpegs(entries, path)
+        return [_Part("all", x, y, ((path.name, len(x)),))], names
     keys = {
         split: (f"{data.x}_{split}", f"{data.y}_{split}")
         for split in _SPLITS
@@ -170,7 +179,7 @@ def _read(
             y = _entry(entries, y_key, path, "Arrays.y")
         else:  # train labels come from another file
             y = entries.get(y_key)
-        parts.append(_Part(split, x, y))
+        parts.append(_Part(split, x, y, ((f"{path.name}, {x_key}", len(x)),)))
     return parts, names
 
 

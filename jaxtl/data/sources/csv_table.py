@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import paths
+from jaxtl.data import origins, paths
 from jaxtl.data.dataset import Data, Table
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
@@ -49,7 +49,7 @@ class CSV(Data):
 
     def read(self) -> Table:
         """Reads features in the order named, one-hot columns in sorted order."""
-        columns, features, targets = self._columns()
+        columns, features, targets, lines = self._columns()
         parts, is_numeric, feature_names = [], [], []
         for name in features:
             part, categories = _feature(name, columns[name])
@@ -65,6 +65,7 @@ class CSV(Data):
             standardize=np.asarray(is_numeric),
             target_names=targets if task == "regression" else (),
             feature_names=tuple(feature_names),
+            origins=origins.of_lines([(self.path, lines)]),
         )
 
     def encoding(self) -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ class CSV(Data):
           Dicts of "name" and "categories", the names of its one-hot columns in order,
           or None for a column of numbers.
         """
-        columns, features, _ = self._columns()
+        columns, features, *_ = self._columns()
         return [
             {
                 "name": name,
@@ -89,9 +90,10 @@ class CSV(Data):
 
     def _columns(
         self,
-    ) -> tuple[dict[str, list[str]], tuple[str, ...], tuple[str, ...]]:
-        """All columns, and the names of the features and of the targets."""
-        columns = _read_columns(paths.find(self.path, "CSV.path"), self.delimiter)
+    ) -> tuple[dict[str, list[str]], tuple[str, ...], tuple[str, ...], list[int]]:
+        """All columns, the names of the features and of the targets, and the lines."""
+        file = paths.find(self.path, "CSV.path")
+        columns, lines = _read_columns(file, self.delimiter)
         targets = (self.target,) if isinstance(self.target, str) else self.target
         for name in targets:
             _check_column(name, columns, "target")
@@ -102,11 +104,13 @@ class CSV(Data):
                 raise UserError(f"CSV.features: {name!r} is the target; leave it out.")
         if not features:
             raise UserError(f"CSV: {self.path} has no column beside the target.")
-        return columns, features, targets
+        return columns, features, targets, lines
 
 
-def _read_columns(path: pathlib.Path, delimiter: str | None) -> dict[str, list[str]]:
-    """Column name -> cells, all as stripped strings, no cell missing."""
+def _read_columns(
+    path: pathlib.Path, delimiter: str | None
+) -> tuple[dict[str, list[str]], list[int]]:
+    """Column name -> cells, all as stripped strings, and the line of each row."""
     is_tabbed = path.suffix.lower() in (".tsv", ".tab")
     delimiter = delimiter or ("\t" if is_tabbed else ",")
     lines = text_files.read_lines(path, owner="CSV.path")
@@ -123,10 +127,11 @@ def _read_columns(path: pathlib.Path, delimiter: str | None) -> dict[str, list[s
                 f"CSV.path: row {number} of {path} has {len(row)} cells, "
                 f"the header has {len(header)}."
             )
-    return {
+    columns = {
         name: [row[i].strip() for _, row in numbered[1:]]
         for i, name in enumerate(header)
     }
+    return columns, [number for number, _ in numbered[1:]]
 
 
 def _check_column(name: str, columns: dict[str, list[str]], field: str) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from jaxtl.core import files
 from jaxtl.core.errors import UserError
-from jaxtl.data import images, lazy_array, paths
+from jaxtl.data import images, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
 
 _SUFFIXES = (
@@ -95,7 +96,15 @@ class ImageFolder(Data):
             if split is not None
         }
         y = np.asarray([label[name] for name in row_classes])
-        return Table(x=x, y=y, class_names=classes, splits=splits)
+        digests = files.digests([root / name for name in names])
+        return Table(
+            x=x,
+            y=y,
+            class_names=classes,
+            splits=splits,
+            origins=origins.of_files([pathlib.Path(self.path, n) for n in names]),
+            digests=np.asarray(digests, "S64"),
+        )
 
     def _without_unreadable(
         self, names: list[str], errors: Mapping[str, str]

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import paths
+from jaxtl.data import origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
@@ -19,11 +19,15 @@ _TASKS = ("classification", "regression")
 
 
 class _Texts(NamedTuple):
-    """The columns of one split, of equal length; `second` is "" without pairs."""
+    """The columns of one split, of equal length; `second` is "" without pairs.
+
+    `lines` are the files in order, each with the line numbers of its texts.
+    """
 
     first: list[str]
     second: list[str]
     labels: list[str]
+    lines: list[tuple[str, list[int]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,7 @@ class Text(Data):
             for split, path in files.items()
             if path is not None
         }
-        first, second, labels = (
+        first, second, labels, lines = (
             list(itertools.chain.from_iterable(column))
             for column in zip(*parts.values())
         )
@@ -96,10 +100,21 @@ class Text(Data):
             for split, start, end in zip(parts, bounds, bounds[1:])
         }
         splits = rows if len(rows) > 1 else {}
-        return Table(x=x, y=y, class_names=names, task=task, splits=splits)
+        return Table(
+            x=x,
+            y=y,
+            class_names=names,
+            task=task,
+            splits=splits,
+            origins=origins.of_lines(lines),
+        )
+
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The files of texts, and those of the tokenizer."""
+        return (*super().files(), *as_tokenizer(self.tokenizer).files())
 
     def read_split(self, path: str | tuple[str, ...]) -> _Texts:
-        """Reads the columns (first texts, second texts, labels) of one split."""
+        """Reads the texts, labels and line numbers of one split."""
         if self.class_names is not None:
             return self._read_files_of_classes(path)
         if isinstance(path, tuple):
@@ -121,7 +136,9 @@ class Text(Data):
                     f"expected at least {max(indices) + 1}."
                 )
         first, labels, *pair = [[cells[i] for _, cells in rows] for i in indices]
-        return _Texts(first, pair[0] if pair else [""] * len(first), labels)
+        numbers = [number for number, _ in rows]
+        second = pair[0] if pair else [""] * len(first)
+        return _Texts(first, second, labels, [(path, numbers)])
 
     def _read_files_of_classes(self, files: str | tuple[str, ...]) -> _Texts:
         """Reads one file per class, with one text per line."""
@@ -130,14 +147,15 @@ class Text(Data):
                 f"Text.class_names={self.class_names}: expected one file per class in "
                 f"path; got {files!r}."
             )
-        texts, labels = [], []
+        texts, labels, lines = [], [], []
         for path, name in zip(files, self.class_names):
             file = paths.find(path, "Text.path")
-            lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
-            lines = [line for line in lines if line.strip()]
-            texts += lines
-            labels += [name] * len(lines)
-        return _Texts(texts, [""] * len(texts), labels)
+            content = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
+            text_of = {n: line for n, line in enumerate(content, 1) if line.strip()}
+            texts += text_of.values()
+            labels += [name] * len(text_of)
+            lines.append((path, list(text_of)))
+        return _Texts(texts, [""] * len(texts), labels, lines)
 
     def _read_cells(
         self, file: pathlib.Path
@@ -168,7 +186,7 @@ def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
             f"Text.label={label!r}: for a TREC file it must be 'coarse' or 'fine'"
             f"{nearest(label, ('coarse', 'fine'))}."
         )
-    texts, labels = [], []
+    texts, labels, numbers = [], [], []
     lines = text_files.read_lines(file, encoding, "Text.path")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -179,9 +197,10 @@ def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
                 f"Text.path: line {number} of {file} is not 'COARSE:fine text'."
             )
         texts.append(text.strip())
+        numbers.append(number)
         is_coarse = levels[label] == "coarse"
         labels.append(question_type.split(":")[0] if is_coarse else question_type)
-    return _Texts(texts, [""] * len(texts), labels)
+    return _Texts(texts, [""] * len(texts), labels, [(str(file), numbers)])
 
 
 def _column_index(

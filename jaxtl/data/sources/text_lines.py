@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
-from jaxtl.data import paths
+from jaxtl.data import origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
@@ -38,14 +39,25 @@ class Lines(Data):
 
     def read(self) -> Table:
         """Reads ids and masks, (n, length) each; the labels are zeros without use."""
-        files = (self.path,) if isinstance(self.path, str) else self.path
-        lines = [line for path in files for line in self._lines(path)]
+        paths_of_files = (self.path,) if isinstance(self.path, str) else self.path
+        numbered = [(path, self._lines(path)) for path in paths_of_files]
+        lines = [line for _, text_of in numbered for line in text_of.values()]
         if not lines:
             raise UserError(f"Lines.path: {self.path!r} has no line of text.")
         x = as_tokenizer(self.tokenizer)(lines)
-        return Table(x=x, y=np.zeros(len(lines), np.int32), task="language")
+        return Table(
+            x=x,
+            y=np.zeros(len(lines), np.int32),
+            task="language",
+            origins=origins.of_lines([(path, list(n)) for path, n in numbered]),
+        )
 
-    def _lines(self, path: str) -> list[str]:
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The files of texts, and those of the tokenizer."""
+        return (*super().files(), *as_tokenizer(self.tokenizer).files())
+
+    def _lines(self, path: str) -> dict[int, str]:
+        """The lines of a file that are not blank, by their numbers from 1."""
         file = paths.find(path, "Lines.path")
         lines = text_files.read_lines(file, self.encoding, "Lines.encoding")
-        return [line.strip() for line in lines if line.strip()]
+        return {n: line.strip() for n, line in enumerate(lines, 1) if line.strip()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, lazy_array, paths
+from jaxtl.data import images, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
@@ -74,7 +76,23 @@ class TFDS(Data):
         }
         y, class_names, task = _targets(y, builder.info.features[self.y])
         splits = rows if len(rows) > 1 else {}
-        return Table(x=x, y=y, class_names=class_names, task=task, splits=splits)
+        names = [(f"{self.name}, {names[s]}", len(sources[s])) for s in sources]
+        return Table(
+            x=x,
+            y=y,
+            class_names=class_names,
+            task=task,
+            splits=splits,
+            origins=origins.of_elements(names),
+            digests=_digests(builder, self, len(y)),
+        )
+
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The folder of the prepared data, and the files of the tokenizer."""
+        folder = pathlib.Path(str(_builder(self).data_path))
+        if self.tokenizer is None:
+            return (folder,)
+        return (folder, *as_tokenizer(self.tokenizer).files())
 
     def _check_features(self, features: Mapping[str, Any]) -> None:
         for field in ("x", "y", "pair"):
@@ -150,6 +168,24 @@ def _builder(data: TFDS) -> tfds.core.DatasetBuilder:
             f"TFDS.name: there is no data set {data.name!r}{close}; it must be a "
             "builder's name or a folder with dataset_info.json."
         ) from None
+
+
+def _digests(
+    builder: tfds.core.DatasetBuilder, data: TFDS, count: int
+) -> np.ndarray | None:
+    """Hash of all prepared files and of what is read of them, for each example.
+
+    None for texts, whose ids lie in memory.
+    """
+    if data.tokenizer is not None:
+        return None
+    folder = pathlib.Path(str(builder.data_path))
+    below = sorted(state.path for state in files.states([folder]))
+    lines = [f"{data.x} {data.train}"]
+    for path, digest in zip(below, files.digests(below)):
+        lines.append(f"{path.removeprefix(str(folder))} {digest}")
+    sha = hashlib.sha256("\n".join(lines).encode())
+    return np.repeat(np.bytes_(sha.hexdigest()), count)
 
 
 def _source(
