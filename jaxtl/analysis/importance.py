@@ -15,10 +15,12 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Batch, Network, PyTree
 from jaxtl.data import lazy_array, preprocess, streams
+from jaxtl.data.dataset import Dataset
 from jaxtl.optim import optimizer
 from jaxtl.terms.regularizers import dense_layers, fisher, importance_file, kfac
-from jaxtl.training import build, experiment_file, run_dir
+from jaxtl.training import build, experiment_file, inputs, run_dir
 from jaxtl.training.experiment import Experiment
+from jaxtl.training.load_model import with_stored_size
 
 
 def _fisher(
@@ -168,14 +170,25 @@ def from_run(directory: str | pathlib.Path) -> ModelAndData:
 
     Raises:
       UserError: there is no run, or it can't be read.
+      DataChanged: its data are no longer those that it was trained on.
     """
-    exp = run_dir.read_experiment(pathlib.Path(directory))
+    directory = pathlib.Path(directory)
+    exp = run_dir.read_experiment(directory)
     init = pretrained.FromRun(str(directory))
-    return from_experiment(dataclasses.replace(exp, init=init))
+    data = with_stored_size(exp.data, init.read().meta)
+    dataset = inputs.load_target(data, exp.seed, directory)
+    exp = dataclasses.replace(exp, data=data, init=init)
+    return from_experiment(exp, {"target": dataset})
 
 
-def from_experiment(exp: Experiment) -> ModelAndData:
+def from_experiment(
+    exp: Experiment, datasets: Mapping[str, Dataset] | None = None
+) -> ModelAndData:
     """Assembles the model of an experiment at the weights that its init= loads.
+
+    Args:
+      exp: the experiment.
+      datasets: those of a stored run; None reads the experiment's.
 
     Raises:
       UserError: the experiment starts from scratch, or can't be assembled.
@@ -199,7 +212,7 @@ def from_experiment(exp: Experiment) -> ModelAndData:
         param_shards=1,
         device_bytes=0,
     )
-    return ModelAndData(build.assemble(bare), bare)
+    return ModelAndData(build.assemble(bare, datasets=datasets), bare)
 
 
 def compute(

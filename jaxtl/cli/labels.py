@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "which labels of a run's train data are wrong"
 ROWS_SHOWN = 10  # rows of the table on the terminal; the file has all
-COLUMNS = ("row", "given", "suggested", "score")
+COLUMNS = ("row", "origin", "given", "suggested", "score")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +63,20 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _rows(predictions: "Predictions", errors: "LabelErrors") -> list[tuple]:
-    """Cells of the suspicious labels, in the order of `COLUMNS`."""
-    names = predictions.class_names
+    """Cells of the suspicious labels, in the order of `COLUMNS`.
+
+    The row is the number among all rows that the source read, from 0, before any
+    filter; the origin is a file and its line, a picture, or an array and an index.
+    """
+    names, origins = predictions.class_names, predictions.origins
     return [
-        (int(predictions.rows[index]), names[label], names[suggested], f"{score:.4f}")
+        (
+            int(origins.source_row[index]),
+            origins[index],
+            names[label],
+            names[suggested],
+            f"{score:.4f}",
+        )
         for index, label, suggested, score in zip(
             errors.rows, errors.labels, errors.suggested, errors.score
         )
@@ -90,7 +100,7 @@ def _print(
     terminal = console.console()
     title = f"{len(rows)} of {len(predictions.rows):,} labels look wrong"
     if rows:
-        table = console.table(title, COLUMNS, rows[:ROWS_SHOWN], left=3)
+        table = console.table(title, COLUMNS, rows[:ROWS_SHOWN], left=4)
         terminal.print(table)
     else:
         terminal.print(title)

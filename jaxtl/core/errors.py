@@ -12,6 +12,10 @@ class RunLocked(UserError):
     """A run's directory that another process is working in."""
 
 
+class DataChanged(UserError):
+    """Data that are no longer those that a stored run was split and trained on."""
+
+
 def nearest(name: object, options: Iterable[object]) -> str:
     """ "; did you mean 'x'?" for the closest option, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)

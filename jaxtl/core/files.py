@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import os
-import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -133,7 +132,7 @@ def _files(path: str | os.PathLike) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in sorted(names))
 
 
-def sizes(path: pathlib.Path) -> tuple[int, int, int]:
+def summary(path: str | os.PathLike) -> tuple[int, int, int]:
     """Number of files at or below a path, their bytes, the latest change in ns."""
     below = states([path])
     latest = max((state.modified_ns for state in below), default=0)

@@ -212,6 +212,7 @@ class Dataset:
       preprocess: how stored values become a model's input.
       fingerprint: hash of all examples, labels and class names (not of the splits).
       origins: where each row was read.
+      files: files and folders that the examples were read from.
       target_names, feature_names: as in `Table`.
     """
 
@@ -225,6 +226,7 @@ class Dataset:
     preprocess: Preprocess
     fingerprint: str
     origins: Origins
+    files: tuple[pathlib.Path, ...] = ()
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
 

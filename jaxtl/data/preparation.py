@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,19 @@ from jaxtl.data.dataset import Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
 
 
-def prepare(data: Data, seed: int = 0) -> Dataset:
+def prepare(
+    data: Data, seed: int = 0, splits_file: pathlib.Path | None = None
+) -> Dataset:
     """Reads a data set, checks it and splits it.
 
     Args:
       data: a source with its options.
       seed: the experiment's; decides everything that `data.split_seed` does not.
+      splits_file: splits that a run stored, to be used in place of new ones.
 
     Raises:
       UserError: an option or a value of the data that is not valid, by its name.
+      DataChanged: the data are not those of the splits file.
     """
     if not isinstance(data, Data):
         raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
@@ -35,22 +40,28 @@ def prepare(data: Data, seed: int = 0) -> Dataset:
     if data.preprocess is not None:
         table = dataclasses.replace(table, preprocess=data.preprocess)
         table = _with_image_size(table, data.shortest)
-    rows = splits.make_splits(data, table, seed)
-    y = splits.add_label_noise(table, rows["train"], data.label_noise, seed)
-    return Dataset(
+    dataset = Dataset(
         name=type(data).__name__,
         x=table.x,
-        y=y,
+        y=table.y,
         y_clean=table.y,
         class_names=table.class_names,
         task=table.task,
-        rows=rows,
-        preprocess=_standardized(table, rows),
-        target_names=table.target_names,
-        feature_names=table.feature_names,
+        rows={},
+        preprocess=table.preprocess,
         fingerprint=digest,
         origins=table.origins,
+        files=data.files(),
+        target_names=table.target_names,
+        feature_names=table.feature_names,
     )
+    if splits_file is None:
+        rows = splits.make_splits(data, table, seed)
+        y = splits.add_label_noise(table, rows["train"], data.label_noise, seed)
+        dataset = dataclasses.replace(dataset, rows=rows, y=y)
+    else:
+        dataset = splits.load_splits(splits_file, dataset)
+    return dataclasses.replace(dataset, preprocess=_standardized(table, dataset.rows))
 
 
 # The options that do not change the table: tables are cached without them.

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl.core.errors import UserError
+from jaxtl.core import files
+from jaxtl.core.errors import DataChanged, UserError
+from jaxtl.data import fingerprint
 from jaxtl.data.dataset import Data, Dataset, Table
 
 # Separate random streams of one seed; the numbers only have to differ.
@@ -225,14 +229,23 @@ def add_label_noise(
 
 
 def save_splits(path: str | os.PathLike, dataset: Dataset) -> None:
-    """Writes a data set's rows, train labels (with noise) and fingerprint (.npz)."""
+    """Writes what the data of a stored run are compared with when read again (.npz).
+
+    These are the rows of every split, the train labels (with noise), the fingerprint,
+    and for messages the number of examples and the files that they were read from.
+    """
     path = pathlib.Path(path)
+    summaries = [
+        _FileSummary(str(file), *files.summary(file)) for file in dataset.files
+    ]
     unfinished = path.with_name(path.name + ".part")
     with open(unfinished, "wb") as file:
         np.savez_compressed(
             file,
             fingerprint=dataset.fingerprint,
             y_train=dataset.y[dataset.rows["train"]],
+            examples=len(dataset.y),
+            files=json.dumps(summaries),
             **{f"rows_{name}": rows for name, rows in dataset.rows.items()},
         )
     os.replace(unfinished, path)
@@ -242,18 +255,56 @@ def load_splits(path: str | os.PathLike, dataset: Dataset) -> Dataset:
     """Gives a data set the rows and train labels that `save_splits` wrote.
 
     Raises:
-      UserError: no such file, or splits of other data.
+      UserError: no such file.
+      DataChanged: the splits are those of other data.
     """
     if not os.path.exists(path):
         raise UserError(f"there is no splits file {str(path)!r}.")
     with np.load(path, allow_pickle=False) as file:
         saved = {name: file[name] for name in file.files}
-    if str(saved["fingerprint"]) != dataset.fingerprint:
-        raise UserError(
-            f"{path} holds splits of other data: its fingerprint is "
-            f"{saved['fingerprint']}, that of {dataset.name} is {dataset.fingerprint}."
-        )
+    stored, current = str(saved["fingerprint"]), dataset.fingerprint
+    if fingerprint.is_sampled(stored):
+        current = fingerprint.sampled(dataset.x, dataset.y_clean, dataset.class_names)
+    if stored != current:
+        raise DataChanged(_changes(pathlib.Path(path), saved, dataset))
     rows = {k[5:]: v for k, v in saved.items() if k.startswith("rows_")}
     y = dataset.y_clean.copy()
     y[rows["train"]] = saved["y_train"]
     return dataclasses.replace(dataset, rows=rows, y=y)
+
+
+class _FileSummary(NamedTuple):
+    """A file or folder that a data set was read from, and what `files.summary` says."""
+
+    path: str
+    count: int
+    size: int
+    modified_ns: int
+
+
+def _changes(path: pathlib.Path, saved: dict[str, np.ndarray], data: Dataset) -> str:
+    """The message for data that are not those of a splits file: what differs, and how.
+
+    Args:
+      path: of the splits file, in its run's directory.
+      saved: its content.
+      data: the data set as it was read now.
+    """
+    stored = [_FileSummary(*s) for s in json.loads(str(saved.get("files", "[]")))]
+    current = {str(file): files.summary(file) for file in data.files}
+    changed = [s.path for s in stored if current.get(s.path) != tuple(s[1:])]
+    what = ", ".join(changed or current) or data.name
+    now = f"{len(data.y):,}"
+    then = f"{int(saved['examples']):,}" if "examples" in saved else None
+    if then is None:
+        rows = f"has {now} rows whose fingerprint is not the one that was stored"
+    elif then == now:
+        rows = f"has {now} rows as before, but not the same ones"
+    else:
+        rows = f"had {then} rows when the run began and has {now} now"
+    return (
+        f"{path} holds splits of other data: {what} {rows}; rows that were trained on "
+        "could be counted as unseen. Restore the data, or begin a new run on them as "
+        f"they are: init=tl.pretrained.FromRun({str(path.parent)!r}) takes these "
+        "weights, and steps=0 only evaluates them."
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data
 from jaxtl.data.sources.csv_table import CSV
@@ -53,6 +53,7 @@ def export(
       The folder.
 
     Raises:
+      DataChanged: the run's data are no longer those that it was trained on.
       UserError: if there is no trained run, `out` holds anything (other than an export,
         with `overwrite`) or can't be written, or the model does not export with a free
         batch size.
@@ -60,6 +61,9 @@ def export(
     out = pathlib.Path(out)
     _check_target(out, overwrite)
     trained = load_model(run_dir, exp=exp)
+    if isinstance(trained.dataset_error, DataChanged):
+        # The columns and the tokenizer are read from the data's files again.
+        raise trained.dataset_error
     draft = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.part")
     try:
         draft.mkdir(parents=True)

@@ -73,18 +73,24 @@ class Assembled:
     device_streams: Mapping[str, Any]
 
 
-def assemble(exp: Experiment, terms: Mapping[str, Term] | None = None) -> Assembled:
+def assemble(
+    exp: Experiment,
+    terms: Mapping[str, Term] | None = None,
+    datasets: Mapping[str, Dataset] | None = None,
+) -> Assembled:
     """Puts an experiment together.
 
     Args:
       exp: the experiment.
       terms: what training minimizes, {} for a run that is not trained; None takes the
         experiment's terms, or its task's loss where it has none.
+      datasets: those of a stored run, of `inputs.load_datasets`; None reads the
+        experiment's.
 
     Raises:
       UserError: for everything that can be wrong with an experiment.
     """
-    datasets = inputs.load_datasets(exp)
+    datasets = inputs.load_datasets(exp) if datasets is None else datasets
     model = load_initial_model(exp, datasets)
     phases = resolve_phases(
         exp, model.network.stages, model.base_params, model.stats, model.params

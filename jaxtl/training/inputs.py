@@ -1,11 +1,13 @@
 """The data sets of an experiment, their preprocessing and batch sizes."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable, Mapping
 
+from jaxtl.core import checkpoint
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
-from jaxtl.data import preparation, preprocess
+from jaxtl.data import preparation, preprocess, splits
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.streams import has_labels
@@ -30,8 +32,20 @@ def sources(exp: Experiment) -> dict[str, Data]:
     }
 
 
-def load_datasets(exp: Experiment) -> dict[str, Dataset]:
-    """Reads and splits the data of "target" and the streams; all of one shape."""
+def load_datasets(
+    exp: Experiment, directory: pathlib.Path | None = None
+) -> dict[str, Dataset]:
+    """Reads and splits the data of "target" and the streams; all of one shape.
+
+    Args:
+      exp: the experiment.
+      directory: of a stored run whose data they are: they must be unchanged, and keep
+        the splits that are stored there.
+
+    Raises:
+      UserError: data that can't be read, or do not fit together.
+      DataChanged: data that are not those of the stored run.
+    """
     for name in exp.streams:
         if name in ("target", "terms"):
             raise UserError(
@@ -40,7 +54,8 @@ def load_datasets(exp: Experiment) -> dict[str, Dataset]:
             )
     datasets: dict[str, Dataset] = {}
     for name, data in sources(exp).items():
-        datasets[name] = preparation.prepare(data, exp.seed)
+        stored = None if directory is None else _stored_splits(directory, name)
+        datasets[name] = preparation.prepare(data, exp.seed, stored)
         _check_same_columns(name, datasets[name], datasets["target"])
         _check_same_shape(name, datasets[name], datasets["target"])
     unlabelled = datasets["target"].rows.get("unlabelled", ())
@@ -50,6 +65,40 @@ def load_datasets(exp: Experiment) -> dict[str, Dataset]:
             "drop the stream, or give data all of its labels."
         )
     return datasets
+
+
+def load_target(data: Data, seed: int, directory: pathlib.Path) -> Dataset:
+    """The target data of a stored run alone, as `load_datasets` reads them."""
+    return preparation.prepare(data, seed, _stored_splits(directory, "target"))
+
+
+def splits_file(directory: pathlib.Path, name: str) -> pathlib.Path:
+    """The file of a run's directory that holds the splits of one of its data sets."""
+    suffix = "" if name == "target" else f"-{name.replace('/', '_')}"
+    return directory / f"splits{suffix}.npz"
+
+
+def save_splits(directory: pathlib.Path, datasets: Mapping[str, Dataset]) -> None:
+    """Writes the splits of a run's data sets, for `load_datasets` of the same run."""
+    for name, dataset in datasets.items():
+        splits.save_splits(splits_file(directory, name), dataset)
+
+
+def _stored_splits(directory: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The splits file of a data set, None where a run was interrupted before it.
+
+    Raises:
+      UserError: a run that has been trained does not hold the splits of its target.
+    """
+    path = splits_file(directory, name)
+    if path.exists():
+        return path
+    if name == "target" and checkpoint.latest(directory / "checkpoints") is not None:
+        raise UserError(
+            f"there is no splits file {str(path)!r}, so which rows the run was trained "
+            "on is not known."
+        )
+    return None
 
 
 def _check_same_shape(name: str, other: Dataset, target: Dataset) -> None:

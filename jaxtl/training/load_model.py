@@ -16,15 +16,14 @@ import jax.numpy as jnp
 
 from jaxtl.core import checkpoint, serialization, sharding
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import preprocess, splits
+from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data, Dataset
-from jaxtl.data.preparation import prepare
 from jaxtl.evaluation.forward import EvaluationModel
 from jaxtl.pretrained.from_run import FromRun, stored_names
-from jaxtl.training import result, run_dir
+from jaxtl.training import inputs, result, run_dir
 from jaxtl.training.experiment import Experiment
 
 
@@ -47,7 +46,7 @@ class TrainedModel:
       meta: what the checkpoint says: step, best metrics, shapes of the inputs, ….
       data: options of the target data, None where they can't be rebuilt.
       dataset: the target data with the run's splits, None where they can't be read.
-      dataset_error: why they can't be read, or None.
+      dataset_error: why they can't be read, or have changed; or None.
       batch, device_bytes: of the experiment's evaluation.
     """
 
@@ -75,7 +74,10 @@ class TrainedModel:
 
         Raises:
           UserError: the data can't be read.
+          DataChanged: they are no longer those that the run was trained on.
         """
+        if isinstance(self.dataset_error, DataChanged):
+            raise self.dataset_error
         if self.dataset is None:
             raise UserError(
                 f"the data of {self.directory} can't be read: "
@@ -240,9 +242,9 @@ def _read_dataset(
     data = settings["data"]
     if data is None:
         return None, None
+    data = with_stored_size(data, meta)
     try:
-        dataset = prepare(with_stored_size(data, meta), settings["seed"])
-        return splits.load_splits(directory / "splits.npz", dataset), None
+        return inputs.load_target(data, settings["seed"], directory), None
     except (UserError, OSError, ImportError) as error:
         return None, error
 

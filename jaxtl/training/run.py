@@ -60,10 +60,11 @@ class Run:
         directory: pathlib.Path | None = None,
         *,
         terms: Mapping[str, Term] | None = None,
+        datasets: Mapping[str, Dataset] | None = None,
     ):
         self.exp = exp
         self.directory = directory
-        self.parts = build.assemble(exp, terms)
+        self.parts = build.assemble(exp, terms, datasets)
         model_selection.check_monitor(self.datasets, exp.monitor)
         self.state: step_lib.State = self.parts.state
         self.program: Program = self.parts.program

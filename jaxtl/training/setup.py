@@ -11,9 +11,8 @@ from jaxtl import pretrained
 from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.data import splits
 from jaxtl.evaluation import metrics
-from jaxtl.training import result, run_dir
+from jaxtl.training import inputs, result, run_dir
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.load_model import check_names, with_stored_size
@@ -52,7 +51,7 @@ def setup(
         run_dir.write_experiment(
             directory, exp, file=file, overrides=overrides, variant=variant
         )
-        splits.save_splits(directory / "splits.npz", run.parts.datasets["target"])
+        inputs.save_splits(directory, run.parts.datasets)
         run_dir.write_json(
             directory / "loaded.json", result.loaded(run.parts.model.loading)
         )
@@ -76,11 +75,11 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
         exp = run_dir.read_experiment(directory)
     else:
         run_dir.same_experiment(directory, exp)
-    run = Run(exp, directory)
+    datasets = inputs.load_datasets(exp, directory)
+    for name, fresh in inputs.load_datasets(exp).items():
+        _same_rows(directory, datasets[name], fresh)
+    run = Run(exp, directory, datasets=datasets)
     target = run.parts.datasets["target"]
-    stored = directory / "splits.npz"
-    if stored.exists():
-        _same_rows(directory, splits.load_splits(stored, target), target)
     folder = directory / "checkpoints"
     last_step = checkpoint.latest(folder)
     if last_step is not None:
@@ -116,6 +115,7 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
 
     Raises:
       UserError: there is no trained run, or its experiment can't be rebuilt.
+      DataChanged: its data are no longer those that it was trained on.
     """
     init = pretrained.FromRun(str(out), which=which)
     weights = init.read()
@@ -134,11 +134,13 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
         monitor="auto" if exp.monitor in metrics.CRITERIA else exp.monitor,
         **one_device,
     )
+    datasets = inputs.load_datasets(exp, pathlib.Path(out))
     if exp.peft is None or exp.peft.deployable:
-        return Run(dataclasses.replace(exp, peft=None), terms={})
+        exp = dataclasses.replace(exp, peft=None)
+        return Run(exp, terms={}, datasets=datasets)
     # The network has the parameters that the reparametrization added, which no initial
     # weights can have.
-    run = Run(dataclasses.replace(exp, init=None), terms={})
+    run = Run(dataclasses.replace(exp, init=None), terms={}, datasets=datasets)
     check_names(pathlib.Path(out), weights.meta, run.parts.datasets["target"])
     shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
     stored = trees.flatten(weights.params)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtl.core import config, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import splits, streams
+from jaxtl.data import streams
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation import forward
 from jaxtl.training import run_dir
@@ -123,8 +123,6 @@ def _stored_member(name: str, trained: TrainedModel) -> Member:
 
 def _member_in_memory(name: str, run: Run, which: str) -> Member:
     dataset = run.datasets["target"]
-    if run.directory is not None and (run.directory / "splits.npz").exists():
-        dataset = splits.load_splits(run.directory / "splits.npz", dataset)
     weights = run.weights("best" if which == "best" else "current")
     params, stats = jax.tree.map(np.asarray, weights)
     return Member(

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import dataset, preparation
+from jaxtl.data import dataset
+from jaxtl.data.origins import Origins
 from jaxtl.evaluation import evaluate
 from jaxtl.terms import losses
 from jaxtl.training import inputs, loop, run_dir
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import load_model
+from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.run import Run
 
 
@@ -25,6 +26,7 @@ class Predictions(NamedTuple):
       probabilities: (n, K), predicted.
       class_names: in label order.
       folds: number of models that predicted; 0 where the predictions are in sample.
+      origins: where each example was read.
     """
 
     rows: np.ndarray
@@ -32,6 +34,7 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
     class_names: tuple[str, ...]
     folds: int
+    origins: Origins
 
 
 def predictions(
@@ -49,6 +52,7 @@ def predictions(
       progress: as in `training.loop.train`.
 
     Raises:
+      DataChanged: the data are no longer those that the run was trained on.
       UserError: another task than classification, too many folds for the examples, or
         an experiment that reads unlabelled train rows, which folds would mix with
         labelled ones.
@@ -59,13 +63,11 @@ def predictions(
             "least 2."
         )
     exp = run_dir.read_experiment(pathlib.Path(directory))
-    target = preparation.prepare(inputs.sources(exp)["target"], exp.seed)
+    if not folds:
+        return _in_sample(exp, load_model(directory))
+    target = inputs.load_datasets(exp, pathlib.Path(directory))["target"]
     rows = _labelled_rows(exp, target, folds)
     names = target.class_names
-    if not folds:
-        logits, labels = evaluate.predict_split(load_model(directory), "train")
-        p = losses.predictions(logits, "classification")
-        return Predictions(rows, labels, np.asarray(p), names, 0)
     probabilities = np.zeros((len(rows), len(names)))
     for part in split_in_folds(target.y[rows], folds, exp.seed):
         run = Run(_hold_out(exp, target, rows, part))
@@ -73,7 +75,18 @@ def predictions(
         logits, _ = evaluate.predict_split(run, "test", "best")
         p = losses.predictions(logits, "classification")
         probabilities[part] = np.asarray(p)[:, : len(names)]
-    return Predictions(rows, target.y[rows], probabilities, names, folds)
+    origins = target.origins.select(rows)
+    return Predictions(rows, target.y[rows], probabilities, names, folds, origins)
+
+
+def _in_sample(exp: Experiment, model: TrainedModel) -> Predictions:
+    """The predictions of the run's model for the examples that it was trained on."""
+    target = model.datasets["target"]
+    rows = _labelled_rows(exp, target, 0)
+    logits, labels = evaluate.predict_split(model, "train")
+    p = np.asarray(losses.predictions(logits, "classification"))
+    origins = target.origins.select(rows)
+    return Predictions(rows, labels, p, target.class_names, 0, origins)
 
 
 def split_in_folds(labels: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
