@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
-import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.core import files, text_files
-from jaxtl.core.errors import UserError
-from jaxtl.data import paths
+from jaxtl.core import files
+from jaxtl.core.errors import UserError, first_line
+from jaxtl.data import paths, tokenizer_files
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,30 +35,36 @@ _FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "sentence_bert_config.json",
+    "config.json",
 )
-_BERT_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
     """A vocabulary and the lengths that its ids are truncated and padded to.
 
+    The settings beside it (tokenizer_config.json, special_tokens_map.json,
+    added_tokens.json, sentence_bert_config.json) decide as they do in transformers.
+
     Attributes:
       path: a directory with tokenizer.json, vocab.txt or vocab.json and merges.txt; or
         one of these files; or llama2.c's pieces and scores (.json). Looked for under
         $JAXTL_DATA_DIR as well.
       merges: the merges of a vocab.json, None for merges.txt beside it.
-      lower: lower-case and strip accents; read for WordPiece's vocab.txt only, since a
-        tokenizer.json has this option itself.
+      lower: lower-case and strip accents; None as the files say (do_lower_case of
+        tokenizer_config.json, the rules of tokenizer.json), and True for a vocab.txt
+        alone.
       max_length: longer texts are truncated to this many tokens, the special ones
-        included; of a pair the longer one first.
+        included, or to model_max_length of tokenizer_config.json and max_seq_length
+        of a sentence encoder if that is less; of a pair the longer one first.
       buckets: lengths to pad to: a batch takes the smallest that holds its longest
         text, and `max_length` where none does.
     """
 
     path: str = dataclasses.field(kw_only=False)
     merges: str | None = None
-    lower: bool = True
+    lower: bool | None = None
     max_length: int = 128
     buckets: tuple[int, ...] = _BUCKETS
 
@@ -85,18 +89,19 @@ class Tokenizer:
           {"input_ids": int32 (n, length), "attention_mask": bool (n, length)} and, for
           pairs, "token_type_ids" int32: 0 for the first text, 1 for the second.
         """
-        engine = self._engine()
+        engine, limit, has_segments = self._loaded()
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = engine.encode_batch(inputs)
         longest = max((len(encoding.ids) for encoding in encodings), default=1)
-        shape = (len(encodings), self.bucket(longest))
+        shape = (len(encodings), min(self.bucket(longest), limit))
         ids = np.full(shape, self._pad_id(), np.int32)
         mask, segments = np.zeros(shape, bool), np.zeros(shape, np.int32)
         for row, encoding in enumerate(encodings):
             length = len(encoding.ids)
             ids[row, :length] = encoding.ids
             mask[row, :length] = True
-            segments[row, :length] = encoding.type_ids
+            if has_segments:
+                segments[row, :length] = encoding.type_ids
         x = {"input_ids": ids, "attention_mask": mask}
         return x if pairs is None else {**x, "token_type_ids": segments}
 
@@ -136,6 +141,9 @@ class Tokenizer:
         return tuple(dict.fromkeys([*named, *beside]))
 
     def _engine(self) -> tokenizers.Tokenizer:
+        return self._loaded().tokenizer
+
+    def _loaded(self) -> _Engine:
         path = paths.find(self.path, "Tokenizer.path")
         merges = self.merges and str(paths.find(self.merges, "Tokenizer.merges"))
         states = files.states(self.files())
@@ -152,14 +160,28 @@ def as_tokenizer(tokenizer: Tokenizer | str) -> Tokenizer:
     return Tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
 
 
+class _Engine(NamedTuple):
+    """A tokenizer of the library.
+
+    Attributes:
+      tokenizer: the tokenizer, truncating.
+      max_length: most tokens of a text.
+      segments: whether the second text of a pair has token types 1.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    max_length: int
+    segments: bool
+
+
 @functools.lru_cache(maxsize=8)
 def _load(
     path: str,
     merges: str | None,
-    lower: bool,
+    lower: bool | None,
     max_length: int,
     states: tuple[files.FileState, ...],
-) -> tokenizers.Tokenizer:
+) -> _Engine:
     """Reads a tokenizer; the states of its files make a changed one be read again."""
     try:
         import tokenizers
@@ -167,127 +189,18 @@ def _load(
         raise UserError(
             "texts need the library tokenizers: pip install 'jaxtl[text]'."
         ) from None
-    file = _vocabulary_file(pathlib.Path(path))
     try:
-        engine = _build(tokenizers, file, merges, lower)
+        engine, settings = tokenizer_files.build(
+            tokenizers, pathlib.Path(path), merges, lower
+        )
     except UserError:
         raise
     except Exception as error:  # the library raises plain Exception
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"Tokenizer.path: {file} can't be read: {reason}.") from None
+        reason = first_line(error)
+        raise UserError(f"Tokenizer.path: {path} can't be read: {reason}.") from None
+    side = settings.truncation_side
+    side = side or (engine.truncation or {}).get("direction", "right").lower()
+    limit = min(max_length, settings.max_length or max_length)
     engine.no_padding()
-    engine.enable_truncation(max_length)
-    return engine
-
-
-def _vocabulary_file(path: pathlib.Path) -> pathlib.Path:
-    """The file itself, or of a directory the most complete one."""
-    if not path.is_dir():
-        return path
-    for name in ("tokenizer.json", "vocab.txt", "vocab.json"):
-        if (path / name).is_file():
-            return path / name
-    raise UserError(
-        f"Tokenizer.path: the directory {path} has no vocabulary (tokenizer.json, "
-        "vocab.txt, or vocab.json with merges.txt)."
-    )
-
-
-def _build(
-    library: types.ModuleType, file: pathlib.Path, merges: str | None, lower: bool
-) -> tokenizers.Tokenizer:
-    """Builds the tokenizer that a file's name and content call for."""
-    if file.suffix == ".txt":
-        return _word_piece(library, file, lower)
-    if file.suffix != ".json":
-        raise UserError(
-            f"Tokenizer.path: {file} must be a tokenizer.json, vocab.txt or vocab.json."
-        )
-    content = json.loads(text_files.read_text(file, owner="Tokenizer.path"))
-    if isinstance(content.get("model"), dict):
-        return library.Tokenizer.from_str(json.dumps(content))
-    if isinstance(content.get("pieces"), list):
-        return _scored_pairs(library, content)
-    merges_file = pathlib.Path(merges) if merges else file.with_name("merges.txt")
-    if not merges_file.is_file():
-        raise UserError(
-            f"Tokenizer.path: {file} is a BPE vocabulary and needs its merges: put "
-            "merges.txt beside it or name it with merges=."
-        )
-    return _byte_pairs(library, content, merges_file)
-
-
-def _word_piece(
-    library: types.ModuleType, file: pathlib.Path, lower: bool
-) -> tokenizers.Tokenizer:
-    """BERT's tokenizer of a vocab.txt: a piece's id is the number of its line."""
-    pieces = text_files.read_lines(file, owner="Tokenizer.path")
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    missing = [t for t in ("[UNK]", "[CLS]", "[SEP]") if t not in vocab]
-    if missing:
-        raise UserError(
-            f"Tokenizer.path: {file} is no WordPiece vocabulary: it lacks "
-            f"{', '.join(missing)}."
-        )
-    engine = library.Tokenizer(library.models.WordPiece(vocab, unk_token="[UNK]"))
-    engine.normalizer = library.normalizers.BertNormalizer(lowercase=lower)
-    engine.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    special = [(t, vocab[t]) for t in ("[SEP]", "[CLS]")]
-    engine.post_processor = library.processors.BertProcessing(*special)
-    engine.decoder = library.decoders.WordPiece()
-    engine.add_special_tokens([t for t in _BERT_SPECIAL_TOKENS if t in vocab])
-    return engine
-
-
-def _byte_pairs(
-    library: types.ModuleType, vocab: dict[str, int], merges: pathlib.Path
-) -> tokenizers.Tokenizer:
-    """GPT-2's byte-level BPE."""
-    lines = text_files.read_lines(merges, owner="Tokenizer.merges")
-    pairs = [
-        tuple(line.split(" ")) for line in lines if line and line[:8] != "#version"
-    ]
-    engine = library.Tokenizer(library.models.BPE(vocab, pairs))
-    engine.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    engine.decoder = library.decoders.ByteLevel()
-    if "<|endoftext|>" in vocab:
-        engine.add_special_tokens(["<|endoftext|>"])
-    return engine
-
-
-def _scored_pairs(library: types.ModuleType, content: dict) -> tokenizers.Tokenizer:
-    """llama2.c's BPE: a space before the text, then pairs are merged by their scores.
-
-    A pair has the score of the piece that it makes, so any split of a piece into two
-    pieces is a merge.
-    """
-    pieces, scores = content["pieces"], content["scores"]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    ranked = sorted(range(len(pieces)), key=lambda i: -scores[i])
-    merges = [
-        (pieces[i][:cut], pieces[i][cut:])
-        for i in ranked
-        for cut in range(1, len(pieces[i]))
-        if pieces[i][:cut] in vocab and pieces[i][cut:] in vocab
-    ]
-    model = library.models.BPE(
-        vocab, merges, unk_token=pieces[content["unk_id"]], byte_fallback=True
-    )
-    engine = library.Tokenizer(model)
-    engine.normalizer = library.normalizers.Prepend(" ")
-    start = pieces[content["bos_id"]]
-    engine.post_processor = library.processors.TemplateProcessing(
-        single=f"{start} $A",
-        pair=f"{start} $A $B",
-        special_tokens=[(start, content["bos_id"])],
-    )
-    engine.decoder = library.decoders.Sequence(
-        [
-            library.decoders.ByteFallback(),
-            library.decoders.Fuse(),
-            library.decoders.Strip(" ", 1, 0),
-        ]
-    )
-    special = [pieces[content[k]] for k in ("unk_id", "bos_id", "eos_id")]
-    engine.add_special_tokens(special)
-    return engine
+    engine.enable_truncation(limit, direction=side)
+    return _Engine(engine, limit, settings.segments)
