@@ -13,7 +13,7 @@ from typing import Literal
 
 from jaxtl.core.errors import nearest
 
-_LISTED = 8  # names that a sentence lists
+_LISTED = 6  # names that a sentence lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,5 +120,4 @@ def difference(source: Sequence[str], names: Sequence[str]) -> str:
 
 def listing(names: Sequence[str]) -> str:
     """The first names, separated by commas."""
-    more = f", … ({len(names)})" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")

@@ -137,8 +137,8 @@ class FromHub:
         normalization = hub.image_normalization(folder)
         if normalization:
             weights.meta["preprocess"] = _preprocess(normalization, self.channels)
-        config = weights.meta["config"] = hub.model_config(folder)
-        return dataclasses.replace(weights, output_names=registry.head_names(config))
+        weights.meta["config"] = hub.model_config(folder)
+        return weights
 
 
 def _read_weights(
@@ -170,9 +170,16 @@ def _read_weights(
     return dataclasses.replace(
         weights,
         params=trees.map_with_path(model.adapt, weights.params),
-        output_names=file.names("output_names"),
+        output_names=file.names("output_names") or _names_beside(file.path),
         feature_names=file.names("feature_names"),
     )
+
+
+def _names_beside(path: pathlib.Path) -> tuple[str, ...]:
+    """Names of a classifier's outputs in the config.json beside a file, () for none."""
+    if not (path.parent / "config.json").is_file():
+        return ()
+    return registry.head_names(hub.model_config(path.parent))
 
 
 def _preprocess(

@@ -1,5 +1,6 @@
 """Reading of adapters from folders of Hugging Face PEFT."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -43,14 +44,12 @@ class Adapter(NamedTuple):
       delta: its δ.
       constants: its constants.
       whole: {path: array} of leaves that were stored whole.
-      output_names: names of the head's outputs in order, () for none.
     """
 
     method: base.Reparametrization
     delta: PyTree
     constants: PyTree
     whole: dict[str, np.ndarray]
-    output_names: tuple[str, ...] = ()
 
 
 class _Tensors(NamedTuple):
@@ -81,8 +80,7 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
     folder, layout = pathlib.Path(folder), hf_peft_layout.hf_layout(model)
     config = hf_peft_config.read_config(folder / CONFIG)
     codec = hf_peft_codecs.codec_of_kind(config.get("peft_type"))
-    file = tensor_files.read(folder / WEIGHTS)
-    tensors = _grouped(file.tensors, layout)
+    tensors = _grouped(tensor_files.read(folder / WEIGHTS).tensors, layout)
     modules = {
         convert.without_prefix(module.name, layout): module
         for module in hf_peft_layout.adaptable_modules(layout)
@@ -114,8 +112,7 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
     for name, tensor in tensors.whole.items():
         to_leaf = TRANSFORMS[rules[name].transform][0]
         whole[rules[name].path] = to_leaf(hf_peft_layout.delta_array(tensor))
-    names = file.names("output_names")
-    return Adapter(method, trees.nested(deltas), constants, whole, names)
+    return Adapter(method, trees.nested(deltas), constants, whole)
 
 
 def _grouped(tensors: Mapping[str, Any], layout: WeightLayout) -> _Tensors:
@@ -195,8 +192,32 @@ def read_start(
       UserError: the folder is of another method, rank, scale, other leaves, or its head
         has other names.
     """
-    adapter = read_adapter(paths.find(peft.start, "peft.start"), model)
-    start = f"peft.start={peft.start!r}"
+    folder, start = paths.find(peft.start, "peft.start"), f"peft.start={peft.start!r}"
+    adapter = read_adapter(folder, model)
+    _check_fits(adapter, peft, params, start)
+    stored = tensor_files.read(folder / WEIGHTS).names("output_names")
+    weights = Weights(trees.nested(adapter.whole), output_names=stored)
+    if model.stages[-1] in adapter.delta:
+        # What is adapted counts as loaded, though it can't be reordered.
+        head = {**weights.params.get(model.stages[-1], {}), "adapted": np.zeros(0)}
+        weights = dataclasses.replace(
+            weights, params={**weights.params, model.stages[-1]: head}
+        )
+    loading = reorder.Loading(model, x, weights, (), start)
+    ordered, _, note = reorder.order_head(loading, names)
+    if model.stages[-1] in adapter.delta and ordered is not weights:
+        raise UserError(
+            f"{start} adapts a head of {listing(stored)}, the data have "
+            f"{listing(names)}: give the data that order with classes=."
+        )
+    leaves = trees.flatten(ordered.params)
+    return adapter._replace(whole={p: leaves[p] for p in adapter.whole}), note
+
+
+def _check_fits(
+    adapter: Adapter, peft: base.Reparametrization, params: PyTree, start: str
+) -> None:
+    """Raises UserError for an adapter of another method, rank, scale or shape."""
     if type(adapter.method) is not type(peft):
         raise UserError(
             f"{start} holds {type(adapter.method).__name__}; peft is "
@@ -214,35 +235,13 @@ def read_start(
                 f"{start} has {shapes.get(path, 'nothing')} for {path!r}; peft.select="
                 f"{peft.select!r} gives {expected_shapes.get(path, 'nothing')}."
             )
+    in_model = _shapes(params)
     for path, leaf in adapter.whole.items():
-        expected = getattr(trees.flatten(params).get(path), "shape", None)
-        if expected is not None and tuple(leaf.shape) != tuple(expected):
+        if path in in_model and tuple(leaf.shape) != in_model[path]:
             raise UserError(
                 f"{start} has {path!r} of shape {tuple(leaf.shape)}, the model "
-                f"{tuple(expected)}."
+                f"{in_model[path]}."
             )
-    return _with_ordered_head(adapter, model, x, names, start)
-
-
-def _with_ordered_head(
-    adapter: Adapter, model: Staged, x: PyTree, names: tuple[str, ...], start: str
-) -> tuple[Adapter, str]:
-    """The adapter with its head in the order of the names, and a sentence on that."""
-    stage = model.stages[-1]
-    adapted = dict(adapter.delta).get(stage)
-    params = trees.nested(adapter.whole)
-    if adapted is not None:
-        params[stage] = {**params.get(stage, {}), "adapted": np.zeros(len(names))}
-    stored = Weights(params, output_names=adapter.output_names)
-    loading = reorder.Loading(model, x, stored, (), start)
-    weights, _, note = reorder.order_head(loading, names)
-    if adapted is not None and weights is not stored:
-        raise UserError(
-            f"{start} adapts a head of {listing(adapter.output_names)}, the data have "
-            f"{listing(names)}: give the data that order with classes=."
-        )
-    ordered = trees.flatten(weights.params)
-    return adapter._replace(whole={p: ordered[p] for p in adapter.whole}), note
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -152,7 +152,7 @@ def test_peft_opens_what_we_write_and_we_read_it_again(tmp_path, name, method):
     assert again.adapted_mask(params) == method.adapted_mask(params)
     near(np.asarray(our_logits(name, again, params, theta, shared)), expected)
     start = dataclasses.replace(method, start=str(tmp_path / "a"))
-    same(hf_peft_read.read_start(start, model, params)[0], delta)
+    same(hf_peft_read.read_start(start, model, params, None)[0].delta, delta)
 
 
 def same(a, b):
@@ -331,5 +331,5 @@ def test_a_start_that_does_not_fit(folder, method, says):
     method = dataclasses.replace(method, start=str(place))
     with pytest.raises(UserError, match=says):
         hf_peft_read.read_start(
-            method, MODELS["bert"], jax.tree.map(jnp.asarray, params)
+            method, MODELS["bert"], jax.tree.map(jnp.asarray, params), None
         )

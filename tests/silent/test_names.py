@@ -21,7 +21,14 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.names import match_names
 from jaxtl.data.dataset import Data, Table
 from jaxtl.evaluation import evaluate
-from jaxtl.pretrained import registry, reorder, tensor_files
+from jaxtl.pretrained import (
+    hf_peft_read,
+    hf_peft_write,
+    registry,
+    reorder,
+    tensor_files,
+    write,
+)
 from jaxtl.pretrained.match import Weights, match
 from jaxtl.training import load_model, setup
 
@@ -188,6 +195,11 @@ def test_classes_in_another_order(run, tmp_path):
     other = loaded(data, tl.pretrained.FromRun(str(folder / "run")))
     assert tl.evaluate(other, "test")["accuracy"] == accuracy
     assert "reordered by name" in other.notes["init.head"]
+    # θ₀ has the same order, for distillation, WiSE-FT and distances to it.
+    for head in (other.source.params["head"], other.source.head):
+        np.testing.assert_array_equal(
+            head["dense"]["kernel"], other.params["head"]["dense"]["kernel"]
+        )
 
 
 def test_other_classes_are_refused_unless_the_head_is_new(run, tmp_path):
@@ -328,6 +340,18 @@ def test_a_source_without_names_is_taken_by_place(tmp_path):
     assert "(0, 1) there, (bad, good) here" in note
 
 
+def test_a_stream_with_its_columns_in_another_order_is_refused(tmp_path):
+    exp = tl.Experiment(
+        model=MLP,
+        data=table(tmp_path / "ab.csv", ("a", "b")),
+        streams={"source": table(tmp_path / "ba.csv", ("b", "a"))},
+        terms={"task": tl.losses.CrossEntropy(stream="source")},
+        steps=0,
+    )
+    with pytest.raises(UserError, match=r"columns b, a, the target a, b.*features="):
+        tl.setup(exp)
+
+
 def test_a_label_stream_in_another_order_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 2)).astype(np.float32)
@@ -427,6 +451,59 @@ def test_the_keys_of_id2label_are_the_places():
 
 
 # ------------------------------------------------------------ files and adapters
+
+
+BERT = tl.models.Bert(
+    vocab=9, width=4, layers=1, heads=1, hidden=4, context=4, outputs=3
+)
+TEXT = {"input_ids": np.ones((1, 3), np.int32)}
+
+
+def random_bert():
+    shapes, _ = jax.eval_shape(BERT.pure().init, jax.random.key(0), TEXT)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype("f4"), shapes)
+
+
+def test_an_adapters_head_is_read_by_name(tmp_path):
+    params, method = random_bert(), tl.peft.LoRA(rank=1, select="layer_0/attention")
+    arguments = method.init(jax.random.key(0), params), method.constants(params)
+    for name, stored in (("named", ("a", "b", "c")), ("unnamed", ())):
+        hf_peft_write.save_adapter(
+            tmp_path / name, method, *arguments, params, BERT, output_names=stored
+        )
+
+    def head(name, names):
+        start = dataclasses.replace(method, start=str(tmp_path / name))
+        adapter, note = hf_peft_read.read_start(start, BERT, params, TEXT, names)
+        return adapter.whole["head/dense/kernel"], note
+
+    kernel = params["head"]["dense"]["kernel"]
+    moved, note = head("named", ("c", "a", "b"))
+    np.testing.assert_array_equal(moved, kernel[:, [2, 0, 1]])
+    assert "reordered by name" in note
+    as_it_is, note = head("unnamed", ("c", "a", "b"))
+    np.testing.assert_array_equal(as_it_is, kernel)
+    assert "by place" in note
+    with pytest.raises(UserError, match="d is not among them"):
+        head("named", ("a", "b", "d"))
+
+
+def test_a_file_has_the_names_of_its_header_or_of_the_config_beside(tmp_path):
+    params, names = random_bert(), ("x", "y", "z")
+    write.write_file(
+        tmp_path / "named.safetensors", BERT, params, names={"output_names": names}
+    )
+    (tmp_path / "hf").mkdir()
+    write.write_file(tmp_path / "hf" / "model.safetensors", BERT, params)
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": dict(enumerate(names)),
+    }
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    for path in ("named.safetensors", "hf", "hf/model.safetensors"):
+        weights = tl.pretrained.FromFile(str(tmp_path / path)).read_for(BERT)
+        assert weights.output_names == names
 
 
 def test_the_header_of_a_tensor_file_holds_names(tmp_path):

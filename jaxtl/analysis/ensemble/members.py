@@ -147,7 +147,7 @@ def check_agreement(first: Member, other: Member) -> None:
     pair = f"{first.name} and {other.name}"
     for what, value, other_value in (
         ("task", a.task, b.task),
-        ("classes", a.class_names, b.class_names),
+        ("classes", a.output_names, b.output_names),
     ):
         if value != other_value:
             raise UserError(
