@@ -95,6 +95,16 @@ def test_convolutions_are_timed_three_ways(script, capsys):
             np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(ours).max())
 
 
+def test_batch_normalization_is_timed_near_0_and_far_away(script, capsys):
+    module = script("normalization")
+    [rows] = module.main(["--quick"])
+    assert "precise" in capsys.readouterr().out
+    assert [row["mean"] for row in rows] == [0, 1000]
+    x, ones = jnp.float32(np.random.default_rng(0).normal(size=(64, 8))), jnp.ones(8)
+    (ours, _), (theirs, _) = (f(x, ones, ones) for f in (module.precise, module.former))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def test_frozen_stages_cost_a_forward_pass(script, capsys):
     [rows] = script("freezing").main(["--quick"])
     assert capsys.readouterr().out.count("\n| ") == len(rows) + 2

@@ -6,19 +6,23 @@ import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.tree import as_float32
+from jaxtl.models.layers.channel_moments import (
+    ChannelMoments,
+    channel_moments,
+    shifted_affine,
+)
 from jaxtl.models.layers.fusion_barrier import fusion_barrier
 from jaxtl.models.staged import Mode
-
-Moments = tuple[jax.Array, jax.Array]  # mean and variance, (channels,) each
 
 
 class BatchNorm(nn.Module):
     """Batch normalization whose mode decides which statistics are used and updated.
 
     Names and statistics (variance over n, not n − 1) are `nn.BatchNorm`'s. The value
-    is x · k + (bias − mean · k) with k = scale / √(variance + ε): unlike
-    (x − mean) · k, it leaves the backward pass nothing to store beside x, which takes
-    a third off a network's temporary memory and a tenth off its step on CPU.
+    is (x − s) · k + (bias − (mean − s) · k) with k = scale / √(variance + ε) and a
+    shift s near the mean, precise up to means of 10,000 deviations. The backward pass
+    stores nothing beside x, which takes a third off a network's temporary memory and a
+    tenth off its step on CPU, against storing x − mean.
 
     Attributes:
       momentum: m in `running = m · running + (1 − m) · batch` (torch's is 1 − m).
@@ -36,55 +40,47 @@ class BatchNorm(nn.Module):
         variances = self.variable("batch_stats", "var", jnp.ones, *shape)
         scale = self.param("scale", nn.initializers.ones_init(), *shape)
         bias = self.param("bias", nn.initializers.zeros_init(), *shape)
-        mean, variance = moving = means.value, variances.value
+        zeros = jnp.zeros_like(means.value)
+        moments = moving = ChannelMoments(means.value, zeros, variances.value)
         if mode.statistics(self):
-            mean, variance = _channel_moments(x)
+            moments = channel_moments(as_float32(x), self.epsilon)
             if not self.is_initializing():
                 m = self.momentum
-                means.value = m * means.value + (1 - m) * mean
-                variances.value = m * variances.value + (1 - m) * variance
+                means.value = m * means.value + (1 - m) * moments.mean
+                variances.value = m * variances.value + (1 - m) * moments.variance
             if mode.stochnorm:
-                mean, variance = mix_statistics(
-                    _stochnorm_key(self), mode.stochnorm, moving, (mean, variance)
-                )
-        k = scale * jax.lax.rsqrt(variance + self.epsilon)
+                key = _stochnorm_key(self)
+                moments = mix_statistics(key, mode.stochnorm, moving, moments)
+        k = scale * jax.lax.rsqrt(moments.variance + self.epsilon)
         dtype = jnp.promote_types(x.dtype, scale.dtype)
-        return (x * k + (bias - mean * k)).astype(dtype)
+        addend = bias - moments.offset * k
+        return shifted_affine(x, moments.shift, k, addend).astype(dtype)
 
 
 def mix_statistics(
-    key: jax.Array, share: float, moving: Moments, batch: Moments
-) -> Moments:
+    key: jax.Array, share: float, moving: ChannelMoments, batch: ChannelMoments
+) -> ChannelMoments:
     """Stochastic normalization: each channel takes either pair of statistics.
 
     Args:
-      key: PRNG key; one draw per channel decides for mean and variance.
+      key: PRNG key; one draw per channel decides for all its moments.
       share: probability of the moving statistics. The paper's p is that of the
         batch's, 1 − share; its value of 0.5 is the same in both.
       moving: moving statistics before this batch updates them.
       batch: statistics of the batch itself.
 
     Returns:
-      (mean, variance); gradients flow through the channels that took the batch's.
+      The moments; gradients flow through the channels that took the batch's.
 
     References:
       Kou et al., Stochastic Normalization, NeurIPS 2020.
     """
-    takes_moving = jax.random.bernoulli(key, share, batch[0].shape)
-    mean, variance = (jnp.where(takes_moving, m, b) for m, b in zip(moving, batch))
-    return mean, variance
+    takes_moving = jax.random.bernoulli(key, share, batch.shift.shape)
+    pairs = zip(moving, batch)
+    return ChannelMoments(*(jnp.where(takes_moving, m, b) for m, b in pairs))
 
 
 def _stochnorm_key(module: nn.Module) -> jax.Array:
     if not module.has_rng("dropout"):
         raise UserError("stochnorm > 0 draws in training mode: give apply a key=.")
     return module.make_rng("dropout")
-
-
-def _channel_moments(x: jax.Array) -> Moments:
-    """Mean and variance of every channel, in float32 or wider."""
-    x = as_float32(x)
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    # One pass over x, as E x² − (E x)²; rounding may take that below 0.
-    return mean, jnp.maximum((x * x).mean(axes) - mean**2, 0)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import CNN, MLP, VGG, MobileNet, ResNet, ResNetImageNet, staged
-from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers import batch_norm, channel_moments
 
 rng = np.random.default_rng(0)
 IMAGES = jnp.asarray(rng.normal(2.0, 3.0, (6, 8, 8, 2)), jnp.float32)
@@ -82,10 +82,14 @@ def test_channels_take_one_pair_or_the_other_by_numpy():
 
 
 def test_the_share_is_that_of_the_moving_statistics():
-    moving, batch = (jnp.zeros(4000),) * 2, (jnp.ones(4000),) * 2
-    mean, var = batch_norm.mix_statistics(jax.random.key(0), 0.2, moving, batch)
-    _same(mean, var)
-    assert abs(float(mean.mean()) - 0.8) < 0.03
+    moving, batch = (
+        channel_moments.ChannelMoments(*(jnp.full(4000, value),) * 3)
+        for value in (0.0, 1.0)
+    )
+    mixed = batch_norm.mix_statistics(jax.random.key(0), 0.2, moving, batch)
+    _same(mixed.shift, mixed.offset)
+    _same(mixed.shift, mixed.variance)
+    assert abs(float(mixed.shift.mean()) - 0.8) < 0.03
 
 
 def test_a_probability_of_0_is_plain_batch_norm_without_random_numbers():
