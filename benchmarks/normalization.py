@@ -1,8 +1,8 @@
 """Time of batch normalization: the precise form against E x² − (E x)².
 
-The value and the gradients of one layer, in training mode, as `models.layers.batch_norm`
-computes them and in the one pass without a shift that it had before. `mean` is that of
-the inputs in deviations; far from 0 the second pass is due.
+The value and the gradients of one layer, in training mode, as
+`models.layers.batch_norm` computes them and in the one pass without a shift that it had
+before. `mean` is that of the inputs in deviations; far from 0 the second pass is due.
 """
 
 import functools

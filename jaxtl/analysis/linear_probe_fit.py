@@ -282,10 +282,9 @@ def _best(
     scores: Sequence[Mapping[str, float]], strengths: np.ndarray, metric: str
 ) -> int:
     """Index of the best score; ties go to lower nll, then to the larger strength."""
-    lower_is_better = metric in CLOSED_FORM or not metrics.higher_is_better(metric)
-    sign = 1 if lower_is_better else -1
+    name = "loss" if metric in CLOSED_FORM else metric
     keys = [
-        (sign * row[metric], row.get("nll", 0.0), -strength)
+        (metrics.score(name, row[metric]), -row.get("nll", 0.0), strength)
         for row, strength in zip(scores, strengths)
     ]
-    return min(range(len(keys)), key=keys.__getitem__)
+    return max(range(len(keys)), key=keys.__getitem__)

@@ -18,7 +18,7 @@ from jaxtl.data import preprocess
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation.batch_norm import refresh_statistics
 from jaxtl.evaluation.evaluate import evaluate_weights
-from jaxtl.evaluation.metrics import higher_is_better, main_metric, monitored_value
+from jaxtl.evaluation.metrics import main_metric, monitored_value, score
 from jaxtl.models import merging
 from jaxtl.pretrained import describe
 from jaxtl.training.run import Run
@@ -330,9 +330,7 @@ def _monitor(run: Run) -> str:
 
 def _score(metrics: Mapping[str, float], monitor: str) -> float:
     """The monitored metric, signed so that larger is better; −∞ for NaN."""
-    value = monitored_value(metrics, monitor)
-    value = value if higher_is_better(monitor) else -value
-    return -math.inf if math.isnan(value) else value
+    return score(monitor, monitored_value(metrics, monitor))
 
 
 def _test_metrics(run: Run, params: PyTree, stats: PyTree) -> dict[str, float] | None:

@@ -163,7 +163,7 @@ class _Progress:
         value = outcome.result.get("val", {}).get(metric)
         if value is None:
             return
-        signed = value if metrics.higher_is_better(metric) else -value
+        signed = metrics.score(metric, value)
         if self.best is None or signed > self.best[0]:
             text = f"{metric} {formatting.metric_value(metric, value)} at {cell}"
             self.best = (signed, text)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -115,6 +116,19 @@ def all_finite(tree: PyTree) -> jax.Array:
     """A bool scalar: no inexact leaf has a NaN or an infinity."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves] or [True]).all()
+
+
+def first_not_finite(tree: PyTree) -> str | None:
+    """The path of the first leaf with a NaN or an infinity, None without one."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        # On the host nothing has to be compiled for each shape.
+        on_host = all(device.platform == "cpu" for device in leaf.devices())
+        is_finite = np.isfinite(leaf) if on_host else jnp.isfinite(leaf)
+        if not bool(is_finite.all()):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return None
 
 
 def nothing(tree: PyTree) -> PyTree:

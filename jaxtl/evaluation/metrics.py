@@ -2,8 +2,13 @@
 
 Every metric takes `(logits, labels, weights)`: logits (N, outputs) before the output
 activation, labels (N,) or (N, outputs), and weights (N,) of the examples or None.
+
+Every metric is NaN where a logit of an example that counts is not finite: the largest
+of NaNs is the first, so a diverged model would score the share of class 0. That holds
+for −∞ as well: a class that must not be predicted gets a large negative number.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,11 +39,33 @@ def _mean(values: np.ndarray, weights: Weights) -> float:
     return float(np.average(values, weights=_weights(weights, len(values))))
 
 
+def _nan_unless_finite(metric: Callable[..., Any]) -> Callable[..., Any]:
+    """The metric, NaN where an output of an example that counts is not finite."""
+
+    @functools.wraps(metric)
+    def checked(
+        logits: Array, labels: Any = None, weights: Weights = None, **settings: Any
+    ) -> Any:
+        outputs = np.asarray(logits, np.float64)
+        if weights is not None:  # a padded row may hold NaN, or a label of -1
+            rows = np.asarray(weights) > 0
+            outputs, weights = outputs[rows], np.asarray(weights)[rows]
+            labels = labels if labels is None else np.asarray(labels)[rows]
+        if np.isfinite(outputs).all():
+            return metric(outputs, labels, weights, **settings)
+        value = metric(np.ones_like(outputs), labels, weights, **settings)
+        return np.full_like(value, np.nan, dtype=np.float64)[()]
+
+    return checked
+
+
+@_nan_unless_finite
 def accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Share of examples whose largest logit is the label's; (N, K) and (N,)."""
     return _mean(np.argmax(logits, -1) == np.asarray(labels), weights)
 
 
+@_nan_unless_finite
 def confusion(logits: Array, labels: Array, weights: Weights = None) -> np.ndarray:
     """The confusion matrix counts[label, prediction], (K, K)."""
     classes = np.shape(logits)[-1]
@@ -48,6 +75,7 @@ def confusion(logits: Array, labels: Array, weights: Weights = None) -> np.ndarr
     return counts.reshape(classes, classes)
 
 
+@_nan_unless_finite
 def balanced_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Mean recall over the classes that occur as a label (chance level 1 / K)."""
     counts = confusion(logits, labels, weights)
@@ -55,6 +83,7 @@ def balanced_accuracy(logits: Array, labels: Array, weights: Weights = None) -> 
     return float(np.mean(np.diag(counts)[total > 0] / total[total > 0]))
 
 
+@_nan_unless_finite
 def macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Mean F1 over the classes that occur as a label or as a prediction."""
     counts = confusion(logits, labels, weights)
@@ -62,6 +91,7 @@ def macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
     return float(np.mean(2 * np.diag(counts)[both > 0] / both[both > 0]))
 
 
+@_nan_unless_finite
 def nll(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Negative log-likelihood of the labels in nats, mean over examples."""
     log_p = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
@@ -69,6 +99,7 @@ def nll(logits: Array, labels: Array, weights: Weights = None) -> float:
     return _mean(-np.take_along_axis(log_p, labels[:, None], -1)[:, 0], weights)
 
 
+@_nan_unless_finite
 def ece(
     logits: Array,
     labels: Array,
@@ -78,15 +109,13 @@ def ece(
     """Expected calibration error: Σ_b |B_b| / N · |accuracy(B_b) − confidence(B_b)|.
 
     Confidence is the largest softmax probability; B_b are `bins` intervals of equal
-    width (0, 1/bins], (1/bins, 2/bins], … NaN where a logit is not finite.
+    width (0, 1/bins], (1/bins, 2/bins], …
 
     References:
       Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML
       2017, eq. 3 (15 bins).
     """
     p = special.softmax(np.asarray(logits, np.float64), axis=-1)
-    if not np.isfinite(p).all():
-        return float("nan")
     confidence = p.max(-1)
     gap = (p.argmax(-1) == np.asarray(labels)) - confidence
     weights = _weights(weights, len(gap))
@@ -99,6 +128,7 @@ def confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
+@_nan_unless_finite
 def brier(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Brier score: Σ_c (p_c − [c is the label])², the sum over classes, in [0, 2].
 
@@ -122,18 +152,21 @@ def _as_outputs(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
     return outputs, targets
 
 
+@_nan_unless_finite
 def label_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Share of correct yes/no labels, 1 − Hamming loss; (N, L) each."""
     logits, labels = _as_outputs(logits, labels)
     return _mean(((logits > 0) == (labels > 0.5)).mean(-1), weights)
 
 
+@_nan_unless_finite
 def exact_match(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Share of examples whose labels are all correct ("subset accuracy")."""
     logits, labels = _as_outputs(logits, labels)
     return _mean(((logits > 0) == (labels > 0.5)).all(-1), weights)
 
 
+@_nan_unless_finite
 def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Mean over labels of F1; 0 for a label neither present nor predicted."""
     logits, labels = _as_outputs(logits, labels)
@@ -145,24 +178,28 @@ def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> flo
     return float(np.mean(f1))
 
 
+@_nan_unless_finite
 def label_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Binary cross-entropy in nats, mean over examples and labels."""
     logits, labels = _as_outputs(logits, labels)
     return _mean((np.logaddexp(0, logits) - labels * logits).mean(-1), weights)
 
 
+@_nan_unless_finite
 def mse(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Squared error, mean over examples and outputs, without ½."""
     outputs, targets = _as_outputs(outputs, targets)
     return _mean(np.square(outputs - targets).mean(-1), weights)
 
 
+@_nan_unless_finite
 def mae(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Absolute error, mean over examples and outputs."""
     outputs, targets = _as_outputs(outputs, targets)
     return _mean(np.abs(outputs - targets).mean(-1), weights)
 
 
+@_nan_unless_finite
 def r2(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Coefficient of determination 1 − SS_res / SS_tot, mean over outputs.
 
@@ -180,6 +217,7 @@ def r2(outputs: Array, targets: Array, weights: Weights = None) -> float:
     return float(np.mean(np.where(varies, 1.0 - unexplained, constant)))
 
 
+@_nan_unless_finite
 def token_nll(
     sums: Array, labels: Array | None = None, weights: Weights = None
 ) -> float:
@@ -194,6 +232,7 @@ def token_nll(
     return float(total[0] / total[2])
 
 
+@_nan_unless_finite
 def perplexity(
     sums: Array, labels: Array | None = None, weights: Weights = None
 ) -> float:
@@ -201,6 +240,7 @@ def perplexity(
     return float(np.exp(token_nll(sums, labels, weights)))
 
 
+@_nan_unless_finite
 def token_accuracy(
     sums: Array, labels: Array | None = None, weights: Weights = None
 ) -> float:
@@ -272,12 +312,13 @@ def compute(
         )
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     weights = _weights(weights, len(logits))
-    # A padded row may hold NaN, or a label of -1.
-    rows = weights > 0
-    if not rows.any():
+    if not (weights > 0).any():
         raise UserError("metrics need at least one example with a weight above 0.")
-    logits, labels, weights = logits[rows], labels[rows], weights[rows]
-    # A diverged model has infinite logits, and its metrics are NaN.
+    if task == "language" and not logits[weights > 0, 2].any():
+        raise UserError(
+            "metrics need at least one predicted token, and no text has two tokens."
+        )
+    # Large logits overflow, and the likelihood of their labels is 0.
     with np.errstate(invalid="ignore", over="ignore"):
         return {
             name: metric(logits, labels, weights)
@@ -310,10 +351,16 @@ def beats(name: str, value: float, best: float | None) -> bool:
     """
     if best is None or np.isnan(best):
         return True
-    sign = 1 if higher_is_better(name) else -1
     if name in CRITERIA and value == best:
         return True
-    return sign * value > sign * best
+    return score(name, value) > score(name, best)
+
+
+def score(name: str, value: float) -> float:
+    """A value by which to rank: signed so that larger is better, −∞ for NaN."""
+    if np.isnan(value):
+        return -math.inf
+    return value if higher_is_better(name) else -value
 
 
 def main_metric(task: str) -> str:

@@ -244,8 +244,7 @@ def measure(task: str, evidence: Evidence) -> dict[str, float]:
     "source_accuracy" (or "source_mse", …) is the task's main metric on the source's
     validation rows; the criteria of predictions are for classification alone.
     """
-    values = {}
-    # A diverged model has infinite outputs, and its criteria are NaN.
+    values: dict[str, float] = {}
     with np.errstate(all="ignore"):
         if evidence.logits is not None:
             main = metrics.main_metric(task)
@@ -260,7 +259,10 @@ def measure(task: str, evidence: Evidence) -> dict[str, float]:
         if task == "classification":
             for name, criterion in (("entropy", entropy), ("snd", snd), ("bnm", bnm)):
                 values[name] = criterion(evidence.target)
-    return values
+    # A diverged model may be certain of one class, which criteria call good.
+    read = [part for part in evidence if part is not None]
+    is_finite = all(np.isfinite(np.asarray(part, np.float64)).all() for part in read)
+    return values if is_finite else dict.fromkeys(values, float("nan"))
 
 
 def names(task: str, *, source: bool, train: bool) -> tuple[str, ...]:

@@ -263,6 +263,12 @@ def _params(peft: Any, hypers: PyTree, weights: PyTree, fixed: step.Fixed) -> Py
     return step.merge_params(peft, weights, fixed)
 
 
+@jax.jit
+def all_finite(stacked: PyTree) -> jax.Array:
+    """Whether each replica's part of stacked arrays is finite, bools (replicas,)."""
+    return jax.vmap(trees.all_finite)(stacked)
+
+
 def drift(replicas: VectorizedRuns, weights: PyTree) -> np.ndarray | None:
     """Computes ‖θ − θ₀‖ over the leaves of θ₀, float (replicas,).
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.sweep import vectorized_eval
 from jaxtl.sweep.axes import Halving
@@ -66,6 +67,7 @@ def train_vectorized(
         while rungs and rungs[0] * exp.steps <= replicas.steps_done < exp.steps:
             rungs.pop(0)
             replicas.stop(_worst(replicas, halving.keep, settings))
+    _fail_bad_weights(replicas)
     seconds = (time.perf_counter() - start) / len(replicas.runs)
     return _finish(replicas, seconds)
 
@@ -105,9 +107,32 @@ def _evaluate(replicas: VectorizedRuns) -> None:
         replicas, replicas.weights(), "val", replicas.active
     )
     for replica, (values, _) in evaluations.items():
+        _fail_if_not_finite(replicas, replica, "val", values)
+    evaluations = {i: e for i, e in evaluations.items() if i not in replicas.failures}
+    for replica, (values, _) in evaluations.items():
         row = {"step": replicas.steps_done, **rounded(values)}
         replicas.curves[replica]["val"].append(row)
     replicas.note_best({i: values for i, (values, _) in evaluations.items()})
+
+
+def _fail_if_not_finite(
+    replicas: VectorizedRuns, replica: int, split: str, values: dict[str, float]
+) -> None:
+    run, steps_done = replicas.runs[replica], replicas.steps_done
+    try:
+        metrics_log.check_evaluation(run, split, values, steps_done)
+    except UserError as error:
+        replicas.fail(replica, str(error))
+
+
+def _fail_bad_weights(replicas: VectorizedRuns) -> None:
+    """Fails the replicas whose last update left a weight or a state not finite."""
+    is_finite = vectorized_eval.all_finite(replicas.states)
+    for replica in list(replicas.active):
+        if not is_finite[replica]:
+            run, steps_done = replicas.runs[replica], replicas.steps_done
+            error = metrics_log.not_finite_weights(run, steps_done)
+            replicas.fail(replica, str(error))
 
 
 def _worst(
@@ -117,12 +142,11 @@ def _worst(
     monitor = replicas.runs[0].monitor
     if monitor is None:
         return []
-    sign = 1 if metrics.higher_is_better(monitor) else -1
     values: dict[Hashable, list[float]] = {}
     for replica in replicas.active:
         value = replicas.curves[replica]["val"][-1][monitor]
-        values.setdefault(settings[replica], []).append(sign * value)
-    means = {name: np.nan_to_num(np.mean(v), nan=-np.inf) for name, v in values.items()}
+        values.setdefault(settings[replica], []).append(value)
+    means = {n: metrics.score(monitor, float(np.mean(v))) for n, v in values.items()}
     count = max(1, math.ceil(keep * len(means)))
     best = sorted(means, key=means.__getitem__, reverse=True)[:count]
     return [i for i in replicas.active if settings[i] not in best]
@@ -132,6 +156,10 @@ def _finish(replicas: VectorizedRuns, seconds: float) -> list[TrainedReplica]:
     """Evaluates the chosen weights, on test for the first and only time."""
     trained = [i for i in range(len(replicas.runs)) if i not in replicas.failures]
     evaluations = _evaluations(replicas, trained)
+    for replica in trained:
+        for split, (values, _) in evaluations[replica].items():
+            if replica not in replicas.failures:
+                _fail_if_not_finite(replicas, replica, split, values)
     weights = replicas.chosen_weights()
     drift = vectorized_eval.drift(replicas, weights) if trained else None
     outcomes = []

@@ -234,7 +234,7 @@ class VectorizedRuns:
     def fail(self, replica: int, error: str) -> None:
         """Takes a replica out of training because of an error."""
         self.failures[replica] = error
-        self.active.remove(replica)
+        self.active = [i for i in self.active if i != replica]
 
     def stop(self, replicas: Iterable[int]) -> None:
         """Takes replicas out of training for doing worse than others."""

@@ -29,8 +29,9 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
       and "test", costs and versions.
 
     Raises:
-      UserError: if the loss or a parameter stops being finite (with the step and the
-        term), or the disk is full; the last good checkpoint is kept.
+      UserError: if the loss, a parameter or an output on val or test stops being
+        finite (with the step and the term), or the disk is full; the last good
+        checkpoint is kept.
       KeyboardInterrupt: after Ctrl-C, when a last checkpoint was written.
     """
     if run.directory is None:
@@ -75,6 +76,7 @@ def _train(run: Run, progress: bool | None) -> dict:
                 saved = time.monotonic()
         if interrupt.requested and run.steps_done < exp.steps:
             raise _stopped(run)
+        metrics_log.check_weights(run)
         return _finish(run)
 
 
@@ -98,6 +100,7 @@ def _evaluate(run: Run, log: Log, bar: Progress) -> None:
     if len(run.parts.datasets["target"].rows.get("val", ())) == 0:
         return
     values = evaluate.evaluate(run, "val")
+    metrics_log.check_evaluation(run, "val", values, run.steps_done)
     better = run.monitor is not None and run.update_best(values)
     log.evaluation(values, better)
     bar.evaluated(values, better)
@@ -126,6 +129,8 @@ def _finish(run: Run) -> dict:
         for split in (("val", "test") if run.exp.test else ("val",))
         if len(run.parts.datasets["target"].rows.get(split, ()))
     }
+    for split, (values, _) in evaluations.items():
+        metrics_log.check_evaluation(run, split, values, run.steps_done)
     content = result.finish(run, evaluations, _val_curve(run))
     if run.directory is not None:
         checkpointing.save(run)

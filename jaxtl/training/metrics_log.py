@@ -3,12 +3,15 @@
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxtl.core import checkpoint, text_files
+from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.evaluation import metrics
 from jaxtl.training import run_dir
 from jaxtl.training.run import Run
 
@@ -127,15 +130,69 @@ def not_finite(run: Run, step_number: int, row: dict) -> UserError:
         what = f"the loss is {float(row['loss'])} though every term is finite"
     else:
         what = f"the gradient's norm is {float(row['grad_norm'])}"
-    note = ""
-    if run.directory is not None:
-        last = checkpoint.latest(run.directory / "checkpoints")
-        note = (
-            f" The checkpoint of step {last} is kept."
-            if last is not None
-            else " No checkpoint was written yet."
+    return UserError(f"training stopped at step {step_number}: {what}. {_remedy(run)}")
+
+
+def check_evaluation(
+    run: Run, split: str, values: Mapping[str, float], steps_done: int
+) -> None:
+    """Checks the metrics of a split: they are NaN where an output is not finite.
+
+    Args:
+      run: the run, or what it would be without the replicas beside it.
+      split: that was evaluated.
+      values: its metrics.
+      steps_done: number of steps that the evaluated weights have taken.
+
+    Raises:
+      UserError: a metric of the task is NaN.
+    """
+    task = run.parts.datasets["target"].task
+    if not any(math.isnan(values[name]) for name in metrics.METRICS[task]):
+        return
+    what = f"the model's outputs on {split} are not finite"
+    if steps_done == 0:
+        raise UserError(
+            f"{what} before the first step: the initial weights hold NaN or infinity, "
+            "or the inputs are too large for them."
         )
+    raise UserError(f"training stopped after step {steps_done}: {what}. {_remedy(run)}")
+
+
+def check_weights(run: Run) -> None:
+    """Checks the weights that a run ends with.
+
+    Raises:
+      UserError: a parameter, a statistic or a state is NaN or infinite.
+    """
+    parts = {"params": run.params, "stats": run.state.stats, "state": run.state}
+    for part in parts.values():
+        path = trees.first_not_finite(part)
+        if path is not None:
+            raise not_finite_weights(run, run.steps_done, path)
+
+
+def not_finite_weights(run: Run, steps_done: int, path: str = "") -> UserError:
+    """The error for a run that ends with a weight that is not finite.
+
+    Args:
+      run: the run.
+      steps_done: number of steps that it has taken.
+      path: of the weight, "" if it is not known.
+    """
+    where = f" ({path})" if path else ""
     return UserError(
-        f"training stopped at step {step_number}: {what}. A smaller optim.lr or an "
-        f"optim.clip is the usual remedy.{note}"
+        f"a parameter or optimizer value{where} is NaN or infinite after step "
+        f"{steps_done}, so the run has no result. {_remedy(run)}"
     )
+
+
+def _remedy(run: Run) -> str:
+    """What usually helps, and which checkpoint is kept."""
+    advice = "A smaller optim.lr or an optim.clip is the usual remedy."
+    if run.directory is None:
+        return advice
+    last = checkpoint.latest(run.directory / "checkpoints")
+    if last is None:
+        return f"{advice} No checkpoint was written yet."
+    return f"{advice} The checkpoint of step {last} is kept."

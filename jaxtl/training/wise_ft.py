@@ -44,14 +44,12 @@ def choose(run: Any) -> float:
     """
     tuned = run.weights("best")
     monitor = run.monitor or metrics.main_metric(run.program.task)
-    sign = 1 if metrics.higher_is_better(monitor) else -1
     candidates = []
     for alpha in sorted(run.exp.wise_ft):
         params, stats = between(run, tuned, alpha)
         values = evaluate.evaluate_weights(run, params, stats, "val")
-        candidates.append(
-            (sign * metrics.monitored_value(values, monitor), alpha, values)
-        )
-    value, alpha, values = max(candidates, key=lambda candidate: candidate[:2])
-    run.set_best(between(run, tuned, alpha), sign * value, values)
+        value = metrics.monitored_value(values, monitor)
+        candidates.append((metrics.score(monitor, value), alpha, values))
+    _, alpha, values = max(candidates, key=lambda candidate: candidate[:2])
+    run.set_best(between(run, tuned, alpha), values[monitor], values)
     return alpha

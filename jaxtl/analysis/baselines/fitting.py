@@ -220,14 +220,13 @@ def _choose_and_test(
 ) -> dict[str, Any]:
     """Fits all candidates, and scores the best one on val and test."""
     x, y = problem.x, problem.y
-    sign = 1 if metrics.higher_is_better(metric) else -1
     tried, best = [], None
     for candidate in candidates:
         fitted, seconds = _fit(candidate, problem, x["train"], y["train"])
         scores = _scores(candidate, fitted, problem, "val") if "val" in x else {}
         value = scores.get("val", {}).get(metric)
         tried.append({**candidate.settings(), metric: value})
-        score = sign * value if scores else 0.0
+        score = metrics.score(metric, value) if scores else 0.0
         if best is None or score > best[0]:
             best = score, candidate, fitted, seconds, scores
     _, candidate, fitted, seconds, scores = best

@@ -112,6 +112,8 @@ def _shares(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     votes = np.eye(logits.shape[-1])[logits.argmax(-1)]
     shares = np.tensordot(weights / weights.sum(), votes, 1)
     shares = shares + _TIE_BREAK * np.exp(average_probabilities(logits))
+    # The largest of NaNs is the first: their vote would go to class 0.
+    shares[~np.isfinite(logits).all((0, -1))] = np.nan
     return np.log(np.maximum(shares, np.finfo(np.float64).tiny))
 
 

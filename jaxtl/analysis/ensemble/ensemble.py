@@ -239,8 +239,10 @@ def _metrics(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 def _best(entries: Sequence[MethodMetrics], metric: str) -> MethodMetrics:
     """The best on validation; of equal ones the smallest NLL's, then the first."""
-    sign = -1 if metrics.higher_is_better(metric) else 1
     return min(
         entries,
-        key=lambda entry: (sign * entry.val[metric], entry.val.get("nll", np.inf)),
+        key=lambda entry: (
+            -metrics.score(metric, entry.val[metric]),
+            entry.val.get("nll", np.inf),
+        ),
     )
