@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import staged, weight_layout
+from jaxtl.models import config_values, staged, weight_layout
+from jaxtl.models.config_table import ConfigTable, Key, Only
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
@@ -45,12 +45,24 @@ class _BertEmbeddings(nn.Module):
             )
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        positions = sequences.token_positions(mask) + self.offset
+        positions = _positions(ids, self.offset)
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
         states += table(self.context + self.offset, "position")(positions)
         states = transformer.layer_norm(self.epsilon, "norm")(states)
         return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
+
+
+def _positions(ids: jax.Array, offset: int) -> jax.Array:
+    """Rows of the position table, (batch, length) or (1, length), as in transformers.
+
+    BERT counts all places from 0, padding included. RoBERTa counts the tokens that are
+    no padding, whose id is offset − 1, from `offset`; padding is at offset − 1.
+    """
+    if not offset:
+        return jnp.arange(ids.shape[1])[None]
+    real = ids != offset - 1
+    return jnp.cumsum(real, -1) * real + offset - 1
 
 
 class _BertLayer(nn.Module):
@@ -61,11 +73,15 @@ class _BertLayer(nn.Module):
     epsilon: float
     activation: str
     dropout: float
+    causal: bool
 
     @nn.compact
     def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
         x, mask = tokens
-        y, _ = transformer.Attention(self.heads, name="attention")(x, mask)
+        attention = transformer.Attention(
+            self.heads, causal=self.causal, name="attention"
+        )
+        y, _ = attention(x, mask)
         y = staged.Dropout(self.dropout, name="dropout1")(y, mode)
         x = transformer.layer_norm(self.epsilon, "attention_norm")(x + y)
         y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(x)
@@ -114,6 +130,8 @@ class Bert(staged.Staged):
     """Stages `embeddings, layer_0 … layer_{n−1}, [pooler,] head`.
 
     Padding goes to the right for "pooler" and "first", which read the first place.
+    Positions count all places from 0 (BERT), or with an `offset` the tokens whose id is
+    not that of padding, offset − 1 (RoBERTa).
 
     Attributes:
       vocab: number of token ids.
@@ -129,8 +147,10 @@ class Bert(staged.Staged):
       activation: by name.
       epsilon: of the norms.
       dropout: of embeddings, sublayers and head. (Attention weights have none.)
+      head_dropout: of the head; None takes `dropout`.
       offset: number of the first position (RoBERTa: 2).
       inner: whether the head has a tanh layer more (RoBERTa's classifier).
+      causal: whether a token attends to itself and earlier tokens alone.
     """
 
     vocab: int = 30_522
@@ -147,6 +167,8 @@ class Bert(staged.Staged):
     dropout: float = 0.1
     offset: int = 0
     inner: bool = False
+    causal: bool = False
+    head_dropout: float | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -175,13 +197,19 @@ class Bert(staged.Staged):
         self.add("embeddings", embeddings)
         for i in range(self.layers):
             layer = _BertLayer(
-                self.heads, self.hidden, self.epsilon, self.activation, self.dropout
+                self.heads,
+                self.hidden,
+                self.epsilon,
+                self.activation,
+                self.dropout,
+                self.causal,
             )
             self.add(f"layer_{i}", layer)
         if self.has_pooler:
             self.add("pooler", _BertPooler())
         pooling = None if self.predict == "token" else self.pooling
-        self.add("head", _BertHead(self.outputs, pooling, self.dropout, self.inner))
+        dropout = self.dropout if self.head_dropout is None else self.head_dropout
+        self.add("head", _BertHead(self.outputs, pooling, dropout, self.inner))
 
     def reduction(self) -> Callable[[Any], Any] | None:
         return _REDUCTIONS.get(self.pooling) if self.predict == "class" else None
@@ -223,8 +251,16 @@ def _hf_layout(model: Bert) -> WeightLayout:
             rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}")
         for part, name in _NORM_NAMES.items():
             rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
-    # A head of pre-training, an unused pooler, and buffers have no place here.
-    unused = [r"cls\..*", r"lm_head\..*", r".*position_ids", r".*token_type_ids"]
+    # Heads of other tasks, attention to another model, an unused pooler, and buffers
+    # have no place here.
+    unused = [
+        r"cls\..*",
+        r"lm_head\..*",
+        r"qa_outputs\..*",
+        r".*\.crossattention\..*",
+        r".*position_ids",
+        r".*token_type_ids",
+    ]
     if model.has_pooler:
         rules += weight_layout.linear(f"{root}.pooler.dense", "pooler/dense")
     else:
@@ -238,42 +274,69 @@ def _hf_layout(model: Bert) -> WeightLayout:
         tuple(rules),
         ignored=tuple(unused),
         prefixes=("module.", f"{root}."),
+        renames=_OLD_NAMES,
+        optional=("pooler",) * model.has_pooler,
     )
+
+
+# TensorFlow's names of the norms, as in the published files of bert-base-uncased.
+_OLD_NAMES = (
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+)
+_CROSS_ATTENTION = "another model's states are never given, so it does not run"
+_ENTRIES = {
+    "vocab_size": Key("vocab", config_values.count),
+    "hidden_size": Key("width", config_values.count),
+    "num_hidden_layers": Key("layers", config_values.count),
+    "num_attention_heads": Key("heads", config_values.count),
+    "intermediate_size": Key("hidden", config_values.count),
+    "max_position_embeddings": Key("context", config_values.count),
+    "type_vocab_size": Key("segments", config_values.count, 2),
+    "hidden_act": Key("activation", config_values.activation, "gelu_exact"),
+    "layer_norm_eps": Key("epsilon", config_values.positive, 1e-12),
+    "hidden_dropout_prob": Key("dropout", config_values.rate, 0.1),
+    "classifier_dropout": Key("head_dropout", config_values.rate, None),
+    "is_decoder": Key("causal", config_values.flag, False),
+}
+_HARMLESS = {
+    "attention_probs_dropout_prob": "attention weights have no dropout here",
+    "add_cross_attention": _CROSS_ATTENTION,
+    **dict.fromkeys(
+        (
+            "pooler_fc_size",
+            "pooler_num_attention_heads",
+            "pooler_num_fc_layers",
+            "pooler_size_per_head",
+        ),
+        "notes of the TensorFlow version; the pooler is one layer",
+    ),
+}
+_ONLY = {
+    "position_embedding_type": Only(("absolute", None), "positions relative to a key"),
+    "directionality": Only(("bidi", None), "attention in one direction"),
+    "pooler_type": Only(("first_token_transform", None), "another pooler"),
+}
+BERT_CONFIG = ConfigTable("bert", _ENTRIES, harmless=_HARMLESS, only=_ONLY)
+ROBERTA_CONFIG = ConfigTable(
+    "roberta", _ENTRIES, ("pad_token_id",), harmless=_HARMLESS, only=_ONLY
+)
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> Bert:
     """Builds the model that a config.json of type "bert" or "roberta" describes.
 
+    RoBERTa's positions begin behind the id of padding, 1 where the file has none.
+
     Raises:
-      UserError: positions of another kind than "absolute".
+      UserError: a key or a value that is not supported.
       KeyError: an entry that is missing.
     """
-    roberta = config.get("model_type") == "roberta"
-    kind = config.get("position_embedding_type") or "absolute"
-    if kind != "absolute":
-        raise UserError(
-            f"config.json: position_embedding_type {kind!r} is not supported "
-            "(only 'absolute')."
-        )
-    offset = config.get("pad_token_id", 1) + 1 if roberta else 0
-    predict = fields.get("predict", "class")
-    extra = {"pooling": "first", "inner": predict == "class"} if roberta else {}
-    return Bert(
-        **{
-            "vocab": config["vocab_size"],
-            "width": config["hidden_size"],
-            "layers": config["num_hidden_layers"],
-            "heads": config["num_attention_heads"],
-            "hidden": config["intermediate_size"],
-            "context": config["max_position_embeddings"] - offset,
-            "segments": config.get("type_vocab_size", 2),
-            "activation": weight_layout.activation_name(
-                config.get("hidden_act", "gelu")
-            ),
-            "epsilon": config.get("layer_norm_eps", 1e-12),
-            "dropout": config.get("hidden_dropout_prob", 0.1),
-            "offset": offset,
-            **extra,
-            **fields,
-        }
-    )
+    if config.get("model_type") != "roberta":
+        return Bert(**{**BERT_CONFIG.fields(config), **fields})
+    entries = ROBERTA_CONFIG.fields(config)
+    pad = config.get("pad_token_id")
+    offset = 2 if pad is None else config_values.index("pad_token_id", pad) + 1
+    entries |= {"pooling": "first", "inner": fields.get("predict", "class") == "class"}
+    entries |= {"offset": offset, "context": entries["context"] - offset}
+    return Bert(**{**entries, **fields})

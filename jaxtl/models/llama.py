@@ -11,9 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import causal_lm, weight_layout
+from jaxtl.models import causal_lm, config_values, rope_config, weight_layout
+from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.staged import Mode
 from jaxtl.models.weight_layout import Rule, WeightLayout
@@ -49,6 +49,8 @@ class _LlamaLayer(nn.Module):
     rope: transformer.RotaryPositions
     head_width: int | None
     activation: str
+    attention_bias: bool
+    mlp_bias: bool
 
     @nn.compact
     def run(
@@ -65,7 +67,7 @@ class _LlamaLayer(nn.Module):
             self.kv_heads,
             self.head_width,
             causal=True,
-            bias=False,
+            bias=self.attention_bias,
             rope=self.rope,
             name="attention",
         )
@@ -73,7 +75,7 @@ class _LlamaLayer(nn.Module):
         y, cache = attention(y, mask, step, cache)
         x = x + y
         mlp = transformer.FeedForward(
-            self.hidden, self.activation, bias=False, gated=True, name="mlp"
+            self.hidden, self.activation, self.mlp_bias, gated=True, name="mlp"
         )
         return x + mlp(transformer.rms_norm(self.epsilon, "mlp_norm")(x)), cache
 
@@ -90,7 +92,10 @@ class Llama(causal_lm.CausalLM):
       head_width: features per head; None takes width / heads.
       rope_theta: base of the rotary wavelengths.
       rope_pairs: rotate neighboring features (llama2.c) in place of halves.
+      rope_factor: rotary frequencies are divided by it.
+      rope_bands: frequencies that `rope_factor` applies to, see `RotaryPositions`.
       activation: of the gate.
+      attention_bias, mlp_bias: biases in the projections of these sublayers.
     """
 
     vocab: int = 32_000
@@ -104,7 +109,11 @@ class Llama(causal_lm.CausalLM):
     head_width: int | None = None
     rope_theta: float = 10_000.0
     rope_pairs: bool = False
+    rope_factor: float = 1.0
+    rope_bands: tuple[float, ...] = ()
     activation: str = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -116,7 +125,12 @@ class Llama(causal_lm.CausalLM):
             transformer.check_heads(self.width, self.heads)
         transformer.check_heads(self.heads * 2, self.heads, self.kv_heads)
         self.add("embeddings", _LlamaEmbeddings(self.vocab, self.width, self.context))
-        rope = transformer.RotaryPositions(theta=self.rope_theta, pairs=self.rope_pairs)
+        rope = transformer.RotaryPositions(
+            theta=self.rope_theta,
+            pairs=self.rope_pairs,
+            factor=self.rope_factor,
+            bands=tuple(self.rope_bands),
+        )
         for i in range(self.layers):
             layer = _LlamaLayer(
                 self.heads,
@@ -126,6 +140,8 @@ class Llama(causal_lm.CausalLM):
                 rope,
                 self.head_width,
                 self.activation,
+                self.attention_bias,
+                self.mlp_bias,
             )
             self.add(f"layer_{i}", layer)
         self.add("norm", transformer.FinalNorm(self.epsilon, rms=True))
@@ -181,56 +197,71 @@ def _layout(model: Llama, names: Mapping[str, str]) -> WeightLayout:
         for part, name in names.items():
             source, path = f"{names['layer'].format(i)}.{name}", f"layer_{i}/{part}"
             if part.startswith(("attention/", "mlp/")):
-                rules += weight_layout.linear(source, path, bias=False)
+                attention = part.startswith("attention/")
+                bias = model.attention_bias if attention else model.mlp_bias
+                rules += weight_layout.linear(source, path, bias)
             elif part in ("attention_norm", "mlp_norm"):
                 rules.append(Rule(f"{source}.weight", f"{path}/scale"))
     rules.append(Rule(f"{names['norm/norm']}.weight", "norm/norm/scale"))
     if model.predict == "class" or not model.tied:
         rules += weight_layout.linear(names[model.predict], "head/dense", bias=False)
-    # Rotary tables are computed; a head of the other kind has no place here.
-    other_head = names["class" if model.predict == "next" else "next"]
-    unused = [rf"{other_head}\.weight"]
+    # Rotary tables are computed; heads of other tasks have no place here.
+    heads, copies = [names["class"], names["next"], "qa_outputs"], {}
+    heads.remove(names[model.predict])
     if model.predict == "next" and model.tied:
-        unused.append(rf"{names['next']}\.weight")
+        copies = {f"{names['next']}.weight": "embeddings/token/embedding"}
+    unused = [rf"{name}\.(weight|bias)" for name in heads]
     return WeightLayout(
         tuple(rules),
         ignored=(r".*rotary_emb\.inv_freq", *unused),
-        prefixes=("model.",),
+        prefixes=("module.", "model.", "transformer."),
+        copies=copies,
     )
+
+
+CONFIG = ConfigTable(
+    "llama",
+    honored={
+        "vocab_size": Key("vocab", config_values.count),
+        "hidden_size": Key("width", config_values.count),
+        "num_hidden_layers": Key("layers", config_values.count),
+        "num_attention_heads": Key("heads", config_values.count),
+        "num_key_value_heads": Key("kv_heads", config_values.count, None),
+        "head_dim": Key("head_width", config_values.count, None),
+        "intermediate_size": Key("hidden", config_values.count),
+        "max_position_embeddings": Key("context", config_values.count, 2048),
+        "rms_norm_eps": Key("epsilon", config_values.positive, 1e-6),
+        "hidden_act": Key("activation", config_values.activation, "silu"),
+        "tie_word_embeddings": Key("tied", config_values.flag, False),
+        "attention_bias": Key("attention_bias", config_values.flag, False),
+        "mlp_bias": Key("mlp_bias", config_values.flag, False),
+    },
+    read_by_family=(
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+    ),
+    harmless={
+        "attention_dropout": "attention weights have no dropout here",
+        "pretraining_tp": "the same products in slices",
+        "is_decoder": "the model always attends to earlier tokens alone",
+        "max_sequence_length": "an older note; max_position_embeddings decides",
+    },
+)
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> Llama:
     """Builds the model that a Hugging Face config.json of type "llama" describes.
 
     Raises:
-      UserError: scaled rotary positions, or layers with biases.
+      UserError: a key or a value that is not supported.
       KeyError: an entry that is missing.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UserError(
-            f"config.json: rope type {kind!r} is not supported (only 'default')."
-        )
-    if config.get("attention_bias") or config.get("mlp_bias"):
-        raise UserError("config.json: Llama layers with biases are not supported.")
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    return Llama(
-        **{
-            "vocab": config["vocab_size"],
-            "width": config["hidden_size"],
-            "layers": config["num_hidden_layers"],
-            "heads": config["num_attention_heads"],
-            "kv_heads": config.get("num_key_value_heads"),
-            "head_width": config.get("head_dim"),
-            "hidden": config["intermediate_size"],
-            "context": config.get("max_position_embeddings", 2048),
-            "epsilon": config.get("rms_norm_eps", 1e-6),
-            "tied": config.get("tie_word_embeddings", False),
-            "rope_theta": theta,
-            **fields,
-        }
-    )
+    entries = CONFIG.fields(config)
+    rope = rope_config.fields(config, entries["context"])
+    return Llama(**{**entries, **rope, **fields})
 
 
 def from_tensors(

@@ -12,8 +12,10 @@ import flax.linen as nn
 import jax
 
 from jaxtl.core.errors import UserError
-from jaxtl.models import staged, weight_layout
+from jaxtl.models import config_values, staged, weight_layout
+from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.conv import Conv
 from jaxtl.models.layers.heads import PooledHead
 from jaxtl.models.layers.pooling import global_average_pool, max_pool_3x3
@@ -53,17 +55,22 @@ class _ResNetBlock(nn.Module):
       stride: of the block.
       bottleneck: whether it is the second form.
       project: whether the shortcut is a strided 1×1 convolution with BatchNorm.
+      activation: of the sum with the shortcut, by name; the others are ReLU.
+      stride_first: whether a bottleneck strides in its first convolution.
     """
 
     width: int
     stride: int
     bottleneck: bool
     project: bool
+    activation: str
+    stride_first: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         kernels = (1, 3, 1) if self.bottleneck else (3, 3)
-        strided = 1 if self.bottleneck else 0  # index of the convolution that strides
+        # index of the convolution that strides
+        strided = 1 if self.bottleneck and not self.stride_first else 0
         out = self.width * 4 if self.bottleneck else self.width
         y = x
         for i, kernel in enumerate(kernels):
@@ -76,18 +83,20 @@ class _ResNetBlock(nn.Module):
         if self.project:
             x = _conv(out, 1, self.stride, "shortcut_conv")(x)
             x = batch_norm.BatchNorm(name="shortcut_bn")(x, mode)
-        return nn.relu(x + y)
+        return activation(self.activation)(x + y)
 
 
 class _ResNetStem(nn.Module):
-    """7×7 convolution of stride 2, BatchNorm, ReLU, 3×3 max pooling of stride 2."""
+    """7×7 convolution and 3×3 max pooling, each of stride 2, between them BatchNorm."""
 
     width: int
+    activation: str
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = _conv(self.width, 7, 2, "conv")(x)
-        return max_pool_3x3(nn.relu(batch_norm.BatchNorm(name="bn")(x, mode)))
+        x = batch_norm.BatchNorm(name="bn")(x, mode)
+        return max_pool_3x3(activation(self.activation)(x))
 
 
 class _ResNetStage(nn.Module):
@@ -97,6 +106,8 @@ class _ResNetStage(nn.Module):
     stride: int
     depth: int
     bottleneck: bool
+    activation: str
+    stride_first: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
@@ -105,7 +116,13 @@ class _ResNetStage(nn.Module):
             # The first stage of the plain form changes no shape: nothing to project.
             project = i == 0 and (self.bottleneck or stride > 1)
             block = _ResNetBlock(
-                self.width, stride, self.bottleneck, project, name=f"block{i}"
+                self.width,
+                stride,
+                self.bottleneck,
+                project,
+                self.activation,
+                self.stride_first,
+                name=f"block{i}",
             )
             x = block(x, mode)
         return x
@@ -120,12 +137,19 @@ class ResNetImageNet(staged.Staged):
       sizes: blocks per stage and whether they are bottlenecks, in place of `depth`;
         for networks whose depth is none of these.
       bottleneck: see `sizes`.
+      activation: of the stem and behind each block, by name.
+      first_stride: stride of the first stage.
+      stride_first: whether bottlenecks stride in their first convolution, as in the
+        paper, in place of the second.
     """
 
     depth: int = 50
     width: int = 64
     sizes: tuple[int, ...] | None = None
     bottleneck: bool = True
+    activation: str = "relu"
+    first_stride: int = 1
+    stride_first: bool = False
 
     stages = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
 
@@ -146,10 +170,17 @@ class ResNetImageNet(staged.Staged):
 
     def setup(self) -> None:
         sizes, bottleneck = self.form
-        self.add("stem", _ResNetStem(self.width))
+        self.add("stem", _ResNetStem(self.width, self.activation))
         for i, size in enumerate(sizes):
-            width, stride = self.width * 2**i, 1 if i == 0 else 2
-            self.add(f"stage{i + 1}", _ResNetStage(width, stride, size, bottleneck))
+            stage = _ResNetStage(
+                self.width * 2**i,
+                self.first_stride if i == 0 else 2,
+                size,
+                bottleneck,
+                self.activation,
+                self.stride_first,
+            )
+            self.add(f"stage{i + 1}", stage)
         self.add("head", PooledHead(self.outputs))
 
     def reduction(self) -> Callable[[Any], Any]:
@@ -172,7 +203,7 @@ def _torchvision_layout(model: ResNetImageNet) -> WeightLayout:
             for k in range(1, 4 if bottleneck else 3):
                 rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
                 rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
-            if b == 0 and (bottleneck or i > 0):
+            if b == 0 and (bottleneck or i > 0 or model.first_stride > 1):
                 shortcut = f"{source}.downsample"
                 rules += weight_layout.conv(f"{shortcut}.0", f"{path}/shortcut_conv")
                 rules += weight_layout.batch_norm(
@@ -198,7 +229,7 @@ def _hf_layout(model: ResNetImageNet) -> WeightLayout:
                 f"layer.{k}": (f"conv{k + 1}", f"bn{k + 1}")
                 for k in range(3 if bottleneck else 2)
             }
-            if b == 0 and (bottleneck or i > 0):
+            if b == 0 and (bottleneck or i > 0 or model.first_stride > 1):
                 names["shortcut"] = ("shortcut_conv", "shortcut_bn")
             for name, (conv, bn) in names.items():
                 rules += weight_layout.conv(
@@ -208,7 +239,7 @@ def _hf_layout(model: ResNetImageNet) -> WeightLayout:
                     f"{source}.{name}.normalization", f"{path}/{bn}"
                 )
     rules += weight_layout.linear("classifier.1", "head/dense")
-    return _layout(rules, ("resnet.",))
+    return _layout(rules, ("module.", "resnet."))
 
 
 def _layout(rules: list[Rule], prefixes: tuple[str, ...]) -> WeightLayout:
@@ -221,31 +252,46 @@ def _layout(rules: list[Rule], prefixes: tuple[str, ...]) -> WeightLayout:
     )
 
 
+CONFIG = ConfigTable(
+    "resnet",
+    honored={
+        "embedding_size": Key("width", config_values.count, 64),
+        "hidden_act": Key("activation", config_values.activation, "relu"),
+        "downsample_in_first_stage": Key("first_stride", config_values.flag, False),
+        "downsample_in_bottleneck": Key("stride_first", config_values.flag, False),
+    },
+    # The weights' kernel has as many channels.
+    read_by_family=("depths", "layer_type", "hidden_sizes", "num_channels"),
+    harmless=dict.fromkeys(
+        ("stage_names", "out_features", "out_indices"),
+        "the outputs of a backbone; every stage's output is there",
+    ),
+)
+
+
 def from_config(config: Mapping[str, Any], **fields: Any) -> ResNetImageNet:
     """Builds the model that a config.json of type "resnet" describes.
 
     Raises:
-      UserError: a form that was not published: other widths, activations or strides.
+      UserError: a key or a value that is not supported, widths that do not double.
       KeyError: an entry that is missing.
     """
-    bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
-    width, sizes = config.get("embedding_size", 64), tuple(config["depths"])
-    widths = [width * 2**i * (4 if bottleneck else 1) for i in range(4)]
-    published = (
-        list(config["hidden_sizes"]) == widths
-        and config.get("hidden_act", "relu") == "relu"
-        and not config.get("downsample_in_first_stage")
-        and not config.get("downsample_in_bottleneck")
+    entries = CONFIG.fields(config)
+    kinds = config_values.one_of("bottleneck", "basic")
+    bottleneck = kinds("layer_type", config.get("layer_type", "bottleneck")) == (
+        "bottleneck"
     )
-    if not published:
+    config_values.count("num_channels", config.get("num_channels", 3))
+    sizes = config_values.counts("depths", config["depths"], 4)
+    widths = config_values.counts("hidden_sizes", config["hidden_sizes"], 4)
+    expected = [entries["width"] * 2**i * (4 if bottleneck else 1) for i in range(4)]
+    if list(widths) != expected:
         raise UserError(
-            "config.json: this ResNet differs from the published ones "
-            f"(hidden_sizes {config['hidden_sizes']}, expected {widths}; relu; stride "
-            "in the 3×3 convolution)."
+            "config.json: this ResNet differs from the published ones: hidden_sizes "
+            f"{list(widths)}, expected {expected}."
         )
-    return ResNetImageNet(
-        **{**_form_fields(sizes, bottleneck), "width": width, **fields}
-    )
+    entries["first_stride"] = 2 if entries["first_stride"] else 1
+    return ResNetImageNet(**{**_form_fields(sizes, bottleneck), **entries, **fields})
 
 
 def _form_fields(sizes: tuple[int, ...], bottleneck: bool) -> dict[str, Any]:

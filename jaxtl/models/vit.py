@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import staged, weight_layout
+from jaxtl.models import config_values, staged, weight_layout
+from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.layers.conv import Conv
 from jaxtl.models.weight_layout import Rule, WeightLayout
@@ -76,12 +77,16 @@ class _ViTLayer(nn.Module):
     epsilon: float
     activation: str
     dropout: float
+    qkv_bias: bool
 
     @nn.compact
     def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
         x, mask = tokens
         y = transformer.layer_norm(self.epsilon, "attention_norm")(x)
-        y, _ = transformer.Attention(self.heads, name="attention")(y, mask)
+        attention = transformer.Attention(
+            self.heads, input_bias=self.qkv_bias, name="attention"
+        )
+        y, _ = attention(y, mask)
         x = x + staged.Dropout(self.dropout, name="dropout1")(y, mode)
         y = transformer.layer_norm(self.epsilon, "mlp_norm")(x)
         y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(y)
@@ -111,6 +116,7 @@ class ViT(staged.Staged):
       activation: by name.
       epsilon: of the norms.
       dropout: after embeddings and each sublayer.
+      qkv_bias: biases of query, key and value.
     """
 
     size: int = 224
@@ -122,6 +128,7 @@ class ViT(staged.Staged):
     activation: str = "gelu_exact"
     epsilon: float = 1e-12
     dropout: float = 0.0
+    qkv_bias: bool = True
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -134,7 +141,12 @@ class ViT(staged.Staged):
         self.add("embeddings", embeddings)
         for i in range(self.layers):
             layer = _ViTLayer(
-                self.heads, self.hidden, self.epsilon, self.activation, self.dropout
+                self.heads,
+                self.hidden,
+                self.epsilon,
+                self.activation,
+                self.dropout,
+                self.qkv_bias,
             )
             self.add(f"layer_{i}", layer)
         self.add("norm", transformer.FinalNorm(self.epsilon, rms=False))
@@ -202,6 +214,7 @@ _LINEAR_NAMES = {
     "mlp/in": "intermediate.dense",
     "mlp/out": "output.dense",
 }
+_ALWAYS_BIASED = ("attention/out", "mlp/in", "mlp/out")
 _NORM_NAMES = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
 
 
@@ -218,43 +231,71 @@ def _hf_layout(model: ViT) -> WeightLayout:
     for i in range(model.layers):
         source, path = f"vit.encoder.layer.{i}", f"layer_{i}"
         for part, name in _LINEAR_NAMES.items():
-            rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}")
+            bias = model.qkv_bias or part in _ALWAYS_BIASED
+            rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}", bias)
         for part, name in _NORM_NAMES.items():
             rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
     rules += weight_layout.norm("vit.layernorm", "norm/norm")
     rules += weight_layout.linear("classifier", "head/dense")
     return WeightLayout(
         tuple(rules),
-        # The classifier reads the class token; ViTModel's pooler stays unused.
-        ignored=(r"(vit\.)?pooler\.dense\.(weight|bias)",),
-        prefixes=("vit.",),
+        # The classifier reads the class token: ViTModel's pooler, and the token and the
+        # decoder of masked image modeling stay unused.
+        ignored=(
+            r"(vit\.)?pooler\.dense\.(weight|bias)",
+            r"(vit\.)?embeddings\.mask_token",
+            r"decoder\.0\.(weight|bias)",
+        ),
+        prefixes=("module.", "vit."),
+        renames=_NEW_NAMES,
         stem="embeddings/patch/kernel",
         **weight_layout.HALVES,
     )
+
+
+# Names within the models of transformers 5, whose files keep the older ones.
+_NEW_NAMES = (
+    (r"^((?:module\.)?(?:vit\.)?)layers\.", r"\1encoder.layer."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+
+CONFIG = ConfigTable(
+    "vit",
+    honored={
+        "image_size": Key("size", config_values.side, 224),
+        "patch_size": Key("patch", config_values.side, 16),
+        "hidden_size": Key("width", config_values.count),
+        "num_hidden_layers": Key("layers", config_values.count),
+        "num_attention_heads": Key("heads", config_values.count),
+        "intermediate_size": Key("hidden", config_values.count),
+        "hidden_act": Key("activation", config_values.activation, "gelu_exact"),
+        "layer_norm_eps": Key("epsilon", config_values.positive, 1e-12),
+        "hidden_dropout_prob": Key("dropout", config_values.rate, 0.0),
+        "qkv_bias": Key("qkv_bias", config_values.flag, True),
+    },
+    # The weights' kernel has as many.
+    read_by_family=("num_channels",),
+    harmless={
+        "attention_probs_dropout_prob": "attention weights have no dropout here",
+        "encoder_stride": "the decoder of masked image modeling is left out",
+        "pooler_output_size": "the pooler is left out; the head reads the class token",
+        "pooler_act": "the pooler is left out; the head reads the class token",
+    },
+)
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> ViT:
     """Builds the model that a config.json of type "vit" describes.
 
     Raises:
-      UserError: projections without biases.
+      UserError: a key or a value that is not supported.
       KeyError: an entry that is missing.
     """
-    if not config.get("qkv_bias", True):
-        raise UserError("config.json: a ViT without qkv_bias is not supported.")
-    return ViT(
-        **{
-            "size": config.get("image_size", 224),
-            "patch": config.get("patch_size", 16),
-            "width": config["hidden_size"],
-            "layers": config["num_hidden_layers"],
-            "heads": config["num_attention_heads"],
-            "hidden": config["intermediate_size"],
-            "activation": weight_layout.activation_name(
-                config.get("hidden_act", "gelu")
-            ),
-            "epsilon": config.get("layer_norm_eps", 1e-12),
-            "dropout": config.get("hidden_dropout_prob", 0.0),
-            **fields,
-        }
-    )
+    entries = CONFIG.fields(config)
+    config_values.count("num_channels", config.get("num_channels", 3))
+    return ViT(**{**entries, **fields})

@@ -5,12 +5,10 @@ stages. The same rules read a file into jaxtl's trees and write it back, bit for
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from jaxtl.core.errors import UserError, nearest
 
 
 def _transposed(*axes: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -64,6 +62,12 @@ class WeightLayout:
       ignored: regular expressions (whole name) of tensors that the architecture has
         no use for: counters, buffers that can be computed.
       prefixes: leading parts of names that a file may have or lack ("module.").
+      renames: (regular expression, replacement) of parts of names that other versions
+        of the library wrote.
+      copies: name -> path of the leaf that a tensor repeats: it stands in for a leaf
+        that the file lacks, and must be equal to one that the file has.
+      optional: stages that stay at their initial values where the file has no tensor
+        of them, as in the library.
       stem: path of the kernel that reads the image's channels, "" for none.
       mean, std: normalization of images in [0, 1] that such weights expect; () for
         models that read no images.
@@ -72,6 +76,9 @@ class WeightLayout:
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    optional: tuple[str, ...] = ()
     stem: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -119,30 +126,3 @@ def keras_batch_norm(source: str, path: str) -> list[Rule]:
 
 # torch counts the batches of each BatchNorm; no forward pass reads the counters.
 COUNTERS = r".*num_batches_tracked"
-
-# Hugging Face's names of activations -> jaxtl's.
-_ACTIVATION_NAMES = {
-    "gelu": "gelu_exact",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-
-
-def activation_name(name: str) -> str:
-    """jaxtl's name of an activation in a config.json.
-
-    Raises:
-      UserError: jaxtl has no such activation.
-    """
-    if name not in _ACTIVATION_NAMES:
-        raise UserError(
-            f"config.json: the activation {name!r} is unknown"
-            f"{nearest(name, _ACTIVATION_NAMES)} "
-            f"(known: {', '.join(_ACTIVATION_NAMES)})."
-        )
-    return _ACTIVATION_NAMES[name]

@@ -29,46 +29,103 @@ def to_weights(
       meta: becomes `Weights.meta`.
 
     Returns:
-      Weights whose leaves are read and transformed when their values are used. A tensor
-      without a rule stays under its own name at the top of `params`, where `match`
-      reports it unless it is ignored; tensors that the layout ignores are in `rows`.
+      Weights whose leaves are read and transformed when their values are used; a tensor
+      that repeats another one is compared with it at once. A tensor without a rule
+      stays under its own name at the top of `params`, where `match` reports it unless
+      it is ignored; tensors that the layout ignores are in `rows`.
 
     Raises:
-      UserError: two tensors for one rule, or a tensor of the wrong rank.
+      UserError: two tensors for one rule, a tensor of the wrong rank, or one that
+        differs from the one it should repeat.
     """
     rules = {without_prefix(rule.source, layout): rule for rule in layout.rules}
-    params, stats, unknown, names, rows = {}, {}, {}, {}, []
+    leaves, unknown, names, rows, repeats = {}, {}, {}, [], {}
     for name, tensor in tensors.items():
-        rule = rules.get(without_prefix(name, layout))
-        if rule is None and any(re.fullmatch(p, name) for p in layout.ignored):
+        short = without_prefix(name, layout)
+        rule = rules.get(short)
+        if rule is None and short in layout.copies:
+            repeats[name] = layout.copies[short]
+        elif rule is None and any(re.fullmatch(p, name) for p in layout.ignored):
             rows.append(LoadRow("skipped", name, None, tuple(tensor.shape), name))
-            continue
-        if rule is None:
+        elif rule is None:
             unknown[name] = tensor
-            continue
-        if rule.path in names:
+        elif rule.path in names:
             raise UserError(
                 f"both {names[rule.path]!r} and {name!r} would fill {rule.path!r}."
             )
-        names[rule.path] = name
-        leaves = stats if rule.is_stat else params
-        leaves[rule.path] = _transformed(tensor, rule, name)
+        else:
+            names[rule.path] = name
+            leaves[rule.path] = _transformed(tensor, rule, name)
+    for name, path in repeats.items():
+        if path in names:
+            _check_repeats(name, tensors[name], names[path], tensors[names[path]])
+            shape = tuple(tensors[name].shape)
+            rows.append(LoadRow("skipped", name, None, shape, name))
+        else:
+            names[path], leaves[path] = name, tensors[name]
     for rule in layout.rules:
         names.setdefault(rule.path, rule.source)
+    is_stat = {rule.path: rule.is_stat for rule in layout.rules}
     return Weights(
-        {**trees.nested(params), **unknown},
-        trees.nested(stats),
+        {
+            **trees.nested({p: x for p, x in leaves.items() if not is_stat[p]}),
+            **unknown,
+        },
+        trees.nested({p: x for p, x in leaves.items() if is_stat[p]}),
         dict(meta or {}),
         tuple(rows),
         names,
+        absent=_absent(leaves, layout),
     )
 
 
 def without_prefix(name: str, layout: WeightLayout) -> str:
-    """The name without the prefixes that a file may have or lack."""
+    """The name as the layout has it, without the prefixes a file may have or lack."""
+    for pattern, replacement in layout.renames:
+        name = re.sub(pattern, replacement, name)
     for prefix in layout.prefixes:
         name = name.removeprefix(prefix)
     return name
+
+
+def repeats_differ(tensors: Mapping[str, Any], layout: WeightLayout) -> bool:
+    """Whether a tensor that the layout takes for a copy of another one differs from it.
+
+    Such a file has a head of its own although its config.json ties it to the
+    embeddings; transformers keeps it.
+    """
+    try:
+        copies = {n for n in tensors if without_prefix(n, layout) in layout.copies}
+        if copies:
+            to_weights(tensors, layout)
+    except DifferentCopy:
+        return True
+    return False
+
+
+class DifferentCopy(UserError):
+    """A tensor that differs from the one that it should repeat."""
+
+
+def _check_repeats(name: str, tensor: Any, source: str, original: Any) -> None:
+    if tuple(tensor.shape) != tuple(original.shape) or not np.array_equal(
+        np.asarray(tensor), np.asarray(original)
+    ):
+        raise DifferentCopy(
+            f"the file's {name!r} differs from {source!r}, which the model uses in its "
+            "place (tied=True): build the model with tied=False, as FromHub.model does."
+        )
+
+
+def _absent(leaves: Iterable[str], layout: WeightLayout) -> tuple[str, ...]:
+    """The optional stages of which a file has no tensor; none if it has a head.
+
+    A trained head would read what they compute.
+    """
+    stages = {path.split("/")[0] for path in leaves}
+    if "head" in stages:
+        return ()
+    return tuple(stage for stage in layout.optional if stage not in stages)
 
 
 def _transformed(tensor: Any, rule: Rule, name: str) -> LazyTensor:

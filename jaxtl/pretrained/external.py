@@ -100,12 +100,15 @@ class FromHub:
         Args:
           **fields: fields to override (`outputs`, `predict`, `pooling`, `dtype`).
             `outputs` is None by default, so that the data decide; a sentence encoder
-            that averages its tokens has `pooling="mean"`.
+            that averages its tokens has `pooling="mean"`. A language model whose file
+            has a head that differs from the embeddings keeps it (`tied=False`),
+            whatever config.json says, as in transformers.
         """
         folder = self.folder()
         if hub.pools_by_mean(folder):
             fields = {"pooling": "mean", **fields}
-        return registry.model_from_config(hub.model_config(folder), **fields)
+        model = registry.model_from_config(hub.model_config(folder), **fields)
+        return model if "tied" in fields else _untied(model, folder)
 
     def image_resizing(self, model: Staged) -> dict[str, Any]:
         """{"size", "shortest"} of `data.Preprocess` for images of this model, or {}.
@@ -139,6 +142,15 @@ class FromHub:
             weights.meta["preprocess"] = _preprocess(normalization, self.channels)
         weights.meta["config"] = hub.model_config(folder)
         return weights
+
+
+def _untied(model: Staged, folder: pathlib.Path) -> Staged:
+    """The model, untied where the directory's file has a head of its own."""
+    if not getattr(model, "tied", False) or not tensor_files.in_directory(folder):
+        return model
+    tensors = tensor_files.read(folder).tensors
+    differ = convert.repeats_differ(tensors, model.layouts()["hf"])
+    return model.clone(tied=False) if differ else model
 
 
 def _read_weights(

@@ -35,6 +35,7 @@ class Weights:
       output_names: of the head's outputs in order (classes, labels or regression
         targets); () where the source has none. Outputs beyond them have no name.
       feature_names: of the input columns in order, likewise.
+      absent: stages that the weights lack and that stay at their initial values.
     """
 
     params: PyTree
@@ -44,6 +45,7 @@ class Weights:
     names: dict[str, str] = dataclasses.field(default_factory=dict)
     output_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,7 @@ def match(
     weight_paths = [*trees.flatten(weights.params), *trees.flatten(weights.stats)]
     _check_patterns("reset", reset, model_paths)
     _check_patterns("ignore", ignore, weight_paths)
+    reset += weights.absent
     joined_params = _join(params, weights.params, reset, ignore, weights.names)
     joined_stats = _join(stats, weights.stats, reset, ignore, weights.names)
     rows = [*joined_params.rows, *joined_stats.rows, *weights.rows]

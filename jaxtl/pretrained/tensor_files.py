@@ -123,7 +123,14 @@ def read(path: str | pathlib.Path) -> TensorFile:
 def _find_tensor_file(path: pathlib.Path) -> pathlib.Path:
     """The tensor file (or shard index) at a path, or in the directory at it."""
     if path.is_dir():
-        return _in_directory(path)
+        file = in_directory(path)
+        if file is not None:
+            return file
+        listing = ", ".join(p.name for p in _tensor_files(path)) or "none"
+        raise UserError(
+            f"the directory {str(path)!r} should hold model.safetensors or one tensor "
+            f"file ({', '.join(_SUFFIXES)}); it holds {listing}."
+        )
     if not path.exists():
         folder = path.parent
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -136,24 +143,28 @@ def _find_tensor_file(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _in_directory(folder: pathlib.Path) -> pathlib.Path:
-    names = (
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    )
-    for name in names:
+_MODEL_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def in_directory(folder: pathlib.Path) -> pathlib.Path | None:
+    """The model's file or shard index in a directory, None where there is none.
+
+    It has one of the usual names, or is the only tensor file.
+    """
+    for name in _MODEL_FILES:
         if (folder / name).exists():
             return folder / name
-    files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
-    if len(files) == 1:
-        return files[0]
-    listing = ", ".join(p.name for p in files) or "none"
-    raise UserError(
-        f"the directory {str(folder)!r} should hold model.safetensors or one tensor "
-        f"file ({', '.join(_SUFFIXES)}); it holds {listing}."
-    )
+    files = _tensor_files(folder)
+    return files[0] if len(files) == 1 else None
+
+
+def _tensor_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
 
 
 def _sharded(path: pathlib.Path) -> TensorFile:

@@ -365,7 +365,12 @@ def test_bad_inputs_are_errors():
     with pytest.raises(UserError, match="'clas' is unknown; did you mean 'class'"):
         gpt2.GPT2(predict="clas").pure().init(jax.random.key(0), text((2,), 2))
     config = llama_config(
-        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+        rope_parameters={
+            "rope_type": "yarn",
+            "factor": 2.0,
+            "rope_theta": 1e4,
+            "original_max_position_embeddings": 12,
+        }
     )
-    with pytest.raises(UserError, match="rope type 'linear' is not supported"):
+    with pytest.raises(UserError, match="rope type 'yarn' is not supported"):
         llama.from_config(config.to_dict())

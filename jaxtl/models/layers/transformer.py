@@ -51,14 +51,32 @@ class RotaryPositions:
       theta: the slowest wavelength is about 2π·theta.
       pairs: rotate neighbors (x₀, x₁), as llama2.c; else (x₀, x_{d/2}), as
         Hugging Face.
+      factor: frequencies are divided by it (Chen et al., arXiv:2306.15595).
+      bands: (low, high, context) of Llama 3.1, which divides the frequencies of
+        wavelengths above context / low alone, leaves those below context / high, and
+        interpolates between them; () divides all.
     """
 
     theta: float = 10_000.0
     pairs: bool = False
+    factor: float = 1.0
+    bands: tuple[float, ...] = ()
+
+
+def _frequencies(rope: RotaryPositions, width: int) -> jax.Array:
+    """Radians per position of each pair of features, (width / 2,) float32."""
+    half = width // 2
+    frequency = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if not rope.bands:
+        return frequency / rope.factor
+    low, high, context = rope.bands
+    turns = context * frequency / (2 * jnp.pi)  # wavelengths in the context
+    share = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequency * (share + (1 - share) / rope.factor)
 
 
 def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Array:
-    """Rotates each pair of features by position · theta^(−2i/d).
+    """Rotates each pair of features by position · frequency.
 
     Args:
       x: (batch, length, heads, d).
@@ -69,7 +87,7 @@ def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Ar
       Same shape and dtype; computed in float32.
     """
     half = x.shape[-1] // 2
-    frequency = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequency = _frequencies(rope, x.shape[-1])
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     wide = x.astype(jnp.float32)
@@ -108,8 +126,10 @@ class Attention(nn.Module):
       head_width: features per head; None takes width / heads.
       causal: a token attends to itself and to the tokens before it.
       bias: biases in the projections.
+      input_bias: biases of query, key and value; None takes `bias`.
       fused: one projection "qkv" in place of "query", "key" and "value".
       rope: rotary positions, None for none.
+      scale: factor of the products of queries and keys; None takes 1 / √head width.
 
     Trained keys and values, where the parameters hold some ("prefix_key" and
     "prefix_value", each (number, kv heads · width)), precede those of the tokens and
@@ -121,8 +141,10 @@ class Attention(nn.Module):
     head_width: int | None = None
     causal: bool = False
     bias: bool = True
+    input_bias: bool | None = None
     fused: bool = False
     rope: RotaryPositions | None = None
+    scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -159,7 +181,9 @@ class Attention(nn.Module):
         visible = _visible_keys(mask, self.causal, step, length)
         if self.has_variable("params", "prefix_key"):
             key, value, visible = self._with_prefix(key, value, visible)
-        out = jax.nn.dot_product_attention(query, key, value, mask=visible)
+        out = jax.nn.dot_product_attention(
+            query, key, value, mask=visible, scale=self.scale
+        )
         out = out.reshape(batch, length, -1)
         out = nn.Dense(width, use_bias=self.bias, kernel_init=INIT, name="out")(out)
         return out, cache
@@ -186,9 +210,10 @@ class Attention(nn.Module):
         size = self.head_width or width // self.heads
         counts = (self.heads, *(self.kv_heads or self.heads,) * 2)
 
+        bias = self.bias if self.input_bias is None else self.input_bias
+
         def project(features: int, name: str) -> jax.Array:
-            dense = nn.Dense(features, use_bias=self.bias, kernel_init=INIT, name=name)
-            return dense(x)
+            return nn.Dense(features, use_bias=bias, kernel_init=INIT, name=name)(x)
 
         if self.fused:
             parts = jnp.split(project(3 * self.heads * size, "qkv"), 3, -1)

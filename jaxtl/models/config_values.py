@@ -1,0 +1,119 @@
+"""Values of a config.json: each reader returns the value or says what it should be."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jaxtl.core.errors import UserError, nearest
+
+# transformers' names of activations -> jaxtl's.
+ACTIVATION_NAMES = {
+    "gelu": "gelu_exact",
+    "gelu_python": "gelu_exact",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "linear": "identity",
+}
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, a text in single quotes, at most 60 characters."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def among(value: Any, supported: tuple[Any, ...]) -> bool:
+    """Whether a value is one of these; 0 is not False, 1 is not True."""
+    return any(
+        value == v and isinstance(value, bool) == isinstance(v, bool) for v in supported
+    )
+
+
+def _expected(key: str, value: Any, what: str) -> UserError:
+    return UserError(f"config.json: {key} is {shown(value)}; expected {what}.")
+
+
+def count(key: str, value: Any) -> int:
+    """A whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _expected(key, value, "a whole number of 1 or more")
+    return value
+
+
+def counts(key: str, value: Any, length: int) -> tuple[int, ...]:
+    """A list of so many whole numbers of 1 or more."""
+    if not isinstance(value, list | tuple) or len(value) != length:
+        raise _expected(key, value, f"a list of {length} numbers")
+    return tuple(count(key, number) for number in value)
+
+
+def index(key: str, value: Any) -> int:
+    """A whole number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _expected(key, value, "a whole number of 0 or more")
+    return value
+
+
+def flag(key: str, value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise _expected(key, value, "true or false")
+    return value
+
+
+def rate(key: str, value: Any) -> float:
+    """A dropout rate, 0 ≤ value < 1."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise _expected(key, value, "a rate of at least 0 and below 1")
+    return value
+
+
+def positive(key: str, value: Any) -> float:
+    """A finite number above 0."""
+    if not _is_number(value) or value <= 0:
+        raise _expected(key, value, "a number above 0")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def activation(key: str, value: Any) -> str:
+    """jaxtl's name of an activation of transformers."""
+    if not isinstance(value, str) or value not in ACTIVATION_NAMES:
+        raise UserError(
+            f"config.json: {key} names the activation {shown(value)}, which is unknown"
+            f"{nearest(value, ACTIVATION_NAMES)} "
+            f"(known: {', '.join(ACTIVATION_NAMES)})."
+        )
+    return ACTIVATION_NAMES[value]
+
+
+def side(key: str, value: Any) -> int:
+    """The side of a square, given as a number or as [height, width]."""
+    sides = value if isinstance(value, list | tuple) else [value, value]
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise _expected(key, value, "a number, or a height and a width that are equal")
+    return count(key, sides[0])
+
+
+def one_of(*options: str) -> Callable[[str, Any], str]:
+    """Reader of a text with these values."""
+
+    def read(key: str, value: Any) -> str:
+        if value not in options:
+            raise _expected(key, value, " or ".join(map(repr, options)))
+        return value
+
+    return read
