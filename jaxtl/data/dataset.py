@@ -45,6 +45,7 @@ class Table:
       origins: where each row was read; None numbers the rows as they are.
       digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
         be read for its fingerprint; None hashes its values.
+      notes: what was decided or left out in reading, a sentence part each.
     """
 
     x: PyTree
@@ -58,6 +59,7 @@ class Table:
     feature_names: tuple[str, ...] = ()
     origins: Origins | None = None
     digests: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,8 @@ class Data:
     """Options that every data set has.
 
     Attributes:
-      classes: use these classes only, renumbered 0..K-1 in this order; names or
-        integer labels.
+      classes: use these classes only, renumbered 0..K-1 in this order; names (1 is
+        the class named "1"), or integer labels where no name is a number.
       labels_per_class: keep this many train labels per class; the other train rows
         become the "unlabelled" split. With one seed, the rows that keep 2 labels per
         class are among those that keep 5.
@@ -213,7 +215,7 @@ class Dataset:
       fingerprint: hash of all examples, labels and class names (not of the splits).
       origins: where each row was read.
       files: files and folders that the examples were read from.
-      target_names, feature_names: as in `Table`.
+      target_names, feature_names, notes: as in `Table`.
     """
 
     name: str
@@ -229,6 +231,7 @@ class Dataset:
     files: tuple[pathlib.Path, ...] = ()
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ def fingerprint(table: Table, data: Data) -> str:
     sha.update(np.ascontiguousarray(table.y))
     for names in (table.class_names, table.target_names, table.feature_names):
         sha.update(f"{list(names)}".encode())
+    pre = table.preprocess
+    if pre is not None and (pre.offset or pre.target_offset):
+        sha.update(f"{pre.offset}{pre.target_offset}".encode())
     for path in tokenizer_files(data):
         sha.update(files.digest(path).encode())
     return sha.hexdigest()[:32]

@@ -15,7 +15,16 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import fingerprint, images, lazy_array, preprocess, splits, validation
+from jaxtl.data import (
+    cells,
+    fingerprint,
+    images,
+    lazy_array,
+    preprocess,
+    splits,
+    storage,
+    validation,
+)
 from jaxtl.data.dataset import Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
 
@@ -38,7 +47,12 @@ def prepare(
         raise UserError(f"data must be a data set such as Digits(); got {data!r}.")
     table, digest = load_table(data)
     if data.preprocess is not None:
-        table = dataclasses.replace(table, preprocess=data.preprocess)
+        pre = dataclasses.replace(
+            data.preprocess,
+            offset=table.preprocess.offset,
+            target_offset=table.preprocess.target_offset,
+        )
+        table = dataclasses.replace(table, preprocess=pre)
         table = _with_image_size(table, data.shortest)
     dataset = Dataset(
         name=type(data).__name__,
@@ -54,6 +68,7 @@ def prepare(
         files=data.files(),
         target_names=table.target_names,
         feature_names=table.feature_names,
+        notes=table.notes,
     )
     if splits_file is None:
         rows = splits.make_splits(data, table, seed)
@@ -108,13 +123,15 @@ def _cached_table(data: Data, states: tuple) -> tuple[Table, str]:
 
 
 def _read_table(data: Data) -> tuple[Table, str]:
-    table = validation.checked_table(data.read(), type(data).__name__)
+    name = type(data).__name__
+    table = validation.checked_table(data.read(), name)
     if data.classes is not None:
         table = keep_classes(table, data.classes)
     if data.size is not None or data.channels is not None:
         table = _resized(table, data)
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
+    table = storage.in_32_bits(table, name)
     table = _with_image_size(table, data.shortest)
     return table, fingerprint.fingerprint(table, data)
 
@@ -133,7 +150,7 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
 
     Args:
       table: a classification `Table`.
-      classes: names, or integer labels as in the table.
+      classes: names; or integer labels as in the table, where no name is a number.
 
     Raises:
       UserError: a class that does not exist, or one without examples.
@@ -167,11 +184,13 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
 
 
 def _label(name: Any, names: tuple[str, ...]) -> int:
-    """The label of a class, by its name or its label."""
-    if isinstance(name, (int, np.integer)) and 0 <= name < len(names):
+    """The label of a class, by its name, or by its label where names are no numbers."""
+    text = cells.normalized(str(name))
+    if text in names:
+        return names.index(text)
+    is_label = isinstance(name, (int, np.integer)) and 0 <= name < len(names)
+    if is_label and not any(cells.number(other) is not None for other in names):
         return int(name)
-    if str(name) in names:
-        return names.index(str(name))
     raise UserError(
         f"data.classes: there is no class {name!r}{nearest(name, names)}; "
         f"the classes are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
@@ -222,13 +241,15 @@ def _standardized(table: Table, rows: dict[str, np.ndarray]) -> Preprocess:
     if table.standardize is None or table.preprocess.mean is not None:
         return table.preprocess
     train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
-    x = np.asarray(table.x[np.sort(train)], np.float64) / table.preprocess.scale
-    mean, std = x.mean(0), x.std(0)
+    pre, x = table.preprocess, np.asarray(table.x[np.sort(train)], np.float64)
+    mean, std, is_constant = x.mean(0), x.std(0), x.min(0) == x.max(0)
     # A constant feature carries no information; dividing it by 1 keeps it finite.
-    std = np.where(std > 1e-12 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+    mean, std = np.where(is_constant, x[0], mean), np.where(is_constant, 1.0, std)
+    mean = (mean + (0.0 if pre.offset is None else np.asarray(pre.offset))) / pre.scale
+    std = np.where(is_constant, 1.0, std / pre.scale)
     columns = np.asarray(table.standardize, bool)
     return dataclasses.replace(
-        table.preprocess,
+        pre,
         mean=tuple(np.where(columns, mean, 0.0).tolist()),
         std=tuple(np.where(columns, std, 1.0).tolist()),
     )

@@ -33,6 +33,9 @@ class Preprocess:
         `size` is cut out of the middle; None stretches to `size`.
       channels: 1 (luma) or 3 that `load_image` brings a file to; None keeps the
         file's.
+      offset: what is subtracted from the data's values before they are stored, one
+        number per feature (`storage.py`); mean is of the data's values all the same.
+      target_offset: likewise of regression targets; added to a model's outputs.
     """
 
     scale: float = 1.0
@@ -41,13 +44,15 @@ class Preprocess:
     size: tuple[int, int] | None = None
     shortest: int | None = None
     channels: int | None = None
+    offset: tuple[float, ...] | None = None
+    target_offset: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if not self.scale > 0:
             raise UserError(
                 f"preprocess.scale must be a positive number; got {self.scale!r}."
             )
-        for name in ("mean", "std"):
+        for name in ("mean", "std", "offset", "target_offset"):
             value = getattr(self, name)
             if value is not None:
                 numbers = tuple(float(v) for v in np.atleast_1d(value))
@@ -64,8 +69,8 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
 
     Args:
       pre: the preprocessing; `size`, `shortest`, `channels` concern `load_image` alone.
-      x: (..., channels) or (..., features), any real dtype. A dict of arrays (text) is
-        returned unchanged.
+      x: (..., channels) or (..., features), any real dtype, `offset` subtracted. A dict
+        of arrays (text) is returned unchanged.
 
     Raises:
       UserError: mean or std of a length that is neither 1 nor x.shape[-1].
@@ -83,11 +88,19 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
     x = x.astype(jnp.float32)
     if pre.scale != 1:
         x = x / pre.scale
-    if pre.mean is not None:
-        x = x - jnp.asarray(pre.mean, jnp.float32)
+    mean = _stored_mean(pre)
+    if mean is not None:
+        x = x - jnp.asarray(mean, jnp.float32)
     if pre.std is not None:
         x = x / jnp.asarray(pre.std, jnp.float32)
     return x
+
+
+def _stored_mean(pre: Preprocess) -> np.ndarray | None:
+    """The mean of stored values divided by scale: mean − offset/scale, in float64."""
+    if pre.offset is None:
+        return None if pre.mean is None else np.asarray(pre.mean)
+    return np.asarray(pre.mean or 0.0) - np.asarray(pre.offset) / pre.scale
 
 
 def restore(pre: Preprocess, x: PyTree) -> PyTree:
@@ -96,14 +109,52 @@ def restore(pre: Preprocess, x: PyTree) -> PyTree:
         return x
     if pre.std is not None:
         x = x * jnp.asarray(pre.std, jnp.float32)
-    if pre.mean is not None:
-        x = x + jnp.asarray(pre.mean, jnp.float32)
-    return x
+    mean = _stored_mean(pre)
+    return x if mean is None else x + jnp.asarray(mean, jnp.float32)
 
 
 def normalize(pre: Preprocess, x: PyTree) -> PyTree:
     """Computes (x − mean)/std of values that are divided by `scale` already."""
-    return apply(dataclasses.replace(pre, scale=1.0), x)
+    mean = _stored_mean(pre)
+    mean = None if mean is None else tuple(np.atleast_1d(mean).tolist())
+    return apply(dataclasses.replace(pre, scale=1.0, mean=mean, offset=None), x)
+
+
+def stored_like(pre: Preprocess, stored: Preprocess) -> Preprocess:
+    """A preprocessing for values that are stored as those of another one.
+
+    Raises:
+      UserError: it has no mean, and the values are stored with an offset, so that they
+        could not be told apart.
+    """
+    if stored.offset is not None and pre.mean is None:
+        raise UserError(
+            "preprocess.mean is None, but features of this data reach "
+            f"{max(map(abs, stored.offset)):g} and differ by so little that 32 bits "
+            "lose it without a mean: give preprocess a mean and std, or none at all."
+        )
+    return dataclasses.replace(
+        pre, offset=stored.offset, target_offset=stored.target_offset
+    )
+
+
+def check_targets(model: Preprocess, data: Preprocess) -> None:
+    """Raises UserError where a model's outputs and the data's targets are offset.
+
+    Args:
+      model: of the model's training data.
+      data: of the data to use it on.
+    """
+    if model.target_offset != data.target_offset:
+        offsets = [
+            "0" if pre.target_offset is None else f"{pre.target_offset}"
+            for pre in (model, data)
+        ]
+        raise UserError(
+            f"the model predicts differences from {offsets[0]}, the targets of this "
+            f"data are differences from {offsets[1]} (in 32 bits their values can't be "
+            "told apart): subtract one number from the targets of both."
+        )
 
 
 def default(x: Any) -> Preprocess:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import lazy_array, origins
+from jaxtl.data import cells, lazy_array, origins
 from jaxtl.data.dataset import Table
 
 _TASKS = ("classification", "multilabel", "regression", "language")
@@ -25,8 +25,9 @@ def checked_table(table: Table, name: str) -> Table:
       name: the source, for messages.
 
     Returns:
-      The table with y as int32 (classification), float32 (otherwise), class names as a
-      tuple of strings and splits as int32 rows.
+      The table with y as int32 (classification), float32 (multilabel) or as it is
+      (otherwise), class names as a tuple of normalized strings, those that are easily
+      confused in the notes, and splits as int32 rows.
 
     Raises:
       UserError: x and y of unequal length, NaN or infinity, labels that are negative,
@@ -65,7 +66,13 @@ def checked_table(table: Table, name: str) -> Table:
     class_names = _class_names(y, table.class_names, table.task, name)
     _check_name_counts(table, y, name)
     splits = _check_splits(table.splits, count, name)
-    return dataclasses.replace(table, y=y, class_names=class_names, splits=splits)
+    return dataclasses.replace(
+        table,
+        y=y,
+        class_names=class_names,
+        splits=splits,
+        notes=(*table.notes, *cells.class_notes(class_names)),
+    )
 
 
 def _check_finite(
@@ -151,7 +158,7 @@ def _targets(y: np.ndarray, name: str) -> np.ndarray:
             f"{name}: regression needs y as numbers of shape (n,) or (n, targets); "
             f"got {y.dtype} of shape {y.shape}."
         )
-    return y.astype(np.float32)
+    return y
 
 
 def _reject(bad: np.ndarray, y: np.ndarray, rows: origins.Origins, rule: str) -> None:
@@ -178,7 +185,7 @@ def _class_names(
                 'task="regression" if y is a number to predict, else class_names.'
             )
         class_names = range(count)
-    names = tuple(str(c) for c in class_names)
+    names = tuple(cells.normalized(str(c)) for c in class_names)
     common = collections.Counter(names).most_common(1)
     if common and common[0][1] > 1:
         raise UserError(f"{name}: the class name {common[0][0]!r} comes twice.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import preprocess
+from jaxtl.data import cells, preprocess
 from jaxtl.export import bundle
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
@@ -211,7 +211,7 @@ def _read_table(predictor: Predictor, file: pathlib.Path, delimiter: str) -> np.
     rows = _read_rows(file, delimiter)
     columns = predictor.metadata["columns"]
     if columns is None:
-        if rows and not any(_is_number(cell) for cell in rows[0][1]):
+        if rows and all(cells.number(cell) is None for cell in rows[0][1]):
             rows = rows[1:]
         columns = [{"name": str(i + 1), "categories": None} for i in range(width)]
         indices = range(width)
@@ -226,45 +226,42 @@ def _read_table(predictor: Predictor, file: pathlib.Path, delimiter: str) -> np.
         where = f"{file}, line {number}"
         if len(row) != width:
             raise UserError(f"{where}: {len(row)} cells where {width} are expected.")
-        cells = [_encode(where, c, row[i]) for c, i in zip(columns, indices)]
-        features.append([value for values in cells for value in values])
-    return np.asarray(features, np.float32)
+        codes = [_encode(where, c, row[i]) for c, i in zip(columns, indices)]
+        features.append([value for values in codes for value in values])
+    return np.asarray(features)
 
 
 def _read_rows(file: pathlib.Path, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Reads (line number, cells) of the lines that are not empty."""
+    """Reads (line number, normalized cells) of the lines that are not empty."""
     lines = text_files.read_lines(file, owner=str(file))
     rows = text_files.split_cells(lines, delimiter, owner=str(file))
-    return [(number, [cell.strip() for cell in row]) for number, row in rows]
+    return [(number, [*map(cells.normalized, row)]) for number, row in rows]
 
 
 def _column_index(file: pathlib.Path, name: str, header: list[str]) -> int:
-    if name not in header:
+    name = cells.normalized(name)
+    if header.count(name) != 1:
+        problem = "two columns" if name in header else "no column"
+        close = "" if name in header else nearest(name, header)
         raise UserError(
-            f"{file} has no column {name!r}{nearest(name, header)} "
+            f"{file} has {problem} {name!r}{close} "
             f"(columns: {', '.join(header) or 'none'})."
         )
     return header.index(name)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _encode(where: str, column: Mapping[str, Any], cell: str) -> list[float]:
     """The features of one cell: its number, or the one-hot code of its category."""
     name, categories = column["name"], column["categories"]
     if categories is not None:
+        categories = [cells.normalized(category) for category in categories]
         if cell not in categories:
             raise UserError(
                 f"{where}, column {name}: {cell!r} is no category of the training data"
                 f"{nearest(cell, categories)} (categories: {', '.join(categories)})."
             )
         return [float(cell == category) for category in categories]
-    if not _is_number(cell) or not np.isfinite(float(cell)):
+    value = cells.number(cell)
+    if value is None:
         raise UserError(f"{where}, column {name}: {cell!r} is no finite number.")
-    return [float(cell)]
+    return [value]

@@ -90,10 +90,15 @@ class Predictor:
         arrays = self.as_inputs(x)
         n = len(next(iter(arrays.values())))
         chunks = [self._run(arrays, start) for start in range(0, n, BATCH)]
-        return {
+        outputs = {
             name: np.concatenate([chunk[name] for chunk in chunks])
             for name in chunks[0]
         }
+        if self.preprocess.target_offset is not None:
+            outputs["outputs"] = outputs["outputs"] + np.asarray(
+                self.preprocess.target_offset
+            )
+        return outputs
 
     def _run(
         self, arrays: Mapping[str, np.ndarray], start: int
@@ -133,8 +138,11 @@ class Predictor:
                 f"({self.folder} takes {', '.join(self.inputs)})."
             )
         has_several = len(self.inputs) > 1
+        offset = self.preprocess.offset
         arrays = {
-            key: _as_stored(x[key], *spec, f"{name}[{key!r}]" if has_several else name)
+            key: _as_stored(
+                x[key], *spec, f"{name}[{key!r}]" if has_several else name, offset
+            )
             for key, spec in self.inputs.items()
         }
         lengths = {key: len(v) for key, v in arrays.items()}
@@ -179,9 +187,16 @@ def _is_text(value: Any) -> bool:
 
 
 def _as_stored(
-    x: Any, shape: tuple[int, ...], dtype: np.dtype, name: str
+    x: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    name: str,
+    offset: tuple[float, ...] | None,
 ) -> np.ndarray:
-    """Converts one input to a batch of the stored dtype, if that keeps its values."""
+    """Converts one input to a batch of the stored dtype, if that keeps its values.
+
+    An offset is subtracted from it first.
+    """
     x = np.asarray(x)
     if x.shape[1:] != shape or x.ndim != len(shape) + 1:
         expected = f"(n, {', '.join(map(str, shape))})" if shape else "(n,)"
@@ -191,10 +206,17 @@ def _as_stored(
         )
     if len(x) == 0:
         raise UserError(f"{name} holds no examples: its shape is {x.shape}.")
-    if x.dtype == dtype:
-        return x
     if x.dtype.kind not in "buif":
         raise UserError(f"{name} is of dtype {x.dtype}; expected numbers ({dtype}).")
+    if offset is not None:
+        if x.dtype == np.float32 or x.dtype == np.float16:
+            raise UserError(
+                f"{name} is of dtype {x.dtype}, too coarse for features about "
+                f"{max(map(abs, offset)):g}; pass them as float64."
+            )
+        x = np.asarray(x, np.longdouble) - np.asarray(offset)
+    if x.dtype == dtype:
+        return x
     with np.errstate(invalid="ignore", over="ignore"):
         cast = x.astype(dtype)
     if dtype.kind in "bui" and not np.array_equal(cast, x):

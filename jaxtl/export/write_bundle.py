@@ -17,7 +17,7 @@ from jaxtl.data.dataset import Data
 from jaxtl.data.sources.csv_table import CSV
 from jaxtl.data.tokenizer import as_tokenizer
 from jaxtl.export import bundle, model_card
-from jaxtl.export.predictor import TOKENIZER
+from jaxtl.export.predictor import SINGLE_INPUT, TOKENIZER
 from jaxtl.export.program import ExportedProgram, export_program, weights_by_path
 from jaxtl.pretrained import tensor_files
 from jaxtl.training.experiment import Experiment
@@ -87,13 +87,23 @@ def _write(folder: pathlib.Path, trained: TrainedModel, licence: str | None) -> 
     # safetensors files are readable by their owner alone; exports are to be shared.
     shutil.copymode(folder / bundle.PROGRAM, folder / bundle.WEIGHTS)
     _write_tokenizer(folder, trained.data)
-    example = {f"x.{name}": x for name, x in exported.inputs.items()}
-    example |= {f"y.{name}": y for name, y in exported.outputs.items()}
-    np.savez_compressed(folder / bundle.EXAMPLE, **example)
+    np.savez_compressed(folder / bundle.EXAMPLE, **_example(trained, exported))
     metadata = _metadata(trained, exported, licence, folder)
     write_json(folder / bundle.METADATA, metadata)
     card = model_card.markdown(metadata, _history(trained, exported.origin))
     (folder / "README.md").write_text(card)
+
+
+def _example(trained: TrainedModel, exported: ExportedProgram) -> dict[str, np.ndarray]:
+    """The example's inputs "x.…" and outputs "y.…", in the units of the data."""
+    inputs, outputs = dict(exported.inputs), dict(exported.outputs)
+    pre = trained.preprocess
+    if pre.offset is not None:
+        inputs[SINGLE_INPUT] = inputs[SINGLE_INPUT] + np.asarray(pre.offset)
+    if pre.target_offset is not None:
+        outputs["outputs"] = outputs["outputs"] + np.asarray(pre.target_offset)
+    example = {f"x.{name}": x for name, x in inputs.items()}
+    return example | {f"y.{name}": y for name, y in outputs.items()}
 
 
 def _write_tokenizer(folder: pathlib.Path, data: Data | None) -> None:

@@ -131,14 +131,20 @@ def preprocessing(
     The mean and standard deviation come with the weights; the scale is the data's own.
     """
     if exp.preprocess is not None:
-        return dict.fromkeys(datasets, exp.preprocess)
+        return {
+            name: preprocess.stored_like(exp.preprocess, data.preprocess)
+            for name, data in datasets.items()
+        }
     shared = datasets["target"].preprocess
     if weights is not None and weights.meta.get("preprocess"):
         shared = preprocess.from_json(weights.meta["preprocess"])
-    return {
-        name: dataclasses.replace(data.preprocess, mean=shared.mean, std=shared.std)
-        for name, data in datasets.items()
-    }
+        if weights.meta.get("task") == datasets["target"].task == "regression":
+            preprocess.check_targets(shared, datasets["target"].preprocess)
+    pre = {}
+    for name, data in datasets.items():
+        own = dataclasses.replace(data.preprocess, mean=shared.mean, std=shared.std)
+        pre[name] = preprocess.stored_like(own, data.preprocess)
+    return pre
 
 
 def batch_sizes(

@@ -130,6 +130,9 @@ def load_model(
     meta = _with_inputs(directory, weights.meta, dataset)
     config, network = _network(settings["model"], meta["outputs"])
     pre = preprocess.from_json(meta["preprocess"])
+    if dataset is not None:
+        preprocess.check_targets(pre, dataset.preprocess)
+        pre = preprocess.stored_like(pre, dataset.preprocess)
     network, shapes = _weight_shapes(network, settings["peft"], pre, meta)
     leaves = trees.flatten({"params": weights.params, "stats": weights.stats})
     _check_shapes(directory, shapes, leaves)

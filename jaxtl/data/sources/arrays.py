@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, lazy_array, origins, paths
+from jaxtl.data import images, label_arrays, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 
@@ -61,9 +61,10 @@ class Arrays(Data):
       y: name of the entry, or the array itself.
       scale: divides the values (USPS: 2000), inside the compiled step; None divides
         uint8 images by 255 and leaves other values.
-      task: None infers it from y: classification for whole numbers and strings,
-        multilabel for a matrix of 0 and 1, regression for other floats.
-      class_names: names in label order.
+      task: None infers it from y: classification for texts, integers and at most 20
+        different whole floats, multilabel for a matrix of 0 and 1, regression for
+        other floats.
+      class_names: names in label order; None takes the texts or numbers that occur.
       memory_limit: bytes; a larger `.npy` stays on disk, memory-mapped.
     """
 
@@ -98,17 +99,23 @@ class Arrays(Data):
         """Reads all files; the examples of their parts are concatenated."""
         parts, names = self._parts()
         x = _with_channel_axis(_concatenated([part.x for part in parts]))
-        labels = [np.asarray(part.y) for part in parts]
-        y, string_names = _integer_labels(np.concatenate(labels))
+        y = [part.y for part in parts]
+        labels = label_arrays.read(
+            label_arrays.concatenated(y, "Arrays.y"),
+            self.class_names or names,
+            self.task,
+            "Arrays.y",
+        )
         scale = self.scale
         return Table(
             x=x,
-            y=y,
-            class_names=self.class_names or string_names or names,
-            task=self.task or _task(y),
-            splits=_splits([part.split for part in parts], labels),
+            y=labels.y,
+            class_names=labels.class_names,
+            task=labels.task,
+            splits=_splits([part.split for part in parts], y),
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
             origins=origins.of_elements([n for part in parts for n in part.names]),
+            notes=tuple(labels.notes),
         )
 
     def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
@@ -245,20 +252,6 @@ def _with_channel_axis(x: Any) -> np.ndarray | lazy_array.LazyArray:
     if x.dtype == object or not np.issubdtype(x.dtype, np.number):
         raise UserError(f"Arrays.x must be numbers; got dtype {x.dtype}.")
     return x[..., None] if x.ndim == 3 else x
-
-
-def _integer_labels(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Integer labels of strings and the names they stand for; numbers as they are."""
-    if y.dtype.kind not in "US":
-        return y, None
-    names, labels = np.unique(y.astype(str), return_inverse=True)
-    return labels, tuple(names.tolist())
-
-
-def _task(y: np.ndarray) -> str:
-    if y.ndim == 2 and y.shape[1] > 1:
-        return "multilabel" if np.isin(y, (0, 1)).all() else "regression"
-    return "regression" if np.issubdtype(y.dtype, np.floating) else "classification"
 
 
 def _splits(

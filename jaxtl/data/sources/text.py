@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import origins, paths
+from jaxtl.data import cells, origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 _TASKS = ("classification", "regression")
+# Lower-case names of a column of labels, by which a header is told from a first row.
+_LABEL_NAMES = (
+    *("label", "labels", "class", "classes", "category", "target", "sentiment"),
+    *("score", "rating", "stars", "gold_label", "is_duplicate", "y"),
+)
 
 
 class _Texts(NamedTuple):
     """The columns of one split, of equal length; `second` is "" without pairs.
 
-    `lines` are the files in order, each with the line numbers of its texts.
+    `lines` are the files in order, each with the line numbers of its texts; `notes`
+    says what was decided in reading them.
     """
 
     first: list[str]
     second: list[str]
     labels: list[str]
     lines: list[tuple[str, list[int]]]
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +59,11 @@ class Text(Data):
       pair: column of a second text, None for none.
       label: column of the label; for TREC "coarse" or "fine".
       class_names: one per file of `path`.
-      task: None infers it: regression for numbers with a decimal point, else
-        classification.
+      header: whether the first row of a file names its columns; None decides: it does
+        where columns are given by name, and where its label is "label" or the like or
+        the only one that is no number.
+      task: None infers it: regression for numbers with a fraction or more than 20
+        different numbers with a decimal point, else classification.
       delimiter: None is a comma for .csv, else a tab.
       encoding: character encoding of the files; None is utf-8, and latin-1 for TREC.
     """
@@ -64,6 +76,7 @@ class Text(Data):
     pair: str | int | None = None
     label: str | int = 1
     class_names: tuple[str, ...] | None = None
+    header: bool | None = None
     task: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
@@ -78,6 +91,12 @@ class Text(Data):
                 f"Text.task={self.task!r} is no task{nearest(self.task, _TASKS)} "
                 f"(tasks: {', '.join(_TASKS)})."
             )
+        by_name = [c for c in (self.text, self.pair, self.label) if isinstance(c, str)]
+        if self.header is False and self.class_names is None and by_name:
+            raise UserError(
+                f"Text.header=False: without a header there is no column {by_name[0]!r}"
+                "; give columns by number, from 0."
+            )
 
     def read(self) -> Table:
         """Reads ids and masks, (n, length) each; each file is a split."""
@@ -87,13 +106,16 @@ class Text(Data):
             for split, path in files.items()
             if path is not None
         }
-        first, second, labels, lines = (
+        first, second, labels, lines, notes = (
             list(itertools.chain.from_iterable(column))
             for column in zip(*parts.values())
         )
         tokenize = as_tokenizer(self.tokenizer)
         x = tokenize(first, second if self.pair is not None else None)
         y, names, task = _labels(labels, self.task, self.class_names)
+        notes += cells.merged_forms(labels, "the label")
+        if blank := sum(not text.strip() for text in first):
+            notes.append(f"{blank} of {len(first)} texts are blank")
         bounds = np.cumsum([0, *(len(part.first) for part in parts.values())])
         rows = {
             split: np.arange(start, end)
@@ -106,6 +128,7 @@ class Text(Data):
             class_names=names,
             task=task,
             splits=splits,
+            notes=tuple(dict.fromkeys(notes)),
             origins=origins.of_lines(lines),
         )
 
@@ -125,20 +148,28 @@ class Text(Data):
         file = paths.find(path, "Text.path")
         if file.suffix == ".label":
             return _read_trec(file, self.label, self.encoding or "latin-1")
-        header, rows = self._read_cells(file)
+        header, rows, notes = self._read_cells(file)
         columns = [self.text, self.label]
         columns += [self.pair] if self.pair is not None else []
         indices = [_column_index(column, header, file) for column in columns]
-        for number, cells in rows:
-            if len(cells) <= max(indices):
+        width = len(header or rows[0][1])
+        for number, row in rows:
+            if len(row) != width or len(row) <= max(indices):
                 raise UserError(
-                    f"Text.path: line {number} of {file} has {len(cells)} columns; "
-                    f"expected at least {max(indices) + 1}."
+                    f"Text.path: line {number} of {file} has {len(row)} columns; "
+                    f"expected {max(width, max(indices) + 1)}, as in its first line; "
+                    "a text with the delimiter in it needs quotation marks."
                 )
-        first, labels, *pair = [[cells[i] for _, cells in rows] for i in indices]
+        first, labels, *pair = [[row[i] for _, row in rows] for i in indices]
+        blank = [n for (n, _), label in zip(rows, labels) if not label.strip()]
+        if blank:
+            raise UserError(
+                f"Text.path: {len(blank)} rows of {file} have no label, the first in "
+                f"line {blank[0]}; fill them in or leave the rows out."
+            )
         numbers = [number for number, _ in rows]
         second = pair[0] if pair else [""] * len(first)
-        return _Texts(first, second, labels, [(path, numbers)])
+        return _Texts(first, second, labels, [(path, numbers)], notes)
 
     def _read_files_of_classes(self, files: str | tuple[str, ...]) -> _Texts:
         """Reads one file per class, with one text per line."""
@@ -159,8 +190,8 @@ class Text(Data):
 
     def _read_cells(
         self, file: pathlib.Path
-    ) -> tuple[list[str] | None, list[tuple[int, list[str]]]]:
-        """Reads the header (None for numbered columns) and (line number, cells)."""
+    ) -> tuple[list[str] | None, list[tuple[int, list[str]]], list[str]]:
+        """Reads the header (None without), (line number, cells), and what to say."""
         is_csv = file.suffix.lower() == ".csv"
         delimiter = self.delimiter or ("," if is_csv else "\t")
         lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
@@ -168,10 +199,38 @@ class Text(Data):
         is_quoted = delimiter != "\t"
         rows = text_files.split_cells(lines, delimiter, is_quoted, str(file))
         is_numbered = isinstance(self.text, int) and isinstance(self.label, int)
-        header = None if is_numbered or not rows else rows.pop(0)[1]
+        notes, has_header = [], self.header if is_numbered else True
+        if has_header is None:
+            has_header, notes = self._guess_header(file, rows)
+        header = rows.pop(0)[1] if has_header and rows else None
         if not rows:
             raise UserError(f"Text.path: {file} has no rows of text.")
-        return header, rows
+        return header, rows, notes
+
+    def _guess_header(
+        self, file: pathlib.Path, rows: list[tuple[int, list[str]]]
+    ) -> tuple[bool, list[str]]:
+        """Whether the first row names the columns, and what to say about that."""
+        labels = [
+            cells.normalized(row[self.label])
+            for _, row in rows
+            if len(row) > self.label
+        ]
+        if len(labels) < 2 or labels[0] in labels[1:]:
+            return False, []
+        row = ", ".join(map(repr, rows[0][1]))
+        is_name = labels[0].lower() in _LABEL_NAMES
+        if is_name or (
+            cells.number(labels[0]) is None and cells.numbers(labels[1:]) is not None
+        ):
+            return True, [f"{file.name}: the first row is read as a header ({row})"]
+        counts = collections.Counter(labels)
+        if cells.numbers(labels) is not None or list(counts.values()).count(1) > 1:
+            return False, []
+        return False, [
+            f"{file.name}: no other row has the label of the first, {labels[0]!r}; if "
+            "it names the columns, give header=True"
+        ]
 
 
 def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
@@ -208,32 +267,35 @@ def _column_index(
 ) -> int:
     if isinstance(column, int):
         return column
-    if header is None or column not in header:
-        names = header or []
+    names = [cells.normalized(name) for name in header or []]
+    column = cells.normalized(column)
+    if names.count(column) != 1:
+        problem = "two columns" if column in names else "no column"
+        close = "" if column in names else nearest(column, names)
         raise UserError(
-            f"Text: {file} has no column {column!r}{nearest(column, names)} "
+            f"Text: {file} has {problem} {column!r}{close} "
             f"(columns: {', '.join(names)})."
         )
-    return header.index(column)
+    return names.index(column)
 
 
 def _labels(
     labels: list[str], task: str | None, names: tuple[str, ...] | None
 ) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
-    """y, class names and task; classes in numeric order if numbers, else sorted."""
-    labels = [label.strip() for label in labels]
-    try:
-        numbers = [float(label) for label in labels]
-    except ValueError:
-        numbers = None
+    """y, class names and task."""
+    labels = [cells.normalized(label) for label in labels]
     if task is None:
-        has_points = numbers is not None and any("." in label for label in labels)
-        task = "regression" if has_points else "classification"
+        is_quantity = names is None and cells.is_quantity(labels, max_integers=None)
+        task = "regression" if is_quantity else "classification"
     if task == "regression":
-        if numbers is None:
-            raise UserError("Text.task='regression': the labels are no numbers.")
-        return np.float32(numbers), None, task
-    distinct = sorted(set(labels), key=float if numbers is not None else str)
-    names = names or tuple(distinct)
-    index = {name: i for i, name in enumerate(names)}
+        values = cells.numbers(labels)
+        if values is None:
+            wrong = next(label for label in labels if cells.number(label) is None)
+            raise UserError(
+                f"Text.task='regression': the labels are no numbers, such as {wrong!r}."
+            )
+        return values, None, task
+    if names is None:
+        return *cells.classes(labels), task
+    index = {cells.normalized(name): i for i, name in enumerate(names)}
     return np.array([index[label] for label in labels], np.int32), names, task

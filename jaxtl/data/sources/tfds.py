@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, lazy_array, origins, paths
+from jaxtl.data import images, label_arrays, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
@@ -74,17 +74,23 @@ class TFDS(Data):
             split: np.arange(start, end)
             for split, start, end in zip(sources, bounds, bounds[1:])
         }
-        y, class_names, task = _targets(y, builder.info.features[self.y])
-        splits = rows if len(rows) > 1 else {}
-        names = [(f"{self.name}, {names[s]}", len(sources[s])) for s in sources]
+        class_names = getattr(builder.info.features[self.y], "names", None)
+        if len({np.shape(value) for value in y}) > 1:
+            raise UserError(
+                f"TFDS.y: {self.y!r} has another number of labels in each example; one "
+                "label, or a fixed number of them, is needed."
+            )
+        labels = label_arrays.read(np.asarray(y), class_names, None, "TFDS.y")
+        parts = [(f"{self.name}, {names[s]}", len(sources[s])) for s in sources]
         return Table(
             x=x,
-            y=y,
-            class_names=class_names,
-            task=task,
-            splits=splits,
-            origins=origins.of_elements(names),
+            y=labels.y,
+            class_names=labels.class_names,
+            task=labels.task,
+            splits=rows if len(rows) > 1 else {},
+            origins=origins.of_elements(parts),
             digests=_digests(builder, self, len(y)),
+            notes=tuple(labels.notes),
         )
 
     def files(self) -> tuple[pathlib.Path, ...]:
@@ -289,15 +295,3 @@ def _labels(
         _source(builder, name, data, decoders=decoders) for name in names.values()
     ]
     return [source[row][data.y] for source in sources for row in range(len(source))]
-
-
-def _targets(y: list, feature: Any) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
-    """y as an array, class names and task."""
-    y, names = np.asarray(y), getattr(feature, "names", None)
-    if y.dtype.kind in "SUO":
-        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in y.tolist()]
-        names, y = np.unique(texts, return_inverse=True)
-    if np.issubdtype(y.dtype, np.floating):
-        return y, None, "regression"
-    task = "multilabel" if y.ndim == 2 else "classification"
-    return y, None if names is None else tuple(str(name) for name in names), task

@@ -1,0 +1,186 @@
+"""Cells of tables: texts in one form, numbers as they are written, labels as classes.
+
+A label is a text. Labels that are all written as whole numbers are put in the order of
+these; no two different labels become one class.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import unicodedata
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+# Lower-case cells that hold no value, as pandas reads them; "?" is of the UCI tables.
+MISSING = (
+    *("", "na", "n/a", "<na>", "#n/a", "nan", "-nan", "null", "none", "nat", "?"),
+    *("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"),
+)
+# Whole numbers of more distinct values than this are taken for quantities.
+MAX_CLASSES = 20
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+# An integer as a program writes it; ".0" is what pandas appends beside missing values.
+_INTEGER = re.compile(r"(0|-?[1-9]\d{0,299})(\.0)?", re.ASCII)
+_PADDED = re.compile(r"[+-]?0\d", re.ASCII)
+_COMMA_NUMBER = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})*([.,]\d+)?", re.ASCII)
+
+
+def normalized(cell: str) -> str:
+    """A text without blanks around it, in Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", cell).strip()
+
+
+def number(cell: str) -> float | None:
+    """The value of a decimal number, or None.
+
+    Digits are 0 to 9; "1_000", "inf" and "0x10" are no numbers, nor is one beyond the
+    range of float64.
+    """
+    if not _NUMBER.fullmatch(cell):
+        return None
+    value = float(cell)
+    return value if np.isfinite(value) else None
+
+
+def numbers(cells: Iterable[str]) -> np.ndarray | None:
+    """The cells as float64 (n,), or None where one is no number."""
+    values = [number(cell) for cell in cells]
+    return None if any(value is None for value in values) else np.asarray(values)
+
+
+def integer(cell: str) -> int | None:
+    """The value of a whole number as a program writes it, or None for "01", "1e1"."""
+    return int(cell.removesuffix(".0")) if _INTEGER.fullmatch(cell) else None
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds no value, or no finite one."""
+    return cell.lower() in MISSING
+
+
+def classes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Classes of labels, every distinct text one class.
+
+    Args:
+      labels: (n,) normalized texts.
+
+    Returns:
+      int32 (n,), and the names in label order: that of their values if all are whole
+      numbers as written (named without ".0"), else that of their characters.
+    """
+    distinct = sorted(set(labels))
+    values = [integer(label) for label in distinct]
+    names = dict(zip(distinct, distinct))
+    if None not in values and len(set(values)) == len(distinct):
+        names = {
+            label: str(value)
+            for value, label in sorted(zip(values, distinct), key=lambda pair: pair[0])
+        }
+    index = {label: i for i, label in enumerate(names)}
+    y = np.asarray([index[label] for label in labels], np.int32)
+    return y, tuple(names.values())
+
+
+def is_quantity(labels: Sequence[str], max_integers: int | None = MAX_CLASSES) -> bool:
+    """Whether labels are numbers to predict, not classes.
+
+    They are if all are numbers and one has a fraction, or if there are more than
+    `MAX_CLASSES` different ones.
+
+    Args:
+      labels: normalized texts.
+      max_integers: replaces `MAX_CLASSES` where all are whole numbers as written; None
+        sets no limit.
+    """
+    values = numbers(set(labels))
+    if values is None:
+        return False
+    if (values != np.round(values)).any():
+        return True
+    if any(_PADDED.match(label) for label in labels):
+        return False  # a code, such as that of a place
+    is_integer = all(
+        "." not in label and integer(label) is not None for label in labels
+    )
+    limit = max_integers if is_integer else MAX_CLASSES
+    return limit is not None and len(values) > limit
+
+
+def whole_float_classes(y: np.ndarray) -> bool:
+    """Whether floats, (n,), are classes such as 0.0 and 1.0: few, and all whole."""
+    values = np.unique(y)
+    return len(values) <= MAX_CLASSES and bool((values == np.round(values)).all())
+
+
+def merged_numbers(cells: Collection[str]) -> tuple[str, str] | None:
+    """Two whole numbers that float64 can't tell apart, or None."""
+    first: dict[float, str] = {}
+    for cell in sorted(set(cells)):
+        value = integer(cell)
+        if value is not None and abs(value) >= 2**53:
+            other = first.setdefault(float(value), cell)
+            if integer(other) != value:
+                return other, cell
+    return None
+
+
+def column_notes(name: str, cells: Sequence[str], is_numeric: bool) -> list[str]:
+    """What a reader should know about how a column was read; [] for nothing odd."""
+    if len(set(cells)) == 1:
+        return [f"column {name!r} is constant ({cells[0]!r})"]
+    if is_numeric:
+        padded = next((c for c in cells if _PADDED.match(c)), None)
+        if padded is None:
+            return []
+        return [f"column {name!r} is read as numbers, {padded!r} as {number(padded):g}"]
+    wrong = [(row, c) for row, c in enumerate(cells) if number(c) is None]
+    if len(wrong) < len(cells):
+        row, cell = wrong[0]
+        return [
+            f"column {name!r} is read as categories, since {len(wrong)} of "
+            f"{len(cells)} cells are no numbers, such as {cell!r} (row {row + 1})"
+        ]
+    if all(_COMMA_NUMBER.fullmatch(cell) for cell in cells):
+        return [
+            f"column {name!r} is read as categories: {cells[0]!r} is no number here; "
+            "write numbers without separators and with a decimal point"
+        ]
+    return []
+
+
+def class_notes(names: Sequence[str]) -> list[str]:
+    """Which class names differ in case, blanks or look only, and which look missing."""
+    groups: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        # Characters of class C (zero-width joiners, marks of direction) are not seen.
+        shown = (c for c in folded if unicodedata.category(c)[0] not in "CZ")
+        groups["".join(shown)].append(name)
+    notes = [
+        f"the classes {', '.join(map(repr, group))} differ in case or blanks only"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+    missing = [name for name in names if is_missing(name)]
+    if missing:
+        notes.append(f"{', '.join(map(repr, missing))} is read as the name of a class")
+    return notes
+
+
+def merged_forms(cells: Iterable[str], what: str) -> list[str]:
+    """Says which texts have several Unicode forms, which `normalized` makes one."""
+    forms: dict[str, set[str]] = collections.defaultdict(set)
+    for cell in set(cells):
+        forms[normalized(cell)].add(cell.strip())
+    several = sorted(text for text, group in forms.items() if len(group) > 1)
+    if not several:
+        return []
+    return [f"{what} {several[0]!r} is written in several Unicode forms, read as one"]
+
+
+def repeated(values: Iterable[Hashable]) -> Any:
+    """The first value that comes a second time, or None."""
+    return next((v for v, k in collections.Counter(values).items() if k > 1), None)
