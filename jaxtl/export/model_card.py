@@ -144,6 +144,11 @@ def _usage(metadata: Mapping[str, Any]) -> str:
     is_single = list(metadata["inputs"]) == [SINGLE_INPUT]
     argument = SINGLE_INPUT if is_single else f"{{{arrays}}}"
     output = "outputs" if metadata["task"] == "regression" else "probabilities"
+    offsets = [k for k in ("offset", "target_offset") if k in metadata["preprocess"]]
+    note = (
+        "\n\nThe program itself takes values from which the preprocessing's `offset` is "
+        "subtracted in 64 bits; its `target_offset` is to be added to the outputs."
+    )
     return f"""## How to predict
 
 On the command line, with files that are images, arrays, tables or texts:
@@ -165,7 +170,7 @@ With jax and safetensors alone:
     {output} = program.call(weights, {{{arrays}}})["{output}"]
 
 Inputs have a leading batch axis of any length and the stored dtype and units; do not
-scale them."""
+scale them.{note if offsets else ""}"""
 
 
 def _files(metadata: Mapping[str, Any], history: Mapping[str, Any]) -> str:

@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
+import jaxtl as tl
 from jaxtl import data
 from jaxtl.core.errors import UserError
 from jaxtl.data import cells, preprocess
 from jaxtl.data.preparation import keep_classes
+from jaxtl.export import bundle, predict, write_bundle
+from jaxtl.pretrained import tensor_files
 
 DECOMPOSED = unicodedata.normalize("NFD", "café")
 
@@ -429,3 +432,32 @@ def test_a_byte_order_mark_and_blanks_are_no_part_of_a_name(tmp_path):
     read = data.CSV(str(tmp_path / "b.csv"), target="y").read()
     assert read.class_names == ("x", "z")
     np.testing.assert_array_equal(read.x, [[1], [2]])
+
+
+def test_an_export_predicts_in_the_units_of_the_table(tmp_path):
+    rows = [f"{1_700_000_000 + i},{DECOMPOSED}{i % 2},{10**9 + i}" for i in range(40)]
+    path = table(tmp_path, rows, "time,drink,y")
+    exp = tl.Experiment(
+        model=tl.models.MLP(widths=(4,), activation="tanh"),
+        data=data.CSV(path, target="y", val=0.2),
+        steps=2,
+        batch=8,
+    )
+    run = tl.setup(exp, tmp_path / "run")
+    tl.train(run, progress=False)
+    folder = write_bundle.export(tmp_path / "run", tmp_path / "out")
+    new = ["café1,1700000031", "café0,1.70000000e9"]
+    new = table(tmp_path, new, "drink,time", "new.csv")
+    outputs = [row["output"] for row in predict.predict(folder, new)]
+    # The same in float64, from seconds after the first.
+    train = run.datasets["target"].rows["train"].astype(np.float64)
+    x = np.array([[(31 - train.mean()) / train.std(), 0, 1], [0, 1, 0]])
+    x[1, 0] = -train.mean() / train.std()
+    w = tensor_files.read(folder / bundle.WEIGHTS)
+    w = {name: np.asarray(v, np.float64) for name, v in w.items()}
+    h = np.tanh(x @ w["params/layer1/dense/kernel"] + w["params/layer1/dense/bias"])
+    y = h @ w["params/head/dense/kernel"] + w["params/head/dense/bias"]
+    [offset] = run.preprocess.target_offset
+    np.testing.assert_allclose(np.array(outputs) - offset, y[:, 0], atol=1e-4)
+    with pytest.raises(UserError, match="too coarse for features about"):
+        bundle.load(folder)(np.zeros((1, 3), np.float32))
