@@ -146,8 +146,8 @@ def _usage(metadata: Mapping[str, Any]) -> str:
     output = "outputs" if metadata["task"] == "regression" else "probabilities"
     offsets = [k for k in ("offset", "target_offset") if k in metadata["preprocess"]]
     note = (
-        "\n\nThe program itself takes values from which the preprocessing's `offset` is "
-        "subtracted in 64 bits; its `target_offset` is to be added to the outputs."
+        "\n\nThe program itself takes values from which the preprocessing's `offset` "
+        "is subtracted in 64 bits; its `target_offset` is to be added to the outputs."
     )
     return f"""## How to predict
 

@@ -108,11 +108,16 @@ class Predictor:
         n = len(next(iter(chunk.values())))
         rows = np.minimum(np.arange(1 << (n - 1).bit_length()), n - 1)
         batch = {name: v[rows] for name, v in chunk.items()}
+        if self.preprocess.offset is not None:
+            shifted = batch[SINGLE_INPUT] - np.asarray(self.preprocess.offset)
+            batch[SINGLE_INPUT] = shifted.astype(self.inputs[SINGLE_INPUT][1])
         outputs = self.program(self.weights, batch)
         return {name: np.asarray(v)[:n] for name, v in outputs.items()}
 
     def as_inputs(self, x: Any, name: str = "x") -> dict[str, np.ndarray]:
         """Checks inputs and converts them to {input name: batch} in stored dtypes.
+
+        Those of a model with an offset stay float64.
 
         Args:
           x: as in the call.
@@ -195,7 +200,7 @@ def _as_stored(
 ) -> np.ndarray:
     """Converts one input to a batch of the stored dtype, if that keeps its values.
 
-    An offset is subtracted from it first.
+    With an offset, which is subtracted only as the program runs, to float64.
     """
     x = np.asarray(x)
     if x.shape[1:] != shape or x.ndim != len(shape) + 1:
@@ -214,7 +219,7 @@ def _as_stored(
                 f"{name} is of dtype {x.dtype}, too coarse for features about "
                 f"{max(map(abs, offset)):g}; pass them as float64."
             )
-        x = np.asarray(x, np.longdouble) - np.asarray(offset)
+        dtype = np.dtype(np.float64)
     if x.dtype == dtype:
         return x
     with np.errstate(invalid="ignore", over="ignore"):

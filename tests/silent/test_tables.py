@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from sklearn.preprocessing import StandardScaler
 
 import jaxtl as tl
@@ -22,7 +23,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import cells, preprocess
 from jaxtl.data.preparation import keep_classes
 from jaxtl.export import bundle, predict, write_bundle
-from jaxtl.pretrained import tensor_files
 
 DECOMPOSED = unicodedata.normalize("NFD", "café")
 
@@ -453,8 +453,10 @@ def test_an_export_predicts_in_the_units_of_the_table(tmp_path):
     train = run.datasets["target"].rows["train"].astype(np.float64)
     x = np.array([[(31 - train.mean()) / train.std(), 0, 1], [0, 1, 0]])
     x[1, 0] = -train.mean() / train.std()
-    w = tensor_files.read(folder / bundle.WEIGHTS)
-    w = {name: np.asarray(v, np.float64) for name, v in w.items()}
+    w = {
+        name: v.astype(np.float64)
+        for name, v in load_file(folder / bundle.WEIGHTS).items()
+    }
     h = np.tanh(x @ w["params/layer1/dense/kernel"] + w["params/layer1/dense/bias"])
     y = h @ w["params/head/dense/kernel"] + w["params/head/dense/bias"]
     [offset] = run.preprocess.target_offset
