@@ -19,10 +19,9 @@ def main(args: argparse.Namespace) -> int:
     from jaxtl.export import predict
 
     rows = predict.predict(args.folder, args.files)
-    columns = list(rows[0]) if rows else []
-    cells = [
-        [f"{x:.4f}" if isinstance(x, float) else x for x in row.values()]
-        for row in rows
-    ]
+    # The origin says which file and row, as counted in the file.
+    columns = [name for name in rows[0] if name not in ("file", "row")]
+    values = [[row[name] for name in columns] for row in rows]
+    cells = [[f"{x:.4f}" if isinstance(x, float) else x for x in v] for v in values]
     console.console().print(console.table("", columns, cells, left=2))
     return 0

@@ -38,10 +38,13 @@ class CachedFeatures:
     Attributes:
       values: array or Tokens with an example per row, on the device.
       flops: floating-point operations that computing one example took, or None.
+      model: that computed them. The key names a plain network by its identity, which
+        no other network has as long as this one lives.
     """
 
     values: PyTree
     flops: float | None
+    model: Any
 
 
 # Key -> features, the most recently used last.
@@ -97,7 +100,8 @@ def load_or_compute(
             notes = (note, feature_cache_disk.write(folder, key, *stored))
             note = "; ".join(filter(None, notes))
     values, flops = stored
-    entries[key] = CachedFeatures(sharding.replicate(values, run.program.mesh), flops)
+    values = sharding.replicate(values, run.program.mesh)
+    entries[key] = CachedFeatures(values, flops, run.parts.model.config)
     while len(entries) > MAX_ENTRIES:
         del entries[next(iter(entries))]
     return entries[key], note

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, preprocess
+from jaxtl.data import cells, origins, preprocess
 from jaxtl.export import bundle
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
@@ -34,8 +34,9 @@ def predict(
         `.txt` with a text per line, of pairs with a tab between the two.
 
     Returns:
-      One dict per example, "file" and "row" (counted from 0 within the file; of a
-      `.txt` the line, blank ones counted) and
+      One dict per example, "file", "row" (counted from 0 within the file; of a
+      `.txt` the line, blank ones counted), "origin" (as `origins.Origins` writes it: a
+      file and its line from 1, an array and its index, or a picture) and
       classification: "label", "probability" (of that label);
       multilabel: "labels" (those above ½, joined by ", ") and a "p(label)" for each;
       regression: "output", or "output 0", "output 1", …
@@ -60,14 +61,13 @@ def predict(
             name: np.stack([example[name] for *_, example in chunk])
             for name in predictor.inputs
         }
-        for (file, row, _), values in zip(chunk, predictor(batch)):
+        for (place, _), values in zip(chunk, predictor(batch)):
             if not np.isfinite(values).all():
                 raise UserError(
-                    f"{file}, row {row}: the model's output is not finite; is there a "
+                    f"{place['origin']}: the model's output is not finite; is there a "
                     "NaN or a very large value in the input?"
                 )
-            prediction = _prediction(predictor, values)
-            predictions.append({"file": file, "row": row, **prediction})
+            predictions.append({**place, **_prediction(predictor, values)})
     return predictions
 
 
@@ -90,8 +90,8 @@ def _prediction(predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
 
 def _examples(
     predictor: Predictor, files: Iterable[str | os.PathLike]
-) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
-    """Yields (file, row within it, {input name: one example})."""
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Yields ({"file", "row", "origin"}, {input name: one example})."""
     for file in map(pathlib.Path, files):
         if not file.is_file():
             problem = (
@@ -99,23 +99,26 @@ def _examples(
             )
             raise UserError(f"the file {str(file)!r} {problem}.")
         try:
-            batch, numbers = _read(predictor, file)
+            batch, rows = _read(predictor, file)
         except UserError:
             raise
         except _READ_ERRORS as error:
             raise UserError(f"{file} can't be read: {error}.") from None
         arrays = predictor.as_inputs(batch, name=str(file))
-        for i in range(len(next(iter(arrays.values())))):
-            row = i if numbers is None else numbers[i]
-            yield str(file), row, {name: v[i] for name, v in arrays.items()}
+        count = len(next(iter(arrays.values())))
+        rows = rows or origins.of_elements([(str(file), count)])
+        for i in range(count):
+            row = int(rows.number[i]) - 1 if file.suffix.lower() == ".txt" else i
+            place = {"file": str(file), "row": row, "origin": rows[i]}
+            yield place, {name: v[i] for name, v in arrays.items()}
 
 
 def _read(
     predictor: Predictor, file: pathlib.Path
-) -> tuple[np.ndarray | dict[str, np.ndarray], list[int] | None]:
-    """Reads a file as a batch or {input name: batch}, and its rows' numbers.
+) -> tuple[np.ndarray | dict[str, np.ndarray], origins.Origins | None]:
+    """Reads a file as a batch or {input name: batch}, and the origins of its rows.
 
-    The numbers are None where the rows are those of an array or a table in order.
+    The origins are None where the rows are those of an array.
     """
     suffix = file.suffix.lower()
     if suffix == ".npy":
@@ -123,11 +126,13 @@ def _read(
     if suffix == ".npz":
         return _read_npz(predictor, file), None
     if suffix == ".txt":
-        texts, numbers = _read_texts(predictor, file)
-        return predictor.tokenize(texts, name=str(file)), numbers
+        texts, lines = _read_texts(predictor, file)
+        rows = origins.of_lines([(file, lines)])
+        return predictor.tokenize(texts, name=str(file), rows=rows), rows
     if suffix in _DELIMITERS:
-        return _read_table(predictor, file, _DELIMITERS[suffix]), None
-    return _read_image(predictor, file), None
+        table, lines = _read_table(predictor, file, _DELIMITERS[suffix])
+        return table, origins.of_lines([(file, lines)])
+    return _read_image(predictor, file), origins.of_files([file])
 
 
 def _only_input(
@@ -168,11 +173,11 @@ def _read_npz(
 
 
 def _read_texts(predictor: Predictor, file: pathlib.Path) -> tuple[list, list[int]]:
-    """Reads the lines that are not blank, and their numbers from 0.
+    """Reads the lines that are not blank, and their numbers from 1.
 
     Lines of pairs are cut at the tab.
     """
-    lines = enumerate(text_files.read_lines(file, owner=str(file)))
+    lines = enumerate(text_files.read_lines(file, owner=str(file)), 1)
     numbered = {number: line for number, line in lines if line.strip()}
     if not numbered:
         raise UserError(f"{file} holds no text.")
@@ -194,8 +199,10 @@ def _read_image(predictor: Predictor, file: pathlib.Path) -> np.ndarray:
     return (np.rint(x) if dtype.kind in "ui" else x)[None].astype(dtype)
 
 
-def _read_table(predictor: Predictor, file: pathlib.Path, delimiter: str) -> np.ndarray:
-    """Reads the features (n, features) of a table.
+def _read_table(
+    predictor: Predictor, file: pathlib.Path, delimiter: str
+) -> tuple[np.ndarray, list[int]]:
+    """Reads the features (n, features) of a table, and the lines of its rows.
 
     A model trained on a table stores its columns, which are looked up by name, so that
     their order is free and other columns are ignored. For any other model the columns
@@ -228,7 +235,7 @@ def _read_table(predictor: Predictor, file: pathlib.Path, delimiter: str) -> np.
             raise UserError(f"{where}: {len(row)} cells where {width} are expected.")
         codes = [_encode(where, c, row[i]) for c, i in zip(columns, indices)]
         features.append([value for values in codes for value in values])
-    return np.asarray(features)
+    return np.asarray(features), [number for number, _ in rows]
 
 
 def _read_rows(file: pathlib.Path, delimiter: str) -> list[tuple[int, list[str]]]:

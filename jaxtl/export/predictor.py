@@ -155,7 +155,9 @@ class Predictor:
             raise UserError(f"{name}: the inputs differ in length: {lengths}.")
         return arrays
 
-    def tokenize(self, texts: Sequence[Any], name: str = "x") -> dict[str, np.ndarray]:
+    def tokenize(
+        self, texts: Sequence[Any], name: str = "x", rows: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Converts texts, or pairs of texts, to the model's inputs.
 
         Longer texts are truncated to the length of the model's training batches.
@@ -163,6 +165,7 @@ class Predictor:
         Args:
           texts: n texts or pairs of texts.
           name: of the texts in messages.
+          rows: name of each text in messages; None takes "name, row 0", ….
 
         Raises:
           UserError: an export without a tokenizer, texts where pairs are needed or the
@@ -179,7 +182,8 @@ class Predictor:
         for number, text in enumerate(texts):
             if isinstance(text, str) is self.takes_pairs or not _is_text(text):
                 expected = "a pair of texts" if self.takes_pairs else "one text"
-                raise UserError(f"{name}, row {number}: {text!r} is not {expected}.")
+                place = f"{name}, row {number}" if rows is None else rows[number]
+                raise UserError(f"{place}: {text!r} is not {expected}.")
         return tokenizer(*zip(*texts)) if self.takes_pairs else tokenizer(texts)
 
 

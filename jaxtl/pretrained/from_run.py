@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, files
 from jaxtl.core.errors import UserError
 from jaxtl.pretrained.match import Weights
 
@@ -44,13 +44,16 @@ class FromRun:
                 f"init: {self.path!r} holds no finished checkpoint "
                 "(expected checkpoints/<step>/ as `jaxtl run` writes them)."
             )
-        return _read(folder.absolute(), step, self.which, folder.stat().st_mtime_ns)
+        states = files.states([folder / str(step)])
+        return _read(folder.absolute(), step, self.which, states)
 
 
 @functools.lru_cache(maxsize=4)
-def _read(folder: pathlib.Path, step: int, which: str, modified_ns: int) -> Weights:
-    # Cached, because many small runs of a study start from the same source. The time of
-    # the last change is an argument so that a folder that was written again is read
+def _read(
+    folder: pathlib.Path, step: int, which: str, states: tuple[files.FileState, ...]
+) -> Weights:
+    # Cached, because many small runs of a study start from the same source. The states
+    # of its files are an argument so that a checkpoint that was written again is read
     # again.
     item = checkpoint.read(folder, step, which)
     meta = checkpoint.meta(folder, step)

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import config
+from jaxtl.core import config, files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.training.experiment import Experiment
 
 MODULE = "jaxtl_experiment_"  # experiment files are imported under this prefix
+# Module -> digest of the file that it was imported from, as it was then.
+_digests: dict[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +110,32 @@ def import_file(path: pathlib.Path):
     assert spec is not None  # the file exists
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name], _digests[name] = module, files.digest(path)
     try:
         spec.loader.exec_module(module)
     except UserError:
         raise
     except Exception as error:
-        del sys.modules[name]
+        del sys.modules[name], _digests[name]
         raise _at_line(path, error) from error
     return module
+
+
+def import_copy(path: pathlib.Path, original: str) -> None:
+    """Imports a run's copy of an experiment file under the name of its original.
+
+    The stored experiment names the classes that the file defines by that name. A module
+    of the same contents stays, so that its classes do; one of other contents, an edited
+    or another file of the same name, gives way.
+
+    Args:
+      path: the copy.
+      original: name of the file that it is a copy of.
+    """
+    name = MODULE + pathlib.Path(original).stem
+    digest = files.digest(path) if path.is_file() else None
+    if digest is None or _digests.get(name) != digest:
+        sys.modules[name], _digests[name] = import_file(path), files.digest(path)
 
 
 def _at_line(path: pathlib.Path, error: Exception) -> UserError:

@@ -152,7 +152,7 @@ def read_experiment(path: pathlib.Path):
     except (KeyError, TypeError):
         raise UserError(f"{path / MARK} is damaged: it holds no experiment.") from None
     if file is not None:
-        _import_copy(path, file)
+        experiment_file.import_copy(path / "experiment.py", file)
     return serialization.from_json(pictured)
 
 
@@ -166,13 +166,3 @@ def same_experiment(path: pathlib.Path, exp: Any) -> None:
             f"{path} was begun with another experiment: {', '.join(changed)} differ; "
             "set a new run up instead (init=tl.pretrained.FromRun takes its weights)."
         )
-
-
-def _import_copy(path: pathlib.Path, name: str) -> None:
-    """Imports the stored copy under the original's name, for classes it defines."""
-    import sys
-
-    module = experiment_file.MODULE + pathlib.Path(name).stem
-    if module not in sys.modules:
-        imported = experiment_file.import_file(path / "experiment.py")
-        sys.modules[module] = imported

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -13,7 +14,8 @@ from jaxtl.analysis.ensemble import members
 from jaxtl.cli import main
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import splits
-from jaxtl.training import inputs, setup
+from jaxtl.export import predict
+from jaxtl.training import inputs, run_dir, setup
 
 ROWS = 270  # 180 of the classes b and c, of which 36 are test
 
@@ -205,3 +207,69 @@ def test_label_errors_are_listed_by_row_and_line_of_the_file(place, tmp_path):
     for line in listed:
         number = int(line["origin"].rpartition(":")[2])
         assert lines[number - 1].endswith(f",{line['given']}")
+
+
+def test_a_stored_run_is_read_with_its_own_copy_of_the_experiment_file(tmp_path):
+    """Two files of one name: each run keeps the data set that its file defined."""
+    text = """
+import dataclasses
+import numpy as np
+import jaxtl as tl
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blobs(tl.data.Data):
+    def read(self):
+        return tl.data.Table(x=np.full((20, 2), VALUE), y=np.arange(20) % 2)
+
+def experiment():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(2,)), data=Blobs(), optim=tl.optim.SGD(lr=0.1))
+"""
+    for value in ("1.0", "2.0"):
+        folder = tmp_path / value
+        folder.mkdir()
+        path = folder / "blobs.py"
+        path.write_text(text.replace("VALUE", value))
+        run_dir.create(folder / "run", overwrite=False)
+        run_dir.write_experiment(folder / "run", tl.load(path), file=path)
+    for value in ("1.0", "2.0", "1.0"):
+        exp = run_dir.read_experiment(tmp_path / value / "run")
+        assert tl.data.prepare(exp.data).x[0, 0] == float(value)
+
+
+def test_weights_that_are_written_again_are_read_again(tmp_path):
+    """Their checkpoint is written into the folders that are there already."""
+    rng = np.random.default_rng(0)
+    data = tl.data.Arrays(x=rng.normal(size=(30, 2)), y=np.arange(30) % 2)
+    exp = tl.Experiment(
+        model=tl.models.MLP(widths=(2,)), data=data, optim=tl.optim.SGD(lr=0.1), steps=0
+    )
+    tl.train(setup.setup(exp, tmp_path / "run"), progress=False)
+    init = tl.pretrained.FromRun(str(tmp_path / "run"))
+    before = init.read().params
+    folder = tmp_path / "run" / "checkpoints"
+    times = folder.stat().st_atime_ns, folder.stat().st_mtime_ns
+    other = dataclasses.replace(exp, seed=1)
+    tl.train(setup.setup(other, tmp_path / "other"), progress=False)
+    for path in (tmp_path / "other" / "checkpoints").rglob("*"):
+        target = folder / path.relative_to(tmp_path / "other" / "checkpoints")
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    os.utime(folder, ns=times)
+    expected = tl.pretrained.FromRun(str(tmp_path / "other")).read().params
+    leaves = [tl.tree.flatten(p) for p in (before, init.read().params, expected)]
+    name = max(leaves[0])
+    np.testing.assert_array_equal(leaves[1][name], leaves[2][name])
+    assert any(not np.array_equal(leaves[0][n], leaves[1][n]) for n in leaves[0])
+
+
+def test_predictions_name_lines_as_counted_in_the_file(place, tmp_path):
+    folder = place[0]
+    bundle = tmp_path / "bundle"
+    assert main.main(["export", str(folder / "run"), str(bundle)]) == 0
+    path = tmp_path / "new.csv"
+    path.write_text("u,v\n\n1,5\n\n9,0\n")
+    predictions = predict.predict(bundle, path)
+    origins = [prediction["origin"] for prediction in predictions]
+    assert origins == [f"{path}:3", f"{path}:5"]
