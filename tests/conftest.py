@@ -190,7 +190,8 @@ class Bench:
     """A tiny network with everything a term needs, changed at will.
 
     `Bench(task=…, model=…, new_head=True, frozen=("layer1",))`; then `.setup` for
-    `Term.check`/`init` and `.context(params=…, term=…)` for its call. With
+    `Term.check`/`init` and `.context(params=…, term=…)` for its call. Each stream's
+    batch has `further` examples more than the one before. With
     `source_outputs=5` the source has a head of its own, of 5 outputs.
     """
 
@@ -203,6 +204,7 @@ class Bench:
         scratch=False,
         frozen=(),
         batch=6,
+        further=1,
         streams=STREAMS,
         moved=0.1,
         source_outputs=None,
@@ -211,7 +213,7 @@ class Bench:
         usual = _LLAMA if task == "language" else MLP(outputs=outputs, widths=(8,))
         self.network = (model or usual).pure()
         self.batches = {
-            name: _streamed(_batch(i, batch + i, task, outputs), name)
+            name: _streamed(_batch(i, batch + i * further, task, outputs), name)
             for i, name in enumerate(streams)
         }
         x = self.batches["target"]["x"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -39,9 +39,20 @@ class Term:
     is compiled in. A field declared with `stream_field` names a stream, or a tuple of
     streams, that the term reads.
 
+    A step may pass its batch in micro-batches (`accumulate`). A mean over examples is
+    then the mean over them; a term that divides by another count takes `context.mean`.
+
     Attributes:
+      compares: what the term computes from the examples of a batch together
+        ("covariances"), so that micro-batches change its value; "" for none.
+      moves_once: whether the term's state moves once per step: its micro-batches all
+        read the state before the step, and an entry becomes the mean of what they
+        changed it to. Else each starts from the state that the one before left.
       weight: factor of this term in the loss; a number or a schedule.
     """
+
+    compares: ClassVar[str] = ""
+    moves_once: ClassVar[bool] = False
 
     weight: float | Schedule = traced(1.0)
 

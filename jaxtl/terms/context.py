@@ -18,6 +18,7 @@ from jaxtl.core.types import Batch, Output, PyTree, Source
 from jaxtl.data import preprocess
 from jaxtl.data.augment import image
 from jaxtl.optim import schedules
+from jaxtl.terms import weighted_mean
 from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
 
@@ -46,6 +47,13 @@ class Context:
         its data set; the stream "unlabelled" has no "y".
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
+
+    Where the step's batch passes in micro-batches, of which this is one:
+
+    Attributes:
+      mean_counts: key of each weighted mean -> its count, the mean over micro-batches;
+        {} where the batch is whole, or while the counts are collected.
+      counts: key of each weighted mean -> its count in this batch, filled by terms.
     """
 
     program: Program
@@ -59,6 +67,8 @@ class Context:
     constants: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
+    mean_counts: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
     _further_passes: int = 0
@@ -285,9 +295,28 @@ class View:
         self.state = context.term_states.get(name, {})
         self.constants = context.constants.get(name, {})
         self.key = jax.random.fold_in(context.key, 1000 + index)
+        self._means = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+    def mean(self, values: jax.Array, weights: jax.Array) -> jax.Array:
+        """Σ w·v / Σ w over the step's batch, also where this is a part of it.
+
+        A term that divides by anything but the number of examples takes this mean, so
+        that accumulated gradients are those of the whole batch.
+
+        Args:
+          values, weights: v and w, as in `weighted_mean.weighted_mean`.
+        """
+        return self.ratio(jnp.sum(values * weights), jnp.sum(weights))
+
+    def ratio(self, total: jax.Array, count: jax.Array) -> jax.Array:
+        """Σ total / Σ count, both summed over the step's batch; as `mean`."""
+        key = f"{self.name}/{self._means}"
+        self._means += 1
+        self._context.counts[key] = jax.lax.stop_gradient(count)
+        return weighted_mean.ratio(total, self._context.mean_counts.get(key, count))
 
     def set_state(self, new: PyTree) -> None:
         """Stores the term's state for the next step (no gradient flows through)."""

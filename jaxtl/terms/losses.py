@@ -293,8 +293,6 @@ class NextToken(Term):
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
-        sums = metric_inputs(logits, context.batches[self.stream]["x"], "language").sum(
-            0
-        )
-        tokens = jnp.maximum(sums[2], 1.0)
-        return sums[0] / tokens, {"accuracy": sums[1] / tokens}
+        x = context.batches[self.stream]["x"]
+        loss, hits, tokens = metric_inputs(logits, x, "language").sum(0)
+        return context.ratio(loss, tokens), {"accuracy": context.ratio(hits, tokens)}

@@ -20,6 +20,7 @@ from jaxtl.terms import losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.program import Program
 from jaxtl.training import inputs
+from jaxtl.training.accumulation import describe_comparisons
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.initial_model import (
     InitialModel,
@@ -104,6 +105,9 @@ def assemble(
     program = _program(exp, datasets, model, phases, terms)
     prepared = _prepare_terms(exp, datasets, model, program, terms)
     program = program_of_phase(program, phases[0], model.peft_params, prepared.params)
+    if note := describe_comparisons(program, terms, model.stats):
+        notes = {**prepared.notes, "accumulate": note}
+        prepared = dataclasses.replace(prepared, notes=notes)
     return Assembled(
         datasets=datasets,
         model=model,

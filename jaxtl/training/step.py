@@ -6,7 +6,7 @@ in numbers alone share one compiled program.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,12 @@ from jaxtl.data.augment import image
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.terms import context as objective
 from jaxtl.terms.program import Program
+from jaxtl.training.accumulation import (
+    Carry,
+    Loss,
+    LossOutputs,
+    accumulated_gradients,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,28 +101,30 @@ def step(
 
     def loss(
         trainable: PyTree,
-        stats: PyTree,
-        term_states: PyTree,
+        carry: Carry,
         batches: Mapping[str, Any],
-        key: Any,
-    ):
+        key: jax.Array,
+        mean_counts: Mapping[str, jax.Array],
+    ) -> tuple[jax.Array, LossOutputs]:
         context = objective.Context(
             program=program.in_compute_dtype(),
             source=fixed.source,
             constants=fixed.term_constants,
             params=merge_params(peft, trainable, fixed),
-            stats=stats,
+            stats=carry.stats,
             term_params=trainable["terms"],
-            term_states=dict(term_states),
+            term_states=dict(carry.term_states),
             batches=batches,
             key=key,
             step=state.step,
             steps=hypers["steps"],
+            mean_counts=mean_counts,
         )
         total, metrics = objective.loss(terms, context)
-        return total, (metrics, context.stats, context.term_states)
+        carry = Carry(context.stats, context.term_states)
+        return total, LossOutputs(metrics, carry, context.counts)
 
-    grads, (metrics, stats, term_states) = _gradients(
+    grads, metrics, (stats, term_states) = _gradients(
         program, loss, state, batches, jax.random.fold_in(key, 1)
     )
     trainable, opt = _update(program, state, grads, fixed.source.params)
@@ -151,43 +159,33 @@ def _batches(
 
 def _gradients(
     program: Program,
-    loss: Callable[..., Any],
+    loss: Loss,
     state: State,
     batches: Mapping[str, Any],
     key: jax.Array,
-) -> tuple[PyTree, tuple[dict, PyTree, PyTree]]:
-    """(gradients, (metrics, stats, term states)), over micro-batches where asked for.
+) -> tuple[PyTree, dict[str, jax.Array], Carry]:
+    """(gradients, metrics, carry), over micro-batches where asked for.
 
-    With accumulation, gradients and metrics are the means over the micro-batches, so
-    a loss that is a mean over examples is unchanged; one that compares the examples of
-    a batch (CORAL) sees the micro-batch.
+    They are those of the whole batch, but of terms that compare the examples of a batch
+    (`Term.compares`), which compare those of a micro-batch.
     """
-    grad = jax.grad(loss, has_aux=True)
-    parts = program.accumulate
-    if parts == 1:
-        return grad(state.trainable, state.stats, state.terms, batches, key)
-    micro = jax.tree.map(
-        lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batches
-    )
-
-    def micro_step(carry: Any, item: Any):
-        stats, term_states = carry
-        batch, index = item
-        grads, (metrics, stats, term_states) = grad(
-            state.trainable, stats, term_states, batch, jax.random.fold_in(key, index)
+    carry = Carry(state.stats, state.terms)
+    if program.accumulate == 1:
+        grads, outputs = jax.grad(loss, has_aux=True)(
+            state.trainable, carry, batches, key, {}
         )
-        return (stats, term_states), (grads, metrics)
-
-    # XLA's CPU backend runs convolutions slowly inside loops, so it gets none.
-    unroll = program.mesh.devices.flat[0].platform == "cpu"
-    (stats, term_states), stacked = jax.lax.scan(
-        micro_step,
-        (state.stats, state.terms),
-        (micro, jnp.arange(parts)),
-        unroll=unroll,
+        return grads, outputs.metrics, outputs.carry
+    return accumulated_gradients(
+        loss,
+        state.trainable,
+        carry,
+        batches,
+        key,
+        parts=program.accumulate,
+        once=[name for name, term in program.terms.items() if term.moves_once],
+        # XLA's CPU backend runs convolutions slowly inside loops, so it gets none.
+        unroll=program.mesh.devices.flat[0].platform == "cpu",
     )
-    grads, metrics = jax.tree.map(lambda x: x.mean(0), stacked)
-    return grads, (metrics, stats, term_states)
 
 
 def _update(

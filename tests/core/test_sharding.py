@@ -72,7 +72,14 @@ out["same"] = bool(
                    weights.params["head"]["dense"]["kernel"])
 )
 linear = dict(model=tl.models.MLP(widths=(8,)))
-for name, changes in {"whole": {}, "parts": {"devices": 4, "accumulate": 2}}.items():
+counted = {"terms": {"task": tl.semi.AnnealedCrossEntropy(rise="exp")}}
+for name, changes in {
+    "whole": {},
+    "parts": {"devices": 4, "accumulate": 2},
+    "counted whole": counted,
+    "counted data": {**counted, "devices": 8},
+    "counted parts": {**counted, "devices": 4, "accumulate": 2},
+}.items():
     run = tl.setup(experiment(**linear, **changes))
     out[name] = facts(run, [float(r["loss"]) for r in run.advance(4)])
 (folder / "out.json").write_text(json.dumps(out))
@@ -128,6 +135,14 @@ def test_batch_statistics_are_those_of_the_whole_batch(eight):
 def test_accumulation_on_four_devices_is_the_whole_batch(eight):
     assert eight["parts"]["losses"] == pytest.approx(eight["whole"]["losses"], rel=1e-4)
     near(eight["parts"]["params"], eight["whole"]["params"])
+
+
+@pytest.mark.parametrize("name", ["counted data", "counted parts"])
+def test_examples_are_counted_over_all_devices(eight, name):
+    """A term that divides by the number of examples that count."""
+    whole = eight["counted whole"]
+    assert eight[name]["losses"] == pytest.approx(whole["losses"], rel=1e-4)
+    near(eight[name]["params"], whole["params"])
 
 
 def test_data_parallel_copies_parameters(eight):

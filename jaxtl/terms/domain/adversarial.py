@@ -12,6 +12,7 @@ from jaxtl.optim import schedules
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup
 from jaxtl.terms.domain.domain_pair import DomainPair, DomainPairAtStage, vector_width
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 PAPER_RAMP = schedules.Ramp(final=1.0, gamma=10.0)
 
@@ -93,7 +94,10 @@ def discriminator(params: PyTree, x: jax.Array) -> jax.Array:
 
 
 def domain_loss(
-    logits: jax.Array, label: float, weights: jax.Array | None = None
+    logits: jax.Array,
+    label: float,
+    weights: jax.Array | None = None,
+    mean: WeightedMean = weighted_mean,
 ) -> tuple[jax.Array, jax.Array]:
     """A discriminator's cross-entropy and accuracy on the examples of one domain.
 
@@ -102,6 +106,7 @@ def domain_loss(
       label: 1 if it is, 0 if it is not.
       weights: (batch,), of the examples in the weighted mean of the cross-entropy; None
         is the plain mean.
+      mean: with weights; `View.mean` where a batch is cut.
 
     Returns:
       (cross-entropy in nats, share of correct examples without weights).
@@ -111,7 +116,7 @@ def domain_loss(
         target = jnp.full(len(logits), label)
         return losses.binary_cross_entropy(logits, target), hits
     values = jax.nn.softplus(logits) - label * logits
-    return jnp.sum(weights * values) / jnp.sum(weights), hits
+    return mean(values, weights), hits
 
 
 def discriminator_loss(
@@ -119,6 +124,7 @@ def discriminator_loss(
     target: jax.Array,
     source_weights: jax.Array | None = None,
     target_weights: jax.Array | None = None,
+    mean: WeightedMean = weighted_mean,
 ) -> tuple[jax.Array, jax.Array]:
     """½ · (`domain_loss` of the source + that of the target), for both results.
 
@@ -126,12 +132,13 @@ def discriminator_loss(
       source: logits of the source's examples, (n,).
       target: logits of the target's examples, (m,).
       source_weights, target_weights: of the examples, (n,) and (m,), or None.
+      mean: with weights, as in `domain_loss`.
 
     Returns:
       (cross-entropy in nats, log 2 at chance; accuracy, ½ of each domain).
     """
-    source_loss, source_hits = domain_loss(source, 1.0, source_weights)
-    target_loss, target_hits = domain_loss(target, 0.0, target_weights)
+    source_loss, source_hits = domain_loss(source, 1.0, source_weights, mean)
+    target_loss, target_hits = domain_loss(target, 0.0, target_weights, mean)
     return 0.5 * (source_loss + target_loss), 0.5 * (source_hits + target_hits)
 
 

@@ -1,6 +1,7 @@
 """Batch nuclear-norm maximization: predictions that are certain and diverse."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ class BNM(Term):
     Attributes:
       target: stream whose predictions are read; its labels are not used.
     """
+
+    compares: ClassVar[str] = "the rank of the predictions"
 
     target: str = stream_field("unlabelled")
 

@@ -1,6 +1,7 @@
 """BSP: penalizes the largest singular values of adversarially trained features."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,8 @@ class BSP(DomainPairAtStage):
         before the head.
       largest: k, the number of singular values of each domain.
     """
+
+    compares: ClassVar[str] = "singular values of the features"
 
     largest: int = 1
 

@@ -1,6 +1,7 @@
 """CBST: self-training on the most confident share of each class."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,8 @@ class CBST(Term):
       Zou et al., as `class_thresholds`. Their loss is a sum, here without the class and
       spatial priors (CRST, ICCV 2019, adds regularized labels).
     """
+
+    compares: ClassVar[str] = "ranks of the confidences"
 
     target: str = stream_field("unlabelled")
     portion: float | Schedule = traced(PAPER_PORTION)

@@ -151,6 +151,6 @@ class CDAN(adversarial.DiscriminatorTerm):
         source, source_weights = self._domain_logits(context, self.source)
         target, target_weights = self._domain_logits(context, self.target)
         value, accuracy = adversarial.discriminator_loss(
-            source, target, source_weights, target_weights
+            source, target, source_weights, target_weights, context.mean
         )
         return value, {"accuracy": accuracy}

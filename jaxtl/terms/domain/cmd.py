@@ -1,6 +1,7 @@
 """Central moment discrepancy: matches means, variances and higher central moments."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,8 @@ class CMD(DomainPairAtStages):
       moments: K, the highest moment.
       span: |b − a|, the range of the features.
     """
+
+    compares: ClassVar[str] = "moments of the features"
 
     moments: int = 5
     span: float = traced(1.0)

@@ -1,6 +1,7 @@
 """Deep CORAL: aligns the second moments of two domains' features."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,8 @@ class DeepCORAL(DomainPairAtStages):
       target: stream of the other domain; its labels are not used.
       stages: stages whose outputs to align; None is the last one before the head.
     """
+
+    compares: ClassVar[str] = "covariances of the features"
 
     def __call__(self, context: View) -> jax.Array:
         values = [coral(*pair) for pair in self.feature_pairs(context)]

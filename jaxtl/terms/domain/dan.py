@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,8 @@ class DAN(DomainPairAtStages):
       bandwidths: the widths themselves; None uses the multipliers.
       estimator: "biased", "unbiased" or "linear".
     """
+
+    compares: ClassVar[str] = "pairs of examples"
 
     multipliers: tuple[float, ...] = traced(MULTIPLIERS)
     bandwidths: tuple[float, ...] | None = traced(None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,8 @@ class DeepJDOT(DomainPairAtStage):
       Damodaran et al., DeepJDOT: Deep Joint Distribution Optimal Transport for
       Unsupervised Domain Adaptation, ECCV 2018.
     """
+
+    compares: ClassVar[str] = "pairs of examples"
 
     feature: float = traced(0.001)
     label: float = traced(1.0)

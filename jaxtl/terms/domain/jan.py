@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,8 @@ class JAN(DomainPairAtStages):
       bandwidth: γ of the predictions' one kernel exp(−‖p − q‖² / γ).
       estimator: "biased", "unbiased" or "linear".
     """
+
+    compares: ClassVar[str] = "pairs of examples"
 
     multipliers: tuple[float, ...] = traced(dan.MULTIPLIERS)
     bandwidth: float = traced(1.68)

@@ -1,6 +1,7 @@
 """Minimum class confusion: predictions that do not mix two classes."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,8 @@ class MCC(Term):
       temperature: T; above 1 it reduces the influence of overconfident predictions.
       target: stream whose predictions are read; its labels are not used.
     """
+
+    compares: ClassVar[str] = "correlations of the classes"
 
     temperature: float = traced(2.5)
     target: str = stream_field("unlabelled")

@@ -1,6 +1,7 @@
 """PADA: smaller weights for source classes that the target seems not to contain."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,9 @@ class ClassWeightedCrossEntropy(DomainPair):
       Cao et al., as `class_weights`.
     """
 
+    compares: ClassVar[str] = "the mean prediction"
+    moves_once: ClassVar[bool] = True
+
     momentum: float = traced(0.99)
     label_smoothing: float = traced(0.0)
 
@@ -151,6 +155,9 @@ class PartialDANN(DANN):
     References:
       Cao et al., as `class_weights`.
     """
+
+    compares: ClassVar[str] = "the mean prediction"
+    moves_once: ClassVar[bool] = True
 
     momentum: float = traced(0.99)
 

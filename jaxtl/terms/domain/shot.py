@@ -1,6 +1,7 @@
 """SHOT: adaptation to the source's fixed classifier, without the source's data."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,8 @@ class SHOT(Term):
     References:
       Liang et al., as `information_maximization`.
     """
+
+    compares: ClassVar[str] = "the mean prediction"
 
     target: str = stream_field("unlabelled")
     stage: str | None = None

@@ -1,6 +1,7 @@
 """Group DRO: minimizes the worst domain's risk by weights that follow the risks."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class GroupDRO(base.MultiDomainTerm):
       Sagawa et al., Distributionally Robust Neural Networks, ICLR 2020, algorithm 1
       and (C) eq. 5; η = 0.01 there.
     """
+
+    compares: ClassVar[str] = "the risks of the domains"
 
     eta: float = traced(0.01)
     adjustment: float = traced(0.0)

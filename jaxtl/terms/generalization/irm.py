@@ -1,6 +1,7 @@
 """Invariant risk minimization: one classifier that is optimal in every domain."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,8 @@ class IRM(base.MultiDomainTerm):
     References:
       Arjovsky et al., Invariant Risk Minimization, arXiv:1907.02893 (2019).
     """
+
+    compares: ClassVar[str] = "the gradient of each risk"
 
     halves: bool = False
 

@@ -1,7 +1,7 @@
 """MixStyle: features whose style, mean and deviation, is mixed between domains."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +134,8 @@ class MixStyle(base.MultiDomainTerm):
       "cross-domain" partners; α = 0.1 and p = 0.5 there, after the first two or three
       stages of a ResNet.
     """
+
+    compares: ClassVar[str] = "the styles of two examples"
 
     stages: tuple[str, ...] | None = None
     alpha: float = traced(0.1)

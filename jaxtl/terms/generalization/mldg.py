@@ -1,6 +1,7 @@
 """MLDG: a gradient step on some domains must also improve a held-out one."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,8 @@ class MLDG(base.MultiDomainTerm):
       Li et al., Learning to Generalize: Meta-Learning for Domain Generalization, AAAI
       2018, eq. 3; β = 1 there.
     """
+
+    compares: ClassVar[str] = "a gradient step on the batch"
 
     rate: float = traced(0.01)
     beta: float = traced(1.0)

@@ -1,6 +1,7 @@
 """Risk extrapolation: equal risks in all domains, by the variance of the risks."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class VREx(base.MultiDomainTerm):
       Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML
       2021, eq. 8.
     """
+
+    compares: ClassVar[str] = "the risks of the domains"
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = base.domain_logits(context, self.streams)

@@ -1,6 +1,7 @@
 """Co-teaching: two networks, each trained on the small-loss examples of the other."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,8 @@ class CoTeaching(NoisyLabelTerm):
       Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely
       Noisy Labels, NeurIPS 2018.
     """
+
+    compares: ClassVar[str] = "ranks of the losses"
 
     forget: float = traced(0.2)
     ramp: float = traced(0.05)

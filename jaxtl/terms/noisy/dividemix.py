@@ -1,7 +1,7 @@
 """DivideMix: two networks divide each other's examples into clean and wrong labels."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtl.terms.noisy.base import (
     example_cross_entropies,
     log_probabilities,
 )
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 
 def sharpen(p: jax.Array, temperature: ArrayLike) -> jax.Array:
@@ -56,7 +57,10 @@ def refine_labels(
 
 
 def dividemix_losses(
-    logits: jax.Array, targets: jax.Array, labelled: jax.Array
+    logits: jax.Array,
+    targets: jax.Array,
+    labelled: jax.Array,
+    mean: WeightedMean = weighted_mean,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The three parts (L_X, L_U, L_reg) of the loss of mixed examples.
 
@@ -68,6 +72,7 @@ def dividemix_losses(
       logits: (n, K).
       targets: (n, K) distributions.
       labelled: (n,), 1 or 0.
+      mean: of the labelled and of all others; `View.mean` where a batch is cut.
 
     Returns:
       Three scalars.
@@ -80,10 +85,9 @@ def dividemix_losses(
     cross_entropies = -jnp.sum(targets * log_p, axis=-1)
     squares = jnp.mean(jnp.square(p - targets), axis=-1)
     unlabelled = 1 - labelled
-    l_x = jnp.sum(cross_entropies * labelled) / jnp.maximum(labelled.sum(), 1.0)
-    l_u = jnp.sum(squares * unlabelled) / jnp.maximum(unlabelled.sum(), 1.0)
-    mean = jnp.maximum(p.mean(0), 1e-12)
-    return l_x, l_u, -jnp.mean(jnp.log(mean)) - jnp.log(float(logits.shape[-1]))
+    l_x, l_u = mean(cross_entropies, labelled), mean(squares, unlabelled)
+    mean_p = jnp.maximum(p.mean(0), 1e-12)
+    return l_x, l_u, -jnp.mean(jnp.log(mean_p)) - jnp.log(float(logits.shape[-1]))
 
 
 def _mix(
@@ -158,6 +162,8 @@ class DivideMix(NoisyLabelTerm):
       Li, Socher & Hoi, DivideMix: Learning with Noisy Labels as Semi-supervised
       Learning, ICLR 2020.
     """
+
+    compares: ClassVar[str] = "mixed examples, the mean prediction"
 
     warmup: float = traced(0.2)
     every: int = 50
@@ -238,6 +244,7 @@ class DivideMix(NoisyLabelTerm):
                 context.run(x, **pass_settings).logits,
                 mixed_targets,
                 jnp.tile(labelled, len(views)),
+                context.mean,
             )
             total += l_x + l_u_weight * l_u + l_reg_weight * l_reg
             metrics = metrics or {

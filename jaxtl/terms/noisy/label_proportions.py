@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,14 @@ from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.noisy.base import log_probabilities
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 
 def bag_divergence(
-    means: jax.Array, proportions: jax.Array, present: jax.Array
+    means: jax.Array,
+    proportions: jax.Array,
+    present: jax.Array,
+    mean: WeightedMean = weighted_mean,
 ) -> jax.Array:
     """KL(proportions ‖ mean prediction) of each bag, mean over the bags that count.
 
@@ -24,6 +29,7 @@ def bag_divergence(
       means: (B, K), the mean prediction over each bag.
       proportions: (B, K); rows sum to 1.
       present: (B,), 1 for the bags that count, 0 for all others.
+      mean: over the bags; `View.mean` where a batch is cut.
 
     Returns:
       A scalar ≥ 0 in nats, 0 where every bag's mean is its proportions. With a bag per
@@ -37,7 +43,7 @@ def bag_divergence(
     means = jnp.where(present[:, None] > 0, jnp.maximum(means, 1e-12), 1.0)
     entropy = jnp.sum(jax.scipy.special.xlogy(proportions, proportions), axis=-1)
     divergence = entropy - jnp.sum(proportions * jnp.log(means), axis=-1)
-    return jnp.sum(present * divergence) / jnp.maximum(present.sum(), 1.0)
+    return mean(divergence, present)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class LabelProportions(Term):
       Ardehaly & Culotta, ICDM workshops 2017; Tsai & Lin, Learning from Label
       Proportions with Consistency Regularization, ACML 2020, eq. 3.
     """
+
+    compares: ClassVar[str] = "the examples of a bag"
 
     stream: str = stream_field("target")
     size: int = 8
@@ -125,6 +133,6 @@ class LabelProportions(Term):
         sums = jax.ops.segment_sum(p * was_seen[:, None], bags, number)
         means = sums / jnp.maximum(counts, 1.0)[:, None]
         present = jnp.zeros(number).at[bags[rows]].set(1.0)
-        value = bag_divergence(means, proportions, present)
+        value = bag_divergence(means, proportions, present, context.mean)
         remembered = jnp.mean(counts[bags[rows]])
         return value, {"bags": present.sum(), "remembered": remembered}

@@ -1,6 +1,7 @@
 """Non-negative PU learning: some positives are labelled, the others are unlabelled."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 
 def margin(logits: jax.Array, positive: int) -> jax.Array:
@@ -39,6 +41,7 @@ def non_negative_risk(
     prior: jax.Array | float,
     beta: jax.Array | float = 0.0,
     gamma: jax.Array | float = 1.0,
+    mean: WeightedMean = weighted_mean,
 ) -> tuple[jax.Array, jax.Array]:
     """The positive-unlabelled risk with the sigmoid loss ℓ(g, t) = 1 / (1 + e^{tg}).
 
@@ -54,6 +57,7 @@ def non_negative_risk(
       prior: π, the share of positives among the unlabelled.
       beta: β ≥ 0, how far below 0 the negative risk may fall.
       gamma: γ in [0, 1], factor of the gradient that corrects it.
+      mean: over the positives; `View.mean` where a batch is cut.
 
     Returns:
       (value, R⁻).
@@ -62,9 +66,8 @@ def non_negative_risk(
       Kiryo et al., Positive-Unlabeled Learning with Non-Negative Risk Estimator,
       NeurIPS 2017, eq. 6 and algorithm 1.
     """
-    count = jnp.maximum(weights.sum(), 1.0)
-    as_positive = jnp.sum(weights * jax.nn.sigmoid(-positives)) / count
-    as_negative = jnp.sum(weights * jax.nn.sigmoid(positives)) / count
+    as_positive = mean(jax.nn.sigmoid(-positives), weights)
+    as_negative = mean(jax.nn.sigmoid(positives), weights)
     negative_risk = jnp.mean(jax.nn.sigmoid(unlabelled)) - prior * as_negative
     above = negative_risk >= -beta
     value = prior * as_positive + jnp.where(above, negative_risk, -beta)
@@ -96,6 +99,8 @@ class NNPU(Term):
       Kiryo, Niu, du Plessis & Sugiyama, Positive-Unlabeled Learning with Non-Negative
       Risk Estimator, NeurIPS 2017.
     """
+
+    compares: ClassVar[str] = "the sign of the negative risk"
 
     stream: str = stream_field("target")
     unlabelled: str = stream_field("unlabelled")
@@ -130,6 +135,7 @@ class NNPU(Term):
             self.prior,
             self.beta,
             self.gamma,
+            context.mean,
         )
         positive_share = jnp.mean((unlabelled > 0).astype(jnp.float32))
         metrics = {"negative_risk": negative_risk, "positive_share": positive_share}

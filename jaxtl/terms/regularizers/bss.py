@@ -1,6 +1,7 @@
 """Batch spectral shrinkage: suppresses the features' smallest singular values."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,8 @@ class SpectralShrinkage(Term):
       stage: the stage; None is the last one before the head.
       stream: name of the stream.
     """
+
+    compares: ClassVar[str] = "singular values of the features"
 
     smallest: int = 1
     stage: str | None = None

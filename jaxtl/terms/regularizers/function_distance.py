@@ -130,4 +130,4 @@ class FunctionDistance(Term):
             scale = jnp.square(self.temperature)
             value = scale * kl(target, outputs, self.temperature)
         feature = out.features.get(feature_stage(context.program.network.stages))
-        return source_network.mean_over_tokens(value, feature)
+        return source_network.mean_over_tokens(value, feature, context.mean)

@@ -53,4 +53,4 @@ class LwF(Term):
         value = kl_divergence(source_logits, logits, self.temperature)
         last = context.program.network.stages[-2]
         feature = context.forward(self.stream).features[last]
-        return source_network.mean_over_tokens(value, feature)
+        return source_network.mean_over_tokens(value, feature, context.mean)

@@ -15,6 +15,7 @@ from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.regularizers.source_network import mean_over_tokens
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 
 def divergence(a: jax.Array, b: jax.Array, task: str = "classification") -> jax.Array:
@@ -118,6 +119,7 @@ class _NoiseTerm(Term):
         out: Output,
         states: jax.Array,
         params: PyTree = None,
+        mean: WeightedMean = weighted_mean,
     ) -> Callable[[jax.Array], jax.Array]:
         """z -> mean divergence of f(states + z) from the clean pass.
 
@@ -127,6 +129,7 @@ class _NoiseTerm(Term):
           out: the clean pass.
           states: the output of the stage.
           params: of the later stages, None for the step's.
+          mean: over the tokens of the batch.
         """
         network = context.program.network
         stages, stage = network.stages, self._stage_name(network)
@@ -147,7 +150,7 @@ class _NoiseTerm(Term):
             )
             task = context.program.task
             values = divergence(noisy_out.logits, out.logits, task)
-            return mean_over_tokens(values, last)
+            return mean_over_tokens(values, last, mean)
 
         return value
 
@@ -191,7 +194,9 @@ class R3F(_NoiseTerm):
             z = jax.random.normal(noise_key, states.shape, dtype)
         else:
             z = jax.random.uniform(noise_key, states.shape, dtype, -1.0, 1.0)
-        value = self._noise_divergence(context, dropout_key, out, states)
+        value = self._noise_divergence(
+            context, dropout_key, out, states, mean=context.mean
+        )
         return value(self.scale * z * mask)
 
 
@@ -251,4 +256,7 @@ class SMART(_NoiseTerm):
             step_size=self.step_size,
             radius=self.radius,
         )
-        return self._noise_divergence(context, dropout_key, out, states)(z * mask)
+        value = self._noise_divergence(
+            context, dropout_key, out, states, mean=context.mean
+        )
+        return value(z * mask)

@@ -13,6 +13,7 @@ from jaxtl.core.types import Batch, Network, Output, PyTree, Tokens
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context, View
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 
 def check_head(setup: Setup, term: str, trained: bool = False) -> None:
@@ -113,17 +114,19 @@ def head_init(setup: Setup) -> PyTree:
     return trees.copy(setup.source.head)
 
 
-def mean_over_tokens(values: jax.Array, feature: Any) -> jax.Array:
+def mean_over_tokens(
+    values: jax.Array, feature: Any, mean: WeightedMean = weighted_mean
+) -> jax.Array:
     """The mean over examples, or over the real tokens of a batch.
 
     Args:
       values: (batch,), or (batch, length) where outputs are per token.
       feature: the head's input; if it is Tokens, its mask marks the real tokens.
+      mean: over tokens; `View.mean` where a batch is cut.
 
     Returns:
       A scalar.
     """
     if values.ndim < 2 or not isinstance(feature, Tokens):
         return jnp.mean(values)
-    mask = feature.mask.astype(values.dtype)
-    return jnp.sum(values * mask) / jnp.maximum(mask.sum(), 1.0)
+    return mean(values, feature.mask.astype(values.dtype))

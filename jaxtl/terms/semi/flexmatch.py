@@ -1,6 +1,7 @@
 """FlexMatch: lower thresholds for classes that are learned slowly."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,8 @@ class FlexMatch(pseudo_targets.UnlabelledTerm):
       Zhang et al., FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo
       Labeling, NeurIPS 2021, algorithm 1.
     """
+
+    moves_once: ClassVar[bool] = True
 
     threshold: float = traced(0.95)
     warmup: bool = True

@@ -1,6 +1,7 @@
 """FreeMatch: thresholds that follow the model's confidence, and a fairness loss."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,9 @@ class FreeMatch(pseudo_targets.UnlabelledTerm):
       Wang et al., FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning,
       ICLR 2023.
     """
+
+    compares: ClassVar[str] = "the mean prediction"
+    moves_once: ClassVar[bool] = True
 
     momentum: float = traced(0.999)
     fairness: float = traced(0.05)

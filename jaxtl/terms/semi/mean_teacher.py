@@ -1,6 +1,7 @@
 """Mean teacher: consistency with a moving average of the model."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -71,6 +72,8 @@ class MeanTeacher(pseudo_targets.UnlabelledTerm):
       Tarvainen & Valpola, Mean Teachers Are Better Role Models, NeurIPS 2017, section
       2 and appendix B.1.
     """
+
+    moves_once: ClassVar[bool] = True
 
     weight: float | Schedule = traced(10.0)
     decay: float = traced(0.99)

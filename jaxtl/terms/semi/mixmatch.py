@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,8 @@ class MixMatch(Term):
       Berthelot et al., MixMatch: A Holistic Approach to Semi-Supervised Learning,
       NeurIPS 2019, algorithm 1 and eq. 2 to 5.
     """
+
+    compares: ClassVar[str] = "mixed examples"
 
     unlabelled: float | Schedule = traced(PAPER_RAMP)
     temperature: float = traced(0.5)

@@ -13,6 +13,7 @@ from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.semi import augmented_views, pseudo_targets
+from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
 _RISES = ("linear", "log", "exp")
 
@@ -42,7 +43,10 @@ def signal_threshold(rise: str, progress: jax.Array, classes: int) -> jax.Array:
 
 
 def annealed_cross_entropy(
-    logits: jax.Array, labels: jax.Array, threshold: float | jax.Array
+    logits: jax.Array,
+    labels: jax.Array,
+    threshold: float | jax.Array,
+    mean: WeightedMean = weighted_mean,
 ) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of the examples whose label has p ≤ η, and their share.
 
@@ -50,6 +54,7 @@ def annealed_cross_entropy(
       logits: (n, K).
       labels: (n,) class indices.
       threshold: η.
+      mean: of the examples that count; `View.mean` where a batch is cut.
 
     Returns:
       (mean over those examples in nats, 0 where there are none; their share of n).
@@ -59,7 +64,7 @@ def annealed_cross_entropy(
     """
     log_p = losses.label_log_probabilities(logits, labels)
     mask = (jnp.exp(jax.lax.stop_gradient(log_p)) <= threshold).astype(log_p.dtype)
-    return -jnp.sum(mask * log_p) / jnp.maximum(mask.sum(), 1), mask.mean()
+    return mean(-log_p, mask), mask.mean()
 
 
 def consistency(
@@ -157,6 +162,6 @@ class AnnealedCrossEntropy(Term):
         labels = context.batches[self.stream]["y"]
         progress = schedules.progress(context.step, context.steps)
         threshold = signal_threshold(self.rise, progress, logits.shape[-1])
-        value, counted = annealed_cross_entropy(logits, labels, threshold)
+        value, counted = annealed_cross_entropy(logits, labels, threshold, context.mean)
         accuracy = losses.label_accuracy(logits, labels)
         return value, {"accuracy": accuracy, "counted": counted}
