@@ -102,7 +102,8 @@ class Data:
     limit: int | None = None
     split_seed: int | None = None
     size: int | tuple[int, int] | None = None
-    shortest: int | None = None
+    shortest: int | tuple[int, int] | None = None
+    resample: str | None = None
     channels: int | None = None
     preprocess: Preprocess | None = None
 
@@ -176,6 +177,7 @@ def _check_options(data: Data) -> None:
         raise UserError(f"data.classes names a class twice: {data.classes}.")
     images.as_size(data.size)
     images.check_shortest(data.shortest, data.size)
+    images.check_resample(data.resample)
     images.check_channels(data.channels)
 
 

@@ -35,6 +35,7 @@ def fingerprint(table: Table, data: Data) -> str:
             _hash_rows(sha, values)
     if table.digests is not None:
         sha.update(f"{data.shortest}".encode())
+        sha.update((data.resample or "").encode())
         sha.update(np.ascontiguousarray(table.digests))
     sha.update(f"{table.y.shape}{table.y.dtype}".encode())
     sha.update(np.ascontiguousarray(table.y))

@@ -7,10 +7,19 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, nearest
 
 # Rec. 601, as PIL's convert("L") uses.
 LUMA = (0.299, 0.587, 0.114)
+# Methods of resampling -> their codes in PIL, which transformers stores.
+RESAMPLING = {
+    "nearest": 0,
+    "lanczos": 1,
+    "bilinear": 2,
+    "bicubic": 3,
+    "box": 4,
+    "hamming": 5,
+}
 # PIL's modes of files with one channel of gray, with or without alpha.
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
@@ -19,15 +28,16 @@ def decode(
     source: str | os.PathLike | BinaryIO,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
-    shortest: int | None = None,
+    shortest: int | tuple[int, int] | None = None,
+    resample: str | None = None,
 ) -> np.ndarray:
     """PIL-decodes a path or a binary file to uint8 (height, width, channels).
 
     Args:
       source: a path or a file-like object.
-      size: (height, width), bilinear with antialiasing; None keeps the file's own.
+      size: (height, width), resized with antialiasing; None keeps the file's own.
       channels: 1, 3 or None: 1 for gray and bilevel files, 3 for all others.
-      shortest: as in `preprocess.Preprocess`.
+      shortest, resample: as in `preprocess.Preprocess`.
 
     Raises:
       UserError: no such file, or one that PIL can't decode.
@@ -49,20 +59,24 @@ def decode(
     if size is not None:
         scaled, crop = _scale_and_crop((image.height, image.width), size, shortest)
         if image.size != scaled[::-1]:
-            image = image.resize(scaled[::-1], PIL.Image.Resampling.BILINEAR)
+            image = image.resize(scaled[::-1], _filter(resample))
     x = np.asarray(image)[crop]
     return x[..., None] if x.ndim == 2 else x
 
 
 def resize(
-    x: np.ndarray, size: tuple[int, int], shortest: int | None = None
+    x: np.ndarray,
+    size: tuple[int, int],
+    shortest: int | tuple[int, int] | None = None,
+    resample: str | None = None,
 ) -> np.ndarray:
-    """Resizes images, bilinear with antialiasing.
+    """Resizes images with antialiasing.
 
     Args:
-      x: (n, height, width, channels) of any real dtype; integers are rounded.
+      x: (n, height, width, channels) of any real dtype; integers are rounded, and
+        clipped to the range of their type.
       size: (height, width).
-      shortest: as in `preprocess.Preprocess`.
+      shortest, resample: as in `preprocess.Preprocess`.
 
     Returns:
       (n, *size, channels) of the same dtype.
@@ -72,19 +86,29 @@ def resize(
     scaled, crop = _scale_and_crop(x.shape[1:3], size, shortest)
     if x.shape[1:3] == scaled == tuple(size):
         return x
-    bilinear = PIL.Image.Resampling.BILINEAR
+    method = _filter(resample)
     resized = np.empty((len(x), *size, x.shape[3]), x.dtype)
     integer = np.issubdtype(x.dtype, np.integer)
     for i, image in enumerate(x):
         for c in range(x.shape[3]):
             plane = PIL.Image.fromarray(image[:, :, c].astype(np.float32))
-            plane = np.asarray(plane.resize(scaled[::-1], bilinear))[crop]
-            resized[i, :, :, c] = np.rint(plane) if integer else plane
+            plane = np.asarray(plane.resize(scaled[::-1], method))[crop]
+            if integer:  # bicubic and Lanczos go beyond the values at edges
+                limits = np.iinfo(x.dtype)
+                plane = np.clip(np.rint(plane), limits.min, limits.max)
+            resized[i, :, :, c] = plane
     return resized
 
 
+def _filter(resample: str | None) -> int:
+    """PIL's code of a method of resampling; None is bilinear."""
+    return RESAMPLING[resample or "bilinear"]
+
+
 def _scale_and_crop(
-    image_size: tuple[int, int], size: tuple[int, int], shortest: int | None
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    shortest: int | tuple[int, int] | None,
 ) -> tuple[tuple[int, int], tuple[slice, slice]]:
     """The size to scale an image to, and the window of that to keep.
 
@@ -93,12 +117,15 @@ def _scale_and_crop(
       size: height and width of the window.
       shortest: None stretches the image to `size`; else its shorter side is scaled to
         this, the other in proportion (rounded down), and `size` is cut out of the
-        middle.
+        middle. (height, width) stretches the image to that before the cut.
     """
     if shortest is None:
         return tuple(size), (slice(None), slice(None))
-    short = min(image_size)
-    scaled = tuple(max(shortest, shortest * side // short) for side in image_size)
+    if isinstance(shortest, tuple):
+        scaled = shortest
+    else:
+        short = min(image_size)
+        scaled = tuple(max(shortest, shortest * side // short) for side in image_size)
     starts = [(a - b) // 2 for a, b in zip(scaled, size)]
     return scaled, tuple(slice(s, s + n) for s, n in zip(starts, size))
 
@@ -146,11 +173,23 @@ def check_shortest(shortest: Any, size: Any) -> None:
     """Raises UserError unless `size` fits into an image of that shorter side."""
     if shortest is None:
         return
-    needed = max(as_size(size) or (0,))
-    if not needed or not isinstance(shortest, (int, np.integer)) or shortest < needed:
+    needed = as_size(size) or (0, 0)
+    sides = shortest if isinstance(shortest, tuple) else (shortest, shortest)
+    is_whole = all(isinstance(v, (int, np.integer)) for v in sides)
+    fits = len(sides) == 2 and is_whole and all(a >= b for a, b in zip(sides, needed))
+    if not fits or (shortest is not sides and min(sides) < max(needed)) or not any(needed):
         raise UserError(
             f"shortest={shortest!r} must be a whole number of pixels, at least those "
             f"of size, which is cut out; got size={size!r}."
+        )
+
+
+def check_resample(resample: Any) -> None:
+    """Raises UserError unless resample is None or a method of PIL."""
+    if resample is not None and resample not in RESAMPLING:
+        raise UserError(
+            f"resample={resample!r} is no method of resampling"
+            f"{nearest(resample, RESAMPLING)} (methods: {', '.join(RESAMPLING)})."
         )
 
 

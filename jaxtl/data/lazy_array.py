@@ -100,14 +100,15 @@ class LazyImageFiles(LazyArray):
       names: paths below it.
       size: (height, width) to decode to.
       channels: 1 or 3.
-      shortest: as in `preprocess.Preprocess`.
+      shortest, resample: as in `preprocess.Preprocess`.
     """
 
     root: str
     names: tuple[str, ...]
     size: tuple[int, int]
     channels: int
-    shortest: int | None = None
+    shortest: int | tuple[int, int] | None = None
+    resample: str | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -122,7 +123,9 @@ class LazyImageFiles(LazyArray):
         root = pathlib.Path(self.root)
         for i, row in enumerate(index):
             path = root / self.names[row]
-            x[i] = images.decode(path, self.size, self.channels, self.shortest)
+            x[i] = images.decode(
+                path, self.size, self.channels, self.shortest, self.resample
+            )
         return x
 
 
@@ -133,7 +136,8 @@ class ResizedImages(LazyArray):
     base: LazyArray
     size: tuple[int, int]
     channels: int
-    shortest: int | None = None
+    shortest: int | tuple[int, int] | None = None
+    resample: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -144,7 +148,8 @@ class ResizedImages(LazyArray):
         return self.base.dtype
 
     def rows(self, index: np.ndarray) -> np.ndarray:
-        resized = images.resize(self.base[index], self.size, self.shortest)
+        x = self.base[index]
+        resized = images.resize(x, self.size, self.shortest, self.resample)
         return images.convert_channels(resized, self.channels)
 
 

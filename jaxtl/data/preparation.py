@@ -53,7 +53,7 @@ def prepare(
             target_offset=table.preprocess.target_offset,
         )
         table = dataclasses.replace(table, preprocess=pre)
-        table = _with_image_size(table, data.shortest)
+        table = _with_image_size(table, data)
     dataset = Dataset(
         name=type(data).__name__,
         x=table.x,
@@ -132,7 +132,7 @@ def _read_table(data: Data) -> tuple[Table, str]:
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
     table = storage.in_32_bits(table, name)
-    table = _with_image_size(table, data.shortest)
+    table = _with_image_size(table, data)
     return table, fingerprint.fingerprint(table, data)
 
 
@@ -213,16 +213,16 @@ def _resized(table: Table, data: Data) -> Table:
         return table
     if lazy_array.is_lazy(x):
         size, channels = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
-        x = lazy_array.ResizedImages(x, size, channels, data.shortest)
+        x = lazy_array.ResizedImages(x, size, channels, data.shortest, data.resample)
         return dataclasses.replace(table, x=x)
     if data.channels == 1:  # fewer planes to resize
         x = images.convert_channels(x, 1)
-    x = images.resize(x, size, data.shortest) if size else x
+    x = images.resize(x, size, data.shortest, data.resample) if size else x
     x = images.convert_channels(x, data.channels) if data.channels else x
     return dataclasses.replace(table, x=x)
 
 
-def _with_image_size(table: Table, shortest: int | None) -> Table:
+def _with_image_size(table: Table, data: Data) -> Table:
     """Stores the images' size in the preprocessing, for files that come later."""
     if isinstance(table.x, dict) or len(table.x.shape) != 4:
         return table
@@ -230,7 +230,8 @@ def _with_image_size(table: Table, shortest: int | None) -> Table:
     pre = dataclasses.replace(
         table.preprocess,
         size=tuple(table.x.shape[1:3]),
-        shortest=shortest,
+        shortest=data.shortest,
+        resample=data.resample,
         channels=channels,
     )
     return dataclasses.replace(table, preprocess=pre)

@@ -30,7 +30,9 @@ class Preprocess:
       std: divisor after that; one number per channel or feature.
       size: (height, width) that `load_image` brings a file to; None keeps the file's.
       shortest: with `size`, the length that the shorter side is resized to before
-        `size` is cut out of the middle; None stretches to `size`.
+        `size` is cut out of the middle, or (height, width) that images are stretched
+        to before; None stretches to `size`.
+      resample: method of resizing, a key of `images.RESAMPLING`; None is bilinear.
       channels: 1 (luma) or 3 that `load_image` brings a file to; None keeps the
         file's.
       offset: what is subtracted from the data's values before they are stored, one
@@ -42,7 +44,8 @@ class Preprocess:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
-    shortest: int | None = None
+    shortest: int | tuple[int, int] | None = None
+    resample: str | None = None
     channels: int | None = None
     offset: tuple[float, ...] | None = None
     target_offset: tuple[float, ...] | None = None
@@ -60,7 +63,10 @@ class Preprocess:
         if self.std is not None and not all(v > 0 for v in self.std):
             raise UserError(f"preprocess.std must be positive; got {self.std}.")
         object.__setattr__(self, "size", images.as_size(self.size))
+        if isinstance(self.shortest, list):
+            object.__setattr__(self, "shortest", tuple(self.shortest))
         images.check_shortest(self.shortest, self.size)
+        images.check_resample(self.resample)
         images.check_channels(self.channels)
 
 
@@ -206,5 +212,5 @@ def load_image(path: str | pathlib.Path, pre: Preprocess) -> np.ndarray:
     Raises:
       UserError: no such file, or not an image.
     """
-    x = images.decode(path, pre.size, pre.channels, pre.shortest)
+    x = images.decode(path, pre.size, pre.channels, pre.shortest, pre.resample)
     return x if pre.scale == 255 else x.astype(np.float32) * (pre.scale / 255.0)

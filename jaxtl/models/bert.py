@@ -19,8 +19,15 @@ from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 PREDICTS = ("class", "token")
-POOLINGS = ("pooler", "mean", "first")
-_REDUCTIONS = {"mean": sequences.mean_state, "first": sequences.first_state}
+_REDUCTIONS = {
+    "mean": sequences.mean_state,
+    "first": sequences.first_state,
+    "max": sequences.max_state,
+    "mean_sqrt_len": sequences.mean_sqrt_len_state,
+    "weighted_mean": sequences.weighted_mean_state,
+    "last": sequences.last_state,
+}
+POOLINGS = ("pooler", *_REDUCTIONS)
 
 
 class _BertEmbeddings(nn.Module):
@@ -89,6 +96,16 @@ class _BertLayer(nn.Module):
         return Tokens(transformer.layer_norm(self.epsilon, "mlp_norm")(x + y), mask)
 
 
+def _reduction(
+    pooling: str | None, normalize: bool
+) -> Callable[[Tokens], jax.Array] | None:
+    """Tokens to one state per text, None where the head reads something else."""
+    reduce = _REDUCTIONS.get(pooling or "")
+    if reduce is None or not normalize:
+        return reduce
+    return lambda tokens: sequences.unit_length(reduce(tokens))
+
+
 class _BertPooler(nn.Module):
     """tanh of an affine map of the first token's state, (batch, width)."""
 
@@ -104,20 +121,23 @@ class _BertHead(nn.Module):
 
     Attributes:
       outputs: width.
-      pooling: "mean" or "first" of an input of Tokens; None maps each token.
+      pooling: a key of `_REDUCTIONS` for an input of Tokens; None maps each token.
       dropout: rate.
       inner: whether a tanh layer precedes (RoBERTa's classifier).
+      normalize: whether the pooled state is scaled to unit length.
     """
 
     outputs: int
     pooling: str | None
     dropout: float
     inner: bool = False
+    normalize: bool = False
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
         if isinstance(x, Tokens):
-            x = _REDUCTIONS[self.pooling](x) if self.pooling else x.states
+            reduce = _reduction(self.pooling, self.normalize)
+            x = reduce(x) if reduce else x.states
         if self.inner:
             x = staged.Dropout(self.dropout, name="dropout1")(x, mode)
             inner = nn.Dense(x.shape[-1], kernel_init=transformer.INIT, name="inner")
@@ -143,7 +163,8 @@ class Bert(staged.Staged):
       predict: "class" for one output (or regression value) per text, (batch, outputs);
         "token" for one per token, (batch, length, outputs).
       pooling: input of the head of "class": BERT's "pooler", the "mean" of the real
-        tokens (sentence encoders), or the "first" token.
+        tokens or another reduction of sentence encoders ("max", "mean_sqrt_len",
+        "weighted_mean", "last"), or the "first" token.
       activation: by name.
       epsilon: of the norms.
       dropout: of embeddings, sublayers and head. (Attention weights have none.)
@@ -151,6 +172,7 @@ class Bert(staged.Staged):
       offset: number of the first position (RoBERTa: 2).
       inner: whether the head has a tanh layer more (RoBERTa's classifier).
       causal: whether a token attends to itself and earlier tokens alone.
+      normalize: whether that input is scaled to unit length (sentence encoders).
     """
 
     vocab: int = 30_522
@@ -169,6 +191,7 @@ class Bert(staged.Staged):
     inner: bool = False
     causal: bool = False
     head_dropout: float | None = None
+    normalize: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -209,10 +232,12 @@ class Bert(staged.Staged):
             self.add("pooler", _BertPooler())
         pooling = None if self.predict == "token" else self.pooling
         dropout = self.dropout if self.head_dropout is None else self.head_dropout
-        self.add("head", _BertHead(self.outputs, pooling, dropout, self.inner))
+        head = _BertHead(self.outputs, pooling, dropout, self.inner, self.normalize)
+        self.add("head", head)
 
     def reduction(self) -> Callable[[Any], Any] | None:
-        return _REDUCTIONS.get(self.pooling) if self.predict == "class" else None
+        pooling = self.pooling if self.predict == "class" else None
+        return _reduction(pooling, self.normalize)
 
     def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}

@@ -64,7 +64,8 @@ class _ViTEmbeddings(nn.Module):
         token = self.param("token", transformer.INIT, (1, 1, self.width))
         shape = (1, 1 + rows * columns, self.width)
         position = self.param("position", transformer.INIT, shape)
-        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], 1)
+        tokens = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
+        x = jnp.concatenate([tokens, x], 1)
         x = staged.Dropout(self.dropout, name="dropout")(x + position, mode)
         return Tokens(x, jnp.ones(x.shape[:2], bool))
 

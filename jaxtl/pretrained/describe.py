@@ -191,7 +191,7 @@ def _recognize(path: pathlib.Path, file: tensor_files.TensorFile) -> Staged | No
     if path.is_dir() and (path / "config.json").is_file():
         config = hub.model_config(path)
         outputs = registry.head_outputs(config)
-        fields = {"pooling": "mean"} if hub.pools_by_mean(path) else {}
+        fields = hub.pooling(path)
         return registry.model_from_config(config, outputs=outputs, **fields)
     return registry.recognize_model(file.tensors, file.meta)
 

@@ -100,29 +100,33 @@ class FromHub:
         Args:
           **fields: fields to override (`outputs`, `predict`, `pooling`, `dtype`).
             `outputs` is None by default, so that the data decide; a sentence encoder
-            that averages its tokens has `pooling="mean"`. A language model whose file
-            has a head that differs from the embeddings keeps it (`tied=False`),
+            has the pooling and the normalization of its modules. A language model whose
+            file has a head that differs from the embeddings keeps it (`tied=False`),
             whatever config.json says, as in transformers.
         """
         folder = self.folder()
-        if hub.pools_by_mean(folder):
-            fields = {"pooling": "mean", **fields}
+        fields = {**hub.pooling(folder), **fields}
         model = registry.model_from_config(hub.model_config(folder), **fields)
         return model if "tied" in fields else _untied(model, folder)
 
-    def image_resizing(self, model: Staged) -> dict[str, Any]:
-        """{"size", "shortest"} of `data.Preprocess` for images of this model, or {}.
+    def image_resizing(self, model: Staged, is_sized: bool = False) -> dict[str, Any]:
+        """"size", "shortest" and "resample" of `data.Preprocess` for this model, or {}.
 
         Args:
           model: if it has a field `size` (a ViT), that decides, and `shortest` is
             scaled with it.
+          is_sized: whether the data have a size, so that only "resample" counts.
         """
-        resizing, side = hub.image_resizing(self.folder()), getattr(model, "size", None)
-        if resizing and side and resizing["size"] != (side, side):
-            shortest, scale = resizing["shortest"], side / max(resizing["size"])
+        resizing = hub.image_resizing(self.folder(), is_sized)
+        side = getattr(model, "size", None)
+        if not resizing.get("size") or not side or resizing["size"] == (side, side):
+            return resizing
+        shortest, scale = resizing["shortest"], side / max(resizing["size"])
+        if isinstance(shortest, tuple):
+            shortest = tuple(max(side, round(v * scale)) for v in shortest)
+        else:
             shortest = shortest and max(side, round(shortest * scale))
-            resizing = {"size": (side, side), "shortest": shortest}
-        return resizing
+        return {**resizing, "size": (side, side), "shortest": shortest}
 
     def read(self) -> Weights:
         """Reads the weights for the model of config.json."""
@@ -137,8 +141,8 @@ class FromHub:
         """
         folder = self.folder()
         weights = _read_weights(folder, model, None, self.channels)
-        normalization = hub.image_normalization(folder)
-        if normalization:
+        if hub.has_image_settings(folder):  # even to say that nothing is normalized
+            normalization = hub.image_normalization(folder)
             weights.meta["preprocess"] = _preprocess(normalization, self.channels)
         weights.meta["config"] = hub.model_config(folder)
         return weights

@@ -4,13 +4,34 @@ import json
 import pathlib
 from typing import Any
 
-from jaxtl.core.errors import UserError
+from jaxtl.core import text_files
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.key_table import KeyTable
 from jaxtl.data import paths
+from jaxtl.pretrained import image_processor
 
 _PREFIX = "hf:"
 # Weights of other frameworks are not downloaded, and pickles only in the absence of
 # safetensors.
 _PATTERNS = ["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]
+# Keys of 1_Pooling/config.json -> the pooling of `models.Bert`.
+POOLING_MODES = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last",
+}
+POOLING = KeyTable(
+    "1_Pooling/config.json",
+    honored=(*POOLING_MODES, "pooling_mode"),
+    harmless={
+        "the model's width decides": ("word_embedding_dimension", "embedding_dimension")
+    },
+    only={"include_prompt": (True,)},
+)
+_MODULES = ("Transformer", "Pooling", "Normalize")
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
@@ -82,51 +103,76 @@ def model_config(path: pathlib.Path) -> dict[str, Any]:
     return _read_json(path, "config.json", required=True)
 
 
-def pools_by_mean(path: pathlib.Path) -> bool:
-    """Whether the directory is of a sentence encoder that averages its tokens."""
-    pooling = _read_json(path, "1_Pooling/config.json")
-    return bool(pooling.get("pooling_mode_mean_tokens"))
+def pooling(path: pathlib.Path) -> dict[str, Any]:
+    """{"pooling"} and {"normalize"} of a sentence encoder's modules, {} of others.
+
+    Raises:
+      UserError: a module or a kind of pooling that is not supported.
+    """
+    listed = _read_list(path, "modules.json")
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
+    for kind in kinds:
+        if kind not in _MODULES:
+            raise UserError(
+                f"{path / 'modules.json'}: the module {kind!r} of the sentence encoder "
+                f"is not supported{nearest(kind, _MODULES)} (supported: "
+                f"{', '.join(_MODULES)})."
+            )
+    fields = {"normalize": True} if "Normalize" in kinds else {}
+    content, file = _read_json(path, POOLING.file), path / POOLING.file
+    POOLING.check(content, file)
+    modes = [mode for key, mode in POOLING_MODES.items() if content.get(key)]
+    if content.get("pooling_mode") is not None:  # the form of newer versions
+        named = content["pooling_mode"]
+        named = [named] if isinstance(named, str) else list(named)
+        modes = [POOLING_MODES.get(f"pooling_mode_{m}", m) for m in named]
+        modes = [{"cls": "first", "lasttoken": "last"}.get(m, m) for m in modes]
+    if len(modes) > 1 or not set(modes) <= set(POOLING_MODES.values()):
+        raise UserError(
+            f"{file}: the pooling {', '.join(modes)} is not supported; expected one of "
+            f"{', '.join(POOLING_MODES.values())}."
+        )
+    return {**fields, **({"pooling": modes[0]} if modes else {})}
+
+
+def has_image_settings(path: pathlib.Path) -> bool:
+    """Whether the directory has a preprocessor_config.json with anything in it."""
+    return bool(_image_settings(path))
 
 
 def image_normalization(path: pathlib.Path) -> dict[str, Any]:
     """{"mean", "std"} of preprocessor_config.json, {} if it has none."""
-    config = _read_json(path, "preprocessor_config.json")
-    if not config.get("do_normalize", "image_mean" in config):
-        return {}
-    return {"mean": config["image_mean"], "std": config["image_std"]}
+    values = _image_settings(path)
+    return image_processor.normalization(values) if values else {}
 
 
-def image_resizing(path: pathlib.Path) -> dict[str, Any]:
-    """{"size", "shortest"} of preprocessor_config.json, {} if it has none.
+def image_resizing(path: pathlib.Path, is_sized: bool = False) -> dict[str, Any]:
+    """{"size", "shortest", "resample"} of preprocessor_config.json, {} if it has none.
 
-    The fields are those of `data.Preprocess`. Where transformers stretches an image to
-    a square before the center crop (DeiT), the proportions are preserved instead;
-    resampling is bilinear whatever the file says.
+    The fields are those of `data.Preprocess`.
+
+    Args:
+      path: the directory.
+      is_sized: whether the data have a size of their own, so that only "resample"
+        counts.
     """
-    config = _read_json(path, "preprocessor_config.json")
-    size = _sides(config.get("size"))
-    if not size or not config.get("do_resize", True):
+    values = _image_settings(path)
+    return image_processor.resizing(values, is_sized) if values else {}
+
+
+def _image_settings(path: pathlib.Path) -> dict[str, Any]:
+    """The settings of preprocessor_config.json, {} where there is no such file."""
+    content = _read_json(path, image_processor.FILE)
+    if not content:
         return {}
-    if "crop_pct" in config:  # ConvNeXt and ResNet crop below 384
-        share = config["crop_pct"] if size[0] < 384 else None
-        return {"size": size, "shortest": int(size[0] / share) if share else None}
-    crop = _sides(config.get("crop_size"))
-    if config.get("do_center_crop") and crop:
-        return {"size": crop, "shortest": max(min(size), *crop)}
-    if isinstance(config["size"], dict) and "shortest_edge" in config["size"]:
-        return {}  # the images would have different sizes, which a batch can't hold
-    return {"size": size, "shortest": None}
+    kind = _read_json(path, "config.json").get("model_type")
+    return image_processor.settings(content, kind, path / image_processor.FILE)
 
 
-def _sides(size: Any) -> tuple[int, int] | None:
-    """(height, width) from any of the forms that preprocessor_config.json may have."""
-    if isinstance(size, int):
-        return size, size
-    if not isinstance(size, dict):
-        return None
-    edge = size.get("shortest_edge")
-    sides = size.get("height", edge), size.get("width", edge)
-    return sides if None not in sides else None
+def _read_list(path: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    """The list of objects in a file of the directory, [] where there is none."""
+    content = _json(path / name) if (path / name).is_file() else []
+    return [entry for entry in content if isinstance(entry, dict)]
 
 
 def _read_json(path: pathlib.Path, name: str, required: bool = False) -> dict[str, Any]:
@@ -138,8 +184,12 @@ def _read_json(path: pathlib.Path, name: str, required: bool = False) -> dict[st
                 f"the directory {str(path)!r} has no {name}, which describes the model."
             )
         return {}
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{str(file)!r} is no JSON: {error}.") from None
+    content = _json(file)
     return content if isinstance(content, dict) else {}
+
+
+def _json(file: pathlib.Path) -> Any:
+    try:
+        return json.loads(text_files.read_text(file, owner="pretrained.FromHub"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{str(file)!r} is no JSON: {error}.") from None

@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from jaxtl.core import checkpoint
 from jaxtl.core.errors import UserError, nearest
@@ -19,17 +21,32 @@ from jaxtl.training.experiment import Experiment
 def sources(exp: Experiment) -> dict[str, Data]:
     """The data of "target" and the streams, images in the size of pretrained weights.
 
-    A size that the data name themselves stays.
+    A size or a method of resampling that the data name themselves stays.
     """
     resizing = getattr(exp.init, "image_resizing", None)
-    size = resizing(exp.model) if resizing else {}
     data_of = {"target": exp.data, **exp.streams}
-    if not size:
+    if resizing is None:
         return data_of
-    return {
-        name: dataclasses.replace(data, **size) if data.size is None else data
-        for name, data in data_of.items()
-    }
+    is_sized = all(data.size is not None for data in data_of.values())
+    framing = resizing(exp.model, is_sized)
+    return {name: with_framing(data, framing) for name, data in data_of.items()}
+
+
+def with_framing(data: Data, framing: Mapping[str, Any]) -> Data:
+    """Data with the size, cut and resampling of pretrained weights.
+
+    Args:
+      data: its own size or method of resampling stays.
+      framing: "size", "shortest" and "resample" of `data.Preprocess`.
+    """
+    fields = {}
+    if framing.get("resample") and data.resample is None:
+        fields["resample"] = framing["resample"]
+    if framing.get("size") and data.size is None:
+        shortest = framing.get("shortest")
+        shortest = tuple(shortest) if isinstance(shortest, list) else shortest
+        fields |= {"size": framing["size"], "shortest": shortest}
+    return dataclasses.replace(data, **fields) if fields else data
 
 
 def load_datasets(
@@ -128,15 +145,19 @@ def preprocessing(
 ) -> dict[str, Preprocess]:
     """Data set -> its preprocessing.
 
-    The mean and standard deviation come with the weights; the scale is the data's own.
+    The mean and standard deviation come with the weights, unless `exp.preprocess` or
+    the target's `preprocess` has them; the scale is the data's own.
     """
     if exp.preprocess is not None:
+        _note_difference("preprocess", exp.preprocess, weights)
         return {
             name: preprocess.stored_like(exp.preprocess, data.preprocess)
             for name, data in datasets.items()
         }
-    shared = datasets["target"].preprocess
-    if weights is not None and weights.meta.get("preprocess"):
+    shared, chosen = datasets["target"].preprocess, exp.data.preprocess
+    if chosen is not None and (chosen.mean is not None or chosen.std is not None):
+        _note_difference("data.preprocess", chosen, weights)
+    elif weights is not None and weights.meta.get("preprocess"):
         shared = preprocess.from_json(weights.meta["preprocess"])
         if weights.meta.get("task") == datasets["target"].task == "regression":
             preprocess.check_targets(shared, datasets["target"].preprocess)
@@ -145,6 +166,20 @@ def preprocessing(
         own = dataclasses.replace(data.preprocess, mean=shared.mean, std=shared.std)
         pre[name] = preprocess.stored_like(own, data.preprocess)
     return pre
+
+
+def _note_difference(name: str, chosen: Preprocess, weights: Weights | None) -> None:
+    """Prints a line where weights were trained with other normalization than chosen."""
+    stored = weights.meta.get("preprocess") if weights is not None else None
+    if not stored:
+        return
+    trained = preprocess.from_json(stored)
+    if (trained.mean, trained.std) != (chosen.mean, chosen.std):
+        print(
+            f"{name} normalizes with mean {chosen.mean} and std {chosen.std}; the "
+            f"weights were trained with mean {trained.mean} and std {trained.std}.",
+            file=sys.stderr,
+        )
 
 
 def batch_sizes(

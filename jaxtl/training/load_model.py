@@ -257,11 +257,7 @@ def with_stored_size(data: Data, meta: Mapping[str, Any]) -> Data:
 
     Then it was the size that the run's pretrained weights expect.
     """
-    stored = meta.get("preprocess", {})
-    if data.size is not None or not stored.get("size"):
-        return data
-    size, shortest = stored["size"], stored.get("shortest")
-    return dataclasses.replace(data, size=size, shortest=shortest)
+    return inputs.with_framing(data, meta.get("preprocess", {}))
 
 
 def _with_inputs(

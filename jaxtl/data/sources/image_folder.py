@@ -77,10 +77,12 @@ class ImageFolder(Data):
         channels = self.channels or (1 if is_gray else 3)
         if len(names) * size[0] * size[1] * channels > self.memory_limit:
             x = lazy_array.LazyImageFiles(
-                str(root), tuple(names), size, channels, self.shortest
+                str(root), tuple(names), size, channels, self.shortest, self.resample
             )
         else:
-            x, errors = _decoded(root, names, size, channels, self.shortest)
+            x, errors = _decoded(
+                root, names, size, channels, self.shortest, self.resample
+            )
             if errors:
                 x = x[[i for i, name in enumerate(names) if name not in errors]]
             names = self._without_unreadable(names, errors)
@@ -207,7 +209,8 @@ def _decoded(
     names: Sequence[str],
     size: tuple[int, int],
     channels: int,
-    shortest: int | None,
+    shortest: int | tuple[int, int] | None,
+    resample: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Decodes all images.
 
@@ -219,7 +222,9 @@ def _decoded(
 
     def decode(i: int) -> None:
         try:
-            x[i] = images.decode(root / names[i], size, channels, shortest)
+            x[i] = images.decode(
+                root / names[i], size, channels, shortest, resample
+            )
         except UserError as error:
             errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 

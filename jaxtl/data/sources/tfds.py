@@ -121,7 +121,7 @@ class TFDS(Data):
         if count * int(np.prod(shape)) * dtype.itemsize <= self.memory_limit:
             return _decoded(sources.values(), self, shape, dtype)
         parts = [
-            _DecodedFeature(source, self.x, shape, dtype, self.shortest)
+            _DecodedFeature(source, self.x, shape, dtype, self.shortest, self.resample)
             for source in sources.values()
         ]
         return lazy_array.Concatenation(tuple(parts)), _labels(builder, names, self)
@@ -135,7 +135,8 @@ class _DecodedFeature(lazy_array.LazyArray):
     field: str
     example_shape: tuple[int, ...]
     dtype: np.dtype
-    shortest: int | None = None
+    shortest: int | tuple[int, int] | None = None
+    resample: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,17 +146,20 @@ class _DecodedFeature(lazy_array.LazyArray):
         x = np.empty((len(index), *self.example_shape), self.dtype)
         for i, row in enumerate(index):
             value = np.asarray(self.source[int(row)][self.field])
-            x[i] = _resized(value, self.example_shape, self.shortest)
+            x[i] = _resized(value, self.example_shape, self.shortest, self.resample)
         return x
 
 
 def _resized(
-    value: np.ndarray, shape: tuple[int, ...], shortest: int | None
+    value: np.ndarray,
+    shape: tuple[int, ...],
+    shortest: int | tuple[int, int] | None,
+    resample: str | None,
 ) -> np.ndarray:
     """One image in the size and channels of `shape`; other values are unchanged."""
     if value.ndim != 3 or (value.shape == shape and shortest is None):
         return value
-    image = images.resize(value[None], shape[:2], shortest)
+    image = images.resize(value[None], shape[:2], shortest, resample)
     return images.convert_channels(image, shape[2])[0]
 
 
@@ -257,7 +261,8 @@ def _decoded(
     for source in sources:
         for row in range(len(source)):
             example = source[row]
-            x[len(y)] = _resized(np.asarray(example[data.x]), shape, data.shortest)
+            value = np.asarray(example[data.x])
+            x[len(y)] = _resized(value, shape, data.shortest, data.resample)
             y.append(example[data.y])
     return x, y
 

@@ -62,6 +62,36 @@ def last_state(tokens: Tokens) -> jax.Array:
     return jnp.take_along_axis(tokens.states, index[:, None, None], 1)[:, 0]
 
 
+def max_state(tokens: Tokens) -> jax.Array:
+    """The maximum over each text's real tokens, (batch, width)."""
+    lowest = jnp.finfo(tokens.states.dtype).min
+    return jnp.where(tokens.mask[..., None], tokens.states, lowest).max(1)
+
+
+def mean_sqrt_len_state(tokens: Tokens) -> jax.Array:
+    """The sum over each text's n real tokens, over √n, (batch, width)."""
+    mask = tokens.mask[..., None].astype(tokens.states.dtype)
+    return (tokens.states * mask).sum(1) / jnp.sqrt(jnp.maximum(mask.sum(1), 1))
+
+
+def weighted_mean_state(tokens: Tokens) -> jax.Array:
+    """The mean over each text's real tokens, the i-th with weight i, (batch, width).
+
+    References:
+      Muennighoff: SGPT, arXiv:2202.08904.
+    """
+    weights = (token_positions(tokens.mask) + 1) * tokens.mask
+    weights = weights[..., None].astype(tokens.states.dtype)
+    return (tokens.states * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
+
+
+def unit_length(x: jax.Array) -> jax.Array:
+    """x / max(‖x‖, 1e-12), along the last axis, as torch's `normalize`."""
+    # Written so that the gradient at 0 is finite.
+    square = jnp.sum(jnp.square(x), -1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
 def mean_state(tokens: Tokens) -> jax.Array:
     """The mean state over each text's real tokens, (batch, width)."""
     mask = tokens.mask[..., None].astype(tokens.states.dtype)
