@@ -177,7 +177,11 @@ def check_shortest(shortest: Any, size: Any) -> None:
     sides = shortest if isinstance(shortest, tuple) else (shortest, shortest)
     is_whole = all(isinstance(v, (int, np.integer)) for v in sides)
     fits = len(sides) == 2 and is_whole and all(a >= b for a, b in zip(sides, needed))
-    if not fits or (shortest is not sides and min(sides) < max(needed)) or not any(needed):
+    if (
+        not fits
+        or (shortest is not sides and min(sides) < max(needed))
+        or not any(needed)
+    ):
         raise UserError(
             f"shortest={shortest!r} must be a whole number of pixels, at least those "
             f"of size, which is cut out; got size={size!r}."

@@ -244,4 +244,3 @@ def _sides(
             '{"height", "width"} or {"shortest_edge"}.'
         )
     return sides[0], sides[1], is_edge
-

@@ -24,15 +24,21 @@ def said(folder, found):
 
 
 def test_every_form_of_the_file_is_read(tmp_path):
+    def framed(size, shortest, resample=None):
+        return {"size": size, "shortest": shortest, "resample": resample}
+
     assert hub.image_resizing(tmp_path) == {}
-    assert said(tmp_path, VIT) == {"size": (8, 8), "shortest": None}
-    assert said(tmp_path, {**VIT, "size": 8}) == {"size": (8, 8), "shortest": None}
-    assert said(tmp_path, RESNET) == {"size": (224, 224), "shortest": 256}
+    assert said(tmp_path, VIT) == framed((8, 8), None)
+    assert said(tmp_path, {**VIT, "size": 8}) == framed((8, 8), None)
+    assert said(tmp_path, RESNET) == framed((224, 224), 256, "bicubic")
     big = {**RESNET, "size": {"shortest_edge": 384}}
-    assert said(tmp_path, big) == {"size": (384, 384), "shortest": None}
-    assert said(tmp_path, CLIP) == {"size": (8, 8), "shortest": 10}
+    assert said(tmp_path, big) == framed((384, 384), None, "bicubic")
+    assert said(tmp_path, CLIP) == framed((8, 8), 10)
+    stretched = {**CLIP, "size": {"height": 12, "width": 10}}
+    assert said(tmp_path, stretched) == framed((8, 8), (12, 10))
     assert said(tmp_path, {**VIT, "do_resize": False}) == {}
-    assert said(tmp_path, {"size": {"shortest_edge": 10}}) == {}
+    with pytest.raises(UserError, match="gives images of different sizes"):
+        said(tmp_path, {"size": {"shortest_edge": 10}})
 
 
 @pytest.mark.parametrize("shape", [(20, 33), (31, 12), (16, 16)])
@@ -127,8 +133,8 @@ def test_a_size_that_is_given_decides(directory):
 
     def size(data, **fields):
         exp = tl.Experiment(model=weights.model(**fields), init=weights, data=data)
-        found = inputs.sources(exp)["target"]
-        return found.size, found.shortest
+        framed = inputs.sources(exp)["target"]
+        return framed.size, framed.shortest
 
     assert size(tl.data.ImageFolder(str(image_folder))) == ((8, 8), None)
     assert size(tl.data.ImageFolder(str(image_folder), size=16)) == (16, None)

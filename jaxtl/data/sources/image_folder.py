@@ -222,9 +222,7 @@ def _decoded(
 
     def decode(i: int) -> None:
         try:
-            x[i] = images.decode(
-                root / names[i], size, channels, shortest, resample
-            )
+            x[i] = images.decode(root / names[i], size, channels, shortest, resample)
         except UserError as error:
             errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 
