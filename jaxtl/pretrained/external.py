@@ -110,7 +110,7 @@ class FromHub:
         return model if "tied" in fields else _untied(model, folder)
 
     def image_resizing(self, model: Staged, is_sized: bool = False) -> dict[str, Any]:
-        """ "size", "shortest" and "resample" of `data.Preprocess` for this model, or {}.
+        """Size, cut and resampling of images for this model: fields of `Preprocess`.
 
         Args:
           model: if it has a field `size` (a ViT), that decides, and `shortest` is

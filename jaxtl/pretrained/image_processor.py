@@ -1,4 +1,4 @@
-"""preprocessor_config.json: what an image processor of transformers does to an image."""
+"""What image processors of transformers do, by preprocessor_config.json."""
 
 import math
 from collections.abc import Mapping
@@ -158,8 +158,8 @@ def normalization(values: Mapping[str, Any]) -> dict[str, list[float]]:
         numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
         if not all(_is_number(v) and (name == "mean" or v > 0) for v in numbers):
             raise UserError(
-                f"{values['path']}: image_{name} is {key_table.shown(numbers)}; expected "
-                "one number for each channel" + (" above 0." if name == "std" else ".")
+                f"{values['path']}: image_{name} is {key_table.shown(numbers)}; "
+                f"expected one number for each channel{' above 0' * (name == 'std')}."
             )
         scaled[name] = [v / white for v in numbers]
     return scaled
