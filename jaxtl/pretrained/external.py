@@ -27,6 +27,9 @@ class FromFile:
       ignore: patterns of tensors of the file to leave out.
       layout: its layout by name, None to recognize it by the tensors' names.
       channels: 1 converts an RGB stem to one channel.
+      output_names: names of the head's outputs in order, where the file has none or
+        spells them otherwise than the data; None takes those of the file's header, or
+        of a config.json beside it.
     """
 
     path: str
@@ -34,6 +37,7 @@ class FromFile:
     ignore: tuple[str, ...] | str = ()
     layout: str | None = None
     channels: int | None = None
+    output_names: tuple[str, ...] | None = None
 
     def model(self, **fields: Any) -> Staged:
         """Builds the model that the file belongs to, recognized by its tensors.
@@ -79,6 +83,7 @@ class FromHub:
         (HF_HUB_OFFLINE=1) are huggingface_hub's.
       reset, ignore, channels: as in `FromFile`.
       revision: branch, tag or commit of a model of the hub.
+      output_names: as in `FromFile`; None takes id2label of config.json.
 
     The image settings of preprocessor_config.json are applied: mean and standard
     deviation, and for data without a `size` also size and center crop.
@@ -89,6 +94,7 @@ class FromHub:
     ignore: tuple[str, ...] | str = ()
     channels: int | None = None
     revision: str | None = None
+    output_names: tuple[str, ...] | None = None
 
     def folder(self) -> pathlib.Path:
         """The local directory, downloaded first if it is on the hub."""

@@ -21,12 +21,15 @@ class FromRun:
       reset: patterns of leaves to re-initialize, "head" for a new head.
       ignore: patterns of leaves of the run that this model does not have.
       which: "best" on validation, or "last".
+      output_names: names of the head's outputs in order, where the stored ones are not
+        spelled as the data's; None takes the stored ones.
     """
 
     path: str
     reset: tuple[str, ...] | str = ()
     ignore: tuple[str, ...] | str = ()
     which: Literal["best", "last"] = "best"
+    output_names: tuple[str, ...] | None = None
 
     def read(self) -> Weights:
         """Reads the weights.
@@ -77,12 +80,13 @@ class FromCheckpoint:
     Attributes:
       path: one checkpoint's folder of arrays; a tree {"params": …, "batch_stats": …}
         (or "stats"), or the parameters alone.
-      reset, ignore: as in `FromRun`.
+      reset, ignore, output_names: as in `FromRun`.
     """
 
     path: str
     reset: tuple[str, ...] | str = ()
     ignore: tuple[str, ...] | str = ()
+    output_names: tuple[str, ...] | None = None
 
     def read(self) -> Weights:
         """Reads the weights.

@@ -93,21 +93,31 @@ def order_head(
     axes = output_axes(loading)
     if axes is not None and not any(map(loading.keeps, axes)):
         return weights, names, ""
-    if name_match is None:
-        raise UserError(
-            f"the head of {source} predicts {listing(stored)}, and the data have "
-            f"{listing(names)}: train a new one with reset={stage!r}, or give both the "
-            f"same names{difference(stored, names)}."
-        )
-    if axes is None:
-        raise UserError(
-            f"the head of {source} predicts {listing(stored)}, the data have "
-            f"{listing(names)}, and the outputs of this model can't be reordered: give "
-            f"the data the head's order, or train a new one with reset={stage!r}."
-        )
+    if name_match is None or axes is None:
+        raise UserError(_head_problem(loading, names, name_match))
     note = _order_note(name_match, "head", source, stored, names)
     weights = permuted(weights, axes, name_match.places)
     return weights, _extended(names, stored, name_match), note
+
+
+def _head_problem(
+    loading: Loading, names: tuple[str, ...], name_match: NameMatch | None
+) -> str:
+    """The message for a head whose outputs do not match, or can't be reordered."""
+    stored, stage = loading.weights.output_names, loading.network.stages[-1]
+    both = (
+        f"the head of {loading.source} predicts {listing(stored)}, and the data have "
+        f"{listing(names)}"
+    )
+    if name_match is None:
+        return (
+            f"{both}: train a new one with reset={stage!r}, or name its outputs as the "
+            f"data do with output_names={difference(stored, names)}."
+        )
+    return (
+        f"{both}, and the outputs of this model can't be reordered: give the data the "
+        f"head's order, or train a new one with reset={stage!r}."
+    )
 
 
 def _extended(
@@ -236,9 +246,11 @@ def permuted(
 
     Args:
       weights: of any source; they are not changed.
-      axes: path -> axis. A leaf of too few dimensions or places stays, `match.match`
-        reports it.
+      axes: path -> axis. A leaf of too few dimensions stays, `match.match` reports it.
       places: place in the weights of each place of the result. Further ones stay.
+
+    Raises:
+      UserError: a leaf that has fewer places.
     """
     permute = _permutation(axes, places)
     return dataclasses.replace(
@@ -253,8 +265,13 @@ def _permutation(
 ) -> Callable[[str, Any], Any]:
     def permute(path: str, leaf: Any) -> Any:
         axis = axes.get(path)
-        if axis is None or axis >= len(leaf.shape) or leaf.shape[axis] < len(places):
+        if axis is None or axis >= len(leaf.shape):
             return leaf
+        if leaf.shape[axis] < len(places):
+            raise UserError(
+                f"the weights name {len(places)} outputs or columns, and {path!r} of "
+                f"shape {tuple(leaf.shape)} has {leaf.shape[axis]}."
+            )
         order = [*places, *range(len(places), leaf.shape[axis])]
         return np.take(np.asarray(leaf), order, axis=axis)
 

@@ -134,6 +134,19 @@ def _weights(init: Any, model: Any) -> match.Weights:
     return read_for(model) if read_for else init.read()
 
 
+def _named_weights(init: Any, model: Any) -> match.Weights:
+    """Reads initial weights, with the names that the user gives to their outputs."""
+    weights, names = _weights(init, model), getattr(init, "output_names", None)
+    if names is None:
+        return weights
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"init.output_names={names!r}: expected a name for each output, such "
+            "as ('negative', 'positive')."
+        )
+    return dataclasses.replace(weights, output_names=tuple(names))
+
+
 def _ordered_weights(
     exp: Experiment, config: Any, datasets: Mapping[str, Dataset]
 ) -> tuple[match.Weights | None, tuple[str, ...], dict[str, str]]:
@@ -149,7 +162,7 @@ def _ordered_weights(
     loading = reorder.Loading(
         config,
         streams.example_batch(target, target.preprocess),
-        _weights(exp.init, config),
+        _named_weights(exp.init, config),
         tuple(skipped),
         getattr(exp.init, "where", getattr(exp.init, "path", "the weights")),
     )

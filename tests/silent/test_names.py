@@ -203,7 +203,7 @@ def test_classes_in_another_order(run, tmp_path):
 
 
 def test_other_classes_are_refused_unless_the_head_is_new(run, tmp_path):
-    _, folder, _ = run
+    _, folder, accuracy = run
     data = table(
         tmp_path / "good.csv",
         ("a", "b", "color"),
@@ -217,6 +217,15 @@ def test_other_classes_are_refused_unless_the_head_is_new(run, tmp_path):
     assert (
         "init.head" not in loaded(data, dataclasses.replace(init, reset="head")).notes
     )
+    # Names that the user gives count in place of the stored ones.
+    named = dataclasses.replace(init, output_names=("good", "poor"))
+    assert tl.evaluate(loaded(data, named), "test")["accuracy"] == accuracy
+    for names, problem in (
+        ("good", "expected a name for each output"),
+        (("bad", "poor", "good"), "name 3 outputs"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            loaded(data, dataclasses.replace(init, output_names=names))
 
 
 def test_the_refusal_proposes_the_nearest_spelling(run, tmp_path):
