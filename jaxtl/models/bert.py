@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
 from jaxtl.models import config_values, staged, weight_layout
-from jaxtl.models.config_table import ConfigTable, Key, Only
+from jaxtl.models.bert_config import BERT_CONFIG, ROBERTA_CONFIG
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
@@ -43,7 +43,8 @@ class _BertEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x)
+        sizes = {"input_ids": self.vocab, "token_type_ids": self.segments}
+        ids, mask = sequences.token_inputs(x, sizes)
         sequences.check_length(ids.shape[1], self.context)
 
         def table(rows: int, name: str) -> nn.Embed:
@@ -239,6 +240,9 @@ class Bert(staged.Staged):
         pooling = self.pooling if self.predict == "class" else None
         return _reduction(pooling, self.normalize)
 
+    def id_sizes(self) -> dict[str, int]:
+        return {"input_ids": self.vocab, "token_type_ids": self.segments}
+
     def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}
 
@@ -291,7 +295,10 @@ def _hf_layout(model: Bert) -> WeightLayout:
     else:
         unused.append(rf"({root}\.)?pooler\.dense\.(weight|bias)")
     classifier = "classifier"
+    # Names of a head that predicts something else.
+    unused.append(r"classifier\.(dense|out_proj)\..*")
     if model.inner:
+        unused[-1] = r"classifier\.(weight|bias)"
         rules += weight_layout.linear("classifier.dense", "head/inner")
         classifier = "classifier.out_proj"
     rules += weight_layout.linear(classifier, "head/dense")
@@ -308,43 +315,6 @@ def _hf_layout(model: Bert) -> WeightLayout:
 _OLD_NAMES = (
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
-)
-_CROSS_ATTENTION = "another model's states are never given, so it does not run"
-_ENTRIES = {
-    "vocab_size": Key("vocab", config_values.count),
-    "hidden_size": Key("width", config_values.count),
-    "num_hidden_layers": Key("layers", config_values.count),
-    "num_attention_heads": Key("heads", config_values.count),
-    "intermediate_size": Key("hidden", config_values.count),
-    "max_position_embeddings": Key("context", config_values.count),
-    "type_vocab_size": Key("segments", config_values.count, 2),
-    "hidden_act": Key("activation", config_values.activation, "gelu_exact"),
-    "layer_norm_eps": Key("epsilon", config_values.positive, 1e-12),
-    "hidden_dropout_prob": Key("dropout", config_values.rate, 0.1),
-    "classifier_dropout": Key("head_dropout", config_values.rate, None),
-    "is_decoder": Key("causal", config_values.flag, False),
-}
-_HARMLESS = {
-    "attention_probs_dropout_prob": "attention weights have no dropout here",
-    "add_cross_attention": _CROSS_ATTENTION,
-    **dict.fromkeys(
-        (
-            "pooler_fc_size",
-            "pooler_num_attention_heads",
-            "pooler_num_fc_layers",
-            "pooler_size_per_head",
-        ),
-        "notes of the TensorFlow version; the pooler is one layer",
-    ),
-}
-_ONLY = {
-    "position_embedding_type": Only(("absolute", None), "positions relative to a key"),
-    "directionality": Only(("bidi", None), "attention in one direction"),
-    "pooler_type": Only(("first_token_transform", None), "another pooler"),
-}
-BERT_CONFIG = ConfigTable("bert", _ENTRIES, harmless=_HARMLESS, only=_ONLY)
-ROBERTA_CONFIG = ConfigTable(
-    "roberta", _ENTRIES, ("pad_token_id",), harmless=_HARMLESS, only=_ONLY
 )
 
 

@@ -88,6 +88,9 @@ class CausalLM(staged.Staged):
     def reduction(self) -> Callable[[Any], Any] | None:
         return sequences.last_state if self.predict == "class" else None
 
+    def id_sizes(self) -> dict[str, int]:
+        return {"input_ids": self.vocab}
+
     def add_head(self) -> None:
         """Registers the head that `predict` names."""
         staged.check_option("predict", self.predict, PREDICTS)
@@ -153,7 +156,7 @@ def generate(
       UserError: a model that does not predict the next token, a text that would become
         too long, a missing key, parameters of adapters or prompts.
     """
-    ids, mask = sequences.token_inputs(prompts)
+    ids, mask = sequences.token_inputs(prompts, model.id_sizes())
     if model.predict != "next":
         raise UserError(f"generate needs predict='next'; got {model.predict!r}.")
     sequences.check_length(ids.shape[1] + tokens, model.context)

@@ -176,6 +176,7 @@ HARMLESS = {
             "tokenizer_class",
             "keys_to_ignore_at_inference",
             "unsloth_version",
+            "transformers.js_config",
         ),
         _ORIGIN,
     ),
@@ -252,7 +253,13 @@ HARMLESS = {
         "weights are cast to the model's param_dtype",
     ),
     **dict.fromkeys(
-        ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
+        (
+            "bos_token_id",
+            "eos_token_id",
+            "eos_token_ids",
+            "pad_token_id",
+            "sep_token_id",
+        ),
         "the tokenizer decides on special tokens",
     ),
     "auto_map": "entries that replace the model are refused by `ConfigTable.check`",

@@ -13,7 +13,7 @@ import jax
 
 from jaxtl.core.types import Tokens
 from jaxtl.models import causal_lm, config_values, rope_config, weight_layout
-from jaxtl.models.config_table import ConfigTable, Key
+from jaxtl.models.config_table import ConfigTable, Key, Only
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.staged import Mode
 from jaxtl.models.weight_layout import Rule, WeightLayout
@@ -30,7 +30,7 @@ class _LlamaEmbeddings(nn.Module):
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
     def __call__(self, x: Mapping[str, Any], mode: Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x)
+        ids, mask = sequences.token_inputs(x, {"input_ids": self.vocab})
         sequences.check_length(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
@@ -248,7 +248,9 @@ CONFIG = ConfigTable(
         "pretraining_tp": "the same products in slices",
         "is_decoder": "the model always attends to earlier tokens alone",
         "max_sequence_length": "an older note; max_position_embeddings decides",
+        "is_llama_config": "a note on where the file comes from",
     },
+    only={"rope_interleaved": Only((False, None), "neighboring features rotate")},
 )
 
 

@@ -13,12 +13,12 @@ import jax
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import config_values, staged, weight_layout
-from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.conv import Conv
 from jaxtl.models.layers.heads import PooledHead
 from jaxtl.models.layers.pooling import global_average_pool, max_pool_3x3
+from jaxtl.models.resnet_config import CONFIG
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 # depth -> (blocks per stage, whether they are bottlenecks)
@@ -250,23 +250,6 @@ def _layout(rules: list[Rule], prefixes: tuple[str, ...]) -> WeightLayout:
         stem="stem/conv/kernel",
         **weight_layout.IMAGENET,
     )
-
-
-CONFIG = ConfigTable(
-    "resnet",
-    honored={
-        "embedding_size": Key("width", config_values.count, 64),
-        "hidden_act": Key("activation", config_values.activation, "relu"),
-        "downsample_in_first_stage": Key("first_stride", config_values.flag, False),
-        "downsample_in_bottleneck": Key("stride_first", config_values.flag, False),
-    },
-    # The weights' kernel has as many channels.
-    read_by_family=("depths", "layer_type", "hidden_sizes", "num_channels"),
-    harmless=dict.fromkeys(
-        ("stage_names", "out_features", "out_indices"),
-        "the outputs of a backbone; every stage's output is there",
-    ),
-)
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> ResNetImageNet:

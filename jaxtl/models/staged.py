@@ -100,6 +100,10 @@ class Staged(nn.Module):
         """The head's first part, without parameters (`Network.reduce`), or None."""
         return None
 
+    def id_sizes(self) -> dict[str, int]:
+        """Integer input -> number of the values that the model has rows for."""
+        return {}
+
     def adapt(self, path: str, leaf: Any) -> Any:
         """Converts one leaf of a file to this model's shape (image sizes, say)."""
         return leaf
@@ -247,7 +251,15 @@ def _init(
     Every collection is initialized in evaluation mode: no key but the parameters' is
     needed, and statistics start at their initial values.
     """
-    variables = dict(module.init(key, x))
+    try:
+        variables = dict(module.init(key, x))
+    except TypeError:
+        if module.outputs is not None:
+            raise
+        raise UserError(
+            f"{type(module).__name__}: outputs is not set; give the model a number of "
+            "outputs (an experiment takes it from the data)."
+        ) from None
     params = cast_tree(variables["params"], param_dtype)
     stats = variables.get("batch_stats", {})
     if module.stochnorm and not stats:

@@ -13,7 +13,7 @@ from jaxtl.data import paths
 from jaxtl.models.staged import Staged, check_option
 from jaxtl.models.weight_layout import WeightLayout
 from jaxtl.pretrained import convert, hub, registry, tensor_files
-from jaxtl.pretrained.match import Weights
+from jaxtl.pretrained.match import LoadRow, Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +150,27 @@ class FromHub:
         if hub.has_image_settings(folder):  # even to say that nothing is normalized
             normalization = hub.image_normalization(folder)
             weights.meta["preprocess"] = _preprocess(normalization, self.channels)
-        weights.meta["config"] = hub.model_config(folder)
-        return weights
+        config = weights.meta["config"] = hub.model_config(folder)
+        predicts = registry.head_predicts(config)
+        same = predicts in (None, getattr(model, "predict", predicts))
+        return weights if same else _without_head(weights, model.layouts()["hf"])
+
+
+def _without_head(weights: Weights, layout: WeightLayout) -> Weights:
+    """The weights without a head that predicts something else than the model's."""
+    params = {stage: x for stage, x in weights.params.items() if stage != "head"}
+    rows = [
+        LoadRow("skipped", f"head/{path}", None, tuple(x.shape), weights.names[name])
+        for path, x in trees.flatten(weights.params.get("head", {})).items()
+        if (name := f"head/{path}") in weights.names
+    ]
+    return dataclasses.replace(
+        weights,
+        params=params,
+        rows=(*weights.rows, *rows),
+        output_names=(),
+        absent=tuple(stage for stage in layout.optional if stage not in params),
+    )
 
 
 def _untied(model: Staged, folder: pathlib.Path) -> Staged:

@@ -47,8 +47,7 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         )
     family = importlib.import_module(f"jaxtl.models.{_MODULES[kind]}")
     if kind not in ("vit", "resnet"):
-        writer = (config.get("architectures") or [""])[0]
-        predict = next((v for k, v in _PREDICT.items() if writer.endswith(k)), None)
+        predict = head_predicts(config)
         options = ("class", "token") if _MODULES[kind] == "bert" else ("class", "next")
         if predict in options:
             fields = {"predict": predict, **fields}
@@ -60,6 +59,16 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         ) from None
     except TypeError as error:
         raise UserError(f"the model of type {kind!r}: {error}.") from None
+
+
+def head_predicts(config: Mapping[str, Any]) -> str | None:
+    """What the head beside a config.json predicts: `predict` of the model, or "other".
+
+    None where the file does not say, or says a class without such a head.
+    """
+    writer = (config.get("architectures") or [""])[0]
+    kinds = {**_PREDICT, "ForMultipleChoice": "other"}
+    return next((kind for end, kind in kinds.items() if writer.endswith(end)), None)
 
 
 def head_outputs(config: Mapping[str, Any]) -> int | None:

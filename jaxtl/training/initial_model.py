@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import compilation
+from jaxtl.core import compilation, token_ids
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.tokenizer import as_tokenizer
 from jaxtl.pretrained import hf_peft_read, match, reorder
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
@@ -64,6 +65,7 @@ def load_initial_model(
     """Builds the model, initializes it, loads weights, adds the reparametrization."""
     target = datasets["target"]
     config, network = _network(exp.model, target, streams.number_of_outputs(datasets))
+    _check_ids(exp, config, datasets)
     weights, output_names, notes = _ordered_weights(exp, config, datasets)
     pre = inputs.preprocessing(exp, weights, datasets)
     x = streams.example_batch(target, pre["target"])
@@ -101,6 +103,18 @@ def load_initial_model(
         notes=notes,
     )
     return model if exp.peft is None else _reparametrized(exp, model, x)
+
+
+def _check_ids(exp: Experiment, model: Any, datasets: Mapping[str, Dataset]) -> None:
+    """Raises UserError for tokenizers or ids beyond the model's vocabulary."""
+    sizes = getattr(model, "id_sizes", dict)()
+    for name, data in {"target": exp.data, **exp.streams}.items():
+        owner = "data" if name == "target" else f"streams[{name!r}]"
+        tokenizer = getattr(data, "tokenizer", None)
+        if sizes and tokenizer is not None:
+            tokens = as_tokenizer(tokenizer).vocab
+            token_ids.check_vocabulary(tokens, sizes["input_ids"], owner)
+        token_ids.check_ids(datasets[name].x, sizes, owner)
 
 
 def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:

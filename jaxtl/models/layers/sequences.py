@@ -1,23 +1,26 @@
 """Token sequences: inputs, masks, positions, and one state per text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core import token_ids
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 
 
-def token_inputs(x: Any) -> tuple[jax.Array, jax.Array]:
+def token_inputs(x: Any, sizes: Mapping[str, int]) -> tuple[jax.Array, jax.Array]:
     """Token ids (int32) and mask (bool) of a batch of texts, (batch, length) each.
 
     Args:
       x: {"input_ids": (batch, length) integers, "attention_mask": (batch, length), 1
         or True for real tokens; all are real if left out}.
+      sizes: input -> number of its values; arrays that are not traced are compared.
 
     Raises:
-      UserError: x is no such dict.
+      UserError: x is no such dict, or holds an id beyond the model's.
     """
     if not isinstance(x, dict) or "input_ids" not in x:
         received = (
@@ -27,6 +30,7 @@ def token_inputs(x: Any) -> tuple[jax.Array, jax.Array]:
             "a text model reads a dict with 'input_ids' (batch, length) and "
             f"'attention_mask'; got {received}."
         )
+    token_ids.check_ids(x, sizes, "the model's inputs")
     ids = jnp.asarray(x["input_ids"]).astype(jnp.int32)
     mask = x.get("attention_mask")
     mask = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)

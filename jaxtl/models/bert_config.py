@@ -1,0 +1,42 @@
+"""Keys of config.json of the families "bert" and "roberta"."""
+
+from jaxtl.models import config_values
+from jaxtl.models.config_table import ConfigTable, Key, Only
+
+_CROSS_ATTENTION = "another model's states are never given, so it does not run"
+_ENTRIES = {
+    "vocab_size": Key("vocab", config_values.count),
+    "hidden_size": Key("width", config_values.count),
+    "num_hidden_layers": Key("layers", config_values.count),
+    "num_attention_heads": Key("heads", config_values.count),
+    "intermediate_size": Key("hidden", config_values.count),
+    "max_position_embeddings": Key("context", config_values.count),
+    "type_vocab_size": Key("segments", config_values.count, 2),
+    "hidden_act": Key("activation", config_values.activation, "gelu_exact"),
+    "layer_norm_eps": Key("epsilon", config_values.positive, 1e-12),
+    "hidden_dropout_prob": Key("dropout", config_values.rate, 0.1),
+    "classifier_dropout": Key("head_dropout", config_values.rate, None),
+    "is_decoder": Key("causal", config_values.flag, False),
+}
+_HARMLESS = {
+    "attention_probs_dropout_prob": "attention weights have no dropout here",
+    "add_cross_attention": _CROSS_ATTENTION,
+    **dict.fromkeys(
+        (
+            "pooler_fc_size",
+            "pooler_num_attention_heads",
+            "pooler_num_fc_layers",
+            "pooler_size_per_head",
+        ),
+        "notes of the TensorFlow version; the pooler is one layer",
+    ),
+}
+_ONLY = {
+    "position_embedding_type": Only(("absolute", None), "positions relative to a key"),
+    "directionality": Only(("bidi", None), "attention in one direction"),
+    "pooler_type": Only(("first_token_transform", None), "another pooler"),
+}
+BERT_CONFIG = ConfigTable("bert", _ENTRIES, harmless=_HARMLESS, only=_ONLY)
+ROBERTA_CONFIG = ConfigTable(
+    "roberta", _ENTRIES, ("pad_token_id",), harmless=_HARMLESS, only=_ONLY
+)
