@@ -106,6 +106,8 @@ def wise_ft(
     }
     monitor = _monitor(run)
     scores = [_score(values, monitor) for values in metrics["val"]]
+    if max(scores) == -math.inf:
+        raise UserError(f"{monitor} on val is not finite at any α of {alphas}.")
     best = max(zip(scores, alphas))[1]
     params, stats = trees.copy(interpolated(best))
     source = trees.like(tuned[0], run.source.params)
@@ -226,12 +228,16 @@ def soup(
         members = tuple(range(len(runs)))
         tree = merging.uniform_soup(singles)
     params, stats = trees.copy(with_statistics(tree))
+    val = evaluate_weights(first, params, stats, "val")
+    if math.isnan(monitored_value(val, monitor)):
+        averaged = ", ".join(names[i] for i in members)
+        raise UserError(f"{monitor} on val is not finite for the soup of {averaged}.")
     return Soup(
         names=names,
         single=tuple(metrics(single) for single in singles),
         members=members,
         monitor=monitor,
-        val=evaluate_weights(first, params, stats, "val"),
+        val=val,
         test=_test_metrics(first, params, stats),
         params=params,
         stats=stats,

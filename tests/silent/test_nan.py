@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
+from jaxtl.analysis import weight_space
 from jaxtl.analysis.ensemble import combine
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics, validators
-from jaxtl.training import wise_ft
+from jaxtl.sweep import vectorized_loop, vectorized_runs
+from jaxtl.training import run, wise_ft
 
 rng = np.random.default_rng(0)
 LABELS = {
@@ -117,16 +119,35 @@ def test_the_last_update_is_judged(digits):
     with pytest.raises(UserError, match=r"stopped after step 1: .* outputs on val"):
         tl.train(tl.setup(_experiment(digits)))
     data = tl.data.Digits(labels_per_class=5, val=0, test=0)
-    run = tl.setup(_experiment(digits, data=data, monitor=None, test=False))
-    run.advance(1)
-    run.state.stats["never_read"] = jnp.float32(math.nan)
+    blind = tl.setup(_experiment(digits, data=data, monitor=None, test=False))
+    blind.advance(1)
+    blind.state.stats["never_read"] = jnp.float32(math.nan)
     with pytest.raises(UserError, match=r"\(never_read\) is NaN .* after step 1"):
-        tl.train(run)
+        tl.train(blind)
+
+
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_runs_that_step_together_are_judged_alike(digits, mode):
+    exps = [_experiment(digits, optim=tl.optim.SGD(lr=lr)) for lr in (0.1, 1e38)]
+    replicas = vectorized_runs.VectorizedRuns([run.Run(exp) for exp in exps], mode)
+    sound, diverged = vectorized_loop.train_vectorized(replicas)
+    with pytest.raises(UserError) as alone:
+        tl.train(tl.setup(exps[1]))
+    assert (sound.status, diverged.status) == ("done", "failed")
+    assert diverged.error == str(alone.value)
+
+
+def test_a_soup_or_a_line_of_nan_is_refused(digits):
+    """The largest of −∞ would be the first or the last of them."""
+    trained = tl.setup(_experiment(digits))
+    trained.loaded = jax.tree.map(lambda x: x * math.nan, trained.weights())
+    with pytest.raises(UserError, match="accuracy on val is not finite for the soup"):
+        weight_space.soup([trained, trained])
 
 
 def test_weights_that_are_nan_before_the_first_step(digits, tmp_path):
-    run = tl.setup(_experiment(digits, steps=1, optim=tl.optim.AdamW()), tmp_path / "a")
-    tl.train(run)
+    exp = _experiment(digits, steps=1, optim=tl.optim.AdamW())
+    tl.train(tl.setup(exp, tmp_path / "a"))
     exp = _experiment(digits, steps=0, init=tl.pretrained.FromRun(str(tmp_path / "a")))
     broken = tl.setup(exp)
     model = trees.copy(broken.state.trainable["model"])
@@ -155,7 +176,7 @@ def test_a_sweep_chooses_the_rate_that_learns(digits):
 def test_a_line_from_the_source_never_ends_in_nan(monkeypatch):
     """max() keeps a NaN that comes first, whatever follows."""
     accuracies, chosen = {0.0: math.nan, 0.5: 0.4, 1.0: 0.2}, []
-    run = types.SimpleNamespace(
+    line = types.SimpleNamespace(
         exp=types.SimpleNamespace(wise_ft=tuple(accuracies)),
         weights=lambda which: None,
         monitor="accuracy",
@@ -167,7 +188,7 @@ def test_a_line_from_the_source_never_ends_in_nan(monkeypatch):
         "evaluate_weights",
         lambda run, params, stats, split: {"accuracy": accuracies[params]},
     )
-    assert wise_ft.choose(run) == 0.5
+    assert wise_ft.choose(line) == 0.5
     assert chosen == [0.4]
 
 

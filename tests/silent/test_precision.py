@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxtl.core import compilation
 from jaxtl.models import staged
@@ -123,3 +124,14 @@ def test_the_form_of_accelerators_is_as_precise(mean):
     ours = np.asarray(shift, np.float64) + np.asarray(offset, np.float64)
     np.testing.assert_allclose(ours, exact.mean((0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(variance, exact.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_accelerators_get_no_condition():
+    """A condition on the device makes the host wait; the form for CPUs has one."""
+    moments = jax.jit(lambda x: channel_moments.channel_moments(x, EPSILON))
+    programs = {
+        name: export.export(moments, platforms=[name])(jnp.ones((32, 6))).mlir_module()
+        for name in ("cpu", "cuda", "tpu")
+    }
+    compares = {name: "stablehlo.compare" in text for name, text in programs.items()}
+    assert compares == {"cpu": True, "cuda": False, "tpu": False}
