@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .analysis.test_time_adaptation import tent as tent
     from .core import selection as selection
     from .core import tree as tree
+    from .core import trust as trust
     from .core.config import traced as traced
     from .core.errors import UserError as UserError
     from .core.types import FROZEN as FROZEN

@@ -4,7 +4,11 @@ import dataclasses
 import gc
 import os
 import pathlib
+import tempfile
 import zlib
+
+# The key that signs runs lies in the user's state folder; tests have one of their own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="jaxtl-state-")
 
 # Several test processes share one accelerator, and on CPU keep out of each other's way:
 # XLA's threads wait actively, and two processes on all cores are slower than one.

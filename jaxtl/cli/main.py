@@ -11,13 +11,22 @@ whatever imports jax, inside their functions, so that `--help` stays quick.
 """
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
+import tempfile
+import threading
+import time
+import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jaxtl
-from jaxtl.core.errors import UserError
+from jaxtl.core import trust
+from jaxtl.core.errors import Stopped, UserError, describe_error
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 # In the order of `jaxtl --help`.
 COMMANDS = (
@@ -56,14 +65,15 @@ EPILOG = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Runs the command line; no exception leaves it.
 
     Args:
       arguments: those after the program's name; None reads `sys.argv`.
 
     Returns:
       The exit code. 0: done. 1: bad input or a failed run, explained in one sentence.
-      2: wrong usage. 130: stopped by Ctrl-C.
+      2: wrong usage. 70: a fault of the program, whose traceback is in a file that is
+      named. 128 + n: stopped by signal n (130: Ctrl-C, 143: SIGTERM).
     """
     args = parse(sys.argv[1:] if arguments is None else arguments)
     if args.version:
@@ -73,16 +83,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 2
     try:
-        return _module(args.command).main(args)
-    except UserError as error:
-        print(f"jaxtl {args.command}: {error}", file=sys.stderr)
-        return 1
+        with _stop_by_signals(), contextlib.ExitStack() as stack:
+            if args.trust:
+                stack.enter_context(trust.allow())
+            return _module(args.command).main(args)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'stopped.'}", file=sys.stderr)
-        return 130
+        print(f"\n{str(interrupt) or 'stopped.'}", file=sys.stderr)
+        return 128 + getattr(interrupt, "signal_number", int(signal.SIGINT))
     except BrokenPipeError:  # the reader of a pipe has ended, as in `jaxtl show | head`
         sys.stderr.close()
         return 0
+    except Exception as error:
+        code, sentence = _explain(error)
+        print(f"jaxtl {args.command}: {sentence}", file=sys.stderr)
+        return code
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code of an exception, and the sentence that is printed."""
+    if isinstance(error, UserError):
+        return 1, str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return 1, f"{where}{error.strerror[0].lower()}{error.strerror[1:]}."
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return 1, (
+            "out of memory; a smaller batch, accumulate=2, remat=True of the model or "
+            "dtype='bfloat16' needs less."
+        )
+    name = f"jaxtl-{time.strftime('%Y%m%d-%H%M%S')}-"
+    with tempfile.NamedTemporaryFile(
+        "w", prefix=name, suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"jaxtl {jaxtl.__version__}, arguments: {sys.argv[1:]}\n")
+        file.writelines(traceback.format_exception(error))
+    return INTERNAL_ERROR, (
+        f"a fault of the program, not of your input ({describe_error(error)}). What "
+        f"was written before is kept; the traceback is in {file.name}."
+    )
+
+
+@contextlib.contextmanager
+def _stop_by_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP end a command as Ctrl-C does, with their exit codes."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped("stopped.", number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -117,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
         line = command.HELP.replace("%", "%%")
         subparser = subparsers.add_parser(name, help=line, description=command.HELP)
         command.add_arguments(subparser)
+        subparser.add_argument(
+            "--trust",
+            action="store_true",
+            help="run the code of directories that others made",
+        )
     return parser
 
 

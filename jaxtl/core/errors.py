@@ -1,6 +1,7 @@
 """Errors that a user can cause, and the nearest valid spelling of a name."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -14,6 +15,18 @@ class RunLocked(UserError):
 
 class DataChanged(UserError):
     """Data that are no longer those that a stored run was split and trained on."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A request to stop that was honored: Ctrl-C, or a signal such as SIGTERM.
+
+    Attributes:
+      signal_number: of the signal; the exit code is 128 more.
+    """
+
+    def __init__(self, message: str, signal_number: int = signal.SIGINT):
+        super().__init__(message)
+        self.signal_number = int(signal_number)
 
 
 def nearest(name: object, options: Iterable[object]) -> str:

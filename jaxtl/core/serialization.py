@@ -4,6 +4,7 @@ Dataclasses are stored by class and fields, functions and classes by name; of ar
 only shape, dtype and hash, which tell whether they changed.
 """
 
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -15,6 +16,9 @@ import numpy as np
 from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
+
+# Importing these runs nothing that a stored experiment chose.
+_LIBRARIES = ("jaxtl", "jax", "flax", "optax", "numpy")
 
 
 def to_json(value: Any) -> Any:
@@ -66,8 +70,30 @@ def _named(name: str) -> Any:
         ) from None
 
 
+def foreign_modules(data: Any) -> set[str]:
+    """Modules besides the libraries' own that rebuilding a configuration would import.
+
+    To import a module runs its code.
+    """
+    if isinstance(data, list):
+        return set().union(*map(foreign_modules, data))
+    if not isinstance(data, dict):
+        return set()
+    kind = data.get("type")
+    if kind == "map":
+        return foreign_modules(data["items"])
+    modules = set().union(*map(foreign_modules, data.values()))
+    name = data.get("name") if kind == "named" else kind
+    if isinstance(name, str) and ":" in name:
+        modules.add(name.partition(":")[0])
+    return {m for m in modules if m.partition(".")[0] not in _LIBRARIES}
+
+
 def from_json(data: Any) -> Any:
     """Rebuilds a configuration from `to_json`.
+
+    It imports the modules that the configuration names (see `foreign_modules`), and
+    calls nothing but dataclasses.
 
     Raises:
       UserError: if it holds what JSON can't (arrays or functions given in a notebook)
@@ -91,6 +117,11 @@ def from_json(data: Any) -> Any:
     if kind == "named":
         return _named(data["name"])
     cls, inner = _named(kind), {k: v for k, v in data.items() if k != "type"}
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise UserError(
+            f"the stored experiment names {kind!r} as a configuration, which is no "
+            "dataclass."
+        )
     try:
         return cls(**{k: from_json(v) for k, v in inner.items()})
     except TypeError as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import Stopped, UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep import plan, stacking, vectorized_loop
 from jaxtl.sweep.axes import SEED
@@ -173,8 +173,10 @@ def _train_one_by_one(
             return
         try:
             outcome = _train_alone(cell, run)
-        except KeyboardInterrupt:  # the run's own loop received the signal
+        except KeyboardInterrupt as stopped:  # the run's own loop received the signal
             interrupt.requested = True
+            if isinstance(stopped, Stopped):
+                interrupt.signal_number = stopped.signal_number
             return
         yield [outcome]
 

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import Stopped, UserError
 from jaxtl.results.database import (
     DAMAGED,
     FAILED,
@@ -70,7 +70,7 @@ def run(
       on_outcomes: called with the outcomes of each chunk.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C; cells under way are released.
+      Stopped: after Ctrl-C or SIGTERM; cells under way are released.
     """
     with Worker(database) as worker, loop.Interrupt() as interrupt:
         for group in sweep.programs:
@@ -83,7 +83,7 @@ def run(
                 database.finish([outcome])
                 on_outcomes([outcome])
         if interrupt.requested:
-            raise KeyboardInterrupt("stopped; the same command goes on.")
+            raise Stopped("stopped; the same command goes on.", interrupt.signal_number)
 
 
 def _run_fit(fit: baseline_cells.BaselineFit, sweep: Sweep) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import Stopped, UserError
 from jaxtl.results.database import FAILED, FINISHED, STOPPED, Database, Outcome
 from jaxtl.sweep import chunk, plan, search_space
 from jaxtl.sweep.axes import SEED, Halving
@@ -68,7 +68,7 @@ def run_search(
       on_note: called with sentences for the user.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C; trials under way are left to other processes.
+      Stopped: after Ctrl-C or SIGTERM; trials under way are left to other processes.
       UserError: the storage stops answering, or every setting is excluded.
     """
     is_waiting = has_warned = False
@@ -92,7 +92,7 @@ def run_search(
                     f"{total - done} trials are left, all with other workers: waiting"
                 )
             time.sleep(min(POLL_SECONDS, study.grace / 4))
-        raise KeyboardInterrupt("stopped; the same command goes on.")
+        raise Stopped("stopped; the same command goes on.", interrupt.signal_number)
 
 
 def _draw_batch(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtl.core import config, files
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.training.experiment import Experiment
 
 MODULE = "jaxtl_experiment_"  # experiment files are imported under this prefix
@@ -64,7 +64,7 @@ def read_file(path: str | pathlib.Path, *overrides: str) -> File:
         result = function()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _at_line(path, error) from error
     variants = result if isinstance(result, Mapping) else {"": result}
     for name, value in variants.items():
@@ -115,7 +115,7 @@ def import_file(path: pathlib.Path):
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name], _digests[name]
         raise _at_line(path, error) from error
     return module
@@ -134,11 +134,11 @@ def import_copy(path: pathlib.Path, original: str) -> None:
     """
     name = MODULE + pathlib.Path(original).stem
     digest = files.digest(path) if path.is_file() else None
-    if digest is None or _digests.get(name) != digest:
+    if digest is None or name not in sys.modules or _digests.get(name) != digest:
         sys.modules[name], _digests[name] = import_file(path), files.digest(path)
 
 
-def _at_line(path: pathlib.Path, error: Exception) -> UserError:
+def _at_line(path: pathlib.Path, error: BaseException) -> UserError:
     """The error with the last line of the file that it went through."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
@@ -146,7 +146,7 @@ def _at_line(path: pathlib.Path, error: Exception) -> UserError:
         if pathlib.Path(trace.tb_frame.f_code.co_filename) == path.absolute():
             line = trace.tb_lineno
         trace = trace.tb_next
-    return UserError(f"{path}, line {line}: {type(error).__name__}: {error}.")
+    return UserError(f"{path}, line {line}: {describe_error(error)}.")
 
 
 def apply_overrides(

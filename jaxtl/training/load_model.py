@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import checkpoint, serialization, sharding
+from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.core.names import listing
@@ -224,11 +224,13 @@ def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[st
             exp = run_dir.read_experiment(directory)
     if exp is not None:
         return {name: getattr(exp, name) for name in names}
-    stored = run_dir.read_json(directory / run_dir.MARK)["experiment"]
-    settings = {name: stored.get(name) for name in names}
+    stored = run_dir.read_json(directory / run_dir.MARK)
+    settings = {name: stored["experiment"].get(name) for name in names}
     try:
         for name in ("model", "peft"):
-            settings[name] = serialization.from_json(settings[name])
+            settings[name] = run_dir.rebuild(
+                directory, stored, stored["file"], settings[name]
+            )
     except UserError as error:
         raise UserError(
             f"the model of {directory} can't be rebuilt from what is stored; load it "

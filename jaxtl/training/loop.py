@@ -4,9 +4,10 @@ import math
 import signal
 import threading
 import time
+from typing import Any
 
 from jaxtl.core import checkpoint
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import Stopped, UserError
 from jaxtl.evaluation import evaluate
 from jaxtl.training import checkpointing, metrics_log, result, run_dir, wise_ft
 from jaxtl.training.metrics_log import Log
@@ -32,7 +33,7 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
       UserError: if the loss, a parameter or an output on val or test stops being
         finite (with the step and the term), or the disk is full; the last good
         checkpoint is kept.
-      KeyboardInterrupt: after Ctrl-C, when a last checkpoint was written.
+      Stopped: after Ctrl-C or SIGTERM, when a last checkpoint was written.
     """
     if run.directory is None:
         return _train(run, progress)
@@ -75,7 +76,7 @@ def _train(run: Run, progress: bool | None) -> dict:
                 checkpointing.save(run)
                 saved = time.monotonic()
         if interrupt.requested and run.steps_done < exp.steps:
-            raise _stopped(run)
+            raise _stopped(run, interrupt.signal_number)
         metrics_log.check_weights(run)
         return _finish(run)
 
@@ -106,15 +107,15 @@ def _evaluate(run: Run, log: Log, bar: Progress) -> None:
     bar.evaluated(values, better)
 
 
-def _stopped(run: Run) -> KeyboardInterrupt:
+def _stopped(run: Run, signal_number: int) -> Stopped:
     if run.directory is None:
-        return KeyboardInterrupt(
-            f"stopped after step {run.steps_done}; nothing is stored."
-        )
+        message = f"stopped after step {run.steps_done}; nothing is stored."
+        return Stopped(message, signal_number)
     checkpointing.save(run)
-    return KeyboardInterrupt(
+    return Stopped(
         f"stopped after step {run.steps_done} of {run.exp.steps}; a checkpoint is "
-        f"written. Go on with: jaxtl resume {run.directory}"
+        f"written. Go on with: jaxtl resume {run.directory}",
+        signal_number,
     )
 
 
@@ -145,23 +146,37 @@ def _val_curve(run: Run) -> list[dict]:
     return metrics_log.curve(run.directory / "metrics.jsonl")["val"]
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class Interrupt:
-    """Turns the first Ctrl-C into a request to stop between two steps."""
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop between steps.
+
+    SIGTERM is what a cluster sends before it takes a machine away, and SIGHUP what a
+    closed terminal sends. A second signal stops at once.
+
+    Attributes:
+      requested: whether a signal came.
+      signal_number: the signal that came, SIGINT before.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal_number = int(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
-        self.old = None
+        self.old: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGINT, self._request)
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores one
+                    self.old[number] = signal.signal(number, self._request)
         return self
 
-    def _request(self, *_: object) -> None:
+    def _request(self, number: int, _frame: object) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise Stopped("stopped at once, by a second signal.", number)
+        self.requested, self.signal_number = True, number
 
     def __exit__(self, *_: object) -> None:
-        if self.old is not None:
-            signal.signal(signal.SIGINT, self.old)
+        for number, handler in self.old.items():
+            signal.signal(number, handler)

@@ -11,26 +11,67 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import serialization
+from jaxtl.core import serialization, trust
 from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.training import experiment_file
+from jaxtl.training.experiment import Experiment
 
 MARK = "experiment.json"
+CODE = "experiment.py"  # copy of the experiment file
+LOCK = "lock"
 STUDY = "study.json"  # of a directory that holds the runs of one file
 
 
 def refuse(path: pathlib.Path) -> None:
-    """Raises UserError if the directory exists and holds anything."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; a run needs a directory.")
-    if path.is_dir() and any(path.iterdir()):
+    """Raises UserError if a directory can't be made or holds anything.
+
+    What a run leaves that was killed before it began counts as nothing.
+    """
+    check_writable(path)
+    if path.is_dir() and any(path.iterdir()) and not is_unstarted(path):
         raise UserError(
             f"{path} exists already and is never overwritten by accident: choose "
             f"another --out, continue it with `jaxtl resume {path}`, or pass "
             "--overwrite."
         )
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Raises UserError, before any work, where a directory can't be made or written.
+
+    Args:
+      path: the directory, which need not exist, nor its parents.
+    """
+    existing = path.absolute()
+    while not existing.exists() and not existing.is_symlink():
+        existing = existing.parent
+    if not existing.is_dir():
+        inside = "" if existing == path.absolute() else f", so {path} can't be made"
+        raise UserError(f"{existing} is a file; a run needs a directory{inside}.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing} can't be written to by this user.")
+
+
+def check_replaceable(path: pathlib.Path) -> None:
+    """Raises UserError for a directory that is not a run's, or is in use."""
+    check_writable(path)
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not ((path / MARK).exists() or (path / STUDY).exists() or is_unstarted(path)):
+        raise UserError(
+            f"{path} holds files but no {MARK}, so it is no run directory and "
+            "--overwrite does not touch it."
+        )
+    check_unlocked(path)
+
+
+def is_unstarted(path: pathlib.Path) -> bool:
+    """Whether a directory holds only what `create` and a kill right after it leave."""
+    names = {child.name for child in path.iterdir() if child.suffix != ".tmp"}
+    return LOCK in names and names <= {LOCK, CODE}
 
 
 def check_single_run(path: pathlib.Path) -> None:
@@ -41,25 +82,26 @@ def check_single_run(path: pathlib.Path) -> None:
 
 
 def create(path: pathlib.Path, *, overwrite: bool) -> None:
-    """Makes a run directory, empty.
+    """Makes a run directory that is empty but for its lock file.
 
     Raises:
       UserError: if it holds anything, unless `overwrite` is given and it is the
         directory of a run (or of several) that no process is using.
     """
-    if not overwrite:
+    if overwrite:
+        check_replaceable(path)
+    else:
         refuse(path)
-    elif path.is_dir() and any(path.iterdir()):
-        if not (path / MARK).exists() and not (path / STUDY).exists():
-            raise UserError(
-                f"{path} holds files but no {MARK}, so it is no run directory and "
-                "--overwrite does not touch it."
-            )
-        with lock(path):
-            for child in path.iterdir():
-                if child.name != "lock":
-                    shutil.rmtree(child) if child.is_dir() else child.unlink()
     path.mkdir(parents=True, exist_ok=True)
+    with lock(path):
+        children = [child for child in path.iterdir() if child.name != LOCK]
+        # The mark goes last, so that a kill in between leaves what can be overwritten.
+        children.sort(key=lambda child: child.name in (MARK, STUDY))
+        for child in children:
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
 
 
 class lock:
@@ -69,7 +111,7 @@ class lock:
     """
 
     def __init__(self, path: pathlib.Path):
-        self.path = path / "lock"
+        self.path = path / LOCK
 
     def __enter__(self):
         self.file = open(self.path, "a+")
@@ -94,6 +136,13 @@ class lock:
         self.file.close()
 
 
+def check_unlocked(path: pathlib.Path) -> None:
+    """Raises RunLocked for a directory that another process is training in."""
+    if (path / LOCK).exists():
+        with lock(path):
+            pass
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
@@ -112,48 +161,113 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def read_json(path: pathlib.Path) -> Any:
     """Reads a JSON file; UserError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        marks = (MARK, STUDY)
+        if path.name in marks and path.parent.is_dir() and is_unstarted(path.parent):
+            raise UserError(
+                f"the run in {path.parent} was stopped before it began; start it "
+                f"again with `jaxtl run FILE --out {path.parent}`."
+            ) from None
         raise UserError(
             f"there is no {path.name} in {path.parent}: it is no directory of a "
             "(finished) run."
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
 
 
 def write_experiment(
     path: pathlib.Path,
-    exp: Any,
+    exp: Experiment,
     *,
-    file: Any = None,
-    overrides: Any = (),
+    file: pathlib.Path | None = None,
+    overrides: Sequence[str] = (),
     variant: str = "",
-):
+) -> None:
     """Stores the resolved experiment and a copy of the file that it came from."""
-    if file is not None:
-        shutil.copyfile(file, path / "experiment.py")
-    write_json(
-        path / MARK,
-        {
-            "experiment": serialization.to_json(exp),
-            "file": None if file is None else pathlib.Path(file).name,
-            "overrides": list(overrides),
-            "variant": variant,
-        },
-    )
+    code = None if file is None else file.read_bytes()
+    if code is not None:
+        (path / CODE).write_bytes(code)
+    stored = {
+        "experiment": serialization.to_json(exp),
+        "file": None if file is None else file.name,
+        "overrides": list(overrides),
+        "variant": variant,
+    }
+    write_json(path / MARK, signed(stored, code))
 
 
-def read_experiment(path: pathlib.Path):
-    """Rebuilds the experiment of a run directory."""
+def signed(stored: dict[str, Any], code: bytes | None) -> dict[str, Any]:
+    """Adds the signature of stored JSON values and of the file beside them."""
+    return {**stored, "signature": trust.sign(_signed_content(stored, code))}
+
+
+def may_run_code(path: pathlib.Path, stored: Mapping[str, Any]) -> bool:
+    """Whether the code in a directory may run (see `jaxtl.core.trust`).
+
+    Args:
+      path: the directory of a run or of a study.
+      stored: what `signed` returned when it was made, as read from its JSON file.
+    """
+    code = (path / CODE).read_bytes() if (path / CODE).exists() else None
+    content = {k: v for k, v in stored.items() if k != "signature"}
+    return trust.is_trusted(_signed_content(content, code), stored.get("signature"))
+
+
+def _signed_content(stored: Mapping[str, Any], code: bytes | None) -> bytes:
+    text = json.dumps(stored, sort_keys=True, default=str)
+    return text.encode() + b"\0" + (code or b"")
+
+
+def read_experiment(path: pathlib.Path) -> Experiment:
+    """Rebuilds the experiment of a run directory from its JSON.
+
+    The copy of the experiment file is imported only where the experiment uses a class
+    or a function that the file defines, and where `may_run_code` allows it.
+
+    Raises:
+      UserError: no experiment, a damaged one, or one that needs foreign code.
+    """
     stored = read_json(path / MARK)
     try:
-        file, pictured = stored["file"], stored["experiment"]
+        file, values = stored["file"], stored["experiment"]
     except (KeyError, TypeError):
         raise UserError(f"{path / MARK} is damaged: it holds no experiment.") from None
-    if file is not None:
-        experiment_file.import_copy(path / "experiment.py", file)
-    return serialization.from_json(pictured)
+    return rebuild(path, stored, file, values)
+
+
+def rebuild(
+    path: pathlib.Path, stored: Mapping[str, Any], file: str | None, values: Any
+) -> Any:
+    """Rebuilds a configuration that a directory stores as JSON values.
+
+    Args:
+      path: the directory.
+      stored: all that its JSON file holds, with the signature.
+      file: name that its experiment file had; None if there was none.
+      values: the JSON values of the configuration.
+
+    Raises:
+      UserError: values that can't be rebuilt, or not without running foreign code.
+    """
+    modules = serialization.foreign_modules(values)
+    if modules and not may_run_code(path, stored):
+        names = ", ".join(sorted(_code_name(module) for module in modules))
+        raise UserError(
+            f"{path} was not made by this user on this machine, and reading it runs "
+            f"the code of {names}; look at that code, then pass --trust (in Python: "
+            "with tl.trust.allow())."
+        )
+    if file is not None and _module_name(file) in modules:
+        experiment_file.import_copy(path / CODE, file)
+    return serialization.from_json(values)
+
+
+def _code_name(module: str) -> str:
+    return CODE if module.startswith(experiment_file.MODULE) else f"module {module!r}"
 
 
 def same_experiment(path: pathlib.Path, exp: Any) -> None:
@@ -166,3 +280,7 @@ def same_experiment(path: pathlib.Path, exp: Any) -> None:
             f"{path} was begun with another experiment: {', '.join(changed)} differ; "
             "set a new run up instead (init=tl.pretrained.FromRun takes its weights)."
         )
+
+
+def _module_name(file: str) -> str:
+    return experiment_file.MODULE + pathlib.Path(file).stem

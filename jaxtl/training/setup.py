@@ -43,8 +43,9 @@ def setup(
       UserError: for everything that can be wrong with an experiment.
     """
     directory = None if out is None else pathlib.Path(out)
-    if directory is not None and not overwrite:
-        run_dir.refuse(directory)
+    if directory is not None:
+        check = run_dir.check_replaceable if overwrite else run_dir.refuse
+        check(directory)
     run = Run(exp, directory)
     if directory is not None:
         run_dir.create(directory, overwrite=overwrite)
@@ -67,10 +68,12 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
         given in a notebook).
 
     Raises:
+      RunLocked: another process is training it.
       UserError: if there is no run, its data changed, `exp` is another experiment than
         the stored one, or a checkpoint is damaged.
     """
     directory = pathlib.Path(out)
+    run_dir.check_unlocked(directory)
     if exp is None:
         exp = run_dir.read_experiment(directory)
     else:
@@ -120,7 +123,7 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
     init = pretrained.FromRun(str(out), which=which)
     weights = init.read()
     exp = run_dir.read_experiment(pathlib.Path(out))
-    one_device = {"devices": 1, "param_shards": 1, "accumulate": 1}
+    one_device: dict[str, Any] = {"devices": 1, "param_shards": 1, "accumulate": 1}
     exp = dataclasses.replace(
         exp,
         init=init,

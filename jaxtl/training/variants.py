@@ -3,11 +3,11 @@
 import dataclasses
 import pathlib
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtl import pretrained
+from jaxtl.core import serialization
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import preparation
 from jaxtl.training import experiment_file, inputs, loop, run_dir, setup
@@ -144,30 +144,44 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
 
     Data that can't be read and variants that don't exist are told before that.
     """
+    check = run_dir.check_replaceable if overwrite else run_dir.refuse
+    check(out)
     jobs(file, out)
     for exp in file.variants.values():
         for source in inputs.sources(exp).values():
             preparation.prepare(source, exp.seed)
     run_dir.create(out, overwrite=overwrite)
-    shutil.copyfile(file.path, out / "experiment.py")
-    run_dir.write_json(
-        out / run_dir.STUDY,
-        {
-            "file": file.path.name,
-            "overrides": list(file.overrides),
-            "seeds": file.seeds,
-            "variants": list(file.variants),
-            "doc": file.doc,
-        },
-    )
+    code = file.path.read_bytes()
+    (out / run_dir.CODE).write_bytes(code)
+    stored = {
+        "file": file.path.name,
+        "overrides": list(file.overrides),
+        "seeds": None if file.seeds is None else list(file.seeds),
+        "variants": list(file.variants),
+        "experiments": {n: serialization.to_json(e) for n, e in file.variants.items()},
+        "doc": file.doc,
+    }
+    run_dir.write_json(out / run_dir.STUDY, run_dir.signed(stored, code))
 
 
 def reopen(out: pathlib.Path) -> File:
-    """Reads back the file of a study directory, with the overrides it was run with."""
+    """Reads back the file of a study directory, with the overrides it was run with.
+
+    A study that this user made here is read from its copy of the file; any other from
+    the experiments that it stores, so that nobody else's code runs.
+    """
     stored = run_dir.read_json(out / run_dir.STUDY)
-    file = experiment_file.read_file(out / "experiment.py", *stored["overrides"])
-    file = only(file, stored["variants"])
-    return dataclasses.replace(file, overrides=tuple(stored["overrides"]))
+    overrides = tuple(stored["overrides"])
+    if run_dir.may_run_code(out, stored):
+        file = experiment_file.read_file(out / run_dir.CODE, *overrides)
+        file = only(file, stored["variants"])
+        return dataclasses.replace(file, overrides=overrides)
+    variants = {
+        name: run_dir.rebuild(out, stored, stored["file"], values)
+        for name, values in stored["experiments"].items()
+    }
+    seeds = None if stored["seeds"] is None else tuple(stored["seeds"])
+    return File(out / run_dir.CODE, variants, seeds, overrides, stored["doc"])
 
 
 def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:

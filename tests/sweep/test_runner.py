@@ -475,9 +475,9 @@ def test_a_sweep_that_is_stopped_and_killed_continues(folder):
     command = ("-m", "jaxtl")
     stopped = start(folder, *command)
     wait_until_done(folder, 0, stopped)
-    stopped.send_signal(signal.SIGINT)
+    stopped.send_signal(signal.SIGTERM)
     errors = stopped.communicate(timeout=60)[1]
-    assert stopped.returncode == 130, errors
+    assert stopped.returncode == 128 + signal.SIGTERM, errors
     assert "stopped; the same command goes on." in errors
     first = done_rows(folder)
     assert 0 < len(first) < 24

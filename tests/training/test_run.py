@@ -14,6 +14,7 @@ import pytest
 import jaxtl as tl
 from jaxtl.core import checkpoint
 from jaxtl.core.config import traced
+from jaxtl.core.errors import Stopped
 from jaxtl.terms.base import Term
 from jaxtl.training import loop, metrics_log
 
@@ -116,27 +117,31 @@ def test_the_progress_line_shows_loss_and_metric(digits, capsys):
 # --- stopping -----------------------------------------------------------------------
 
 
-def interrupted_at(run, step):
-    """Makes a run send itself Ctrl-C once it has taken so many steps."""
+def interrupted_at(run, step, number=signal.SIGINT):
+    """Makes a run send itself a signal once it has taken so many steps."""
     advance = run.advance
 
     def stopping(count):
         rows = advance(count)
         if run.steps_done >= step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return rows
 
     run.advance = stopping
 
 
-def test_ctrl_c_writes_a_last_checkpoint_and_says_how_to_go_on(digits, tmp_path):
+@pytest.mark.parametrize("number", loop.STOP_SIGNALS)
+def test_a_signal_writes_a_last_checkpoint_and_says_how_to_go_on(
+    digits, tmp_path, number
+):
     exp = digits(steps=20, log_every=4)
     run = tl.setup(exp, tmp_path / "run")
-    interrupted_at(run, 7)
-    old = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt) as caught:
+    interrupted_at(run, 7, number)
+    old = [signal.getsignal(n) for n in loop.STOP_SIGNALS]
+    with pytest.raises(Stopped) as caught:
         tl.train(run)
-    assert signal.getsignal(signal.SIGINT) is old
+    assert caught.value.signal_number == number
+    assert [signal.getsignal(n) for n in loop.STOP_SIGNALS] == old
     text = str(caught.value)
     assert f"stopped after step {run.steps_done} of 20" in text
     assert f"jaxtl resume {tmp_path / 'run'}" in text

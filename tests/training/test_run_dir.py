@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.core.errors import UserError
-from jaxtl.training import run_dir
+from jaxtl.core.errors import RunLocked, UserError
+from jaxtl.training import run_dir, setup
 
 
 def test_json_is_written_whole(tmp_path, monkeypatch):
@@ -129,3 +129,56 @@ def test_another_experiment_does_not_continue_a_run(tmp_path, digits):
         tl.resume(tmp_path / "run", exp(seed=5))
     with pytest.raises(UserError, match="another experiment: data differ"):
         tl.resume(tmp_path / "run", exp(arrays + 1))
+
+
+def test_what_a_kill_before_the_first_step_leaves_can_be_run_and_replaced(
+    tmp_path, digits
+):
+    out = tmp_path / "run"
+    for overwrite in (False, True):
+        run_dir.create(out, overwrite=overwrite)
+        (out / "experiment.py").write_text("# the copy of the file")
+        (out / "experiment.json.tmp").write_text('{"exper')
+        with pytest.raises(UserError, match="stopped before it began; start it again"):
+            tl.resume(out)
+        tl.setup(digits(steps=0), out, overwrite=overwrite)
+        assert (out / "experiment.json").exists()
+        assert not (out / "experiment.py").exists()
+        (out / "experiment.json").unlink()
+        (out / "splits.npz").unlink()
+        (out / "loaded.json").unlink()
+
+
+def test_a_folder_with_an_experiment_file_of_ones_own_is_not_taken(tmp_path, digits):
+    (tmp_path / "experiment.py").write_text("# mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError):
+            tl.setup(digits(steps=0), tmp_path, overwrite=overwrite)
+    assert (tmp_path / "experiment.py").read_text() == "# mine"
+
+
+def test_a_directory_that_can_not_be_made_is_refused_before_the_set_up(
+    tmp_path, digits, monkeypatch
+):
+    def no_setup(*_, **__):
+        raise AssertionError("the run was set up first")
+
+    monkeypatch.setattr(setup, "Run", no_setup)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"file is a file.*a/b can't be made"):
+        tl.setup(digits(), tmp_path / "file" / "a" / "b")
+    with pytest.raises(UserError, match="is no run directory"):
+        tl.setup(digits(), tmp_path / "mine", overwrite=True)
+    monkeypatch.setattr(run_dir.os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="can't be written to by this user"):
+        tl.setup(digits(), tmp_path / "new")
+
+
+def test_resuming_a_run_in_progress_names_its_process(tmp_path, digits):
+    out = tmp_path / "run"
+    tl.setup(digits(steps=0), out)
+    (out / "experiment.json").write_text("is being written")
+    with run_dir.lock(out), pytest.raises(RunLocked, match="in use by another process"):
+        tl.resume(out)
