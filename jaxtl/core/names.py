@@ -54,10 +54,10 @@ def match_names(source: Sequence[str], names: Sequence[str]) -> NameMatch | None
         return NameMatch(tuple(range(count)), "place")
     if len(names) > len(source):
         return None
-    for kind, form in (("same", _composed), ("but for case", _caseless)):
-        places = _places(source, names, form)
-        if places is not None:
-            return NameMatch(places, kind)
+    if (places := _places(source, names, _composed)) is not None:
+        return NameMatch(places, "same")
+    if (places := _places(source, names, _caseless)) is not None:
+        return NameMatch(places, "but for case")
     return None
 
 

@@ -1,6 +1,7 @@
 """Directories that others made: read without running their code."""
 
 import json
+import sys
 
 import pytest
 
@@ -49,7 +50,7 @@ def _make(tmp_path, text, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "their-state"))
     assert main.main(["run", str(file), "--out", str(tmp_path / "run")]) == 0
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "my-state"))
-    monkeypatch.delitem(run_dir.sys.modules, "jaxtl_experiment_theirs")
+    monkeypatch.delitem(sys.modules, "jaxtl_experiment_theirs")
     log.write_text("")
     return tmp_path / "run", log
 
@@ -84,7 +85,7 @@ def test_a_changed_copy_of_the_file_is_not_trusted(tmp_path, monkeypatch, capsys
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "their-state"))
     run_dir.read_experiment(directory)
     assert log.read_text() == "ran;", "its maker may run it"
-    monkeypatch.delitem(run_dir.sys.modules, "jaxtl_experiment_theirs")
+    monkeypatch.delitem(sys.modules, "jaxtl_experiment_theirs")
     with open(directory / "experiment.py", "a") as file:
         file.write("\nprint('planted')\n")
     with pytest.raises(tl.UserError, match="not made by this user"):
