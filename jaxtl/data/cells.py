@@ -127,8 +127,17 @@ def merged_numbers(cells: Collection[str]) -> tuple[str, str] | None:
     return None
 
 
-def column_notes(name: str, cells: Sequence[str], is_numeric: bool) -> list[str]:
-    """What a reader should know about how a column was read; [] for nothing odd."""
+def column_notes(
+    name: str, cells: Sequence[str], is_numeric: bool, lines: Sequence[int]
+) -> list[str]:
+    """What a reader should know about how a column was read; [] for nothing odd.
+
+    Args:
+      name: of the column.
+      cells: of the column.
+      is_numeric: whether they were read as numbers.
+      lines: of the cells in the file, from 1.
+    """
     if len(set(cells)) == 1:
         return [f"column {name!r} is constant ({cells[0]!r})"]
     if is_numeric:
@@ -141,7 +150,7 @@ def column_notes(name: str, cells: Sequence[str], is_numeric: bool) -> list[str]
         row, cell = wrong[0]
         return [
             f"column {name!r} is read as categories, since {len(wrong)} of "
-            f"{len(cells)} cells are no numbers, such as {cell!r} (row {row + 1})"
+            f"{len(cells)} cells are no numbers, such as {cell!r} (line {lines[row]})"
         ]
     if all(_COMMA_NUMBER.fullmatch(cell) for cell in cells):
         return [

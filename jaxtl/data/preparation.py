@@ -131,9 +131,10 @@ def _read_table(data: Data) -> tuple[Table, str]:
         table = _resized(table, data)
     if table.preprocess is None:
         table = dataclasses.replace(table, preprocess=preprocess.default(table.x))
+    # Before an offset is subtracted, since equal differences are not equal values.
+    digest = fingerprint.fingerprint(table, data)
     table = storage.in_32_bits(table, name)
-    table = _with_image_size(table, data)
-    return table, fingerprint.fingerprint(table, data)
+    return _with_image_size(table, data), digest
 
 
 def _is_comparable(data: Data) -> bool:

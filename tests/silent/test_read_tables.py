@@ -404,7 +404,7 @@ def test_cells_that_are_no_numbers_are_refused(tmp_path, cells_of_column, messag
     [
         (["5", "5", "5"], "'a' is constant"),
         (["01", "2", "3"], "read as numbers, '01' as 1"),
-        (["1", "x", "3"], "1 of 3 cells are no numbers, such as 'x' .row 2"),
+        (["1", "x", "3"], "1 of 3 cells are no numbers, such as 'x' .line 3"),
         (['"3,5"', '"1,5"', '"1,0"'], "decimal point"),
         (['"1,000"', '"2,000"', '"3,500"'], "decimal point"),
     ],

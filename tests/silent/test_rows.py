@@ -10,6 +10,7 @@ from PIL import Image
 
 from jaxtl import data
 from jaxtl.core import files
+from jaxtl.core.errors import UserError
 from jaxtl.data import lazy_array
 
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "bad", "good", "film")
@@ -86,6 +87,17 @@ def test_a_changed_cell_of_equal_size_is_seen_by_the_same_process(tmp_path):
     after = data.prepare(source)
     assert (before.x[0, 0], after.x[0, 0]) == (10, 99)
     assert before.fingerprint != after.fingerprint
+
+
+def test_the_fingerprint_sees_a_shift_of_a_whole_column(tmp_path):
+    """Unix seconds are stored as differences, which a shift leaves as they are."""
+    prints = []
+    for start in (1_700_000_000, 1_700_086_400):
+        path = tmp_path / f"{start}.csv"
+        rows = [f"{start + i},{i % 2}" for i in range(40)]
+        path.write_text("x,y\n" + "\n".join(rows) + "\n")
+        prints.append(data.prepare(data.CSV(str(path), target="y")).fingerprint)
+    assert prints[0] != prints[1]
 
 
 def test_a_changed_tokenizer_is_seen_by_the_same_process(tmp_path):
@@ -199,6 +211,16 @@ def test_origins_of_texts_count_blank_lines_and_every_file(tmp_path):
     assert [dataset.origins[row] for row in range(4)] == expected
     dataset = data.prepare(data.Lines(paths, tokenizer=tokenizer, val=0, test=0))
     assert [dataset.origins[row] for row in range(4)] == expected
+
+
+def test_messages_about_a_table_name_the_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n\n1,a\n\n,b\n")
+    with pytest.raises(UserError, match="in line 5"):
+        data.prepare(data.CSV(str(path), target="y"))
+    path.write_text("x,y\n\n1,a\n\n2,b,c\n")
+    with pytest.raises(UserError, match="row 5 of"):
+        data.prepare(data.CSV(str(path), target="y"))
 
 
 def test_a_row_of_several_lines_is_named_by_its_first(tmp_path):

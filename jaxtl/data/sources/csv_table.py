@@ -72,7 +72,8 @@ class CSV(Data):
             parts.append(part)
             is_numeric += [not categories] * part.shape[1]
             feature_names += [f"{name}={c}" for c in categories] or [name]
-            notes += cells.column_notes(name, column, not categories)
+            lines = columns.lines
+            notes += cells.column_notes(name, column, not categories, lines)
         used = {*columns.features, *columns.targets}
         unused = [name for name in columns.cells if name not in used]
         if unused:
@@ -116,10 +117,10 @@ class CSV(Data):
         columns, lines, notes = _read_columns(file, self.delimiter)
         targets = (self.target,) if isinstance(self.target, str) else self.target
         for name in targets:
-            _check_column(name, columns, "target")
+            _check_column(name, columns, "target", lines)
         features = self.features or tuple(c for c in columns if c not in targets)
         for name in features:
-            _check_column(name, columns, "features")
+            _check_column(name, columns, "features", lines)
             if name in targets:
                 raise UserError(f"CSV.features: {name!r} is the target; leave it out.")
         if not features:
@@ -160,7 +161,9 @@ def _read_columns(
     return columns, [number for number, _ in rows[1:]], notes
 
 
-def _check_column(name: str, columns: dict[str, list[str]], field: str) -> None:
+def _check_column(
+    name: str, columns: dict[str, list[str]], field: str, lines: list[int]
+) -> None:
     """Raises UserError for a column that does not exist or has missing values."""
     if name not in columns:
         raise UserError(
@@ -171,8 +174,9 @@ def _check_column(name: str, columns: dict[str, list[str]], field: str) -> None:
     if missing:
         raise UserError(
             f"CSV.{field}: column {name!r} has {len(missing)} missing values, the "
-            f"first {missing[0] + 1} rows below the header "
-            f"({columns[name][missing[0]]!r}); fill them in or leave the column out."
+            f"first {missing[0] + 1} rows below the header, in line "
+            f"{lines[missing[0]]} ({columns[name][missing[0]]!r}); fill them in or "
+            "leave the column out."
         )
 
 
