@@ -2,17 +2,12 @@
 
 Two models whose classes have the same names in another order have the same weights, but
 for the order of their head's outputs; the same holds for the columns of a table and
-what reads them. Which axes those are is seen by counting: they are the ones that grow
-by one where the model gets one output, or one column, more.
+what reads them.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
@@ -26,6 +21,7 @@ from jaxtl.core.names import (
 )
 from jaxtl.core.selection import first
 from jaxtl.core.types import Network, PyTree
+from jaxtl.pretrained import counted_axes
 from jaxtl.pretrained.match import Weights
 
 
@@ -90,13 +86,13 @@ def order_head(
     if name_match is not None and name_match.is_identity:
         note = _order_note(name_match, "head", source, stored, names)
         return weights, _extended(names, stored, name_match), note
-    axes = output_axes(loading)
+    axes = counted_axes.output_axes(loading.config, loading.x)
     if axes is not None and not any(map(loading.keeps, axes)):
         return weights, names, ""
     if name_match is None or axes is None:
         raise UserError(_head_problem(loading, names, name_match))
     note = _order_note(name_match, "head", source, stored, names)
-    weights = permuted(weights, axes, name_match.places)
+    weights = counted_axes.permuted(weights, axes, name_match.places)
     return weights, _extended(names, stored, name_match), note
 
 
@@ -154,7 +150,7 @@ def order_columns(loading: Loading, names: tuple[str, ...]) -> tuple[Weights, st
         return weights, _place_note("columns", source, stored, names)
     if name_match is not None and name_match.is_identity:
         return weights, _order_note(name_match, "columns", source, stored, names)
-    axes = input_axes(loading)
+    axes = counted_axes.input_axes(loading.network, loading.x)
     if axes is not None and not any(map(loading.keeps, axes)):
         meta = {k: v for k, v in weights.meta.items() if k != "preprocess"}
         return dataclasses.replace(weights, meta=meta), ""
@@ -171,7 +167,7 @@ def order_columns(loading: Loading, names: tuple[str, ...]) -> tuple[Weights, st
             "reordered: give the data that order with features=."
         )
     note = _order_note(name_match, "columns", source, stored, names)
-    weights = permuted(weights, axes, name_match.places)
+    weights = counted_axes.permuted(weights, axes, name_match.places)
     return _with_moved_normalization(weights, name_match.places), note
 
 
@@ -183,99 +179,6 @@ def _reset_advice(loading: Loading, axes: Mapping[str, int] | None) -> str:
         return ""
     value = options if len(stages) == 1 else f"({options})"
     return f", or train what reads them anew with reset={value}"
-
-
-def output_axes(loading: Loading) -> dict[str, int] | None:
-    """Path -> the axis that counts the head's outputs; None where it can't be seen."""
-    outputs = getattr(loading.config, "outputs", None)
-    if isinstance(loading.config, Network) or outputs is None:
-        return None
-    wider = dataclasses.replace(loading.config, outputs=outputs + 1).pure()
-    return growing_axes(_shapes(loading.network, loading.x), _shapes(wider, loading.x))
-
-
-def input_axes(loading: Loading) -> dict[str, int] | None:
-    """Path -> the axis that counts input columns; None where it can't be seen."""
-    x = loading.x
-    if getattr(x, "ndim", 0) != 2:
-        return None
-    network, wider = loading.network, jnp.zeros((len(x), x.shape[1] + 1), x.dtype)
-    try:
-        return growing_axes(_shapes(network, x), _shapes(network, wider))
-    except Exception:  # functions of a user, which may need the width as it is
-        return None
-
-
-def _shapes(network: Network, x: PyTree) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every parameter and statistic."""
-    params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
-    leaves = {**trees.flatten(params), **trees.flatten(stats)}
-    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
-
-
-def growing_axes(
-    shapes: Mapping[str, tuple[int, ...]], larger: Mapping[str, tuple[int, ...]]
-) -> dict[str, int] | None:
-    """Path -> the axis that is longer by one.
-
-    Args:
-      shapes: path -> shape of every leaf of a model.
-      larger: the same of the model with one output, or one input column, more.
-
-    Returns:
-      The leaves that grow; None where none does, or one differs in another way.
-    """
-    if shapes.keys() != larger.keys():
-        return None
-    axes = {}
-    for path, shape in shapes.items():
-        if shape == larger[path]:
-            continue
-        steps = [b - a for a, b in zip(shape, larger[path])]
-        is_one_more = sorted(set(steps)) in ([1], [0, 1]) and sum(steps) == 1
-        if len(shape) != len(larger[path]) or not is_one_more:
-            return None
-        axes[path] = steps.index(1)
-    return axes or None
-
-
-def permuted(
-    weights: Weights, axes: Mapping[str, int], places: Sequence[int]
-) -> Weights:
-    """The weights with some axes in another order.
-
-    Args:
-      weights: of any source; they are not changed.
-      axes: path -> axis. A leaf of too few dimensions stays, `match.match` reports it.
-      places: place in the weights of each place of the result. Further ones stay.
-
-    Raises:
-      UserError: a leaf that has fewer places.
-    """
-    permute = _permutation(axes, places)
-    return dataclasses.replace(
-        weights,
-        params=trees.map_with_path(permute, weights.params),
-        stats=trees.map_with_path(permute, weights.stats),
-    )
-
-
-def _permutation(
-    axes: Mapping[str, int], places: Sequence[int]
-) -> Callable[[str, Any], Any]:
-    def permute(path: str, leaf: Any) -> Any:
-        axis = axes.get(path)
-        if axis is None or axis >= len(leaf.shape):
-            return leaf
-        if leaf.shape[axis] < len(places):
-            raise UserError(
-                f"the weights name {len(places)} outputs or columns, and {path!r} of "
-                f"shape {tuple(leaf.shape)} has {leaf.shape[axis]}."
-            )
-        order = [*places, *range(len(places), leaf.shape[axis])]
-        return np.take(np.asarray(leaf), order, axis=axis)
-
-    return permute
 
 
 def _with_moved_normalization(weights: Weights, places: Sequence[int]) -> Weights:
