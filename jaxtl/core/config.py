@@ -38,7 +38,7 @@ def fields(value: Any) -> dict[str, dataclasses.Field]:
 # --- hyperparameters: numbers that an ablation varies are traced ---------------------
 
 
-def traced(default: Any = dataclasses.MISSING) -> Any:
+def traced(default: Any = dataclasses.MISSING, *, low: float = 0.0) -> Any:
     """Declares a field whose number is an argument of the compiled program.
 
     Configurations that differ in traced numbers alone share one compiled program, so
@@ -48,12 +48,14 @@ def traced(default: Any = dataclasses.MISSING) -> Any:
 
     Args:
       default: the field's default; without one the field is required.
+      low: the least value (see `core.ranges`); -inf for a number of any sign.
     """
+    metadata = {"traced": True, "low": low}
     if isinstance(default, Mapping):  # dataclasses refuse a mutable default
         return dataclasses.field(
-            default_factory=lambda: dict(default), metadata={"traced": True}
+            default_factory=lambda: dict(default), metadata=metadata
         )
-    return dataclasses.field(default=default, metadata={"traced": True})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def _children(value: Any, is_traced: bool) -> Iterator[tuple[str, Any, bool]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxtl.core import config
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.ranges import check_ranges
 from jaxtl.sweep.axes import (
     SEED,
     VARIANT,
@@ -65,6 +66,7 @@ def build_cells(file: File, grid: Grid) -> list[Cell]:
             if needs_source(exp) and exp.init.name not in sources:
                 variants.ordered({**file.variants, str(dict(labels)): exp})
                 sources.add(exp.init.name)
+            check_ranges(exp)
             key = cell_key(variant, base, changes, labels)
             if key in cells:
                 raise UserError(

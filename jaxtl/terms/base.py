@@ -1,6 +1,7 @@
 """The Term: one summand of the loss, and what it may read before training."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -48,13 +49,14 @@ class Term:
       moves_once: whether the term's state moves once per step: its micro-batches all
         read the state before the step, and an entry becomes the mean of what they
         changed it to. Else each starts from the state that the one before left.
-      weight: factor of this term in the loss; a number or a schedule.
+      weight: factor of this term in the loss; a number or a schedule. A negative one
+        maximizes the term.
     """
 
     compares: ClassVar[str] = ""
     moves_once: ClassVar[bool] = False
 
-    weight: float | Schedule = traced(1.0)
+    weight: float | Schedule = traced(1.0, low=-math.inf)
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.core.ranges import check_ranges
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, streams
 from jaxtl.data.dataset import Dataset
@@ -91,6 +92,7 @@ def assemble(
     Raises:
       UserError: for everything that can be wrong with an experiment.
     """
+    check_ranges(exp)
     datasets = inputs.load_datasets(exp) if datasets is None else datasets
     model = load_initial_model(exp, datasets)
     phases = resolve_phases(

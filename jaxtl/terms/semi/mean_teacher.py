@@ -1,6 +1,7 @@
 """Mean teacher: consistency with a moving average of the model."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -75,7 +76,7 @@ class MeanTeacher(pseudo_targets.UnlabelledTerm):
 
     moves_once: ClassVar[bool] = True
 
-    weight: float | Schedule = traced(10.0)
+    weight: float | Schedule = traced(10.0, low=-math.inf)
     decay: float = traced(0.99)
     noisy: bool = True
     view: tuple | None = None

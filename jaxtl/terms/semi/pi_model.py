@@ -1,6 +1,7 @@
 """The Π-model: consistency of two stochastic passes of one example."""
 
 import dataclasses
+import math
 
 import jax
 
@@ -37,7 +38,7 @@ class PiModel(pseudo_targets.UnlabelledTerm):
       section 2.1 and algorithm 1.
     """
 
-    weight: float | Schedule = traced(PAPER_RAMP)
+    weight: float | Schedule = traced(PAPER_RAMP, low=-math.inf)
     view: tuple | None = None
 
     def check(self, setup: Setup) -> None:

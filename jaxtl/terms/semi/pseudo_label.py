@@ -1,6 +1,7 @@
 """Pseudo-labels: the model's most likely classes as labels."""
 
 import dataclasses
+import math
 
 import jax
 
@@ -35,7 +36,7 @@ class PseudoLabel(pseudo_targets.UnlabelledTerm):
       Deep Neural Networks, ICML 2013 workshops, eq. 14 to 16.
     """
 
-    weight: float | Schedule = traced(PAPER_RAMP)
+    weight: float | Schedule = traced(PAPER_RAMP, low=-math.inf)
     threshold: float = traced(0.0)
 
     def check(self, setup: Setup) -> None:

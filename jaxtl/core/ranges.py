@@ -1,0 +1,120 @@
+"""Ranges of a configuration's numbers: what no run should be started with.
+
+A number of a configuration is finite and not negative, unless its field declares
+another least value (`traced(low=...)`). A name means the same everywhere, so names of
+shares and probabilities are in [0, 1]. Fields of classes that users write are not
+checked, since only their authors know what they mean.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from jaxtl.core import config
+from jaxtl.core.errors import UserError
+
+# Names of shares and probabilities.
+_SHARES = (
+    "decay",
+    "dropout",
+    "embedding_dropout",
+    "forget",
+    "head_dropout",
+    "label_smoothing",
+    "prior",
+    "probability",
+    "rise",
+    "share",
+    "stochnorm",
+    "threshold",
+)
+# Names of factors of exponential averages: at 1 nothing new would ever count.
+_AVERAGES = ("b1", "b2", "momentum")
+
+
+class _Range(NamedTuple):
+    """A range of numbers; `low` belongs to it, `high` only where it is `closed`."""
+
+    low: float
+    high: float = math.inf
+    closed: bool = True
+
+    def __contains__(self, value: object) -> bool:
+        assert isinstance(value, int | float)
+        below = value <= self.high if self.closed else value < self.high
+        return math.isfinite(value) and self.low <= value and below
+
+    def __str__(self) -> str:
+        if math.isinf(self.high) and math.isinf(self.low):
+            return "a finite number"
+        if math.isinf(self.high):
+            return f"a finite number of at least {self.low:g}"
+        return f"a number in [{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+
+
+def check_ranges(value: Any, path: str = "") -> None:
+    """Raises UserError for the first number of a configuration out of its range.
+
+    Args:
+      value: a configuration (a dataclass), or a mapping or tuple of some.
+      path: of the value in the experiment, such as "optim"; "" for the experiment.
+    """
+    for name, number, expected in _numbers(value, path):
+        if number not in expected:
+            raise UserError(f"{name}={number!r}: expected {expected}.")
+
+
+def _numbers(value: Any, path: str) -> Iterator[tuple[str, float, _Range]]:
+    """Yields (path, number, its range) for every number that has a range."""
+    if isinstance(value, Mapping):
+        for name, child in value.items():
+            yield from _numbers(child, _join(path, str(name)))
+    elif isinstance(value, tuple):
+        for index, child in enumerate(value):
+            yield from _numbers(child, _join(path, str(index)))
+    elif config.is_config(value):
+        library = type(value).__module__.partition(".")[0] == "jaxtl"
+        for name, field in config.fields(value).items():
+            child, child_path = getattr(value, name), _join(path, name)
+            expected = _range(name, field.metadata)
+            if library and _is_number(child) and not _may_be_text(field):
+                yield child_path, child, expected
+            elif library and field.metadata.get("traced"):
+                yield from _elements(child, child_path, expected)
+            yield from _numbers(child, child_path)
+
+
+def _elements(
+    value: Any, path: str, expected: _Range
+) -> Iterator[tuple[str, float, _Range]]:
+    """Yields the numbers of a traced mapping or tuple, which share one range."""
+    if isinstance(value, Mapping):
+        pairs = [(str(name), child) for name, child in value.items()]
+    elif isinstance(value, tuple):
+        pairs = [(str(index), child) for index, child in enumerate(value)]
+    else:
+        pairs = []
+    for name, child in pairs:
+        if _is_number(child):
+            yield _join(path, name), child, expected
+
+
+def _range(name: str, metadata: Mapping[str, Any]) -> _Range:
+    low = metadata.get("low", 0.0)
+    if name in _AVERAGES:
+        return _Range(low, 1.0, closed=False)
+    return _Range(low, 1.0 if name in _SHARES else math.inf)
+
+
+def _may_be_text(field: dataclasses.Field) -> bool:
+    """Whether a field takes a name or a place, such as a column, which may be -1."""
+    return "str" in str(field.type)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
