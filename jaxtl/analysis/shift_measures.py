@@ -150,6 +150,7 @@ def _gaussian_kernel(
     x: np.ndarray, bandwidth: float | None
 ) -> tuple[np.ndarray, float]:
     """Computes the kernel matrix of the rows, (n, n), and σ."""
+    x = x - x.mean(0)  # squares of numbers far from 0 lose the digits of differences
     squares = np.sum(x**2, axis=1)
     squared = np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0.0)
     np.fill_diagonal(squared, 0.0)

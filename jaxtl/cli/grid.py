@@ -161,7 +161,7 @@ class _Progress:
     def _update_best(self, outcome: Outcome, cell: str) -> None:
         metric = outcome.result.get("monitor")
         value = outcome.result.get("val", {}).get(metric)
-        if value is None:
+        if not metrics.is_finite_number(value):
             return
         signed = metrics.score(metric, value)
         if self.best is None or signed > self.best[0]:

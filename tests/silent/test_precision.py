@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from jax import export
 
+from jaxtl.analysis import shift_measures
 from jaxtl.core import compilation
 from jaxtl.models import staged
 from jaxtl.models.layers import batch_norm, channel_moments
+from jaxtl.terms.domain.cmd import central_moments
+from jaxtl.terms.domain.coral import coral
+from jaxtl.terms.domain.dan import mmd
+from jaxtl.terms.domain.deepjdot import feature_cost
+from jaxtl.terms.generalization.mixstyle import style_statistics
 
 EPSILON = 1e-5
 SHAPES = {"images": (12, 5, 5, 6), "vectors": (200, 6), "two": (2, 6)}
@@ -124,6 +130,34 @@ def test_the_form_of_accelerators_is_as_precise(mean):
     ours = np.asarray(shift, np.float64) + np.asarray(offset, np.float64)
     np.testing.assert_allclose(ours, exact.mean((0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(variance, exact.var((0, 1, 2)), rtol=1e-5)
+
+
+def _moments(x, y):
+    return central_moments(x, y, 3)
+
+
+def _styles(x, y):
+    return style_statistics(x.reshape(-1, 6, 4, 8))[1]
+
+
+@pytest.mark.parametrize("f", [coral, _moments, mmd, feature_cost, _styles])
+def test_distances_of_domains_are_float64s_far_from_0(f):
+    x, y = (
+        (scale * _rng.normal(size=(count, 8)) + 1e4 + scale).astype(np.float32)
+        for count, scale in ((48, 1.0), (60, 1.3))
+    )
+    ours = jax.jit(f)(x, y)
+    with jax.enable_x64(True):
+        exact = np.asarray(f(*(jnp.asarray(a, jnp.float64) for a in (x, y))))
+    np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
+
+
+def test_a_permutation_test_does_not_see_where_the_domains_lie():
+    x, y = _rng.normal(size=(30, 4)), _rng.normal(size=(30, 4)) + 0.3
+    near = shift_measures.mmd_test(x, y, permutations=50)
+    far = shift_measures.mmd_test(x + 1e8, y + 1e8, permutations=50)
+    assert far.mmd == pytest.approx(near.mmd, abs=1e-6)
+    assert far.bandwidth == pytest.approx(near.bandwidth, rel=1e-6)
 
 
 def test_accelerators_get_no_condition():

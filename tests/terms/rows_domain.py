@@ -49,7 +49,7 @@ ROWS = [
     row(tl.domain.MCC, {"temperature": 2.5}, {"temperature": 1.0}),
     row(tl.domain.EntropyMinimization),
     row(tl.domain.BNM),
-    row(tl.domain.AFN, {"step": 1.0}, {"step": 0.5}),
+    row(tl.domain.AFN, {"step": 1.0}, {"step": 0.3}),
     row(tl.domain.AFN, *_RADII),
     row(tl.domain.DeepJDOT, *_CARRIED, needs="ott"),
     row(tl.domain.AdaBN),

@@ -44,6 +44,9 @@ def central_moments(
     """
     if moments < 1:
         raise UserError(f"CMD: moments={moments!r}: expected at least 1.")
+    # Moments do not change with a common shift, and means far from 0 lose digits.
+    center = jax.lax.stop_gradient(jnp.concatenate([source, target]).mean(0))
+    source, target = source - center, target - center
     source_mean, target_mean = source.mean(0), target.mean(0)
     total = norms(source_mean - target_mean) / span
     centered = source - source_mean, target - target_mean
