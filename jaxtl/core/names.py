@@ -104,7 +104,7 @@ def _places(
 
 
 def difference(source: Sequence[str], names: Sequence[str]) -> str:
-    """A clause on the names that the source lacks, with the nearest one it has.
+    """A remark on the names that the source lacks, with the nearest one it has.
 
     Args:
       source: names of the source.
@@ -115,7 +115,7 @@ def difference(source: Sequence[str], names: Sequence[str]) -> str:
         return ""
     verb = "is" if len(missing) == 1 else "are"
     hint = nearest(missing[0], [name for name in source if name not in names])
-    return f": {listing(missing)} {verb} not among them{hint}"
+    return f" ({listing(missing)} {verb} not among them{hint})"
 
 
 def listing(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from jaxtl.export import bundle, model_card
 from jaxtl.export.predictor import SINGLE_INPUT, TOKENIZER
 from jaxtl.export.program import ExportedProgram, export_program, weights_by_path
 from jaxtl.pretrained import tensor_files
+from jaxtl.pretrained.from_run import stored_names
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.load_model import TrainedModel, input_specs, load_model
 from jaxtl.training.result import environment, versions
@@ -161,7 +162,8 @@ def _metadata(
     return {
         "format": bundle.FORMAT,
         "task": meta["task"],
-        "class_names": meta["class_names"],
+        # A head may have more outputs than the data have classes.
+        "class_names": meta["class_names"] and list(stored_names(meta)["output_names"]),
         "outputs": list(next(iter(exported.outputs.values())).shape[1:]),
         "inputs": {
             name: {"shape": list(spec.shape[1:]), "dtype": str(spec.dtype)}

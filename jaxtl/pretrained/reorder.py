@@ -78,7 +78,9 @@ def order_head(
     stored, stage = weights.output_names, loading.network.stages[-1]
     params = weights.params if isinstance(weights.params, dict) else {}
     head = trees.flatten({stage: params.get(stage, {})})
-    if not any(map(loading.keeps, head)) or not (stored or names):
+    if not any(map(loading.keeps, head)):
+        return _without_task(weights), names, ""
+    if not (stored or names):
         return weights, names, ""
     name_match = match_names(stored, names)
     if name_match is not None and name_match.kind == "place":
@@ -88,12 +90,19 @@ def order_head(
         return weights, _extended(names, stored, name_match), note
     axes = counted_axes.output_axes(loading.config, loading.x)
     if axes is not None and not any(map(loading.keeps, axes)):
-        return weights, names, ""
+        return _without_task(weights), names, ""
     if name_match is None or axes is None:
         raise UserError(_head_problem(loading, names, name_match))
     note = _order_note(name_match, "head", source, stored, names)
     weights = counted_axes.permuted(weights, axes, name_match.places)
+    weights = _with_moved_numbers(weights, ("target_offset",), name_match.places)
     return weights, _extended(names, stored, name_match), note
+
+
+def _without_task(weights: Weights) -> Weights:
+    """The weights without the task of their head, which is not loaded."""
+    meta = {name: value for name, value in weights.meta.items() if name != "task"}
+    return dataclasses.replace(weights, meta=meta)
 
 
 def _head_problem(
@@ -107,8 +116,8 @@ def _head_problem(
     )
     if name_match is None:
         return (
-            f"{both}: train a new one with reset={stage!r}, or name its outputs as the "
-            f"data do with output_names={difference(stored, names)}."
+            f"{both}{difference(stored, names)}: train a new one with reset={stage!r}, "
+            "or name its outputs as the data do with output_names=."
         )
     return (
         f"{both}, and the outputs of this model can't be reordered: give the data the "
@@ -158,8 +167,8 @@ def order_columns(loading: Loading, names: tuple[str, ...]) -> tuple[Weights, st
     if name_match is None:
         shown = difference(stored, names) or difference(names, stored)
         raise UserError(
-            f"{columns}{listing(names)}: choose the same ones with features="
-            f"{_reset_advice(loading, axes)}{shown}."
+            f"{columns}{listing(names)}{shown}: choose the same ones with features="
+            f"{_reset_advice(loading, axes)}."
         )
     if axes is None:
         raise UserError(
@@ -168,7 +177,8 @@ def order_columns(loading: Loading, names: tuple[str, ...]) -> tuple[Weights, st
         )
     note = _order_note(name_match, "columns", source, stored, names)
     weights = counted_axes.permuted(weights, axes, name_match.places)
-    return _with_moved_normalization(weights, name_match.places), note
+    moved = _with_moved_numbers(weights, ("mean", "std"), name_match.places)
+    return moved, note
 
 
 def _reset_advice(loading: Loading, axes: Mapping[str, int] | None) -> str:
@@ -181,14 +191,16 @@ def _reset_advice(loading: Loading, axes: Mapping[str, int] | None) -> str:
     return f", or train what reads them anew with reset={value}"
 
 
-def _with_moved_normalization(weights: Weights, places: Sequence[int]) -> Weights:
-    """The weights with the stored mean and deviation of each column moved."""
+def _with_moved_numbers(
+    weights: Weights, fields: Sequence[str], places: Sequence[int]
+) -> Weights:
+    """The weights with stored numbers of the preprocessing, one per place, moved."""
     stored = weights.meta.get("preprocess")
     if not stored:
         return weights
     moved = {
         name: [value[i] for i in places]
-        if name in ("mean", "std") and value and len(value) == len(places)
+        if name in fields and value and len(value) == len(places)
         else value
         for name, value in stored.items()
     }

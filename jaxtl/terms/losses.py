@@ -262,7 +262,8 @@ class SquaredError(Term):
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "SquaredError", "regression")
-        checks.classes(setup, "stream", self.stream)
+        if len(setup.classes.get("", ())) > 1:  # a single target has no order
+            checks.classes(setup, "stream", self.stream)
 
     def __call__(self, context: View) -> jax.Array:
         outputs = context.forward(self.stream).logits

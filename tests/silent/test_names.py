@@ -21,6 +21,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.names import match_names
 from jaxtl.data.dataset import Data, Table
 from jaxtl.evaluation import evaluate
+from jaxtl.export import write_bundle
 from jaxtl.pretrained import (
     hf_peft_read,
     hf_peft_write,
@@ -247,7 +248,9 @@ def test_classes_that_overlap_in_part_are_refused():
     with pytest.raises(UserError, match="dog is not among them"):
         reorder.order_head(loading, ("bee", "cat", "dog"))
     reset = dataclasses.replace(loading, skipped=("head",))
-    assert reorder.order_head(reset, ("bee", "cat", "dog"))[0] is weights
+    kept, names, note = reorder.order_head(reset, ("bee", "cat", "dog"))
+    assert kept.params is params
+    assert (names, note) == (("bee", "cat", "dog"), "")
 
 
 def test_other_columns_are_refused_unless_what_reads_them_is_new(run, tmp_path):
@@ -257,7 +260,7 @@ def test_other_columns_are_refused_unless_what_reads_them_is_new(run, tmp_path):
     path.write_text(path.read_text().replace("b,color,a,y", "width,color,a,y", 1))
     data = tl.data.CSV(str(path), target="y")
     init = tl.pretrained.FromRun(str(folder / "run"))
-    with pytest.raises(UserError, match=r"reset='layer1'.*width is not among"):
+    with pytest.raises(UserError, match=r"width is not among.*reset='layer1'"):
         loaded(data, init)
     other = loaded(data, dataclasses.replace(init, reset="layer1"))
     # Mean and deviation are those of the new columns, not of the old ones.
@@ -336,6 +339,42 @@ def test_labels_and_targets_in_another_order(task, tmp_path):
     values["s"] = values["p"]
     with pytest.raises(UserError, match="s is not among them"):
         loaded(data(("p", "q", "s")), init)
+
+
+def test_offsets_of_targets_move_with_them(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    targets = {"small": x[:, 0], "large": 1e9 + np.arange(40.0)}
+
+    def data(*order):
+        y = np.stack([targets[name] for name in order], 1)
+        return _Given(table=Table(x=x, y=y, task="regression", target_names=order))
+
+    run = trained(tmp_path / "run", data("small", "large"))
+    init = tl.pretrained.FromRun(str(tmp_path / "run"))
+    other = loaded(data("large", "small"), init)
+    expected, _ = evaluate.predict_split(run, "test")
+    outputs, _ = evaluate.predict_split(other, "test")
+    np.testing.assert_allclose(outputs, expected[:, ::-1], atol=1e-6)
+    # A new head learns the new data's differences, whatever the old ones were.
+    changed = {**targets, "large": targets["small"]}
+    targets.update(changed)
+    loaded(data("small", "large"), dataclasses.replace(init, reset="head"))
+
+
+def test_outputs_beyond_the_classes_are_exported_by_name(tmp_path):
+    wide = tl.models.MLP(widths=(4,), outputs=4)
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+
+    def data(*names):
+        y = np.arange(40) % len(names)
+        return tl.data.Arrays(x=x, y=y, class_names=names)
+
+    trained(tmp_path / "four", data("a", "b", "c", "d"), model=wide)
+    init = tl.pretrained.FromRun(str(tmp_path / "four"))
+    trained(tmp_path / "two", data("d", "b"), model=wide, init=init)
+    out = write_bundle.export(tmp_path / "two", tmp_path / "out")
+    names = json.loads((out / "export.json").read_text())["class_names"]
+    assert names == ["d", "b", "a", "c"]
 
 
 def test_a_source_without_names_is_taken_by_place(tmp_path):
