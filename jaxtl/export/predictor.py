@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.token_ids import check_ids
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import Tokenizer
 
@@ -150,6 +151,8 @@ class Predictor:
             )
             for key, spec in self.inputs.items()
         }
+        # Folders written by older versions don't say how many ids there are.
+        check_ids(arrays, self.metadata.get("id_sizes", {}), name)
         lengths = {key: len(v) for key, v in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise UserError(f"{name}: the inputs differ in length: {lengths}.")

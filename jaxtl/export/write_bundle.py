@@ -169,6 +169,7 @@ def _metadata(
             name: {"shape": list(spec.shape[1:]), "dtype": str(spec.dtype)}
             for name, spec in specs.items()
         },
+        "id_sizes": getattr(trained.config, "id_sizes", dict)(),
         "columns": _columns(trained),
         "preprocess": preprocess.to_json(trained.preprocess),
         "tolerance": TOLERANCE_HALF if _is_half_precision(trained) else TOLERANCE,

@@ -280,15 +280,13 @@ def _hf_layout(model: Bert) -> WeightLayout:
             rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}")
         for part, name in _NORM_NAMES.items():
             rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
-    # Heads of other tasks, attention to another model, an unused pooler, and buffers
-    # have no place here.
+    # Heads of other tasks, attention to another model and an unused pooler have no
+    # place here.
     unused = [
         r"cls\..*",
         r"lm_head\..*",
         r"qa_outputs\..*",
         r".*\.crossattention\..*",
-        r".*position_ids",
-        r".*token_type_ids",
     ]
     if model.has_pooler:
         rules += weight_layout.linear(f"{root}.pooler.dense", "pooler/dense")
@@ -304,7 +302,8 @@ def _hf_layout(model: Bert) -> WeightLayout:
     rules += weight_layout.linear(classifier, "head/dense")
     return WeightLayout(
         tuple(rules),
-        ignored=tuple(unused),
+        ignored=(r".*position_ids", r".*token_type_ids"),
+        unused=tuple(unused),
         prefixes=("module.", f"{root}."),
         renames=_OLD_NAMES,
         optional=("pooler",) * model.has_pooler,

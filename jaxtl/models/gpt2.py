@@ -171,7 +171,8 @@ def _hf_layout(model: GPT2) -> WeightLayout:
     buffers = r".*\.attn\.(masked_)?bias"
     return WeightLayout(
         tuple(rules),
-        ignored=(buffers, *unused),
+        ignored=(buffers,),
+        unused=tuple(unused),
         prefixes=("module.", "transformer."),
         copies=copies,
     )

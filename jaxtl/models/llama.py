@@ -213,7 +213,8 @@ def _layout(model: Llama, names: Mapping[str, str]) -> WeightLayout:
     unused = [rf"{name}\.(weight|bias)" for name in heads]
     return WeightLayout(
         tuple(rules),
-        ignored=(r".*rotary_emb\.inv_freq", *unused),
+        ignored=(r".*rotary_emb\.inv_freq",),
+        unused=tuple(unused),
         prefixes=("module.", "model.", "transformer."),
         copies=copies,
     )

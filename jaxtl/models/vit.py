@@ -180,6 +180,11 @@ def _interpolate_positions(position: Any, side: int) -> np.ndarray:
     old = round((position.shape[1] - 1) ** 0.5)
     if old == side:
         return position
+    if old**2 != position.shape[1] - 1:
+        raise UserError(
+            f"the position vectors of {position.shape[1] - 1} patches are of no square "
+            "grid, so they can't be interpolated to another image size."
+        )
     class_token, patches = position[:, :1], position[:, 1:]
     patches = patches.reshape(old, old, -1)
     matrix = _cubic_matrix(old, side)
@@ -242,7 +247,7 @@ def _hf_layout(model: ViT) -> WeightLayout:
         tuple(rules),
         # The classifier reads the class token: ViTModel's pooler, and the token and the
         # decoder of masked image modeling stay unused.
-        ignored=(
+        unused=(
             r"(vit\.)?pooler\.dense\.(weight|bias)",
             r"(vit\.)?embeddings\.mask_token",
             r"decoder\.0\.(weight|bias)",

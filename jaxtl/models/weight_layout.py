@@ -61,6 +61,7 @@ class WeightLayout:
       rules: one per tensor.
       ignored: regular expressions (whole name) of tensors that the architecture has
         no use for: counters, buffers that can be computed.
+      unused: likewise, of parts that the model does not have: heads of other tasks.
       prefixes: leading parts of names that a file may have or lack ("module.").
       renames: (regular expression, replacement) of parts of names that other versions
         of the library wrote.
@@ -75,6 +76,7 @@ class WeightLayout:
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -39,14 +39,14 @@ def to_weights(
         differs from the one it should repeat.
     """
     rules = {without_prefix(rule.source, layout): rule for rule in layout.rules}
-    leaves, unknown, names, rows, repeats = {}, {}, {}, [], {}
+    leaves, unknown, names, repeats, skipped = {}, {}, {}, {}, []
     for name, tensor in tensors.items():
         short = without_prefix(name, layout)
         rule = rules.get(short)
         if rule is None and short in layout.copies:
             repeats[name] = layout.copies[short]
-        elif rule is None and any(re.fullmatch(p, name) for p in layout.ignored):
-            rows.append(LoadRow("skipped", name, None, tuple(tensor.shape), name))
+        elif rule is None and _matches(name, layout.ignored + layout.unused):
+            skipped.append(name)
         elif rule is None:
             unknown[name] = tensor
         elif rule.path in names:
@@ -59,24 +59,28 @@ def to_weights(
     for name, path in repeats.items():
         if path in names:
             _check_repeats(name, tensors[name], names[path], tensors[names[path]])
-            shape = tuple(tensors[name].shape)
-            rows.append(LoadRow("skipped", name, None, shape, name))
+            skipped.append(name)
         else:
             names[path], leaves[path] = name, tensors[name]
-    for rule in layout.rules:
-        names.setdefault(rule.path, rule.source)
-    is_stat = {rule.path: rule.is_stat for rule in layout.rules}
+    stats = {rule.path for rule in layout.rules if rule.is_stat}
+    params = trees.nested({p: x for p, x in leaves.items() if p not in stats})
     return Weights(
-        {
-            **trees.nested({p: x for p, x in leaves.items() if not is_stat[p]}),
-            **unknown,
-        },
-        trees.nested({p: x for p, x in leaves.items() if is_stat[p]}),
+        {**params, **unknown},
+        trees.nested({p: x for p, x in leaves.items() if p in stats}),
         dict(meta or {}),
-        tuple(rows),
-        names,
+        tuple(
+            LoadRow("skipped", name, None, tuple(tensors[name].shape), name)
+            for name in skipped
+        ),
+        {**{rule.path: rule.source for rule in layout.rules}, **names},
+        left_out=tuple(name for name in skipped if _matches(name, layout.unused)),
         absent=_absent(leaves, layout),
     )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the regular expressions is of the whole name."""
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def without_prefix(name: str, layout: WeightLayout) -> str:

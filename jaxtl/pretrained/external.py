@@ -169,6 +169,7 @@ def _without_head(weights: Weights, layout: WeightLayout) -> Weights:
         params=params,
         rows=(*weights.rows, *rows),
         output_names=(),
+        left_out=(*weights.left_out, *(row.source for row in rows)),
         absent=tuple(stage for stage in layout.optional if stage not in params),
     )
 

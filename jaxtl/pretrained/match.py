@@ -35,6 +35,7 @@ class Weights:
       output_names: of the head's outputs in order (classes, labels or regression
         targets); () where the source has none. Outputs beyond them have no name.
       feature_names: of the input columns in order, likewise.
+      left_out: names of tensors of parts that the model does not have.
       absent: stages that the weights lack and that stay at their initial values.
     """
 
@@ -45,7 +46,19 @@ class Weights:
     names: dict[str, str] = dataclasses.field(default_factory=dict)
     output_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+
+    def note(self) -> str:
+        """What was left out of the file or is not in it, "" for nothing."""
+        parts = []
+        if self.left_out:
+            names = ", ".join(self.left_out[:3])
+            more = f", … ({len(self.left_out)} tensors)" * (len(self.left_out) > 3)
+            parts.append(f"left out of the file: {names}{more}")
+        if self.absent:
+            parts.append(f"not in the file, initialized: {', '.join(self.absent)}")
+        return "; ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)

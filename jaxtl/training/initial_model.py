@@ -40,7 +40,8 @@ class InitialModel:
       loading: the table of loaded, re-initialized and skipped leaves ([] from scratch).
       output_names: of the head's outputs in order, as far as they have names.
       notes: "init.head", "init.columns" -> how names of the weights were matched to the
-        data's, where that was not as they are.
+        data's, where that was not as they are; "init.tensors" -> what the file lacks
+        or has beyond the model.
     """
 
     config: Any
@@ -107,7 +108,7 @@ def load_initial_model(
 
 def _check_ids(exp: Experiment, model: Any, datasets: Mapping[str, Dataset]) -> None:
     """Raises UserError for tokenizers or ids beyond the model's vocabulary."""
-    sizes = getattr(model, "id_sizes", dict)()
+    sizes: dict[str, int] = getattr(model, "id_sizes", dict)()
     for name, data in {"target": exp.data, **exp.streams}.items():
         owner = "data" if name == "target" else f"streams[{name!r}]"
         tokenizer = getattr(data, "tokenizer", None)
@@ -130,6 +131,11 @@ def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:
         config = dataclasses.replace(config, outputs=outputs)
     elif config.outputs < target.outputs:
         raise UserError(too_few_outputs(config.outputs, target))
+    elif config.outputs < outputs:
+        raise UserError(
+            f"model.outputs={config.outputs}, but a stream has the target's classes "
+            f"and more, {outputs} in all; leave outputs out to let the data decide."
+        )
     return config, config.pure()
 
 
@@ -183,7 +189,11 @@ def _ordered_weights(
     weights, columns = reorder.order_columns(loading, target.feature_names)
     loading = dataclasses.replace(loading, weights=weights)
     weights, names, head = reorder.order_head(loading, names)
-    notes = {"init.head": head, "init.columns": columns}
+    notes = {
+        "init.head": head,
+        "init.columns": columns,
+        "init.tensors": weights.note(),
+    }
     return weights, names, {name: note for name, note in notes.items() if note}
 
 

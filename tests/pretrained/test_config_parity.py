@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxtl.models import bert, gpt2, llama, resnet, vit
-from jaxtl.pretrained import convert, registry
+from jaxtl.pretrained import FromHub, convert, registry
 from jaxtl.pretrained.match import match
 
 torch = pytest.importorskip("torch")
@@ -198,9 +198,14 @@ OTHER_VALUES = {
 
 
 def reference(family, config):
-    """transformers' model in evaluation mode; no norm at 1, no bias at 0."""
+    """transformers' model of a configuration, with random weights."""
     torch.manual_seed(0)
-    model = getattr(transformers, FAMILIES[family][0])(config).eval()
+    return perturbed(getattr(transformers, FAMILIES[family][0])(config))
+
+
+def perturbed(model):
+    """The model in evaluation mode, no norm at 1 and no bias at 0."""
+    model.eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn(p.shape))
@@ -327,3 +332,90 @@ def test_honored_keys_change_what_transformers_computes(family):
     if family == "llama":  # the largest length, which has no weights
         same_here.add("max_position_embeddings")
     assert set(unchanged) <= same_here
+
+
+# name -> (transformers' class, changes of its configuration)
+PADDED = {
+    "bert": ("BertForSequenceClassification", {}),
+    "bert-token": ("BertForTokenClassification", {}),
+    "bert-decoder": ("BertForTokenClassification", {"is_decoder": True}),
+    "roberta": ("RobertaForTokenClassification", {}),
+    "gpt2": ("GPT2LMHeadModel", {}),
+    "gpt2-class": ("GPT2ForSequenceClassification", {"pad_token_id": 1}),
+    "llama": ("LlamaForCausalLM", {}),
+    "llama-class": ("LlamaForSequenceClassification", {"pad_token_id": 1}),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_gives_transformers_logits(name, side):
+    kind, changes = PADDED[name]
+    family = name.split("-")[0]
+    config = config_of(family, architectures=[kind], **changes)
+    theirs = perturbed(getattr(transformers, kind)(config))
+    order = slice(None, None, -1 if side == "left" else None)
+    x = {key: np.ascontiguousarray(value[:, order]) for key, value in TEXT.items()}
+    want = logits(theirs, x)
+    tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
+    got = np.asarray(ours(config.to_dict(), tensors, x))
+    real = x["attention_mask"] if want.ndim == 3 else ...
+    np.testing.assert_allclose(got[real], want[real], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_head_beside_tied_embeddings_is_kept_as_in_transformers(family, tmp_path):
+    """config.json ties the head to the embeddings; the file has another head."""
+    config = config_of(family, tie_word_embeddings=False)
+    reference(family, config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    saved["tie_word_embeddings"] = True
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    theirs = getattr(transformers, FAMILIES[family][0]).from_pretrained(tmp_path)
+    model = FromHub(str(tmp_path)).model()
+    assert not model.tied
+    weights = FromHub(str(tmp_path)).read_for(model)
+    got = model.pure().apply(jax.tree.map(np.asarray, weights.params), {}, TEXT).logits
+    want = logits(theirs.eval(), TEXT)
+    np.testing.assert_allclose(np.asarray(got)[MASK], want[MASK], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("bert", "BertForMaskedLM"),
+        ("bert", "BertForPreTraining"),
+        ("bert", "BertForQuestionAnswering"),
+        ("bert", "BertForMultipleChoice"),
+        ("bert", "BertLMHeadModel"),
+        ("roberta", "RobertaForMaskedLM"),
+        ("roberta", "RobertaForMultipleChoice"),
+        ("vit", "ViTForMaskedImageModeling"),
+        ("vit", "ViTModel"),
+    ],
+)
+def test_the_body_of_another_task_gives_transformers_states(family, kind, tmp_path):
+    """The directory as transformers writes it, with its head left out."""
+    decoder = {"is_decoder": True, "add_cross_attention": True}
+    config = config_of(family, **(decoder if kind == "BertLMHeadModel" else {}))
+    if family == "vit":
+        config.encoder_stride = config.patch_size
+    theirs = perturbed(getattr(transformers, kind)(config))
+    theirs.save_pretrained(tmp_path)
+    init = FromHub(str(tmp_path))
+    model = init.model(outputs=2)
+    x = inputs(family, config)
+    initial = model.pure().init(jax.random.key(0), x)
+    params, _, _, rows = match(*initial, init.read_for(model), reset="head")
+    assert {row.status for row in rows} <= {"loaded", "skipped", "re-initialized"}
+    last = "norm" if family == "vit" else f"layer_{model.layers - 1}"
+    states = model.pure().apply(params, {}, x).features[last].states
+    body = getattr(theirs, family) if family != "vit" or kind != "ViTModel" else theirs
+    with torch.no_grad():
+        if isinstance(x, dict):
+            out = body(**{k: torch.tensor(v).long() for k, v in x.items()})
+        else:
+            out = body(torch.tensor(x.transpose(0, 3, 1, 2)))
+    want = out.last_hidden_state.numpy()
+    real = MASK if isinstance(x, dict) else ...
+    np.testing.assert_allclose(np.asarray(states)[real], want[real], atol=1e-4)

@@ -22,7 +22,9 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.token_ids import check_ids, check_vocabulary
 from jaxtl.data.dataset import Data, Table
-from jaxtl.models import bert, gpt2, llama, resnet, vit
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.export.predictor import Predictor
+from jaxtl.models import bert, causal_lm, gpt2, llama, resnet, vit
 from jaxtl.pretrained import FromHub, convert, registry, tensor_files
 from jaxtl.pretrained.match import match
 
@@ -274,10 +276,12 @@ def test_bert_base_uncased_loads_as_published(tmp_path):
         tmp_path / "bert", PUBLISHED, published, "classifier", **PREDICTIONS
     )
     assert "bert.embeddings.LayerNorm.gamma" in tensors
-    _, loaded, rows = load(tmp_path / "bert", outputs=2)
+    model, loaded, rows = load(tmp_path / "bert", outputs=2)
     for stage in ("embeddings", "layer_0", "pooler"):
         jax.tree.map(np.testing.assert_array_equal, loaded[stage], params[stage])
     assert skipped(rows) == {"cls.predictions.bias"}
+    note = FromHub(str(tmp_path / "bert")).read_for(model).note()
+    assert note == "left out of the file: cls.predictions.bias"
 
 
 def test_a_masked_language_model_gives_its_body(tmp_path):
@@ -289,10 +293,12 @@ def test_a_masked_language_model_gives_its_body(tmp_path):
         **PREDICTIONS,
     )
     assert FromHub(str(tmp_path / "bert")).read().params["embeddings"]
-    _, loaded, rows = load(tmp_path / "bert", outputs=2)
+    model, loaded, rows = load(tmp_path / "bert", outputs=2)
     jax.tree.map(np.testing.assert_array_equal, loaded["layer_0"], params["layer_0"])
     initial = {r.path.split("/")[0] for r in rows if r.status == "re-initialized"}
     assert initial == {"pooler", "head"}
+    note = FromHub(str(tmp_path / "bert")).read_for(model).note()
+    assert note.endswith("; not in the file, initialized: pooler")
     init = FromHub(str(tmp_path / "bert")).model().pure().init
     with pytest.raises(UserError, match="outputs is not set"):
         jax.eval_shape(init, jax.random.key(0), TEXT)
@@ -462,3 +468,36 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused():
     check_vocabulary(29, 29, "data")
     with pytest.raises(UserError, match="has 30 ids, but the model's vocab"):
         check_vocabulary(30, 29, "data")
+
+
+def test_an_exported_model_refuses_ids_beyond_its_vocabulary(tmp_path):
+    metadata = {
+        "inputs": {"input_ids": {"shape": [2], "dtype": "int32"}},
+        "id_sizes": {"input_ids": 29},
+    }
+    exported = Predictor(tmp_path, metadata, Preprocess(), {}, None)
+    assert exported.as_inputs({"input_ids": np.array([[3, 28]])})
+    with pytest.raises(UserError, match="x: input_ids holds 29 in row 1"):
+        exported.as_inputs({"input_ids": np.array([[3, 4], [5, 29]])})
+
+
+def test_generation_refuses_ids_beyond_the_vocabulary(tmp_path):
+    model = registry.model_from_config(GPT2)
+    with pytest.raises(UserError, match="input_ids holds 31 in row 0"):
+        causal_lm.generate(model, {}, {"input_ids": np.array([[3, 31]])}, 2)
+
+
+def test_labels_of_a_stream_beyond_the_head_are_refused():
+    """A source with a third class would train a class that two outputs lack."""
+    x, y = np.zeros((30, 4), np.float32), np.arange(30)
+    target = tl.data.Arrays(x=x, y=y % 2)
+    source = tl.data.Arrays(x=x, y=y % 3)
+    exp = tl.Experiment(
+        data=target,
+        streams={"source": source},
+        model=tl.models.MLP(widths=(), outputs=2),
+        steps=0,
+        batch=2,
+    )
+    with pytest.raises(UserError, match=r"outputs=2, but a stream .* more, 3 in all"):
+        tl.setup(exp)
