@@ -80,7 +80,7 @@ def prepare(
 
 
 # The options that do not change the table: tables are cached without them.
-_SPLIT_OPTIONS = (
+SPLIT_OPTIONS = (
     "labels_per_class",
     "labels",
     "label_noise",
@@ -107,7 +107,7 @@ def load_table(data: Data) -> tuple[Table, str]:
         return _read_table(data)
     defaults = {f.name: f.default for f in dataclasses.fields(Data)}
     source = dataclasses.replace(
-        data, **{name: defaults[name] for name in _SPLIT_OPTIONS}
+        data, **{name: defaults[name] for name in SPLIT_OPTIONS}
     )
     return _cached_table(source, files.states(data.files()))
 

@@ -25,8 +25,10 @@ def check_comparable(collection: Collection) -> None:
     """Checks that the records of several folders may stand in one table.
 
     Raises:
-      UserError: no record of one folder is comparable with one of another folder.
+      UserError: no record of one folder is comparable with one of another folder, or
+        two records were measured on different contents of one data set.
     """
+    _check_contents(collection)
     folders: dict[Any, dict[_Measurement, Record]] = {}
     for record in collection.records:
         if record.status == database.DONE:
@@ -44,6 +46,21 @@ def check_comparable(collection: Collection) -> None:
                 f"{first} and {folder} can't stand in one table: {reasons[0]}; "
                 "report them one at a time."
             )
+
+
+def _check_contents(collection: Collection) -> None:
+    """Raises UserError where a data set changed between two of the records."""
+    first: dict[str, tuple[str, Record]] = {}
+    for record in collection.records:
+        for source, fingerprint in record.result.get("contents", {}).items():
+            other_fingerprint, other = first.setdefault(source, (fingerprint, record))
+            if fingerprint != other_fingerprint:
+                raise UserError(
+                    f"{other.key or other.folder} and {record.key or record.folder} "
+                    "were measured on different contents of the same data set, which "
+                    "changed between them, so they can't stand in one table; report "
+                    "them one at a time, or run the earlier ones again."
+                )
 
 
 def difference(ours: Record, theirs: Record) -> str:

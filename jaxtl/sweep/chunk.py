@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxtl.core.errors import Stopped, UserError
+from jaxtl.core.errors import DataChanged, Stopped, UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep import plan, stacking, vectorized_loop
 from jaxtl.sweep.axes import SEED
 from jaxtl.sweep.cells import Cell
 from jaxtl.sweep.plan import ALONE
 from jaxtl.sweep.sources import with_trained_source
-from jaxtl.sweep.sweep_folder import Sweep
+from jaxtl.sweep.sweep_folder import Sweep, check_contents
 from jaxtl.sweep.vectorized_runs import VectorizedRuns
 from jaxtl.sweep.vectorized_step import MAP
 from jaxtl.training import build, loop
@@ -81,7 +81,11 @@ def run_chunk(
 def _set_up(
     sweep: Sweep, cells: Sequence[Cell]
 ) -> tuple[list[_CellRun], list[Outcome]]:
-    """Sets cells up; returns their runs, and the outcomes of those that fail."""
+    """Sets cells up; returns their runs, and the outcomes of those that fail.
+
+    Raises:
+      DataChanged: the data are not those that earlier cells were measured on.
+    """
     ready, failed = [], []
     runs: dict[Any, Run] = {}
     for cell in cells:
@@ -92,9 +96,12 @@ def _set_up(
                 run = runs[key].with_experiment(exp)
             else:
                 run = Run(exp)
+                check_contents(sweep, exp, run.datasets)
                 if len(run.parts.phases) == 1:
                     runs[key] = run
             ready.append(_CellRun(cell, run))
+        except DataChanged:  # no cell of this sweep can be measured any more
+            raise
         except UserError as error:
             failed.append(Outcome(cell.key, FAILED, {}, {}, str(error)))
     return ready, failed

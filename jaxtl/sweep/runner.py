@@ -4,7 +4,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from jaxtl.core.errors import Stopped, UserError
+from jaxtl.analysis.baselines.inputs import dataset
+from jaxtl.core.errors import DataChanged, Stopped, UserError
 from jaxtl.results.database import (
     DAMAGED,
     FAILED,
@@ -18,7 +19,7 @@ from jaxtl.sweep import baseline_cells, plan
 from jaxtl.sweep.cells import Cell
 from jaxtl.sweep.chunk import run_chunk
 from jaxtl.sweep.sources import with_trained_source
-from jaxtl.sweep.sweep_folder import Sweep
+from jaxtl.sweep.sweep_folder import Sweep, check_contents
 from jaxtl.training import loop
 from jaxtl.training.run import Run
 
@@ -89,6 +90,9 @@ def run(
 def _run_fit(fit: baseline_cells.BaselineFit, sweep: Sweep) -> Outcome:
     try:
         exp = with_trained_source(fit.exp, sweep)
+        check_contents(sweep, exp, {"target": dataset(exp)})
+    except DataChanged:
+        raise
     except UserError as error:
         return Outcome(fit.key, FAILED, {}, {}, str(error))
     return baseline_cells.run_fit(fit, exp)
@@ -129,6 +133,8 @@ def _plan_group(
             run = Run(with_trained_source(cell.exp, sweep))
             mode, max_replicas = sweep.mode, sweep.max_replicas
             return plan.plan_execution(run, len(cells), mode, max_replicas)
+        except DataChanged:
+            raise
         except UserError as error:
             if worker.database.claim([cell.key], worker.owner):
                 yield [Outcome(cell.key, FAILED, {}, {}, str(error))]

@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
+from jaxtl.data.dataset import Dataset
 from jaxtl.results.database import CLAIM_TIMEOUT, DATABASE_FILE, Database
 from jaxtl.sweep import axes, baseline_cells, plan
 from jaxtl.sweep.baseline_cells import BaselineFit
@@ -15,7 +17,8 @@ from jaxtl.sweep.cell_key import experiment_digest
 from jaxtl.sweep.cells import Cell, build_cells
 from jaxtl.sweep.plan import ALONE
 from jaxtl.sweep.vectorized_step import MAP, VMAP
-from jaxtl.training import run_dir
+from jaxtl.training import data_contents, inputs, run_dir
+from jaxtl.training.experiment import Experiment
 from jaxtl.training.experiment_file import File
 from jaxtl.training.result import environment
 
@@ -126,6 +129,22 @@ def open_database(sweep: Sweep, *, overwrite: bool = False) -> Database:
     database.add((cell.key, cell.labels) for cell in (*sweep.cells, *sweep.fits))
     database.requeue_damaged()
     return database
+
+
+def check_contents(
+    sweep: Sweep, exp: Experiment, datasets: Mapping[str, Dataset]
+) -> None:
+    """Compares data with those of the sweep's other cells; the first ones are stored.
+
+    Raises:
+      DataChanged: a data set holds something else than it did for an earlier cell.
+    """
+    current = data_contents.contents(inputs.sources(exp), datasets)
+    with Database(sweep.folder) as database:
+        stored = database.meta().get("contents") or {}
+        data_contents.check(sweep.folder, stored, current)
+        if not current.keys() <= stored.keys():
+            database.set_meta(contents={**current, **stored})
 
 
 def _check_same_experiments(

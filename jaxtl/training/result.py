@@ -13,6 +13,8 @@ import jax
 from jaxtl.core import tree as trees
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import selection_cost
+from jaxtl.training import data_contents
+from jaxtl.training import inputs as input_lib
 from jaxtl.training.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -56,6 +58,7 @@ def finish(
         **_costs(run),
         "drift": overrides["drift"] if "drift" in overrides else _drift(run),
         "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
+        "contents": data_contents.contents(input_lib.sources(run.exp), run.datasets),
         "terms": dict(run.notes),
         **environment(),
         **({"choosing": choosing} if choosing else {}),

@@ -10,7 +10,14 @@ from jaxtl import pretrained
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import preparation
-from jaxtl.training import experiment_file, inputs, loop, run_dir, setup
+from jaxtl.training import (
+    data_contents,
+    experiment_file,
+    inputs,
+    loop,
+    run_dir,
+    setup,
+)
 from jaxtl.training.experiment import Experiment, Variant
 from jaxtl.training.experiment_file import File
 
@@ -147,9 +154,11 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     check = run_dir.check_replaceable if overwrite else run_dir.refuse
     check(out)
     jobs(file, out)
+    contents: data_contents.Contents = {}
     for exp in file.variants.values():
-        for source in inputs.sources(exp).values():
-            preparation.prepare(source, exp.seed)
+        sources = inputs.sources(exp)
+        datasets = {n: preparation.prepare(s, exp.seed) for n, s in sources.items()}
+        contents |= data_contents.contents(sources, datasets)
     run_dir.create(out, overwrite=overwrite)
     code = file.path.read_bytes()
     (out / run_dir.CODE).write_bytes(code)
@@ -160,6 +169,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
         "variants": list(file.variants),
         "experiments": {n: serialization.to_json(e) for n, e in file.variants.items()},
         "doc": file.doc,
+        "contents": contents,
     }
     run_dir.write_json(out / run_dir.STUDY, run_dir.signed(stored, code))
 
@@ -191,16 +201,25 @@ def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:
     those that start from it fail with it.
     """
     with run_dir.lock(out):
+        contents = run_dir.read_json(out / run_dir.STUDY).get("contents", {})
         for job in jobs(file, out):
             try:
-                yield job, _run(job, file)
+                yield job, _run(job, file, out, contents)
             except UserError as error:
                 yield job, str(error)
 
 
-def _run(job: Job, file: File) -> dict:
+def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -> dict:
+    """The result of a job, which is run unless it is finished.
+
+    Raises:
+      DataChanged: its data are not those of the study's other runs.
+    """
     if (job.directory / "result.json").exists():
         return run_dir.read_json(job.directory / "result.json")
+    datasets = inputs.load_datasets(job.exp)
+    current = data_contents.contents(inputs.sources(job.exp), datasets)
+    data_contents.check(out, contents, current)
     if (job.directory / run_dir.MARK).exists():
         run = setup.resume(job.directory)
     else:

@@ -15,6 +15,7 @@ from jaxtl.cli import main
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import splits
 from jaxtl.export import predict
+from jaxtl.results import comparability, records
 from jaxtl.training import inputs, run_dir, setup
 
 ROWS = 270  # 180 of the classes b and c, of which 36 are test
@@ -273,3 +274,60 @@ def test_predictions_name_lines_as_counted_in_the_file(place, tmp_path):
     predictions = predict.predict(bundle, path)
     origins = [prediction["origin"] for prediction in predictions]
     assert origins == [f"{path}:3", f"{path}:5"]
+
+
+STUDY = """
+import jaxtl as tl
+
+SEEDS = (0, 1)
+SWEEP = {"seed": [0, 1]}
+
+def experiment():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(2,)), data=tl.data.CSV(PATH, target="label"),
+        optim=tl.optim.SGD(lr=0.1), steps=1, batch=8)
+"""
+
+
+def test_a_study_is_not_continued_on_changed_data(tmp_path, capsys):
+    """Its finished runs and the missing one would stand in one table."""
+    path = tmp_path / "data.csv"
+    write(path, table(0))
+    file = tmp_path / "study.py"
+    file.write_text(STUDY.replace("PATH", repr(str(path))))
+    out = tmp_path / "out"
+    assert main.main(["run", str(file), "--out", str(out)]) == 0
+    shutil.rmtree(out / "seed1")
+    write(path, table(0)[:-30])
+    assert main.main(["resume", str(out)]) == 1
+    printed = "".join(capsys.readouterr())
+    assert "the data have changed since runs of" in " ".join(printed.split())
+    assert not (out / "seed1" / "result.json").exists()
+    write(path, table(0))
+    assert main.main(["resume", str(out)]) == 0
+
+
+def test_a_sweep_stores_what_its_cells_read_and_refuses_other_contents(
+    tmp_path, capsys
+):
+    path = tmp_path / "data.csv"
+    write(path, table(0))
+    file = tmp_path / "sweep.py"
+    file.write_text(STUDY.replace("PATH", repr(str(path))))
+    arguments = ["sweep", str(file), "--out", str(tmp_path / "out")]
+    assert main.main(arguments) == 0
+    write(path, table(0)[:-30])
+    file.write_text(file.read_text().replace('"seed": [0, 1]', '"seed": [0, 1, 2]'))
+    capsys.readouterr()
+    assert main.main(arguments) == 1
+    assert "the data have changed since runs of" in capsys.readouterr().err
+
+
+def test_one_table_does_not_hold_results_on_two_contents_of_a_file():
+    def record(fingerprint):
+        result = {"val": {"accuracy": 0.5}, "contents": {"a": fingerprint}}
+        return records.Record(labels={}, status="done", result=result)
+
+    comparability.check_comparable(records.collect([record("x"), record("x")]))
+    with pytest.raises(UserError, match="different contents of the same data set"):
+        comparability.check_comparable(records.collect([record("x"), record("y")]))
