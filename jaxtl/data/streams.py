@@ -55,6 +55,19 @@ def output_names(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
     return max((n for n in known if n[: len(names)] == names), key=len) if names else ()
 
 
+def same_outputs(first: Dataset, second: Dataset) -> bool:
+    """Whether labels of both name the same outputs, as far as both have them.
+
+    The shorter list of names may be the beginning of the longer one; a single
+    regression target may have any name.
+    """
+    ours, theirs = first.output_names, second.output_names
+    if first.task == second.task == "regression" and len(ours) == len(theirs) == 1:
+        return True
+    common = min(len(ours), len(theirs))
+    return ours[:common] == theirs[:common]
+
+
 def split_rows(dataset: Dataset, split: str) -> np.ndarray:
     """The int32 row numbers of a split.
 

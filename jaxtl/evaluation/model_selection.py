@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, vectors
+from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import feature_cache, forward, metrics, validators
 
@@ -50,8 +51,17 @@ def is_label_free(datasets: Mapping[str, Dataset]) -> bool:
 
 
 def source_names(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
-    """The labelled streams that a run reads besides its target."""
-    return tuple(name for name in datasets if name not in ("target", "unlabelled"))
+    """The labelled streams of a run with the target's classes, in their order.
+
+    Labels of other classes, or in another order, say nothing about the outputs.
+    """
+    target = datasets["target"]
+    return tuple(
+        name
+        for name, dataset in datasets.items()
+        if name not in ("target", "unlabelled")
+        and streams.same_outputs(dataset, target)
+    )
 
 
 def criteria_rows(datasets: Mapping[str, Dataset]) -> CriteriaRows:
@@ -145,13 +155,14 @@ def _why_unavailable(datasets: Mapping[str, Dataset], criterion: str) -> str:
     if not source_names(datasets):
         available = ", ".join(available_criteria(datasets)) or "none"
         return (
-            "reads a labelled source, but the experiment has no stream of one; give "
-            f'it streams={{"source": …}}, or choose another (available: {available})'
+            "reads a labelled source, but the experiment has no stream of one that has "
+            "the target's classes in their order; give it streams="
+            f'{{"source": …}}, or choose another (available: {available})'
         )
-    streams = ", ".join(map(repr, source_names(datasets)))
+    names = ", ".join(map(repr, source_names(datasets)))
     return (
         "needs validation rows of the source, but its val split is empty; raise the "
-        f"val of streams[{streams}]"
+        f"val of streams[{names}]"
     )
 
 

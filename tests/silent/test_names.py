@@ -20,7 +20,8 @@ from jaxtl.core import checkpoint
 from jaxtl.core.errors import UserError
 from jaxtl.core.names import match_names
 from jaxtl.data.dataset import Data, Table
-from jaxtl.evaluation import evaluate
+from jaxtl.data.preparation import prepare
+from jaxtl.evaluation import evaluate, model_selection
 from jaxtl.export import write_bundle
 from jaxtl.pretrained import (
     hf_peft_read,
@@ -398,6 +399,23 @@ def test_a_stream_with_its_columns_in_another_order_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"columns b, a, the target a, b.*features="):
         tl.setup(exp)
+
+
+def test_a_source_in_another_order_chooses_no_checkpoint():
+    x = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    y = np.arange(60) % 2
+
+    def datasets(*names):
+        source = tl.data.Arrays(x=x, y=y, class_names=names)
+        target = tl.data.Arrays(x=x, y=y, class_names=("a", "b"), labels=0)
+        return {"target": prepare(target), "source": prepare(source)}
+
+    chosen = model_selection.resolve_monitor(datasets("a", "b"), "auto")
+    assert chosen == "source_accuracy"
+    for names in (("b", "a"), ("c", "d")):
+        assert model_selection.resolve_monitor(datasets(*names), "auto") == "bnm"
+        with pytest.raises(UserError, match="target's classes in their order"):
+            model_selection.check_monitor(datasets(*names), "source_accuracy")
 
 
 def test_a_label_stream_in_another_order_is_refused(tmp_path):
