@@ -30,6 +30,8 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     for name, note in run.parts.model.notes.items():
         terminal.print(f"{name}: {note}", markup=False, soft_wrap=True)
     result = loop.train(run)
+    if "patience" in result["terms"]:
+        terminal.print(result["terms"]["patience"], markup=False, soft_wrap=True)
     groups = settings.group_by_setting(
         [Record(labels={"run": str(folder)}, result=result)]
     )

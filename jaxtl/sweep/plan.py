@@ -141,6 +141,8 @@ def why_alone(run: Run) -> str:
         return "phases"
     if exp.wise_ft:
         return "wise_ft"
+    if exp.patience is not None:
+        return "patience"
     if program.host_streams:
         return "data streamed from the host"
     if program.mesh.size > 1:

@@ -85,6 +85,8 @@ class Experiment:
         source's val split ("source_accuracy"; without a source "bnm"); "iwv", "dev",
         "entropy" and "snd" do, too (evaluation/validators.py), and "accuracy" is an
         oracle.
+      patience: evaluations on "val" in a row without a better `monitor` after which
+        training ends; None takes all steps. Schedules span `steps` nevertheless.
       test: whether the test split is evaluated at the end; leave it alone while tuning.
       evaluate_every: steps between evaluations on "val"; None means ten times a run.
       evaluate_batch: examples per forward pass of an evaluation.
@@ -121,6 +123,7 @@ class Experiment:
     statistics: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     monitor: str | None = "auto"
+    patience: int | None = None
     test: bool = True
     evaluate_every: int | None = None
     evaluate_batch: int = 512
@@ -219,6 +222,7 @@ _LEAST = {
     "accumulate": 1,
     "evaluate_every": 1,
     "log_every": 1,
+    "patience": 1,
     "save_every": 1,
     "steps_per_dispatch": 1,
     "device_bytes": 0,

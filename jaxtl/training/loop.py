@@ -39,7 +39,7 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
         return _train(run, progress)
     with run_dir.lock(run.directory):
         stored = run.directory / "result.json"
-        if run.steps_done >= run.exp.steps and stored.exists():
+        if stored.exists() and _is_done(run):
             return run_dir.read_json(stored)
         try:
             return _train(run, progress)
@@ -53,15 +53,15 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
 
 
 def _train(run: Run, progress: bool | None) -> dict:
-    exp, log = run.exp, Log(run)
-    evaluate_every = exp.evaluate_every or max(1, math.ceil(exp.steps / 10))
+    _check_patience(run)
+    exp, log, evaluate_every = run.exp, Log(run), _evaluate_every(run)
     log_every = exp.log_every or max(1, exp.steps // 100)
     intervals = [log_every, evaluate_every, exp.save_every or exp.steps]
     saved, pace = time.monotonic(), 1
     with log, Interrupt() as interrupt, Progress(run, progress) as bar:
-        if run.steps_done < exp.steps:
+        if not _is_done(run):
             run.compile()
-        while run.steps_done < exp.steps and not interrupt.requested:
+        while not _is_done(run) and not interrupt.requested:
             target = min(*((run.steps_done // n + 1) * n for n in intervals), exp.steps)
             count = min(target - run.steps_done, pace)
             seconds = take_steps(run, count, log, bar)
@@ -75,10 +75,45 @@ def _train(run: Run, progress: bool | None) -> dict:
             if run.directory and (due or late) and run.steps_done < exp.steps:
                 checkpointing.save(run)
                 saved = time.monotonic()
-        if interrupt.requested and run.steps_done < exp.steps:
+        if interrupt.requested and not _is_done(run):
             raise _stopped(run, interrupt.signal_number)
         metrics_log.check_weights(run)
         return _finish(run)
+
+
+def _evaluate_every(run: Run) -> int:
+    """Steps between evaluations on val."""
+    return run.exp.evaluate_every or max(1, math.ceil(run.exp.steps / 10))
+
+
+def _is_done(run: Run) -> bool:
+    """Whether all steps are taken, or patience has ended."""
+    return run.steps_done >= run.exp.steps or _is_out_of_patience(run)
+
+
+def _is_out_of_patience(run: Run) -> bool:
+    """Whether the last `patience` evaluations on val were no better than one before."""
+    if run.exp.patience is None or run.best is None:
+        return False
+    every = _evaluate_every(run)
+    evaluations = run.steps_done // every - run.best["step"] // every
+    return evaluations >= run.exp.patience
+
+
+def _check_patience(run: Run) -> None:
+    """Raises UserError where nothing could be better or worse."""
+    if run.exp.patience is None:
+        return
+    if run.monitor is None:
+        raise UserError(
+            f"patience={run.exp.patience}: needs a metric on val that chooses the best "
+            "checkpoint, but there is none (see monitor and val)."
+        )
+    if len(run.parts.phases) > 1:
+        raise UserError(
+            f"patience={run.exp.patience} would end the first of several phases and "
+            "skip the others; leave it out, or train in one phase."
+        )
 
 
 def take_steps(run: Run, count: int, log: Log, bar: Progress) -> float:
@@ -132,6 +167,11 @@ def _finish(run: Run) -> dict:
     }
     for split, (values, _) in evaluations.items():
         metrics_log.check_evaluation(run, split, values, run.steps_done)
+    if run.steps_done < run.exp.steps:
+        run.notes["patience"] = (
+            f"stopped after step {run.steps_done} of {run.exp.steps}: "
+            f"{run.exp.patience} evaluations without a better {run.monitor} on val"
+        )
     content = result.finish(run, evaluations, _val_curve(run))
     if run.directory is not None:
         checkpointing.save(run)
