@@ -19,6 +19,7 @@ _ROWS = 65_536
 _TABLES = {
     "input_ids": "ids in its vocabulary",
     "token_type_ids": "token types",
+    "attention_mask": "values of a mask (0 for padding, 1 for tokens)",
 }
 
 

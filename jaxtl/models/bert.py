@@ -43,7 +43,7 @@ class _BertEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        sizes = {"input_ids": self.vocab, "token_type_ids": self.segments}
+        sizes = sequences.id_sizes(self.vocab, self.segments)
         ids, mask = sequences.token_inputs(x, sizes)
         sequences.check_length(ids.shape[1], self.context)
 
@@ -241,7 +241,7 @@ class Bert(staged.Staged):
         return _reduction(pooling, self.normalize)
 
     def id_sizes(self) -> dict[str, int]:
-        return {"input_ids": self.vocab, "token_type_ids": self.segments}
+        return sequences.id_sizes(self.vocab, self.segments)
 
     def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": _hf_layout(self)}

@@ -89,7 +89,7 @@ class CausalLM(staged.Staged):
         return sequences.last_state if self.predict == "class" else None
 
     def id_sizes(self) -> dict[str, int]:
-        return {"input_ids": self.vocab}
+        return sequences.id_sizes(self.vocab)
 
     def add_head(self) -> None:
         """Registers the head that `predict` names."""

@@ -34,7 +34,7 @@ class _GPT2Embeddings(nn.Module):
         self.drop = staged.Dropout(self.dropout)
 
     def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x, {"input_ids": self.vocab})
+        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab))
         sequences.check_length(ids.shape[1], self.context)
         # As in transformers, where all places count; generation counts real tokens.
         states = self.embed(ids, jnp.arange(ids.shape[1])[None])

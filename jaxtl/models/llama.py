@@ -30,7 +30,7 @@ class _LlamaEmbeddings(nn.Module):
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
     def __call__(self, x: Mapping[str, Any], mode: Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x, {"input_ids": self.vocab})
+        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab))
         sequences.check_length(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
@@ -93,7 +93,9 @@ class Llama(causal_lm.CausalLM):
       rope_theta: base of the rotary wavelengths.
       rope_pairs: rotate neighboring features (llama2.c) in place of halves.
       rope_factor: rotary frequencies are divided by it.
-      rope_bands: frequencies that `rope_factor` applies to, see `RotaryPositions`.
+      rope_bands, rope_ramp: frequencies that `rope_factor` applies to, see
+        `RotaryPositions`.
+      rope_scale: factor of rotated queries and keys.
       activation: of the gate.
       attention_bias, mlp_bias: biases in the projections of these sublayers.
     """
@@ -111,6 +113,8 @@ class Llama(causal_lm.CausalLM):
     rope_pairs: bool = False
     rope_factor: float = 1.0
     rope_bands: tuple[float, ...] = ()
+    rope_ramp: tuple[float, ...] = ()
+    rope_scale: float = 1.0
     activation: str = "silu"
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -130,6 +134,8 @@ class Llama(causal_lm.CausalLM):
             pairs=self.rope_pairs,
             factor=self.rope_factor,
             bands=tuple(self.rope_bands),
+            ramp=tuple(self.rope_ramp),
+            scale=self.rope_scale,
         )
         for i in range(self.layers):
             layer = _LlamaLayer(
@@ -263,7 +269,8 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> Llama:
       KeyError: an entry that is missing.
     """
     entries = CONFIG.fields(config)
-    rope = rope_config.fields(config, entries["context"])
+    width = entries["head_width"] or entries["width"] // entries["heads"]
+    rope = rope_config.fields(config, entries["context"], width)
     return Llama(**{**entries, **rope, **fields})
 
 

@@ -1,33 +1,42 @@
 """Rotary positions of a Hugging Face config.json, in its old and its new form."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.models import config_values as values
 
-# rope_type -> the keys beside rope_theta that it reads. "dynamic" changes frequencies
-# for texts beyond max_position_embeddings alone, which the model refuses.
+_ORIGINAL = "original_max_position_embeddings"
+# rope_type -> the keys beside rope_theta that it must have. "dynamic" changes the
+# frequencies for texts beyond max_position_embeddings alone, which the model refuses.
 _TYPES = {
     "default": (),
     "linear": ("factor",),
     "dynamic": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
+    "yarn": ("factor", _ORIGINAL),
+}
+_OPTIONAL = {
+    "yarn": (
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    )
 }
 
 
-def fields(config: Mapping[str, Any], context: int) -> dict[str, Any]:
+def fields(config: Mapping[str, Any], context: int, width: int) -> dict[str, Any]:
     """Fields of `Llama` for the rotary positions of a config.json.
 
     Args:
       config: its content.
       context: largest number of tokens, the default of
         original_max_position_embeddings.
+      width: features per head.
 
     Raises:
       UserError: another type of positions, unknown or missing keys.
@@ -40,25 +49,63 @@ def fields(config: Mapping[str, Any], context: int) -> dict[str, Any]:
             f"(known: {', '.join(_TYPES)})."
         )
     theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    result = {"rope_theta": values.positive("rope_theta", theta)}
-    if kind == "llama3":
-        rope.setdefault(
-            "original_max_position_embeddings",
-            config.get("original_max_position_embeddings") or context,
-        )
+    theta = values.positive("rope_theta", theta)
+    if _ORIGINAL in _TYPES[kind]:
+        rope.setdefault(_ORIGINAL, config.get(_ORIGINAL) or context)
     _check_keys(rope, kind)
     numbers = {key: values.positive(key, rope[key]) for key in _TYPES[kind]}
-    if kind in ("linear", "llama3"):
-        result["rope_factor"] = numbers.pop("factor")
+    result = {"rope_theta": theta}
+    if kind not in ("default", "dynamic"):
+        result["rope_factor"] = numbers["factor"]
     if kind == "llama3":
-        result["rope_bands"] = tuple(numbers.values())
-        if numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
-            raise UserError(
-                "config.json: rope_parameters has low_freq_factor "
-                f"{numbers['low_freq_factor']}; expected less than high_freq_factor, "
-                f"{numbers['high_freq_factor']}."
-            )
+        result["rope_bands"] = _bands(numbers)
+    if kind == "yarn":
+        result["rope_ramp"] = _ramp(rope, theta, width)
+        result["rope_scale"] = _attention_factor(rope)
     return result
+
+
+def _bands(numbers: Mapping[str, float]) -> tuple[float, float, float]:
+    """`RotaryPositions.bands` of Llama 3.1."""
+    low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
+    if low >= high:
+        raise UserError(
+            f"config.json: rope_parameters has low_freq_factor {low}; expected less "
+            f"than high_freq_factor, {high}."
+        )
+    return low, high, numbers[_ORIGINAL]
+
+
+def _ramp(rope: Mapping[str, Any], theta: float, width: int) -> tuple[float, float]:
+    """`RotaryPositions.ramp` of YaRN: the pairs that turn beta times in the context."""
+
+    def pair(key: str, default: float) -> float:
+        turns = values.positive(key, rope.get(key) or default)
+        length = rope[_ORIGINAL] / (turns * 2 * math.pi)
+        return width * math.log(length) / (2 * math.log(theta))
+
+    first, last = pair("beta_fast", 32), pair("beta_slow", 1)
+    if values.flag("truncate", rope.get("truncate", True)):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    return first, last + 0.001 * (first == last)
+
+
+def _attention_factor(rope: Mapping[str, Any]) -> float:
+    """`RotaryPositions.scale` of YaRN."""
+    if rope.get("attention_factor") is not None:
+        return values.positive("attention_factor", rope["attention_factor"])
+
+    def scale(factor: float) -> float:
+        return (
+            0.1 * factor * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0
+        )
+
+    over, under = rope.get("mscale"), rope.get("mscale_all_dim")
+    if over and under:
+        over = values.positive("mscale", over)
+        return scale(over) / scale(values.positive("mscale_all_dim", under))
+    return scale(1.0)
 
 
 def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,6 +128,7 @@ def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(rope: Mapping[str, Any], kind: str) -> None:
     """Raises UserError for a key that this type lacks, or that it does not read."""
     readable = ("rope_type", "type", "rope_theta", *_TYPES[kind])
+    readable += _OPTIONAL.get(kind, ())
     for key in _TYPES[kind]:
         if key not in rope:
             raise UserError(

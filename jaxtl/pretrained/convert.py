@@ -144,6 +144,11 @@ def _transformed(tensor: Any, rule: Rule, name: str) -> LazyTensor:
             f"{rule.path!r} (read as {rule.transform!r})."
         ) from None
     dtype = np.dtype(tensor.dtype)
+    if dtype.kind in "iub":
+        raise UserError(
+            f"the tensor {name!r} has dtype {dtype}, for {rule.path!r}: expected "
+            "floating numbers (quantized weights are not supported)."
+        )
     return LazyTensor(shape, dtype, lambda: forward(np.asarray(tensor)))
 
 

@@ -199,6 +199,7 @@ def _join(
         else:
             rows.append(row("loaded", path, leaf, weight))
             loaded[path] = _array(weight, leaf.dtype)
+            _check_finite(loaded[path], path, names.get(path, path))
     if problems:
         return _Joined(None, None, rows, problems)
     merged = trees.map_with_path(lambda path, x: loaded.get(path, x), model_tree)
@@ -211,6 +212,18 @@ def _array(leaf: Any, dtype: Any = None) -> jax.Array:
     return jnp.asarray(
         leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), dtype=dtype
     )
+
+
+def _check_finite(leaf: jax.Array, path: str, source: str) -> None:
+    """Raises UserError where a loaded leaf holds NaN or infinity."""
+    values = np.asarray(leaf)
+    wrong = values.size - int(np.isfinite(values).sum())
+    if wrong:
+        raise UserError(
+            f"the weights hold NaN or infinity: {wrong:,} of {leaf.size:,} numbers of "
+            f"{source!r} as {leaf.dtype} (leaf {path}); a larger param_dtype holds "
+            "numbers that overflow, else the file is damaged or of a run that diverged."
+        )
 
 
 def _explain(problems: list[LoadRow], rows: list[LoadRow]) -> str:

@@ -366,11 +366,13 @@ def test_bad_inputs_are_errors():
         gpt2.GPT2(predict="clas").pure().init(jax.random.key(0), text((2,), 2))
     config = llama_config(
         rope_parameters={
-            "rope_type": "yarn",
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [1.0] * 4,
             "factor": 2.0,
             "rope_theta": 1e4,
             "original_max_position_embeddings": 12,
         }
     )
-    with pytest.raises(UserError, match="rope type 'yarn' is not supported"):
+    with pytest.raises(UserError, match="rope type 'longrope' is not supported"):
         llama.from_config(config.to_dict())

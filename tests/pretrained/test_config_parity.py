@@ -59,6 +59,7 @@ FAMILIES = {
             "intermediate_size": 12,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
+            "head_dim": 16,
             "max_position_embeddings": 16,
         },
         llama.CONFIG,
@@ -91,6 +92,12 @@ LLAMA3 = {
     "factor": 4.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 4.0,
     "original_max_position_embeddings": 8,
 }
 # family -> key -> values, each of which must give transformers' outputs.
@@ -143,8 +150,11 @@ HONORED = {
             {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e4},
             {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 1e4},
             LLAMA3,
+            YARN,
+            YARN | {"attention_factor": 1.5, "beta_fast": 4.0, "truncate": False},
+            YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "beta_slow": 0.5},
         ],
-        "rope_scaling": [LLAMA3],
+        "rope_scaling": [LLAMA3, YARN],
         "rope_theta": [50.0],
     },
     "vit": {

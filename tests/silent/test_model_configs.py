@@ -134,7 +134,7 @@ def test_a_key_that_would_be_ignored_is_refused_with_its_value(
         ("roberta", "pad_token_id", -1, "pad_token_id is -1"),
         ("gpt2", "n_ctx", 11, "n_ctx is 11 and n_positions, another name of it, is 12"),
         ("gpt2", "activation_function", "mish", "'mish', which is unknown"),
-        ("llama", "rope_scaling", {"type": "yarn"}, "rope type 'yarn'"),
+        ("llama", "rope_scaling", {"type": "su"}, "rope type 'su' is not supported"),
         ("llama", "rope_scaling", {"type": "linear"}, "lacks 'factor'"),
         (
             "llama",
@@ -501,3 +501,26 @@ def test_labels_of_a_stream_beyond_the_head_are_refused():
     )
     with pytest.raises(UserError, match=r"outputs=2, but a stream .* more, 3 in all"):
         tl.setup(exp)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (
+            np.full(8, np.nan, np.float32),
+            "NaN or infinity: 8 of 8 numbers of 'bert.poo",
+        ),
+        (np.ones(8, np.int8), "'bert.pooler.dense.bias' has dtype int8"),
+    ],
+)
+def test_damaged_and_quantized_tensors_are_refused(tmp_path, value, says):
+    directory(tmp_path / "bert", BERT, **{"bert.pooler.dense.bias": value})
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / "bert", outputs=2)
+
+
+def test_a_mask_that_is_added_to_scores_is_refused():
+    model = registry.model_from_config(BERT, outputs=2)
+    x = {"input_ids": np.ones((1, 2), int), "attention_mask": np.array([[0, -1e4]])}
+    with pytest.raises(UserError, match=r"attention_mask holds -10000.0 in row 0"):
+        check_ids(x, model.id_sizes(), "data")

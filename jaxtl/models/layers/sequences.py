@@ -11,6 +11,12 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 
 
+def id_sizes(vocab: int, segments: int | None = None) -> dict[str, int]:
+    """Integer input -> number of its values; `segments` is None without token types."""
+    sizes = {"input_ids": vocab, "attention_mask": 2}
+    return sizes if segments is None else {**sizes, "token_type_ids": segments}
+
+
 def token_inputs(x: Any, sizes: Mapping[str, int]) -> tuple[jax.Array, jax.Array]:
     """Token ids (int32) and mask (bool) of a batch of texts, (batch, length) each.
 

@@ -55,18 +55,29 @@ class RotaryPositions:
       bands: (low, high, context) of Llama 3.1, which divides the frequencies of
         wavelengths above context / low alone, leaves those below context / high, and
         interpolates between them; () divides all.
+      ramp: (first, last) of YaRN (Peng et al., ICLR 2024): pairs of features before
+        the first keep their frequency, those after the last are divided, with a linear
+        ramp between them; () for none.
+      scale: factor of queries and keys (YaRN's attention factor).
     """
 
     theta: float = 10_000.0
     pairs: bool = False
     factor: float = 1.0
     bands: tuple[float, ...] = ()
+    ramp: tuple[float, ...] = ()
+    scale: float = 1.0
 
 
 def _frequencies(rope: RotaryPositions, width: int) -> jax.Array:
     """Radians per position of each pair of features, (width / 2,) float32."""
     half = width // 2
     frequency = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if rope.ramp:
+        start, end = rope.ramp
+        pair = jnp.arange(half, dtype=jnp.float32)
+        share = 1 - jnp.clip((pair - start) / (end - start), 0.0, 1.0)
+        return frequency * (share + (1 - share) / rope.factor)
     if not rope.bands:
         return frequency / rope.factor
     low, high, context = rope.bands
@@ -89,7 +100,7 @@ def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Ar
     half = x.shape[-1] // 2
     frequency = _frequencies(rope, x.shape[-1])
     angle = positions[..., None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    cos, sin = jnp.cos(angle) * rope.scale, jnp.sin(angle) * rope.scale
     wide = x.astype(jnp.float32)
     if rope.pairs:
         a, b = wide[..., ::2], wide[..., 1::2]
