@@ -159,7 +159,7 @@ def _difference(
 def _verdict(difference: Difference, adjusted: float | None, higher: bool) -> str:
     if adjusted is None:
         return ""
-    if adjusted >= _ALPHA:
+    if not adjusted < _ALPHA:  # NaN is no difference
         return TIE
     return BETTER if (difference.mean > 0) == higher else WORSE
 

@@ -5,6 +5,7 @@ factor ½, and are computed in float32 (or wider) whatever the model computes in
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -162,8 +163,15 @@ def metric_inputs(logits: jax.Array, x: Any, task: str) -> jax.Array:
     """
     if task != "language":
         return logits
+    return jnp.stack(_next_token_sums(logits, x), axis=-1)
+
+
+def _next_token_sums(
+    logits: jax.Array, x: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`next_token` of a batch {"input_ids", "attention_mask"}."""
     mask = x.get("attention_mask", jnp.ones_like(x["input_ids"])).astype(bool)
-    return jnp.stack(next_token(logits, x["input_ids"], mask), axis=-1)
+    return next_token(logits, x["input_ids"], mask)
 
 
 def predictions(logits: jax.Array, task: str) -> jax.Array:
@@ -295,5 +303,6 @@ class NextToken(Term):
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
         x = context.batches[self.stream]["x"]
-        loss, hits, tokens = metric_inputs(logits, x, "language").sum(0)
+        # One by one: counting tokens must not wait for the logits.
+        loss, hits, tokens = (part.sum() for part in _next_token_sums(logits, x))
         return context.ratio(loss, tokens), {"accuracy": context.ratio(hits, tokens)}

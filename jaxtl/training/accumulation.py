@@ -117,6 +117,8 @@ def _mean_counts(
         return before_each(outputs.carry), outputs.counts
 
     trainable = jax.lax.stop_gradient(trainable)
+    # Else XLA would share the forward passes and keep those of all micro-batches.
+    items = jax.lax.optimization_barrier(items)
     _, counts = jax.lax.scan(body, carry, items, unroll=unroll)
     return jax.tree.map(lambda x: x.mean(0), counts)
 

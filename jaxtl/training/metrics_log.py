@@ -181,6 +181,10 @@ def not_finite_weights(run: Run, steps_done: int, path: str = "") -> UserError:
       path: of the weight, "" if it is not known.
     """
     where = f" ({path})" if path else ""
+    if steps_done == 0:
+        return UserError(
+            f"an initial weight{where} is NaN or infinite, so the run has no result."
+        )
     return UserError(
         f"a parameter or optimizer value{where} is NaN or infinite after step "
         f"{steps_done}, so the run has no result. {_remedy(run)}"

@@ -154,7 +154,7 @@ def test_weights_that_are_nan_before_the_first_step(digits, tmp_path):
     kernel = model["head"]["dense"]["kernel"]
     model["head"]["dense"]["kernel"] = kernel.at[0, 0].set(math.nan)
     broken.state.trainable["model"] = model
-    with pytest.raises(UserError, match=r"\(head/dense/kernel\) is NaN"):
+    with pytest.raises(UserError, match=r"initial weight \(head/dense/kernel\) is NaN"):
         tl.train(broken)
     values = tl.evaluate(broken, "val")
     assert all(math.isnan(value) for value in values.values())

@@ -8,14 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rows import library
+from rows import library, row
 
 # A fixture that is imported is in use.
 from test_terms_contract import _IDS, TERMS, _stored_importance  # noqa: F401
 
 from jaxtl.terms import context as terms_context
-from jaxtl.terms.regularizers import JacobianDifference
+from jaxtl.terms.regularizers import R3F, SMART, FunctionDistance, JacobianDifference
 from jaxtl.training import accumulation
+
+# Outputs per token, whose number differs between micro-batches.
+_PER_TOKEN = [
+    row(FunctionDistance, task="language"),
+    row(R3F, {"scale": 0.1}, task="language"),
+    row(SMART, {"radius": 0.1, "step_size": 0.05, "start": 0.02}, task="language"),
+]
+_ROWS = [*TERMS, *_PER_TOKEN]
 
 # Terms that compare examples, and what keeps some row's value the same all the same.
 _EQUAL = {
@@ -24,6 +32,7 @@ _EQUAL = {
 }
 # Steps at which terms that act every so often do what they compare.
 _STEPS = {"CBST": 0, "SHOT": 0}
+_COUNTED = ("AnnealedCrossEntropy", "CDAN", "NNPU")  # they divide by a count
 _BATCHES = ("AdaBN",)  # their state counts batches
 
 
@@ -112,7 +121,9 @@ def _distance(ours, theirs):
 
 
 @pytest.mark.usefixtures("one_draw", "quick_compilation")
-@pytest.mark.parametrize("row", TERMS, ids=_IDS)
+@pytest.mark.parametrize(
+    "row", _ROWS, ids=[*_IDS, *(f"tokens-{type(r.term).__name__}" for r in _PER_TOKEN)]
+)
 def test_accumulated_gradients_are_the_whole_batchs(bench, row):
     library(row)
     term = row.term
@@ -123,7 +134,8 @@ def test_accumulated_gradients_are_the_whole_batchs(bench, row):
     room = bench(row.task, batch=8, further=0 if cut else 4)
     whole = _of_parts(room, row, 1)
     distances = {}
-    for parts in (2, 4) if row.task == "language" else (4,):
+    counted = row.task == "language" or type(term).__name__ in _COUNTED
+    for parts in (2, 4) if counted else (4,):
         grads, metrics, states = _of_parts(room, row, parts)
         distances[parts] = _distance(grads, whole[0])
         if not term.compares:
