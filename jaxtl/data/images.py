@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import image_files
 
 # Rec. 601, as PIL's convert("L") uses.
 LUMA = (0.299, 0.587, 0.114)
@@ -20,8 +21,6 @@ RESAMPLING = {
     "box": 4,
     "hamming": 5,
 }
-# PIL's modes of files with one channel of gray, with or without alpha.
-GRAY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 
 def decode(
@@ -31,7 +30,9 @@ def decode(
     shortest: int | tuple[int, int] | None = None,
     resample: str | None = None,
 ) -> np.ndarray:
-    """PIL-decodes a path or a binary file to uint8 (height, width, channels).
+    """Decodes a path or a binary file to uint8 (height, width, channels).
+
+    `image_files` tells how orientation, transparency and deep colors are read.
 
     Args:
       source: a path or a file-like object.
@@ -44,17 +45,9 @@ def decode(
     """
     import PIL.Image
 
-    try:
-        with PIL.Image.open(source) as image:
-            if channels is None:
-                channels = 1 if image.mode in GRAY_MODES else 3
-            if image.mode.startswith("I"):  # PIL would clip 16 bits at 255
-                image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise UserError(f"there is no image file {str(source)!r}.") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{source} is not a readable image: {error}.") from None
+    image = image_files.read(source)
+    if channels is not None:
+        image = image.convert("L" if channels == 1 else "RGB")
     crop = slice(None)
     if size is not None:
         scaled, crop = _scale_and_crop((image.height, image.width), size, shortest)

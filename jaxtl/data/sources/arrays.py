@@ -115,7 +115,7 @@ class Arrays(Data):
             splits=_splits([part.split for part in parts], y),
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
             origins=origins.of_elements([n for part in parts for n in part.names]),
-            notes=tuple(labels.notes),
+            notes=(*labels.notes, *_pixel_notes(x, scale)),
         )
 
     def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
@@ -247,11 +247,38 @@ def _concatenated(arrays: Sequence[Any]) -> np.ndarray | lazy_array.LazyArray:
 
 def _with_channel_axis(x: Any) -> np.ndarray | lazy_array.LazyArray:
     """Appends a channel axis to images (n, height, width)."""
+    _check_channel_axis(tuple(x.shape))
     if lazy_array.is_lazy(x):
         return x
+    if x.dtype == bool:
+        x = x.astype(np.float32)
     if x.dtype == object or not np.issubdtype(x.dtype, np.number):
         raise UserError(f"Arrays.x must be numbers; got dtype {x.dtype}.")
     return x[..., None] if x.ndim == 3 else x
+
+
+def _check_channel_axis(shape: tuple[int, ...]) -> None:
+    """Raises UserError for images whose channels come first, (n, 3, height, width)."""
+    if len(shape) != 4 or shape[3] <= 4:
+        return
+    if shape[1] == 3 or (shape[1] == 1 and shape[2] == shape[3]):
+        raise UserError(
+            f"Arrays.x has the shape {shape}, images with channels first; pass "
+            "x.transpose(0, 2, 3, 1): channels are the last axis here."
+        )
+
+
+def _pixel_notes(x: Any, scale: float | None) -> list[str]:
+    """Says where values that look like 8-bit pixels are not divided."""
+    if scale is not None or lazy_array.is_lazy(x) or x.ndim != 4 or not x.size:
+        return []
+    low, high = float(x.min()), float(x.max())
+    if x.dtype == np.uint8 or not (low >= 0 and 64 < high <= 255):
+        return []
+    return [
+        f"pixels are {x.dtype} from {low:g} to {high:g} and are not divided; scale=255 "
+        "divides them"
+    ]
 
 
 def _splits(

@@ -12,28 +12,9 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError
-from jaxtl.data import images, lazy_array, origins, paths
+from jaxtl.data import image_files, images, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
-
-_SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
-_SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+from jaxtl.data.sources import folder_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +22,10 @@ class ImageFolder(Data):
     """Images in one folder per class: `cat/1.png`, or `train/cat/1.png`.
 
     A class is named by the folders from the top to the file, `Greek/character01`;
-    names are sorted. Where the top folders are train, val and test, they are splits.
-    Images become gray if all of them are, else RGB. Other files, and those whose name
+    names are sorted. Where the top folders are train, val and test
+    (or training, dev, validation, testing, in upper or lower case), they are splits.
+    Linked folders are followed. Images become gray if all of them are, else RGB; see
+    `image_files` for orientation and transparency. Other files, and those whose name
     begins with a dot, are ignored.
 
     Attributes:
@@ -69,11 +52,12 @@ class ImageFolder(Data):
     def read(self) -> Table:
         """Lists the files, checks their headers, and decodes them where they fit."""
         root = paths.find(self.path, "ImageFolder.path")
-        names = _image_names(root)
+        names, notes = folder_layout.list_images(root)
+        folder_layout.layout(root, names)  # before the pictures are decoded
         headers, errors = _headers(root, names)
         names = self._without_unreadable(names, errors)
-        size = self._common_size({name: headers[name][0] for name in names})
-        is_gray = all(headers[name][1] in images.GRAY_MODES for name in names)
+        size = self._common_size({name: headers[name].size for name in names})
+        is_gray = all(headers[name].is_gray for name in names)
         channels = self.channels or (1 if is_gray else 3)
         if len(names) * size[0] * size[1] * channels > self.memory_limit:
             x = lazy_array.LazyImageFiles(
@@ -86,26 +70,22 @@ class ImageFolder(Data):
             if errors:
                 x = x[[i for i, name in enumerate(names) if name not in errors]]
             names = self._without_unreadable(names, errors)
-        has_splits = _has_splits(names)
-        row_splits, row_classes = zip(
-            *(_split_and_class(name, has_splits) for name in names)
-        )
-        classes = tuple(sorted(set(row_classes)))
-        label = {name: i for i, name in enumerate(classes)}
+        row_splits, row_classes, layout_notes = folder_layout.layout(root, names)
+        classes, y = np.unique(row_classes, return_inverse=True)
         splits = {
             split: np.flatnonzero(np.asarray(row_splits) == split)
             for split in dict.fromkeys(row_splits)
             if split is not None
         }
-        y = np.asarray([label[name] for name in row_classes])
         digests = files.digests([root / name for name in names])
         return Table(
             x=x,
             y=y,
-            class_names=classes,
+            class_names=tuple(classes.tolist()),
             splits=splits,
             origins=origins.of_files([pathlib.Path(self.path, n) for n in names]),
             digests=np.asarray(digests, "S64"),
+            notes=(*notes, *layout_notes, *_remarks(headers[name] for name in names)),
         )
 
     def _without_unreadable(
@@ -141,67 +121,28 @@ class ImageFolder(Data):
         return counts[0][0]
 
 
-def _image_names(root: pathlib.Path) -> list[str]:
-    """Paths of the image files below the root, with slashes, sorted."""
-    names = []
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.suffix.lower() in _SUFFIXES and not is_hidden and path.is_file():
-            names.append(name)
-    if not names:
-        raise UserError(
-            f"ImageFolder.path: there are no images ({', '.join(_SUFFIXES)}) in {root}."
-        )
-    loose = [name for name in names if "/" not in name]
-    if loose:
-        raise UserError(
-            f"ImageFolder: {len(loose)} images such as {loose[0]!r} lie in {root} "
-            "itself; each must lie in a folder that names its class."
-        )
-    names = sorted(names)
-    if _has_splits(names):
-        without_class = [name for name in names if name.count("/") < 2]
-        if without_class:
-            raise UserError(
-                f"ImageFolder: {without_class[0]!r} lies in a split but in no class "
-                "folder."
-            )
-    return names
-
-
-def _has_splits(names: Iterable[str]) -> bool:
-    top_folders = {name.split("/")[0] for name in names}
-    return "train" in top_folders and top_folders <= _SPLITS.keys()
-
-
-def _split_and_class(name: str, has_splits: bool) -> tuple[str | None, str]:
-    """The split (or None) and the class of one file."""
-    folders = name.split("/")[:-1]
-    if has_splits:
-        return _SPLITS[folders[0]], "/".join(folders[1:])
-    return None, "/".join(folders)
-
-
 def _headers(
     root: pathlib.Path, names: Sequence[str]
-) -> tuple[dict[str, tuple[tuple[int, int], str]], dict[str, str]]:
-    """Reads the headers of image files.
-
-    Returns:
-      name -> ((height, width), PIL's mode), and name -> reason of unreadable headers.
-    """
-    import PIL.Image
-
+) -> tuple[dict[str, image_files.Header], dict[str, str]]:
+    """Headers of image files by name, and the reasons of unreadable ones by name."""
     headers, errors = {}, {}
     for name in names:
         try:
-            with PIL.Image.open(root / name) as image:
-                headers[name] = ((image.height, image.width), image.mode)
-        except (OSError, ValueError, SyntaxError):
+            headers[name] = image_files.header(root / name)
+        except UserError as error:
+            reason = str(error).rsplit(" image: ", 1)[-1]
             is_empty = (root / name).stat().st_size == 0
-            errors[name] = "empty file" if is_empty else "not an image"
+            is_other = reason.startswith("cannot identify")
+            errors[name] = "empty file" if is_empty else reason
+            if is_other and not is_empty:
+                errors[name] = "not an image"
     return headers, errors
+
+
+def _remarks(headers: Iterable[image_files.Header]) -> list[str]:
+    """How many pictures each decision of the decoder concerns."""
+    counts = collections.Counter(text for h in headers for text in h.remarks)
+    return [f"{count} pictures are {text}" for text, count in counts.items()]
 
 
 def _decoded(
