@@ -43,7 +43,6 @@ def decode(
     Raises:
       UserError: no such file, or one that PIL can't decode.
     """
-    import PIL.Image
 
     image = image_files.read(source)
     if channels is not None:
