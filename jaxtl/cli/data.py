@@ -2,8 +2,7 @@
 
 import argparse
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments
 from jaxtl.core import console
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jaxtl.data.dataset import Dataset
-    from jaxtl.training.experiment import Experiment
 
 HELP = "what data there are; a contact sheet of examples"
 SPLITS = ("train", "unlabelled", "val", "test")
@@ -30,18 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints all sources, or the data sets of a file and a contact sheet of each."""
+    from jaxtl.data import summary
     from jaxtl.data.preparation import prepare
-    from jaxtl.training import experiment_file
+    from jaxtl.training import experiment_file, inputs
 
     terminal = console.console()
     if args.file is None:
         terminal.print(_source_table())
         return 0
     variants = experiment_file.read_file(args.file, *args.overrides).variants
-    sources = list(_distinct_sources(variants))
+    sources = list(inputs.distinct_sources(variants))
     for index, (name, source, seed) in enumerate(sources):
         dataset = prepare(source, seed)
         terminal.print(_dataset_table(name, dataset))
+        console.print_lines(terminal, "", summary.lines_of(dataset))
         sheet = _contact_sheet(dataset, args.per_class)
         if sheet is None:
             continue
@@ -63,20 +63,6 @@ def _source_table() -> "Table":
         for source in catalog.available()
     ]
     return console.listing("tl.data", ("source", "needs", "what it is"), rows)
-
-
-def _distinct_sources(
-    variants: Mapping[str, "Experiment"],
-) -> Iterator[tuple[str, Any, int]]:
-    """Yields (variant and stream, source, seed) of each source, equal ones once."""
-    from jaxtl.training import inputs
-
-    texts = set()
-    for name, exp in variants.items():
-        for stream, source in inputs.sources(exp).items():
-            if repr(source) not in texts:
-                texts.add(repr(source))
-                yield f"{name} {stream}".strip(), source, exp.seed
 
 
 def _dataset_table(name: str, dataset: "Dataset") -> "Table":
@@ -113,5 +99,7 @@ def _contact_sheet(
     if dataset.class_names:
         labels = [str(dataset.class_names[label]) for label in sample["y"]]
     else:
-        labels = [f"{y:.3g}" for y in sample["y"]]
+        offset = dataset.preprocess.target_offset or (0.0,)
+        targets = np.asarray(sample["y"], np.float64) + np.asarray(offset)
+        labels = [np.array2string(y, precision=7) for y in targets]
     return sample["x"], labels

@@ -12,11 +12,12 @@ from typing import Any
 from rich import progress
 
 from jaxtl.core import console
+from jaxtl.data import preparation, summary
 from jaxtl.results import selection_cost, settings, study_tables, writers
 from jaxtl.results.database import FAILED
 from jaxtl.results.records import Record
 from jaxtl.results.settings import Setting
-from jaxtl.training import loop, run_dir, show, variants
+from jaxtl.training import inputs, loop, run_dir, show, variants
 from jaxtl.training.experiment_file import File
 from jaxtl.training.result import loaded
 from jaxtl.training.run import Run
@@ -25,6 +26,8 @@ from jaxtl.training.run import Run
 def train_run(run: Run, folder: pathlib.Path) -> None:
     """Trains one run; prints the weights that it loaded and its results."""
     terminal = console.console()
+    for name, lines in summary.summarize(run.datasets).items():
+        console.print_lines(terminal, name, lines)
     if run.parts.model.loading:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
     for name, note in run.parts.model.notes.items():
@@ -38,6 +41,14 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     terminal.print(writers.rich_table(study_tables.runs_table(groups)))
     _print_selection_cost(terminal, [result])
     terminal.print(f"written to {folder}")
+
+
+def print_data(file: File) -> None:
+    """Prints what is read of each source of a file's variants, equal ones once."""
+    terminal = console.console()
+    for name, source, seed in inputs.distinct_sources(file.variants):
+        lines = summary.lines_of(preparation.prepare(source, seed))
+        console.print_lines(terminal, name, lines)
 
 
 def train_study(file: File, folder: pathlib.Path) -> int:

@@ -1,6 +1,7 @@
 """Tables on the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def console(**settings):
@@ -11,6 +12,15 @@ def console(**settings):
     if not terminal.is_terminal:
         terminal.width = 160
     return terminal
+
+
+def print_lines(terminal: Any, name: str, lines: Sequence[str]) -> None:
+    """Prints a line, after a name if there is one, and further lines indented below."""
+    for number, line in enumerate(lines):
+        label = f"{name}: " if name else ""
+        terminal.print(
+            f"  {line}" if number else f"{label}{line}", markup=False, soft_wrap=True
+        )
 
 
 def table(

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxtl.core import checkpoint
@@ -47,6 +47,18 @@ def with_framing(data: Data, framing: Mapping[str, Any]) -> Data:
         shortest = tuple(shortest) if isinstance(shortest, list) else shortest
         fields |= {"size": framing["size"], "shortest": shortest}
     return dataclasses.replace(data, **fields) if fields else data
+
+
+def distinct_sources(
+    variants: Mapping[str, Experiment],
+) -> Iterator[tuple[str, Data, int]]:
+    """Yields (variant and stream, source, seed) of each source, equal ones once."""
+    texts = set()
+    for name, exp in variants.items():
+        for stream, source in sources(exp).items():
+            if repr(source) not in texts:
+                texts.add(repr(source))
+                yield f"{name} {stream}".strip(), source, exp.seed
 
 
 def load_datasets(

@@ -1,7 +1,8 @@
 """A run's directory: everything about one run, and nobody else's while it is written.
 
 experiment.json   the resolved experiment        experiment.py  a copy of its file
-splits.npz        the rows of every split        loaded.json    what was loaded
+splits.npz        the rows of every split        data.json      what was read
+loaded.json       what was loaded
 metrics.jsonl     one line per logged step       checkpoints/   see checkpoint.py
 result.json       final metrics and costs        lock           held while running
 """
@@ -20,6 +21,7 @@ from jaxtl.training import experiment_file
 from jaxtl.training.experiment import Experiment
 
 MARK = "experiment.json"
+DATA = "data.json"  # {stream: lines of `data.summary`}
 CODE = "experiment.py"  # copy of the experiment file
 LOCK = "lock"
 STUDY = "study.json"  # of a directory that holds the runs of one file

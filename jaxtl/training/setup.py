@@ -11,6 +11,7 @@ from jaxtl import pretrained
 from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.data import summary
 from jaxtl.evaluation import metrics
 from jaxtl.training import inputs, result, run_dir
 from jaxtl.training.checkpointing import _restore
@@ -53,6 +54,9 @@ def setup(
             directory, exp, file=file, overrides=overrides, variant=variant
         )
         inputs.save_splits(directory, run.parts.datasets)
+        run_dir.write_json(
+            directory / run_dir.DATA, summary.summarize(run.parts.datasets)
+        )
         run_dir.write_json(
             directory / "loaded.json", result.loaded(run.parts.model.loading)
         )

@@ -154,6 +154,19 @@ def test_compare_groups_seeds(place, capsys):
     assert Image.open(plot).size[0] > 600
 
 
+def test_what_was_read_is_printed_and_stored(place, tmp_path, capsys):
+    run = tmp_path / "run"
+    file = str(place / "one.py")
+    assert main.main(["run", file, "steps=0", "--out", str(run)]) == 0
+    [line] = json.loads((run / "data.json").read_text())["target"]
+    assert line.startswith("Digits: 1,797 examples, classification, 10 classes: 0 178,")
+    assert f"target: {line}\n" in capsys.readouterr().out
+    assert main.main(["show", str(run)]) == 0
+    assert f"target: {line}\n" in capsys.readouterr().out
+    assert main.main(["data", file, "--out", str(tmp_path / "d.png")]) == 0
+    assert line in capsys.readouterr().out
+
+
 def test_data_writes_a_contact_sheet(place, capsys):
     sheet = place / "sheet.png"
     out = text(capsys, "data", place / "one.py", "--out", sheet)
