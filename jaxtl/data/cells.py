@@ -160,8 +160,30 @@ def column_notes(
     return []
 
 
-def class_notes(names: Sequence[str]) -> list[str]:
-    """Which class names differ in case, blanks or look only, and which look missing."""
+def doubtful_labels(labels: Sequence[str]) -> str | None:
+    """Why labels that are read as classes may be quantities; None for no doubt.
+
+    More than `MAX_CLASSES` different ones are in doubt where most are numbers, or all
+    are numbers in another notation ("1,5").
+    """
+    distinct = set(labels)
+    if len(distinct) <= MAX_CLASSES:
+        return None
+    wrong = [label for label in labels if number(label) is None]
+    is_mixed = 0 < len(wrong) < len(labels) / 2
+    if not is_mixed and not all(map(_COMMA_NUMBER.fullmatch, distinct)):
+        return None
+    if not is_mixed and len(wrong) < len(labels):
+        return None
+    return (
+        f"{len(wrong)} of {len(labels)} labels are no numbers, such as {wrong[0]!r}, "
+        f"and there are {len(distinct)} different ones: mend them if they are "
+        'quantities, or pass task="classification"'
+    )
+
+
+def class_notes(names: Sequence[str], what: str = "the classes") -> list[str]:
+    """Which names differ in case, blanks or look only, and which look missing."""
     groups: dict[str, list[str]] = collections.defaultdict(list)
     for name in names:
         folded = unicodedata.normalize("NFKC", name).casefold()
@@ -169,13 +191,13 @@ def class_notes(names: Sequence[str]) -> list[str]:
         shown = (c for c in folded if unicodedata.category(c)[0] not in "CZ")
         groups["".join(shown)].append(name)
     notes = [
-        f"the classes {', '.join(map(repr, group))} differ in case or blanks only"
+        f"{what} {', '.join(map(repr, group))} differ in case or blanks only"
         for group in groups.values()
         if len(group) > 1
     ]
     missing = [name for name in names if is_missing(name)]
     if missing:
-        notes.append(f"{', '.join(map(repr, missing))} is read as the name of a class")
+        notes.append(f"among {what}: {', '.join(map(repr, missing))}, read as a name")
     return notes
 
 

@@ -195,6 +195,28 @@ def test_the_task_follows_from_what_is_written(tmp_path, labels, task):
     assert by_label(tmp_path, labels * 2)[0].task == task
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [*(f"{i / 7:.3f}" for i in range(40)), "12a"],
+        [f'"{i},5"' for i in range(30)],
+        [f'"{i},000"' for i in range(30)],
+    ],
+)
+def test_quantities_that_are_no_numbers_are_not_made_classes(tmp_path, labels):
+    with pytest.raises(UserError, match="labels are no numbers, such as '"):
+        by_label(tmp_path, labels)
+    assert by_label(tmp_path, labels, task="classification")[0].task
+    with pytest.raises(UserError, match="labels are no numbers, such as '"):
+        texts(tmp_path, "".join(f"a\t{label}\n" for label in labels).replace('"', ""))
+
+
+def test_categories_that_differ_in_case_are_said(tmp_path):
+    rows = [f"{('Oslo', 'oslo')[i % 2]},{'xy'[i % 2]}" for i in range(20)]
+    [note] = data.CSV(table(tmp_path, rows), target="y").read().notes
+    assert note == "the categories of 'a': 'Oslo', 'oslo' differ in case or blanks only"
+
+
 def test_unicode_forms_of_a_name_are_one_class_and_said(tmp_path):
     read, names = by_label(tmp_path, ["café", DECOMPOSED, "tea"] * 4)
     assert read.class_names == ("café", "tea")

@@ -74,6 +74,7 @@ class CSV(Data):
             feature_names += [f"{name}={c}" for c in categories] or [name]
             lines = columns.lines
             notes += cells.column_notes(name, column, not categories, lines)
+            notes += cells.class_notes(categories, f"the categories of {name!r}:")
         used = {*columns.features, *columns.targets}
         unused = [name for name in columns.cells if name not in used]
         if unused:
@@ -211,6 +212,8 @@ def _target(
     [target] = columns.targets
     column = columns.cells[target]
     if task is None:
+        if (doubt := cells.doubtful_labels(column)) is not None:
+            raise UserError(f"CSV.target: in column {target!r} {doubt}.")
         task = "regression" if cells.is_quantity(column) else "classification"
     if task == "classification":
         return *cells.classes(column), task

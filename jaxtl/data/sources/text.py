@@ -285,6 +285,8 @@ def _labels(
     """y, class names and task."""
     labels = [cells.normalized(label) for label in labels]
     if task is None:
+        if names is None and (doubt := cells.doubtful_labels(labels)) is not None:
+            raise UserError(f"Text.label: {doubt}.")
         is_quantity = names is None and cells.is_quantity(labels, max_integers=None)
         task = "regression" if is_quantity else "classification"
     if task == "regression":
