@@ -21,6 +21,11 @@ MISSING = (
 )
 # Whole numbers of more distinct values than this are taken for quantities.
 MAX_CLASSES = 20
+# Lower-case names of a column of labels, to tell a header from a row.
+_LABEL_NAMES = (
+    *("label", "labels", "class", "classes", "category", "target", "sentiment"),
+    *("score", "rating", "stars", "gold_label", "is_duplicate", "y"),
+)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 # An integer as a program writes it; ".0" is what pandas appends beside missing values.
 _INTEGER = re.compile(r"(0|-?[1-9]\d{0,299})(\.0)?", re.ASCII)
@@ -125,6 +130,30 @@ def merged_numbers(cells: Collection[str]) -> tuple[str, str] | None:
             if integer(other) != value:
                 return other, cell
     return None
+
+
+def guess_header(column: Sequence[str], where: str) -> tuple[bool, list[str]]:
+    """Whether the first cell of a column of labels is its name, and what to say of it.
+
+    It is one where it is "label" or the like, or the only cell that is no number.
+
+    Args:
+      column: cells as in the file.
+      where: the file, for what is said.
+    """
+    first, *others = map(normalized, column or [""])
+    if not others or first in others:
+        return False, []
+    is_numeric = numbers(others) is not None
+    if first.lower() in _LABEL_NAMES or (is_numeric and number(first) is None):
+        return True, [f"{where}: the first row, of {first!r}, is read as a header"]
+    counts = collections.Counter(others)
+    if is_numeric or 1 in counts.values():
+        return False, []
+    return False, [
+        f"{where}: no other row has the label of the first, {first!r}; if it names the "
+        "columns, give header=True"
+    ]
 
 
 def column_notes(

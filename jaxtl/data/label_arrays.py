@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,6 +149,20 @@ def _matrix(
     if y.dtype == bool:
         y = y.astype(np.float32)
     return Labels(y, names, task, notes)
+
+
+def stacked(labels: Sequence[Any], where: str) -> np.ndarray:
+    """Labels of single examples as one array.
+
+    Raises:
+      UserError: examples with another number of labels each.
+    """
+    if len({np.shape(label) for label in labels}) > 1:
+        raise UserError(
+            f"{where}: examples have another number of labels each; one label, or a "
+            "fixed number of them, is needed."
+        )
+    return np.asarray(labels)
 
 
 def concatenated(parts: Sequence[np.ndarray], where: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import pathlib
@@ -18,11 +17,6 @@ from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 _TASKS = ("classification", "regression")
-# Lower-case names of a column of labels, by which a header is told from a first row.
-_LABEL_NAMES = (
-    *("label", "labels", "class", "classes", "category", "target", "sentiment"),
-    *("score", "rating", "stars", "gold_label", "is_duplicate", "y"),
-)
 
 
 class _Texts(NamedTuple):
@@ -201,36 +195,12 @@ class Text(Data):
         is_numbered = isinstance(self.text, int) and isinstance(self.label, int)
         notes, has_header = [], self.header if is_numbered else True
         if has_header is None:
-            has_header, notes = self._guess_header(file, rows)
+            column = [row[self.label] for _, row in rows if len(row) > self.label]
+            has_header, notes = cells.guess_header(column, file.name)
         header = rows.pop(0)[1] if has_header and rows else None
         if not rows:
             raise UserError(f"Text.path: {file} has no rows of text.")
         return header, rows, notes
-
-    def _guess_header(
-        self, file: pathlib.Path, rows: list[tuple[int, list[str]]]
-    ) -> tuple[bool, list[str]]:
-        """Whether the first row names the columns, and what to say about that."""
-        labels = [
-            cells.normalized(row[self.label])
-            for _, row in rows
-            if len(row) > self.label
-        ]
-        if len(labels) < 2 or labels[0] in labels[1:]:
-            return False, []
-        row = ", ".join(map(repr, rows[0][1]))
-        is_name = labels[0].lower() in _LABEL_NAMES
-        if is_name or (
-            cells.number(labels[0]) is None and cells.numbers(labels[1:]) is not None
-        ):
-            return True, [f"{file.name}: the first row is read as a header ({row})"]
-        counts = collections.Counter(labels)
-        if cells.numbers(labels) is not None or list(counts.values()).count(1) > 1:
-            return False, []
-        return False, [
-            f"{file.name}: no other row has the label of the first, {labels[0]!r}; if "
-            "it names the columns, give header=True"
-        ]
 
 
 def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:

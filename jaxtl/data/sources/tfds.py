@@ -75,12 +75,9 @@ class TFDS(Data):
             for split, start, end in zip(sources, bounds, bounds[1:])
         }
         class_names = getattr(builder.info.features[self.y], "names", None)
-        if len({np.shape(value) for value in y}) > 1:
-            raise UserError(
-                f"TFDS.y: {self.y!r} has another number of labels in each example; one "
-                "label, or a fixed number of them, is needed."
-            )
-        labels = label_arrays.read(np.asarray(y), class_names, None, "TFDS.y")
+        labels = label_arrays.read(
+            label_arrays.stacked(y, "TFDS.y"), class_names, None, "TFDS.y"
+        )
         parts = [(f"{self.name}, {names[s]}", len(sources[s])) for s in sources]
         return Table(
             x=x,
