@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints all sources, or the data sets of a file and a contact sheet of each."""
-    from jaxtl.data import summary
+    from jaxtl.data import description
     from jaxtl.data.preparation import prepare
     from jaxtl.training import experiment_file, inputs
 
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     for index, (name, source, seed) in enumerate(sources):
         dataset = prepare(source, seed)
         terminal.print(_dataset_table(name, dataset))
-        console.print_lines(terminal, "", summary.lines_of(dataset))
+        console.print_lines(terminal, "", description.lines_of(dataset))
         sheet = _contact_sheet(dataset, args.per_class)
         if sheet is None:
             continue

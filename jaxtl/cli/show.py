@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints the experiments of a file or of a directory, and their parameters."""
-    from jaxtl.data import summary
+    from jaxtl.data import description
     from jaxtl.training import experiment, experiment_file, run_dir, setup, variants
     from jaxtl.training import show as parameters
 
@@ -41,7 +41,9 @@ def main(args: argparse.Namespace) -> int:
         stored = args.target / run_dir.DATA
         is_stored = args.target.is_dir() and stored.exists()
         lines_of = (
-            run_dir.read_json(stored) if is_stored else summary.summarize(run.datasets)
+            run_dir.read_json(stored)
+            if is_stored
+            else description.summarize(run.datasets)
         )
         for stream, lines in lines_of.items():
             console.print_lines(terminal, stream, lines)

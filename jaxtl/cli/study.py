@@ -12,7 +12,7 @@ from typing import Any
 from rich import progress
 
 from jaxtl.core import console
-from jaxtl.data import preparation, summary
+from jaxtl.data import description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
 from jaxtl.results.database import FAILED
 from jaxtl.results.records import Record
@@ -26,7 +26,7 @@ from jaxtl.training.run import Run
 def train_run(run: Run, folder: pathlib.Path) -> None:
     """Trains one run; prints the weights that it loaded and its results."""
     terminal = console.console()
-    for name, lines in summary.summarize(run.datasets).items():
+    for name, lines in description.summarize(run.datasets).items():
         console.print_lines(terminal, name, lines)
     if run.parts.model.loading:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
@@ -47,7 +47,7 @@ def print_data(file: File) -> None:
     """Prints what is read of each source of a file's variants, equal ones once."""
     terminal = console.console()
     for name, source, seed in inputs.distinct_sources(file.variants):
-        lines = summary.lines_of(preparation.prepare(source, seed))
+        lines = description.lines_of(preparation.prepare(source, seed))
         console.print_lines(terminal, name, lines)
 
 

@@ -21,7 +21,7 @@ from jaxtl.training import experiment_file
 from jaxtl.training.experiment import Experiment
 
 MARK = "experiment.json"
-DATA = "data.json"  # {stream: lines of `data.summary`}
+DATA = "data.json"  # {stream: lines of `data.description`}
 CODE = "experiment.py"  # copy of the experiment file
 LOCK = "lock"
 STUDY = "study.json"  # of a directory that holds the runs of one file

@@ -11,7 +11,7 @@ from jaxtl import pretrained
 from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.data import summary
+from jaxtl.data import description
 from jaxtl.evaluation import metrics
 from jaxtl.training import inputs, result, run_dir
 from jaxtl.training.checkpointing import _restore
@@ -55,7 +55,7 @@ def setup(
         )
         inputs.save_splits(directory, run.parts.datasets)
         run_dir.write_json(
-            directory / run_dir.DATA, summary.summarize(run.parts.datasets)
+            directory / run_dir.DATA, description.summarize(run.parts.datasets)
         )
         run_dir.write_json(
             directory / "loaded.json", result.loaded(run.parts.model.loading)

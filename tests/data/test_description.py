@@ -3,11 +3,11 @@
 import numpy as np
 
 from jaxtl import data
-from jaxtl.data import summary
+from jaxtl.data import description
 
 
 def lines(source):
-    return summary.lines_of(data.prepare(source))
+    return description.lines_of(data.prepare(source))
 
 
 def test_a_table_is_one_line(tmp_path):
