@@ -1,6 +1,7 @@
 """A run's rows stay its rows: changed data are seen, and every row knows its origin."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -228,3 +229,21 @@ def test_a_row_of_several_lines_is_named_by_its_first(tmp_path):
     path.write_text('x,y\n\n"1\n",a\n2,b\n')
     dataset = data.prepare(data.CSV(str(path), target="y", val=0, test=0))
     assert [dataset.origins[row] for row in range(2)] == [f"{path}:3", f"{path}:5"]
+
+
+def test_digests_of_a_large_folder_are_kept_for_later_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "STORED_BYTES", 1)
+    path = tmp_path / "x"
+    path.write_text("abc")
+    time.sleep(0.15)  # a younger file's times can't tell a later change
+    [first] = files.digests([path])
+    monkeypatch.setattr(files, "_digests", {})  # as in another process
+    with monkeypatch.context() as context:
+        context.setattr(files, "_sha256", lambda path: pytest.fail("hashed again"))
+        assert files.digests([path]) == [first]
+    path.write_text("abd")
+    assert files.digests([path]) != [first]
+    (tmp_path / "cache" / "jaxtl" / "digests.sqlite").write_text("damaged " * 100)
+    monkeypatch.setattr(files, "_digests", {})
+    assert files.digests([path]) != [first]
