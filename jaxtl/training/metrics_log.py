@@ -156,7 +156,7 @@ def check_evaluation(
             f"{what} before the first step: the initial weights hold NaN or infinity, "
             "or the inputs are too large for them."
         )
-    raise UserError(f"training stopped after step {steps_done}: {what}. {_remedy(run)}")
+    raise UserError(f"training stopped at step {steps_done}: {what}. {_remedy(run)}")
 
 
 def check_weights(run: Run) -> None:

@@ -116,7 +116,7 @@ def _experiment(digits, **changes):
 
 def test_the_last_update_is_judged(digits):
     """One step, a finite loss before it, and weights of 1e38 after it."""
-    with pytest.raises(UserError, match=r"stopped after step 1: .* outputs on val"):
+    with pytest.raises(UserError, match=r"stopped at step 1: .* outputs on val"):
         tl.train(tl.setup(_experiment(digits)))
     data = tl.data.Digits(labels_per_class=5, val=0, test=0)
     blind = tl.setup(_experiment(digits, data=data, monitor=None, test=False))
