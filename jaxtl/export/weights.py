@@ -9,6 +9,9 @@ from jaxtl import pretrained
 from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.data import preprocess
+from jaxtl.data.tokenizer import as_tokenizer
+from jaxtl.export import hf_card
 from jaxtl.pretrained import hf_peft_write
 from jaxtl.training import setup
 from jaxtl.training.run_dir import read_experiment
@@ -43,8 +46,8 @@ def write_weights(
             f"convert: {type(exp.model).__name__} has no layout of another library."
         )
     model = exp.model
-    if model.outputs is None and names:
-        model = dataclasses.replace(model, outputs=len(names))
+    if model.outputs is None:
+        model = dataclasses.replace(model, outputs=meta["outputs"])
     params, stats = best["params"], best.get("stats", {})
     if target.suffix == ".safetensors":
         stored = {n: meta.get(n, ()) for n in ("output_names", "feature_names")}
@@ -54,8 +57,19 @@ def write_weights(
             f"convert: {str(target)!r} should end in .safetensors; a directory is "
             "written only for runs that began from a Hugging Face directory."
         )
+    pre = preprocess.from_json(meta["preprocess"])
+    tokenizer = getattr(exp.data, "tokenizer", None)
     return pretrained.write_directory(
-        target, model, params, stats, like=exp.init.folder(), class_names=names
+        target,
+        model,
+        params,
+        stats,
+        like=exp.init.folder(),
+        class_names=tuple(meta.get("output_names") or names),
+        task=meta["task"],
+        preprocess=pre,
+        tokenizer=None if tokenizer is None else as_tokenizer(tokenizer),
+        card=hf_card.markdown(exp, model, meta, pre),
     )
 
 

@@ -4,23 +4,29 @@ import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.tokenizer import Tokenizer
 from jaxtl.models.staged import Staged, check_option
-from jaxtl.pretrained import convert, tensor_files
+from jaxtl.pretrained import convert, hf_config, hf_inputs, tensor_files
 
-# Files of a Hugging Face directory beside its weights and its configuration.
-_COPIED_FILES = (
+# Files of a tokenizer, copied where the run's data were no texts.
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
-    "preprocessor_config.json",
-    "generation_config.json",
 )
+_HEAD_BIAS = "head/dense/bias"
 
 
 def write_file(
@@ -68,32 +74,77 @@ def write_directory(
     stats: PyTree = None,
     *,
     like: str | pathlib.Path,
-    architecture: str | None = None,
     class_names: tuple[str, ...] | None = None,
+    task: str | None = None,
+    preprocess: Preprocess | None = None,
+    tokenizer: Tokenizer | None = None,
+    card: str = "",
 ) -> pathlib.Path:
-    """Writes a directory that transformers opens.
+    """Writes a directory that transformers opens and computes the same with.
 
     Args:
       folder: the directory, created if it is missing.
       model, params, stats: as in `write_file`.
-      like: the Hugging Face directory of the pre-trained model; its configuration and
-        tokenizer are copied.
-      architecture: name of the class in transformers ("BertForSequenceClassification")
-        if the head is of another kind than in `like`.
+      like: the Hugging Face directory of the pre-trained model. Its config.json is
+        taken with what the model, its parameters and the task say otherwise.
       class_names: of the head's outputs; None numbers them.
+      task: "classification", "multilabel", "regression" or "language"; None leaves it
+        to the number of outputs.
+      preprocess: of images, with the mean of regression targets; None copies the file
+        of `like`.
+      tokenizer: of texts; None copies the files of `like`.
+      card: text of README.md; "" writes none.
+
+    Raises:
+      UserError: a model that config.json can't describe, so that transformers would
+        compute something else.
     """
     folder, like = pathlib.Path(folder), pathlib.Path(like)
+    base = json.loads((like / "config.json").read_text())
+    params = _with_target_offset(params, preprocess)
+    config = hf_config.write_config(base, model, params, task, class_names or ())
+    files: dict[str, dict[str, Any]] = {"config.json": config}
+    copied: tuple[str, ...] = ()
+    is_image = bool(model.layouts()["hf"].stem)
+    if is_image and preprocess is not None:
+        files["preprocessor_config.json"] = hf_inputs.image_processor(preprocess)
+    elif is_image:
+        copied = ("preprocessor_config.json",)
+    elif tokenizer is None:
+        copied = _TOKENIZER_FILES
+    else:
+        segments = config.get("type_vocab_size", 1) > 1
+        files |= hf_inputs.tokenizer_files(tokenizer, like, segments)
+    if getattr(model, "predict", None) == "next":
+        files["generation_config.json"] = hf_inputs.generation(config)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "model.safetensors", model, params, stats, "hf")
-    config = json.loads((like / "config.json").read_text())
-    if architecture is not None:
-        config["architectures"] = [architecture]
-    names = class_names or tuple(f"LABEL_{i}" for i in range(model.outputs or 0))
-    if names:
-        config["id2label"] = {str(i): name for i, name in enumerate(names)}
-        config["label2id"] = {name: i for i, name in enumerate(names)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    for name in _COPIED_FILES:
+    for name, content in files.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    for name in copied:
         if (like / name).is_file():
             shutil.copyfile(like / name, folder / name)
+    if card:
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def _with_target_offset(params: PyTree, preprocess: Preprocess | None) -> PyTree:
+    """Parameters whose head adds what regression targets were stored without.
+
+    Raises:
+      UserError: a head without a bias.
+    """
+    offset = getattr(preprocess, "target_offset", None)
+    if offset is None:
+        return params
+    leaves = trees.flatten(params)
+    if _HEAD_BIAS not in leaves:
+        raise UserError(
+            f"convert: the targets were stored less {list(offset)}, which a head "
+            "without a bias can't add; write a .safetensors file."
+        )
+    bias = np.asarray(leaves[_HEAD_BIAS])
+    leaves[_HEAD_BIAS] = (bias + np.asarray(offset)).astype(bias.dtype)
+    return trees.nested(leaves)

@@ -1,0 +1,83 @@
+"""The card of a directory for transformers: how to call it, and where it differs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.tokenizer import as_tokenizer
+from jaxtl.models.staged import Staged
+from jaxtl.training.experiment import Experiment
+
+_PIPELINES = {
+    None: "image-classification",
+    "class": "text-classification",
+    "token": "token-classification",
+    "next": "text-generation",
+}
+
+
+def markdown(
+    exp: Experiment, model: Staged, meta: Mapping[str, Any], pre: Preprocess
+) -> str:
+    """Writes the card as Markdown.
+
+    Args:
+      exp: the experiment of the run.
+      model: its model, with its number of outputs.
+      meta: of its checkpoint: "task", "step".
+      pre: its preprocessing.
+    """
+    pipeline = _PIPELINES[getattr(model, "predict", None)]
+    lines = [f"- {line}" for line in _differences(exp, model, meta, pre)]
+    options = ", top_k=None" if pipeline.endswith("classification") else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: {pipeline}
+---
+
+# {type(model).__name__}, trained with jaxtl
+
+Task: {meta["task"]}. Checkpoint: step {meta["step"]}, seed {exp.seed}.
+
+    from transformers import pipeline
+    predict = pipeline("{pipeline}", "THIS_FOLDER")
+    predict(INPUT{options if pipeline != "token-classification" else ""})
+
+{chr(10).join(lines)}
+"""
+
+
+def _differences(
+    exp: Experiment, model: Staged, meta: Mapping[str, Any], pre: Preprocess
+) -> list[str]:
+    """What a caller of the pipeline must know to get the run's own predictions."""
+    lines = []
+    tokenizer = getattr(exp.data, "tokenizer", None)
+    if tokenizer is not None:
+        limit = as_tokenizer(tokenizer).max_length
+        lines.append(
+            f"The run cut texts to at most {limit} tokens; the pipeline does so with "
+            "truncation=True."
+        )
+    elif hasattr(model, "predict"):
+        lines.append(
+            "The run read token ids, not texts: the tokenizer is that of the "
+            "pre-trained model."
+        )
+    if getattr(exp.data, "pair", None) is not None:
+        lines.append('The model takes pairs: {"text": FIRST, "text_pair": SECOND}.')
+    if meta["task"] == "regression":
+        lines.append("The scores are the outputs themselves.")
+    if meta["task"] == "multilabel":
+        lines.append("The scores are a probability for each label, from a sigmoid.")
+    if pre.channels == 1:
+        lines.append(
+            "The model takes gray images, but the pipeline gives three channels: call "
+            "the model with pixel_values of one channel."
+        )
+    if exp.dtype != "float32":
+        lines.append(
+            f"The run computed in {exp.dtype}; in float32 the outputs differ by its "
+            "rounding."
+        )
+    return lines or ["The pipeline gives the predictions of the run."]
