@@ -80,12 +80,10 @@ def resize(
         return x
     method = _filter(resample)
     resized = np.empty((len(x), *size, x.shape[3]), x.dtype)
-    integer, is_8_bit = np.issubdtype(x.dtype, np.integer), x.dtype == np.uint8
+    integer = np.issubdtype(x.dtype, np.integer)
     for i, image in enumerate(x):
         for c in range(x.shape[3]):
-            # Like files, which PIL resizes in 8 bits, so that both come out the same.
-            plane = image[:, :, c] if is_8_bit else image[:, :, c].astype(np.float32)
-            plane = PIL.Image.fromarray(plane)
+            plane = PIL.Image.fromarray(image[:, :, c].astype(np.float32))
             plane = np.asarray(plane.resize(scaled[::-1], method))[crop]
             if (
                 integer and not is_8_bit

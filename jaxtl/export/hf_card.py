@@ -70,6 +70,11 @@ def _differences(
         lines.append("The scores are the outputs themselves.")
     if meta["task"] == "multilabel":
         lines.append("The scores are a probability for each label, from a sigmoid.")
+    if pre.size is not None and not exp.data.resizes_images:
+        lines.append(
+            "Where the run resized arrays, it did so in floating point; of files the "
+            "pipeline's inputs differ by up to one level of 255."
+        )
     if pre.channels == 1:
         lines.append(
             "The model takes gray images, but the pipeline gives three channels: call "

@@ -132,7 +132,9 @@ def texts_of(folder, task, tokenizer):
 
 def pictures_of(folder, task):
     rng, n = np.random.default_rng(1), 18
-    pictures = rng.integers(0, 256, (n, 14, 19, 3)).astype(np.uint8)
+    # Files are resized as PIL does it, which arrays are not: they have the size.
+    sides = (14, 19) if task == "classification" else (12, 12)
+    pictures = rng.integers(0, 256, (n, *sides, 3)).astype(np.uint8)
     y = targets(task, n)
     files = []
     for i, x in enumerate(pictures):
@@ -140,14 +142,17 @@ def pictures_of(folder, task):
         (folder / name).mkdir(exist_ok=True)
         files.append(folder / name / f"{i:02}.png")
         PIL.Image.fromarray(x).save(files[-1])
-    framing = {"size": 12, "shortest": 13, "resample": "bicubic", "val": 4, "test": 6}
+    framing = {"size": 12, "shortest": 13, "resample": "bicubic"}
+    shares = {"val": 4, "test": 6}
     pre = tl.data.Preprocess(scale=255, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
     if task == "classification":
-        data = tl.data.ImageFolder(str(folder), preprocess=pre, **framing)
+        data = tl.data.ImageFolder(str(folder), preprocess=pre, **framing, **shares)
         return data, sorted(files)
     np.savez(folder / "pictures.npz", x=pictures, y=y)
     fields = {"class_names": NAMES.get(task), "task": task, "preprocess": pre}
-    return tl.data.Arrays(str(folder / "pictures.npz"), **fields, **framing), files
+    return tl.data.Arrays(
+        str(folder / "pictures.npz"), size=12, **fields, **shares
+    ), files
 
 
 def run_and_inputs(tmp_path, kind, task):
