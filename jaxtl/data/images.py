@@ -85,9 +85,7 @@ def resize(
         for c in range(x.shape[3]):
             plane = PIL.Image.fromarray(image[:, :, c].astype(np.float32))
             plane = np.asarray(plane.resize(scaled[::-1], method))[crop]
-            if (
-                integer and not is_8_bit
-            ):  # bicubic and Lanczos go beyond the values at edges
+            if integer:  # bicubic and Lanczos go beyond the values at edges
                 limits = np.iinfo(x.dtype)
                 plane = np.clip(np.rint(plane), limits.min, limits.max)
             resized[i, :, :, c] = plane
