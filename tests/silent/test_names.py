@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_rows import MODELS
 
 import jaxtl as tl
 from jaxtl.core import checkpoint
+from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.names import match_names
 from jaxtl.data.dataset import Data, Table
@@ -24,6 +26,7 @@ from jaxtl.data.preparation import prepare
 from jaxtl.evaluation import evaluate, model_selection
 from jaxtl.export import write_bundle
 from jaxtl.pretrained import (
+    counted_axes,
     hf_peft_read,
     hf_peft_write,
     registry,
@@ -133,6 +136,23 @@ def test_predictions_by_name_do_not_depend_on_any_order(data):
 
 def shapes_as_zeros(shapes):
     return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+
+
+@pytest.mark.parametrize("name", [n for n, m in MODELS.items() if m[0].outputs])
+def test_every_family_knows_the_axes_of_its_outputs(name):
+    model, x = MODELS[name]
+    axes = counted_axes.output_axes(model, x)
+    assert set(axes) <= {"head/dense/kernel", "head/dense/bias"}
+    shapes, stats = jax.eval_shape(model.pure().init, jax.random.key(0), x)
+    leaves = {**trees.flatten(shapes), **trees.flatten(stats)}
+    for path, axis in axes.items():
+        assert leaves[path].shape[axis] == model.outputs == 3
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: rng.normal(size=s.shape), shapes["head"])
+    moved = counted_axes.permuted(Weights({"head": params}), axes, (2, 0, 1)).params
+    for path, leaf in trees.flatten({"head": params}).items():
+        expected = leaf[..., [2, 0, 1]] if path in axes else leaf
+        np.testing.assert_array_equal(trees.flatten(moved)[path], expected)
 
 
 # ---------------------------------------------------------------------- tables
