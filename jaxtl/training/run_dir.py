@@ -2,7 +2,8 @@
 
 experiment.json   the resolved experiment        experiment.py  a copy of its file
 splits.npz        the rows of every split        data.json      what was read
-loaded.json       what was loaded
+splits-NAME.npz   those of a stream              loaded.json    what was loaded
+source.json       digests of θ₀
 metrics.jsonl     one line per logged step       checkpoints/   see checkpoint.py
 result.json       final metrics and costs        lock           held while running
 """

@@ -13,7 +13,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import description
 from jaxtl.evaluation import metrics
-from jaxtl.training import inputs, result, run_dir
+from jaxtl.training import inputs, result, run_dir, source_weights
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.load_model import check_names, with_stored_size
@@ -60,6 +60,7 @@ def setup(
         run_dir.write_json(
             directory / "loaded.json", result.loaded(run.parts.model.loading)
         )
+        source_weights.save(directory, run.source)
     return run
 
 
@@ -73,8 +74,9 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
 
     Raises:
       RunLocked: another process is training it.
-      UserError: if there is no run, its data changed, `exp` is another experiment than
-        the stored one, or a checkpoint is damaged.
+      DataChanged: its data changed.
+      UserError: if there is no run, the weights that it began from changed, `exp` is
+        another experiment than the stored one, or a checkpoint is damaged.
     """
     directory = pathlib.Path(out)
     run_dir.check_unlocked(directory)
@@ -86,6 +88,7 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
     for name, fresh in inputs.load_datasets(exp).items():
         _same_rows(directory, datasets[name], fresh)
     run = Run(exp, directory, datasets=datasets)
+    source_weights.check(directory, run.source)
     target = run.parts.datasets["target"]
     folder = directory / "checkpoints"
     last_step = checkpoint.latest(folder)

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from jaxtl.analysis.ensemble import members
 from jaxtl.cli import main
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import splits
+from jaxtl.evaluation import feature_cache
 from jaxtl.export import predict
 from jaxtl.results import comparability, records
 from jaxtl.training import inputs, run_dir, setup
@@ -331,3 +333,41 @@ def test_one_table_does_not_hold_results_on_two_contents_of_a_file():
     comparability.check_comparable(records.collect([record("x"), record("x")]))
     with pytest.raises(UserError, match="different contents of the same data set"):
         comparability.check_comparable(records.collect([record("x"), record("y")]))
+
+
+def test_a_run_is_not_continued_from_other_initial_weights(place, tmp_path):
+    """θ₀ is read again from the path that init= names: wise would mix two sources."""
+    folder, exp, _ = place
+    source = shutil.copytree(folder / "first", tmp_path / "source")
+    init = tl.pretrained.FromRun(str(source))
+    setup.setup(dataclasses.replace(exp, init=init), tmp_path / "run")
+    assert tl.resume(tmp_path / "run").source.params is not None
+    shutil.rmtree(source)
+    shutil.copytree(folder / "run", source)
+    with pytest.raises(UserError, match=r"the weights that .* began from .* have chan"):
+        tl.resume(tmp_path / "run")
+    assert main.main(["wise", str(tmp_path / "run")]) == 1
+
+
+def test_cached_features_depend_on_all_that_they_are_computed_from(place):
+    run = setup.reopen(place[0] / "run")
+    data, pre = run.datasets["target"], run.preprocess
+    weights, stages, rows = run.weights(), run.network.stages[:1], np.arange(20)
+
+    def key(run=run, weights=weights, data=data, pre=pre, rows=rows):
+        return feature_cache.cache_key(run, weights, stages, data, pre, rows)
+
+    x = data.x.copy()
+    x[7, 1] += 1
+    changed_weights = jax.tree.map(lambda leaf: leaf.at[..., -1].add(1), weights)
+    keys = [
+        key(),
+        key(data=dataclasses.replace(data, x=x)),
+        key(weights=changed_weights),
+        key(rows=rows[::-1]),
+        key(pre=dataclasses.replace(pre, mean=None)),
+        key(pre=dataclasses.replace(pre, scale=2.0)),
+        key(pre=dataclasses.replace(pre, offset=(1.0, 0.0))),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]

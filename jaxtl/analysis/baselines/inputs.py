@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxtl.analysis import linear_probe
 from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import DataChanged, UserError, nearest
 from jaxtl.core.types import Network
 from jaxtl.data import Text, lazy_array, preprocess
 from jaxtl.data.dataset import Data, Dataset
@@ -103,6 +103,11 @@ def _tf_idf(source: Data, data: Dataset, names: Sequence[str]) -> dict[str, Any]
         raise UserError(
             f"features='tfidf' needs texts, tl.data.Text, and the data are "
             f"{type(source).__name__}; take features='raw', or a stage of the model."
+        )
+    if load_table(source)[1] != data.fingerprint:
+        raise DataChanged(
+            f"{source.path} has changed since the data set was read from it; read it "
+            "again."
         )
     documents = texts(source)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
