@@ -147,6 +147,7 @@ def test_what_a_kill_before_the_first_step_leaves_can_be_run_and_replaced(
         (out / "experiment.json").unlink()
         (out / "splits.npz").unlink()
         (out / "loaded.json").unlink()
+        (out / "data.json").unlink()
 
 
 def test_a_folder_with_an_experiment_file_of_ones_own_is_not_taken(tmp_path, digits):
