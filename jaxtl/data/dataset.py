@@ -87,7 +87,10 @@ class Data:
         size, or takes the one that goes with pretrained weights
         (`pretrained.FromHub`).
       shortest: with `size`: resize the shorter side to this, then cut `size` out of
-        the middle; None stretches.
+        the middle; (height, width) stretches to that before the cut; None stretches
+        to `size`.
+      resample: method of resizing, a key of `images.RESAMPLING`; None takes the one
+        that goes with pretrained weights, else bilinear.
       channels: bring images to 1 (luma) or 3 channels, once, at load.
       preprocess: how stored values become the model's input; None takes the source's
         preprocessing. A pretrained model's mean and std go here.

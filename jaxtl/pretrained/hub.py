@@ -119,7 +119,9 @@ def pooling(path: pathlib.Path) -> dict[str, Any]:
                 f"{', '.join(_MODULES)})."
             )
     fields = {"normalize": True} if "Normalize" in kinds else {}
-    content, file = _read_json(path, POOLING.file), path / POOLING.file
+    places = [m.get("path") for m, k in zip(listed, kinds) if k == "Pooling"]
+    name = f"{places[0] or '1_Pooling'}/config.json" if places else POOLING.file
+    content, file = _read_json(path, name, required=bool(places)), path / name
     POOLING.check(content, file)
     modes = [mode for key, mode in POOLING_MODES.items() if content.get(key)]
     if content.get("pooling_mode") is not None:  # the form of newer versions
