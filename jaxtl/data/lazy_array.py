@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import images
 
@@ -62,7 +63,7 @@ class RowSelection(LazyArray):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MemoryMapped(LazyArray):
-    """A memory-mapped `.npy` file.
+    """A memory-mapped `.npy` file; 64-bit integers are read as float32.
 
     Attributes:
       path: the file.
@@ -82,13 +83,28 @@ class MemoryMapped(LazyArray):
 
     @property
     def dtype(self) -> np.dtype:
-        return self._array.dtype
+        dtype = self._array.dtype
+        return np.dtype(np.float32) if _is_wide(dtype) else dtype
 
     def rows(self, index: np.ndarray) -> np.ndarray:
-        return np.asarray(self._array[index])
+        x = np.asarray(self._array[index])
+        if not _is_wide(x.dtype):
+            return x
+        if x.size and max(abs(int(x.min())), abs(int(x.max()))) > 2**24:
+            raise UserError(
+                f"{self.path} holds integers up to {x.max()}, beyond the 24 bits of "
+                "float32; raise memory_limit, so that they are read whole and given an "
+                "offset, or subtract one."
+            )
+        return x.astype(np.float32)
 
     def __reduce__(self):
         return MemoryMapped, (self.path, self.image)
+
+
+def _is_wide(dtype: np.dtype) -> bool:
+    """Whether integers of a type may go beyond those of 32 bits, which JAX takes."""
+    return dtype.kind in "iu" and (dtype.itemsize > 4 or dtype == np.uint32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

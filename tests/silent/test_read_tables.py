@@ -342,6 +342,27 @@ def test_integers_beyond_31_bits_keep_their_value():
     np.testing.assert_array_equal(standardized(dataset), x.astype(np.float32))
 
 
+def test_integers_on_disk_do_not_wrap(tmp_path):
+    y = np.arange(30) % 2
+    np.save(tmp_path / "y.npy", y)
+    for values in (np.arange(30) * 1000, 3_000_000_000 + np.arange(30)):
+        np.save(tmp_path / "x.npy", values[:, None])
+        names = {"labels_path": str(tmp_path / "y.npy"), "memory_limit": 8}
+        source = data.Arrays(str(tmp_path / "x.npy"), **names)
+        if values[0] == 0:
+            dataset = data.prepare(source)
+            np.testing.assert_array_equal(dataset.x[:][:, 0], values)
+            assert dataset.dtype == np.float32
+        else:
+            with pytest.raises(UserError, match="beyond the 24 bits of float32"):
+                data.prepare(source)
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(UserError, match="must be numbers; got dtype complex128"):
+        data.Arrays(x=np.zeros((4, 2), complex), y=np.arange(4) % 2).read()
+
+
 def test_mean_and_std_that_are_given_apply_to_the_values_of_the_data():
     pre = preprocess.Preprocess(mean=(1.7e9,), std=(10.0,))
     dataset = data.prepare(

@@ -252,7 +252,7 @@ def _with_channel_axis(x: Any) -> np.ndarray | lazy_array.LazyArray:
         return x
     if x.dtype == bool:
         x = x.astype(np.float32)
-    if x.dtype == object or not np.issubdtype(x.dtype, np.number):
+    if x.dtype.kind not in "iuf":
         raise UserError(f"Arrays.x must be numbers; got dtype {x.dtype}.")
     return x[..., None] if x.ndim == 3 else x
 
