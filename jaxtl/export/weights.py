@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -40,6 +42,7 @@ def write_weights(
         raise UserError(f"convert: {run_dir} holds no finished checkpoint.")
     best = checkpoint.read(folder, step, "best")
     meta = checkpoint.meta(folder, step)
+    _check_targets(run_dir, meta)
     names = tuple(meta["class_names"])
     if not hasattr(exp.model, "layouts"):
         raise UserError(
@@ -71,6 +74,18 @@ def write_weights(
         tokenizer=None if tokenizer is None else as_tokenizer(tokenizer),
         card=hf_card.markdown(exp, model, meta, pre),
     )
+
+
+def _check_targets(run_dir: pathlib.Path, meta: Mapping[str, Any]) -> None:
+    """Raises UserError for a model of differences, which no other library adds up."""
+    offset = meta["preprocess"].get("target_offset")
+    if offset is not None:
+        raise UserError(
+            f"convert: {run_dir} predicts differences from "
+            f"{', '.join(map(str, offset))}, which files of other libraries have no "
+            "place for; `jaxtl export` adds them, or subtract a number from the "
+            "targets and train again."
+        )
 
 
 def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:

@@ -22,7 +22,7 @@ from jaxtl import data
 from jaxtl.core.errors import UserError
 from jaxtl.data import cells, preprocess
 from jaxtl.data.preparation import keep_classes
-from jaxtl.export import bundle, predict, write_bundle
+from jaxtl.export import bundle, predict, weights, write_bundle
 
 DECOMPOSED = unicodedata.normalize("NFD", "café")
 
@@ -506,3 +506,8 @@ def test_an_export_predicts_in_the_units_of_the_table(tmp_path):
     np.testing.assert_allclose(np.array(outputs) - offset, y[:, 0], atol=1e-4)
     with pytest.raises(UserError, match="too coarse for features about"):
         bundle.load(folder)(np.zeros((1, 3), np.float32))
+    with pytest.raises(UserError, match="predicts differences from 1000000020"):
+        weights.write_weights(tmp_path / "run", tmp_path / "w.safetensors")
+    # The same file read again is the same model: errors have the targets' units.
+    trained = tl.load_model(tmp_path / "run")
+    assert trained.preprocess == run.preprocess
