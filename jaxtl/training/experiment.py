@@ -93,7 +93,9 @@ class Experiment:
       log_every: steps between lines of metrics.jsonl; None means every evaluation and
         a hundredth of the run.
       save_every: steps between checkpoints; None means each minute and at the end.
-      accumulate: micro-batches per step, of batch / accumulate examples each.
+      accumulate: micro-batches per step, of batch / accumulate examples each. The
+        gradient is the whole batch's; `tl.show` names the terms that compare the
+        examples of a batch and so see a micro-batch.
       dtype: of forward and backward pass; parameters are float32 throughout.
       devices: number of devices; the batch is split over all.
       param_shards: over how many of them parameters are split (fully sharded).

@@ -14,6 +14,8 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core import tree as trees
+from jaxtl.sweep import vectorized_runs
+from jaxtl.training import run
 
 PARTS = [1, 2, 4]
 
@@ -130,3 +132,26 @@ def test_what_compares_examples_is_said_in_one_line(digits):
     norm = tl.models.CNN(widths=(2,), units=4, norm=True)
     note = tl.setup(digits(model=norm, accumulate=2)).notes["accumulate"]
     assert note.endswith("not within the batch: BatchNorm (mean and variance)")
+
+
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_runs_that_step_together_count_alike(digits, mode):
+    terms = {
+        "task": tl.semi.AnnealedCrossEntropy(rise="exp"),
+        "teacher": tl.semi.MeanTeacher(decay=0.5, weight=1.0),
+    }
+    fields = {
+        "data": tl.data.Digits(labels_per_class=5, val=0.2),
+        "terms": terms,
+        "steps": 2,
+    }
+    exps = [
+        digits(**fields, optim=tl.optim.SGD(lr=0.5), accumulate=parts)
+        for parts in (2, 1)
+    ]
+    replicas = vectorized_runs.VectorizedRuns([run.Run(exps[0])] * 2, mode)
+    table = replicas.advance(2, 2)
+    loss = replicas.metric_names.index("loss")
+    whole = [row["loss"] for row in tl.setup(exps[1]).advance(2)]
+    for losses in table[:, :, loss]:
+        np.testing.assert_allclose(losses, whole, rtol=1e-4)

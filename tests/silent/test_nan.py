@@ -103,6 +103,7 @@ def test_a_vote_of_nan_logits_is_no_vote():
     votes = combine.hard_vote(logits)
     assert np.isnan(votes[2]).all()
     assert np.isfinite(votes[[0, 1, 3]]).all()
+    assert math.isnan(combine.fit_temperature(logits[1], [0, 1, 0, 1]))
 
 
 def _experiment(digits, **changes):

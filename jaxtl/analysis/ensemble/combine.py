@@ -261,6 +261,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
       2017, section 4.2.
     """
     logits = np.asarray(logits, np.float64)
+    if not np.isfinite(logits).all():  # no temperature is better than another
+        return float("nan")
     # Shifting an example's logits changes no probability and keeps products small.
     logits = logits - logits.max(-1, keepdims=True)
     target = logits[np.arange(len(logits)), np.asarray(labels).astype(int)].mean()
