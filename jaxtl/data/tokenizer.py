@@ -89,7 +89,7 @@ class Tokenizer:
           {"input_ids": int32 (n, length), "attention_mask": bool (n, length)} and, for
           pairs, "token_type_ids" int32: 0 for the first text, 1 for the second.
         """
-        engine, limit, has_segments = self._loaded()
+        engine, limit = self._loaded()
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = engine.encode_batch(inputs)
         longest = max((len(encoding.ids) for encoding in encodings), default=1)
@@ -100,8 +100,7 @@ class Tokenizer:
             length = len(encoding.ids)
             ids[row, :length] = encoding.ids
             mask[row, :length] = True
-            if has_segments:
-                segments[row, :length] = encoding.type_ids
+            segments[row, :length] = encoding.type_ids
         x = {"input_ids": ids, "attention_mask": mask}
         return x if pairs is None else {**x, "token_type_ids": segments}
 
@@ -166,12 +165,10 @@ class _Engine(NamedTuple):
     Attributes:
       tokenizer: the tokenizer, truncating.
       max_length: most tokens of a text.
-      segments: whether the second text of a pair has token types 1.
     """
 
     tokenizer: tokenizers.Tokenizer
     max_length: int
-    segments: bool
 
 
 @functools.lru_cache(maxsize=8)
@@ -203,4 +200,4 @@ def _load(
     limit = min(max_length, settings.max_length or max_length)
     engine.no_padding()
     engine.enable_truncation(limit, direction=side)
-    return _Engine(engine, limit, settings.segments)
+    return _Engine(engine, limit)

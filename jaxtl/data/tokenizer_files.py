@@ -51,6 +51,10 @@ def build(
     if settings.lower_first:
         parts = [library.normalizers.Lowercase(), engine.normalizer]
         engine.normalizer = library.normalizers.Sequence([p for p in parts if p])
+    if not settings.segments:
+        engine = library.Tokenizer.from_str(
+            tokenizer_rules.without_segments(engine.to_str())
+        )
     return engine, settings
 
 

@@ -101,3 +101,45 @@ def _check_special_tokens(
                 f"post_processor of {file.name} does not put around a text; correct "
                 "one of the two."
             )
+
+
+def without_segments(text: str) -> str:
+    """A tokenizer.json whose tokens all have type 0, of both texts of a pair.
+
+    Args:
+      text: of a tokenizer.json.
+    """
+    content = json.loads(text)
+    processor = content["post_processor"] or {"type": "ByteLevel"}
+    if processor["type"] == "BertProcessing":
+        cls, sep = processor["cls"], processor["sep"]
+        content["post_processor"] = _template(
+            [cls[0], "A", sep[0]], [cls[0], "A", sep[0], "B", sep[0]], [cls, sep]
+        )
+    elif processor["type"] == "ByteLevel":  # for positions within the text alone
+        content["post_processor"] = _template(["A"], ["A", "B"], [])
+    for part in _parts(content["post_processor"]):
+        for entry in part.values():
+            if isinstance(entry, dict) and "type_id" in entry:
+                entry["type_id"] = 0
+    return json.dumps(content)
+
+
+def _template(
+    single: list[str], pair: list[str], tokens: list[tuple[str, int]]
+) -> dict[str, Any]:
+    """A post-processor that puts tokens around the texts "A" and "B", all of type 0."""
+
+    def pieces(names: list[str]) -> list[dict[str, Any]]:
+        kinds = ["Sequence" if n in ("A", "B") else "SpecialToken" for n in names]
+        return [{k: {"id": n, "type_id": 0}} for k, n in zip(kinds, names)]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": pieces(single),
+        "pair": pieces(pair),
+        "special_tokens": {
+            name: {"id": name, "ids": [number], "tokens": [name]}
+            for name, number in tokens
+        },
+    }

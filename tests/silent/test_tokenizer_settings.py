@@ -105,6 +105,28 @@ def test_raw_texts_get_the_ids_of_transformers(kind, options, files, tmp_path):
     agree(tmp_path)
 
 
+@pytest.mark.parametrize("files", ["json", "parts"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+def test_token_types_that_the_model_does_not_get_are_0(kind, files, tmp_path):
+    write(tmp_path, kind, files, {})
+    before = Tokenizer(str(tmp_path))(TEXTS, PAIRS)
+    file = tmp_path / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    file.write_text(json.dumps(config))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert "token_type_ids" not in theirs(TEXTS, PAIRS)
+    tokenizer = Tokenizer(str(tmp_path))
+    after = tokenizer(TEXTS, PAIRS)
+    assert (after["input_ids"] == before["input_ids"]).all()
+    assert not after["token_type_ids"].any()
+    # The text of its tokenizer.json, which exports hold, says so itself.
+    (tmp_path / "alone.json").write_text(tokenizer.to_json())
+    alone = Tokenizer(str(tmp_path / "alone.json"))(TEXTS, PAIRS)
+    assert not alone["token_type_ids"].any()
+    assert (alone["input_ids"] == before["input_ids"]).all()
+
+
 @pytest.mark.parametrize("value", [True, False])
 def test_the_configuration_decides_over_tokenizer_json(value, tmp_path):
     write(tmp_path, "bert", "json", {"do_lower_case": not value})
