@@ -48,6 +48,40 @@ def check_ids(x: Any, sizes: Mapping[str, int], owner: str) -> None:
                 )
 
 
+def check_last_tokens(x: Any, pad: int | None, owner: str) -> None:
+    """Raises UserError where ids and mask disagree on the last token of a text.
+
+    transformers' classifiers of GPT-2 and Llama read the last token whose id is not
+    that of padding, jaxtl's the last one that the mask has.
+
+    Args:
+      x: {"input_ids", "attention_mask"} (n, length) each; what is traced, or no such
+        dict, is passed over.
+      pad: id of padding; None compares nothing.
+      owner: whose inputs they are, for the message.
+    """
+    ids = x.get("input_ids") if isinstance(x, Mapping) else None
+    if pad is None or ids is None or isinstance(ids, jax.core.Tracer):
+        return
+    masks = x.get("attention_mask")
+    for start in range(0, len(ids), _ROWS):
+        rows = np.asarray(ids[start : start + _ROWS])
+        mask = np.ones(rows.shape, bool)
+        if masks is not None:
+            mask = np.asarray(masks[start : start + _ROWS]).astype(bool)
+        last = [part[:, ::-1].argmax(1) for part in (mask, rows != pad)]
+        wrong = np.flatnonzero(last[0] != last[1])
+        if len(wrong):
+            row = wrong[0]
+            place, by_id = (rows.shape[1] - 1 - int(part[row]) for part in last)
+            raise UserError(
+                f"{owner}: the last token of row {start + row} is at place {place} by "
+                f"its attention_mask, at {by_id} by the ids, of which {pad} "
+                "(pad_token_id) is padding; pad with that id, or build the model with "
+                "pad=None to go by the mask."
+            )
+
+
 def check_vocabulary(tokens: int, vocab: int, owner: str) -> None:
     """Raises UserError for a tokenizer with more ids than a model has.
 

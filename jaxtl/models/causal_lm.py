@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core import token_ids
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, Tokens
 from jaxtl.models import staged
@@ -64,6 +65,7 @@ class CausalLM(staged.Staged):
         `outputs` is; "class" for a classifier on the last real token.
       tied: whether the language model's head is the embedding table.
       epsilon: of the norms.
+      pad: id of padding, which a classifier's inputs are compared with; None for none.
     """
 
     vocab: int = 50_257
@@ -74,6 +76,7 @@ class CausalLM(staged.Staged):
     predict: str = "next"
     tied: bool = True
     epsilon: float = 1e-5
+    pad: int | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -87,6 +90,15 @@ class CausalLM(staged.Staged):
 
     def reduction(self) -> Callable[[Any], Any] | None:
         return sequences.last_state if self.predict == "class" else None
+
+    @property
+    def padding(self) -> int | None:
+        """The id that a classifier's inputs are padded with, None to go by the mask."""
+        return self.pad if self.predict == "class" else None
+
+    def check_inputs(self, x: Any, owner: str) -> None:
+        super().check_inputs(x, owner)
+        token_ids.check_last_tokens(x, self.padding, owner)
 
     def id_sizes(self) -> dict[str, int]:
         return sequences.id_sizes(self.vocab)

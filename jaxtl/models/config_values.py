@@ -63,6 +63,13 @@ def index(key: str, value: Any) -> int:
     return value
 
 
+def padding(key: str, value: Any) -> int | None:
+    """The id of padding; None for a negative one, which no token has."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _expected(key, value, "a whole number or null")
+    return value if value >= 0 else None
+
+
 def flag(key: str, value: Any) -> bool:
     """true or false."""
     if not isinstance(value, bool):

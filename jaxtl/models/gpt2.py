@@ -25,6 +25,7 @@ class _GPT2Embeddings(nn.Module):
     width: int
     context: int
     dropout: float
+    pad: int | None
 
     def setup(self) -> None:
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
@@ -34,7 +35,7 @@ class _GPT2Embeddings(nn.Module):
         self.drop = staged.Dropout(self.dropout)
 
     def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab))
+        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab), self.pad)
         sequences.check_length(ids.shape[1], self.context)
         # As in transformers, where all places count; generation counts real tokens.
         states = self.embed(ids, jnp.arange(ids.shape[1])[None])
@@ -102,7 +103,9 @@ class GPT2(causal_lm.CausalLM):
         transformer.check_heads(self.width, self.heads)
         dropout = self.embedding_dropout
         dropout = self.dropout if dropout is None else dropout
-        embeddings = _GPT2Embeddings(self.vocab, self.width, self.context, dropout)
+        embeddings = _GPT2Embeddings(
+            self.vocab, self.width, self.context, dropout, self.padding
+        )
         self.add("embeddings", embeddings)
         hidden = self.hidden or 4 * self.width
         for i in range(self.layers):
@@ -192,6 +195,7 @@ CONFIG = ConfigTable(
         "resid_pdrop": Key("dropout", config_values.rate, 0.1),
         "embd_pdrop": Key("embedding_dropout", config_values.rate, 0.1),
         "tie_word_embeddings": Key("tied", config_values.flag, True),
+        "pad_token_id": Key("pad", config_values.padding, None),
         "scale_attn_weights": Key("scale_by_width", config_values.flag, True),
         "scale_attn_by_inverse_layer_idx": Key(
             "scale_by_layer", config_values.flag, False

@@ -25,12 +25,13 @@ class _LlamaEmbeddings(nn.Module):
     vocab: int
     width: int
     context: int
+    pad: int | None
 
     def setup(self) -> None:
         self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
 
     def __call__(self, x: Mapping[str, Any], mode: Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab))
+        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab), self.pad)
         sequences.check_length(ids.shape[1], self.context)
         return Tokens(self.token(ids), mask)
 
@@ -128,7 +129,10 @@ class Llama(causal_lm.CausalLM):
         if self.head_width is None:
             transformer.check_heads(self.width, self.heads)
         transformer.check_heads(self.heads * 2, self.heads, self.kv_heads)
-        self.add("embeddings", _LlamaEmbeddings(self.vocab, self.width, self.context))
+        embeddings = _LlamaEmbeddings(
+            self.vocab, self.width, self.context, self.padding
+        )
+        self.add("embeddings", embeddings)
         rope = transformer.RotaryPositions(
             theta=self.rope_theta,
             pairs=self.rope_pairs,
@@ -240,6 +244,7 @@ CONFIG = ConfigTable(
         "rms_norm_eps": Key("epsilon", config_values.positive, 1e-6),
         "hidden_act": Key("activation", config_values.activation, "silu"),
         "tie_word_embeddings": Key("tied", config_values.flag, False),
+        "pad_token_id": Key("pad", config_values.padding, None),
         "attention_bias": Key("attention_bias", config_values.flag, False),
         "mlp_bias": Key("mlp_bias", config_values.flag, False),
     },

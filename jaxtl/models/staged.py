@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core import token_ids
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output, PyTree
@@ -99,6 +100,15 @@ class Staged(nn.Module):
     def reduction(self) -> Callable[[Any], Any] | None:
         """The head's first part, without parameters (`Network.reduce`), or None."""
         return None
+
+    def check_inputs(self, x: Any, owner: str) -> None:
+        """Raises UserError for inputs, a data set's say, that the model can't read.
+
+        Args:
+          x: examples (n, ...), or a dict of them; what is traced is passed over.
+          owner: whose inputs they are, for the message.
+        """
+        token_ids.check_ids(x, self.id_sizes(), owner)
 
     def id_sizes(self) -> dict[str, int]:
         """Integer input -> number of the values that the model has rows for."""

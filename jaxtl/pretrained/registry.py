@@ -39,7 +39,11 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
     Raises:
       UserError: no or an unknown `model_type`, a missing entry, an unknown field.
     """
-    kind = config.get("model_type")
+    kind, writers = config.get("model_type"), config.get("architectures")
+    if not isinstance(writers, list | None):
+        raise UserError(
+            f"config.json: architectures is {writers!r}; expected a list of names."
+        )
     if kind not in _MODULES:
         raise UserError(
             f"config.json: model_type {kind!r} is unknown{nearest(kind, _MODULES)} "

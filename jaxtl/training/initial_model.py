@@ -16,6 +16,7 @@ from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import as_tokenizer
+from jaxtl.models.staged import Staged
 from jaxtl.pretrained import hf_peft_read, match, reorder
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
@@ -66,7 +67,7 @@ def load_initial_model(
     """Builds the model, initializes it, loads weights, adds the reparametrization."""
     target = datasets["target"]
     config, network = _network(exp.model, target, streams.number_of_outputs(datasets))
-    _check_ids(exp, config, datasets)
+    tokenizers = _check_inputs(exp, config, datasets)
     weights, output_names, notes = _ordered_weights(exp, config, datasets)
     pre = inputs.preprocessing(exp, weights, datasets)
     x = streams.example_batch(target, pre["target"])
@@ -101,21 +102,35 @@ def load_initial_model(
         preprocess=pre,
         loading=loading,
         output_names=output_names,
-        notes=notes,
+        notes={**notes, **tokenizers},
     )
     return model if exp.peft is None else _reparametrized(exp, model, x)
 
 
-def _check_ids(exp: Experiment, model: Any, datasets: Mapping[str, Dataset]) -> None:
-    """Raises UserError for tokenizers or ids beyond the model's vocabulary."""
-    sizes: dict[str, int] = getattr(model, "id_sizes", dict)()
+def _check_inputs(
+    exp: Experiment, model: Any, datasets: Mapping[str, Dataset]
+) -> dict[str, str]:
+    """Notes on tokenizers that have fewer ids than the model.
+
+    Raises:
+      UserError: tokenizers or ids beyond the model's vocabulary.
+    """
+    if not isinstance(model, Staged):
+        return {}
+    notes, vocab = {}, model.id_sizes().get("input_ids")
     for name, data in {"target": exp.data, **exp.streams}.items():
         owner = "data" if name == "target" else f"streams[{name!r}]"
         tokenizer = getattr(data, "tokenizer", None)
-        if sizes and tokenizer is not None:
+        if vocab and tokenizer is not None:
             tokens = as_tokenizer(tokenizer).vocab
-            token_ids.check_vocabulary(tokens, sizes["input_ids"], owner)
-        token_ids.check_ids(datasets[name].x, sizes, owner)
+            token_ids.check_vocabulary(tokens, vocab, owner)
+            if tokens < vocab:
+                notes[f"{owner}.tokenizer"] = (
+                    f"it has {tokens:,} ids, the model's vocabulary {vocab:,}: is it "
+                    "the model's own?"
+                )
+        model.check_inputs(datasets[name].x, owner)
+    return notes
 
 
 def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxtl.core.errors import UserError
 from jaxtl.models import bert, gpt2, llama, resnet, vit
 from jaxtl.pretrained import FromHub, convert, registry
 from jaxtl.pretrained.match import match
@@ -128,6 +129,7 @@ HONORED = {
         "resid_pdrop": [0.3],
         "embd_pdrop": [0.2],
         "tie_word_embeddings": [False],
+        "pad_token_id": [4, -1],
         "scale_attn_weights": [False],
         "scale_attn_by_inverse_layer_idx": [True],
     },
@@ -143,6 +145,7 @@ HONORED = {
         "rms_norm_eps": [0.1],
         "hidden_act": ["relu", "gelu", "sigmoid", "gelu_pytorch_tanh"],
         "tie_word_embeddings": [True],
+        "pad_token_id": [4, -1],
         "attention_bias": [True],
         "mlp_bias": [True],
         "rope_parameters": [
@@ -339,6 +342,8 @@ def test_honored_keys_change_what_transformers_computes(family):
         if not changed and not any(part in key for part in training):
             unchanged.append(key)
     same_here = {"layer_type", "embedding_size", "hidden_sizes"}
+    if family in ("gpt2", "llama"):  # read by a classifier, see below
+        same_here.add("pad_token_id")
     if family == "llama":  # the largest length, which has no weights
         same_here.add("max_position_embeddings")
     assert set(unchanged) <= same_here
@@ -429,3 +434,19 @@ def test_the_body_of_another_task_gives_transformers_states(family, kind, tmp_pa
     want = out.last_hidden_state.numpy()
     real = MASK if isinstance(x, dict) else ...
     np.testing.assert_allclose(np.asarray(states)[real], want[real], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_classifier_reads_transformers_last_token_or_refuses(family):
+    """transformers goes by the ids; 3 is also the last real token of the first text."""
+    kind = f"{'GPT2' if family == 'gpt2' else 'Llama'}ForSequenceClassification"
+    for pad, agree in ((1, True), (3, False), (30, False)):
+        config = config_of(family, architectures=[kind], pad_token_id=pad)
+        theirs = perturbed(getattr(transformers, kind)(config))
+        tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
+        if agree:
+            got = ours(config.to_dict(), tensors, TEXT)
+            np.testing.assert_allclose(got, logits(theirs, TEXT), atol=1e-4)
+            continue
+        with pytest.raises(UserError, match=f"of which {pad} "):
+            ours(config.to_dict(), tensors, TEXT)

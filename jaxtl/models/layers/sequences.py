@@ -17,13 +17,16 @@ def id_sizes(vocab: int, segments: int | None = None) -> dict[str, int]:
     return sizes if segments is None else {**sizes, "token_type_ids": segments}
 
 
-def token_inputs(x: Any, sizes: Mapping[str, int]) -> tuple[jax.Array, jax.Array]:
+def token_inputs(
+    x: Any, sizes: Mapping[str, int], pad: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Token ids (int32) and mask (bool) of a batch of texts, (batch, length) each.
 
     Args:
       x: {"input_ids": (batch, length) integers, "attention_mask": (batch, length), 1
         or True for real tokens; all are real if left out}.
       sizes: input -> number of its values; arrays that are not traced are compared.
+      pad: as of `token_ids.check_last_tokens`.
 
     Raises:
       UserError: x is no such dict, or holds an id beyond the model's.
@@ -37,6 +40,7 @@ def token_inputs(x: Any, sizes: Mapping[str, int]) -> tuple[jax.Array, jax.Array
             f"'attention_mask'; got {received}."
         )
     token_ids.check_ids(x, sizes, "the model's inputs")
+    token_ids.check_last_tokens(x, pad, "the model's inputs")
     ids = jnp.asarray(x["input_ids"]).astype(jnp.int32)
     mask = x.get("attention_mask")
     mask = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
