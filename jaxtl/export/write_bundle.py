@@ -192,8 +192,8 @@ def _is_half_precision(trained: TrainedModel) -> bool:
 def _columns(trained: TrainedModel) -> list[dict[str, Any]] | None:
     """The columns of a table and how they become features; None for other data."""
     data = trained.data
-    if not isinstance(data, CSV):
-        return None
+    if not isinstance(data, CSV) or trained.dataset is None:
+        return None  # a table that is not the run's has other categories
     try:
         columns = data.encoding()
     except (UserError, OSError):

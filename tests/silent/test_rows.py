@@ -76,6 +76,19 @@ def test_the_fingerprint_sees_any_single_value(row, column):
     assert prints[0] == prints[2] != prints[1]
 
 
+def test_an_array_in_memory_that_is_changed_is_seen_by_the_same_process():
+    x, y = np.zeros((20, 2), np.float32), np.arange(20) % 2
+    source = data.Arrays(x=x, y=y)
+    before = data.prepare(source).fingerprint
+    assert data.prepare(source).fingerprint == before
+    y[:] = 1 - y
+    after = data.prepare(source)
+    assert after.fingerprint != before
+    assert after.y.tolist() == y.tolist()
+    x[7] = 1
+    assert data.prepare(source).fingerprint not in (before, after.fingerprint)
+
+
 def test_a_changed_cell_of_equal_size_is_seen_by_the_same_process(tmp_path):
     path = tmp_path / "t.csv"
     rows = [f"{i},{i % 2}" for i in range(10, 50)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import pathlib
@@ -27,6 +28,12 @@ class _InMemoryArray:
 
     def __repr__(self) -> str:
         return f"<{self.array.dtype} array {self.array.shape}>"
+
+    def content_digest(self) -> str:
+        """Hash of the values as they are now: who holds the array may change it."""
+        if self.array.dtype.hasobject:
+            return str(hash(tuple(map(str, self.array.ravel().tolist()))))
+        return hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()
 
 
 class _Part(NamedTuple):
