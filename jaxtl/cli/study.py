@@ -6,7 +6,7 @@ A study is all the runs of one experiment file: its variants, each with every se
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import progress
@@ -32,6 +32,7 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
     for name, note in run.parts.model.notes.items():
         terminal.print(f"{name}: {note}", markup=False, soft_wrap=True)
+    _print_comparisons(terminal, [run.notes])
     result = loop.train(run)
     if "patience" in result["terms"]:
         terminal.print(result["terms"]["patience"], markup=False, soft_wrap=True)
@@ -65,6 +66,7 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     for table in study_tables.study_tables(groups, title):
         terminal.print(writers.rich_table(table))
     finished = [record.result for group in groups for record in group.done]
+    _print_comparisons(terminal, [result.get("terms", {}) for result in finished])
     _print_selection_cost(terminal, finished)
 
     from jaxtl.results.plots import runs as plots  # matplotlib imports slowly
@@ -103,6 +105,13 @@ def _train_jobs(
     return settings.group_by_setting(
         record for runs in records.values() for record in runs
     )
+
+
+def _print_comparisons(terminal: Any, notes: Sequence[Mapping[str, str]]) -> None:
+    """Prints what micro-batches compare in place of the batch, equal lines once."""
+    lines = [note["accumulate"] for note in notes if "accumulate" in note]
+    for line in dict.fromkeys(lines):
+        terminal.print(f"accumulate: {line}", markup=False, soft_wrap=True)
 
 
 def _print_selection_cost(terminal: Any, results: Sequence[dict[str, Any]]) -> None:
