@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints a row per setting, averaged over its seeds, and plots them on request."""
-    from jaxtl.results import records, settings, study_tables, writers
+    from jaxtl.results import comparability, records, settings, study_tables, writers
 
-    groups = settings.group_by_setting(records.read_by_directory(args.dirs))
+    runs = records.read_by_directory(args.dirs)
+    comparability.check_contents(runs)
+    groups = settings.group_by_setting(runs)
     table = study_tables.runs_table(groups, args.metric)
     console.console().print(writers.rich_table(table))
     if args.plot:

@@ -1,5 +1,6 @@
 """Checks that records may stand in one table: the same data, metrics and test set."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jaxtl.core.errors import UserError
@@ -28,7 +29,7 @@ def check_comparable(collection: Collection) -> None:
       UserError: no record of one folder is comparable with one of another folder, or
         two records were measured on different contents of one data set.
     """
-    _check_contents(collection)
+    check_contents(collection.records)
     folders: dict[Any, dict[_Measurement, Record]] = {}
     for record in collection.records:
         if record.status == database.DONE:
@@ -48,10 +49,10 @@ def check_comparable(collection: Collection) -> None:
             )
 
 
-def _check_contents(collection: Collection) -> None:
+def check_contents(records: Iterable[Record]) -> None:
     """Raises UserError where a data set changed between two of the records."""
     first: dict[str, tuple[str, Record]] = {}
-    for record in collection.records:
+    for record in records:
         for source, fingerprint in record.result.get("contents", {}).items():
             other_fingerprint, other = first.setdefault(source, (fingerprint, record))
             if fingerprint != other_fingerprint:

@@ -307,6 +307,14 @@ def test_a_study_is_not_continued_on_changed_data(tmp_path, capsys):
     assert not (out / "seed1" / "result.json").exists()
     write(path, table(0))
     assert main.main(["resume", str(out)]) == 0
+    stored = run_dir.read_json(out / "seed1" / "result.json")
+    [source] = stored["contents"]
+    stored["contents"] = {source: "0" * 32}  # as if it had been trained on other data
+    run_dir.write_json(out / "seed1" / "result.json", stored)
+    capsys.readouterr()
+    for command in ("compare", "report"):
+        assert main.main([command, str(out)]) == 1
+        assert "different contents of the same data set" in capsys.readouterr().err
 
 
 def test_a_sweep_stores_what_its_cells_read_and_refuses_other_contents(
