@@ -53,7 +53,7 @@ class _BertEmbeddings(nn.Module):
             )
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        positions = _positions(ids, self.offset)
+        positions = position_rows(ids, self.offset)
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
         states += table(self.context + self.offset, "position")(positions)
@@ -61,7 +61,7 @@ class _BertEmbeddings(nn.Module):
         return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
 
 
-def _positions(ids: jax.Array, offset: int) -> jax.Array:
+def position_rows(ids: jax.Array, offset: int) -> jax.Array:
     """Rows of the position table, (batch, length) or (1, length), as in transformers.
 
     BERT counts all places from 0, padding included. RoBERTa counts the tokens that are

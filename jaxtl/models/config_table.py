@@ -67,14 +67,14 @@ class ConfigTable:
         """`harmless` with what has no effect in any family."""
         special = {*self.honored, *self.read_by_family, *self.only}
         return {
-            k: v for k, v in {**HARMLESS, **self.harmless}.items() if k not in special
+            k: v for k, v in {**_HARMLESS, **self.harmless}.items() if k not in special
         }
 
     @functools.cached_property
     def all_only(self) -> Mapping[str, Only]:
         """`only` with what is restricted in every family."""
         special = {*self.honored, *self.read_by_family, *self.harmless}
-        return {k: v for k, v in {**ONLY, **self.only}.items() if k not in special}
+        return {k: v for k, v in {**_ONLY, **self.only}.items() if k not in special}
 
     @functools.cached_property
     def known(self) -> frozenset[str]:
@@ -164,7 +164,7 @@ _ORIGIN = "a note on where the file comes from"
 _MEMORY = "memory and speed of training in transformers"
 
 # Keys of `transformers.PreTrainedConfig`, today's and those of older versions.
-HARMLESS = {
+_HARMLESS = {
     **dict.fromkeys(
         (
             "model_type",
@@ -267,7 +267,7 @@ HARMLESS = {
     "initializer_range": "spread of new weights; jaxtl's layers have their own",
 }
 
-ONLY = {
+_ONLY = {
     "is_decoder": Only((False, None), "a model that attends to earlier tokens alone"),
     "add_cross_attention": Only((False, None), "attention to another model's states"),
     "is_encoder_decoder": Only((False, None), "a model of an encoder and a decoder"),

@@ -58,20 +58,18 @@ def to_weights(
             leaves[rule.path] = _transformed(tensor, rule, name)
     for name, path in repeats.items():
         if path in names:
-            _check_repeats(name, tensors[name], names[path], tensors[names[path]])
+            _check_repeats(tensors, name, names[path])
             skipped.append(name)
         else:
             names[path], leaves[path] = name, tensors[name]
     stats = {rule.path for rule in layout.rules if rule.is_stat}
     params = trees.nested({p: x for p, x in leaves.items() if p not in stats})
+    shapes = {name: tuple(tensors[name].shape) for name in skipped}
     return Weights(
         {**params, **unknown},
         trees.nested({p: x for p, x in leaves.items() if p in stats}),
         dict(meta or {}),
-        tuple(
-            LoadRow("skipped", name, None, tuple(tensors[name].shape), name)
-            for name in skipped
-        ),
+        tuple(LoadRow("skipped", n, None, shape, n) for n, shape in shapes.items()),
         {**{rule.path: rule.source for rule in layout.rules}, **names},
         left_out=tuple(name for name in skipped if _matches(name, layout.unused)),
         absent=_absent(leaves, layout),
@@ -111,10 +109,11 @@ class DifferentCopy(UserError):
     """A tensor that differs from the one that it should repeat."""
 
 
-def _check_repeats(name: str, tensor: Any, source: str, original: Any) -> None:
-    if tuple(tensor.shape) != tuple(original.shape) or not np.array_equal(
-        np.asarray(tensor), np.asarray(original)
-    ):
+def _check_repeats(tensors: Mapping[str, Any], name: str, source: str) -> None:
+    """Raises DifferentCopy where the tensor `name` differs from `source`."""
+    copy, original = tensors[name], tensors[source]
+    same_shape = tuple(copy.shape) == tuple(original.shape)
+    if not same_shape or not np.array_equal(np.asarray(copy), np.asarray(original)):
         raise DifferentCopy(
             f"the file's {name!r} differs from {source!r}, which the model uses in its "
             "place (tied=True): build the model with tied=False, as FromHub.model does."

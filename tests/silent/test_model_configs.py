@@ -213,7 +213,7 @@ def test_published_configurations_are_read():
 
 def test_llama_3_frequencies_follow_the_published_formula():
     """Meta's apply_scaling (llama-models, 2024), in float64."""
-    from jaxtl.models.layers.transformer import RotaryPositions, _frequencies
+    from jaxtl.models.layers.transformer import RotaryPositions, rotary_frequencies
 
     rope = RotaryPositions(theta=500_000.0, factor=8.0, bands=(1.0, 4.0, 8192.0))
     expected = []
@@ -226,7 +226,7 @@ def test_llama_3_frequencies_follow_the_published_formula():
             expected.append(frequency / 8)
         else:
             expected.append((1 - smooth) * frequency / 8 + smooth * frequency)
-    np.testing.assert_allclose(_frequencies(rope, 128), expected, rtol=2e-5)
+    np.testing.assert_allclose(rotary_frequencies(rope, 128), expected, rtol=2e-5)
 
 
 # ------------------------------------------------------------------ directories
@@ -429,9 +429,9 @@ class Ids(Data):
 def test_positions_of_padding():
     """BERT counts every place; RoBERTa from 2 the tokens that are no padding (id 1)."""
     ids = np.array([[1, 1, 7, 9], [5, 6, 1, 1]])
-    np.testing.assert_array_equal(bert._positions(ids, 0), [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(bert.position_rows(ids, 0), [[0, 1, 2, 3]])
     want = [[1, 1, 2, 3], [2, 3, 1, 1]]
-    np.testing.assert_array_equal(bert._positions(ids, 2), want)
+    np.testing.assert_array_equal(bert.position_rows(ids, 2), want)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class RotaryPositions:
     scale: float = 1.0
 
 
-def _frequencies(rope: RotaryPositions, width: int) -> jax.Array:
+def rotary_frequencies(rope: RotaryPositions, width: int) -> jax.Array:
     """Radians per position of each pair of features, (width / 2,) float32."""
     half = width // 2
     frequency = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -98,7 +98,7 @@ def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Ar
       Same shape and dtype; computed in float32.
     """
     half = x.shape[-1] // 2
-    frequency = _frequencies(rope, x.shape[-1])
+    frequency = rotary_frequencies(rope, x.shape[-1])
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle) * rope.scale, jnp.sin(angle) * rope.scale
     wide = x.astype(jnp.float32)
