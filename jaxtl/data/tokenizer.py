@@ -36,6 +36,7 @@ _FILES = (
     "vocab.json",
     "merges.txt",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "config.json",
 )
 

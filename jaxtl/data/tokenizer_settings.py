@@ -143,6 +143,16 @@ SENTENCE_ENCODER = KeyTable(
         "method_output_name": ("last_hidden_state",),
     },
 )
+# Notes of sentence-transformers on how texts are encoded.
+ENCODING = KeyTable(
+    "config_sentence_transformers.json",
+    harmless={
+        "a note on versions and on the kind of model": ("__version__", "model_type"),
+        "prompts that a caller may choose": ("prompts",),
+        "compares embeddings": ("similarity_fn_name",),
+    },
+    only={"default_prompt_name": (None,), "truncate_dim": (None,)},
+)
 _MODEL_KINDS = {"bert": "bert", "roberta": "roberta", "gpt2": "gpt2"}
 _CLASS_KINDS = {"Bert": "bert", "Roberta": "roberta", "GPT2": "gpt2"}
 
@@ -207,6 +217,7 @@ def read_settings(folder: pathlib.Path) -> TokenizerSettings:
     """
     path = folder / CONFIG.file
     config, encoder = _content(folder, CONFIG), _content(folder, SENTENCE_ENCODER)
+    _content(folder, ENCODING)  # a prompt in front of each text is refused
     tokens = {**_content(folder, SPECIAL_TOKENS_MAP), **config}
     side = tokens.get("truncation_side")
     if side not in (None, "left", "right"):

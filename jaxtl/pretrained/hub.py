@@ -13,7 +13,7 @@ from jaxtl.pretrained import image_processor
 _PREFIX = "hf:"
 # Weights of other frameworks are not downloaded, and pickles only in the absence of
 # safetensors.
-_PATTERNS = ["*.json", "*.txt", "*.safetensors", "1_Pooling/*"]
+_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*_Pooling/*"]
 # Keys of 1_Pooling/config.json -> the pooling of `models.Bert`.
 POOLING_MODES = {
     "pooling_mode_cls_token": "first",

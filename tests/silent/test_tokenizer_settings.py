@@ -219,6 +219,17 @@ def test_sentence_encoders_shorten_and_lower_case(tmp_path):
     assert x["input_ids"].tolist() == [want]
 
 
+def test_a_prompt_in_front_of_each_text_is_refused(tmp_path):
+    write(tmp_path, "bert", "json", {})
+    file = tmp_path / "config_sentence_transformers.json"
+    content = {"prompts": {"query": "query: "}, "default_prompt_name": None}
+    file.write_text(json.dumps(content))
+    Tokenizer(str(tmp_path))(["good"])
+    file.write_text(json.dumps({**content, "default_prompt_name": "query"}))
+    with pytest.raises(UserError, match='default_prompt_name "query" is not supported'):
+        Tokenizer(str(tmp_path))(["good"])
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
 def test_every_key_that_transformers_writes_is_in_the_table(kind, tmp_path):
     write(tmp_path, kind, "json", {})
