@@ -116,11 +116,16 @@ def latest(directory: pathlib.Path) -> int | None:
 
 
 def meta(directory: pathlib.Path, step: int) -> dict:
-    """The JSON part of a checkpoint."""
+    """The JSON part of a checkpoint; UserError where it is damaged."""
     ocp = _orbax()
     with _reading(directory, step) as manager:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return manager.restore(step, args=args)["meta"]
+        values = manager.restore(step, args=args)["meta"]
+    if not isinstance(values, dict):
+        raise UserError(
+            f"the meta of the checkpoint {directory / str(step)} is damaged."
+        )
+    return values
 
 
 def restore(directory: pathlib.Path, step: int, targets: Mapping[str, PyTree]) -> dict:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl.core import files
+from jaxtl.core import files, numpy_files
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import fingerprint
 from jaxtl.data.dataset import Data, Dataset, Table
@@ -260,8 +260,9 @@ def load_splits(path: str | os.PathLike, dataset: Dataset) -> Dataset:
     """
     if not os.path.exists(path):
         raise UserError(f"there is no splits file {str(path)!r}.")
-    with np.load(path, allow_pickle=False) as file:
-        saved = {name: file[name] for name in file.files}
+    saved = numpy_files.read_npz(path)
+    if "fingerprint" not in saved or "y_train" not in saved:
+        raise UserError(f"{os.fspath(path)} is damaged: it holds no splits.")
     stored, current = str(saved["fingerprint"]), dataset.fingerprint
     if fingerprint.is_sampled(stored):
         current = fingerprint.sampled(dataset.x, dataset.y_clean, dataset.class_names)

@@ -13,13 +13,13 @@ Nothing here imports a model, an experiment or flax: an exported model outlives 
 import hashlib
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from jaxtl.core import numpy_files
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.data.preprocess import from_json
 from jaxtl.export.predictor import Predictor
@@ -123,17 +123,12 @@ def _check_example(predictor: Predictor) -> None:
     writer = f"jax {metadata['versions']['jax']} on {metadata['device']} wrote it"
     reader = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
     try:
-        with np.load(folder / EXAMPLE, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
+        stored = numpy_files.read_npz(folder / EXAMPLE)
         outputs = predictor.outputs(
             {name[2:]: stored[name] for name in stored if name[:2] == "x."}
         )
     except UserError:
         raise
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(
-            f"{folder / EXAMPLE} is damaged: {describe_error(error)}."
-        ) from None
     except Exception as error:
         raise UserError(
             f"{folder} does not run here ({reader}; {writer}): {describe_error(error)}."

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import text_files
+from jaxtl.core import numpy_files, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess
 from jaxtl.export import bundle
@@ -122,7 +122,7 @@ def _read(
     """
     suffix = file.suffix.lower()
     if suffix == ".npy":
-        return _with_batch_axis(predictor, np.load(file, allow_pickle=False)), None
+        return _with_batch_axis(predictor, numpy_files.read_npy(file)), None
     if suffix == ".npz":
         return _read_npz(predictor, file), None
     if suffix == ".txt":
@@ -156,20 +156,19 @@ def _with_batch_axis(predictor: Predictor, x: np.ndarray) -> np.ndarray:
 def _read_npz(
     predictor: Predictor, file: pathlib.Path
 ) -> np.ndarray | dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as archive:
-        names = list(predictor.inputs)
-        is_single = names == [SINGLE_INPUT]
-        if is_single and len(archive.files) == 1:
-            names = archive.files  # the only entry, whatever its name
-        for name in names:
-            if name not in archive.files:
-                raise UserError(
-                    f"{file} has no entry {name!r}{nearest(name, archive.files)} "
-                    f"(entries: {', '.join(archive.files) or 'none'})."
-                )
-        if is_single:
-            return _with_batch_axis(predictor, archive[names[0]])
-        return {name: archive[name] for name in names}
+    arrays, names = numpy_files.read_npz(file), list(predictor.inputs)
+    is_single = names == [SINGLE_INPUT]
+    if is_single and len(arrays) == 1:
+        names = list(arrays)  # the only entry, whatever its name
+    for name in names:
+        if name not in arrays:
+            raise UserError(
+                f"{file} has no entry {name!r}{nearest(name, arrays)} "
+                f"(entries: {', '.join(arrays) or 'none'})."
+            )
+    if is_single:
+        return _with_batch_axis(predictor, arrays[names[0]])
+    return {name: arrays[name] for name in names}
 
 
 def _read_texts(predictor: Predictor, file: pathlib.Path) -> tuple[list, list[int]]:

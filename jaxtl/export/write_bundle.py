@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, numpy_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
@@ -24,7 +24,7 @@ from jaxtl.pretrained.from_run import stored_names
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.load_model import TrainedModel, input_specs, load_model
 from jaxtl.training.result import environment, versions
-from jaxtl.training.run_dir import MARK, read_json, write_json
+from jaxtl.training.run_dir import read_json, read_mark, write_json
 
 # Allowed deviation of the example's outputs, absolute plus relative. Half precision
 # keeps few bits, and which ones depends on how a platform fuses and orders the sums.
@@ -206,9 +206,9 @@ def _history(trained: TrainedModel, origin: str) -> dict[str, Any]:
     """How the model was trained, for `model_card.markdown`."""
     directory, meta = trained.directory, trained.meta
 
-    def read(name: str) -> Any:
+    def read(name: str, kind: type = dict) -> Any:
         path = directory / name
-        return read_json(path) if path.exists() else {}
+        return read_json(path, kind) if path.exists() else kind()
 
     result, best = read("result.json"), meta["best"]
     metrics = {split: result[split] for split in ("val", "test") if split in result}
@@ -216,11 +216,11 @@ def _history(trained: TrainedModel, origin: str) -> dict[str, Any]:
         metrics = {"val": best["metrics"]}
     counts = {}
     if (directory / "splits.npz").exists():
-        with np.load(directory / "splits.npz", allow_pickle=False) as file:
-            counts = {n[5:]: len(file[n]) for n in file.files if n[:5] == "rows_"}
+        stored = numpy_files.read_npz(directory / "splits.npz")
+        counts = {n[5:]: len(rows) for n, rows in stored.items() if n[:5] == "rows_"}
     return {
-        "experiment": read(MARK)["experiment"],
-        "loaded": read("loaded.json") or [],
+        "experiment": read_mark(directory)["experiment"],
+        "loaded": read("loaded.json", list),
         "result": result,
         "metrics": metrics,
         "examples": result.get("examples", counts),

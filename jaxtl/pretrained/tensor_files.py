@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from jaxtl.core import numpy_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.pretrained import torch_files
 
@@ -232,7 +234,15 @@ def _npz(path: pathlib.Path) -> TensorFile:
                 member.removesuffix(".npy"): _lazy_member(path, archive, member)
                 for member in archive.namelist()
             }
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
         raise UserError(f"{str(path)!r} is no complete npz file: {error}.") from None
     return TensorFile(path, tensors)
 
@@ -250,8 +260,7 @@ def _lazy_member(
         shape, _, dtype = header(stream)
 
     def fetch() -> np.ndarray:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[member.removesuffix(".npy")]
+        return numpy_files.read_npz(path, [member.removesuffix(".npy")]).popitem()[1]
 
     return LazyTensor(shape, dtype, fetch)
 

@@ -224,7 +224,7 @@ def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[st
             exp = run_dir.read_experiment(directory)
     if exp is not None:
         return {name: getattr(exp, name) for name in names}
-    stored = run_dir.read_json(directory / run_dir.MARK)
+    stored = run_dir.read_mark(directory)
     settings = {name: stored["experiment"].get(name) for name in names}
     try:
         for name in ("model", "peft"):

@@ -161,10 +161,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a JSON file; UserError where it is missing or damaged."""
+def read_json(path: pathlib.Path, kind: type = dict) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: the file.
+      kind: of the value that it must hold, dict or list.
+
+    Raises:
+      UserError: a file that is missing, damaged, or holds a value of another kind.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         marks = (MARK, STUDY)
         if path.name in marks and path.parent.is_dir() and is_unstarted(path.parent):
@@ -180,6 +188,13 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path} can't be read: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
+    if not isinstance(value, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise UserError(
+            f"{path} is damaged: it holds {json.dumps(value)[:40]}, expected "
+            f"{expected}."
+        )
+    return value
 
 
 def write_experiment(
@@ -234,12 +249,21 @@ def read_experiment(path: pathlib.Path) -> Experiment:
     Raises:
       UserError: no experiment, a damaged one, or one that needs foreign code.
     """
+    stored = read_mark(path)
+    return rebuild(path, stored, stored["file"], stored["experiment"])
+
+
+def read_mark(path: pathlib.Path) -> dict[str, Any]:
+    """Reads what `write_experiment` stored; the experiment stays JSON values.
+
+    Raises:
+      UserError: no such file, or a damaged one.
+    """
     stored = read_json(path / MARK)
-    try:
-        file, values = stored["file"], stored["experiment"]
-    except (KeyError, TypeError):
-        raise UserError(f"{path / MARK} is damaged: it holds no experiment.") from None
-    return rebuild(path, stored, file, values)
+    values, file = stored.get("experiment"), stored.get("file", 0)
+    if not isinstance(values, dict) or not isinstance(file, str | None):
+        raise UserError(f"{path / MARK} is damaged: it holds no experiment.")
+    return stored
 
 
 def rebuild(
@@ -275,7 +299,7 @@ def _code_name(module: str) -> str:
 
 def same_experiment(path: pathlib.Path, exp: Any) -> None:
     """Raises UserError where an experiment is not the one that a directory stores."""
-    stored = read_json(path / MARK).get("experiment", {})
+    stored = read_mark(path)["experiment"]
     current = json.loads(json.dumps(serialization.to_json(exp)))
     changed = [k for k in current if current[k] != stored.get(k)]
     if changed:

@@ -36,6 +36,9 @@ def test_missing_and_damaged_files_are_told(tmp_path):
     with pytest.raises(UserError, match=r"experiment\.json is damaged"):
         run_dir.read_experiment(tmp_path)
     (tmp_path / "experiment.json").write_text("[]")
+    with pytest.raises(UserError, match=r"it holds \[\], expected an object"):
+        run_dir.read_experiment(tmp_path)
+    (tmp_path / "experiment.json").write_text("{}")
     with pytest.raises(UserError, match="holds no experiment"):
         run_dir.read_experiment(tmp_path)
 

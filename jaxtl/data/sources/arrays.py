@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtl.core import numpy_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import images, label_arrays, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
@@ -201,16 +202,12 @@ def _open(
     path: pathlib.Path, memory_limit: int = 2**62
 ) -> np.ndarray | lazy_array.LazyArray | dict[str, np.ndarray]:
     """An array from a `.npy`, a dict of arrays from a `.npz`."""
-    try:
-        if path.suffix == ".npy":
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            if mapped.nbytes > memory_limit:
-                return lazy_array.MemoryMapped(str(path), image=mapped.ndim == 3)
-            return np.array(mapped)
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npz or .npy: {error}.") from None
+    if path.suffix != ".npy":
+        return numpy_files.read_npz(path)
+    mapped = numpy_files.read_npy(path, mmap_mode="r")
+    if mapped.nbytes > memory_limit:
+        return lazy_array.MemoryMapped(str(path), image=mapped.ndim == 3)
+    return np.array(mapped)
 
 
 def _entry(

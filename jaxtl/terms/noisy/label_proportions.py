@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core import numpy_files
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
@@ -91,7 +92,7 @@ class LabelProportions(Term):
         name, path = checks.where(setup, "bags"), pathlib.Path(self.bags)
         if not path.is_file():
             raise UserError(f"{name}={self.bags!r}: there is no such file.")
-        bags = np.load(path, allow_pickle=False)
+        bags = numpy_files.read_npy(path)
         if bags.shape != (count,) or not np.issubdtype(bags.dtype, np.integer):
             raise UserError(
                 f"{name}={self.bags!r}: expected an integer for each of the {count} "

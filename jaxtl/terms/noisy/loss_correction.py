@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxtl.core import numpy_files
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks, losses
@@ -87,7 +88,7 @@ class _LossCorrection(NoisyLabelTerm):
                     f"{name}={matrix!r}: expected a K × K matrix as nested tuples, or "
                     "a .npy file of one, such as `jaxtl labels RUN` writes."
                 )
-            matrix = np.load(path, allow_pickle=False)
+            matrix = numpy_files.read_npy(path)
         matrix = check_transition(matrix, name)
         if len(matrix) != setup.program.outputs:
             raise UserError(
