@@ -7,6 +7,7 @@ these; no two different labels become one class.
 from __future__ import annotations
 
 import collections
+import decimal
 import re
 import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -222,6 +223,15 @@ def class_notes(names: Sequence[str], what: str = "the classes") -> list[str]:
     notes = [
         f"{what} {', '.join(map(repr, group))} differ in case or blanks only"
         for group in groups.values()
+        if len(group) > 1
+    ]
+    equal: dict[decimal.Decimal, list[str]] = collections.defaultdict(list)
+    for name in names:
+        if number(name) is not None:
+            equal[decimal.Decimal(name)].append(name)
+    notes += [
+        f"{what} {', '.join(map(repr, group))} are one number, kept apart as texts"
+        for group in equal.values()
         if len(group) > 1
     ]
     missing = [name for name in names if is_missing(name)]

@@ -211,6 +211,11 @@ def test_quantities_that_are_no_numbers_are_not_made_classes(tmp_path, labels):
         texts(tmp_path, "".join(f"a\t{label}\n" for label in labels).replace('"', ""))
 
 
+def test_classes_that_are_one_number_are_said():
+    [note] = cells.class_notes(["01", "1", "1e0", str(2**53), str(2**53 + 1)])
+    assert note == "the classes '01', '1', '1e0' are one number, kept apart as texts"
+
+
 def test_categories_that_differ_in_case_are_said(tmp_path):
     rows = [f"{('Oslo', 'oslo')[i % 2]},{'xy'[i % 2]}" for i in range(20)]
     [note] = data.CSV(table(tmp_path, rows), target="y").read().notes
