@@ -88,10 +88,8 @@ def write_directory(
       like: the Hugging Face directory of the pre-trained model. Its config.json is
         taken with what the model, its parameters and the task say otherwise.
       class_names: of the head's outputs; None numbers them.
-      task: "classification", "multilabel", "regression" or "language"; None leaves it
-        to the number of outputs.
-      preprocess: of images, with the mean of regression targets; None copies the file
-        of `like`.
+      task: of the data; None leaves it to the number of outputs.
+      preprocess: of the run; None copies the file of `like`.
       tokenizer: of texts; None copies the files of `like`.
       card: text of README.md; "" writes none.
 
