@@ -121,7 +121,7 @@ def meta(directory: pathlib.Path, step: int) -> dict:
     with _reading(directory, step) as manager:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         values = manager.restore(step, args=args)["meta"]
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or "step" not in values:
         raise UserError(
             f"the meta of the checkpoint {directory / str(step)} is damaged."
         )

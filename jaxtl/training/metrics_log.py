@@ -20,18 +20,24 @@ def curve(path: pathlib.Path) -> dict:
     """Reads metrics.jsonl in the form of `Record.curve`; empty if there is no file."""
     steps, losses, evaluations = [], [], []
     for line in text_files.read_lines(path) if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line that was being written when the run was killed
-            continue
+        row = _row(line)
         kind = row.pop("kind", "")
-        if kind == "train":
+        if kind == "train" and {"step", "loss"} <= row.keys():
             steps.append(row["step"])
             losses.append(row["loss"])
-        elif kind == "val":
+        elif kind == "val" and "step" in row:
             row.pop("best", None)
             evaluations.append(row)
     return {"step": steps, "loss": losses, "val": evaluations}
+
+
+def _row(line: str) -> dict[str, Any]:
+    """A line's values; {} for the line that a kill or a full disk cut."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 class Log:
@@ -104,10 +110,8 @@ class Log:
 
 
 def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return math.inf  # the half-written last line of a killed process
+    step = _row(line).get("step")
+    return step if isinstance(step, int) else math.inf
 
 
 def _board(directory: pathlib.Path):
