@@ -12,6 +12,9 @@ import pytest
 import jaxtl as tl
 from jaxtl.data import sampler
 
+pytestmark = pytest.mark.usefixtures("all_optimizations")
+
+
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 

@@ -223,8 +223,10 @@ def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
 
 
 def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
-    stored = run_dir.read_mark(folder)
-    experiment = stored["experiment"]
+    stored = run_dir.read_json(folder / run_dir.MARK)
+    experiment = stored.get("experiment")
+    if not isinstance(experiment, dict):
+        experiment = {}
     seed, folder_seed = experiment.get("seed"), _seed_of(folder)
     below = folder.relative_to(path)
     name = stored.get("variant") or str(below if folder_seed is None else below.parent)

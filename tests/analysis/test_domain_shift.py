@@ -12,8 +12,6 @@ from jaxtl.analysis import domain_shift, shift_measures
 from jaxtl.cli import main
 from jaxtl.core.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _domains(seed=0, n=40, m=30, width=3, shift=0.0):
     rng = np.random.default_rng(seed)

@@ -16,8 +16,6 @@ from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import forward
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FILE = """
 import jaxtl as tl
 

@@ -17,8 +17,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.optim.schedules import Schedule
 from jaxtl.training import compiled_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExponentialGrowth(Schedule):

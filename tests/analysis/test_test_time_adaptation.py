@@ -9,8 +9,6 @@ import pytest
 import jaxtl as tl
 from jaxtl.core.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def run():

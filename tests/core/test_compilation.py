@@ -9,6 +9,8 @@ import pytest
 
 from jaxtl.core import compilation
 
+pytestmark = pytest.mark.usefixtures("all_optimizations")
+
 
 @pytest.fixture
 def fresh():

@@ -11,8 +11,6 @@ from jaxtl.data.preprocess import Preprocess
 from jaxtl.export import program
 from jaxtl.models import GPT2, Bert
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FAMILIES = {
     **MODELS,
     "bert-max": (

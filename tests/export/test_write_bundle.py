@@ -39,7 +39,7 @@ def test_functions_of_a_notebook_are_exported_with_the_experiment(tmp_path):
     np.testing.assert_allclose(outputs, x @ w.astype(np.float64), rtol=1e-4, atol=1e-5)
     np.save(tmp_path / "x.npy", x[0])
     [row] = predict.predict(folder, tmp_path / "x.npy")
-    assert list(row) == ["file", "row", "output 0", "output 1"]
+    assert list(row) == ["file", "row", "origin", "output 0", "output 1"]
 
 
 def test_a_model_that_depends_on_the_batch_size_is_refused(tmp_path):

@@ -12,8 +12,6 @@ from jaxtl.models.resnet_cifar import ResNet
 from jaxtl.pretrained import convert, tensor_files
 from jaxtl.pretrained.match import match
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MEAN = np.float32([0.485, 0.456, 0.406])
 STD = np.float32([0.229, 0.224, 0.225])
 

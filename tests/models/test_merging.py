@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from jaxtl import UserError
 from jaxtl.models import merging
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def tree(seed, scale=1.0):
     rng = np.random.default_rng(seed)

@@ -12,8 +12,6 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Families without dropout.
 DETERMINISTIC = ("resnet-cifar", "resnet", "bottleneck", "llama-tied", "llama-class")
 

@@ -15,7 +15,6 @@ from jaxtl.core.types import vectors
 from jaxtl.models import MLP, foreign, staged
 from jaxtl.terms.regularizers import dense_layers
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(0)
 
 

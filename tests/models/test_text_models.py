@@ -16,8 +16,6 @@ from jaxtl.models import bert, causal_lm, gpt2, llama
 from jaxtl.pretrained import convert, tensor_files
 from jaxtl.pretrained.match import match
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

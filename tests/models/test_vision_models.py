@@ -13,8 +13,6 @@ from jaxtl.models import resnet, vgg, vit
 from jaxtl.pretrained import convert, tensor_files
 from jaxtl.pretrained.match import match
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 torch = pytest.importorskip("torch")
 nn = torch.nn
 

@@ -25,8 +25,6 @@ from jaxtl.optim.groups import (
 )
 from jaxtl.training import checkpointing, compiled_step, show
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STAGES = ("stem", "layer_1", "layer_10", "norm", "head")
 # Names that are nearly others': a kernel called bias_net, a norm and a dense that share
 # a beginning, a stage that is a norm itself, a module whose name is a pattern.

@@ -20,8 +20,6 @@ from jaxtl.optim import optimizer as optim_optimizer
 from jaxtl.optim.projections import deviation_ratio, l2_ball, mars, selective_decay
 from jaxtl.training import compiled_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = ((3, 4), (2, 3, 2, 3), (5, 1))
 cases = st.tuples(st.sampled_from(SHAPES), st.integers(0, 10**6), st.floats(0.01, 20.0))
 

@@ -11,8 +11,6 @@ from jaxtl.core.types import Tokens
 from jaxtl.models import CNN, MLP, Bert, ResNetImageNet
 from jaxtl.peft import Adapters, base
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 TEXT = {
     "input_ids": rng.integers(1, 29, (3, 5)).astype(np.int32),

@@ -10,8 +10,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.models import MLP
 from jaxtl.peft import IA3, VeRA
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 NETWORK = MLP(outputs=2).pure()
 

@@ -14,8 +14,6 @@ from jaxtl.models import CNN, MLP
 from jaxtl.peft import LoRA
 from jaxtl.peft.lora import dora, lora
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 PARAMS = {
     "embeddings": {"token": {"embedding": rng.normal(size=(9, 6)).astype("f4")}},

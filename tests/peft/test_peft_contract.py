@@ -32,8 +32,6 @@ from jaxtl.terms.losses import CrossEntropy, NextToken
 from jaxtl.terms.program import Program
 from jaxtl.terms.regularizers import L2SP, WeightDecay
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 METHODS = {
     "lora": LoRA(rank=1, alpha=2.0),
     "rslora": LoRA(rank=2, rslora=True),

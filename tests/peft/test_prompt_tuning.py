@@ -14,8 +14,6 @@ from jaxtl.models.layers import transformer
 from jaxtl.peft import PrefixTuning, PromptTuning
 from jaxtl.pretrained import convert
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 16}
 LENGTH = 6

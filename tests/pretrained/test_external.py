@@ -15,8 +15,6 @@ from jaxtl.models.vgg import VGG
 from jaxtl.pretrained import FromFile, FromHub, convert, registry, tensor_files, write
 from jaxtl.pretrained.match import match
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.zeros((1, 32, 32, 3), np.float32)
 TEXT = {"input_ids": np.ones((1, 4), np.int32)}
 BERT = {

@@ -21,8 +21,6 @@ from jaxtl.pretrained import (
     tensor_files,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 9}
 MODELS = {
     "bert": Bert(outputs=3, hidden=20, **SMALL),

@@ -14,8 +14,6 @@ from jaxtl.results.records import Record
 from jaxtl.sweep import vectorized_loop, vectorized_runs
 from jaxtl.training.run import Run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CRITERIA = ("source_accuracy", "iwv", "dev", "entropy", "snd", "bnm")
 
 

@@ -37,8 +37,6 @@ from jaxtl.pretrained import (
 from jaxtl.pretrained.match import Weights, match
 from jaxtl.training import load_model, setup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MLP = tl.models.MLP(widths=(4,))
 WORDS = [f"w{i}" for i in range(40)]
 

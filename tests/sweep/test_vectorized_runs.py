@@ -17,8 +17,6 @@ from jaxtl.sweep.axes import Halving
 from jaxtl.training import loop
 from jaxtl.training.run import Run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MODES = ("map", "vmap")
 # One after the other, replicas compute the same as a run alone; batched products and
 # sums of small matrices differ in the last digits, and Adam's first steps divide by

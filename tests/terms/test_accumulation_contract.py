@@ -120,7 +120,7 @@ def _distance(ours, theirs):
     return np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-6)
 
 
-@pytest.mark.usefixtures("one_draw", "quick_compilation")
+@pytest.mark.usefixtures("one_draw")
 @pytest.mark.parametrize(
     "row", _ROWS, ids=[*_IDS, *(f"tokens-{type(r.term).__name__}" for r in _PER_TOKEN)]
 )

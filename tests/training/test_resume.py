@@ -15,6 +15,9 @@ from jaxtl.core import checkpoint
 from jaxtl.data import splits
 from jaxtl.training import run_dir
 
+pytestmark = pytest.mark.usefixtures("all_optimizations")  # of several processes
+
+
 ROOT = pathlib.Path(tl.__file__).parent.parent
 
 # Lives of one run, each a process of its own that ends by its own hand, as by kill -9:

@@ -26,8 +26,6 @@ from jaxtl.core import serialization
 from jaxtl.core.errors import UserError
 from jaxtl.data import preparation
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DIGITS = tl.data.Digits(labels_per_class=12, split_seed=0, val=200)
 NOISY = dataclasses.replace(DIGITS, label_noise=0.25)
 

@@ -20,8 +20,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.evaluation import evaluate, forward
 from jaxtl.training.load_model import load_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DATA = {"labels_per_class": 10, "split_seed": 0, "val": 150}
 
 

@@ -104,7 +104,7 @@ def test_scale_divides_in_the_preprocessing():
     [
         (lambda p: {"path": str(p / "mnits.npz")}, "did you mean 'mnist.npz'"),
         (lambda p: {"path": str(p / "mnist.npz"), "x": "z"}, "no entry 'z'"),
-        (lambda p: {"path": str(p / "broken.npz")}, "not a readable"),
+        (lambda p: {"path": str(p / "broken.npz")}, "can't be read as a .npz file"),
         (lambda p: {"path": str(p / "x.npy")}, "a .npy needs labels_path"),
         (lambda p: {}, "either a path or x= and y="),
         (lambda p: {"x": np.zeros(3)}, "both as arrays"),

@@ -8,6 +8,8 @@ import pytest
 from jaxtl.core import compilation
 from jaxtl.models.layers.fusion_barrier import fusion_barrier
 
+pytestmark = pytest.mark.usefixtures("all_optimizations")
+
 
 def residual(x, weights, between):
     """A residual stream of tanh layers with a function between them."""

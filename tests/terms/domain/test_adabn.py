@@ -11,8 +11,6 @@ import jaxtl as tl
 from jaxtl.core.errors import UserError
 from jaxtl.models.layers import batch_norm_stats
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _arrays(seed, shift, scale, **options):
     rng = np.random.default_rng(seed)

@@ -8,8 +8,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import ADDA
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _logits(term_params, z):
     z = np.float64(z)

@@ -9,8 +9,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import CDAN, cdan
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _pair(n=4, d=5, k=3, seed=0):
     rng = np.random.default_rng(seed)

@@ -14,8 +14,6 @@ import jaxtl as tl
 from jaxtl.core import tree as trees
 from jaxtl.pretrained.match import Weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ADAPTATION = {
     "DAN": tl.domain.DAN(),
     "DANN": tl.domain.DANN(widths=(4,), reversal=1.0),

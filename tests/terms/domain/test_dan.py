@@ -14,8 +14,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.domain import DAN, mmd
 from jaxtl.terms.domain.dan import MULTIPLIERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _domains(n=6, m=8, d=3, shift=0.7, seed=0):
     rng = np.random.default_rng(seed)

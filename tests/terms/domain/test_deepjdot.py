@@ -12,8 +12,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import DeepJDOT, deepjdot
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def ott():

@@ -9,7 +9,6 @@ import jaxtl as tl
 from jaxtl.core.types import FROZEN
 from jaxtl.terms.domain import adversarial, domain_pair
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODEL = tl.models.ResNet(depth=8, width=2)
 
 

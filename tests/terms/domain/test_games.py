@@ -15,8 +15,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms import context as terms_context
 from jaxtl.terms.domain import ADDA, CDAN, DANN, MCD, MDD
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Term, its metric that the adversary lowers, and (ADDA's has no reversal: its encoder
 # descends a loss of its own) the sign of what the encoder does to it.
 GAMES = [

@@ -10,8 +10,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.domain import JAN, mmd
 from jaxtl.terms.domain.jan import joint_mmd
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _loop(source, target, gammas):
     """Gammas: a list of widths for each layer; source: [(n, d_l), …]."""

@@ -10,8 +10,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.domain import MCD
 from jaxtl.terms.domain.mcd import discrepancy
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _softmax(z):
     return np.exp(z) / np.exp(z).sum(-1, keepdims=True)

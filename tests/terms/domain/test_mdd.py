@@ -9,8 +9,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import MDD, mdd
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _softmax(z):
     return np.exp(z) / np.exp(z).sum(-1, keepdims=True)

@@ -13,8 +13,6 @@ from jaxtl.terms.domain import AFN, BSP
 from jaxtl.terms.domain.afn import hard_norm_loss, norms, stepwise_norm_loss
 from jaxtl.terms.domain.bsp import spectral_penalty
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
 @pytest.mark.parametrize("largest", [1, 3])

@@ -12,8 +12,6 @@ from jaxtl.terms.domain.bnm import nuclear_norm
 from jaxtl.terms.domain.entropy import entropy
 from jaxtl.terms.domain.mcc import class_confusion
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _softmax(z):
     return np.exp(z) / np.exp(z).sum(-1, keepdims=True)

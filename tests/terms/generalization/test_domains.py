@@ -16,7 +16,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.generalization import base, group_dro, irm, vrex
 
 STREAMS = ("source", "target", "photo")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TERMS = [getattr(generalization, name) for name in generalization.__all__]
 
 

@@ -6,8 +6,6 @@ import pytest
 import jaxtl as tl
 from jaxtl.terms import generalization
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMES = ("art", "photo", "sketch")
 
 

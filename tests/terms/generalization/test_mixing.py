@@ -13,7 +13,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.generalization import InterDomainMixup, MixStyle, mixstyle, mixup
 
 STREAMS = ("source", "target", "photo")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def _harness(bench, **fields):

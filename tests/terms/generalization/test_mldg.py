@@ -13,7 +13,6 @@ from jaxtl.terms.generalization import MLDG, mldg
 torch = pytest.importorskip("torch", reason="MLDG is held to autograd's")
 
 STREAMS = ("source", "target", "photo")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RATE, BETA = 0.3, 0.7
 
 

@@ -23,8 +23,6 @@ from jaxtl.terms.noisy import (
     second_network,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _losses(n=400, seed=0):
     rng = np.random.default_rng(seed)

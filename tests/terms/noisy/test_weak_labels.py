@@ -19,8 +19,6 @@ from jaxtl.terms.noisy import (
     proden,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _softmax(z):
     e = np.exp(z - z.max(-1, keepdims=True))

@@ -15,8 +15,6 @@ from jaxtl.terms.regularizers.attention_transfer import (
     attention_map,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 PAIR = [rng.normal(size=(3, 10, 4)), rng.normal(size=(3, 10, 6))]
 

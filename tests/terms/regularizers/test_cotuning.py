@@ -15,8 +15,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import CoTuning
 from jaxtl.terms.regularizers.cotuning import direct_relationship, reverse_relationship
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 
 

@@ -19,8 +19,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import DELTA, delta, feature_maps
 from jaxtl.terms.regularizers.linear_fit import fit_linear
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 MAPS = [rng.normal(size=(3, 4, 5, 6)) for _ in "ab"]
 WEIGHTS = rng.dirichlet(np.ones(6))

@@ -15,8 +15,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import EWC, L2SP, MAS, importance_file
 from jaxtl.terms.regularizers.ewc import ewc
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _ones(params):
     return {path: np.ones(leaf.shape, np.float32) for path, leaf in params.items()}

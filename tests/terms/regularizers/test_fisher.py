@@ -8,8 +8,6 @@ import pytest
 from jaxtl.core.errors import UserError
 from jaxtl.terms.regularizers.fisher import diagonal_fisher, mas
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, D, K = 7, 4, 3
 
 

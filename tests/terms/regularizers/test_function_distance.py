@@ -17,8 +17,6 @@ from jaxtl.terms.regularizers.function_distance import (
     squared_distance,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 PAIR = [3 * rng.normal(size=(4, 5)) for _ in "ab"]
 

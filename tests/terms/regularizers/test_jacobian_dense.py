@@ -17,8 +17,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import JacobianDifference, dense_layers
 from jaxtl.terms.regularizers.jacobian_dense import outer_distance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 _TEXT = {
     "input_ids": np.random.default_rng(0).integers(0, 13, (3, 4)),
     "attention_mask": np.arange(4) < np.array([[4], [2], [3]]),

@@ -15,8 +15,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import EWC, KFAC, importance_file
 from jaxtl.terms.regularizers import kfac as K
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _softmax(z):
     e = np.exp(z - z.max(-1, keepdims=True))

@@ -11,8 +11,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import L1SP, L2SP, CosineSP, GroupLassoSP
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TERMS = [L1SP, L2SP, GroupLassoSP, CosineSP]
 EACH = pytest.mark.parametrize("cls", TERMS, ids=lambda c: c.__name__)
 

@@ -12,8 +12,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import R3F, SMART
 from jaxtl.terms.regularizers.smoothness import divergence, projected_ascent
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rng = np.random.default_rng(0)
 PAIR = [rng.normal(size=(4, 5)) for _ in "ab"]
 DEEP = MLP(outputs=3, widths=(6, 5), activation="tanh")
