@@ -9,7 +9,12 @@ from jaxtl.core.errors import UserError
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Adds the overrides of an experiment file's fields."""
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="a.b=c",
+        help="settings of the experiment by their paths, such as optim.lr=3e-4",
+    )
 
 
 def add_vectorization(parser: argparse.ArgumentParser) -> None:

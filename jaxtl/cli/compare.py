@@ -11,7 +11,9 @@ HELP = "a table of runs, mean ± 95 % interval"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl compare`."""
-    parser.add_argument("dirs", type=pathlib.Path, nargs="+")
+    parser.add_argument(
+        "dirs", type=pathlib.Path, nargs="+", help="directories of runs or studies"
+    )
     parser.add_argument("--metric", help="default: what the runs were chosen by")
     parser.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
     parser.add_argument(

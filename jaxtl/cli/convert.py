@@ -8,8 +8,14 @@ HELP = "weights to another kind of file, or a run to its layout"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl convert`."""
-    parser.add_argument("source", type=pathlib.Path)
-    parser.add_argument("target", type=pathlib.Path)
+    parser.add_argument(
+        "source", type=pathlib.Path, help="a run's directory, or a file of weights"
+    )
+    parser.add_argument(
+        "target",
+        type=pathlib.Path,
+        help="a .safetensors or .npz file, or a directory for Hugging Face",
+    )
     parser.add_argument("--layout", help="of a run's family; default: its usual one")
     parser.add_argument(
         "--adapter",

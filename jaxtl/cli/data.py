@@ -22,8 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl data`."""
     parser.add_argument("file", type=pathlib.Path, nargs="?", help="experiment file")
     arguments.add_overrides(parser)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("data.png"))
-    parser.add_argument("--per-class", type=int, default=12)
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("data.png"),
+        help="the contact sheet of examples, a PNG",
+    )
+    parser.add_argument(
+        "--per-class", type=int, default=12, help="examples of each class on the sheet"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

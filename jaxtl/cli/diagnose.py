@@ -19,7 +19,9 @@ HELP = "how far a run's two domains lie apart, before and after"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl diagnose`."""
-    parser.add_argument("dir", type=pathlib.Path, metavar="RUN")
+    parser.add_argument(
+        "dir", type=pathlib.Path, metavar="RUN", help="a run's directory"
+    )
     parser.add_argument(
         "--source", metavar="STREAM", help="default: source, or the first"
     )
@@ -27,9 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="STREAM", help="default: unlabelled, or target"
     )
     parser.add_argument("--stage", help="default: the last before the head")
-    parser.add_argument("--examples", type=int, default=1000, metavar="N")
-    parser.add_argument("--permutations", type=int, default=500, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="examples of each domain at most",
+    )
+    parser.add_argument(
+        "--permutations",
+        type=int,
+        default=500,
+        metavar="N",
+        help="of the test of equal distributions",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the examples and permutations that are drawn",
+    )
     parser.add_argument("--out", type=pathlib.Path, help="default RUN/diagnosis")
 
 

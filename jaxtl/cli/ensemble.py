@@ -19,10 +19,21 @@ CALIBRATION = ("nll", "ece", "brier")  # metrics that a temperature changes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl ensemble`."""
-    parser.add_argument("dirs", type=pathlib.Path, nargs="+", metavar="RUN")
+    parser.add_argument(
+        "dirs",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="RUN",
+        help="directories of runs or studies",
+    )
     parser.add_argument("--method", default="auto", help="default: the best on val")
     parser.add_argument("--split", default="test", help="test or val")
-    parser.add_argument("--which", default="best", choices=("best", "last"))
+    parser.add_argument(
+        "--which",
+        default="best",
+        choices=("best", "last"),
+        help="checkpoint of each run",
+    )
     parser.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
 
 

@@ -11,9 +11,14 @@ HELP = "evaluate a finished run again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl eval`."""
-    parser.add_argument("dir", type=pathlib.Path)
+    parser.add_argument("dir", type=pathlib.Path, help="a run's directory")
     parser.add_argument("--split", default="test", help="train, val or test")
-    parser.add_argument("--which", default="best", choices=("best", "last"))
+    parser.add_argument(
+        "--which",
+        default="best",
+        choices=("best", "last"),
+        help="checkpoint of the run",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

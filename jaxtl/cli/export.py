@@ -8,10 +8,12 @@ HELP = "write a finished run as a self-contained folder"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl export`."""
-    parser.add_argument("dir", type=pathlib.Path)
-    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("dir", type=pathlib.Path, help="a run's directory")
+    parser.add_argument("out", type=pathlib.Path, help="the directory to write")
     parser.add_argument("--licence", help="for the model card")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an export that lies there"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

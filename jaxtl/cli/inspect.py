@@ -11,7 +11,11 @@ HELP = "the tensors of a file, directory or run; what they fit"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl inspect`."""
-    parser.add_argument("path", type=pathlib.Path)
+    parser.add_argument(
+        "path",
+        type=pathlib.Path,
+        help="a run's directory, a file of weights, or another library's directory",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

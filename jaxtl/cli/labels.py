@@ -20,7 +20,7 @@ COLUMNS = ("row", "origin", "given", "suggested", "score")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl labels`."""
-    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("run", type=pathlib.Path, help="a run's directory")
     parser.add_argument(
         "--folds",
         type=int,
@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="models trained to predict out of sample; 0: the run's own, in sample",
     )
-    parser.add_argument("--method", default="prune_by_noise_rate")
+    parser.add_argument(
+        "--method",
+        default="prune_by_noise_rate",
+        help="how suspicious labels are counted",
+    )
     parser.add_argument("--out", type=pathlib.Path, help="default RUN/labels")
 
 

@@ -15,13 +15,22 @@ HELP = "find a learning rate: a short run whose rate grows"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl lr`."""
-    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("file", type=pathlib.Path, help="experiment file")
     arguments.add_overrides(parser)
     parser.add_argument("--variant", help="which, of a file of several")
-    parser.add_argument("--low", type=float, default=1e-7)
-    parser.add_argument("--high", type=float, default=10.0)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("lr.png"))
+    parser.add_argument(
+        "--low", type=float, default=1e-7, help="the lowest learning rate"
+    )
+    parser.add_argument(
+        "--high", type=float, default=10.0, help="the highest learning rate"
+    )
+    parser.add_argument("--steps", type=int, default=100, help="steps between them")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("lr.png"),
+        help="the plot, a PNG",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

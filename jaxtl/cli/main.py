@@ -28,33 +28,14 @@ from jaxtl.core.errors import Stopped, UserError, describe_error
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
-# In the order of `jaxtl --help`.
-COMMANDS = (
-    "run",
-    "lr",
-    "resume",
-    "eval",
-    "importance",
-    "labels",
-    "show",
-    "compare",
-    "report",
-    "watch",
-    "sweep",
-    "worker",
-    "data",
-    "export",
-    "predict",
-    "wise",
-    "soup",
-    "ensemble",
-    "probe",
-    "reproduce",
-    "diagnose",
-    "models",
-    "inspect",
-    "convert",
-)
+# Purpose -> commands, in the order of `jaxtl --help`.
+GROUPS = {
+    "train": ("run", "resume", "sweep", "worker", "lr", "reproduce"),
+    "look at data and results": ("data", "show", "compare", "report", "watch", "eval"),
+    "analyze a run": ("probe", "diagnose", "labels", "importance", "models", "inspect"),
+    "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:
   jaxtl run experiments/quickstart.py
@@ -167,17 +148,23 @@ def _parser() -> argparse.ArgumentParser:
     """Builds the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="jaxtl",
-        description="Transfer learning in JAX: run, compare and deploy experiments.",
+        usage="jaxtl [-h] [--version] COMMAND ...",
+        description=_overview(),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", help=argparse.SUPPRESS
+    )
     for name in COMMANDS:
         command = _module(name)
-        # argparse expands % in `help`, but not in `description`.
-        line = command.HELP.replace("%", "%%")
-        subparser = subparsers.add_parser(name, help=line, description=command.HELP)
+        subparser = subparsers.add_parser(
+            name,
+            prog=f"jaxtl {name}",
+            description=command.HELP,
+            formatter_class=_WithDefaults,
+        )
         command.add_arguments(subparser)
         subparser.add_argument(
             "--trust",
@@ -185,6 +172,28 @@ def _parser() -> argparse.ArgumentParser:
             help="run the code of directories that others made",
         )
     return parser
+
+
+def _overview() -> str:
+    """The commands by purpose, a line each."""
+    lines = ["Transfer learning in JAX: run, compare and deploy experiments."]
+    for purpose, names in GROUPS.items():
+        lines += ["", f"{purpose}:"]
+        lines += [f"  {name:12}{_module(name).HELP}" for name in names]
+    return "\n".join([*lines, "", "jaxtl COMMAND --help describes a command."])
+
+
+class _WithDefaults(argparse.HelpFormatter):
+    """Adds the default to the description of an option."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        plain = action.default in (None, False, argparse.SUPPRESS) or not (
+            action.option_strings and action.default != []
+        )
+        if plain or "default" in text or str(action.default) in text:
+            return text
+        return f"{text} (default: %(default)s)"
 
 
 def _module(command: str) -> types.ModuleType:

@@ -10,8 +10,13 @@ HELP = "run an exported model on files"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl predict`."""
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("files", type=pathlib.Path, nargs="+")
+    parser.add_argument("folder", type=pathlib.Path, help="what `jaxtl export` wrote")
+    parser.add_argument(
+        "files",
+        type=pathlib.Path,
+        nargs="+",
+        help="pictures, tables, texts, .npy or .npz files",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

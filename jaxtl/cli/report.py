@@ -8,7 +8,13 @@ HELP = "tables, plots and a page of sweeps and runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl report`."""
-    parser.add_argument("dirs", type=pathlib.Path, nargs="+", metavar="DIR")
+    parser.add_argument(
+        "dirs",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="DIR",
+        help="directories of sweeps, studies or runs",
+    )
     parser.add_argument("--metric", help="default: what the runs were chosen by")
     parser.add_argument("--split", choices=("test", "val"), help="default: test if any")
     parser.add_argument(
@@ -32,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AXIS=VALUE",
         help="the from-scratch runs (default: those called scratch)",
     )
-    parser.add_argument("--interval", default="t", choices=("t", "bootstrap"))
+    parser.add_argument(
+        "--interval",
+        default="t",
+        choices=("t", "bootstrap"),
+        help="of the mean over seeds: Student's t, or by resampling",
+    )
     parser.add_argument("--paired", default="t", choices=("t", "wilcoxon"), help="test")
     parser.add_argument("--out", type=pathlib.Path, help="default DIR/report")
 

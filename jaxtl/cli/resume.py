@@ -8,7 +8,7 @@ HELP = "continue an interrupted run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl resume`."""
-    parser.add_argument("dir", type=pathlib.Path)
+    parser.add_argument("dir", type=pathlib.Path, help="directory of a run or a study")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ HELP = "run an experiment file"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl run`."""
-    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("file", type=pathlib.Path, help="experiment file")
     arguments.add_overrides(parser)
     parser.add_argument("--out", type=pathlib.Path, help="default runs/<file>/<time>")
     parser.add_argument(

@@ -11,7 +11,9 @@ HELP = "the averaged weights of several runs of one model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl soup`."""
-    parser.add_argument("dirs", type=pathlib.Path, nargs="+")
+    parser.add_argument(
+        "dirs", type=pathlib.Path, nargs="+", help="directories of runs of one model"
+    )
     parser.add_argument(
         "--greedy", action="store_true", help="only those that help on val"
     )

@@ -12,7 +12,7 @@ SEARCH_ONLY = ("trials", "storage", "study", "seed", "batch", "slurm")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl sweep`."""
-    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("file", type=pathlib.Path, help="experiment file")
     parser.add_argument(
         "overrides", nargs="*", metavar="a.b=0,0.1", help="axes, or single values"
     )

@@ -8,9 +8,15 @@ HELP = "how a running sweep goes on"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl watch`."""
-    parser.add_argument("dir", type=pathlib.Path)
+    parser.add_argument("dir", type=pathlib.Path, help="a sweep's directory")
     parser.add_argument("--once", action="store_true", help="print it once and end")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="between two looks",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

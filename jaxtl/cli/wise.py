@@ -16,7 +16,7 @@ HELP = "a run's weights mixed with θ₀, α chosen on val (WiSE-FT)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl wise`."""
-    parser.add_argument("dir", type=pathlib.Path)
+    parser.add_argument("dir", type=pathlib.Path, help="a run's directory")
     parser.add_argument("--alphas", type=float, nargs="+", help="default 0 0.1 … 1")
     parser.add_argument(
         "--refresh", action="store_true", help="BatchNorm on train rows"

@@ -10,7 +10,7 @@ HELP = "join a search from this machine"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl worker`."""
-    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("file", type=pathlib.Path, help="experiment file of the search")
     parser.add_argument(
         "overrides", nargs="*", metavar="a.b=0,0.1", help="as the search was given"
     )

@@ -313,3 +313,22 @@ def test_convert_writes_a_run_back_in_its_own_layout(tmp_path, capsys):
     )
     said = text(capsys, "convert", tmp_path / "run", tmp_path / "folder", code=1)
     assert ".safetensors" in said
+
+
+def test_every_argument_of_every_command_is_described():
+    parser = main._parser()
+    [subparsers] = parser._subparsers._group_actions
+    assert tuple(subparsers.choices) == main.COMMANDS
+    for name, command in subparsers.choices.items():
+        for action in command._actions:
+            assert action.help, f"jaxtl {name}: {action.dest} has no help"
+
+
+def test_help_lists_each_command_once_under_its_purpose(capsys):
+    with pytest.raises(SystemExit):
+        main.main(["--help"])
+    text = capsys.readouterr().out
+    for name in main.COMMANDS:
+        assert text.count(f"\n  {name} ") == 1
+    for purpose in main.GROUPS:
+        assert f"\n{purpose}:\n" in text
