@@ -1,5 +1,7 @@
 """What all tests share: a compilation cache, the data folder, a context for terms."""
 
+import contextlib
+import ctypes
 import dataclasses
 import gc
 import os
@@ -72,19 +74,37 @@ _MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 ENOUGH, MAPPED = _MEMORY / (2 * _WORKERS), 40_000
 
 
+def _is_large() -> bool:
+    """Whether this process is large, after its garbage went back to the system.
+
+    glibc keeps freed memory, so that a process which was large once would seem so for
+    ever, and compile everything again after every module.
+    """
+    process = pathlib.Path("/proc/self")
+    if not (process / "maps").exists():
+        return False
+
+    def size() -> int:
+        return int((process / "statm").read_text().split()[1])
+
+    pages = ENOUGH / os.sysconf("SC_PAGE_SIZE")
+    if size() > pages:
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    mappings = (process / "maps").read_bytes().count(b"\n")
+    return size() > pages or mappings > MAPPED
+
+
 @pytest.fixture(scope="module", autouse=True)
 def let_go():
     """Keeps a test process small: compiled programs pile up over hundreds of tests."""
     yield
-    own = pathlib.Path("/proc/self")
-    if not (own / "maps").exists():
-        return
-    size = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if size > ENOUGH or (own / "maps").read_bytes().count(b"\n") > MAPPED:
+    if _is_large():
         compilation.clear()
         feature_cache.clear()
         jax.clear_caches()
-        gc.collect()
+        _is_large()  # collects what was let go of
 
 
 @pytest.fixture(scope="session")
