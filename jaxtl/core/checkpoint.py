@@ -271,16 +271,22 @@ class _reading:
     def __enter__(self):
         if not self.directory.is_dir():
             raise UserError(f"there is no folder of checkpoints {self.directory}.")
-        self.manager = _manager(self.directory, create=False)
+        try:
+            self.manager = _manager(self.directory, create=False)
+        except Exception as error:  # of a damaged description of any checkpoint
+            raise self._explained(error) from error
         return self.manager
 
     def __exit__(self, kind: Any, error: Any, trace: Any):
         self.manager.close()
         if error is not None and isinstance(error, Exception):
-            raise UserError(
-                f"the checkpoint {self.directory / str(self.step)} can't be read: "
-                f"{describe_error(error)}."
-            ) from error
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint {self.directory / str(self.step)} can't be read: "
+            f"{describe_error(error)}."
+        )
 
 
 def remove(directory: pathlib.Path) -> None:
