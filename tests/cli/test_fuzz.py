@@ -122,7 +122,7 @@ def _try(seed, intact, tmp_path, monkeypatch, capsys):
 
 
 CASES, SLOW_CASES = 40, 500
-REGRESSIONS = (10465,)  # seeds of faults that were mended
+REGRESSIONS = (10465, 20272)  # seeds of faults that were mended
 
 
 @pytest.mark.parametrize("part", range(4))
