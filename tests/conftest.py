@@ -52,9 +52,9 @@ jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# Tests of values compile with few optimizations, in half the time: compiling is most
-# of their time, and many programs run once. Counted operations and bytes, and rounding
-# that must be the same in two programs, are tested with all optimizations.
+# Tests of values compile with few optimizations: compiling is most of their time, and
+# many programs run once. Counted operations and bytes, and rounding that must be the
+# same in two programs, are tested with all optimizations.
 jax.config.update("jax_disable_most_optimizations", True)
 
 

@@ -53,7 +53,7 @@ class KeyTable:
                 raise UserError(
                     f"{where}: the key {name!r} ({shown(value)}) is unknown{advice}."
                 )
-            if name in self.only and not _is_among(value, self.only[name]):
+            if name in self.only and not is_among(value, self.only[name]):
                 expected = " or ".join(map(shown, self.only[name]))
                 raise UserError(
                     f"{where}: {name} {shown(value)} is not supported; expected "
@@ -67,7 +67,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _is_among(value: Any, accepted: Iterable[Any]) -> bool:
+def is_among(value: Any, accepted: Iterable[Any]) -> bool:
     """Whether a value is one of these; 0 is not false, 1 is not true."""
     return any(
         value == v and isinstance(value, bool) == isinstance(v, bool) for v in accepted

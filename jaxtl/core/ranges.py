@@ -65,39 +65,28 @@ def check_ranges(value: Any, path: str = "") -> None:
             raise UserError(f"{name}={number!r}: expected {expected}.")
 
 
-def _numbers(value: Any, path: str) -> Iterator[tuple[str, float, _Range]]:
+def _numbers(
+    value: Any, path: str, expected: _Range | None = None
+) -> Iterator[tuple[str, float, _Range]]:
     """Yields (path, number, its range) for every number that has a range."""
-    if isinstance(value, Mapping):
+    if _is_number(value):
+        if expected is not None:
+            yield path, value, expected
+    elif isinstance(value, Mapping):
         for name, child in value.items():
-            yield from _numbers(child, _join(path, str(name)))
+            yield from _numbers(child, _join(path, str(name)), expected)
     elif isinstance(value, tuple):
         for index, child in enumerate(value):
-            yield from _numbers(child, _join(path, str(index)))
+            yield from _numbers(child, _join(path, str(index)), expected)
     elif config.is_config(value):
-        library = type(value).__module__.partition(".")[0] == "jaxtl"
+        is_ours = type(value).__module__.partition(".")[0] == "jaxtl"
         for name, field in config.fields(value).items():
-            child, child_path = getattr(value, name), _join(path, name)
-            expected = _range(name, field.metadata)
-            if library and _is_number(child) and not _may_be_text(field):
-                yield child_path, child, expected
-            elif library and field.metadata.get("traced"):
-                yield from _elements(child, child_path, expected)
-            yield from _numbers(child, child_path)
-
-
-def _elements(
-    value: Any, path: str, expected: _Range
-) -> Iterator[tuple[str, float, _Range]]:
-    """Yields the numbers of a traced mapping or tuple, which share one range."""
-    if isinstance(value, Mapping):
-        pairs = [(str(name), child) for name, child in value.items()]
-    elif isinstance(value, tuple):
-        pairs = [(str(index), child) for index, child in enumerate(value)]
-    else:
-        pairs = []
-    for name, child in pairs:
-        if _is_number(child):
-            yield _join(path, name), child, expected
+            child = getattr(value, name)
+            # Of the numbers in a mapping or a tuple, only traced ones have a range.
+            is_plain = _is_number(child) and not _may_be_text(field)
+            has_range = is_ours and (is_plain or field.metadata.get("traced"))
+            expected = _range(name, field.metadata) if has_range else None
+            yield from _numbers(child, _join(path, name), expected)
 
 
 def _range(name: str, metadata: Mapping[str, Any]) -> _Range:

@@ -5,9 +5,9 @@ only shape, dtype and hash, which tell whether they changed.
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,12 +57,19 @@ def to_json(value: Any) -> Any:
 
 
 def _named(name: str) -> Any:
-    """Imports the object named "module:Class.attribute"; UserError if there is none."""
+    """Imports the object named "module:Class.attribute"; UserError if there is none.
+
+    The attributes lead through classes alone: "jaxtl.core.files:os.system" would be a
+    function of a module that the name does not say.
+    """
     module, _, path = name.partition(":")
     try:
-        return functools.reduce(
-            getattr, path.split("."), importlib.import_module(module)
-        )
+        value = importlib.import_module(module)
+        for attribute in path.split("."):
+            value = getattr(value, attribute)
+            if isinstance(value, types.ModuleType):
+                raise AttributeError(f"{attribute!r} is a module")
+        return value
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"the stored experiment uses {name!r}, which can't be imported here: "

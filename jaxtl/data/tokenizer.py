@@ -26,8 +26,8 @@ _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Names of the padding token, of which the first in the vocabulary is used. A model
 # never reads the value of padded ids, since the mask hides them.
 _PAD_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
-# Files of a directory that may decide what a tokenizer does.
-_FILES = (
+# Files that hold a tokenizer.
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -35,6 +35,10 @@ _FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+)
+# Files of a directory that may decide what a tokenizer does.
+_FILES = (
+    *TOKENIZER_FILES,
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "config.json",

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxtl.core import key_table
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.models import config_values as values
 
@@ -132,7 +133,7 @@ class ConfigTable:
                     f"{advice or ', and may change what the model computes.'}"
                 )
         for name, (supported, otherwise) in self.all_only.items():
-            if name in config and not values.among(config[name], supported):
+            if name in config and not key_table.is_among(config[name], supported):
                 expected = " or ".join(map(values.shown, supported))
                 raise UserError(
                     f"{where}: {name} {values.shown(config[name])} is not supported "

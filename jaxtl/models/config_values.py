@@ -1,10 +1,10 @@
 """Values of a config.json: each reader returns the value or says what it should be."""
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
 
+from jaxtl.core import key_table
 from jaxtl.core.errors import UserError, nearest
 
 # transformers' names of activations -> jaxtl's.
@@ -26,16 +26,8 @@ ACTIVATION_NAMES = {
 
 
 def shown(value: Any) -> str:
-    """A value as JSON, a text in single quotes, at most 60 characters."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def among(value: Any, supported: tuple[Any, ...]) -> bool:
-    """Whether a value is one of these; 0 is not False, 1 is not True."""
-    return any(
-        value == v and isinstance(value, bool) == isinstance(v, bool) for v in supported
-    )
+    """A value as JSON, shortened; a text in single quotes."""
+    return repr(value) if isinstance(value, str) else key_table.shown(value)
 
 
 def _expected(key: str, value: Any, what: str) -> UserError:

@@ -12,20 +12,10 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.data.tokenizer import Tokenizer
+from jaxtl.data.tokenizer import TOKENIZER_FILES, Tokenizer
 from jaxtl.models.staged import Staged, check_option
 from jaxtl.pretrained import convert, hf_config, hf_inputs, tensor_files
 
-# Files of a tokenizer, copied where the run's data were no texts.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
 _HEAD_BIAS = "head/dense/bias"
 
 
@@ -109,7 +99,7 @@ def write_directory(
     elif is_image:
         copied = ("preprocessor_config.json",)
     elif tokenizer is None:
-        copied = _TOKENIZER_FILES
+        copied = TOKENIZER_FILES
     else:
         segments = config.get("type_vocab_size", 1) > 1
         files |= hf_inputs.tokenizer_files(tokenizer, like, segments)

@@ -93,6 +93,14 @@ def test_a_changed_copy_of_the_file_is_not_trusted(tmp_path, monkeypatch, capsys
     assert "planted" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["os.system", "shutil.rmtree", "pathlib.os.getpid"])
+def test_a_name_does_not_lead_through_a_module_to_another(name):
+    stored = {"type": "named", "name": f"jaxtl.training.run_dir:{name}"}
+    assert serialization.foreign_modules(stored) == set()
+    with pytest.raises(tl.UserError, match="is a module"):
+        serialization.from_json(stored)
+
+
 @pytest.mark.parametrize("kind", ["os:system", "subprocess:Popen", "builtins:eval"])
 def test_json_calls_nothing_but_dataclasses(kind):
     with pytest.raises(tl.UserError, match="is no dataclass"):
