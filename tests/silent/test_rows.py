@@ -260,3 +260,10 @@ def test_digests_of_a_large_folder_are_kept_for_later_processes(tmp_path, monkey
     (tmp_path / "cache" / "jaxtl" / "digests.sqlite").write_text("damaged " * 100)
     monkeypatch.setattr(files, "_digests", {})
     assert files.digests([path]) != [first]
+
+
+def test_the_last_row_of_data_of_several_blocks_counts():
+    x = np.zeros((66, 1024, 1024), np.uint8)  # hashed in blocks of 64 MiB
+    before = data.prepare(data.Arrays(x=x, y=np.arange(66) % 2)).fingerprint
+    x[-1, -1, -1] = 1
+    assert data.prepare(data.Arrays(x=x, y=np.arange(66) % 2)).fingerprint != before
