@@ -57,16 +57,22 @@ def build_cells(file: File, grid: Grid) -> list[Cell]:
     _check_exclusions(grid)
     cells: dict[str, Cell] = {}
     sources: set[str] = set()
+    checked: set[tuple[str, str, str]] = set()
     override = _Overrides()
     for variant in _variant_names(file, grid):
         base = file.variants[variant]
+        check_ranges(base)
         for labels, changes, exp in _combinations(file, grid, variant, override):
             if any(matches_rule(labels, rule) for rule in grid.exclude):
                 continue
             if needs_source(exp) and exp.init.name not in sources:
                 variants.ordered({**file.variants, str(dict(labels)): exp})
                 sources.add(exp.init.name)
-            check_ranges(exp)
+            numbers = {(variant, path, repr(value)) for path, value in changes}
+            if not numbers <= checked:
+                # Of a million cells, few have a number that none before them had.
+                check_ranges(exp)
+                checked |= numbers
             key = cell_key(variant, base, changes, labels)
             if key in cells:
                 raise UserError(

@@ -11,6 +11,7 @@ import jaxtl as tl
 from jaxtl.core import config
 from jaxtl.core.ranges import check_ranges
 from jaxtl.optim.optimizer import Group
+from jaxtl.sweep import cells
 
 
 def _experiment(**changes):
@@ -123,3 +124,11 @@ def test_runs_and_sweeps_refuse_before_they_read_data():
         tl.setup(exp)
     with pytest.raises(tl.UserError, match=r"optim.b1=2.0: expected"):
         tl.plan_sweep(_experiment(), {"optim.b1": [0.9, 2.0]})
+
+
+def test_a_sweep_checks_each_number_once_however_many_cells_it_has(monkeypatch):
+    checked = []
+    monkeypatch.setattr(cells, "check_ranges", checked.append)
+    rates = [0.1 * i for i in range(1, 31)]
+    tl.plan_sweep(_experiment(), {"optim.lr": rates, "seed": range(10)})
+    assert len(checked) <= 1 + len(rates) + 10
