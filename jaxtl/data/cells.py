@@ -57,6 +57,11 @@ def numbers(cells: Iterable[str]) -> np.ndarray | None:
     return None if any(value is None for value in values) else np.asarray(values)
 
 
+def first_text(cells: Iterable[str]) -> str:
+    """The first cell that is no number; there must be one."""
+    return next(cell for cell in cells if number(cell) is None)
+
+
 def integer(cell: str) -> int | None:
     """The value of a whole number as a program writes it, or None for "01", "1e1"."""
     return int(cell.removesuffix(".0")) if _INTEGER.fullmatch(cell) else None

@@ -194,7 +194,7 @@ def _feature(name: str, column: list[str]) -> tuple[np.ndarray, list[str]]:
         return values[:, None], []
     categories, index = np.unique(column, return_inverse=True)
     if len(categories) > max(cells.MAX_CLASSES, len(column) // 2):
-        wrong = next(cell for cell in column if cells.number(cell) is None)
+        wrong = cells.first_text(column)
         raise UserError(
             f"CSV.features: column {name!r} has {len(categories)} different texts in "
             f"{len(column)} rows, too many to be categories, and {wrong!r} is no "
@@ -219,7 +219,7 @@ def _target(
         return *cells.classes(column), task
     values = cells.numbers(column)
     if values is None:
-        wrong = next(cell for cell in column if cells.number(cell) is None)
+        wrong = cells.first_text(column)
         raise UserError(
             f"CSV.target: {target!r} holds texts, not numbers, such as {wrong!r}."
         )

@@ -262,7 +262,7 @@ def _labels(
     if task == "regression":
         values = cells.numbers(labels)
         if values is None:
-            wrong = next(label for label in labels if cells.number(label) is None)
+            wrong = cells.first_text(labels)
             raise UserError(
                 f"Text.task='regression': the labels are no numbers, such as {wrong!r}."
             )
