@@ -247,7 +247,7 @@ def _method_line(method: str, runs: list[dict], source_only: list[dict]) -> str:
     texts = []
     for name in ("accuracy", "balanced_accuracy"):
         mean = statistics.estimate([r["test"][name] for r in runs])
-        texts.append(format_number.format_metric(name, mean.mean, mean.half))
+        texts.append(format_number.format_estimate(name, mean))
     counts = np.sum([r["details"]["confusion"] for r in runs], 0)
     positive = 100 * counts[:, 1].sum() / counts.sum()
     accuracies = [r["test"]["accuracy"] for r in runs]

@@ -288,7 +288,7 @@ def _pair_lines(
         mean = statistics.estimate(by_seed)
         difference = statistics.paired(by_seed, list(source_only.mean(0)))
         below = int((rows.mean(1) < source_only.mean(1) - 1e-9).sum())
-        text = format_number.format_metric("accuracy", mean.mean, mean.half)
+        text = format_number.format_estimate("accuracy", mean)
         count = "" if method == "source only" else f"  {below:>2}"
         is_significant = difference.p is not None and difference.p < 0.05
         negative = " negative" if is_significant and difference.mean < 0 else ""

@@ -62,7 +62,7 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     jobs = variants.jobs(file, folder)
     groups = _train_jobs(file, folder, jobs, terminal)
     run_dir.write_json(folder / "summary.json", study_tables.study_json(groups))
-    title = (file.doc.splitlines() or [file.path.stem])[0]
+    title = (file.doc.splitlines() or [file.run_name("")])[0]
     for table in study_tables.study_tables(groups, title):
         terminal.print(writers.rich_table(table))
     finished = [record.result for group in groups for record in group.done]
@@ -89,11 +89,11 @@ def _train_jobs(
     }
     with _Progress(terminal, len(jobs)) as display:
         for job, result in variants.run_all(file, folder):
-            labels = {"run": job.variant, "seed": job.seed}
+            name = file.run_name(job.variant)
+            labels = {"run": name, "seed": job.seed}
             if isinstance(result, str):
                 record = Record(labels=labels, status=FAILED, error=result)
-                run_name = f"{job.variant} seed {job.seed}"
-                print(f"{run_name} failed: {result}", file=sys.stderr)
+                print(f"{name} seed {job.seed} failed: {result}", file=sys.stderr)
             else:
                 record = Record(labels=labels, result=result)
             records[job.variant].append(record)
@@ -161,7 +161,8 @@ class _Progress:
             split = "test" if group.raw_values("test", metric) else "val"
             cell = study_tables.metric_cell(group, split, metric)
             seeds = len(group.done)
-            line = f"{seconds:6.0f} s  {name}: {split} {metric} {cell} (n={seeds})"
+            count = "" if cell.endswith(f"(n={seeds})") else f" (n={seeds})"
+            line = f"{seconds:6.0f} s  {name}: {split} {metric} {cell}{count}"
             self.terminal.print(line, markup=False)
 
     def __exit__(self, *_: object) -> None:

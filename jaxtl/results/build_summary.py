@@ -16,6 +16,7 @@ from jaxtl.results import (
 )
 from jaxtl.results.axis_roles import SEED, AxisRoles, assign_roles, parse_selector
 from jaxtl.results.comparability import check_comparable
+from jaxtl.results.format_number import metric_bounds
 from jaxtl.results.labels import label_text, labels_text, short_axis_name, spellings
 from jaxtl.results.records import Collection
 from jaxtl.results.settings import Setting, SettingChoice
@@ -199,7 +200,9 @@ def _setting_summary(
     if choice is None:  # only settings that validation chose are shown on test
         values["test"] = {}
     estimates = {
-        split: statistics.estimate(list(by_seed.values()), rules.interval)
+        split: statistics.estimate(
+            list(by_seed.values()), rules.interval, metric_bounds(rules.metric)
+        )
         for split, by_seed in values.items()
         if by_seed
     }

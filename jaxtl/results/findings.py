@@ -100,6 +100,7 @@ def _value(summary: Summary, row: SettingSummary) -> str:
     """A row's result with its seeds: "84.0 ± 1.2 % (5 seeds)"."""
     estimate = row.estimate(summary.split)
     text = format_estimate(summary.metric, estimate, summary.interval)
+    text = text.removesuffix(" (n=2)")  # the number of seeds follows
     seeds = f"{len(row.seeds)} seed{'s' if len(row.seeds) != 1 else ''}"
     return f"{text}{metric_unit(summary.metric)} ({seeds})"
 
@@ -203,7 +204,9 @@ def _statistics(summary: Summary) -> list[str]:
     estimates = [x for row in summary.rows for x in (row.val, row.test) if x]
     if any(estimate.n > 1 for estimate in estimates):
         sentences.append(
-            "±: half of the 95 % Student-t interval of the mean over seeds."
+            "±: half of the 95 % Student-t interval of the mean over seeds, "
+            "[low, high] where 0 or 100 % cuts it; (n=2): of two seeds, which tell "
+            "little; without ±: one seed, or no spread."
             if summary.interval == "t"
             else "[low, high]: 95 % percentile bootstrap interval of the mean over "
             f"seeds, {statistics.RESAMPLES:,} resamples."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line formats numbers without scipy
@@ -27,13 +28,23 @@ def metric_unit(metric: str) -> str:
     return " %" if metric in SHARES else ""
 
 
+def metric_bounds(metric: str) -> tuple[float, float]:
+    """The smallest and largest values of a metric that an interval is cut at."""
+    return (0.0, 1.0) if metric in SHARES else (-math.inf, math.inf)
+
+
 def format_metric(metric: str, mean: float, half: float | None = None) -> str:
-    """Formats a metric, with half of its interval's width: "84.0 ± 1.2"."""
+    """Formats a metric, with half of its interval's width: "84.0 ± 1.2".
+
+    A width of 0, that of values without any spread, is left out; one that rounds to 0
+    is "± <0.1".
+    """
     factor, digits = metric_factor(metric), 1 if metric in SHARES else 4
     text = f"{mean * factor:.{digits}f}"
-    if half is not None:
-        text += f" ± {half * factor:.{digits}f}"
-    return text
+    if half is None or half == 0:
+        return text
+    width, unit = f"{half * factor:.{digits}f}", 10.0**-digits
+    return f"{text} ± {width if float(width) != 0 else f'<{unit:.{digits}f}'}"
 
 
 def format_estimate(
@@ -42,18 +53,22 @@ def format_estimate(
     """Formats a mean over seeds with its interval.
 
     Returns:
-      "84.0 ± 1.2", or "84.0 [82.9, 85.1]" where `interval` is "bootstrap"; "–" for
-      None.
+      "84.0 ± 1.2"; "84.0" for one value, or equal ones; "84.0 ± 9.5 (n=2)" for two,
+      whose interval says little; "99.5 [98.7, 100.0]" where the interval was cut at
+      100 % or 0 %, or where `interval` is "bootstrap"; "–" for None.
     """
     if estimate is None:
         return "–"
-    if interval == "t" or estimate.low is None:
-        return format_metric(metric, estimate.mean, estimate.half)
-    mean, low, high = (
-        format_metric(metric, value)
-        for value in (estimate.mean, estimate.low, estimate.high)
-    )
-    return f"{mean} [{low}, {high}]"
+    mean, low, half = estimate.mean, estimate.low, estimate.half
+    if low is None or half == 0:
+        return format_metric(metric, mean)
+    is_cut = max(estimate.high - low, 0) < 2 * half * (1 - 1e-9)
+    if interval == "t" and not is_cut:
+        text = format_metric(metric, mean, half)
+    else:
+        ends = (format_metric(metric, end) for end in (low, estimate.high))
+        text = f"{format_metric(metric, mean)} [{', '.join(ends)}]"
+    return f"{text} (n=2)" if estimate.n == 2 and not math.isnan(half) else text
 
 
 def format_difference(metric: str, difference: Difference, interval: str = "t") -> str:

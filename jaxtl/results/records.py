@@ -231,7 +231,8 @@ def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
     below = folder.relative_to(path)
     name = stored.get("variant") or str(below if folder_seed is None else below.parent)
     if name == ".":
-        name = path.name
+        file = None if prefix else _study(path).get("file") or stored.get("file")
+        name = pathlib.Path(file).stem if file else path.name
     elif prefix:
         name = f"{path.name}/{name}"
     seed = folder_seed if seed is None else seed

@@ -1,6 +1,7 @@
 """Statistics over seeds: intervals of means, paired differences, Holm's correction."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ INTERVALS = ("t", "bootstrap")
 TESTS = ("t", "wilcoxon")
 LEVEL = 0.95  # of intervals; a difference is significant at adjusted p < 1 − LEVEL
 RESAMPLES = 10_000
+UNBOUNDED = (-math.inf, math.inf)
 
 
 class Estimate(NamedTuple):
@@ -22,7 +24,8 @@ class Estimate(NamedTuple):
       mean: the mean of the values.
       low: lower end of the interval, None for a single value.
       high: upper end, likewise.
-      half: half of the interval's width, likewise.
+      half: half of the interval's width before it was cut at the metric's bounds,
+        None for a single value, 0 for equal values.
       n: the number of values.
     """
 
@@ -53,7 +56,11 @@ class Difference(NamedTuple):
     n: int
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
+def t_interval(
+    values: Sequence[float],
+    level: float = LEVEL,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Estimate:
     """Computes the mean and its Student-t interval.
 
     Its half-width is t_{(1 + level)/2, n − 1} · s / √n, with s the sample standard
@@ -62,6 +69,8 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     Args:
       values: (n,), one per seed.
       level: coverage of the interval.
+      bounds: the smallest and the largest possible mean, where `low` and `high` are
+        cut; a value beyond them moves them.
 
     Raises:
       UserError: there is no value.
@@ -72,8 +81,12 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
         return _single(values)
     mean = float(values.mean())
     quantile = special.stdtrit(n - 1, (1 + level) / 2)
-    half = float(quantile * values.std(ddof=1) / np.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, half, n)
+    # The deviation of equal values is not always 0 in floating point.
+    deviation = values.std(ddof=1) if np.ptp(values) else 0.0
+    half = float(quantile * deviation / np.sqrt(n))
+    low = max(mean - half, min(bounds[0], mean))
+    high = min(mean + half, max(bounds[1], mean))
+    return Estimate(mean, low, high, half, n)
 
 
 def bootstrap_interval(
@@ -127,18 +140,25 @@ def _resample_indices(n: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(n, size=(resamples, n))
 
 
-def estimate(values: Sequence[float], kind: str = "t") -> Estimate:
+def estimate(
+    values: Sequence[float],
+    kind: str = "t",
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Estimate:
     """Computes the mean and its interval.
 
     Args:
       values: (n,), one per seed.
       kind: of the interval, "t" or "bootstrap".
+      bounds: as in `t_interval`; a bootstrap interval stays within the values.
 
     Raises:
       UserError: the kind is unknown, or there is no value.
     """
     _check_name("interval", kind, INTERVALS)
-    return t_interval(values) if kind == "t" else bootstrap_interval(values)
+    if kind == "t":
+        return t_interval(values, bounds=bounds)
+    return bootstrap_interval(values)
 
 
 def paired(

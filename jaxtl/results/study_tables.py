@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 from jaxtl.results import settings, statistics
 from jaxtl.results.database import FAILED
-from jaxtl.results.format_number import format_metric, metric_unit
+from jaxtl.results.format_number import (
+    format_estimate,
+    metric_bounds,
+    metric_unit,
+)
 from jaxtl.results.settings import Setting
 from jaxtl.results.tables import TextTable
 
@@ -16,13 +20,14 @@ from jaxtl.results.tables import TextTable
 def metric_cell(setting: Setting, split: str, metric: str) -> str:
     """A metric over seeds as "mean ± half-width" of its 95 % interval.
 
-    Where no run has the metric it is "failed" if a run failed, else "–".
+    One value, two and equal ones read as `format_number.format_estimate` says. Where no
+    run has the metric it is "failed" if a run failed, else "–".
     """
     values = setting.raw_values(split, metric)
     if not values:
         return "failed" if setting.count(FAILED) else "–"
-    estimate = statistics.t_interval(values)
-    return format_metric(metric, estimate.mean, estimate.half)
+    estimate = statistics.t_interval(values, bounds=metric_bounds(metric))
+    return format_estimate(metric, estimate)
 
 
 def default_metric(groups: Sequence[Setting]) -> str:

@@ -27,6 +27,7 @@ class File:
       seeds: the file's SEEDS, None if it gives none.
       overrides: as given.
       doc: the file's docstring.
+      original: name of the file that `path` is a copy of; "" if it is none.
     """
 
     path: pathlib.Path
@@ -34,6 +35,11 @@ class File:
     seeds: tuple[int, ...] | None
     overrides: tuple[str, ...]
     doc: str
+    original: str = ""
+
+    def run_name(self, variant: str) -> str:
+        """Name of a variant's runs in tables; a single experiment has the file's."""
+        return variant or pathlib.Path(self.original or self.path).stem
 
 
 def load(path: str | pathlib.Path, *overrides: str) -> Any:

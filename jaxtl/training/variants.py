@@ -185,13 +185,15 @@ def reopen(out: pathlib.Path) -> File:
     if run_dir.may_run_code(out, stored):
         file = experiment_file.read_file(out / run_dir.CODE, *overrides)
         file = only(file, stored["variants"])
-        return dataclasses.replace(file, overrides=overrides)
+        return dataclasses.replace(file, overrides=overrides, original=stored["file"])
     variants = {
         name: run_dir.rebuild(out, stored, stored["file"], values)
         for name, values in stored["experiments"].items()
     }
     seeds = None if stored["seeds"] is None else tuple(stored["seeds"])
-    return File(out / run_dir.CODE, variants, seeds, overrides, stored["doc"])
+    return File(
+        out / run_dir.CODE, variants, seeds, overrides, stored["doc"], stored["file"]
+    )
 
 
 def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:

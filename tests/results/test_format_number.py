@@ -1,14 +1,19 @@
 """Metrics, estimates, differences and p-values as text."""
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxtl.results.format_number import (
     format_difference,
     format_estimate,
     format_metric,
     format_p_value,
+    metric_bounds,
 )
-from jaxtl.results.statistics import Difference, Estimate
+from jaxtl.results.statistics import Difference, Estimate, t_interval
 
 
 def test_shares_are_percentages_and_other_metrics_plain_numbers():
@@ -24,6 +29,36 @@ def test_estimates_are_followed_by_their_interval():
     skewed = Estimate(0.84, 0.8, 0.85, 0.025, 5)
     assert format_estimate("accuracy", skewed, "bootstrap") == "84.0 [80.0, 85.0]"
     assert format_estimate("accuracy", None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.84], "84.0"),
+        ([0.84, 0.84, 0.84], "84.0"),
+        ([0.84, 0.86], "85.0 ± 12.7 (n=2)"),
+        ([0.99, 1.0, 1.0], "99.7 [98.2, 100.0]"),
+        ([0.01, 0.0, 0.0], "0.3 [0.0, 1.8]"),
+        ([0.2, 0.9], "55.0 [0.0, 100.0] (n=2)"),
+        ([0.84, 0.8401, 0.84], "84.0 ± <0.1"),
+    ],
+)
+def test_an_interval_claims_no_more_than_the_values_tell(values, text):
+    """Widths by Student's table: t = 12.706 for one degree of freedom, 4.303 for two.
+
+    99.67 ± 1.43: s = 0.577, times 4.303 / √3.
+    """
+    estimate = t_interval(values, bounds=metric_bounds("accuracy"))
+    assert format_estimate("accuracy", estimate) == text
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_no_interval_of_shares_leaves_0_to_100_percent(values):
+    text = format_estimate("ece", t_interval(values, bounds=metric_bounds("ece")))
+    mean, *rest = map(float, re.findall(r"[\d.]+", text.removesuffix(" (n=2)")))
+    ends = [mean - rest[0], mean + rest[0]] if "±" in text else [mean, *rest]
+    assert all(-0.1 <= end <= 100.1 for end in ends)  # rounding of the two numbers
+    assert "± 0.0" not in text
 
 
 def test_differences_have_a_sign():

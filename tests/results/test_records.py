@@ -26,9 +26,9 @@ def write_sweep(folder, values):
     return folder
 
 
-def write_run(folder, *, variant="", seed=0):
+def write_run(folder, *, variant="", seed=0, file=None):
     folder.mkdir(parents=True)
-    stored = {"variant": variant, "experiment": {"seed": seed}}
+    stored = {"variant": variant, "experiment": {"seed": seed}, "file": file}
     (folder / run_dir.MARK).write_text(json.dumps(stored))
     (folder / "result.json").write_text(json.dumps({"test": {"accuracy": 0.5}}))
 
@@ -92,3 +92,14 @@ def test_directories_without_results_are_refused(tmp_path):
         records.read([tmp_path])
     with pytest.raises(UserError, match=r"holds no finished run.*jaxtl resume"):
         records.read_by_directory([tmp_path])
+
+
+def test_runs_of_one_experiment_are_named_by_its_file(tmp_path):
+    study = tmp_path / "20260101-120000"
+    for seed in (0, 1):
+        write_run(study / f"seed{seed}", file="usps_mnist.py", seed=seed)
+    (study / "study.json").write_text(json.dumps({"file": "usps_mnist.py"}))
+    assert records.read([study]).axes["run"] == ("usps_mnist",)
+    assert records.read([study / "seed0"]).axes["run"] == ("usps_mnist",)
+    write_run(tmp_path / "one", file="digits.py")
+    assert records.read([tmp_path / "one"]).axes["run"] == ("digits",)

@@ -40,8 +40,8 @@ def test_cells_have_the_numbers_of_single_runs(exp, results):
 def test_the_table_shows_means_over_seeds(results):
     records = [r for r in results.collection.records if r.labels["method"] != "network"]
     mean = np.mean([r.value("test", "accuracy") for r in records])
-    assert f"{100 * mean:.1f} ±" in results._repr_html_()
-    assert f"{100 * mean:.1f} ±" in repr(results)
+    assert f"{100 * mean:.1f} [" in results._repr_html_()
+    assert f"{100 * mean:.1f} [" in repr(results)
     assert results.summary.tuned
 
 
