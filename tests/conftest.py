@@ -26,8 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from punctuation import doubles
 
 from jaxtl.core import compilation
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import Source
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import feature_cache
@@ -105,6 +107,21 @@ def let_go():
         feature_cache.clear()
         jax.clear_caches()
         _is_large()  # collects what was let go of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_punctuation():
+    """Holds every message that any test meets to single punctuation marks."""
+    doubled, initialize = [], UserError.__init__
+
+    def recorded(self, message=""):
+        initialize(self, message)
+        doubled.extend([str(self)] if doubles(str(self)) else [])
+
+    UserError.__init__ = recorded
+    yield
+    UserError.__init__ = initialize
+    assert not doubled
 
 
 @pytest.fixture(scope="session")

@@ -221,7 +221,8 @@ def resolve_metric(task: str, solver: str, metric: str, val: bool) -> str:
         metric = metrics.main_metric(task)
     if metric not in names:
         raise UserError(
-            f"metric={metric!r} is none of a {solver} probe{nearest(metric, names)} "
+            f"metric={metric!r} is none of a {solver} probe"
+            f"{metrics.nearest_metric(metric, names)} "
             f"(known: {', '.join(names)})."
         )
     if not val and metric not in CLOSED_FORM:

@@ -30,6 +30,9 @@ def main(args: argparse.Namespace) -> int:
     runs = records.read_by_directory(args.dirs)
     comparability.check_contents(runs)
     groups = settings.group_by_setting(runs)
+    finished = [run.result for group in groups for run in group.done]
+    if args.metric is not None and finished:
+        settings.check_metric(finished, args.metric)
     table = study_tables.runs_table(groups, args.metric)
     console.console().print(writers.rich_table(table))
     if args.plot:

@@ -8,14 +8,12 @@ replaces the value at a dotted path. `hyperparameters` takes the traced numbers 
 import ast
 import collections.abc
 import dataclasses
-import functools
 import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pydantic
-
+from jaxtl.core import field_types
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import FROZEN, PyTree
 
@@ -205,8 +203,8 @@ def _walk(value: Any, path: str, text: Any, how: Any, done: str, annotation: Any
             return dataclasses.replace(value, **{head: new})
         except UserError:
             raise
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}={text!r} is refused: {error}") from None
+        except Exception as error:  # of a class that a user may have written
+            raise UserError(f"{where}={text!r} is refused: {error}.") from None
     if isinstance(value, Mapping):
         return {**value, head: new}
     index = int(head)
@@ -245,7 +243,7 @@ def _step(value: Any, path: str, done: str, annotation: Any):
                 f"{where}{type(value).__name__} has no field {head!r}"
                 f"{nearest(head, fields(value))} (fields: {', '.join(fields(value))})."
             )
-        return head, remaining_path, hints(type(value)).get(head, Any)  # type: ignore[arg-type]
+        return head, remaining_path, annotation_of(value, head)
     if isinstance(value, Mapping):
         inner = _values(annotation)
         for name in sorted(value, key=len, reverse=True):
@@ -258,31 +256,35 @@ def _step(value: Any, path: str, done: str, annotation: Any):
         )
     if isinstance(value, tuple):
         head, _, remaining_path = path.partition(".")
-        if not head.isdigit() or int(head) >= len(value):
+        if not head.isdecimal() or int(head) >= len(value):
             raise UnknownPath(
                 f"{where}expected an index below {len(value)}, got {head!r}."
             )
-        return head, remaining_path, Any
+        return head, remaining_path, _elements(annotation)
     raise UnknownPath(
         f"{done} is {value!r} and has no fields, so {path!r} can't be set in it."
     )
 
 
+def annotation_of(value: Any, name: str) -> Any:
+    """The type annotation of a dataclass value's field; Any where it has none."""
+    return field_types.hints(type(value)).get(name, Any)  # type: ignore[arg-type]
+
+
 def _values(annotation: Any) -> Any:
     """The annotation of a mapping's values, the mapping may be in a union."""
-    for arm in (annotation, *typing.get_args(annotation)):
+    for arm in field_types.arms(annotation):
         if typing.get_origin(arm) in (collections.abc.Mapping, dict):
             return typing.get_args(arm)[1]
     return Any
 
 
-@functools.cache
-def hints(cls: type) -> dict[str, Any]:
-    """The type annotations of a dataclass, resolved."""
-    try:
-        return typing.get_type_hints(cls)
-    except Exception:  # a forward reference that only a type checker can follow
-        return {}
+def _elements(annotation: Any) -> Any:
+    """The annotation of a tuple's elements where all have the same."""
+    for arm in field_types.arms(annotation):
+        if typing.get_origin(arm) is tuple and typing.get_args(arm)[-1] is ...:
+            return typing.get_args(arm)[0]
+    return Any
 
 
 def literal(text: Any, names: Mapping | None = None) -> Any:
@@ -301,7 +303,7 @@ def literal(text: Any, names: Mapping | None = None) -> Any:
             raise UserError(f"can't evaluate {text!r}: {error}") from None
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
@@ -314,49 +316,14 @@ def _speaks_of(name: str, text: str) -> bool:
 def parse(text: Any, annotation: Any, where: str, names: Mapping | None = None) -> Any:
     """The value of a field from text, checked against its annotation."""
     value = literal(text, names)
-    try:
-        adapter = pydantic.TypeAdapter(
-            _loosened(annotation),
-            config=pydantic.ConfigDict(arbitrary_types_allowed=True),
-        )
-    except pydantic.PydanticSchemaGenerationError:
-        return value
     # pydantic accepts True as 1 and 1.0, which is never meant by steps=true.
     flag = isinstance(value, bool) and annotation is not Any
     flag = flag and "bool" not in str(annotation)
     try:
-        return adapter.validate_python(str(text) if flag else value)
-    except pydantic.ValidationError as error:
-        try:  # a text that happens to look like a number or None
-            return adapter.validate_python(text, strict=True)
-        except pydantic.ValidationError:
-            pass
-        expected = getattr(annotation, "__name__", None) or str(annotation)
-        if typing.get_args(annotation):
-            expected = str(annotation).replace("typing.", "")
-        raise UserError(
-            f"{where}={text!r}: expected {expected}, got {type(value).__name__} "
-            f"({error.errors()[0]['msg'].lower()})."
-        ) from None
-
-
-def _loosened(annotation: Any) -> Any:
-    """Replaces dataclasses in an annotation by instance checks of that class.
-
-    pydantic would otherwise rebuild (and so re-validate and copy) each dataclass.
-    """
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        check = functools.partial(_instance, annotation)
-        return typing.Annotated[Any, pydantic.AfterValidator(check)]
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (collections.abc.Mapping, dict):
-        return dict[args[0], _loosened(args[1])]  # type: ignore[misc,valid-type]
-    if args and (origin is typing.Union or "UnionType" in str(origin)):
-        return typing.Union[tuple(_loosened(a) for a in args)]  # noqa: UP007
-    return annotation
-
-
-def _instance(cls: type, value: Any) -> Any:
-    if not isinstance(value, cls):
-        raise ValueError(f"input should be a {cls.__name__}")
-    return value
+        return field_types.converted(str(text) if flag else value, annotation)
+    except ValueError:
+        pass
+    try:  # a text that happens to look like a number or None
+        return field_types.converted(text, annotation, strict=True)
+    except ValueError:
+        raise field_types.refusal(where, text, annotation) from None

@@ -1,12 +1,39 @@
 """Errors that a user can cause, and the nearest valid spelling of a name."""
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
+# A quotation, which stays as it is, or marks of which one alone is meant:
+# "refused.: see", "did you mean 'x'?.", "no file..", "classes: .", "rows , of".
+_PUNCTUATION = re.compile(
+    r"""(?P<quotation>(?<!\w)(?P<quote>['"`])[^\n]*?(?P=quote)(?!\w))"""
+    r"|(?<=[\w)\]}'\"`%>])\.(?P<instead>[:;])(?=\s)"
+    r"|(?P<first>(?<=[\w)\]}'\"`%>])\.|[?!…])\.(?=\s|$)"
+    r"|[;:,]\s*(?P<end>\.)(?=\s|$)"
+    r"|(?<=[\w)\]}'\"`]) (?P<joined>[,;.])(?=\s|$)"
+)
+
 
 class UserError(ValueError):
-    """Bad input, told in one sentence; the command line prints it and exits."""
+    """Bad input, told in one sentence; the command line prints it and exits.
+
+    A sentence often quotes another one, so double punctuation is made single here.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(punctuated(str(message)))
+
+
+def punctuated(text: str) -> str:
+    """A text whose double punctuation outside of quotation marks is single."""
+
+    def single(match: re.Match[str]) -> str:
+        marks = ("quotation", "instead", "first", "end", "joined")
+        return next(match[mark] for mark in marks if match[mark] is not None)
+
+    return _PUNCTUATION.sub(single, text)
 
 
 class RunLocked(UserError):
@@ -30,8 +57,17 @@ class Stopped(KeyboardInterrupt):
 
 
 def nearest(name: object, options: Iterable[object]) -> str:
-    """ "; did you mean 'x'?" for the closest option, or an empty string."""
-    close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)
+    """ "; did you mean 'x'?" for the closest option, or an empty string.
+
+    The closest is one that differs by case alone, one that is spelled much alike, or
+    the only one that begins with the name ("acc" for "accuracy").
+    """
+    text, texts = str(name), [str(option) for option in options]
+    close = [other for other in texts if other.lower() == text.lower()]
+    close = close or difflib.get_close_matches(text, texts, n=1)
+    if not close and len(text) >= 2:
+        longer = [other for other in texts if other.lower().startswith(text.lower())]
+        close = longer if len(longer) == 1 else []
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -1,9 +1,9 @@
-"""Ranges of a configuration's numbers: what no run should be started with.
+"""Types and ranges of a configuration's values: what no run should be started with.
 
 A number of a configuration is finite and not negative, unless its field declares
 another least value (`traced(low=...)`). A name means the same everywhere, so names of
-shares and probabilities are in [0, 1]. Fields of classes that users write are not
-checked, since only their authors know what they mean.
+shares and probabilities are in [0, 1], and names of sizes at least 1. Fields of classes
+that users write are not checked, since only their authors know what they mean.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jaxtl.core import config
+from jaxtl.core import config, field_types
 from jaxtl.core.errors import UserError
 
 # Names of shares and probabilities.
@@ -28,6 +28,33 @@ _SHARES = (
     "share",
     "stochnorm",
     "threshold",
+)
+# Names of sizes and counts of which a model, a layer or a batch has at least one.
+_SIZES = (
+    "channels",
+    "context",
+    "depth",
+    "devices",
+    "head_width",
+    "heads",
+    "hidden",
+    "kernel",
+    "kv_heads",
+    "layers",
+    "length",
+    "max_length",
+    "outputs",
+    "param_shards",
+    "patch",
+    "pool",
+    "pooled",
+    "rank",
+    "size",
+    "stride",
+    "units",
+    "vocab",
+    "width",
+    "widths",
 )
 # Names of factors of exponential averages: at 1 nothing new would ever count.
 _AVERAGES = ("b1", "b2", "momentum")
@@ -54,15 +81,30 @@ class _Range(NamedTuple):
 
 
 def check_ranges(value: Any, path: str = "") -> None:
-    """Raises UserError for the first number of a configuration out of its range.
+    """Raises UserError for the first value of a wrong type or out of its range.
 
     Args:
       value: a configuration (a dataclass), or a mapping or tuple of some.
       path: of the value in the experiment, such as "optim"; "" for the experiment.
     """
+    _check_types(value, path)
     for name, number, expected in _numbers(value, path):
         if number not in expected:
             raise UserError(f"{name}={number!r}: expected {expected}.")
+
+
+def _check_types(value: Any, path: str) -> None:
+    """Raises UserError for a plain value that its field's annotation excludes."""
+    if isinstance(value, Mapping | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, child in items:
+            _check_types(child, _join(path, str(name)))
+    elif config.is_config(value):
+        for name in config.fields(value):
+            child, annotation = getattr(value, name), config.annotation_of(value, name)
+            if _is_ours(value) and not field_types.admits(annotation, child):
+                raise field_types.refusal(_join(path, name), child, annotation)
+            _check_types(child, _join(path, name))
 
 
 def _numbers(
@@ -79,21 +121,25 @@ def _numbers(
         for index, child in enumerate(value):
             yield from _numbers(child, _join(path, str(index)), expected)
     elif config.is_config(value):
-        is_ours = type(value).__module__.partition(".")[0] == "jaxtl"
         for name, field in config.fields(value).items():
             child = getattr(value, name)
-            # Of the numbers in a mapping or a tuple, only traced ones have a range.
+            # Of those in a mapping or a tuple, only traced ones and sizes have a range.
             is_plain = _is_number(child) and not _may_be_text(field)
-            has_range = is_ours and (is_plain or field.metadata.get("traced"))
+            is_listed = field.metadata.get("traced") or name in _SIZES
+            has_range = _is_ours(value) and (is_plain or is_listed)
             expected = _range(name, field.metadata) if has_range else None
             yield from _numbers(child, _join(path, name), expected)
 
 
 def _range(name: str, metadata: Mapping[str, Any]) -> _Range:
-    low = metadata.get("low", 0.0)
+    low = metadata.get("low", 1.0 if name in _SIZES else 0.0)
     if name in _AVERAGES:
         return _Range(low, 1.0, closed=False)
     return _Range(low, 1.0 if name in _SHARES else math.inf)
+
+
+def _is_ours(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "jaxtl"
 
 
 def _may_be_text(field: dataclasses.Field) -> bool:

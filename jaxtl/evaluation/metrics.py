@@ -10,7 +10,7 @@ for −∞ as well: a class that must not be predicted gets a large negative num
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -270,6 +270,22 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": token_accuracy,
     },
 }
+# What metrics are called elsewhere -> their names here, the first that a task has.
+_ABBREVIATIONS = {
+    **dict.fromkeys(("acc", "top1", "acc1", "error"), ("accuracy",)),
+    **dict.fromkeys(("bacc", "balanced", "uar"), ("balanced_accuracy",)),
+    **dict.fromkeys(("f1", "f1_macro", "f1_score", "fscore"), ("macro_f1",)),
+    **dict.fromkeys(
+        ("ce", "xent", "cross_entropy", "crossentropy", "log_loss", "logloss", "loss"),
+        ("nll", "mse"),
+    ),
+    **dict.fromkeys(("calibration", "calibration_error"), ("ece",)),
+    **dict.fromkeys(("rmse", "l2", "squared_error"), ("mse",)),
+    **dict.fromkeys(("l1", "absolute_error"), ("mae",)),
+    **dict.fromkeys(("r_squared", "rsquared", "r^2", "r²"), ("r2",)),
+    **dict.fromkeys(("em", "subset_accuracy"), ("exact_match",)),
+    **dict.fromkeys(("ppl",), ("perplexity",)),
+}
 # Criteria that choose without labels of the target (see `validators`), and whether
 # larger values are better.
 CRITERIA = {
@@ -326,12 +342,22 @@ def compute(
         }
 
 
+def nearest_metric(name: str, options: Iterable[str]) -> str:
+    """As `nearest`, of metrics, which have other names and short ones elsewhere."""
+    names = list(options)
+    for meant in _ABBREVIATIONS.get(name.lower().replace("-", "_"), ()):
+        if meant in names:
+            return nearest(meant, names)
+    return nearest(name, names)
+
+
 def higher_is_better(name: str) -> bool:
     """Whether larger values of a metric are better ("val/nll" is read as "nll")."""
     base = name.rsplit("/", 1)[-1]
     if base not in _HIGHER_IS_BETTER:
         raise UserError(
-            f"the metric {name!r} is unknown{nearest(base, _HIGHER_IS_BETTER)} "
+            f"the metric {name!r} is unknown"
+            f"{nearest_metric(base, _HIGHER_IS_BETTER)} "
             f"(metrics: {', '.join(_HIGHER_IS_BETTER)})."
         )
     return _HIGHER_IS_BETTER[base]
@@ -376,7 +402,8 @@ def monitored_value(values: Mapping[str, float], name: str) -> float:
     """
     if name not in values:
         raise UserError(
-            f"monitor={name!r} is not a metric of this task{nearest(name, values)} "
+            f"monitor={name!r} is not a metric of this task"
+            f"{nearest_metric(name, values)} "
             f"(metrics: {', '.join(values)})."
         )
     return values[name]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
@@ -134,7 +134,7 @@ def check_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> None:
     if monitor != "auto" and monitor not in names:
         raise UserError(
             f"monitor={monitor!r} is not a metric of this task"
-            f"{nearest(monitor, names)} (metrics: {', '.join(names)})."
+            f"{metrics.nearest_metric(monitor, names)} (metrics: {', '.join(names)})."
         )
     if len(target.rows.get("val", ())) == 0:
         raise UserError(

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results import (
     comparisons,
@@ -162,12 +162,7 @@ def _metric(collection: Collection, name: str | None) -> str:
         name = settings.main_metric(results)
         if name is None:
             raise UserError("no finished run has a metric on val or test.")
-    names = settings.metric_names(results)
-    if name not in names:
-        raise UserError(
-            f"no run has the metric {name!r}{nearest(name, names)} "
-            f"(metrics: {', '.join(names) or 'none'})."
-        )
+    settings.check_metric(results, name)
     return name
 
 

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxtl.evaluation.metrics import CRITERIA, is_finite_number
+from jaxtl.core.errors import UserError
+from jaxtl.evaluation.metrics import CRITERIA, is_finite_number, nearest_metric
 from jaxtl.results import database
 from jaxtl.results.axis_roles import SEED, AxisRoles
 from jaxtl.results.labels import labels_key
@@ -79,6 +80,16 @@ def metric_names(results: Iterable[Mapping[str, Any]]) -> list[str]:
     """The metrics that some results have on val or test."""
     splits = [r.get(split) or () for r in results for split in ("val", "test")]
     return list(dict.fromkeys(name for metrics in splits for name in metrics))
+
+
+def check_metric(results: Iterable[Mapping[str, Any]], name: str) -> None:
+    """Raises UserError for a metric that none of some results has on val or test."""
+    names = metric_names(results)
+    if name not in names:
+        raise UserError(
+            f"no run has the metric {name!r}{nearest_metric(name, names)} "
+            f"(metrics: {', '.join(names) or 'none'})."
+        )
 
 
 def main_metric(results: Sequence[Mapping[str, Any]]) -> str | None:

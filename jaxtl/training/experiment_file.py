@@ -152,7 +152,8 @@ def _at_line(path: pathlib.Path, error: BaseException) -> UserError:
         if pathlib.Path(trace.tb_frame.f_code.co_filename) == path.absolute():
             line = trace.tb_lineno
         trace = trace.tb_next
-    return UserError(f"{path}, line {line}: {describe_error(error)}.")
+    place = path if line is None else f"{path}, line {line}"
+    return UserError(f"{place}: {describe_error(error)}.")
 
 
 def apply_overrides(

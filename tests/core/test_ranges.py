@@ -51,7 +51,9 @@ VALID = _experiment(
         ("terms.sp.weight", math.nan, "a finite number"),
         ("terms.task.label_smoothing", 1.5, "in [0, 1]"),
         ("average.decay", 1.5, "in [0, 1]"),
-        ("peft.rank", -2, "at least 0"),
+        ("peft.rank", -2, "at least 1"),
+        ("peft.rank", 0, "at least 1"),
+        ("model.stochnorm", 2.0, "in [0, 1]"),
         ("model.dropout", 1.5, "in [0, 1]"),
     ],
 )
@@ -73,6 +75,21 @@ def _replace(exp, path, value):
     inner = getattr(exp, name)
     new = _replace(inner, remaining, value) if remaining else value
     return dataclasses.replace(exp, **{name: new})
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        (tl.models.MLP(widths=(4, 0)), "model.widths.1=0"),
+        (tl.models.CNN(units=0), "model.units=0"),
+        (tl.models.ViT(layers=-1), "model.layers=-1"),
+        (tl.models.GPT2(heads=0), "model.heads=0"),
+        (tl.models.MLP(outputs=0), "model.outputs=0"),
+    ],
+)
+def test_no_model_has_a_size_of_zero(model, path):
+    with pytest.raises(tl.UserError, match=f"^{path}: expected a finite number of at "):
+        check_ranges(_experiment(model=model))
 
 
 def test_valid_configurations_pass():

@@ -153,6 +153,27 @@ def test_every_metric_has_a_direction():
     assert not metrics.higher_is_better("nll")
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "meant"),
+    [
+        ("acc", "classification", "accuracy"),
+        ("Accuracy", "classification", "accuracy"),
+        ("f1", "classification", "macro_f1"),
+        ("ce", "classification", "nll"),
+        ("log-loss", "classification", "nll"),
+        ("loss", "regression", "mse"),
+        ("rmse", "regression", "mse"),
+        ("R^2", "regression", "r2"),
+        ("ppl", "language", "perplexity"),
+        ("perp", "language", "perplexity"),
+        ("balanced", "classification", "balanced_accuracy"),
+    ],
+)
+def test_a_metrics_common_names_lead_to_ours(name, task, meant):
+    hint = metrics.nearest_metric(name, metrics.METRICS[task])
+    assert hint == f"; did you mean {meant!r}?"
+
+
 def test_errors_name_the_nearest_spelling():
     with pytest.raises(UserError, match="did you mean 'accuracy'"):
         metrics.higher_is_better("val/acuracy")

@@ -261,7 +261,10 @@ MISTAKES = {
     "radius 0": ((MARS(radius=0.0),), r"project.0.radius=0.0: a projection of radius"),
     "negative": ((L2Ball(radius=-1.0),), r"optim.project.0.radius=-1.0"),
     "strength": ((SelectiveDecay(strength=-0.1),), r"project.0.strength=-0.1"),
-    "per": ((L2Ball(radius=1.0, per="row"),), r"per='row': expected 'leaf' or 'all'"),
+    "per": (
+        (L2Ball(radius=1.0, per="row"),),
+        r"per='row': expected one of 'leaf', 'all'",
+    ),
     "no such path": (
         (L2Ball(radius=1.0), L2Ball(radius=1.0, select="layer9")),
         r"optim.project.1.select: the pattern 'layer9' .* mean 'layer1'",
@@ -275,7 +278,7 @@ MISTAKES = {
         r"selects no parameter that is trainable, has a source and is one for MARS",
     ),
     "no tuple": (MARS(radius=1.0), r"optim.project=MARS.*: expected a tuple"),
-    "no projection": ((0.5,), r"optim.project=\(0.5,\): expected a tuple of project"),
+    "no projection": ((0.5,), r"optim.project=\(0.5,\): expected tl.optim.project"),
 }
 
 

@@ -72,7 +72,7 @@ CASES = {
     ),
     "wrong type": (
         lambda e: config.override(e, "steps", "many"),
-        r"steps='many': expected int, got str",
+        r"steps='many': expected a whole number, such as",
     ),
     "steps below zero": (lambda e: {"steps": -1}, r"steps=-1: expected a whole numb"),
     "steps a flag": (lambda e: {"steps": True}, r"steps=True: expected a whole numb"),
@@ -93,7 +93,10 @@ CASES = {
     "no optimizer": (lambda e: {"optim": "adam"}, r"optim='adam': expected an optimi"),
     "no init": (lambda e: {"init": Reader()}, r"init=.*Reader.*: expected initial we"),
     "no model": (lambda e: {"model": "resnet"}, r"model='resnet': expected one of tl"),
-    "no data": (lambda e: {"data": "mnist"}, r"data must be a data set.*'mnist'"),
+    "no data": (
+        lambda e: {"data": "mnist"},
+        r"data='mnist': expected a tl.data.Data, s",
+    ),
     "pattern without match": (
         lambda e: optim(**{"layer9": 0.1, ".*": 1.0}),
         r"optim.groups: the pattern 'layer9' matches no parameter; did you mean 'layer",

@@ -94,7 +94,7 @@ def test_seeds_come_from_the_file_or_the_command_line(file):
         ("terms.l3.weight=1", "terms: there is no 'l3'"),
         ("decay.terms.l3.weight=1", "terms: there is no 'l3'"),
         ("plain.terms.l2.weight=1", "terms: there is no 'l2'"),
-        ("optim.lr=fast", "optim.lr='fast': expected float"),
+        ("optim.lr=fast", "optim.lr='fast': expected a number"),
     ],
 )
 def test_an_override_that_fits_no_variant_is_told(file, override, expected):
@@ -104,7 +104,7 @@ def test_an_override_that_fits_no_variant_is_told(file, override, expected):
 
 
 def test_a_wrong_value_is_told_though_another_variant_has_no_such_field(file):
-    with pytest.raises(tl.UserError, match=r"terms\.l2\.weight='x': expected float"):
+    with pytest.raises(tl.UserError, match=r"terms\.l2\.weight='x': expected a number"):
         tl.load(file(VARIANTS), "terms.l2.weight=x")
 
 
