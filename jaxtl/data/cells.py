@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 # Lower-case cells that hold no value, as pandas reads them; "?" is of the UCI tables.
-MISSING = (
-    *("", "na", "n/a", "<na>", "#n/a", "nan", "-nan", "null", "none", "nat", "?"),
-    *("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"),
-)
+MISSING = ("", "na", "n/a", "<na>", "#n/a", "nan", "-nan", "null", "none", "nat", "?")
+_INFINITE = ("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity")
 # Whole numbers of more distinct values than this are taken for quantities.
 MAX_CLASSES = 20
 # Lower-case names of a column of labels, to tell a header from a row.
@@ -69,7 +67,12 @@ def integer(cell: str) -> int | None:
 
 def is_missing(cell: str) -> bool:
     """Whether a cell holds no value, or no finite one."""
-    return cell.lower() in MISSING
+    return cell.lower() in MISSING or is_infinite(cell)
+
+
+def is_infinite(cell: str) -> bool:
+    """Whether a cell is written as an infinite number."""
+    return cell.lower() in _INFINITE
 
 
 def classes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -163,7 +166,7 @@ def guess_header(column: Sequence[str], where: str) -> tuple[bool, list[str]]:
 
 
 def column_notes(
-    name: str, cells: Sequence[str], is_numeric: bool, lines: Sequence[int]
+    name: str, cells: Sequence[str], is_numeric: bool, places: Sequence[str]
 ) -> list[str]:
     """What a reader should know about how a column was read; [] for nothing odd.
 
@@ -171,7 +174,7 @@ def column_notes(
       name: of the column.
       cells: of the column.
       is_numeric: whether they were read as numbers.
-      lines: of the cells in the file, from 1.
+      places: of the cells, "line 3".
     """
     if len(set(cells)) == 1:
         return [f"column {name!r} is constant ({cells[0]!r})"]
@@ -185,7 +188,7 @@ def column_notes(
         row, cell = wrong[0]
         return [
             f"column {name!r} is read as categories, since {len(wrong)} of "
-            f"{len(cells)} cells are no numbers, such as {cell!r} (line {lines[row]})"
+            f"{len(cells)} cells are no numbers, such as {cell!r} ({places[row]})"
         ]
     if all(_COMMA_NUMBER.fullmatch(cell) for cell in cells):
         return [

@@ -20,6 +20,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import images, paths
 from jaxtl.data.origins import Origins
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.table_encoding import TableEncoding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class Table:
       target_names: of a regression's targets in order; () for none.
       feature_names: of the columns of x in order, "color=red" for a one-hot one; () for
         none (images, texts, arrays).
+      encoding: how cells became x; None for other data than tables. Holes of x are NaN
+        where it imputes them.
       origins: where each row was read; None numbers the rows as they are.
       digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
         be read for its fingerprint; None hashes its values.
@@ -57,6 +60,7 @@ class Table:
     standardize: np.ndarray | None = None
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    encoding: TableEncoding | None = None
     origins: Origins | None = None
     digests: np.ndarray | None = None
     notes: tuple[str, ...] = ()
@@ -220,7 +224,7 @@ class Dataset:
       fingerprint: hash of all examples, labels and class names (not of the splits).
       origins: where each row was read.
       files: files and folders that the examples were read from.
-      target_names, feature_names, notes: as in `Table`.
+      target_names, feature_names, encoding, notes: as in `Table`.
     """
 
     name: str
@@ -236,6 +240,7 @@ class Dataset:
     files: tuple[pathlib.Path, ...] = ()
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    encoding: TableEncoding | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -23,6 +23,7 @@ from jaxtl.data import (
     preprocess,
     splits,
     storage,
+    table_encoding,
     validation,
 )
 from jaxtl.data.dataset import Data, Dataset, Table
@@ -68,6 +69,7 @@ def prepare(
         files=data.files(),
         target_names=table.target_names,
         feature_names=table.feature_names,
+        encoding=table.encoding,
         notes=table.notes,
     )
     if splits_file is None:
@@ -76,7 +78,7 @@ def prepare(
         dataset = dataclasses.replace(dataset, rows=rows, y=y)
     else:
         dataset = splits.load_splits(splits_file, dataset)
-    return dataclasses.replace(dataset, preprocess=_standardized(table, dataset.rows))
+    return _fitted(dataset, table)
 
 
 # The options that do not change the table: tables are cached without them.
@@ -245,12 +247,30 @@ def _with_image_size(table: Table, data: Data) -> Table:
     return dataclasses.replace(table, preprocess=pre)
 
 
-def _standardized(table: Table, rows: dict[str, np.ndarray]) -> Preprocess:
-    """Puts mean and std of all train rows, labelled or not, into the preprocessing."""
-    if table.standardize is None or table.preprocess.mean is not None:
-        return table.preprocess
+def _fitted(dataset: Dataset, table: Table) -> Dataset:
+    """Fits what the preprocessing of a table has of its train rows."""
+    pre, notes = table.preprocess, []
+    if table.encoding is not None:
+        pre, notes = table_encoding.fit(
+            table.encoding, table.x, dataset.rows, table.origins, pre
+        )
+    pre = _standardized(table, dataset.rows, pre)
+    return dataclasses.replace(dataset, preprocess=pre, notes=(*dataset.notes, *notes))
+
+
+def _standardized(
+    table: Table, rows: dict[str, np.ndarray], pre: Preprocess
+) -> Preprocess:
+    """Puts mean and std of all train rows, labelled or not, into the preprocessing.
+
+    Holes count as the values that fill them.
+    """
+    if table.standardize is None or pre.mean is not None:
+        return pre
     train = np.concatenate([rows["train"], rows.get("unlabelled", rows["train"][:0])])
-    pre, x = table.preprocess, np.asarray(table.x[np.sort(train)], np.float64)
+    x = np.asarray(table.x[np.sort(train)], np.float64)
+    if pre.fill is not None:
+        x = np.where(np.isnan(x), preprocess.stored_fill(pre), x)
     mean, std, is_constant = x.mean(0), x.std(0), x.min(0) == x.max(0)
     # A constant feature carries no information; dividing it by 1 keeps it finite.
     mean, std = np.where(is_constant, x[0], mean), np.where(is_constant, 1.0, std)

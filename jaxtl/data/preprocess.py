@@ -1,5 +1,7 @@
 """Preprocessing: stored values to a model's input, (x/scale − mean)/std.
 
+Holes of tables (NaN) are filled before that, and marked by columns of 0 and 1 behind.
+
 `scale` is the stored value that means "white" or "full": 255 for uint8 images, 16 for
 the 8×8 digits, 2000 for USPS. Data stay in their stored type on the device, a quarter
 of the memory of float32, and become float32 inside the compiled step.
@@ -12,6 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,6 +41,10 @@ class Preprocess:
       offset: what is subtracted from the data's values before they are stored, one
         number per feature (`storage.py`); mean is of the data's values all the same.
       target_offset: likewise of regression targets; added to a model's outputs.
+      fill: put in the place of NaN, one number per feature, in the data's units; None
+        fills nothing.
+      indicators: features of which a column is appended, 1 where they are NaN, else 0.
+      unseen: features that are read as 0: one-hot columns that no train row has.
     """
 
     scale: float = 1.0
@@ -49,17 +56,22 @@ class Preprocess:
     channels: int | None = None
     offset: tuple[float, ...] | None = None
     target_offset: tuple[float, ...] | None = None
+    fill: tuple[float, ...] | None = None
+    indicators: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.scale > 0:
             raise UserError(
                 f"preprocess.scale must be a positive number; got {self.scale!r}."
             )
-        for name in ("mean", "std", "offset", "target_offset"):
+        for name in ("mean", "std", "offset", "target_offset", "fill"):
             value = getattr(self, name)
             if value is not None:
                 numbers = tuple(float(v) for v in np.atleast_1d(value))
                 object.__setattr__(self, name, numbers)
+        for name in ("indicators", "unseen"):
+            object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
         if self.std is not None and not all(v > 0 for v in self.std):
             raise UserError(f"preprocess.std must be positive; got {self.std}.")
         object.__setattr__(self, "size", images.as_size(self.size))
@@ -73,18 +85,20 @@ class Preprocess:
 def apply(pre: Preprocess, x: PyTree) -> PyTree:
     """Computes (x/scale − mean)/std in float32, with mean and std along the last axis.
 
+    Of a table with `fill`, NaN is filled before that, and `indicators` are appended.
+
     Args:
       pre: the preprocessing; `size`, `shortest`, `channels` concern `load_image` alone.
       x: (..., channels) or (..., features), any real dtype, `offset` subtracted. A dict
         of arrays (text) is returned unchanged.
 
     Raises:
-      UserError: mean or std of a length that is neither 1 nor x.shape[-1].
+      UserError: mean, std or fill of a length that is neither 1 nor x.shape[-1].
     """
     if isinstance(x, dict):
         return x
     x = jnp.asarray(x)
-    for name in ("mean", "std"):
+    for name in ("mean", "std", "fill"):
         value = getattr(pre, name)
         if value is not None and len(value) not in (1, x.shape[-1]):
             raise UserError(
@@ -92,6 +106,11 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
                 f"but the last axis of x, {tuple(x.shape)}, has {x.shape[-1]}."
             )
     x = x.astype(jnp.float32)
+    is_hole = jnp.isnan(x[..., list(pre.indicators)]) if pre.indicators else None
+    if pre.fill is not None:
+        x = jnp.where(jnp.isnan(x), jnp.asarray(stored_fill(pre), jnp.float32), x)
+    if pre.unseen:
+        x = jnp.where(np.isin(np.arange(x.shape[-1]), pre.unseen), 0.0, x)
     if pre.scale != 1:
         x = x / pre.scale
     mean = _stored_mean(pre)
@@ -99,7 +118,14 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
         x = x - jnp.asarray(mean, jnp.float32)
     if pre.std is not None:
         x = x / jnp.asarray(pre.std, jnp.float32)
-    return x
+    if is_hole is None:
+        return x
+    return jnp.concatenate([x, is_hole.astype(jnp.float32)], axis=-1)
+
+
+def stored_fill(pre: Preprocess) -> np.ndarray:
+    """`fill` of stored values, fill − offset, in float64."""
+    return np.asarray(pre.fill) - np.asarray(pre.offset or 0.0)
 
 
 def _stored_mean(pre: Preprocess) -> np.ndarray | None:
@@ -110,20 +136,37 @@ def _stored_mean(pre: Preprocess) -> np.ndarray | None:
 
 
 def restore(pre: Preprocess, x: PyTree) -> PyTree:
-    """Computes x·std + mean: undoes `apply` up to `scale`, [0, 1] for images."""
+    """Computes x·std + mean: undoes `apply` up to `scale`, [0, 1] for images.
+
+    Indicators stay where they are.
+    """
     if isinstance(x, dict):
         return x
+    x, indicators = _without_indicators(pre, x)
     if pre.std is not None:
         x = x * jnp.asarray(pre.std, jnp.float32)
     mean = _stored_mean(pre)
-    return x if mean is None else x + jnp.asarray(mean, jnp.float32)
+    x = x if mean is None else x + jnp.asarray(mean, jnp.float32)
+    return jnp.concatenate([x, indicators], axis=-1) if pre.indicators else x
 
 
 def normalize(pre: Preprocess, x: PyTree) -> PyTree:
     """Computes (x − mean)/std of values that are divided by `scale` already."""
+    if isinstance(x, dict):
+        return x
     mean = _stored_mean(pre)
     mean = None if mean is None else tuple(np.atleast_1d(mean).tolist())
-    return apply(dataclasses.replace(pre, scale=1.0, mean=mean, offset=None), x)
+    plain = Preprocess(mean=mean, std=pre.std)
+    if not pre.indicators:
+        return apply(plain, x)
+    x, indicators = _without_indicators(pre, x)
+    return jnp.concatenate([apply(plain, x), indicators], axis=-1)
+
+
+def _without_indicators(pre: Preprocess, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The features and, apart from them, the indicators that `apply` appended."""
+    width = x.shape[-1] - len(pre.indicators)
+    return x[..., :width], x[..., width:]
 
 
 def stored_like(pre: Preprocess, stored: Preprocess) -> Preprocess:
@@ -142,6 +185,17 @@ def stored_like(pre: Preprocess, stored: Preprocess) -> Preprocess:
     return dataclasses.replace(
         pre, offset=stored.offset, target_offset=stored.target_offset
     )
+
+
+def filled_like(pre: Preprocess, shared: Preprocess) -> Preprocess:
+    """A preprocessing of a table with the fill and the indicators of another one.
+
+    Args:
+      pre: fitted on the table; its `fill` stays where the other has none.
+      shared: of the model, whose inputs have its indicators.
+    """
+    fill = pre.fill if shared.fill is None else shared.fill
+    return dataclasses.replace(pre, fill=fill, indicators=shared.indicators)
 
 
 def check_targets(model: Preprocess, data: Preprocess) -> None:

@@ -57,7 +57,13 @@ def _features(table: Table, name: str) -> Table:
         return table
     if x.ndim != 2:
         return dataclasses.replace(table, x=_whole(x, f"{name}: x"))
+    is_hole = np.isnan(x) if x.dtype.kind == "f" else np.zeros(1, bool)
+    if is_hole.any():  # a value of the column in their place changes no decision
+        first = np.take_along_axis(x, np.argmin(is_hole, axis=0)[None], axis=0)
+        x = np.where(is_hole, first, x)
     stored, offset = _split(x, f"{name}: x", "column")
+    if is_hole.any():
+        stored[is_hole] = np.nan
     if offset is None:
         is_kept = table.standardize is None and x.dtype.kind == "f"
         return table if is_kept else dataclasses.replace(table, x=stored)

@@ -61,7 +61,7 @@ def checked_table(table: Table, name: str) -> Table:
         for part, values in table.x.items():
             _check_finite(values, f"{name}: x[{part!r}]", table.origins)
     else:
-        _check_finite(table.x, f"{name}: x", table.origins)
+        _check_finite(table.x, f"{name}: x", table.origins, _may_have_holes(table))
     y = _check_labels(y, table, name)
     class_names = _class_names(y, table.class_names, table.task, name)
     _check_name_counts(table, y, name)
@@ -75,18 +75,29 @@ def checked_table(table: Table, name: str) -> Table:
     )
 
 
+def _may_have_holes(table: Table) -> bool:
+    """Whether NaN in x are missing values that are filled."""
+    is_filled = table.preprocess is not None and table.preprocess.fill is not None
+    encoding = table.encoding
+    return is_filled or (encoding is not None and encoding.missing == "impute")
+
+
 def _check_finite(
-    values: np.ndarray | lazy_array.LazyArray, name: str, rows: origins.Origins
+    values: np.ndarray | lazy_array.LazyArray,
+    name: str,
+    rows: origins.Origins,
+    may_have_holes: bool = False,
 ) -> None:
     """Raises UserError with the count and first row of NaN or infinite values.
 
-    Lazy arrays are not read for this.
+    Lazy arrays are not read for this; NaN may be allowed.
     """
     if lazy_array.is_lazy(values) or not np.issubdtype(values.dtype, np.floating):
         return
     count, first = 0, None
     for start in range(0, len(values), _CHUNK):
-        bad = ~np.isfinite(values[start : start + _CHUNK])
+        chunk = values[start : start + _CHUNK]
+        bad = np.isinf(chunk) if may_have_holes else ~np.isfinite(chunk)
         if bad.any():
             count += int(bad.sum())
             row = np.flatnonzero(bad.reshape(len(bad), -1).any(1))[0]

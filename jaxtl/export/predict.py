@@ -6,8 +6,9 @@ Like `bundle.py` this imports no model, experiment or flax.
 import itertools
 import os
 import pathlib
+import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtl.core import numpy_files, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess
+from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
@@ -228,12 +230,17 @@ def _read_table(
     if not rows:
         raise UserError(f"{file} holds no rows.")
     features = []
+    encoding = TableEncoding.from_json(
+        {"columns": columns, **predictor.metadata.get("cells", {})}
+    )
+    encoder = Encoder(encoding, predictor.preprocess)
     for number, row in rows:
         where = f"{file}, line {number}"
         if len(row) != width:
             raise UserError(f"{where}: {len(row)} cells where {width} are expected.")
-        codes = [_encode(where, c, row[i]) for c, i in zip(columns, indices)]
-        features.append([value for values in codes for value in values])
+        features.append(encoder.row([row[i] for i in indices], where))
+    for note in encoder.notes():
+        print(f"{file}: {note}", file=sys.stderr)
     return np.asarray(features), [number for number, _ in rows]
 
 
@@ -254,20 +261,3 @@ def _column_index(file: pathlib.Path, name: str, header: list[str]) -> int:
             f"(columns: {', '.join(header) or 'none'})."
         )
     return header.index(name)
-
-
-def _encode(where: str, column: Mapping[str, Any], cell: str) -> list[float]:
-    """The features of one cell: its number, or the one-hot code of its category."""
-    name, categories = column["name"], column["categories"]
-    if categories is not None:
-        categories = [cells.normalized(category) for category in categories]
-        if cell not in categories:
-            raise UserError(
-                f"{where}, column {name}: {cell!r} is no category of the training data"
-                f"{nearest(cell, categories)} (categories: {', '.join(categories)})."
-            )
-        return [float(cell == category) for category in categories]
-    value = cells.number(cell)
-    if value is None:
-        raise UserError(f"{where}, column {name}: {cell!r} is no finite number.")
-    return [value]

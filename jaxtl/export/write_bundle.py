@@ -14,7 +14,6 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data
-from jaxtl.data.sources.csv_table import CSV
 from jaxtl.data.tokenizer import as_tokenizer
 from jaxtl.export import bundle, model_card
 from jaxtl.export.predictor import SINGLE_INPUT, TOKENIZER
@@ -170,7 +169,7 @@ def _metadata(
             for name, spec in specs.items()
         },
         "id_sizes": getattr(trained.config, "id_sizes", dict)(),
-        "columns": _columns(trained),
+        **_table(trained),
         "preprocess": preprocess.to_json(trained.preprocess),
         "tolerance": TOLERANCE_HALF if _is_half_precision(trained) else TOLERANCE,
         "licence": (licence or "").strip() or "unknown",
@@ -189,17 +188,15 @@ def _is_half_precision(trained: TrainedModel) -> bool:
     return any(str(dtype) in _HALF_PRECISION for dtype in dtypes)
 
 
-def _columns(trained: TrainedModel) -> list[dict[str, Any]] | None:
-    """The columns of a table and how they become features; None for other data."""
-    data = trained.data
-    if not isinstance(data, CSV) or trained.dataset is None:
-        return None  # a table that is not the run's has other categories
-    try:
-        columns = data.encoding()
-    except (UserError, OSError):
-        return None
-    width = sum(len(c["categories"] or [0]) for c in columns)
-    return columns if [width] == trained.meta["inputs"]["x"]["shape"] else None
+def _table(trained: TrainedModel) -> dict[str, Any]:
+    """ "columns" of a table, None for other data, and "cells", how they are read."""
+    encoding = trained.meta.get("encoding")
+    if encoding is None and trained.dataset is not None and trained.dataset.encoding:
+        encoding = trained.dataset.encoding.to_json()  # of runs that do not store it
+    if encoding is None:
+        return {"columns": None}
+    reading = {name: value for name, value in encoding.items() if name != "columns"}
+    return {"columns": encoding["columns"], "cells": reading}
 
 
 def _history(trained: TrainedModel, origin: str) -> dict[str, Any]:

@@ -176,9 +176,10 @@ def order_columns(loading: Loading, names: tuple[str, ...]) -> tuple[Weights, st
             "reordered: give the data that order with features=."
         )
     note = _order_note(name_match, "columns", source, stored, names)
-    weights = counted_axes.permuted(weights, axes, name_match.places)
-    moved = _with_moved_numbers(weights, ("mean", "std"), name_match.places)
-    return moved, note
+    places = name_match.places
+    weights = counted_axes.permuted(weights, axes, places)  # indicators stay behind
+    weights = _with_moved_indices(weights, ("indicators", "unseen"), places)
+    return _with_moved_numbers(weights, ("mean", "std", "fill"), places), note
 
 
 def _reset_advice(loading: Loading, axes: Mapping[str, int] | None) -> str:
@@ -202,6 +203,21 @@ def _with_moved_numbers(
         name: [value[i] for i in places]
         if name in fields and value and len(value) == len(places)
         else value
+        for name, value in stored.items()
+    }
+    return dataclasses.replace(weights, meta={**weights.meta, "preprocess": moved})
+
+
+def _with_moved_indices(
+    weights: Weights, fields: Sequence[str], places: Sequence[int]
+) -> Weights:
+    """The weights with stored numbers of columns as these are after a move."""
+    stored = weights.meta.get("preprocess")
+    if not stored:
+        return weights
+    new = {old: i for i, old in enumerate(places)}
+    moved = {
+        name: [new[i] for i in value] if name in fields else value
         for name, value in stored.items()
     }
     return dataclasses.replace(weights, meta={**weights.meta, "preprocess": moved})

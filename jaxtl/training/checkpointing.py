@@ -78,6 +78,7 @@ def save(run: Run) -> None:
         "class_names": list(target.class_names),
         "output_names": list(run.parts.model.output_names),
         "feature_names": list(target.feature_names),
+        "encoding": target.encoding and target.encoding.to_json(),
         "task": run.parts.program.task,
         # An export rebuilds the model from these, without the data.
         "inputs": result.inputs(target),

@@ -160,24 +160,37 @@ def preprocessing(
     The mean and standard deviation come with the weights, unless `exp.preprocess` or
     the target's `preprocess` has them; the scale is the data's own.
     """
-    if exp.preprocess is not None:
-        _note_difference("preprocess", exp.preprocess, weights)
+    fitted = {name: data.preprocess for name, data in datasets.items()}
+    if (whole := exp.preprocess) is not None:
+        _note_difference("preprocess", whole, weights)
+        if whole.fill is None:
+            whole = preprocess.filled_like(whole, fitted["target"])
+        whole = dataclasses.replace(whole, unseen=_unseen_by_all(fitted.values()))
         return {
-            name: preprocess.stored_like(exp.preprocess, data.preprocess)
-            for name, data in datasets.items()
+            name: preprocess.stored_like(whole, pre) for name, pre in fitted.items()
         }
-    shared, chosen = datasets["target"].preprocess, exp.data.preprocess
+    shared, chosen = fitted["target"], exp.data.preprocess
     if chosen is not None and (chosen.mean is not None or chosen.std is not None):
         _note_difference("data.preprocess", chosen, weights)
     elif weights is not None and weights.meta.get("preprocess"):
         shared = preprocess.from_json(weights.meta["preprocess"])
         if weights.meta.get("task") == datasets["target"].task == "regression":
             preprocess.check_targets(shared, datasets["target"].preprocess)
+    unseen = _unseen_by_all([shared, *fitted.values()])
     pre = {}
-    for name, data in datasets.items():
-        own = dataclasses.replace(data.preprocess, mean=shared.mean, std=shared.std)
-        pre[name] = preprocess.stored_like(own, data.preprocess)
+    for name, own in fitted.items():
+        common = dataclasses.replace(
+            own, mean=shared.mean, std=shared.std, unseen=unseen
+        )
+        common = preprocess.filled_like(common, shared)
+        pre[name] = preprocess.stored_like(common, own)
     return pre
+
+
+def _unseen_by_all(fitted: Iterable[Preprocess]) -> tuple[int, ...]:
+    """One-hot columns that no data set and no source of weights was trained on."""
+    columns = [set(pre.unseen) for pre in fitted]
+    return tuple(sorted(set.intersection(*columns)))
 
 
 def _note_difference(name: str, chosen: Preprocess, weights: Weights | None) -> None:

@@ -117,7 +117,11 @@ def test_a_table_is_read_by_its_columns_and_agrees_with_numpy(tmp_path):
         tmp_path / "run",
         model=tl.models.MLP(widths=(4,), activation="tanh"),
         data=tl.data.CSV(
-            str(source), target="weight", features=("height", "color"), val=0.2
+            str(source),
+            target="weight",
+            features=("height", "color"),
+            val=0.2,
+            unseen="refuse",
         ),
         steps=3,
     )

@@ -75,7 +75,8 @@ def _raw(exp: Experiment, data: Dataset, names: Sequence[str]) -> dict[str, np.n
             "features='raw': the inputs are ids of tokens, whose distances mean "
             "nothing; take features='tfidf', or a stage of the model."
         )
-    width = int(np.prod(data.x.shape[1:]))
+    pre = exp.preprocess or data.preprocess
+    width = int(np.prod(data.x.shape[1:])) + len(pre.indicators)
     nbytes = 4 * width * sum(len(data.rows[name]) for name in names)
     if nbytes > exp.cache_bytes:
         raise UserError(
@@ -83,7 +84,6 @@ def _raw(exp: Experiment, data: Dataset, names: Sequence[str]) -> dict[str, np.n
             f"than cache_bytes={exp.cache_bytes:,}; make the images smaller "
             "(data.size), or take a stage of the model."
         )
-    pre = exp.preprocess or data.preprocess
 
     def flat(rows: np.ndarray) -> np.ndarray:
         chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))

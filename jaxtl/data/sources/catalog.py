@@ -40,6 +40,7 @@ def _describe(name: str) -> dict[str, Any]:
     base = importlib.import_module("jaxtl.data.dataset").Data
     common = {f.name for f in dataclasses.fields(base)}
     fields = [f for f in dataclasses.fields(source) if f.name not in common]
+    fields.sort(key=lambda f: f.kw_only)  # the path comes first, as in a call
     missing = dataclasses.MISSING
     needed = [f.name for f in fields if f.default is missing] or _NEEDED.get(name, ())
     return {

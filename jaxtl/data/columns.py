@@ -1,0 +1,328 @@
+"""Columns of tables: cells as numbers or texts, as features, and as labels.
+
+Every source of tables (CSV, JSON, Parquet, frames in memory) reads its file into
+`Column`s; what follows is the same for all. In text files a column is numeric if every
+cell that has a value is a decimal number; files with types keep theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtl.core.errors import UserError
+from jaxtl.data import cells
+from jaxtl.data.origins import Origins
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Column:
+    """One column of a table.
+
+    Attributes:
+      texts: (n,) normalized cells; None for a column that was stored as numbers.
+      values: (n,) float64 with NaN where a cell is missing; None for texts.
+      is_missing: (n,) bool.
+      names: the classes that the file declares, in their order; None for none.
+      integers: (n,) the whole numbers as they were stored, of which `values` may have
+        lost digits; None for others.
+    """
+
+    texts: Sequence[str] | None
+    values: np.ndarray | None
+    is_missing: np.ndarray
+    names: tuple[str, ...] | None = None
+    integers: np.ndarray | None = None
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """The cells as texts, numbers as a program writes them."""
+        if self.texts is not None:
+            return list(self.texts)
+        if self.integers is not None:
+            return [str(int(value)) for value in self.integers]
+        return [repr(float(value)) for value in self.values]
+
+    @functools.cached_property
+    def present(self) -> list[str]:
+        """The cells that are not missing, as texts."""
+        return [text for text, m in zip(self.labels, self.is_missing) if not m]
+
+
+class Columns(NamedTuple):
+    """The columns of a table by name.
+
+    Attributes:
+      columns: name -> column, all of equal length.
+      origins: where each row was read.
+      notes: what was decided in reading.
+    """
+
+    columns: dict[str, Column]
+    origins: Origins
+    notes: list[str]
+
+    def place(self, row: int) -> str:
+        """Where a row is: "line 3" of a file, or "row 3" counted from 0."""
+        number = row if self.origins.number is None else int(self.origins.number[row])
+        return f"{'line' if self.origins.counts_lines else 'row'} {number}"
+
+
+def of_texts(column: Sequence[str], missing: Collection[str]) -> Column:
+    """A column of normalized cells: numbers if all that are not missing are.
+
+    Args:
+      column: (n,) cells.
+      missing: lower-case cells that hold no value.
+    """
+    is_missing = np.fromiter((c.lower() in missing for c in column), bool, len(column))
+    present = [cell for cell, m in zip(column, is_missing) if not m]
+    numbers = cells.numbers(present) if present else None
+    values = None
+    if numbers is not None:
+        values = np.full(len(column), np.nan)
+        values[~is_missing] = numbers
+    return Column(column, values, is_missing)
+
+
+def of_values(values: Any, missing: Collection[str], where: str) -> Column:
+    """A column that its file or program stored with a type.
+
+    Booleans are the texts "False" and "True", texts stay texts even where they are
+    written as numbers, and None and NaN are missing.
+
+    Args:
+      values: (n,) array, of objects where types differ or values are None.
+      missing: lower-case texts that hold no value.
+      where: of the column, for messages.
+
+    Raises:
+      UserError: values of another kind: dates, lists, bytes, or several kinds.
+    """
+    values = np.asarray(values)
+    if values.ndim == 1 and values.dtype.kind in "iu":
+        no_holes = np.zeros(len(values), bool)
+        return Column(None, values.astype(np.float64), no_holes, integers=values)
+    if values.ndim == 1 and values.dtype.kind == "f":
+        values = values.astype(np.float64)
+        return Column(None, values, np.isnan(values))
+    if values.ndim != 1 or values.dtype.kind not in "ObUT":
+        raise UserError(f"{where} {_kind_problem(_kind(values))}.")
+    return _of_objects(values.tolist(), missing, where)
+
+
+def _of_objects(values: list, missing: Collection[str], where: str) -> Column:
+    """A column of Python objects: texts, numbers or booleans, None where missing."""
+    is_missing = np.fromiter(map(_is_missing, values), bool, len(values))
+    present = [v for v, m in zip(values, is_missing) if not m]
+    kinds = {_object_kind(value) for value in present}
+    if kinds == {"integer"}:
+        integers = np.array([0 if m else v for v, m in zip(values, is_missing)], object)
+        floats = np.where(is_missing, np.nan, integers.astype(np.float64))
+        return Column(None, floats, is_missing, integers=integers)
+    if kinds and kinds <= {"integer", "number"}:
+        floats = [np.nan if m else float(v) for v, m in zip(values, is_missing)]
+        return Column(None, np.asarray(floats), is_missing)
+    if kinds - {"text", "boolean"} or len(kinds) > 1:
+        raise UserError(f"{where} {_kind_problem(' and '.join(sorted(kinds)))}.")
+    texts = ["" if m else cells.normalized(str(v)) for v, m in zip(values, is_missing)]
+    is_missing |= np.array([text.lower() in missing for text in texts], bool)
+    return Column(texts, None, is_missing)
+
+
+def _is_missing(value: Any) -> bool:
+    is_nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
+    # pandas has two more objects for "no value", which compare as no other does.
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _object_kind(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "boolean"
+    if isinstance(value, int | np.integer):
+        return "integer"
+    if isinstance(value, float | np.floating | decimal.Decimal):
+        return "number"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+def _kind(values: np.ndarray) -> str:
+    shape = f"arrays of shape {values.shape[1:]}"
+    return shape if values.ndim != 1 else str(values.dtype)
+
+
+def _kind_problem(kinds: str) -> str:
+    return (
+        f"holds {kinds}; a column needs to be all numbers, all texts or all booleans: "
+        "convert it, or leave it out of features="
+    )
+
+
+class Feature(NamedTuple):
+    """A column as features.
+
+    Attributes:
+      x: float64 (n, 1) numbers, or one-hot (n, categories); NaN where missing.
+      categories: in the order of the columns of x; None for numbers.
+      notes: what was decided.
+    """
+
+    x: np.ndarray
+    categories: tuple[str, ...] | None
+    notes: list[str]
+
+
+def feature(name: str, column: Column, table: Columns, owner: str) -> Feature:
+    """Brings a column into the form of features.
+
+    Args:
+      name: of the column.
+      column: with a value in at least one row.
+      table: that it belongs to.
+      owner: the source, for messages.
+
+    Raises:
+      UserError: a column without a value, texts that are too many for categories,
+        numbers that float64 can't tell apart or that are infinite.
+    """
+    if not column.present:
+        raise UserError(
+            f"{owner}.features: column {name!r} has no value in any row; leave it out "
+            "of features."
+        )
+    if column.values is not None:
+        _check_numbers(name, column, table, owner)
+        notes = _notes(name, column, table, is_numeric=True)
+        return Feature(column.values[:, None], None, notes)
+    categories, index = np.unique(column.present, return_inverse=True)
+    if len(categories) > max(cells.MAX_CLASSES, len(column.present) // 2):
+        raise UserError(_too_many(name, column, len(categories), owner))
+    x = np.full((len(column.is_missing), len(categories)), np.nan)
+    x[~column.is_missing] = np.eye(len(categories))[index]
+    notes = _notes(name, column, table, is_numeric=False)
+    notes += cells.class_notes(categories.tolist(), f"the categories of {name!r}:")
+    return Feature(x, tuple(categories.tolist()), notes)
+
+
+def _check_numbers(name: str, column: Column, table: Columns, owner: str) -> None:
+    is_bad = np.isinf(column.values)
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise UserError(
+            f"{owner}.features: column {name!r} has {int(is_bad.sum())} infinite "
+            f"values, the first in {table.place(row)}; mend them or leave the column "
+            "out."
+        )
+    is_large = np.abs(column.values[~column.is_missing]) >= 2.0**53
+    if not is_large.any():
+        return
+    if (merged := cells.merged_numbers(column.present)) is not None:
+        raise UserError(
+            f"{owner}.features: column {name!r} holds {merged[0]} and {merged[1]}, "
+            "which are one number in 64 bits; subtract an offset, or leave the "
+            "column out of features."
+        )
+
+
+def _too_many(name: str, column: Column, count: int, owner: str) -> str:
+    total = len(column.present)
+    wrong = [text for text in column.present if cells.number(text) is None]
+    reason = (
+        f"and {wrong[0]!r} is no number; mend such cells"
+        if wrong
+        else "stored as texts although all are numbers; store them as numbers"
+    )
+    return (
+        f"{owner}.features: column {name!r} has {count} different texts in {total} "
+        f"rows, too many to be categories, {reason} or leave the column out of "
+        "features."
+    )
+
+
+def _notes(name: str, column: Column, table: Columns, is_numeric: bool) -> list[str]:
+    """What a reader should know about how a column was read; [] for nothing odd."""
+    if column.texts is None:
+        values = column.values[~column.is_missing]
+        is_constant = bool((values == values[0]).all())
+        return [f"column {name!r} is constant ({values[0]:g})"] if is_constant else []
+    places = [table.place(row) for row in np.flatnonzero(~column.is_missing)]
+    return cells.column_notes(name, column.present, is_numeric, places)
+
+
+class Target(NamedTuple):
+    """Target columns as labels: y, class names and task as those of a `Table`."""
+
+    y: np.ndarray
+    class_names: tuple[str, ...] | None
+    task: str
+
+
+def target(
+    columns: dict[str, Column],
+    names: Sequence[str],
+    task: str | None,
+    owner: str,
+) -> Target:
+    """y, class names and task of one or several target columns without holes.
+
+    Args:
+      columns: of the table, by name.
+      names: of the targets.
+      task: None infers it.
+      owner: the source, for messages.
+
+    Raises:
+      UserError: texts where numbers are needed, or labels that may be quantities.
+    """
+    if len(names) > 1 or task == "multilabel":
+        return _numeric_targets(columns, names, task, owner)
+    [name] = names
+    column = columns[name]
+    if column.names is not None and task in (None, "classification"):
+        return _declared_classes(column)
+    if task is None:
+        labels = column.labels
+        if (doubt := cells.doubtful_labels(labels)) is not None:
+            raise UserError(f"{owner}.target: in column {name!r} {doubt}.")
+        task = "regression" if cells.is_quantity(labels) else "classification"
+    if task == "classification":
+        return Target(*cells.classes(column.labels), task)
+    if column.values is None:
+        wrong = cells.first_text(column.labels)
+        raise UserError(
+            f"{owner}.target: {name!r} holds texts, not numbers, such as {wrong!r}."
+        )
+    return Target(column.values, None, task)
+
+
+def _declared_classes(column: Column) -> Target:
+    """Labels of a column whose file names its classes in order."""
+    index = {name: i for i, name in enumerate(column.names)}
+    y = np.asarray([index[label] for label in column.labels], np.int32)
+    return Target(y, column.names, "classification")
+
+
+def _numeric_targets(
+    columns: dict[str, Column], names: Sequence[str], task: str | None, owner: str
+) -> Target:
+    """y, class names and task of several target columns, which must be numbers."""
+    values = {name: columns[name].values for name in names}
+    for name in names if task == "multilabel" else ():
+        labels = [label.lower() for label in columns[name].labels]
+        if set(labels) <= {"true", "false"}:
+            values[name] = np.asarray([float(label == "true") for label in labels])
+    texts = [name for name, v in values.items() if v is None]
+    if texts:
+        raise UserError(
+            f"{owner}.target: of several targets each must be numbers; {texts[0]!r} "
+            "is not."
+        )
+    classes = tuple(names) if task == "multilabel" else None
+    return Target(
+        np.stack(list(values.values()), axis=1), classes, task or "regression"
+    )

@@ -1,0 +1,174 @@
+"""What all sources of tables share: columns to predict from, labels, holes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import cells, columns, table_encoding
+from jaxtl.data.columns import Columns
+from jaxtl.data.dataset import Data, Table
+from jaxtl.data.table_encoding import ColumnCode, TableEncoding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tabular(Data):
+    """A table; numbers are standardized, categories become one-hot.
+
+    Mean and standard deviation are those of the train rows (labelled or not) and are
+    kept in the data set's preprocessing. Labels are texts; only integers as written
+    ("1", not "01" or "1e1") are put in the order of their values.
+
+    Attributes:
+      target: the column to predict, or several (regression, or multilabel by task=).
+      features: columns to predict from; None takes all others.
+      task: None infers it from the target: classification for texts, and for whole
+        numbers of at most 20 values; regression for other numbers.
+      missing: "refuse" cells without a value, or "impute" them: by the median of a
+        column of numbers, the most frequent category of others, both of the train rows
+        alone; a column with holes among these gets one more, 1 where it has a hole,
+        else 0. Labels are never imputed.
+      missing_values: the cells that hold no value, in upper or lower case.
+      unseen: what becomes of a category that no train row has, in other splits, in
+        `predict` and in exports: "bucket" gives it the code of no category (zeros),
+        as scikit-learn's OneHotEncoder(handle_unknown="ignore"); "refuse".
+    """
+
+    target: str | tuple[str, ...]
+    features: tuple[str, ...] | None = None
+    task: str | None = None
+    missing: str = "refuse"
+    missing_values: tuple[str, ...] = cells.MISSING
+    unseen: str = "bucket"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("target", "features"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                value = cells.normalized(value)
+                value = value if name == "target" else (value,)
+            elif value is not None:
+                value = tuple(map(cells.normalized, value))
+            object.__setattr__(self, name, value)
+        values = self.missing_values
+        values = (values,) if isinstance(values, str) else values
+        lower = (cells.normalized(str(v)).lower() for v in values)
+        object.__setattr__(self, "missing_values", tuple(dict.fromkeys(lower)))
+        for name in ("missing", "unseen"):
+            options = getattr(table_encoding, name.upper())
+            if (value := getattr(self, name)) not in options:
+                expected = " or ".join(map(repr, options))
+                raise UserError(
+                    f"{self._owner}.{name} must be {expected}; got {value!r}"
+                    f"{nearest(value, options)}."
+                )
+
+    def read_columns(self) -> Columns:
+        """Reads all columns; each source implements it."""
+        raise TypeError(f"{type(self).__name__} defines no read_columns()")
+
+    def read(self) -> Table:
+        """Reads features in the order named, one-hot columns in sorted order."""
+        table = self.read_columns()
+        targets = (self.target,) if isinstance(self.target, str) else self.target
+        features = self._checked_features(table, targets)
+        labels = columns.target(table.columns, targets, self.task, self._owner)
+        read = [
+            columns.feature(name, table.columns[name], table, self._owner)
+            for name in features
+        ]
+        notes = [*table.notes, *(note for feature in read for note in feature.notes)]
+        unused = [name for name in table.columns if name not in {*features, *targets}]
+        if unused:
+            notes.append(f"columns that are not used: {', '.join(unused)}")
+        codes = [ColumnCode(n, f.categories) for n, f in zip(features, read)]
+        return Table(
+            x=np.concatenate([feature.x for feature in read], axis=1),
+            y=labels.y,
+            class_names=labels.class_names,
+            task=labels.task,
+            standardize=np.repeat(
+                [code.categories is None for code in codes],
+                [code.width for code in codes],
+            ),
+            target_names=targets if labels.task == "regression" else (),
+            feature_names=tuple(
+                name
+                for code in codes
+                for name in (
+                    [code.name]
+                    if code.categories is None
+                    else [f"{code.name}={category}" for category in code.categories]
+                )
+            ),
+            encoding=TableEncoding(
+                columns=tuple(codes),
+                missing=self.missing,
+                missing_values=self.missing_values,
+                unseen=self.unseen,
+            ),
+            origins=table.origins,
+            notes=tuple(notes),
+        )
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__
+
+    def _checked_features(
+        self, table: Columns, targets: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """The names of the features; all exist and have the cells that they need."""
+        for name in targets:
+            self._check_column(name, table, "target")
+        names = self.features or tuple(c for c in table.columns if c not in targets)
+        for name in names:
+            self._check_column(name, table, "features")
+            if name in targets:
+                raise UserError(
+                    f"{self._owner}.features: {name!r} is the target; leave it out."
+                )
+        if not names:
+            raise UserError(f"{self._owner}: there is no column beside the target.")
+        for field, group in (("target", targets), ("features", names)):
+            if (repeated := cells.repeated(group)) is not None:
+                raise UserError(
+                    f"{self._owner}.{field} names the column {repeated!r} twice."
+                )
+        return names
+
+    def _check_column(self, name: str, table: Columns, field: str) -> None:
+        """Raises UserError for a column that does not exist or lacks values."""
+        if name not in table.columns:
+            raise UserError(
+                f"{self._owner}.{field}: there is no column {name!r}"
+                f"{nearest(name, table.columns)}; the columns are "
+                f"{', '.join(table.columns)}."
+            )
+        column = table.columns[name]
+        is_refused = np.zeros(len(column.is_missing), bool)
+        if column.texts is not None:
+            is_refused[:] = [cells.is_infinite(text) for text in column.texts]
+        if field == "target" or self.missing == "refuse":
+            is_refused |= column.is_missing
+        if is_refused.any():
+            self._refuse(name, table, field, np.flatnonzero(is_refused))
+
+    def _refuse(self, name: str, table: Columns, field: str, rows: np.ndarray) -> None:
+        """Raises UserError for cells of a column without a (finite) value."""
+        row = int(rows[0])
+        cell = table.columns[name].labels[row]
+        shown = f" ({cell!r})" if table.columns[name].texts is not None else ""
+        advice = "fill them in or leave the column out"
+        if field == "target":
+            advice = "labels are never imputed: fill them in or leave the rows out"
+        elif self.missing == "refuse":
+            advice += ', or pass missing="impute"'
+        below = "s below the header" if table.origins.counts_lines else ""
+        raise UserError(
+            f"{self._owner}.{field}: column {name!r} has {len(rows)} missing values, "
+            f"the first {row + 1} row{below}, in {table.place(row)}{shown}; {advice}."
+        )
