@@ -12,7 +12,8 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.terms.base import feature_stage
-from jaxtl.training import run_dir
+from jaxtl.training import run_paths
+from jaxtl.training.load_model import check_trained
 from jaxtl.training.run import Run
 from jaxtl.training.setup import resume
 
@@ -159,13 +160,9 @@ def open_run(path: pathlib.Path) -> Run:
     Raises:
       UserError: no run, several of them, or one without a checkpoint.
     """
-    run_dir.check_single_run(path)
-    if not path.is_dir():
-        raise UserError(f"{path} is no directory of a run.")
-    run = resume(path)
-    if run.steps_done == 0:
-        raise UserError(f"{path} holds no checkpoint yet: train it first.")
-    return run
+    path = run_paths.one_run(path)
+    check_trained(path)
+    return resume(path)
 
 
 def _initial_weights(run: Run) -> tuple[PyTree, PyTree]:

@@ -18,9 +18,9 @@ from jaxtl.data import lazy_array, preprocess, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.optim import optimizer
 from jaxtl.terms.regularizers import dense_layers, fisher, importance_file, kfac
-from jaxtl.training import build, experiment_file, inputs, run_dir
+from jaxtl.training import build, experiment_file, inputs, run_dir, run_paths
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import with_stored_size
+from jaxtl.training.load_model import check_trained, with_stored_size
 
 
 def _fisher(
@@ -172,7 +172,8 @@ def from_run(directory: str | pathlib.Path) -> ModelAndData:
       UserError: there is no run, or it can't be read.
       DataChanged: its data are no longer those that it was trained on.
     """
-    directory = pathlib.Path(directory)
+    directory = run_paths.one_run(directory)
+    check_trained(directory)
     exp = run_dir.read_experiment(directory)
     init = pretrained.FromRun(str(directory))
     data = with_stored_size(exp.data, init.read().meta)

@@ -12,10 +12,13 @@ HELP = "a table of runs, mean ± 95 % interval"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl compare`."""
     parser.add_argument(
-        "dirs", type=pathlib.Path, nargs="+", help="directories of runs or studies"
+        "dirs",
+        type=pathlib.Path,
+        nargs="+",
+        help="directories of runs, studies or sweeps",
     )
     parser.add_argument("--metric", help="default: what the runs were chosen by")
-    parser.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
+    parser.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw it")
     parser.add_argument(
         "--against",
         metavar="FACT",
@@ -42,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
             plots.against(groups, args.against, args.plot, metric=args.metric)
         else:
             plots.study(groups, args.plot)
-        print(f"plot: {args.plot}")
+        console.print_written(args.plot)
     elif args.against:
         raise UserError("--against needs --plot: the PNG that it is drawn to.")
     return 0

@@ -3,13 +3,17 @@
 import argparse
 import pathlib
 
+from jaxtl.cli import run_argument
+from jaxtl.core import console
+from jaxtl.core.errors import UserError
+
 HELP = "weights to another kind of file, or a run to its layout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl convert`."""
-    parser.add_argument(
-        "source", type=pathlib.Path, help="a run's directory, or a file of weights"
+    run_argument.add_run(
+        parser, "source", text="a run's directory (see --all), or a file of weights"
     )
     parser.add_argument(
         "target",
@@ -26,18 +30,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Converts a file of weights, or writes the best model or adapter of a run."""
-    from jaxtl.export import weights
     from jaxtl.pretrained import describe
-    from jaxtl.training import run_dir
+    from jaxtl.training import run_paths
 
-    if not (args.source / run_dir.MARK).exists():
-        content = describe.convert_file(str(args.source), str(args.target))
-        print(f"{len(content.tensors)} tensors written to {content.file}")
-        return 0
+    if args.all or run_paths.holds_runs(args.source):
+        return run_argument.for_each_run(args, _convert_run, "source", ("target",))
+    for option in ("layout", "adapter"):
+        if getattr(args, option):
+            raise UserError(f"--{option} is for runs, and {args.source} is none.")
+    content = describe.convert_file(str(args.source), str(args.target))
+    print(f"{len(content.tensors)} tensors of {args.source}")
+    console.print_written(content.file)
+    return 0
+
+
+def _convert_run(args: argparse.Namespace) -> int:
+    """Writes the best model or the adapter of one run."""
+    from jaxtl.export import weights
+
     if args.adapter:
         path = weights.write_adapter(args.source, args.target)
-        print(f"the adapter of {args.source} written to {path}")
-        return 0
-    path = weights.write_weights(args.source, args.target, args.layout)
-    print(f"the best model of {args.source} written to {path}")
+        print(f"the adapter of {args.source}")
+    else:
+        path = weights.write_weights(args.source, args.target, args.layout)
+        print(f"the best model of {args.source}")
+    console.print_written(path)
     return 0

@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_overrides(parser)
     parser.add_argument(
         "--out",
+        "--plot",
         type=pathlib.Path,
-        default=pathlib.Path("data.png"),
-        help="the contact sheet of examples, a PNG",
+        metavar="PNG",
+        help="the contact sheet of examples; only its numbers are printed without",
     )
     parser.add_argument(
         "--per-class", type=int, default=12, help="examples of each class on the sheet"
@@ -43,21 +44,27 @@ def main(args: argparse.Namespace) -> int:
     if args.file is None:
         terminal.print(_source_table())
         return 0
+    arguments.check_output_file("out", args.out)
     variants = experiment_file.read_file(args.file, *args.overrides).variants
     sources = list(inputs.distinct_sources(variants))
+    sheets = []
     for index, (name, source, seed) in enumerate(sources):
         dataset = prepare(source, seed)
         terminal.print(_dataset_table(name, dataset))
         console.print_lines(terminal, "", description.lines_of(dataset))
-        sheet = _contact_sheet(dataset, args.per_class)
-        if sheet is None:
+        sheet = args.out and _contact_sheet(dataset, args.per_class)
+        if not sheet:
             continue
         from jaxtl.results.plots import images  # matplotlib imports slowly
 
         suffix = f"-{index}" if len(sources) > 1 else ""
         path = args.out.with_name(f"{args.out.stem}{suffix}{args.out.suffix}")
         images.contact_sheet(*sheet, path, title=f"{name}: {dataset.name}")
-        terminal.print(f"contact sheet: {path}")
+        sheets.append(path)
+    if sheets:
+        console.print_written(*sheets)
+    elif args.out:
+        terminal.print("no contact sheet: none of these data are images")
     return 0
 
 

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jaxtl.cli import formatting
+from jaxtl.cli import formatting, run_argument
 from jaxtl.core import console
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ HELP = "how far a run's two domains lie apart, before and after"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl diagnose`."""
-    parser.add_argument(
-        "dir", type=pathlib.Path, metavar="RUN", help="a run's directory"
-    )
+    run_argument.add_run(parser, metavar="RUN")
     parser.add_argument(
         "--source", metavar="STREAM", help="default: source, or the first"
     )
@@ -54,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints, plots and writes the distances between the domains' features."""
+    return run_argument.for_each_run(args, _diagnose, outputs=("out",))
+
+
+def _diagnose(args: argparse.Namespace) -> int:
     from jaxtl.analysis import domain_shift
     from jaxtl.training import run_dir
 
@@ -73,9 +75,7 @@ def main(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     run_dir.write_json(folder / "diagnosis.json", diagnosis.to_json())
     plots = diagnosis.plot(folder, seed=args.seed)
-    terminal.print(f"written to {folder / 'diagnosis.json'}", soft_wrap=True)
-    for path in plots:
-        terminal.print(f"plot: {path}", soft_wrap=True)
+    console.print_written(folder / "diagnosis.json", *plots)
     return 0
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         help="checkpoint of each run",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON to write it to")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         terminal.print(f"{name}: {result.split} {title} {value}")
     if args.out:
         run_dir.write_json(args.out, result.to_json())
-        terminal.print(f"written to {args.out}")
+        console.print_written(args.out)
     return 0
 
 

@@ -3,12 +3,15 @@
 import argparse
 import pathlib
 
+from jaxtl.cli import run_argument
+from jaxtl.core import console
+
 HELP = "write a finished run as a self-contained folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl export`."""
-    parser.add_argument("dir", type=pathlib.Path, help="a run's directory")
+    run_argument.add_run(parser)
     parser.add_argument("out", type=pathlib.Path, help="the directory to write")
     parser.add_argument("--licence", help="for the model card")
     parser.add_argument(
@@ -17,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Exports the best model of a run."""
+    """Exports the best model of a run, or of each run of a study."""
+    return run_argument.for_each_run(args, _export, outputs=("out",))
+
+
+def _export(args: argparse.Namespace) -> int:
     from jaxtl.export import write_bundle
 
     path = write_bundle.export(
         args.dir, args.out, licence=args.licence, overwrite=args.overwrite
     )
-    print(f"written to {path}; try: jaxtl predict {path} FILE…")
+    console.print_written(path, hint=f"try: jaxtl predict {path} FILE…")
     return 0

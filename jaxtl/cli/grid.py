@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     text = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     terminal.print(f"{text}; recorded in {sweep.folder}", markup=False)
     print_report(sweep.folder, counts)
+    console.print_written(sweep.folder)
     return 1 if counts.get(FAILED) else 0
 
 

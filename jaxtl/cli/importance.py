@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from jaxtl.cli import arguments
+from jaxtl.cli import arguments, run_argument
 from jaxtl.core import console
 from jaxtl.core.errors import UserError
 
@@ -19,7 +19,9 @@ HELP = "which parameters a trained model depends on"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl importance`."""
-    parser.add_argument("target", type=pathlib.Path, help="run, or experiment file")
+    run_argument.add_run(
+        parser, "target", text="a run's directory (see --all), or an experiment file"
+    )
     arguments.add_overrides(parser)
     parser.add_argument("--kind", default="fisher", help="fisher, empirical, mas, …")
     parser.add_argument(
@@ -35,6 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Computes the importance of every parameter, writes it, prints it per stage."""
+    from jaxtl.training import run_paths
+
+    if args.all or args.target.is_dir() or run_paths.holds_runs(args.target):
+        return run_argument.for_each_run(args, _importance, "target", ("out",))
+    return _importance(args)
+
+
+def _importance(args: argparse.Namespace) -> int:
     from jaxtl.analysis import importance
     from jaxtl.terms.regularizers import importance_file
 
@@ -65,15 +75,8 @@ def _model_and_path(args: argparse.Namespace) -> tuple["ModelAndData", pathlib.P
     """Reads the model, and finds the path that its importance is written to."""
     from jaxtl.analysis import importance
     from jaxtl.terms.regularizers import importance_file
-    from jaxtl.training import run_dir
 
     target: pathlib.Path = args.target
-    if (target / run_dir.STUDY).exists():
-        runs = [path.parent for path in target.rglob(run_dir.MARK)]
-        raise UserError(
-            f"{target} holds the runs of a file; name one of them, such as "
-            f"{min(runs, default=target / 'seed0')}."
-        )
     if target.is_dir():
         if args.overrides or args.variant is not None:
             raise UserError(

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from jaxtl.cli import formatting
+from jaxtl.cli import formatting, run_argument
 from jaxtl.core import console
 
 HELP = "the tensors of a file, directory or run; what they fit"
@@ -11,22 +11,35 @@ HELP = "the tensors of a file, directory or run; what they fit"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl inspect`."""
-    parser.add_argument(
+    run_argument.add_run(
+        parser,
         "path",
-        type=pathlib.Path,
-        help="a run's directory, a file of weights, or another library's directory",
+        text="a run's directory (see --all), a file of weights, or another library's "
+        "directory",
     )
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints a run's parameters, or the tensors of a file and where they would load."""
-    from jaxtl.pretrained import describe
-    from jaxtl.training import run_dir, setup, show
+    from jaxtl.training import run_paths
 
-    if (args.path / run_dir.MARK).exists():
-        show.show(setup.reopen(args.path))
-        return 0
-    content = describe.inspect_file(str(args.path))
+    if args.all or run_paths.holds_runs(args.path):
+        return run_argument.for_each_run(args, _inspect_run, "path")
+    _inspect_file(args.path)
+    return 0
+
+
+def _inspect_run(args: argparse.Namespace) -> int:
+    from jaxtl.training import setup, show
+
+    show.show(setup.reopen(args.path))
+    return 0
+
+
+def _inspect_file(path: pathlib.Path) -> None:
+    from jaxtl.pretrained import describe
+
+    content = describe.inspect_file(str(path))
     tensors = content.tensors
     rows = [
         (
@@ -51,4 +64,3 @@ def main(args: argparse.Namespace) -> int:
         terminal.print("of no family that is known by its tensors' names")
     for key, value in content.meta.items():
         terminal.print(f"{key}: {value}", markup=False)
-    return 0

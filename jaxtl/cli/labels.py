@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxtl.cli import run_argument
 from jaxtl.core import console
-from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtl.analysis.label_errors.confident_learning import LabelErrors
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 HELP = "which labels of a run's train data are wrong"
 ROWS_SHOWN = 10  # rows of the table on the terminal; the file has all
+FILES = ("errors.csv", "transition.npy", "transition_anchors.npy")
 COLUMNS = ("row", "origin", "given", "suggested", "score")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl labels`."""
-    parser.add_argument("run", type=pathlib.Path, help="a run's directory")
+    run_argument.add_run(parser, "run")
     parser.add_argument(
         "--folds",
         type=int,
@@ -38,14 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Writes the labels that are probably wrong, the worst first, and the noise."""
+    return run_argument.for_each_run(args, _label_errors, "run", ("out",))
+
+
+def _label_errors(args: argparse.Namespace) -> int:
     import numpy as np
 
     from jaxtl.analysis.label_errors import confident_learning, cross_validate
     from jaxtl.terms.noisy import estimate_transition
-    from jaxtl.training import run_dir
 
-    if not (args.run / run_dir.MARK).exists():
-        raise UserError(f"{args.run} is no directory of a run.")
     confident_learning.check_method(args.method)
     predictions = cross_validate.predictions(args.run, args.folds)
     errors = confident_learning.find_label_errors(
@@ -117,9 +119,7 @@ def _print(
     terminal.print(
         f"estimated share of wrong labels {100 * share:.1f} %; from {method}"
     )
-    terminal.print(
-        f"written to {folder}: errors.csv; transition.npy and transition_anchors.npy, "
-        "for tl.noisy.ForwardCorrection(transition=…)",
-        markup=False,
-        soft_wrap=True,
+    console.print_written(
+        *(folder / name for name in FILES),
+        hint="the transitions are for tl.noisy.ForwardCorrection(transition=…)",
     )

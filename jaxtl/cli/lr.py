@@ -5,6 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments
+from jaxtl.core import console
 from jaxtl.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=100, help="steps between them")
     parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("lr.png"),
-        help="the plot, a PNG",
+        "--out", "--plot", type=pathlib.Path, metavar="PNG", help="also draw the curve"
     )
 
 
@@ -44,21 +42,24 @@ def main(args: argparse.Namespace) -> int:
         file.variants[variant], low=args.low, high=args.high, steps=args.steps
     )
     title = f"learning rates of {args.file.stem} {variant}".strip()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    curve.plot(args.out, title=title)
     end = "the loss exploded" if curve.diverged else "the last rate"
     print(
         f"{title}: {len(curve.rates)} rates from {curve.rates[0]:.1e} to "
         f"{curve.rates[-1]:.1e} ({end})"
     )
-    print(f"plot: {args.out}")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        curve.plot(args.out, title=title)
     if curve.suggestion is None:
         raise UserError(
             f"the loss never fell between --low {args.low:g} and --high {args.high:g}, "
             "so there is no rate to suggest; try a wider span, or more --steps."
+            + (f" The curve is in {args.out}." if args.out else "")
         )
     print(f"steepest fall at {curve.steepest:.1e}, lowest loss / 10 {curve.tenth:.1e}")
     print(f"to begin with: optim.lr={curve.suggestion:.1e}")
+    if args.out:
+        console.print_written(args.out)
     return 0
 
 

@@ -4,6 +4,7 @@ import pathlib
 from typing import TYPE_CHECKING, Union
 
 from jaxtl.cli import formatting
+from jaxtl.core import console
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def check_save_path(path: pathlib.Path | None) -> None:
     """
     if path is not None and path.exists():
         raise UserError(
-            f"--save {path}: it exists already and is not overwritten; choose another."
+            f"--out {path}: it exists already and is not overwritten; choose another."
         )
 
 
@@ -50,7 +51,5 @@ def save(
     from jaxtl.analysis import weight_space
 
     weight_space.save(path, run, merged.params, merged.stats)
-    print(
-        f"weights: {path}; read them with "
-        f"init=tl.pretrained.FromCheckpoint({str(path)!r})"
-    )
+    loader = f"init=tl.pretrained.FromCheckpoint({str(path)!r})"
+    console.print_written(path, hint=f"read the weights with {loader}")

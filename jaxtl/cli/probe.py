@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jaxtl.cli import arguments, formatting
+from jaxtl.cli import arguments, formatting, run_argument
 from jaxtl.core import console
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ HELP = "linear models of a stage's frozen features"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl probe`."""
-    parser.add_argument("target", type=pathlib.Path, help="experiment file or run")
+    run_argument.add_run(
+        parser, "target", text="an experiment file, or a run's directory (see --all)"
+    )
     arguments.add_overrides(parser)
     parser.add_argument("--stage", help="all, or a name; default: before the head")
     parser.add_argument("--strengths", type=float, nargs="+", help="default 1e-5 … 10")
@@ -29,12 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="features not standardized")
     parser.add_argument("--variant", help="of a file with several experiments")
     parser.add_argument("--no-test", action="store_true", help="leave test unseen")
-    parser.add_argument("--out", type=pathlib.Path, help="also write it to this JSON")
-    parser.add_argument("--plot", type=pathlib.Path, help="also draw it to this PNG")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON to write it to")
+    parser.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw it")
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints a table per stage; writes JSON and a plot on request."""
+    from jaxtl.training import run_paths
+
+    if args.all or args.target.is_dir() or run_paths.holds_runs(args.target):
+        return run_argument.for_each_run(args, _probe, "target", ("out", "plot"))
+    return _probe(args)
+
+
+def _probe(args: argparse.Namespace) -> int:
     from jaxtl.analysis import linear_probe, linear_probe_fit
     from jaxtl.training import run_dir
 
@@ -54,12 +64,12 @@ def main(args: argparse.Namespace) -> int:
     if args.out:
         content = {stage: probe.to_json() for stage, probe in probes.items()}
         run_dir.write_json(args.out, content)
-        console.console().print(f"written to {args.out}")
     if args.plot:
         from jaxtl.results.plots import analyses  # matplotlib imports slowly
 
         analyses.probes(probes, args.plot, title=f"{args.target}: linear probes")
-        console.console().print(f"plot: {args.plot}")
+    if paths := [path for path in (args.out, args.plot) if path]:
+        console.print_written(*paths)
     return 0
 
 

@@ -3,6 +3,8 @@
 import argparse
 import pathlib
 
+from jaxtl.core import console
+
 HELP = "tables, plots and a page of sweeps and runs"
 
 
@@ -45,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the mean over seeds: Student's t, or by resampling",
     )
     parser.add_argument("--paired", default="t", choices=("t", "wilcoxon"), help="test")
-    parser.add_argument("--out", type=pathlib.Path, help="default DIR/report")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="the directory (default: DIR/report)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -66,5 +70,6 @@ def main(args: argparse.Namespace) -> int:
     report.print_report(summary)
     folder = args.out or args.dirs[0] / "report"
     paths = report.write_report(collection, summary, folder)
-    print(f"written to {folder}: {', '.join(path.name for path in paths)}")
+    names = ", ".join(path.name for path in paths)
+    console.print_written(folder, hint=f"in it: {names}")
     return 0

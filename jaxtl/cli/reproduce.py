@@ -5,6 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 import jaxtl
+from jaxtl.cli import arguments
 from jaxtl.core import console
 from jaxtl.core.errors import UserError, nearest
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 HELP = "a published table, run again, with verdicts"
 FOLDER = pathlib.Path("experiments/reproduce")
-REPORTS = pathlib.Path("experiments/reports/reproduce")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=pathlib.Path,
-        help="default experiments/reports/reproduce, nothing with --fast",
+        help="the directory (default: runs/reproduce-NAME/TIME, nothing with --fast)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs a table, prints it beside the published figures, writes the verdicts.
 
-    Without a name it lists the tables. A fast run writes only where --out is given: the
-    verdicts on record are those of full runs.
+    Without a name it lists the tables. A fast run writes only where --out is given.
     """
     from jaxtl.results import published
 
@@ -48,11 +47,11 @@ def main(args: argparse.Namespace) -> int:
     table = console.table(title, published.COLUMNS, cells, left=2)
     terminal.print(table, markup=False)
     terminal.print(published.verdict_counts(rows), markup=False)
-    folder = args.out or (None if args.fast else REPORTS)
+    folder = args.out
+    if folder is None and not args.fast:
+        folder = arguments.default_folder(f"reproduce-{args.name}")
     if folder is not None:
-        paths = published.write(study, rows, folder)
-        names = ", ".join(path.name for path in paths)
-        terminal.print(f"written to {folder}: {names}", markup=False)
+        console.print_written(*published.write(study, rows, folder))
     return 0
 
 

@@ -41,7 +41,7 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     )
     terminal.print(writers.rich_table(study_tables.runs_table(groups)))
     _print_selection_cost(terminal, [result])
-    terminal.print(f"written to {folder}")
+    console.print_written(folder)
 
 
 def print_data(file: File) -> None:
@@ -73,8 +73,8 @@ def train_study(file: File, folder: pathlib.Path) -> int:
 
     plots.study(groups, folder / "results.png", title=title)
     seconds = time.perf_counter() - start
-    terminal.print(f"{len(jobs)} runs in {seconds:.0f} s; written to {folder}")
-    terminal.print(f"plot: {folder / 'results.png'}")
+    terminal.print(f"{len(jobs)} runs in {seconds:.0f} s")
+    console.print_written(folder)
     return 1 if any(group.count(FAILED) for group in groups) else 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from jaxtl.cli import formatting, merged_weights
+from jaxtl.cli import arguments, formatting, merged_weights, run_argument
 from jaxtl.core import console
 from jaxtl.core.errors import UserError
 
@@ -16,32 +16,55 @@ HELP = "a run's weights mixed with θ₀, α chosen on val (WiSE-FT)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl wise`."""
-    parser.add_argument("dir", type=pathlib.Path, help="a run's directory")
+    run_argument.add_run(parser)
     parser.add_argument("--alphas", type=float, nargs="+", help="default 0 0.1 … 1")
     parser.add_argument(
         "--refresh", action="store_true", help="BatchNorm on train rows"
     )
-    parser.add_argument("--out", type=pathlib.Path, help="also draw it to this PNG")
-    parser.add_argument("--save", type=pathlib.Path, help="write the chosen weights")
+    parser.add_argument(
+        "--out",
+        "--save",
+        type=pathlib.Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="write the chosen weights to a directory; draw the curve to a .png",
+    )
+    parser.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw it")
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints the metrics at every α, then tests, plots and writes the chosen one."""
+    pictures = [path for path in args.out if path.suffix == ".png"]
+    folders = [path for path in args.out if path.suffix != ".png"]
+    if len(pictures) > 1 or len(folders) > 1 or (pictures and args.plot):
+        raise UserError(
+            "--out: expected one directory of weights and one .png at most."
+        )
+    args.out = folders[0] if folders else None
+    args.plot = pictures[0] if pictures else args.plot
+    arguments.check_output_file("plot", args.plot)
+    return run_argument.for_each_run(args, _wise, outputs=("out", "plot"))
+
+
+def _wise(args: argparse.Namespace) -> int:
+    """Chooses α for one run."""
     from jaxtl.analysis import weight_space
     from jaxtl.training import setup
+    from jaxtl.training.load_model import check_trained
 
-    merged_weights.check_save_path(args.save)
+    merged_weights.check_save_path(args.out)
+    check_trained(args.dir)
     # `setup.reopen` would not load the run's source, which is θ₀.
     run = setup.resume(args.dir)
-    if run.steps_done == 0:
-        raise UserError(f"{args.dir} holds no checkpoint yet: train it first.")
     alphas = args.alphas or weight_space.ALPHAS
     curve = weight_space.wise_ft(run, alphas, refresh=args.refresh)
     _print_curve(args.dir, curve)
-    if args.out:
-        curve.plot(args.out, title=f"{args.dir}: from θ₀ (α = 0) to fine-tuned (α = 1)")
-        print(f"plot: {args.out}")
-    merged_weights.save(args.save, run, curve)
+    if args.plot:
+        title = f"{args.dir}: from θ₀ (α = 0) to fine-tuned (α = 1)"
+        curve.plot(args.plot, title=title)
+        console.print_written(args.plot)
+    merged_weights.save(args.out, run, curve)
     return 0
 
 

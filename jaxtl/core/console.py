@@ -1,5 +1,6 @@
-"""Tables on the terminal."""
+"""Tables and lines on the terminal."""
 
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,17 @@ def console(**settings):
     if not terminal.is_terminal:
         terminal.width = 160
     return terminal
+
+
+def print_written(*paths: pathlib.Path, hint: str = "") -> None:
+    """Prints where a command wrote what it was asked for, as its last line.
+
+    Args:
+      *paths: files or directories.
+      hint: what can be done with them.
+    """
+    text = f"written to {', '.join(map(str, paths))}" + (f"; {hint}" if hint else "")
+    console().print(text, markup=False, soft_wrap=True)
 
 
 def print_lines(terminal: Any, name: str, lines: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ from jaxtl.data import preprocess
 from jaxtl.data.tokenizer import as_tokenizer
 from jaxtl.export import hf_card
 from jaxtl.pretrained import hf_peft_write
-from jaxtl.training import setup
+from jaxtl.training import run_paths, setup
+from jaxtl.training.load_model import check_trained
 from jaxtl.training.run_dir import read_experiment
 
 
@@ -35,11 +36,12 @@ def write_weights(
     """
     if target.exists():
         raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
+    run_dir = run_paths.one_run(run_dir)
+    check_trained(run_dir)
     exp = read_experiment(run_dir)
     folder = run_dir / "checkpoints"
     step = checkpoint.latest(folder)
-    if step is None:
-        raise UserError(f"convert: {run_dir} holds no finished checkpoint.")
+    assert step is not None  # the run is trained
     best = checkpoint.read(folder, step, "best")
     meta = checkpoint.meta(folder, step)
     _check_targets(run_dir, meta)
@@ -101,6 +103,8 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
       UserError: a run without peft=, one whose best weights are a mixture, or a method
         that PEFT has no place for.
     """
+    run_dir = run_paths.one_run(run_dir)
+    check_trained(run_dir)
     exp = read_experiment(run_dir)
     if exp.peft is None:
         raise UserError(

@@ -43,6 +43,14 @@ class FromRun:
         folder = path / "checkpoints"
         step = checkpoint.latest(folder)
         if step is None:
+            below = sorted(p.parent for p in path.glob("**/checkpoints"))
+            if below:
+                names = ", ".join(str(p.relative_to(path)) for p in below[:8])
+                raise UserError(
+                    f"init: {self.path!r} holds {len(below)} runs: {names}"
+                    f"{', …' if len(below) > 8 else ''}; name one of them, such as "
+                    f"{str(below[0])!r}."
+                )
             raise UserError(
                 f"init: {self.path!r} holds no finished checkpoint "
                 "(expected checkpoints/<step>/ as `jaxtl run` writes them)."

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtl.core.errors import UserError
+from jaxtl.training import run_dir
 
-DATABASE_FILE = "sweep.sqlite"
+DATABASE_FILE = run_dir.SWEEP
 CLAIM_TIMEOUT = 60.0  # seconds without a heartbeat after which a claim is void
 LOCK_TIMEOUT = 30.0  # seconds that a process waits for another's transaction
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import DATABASE_FILE, DONE, Database
+from jaxtl.results.labels import labels_text
 from jaxtl.training import run_dir
 from jaxtl.training.metrics_log import curve
 
@@ -223,10 +224,35 @@ def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
 
 
 def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
-    stored = run_dir.read_json(folder / run_dir.MARK)
-    experiment = stored.get("experiment")
-    if not isinstance(experiment, dict):
-        experiment = {}
+    return Record(
+        labels=run_labels(path, folder, prefix=prefix),
+        result=run_dir.read_json(folder / "result.json"),
+        curve=curve(folder / "metrics.jsonl"),
+        key=str(folder),
+        folder=path,
+        data=_data_source(_experiment(folder)),
+    )
+
+
+def _experiment(folder: pathlib.Path) -> dict[str, Any]:
+    """The experiment of a run as JSON, {} where it holds none."""
+    experiment = run_dir.read_json(folder / run_dir.MARK).get("experiment")
+    return experiment if isinstance(experiment, dict) else {}
+
+
+def run_labels(
+    path: pathlib.Path, folder: pathlib.Path, *, prefix: bool = False
+) -> dict[str, Any]:
+    """The labels of a run: "run", the name of what its seeds share, and "seed".
+
+    The name is that of its variant, of its directory below `path`, or of its file.
+
+    Args:
+      path: the directory that runs are read from.
+      folder: that of the run.
+      prefix: whether to put the name of `path` before.
+    """
+    stored, experiment = run_dir.read_json(folder / run_dir.MARK), _experiment(folder)
     seed, folder_seed = experiment.get("seed"), _seed_of(folder)
     below = folder.relative_to(path)
     name = stored.get("variant") or str(below if folder_seed is None else below.parent)
@@ -236,20 +262,14 @@ def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
     elif prefix:
         name = f"{path.name}/{name}"
     seed = folder_seed if seed is None else seed
-    return Record(
-        labels={"run": name} | ({"seed": seed} if isinstance(seed, int) else {}),
-        result=run_dir.read_json(folder / "result.json"),
-        curve=curve(folder / "metrics.jsonl"),
-        key=str(folder),
-        folder=path,
-        data=_data_source(experiment),
-    )
+    return {"run": name} | ({"seed": seed} if isinstance(seed, int) else {})
 
 
 def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:
     """Reads the finished runs below some directories, named by their directories.
 
-    Runs in DIR/seed0, DIR/seed1 … share the label {"run": DIR}. Curves are not read.
+    Runs in DIR/seed0, DIR/seed1 … share the label {"run": DIR}; a cell of a sweep in
+    DIR has {"run": "DIR lr=0.1"} by its axes. Curves of runs are not read.
 
     Raises:
       UserError: a directory does not exist, holds no finished run, or a damaged file.
@@ -257,6 +277,9 @@ def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:
     records = []
     for path in map(pathlib.Path, paths):
         _check_directory(path)
+        if (path / DATABASE_FILE).exists():
+            records += map(_named_by_directory, _read_sweep(path)[1])
+            continue
         for file in _result_files(path, "no finished run"):
             seed = _seed_of(file.parent) if file.parent != path else None
             folder = file.parent if seed is None else file.parent.parent
@@ -265,6 +288,14 @@ def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:
             key = str(file.parent)
             records.append(Record(labels=labels, result=result, key=key, folder=path))
     return records
+
+
+def _named_by_directory(cell: Record) -> Record:
+    """A cell of a sweep with the labels "run", of its folder and axes, and "seed"."""
+    axes = {name: value for name, value in cell.labels.items() if name != "seed"}
+    name = " ".join([str(cell.folder), labels_text(axes)]).strip()
+    seed = {"seed": cell.labels["seed"]} if "seed" in cell.labels else {}
+    return dataclasses.replace(cell, labels={"run": name, **seed})
 
 
 def _result_files(path: pathlib.Path, missing: str) -> list[pathlib.Path]:

@@ -69,6 +69,22 @@ def runs_table(
     return TextTable(title=title, columns=columns, rows=rows)
 
 
+def metrics_table(groups: Sequence[Setting], split: str, title: str) -> TextTable:
+    """A row per setting with all metrics of a split: mean ± 95 % interval, seeds."""
+    measured = [r.result.get(split, {}) for group in groups for r in group.done]
+    names = list(dict.fromkeys(name for metrics in measured for name in metrics))
+    rows = tuple(
+        (
+            group.labels["run"],
+            *(metric_cell(group, split, name) for name in names),
+            str(len(group.done)),
+        )
+        for group in groups
+    )
+    columns = ("run", *(f"{name}{metric_unit(name)}" for name in names), "seeds")
+    return TextTable(title=title, columns=columns, rows=rows)
+
+
 def _size_and_speed(group: Setting) -> tuple[str, str]:
     """The trainable parameters of the first run, and the median of steps per second."""
     results = [record.result for record in group.done]

@@ -23,7 +23,7 @@ from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation.forward import EvaluationModel
 from jaxtl.pretrained.from_run import FromRun, stored_names
-from jaxtl.training import inputs, result, run_dir
+from jaxtl.training import inputs, result, run_dir, run_paths
 from jaxtl.training.experiment import Experiment
 
 
@@ -121,8 +121,8 @@ def load_model(
     Raises:
       UserError: no trained run, or one whose model or input can't be rebuilt.
     """
-    directory = pathlib.Path(directory)
-    _check_trained(directory)
+    directory = run_paths.one_run(directory)
+    check_trained(directory)
     settings = _stored_settings(directory, exp)
     weights = FromRun(str(directory), which=which).read()
     dataset, error = _read_dataset(directory, settings, weights.meta)
@@ -157,6 +157,15 @@ def load_model(
         batch=settings["evaluate_batch"],
         device_bytes=settings["device_bytes"],
     )
+
+
+def check_trained(directory: pathlib.Path) -> None:
+    """Raises UserError for a run that holds no checkpoint."""
+    if checkpoint.latest(directory / "checkpoints") is None:
+        raise UserError(
+            f"{directory} holds no checkpoint yet: train it first, with `jaxtl resume "
+            f"{directory}`."
+        )
 
 
 def check_names(
@@ -200,18 +209,6 @@ def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtype
         )
         for name, spec in meta["inputs"].items()
     }
-
-
-def _check_trained(directory: pathlib.Path) -> None:
-    """Raises UserError for a directory that holds no checkpoint of a run."""
-    if checkpoint.latest(directory / "checkpoints") is not None:
-        return
-    run_dir.check_single_run(directory)
-    if (directory / run_dir.MARK).exists():
-        raise UserError(f"{directory} holds no checkpoint yet: train it first.")
-    raise UserError(
-        f"{directory} is no directory of a run: it holds no {run_dir.MARK}."
-    )
 
 
 def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[str, Any]:

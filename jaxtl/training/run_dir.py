@@ -26,6 +26,7 @@ DATA = "data.json"  # {stream: lines of `data.description`}
 CODE = "experiment.py"  # copy of the experiment file
 LOCK = "lock"
 STUDY = "study.json"  # of a directory that holds the runs of one file
+SWEEP = "sweep.sqlite"  # of a sweep's directory
 
 
 def refuse(path: pathlib.Path) -> None:
@@ -75,13 +76,6 @@ def is_unstarted(path: pathlib.Path) -> bool:
     """Whether a directory holds only what `create` and a kill right after it leave."""
     names = {child.name for child in path.iterdir() if child.suffix != ".tmp"}
     return LOCK in names and names <= {LOCK, CODE}
-
-
-def check_single_run(path: pathlib.Path) -> None:
-    """Raises UserError, with their names, for a directory that holds several runs."""
-    if not (path / MARK).exists() and (path / STUDY).exists():
-        runs = sorted(str(p.parent.relative_to(path)) for p in path.rglob(MARK))
-        raise UserError(f"{path} holds several runs; name one of {', '.join(runs)}.")
 
 
 def create(path: pathlib.Path, *, overwrite: bool) -> None:

@@ -13,10 +13,10 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import description
 from jaxtl.evaluation import metrics
-from jaxtl.training import inputs, result, run_dir, source_weights
+from jaxtl.training import inputs, result, run_dir, run_paths, source_weights
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_names, with_stored_size
+from jaxtl.training.load_model import check_names, check_trained, with_stored_size
 from jaxtl.training.run import Run
 
 
@@ -78,7 +78,8 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
       UserError: if there is no run, the weights that it began from changed, `exp` is
         another experiment than the stored one, or a checkpoint is damaged.
     """
-    directory = pathlib.Path(out)
+    run_dir.check_unlocked(pathlib.Path(out))
+    directory = run_paths.one_run(out)
     run_dir.check_unlocked(directory)
     if exp is None:
         exp = run_dir.read_experiment(directory)
@@ -127,9 +128,11 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
       UserError: there is no trained run, or its experiment can't be rebuilt.
       DataChanged: its data are no longer those that it was trained on.
     """
+    out = run_paths.one_run(out)
+    check_trained(out)
     init = pretrained.FromRun(str(out), which=which)
     weights = init.read()
-    exp = run_dir.read_experiment(pathlib.Path(out))
+    exp = run_dir.read_experiment(out)
     one_device: dict[str, Any] = {"devices": 1, "param_shards": 1, "accumulate": 1}
     exp = dataclasses.replace(
         exp,
@@ -144,14 +147,14 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
         monitor="auto" if exp.monitor in metrics.CRITERIA else exp.monitor,
         **one_device,
     )
-    datasets = inputs.load_datasets(exp, pathlib.Path(out))
+    datasets = inputs.load_datasets(exp, out)
     if exp.peft is None or exp.peft.deployable:
         exp = dataclasses.replace(exp, peft=None)
         return Run(exp, terms={}, datasets=datasets)
     # The network has the parameters that the reparametrization added, which no initial
     # weights can have.
     run = Run(dataclasses.replace(exp, init=None), terms={}, datasets=datasets)
-    check_names(pathlib.Path(out), weights.meta, run.parts.datasets["target"])
+    check_names(out, weights.meta, run.parts.datasets["target"])
     shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
     stored = trees.flatten(weights.params)
     if {p: x.shape for p, x in stored.items()} != shapes:

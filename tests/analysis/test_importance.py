@@ -196,7 +196,7 @@ def test_unsuitable_targets_are_reported(place, capsys, tmp_path):
     def error(*arguments):
         return text(capsys, *arguments, code=1)
 
-    assert "no directory of a (finished) run" in error(tmp_path)
+    assert "no directory of a run" in error(tmp_path)
     assert "there is no experiment file" in error(tmp_path / "nowhere")
     assert "so say where" in error(place / "tuned.py")
     out = ("--out", tmp_path / "x.safetensors")
@@ -204,8 +204,10 @@ def test_unsuitable_targets_are_reported(place, capsys, tmp_path):
     assert "starts from scratch" in message
     message = error(place / "tuned.py", "--variant", "a", *out)
     assert "--variant 'a': expected one of the experiments" in message
-    (tmp_path / "study.json").write_text("{}")
-    assert "holds the runs of a file; name one of them" in error(tmp_path)
+    for name in ("study.json", "seed0/experiment.json", "seed1/experiment.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert "holds 2 runs: seed0, seed1; name one of them" in error(tmp_path)
 
 
 def test_empirical_fisher_of_unlabelled_rows_raises(digits, place):

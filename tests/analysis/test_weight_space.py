@@ -338,4 +338,4 @@ def test_saved_weights_include_their_preprocessing(place, normed):
 def test_wise_and_soup_of_unsuitable_runs_raise(place, capsys):
     assert "experiment.json" in text(capsys, "wise", place / "nowhere", code=1)
     assert "from scratch" in text(capsys, "wise", place / "source", code=1)
-    assert "no run directory" in text(capsys, "soup", place / "nowhere", code=1)
+    assert "no directory of a run" in text(capsys, "soup", place / "nowhere", code=1)

@@ -119,7 +119,8 @@ def test_directories_without_a_trained_run_are_named(tmp_path):
         write_bundle.export(tmp_path, tmp_path / "out")
     (tmp_path / "experiment.json").unlink()
     (tmp_path / "study.json").write_text("{}")
-    (tmp_path / "seed0").mkdir()
-    (tmp_path / "seed0" / "experiment.json").write_text("{}")
-    with pytest.raises(UserError, match="several runs; name one of seed0"):
+    for name in ("seed0", "seed1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.json").write_text("{}")
+    with pytest.raises(UserError, match="holds 2 runs: seed0, seed1; name one of"):
         write_bundle.export(tmp_path, tmp_path / "out")

@@ -95,7 +95,7 @@ def test_the_command_lists_runs_and_writes_tables(tmp_path, capsys, monkeypatch)
     assert main.main(["reproduce", "t", "--fast"]) == 0
     assert not any(tmp_path.iterdir())
     assert main.main(["reproduce", "t"]) == 0
-    assert (tmp_path / "experiments/reports/reproduce/t.md").exists()
+    assert list(tmp_path.glob("runs/reproduce-t/*/t.md"))
     assert main.main(["reproduce", "t", "--fast", "--out", "here"]) == 0
     assert (tmp_path / "here/t.json").exists()
     assert calls == [True, False, True]

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxtl.core.types import Network, PyTree
 from jaxtl.data import streams
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation import forward
-from jaxtl.training import run_dir
+from jaxtl.training import run_paths
 from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.run import Run
 
@@ -42,43 +41,13 @@ class Member:
     data: Data
 
 
-def find_runs(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
-    """Lists the runs at and below some directories, seeds in numerical order.
-
-    Raises:
-      UserError: a directory that does not exist or holds no run, or a run named twice.
-    """
-    runs: list[pathlib.Path] = []
-    for path in map(pathlib.Path, paths):
-        if not path.is_dir():
-            raise UserError(f"there is no directory {str(path)!r}.")
-        if (path / run_dir.MARK).exists():
-            runs.append(path)
-            continue
-        below = sorted((p.parent for p in path.rglob(run_dir.MARK)), key=_sort_key)
-        if not below:
-            raise UserError(f"{path} holds no run: there is no {run_dir.MARK} in it.")
-        runs += below
-    resolved = [path.resolve() for path in runs]
-    for i, path in enumerate(resolved):
-        if path in resolved[:i]:
-            raise UserError(f"the run {runs[i]} is named twice.")
-    return runs
-
-
-def _sort_key(path: pathlib.Path) -> list:
-    """Sorts numbers within a path by value: seed2 before seed10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
-
-
 def load_members(
     runs: Iterable[Run | str | pathlib.Path], which: str = "best"
 ) -> list[Member]:
     """Loads the models of runs, and checks that they can form one ensemble.
 
     Args:
-      runs: directories, as in `find_runs`, or runs in memory.
+      runs: directories, of runs or of studies, or runs in memory.
       which: "best" or "last" weights.
 
     Raises:
@@ -86,7 +55,7 @@ def load_members(
     """
     runs = list(runs)
     in_memory = [run for run in runs if isinstance(run, Run)]
-    paths = find_runs([run for run in runs if not isinstance(run, Run)])
+    paths = run_paths.find_runs([run for run in runs if not isinstance(run, Run)])
     if len(in_memory) + len(paths) < 2:
         received = f"one, {paths[0]}" if paths else ("one" if in_memory else "none")
         raise UserError(f"an ensemble needs at least two runs; got {received}.")

@@ -11,7 +11,7 @@ from jaxtl.data import dataset
 from jaxtl.data.origins import Origins
 from jaxtl.evaluation import evaluate
 from jaxtl.terms import losses
-from jaxtl.training import inputs, loop, run_dir
+from jaxtl.training import inputs, loop, run_dir, run_paths
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.run import Run
@@ -62,10 +62,11 @@ def predictions(
             f"--folds {folds}: expected 0 (the run's own, in-sample predictions) or at "
             "least 2."
         )
-    exp = run_dir.read_experiment(pathlib.Path(directory))
+    directory = run_paths.one_run(directory)
+    exp = run_dir.read_experiment(directory)
     if not folds:
         return _in_sample(exp, load_model(directory))
-    target = inputs.load_datasets(exp, pathlib.Path(directory))["target"]
+    target = inputs.load_datasets(exp, directory)["target"]
     rows = _labelled_rows(exp, target, folds)
     names = target.class_names
     probabilities = np.zeros((len(rows), len(names)))

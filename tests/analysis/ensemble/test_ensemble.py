@@ -240,7 +240,7 @@ def test_the_command_prints_tables_and_writes_json(place, tmp_path, capsys):
     [
         (["small/seed0"], {}, "needs at least two runs; got one, .*seed0"),
         (["deep", "small", "small/seed1"], {}, "seed1 is named twice"),
-        (["nowhere"], {}, "there is no directory '.*nowhere'"),
+        (["nowhere"], {}, "nowhere is no directory of a run"),
         (
             ["deep", "split"],
             {},
@@ -263,7 +263,7 @@ def test_invalid_arguments_raise(place, names, settings, text):
 
 
 def test_directories_without_runs_and_unwritable_files_raise(place, tmp_path, capsys):
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="it holds no experiment"):
         ensemble([tmp_path])
     out = pathlib.Path("/nowhere/found.json")
     assert main.main(["ensemble", str(place / "small"), "--out", str(out)]) == 1
