@@ -1,12 +1,12 @@
 """The axes of a sweep, as experiment files declare them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxtl.core import config
+from jaxtl.core import config, limits
 from jaxtl.core.errors import UserError
 
 SEED, VARIANT, METHOD = "seed", "variant", "method"
@@ -45,13 +45,18 @@ class Range(Sequence):
                 f"tl.sweep.{name}: count={self.count!r}; expected at least 2 values."
             )
 
+        limits.check_runs(self.count, f"tl.sweep.{name}")
+
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+    def __iter__(self) -> Iterator[float]:
         space = np.geomspace if self.log else np.linspace
-        values = [float(f"{x:.6g}") for x in space(self.low, self.high, self.count)]
-        return values[index]
+        for value in space(self.low, self.high, self.count):
+            yield float(f"{value:.6g}")
 
 
 def log(low: float, high: float, count: int) -> Range:

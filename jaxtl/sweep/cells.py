@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.core import config
+from jaxtl.core import config, limits
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.ranges import check_ranges
 from jaxtl.sweep.axes import (
@@ -55,6 +56,9 @@ def build_cells(file: File, grid: Grid) -> list[Cell]:
         fit, two cells of the same experiment, or no cell at all.
     """
     _check_exclusions(grid)
+    # An axis with a condition may be missing in most cells.
+    unconditional = [v for v in grid.axes.values() if not isinstance(v, When)]
+    limits.check_runs(math.prod(map(len, unconditional)), "the sweep")
     cells: dict[str, Cell] = {}
     sources: set[str] = set()
     checked: set[tuple[str, str, str]] = set()

@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxtl.core import limits
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.sweep import axes_from_text
 from jaxtl.sweep.axes import (
@@ -54,10 +55,11 @@ def build_grid(
             f"SWEEP={sweep!r}: expected a mapping from fields to values, such as "
             '{"optim.lr": [1e-3, 1e-2]}, or a tl.sweep.Grid.'
         )
-    axes_of_file = {axis: _reusable(values) for axis, values in grid.axes.items()}
+    axes_of_file = {a: _reusable(a, values) for a, values in grid.axes.items()}
     axes = dict(axes_of_file)
     for text in texts:
         name, values = axes_from_text.parse_axis(text)
+        values = _reusable(name, values)
         axes[name] = _replace_values(name, axes.get(name), values)
     if SEED not in axes and file.seeds is not None:
         axes[SEED] = file.seeds
@@ -74,12 +76,12 @@ def build_grid(
     return dataclasses.replace(grid, axes=axes)
 
 
-def _reusable(values: Any) -> Any:
+def _reusable(axis: Axis, values: Any) -> Any:
     """An axis's values in a form that can be iterated over again and again."""
     if isinstance(values, When):
-        return dataclasses.replace(values, values=_reusable(values.values))
+        return dataclasses.replace(values, values=_reusable(axis, values.values))
     if isinstance(values, Iterable) and not isinstance(values, Mapping | Range | str):
-        return tuple(values)
+        return limits.as_sequence(values, f"the axis {axis_name(axis)!r}")
     return values
 
 
@@ -135,7 +137,7 @@ def _check_axis(axis: Axis, values: Any, axes: Sequence[Axis]) -> None:
         raise UserError(
             f"the axis {axis_name(axis)!r} is {values!r}; expected a list of values."
         )
-    if len(list(values)) == 0:
+    if len(values) == 0:
         raise UserError(f"the axis {axis_name(axis)!r} has no values.")
     if isinstance(axis, tuple):
         for value in values:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.core import config
+from jaxtl.core import config, limits
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.evaluation import metrics
 from jaxtl.sweep import optuna_storage
@@ -71,6 +71,9 @@ def check(kind: str, grid: Grid, total: int | None, batch: int | None) -> None:
         )
     if total is not None and total < 1:
         raise UserError(f"trials={total}: expected at least 1.")
+    if total is not None:
+        seeds = len(grid.axes.get(SEED, (0,)))
+        limits.check_runs(total * seeds, f"trials={total}")
     if batch is not None and batch < 1:
         raise UserError(f"batch={batch}: expected at least 1.")
     if not set(grid.axes) - {SEED}:

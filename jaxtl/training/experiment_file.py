@@ -4,11 +4,15 @@ import dataclasses
 import importlib.util
 import inspect
 import pathlib
+import re
+import reprlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import config, files
+import numpy as np
+
+from jaxtl.core import config, files, limits
 from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.training.experiment import Experiment
 
@@ -88,18 +92,42 @@ def read_file(path: str | pathlib.Path, *overrides: str) -> File:
             remaining.append(override)
     variants = apply_overrides(dict(variants), remaining)
     doc = inspect.getdoc(module) or ""
-    seeds = None if seeds is None else tuple(int(s) for s in seeds)
+    seeds = None if seeds is None else _checked_seeds(seeds, len(variants))
     return File(path, variants, seeds, tuple(overrides), doc)
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    value = config.literal(text)
+def _seeds(text: str) -> Any:
+    """The seeds of a command line: 3, "0,1,2" or "0..4", which includes its ends."""
+    if match := re.fullmatch(r"(\d+)\.\.(\d+)", text.strip()):
+        return range(int(match[1]), int(match[2]) + 1)
+    return config.literal(text)
+
+
+def _checked_seeds(value: Any, variants: int) -> tuple[int, ...]:
+    """Seeds as a tuple.
+
+    Args:
+      value: a number, or several in any form.
+      variants: number of experiments that run with each.
+
+    Raises:
+      UserError: no seeds, or too many.
+    """
     value = (value,) if isinstance(value, int) else value
-    if not isinstance(value, tuple | list) or not all(
-        isinstance(s, int) and s >= 0 for s in value
-    ):
-        raise UserError(f"SEEDS={text!r}: expected whole numbers such as SEEDS=0,1,2.")
-    return tuple(value)
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        seeds = limits.as_sequence(value, "SEEDS")
+        limits.check_runs(len(seeds) * variants, "the file with all its SEEDS")
+        if len(seeds) and all(_is_seed(seed) for seed in seeds):
+            return tuple(int(seed) for seed in seeds)
+    raise UserError(
+        f"SEEDS={reprlib.repr(value)}: expected whole numbers below 2³², such as "
+        "SEEDS=0,1,2."
+    )
+
+
+def _is_seed(value: Any) -> bool:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_whole and 0 <= value < 2**32
 
 
 def import_file(path: pathlib.Path):
@@ -153,6 +181,11 @@ def _at_line(path: pathlib.Path, error: BaseException) -> UserError:
             line = trace.tb_lineno
         trace = trace.tb_next
     place = path if line is None else f"{path}, line {line}"
+    if isinstance(error, SystemExit):
+        return UserError(
+            f"{place}: the file ends the program (sys.exit), but must define "
+            "experiment(), which returns a tl.Experiment."
+        )
     return UserError(f"{place}: {describe_error(error)}.")
 
 
