@@ -19,6 +19,7 @@ from jaxtl.core import digest_store
 _COARSE_NS = 2 * 10**9  # resolution of clocks that count whole seconds, twice
 _FINE_NS = 10**8  # ten ticks of a kernel's clock at 100 Hz
 _THREADS = 4  # hashing releases the interpreter lock
+_CHUNK = 64  # files that a thread hashes before it takes more
 STORED_BYTES = 2**28  # of files to hash, from which on their digests are stored
 
 
@@ -98,8 +99,11 @@ def digests(paths: Sequence[str | os.PathLike]) -> list[str]:
 def _hash_files(states_of_files: Sequence[FileState]) -> list[str]:
     if len(states_of_files) < _THREADS:
         return [_sha256(state.path) for state in states_of_files]
+    paths = [state.path for state in states_of_files]
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(_sha256, [state.path for state in states_of_files]))
+        parts = pool.map(lambda chunk: [*map(_sha256, chunk)], chunks)
+        return [sha for part in parts for sha in part]
 
 
 def _sha256(path: str) -> str:

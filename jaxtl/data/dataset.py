@@ -128,6 +128,13 @@ class Data:
         """Reads all examples; each source implements it."""
         raise TypeError(f"{type(self).__name__} defines no read()")
 
+    def sizes_differ(self) -> bool:
+        """Whether images of the source may have several sizes, so that one is needed.
+
+        Then the size of the model or of its pretrained weights is taken.
+        """
+        return False
+
     def files(self) -> tuple[pathlib.Path, ...]:
         """Files and folders that `read` reads: if one changes, they are read again.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.core import files
-from jaxtl.data import lazy_array
+from jaxtl.data import framing, lazy_array
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import as_tokenizer
 
@@ -34,7 +34,7 @@ def fingerprint(table: Table, data: Data) -> str:
         if table.digests is None:
             _hash_rows(sha, values)
     if table.digests is not None:
-        sha.update(f"{data.shortest}".encode())
+        sha.update(f"{framing.shortest_of(table, data)}".encode())
         sha.update((data.resample or "").encode())
         sha.update(np.ascontiguousarray(table.digests))
     sha.update(f"{table.y.shape}{table.y.dtype}".encode())

@@ -18,6 +18,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import (
     cells,
     fingerprint,
+    framing,
     images,
     lazy_array,
     preprocess,
@@ -53,8 +54,9 @@ def prepare(
             offset=table.preprocess.offset,
             target_offset=table.preprocess.target_offset,
         )
+        shortest = framing.shortest_of(table, data)
         table = dataclasses.replace(table, preprocess=pre)
-        table = _with_image_size(table, data)
+        table = _with_image_size(table, data, shortest)
     dataset = Dataset(
         name=type(data).__name__,
         x=table.x,
@@ -143,7 +145,7 @@ def _read_table(data: Data) -> tuple[Table, str]:
     # Before an offset is subtracted, since equal differences are not equal values.
     digest = fingerprint.fingerprint(table, data)
     table = storage.in_32_bits(table, name)
-    return _with_image_size(table, data), digest
+    return _with_image_size(table, data, framing.shortest_of(table, data)), digest
 
 
 def _is_comparable(data: Data) -> bool:
@@ -232,7 +234,9 @@ def _resized(table: Table, data: Data) -> Table:
     return dataclasses.replace(table, x=x)
 
 
-def _with_image_size(table: Table, data: Data) -> Table:
+def _with_image_size(
+    table: Table, data: Data, shortest: int | tuple[int, int] | None
+) -> Table:
     """Stores the images' size in the preprocessing, for files that come later."""
     if isinstance(table.x, dict) or len(table.x.shape) != 4:
         return table
@@ -240,7 +244,7 @@ def _with_image_size(table: Table, data: Data) -> Table:
     pre = dataclasses.replace(
         table.preprocess,
         size=tuple(table.x.shape[1:3]),
-        shortest=data.shortest,
+        shortest=shortest,
         resample=data.resample,
         channels=channels,
     )

@@ -58,6 +58,13 @@ class FromRun:
         states = files.states([folder / str(step)])
         return _read(folder.absolute(), step, self.which, states)
 
+    def stored_preprocess(self) -> dict[str, Any]:
+        """The preprocessing of the run as JSON; {} where none is trained yet."""
+        folder = pathlib.Path(self.path) / "checkpoints"
+        step = checkpoint.latest(folder) if folder.is_dir() else None
+        meta = {} if step is None else checkpoint.meta(folder, step)
+        return meta.get("preprocess") or {}
+
 
 @functools.lru_cache(maxsize=4)
 def _read(
@@ -109,3 +116,8 @@ class FromCheckpoint:
         stats = tree.get("batch_stats", tree.get("stats", {}))
         meta = {**checkpoint.beside(path), "path": json.dumps(str(path))}
         return Weights(tree.get("params", tree), stats, meta, **stored_names(meta))
+
+    def stored_preprocess(self) -> dict[str, Any]:
+        """The preprocessing stored beside the weights as JSON; {} for none."""
+        path = pathlib.Path(self.path)
+        return checkpoint.beside(path).get("preprocess") or {} if path.is_dir() else {}

@@ -21,15 +21,31 @@ from jaxtl.training.experiment import Experiment
 def sources(exp: Experiment) -> dict[str, Data]:
     """The data of "target" and the streams, images in the size of pretrained weights.
 
-    A size or a method of resampling that the data name themselves stays.
+    A size or a method of resampling that the data name themselves stays. The size of a
+    model, and that of an earlier run of jaxtl, concern only images without a common
+    one.
     """
     resizing = getattr(exp.init, "image_resizing", None)
     data_of = {"target": exp.data, **exp.streams}
-    if resizing is None:
+    if resizing is not None:
+        is_sized = all(data.size is not None for data in data_of.values())
+        framing = resizing(exp.model, is_sized)
+        return {name: with_framing(data, framing) for name, data in data_of.items()}
+    unsized = [name for name, data in data_of.items() if data.sizes_differ()]
+    if not unsized:
         return data_of
-    is_sized = all(data.size is not None for data in data_of.values())
-    framing = resizing(exp.model, is_sized)
-    return {name: with_framing(data, framing) for name, data in data_of.items()}
+    framing = _model_framing(exp)
+    framed = {name: with_framing(data_of[name], framing) for name in unsized}
+    return {**data_of, **framed}
+
+
+def _model_framing(exp: Experiment) -> Mapping[str, Any]:
+    """The framing of images that a run stored, or that its model needs; {} for none."""
+    stored: dict[str, Any] = getattr(exp.init, "stored_preprocess", dict)()
+    side = getattr(exp.model, "size", None)
+    if isinstance(side, int) and stored.get("size") not in ([side, side], (side, side)):
+        return {"size": (side, side), "shortest": side}
+    return {name: stored.get(name) for name in ("size", "shortest", "resample")}
 
 
 def with_framing(data: Data, framing: Mapping[str, Any]) -> Data:

@@ -62,23 +62,17 @@ def list_images(root: pathlib.Path) -> Listing:
       UserError: there are none.
     """
     names, notes, empty = [], [], []
-    pending = [(root, frozenset([os.path.realpath(root)]))]
+    real_root = os.path.realpath(root)
+    pending = [_Folder("", real_root, frozenset([real_root]))]
     while pending:
-        folder, above = pending.pop()
-        children = sorted(p for p in folder.iterdir() if not _is_ignored(p.name))
-        files = [p for p in children if p.suffix.lower() in SUFFIXES and p.is_file()]
-        names += [path.relative_to(root).as_posix() for path in files]
-        for path in children:
-            name = path.relative_to(root).as_posix()
-            real = os.path.realpath(path)
-            if path.is_dir() and real in above:
-                notes.append(f"{name} is left out: it links to a folder above it")
-            elif path.is_dir():
-                pending.append((path, above | {real}))
-            elif not path.exists():
-                notes.append(f"{name} is left out: it links to nothing")
-        if not files and not any(path.is_dir() for path in children):
-            empty.append(folder.relative_to(root).as_posix())
+        folder = pending.pop()
+        images, folders, left_out = _scan(root, folder)
+        names += images
+        pending += folders
+        notes += left_out
+        if not (images or folders or left_out):
+            empty.append(folder.name.rstrip("/") or ".")
+    notes.sort()
     if not names:
         raise UserError(
             f"ImageFolder.path: there are no images ({', '.join(SUFFIXES)}) in {root}."
@@ -87,6 +81,46 @@ def list_images(root: pathlib.Path) -> Listing:
         shown = ", ".join(sorted(empty)[:10])
         notes.append(f"{len(empty)} folders hold no image: {shown}")
     return Listing(sorted(names), notes)
+
+
+class _Folder(NamedTuple):
+    """A folder below the root: "" or "cat/", its real path, those of all above it."""
+
+    name: str
+    real: str
+    above: frozenset[str]
+
+
+def _scan(
+    root: pathlib.Path, folder: _Folder
+) -> tuple[list[str], list[_Folder], list[str]]:
+    """The image files and the folders in a folder, and why links are left out.
+
+    One call lists them with their kinds; only links cost a call each.
+    """
+    images, folders, notes = [], [], []
+    with os.scandir(os.path.join(root, folder.name)) as entries:
+        for entry in entries:
+            name = folder.name + entry.name
+            is_link = entry.is_symlink()
+            if _is_ignored(entry.name):
+                continue
+            if entry.is_dir():
+                real = os.path.join(folder.real, entry.name)
+                real = os.path.realpath(entry.path) if is_link else real
+                if real in folder.above:
+                    notes.append(f"{name} is left out: it links to a folder above it")
+                else:
+                    folders.append(_Folder(f"{name}/", real, folder.above | {real}))
+            elif is_link and not os.path.exists(entry.path):
+                notes.append(f"{name} is left out: it links to nothing")
+            elif entry.is_file() and _suffix(entry.name) in SUFFIXES:
+                images.append(name)
+    return images, folders, notes
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _is_ignored(name: str) -> bool:
@@ -136,7 +170,8 @@ def layout(root: pathlib.Path, names: Sequence[str]) -> Layout:
         )
     folders = [name.split("/")[:-1] for name in names]
     written = ["/".join(parts[1:] if split_of else parts) for parts in folders]
-    classes = [cells.normalized(name) for name in written]
+    normalized = {name: cells.normalized(name) for name in set(written)}
+    classes = [normalized[name] for name in written]
     notes = []
     if any(split != folder for folder, split in split_of.items()):
         read = ", ".join(f"{folder} as {split}" for folder, split in split_of.items())
@@ -181,8 +216,8 @@ def _is_split(folder: str) -> bool:
 def _check_deeper_splits(root: pathlib.Path, names: Sequence[str], top: int) -> None:
     """Raises UserError where train and a held-out split lie below another folder."""
     below: dict[str, set[str]] = collections.defaultdict(set)
-    for name in names:
-        folders = name.split("/")[:-1]
+    for parent in {name.rpartition("/")[0] for name in names}:
+        folders = parent.split("/")
         for depth in range(max(1, top), len(folders)):
             below["/".join(folders[:depth])].add(folders[depth])
     for parent, children in below.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,9 +13,12 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError
-from jaxtl.data import image_files, images, lazy_array, origins, paths
+from jaxtl.data import framing, image_files, images, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
+from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.sources import folder_layout
+
+_CHUNK = 64  # pictures that a thread decodes before it takes more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,8 @@ class ImageFolder(Data):
     (or training, dev, validation, testing, in upper or lower case), they are splits.
     Linked folders are followed. Images become gray if all of them are, else RGB; see
     `image_files` for orientation and transparency. Other files, and those whose name
-    begins with a dot, are ignored.
+    begins with a dot, are ignored. Without `size`, images of several sizes get that of
+    the pretrained weights or of the model, else the one that `framing.choose` says.
 
     Attributes:
       path: the folder; looked for under $JAXTL_DATA_DIR as well.
@@ -49,43 +54,52 @@ class ImageFolder(Data):
                 f"got {self.unreadable!r}."
             )
 
+    def sizes_differ(self) -> bool:
+        """Whether no size is chosen: each file has its own."""
+        return self.size is None
+
     def read(self) -> Table:
         """Lists the files, checks their headers, and decodes them where they fit."""
         root = paths.find(self.path, "ImageFolder.path")
-        names, notes = folder_layout.list_images(root)
-        folder_layout.layout(root, names)  # before the pictures are decoded
-        headers, errors = _headers(root, names)
-        names = self._without_unreadable(names, errors)
-        size = self._common_size({name: headers[name].size for name in names})
+        listed, notes = folder_layout.list_images(root)
+        layout = folder_layout.layout(root, listed)  # before the pictures are decoded
+        headers, errors = _headers(root, listed)
+        names = self._without_unreadable(listed, errors)
+        frame = framing.choose([headers[name].size for name in names], self)
+        size, shortest = frame.size, frame.shortest
         is_gray = all(headers[name].is_gray for name in names)
         channels = self.channels or (1 if is_gray else 3)
         if len(names) * size[0] * size[1] * channels > self.memory_limit:
             x = lazy_array.LazyImageFiles(
-                str(root), tuple(names), size, channels, self.shortest, self.resample
+                str(root), tuple(names), size, channels, shortest, self.resample
             )
         else:
-            x, errors = _decoded(
-                root, names, size, channels, self.shortest, self.resample
-            )
+            x, errors = _decoded(root, names, size, channels, shortest, self.resample)
             if errors:
                 x = x[[i for i, name in enumerate(names) if name not in errors]]
             names = self._without_unreadable(names, errors)
-        row_splits, row_classes, layout_notes = folder_layout.layout(root, names)
+        if len(names) < len(listed):
+            layout = folder_layout.layout(root, names)
+        row_splits, row_classes, layout_notes = layout
         classes, y = np.unique(row_classes, return_inverse=True)
         splits = {
             split: np.flatnonzero(np.asarray(row_splits) == split)
             for split in dict.fromkeys(row_splits)
             if split is not None
         }
-        digests = files.digests([root / name for name in names])
+        digests = files.digests([os.path.join(root, name) for name in names])
+        remarks = _remarks(headers[name] for name in names)
         return Table(
             x=x,
             y=y,
             class_names=tuple(classes.tolist()),
             splits=splits,
-            origins=origins.of_files([pathlib.Path(self.path, n) for n in names]),
+            preprocess=Preprocess(scale=255.0, size=size, shortest=shortest),
+            origins=origins.of_files(
+                [os.path.join(pathlib.Path(self.path), name) for name in names]
+            ),
             digests=np.asarray(digests, "S64"),
-            notes=(*notes, *layout_notes, *_remarks(headers[name] for name in names)),
+            notes=(*notes, *layout_notes, *frame.notes, *remarks),
         )
 
     def _without_unreadable(
@@ -106,20 +120,6 @@ class ImageFolder(Data):
         print(f"Skipped: {text}")
         return [name for name in names if name not in errors]
 
-    def _common_size(self, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-        """`size`, or else the size that all images have."""
-        if self.size is not None:
-            return images.as_size(self.size)
-        counts = collections.Counter(sizes.values()).most_common()
-        if len(counts) > 1:
-            common, rare = counts[0][0], counts[-1][0]
-            example = next(name for name, size in sizes.items() if size == rare)
-            raise UserError(
-                f"ImageFolder: the images have {len(counts)} sizes, mostly {common}, "
-                f"but {example} has {rare}: give size=, (height, width) for all."
-            )
-        return counts[0][0]
-
 
 def _headers(
     root: pathlib.Path, names: Sequence[str]
@@ -128,10 +128,10 @@ def _headers(
     headers, errors = {}, {}
     for name in names:
         try:
-            headers[name] = image_files.header(root / name)
+            headers[name] = image_files.header(os.path.join(root, name))
         except UserError as error:
             reason = str(error).rsplit(" image: ", 1)[-1]
-            is_empty = (root / name).stat().st_size == 0
+            is_empty = os.stat(os.path.join(root, name)).st_size == 0
             is_other = reason.startswith("cannot identify")
             errors[name] = "empty file" if is_empty else reason
             if is_other and not is_empty:
@@ -161,13 +161,15 @@ def _decoded(
     x = np.zeros((len(names), *size, channels), np.uint8)
     errors = {}
 
-    def decode(i: int) -> None:
-        try:
-            x[i] = images.decode(root / names[i], size, channels, shortest, resample)
-        except UserError as error:
-            errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
+    def decode(start: int) -> None:
+        for i in range(start, min(start + _CHUNK, len(names))):
+            path = os.path.join(root, names[i])
+            try:
+                x[i] = images.decode(path, size, channels, shortest, resample)
+            except UserError as error:
+                errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 
     # PIL releases the interpreter lock while it decodes.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(decode, range(len(names))))
+        list(pool.map(decode, range(0, len(names), _CHUNK)))
     return x, dict(sorted(errors.items()))

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, label_arrays, lazy_array, origins, paths
+from jaxtl.data import framing, images, label_arrays, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
+from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 if TYPE_CHECKING:
@@ -54,10 +55,16 @@ class TFDS(Data):
 
     resizes_images = True
 
+    def sizes_differ(self) -> bool:
+        """Whether no size is chosen, and the images have no common one."""
+        return self.size is None and self._is_of_several_sizes(_builder(self))
+
     def read(self) -> Table:
         """Decodes all examples once, where they fit; labels are always read."""
         builder = _builder(self)
         self._check_features(builder.info.features)
+        if self.size is None and self._is_of_several_sizes(builder):
+            return self._read_in_default_size()
         names = {"train": self.train}
         for name in builder.info.splits:
             if name in _SPLITS and name != self.train:
@@ -89,6 +96,23 @@ class TFDS(Data):
             digests=_digests(builder, self, len(y)),
             notes=tuple(labels.notes),
         )
+
+    def _is_of_several_sizes(self, builder: tfds.core.DatasetBuilder) -> bool:
+        features = builder.info.features
+        shape = getattr(features[self.x], "shape", ()) if self.x in features else ()
+        return isinstance(shape, tuple) and len(shape) == 3 and None in shape[:2]
+
+    def _read_in_default_size(self) -> Table:
+        """Reads images of several sizes, none of which is looked at, as squares."""
+        side = framing.SIDES[-1]
+        framed = dataclasses.replace(self, size=(side, side), shortest=side)
+        table = framed.read()
+        note = (
+            f"pictures of several sizes are brought to {side}×{side}, the shorter side "
+            "resized and the middle cut out; size= and shortest= choose otherwise"
+        )
+        pre = Preprocess(scale=255.0, size=(side, side), shortest=side)
+        return dataclasses.replace(table, preprocess=pre, notes=(*table.notes, note))
 
     def files(self) -> tuple[pathlib.Path, ...]:
         """The folder of the prepared data, and the files of the tokenizer."""

@@ -1,14 +1,17 @@
 """Image folders: classes, splits, sizes, and files that can't be read."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxtl as tl
 from jaxtl import data
 from jaxtl.core.errors import UserError
-from jaxtl.data import lazy_array
+from jaxtl.data import lazy_array, preprocess
+from jaxtl.training import inputs
 
 
 def write_image(root, name, value=0, size=(6, 5), mode="RGB"):
@@ -74,13 +77,51 @@ def test_gray_and_mixed_images_get_one_and_three_channels(tmp_path):
     np.testing.assert_array_equal(bits.x, 255)
 
 
-def test_images_of_several_sizes_need_the_option_size(tmp_path):
-    write_folder(tmp_path)
-    write_image(tmp_path, "dog/odd.png", size=(9, 9))
-    with pytest.raises(UserError, match=r"dog/odd.png has \(9, 9\): give size="):
-        data.prepare(data.ImageFolder(str(tmp_path)))
+def test_images_of_several_sizes_become_a_square_that_is_said(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (24, 90, 80, 3)).astype(np.uint8)
+    for i in range(24):  # 80 pixels are the shorter side, and of two files 40
+        write_image(tmp_path, f"{'cd'[i % 2]}/{i:02d}.png")
+        picture = Image.fromarray(noise[i, :40] if i < 2 else noise[i])
+        picture.save(tmp_path / f"{'cd'[i % 2]}/{i:02d}.png")
+    dataset = data.prepare(data.ImageFolder(str(tmp_path)))
+    assert dataset.x.shape == (24, 64, 64, 3)
+    [note] = dataset.notes
+    assert "of 2 sizes, 22 of 24 of them 90×80, are brought to 64×64" in note
+    resized = Image.fromarray(noise[2]).resize((64, 72), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(dataset.x[1], np.asarray(resized)[4:68])
+    pre = dataset.preprocess
+    assert (pre.size, pre.shortest) == ((64, 64), 64)
+    np.testing.assert_array_equal(
+        preprocess.load_image(tmp_path / "c/02.png", pre), dataset.x[1]
+    )
+    # What is stored with a run names the same data.
+    stored = data.ImageFolder(str(tmp_path), size=pre.size, shortest=pre.shortest)
+    assert data.prepare(stored).fingerprint == dataset.fingerprint
     dataset = data.prepare(data.ImageFolder(str(tmp_path), size=(8, 7)))
-    assert dataset.x.shape == (21, 8, 7, 3)
+    assert dataset.x.shape == (24, 8, 7, 3)
+
+
+def test_the_size_of_a_run_or_a_model_is_that_of_images_without_one(tmp_path):
+    write_folder(tmp_path / "images")
+    write_image(tmp_path / "images", "dog/odd.png", size=(9, 9))
+    folder = data.ImageFolder(str(tmp_path / "images"))
+    sized = dataclasses.replace(folder, size=(12, 10), shortest=12)
+    mlp = tl.models.MLP(widths=())
+    exp = tl.Experiment(model=mlp, data=sized, steps=1, batch=4, test=False)
+    tl.train(tl.setup(exp, tmp_path / "run"), progress=False)
+    init = tl.pretrained.FromRun(str(tmp_path / "run"))
+    tuned = tl.Experiment(model=mlp, init=init, data=folder, steps=1, batch=4)
+    [target] = inputs.sources(tuned).values()
+    assert (target.size, target.shortest) == ((12, 10), 12)
+    untrained = dataclasses.replace(init, path=str(tmp_path / "later"))
+    tuned = dataclasses.replace(tuned, init=untrained)
+    assert inputs.sources(tuned)["target"] == folder
+    vit = tl.models.ViT(size=16, patch=8, width=8, layers=1, heads=2)
+    scratch = tl.Experiment(model=vit, data=folder, steps=1, batch=4)
+    assert inputs.sources(scratch)["target"].size == (16, 16)
+    named = tl.Experiment(model=vit, data=sized, steps=1, batch=4)
+    assert inputs.sources(named)["target"] == sized
 
 
 def test_unreadable_files_are_all_named_or_skipped(tmp_path, capsys):

@@ -101,10 +101,18 @@ def test_a_slice_in_gray_with_a_number_to_predict(shapes):
     assert dataset.task == "regression"
 
 
+def test_images_of_several_sizes_become_squares_that_are_said(shapes):
+    dataset = data.prepare(data.TFDS(shapes))
+    assert dataset.x.shape == (26, 224, 224, 3)
+    assert (dataset.preprocess.size, dataset.preprocess.shortest) == ((224, 224), 224)
+    assert "brought to 224×224" in dataset.notes[-1]
+    stored = data.prepare(data.TFDS(shapes, size=224, shortest=224))
+    assert stored.fingerprint == dataset.fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "no fixed shape, .*: give size="),
         ({"size": 4, "x": "imgae"}, "did you mean 'image'"),
         ({"size": 4, "y": "labels"}, "did you mean 'label'"),
         ({"size": 4, "train": "trian"}, "'trian' is no split .* has train, test"),
