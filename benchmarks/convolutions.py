@@ -72,7 +72,8 @@ def works(layer: Layer):
     options = {"padding": pad, "groups": groups}
 
     def compiled(f, *arrays):
-        run = jax.jit(lambda *a: f(*a, case), compiler_options=compilation.options())
+        options = compilation.default_options()
+        run = jax.jit(lambda *a: f(*a, case), compiler_options=options)
         arrays = [jnp.asarray(a) for a in arrays]
         return lambda: run(*arrays).block_until_ready()
 

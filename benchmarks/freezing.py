@@ -41,7 +41,7 @@ def forward(run: tl.Run):
     x = jnp.zeros((BATCH, *run.parts.datasets["target"].example_shape))
     apply = jax.jit(lambda params, stats, x: run.network.apply(params, stats, x).logits)
     lowered = apply.lower(run.params, run.state.stats, x)
-    return lowered.compile(compilation.options())
+    return lowered.compile(compilation.default_options())
 
 
 def zeroed(run: tl.Run):
@@ -63,7 +63,7 @@ def zeroed(run: tl.Run):
     x = jnp.zeros((BATCH, *run.parts.datasets["target"].example_shape))
     y = jnp.zeros(BATCH, jnp.int32)
     lowered = jax.jit(step).lower(params, stats, opt, x, y)
-    return lowered.compile(compilation.options()), opt
+    return lowered.compile(compilation.default_options()), opt
 
 
 def costs(

@@ -85,7 +85,7 @@ def by_hand(network, pre, batch: int):
     def init(params, stats):
         return params, stats, tx.init(params)
 
-    options = compilation.options()  # so that both run equally fast code
+    options = compilation.default_options()  # so that both run equally fast code
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
     def step(state, data, order, t):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .core import tree as tree
     from .core import trust as trust
     from .core.config import traced as traced
+    from .core.devices import use_device as use_device
     from .core.errors import UserError as UserError
     from .core.types import FROZEN as FROZEN
     from .core.types import Network as Network

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtl.cli import arguments, formatting
-from jaxtl.core import compilation, console
+from jaxtl.core import compilation, console, devices
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results import build_summary, records, report
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         _print_plan(terminal, sweep)
         return 0
+    terminal.print(f"device: {devices.describe()}", markup=False)
     with open_database(sweep, overwrite=args.overwrite) as database:
         compilation.keep(sweep.folder / "compiled")
         if args.retry:

@@ -35,6 +35,8 @@ GROUPS = {
     "analyze a run": ("probe", "diagnose", "labels", "importance", "models", "inspect"),
     "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
 }
+# Commands that compute nothing on a device, so that they take no --device.
+_WITHOUT_DEVICE = ("data", "compare", "report", "watch", "models")
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:
@@ -67,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _stop_by_signals(), contextlib.ExitStack() as stack:
             if args.trust:
                 stack.enter_context(trust.allow())
+            if getattr(args, "device", None) is not None:
+                from jaxtl.core import devices  # imports jax
+
+                devices.use_device(args.device)
+                stack.callback(devices.use_device, None)
             return _module(args.command).main(args)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'stopped.'}", file=sys.stderr)
@@ -166,6 +173,13 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=_WithDefaults,
         )
         command.add_arguments(subparser)
+        if name not in _WITHOUT_DEVICE:
+            subparser.add_argument(
+                "--device",
+                metavar="NAME",
+                help="cpu, gpu, tpu, or one of several as cuda:1 (default: jax's own, "
+                "an accelerator where there is one)",
+            )
         subparser.add_argument(
             "--trust",
             action="store_true",

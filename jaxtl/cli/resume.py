@@ -19,6 +19,7 @@ def main(args: argparse.Namespace) -> int:
     from jaxtl.training import run_dir, run_paths, variants
 
     if (args.dir / run_dir.STUDY).exists():
+        study.print_device()
         return study.train_study(variants.reopen(args.dir), args.dir)
     if run_paths.is_sweep(args.dir):
         raise UserError(

@@ -35,6 +35,7 @@ def main(args: argparse.Namespace) -> int:
     folder = args.out or arguments.default_folder(args.file.stem)
     if not variants.is_single(file):
         variants.prepare(file, folder, overwrite=args.overwrite)
+        study.print_device()
         study.print_data(file)
         return study.train_study(file, folder)
     run = setup.setup(

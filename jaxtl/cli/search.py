@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxtl.cli import arguments, formatting, grid
-from jaxtl.core import console
+from jaxtl.core import console, devices
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results.database import DATABASE_FILE, Database
@@ -167,6 +167,7 @@ def _work(
       The exit code: 1 where a trial failed, else 0.
     """
     terminal, started = console.console(), time.perf_counter()
+    terminal.print(f"device: {devices.describe()}", markup=False)
     shared = optuna_study.SharedStudy(study, args.grace)
     database.set_meta(
         search={
@@ -285,7 +286,7 @@ def _worker_command(args: argparse.Namespace, study: Any, url: str) -> list[str]
     command = ["worker", str(args.file.absolute()), *args.overrides]
     command += ["--storage", url, "--study", study.study_name]
     command += ["--grace", str(args.grace), "--mode", args.mode]
-    for name in ("batch", "lanes"):
+    for name in ("batch", "lanes", "device"):
         if getattr(args, name) is not None:
             command += [f"--{name}", str(getattr(args, name))]
     return command

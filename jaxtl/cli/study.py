@@ -11,7 +11,7 @@ from typing import Any
 
 from rich import progress
 
-from jaxtl.core import console
+from jaxtl.core import console, devices
 from jaxtl.data import description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
 from jaxtl.results.database import FAILED
@@ -26,6 +26,7 @@ from jaxtl.training.run import Run
 def train_run(run: Run, folder: pathlib.Path) -> None:
     """Trains one run; prints the weights that it loaded and its results."""
     terminal = console.console()
+    print_device()
     for name, lines in description.summarize(run.datasets).items():
         console.print_lines(terminal, name, lines)
     if run.parts.model.loading:
@@ -42,6 +43,11 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     terminal.print(writers.rich_table(study_tables.runs_table(groups)))
     _print_selection_cost(terminal, [result])
     console.print_written(folder)
+
+
+def print_device() -> None:
+    """Prints the device that computes, as the first line of a run's header."""
+    console.console().print(f"device: {devices.describe()}", markup=False)
 
 
 def print_data(file: File) -> None:

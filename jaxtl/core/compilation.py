@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jaxtl.core import config
+from jaxtl.core import config, devices
 
 # LLVM's strongest optimizations do not pay for a program that runs once: drawing a
 # ResNet-20's weights compiles in a fraction of the time without them, to the same bits.
@@ -29,24 +29,32 @@ _CPU = {
 
 
 @functools.cache
-def options(platform: str | None = None) -> dict[str, Any]:
+def options(platform: str) -> dict[str, Any]:
     """The `compiler_options` for jax.jit on a platform.
 
     Args:
-      platform: "cpu", "cuda", …; None takes the default device's.
+      platform: "cpu", "cuda", …
 
     Returns:
       {} on accelerators. Options that $XLA_FLAGS sets, and options that the installed
       XLA does not have, are left out.
     """
-    platform = platform or jax.default_backend()
     return _allowed(_CPU) if platform == "cpu" else {}
 
 
+def default_options() -> dict[str, Any]:
+    """The `options` for the device that a computation on one device uses."""
+    return options(devices.first().platform)
+
+
 @functools.cache
+def _once(platform: str) -> dict[str, str]:
+    return _allowed(_ONCE) if platform == "cpu" else {}
+
+
 def once() -> dict[str, str]:
-    """The `compiler_options` for a program that runs once, on the default device."""
-    return _allowed(_ONCE) if jax.default_backend() == "cpu" else {}
+    """The `compiler_options` for a program that runs once, on that device."""
+    return _once(devices.first().platform)
 
 
 @functools.cache

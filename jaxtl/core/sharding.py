@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxtl.core import devices as devices_
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 
 
-@functools.cache
 def mesh(devices: int = 1, param: int = 1) -> Mesh:
     """A mesh of `devices` devices, shape (devices / param, param).
 
@@ -26,7 +26,7 @@ def mesh(devices: int = 1, param: int = 1) -> Mesh:
     Raises:
       UserError: if so many devices do not exist, or `param` does not divide them.
     """
-    visible = jax.devices()
+    visible = devices_.visible()
     if not 1 <= devices <= len(visible):
         raise UserError(
             f"devices={devices}, but this process sees {len(visible)} "
@@ -36,7 +36,12 @@ def mesh(devices: int = 1, param: int = 1) -> Mesh:
         )
     if param < 1 or devices % param:
         raise UserError(f"param_shards={param} must divide devices={devices}.")
-    grid = np.array(visible[:devices]).reshape(devices // param, param)
+    return _mesh(tuple(visible[:devices]), param)
+
+
+@functools.cache
+def _mesh(devices: tuple[jax.Device, ...], param: int) -> Mesh:
+    grid = np.array(devices).reshape(len(devices) // param, param)
     return Mesh(grid, ("data", "param"), axis_types=(AxisType.Auto,) * 2)
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import jaxtl
-from jaxtl.core import compilation, config, serialization, sharding
+from jaxtl.core import compilation, config, devices, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import lazy_array, preprocess
@@ -125,7 +125,7 @@ def cache_key(
       pre: their preprocessing.
       rows: of the data set.
     """
-    device, stages = jax.devices()[0], list(stages)
+    device, stages = devices.first(), list(stages)
     settings = {
         "versions": [jaxtl.__version__, jax.__version__, device.device_kind],
         "model": _model_json(run.parts.model.config),

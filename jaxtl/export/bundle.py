@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxtl.core import numpy_files
+from jaxtl.core import devices, numpy_files
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.data.preprocess import from_json
 from jaxtl.export.predictor import Predictor
@@ -121,7 +121,7 @@ def _check_example(predictor: Predictor) -> None:
     """Raises UserError where the outputs of the stored example deviate."""
     folder, metadata = predictor.folder, predictor.metadata
     writer = f"jax {metadata['versions']['jax']} on {metadata['device']} wrote it"
-    reader = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    reader = f"jax {jax.__version__} on {devices.first().device_kind}"
     try:
         stored = numpy_files.read_npz(folder / EXAMPLE)
         outputs = predictor.outputs(

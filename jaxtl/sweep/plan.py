@@ -6,10 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxtl.core import compilation, config
+from jaxtl.core import compilation, config, devices
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import device_stream
@@ -221,7 +220,7 @@ def plan_execution(
 
 def free_memory() -> int:
     """Free memory of the first device in bytes; of the machine where it tells none."""
-    stats = jax.local_devices()[0].memory_stats() or {}
+    stats = devices.first().memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

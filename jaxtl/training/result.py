@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxtl.core import devices
 from jaxtl.core import tree as trees
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import selection_cost
@@ -99,10 +100,10 @@ def trainable(run: Run) -> int:
 
 def environment() -> dict[str, Any]:
     """Device, package versions and the git commit of the working directory."""
-    device = jax.devices()[0]
+    device = devices.first()
     return {
         "device": f"{device.platform}: {device.device_kind}",
-        "devices": jax.device_count(),
+        "devices": len(devices.visible()),
         "python": platform.python_version(),
         "versions": versions(),
         "git_commit": _git_commit(),

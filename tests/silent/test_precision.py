@@ -54,7 +54,8 @@ def _layer(x, stats=None, train=True, params=None):
     return y, new["batch_stats"]["bn"]
 
 
-_compiled = jax.jit(_layer, static_argnums=2, compiler_options=compilation.options())
+_OPTIONS = compilation.default_options()
+_compiled = jax.jit(_layer, static_argnums=2, compiler_options=_OPTIONS)
 
 
 def _in_float64(x, mean=None, variance=None):

@@ -229,7 +229,7 @@ def _loss_increases(
         return loss(pooled @ head["kernel"] + head["bias"], y)
 
     stage_output, loss_without = (
-        jax.jit(f, compiler_options=compilation.options())
+        jax.jit(f, compiler_options=compilation.default_options())
         for f in (stage_output, loss_without)
     )
     total: Any = 0.0

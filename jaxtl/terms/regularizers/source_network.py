@@ -78,7 +78,7 @@ def source_passes(
     def apply(params: PyTree, stats: PyTree, x: PyTree) -> Output:
         return network.apply(params, stats, x, stop=stop)
 
-    run = jax.jit(apply, compiler_options=compilation.options())
+    run = jax.jit(apply, compiler_options=compilation.default_options())
     for batch in setup.batches(stream):
         yield run(params, stats, batch["x"]), batch
 
