@@ -11,11 +11,11 @@ from typing import Any
 
 from rich import progress
 
-from jaxtl.core import console, devices
+from jaxtl.core import console, devices, serialization
 from jaxtl.data import description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
 from jaxtl.results.database import FAILED
-from jaxtl.results.records import Record
+from jaxtl.results.records import Record, provenance
 from jaxtl.results.settings import Setting
 from jaxtl.training import inputs, loop, run_dir, show, variants
 from jaxtl.training.experiment_file import File
@@ -96,12 +96,14 @@ def _train_jobs(
     with _Progress(terminal, len(jobs)) as display:
         for job, result in variants.run_all(file, folder):
             name = file.run_name(job.variant)
-            labels = {"run": name, "seed": job.seed}
+            facts: dict[str, Any] = {"labels": {"run": name, "seed": job.seed}}
+            facts |= {"key": str(job.directory), "folder": folder}
+            facts |= provenance(serialization.to_json(job.exp))
             if isinstance(result, str):
-                record = Record(labels=labels, status=FAILED, error=result)
+                record = Record(**facts, status=FAILED, error=result)
                 print(f"{name} seed {job.seed} failed: {result}", file=sys.stderr)
             else:
-                record = Record(labels=labels, result=result)
+                record = Record(**facts, result=result)
             records[job.variant].append(record)
             unfinished[job.variant] -= 1
             [group] = settings.group_by_setting(records[job.variant])

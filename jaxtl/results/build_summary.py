@@ -18,6 +18,7 @@ from jaxtl.results.axis_roles import SEED, AxisRoles, assign_roles, parse_select
 from jaxtl.results.comparability import check_comparable
 from jaxtl.results.format_number import metric_bounds
 from jaxtl.results.labels import label_text, labels_text, short_axis_name, spellings
+from jaxtl.results.pretraining import pretraining_records
 from jaxtl.results.records import Collection
 from jaxtl.results.settings import Setting, SettingChoice
 from jaxtl.results.summary import ComparisonRules, SettingSummary, Summary
@@ -53,6 +54,9 @@ def summarize(
       UserError: the folders can't be compared, a name does not exist, or no run has
         finished.
     """
+    check_comparable(collection)
+    sources, everything = pretraining_records(collection.records), collection
+    collection = collection.without(sources)
     rules = _rules(collection, metric, compare, split, interval, test)
     groups = settings.group_by_setting(collection.records)
     higher = metrics.higher_is_better(rules.selection_metric)
@@ -81,7 +85,12 @@ def summarize(
         tuned=tuned,
         baseline=baselines,
         references=negative_transfer.references_present(rows, rules, scratch),
-        counts=_counts(collection),
+        counts=_counts(everything),
+        pretraining=tuple(
+            _setting_summary(group, SettingChoice(group), rules, (), tuned=False)
+            for group in settings.group_by_setting(sources)
+            if group.done
+        ),
         criterion_choices=selection_cost.criterion_choices(groups, rules.roles),
     )
 
@@ -117,7 +126,6 @@ def _rules(
     interval: str,
     test: str,
 ) -> ComparisonRules:
-    check_comparable(collection)
     if not any(r.status == database.DONE for r in collection.records):
         counts = ", ".join(f"{n} {status}" for status, n in _counts(collection).items())
         raise UserError(

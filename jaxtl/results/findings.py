@@ -33,9 +33,19 @@ def notes(summary: Summary) -> list[str]:
     """How the tables were made, and what is missing in them."""
     return [
         *progress(summary),
+        *pretraining(summary),
         *_tuning(summary),
         *_statistics(summary),
         *_missing(summary),
+    ]
+
+
+def pretraining(summary: Summary) -> list[str]:
+    """The results of the runs that others start from, which are no rows."""
+    return [
+        f"Pre-training, on other data and so compared with nothing: {row.name}, "
+        f"{summary.split} {summary.metric} {_value(summary, row)}."
+        for row in summary.pretraining
     ]
 
 
@@ -44,7 +54,7 @@ def progress(summary: Summary) -> list[str]:
     counts, sentences = summary.counts, []
     done = counts.get(database.DONE, 0)
     if done < summary.total:
-        sentences.append(f"{done} of {summary.total} cells are done.")
+        sentences.append(f"{done:,} of {summary.total:,} cells are done.")
     failed = counts.get(database.FAILED, 0)
     if failed:
         reasons: dict[str, str] = {}
@@ -162,7 +172,7 @@ def _selection_cost(summary: Summary) -> list[str]:
 
 
 def _cells(count: int) -> str:
-    return f"{count} cell{'s' if count != 1 else ''}"
+    return f"{count:,} cell{'s' if count != 1 else ''}"
 
 
 def _tuning(summary: Summary) -> list[str]:

@@ -33,6 +33,7 @@ class Record:
       key: identity within its folder.
       folder: where it was read from.
       data: the data set that it was measured on, "" where that is unknown.
+      init: directory of the run that it starts from, "" for another start.
     """
 
     labels: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Record:
     key: str = ""
     folder: pathlib.Path = pathlib.Path()
     data: str = ""
+    init: str = ""
 
     def value(self, split: str, metric: str) -> float | None:
         """Returns a metric of a split, None where it was not measured."""
@@ -66,6 +68,19 @@ class Collection:
     axes: Mapping[str, tuple]
     title: str = ""
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def without(self, records: Iterable[Record]) -> "Collection":
+        """Returns the collection without some of its records, and the axes of the rest.
+
+        The same records in another order or as copies are others: identity decides.
+        """
+        left_out = {id(record) for record in records}
+        if not left_out:
+            return self
+        remaining = [r for r in self.records if id(r) not in left_out]
+        return dataclasses.replace(
+            self, records=tuple(remaining), axes=_axes(remaining)
+        )
 
 
 def collect(
@@ -230,7 +245,7 @@ def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
         curve=curve(folder / "metrics.jsonl"),
         key=str(folder),
         folder=path,
-        data=_data_source(_experiment(folder)),
+        **provenance(_experiment(folder)),
     )
 
 
@@ -263,6 +278,14 @@ def run_labels(
         name = f"{path.name}/{name}"
     seed = folder_seed if seed is None else seed
     return {"run": name} | ({"seed": seed} if isinstance(seed, int) else {})
+
+
+def provenance(experiment: Mapping[str, Any]) -> dict[str, str]:
+    """The fields "data" and "init" of the record of an experiment in JSON."""
+    init = experiment.get("init")
+    from_run = isinstance(init, dict) and str(init.get("type")).endswith(":FromRun")
+    path = str(init.get("path", "")) if from_run else ""
+    return {"data": _data_source(experiment), "init": path}
 
 
 def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:

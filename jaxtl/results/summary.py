@@ -170,6 +170,7 @@ class Summary(ComparisonRules):
       references: those of "from-scratch", "the untouched source" that were run.
       counts: status -> number of cells.
       criterion_choices: the choice of each criterion where the target is unlabelled.
+      pretraining: the runs that others start from, on other data; they are no rows.
     """
 
     title: str
@@ -180,6 +181,7 @@ class Summary(ComparisonRules):
     references: tuple[str, ...]
     counts: Mapping[str, int]
     criterion_choices: tuple[CriterionChoice, ...] = ()
+    pretraining: tuple[SettingSummary, ...] = ()
 
     @property
     def total(self) -> int:

@@ -175,7 +175,7 @@ def settings_csv(summary: Summary) -> str:
                 "trainable_parameters": setting.trainable,
                 "seconds": setting.seconds,
             }
-            for setting in settings
+            for setting in [*settings, *summary.pretraining]
         ]
     )
 

@@ -4,17 +4,30 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from jaxtl.results.format_number import SHARES, metric_factor
-from jaxtl.results.plots.style import COLORS, MARKERS, open_axes, save_png
+from jaxtl.results.plots.style import (
+    BLACK,
+    BLUE,
+    GRAY,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    SETTINGS,
+    VERMILION,
+    open_axes,
+    save_png,
+)
 
 
 def _unit(metric: str) -> str:
     return " (%)" if metric in SHARES else ""
 
 
+@matplotlib.rc_context(SETTINGS)
 def probes(probes: Mapping[str, Any], path: pathlib.Path, *, title: str = "") -> None:
     """Draws linear probes: of one stage over strengths, of several over stages.
 
@@ -44,7 +57,7 @@ def _probes_over_stages(probes: Sequence[Any], metric: str) -> Figure:
         "val, of the chosen strength": [p.scores[p.best] for p in probes],
         "test": [p.test for p in probes],
     }
-    colors = (COLORS[7], COLORS[5])
+    colors = (GRAY, BLUE)
     for color, marker, (name, rows) in zip(colors, MARKERS, scores.items()):
         if all(metric in row for row in rows):
             values = [metric_factor(metric) * row[metric] for row in rows]
@@ -65,12 +78,12 @@ def _probe_over_strengths(probe: Any) -> Figure:
     values = factor * np.array([probe.scores[i][metric] for i in order])
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(strengths, values, marker="o", color=COLORS[5], label=probe.stage)
+    axes.plot(strengths, values, marker="o", color=BLUE, label=probe.stage)
     best = factor * probe.scores[probe.best][metric]
     label = f"chosen, {probe.strength:.2g}"
     if metric in probe.test:
         label += f": test {factor * probe.test[metric]:.4g}{unit}"
-    axes.plot(probe.strength, best, "*", color=COLORS[1], ms=15, label=label)
+    axes.plot(probe.strength, best, "*", color=ORANGE, ms=15, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("strength of the penalty ½·strength·‖W‖²")
     split = "train" if metric in ("loo", "gcv") else "val"
@@ -80,6 +93,7 @@ def _probe_over_strengths(probe: Any) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(SETTINGS)
 def learning_rates(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     """Draws losses over rising learning rates, with the rates that they suggest.
 
@@ -90,11 +104,11 @@ def learning_rates(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(curve.rates, curve.raw, color=COLORS[7], linewidth=0.8, alpha=0.6)
-    axes.plot(curve.rates, curve.losses, color=COLORS[5], linewidth=2)
+    axes.plot(curve.rates, curve.raw, color=GRAY, linewidth=0.8, alpha=0.6)
+    axes.plot(curve.rates, curve.losses, color=BLUE, linewidth=2)
     suggestion = curve.suggestion
-    marks = [(curve.steepest, "steepest fall", COLORS[4], "o")]
-    marks += [(curve.tenth, "lowest loss / 10", COLORS[3], "D")]
+    marks = [(curve.steepest, "steepest fall", VERMILION, "o")]
+    marks += [(curve.tenth, "lowest loss / 10", GREEN, "D")]
     for rate, name, color, marker in marks if suggestion is not None else ():
         loss = np.interp(np.log(rate), np.log(curve.rates), curve.losses)
         label = f"{name}: {rate:.1e}"
@@ -116,6 +130,7 @@ def learning_rates(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     save_png(figure, path, title)
 
 
+@matplotlib.rc_context(SETTINGS)
 def wise_ft(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     """Draws a metric against α, with θ₀, the fine-tuned and the chosen weights marked.
 
@@ -128,14 +143,14 @@ def wise_ft(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     values = metric_factor(name) * np.array([m[name] for m in curve.metrics])
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(curve.alphas, values, "-", color=COLORS[5], linewidth=1.6)
-    axes.plot(curve.alphas, values, ".", color=COLORS[5], markersize=6)
+    axes.plot(curve.alphas, values, "-", color=BLUE, linewidth=1.6)
+    axes.plot(curve.alphas, values, ".", color=BLUE, markersize=6)
     start = "θ₀" + (", fine-tuned " + ", ".join(curve.fresh) if curve.fresh else "")
     best = f"chosen on val, α = {curve.best:g}"
-    marks = [(0.0, start, "s", COLORS[7], 8, "full")]
-    marks += [(1.0, "fine-tuned", "D", COLORS[4], 8, "full")]
+    marks = [(0.0, start, "s", GRAY, 8, "full")]
+    marks += [(1.0, "fine-tuned", "D", VERMILION, 8, "full")]
     # A ring, which leaves either end visible where that is the chosen one.
-    marks += [(curve.best, best, "o", COLORS[0], 17, "none")]
+    marks += [(curve.best, best, "o", BLACK, 17, "none")]
     for alpha, label, marker, color, size, fill in marks:
         if alpha in curve.alphas:
             value = values[curve.alphas.index(alpha)]

@@ -5,19 +5,20 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxtl.results.plots.style import COLORS
+from jaxtl.results.plots.style import BLUE, SETTINGS, VERMILION
 
 _EXAMPLES = 500  # of each domain that are drawn
 _CLASSES = 15  # that are drawn, those with the largest shift
 _CLASSES_PER_ROW = 5
 _COMPONENTS = 50  # principal components that t-SNE gets
 # The domains differ by color and by shape.
-_SOURCE = {"marker": "o", "facecolors": "none", "edgecolors": COLORS[5]}
-_TARGET = {"marker": "^", "color": COLORS[4], "linewidths": 0}
+_SOURCE = {"marker": "o", "facecolors": "none", "edgecolors": BLUE}
+_TARGET = {"marker": "^", "color": VERMILION, "linewidths": 0}
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -36,6 +37,7 @@ class _Projection(NamedTuple):
     variances: np.ndarray
 
 
+@matplotlib.rc_context(SETTINGS)
 def draw(diagnosis: Any, folder: pathlib.Path, *, seed: int = 0) -> list[pathlib.Path]:
     """Draws features.png, and classes.png where the domains have classes in common.
 

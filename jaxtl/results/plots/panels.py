@@ -1,35 +1,42 @@
 """The panels, legends and files that the plots of a sweep share.
 
-They are read in a column of a page, 600 pixels wide.
+They are read in a column of a page that is as wide as a phone, or 600 pixels.
 """
 
 import math
 import pathlib
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from jaxtl.results.plots.style import open_axes
+from jaxtl.results.plots import point_labels
+from jaxtl.results.plots.point_labels import Mark
+from jaxtl.results.plots.style import open_axes, set_title, tick_texts
 
-WIDTH = 7.0  # inches; at 600 pixels, 86 of them each
+WIDTH = 5.6  # inches; text of 10 points has 9 pixels on a phone, which is 390 wide
 MAX_LINES = 16
+_PIXELS = 1050  # width of a PNG; a page or a notebook scales it down, never up
 
 
 def panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Makes a figure with a panel per title, two in a row, with shared axes."""
     count = max(len(titles), 1)
     columns, rows = min(count, 2), math.ceil(count / 2)
-    figure = Figure(figsize=(WIDTH, 1.4 + 3.0 * rows), layout="constrained")
+    size = (WIDTH, 1.4 + 2.6 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
     all_axes = list(grid.flat)
     for axes in all_axes[count:]:
         axes.set_axis_off()
     for axes, title in zip(all_axes, titles):
-        axes.set_title(title, loc="left", fontsize=10)
+        text = textwrap.shorten(title, 60 // columns, placeholder="…")
+        axes.set_title(text, loc="left", fontsize=10)
         open_axes(axes)
     return figure, all_axes[:count]
 
@@ -38,7 +45,7 @@ def outer_labels(all_axes: Sequence[Axes], x: str, y: str) -> None:
     """Labels x below the lowest panels and y beside the left ones."""
     for i, axes in enumerate(all_axes):
         if i + 2 >= len(all_axes):
-            axes.set_xlabel(x)
+            axes.set_xlabel(x if len(x) <= 30 else textwrap.fill(x, 30))
             axes.tick_params(labelbottom=True)
         if i % 2 == 0:
             axes.set_ylabel(y)
@@ -53,16 +60,13 @@ def legend(figure: Figure, all_axes: Sequence[Axes], title: str = "") -> None:
     by_label.pop("", None)
     if not by_label:
         return
-    entries = {
-        textwrap.shorten(label, 40, placeholder="…"): handle
-        for label, handle in by_label.items()
-    }
-    columns = max(1, min(4, 84 // (max(map(len, entries)) + 7)))
-    rows = math.ceil(len(entries) / columns)
+    names = [shortened(label, 40) for label in by_label]
+    columns = max(1, min(4, 68 // (max(map(len, names)) + 7)))
+    rows = math.ceil(len(names) / columns)
     figure.set_figheight(figure.get_figheight() + 0.19 * max(rows - 2, 0))
     figure.legend(
-        entries.values(),
-        entries.keys(),
+        by_label.values(),
+        names,
         loc="outside lower left",
         ncols=columns,
         frameon=False,
@@ -72,15 +76,43 @@ def legend(figure: Figure, all_axes: Sequence[Axes], title: str = "") -> None:
     )
 
 
-def save(figure: Figure, path: pathlib.Path, title: str) -> pathlib.Path:
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters, in one line; one without spaces is cut."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def save(
+    figure: Figure, path: pathlib.Path, title: str, marks: Sequence[Mark] = ()
+) -> pathlib.Path:
     """Writes PNG and SVG under a title; returns the PNG's path.
 
-    The SVG has no date and no random ids: the same results give the same bytes.
+    The SVG holds the title as metadata only, as a page or a paper writes it in its own
+    text. It has no date and no random ids: the same results give the same bytes.
+
+    Args:
+      figure: to write.
+      path: of the PNG.
+      title: wraps.
+      marks: those that overlap get a label, see `point_labels.draw`.
     """
-    figure.suptitle(textwrap.fill(title, 78), x=0.01, ha="left", fontsize=11)
     path = pathlib.Path(path).with_suffix(".png")
-    figure.savefig(path, dpi=150)
+    heading = set_title(figure, title)
+    for axes in figure.axes:
+        tick_texts(axes)
     metadata = {"Date": None, "Title": title}
-    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(path.with_suffix(".svg"), metadata=metadata)
+    with warnings.catch_warnings():
+        # Scripts that no installed font has are boxes in the PNG.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # labels are placed for this layout
+        point_labels.draw(figure, marks)
+        figure.savefig(path, dpi=_PIXELS / figure.get_figwidth())
+        box = heading.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        heading.set_visible(False)
+        width, height = figure.get_size_inches()
+        box = Bbox([[0, 0], [width, min(box.y0, height)]])
+        with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+            svg = path.with_suffix(".svg")
+            figure.savefig(svg, metadata=metadata, bbox_inches=box)
     return path

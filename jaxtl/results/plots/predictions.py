@@ -2,17 +2,26 @@
 
 import math
 import pathlib
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from jaxtl.core.errors import UserError
-from jaxtl.results.plots.panels import WIDTH, save
-from jaxtl.results.plots.style import COLORS, open_axes
+from jaxtl.results.plots.panels import WIDTH, save, shortened
+from jaxtl.results.plots.style import (
+    BLACK,
+    GRAY,
+    SETTINGS,
+    VERMILION,
+    open_axes,
+    text_color,
+)
 from jaxtl.results.records import Record
 
 
@@ -62,6 +71,7 @@ def _pooled_bins(bins: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, np.nd
     return pooled
 
 
+@matplotlib.rc_context(SETTINGS)
 def confusion(
     details: Mapping[str, Any], path: pathlib.Path, *, setting: str = ""
 ) -> pathlib.Path:
@@ -79,13 +89,16 @@ def confusion(
     total = counts.sum(1, keepdims=True)
     shares = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
     k = len(counts)
-    size = min(WIDTH, max(4.5, 1.8 + 0.48 * k))
+    size = min(WIDTH, max(3.6, 1.4 + 0.4 * k))
     figure = Figure(figsize=(WIDTH, size), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    # Cells without an example have the color of the page.
+    image = axes.imshow(
+        np.ma.masked_equal(100 * shares, 0), cmap="Blues", vmin=0, vmax=100
+    )
     if k <= 12:
-        _write_shares(axes, counts, shares)
-    names = [textwrap.shorten(str(name), 14) for name in details["classes"]]
+        _write_shares(axes, image, 100 * shares)
+    names = [shortened(str(name), 14) for name in details["classes"]]
     step = max(1, math.ceil(k / 25))
     rotation = 90 if max(map(len, names)) > 3 else 0
     ticks, labels = range(0, k, step), names[::step]
@@ -100,11 +113,11 @@ def confusion(
     return save(figure, path, title)
 
 
-def _write_shares(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
-    for i, j in np.ndindex(*counts.shape):
-        if counts[i, j]:
-            text = f"{100 * shares[i, j]:.0f}"
-            color = "white" if shares[i, j] > 0.5 else "black"
+def _write_shares(axes: Axes, image: AxesImage, shares: np.ndarray) -> None:
+    for i, j in np.ndindex(*shares.shape):
+        if shares[i, j]:
+            text = f"{shares[i, j]:.0f}"
+            color = text_color(image.cmap(image.norm(shares[i, j]))[:3])
             style = {"ha": "center", "va": "center", "fontsize": 8, "color": color}
             axes.text(j, i, "<1" if text == "0" else text, **style)
 
@@ -117,6 +130,7 @@ def _seeds(details: Mapping[str, Any]) -> str:
     return f"{details['n']} seed{'s' if details['n'] > 1 else ''}"
 
 
+@matplotlib.rc_context(SETTINGS)
 def reliability(
     details: Mapping[str, Any], path: pathlib.Path, *, setting: str = ""
 ) -> pathlib.Path:
@@ -138,23 +152,34 @@ def reliability(
     shares = 100 * counts / max(counts.sum(), 1)
     gaps = np.abs(bins["accuracy"] - bins["confidence"])
     error = float(np.sum((shares * gaps)[filled]))
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     upper, lower = figure.subplots(
-        2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [2.4, 1]}
     )
-    upper.plot([0, 100], [0, 100], color=COLORS[7], linestyle="--", label="calibrated")
+    upper.plot([0, 100], [0, 100], color=GRAY, linestyle="--", label="calibrated")
     x, y = 100 * bins["confidence"][filled], 100 * bins["accuracy"][filled]
-    upper.plot(x, y, "o-", color=COLORS[5], label="bins", markersize=5)
-    upper.vlines(x, np.minimum(x, y), np.maximum(x, y), color=COLORS[4], alpha=0.6)
+    upper.plot(x, y, "o-", color=BLACK, label="bins", markersize=5)
+    upper.vlines(x, np.minimum(x, y), np.maximum(x, y), color=VERMILION, alpha=0.6)
     upper.set_ylabel("accuracy in the bin (%)")
     upper.set_ylim(0, 102)
     upper.legend(frameon=False, loc="upper left")
     edges = np.linspace(0, 100, len(counts) + 1)
-    lower.bar(edges[:-1], shares, width=np.diff(edges), align="edge", color=COLORS[2])
+    bars = lower.bar(edges[:-1], shares, np.diff(edges), align="edge", color=GRAY)
+    _write_counts(lower, bars, counts)
     lower.set_ylabel("examples (%)")
     lower.set_xlabel("confidence: largest predicted probability (%)")
     lower.set_xlim(0, 101)
-    for axes in (upper, lower):
-        open_axes(axes)
+    open_axes(upper)
+    open_axes(lower, "x")
     title = f"Reliability on {_split(details, setting)}: ECE {error:.1f} %, "
     return save(figure, path, f"{title}{_seeds(details)} pooled")
+
+
+def _write_counts(axes: Axes, bars: BarContainer, counts: np.ndarray) -> None:
+    """Writes the number of examples above each bar, and makes room for it."""
+    texts = [f"{count:,.0f}" if count else "" for count in counts]
+    # Upright, as neighboring numbers of 20 bins would touch each other.
+    upright = max(map(len, texts)) * len(texts) > 60
+    style = {"fontsize": 8, "padding": 2, "rotation": 90 if upright else 0}
+    axes.bar_label(bars, texts, **style)
+    axes.set_ylim(0, axes.get_ylim()[1] * (1.6 if upright else 1.3))

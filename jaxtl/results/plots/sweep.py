@@ -3,15 +3,17 @@
 import dataclasses
 import itertools
 import pathlib
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from jaxtl.evaluation.metrics import is_finite_number
+from jaxtl.results import settings
 from jaxtl.results.labels import labels_title, plot_label
 from jaxtl.results.plots import learning_curves, predictions, sweep_axes
 from jaxtl.results.plots.panels import (
@@ -21,10 +23,13 @@ from jaxtl.results.plots.panels import (
     outer_labels,
     panels,
     save,
+    shortened,
 )
-from jaxtl.results.plots.style import COLORS, line_style, open_axes
+from jaxtl.results.plots.point_labels import Mark
+from jaxtl.results.plots.style import GRAY, SETTINGS, open_axes, share_limits
 from jaxtl.results.plots.sweep_view import SweepView, build_view, seeds_text, split_by
 from jaxtl.results.records import Collection, Record
+from jaxtl.results.statistics import Estimate
 from jaxtl.results.summary import Summary
 
 _FACTS = {
@@ -93,7 +98,7 @@ def _costs(view: SweepView) -> list[str]:
 
 
 def _best_setting_plots(view: SweepView, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the predictions of the best setting of the last condition."""
+    """Draws the predictions of the last condition's setting that is best on val."""
     records = [
         record
         for record in view.within(view.panels()[-1])
@@ -104,10 +109,12 @@ def _best_setting_plots(view: SweepView, folder: pathlib.Path) -> list[pathlib.P
     if not details:
         return []
     labels = best[0].labels
-    name = plot_label(labels[view.line]) if view.line else ""
+    name = plot_label(labels.get(view.line)) if view.line else ""
     axes = [a for a in (*view.conditions, *view.tuned) if a in labels]
     other_labels = labels_title({a: labels[a] for a in axes})
     setting = ", ".join(text for text in (name, other_labels) if text)
+    if len(settings.group_by_setting(records)) > 1:
+        setting += " (best on val)"
     path = folder / "confusion.png"
     paths = [predictions.confusion(details, path, setting=setting)]
     if "reliability" in details:
@@ -116,6 +123,7 @@ def _best_setting_plots(view: SweepView, folder: pathlib.Path) -> list[pathlib.P
     return paths
 
 
+@matplotlib.rc_context(SETTINGS)
 def overview(view: SweepView, path: pathlib.Path) -> pathlib.Path | None:
     """Draws each compared value's metric with intervals, val and test, best val first.
 
@@ -136,29 +144,64 @@ def overview(view: SweepView, path: pathlib.Path) -> pathlib.Path | None:
     order = sorted(rows, key=lambda name: sign * next(filter(None, rows[name])).mean)
     size = (WIDTH, 1.5 + 0.34 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    looks = ((COLORS[7], "D", 0.13), (COLORS[5], "o", -0.13))
-    for part, (split, (color, marker, shift)) in enumerate(zip(splits, looks)):
-        estimates = {i: rows[name][part] for i, name in enumerate(order)}
-        estimates = {i: estimate for i, estimate in estimates.items() if estimate}
-        if estimates:
-            y = np.array(list(estimates)) - shift
-            mean = view.factor * np.array([e.mean for e in estimates.values()])
-            half = view.factor * np.array([e.half or 0.0 for e in estimates.values()])
-            style = {"fmt": marker, "color": color, "capsize": 3, "markersize": 5}
-            axes.errorbar(mean, y, xerr=half, label=split, **style)
-    names = [textwrap.shorten(name, 34, placeholder="…") for name in order]
+    axes, styles = figure.subplots(), view.line_styles()
+    for y, name in enumerate(order):
+        for split, estimate in zip(splits, rows[name]):
+            if estimate:
+                _draw_row(axes, view, estimate, (split, y), styles[name])
+    names = [shortened(name, 34) for name in order]
     axes.set_yticks(range(len(order)), names)
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.set_xlabel(view.label("").strip())
+    share_limits(axes.xaxis, view.metric)
     open_axes(axes, "x")
-    axes.legend(frameon=False, fontsize=9)
+    if view.split == "test":
+        _split_legend(figure)
     title = f"{view.metric}, mean and 95 % interval, {seeds_text(best.values())}"
     title += f"; {labels_title(condition)}" if condition else ""
     title += "; settings chosen on val" if view.tuned else ""
     return save(figure, path, title[0].upper() + title[1:])
 
 
+def _draw_row(
+    axes: Axes,
+    view: SweepView,
+    estimate: Estimate,
+    place: tuple[str, int],
+    style: Mapping[str, Any],
+) -> None:
+    """Draws the estimate of one line: filled and above on test, hollow on val.
+
+    Args:
+      axes: to draw into.
+      view: of the sweep.
+      estimate: of the metric.
+      place: (split, position of the line).
+      style: of the line.
+    """
+    split, y = place
+    on_test = split == view.split
+    look = {"color": style["color"], "marker": style["marker"], "markersize": 6}
+    look |= {} if on_test else {"markerfacecolor": "none"}
+    mean, arms = view.factor * estimate.mean, view.arms(estimate)
+    y += 0 if view.split == "val" else -0.14 if on_test else 0.14
+    axes.plot(mean, y, linestyle="none", **look)
+    if arms:
+        lengths = [[arms[0]], [arms[1]]]
+        bar = {"fmt": "none", "ecolor": style["color"], "capsize": 3}
+        bar["elinewidth"] = 1.5 if on_test else 0.8
+        axes.errorbar(mean, y, xerr=lengths, **bar)
+
+
+def _split_legend(figure: Figure) -> None:
+    """Explains filled and hollow marks."""
+    look = {"color": GRAY, "marker": "o", "linestyle": "none"}
+    handles = [Line2D([], [], **look), Line2D([], [], markerfacecolor="none", **look)]
+    style = {"frameon": False, "fontsize": 9, "ncols": 2}
+    figure.legend(handles, ["test", "val"], loc="outside lower left", **style)
+
+
+@matplotlib.rc_context(SETTINGS)
 def against_fact(
     view: SweepView, fact: str, path: pathlib.Path, *, best_only: bool = False
 ) -> pathlib.Path | None:
@@ -175,8 +218,8 @@ def against_fact(
     Returns:
       the PNG's path, None where all results agree in that number.
     """
-    # The lines of all records, so that a line has the same color in every plot.
-    names = list(view.lines(view.records, MAX_LINES))
+    # The lines of all records, so that a line has the same style in every plot.
+    names, styles = list(view.lines(view.records, MAX_LINES)), view.line_styles()
     records = tuple(r for r in view.records if is_finite_number(r.result.get(fact)))
     view = dataclasses.replace(view, records=records)
     # All settings on test would invite a choice by test.
@@ -186,23 +229,25 @@ def against_fact(
     conditions = view.panels()
     figure, all_axes = panels([labels_title(condition) for condition in conditions])
     drawn: list[list[Record]] = []
+    marks: list[Mark] = []
     for axes, condition in zip(all_axes, conditions):
         lines = view.lines(view.within(condition))
-        for i, name in enumerate(names):
+        for name in names:
             group = lines.get(name, ())
-            settings = list(split_by(group, view.tuned).values())
+            drawn_settings = list(split_by(group, view.tuned).values())
             if best_only:
-                settings = [view.best_setting(group)]
-            style = {**line_style(i), "linestyle": "none", "markersize": 6}
-            drawn += _draw_marks(axes, view, settings, (fact, split), name, style)
-            if best_only:
-                _draw_bars(axes, view, settings, (fact, split), style["color"])
+                drawn_settings = [view.best_setting(group)]
+            quantities, look = (fact, split, best_only), (name, styles[name])
+            measured = _draw_marks(axes, view, drawn_settings, quantities, look)
+            drawn += [setting for setting, _ in measured]
+            marks += [mark for _, mark in measured]
     if not drawn:
         return None
     if _is_wide([record.result[fact] for record in records]):
         for axes in all_axes:
             axes.set_xscale("log")
     label = _FACTS.get(fact, fact.replace("_", " "))
+    share_limits(all_axes[0].yaxis, view.metric)
     outer_labels(all_axes, label, view.label(split))
     legend(figure, all_axes)
     title = f"{split} {view.metric} against {label}, {seeds_text(drawn)}: "
@@ -211,7 +256,7 @@ def against_fact(
         title += "; settings chosen on val" if view.tuned else ""
     else:
         title += "marks are settings, dots seeds"
-    return save(figure, path, title[0].upper() + title[1:])
+    return save(figure, path, title[0].upper() + title[1:], marks)
 
 
 def _is_wide(values: Iterable[float]) -> bool:
@@ -223,27 +268,27 @@ def _is_wide(values: Iterable[float]) -> bool:
 def _draw_marks(
     axes: Axes,
     view: SweepView,
-    settings: Iterable[Sequence[Record]],
-    quantities: tuple[str, str],
-    name: str,
-    style: Mapping[str, Any],
-) -> list[list[Record]]:
+    groups: Iterable[Sequence[Record]],
+    quantities: tuple[str, str, bool],
+    look: tuple[str, Mapping[str, Any]],
+) -> list[tuple[list[Record], Mark]]:
     """Draws settings at their means, with their seeds as dots.
 
     Args:
       axes: of the panel.
       view: of the sweep.
-      settings: the records of each.
-      quantities: (number on the x axis, split of the metric).
-      name: of the line.
-      style: of the marks.
+      groups: the records of each setting.
+      quantities: (number on the x axis, split of the metric, whether intervals are
+        drawn).
+      look: (name of the line, its style).
 
     Returns:
-      the settings that were measured.
+      the settings that were measured, with their marks.
     """
-    fact, split = quantities
-    drawn: list[list[Record]] = []
-    for setting in settings:
+    (fact, split, intervals), (name, style) = quantities, look
+    style = {**style, "linestyle": "none", "markersize": 6}
+    drawn: list[tuple[list[Record], Mark]] = []
+    for setting in groups:
         measured = [r for r in setting if is_finite_number(r.value(split, view.metric))]
         if not measured:
             continue
@@ -251,23 +296,15 @@ def _draw_marks(
         y = view.factor * np.array([r.value(split, view.metric) for r in measured])
         if len(measured) > 1:
             axes.plot(x, y, ".", color=style["color"], alpha=0.35, markersize=4)
-        axes.plot(x.mean(), y.mean(), label="" if drawn else name, **style)
-        drawn.append(measured)
+        middle = float(x.mean()), float(y.mean())
+        axes.plot(*middle, label="" if drawn else name, **style)
+        mark = Mark(axes, *middle, name)
+        arms = view.arms(view.estimate(measured, split)) if intervals else None
+        if arms:
+            lengths = [[arms[0]], [arms[1]]]
+            bar = {"fmt": "none", "capsize": 3, "ecolor": style["color"]}
+            axes.errorbar(*middle, yerr=lengths, **bar)
+            low, high = middle[1] - arms[0], middle[1] + arms[1]
+            mark = mark._replace(low=low, high=high)
+        drawn.append((measured, mark))
     return drawn
-
-
-def _draw_bars(
-    axes: Axes,
-    view: SweepView,
-    settings: Iterable[Sequence[Record]],
-    quantities: tuple[str, str],
-    color: str,
-) -> None:
-    """Draws the intervals of settings; arguments as for `_draw_marks`."""
-    fact, split = quantities
-    for setting in settings:
-        estimate = view.estimate(setting, split)
-        if estimate is not None and estimate.half is not None:
-            x = np.mean([r.result[fact] for r in setting])
-            y, half = view.factor * estimate.mean, view.factor * estimate.half
-            axes.errorbar(x, y, yerr=half, capsize=3, color=color)

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,8 +28,9 @@ from jaxtl.results.plots.panels import (
     outer_labels,
     panels,
     save,
+    shortened,
 )
-from jaxtl.results.plots.style import COLORS, line_style
+from jaxtl.results.plots.style import SETTINGS, VERMILION, share_limits, text_color
 from jaxtl.results.plots.sweep_view import SweepView, seeds_text, split_by
 from jaxtl.results.records import Record
 from jaxtl.results.statistics import Estimate
@@ -85,6 +87,7 @@ def _ticks(
     return [(positions[i], tick_label(values[i])) for i in named]
 
 
+@matplotlib.rc_context(SETTINGS)
 def against_axis(view: SweepView, name: str, path: pathlib.Path) -> pathlib.Path | None:
     """Draws the metric against an axis: means and 95 % intervals over seeds.
 
@@ -101,7 +104,7 @@ def against_axis(view: SweepView, name: str, path: pathlib.Path) -> pathlib.Path
       the PNG's path, None where nothing was measured.
     """
     split = "val" if name in view.tuned else view.split
-    lines = list(view.lines(view.records, MAX_LINES))
+    lines, styles = list(view.lines(view.records, MAX_LINES)), view.line_styles()
     scale = axis_scale(view.axes[name])
     conditions = view.panels(without=name)
     figure, all_axes = panels([labels_title(condition) for condition in conditions])
@@ -114,12 +117,13 @@ def against_axis(view: SweepView, name: str, path: pathlib.Path) -> pathlib.Path
             estimates = {key: view.estimate(g, split) for key, g in best.items()}
             estimates = {k: e for k, e in estimates.items() if e is not None}
             shift = (i - (len(lines) - 1) / 2) / len(lines)
-            style = {**line_style(i), "label": line}
-            keys = _draw_line(axes, scale, estimates, style, shift, view.factor)
+            style = {**styles[line], "label": line}
+            keys = _draw_line(axes, view, scale, estimates, style, shift)
             drawn += [best[key] for key in keys]
         _draw_ticks(axes, scale)
     if not drawn:
         return None
+    share_limits(all_axes[0].yaxis, view.metric)
     outer_labels(all_axes, axis_title(name), view.label(split))
     legend(figure, all_axes)
     title = f"{split} {view.metric} against {axis_title(name)}: mean"
@@ -132,21 +136,21 @@ def against_axis(view: SweepView, name: str, path: pathlib.Path) -> pathlib.Path
 
 def _draw_line(
     axes: Axes,
+    view: SweepView,
     scale: AxisScale,
     estimates: Mapping[str, Estimate],
     style: dict[str, Any],
     shift: float,
-    factor: float,
 ) -> list[str]:
     """Draws one line.
 
     Args:
       axes: of the panel.
+      view: of the sweep.
       scale: of the x axis.
       estimates: `value_key` of a value -> the metric.
       style: of the line, with its label.
       shift: of its points to the side, in (−½, ½).
-      factor: that the metric is multiplied by.
 
     Returns:
       the keys of the values that it shows.
@@ -157,18 +161,21 @@ def _draw_line(
     level = value_key(None)
     if level in estimates and not keys:
         style = {**style, "linestyle": "--", "marker": "", "linewidth": 1.4}
-        axes.axhline(factor * estimates[level].mean, **style)
+        axes.axhline(view.factor * estimates[level].mean, **style)
         return [level]
     if not keys:
         return []
     # Side by side, so that intervals can be read where lines cross.
     span = max(scale.positions.values()) - min(scale.positions.values()) or 1.0
     x = np.array([scale.positions[k] for k in keys]) + 0.03 * shift * span
-    mean = factor * np.array([estimates[k].mean for k in keys])
-    half = factor * np.array([estimates[k].half or 0.0 for k in keys])
+    mean = view.factor * np.array([estimates[k].mean for k in keys])
+    arms = [view.arms(estimates[k]) for k in keys]
+    barred = [i for i, arm in enumerate(arms) if arm]
     label, dashes = style.pop("label"), style.pop("linestyle")
-    bars = {"capsize": 3, "elinewidth": 1, "markersize": 5, "linestyle": "none"}
-    axes.errorbar(x, mean, yerr=half, **bars, **style)
+    if barred:
+        lengths = np.array([arms[i] for i in barred]).T
+        bars = {"fmt": "none", "capsize": 3, "elinewidth": 1, "ecolor": style["color"]}
+        axes.errorbar(x[barred], mean[barred], yerr=lengths, **bars)
     style |= {"linestyle": dashes if scale.joined else "none", "markersize": 5}
     first = int(scale.zero is not None and scale.positions[keys[0]] == scale.zero)
     axes.plot(x[first:], mean[first:], label=label, linewidth=1.5, **style)
@@ -196,6 +203,7 @@ def _draw_ticks(axes: Axes, scale: AxisScale) -> None:
         axes.text(middle, 0, "//", transform=transform, bbox=box, **style)
 
 
+@matplotlib.rc_context(SETTINGS)
 def heat_map(
     view: SweepView, x: str, y: str, path: pathlib.Path
 ) -> pathlib.Path | None:
@@ -232,7 +240,7 @@ def heat_map(
     limits = (low, high) if high > low else (low - 1, high + 1)
     for axes, (name, values) in zip(all_axes, maps.items()):
         image = _draw_map(axes, view, values, (x, y), limits)
-        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_title(shortened(name, 64 // columns), loc="left", fontsize=10)
         axes.set_xlabel(axis_title(x))
         axes.set_ylabel(axis_title(y))
     figure.colorbar(image, ax=all_axes, label=view.label("val"), shrink=0.8)
@@ -286,13 +294,13 @@ def _draw_map(
     style = {"ha": "center", "va": "center", "fontsize": 9 if len(xs) <= 6 else 7}
     for i, j in np.ndindex(*grid.shape):
         if np.isfinite(grid[i, j]) and len(xs) <= 12:
-            color = "black" if grid[i, j] > (low + high) / 2 else "white"
+            color = text_color(image.cmap(image.norm(grid[i, j]))[:3])
             axes.text(j, i, f"{grid[i, j]:.{digits}f}", color=color, **style)
     if np.isfinite(grid).any():
         best = np.nanargmax(grid if view.higher else -grid)
         i, j = np.unravel_index(best, grid.shape)
         corner = (j - 0.47, i - 0.46)
-        frame = {"fill": False, "edgecolor": COLORS[4], "linewidth": 2.5}
+        frame = {"fill": False, "edgecolor": VERMILION, "linewidth": 2.5}
         axes.add_patch(Rectangle(corner, 0.94, 0.92, **frame))
     axes.set_xticks(range(len(xs)), [tick_label(v) for v in xs], fontsize=9)
     axes.set_yticks(range(len(ys)), [tick_label(v) for v in ys], fontsize=9)

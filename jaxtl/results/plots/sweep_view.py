@@ -17,6 +17,8 @@ from jaxtl.results import comparisons, database, settings
 from jaxtl.results.axis_roles import SEED, AxisRoles, assign_roles
 from jaxtl.results.format_number import metric_factor
 from jaxtl.results.labels import labels_key, plot_label, value_key
+from jaxtl.results.plots import style
+from jaxtl.results.pretraining import pretraining_records
 from jaxtl.results.records import Collection, Record
 from jaxtl.results.statistics import Estimate, t_interval
 from jaxtl.results.summary import Summary
@@ -33,7 +35,9 @@ class SweepView:
       records: those with a result.
       axes: axis -> values, without "seed"; numbers are sorted, others in the order of
         their appearance.
-      metric: the metric that is drawn and that settings are chosen by.
+      metric: the metric that is drawn.
+      criterion: what settings are chosen by on val where that is another than the
+        metric, as for an unlabelled target; else "".
       split: "test" where chosen settings may be shown on it, else "val".
       higher: whether larger values of the metric are better.
       line: the axis with a line per value, None for a single line.
@@ -44,6 +48,7 @@ class SweepView:
     records: tuple[Record, ...]
     axes: Mapping[str, tuple]
     metric: str
+    criterion: str = ""
     split: str = "val"
     higher: bool = True
     line: str | None = None
@@ -99,6 +104,10 @@ class SweepView:
         best = sorted(lines, key=lambda name: -self._score(lines[name]))[:most]
         return {name: group for name, group in lines.items() if name in best}
 
+    def line_styles(self) -> dict[str, dict[str, Any]]:
+        """Name of a line -> its color, marker and dashes, the same in every plot."""
+        return style.line_styles(self.lines(self.records))
+
     def _score(self, records: Iterable[Record]) -> float:
         """The best setting's mean on val, negated where smaller values are better."""
         estimate = self.estimate(self.best_setting(records), "val")
@@ -113,8 +122,19 @@ class SweepView:
         """
         groups = settings.group_by_setting(records)
         roles = AxisRoles(compared=(), tuned=tuple(self.axes), fixed={}, method=None)
-        choices = settings.choose_settings(groups, roles, self.metric, self.higher)
+        selected_by = self.criterion or self.metric
+        choices = settings.choose_settings(
+            groups,
+            roles,
+            selected_by,
+            higher_is_better(selected_by),
+            (self.metric, self.higher),
+        )
         return list(choices[0].setting.done) if choices else []
+
+    def arms(self, estimate: Estimate) -> tuple[float, float] | None:
+        """Returns the interval that is drawn; see `style.interval_arms`."""
+        return style.interval_arms(estimate, self.metric)
 
     def estimate(self, records: Iterable[Record], split: str) -> Estimate | None:
         """Returns the mean and interval over the records that have a finite value."""
@@ -167,6 +187,7 @@ def build_view(collection: Collection, summary: Summary | None = None) -> SweepV
         the split from it, and leaves out rows that were measured on other data; None
         takes the defaults.
     """
+    collection = collection.without(pretraining_records(collection.records))
     roles = summary.roles if summary else assign_roles(collection.axes)
     odd = comparisons.on_other_data(summary.rows, summary) if summary else ()
     odd = {labels_key(row.labels, roles.compared) for row in odd}
@@ -188,6 +209,7 @@ def build_view(collection: Collection, summary: Summary | None = None) -> SweepV
         records=records,
         axes=axes,
         metric=metric,
+        criterion=summary.criterion if summary else "",
         split=split,
         higher=higher_is_better(metric),
         line=roles.method,

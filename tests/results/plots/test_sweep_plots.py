@@ -87,9 +87,9 @@ def figures(monkeypatch):
     saved = {}
     for module in (sweep, sweep_axes, learning_curves):
 
-        def save(figure, path, title, original=module.save):
+        def save(figure, path, title, *marks, original=module.save):
             saved[path.name] = figure
-            return original(figure, path, title)
+            return original(figure, path, title, *marks)
 
         monkeypatch.setattr(module, "save", save)
     return saved
