@@ -46,9 +46,11 @@ def write_weights(
     meta = checkpoint.meta(folder, step)
     _check_targets(run_dir, meta)
     names = tuple(meta["class_names"])
-    if not hasattr(exp.model, "layouts"):
+    if not (hasattr(exp.model, "layouts") and exp.model.layouts()):
         raise UserError(
-            f"convert: {type(exp.model).__name__} has no layout of another library."
+            f"convert: {type(exp.model).__name__} is no model of jaxtl's, so no names "
+            f"of tensors are laid down for it; `jaxtl export {run_dir} OUT` writes its "
+            "program, and its parameters by their paths to OUT/parameters.safetensors."
         )
     model = exp.model
     if model.outputs is None:

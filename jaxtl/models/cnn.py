@@ -3,13 +3,14 @@
 import flax.linen as nn
 import jax
 
-from jaxtl.models import staged
+from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.conv import Conv
 from jaxtl.models.layers.heads import DenseHead
 from jaxtl.models.layers.pooling import max_pool_2x2
 from jaxtl.models.mlp import MLPLayer
+from jaxtl.models.weight_layout import COUNTERS, WeightLayout, conv, linear
 
 # Activations that never fall: their value at the maximum is the largest of the values.
 _MONOTONIC = ("relu", "tanh", "sigmoid", "elu", "identity")
@@ -75,6 +76,25 @@ class CNN(staged.Staged):
     @property
     def stages(self) -> tuple[str, ...]:
         return (*(f"block{i + 1}" for i in range(len(self.widths))), "hidden", "head")
+
+    def layouts(self) -> dict[str, WeightLayout]:
+        """Layers in torch's form: block1.conv.weight (out, in, height, width), ….
+
+        The others are block1.conv.bias, or block1.bn.weight, .bias, .running_mean and
+        .running_var; hidden.weight (units, inputs), whose inputs are flattened in
+        torch's order; head.weight (outputs, units); and the biases of both.
+        """
+        rules = []
+        for i in range(len(self.widths)):
+            block = f"block{i + 1}"
+            rules += conv(f"{block}.conv", f"{block}/conv", bias=not self.norm)
+            if self.norm:
+                rules += weight_layout.batch_norm(f"{block}.bn", f"{block}/bn")
+        channels = self.widths[-1] if self.widths else 1
+        rules += linear("hidden", "hidden/dense", channels=channels)
+        rules += linear("head", "head/dense")
+        stem = "block1/conv/kernel" if self.widths else ""
+        return {"torch": WeightLayout(tuple(rules), (COUNTERS,), stem=stem)}
 
     def setup(self) -> None:
         for i, width in enumerate(self.widths):

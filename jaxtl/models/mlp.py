@@ -6,6 +6,7 @@ import jax
 from jaxtl.models import staged
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.heads import DenseHead
+from jaxtl.models.weight_layout import WeightLayout, linear
 
 
 class MLPLayer(nn.Module):
@@ -39,6 +40,15 @@ class MLP(staged.Staged):
     @property
     def stages(self) -> tuple[str, ...]:
         return (*(f"layer{i + 1}" for i in range(len(self.widths))), "head")
+
+    def layouts(self) -> dict[str, WeightLayout]:
+        """Linear layers in torch's form: layer1.weight (units, inputs), layer1.bias.
+
+        The columns of layer1 are the inputs flattened in jaxtl's order, an image by
+        (height, width, channel).
+        """
+        rules = [rule for name in self.stages for rule in linear(name, f"{name}/dense")]
+        return {"torch": WeightLayout(tuple(rules))}
 
     def setup(self) -> None:
         for name, width in zip(self.stages, self.widths):

@@ -93,7 +93,7 @@ class Staged(nn.Module):
     def layouts(self) -> dict[str, WeightLayout]:
         """File layouts that the family reads and writes, by name, the usual one first.
 
-        Empty for a family of which no other library has weights.
+        Empty for a model whose family lays none down.
         """
         return {}
 

@@ -26,6 +26,29 @@ TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "depthwise": _transposed(0, 1, 3, 2),  # Keras: (height, width, channels, 1)
     "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
 }
+_FLATTENED = "flattened:"  # before a number of channels
+
+
+def transform(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """A transform and its inverse.
+
+    Args:
+      name: a key of `TRANSFORMS`, or "flattened:64": a torch Linear whose input is an
+        image of 64 channels. torch flattens (channels, height, width), jaxtl (height,
+        width, channels).
+    """
+    if not name.startswith(_FLATTENED):
+        return TRANSFORMS[name]
+    channels = int(name.removeprefix(_FLATTENED))
+
+    def forward(x: Any) -> Any:
+        return x.reshape(len(x), channels, -1).transpose(2, 1, 0).reshape(-1, len(x))
+
+    def inverse(x: Any) -> Any:
+        units = x.shape[-1]
+        return x.reshape(-1, channels, units).transpose(2, 1, 0).reshape(units, -1)
+
+    return forward, inverse
 
 
 # Means and standard deviations of the colors that image models are trained with:
@@ -40,7 +63,7 @@ class Rule(NamedTuple):
     Attributes:
       source: name in the file.
       path: "stage/…/leaf"; leaves named `mean` and `var` are statistics.
-      transform: a key of `TRANSFORMS`.
+      transform: as `transform` takes it.
     """
 
     source: str
@@ -86,9 +109,10 @@ class WeightLayout:
     std: tuple[float, ...] = ()
 
 
-def linear(source: str, path: str, bias: bool = True) -> list[Rule]:
-    """Rules of a torch Linear."""
-    rules = [Rule(f"{source}.weight", f"{path}/kernel", "linear")]
+def linear(source: str, path: str, bias: bool = True, channels: int = 1) -> list[Rule]:
+    """Rules of a torch Linear; `channels` of the image that its input flattens."""
+    kind = "linear" if channels == 1 else f"{_FLATTENED}{channels}"
+    rules = [Rule(f"{source}.weight", f"{path}/kernel", kind)]
     return rules + [Rule(f"{source}.bias", f"{path}/bias")] * bias
 
 

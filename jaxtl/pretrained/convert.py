@@ -11,7 +11,7 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
-from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
+from jaxtl.models.weight_layout import Rule, WeightLayout, transform
 from jaxtl.pretrained.match import LoadRow, Weights
 from jaxtl.pretrained.tensor_files import LazyTensor
 
@@ -133,7 +133,7 @@ def _absent(leaves: Iterable[str], layout: WeightLayout) -> tuple[str, ...]:
 
 def _transformed(tensor: Any, rule: Rule, name: str) -> LazyTensor:
     """The leaf that a tensor becomes, read when its values are used."""
-    forward, _ = TRANSFORMS[rule.transform]
+    forward, _ = transform(rule.transform)
     try:
         # A broadcast scalar gives the shape without reading the tensor.
         shape = forward(np.broadcast_to(np.int8(0), tensor.shape)).shape
@@ -175,7 +175,7 @@ def to_tensors(
         lines = "\n".join(problems)
         raise UserError(f"the tree doesn't fit the layout to write:\n{lines}")
     return {
-        rule.source: TRANSFORMS[rule.transform][1](np.asarray(leaves[path]))
+        rule.source: transform(rule.transform)[1](np.asarray(leaves[path]))
         for path, rule in rules.items()
     }
 

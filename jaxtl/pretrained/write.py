@@ -29,6 +29,8 @@ def write_file(
 ) -> pathlib.Path:
     """Writes a safetensors file in a layout of the model's family.
 
+    `layouts()` of the family documents the names and shapes.
+
     Args:
       path: ends in ".safetensors".
       model: the model.
@@ -43,7 +45,10 @@ def write_file(
     """
     layouts = model.layouts()
     if not layouts:
-        raise UserError(f"{type(model).__name__} has no layout of another library.")
+        raise UserError(
+            f"no names of tensors are laid down for {type(model).__name__}: define its "
+            "layouts(), as the models of tl.models do."
+        )
     layout = layout or next(iter(layouts))
     check_option("layout", layout, tuple(layouts))
     tensors = convert.to_tensors(params, stats or {}, layouts[layout])

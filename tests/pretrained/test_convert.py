@@ -3,14 +3,18 @@
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxtl import models
+from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.models import CNN, MLP
 from jaxtl.models import weight_layout as layouts
 from jaxtl.models.resnet_cifar import ResNet
 from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
-from jaxtl.pretrained import convert
+from jaxtl.pretrained import FromFile, convert, write_file
 from jaxtl.pretrained.match import match
 
 LAYOUT = WeightLayout(
@@ -146,3 +150,78 @@ def test_the_layout_is_recognised_by_its_names():
     assert convert.choose_layout(tensors(), {"a": other, "b": LAYOUT}) == "b"
     with pytest.raises(UserError, match="no tensor of the file belongs"):
         convert.choose_layout(["x.y"], {"a": other})
+
+
+def _as_torch(file, x, norm, padding):
+    """A CNN's outputs by torch's own layers, from the tensors of its file."""
+    torch = pytest.importorskip("torch")
+    arrays = safetensors.numpy.load_file(file)
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    functional = torch.nn.functional
+    h = torch.tensor(x).permute(0, 3, 1, 2)
+    for block in ("block1", "block2"):
+        weight, bias = (
+            tensors[f"{block}.conv.weight"],
+            tensors.get(f"{block}.conv.bias"),
+        )
+        h = functional.conv2d(h, weight, bias, padding=padding.lower())
+        if norm:
+            names = ("running_mean", "running_var", "weight", "bias")
+            h = functional.batch_norm(h, *(tensors[f"{block}.bn.{n}"] for n in names))
+        h = functional.max_pool2d(torch.relu(h), 2)
+    h = functional.linear(
+        h.flatten(1), tensors["hidden.weight"], tensors["hidden.bias"]
+    )
+    return functional.linear(
+        torch.relu(h), tensors["head.weight"], tensors["head.bias"]
+    )
+
+
+@pytest.mark.parametrize(("norm", "padding"), [(True, "SAME"), (False, "VALID")])
+def test_a_cnn_is_written_as_torch_computes_it_and_read_back(tmp_path, norm, padding):
+    model = CNN(widths=(4, 6), units=5, norm=norm, padding=padding, outputs=3)
+    network, x = model.pure(), np.random.default_rng(0).normal(size=(2, 12, 16, 3))
+    params, stats = network.init(jax.random.key(0), x.astype("f4"))
+    stats = jax.tree.map(lambda s: s + 0.5, stats)
+    file = write_file(tmp_path / "cnn.safetensors", model, params, stats)
+    expected = _as_torch(file, x.astype("f4"), norm, padding)
+    outputs = network.apply(params, stats, x.astype("f4")).logits
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    _check_read_back(file, model, params, stats)
+
+
+def test_an_mlp_is_written_as_torch_names_it_and_read_back(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = MLP(widths=(4, 3), outputs=2)
+    x = np.random.default_rng(0).normal(size=(5, 7)).astype("f4")
+    params, stats = model.pure().init(jax.random.key(0), x)
+    file = write_file(tmp_path / "mlp.safetensors", model, params, stats)
+    layers = {"layer1": torch.nn.Linear(7, 4), "layer2": torch.nn.Linear(4, 3)}
+    network = torch.nn.ModuleDict({**layers, "head": torch.nn.Linear(3, 2)})
+    arrays = safetensors.numpy.load_file(file)
+    network.load_state_dict({n: torch.tensor(x) for n, x in arrays.items()})  # strict
+    h = torch.relu(network["layer2"](torch.relu(network["layer1"](torch.tensor(x)))))
+    outputs = model.pure().apply(params, stats, x).logits
+    expected = network["head"](h).detach()
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    _check_read_back(file, model, params, stats)
+
+
+def _check_read_back(file, model, params, stats):
+    weights = FromFile(str(file)).read_for(model)
+    for tree, read in ((params, weights.params), (stats, weights.stats)):
+        leaves, read_leaves = trees.flatten(tree), trees.flatten(read)
+        assert leaves.keys() == read_leaves.keys()
+        for path, leaf in leaves.items():
+            assert np.asarray(leaf).tobytes() == np.asarray(read_leaves[path]).tobytes()
+
+
+def test_every_family_lays_down_its_tensors():
+    families = [
+        model
+        for model in (getattr(models, name) for name in models.__all__)
+        if isinstance(model, type) and issubclass(model, models.Staged)
+    ]
+    assert {"MLP", "CNN", "Llama"} <= {family.__name__ for family in families}
+    for family in set(families) - {models.Staged}:
+        assert family.layouts is not models.Staged.layouts, family
