@@ -105,7 +105,7 @@ def wise_ft(
         for name in dict.fromkeys((split, "val"))
     }
     monitor = _monitor(run)
-    scores = [_score(values, monitor) for values in metrics["val"]]
+    scores = [_score(values, monitor, run) for values in metrics["val"]]
     if max(scores) == -math.inf:
         raise UserError(f"{monitor} on val is not finite at any α of {alphas}.")
     best = max(zip(scores, alphas))[1]
@@ -222,7 +222,7 @@ def soup(
 
     if greedy:
         tree, members = merging.greedy_soup(
-            singles, lambda tree: _score(metrics(tree), monitor)
+            singles, lambda tree: _score(metrics(tree), monitor, first)
         )[:2]
     else:
         members = tuple(range(len(runs)))
@@ -334,9 +334,9 @@ def _monitor(run: Run) -> str:
     return run.monitor or main_metric(run.program.task)
 
 
-def _score(metrics: Mapping[str, float], monitor: str) -> float:
+def _score(metrics: Mapping[str, float], monitor: str, run: Run) -> float:
     """The monitored metric, signed so that larger is better; −∞ for NaN."""
-    return score(monitor, monitored_value(metrics, monitor))
+    return score(monitor, monitored_value(metrics, monitor), run.directions)
 
 
 def _test_metrics(run: Run, params: PyTree, stats: PyTree) -> dict[str, float] | None:

@@ -3,10 +3,15 @@
 import argparse
 import pathlib
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from jaxtl.cli import formatting, run_argument
 from jaxtl.core import console
 from jaxtl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtl.evaluation.metrics import Interval
 
 HELP = "evaluate a finished run again, or the seeds of a study"
 
@@ -21,23 +26,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         help="checkpoint of the run",
     )
+    parser.add_argument(
+        "--intervals",
+        nargs="?",
+        type=int,
+        const=1000,
+        metavar="N",
+        help="95 % intervals by the bootstrap over examples, of N resamples "
+        "(1000 where N is left out)",
+    )
+    parser.add_argument(
+        "--method",
+        default="percentile",
+        choices=("percentile", "bca"),
+        help="of the intervals",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints the metrics of a run's checkpoint, or their means over a study's seeds."""
+    if args.all and args.intervals is not None:
+        raise UserError(
+            "--intervals are those of one run's examples; --all gives intervals over "
+            "seeds: leave one of the two out."
+        )
     if args.all:
         return _eval_all(args)
     return run_argument.for_each_run(args, _eval_run)
 
 
 def _eval_run(args: argparse.Namespace) -> int:
-    metrics, examples = _evaluate(args.dir, args)
-    rows = [(name, formatting.metric_cell(metrics, name)) for name in metrics]
+    model, metrics = _evaluate(args.dir, args)
+    examples = len(model.datasets["target"].rows[args.split])
+    rows = [[name, formatting.metric_cell(metrics, name)] for name in metrics]
     title = (
         f"{args.dir}: {args.which} checkpoint on {args.split}, {examples:,} examples"
     )
-    console.console().print(console.table(title, ("metric", ""), rows))
+    columns, told = ["metric", ""], dict(model.notes)
+    if args.intervals is not None:
+        columns.append("95 % interval")
+        rows = _with_intervals(rows, model, args)
+        told["intervals"] = (
+            f"bootstrap over examples, {args.method}, {args.intervals:,} resamples, "
+            f"seed {args.seed}"
+        )
+    terminal = console.console()
+    terminal.print(console.table(title, columns, rows))
+    for name, text in told.items():
+        terminal.print(f"{name}: {text}", markup=False, soft_wrap=True)
     return 0
+
+
+def _with_intervals(
+    rows: list[list[str]], model: Any, args: argparse.Namespace
+) -> list[list[str]]:
+    """Adds the interval of each row's metric."""
+    from jaxtl.evaluation import evaluate
+
+    intervals = evaluate.bootstrap(
+        model, args.split, args.intervals, args.method, args.seed
+    )
+    return [[*row, _interval_cell(row[0], intervals)] for row in rows]
+
+
+def _interval_cell(metric: str, intervals: Mapping[str, "Interval"]) -> str:
+    """An interval as text, with the number of resamples that it leaves out."""
+    interval = intervals.get(metric)
+    if interval is None:
+        return formatting.MISSING
+    low, high = (
+        formatting.metric_value(metric, x) for x in (interval.low, interval.high)
+    )
+    without = f" ({interval.undefined} resamples have none)" * bool(interval.undefined)
+    return f"[{low}, {high}]{without}"
 
 
 def _eval_all(args: argparse.Namespace) -> int:
@@ -53,7 +115,7 @@ def _eval_all(args: argparse.Namespace) -> int:
     for run in run_paths.runs_of(args.dir):
         labels = records.run_labels(args.dir, run)
         try:
-            metrics, _ = _evaluate(run, args)
+            _, metrics = _evaluate(run, args)
         except UserError as error:
             print(f"{run} failed: {error}", file=sys.stderr)
             failed = records.Record(labels=labels, status=database.FAILED)
@@ -72,11 +134,10 @@ def _eval_all(args: argparse.Namespace) -> int:
 
 def _evaluate(
     run: pathlib.Path, args: argparse.Namespace
-) -> tuple[dict[str, float], int]:
-    """The metrics of a run's checkpoint on --split, and its number of examples."""
+) -> tuple[Any, dict[str, float]]:
+    """(A run's model, its metrics on --split)."""
     from jaxtl.evaluation.evaluate import evaluate
     from jaxtl.training.load_model import load_model
 
     model = load_model(run, args.which)
-    metrics = evaluate(model, args.split)
-    return metrics, len(model.datasets["target"].rows[args.split])
+    return model, evaluate(model, args.split)

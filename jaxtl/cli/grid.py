@@ -165,7 +165,8 @@ class _Progress:
         value = outcome.result.get("val", {}).get(metric)
         if not metrics.is_finite_number(value):
             return
-        signed = metrics.score(metric, value)
+        directions = outcome.result.get("higher_is_better", {})
+        signed = metrics.score(metric, value, directions)
         if self.best is None or signed > self.best[0]:
             text = f"{metric} {formatting.metric_value(metric, value)} at {cell}"
             self.best = (signed, text)

@@ -16,7 +16,6 @@ from typing import Any
 from jaxtl.cli import arguments, formatting, grid
 from jaxtl.core import console, devices
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation import metrics
 from jaxtl.results.database import DATABASE_FILE, Database
 from jaxtl.sweep import (
     optuna_storage,
@@ -139,7 +138,7 @@ def _open_study(
         study = optuna_storage.open_study(
             storage,
             args.study or args.file.stem,
-            search_space.direction(metric),
+            search_space.direction(draft),
             search_space.shared_settings(draft, space),
             args.trials,
         )
@@ -185,7 +184,7 @@ def _work(
             print(f"{cell} failed: {outcome.error}", file=sys.stderr)
         done, total = shared.counts()
         line = f"{time.perf_counter() - started:6.0f} s  {done}/{total} trials"
-        best = _describe_best(shared.trials(), search.metric)
+        best = _describe_best(shared.trials(), search)
         terminal.print(line + (f"; {best}" if best else ""), markup=False)
 
     def print_note(text: str) -> None:
@@ -196,7 +195,7 @@ def _work(
             search, database, shared, space, print_trial, print_note
         )
         done, _ = shared.counts()
-        best = _describe_best(shared.trials(), search.metric)
+        best = _describe_best(shared.trials(), search)
         failed = any(optuna_study.ERROR in t.user_attrs for t in shared.trials())
     folder = search.sweep.folder
     terminal.print(
@@ -210,12 +209,13 @@ def _work(
     return 1 if failed else 0
 
 
-def _describe_best(trials: Iterable[Any], metric: str) -> str:
+def _describe_best(trials: Iterable[Any], search: search_space.Search) -> str:
     """Describes the best trial on val in a sentence; "" where none is complete."""
     complete = [t for t in trials if t.state.name == optuna_study.COMPLETE]
     if not complete:
         return ""
-    sign = 1 if metrics.higher_is_better(metric) else -1
+    metric = search.metric
+    sign = 1 if search_space.higher_is_better(search) else -1
     best = max(complete, key=lambda trial: sign * trial.value)
     setting = ", ".join(
         f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
@@ -275,7 +275,7 @@ def _submit(
     codes = slurm.wait(jobs)
     shared = optuna_study.SharedStudy(study, args.grace)
     with optuna_storage.storage_errors(url):
-        print(_describe_best(shared.trials(), search.metric))
+        print(_describe_best(shared.trials(), search))
     if args.storage is None:
         grid.print_report(folder, database.counts())
     return max(codes)

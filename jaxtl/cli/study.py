@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import progress
 
+from jaxtl.cli import formatting
 from jaxtl.core import console, devices, serialization
 from jaxtl.data import description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
@@ -41,6 +42,7 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
         [Record(labels={"run": str(folder)}, result=result)]
     )
     terminal.print(writers.rich_table(study_tables.runs_table(groups)))
+    _print_metrics(terminal, run, result)
     _print_selection_cost(terminal, [result])
     console.print_written(folder)
 
@@ -73,6 +75,7 @@ def train_study(file: File, folder: pathlib.Path) -> int:
         terminal.print(writers.rich_table(table))
     finished = [record.result for group in groups for record in group.done]
     _print_comparisons(terminal, [result.get("terms", {}) for result in finished])
+    _print_metric_notes(terminal, finished)
     _print_selection_cost(terminal, finished)
 
     from jaxtl.results.plots import runs as plots  # matplotlib imports slowly
@@ -120,6 +123,35 @@ def _print_comparisons(terminal: Any, notes: Sequence[Mapping[str, str]]) -> Non
     lines = [note["accumulate"] for note in notes if "accumulate" in note]
     for line in dict.fromkeys(lines):
         terminal.print(f"accumulate: {line}", markup=False, soft_wrap=True)
+
+
+def _print_metrics(terminal: Any, run: Run, result: Mapping[str, Any]) -> None:
+    """Prints the metrics that the experiment adds, and what they tell."""
+    names = [
+        name
+        for name in result.get("val", result.get("test", {}))
+        if name.split("[")[0] in run.metrics
+    ]
+    for name in names:
+        values = ", ".join(
+            f"{split} {formatting.metric_value(name, result[split][name])}"
+            for split in ("val", "test")
+            if name in result.get(split, {})
+        )
+        terminal.print(f"{name}: {values}", markup=False)
+    _print_metric_notes(terminal, [result])
+
+
+def _print_metric_notes(terminal: Any, results: Sequence[Mapping[str, Any]]) -> None:
+    """Prints why values of added metrics are NaN or a convention, equal lines once."""
+    lines = [
+        f"{name}: {note}"
+        for result in results
+        for name, note in result.get("terms", {}).items()
+        if name.rpartition(" on ")[0] in result.get("higher_is_better", {})
+    ]
+    for line in dict.fromkeys(lines):
+        terminal.print(line, markup=False, soft_wrap=True)
 
 
 def _print_selection_cost(terminal: Any, results: Sequence[dict[str, Any]]) -> None:

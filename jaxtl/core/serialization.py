@@ -21,13 +21,44 @@ from jaxtl.core.types import FROZEN
 _LIBRARIES = ("jaxtl", "jax", "flax", "optax", "numpy")
 
 
+_OMITTED = "omitted_default"  # key of a field's metadata
+
+
+def later_field(default: Any = dataclasses.MISSING, **settings: Any) -> Any:
+    """Declares a field that files of earlier versions lack.
+
+    It is written only where it differs from its default, so that an experiment which
+    does not use it has the JSON, and the hash, that it always had.
+
+    Args:
+      default: the default.
+      **settings: of `dataclasses.field`; `default_factory` in place of a default.
+    """
+    metadata = {**settings.pop("metadata", {}), _OMITTED: True}
+    return dataclasses.field(default=default, metadata=metadata, **settings)
+
+
+def _is_omitted(field: dataclasses.Field, value: Any) -> bool:
+    if not field.metadata.get(_OMITTED):
+        return False
+    if field.default is not dataclasses.MISSING:
+        return value is field.default or (
+            type(value) is type(field.default) and value == field.default
+        )
+    return isinstance(value, Mapping) and not value
+
+
 def to_json(value: Any) -> Any:
     """Converts a configuration to JSON values; `from_json` reads them back."""
     if value is FROZEN:
         return {"type": "FROZEN"}
     if config.is_config(value):
         kind = f"{type(value).__module__}:{type(value).__qualname__}"
-        inner = {n: to_json(getattr(value, n)) for n in config.fields(value)}
+        inner = {
+            name: to_json(getattr(value, name))
+            for name, field in config.fields(value).items()
+            if not _is_omitted(field, getattr(value, name))
+        }
         return {"type": kind, **inner}
     if isinstance(value, Mapping):
         return {"type": "map", "items": [[k, to_json(v)] for k, v in value.items()]}

@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 import numpy as np
 
 from jaxtl.core import files
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.data import (
-    cells,
     fingerprint,
     framing,
     images,
@@ -27,6 +25,7 @@ from jaxtl.data import (
     table_encoding,
     validation,
 )
+from jaxtl.data.class_index import class_index
 from jaxtl.data.dataset import Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
 
@@ -171,7 +170,7 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
         raise UserError(
             f"data.classes needs classification, but the task is {table.task}."
         )
-    labels = [_label(c, table.class_names) for c in classes]
+    labels = [class_index(c, table.class_names, "data.classes") for c in classes]
     if len(set(labels)) < len(labels):
         raise UserError(f"data.classes names a class twice: {classes}.")
     new_labels = np.full(len(table.class_names), -1, np.int32)
@@ -192,20 +191,6 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
         splits=split_rows,
         origins=table.origins.select(kept_rows),
         digests=None if table.digests is None else table.digests[kept_rows],
-    )
-
-
-def _label(name: Any, names: tuple[str, ...]) -> int:
-    """The label of a class, by its name, or by its label where names are no numbers."""
-    text = cells.normalized(str(name))
-    if text in names:
-        return names.index(text)
-    is_label = isinstance(name, (int, np.integer)) and 0 <= name < len(names)
-    if is_label and not any(cells.number(other) is not None for other in names):
-        return int(name)
-    raise UserError(
-        f"data.classes: there is no class {name!r}{nearest(name, names)}; "
-        f"the classes are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
     )
 
 

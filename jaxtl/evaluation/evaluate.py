@@ -1,5 +1,7 @@
 """Evaluation of a run: its predictions on a split, and the task's metrics of them."""
 
+from typing import Literal
+
 import numpy as np
 
 from jaxtl.core.errors import UserError
@@ -8,10 +10,11 @@ from jaxtl.data import streams
 from jaxtl.evaluation import feature_cache, forward, metrics, model_selection
 from jaxtl.evaluation.details import classification_details
 from jaxtl.evaluation.forward import Evaluable
+from jaxtl.evaluation.metrics import experiment_metrics
 
 
 def evaluate(run: Evaluable, split: str = "val", *, which: str = "current") -> dict:
-    """Computes the task's metrics on a split of the target data.
+    """Computes the task's metrics and the experiment's own on a split of the target.
 
     On "val" of a target without labelled train rows the label-free criteria are
     included (see `model_selection`).
@@ -28,7 +31,7 @@ def evaluate(run: Evaluable, split: str = "val", *, which: str = "current") -> d
     Raises:
       UserError: for an unknown or empty split.
     """
-    values = metrics.compute(_task(run), *predict_split(run, split, which))
+    values = measure(run, split, *predict_split(run, split, which))
     return {**values, **_criteria(run, *run.weights(which), split)}
 
 
@@ -38,7 +41,7 @@ def evaluate_with_details(
     """(Metrics, `classification_details`) of a split; arguments as for `evaluate`."""
     task, names = _task(run), run.datasets["target"].class_names
     logits, labels = predict_split(run, split, which)
-    values = metrics.compute(task, logits, labels)
+    values = measure(run, split, logits, labels)
     values.update(_criteria(run, *run.weights(which), split))
     return values, classification_details(task, logits, labels, names)
 
@@ -48,8 +51,58 @@ def evaluate_weights(
 ) -> dict[str, float]:
     """Computes what `evaluate` does, of weights that need not be the run's own."""
     predictions = predict_with_weights(run, params, stats, split)
-    values = metrics.compute(_task(run), *predictions)
+    values = measure(run, split, *predictions)
     return {**values, **_criteria(run, params, stats, split)}
+
+
+def measure(
+    run: Evaluable, split: str, logits: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """The metrics of predictions on a split; notes of them are added to the run's.
+
+    Args:
+      run: whose experiment names further metrics than its task's.
+      split: name of the split.
+      logits, labels: of its examples, as `predict_split` returns them.
+    """
+    values = metrics.compute(_task(run), logits, labels)
+    names = run.datasets["target"].class_names
+    added = experiment_metrics.measure(
+        run.metrics, _task(run), logits, labels, class_names=names
+    )
+    for name in run.metrics:
+        run.notes.pop(f"{name} on {split}", None)
+    for name, text in added.notes.items():
+        run.notes[f"{name} on {split}"] = text
+    return {**values, **added.values}
+
+
+def bootstrap(
+    run: Evaluable,
+    split: str,
+    resamples: int = 1000,
+    method: Literal["percentile", "bca"] = "percentile",
+    seed: int = 0,
+    *,
+    which: str = "current",
+) -> dict[str, metrics.Interval]:
+    """Intervals of all metrics on a split; see `metrics.bootstrap_intervals`.
+
+    Args:
+      run, split, which: as for `evaluate`.
+      resamples, method, seed: as for `metrics.bootstrap_intervals`.
+    """
+    logits, labels = predict_split(run, split, which)
+    return metrics.bootstrap_intervals(
+        _task(run),
+        logits,
+        labels,
+        metrics=run.metrics,
+        class_names=run.datasets["target"].class_names,
+        resamples=resamples,
+        method=method,
+        seed=seed,
+    )
 
 
 def _task(run: Evaluable) -> str:

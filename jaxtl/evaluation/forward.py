@@ -50,9 +50,15 @@ class Evaluable(Protocol):
     Attributes:
       datasets: name -> data set, "target" and the experiment's other streams.
       cached: the frozen stages whose features training starts from, None without.
+      notes: name -> a sentence part; an evaluation adds what its metrics tell.
     """
 
     cached: Any
+    notes: dict[str, str]
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Name -> metric or function, those of the experiment."""
 
     @property
     def datasets(self) -> Mapping[str, Dataset]: ...

@@ -7,7 +7,7 @@ every evaluation. `validators` computes them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -119,8 +119,15 @@ def resolve_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> str
     return criteria[0] if criteria else metrics.main_metric(datasets["target"].task)
 
 
-def check_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> None:
+def check_monitor(
+    datasets: Mapping[str, Dataset], monitor: str | None, added: Sequence[str] = ()
+) -> None:
     """Checks that a monitor exists and has rows to be measured on.
+
+    Args:
+      datasets: of the run.
+      monitor: `Experiment.monitor`.
+      added: names of the metrics that the experiment adds to the task's.
 
     Raises:
       UserError: if it does not.
@@ -130,7 +137,7 @@ def check_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> None:
     target, available = datasets["target"], available_criteria(datasets)
     if monitor in metrics.CRITERIA and monitor not in available:
         raise UserError(f"monitor={monitor!r} {_why_unavailable(datasets, monitor)}.")
-    names = (*metrics.METRICS[target.task], *available)
+    names = (*metrics.METRICS[target.task], *added, *available)
     if monitor != "auto" and monitor not in names:
         raise UserError(
             f"monitor={monitor!r} is not a metric of this task"

@@ -59,7 +59,8 @@ def summarize(
     collection = collection.without(sources)
     rules = _rules(collection, metric, compare, split, interval, test)
     groups = settings.group_by_setting(collection.records)
-    higher = metrics.higher_is_better(rules.selection_metric)
+    directions = settings.directions(_done_results(collection))
+    higher = metrics.higher_is_better(rules.selection_metric, directions)
     fallback = (rules.metric, rules.higher)
     choices = settings.choose_settings(
         groups, rules.roles, rules.selection_metric, higher, fallback
@@ -139,7 +140,9 @@ def _rules(
         raise UserError(f"no finished run has a finite {metric} on {split}.")
     return ComparisonRules(
         metric=metric,
-        higher=metrics.higher_is_better(metric),
+        higher=metrics.higher_is_better(
+            metric, settings.directions(_done_results(collection))
+        ),
         split=split,
         interval=interval,
         test=test,

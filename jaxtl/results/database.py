@@ -347,14 +347,17 @@ class Database:
         return {owner: (n, time_now - (beat or 0.0)) for owner, n, beat in rows}
 
     def done_values(self) -> list[tuple[dict, dict]]:
-        """Returns (labels, {"val", "seconds", "monitor"}) of the cells that are done.
+        """Returns (labels, some fields of the result) of the cells that are done.
+
+        These are "val", "seconds", "monitor" and "higher_is_better".
 
         Faster than `entries`, which parses curves too, so it can be called often.
         """
         columns = (
             "json_object('val', json_extract(result, '$.val'), 'seconds', "
             "json_extract(result, '$.seconds'), 'monitor', "
-            "json_extract(result, '$.monitor'))"
+            "json_extract(result, '$.monitor'), 'higher_is_better', "
+            "json_extract(result, '$.higher_is_better'))"
         )
         rows = self._fetch(
             f"SELECT labels, {columns} FROM cells WHERE status = ? AND "

@@ -92,6 +92,24 @@ def check_metric(results: Iterable[Mapping[str, Any]], name: str) -> None:
         )
 
 
+def directions(results: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Metrics that experiments added -> whether larger values are better.
+
+    Raises:
+      UserError: two results disagree.
+    """
+    merged: dict[str, bool] = {}
+    for result in results:
+        for name, higher in (result.get("higher_is_better") or {}).items():
+            if merged.setdefault(name, higher) != higher:
+                raise UserError(
+                    f"larger values of the metric {name!r} are better in some of the "
+                    "runs and worse in others, so they can't stand in one table; "
+                    "report them one at a time."
+                )
+    return merged
+
+
 def main_metric(results: Sequence[Mapping[str, Any]]) -> str | None:
     """The metric that runs were chosen by, else their first; None without any.
 

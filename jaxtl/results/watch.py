@@ -125,7 +125,9 @@ def _best(
         return None
     most = max(map(len, scores.values()))
     means = {k: sum(v) / len(v) for k, v in scores.items() if len(v) == most}
-    best = (max if metrics.higher_is_better(metric) else min)(means, key=means.get)
+    directions = settings.directions(result for _, result in measured)
+    higher = metrics.higher_is_better(metric, directions)
+    best = (max if higher else min)(means, key=means.get)
     return BestSetting(labels_of[best], metric, means[best], most)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.evaluation import metrics
 from jaxtl.sweep.axes import Halving
 from jaxtl.sweep.cells import Cell
 from jaxtl.sweep.optuna_study import SharedStudy
@@ -29,6 +28,7 @@ class Rungs:
       metric: the monitored metric.
       trials: key of a cell -> its trial.
       study: the study that processes share.
+      higher: whether larger values of the metric are better.
     """
 
     def __init__(
@@ -37,7 +37,10 @@ class Rungs:
         metric: str,
         trials: Mapping[str, Any],
         study: SharedStudy,
+        *,
+        higher: bool,
     ):
+        self._higher = higher
         self._halving, self._metric, self._study = halving, metric, study
         self._trials = trials
         # rung -> numbers of the trials of this process that have reached it
@@ -74,11 +77,11 @@ class Rungs:
             trials[number].report(means[number], step)
         stored = [t.intermediate_values for t in self._study.trials()] if means else []
         values = [intermediate[step] for intermediate in stored if step in intermediate]
-        keep, higher = self._halving.keep, metrics.higher_is_better(self._metric)
+        keep = self._halving.keep
         return [
             replica
             for number, group in members.items()
-            if not passes_rung(means[number], values, keep, higher)
+            if not passes_rung(means[number], values, keep, self._higher)
             for replica in group
         ]
 

@@ -185,7 +185,11 @@ class _Batches:
         grid = self._search.sweep.grid
         if self._search.kind == search_space.HALVING:
             on_evaluation = Rungs(
-                grid.halving or Halving(), self._search.metric, trials, self._study
+                grid.halving or Halving(),
+                self._search.metric,
+                trials,
+                self._study,
+                higher=search_space.higher_is_better(self._search),
             )
         # Rungs compare the trials of all processes, so a grid's halving is not applied.
         grid = dataclasses.replace(grid, halving=None)

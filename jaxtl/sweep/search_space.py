@@ -20,6 +20,7 @@ import numpy as np
 from jaxtl.core import config, limits
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.evaluation import metrics
+from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.sweep import optuna_storage
 from jaxtl.sweep.axes import SEED, Grid, Range, When, axis_name, label_of, matches_rule
 from jaxtl.sweep.cell_key import experiment_digest
@@ -236,9 +237,30 @@ def shared_settings(
     }
 
 
-def direction(metric: str) -> str:
-    """Optuna's direction of a metric: "maximize" or "minimize"."""
-    return "maximize" if metrics.higher_is_better(metric) else "minimize"
+def higher_is_better(search: Search) -> bool:
+    """Whether larger values of the search's metric are better.
+
+    Raises:
+      UserError: the variants disagree.
+    """
+    variants = search.sweep.file.variants
+    answers = {
+        metrics.higher_is_better(
+            search.metric, experiment_metrics.directions(exp.metrics)
+        )
+        for exp in variants.values()
+    }
+    if len(answers) > 1:
+        raise UserError(
+            f"larger values of {search.metric!r} are better in some variants and worse "
+            "in others; a search needs one metric for all."
+        )
+    return answers.pop()
+
+
+def direction(search: Search) -> str:
+    """Optuna's direction of a search's metric: "maximize" or "minimize"."""
+    return "maximize" if higher_is_better(search) else "minimize"
 
 
 def sampler(kind: str, seed: int, number: int) -> Any:

@@ -14,11 +14,11 @@ from jaxtl.data import device_stream, preprocess, streams
 from jaxtl.evaluation import (
     feature_cache,
     forward,
-    metrics,
     model_selection,
     validators,
 )
 from jaxtl.evaluation.details import classification_details
+from jaxtl.evaluation.evaluate import measure
 from jaxtl.models import precision
 from jaxtl.sweep import stacking
 from jaxtl.sweep.vectorized_runs import VectorizedRuns
@@ -78,7 +78,7 @@ def evaluate_vectorized(
         criteria = _criteria(replicas, weights, list(predictions))
     evaluations = {}
     for replica, (logits, labels) in predictions.items():
-        values = metrics.compute(task, logits, labels)
+        values = measure(replicas.runs[replica], split, logits, labels)
         details = {}
         if with_details:
             names = replicas.runs[replica].parts.datasets["target"].class_names

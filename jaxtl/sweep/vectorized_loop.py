@@ -146,7 +146,11 @@ def _worst(
     for replica in replicas.active:
         value = replicas.curves[replica]["val"][-1][monitor]
         values.setdefault(settings[replica], []).append(value)
-    means = {n: metrics.score(monitor, float(np.mean(v))) for n, v in values.items()}
+    directions = replicas.runs[0].directions
+    means = {
+        setting: metrics.score(monitor, float(np.mean(v)), directions)
+        for setting, v in values.items()
+    }
     count = max(1, math.ceil(keep * len(means)))
     best = sorted(means, key=means.__getitem__, reverse=True)[:count]
     return [i for i in replicas.active if settings[i] not in best]

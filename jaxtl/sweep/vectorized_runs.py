@@ -222,7 +222,8 @@ class VectorizedRuns:
         if monitor is None:
             return False
         value, best = metrics.monitored_value(values, monitor), self.best[replica]
-        if not metrics.beats(monitor, value, best and best["value"]):
+        directions = self.runs[replica].directions
+        if not metrics.beats(monitor, value, best and best["value"], directions):
             return False
         self.best[replica] = {
             "step": self.steps_done,

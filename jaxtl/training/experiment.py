@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn
 
+from jaxtl.core import serialization
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data.dataset import Data
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.optim.averaging import Averaging
 from jaxtl.optim.optimizer import AdamW, Optimizer
 from jaxtl.optim.phases import Phase, Phases
@@ -79,6 +81,10 @@ class Experiment:
         ("unlabelled",) keeps those of the target's domain: AdaBN (Li et al., Pattern
         Recognition 80, 2018).
       preprocess: None takes the one that came with `init`, else the data's.
+      metrics: further metrics of every evaluation, name -> `tl.metrics.AUROC()` … or a
+        function f(outputs, labels[, weights]) -> float of numpy arrays, of outputs
+        before the output activation. Larger values of a function are better unless it
+        has an attribute `higher_is_better` that is False (or see `metrics.Function`).
       monitor: metric on "val" that chooses the best checkpoint ("accuracy", "nll", …);
         "auto" is accuracy or mse by task, None keeps the last. Where the target has no
         labels to train on, "auto" is what chooses without them: the accuracy on the
@@ -124,6 +130,7 @@ class Experiment:
     augment: tuple = ()
     statistics: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
+    metrics: Mapping[str, Any] = serialization.later_field(default_factory=dict)
     monitor: str | None = "auto"
     patience: int | None = None
     test: bool = True
@@ -166,6 +173,7 @@ class Experiment:
                     f"terms[{name!r}]={term!r}: expected a Term such as "
                     "tl.losses.CrossEntropy()."
                 )
+        experiment_metrics.check_entries(self.metrics)
         for name, fits, expected in self._parts():
             if not fits:
                 value = getattr(self, name)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import DataChanged, UserError
+from jaxtl.core.errors import DataChanged, UserError, first_line
 from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
@@ -48,6 +48,8 @@ class TrainedModel:
       dataset: the target data with the run's splits, None where they can't be read.
       dataset_error: why they can't be read, or have changed; or None.
       batch, device_bytes: of the experiment's evaluation.
+      metrics: the experiment's own, name -> metric or function.
+      notes: what an evaluation has to tell of its metrics.
     """
 
     directory: pathlib.Path
@@ -65,6 +67,8 @@ class TrainedModel:
     dataset_error: Exception | None
     batch: int
     device_bytes: int
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     cached: ClassVar[None] = None  # only training caches the features of stages
 
@@ -156,6 +160,8 @@ def load_model(
         dataset_error=error,
         batch=settings["evaluate_batch"],
         device_bytes=settings["device_bytes"],
+        metrics=settings["metrics"],
+        notes=settings["notes"],
     )
 
 
@@ -212,15 +218,21 @@ def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtype
 
 
 def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[str, Any]:
-    """The fields of the experiment that a model needs; "data" None if in memory."""
+    """The fields of the experiment that a model needs; "data" None if in memory.
+
+    "notes" tell the metrics that can't be rebuilt here.
+    """
     names = ("model", "peft", "data", "dtype", "seed", "evaluate_batch", "device_bytes")
+    notes = {}
     if exp is not None:
         run_dir.same_experiment(directory, exp)
     else:
         with contextlib.suppress(UserError):
-            exp = run_dir.read_experiment(directory)
+            exp, lost = run_dir.read_without_lost_metrics(directory)
+            notes = {n: f"not measured: {first_line(e)}" for n, e in lost.items()}
     if exp is not None:
-        return {name: getattr(exp, name) for name in names}
+        settings = {name: getattr(exp, name) for name in (*names, "metrics")}
+        return {**settings, "notes": notes}
     stored = run_dir.read_mark(directory)
     settings = {name: stored["experiment"].get(name) for name in names}
     try:
@@ -234,7 +246,7 @@ def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[st
             "in the program that made it, with exp= (its tl.Experiment). The cause: "
             f"{error}"
         ) from None
-    return {**settings, "data": None}
+    return {**settings, "data": None, "metrics": {}, "notes": {}}
 
 
 def _read_dataset(

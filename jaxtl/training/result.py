@@ -63,6 +63,7 @@ def finish(
         "terms": dict(run.notes),
         **environment(),
         **({"choosing": choosing} if choosing else {}),
+        **({"higher_is_better": run.directions} if run.directions else {}),
         **overrides,
     }
 

@@ -17,6 +17,7 @@ from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import forward, metrics, model_selection
+from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
@@ -65,7 +66,10 @@ class Run:
         self.exp = exp
         self.directory = directory
         self.parts = build.assemble(exp, terms, datasets)
-        model_selection.check_monitor(self.datasets, exp.monitor)
+        target = self.datasets["target"]
+        experiment_metrics.check(exp.metrics, target.task, target.class_names)
+        added = experiment_metrics.names(exp.metrics, target.class_names)
+        model_selection.check_monitor(self.datasets, exp.monitor, added)
         self.state: step_lib.State = self.parts.state
         self.program: Program = self.parts.program
         self.fixed: step_lib.Fixed = self.parts.fixed
@@ -114,6 +118,16 @@ class Run:
     def datasets(self) -> Mapping[str, Dataset]:
         """Name -> data set, "target" and the experiment's streams."""
         return self.parts.datasets
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Name -> metric or function, those of the experiment."""
+        return self.exp.metrics
+
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Name of each of them -> whether larger values are better."""
+        return experiment_metrics.directions(self.exp.metrics)
 
     def evaluation_model(self, data: str = "target") -> forward.EvaluationModel:
         """The model for evaluation, with the preprocessing of a data set."""
@@ -350,7 +364,7 @@ class Run:
             return False
         value = metrics.monitored_value(values, monitor)
         best = None if self.best is None else self.best["value"]
-        if not metrics.beats(monitor, value, best):
+        if not metrics.beats(monitor, value, best, self.directions):
             return False
         self.set_best(self.weights(), value, values)
         if self.exp.peft is not None:

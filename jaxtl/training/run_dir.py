@@ -234,6 +234,33 @@ def _signed_content(stored: Mapping[str, Any], code: bytes | None) -> bytes:
     return text.encode() + b"\0" + (code or b"")
 
 
+def read_without_lost_metrics(
+    path: pathlib.Path,
+) -> tuple[Experiment, dict[str, UserError]]:
+    """Rebuilds an experiment as `read_experiment`, to evaluate its model alone.
+
+    Returns:
+      The experiment, and name -> error of the metrics that it lacks as they can't be
+      rebuilt here: functions of a notebook, say.
+
+    Raises:
+      UserError: the remaining experiment can't be rebuilt.
+    """
+    stored, lost = read_mark(path), {}
+    values = dict(stored["experiment"])
+    items = (values.get("metrics") or {}).get("items", [])
+    remaining = []
+    for name, value in items:
+        try:
+            rebuild(path, stored, stored["file"], value)
+            remaining.append([name, value])
+        except UserError as error:
+            lost[name] = error
+    if lost:
+        values["metrics"] = {"type": "map", "items": remaining}
+    return rebuild(path, stored, stored["file"], values), lost
+
+
 def read_experiment(path: pathlib.Path) -> Experiment:
     """Rebuilds the experiment of a run directory from its JSON.
 
@@ -295,7 +322,7 @@ def same_experiment(path: pathlib.Path, exp: Any) -> None:
     """Raises UserError where an experiment is not the one that a directory stores."""
     stored = read_mark(path)["experiment"]
     current = json.loads(json.dumps(serialization.to_json(exp)))
-    changed = [k for k in current if current[k] != stored.get(k)]
+    changed = [k for k in {**current, **stored} if current.get(k) != stored.get(k)]
     if changed:
         raise UserError(
             f"{path} was begun with another experiment: {', '.join(changed)} differ; "

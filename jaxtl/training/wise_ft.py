@@ -49,7 +49,9 @@ def choose(run: Any) -> float:
         params, stats = between(run, tuned, alpha)
         values = evaluate.evaluate_weights(run, params, stats, "val")
         value = metrics.monitored_value(values, monitor)
-        candidates.append((metrics.score(monitor, value), alpha, values))
+        candidates.append(
+            (metrics.score(monitor, value, run.directions), alpha, values)
+        )
     _, alpha, values = max(candidates, key=lambda candidate: candidate[:2])
     run.set_best(between(run, tuned, alpha), values[monitor], values)
     return alpha

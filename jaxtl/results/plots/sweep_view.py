@@ -211,7 +211,7 @@ def build_view(collection: Collection, summary: Summary | None = None) -> SweepV
         metric=metric,
         criterion=summary.criterion if summary else "",
         split=split,
-        higher=higher_is_better(metric),
+        higher=higher_is_better(metric, settings.directions(r.result for r in records)),
         line=roles.method,
         conditions=tuple(a for a in roles.compared if a != roles.method),
         tuned=tuple(roles.tuned),

@@ -1,4 +1,4 @@
-"""Metrics of predictions in float64, and which values of a metric are better.
+"""The metrics that every run measures, of predictions, in float64.
 
 Every metric takes `(logits, labels, weights)`: logits (N, outputs) before the output
 activation, labels (N,) or (N, outputs), and weights (N,) of the examples or None.
@@ -9,8 +9,7 @@ for −∞ as well: a class that must not be predicted gets a large negative num
 """
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,6 @@ from jaxtl.core.errors import UserError, nearest
 
 CALIBRATION_BINS = 15
 Array, Weights = ArrayLike, ArrayLike | None
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value of result.json is a finite number; a bool is not."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def _weights(weights: Weights, rows: int) -> np.ndarray:
@@ -179,6 +172,18 @@ def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> flo
 
 
 @_nan_unless_finite
+def label_confusion(
+    logits: Array, labels: Array, weights: Weights = None
+) -> np.ndarray:
+    """Counts [label, truth, prediction] of each yes/no label, (L, 2, 2)."""
+    outputs, targets = _as_outputs(logits, labels)
+    predicted, true = (outputs > 0).astype(int), (targets > 0.5).astype(int)
+    cells = np.eye(4)[2 * true + predicted]  # (N, L, 4)
+    counts = np.tensordot(_weights(weights, len(outputs)), cells, axes=1)
+    return counts.reshape(-1, 2, 2)
+
+
+@_nan_unless_finite
 def label_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Binary cross-entropy in nats, mean over examples and labels."""
     logits, labels = _as_outputs(logits, labels)
@@ -270,40 +275,6 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": token_accuracy,
     },
 }
-# What metrics are called elsewhere -> their names here, the first that a task has.
-_ABBREVIATIONS = {
-    **dict.fromkeys(("acc", "top1", "acc1", "error"), ("accuracy",)),
-    **dict.fromkeys(("bacc", "balanced", "uar"), ("balanced_accuracy",)),
-    **dict.fromkeys(("f1", "f1_macro", "f1_score", "fscore"), ("macro_f1",)),
-    **dict.fromkeys(
-        ("ce", "xent", "cross_entropy", "crossentropy", "log_loss", "logloss", "loss"),
-        ("nll", "mse"),
-    ),
-    **dict.fromkeys(("calibration", "calibration_error"), ("ece",)),
-    **dict.fromkeys(("rmse", "l2", "squared_error"), ("mse",)),
-    **dict.fromkeys(("l1", "absolute_error"), ("mae",)),
-    **dict.fromkeys(("r_squared", "rsquared", "r^2", "r²"), ("r2",)),
-    **dict.fromkeys(("em", "subset_accuracy"), ("exact_match",)),
-    **dict.fromkeys(("ppl",), ("perplexity",)),
-}
-# Criteria that choose without labels of the target (see `validators`), and whether
-# larger values are better.
-CRITERIA = {
-    "source_accuracy": True,
-    "source_mse": False,
-    "iwv": False,
-    "dev": False,
-    "entropy": False,
-    "snd": True,
-    "bnm": True,
-}
-_HIGHER_IS_BETTER = {
-    **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
-    **dict.fromkeys(("exact_match", "r2"), True),
-    **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
-    "brier": False,
-    **CRITERIA,
-}
 
 
 def compute(
@@ -342,68 +313,6 @@ def compute(
         }
 
 
-def nearest_metric(name: str, options: Iterable[str]) -> str:
-    """As `nearest`, of metrics, which have other names and short ones elsewhere."""
-    names = list(options)
-    for meant in _ABBREVIATIONS.get(name.lower().replace("-", "_"), ()):
-        if meant in names:
-            return nearest(meant, names)
-    return nearest(name, names)
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether larger values of a metric are better ("val/nll" is read as "nll")."""
-    base = name.rsplit("/", 1)[-1]
-    if base not in _HIGHER_IS_BETTER:
-        raise UserError(
-            f"the metric {name!r} is unknown"
-            f"{nearest_metric(base, _HIGHER_IS_BETTER)} "
-            f"(metrics: {', '.join(_HIGHER_IS_BETTER)})."
-        )
-    return _HIGHER_IS_BETTER[base]
-
-
-def beats(name: str, value: float, best: float | None) -> bool:
-    """Whether a later value of a metric replaces the best so far.
-
-    A NaN replaces nothing, and everything replaces a NaN. Of equal values the first is
-    kept, but the last of a label-free criterion: on a few rows of the source, accuracy
-    soon is at its maximum, and the model learns of the target after that.
-
-    Args:
-      name: of the metric or criterion.
-      value: the later value.
-      best: the best value so far, None without one.
-    """
-    if best is None or np.isnan(best):
-        return True
-    if name in CRITERIA and value == best:
-        return True
-    return score(name, value) > score(name, best)
-
-
-def score(name: str, value: float) -> float:
-    """A value by which to rank: signed so that larger is better, −∞ for NaN."""
-    if np.isnan(value):
-        return -math.inf
-    return value if higher_is_better(name) else -value
-
-
 def main_metric(task: str) -> str:
     """The metric that chooses among runs of a task by default."""
     return next(iter(METRICS[task]))
-
-
-def monitored_value(values: Mapping[str, float], name: str) -> float:
-    """The value of the monitored metric.
-
-    Raises:
-      UserError: `values` hold no metric of that name.
-    """
-    if name not in values:
-        raise UserError(
-            f"monitor={name!r} is not a metric of this task"
-            f"{nearest_metric(name, values)} "
-            f"(metrics: {', '.join(values)})."
-        )
-    return values[name]

@@ -1,0 +1,64 @@
+"""Metrics of predictions, which values of them are better, and their intervals."""
+
+from typing import TYPE_CHECKING
+
+from jaxtl.core import lazy_exports
+
+if TYPE_CHECKING:
+    from .base import Metric as Metric
+    from .base import Predictions as Predictions
+    from .base import UndefinedMetric as UndefinedMetric
+    from .base import note as note
+    from .bootstrap import Interval as Interval
+    from .bootstrap import bootstrap_intervals as bootstrap_intervals
+    from .class_predictions import Accuracy as Accuracy
+    from .class_predictions import BalancedAccuracy as BalancedAccuracy
+    from .class_predictions import CohenKappa as CohenKappa
+    from .class_predictions import MatthewsCorrelation as MatthewsCorrelation
+    from .class_predictions import TopKAccuracy as TopKAccuracy
+    from .direction import CRITERIA as CRITERIA
+    from .direction import beats as beats
+    from .direction import higher_is_better as higher_is_better
+    from .direction import is_finite_number as is_finite_number
+    from .direction import monitored_value as monitored_value
+    from .direction import nearest_metric as nearest_metric
+    from .direction import score as score
+    from .errors_and_correlation import R2 as R2
+    from .errors_and_correlation import MeanAbsoluteError as MeanAbsoluteError
+    from .errors_and_correlation import MeanSquaredError as MeanSquaredError
+    from .errors_and_correlation import PearsonCorrelation as PearsonCorrelation
+    from .errors_and_correlation import SpearmanCorrelation as SpearmanCorrelation
+    from .f_score import FBeta as FBeta
+    from .f_score import Precision as Precision
+    from .f_score import Recall as Recall
+    from .function import Function as Function
+    from .probability import BrierScore as BrierScore
+    from .probability import CalibrationError as CalibrationError
+    from .probability import LogLoss as LogLoss
+    from .ranking import AUROC as AUROC
+    from .ranking import AveragePrecision as AveragePrecision
+    from .task_metrics import CALIBRATION_BINS as CALIBRATION_BINS
+    from .task_metrics import METRICS as METRICS
+    from .task_metrics import accuracy as accuracy
+    from .task_metrics import balanced_accuracy as balanced_accuracy
+    from .task_metrics import brier as brier
+    from .task_metrics import compute as compute
+    from .task_metrics import confidence_bins as confidence_bins
+    from .task_metrics import confusion as confusion
+    from .task_metrics import ece as ece
+    from .task_metrics import exact_match as exact_match
+    from .task_metrics import label_accuracy as label_accuracy
+    from .task_metrics import label_confusion as label_confusion
+    from .task_metrics import label_macro_f1 as label_macro_f1
+    from .task_metrics import label_nll as label_nll
+    from .task_metrics import macro_f1 as macro_f1
+    from .task_metrics import mae as mae
+    from .task_metrics import main_metric as main_metric
+    from .task_metrics import mse as mse
+    from .task_metrics import nll as nll
+    from .task_metrics import perplexity as perplexity
+    from .task_metrics import r2 as r2
+    from .task_metrics import token_accuracy as token_accuracy
+    from .task_metrics import token_nll as token_nll
+
+__getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

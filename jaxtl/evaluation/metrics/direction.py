@@ -1,0 +1,129 @@
+"""Which values of a metric are better, and the order that follows."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxtl.core.errors import UserError, nearest
+
+Directions = Mapping[str, bool]  # metric -> whether larger values are better
+_NONE: Directions = {}
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value of result.json is a finite number; a bool is not."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+# What metrics are called elsewhere -> their names here, the first that a task has.
+_ABBREVIATIONS = {
+    **dict.fromkeys(("acc", "top1", "acc1", "error"), ("accuracy",)),
+    **dict.fromkeys(("bacc", "balanced", "uar"), ("balanced_accuracy",)),
+    **dict.fromkeys(("f1", "f1_macro", "f1_score", "fscore"), ("macro_f1",)),
+    **dict.fromkeys(
+        ("ce", "xent", "cross_entropy", "crossentropy", "log_loss", "logloss", "loss"),
+        ("nll", "mse"),
+    ),
+    **dict.fromkeys(("calibration", "calibration_error"), ("ece",)),
+    **dict.fromkeys(("rmse", "l2", "squared_error"), ("mse",)),
+    **dict.fromkeys(("l1", "absolute_error"), ("mae",)),
+    **dict.fromkeys(("r_squared", "rsquared", "r^2", "r²"), ("r2",)),
+    **dict.fromkeys(("em", "subset_accuracy"), ("exact_match",)),
+    **dict.fromkeys(("ppl",), ("perplexity",)),
+}
+# Criteria that choose without labels of the target (see `validators`), and whether
+# larger values are better.
+CRITERIA = {
+    "source_accuracy": True,
+    "source_mse": False,
+    "iwv": False,
+    "dev": False,
+    "entropy": False,
+    "snd": True,
+    "bnm": True,
+}
+_HIGHER_IS_BETTER = {
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
+    **dict.fromkeys(("exact_match", "r2"), True),
+    **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
+    "brier": False,
+    **CRITERIA,
+}
+
+
+def nearest_metric(name: str, options: Iterable[str]) -> str:
+    """As `nearest`, of metrics, which have other names and short ones elsewhere."""
+    names = list(options)
+    for meant in _ABBREVIATIONS.get(name.lower().replace("-", "_"), ()):
+        if meant in names:
+            return nearest(meant, names)
+    return nearest(name, names)
+
+
+def higher_is_better(name: str, directions: Directions = _NONE) -> bool:
+    """Whether larger values of a metric are better.
+
+    Args:
+      name: of the metric or criterion; "val/nll" is read as "nll", and "f1[cat]", the
+        value of one class, as "f1".
+      directions: of the experiment's own metrics.
+
+    Raises:
+      UserError: for an unknown metric.
+    """
+    known = {**_HIGHER_IS_BETTER, **directions}
+    for base in (name, name.split("[")[0], name.split("[")[0].rsplit("/", 1)[-1]):
+        if base in known:
+            return known[base]
+    raise UserError(
+        f"the metric {name!r} is unknown"
+        f"{nearest_metric(name.rsplit('/', 1)[-1], known)} "
+        f"(metrics: {', '.join(known)})."
+    )
+
+
+def beats(
+    name: str, value: float, best: float | None, directions: Directions = _NONE
+) -> bool:
+    """Whether a later value of a metric replaces the best so far.
+
+    A NaN replaces nothing, and everything replaces a NaN. Of equal values the first is
+    kept, but the last of a label-free criterion: on a few rows of the source, accuracy
+    soon is at its maximum, and the model learns of the target after that.
+
+    Args:
+      name: of the metric or criterion.
+      value: the later value.
+      best: the best value so far, None without one.
+      directions: of the experiment's own metrics.
+    """
+    if best is None or np.isnan(best):
+        return True
+    if name in CRITERIA and value == best:
+        return True
+    return score(name, value, directions) > score(name, best, directions)
+
+
+def score(name: str, value: float, directions: Directions = _NONE) -> float:
+    """A value by which to rank: signed so that larger is better, −∞ for NaN."""
+    if np.isnan(value):
+        return -math.inf
+    return value if higher_is_better(name, directions) else -value
+
+
+def monitored_value(values: Mapping[str, float], name: str) -> float:
+    """The value of the monitored metric.
+
+    Raises:
+      UserError: `values` hold no metric of that name.
+    """
+    if name not in values:
+        raise UserError(
+            f"monitor={name!r} is not a metric of this task"
+            f"{nearest_metric(name, values)} "
+            f"(metrics: {', '.join(values)})."
+        )
+    return values[name]
