@@ -15,6 +15,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import metrics
 from jaxtl.evaluation.details import classification_details
+from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.training import result
 from jaxtl.training.experiment import Experiment
 
@@ -25,12 +26,15 @@ PROBABILISTIC = ("nll", "ece")  # metrics that need predicted probabilities
 def depends_on(baseline: Baseline, exp: Experiment) -> dict[str, Any]:
     """Settings that determine a baseline's result, by name.
 
-    They are "baseline" itself and, of the experiment, "data", "seed", "test" and
-    "monitor"; for all features but tf-idf "preprocess"; for features of a stage
-    "model", "init" and "dtype".
+    They are "baseline" itself and, of the experiment, "data", "seed", "test", "monitor"
+    and "metrics" (if any); for all features but tf-idf "preprocess"; for features of a
+    stage "model", "init" and "dtype".
     """
     settings = inputs.depends_on(baseline.features, exp)
-    return {"baseline": baseline, **settings, "test": exp.test, "monitor": exp.monitor}
+    settings |= {"test": exp.test, "monitor": exp.monitor}
+    if exp.metrics:
+        settings["metrics"] = exp.metrics
+    return {"baseline": baseline, **settings}
 
 
 def key(baseline: Baseline, exp: Experiment) -> Any:
@@ -87,7 +91,7 @@ def run(
     clean labels of val and test. Candidates are compared by the experiment's monitor
     (for None by the task's main metric); of equal ones the first is chosen. "nll" and
     "ece" come from probabilities of at least 1e-12; an SVM predicts none, so it has
-    neither.
+    neither, nor what the experiment measures of them.
 
     Args:
       baseline: the method and its candidates.
@@ -112,13 +116,15 @@ def run(
     exp = exp if seed is None else dataclasses.replace(exp, seed=seed)
     data = inputs.dataset(exp)
     _check_task(baseline, data.task)
-    metric = _metric(baseline, data.task, exp.monitor)
+    experiment_metrics.check(exp.metrics, data.task, data.class_names)
+    metric = _metric(baseline, data, exp)
     names = [n for n in ("train", "val", "test") if len(data.rows.get(n, ()))]
     names = [n for n in names if exp.test or n != "test"]
     candidates = _candidates(baseline, data, "val" in names)
     problem = _problem(baseline, exp, data, names, jobs)
     with threadpool_limits(limits=jobs):
         scores = _choose_and_test(candidates, metric, problem)
+    directions = experiment_metrics.directions(exp.metrics)
     return {
         **scores,
         "monitor": metric,
@@ -126,6 +132,7 @@ def run(
         "seconds": time.perf_counter() - start,
         "examples": {name: len(rows) for name, rows in data.rows.items()},
         "versions": _versions(),
+        **({"higher_is_better": directions} if directions else {}),
     }
 
 
@@ -138,6 +145,7 @@ class _Problem(NamedTuple):
       jobs: number of threads.
       x: {split: features (n, width)}, possibly sparse.
       y: {split: labels (n,) or (n, targets)}.
+      metrics: those of the experiment.
     """
 
     data: Dataset
@@ -145,6 +153,7 @@ class _Problem(NamedTuple):
     jobs: int
     x: dict[str, Any]
     y: dict[str, np.ndarray]
+    metrics: Mapping[str, Any]
 
 
 def _problem(
@@ -160,7 +169,7 @@ def _problem(
         x = {n: ((v - mean) / scale).astype(np.float32) for n, v in x.items()}
     y = {n: data.y_clean[data.rows[n]] for n in names}
     y["train"] = data.y[data.rows["train"]]
-    return _Problem(data, exp.seed, jobs, x, y)
+    return _Problem(data, exp.seed, jobs, x, y, exp.metrics)
 
 
 def _check_task(baseline: Baseline, task: str) -> None:
@@ -176,13 +185,20 @@ def _check_task(baseline: Baseline, task: str) -> None:
     )
 
 
-def _metric(baseline: Baseline, task: str, monitor: str | None) -> str:
+def _metric(baseline: Baseline, data: Dataset, exp: Experiment) -> str:
     """Metric that chooses: the monitor, or the task's main one where it can't be."""
-    if monitor in (None, "auto"):
-        return metrics.main_metric(task)
-    metrics.monitored_value(dict.fromkeys(metrics.METRICS[task], 0.0), monitor)
-    missing = monitor in PROBABILISTIC and not baseline.probabilities
-    return metrics.main_metric(task) if missing else monitor
+    monitor, main = exp.monitor, metrics.main_metric(data.task)
+    if monitor is None or monitor == "auto":
+        return main
+    names = experiment_metrics.names(exp.metrics, data.class_names)
+    names = (*metrics.METRICS[data.task], *names)
+    metrics.monitored_value(dict.fromkeys(names, 0.0), monitor)
+    if baseline.probabilities:
+        return monitor
+    measured = experiment_metrics.of_predictions(exp.metrics)
+    measured = experiment_metrics.names(measured, data.class_names)
+    without = {*PROBABILISTIC, *exp.metrics} - set(measured)
+    return main if monitor.split("[")[0] in without else monitor
 
 
 def _candidates(baseline: Baseline, data: Dataset, val: bool) -> list[Baseline]:
@@ -226,7 +242,8 @@ def _choose_and_test(
         scores = _scores(candidate, fitted, problem, "val") if "val" in x else {}
         value = scores.get("val", {}).get(metric)
         tried.append({**candidate.settings(), metric: value})
-        score = metrics.score(metric, value) if scores else 0.0
+        directions = experiment_metrics.directions(problem.metrics)
+        score = metrics.score(metric, value, directions) if scores else 0.0
         if best is None or score > best[0]:
             best = score, candidate, fitted, seconds, scores
     _, candidate, fitted, seconds, scores = best
@@ -294,7 +311,12 @@ def _scores(
     """Computes {split: metrics}, and for classes "details"."""
     data = problem.data
     outputs, y = _outputs(fitted, problem, split), problem.y[split]
-    scores = metrics.compute(data.task, outputs, y)
+    scores, added = metrics.compute(data.task, outputs, y), problem.metrics
+    if not candidate.probabilities:
+        added = experiment_metrics.of_predictions(added)
+    scores |= experiment_metrics.measure(
+        added, data.task, outputs, y, class_names=data.class_names
+    ).values
     details = classification_details(data.task, outputs, y, data.class_names)
     if not candidate.probabilities:
         scores = {name: v for name, v in scores.items() if name not in PROBABILISTIC}

@@ -128,10 +128,16 @@ class Metric:
     """A metric of an experiment: `metrics={"mcc": tl.metrics.MatthewsCorrelation()}`.
 
     A subclass defines `measure`; it tells by `note` of what it can't measure.
+
+    Attributes:
+      higher_is_better: whether larger values are better.
+      tasks: that it measures.
+      reads_scores: whether it reads more of the outputs than the predicted class.
     """
 
     higher_is_better: ClassVar[Any] = True
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    reads_scores: ClassVar[Any] = False
 
     def check(self, task: str, class_names: tuple[str, ...], where: str) -> None:
         """Raises UserError where the metric does not fit a task or its classes.

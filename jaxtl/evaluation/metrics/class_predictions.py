@@ -37,6 +37,8 @@ class TopKAccuracy(Metric):
       k: at least 1, below the number of classes.
     """
 
+    reads_scores: ClassVar[bool] = True
+
     k: int = 5
 
     def check(self, task: str, class_names: tuple[str, ...], where: str) -> None:

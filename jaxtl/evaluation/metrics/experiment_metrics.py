@@ -84,6 +84,11 @@ def check(metrics: Mapping[str, Any], task: str, class_names: tuple[str, ...]) -
         as_metric(value).check(task, class_names, f"metrics[{name!r}]")
 
 
+def of_predictions(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that read no more of the outputs than the predicted class."""
+    return {n: v for n, v in metrics.items() if not as_metric(v).reads_scores}
+
+
 def directions(metrics: Mapping[str, Any]) -> dict[str, bool]:
     """Name of each metric -> whether larger values are better."""
     return {name: bool(as_metric(v).higher_is_better) for name, v in metrics.items()}

@@ -43,6 +43,11 @@ class Function(Metric):
     higher_is_better: bool = True  # type: ignore[misc]
     reads: Literal["outputs", "probabilities", "predictions"] = "outputs"
 
+    @property
+    def reads_scores(self) -> bool:  # type: ignore[override]
+        """Whether it reads more of the outputs than the predicted class."""
+        return self.reads != "predictions"
+
     def check(self, task: str, class_names: tuple[str, ...], where: str) -> None:
         if not callable(self.f):
             raise UserError(f"{where}: f={self.f!r}: expected a function.")

@@ -23,6 +23,7 @@ class BrierScore(Metric):
     """
 
     higher_is_better: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
 
     halved: bool | None = None
@@ -42,6 +43,7 @@ class LogLoss(Metric):
     """Negative log-likelihood of the labels in nats; for "multilabel" per label."""
 
     higher_is_better: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
 
     def measure(self, predictions: Predictions) -> float:
@@ -60,6 +62,7 @@ class CalibrationError(Metric):
     """
 
     higher_is_better: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = True
 
     bins: int = task_metrics.CALIBRATION_BINS
 

@@ -35,6 +35,7 @@ class AUROC(Metric):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
+    reads_scores: ClassVar[bool] = True
 
     average: Literal["macro", "weighted", "micro"] = "macro"
     multi_class: Literal["ovr", "ovo"] = "ovr"
@@ -109,6 +110,7 @@ class AveragePrecision(Metric):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
+    reads_scores: ClassVar[bool] = True
 
     average: Literal["macro", "weighted", "micro"] = "macro"
     label: str | int | None = None

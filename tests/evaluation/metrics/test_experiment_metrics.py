@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 import jaxtl as tl
+from jaxtl.analysis import baselines
 from jaxtl.cli.main import main
 from jaxtl.core import serialization
 from jaxtl.evaluation import evaluate
@@ -135,3 +136,14 @@ def test_an_undefined_metric_is_told_with_the_result(digits):
 def test_errors_name_the_metric(digits, changes, message):
     with pytest.raises(tl.UserError, match=message):
         tl.setup(digits(**changes))
+
+
+def test_baselines_measure_what_their_predictions_allow(digits):
+    metrics = {"auroc": tl.metrics.AUROC(), "kappa": tl.metrics.CohenKappa()}
+    exp = digits(metrics=metrics, monitor="auroc", data=tl.data.Digits(limit=200))
+    neighbors = baselines.run(tl.baselines.KNN(neighbors=(1, 5)), exp)
+    assert neighbors["monitor"] == "auroc"
+    assert 0.5 < neighbors["test"]["auroc"] <= 1
+    machine = baselines.run(tl.baselines.SVM(), exp)  # which has no probabilities
+    assert machine["monitor"] == "accuracy"
+    assert set(metrics) & set(machine["test"]) == {"kappa"}
