@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .sweep.api import run_sweep as run_sweep
     from .terms import domain as domain
     from .terms import generalization as generalization
+    from .terms import imbalance as imbalance
     from .terms import losses as losses
     from .terms import noisy as noisy
     from .terms import regularizers as regularizers

@@ -347,6 +347,8 @@ class Bench:
             batches=lambda stream: iter([self.batches[stream]]),
             examples=dict.fromkeys(self.batches, EXAMPLES),
             classes={"": tuple("012"[: self.outputs])},
+            label_counts=dict.fromkeys(self.batches, (5, 2, 1)),
+            train_examples=dict.fromkeys(self.batches, 8),
         )
 
     def context(

@@ -11,16 +11,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.serialization import later_field
 from jaxtl.core.types import PyTree
 from jaxtl.data import images, paths
 from jaxtl.data.origins import Origins
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.table_encoding import TableEncoding
+
+UNIFORM = "uniform"
+SAMPLING = (UNIFORM, "balanced", "square_root")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,9 @@ class Data:
       split_seed: seed of test and validation, so that all seeds of an experiment share
         them; None takes the experiment's seed. Labels and noise always depend on the
         experiment's seed.
+      sampling: of train rows into batches: "uniform", every row once per epoch;
+        "balanced", every class equally often; "square_root", every class by the root of
+        its size. Then an epoch shows the largest class once, and rare rows again.
       size: bring images to this height and width, once, at load. None keeps their
         size, or takes the one that goes with pretrained weights
         (`pretrained.FromHub`).
@@ -108,6 +115,7 @@ class Data:
     test: float | int = 0.2
     limit: int | None = None
     split_seed: int | None = None
+    sampling: Literal["uniform", "balanced", "square_root"] = later_field(UNIFORM)
     size: int | tuple[int, int] | None = None
     shortest: int | tuple[int, int] | None = None
     resample: str | None = None
@@ -184,6 +192,11 @@ def _check_options(data: Data) -> None:
         )
     for name in ("val", "test"):
         _check_share(name, getattr(data, name))
+    if data.sampling not in SAMPLING:
+        raise UserError(
+            f"data.sampling={data.sampling!r}{nearest(data.sampling, SAMPLING)} "
+            f"(known: {', '.join(SAMPLING)})."
+        )
     seed = data.split_seed
     if seed is not None and not (_is_integer(seed) and seed >= 0):
         raise UserError(f"data.split_seed must be a whole number ≥ 0; got {seed!r}.")
@@ -232,6 +245,7 @@ class Dataset:
       origins: where each row was read.
       files: files and folders that the examples were read from.
       target_names, feature_names, encoding, notes: as in `Table`.
+      sampling: of train rows into batches, as in `Data`.
     """
 
     name: str
@@ -249,6 +263,7 @@ class Dataset:
     feature_names: tuple[str, ...] = ()
     encoding: TableEncoding | None = None
     notes: tuple[str, ...] = ()
+    sampling: str = UNIFORM
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
-from jaxtl.data.streams import split_rows
+from jaxtl.data.streams import sampled_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,9 @@ class DeviceStream:
       rows: int32[capacity], the split's rows, then zeros. The capacity is the size of
         the data set, so splits of any size share one compiled program.
       n: int32 scalar, the number of rows in the split.
+      class_sizes, class_seats: int32[classes], the rows of each class, which then lie
+        one class after another, and its places in an epoch (`sampler.class_seats`);
+        None where all rows are drawn alike.
       drawn_rows: int32[steps, batch], the rows of some consecutive steps, or None; see
         `with_drawn_rows`.
       first_step: int32 scalar, the step of `drawn_rows[0]`.
@@ -39,6 +42,8 @@ class DeviceStream:
     y: jax.Array | None
     rows: jax.Array
     n: jax.Array
+    class_sizes: jax.Array | None = None
+    class_seats: jax.Array | None = None
     drawn_rows: jax.Array | None = None
     first_step: jax.Array | None = None
     features: PyTree = None
@@ -86,13 +91,12 @@ def without_inputs(
 
     The arguments are those of `from_split`.
     """
-    rows = split_rows(dataset, split)
+    rows, sizes, seats = sampled_rows(dataset, split)
     padded = np.zeros(len(dataset.y), np.int32)
     padded[: len(rows)] = rows
     y = dataset.y if labels else None
-    return DeviceStream(
-        None, *jax.device_put((y, padded, np.int32(len(rows))), sharding)
-    )
+    arrays = (y, padded, np.int32(len(rows)), sizes, seats)
+    return DeviceStream(None, *jax.device_put(arrays, sharding))
 
 
 def fits(dataset: Dataset, limit_bytes: int) -> bool:
@@ -134,17 +138,28 @@ def with_drawn_rows(
     Returns:
       The stream, to be read with this seed and batch, and at these steps only.
     """
-    rows, first_step = _draw_rows(stream.rows, stream.n, seed, first_step, batch, steps)
+    order = (stream.rows, stream.n, stream.class_sizes, stream.class_seats)
+    rows, first_step = _draw_rows(order, seed, first_step, batch, steps)
     return dataclasses.replace(stream, drawn_rows=rows, first_step=first_step)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _draw_rows(
-    rows: jax.Array, n: jax.Array, seed: Any, first_step: Any, batch: int, steps: int
+    order: tuple, seed: Any, first_step: Any, batch: int, steps: int
 ) -> tuple[jax.Array, jax.Array]:
     offset = jnp.asarray(first_step).astype(np.uint32) * np.uint32(batch)
-    indices = sampler.indices(seed, 0, steps * batch, n, offset=offset)
-    return rows[indices].reshape(steps, batch), jnp.asarray(first_step, np.int32)
+    rows = _rows_in_order(order, seed, 0, steps * batch, offset)
+    return rows.reshape(steps, batch), jnp.asarray(first_step, np.int32)
+
+
+def _rows_in_order(
+    order: tuple, seed: Any, step: Any, batch: int, offset: Any = 0
+) -> jax.Array:
+    """Row numbers, int32[batch], of (rows, n, class_sizes, class_seats) of a stream."""
+    rows, n, sizes, seats = order
+    if seats is None:
+        return rows[sampler.indices(seed, step, batch, n, offset=offset)]
+    return rows[sampler.class_indices(seed, step, batch, sizes, seats, offset=offset)]
 
 
 def batch_at_step(
@@ -181,7 +196,8 @@ def _rows_at_step(stream: DeviceStream, seed: Any, step: Any, batch: int) -> jax
     """Row numbers, int32[batch], of the examples that `batch_at_step` gathers."""
     if stream.drawn_rows is not None:
         return stream.drawn_rows[step - stream.first_step]
-    return stream.rows[sampler.indices(seed, step, batch, stream.n)]
+    order = (stream.rows, stream.n, stream.class_sizes, stream.class_seats)
+    return _rows_in_order(order, seed, step, batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
-from jaxtl.data.streams import split_rows
+from jaxtl.data.streams import sampled_rows
 
 if TYPE_CHECKING:
     import grain
@@ -51,7 +51,7 @@ def batches(
       UserError: Grain is not installed, or there is no such split.
     """
     y = dataset.y if labels else None
-    read = _BatchReader(dataset.x, y, split_rows(dataset, split), seed, batch)
+    read = _BatchReader(dataset.x, y, *sampled_rows(dataset, split), seed, batch)
     grain = _import_grain()
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
@@ -117,11 +117,18 @@ class _BatchReader:
     x: Any
     y: np.ndarray | None
     rows: np.ndarray
+    class_sizes: np.ndarray | None
+    class_seats: np.ndarray | None
     seed: int
     batch: int
 
     def __call__(self, step: int) -> dict[str, Any]:
-        index = sampler.indices(self.seed, int(step), self.batch, len(self.rows))
+        draw = (self.seed, int(step), self.batch)
+        if self.class_seats is None:
+            index = sampler.indices(*draw, len(self.rows))
+        else:
+            sizes, seats = self.class_sizes, self.class_seats
+            index = sampler.class_indices(*draw, sizes, seats)
         rows = self.rows[index]
         examples = {
             "x": lazy_array.gather(self.x, rows),

@@ -26,7 +26,7 @@ from jaxtl.data import (
     validation,
 )
 from jaxtl.data.class_index import class_index
-from jaxtl.data.dataset import Data, Dataset, Table
+from jaxtl.data.dataset import UNIFORM, Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
 
 
@@ -72,7 +72,13 @@ def prepare(
         feature_names=table.feature_names,
         encoding=table.encoding,
         notes=table.notes,
+        sampling=data.sampling,
     )
+    if data.sampling != UNIFORM and table.task != "classification":
+        raise UserError(
+            f"data.sampling={data.sampling!r} needs examples of one class each, but "
+            f"the task is {table.task}."
+        )
     if splits_file is None:
         rows = splits.make_splits(data, table, seed)
         y = splits.add_label_noise(table, rows["train"], data.label_noise, seed)
@@ -91,6 +97,7 @@ SPLIT_OPTIONS = (
     "test",
     "limit",
     "split_seed",
+    "sampling",
     "preprocess",
 )
 

@@ -62,11 +62,73 @@ def indices(
     _check(step, batch, n, offset)
     traced = any(isinstance(v, jax.Array) for v in (seed, step, n, offset))
     xp = jnp if traced else np
+    return _places(xp, seed, step, batch, n, offset)[1].astype(np.int32)
+
+
+def class_seats(sizes: np.ndarray, sampling: str) -> np.ndarray:
+    """How many places of an epoch each class has, int32 (classes,).
+
+    The largest class has as many as it has rows.
+
+    Args:
+      sizes: rows of each class, (classes,).
+      sampling: "balanced", the same for every class that has rows, or "square_root",
+        proportional to the root of its size.
+
+    References:
+      Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
+      ICLR 2020, eq. 1 (q = 0 and q = 1/2).
+    """
+    sizes = np.asarray(sizes, np.float64)
+    power = {"balanced": 0.0, "square_root": 0.5}[sampling]
+    shares = np.where(sizes > 0, np.maximum(sizes, 1) ** power, 0.0)
+    return np.rint(shares * sizes.max() ** (1 - power)).astype(np.int32)
+
+
+def class_indices(
+    seed: Any,
+    step: Any,
+    batch: int,
+    sizes: Any,
+    seats: Any,
+    *,
+    offset: Any = 0,
+) -> np.ndarray | jax.Array:
+    """Rows of one step, where every class has its share of the places of an epoch.
+
+    A class visits its rows in turn, and goes on in the next epoch where it stopped, so
+    that over time every row of a class is read equally often.
+
+    Args:
+      seed, step, batch, offset: as for `indices`.
+      sizes: int32 (classes,), rows of each class, which lie one class after another.
+      seats: int32 (classes,), its places in an epoch, of `class_seats`.
+
+    Returns:
+      int32[batch], each in [0, Σ sizes).
+    """
+    traced = any(isinstance(v, jax.Array) for v in (seed, step, sizes, seats, offset))
+    xp = jnp if traced else np
+    sizes, seats = (xp.asarray(v).astype(np.uint32) for v in (sizes, seats))
+    ends = xp.cumsum(seats, dtype=np.uint32)
+    if not traced:
+        _check(step, batch, int(ends[-1]), offset)
+    epoch, place = _places(xp, seed, step, batch, ends[-1], offset)
+    label = xp.searchsorted(ends, place, side="right")
+    visit = epoch * seats[label] + place - (ends - seats)[label]
+    first = (xp.cumsum(sizes, dtype=np.uint32) - sizes)[label]
+    return (first + visit % sizes[label]).astype(np.int32)
+
+
+def _places(
+    xp: types.ModuleType, seed: Any, step: Any, batch: int, n: Any, offset: Any
+) -> tuple[Any, Any]:
+    """(epoch, permuted place in [0, n)) of the positions of a step, uint32[batch]."""
     seed, step, n, offset = (_uint32(xp, v) for v in (seed, step, n, offset))
     position = step * np.uint32(batch) + offset + xp.arange(batch, dtype=np.uint32)
     epoch = position // n
     key = _mix(_mix(seed) ^ _mix(epoch + np.uint32(_GOLDEN_RATIO)))
-    return _permute(xp, key, position % n, n).astype(np.int32)
+    return epoch, _permute(xp, key, position % n, n)
 
 
 def _permute(xp: types.ModuleType, key: Any, place: Any, n: Any) -> Any:

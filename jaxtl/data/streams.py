@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
-from jaxtl.data import lazy_array, preprocess
-from jaxtl.data.dataset import Dataset
+from jaxtl.data import lazy_array, preprocess, sampler
+from jaxtl.data.dataset import UNIFORM, Dataset
 
 
 def dataset_and_split_of(
@@ -80,6 +80,25 @@ def split_rows(dataset: Dataset, split: str) -> np.ndarray:
             f"it has {', '.join(sorted(dataset.rows))}."
         )
     return dataset.rows[split]
+
+
+def sampled_rows(
+    dataset: Dataset, split: str
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The rows of a split in the order that batches are drawn from.
+
+    Returns:
+      (rows, None, None), or, for train rows of which `dataset.sampling` draws classes
+      in other shares than theirs, (rows class by class, rows of each class, its places
+      in an epoch), int32.
+    """
+    rows = split_rows(dataset, split)
+    if dataset.sampling == UNIFORM or split != "train" or len(rows) == 0:
+        return rows, None, None
+    labels = dataset.y[rows]
+    sizes = np.bincount(labels, minlength=len(dataset.class_names)).astype(np.int32)
+    seats = sampler.class_seats(sizes, dataset.sampling)
+    return rows[np.argsort(labels, kind="stable")], sizes, seats
 
 
 def example_batch(

@@ -7,6 +7,7 @@ from jaxtl.core import lazy_exports
 if TYPE_CHECKING:
     from . import domain as domain
     from . import generalization as generalization
+    from . import imbalance as imbalance
     from . import noisy as noisy
     from . import regularizers as regularizers
     from . import semi as semi

@@ -116,6 +116,9 @@ class Setup:
         the last one may be smaller.
       examples: stream name -> number of examples of its data set; the "row" of a batch
         is below it, so a term can remember something of each example.
+      label_counts: stream name -> how often each class, or each label of several, is a
+        train label, (classes,); only of streams with classes.
+      train_examples: stream name -> number of its train examples.
       classes: stream name -> names of its classes, () where it has no labels; "" has
         the target's, whether the target is streamed or not.
     """
@@ -128,6 +131,8 @@ class Setup:
     features: Mapping[str, Any]
     batches: Callable[[str], Iterable[Batch]] = lambda stream: iter(())
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    label_counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train_examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 

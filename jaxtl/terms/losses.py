@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core import serialization
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
+from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
+from jaxtl.terms.imbalance import class_weights
 
 TASKS = ("classification", "multilabel", "regression", "language")
 
@@ -42,14 +45,31 @@ def cross_entropy(
     References:
       Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7.
     """
+    return jnp.mean(cross_entropies(logits, labels, smoothing))
+
+
+def cross_entropies(
+    logits: jax.Array,
+    labels: jax.Array,
+    smoothing: float | jax.Array = 0.0,
+    class_weights: jax.Array | None = None,
+) -> jax.Array:
+    """`cross_entropy` of each example, −Σ_c w_c·q_c·log p_c, (...).
+
+    Args:
+      logits, labels, smoothing: as for `cross_entropy`.
+      class_weights: w, (K,); None for 1.
+    """
     log_p = jax.nn.log_softmax(as_float32(logits))
+    if class_weights is not None:
+        log_p = class_weights * log_p
     labels = jnp.asarray(labels)
     if labels.ndim == log_p.ndim:
         label_log_p = jnp.sum(labels * log_p, axis=-1)
     else:
         label_log_p = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     mean_log_p = jnp.mean(log_p, axis=-1)
-    return -jnp.mean((1 - smoothing) * label_log_p + smoothing * mean_log_p)
+    return -((1 - smoothing) * label_log_p + smoothing * mean_log_p)
 
 
 def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -90,10 +110,25 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Returns:
       A scalar in nats (per output).
     """
+    return jnp.mean(binary_cross_entropies(logits, targets))
+
+
+def binary_cross_entropies(
+    logits: jax.Array, targets: jax.Array, positive_weights: jax.Array | None = None
+) -> jax.Array:
+    """−w·t·log σ(z) − (1 − t)·log σ(−z) of each output, (batch, outputs).
+
+    Args:
+      logits, targets: as for `binary_cross_entropy`.
+      positive_weights: w, (outputs,); None for 1.
+    """
     logits = as_float32(logits)
     targets = _targets_like(targets, logits)
-    # −t·log σ(z) − (1 − t)·log σ(−z), with log σ(z) = z + log σ(−z).
-    return jnp.mean(jax.nn.softplus(logits) - targets * logits)
+    # log σ(z) = z + log σ(−z)
+    if positive_weights is None:
+        return jax.nn.softplus(logits) - targets * logits
+    factor = 1 + (positive_weights - 1) * targets
+    return factor * jax.nn.softplus(logits) - positive_weights * targets * logits
 
 
 def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -213,22 +248,45 @@ def _check_task(task: str) -> None:
 class CrossEntropy(Term):
     """`cross_entropy` of a stream's batch; reports its accuracy.
 
+    With weights it is Σ w·loss / Σ w over the batch, w the weights of class and
+    example; smoothed labels weigh as in torch.
+
     Attributes:
       label_smoothing: in [0, 1].
+      class_weights: "balanced" (n / (K·n_c), as scikit-learn), a mapping from names of
+        classes (or their indices) to weights (1 where left out), or
+        `imbalance.EffectiveNumber()`; None for none.
       stream: name of the stream.
     """
 
     label_smoothing: float = traced(0.0)
+    class_weights: Any = serialization.later_field(None)
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
         checks.class_labels(setup, "CrossEntropy", "stream", self.stream)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
+        class_weights.check_class_weights(setup, self.stream, self.class_weights)
+
+    def describe(self, setup: Setup) -> str:
+        return class_weights.describe_class_weights(
+            setup, self.stream, self.class_weights
+        )
+
+    def constants(self, setup: Setup) -> PyTree:
+        return class_weights.constants(setup, self.stream, self.class_weights)
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
-        value = cross_entropy(logits, labels, self.label_smoothing)
+        counts = class_weights.weights_of_labels(context, labels)
+        values = cross_entropies(
+            logits,
+            labels,
+            self.label_smoothing,
+            context.constants.get("class_weights"),
+        )
+        value = class_weights.mean_loss(context, self.stream, values, counts)
         is_index = labels.ndim < logits.ndim
         classes = labels if is_index else jnp.argmax(labels, axis=-1)
         return value, {"accuracy": label_accuracy(logits, classes)}
@@ -239,21 +297,33 @@ class BinaryCrossEntropy(Term):
     """`binary_cross_entropy` of a stream's batch; reports the share of correct outputs.
 
     Attributes:
+      positive_weights: of the positive labels: "balanced" (negatives / positives of
+        each label), or a mapping from names of labels (1 where left out); None for 1.
       stream: name of the stream.
     """
 
+    positive_weights: Any = serialization.later_field(None)
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)
         checks.task(setup, "BinaryCrossEntropy", "multilabel")
         checks.classes(setup, "stream", self.stream)
+        class_weights.check_positive_weights(setup, self.stream, self.positive_weights)
+
+    def constants(self, setup: Setup) -> PyTree:
+        weights = class_weights.positive_weights(
+            setup, self.stream, self.positive_weights
+        )
+        return {} if weights is None else {"positive_weights": jnp.asarray(weights)}
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
         targets = _targets_like(context.batches[self.stream]["y"], logits)
         hits = (logits > 0) == (targets > 0.5)
-        value = binary_cross_entropy(logits, targets)
+        weights = context.constants.get("positive_weights")
+        values = binary_cross_entropies(logits, targets, weights).mean(axis=-1)
+        value = class_weights.mean_loss(context, self.stream, values)
         return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
 
 

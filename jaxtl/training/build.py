@@ -210,6 +210,12 @@ def _prepare_terms(
             n: len(datasets[streams.dataset_and_split_of(datasets, n)[0]].y)
             for n in names
         },
+        label_counts=inputs.label_counts(datasets, names),
+        train_examples={
+            n: len(streams.split_rows(datasets[name], split))
+            for n in names
+            for name, split in [streams.dataset_and_split_of(datasets, n)]
+        },
         classes=inputs.classes(datasets, names),
     )
     setups = {name: dataclasses.replace(shared, name=name) for name in terms}

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxtl.core import checkpoint
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
@@ -277,6 +279,21 @@ def classes(
     """Stream -> names of its classes or targets, () without; "" has the target's."""
     names = {s: datasets[s].output_names if has_labels(s) else () for s in streams}
     return {**names, "": datasets["target"].output_names}
+
+
+def label_counts(
+    datasets: Mapping[str, Dataset], streams: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Stream -> how often each class or label is a train label, (classes,)."""
+    counts = {}
+    for stream in filter(has_labels, streams):
+        dataset = datasets[stream]
+        y = dataset.y[dataset.rows["train"]]
+        if dataset.task == "classification":
+            counts[stream] = np.bincount(y, minlength=len(dataset.class_names))
+        elif dataset.task == "multilabel":
+            counts[stream] = y.sum(axis=0)
+    return counts
 
 
 def stats_streams(exp: Experiment, streams: Iterable[str]) -> tuple[str, ...] | None:

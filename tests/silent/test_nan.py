@@ -181,6 +181,7 @@ def test_a_line_from_the_source_never_ends_in_nan(monkeypatch):
         exp=types.SimpleNamespace(wise_ft=tuple(accuracies)),
         weights=lambda which: None,
         monitor="accuracy",
+        directions={},
         set_best=lambda weights, value, values: chosen.append(value),
     )
     monkeypatch.setattr(wise_ft, "between", lambda run, tuned, alpha: (alpha, {}))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import rows_domain
 import rows_generalization
+import rows_imbalance
 import rows_noisy
 import rows_semi
 from conftest import Bench
@@ -73,6 +74,7 @@ TERMS = [
     row(JacobianDifference, estimator="dense_projected", probes=2),
     *rows_domain.ROWS,
     *rows_generalization.ROWS,
+    *rows_imbalance.ROWS,
     *rows_semi.ROWS,
     *rows_noisy.ROWS,
 ]
