@@ -53,6 +53,8 @@ class Table:
       digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
         be read for its fingerprint; None hashes its values.
       notes: what was decided or left out in reading, a sentence part each.
+      groups: (n,) the group of each row (`Data.split_by`), None without groups.
+      weights: (n,) the weight of each row (`Data.sample_weight`), None without any.
     """
 
     x: PyTree
@@ -68,6 +70,8 @@ class Table:
     origins: Origins | None = None
     digests: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,11 @@ class Data:
       split_seed: seed of test and validation, so that all seeds of an experiment share
         them; None takes the experiment's seed. Labels and noise always depend on the
         experiment's seed.
+      split_by: column (or array) that names the group of each row, a patient, say: no
+        group is in two splits, and the shares of the classes are as close to those of
+        all rows as groups allow. It is no input of the model.
+      sample_weight: column (or array) with the weight of each row, at least 0, in the
+        loss (as scikit-learn's sample_weight) and in metrics. It is no input either.
       sampling: of train rows into batches: "uniform", every row once per epoch;
         "balanced", every class equally often; "square_root", every class by the root of
         its size. Then an epoch shows the largest class once, and rare rows again.
@@ -115,6 +124,8 @@ class Data:
     test: float | int = 0.2
     limit: int | None = None
     split_seed: int | None = None
+    split_by: Any = later_field(None)
+    sample_weight: Any = later_field(None)
     sampling: Literal["uniform", "balanced", "square_root"] = later_field(UNIFORM)
     size: int | tuple[int, int] | None = None
     shortest: int | tuple[int, int] | None = None
@@ -246,6 +257,7 @@ class Dataset:
       files: files and folders that the examples were read from.
       target_names, feature_names, encoding, notes: as in `Table`.
       sampling: of train rows into batches, as in `Data`.
+      weights: (n,) float32 of the rows, None where each counts once.
     """
 
     name: str
@@ -264,6 +276,7 @@ class Dataset:
     encoding: TableEncoding | None = None
     notes: tuple[str, ...] = ()
     sampling: str = UNIFORM
+    weights: np.ndarray | None = None
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class DeviceStream:
       rows: int32[capacity], the split's rows, then zeros. The capacity is the size of
         the data set, so splits of any size share one compiled program.
       n: int32 scalar, the number of rows in the split.
+      weights: float32 weights of all examples, None where each counts once.
       class_sizes, class_seats: int32[classes], the rows of each class, which then lie
         one class after another, and its places in an epoch (`sampler.class_seats`);
         None where all rows are drawn alike.
@@ -42,6 +43,7 @@ class DeviceStream:
     y: jax.Array | None
     rows: jax.Array
     n: jax.Array
+    weights: jax.Array | None = None
     class_sizes: jax.Array | None = None
     class_seats: jax.Array | None = None
     drawn_rows: jax.Array | None = None
@@ -95,7 +97,8 @@ def without_inputs(
     padded = np.zeros(len(dataset.y), np.int32)
     padded[: len(rows)] = rows
     y = dataset.y if labels else None
-    arrays = (y, padded, np.int32(len(rows)), sizes, seats)
+    weights = dataset.weights if labels else None
+    arrays = (y, padded, np.int32(len(rows)), weights, sizes, seats)
     return DeviceStream(None, *jax.device_put(arrays, sharding))
 
 
@@ -175,13 +178,15 @@ def batch_at_step(
 
     Returns:
       {"x", "y", "row"}, each (batch, ...): "row" holds row numbers of the data set, "y"
-      is left out of streams without labels, "x" of those without inputs, and
-      "features" is added where they are cached.
+      is left out of streams without labels, "x" of those without inputs; "weight" is
+      added where examples have one, and "features" where they are cached.
     """
     rows = _rows_at_step(stream, seed, step, batch)
     examples = {"row": rows}
     if stream.y is not None:
         examples["y"] = stream.y[rows]
+    if stream.weights is not None:
+        examples["weight"] = stream.weights[rows]
     if stream.x is not None:
         examples["x"] = jax.tree.map(lambda values: values[rows], stream.x)
     if stream.features is not None:

@@ -39,6 +39,9 @@ def fingerprint(table: Table, data: Data) -> str:
         sha.update(np.ascontiguousarray(table.digests))
     sha.update(f"{table.y.shape}{table.y.dtype}".encode())
     sha.update(np.ascontiguousarray(table.y))
+    for values in (table.groups, table.weights):
+        if values is not None:
+            sha.update(f"{list(values)}".encode())
     for names in (table.class_names, table.target_names, table.feature_names):
         sha.update(f"{list(names)}".encode())
     pre = table.preprocess

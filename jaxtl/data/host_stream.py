@@ -51,7 +51,9 @@ def batches(
       UserError: Grain is not installed, or there is no such split.
     """
     y = dataset.y if labels else None
-    read = _BatchReader(dataset.x, y, *sampled_rows(dataset, split), seed, batch)
+    weights = dataset.weights if labels else None
+    order = sampled_rows(dataset, split)
+    read = _BatchReader(dataset.x, y, weights, *order, seed, batch)
     grain = _import_grain()
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
@@ -102,6 +104,8 @@ def batch_shapes(
     example = {"x": lazy_array.gather(dataset.x, row), "row": row}
     if labels:
         example["y"] = dataset.y[row]
+        if dataset.weights is not None:
+            example["weight"] = dataset.weights[row]
 
     def of_batch(x: np.ndarray) -> jax.ShapeDtypeStruct:
         dtype = jax.dtypes.canonicalize_dtype(x.dtype)
@@ -116,6 +120,7 @@ class _BatchReader:
 
     x: Any
     y: np.ndarray | None
+    weights: np.ndarray | None
     rows: np.ndarray
     class_sizes: np.ndarray | None
     class_seats: np.ndarray | None
@@ -134,7 +139,11 @@ class _BatchReader:
             "x": lazy_array.gather(self.x, rows),
             "row": np.asarray(rows, np.int32),
         }
-        return examples if self.y is None else {**examples, "y": self.y[rows]}
+        if self.y is not None:
+            examples["y"] = self.y[rows]
+        if self.weights is not None:
+            examples["weight"] = self.weights[rows]
+        return examples
 
 
 def _parse_absl_flags() -> None:

@@ -17,6 +17,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import (
     fingerprint,
     framing,
+    grouped_splits,
     images,
     lazy_array,
     preprocess,
@@ -73,7 +74,9 @@ def prepare(
         encoding=table.encoding,
         notes=table.notes,
         sampling=data.sampling,
+        weights=None if table.weights is None else np.float32(table.weights),
     )
+    _check_columns(data, table)
     if data.sampling != UNIFORM and table.task != "classification":
         raise UserError(
             f"data.sampling={data.sampling!r} needs examples of one class each, but "
@@ -85,7 +88,23 @@ def prepare(
         dataset = dataclasses.replace(dataset, rows=rows, y=y)
     else:
         dataset = splits.load_splits(splits_file, dataset)
+    if table.groups is not None:
+        note = grouped_splits.describe(data, table.groups, dataset.rows)
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     return _fitted(dataset, table)
+
+
+def _check_columns(data: Data, table: Table) -> None:
+    """Raises UserError for an option that names a column the source has not got."""
+    for field, values in (
+        ("split_by", table.groups),
+        ("sample_weight", table.weights),
+    ):
+        if getattr(data, field) is not None and values is None:
+            raise UserError(
+                f"data.{field}={getattr(data, field)!r}: {type(data).__name__} has no "
+                "columns beside its inputs and labels; tables (CSV) and Arrays have."
+            )
 
 
 # The options that do not change the table: tables are cached without them.
@@ -198,6 +217,8 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
         splits=split_rows,
         origins=table.origins.select(kept_rows),
         digests=None if table.digests is None else table.digests[kept_rows],
+        groups=None if table.groups is None else table.groups[kept_rows],
+        weights=None if table.weights is None else table.weights[kept_rows],
     )
 
 

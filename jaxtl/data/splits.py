@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxtl.core import files, numpy_files
 from jaxtl.core.errors import DataChanged, UserError
-from jaxtl.data import fingerprint
+from jaxtl.data import fingerprint, grouped_splits
 from jaxtl.data.dataset import Data, Dataset, Table
 
 # Separate random streams of one seed; the numbers only have to differ.
@@ -74,6 +74,9 @@ def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:
     for name, rows in table.splits.items():
         if len(rows) == 0:
             raise UserError(f"the data's own {name} split is empty.")
+    if table.groups is not None and table.splits:
+        free = {"train": _pool(table)} | dict(table.splits)
+        grouped_splits.check_own_splits(data, table.groups, free)
     split_seed = seed if data.split_seed is None else data.split_seed
     rows_by_class = _shuffled_by_class(table, _pool(table), split_seed)
     if data.limit is not None and data.limit < _count(rows_by_class):
@@ -85,7 +88,12 @@ def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:
             splits[name] = np.sort(table.splits[name])
         elif share != 0:
             size = _size(name, share, _count(rows_by_class))
-            held_out, rows_by_class = _take(rows_by_class, size)
+            if table.groups is None:
+                held_out, rows_by_class = _take(rows_by_class, size)
+            else:
+                held_out, rows_by_class = _take_groups(
+                    data, table.groups, rows_by_class, size, [split_seed, len(splits)]
+                )
             splits[name] = _sorted_rows(held_out)
     rng = np.random.default_rng([seed, _LABELLED])
     rows_by_class = [rng.permutation(rows) for rows in rows_by_class]
@@ -124,6 +132,31 @@ def _take(
     seats = apportion(tuple(map(len, rows_by_class)), size)
     first = [rows[:k] for rows, k in zip(rows_by_class, seats)]
     return first, [rows[k:] for rows, k in zip(rows_by_class, seats)]
+
+
+def _take_groups(
+    data: Data,
+    groups: np.ndarray,
+    rows_by_class: list[np.ndarray],
+    size: int,
+    seed: list[int],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """About `size` rows of whole groups, stratified, and the remaining ones."""
+    rows = np.concatenate(rows_by_class)
+    labels = np.repeat(np.arange(len(rows_by_class)), list(map(len, rows_by_class)))
+    if len(np.unique(groups[rows])) < 2:
+        raise UserError(
+            f"data.split_by={data.split_by!r}: only one group is left to split, "
+            f"{str(groups[rows[0]])!r}; a split needs two."
+        )
+    chosen = grouped_splits.held_out_groups(
+        groups[rows], labels, size / len(rows), seed
+    )
+    is_chosen = [np.isin(groups[part], chosen) for part in rows_by_class]
+    return (
+        [part[mask] for part, mask in zip(rows_by_class, is_chosen)],
+        [part[~mask] for part, mask in zip(rows_by_class, is_chosen)],
+    )
 
 
 def _count(rows_by_class: list[np.ndarray]) -> int:

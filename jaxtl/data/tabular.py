@@ -74,6 +74,7 @@ class Tabular(Data):
         """Reads features in the order named, one-hot columns in sorted order."""
         table = self.read_columns()
         targets = (self.target,) if isinstance(self.target, str) else self.target
+        groups, weights = self._row_columns(table, targets)
         features = self._checked_features(table, targets)
         labels = columns.target(table.columns, targets, self.task, self._owner)
         read = [
@@ -81,7 +82,8 @@ class Tabular(Data):
             for name in features
         ]
         notes = [*table.notes, *(note for feature in read for note in feature.notes)]
-        unused = [name for name in table.columns if name not in {*features, *targets}]
+        used = {*features, *targets, *self._row_column_names()}
+        unused = [name for name in table.columns if name not in used]
         if unused:
             notes.append(f"columns that are not used: {', '.join(unused)}")
         codes = [ColumnCode(n, f.categories) for n, f in zip(features, read)]
@@ -112,7 +114,39 @@ class Tabular(Data):
             ),
             origins=table.origins,
             notes=tuple(notes),
+            groups=groups,
+            weights=weights,
         )
+
+    def _row_column_names(self) -> list[str]:
+        """Names of the columns that are no inputs: `split_by` and `sample_weight`."""
+        names = (self.split_by, self.sample_weight)
+        return [cells.normalized(str(name)) for name in names if name is not None]
+
+    def _row_columns(
+        self, table: Columns, targets: tuple[str, ...]
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(The groups as texts, the weights as numbers) of the rows, None without."""
+        values: dict[str, np.ndarray] = {}
+        for field in ("split_by", "sample_weight"):
+            if getattr(self, field) is None:
+                continue
+            name = cells.normalized(str(getattr(self, field)))
+            if name in (*targets, *(self.features or ())):
+                used = "the target" if name in targets else "one of the features"
+                raise UserError(f"{self._owner}.{field}: {name!r} is {used}, too.")
+            self._check_column(name, table, field)
+            column = table.columns[name]
+            if field == "split_by":
+                values[field] = np.array(column.labels)
+            elif column.values is None:
+                raise UserError(
+                    f"{self._owner}.{field}: the column {name!r} holds texts; expected "
+                    "numbers of at least 0."
+                )
+            else:
+                values[field] = column.values
+        return values.get("split_by"), values.get("sample_weight")
 
     @property
     def _owner(self) -> str:
@@ -124,7 +158,8 @@ class Tabular(Data):
         """The names of the features; all exist and have the cells that they need."""
         for name in targets:
             self._check_column(name, table, "target")
-        names = self.features or tuple(c for c in table.columns if c not in targets)
+        others = {*targets, *self._row_column_names()}
+        names = self.features or tuple(c for c in table.columns if c not in others)
         for name in names:
             self._check_column(name, table, "features")
             if name in targets:
@@ -152,7 +187,7 @@ class Tabular(Data):
         is_refused = np.zeros(len(column.is_missing), bool)
         if column.texts is not None:
             is_refused[:] = [cells.is_infinite(text) for text in column.texts]
-        if field == "target" or self.missing == "refuse":
+        if field != "features" or self.missing == "refuse":
             is_refused |= column.is_missing
         if is_refused.any():
             self._refuse(name, table, field, np.flatnonzero(is_refused))
@@ -163,7 +198,9 @@ class Tabular(Data):
         cell = table.columns[name].labels[row]
         shown = f" ({cell!r})" if table.columns[name].texts is not None else ""
         advice = "fill them in or leave the column out"
-        if field == "target":
+        if field in ("split_by", "sample_weight"):
+            advice = "fill them in or leave the rows out"
+        elif field == "target":
             advice = "labels are never imputed: fill them in or leave the rows out"
         elif self.missing == "refuse":
             advice += ', or pass missing="impute"'

@@ -62,6 +62,7 @@ def checked_table(table: Table, name: str) -> Table:
             _check_finite(values, f"{name}: x[{part!r}]", table.origins)
     else:
         _check_finite(table.x, f"{name}: x", table.origins, _may_have_holes(table))
+    _check_row_columns(table, count, name)
     y = _check_labels(y, table, name)
     class_names = _class_names(y, table.class_names, table.task, name)
     _check_name_counts(table, y, name)
@@ -80,6 +81,33 @@ def _may_have_holes(table: Table) -> bool:
     is_filled = table.preprocess is not None and table.preprocess.fill is not None
     encoding = table.encoding
     return is_filled or (encoding is not None and encoding.missing == "impute")
+
+
+def _check_row_columns(table: Table, count: int, name: str) -> None:
+    """Raises UserError for groups or weights of another length, or a bad weight."""
+    for field, values in (
+        ("split_by", table.groups),
+        ("sample_weight", table.weights),
+    ):
+        if values is not None and np.shape(values) != (count,):
+            raise UserError(
+                f"{name}.{field} has the shape {np.shape(values)}; expected ({count},),"
+                " one value for each example."
+            )
+    if table.weights is None:
+        return
+    weights = np.asarray(table.weights)
+    if not np.issubdtype(weights.dtype, np.number):
+        raise UserError(f"{name}.sample_weight must be numbers; got {weights.dtype}.")
+    is_bad = ~(np.isfinite(weights) & (weights >= 0))
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise UserError(
+            f"{name}.sample_weight: row {row} has {weights[row]} "
+            f"({table.origins[row]}); expected a finite number of at least 0."
+        )
+    if not (weights > 0).any():
+        raise UserError(f"{name}.sample_weight is 0 in every row.")
 
 
 def _check_finite(

@@ -65,10 +65,11 @@ def measure(
       split: name of the split.
       logits, labels: of its examples, as `predict_split` returns them.
     """
-    values = metrics.compute(_task(run), logits, labels)
+    weights = _weights(run, split)
+    values = metrics.compute(_task(run), logits, labels, weights)
     names = run.datasets["target"].class_names
     added = experiment_metrics.measure(
-        run.metrics, _task(run), logits, labels, class_names=names
+        run.metrics, _task(run), logits, labels, weights, names
     )
     for name in run.metrics:
         run.notes.pop(f"{name} on {split}", None)
@@ -97,12 +98,21 @@ def bootstrap(
         _task(run),
         logits,
         labels,
+        _weights(run, split),
         metrics=run.metrics,
         class_names=run.datasets["target"].class_names,
         resamples=resamples,
         method=method,
         seed=seed,
     )
+
+
+def _weights(run: Evaluable, split: str) -> np.ndarray | None:
+    """The weights of a split's examples, None where each counts once."""
+    dataset = run.datasets["target"]
+    if dataset.weights is None:
+        return None
+    return dataset.weights[streams.split_rows(dataset, split)]
 
 
 def _task(run: Evaluable) -> str:

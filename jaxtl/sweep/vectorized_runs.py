@@ -85,7 +85,10 @@ class VectorizedRuns:
                 # One set of features for all; each replica has its rows and labels.
                 data = {
                     name: dataclasses.replace(
-                        stream, rows=data[name].rows, n=data[name].n, y=data[name].y
+                        data[name],
+                        x=stream.x,
+                        features=stream.features,
+                        feature_index=stream.feature_index,
                     )
                     for name, stream in self.cached.streams.items()
                 }

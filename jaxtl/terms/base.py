@@ -46,6 +46,8 @@ class Term:
     Attributes:
       compares: what the term computes from the examples of a batch together
         ("covariances"), so that micro-batches change its value; "" for none.
+      reads_weights: whether it weighs examples by "weight" of a batch, where the data
+        have a weight for each.
       moves_once: whether the term's state moves once per step: its micro-batches all
         read the state before the step, and an entry becomes the mean of what they
         changed it to. Else each starts from the state that the one before left.
@@ -54,6 +56,7 @@ class Term:
     """
 
     compares: ClassVar[str] = ""
+    reads_weights: ClassVar[bool] = False
     moves_once: ClassVar[bool] = False
 
     weight: float | Schedule = traced(1.0, low=-math.inf)

@@ -6,7 +6,7 @@ factor ½, and are computed in float32 (or wider) whatever the model computes in
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -141,8 +141,13 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Returns:
       A scalar, in squared units of the targets.
     """
+    return jnp.mean(squared_errors(outputs, targets))
+
+
+def squared_errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """(output − target)² of each output; arguments as for `squared_error`."""
     outputs = as_float32(outputs)
-    return jnp.mean(jnp.square(outputs - _targets_like(targets, outputs)))
+    return jnp.square(outputs - _targets_like(targets, outputs))
 
 
 def _targets_like(targets: jax.Array, outputs: jax.Array) -> jax.Array:
@@ -259,6 +264,8 @@ class CrossEntropy(Term):
       stream: name of the stream.
     """
 
+    reads_weights: ClassVar[bool] = True
+
     label_smoothing: float = traced(0.0)
     class_weights: Any = serialization.later_field(None)
     stream: str = stream_field("target")
@@ -302,6 +309,8 @@ class BinaryCrossEntropy(Term):
       stream: name of the stream.
     """
 
+    reads_weights: ClassVar[bool] = True
+
     positive_weights: Any = serialization.later_field(None)
     stream: str = stream_field("target")
 
@@ -322,7 +331,7 @@ class BinaryCrossEntropy(Term):
         targets = _targets_like(context.batches[self.stream]["y"], logits)
         hits = (logits > 0) == (targets > 0.5)
         weights = context.constants.get("positive_weights")
-        values = binary_cross_entropies(logits, targets, weights).mean(axis=-1)
+        values = binary_cross_entropies(logits, targets, weights)
         value = class_weights.mean_loss(context, self.stream, values)
         return value, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
 
@@ -335,6 +344,8 @@ class SquaredError(Term):
       stream: name of the stream.
     """
 
+    reads_weights: ClassVar[bool] = True
+
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
@@ -345,7 +356,8 @@ class SquaredError(Term):
 
     def __call__(self, context: View) -> jax.Array:
         outputs = context.forward(self.stream).logits
-        return squared_error(outputs, context.batches[self.stream]["y"])
+        values = squared_errors(outputs, context.batches[self.stream]["y"])
+        return class_weights.mean_loss(context, self.stream, values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

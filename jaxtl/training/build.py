@@ -183,6 +183,19 @@ def _trainable_in_any(phases: tuple[ResolvedPhase, ...]) -> PyTree:
     )
 
 
+def _ignored_weights(datasets: Mapping[str, Dataset], terms: Mapping[str, Term]) -> str:
+    """Names the terms that read a stream with weights and count every example once."""
+    weighted = {name for name, data in datasets.items() if data.weights is not None}
+    names = [
+        name
+        for name, term in terms.items()
+        if not term.reads_weights and weighted & set(term.streams)
+    ]
+    if not names:
+        return ""
+    return f"these terms count every example once: {', '.join(names)}"
+
+
 def _prepare_terms(
     exp: Experiment,
     datasets: Mapping[str, Dataset],
@@ -228,6 +241,8 @@ def _prepare_terms(
         states[name] = term.init_state(setups[name])
         constants[name] = term.constants(setups[name])
         notes[name] = term.describe(setups[name])
+    if note := _ignored_weights(datasets, terms):
+        notes["sample_weight"] = note
     if "unlabelled" in exp.streams:
         notes["unlabelled"] = "the labels of streams['unlabelled'] are ignored"
     return PreparedTerms(

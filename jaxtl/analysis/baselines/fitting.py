@@ -238,7 +238,7 @@ def _choose_and_test(
     x, y = problem.x, problem.y
     tried, best = [], None
     for candidate in candidates:
-        fitted, seconds = _fit(candidate, problem, x["train"], y["train"])
+        fitted, seconds = _fit(candidate, problem, x["train"], y["train"], ("train",))
         scores = _scores(candidate, fitted, problem, "val") if "val" in x else {}
         value = scores.get("val", {}).get(metric)
         tried.append({**candidate.settings(), metric: value})
@@ -249,7 +249,9 @@ def _choose_and_test(
     _, candidate, fitted, seconds, scores = best
     if "test" in x:
         if candidate.refit == "train+val" and "val" in x:
-            fitted, seconds = _fit(candidate, problem, *_train_and_val(x, y))
+            fitted, seconds = _fit(
+                candidate, problem, *_train_and_val(x, y), ("train", "val")
+            )
         scores = {**scores, **_scores(candidate, fitted, problem, "test")}
     return {
         **scores,
@@ -270,9 +272,13 @@ def _train_and_val(
 
 
 def _fit(
-    candidate: Baseline, problem: _Problem, x: Any, y: np.ndarray
+    candidate: Baseline,
+    problem: _Problem,
+    x: Any,
+    y: np.ndarray,
+    names: Sequence[str],
 ) -> tuple[Any, float]:
-    """Fits a candidate; returns the learner, and the seconds that it took."""
+    """Fits a candidate on some splits; returns the learner, and the seconds it took."""
     task = problem.data.task
     several = task == "regression" and y.ndim == 2 and y.shape[1] > 1
     if task == "regression":
@@ -280,15 +286,37 @@ def _fit(
     learner = candidate.learner(
         task, several=several, seed=problem.seed, jobs=problem.jobs
     )
+    weights = _fit_weights(candidate, learner, problem.data, names)
     start = time.perf_counter()
     try:
-        learner.fit(x, y)
+        learner.fit(x, y, **weights)
     except ValueError as error:
         raise UserError(
             f"baselines.{type(candidate).__name__} can't be fitted on {len(y)} "
             f"examples ({_settings(candidate)}): {str(error).splitlines()[0]}"
         ) from error
     return learner, time.perf_counter() - start
+
+
+def _fit_weights(
+    candidate: Baseline, learner: Any, data: Dataset, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The argument `sample_weight` of a learner's `fit`, {} for data without weights.
+
+    Raises:
+      UserError: the learner takes none.
+    """
+    from sklearn.utils.validation import has_fit_parameter
+
+    if data.weights is None:
+        return {}
+    if not has_fit_parameter(learner, "sample_weight"):
+        raise UserError(
+            f"baselines.{type(candidate).__name__} takes no weights of examples, and "
+            "the data have some (data.sample_weight)."
+        )
+    rows = np.concatenate([data.rows[name] for name in names])
+    return {"sample_weight": data.weights[rows]}
 
 
 def _outputs(fitted: Any, problem: _Problem, split: str) -> np.ndarray:
@@ -311,11 +339,12 @@ def _scores(
     """Computes {split: metrics}, and for classes "details"."""
     data = problem.data
     outputs, y = _outputs(fitted, problem, split), problem.y[split]
-    scores, added = metrics.compute(data.task, outputs, y), problem.metrics
+    weights = None if data.weights is None else data.weights[data.rows[split]]
+    scores, added = metrics.compute(data.task, outputs, y, weights), problem.metrics
     if not candidate.probabilities:
         added = experiment_metrics.of_predictions(added)
     scores |= experiment_metrics.measure(
-        added, data.task, outputs, y, class_names=data.class_names
+        added, data.task, outputs, y, weights, data.class_names
     ).values
     details = classification_details(data.task, outputs, y, data.class_names)
     if not candidate.probabilities:

@@ -19,6 +19,7 @@ from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 
 _SPLITS = ("train", "val", "test")
+_ROW_COLUMNS = ("split_by", "sample_weight")  # fields that name a value of each row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,13 +41,15 @@ class _InMemoryArray:
 class _Part(NamedTuple):
     """Examples of one split of one file; "all" where the file has no splits.
 
-    `names` are the arrays that x was read from, each with its number of examples.
+    `names` are the arrays that x was read from, each with its number of examples;
+    `columns` are field -> (n,) values of the rows, of `_ROW_COLUMNS`.
     """
 
     split: str
     x: np.ndarray | lazy_array.LazyArray
     y: np.ndarray | None
     names: tuple[tuple[str, int], ...]
+    columns: Mapping[str, np.ndarray] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,15 +94,20 @@ class Arrays(Data):
         for name in ("path", "class_names"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("x", "y"):
+        for name in ("x", "y", "split_by", "sample_weight"):
             value = getattr(self, name)
-            if not isinstance(value, (str, _InMemoryArray)):
+            if value is not None and not isinstance(value, (str, _InMemoryArray)):
                 object.__setattr__(self, name, _InMemoryArray(np.asarray(value)))
         in_memory = isinstance(self.x, _InMemoryArray)
         if in_memory != isinstance(self.y, _InMemoryArray):
             raise UserError("Arrays needs x and y both as arrays or both as names.")
         if in_memory == (self.path is not None):
             raise UserError("Arrays needs either a path or x= and y= as arrays.")
+        for name in ("split_by", "sample_weight"):
+            value = getattr(self, name)
+            if value is not None and in_memory != isinstance(value, _InMemoryArray):
+                kind = "an array" if in_memory else "the name of an entry"
+                raise UserError(f"Arrays.{name} must be {kind}, as x and y are.")
         if self.scale is not None and not self.scale > 0:
             raise UserError(f"Arrays.scale must be positive; got {self.scale!r}.")
 
@@ -124,13 +132,20 @@ class Arrays(Data):
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
             origins=origins.of_elements([n for part in parts for n in part.names]),
             notes=(*labels.notes, *_pixel_notes(x, scale)),
+            groups=_row_values(parts, "split_by"),
+            weights=_row_values(parts, "sample_weight"),
         )
 
     def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
         """Reads the parts of all files, and the class names that the files have."""
         if isinstance(self.x, _InMemoryArray):
             x, y = self.x.array, self.y.array
-            return [_Part("all", x, y, (("x", len(x)),))], None
+            columns = {
+                name: value.array
+                for name in _ROW_COLUMNS
+                if (value := getattr(self, name)) is not None
+            }
+            return [_Part("all", x, y, (("x", len(x)),), columns)], None
         parts, names = [], None
         for path in self.path if isinstance(self.path, tuple) else (self.path,):
             file_parts, file_names = _read(paths.find(path, "Arrays.path"), self)
@@ -141,7 +156,13 @@ class Arrays(Data):
             test_parts, _ = _read(paths.find(self.test_path, "Arrays.test_path"), self)
             # The rows of a test file are test rows, whatever their split is there.
             parts += [part._replace(split="test") for part in test_parts]
-        for split, x, y, _ in parts:
+        for split, x, y, _, columns in parts:
+            for name, values in columns.items():
+                if np.shape(values) != (len(x),):
+                    raise UserError(
+                        f"Arrays.{name}: {split} x has {len(x)} examples, but the "
+                        f"array has the shape {np.shape(values)}."
+                    )
             if y is None:
                 raise UserError(
                     f"Arrays: {split} x has {len(x)} examples, but there is no y "
@@ -163,7 +184,12 @@ class Arrays(Data):
         held_out = [part for part in parts if part.split not in ("all", "train")]
         x = _concatenated([part.x for part in train])
         names = tuple(name for part in train for name in part.names)
-        return [_Part("all", x, labels, names), *held_out]
+        columns = {
+            field: values
+            for field in _ROW_COLUMNS
+            if (values := _row_values(train, field)) is not None
+        }
+        return [_Part("all", x, labels, names, columns), *held_out]
 
 
 def _read(
@@ -188,14 +214,30 @@ def _read(
     if data.x in entries or not keys:
         keys = {"all": (data.x, data.y)}
     parts = []
+    rows_of = {n: getattr(data, n) for n in _ROW_COLUMNS}
     for split, (x_key, y_key) in keys.items():
         x = _entry(entries, x_key, path, "Arrays.x")
         if data.labels_path is None:
             y = _entry(entries, y_key, path, "Arrays.y")
         else:  # train labels come from another file
             y = entries.get(y_key)
-        parts.append(_Part(split, x, y, ((f"{path.name}, {x_key}", len(x)),)))
+        suffix = "" if split == "all" else f"_{split}"
+        columns = {
+            field: _entry(entries, name + suffix, path, f"Arrays.{field}")
+            for field, name in rows_of.items()
+            if name is not None
+        }
+        names_of_x = ((f"{path.name}, {x_key}", len(x)),)
+        parts.append(_Part(split, x, y, names_of_x, columns))
     return parts, names
+
+
+def _row_values(parts: Sequence[_Part], field: str) -> np.ndarray | None:
+    """The values of all rows that a field names, None where a part has none."""
+    values = [part.columns.get(field) for part in parts]
+    if any(value is None for value in values):
+        return None
+    return np.concatenate([np.asarray(value) for value in values])
 
 
 def _open(

@@ -1,7 +1,7 @@
 """What the classification terms for imbalanced classes share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -23,6 +23,8 @@ class WeightedTerm(Term):
         classes (or their indices) to weights; classes that it leaves out weigh 1.
       stream: name of the stream.
     """
+
+    reads_weights: ClassVar[bool] = True
 
     class_weights: Any = None
     stream: str = stream_field("target")

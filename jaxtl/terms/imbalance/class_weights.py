@@ -222,12 +222,13 @@ def mean_loss(
     Args:
       context: of the term.
       stream: whose batch it is; s are the weights of its examples, 1 without any.
-      values: v, (batch,).
+      values: v, (batch,), or (batch, …) of which the mean over each example counts.
       counts: c, (batch,), what each example counts; None counts 1.
     """
     weights = context.batches[stream].get("weight")
     if weights is None and counts is None:
         return jnp.mean(values)
+    values = values.reshape(len(values), -1).mean(axis=1)
     counts = jnp.ones_like(values) if counts is None else counts
     weights = jnp.ones_like(values) if weights is None else weights
     return context.ratio(jnp.sum(weights * values), jnp.sum(weights * counts))

@@ -112,5 +112,5 @@ class FocalLoss(WeightedTerm):
         if self.alpha is not None:
             values *= jnp.where(labels > 0.5, self.alpha, 1 - self.alpha)
         hits = ((logits > 0) == (labels > 0.5)).astype(jnp.float32)
-        value = mean_loss(context, self.stream, jnp.mean(values, axis=-1))
+        value = mean_loss(context, self.stream, values)
         return value, {"accuracy": jnp.mean(hits)}
