@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from jaxtl.evaluation import metrics
+from jaxtl.evaluation import metrics, thresholds
 
 
 def classification_details(
@@ -15,6 +15,7 @@ def classification_details(
     logits: ArrayLike,
     labels: ArrayLike,
     names: Sequence[str] = (),
+    chosen: np.ndarray | None = None,
     max_classes: int = 100,
 ) -> dict[str, Any]:
     """The confusion matrix and calibration of a classifier, as JSON, for plots.
@@ -24,6 +25,7 @@ def classification_details(
       logits: (N, outputs).
       labels: (N,).
       names: of the classes.
+      chosen: the run's thresholds, by which the matrix counts predictions; None for ½.
       max_classes: the largest number of classes to describe.
 
     Returns:
@@ -45,10 +47,11 @@ def classification_details(
         sums = np.bincount(bins, values, minlength=metrics.CALIBRATION_BINS)
         return [float(total / n) if n else None for total, n in zip(sums, count)]
 
+    shifted = thresholds.shifted(task, logits, chosen)
     classes = [str(name) for name in names] or list(map(str, range(logits.shape[1])))
     return {
         "classes": classes,
-        "confusion": metrics.confusion(logits, labels).astype(int).tolist(),
+        "confusion": metrics.confusion(shifted, labels).astype(int).tolist(),
         "reliability": {
             "count": count.tolist(),
             "confidence": means(confidence),

@@ -43,7 +43,8 @@ def evaluate_with_details(
     logits, labels = predict_split(run, split, which)
     values = measure(run, split, logits, labels)
     values.update(_criteria(run, *run.weights(which), split))
-    return values, classification_details(task, logits, labels, names)
+    details = classification_details(task, logits, labels, names, run.thresholds)
+    return values, details
 
 
 def evaluate_weights(
@@ -65,17 +66,20 @@ def measure(
       split: name of the split.
       logits, labels: of its examples, as `predict_split` returns them.
     """
-    weights = _weights(run, split)
-    values = metrics.compute(_task(run), logits, labels, weights)
-    names = run.datasets["target"].class_names
-    added = experiment_metrics.measure(
-        run.metrics, _task(run), logits, labels, weights, names
+    measured = experiment_metrics.measure_all(
+        _task(run),
+        logits,
+        labels,
+        example_weights(run, split),
+        metrics=run.metrics,
+        class_names=run.datasets["target"].class_names,
+        chosen=run.thresholds,
     )
     for name in run.metrics:
         run.notes.pop(f"{name} on {split}", None)
-    for name, text in added.notes.items():
+    for name, text in measured.notes.items():
         run.notes[f"{name} on {split}"] = text
-    return {**values, **added.values}
+    return measured.values
 
 
 def bootstrap(
@@ -98,16 +102,17 @@ def bootstrap(
         _task(run),
         logits,
         labels,
-        _weights(run, split),
+        example_weights(run, split),
         metrics=run.metrics,
         class_names=run.datasets["target"].class_names,
+        thresholds=run.thresholds,
         resamples=resamples,
         method=method,
         seed=seed,
     )
 
 
-def _weights(run: Evaluable, split: str) -> np.ndarray | None:
+def example_weights(run: Evaluable, split: str) -> np.ndarray | None:
     """The weights of a split's examples, None where each counts once."""
     dataset = run.datasets["target"]
     if dataset.weights is None:

@@ -50,10 +50,12 @@ class Evaluable(Protocol):
     Attributes:
       datasets: name -> data set, "target" and the experiment's other streams.
       cached: the frozen stages whose features training starts from, None without.
+      thresholds: of the probabilities (see `thresholds`), None for ½.
       notes: name -> a sentence part; an evaluation adds what its metrics tell.
     """
 
     cached: Any
+    thresholds: np.ndarray | None
     notes: dict[str, str]
 
     @property

@@ -40,7 +40,8 @@ def predict(
       `.txt` the line, blank ones counted), "origin" (as `origins.Origins` writes it: a
       file and its line from 1, an array and its index, or a picture) and
       classification: "label", "probability" (of that label);
-      multilabel: "labels" (those above ½, joined by ", ") and a "p(label)" for each;
+      multilabel: "labels" (those above ½ or the run's thresholds, joined by ", ") and
+      a "p(label)" for each;
       regression: "output", or "output 0", "output 1", …
 
     Raises:
@@ -82,11 +83,15 @@ def _prediction(predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
     # A head may have more outputs than the data it was last trained on have classes.
     names = predictor.class_names
     names += tuple(str(i) for i in range(len(names), len(values)))
+    thresholds = predictor.thresholds
     if predictor.task == "multilabel":
-        labels = [name for name, p in zip(names, values) if p > 0.5]
+        thresholds = thresholds or (0.5,) * len(values)
+        labels = [n for n, p, t in zip(names, values, thresholds) if p > t]
         shares = {f"p({name})": float(p) for name, p in zip(names, values)}
         return {"labels": ", ".join(labels), **shares}
     best = int(values.argmax())
+    if thresholds is not None:
+        best = int(values[1] > thresholds[0])
     return {"label": names[best], "probability": float(values[best])}
 
 

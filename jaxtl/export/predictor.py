@@ -51,6 +51,12 @@ class Predictor:
         return tuple(self.metadata["class_names"])
 
     @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Of the second class's probability, or of each label's; None for ½."""
+        values = self.metadata.get("thresholds")
+        return None if values is None else tuple(values)
+
+    @property
     def inputs(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Input name -> (shape of one example, stored dtype)."""
         return {

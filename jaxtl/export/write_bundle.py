@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import special
 
 from jaxtl.core import checkpoint, numpy_files
 from jaxtl.core import tree as trees
@@ -163,6 +164,7 @@ def _metadata(
         "task": meta["task"],
         # A head may have more outputs than the data have classes.
         "class_names": meta["class_names"] and list(stored_names(meta)["output_names"]),
+        "thresholds": _thresholds(trained),
         "outputs": list(next(iter(exported.outputs.values())).shape[1:]),
         "inputs": {
             name: {"shape": list(spec.shape[1:]), "dtype": str(spec.dtype)}
@@ -179,6 +181,13 @@ def _metadata(
         "versions": versions(),
         "files": {name: bundle.digest(folder / name) for name in files},
     }
+
+
+def _thresholds(trained: TrainedModel) -> list[float] | None:
+    """Thresholds of the probabilities of the second class or of each label."""
+    if trained.thresholds is None:
+        return None
+    return special.expit(trained.thresholds).tolist()
 
 
 def _is_half_precision(trained: TrainedModel) -> bool:

@@ -140,6 +140,8 @@ def why_alone(run: Run) -> str:
         return "phases"
     if exp.wise_ft:
         return "wise_ft"
+    if exp.threshold is not None:
+        return "threshold"
     if exp.patience is not None:
         return "patience"
     if program.host_streams:

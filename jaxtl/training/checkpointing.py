@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import numpy as np
 
 from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
@@ -73,6 +74,7 @@ def save(run: Run) -> None:
         "phase": run.phase,
         "delta": run.best_peft_params is not None,
         "best": run.best,
+        "thresholds": None if run.thresholds is None else run.thresholds.tolist(),
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
         "class_names": list(target.class_names),
@@ -115,6 +117,8 @@ def _restore(run: Run, folder: pathlib.Path, step_number: int) -> None:
     run.fixed = dataclasses.replace(run.fixed, frozen=frozen)
     run.steps_done = run.resumed_at = step_number
     run.best, run.seconds = meta["best"], meta["seconds"]
+    if meta.get("thresholds") is not None:
+        run.thresholds = np.asarray(meta["thresholds"], np.float64)
     if run.best is not None:
         best = restored["best"]
         run.best_weights = best["params"], best.get("stats", run.state.stats)

@@ -91,6 +91,10 @@ class Experiment:
         source's val split ("source_accuracy"; without a source "bnm"); "iwv", "dev",
         "entropy" and "snd" do, too (evaluation/validators.py), and "accuracy" is an
         oracle.
+      threshold: of two classes, or of each of several labels, what the threshold of the
+        probability maximizes on "val" with the best checkpoint: "f1", "youden",
+        "accuracy" or "matthews". It is stored with the run; evaluations, exports and
+        predictions decide by it. None decides by ½.
       patience: evaluations on "val" in a row without a better `monitor` after which
         training ends; None takes all steps. Schedules span `steps` nevertheless.
       test: whether the test split is evaluated at the end; leave it alone while tuning.
@@ -132,6 +136,7 @@ class Experiment:
     preprocess: Preprocess | None = None
     metrics: Mapping[str, Any] = serialization.later_field(default_factory=dict)
     monitor: str | None = "auto"
+    threshold: str | None = serialization.later_field(None)
     patience: int | None = None
     test: bool = True
     evaluate_every: int | None = None

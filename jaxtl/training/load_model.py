@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtl.core import checkpoint, sharding
 from jaxtl.core import tree as trees
@@ -49,6 +50,7 @@ class TrainedModel:
       dataset_error: why they can't be read, or have changed; or None.
       batch, device_bytes: of the experiment's evaluation.
       metrics: the experiment's own, name -> metric or function.
+      thresholds: of the probabilities, as the run chose them; None for ½.
       notes: what an evaluation has to tell of its metrics.
     """
 
@@ -68,6 +70,7 @@ class TrainedModel:
     batch: int
     device_bytes: int
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    thresholds: np.ndarray | None = None
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     cached: ClassVar[None] = None  # only training caches the features of stages
@@ -161,6 +164,7 @@ def load_model(
         batch=settings["evaluate_batch"],
         device_bytes=settings["device_bytes"],
         metrics=settings["metrics"],
+        thresholds=_thresholds(meta, which),
         notes=settings["notes"],
     )
 
@@ -172,6 +176,12 @@ def check_trained(directory: pathlib.Path) -> None:
             f"{directory} holds no checkpoint yet: train it first, with `jaxtl resume "
             f"{directory}`."
         )
+
+
+def _thresholds(meta: Mapping[str, Any], which: str) -> np.ndarray | None:
+    """The stored thresholds, which were chosen for the best weights."""
+    values = meta.get("thresholds") if which == "best" else None
+    return None if values is None else np.asarray(values, np.float64)
 
 
 def check_names(

@@ -160,6 +160,8 @@ def _finish(run: Run) -> dict:
         run.update_best(evaluate.evaluate(run, "val"))
     if run.exp.wise_ft and run.steps_done:
         run.notes["wise_ft"] = f"α = {wise_ft.choose(run):g} chosen on val"
+    if run.exp.threshold is not None:
+        result.choose_thresholds(run)
     evaluations = {
         split: evaluate.evaluate_with_details(run, split, "best")
         for split in (("val", "test") if run.exp.test else ("val",))

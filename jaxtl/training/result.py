@@ -13,7 +13,7 @@ import jax
 from jaxtl.core import devices
 from jaxtl.core import tree as trees
 from jaxtl.data.dataset import Dataset
-from jaxtl.evaluation import selection_cost
+from jaxtl.evaluation import evaluate, selection_cost, thresholds
 from jaxtl.training import data_contents
 from jaxtl.training import inputs as input_lib
 from jaxtl.training.run import Run
@@ -45,6 +45,8 @@ def finish(
     for split, (_, details) in evaluations.items():
         if details:
             measured["details"] = {"split": split, **details}
+    target = run.datasets["target"]
+    chosen = thresholds.by_name(target.task, run.thresholds, target.class_names)
     steps = overrides.get("steps", run.steps_done)
     rows = val_curve or [{"step": steps, **measured.get("val", {})}]
     choosing = selection_cost.cost_of_criteria(
@@ -64,8 +66,21 @@ def finish(
         **environment(),
         **({"choosing": choosing} if choosing else {}),
         **({"higher_is_better": run.directions} if run.directions else {}),
+        **({"thresholds": chosen} if chosen else {}),
         **overrides,
     }
+
+
+def choose_thresholds(run: Run) -> None:
+    """Chooses the thresholds of a run's best weights on val, and notes them."""
+    target, criterion = run.datasets["target"], run.exp.threshold
+    assert criterion is not None
+    logits, labels = evaluate.predict_split(run, "val", "best")
+    weights = evaluate.example_weights(run, "val")
+    run.thresholds = thresholds.choose(target.task, logits, labels, criterion, weights)
+    values = thresholds.by_name(target.task, run.thresholds, target.class_names)
+    pairs = ", ".join(f"p({name}) > {value:.3g}" for name, value in values.items())
+    run.notes["threshold"] = f"{pairs}, chosen on val by {criterion}"
 
 
 def _costs(run: Run) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.data.dataset import Dataset
-from jaxtl.evaluation import forward, metrics, model_selection
+from jaxtl.evaluation import forward, metrics, model_selection, thresholds
 from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.terms.base import Term
@@ -44,6 +44,7 @@ class Run:
       best: {"step", "value", "metrics"} of the best evaluation so far, or None.
       best_weights: (parameters, statistics) at that evaluation, or None.
       best_peft_params: parameters of the reparametrization at that evaluation.
+      thresholds: of the probabilities, chosen at the end; None before, and for ½.
       phase: number of the phase that the last step was taken in.
       cached: the features that training starts from, None without.
       loaded: (parameters, statistics) of a stored model that take the place of this
@@ -70,6 +71,12 @@ class Run:
         experiment_metrics.check(exp.metrics, target.task, target.class_names)
         added = experiment_metrics.names(exp.metrics, target.class_names)
         model_selection.check_monitor(self.datasets, exp.monitor, added)
+        thresholds.check(
+            exp.threshold,
+            target.task,
+            target.class_names,
+            len(target.rows.get("val", ())),
+        )
         self.state: step_lib.State = self.parts.state
         self.program: Program = self.parts.program
         self.fixed: step_lib.Fixed = self.parts.fixed
@@ -83,6 +90,7 @@ class Run:
         self.best: dict | None = None
         self.best_weights: tuple[PyTree, PyTree] | None = None
         self.best_peft_params: PyTree = None
+        self.thresholds: np.ndarray | None = None
         self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0

@@ -182,5 +182,7 @@ def _without_training(exp: Experiment) -> Experiment:
         exp,
         **{"terms": {}, "streams": {}, "optim": AdamW(), "phases": (), "peft": None},
         **{"average": None, "wise_ft": (), "augment": (), "monitor": None},
+        metrics={},
+        threshold=None,
         **{"batch": 1, "accumulate": 1, "devices": 1, "param_shards": 1, "steps": 0},
     )

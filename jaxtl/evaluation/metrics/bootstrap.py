@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.evaluation.metrics import experiment_metrics, task_metrics
+from jaxtl.evaluation.metrics import experiment_metrics
 
 METHODS = ("percentile", "bca")
 
@@ -36,6 +36,7 @@ def bootstrap_intervals(
     *,
     metrics: Mapping[str, Any] | None = None,
     class_names: tuple[str, ...] = (),
+    thresholds: np.ndarray | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     method: Literal["percentile", "bca"] = "percentile",
@@ -50,6 +51,7 @@ def bootstrap_intervals(
       task, logits, labels, weights: as for `metrics.compute`.
       metrics: those of the experiment, in addition to the task's.
       class_names: in label order.
+      thresholds: of the run, as log-odds; None for ½.
       resamples: number of draws, at least 2.
       confidence: share of the distribution in the interval.
       method: "percentile", or "bca", bias-corrected and accelerated, which measures
@@ -64,7 +66,12 @@ def bootstrap_intervals(
       Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14.
     """
     _check(len(logits), resamples, confidence, method)
-    statistics = _statistics(task, logits, labels, weights, metrics or {}, class_names)
+    settings = {
+        "metrics": metrics or {},
+        "class_names": class_names,
+        "chosen": thresholds,
+    }
+    statistics = _statistics(task, logits, labels, weights, settings)
     values = statistics(np.arange(len(logits)))
     draws = _Draws(resamples, confidence, method, seed)
     return {
@@ -100,8 +107,7 @@ def _statistics(
     logits: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray | None,
-    metrics: Mapping[str, Any],
-    class_names: tuple[str, ...],
+    settings: Mapping[str, Any],
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """The function from the rows of a resample to the values of all metrics."""
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
@@ -113,8 +119,8 @@ def _statistics(
         if key not in computed:
             chosen = None if weights is None else np.asarray(weights)[rows]
             arguments = (task, logits[rows], labels[rows], chosen)
-            own = experiment_metrics.measure(metrics, *arguments, class_names)
-            computed[key] = {**task_metrics.compute(*arguments), **own.values}
+            measured = experiment_metrics.measure_all(*arguments, **settings)
+            computed[key] = measured.values
         return computed[key]
 
     return statistics

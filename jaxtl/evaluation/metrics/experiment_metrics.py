@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.evaluation import thresholds
 from jaxtl.evaluation.metrics import task_metrics
 from jaxtl.evaluation.metrics.base import (
     Metric,
@@ -111,6 +112,46 @@ def check_named(name: str, known: tuple[str, ...]) -> None:
             f"there is no metric {name!r}{nearest(name, known)} "
             f"(metrics: {', '.join(known)})."
         )
+
+
+def measure_all(
+    task: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    metrics: Mapping[str, Any],
+    class_names: tuple[str, ...] = (),
+    chosen: np.ndarray | None = None,
+) -> Measured:
+    """Measures the task's metrics and the experiment's own of a split.
+
+    Args:
+      task, logits, labels, weights: as for `task_metrics.compute`.
+      metrics, class_names: as for `measure`.
+      chosen: thresholds of the run, by which the metrics of predicted classes or
+        labels decide; None for ½.
+    """
+    arguments = (labels, weights)
+    values = task_metrics.compute(task, logits, *arguments)
+    decided = of_predictions(metrics)
+    scored = {name: metrics[name] for name in metrics if name not in decided}
+    shifted = thresholds.shifted(task, logits, chosen)
+    if chosen is not None:
+        by_threshold = task_metrics.compute(task, shifted, *arguments)
+        values |= {
+            name: value
+            for name, value in by_threshold.items()
+            if name in task_metrics.OF_PREDICTIONS
+        }
+    parts = [
+        measure(part, task, outputs, *arguments, class_names)
+        for part, outputs in ((decided, shifted), (scored, logits))
+    ]
+    added = {name: value for part in parts for name, value in part.values.items()}
+    notes = {name: text for part in parts for name, text in part.notes.items()}
+    order = names(metrics, class_names)
+    return Measured({**values, **{name: added[name] for name in order}}, notes)
 
 
 def measure(

@@ -275,6 +275,8 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": token_accuracy,
     },
 }
+# Those that read the predicted class or labels alone, which a threshold decides.
+OF_PREDICTIONS = ("accuracy", "balanced_accuracy", "macro_f1", "exact_match")
 
 
 def compute(
