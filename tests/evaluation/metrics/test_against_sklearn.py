@@ -76,7 +76,7 @@ def _pairs(logits, labels, w):
 
 @pytest.mark.filterwarnings("ignore")
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_classes_are_sklearns(seed):
     logits, labels, weights = _draw(seed)
     for w in (np.ones(len(labels)), weights):
@@ -98,7 +98,7 @@ def test_classes_are_sklearns(seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_two_classes_are_sklearns(seed):
     logits, labels, w = _draw(seed, classes=2)
     margin, p = logits[:, 1] - logits[:, 0], special.softmax(logits, 1)[:, 1]
@@ -119,7 +119,7 @@ def test_two_classes_are_sklearns(seed):
 
 @pytest.mark.filterwarnings("ignore")
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_labels_are_sklearns(seed):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(30, 3)).round(1)
@@ -151,7 +151,7 @@ def test_labels_are_sklearns(seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_regression_is_scipys(seed):
     rng = np.random.default_rng(seed)
     y = rng.normal(size=(20, 2)).round(1) * 10.0 ** rng.integers(-200, 200)

@@ -1,7 +1,6 @@
 """Losses and weights for imbalanced classes against torch, scikit-learn and numpy."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
@@ -41,18 +40,25 @@ def test_effective_number_weights_are_the_authors():
     np.testing.assert_allclose(near, inverse / inverse.sum() * 3, rtol=1e-9)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_focal_losses_are_the_equation(gamma):
-    ours = tl.imbalance.focal_losses(LOGITS, LABELS, gamma)
-    expected = -((1 - P_Y) ** gamma) * np.log(P_Y)
-    np.testing.assert_allclose(ours, expected, rtol=2e-5)
-    # Sure predictions have neither NaN nor a gradient that explodes.
-    sure = jnp.array([[80.0, 0.0, -80.0], [-80.0, 0.0, 80.0]])
-    gradient = jax.grad(
-        lambda z: tl.imbalance.focal_losses(z, jnp.array([0, 0]), gamma).sum()
-    )
-    np.testing.assert_allclose(gradient(sure)[0], 0, atol=1e-6)
-    assert np.isfinite(gradient(sure)).all()
+def test_focal_losses_are_the_equation():
+    @jax.jit
+    def value_and_gradient(logits, labels, gamma):
+        def total(z):
+            values = tl.imbalance.focal_losses(z, labels, gamma)
+            return values.sum(), values
+
+        return jax.value_and_grad(total, has_aux=True)(logits)
+
+    # Sure predictions, right and wrong, have no NaN and no gradient that explodes.
+    sure = np.full((8, 3), -80.0, np.float32)
+    sure[:, 0] = 80.0
+    for gamma in (0.0, 0.5, 2.0):
+        (_, ours), _ = value_and_gradient(LOGITS, LABELS, gamma)
+        expected = -((1 - P_Y) ** gamma) * np.log(P_Y)
+        np.testing.assert_allclose(ours, expected, rtol=2e-5)
+        _, gradient = value_and_gradient(sure, LABELS, gamma)
+        assert np.isfinite(gradient).all()
+        np.testing.assert_allclose(gradient[LABELS == 0], 0, atol=1e-6)
 
 
 def test_sigmoid_focal_losses_are_the_equation():
@@ -76,41 +82,60 @@ def _value(bench, term, *, task="classification", batches=None, counts=COUNTS):
     return float(value), logits, np.asarray(room.batches["target"]["y"])
 
 
-@pytest.mark.parametrize(
-    "weights",
-    ["balanced", {"2": 4.0, "0": 0.5}, tl.imbalance.EffectiveNumber(beta=0.9)],
+def _torchs(logits, labels, w, smoothing):
+    """torch.nn.functional.cross_entropy(weight=w, label_smoothing=smoothing)."""
+    log_p = special.log_softmax(logits, 1)
+    of_label = w[labels] * log_p[np.arange(len(labels)), labels]
+    smooth = (w * log_p).sum(1) / logits.shape[1]
+    total = (1 - smoothing) * of_label + smoothing * smooth
+    return -total.sum() / w[labels].sum()
+
+
+WEIGHTS = (
+    ("balanced", 8 / (3 * COUNTS)),
+    ({"2": 4.0, "0": 0.5}, np.array([0.5, 1.0, 4.0])),
+    (
+        tl.imbalance.EffectiveNumber(beta=0.9),
+        3 / (1 - 0.9**COUNTS) / (1 / (1 - 0.9**COUNTS)).sum(),
+    ),
 )
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_weighted_cross_entropy_is_torchs(bench, weights, smoothing):
-    torch = pytest.importorskip("torch")
-    term = tl.losses.CrossEntropy(class_weights=weights, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize(("weights", "w"), WEIGHTS, ids=["balanced", "map", "number"])
+def test_weighted_cross_entropy_is_torchs(bench, weights, w):
+    term = tl.losses.CrossEntropy(class_weights=weights, label_smoothing=0.1)
     value, logits, labels = _value(bench, term)
-    if weights == "balanced":
-        w = 8 / (3 * COUNTS)
-    elif isinstance(weights, dict):
-        w = np.array([0.5, 1.0, 4.0])
-    else:
-        w = (1 - 0.9) / (1 - 0.9**COUNTS)
-        w = w / w.sum() * 3
-    expected = torch.nn.functional.cross_entropy(
-        torch.tensor(logits),
-        torch.tensor(labels).long(),
-        weight=torch.tensor(w, dtype=torch.float64),
-        label_smoothing=smoothing,
-    )
-    assert value == pytest.approx(float(expected), rel=1e-5)
+    assert value == pytest.approx(_torchs(logits, labels, w, 0.1), rel=1e-5)
 
 
 def test_positive_weights_are_torchs(bench):
-    torch = pytest.importorskip("torch")
     term = tl.losses.BinaryCrossEntropy(positive_weights="balanced")
     value, logits, targets = _value(bench, term, task="multilabel")
+    # torch.nn.functional.binary_cross_entropy_with_logits(pos_weight=w)
+    w, p = (8 - COUNTS) / COUNTS, special.expit(logits)
+    expected = -(w * targets * np.log(p) + (1 - targets) * np.log1p(-p)).mean()
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_closed_forms_are_torchs():
+    torch = pytest.importorskip("torch")
+    logits, targets = np.float64(LOGITS), np.eye(3)[LABELS]
+    w = np.array([0.5, 1.0, 4.0])
+    for smoothing in (0.0, 0.1):
+        expected = torch.nn.functional.cross_entropy(
+            torch.tensor(logits),
+            torch.tensor(LABELS),
+            weight=torch.tensor(w),
+            label_smoothing=smoothing,
+        )
+        ours = _torchs(logits, LABELS, w, smoothing)
+        assert ours == pytest.approx(float(expected), rel=1e-12)
+    ours = losses.binary_cross_entropies(LOGITS, targets, w).mean()
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
-        torch.tensor(logits),
-        torch.tensor(np.float64(targets)),
-        pos_weight=torch.tensor((8 - COUNTS) / COUNTS),
+        torch.tensor(logits), torch.tensor(targets), pos_weight=torch.tensor(w)
     )
-    assert value == pytest.approx(float(expected), rel=1e-5)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_logit_adjustment_is_the_equation(bench):
