@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         const=1000,
         metavar="N",
-        help="95 % intervals by the bootstrap over examples, of N resamples "
+        help="95 %% intervals by the bootstrap over examples, of N resamples "
         "(1000 where N is left out)",
     )
     parser.add_argument(
