@@ -21,6 +21,7 @@ from jaxtl.core.types import Network, PyTree
 from jaxtl.data import lazy_array, preprocess, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import batch_norm
+from jaxtl.evaluation.evaluate import example_weights
 from jaxtl.evaluation.metrics import compute
 from jaxtl.models import precision
 from jaxtl.optim import optimizer as optimizers
@@ -154,7 +155,9 @@ def tent(
     logits = _in_order(outputs, chunks)
     labels = (dataset.y if split == "train" else dataset.y_clean)[rows]
     return TentResult(
-        metrics=compute(run.parts.program.task, logits, labels),
+        metrics=compute(
+            run.parts.program.task, logits, labels, example_weights(run, split)
+        ),
         logits=logits,
         labels=labels,
         entropy=np.asarray(means),

@@ -278,6 +278,18 @@ class Dataset:
     sampling: str = UNIFORM
     weights: np.ndarray | None = None
 
+    def check_unweighted(self, reader: str) -> None:
+        """Raises UserError where examples have weights, which a reader does not read.
+
+        Args:
+          reader: what would count every example once, for the message.
+        """
+        if self.weights is not None:
+            raise UserError(
+                f"{reader} counts every example once, but the data have weights; leave "
+                "data.sample_weight out for it."
+            )
+
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the classes, labels or regression targets in order; () for none."""

@@ -8,6 +8,7 @@ from sklearn import linear_model, model_selection
 from sklearn import metrics as sk
 
 import jaxtl as tl
+from jaxtl.analysis import linear_probe
 from jaxtl.data import device_stream, grouped_splits
 
 
@@ -139,6 +140,8 @@ def test_weights_in_loss_and_metrics_are_sklearns():
     data = run.datasets["target"]
     rows = data.rows["train"]
     result = tl.train(run)
+    with pytest.raises(tl.UserError, match="a linear probe counts every example once"):
+        linear_probe.probe(run)
     learner = linear_model.LogisticRegression(C=np.inf)
     learner.fit(x[rows], y[rows], sample_weight=w[rows])
     test = data.rows["test"]

@@ -119,6 +119,7 @@ def ensemble(
     methods = _methods(dataset.task, method)
     splits = tuple(dict.fromkeys(("val", split)))
     _check_splits(dataset, splits)
+    dataset.check_unweighted("an ensemble")
     logits = predict_members(members, splits)
     labels = {name: dataset.y_clean[dataset.rows[name]] for name in splits}
     return _compare(members, methods, split, logits, labels, estimator)

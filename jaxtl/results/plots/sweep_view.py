@@ -123,11 +123,12 @@ class SweepView:
         groups = settings.group_by_setting(records)
         roles = AxisRoles(compared=(), tuned=tuple(self.axes), fixed={}, method=None)
         selected_by = self.criterion or self.metric
+        directions = settings.directions(record.result for record in self.records)
         choices = settings.choose_settings(
             groups,
             roles,
             selected_by,
-            higher_is_better(selected_by),
+            higher_is_better(selected_by, directions),
             (self.metric, self.higher),
         )
         return list(choices[0].setting.done) if choices else []

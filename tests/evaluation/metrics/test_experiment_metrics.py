@@ -12,6 +12,7 @@ from jaxtl.cli.main import main
 from jaxtl.core import serialization
 from jaxtl.evaluation import evaluate
 from jaxtl.results import build_summary, records
+from jaxtl.results.plots import sweep_view
 
 
 def share_of_even(outputs, labels, weights):
@@ -67,6 +68,9 @@ def test_tables_know_the_direction(stored):
     for metric, higher in (("even", False), ("f2[3]", True), ("accuracy", True)):
         summary = build_summary.summarize(collection, metric=metric)
         assert summary.higher is higher
+        view = sweep_view.build_view(collection, summary)
+        assert view.higher is higher
+        assert len(view.best_setting(view.records)) == 1
     assert build_summary.summarize(collection).metric == "even"  # what chose
 
 
