@@ -7,13 +7,23 @@ from jaxtl.core import lazy_exports
 if TYPE_CHECKING:
     from . import merging as merging
     from .bert import Bert as Bert
-    from .causal_lm import generate as generate
     from .cnn import CNN as CNN
+    from .gemma import Gemma as Gemma
+    from .gemma import Gemma2 as Gemma2
+    from .gemma import Gemma3 as Gemma3
+    from .generation import generate as generate
     from .gpt2 import GPT2 as GPT2
+    from .gpt_neo import GPTNeo as GPTNeo
+    from .gpt_neox import GPTNeoX as GPTNeoX
     from .llama import Llama as Llama
+    from .mistral import Mistral as Mistral
     from .mlp import MLP as MLP
     from .mobilenet import MobileNet as MobileNet
+    from .opt import OPT as OPT
+    from .phi3 import Phi3 as Phi3
     from .plain_functions import foreign as foreign
+    from .qwen import Qwen2 as Qwen2
+    from .qwen import Qwen3 as Qwen3
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
     from .staged import Staged as Staged

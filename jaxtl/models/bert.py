@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtl.core.types import Tokens
 from jaxtl.models import config_values, staged, weight_layout
 from jaxtl.models.bert_config import BERT_CONFIG, ROBERTA_CONFIG
-from jaxtl.models.layers import sequences, transformer
+from jaxtl.models.layers import norms, sequences, transformer
+from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 PREDICTS = ("class", "token")
@@ -48,16 +49,14 @@ class _BertEmbeddings(nn.Module):
         sequences.check_length(ids.shape[1], self.context)
 
         def table(rows: int, name: str) -> nn.Embed:
-            return nn.Embed(
-                rows, self.width, embedding_init=transformer.INIT, name=name
-            )
+            return nn.Embed(rows, self.width, embedding_init=NORMAL, name=name)
 
         segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
         positions = position_rows(ids, self.offset)
         states = table(self.vocab, "token")(ids)
         states += table(self.segments, "segment")(segment.astype(jnp.int32))
         states += table(self.context + self.offset, "position")(positions)
-        states = transformer.layer_norm(self.epsilon, "norm")(states)
+        states = norms.layer_norm(self.epsilon, "norm")(states)
         return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
 
 
@@ -71,30 +70,6 @@ def position_rows(ids: jax.Array, offset: int) -> jax.Array:
         return jnp.arange(ids.shape[1])[None]
     real = ids != offset - 1
     return jnp.cumsum(real, -1) * real + offset - 1
-
-
-class _BertLayer(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x))."""
-
-    heads: int
-    hidden: int
-    epsilon: float
-    activation: str
-    dropout: float
-    causal: bool
-
-    @nn.compact
-    def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
-        x, mask = tokens
-        attention = transformer.Attention(
-            self.heads, causal=self.causal, name="attention"
-        )
-        y, _ = attention(x, mask)
-        y = staged.Dropout(self.dropout, name="dropout1")(y, mode)
-        x = transformer.layer_norm(self.epsilon, "attention_norm")(x + y)
-        y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(x)
-        y = staged.Dropout(self.dropout, name="dropout2")(y, mode)
-        return Tokens(transformer.layer_norm(self.epsilon, "mlp_norm")(x + y), mask)
 
 
 def _reduction(
@@ -113,7 +88,7 @@ class _BertPooler(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens, mode: staged.Mode) -> jax.Array:
         first = tokens.states[:, 0]
-        dense = nn.Dense(first.shape[-1], kernel_init=transformer.INIT, name="dense")
+        dense = nn.Dense(first.shape[-1], kernel_init=NORMAL, name="dense")
         return jnp.tanh(dense(first))
 
 
@@ -141,10 +116,10 @@ class _BertHead(nn.Module):
             x = reduce(x) if reduce else x.states
         if self.inner:
             x = staged.Dropout(self.dropout, name="dropout1")(x, mode)
-            inner = nn.Dense(x.shape[-1], kernel_init=transformer.INIT, name="inner")
+            inner = nn.Dense(x.shape[-1], kernel_init=NORMAL, name="inner")
             x = jnp.tanh(inner(x))
         x = staged.Dropout(self.dropout, name="dropout")(x, mode)
-        return nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")(x)
+        return nn.Dense(self.outputs, kernel_init=NORMAL, name="dense")(x)
 
 
 class Bert(staged.Staged):
@@ -205,6 +180,18 @@ class Bert(staged.Staged):
         """Whether there is a stage `pooler` in front of the head."""
         return self.predict == "class" and self.pooling == "pooler"
 
+    def block(self) -> transformer.Block:
+        """What each layer computes."""
+        return transformer.Block(
+            heads=self.heads,
+            hidden=self.hidden,
+            activation=self.activation,
+            order="post",
+            epsilon=self.epsilon,
+            causal=self.causal,
+            dropout=self.dropout,
+        )
+
     def setup(self) -> None:
         staged.check_option("predict", self.predict, PREDICTS)
         staged.check_option("pooling", self.pooling, POOLINGS)
@@ -220,15 +207,7 @@ class Bert(staged.Staged):
         )
         self.add("embeddings", embeddings)
         for i in range(self.layers):
-            layer = _BertLayer(
-                self.heads,
-                self.hidden,
-                self.epsilon,
-                self.activation,
-                self.dropout,
-                self.causal,
-            )
-            self.add(f"layer_{i}", layer)
+            self.add(f"layer_{i}", transformer.TransformerLayer(self.block()))
         if self.has_pooler:
             self.add("pooler", _BertPooler())
         pooling = None if self.predict == "token" else self.pooling

@@ -1,5 +1,7 @@
 """Keys of config.json of the families "bert" and "roberta"."""
 
+import dataclasses
+
 from jaxtl.models import config_values
 from jaxtl.models.config_table import ConfigTable, Key, Only
 
@@ -36,7 +38,14 @@ _ONLY = {
     "directionality": Only(("bidi", None), "attention in one direction"),
     "pooler_type": Only(("first_token_transform", None), "another pooler"),
 }
-BERT_CONFIG = ConfigTable("bert", _ENTRIES, harmless=_HARMLESS, only=_ONLY)
-ROBERTA_CONFIG = ConfigTable(
-    "roberta", _ENTRIES, ("pad_token_id",), harmless=_HARMLESS, only=_ONLY
+BERT_CONFIG = ConfigTable(
+    "bert",
+    _ENTRIES,
+    harmless=_HARMLESS,
+    only=_ONLY,
+    stem="Bert",
+    predicts=("class", "token"),
+)
+ROBERTA_CONFIG = dataclasses.replace(
+    BERT_CONFIG, family="roberta", read_by_family=("pad_token_id",), stem="Roberta"
 )

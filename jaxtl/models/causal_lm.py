@@ -1,20 +1,21 @@
-"""Causal language models: what GPT-2 and Llama share, and generation with a cache."""
+"""Causal language models: their embeddings, layers, heads and weight layout."""
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxtl.core import token_ids
-from jaxtl.core.errors import UserError
-from jaxtl.core.types import PyTree, Tokens
-from jaxtl.models import staged
-from jaxtl.models.layers import sequences, transformer
+from jaxtl.core.types import Tokens
+from jaxtl.models import block_layout, staged, weight_layout
+from jaxtl.models.layers import attention, sequences, transformer
+from jaxtl.models.layers.embeddings import DecoderEmbeddings, EmbeddingOptions
+from jaxtl.models.layers.initializers import NORMAL
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
-PREDICTS = ("next", "class")
+PREDICTS = ("next", "class", "token")
 
 
 class _NextTokenHead(nn.Module):
@@ -24,37 +25,54 @@ class _NextTokenHead(nn.Module):
       vocab: number of token ids.
       embeddings: the embedding stage whose table is the kernel; None for a kernel of
         the head's own.
+      softcap: c of c · tanh(logit / c); None for plain logits.
     """
 
     vocab: int
     embeddings: Any = None
+    softcap: float | None = None
 
     @nn.compact
     def __call__(self, tokens: Tokens, mode: staged.Mode) -> jax.Array:
         if self.embeddings is not None:
-            return self.embeddings.token.attend(tokens.states)
-        dense = nn.Dense(
-            self.vocab, use_bias=False, kernel_init=transformer.INIT, name="dense"
-        )
-        return dense(tokens.states)
+            logits = self.embeddings.token.attend(tokens.states)
+        else:
+            dense = nn.Dense(
+                self.vocab, use_bias=False, kernel_init=NORMAL, name="dense"
+            )
+            logits = dense(tokens.states)
+        if self.softcap is None:
+            return logits
+        return self.softcap * jnp.tanh(logits / self.softcap)
 
 
-class _LastTokenHead(nn.Module):
-    """An affine map of the last real token's state, (batch, outputs), without bias."""
+class _ClassHead(nn.Module):
+    """An affine map of states: of the last real token, without bias, or of each token.
+
+    Attributes:
+      outputs: width.
+      each: whether each token has outputs, (batch, length, outputs), with a bias.
+      dropout: rate before it.
+    """
 
     outputs: int
+    each: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
-        x = sequences.last_state(x) if isinstance(x, Tokens) else x
-        dense = nn.Dense(
-            self.outputs, use_bias=False, kernel_init=transformer.INIT, name="dense"
-        )
-        return dense(x)
+        if isinstance(x, Tokens):
+            x = x.states if self.each else sequences.last_state(x)
+        x = staged.Dropout(self.dropout, name="dropout")(x, mode)
+        return nn.Dense(
+            self.outputs, use_bias=self.each, kernel_init=NORMAL, name="dense"
+        )(x)
 
 
 class CausalLM(staged.Staged):
     """Stages `embeddings, layer_0 … layer_{n−1}, norm, head`.
+
+    A family gives its layers (`block`), its embeddings and the names of its weights.
 
     Attributes:
       vocab: number of token ids.
@@ -62,10 +80,12 @@ class CausalLM(staged.Staged):
       layers, heads: their numbers.
       context: largest number of tokens of a text.
       predict: "next" for a language model, whose head has `vocab` outputs whatever
-        `outputs` is; "class" for a classifier on the last real token.
+        `outputs` is; "class" for a classifier on the last real token; "token" for
+        outputs of each token.
       tied: whether the language model's head is the embedding table.
       epsilon: of the norms.
       pad: id of padding, which a classifier's inputs are compared with; None for none.
+      head_dropout: before the outputs of each token.
     """
 
     vocab: int = 50_257
@@ -77,16 +97,80 @@ class CausalLM(staged.Staged):
     tied: bool = True
     epsilon: float = 1e-5
     pad: int | None = None
+    head_dropout: float = 0.1
+
+    # Names of the weights in transformers: "root" of all but the heads; "layer" with
+    # a place for its number; parts of a layer by path; "next", "class" and "token" for
+    # the heads.
+    names: ClassVar[Mapping[str, str]]
+    # Of the kernels in files.
+    transform: ClassVar[str] = "linear"
+    # Kind of the norms, a key of `norms.NORMS`.
+    norm_kind: ClassVar[str] = "layer"
+    # (pattern, replacement) of names that other versions of transformers wrote.
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # Tensors that no pass reads.
+    buffers: ClassVar[tuple[str, ...]] = (r".*rotary_emb\.inv_freq",)
 
     @property
     def stages(self) -> tuple[str, ...]:
         layers = (f"layer_{i}" for i in range(self.layers))
         return ("embeddings", *layers, "norm", "head")
 
+    def block(self, layer: int) -> transformer.Block:
+        """What the layer of this index computes."""
+        raise TypeError(f"{type(self).__name__} does not define its layers")
+
+    def embedding_options(self, **options: Any) -> EmbeddingOptions:
+        """What the first stage computes."""
+        return EmbeddingOptions(
+            vocab=self.vocab,
+            width=self.width,
+            context=self.context,
+            pad=self.padding,
+            **options,
+        )
+
+    @property
+    def final_kind(self) -> str:
+        """Kind of the norm in the stage before the head, "" for none."""
+        return self.norm_kind
+
+    @property
+    def final_width(self) -> int | None:
+        """Width of the projection in the stage before the head, None for none."""
+        return None
+
+    @property
+    def final_softcap(self) -> float | None:
+        """c of c · tanh(logit / c) in the language model's head, None for none."""
+        return None
+
+    def setup(self) -> None:
+        staged.check_option("predict", self.predict, PREDICTS)
+        self.add("embeddings", DecoderEmbeddings(self.embedding_options()))
+        for i in range(self.layers):
+            block = self.block(i)
+            if block.head_width is None:
+                transformer.check_heads(self.width, self.heads)
+            transformer.check_heads(self.heads * 2, self.heads, block.kv_heads)
+            self.add(f"layer_{i}", transformer.TransformerLayer(block))
+        final = transformer.FinalNorm(self.epsilon, self.final_kind, self.final_width)
+        self.add("norm", final)
+        if self.predict == "next":
+            table = self.embeddings if self.tied else None
+            head = _NextTokenHead(self.vocab, table, self.final_softcap)
+        else:
+            each = self.predict == "token"
+            head = _ClassHead(self.outputs, each, self.head_dropout if each else 0.0)
+        self.add("head", head)
+
     @property
     def kv_shape(self) -> tuple[int, int]:
         """Heads and width per head of cached keys and values."""
-        return self.heads, self.width // self.heads
+        block = self.block(0)
+        size = block.head_width or self.width // self.heads
+        return block.kv_heads or self.heads, size
 
     def reduction(self) -> Callable[[Any], Any] | None:
         return sequences.last_state if self.predict == "class" else None
@@ -103,21 +187,12 @@ class CausalLM(staged.Staged):
     def id_sizes(self) -> dict[str, int]:
         return sequences.id_sizes(self.vocab)
 
-    def add_head(self) -> None:
-        """Registers the head that `predict` names."""
-        staged.check_option("predict", self.predict, PREDICTS)
-        if self.predict == "class":
-            head = _LastTokenHead(self.outputs)
-        else:
-            head = _NextTokenHead(self.vocab, self.embeddings if self.tied else None)
-        self.add("head", head)
-
     def decode(
         self,
         ids: jax.Array,
-        step: transformer.DecodingStep,
-        caches: list[transformer.KeyValueCache],
-    ) -> tuple[jax.Array, list[transformer.KeyValueCache]]:
+        step: attention.DecodingStep,
+        caches: list[attention.KeyValueCache],
+    ) -> tuple[jax.Array, list[attention.KeyValueCache]]:
         """Runs new tokens against the caches.
 
         Args:
@@ -137,129 +212,57 @@ class CausalLM(staged.Staged):
         tokens = self.norm(Tokens(states, mask), staged.Mode())
         return self.head(tokens, staged.Mode()).astype(jnp.float32), new_caches
 
+    def layouts(self) -> dict[str, WeightLayout]:
+        return {"hf": layout(self, self.names)}
 
-def generate(
-    model: CausalLM,
-    params: PyTree,
-    prompts: Mapping[str, Any],
-    tokens: int,
-    *,
-    temperature: float = 0.0,
-    top: int | None = None,
-    key: jax.Array | None = None,
-    stop: int | None = None,
-) -> jax.Array:
-    """Continues texts, one token at a time, with cached keys and values.
 
-    Args:
-      model: with `predict="next"`.
-      params: its parameters.
-      prompts: {"input_ids", "attention_mask"} as for the model, padded on either side.
-      tokens: number of tokens to add.
-      temperature: 0 takes the most likely token; else logits / temperature are sampled.
-      top: sample among this number of most likely tokens only.
-      key: PRNG key, needed where temperature > 0.
-      stop: id of the end; once a text has it, all its further tokens are this id.
-
-    Returns:
-      (batch, tokens) int32 ids, without the prompts.
-
-    Raises:
-      UserError: a model that does not predict the next token, a text that would become
-        too long, a missing key, parameters of adapters or prompts.
-    """
-    ids, mask = sequences.token_inputs(prompts, model.id_sizes())
-    if model.predict != "next":
-        raise UserError(f"generate needs predict='next'; got {model.predict!r}.")
-    sequences.check_length(ids.shape[1] + tokens, model.context)
-    if temperature > 0 and key is None:
-        raise UserError("generate with temperature > 0 needs key=jax.random.key(…).")
-    if tokens < 1:
-        raise UserError(f"tokens={tokens}: expected 1 or more to generate.")
-    for stage, stage_params in params.items():
-        if isinstance(stage_params, dict) and {"adapter", "prompt"} & set(stage_params):
-            raise UserError(
-                "generate runs the plain model and would ignore the adapter or prompt "
-                f"in params[{stage!r}]; it can use LoRA, IA3, VeRA and prefixes."
-            )
-    key = jax.random.key(0) if key is None else key
-    greedy = temperature == 0.0
-    return _generate(
-        model, params, ids, mask, tokens, greedy, top, stop, temperature, key
+def layout(model: CausalLM, names: Mapping[str, str]) -> WeightLayout:
+    """The layout with these names, see `CausalLM.names`."""
+    root = names["root"]
+    embeddings = model.embedding_options()
+    table = f"{root}{names['embeddings/token']}.weight"
+    rules = [Rule(table, "embeddings/token/embedding")]
+    if embeddings.positions:
+        source = f"{root}{names['embeddings/position']}.weight"
+        rules.append(Rule(source, "embeddings/position/embedding"))
+    if embeddings.inner_width is not None:
+        source = f"{root}{names['embeddings/project']}"
+        rules += weight_layout.linear(source, "embeddings/project", bias=False)
+    for i in range(model.layers):
+        source = root + names["layer"].format(i)
+        rules += block_layout.block_rules(
+            model.block(i), names, source, f"layer_{i}", model.transform
+        )
+    if model.final_kind:
+        source = root + names["norm/norm"]
+        rules += block_layout.norm_rules(model.final_kind, source, "norm/norm")
+    if model.final_width is not None:
+        source = root + names["norm/project"]
+        rules += weight_layout.linear(source, "norm/project", bias=False)
+    copies = {}
+    if model.predict == "next" and model.tied:
+        copies = {f"{names['next']}.weight": "embeddings/token/embedding"}
+    else:
+        each = model.predict == "token"
+        rules += weight_layout.linear(names[model.predict], "head/dense", bias=each)
+    # Heads of other tasks, and attention to another model's states.
+    others = [names[head] for head in PREDICTS if head != model.predict]
+    unused = [rf"{name}\.(weight|bias)" for name in others]
+    unused += [
+        r"(classifier|(model\.|transformer\.)?qa_outputs)\.(weight|bias)",
+        r"multiple_choice_head\..*",
+        r".*\.(crossattention|ln_cross_attn)\..*",
+    ]
+    return WeightLayout(
+        tuple(rules),
+        ignored=model.buffers,
+        unused=tuple(unused),
+        prefixes=("module.", *_prefixes(root), "transformer."),
+        renames=model.renames,
+        copies=copies,
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
-def _generate(
-    model: CausalLM,
-    params: PyTree,
-    ids: jax.Array,
-    mask: jax.Array,
-    tokens: int,
-    greedy: bool,
-    top: int | None,
-    stop: int | None,
-    temperature: float,
-    key: jax.Array,
-) -> jax.Array:
-    batch, length = ids.shape
-    if model.dtype or model.param_dtype != "float32":
-        params = staged.cast_tree(params, jnp.dtype(model.dtype or model.param_dtype))
-    ids, mask = _padded_left(ids, mask)
-    real = jnp.pad(mask, ((0, 0), (0, tokens)), constant_values=True)
-    positions = sequences.token_positions(real)
-
-    def logits_after(ids: jax.Array, index: jax.Array, caches: list) -> tuple:
-        """Logits behind the new tokens, which are put at `index` of the caches."""
-        new = jax.lax.dynamic_slice_in_dim(positions, index, ids.shape[1], 1)
-        step = transformer.DecodingStep(index, real, new)
-        logits, caches = model.apply(
-            {"params": params}, ids, step, caches, method="decode"
-        )
-        return logits[:, -1], caches
-
-    def pick(logits: jax.Array, key: jax.Array, ended: jax.Array) -> jax.Array:
-        token = _sample(logits, greedy, top, temperature, key)
-        return token if stop is None else jnp.where(ended, stop, token)
-
-    def next_token(carry: tuple, t: jax.Array) -> tuple[tuple, jax.Array]:
-        token, ended, caches = carry
-        logits, caches = logits_after(token[:, None], length + t, caches)
-        ended = ended | (token == stop) if stop is not None else ended
-        token = pick(logits, jax.random.fold_in(key, t + 1), ended)
-        return (token, ended, caches), token
-
-    caches = _empty_caches(model, params, batch, length + tokens)
-    logits, caches = logits_after(ids, jnp.int32(0), caches)
-    ended = jnp.zeros(batch, bool)
-    first = pick(logits, jax.random.fold_in(key, 0), ended)
-    _, later = jax.lax.scan(next_token, (first, ended, caches), jnp.arange(tokens - 1))
-    return jnp.concatenate([first[None], later]).T
-
-
-def _padded_left(ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moves all padding to the left, so that every text ends at the same place."""
-    shift = jnp.argmax(mask[:, ::-1], -1)
-    ids, mask = (jax.vmap(jnp.roll)(x, shift) for x in (ids, mask))
-    return ids, mask
-
-
-def _empty_caches(
-    model: CausalLM, params: PyTree, batch: int, length: int
-) -> list[transformer.KeyValueCache]:
-    """One cache per layer, in the dtype of the parameters."""
-    dtype = jax.tree.leaves(params)[0].dtype
-    zeros = jnp.zeros((batch, length, *model.kv_shape), dtype)
-    return [transformer.KeyValueCache(zeros, zeros) for _ in range(model.layers)]
-
-
-def _sample(
-    logits: jax.Array, greedy: bool, top: int | None, temperature: float, key: jax.Array
-) -> jax.Array:
-    """One token id per text, (batch,) int32, from logits (batch, vocab)."""
-    if greedy:
-        return logits.argmax(-1).astype(jnp.int32)
-    if top is not None:
-        least = jax.lax.top_k(logits, top)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+def _prefixes(root: str) -> list[str]:
+    """The parts of a root that a file may have or lack: "a.", "b." of "a.b."."""
+    return [f"{part}." for part in root.split(".") if part]

@@ -54,6 +54,9 @@ class ConfigTable:
       harmless: key -> why none of its values changes what the model predicts.
       only: key -> the values that are supported.
       aliases: second name of a key -> the key.
+      stem: of the names of transformers' classes, "" for none.
+      predicts: what those have heads for: `predict` of the model, None for images.
+      classes: `predict` -> class with another ending than the usual one.
     """
 
     family: str
@@ -62,6 +65,15 @@ class ConfigTable:
     harmless: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only: Mapping[str, Only] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stem: str = ""
+    predicts: tuple[str | None, ...] = ()
+    classes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
+
+    def class_name(self, predict: str | None) -> str | None:
+        """The class of transformers with a head for this, None where it has none."""
+        if predict not in self.predicts:
+            return None
+        return self.classes.get(predict, f"{self.stem}{_ENDINGS[predict]}")
 
     @functools.cached_property
     def all_harmless(self) -> Mapping[str, str]:
@@ -146,6 +158,14 @@ class ConfigTable:
                 "code in the directory that defines another model; it is not run."
             )
 
+
+# `predict` of a model, None for images -> ending of the class in transformers.
+_ENDINGS = {
+    "class": "ForSequenceClassification",
+    "token": "ForTokenClassification",
+    "next": "ForCausalLM",
+    None: "ForImageClassification",
+}
 
 # Entries of auto_map that replace the model; others replace the tokenizer.
 _MODEL_CODE = (

@@ -48,6 +48,26 @@ def counts(key: str, value: Any, length: int) -> tuple[int, ...]:
     return tuple(count(key, number) for number in value)
 
 
+def positives(key: str, value: Any, length: int) -> tuple[float, ...]:
+    """A list of so many numbers above 0."""
+    if not isinstance(value, list | tuple) or len(value) != length:
+        raise _expected(key, value, f"a list of {length} numbers")
+    return tuple(positive(key, number) for number in value)
+
+
+def optional(read: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Reader of a value or null, which becomes None."""
+    return lambda key, value: None if value is None else read(key, value)
+
+
+def layer_types(key: str, value: Any) -> tuple[str, ...]:
+    """A list of "full_attention" and "sliding_attention", () for null."""
+    kinds = ("full_attention", "sliding_attention")
+    if not isinstance(value, list | tuple | None) or not set(value or ()) <= set(kinds):
+        raise _expected(key, value, f"a list of {' and '.join(map(repr, kinds))}")
+    return tuple(value or ())
+
+
 def index(key: str, value: Any) -> int:
     """A whole number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:

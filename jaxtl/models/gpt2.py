@@ -7,77 +7,27 @@ References:
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-
-from jaxtl.core.types import Tokens
-from jaxtl.models import causal_lm, config_values, staged, weight_layout
+from jaxtl.models import causal_lm, config_values
 from jaxtl.models.config_table import ConfigTable, Key
-from jaxtl.models.layers import sequences, transformer
-from jaxtl.models.weight_layout import Rule, WeightLayout
+from jaxtl.models.layers.embeddings import EmbeddingOptions
+from jaxtl.models.layers.transformer import Block
 
-
-class _GPT2Embeddings(nn.Module):
-    """Token vectors plus position vectors, then dropout."""
-
-    vocab: int
-    width: int
-    context: int
-    dropout: float
-    pad: int | None
-
-    def setup(self) -> None:
-        self.token = nn.Embed(self.vocab, self.width, embedding_init=transformer.INIT)
-        self.position = nn.Embed(
-            self.context, self.width, embedding_init=transformer.INIT
-        )
-        self.drop = staged.Dropout(self.dropout)
-
-    def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        ids, mask = sequences.token_inputs(x, sequences.id_sizes(self.vocab), self.pad)
-        sequences.check_length(ids.shape[1], self.context)
-        # As in transformers, where all places count; generation counts real tokens.
-        states = self.embed(ids, jnp.arange(ids.shape[1])[None])
-        return Tokens(self.drop(states, mode), mask)
-
-    def embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
-        """Vectors of tokens at these positions, (batch, length, width)."""
-        return self.token(ids) + self.position(positions)
-
-
-class _GPT2Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    heads: int
-    hidden: int
-    epsilon: float
-    activation: str
-    dropout: float
-    scale: float
-
-    @nn.compact
-    def run(
-        self,
-        x: jax.Array,
-        mask: jax.Array,
-        mode: staged.Mode,
-        step: transformer.DecodingStep | None = None,
-        cache: transformer.KeyValueCache | None = None,
-    ) -> tuple[jax.Array, transformer.KeyValueCache | None]:
-        """The layer's output and its new cache; see `transformer.Attention`."""
-        attention = transformer.Attention(
-            self.heads, causal=True, fused=True, scale=self.scale, name="attention"
-        )
-        y = transformer.layer_norm(self.epsilon, "attention_norm")(x)
-        y, cache = attention(y, mask, step, cache)
-        x = x + staged.Dropout(self.dropout, name="dropout1")(y, mode)
-        y = transformer.layer_norm(self.epsilon, "mlp_norm")(x)
-        y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(y)
-        return x + staged.Dropout(self.dropout, name="dropout2")(y, mode), cache
-
-    def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
-        return Tokens(self.run(*tokens, mode)[0], tokens.mask)
+_NAMES = {
+    "root": "transformer.",
+    "embeddings/token": "wte",
+    "embeddings/position": "wpe",
+    "layer": "h.{}",
+    "attention_norm": "ln_1",
+    "mlp_norm": "ln_2",
+    "attention/qkv": "attn.c_attn",
+    "attention/out": "attn.c_proj",
+    "mlp/in": "mlp.c_fc",
+    "mlp/out": "mlp.c_proj",
+    "norm/norm": "ln_f",
+    "next": "lm_head",
+    "class": "score",
+    "token": "classifier",
+}
 
 
 class GPT2(causal_lm.CausalLM):
@@ -99,90 +49,33 @@ class GPT2(causal_lm.CausalLM):
     scale_by_width: bool = True
     scale_by_layer: bool = False
 
-    def setup(self) -> None:
-        transformer.check_heads(self.width, self.heads)
-        dropout = self.embedding_dropout
-        dropout = self.dropout if dropout is None else dropout
-        embeddings = _GPT2Embeddings(
-            self.vocab, self.width, self.context, dropout, self.padding
-        )
-        self.add("embeddings", embeddings)
-        hidden = self.hidden or 4 * self.width
-        for i in range(self.layers):
-            layer = _GPT2Layer(
-                self.heads,
-                hidden,
-                self.epsilon,
-                self.activation,
-                self.dropout,
-                self._attention_scale(i),
-            )
-            self.add(f"layer_{i}", layer)
-        self.add("norm", transformer.FinalNorm(self.epsilon, rms=False))
-        self.add_head()
+    transform = "same"  # Conv1D kernels are (in, out)
+    buffers = (r".*\.attn\.(masked_)?bias",)  # causal masks of older files
+    names = _NAMES
 
-    def _attention_scale(self, layer: int) -> float:
-        """Factor of the products of queries and keys in the layer of this index."""
+    def embedding_options(self, **options: Any) -> EmbeddingOptions:
+        rate = self.embedding_dropout
+        rate = self.dropout if rate is None else rate
+        return super().embedding_options(positions="places", dropout=rate, **options)
+
+    def block(self, layer: int) -> Block:
         scale = (self.width // self.heads) ** -0.5 if self.scale_by_width else 1.0
-        return scale / (layer + 1) if self.scale_by_layer else scale
-
-    def layouts(self) -> dict[str, WeightLayout]:
-        return {"hf": _hf_layout(self)}
-
-
-# Paths of dense layers within a layer -> their names in transformers, whose Conv1D
-# kernels are (in, out) like ours.
-_DENSE_NAMES = {
-    "attention/qkv": "attn.c_attn",
-    "attention/out": "attn.c_proj",
-    "mlp/in": "mlp.c_fc",
-    "mlp/out": "mlp.c_proj",
-}
-
-
-def _hf_layout(model: GPT2) -> WeightLayout:
-    """The naming of transformers."""
-    rules = [
-        Rule("transformer.wte.weight", "embeddings/token/embedding"),
-        Rule("transformer.wpe.weight", "embeddings/position/embedding"),
-    ]
-    for i in range(model.layers):
-        source, path = f"transformer.h.{i}", f"layer_{i}"
-        rules += weight_layout.norm(f"{source}.ln_1", f"{path}/attention_norm")
-        rules += weight_layout.norm(f"{source}.ln_2", f"{path}/mlp_norm")
-        for part, name in _DENSE_NAMES.items():
-            rules += [
-                Rule(f"{source}.{name}.weight", f"{path}/{part}/kernel"),
-                Rule(f"{source}.{name}.bias", f"{path}/{part}/bias"),
-            ]
-    rules += weight_layout.norm("transformer.ln_f", "norm/norm")
-    heads = {"next": "lm_head", "class": "score"}
-    if model.predict == "class" or not model.tied:
-        head = heads.pop(model.predict)
-        rules += weight_layout.linear(head, "head/dense", bias=False)
-    copies = {}
-    if model.predict == "next" and model.tied:
-        copies = {f"{heads.pop('next')}.weight": "embeddings/token/embedding"}
-    # Heads of other tasks, and attention to another model's states.
-    unused = [rf"{name}\.(weight|bias)" for name in heads.values()]
-    unused += [
-        r"(classifier|qa_outputs)\.(weight|bias)",
-        r"multiple_choice_head\..*",
-        r".*\.(crossattention|ln_cross_attn)\..*",
-    ]
-    # Older files store the causal masks as buffers.
-    buffers = r".*\.attn\.(masked_)?bias"
-    return WeightLayout(
-        tuple(rules),
-        ignored=(buffers,),
-        unused=tuple(unused),
-        prefixes=("module.", "transformer."),
-        copies=copies,
-    )
+        return Block(
+            heads=self.heads,
+            hidden=self.hidden or 4 * self.width,
+            activation=self.activation,
+            epsilon=self.epsilon,
+            fused="parts",
+            scale=scale / (layer + 1) if self.scale_by_layer else scale,
+            dropout=self.dropout,
+        )
 
 
 CONFIG = ConfigTable(
     "gpt2",
+    stem="GPT2",
+    predicts=("class", "token", "next"),
+    classes={"next": "GPT2LMHeadModel"},
     honored={
         "vocab_size": Key("vocab", config_values.count),
         "n_embd": Key("width", config_values.count),
@@ -195,6 +88,7 @@ CONFIG = ConfigTable(
         "resid_pdrop": Key("dropout", config_values.rate, 0.1),
         "embd_pdrop": Key("embedding_dropout", config_values.rate, 0.1),
         "tie_word_embeddings": Key("tied", config_values.flag, True),
+        "classifier_dropout": Key("head_dropout", config_values.rate, 0.1),
         "pad_token_id": Key("pad", config_values.padding, None),
         "scale_attn_weights": Key("scale_by_width", config_values.flag, True),
         "scale_attn_by_inverse_layer_idx": Key(

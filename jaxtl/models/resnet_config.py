@@ -5,6 +5,8 @@ from jaxtl.models.config_table import ConfigTable, Key
 
 CONFIG = ConfigTable(
     "resnet",
+    stem="ResNet",
+    predicts=(None,),
     honored={
         "embedding_size": Key("width", config_values.count, 64),
         "hidden_act": Key("activation", config_values.activation, "relu"),

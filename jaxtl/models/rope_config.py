@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.models import config_values as values
+from jaxtl.models.config_table import ConfigTable
 
 _ORIGINAL = "original_max_position_embeddings"
 # rope_type -> the keys beside rope_theta that it must have. "dynamic" changes the
@@ -16,6 +17,7 @@ _TYPES = {
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
     "yarn": ("factor", _ORIGINAL),
+    "longrope": ("short_factor", "long_factor", _ORIGINAL),
 }
 _OPTIONAL = {
     "yarn": (
@@ -25,36 +27,83 @@ _OPTIONAL = {
         "mscale",
         "mscale_all_dim",
         "truncate",
-    )
+    ),
+    "longrope": ("factor", "attention_factor"),
 }
+# Entries of config.json that are read here.
+KEYS = (
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "partial_rotary_factor",
+    _ORIGINAL,
+)
 
 
-def fields(config: Mapping[str, Any], context: int, width: int) -> dict[str, Any]:
-    """Fields of `Llama` for the rotary positions of a config.json.
+def with_rope(
+    table: ConfigTable, config: Mapping[str, Any], share: float | None = None
+) -> dict[str, Any]:
+    """The fields of a model that its table and its rotary positions decide.
 
     Args:
-      config: its content.
+      table: of the family.
+      config: content of config.json.
+      share: as of `fields`.
+
+    Raises:
+      UserError: a key or a value that is not supported.
+    """
+    entries = table.fields(config)
+    width = entries.get("head_width") or entries["width"] // entries["heads"]
+    rope = parameters(config)
+    theta = config.get("rope_theta", 10_000.0)
+    original = config.get(_ORIGINAL)
+    return {
+        **entries,
+        **fields(rope, theta, entries["context"], width, share, original),
+    }
+
+
+def fields(
+    rope: Mapping[str, Any],
+    theta: float,
+    context: int,
+    width: int,
+    share: float | None = None,
+    original: int | None = None,
+) -> dict[str, Any]:
+    """Fields of `RotaryLM` for the rotary positions of a config.json.
+
+    Args:
+      rope: its entry rope_parameters.
+      theta: rope_theta where that has none.
       context: largest number of tokens, the default of
         original_max_position_embeddings.
       width: features per head.
+      share: default of partial_rotary_factor; None for a family without it.
+      original: original_max_position_embeddings outside of `rope`, which goes first.
 
     Raises:
       UserError: another type of positions, unknown or missing keys.
     """
-    rope = _parameters(config)
+    rope = dict(rope)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _TYPES:
         raise UserError(
             f"config.json: rope type {kind!r} is not supported{nearest(kind, _TYPES)} "
             f"(known: {', '.join(_TYPES)})."
         )
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    theta = values.positive("rope_theta", theta)
+    theta = values.positive("rope_theta", rope.get("rope_theta", theta))
     if _ORIGINAL in _TYPES[kind]:
-        rope.setdefault(_ORIGINAL, config.get(_ORIGINAL) or context)
-    _check_keys(rope, kind)
-    numbers = {key: values.positive(key, rope[key]) for key in _TYPES[kind]}
+        rope[_ORIGINAL] = original or rope.get(_ORIGINAL) or context
     result = {"rope_theta": theta}
+    if share is not None:
+        part = rope.pop("partial_rotary_factor", None)
+        result["rope_share"], width = _share(share if part is None else part, width)
+    _check_keys(rope, kind)
+    if kind == "longrope":
+        return result | _longrope(rope, context, width)
+    numbers = {key: values.positive(key, rope[key]) for key in _TYPES[kind]}
     if kind not in ("default", "dynamic"):
         result["rope_factor"] = numbers["factor"]
     if kind == "llama3":
@@ -63,6 +112,36 @@ def fields(config: Mapping[str, Any], context: int, width: int) -> dict[str, Any
         result["rope_ramp"] = _ramp(rope, theta, width)
         result["rope_scale"] = _attention_factor(rope)
     return result
+
+
+def _share(share: Any, width: int) -> tuple[float, int]:
+    """`RotaryPositions.share` and the number of a head's features that turn."""
+    share = values.positive("partial_rotary_factor", share)
+    turning = int(width * share)
+    if share > 1 or turning % 2 or not turning:
+        raise UserError(
+            f"config.json: partial_rotary_factor {share} of {width} features per head "
+            f"is {turning}; expected an even number of 2 to {width}."
+        )
+    return share, turning
+
+
+def _longrope(rope: Mapping[str, Any], context: int, width: int) -> dict[str, Any]:
+    """The fields of LongRoPE."""
+    original = values.count(_ORIGINAL, rope[_ORIGINAL])
+    factor = rope.get("factor") or context / original
+    scale = rope.get("attention_factor")
+    if scale is None:
+        grown = max(values.positive("factor", factor), 1)
+        scale = math.sqrt(1 + math.log(grown) / math.log(original))
+    return {
+        "rope_short": values.positives(
+            "short_factor", rope["short_factor"], width // 2
+        ),
+        "rope_long": values.positives("long_factor", rope["long_factor"], width // 2),
+        "rope_context": original,
+        "rope_scale": values.positive("attention_factor", scale),
+    }
 
 
 def _bands(numbers: Mapping[str, float]) -> tuple[float, float, float]:
@@ -108,7 +187,7 @@ def _attention_factor(rope: Mapping[str, Any]) -> float:
     return scale(1.0)
 
 
-def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+def parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """The entry rope_parameters, or its older form rope_scaling."""
     new, old = config.get("rope_parameters"), config.get("rope_scaling")
     if new and old and new != old:

@@ -18,6 +18,7 @@ from jaxtl.models import config_values, staged, weight_layout
 from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 
@@ -57,41 +58,17 @@ class _ViTEmbeddings(nn.Module):
             (self.patch, self.patch),
             self.patch,
             "VALID",
-            kernel_init=transformer.INIT,
+            kernel_init=NORMAL,
             name="patch",
         )
         x = patches(x).reshape(x.shape[0], rows * columns, self.width)
-        token = self.param("token", transformer.INIT, (1, 1, self.width))
+        token = self.param("token", NORMAL, (1, 1, self.width))
         shape = (1, 1 + rows * columns, self.width)
-        position = self.param("position", transformer.INIT, shape)
+        position = self.param("position", NORMAL, shape)
         tokens = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
         x = jnp.concatenate([tokens, x], 1)
         x = staged.Dropout(self.dropout, name="dropout")(x + position, mode)
         return Tokens(x, jnp.ones(x.shape[:2], bool))
-
-
-class _ViTLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    heads: int
-    hidden: int
-    epsilon: float
-    activation: str
-    dropout: float
-    qkv_bias: bool
-
-    @nn.compact
-    def __call__(self, tokens: Tokens, mode: staged.Mode) -> Tokens:
-        x, mask = tokens
-        y = transformer.layer_norm(self.epsilon, "attention_norm")(x)
-        attention = transformer.Attention(
-            self.heads, input_bias=self.qkv_bias, name="attention"
-        )
-        y, _ = attention(y, mask)
-        x = x + staged.Dropout(self.dropout, name="dropout1")(y, mode)
-        y = transformer.layer_norm(self.epsilon, "mlp_norm")(x)
-        y = transformer.FeedForward(self.hidden, self.activation, name="mlp")(y)
-        return Tokens(x + staged.Dropout(self.dropout, name="dropout2")(y, mode), mask)
 
 
 class _ClassTokenHead(nn.Module):
@@ -101,7 +78,7 @@ class _ClassTokenHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
-        dense = nn.Dense(self.outputs, kernel_init=transformer.INIT, name="dense")
+        dense = nn.Dense(self.outputs, kernel_init=NORMAL, name="dense")
         return dense(sequences.first_state(x) if isinstance(x, Tokens) else x)
 
 
@@ -140,17 +117,18 @@ class ViT(staged.Staged):
         transformer.check_heads(self.width, self.heads)
         embeddings = _ViTEmbeddings(self.width, self.size, self.patch, self.dropout)
         self.add("embeddings", embeddings)
+        block = transformer.Block(
+            heads=self.heads,
+            hidden=self.hidden,
+            activation=self.activation,
+            epsilon=self.epsilon,
+            causal=False,
+            input_bias=self.qkv_bias,
+            dropout=self.dropout,
+        )
         for i in range(self.layers):
-            layer = _ViTLayer(
-                self.heads,
-                self.hidden,
-                self.epsilon,
-                self.activation,
-                self.dropout,
-                self.qkv_bias,
-            )
-            self.add(f"layer_{i}", layer)
-        self.add("norm", transformer.FinalNorm(self.epsilon, rms=False))
+            self.add(f"layer_{i}", transformer.TransformerLayer(block))
+        self.add("norm", transformer.FinalNorm(self.epsilon))
         self.add("head", _ClassTokenHead(self.outputs))
 
     def reduction(self) -> Callable[[Any], Any]:
@@ -272,6 +250,8 @@ _NEW_NAMES = (
 
 CONFIG = ConfigTable(
     "vit",
+    stem="ViT",
+    predicts=(None,),
     honored={
         "image_size": Key("size", config_values.side, 224),
         "patch_size": Key("patch", config_values.side, 16),

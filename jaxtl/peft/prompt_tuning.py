@@ -116,7 +116,7 @@ class PrefixTuning(base.AddedLeaves):
     """Trained keys and values in front of each layer's, to which every query attends.
 
     They are read after any rotation by position, and real tokens keep their positions.
-    The network reads them itself (`layers.transformer.Attention`), with a cache too, so
+    The network reads them itself (`layers.attention.Attention`), with a cache too, so
     generation works.
 
     Attributes:
@@ -142,14 +142,17 @@ class PrefixTuning(base.AddedLeaves):
         Raises:
           UserError: `select` covers no attention module.
         """
-        widths = {}
-        for path, leaf in trees.flatten(params).items():
+        widths, leaves = {}, trees.flatten(params)
+        for path, leaf in leaves.items():
             module, _, part = path.removesuffix("/kernel").rpartition("/")
             selected = path.endswith("/kernel") and selections.matches(
                 self.select, path
             )
             if selected and part in ("key", "qkv") and module.endswith("attention"):
-                widths[module] = leaf.shape[-1] // (3 if part == "qkv" else 1)
+                width = leaf.shape[-1]
+                if part == "qkv":  # besides as many queries as `out` has inputs
+                    width = (width - leaves[f"{module}/out/kernel"].shape[0]) // 2
+                widths[module] = width
         if not widths:
             raise UserError(
                 f"peft.select={self.select!r}: PrefixTuning gives keys and values to "

@@ -1,7 +1,6 @@
 """config.json of a directory for transformers, written from the model and its task."""
 
 import dataclasses
-import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,27 +16,6 @@ from jaxtl.models.config_values import ACTIVATION_NAMES
 from jaxtl.models.staged import Staged
 from jaxtl.pretrained import registry
 
-# (model_type, `predict` of the model, None for images) -> class of transformers.
-_CLASSES = {
-    ("bert", "class"): "BertForSequenceClassification",
-    ("bert", "token"): "BertForTokenClassification",
-    ("roberta", "class"): "RobertaForSequenceClassification",
-    ("roberta", "token"): "RobertaForTokenClassification",
-    ("gpt2", "class"): "GPT2ForSequenceClassification",
-    ("gpt2", "next"): "GPT2LMHeadModel",
-    ("llama", "class"): "LlamaForSequenceClassification",
-    ("llama", "next"): "LlamaForCausalLM",
-    ("vit", None): "ViTForImageClassification",
-    ("resnet", None): "ResNetForImageClassification",
-}
-_TABLES = {
-    "bert": ("bert", "BERT_CONFIG"),
-    "roberta": ("bert", "ROBERTA_CONFIG"),
-    "gpt2": ("gpt2", "CONFIG"),
-    "llama": ("llama", "CONFIG"),
-    "vit": ("vit", "CONFIG"),
-    "resnet": ("resnet", "CONFIG"),
-}
 _PROBLEM_TYPES = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -92,14 +70,15 @@ def write_config(
     """
     kind = base.get("model_type", "")
     predict = getattr(model, "predict", None)
-    if (kind, predict) not in _CLASSES:
+    writer = registry.config_table(kind).class_name(predict)
+    if writer is None:
         raise UserError(
             f"convert: transformers has no class for a model of type {kind!r} that "
             f"predicts {predict!r}; write a .safetensors file."
         )
     config = {k: v for k, v in base.items() if k not in _DROPPED}
     config = _described(config, model)
-    config["architectures"] = [_CLASSES[kind, predict]]
+    config["architectures"] = [writer]
     config["dtype"] = _stored_dtype(params)
     stem = model.layouts()["hf"].stem
     if stem:  # the kernel that reads an image: (height, width, channels, width)
@@ -122,9 +101,9 @@ def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
       UserError: a field that no entry says.
     """
     kind = config["model_type"]
-    config = _table(kind).without_aliases(config)
+    config = registry.config_table(kind).without_aliases(config)
     for name, value in _differences(config, model).items():
-        for key in _keys(_table(kind), name):
+        for key in _keys(registry.config_table(kind), name):
             config[key] = _as_entry(name, value)
     remaining = _differences(config, model)
     if remaining:
@@ -135,11 +114,6 @@ def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
             "else; write a .safetensors file."
         )
     return config
-
-
-def _table(kind: str) -> ConfigTable:
-    module, name = _TABLES[kind]
-    return getattr(importlib.import_module(f"jaxtl.models.{module}"), name)
 
 
 def _keys(table: ConfigTable, field: str) -> list[str]:

@@ -2,20 +2,33 @@
 
 import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
+from jaxtl.models.config_table import ConfigTable
 from jaxtl.models.staged import Staged
 
-# model_type of a config.json -> the module of `jaxtl.models` that has `from_config`.
-_MODULES = {
-    "bert": "bert",
-    "roberta": "bert",
-    "gpt2": "gpt2",
-    "llama": "llama",
-    "resnet": "resnet",
-    "vit": "vit",
+# model_type of a config.json -> the module of `jaxtl.models` that has `from_config`,
+# and the name of the type's table there.
+_TYPES = {
+    "bert": ("bert", "BERT_CONFIG"),
+    "roberta": ("bert", "ROBERTA_CONFIG"),
+    "gpt2": ("gpt2", "CONFIG"),
+    "llama": ("llama", "CONFIG"),
+    "mistral": ("mistral", "CONFIG"),
+    "qwen2": ("qwen", "QWEN2_CONFIG"),
+    "qwen3": ("qwen", "QWEN3_CONFIG"),
+    "phi3": ("phi3", "CONFIG"),
+    "gemma": ("gemma", "GEMMA_CONFIG"),
+    "gemma2": ("gemma", "GEMMA2_CONFIG"),
+    "gemma3_text": ("gemma", "GEMMA3_CONFIG"),
+    "gpt_neox": ("gpt_neox", "CONFIG"),
+    "gpt_neo": ("gpt_neo", "CONFIG"),
+    "opt": ("opt", "CONFIG"),
+    "resnet": ("resnet", "CONFIG"),
+    "vit": ("vit", "CONFIG"),
 }
 # Modules of `jaxtl.models` whose `from_tensors` recognizes files of its family.
 _RECOGNIZERS = ("resnet_cifar", "resnet", "vgg", "mobilenet", "llama")
@@ -44,17 +57,15 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         raise UserError(
             f"config.json: architectures is {writers!r}; expected a list of names."
         )
-    if kind not in _MODULES:
+    if kind not in _TYPES:
         raise UserError(
-            f"config.json: model_type {kind!r} is unknown{nearest(kind, _MODULES)} "
-            f"(known: {', '.join(_MODULES)})."
+            f"config.json: model_type {kind!r} is unknown{nearest(kind, _TYPES)} "
+            f"(known: {', '.join(_TYPES)})."
         )
-    family = importlib.import_module(f"jaxtl.models.{_MODULES[kind]}")
-    if kind not in ("vit", "resnet"):
-        predict = head_predicts(config)
-        options = ("class", "token") if _MODULES[kind] == "bert" else ("class", "next")
-        if predict in options:
-            fields = {"predict": predict, **fields}
+    family = model_module(kind)
+    predict = head_predicts(config)
+    if predict is not None and predict in config_table(kind).predicts:
+        fields = {"predict": predict, **fields}
     try:
         return family.from_config(dict(config), **fields)
     except KeyError as error:
@@ -63,6 +74,21 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         ) from None
     except TypeError as error:
         raise UserError(f"the model of type {kind!r}: {error}.") from None
+
+
+def model_module(kind: str) -> ModuleType:
+    """The module that has `from_config` of a `model_type`."""
+    return importlib.import_module(f"jaxtl.models.{_TYPES[kind][0]}")
+
+
+def config_table(kind: str) -> ConfigTable:
+    """What a `model_type` does with each key of its config.json."""
+    return getattr(model_module(kind), _TYPES[kind][1])
+
+
+def model_types() -> tuple[str, ...]:
+    """Every `model_type` that is read."""
+    return tuple(_TYPES)
 
 
 def head_predicts(config: Mapping[str, Any]) -> str | None:

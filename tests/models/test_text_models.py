@@ -12,7 +12,7 @@ import pytest
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import bert, causal_lm, gpt2, llama
+from jaxtl.models import bert, generation, gpt2, llama
 from jaxtl.pretrained import convert, tensor_files
 from jaxtl.pretrained.match import match
 
@@ -245,7 +245,7 @@ def test_greedy_generation_equals_transformers(name, side):
         for row, length in enumerate((3, 6, 1)):
             ids = padded_left["input_ids"][row, 6 - length :]
             x["input_ids"][row, :length] = ids
-    got = causal_lm.generate(model, params, x, 10)
+    got = generation.generate(model, params, x, 10)
     np.testing.assert_array_equal(got, expected.numpy())
 
 
@@ -253,7 +253,7 @@ def test_the_cache_changes_nothing():
     """A token at a time gives the logits of one full pass."""
     _, model, params = build("llama")
     x = text((5,), 5)
-    got = np.asarray(causal_lm.generate(model, params, x, 8))[0]
+    got = np.asarray(generation.generate(model, params, x, 8))[0]
     ids = np.concatenate([x["input_ids"][0], got])
     logits = model.pure().apply(params, {}, {"input_ids": ids[None]}).logits[0]
     np.testing.assert_array_equal(logits[4:-1].argmax(-1), got)
@@ -263,12 +263,12 @@ def test_sampling_draws_from_the_softmax():
     _, model, params = build("gpt2")
     x = {"input_ids": np.full((4000, 2), 5)}
     key = jax.random.key(1)
-    drawn = causal_lm.generate(model, params, x, 1, temperature=0.7, key=key)[:, 0]
+    drawn = generation.generate(model, params, x, 1, temperature=0.7, key=key)[:, 0]
     logits = model.pure().apply(params, {}, {"input_ids": x["input_ids"][:1]}).logits
     expected = jax.nn.softmax(logits[0, -1] / 0.7)
     share = np.bincount(np.asarray(drawn), minlength=VOCAB) / 4000
     assert np.abs(share - expected).max() < 5 * np.sqrt(0.25 / 4000)
-    few = causal_lm.generate(model, params, x, 1, temperature=0.7, key=key, top=3)
+    few = generation.generate(model, params, x, 1, temperature=0.7, key=key, top=3)
     best = np.argsort(-np.asarray(logits[0, -1]))[:3]
     assert set(np.unique(few)) == set(best)
 
@@ -276,10 +276,10 @@ def test_sampling_draws_from_the_softmax():
 def test_a_text_that_ended_stays_ended():
     _, model, params = build("gpt2")
     x = text((5,), 5)
-    free = np.asarray(causal_lm.generate(model, params, x, 8))[0]
+    free = np.asarray(generation.generate(model, params, x, 8))[0]
     stop = int(free[2])
     first = list(free).index(stop)
-    got = np.asarray(causal_lm.generate(model, params, x, 8, stop=stop))[0]
+    got = np.asarray(generation.generate(model, params, x, 8, stop=stop))[0]
     np.testing.assert_array_equal(got[: first + 1], free[: first + 1])
     assert (got[first:] == stop).all()
 
@@ -345,7 +345,7 @@ def test_the_story_model_gives_its_reference_logits_and_greedy_text(data_dir):
     assert trees.size(params) == 260_032
     logits = network.apply(params, {}, {"input_ids": ids[:, :32]}).logits[0]
     close(logits, reference["stories260k_logits_first32"], 1e-5)
-    got = causal_lm.generate(model, params, {"input_ids": ids[:, :1]}, 200)
+    got = generation.generate(model, params, {"input_ids": ids[:, :1]}, 200)
     np.testing.assert_array_equal(got, ids[:, 1:])
 
 
@@ -357,20 +357,11 @@ def test_bad_inputs_are_errors():
     with pytest.raises(UserError, match="longer than the model's context of 24"):
         network.apply(params, {}, text((25,), 25))
     with pytest.raises(UserError, match="longer than the model's context of 24"):
-        causal_lm.generate(model, params, text((20,), 20), 5)
+        generation.generate(model, params, text((20,), 20), 5)
     with pytest.raises(UserError, match=r"needs key=jax\.random\.key"):
-        causal_lm.generate(model, params, text((2,), 2), 5, temperature=1.0)
+        generation.generate(model, params, text((2,), 2), 5, temperature=1.0)
     with pytest.raises(UserError, match="'clas' is unknown; did you mean 'class'"):
         gpt2.GPT2(predict="clas").pure().init(jax.random.key(0), text((2,), 2))
-    config = llama_config(
-        rope_parameters={
-            "rope_type": "longrope",
-            "short_factor": [1.0] * 4,
-            "long_factor": [1.0] * 4,
-            "factor": 2.0,
-            "rope_theta": 1e4,
-            "original_max_position_embeddings": 12,
-        }
-    )
-    with pytest.raises(UserError, match="rope type 'longrope' is not supported"):
-        llama.from_config(config.to_dict())
+    rope = {"rope_type": "proportional", "rope_theta": 1e4}
+    with pytest.raises(UserError, match="rope type 'proportional' is not supported"):
+        llama.from_config({**llama_config().to_dict(), "rope_parameters": rope})

@@ -9,8 +9,8 @@ import pytest
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.models import GPT2, MLP, Bert, Llama, ViT, causal_lm
-from jaxtl.models.layers import transformer
+from jaxtl.models import GPT2, MLP, Bert, Llama, ViT, generation
+from jaxtl.models.layers import attention
 from jaxtl.peft import PrefixTuning, PromptTuning
 from jaxtl.pretrained import convert
 
@@ -122,7 +122,7 @@ def attention_by_hand(p, x, mask, heads, kv_heads, causal):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_a_prefix_is_seen_by_every_query(causal, kv_heads):
-    module = transformer.Attention(4, kv_heads, causal=causal)
+    module = attention.Attention(4, kv_heads, causal=causal)
     x, mask = rng.normal(size=(3, LENGTH, 8)).astype("f4"), TEXT["attention_mask"]
     params = filled(module.init(jax.random.key(0), x, mask)["params"])
     width = params["key"]["kernel"].shape[1]
@@ -221,7 +221,7 @@ def test_generation_with_a_cache_reads_the_prefix(name):
     network, params, _, _, _, delta = prepared(name, method)
     merged = method.merge(params, jax.tree.map(lambda x: 9 * x, delta), {})
     prompts = {"input_ids": TEXT["input_ids"]}
-    got = np.asarray(causal_lm.generate(model, merged, prompts, 4))
+    got = np.asarray(generation.generate(model, merged, prompts, 4))
     ids = np.concatenate([TEXT["input_ids"], got], 1)
     for tree, reads in ((merged, True), (params, False)):
         logits = network.apply(tree, {}, {"input_ids": ids}).logits

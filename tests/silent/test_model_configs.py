@@ -24,7 +24,7 @@ from jaxtl.core.token_ids import check_ids, check_vocabulary
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.export.predictor import Predictor
-from jaxtl.models import bert, causal_lm, gpt2, llama, resnet, vit
+from jaxtl.models import bert, generation, gpt2, llama, resnet, vit
 from jaxtl.pretrained import FromHub, convert, registry, tensor_files
 from jaxtl.pretrained.match import match
 
@@ -213,7 +213,7 @@ def test_published_configurations_are_read():
 
 def test_llama_3_frequencies_follow_the_published_formula():
     """Meta's apply_scaling (llama-models, 2024), in float64."""
-    from jaxtl.models.layers.transformer import RotaryPositions, rotary_frequencies
+    from jaxtl.models.layers.rotary import RotaryPositions, rotary_frequencies
 
     rope = RotaryPositions(theta=500_000.0, factor=8.0, bands=(1.0, 4.0, 8192.0))
     expected = []
@@ -484,7 +484,7 @@ def test_an_exported_model_refuses_ids_beyond_its_vocabulary(tmp_path):
 def test_generation_refuses_ids_beyond_the_vocabulary(tmp_path):
     model = registry.model_from_config(GPT2)
     with pytest.raises(UserError, match="input_ids holds 31 in row 0"):
-        causal_lm.generate(model, {}, {"input_ids": np.array([[3, 31]])}, 2)
+        generation.generate(model, {}, {"input_ids": np.array([[3, 31]])}, 2)
 
 
 def test_labels_of_a_stream_beyond_the_head_are_refused():

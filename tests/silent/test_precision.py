@@ -18,7 +18,7 @@ from jaxtl import models
 from jaxtl.analysis import shift_measures
 from jaxtl.core import compilation
 from jaxtl.models import staged
-from jaxtl.models.layers import batch_norm, channel_moments, transformer
+from jaxtl.models.layers import batch_norm, channel_moments, norms
 from jaxtl.terms.domain.cmd import central_moments
 from jaxtl.terms.domain.coral import coral
 from jaxtl.terms.domain.dan import mmd
@@ -193,7 +193,7 @@ def test_no_layer_of_another_library_takes_the_fast_variance():
 @pytest.mark.parametrize(("mean", "most"), [(1e2, 1e-4), (1e3, 1e-3)])
 def test_layer_norm_is_float64s(mean, most):
     x = _inputs((16, 64), mean) * np.where(np.arange(64) % 2, 1, -1).astype(np.float32)
-    layer = transformer.layer_norm(EPSILON, "norm")
+    layer = norms.layer_norm(EPSILON, "norm")
     y, _ = layer.init_with_output(jax.random.key(0), x)
     exact = x.astype(np.float64)
     centered = exact - exact.mean(-1, keepdims=True)

@@ -1,237 +1,153 @@
-"""Parts of transformers: attention, rotary positions, feed-forward layers, norms.
+"""Layers of transformers: attention and a feed-forward part, with norms around them.
 
 References:
   Vaswani et al.: Attention Is All You Need, NeurIPS 2017.
-  Su et al.: RoFormer, arXiv:2104.09864 (rotary positions).
-  Ainslie et al.: GQA, EMNLP 2023 (fewer key than query heads).
+  Xiong et al.: On Layer Normalization in the Transformer Architecture, ICML 2020.
 """
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models.layers import sequences
+from jaxtl.models.layers import attention, norms
 from jaxtl.models.layers.activations import activation
-from jaxtl.models.staged import Mode
-
-INIT = nn.initializers.normal(0.02)
-
-
-class KeyValueCache(NamedTuple):
-    """Keys and values of one layer so far, each (batch, length, kv heads, width)."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-class DecodingStep(NamedTuple):
-    """Position of a cached call in the sequence.
-
-    Attributes:
-      index: place of the first new token in the cache, a scalar.
-      real: (batch, cache length) bools, True where a key is no padding.
-      positions: (batch, new tokens), the positions of the new tokens.
-    """
-
-    index: jax.Array
-    real: jax.Array
-    positions: jax.Array
+from jaxtl.models.layers.initializers import NORMAL
+from jaxtl.models.layers.rotary import RotaryPositions
+from jaxtl.models.staged import Dropout, Mode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RotaryPositions:
-    """Constants of rotary positions.
+class Block:
+    """What one layer computes.
 
     Attributes:
-      theta: the slowest wavelength is about 2π·theta.
-      pairs: rotate neighbors (x₀, x₁), as llama2.c; else (x₀, x_{d/2}), as
-        Hugging Face.
-      factor: frequencies are divided by it (Chen et al., arXiv:2306.15595).
-      bands: (low, high, context) of Llama 3.1, which divides the frequencies of
-        wavelengths above context / low alone, leaves those below context / high, and
-        interpolates between them; () divides all.
-      ramp: (first, last) of YaRN (Peng et al., ICLR 2024): pairs of features before
-        the first keep their frequency, those after the last are divided, with a linear
-        ramp between them; () for none.
-      scale: factor of queries and keys (YaRN's attention factor).
-    """
-
-    theta: float = 10_000.0
-    pairs: bool = False
-    factor: float = 1.0
-    bands: tuple[float, ...] = ()
-    ramp: tuple[float, ...] = ()
-    scale: float = 1.0
-
-
-def rotary_frequencies(rope: RotaryPositions, width: int) -> jax.Array:
-    """Radians per position of each pair of features, (width / 2,) float32."""
-    half = width // 2
-    frequency = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    if rope.ramp:
-        start, end = rope.ramp
-        pair = jnp.arange(half, dtype=jnp.float32)
-        share = 1 - jnp.clip((pair - start) / (end - start), 0.0, 1.0)
-        return frequency * (share + (1 - share) / rope.factor)
-    if not rope.bands:
-        return frequency / rope.factor
-    low, high, context = rope.bands
-    turns = context * frequency / (2 * jnp.pi)  # wavelengths in the context
-    share = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-    return frequency * (share + (1 - share) / rope.factor)
-
-
-def _rotate(x: jax.Array, positions: jax.Array, rope: RotaryPositions) -> jax.Array:
-    """Rotates each pair of features by position · frequency.
-
-    Args:
-      x: (batch, length, heads, d).
-      positions: (batch, length).
-      rope: constants.
-
-    Returns:
-      Same shape and dtype; computed in float32.
-    """
-    half = x.shape[-1] // 2
-    frequency = rotary_frequencies(rope, x.shape[-1])
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle) * rope.scale, jnp.sin(angle) * rope.scale
-    wide = x.astype(jnp.float32)
-    if rope.pairs:
-        a, b = wide[..., ::2], wide[..., 1::2]
-    else:
-        a, b = wide[..., :half], wide[..., half:]
-    a, b = a * cos - b * sin, b * cos + a * sin
-    if rope.pairs:
-        out = jnp.stack([a, b], -1).reshape(x.shape)
-    else:
-        out = jnp.concatenate([a, b], -1)
-    return out.astype(x.dtype)
-
-
-def _visible_keys(
-    mask: jax.Array, causal: bool, step: DecodingStep | None, queries: int
-) -> jax.Array:
-    """The keys that each query attends to, (batch, 1, queries, keys) bools."""
-    if step is not None:
-        keys = jnp.arange(step.real.shape[1])
-        earlier = keys <= step.index + jnp.arange(queries)[:, None]
-        return (step.real[:, None] & earlier)[:, None]
-    keys = mask[:, None, None, :]
-    if not causal:
-        return keys
-    return keys & jnp.tril(jnp.ones((queries, queries), bool))
-
-
-class Attention(nn.Module):
-    """Multi-head attention with key padding, causality, rotary positions, a cache.
-
-    Attributes:
-      heads: query heads.
-      kv_heads: key and value heads; None takes `heads`.
-      head_width: features per head; None takes width / heads.
-      causal: a token attends to itself and to the tokens before it.
-      bias: biases in the projections.
-      input_bias: biases of query, key and value; None takes `bias`.
-      fused: one projection "qkv" in place of "query", "key" and "value".
-      rope: rotary positions, None for none.
-      scale: factor of the products of queries and keys; None takes 1 / √head width.
-
-    Trained keys and values, where the parameters hold some ("prefix_key" and
-    "prefix_value", each (number, kv heads · width)), precede those of the tokens and
-    every query attends to them. They have no positions and take no room in a cache.
+      heads, kv_heads, head_width, causal, window, fused, rope, scale, softcap, qk_norm:
+        as of `attention.Attention`.
+      hidden: width inside the feed-forward part.
+      activation: by name.
+      order: "pre": x + f(norm(x)) for both parts f; "post": norm(x + f(x));
+        "sandwich": x + norm(f(norm(x))); "parallel": x + f(norm(x)) + g(norm(x)).
+      norm: kind, a key of `norms.NORMS`.
+      first_norm: whether there is a norm before attention.
+      epsilon: of the norms.
+      input_bias, output_bias: biases of the projections to queries, keys and values,
+        and of the one behind attention.
+      mlp_bias: biases in the feed-forward part.
+      gated: whether that is the gated form; "joint" with one projection for both of
+        its factors.
+      dropout: of the output of each part.
     """
 
     heads: int
+    hidden: int
+    activation: str
+    order: str = "pre"
+    norm: str = "layer"
+    first_norm: bool = True
+    epsilon: float = 1e-5
     kv_heads: int | None = None
     head_width: int | None = None
-    causal: bool = False
-    bias: bool = True
-    input_bias: bool | None = None
-    fused: bool = False
+    causal: bool = True
+    window: int | None = None
+    fused: str = ""
+    input_bias: bool = True
+    output_bias: bool = True
+    mlp_bias: bool = True
     rope: RotaryPositions | None = None
     scale: float | None = None
+    softcap: float | None = None
+    qk_norm: str = ""
+    gated: bool | str = False
+    dropout: float = 0.0
+
+    def kernels(self) -> dict[str, bool]:
+        """Path of each affine map in the layer -> whether it has a bias."""
+        inputs = ("qkv",) if self.fused else ("query", "key", "value")
+        hidden = {False: ("in",), True: ("gate", "in"), "joint": ("gate_in",)}
+        return {
+            **{f"attention/{name}": self.input_bias for name in inputs},
+            "attention/out": self.output_bias,
+            **{f"mlp/{name}": self.mlp_bias for name in (*hidden[self.gated], "out")},
+        }
+
+    def norms(self) -> dict[str, str]:
+        """Path of each norm in the layer -> its kind."""
+        names = ("attention_norm",) * self.first_norm + ("mlp_norm",)
+        if self.order == "sandwich":
+            names += ("attention_out_norm", "mlp_out_norm")
+        heads = ("attention/query_norm", "attention/key_norm")
+        return {
+            **dict.fromkeys(names, self.norm),
+            **(dict.fromkeys(heads, self.qk_norm) if self.qk_norm else {}),
+        }
+
+
+class TransformerLayer(nn.Module):
+    """Attention and a feed-forward part, as a `Block` says."""
+
+    block: Block
 
     @nn.compact
-    def __call__(
+    def run(
         self,
         x: jax.Array,
         mask: jax.Array,
-        step: DecodingStep | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> tuple[jax.Array, KeyValueCache | None]:
-        """Attends from every token of x.
-
-        Args:
-          x: (batch, length, width).
-          mask: (batch, length) bools, True for real tokens.
-          step: position of x in the cache, None without a cache.
-          cache: keys and values of earlier calls.
-
-        Returns:
-          The output (batch, length, width), and the cache with the new keys.
-        """
-        batch, length, width = x.shape
-        query, key, value = self._projections(x)
-        if self.rope is not None:
-            positions = (
-                sequences.token_positions(mask) if step is None else step.positions
-            )
-            query = _rotate(query, positions, self.rope)
-            key = _rotate(key, positions, self.rope)
-        if cache is not None:
-            place = (0, step.index, 0, 0)
-            key = jax.lax.dynamic_update_slice(cache.keys, key, place)
-            value = jax.lax.dynamic_update_slice(cache.values, value, place)
-            cache = KeyValueCache(key, value)
-        visible = _visible_keys(mask, self.causal, step, length)
-        if self.has_variable("params", "prefix_key"):
-            key, value, visible = self._with_prefix(key, value, visible)
-        out = jax.nn.dot_product_attention(
-            query, key, value, mask=visible, scale=self.scale
+        mode: Mode,
+        step: attention.DecodingStep | None = None,
+        cache: attention.KeyValueCache | None = None,
+        relation: attention.Relation | None = None,
+    ) -> tuple[jax.Array, attention.KeyValueCache | None]:
+        """The layer's output and its new cache; see `attention.Attention`."""
+        block = self.block
+        norm = functools.partial(norms.norm, block.norm, block.epsilon)
+        attend = _attention(block)
+        feed_forward = FeedForward(
+            block.hidden, block.activation, block.mlp_bias, block.gated, name="mlp"
         )
-        out = out.reshape(batch, length, -1)
-        out = nn.Dense(width, use_bias=self.bias, kernel_init=INIT, name="out")(out)
-        return out, cache
 
-    def _with_prefix(
-        self, key: jax.Array, value: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Keys, values and their visibility with the trained ones in front."""
+        def drop(name: str, y: jax.Array) -> jax.Array:
+            return Dropout(block.dropout, name=name)(y, mode)
 
-        def prepend(name: str, x: jax.Array) -> jax.Array:
-            prefix = self.get_variable("params", name)
-            prefix = prefix.reshape(1, -1, *x.shape[2:]).astype(x.dtype)
-            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
-            return jnp.concatenate([prefix, x], 1)
+        if block.order == "post":
+            y, cache = attend(x, mask, step, cache, relation)
+            x = norm("attention_norm")(x + drop("dropout1", y))
+            return norm("mlp_norm")(x + drop("dropout2", feed_forward(x))), cache
+        y = norm("attention_norm")(x) if block.first_norm else x
+        y, cache = attend(y, mask, step, cache, relation)
+        y = norm("attention_out_norm")(y) if block.order == "sandwich" else y
+        y = x + drop("dropout1", y)
+        z = norm("mlp_norm")(x if block.order == "parallel" else y)
+        z = feed_forward(z)
+        z = norm("mlp_out_norm")(z) if block.order == "sandwich" else z
+        return y + drop("dropout2", z), cache
 
-        keys = prepend("prefix_key", key)
-        ones = jnp.ones((*visible.shape[:3], keys.shape[1] - key.shape[1]), bool)
-        visible = jnp.concatenate([ones, visible], -1)
-        return keys, prepend("prefix_value", value), visible
+    def __call__(self, tokens: Tokens, mode: Mode) -> Tokens:
+        return Tokens(self.run(*tokens, mode)[0], tokens.mask)
 
-    def _projections(self, x: jax.Array) -> list[jax.Array]:
-        """Query, key and value, each (batch, length, its heads, head width)."""
-        batch, length, width = x.shape
-        size = self.head_width or width // self.heads
-        counts = (self.heads, *(self.kv_heads or self.heads,) * 2)
 
-        bias = self.bias if self.input_bias is None else self.input_bias
-
-        def project(features: int, name: str) -> jax.Array:
-            return nn.Dense(features, use_bias=bias, kernel_init=INIT, name=name)(x)
-
-        if self.fused:
-            parts = jnp.split(project(3 * self.heads * size, "qkv"), 3, -1)
-        else:
-            names = ("query", "key", "value")
-            parts = [project(n * size, name) for n, name in zip(counts, names)]
-        return [p.reshape(batch, length, n, size) for p, n in zip(parts, counts)]
+def _attention(block: Block) -> attention.Attention:
+    """The layer's attention."""
+    return attention.Attention(
+        block.heads,
+        block.kv_heads,
+        block.head_width,
+        causal=block.causal,
+        window=block.window,
+        bias=block.output_bias,
+        input_bias=block.input_bias,
+        fused=block.fused,
+        rope=block.rope,
+        scale=block.scale,
+        softcap=block.softcap,
+        qk_norm=block.qk_norm,
+        epsilon=block.epsilon,
+        name="attention",
+    )
 
 
 class FeedForward(nn.Module):
@@ -241,54 +157,52 @@ class FeedForward(nn.Module):
       hidden: width inside.
       activation: σ by name.
       bias: biases in the projections.
-      gated: whether it is the gated form.
+      gated: whether it is the gated form; "joint" computes both factors by one
+        projection "gate_in", σ's first.
     """
 
     hidden: int
     activation: str
     bias: bool = True
-    gated: bool = False
+    gated: bool | str = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, use_bias=self.bias, kernel_init=INIT, name=name)
+            return nn.Dense(features, use_bias=self.bias, kernel_init=NORMAL, name=name)
 
         act = activation(self.activation)
+        if self.gated == "joint":
+            gate, y = jax.numpy.split(dense(2 * self.hidden, "gate_in")(x), 2, -1)
+            return dense(x.shape[-1], "out")(act(gate) * y)
         y = dense(self.hidden, "in")(x)
         y = act(dense(self.hidden, "gate")(x)) * y if self.gated else act(y)
         return dense(x.shape[-1], "out")(y)
 
 
 class FinalNorm(nn.Module):
-    """The normalization after the last layer, as a stage.
+    """The normalization after the last layer, as a stage, and a projection.
 
     Attributes:
       epsilon: added to the variance.
-      rms: RMSNorm in place of LayerNorm.
+      kind: of norm, a key of `norms.NORMS`; "" for none.
+      width: of the projection behind it, which has no bias; None for none.
     """
 
     epsilon: float
-    rms: bool
+    kind: str = "layer"
+    width: int | None = None
 
     @nn.compact
     def __call__(self, tokens: Tokens, mode: Mode) -> Tokens:
-        norm = rms_norm if self.rms else layer_norm
-        return Tokens(norm(self.epsilon, "norm")(tokens.states), tokens.mask)
-
-
-def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
-    """LayerNorm whose variance is computed in two passes.
-
-    The fast variance E x² − (E x)² loses digits that comparisons with other libraries
-    would show.
-    """
-    return nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
-
-
-def rms_norm(epsilon: float, name: str) -> nn.RMSNorm:
-    """RMSNorm with this ε."""
-    return nn.RMSNorm(epsilon, name=name)
+        x: Any = tokens.states
+        x = norms.norm(self.kind, self.epsilon, "norm")(x) if self.kind else x
+        if self.width is not None:
+            dense = nn.Dense(
+                self.width, use_bias=False, kernel_init=NORMAL, name="project"
+            )
+            x = dense(x)
+        return Tokens(x, tokens.mask)
 
 
 def check_heads(width: int, heads: int, kv_heads: int | None = None) -> None:

@@ -1,0 +1,204 @@
+"""Text types against transformers: outputs, states, gradients, files, keys.
+
+Origin: the installed transformers, on tiny models with random weights. Printed with
+`python -m pytest -n 0 -s -m slow tests/pretrained/test_text_types.py -k every`: the
+largest differences of each type, and the lines of its module.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from text_types import LENGTH, TYPES, VOCAB, configurations
+
+from jaxtl.core import tree as trees
+from jaxtl.core.types import Tokens
+from jaxtl.models import generation
+from jaxtl.pretrained import FromHub, convert, registry, write
+from jaxtl.pretrained.match import match
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+def text(side, seed=0):
+    """Ids with padding on one side; the id of padding is that of no real token."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(5, VOCAB, (3, LENGTH)).astype(np.int32)
+    mask = np.arange(LENGTH) < np.array([[LENGTH], [5], [2]])
+    mask = mask if side == "right" else np.ascontiguousarray(mask[:, ::-1])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def padded(x, pad):
+    return {**x, "input_ids": np.where(x["attention_mask"], x["input_ids"], pad)}
+
+
+def in_torch(x):
+    return {k: torch.tensor(np.array(v)).long() for k, v in x.items()}
+
+
+def reference(kind, entries, predict):
+    """transformers' model with random weights, in float32."""
+    table = registry.config_table(kind)
+    config = getattr(transformers, TYPES[kind].config)(**entries)
+    if predict != "next":
+        config.num_labels = 3
+    torch.manual_seed(0)
+    model = getattr(transformers, table.class_name(predict))(config).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            # Initial norms are ones and biases zeros, which would hide a mix-up.
+            p.add_((0.1 if "embed" in name else 0.3) * torch.randn(p.shape))
+    return model
+
+
+def load(folder):
+    """(our model, its parameters) of a directory, every tensor accounted for."""
+    init = FromHub(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    model = init.model(outputs=registry.head_outputs(config))
+    x = padded(text("right"), 1)
+    shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
+    params, _, _, rows = match(*shapes, init.read_for(model))
+    assert {row.status for row in rows} == {"loaded"}
+    return model, params
+
+
+def states(features, model):
+    """Our outputs in the order of transformers' hidden states."""
+    names = ["embeddings", *(f"layer_{i}" for i in range(model.layers))]
+    if "norm" in features:  # transformers shows its last hidden state normalized
+        names[-1] = "norm"
+    return [features[name] for name in names]
+
+
+def difference(got, want, real=...):
+    """The largest difference, in units of the largest value where that is above 1."""
+    got, want = np.asarray(got)[real], np.asarray(want)[real]
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
+
+
+def compare_outputs(theirs, model, params, x):
+    """Differences of {logits, states}."""
+    with torch.no_grad():
+        expected = theirs(**in_torch(x), output_hidden_states=True)
+    out = model.pure().apply(params, {}, x)
+    real, logits = x["attention_mask"], expected.logits.numpy()
+    ours = states(out.features, model)
+    assert len(ours) == len(expected.hidden_states)
+    assert all(isinstance(tokens, Tokens) for tokens in ours)
+    pairs = zip(ours, expected.hidden_states)
+    return {
+        "outputs": difference(out.logits, logits, real if logits.ndim == 3 else ...),
+        "states": max(difference(a.states, b.numpy(), real) for a, b in pairs),
+    }
+
+
+def compare_gradients(theirs, model, params, x):
+    """The largest difference of the gradients of a random sum of the outputs."""
+    real = x["attention_mask"]
+    theirs.zero_grad()
+    out = theirs(**in_torch(x)).logits
+    weight = np.random.default_rng(1).normal(size=out.shape).astype(np.float32)
+    if weight.ndim == 3:
+        weight *= real[..., None]
+    (out * torch.tensor(weight)).sum().backward()
+    network = model.pure()
+    ours = jax.jit(jax.grad(lambda p: (network.apply(p, {}, x).logits * weight).sum()))
+    ours = trees.flatten(ours(params))
+    tensors = {
+        k: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
+        for k, p in theirs.named_parameters()
+    }
+    layout = model.layouts()["hf"]
+    expected = trees.flatten(convert.to_weights(tensors, layout).params)
+    assert set(expected) == set(ours)
+    scale = max(np.abs(np.asarray(g)).max() for g in expected.values())
+    return max(
+        float(np.abs(ours[p] - np.asarray(want)).max() / max(1.0, scale))
+        for p, want in expected.items()
+    )
+
+
+def check_written(theirs, model, params, folder, like, x):
+    """What we write is loaded strictly and gives the same outputs."""
+    task = None if model.predict == "next" else "classification"
+    write.write_directory(folder, model, params, like=like, task=task)
+    again, info = type(theirs).from_pretrained(folder, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
+    with torch.no_grad():
+        a, b = (m.eval()(**in_torch(x)).logits for m in (theirs, again))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_path):
+    worst = {"outputs": 0.0, "states": 0.0, "gradients": 0.0}
+    predicts = registry.config_table(kind).predicts
+    configs = configurations(kind)
+    for number in range(max(len(configs), len(predicts))):
+        entries = configs[number % len(configs)]
+        theirs = reference(kind, entries, predicts[number % len(predicts)])
+        theirs.save_pretrained(tmp_path / f"{number}")
+        model, params = load(tmp_path / f"{number}")
+        pad = entries.get("pad_token_id", 1)
+        for side in ("right", "left"):
+            x = padded(text(side), pad)
+            for name, value in compare_outputs(theirs, model, params, x).items():
+                assert value <= 1e-4, (name, number, entries)
+                worst[name] = max(worst[name], value)
+        value = compare_gradients(theirs, model, params, x)
+        assert value <= 1e-4, ("gradients", number, entries)
+        worst["gradients"] = max(worst["gradients"], value)
+        written = tmp_path / f"written_{number}"
+        check_written(theirs, model, params, written, tmp_path / f"{number}", x)
+    module = pathlib.Path(registry.model_module(kind).__file__)
+    lines = len(module.read_text().splitlines())
+    shown = "".join(f"{v:>10.1e}" for v in worst.values())
+    print(f"\n{kind:<14}{len(configs):>3} configurations{shown}  {lines} lines")
+
+
+DECODERS = [k for k in TYPES if "next" in registry.config_table(k).predicts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DECODERS)
+def test_greedy_generation_equals_transformers(kind, tmp_path):
+    """From prompts within windows, and within LongRoPE's length, to beyond them."""
+    theirs = reference(kind, configurations(kind)[0], "next")
+    theirs.save_pretrained(tmp_path)
+    model, params = load(tmp_path)
+    x = {k: v[:2, :3] for k, v in text("right").items()}
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1}
+    expected = theirs.generate(**in_torch(x), **options)[:, 3:].numpy()
+    np.testing.assert_array_equal(generation.generate(model, params, x, 8), expected)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_usual_configuration_gives_transformers_outputs(kind, tmp_path):
+    predict = registry.config_table(kind).predicts[-1]
+    theirs = reference(kind, configurations(kind)[0], predict)
+    theirs.save_pretrained(tmp_path)
+    model, params = load(tmp_path)
+    x = padded(text("right"), 1)
+    assert max(compare_outputs(theirs, model, params, x).values()) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_key_of_transformers_is_in_the_table(kind):
+    table = registry.config_table(kind)
+    config = getattr(transformers, TYPES[kind].config)(**TYPES[kind].base)
+    fields = {f.name for f in dataclasses.fields(config)}
+    private = {name for name in vars(config) if name.startswith("_")}
+    names = {*config.to_dict(), *vars(config), *fields, *config.attribute_map}
+    assert sorted(names - private - table.known) == []
+    # and each of them is varied above, or has no effect, or is restricted
+    rest = names - private - {*table.all_harmless, *table.all_only, *table.aliases}
+    assert sorted(rest - set(TYPES[kind].options)) == []
+    assert set(table.honored) <= set(TYPES[kind].options)
