@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.analysis import linear_probe, shift_measures
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
@@ -139,7 +140,8 @@ def diagnose(
     samples = [_sample(run, name, examples, seed) for name in (source, target)]
     class_names, labels = _common_classes(run, samples)
     shifts = []
-    for weights in (_initial_weights(run), run.weights("best")):
+    both = (_initial_weights(run), run.weights("best"))
+    for weights in progress.track(both, "measuring before and after training"):
         features = [_features(run, stage, sample, weights) for sample in samples]
         shifts.append(_measure(features, labels, class_names, permutations, seed))
     return Diagnosis(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import pretrained
+from jaxtl.core import progress
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Batch, Network, PyTree
@@ -158,7 +159,8 @@ class ModelAndData:
         dataset = self.parts.datasets["target"]
         labels = dataset.y if split == "train" else dataset.y_clean
         size = self.exp.evaluate_batch
-        for start in range(0, len(rows), size):
+        starts = range(0, len(rows), size)
+        for start in progress.track(starts, "importance, in batches"):
             chunk = rows[start : start + size]
             x = lazy_array.gather(dataset.x, chunk)
             x = preprocess.apply(self.parts.model.preprocess["target"], x)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtl.analysis import linear_probe_fit
 from jaxtl.analysis.linear_probe_fit import STRENGTHS, Probe, linear_probe
-from jaxtl.core import sharding
+from jaxtl.core import progress, sharding
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import streams
@@ -96,7 +96,7 @@ def probes(
             metric=metric,
             stage=stage,
         )
-        for stage in stages
+        for stage in progress.track(stages, "fitting linear models, by stage")
     }
 
 

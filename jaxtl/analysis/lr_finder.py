@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxtl.core import config
+from jaxtl.core import config, progress
 from jaxtl.core.errors import UserError
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.run import Run
@@ -100,7 +100,7 @@ def find_lr(
     run = Run(run_or_exp) if isinstance(run_or_exp, Experiment) else run_or_exp
     run = _trial(run)
     raw, losses = [], []
-    for rate in rates:
+    for rate in progress.track(rates, "learning rates"):
         raw.append(_step(run, rate))
         losses.append(smoothed(raw, SMOOTHING))
         if has_diverged(losses):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import checkpoint, config, sharding
+from jaxtl.core import checkpoint, config, progress, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.names import listing
@@ -101,7 +101,10 @@ def wise_ft(
         return params, refresh_statistics(run, params, stats) if refresh else stats
 
     metrics = {
-        name: [evaluate_weights(run, *interpolated(a), name) for a in alphas]
+        name: [
+            evaluate_weights(run, *interpolated(alpha), name)
+            for alpha in progress.track(alphas, f"evaluating every α on {name}")
+        ]
         for name in dict.fromkeys((split, "val"))
     }
     monitor = _monitor(run)

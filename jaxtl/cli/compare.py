@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from jaxtl.core import console
+from jaxtl.core import console, progress
 from jaxtl.core.errors import UserError
 
 HELP = "a table of runs, mean ± 95 % interval"
@@ -30,7 +30,8 @@ def main(args: argparse.Namespace) -> int:
     """Prints a row per setting, averaged over its seeds, and plots them on request."""
     from jaxtl.results import comparability, records, settings, study_tables, writers
 
-    runs = records.read_by_directory(args.dirs)
+    with progress.Task("reading the runs"):
+        runs = records.read_by_directory(args.dirs)
     comparability.check_contents(runs)
     groups = settings.group_by_setting(runs)
     finished = [run.result for group in groups for run in group.done]

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from jaxtl.cli import run_argument
-from jaxtl.core import console
+from jaxtl.core import console, progress
 from jaxtl.core.errors import UserError
 
 HELP = "weights to another kind of file, or a run to its layout"
@@ -38,7 +38,8 @@ def main(args: argparse.Namespace) -> int:
     for option in ("layout", "adapter"):
         if getattr(args, option):
             raise UserError(f"--{option} is for runs, and {args.source} is none.")
-    content = describe.convert_file(str(args.source), str(args.target))
+    with progress.Task("converting"):
+        content = describe.convert_file(str(args.source), str(args.target))
     print(f"{len(content.tensors)} tensors of {args.source}")
     console.print_written(content.file)
     return 0

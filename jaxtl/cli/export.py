@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from jaxtl.cli import run_argument
-from jaxtl.core import console
+from jaxtl.core import console, progress
 
 HELP = "write a finished run as a self-contained folder"
 
@@ -27,8 +27,9 @@ def main(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from jaxtl.export import write_bundle
 
-    path = write_bundle.export(
-        args.dir, args.out, licence=args.licence, overwrite=args.overwrite
-    )
+    with progress.Task("exporting the program and checking it"):
+        path = write_bundle.export(
+            args.dir, args.out, licence=args.licence, overwrite=args.overwrite
+        )
     console.print_written(path, hint=f"try: jaxtl predict {path} FILE…")
     return 0

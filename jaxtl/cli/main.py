@@ -23,7 +23,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 import jaxtl
-from jaxtl.core import trust
+from jaxtl.core import progress, trust
 from jaxtl.core.errors import Stopped, UserError, describe_error
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 devices.use_device(args.device)
                 stack.callback(devices.use_device, None)
+            stack.callback(progress.end)  # before an error is printed
             return _module(args.command).main(args)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'stopped.'}", file=sys.stderr)

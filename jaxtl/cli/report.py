@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from jaxtl.core import console
+from jaxtl.core import console, progress
 
 HELP = "tables, plots and a page of sweeps and runs"
 
@@ -56,20 +56,22 @@ def main(args: argparse.Namespace) -> int:
     """Summarizes the runs and sweeps of some directories; prints and writes it."""
     from jaxtl.results import build_summary, records, report
 
-    collection = records.read(args.dirs)
-    summary = build_summary.summarize(
-        collection,
-        metric=args.metric,
-        compare=args.compare,
-        baseline=args.baseline,
-        scratch=args.scratch,
-        split=args.split,
-        interval=args.interval,
-        test=args.paired,
-    )
+    with progress.Task("reading and comparing the runs"):
+        collection = records.read(args.dirs)
+        summary = build_summary.summarize(
+            collection,
+            metric=args.metric,
+            compare=args.compare,
+            baseline=args.baseline,
+            scratch=args.scratch,
+            split=args.split,
+            interval=args.interval,
+            test=args.paired,
+        )
     report.print_report(summary)
     folder = args.out or args.dirs[0] / "report"
-    paths = report.write_report(collection, summary, folder)
+    with progress.Task("drawing the plots"):
+        paths = report.write_report(collection, summary, folder)
     names = ", ".join(path.name for path in paths)
     console.print_written(folder, hint=f"in it: {names}")
     return 0

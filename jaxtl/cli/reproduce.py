@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jaxtl
 from jaxtl.cli import arguments
-from jaxtl.core import console
+from jaxtl.core import console, progress
 from jaxtl.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def main(args: argparse.Namespace) -> int:
         terminal.print(console.table("tables to reproduce", columns, titles, left=2))
         return 0
     study = load_study(args.name)
-    rows = study.run(args.fast)
+    with progress.Task(f"running {args.name}"):
+        rows = study.run(args.fast)
     title = f"{study.title} ({study.unit})" + ", a part of it" * args.fast
     cells = [published.row_texts(study, row) for row in rows]
     table = console.table(title, published.COLUMNS, cells, left=2)

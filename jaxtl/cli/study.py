@@ -3,6 +3,7 @@
 A study is all the runs of one experiment file: its variants, each with every seed.
 """
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -13,6 +14,7 @@ from rich import progress
 
 from jaxtl.cli import formatting
 from jaxtl.core import console, devices, serialization
+from jaxtl.core.progress import silenced
 from jaxtl.data import description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
 from jaxtl.results.database import FAILED
@@ -169,6 +171,7 @@ class _Progress:
 
     def __init__(self, terminal: Any, total: int):
         self.terminal, self.bar = terminal, None
+        self.silence = contextlib.ExitStack()  # no other lines beside the bar
         if terminal.is_terminal:
             self.bar = progress.Progress(
                 progress.TextColumn("run {task.completed}/{task.total}"),
@@ -182,6 +185,7 @@ class _Progress:
 
     def __enter__(self) -> "_Progress":
         if self.bar is not None:
+            self.silence.enter_context(silenced())
             self.bar.start()
         return self
 
@@ -208,3 +212,4 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+            self.silence.close()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from jaxtl.core import digest_store
+from jaxtl.core import digest_store, progress
 
 _COARSE_NS = 2 * 10**9  # resolution of clocks that count whole seconds, twice
 _FINE_NS = 10**8  # ten ticks of a kernel's clock at 100 Hz
@@ -103,7 +103,8 @@ def _hash_files(states_of_files: Sequence[FileState]) -> list[str]:
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         parts = pool.map(lambda chunk: [*map(_sha256, chunk)], chunks)
-        return [sha for part in parts for sha in part]
+        tracked = progress.track(parts, "hashing files, in blocks", len(chunks))
+        return [sha for part in tracked for sha in part]
 
 
 def _sha256(path: str) -> str:

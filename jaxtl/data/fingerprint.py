@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import files
+from jaxtl.core import files, progress
 from jaxtl.data import framing, lazy_array
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.tokenizer import as_tokenizer
@@ -88,6 +88,7 @@ def _hash_rows(sha: Any, values: np.ndarray | lazy_array.LazyArray) -> None:
     """Adds the values of an array, in memory or not, to a hash, in blocks of rows."""
     row_bytes = int(np.prod(values.shape[1:])) * np.dtype(values.dtype).itemsize
     rows = max(1, _BLOCK // max(1, row_bytes))
-    for start in range(0, len(values), rows):
+    starts = range(0, len(values), rows)
+    for start in progress.track(starts, "hashing the data, in blocks"):
         block = np.ascontiguousarray(values[start : start + rows])
         sha.update(block.astype(str) if block.dtype.hasobject else block)

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import image_files
 
@@ -81,7 +82,7 @@ def resize(
     method = _filter(resample)
     resized = np.empty((len(x), *size, x.shape[3]), x.dtype)
     integer = np.issubdtype(x.dtype, np.integer)
-    for i, image in enumerate(x):
+    for i, image in enumerate(progress.track(x, "resizing images")):
         for c in range(x.shape[3]):
             plane = PIL.Image.fromarray(image[:, :, c].astype(np.float32))
             plane = np.asarray(plane.resize(scaled[::-1], method))[crop]

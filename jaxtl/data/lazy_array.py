@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import images
@@ -137,7 +138,7 @@ class LazyImageFiles(LazyArray):
     def rows(self, index: np.ndarray) -> np.ndarray:
         x = np.empty((len(index), *self.shape[1:]), np.uint8)
         root = pathlib.Path(self.root)
-        for i, row in enumerate(index):
+        for i, row in enumerate(progress.track(index, "decoding images")):
             path = root / self.names[row]
             x[i] = images.decode(
                 path, self.size, self.channels, self.shortest, self.resample

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from jaxtl.core import files
+from jaxtl.core import files, progress
 from jaxtl.core.errors import UserError
 from jaxtl.data import (
     fingerprint,
@@ -160,7 +160,8 @@ def _memory_state(data: Data) -> tuple[str, ...]:
 
 def _read_table(data: Data) -> tuple[Table, str]:
     name = type(data).__name__
-    table = validation.checked_table(data.read(), name)
+    with progress.Task(f"reading {name}"):
+        table = validation.checked_table(data.read(), name)
     if data.classes is not None:
         table = keep_classes(table, data.classes)
     if data.size is not None or data.channels is not None:

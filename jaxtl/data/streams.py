@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess, sampler
@@ -133,7 +134,8 @@ def ordered_batches(
     name, split = dataset_and_split_of(datasets, stream)
     dataset = datasets[name]
     rows = dataset.rows[split]
-    for start in range(0, len(rows), batch):
+    starts = range(0, len(rows), batch)
+    for start in progress.track(starts, f"passing over {stream}, in batches"):
         chunk = rows[start : start + batch]
         x = preprocess.apply(preprocessing[name], lazy_array.gather(dataset.x, chunk))
         examples = {"x": x, "row": jnp.asarray(chunk)}

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.core import files
+from jaxtl.core import files, progress
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import paths, tokenizer_files
 
 if TYPE_CHECKING:
     import tokenizers
 
+_CHUNK = 10_000  # texts that are tokenized at once
 _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Names of the padding token, of which the first in the vocabulary is used. A model
 # never reads the value of padded ids, since the mask hides them.
@@ -96,7 +97,11 @@ class Tokenizer:
         """
         engine, limit = self._loaded()
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encodings = engine.encode_batch(inputs)
+        encodings = []
+        with progress.Task("tokenizing texts", len(inputs)) as task:
+            for start in range(0, len(inputs), _CHUNK):
+                encodings += engine.encode_batch(inputs[start : start + _CHUNK])
+                task.advance(min(_CHUNK, len(inputs) - start))
         longest = max((len(encoding.ids) for encoding in encodings), default=1)
         shape = (len(encodings), min(self.bucket(longest), limit))
         ids = np.full(shape, self._pad_id(), np.int32)

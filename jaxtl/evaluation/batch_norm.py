@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import compilation, sharding
+from jaxtl.core import compilation, progress, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree
@@ -70,7 +70,7 @@ def refresh_statistics(
     batches = _equal_batches(
         rows, batch or run.exp.evaluate_batch, program.mesh.size, seed
     )
-    for i, batch_rows in enumerate(batches):
+    for i, batch_rows in enumerate(progress.track(batches, "BatchNorm's statistics")):
         x = forward.host_batch(dataset, batch_rows, program.mesh)
         new = batch_stats(params, stats, x, jax.random.fold_in(key, i))
         average = combine(average, new, i)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import jaxtl
-from jaxtl.core import compilation, config, devices, serialization, sharding
+from jaxtl.core import compilation, config, devices, progress, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import lazy_array, preprocess
@@ -140,7 +140,8 @@ def cache_key(
         of_stages = {stage: tree[stage] for stage in stages if stage in tree}
         for path, leaf in trees.flatten(of_stages).items():
             _hash_array(sha, path, np.asarray(leaf))
-    for start in range(0, len(rows), _HASHED_ROWS):
+    starts = range(0, len(rows), _HASHED_ROWS)
+    for start in progress.track(starts, "hashing the examples, in blocks"):
         x = lazy_array.gather(dataset.x, rows[start : start + _HASHED_ROWS])
         for name, values in sorted((x if isinstance(x, dict) else {"x": x}).items()):
             _hash_array(sha, name, np.asarray(values))
@@ -210,7 +211,8 @@ def _compute(
         apply, flops = _compiled(program, stages, pre, weights, x)
         return apply(weights, x)
 
-    values = forward.in_batches(call, rows, width)
+    with progress.Task("caching the features of frozen stages"):
+        values = forward.in_batches(call, rows, width)
     return values, flops and flops / width
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxtl.core import compilation, sharding
+from jaxtl.core import compilation, progress, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.data import device_stream, lazy_array, preprocess, streams
@@ -254,12 +254,14 @@ def in_batches(
     parts = []
     # The outputs of a data set may not fit the device, so each batch's are copied to
     # the host, while the device computes the next batch.
-    pending = call(batches[0])
-    for batch in batches[1:]:
-        following = call(batch)
+    with progress.Task("running the model, in batches", len(batches)) as task:
+        pending = call(batches[0])
+        for batch in batches[1:]:
+            following = call(batch)
+            parts.append(jax.tree.map(np.asarray, pending))
+            task.advance()
+            pending = following
         parts.append(jax.tree.map(np.asarray, pending))
-        pending = following
-    parts.append(jax.tree.map(np.asarray, pending))
     kept = (slice(None),) * axis + (slice(len(rows)),)
     return jax.tree.map(lambda *xs: np.concatenate(xs, axis)[kept], *parts)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import numpy_files, text_files
+from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess
 from jaxtl.data.table_encoding import Encoder, TableEncoding
@@ -99,7 +99,8 @@ def _examples(
     predictor: Predictor, files: Iterable[str | os.PathLike]
 ) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Yields ({"file", "row", "origin"}, {input name: one example})."""
-    for file in map(pathlib.Path, files):
+    paths = list(map(pathlib.Path, files))
+    for file in progress.track(paths, "predicting files"):
         if not file.is_file():
             problem = (
                 "is a folder, name its files" if file.is_dir() else "does not exist"

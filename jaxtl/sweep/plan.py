@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import compilation, config, devices
+from jaxtl.core import compilation, config, devices, progress
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import device_stream
@@ -241,10 +241,15 @@ def plan_rows(
       max_replicas: as for `plan_execution`.
     """
     rows = []
+    first = groups[:EXAMINED_PROGRAMS]
+    examined = [
+        _describe_group(group, mode, max_replicas)
+        for group in progress.track(first, "examining programs")
+    ]
     for index, group in enumerate(groups):
         runs_as = memory = UNKNOWN
-        if index < EXAMINED_PROGRAMS:
-            runs_as, memory = _describe_group(group, mode, max_replicas)
+        if index < len(examined):
+            runs_as, memory = examined[index]
         fixed = ", ".join(f"{k}={v}" for k, v in group.fixed.items()) or "everything"
         traced = ", ".join(group.traced)
         rows.append((fixed, traced, runs_as, len(group.cells), memory))

@@ -132,12 +132,19 @@ def _is_seed(value: Any) -> bool:
 
 def import_file(path: pathlib.Path):
     """Imports an experiment file under a name made of its own; errors name the line."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; expected an experiment file.")
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.py")]
         raise UserError(
             f"there is no experiment file {str(path)!r}"
             f"{nearest(path.name, siblings)}".rstrip(".")
             + "."
+        )
+    if path.suffix != ".py":
+        raise UserError(
+            f"{path} is no experiment file: expected a Python file, whose name ends in "
+            ".py."
         )
     name = MODULE + path.stem
     spec = importlib.util.spec_from_file_location(name, path)

@@ -1,8 +1,10 @@
 """The progress line: loss, validation metric, examples per second, time left."""
 
+import contextlib
 import sys
 from typing import Any
 
+from jaxtl.core import progress
 from jaxtl.evaluation.metrics import main_metric
 
 
@@ -18,18 +20,21 @@ class Progress:
         self.run = run
         self.show = sys.stderr.isatty() if show is None else show
         self.bar: Any = None
+        self.silence = contextlib.ExitStack()  # evaluations show no lines of their own
         self.val = ""
 
     def __enter__(self) -> "Progress":
+        self.silence.enter_context(progress.silenced())
         if not self.show or self.run.steps_done >= self.run.exp.steps:
             return self
-        from rich import console, progress
+        from rich import console
+        from rich import progress as bars
 
-        self.bar = progress.Progress(
-            progress.TextColumn("step {task.completed:>6.0f}/{task.total:.0f}"),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn("{task.fields[text]}"),
-            progress.TimeRemainingColumn(compact=True),
+        self.bar = bars.Progress(
+            bars.TextColumn("step {task.completed:>6.0f}/{task.total:.0f}"),
+            bars.BarColumn(bar_width=24),
+            bars.TextColumn("{task.fields[text]}"),
+            bars.TimeRemainingColumn(compact=True),
             console=console.Console(stderr=True),
         )
         self.bar.start()
@@ -58,5 +63,6 @@ class Progress:
             self.val = f"  val {name} {values[name]:.4f}{'*' if better else ''}"
 
     def __exit__(self, *_: object) -> None:
+        self.silence.close()
         if self.bar is not None:
             self.bar.stop()

@@ -153,7 +153,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     """
     check = run_dir.check_replaceable if overwrite else run_dir.refuse
     check(out)
-    jobs(file, out)
+    runs = [job.directory.relative_to(out).as_posix() for job in jobs(file, out)]
     contents: data_contents.Contents = {}
     for exp in file.variants.values():
         sources = inputs.sources(exp)
@@ -167,6 +167,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
         "overrides": list(file.overrides),
         "seeds": None if file.seeds is None else list(file.seeds),
         "variants": list(file.variants),
+        "runs": runs,
         "experiments": {n: serialization.to_json(e) for n, e in file.variants.items()},
         "doc": file.doc,
         "contents": contents,

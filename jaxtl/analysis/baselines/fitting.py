@@ -10,7 +10,7 @@ import numpy as np
 from jaxtl.analysis import linear_models
 from jaxtl.analysis.baselines import inputs
 from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF, Baseline
-from jaxtl.core import config
+from jaxtl.core import config, progress
 from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import metrics
@@ -237,7 +237,7 @@ def _choose_and_test(
     """Fits all candidates, and scores the best one on val and test."""
     x, y = problem.x, problem.y
     tried, best = [], None
-    for candidate in candidates:
+    for candidate in progress.track(candidates, "fitting baselines"):
         fitted, seconds = _fit(candidate, problem, x["train"], y["train"], ("train",))
         scores = _scores(candidate, fitted, problem, "val") if "val" in x else {}
         value = scores.get("val", {}).get(metric)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 
@@ -180,7 +181,8 @@ def stacking(
         raise UserError("stacking needs at least two validation examples.")
     x, x_test = _features(val, classes), _features(test, classes)
     out_of_fold = np.zeros(val.shape[1:])
-    for fit_rows, held_out in _folds(labels, folds, classes):
+    parts = _folds(labels, folds, classes)
+    for fit_rows, held_out in progress.track(parts, "stacking, in folds", folds):
         fitted = _fit(learner, x[fit_rows], labels[fit_rows])
         out_of_fold[held_out] = _predict(fitted, x[held_out], classes)
     return out_of_fold, _predict(_fit(learner, x, labels), x_test, classes)

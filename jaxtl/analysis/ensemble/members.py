@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import config, sharding
+from jaxtl.core import config, progress, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import streams
@@ -63,7 +63,8 @@ def load_members(
     for i, run in enumerate(in_memory):
         members.append(_member_in_memory(f"run {i + 1}", run, which))
         check_agreement(members[0], members[-1])
-    for name, path in _names(paths).items():
+    named = _names(paths).items()
+    for name, path in progress.track(named, "loading members", len(paths)):
         members.append(_stored_member(name, load_model(path, which)))
         check_agreement(members[0], members[-1])
     return members

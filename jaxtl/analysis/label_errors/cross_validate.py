@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxtl.core import progress as bars
 from jaxtl.core.errors import UserError
 from jaxtl.data import dataset
 from jaxtl.data.origins import Origins
@@ -70,7 +71,8 @@ def predictions(
     rows = _labelled_rows(exp, target, folds)
     names = target.class_names
     probabilities = np.zeros((len(rows), len(names)))
-    for part in split_in_folds(target.y[rows], folds, exp.seed):
+    parts = split_in_folds(target.y[rows], folds, exp.seed)
+    for part in bars.track(parts, "training a model per fold"):
         run = Run(_hold_out(exp, target, rows, part))
         loop.train(run, progress=progress)
         logits, _ = evaluate.predict_split(run, "test", "best")

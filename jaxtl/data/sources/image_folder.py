@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from jaxtl.core import files
+from jaxtl.core import files, progress
 from jaxtl.core.errors import UserError
 from jaxtl.data import framing, image_files, images, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
@@ -126,7 +126,7 @@ def _headers(
 ) -> tuple[dict[str, image_files.Header], dict[str, str]]:
     """Headers of image files by name, and the reasons of unreadable ones by name."""
     headers, errors = {}, {}
-    for name in names:
+    for name in progress.track(names, "reading the headers of images"):
         try:
             headers[name] = image_files.header(os.path.join(root, name))
         except UserError as error:
@@ -171,5 +171,8 @@ def _decoded(
 
     # PIL releases the interpreter lock while it decodes.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(decode, range(0, len(names), _CHUNK)))
+        starts = range(0, len(names), _CHUNK)
+        with progress.Task("decoding images", len(names)) as task:
+            for _ in pool.map(decode, starts):
+                task.advance(min(_CHUNK, len(names) - task.done))
     return x, dict(sorted(errors.items()))

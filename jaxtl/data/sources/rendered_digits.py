@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
@@ -119,7 +120,7 @@ class RenderedDigits(Data):
                     glyph(fonts[font[i]], int(labels[i]), int(stroke[i])),
                     _affine(angle[i], slant[i], width[i]),
                 )
-                for i in range(count)
+                for i in progress.track(range(count), "rendering digits")
             ]
         )
         return Table(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxtl.core import files
+from jaxtl.core import files, progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import framing, images, label_arrays, lazy_array, origins, paths
 from jaxtl.data.dataset import Data, Table
@@ -165,7 +165,7 @@ class _DecodedFeature(lazy_array.LazyArray):
 
     def rows(self, index: np.ndarray) -> np.ndarray:
         x = np.empty((len(index), *self.example_shape), self.dtype)
-        for i, row in enumerate(index):
+        for i, row in enumerate(progress.track(index, "decoding examples")):
             value = np.asarray(self.source[int(row)][self.field])
             x[i] = _resized(value, self.example_shape, self.shortest, self.resample)
         return x
@@ -280,7 +280,7 @@ def _decoded(
     """Decodes x and y of all examples in one pass."""
     x, y = np.empty((sum(map(len, sources)), *shape), dtype), []
     for source in sources:
-        for row in range(len(source)):
+        for row in progress.track(range(len(source)), "reading examples"):
             example = source[row]
             value = np.asarray(example[data.x])
             x[len(y)] = _resized(value, shape, data.shortest, data.resample)
@@ -295,7 +295,7 @@ def _tokenized(
     fields = [f for f in (data.x, data.pair) if f is not None]
     columns, y = [[] for _ in fields], []
     for source in sources:
-        for row in range(len(source)):
+        for row in progress.track(range(len(source)), "reading examples"):
             example = source[row]
             for field, column in zip(fields, columns):
                 column.append(_text(example[field], field))

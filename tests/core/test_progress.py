@@ -1,0 +1,75 @@
+"""Progress of long work: when it is shown, what it says, and that it goes away."""
+
+import io
+import sys
+import time
+
+import pytest
+
+from jaxtl.core import progress
+
+
+class Screen(io.StringIO):
+    """A standard error that is a terminal, or not."""
+
+    def __init__(self, is_terminal):
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self):
+        return self.is_terminal
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_elsewhere_a_line_is_written_now_and_then(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", screen := Screen(is_terminal=False))
+    for _ in progress.track(range(100), "decoding images"):
+        clock[0] += 1
+    # After 10 s, and every 30 s from then on.
+    assert screen.getvalue().splitlines() == [
+        "decoding images: 10 of 100, about 2 min left",
+        "decoding images: 40 of 100, about 1 min left",
+        "decoding images: 70 of 100, about 30 s left",
+        "decoding images: 100 of 100, about 0 s left",
+    ]
+
+
+def test_work_within_work_is_named_and_silence_is_kept(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", screen := Screen(is_terminal=False))
+    with progress.Task("reading target"), progress.Task("hashing", 4) as task:
+        clock[0] = 20
+        with progress.silenced():
+            task.advance()
+        assert screen.getvalue() == ""
+        task.advance()
+    line = "reading target: 20 s › hashing: 2 of 4, about 20 s left\n"
+    assert screen.getvalue() == line
+
+
+def test_on_a_terminal_a_line_is_drawn_after_a_delay_and_erased(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := Screen(is_terminal=True))
+    monkeypatch.setattr(progress, "DELAY", 0.02)
+    with progress.Task("short"):
+        pass
+    assert screen.getvalue() == ""
+    with progress.Task("loading", 3):
+        deadline = time.monotonic() + 10
+        while "loading" not in screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "loading: 0 of 3, 0 s" in screen.getvalue()
+    assert screen.getvalue().endswith("\r\x1b[2K")
+
+
+def test_what_an_error_leaves_open_is_ended(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Screen(is_terminal=False))
+    items = progress.track(range(3), "reading")
+    next(items)
+    progress.end()
+    assert progress._stack == []
