@@ -124,6 +124,29 @@ def test_eval_repeats_the_result(place, capsys):
     assert f"{result['test']['nll']:.4f}" in out
 
 
+def test_nothing_is_written_unasked_into_the_current_folder(
+    place, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    one, run = place / "one.py", place / "run"
+    text(capsys, "data", one)
+    # Three steps find no rate, which is exit code 1.
+    text(capsys, "lr", one, "--steps", 3, "--low", 1e-3, "--high", 1e-2, code=1)
+    for command in ("show", "inspect", "eval", "compare", "watch"):
+        text(capsys, command, run)
+    text(capsys, "models")
+    assert not any(tmp_path.iterdir())
+
+
+def test_eval_of_all_runs_prints_the_means_of_the_study(place, capsys):
+    out = text(capsys, "eval", place / "study", "--all")
+    [_, scratch, *_] = json.loads((place / "study" / "summary.json").read_text())
+    [line] = [x for x in out.splitlines() if "5/scratch" in x]
+    mean = scratch["test"]["accuracy"]["mean"]
+    assert line.split()[1] == f"{100 * mean:.1f}"
+    assert line.split()[-1] == "2"
+
+
 def test_show_lists_every_parameter_with_its_rate(place, capsys):
     out = text(capsys, "show", place / "one.py", "optim.lr=0.25")
     for path in ("layer1/dense/kernel", "layer1/dense/bias", "head/dense/kernel"):
