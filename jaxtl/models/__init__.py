@@ -6,8 +6,11 @@ from jaxtl.core import lazy_exports
 
 if TYPE_CHECKING:
     from . import merging as merging
+    from .albert import Albert as Albert
     from .bert import Bert as Bert
     from .cnn import CNN as CNN
+    from .distilbert import DistilBert as DistilBert
+    from .electra import Electra as Electra
     from .gemma import Gemma as Gemma
     from .gemma import Gemma2 as Gemma2
     from .gemma import Gemma3 as Gemma3
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from .mistral import Mistral as Mistral
     from .mlp import MLP as MLP
     from .mobilenet import MobileNet as MobileNet
+    from .mpnet import MPNet as MPNet
     from .opt import OPT as OPT
     from .phi3 import Phi3 as Phi3
     from .plain_functions import foreign as foreign

@@ -6,19 +6,23 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
-from jaxtl.models import config_values, staged, weight_layout
-from jaxtl.models.bert_config import BERT_CONFIG, ROBERTA_CONFIG
-from jaxtl.models.layers import norms, sequences, transformer
+from jaxtl.models import bert_layout, config_values, staged
+from jaxtl.models.bert_config import BERT_CONFIG, ROBERTA_CONFIGS
+from jaxtl.models.bert_layout import BERT_NAMES
+from jaxtl.models.layers import sequences, transformer
+from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers.bert_embeddings import BertEmbeddings
 from jaxtl.models.layers.initializers import NORMAL
-from jaxtl.models.weight_layout import Rule, WeightLayout
+from jaxtl.models.weight_layout import WeightLayout
 
+ROBERTA_CONFIG, XLM_ROBERTA_CONFIG, CAMEMBERT_CONFIG = ROBERTA_CONFIGS.values()
 PREDICTS = ("class", "token")
 _REDUCTIONS = {
     "mean": sequences.mean_state,
@@ -29,47 +33,6 @@ _REDUCTIONS = {
     "last": sequences.last_state,
 }
 POOLINGS = ("pooler", *_REDUCTIONS)
-
-
-class _BertEmbeddings(nn.Module):
-    """Token, position and segment vectors, normalized, then dropout."""
-
-    vocab: int
-    width: int
-    context: int
-    segments: int
-    epsilon: float
-    dropout: float
-    offset: int
-
-    @nn.compact
-    def __call__(self, x: Mapping[str, Any], mode: staged.Mode) -> Tokens:
-        sizes = sequences.id_sizes(self.vocab, self.segments)
-        ids, mask = sequences.token_inputs(x, sizes)
-        sequences.check_length(ids.shape[1], self.context)
-
-        def table(rows: int, name: str) -> nn.Embed:
-            return nn.Embed(rows, self.width, embedding_init=NORMAL, name=name)
-
-        segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
-        positions = position_rows(ids, self.offset)
-        states = table(self.vocab, "token")(ids)
-        states += table(self.segments, "segment")(segment.astype(jnp.int32))
-        states += table(self.context + self.offset, "position")(positions)
-        states = norms.layer_norm(self.epsilon, "norm")(states)
-        return Tokens(staged.Dropout(self.dropout, name="dropout")(states, mode), mask)
-
-
-def position_rows(ids: jax.Array, offset: int) -> jax.Array:
-    """Rows of the position table, (batch, length) or (1, length), as in transformers.
-
-    BERT counts all places from 0, padding included. RoBERTa counts the tokens that are
-    no padding, whose id is offset − 1, from `offset`; padding is at offset − 1.
-    """
-    if not offset:
-        return jnp.arange(ids.shape[1])[None]
-    real = ids != offset - 1
-    return jnp.cumsum(real, -1) * real + offset - 1
 
 
 def _reduction(
@@ -99,15 +62,18 @@ class _BertHead(nn.Module):
       outputs: width.
       pooling: a key of `_REDUCTIONS` for an input of Tokens; None maps each token.
       dropout: rate.
-      inner: whether a tanh layer precedes (RoBERTa's classifier).
+      inner: activation of a layer that precedes ("tanh" in RoBERTa's classifier), ""
+        for no such layer.
+      early_dropout: whether dropout precedes that layer too.
       normalize: whether the pooled state is scaled to unit length.
     """
 
     outputs: int
     pooling: str | None
     dropout: float
-    inner: bool = False
+    inner: str = ""
     normalize: bool = False
+    early_dropout: bool = True
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
@@ -115,9 +81,10 @@ class _BertHead(nn.Module):
             reduce = _reduction(self.pooling, self.normalize)
             x = reduce(x) if reduce else x.states
         if self.inner:
-            x = staged.Dropout(self.dropout, name="dropout1")(x, mode)
+            rate = self.dropout if self.early_dropout else 0.0
+            x = staged.Dropout(rate, name="dropout1")(x, mode)
             inner = nn.Dense(x.shape[-1], kernel_init=NORMAL, name="inner")
-            x = jnp.tanh(inner(x))
+            x = activation(self.inner)(inner(x))
         x = staged.Dropout(self.dropout, name="dropout")(x, mode)
         return nn.Dense(self.outputs, kernel_init=NORMAL, name="dense")(x)
 
@@ -169,6 +136,35 @@ class Bert(staged.Staged):
     head_dropout: float | None = None
     normalize: bool = False
 
+    # Names of the weights in transformers, see `encoder_layout`.
+    names: ClassVar[Mapping[str, str]] = BERT_NAMES
+    # Activation of the further layer of the head, and whether dropout precedes it.
+    inner_activation: ClassVar[str] = "tanh"
+    early_dropout: ClassVar[bool] = True
+
+    @property
+    def root(self) -> str:
+        """The name of the model without its head in transformers."""
+        return "roberta" if self.offset else "bert"
+
+    @property
+    def inner_width(self) -> int | None:
+        """Width of the embeddings before a projection, None for no projection."""
+        return None
+
+    @property
+    def has_relative(self) -> bool:
+        """Whether attention goes by relative positions too."""
+        return False
+
+    def source_layer(self, layer: int) -> int:
+        """Index of the layer whose weights a layer has: its own, unless shared."""
+        return layer
+
+    def layer_name(self, layer: int) -> str:
+        """The name of a layer in transformers."""
+        return self.names["layer"].format(layer)
+
     @property
     def stages(self) -> tuple[str, ...]:
         layers = (f"layer_{i}" for i in range(self.layers))
@@ -196,7 +192,31 @@ class Bert(staged.Staged):
         staged.check_option("predict", self.predict, PREDICTS)
         staged.check_option("pooling", self.pooling, POOLINGS)
         transformer.check_heads(self.width, self.heads)
-        embeddings = _BertEmbeddings(
+        self.add("embeddings", self._embeddings())
+        relative = self.embeddings if self.has_relative else None
+        for i in range(self.layers):
+            source = self.source_layer(i)
+            if source == i:
+                layer = transformer.TransformerLayer(self.block(), relative)
+            else:
+                layer = getattr(self, f"layer_{source}")
+            self.add(f"layer_{i}", layer)
+        if self.has_pooler:
+            self.add("pooler", _BertPooler())
+        pooling = None if self.predict == "token" else self.pooling
+        dropout = self.dropout if self.head_dropout is None else self.head_dropout
+        head = _BertHead(
+            self.outputs,
+            pooling,
+            dropout,
+            self.inner_activation if self.inner else "",
+            self.normalize,
+            self.early_dropout,
+        )
+        self.add("head", head)
+
+    def _embeddings(self) -> BertEmbeddings:
+        return BertEmbeddings(
             self.vocab,
             self.width,
             self.context,
@@ -204,100 +224,23 @@ class Bert(staged.Staged):
             self.epsilon,
             self.dropout,
             self.offset,
+            self.inner_width,
+            self.heads if self.has_relative else 0,
         )
-        self.add("embeddings", embeddings)
-        for i in range(self.layers):
-            self.add(f"layer_{i}", transformer.TransformerLayer(self.block()))
-        if self.has_pooler:
-            self.add("pooler", _BertPooler())
-        pooling = None if self.predict == "token" else self.pooling
-        dropout = self.dropout if self.head_dropout is None else self.head_dropout
-        head = _BertHead(self.outputs, pooling, dropout, self.inner, self.normalize)
-        self.add("head", head)
 
     def reduction(self) -> Callable[[Any], Any] | None:
         pooling = self.pooling if self.predict == "class" else None
         return _reduction(pooling, self.normalize)
 
     def id_sizes(self) -> dict[str, int]:
-        return sequences.id_sizes(self.vocab, self.segments)
+        return sequences.id_sizes(self.vocab, self.segments or None)
 
     def layouts(self) -> dict[str, WeightLayout]:
-        return {"hf": _hf_layout(self)}
-
-
-# Paths of modules within a layer -> their names in transformers.
-_LINEAR_NAMES = {
-    "attention/query": "attention.self.query",
-    "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value",
-    "attention/out": "attention.output.dense",
-    "mlp/in": "intermediate.dense",
-    "mlp/out": "output.dense",
-}
-_NORM_NAMES = {
-    "attention_norm": "attention.output.LayerNorm",
-    "mlp_norm": "output.LayerNorm",
-}
-_TABLE_NAMES = {"token": "word", "position": "position", "segment": "token_type"}
-
-
-def _hf_layout(model: Bert) -> WeightLayout:
-    """The naming of transformers, for BERT and (with an offset) RoBERTa."""
-    root = "roberta" if model.offset else "bert"
-    rules = [
-        Rule(
-            f"{root}.embeddings.{name}_embeddings.weight",
-            f"embeddings/{table}/embedding",
-        )
-        for table, name in _TABLE_NAMES.items()
-    ]
-    rules += weight_layout.norm(f"{root}.embeddings.LayerNorm", "embeddings/norm")
-    for i in range(model.layers):
-        source, path = f"{root}.encoder.layer.{i}", f"layer_{i}"
-        for part, name in _LINEAR_NAMES.items():
-            rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}")
-        for part, name in _NORM_NAMES.items():
-            rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
-    # Heads of other tasks, attention to another model and an unused pooler have no
-    # place here.
-    unused = [
-        r"cls\..*",
-        r"lm_head\..*",
-        r"qa_outputs\..*",
-        r".*\.crossattention\..*",
-    ]
-    if model.has_pooler:
-        rules += weight_layout.linear(f"{root}.pooler.dense", "pooler/dense")
-    else:
-        unused.append(rf"({root}\.)?pooler\.dense\.(weight|bias)")
-    classifier = "classifier"
-    # Names of a head that predicts something else.
-    unused.append(r"classifier\.(dense|out_proj)\..*")
-    if model.inner:
-        unused[-1] = r"classifier\.(weight|bias)"
-        rules += weight_layout.linear("classifier.dense", "head/inner")
-        classifier = "classifier.out_proj"
-    rules += weight_layout.linear(classifier, "head/dense")
-    return WeightLayout(
-        tuple(rules),
-        ignored=(r".*position_ids", r".*token_type_ids"),
-        unused=tuple(unused),
-        prefixes=("module.", f"{root}."),
-        renames=_OLD_NAMES,
-        optional=("pooler",) * model.has_pooler,
-    )
-
-
-# TensorFlow's names of the norms, as in the published files of bert-base-uncased.
-_OLD_NAMES = (
-    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
-    (r"LayerNorm\.beta$", "LayerNorm.bias"),
-)
+        return {"hf": bert_layout.encoder_layout(self)}
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> Bert:
-    """Builds the model that a config.json of type "bert" or "roberta" describes.
+    """Builds the model that a config.json of BERT or RoBERTa describes.
 
     RoBERTa's positions begin behind the id of padding, 1 where the file has none.
 
@@ -305,9 +248,10 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> Bert:
       UserError: a key or a value that is not supported.
       KeyError: an entry that is missing.
     """
-    if config.get("model_type") != "roberta":
+    kind = config.get("model_type")
+    if kind == "bert":
         return Bert(**{**BERT_CONFIG.fields(config), **fields})
-    entries = ROBERTA_CONFIG.fields(config)
+    entries = ROBERTA_CONFIGS[kind].fields(config)
     pad = config.get("pad_token_id")
     offset = 2 if pad is None else config_values.index("pad_token_id", pad) + 1
     entries |= {"pooling": "first", "inner": fields.get("predict", "class") == "class"}

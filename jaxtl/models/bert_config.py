@@ -46,6 +46,13 @@ BERT_CONFIG = ConfigTable(
     stem="Bert",
     predicts=("class", "token"),
 )
-ROBERTA_CONFIG = dataclasses.replace(
-    BERT_CONFIG, family="roberta", read_by_family=("pad_token_id",), stem="Roberta"
-)
+ROBERTA_CONFIGS = {
+    kind: dataclasses.replace(
+        BERT_CONFIG, family=kind, read_by_family=("pad_token_id",), stem=stem
+    )
+    for kind, stem in (
+        ("roberta", "Roberta"),
+        ("xlm-roberta", "XLMRoberta"),
+        ("camembert", "Camembert"),
+    )
+}

@@ -89,19 +89,28 @@ class PromptTuning(base.AddedLeaves):
         return {stage: {"prompt": 0.02 * jax.random.normal(key, shape)}}
 
     def network(self, network: Network) -> Network:
-        return base.with_changed_features(network, _prompt_changes)
+        return base.with_changed_features(network, _prompt_changes(network.stages))
 
 
-def _prompt_changes(params: PyTree) -> dict[str, Callable[[Tokens], Tokens]]:
-    """{stage: change of its output}: the prompt is put in, and removed at the end."""
-    changes = {}
-    for stage, stage_params in params.items():
-        if "prompt" not in stage_params:
-            continue
-        prompt = stage_params["prompt"]
-        last = max(filter(_layer_number, params), key=_layer_number, default=stage)
-        changes[stage] = functools.partial(_prepend, prompt=prompt)
-        changes[last] = functools.partial(_without_prompt, number=len(prompt))
+@functools.cache
+def _prompt_changes(stages: tuple[str, ...]) -> Callable[[PyTree], dict[str, Callable]]:
+    """params -> {stage: change of its output}, the same function for equal stages.
+
+    The prompt is put in, and removed behind the last layer, which may have no
+    parameters of its own.
+    """
+
+    def changes(params: PyTree) -> dict[str, Callable[[Tokens], Tokens]]:
+        change_of = {}
+        for stage, stage_params in params.items():
+            if "prompt" not in stage_params:
+                continue
+            prompt = stage_params["prompt"]
+            last = max(filter(_layer_number, stages), key=_layer_number, default=stage)
+            change_of[stage] = functools.partial(_prepend, prompt=prompt)
+            change_of[last] = functools.partial(_without_prompt, number=len(prompt))
+        return change_of
+
     return changes
 
 

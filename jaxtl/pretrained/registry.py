@@ -15,6 +15,12 @@ from jaxtl.models.staged import Staged
 _TYPES = {
     "bert": ("bert", "BERT_CONFIG"),
     "roberta": ("bert", "ROBERTA_CONFIG"),
+    "xlm-roberta": ("bert", "XLM_ROBERTA_CONFIG"),
+    "camembert": ("bert", "CAMEMBERT_CONFIG"),
+    "distilbert": ("distilbert", "CONFIG"),
+    "electra": ("electra", "CONFIG"),
+    "mpnet": ("mpnet", "CONFIG"),
+    "albert": ("albert", "CONFIG"),
     "gpt2": ("gpt2", "CONFIG"),
     "llama": ("llama", "CONFIG"),
     "mistral": ("mistral", "CONFIG"),

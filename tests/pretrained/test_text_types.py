@@ -64,7 +64,8 @@ def load(folder):
     x = padded(text("right"), 1)
     shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
     params, _, _, rows = match(*shapes, init.read_for(model))
-    assert {row.status for row in rows} == {"loaded"}
+    assert {row.status for row in rows} <= {"loaded", "skipped"}
+    assert all(row.source.endswith("_ids") for row in rows if row.status == "skipped")
     return model, params
 
 
@@ -148,7 +149,11 @@ def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_
         theirs.save_pretrained(tmp_path / f"{number}")
         model, params = load(tmp_path / f"{number}")
         pad = entries.get("pad_token_id", 1)
-        for side in ("right", "left"):
+        # torch gives the row of padding no gradient: last comes the side where no
+        # head reads it.
+        # A causal model has nothing to attend to at padding on the left, where the
+        # first place is.
+        for side in ("left", "right")[entries.get("is_decoder", False) :]:
             x = padded(text(side), pad)
             for name, value in compare_outputs(theirs, model, params, x).items():
                 assert value <= 1e-4, (name, number, entries)

@@ -266,6 +266,78 @@ TYPES = {
 }
 
 
+_ENCODER_OPTIONS = {
+    **{k: v for k, v in _SIZE_OPTIONS.items() if k != "pad_token_id"},
+    "type_vocab_size": [2, 1, 3],
+    "hidden_act": ["gelu", "relu", "gelu_new"],
+    "layer_norm_eps": [0.1],
+    "hidden_dropout_prob": [0.3],
+    "is_decoder": [False, True],
+}
+
+
+def _without(options: dict, *keys: str) -> dict:
+    return {k: v for k, v in options.items() if k not in keys}
+
+
+TYPES |= {
+    "xlm-roberta": TextType(
+        "XLMRobertaConfig", _SIZES, {**_ENCODER_OPTIONS, "pad_token_id": [1, 4]}
+    ),
+    "camembert": TextType(
+        "CamembertConfig", _SIZES, {**_ENCODER_OPTIONS, "pad_token_id": [1, 4]}
+    ),
+    "distilbert": TextType(
+        "DistilBertConfig",
+        {
+            "vocab_size": VOCAB,
+            "dim": 8,
+            "n_layers": 3,
+            "n_heads": 2,
+            "hidden_dim": 12,
+            "max_position_embeddings": CONTEXT,
+            "pad_token_id": 1,
+        },
+        {
+            "vocab_size": [40],
+            "dim": [16],
+            "n_layers": [2],
+            "n_heads": [4],
+            "hidden_dim": [5],
+            "max_position_embeddings": [11],
+            "activation": ["gelu", "relu"],
+            "dropout": [0.3],
+            "seq_classif_dropout": [0.3],
+        },
+    ),
+    "electra": TextType(
+        "ElectraConfig",
+        {**_SIZES, "embedding_size": 6},
+        {**_ENCODER_OPTIONS, "embedding_size": [6, 8]},
+    ),
+    "mpnet": TextType(
+        "MPNetConfig",
+        {**_SIZES, "max_position_embeddings": 48},
+        {
+            **_without(
+                _ENCODER_OPTIONS, "type_vocab_size", "classifier_dropout", "is_decoder"
+            ),
+            "max_position_embeddings": [20],
+        },
+    ),
+    "albert": TextType(
+        "AlbertConfig",
+        {**_SIZES, "embedding_size": 6},
+        {
+            **_without(_ENCODER_OPTIONS, "classifier_dropout", "is_decoder"),
+            "embedding_size": [6, 8],
+            "num_hidden_groups": [1, 2],
+            "classifier_dropout_prob": [0.2],
+        },
+    ),
+}
+
+
 def configurations(kind: str) -> list[dict]:
     """Configurations of a type that have every value of every option among them."""
     options = TYPES[kind].options

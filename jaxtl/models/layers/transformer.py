@@ -88,9 +88,16 @@ class Block:
 
 
 class TransformerLayer(nn.Module):
-    """Attention and a feed-forward part, as a `Block` says."""
+    """Attention and a feed-forward part, as a `Block` says.
+
+    Attributes:
+      block: what it computes.
+      embeddings: stage whose `relation` the products of queries and keys get; None for
+        plain products.
+    """
 
     block: Block
+    embeddings: Any = None
 
     @nn.compact
     def run(
@@ -100,10 +107,10 @@ class TransformerLayer(nn.Module):
         mode: Mode,
         step: attention.DecodingStep | None = None,
         cache: attention.KeyValueCache | None = None,
-        relation: attention.Relation | None = None,
     ) -> tuple[jax.Array, attention.KeyValueCache | None]:
         """The layer's output and its new cache; see `attention.Attention`."""
         block = self.block
+        relation = None if self.embeddings is None else self.embeddings.relation
         norm = functools.partial(norms.norm, block.norm, block.epsilon)
         attend = _attention(block)
         feed_forward = FeedForward(
