@@ -276,17 +276,20 @@ _ENCODER_OPTIONS = {
 }
 
 
+_ROBERTA_OPTIONS = {
+    **_ENCODER_OPTIONS,
+    "pad_token_id": [1, 4],
+    "max_position_embeddings": [20],
+}
+
+
 def _without(options: dict, *keys: str) -> dict:
     return {k: v for k, v in options.items() if k not in keys}
 
 
 TYPES |= {
-    "xlm-roberta": TextType(
-        "XLMRobertaConfig", _SIZES, {**_ENCODER_OPTIONS, "pad_token_id": [1, 4]}
-    ),
-    "camembert": TextType(
-        "CamembertConfig", _SIZES, {**_ENCODER_OPTIONS, "pad_token_id": [1, 4]}
-    ),
+    "xlm-roberta": TextType("XLMRobertaConfig", _SIZES, _ROBERTA_OPTIONS),
+    "camembert": TextType("CamembertConfig", _SIZES, _ROBERTA_OPTIONS),
     "distilbert": TextType(
         "DistilBertConfig",
         {
