@@ -63,7 +63,7 @@ def mark_best(
     for column in columns(rows, rules).values():
         if len(column) < 2:
             continue
-        best = max(column, key=lambda i: rules.rank(rows[i]))
+        best = best_row(rows, column, rules)
         compared = [i for i in column if i != best]
         pairs = [(rows[i], rows[best]) for i in compared]
         top.add(best)
@@ -73,6 +73,22 @@ def mark_best(
             if comparison.verdict == TIE or not comparison.difference.mean
         )
     return [dataclasses.replace(row, top=i in top) for i, row in enumerate(rows)]
+
+
+def best_row(
+    rows: Sequence[SettingSummary], column: Sequence[int], rules: ComparisonRules
+) -> int:
+    """Returns the row of a column that has the best mean.
+
+    A single seed is no mean, so rows of several seeds come first, where there are any.
+
+    Args:
+      rows: of the main table.
+      column: indices of the rows of a column.
+      rules: of the comparison.
+    """
+    repeated = [i for i in column if rows[i].estimate(rules.split).n > 1]
+    return max(repeated or column, key=lambda i: rules.rank(rows[i]))
 
 
 def columns(

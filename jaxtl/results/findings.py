@@ -24,8 +24,8 @@ def conclusions(summary: Summary) -> list[str]:
     return [
         *_best_rows(summary),
         *_comparisons_with_baseline(summary),
-        *_alarms(summary),
-        *_selection_cost(summary),
+        *alarms(summary),
+        *choosing_without_labels(summary),
     ]
 
 
@@ -78,7 +78,7 @@ def progress(summary: Summary) -> list[str]:
 def _best_rows(summary: Summary) -> list[str]:
     """A sentence for the best row of each column, or for the only row."""
     columns = [
-        [summary.rows[i] for i in column]
+        column
         for column in comparisons.columns(summary.rows, summary).values()
         if len(column) > 1
     ]
@@ -89,14 +89,15 @@ def _best_rows(summary: Summary) -> list[str]:
             f"With {labels_text(row.tuned)}, the best of {row.candidates} "
             f"settings on val: {summary.split} {summary.metric} {_value(summary, row)}."
         )
-    sentences += [_best_of_column(summary, rows) for rows in columns[:_COLUMNS]]
+    sentences += [_best_of_column(summary, column) for column in columns[:_COLUMNS]]
     if len(columns) > _COLUMNS:
         sentences.append(f"{len(columns) - _COLUMNS} more columns are in the table.")
     return sentences
 
 
-def _best_of_column(summary: Summary, rows: Sequence[SettingSummary]) -> str:
-    best = max(rows, key=summary.rank)
+def _best_of_column(summary: Summary, column: Sequence[int]) -> str:
+    rows = [summary.rows[i] for i in column]
+    best = summary.rows[comparisons.best_row(summary.rows, column, summary)]
     ties = [row.name for row in rows if row.top and row is not best]
     word = "Highest" if summary.higher else "Lowest"
     return (
@@ -131,10 +132,11 @@ def _comparisons_with_baseline(summary: Summary) -> list[str]:
     return [f"Against {baseline}, paired by seed, {part}." for part in parts]
 
 
-def _alarms(summary: Summary) -> list[str]:
-    alarms = [(row, alarm) for row in summary.rows for alarm in row.alarms]
+def alarms(summary: Summary) -> list[str]:
+    """The rows that are below from-scratch or the untouched source."""
+    pairs = [(row, alarm) for row in summary.rows for alarm in row.alarms]
     sentences = []
-    for row, alarm in alarms:
+    for row, alarm in pairs:
         if alarm.significant:
             difference = format_difference(
                 summary.metric, alarm.comparison.difference, summary.interval
@@ -145,20 +147,20 @@ def _alarms(summary: Summary) -> list[str]:
                 f"Negative transfer: {row.name} {alarm.text}, {difference}{points} "
                 f"({'p ' if p[0] == '<' else 'p = '}{p})."
             )
-    for reference in dict.fromkeys(alarm.reference for _, alarm in alarms):
+    for reference in dict.fromkeys(alarm.reference for _, alarm in pairs):
         names = [
             row.name
-            for row, alarm in alarms
+            for row, alarm in pairs
             if alarm.reference == reference and not alarm.significant
         ]
         if names:
             sentences.append(f"Below {reference}, not significantly: {_list(names)}.")
-    if summary.references and not alarms:
+    if summary.references and not pairs:
         sentences.append(f"No line is below {' or '.join(summary.references)}.")
     return sentences
 
 
-def _selection_cost(summary: Summary) -> list[str]:
+def choosing_without_labels(summary: Summary) -> list[str]:
     """The cost of choosing without target labels, and what was chosen with them."""
     results = [r.result for s in summary.settings for r in s.setting.done]
     cost = selection_cost.describe(results)

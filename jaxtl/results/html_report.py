@@ -15,16 +15,20 @@ from typing import Any
 
 import jaxtl
 from jaxtl.results import database, findings, tables
+from jaxtl.results.inline_svg import inline_svg
 from jaxtl.results.labels import label_text, short_axis_name
+from jaxtl.results.outcome_table import WORDS, outcome_table
 from jaxtl.results.records import Collection
 from jaxtl.results.summary import Summary
 from jaxtl.results.tables import TextTable
 from jaxtl.training import run_dir
 
 LARGE = 500_000  # bytes of an SVG above which the PNG is shown
-_LONG = 28  # characters of a text above which it wraps
+_MEDIUM = 14  # characters of a text above which it wraps where space is short
+_LONG = 50  # characters of a text above which it wraps anyway
 _OPTIONS = 60  # values of an axis above which it gets no selection list
 _TALL = 25  # rows of a table above which it scrolls
+_SIZE = "<!-- size -->"
 
 
 def write(
@@ -65,9 +69,18 @@ def write(
         f"<body>\n<header><h1>{title}</h1>{_description(collection, summary)}"
         f'<nav aria-label="contents">{links}</nav></header>\n'
         f'<main>\n{body}</main>\n<footer class="soft">jaxtl {jaxtl.__version__}'
-        f"</footer>\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
+        f" · {_SIZE}</footer>\n<script>\n{_asset('page.js')}</script>\n"
+        "</body>\n</html>\n"
     )
-    run_dir.write_text(pathlib.Path(path), page)
+    run_dir.write_text(pathlib.Path(path), _with_size(page))
+
+
+def _with_size(page: str) -> str:
+    """The page with its own size in place of its mark."""
+    size = len(page.encode()) / 1e6
+    text = f"{1e3 * size:.0f} kB" if size < 1 else f"{size:.1f} MB"
+    head, _, tail = page.rpartition(_SIZE)
+    return f"{head}one file of {text}, which needs no network{tail}"
 
 
 def _asset(name: str) -> str:
@@ -90,11 +103,19 @@ def _description(collection: Collection, summary: Summary) -> str:
 
 
 def _findings(summary: Summary) -> str:
-    conclusions, progress = findings.conclusions(summary), findings.progress(summary)
-    alarms = [t for t in conclusions if t.startswith(("Negative transfer", "Below "))]
-    remaining = [text for text in conclusions if text not in alarms]
+    """The table of methods by settings, or sentences where there is none; warnings."""
+    progress, alarms = findings.progress(summary), findings.alarms(summary)
+    warnings = [*(alarms if any(row.alarms for row in summary.rows) else ()), *progress]
     notes = [text for text in findings.notes(summary) if text not in progress]
-    content = _list(remaining) + _list([*alarms, *progress], ' class="warnings"')
+    matrix = outcome_table(summary)
+    if matrix is None:
+        sentences = findings.conclusions(summary)
+        content = _list([text for text in sentences if text not in warnings])
+    else:
+        content = _table("matrix", matrix, controls=False)
+        sentences = [*alarms, *findings.choosing_without_labels(summary)]
+        content += _list([text for text in sentences if text not in warnings])
+    content += _list(warnings, ' class="warnings"')
     if notes:
         head = "<summary>How to read the tables</summary>"
         content += f"<details>{head}{_list(notes)}</details>"
@@ -107,9 +128,9 @@ def _list(texts: Sequence[str], attributes: str = "") -> str:
 
 
 def _results(summary: Summary) -> str:
-    axes, grid = len(summary.roles.compared), tables.method_grid(summary)
+    axes = len(summary.roles.compared)
     content = _table("results", tables.main_table(summary), selectable=axes)
-    return content + (_table("grid", grid, controls=False) if grid else "")
+    return content + _list(findings.pretraining(summary), ' class="soft"')
 
 
 def _settings(summary: Summary) -> str:
@@ -160,13 +181,18 @@ def _class(names: Sequence[str]) -> str:
 
 
 def _cell(table: TextTable, row: int, column: int, text: str) -> str:
-    names = _alignment(table, column) + ["long"] * (len(text) > _LONG)
+    width = "long" if len(text) > _LONG else "medium" if len(text) > _MEDIUM else ""
+    names = _alignment(table, column) + [width] * bool(width)
+    names += ["main"] * (column == table.result)
+    names += ["words"] * (table.columns[column] == WORDS)
     content = _escape(text)
     if (row, column) in table.bold:
         content = f"<strong>{content}</strong>"
     if column == 0:
         return f'<th scope="row"{_class(names)}>{content}</th>'
-    return f"<td{_class(names)}>{content}</td>"
+    # On a phone a row is a card, in which every value has its heading before it.
+    heading = _escape(table.columns[column])
+    return f'<td data-label="{heading}"{_class(names)}>{content}</td>'
 
 
 def _controls(name: str, table: TextTable, selectable: int) -> str:
@@ -188,9 +214,18 @@ def _controls(name: str, table: TextTable, selectable: int) -> str:
                 f'data-column="{i}"><option value="">all</option>{options}'
                 "</select></label>"
             )
+    options = "".join(
+        f'<option value="{i}">{_escape(heading)}</option>'
+        for i, heading in enumerate(table.columns)
+        if heading
+    )
+    content += (
+        '<label class="sort">sort by<select name="order" data-sort>'
+        f'<option value="">as listed</option>{options}</select></label>'
+    )
     label = f"show all lines of {name}"
     content += f'<button type="button" data-reset aria-label="{label}">reset</button>'
-    count = f'<p class="count" role="status">{len(table.rows)} lines</p>'
+    count = f'<p class="count" role="status">{len(table.rows):,} lines</p>'
     return f'<div class="controls">{content}</div>{count}'
 
 
@@ -202,23 +237,25 @@ def _plots(plots: Iterable[pathlib.Path]) -> str:
 def plot_figure(path: pathlib.Path) -> str:
     """Writes a plot as an HTML figure whose image is part of the page.
 
-    The SVG is a data URL rather than inline markup, so that ids of two SVGs can't
-    clash.
+    An SVG is part of the markup, so that it has the page's colors; a PNG is not.
 
     Args:
       path: of the PNG; an SVG of the same name is used up to LARGE bytes.
     """
-    vector, kind, data = path.with_suffix(".svg"), "png", path.read_bytes()
-    title = path.stem.replace("-", " ")
+    vector, title, markup = path.with_suffix(".svg"), path.stem.replace("-", " "), ""
     if vector.exists():
         text = vector.read_text("utf-8")
         match = re.search(r"<dc:title>(.*?)</dc:title>", text, re.DOTALL)
         title = html.unescape(match.group(1)) if match else title
         if len(text) <= LARGE:
-            kind, data = "svg+xml", text.encode()
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            markup = inline_svg(text, path.stem, title)
+    name, caption = _escape(path.stem), f"<figcaption>{_escape(title)}</figcaption>"
+    if markup:
+        return f'<figure id="plot-{name}">{caption}{markup}</figure>\n'
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    # The PNG has its title, and a white background, in it.
     image = f'<img src="{source}" alt="{_escape(title)}" loading="lazy">'
-    return f'<figure id="plot-{_escape(path.stem)}">{image}</figure>\n'
+    return f'<figure id="plot-{name}" class="pixels">{image}</figure>\n'
 
 
 def _configuration(collection: Collection) -> str:

@@ -29,6 +29,7 @@ class TextTable:
       bold: (row, column) of the cells that stand out.
       optional: headings of columns that a narrow terminal leaves out, in this order.
       ranks: of the rows, the larger the better; () where rows are not ranked.
+      result: index of the column that readers look for first; None without one.
     """
 
     title: str
@@ -38,6 +39,7 @@ class TextTable:
     bold: frozenset[tuple[int, int]] = frozenset()
     optional: tuple[str, ...] = ()
     ranks: tuple[float, ...] = ()
+    result: int | None = None
 
 
 def summary_tables(summary: Summary) -> list[TextTable]:
@@ -55,7 +57,8 @@ def summary_tables(summary: Summary) -> list[TextTable]:
 
 def main_table(summary: Summary) -> TextTable:
     """A row for each combination of compared values."""
-    axes = summary.roles.compared
+    method = summary.roles.method
+    axes = sorted(summary.roles.compared, key=lambda name: name != method)
     heads = [short_axis_name(name) for name in axes] or ["runs"]
     columns = [_columns(summary, row) for row in summary.rows]
     used = [name for name in columns[0] if any(texts[name] for texts in columns)]
@@ -78,6 +81,7 @@ def main_table(summary: Summary) -> TextTable:
         bold=frozenset((i, column) for i, row in enumerate(summary.rows) if row.top),
         optional=("s/run", "trainable", "drift", "p", "seeds"),
         ranks=tuple(summary.rank(row) for row in summary.rows),
+        result=column,
     )
 
 
@@ -87,7 +91,7 @@ def _columns(summary: Summary, row: SettingSummary) -> dict[str, str]:
     comparison = row.comparison
     baseline = ", ".join(summary.baseline.values()) or "baseline"
     results, difference, p = {}, "", ""
-    for split in ("val", "test"):
+    for split in dict.fromkeys((summary.split, "test", "val")):
         estimate = row.estimate(split)
         text = format_estimate(metric, estimate, interval) if estimate else ""
         results[f"{split} {metric}{metric_unit(metric)}"] = text
@@ -95,8 +99,8 @@ def _columns(summary: Summary, row: SettingSummary) -> dict[str, str]:
         difference = format_difference(metric, comparison.difference, interval)
         p = format_p_value(comparison.adjusted)
     return {
-        "chosen on val": labels_text(row.tuned),
         **results,
+        "chosen on val": labels_text(row.tuned),
         "seeds": _seeds(row),
         f"− {baseline}": difference,
         "p": p,
@@ -184,6 +188,7 @@ def settings_table(summary: Summary) -> TextTable:
         rows=tuple(rows),
         text_columns=frozenset(range(len(summary.roles.compared))),
         bold=frozenset(bold),
+        result=len(axes) + bool(criterion),
         optional=("drift",),
         ranks=tuple(
             _criterion_rank(criterion, score)

@@ -1,7 +1,7 @@
 "use strict";
 // Filters and sorts the tables. The address holds the state of all tables after "#", so
-// that a view can be shared: #filter=LoRA&method=full&sort=3&desc=1. Keys of the tables
-// after the first one start with the table's name: #settings.filter=LoRA.
+// that a view can be shared: #filter=LoRA&method=full&sort=3&desc=1. Keys of other tables
+// than the results start with the table's name: #settings.filter=LoRA.
 (() => {
   document.documentElement.classList.add("js");
   const tables = [...document.querySelectorAll("[data-table]")].map(prepare);
@@ -19,16 +19,17 @@
 
   const isMissing = (text) => text === "" || text === "\u2013";
 
-  function prepare(block, index) {
+  function prepare(block) {
     const body = block.querySelector("tbody");
     const rows = [...body.rows].map((row) => ({
       row, cells: [...row.cells].map((cell) => cell.textContent.trim()),
     }));
     const heads = [...block.querySelectorAll("thead th")];
     const input = block.querySelector("input");
-    const selects = [...block.querySelectorAll("select")];
+    const selects = [...block.querySelectorAll("select[data-column]")];
+    const sorting = block.querySelector("select[data-sort]");
     const count = block.querySelector(".count");
-    const prefix = index ? block.dataset.table + "." : "";
+    const prefix = block.dataset.table === "results" ? "" : block.dataset.table + ".";
     const state = { sort: null, desc: false };
 
     function apply() {
@@ -41,7 +42,8 @@
         row.hidden = !visible;
         shown += visible;
       }
-      if (count) count.textContent = `${shown} of ${rows.length} lines shown`;
+      const number = (n) => n.toLocaleString("en-US");
+      if (count) count.textContent = `${number(shown)} of ${number(rows.length)} lines shown`;
       const order = state.sort === null ? rows : [...rows].sort((a, b) => {
         const x = a.cells[state.sort], y = b.cells[state.sort];
         // Missing values come last in either direction.
@@ -49,6 +51,7 @@
         return (state.desc ? -1 : 1) * compareTexts(x, y);
       });
       body.append(...order.map(({ row }) => row));
+      if (sorting) sorting.value = state.sort === null ? "" : state.sort;
       heads.forEach((head, i) => head.setAttribute("aria-sort",
         i !== state.sort ? "none" : state.desc ? "descending" : "ascending"));
     }
@@ -92,6 +95,12 @@
     for (const control of [input, ...selects]) {
       if (control) control.addEventListener("input", changed);
     }
+    if (sorting) sorting.addEventListener("input", () => {
+      const sort = sorting.value === "" ? null : +sorting.value;
+      const desc = sort !== null && !heads[sort].classList.contains("left");
+      Object.assign(state, { sort, desc });
+      changed();
+    });
     const reset = block.querySelector("button[data-reset]");
     if (reset) reset.addEventListener("click", () => {
       read(new URLSearchParams());
@@ -109,7 +118,25 @@
     }
   }
 
+  // A table that is wider than its place gets smaller, wraps, and becomes cards.
+  function fit() {
+    for (const block of document.querySelectorAll("[data-table]")) {
+      const box = block.querySelector(".scroll");
+      const overflows = () => box.scrollWidth > box.clientWidth;
+      const steps = [[], ["dense"], ["dense", "wrap"], ["cards"]];
+      for (const step of steps) {
+        block.classList.remove("dense", "wrap", "cards");
+        block.classList.add(...step);
+        if (!overflows()) break;
+      }
+    }
+  }
+
   tables.forEach((table) => table.read(new URLSearchParams()));
   readAddress();
   addEventListener("hashchange", readAddress);
+  fit();
+  addEventListener("resize", fit);
+  addEventListener("beforeprint", fit);
+  document.querySelectorAll("details").forEach((box) => box.addEventListener("toggle", fit));
 })();

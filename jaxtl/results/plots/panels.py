@@ -107,11 +107,10 @@ def save(
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # labels are placed for this layout
         point_labels.draw(figure, marks)
+        top = heading.get_window_extent().y0 / figure.dpi
+        box = Bbox([[0, 0], [figure.get_figwidth(), top]])
         figure.savefig(path, dpi=_PIXELS / figure.get_figwidth())
-        box = heading.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
         heading.set_visible(False)
-        width, height = figure.get_size_inches()
-        box = Bbox([[0, 0], [width, min(box.y0, height)]])
         with matplotlib.rc_context({"svg.hashsalt": path.stem}):
             svg = path.with_suffix(".svg")
             figure.savefig(svg, metadata=metadata, bbox_inches=box)
