@@ -12,6 +12,8 @@ VERSION = re.search(
 
 EXTRAS = {
     "text": ["tokenizers>=0.20"],
+    "arrow": ["pyarrow>=16"],
+    "frames": ["pandas>=2.2", "polars>=1"],
     "hub": ["huggingface_hub>=0.30"],
     "torch": ["torch>=2.6"],
     "grain": ["grain>=0.2.10"],

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from .sources.catalog import available as available
     from .sources.csv_table import CSV as CSV
     from .sources.digits import Digits as Digits
+    from .sources.frame import Frame as Frame
     from .sources.image_folder import ImageFolder as ImageFolder
+    from .sources.json_table import JSON as JSON
+    from .sources.parquet import Parquet as Parquet
     from .sources.rendered_digits import RenderedDigits as RenderedDigits
     from .sources.text import Text as Text
     from .sources.text_lines import Lines as Lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,27 @@ class Column:
         return [text for text, m in zip(self.labels, self.is_missing) if not m]
 
 
+class DeferredColumns(Mapping[str, Column]):
+    """Columns by name, each read when it is looked up: a column that nobody uses may
+    hold anything.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], Column]]):
+        """Takes a function for each column that reads it."""
+        self._readers, self._columns = readers, {}
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._columns:
+            self._columns[name] = self._readers[name]()
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
 class Columns(NamedTuple):
     """The columns of a table by name.
 
@@ -63,7 +84,7 @@ class Columns(NamedTuple):
       notes: what was decided in reading.
     """
 
-    columns: dict[str, Column]
+    columns: Mapping[str, Column]
     origins: Origins
     notes: list[str]
 
@@ -99,7 +120,7 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
     Args:
       values: (n,) array, of objects where types differ or values are None.
       missing: lower-case texts that hold no value.
-      where: of the column, for messages.
+      where: the column, for messages.
 
     Raises:
       UserError: values of another kind: dates, lists, bytes, or several kinds.
@@ -113,11 +134,11 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
         return Column(None, values, np.isnan(values))
     if values.ndim != 1 or values.dtype.kind not in "ObUT":
         raise UserError(f"{where} {_kind_problem(_kind(values))}.")
-    return _of_objects(values.tolist(), missing, where)
+    return of_objects(values.tolist(), missing, where)
 
 
-def _of_objects(values: list, missing: Collection[str], where: str) -> Column:
-    """A column of Python objects: texts, numbers or booleans, None where missing."""
+def of_objects(values: list, missing: Collection[str], where: str) -> Column:
+    """A column of Python objects; see `of_values`."""
     is_missing = np.fromiter(map(_is_missing, values), bool, len(values))
     present = [v for v, m in zip(values, is_missing) if not m]
     kinds = {_object_kind(value) for value in present}
@@ -159,7 +180,7 @@ def _kind(values: np.ndarray) -> str:
 def _kind_problem(kinds: str) -> str:
     return (
         f"holds {kinds}; a column needs to be all numbers, all texts or all booleans: "
-        "convert it, or leave it out of features="
+        "convert it, or name features= without it"
     )
 
 
@@ -250,6 +271,9 @@ def _notes(name: str, column: Column, table: Columns, is_numeric: bool) -> list[
         values = column.values[~column.is_missing]
         is_constant = bool((values == values[0]).all())
         return [f"column {name!r} is constant ({values[0]:g})"] if is_constant else []
+    is_text = column.values is None
+    if is_text and all(cells.number(text) is not None for text in column.present):
+        return [f"column {name!r} is read as categories: numbers, stored as texts"]
     places = [table.place(row) for row in np.flatnonzero(~column.is_missing)]
     return cells.column_notes(name, column.present, is_numeric, places)
 
@@ -263,7 +287,7 @@ class Target(NamedTuple):
 
 
 def target(
-    columns: dict[str, Column],
+    columns: Mapping[str, Column],
     names: Sequence[str],
     task: str | None,
     owner: str,
@@ -308,7 +332,7 @@ def _declared_classes(column: Column) -> Target:
 
 
 def _numeric_targets(
-    columns: dict[str, Column], names: Sequence[str], task: str | None, owner: str
+    columns: Mapping[str, Column], names: Sequence[str], task: str | None, owner: str
 ) -> Target:
     """y, class names and task of several target columns, which must be numbers."""
     values = {name: columns[name].values for name in names}

@@ -22,6 +22,7 @@ from jaxtl.data import images, paths
 from jaxtl.data.origins import Origins
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.table_encoding import TableEncoding
+from jaxtl.data.tokenizer import Tokenizer
 
 UNIFORM = "uniform"
 SAMPLING = (UNIFORM, "balanced", "square_root")
@@ -49,6 +50,9 @@ class Table:
         none (images, texts, arrays).
       encoding: how cells became x; None for other data than tables. Holes of x are NaN
         where it imputes them.
+      train_tokenizer: "word_piece" or "byte_pairs" where x holds texts, arrays of
+        objects "text" and "pair", that are tokenized once they are split; the kind of
+        tokenizer that is trained if there is none. None for all other data.
       origins: where each row was read; None numbers the rows as they are.
       digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
         be read for its fingerprint; None hashes its values.
@@ -67,6 +71,7 @@ class Table:
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     encoding: TableEncoding | None = None
+    train_tokenizer: str | None = None
     origins: Origins | None = None
     digests: np.ndarray | None = None
     notes: tuple[str, ...] = ()
@@ -135,6 +140,8 @@ class Data:
 
     # Whether read() itself brings images to `size`, as it decodes them.
     resizes_images: ClassVar[bool] = False
+    # Fields of the source that count only once its table is split.
+    fitted_options: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         if self.classes is not None:
@@ -255,6 +262,7 @@ class Dataset:
       fingerprint: hash of all examples, labels and class names (not of the splits).
       origins: where each row was read.
       files: files and folders that the examples were read from.
+      tokenizer: of texts; None for other data.
       target_names, feature_names, encoding, notes: as in `Table`.
       sampling: of train rows into batches, as in `Data`.
       weights: (n,) float32 of the rows, None where each counts once.
@@ -274,6 +282,7 @@ class Dataset:
     target_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     encoding: TableEncoding | None = None
+    tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
     sampling: str = UNIFORM
     weights: np.ndarray | None = None

@@ -24,6 +24,7 @@ from jaxtl.data import (
     splits,
     storage,
     table_encoding,
+    tokenizer_training,
     validation,
 )
 from jaxtl.data.class_index import class_index
@@ -91,6 +92,7 @@ def prepare(
     if table.groups is not None:
         note = grouped_splits.describe(data, table.groups, dataset.rows)
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
+    dataset = tokenizer_training.tokenized(dataset, table, data)
     return _fitted(dataset, table)
 
 
@@ -135,10 +137,9 @@ def load_table(data: Data) -> tuple[Table, str]:
     """
     if not _is_comparable(data):
         return _read_table(data)
-    defaults = {f.name: f.default for f in dataclasses.fields(Data)}
-    source = dataclasses.replace(
-        data, **{name: defaults[name] for name in SPLIT_OPTIONS}
-    )
+    defaults = {f.name: f.default for f in dataclasses.fields(data)}
+    options = (*SPLIT_OPTIONS, *data.fitted_options)
+    source = dataclasses.replace(data, **{name: defaults[name] for name in options})
     return _cached_table(source, (files.states(data.files()), _memory_state(data)))
 
 

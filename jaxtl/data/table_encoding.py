@@ -233,11 +233,11 @@ class Encoder:
         self.unseen: dict[str, list[str]] = {}
         self.filled: dict[str, int] = {}
 
-    def row(self, row: Sequence[str], where: str) -> list[float]:
+    def row(self, row: Sequence[str | None], where: str) -> list[float]:
         """The stored values of one row.
 
         Args:
-          row: a normalized cell for each column.
+          row: a normalized cell for each column, None for one without a value.
           where: of the row, for messages.
 
         Raises:
@@ -247,9 +247,9 @@ class Encoder:
         codes = [self._cell(c, cell, where) for c, cell in zip(columns, row)]
         return [value for code in codes for value in code]
 
-    def _cell(self, column: ColumnCode, cell: str, where: str) -> list[float]:
+    def _cell(self, column: ColumnCode, cell: str | None, where: str) -> list[float]:
         where = f"{where}, column {column.name}"
-        if cell.lower() in self._encoding.missing_values:
+        if cell is None or cell.lower() in self._encoding.missing_values:
             return self._hole(column, cell, where)
         if column.categories is None:
             if (value := cells.number(cell)) is None:
@@ -266,7 +266,7 @@ class Encoder:
             self.unseen.setdefault(column.name, []).append(cell)
         return [float(cell == category) for category in column.categories]
 
-    def _hole(self, column: ColumnCode, cell: str, where: str) -> list[float]:
+    def _hole(self, column: ColumnCode, cell: str | None, where: str) -> list[float]:
         if self._encoding.missing == "refuse":
             raise UserError(
                 f"{where}: {cell!r} is a missing value, and the model was trained "

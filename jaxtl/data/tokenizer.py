@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
+import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +29,9 @@ _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Names of the padding token, of which the first in the vocabulary is used. A model
 # never reads the value of padded ids, since the mask hides them.
 _PAD_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
+TOKENIZER = "tokenizer.json"
+# Files that hold a vocabulary, each enough for a tokenizer.
+VOCABULARIES = (TOKENIZER, "vocab.txt", "vocab.json")
 # Files that hold a tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -164,6 +169,32 @@ class Tokenizer:
         return next((i for i in ids if i is not None), 0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedTokenizer(Tokenizer):
+    """A tokenizer in memory.
+
+    Attributes:
+      content: the text of a tokenizer.json.
+    """
+
+    path: str = "the trained tokenizer"
+    content: str = dataclasses.field(repr=False)
+
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """None: it is read from no file."""
+        return ()
+
+    def _loaded(self) -> _Engine:
+        return _from_text(self.content, self.max_length)
+
+
+def stored(path: pathlib.Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json that a run wrote, with its length."""
+    truncation = json.loads(path.read_text(encoding="utf-8")).get("truncation") or {}
+    options = {name: v for name, v in truncation.items() if name == "max_length"}
+    return Tokenizer(str(path), **options)
+
+
 def as_tokenizer(tokenizer: Tokenizer | str) -> Tokenizer:
     """A tokenizer as it is, or the one at a path."""
     return Tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
@@ -181,6 +212,24 @@ class _Engine(NamedTuple):
     max_length: int
 
 
+def library() -> types.ModuleType:
+    """The module `tokenizers`; UserError where it is not installed."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            "texts need the library tokenizers: pip install 'jaxtl[text]'."
+        ) from None
+    return tokenizers
+
+
+@functools.lru_cache(maxsize=8)
+def _from_text(content: str, max_length: int) -> _Engine:
+    engine = library().Tokenizer.from_str(content)
+    engine.enable_truncation(max_length)
+    return _Engine(engine, max_length)
+
+
 @functools.lru_cache(maxsize=8)
 def _load(
     path: str,
@@ -191,14 +240,8 @@ def _load(
 ) -> _Engine:
     """Reads a tokenizer; the states of its files make a changed one be read again."""
     try:
-        import tokenizers
-    except ImportError:
-        raise UserError(
-            "texts need the library tokenizers: pip install 'jaxtl[text]'."
-        ) from None
-    try:
         engine, settings = tokenizer_files.build(
-            tokenizers, pathlib.Path(path), merges, lower
+            library(), pathlib.Path(path), merges, lower
         )
     except UserError:
         raise

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.data.tokenizer import as_tokenizer
+from jaxtl.data.tokenizer import Tokenizer
 from jaxtl.models.staged import Staged
 from jaxtl.training.experiment import Experiment
 
@@ -17,7 +17,11 @@ _PIPELINES = {
 
 
 def markdown(
-    exp: Experiment, model: Staged, meta: Mapping[str, Any], pre: Preprocess
+    exp: Experiment,
+    model: Staged,
+    meta: Mapping[str, Any],
+    pre: Preprocess,
+    tokenizer: Tokenizer | None,
 ) -> str:
     """Writes the card as Markdown.
 
@@ -26,9 +30,10 @@ def markdown(
       model: its model, with its number of outputs.
       meta: of its checkpoint: "task", "step".
       pre: its preprocessing.
+      tokenizer: of its texts; None for other inputs.
     """
     pipeline = _PIPELINES[getattr(model, "predict", None)]
-    lines = [f"- {line}" for line in _differences(exp, model, meta, pre)]
+    lines = [f"- {line}" for line in _differences(exp, model, meta, pre, tokenizer)]
     options = ", top_k=None" if pipeline.endswith("classification") else ""
     return f"""---
 library_name: transformers
@@ -48,13 +53,16 @@ Task: {meta["task"]}. Checkpoint: step {meta["step"]}, seed {exp.seed}.
 
 
 def _differences(
-    exp: Experiment, model: Staged, meta: Mapping[str, Any], pre: Preprocess
+    exp: Experiment,
+    model: Staged,
+    meta: Mapping[str, Any],
+    pre: Preprocess,
+    tokenizer: Tokenizer | None,
 ) -> list[str]:
     """What a caller of the pipeline must know to get the run's own predictions."""
     lines = []
-    tokenizer = getattr(exp.data, "tokenizer", None)
     if tokenizer is not None:
-        limit = as_tokenizer(tokenizer).max_length
+        limit = tokenizer.max_length
         lines.append(
             f"The run cut texts to at most {limit} tokens; the pipeline does so with "
             "truncation=True."

@@ -16,11 +16,15 @@ import numpy as np
 from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess
+from jaxtl.data.sources.json_table import JSON
+from jaxtl.data.sources.parquet import Parquet
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_ARROW_SUFFIXES = (".parquet", ".feather", ".arrow")
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
@@ -32,7 +36,8 @@ def predict(
     Args:
       folder: as `jaxtl export` wrote it.
       files: image files; `.npy` of one example or a batch of them, and `.npz` with an
-        entry per input, in stored units; `.csv` and `.tsv` with a row per example;
+        entry per input, in stored units; `.csv`, `.tsv`, JSON (lines) and Parquet or
+        Arrow files with a row per example;
         `.txt` with a text per line, of pairs with a tab between the two.
 
     Returns:
@@ -140,6 +145,8 @@ def _read(
     if suffix in _DELIMITERS:
         table, lines = _read_table(predictor, file, _DELIMITERS[suffix])
         return table, origins.of_lines([(file, lines)])
+    if suffix in (*_JSON_SUFFIXES, *_ARROW_SUFFIXES):
+        return _read_typed_table(predictor, file)
     return _read_image(predictor, file), origins.of_files([file])
 
 
@@ -215,13 +222,7 @@ def _read_table(
     their order is free and other columns are ignored. For any other model the columns
     are the features in order, and a first row without a number is a header.
     """
-    shape, _ = _only_input(predictor, file, "a table")
-    if len(shape) != 1:
-        raise UserError(
-            f"{file} is a table, but {predictor.folder} takes examples of shape "
-            f"{shape}."
-        )
-    [width] = shape
+    width = _table_width(predictor, file)
     rows = _read_rows(file, delimiter)
     columns = predictor.metadata["columns"]
     if columns is None:
@@ -235,19 +236,65 @@ def _read_table(
         width = len(header)
     if not rows:
         raise UserError(f"{file} holds no rows.")
-    features = []
+    wanted = []
+    for number, row in rows:
+        if len(row) != width:
+            raise UserError(
+                f"{file}, line {number}: {len(row)} cells where {width} are expected."
+            )
+        wanted.append((f"line {number}", [row[i] for i in indices]))
+    return _encoded(predictor, file, columns, wanted), [number for number, _ in rows]
+
+
+def _table_width(predictor: Predictor, file: pathlib.Path) -> int:
+    """Number of features of a model of vectors; UserError for any other model."""
+    shape, _ = _only_input(predictor, file, "a table")
+    if len(shape) != 1:
+        raise UserError(
+            f"{file} is a table, but {predictor.folder} takes examples of shape "
+            f"{shape}."
+        )
+    return shape[0]
+
+
+def _read_typed_table(
+    predictor: Predictor, file: pathlib.Path
+) -> tuple[np.ndarray, origins.Origins]:
+    """Reads the features (n, features) of a JSON, Parquet or Arrow file."""
+    _table_width(predictor, file)
+    columns = predictor.metadata["columns"]
+    if columns is None:
+        raise UserError(
+            f"{file} is a table of named columns, but {predictor.folder} was trained "
+            "on arrays without names: name a .npy, .npz or .csv file."
+        )
+    source = JSON if file.suffix.lower() in _JSON_SUFFIXES else Parquet
+    table = source(str(file), target="").read_columns()
+    header = list(table.columns)
+    names = [header[_column_index(file, c["name"], header)] for c in columns]
+    labels = [
+        [None if m else text for text, m in zip(column.labels, column.is_missing)]
+        for column in map(table.columns.__getitem__, names)
+    ]
+    rows = [(table.place(i), list(row)) for i, row in enumerate(zip(*labels))]
+    return _encoded(predictor, file, columns, rows), table.origins
+
+
+def _encoded(
+    predictor: Predictor,
+    file: pathlib.Path,
+    columns: list[dict[str, Any]],
+    rows: list[tuple[str, list[str | None]]],
+) -> np.ndarray:
+    """The stored values (n, features) of (place, cells) of rows; prints decisions."""
     encoding = TableEncoding.from_json(
         {"columns": columns, **predictor.metadata.get("cells", {})}
     )
     encoder = Encoder(encoding, predictor.preprocess)
-    for number, row in rows:
-        where = f"{file}, line {number}"
-        if len(row) != width:
-            raise UserError(f"{where}: {len(row)} cells where {width} are expected.")
-        features.append(encoder.row([row[i] for i in indices], where))
+    features = [encoder.row(row, f"{file}, {place}") for place, row in rows]
     for note in encoder.notes():
         print(f"{file}: {note}", file=sys.stderr)
-    return np.asarray(features), [number for number, _ in rows]
+    return np.asarray(features)
 
 
 def _read_rows(file: pathlib.Path, delimiter: str) -> list[tuple[int, list[str]]]:

@@ -14,11 +14,10 @@ import numpy as np
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.token_ids import check_ids
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.data.tokenizer import Tokenizer
+from jaxtl.data.tokenizer import TOKENIZER, Tokenizer
 
 BATCH = 256  # rows per call of the program; more are cut into several calls
 SINGLE_INPUT = "x"  # name of the only input, where a model takes one array
-TOKENIZER = "tokenizer.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,10 +12,9 @@ from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import preprocess
-from jaxtl.data.tokenizer import as_tokenizer
 from jaxtl.export import hf_card
 from jaxtl.pretrained import hf_peft_write
-from jaxtl.training import run_paths, setup
+from jaxtl.training import run_paths, setup, source_defaults
 from jaxtl.training.load_model import check_trained
 from jaxtl.training.run_dir import read_experiment
 
@@ -65,7 +64,7 @@ def write_weights(
             "written only for runs that began from a Hugging Face directory."
         )
     pre = preprocess.from_json(meta["preprocess"])
-    tokenizer = getattr(exp.data, "tokenizer", None)
+    tokenizer = source_defaults.run_tokenizer(exp.data, run_dir)
     return pretrained.write_directory(
         target,
         model,
@@ -75,8 +74,8 @@ def write_weights(
         class_names=tuple(meta.get("output_names") or names),
         task=meta["task"],
         preprocess=pre,
-        tokenizer=None if tokenizer is None else as_tokenizer(tokenizer),
-        card=hf_card.markdown(exp, model, meta, pre),
+        tokenizer=tokenizer,
+        card=hf_card.markdown(exp, model, meta, pre, tokenizer),
     )
 
 

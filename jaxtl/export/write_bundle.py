@@ -14,10 +14,9 @@ from jaxtl.core import checkpoint, numpy_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
-from jaxtl.data.dataset import Data
-from jaxtl.data.tokenizer import as_tokenizer
+from jaxtl.data.tokenizer import TOKENIZER, as_tokenizer
 from jaxtl.export import bundle, model_card
-from jaxtl.export.predictor import SINGLE_INPUT, TOKENIZER
+from jaxtl.export.predictor import SINGLE_INPUT
 from jaxtl.export.program import ExportedProgram, export_program, weights_by_path
 from jaxtl.pretrained import tensor_files
 from jaxtl.pretrained.from_run import stored_names
@@ -87,7 +86,7 @@ def _write(folder: pathlib.Path, trained: TrainedModel, licence: str | None) -> 
     tensor_files.write(folder / bundle.WEIGHTS, weights_by_path(trained))
     # safetensors files are readable by their owner alone; exports are to be shared.
     shutil.copymode(folder / bundle.PROGRAM, folder / bundle.WEIGHTS)
-    _write_tokenizer(folder, trained.data)
+    _write_tokenizer(folder, trained)
     np.savez_compressed(folder / bundle.EXAMPLE, **_example(trained, exported))
     metadata = _metadata(trained, exported, licence, folder)
     write_json(folder / bundle.METADATA, metadata)
@@ -107,10 +106,13 @@ def _example(trained: TrainedModel, exported: ExportedProgram) -> dict[str, np.n
     return example | {f"y.{name}": y for name, y in outputs.items()}
 
 
-def _write_tokenizer(folder: pathlib.Path, data: Data | None) -> None:
+def _write_tokenizer(folder: pathlib.Path, trained: TrainedModel) -> None:
     """Writes the tokenizer of data of texts, where it can be read."""
-    tokenizer = getattr(data, "tokenizer", None)
-    if tokenizer is not None:
+    stored = trained.directory / TOKENIZER
+    tokenizer = getattr(trained.data, "tokenizer", None)
+    if stored.is_file():
+        shutil.copyfile(stored, folder / TOKENIZER)
+    elif tokenizer is not None:  # of runs that do not store it
         with contextlib.suppress(UserError):
             (folder / TOKENIZER).write_text(as_tokenizer(tokenizer).to_json())
 

@@ -15,7 +15,7 @@ from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.data.tokenizer import as_tokenizer
+from jaxtl.data.tokenizer import TrainedTokenizer
 from jaxtl.models.staged import Staged
 from jaxtl.pretrained import hf_peft_read, match, reorder
 from jaxtl.training import inputs
@@ -118,13 +118,13 @@ def _check_inputs(
     if not isinstance(model, Staged):
         return {}
     notes, vocab = {}, model.id_sizes().get("input_ids")
-    for name, data in {"target": exp.data, **exp.streams}.items():
+    for name in ("target", *exp.streams):
         owner = "data" if name == "target" else f"streams[{name!r}]"
-        tokenizer = getattr(data, "tokenizer", None)
+        tokenizer = datasets[name].tokenizer
         if vocab and tokenizer is not None:
-            tokens = as_tokenizer(tokenizer).vocab
+            tokens = tokenizer.vocab
             token_ids.check_vocabulary(tokens, vocab, owner)
-            if tokens < vocab:
+            if tokens < vocab and not isinstance(tokenizer, TrainedTokenizer):
                 notes[f"{owner}.tokenizer"] = (
                     f"it has {tokens:,} ids, the model's vocabulary {vocab:,}: is it "
                     "the model's own?"

@@ -15,8 +15,10 @@ from jaxtl.data import preparation, preprocess, splits
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.streams import has_labels
+from jaxtl.data.tokenizer import TOKENIZER
 from jaxtl.pretrained.match import Weights
 from jaxtl.terms.base import Term, streams_of
+from jaxtl.training import source_defaults
 from jaxtl.training.experiment import Experiment
 
 
@@ -28,7 +30,7 @@ def sources(exp: Experiment) -> dict[str, Data]:
     one.
     """
     resizing = getattr(exp.init, "image_resizing", None)
-    data_of = {"target": exp.data, **exp.streams}
+    data_of = source_defaults.with_tokenizers({"target": exp.data, **exp.streams}, exp)
     if resizing is not None:
         is_sized = all(data.size is not None for data in data_of.values())
         framing = resizing(exp.model, is_sized)
@@ -36,18 +38,9 @@ def sources(exp: Experiment) -> dict[str, Data]:
     unsized = [name for name, data in data_of.items() if data.sizes_differ()]
     if not unsized:
         return data_of
-    framing = _model_framing(exp)
+    framing = source_defaults.framing(exp)
     framed = {name: with_framing(data_of[name], framing) for name in unsized}
     return {**data_of, **framed}
-
-
-def _model_framing(exp: Experiment) -> Mapping[str, Any]:
-    """The framing of images that a run stored, or that its model needs; {} for none."""
-    stored: dict[str, Any] = getattr(exp.init, "stored_preprocess", dict)()
-    side = getattr(exp.model, "size", None)
-    if isinstance(side, int) and stored.get("size") not in ([side, side], (side, side)):
-        return {"size": (side, side), "shortest": side}
-    return {name: stored.get(name) for name in ("size", "shortest", "resample")}
 
 
 def with_framing(data: Data, framing: Mapping[str, Any]) -> Data:
@@ -102,6 +95,11 @@ def load_datasets(
     datasets: dict[str, Dataset] = {}
     for name, data in sources(exp).items():
         stored = None if directory is None else _stored_splits(directory, name)
+        if directory is not None:
+            data = source_defaults.with_run_tokenizer(data, directory)
+        if name != "target":  # one vocabulary for all
+            tokenizer = datasets["target"].tokenizer
+            data = source_defaults.with_tokenizer(data, tokenizer)
         datasets[name] = preparation.prepare(data, exp.seed, stored)
         _check_same_columns(name, datasets[name], datasets["target"])
         _check_same_shape(name, datasets[name], datasets["target"])
@@ -116,6 +114,7 @@ def load_datasets(
 
 def load_target(data: Data, seed: int, directory: pathlib.Path) -> Dataset:
     """The target data of a stored run alone, as `load_datasets` reads them."""
+    data = source_defaults.with_run_tokenizer(data, directory)
     return preparation.prepare(data, seed, _stored_splits(directory, "target"))
 
 
@@ -126,7 +125,13 @@ def splits_file(directory: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def save_splits(directory: pathlib.Path, datasets: Mapping[str, Dataset]) -> None:
-    """Writes the splits of a run's data sets, for `load_datasets` of the same run."""
+    """Writes the splits of a run's data sets, for `load_datasets` of the same run.
+
+    Of texts the tokenizer is written as well.
+    """
+    tokenizer = datasets["target"].tokenizer
+    if tokenizer is not None:
+        (directory / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     for name, dataset in datasets.items():
         splits.save_splits(splits_file(directory, name), dataset)
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, paths
-from jaxtl.data.dataset import Data, Table
-from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
+from jaxtl.data.dataset import Table
+from jaxtl.data.text_columns import TextData, fields
 
 _TASKS = ("classification", "regression")
 
@@ -34,8 +34,8 @@ class _Texts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Text(Data):
-    """Texts with labels, tokenized at load.
+class Text(TextData):
+    """Texts with labels, tokenized at load; without a tokenizer one is trained.
 
     `Text("train.tsv", test_path="test.tsv", text=0, label=1, tokenizer="minilm")`;
     `Text("reviews.csv", text="review", label="stars", tokenizer=Tokenizer(…))`;
@@ -48,7 +48,6 @@ class Text(Data):
         $JAXTL_DATA_DIR as well.
       val_path: a file (or files) of the same kind with the validation split.
       test_path: likewise with the test split.
-      tokenizer: a `Tokenizer`, or the path of one.
       text: column of the text, by name, or by number from 0 in files without a header.
       pair: column of a second text, None for none.
       label: column of the label; for TREC "coarse" or "fine".
@@ -65,7 +64,6 @@ class Text(Data):
     path: str | tuple[str, ...] = dataclasses.field(kw_only=False)
     val_path: str | None = None
     test_path: str | None = None
-    tokenizer: Tokenizer | str
     text: str | int = 0
     pair: str | int | None = None
     label: str | int = 1
@@ -104,8 +102,7 @@ class Text(Data):
             list(itertools.chain.from_iterable(column))
             for column in zip(*parts.values())
         )
-        tokenize = as_tokenizer(self.tokenizer)
-        x = tokenize(first, second if self.pair is not None else None)
+        columns = [first] if self.pair is None else [first, second]
         y, names, task = _labels(labels, self.task, self.class_names)
         notes += cells.merged_forms(labels, "the label")
         if blank := sum(not text.strip() for text in first):
@@ -117,7 +114,7 @@ class Text(Data):
         }
         splits = rows if len(rows) > 1 else {}
         return Table(
-            x=x,
+            **fields(self, columns, "word_piece"),
             y=y,
             class_names=names,
             task=task,
@@ -125,10 +122,6 @@ class Text(Data):
             notes=tuple(dict.fromkeys(notes)),
             origins=origins.of_lines(lines),
         )
-
-    def files(self) -> tuple[pathlib.Path, ...]:
-        """The files of texts, and those of the tokenizer."""
-        return (*super().files(), *as_tokenizer(self.tokenizer).files())
 
     def read_split(self, path: str | tuple[str, ...]) -> _Texts:
         """Reads the texts, labels and line numbers of one split."""

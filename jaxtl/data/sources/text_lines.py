@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
 from jaxtl.data import origins, paths
-from jaxtl.data.dataset import Data, Table
-from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
+from jaxtl.data.dataset import Table
+from jaxtl.data.text_columns import TextData, fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lines(Data):
+class Lines(TextData):
     """Lines of text files for next-token prediction (task "language").
 
     `Lines("book.txt", tokenizer=Tokenizer("vocab.json", max_length=128))`. Blank lines
@@ -24,12 +23,10 @@ class Lines(Data):
     Attributes:
       path: a file, or several that are concatenated; looked for under
         $JAXTL_DATA_DIR as well.
-      tokenizer: a `Tokenizer`, or the path of one.
       encoding: character encoding of the files.
     """
 
     path: str | tuple[str, ...] = dataclasses.field(kw_only=False)
-    tokenizer: Tokenizer | str
     encoding: str = "utf-8"
 
     def __post_init__(self):
@@ -44,17 +41,12 @@ class Lines(Data):
         lines = [line for _, text_of in numbered for line in text_of.values()]
         if not lines:
             raise UserError(f"Lines.path: {self.path!r} has no line of text.")
-        x = as_tokenizer(self.tokenizer)(lines)
         return Table(
-            x=x,
+            **fields(self, [lines], "byte_pairs"),
             y=np.zeros(len(lines), np.int32),
             task="language",
             origins=origins.of_lines([(path, list(n)) for path, n in numbered]),
         )
-
-    def files(self) -> tuple[pathlib.Path, ...]:
-        """The files of texts, and those of the tokenizer."""
-        return (*super().files(), *as_tokenizer(self.tokenizer).files())
 
     def _lines(self, path: str) -> dict[int, str]:
         """The lines of a file that are not blank, by their numbers from 1."""

@@ -1,0 +1,104 @@
+"""Tables from JSON: an array of objects, or one object per line."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+from jaxtl.core import text_files
+from jaxtl.core.errors import UserError
+from jaxtl.data import cells, columns, origins, paths
+from jaxtl.data.columns import Column, Columns
+from jaxtl.data.tabular import Tabular
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JSON(Tabular):
+    """JSON lines, or a JSON array of objects, each of which is a row.
+
+    Numbers are numbers and texts are categories, even where these are written as
+    numbers; true and false are the texts "True" and "False"; null, and a key that an
+    object lacks, are missing. The other options are those of `CSV`.
+
+    Attributes:
+      path: the file; looked for under $JAXTL_DATA_DIR as well.
+      encoding: its character encoding.
+    """
+
+    path: str = dataclasses.field(kw_only=False)
+    encoding: str = "utf-8"
+
+    def read_columns(self) -> Columns:
+        """Key -> column, in the order in which keys come first."""
+        file = paths.find(self.path, "JSON.path")
+        rows, numbers, is_lines = _read_rows(file, self.encoding)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        keys: dict[str, str] = {}
+        for name in names:
+            if (other := keys.setdefault(cells.normalized(name), name)) != name:
+                raise UserError(
+                    f"JSON.path: {file} has the keys {other!r} and {name!r}, which "
+                    "differ in blanks or Unicode form only."
+                )
+
+        def column(name: str, key: str) -> Column:
+            values = [row.get(key) for row in rows]
+            where = f"JSON.path: the key {name!r} of {file}"
+            return columns.of_objects(values, self.missing_values, where)
+
+        readers = {n: functools.partial(column, n, key) for n, key in keys.items()}
+        place = origins.of_lines if is_lines else origins.of_elements
+        rows_read = place([(self.path, numbers)])
+        return Columns(columns.DeferredColumns(readers), rows_read, [])
+
+
+def _read_rows(
+    file: pathlib.Path, encoding: str
+) -> tuple[list[dict[str, Any]], list[int], bool]:
+    """The objects of a file, their lines (or indices), and whether these are lines."""
+    text = text_files.read_text(file, encoding, "JSON.encoding")
+    if text.lstrip()[:1] == "[":
+        content = _parsed(text, f"{file}")
+        rows = content if isinstance(content, list) else [content]
+        numbers, is_lines = list(range(len(rows))), False
+    else:
+        lines = enumerate(text_files.split_lines(text), 1)
+        numbered = {n: line for n, line in lines if line.strip()}
+        rows = [_parsed(line, f"line {n} of {file}") for n, line in numbered.items()]
+        numbers, is_lines = list(numbered), True
+    if not rows:
+        raise UserError(f"JSON.path: {file} has no rows.")
+    for number, row in zip(numbers, rows):
+        if not isinstance(row, dict):
+            where = "line" if is_lines else "element"
+            raise UserError(
+                f"JSON.path: {where} {number} of {file} is {_kind(row)}; each row "
+                'must be an object, {"column": value}.'
+            )
+    return rows, numbers, is_lines
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"JSON.path: {where} is no JSON ({error.msg}, character {error.pos + 1}); "
+            "expected an object per line, or one array of objects."
+        ) from None
+    except RecursionError:
+        raise UserError(f"JSON.path: {where} is nested too deeply.") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if (name := cells.repeated(key for key, _ in pairs)) is not None:
+        raise UserError(f"JSON.path: an object has the key {name!r} twice.")
+    return dict(pairs)
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,57 @@
+"""Tables from Parquet and Arrow files, read by pyarrow."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
+
+from jaxtl.core.errors import UserError, first_line
+from jaxtl.data import arrow_columns, paths
+from jaxtl.data.columns import Columns
+from jaxtl.data.tabular import Tabular
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parquet(Tabular):
+    """A Parquet or Arrow (Feather) file, or a folder of Parquet files of one schema.
+
+    Columns keep their types: numbers are numbers, texts and booleans are categories,
+    nulls and NaN are missing. The other options are those of `CSV`.
+
+    Attributes:
+      path: the file, or the folder; looked for under $JAXTL_DATA_DIR as well.
+    """
+
+    path: str = dataclasses.field(kw_only=False)
+
+    def read_columns(self) -> Columns:
+        """Column name -> column."""
+        path = paths.find(self.path, "Parquet.path")
+        arrow_columns.library("Parquet")
+        try:
+            table = _read(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are of these types
+            raise UserError(
+                f"Parquet.path: {path} can't be read: {first_line(error)}."
+            ) from None
+        owner = f"Parquet.path: {path}"
+        return arrow_columns.table_columns(table, self.path, self.missing_values, owner)
+
+
+def _read(path: pathlib.Path) -> pyarrow.Table:
+    import pyarrow.feather
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    if path.is_dir() or path.suffix.lower() not in (".arrow", ".feather", ".ipc"):
+        return pyarrow.parquet.read_table(path)
+    with path.open("rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+    if is_file:
+        return pyarrow.feather.read_table(path)
+    with pyarrow.ipc.open_stream(path) as stream:
+        return stream.read_all()

@@ -1,0 +1,80 @@
+"""What the data of an experiment take from its model and its pretrained weights.
+
+These are the size of images that have several, and the tokenizer of texts that name
+none.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtl.data.dataset import Data
+from jaxtl.data.text_columns import TextData
+from jaxtl.data.tokenizer import TOKENIZER, VOCABULARIES, Tokenizer, as_tokenizer
+from jaxtl.data.tokenizer import stored as stored_tokenizer
+from jaxtl.data.tokenizer_training import MOST_PIECES
+from jaxtl.pretrained.external import FromHub
+from jaxtl.pretrained.from_run import FromRun
+from jaxtl.training.experiment import Experiment
+
+
+def framing(exp: Experiment) -> Mapping[str, Any]:
+    """The framing of images that a run stored, or that the model needs; {} for none."""
+    stored: dict[str, Any] = getattr(exp.init, "stored_preprocess", dict)()
+    side = getattr(exp.model, "size", None)
+    if isinstance(side, int) and stored.get("size") not in ([side, side], (side, side)):
+        return {"size": (side, side), "shortest": side}
+    return {name: stored.get(name) for name in ("size", "shortest", "resample")}
+
+
+def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data]:
+    """Texts without a tokenizer with that of the target, or of the weights.
+
+    A vocabulary that is trained is at most that of the model.
+    """
+    replaced = dict(data_of)
+    for name, data in data_of.items():
+        if not isinstance(data, TextData) or data.tokenizer is not None:
+            continue
+        named = getattr(data_of["target"], "tokenizer", None)
+        shared = _stored_tokenizer(exp.init) if named is None else as_tokenizer(named)
+        sizes: dict[str, int] = getattr(exp.model, "id_sizes", dict)()
+        most = min(sizes.get("input_ids", MOST_PIECES), MOST_PIECES)
+        replaced[name] = dataclasses.replace(
+            data,
+            default_tokenizer=data.default_tokenizer or shared,
+            vocab=data.vocab or most,
+        )
+    return replaced
+
+
+def _stored_tokenizer(init: Any) -> Tokenizer | None:
+    """The tokenizer that comes with pretrained weights; None for none."""
+    if isinstance(init, FromHub):
+        folder = init.folder()
+        has_one = any((folder / name).is_file() for name in VOCABULARIES)
+        return Tokenizer(str(folder)) if has_one else None
+    path = pathlib.Path(init.path) / TOKENIZER if isinstance(init, FromRun) else None
+    return stored_tokenizer(path) if path is not None and path.is_file() else None
+
+
+def with_tokenizer(data: Data, tokenizer: Tokenizer | None) -> Data:
+    """Texts that name no tokenizer with one; other data are as they were."""
+    if not isinstance(data, TextData) or data.tokenizer is not None:
+        return data
+    return dataclasses.replace(data, default_tokenizer=tokenizer)
+
+
+def with_run_tokenizer(data: Data, directory: pathlib.Path) -> Data:
+    """Texts that name no tokenizer with the one that a run stored, if it did."""
+    path = directory / TOKENIZER
+    return with_tokenizer(data, stored_tokenizer(path)) if path.is_file() else data
+
+
+def run_tokenizer(data: Data, directory: pathlib.Path) -> Tokenizer | None:
+    """The tokenizer that the texts of a run are read by; None for other data."""
+    named = getattr(data, "tokenizer", None)
+    if named is None and (directory / TOKENIZER).is_file():
+        return stored_tokenizer(directory / TOKENIZER)
+    return None if named is None else as_tokenizer(named)
