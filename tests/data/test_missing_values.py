@@ -1,6 +1,7 @@
 """Holes and unseen categories of tables, against scikit-learn on the same rows."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -205,6 +206,14 @@ def test_evaluation_and_exports_fill_as_training_did(tmp_path, capsys):
     chosen = np.asarray(logits.logits).argmax(1)
     names = bundle.load(folder).class_names
     assert [row["label"] for row in rows] == [names[i] for i in chosen]
+    typed = [  # the same cells with types
+        {"time": r[0] and int(r[0]), "a": r[1] and float(r[1]), "color": r[2]}
+        for r in extended.tolist()
+    ]
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, typed)))
+    same = predict.predict(folder, tmp_path / "new.jsonl")
+    assert [r["probability"] for r in same] == [r["probability"] for r in rows]
+    assert same[3]["origin"].endswith("new.jsonl:4")
     more = tl.Experiment(  # another order of columns: what fills them moves along
         model=exp.model,
         init=tl.pretrained.FromRun(str(tmp_path / "run")),

@@ -77,6 +77,28 @@ def test_only_train_rows_are_seen_and_texts_of_pairs(tmp_path):
     assert decoded == "the film is good and so warm q0q\t0"
 
 
+def test_a_stored_tokenizer_reads_the_same_ids(tmp_path):
+    exp = tl.Experiment(
+        model=tl.models.Bert(vocab=64, width=8, layers=1, heads=1, hidden=8),
+        data=data.Text(write(tmp_path / "a.tsv"), vocab=100),
+        streams={"source": data.Text(write(tmp_path / "b.tsv", first=60))},
+        steps=1,
+        batch=8,
+    )
+    datasets = inputs.load_datasets(exp)
+    target, source = datasets["target"], datasets["source"]
+    assert target.tokenizer.vocab <= 100
+    assert source.tokenizer == target.tokenizer
+    inputs.save_splits(tmp_path, datasets)
+    stored = inputs.load_target(exp.data, exp.seed, tmp_path)
+    assert f"texts are read by {tmp_path}" in stored.notes[-1]
+    for name, ids in target.x.items():
+        np.testing.assert_array_equal(stored.x[name], ids)
+    resumed = inputs.load_datasets(exp, tmp_path)["source"]
+    np.testing.assert_array_equal(resumed.x["input_ids"], source.x["input_ids"])
+
+
+@pytest.mark.slow
 def test_the_tokenizer_of_a_run_is_stored_and_used_everywhere(tmp_path):
     path = write(tmp_path / "a.tsv")
     model = tl.models.Bert(vocab=400, width=8, layers=1, heads=1, hidden=8)

@@ -182,6 +182,7 @@ def test_a_frame_that_changes_is_read_again():
     assert data.prepare(data.Frame(frame, target="y")).fingerprint != first.fingerprint
 
 
+@pytest.mark.slow  # one JSON file in test_missing_values stays
 def test_an_export_predicts_typed_tables(tmp_path):
     exp = tl.Experiment(
         model=tl.models.MLP(widths=()),
