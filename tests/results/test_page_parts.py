@@ -1,5 +1,6 @@
 """Parts of the report's page: its plots' markup, its table of outcomes, its rows."""
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
@@ -49,6 +50,7 @@ def test_outcomes_say_best_ties_and_too_few_seeds():
     assert {table.rows[i][0] for i, _ in table.bold} == {"near", "full"}
 
 
+@matplotlib.rc_context(style.SETTINGS)
 def test_markup_of_two_plots_shares_no_id_and_has_the_colors_of_the_page(tmp_path):
     texts = []
     for name in ("a", "b"):
