@@ -214,7 +214,7 @@ def _pair(name, ours, theirs, x, layout=None, tensors=None, **fields) -> Pair:
     return Pair(name, ours, theirs, arrays, layout, x, **fields)
 
 
-def _hugging_face(name, kind, family, config, x, task="classification", **fields):
+def hugging_face(name, kind, family, config, x, task="classification", **fields):
     theirs = getattr(transformers, kind)(config)
     ours = family.from_config(config.to_dict(), **fields)
     with tempfile.TemporaryDirectory() as folder:
@@ -280,7 +280,7 @@ def transformer(quick: bool) -> list[Callable[[], Pair]]:
         )
         name = f"ViT {layers} × 192, 32², patch 4, batch {batch}"
         x = images(batch, 32)
-        return _hugging_face(
+        return hugging_face(
             name, "ViTForImageClassification", vit, settings, x, outputs=OUTPUTS
         )
 
@@ -298,7 +298,7 @@ def transformer(quick: bool) -> list[Callable[[], Pair]]:
         name = f"BERT {layers} × 384 (MiniLM), batch {batch}, length {length}"
         x = text(batch, length, settings.vocab_size)
         kind = "BertForSequenceClassification"
-        return _hugging_face(name, kind, bert, settings, x, outputs=OUTPUTS)
+        return hugging_face(name, kind, bert, settings, x, outputs=OUTPUTS)
 
     def gpt2_pair():
         settings = config.GPT2Config(
@@ -313,7 +313,7 @@ def transformer(quick: bool) -> list[Callable[[], Pair]]:
         )
         name = f"GPT-2 {settings.n_layer} × 256, batch {batch // 4}, length {length}"
         x = text(batch // 4, length, 8192)
-        return _hugging_face(name, "GPT2LMHeadModel", gpt2, settings, x, "language")
+        return hugging_face(name, "GPT2LMHeadModel", gpt2, settings, x, "language")
 
     def llama_pair():
         settings = config.LlamaConfig(
@@ -327,6 +327,6 @@ def transformer(quick: bool) -> list[Callable[[], Pair]]:
         )
         name = f"Llama 5 × 64 (260k), batch {batch}, length {length}"
         x = text(batch, length, 512)
-        return _hugging_face(name, "LlamaForCausalLM", llama, settings, x, "language")
+        return hugging_face(name, "LlamaForCausalLM", llama, settings, x, "language")
 
     return [bert_pair] if quick else [vit_pair, bert_pair, gpt2_pair, llama_pair]
