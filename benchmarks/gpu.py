@@ -10,8 +10,8 @@ Everything that only a GPU can show, in parts that each run in a process of thei
   jacobian   steps with JacobianDifference against a plain step
   grids      64 perceptrons and 16 small CNNs as one sweep, against a loop of runs
   cache      a head on a frozen ViT-B/16, with and without the cache of features
-  resume     a run, the same run in a second process, and one that was interrupted:
-             are the parameters the same bits?
+  bits       a run, the same run in a second process, and one that was interrupted:
+             are the parameters the same bits, and what does that cost?
   export     an exported model on the GPU against the same program on the CPU
 
     python benchmarks/gpu.py [--quick] [--json FILE] [--parts resnet vit …]
@@ -29,50 +29,82 @@ import sys
 import tempfile
 import time
 
-PARTS = (
-    "peaks",
-    "resnet",
-    "vit",
-    "bert",
-    "gpt2",
-    "jacobian",
-    "grids",
-    "cache",
-    "resume",
-    "export",
+# Parts of a group are prepared side by side, which saves minutes of compiling.
+GROUPS = (
+    ("peaks",),
+    ("gpt2", "bert"),
+    ("vit", "resnet"),
+    ("bits",),
+    ("grids",),
+    ("jacobian", "cache"),
+    ("export",),
 )
+PARTS = tuple(name for group in GROUPS for name in group)
 BUDGET = 480.0  # seconds; a part that would begin later is left out, and named
-SHARE = ".45"  # of the GPU's memory that jax takes, so that torch finds some beside it
 
 
-def run_part(name: str, arguments: argparse.Namespace) -> dict:
-    """Runs a part in a process of its own.
+class _Part:
+    """A part in a process of its own.
+
+    Attributes:
+      seconds: from its start to its end.
+      rows: its table, None if it failed.
+      error: the end of what it printed if it failed, "" otherwise.
+    """
+
+    def __init__(self, name: str, quick: bool, folder: str):
+        self.out = pathlib.Path(folder) / f"{name}.json"
+        self.log = (pathlib.Path(folder) / f"{name}.log").open("w+")
+        self.start = time.perf_counter()
+        command = [sys.executable, __file__, "--part", name, "--json", str(self.out)]
+        self.process = subprocess.Popen(
+            command + ["--quick"] * quick,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+                **os.environ,
+            },
+        )
+
+    def wait_until_ready(self) -> None:
+        """Waits until it has compiled all that it will time, or failed."""
+        for line in self.process.stdout:
+            if line.startswith("READY"):
+                return
+
+    def finish(self) -> dict:
+        """Lets it take its times; {"rows" or "error": …, "seconds": …}."""
+        try:
+            self.process.communicate("go\n")
+        except BrokenPipeError:
+            self.process.wait()
+        seconds = round(time.perf_counter() - self.start, 1)
+        self.log.seek(0)
+        lines = self.log.read().strip().splitlines()
+        if self.process.returncode or not self.out.exists():
+            return {"error": "\n".join(lines[-25:]), "seconds": seconds}
+        return {"rows": json.loads(self.out.read_text()), "seconds": seconds}
+
+
+def run_group(names: list[str], quick: bool) -> dict[str, dict]:
+    """Prepares parts side by side and lets them take their times one by one.
 
     Args:
-      name: one of PARTS.
-      arguments: of the command line.
+      names: of parts that fit into the GPU's memory together.
+      quick: whether sizes are tiny.
 
     Returns:
-      {"rows": [{column: value}, …], "seconds": …}, or {"error": text, …}.
+      {part: {"rows" or "error": …, "seconds": …}}.
     """
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        out = pathlib.Path(folder) / "rows.json"
-        command = [sys.executable, __file__, "--part", name, "--json", str(out)]
-        command += ["--quick"] if arguments.quick else []
-        environment = {
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": SHARE,
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            **os.environ,
-        }
-        process = subprocess.run(
-            command, capture_output=True, text=True, env=environment
-        )
-        seconds = round(time.perf_counter() - start, 1)
-        if process.returncode or not out.exists():
-            lines = (process.stderr or process.stdout).strip().splitlines()
-            return {"error": "\n".join(lines[-25:]), "seconds": seconds}
-        return {"rows": json.loads(out.read_text()), "seconds": seconds}
+        parts = {name: _Part(name, quick, folder) for name in names}
+        for part in parts.values():
+            part.wait_until_ready()
+        return {name: part.finish() for name, part in parts.items()}
 
 
 def main(argv=None) -> dict[str, dict]:
@@ -91,12 +123,16 @@ def main(argv=None) -> dict[str, dict]:
         arguments.json.write_text(json.dumps(rows, ensure_ascii=False))
         return {}
     start, outcomes = time.perf_counter(), {}
-    for name in arguments.parts:
+    for group in GROUPS:
+        names = [name for name in group if name in arguments.parts]
         if time.perf_counter() - start > arguments.budget:
-            outcomes[name] = {"error": "left out: the time is over", "seconds": 0.0}
+            late = {"error": "left out: the time is over", "seconds": 0.0}
+            new = dict.fromkeys(names, late)
         else:
-            outcomes[name] = run_part(name, arguments)
-        _print(name, outcomes[name])
+            new = run_group(names, arguments.quick)
+        outcomes |= new
+        for name, outcome in new.items():
+            _print(name, outcome)
         if arguments.json:
             arguments.json.write_text(json.dumps(outcomes, indent=1))
     print(f"\n{time.perf_counter() - start:.0f} s in all")

@@ -1,5 +1,6 @@
 """The parts of `gpu.py`: each is a function of `quick` that returns rows of a table."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -24,19 +25,27 @@ import torch
 import torch_models
 import transformers
 from torch.nn import functional as F
+from torch.utils import flop_counter
 
 import jaxtl as tl
 from jaxtl.export import bundle, write_bundle
-from jaxtl.models import bert, gpt2, resnet, vit
+from jaxtl.models import bert, gpt2, precision, resnet, vit
 from jaxtl.pretrained import convert
 from jaxtl.sweep import runner
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import build_sweep, open_database
-from jaxtl.training import checkpointing, experiment_file, step
+from jaxtl.training import checkpointing, experiment_file
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDS = 9
 RATE = 1e-4
+
+
+def wait_for_turn() -> None:
+    """Waits until `gpu.py` lets this process, and no other, take times."""
+    if not sys.stdin.isatty():
+        print("READY", flush=True)
+        sys.stdin.readline()
 
 
 def _rounds(quick: bool) -> int:
@@ -166,6 +175,7 @@ class TorchStep:
     Attributes:
       compile_seconds: time of the first step.
       peak: peak memory of three steps in GB, NaN on CPU.
+      flops: floating-point operations of a step, as torch counts them; 0 if compiled.
     """
 
     def __init__(self, pair: torch_models.Pair, y: np.ndarray, compiled: bool):
@@ -185,6 +195,9 @@ class TorchStep:
         self.take(1)
         self.compile_seconds = time.perf_counter() - start
         self.peak = self._peak()
+        self.flops = 0 if compiled else self._flops()
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
 
     def _loss(self):
         x = self.x
@@ -203,6 +216,11 @@ class TorchStep:
             self.loss().backward()
             self.adam.step()
         _wait_for_torch()
+
+    def _flops(self) -> int:
+        with flop_counter.FlopCounterMode(display=False) as counter:
+            self.take(1)
+        return counter.get_total_flops()
 
     def _peak(self) -> float:
         if DEVICE == "cpu":
@@ -237,51 +255,54 @@ def advance(run: tl.Run, steps: int) -> None:
     jax.block_until_ready(run.state)
 
 
-def _logits_apart(pair: torch_models.Pair, run: tl.Run) -> float:
-    """max |difference| / max |logit| of both networks in float32 on two examples."""
+def _logits_apart(pair: torch_models.Pair, run: tl.Run) -> tuple[float, float]:
+    """max |difference| / max |logit| of two examples to torch's in float32 on the CPU.
+
+    Returns:
+      That of jaxtl in float32, and that of jaxtl in bfloat16 as it trains.
+    """
     few = jax.tree.map(lambda a: a[:2], pair.x)
-    expected = pair.theirs.eval().float().cpu()
     with torch.inference_mode():
-        expected = np.asarray(pair.logits(expected, pair.in_torch(few)))
-    with jax.default_matmul_precision("highest"):
-        apply = jax.jit(lambda *a: run.network.apply(*a).logits)
-        actual = np.asarray(apply(run.params, run.state.stats, few))
-    if pair.task == "language":
-        is_token = few["attention_mask"].astype(bool)
-        expected, actual = expected[is_token], actual[is_token]
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+        expected = np.asarray(pair.logits(pair.theirs.eval(), pair.in_torch(few)))
+    apart = []
+    for network in (run.network, precision.compute_in(run.network, "bfloat16")):
+        with jax.default_matmul_precision("highest"):
+            apply = jax.jit(lambda *a, network=network: network.apply(*a).logits)
+            actual = np.asarray(apply(run.params, run.state.stats, few))
+        if pair.task == "language":
+            is_token = few["attention_mask"].astype(bool)
+            actual, reference = actual[is_token], expected[is_token]
+        else:
+            reference = expected
+        apart.append(float(np.abs(actual - reference).max() / np.abs(reference).max()))
+    return apart[0], apart[1]
 
 
-def flops_of_step(run: tl.Run) -> float:
-    """Floating-point operations of a step as XLA counts the program before it fuses."""
-    run.compile()
-    update = functools.partial(step.step, run.program)
-    lowered = jax.jit(update).lower(run.state, run.fixed, run._data(1))
-    return float((lowered.cost_analysis() or {}).get("flops", float("nan")))
-
-
-def train_network(make: Callable[[bool], torch_models.Pair], quick: bool):
-    """The rows of one network: jaxtl, torch eager and torch.compile in turn."""
+def train_network(
+    make: Callable[[bool], torch_models.Pair], quick: bool
+) -> list[timing.Row]:
+    """The row of one network: jaxtl, torch eager and torch.compile in turn."""
     torch.set_float32_matmul_precision("high")
     pair = make(quick)
     size = len(jax.tree.leaves(pair.x)[0])
     is_text = isinstance(pair.x, dict)
     y = np.arange(size) % 10 if pair.task == "classification" else np.zeros(size, int)
-    run = tl.setup(_experiment(pair, y, dtype="float32"))
-    apart = _logits_apart(pair, run)
-    del run
     run = tl.setup(_experiment(pair, y))
-    start = time.perf_counter()
-    advance(run, 1)
-    compile_seconds = time.perf_counter() - start
-    advance(run, 3)
-    ours_peak = _peak_memory()
+    apart, apart_half = _logits_apart(pair, run)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiled = pool.submit(TorchStep, pair, y, True)
+        start = time.perf_counter()
+        advance(run, 1)
+        compile_seconds = time.perf_counter() - start
+        advance(run, 3)
+        ours_peak = _peak_memory()
+        theirs = {"eager": TorchStep(pair, y, False)}
+        try:
+            theirs["compiled"] = compiled.result()
+        except Exception as error:  # no compiler for inductor on this machine
+            print(f"torch.compile: {type(error).__name__}: {error}", file=sys.stderr)
+    wait_for_turn()
     ways = {}
-    theirs = {"eager": TorchStep(pair, y, False)}
-    try:
-        theirs["compiled"] = TorchStep(pair, y, True)
-    except Exception as error:  # a machine without the compiler that inductor calls
-        print(f"torch.compile: {type(error).__name__}: {error}", file=sys.stderr)
     count = 1 if quick else 5
     ways["jaxtl"] = lambda: advance(run, count)
     ways |= {k: functools.partial(v.take, count) for k, v in theirs.items()}
@@ -289,11 +310,12 @@ def train_network(make: Callable[[bool], torch_models.Pair], quick: bool):
     per_step = {k: statistics.median(v) / count for k, v in times.items()}
     units = size * (pair.x["input_ids"].shape[1] if is_text else 1)
     peak = product_rate(256 if quick else 8192)
-    flops = flops_of_step(run)
+    flops = theirs["eager"].flops
     row = {
         "network": pair.name,
         "batch": size,
         "logits apart": apart,
+        "in bfloat16": apart_half,
         "unit": "tokens/s" if is_text else "images/s",
     }
     for name, seconds in per_step.items():
@@ -302,7 +324,7 @@ def train_network(make: Callable[[bool], torch_models.Pair], quick: bool):
         row[f"× {name}"] = round(timing.ratio(times, name, "jaxtl"), 2)
         row[f"quartiles, {name}"] = timing.spread(times, name, "jaxtl")
     row |= {
-        "GFLOP a step": round(flops / 1e9),
+        "GFLOP a step": round(flops / 1e9, 1),
         "share of the product's rate": round(
             flops / per_step["jaxtl"] / 1e12 / peak, 3
         ),
@@ -336,46 +358,38 @@ def jacobian(quick: bool) -> list[timing.Row]:
         "projected, every fifth step": difference(weight=0.1, every=5),
         "projected, by inputs": difference(weight=0.1, wrt="inputs"),
     }
-    networks = {
-        "ResNet-20, 32²": tl.models.ResNet(depth=20),
-        "CNN 16–32": tl.models.CNN(widths=(16, 32)),
-    }
-    rows = []
-    for name, model in networks.items() if not quick else [*networks.items()][1:]:
-        first = tl.setup(
-            tl.Experiment(model=model, data=data, batch=batch, monitor=None)
-        )
-        stored = models.Weights(
-            jax.device_get(first.params), jax.device_get(first.state.stats)
-        )
-        runs = {}
-        for label, term in terms.items():
-            task = {"task": tl.losses.CrossEntropy()}
-            runs[label] = tl.setup(
-                tl.Experiment(
-                    model=model,
-                    init=models.InMemory(stored),
-                    data=data,
-                    terms=task if term is None else {**task, "jacobian": term},
-                    batch=batch,
-                    steps=10**6,
-                    monitor=None,
-                )
-            )
-        count = 5 if quick else 50
-        ways = {k: functools.partial(advance, run, count) for k, run in runs.items()}
-        times = timing.alternate(ways, _rounds(quick)).clock
-        for label in ways:
-            rows.append(
-                {
-                    "network": f"{name}, batch {batch}, float32",
-                    "step": label,
-                    "ms": 1e3 * statistics.median(times[label]) / count,
-                    "of a plain step's": timing.ratio(times, label, "plain step"),
-                    "quartiles": timing.spread(times, label, "plain step"),
-                }
-            )
-    return rows
+    small = "CNN 16–32", tl.models.CNN(widths=(16, 32))
+    name, model = small if quick else ("ResNet-20, 32²", tl.models.ResNet(depth=20))
+    first = tl.setup(tl.Experiment(model=model, data=data, batch=batch, monitor=None))
+    stored = models.Weights(
+        jax.device_get(first.params), jax.device_get(first.state.stats)
+    )
+    exp = tl.Experiment(
+        model=model,
+        init=models.InMemory(stored),
+        data=data,
+        batch=batch,
+        steps=10**6,
+        monitor=None,
+    )
+    runs = {}
+    for label, term in terms.items():
+        task = {"task": tl.losses.CrossEntropy()}
+        loss = task if term is None else {**task, "jacobian": term}
+        runs[label] = tl.setup(dataclasses.replace(exp, terms=loss))
+    count = 5 if quick else 50
+    ways = {k: functools.partial(advance, run, count) for k, run in runs.items()}
+    times = timing.alternate(ways, _rounds(quick)).clock
+    return [
+        {
+            "network": f"{name}, batch {batch}, float32",
+            "step": label,
+            "ms": 1e3 * statistics.median(times[label]) / count,
+            "of a plain step's": timing.ratio(times, label, "plain step"),
+            "quartiles": timing.spread(times, label, "plain step"),
+        }
+        for label in ways
+    ]
 
 
 # Grids of runs.
@@ -396,18 +410,22 @@ def _grid_experiment(case: str, steps: int) -> tl.Experiment:
 
 
 def _grid(case: str, seeds: int, rates: list[float], steps: int, folder: pathlib.Path):
-    """(seconds as a sweep, seconds of a loop over a sample × cells / sample, scores)."""
+    """(cells, seconds by way, mean accuracies of sweep and of the loop's sample)."""
     exp = _grid_experiment(case, steps)
     path = folder / "cells.py"
     path.write_text("")
     file = experiment_file.File(path, {"": exp}, None, (), "")
     axes = {"seed": range(seeds), "optim.lr": rates}
-    start = time.perf_counter()
-    sweep = build_sweep(file, build_grid(file, axes), folder / f"sweep-{case}")
-    with open_database(sweep) as database:
-        runner.run(sweep, database)
-        results = [entry.result for entry in database.entries()]
-    together = time.perf_counter() - start
+    seconds = {}
+    for mode in ("vmap", "map"):
+        for way in (f"{mode}, with compiling", mode):
+            start = time.perf_counter()
+            out = folder / f"{case}-{way}"
+            sweep = build_sweep(file, build_grid(file, axes), out, mode=mode)
+            with open_database(sweep) as database:
+                runner.run(sweep, database)
+                results = [entry.result for entry in database.entries()]
+            seconds[way] = time.perf_counter() - start
     cells = [
         dataclasses.replace(exp, seed=s, optim=dataclasses.replace(exp.optim, lr=r))
         for s, r in itertools.product(range(seeds), rates)
@@ -416,12 +434,12 @@ def _grid(case: str, seeds: int, rates: list[float], steps: int, folder: pathlib
     tl.train(tl.setup(sample[0]), progress=False)  # compiles
     start = time.perf_counter()
     single = [tl.train(tl.setup(cell), progress=False) for cell in sample]
-    loop = (time.perf_counter() - start) * len(cells) / len(sample)
+    seconds["loop"] = (time.perf_counter() - start) * len(cells) / len(sample)
     means = [
         statistics.mean(r["test"]["accuracy"] for r in group)
         for group in (results, single)
     ]
-    return len(cells), together, loop, means
+    return len(cells), seconds, means
 
 
 def grids(quick: bool) -> list[timing.Row]:
@@ -435,15 +453,12 @@ def grids(quick: bool) -> list[timing.Row]:
     with tempfile.TemporaryDirectory() as name:
         for case, (seeds, count) in sizes.items():
             rates = list(np.geomspace(1e-3, 1e-2, count).round(6).tolist())
-            cells, together, loop, means = _grid(
-                case, seeds, rates, steps, pathlib.Path(name)
-            )
+            cells, seconds, means = _grid(case, seeds, rates, steps, pathlib.Path(name))
             rows.append(
                 {
                     "grid": f"{cells} × {case}, {steps} steps on digits",
-                    "sweep with compilation, s": round(together, 1),
-                    "loop of compiled runs, s": round(loop, 1),
-                    "×": round(loop / together, 1),
+                    **{f"{way}, s": round(value, 1) for way, value in seconds.items()},
+                    "loop / vmap": round(seconds["loop"] / seconds["vmap"], 1),
                     "accuracy of the sweep / of the loop's sample": " / ".join(
                         f"{100 * m:.1f}" for m in means
                     ),
@@ -498,26 +513,30 @@ def cache(quick: bool) -> list[timing.Row]:
 # The same bits.
 
 
-def _resumable(case: str, steps: int, quick: bool) -> tl.Experiment:
-    fields = {"save_every": steps // 2, "steps": steps, "batch": 64}
-    if case == "perceptron":
-        return tl.Experiment(
-            model=tl.models.MLP(widths=(64,)), data=tl.data.Digits(), **fields
-        )
+def _small_experiment(case: str, steps: int, quick: bool) -> tl.Experiment:
+    fields = {"steps": steps, "batch": 64}
     if case == "CNN":
+        model = tl.models.CNN(widths=(16, 32))
+        return tl.Experiment(model=model, data=tl.data.Digits(), **fields)
+    dtype = "bfloat16" if "bfloat16" in case else "float32"
+    if "BERT" in case:
+        layers, width = (1, 32) if quick else (6, 384)
+        x = torch_models.text(256, 64, 30_522)
         return tl.Experiment(
-            model=tl.models.CNN(widths=(16, 32)), data=tl.data.Digits(), **fields
+            model=tl.models.Bert(
+                layers=layers, width=width, heads=width // 32, hidden=4 * width
+            ),
+            data=models.Batch(x=x, y=np.arange(256) % 10, task="classification"),
+            monitor=None,
+            dtype=dtype,
+            **fields,
         )
-    rng = np.random.default_rng(0)
-    np.savez(
-        "images.npz",
-        x=rng.integers(0, 256, (512, 32, 32, 3)).astype(np.uint8),
-        y=np.arange(512) % 10,
-    )
+    x = np.random.default_rng(0).normal(size=(512, 32, 32, 3)).astype(np.float32)
     return tl.Experiment(
         model=tl.models.ResNet(depth=20),
-        data=tl.data.Arrays("images.npz"),
-        dtype="bfloat16" if "bfloat16" in case else "float32",
+        data=models.Batch(x=x, y=np.arange(512) % 10, task="classification"),
+        monitor=None,
+        dtype=dtype,
         **fields,
     )
 
@@ -527,56 +546,107 @@ def _digest(run: tl.Run) -> str:
     return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdigest()
 
 
-_RESUME_CASES = ("perceptron", "CNN", "ResNet-20", "ResNet-20, bfloat16")
+CASES = ("CNN", "ResNet-20, bfloat16", "BERT 6 × 384, bfloat16")
+FASTEST = "--xla_gpu_exclude_nondeterministic_ops=false"
 
 
-def _straight(case: str, steps: int, quick: bool) -> str:
-    run = tl.setup(_resumable(case, steps, quick))
-    advance(run, steps)
+def _train(exp: tl.Experiment) -> str:
+    run = tl.setup(exp)
+    advance(run, exp.steps)
     return _digest(run)
 
 
-def _interrupted(case: str, steps: int, quick: bool, folder: pathlib.Path) -> str:
-    exp = _resumable(case, steps, quick)
+def _interrupted(exp: tl.Experiment, folder: str) -> str:
     run = tl.setup(exp, folder)
-    advance(run, steps // 2)
+    advance(run, exp.steps // 2)
     checkpointing.save(run)
-    run = tl.resume(folder)
-    assert run.steps_done == steps // 2, run.steps_done
-    advance(run, steps - steps // 2)
+    run = tl.resume(folder, exp)
+    advance(run, exp.steps - run.steps_done)
     return _digest(run)
 
 
-def resume(quick: bool) -> list[timing.Row]:
-    """Whether runs repeat to the bit: in one process, in two, and interrupted."""
-    rows, steps = [], 6 if quick else 40
-    with tempfile.TemporaryDirectory() as name:
-        os.chdir(name)
-        for case in _RESUME_CASES[:2] if quick else _RESUME_CASES:
-            digests = [_straight(case, steps, quick) for _ in range(2)]
-            code = (
-                f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r});"
-                f"import gpu_parts; print(gpu_parts._straight({case!r}, {steps}, {quick}))"
-            )
-            process = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, cwd=name
-            )
-            second = (process.stdout.split() or ["failed"])[-1]
-            folder = pathlib.Path(name) / case.replace(",", "").replace(" ", "-")
-            interrupted = _interrupted(case, steps, quick, folder)
-            rows.append(
-                {
-                    "network": f"{case}, {steps} steps",
-                    "twice in one process": _same(digests[0], digests[1]),
-                    "in a second process": _same(digests[0], second),
-                    "interrupted and resumed": _same(digests[0], interrupted),
-                }
-            )
+def child(case: str, quick: bool) -> None:
+    """A process of `bits`: digests of a case, then a time for each line that it reads."""
+    exp = _small_experiment(case, 6 if quick else 40, quick)
+    digests = [_train(exp), _train(exp)]
+    with tempfile.TemporaryDirectory() as folder:
+        digests.append(_interrupted(exp, f"{folder}/run"))
+    print("DIGESTS", *digests, flush=True)
+    run = tl.setup(dataclasses.replace(exp, steps=10**6))
+    advance(run, 50)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        advance(run, 50)
+        print("SECONDS", (time.perf_counter() - start) / 50, flush=True)
+
+
+def _start(case: str, quick: bool, flags: str) -> subprocess.Popen:
+    code = f"import gpu_parts; gpu_parts.child({case!r}, {quick})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=pathlib.Path(__file__).parent,
+        env={
+            **os.environ,
+            "XLA_FLAGS": flags,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        },
+    )
+
+
+def _answer(process: subprocess.Popen, key: str) -> list[str]:
+    for line in process.stdout:
+        if line.startswith(key):
+            return line.split()[1:]
+    return []
+
+
+def bits(quick: bool) -> list[timing.Row]:
+    """Whether runs repeat to the bit, and what that costs.
+
+    Every case runs in three processes: two as jaxtl sets them up, and one that may use
+    kernels whose sums take another order each time.
+    """
+    cases = CASES[:1] if quick else CASES
+    ways = {"first": "", "second": "", "fastest": FASTEST}
+    jobs = {(c, w): _start(c, quick, flags) for c in cases for w, flags in ways.items()}
+    digests = {key: _answer(process, "DIGESTS") for key, process in jobs.items()}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
+    for _ in range(_rounds(quick) if all(digests.values()) else 0):
+        for key, process in jobs.items():
+            if key[1] != "second":
+                process.stdin.write("time\n")
+                process.stdin.flush()
+                times[key].append(float(_answer(process, "SECONDS")[0]))
+    for process in jobs.values():
+        process.stdin.close()
+        process.wait()
+    rows = []
+    for case in cases:
+        first, second = digests[case, "first"], digests[case, "second"]
+        clock = {way: times[case, way] for way in ways}
+        rows.append(
+            {
+                "network": case,
+                "twice in one process": _same(first[:2]),
+                "in a second process": _same(first[:1] + second[:1]),
+                "interrupted and resumed": _same(first[1:]),
+                "with any kernels": _same(digests[case, "fastest"][:2]),
+                "ms a step": 1e3 * statistics.median(clock["first"] or [0]),
+                "of a step with any kernels": timing.ratio(clock, "first", "fastest")
+                if clock["first"]
+                else 0.0,
+            }
+        )
     return rows
 
 
-def _same(a: str, b: str) -> str:
-    return "same bits" if a == b else "DIFFERENT"
+def _same(digests: list[str]) -> str:
+    if len(digests) < 2:
+        return "failed"
+    return "same bits" if len(set(digests)) == 1 else "different"
 
 
 # Export.
@@ -588,8 +658,11 @@ def export(quick: bool) -> list[timing.Row]:
     with tempfile.TemporaryDirectory() as name:
         for case in ("perceptron", "CNN"):
             folder = pathlib.Path(name) / case
-            exp = dataclasses.replace(
-                _resumable(case, 20 if quick else 200, quick), save_every=None
+            network = tl.models.CNN(widths=(16, 32))
+            exp = tl.Experiment(
+                model=network if case == "CNN" else tl.models.MLP(widths=(64,)),
+                data=tl.data.Digits(),
+                steps=20 if quick else 200,
             )
             tl.train(tl.setup(exp, folder), progress=False)
             out = pathlib.Path(name) / f"{case}-bundle"
@@ -602,7 +675,8 @@ def export(quick: bool) -> list[timing.Row]:
             code = (
                 "import numpy as np, sys; from jaxtl.export import bundle;"
                 f"p = bundle.load({str(out)!r});"
-                f"np.save({name + '/y.npy'!r}, np.asarray(p(np.load({name + '/x.npy'!r}))))"
+                f"y = np.asarray(p(np.load({name + '/x.npy'!r})));"
+                f"np.save({name + '/y.npy'!r}, y)"
             )
             subprocess.run(
                 [sys.executable, "-c", code],
@@ -621,15 +695,25 @@ def export(quick: bool) -> list[timing.Row]:
     return rows
 
 
+def _alone(part: Callable[[bool], list[timing.Row]]) -> Callable:
+    """A part that has nothing to prepare beside others."""
+
+    def run(quick: bool) -> list[timing.Row]:
+        wait_for_turn()
+        return part(quick)
+
+    return run
+
+
 PARTS: dict[str, Callable[[bool], list[timing.Row]]] = {
-    "peaks": peaks,
+    "peaks": _alone(peaks),
     "resnet": functools.partial(train_network, _resnet_pair),
     "vit": functools.partial(train_network, _vit_pair),
     "bert": functools.partial(train_network, _bert_pair),
     "gpt2": functools.partial(train_network, _gpt2_pair),
-    "jacobian": jacobian,
-    "grids": grids,
-    "cache": cache,
-    "resume": resume,
-    "export": export,
+    "jacobian": _alone(jacobian),
+    "grids": _alone(grids),
+    "cache": _alone(cache),
+    "bits": _alone(bits),
+    "export": _alone(export),
 }

@@ -22,6 +22,9 @@ from jaxtl.core import config, devices
 # LLVM's strongest optimizations do not pay for a program that runs once: drawing a
 # ResNet-20's weights compiles in a fraction of the time without them, to the same bits.
 _ONCE = {"xla_backend_optimization_level": 1}
+# The atomic additions of some GPU kernels take another order in every run: without them
+# a run repeats to the bit, in one process or in two.
+_GPU = {"xla_gpu_exclude_nondeterministic_ops": True}
 _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander,optimization-barrier-expander",
@@ -36,10 +39,11 @@ def options(platform: str) -> dict[str, Any]:
       platform: "cpu", "cuda", …
 
     Returns:
-      {} on accelerators. Options that $XLA_FLAGS sets, and options that the installed
+      {} on TPU. Options that $XLA_FLAGS sets, and options that the installed
       XLA does not have, are left out.
     """
-    return _allowed(_CPU) if platform == "cpu" else {}
+    settings = {"cpu": _CPU, "gpu": _GPU, "cuda": _GPU, "rocm": _GPU}
+    return _allowed(settings.get(platform, {}))
 
 
 def default_options() -> dict[str, Any]:
