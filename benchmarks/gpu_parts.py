@@ -566,7 +566,7 @@ def _interrupted(exp: tl.Experiment, folder: str) -> str:
 
 
 def child(case: str, quick: bool) -> None:
-    """A process of `bits`: digests of a case, then a time for each line that it reads."""
+    """A process of `bits`: digests, then a time for each line that it reads."""
     exp = _small_experiment(case, 6 if quick else 40, quick)
     digests = [_train(exp), _train(exp)]
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ from jaxtl.core import config, devices
 _ONCE = {"xla_backend_optimization_level": 1}
 # The atomic additions of some GPU kernels take another order in every run: without them
 # a run repeats to the bit, in one process or in two.
-_GPU = {"xla_gpu_exclude_nondeterministic_ops": True}
-_CPU = {
+_GPU: dict[str, Any] = {"xla_gpu_exclude_nondeterministic_ops": True}
+_CPU: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander,optimization-barrier-expander",
 }

@@ -36,10 +36,11 @@ def as_sequence(values: Iterable[Any], name: str) -> collections.abc.Sequence:
     """
     if not isinstance(values, collections.abc.Sequence):
         values = tuple(itertools.islice(values, MOST_RUNS + 1))
-    # `len` of a range beyond the machine's integers fails.
-    is_range = isinstance(values, range)
-    count = max(0, (values.stop - values.start) // values.step) if is_range else 0
-    check_runs(count or len(values), name)
+    if isinstance(values, range):
+        # `len` of a range beyond the machine's integers fails.
+        check_runs(max(0, (values.stop - values.start) // values.step), name)
+    else:
+        check_runs(len(values), name)
     return values
 
 

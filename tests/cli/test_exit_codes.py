@@ -65,5 +65,5 @@ def test_a_file_that_exits_is_an_error(tmp_path, capsys, statement):
     file = tmp_path / "leaves.py"
     file.write_text(f"x = 1\n{statement}\n")
     assert main.main(["run", str(file), "--out", str(tmp_path / "out")]) == 1
-    assert "leaves.py, line 2: SystemExit" in capsys.readouterr().err
+    assert "leaves.py, line 2: the file ends the program" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -241,7 +241,7 @@ def test_other_classes_are_refused_unless_the_head_is_new(run, tmp_path):
     named = dataclasses.replace(init, output_names=("good", "poor"))
     assert tl.evaluate(loaded(data, named), "test")["accuracy"] == accuracy
     for names, problem in (
-        ("good", "expected a name for each output"),
+        ("good", "expected texts in brackets"),
         (("bad", "poor", "good"), "name 3 outputs"),
     ):
         with pytest.raises(UserError, match=problem):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import norms, sequences
+from jaxtl.models.layers.embedding import Embed
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.staged import Dropout, Mode
 
@@ -44,8 +45,8 @@ class BertEmbeddings(nn.Module):
     relative_heads: int = 0
 
     def setup(self) -> None:
-        def table(rows: int, width: int = self.inner_width or self.width) -> nn.Embed:
-            return nn.Embed(rows, width, embedding_init=NORMAL)
+        def table(rows: int, width: int = self.inner_width or self.width) -> Embed:
+            return Embed(rows, width, embedding_init=NORMAL)
 
         self.token = table(self.vocab)
         self.position = table(self.context + self.offset)

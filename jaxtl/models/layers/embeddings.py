@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import sequences
+from jaxtl.models.layers.embedding import Embed
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.staged import Dropout, Mode
 
@@ -52,12 +53,12 @@ class DecoderEmbeddings(nn.Module):
     def setup(self) -> None:
         options = self.options
         inner = options.inner_width or options.width
-        self.token = nn.Embed(options.vocab, inner, embedding_init=NORMAL)
+        self.token = Embed(options.vocab, inner, embedding_init=NORMAL)
         if options.inner_width is not None:
             self.project = nn.Dense(options.width, use_bias=False, kernel_init=NORMAL)
         if options.positions:
             rows = options.context + options.offset
-            self.position = nn.Embed(rows, options.width, embedding_init=NORMAL)
+            self.position = Embed(rows, options.width, embedding_init=NORMAL)
         self.drop = Dropout(options.dropout)
 
     def __call__(self, x: Mapping[str, Any], mode: Mode) -> Tokens:
