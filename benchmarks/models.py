@@ -108,7 +108,7 @@ def forwards(pair: torch_models.Pair, run: tl.Run, x):
     network, params, stats = run.network, run.params, run.state.stats
     apply = jax.jit(
         lambda p, s, x: network.apply(p, s, x).logits,
-        compiler_options=compilation.options(),
+        compiler_options=compilation.default_options(),
     )
     ours = jax.device_put(pair.x)
     module = pair.theirs.eval()

@@ -69,7 +69,7 @@ def work(form: Callable[..., tuple], shape: tuple[int, ...], mean: float):
 
     step = jax.jit(
         jax.grad(loss, (0, 1, 2), has_aux=True),
-        compiler_options=compilation.options(),
+        compiler_options=compilation.default_options(),
     ).lower(x, scale, bias)
     step = step.compile()
     memory = step.memory_analysis().temp_size_in_bytes

@@ -46,7 +46,6 @@ _SIZES = (
     "outputs",
     "param_shards",
     "patch",
-    "pool",
     "pooled",
     "rank",
     "size",

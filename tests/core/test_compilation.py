@@ -20,8 +20,18 @@ def fresh():
     compilation.options.cache_clear()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-def test_other_platforms_are_left_as_they_are(platform):
+def test_a_tpu_is_left_as_it_is():
+    assert compilation.options("tpu") == {}
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cuda", "rocm"])
+def test_a_gpu_runs_no_kernel_whose_sums_take_another_order_each_time(
+    platform, monkeypatch
+):
+    option = "xla_gpu_exclude_nondeterministic_ops"
+    assert compilation.options(platform) == {option: True}
+    compilation.options.cache_clear()
+    monkeypatch.setenv("XLA_FLAGS", f"--{option}=false")
     assert compilation.options(platform) == {}
 
 

@@ -25,6 +25,7 @@ from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.export.predictor import Predictor
 from jaxtl.models import bert, generation, gpt2, llama, resnet, vit
+from jaxtl.models.layers import bert_embeddings
 from jaxtl.pretrained import FromHub, convert, registry, tensor_files
 from jaxtl.pretrained.match import match
 
@@ -429,9 +430,9 @@ class Ids(Data):
 def test_positions_of_padding():
     """BERT counts every place; RoBERTa from 2 the tokens that are no padding (id 1)."""
     ids = np.array([[1, 1, 7, 9], [5, 6, 1, 1]])
-    np.testing.assert_array_equal(bert.position_rows(ids, 0), [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(bert_embeddings.position_rows(ids, 0), [[0, 1, 2, 3]])
     want = [[1, 1, 2, 3], [2, 3, 1, 1]]
-    np.testing.assert_array_equal(bert.position_rows(ids, 2), want)
+    np.testing.assert_array_equal(bert_embeddings.position_rows(ids, 2), want)
 
 
 @pytest.mark.parametrize(
