@@ -4,8 +4,6 @@ import argparse
 import pathlib
 import time
 
-from jaxtl.core.errors import UserError
-
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Adds the overrides of an experiment file's fields."""
@@ -42,19 +40,3 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 def default_folder(name: str) -> pathlib.Path:
     """Folder of a run that gives no --out: `runs/<name>/<time>`."""
     return pathlib.Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
-
-
-def check_output_file(option: str, path: pathlib.Path | None) -> None:
-    """Checks that a file can be written, before the work rather than after it.
-
-    Args:
-      option: the option's name without dashes, for the message.
-      path: its value; None where it is not given.
-
-    Raises:
-      UserError: the path is a directory, or its directory does not exist.
-    """
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UserError(
-            f"--{option} {path}: expected a file in a directory that exists."
-        )

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from jaxtl.core import console, progress
+from jaxtl.core import console, output_paths, progress
 from jaxtl.core.errors import UserError
 
 HELP = "a table of runs, mean ± 95 % interval"
@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directories of runs, studies or sweeps",
     )
     parser.add_argument("--metric", help="default: what the runs were chosen by")
-    parser.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw it")
+    parser.add_argument(
+        "--plot", type=output_paths.OutputFile, metavar="PNG", help="also draw it"
+    )
     parser.add_argument(
         "--against",
         metavar="FACT",

@@ -1,10 +1,9 @@
 """`jaxtl convert`: writes weights as another kind of file, or a run in its layout."""
 
 import argparse
-import pathlib
 
 from jaxtl.cli import run_argument
-from jaxtl.core import console, progress
+from jaxtl.core import console, output_paths, progress
 from jaxtl.core.errors import UserError
 
 HELP = "weights to another kind of file, or a run to its layout"
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "target",
-        type=pathlib.Path,
+        type=output_paths.OutputBySuffix,
         help="a .safetensors or .npz file, or a directory for Hugging Face",
     )
     parser.add_argument("--layout", help="of a run's family; default: its usual one")

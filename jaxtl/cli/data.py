@@ -5,7 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         "--plot",
-        type=pathlib.Path,
+        type=output_paths.OutputFile,
         metavar="PNG",
         help="the contact sheet of examples; only its numbers are printed without",
     )
@@ -44,7 +44,6 @@ def main(args: argparse.Namespace) -> int:
     if args.file is None:
         terminal.print(_source_table())
         return 0
-    arguments.check_output_file("out", args.out)
     variants = experiment_file.read_file(args.file, *args.overrides).variants
     sources = list(inputs.distinct_sources(variants))
     sheets = []

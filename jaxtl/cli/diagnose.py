@@ -2,12 +2,11 @@
 
 import argparse
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import formatting, run_argument
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="of the examples and permutations that are drawn",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="default RUN/diagnosis")
+    parser.add_argument(
+        "--out", type=output_paths.OutputFolder, help="default RUN/diagnosis"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -59,6 +60,8 @@ def _diagnose(args: argparse.Namespace) -> int:
     from jaxtl.analysis import domain_shift
     from jaxtl.training import run_dir
 
+    folder = args.out or args.dir / domain_shift.FOLDER
+    output_paths.check_folder(folder)
     diagnosis = domain_shift.diagnose(
         args.dir,
         source=args.source,
@@ -71,7 +74,6 @@ def _diagnose(args: argparse.Namespace) -> int:
     terminal = console.console()
     for table in _tables(diagnosis):
         terminal.print(table, markup=False)
-    folder = args.out or args.dir / domain_shift.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     run_dir.write_json(folder / "diagnosis.json", diagnosis.to_json())
     plots = diagnosis.plot(folder, seed=args.seed)

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxtl.cli import arguments, formatting
-from jaxtl.core import console
+from jaxtl.cli import formatting
+from jaxtl.core import console, output_paths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         help="checkpoint of each run",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="JSON to write it to")
+    parser.add_argument(
+        "--out", type=output_paths.OutputFile, help="JSON to write it to"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,7 +44,6 @@ def main(args: argparse.Namespace) -> int:
     from jaxtl.analysis.ensemble import ensemble
     from jaxtl.training import run_dir
 
-    arguments.check_output_file("out", args.out)
     result = ensemble.ensemble(
         args.dirs, method=args.method, split=args.split, which=args.which
     )

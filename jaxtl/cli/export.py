@@ -1,10 +1,9 @@
 """`jaxtl export`: writes a finished run as a self-contained folder."""
 
 import argparse
-import pathlib
 
 from jaxtl.cli import run_argument
-from jaxtl.core import console, progress
+from jaxtl.core import console, output_paths, progress
 
 HELP = "write a finished run as a self-contained folder"
 
@@ -12,7 +11,9 @@ HELP = "write a finished run as a self-contained folder"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl export`."""
     run_argument.add_run(parser)
-    parser.add_argument("out", type=pathlib.Path, help="the directory to write")
+    parser.add_argument(
+        "out", type=output_paths.OutputFolder, help="the directory to write"
+    )
     parser.add_argument("--licence", help="for the model card")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an export that lies there"

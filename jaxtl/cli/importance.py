@@ -5,7 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments, run_argument
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--examples", type=int, metavar="N", help="default: all")
     parser.add_argument("--variant", help="which experiment of a file of several")
-    parser.add_argument("--out", type=pathlib.Path, help="default RUN/importance/KIND…")
+    parser.add_argument(
+        "--out",
+        type=output_paths.OutputFileOfNewFolder,
+        help="default RUN/importance/KIND…",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace another model's"
     )

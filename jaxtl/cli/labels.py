@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import run_argument
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 
 if TYPE_CHECKING:
     from jaxtl.analysis.label_errors.confident_learning import LabelErrors
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="prune_by_noise_rate",
         help="how suspicious labels are counted",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="default RUN/labels")
+    parser.add_argument(
+        "--out", type=output_paths.OutputFolder, help="default RUN/labels"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -49,11 +51,12 @@ def _label_errors(args: argparse.Namespace) -> int:
     from jaxtl.terms.noisy import estimate_transition
 
     confident_learning.check_method(args.method)
+    folder = args.out or args.run / "labels"
+    output_paths.check_folder(folder)
     predictions = cross_validate.predictions(args.run, args.folds)
     errors = confident_learning.find_label_errors(
         predictions.labels, predictions.probabilities, args.method
     )
-    folder = args.out or args.run / "labels"
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(predictions, errors)
     with open(folder / "errors.csv", "w", newline="", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 from jaxtl.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=100, help="steps between them")
     parser.add_argument(
-        "--out", "--plot", type=pathlib.Path, metavar="PNG", help="also draw the curve"
+        "--out",
+        "--plot",
+        type=output_paths.OutputFileOfNewFolder,
+        metavar="PNG",
+        help="also draw the curve",
     )
 
 

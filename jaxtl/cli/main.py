@@ -23,7 +23,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 import jaxtl
-from jaxtl.core import progress, trust
+from jaxtl.core import output_paths, progress, trust
 from jaxtl.core.errors import Stopped, UserError, describe_error
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 devices.use_device(args.device)
                 stack.callback(devices.use_device, None)
             stack.callback(progress.end)  # before an error is printed
+            _check_outputs(args)
             return _module(args.command).main(args)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'stopped.'}", file=sys.stderr)
@@ -86,6 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, sentence = _explain(error)
         print(f"jaxtl {args.command}: {sentence}", file=sys.stderr)
         return code
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raises UserError for a path of the arguments that can't be written to."""
+    for value in vars(args).values():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, output_paths.Output):
+                path.check()
 
 
 def _explain(error: Exception) -> tuple[int, str]:

@@ -1,12 +1,11 @@
 """`jaxtl probe`: fits linear models to the features of frozen stages."""
 
 import argparse
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments, formatting, run_argument
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,8 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="features not standardized")
     parser.add_argument("--variant", help="of a file with several experiments")
     parser.add_argument("--no-test", action="store_true", help="leave test unseen")
-    parser.add_argument("--out", type=pathlib.Path, help="JSON to write it to")
-    parser.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw it")
+    parser.add_argument(
+        "--out", type=output_paths.OutputFile, help="JSON to write it to"
+    )
+    parser.add_argument(
+        "--plot", type=output_paths.OutputFile, metavar="PNG", help="also draw it"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -48,8 +51,6 @@ def _probe(args: argparse.Namespace) -> int:
     from jaxtl.analysis import linear_probe, linear_probe_fit
     from jaxtl.training import run_dir
 
-    arguments.check_output_file("out", args.out)
-    arguments.check_output_file("plot", args.plot)
     run = linear_probe.open_run(args.target, *args.overrides, variant=args.variant)
     probes = linear_probe.probes(
         run,

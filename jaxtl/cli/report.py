@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from jaxtl.core import console, progress
+from jaxtl.core import console, output_paths, progress
 
 HELP = "tables, plots and a page of sweeps and runs"
 
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--paired", default="t", choices=("t", "wilcoxon"), help="test")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="the directory (default: DIR/report)"
+        "--out",
+        type=output_paths.OutputFolder,
+        help="the directory (default: DIR/report)",
     )
 
 
@@ -56,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     """Summarizes the runs and sweeps of some directories; prints and writes it."""
     from jaxtl.results import build_summary, records, report
 
+    folder = args.out or args.dirs[0] / "report"
+    output_paths.check_folder(folder)
     with progress.Task("reading and comparing the runs"):
         collection = records.read(args.dirs)
         summary = build_summary.summarize(
@@ -69,7 +73,6 @@ def main(args: argparse.Namespace) -> int:
             test=args.paired,
         )
     report.print_report(summary)
-    folder = args.out or args.dirs[0] / "report"
     with progress.Task("drawing the plots"):
         paths = report.write_report(collection, summary, folder)
     names = ", ".join(path.name for path in paths)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jaxtl
 from jaxtl.cli import arguments
-from jaxtl.core import console, progress
+from jaxtl.core import console, output_paths, progress
 from jaxtl.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="a part that takes seconds")
     parser.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=output_paths.OutputFolder,
         help="the directory (default: runs/reproduce-NAME/TIME, nothing with --fast)",
     )
 

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from jaxtl.cli import arguments
+from jaxtl.core import output_paths
 
 HELP = "run an experiment file"
 
@@ -12,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl run`."""
     parser.add_argument("file", type=pathlib.Path, help="experiment file")
     arguments.add_overrides(parser)
-    parser.add_argument("--out", type=pathlib.Path, help="default runs/<file>/<time>")
+    parser.add_argument(
+        "--out", type=output_paths.OutputFolder, help="default runs/<file>/<time>"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what lies there"
     )

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from jaxtl.cli import formatting, merged_weights
-from jaxtl.core import console
+from jaxtl.core import console, output_paths
 
 HELP = "the averaged weights of several runs of one model"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         "--save",
-        type=pathlib.Path,
+        type=output_paths.OutputFolder,
         metavar="DIR",
         help="write the averaged weights",
     )

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from jaxtl.cli import arguments
+from jaxtl.core import output_paths
 from jaxtl.core.errors import UserError
 
 HELP = "a grid of experiments, many in one compiled program"
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", action="store_true", help="say what would happen")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="default runs/sweep-<file>/<time>"
+        "--out", type=output_paths.OutputFolder, help="default runs/sweep-<file>/<time>"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what lies there"

@@ -4,8 +4,8 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from jaxtl.cli import arguments, formatting, merged_weights, run_argument
-from jaxtl.core import console
+from jaxtl.cli import formatting, merged_weights, run_argument
+from jaxtl.core import console, output_paths
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         "--save",
-        type=pathlib.Path,
+        type=output_paths.OutputBySuffix,
         action="append",
         default=[],
         metavar="PATH",
         help="write the chosen weights to a directory; draw the curve to a .png",
     )
-    parser.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw it")
+    parser.add_argument(
+        "--plot", type=output_paths.OutputFile, metavar="PNG", help="also draw it"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -43,7 +45,6 @@ def main(args: argparse.Namespace) -> int:
         )
     args.out = folders[0] if folders else None
     args.plot = pictures[0] if pictures else args.plot
-    arguments.check_output_file("plot", args.plot)
     return run_argument.for_each_run(args, _wise, outputs=("out", "plot"))
 
 

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from jaxtl.cli import arguments
+from jaxtl.core import output_paths
 
 HELP = "join a search from this machine"
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="a.b=0,0.1", help="as the search was given"
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, help="default: beside a SQLite study"
+        "--out", type=output_paths.OutputFolder, help="default: beside a SQLite study"
     )
     arguments.add_vectorization(parser)
     parser.add_argument("--search", metavar="KIND", help="default: the study's")

@@ -6,12 +6,14 @@ Python's universal newlines at a lone "\r"; each of them may stand within a line
 
 import codecs
 import csv
+import json
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, first_line
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -44,12 +46,47 @@ def read_text(
         )
     try:
         text = data.decode(encoding)
-    except UnicodeDecodeError as error:
+    except LookupError:  # of "rot13" and other codecs that are not for texts
         raise UserError(
-            f"{owner}: {path} is not {encoding} (byte {error.start}): name its "
-            'encoding, such as "latin-1", or save it in utf-8.'
+            f"{owner}: {encoding!r} is no encoding of texts; name one such as 'utf-8'."
+        ) from None
+    except UnicodeError as error:
+        place = getattr(error, "start", 0)
+        line = data.count(b"\n", 0, place) + 1
+        raise UserError(
+            f"{owner}: {path} is not {encoding} (line {line}, byte {place}): name its "
+            f"encoding, such as encoding={_likely_encoding(data)!r}, or save it in "
+            "utf-8."
         ) from None
     return text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
+
+
+def _likely_encoding(data: bytes) -> str:
+    """An encoding that a file in unknown characters may be in."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
+
+
+def read_json(path: str | os.PathLike, owner: str = "the file") -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+      UserError: a file that is no JSON, or holds another value.
+    """
+    try:
+        content = json.loads(read_text(path, owner=owner))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{str(path)!r} is no JSON: {first_line(error)}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{str(path)!r} holds no JSON object.")
+    return content
 
 
 def split_lines(text: str) -> list[str]:

@@ -80,13 +80,22 @@ def _has_negative(y: np.ndarray) -> bool:
     return bool((y < 0).any()) and not np.isin(y, (-1, 1)).all()
 
 
+def _decoded(value: bytes, where: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{where}: the label {value!r} is not in utf-8; give the labels as texts."
+        ) from None
+
+
 def _plain(y: np.ndarray, where: str) -> np.ndarray:
     """Bytes and objects as texts (normalized), or as numbers or booleans."""
     if y.dtype.kind == "O":
         values = y.reshape(-1).tolist()
         kinds = {type(v).__name__ for v in values}
         if all(isinstance(v, str | bytes) for v in values):
-            texts = [v.decode() if isinstance(v, bytes) else v for v in values]
+            texts = [_decoded(v, where) if isinstance(v, bytes) else v for v in values]
             y = np.asarray(texts, str).reshape(y.shape)
         elif all(isinstance(v, bool | np.bool_) for v in values):
             y = y.astype(bool)
@@ -98,7 +107,8 @@ def _plain(y: np.ndarray, where: str) -> np.ndarray:
                 f"{', '.join(sorted(kinds))}."
             )
     if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8")
+        texts = [_decoded(value, where) for value in y.reshape(-1).tolist()]
+        y = np.asarray(texts, str).reshape(y.shape)
     if y.dtype.kind == "U":
         texts = [cells.normalized(text) for text in y.reshape(-1).tolist()]
         y = np.asarray(texts, str).reshape(y.shape)

@@ -7,7 +7,6 @@ sentence_bert_config.json of sentence-transformers, and `model_type` of config.j
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -263,13 +262,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(text_files.read_text(path, owner="Tokenizer.path"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{str(path)!r} is no JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{str(path)!r} holds no JSON object.")
-    return content
+    return text_files.read_json(path, owner="Tokenizer.path")
 
 
 def _kind(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:

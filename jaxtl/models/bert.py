@@ -118,6 +118,8 @@ class Bert(staged.Staged):
       normalize: whether that input is scaled to unit length (sentence encoders).
     """
 
+    READS: ClassVar[str] = "texts"
+
     vocab: int = 30_522
     width: int = 768
     layers: int = 12

@@ -88,6 +88,8 @@ class CausalLM(staged.Staged):
       head_dropout: before the outputs of each token.
     """
 
+    READS: ClassVar[str] = "texts"
+
     vocab: int = 50_257
     width: int = 768
     layers: int = 12

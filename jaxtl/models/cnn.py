@@ -1,5 +1,7 @@
 """A plain convolutional network, staged by block."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
@@ -63,6 +65,8 @@ class CNN(staged.Staged):
       activation: by name.
       dropout: rate after the hidden layer.
     """
+
+    READS: ClassVar[str] = "images"
 
     widths: tuple[int, ...] = (32, 64)
     units: int = 128

@@ -1,5 +1,7 @@
 """The multilayer perceptron, staged by layer."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
@@ -32,6 +34,8 @@ class MLP(staged.Staged):
       activation: σ by name ("relu", "gelu", "tanh", "sigmoid", …).
       dropout: rate after each hidden layer.
     """
+
+    READS: ClassVar[str] = "arrays"
 
     widths: tuple[int, ...] = (256, 256)
     activation: str = "relu"

@@ -6,7 +6,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -93,6 +93,8 @@ class MobileNet(staged.Staged):
       alpha: factor on all widths (0.25, 0.5, 0.75, 1.0).
       dropout: rate before the head's affine map (Keras: 1e-3).
     """
+
+    READS: ClassVar[str] = "images"
 
     alpha: float = 1.0
     dropout: float = 1e-3

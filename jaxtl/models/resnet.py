@@ -6,7 +6,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -142,6 +142,8 @@ class ResNetImageNet(staged.Staged):
       stride_first: whether bottlenecks stride in their first convolution, as in the
         paper, in place of the second.
     """
+
+    READS: ClassVar[str] = "images"
 
     depth: int = 50
     width: int = 64

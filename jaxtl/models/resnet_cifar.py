@@ -6,7 +6,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -86,6 +86,8 @@ class ResNet(staged.Staged):
       depth: 6n + 2 (20, 32, 44, 56, 110).
       width: channels of the first stage, doubled in the second and the third.
     """
+
+    READS: ClassVar[str] = "images"
 
     depth: int = 20
     width: int = 16

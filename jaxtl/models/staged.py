@@ -8,7 +8,7 @@ module asks `mode` which of its layers are in training mode.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -85,6 +85,10 @@ class Staged(nn.Module):
     remat: bool = False
     stochnorm: float = 0.0
 
+    # What an example must be: "images", "texts" or "arrays" (any but texts); "" takes
+    # all that the stages do.
+    READS: ClassVar[str] = ""
+
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages in order."""
@@ -100,6 +104,22 @@ class Staged(nn.Module):
     def reduction(self) -> Callable[[Any], Any] | None:
         """The head's first part, without parameters (`Network.reduce`), or None."""
         return None
+
+    def check_kind(self, shape: Any, owner: str) -> None:
+        """Raises UserError for examples that are not of the kind that the model reads.
+
+        Args:
+          shape: of one example, or {input: shape}.
+          owner: whose examples they are, "data=CSV".
+        """
+        kind = _kind(shape)
+        fits = self.READS in ("", kind) or (self.READS == "arrays" and kind != "texts")
+        if not fits:
+            readers, needed = _READERS[kind], _NEEDED[self.READS]
+            raise UserError(
+                f"model={type(self).__name__} reads {needed}, but an example of "
+                f"{owner} is {_described(shape)}, for which there is {readers}."
+            )
 
     def check_inputs(self, x: Any, owner: str) -> None:
         """Raises UserError for inputs, a data set's say, that the model can't read.
@@ -158,6 +178,36 @@ class Staged(nn.Module):
     def pure(self) -> Network:
         """The model as a pair of pure functions; equal models share one `Network`."""
         return _network_of(self)
+
+
+# Kind of examples -> models that read it, and how an example looks.
+_READERS = {
+    "images": "tl.models.CNN or tl.models.ResNet",
+    "texts": "tl.models.Bert or tl.models.GPT2",
+    "table": "tl.models.MLP",
+    "arrays": "tl.models.MLP",
+}
+_NEEDED = {
+    "images": "images (height, width, channels)",
+    "texts": "texts as token ids",
+    "arrays": "numbers",
+}
+
+
+def _kind(shape: Any) -> str:
+    if isinstance(shape, Mapping):
+        return "texts" if "input_ids" in shape else "arrays"
+    return {1: "table", 3: "images"}.get(len(shape), "arrays")
+
+
+def _described(shape: Any) -> str:
+    """An example in words, by its shape."""
+    if isinstance(shape, Mapping):
+        is_text = "input_ids" in shape
+        return "a text of token ids" if is_text else f"a dict of {', '.join(shape)}"
+    sides = " × ".join(map(str, shape)) or "a number"
+    names = {1: f"a row of {sides} numbers", 3: f"an image of {sides}"}
+    return names.get(len(shape), f"an array of {sides}")
 
 
 def stage_range(

@@ -6,7 +6,7 @@ References:
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -79,6 +79,8 @@ class VGG(staged.Staged):
       pooled: side to which the last feature map is averaged.
       dropout: rate after each hidden layer.
     """
+
+    READS: ClassVar[str] = "images"
 
     depth: int = 16
     norm: bool = False

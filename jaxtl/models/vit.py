@@ -5,7 +5,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -96,6 +96,8 @@ class ViT(staged.Staged):
       dropout: after embeddings and each sublayer.
       qkv_bias: biases of query, key and value.
     """
+
+    READS: ClassVar[str] = "images"
 
     size: int = 224
     patch: int = 16

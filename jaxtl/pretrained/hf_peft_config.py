@@ -1,9 +1,9 @@
 """Reading of adapter_config.json; entries that jaxtl does not support are errors."""
 
-import json
 import pathlib
 from typing import Any
 
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
 from jaxtl.pretrained import hf_peft_codecs
 
@@ -52,13 +52,11 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
       UserError: no such file, an unknown method, or an entry that is not supported.
     """
     try:
-        config = json.loads(path.read_text())
+        config = text_files.read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{str(path.parent)!r} is no folder of PEFT: it has no {path.name}."
         ) from None
-    except ValueError:
-        raise UserError(f"{str(path)!r} is no JSON.") from None
     hf_peft_codecs.codec_of_kind(config.get("peft_type"))
     if config.get("bias", "none") != "none":
         raise UserError(

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from jaxtl.core import numpy_files
+from jaxtl.core import numpy_files, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.pretrained import torch_files
 
@@ -170,10 +170,9 @@ def _tensor_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _sharded(path: pathlib.Path) -> TensorFile:
-    try:
-        names = json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{str(path)!r} is no shard index (no weight_map).") from None
+    names = text_files.read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names):
+        raise UserError(f"{str(path)!r} is no shard index (no weight_map).")
     shards = {}
     for name in sorted(set(names.values())):
         if not (path.parent / name).exists():

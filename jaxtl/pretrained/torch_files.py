@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, first_line
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -30,13 +31,17 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # weights_only: a pickle could run any code; this reader only builds tensors.
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        # torch would advise to run the code of the file.
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f" ({foreign[1]})" if foreign else ""
         raise UserError(
-            f"{str(path)!r} holds other objects than tensors, or is damaged; it was "
-            f"not executed: {reason}."
+            f"{str(path)!r} holds other objects than tensors{reason}, or is damaged; "
+            "it was not executed. Save the state_dict alone, or as .safetensors."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or ["it ends early"])[0].rstrip(".")
+    except Exception as error:  # a damaged pickle raises errors of any type
+        reason = first_line(error) if str(error) else "it ends early"
+        if "weights_only" in reason or "eights only" in reason:
+            reason = "it is damaged"
         raise UserError(f"{str(path)!r} is no complete torch file: {reason}.") from None
     state, meta = _state_dict(path, loaded, torch)
     return {name: _numpy(tensor, torch) for name, tensor in state.items()}, meta

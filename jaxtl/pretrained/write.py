@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.core import text_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
@@ -93,7 +94,7 @@ def write_directory(
         compute something else.
     """
     folder, like = pathlib.Path(folder), pathlib.Path(like)
-    base = json.loads((like / "config.json").read_text())
+    base = text_files.read_json(like / "config.json")
     params = _with_target_offset(params, preprocess)
     config = hf_config.write_config(base, model, params, task, class_names or ())
     files: dict[str, dict[str, Any]] = {"config.json": config}

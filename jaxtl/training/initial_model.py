@@ -120,6 +120,9 @@ def _check_inputs(
     notes, vocab = {}, model.id_sizes().get("input_ids")
     for name in ("target", *exp.streams):
         owner = "data" if name == "target" else f"streams[{name!r}]"
+        data = exp.data if name == "target" else exp.streams[name]
+        kind = f"{owner}={type(data).__name__}"
+        model.check_kind(datasets[name].example_shape, kind)
         tokenizer = datasets[name].tokenizer
         if vocab and tokenizer is not None:
             tokens = tokenizer.vocab

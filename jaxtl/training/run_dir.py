@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import serialization, trust
+from jaxtl.core import output_paths, serialization, trust
 from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.training import experiment_file
 from jaxtl.training.experiment import Experiment
@@ -34,7 +34,7 @@ def refuse(path: pathlib.Path) -> None:
 
     What a run leaves that was killed before it began counts as nothing.
     """
-    check_writable(path)
+    output_paths.check_folder(path)
     if path.is_dir() and any(path.iterdir()) and not is_unstarted(path):
         raise UserError(
             f"{path} exists already and is never overwritten by accident: choose "
@@ -43,25 +43,9 @@ def refuse(path: pathlib.Path) -> None:
         )
 
 
-def check_writable(path: pathlib.Path) -> None:
-    """Raises UserError, before any work, where a directory can't be made or written.
-
-    Args:
-      path: the directory, which need not exist, nor its parents.
-    """
-    existing = path.absolute()
-    while not existing.exists() and not existing.is_symlink():
-        existing = existing.parent
-    if not existing.is_dir():
-        inside = "" if existing == path.absolute() else f", so {path} can't be made"
-        raise UserError(f"{existing} is a file; a run needs a directory{inside}.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{existing} can't be written to by this user.")
-
-
 def check_replaceable(path: pathlib.Path) -> None:
     """Raises UserError for a directory that is not a run's, or is in use."""
-    check_writable(path)
+    output_paths.check_folder(path)
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not ((path / MARK).exists() or (path / STUDY).exists() or is_unstarted(path)):

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxtl.core.errors import UserError
-from jaxtl.pretrained import tensor_files
+from jaxtl.pretrained import tensor_files, torch_files
 
 rng = np.random.default_rng(0)
 TENSORS = {
@@ -124,6 +124,27 @@ def test_a_torn_npz(tmp_path):
     (tmp_path / "x.npz").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(UserError, match="no complete npz"):
         tensor_files.read(tmp_path / "x.npz")
+
+
+def test_torchs_advice_to_run_a_files_code_is_not_passed_on(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(pathlib.PurePosixPath("x"), tmp_path / "object.pt")
+    for damage in (
+        b"",
+        b"\x80\x02}q\x00.",
+        b"PK\x03\x04",
+        b"\x80\x04\x95",
+        b"cos\nsystem\n.",
+    ):
+        (tmp_path / f"{len(damage)}.pt").write_bytes(damage)
+    for path in tmp_path.iterdir():
+        with pytest.raises(UserError) as caught:
+            torch_files.read(path)
+        message = str(caught.value).lower()
+        assert "weights" not in message, message
+        assert "trust" not in message, message
+    with pytest.raises(UserError, match=r"other objects than tensors.*PurePosixPath"):
+        torch_files.read(tmp_path / "object.pt")
 
 
 def test_torch_files(tmp_path):

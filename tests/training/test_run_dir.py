@@ -52,7 +52,7 @@ def test_a_directory_that_holds_anything_is_refused(tmp_path, digits):
         with pytest.raises(UserError, match=message):
             tl.setup(digits(), tmp_path, overwrite=overwrite)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    with pytest.raises(UserError, match="is a file; a run needs a directory"):
+    with pytest.raises(UserError, match="is a file; a directory is needed"):
         tl.setup(digits(), tmp_path / "notes.txt")
 
 

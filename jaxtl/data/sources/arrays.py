@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import pathlib
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,6 +98,11 @@ class Arrays(Data):
         for name in ("x", "y", "split_by", "sample_weight"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, (str, _InMemoryArray)):
+                if np.ndim(value) == 0:
+                    raise UserError(
+                        f"Arrays.{name} must be an array with an example per row; got "
+                        f"{reprlib.repr(value)}."
+                    )
                 object.__setattr__(self, name, _InMemoryArray(np.asarray(value)))
         in_memory = isinstance(self.x, _InMemoryArray)
         if in_memory != isinstance(self.y, _InMemoryArray):

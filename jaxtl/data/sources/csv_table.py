@@ -21,17 +21,20 @@ class CSV(Tabular):
     Attributes:
       path: the file, with a header row; looked for under $JAXTL_DATA_DIR as well.
       delimiter: None is a tab for .tsv and .tab, else a comma.
+      encoding: of the file's characters, such as "cp1252"; a byte order mark is left
+        out.
     """
 
     path: str = dataclasses.field(kw_only=False)
     delimiter: str | None = None
+    encoding: str = "utf-8"
 
     def read_columns(self) -> Columns:
         """Column name -> cells, all normalized."""
         path = paths.find(self.path, "CSV.path")
         is_tabbed = path.suffix.lower() in (".tsv", ".tab")
         delimiter = self.delimiter or ("\t" if is_tabbed else ",")
-        lines = text_files.read_lines(path, owner="CSV.path")
+        lines = text_files.read_lines(path, self.encoding, "CSV.encoding")
         rows = text_files.split_cells(lines, delimiter, owner=f"CSV.path: {path}")
         if len(rows) < 2:
             raise UserError(f"CSV.path: {path} needs a header row and rows below it.")

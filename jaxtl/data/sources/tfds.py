@@ -306,7 +306,15 @@ def _tokenized(
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, bytes | str):
         raise UserError(f"TFDS.tokenizer: the feature {field!r} holds no text.")
-    return value.decode() if isinstance(value, bytes) else value
+    if isinstance(value, str):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(
+            f"TFDS.tokenizer: the feature {field!r} holds {value[:40]!r}, which is not "
+            "in utf-8."
+        ) from None
 
 
 def _labels(
