@@ -204,6 +204,7 @@ def _tuple_kind(args: tuple[Any, ...]) -> _Kind:
 
 def _class_example(cls: type) -> str:
     """How a value of a class, or of one below it, is written; "" if unknown."""
+    _load_public_classes(cls)
     written = [
         (len(_required(candidate)), public_name(candidate), candidate)
         for candidate in _subclasses(cls) or [cls]
@@ -220,6 +221,15 @@ def _class_example(cls: type) -> str:
         for field in _required(candidate)
     ]
     return f"{name}({', '.join(values)})"
+
+
+def _load_public_classes(cls: type) -> None:
+    """Loads the public names beside a class: those below it, whoever ran before."""
+    package = sys.modules[_PACKAGE]
+    for part in cls.__module__.split(".")[1:]:
+        module = getattr(package, part) if part in package.__all__ else None
+        for name in getattr(module, "__all__", ()):
+            getattr(module, name)
 
 
 def _needs_nothing(cls: type) -> bool:

@@ -86,16 +86,25 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 
 def _unseen_classes(dataset: Dataset) -> list[str]:
-    """Says which classes have no example to train on."""
+    """Says which classes have no example to train on, and if only one has any."""
     if dataset.task != "classification" or not len(dataset.rows["train"]):
         return []
     counts = np.bincount(
         dataset.y_clean[dataset.rows["train"]], minlength=len(dataset.class_names)
     )
+    present = [name for name, n in zip(dataset.class_names, counts) if n]
     unseen = [name for name, n in zip(dataset.class_names, counts) if n == 0]
-    if not unseen:
-        return []
-    return [f"no labelled train example has the class {_listed(map(repr, unseen))}"]
+    lines = []
+    if len(present) == 1:
+        lines.append(
+            f"all {counts.sum():,} labelled train examples have the class "
+            f"{present[0]!r}: there is nothing to tell apart"
+        )
+    if unseen:
+        lines.append(
+            f"no labelled train example has the class {_listed(map(repr, unseen))}"
+        )
+    return lines
 
 
 def _listed(parts: Iterable[str], limit: int = _SHOWN) -> str:

@@ -183,6 +183,15 @@ def _trainable_in_any(phases: tuple[ResolvedPhase, ...]) -> PyTree:
     )
 
 
+def _repeated_rows(datasets: Mapping[str, Dataset], sizes: Mapping[str, int]) -> str:
+    """Says which batches are larger than their streams; refuses far larger ones."""
+    notes = []
+    for stream, size in sizes.items():
+        name, split = streams.dataset_and_split_of(datasets, stream)
+        notes.append(inputs.check_batch(stream, size, len(datasets[name].rows[split])))
+    return "; ".join(note for note in notes if note)
+
+
 def _ignored_weights(datasets: Mapping[str, Dataset], terms: Mapping[str, Term]) -> str:
     """Names the terms that read a stream with weights and count every example once."""
     weighted = {name for name, data in datasets.items() if data.weights is not None}
@@ -241,6 +250,7 @@ def _prepare_terms(
         states[name] = term.init_state(setups[name])
         constants[name] = term.constants(setups[name])
         notes[name] = term.describe(setups[name])
+    notes["batch"] = _repeated_rows(datasets, program.batch_sizes)
     if note := _ignored_weights(datasets, terms):
         notes["sample_weight"] = note
     if "unlabelled" in exp.streams:

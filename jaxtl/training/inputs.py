@@ -257,6 +257,38 @@ def batch_sizes(
     return sizes
 
 
+MOST_TIMES = 100  # that one step may take the same row
+
+
+def check_batch(stream: str, size: int, rows: int) -> str:
+    """Compares a batch with the rows that it is drawn from.
+
+    Args:
+      stream: its name.
+      size: examples of a batch.
+      rows: rows of the stream.
+
+    Returns:
+      A note if a step takes rows more than once, else "".
+
+    Raises:
+      UserError: each row would be taken more than `MOST_TIMES` times in a step.
+    """
+    if size <= rows:
+        return ""
+    times = f"{size / rows:,.3g} times"
+    if size > MOST_TIMES * rows:
+        raise UserError(
+            f"batch={size:,} of the stream {stream!r} takes each of its {rows:,} rows "
+            f"{times} in every step; expected at most {MOST_TIMES} times, such as "
+            f"batch={min(rows, 64)}."
+        )
+    return (
+        f"a batch of {size:,} takes each of the {rows:,} rows of the stream {stream!r} "
+        f"{times}"
+    )
+
+
 def _no_stream(term: str, stream: str, available: list[str]) -> str:
     """The message for a term that reads a stream that does not exist."""
     if stream == "unlabelled":

@@ -47,3 +47,11 @@ def test_labels_of_multilabel_are_counted():
     [line] = lines(data.Arrays(x=np.zeros((40, 3)), y=y, labels=10))
     assert "multilabel, 2 classes: 0 20, 1 10;" in line
     assert line.endswith("train 10, unlabelled 19, val 3, test 8")
+
+
+def test_a_single_class_is_said():
+    x, names = np.zeros((60, 4, 4, 1), np.uint8), tuple("ab")
+    data_set = data.Arrays(x=x, y=np.ones(60, int), class_names=names)
+    _, single, unseen = lines(data_set)
+    assert "all 43 labelled train examples have the class 'b'" in single
+    assert unseen == "no labelled train example has the class 'a'"

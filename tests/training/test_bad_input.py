@@ -7,6 +7,7 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.core import config
+from jaxtl.core.errors import UserError
 from jaxtl.terms.base import Term
 
 RNG = np.random.default_rng(0)
@@ -294,3 +295,19 @@ def test_a_head_of_another_size_names_the_remedy(tmp_path):
     two = dataclasses.replace(base, data=arrays(classes=(0, 1)), init=init)
     with pytest.raises(tl.UserError, match=r'reset=\("head",\)'):
         tl.setup(two)
+
+
+def test_a_batch_far_over_the_data_is_refused_and_a_larger_one_is_said():
+    def setup(batch):
+        x, y = np.zeros((60, 4), np.float32), np.arange(60) % 2
+        data = tl.data.Arrays(x=x, y=y, val=0)
+        return tl.setup(
+            tl.Experiment(
+                model=tl.models.MLP(widths=(4,)), data=data, batch=batch, monitor=None
+            )
+        )
+
+    with pytest.raises(UserError, match=r"batch=1,000,000 .* its 48 rows .*batch=48"):
+        setup(1_000_000)
+    assert "each of the 48 rows" in setup(96).notes["batch"]
+    assert "batch" not in setup(48).notes
