@@ -1,12 +1,14 @@
 """Reads experiment files and applies overrides of the command line."""
 
 import dataclasses
+import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
 import re
 import reprlib
 import sys
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -130,6 +132,19 @@ def _is_seed(value: Any) -> bool:
     return is_whole and 0 <= value < 2**32
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compiles a file as it is, and leaves no __pycache__ beside it.
+
+    Python's own loader takes stored byte code where the file's size and the second of
+    its last change are those of the code: an edit of the same length within a second
+    would run the old file.
+    """
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def import_file(path: pathlib.Path):
     """Imports an experiment file under a name made of its own; errors name the line."""
     if path.is_dir():
@@ -147,7 +162,8 @@ def import_file(path: pathlib.Path):
             ".py."
         )
     name = MODULE + path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _SourceLoader(name, str(path.absolute()))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # the file exists
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

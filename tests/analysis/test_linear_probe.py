@@ -195,7 +195,10 @@ def test_the_command_takes_files_overrides_and_ridge(place, tmp_path, capsys):
         (["two.py"], "two.py gives the experiments one, two; choose one"),
         (["two.py", "--variant", "tow"], "choose one; did you mean 'two'"),
         (["one.py", "data.val=0", "monitor=None"], "on a val split, and there is none"),
-        (["run", "--plot", "/nowhere/x.png"], "--plot /nowhere/x.png: expected a file"),
+        (
+            ["run", "--plot", "/nowhere/x.png"],
+            "/nowhere/x.png can't be written: there is no dir",
+        ),
         (["."], "it holds no experiment.json"),
     ],
 )

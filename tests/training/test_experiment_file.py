@@ -180,3 +180,11 @@ def test_a_relative_path_names_the_line_as_well(file, monkeypatch):
     monkeypatch.chdir(path.parent)
     with pytest.raises(tl.UserError, match="line 2: ZeroDivisionError"):
         tl.load(path.name)
+
+
+def test_an_edit_of_the_same_length_within_a_second_is_read(tmp_path):
+    path = tmp_path / "edited.py"
+    for steps in range(1, 9):
+        path.write_text(SINGLE.replace("steps=2", f"steps={steps}"))
+        assert experiment_file.read_file(path).variants[""].steps == steps
+    assert [p.name for p in tmp_path.iterdir()] == ["edited.py"]

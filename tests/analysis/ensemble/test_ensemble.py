@@ -267,7 +267,10 @@ def test_directories_without_runs_and_unwritable_files_raise(place, tmp_path, ca
         ensemble([tmp_path])
     out = pathlib.Path("/nowhere/found.json")
     assert main.main(["ensemble", str(place / "small"), "--out", str(out)]) == 1
-    assert "--out /nowhere/found.json: expected a file" in capsys.readouterr().err
+    assert (
+        "/nowhere/found.json can't be written: there is no directory"
+        in capsys.readouterr().err
+    )
 
 
 def test_runs_of_another_task_or_of_other_data_raise(place, tmp_path):
