@@ -182,7 +182,8 @@ def test_a_relative_path_names_the_line_as_well(file, monkeypatch):
         tl.load(path.name)
 
 
-def test_an_edit_of_the_same_length_within_a_second_is_read(tmp_path):
+def test_an_edit_of_the_same_length_within_a_second_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "edited.py"
     for steps in range(1, 9):
         path.write_text(SINGLE.replace("steps=2", f"steps={steps}"))
