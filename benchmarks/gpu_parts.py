@@ -1,6 +1,5 @@
 """The parts of `gpu.py`: each is a function of `quick` that returns rows of a table."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -14,68 +13,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
+import gpu_networks
 import jax
 import jax.numpy as jnp
 import models
 import numpy as np
 import timing
-import torch
 import torch_models
-import transformers
-from torch.nn import functional as F
-from torch.utils import flop_counter
 
 import jaxtl as tl
 from jaxtl.export import bundle, write_bundle
-from jaxtl.models import bert, gpt2, precision, resnet, vit
-from jaxtl.pretrained import convert
 from jaxtl.sweep import runner
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import build_sweep, open_database
 from jaxtl.training import checkpointing, experiment_file
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROUNDS = 9
-RATE = 1e-4
-
-
-def wait_for_turn() -> None:
-    """Waits until `gpu.py` lets this process, and no other, take times."""
-    if not sys.stdin.isatty():
-        print("READY", flush=True)
-        sys.stdin.readline()
-
-
-def _rounds(quick: bool) -> int:
-    return 2 if quick else ROUNDS
-
-
-def _wait_for_torch() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
-def _peak_memory() -> float:
-    """Peak memory of jax on the device so far, in GB; NaN where it is not counted."""
-    counts = jax.devices()[0].memory_stats() or {}
-    return counts.get("peak_bytes_in_use", float("nan")) / 1e9
-
-
 # What the card reaches.
-
-
-def product_rate(size: int) -> float:
-    """TFLOP/s of a bfloat16 product of two (size, size) matrices, median of 20."""
-    a, b = (
-        jax.random.normal(jax.random.key(k), (size, size), jnp.bfloat16) for k in (0, 1)
-    )
-    product = jax.jit(jnp.matmul)
-    seconds = timing.alternate(
-        {"product": lambda: product(a, b).block_until_ready()}, 20
-    )
-    return 2 * size**3 / statistics.median(seconds.clock["product"]) / 1e12
 
 
 def peaks(quick: bool) -> list[timing.Row]:
@@ -86,256 +40,19 @@ def peaks(quick: bool) -> list[timing.Row]:
     copy = timing.alternate({"copy": lambda: add(x).block_until_ready()}, 20)
     rate = 2 * x.nbytes / statistics.median(copy.clock["copy"]) / 1e9
     device = jax.devices()[0]
-    versions = {n: importlib.metadata.version(n) for n in ("jax", "flax", "torch")}
+    versions = {
+        n: importlib.metadata.version(n)
+        for n in ("jax", "flax", "torch", "transformers")
+    }
     return [
         {
             "device": f"{device.platform}: {device.device_kind}",
-            "bfloat16 product, TFLOP/s": product_rate(size),
+            "bfloat16 product, TFLOP/s": gpu_networks.product_rate(size),
             "copy, GB/s (read + written)": rate,
             "Python": sys.version.split()[0],
             **versions,
-            "transformers": transformers.__version__,
         }
     ]
-
-
-# Training steps of whole networks.
-
-
-def _resnet_pair(quick: bool) -> torch_models.Pair:
-    config = transformers.ResNetConfig(
-        num_labels=1000, depths=(1, 1, 1, 1) if quick else (3, 4, 6, 3)
-    )
-    batch, side = (2, 64) if quick else (256, 224)
-    return torch_models.hugging_face(
-        f"ResNet-50, {side}²",
-        "ResNetForImageClassification",
-        resnet,
-        config,
-        torch_models.images(batch, side),
-        outputs=1000,
-    )
-
-
-def _vit_pair(quick: bool) -> torch_models.Pair:
-    config = transformers.ViTConfig(
-        num_labels=1000,
-        image_size=32 if quick else 224,
-        num_hidden_layers=1 if quick else 12,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    batch, side = (2, 32) if quick else (128, 224)
-    return torch_models.hugging_face(
-        f"ViT-B/16, {side}²",
-        "ViTForImageClassification",
-        vit,
-        config,
-        torch_models.images(batch, side),
-        outputs=1000,
-    )
-
-
-def _bert_pair(quick: bool) -> torch_models.Pair:
-    config = transformers.BertConfig(
-        num_labels=10,
-        num_hidden_layers=1 if quick else 12,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    batch, length = (2, 16) if quick else (64, 256)
-    return torch_models.hugging_face(
-        f"BERT-base, length {length}",
-        "BertForSequenceClassification",
-        bert,
-        config,
-        torch_models.text(batch, length, config.vocab_size),
-        outputs=10,
-    )
-
-
-def _gpt2_pair(quick: bool) -> torch_models.Pair:
-    config = transformers.GPT2Config(
-        n_layer=1 if quick else 12, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-    )
-    batch, length = (2, 16) if quick else (16, 1024)
-    return torch_models.hugging_face(
-        f"GPT-2, length {length}",
-        "GPT2LMHeadModel",
-        gpt2,
-        config,
-        torch_models.text(batch, length, config.vocab_size),
-        "language",
-    )
-
-
-class TorchStep:
-    """A training step of torch: autocast to bfloat16, fused AdamW.
-
-    Attributes:
-      compile_seconds: time of the first step.
-      peak: peak memory of three steps in GB, NaN on CPU.
-      flops: floating-point operations of a step, as torch counts them; 0 if compiled.
-    """
-
-    def __init__(self, pair: torch_models.Pair, y: np.ndarray, compiled: bool):
-        module = pair.theirs.train().to(DEVICE)
-        x = pair.in_torch(pair.x)
-        if isinstance(x, dict):
-            self.x = {k: v.to(DEVICE) for k, v in x.items()}
-        else:
-            module = module.to(memory_format=torch.channels_last)
-            self.x = x.to(DEVICE, memory_format=torch.channels_last)
-        self.y, self.pair, self.module = torch.tensor(y).to(DEVICE), pair, module
-        self.adam = torch.optim.AdamW(
-            module.parameters(), RATE, weight_decay=0.01, fused=True
-        )
-        self.loss = torch.compile(self._loss) if compiled else self._loss
-        start = time.perf_counter()
-        self.take(1)
-        self.compile_seconds = time.perf_counter() - start
-        self.peak = self._peak()
-        self.flops = 0 if compiled else self._flops()
-        if DEVICE == "cuda":
-            torch.cuda.empty_cache()
-
-    def _loss(self):
-        x = self.x
-        with torch.autocast(DEVICE, torch.bfloat16):
-            logits = self.pair.logits(self.module, x)
-        if self.pair.task == "classification":
-            return F.cross_entropy(logits.float(), self.y)
-        # The next token of every token that has one; -100 leaves padding out.
-        is_token = x["attention_mask"][:, 1:] > 0
-        targets = torch.where(is_token, x["input_ids"][:, 1:], -100)
-        return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten())
-
-    def take(self, count: int) -> None:
-        for _ in range(count):
-            self.adam.zero_grad()
-            self.loss().backward()
-            self.adam.step()
-        _wait_for_torch()
-
-    def _flops(self) -> int:
-        with flop_counter.FlopCounterMode(display=False) as counter:
-            self.take(1)
-        return counter.get_total_flops()
-
-    def _peak(self) -> float:
-        if DEVICE == "cpu":
-            return float("nan")
-        torch.cuda.reset_peak_memory_stats()
-        self.take(3)
-        return torch.cuda.max_memory_allocated() / 1e9
-
-
-def _experiment(pair: torch_models.Pair, y: np.ndarray, **fields: Any) -> tl.Experiment:
-    language = pair.task == "language"
-    task = tl.losses.NextToken() if language else tl.losses.CrossEntropy()
-    return tl.Experiment(
-        **{
-            "model": pair.ours,
-            "init": models.InMemory(convert.to_weights(pair.tensors, pair.layout)),
-            "data": models.Batch(x=pair.x, y=y, task=pair.task),
-            "terms": {"task": task},
-            "optim": tl.optim.AdamW(lr=RATE, weight_decay=0.01),
-            "batch": len(y),
-            "steps": 10**6,
-            "monitor": None,
-            "dtype": "bfloat16",
-            **fields,
-        }
-    )
-
-
-def advance(run: tl.Run, steps: int) -> None:
-    """Takes steps and waits until they are done."""
-    run.dispatch(steps)
-    jax.block_until_ready(run.state)
-
-
-def _logits_apart(pair: torch_models.Pair, run: tl.Run) -> tuple[float, float]:
-    """max |difference| / max |logit| of two examples to torch's in float32 on the CPU.
-
-    Returns:
-      That of jaxtl in float32, and that of jaxtl in bfloat16 as it trains.
-    """
-    few = jax.tree.map(lambda a: a[:2], pair.x)
-    with torch.inference_mode():
-        expected = np.asarray(pair.logits(pair.theirs.eval(), pair.in_torch(few)))
-    apart = []
-    for network in (run.network, precision.compute_in(run.network, "bfloat16")):
-        with jax.default_matmul_precision("highest"):
-            apply = jax.jit(lambda *a, network=network: network.apply(*a).logits)
-            actual = np.asarray(apply(run.params, run.state.stats, few))
-        if pair.task == "language":
-            is_token = few["attention_mask"].astype(bool)
-            actual, reference = actual[is_token], expected[is_token]
-        else:
-            reference = expected
-        apart.append(float(np.abs(actual - reference).max() / np.abs(reference).max()))
-    return apart[0], apart[1]
-
-
-def train_network(
-    make: Callable[[bool], torch_models.Pair], quick: bool
-) -> list[timing.Row]:
-    """The row of one network: jaxtl, torch eager and torch.compile in turn."""
-    torch.set_float32_matmul_precision("high")
-    pair = make(quick)
-    size = len(jax.tree.leaves(pair.x)[0])
-    is_text = isinstance(pair.x, dict)
-    y = np.arange(size) % 10 if pair.task == "classification" else np.zeros(size, int)
-    run = tl.setup(_experiment(pair, y))
-    apart, apart_half = _logits_apart(pair, run)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        compiled = pool.submit(TorchStep, pair, y, True)
-        start = time.perf_counter()
-        advance(run, 1)
-        compile_seconds = time.perf_counter() - start
-        advance(run, 3)
-        ours_peak = _peak_memory()
-        theirs = {"eager": TorchStep(pair, y, False)}
-        try:
-            theirs["compiled"] = compiled.result()
-        except Exception as error:  # no compiler for inductor on this machine
-            print(f"torch.compile: {type(error).__name__}: {error}", file=sys.stderr)
-    wait_for_turn()
-    ways = {}
-    count = 1 if quick else 5
-    ways["jaxtl"] = lambda: advance(run, count)
-    ways |= {k: functools.partial(v.take, count) for k, v in theirs.items()}
-    times = timing.alternate(ways, _rounds(quick)).clock
-    per_step = {k: statistics.median(v) / count for k, v in times.items()}
-    units = size * (pair.x["input_ids"].shape[1] if is_text else 1)
-    peak = product_rate(256 if quick else 8192)
-    flops = theirs["eager"].flops
-    row = {
-        "network": pair.name,
-        "batch": size,
-        "logits apart": apart,
-        "in bfloat16": apart_half,
-        "unit": "tokens/s" if is_text else "images/s",
-    }
-    for name, seconds in per_step.items():
-        row[name] = round(units / seconds)
-    for name in theirs:
-        row[f"× {name}"] = round(timing.ratio(times, name, "jaxtl"), 2)
-        row[f"quartiles, {name}"] = timing.spread(times, name, "jaxtl")
-    row |= {
-        "GFLOP a step": round(flops / 1e9, 1),
-        "share of the product's rate": round(
-            flops / per_step["jaxtl"] / 1e12 / peak, 3
-        ),
-        "compiling, s": round(compile_seconds, 1),
-        "torch.compile, s": round(
-            theirs["compiled"].compile_seconds if "compiled" in theirs else 0, 1
-        ),
-        "peak, GB": round(ours_peak, 2),
-        "eager's peak, GB": round(theirs["eager"].peak, 2),
-    }
-    return [row]
 
 
 # The Jacobian difference.
@@ -378,8 +95,11 @@ def jacobian(quick: bool) -> list[timing.Row]:
         loss = task if term is None else {**task, "jacobian": term}
         runs[label] = tl.setup(dataclasses.replace(exp, terms=loss))
     count = 5 if quick else 50
-    ways = {k: functools.partial(advance, run, count) for k, run in runs.items()}
-    times = timing.alternate(ways, _rounds(quick)).clock
+    ways = {
+        k: functools.partial(gpu_networks.advance, run, count)
+        for k, run in runs.items()
+    }
+    times = timing.alternate(ways, gpu_networks.rounds(quick)).clock
     return [
         {
             "network": f"{name}, batch {batch}, float32",
@@ -472,29 +192,31 @@ def grids(quick: bool) -> list[timing.Row]:
 
 def cache(quick: bool) -> list[timing.Row]:
     """An epoch of training a head on a frozen ViT-B/16, uncached and cached."""
-    pair = _vit_pair(quick)
+    pair = gpu_networks.vit_pair(quick)
     count, batch = (8, 4) if quick else (2048, 128)
     side = pair.x.shape[1]
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     y = rng.integers(0, 10, count)
-    exp = _experiment(
+    exp = gpu_networks.experiment(
         pair,
         y,
         data=models.Batch(x=x, y=y, task="classification"),
         batch=batch,
-        optim=tl.optim.AdamW(lr=RATE, groups={"head": 1.0, ".*": tl.FROZEN}),
+        optim=tl.optim.AdamW(
+            lr=gpu_networks.RATE, groups={"head": 1.0, ".*": tl.FROZEN}
+        ),
     )
     start = time.perf_counter()
     cached = tl.setup(dataclasses.replace(exp, cache="memory"))
-    advance(cached, 1)
+    gpu_networks.advance(cached, 1)
     first = time.perf_counter() - start
     plain = tl.setup(dataclasses.replace(exp, cache="off"))
     steps = count // batch
     epochs = 1 if quick else 20
     ways = {
-        "plain": lambda: advance(plain, steps),
-        "cached": lambda: advance(cached, epochs * steps),
+        "plain": lambda: gpu_networks.advance(plain, steps),
+        "cached": lambda: gpu_networks.advance(cached, epochs * steps),
     }
     times = timing.alternate(ways, 3).clock
     times["cached"] = [t / epochs for t in times["cached"]]
@@ -520,7 +242,7 @@ def _small_experiment(case: str, steps: int, quick: bool) -> tl.Experiment:
         return tl.Experiment(model=model, data=tl.data.Digits(), **fields)
     dtype = "bfloat16" if "bfloat16" in case else "float32"
     if "BERT" in case:
-        layers, width = (1, 32) if quick else (6, 384)
+        layers, width = (1, 32) if quick else (2, 128)
         x = torch_models.text(256, 64, 30_522)
         return tl.Experiment(
             model=tl.models.Bert(
@@ -546,22 +268,22 @@ def _digest(run: tl.Run) -> str:
     return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdigest()
 
 
-CASES = ("CNN", "ResNet-20, bfloat16", "BERT 6 × 384, bfloat16")
+CASES = ("CNN", "ResNet-20", "ResNet-20, bfloat16", "BERT 2 × 128")
 FASTEST = "--xla_gpu_exclude_nondeterministic_ops=false"
 
 
 def _train(exp: tl.Experiment) -> str:
     run = tl.setup(exp)
-    advance(run, exp.steps)
+    gpu_networks.advance(run, exp.steps)
     return _digest(run)
 
 
 def _interrupted(exp: tl.Experiment, folder: str) -> str:
     run = tl.setup(exp, folder)
-    advance(run, exp.steps // 2)
+    gpu_networks.advance(run, exp.steps // 2)
     checkpointing.save(run)
     run = tl.resume(folder, exp)
-    advance(run, exp.steps - run.steps_done)
+    gpu_networks.advance(run, exp.steps - run.steps_done)
     return _digest(run)
 
 
@@ -573,10 +295,10 @@ def child(case: str, quick: bool) -> None:
         digests.append(_interrupted(exp, f"{folder}/run"))
     print("DIGESTS", *digests, flush=True)
     run = tl.setup(dataclasses.replace(exp, steps=10**6))
-    advance(run, 50)
+    gpu_networks.advance(run, 50)
     for _ in sys.stdin:
         start = time.perf_counter()
-        advance(run, 50)
+        gpu_networks.advance(run, 50)
         print("SECONDS", (time.perf_counter() - start) / 50, flush=True)
 
 
@@ -614,7 +336,7 @@ def bits(quick: bool) -> list[timing.Row]:
     jobs = {(c, w): _start(c, quick, flags) for c in cases for w, flags in ways.items()}
     digests = {key: _answer(process, "DIGESTS") for key, process in jobs.items()}
     times: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
-    for _ in range(_rounds(quick) if all(digests.values()) else 0):
+    for _ in range(gpu_networks.rounds(quick) if all(digests.values()) else 0):
         for key, process in jobs.items():
             if key[1] != "second":
                 process.stdin.write("time\n")
@@ -699,7 +421,7 @@ def _alone(part: Callable[[bool], list[timing.Row]]) -> Callable:
     """A part that has nothing to prepare beside others."""
 
     def run(quick: bool) -> list[timing.Row]:
-        wait_for_turn()
+        gpu_networks.wait_for_turn()
         return part(quick)
 
     return run
@@ -707,10 +429,10 @@ def _alone(part: Callable[[bool], list[timing.Row]]) -> Callable:
 
 PARTS: dict[str, Callable[[bool], list[timing.Row]]] = {
     "peaks": _alone(peaks),
-    "resnet": functools.partial(train_network, _resnet_pair),
-    "vit": functools.partial(train_network, _vit_pair),
-    "bert": functools.partial(train_network, _bert_pair),
-    "gpt2": functools.partial(train_network, _gpt2_pair),
+    "resnet": functools.partial(gpu_networks.train_network, gpu_networks.resnet_pair),
+    "vit": functools.partial(gpu_networks.train_network, gpu_networks.vit_pair),
+    "bert": functools.partial(gpu_networks.train_network, gpu_networks.bert_pair),
+    "gpt2": functools.partial(gpu_networks.train_network, gpu_networks.gpt2_pair),
     "jacobian": _alone(jacobian),
     "grids": _alone(grids),
     "cache": _alone(cache),

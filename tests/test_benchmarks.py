@@ -28,7 +28,14 @@ def script(monkeypatch):
 def test_each_section_of_the_readme_has_its_script():
     text = (FOLDER / "README.md").read_text()
     for path in FOLDER.glob("*.py"):
-        parts = ("timing", "torch_models", "grid_torch", "streams_torch", "gpu_parts")
+        parts = (
+            "timing",
+            "torch_models",
+            "grid_torch",
+            "streams_torch",
+            "gpu_networks",
+            "gpu_parts",
+        )
         if path.stem not in parts:
             assert f"python benchmarks/{path.name}" in text, path.name
 
