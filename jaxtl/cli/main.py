@@ -21,6 +21,7 @@ import time
 import traceback
 import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jaxtl
 from jaxtl.core import output_paths, progress, trust
@@ -90,11 +91,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Raises UserError for a path of the arguments that can't be written to."""
-    for value in vars(args).values():
+    """Raises UserError for an argument that is a path which can't be written to.
+
+    The message names the option; an argument by its place is plain from its value.
+    """
+    for name, value in vars(args).items():
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, output_paths.Output):
+            if not isinstance(path, output_paths.Output):
+                continue
+            try:
                 path.check()
+            except UserError as error:
+                option = args.options.get(name)
+                raise UserError(
+                    f"{option}: {error}" if option else str(error)
+                ) from None
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -172,7 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(
-        dest="command", metavar="COMMAND", help=argparse.SUPPRESS
+        dest="command",
+        metavar="COMMAND",
+        help=argparse.SUPPRESS,
+        parser_class=_CommandParser,
     )
     for name in COMMANDS:
         command = _module(name)
@@ -196,6 +210,26 @@ def _parser() -> argparse.ArgumentParser:
             help="run the code of directories that others made",
         )
     return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Parses the arguments of a command; its namespace has `options`.
+
+    Attributes:
+      options: attribute of the namespace -> the option that sets it, such as "--out".
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.options: dict[str, str] = {}
+        super().__init__(*args, **kwargs)
+        self.set_defaults(options=self.options)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Adds an argument, and the name of an option to `options`."""
+        action = super().add_argument(*args, **kwargs)
+        if action.option_strings:
+            self.options[action.dest] = action.option_strings[0]
+        return action
 
 
 def _overview() -> str:

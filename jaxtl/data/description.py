@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from jaxtl.data import duplicates
 from jaxtl.data.dataset import Dataset
 
 _SHOWN = 12  # classes or columns that are listed
@@ -33,7 +34,7 @@ def lines_of(dataset: Dataset) -> list[str]:
         f"{source}: {len(dataset.y):,} examples, {_outputs(dataset)}; "
         f"{_inputs(dataset)}; {sizes}"
     )
-    return [line, *dataset.notes, *_unseen_classes(dataset)]
+    return [line, *dataset.notes, *_odd_outputs(dataset), *_shared_examples(dataset)]
 
 
 def _outputs(dataset: Dataset) -> str:
@@ -85,26 +86,98 @@ def _sides(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a number"
 
 
-def _unseen_classes(dataset: Dataset) -> list[str]:
-    """Says which classes have no example to train on, and if only one has any."""
-    if dataset.task != "classification" or not len(dataset.rows["train"]):
+def _odd_outputs(dataset: Dataset) -> list[str]:
+    """Says which classes a split lacks, and which outputs do not vary in train."""
+    numbers = {name: rows for name, rows in dataset.rows.items() if len(rows)}
+    if "train" not in numbers:
         return []
-    counts = np.bincount(
-        dataset.y_clean[dataset.rows["train"]], minlength=len(dataset.class_names)
-    )
-    present = [name for name, n in zip(dataset.class_names, counts) if n]
-    unseen = [name for name, n in zip(dataset.class_names, counts) if n == 0]
-    lines = []
-    if len(present) == 1:
+    values = {name: dataset.y_clean[rows] for name, rows in numbers.items()}
+    if dataset.task == "classification":
+        return _absent_classes(values, dataset.class_names)
+    if dataset.task == "multilabel":
+        return _constant_labels(values["train"], dataset.class_names)
+    if dataset.task != "regression":
+        return []
+    targets = values["train"].reshape(len(values["train"]), -1)
+    is_constant = (targets == targets[0]).all(0) & (len(targets) > 1)
+    names = dataset.target_names or [f"target {i}" for i in range(targets.shape[1])]
+    return [
+        f"{name} is the same in all {len(targets):,} labelled train examples: there is "
+        "nothing to predict"
+        for name, constant in zip(names, is_constant)
+        if constant
+    ]
+
+
+def _absent_classes(
+    labels: Mapping[str, np.ndarray], names: tuple[str, ...]
+) -> list[str]:
+    """A line for each split that has no example of some classes.
+
+    Args:
+      labels: split -> (n,) of its examples; the unlabelled rows are left out.
+      names: of the classes.
+    """
+    counts = {
+        split: np.bincount(labels[split], minlength=len(names))
+        for split in ("train", "val", "test")
+        if split in labels
+    }
+    train, lines = counts.pop("train"), []
+    if np.count_nonzero(train) == 1:
         lines.append(
-            f"all {counts.sum():,} labelled train examples have the class "
-            f"{present[0]!r}: there is nothing to tell apart"
+            f"all {train.sum():,} labelled train examples have the class "
+            f"{names[train.argmax()]!r}: there is nothing to tell apart"
         )
-    if unseen:
-        lines.append(
-            f"no labelled train example has the class {_listed(map(repr, unseen))}"
-        )
+    if not train.all():
+        absent = [
+            f"{name!r}{_held_out_counts(counts, i)}"
+            for i, name in enumerate(names)
+            if not train[i]
+        ]
+        lines.append(f"no labelled train example has the class {_listed(absent)}")
+    for split, count in counts.items():
+        absent = [
+            f"{name!r} (train {train[i]:,})"
+            for i, name in enumerate(names)
+            if train[i] and not count[i]
+        ]
+        if absent:
+            lines.append(f"no {split} example has the class {_listed(absent)}")
     return lines
+
+
+def _held_out_counts(counts: Mapping[str, np.ndarray], i: int) -> str:
+    """The examples of a class in the held-out splits, such as " (val 10)"."""
+    parts = [f"{split} {count[i]:,}" for split, count in counts.items() if count[i]]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _constant_labels(labels: np.ndarray, names: tuple[str, ...]) -> list[str]:
+    """A line for the labels that all, and that no, train examples have."""
+    lines = []
+    for value, words in ((0, "no labelled train example has"), (1, "all {} have")):
+        constant = [
+            repr(name)
+            for name, column in zip(names, labels.T)
+            if (column == value).all()
+        ]
+        if constant:
+            words = words.format(f"{len(labels):,} labelled train examples")
+            lines.append(f"{words} the label {_listed(constant)}")
+    return lines
+
+
+def _shared_examples(dataset: Dataset) -> list[str]:
+    """Says how many held-out examples have the inputs of a train example."""
+    counts = duplicates.count_shared(dataset.x, dataset.rows)
+    if not counts:
+        return []
+    parts = [
+        f"{count:,} of {len(dataset.rows[split]):,} {split} examples"
+        for split, count in sorted(counts.items(), key=lambda item: item[0] == "test")
+    ]
+    return [f"in train as well, by their inputs: {', '.join(parts)}"]
 
 
 def _listed(parts: Iterable[str], limit: int = _SHOWN) -> str:

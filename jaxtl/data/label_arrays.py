@@ -72,6 +72,8 @@ def read(
     is_renumbered = bool((values != np.arange(len(values))).any())
     shown = f"{names[0]} … {names[-1]}" if len(names) > 2 else " and ".join(names)
     notes = [f"the labels {shown} are {len(names)} classes by these names"]
+    if len(names) == 1:
+        notes = [f"the label {shown} is the one class, by this name"]
     return Labels(index, names, task, notes if is_renumbered else [])
 
 

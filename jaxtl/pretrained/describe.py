@@ -37,20 +37,42 @@ class ModelSize:
     layouts: tuple[str, ...]
 
 
-# name -> (model, width of its usual head)
-_SIZES: dict[str, tuple[Staged, int | None]] = {
-    **{f"ResNet-{d} (CIFAR)": (ResNet(depth=d), 10) for d in (20, 32, 44, 56, 110)},
-    **{f"ResNet-{d}": (ResNetImageNet(depth=d), 1000) for d in (18, 34, 50, 101, 152)},
-    **{f"VGG-{d}": (VGG(depth=d), 1000) for d in (11, 13, 16, 19)},
-    **{f"VGG-{d} (BatchNorm)": (VGG(depth=d, norm=True), 1000) for d in (11, 16, 19)},
-    **{
-        f"MobileNet v1 ×{a}": (MobileNet(alpha=a), 1000) for a in (0.25, 0.5, 0.75, 1.0)
-    },
-    "ViT-B/16": (ViT(), 1000),
-    "ViT-L/16": (ViT(width=1024, layers=24, heads=16, hidden=4096), 1000),
-    "BERT base": (Bert(), 2),
-    "BERT large": (Bert(width=1024, layers=24, heads=16, hidden=4096), 2),
-    "MiniLM-L6": (Bert(width=384, layers=6, hidden=1536, pooling="mean"), 2),
+# name -> (model, width of its usual head, number of parameters with that head)
+_SIZES: dict[str, tuple[Staged, int | None, int]] = {
+    "ResNet-20 (CIFAR)": (ResNet(depth=20), 10, 269_722),
+    "ResNet-32 (CIFAR)": (ResNet(depth=32), 10, 464_154),
+    "ResNet-44 (CIFAR)": (ResNet(depth=44), 10, 658_586),
+    "ResNet-56 (CIFAR)": (ResNet(depth=56), 10, 853_018),
+    "ResNet-110 (CIFAR)": (ResNet(depth=110), 10, 1_727_962),
+    "ResNet-18": (ResNetImageNet(depth=18), 1000, 11_689_512),
+    "ResNet-34": (ResNetImageNet(depth=34), 1000, 21_797_672),
+    "ResNet-50": (ResNetImageNet(depth=50), 1000, 25_557_032),
+    "ResNet-101": (ResNetImageNet(depth=101), 1000, 44_549_160),
+    "ResNet-152": (ResNetImageNet(depth=152), 1000, 60_192_808),
+    "VGG-11": (VGG(depth=11), 1000, 132_863_336),
+    "VGG-13": (VGG(depth=13), 1000, 133_047_848),
+    "VGG-16": (VGG(depth=16), 1000, 138_357_544),
+    "VGG-19": (VGG(depth=19), 1000, 143_667_240),
+    "VGG-11 (BatchNorm)": (VGG(depth=11, norm=True), 1000, 132_868_840),
+    "VGG-16 (BatchNorm)": (VGG(depth=16, norm=True), 1000, 138_365_992),
+    "VGG-19 (BatchNorm)": (VGG(depth=19, norm=True), 1000, 143_678_248),
+    "MobileNet v1 ×0.25": (MobileNet(alpha=0.25), 1000, 470_072),
+    "MobileNet v1 ×0.5": (MobileNet(alpha=0.5), 1000, 1_331_592),
+    "MobileNet v1 ×0.75": (MobileNet(alpha=0.75), 1000, 2_585_560),
+    "MobileNet v1 ×1.0": (MobileNet(alpha=1.0), 1000, 4_231_976),
+    "ViT-B/16": (ViT(), 1000, 86_567_656),
+    "ViT-L/16": (
+        ViT(width=1024, layers=24, heads=16, hidden=4096),
+        1000,
+        304_326_632,
+    ),
+    "BERT base": (Bert(), 2, 109_483_778),
+    "BERT large": (Bert(width=1024, layers=24, heads=16, hidden=4096), 2, 335_143_938),
+    "MiniLM-L6": (
+        Bert(width=384, layers=6, hidden=1536, pooling="mean"),
+        2,
+        22_566_146,
+    ),
     "RoBERTa base": (
         Bert(
             vocab=50_265,
@@ -61,36 +83,34 @@ _SIZES: dict[str, tuple[Staged, int | None]] = {
             epsilon=1e-5,
         ),
         2,
+        124_647_170,
     ),
-    "GPT-2": (GPT2(), None),
-    "GPT-2 medium": (GPT2(width=1024, layers=24, heads=16), None),
-    "GPT-2 large": (GPT2(width=1280, layers=36, heads=20), None),
-    "GPT-2 XL": (GPT2(width=1600, layers=48, heads=25), None),
-    "Llama 2 7B": (Llama(context=4096), None),
+    "GPT-2": (GPT2(), None, 124_439_808),
+    "GPT-2 medium": (GPT2(width=1024, layers=24, heads=16), None, 354_823_168),
+    "GPT-2 large": (GPT2(width=1280, layers=36, heads=20), None, 774_030_080),
+    "GPT-2 XL": (GPT2(width=1600, layers=48, heads=25), None, 1_557_611_200),
+    "Llama 2 7B": (Llama(context=4096), None, 6_738_415_616),
 }
 
 
 def model_sizes() -> list[ModelSize]:
-    """Every family in its published sizes; no parameters are allocated."""
+    """Every family in its published sizes; no network is built."""
     return [
-        ModelSize(
-            name,
-            model_expression(model),
-            _count_parameters(model.clone(outputs=outputs)),
-            tuple(model.layouts()),
-        )
-        for name, (model, outputs) in _SIZES.items()
+        ModelSize(name, model_expression(model), parameters, tuple(model.layouts()))
+        for name, (model, _, parameters) in _SIZES.items()
     ]
 
 
-def _count_parameters(model: Staged) -> int:
-    """Number of a model's parameters, without statistics."""
+def count_parameters(name: str) -> int:
+    """Number of parameters of the network of a published size, which is traced."""
+    model, outputs, _ = _SIZES[name]
     x: Any = _TEXT
     if isinstance(model, ResNet):
         x = _SMALL_IMAGE
     elif isinstance(model, ResNetImageNet | VGG | MobileNet | ViT):
         x = _LARGE_IMAGE
-    params, _ = jax.eval_shape(model.pure().init, jax.random.key(0), x)
+    init = model.clone(outputs=outputs).pure().init
+    params, _ = jax.eval_shape(init, jax.random.key(0), x)
     return trees.size(params)
 
 

@@ -276,7 +276,7 @@ def check_batch(stream: str, size: int, rows: int) -> str:
     """
     if size <= rows:
         return ""
-    times = f"{size / rows:,.3g} times"
+    times = f"{size / rows:,.1f} times"
     if size > MOST_TIMES * rows:
         raise UserError(
             f"batch={size:,} of the stream {stream!r} takes each of its {rows:,} rows "

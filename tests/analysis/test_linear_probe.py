@@ -197,7 +197,7 @@ def test_the_command_takes_files_overrides_and_ridge(place, tmp_path, capsys):
         (["one.py", "data.val=0", "monitor=None"], "on a val split, and there is none"),
         (
             ["run", "--plot", "/nowhere/x.png"],
-            "/nowhere/x.png can't be written: there is no dir",
+            "--plot: /nowhere/x.png can't be written: there is no directory",
         ),
         (["."], "it holds no experiment.json"),
     ],

@@ -241,7 +241,8 @@ from jaxtl.cli import main
 for command in (None, *main.COMMANDS):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main.main(["--help"] if command is None else [command, "--help"])
-heavy = "jax flax optax numpy scipy rich matplotlib optuna pydantic".split()
+heavy = "jax flax optax numpy scipy sklearn pandas pyarrow rich matplotlib optuna"
+heavy = f"{heavy} pydantic PIL orbax transformers torch".split()
 print(time.process_time(), *[name for name in heavy if name in sys.modules])
 """
 

@@ -71,7 +71,8 @@ def test_a_place_that_can_t_be_written_is_told_at_once(
     monkeypatch.setattr(main._module(words[0]), "main", work)
     assert main.main(words) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"jaxtl {words[0]}: ")
+    option = f"{words[-2]}: " if words[-2].startswith("--") else ""
+    assert error.startswith(f"jaxtl {words[0]}: {option}")
     assert "can't be written: " in error or "a directory is needed" in error
 
 

@@ -32,6 +32,11 @@ def test_published_sizes():
     assert all(row.layouts for row in rows.values())
 
 
+@pytest.mark.parametrize("size", describe.model_sizes(), ids=lambda size: size.name)
+def test_the_listed_number_of_parameters_is_the_networks(size):
+    assert describe.count_parameters(size.name) == size.parameters
+
+
 @pytest.mark.parametrize(
     ("name", "count", "model", "layout"),
     [

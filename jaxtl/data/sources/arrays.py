@@ -43,7 +43,8 @@ class _Part(NamedTuple):
     """Examples of one split of one file; "all" where the file has no splits.
 
     `names` are the arrays that x was read from, each with its number of examples;
-    `columns` are field -> (n,) values of the rows, of `_ROW_COLUMNS`.
+    `columns` are field -> (n,) values of the rows, of `_ROW_COLUMNS`; `notes` say what
+    of the file is not read.
     """
 
     split: str
@@ -51,6 +52,7 @@ class _Part(NamedTuple):
     y: np.ndarray | None
     names: tuple[tuple[str, int], ...]
     columns: Mapping[str, np.ndarray] = {}
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,11 @@ class Arrays(Data):
             splits=_splits([part.split for part in parts], y),
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
             origins=origins.of_elements([n for part in parts for n in part.names]),
-            notes=(*labels.notes, *_pixel_notes(x, scale)),
+            notes=(
+                *(note for part in parts for note in part.notes),
+                *labels.notes,
+                *_pixel_notes(x, scale),
+            ),
             groups=_row_values(parts, "split_by"),
             weights=_row_values(parts, "sample_weight"),
         )
@@ -162,7 +168,7 @@ class Arrays(Data):
             test_parts, _ = _read(paths.find(self.test_path, "Arrays.test_path"), self)
             # The rows of a test file are test rows, whatever their split is there.
             parts += [part._replace(split="test") for part in test_parts]
-        for split, x, y, _, columns in parts:
+        for split, x, y, _, columns, _ in parts:
             for name, values in columns.items():
                 if np.shape(values) != (len(x),):
                     raise UserError(
@@ -195,7 +201,8 @@ class Arrays(Data):
             for field in _ROW_COLUMNS
             if (values := _row_values(train, field)) is not None
         }
-        return [_Part("all", x, labels, names, columns), *held_out]
+        notes = tuple(note for part in train for note in part.notes)
+        return [_Part("all", x, labels, names, columns, notes), *held_out]
 
 
 def _read(
@@ -217,7 +224,9 @@ def _read(
         for split in _SPLITS
         if f"{data.x}_{split}" in entries
     }
+    notes = ()
     if data.x in entries or not keys:
+        notes = _unread([key for key, _ in keys.values()], data.x, path)
         keys = {"all": (data.x, data.y)}
     parts = []
     rows_of = {n: getattr(data, n) for n in _ROW_COLUMNS}
@@ -234,8 +243,19 @@ def _read(
             if name is not None
         }
         names_of_x = ((f"{path.name}, {x_key}", len(x)),)
-        parts.append(_Part(split, x, y, names_of_x, columns))
+        parts.append(_Part(split, x, y, names_of_x, columns, notes))
     return parts, names
+
+
+def _unread(keys: list[str], x: str, path: pathlib.Path) -> tuple[str, ...]:
+    """Says which splits of a file are not read since it has examples without one."""
+    if not keys:
+        return ()
+    listed = ", ".join(map(repr, keys))
+    return (
+        f"{path.name}: {listed} not read, as there is {x!r}; a file's own splits are "
+        f"{x}_train, {x}_val and {x}_test",
+    )
 
 
 def _row_values(parts: Sequence[_Part], field: str) -> np.ndarray | None:

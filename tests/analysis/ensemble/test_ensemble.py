@@ -268,7 +268,7 @@ def test_directories_without_runs_and_unwritable_files_raise(place, tmp_path, ca
     out = pathlib.Path("/nowhere/found.json")
     assert main.main(["ensemble", str(place / "small"), "--out", str(out)]) == 1
     assert (
-        "/nowhere/found.json can't be written: there is no directory"
+        "--out: /nowhere/found.json can't be written: there is no directory"
         in capsys.readouterr().err
     )
 
