@@ -19,6 +19,7 @@ from jaxtl.models.bert_layout import BERT_NAMES
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.bert_embeddings import BertEmbeddings
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.weight_layout import WeightLayout
 
@@ -51,7 +52,7 @@ class _BertPooler(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens, mode: staged.Mode) -> jax.Array:
         first = tokens.states[:, 0]
-        dense = nn.Dense(first.shape[-1], kernel_init=NORMAL, name="dense")
+        dense = Dense(first.shape[-1], kernel_init=NORMAL, name="dense")
         return jnp.tanh(dense(first))
 
 
@@ -83,10 +84,10 @@ class _BertHead(nn.Module):
         if self.inner:
             rate = self.dropout if self.early_dropout else 0.0
             x = staged.Dropout(rate, name="dropout1")(x, mode)
-            inner = nn.Dense(x.shape[-1], kernel_init=NORMAL, name="inner")
+            inner = Dense(x.shape[-1], kernel_init=NORMAL, name="inner")
             x = activation(self.inner)(inner(x))
         x = staged.Dropout(self.dropout, name="dropout")(x, mode)
-        return nn.Dense(self.outputs, kernel_init=NORMAL, name="dense")(x)
+        return Dense(self.outputs, kernel_init=NORMAL, name="dense")(x)
 
 
 class Bert(staged.Staged):

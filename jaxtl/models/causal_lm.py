@@ -11,6 +11,7 @@ from jaxtl.core import token_ids
 from jaxtl.core.types import Tokens
 from jaxtl.models import block_layout, staged, weight_layout
 from jaxtl.models.layers import attention, sequences, transformer
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.embeddings import DecoderEmbeddings, EmbeddingOptions
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.weight_layout import Rule, WeightLayout
@@ -37,9 +38,7 @@ class _NextTokenHead(nn.Module):
         if self.embeddings is not None:
             logits = self.embeddings.token.attend(tokens.states)
         else:
-            dense = nn.Dense(
-                self.vocab, use_bias=False, kernel_init=NORMAL, name="dense"
-            )
+            dense = Dense(self.vocab, use_bias=False, kernel_init=NORMAL, name="dense")
             logits = dense(tokens.states)
         if self.softcap is None:
             return logits
@@ -64,7 +63,7 @@ class _ClassHead(nn.Module):
         if isinstance(x, Tokens):
             x = x.states if self.each else sequences.last_state(x)
         x = staged.Dropout(self.dropout, name="dropout")(x, mode)
-        return nn.Dense(
+        return Dense(
             self.outputs, use_bias=self.each, kernel_init=NORMAL, name="dense"
         )(x)
 

@@ -7,6 +7,7 @@ import jax
 
 from jaxtl.models import staged
 from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.heads import DenseHead
 from jaxtl.models.weight_layout import WeightLayout, linear
 
@@ -21,7 +22,7 @@ class MLPLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
-        x = nn.Dense(self.width, name="dense")(x)
+        x = Dense(self.width, name="dense")(x)
         x = activation(self.activation)(x)
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
 

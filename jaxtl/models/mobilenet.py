@@ -16,6 +16,7 @@ from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.conv import Conv
 from jaxtl.models.layers.conv_cpu import PaddingPairs
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.heads import PooledHead
 from jaxtl.models.layers.pooling import global_average_pool
 from jaxtl.models.weight_layout import Rule, WeightLayout
@@ -69,7 +70,7 @@ class _SeparableConv(nn.Module):
             name="depthwise",
         )(x)
         x = nn.relu6(_norm("bn1")(x, mode))
-        x = nn.Dense(self.width, use_bias=False, name="pointwise")(x)
+        x = Dense(self.width, use_bias=False, name="pointwise")(x)
         return nn.relu6(_norm("bn2")(x, mode))
 
 

@@ -15,6 +15,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.heads import DenseHead
 from jaxtl.models.layers.pooling import adaptive_average_pool, max_pool_2x2
 from jaxtl.models.weight_layout import WeightLayout
@@ -64,7 +65,7 @@ class _VGGHidden(nn.Module):
             x = adaptive_average_pool(x, self.pooled)
             # Channels first, as torch flattens, so that its kernels fit.
             x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(self.width, kernel_init=_DENSE_INIT, name="dense")(x))
+        x = nn.relu(Dense(self.width, kernel_init=_DENSE_INIT, name="dense")(x))
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
 
 

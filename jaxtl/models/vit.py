@@ -18,6 +18,7 @@ from jaxtl.models import config_values, staged, weight_layout
 from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import sequences, transformer
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
@@ -65,9 +66,10 @@ class _ViTEmbeddings(nn.Module):
         token = self.param("token", NORMAL, (1, 1, self.width))
         shape = (1, 1 + rows * columns, self.width)
         position = self.param("position", NORMAL, shape)
-        tokens = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
+        tokens = broadcast(token, (x.shape[0], 1, self.width))
         x = jnp.concatenate([tokens, x], 1)
-        x = staged.Dropout(self.dropout, name="dropout")(x + position, mode)
+        x += broadcast(position, x.shape)
+        x = staged.Dropout(self.dropout, name="dropout")(x, mode)
         return Tokens(x, jnp.ones(x.shape[:2], bool))
 
 
@@ -78,7 +80,7 @@ class _ClassTokenHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
-        dense = nn.Dense(self.outputs, kernel_init=NORMAL, name="dense")
+        dense = Dense(self.outputs, kernel_init=NORMAL, name="dense")
         return dense(sequences.first_state(x) if isinstance(x, Tokens) else x)
 
 

@@ -13,6 +13,7 @@ from jaxtl.core import selection as selections
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, Tokens
 from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers.dense import affine
 from jaxtl.peft import base
 
 
@@ -30,8 +31,8 @@ def _bottleneck(x: jax.Array, weights: PyTree, act: Callable) -> jax.Array:
       Pfeiffer et al., AdapterFusion, EACL 2021: one adapter per layer, at its end.
     """
     weights = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-    inner = act(x @ weights["down"]["kernel"] + weights["down"]["bias"])
-    return x + inner @ weights["up"]["kernel"] + weights["up"]["bias"]
+    inner = act(affine(x, **weights["down"]))
+    return x + affine(inner, **weights["up"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree, Tokens
+from jaxtl.models.layers.dense import broadcast
 from jaxtl.peft import base
 
 
@@ -33,7 +34,7 @@ def _prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
     """
     states, mask = tokens
     shape = (states.shape[0], *prompt.shape)
-    virtual = jnp.broadcast_to(prompt.astype(states.dtype), shape)
+    virtual = broadcast(prompt.astype(states.dtype), shape)
     real = jnp.ones(shape[:2], bool)
     return Tokens(
         jnp.concatenate([virtual, states], 1), jnp.concatenate([real, mask], 1)

@@ -184,6 +184,34 @@ def test_bfloat16_is_near_float32_with_parameters_in_float32(case):
     assert {a.dtype for a in jax.tree.leaves(trained.stats)} <= {jnp.dtype("float32")}
 
 
+def reductions(program):
+    """The sums over axes in a program, and in the programs that it calls."""
+    for equation in program.eqns:
+        if equation.primitive.name == "reduce_sum":
+            yield equation
+        for value in jax.tree.leaves(tuple(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from reductions(inner)
+
+
+def test_no_gradient_is_summed_in_half_precision(case):
+    # XLA would add up the gradients of biases, positions and prompts in bfloat16.
+    _, model, _, params, stats, x = case
+    network = model.clone(dtype="bfloat16").pure()
+
+    def loss(params):
+        out = network.apply(
+            params, stats, x, train=network.stages, key=jax.random.key(0)
+        )
+        return out.logits.sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+    sums = list(reductions(program))
+    assert sums
+    assert not [str(s) for s in sums if s.outvars[0].aval.dtype == jnp.bfloat16]
+
+
 def test_parameters_may_be_stored_in_bfloat16(case):
     _, model, _, _, _, x = case
     network = model.clone(param_dtype="bfloat16").pure()

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.models.layers import norms, sequences
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.layers.rotary import RotaryPositions, rotate
 
@@ -175,7 +176,7 @@ class Attention(nn.Module):
             bias = jnp.pad(bias, ((0, 0),) * 3 + ((key.shape[1] - bias.shape[3], 0),))
         out = _attend(query, key, value, visible, self.scale, self.softcap, bias)
         out = out.reshape(batch, length, -1)
-        out = nn.Dense(width, use_bias=self.bias, kernel_init=NORMAL, name="out")(out)
+        out = Dense(width, use_bias=self.bias, kernel_init=NORMAL, name="out")(out)
         return out, cache
 
     def _with_prefix(
@@ -186,7 +187,7 @@ class Attention(nn.Module):
         def prepend(name: str, x: jax.Array) -> jax.Array:
             prefix = self.get_variable("params", name)
             prefix = prefix.reshape(1, -1, *x.shape[2:]).astype(x.dtype)
-            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
+            prefix = broadcast(prefix, (x.shape[0], *prefix.shape[1:]))
             return jnp.concatenate([prefix, x], 1)
 
         keys = prepend("prefix_key", key)
@@ -203,7 +204,7 @@ class Attention(nn.Module):
         bias = self.bias if self.input_bias is None else self.input_bias
 
         def project(features: int, name: str) -> jax.Array:
-            return nn.Dense(features, use_bias=bias, kernel_init=NORMAL, name=name)(x)
+            return Dense(features, use_bias=bias, kernel_init=NORMAL, name=name)(x)
 
         if self.fused == "heads":
             joint = project(3 * self.heads * size, "qkv")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import norms, sequences
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.embedding import Embed
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.staged import Dropout, Mode
@@ -55,7 +56,7 @@ class BertEmbeddings(nn.Module):
         self.norm = norms.layer_norm(self.epsilon, "norm")
         self.dropout = Dropout(self.rate)
         if self.inner_width is not None:
-            self.project = nn.Dense(self.width, kernel_init=NORMAL)
+            self.project = Dense(self.width, kernel_init=NORMAL)
         if self.relative_heads:
             self.relative = table(BUCKETS, self.relative_heads)
             if self.is_initializing():
@@ -69,7 +70,8 @@ class BertEmbeddings(nn.Module):
         if self.segments:
             segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
             states += self.segment(segment.astype(jnp.int32))
-        states += self.position(position_rows(ids, self.offset))
+        positions = self.position(position_rows(ids, self.offset))
+        states += broadcast(positions, states.shape)
         states = self.dropout(self.norm(states), mode)
         if self.inner_width is not None:
             states = self.project(states)

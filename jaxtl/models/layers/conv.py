@@ -24,6 +24,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.models.layers import conv_cpu
 from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow, PaddingPairs
+from jaxtl.models.layers.dense import broadcast
 
 
 def conv(
@@ -88,7 +89,7 @@ class Conv(nn.Module):
             return y
         zeros = nn.initializers.zeros_init()
         bias = self.param("bias", zeros, (self.features,), jnp.float32)
-        return y + bias.astype(y.dtype)
+        return y + broadcast(bias.astype(y.dtype), y.shape)
 
 
 def _check(x: jax.Array, kernel: jax.Array, groups: int) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import sequences
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.embedding import Embed
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.staged import Dropout, Mode
@@ -55,7 +56,7 @@ class DecoderEmbeddings(nn.Module):
         inner = options.inner_width or options.width
         self.token = Embed(options.vocab, inner, embedding_init=NORMAL)
         if options.inner_width is not None:
-            self.project = nn.Dense(options.width, use_bias=False, kernel_init=NORMAL)
+            self.project = Dense(options.width, use_bias=False, kernel_init=NORMAL)
         if options.positions:
             rows = options.context + options.offset
             self.position = Embed(rows, options.width, embedding_init=NORMAL)
@@ -80,5 +81,6 @@ class DecoderEmbeddings(nn.Module):
         if options.inner_width is not None:
             states = self.project(states)
         if options.positions:
-            states += self.position(positions + options.offset)
+            rows = self.position(positions + options.offset)
+            states += broadcast(rows, states.shape)
         return states

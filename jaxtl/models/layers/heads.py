@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.pooling import global_average_pool
 from jaxtl.models.staged import Dropout, Mode
 
@@ -23,7 +24,7 @@ class DenseHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
-        return nn.Dense(self.outputs, kernel_init=self.kernel_init, name="dense")(x)
+        return Dense(self.outputs, kernel_init=self.kernel_init, name="dense")(x)
 
 
 class PooledHead(nn.Module):
@@ -40,4 +41,4 @@ class PooledHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
         x = Dropout(self.dropout, name="dropout")(global_average_pool(x), mode)
-        return nn.Dense(self.outputs, name="dense")(x)
+        return Dense(self.outputs, name="dense")(x)

@@ -16,6 +16,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import attention, norms
 from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.layers.rotary import RotaryPositions
 from jaxtl.models.staged import Dropout, Mode
@@ -175,8 +176,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, use_bias=self.bias, kernel_init=NORMAL, name=name)
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, use_bias=self.bias, kernel_init=NORMAL, name=name)
 
         act = activation(self.activation)
         if self.gated == "joint":
@@ -205,7 +206,7 @@ class FinalNorm(nn.Module):
         x: Any = tokens.states
         x = norms.norm(self.kind, self.epsilon, "norm")(x) if self.kind else x
         if self.width is not None:
-            dense = nn.Dense(
+            dense = Dense(
                 self.width, use_bias=False, kernel_init=NORMAL, name="project"
             )
             x = dense(x)
