@@ -11,7 +11,7 @@ from jaxtl.core import console, output_paths
 
 if TYPE_CHECKING:
     from jaxtl.analysis.label_errors.confident_learning import LabelErrors
-    from jaxtl.analysis.label_errors.cross_validate import Predictions
+    from jaxtl.analysis.label_errors.cross_validate import TrainPredictions
 
 HELP = "which labels of a run's train data are wrong"
 ROWS_SHOWN = 10  # rows of the table on the terminal; the file has all
@@ -71,7 +71,7 @@ def _label_errors(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(predictions: "Predictions", errors: "LabelErrors") -> list[tuple]:
+def _rows(predictions: "TrainPredictions", errors: "LabelErrors") -> list[tuple]:
     """Cells of the suspicious labels, in the order of `COLUMNS`.
 
     The row is the number among all rows that the source read, from 0, before any
@@ -93,7 +93,7 @@ def _rows(predictions: "Predictions", errors: "LabelErrors") -> list[tuple]:
 
 
 def _print(
-    predictions: "Predictions",
+    predictions: "TrainPredictions",
     rows: Sequence[tuple],
     share: float,
     folder: pathlib.Path,

@@ -97,7 +97,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
     """
     for name, value in vars(args).items():
         for path in value if isinstance(value, list) else [value]:
-            if not isinstance(path, output_paths.Output):
+            if not isinstance(path, output_paths.OutputPath):
                 continue
             try:
                 path.check()

@@ -6,7 +6,7 @@ import pathlib
 from jaxtl.core.errors import UserError
 
 
-class Output(type(pathlib.Path())):  # type: ignore[misc]
+class OutputPath(type(pathlib.Path())):  # type: ignore[misc]
     """A path that a command writes to, as its argument's type.
 
     The command line checks every argument of a subclass before the command begins.
@@ -17,7 +17,7 @@ class Output(type(pathlib.Path())):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class OutputFile(Output):
+class OutputFile(OutputPath):
     """A file in a folder that exists."""
 
     def check(self) -> None:
@@ -30,7 +30,7 @@ class OutputFile(Output):
         check_folder(pathlib.Path(self.parent))
 
 
-class OutputFileOfNewFolder(Output):
+class OutputFileOfNewFolder(OutputPath):
     """A file whose folder is made where it is missing."""
 
     def check(self) -> None:
@@ -39,7 +39,7 @@ class OutputFileOfNewFolder(Output):
         check_folder(pathlib.Path(self.parent))
 
 
-class OutputFolder(Output):
+class OutputFolder(OutputPath):
     """A folder, which is made with its parents where it is missing."""
 
     def check(self) -> None:
@@ -47,7 +47,7 @@ class OutputFolder(Output):
         check_folder(pathlib.Path(self))
 
 
-class OutputBySuffix(Output):
+class OutputBySuffix(OutputPath):
     """A file where the name has a suffix, else a folder."""
 
     def check(self) -> None:

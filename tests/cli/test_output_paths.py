@@ -28,7 +28,7 @@ def test_every_output_is_declared_as_one():
     outputs = list(_outputs())
     assert len(outputs) > 15
     for command, action in outputs:
-        assert issubclass(action.type, output_paths.Output), (command, action.dest)
+        assert issubclass(action.type, output_paths.OutputPath), (command, action.dest)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.run import Run
 
 
-class Predictions(NamedTuple):
+class TrainPredictions(NamedTuple):
     """Predicted class probabilities of a run's labelled train examples.
 
     Attributes:
       rows: (n,), the examples' rows in the data set.
-      labels: (n,), given labels.
+      labels: (n,), of the data set.
       probabilities: (n, K), predicted.
       class_names: in label order.
       folds: number of models that predicted; 0 where the predictions are in sample.
@@ -40,7 +40,7 @@ class Predictions(NamedTuple):
 
 def predictions(
     directory: str | pathlib.Path, folds: int, progress: bool | None = None
-) -> Predictions:
+) -> TrainPredictions:
     """Predicts the labels of a finished run's train examples.
 
     With K folds, K models are trained as the run was, each without one part of the
@@ -79,17 +79,17 @@ def predictions(
         p = losses.predictions(logits, "classification")
         probabilities[part] = np.asarray(p)[:, : len(names)]
     origins = target.origins.select(rows)
-    return Predictions(rows, target.y[rows], probabilities, names, folds, origins)
+    return TrainPredictions(rows, target.y[rows], probabilities, names, folds, origins)
 
 
-def _in_sample(exp: Experiment, model: TrainedModel) -> Predictions:
+def _in_sample(exp: Experiment, model: TrainedModel) -> TrainPredictions:
     """The predictions of the run's model for the examples that it was trained on."""
     target = model.datasets["target"]
     rows = _labelled_rows(exp, target, 0)
     logits, labels = evaluate.predict_split(model, "train")
     p = np.asarray(losses.predictions(logits, "classification"))
     origins = target.origins.select(rows)
-    return Predictions(rows, labels, p, target.class_names, 0, origins)
+    return TrainPredictions(rows, labels, p, target.class_names, 0, origins)
 
 
 def split_in_folds(labels: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
