@@ -42,7 +42,7 @@ def test_every_output_is_declared_as_one():
         ("wise run --plot", "missing/x.png"),
         ("wise run --out", "file/weights"),
         ("wise run --out", "missing/curve.png"),
-        ("lr one.py --plot", "file/x.png"),
+        ("lr one.py --out", "file/x.png"),
         ("probe one.py --out", "missing/x.json"),
         ("ensemble run --out", "folder"),
         ("data one.py --out", "missing/x.png"),
