@@ -17,6 +17,7 @@ ACTIVATION_NAMES = {
     "gelu_fast": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
     "relu": "relu",
+    "relu6": "relu6",
     "silu": "silu",
     "swish": "silu",
     "tanh": "tanh",
@@ -41,10 +42,11 @@ def count(key: str, value: Any) -> int:
     return value
 
 
-def counts(key: str, value: Any, length: int) -> tuple[int, ...]:
-    """A list of so many whole numbers of 1 or more."""
-    if not isinstance(value, list | tuple) or len(value) != length:
-        raise _expected(key, value, f"a list of {length} numbers")
+def counts(key: str, value: Any, length: int | None = None) -> tuple[int, ...]:
+    """A list of whole numbers of 1 or more: so many of them, or any number but 0."""
+    fits = isinstance(value, list | tuple) and len(value) > 0
+    if not fits or length not in (None, len(value)):
+        raise _expected(key, value, f"a list of {length or 'one or more'} numbers")
     return tuple(count(key, number) for number in value)
 
 

@@ -13,11 +13,11 @@ import jax
 
 from jaxtl.core.errors import UserError
 from jaxtl.models import config_values, staged, weight_layout
-from jaxtl.models.layers import batch_norm
+from jaxtl.models.layers import batch_norm, residual_block
 from jaxtl.models.layers.activations import activation
-from jaxtl.models.layers.conv import Conv
 from jaxtl.models.layers.heads import PooledHead
 from jaxtl.models.layers.pooling import global_average_pool, max_pool_3x3
+from jaxtl.models.layers.residual_block import ResidualBlock
 from jaxtl.models.resnet_config import CONFIG
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
@@ -30,61 +30,6 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 
-_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def _conv(width: int, kernel: int, stride: int, name: str) -> Conv:
-    # Explicit padding: "SAME" pads even inputs of stride 2 on the other side.
-    pad = ((kernel // 2,) * 2,) * 2
-    return Conv(
-        width,
-        (kernel, kernel),
-        stride,
-        pad,
-        use_bias=False,
-        kernel_init=_INIT,
-        name=name,
-    )
-
-
-class _ResNetBlock(nn.Module):
-    """A residual block: 3×3, 3×3, or as a bottleneck 1×1, 3×3, 1×1 of 4 × width.
-
-    Attributes:
-      width: channels of the 3×3 convolution.
-      stride: of the block.
-      bottleneck: whether it is the second form.
-      project: whether the shortcut is a strided 1×1 convolution with BatchNorm.
-      activation: of the sum with the shortcut, by name; the others are ReLU.
-      stride_first: whether a bottleneck strides in its first convolution.
-    """
-
-    width: int
-    stride: int
-    bottleneck: bool
-    project: bool
-    activation: str
-    stride_first: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
-        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
-        # index of the convolution that strides
-        strided = 1 if self.bottleneck and not self.stride_first else 0
-        out = self.width * 4 if self.bottleneck else self.width
-        y = x
-        for i, kernel in enumerate(kernels):
-            last = i == len(kernels) - 1
-            stride = self.stride if i == strided else 1
-            width = out if last else self.width
-            y = _conv(width, kernel, stride, f"conv{i + 1}")(y)
-            y = batch_norm.BatchNorm(name=f"bn{i + 1}")(y, mode)
-            y = y if last else nn.relu(y)
-        if self.project:
-            x = _conv(out, 1, self.stride, "shortcut_conv")(x)
-            x = batch_norm.BatchNorm(name="shortcut_bn")(x, mode)
-        return activation(self.activation)(x + y)
-
 
 class _ResNetStem(nn.Module):
     """7×7 convolution and 3×3 max pooling, each of stride 2, between them BatchNorm."""
@@ -94,34 +39,45 @@ class _ResNetStem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
-        x = _conv(self.width, 7, 2, "conv")(x)
+        x = residual_block.plain_conv(self.width, 7, 2, "conv")(x)
         x = batch_norm.BatchNorm(name="bn")(x, mode)
         return max_pool_3x3(activation(self.activation)(x))
 
 
 class _ResNetStage(nn.Module):
-    """The blocks of one resolution, of which the first strides and projects."""
+    """The blocks of one resolution, of which the first strides.
+
+    Attributes:
+      width: channels that it puts out.
+      inner: channels of the convolutions before a block's last one.
+      stride: of the first block.
+      depth: number of blocks.
+      bottleneck: whether blocks are 1×1, 3×3, 1×1 in place of 3×3, 3×3.
+      activation: of the sums with the shortcuts, by name.
+      stride_first: whether bottlenecks stride in their first convolution.
+      groups: of a bottleneck's 3×3 convolution.
+    """
 
     width: int
+    inner: int
     stride: int
     depth: int
     bottleneck: bool
     activation: str
     stride_first: bool
+    groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
+        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
         for i in range(self.depth):
-            stride = self.stride if i == 0 else 1
-            # The first stage of the plain form changes no shape: nothing to project.
-            project = i == 0 and (self.bottleneck or stride > 1)
-            block = _ResNetBlock(
-                self.width,
-                stride,
-                self.bottleneck,
-                project,
-                self.activation,
-                self.stride_first,
+            block = ResidualBlock(
+                (*(self.inner,) * (len(kernels) - 1), self.width),
+                kernels,
+                self.stride if i == 0 else 1,
+                strided=int(self.bottleneck and not self.stride_first),
+                groups=self.groups if self.bottleneck else 1,
+                activation=self.activation,
                 name=f"block{i}",
             )
             x = block(x, mode)
@@ -129,7 +85,7 @@ class _ResNetStage(nn.Module):
 
 
 class ResNetImageNet(staged.Staged):
-    """A ResNet for large images: stages `stem, stage1, …, stage4, head`.
+    """A ResNet for large images: stages `stem, stage1, stage2, …, head`.
 
     Attributes:
       depth: 18, 34, 50, 101 or 152.
@@ -141,6 +97,11 @@ class ResNetImageNet(staged.Staged):
       first_stride: stride of the first stage.
       stride_first: whether bottlenecks stride in their first convolution, as in the
         paper, in place of the second.
+      widths: channels that each stage puts out; None doubles `width`, four times that
+        for bottlenecks.
+      groups: of the 3×3 convolutions of bottlenecks (32 in ResNeXt).
+      group_width: channels of a group, for each 64 of `width` (4 in ResNeXt-50; 128
+        with one group in the wide ResNets).
     """
 
     READS: ClassVar[str] = "images"
@@ -152,15 +113,18 @@ class ResNetImageNet(staged.Staged):
     activation: str = "relu"
     first_stride: int = 1
     stride_first: bool = False
+    widths: tuple[int, ...] | None = None
+    groups: int = 1
+    group_width: int = 64
 
-    stages = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("stem", *(f"stage{i + 1}" for i in range(len(self.form[0]))), "head")
 
     @property
     def form(self) -> tuple[tuple[int, ...], bool]:
         """Blocks per stage, and whether they are bottlenecks."""
         if self.sizes is not None:
-            if len(self.sizes) != 4:
-                raise UserError(f"sizes={self.sizes}: expected 4 numbers of blocks.")
             return tuple(self.sizes), self.bottleneck
         if self.depth not in DEPTHS:
             closest = min(DEPTHS, key=lambda d: abs(d - self.depth))
@@ -170,17 +134,44 @@ class ResNetImageNet(staged.Staged):
             )
         return DEPTHS[self.depth]
 
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels that each stage puts out."""
+        sizes, bottleneck = self.form
+        if self.widths is None:
+            first = self.width * (4 if bottleneck else 1)
+            return tuple(first * 2**i for i in range(len(sizes)))
+        if len(self.widths) != len(sizes):
+            raise UserError(
+                f"widths={self.widths}: expected one number for each of the "
+                f"{len(sizes)} stages."
+            )
+        return tuple(self.widths)
+
+    def stage_strides(self) -> tuple[int, ...]:
+        """Strides of the stages."""
+        return (self.first_stride, *(2,) * (len(self.form[0]) - 1))
+
+    def projects(self) -> tuple[bool, ...]:
+        """Whether the first shortcut of each stage is a convolution."""
+        widths = self.stage_widths()
+        pairs = zip((self.width, *widths), widths, self.stage_strides())
+        return tuple(a != b or stride > 1 for a, b, stride in pairs)
+
     def setup(self) -> None:
         sizes, bottleneck = self.form
         self.add("stem", _ResNetStem(self.width, self.activation))
-        for i, size in enumerate(sizes):
+        forms = zip(self.stage_widths(), self.stage_strides(), sizes)
+        for i, (width, stride, size) in enumerate(forms):
+            inner = width // 4 * self.group_width // 64 * self.groups
             stage = _ResNetStage(
-                self.width * 2**i,
-                self.first_stride if i == 0 else 2,
+                width,
+                inner if bottleneck else width,
+                stride,
                 size,
                 bottleneck,
                 self.activation,
                 self.stride_first,
+                self.groups,
             )
             self.add(f"stage{i + 1}", stage)
         self.add("head", PooledHead(self.outputs))
@@ -193,8 +184,9 @@ class ResNetImageNet(staged.Staged):
 
 
 def _torchvision_layout(model: ResNetImageNet) -> WeightLayout:
-    """The naming of torchvision.models.resnet."""
+    """The naming of torchvision.models.resnet, and of timm."""
     sizes, bottleneck = model.form
+    projects = model.projects()
     rules = [
         *weight_layout.conv("conv1", "stem/conv"),
         *weight_layout.batch_norm("bn1", "stem/bn"),
@@ -205,7 +197,7 @@ def _torchvision_layout(model: ResNetImageNet) -> WeightLayout:
             for k in range(1, 4 if bottleneck else 3):
                 rules += weight_layout.conv(f"{source}.conv{k}", f"{path}/conv{k}")
                 rules += weight_layout.batch_norm(f"{source}.bn{k}", f"{path}/bn{k}")
-            if b == 0 and (bottleneck or i > 0 or model.first_stride > 1):
+            if b == 0 and projects[i]:
                 shortcut = f"{source}.downsample"
                 rules += weight_layout.conv(f"{shortcut}.0", f"{path}/shortcut_conv")
                 rules += weight_layout.batch_norm(
@@ -218,6 +210,7 @@ def _torchvision_layout(model: ResNetImageNet) -> WeightLayout:
 def _hf_layout(model: ResNetImageNet) -> WeightLayout:
     """The naming of transformers' ResNet."""
     sizes, bottleneck = model.form
+    projects = model.projects()
     stem = "resnet.embedder.embedder"
     rules = [
         *weight_layout.conv(f"{stem}.convolution", "stem/conv"),
@@ -226,20 +219,9 @@ def _hf_layout(model: ResNetImageNet) -> WeightLayout:
     for i, size in enumerate(sizes):
         for b in range(size):
             source = f"resnet.encoder.stages.{i}.layers.{b}"
-            path = f"stage{i + 1}/block{b}"
-            names = {
-                f"layer.{k}": (f"conv{k + 1}", f"bn{k + 1}")
-                for k in range(3 if bottleneck else 2)
-            }
-            if b == 0 and (bottleneck or i > 0 or model.first_stride > 1):
-                names["shortcut"] = ("shortcut_conv", "shortcut_bn")
-            for name, (conv, bn) in names.items():
-                rules += weight_layout.conv(
-                    f"{source}.{name}.convolution", f"{path}/{conv}"
-                )
-                rules += weight_layout.batch_norm(
-                    f"{source}.{name}.normalization", f"{path}/{bn}"
-                )
+            parts = [f"layer.{k}" for k in range(3 if bottleneck else 2)]
+            parts += ["shortcut"] * (b == 0 and projects[i])
+            rules += residual_block.hf_rules(source, f"stage{i + 1}/block{b}", parts)
     rules += weight_layout.linear("classifier.1", "head/dense")
     return _layout(rules, ("module.", "resnet."))
 
@@ -258,7 +240,7 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> ResNetImageNet:
     """Builds the model that a config.json of type "resnet" describes.
 
     Raises:
-      UserError: a key or a value that is not supported, widths that do not double.
+      UserError: a key or a value that is not supported.
       KeyError: an entry that is missing.
     """
     entries = CONFIG.fields(config)
@@ -267,14 +249,12 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> ResNetImageNet:
         "bottleneck"
     )
     config_values.count("num_channels", config.get("num_channels", 3))
-    sizes = config_values.counts("depths", config["depths"], 4)
-    widths = config_values.counts("hidden_sizes", config["hidden_sizes"], 4)
-    expected = [entries["width"] * 2**i * (4 if bottleneck else 1) for i in range(4)]
-    if list(widths) != expected:
-        raise UserError(
-            "config.json: this ResNet differs from the published ones: hidden_sizes "
-            f"{list(widths)}, expected {expected}."
-        )
+    sizes = config_values.counts("depths", config["depths"])
+    lengths = (config["hidden_sizes"], len(sizes))
+    widths = config_values.counts("hidden_sizes", *lengths)
+    first = entries["width"] * (4 if bottleneck else 1)
+    if widths != tuple(first * 2**i for i in range(len(sizes))):
+        entries["widths"] = widths
     entries["first_stride"] = 2 if entries["first_stride"] else 1
     return ResNetImageNet(**{**_form_fields(sizes, bottleneck), **entries, **fields})
 
@@ -291,15 +271,19 @@ def from_tensors(
     shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
 ) -> ResNetImageNet | None:
     """The model that a torchvision file was written from, None for other files."""
-    if "fc.weight" not in shapes or "layer4.0.conv1.weight" not in shapes:
+    names = ("fc.weight", "conv1.weight", "layer4.0.conv1.weight")
+    if not all(name in shapes for name in names):
         return None
     bottleneck = "layer1.0.conv3.weight" in shapes
     sizes = tuple(
         sum(f"layer{i}.{b}.conv1.weight" in shapes for b in range(100))
         for i in range(1, 5)
     )
+    entries: dict[str, Any] = _form_fields(sizes, bottleneck)
+    if bottleneck:  # ResNeXt, wide ResNets
+        inner, per_group, *_ = shapes["layer1.0.conv2.weight"]
+        entries["groups"] = inner // per_group
+        entries["group_width"] = per_group * 256 // shapes["layer1.0.conv3.weight"][0]
     return ResNetImageNet(
-        outputs=shapes["fc.weight"][0],
-        width=shapes["conv1.weight"][0],
-        **_form_fields(sizes, bottleneck),
+        outputs=shapes["fc.weight"][0], width=shapes["conv1.weight"][0], **entries
     )

@@ -25,6 +25,8 @@ TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "conv": _transposed(2, 3, 1, 0),  # torch Conv2d: (out, in, height, width)
     "depthwise": _transposed(0, 1, 3, 2),  # Keras: (height, width, channels, 1)
     "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
+    # torch Conv2d of 1×1 as a matrix: (out, in, 1, 1)
+    "conv1x1": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
 }
 _FLATTENED = "flattened:"  # before a number of channels
 
@@ -136,6 +138,18 @@ def batch_norm(source: str, path: str) -> list[Rule]:
         *norm(source, path),
         Rule(f"{source}.running_mean", f"{path}/mean"),
         Rule(f"{source}.running_var", f"{path}/var"),
+    ]
+
+
+def squeeze_excite(source: str, path: str, names: tuple[str, str]) -> list[Rule]:
+    """Rules of a squeeze-and-excitation of two torch 1×1 convolutions."""
+    return [
+        rule
+        for name, layer in zip(names, ("reduce", "expand"))
+        for rule in (
+            Rule(f"{source}.{name}.weight", f"{path}/{layer}/kernel", "conv1x1"),
+            Rule(f"{source}.{name}.bias", f"{path}/{layer}/bias"),
+        )
     ]
 
 

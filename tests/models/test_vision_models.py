@@ -186,10 +186,8 @@ def test_resnet_equals_transformers(kind, tmp_path):
 
 
 def test_an_unpublished_resnet_is_an_error():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ResNetConfig(hidden_sizes=[64, 128, 256, 512])
-    with pytest.raises(UserError, match="differs from the published ones"):
-        resnet.from_config(config.to_dict())
+    with pytest.raises(UserError, match="one number for each of the 2 stages"):
+        resnet.ResNetImageNet(outputs=2, sizes=(1, 1), widths=(4,)).projects()
     with pytest.raises(UserError, match="the nearest is 50"):
         resnet.ResNetImageNet(outputs=2, depth=56).pure().init(
             jax.random.key(0), images(32)

@@ -11,6 +11,7 @@ from jaxtl.core.errors import UserError, nearest
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
+    "relu6": nn.relu6,
     "gelu": nn.gelu,
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
     "gelu_exact": functools.partial(nn.gelu, approximate=False),

@@ -1,0 +1,224 @@
+"""Image types against transformers: outputs, states, gradients, files, keys.
+
+Origin: the installed transformers, on tiny models with random weights. Printed with
+`python -m pytest -n 0 -s -m slow tests/pretrained/test_image_types.py -k gives`: the
+largest differences of each type, and the lines of its module.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from image_types import TYPES, configurations
+
+from jaxtl.core import tree as trees
+from jaxtl.pretrained import FromHub, convert, registry, write
+from jaxtl.pretrained.match import match
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+def images(kind, entries):
+    side = entries.get("image_size", TYPES[kind].side)
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    shape = (6, height, width, entries.get("num_channels", 3))
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def in_torch(x):
+    return torch.tensor(x.transpose(0, 3, 1, 2))
+
+
+def reference(kind, entries):
+    """transformers' model with random weights, in float32 and evaluation mode."""
+    config = getattr(transformers, TYPES[kind].config)(**entries)
+    config.num_labels = 3
+    torch.manual_seed(0)
+    name = registry.config_table(kind).class_name(None)
+    model = getattr(transformers, name)(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            # Initial norms are ones and biases zeros, which would hide a mix-up.
+            fan = p[0].numel() if p.ndim > 1 else 10
+            p.add_(torch.randn(p.shape) / fan**0.5)
+        for name, b in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                b.add_(torch.rand(b.shape))
+    return model
+
+
+def load(folder, x):
+    """(our model, its parameters, its statistics), every tensor accounted for."""
+    init = FromHub(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    model = init.model(outputs=registry.head_outputs(config))
+    shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
+    params, stats, _, rows = match(*shapes, init.read_for(model))
+    assert {row.status for row in rows} <= {"loaded", "skipped"}
+    layout = model.layouts()["hf"]
+    allowed = convert.to_weights(
+        {r.source: np.zeros(()) for r in rows if r.status == "skipped"}, layout
+    )
+    assert not allowed.params
+    return model, params, stats
+
+
+def difference(got, want):
+    """The largest difference, in units of the largest value where that is above 1."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
+
+
+def as_ours(state, ours):
+    """transformers' state in the shape of ours: channels, or features, come last."""
+    state = state.detach().numpy()
+    if state.ndim == 4 and state.shape[1] == ours.shape[-1]:
+        state = state.transpose(0, 2, 3, 1)
+    return state.reshape(ours.shape)
+
+
+def compare_outputs(kind, theirs, model, params, stats, x):
+    """Differences of {logits, states}."""
+    with torch.no_grad():
+        expected = theirs(in_torch(x), output_hidden_states=True)
+    out = jax.jit(lambda p, s: model.pure().apply(p, s, x))(params, stats)
+    places = TYPES[kind].states(model)
+    assert places
+    worst = 0.0
+    for place, stage in places.items():
+        ours = out.features[stage]
+        ours = getattr(ours, "states", ours)
+        state = as_ours(expected.hidden_states[place], ours)
+        worst = max(worst, difference(ours, state))
+    return {"outputs": difference(out.logits, expected.logits), "states": worst}
+
+
+def without_dropout(module):
+    """The module in training mode, its dropout and its stochastic depth off."""
+    for part in module.train().modules():
+        if "Drop" in type(part).__name__:
+            part.eval()
+    return module
+
+
+def compare_gradients(theirs, model, params, stats, x):
+    """The largest difference of the gradients of a random sum of the outputs.
+
+    Models with batch statistics are in training mode, where these are the batch's.
+    """
+    theirs = without_dropout(theirs) if stats else theirs
+    drops = [f.name for f in dataclasses.fields(model) if "drop" in f.name]
+    model = model.clone(**dict.fromkeys(drops, 0.0))
+    theirs.zero_grad()
+    out = theirs(in_torch(x)).logits
+    weight = np.random.default_rng(1).normal(size=out.shape).astype(np.float32)
+    (out * torch.tensor(weight)).sum().backward()
+    network = model.pure()
+    train = network.stages if stats else ()
+
+    def loss(p):
+        logits = network.apply(p, stats, x, train=train, key=jax.random.key(0)).logits
+        return (logits * weight).sum()
+
+    ours = trees.flatten(jax.jit(jax.grad(loss))(params))
+    tensors = {
+        k: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
+        for k, p in theirs.eval().named_parameters()
+    }
+    expected = trees.flatten(convert.to_weights(tensors, model.layouts()["hf"]).params)
+    assert set(expected) == set(ours)
+    scale = max(np.abs(np.asarray(g)).max() for g in expected.values())
+    return max(
+        float(np.abs(ours[p] - np.asarray(want)).max() / max(1.0, scale))
+        for p, want in expected.items()
+    )
+
+
+def check_written(theirs, model, params, stats, folder, like, x):
+    """What we write is loaded strictly and gives the same outputs."""
+    write.write_directory(
+        folder, model, params, stats, like=like, task="classification"
+    )
+    again, info = type(theirs).from_pretrained(folder, output_loading_info=True)
+    # torch's counters of batches are not in our trees, and read by no pass
+    missing = [k for k in info["missing_keys"] if "num_batches_tracked" not in k]
+    assert not missing
+    assert not info["unexpected_keys"]
+    with torch.no_grad():
+        a, b = (m.eval()(in_torch(x)).logits for m in (theirs, again))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_path):
+    worst = {"outputs": 0.0, "states": 0.0, "gradients": 0.0}
+    configs = configurations(kind)
+    for number, entries in enumerate(configs):
+        x = images(kind, entries)
+        theirs = reference(kind, entries)
+        theirs.save_pretrained(tmp_path / f"{number}")
+        model, params, stats = load(tmp_path / f"{number}", x)
+        figures = compare_outputs(kind, theirs, model, params, stats, x)
+        written = tmp_path / f"written_{number}"
+        check_written(theirs, model, params, stats, written, tmp_path / f"{number}", x)
+        figures["gradients"] = compare_gradients(theirs, model, params, stats, x)
+        for name, value in figures.items():
+            assert value <= 1e-4, (name, number, entries)
+            worst[name] = max(worst[name], value)
+    module = pathlib.Path(registry.model_module(kind).__file__)
+    lines = len(module.read_text().splitlines())
+    shown = "".join(f" {v:.1e} |" for v in worst.values())
+    print(f"\n| `{kind}` | {len(configs)} |{shown} {lines} |")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_usual_configuration_gives_transformers_outputs(kind, tmp_path):
+    entries = configurations(kind)[0]
+    x = images(kind, entries)[:2]
+    theirs = reference(kind, entries)
+    theirs.save_pretrained(tmp_path)
+    model, params, stats = load(tmp_path, x)
+    figures = compare_outputs(kind, theirs, model, params, stats, x)
+    assert max(figures.values()) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_key_of_transformers_is_in_the_table(kind):
+    table = registry.config_table(kind)
+    config = getattr(transformers, TYPES[kind].config)(**TYPES[kind].base)
+    fields = {f.name for f in dataclasses.fields(config)}
+    private = {name for name in vars(config) if name.startswith("_")}
+    names = {*config.to_dict(), *vars(config), *fields, *config.attribute_map}
+    assert sorted(names - private - table.known) == []
+    # and each of them is varied above, or has no effect, or is restricted
+    rest = names - private - {*table.all_harmless, *table.all_only, *table.aliases}
+    assert sorted(rest - set(TYPES[kind].options)) == []
+    assert set(table.honored) <= set(TYPES[kind].options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_option_changes_what_transformers_computes(kind):
+    """Else the comparison above would prove nothing."""
+    base = {**TYPES[kind].base}
+    for key, values in TYPES[kind].options.items():
+        if len(values) > 1:
+            base[key] = values[0]
+    x = images(kind, base)
+    with torch.no_grad():
+        want = reference(kind, base)(in_torch(x)).logits
+        for key in TYPES[kind].options:
+            if key in TYPES[kind].dead:
+                continue
+            group = next((g for g in TYPES[kind].groups if key in g), (key,))
+            changed = {k: TYPES[kind].options[k][-1] for k in group}
+            entries = {**base, **changed}
+            model = reference(kind, entries)
+            got = model(in_torch(images(kind, entries))).logits
+            assert got.shape != want.shape or (got - want).abs().max() > 1e-5, key
