@@ -32,7 +32,7 @@ RATE, DECAY = 1e-3, 1e-4
 ADAPTED: dict[str, tl.Term] = {
     "DeepCORAL": tl.domain.DeepCORAL(),
     "DAN": tl.domain.DAN(),
-    "DANN": tl.domain.DANN(),
+    "DANN": tl.domain.DANN(reversal=tl.optim.Ramp()),
     "CDAN": tl.domain.CDAN(),
     "FixMatch": tl.semi.FixMatch(),
 }

@@ -1,18 +1,21 @@
-"""Rendered digits → handwritten digits, with 2, 5 and 10 labels per class.
+"""Drawn digits → handwritten digits, with 2, 5 and 10 labels per class.
 
-A small CNN is pre-trained on digits drawn with fonts, then transferred to scanned
-handwriting; pre-training sees no image of a person's writing. Test images are the same
-for all seeds; a seed decides which images are labelled, the initial weights and the
-order. Nothing is chosen on validation data during a run, so every label that a method
-sees is counted in its column. Learning rates and weights of all methods, scratch too,
-were chosen beforehand on the validation split, with other seeds:
+A small CNN is pre-trained on digits that a program draws with a pen, then transferred
+to scanned handwriting; pre-training sees no image of a person's writing. Test images
+are the same for all seeds; a seed decides which images are labelled, the initial
+weights and the order. Nothing is chosen on validation data during a run, so every label
+that a method sees is counted in its column. Learning rates and weights of all methods,
+scratch too, and the ranges of the drawings were chosen beforehand on the validation
+split, with other seeds:
 
     jaxtl run experiments/quickstart.py test=False SEEDS=100,101,102,103,104,105
 
 Run:       jaxtl run experiments/quickstart.py
 Expected:  test accuracy, mean ± 95 % interval over 5 seeds, with 2 / 5 / 10 labels per
-           class: scratch 79.3 ± 6.1 / 84.9 ± 2.1 / 89.5 ± 4.7, fine-tuning 80.9 ± 3.3 /
-           87.3 ± 4.4 / 91.4 ± 0.9 %; zero-shot 57.7 %. Some 75 s on 2 cores.
+           class: scratch 79.3 ± 6.1 / 85.0 ± 2.1 / 89.5 ± 4.7, fine-tuning 88.4 ± 1.3 /
+           90.9 ± 2.2 / 93.8 ± 0.8, with minimum class confusion on unlabelled images
+           92.0 ± 0.6 / 92.0 ± 1.1 / 94.2 ± 0.7 %; zero-shot 86.4 %. Some 90 s on 2
+           cores.
 """
 
 import jaxtl as tl
@@ -24,18 +27,18 @@ BACKBONE = "block.*|hidden"
 
 def experiment():
     model = tl.models.CNN(widths=(16, 32), units=64)
-    fonts = tl.data.RenderedDigits()
+    drawn = tl.data.PenDigits()
     variants = {
         "source": tl.Experiment(
             model=model,
-            data=fonts,
+            data=drawn,
             optim=tl.optim.AdamW(lr=tl.optim.Cosine(peak=3e-3)),
             steps=300,
         )
     }
     for count in LABELS:
         data = tl.data.Digits(labels_per_class=count, val=0.3, split_seed=0)
-        for name, settings in methods(fonts).items():
+        for name, settings in methods().items():
             variants[f"{count} per class/{name}"] = tl.Experiment(
                 model=model,
                 data=data,
@@ -46,14 +49,14 @@ def experiment():
     return variants
 
 
-def methods(fonts):
+def methods():
     """The settings that differ between methods: start, trainable part, extra terms."""
     task = tl.losses.CrossEntropy()
-    tuned = dict(init=tl.Variant("source"), optim=tl.optim.AdamW(lr=3e-3))
-    head = tl.optim.AdamW(lr=1e-2, groups={BACKBONE: tl.FROZEN, "head": 1.0})
-    l2sp = tl.regularizers.L2SP(weight=1e-3)
-    jacobian = tl.regularizers.JacobianDifference(weight=1e-6)
-    domain = tl.domain.DANN(weight=0.1)
+    tuned = dict(init=tl.Variant("source"), optim=tl.optim.AdamW(lr=1e-3))
+    head = tl.optim.AdamW(lr=3e-3, groups={BACKBONE: tl.FROZEN, "head": 1.0})
+    l2sp = tl.regularizers.L2SP(weight=1e-2)
+    jacobian = tl.regularizers.JacobianDifference(weight=1e-4)
+    unlabelled = tl.domain.MCC(weight=1.0)
     return {
         "scratch": dict(optim=tl.optim.AdamW(lr=1e-3)),
         "zero-shot": tuned,
@@ -61,13 +64,5 @@ def methods(fonts):
         "fine-tuning": tuned,
         "L2-SP": dict(tuned, terms={"task": task, "l2sp": l2sp}),
         "Jacobian difference": dict(tuned, terms={"task": task, "jacobian": jacobian}),
-        "DANN": dict(
-            tuned,
-            streams={"source": fonts},
-            terms={
-                "task": task,
-                "rendered": tl.losses.CrossEntropy(stream="source"),
-                "domain": domain,
-            },
-        ),
+        "MCC": dict(tuned, terms={"task": task, "unlabelled": unlabelled}),
     }

@@ -132,11 +132,11 @@ def diagnose(
     Raises:
       UserError: an unknown stream or stage, one domain alone, a run without training.
     """
+    if examples < 10:
+        raise UserError(f"examples={examples}: expected 10 or more.")
     run = run if isinstance(run, Run) else open_run(pathlib.Path(run))
     source, target = _streams(run, source, target)
     stage = _stage(run, stage)
-    if examples < 10:
-        raise UserError(f"examples={examples}: expected 10 or more.")
     samples = [_sample(run, name, examples, seed) for name in (source, target)]
     class_names, labels = _common_classes(run, samples)
     shifts = []

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .sources.image_folder import ImageFolder as ImageFolder
     from .sources.json_table import JSON as JSON
     from .sources.parquet import Parquet as Parquet
+    from .sources.pen_digits import PenDigits as PenDigits
     from .sources.rendered_digits import RenderedDigits as RenderedDigits
     from .sources.text import Text as Text
     from .sources.text_lines import Lines as Lines

@@ -82,18 +82,27 @@ class Linear(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ramp(Schedule):
-    """`final · (2 / (1 + exp(−gamma · p)) − 1)` with p = step / steps in [0, 1].
+    """`final · (2 / (1 + exp(−gamma · p)) − 1)`, p the passed share of the run.
+
+    Attributes:
+      final: value that the ramp comes near to.
+      gamma: how fast it does.
+      per_steps: p is step / per_steps, which may pass 1: the ramp is the same in short
+        and in long runs. None for step / steps, so that every run ends near `final`.
 
     References:
       Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016),
-      section 5.2: final = 1, gamma = 10.
+      section 5.2: final = 1, gamma = 10, p the share of the run.
+      Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018: in their
+      program gamma = 10 and per_steps = 10,000.
     """
 
     final: float = traced(1.0)
     gamma: float = traced(10.0)
+    per_steps: float | None = traced(None, low=1.0)
 
     def value(self, step: jax.Array, steps: jax.Array):
-        p = progress(step, steps)
+        p = progress(step, steps) if self.per_steps is None else step / self.per_steps
         return self.final * (2.0 / (1.0 + jnp.exp(-self.gamma * p)) - 1.0)
 
 

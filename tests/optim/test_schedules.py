@@ -1,6 +1,7 @@
 """Schedules against closed forms and optax."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -69,6 +70,20 @@ def test_ramp_is_the_dann_papers():
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.0), (600, 0.29131), (4000, 0.96403)]
+)
+def test_a_ramp_by_steps_is_that_of_the_authors_programs(step, expected):
+    # calc_coeff(step) of CDAN's pytorch/network.py (thuml/CDAN, c904cd3), and tllib's
+    # WarmStartGradientReverseLayer(alpha=1, max_iters=1000) after as many steps.
+    schedule = Ramp(gamma=10.0, per_steps=10_000)
+    slower = Ramp(gamma=1.0, per_steps=1000)
+    for steps in (100, 100_000):
+        for ramp in (schedule, slower):
+            found = ramp.value(jnp.asarray(step), jnp.asarray(steps))
+            np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
 def test_steps_beyond_the_end_keep_the_last_value():

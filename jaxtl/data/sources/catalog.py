@@ -8,6 +8,7 @@ from typing import Any
 
 _MODULES = {
     "Digits": "digits",
+    "PenDigits": "pen_digits",
     "RenderedDigits": "rendered_digits",
     "Arrays": "arrays",
     "CSV": "csv_table",
@@ -19,7 +20,7 @@ _MODULES = {
     "Text": "text",
     "Lines": "text_lines",
 }
-_BUNDLED = ("Digits", "RenderedDigits")
+_BUNDLED = ("Digits", "PenDigits", "RenderedDigits")
 # Fields that are needed although they have a default.
 _NEEDED = {"Arrays": ("path",)}
 

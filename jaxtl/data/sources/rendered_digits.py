@@ -118,7 +118,7 @@ class RenderedDigits(Data):
             [
                 bitmap(
                     glyph(fonts[font[i]], int(labels[i]), int(stroke[i])),
-                    _affine(angle[i], slant[i], width[i]),
+                    affine(angle[i], slant[i], width[i]),
                 )
                 for i in progress.track(range(count), "rendering digits")
             ]
@@ -131,7 +131,7 @@ class RenderedDigits(Data):
         )
 
 
-def _affine(angle: float, slant: float, width: float) -> np.ndarray:
+def affine(angle: float, slant: float, width: float) -> np.ndarray:
     """Rotation · shear · diag(width, 1): the (2, 2) map from glyph to example."""
     c, s = np.cos(angle), np.sin(angle)
     rotation, shear = np.array([[c, -s], [s, c]]), np.array([[1.0, slant], [0.0, 1.0]])
@@ -162,11 +162,28 @@ def bitmap(image: PIL.Image.Image, matrix: np.ndarray, side: int = 32) -> np.nda
         (*inverse[0], shift[0], *inverse[1], shift[1]),
         bilinear,
     )
-    box = warped.point(lambda v: 255 * (v > 127)).getbbox()
+    return fit_bitmap(warped, side)
+
+
+def fit_bitmap(image: PIL.Image.Image, side: int = 32) -> np.ndarray:
+    """Crops a drawing to its box and fits it into a bitmap with its aspect ratio.
+
+    Args:
+      image: mode L, white on black.
+      side: height and width of the bitmap.
+
+    Returns:
+      bool (side, side); the longer side of the drawing's box fills it, the other is
+      centered.
+    """
+    import PIL.Image
+
+    box = image.point(lambda v: 255 * (v > 127)).getbbox()
     width, height = box[2] - box[0], box[3] - box[1]
     factor = side / max(width, height)
     width, height = max(1, round(width * factor)), max(1, round(height * factor))
-    pixels = np.asarray(warped.resize((width, height), bilinear, box=box)) > 127
+    bilinear = PIL.Image.Resampling.BILINEAR
+    pixels = np.asarray(image.resize((width, height), bilinear, box=box)) > 127
     column, row = (side - width) // 2, (side - height) // 2
     bits = np.zeros((side, side), bool)
     bits[row : row + height, column : column + width] = pixels

@@ -120,7 +120,7 @@ def learning_rates(curve: Any, path: pathlib.Path, *, title: str = "") -> None:
     axes.set_ylim(low - 0.05 * margin, high + 0.25 * margin)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss (grey: batches, blue: smoothed)")
+    axes.set_ylabel("training loss (gray: batches, blue: smoothed)")
     open_axes(axes)
     if suggestion is None:
         axes.text(0.02, 0.04, "the loss never falls", transform=axes.transAxes)

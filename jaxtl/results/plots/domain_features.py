@@ -165,11 +165,11 @@ def _classes(
             _class_panel(axes, diagnosis, projections[name].tsne, labels, label)
             shift = getattr(diagnosis, name).classes[label].shift
             value = "–" if math.isnan(shift) else f"{shift:.2f}"
-            text = f"{diagnosis.class_names[label][:18]}, " if j == 0 else ""
+            text = f"class {diagnosis.class_names[label][:18]}, " if j == 0 else ""
             axes.set_title(f"{text}{name}: {value}", fontsize=8.5, loc="left")
     _legend(figure, grid[0, 0])
     omitted = len(diagnosis.class_names) - len(drawn)
-    title = f"t-SNE of {diagnosis.stage} by class; the number: shift in deviations"
+    title = f"t-SNE of {diagnosis.stage} by class, with shifts in standard deviations"
     title += f" ({omitted} classes with less left out)" if omitted else ""
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure

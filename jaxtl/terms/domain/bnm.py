@@ -25,7 +25,9 @@ def nuclear_norm(probabilities: jax.Array) -> jax.Array:
 
     References:
       Cui et al., Towards Discriminability and Diversity: Batch Nuclear-norm
-      Maximization under Label Insufficient Situations, CVPR 2020.
+      Maximization under Label Insufficient Situations, CVPR 2020. The authors' program
+      takes the mean of the singular values, over min(B, K): its weight 1 is
+      B / min(B, K) here (32 / 10 for batches of 32 of ten classes).
     """
     values = jnp.linalg.svd(probabilities, compute_uv=False)
     return jnp.sum(values) / probabilities.shape[0]

@@ -57,15 +57,27 @@ def randomized_map(
     return projected * (probabilities @ matrices["probabilities"]) / jnp.sqrt(size)
 
 
-def entropy_weights(logits: jax.Array) -> jax.Array:
-    """1 + exp(−H(softmax(logits))), (batch, K) -> (batch,), without gradient.
+def entropy_weights(
+    logits: jax.Array, reversal: float | jax.Array | None = None
+) -> jax.Array:
+    """1 + exp(−H(softmax(logits))), 2 for a certain prediction, 1 + 1/K for a uniform.
 
-    1 + 1/K for a uniform prediction, 2 for a certain one.
+    Args:
+      logits: (batch, K).
+      reversal: λ of the reversed gradient that flows through the weights; None for no
+        gradient.
+
+    Returns:
+      (batch,).
 
     References:
       As `multilinear_map`.
     """
-    return 1.0 + jnp.exp(-jax.lax.stop_gradient(entropy(logits)))
+    if reversal is None:
+        logits = jax.lax.stop_gradient(logits)
+    else:
+        logits = adversarial.reverse_gradient(logits, reversal)
+    return 1.0 + jnp.exp(-entropy(logits))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +85,9 @@ class CDAN(adversarial.DiscriminatorTerm):
     """Discriminator's cross-entropy on features ⊗ predictions, its gradient reversed.
 
     The value is `adversarial.discriminator_loss`, with weighted means where `entropy`
-    is set. As in the authors' code no gradient flows through the predictions and the
-    weights. Reports the discriminator's accuracy.
+    is set. No gradient flows through the predictions in the map, as in the authors'
+    program; theirs lets the reversed gradient flow through the weights, which
+    `entropy_gradient` does here. Reports the discriminator's accuracy.
 
     Attributes:
       source: stream of the labelled domain.
@@ -82,8 +95,12 @@ class CDAN(adversarial.DiscriminatorTerm):
       stage: stage whose output is conditioned, one vector per example; None is the last
         one before the head.
       widths: of the discriminator's hidden layers (1024, 1024 in the paper).
-      reversal: λ of the reversed gradient, a number or a schedule.
+      reversal: λ of the reversed gradient, a number or a schedule; by default it rises
+        with the number of steps (`adversarial.REVERSAL`), as in the authors' program.
       entropy: weight examples by the certainty of their prediction (CDAN+E).
+      entropy_gradient: let the reversed gradient flow through these weights, too: the
+        model is then also moved towards predictions whose weights confuse the
+        discriminator.
       limit: above this width · classes, the map is randomized.
       size: D, width of the randomized map; its matrices are drawn once, from a key of
         their own, and are the same in every run.
@@ -93,8 +110,9 @@ class CDAN(adversarial.DiscriminatorTerm):
       limit of 4096 is the paper's.
     """
 
-    reversal: float | Schedule = traced(adversarial.PAPER_RAMP)
+    reversal: float | Schedule = traced(adversarial.REVERSAL)
     entropy: bool = True
+    entropy_gradient: bool = False
     limit: int = 4096
     size: int = 1024
 
@@ -138,13 +156,15 @@ class CDAN(adversarial.DiscriminatorTerm):
         scale = schedules.value(self.reversal, context.step, context.steps)
         features = self.features(context, stream)
         features = adversarial.reverse_gradient(features, scale)
-        logits = jax.lax.stop_gradient(vectors(context.forward(stream).logits))
-        probabilities = jax.nn.softmax(logits)
+        logits = vectors(context.forward(stream).logits)
+        probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits))
         if context.constants:
             inputs = randomized_map(features, probabilities, context.constants)
         else:
             inputs = multilinear_map(features, probabilities)
-        weights = entropy_weights(logits) if self.entropy else None
+        weights = None
+        if self.entropy:
+            weights = entropy_weights(logits, scale if self.entropy_gradient else None)
         return adversarial.discriminator(context.term_params, inputs), weights
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:

@@ -158,7 +158,8 @@ def mmd(
       Gretton et al., A Kernel Two-Sample Test, JMLR 13 (2012), eq. 5 (biased), eq. 3
       (unbiased) and lemma 14 (linear). Long et al., Learning Transferable Features
       with Deep Adaptation Networks, ICML 2015, section 3; the kernels' coefficients β
-      are equal here, and not learned.
+      are equal here, and not learned. The authors' program adds its five kernels: with
+      five multipliers its weight 1 is 5 here.
     """
     weights = pair_weights(source.shape[0], target.shape[0], estimator)
     distances, mean_distance = squared_distances(source, target, estimator)

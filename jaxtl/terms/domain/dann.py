@@ -27,14 +27,16 @@ class DANN(adversarial.DiscriminatorTerm):
       stage: stage whose output the discriminator reads, one vector per example; None is
         the last one before the head.
       widths: of the discriminator's hidden layers; () is a linear one.
-      reversal: λ, a number or a schedule; the paper's ramp from 0 to 1 by default.
+      reversal: λ, a number or a schedule. By default it rises with the number of steps
+        (`adversarial.REVERSAL`); the paper's rises over the share of the run,
+        `schedules.Ramp()`.
 
     References:
       Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016),
       section 4.2; λ_p in section 5.2.2.
     """
 
-    reversal: float | Schedule = traced(adversarial.PAPER_RAMP)
+    reversal: float | Schedule = traced(adversarial.REVERSAL)
 
     def check(self, setup: Setup) -> None:
         super().check(setup)

@@ -57,7 +57,8 @@ class JAN(DomainPairAtStages):
       stages: stages whose outputs to align together with the predictions; None is the
         last one before the head.
       multipliers: widths of the features' kernels, as in `DAN`.
-      bandwidth: γ of the predictions' one kernel exp(−‖p − q‖² / γ).
+      bandwidth: γ of the predictions' one kernel exp(−‖p − q‖² / γ); 1.68 as in the
+        authors' program (tllib's σ = 0.92 is 1.6928).
       estimator: "biased", "unbiased" or "linear".
     """
 

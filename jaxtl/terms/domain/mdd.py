@@ -16,7 +16,8 @@ from jaxtl.terms.context import View
 from jaxtl.terms.domain import adversarial
 from jaxtl.terms.domain.domain_pair import stream_vectors
 
-PAPER_RAMP = schedules.Ramp(final=0.1, gamma=10.0)
+# η of the authors' program: a tenth of `adversarial.REVERSAL`.
+REVERSAL = schedules.Ramp(final=0.1, gamma=10.0, per_steps=10_000.0)
 
 
 def log_complement(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -75,15 +76,15 @@ class MDD(adversarial.AuxiliaryClassifierTerm):
       target: stream of the other domain; its labels are not used.
       widths: of the auxiliary classifier's hidden layers (1024 in the paper).
       margin: γ, the source's weight, exp of the paper's margin.
-      reversal: λ of the reversed gradient, a number or a schedule (the paper's rises
-        to 0.1).
+      reversal: λ of the reversed gradient, a number or a schedule (the authors'
+        rises to 0.1 with the number of steps).
 
     References:
       As `margin_disparity`; γ = 4.
     """
 
     margin: float = traced(4.0)
-    reversal: float | Schedule = traced(PAPER_RAMP)
+    reversal: float | Schedule = traced(REVERSAL)
 
     def check(self, setup: Setup) -> None:
         super().check(setup)

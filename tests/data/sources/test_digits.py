@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxtl import data
 from jaxtl.core.errors import UserError
-from jaxtl.data.sources import rendered_digits
+from jaxtl.data.sources import pen_digits, rendered_digits
 
 
 def test_digits_are_scikit_learns():
@@ -60,6 +60,42 @@ def test_a_model_of_rendered_digits_transfers_to_handwritten_ones(rendered):
     assert 0.45 < model.score(real.data / 16, real.target) < 0.9
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    return data.prepare(data.PenDigits(per_class=60))
+
+
+def test_pen_digits_look_like_the_uci_digits(drawn):
+    assert drawn.x.shape == (600, 8, 8, 1)
+    assert drawn.x.max() == 16
+    np.testing.assert_array_equal(np.bincount(drawn.y), 60)
+    assert len(np.unique(drawn.x.reshape(600, -1), axis=0)) > 590
+    ink, real = drawn.x.mean(), load_digits().images.mean()
+    assert 0.8 < ink / real < 1.25
+    np.testing.assert_array_equal(data.PenDigits(per_class=60).read().x, drawn.x)
+    assert (data.PenDigits(per_class=60, seed=1).read().x != drawn.x).any()
+
+
+def test_a_model_of_pen_digits_transfers_better_than_one_of_fonts(drawn):
+    """A linear model without their labels."""
+    real = load_digits()
+    x = drawn.x.reshape(600, -1) / 16
+    model = LogisticRegression(max_iter=300).fit(x, drawn.y)
+    assert model.score(real.data / 16, real.target) > 0.7
+
+
+def test_a_spline_passes_its_control_points_and_is_straight_between_corners():
+    points = np.array([[0, 0], [1, 2], [3, 1], [3, 1], [4, 5.0]])
+    curve, count = pen_digits.spline(points), pen_digits.POINTS_PER_PIECE
+    np.testing.assert_allclose(curve[::count], [[0, 0], [1, 2], [3, 1], [4, 5]])
+    # Uniform Catmull-Rom at the middle of p₁ and p₂: (−p₀ + 9 p₁ + 9 p₂ − p₃) / 16.
+    middle = curve[count + count // 2]
+    np.testing.assert_allclose(middle, [(9 + 27 - 3) / 16, (18 + 9 - 1) / 16])
+    # From a corner to the end: on the line through both.
+    x, y = curve[2 * count :].T
+    np.testing.assert_allclose(y - 1, 4 * (x - 3), atol=1e-12)
+
+
 def test_every_font_has_ten_different_digits():
     identity = np.eye(2)
     for font in rendered_digits.FONTS:
@@ -79,6 +115,20 @@ def test_block_counts_by_hand():
     assert counts[0, 0, 1] == 16
     assert counts[0, 7, 7] == 3
     assert counts.sum() == 19
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_class": 0}, "per_class must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"jitter": -0.1}, "jitter"),
+        ({"pen": (0.3, 0.2)}, "pen must be .low, high."),
+    ],
+)
+def test_bad_options_of_pen_digits_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        data.PenDigits(**options)
 
 
 @pytest.mark.parametrize(
