@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", help="default: what the runs were chosen by")
     parser.add_argument(
-        "--plot", type=output_paths.OutputFile, metavar="PNG", help="also draw it"
+        "--plot", type=output_paths.OutputPicture, metavar="PNG", help="also draw it"
     )
     parser.add_argument(
         "--against",

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         "--plot",
-        type=output_paths.OutputFile,
+        type=output_paths.OutputPicture,
         metavar="PNG",
         help="the contact sheet of examples; only its numbers are printed without",
     )

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         "--plot",
-        type=output_paths.OutputFileOfNewFolder,
+        type=output_paths.OutputPictureOfNewFolder,
         metavar="PNG",
         help="also draw the curve",
     )

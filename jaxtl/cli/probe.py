@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=output_paths.OutputFile, help="JSON to write it to"
     )
     parser.add_argument(
-        "--plot", type=output_paths.OutputFile, metavar="PNG", help="also draw it"
+        "--plot", type=output_paths.OutputPicture, metavar="PNG", help="also draw it"
     )
 
 

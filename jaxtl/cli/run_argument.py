@@ -11,9 +11,11 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+from jaxtl.core import output_paths
 from jaxtl.core.errors import UserError
 
-_FILES = (".png", ".json", ".safetensors")  # suffixes of outputs that are files
+# Suffixes of outputs that are files.
+_FILES = (*output_paths.PICTURES, ".json", ".safetensors")
 _HINT = ", or take each of them with --all"
 
 

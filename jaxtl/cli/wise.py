@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the chosen weights to a directory; draw the curve to a .png",
     )
     parser.add_argument(
-        "--plot", type=output_paths.OutputFile, metavar="PNG", help="also draw it"
+        "--plot", type=output_paths.OutputPicture, metavar="PNG", help="also draw it"
     )
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints the metrics at every α, then tests, plots and writes the chosen one."""
-    pictures = [path for path in args.out if path.suffix == ".png"]
-    folders = [path for path in args.out if path.suffix != ".png"]
+    pictures = [path for path in args.out if path.suffix in output_paths.PICTURES]
+    folders = [path for path in args.out if path.suffix not in output_paths.PICTURES]
     if len(pictures) > 1 or len(folders) > 1 or (pictures and args.plot):
         raise UserError(
             "--out: expected one directory of weights and one .png at most."

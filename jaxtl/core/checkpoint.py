@@ -7,7 +7,6 @@ into a temporary name and renames at the end, so a kill leaves the previous one.
 
 import errno
 import json
-import logging
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -18,21 +17,15 @@ import numpy as np
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
+from jaxtl.core.orbax_module import orbax
 from jaxtl.core.types import PyTree
 
 BESIDE = "jaxtl.json"  # the file that holds `meta` beside the arrays of a folder
-
-
-def _orbax():
-    import orbax.checkpoint as ocp
-
-    # Its warnings concern defaults that are intended here.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    return ocp
+_MARK = "_CHECKPOINT_METADATA"  # orbax's file in a whole checkpoint
 
 
 def _manager(directory: pathlib.Path, *, create: bool):
-    ocp = _orbax()
+    ocp = orbax()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,
         create=create,
@@ -61,7 +54,7 @@ def save(
     """
     if step in steps(directory):
         return
-    ocp = _orbax()
+    ocp = orbax()
     parts = {
         name: ocp.args.PyTreeSave(tree)
         for name, tree in items.items()
@@ -99,25 +92,38 @@ def is_full(error: BaseException) -> bool:
 
 def steps(directory: pathlib.Path) -> list[int]:
     """The steps of the whole checkpoints in a folder, in order."""
+    return sorted(int(p.name) for p in _folders(directory) if (p / _MARK).exists())
+
+
+def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of checkpoints that hold something, perhaps not all of it."""
     if not directory.is_dir():
         return []
-    whole = [
-        p
-        for p in directory.iterdir()
-        if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").exists()
-    ]
-    return sorted(int(p.name) for p in whole)
+    numbered = [p for p in directory.iterdir() if p.name.isdigit() and p.is_dir()]
+    return [p for p in numbered if any(p.iterdir())]
 
 
 def latest(directory: pathlib.Path) -> int | None:
-    """The newest whole checkpoint's step, or None."""
+    """The newest whole checkpoint's step, or None.
+
+    Raises:
+      UserError: the newest one is not whole. A checkpoint gets its name when it is
+        complete, and is removed after the next one: so this one was damaged.
+    """
     complete = steps(directory)
-    return complete[-1] if complete else None
+    newest = max((int(p.name) for p in _folders(directory)), default=None)
+    if newest is None or newest in complete:
+        return newest
+    remains = f"goes on from step {complete[-1]}" if complete else "begins again"
+    raise UserError(
+        f"the checkpoint {directory / str(newest)} is damaged: its {_MARK} is missing; "
+        f"a run without this folder {remains}."
+    )
 
 
 def meta(directory: pathlib.Path, step: int) -> dict:
     """The JSON part of a checkpoint; UserError where it is damaged."""
-    ocp = _orbax()
+    ocp = orbax()
     with _reading(directory, step) as manager:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         values = manager.restore(step, args=args)["meta"]
@@ -137,7 +143,7 @@ def restore(directory: pathlib.Path, step: int, targets: Mapping[str, PyTree]) -
     Raises:
       UserError: if the checkpoint is damaged or holds other shapes; both are shown.
     """
-    ocp = _orbax()
+    ocp = orbax()
     nonempty = {n: t for n, t in targets.items() if jax.tree.leaves(t)}
     for name, target in nonempty.items():
         _compare(directory, step, name, target)
@@ -157,7 +163,7 @@ def restore(directory: pathlib.Path, step: int, targets: Mapping[str, PyTree]) -
 
 def read(directory: pathlib.Path, step: int, item: str) -> PyTree:
     """Reads one item as nested dicts of numpy arrays, without knowing its shapes."""
-    ocp = _orbax()
+    ocp = orbax()
     described = _described(directory, step, item)
     as_numpy = jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described
@@ -174,7 +180,7 @@ def items(directory: pathlib.Path, step: int) -> list[str]:
 
 def read_tree(path: pathlib.Path) -> PyTree:
     """Reads one folder of arrays, by whichever orbax handler wrote it, as numpy."""
-    ocp = _orbax()
+    ocp = orbax()
     path = path.absolute()
     described = _metadata(path, str(path))
     as_numpy = jax.tree.map(
@@ -200,7 +206,7 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
     temporary = path.absolute().with_name(path.name + ".tmp")
     nonempty = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
     try:
-        _orbax().PyTreeCheckpointer().save(temporary, nonempty, force=True)
+        orbax().PyTreeCheckpointer().save(temporary, nonempty, force=True)
         (temporary / BESIDE).write_text(json.dumps(meta))
         temporary.rename(path)
     except Exception as error:
@@ -231,7 +237,7 @@ def _described(directory: pathlib.Path, step: int, item: str) -> PyTree:
 
 def _metadata(path: pathlib.Path, shown: str) -> PyTree:
     try:
-        metadata = _orbax().PyTreeCheckpointHandler().metadata(path)
+        metadata = orbax().PyTreeCheckpointHandler().metadata(path)
         return metadata.tree if hasattr(metadata, "tree") else metadata
     except Exception as error:
         raise UserError(

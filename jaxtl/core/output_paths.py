@@ -5,6 +5,8 @@ import pathlib
 
 from jaxtl.core.errors import UserError
 
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")  # what matplotlib draws
+
 
 class OutputPath(type(pathlib.Path())):  # type: ignore[misc]
     """A path that a command writes to, as its argument's type.
@@ -39,6 +41,24 @@ class OutputFileOfNewFolder(OutputPath):
         check_folder(pathlib.Path(self.parent))
 
 
+class OutputPicture(OutputFile):
+    """A picture in a folder that exists."""
+
+    def check(self) -> None:
+        """Raises UserError as for a file, and for a name that is of no picture."""
+        _check_picture(self)
+        super().check()
+
+
+class OutputPictureOfNewFolder(OutputFileOfNewFolder):
+    """A picture whose folder is made where it is missing."""
+
+    def check(self) -> None:
+        """Raises UserError as for a file, and for a name that is of no picture."""
+        _check_picture(self)
+        super().check()
+
+
 class OutputFolder(OutputPath):
     """A folder, which is made with its parents where it is missing."""
 
@@ -54,6 +74,14 @@ class OutputBySuffix(OutputPath):
         """Raises UserError as for the one of both that it is."""
         kind = OutputFile if self.suffix and not self.is_dir() else OutputFolder
         kind(self).check()
+
+
+def _check_picture(path: pathlib.Path) -> None:
+    if path.suffix.lower() not in PICTURES and not path.is_dir():
+        raise UserError(
+            f"{path} can't be written: expected a picture's name ending in "
+            f"{', '.join(PICTURES[:-1])} or {PICTURES[-1]}."
+        )
 
 
 def _check_no_folder(path: pathlib.Path) -> None:

@@ -59,6 +59,12 @@ _SIZES = (
 _AVERAGES = ("b1", "b2", "momentum")
 
 
+# Names of counts of steps, which a compiled program holds as int32.
+_STEPS = ("steps", "every", "warmup")
+_MOST_STEPS = 2**31 - 1
+_LARGEST = 2**63 - 1  # of the machine's whole numbers
+
+
 class _Range(NamedTuple):
     """A range of numbers; `low` belongs to it, `high` only where it is `closed`."""
 
@@ -68,15 +74,21 @@ class _Range(NamedTuple):
 
     def __contains__(self, value: object) -> bool:
         assert isinstance(value, int | float)
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            return False
         below = value <= self.high if self.closed else value < self.high
         return math.isfinite(value) and self.low <= value and below
 
-    def __str__(self) -> str:
+    def describe(self, value: float) -> str:
+        """The range in words, for a value that is not in it."""
+        if isinstance(value, int) and value > _LARGEST and math.isinf(self.high):
+            return f"a number of at most {_LARGEST:,}"
         if math.isinf(self.high) and math.isinf(self.low):
             return "a finite number"
         if math.isinf(self.high):
             return f"a finite number of at least {self.low:g}"
-        return f"a number in [{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+        end = "]" if self.closed else ")"
+        return f"a number in [{self.low:g}, {self.high:,.12g}{end}"
 
 
 def check_ranges(value: Any, path: str = "") -> None:
@@ -89,7 +101,9 @@ def check_ranges(value: Any, path: str = "") -> None:
     _check_types(value, path)
     for name, number, expected in _numbers(value, path):
         if number not in expected:
-            raise UserError(f"{name}={number!r}: expected {expected}.")
+            raise UserError(
+                f"{name}={_shown(number)}: expected {expected.describe(number)}."
+            )
 
 
 def _check_types(value: Any, path: str) -> None:
@@ -134,7 +148,14 @@ def _range(name: str, metadata: Mapping[str, Any]) -> _Range:
     low = metadata.get("low", 1.0 if name in _SIZES else 0.0)
     if name in _AVERAGES:
         return _Range(low, 1.0, closed=False)
+    if name in _STEPS:
+        return _Range(low, _MOST_STEPS)
     return _Range(low, 1.0 if name in _SHARES else math.inf)
+
+
+def _shown(number: float) -> str:
+    text = repr(number)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _is_ours(value: Any) -> bool:
@@ -143,7 +164,7 @@ def _is_ours(value: Any) -> bool:
 
 def _may_be_text(field: dataclasses.Field) -> bool:
     """Whether a field takes a name or a place, such as a column, which may be -1."""
-    return "str" in str(field.type)
+    return "str" in str(field.type).replace("Mapping[str", "")
 
 
 def _is_number(value: Any) -> bool:

@@ -161,6 +161,12 @@ class Database:
             )
             # An invalid byte damages its own row only.
             self.connection.text_factory = functools.partial(str, **_UTF8)
+            if not create and not self._has_cells():
+                self.close()
+                raise UserError(
+                    f"{self.path} holds no sweep: it has no table of cells; the "
+                    "command that began the sweep begins it again."
+                )
             _execute_when_unlocked(self.connection, "PRAGMA journal_mode=WAL")
             # A commit returns after its data is on the disk.
             self.connection.execute("PRAGMA synchronous=FULL")
@@ -171,6 +177,11 @@ class Database:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _has_cells(self) -> bool:
+        """Whether the file has the table of cells; an empty file has none."""
+        tables = "SELECT 1 FROM sqlite_master WHERE name = 'cells'"
+        return self.connection.execute(tables).fetchone() is not None
 
     def close(self) -> None:
         """Closes the connection to the file."""

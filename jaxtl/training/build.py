@@ -104,12 +104,14 @@ def assemble(
         )
     if terms is None:
         terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
-    program = _program(exp, datasets, model, phases, terms)
+    batch_sizes = inputs.batch_sizes(exp, terms, datasets["target"])
+    notes = {"batch": _repeated_rows(datasets, batch_sizes)}
+    program = _program(exp, datasets, model, phases, terms, batch_sizes)
     prepared = _prepare_terms(exp, datasets, model, program, terms)
     program = program_of_phase(program, phases[0], model.peft_params, prepared.params)
-    if note := describe_comparisons(program, terms, model.stats):
-        notes = {**prepared.notes, "accumulate": note}
-        prepared = dataclasses.replace(prepared, notes=notes)
+    notes["accumulate"] = describe_comparisons(program, terms, model.stats)
+    notes = {name: note for name, note in notes.items() if note}
+    prepared = dataclasses.replace(prepared, notes={**prepared.notes, **notes})
     return Assembled(
         datasets=datasets,
         model=model,
@@ -128,10 +130,10 @@ def _program(
     model: InitialModel,
     phases: tuple[ResolvedPhase, ...],
     terms: Mapping[str, Term],
+    batch_sizes: Mapping[str, int],
 ) -> Program:
     """The static description that terms are checked with, before any phase."""
     target = datasets["target"]
-    batch_sizes = inputs.batch_sizes(exp, terms, target)
     reads = {
         name: streams.dataset_and_split_of(datasets, name)[0] for name in batch_sizes
     }
@@ -250,7 +252,6 @@ def _prepare_terms(
         states[name] = term.init_state(setups[name])
         constants[name] = term.constants(setups[name])
         notes[name] = term.describe(setups[name])
-    notes["batch"] = _repeated_rows(datasets, program.batch_sizes)
     if note := _ignored_weights(datasets, terms):
         notes["sample_weight"] = note
     if "unlabelled" in exp.streams:

@@ -213,6 +213,11 @@ class Experiment:
             "tl.optim.Phase",
         )
         yield (
+            "augment",
+            isinstance(self.augment, tuple) and all(map(callable, self.augment)),
+            "a tuple of augmentations such as (tl.data.Flip(), tl.data.Crop(pad=4))",
+        )
+        yield (
             "average",
             isinstance(self.average, Averaging | None),
             "tl.optim.EMA() or SWA()",

@@ -2,13 +2,14 @@
 
 import errno
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, orbax_module
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 
@@ -118,7 +119,7 @@ def test_a_flipped_byte_in_the_numbers_is_noticed(folder):
 
 
 def test_a_full_disk_keeps_the_one_before(folder, monkeypatch):
-    ocp = checkpoint._orbax()
+    ocp = orbax_module.orbax()
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -131,7 +132,7 @@ def test_a_full_disk_keeps_the_one_before(folder, monkeypatch):
 
 
 def test_other_failures_are_not_hidden(folder, monkeypatch):
-    ocp = checkpoint._orbax()
+    ocp = orbax_module.orbax()
 
     def broken(*_, **__):
         raise RuntimeError("something else")
@@ -152,7 +153,7 @@ def test_flat_names_hold_any_path():
 
 
 def test_folders_of_arrays_from_elsewhere_are_read(tmp_path):
-    ocp = checkpoint._orbax()
+    ocp = orbax_module.orbax()
     tree = {"params": {"stem": {"kernel": np.ones((2, 2))}}, "batch_stats": {}}
     with ocp.StandardCheckpointer() as theirs:
         theirs.save(tmp_path / "theirs", tree)
@@ -161,3 +162,33 @@ def test_folders_of_arrays_from_elsewhere_are_read(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError, match="can't be read as a checkpoint"):
         checkpoint.read_tree(tmp_path / "photos")
+
+
+async def _late_reader():
+    """Stands for one of orbax, by the file that its code is of."""
+
+
+def test_readers_that_end_after_the_error_was_told_are_not_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(orbax_module.sys, "unraisablehook", reported.append)
+    orbax_module.orbax.cache_clear()
+    orbax_module.orbax()
+    hook = orbax_module.sys.unraisablehook
+    reader = _late_reader()
+    code = reader.cr_code.replace(co_filename="/lib/orbax/checkpoint/serialization.py")
+    late = types.SimpleNamespace(cr_code=code)
+    closed = RuntimeError("Event loop is closed")
+    for value, source in ((OSError("x"), late), (closed, None), (OSError("x"), reader)):
+        hook(
+            types.SimpleNamespace(exc_type=type(value), exc_value=value, object=source)
+        )
+    reader.close()
+    assert [error.object for error in reported] == [reader]
+    orbax_module.orbax.cache_clear()
+
+
+def test_a_numbered_folder_without_its_mark_is_damaged(folder):
+    (folder / "7").mkdir()
+    (folder / "7" / "last").mkdir()
+    with pytest.raises(UserError, match=r"7 is damaged: .*goes on from step 5"):
+        checkpoint.latest(folder)

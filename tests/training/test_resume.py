@@ -28,11 +28,11 @@ ROOT = pathlib.Path(tl.__file__).parent.parent
 LIVES = """
 import json, os, pathlib, signal, sys, threading
 import jaxtl as tl
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, orbax_module
 from jaxtl.training import checkpointing, metrics_log, run_dir
 from jaxtl.training.run import Run
 
-checkpoint._orbax(), tl.models.CNN, tl.data.Digits, tl.train
+orbax_module.orbax(), tl.models.CNN, tl.data.Digits, tl.train
 import sklearn.datasets
 directory = pathlib.Path(sys.argv[1])
 

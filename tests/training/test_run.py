@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, orbax_module
 from jaxtl.core.config import traced
 from jaxtl.core.errors import Stopped
 from jaxtl.terms.base import Term
@@ -248,7 +248,7 @@ def full(*_, **__):
 def test_a_full_disk_loses_nothing(digits, tmp_path, monkeypatch):
     exp = digits(steps=8, save_every=2, log_every=2)
     run = tl.setup(exp, tmp_path / "run")
-    manager = checkpoint._orbax().CheckpointManager
+    manager = orbax_module.orbax().CheckpointManager
     save = manager.save
 
     def filling(self, step, **settings):
