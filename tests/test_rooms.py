@@ -28,7 +28,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Which files may import a library that the rest must do without.
 ONLY = {
     "flax": ("models/",),
-    "orbax": ("core/checkpoint.py",),
+    "orbax": ("core/orbax_module.py",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
     "matplotlib": ("results/plots/", "data/sources/rendered_digits.py"),
