@@ -161,6 +161,7 @@ SLOW = (
             "test_features_are_cached_four_ways",
             "test_models_are_the_same_in_torch",
             "test_frozen_stages_cost_a_forward_pass",
+            "test_the_ways_to_the_jacobian_difference_take_the_same_step",
         )
     ),
     "test_notebooks.py::test_it_runs_from_start_to_end[06_your_own_model_and_data]",
@@ -171,6 +172,24 @@ SLOW = (
     "test_mnist_usps.py::test_a_fast_run_has_a_row_for_each_published_figure",
     "test_kfac.py::test_places_without_a_gradient_count_nothing",
     "test_peft_runs.py::test_a_runs_adapter_opens_in_peft_and_begins_another_run",
+    "test_models_contract.py::"
+    "test_bfloat16_is_near_float32_with_parameters_in_float32[mobilenet]",
+    "test_models_contract.py::"
+    "test_bfloat16_is_near_float32_with_parameters_in_float32[vgg]",
+    "test_models_contract.py::"
+    "test_rematerialization_changes_no_value_and_no_gradient[roberta]",
+    "test_models_contract.py::test_vmapped_initialization_equals_single_ones[bottleneck]",
+    "test_peft_contract.py::test_two_steps[mobilenet-rslora]",
+    "test_peft_contract.py::test_two_steps[bottleneck-ia3]",
+    "test_vision_models.py::test_vgg_equals_torch[16-96-False]",
+    "test_vision_models.py::test_resnet_equals_torch_at_every_stage[45-50]",
+    "test_text_models.py::test_gradients_of_every_tensor_equal_transformers[gpt2-untied]",
+    "test_accumulation_contract.py::"
+    "test_accumulated_gradients_are_the_whole_batchs[3-NextToken]",
+    "test_pipelines.py::"
+    "test_a_pipeline_gives_the_run_s_own_predictions[resnet-multilabel]",
+    "test_selection_cost.py::test_replicas_choose_as_runs_alone_do[all moves-map]",
+    "test_vectorized_runs.py::test_replicas_end_as_they_would_alone[multilabel-map]",
 )
 
 # Tests of many like cases, of which one in k runs; `.ci/slow` runs all. Which ones is
