@@ -34,6 +34,11 @@ def progress(step: jax.Array, steps: jax.Array) -> jax.Array:
     return jnp.clip(step / jnp.maximum(steps, 1), 0.0, 1.0)
 
 
+def _passed(step: Any, steps: Any, per_steps: float | None) -> jax.Array:
+    """The share p: of the run in [0, 1], or of `per_steps` steps, which may pass 1."""
+    return progress(step, steps) if per_steps is None else step / per_steps
+
+
 def _warm(peak: Any, warmup: Any, step: jax.Array, steps: jax.Array):
     """(value while warming up, share of the remaining steps that passed)."""
     ramp = peak * (step + 1) / jnp.maximum(warmup, 1.0)
@@ -102,7 +107,7 @@ class Ramp(Schedule):
     per_steps: float | None = traced(None, low=1.0)
 
     def value(self, step: jax.Array, steps: jax.Array):
-        p = progress(step, steps) if self.per_steps is None else step / self.per_steps
+        p = _passed(step, steps, self.per_steps)
         return self.final * (2.0 / (1.0 + jnp.exp(-self.gamma * p)) - 1.0)
 
 
@@ -112,7 +117,8 @@ class LinearRamp(Schedule):
 
     Attributes:
       final: highest value.
-      start, end: shares of the run.
+      start, end: shares of the run, or of `per_steps` steps.
+      per_steps: as in `Ramp`.
 
     References:
       Lee, Pseudo-Label, ICML 2013 workshops, eq. 16.
@@ -121,10 +127,11 @@ class LinearRamp(Schedule):
     final: float = traced(1.0)
     start: float = traced(0.0)
     end: float = traced(1.0)
+    per_steps: float | None = traced(None, low=1.0)
 
     def value(self, step: jax.Array, steps: jax.Array):
         span = jnp.maximum(jnp.subtract(self.end, self.start), 1e-6)
-        share = (progress(step, steps) - self.start) / span
+        share = (_passed(step, steps, self.per_steps) - self.start) / span
         return self.final * jnp.clip(share, 0.0, 1.0)
 
 
@@ -134,7 +141,8 @@ class GaussianRamp(Schedule):
 
     Attributes:
       final: highest value; the first is 0.0067 of it.
-      end: share of the run.
+      end: share of the run, or of `per_steps` steps.
+      per_steps: as in `Ramp`.
 
     References:
       Laine & Aila, Temporal Ensembling, ICLR 2017, section 3 (80 of 300 epochs).
@@ -142,9 +150,11 @@ class GaussianRamp(Schedule):
 
     final: float = traced(1.0)
     end: float = traced(0.25)
+    per_steps: float | None = traced(None, low=1.0)
 
     def value(self, step: jax.Array, steps: jax.Array):
-        p = jnp.clip(progress(step, steps) / jnp.maximum(self.end, 1e-6), 0.0, 1.0)
+        p = _passed(step, steps, self.per_steps) / jnp.maximum(self.end, 1e-6)
+        p = jnp.clip(p, 0.0, 1.0)
         return self.final * jnp.exp(-5.0 * jnp.square(1 - p))
 
 

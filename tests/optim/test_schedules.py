@@ -86,6 +86,15 @@ def test_a_ramp_by_steps_is_that_of_the_authors_programs(step, expected):
             np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
+@pytest.mark.parametrize("schedule", [Ramp, LinearRamp, GaussianRamp])
+def test_by_steps_it_is_the_ramp_of_a_run_of_so_many(schedule):
+    by_steps = schedule(per_steps=STEPS)
+    for steps in (7, 1000):
+        call = jax.jit(lambda t, n: by_steps.value(t, n))
+        found = [call(t, steps) for t in range(STEPS)]
+        np.testing.assert_allclose(found, values(schedule(), count=STEPS), rtol=1e-6)
+
+
 def test_steps_beyond_the_end_keep_the_last_value():
     for schedule in (Cosine(peak=1.0, final=0.2), Linear(peak=1.0, final=0.2)):
         assert values(schedule, 5, 9)[5:] == pytest.approx([0.2] * 4)
