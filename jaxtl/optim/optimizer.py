@@ -75,6 +75,11 @@ class Optimizer:
             raise TypeError(f"optim.groups={self.groups!r} are not resolved yet")
         return self.groups
 
+    @property
+    def decays_gradient(self) -> bool:
+        """Whether weight decay is added to the gradient, not to the step."""
+        return False
+
     def direction(self) -> optax.GradientTransformation:
         """The transformation of gradients into unscaled steps."""
         raise TypeError(f"{type(self).__name__} defines no direction()")
@@ -94,11 +99,25 @@ class AdamW(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum: `m ← g + momentum · m`."""
+    """Stochastic gradient descent with momentum: `m ← g + momentum · m`.
+
+    Attributes:
+      momentum: 0 for none.
+      nesterov: take g + momentum · m as the step.
+      coupled_decay: add weight_decay · θ to g, so that it goes through the momentum, as
+        in torch's SGD: with momentum 0.9 it pulls some ten times as far as a decoupled
+        decay of the same number. Torch decays every parameter of a group; here it is
+        still the leaves of two or more dimensions.
+    """
 
     lr: float | Schedule = traced(1e-2)
     momentum: float = traced(0.9)
     nesterov: bool = False
+    coupled_decay: bool = False
+
+    @property
+    def decays_gradient(self) -> bool:
+        return self.coupled_decay
 
     def direction(self):
         return optax.trace(decay=self.momentum, nesterov=self.nesterov)
@@ -232,11 +251,13 @@ def transform(
         settings = group(optimizer, label)
         decay = settings.weight_decay
         decay = optimizer.weight_decay if decay is None else decay
-        return optax.chain(
+        parts = [
             optimizer.direction(),
             _add(lambda p, s: decay * p if p.ndim >= 2 else None),
-            optax.scale(-lr * settings.lr),
-        )
+        ]
+        if optimizer.decays_gradient:
+            parts.reverse()
+        return optax.chain(*parts, optax.scale(-lr * settings.lr))
 
     used = sorted(set(jax.tree.leaves(label_tree)))
     parts = [optax.partition({label: chain(label) for label in used}, label_tree)]

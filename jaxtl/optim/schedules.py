@@ -52,7 +52,8 @@ class Cosine(Schedule):
 
     Attributes:
       peak: highest value.
-      warmup: steps of the linear rise (a count, not a share).
+      warmup: steps of the linear rise (a count, not a share). The first step is at
+        peak / warmup; transformers' schedules start at 0 and are one step behind.
       final: value that the last step comes near to, and that is kept after it.
 
     References:

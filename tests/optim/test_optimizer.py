@@ -126,6 +126,32 @@ def test_sgd_is_optaxs(nesterov):
         close(found[path], expected)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_coupled_decay_is_torchs(nesterov):
+    """v ← μ v + g + λ θ, the step v or g + λ θ + μ v, as torch.optim.SGD."""
+    optimizer = SGD(
+        lr=0.1, momentum=0.7, nesterov=nesterov, weight_decay=0.2, coupled_decay=True
+    )
+    found, start = leaves(run(optimizer)[0]), leaves(PARAMS)
+    for path, theta in start.items():
+        velocity, decay = np.zeros_like(theta), 0.2 if theta.ndim >= 2 else 0.0
+        for grads in GRADS:
+            gradient = leaves(grads)[path] + decay * theta
+            velocity = 0.7 * velocity + gradient
+            theta = theta - 0.1 * (gradient + 0.7 * velocity if nesterov else velocity)
+        close(found[path], theta)
+    torch = pytest.importorskip("torch")
+    name = "body/kernel"
+    weight = torch.nn.Parameter(torch.tensor(np.float64(start[name])))
+    theirs = torch.optim.SGD(
+        [weight], lr=0.1, momentum=0.7, nesterov=nesterov, weight_decay=0.2
+    )
+    for grads in GRADS:
+        weight.grad = torch.tensor(np.float64(leaves(grads)[name]))
+        theirs.step()
+    close(found[name], weight.detach().numpy())
+
+
 def test_any_optax_direction_takes_part():
     lion = leaves(run(Optax(make=optax.scale_by_lion, lr=0.01))[0])
     tx = optax.lion(0.01, weight_decay=0.0)
