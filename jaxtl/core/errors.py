@@ -80,6 +80,15 @@ def first_line(error: BaseException) -> str:
     return message.splitlines()[0].rstrip(" .")
 
 
+def short_repr(value: object) -> str:
+    """A value for use in a sentence: its repr, or its type where that is long."""
+    text = repr(value)
+    if len(text) <= 80 and "\n" not in text:
+        return text
+    kind = type(value)
+    return f"<{kind.__module__.split('.')[0]} {kind.__qualname__}>"
+
+
 def describe_error(error: BaseException) -> str:
     """An error's type and the first line of its message, at most 200 characters."""
     return f"{type(error).__name__}: {first_line(error)[:200]}".rstrip(".")

@@ -89,6 +89,11 @@ class Network:
         output. None where the layers can't be seen. Whoever replaces `apply` by
         another function replaces `taps` too, or sets it to None.
       can_start: whether `apply` takes `start` and `stop`.
+      no_start: why it does not, "" where that is not known.
+      specialize: `x -> Network`, the same network with what only an example of its
+        inputs tells (whether it can start at a stage); equal shapes give the same
+        object. None where there is nothing to learn.
+      weights: `() -> (params, stats)`, those that the module came with; None without.
     """
 
     stages: tuple[str, ...]
@@ -97,6 +102,13 @@ class Network:
     reduce: Callable[[Any], Any] | None = None
     taps: Callable[..., tuple[Output, dict[str, jax.Array]]] | None = None
     can_start: bool = True
+    no_start: str = ""
+    specialize: "Callable[[PyTree], Network] | None" = None
+    weights: Callable[[], tuple[PyTree, PyTree]] | None = None
+
+    def for_inputs(self, x: PyTree) -> "Network":
+        """The network for inputs like x (see `specialize`)."""
+        return self.specialize(x) if self.specialize else self
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Models: staged linen networks, and any pure (init, apply) pair through `foreign`."""
+"""Models: staged linen networks, and modules of one's own through `wrap`."""
 
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from .qwen import Qwen3 as Qwen3
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
+    from .staged import Dropout as Dropout
+    from .staged import Mode as Mode
     from .staged import Staged as Staged
     from .vgg import VGG as VGG
     from .vit import ViT as ViT
+    from .wrapping.wrap import wrap as wrap
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

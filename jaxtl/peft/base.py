@@ -23,6 +23,9 @@ from jaxtl.models.staged import stage_range
 # The stages that are layers of a transformer.
 LAYER = r"layer_\d+"
 
+# How libraries name a layer's weights, and the bias beside them.
+MATRIX_NAMES = {"kernel": "bias", "weight": "bias", "w": "b", "embedding": ""}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reparametrization:
@@ -49,8 +52,9 @@ class Reparametrization:
     def targets(self, params: PyTree) -> dict[str, Any]:
         """The matrices that are adapted, {path: leaf}.
 
-        Of the leaves that `select` covers these are the kernels and the embedding
-        tables; vectors (biases, scales of norms) are not adapted.
+        Of the leaves that `select` covers these are all of two or more dimensions,
+        whatever their names; vectors (biases, scales of norms), also ones with further
+        axes of length 1, are not adapted, and neither are tables of positions.
 
         Raises:
           UserError: `select` covers nothing, or no such leaf.
@@ -69,7 +73,7 @@ class Reparametrization:
 
     def is_adaptable(self, path: str, leaf: Any) -> bool:
         """Whether a leaf is of a kind that this method adapts."""
-        return path.endswith("/kernel") and len(leaf.shape) in (2, 4)
+        return is_matrix(path, leaf) and not path.endswith("/embedding")
 
     def adaptable_kinds(self) -> str:
         """The kinds of leaves that this method adapts, for messages."""
@@ -169,6 +173,18 @@ def add_leaves(tree: PyTree, extra: PyTree) -> PyTree:
         return extra
     subtrees = {name: add_leaves(tree.get(name, {}), x) for name, x in extra.items()}
     return {**tree, **subtrees}
+
+
+def is_matrix(path: str, leaf: Any) -> bool:
+    """Whether a leaf holds the weights of a layer, as opposed to a vector.
+
+    Its name does not matter, with two exceptions: a kernel by name is one even if it
+    has a single input or output, and a table of positions is none.
+    """
+    name = path.rpartition("/")[2]
+    if name == "position" or len(leaf.shape) < 2:
+        return False
+    return name in MATRIX_NAMES or sum(side > 1 for side in leaf.shape) >= 2
 
 
 def matrix_shape(leaf: Any) -> tuple[int, int]:

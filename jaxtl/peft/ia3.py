@@ -17,7 +17,7 @@ def _scale_outputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
     """W · diag(l): a layer whose outputs are multiplied by l.
 
     Args:
-      weight: (…, outputs), a kernel or a bias.
+      weight: (…, outputs), a kernel.
       factors: l, (outputs,).
 
     References:
@@ -25,6 +25,14 @@ def _scale_outputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
       In-Context Learning, NeurIPS 2022, §3.3: l ⊙ K, l ⊙ V.
     """
     return (weight * factors).astype(weight.dtype)
+
+
+def _scale_bias(bias: jax.Array, factors: jax.Array) -> jax.Array:
+    """l ⊙ b, for a bias of (outputs,) or one with further axes of length 1."""
+    fits = bias.size == factors.size
+    return (bias * (factors.reshape(bias.shape) if fits else factors)).astype(
+        bias.dtype
+    )
 
 
 def _scale_inputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
@@ -59,8 +67,8 @@ class IA3(base.Reparametrization):
         targets = self.targets(params)
 
         def is_adapted(path: str, _: Any) -> bool:
-            kernel = _kernel_of_bias(path)
-            scaled = kernel in targets and not selections.matches(self.inputs, kernel)
+            kernels = [kernel for kernel in _kernels_of_bias(path) if kernel in targets]
+            scaled = any(not selections.matches(self.inputs, k) for k in kernels)
             return path in targets or scaled
 
         return trees.map_with_path(is_adapted, params)
@@ -79,18 +87,21 @@ class IA3(base.Reparametrization):
 
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
         def merged(path: str, weight: jax.Array) -> jax.Array:
-            kernel = _kernel_of_bias(path)
-            factors = base.subtree(delta, kernel or path)
+            for kernel in _kernels_of_bias(path):
+                factors = base.subtree(delta, kernel)
+                if factors is not None and "outputs" in factors:
+                    return _scale_bias(weight, factors["outputs"])
+            factors = base.subtree(delta, path)
             if factors is None:
                 return weight
             if "outputs" in factors:
                 return _scale_outputs(weight, factors["outputs"])
-            return weight if kernel else _scale_inputs(weight, factors["inputs"])
+            return _scale_inputs(weight, factors["inputs"])
 
         return trees.map_with_path(merged, base_params)
 
 
-def _kernel_of_bias(path: str) -> str | None:
-    """The path of the kernel that a bias belongs to, None for other leaves."""
+def _kernels_of_bias(path: str) -> list[str]:
+    """The paths that the kernel of a bias may have, [] for other leaves."""
     parent, _, name = path.rpartition("/")
-    return f"{parent}/kernel" if name == "bias" else None
+    return [f"{parent}/{k}" for k, bias in base.MATRIX_NAMES.items() if bias == name]

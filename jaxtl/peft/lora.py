@@ -67,7 +67,8 @@ class LoRA(base.Reparametrization):
     way the initial merged weights are the base's, exactly. (DoRA's are up to rounding.)
 
     Attributes:
-      select: kernels (dense, convolution) and embedding tables; by default the
+      select: kernels (dense, convolution), embedding tables and every other leaf of
+        two or more dimensions, of which the last counts the outputs; by default the
         projections of queries and values.
       rank: of the update.
       alpha: α.
@@ -95,8 +96,7 @@ class LoRA(base.Reparametrization):
                 )
 
     def is_adaptable(self, path: str, leaf: Any) -> bool:
-        table = path.endswith("/embedding") and len(leaf.shape) == 2
-        return table or super().is_adaptable(path, leaf)
+        return base.is_matrix(path, leaf)
 
     def adaptable_kinds(self) -> str:
         return "kernels and embedding tables"

@@ -7,6 +7,7 @@ from jaxtl.core import lazy_exports
 if TYPE_CHECKING:
     from .external import FromFile as FromFile
     from .external import FromHub as FromHub
+    from .from_module import FromModule as FromModule
     from .from_run import FromCheckpoint as FromCheckpoint
     from .from_run import FromRun as FromRun
     from .match import Weights as Weights

@@ -160,7 +160,8 @@ def _why_not(run: Any, frozen: tuple[str, ...]) -> str:
     if exp.augment:
         return "augmentation gives other inputs at every step"
     if not program.network.can_start:
-        return "this model can't start at a stage"
+        reason = program.network.no_start
+        return f"this model can't start at a stage{reason and f' ({reason})'}"
     steps = run.parts.phases[run.phase].steps
     for name, batch in program.batch_sizes.items():
         read, split = streams.dataset_and_split_of(run.parts.datasets, name)

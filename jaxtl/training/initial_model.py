@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import compilation, token_ids
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, short_repr
 from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
@@ -71,6 +71,7 @@ def load_initial_model(
     weights, output_names, notes = _ordered_weights(exp, config, datasets)
     pre = inputs.preprocessing(exp, weights, datasets)
     x = streams.example_batch(target, pre["target"])
+    network = network.for_inputs(x)
     params, stats = _initialize(network, exp.seed, x)
     source = Source()
     loading: list = []
@@ -142,8 +143,9 @@ def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:
         return config, config
     if not callable(getattr(config, "pure", None)):
         raise UserError(
-            f"model={config!r}: expected one of tl.models, or a tl.Network (any pure "
-            "(init, apply) pair becomes one with tl.models.foreign)."
+            f"model={short_repr(config)}: expected one of tl.models, or a tl.Network "
+            "(tl.models.wrap makes one of a module of flax, equinox or haiku, or of a "
+            "pair of functions)."
         )
     if config.outputs is None:
         config = dataclasses.replace(config, outputs=outputs)

@@ -321,6 +321,7 @@ def _weight_shapes(
         for name, shape in input_specs(meta, 1).items()
     }
     x = preprocess.apply(pre, x["x"] if meta["single"] else x)
+    network = network.for_inputs(x)
     params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
     if peft is not None and not peft.deployable:
 

@@ -1,0 +1,1 @@
+"""Modules of flax linen, flax nnx, equinox and haiku as staged networks."""
