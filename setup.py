@@ -18,6 +18,7 @@ EXTRAS = {
     "torch": ["torch>=2.6"],
     "grain": ["grain>=0.2.10"],
     "ot": ["ott-jax>=0.6"],
+    "equinox": ["equinox>=0.13"],
     "track": ["tensorboardX>=2.6"],
     "tfds-prepare": ["tensorflow-cpu>=2.18"],
     "sweep": ["optuna>=4.4"],

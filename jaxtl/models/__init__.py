@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .gpt2 import GPT2 as GPT2
     from .gpt_neo import GPTNeo as GPTNeo
     from .gpt_neox import GPTNeoX as GPTNeoX
+    from .layers.batch_norm import BatchNorm as BatchNorm
     from .llama import Llama as Llama
     from .mistral import Mistral as Mistral
     from .mlp import MLP as MLP

@@ -86,9 +86,7 @@ class LinenAdapter:
         args, kwargs = adapter.inputs_of(type(self.module).__call__, x)
         module = self.module
         if self._argument is not None:
-            kwargs[self._argument] = (
-                adapter.MODE_NAMES[self._argument] is is_training
-            )
+            kwargs[self._argument] = adapter.MODE_NAMES[self._argument] is is_training
         elif self._field is not None:
             value = adapter.MODE_NAMES[self._field] is is_training
             module = module.clone(**{self._field: value})

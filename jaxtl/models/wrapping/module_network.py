@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.models.staged import stage_range
@@ -56,7 +55,15 @@ class _StagedPasses:
         """The network, with what is known about its stages for one kind of inputs."""
 
         def apply(
-            params, stats, x, *, train=(), frozen_stats=(), key=None, start=None, stop=None
+            params,
+            stats,
+            x,
+            *,
+            train=(),
+            frozen_stats=(),
+            key=None,
+            start=None,
+            stop=None,
         ) -> Output:
             names = stage_range(self.layout.stages, start, stop)
             last = self.layout.stages[-1]
@@ -112,11 +119,13 @@ class _StagedPasses:
 
         def keeps_statistics(path: Path) -> bool:
             inside = "/".join(self.layout.staged_path(path) or path) + "/"
-            return any(inside.startswith(f"{frozen}/") for frozen in frozen_stats)
+            # Some libraries keep a layer's statistics in modules of their own below it.
+            return any(
+                inside.startswith(f"{frozen}/") or f"{frozen}/".startswith(inside)
+                for frozen in frozen_stats
+            )
 
-        mode = Pass(
-            bool(train), trains, keeps_statistics, key, self.watched, replaced
-        )
+        mode = Pass(bool(train), trains, keeps_statistics, key, self.watched, replaced)
         leaves = self.layout.leaves
         result = self.adapter.run(leaves(params), leaves(stats), x, mode)
         out = result.out[0] if isinstance(result.out, tuple | list) else result.out

@@ -32,7 +32,7 @@ class StageLayout:
         return tuple(self.members)
 
     def stage_of(self, path: Path) -> str | None:
-        """The stage that a leaf or a sub-module belongs to: that of its longest path."""
+        """The stage of the longest path that leads to a leaf or a sub-module."""
         lengths = {
             stage: max(
                 (len(m) for m in members if path[: len(m)] == m),
@@ -149,7 +149,10 @@ def parse_stages(stages: Stages | None) -> StageLayout:
             f"stages=({stages!r},)."
         )
     if not isinstance(stages, Mapping):
-        stages = {"_".join(parse_path(path)): path for path in stages}
+        names = ["_".join(parse_path(path)) for path in stages]
+        if len(set(names)) < len(names):
+            raise UserError(f"stages={tuple(stages)!r}: name each path once.")
+        stages = dict(zip(names, stages))
     members = {
         stage: tuple(
             map(parse_path, (paths,) if isinstance(paths, str) else tuple(paths))

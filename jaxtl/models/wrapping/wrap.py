@@ -63,9 +63,7 @@ def wrap(
                 "parameters in order, such as stages=('body', 'head')."
             )
         return foreign(*module, stages=None if stages is None else tuple(stages))
-    return network_of(
-        _adapter(module, variables, train_argument), parse_stages(stages)
-    )
+    return network_of(_adapter(module, variables, train_argument), parse_stages(stages))
 
 
 def _is_pair(value: Any) -> bool:
