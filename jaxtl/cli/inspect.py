@@ -37,30 +37,46 @@ def _inspect_run(args: argparse.Namespace) -> int:
 
 
 def _inspect_file(path: pathlib.Path) -> None:
+    from jaxtl.evaluation.feature_cache import format_bytes
     from jaxtl.pretrained import describe
 
     content = describe.inspect_file(str(path))
-    tensors = content.tensors
+    tensors, terminal = content.tensors, console.console()
     rows = [
         (
             tensor.name,
             "×".join(map(str, tensor.shape)) or "scalar",
             tensor.dtype,
+            format_bytes(tensor.nbytes),
             tensor.path or formatting.MISSING,
         )
         for tensor in tensors
     ]
-    columns = ("tensor", "shape", "dtype", "becomes")
-    terminal = console.console()
+    # A file of no known family has nothing to say about where its tensors belong.
+    columns = ("tensor", "shape", "dtype", "size", "becomes")[
+        : 5 if content.model else 4
+    ]
+    rows = [row[: len(columns)] for row in rows]
     terminal.print(console.listing(str(content.file), columns, rows), markup=False)
+    groups = describe.grouped(tensors)
+    if len(groups) > 1:
+        group_rows = [
+            (g.name, f"{g.tensors:,}", f"{g.numbers:,}", format_bytes(g.nbytes))
+            for g in groups
+        ]
+        names = ("group", "tensors", "numbers", "size")
+        terminal.print(console.listing("groups", names, group_rows), markup=False)
+    numbers = sum(group.numbers for group in groups)
     size = sum(tensor.nbytes for tensor in tensors)
-    terminal.print(f"{len(tensors)} tensors, {size:,} bytes", markup=False)
-    unused = sum(not tensor.path for tensor in tensors)
+    terminal.print(
+        f"{len(tensors)} tensors, {numbers:,} numbers, {size:,} bytes", markup=False
+    )
     if content.model:
+        unused = sum(not tensor.path for tensor in tensors)
         terminal.print(f"would load into {content.model} (layout {content.layout!r})")
         if unused:
             terminal.print(f"{unused} tensors have no place in it")
     else:
-        terminal.print("of no family that is known by its tensors' names")
+        terminal.print(content.note, markup=False)
     for key, value in content.meta.items():
         terminal.print(f"{key}: {value}", markup=False)

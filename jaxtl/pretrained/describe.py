@@ -1,18 +1,22 @@
 """Descriptions of model families and of tensor files, and conversion of files."""
 
 import dataclasses
+import functools
+import math
 import pathlib
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import paths
 from jaxtl.models import GPT2, VGG, Bert, Llama, MobileNet, ResNet, ResNetImageNet, ViT
 from jaxtl.models.staged import Staged
-from jaxtl.pretrained import convert, hub, registry, tensor_files
+from jaxtl.pretrained import any_tensors, convert, hub, registry, tensor_files
 
 _SMALL_IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
 _LARGE_IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -104,14 +108,20 @@ def model_sizes() -> list[ModelSize]:
 def count_parameters(name: str) -> int:
     """Number of parameters of the network of a published size, which is traced."""
     model, outputs, _ = _SIZES[name]
-    x: Any = _TEXT
-    if isinstance(model, ResNet):
-        x = _SMALL_IMAGE
-    elif isinstance(model, ResNetImageNet | VGG | MobileNet | ViT):
-        x = _LARGE_IMAGE
-    init = model.clone(outputs=outputs).pure().init
-    params, _ = jax.eval_shape(init, jax.random.key(0), x)
+    model = model.clone(outputs=outputs)
+    params, _ = jax.eval_shape(
+        model.pure().init, jax.random.key(0), _inputs_of(model)
+    )
     return trees.size(params)
+
+
+def _inputs_of(model: Staged) -> Any:
+    """Inputs of the usual shape for a family."""
+    if isinstance(model, ResNet):
+        return _SMALL_IMAGE
+    if isinstance(model, ResNetImageNet | VGG | MobileNet | ViT):
+        return _LARGE_IMAGE
+    return _TEXT
 
 
 def model_expression(model: Staged) -> str:
@@ -152,6 +162,7 @@ class FileSummary:
       layout: the layout's name, "" likewise.
       meta: further entries of the file.
       tensors: one per tensor, in the file's order.
+      note: why no model is named, "" where one is.
     """
 
     file: pathlib.Path
@@ -159,20 +170,21 @@ class FileSummary:
     layout: str
     meta: dict[str, Any]
     tensors: tuple[TensorSummary, ...]
+    note: str = ""
 
 
 def inspect_file(path: str) -> FileSummary:
     """Lists a file's tensors and the leaves that they would be loaded into.
 
     Args:
-      path: a tensor file, or a directory with one (and config.json).
+      path: any file of tensors, or a directory of them (and config.json).
 
     Raises:
       UserError: no such file, a damaged one.
     """
     source = paths.find(str(path), "inspect")
-    file = tensor_files.read(source)
-    model = _recognize(source, file)
+    file = any_tensors.read(source)
+    model, note = _recognize(source, file)
     layout, leaves = _leaves_of(model, file) if model else ("", {})
     tensors = tuple(
         TensorSummary(
@@ -186,7 +198,49 @@ def inspect_file(path: str) -> FileSummary:
     )
     meta = {k: v for k, v in file.meta.items() if isinstance(v, str | int | float)}
     expression = model_expression(model) if model else ""
-    return FileSummary(file.path, expression, layout, meta, tensors)
+    return FileSummary(file.path, expression, layout, meta, tensors, note)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorGroup:
+    """The tensors whose names begin alike.
+
+    Attributes:
+      name: the common beginning, "" for the whole file.
+      tensors, numbers, nbytes: how many tensors and numbers, and their bytes.
+    """
+
+    name: str
+    tensors: int
+    numbers: int
+    nbytes: int
+
+
+def grouped(tensors: Sequence[TensorSummary]) -> list[TensorGroup]:
+    """Tensors by the shortest beginning of their names that tells some apart."""
+    parts = [re.split(r"[./]", tensor.name) for tensor in tensors]
+    depth = next(
+        (
+            depth
+            for depth in range(1, max(map(len, parts), default=1))
+            if len({tuple(names[:depth]) for names in parts}) > 1
+        ),
+        1,
+    )
+    groups: dict[str, list[TensorSummary]] = {}
+    for names, tensor in zip(parts, tensors):
+        # Every separator is one character long.
+        length = len(".".join(names[:depth]))
+        groups.setdefault(tensor.name[:length], []).append(tensor)
+    return [
+        TensorGroup(
+            name,
+            len(group),
+            sum(math.prod(tensor.shape) for tensor in group),
+            sum(tensor.nbytes for tensor in group),
+        )
+        for name, group in groups.items()
+    ]
 
 
 def _leaves_of(
@@ -206,14 +260,49 @@ def _leaves_of(
     return name, leaves
 
 
-def _recognize(path: pathlib.Path, file: tensor_files.TensorFile) -> Staged | None:
-    """The model of a directory's config.json, or recognized by the tensors' names."""
-    if path.is_dir() and (path / "config.json").is_file():
+def _recognize(
+    path: pathlib.Path, file: tensor_files.TensorFile
+) -> tuple[Staged | None, str]:
+    """(The model that a file is of or None, why none is named).
+
+    A directory's config.json says it; else the tensors do, all of which must fit.
+    """
+    kind = any_tensors.model_type(path) if path.is_dir() else None
+    if kind is not None and kind not in registry.model_types():
+        return None, f"config.json says {kind!r}, of which jaxtl builds no model"
+    if kind is not None:
         config = hub.model_config(path)
         outputs = registry.head_outputs(config)
         fields = hub.pooling(path)
-        return registry.model_from_config(config, outputs=outputs, **fields)
-    return registry.recognize_model(file.tensors, file.meta)
+        try:
+            model = registry.model_from_config(config, outputs=outputs, **fields)
+        except UserError as error:
+            return None, first_line(error)
+        return model, ""
+    model = registry.recognize_model(file.tensors, file.meta)
+    if model is None or not _fits(model, file):
+        return None, "of no family that is known by its tensors' names and shapes"
+    return model, ""
+
+
+def _fits(model: Staged, file: tensor_files.TensorFile) -> bool:
+    """Whether a file has every tensor of a model, of its size, and no other."""
+    layouts = model.layouts()
+    layout = layouts[convert.choose_layout(file.tensors, layouts)]
+    try:
+        weights = convert.to_weights(file.tensors, layout)
+        sizes = _sizes_of_leaves(model)
+    except (UserError, TypeError, ValueError):
+        return False
+    stored = trees.flatten((weights.params, weights.stats))
+    return sizes == {path: math.prod(leaf.shape) for path, leaf in stored.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _sizes_of_leaves(model: Staged) -> dict[str, int]:
+    init = model.pure().init
+    trees_of_shapes = jax.eval_shape(init, jax.random.key(0), _inputs_of(model))
+    return {path: leaf.size for path, leaf in trees.flatten(trees_of_shapes).items()}
 
 
 def convert_file(source: str, target: str) -> FileSummary:

@@ -149,7 +149,10 @@ def recognize_model(
     shapes = {n.removeprefix("module."): tuple(x.shape) for n, x in tensors.items()}
     for name in _RECOGNIZERS:
         family = importlib.import_module(f"jaxtl.models.{name}")
-        model = family.from_tensors(shapes, dict(meta))
+        try:
+            model = family.from_tensors(shapes, dict(meta))
+        except (KeyError, IndexError, TypeError, ValueError):
+            continue  # one name is the family's, the rest of the file is not
         if model is not None:
             return model
     return None

@@ -22,7 +22,8 @@ from jaxtl.core import numpy_files, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.pretrained import torch_files
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".npz")
+# Endings of the files that a model can be loaded from.
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".npz")
 
 # Names of dtypes in safetensors headers.
 _DTYPES = {
@@ -39,6 +40,10 @@ _DTYPES = {
     "U16": np.dtype(np.uint16),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "C64": np.dtype(np.complex64),
 }
 
 
@@ -106,18 +111,24 @@ class TensorFile:
         return tuple(map(str, names))
 
 
-def read(path: str | pathlib.Path) -> TensorFile:
+def read(path: str | pathlib.Path, kind: str = "") -> TensorFile:
     """Opens a tensor file, a shard index, or the only model in a directory.
+
+    Args:
+      path: the file or the directory.
+      kind: "safetensors" or "npz" for a file whose name does not tell; "" goes by its
+        ending.
 
     Raises:
       UserError: no such file, an unknown kind, a damaged file, a pickle with code.
     """
-    path = _find_tensor_file(pathlib.Path(path))
+    path = pathlib.Path(path) if kind else _find_tensor_file(pathlib.Path(path))
     if path.name.endswith(".index.json"):
         return _sharded(path)
-    if path.suffix == ".safetensors":
+    kind = kind or path.suffix.removeprefix(".")
+    if kind == "safetensors":
         return _safetensors(path)
-    if path.suffix == ".npz":
+    if kind == "npz":
         return _npz(path)
     return TensorFile(path, *torch_files.read(path))
 
@@ -131,16 +142,16 @@ def _find_tensor_file(path: pathlib.Path) -> pathlib.Path:
         listing = ", ".join(p.name for p in _tensor_files(path)) or "none"
         raise UserError(
             f"the directory {str(path)!r} should hold model.safetensors or one tensor "
-            f"file ({', '.join(_SUFFIXES)}); it holds {listing}."
+            f"file ({', '.join(SUFFIXES)}); it holds {listing}."
         )
     if not path.exists():
         folder = path.parent
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         raise UserError(f"no file {str(path)!r}{nearest(path.name, names)}.")
-    if path.suffix not in _SUFFIXES and not path.name.endswith(".index.json"):
+    if path.suffix not in SUFFIXES and not path.name.endswith(".index.json"):
         raise UserError(
             f"{str(path)!r} is no tensor file: expected one of "
-            f"{', '.join(_SUFFIXES)}, or a directory that has one."
+            f"{', '.join(SUFFIXES)}, or a directory that has one."
         )
     return path
 
@@ -166,7 +177,7 @@ def in_directory(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _tensor_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
+    return sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
 
 
 def _sharded(path: pathlib.Path) -> TensorFile:

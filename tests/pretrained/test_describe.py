@@ -1,11 +1,14 @@
 """Listing families and files, and converting files, on the real ones too."""
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import serialization
 
+from jaxtl.cli import main
 from jaxtl.core.errors import UserError
-from jaxtl.pretrained import describe, tensor_files
+from jaxtl.pretrained import describe, tensor_files, write_file
 
 # Numbers of parameters as their papers or makers publish them.
 PUBLISHED = {
@@ -111,3 +114,97 @@ def test_an_array_of_words_can_t_become_safetensors(tmp_path):
     with pytest.raises(UserError, match=r"'words' of dtype <U1 .* holds numbers only"):
         tensor_files.write(tmp_path / "a.safetensors", np.load(tmp_path / "a.npz"))
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def _as(kind, path, tree):
+    """Writes {"a": {"x": array}, …} as a file of a kind; its tensors' separator."""
+    flat = {f"{group}.{name}": x for group, d in tree.items() for name, x in d.items()}
+    if kind == "safetensors":
+        tensor_files.write(path / "model.safetensors", flat)
+    elif kind == "shards":  # without an index
+        for i, (name, x) in enumerate(flat.items()):
+            tensor_files.write(path / f"part-{i}.safetensors", {name: x})
+    elif kind == "npz":
+        np.savez(path / "weights.npz", **flat)
+    elif kind == "msgpack":
+        (path / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
+        return "/"
+    else:
+        torch = pytest.importorskip("torch", reason="writes torch files")
+        state = {n: {k: torch.tensor(x) for k, x in d.items()} for n, d in tree.items()}
+        state = {"epoch": 3, "nets": [state]} if kind == "nested" else state
+        torch.save(state, path / "last.ckpt")
+        return "nets/0/" if kind == "nested" else "/"
+    return "."
+
+
+@pytest.mark.parametrize(
+    "kind", ["safetensors", "shards", "npz", "msgpack", "torch", "nested"]
+)
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "directory"])
+def test_the_tensors_of_any_file_or_directory_are_listed(tmp_path, kind, whole):
+    tree = {
+        "enc": {"w": np.ones((3, 2), np.float32), "b": np.zeros(2, np.float16)},
+        "head": {"w": np.ones((2, 5), np.int8)},
+    }
+    mark = _as(kind, tmp_path, tree)
+    files = sorted(tmp_path.iterdir())
+    path = tmp_path if whole or kind == "shards" else files[0]
+    report = describe.inspect_file(str(path))
+    start, mark = ("nets/0/", "/") if mark == "nets/0/" else ("", mark)
+    assert {(t.name, t.shape, t.dtype, t.nbytes) for t in report.tensors} == {
+        (f"{start}enc{mark}w", (3, 2), "float32", 24),
+        (f"{start}enc{mark}b", (2,), "float16", 4),
+        (f"{start}head{mark}w", (2, 5), "int8", 10),
+    }
+    assert report.model == ""
+    groups = {
+        g.name: (g.tensors, g.numbers, g.nbytes)
+        for g in describe.grouped(report.tensors)
+    }
+    assert groups == {f"{start}enc": (2, 8, 28), f"{start}head": (1, 10, 10)}
+
+
+def test_a_likely_name_alone_is_no_family(tmp_path):
+    """A ResNeXt has the names of a ResNet and other shapes; a stem of three, others."""
+    model = describe.ResNetImageNet(depth=18, outputs=3, width=4)
+    shapes = jax.eval_shape(
+        model.pure().init, jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32)
+    )
+    params, stats = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    write_file(tmp_path / "plain.safetensors", model, params, stats)
+    report = describe.inspect_file(str(tmp_path / "plain.safetensors"))
+    assert report.model.startswith("tl.models.ResNetImageNet(")
+    tensors = dict(tensor_files.read(tmp_path / "plain.safetensors").tensors)
+    grouped_conv = {**tensors, "layer1.0.conv2.weight": np.ones((4, 2, 3, 3))}
+    deep_stem = {
+        n.replace("conv1.w", "conv1.0.w", n == "conv1.weight"): x
+        for n, x in tensors.items()
+    }
+    more = {**tensors, "layer1.0.se.fc.weight": np.ones((4, 4))}
+    for i, other in enumerate((grouped_conv, deep_stem, more)):
+        tensor_files.write(tmp_path / f"{i}.safetensors", other)
+        report = describe.inspect_file(str(tmp_path / f"{i}.safetensors"))
+        assert report.model == report.layout == ""
+        assert report.note.startswith("of no family")
+        assert len(report.tensors) == len(other)
+
+
+def test_a_directory_of_an_unknown_type_is_listed(tmp_path, capsys):
+    tensor_files.write(tmp_path / "model.safetensors", {"a.w": np.ones((2, 2))})
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    assert main.main(["inspect", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "config.json says 'mamba', of which jaxtl builds no model" in out
+    assert "1 tensors, 4 numbers, 32 bytes" in out
+
+
+def test_damaged_files_and_other_kinds_are_refused(tmp_path):
+    for name, content, message in (
+        ("a.msgpack", b"\x85\xa6pa", "no complete msgpack"),
+        ("a.txt", b"hello", "no file of tensors"),
+        ("a.npy", b"\x93NUMPY\x01", "no complete npy"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            describe.inspect_file(str(tmp_path / name))
