@@ -109,9 +109,7 @@ def count_parameters(name: str) -> int:
     """Number of parameters of the network of a published size, which is traced."""
     model, outputs, _ = _SIZES[name]
     model = model.clone(outputs=outputs)
-    params, _ = jax.eval_shape(
-        model.pure().init, jax.random.key(0), _inputs_of(model)
-    )
+    params, _ = jax.eval_shape(model.pure().init, jax.random.key(0), _inputs_of(model))
     return trees.size(params)
 
 
