@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.core.errors import UserError
+from jaxtl.models import flax_msgpack
 from jaxtl.pretrained import tensor_files, torch_files
 from jaxtl.pretrained.tensor_files import TensorFile
 
@@ -58,7 +59,7 @@ def _read_file(path: pathlib.Path) -> TensorFile:
     if kind == "torch":
         return TensorFile(path, *torch_files.read(path, any_depth=True))
     if kind == "msgpack":
-        return TensorFile(path, dict(_leaves(_unpacked(path))))
+        return TensorFile(path, dict(_leaves(flax_msgpack.read(path))))
     if kind == "npy":
         try:
             return TensorFile(path, {path.stem: np.load(path, mmap_mode="r")})
@@ -106,18 +107,6 @@ def _is_array_file(path: pathlib.Path) -> bool:
 
 _PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 _MAPS = tuple(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF))
-
-
-def _unpacked(path: pathlib.Path) -> Any:
-    from flax import serialization
-
-    try:
-        return serialization.msgpack_restore(path.read_bytes())
-    except Exception as error:  # a damaged file raises errors of any type
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{str(path)!r} is no complete msgpack file: {reason}."
-        ) from None
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
