@@ -1,0 +1,277 @@
+"""What the documentation prints works as it is printed: its commands and its Python.
+
+Every fenced command is parsed by the program's own parser, and every Python block is
+compiled. The commands of README are then run in order, in one folder, on a small
+experiment: `PLACEHOLDERS` says what stands for FILE, RUN and the like. Its first block
+is run by `.ci/run`, in a fresh environment.
+"""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import re
+import shlex
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxtl as tl
+from jaxtl.cli import main
+from jaxtl.models import staged
+from jaxtl.models.layers.heads import DenseHead
+from jaxtl.training import experiment_file, variants
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),
+)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`(jaxtl [^`]*)`")
+
+SOURCE = """
+import jaxtl as tl
+
+
+def experiment():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(16,)),
+        data=tl.data.Digits(limit=200),
+        steps=40,
+        batch=32,
+    )
+"""
+FILE = '''
+"""A small transfer between digits."""
+import jaxtl as tl
+
+SWEEP = {"optim.lr": [1e-3, 1e-2]}
+
+
+def experiment():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(16,)),
+        init=tl.pretrained.FromRun("runs/source"),
+        data=tl.data.Digits(limit=200, split_seed=0, val=0.2),
+        streams={"source": tl.data.Digits(limit=200)},
+        terms={
+            "task": tl.losses.CrossEntropy(),
+            "l2sp": tl.regularizers.L2SP(weight=0.01),
+        },
+        steps=4,
+        batch=32,
+    )
+'''
+VARIANTS = (
+    FILE.replace("return ", "tuned = ").replace(
+        'tl.pretrained.FromRun("runs/source")', 'tl.Variant("source")'
+    )
+    + """
+    model = tl.models.MLP(widths=(16,))
+    data = tl.data.Digits(limit=200)
+    return {
+        "source": tl.Experiment(model=model, data=data, steps=4, batch=8),
+        "tuned": tuned,
+    }
+"""
+)
+# Word of the documentation -> what it stands for here.
+PLACEHOLDERS = {
+    "FILE": "file.py",
+    "RUN": "runs/A",
+    "OUT": "out",
+    "NAME": "study",
+    "URL": "sqlite:///search.db",
+    "runs/mine": "runs/A",
+    "cuda:1": "cpu",
+    "50": "4",  # trials
+    "200": "4",  # steps
+}
+# Parsed, and executed by other tests: published tables take their data and minutes, and
+# a directory for transformers a run that began from one (tests/export).
+ELSEWHERE = ("reproduce NAME", "convert runs/mine tuned")
+# Of more than a second: with `-m slow` alone.
+DEAR = ("data FILE --out data.png", "diagnose RUN")
+
+
+def blocks(page, language):
+    """(line, text) of the fenced blocks of a language in a page."""
+    text = (ROOT / page).read_text()
+    return [
+        (text[: match.start()].count("\n") + 2, match[2])
+        for match in BLOCK.finditer(text)
+        if match[1] == language
+    ]
+
+
+def commands(page):
+    """The command lines of a page's blocks, as words without comments."""
+    for _, text in blocks(page, "bash"):
+        for line in text.splitlines():
+            words = shlex.split(line, comments=True)
+            while words:
+                end = words.index("&&") if "&&" in words else len(words)
+                yield words[:end]
+                words = words[end + 1 :]
+
+
+def test_every_block_is_bash_or_python():
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        assert text.count("```") == 2 * len(BLOCK.findall(text)), page
+        assert {language for language, _ in BLOCK.findall(text)} <= {"bash", "python"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one_of_the_program(page):
+    for program, *arguments in commands(page):
+        line = shlex.join([program, *arguments])
+        if program == "jaxtl":
+            args = main.parse(arguments)  # exits where it refuses
+            if str(getattr(args, "file", "")).startswith("experiments/"):
+                file = experiment_file.read_file(ROOT / args.file, *args.overrides)
+                assert args.variant is None or variants.only(file, args.variant), line
+        elif program == "python" and arguments[0] != "-m":
+            assert (ROOT / arguments[0]).exists(), line
+        elif program == "python":
+            assert arguments[1] == "pytest", line
+            tests = [word for word in arguments if word.startswith("tests/")]
+            assert all((ROOT / test).exists() for test in tests), line
+        else:
+            assert program in ("pip", ".ci/run"), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_in_the_text_exists_with_its_options(page):
+    choices = main._parser()._subparsers._group_actions[0].choices
+    for text in INLINE.findall((ROOT / page).read_text()):
+        _, name, *words = re.sub(r"[\[\]…]", " ", text).split()
+        if name in ("COMMAND", "stages"):  # of the text on adding a command
+            continue
+        options = choices[name]._option_string_actions
+        assert {word for word in words if word.startswith("--")} <= set(options), text
+
+
+def parts(text):
+    """A block as statements; its last part may be arguments of an experiment."""
+    text = text.replace("…", "...")
+    with contextlib.suppress(SyntaxError):
+        return [compile(text, "block", "exec")]
+    *statements, arguments = text.strip().split("\n\n")
+    call = f"experiment = tl.Experiment(model=tiny, data=digits, {arguments})"
+    return [compile(part, "block", "exec") for part in (*statements, call)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_block_is_python(page):
+    for line, text in blocks(page, "python"):
+        assert parts(text), f"{page}:{line}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a reader has: the experiment, two runs of it, a picture."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "source.py").write_text(SOURCE)
+    (folder / "file.py").write_text(FILE)
+    (folder / "variants.py").write_text(VARIANTS)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "picture.png")
+    with contextlib.chdir(folder):
+        for line in (
+            "run source.py --out runs/source",
+            "run file.py --out runs/A",
+            "run file.py seed=1 --out runs/B",
+            "sweep file.py --search random --trials 2 --out runs/search "
+            "--storage sqlite:///search.db --study study",
+        ):
+            assert main.main(line.split()) == 0, line
+    return folder
+
+
+@pytest.fixture
+def reader(folder, monkeypatch):
+    """The folder as the working directory."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def _real(words):
+    """The words of a command with what stands for the placeholders."""
+    if "--variant" in words:
+        return [{"FILE": "variants.py", "NAME": "tuned"}.get(w, w) for w in words]
+    if "runs/FILE/TIME" in words:
+        return [*words[:-1], str(max(pathlib.Path("runs/file").iterdir()))]
+    return [PLACEHOLDERS.get(word, word) for word in words]
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_commands_of_the_readme_run_in_order(
+    every, folder, tmp_path, monkeypatch, request, capsys
+):
+    shutil.copytree(folder, tmp_path / "reader")
+    monkeypatch.chdir(tmp_path / "reader")
+    for program, *arguments in commands("README.md"):
+        line = " ".join(arguments)
+        is_here = program == "jaxtl" and line not in ELSEWHERE
+        if not is_here or "quickstart" in line or (line in DEAR and not every):
+            continue
+        if line == "inspect resnet20.th":
+            data = request.getfixturevalue("data_dir") / "pretrained"
+            shutil.copy(data / "resnet20-12fca82f.th", "resnet20.th")
+        code = main.main(_real(arguments))
+        error = capsys.readouterr().err
+        assert code == 0, f"jaxtl {line}: {error}"
+        assert "Traceback" not in error, f"jaxtl {line}: {error}"
+    for path in ("p.png", "lr.png", "out", "runs/s/report/report.html"):
+        assert pathlib.Path(path).exists(), path
+
+
+def _names():
+    """Names that the blocks take as imported or defined before."""
+    return {
+        "tl": tl,
+        "dataclasses": dataclasses,
+        "jnp": jnp,
+        "staged": staged,
+        "DenseHead": DenseHead,
+        "tiny": tl.models.MLP(widths=(16,)),
+        "digits": tl.data.Digits(limit=200),
+        "__name__": "documentation",
+    }
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES[3:]])
+def test_the_python_of_a_page_runs_in_order(page, reader):
+    names = _names()
+    for line, text in blocks(page, "python"):
+        text = text.replace("experiments/usps_mnist.py", "file.py")
+        text = text.replace('"runs/s"', '"runs/t"').replace("steps=200", "steps=4")
+        for code in parts(text):
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    exec(code, names)
+            except Exception as error:
+                raise AssertionError(f"{page}:{line}") from error
+    if page == "README.md":
+        assert names["LogitNorm"](radius=2.0).radius == 2.0
+        assert names["experiment"].monitor == "auroc"
+        assert pathlib.Path("runs/t/sweep.sqlite").exists()
+    if page == "CONTRIBUTING.md":
+        terms = {
+            "task": tl.losses.CrossEntropy(),
+            "norm": names["LogitNorm"](weight=0.1),
+        }
+        exp = tl.Experiment(
+            model=names["Linear"](),
+            data=names["Moons"](),
+            terms=terms,
+            metrics={"margin": names["Margin"]()},
+            steps=2,
+        )
+        tl.train(tl.setup(exp, "runs/moons"))
