@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess as Preprocess
     from .sources.arrays import Arrays as Arrays
     from .sources.catalog import available as available
+    from .sources.conll import CoNLL as CoNLL
     from .sources.csv_table import CSV as CSV
     from .sources.digits import Digits as Digits
     from .sources.frame import Frame as Frame

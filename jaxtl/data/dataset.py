@@ -25,6 +25,10 @@ from jaxtl.data.table_encoding import TableEncoding
 from jaxtl.data.tokenizer import Tokenizer
 
 UNIFORM = "uniform"
+# Tasks whose examples have a tag for each word: spans of words with a type, which tags
+# such as B-PER and I-PER mark, or any other tags.
+TAG_TASKS = ("entities", "tags")
+WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
 SAMPLING = (UNIFORM, "balanced", "square_root")
 
 
@@ -36,9 +40,11 @@ class Table:
       x: (n, ...) numpy array, a `LazyArray`, or a dict of arrays of equal length.
         Images are (n, height, width, channels).
       y: (n,) integers below len(class_names) for "classification"; (n, labels) of 0
-        and 1 for "multilabel"; (n,) or (n, targets) floats for "regression".
+        and 1 for "multilabel"; (n,) or (n, targets) floats for "regression"; for
+        "entities" and "tags" (n, words) tags, −1 behind the last word.
       class_names: names in label order; None makes them "0", "1", ...
-      task: "classification", "multilabel", "regression" or "language".
+      task: "classification", "multilabel", "regression", "language", "entities" or
+        "tags".
       splits: row numbers of the splits "train", "val" and "test" that the data
         themselves have; {} for none.
       preprocess: how stored values become a model's input; None takes
@@ -51,8 +57,9 @@ class Table:
       encoding: how cells became x; None for other data than tables. Holes of x are NaN
         where it imputes them.
       train_tokenizer: "word_piece" or "byte_pairs" where x holds texts, arrays of
-        objects "text" and "pair", that are tokenized once they are split; the kind of
-        tokenizer that is trained if there is none. None for all other data.
+        objects "text" and "pair", or lists of "words", that are tokenized once they are
+        split; the kind of tokenizer that is trained if there is none. None for all
+        other data.
       origins: where each row was read; None numbers the rows as they are.
       digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
         be read for its fingerprint; None hashes its values.
@@ -252,10 +259,12 @@ class Dataset:
     Attributes:
       name: the source's class name.
       x: as in `Table`, with `size`, `channels` and `classes` applied.
-      y: labels, with label noise on the train rows.
+      y: labels, with label noise on the train rows; of tagged words those of their
+        pieces, see `word_pieces.Labels`.
       y_clean: labels as the source reads them.
       class_names: names in label order; () for regression.
-      task: "classification", "multilabel", "regression" or "language".
+      task: "classification", "multilabel", "regression", "language", "entities" or
+        "tags".
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.

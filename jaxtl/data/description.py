@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from jaxtl.data import duplicates
-from jaxtl.data.dataset import Dataset
+from jaxtl.data.dataset import TAG_TASKS, Dataset
 
 _SHOWN = 12  # classes or columns that are listed
 _SPLITS = ("train", "unlabelled", "val", "test")
@@ -45,6 +45,9 @@ def _outputs(dataset: Dataset) -> str:
         return f"classification, {_counts(names, counts)}"
     if dataset.task == "multilabel":
         return f"multilabel, {_counts(names, y.sum(0).astype(np.int64))}"
+    if dataset.task in TAG_TASKS:
+        counts = np.bincount(y[y >= 0], minlength=len(names))
+        return f"{dataset.task}, {counts.sum():,} words, {_counts(names, counts)}"
     if dataset.task != "regression":
         return dataset.task
     values = y.reshape(len(y), -1).astype(np.float64)
@@ -94,6 +97,9 @@ def _odd_outputs(dataset: Dataset) -> list[str]:
     values = {name: dataset.y_clean[rows] for name, rows in numbers.items()}
     if dataset.task == "classification":
         return _absent_classes(values, dataset.class_names)
+    if dataset.task in TAG_TASKS:
+        words = {name: y[y >= 0] for name, y in values.items()}
+        return _absent_classes(words, dataset.class_names, "words")
     if dataset.task == "multilabel":
         return _constant_labels(values["train"], dataset.class_names)
     if dataset.task != "regression":
@@ -110,13 +116,14 @@ def _odd_outputs(dataset: Dataset) -> list[str]:
 
 
 def _absent_classes(
-    labels: Mapping[str, np.ndarray], names: tuple[str, ...]
+    labels: Mapping[str, np.ndarray], names: tuple[str, ...], what: str = "examples"
 ) -> list[str]:
     """A line for each split that has no example of some classes.
 
     Args:
       labels: split -> (n,) of its examples; the unlabelled rows are left out.
       names: of the classes.
+      what: are labelled.
     """
     counts = {
         split: np.bincount(labels[split], minlength=len(names))
@@ -126,7 +133,7 @@ def _absent_classes(
     train, lines = counts.pop("train"), []
     if np.count_nonzero(train) == 1:
         lines.append(
-            f"all {train.sum():,} labelled train examples have the class "
+            f"all {train.sum():,} labelled train {what} have the class "
             f"{names[train.argmax()]!r}: there is nothing to tell apart"
         )
     if not train.all():
@@ -135,7 +142,8 @@ def _absent_classes(
             for i, name in enumerate(names)
             if not train[i]
         ]
-        lines.append(f"no labelled train example has the class {_listed(absent)}")
+        one = what.removesuffix("s")
+        lines.append(f"no labelled train {one} has the class {_listed(absent)}")
     for split, count in counts.items():
         absent = [
             f"{name!r} (train {train[i]:,})"
@@ -143,7 +151,7 @@ def _absent_classes(
             if train[i] and not count[i]
         ]
         if absent:
-            lines.append(f"no {split} example has the class {_listed(absent)}")
+            lines.append(f"no {split} {what[:-1]} has the class {_listed(absent)}")
     return lines
 
 

@@ -302,8 +302,10 @@ def load_splits(path: str | os.PathLike, dataset: Dataset) -> Dataset:
     if stored != current:
         raise DataChanged(_changes(pathlib.Path(path), saved, dataset))
     rows = {k[5:]: v for k, v in saved.items() if k.startswith("rows_")}
-    y = dataset.y_clean.copy()
-    y[rows["train"]] = saved["y_train"]
+    y = dataset.y_clean
+    if dataset.task == "classification":  # no other labels are ever noisy
+        y = y.copy()
+        y[rows["train"]] = saved["y_train"]
     return dataclasses.replace(dataset, rows=rows, y=y)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.data.dataset import Data
+from jaxtl.data.dataset import WORDS, Data
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 
@@ -73,5 +73,21 @@ def fields(data: TextData, columns: Sequence[Sequence[str]], kind: str) -> dict:
             for name, column in zip(("text", "pair"), columns)
         },
         "train_tokenizer": kind,
+        "digests": np.asarray(digests, "S64"),
+    }
+
+
+def word_fields(words: Sequence[Sequence[str]]) -> dict:
+    """The fields of a `Table` that hold the words of n examples.
+
+    They are tokenized once they are split, and their tags go with the pieces then.
+    """
+    array = np.empty(len(words), object)
+    array[:] = [tuple(example) for example in words]
+    texts = ["\0".join(example).encode("utf-8", "surrogatepass") for example in words]
+    digests = [hashlib.sha256(text).hexdigest() for text in texts]
+    return {
+        "x": {WORDS: array},
+        "train_tokenizer": "word_piece",
         "digests": np.asarray(digests, "S64"),
     }

@@ -24,6 +24,7 @@ from jaxtl.data import paths, tokenizer_files
 if TYPE_CHECKING:
     import tokenizers
 
+_SINGLE = ("input_ids", "attention_mask")  # of single texts
 _CHUNK = 10_000  # texts that are tokenized at once
 _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Names of the padding token, of which the first in the vocabulary is used. A model
@@ -100,13 +101,41 @@ class Tokenizer:
           {"input_ids": int32 (n, length), "attention_mask": bool (n, length)} and, for
           pairs, "token_type_ids" int32: 0 for the first text, 1 for the second.
         """
-        engine, limit = self._loaded()
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encodings = []
+        x = self._padded(self._encodings(inputs))
+        return x if pairs is not None else {n: x[n] for n in _SINGLE}
+
+    def with_spans(
+        self, texts: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Tokenizes texts, and says where each piece ends.
+
+        Returns:
+          What the call gives, and for each text int64 (pieces,), the number of its
+          characters up to the end of each piece; 0 for special pieces and empty ones.
+        """
+        encodings = self._encodings(list(texts))
+        x = self._padded(encodings)
+        ends = []
+        for encoding in encodings:
+            spans = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+            is_real = np.asarray(encoding.special_tokens_mask, np.int64) == 0
+            is_real &= spans[:, 1] > spans[:, 0]
+            ends.append(np.where(is_real, spans[:, 1], 0))
+        return {n: x[n] for n in _SINGLE}, ends
+
+    def _encodings(self, inputs: list) -> list[tokenizers.Encoding]:
+        """The encodings of texts, or of pairs."""
+        engine, encodings = self._engine(), []
         with progress.Task("tokenizing texts", len(inputs)) as task:
             for start in range(0, len(inputs), _CHUNK):
                 encodings += engine.encode_batch(inputs[start : start + _CHUNK])
                 task.advance(min(_CHUNK, len(inputs) - start))
+        return encodings
+
+    def _padded(self, encodings: list[tokenizers.Encoding]) -> dict[str, np.ndarray]:
+        """The ids, masks and segments of encodings, padded to one length."""
+        limit = self._loaded().max_length
         longest = max((len(encoding.ids) for encoding in encodings), default=1)
         shape = (len(encodings), min(self.bucket(longest), limit))
         ids = np.full(shape, self._pad_id(), np.int32)
@@ -116,8 +145,8 @@ class Tokenizer:
             ids[row, :length] = encoding.ids
             mask[row, :length] = True
             segments[row, :length] = encoding.type_ids
-        x = {"input_ids": ids, "attention_mask": mask}
-        return x if pairs is None else {**x, "token_type_ids": segments}
+        arrays = (ids, mask, segments)
+        return dict(zip((*_SINGLE, "token_type_ids"), arrays))
 
     def bucket(self, longest: int) -> int:
         """The length that a batch is padded to whose longest text has `longest` ids."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import Data, Dataset, Table
+from jaxtl.data import word_pieces
+from jaxtl.data.dataset import WORDS, Data, Dataset, Table
 from jaxtl.data.tokenizer import Tokenizer, TrainedTokenizer, as_tokenizer, library
 
 if TYPE_CHECKING:
@@ -36,15 +37,34 @@ def tokenized(dataset: Dataset, table: Table, data: Data) -> Dataset:
       table: gives the kind of tokenizer to train.
       data: gives the tokenizer, the one of pretrained weights, or the vocabulary.
     """
+    named = getattr(data, "tokenizer", None)
+    tokenizer = None if named is None else as_tokenizer(named)
     if table.train_tokenizer is None:
-        tokenizer = getattr(data, "tokenizer", None)
-        tokenizer = None if tokenizer is None else as_tokenizer(tokenizer)
         return dataclasses.replace(dataset, tokenizer=tokenizer)
+    notes = []
+    if tokenizer is None:
+        tokenizer, notes = _unnamed(dataset, table, data)
+    if WORDS in table.x:
+        all_pieces = bool(getattr(data, "all_pieces", False))
+        dataset, cut = _tagged(dataset, table.x[WORDS].tolist(), tokenizer, all_pieces)
+        notes += cut
+    else:
+        dataset = dataclasses.replace(dataset, x=_ids(table.x, tokenizer))
+    return dataclasses.replace(
+        dataset, tokenizer=tokenizer, notes=(*dataset.notes, *notes)
+    )
+
+
+def _unnamed(dataset: Dataset, table: Table, data: Data) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer of texts that name none, and what is said of it."""
+    assert table.train_tokenizer is not None
     tokenizer, notes = getattr(data, "default_tokenizer", None), []
     if tokenizer is None:
         rows = _train_rows(dataset.rows)
         vocab = getattr(data, "vocab", None) or MOST_PIECES
         texts = [text for part in table.x.values() for text in part[rows].tolist()]
+        if WORDS in table.x:
+            texts = [" ".join(words) for words in texts]
         tokenizer = train(texts, table.train_tokenizer, vocab)
         notes.append(
             f"no tokenizer= is named: {_KINDS[table.train_tokenizer]} of "
@@ -53,12 +73,36 @@ def tokenized(dataset: Dataset, table: Table, data: Data) -> Dataset:
         )
     else:
         notes.append(f"no tokenizer= is named: texts are read by {tokenizer.path}")
-    return dataclasses.replace(
-        dataset,
-        x=_ids(table.x, tokenizer),
-        tokenizer=tokenizer,
-        notes=(*dataset.notes, *notes),
-    )
+    return tokenizer, notes
+
+
+def _tagged(
+    dataset: Dataset,
+    words: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    all_pieces: bool,
+) -> tuple[Dataset, list[str]]:
+    """A data set of tagged words with pieces and their labels, and what is said of it.
+
+    Args:
+      dataset: its y holds the tag of each word, (n, words).
+      words: of the n examples.
+      tokenizer: of the words.
+      all_pieces: whether the further pieces of a word are trained on.
+    """
+    pieces = word_pieces.word_pieces(tokenizer, words)
+    names = dataset.class_names
+    continued = word_pieces.continued_tags(names) if all_pieces else None
+    labels = word_pieces.labels_of_pieces(pieces.word, dataset.y_clean, continued)
+    total, notes = sum(map(len, words)), []
+    if labels.cut:
+        notes.append(
+            f"{labels.cut:,} of {total:,} words are neither trained on nor counted: "
+            f"they lie behind the {pieces.word.shape[1]:,} pieces that an example is "
+            "cut to (max_length of the tokenizer), or have no piece"
+        )
+    changed = dataclasses.replace(dataset, x=pieces.x, y=labels.y, y_clean=labels.y)
+    return changed, notes
 
 
 def _train_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:

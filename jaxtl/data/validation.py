@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, lazy_array, origins
-from jaxtl.data.dataset import Table
+from jaxtl.data.dataset import TAG_TASKS, Table
 
-_TASKS = ("classification", "multilabel", "regression", "language")
+_TASKS = ("classification", "multilabel", "regression", "language", *TAG_TASKS)
 _SPLITS = ("train", "val", "test")
 _CHUNK = 4096  # rows that are tested for NaN at once
 
@@ -146,6 +146,8 @@ def _check_labels(y: np.ndarray, table: Table, name: str) -> np.ndarray:
         return _binary_labels(y, table.class_names, name, table.origins)
     if table.task == "regression":
         return _targets(y, name)
+    if table.task in TAG_TASKS:
+        return _tags(y, table.class_names, name)
     return y  # a language model's tokens are their own labels
 
 
@@ -189,6 +191,20 @@ def _binary_labels(
             f"but there are {len(class_names)} class names."
         )
     return y.astype(np.float32)
+
+
+def _tags(y: np.ndarray, class_names: tuple[str, ...] | None, name: str) -> np.ndarray:
+    if class_names is None or y.ndim != 2 or not np.issubdtype(y.dtype, np.integer):
+        raise UserError(
+            f"{name}: tags need y as whole numbers of shape (n, words) and class_names;"
+            f" got {y.dtype} of shape {y.shape}."
+        )
+    if y.min() < -1 or y.max() >= len(class_names):
+        raise UserError(
+            f"{name}: tags must be below {len(class_names)}, their number, and −1 "
+            f"behind the last word; got {y.min()} to {y.max()}."
+        )
+    return y.astype(np.int32)
 
 
 def _targets(y: np.ndarray, name: str) -> np.ndarray:

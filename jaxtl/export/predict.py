@@ -16,10 +16,12 @@ import numpy as np
 from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess
+from jaxtl.data.dataset import TAG_TASKS
 from jaxtl.data.sources.json_table import JSON
 from jaxtl.data.sources.parquet import Parquet
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
+from jaxtl.export.predict_words import tagged_words
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -47,7 +49,9 @@ def predict(
       classification: "label", "probability" (of that label);
       multilabel: "labels" (those above ½ or the run's thresholds, joined by ", ") and
       a "p(label)" for each;
-      regression: "output", or "output 0", "output 1", …
+      regression: "output", or "output 0", "output 1", …;
+      tags of words: a dict per word, "word", "label" and "probability" (see
+      `predict_words.tagged_words`).
 
     Raises:
       UserError: as of `bundle.load`, and a file that can't be read or does not fit the
@@ -57,6 +61,10 @@ def predict(
     if not files:
         raise UserError("there is nothing to predict: name at least one file.")
     predictor = bundle.load(folder)
+    if predictor.task in TAG_TASKS:
+        paths = list(map(_existing, files))
+        tracked = progress.track(paths, "predicting files")
+        return [p for path in tracked for p in tagged_words(predictor, path)]
     if len(predictor.output_shape) != 1:
         raise UserError(
             f"{predictor.folder} gives outputs of shape {predictor.output_shape} for "
@@ -106,11 +114,7 @@ def _examples(
     """Yields ({"file", "row", "origin"}, {input name: one example})."""
     paths = list(map(pathlib.Path, files))
     for file in progress.track(paths, "predicting files"):
-        if not file.is_file():
-            problem = (
-                "is a folder, name its files" if file.is_dir() else "does not exist"
-            )
-            raise UserError(f"the file {str(file)!r} {problem}.")
+        _existing(file)
         try:
             batch, rows = _read(predictor, file)
         except UserError:
@@ -124,6 +128,15 @@ def _examples(
             row = int(rows.number[i]) - 1 if file.suffix.lower() == ".txt" else i
             place = {"file": str(file), "row": row, "origin": rows[i]}
             yield place, {name: v[i] for name, v in arrays.items()}
+
+
+def _existing(file: str | os.PathLike) -> pathlib.Path:
+    """The path of a file, which must exist."""
+    path = pathlib.Path(file)
+    if not path.is_file():
+        problem = "is a folder, name its files" if path.is_dir() else "does not exist"
+        raise UserError(f"the file {str(path)!r} {problem}.")
+    return path
 
 
 def _read(

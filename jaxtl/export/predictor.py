@@ -179,6 +179,23 @@ class Predictor:
           UserError: an export without a tokenizer, texts where pairs are needed or the
             reverse, or the library tokenizers is missing.
         """
+        tokenizer = self.tokenizer(name)
+        for number, text in enumerate(texts):
+            if isinstance(text, str) is self.takes_pairs or not _is_text(text):
+                expected = "a pair of texts" if self.takes_pairs else "one text"
+                place = f"{name}, row {number}" if rows is None else rows[number]
+                raise UserError(f"{place}: {text!r} is not {expected}.")
+        return tokenizer(*zip(*texts)) if self.takes_pairs else tokenizer(texts)
+
+    def tokenizer(self, name: str = "x") -> Tokenizer:
+        """The tokenizer of a model of texts, which cuts them to the model's length.
+
+        Args:
+          name: of the texts in messages.
+
+        Raises:
+          UserError: an export without a tokenizer.
+        """
         path = self.folder / TOKENIZER
         if not path.is_file():
             raise UserError(
@@ -186,13 +203,7 @@ class Predictor:
                 f"takes {', '.join(self.inputs)} as arrays."
             )
         [length], _ = self.inputs["input_ids"]
-        tokenizer = Tokenizer(str(path), max_length=length, buckets=(length,))
-        for number, text in enumerate(texts):
-            if isinstance(text, str) is self.takes_pairs or not _is_text(text):
-                expected = "a pair of texts" if self.takes_pairs else "one text"
-                place = f"{name}, row {number}" if rows is None else rows[number]
-                raise UserError(f"{place}: {text!r} is not {expected}.")
-        return tokenizer(*zip(*texts)) if self.takes_pairs else tokenizer(texts)
+        return Tokenizer(str(path), max_length=length, buckets=(length,))
 
 
 def _is_text(value: Any) -> bool:

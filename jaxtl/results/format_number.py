@@ -13,6 +13,9 @@ SHARES = (  # metrics in [0, 1] that are shown as percentages
     "balanced_accuracy",
     "macro_f1",
     "exact_match",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
     "ece",
     "source_accuracy",
 )

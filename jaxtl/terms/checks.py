@@ -15,6 +15,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.core.types import PyTree
+from jaxtl.data.dataset import TAG_TASKS
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Setup
 
@@ -66,7 +67,7 @@ def classes(setup: Setup, field: str, name: str) -> None:
         )
 
 
-def class_labels(setup: Setup, term: str, field: str, name: str) -> None:
+def class_labels(setup: Setup, term: str, field: str, name: str, *others: str) -> None:
     """Raises unless the task is classification and the stream has the target's classes.
 
     Args:
@@ -74,10 +75,26 @@ def class_labels(setup: Setup, term: str, field: str, name: str) -> None:
       term: name of the term's class, for the message.
       field: the field that names the stream, for the message.
       name: of the stream.
+      others: further tasks with classes that the term is for.
     """
     labelled(setup, field, name)
-    task(setup, term, "classification")
+    task(setup, term, "classification", *others)
     classes(setup, field, name)
+
+
+def output_places(setup: Setup) -> None:
+    """Raises unless the model has outputs per piece just where pieces have tags."""
+    last = setup.features.get(setup.program.network.stages[-1])
+    shape = getattr(last, "shape", ())
+    has_tags = setup.program.task in TAG_TASKS
+    if len(shape) in (0, 3 if has_tags else 2):
+        return
+    needed = "token" if has_tags else "class"
+    outputs = "one output vector per piece" if has_tags else "one per example"
+    raise UserError(
+        f"model: the task {setup.program.task!r} needs {outputs}, but this model gives "
+        f"{shape}; take predict={needed!r}."
+    )
 
 
 def stage(setup: Setup, field: str, name: str) -> None:

@@ -16,12 +16,14 @@ from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import PyTree
+from jaxtl.data.dataset import TAG_TASKS
+from jaxtl.data.word_pieces import trained_labels
 from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.imbalance import class_weights
 
-TASKS = ("classification", "multilabel", "regression", "language")
+TASKS = ("classification", "multilabel", "regression", "language", *TAG_TASKS)
 
 
 def cross_entropy(
@@ -70,6 +72,35 @@ def cross_entropies(
         label_log_p = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     mean_log_p = jnp.mean(log_p, axis=-1)
     return -((1 - smoothing) * label_log_p + smoothing * mean_log_p)
+
+
+def cross_entropy_of_pieces(
+    logits: jax.Array,
+    labels: jax.Array,
+    smoothing: float | jax.Array = 0.0,
+    class_weights: jax.Array | None = None,
+    weights: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the pieces of texts that have a label.
+
+    Args:
+      logits: (batch, pieces, K).
+      labels: (batch, pieces), below 0 where a piece has none.
+      smoothing, class_weights: as for `cross_entropies`.
+      weights: s, (batch,) of the examples; None for 1.
+
+    Returns:
+      (Σ s·loss, Σ s·w_y) over the pieces with a label y, scalars.
+    """
+    counted = (labels >= 0).astype(jnp.float32)
+    if weights is not None:
+        counted = counted * weights[:, None]
+    labels = jnp.maximum(labels, 0)
+    values = cross_entropies(logits, labels, smoothing, class_weights)
+    total = jnp.sum(counted * values)
+    if class_weights is not None:
+        counted = counted * class_weights[labels]
+    return total, jnp.sum(counted)
 
 
 def label_log_probabilities(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -217,7 +248,7 @@ def _next_token_sums(
 def predictions(logits: jax.Array, task: str) -> jax.Array:
     """Output activation of the logits.
 
-    Softmax for classification and language, sigmoid for multilabel, the outputs
+    Softmax for classification, language and tags, sigmoid for multilabel, the outputs
     themselves for regression; float32 or wider.
 
     Raises:
@@ -225,7 +256,7 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     """
     _check_task(task)
     logits = as_float32(logits)
-    if task in ("classification", "language"):
+    if task in ("classification", "language", *TAG_TASKS):
         return jax.nn.softmax(logits)
     return jax.nn.sigmoid(logits) if task == "multilabel" else logits
 
@@ -237,8 +268,10 @@ def for_task(task: str) -> Term:
       UserError: for an unknown task.
     """
     _check_task(task)
-    terms = (CrossEntropy, BinaryCrossEntropy, SquaredError, NextToken)
-    return dict(zip(TASKS, terms))[task]()
+    if task in ("classification", *TAG_TASKS):
+        return CrossEntropy()
+    others = (BinaryCrossEntropy, SquaredError, NextToken)
+    return dict(zip(TASKS[1:], others))[task]()
 
 
 def _check_task(task: str) -> None:
@@ -254,7 +287,8 @@ class CrossEntropy(Term):
     """`cross_entropy` of a stream's batch; reports its accuracy.
 
     With weights it is Σ w·loss / Σ w over the batch, w the weights of class and
-    example; smoothed labels weigh as in torch.
+    example; smoothed labels weigh as in torch. Of tagged words it is the mean over all
+    pieces of the batch that are trained on.
 
     Attributes:
       label_smoothing: in [0, 1].
@@ -271,7 +305,8 @@ class CrossEntropy(Term):
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
-        checks.class_labels(setup, "CrossEntropy", "stream", self.stream)
+        checks.class_labels(setup, "CrossEntropy", "stream", self.stream, *TAG_TASKS)
+        checks.output_places(setup)
         checks.number(setup, "label_smoothing", self.label_smoothing, 0.0, 1.0)
         class_weights.check_class_weights(setup, self.stream, self.class_weights)
 
@@ -286,6 +321,8 @@ class CrossEntropy(Term):
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = context.forward(self.stream).logits
         labels = context.batches[self.stream]["y"]
+        if context.program.task in TAG_TASKS:
+            return self._of_pieces(context, logits, trained_labels(labels))
         counts = class_weights.weights_of_labels(context, labels)
         values = cross_entropies(
             logits,
@@ -297,6 +334,22 @@ class CrossEntropy(Term):
         is_index = labels.ndim < logits.ndim
         classes = labels if is_index else jnp.argmax(labels, axis=-1)
         return value, {"accuracy": label_accuracy(logits, classes)}
+
+    def _of_pieces(
+        self, context: View, logits: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss of labels (batch, pieces), below 0 where a piece has none."""
+        total, count = cross_entropy_of_pieces(
+            logits,
+            labels,
+            self.label_smoothing,
+            context.constants.get("class_weights"),
+            context.batches[self.stream].get("weight"),
+        )
+        hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        labelled = (labels >= 0).astype(jnp.float32)
+        accuracy = context.ratio(jnp.sum(hits), jnp.sum(labelled))
+        return context.ratio(total, count), {"accuracy": accuracy}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtl.core import checkpoint
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
-from jaxtl.data import preparation, preprocess, splits
-from jaxtl.data.dataset import Data, Dataset
+from jaxtl.data import preparation, preprocess, splits, word_pieces
+from jaxtl.data.dataset import TAG_TASKS, Data, Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.streams import has_labels
 from jaxtl.data.tokenizer import TOKENIZER
@@ -330,6 +330,12 @@ def label_counts(
             counts[stream] = np.bincount(y, minlength=len(dataset.class_names))
         elif dataset.task == "multilabel":
             counts[stream] = y.sum(axis=0)
+        elif dataset.task in TAG_TASKS:
+            labels = word_pieces.trained_labels(y)
+            is_trained = labels != word_pieces.IGNORED
+            counts[stream] = np.bincount(
+                labels[is_trained], minlength=len(dataset.class_names)
+            )
     return counts
 
 

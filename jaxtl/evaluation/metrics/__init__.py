@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .direction import monitored_value as monitored_value
     from .direction import nearest_metric as nearest_metric
     from .direction import score as score
+    from .entities import EntityF1 as EntityF1
+    from .entities import EntityPrecision as EntityPrecision
+    from .entities import EntityRecall as EntityRecall
+    from .entities import entity_report as entity_report
     from .errors_and_correlation import R2 as R2
     from .errors_and_correlation import MeanAbsoluteError as MeanAbsoluteError
     from .errors_and_correlation import MeanSquaredError as MeanSquaredError

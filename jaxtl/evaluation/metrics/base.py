@@ -57,10 +57,11 @@ class Predictions:
     """The outputs of a model on the examples that count, with their labels.
 
     Attributes:
-      task: "classification", "multilabel", "regression" or "language".
+      task: as of a data set.
       outputs: (N, outputs) float64, before the output activation; of a language model
-        the sums of `losses.metric_inputs`.
-      labels: (N,) classes; (N, labels) of 0 and 1; (N, targets).
+        the sums of `losses.metric_inputs`; (N, pieces, tags) of words.
+      labels: (N,) classes; (N, labels) of 0 and 1; (N, targets); (N, pieces) tags,
+        below 0 on pieces that are not counted.
       weights: (N,) of the examples, above 0.
       class_names: in label order, () where unknown.
     """
@@ -74,7 +75,7 @@ class Predictions:
     @property
     def classes(self) -> int:
         """Number of classes, labels or targets."""
-        return self.outputs.shape[1]
+        return self.outputs.shape[-1]
 
     @functools.cached_property
     def has_equal_weights(self) -> bool:
@@ -105,7 +106,10 @@ class Predictions:
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
-        """The predicted class (N,), or the predicted labels (N, labels) as 0 and 1."""
+        """The predicted class (N,), or the predicted labels (N, labels) as 0 and 1.
+
+        Of tagged words (N, pieces).
+        """
         if self.task == "multilabel":
             return (self.outputs > 0).astype(np.int64)
         return np.argmax(self.outputs, axis=-1)
@@ -152,6 +156,10 @@ class Metric:
                 f"{where}: {type(self).__name__} is a metric of a "
                 f"{' or '.join(self.tasks)} task, but this task is {task}."
             )
+
+    def value_names(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of what `measure` gives beside "", for data of these classes."""
+        return ()
 
     def measure(self, predictions: Predictions) -> float | Mapping[str, float]:
         """The value; or {"": value, class: value of this class}."""
@@ -208,8 +216,10 @@ def read_predictions(
         outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
     if task == "regression" and labels.ndim == 1:
         labels = labels[:, None]
+    of_words = labels.ndim == 2 and labels.shape == outputs.shape[:-1]
     fits = len(labels) == len(outputs) and (labels.ndim == 1 or
-                                            labels.shape == outputs.shape)  # fmt: skip
+                                            labels.shape == outputs.shape or
+                                            of_words)  # fmt: skip
     if not fits:
         raise UserError(
             f"labels have the shape {labels.shape}, which does not fit outputs of "

@@ -22,7 +22,10 @@ def is_finite_number(value: Any) -> bool:
 _ABBREVIATIONS = {
     **dict.fromkeys(("acc", "top1", "acc1", "error"), ("accuracy",)),
     **dict.fromkeys(("bacc", "balanced", "uar"), ("balanced_accuracy",)),
-    **dict.fromkeys(("f1", "f1_macro", "f1_score", "fscore"), ("macro_f1",)),
+    **dict.fromkeys(
+        ("f1", "f1_macro", "f1_score", "fscore", "overall_f1"),
+        ("macro_f1", "entity_f1"),
+    ),
     **dict.fromkeys(
         ("ce", "xent", "cross_entropy", "crossentropy", "log_loss", "logloss", "loss"),
         ("nll", "mse"),
@@ -48,6 +51,7 @@ CRITERIA = {
 _HIGHER_IS_BETTER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
     **dict.fromkeys(("exact_match", "r2"), True),
+    **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
     "brier": False,
     **CRITERIA,

@@ -100,8 +100,8 @@ def names(metrics: Mapping[str, Any], class_names: tuple[str, ...]) -> tuple[str
     values: list[str] = []
     for name, value in metrics.items():
         values.append(name)
-        if getattr(value, "per_class", False):
-            values += [f"{name}[{class_name}]" for class_name in class_names]
+        parts = as_metric(value).value_names(class_names)
+        values += [f"{name}[{part}]" for part in parts]
     return tuple(values)
 
 
@@ -133,12 +133,13 @@ def measure_all(
         labels decide; None for ½.
     """
     arguments = (labels, weights)
-    values = task_metrics.compute(task, logits, *arguments)
+    settings = {"class_names": class_names}
+    values = task_metrics.compute(task, logits, *arguments, **settings)
     decided = of_predictions(metrics)
     scored = {name: metrics[name] for name in metrics if name not in decided}
     shifted = thresholds.shifted(task, logits, chosen)
     if chosen is not None:
-        by_threshold = task_metrics.compute(task, shifted, *arguments)
+        by_threshold = task_metrics.compute(task, shifted, *arguments, **settings)
         values |= {
             name: value
             for name, value in by_threshold.items()

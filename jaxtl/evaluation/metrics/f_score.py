@@ -46,6 +46,9 @@ class FBeta(Metric):
         if self.label is not None:
             class_index(self.label, class_names, f"{where}: label")
 
+    def value_names(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
+        return class_names if self.per_class else ()
+
     def measure(self, predictions: Predictions) -> float | Mapping[str, float]:
         p = predictions
         if self.label is not None:

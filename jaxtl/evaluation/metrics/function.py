@@ -37,6 +37,8 @@ class Function(Metric):
         "multilabel",
         "regression",
         "language",
+        "entities",
+        "tags",
     )
 
     f: Callable[..., float]

@@ -9,7 +9,7 @@ for −∞ as well: a class that must not be predicted gets a large negative num
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.evaluation.metrics import entities
 
 CALIBRATION_BINS = 15
 Array, Weights = ArrayLike, ArrayLike | None
@@ -254,6 +255,59 @@ def token_accuracy(
     return float(total[1] / total[2])
 
 
+def _words(
+    logits: Array, labels: Array, weights: Weights
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (words, tags), tags and weights of the words that are labelled."""
+    labels = np.asarray(labels)
+    rows, columns = np.nonzero(labels >= 0)
+    values = np.asarray(logits, np.float64)[rows, columns]
+    return values, labels[rows, columns], _weights(weights, len(labels))[rows]
+
+
+@_nan_unless_finite
+def tag_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
+    """Share of words whose largest logit is their tag's.
+
+    Args:
+      logits: (N, pieces, tags).
+      labels: (N, pieces), below 0 on pieces that are not counted.
+      weights: (N,) of the examples.
+    """
+    return accuracy(*_words(logits, labels, weights))
+
+
+@_nan_unless_finite
+def tag_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
+    """Mean F1 over the tags that occur as a tag or as a prediction of a word."""
+    return macro_f1(*_words(logits, labels, weights))
+
+
+@_nan_unless_finite
+def tag_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
+    """Negative log-likelihood of the tags in nats, mean over words."""
+    return nll(*_words(logits, labels, weights))
+
+
+@_nan_unless_finite
+def _entity_score(
+    logits: Array,
+    labels: Array,
+    weights: Weights = None,
+    *,
+    class_names: Sequence[str],
+    score: int,
+) -> float:
+    """Micro precision, recall or F1 (0, 1, 2) of spans, as seqeval's default mode."""
+    predicted = np.argmax(logits, axis=-1)
+    counts = entities.count_spans(labels, predicted, class_names, weights=weights)
+    return float(entities.precision_recall_f(entities.micro(counts))[score][0])
+
+
+def _entity_metric(score: int) -> Callable:
+    return functools.partial(_entity_score, score=score)
+
+
 METRICS: dict[str, dict[str, Callable]] = {
     "classification": {
         "accuracy": accuracy,
@@ -274,22 +328,37 @@ METRICS: dict[str, dict[str, Callable]] = {
         "nll": token_nll,
         "accuracy": token_accuracy,
     },
+    "entities": {
+        "entity_f1": _entity_metric(2),
+        "entity_precision": _entity_metric(0),
+        "entity_recall": _entity_metric(1),
+        "accuracy": tag_accuracy,
+        "nll": tag_nll,
+    },
+    "tags": {"accuracy": tag_accuracy, "macro_f1": tag_macro_f1, "nll": tag_nll},
 }
 # Those that read the predicted class or labels alone, which a threshold decides.
 OF_PREDICTIONS = ("accuracy", "balanced_accuracy", "macro_f1", "exact_match")
 
 
 def compute(
-    task: str, logits: Array, labels: Array, weights: Weights = None
+    task: str,
+    logits: Array,
+    labels: Array,
+    weights: Weights = None,
+    *,
+    class_names: Sequence[str] = (),
 ) -> dict[str, float]:
     """Computes every metric of a task, {name: value}.
 
     Args:
-      task: "classification", "multilabel", "regression" or "language".
+      task: a key of `METRICS`.
       logits: (N, outputs), before the output activation; for language the sums of
-        `losses.metric_inputs`.
-      labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets.
+        `losses.metric_inputs`; for "entities" and "tags" (N, pieces, tags).
+      labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets, or
+        (N, pieces) tags, below 0 on pieces that are not counted.
       weights: (N,), 0 for padding; all ones if left out.
+      class_names: in label order, for "entities".
 
     Raises:
       UserError: for an unknown task, or where no example has a weight above 0.
@@ -310,7 +379,9 @@ def compute(
     # Large logits overflow, and the likelihood of their labels is 0.
     with np.errstate(invalid="ignore", over="ignore"):
         return {
-            name: metric(logits, labels, weights)
+            name: metric(logits, labels, weights, class_names=class_names)
+            if name.startswith("entity_")
+            else metric(logits, labels, weights)
             for name, metric in METRICS[task].items()
         }
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Batch, PyTree
+from jaxtl.data.dataset import TAG_TASKS
 
 Function = Callable[[PyTree, PyTree], jax.Array]  # (params, x) -> logits
 
@@ -108,6 +109,7 @@ def diagonal_fisher(
       Kunstner, Balles, Hennig, Limitations of the Empirical Fisher Approximation for
       Natural Gradient Descent, NeurIPS 2019 (the two kinds).
     """
+    check_task(task)
     rows = {"x": x} if labels is None else {"x": x, "y": labels}
     if labels is None and key is not None:
         rows["key"] = jax.random.split(key, len(jax.tree.leaves(x)[0]))
@@ -148,6 +150,8 @@ def mas(
       eq. 3, with the gradient of the squared norm that they take for several outputs.
     """
 
+    check_task(task)
+
     def covectors(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         return 2.0 * logits[None], jnp.ones(1)
 
@@ -155,6 +159,16 @@ def mas(
         return _pull_back(f, params, row, task, covectors, jnp.abs)
 
     return _mean_over_examples(of_example, x, chunk)
+
+
+def check_task(task: str) -> None:
+    """Raises UserError for tagged words, whose importance is not defined here."""
+    if task in TAG_TASKS:
+        raise UserError(
+            "the importance of parameters is that of one output per example (or of a "
+            f"language model), and this task is {task!r}; take a regularizer without "
+            "importance, such as tl.regularizers.L2SP."
+        )
 
 
 def _label_score(logits: jax.Array, y: jax.Array, task: str) -> jax.Array:

@@ -17,6 +17,8 @@ from jaxtl.terms.regularizers import source_network
 _DEFAULT_KINDS = {
     "classification": "softmax",
     "language": "softmax",
+    "entities": "softmax",
+    "tags": "softmax",
     "multilabel": "sigmoid",
     "regression": "identity",
 }

@@ -21,6 +21,7 @@ from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import dense_layers, importance_file, per_leaf
 from jaxtl.terms.regularizers.ewc import ewc
 from jaxtl.terms.regularizers.fisher import (
+    check_task,
     diagonal_fisher,
     predicted_positions,
     score_covectors,
@@ -85,6 +86,7 @@ def kronecker_factors(
       Eschenhagen et al., Kronecker-Factored Approximate Curvature for Modern Neural
       Network Architectures, NeurIPS 2023 (several positions: "expand").
     """
+    check_task(task)
     shape = jax.eval_shape(lambda: network.apply(params, stats, x).logits).shape
     layers = dense_layers.paths(params)
     watched = dense_layers.watch(network, params, stats, x, layers)

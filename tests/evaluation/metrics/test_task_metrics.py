@@ -124,16 +124,20 @@ def test_padded_rows_do_not_change_metrics(task):
         "multilabel": rng.integers(0, 2, (6, 3)),
         "regression": rng.normal(size=(6, 3)),
         "language": np.zeros(6),
-    }[task]
+    }.get(task, rng.integers(-1, 3, (6, 4)))
+    if task in ("entities", "tags"):
+        logits = rng.normal(size=(6, 4, 3))
     logits = np.abs(logits) if task == "language" else logits  # sums and counts
-    clean = metrics.compute(task, logits, labels)
-    padding = np.full((2, 3), np.nan)
+    names = {"class_names": ("O", "B-X", "I-X")}
+    clean = metrics.compute(task, logits, labels, **names)
+    padding = np.full((2, *logits.shape[1:]), np.nan)
     padding_labels = np.full((2, *labels.shape[1:]), -1)
     padded = metrics.compute(
         task,
         np.concatenate([logits, padding]),
         np.concatenate([labels, padding_labels]),
         [1] * 6 + [0] * 2,
+        **names,
     )
     assert padded == clean
 
