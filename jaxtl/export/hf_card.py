@@ -13,6 +13,9 @@ _PIPELINES = {
     "class": "text-classification",
     "token": "token-classification",
     "next": "text-generation",
+    "span": "question-answering",
+    "mask": "fill-mask",
+    "choice": "multiple-choice",
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.models import bert, bert_config, bert_layout, config_values
+from jaxtl.models.bert_config import ENCODER_PREDICTS
 from jaxtl.models.config_table import Key, Only
 
 
@@ -37,6 +38,10 @@ class Albert(bert.Bert):
         "mlp/out": "ffn_output",
         "mlp_norm": "full_layer_layer_norm",
         "pooler": "pooler",
+        "mask/inner": "predictions.dense",
+        "mask/norm": "predictions.LayerNorm",
+        "mask/dense": "predictions.decoder",
+        "mask/bias": "predictions.bias",
     }
 
     @property
@@ -63,6 +68,7 @@ CONFIG = dataclasses.replace(
     bert_config.BERT_CONFIG,
     family="albert",
     stem="Albert",
+    predicts=ENCODER_PREDICTS,
     honored={
         **{
             k: v

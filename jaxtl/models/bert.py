@@ -8,86 +8,23 @@ References:
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxtl.core.types import Tokens
+from jaxtl.core.errors import UserError
 from jaxtl.models import bert_layout, config_values, staged
 from jaxtl.models.bert_config import BERT_CONFIG, ROBERTA_CONFIGS
 from jaxtl.models.bert_layout import BERT_NAMES
-from jaxtl.models.layers import sequences, transformer
-from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers import sequences, text_heads, transformer
 from jaxtl.models.layers.bert_embeddings import BertEmbeddings
-from jaxtl.models.layers.dense import Dense
-from jaxtl.models.layers.initializers import NORMAL
+from jaxtl.models.layers.text_heads import HeadOptions
 from jaxtl.models.weight_layout import WeightLayout
 
 ROBERTA_CONFIG, XLM_ROBERTA_CONFIG, CAMEMBERT_CONFIG = ROBERTA_CONFIGS.values()
-PREDICTS = ("class", "token")
-_REDUCTIONS = {
-    "mean": sequences.mean_state,
-    "first": sequences.first_state,
-    "max": sequences.max_state,
-    "mean_sqrt_len": sequences.mean_sqrt_len_state,
-    "weighted_mean": sequences.weighted_mean_state,
-    "last": sequences.last_state,
-}
-POOLINGS = ("pooler", *_REDUCTIONS)
-
-
-def _reduction(
-    pooling: str | None, normalize: bool
-) -> Callable[[Tokens], jax.Array] | None:
-    """Tokens to one state per text, None where the head reads something else."""
-    reduce = _REDUCTIONS.get(pooling or "")
-    if reduce is None or not normalize:
-        return reduce
-    return lambda tokens: sequences.unit_length(reduce(tokens))
-
-
-class _BertPooler(nn.Module):
-    """tanh of an affine map of the first token's state, (batch, width)."""
-
-    @nn.compact
-    def __call__(self, tokens: Tokens, mode: staged.Mode) -> jax.Array:
-        first = tokens.states[:, 0]
-        dense = Dense(first.shape[-1], kernel_init=NORMAL, name="dense")
-        return jnp.tanh(dense(first))
-
-
-class _BertHead(nn.Module):
-    """Dropout and an affine map: of the pooled text, or of each token's state.
-
-    Attributes:
-      outputs: width.
-      pooling: a key of `_REDUCTIONS` for an input of Tokens; None maps each token.
-      dropout: rate.
-      inner: activation of a layer that precedes ("tanh" in RoBERTa's classifier), ""
-        for no such layer.
-      early_dropout: whether dropout precedes that layer too.
-      normalize: whether the pooled state is scaled to unit length.
-    """
-
-    outputs: int
-    pooling: str | None
-    dropout: float
-    inner: str = ""
-    normalize: bool = False
-    early_dropout: bool = True
-
-    @nn.compact
-    def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
-        if isinstance(x, Tokens):
-            reduce = _reduction(self.pooling, self.normalize)
-            x = reduce(x) if reduce else x.states
-        if self.inner:
-            rate = self.dropout if self.early_dropout else 0.0
-            x = staged.Dropout(rate, name="dropout1")(x, mode)
-            inner = Dense(x.shape[-1], kernel_init=NORMAL, name="inner")
-            x = activation(self.inner)(inner(x))
-        x = staged.Dropout(self.dropout, name="dropout")(x, mode)
-        return Dense(self.outputs, kernel_init=NORMAL, name="dense")(x)
+PREDICTS = ("class", "token", "span", "choice", "mask", "next")
+POOLINGS = ("pooler", *text_heads.REDUCTIONS)
+_EVALUATION = staged.Mode()
+_OF_TEXTS = ("class", "choice")
+_OF_VOCABULARY = ("mask", "next")
 
 
 class Bert(staged.Staged):
@@ -105,8 +42,13 @@ class Bert(staged.Staged):
       context: largest number of tokens of a text.
       segments: number of token types (two for pairs of texts).
       predict: "class" for one output (or regression value) per text, (batch, outputs);
-        "token" for one per token, (batch, length, outputs).
-      pooling: input of the head of "class": BERT's "pooler", the "mean" of the real
+        "token" for one per token, (batch, length, outputs); "span" for the logits of
+        an answer's first and last token, (batch, length, 2); "choice" for one logit
+        of each of several texts, (batch, choices) of inputs (batch, choices, length);
+        "mask" for the token at each place, (batch, length, vocab); "next", where the
+        model is causal, for the next one. The last four have as many outputs whatever
+        `outputs` is.
+      pooling: input of the head of texts: BERT's "pooler", the "mean" of the real
         tokens or another reduction of sentence encoders ("max", "mean_sqrt_len",
         "weighted_mean", "last"), or the "first" token.
       activation: by name.
@@ -114,9 +56,10 @@ class Bert(staged.Staged):
       dropout: of embeddings, sublayers and head. (Attention weights have none.)
       head_dropout: of the head; None takes `dropout`.
       offset: number of the first position (RoBERTa: 2).
-      inner: whether the head has a tanh layer more (RoBERTa's classifier).
+      inner: whether the head of texts has a tanh layer more (RoBERTa's classifier).
       causal: whether a token attends to itself and earlier tokens alone.
       normalize: whether that input is scaled to unit length (sentence encoders).
+      tied: whether the head of "mask" and "next" has the table of token vectors.
     """
 
     READS: ClassVar[str] = "texts"
@@ -138,17 +81,46 @@ class Bert(staged.Staged):
     causal: bool = False
     head_dropout: float | None = None
     normalize: bool = False
+    tied: bool = True
 
     # Names of the weights in transformers, see `encoder_layout`.
     names: ClassVar[Mapping[str, str]] = BERT_NAMES
     # Activation of the further layer of the head, and whether dropout precedes it.
     inner_activation: ClassVar[str] = "tanh"
     early_dropout: ClassVar[bool] = True
+    # Whether embeddings are projected, without a bias, before their norm.
+    projects_first: ClassVar[bool] = False
 
     @property
     def root(self) -> str:
         """The name of the model without its head in transformers."""
         return "roberta" if self.offset else "bert"
+
+    @property
+    def head_names(self) -> Mapping[str, str]:
+        """Part of the head -> its name in transformers, see `encoder_layout`."""
+        names = self.names | bert_layout.ROBERTA_HEAD if self.offset else self.names
+        return bert_layout.head_names(names, self.predict, self.inner)
+
+    @property
+    def pooler_name(self) -> str:
+        """The name of the pooler's map in transformers."""
+        return f"{self.root}.{self.names['pooler']}"
+
+    @property
+    def mask_activation(self) -> str:
+        """Activation of the head of the vocabulary."""
+        return "gelu_exact" if self.offset else self.activation
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the embeddings have position vectors."""
+        return True
+
+    @property
+    def embeddings_kind(self) -> str:
+        """Kind of the norm of the embeddings, a key of `norms.NORMS`."""
+        return "layer"
 
     @property
     def inner_width(self) -> int | None:
@@ -171,16 +143,21 @@ class Bert(staged.Staged):
     @property
     def stages(self) -> tuple[str, ...]:
         layers = (f"layer_{i}" for i in range(self.layers))
-        pooler = ("pooler",) * self.has_pooler
-        return ("embeddings", *layers, *pooler, "head")
+        norm, pooler = ("norm",) * bool(self.final_kind), ("pooler",) * self.has_pooler
+        return ("embeddings", *layers, *norm, *pooler, "head")
+
+    @property
+    def final_kind(self) -> str:
+        """Kind of the norm behind the last layer, "" for none."""
+        return ""
 
     @property
     def has_pooler(self) -> bool:
         """Whether there is a stage `pooler` in front of the head."""
-        return self.predict == "class" and self.pooling == "pooler"
+        return self.predict in _OF_TEXTS and self.pooling == "pooler"
 
-    def block(self) -> transformer.Block:
-        """What each layer computes."""
+    def block(self, layer: int = 0) -> transformer.Block:
+        """What the layer of this index computes."""
         return transformer.Block(
             heads=self.heads,
             hidden=self.hidden,
@@ -195,51 +172,117 @@ class Bert(staged.Staged):
         staged.check_option("predict", self.predict, PREDICTS)
         staged.check_option("pooling", self.pooling, POOLINGS)
         transformer.check_heads(self.width, self.heads)
-        self.add("embeddings", self._embeddings())
+        if self.predict == "next" and not self.causal:
+            raise UserError(
+                "predict='next' needs causal=True: each token of this model attends to "
+                "those behind it; predict='mask' has the same head."
+            )
+        self.add("embeddings", self.embeddings_module())
         relative = self.embeddings if self.has_relative else None
         for i in range(self.layers):
             source = self.source_layer(i)
             if source == i:
-                layer = transformer.TransformerLayer(self.block(), relative)
+                layer = self.layer_module(i, relative)
             else:
                 layer = getattr(self, f"layer_{source}")
             self.add(f"layer_{i}", layer)
+        if self.final_kind:
+            norm = transformer.FinalNorm(self.epsilon, self.final_kind)
+            self.add("norm", norm)
         if self.has_pooler:
-            self.add("pooler", _BertPooler())
-        pooling = None if self.predict == "token" else self.pooling
-        dropout = self.dropout if self.head_dropout is None else self.head_dropout
-        head = _BertHead(
-            self.outputs,
-            pooling,
-            dropout,
-            self.inner_activation if self.inner else "",
-            self.normalize,
-            self.early_dropout,
-        )
-        self.add("head", head)
+            self.add("pooler", self.pooler_module())
+        options = self.head_options()
+        table = self.embeddings if options.tied else None
+        self.add("head", text_heads.TextHead(options, table))
 
-    def _embeddings(self) -> BertEmbeddings:
-        return BertEmbeddings(
-            self.vocab,
-            self.width,
-            self.context,
-            self.segments,
-            self.epsilon,
-            self.dropout,
-            self.offset,
-            self.inner_width,
-            self.heads if self.has_relative else 0,
+    def embedding_fields(self) -> dict[str, Any]:
+        """Fields of the embeddings."""
+        return {
+            "vocab": self.vocab,
+            "width": self.width,
+            "context": self.context,
+            "segments": self.segments,
+            "epsilon": self.epsilon,
+            "rate": self.dropout,
+            "offset": self.offset,
+            "inner_width": self.inner_width,
+            "relative_heads": self.heads if self.has_relative else 0,
+            "positions": self.has_positions,
+            "norm_kind": self.embeddings_kind,
+            "projects_first": self.projects_first,
+        }
+
+    def embeddings_module(self) -> BertEmbeddings:
+        """The first stage."""
+        return BertEmbeddings(**self.embedding_fields())
+
+    def layer_module(self, layer: int, relative: Any) -> transformer.TransformerLayer:
+        """The stage of a layer; `relative` is as of `TransformerLayer.embeddings`."""
+        return transformer.TransformerLayer(self.block(layer), relative)
+
+    def pooler_module(self) -> text_heads.Pooler:
+        """The stage in front of the head."""
+        return text_heads.Pooler()
+
+    def head_options(self) -> HeadOptions:
+        """What the head computes."""
+        dropout = self.dropout if self.head_dropout is None else self.head_dropout
+        if self.predict in _OF_VOCABULARY:
+            return HeadOptions(
+                outputs=self.vocab,
+                inner=self.mask_activation,
+                inner_width=self.inner_width,
+                norm="layer",
+                epsilon=self.epsilon,
+                tied=self.tied,
+            )
+        if self.predict == "span":
+            return HeadOptions(outputs=2)
+        if self.predict == "token":
+            return HeadOptions(outputs=self.outputs, dropout=dropout)
+        return HeadOptions(
+            outputs=1 if self.predict == "choice" else self.outputs,
+            pooling=self.pooling,
+            normalize=self.normalize,
+            dropout=dropout,
+            inner=self.inner_activation if self.inner else "",
+            early_dropout=self.early_dropout and self.predict == "class",
         )
+
+    def __call__(
+        self,
+        x: Any,
+        mode: staged.Mode = _EVALUATION,
+        start: str | None = None,
+        stop: str | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        if self.predict != "choice":
+            return super().__call__(x, mode, start, stop)
+        choices = jax.tree.leaves(x)[0].shape[1]
+        inputs = text_heads.flat_choices(x)
+        out, features = super().__call__(inputs, mode, start, stop)
+        out, features = text_heads.by_choice((out, features), choices)
+        if "head" in features:
+            out = features["head"] = features["head"][..., 0]
+        return out, features
 
     def reduction(self) -> Callable[[Any], Any] | None:
         pooling = self.pooling if self.predict == "class" else None
-        return _reduction(pooling, self.normalize)
+        return text_heads.reduction(pooling, self.normalize)
 
     def id_sizes(self) -> dict[str, int]:
         return sequences.id_sizes(self.vocab, self.segments or None)
 
     def layouts(self) -> dict[str, WeightLayout]:
         return {"hf": bert_layout.encoder_layout(self)}
+
+
+def classifier(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a head of RoBERTa: a tanh layer of the first state, if of a class."""
+    predict = fields.get("predict", "class")
+    pooling = "pooler" if predict == "choice" else "first"
+    fields = {"pooling": pooling, "inner": predict == "class"}
+    return fields | ({"head_dropout": None} if predict == "choice" else {})
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> Bert:
@@ -257,6 +300,6 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> Bert:
     entries = ROBERTA_CONFIGS[kind].fields(config)
     pad = config.get("pad_token_id")
     offset = 2 if pad is None else config_values.index("pad_token_id", pad) + 1
-    entries |= {"pooling": "first", "inner": fields.get("predict", "class") == "class"}
+    entries |= classifier(fields)
     entries |= {"offset": offset, "context": entries["context"] - offset}
     return Bert(**{**entries, **fields})

@@ -19,6 +19,7 @@ _ENTRIES = {
     "hidden_dropout_prob": Key("dropout", config_values.rate, 0.1),
     "classifier_dropout": Key("head_dropout", config_values.rate, None),
     "is_decoder": Key("causal", config_values.flag, False),
+    "tie_word_embeddings": Key("tied", config_values.flag, True),
 }
 _HARMLESS = {
     "attention_probs_dropout_prob": "attention weights have no dropout here",
@@ -38,17 +39,24 @@ _ONLY = {
     "directionality": Only(("bidi", None), "attention in one direction"),
     "pooler_type": Only(("first_token_transform", None), "another pooler"),
 }
+# What transformers has heads for in every type of encoders.
+ENCODER_PREDICTS = ("class", "token", "span", "choice", "mask")
 BERT_CONFIG = ConfigTable(
     "bert",
     _ENTRIES,
     harmless=_HARMLESS,
     only=_ONLY,
     stem="Bert",
-    predicts=("class", "token"),
+    predicts=(*ENCODER_PREDICTS[:-1], "next", "mask"),
+    classes={"next": "BertLMHeadModel"},
 )
 ROBERTA_CONFIGS = {
     kind: dataclasses.replace(
-        BERT_CONFIG, family=kind, read_by_family=("pad_token_id",), stem=stem
+        BERT_CONFIG,
+        family=kind,
+        read_by_family=("pad_token_id",),
+        stem=stem,
+        classes={},
     )
     for kind, stem in (
         ("roberta", "Roberta"),

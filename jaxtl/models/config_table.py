@@ -163,6 +163,9 @@ class ConfigTable:
 _ENDINGS = {
     "class": "ForSequenceClassification",
     "token": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+    "choice": "ForMultipleChoice",
+    "mask": "ForMaskedLM",
     "next": "ForCausalLM",
     None: "ForImageClassification",
 }
@@ -174,6 +177,8 @@ _MODEL_CODE = (
     "AutoModelForCausalLM",
     "AutoModelForImageClassification",
     "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
 )

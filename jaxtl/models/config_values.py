@@ -1,7 +1,7 @@
 """Values of a config.json: each reader returns the value or says what it should be."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtl.core import key_table
@@ -136,5 +136,35 @@ def one_of(*options: str) -> Callable[[str, Any], str]:
         if value not in options:
             raise _expected(key, value, " or ".join(map(repr, options)))
         return value
+
+    return read
+
+
+def renamed(names: Mapping[str, Any]) -> Callable[[str, Any], Any]:
+    """Reader of a text that stands for a value of jaxtl's."""
+    read_name = one_of(*names)
+    return lambda key, value: names[read_name(key, value)]
+
+
+def some_of(*options: str) -> Callable[[str, Any], tuple[str, ...]]:
+    """Reader of some of these texts, in a list or joined by "|"; () for null."""
+
+    def read(key: str, value: Any) -> tuple[str, ...]:
+        parts = value.lower().split("|") if isinstance(value, str) else value or ()
+        names = [part.strip() if isinstance(part, str) else part for part in parts]
+        if not set(names) <= set(options):
+            raise _expected(key, value, "some of " + " and ".join(map(repr, options)))
+        return tuple(option for option in options if option in names)
+
+    return read
+
+
+def count_or(fallback: int | None) -> Callable[[str, Any], int | None]:
+    """Reader of a whole number, where one below 1 stands for the fallback."""
+
+    def read(key: str, value: Any) -> int | None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _expected(key, value, "a whole number")
+        return value if value >= 1 else fallback
 
     return read

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.models import bert, bert_layout, config_values
+from jaxtl.models.bert_config import ENCODER_PREDICTS
 from jaxtl.models.config_table import ConfigTable, Key
 
 
@@ -33,6 +34,10 @@ class DistilBert(bert.Bert):
         "mlp_norm": "output_layer_norm",
         "inner": "pre_classifier",
         "outer": "classifier",
+        "mask/inner": "vocab_transform",
+        "mask/norm": "vocab_layer_norm",
+        "mask/dense": "vocab_projector",
+        "mask/bias": "vocab_projector.bias",
     }
 
     @property
@@ -43,7 +48,7 @@ class DistilBert(bert.Bert):
 CONFIG = ConfigTable(
     "distilbert",
     stem="DistilBert",
-    predicts=("class", "token"),
+    predicts=ENCODER_PREDICTS,
     honored={
         "vocab_size": Key("vocab", config_values.count),
         "dim": Key("width", config_values.count),
@@ -54,12 +59,13 @@ CONFIG = ConfigTable(
         "activation": Key("activation", config_values.activation, "gelu_exact"),
         "dropout": Key("dropout", config_values.rate, 0.1),
         "seq_classif_dropout": Key("head_dropout", config_values.rate, 0.2),
+        "tie_word_embeddings": Key("tied", config_values.flag, True),
     },
     harmless={
         "attention_dropout": "attention weights have no dropout here",
-        "qa_dropout": "a head of question answering, which is left out",
+        "qa_dropout": "a head of spans has no dropout here",
         "sinusoidal_pos_embds": "initial values of the positions; files hold them",
-        "tie_weights_": "a head of the vocabulary, which is left out",
+        "tie_weights_": "transformers reads it nowhere",
     },
     aliases={
         "hidden_size": "dim",
@@ -77,6 +83,7 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> DistilBert:
       KeyError: an entry that is missing.
     """
     entries = CONFIG.fields(config)
-    if fields.get("predict") == "token":  # its head has the dropout of the layers
+    if fields.get("predict", "class") not in ("class", "choice"):
+        # a head of tokens has the dropout of the layers
         entries |= {"head_dropout": None, "inner": False}
     return DistilBert(**{**entries, **fields})

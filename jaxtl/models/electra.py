@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtl.core.errors import UserError
 from jaxtl.models import bert, bert_config, bert_layout, config_values
 from jaxtl.models.config_table import Key
 
@@ -24,35 +25,54 @@ class Electra(bert.Bert):
     inner: bool = True
 
     inner_activation = "gelu_exact"
-    names = bert_layout.BERT_NAMES | {"embeddings/project": "embeddings_project"}
+    names = bert_layout.BERT_NAMES | {
+        "embeddings/project": "embeddings_project",
+        "mask/inner": "generator_predictions.dense",
+        "mask/norm": "generator_predictions.LayerNorm",
+        "mask/dense": "generator_lm_head",
+        "mask/bias": "generator_lm_head.bias",
+    }
 
     @property
     def root(self) -> str:
         return "electra"
 
     @property
+    def head_names(self) -> Mapping[str, str]:
+        names = super().head_names
+        if self.predict != "choice":
+            return names
+        return names | {"inner": "sequence_summary.summary", "dense": "classifier"}
+
+    @property
+    def mask_activation(self) -> str:
+        return "gelu_exact"
+
+    @property
     def inner_width(self) -> int | None:
         return None if self.token_width == self.width else self.token_width
 
 
-_SUMMARY = (
-    "summary_type",
-    "summary_use_proj",
-    "summary_activation",
-    "summary_last_dropout",
-    "summary_first_dropout",
-)
+# Key of a head of multiple choice -> its value here.
+_SUMMARY = {
+    "summary_type": "first",
+    "summary_use_proj": True,
+    "summary_activation": "gelu",
+}
+_DROPOUTS = ("summary_last_dropout", "summary_first_dropout")
 CONFIG = dataclasses.replace(
     bert_config.BERT_CONFIG,
     family="electra",
     stem="Electra",
+    classes={},
     honored={
         **bert_config.BERT_CONFIG.honored,
         "embedding_size": Key("token_width", config_values.count, 128),
     },
+    read_by_family=tuple(_SUMMARY),
     harmless={
         **bert_config.BERT_CONFIG.harmless,
-        **dict.fromkeys(_SUMMARY, "a head of multiple choice, which is left out"),
+        **dict.fromkeys(_DROPOUTS, "the head's dropout is that of a classifier"),
     },
 )
 
@@ -64,5 +84,13 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> Electra:
       UserError: a key or a value that is not supported.
       KeyError: an entry that is missing.
     """
-    inner = fields.get("predict", "class") == "class"
+    predict = fields.get("predict", "class")
+    for key, value in _SUMMARY.items() if predict == "choice" else ():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"config.json of type 'electra': {key} {config_values.shown(value)} is "
+                f"what a head of multiple choice has here; got "
+                f"{config_values.shown(config[key])}."
+            )
+    inner = predict in ("class", "choice")
     return Electra(**{**CONFIG.fields(config), "inner": inner, **fields})

@@ -47,6 +47,10 @@ def generate(
     ids, mask = sequences.token_inputs(prompts, model.id_sizes())
     if model.predict != "next":
         raise UserError(f"generate needs predict='next'; got {model.predict!r}.")
+    if not hasattr(model, "decode"):
+        raise UserError(
+            f"generate runs decoders alone; {type(model).__name__} is an encoder."
+        )
     sequences.check_length(ids.shape[1] + tokens, model.context)
     if temperature > 0 and key is None:
         raise UserError("generate with temperature > 0 needs key=jax.random.key(…).")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.models import bert, bert_config, bert_layout
+from jaxtl.models.bert_config import ENCODER_PREDICTS
 from jaxtl.models.config_table import Only
 
 # The id of padding is 1 whatever config.json says, as in transformers.
@@ -46,6 +47,7 @@ CONFIG = dataclasses.replace(
     bert_config.BERT_CONFIG,
     family="mpnet",
     stem="MPNet",
+    predicts=ENCODER_PREDICTS,
     honored={
         k: v for k, v in bert_config.BERT_CONFIG.honored.items() if k not in _LEFT_OUT
     },
@@ -65,5 +67,4 @@ def from_config(config: Mapping[str, Any], **fields: Any) -> MPNet:
     """
     entries = CONFIG.fields(config)
     entries["context"] -= _OFFSET
-    inner = fields.get("predict", "class") == "class"
-    return MPNet(**{**entries, "inner": inner, **fields})
+    return MPNet(**{**entries, **bert.classifier(fields), **fields})

@@ -23,6 +23,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "same": (lambda x: x, lambda x: x),
     "linear": _transposed(1, 0),  # torch Linear: (out, in)
     "conv": _transposed(2, 3, 1, 0),  # torch Conv2d: (out, in, height, width)
+    "conv1d": _transposed(2, 1, 0),  # torch Conv1d: (out, in, length)
     "depthwise": _transposed(0, 1, 3, 2),  # Keras: (height, width, channels, 1)
     "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
     # torch Conv2d of 1×1 as a matrix: (out, in, 1, 1)
@@ -92,6 +93,8 @@ class WeightLayout:
         of the library wrote.
       copies: name -> path of the leaf that a tensor repeats: it stands in for a leaf
         that the file lacks, and must be equal to one that the file has.
+      duplicates: name -> path of the leaf that a tensor holds as well, though no pass
+        of the library reads it there: it is written, and not read.
       optional: stages that stay at their initial values where the file has no tensor
         of them, as in the library.
       stem: path of the kernel that reads the image's channels, "" for none.
@@ -105,6 +108,7 @@ class WeightLayout:
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    duplicates: Mapping[str, str] = dataclasses.field(default_factory=dict)
     optional: tuple[str, ...] = ()
     stem: str = ""
     mean: tuple[float, ...] = ()

@@ -45,7 +45,9 @@ def to_weights(
         rule = rules.get(short)
         if rule is None and short in layout.copies:
             repeats[name] = layout.copies[short]
-        elif rule is None and _matches(name, layout.ignored + layout.unused):
+        elif rule is None and (
+            short in layout.duplicates or _matches(name, layout.ignored + layout.unused)
+        ):
             skipped.append(name)
         elif rule is None:
             unknown[name] = tensor
@@ -174,10 +176,12 @@ def to_tensors(
     if problems:
         lines = "\n".join(problems)
         raise UserError(f"the tree doesn't fit the layout to write:\n{lines}")
-    return {
+    tensors = {
         rule.source: transform(rule.transform)[1](np.asarray(leaves[path]))
         for path, rule in rules.items()
     }
+    duplicates = layout.duplicates.items()
+    return tensors | {name: np.asarray(leaves[path]) for name, path in duplicates}
 
 
 def choose_layout(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:

@@ -85,7 +85,7 @@ def write_config(
         config["num_channels"] = int(trees.flatten(params)[stem].shape[2])
     for key in ("id2label", "label2id", "problem_type"):
         config.pop(key, None)
-    if predict != "next":
+    if predict in ("class", "token", None):
         names = [*names, *(f"LABEL_{i}" for i in range(len(names), model.outputs or 0))]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
@@ -128,7 +128,8 @@ def _differences(config: Mapping[str, Any], model: Staged) -> dict[str, Any]:
         chosen["predict"] = model.predict
     described = registry.model_from_config(config, **chosen)
     names = [f.name for f in dataclasses.fields(model) if f.name not in _FREE_FIELDS]
-    if getattr(model, "predict", None) == "token":  # the head maps each token's state
+    if getattr(model, "predict", "class") not in ("class", "choice"):
+        # the head maps each token's state
         names = [n for n in names if n not in ("pooling", "normalize")]
     return {
         name: getattr(model, name)
@@ -139,7 +140,9 @@ def _differences(config: Mapping[str, Any], model: Staged) -> dict[str, Any]:
 
 def _as_entry(field: str, value: Any) -> Any:
     """A field's value as an entry has it."""
-    if field != "activation":
+    if field == "pooling":
+        return "cls" if value == "first" else value
+    if not field.endswith("activation"):
         return value
     return next(theirs for theirs, ours in ACTIVATION_NAMES.items() if ours == value)
 

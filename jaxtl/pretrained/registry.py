@@ -21,6 +21,8 @@ _TYPES = {
     "electra": ("electra", "CONFIG"),
     "mpnet": ("mpnet", "CONFIG"),
     "albert": ("albert", "CONFIG"),
+    "modernbert": ("modernbert", "CONFIG"),
+    "deberta-v2": ("deberta", "CONFIG"),
     "gpt2": ("gpt2", "CONFIG"),
     "llama": ("llama", "CONFIG"),
     "mistral": ("mistral", "CONFIG"),
@@ -43,6 +45,9 @@ _RECOGNIZERS = ("resnet_cifar", "resnet", "vgg", "mobilenet", "llama")
 _PREDICT = {
     "ForSequenceClassification": "class",
     "ForTokenClassification": "token",
+    "ForQuestionAnswering": "span",
+    "ForMultipleChoice": "choice",
+    "ForMaskedLM": "mask",
     "LMHeadModel": "next",
     "ForCausalLM": "next",
 }
@@ -70,7 +75,11 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         )
     family = model_module(kind)
     predict = head_predicts(config)
-    if predict is not None and predict in config_table(kind).predicts:
+    # Encoders to be tuned are stored with the head that they were pre-trained with.
+    if (
+        predict not in (None, "mask", "choice")
+        and predict in config_table(kind).predicts
+    ):
         fields = {"predict": predict, **fields}
     try:
         return family.from_config(dict(config), **fields)
@@ -98,13 +107,12 @@ def model_types() -> tuple[str, ...]:
 
 
 def head_predicts(config: Mapping[str, Any]) -> str | None:
-    """What the head beside a config.json predicts: `predict` of the model, or "other".
+    """What the head beside a config.json predicts: `predict` of the model.
 
     None where the file does not say, or says a class without such a head.
     """
     writer = (config.get("architectures") or [""])[0]
-    kinds = {**_PREDICT, "ForMultipleChoice": "other"}
-    return next((kind for end, kind in kinds.items() if writer.endswith(end)), None)
+    return next((kind for end, kind in _PREDICT.items() if writer.endswith(end)), None)
 
 
 def head_outputs(config: Mapping[str, Any]) -> int | None:

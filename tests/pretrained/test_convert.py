@@ -69,7 +69,12 @@ def test_there_and_back_is_the_same_bits():
     sides=st.lists(st.integers(1, 4), min_size=4, max_size=4),
 )
 def test_every_turn_has_its_inverse(how, sides):
-    shape = {"linear": sides[:2], "pointwise": [1, 1, *sides[2:]]}.get(how, sides)
+    shapes = {
+        "linear": sides[:2],
+        "conv1d": sides[:3],
+        "pointwise": [1, 1, *sides[2:]],
+    }
+    shape = shapes.get(how, sides)
     x = np.arange(np.prod(shape)).reshape(shape)
     forward, back = TRANSFORMS[how]
     np.testing.assert_array_equal(back(forward(x)), x)

@@ -20,6 +20,10 @@ from jaxtl.models import generation
 from jaxtl.pretrained import FromHub, convert, registry, write
 from jaxtl.pretrained.match import match
 
+SIDES = ("left", "right")
+ENCODERS = [k for k in TYPES if "mask" in registry.config_table(k).predicts]
+DECODERS = [k for k in TYPES if k not in ENCODERS]
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -44,8 +48,10 @@ def in_torch(x):
 def reference(kind, entries, predict):
     """transformers' model with random weights, in float32."""
     table = registry.config_table(kind)
+    if predict == "next" and "is_decoder" in table.honored:
+        entries = {**entries, "is_decoder": True}
     config = getattr(transformers, TYPES[kind].config)(**entries)
-    if predict != "next":
+    if predict in ("class", "token"):
         config.num_labels = 3
     torch.manual_seed(0)
     model = getattr(transformers, table.class_name(predict))(config).eval()
@@ -60,13 +66,28 @@ def load(folder):
     """(our model, its parameters) of a directory, every tensor accounted for."""
     init = FromHub(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    model = init.model(outputs=registry.head_outputs(config))
-    x = padded(text("right"), 1)
+    fields = {"outputs": registry.head_outputs(config)}
+    model = init.model(**fields, predict=registry.head_predicts(config))
+    x = inputs(padded(text("right"), 1), model.predict)
     shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
     params, _, _, rows = match(*shapes, init.read_for(model))
     assert {row.status for row in rows} <= {"loaded", "skipped"}
-    assert all(row.source.endswith("_ids") for row in rows if row.status == "skipped")
+    duplicates = model.layouts()["hf"].duplicates
+    skipped = [row.source for row in rows if row.status == "skipped"]
+    assert all(name.endswith("_ids") or name in duplicates for name in skipped)
     return model, params
+
+
+def inputs(x, predict):
+    """The texts as one example's choices, where the model chooses one."""
+    return {k: v[None] for k, v in x.items()} if predict == "choice" else x
+
+
+def outputs(out):
+    """transformers' logits; those of spans in one array."""
+    if not hasattr(out, "start_logits"):
+        return out.logits
+    return torch.stack([out.start_logits, out.end_logits], -1)
 
 
 def states(features, model):
@@ -87,10 +108,13 @@ def difference(got, want, real=...):
 def compare_outputs(theirs, model, params, x):
     """Differences of {logits, states}."""
     with torch.no_grad():
-        expected = theirs(**in_torch(x), output_hidden_states=True)
-    out = model.pure().apply(params, {}, x)
-    real, logits = x["attention_mask"], expected.logits.numpy()
+        theirs_x = in_torch(inputs(x, model.predict))
+        expected = theirs(**theirs_x, output_hidden_states=True)
+    out = model.pure().apply(params, {}, inputs(x, model.predict))
+    real, logits = x["attention_mask"], outputs(expected).numpy()
     ours = states(out.features, model)
+    if model.predict == "choice":
+        ours = jax.tree.map(lambda leaf: leaf[0], ours)
     assert len(ours) == len(expected.hidden_states)
     assert all(isinstance(tokens, Tokens) for tokens in ours)
     pairs = zip(ours, expected.hidden_states)
@@ -102,9 +126,9 @@ def compare_outputs(theirs, model, params, x):
 
 def compare_gradients(theirs, model, params, x):
     """The largest difference of the gradients of a random sum of the outputs."""
-    real = x["attention_mask"]
+    real, x = x["attention_mask"], inputs(x, model.predict)
     theirs.zero_grad()
-    out = theirs(**in_torch(x)).logits
+    out = outputs(theirs(**in_torch(x)))
     weight = np.random.default_rng(1).normal(size=out.shape).astype(np.float32)
     if weight.ndim == 3:
         weight *= real[..., None]
@@ -127,14 +151,27 @@ def compare_gradients(theirs, model, params, x):
 
 
 def check_written(theirs, model, params, folder, like, x):
-    """What we write is loaded strictly and gives the same outputs."""
-    task = None if model.predict == "next" else "classification"
+    """What we write is loaded strictly: the same tensors, bit for bit, and outputs."""
+    task = "classification" if model.predict in ("class", "token") else None
     write.write_directory(folder, model, params, like=like, task=task)
     again, info = type(theirs).from_pretrained(folder, output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
     with torch.no_grad():
-        a, b = (m.eval()(**in_torch(x)).logits for m in (theirs, again))
-    np.testing.assert_array_equal(a, b)
+        x = in_torch(inputs(x, model.predict))
+        a, b = (outputs(m.eval()(**x)) for m in (theirs, again))
+    tensors, unread = theirs.state_dict(), model.layouts()["hf"].duplicates
+    pairs = {n: (t, tensors[n]) for n, t in again.state_dict().items()}
+    assert all(torch.equal(*pair) for n, pair in pairs.items() if n not in unread)
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def sides(kind, entries, predict):
+    """Sides of the padding where every state that counts is that of a real token."""
+    # A causal model has nothing to attend to at padding on the left, nor do these two,
+    # whose windows and masks leave padding nothing; the first place is there.
+    is_causal = entries.get("is_decoder", False) or predict == "next"
+    first = kind in ("modernbert", "deberta-v2") and predict in ("class", "choice")
+    return ("right",) if first or (is_causal and kind in ENCODERS) else SIDES
 
 
 @pytest.mark.slow
@@ -151,9 +188,7 @@ def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_
         pad = entries.get("pad_token_id", 1)
         # torch gives the row of padding no gradient: last comes the side where no
         # head reads it.
-        # A causal model has nothing to attend to at padding on the left, where the
-        # first place is.
-        for side in ("left", "right")[entries.get("is_decoder", False) :]:
+        for side in sides(kind, entries, model.predict):
             x = padded(text(side), pad)
             for name, value in compare_outputs(theirs, model, params, x).items():
                 assert value <= 1e-4, (name, number, entries)
@@ -167,9 +202,6 @@ def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_
     lines = len(module.read_text().splitlines())
     shown = "".join(f"{v:>10.1e}" for v in worst.values())
     print(f"\n{kind:<14}{len(configs):>3} configurations{shown}  {lines} lines")
-
-
-DECODERS = [k for k in TYPES if "next" in registry.config_table(k).predicts]
 
 
 @pytest.mark.slow

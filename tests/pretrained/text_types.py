@@ -273,6 +273,7 @@ _ENCODER_OPTIONS = {
     "layer_norm_eps": [0.1],
     "hidden_dropout_prob": [0.3],
     "is_decoder": [False, True],
+    "tie_word_embeddings": [True, False],
 }
 
 
@@ -288,6 +289,8 @@ def _without(options: dict, *keys: str) -> dict:
 
 
 TYPES |= {
+    "bert": TextType("BertConfig", _SIZES, _ENCODER_OPTIONS),
+    "roberta": TextType("RobertaConfig", _SIZES, _ROBERTA_OPTIONS),
     "xlm-roberta": TextType("XLMRobertaConfig", _SIZES, _ROBERTA_OPTIONS),
     "camembert": TextType("CamembertConfig", _SIZES, _ROBERTA_OPTIONS),
     "distilbert": TextType(
@@ -311,12 +314,19 @@ TYPES |= {
             "activation": ["gelu", "relu"],
             "dropout": [0.3],
             "seq_classif_dropout": [0.3],
+            "tie_word_embeddings": [True, False],
         },
     ),
     "electra": TextType(
         "ElectraConfig",
         {**_SIZES, "embedding_size": 6},
-        {**_ENCODER_OPTIONS, "embedding_size": [6, 8]},
+        {
+            **_ENCODER_OPTIONS,
+            "embedding_size": [6, 8],
+            "summary_type": ["first"],
+            "summary_use_proj": [True],
+            "summary_activation": ["gelu"],
+        },
     ),
     "mpnet": TextType(
         "MPNetConfig",
@@ -326,6 +336,63 @@ TYPES |= {
                 _ENCODER_OPTIONS, "type_vocab_size", "classifier_dropout", "is_decoder"
             ),
             "max_position_embeddings": [20],
+        },
+    ),
+    "modernbert": TextType(
+        "ModernBertConfig",
+        {**_SIZES, "local_attention": 6},
+        {
+            **_without(_SIZE_OPTIONS, "pad_token_id"),
+            "hidden_activation": ["gelu", "relu"],
+            "norm_eps": [0.1],
+            "norm_bias": [False, True],
+            "attention_bias": [False, True],
+            "mlp_bias": [False, True],
+            "local_attention": [6, 2, 3],
+            "global_attn_every_n_layers": [2],
+            "layer_types": [None, [FULL, SLIDING, SLIDING], [SLIDING, FULL, FULL]],
+            "rope_parameters": [
+                {
+                    FULL: {"rope_type": "default", "rope_theta": theta},
+                    SLIDING: {"rope_type": "default", "rope_theta": 7 * theta},
+                }
+                for theta in (50.0, 20.0)
+            ],
+            "embedding_dropout": [0.2],
+            "classifier_pooling": ["cls", "mean"],
+            "classifier_activation": ["gelu", "relu"],
+            "classifier_bias": [False, True],
+            "decoder_bias": [True, False],
+            "tie_word_embeddings": [True, False],
+        },
+    ),
+    "deberta-v2": TextType(
+        "DebertaV2Config",
+        {
+            **_SIZES,
+            "relative_attention": True,
+            "position_buckets": 4,
+            "max_relative_positions": -1,
+        },
+        {
+            **_without(_ENCODER_OPTIONS, "classifier_dropout", "is_decoder"),
+            "type_vocab_size": [0, 2],
+            "embedding_size": [8, 6],
+            "relative_attention": [True, True, True, True, False],
+            "share_att_key": [True, False],
+            "pos_att_type": [["p2c", "c2p"], "c2p", "p2c", "p2c|c2p", None],
+            "position_buckets": [4, -1, 8],
+            "max_relative_positions": [-1, 6, 12],
+            "norm_rel_ebd": ["layer_norm", "none"],
+            "position_biased_input": [False, True],
+            "conv_kernel_size": [0, 3, 5],
+            "conv_groups": [1, 2],
+            "conv_act": ["tanh", "gelu"],
+            "pooler_hidden_act": ["gelu", "tanh"],
+            "pooler_dropout": [0.2],
+            "pooler_hidden_size": [8],
+            "cls_dropout": [0.2],
+            "legacy": [True, False],
         },
     ),
     "albert": TextType(
@@ -361,6 +428,8 @@ def configurations(kind: str) -> list[dict]:
 def _valid(config: dict) -> dict:
     """The configuration with lists of the lengths that its numbers ask for."""
     rope, types = config.get("rope_parameters") or {}, config.get("layer_types")
+    if "pooler_hidden_size" in config:
+        config["pooler_hidden_size"] = config["hidden_size"]
     if types:
         config["layer_types"] = types[: config["num_hidden_layers"]]
     if rope.get("rope_type") == "longrope":

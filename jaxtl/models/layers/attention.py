@@ -7,6 +7,7 @@ References:
   Gemma Team: Gemma 2, arXiv:2408.00118 (soft caps).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.layers.rotary import RotaryPositions, rotate
 
-# (queries, keys) -> what their products get, (batch or 1, heads, length, length).
-Relation = Callable[[jax.Array, jax.Array], jax.Array]
+# (name of a map of the layer, vectors (number, width)) -> (number, heads, head width).
+Projection = Callable[[str, jax.Array], jax.Array]
+# (queries, keys, maps of the layer) -> what their products get, (batch or 1, heads,
+# length, length).
+Relation = Callable[[jax.Array, jax.Array, Projection], jax.Array]
 
 
 class KeyValueCache(NamedTuple):
@@ -110,6 +114,7 @@ class Attention(nn.Module):
       qk_norm: kind of norm of each head's queries and keys, a key of `norms.NORMS`;
         "" for none.
       epsilon: of these norms.
+      relative_maps: names of further maps, which a relation applies.
 
     Trained keys and values, where the parameters hold some ("prefix_key" and
     "prefix_value", each (number, kv heads · width)), precede those of the tokens and
@@ -129,6 +134,7 @@ class Attention(nn.Module):
     softcap: float | None = None
     qk_norm: str = ""
     epsilon: float = 1e-6
+    relative_maps: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -146,13 +152,14 @@ class Attention(nn.Module):
           mask: (batch, length) bools, True for real tokens.
           step: position of x in the cache, None without a cache.
           cache: keys and values of earlier calls.
-          relation: what queries and keys add to their products, by their distance.
+          relation: what is added to the products of queries and keys.
 
         Returns:
           The output (batch, length, width), and the cache with the new keys.
         """
         batch, length, width = x.shape
-        query, key, value = self._projections(x)
+        maps = self._maps(width)
+        query, key, value = self._projections(x, maps)
         if self.qk_norm:
             query = norms.norm(self.qk_norm, self.epsilon, "query_norm")(query)
             key = norms.norm(self.qk_norm, self.epsilon, "key_norm")(key)
@@ -169,7 +176,9 @@ class Attention(nn.Module):
             value = jax.lax.dynamic_update_slice(cache.values, value, place)
             cache = KeyValueCache(key, value)
         visible = _visible_keys(mask, self.causal, self.window, step, length)
-        bias = None if relation is None else relation(query, key)
+        bias = None
+        if relation is not None:
+            bias = relation(query, key, functools.partial(_project, maps, self.heads))
         if self.has_variable("params", "prefix_key"):
             key, value, visible = self._with_prefix(key, value, visible)
         if bias is not None:  # trained keys have no place
@@ -195,24 +204,38 @@ class Attention(nn.Module):
         visible = jnp.concatenate([ones, visible], -1)
         return keys, prepend("prefix_value", value), visible
 
-    def _projections(self, x: jax.Array) -> list[jax.Array]:
+    def _maps(self, width: int) -> dict[str, Dense]:
+        """The layer's affine maps to queries, keys and values by name."""
+        size = self.head_width or width // self.heads
+        kv_heads = self.kv_heads or self.heads
+        heads = {"query": self.heads, "key": kv_heads, "value": kv_heads}
+        if self.fused:
+            heads = {"qkv": sum(heads.values())}
+        bias = self.bias if self.input_bias is None else self.input_bias
+        heads |= dict.fromkeys(self.relative_maps, self.heads)
+        return {
+            name: Dense(number * size, use_bias=bias, kernel_init=NORMAL, name=name)
+            for name, number in heads.items()
+        }
+
+    def _projections(self, x: jax.Array, maps: dict[str, Dense]) -> list[jax.Array]:
         """Query, key and value, each (batch, length, its heads, head width)."""
         batch, length, width = x.shape
         size = self.head_width or width // self.heads
         counts = (self.heads, *(self.kv_heads or self.heads,) * 2)
-
-        bias = self.bias if self.input_bias is None else self.input_bias
-
-        def project(features: int, name: str) -> jax.Array:
-            return Dense(features, use_bias=bias, kernel_init=NORMAL, name=name)(x)
-
         if self.fused == "heads":
-            joint = project(3 * self.heads * size, "qkv")
-            return jnp.split(joint.reshape(batch, length, self.heads, -1), 3, -1)
+            joint = maps["qkv"](x).reshape(batch, length, self.heads, -1)
+            return jnp.split(joint, 3, -1)
         if self.fused:
             ends = (counts[0] * size, (counts[0] + counts[1]) * size)
-            parts = jnp.split(project(sum(counts) * size, "qkv"), ends, -1)
+            parts = jnp.split(maps["qkv"](x), ends, -1)
         else:
-            names = ("query", "key", "value")
-            parts = [project(n * size, name) for n, name in zip(counts, names)]
+            parts = [maps[name](x) for name in ("query", "key", "value")]
         return [p.reshape(batch, length, n, size) for p, n in zip(parts, counts)]
+
+
+def _project(
+    maps: dict[str, Dense], heads: int, name: str, vectors: jax.Array
+) -> jax.Array:
+    """A `Projection` by these maps."""
+    return maps[name](vectors).reshape(len(vectors), heads, -1)

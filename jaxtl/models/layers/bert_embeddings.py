@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import norms, sequences
+from jaxtl.models.layers.attention import Projection
 from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.embedding import Embed
 from jaxtl.models.layers.initializers import NORMAL
@@ -33,6 +34,9 @@ class BertEmbeddings(nn.Module):
         vectors of `width`.
       relative_heads: number of attention heads that a table of relative positions has
         a number for (MPNet); 0 for no table.
+      positions: whether there are position vectors.
+      norm_kind: of the norm, a key of `norms.NORMS`.
+      projects_first: whether the projection, then without a bias, precedes the norm.
     """
 
     vocab: int
@@ -44,19 +48,24 @@ class BertEmbeddings(nn.Module):
     offset: int
     inner_width: int | None = None
     relative_heads: int = 0
+    positions: bool = True
+    norm_kind: str = "layer"
+    projects_first: bool = False
 
     def setup(self) -> None:
         def table(rows: int, width: int = self.inner_width or self.width) -> Embed:
             return Embed(rows, width, embedding_init=NORMAL)
 
         self.token = table(self.vocab)
-        self.position = table(self.context + self.offset)
+        if self.positions:
+            self.position = table(self.context + self.offset)
         if self.segments:
             self.segment = table(self.segments)
-        self.norm = norms.layer_norm(self.epsilon, "norm")
+        self.norm = norms.norm(self.norm_kind, self.epsilon, "norm")
         self.dropout = Dropout(self.rate)
         if self.inner_width is not None:
-            self.project = Dense(self.width, kernel_init=NORMAL)
+            bias = not self.projects_first
+            self.project = Dense(self.width, use_bias=bias, kernel_init=NORMAL)
         if self.relative_heads:
             self.relative = table(BUCKETS, self.relative_heads)
             if self.is_initializing():
@@ -70,14 +79,20 @@ class BertEmbeddings(nn.Module):
         if self.segments:
             segment = jnp.asarray(x.get("token_type_ids", jnp.zeros_like(ids)))
             states += self.segment(segment.astype(jnp.int32))
-        positions = self.position(position_rows(ids, self.offset))
-        states += broadcast(positions, states.shape)
+        if self.positions:
+            positions = self.position(position_rows(ids, self.offset))
+            states += broadcast(positions, states.shape)
+        has_projection = self.inner_width is not None
+        if has_projection and self.projects_first:
+            states = self.project(states)
         states = self.dropout(self.norm(states), mode)
-        if self.inner_width is not None:
+        if has_projection and not self.projects_first:
             states = self.project(states)
         return Tokens(states, mask)
 
-    def relation(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def relation(
+        self, query: jax.Array, key: jax.Array, project: Projection
+    ) -> jax.Array:
         """What a key's distance adds to its product, (1, heads, length, length)."""
         places = jnp.arange(query.shape[1])
         values = self.relative(_buckets(places - places[:, None]))

@@ -27,8 +27,8 @@ class Block:
     """What one layer computes.
 
     Attributes:
-      heads, kv_heads, head_width, causal, window, fused, rope, scale, softcap, qk_norm:
-        as of `attention.Attention`.
+      heads, kv_heads, head_width, causal, window, fused, rope, scale, softcap, qk_norm,
+        relative_maps: as of `attention.Attention`.
       hidden: width inside the feed-forward part.
       activation: by name.
       order: "pre": x + f(norm(x)) for both parts f; "post": norm(x + f(x));
@@ -63,12 +63,14 @@ class Block:
     scale: float | None = None
     softcap: float | None = None
     qk_norm: str = ""
+    relative_maps: tuple[str, ...] = ()
     gated: bool | str = False
     dropout: float = 0.0
 
     def kernels(self) -> dict[str, bool]:
         """Path of each affine map in the layer -> whether it has a bias."""
         inputs = ("qkv",) if self.fused else ("query", "key", "value")
+        inputs += self.relative_maps
         hidden = {False: ("in",), True: ("gate", "in"), "joint": ("gate_in",)}
         return {
             **{f"attention/{name}": self.input_bias for name in inputs},
@@ -154,6 +156,7 @@ def _attention(block: Block) -> attention.Attention:
         softcap=block.softcap,
         qk_norm=block.qk_norm,
         epsilon=block.epsilon,
+        relative_maps=block.relative_maps,
         name="attention",
     )
 
