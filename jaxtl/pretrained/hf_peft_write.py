@@ -112,9 +112,8 @@ def _check_targets(
     model: Staged,
 ) -> None:
     """Raises UserError where PEFT can't hold a leaf, or would read it otherwise."""
-    is_tied = getattr(model, "predict", None) == "next" and getattr(
-        model, "tied", False
-    )
+    reads_table = getattr(model, "predict", None) in ("next", "mask")
+    is_tied = reads_table and getattr(model, "tied", False)
     for path in targets:
         if path not in modules:
             raise UserError(

@@ -73,6 +73,7 @@ def test_every_turn_has_its_inverse(how, sides):
         "linear": sides[:2],
         "conv1d": sides[:3],
         "pointwise": [1, 1, *sides[2:]],
+        "conv1x1": [*sides[:2], 1, 1],
     }
     shape = shapes.get(how, sides)
     x = np.arange(np.prod(shape)).reshape(shape)
