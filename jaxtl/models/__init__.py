@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .mpnet import MPNet as MPNet
     from .opt import OPT as OPT
     from .phi3 import Phi3 as Phi3
-    from .plain_functions import foreign as foreign
     from .qwen import Qwen2 as Qwen2
     from .qwen import Qwen3 as Qwen3
     from .resnet import ResNetImageNet as ResNetImageNet
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from .staged import Staged as Staged
     from .vgg import VGG as VGG
     from .vit import ViT as ViT
+    from .wrapping.wrap import foreign as foreign
     from .wrapping.wrap import wrap as wrap
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

@@ -179,10 +179,11 @@ def is_matrix(path: str, leaf: Any) -> bool:
     """Whether a leaf holds the weights of a layer, as opposed to a vector.
 
     Its name does not matter, with two exceptions: a kernel by name is one even if it
-    has a single input or output, and a table of positions is none.
+    has a single input or output; a bias, of (heads, width) say, and a table of
+    positions are none.
     """
     name = path.rpartition("/")[2]
-    if name == "position" or len(leaf.shape) < 2:
+    if name in ("position", "bias") or len(leaf.shape) < 2:
         return False
     return name in MATRIX_NAMES or sum(side > 1 for side in leaf.shape) >= 2
 

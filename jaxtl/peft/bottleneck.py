@@ -55,6 +55,11 @@ class Adapters(base.AddedLeaves):
         activation(self.activation)
         if self.width < 1:
             raise UserError(f"peft.width={self.width!r}: expected 1 or more.")
+        if not network.can_start:
+            raise UserError(
+                "peft=Adapters stand between stages, and this model can't start at one"
+                f"{network.no_start and f': {network.no_start}'}; use peft=LoRA."
+            )
         head = network.stages[-1]
         if head in self.stages(network.stages):
             raise UserError(

@@ -224,7 +224,12 @@ def _init(network: Network):
 
 def _initialize(network: Network, seed: int, x: PyTree) -> tuple[PyTree, PyTree]:
     """The model's initial (params, stats) for inputs like x."""
-    params, stats = _init(network)(jax.random.key(seed), x)
+    if network.weights is None:
+        params, stats = _init(network)(jax.random.key(seed), x)
+    else:
+        # Compiling them in as constants takes minutes for a large module; the module's
+        # own arrays stay its own, since training donates its buffers.
+        params, stats = trees.copy(network.init(jax.random.key(seed), x))
     if not isinstance(params, dict) or set(params) - set(network.stages):
         raise UserError(
             f"the model's init must return a dict of its stages {network.stages}, got "

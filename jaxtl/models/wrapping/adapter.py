@@ -115,12 +115,16 @@ def mode_values(module: Any, path: Path, mode: Pass) -> dict[str, bool]:
 
 
 def attribute_values(module: Any, path: Path, mode: Pass) -> dict[str, bool]:
-    """The mode attributes that a module has, with their values in this pass."""
-    values = mode_values(module, path, mode)
+    """The mode attributes that a module has, with their values in this pass.
+
+    An attribute that is None waits for a value, as that of nnx's attention.
+    """
+    own = vars(module)
+    values = mode_values(module, path, mode).items()
     return {
         name: value
-        for name, value in values.items()
-        if isinstance(vars(module).get(name), bool)
+        for name, value in values
+        if name in own and (own[name] is None or isinstance(own[name], bool))
     }
 
 

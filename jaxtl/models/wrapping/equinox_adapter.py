@@ -46,10 +46,11 @@ class EquinoxAdapter:
     def run(self, params: Leaves, state: Leaves, x: Any, mode: Pass) -> Result:
         model = self._with_modes(self._with_leaves({**state, **params}), mode)
         stored = _with_state(model, self._state, state)
-        size = len(jax.tree.leaves(x)[0])
-        keys = jax.random.split(
-            jax.random.key(0) if mode.key is None else mode.key, size
-        )
+        size = jax.tree.leaves(x)[0].shape[0]
+        if mode.key is None:  # nothing is drawn; the size may be symbolic
+            keys = jnp.broadcast_to(jax.random.key(0), (size,))
+        else:
+            keys = jax.random.split(mode.key, size)
 
         def one(x: Any, key: jax.Array, replaced: dict, stored: Any) -> tuple:
             outputs: dict[Path, Any] = {}

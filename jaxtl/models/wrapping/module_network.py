@@ -149,7 +149,7 @@ class _StagedPasses:
             raise UserError(f"this model can't start at {start!r}: {reason}.")
         stages = self.layout.stages
         path = cuts.ends[stages[stages.index(start) - 1]]
-        size = len(jax.tree.leaves(x)[0])
+        size = jax.tree.leaves(x)[0].shape[0]
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), cuts.example
         )

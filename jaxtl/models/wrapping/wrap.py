@@ -1,17 +1,51 @@
 """`wrap`: modules of one's own, of any library, as networks."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
 from jaxtl.core.errors import UserError, short_repr
 from jaxtl.core.types import Network
-from jaxtl.models.plain_functions import foreign
 from jaxtl.models.wrapping import adapter
 from jaxtl.models.wrapping.linen_adapter import LinenAdapter
 from jaxtl.models.wrapping.module_network import network_of
+from jaxtl.models.wrapping.plain_functions import network_of_functions
 from jaxtl.models.wrapping.stage_layout import Stages, parse_stages
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WrappedModule(Network):
+    """The network of a module of one's own; a stored run makes it again from these.
+
+    Attributes:
+      module, stage_paths, variables, train_argument: as `wrap` takes them.
+    """
+
+    module: Any
+    stage_paths: Stages | None = None
+    variables: Any = None
+    train_argument: str | None = None
+    stages: tuple[str, ...] = dataclasses.field(init=False)
+    init: Callable = dataclasses.field(init=False)
+    apply: Callable = dataclasses.field(init=False)
+    reduce: Callable | None = dataclasses.field(init=False)
+    taps: Callable | None = dataclasses.field(init=False)
+    can_start: bool = dataclasses.field(init=False)
+    no_start: str = dataclasses.field(init=False)
+    specialize: Callable | None = dataclasses.field(init=False)
+    weights: Callable | None = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        network = _network(
+            self.module, self.stage_paths, self.variables, self.train_argument
+        )
+        for field in dataclasses.fields(Network):
+            object.__setattr__(self, field.name, getattr(network, field.name))
+
+    def __repr__(self) -> str:
+        return f"wrap({short_repr(self.module)}, {self.stage_paths!r})"
 
 
 def wrap(
@@ -36,8 +70,9 @@ def wrap(
         - an equinox module of one example, a pair (module, state) as
           `eqx.nn.make_with_state` returns it, or a function of `key` that builds one;
         - the result of `hk.transform` or `hk.transform_with_state`;
-        - a pair of pure functions (init, apply), see `foreign`.
-        A built module brings its weights, which are then the initial ones.
+        - a pair of pure functions (init, apply), see `network_of_functions`.
+        A built module brings its weights, which are then the initial ones; a stored run
+        of it is loaded with exp=, while a class or a function is stored by its name.
       stages: paths of sub-modules in the order in which they run, the head last
         ("stem", "blocks/0", "blocks/1", "fc"), or {stage: path or paths}. Together they
         hold every array of the module. A stage's feature is the output of its last
@@ -54,15 +89,30 @@ def wrap(
     Raises:
       UserError: nothing that can be wrapped, stages that are no list of paths.
     """
+    return WrappedModule(module, stages, variables, train_argument)
+
+
+def foreign(
+    init: Callable[..., Any],
+    apply: Callable[..., Any],
+    stages: tuple[str, ...] | None = None,
+) -> Network:
+    """The network of a pair of pure functions: `wrap((init, apply), stages)`."""
+    return wrap((init, apply), stages)
+
+
+def _network(
+    module: Any, stages: Stages | None, variables: Any, train_argument: str | None
+) -> Network:
     if isinstance(module, Network):
         raise UserError("wrap: this is a tl.Network already; use it as it is.")
     if _is_pair(module):
-        if isinstance(stages, dict):
+        if isinstance(stages, Mapping):
             raise UserError(
                 "stages: a pair of functions takes the top-level keys of its "
                 "parameters in order, such as stages=('body', 'head')."
             )
-        return foreign(*module, stages=None if stages is None else tuple(stages))
+        return network_of_functions(*module, None if stages is None else tuple(stages))
     return network_of(_adapter(module, variables, train_argument), parse_stages(stages))
 
 

@@ -12,7 +12,7 @@ from jaxtl.core.types import Network, Output, PyTree
 _NO_START = "a pair of functions runs as a whole"
 
 
-def foreign(
+def network_of_functions(
     init: Callable[..., PyTree],
     apply: Callable[..., Any],
     stages: tuple[str, ...] | None = None,
