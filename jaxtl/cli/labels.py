@@ -2,12 +2,13 @@
 
 import argparse
 import csv
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxtl.cli import run_argument
-from jaxtl.core import console, output_paths
+from jaxtl.core import atomic, console, output_paths
 
 if TYPE_CHECKING:
     from jaxtl.analysis.label_errors.confident_learning import LabelErrors
@@ -59,13 +60,14 @@ def _label_errors(args: argparse.Namespace) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(predictions, errors)
-    with open(folder / "errors.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    np.save(folder / "transition.npy", errors.transition)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([COLUMNS, *rows])
+    atomic.write_text(folder / "errors.csv", text.getvalue())
     anchors = estimate_transition(predictions.probabilities)
-    np.save(folder / "transition_anchors.npy", anchors)
+    matrices = {"transition": errors.transition, "transition_anchors": anchors}
+    for name, matrix in matrices.items():
+        with atomic.file(folder / f"{name}.npy") as draft:
+            np.save(draft, matrix)
     share = 1 - np.trace(errors.joint)
     _print(predictions, rows, share, folder)
     return 0

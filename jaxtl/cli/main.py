@@ -13,6 +13,7 @@ whatever imports jax, inside their functions, so that `--help` stays quick.
 import argparse
 import contextlib
 import importlib
+import os
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from jaxtl.core import output_paths, progress, trust
 from jaxtl.core.errors import Stopped, UserError, describe_error
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+RESEND_SECONDS = 0.01  # until a signal is sent again that Python dropped
 
 # Purpose -> commands, in the order of `jaxtl --help`.
 GROUPS = {
@@ -59,15 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
       2: wrong usage. 70: a fault of the program, whose traceback is in a file that is
       named. 128 + n: stopped by signal n (130: Ctrl-C, 143: SIGTERM).
     """
-    args = parse(sys.argv[1:] if arguments is None else arguments)
-    if args.version:
-        print(jaxtl.__version__)
-        return 0
-    if args.command is None:
-        _parser().print_help()
-        return 2
+    command = ""
     try:
         with _stop_by_signals(), contextlib.ExitStack() as stack:
+            args = parse(sys.argv[1:] if arguments is None else arguments)
+            if args.version:
+                print(jaxtl.__version__)
+                return 0
+            if args.command is None:
+                _parser().print_help()
+                return 2
+            command = args.command
             if args.trust:
                 stack.enter_context(trust.allow())
             if getattr(args, "device", None) is not None:
@@ -77,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stack.callback(devices.use_device, None)
             stack.callback(progress.end)  # before an error is printed
             _check_outputs(args)
-            return _module(args.command).main(args)
+            return _module(command).main(args)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'stopped.'}", file=sys.stderr)
         return 128 + getattr(interrupt, "signal_number", int(signal.SIGINT))
@@ -86,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         code, sentence = _explain(error)
-        print(f"jaxtl {args.command}: {sentence}", file=sys.stderr)
+        print(f"jaxtl {command}: {sentence}", file=sys.stderr)
         return code
 
 
@@ -134,10 +138,23 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _stop_by_signals() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP end a command as Ctrl-C does, with their exit codes."""
+    """Makes SIGTERM and SIGHUP end a command as Ctrl-C does, with their exit codes.
+
+    Python drops an exception that a signal raises inside a callback of the garbage
+    collector, say; such a signal is sent again a moment later.
+    """
 
     def stop(number: int, _frame: object) -> None:
         raise Stopped("stopped.", number)
+
+    def dropped(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            hook(unraisable)
+            return
+        number = getattr(unraisable.exc_value, "signal_number", int(signal.SIGINT))
+        again = threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -149,9 +166,11 @@ def _stop_by_signals() -> Iterator[None]:
     ]
     for number in signals:
         signal.signal(number, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
 

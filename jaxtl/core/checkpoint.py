@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtl.core import atomic
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.orbax_module import orbax
@@ -202,15 +203,12 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
     """
     if path.exists():
         raise UserError(f"{path} exists already and is not overwritten; remove it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.absolute().with_name(path.name + ".tmp")
     nonempty = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
     try:
-        orbax().PyTreeCheckpointer().save(temporary, nonempty, force=True)
-        (temporary / BESIDE).write_text(json.dumps(meta))
-        temporary.rename(path)
+        with atomic.folder(path, replace=False) as draft:
+            orbax().PyTreeCheckpointer().save(draft, nonempty, force=True)
+            (draft / BESIDE).write_text(json.dumps(meta))
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         if not is_full(error):
             raise
         raise UserError(f"no space left on the disk for {path}.") from error

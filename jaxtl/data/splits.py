@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl.core import files, numpy_files
+from jaxtl.core import atomic, files, numpy_files
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import fingerprint, grouped_splits
 from jaxtl.data.dataset import Data, Dataset, Table
@@ -267,21 +267,18 @@ def save_splits(path: str | os.PathLike, dataset: Dataset) -> None:
     These are the rows of every split, the train labels (with noise), the fingerprint,
     and for messages the number of examples and the files that they were read from.
     """
-    path = pathlib.Path(path)
     summaries = [
         _FileSummary(str(file), *files.summary(file)) for file in dataset.files
     ]
-    unfinished = path.with_name(path.name + ".part")
-    with open(unfinished, "wb") as file:
+    with atomic.file(path) as draft:
         np.savez_compressed(
-            file,
+            draft,
             fingerprint=dataset.fingerprint,
             y_train=dataset.y[dataset.rows["train"]],
             examples=len(dataset.y),
             files=json.dumps(summaries),
             **{f"rows_{name}": rows for name, rows in dataset.rows.items()},
         )
-    os.replace(unfinished, path)
 
 
 def load_splits(path: str | os.PathLike, dataset: Dataset) -> Dataset:

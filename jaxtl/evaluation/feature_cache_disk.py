@@ -9,12 +9,11 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 
 import jax
 import numpy as np
 
-from jaxtl.core import checkpoint
+from jaxtl.core import atomic, checkpoint
 from jaxtl.core.types import PyTree, Tokens
 
 METADATA = "features.json"
@@ -42,14 +41,9 @@ def write(root: pathlib.Path, key: str, values: PyTree, flops: float | None) -> 
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        part = pathlib.Path(tempfile.mkdtemp(prefix=".part-", dir=root))
+        with atomic.folder(root / key, replace=False) as draft:
+            _write_files(draft, values, flops)
     except OSError as error:
-        return _not_written(root, error)
-    try:
-        _write_files(part, values, flops)
-        os.replace(part, root / key)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         if (root / key / METADATA).exists():
             return ""  # another process has written it meanwhile
         return _not_written(root, error)

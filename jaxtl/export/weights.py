@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxtl import pretrained
-from jaxtl.core import checkpoint
+from jaxtl.core import atomic, checkpoint
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import preprocess
@@ -65,18 +65,20 @@ def write_weights(
         )
     pre = preprocess.from_json(meta["preprocess"])
     tokenizer = source_defaults.run_tokenizer(exp.data, run_dir)
-    return pretrained.write_directory(
-        target,
-        model,
-        params,
-        stats,
-        like=exp.init.folder(),
-        class_names=tuple(meta.get("output_names") or names),
-        task=meta["task"],
-        preprocess=pre,
-        tokenizer=tokenizer,
-        card=hf_card.markdown(exp, model, meta, pre, tokenizer),
-    )
+    with atomic.folder(target) as draft:
+        pretrained.write_directory(
+            draft,
+            model,
+            params,
+            stats,
+            like=exp.init.folder(),
+            class_names=tuple(meta.get("output_names") or names),
+            task=meta["task"],
+            preprocess=pre,
+            tokenizer=tokenizer,
+            card=hf_card.markdown(exp, model, meta, pre, tokenizer),
+        )
+    return target
 
 
 def _check_targets(run_dir: pathlib.Path, meta: Mapping[str, Any]) -> None:

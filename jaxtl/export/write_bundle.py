@@ -1,7 +1,6 @@
 """Writes a finished run as one self-contained folder; see `bundle.py` for its files."""
 
 import contextlib
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from jaxtl.core import checkpoint, numpy_files
+from jaxtl.core import atomic, checkpoint, numpy_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
@@ -64,18 +63,14 @@ def export(
     if isinstance(trained.dataset_error, DataChanged):
         # The columns and the tokenizer are read from the data's files again.
         raise trained.dataset_error
-    draft = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.part")
     try:
-        draft.mkdir(parents=True)
-        _write(draft, trained, licence)
-        bundle.load(draft)  # checks that the export computes what the model does
-        _move_into_place(draft, out)
+        with atomic.folder(out) as draft:
+            _write(draft, trained, licence)
+            bundle.load(draft)  # checks that the export computes what the model does
     except OSError as error:
         is_full = checkpoint.is_full(error)
         reason = "no space left on the disk" if is_full else str(error)
         raise UserError(f"the export {out} can't be written: {reason}.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 
@@ -133,20 +128,6 @@ def _check_target(out: pathlib.Path, overwrite: bool) -> None:
             f"{out} holds an export already: choose another folder, or pass "
             "--overwrite (overwrite=True)."
         )
-
-
-def _move_into_place(draft: pathlib.Path, out: pathlib.Path) -> None:
-    """Moves the finished folder to `out`, which an older export may occupy."""
-    old = draft.with_suffix(".old")
-    if out.is_dir():
-        os.replace(out, old)
-    try:
-        os.replace(draft, out)
-    except OSError:
-        if old.exists():
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _metadata(

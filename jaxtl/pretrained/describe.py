@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtl.core import atomic
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import paths
@@ -333,7 +334,8 @@ def convert_file(source: str, target: str) -> FileSummary:
                 f"convert: npz has no {arrays[name].dtype} ({name!r}); choose "
                 ".safetensors."
             )
-        np.savez(out, **arrays)
+        with atomic.file(out) as draft:
+            np.savez(draft, **arrays)
     else:
         raise UserError(
             f"convert: {str(target)!r} should end in .safetensors or .npz (torch's "

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtl.core import atomic
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.models.staged import Staged
@@ -70,10 +71,10 @@ def save_adapter(
     whole = _whole_tensors(params, layout, saved)
     tensors |= {f"{INNER}{name}": x for name, x in whole.items()}
     config = _adapter_config(peft, codec, adapted, whole, of)
-    folder.mkdir(parents=True, exist_ok=True)
     header = {"format": "pt", **write.header_names({"output_names": output_names})}
-    tensor_files.write(folder / WEIGHTS, tensors, header)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    with atomic.folder(folder) as draft:
+        tensor_files.write(draft / WEIGHTS, tensors, header)
+        (draft / CONFIG).write_text(json.dumps(config, indent=2))
     return folder
 
 

@@ -4,7 +4,6 @@ A tensor is read from disk when its values are used, one at a time, so a large f
 needs no more memory than the arrays that are created from it.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -18,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from jaxtl.core import numpy_files, text_files
+from jaxtl.core import atomic, numpy_files, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.pretrained import torch_files
 
@@ -306,11 +305,5 @@ def write(
                 f"the array {name!r} of dtype {x.dtype} can't be written to {path}: "
                 "safetensors holds numbers only."
             )
-    draft = path.with_name(path.name + ".part")
-    try:
+    with atomic.file(path) as draft:
         save_file(arrays, draft, metadata=texts or None)
-        draft.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-        raise

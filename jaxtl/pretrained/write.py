@@ -2,13 +2,12 @@
 
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxtl.core import text_files
+from jaxtl.core import atomic, text_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
@@ -115,12 +114,12 @@ def write_directory(
     write_file(folder / "model.safetensors", model, params, stats, "hf")
     for name, content in files.items():
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+        atomic.write_text(folder / name, text + "\n")
     for name in copied:
         if (like / name).is_file():
-            shutil.copyfile(like / name, folder / name)
+            atomic.write_bytes(folder / name, (like / name).read_bytes())
     if card:
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        atomic.write_text(folder / "README.md", card)
     return folder
 
 

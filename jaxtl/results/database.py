@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxtl.core import processes
 from jaxtl.core.errors import UserError
 from jaxtl.training import run_dir
 
@@ -67,15 +68,10 @@ def new_owner() -> str:
 def _may_be_alive(owner: str) -> bool:
     """Whether a process may still run: unknown, hence True, on another machine."""
     host, _, process = owner.partition(":")
-    if host != socket.gethostname():
+    number = process.partition(":")[0]
+    if host != socket.gethostname() or not number.isdigit():
         return True
-    try:
-        os.kill(int(process.partition(":")[0]), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError):
-        return True
-    return True
+    return processes.is_running(int(number))
 
 
 def _error_code(error: sqlite3.Error) -> int | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jaxtl
+from jaxtl.core import atomic
 from jaxtl.results import database, findings, tables
 from jaxtl.results.inline_svg import inline_svg
 from jaxtl.results.labels import label_text, short_axis_name
@@ -21,7 +22,6 @@ from jaxtl.results.outcome_table import WORDS, outcome_table
 from jaxtl.results.records import Collection
 from jaxtl.results.summary import Summary
 from jaxtl.results.tables import TextTable
-from jaxtl.training import run_dir
 
 LARGE = 500_000  # bytes of an SVG above which the PNG is shown
 _MEDIUM = 14  # characters of a text above which it wraps where space is short
@@ -72,7 +72,7 @@ def write(
         f" · {_SIZE}</footer>\n<script>\n{_asset('page.js')}</script>\n"
         "</body>\n</html>\n"
     )
-    run_dir.write_text(pathlib.Path(path), _with_size(page))
+    atomic.write_text(pathlib.Path(path), _with_size(page))
 
 
 def _with_size(page: str) -> str:

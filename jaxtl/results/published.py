@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from jaxtl.core import atomic
 from jaxtl.training import run_dir
 
 REPRODUCED, ABOVE, BELOW = "reproduced", "missed, above", "missed, below"
@@ -126,7 +127,7 @@ def write(
     """Writes NAME.md and NAME.json into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, data = folder / f"{study.name}.md", folder / f"{study.name}.json"
-    run_dir.write_text(markdown, _markdown(study, rows))
+    atomic.write_text(markdown, _markdown(study, rows))
     run_dir.write_json(data, _json(study, rows))
     return [markdown, data]
 

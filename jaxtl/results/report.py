@@ -3,11 +3,10 @@
 import pathlib
 from collections.abc import Sequence
 
-from jaxtl.core import console
+from jaxtl.core import atomic, console
 from jaxtl.results import findings, html_report, tables, writers
 from jaxtl.results.records import Collection
 from jaxtl.results.summary import Summary
-from jaxtl.training import run_dir
 
 _ROWS = 40  # of a table on the terminal; files hold all of them
 _FILE_WIDTH = 400  # characters of a line where the output is no terminal
@@ -62,7 +61,7 @@ def write_report(
         "cells.csv": writers.cells_csv(collection),
     }
     for name, text in texts.items():
-        run_dir.write_text(folder / name, text)
+        atomic.write_text(folder / name, text)
     page = folder / "report.html"
     html_report.write(collection, summary, plots, page)
     return [*(folder / name for name in texts), page, *plots]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxtl.core import atomic
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.results import build_summary, findings, records, report, tables, writers
 from jaxtl.results.records import Collection
@@ -31,8 +32,8 @@ class Plot:
     def save(self, folder: str | pathlib.Path) -> pathlib.Path:
         """Writes NAME.png and NAME.svg into a folder; returns the path of the PNG."""
         path = pathlib.Path(folder) / f"{self.name}.png"
-        path.write_bytes(self.png)
-        path.with_suffix(".svg").write_bytes(self.svg)
+        atomic.write_bytes(path, self.png)
+        atomic.write_bytes(path.with_suffix(".svg"), self.svg)
         return path
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxtl.core import atomic
 from jaxtl.core.errors import UserError
 from jaxtl.results import results, writers
 from jaxtl.results.database import FINISHED, Database, Outcome
@@ -153,7 +154,7 @@ def _read(
             )
     path = pathlib.Path(scratch) / "python.py"
     text = title.replace("\\", "/").replace('"', "'")  # inside of a docstring
-    path.write_text(_PLACEHOLDER.format(text))
+    atomic.write_text(path, _PLACEHOLDER.format(text))
     return File(path, dict(variants), None, (), title), axes, baselines
 
 

@@ -132,12 +132,13 @@ class SharedStudy:
         """Takes a trial for this process; None if none is needed now.
 
         Args:
-          sampler: number of a trial -> the sampler that draws its parameters, so that
-            they do not depend on the process that asks.
+          sampler: number of a slot -> the sampler that draws its parameters, so that
+            they do not depend on the process that asks, nor on how often.
         """
         while self._has_room():
             trial = self.study.ask()
-            self.study.sampler = sampler(trial.number)
+            # An attempt whose process died before it drew anything draws the same.
+            self.study.sampler = sampler(trial.user_attrs.get(RETRY, trial.number))
             if not _is_needed(_slots(self.trials(), self.total), trial.number):
                 trial.set_user_attr(SURPLUS, True)
                 self._fail(trial.number)

@@ -3,11 +3,10 @@
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtl.core import serialization
+from jaxtl.core import atomic, serialization
 from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Dataset
 from jaxtl.results.database import CLAIM_TIMEOUT, DATABASE_FILE, Database
@@ -110,7 +109,7 @@ def open_database(sweep: Sweep, *, overwrite: bool = False) -> Database:
             raise
     database = Database(folder, create=True)
     if not (folder / EXPERIMENT_FILE).exists():
-        shutil.copyfile(file.path, folder / EXPERIMENT_FILE)
+        atomic.write_bytes(folder / EXPERIMENT_FILE, file.path.read_bytes())
     digests = {name: experiment_digest(exp) for name, exp in file.variants.items()}
     try:
         _check_same_experiments(folder, database.meta().get("digests"), digests)
@@ -174,8 +173,7 @@ def _clear(folder: pathlib.Path) -> None:
             f"{folder} is in use by another process; wait for it, or choose another "
             "--out."
         )
-    for child in folder.iterdir():
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    run_dir.empty(folder, (DATABASE_FILE,))
 
 
 def _labels(values: Any) -> list:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import checkpoint
+from jaxtl.core import atomic, checkpoint
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.data import preparation, preprocess, splits, word_pieces
@@ -131,7 +131,7 @@ def save_splits(directory: pathlib.Path, datasets: Mapping[str, Dataset]) -> Non
     """
     tokenizer = datasets["target"].tokenizer
     if tokenizer is not None:
-        (directory / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+        atomic.write_text(directory / TOKENIZER, tokenizer.to_json())
     for name, dataset in datasets.items():
         splits.save_splits(splits_file(directory, name), dataset)
 

@@ -195,7 +195,9 @@ class Interrupt:
     """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop between steps.
 
     SIGTERM is what a cluster sends before it takes a machine away, and SIGHUP what a
-    closed terminal sends. A second signal stops at once.
+    closed terminal sends. A second signal stops at once. One that nobody acted on, as
+    the training had ended, is sent again when the context ends: what follows in the
+    program (another run, say) is told as well.
 
     Attributes:
       requested: whether a signal came.
@@ -219,6 +221,8 @@ class Interrupt:
             raise Stopped("stopped at once, by a second signal.", number)
         self.requested, self.signal_number = True, number
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for number, handler in self.old.items():
             signal.signal(number, handler)
+        if self.requested and kind is None:
+            signal.raise_signal(self.signal_number)

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import checkpoint, text_files
+from jaxtl.core import atomic, checkpoint, text_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
-from jaxtl.training import run_dir
 from jaxtl.training.run import Run
 
 
@@ -60,7 +59,7 @@ class Log:
         if path.exists():
             lines = text_files.read_lines(path)
             lines_before = [line for line in lines if _step_of(line) <= run.steps_done]
-        run_dir.write_text(path, "".join(line + "\n" for line in lines_before))
+        atomic.write_text(path, "".join(line + "\n" for line in lines_before))
         self.file = open(path, "a")
         if run.exp.tensorboard:
             self.board = _board(run.directory)

@@ -9,6 +9,7 @@ result.json       final metrics and costs        lock           held while runni
 """
 
 import fcntl
+import fnmatch
 import json
 import os
 import pathlib
@@ -16,8 +17,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import output_paths, serialization, trust
+from jaxtl.core import atomic, output_paths, serialization, trust
 from jaxtl.core.errors import RunLocked, UserError
+from jaxtl.data.tokenizer import TOKENIZER
 from jaxtl.training import experiment_file
 from jaxtl.training.experiment import Experiment
 
@@ -27,6 +29,11 @@ CODE = "experiment.py"  # copy of the experiment file
 LOCK = "lock"
 STUDY = "study.json"  # of a directory that holds the runs of one file
 SWEEP = "sweep.sqlite"  # of a sweep's directory
+LOADED = "loaded.json"
+SOURCE = "source.json"
+_REPLACED = ".replaced"  # the mark of a directory that is being emptied
+# What a run writes before its mark.
+_BEFORE_MARK = (LOCK, CODE, DATA, LOADED, SOURCE, TOKENIZER, "splits*.npz")
 
 
 def refuse(path: pathlib.Path) -> None:
@@ -57,9 +64,15 @@ def check_replaceable(path: pathlib.Path) -> None:
 
 
 def is_unstarted(path: pathlib.Path) -> bool:
-    """Whether a directory holds only what `create` and a kill right after it leave."""
-    names = {child.name for child in path.iterdir() if child.suffix != ".tmp"}
-    return LOCK in names and names <= {LOCK, CODE}
+    """Whether a directory holds what a kill leaves before its mark is written.
+
+    That is what a run writes before, or what was not yet removed of another.
+    """
+    names = {p.name for p in path.iterdir() if not atomic.is_draft(p.name)}
+    if _REPLACED in names:
+        return True
+    is_begun = all(any(fnmatch.fnmatch(n, p) for p in _BEFORE_MARK) for n in names)
+    return LOCK in names and is_begun
 
 
 def create(path: pathlib.Path, *, overwrite: bool) -> None:
@@ -75,14 +88,28 @@ def create(path: pathlib.Path, *, overwrite: bool) -> None:
         refuse(path)
     path.mkdir(parents=True, exist_ok=True)
     with lock(path):
-        children = [child for child in path.iterdir() if child.name != LOCK]
-        # The mark goes last, so that a kill in between leaves what can be overwritten.
-        children.sort(key=lambda child: child.name in (MARK, STUDY))
-        for child in children:
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
+        empty(path, (MARK, STUDY))
+
+
+def empty(path: pathlib.Path, marks: Sequence[str]) -> None:
+    """Removes all that a directory holds but its lock.
+
+    The first step renames its mark, so that a kill leaves no half directory of a run
+    but one that counts as not begun.
+
+    Args:
+      path: the directory.
+      marks: names of the files by which it is told what the directory is.
+    """
+    for mark in marks:
+        if (path / mark).exists():
+            os.replace(path / mark, path / _REPLACED)
+    children = [child for child in path.iterdir() if child.name != LOCK]
+    for child in sorted(children, key=lambda child: child.name == _REPLACED):
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
 
 
 class lock:
@@ -126,17 +153,7 @@ def check_unlocked(path: pathlib.Path) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic.write_text(path, json.dumps(value, indent=1, allow_nan=True) + "\n")
 
 
 def read_json(path: pathlib.Path, kind: type = dict) -> Any:
@@ -186,7 +203,7 @@ def write_experiment(
     """Stores the resolved experiment and a copy of the file that it came from."""
     code = None if file is None else file.read_bytes()
     if code is not None:
-        (path / CODE).write_bytes(code)
+        atomic.write_bytes(path / CODE, code)
     stored = {
         "experiment": serialization.to_json(exp),
         "file": None if file is None else file.name,

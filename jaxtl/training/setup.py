@@ -50,17 +50,18 @@ def setup(
     run = Run(exp, directory)
     if directory is not None:
         run_dir.create(directory, overwrite=overwrite)
-        run_dir.write_experiment(
-            directory, exp, file=file, overrides=overrides, variant=variant
-        )
         inputs.save_splits(directory, run.parts.datasets)
         run_dir.write_json(
             directory / run_dir.DATA, description.summarize(run.parts.datasets)
         )
         run_dir.write_json(
-            directory / "loaded.json", result.loaded(run.parts.model.loading)
+            directory / run_dir.LOADED, result.loaded(run.parts.model.loading)
         )
         source_weights.save(directory, run.source)
+        # It is the directory's mark, so it comes last.
+        run_dir.write_experiment(
+            directory, exp, file=file, overrides=overrides, variant=variant
+        )
     return run
 
 

@@ -13,14 +13,12 @@ from jaxtl.core.types import Source
 from jaxtl.terms.regularizers import importance_file
 from jaxtl.training import run_dir
 
-FILE = "source.json"
-
 
 def save(directory: pathlib.Path, source: Source) -> None:
     """Writes a digest of every array of θ₀; nothing for a run from scratch."""
     digests = _digests(source)
     if digests:
-        run_dir.write_json(directory / FILE, digests)
+        run_dir.write_json(directory / run_dir.SOURCE, digests)
 
 
 def check(directory: pathlib.Path, source: Source) -> None:
@@ -29,9 +27,9 @@ def check(directory: pathlib.Path, source: Source) -> None:
     Raises:
       UserError: an array differs.
     """
-    if not (directory / FILE).exists():
+    if not (directory / run_dir.SOURCE).exists():
         return
-    stored, current = run_dir.read_json(directory / FILE), _digests(source)
+    stored, current = run_dir.read_json(directory / run_dir.SOURCE), _digests(source)
     names = sorted({*stored, *current})
     changed = [name for name in names if stored.get(name) != current.get(name)]
     if changed:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtl import pretrained
-from jaxtl.core import serialization
+from jaxtl.core import atomic, serialization
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import preparation
 from jaxtl.training import (
@@ -161,7 +161,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
         contents |= data_contents.contents(sources, datasets)
     run_dir.create(out, overwrite=overwrite)
     code = file.path.read_bytes()
-    (out / run_dir.CODE).write_bytes(code)
+    atomic.write_bytes(out / run_dir.CODE, code)
     stored = {
         "file": file.path.name,
         "overrides": list(file.overrides),

@@ -89,7 +89,7 @@ def test_the_folder_is_complete_and_readable(digits):
         "parameters.safetensors",
     ]
     assert len({p.stat().st_mode for p in folder.iterdir()}) == 1
-    assert [p.name for p in folder.parent.iterdir() if ".part" in p.name] == []
+    assert [p.name for p in folder.parent.iterdir() if p.name[0] == "."] == []
 
 
 def test_the_card_has_the_metrics_of_the_run(digits):

@@ -136,6 +136,24 @@ def test_drawn_settings_depend_on_the_seed_and_the_number_only(path, kind):
     assert rates(0) != rates(1)
 
 
+def test_a_process_that_dies_before_it_draws_loses_no_setting():
+    def sampler(number):
+        return optuna.samplers.RandomSampler(seed=number)
+
+    study = optuna.create_study()
+    study.set_user_attr(optuna_storage.TOTAL, 3)
+    shared = optuna_study.SharedStudy(study)
+    dead = shared.ask(sampler)
+    rates = {0: None, 1: None, 2: None}
+    for _ in range(2):
+        trial = shared.ask(sampler)
+        rates[trial.number] = trial.suggest_float("x", 0, 1)
+    shared.requeue(dead, died=True)
+    rates[0] = shared.ask(sampler).suggest_float("x", 0, 1)
+    expected = [np.random.RandomState(seed).uniform(0, 1) for seed in range(3)]
+    assert [rates[i] for i in range(3)] == expected
+
+
 class SimulatedWorker:
     """A process of a search that does one action at a time."""
 

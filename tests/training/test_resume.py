@@ -28,8 +28,8 @@ ROOT = pathlib.Path(tl.__file__).parent.parent
 LIVES = """
 import json, os, pathlib, signal, sys, threading
 import jaxtl as tl
-from jaxtl.core import checkpoint, orbax_module
-from jaxtl.training import checkpointing, metrics_log, run_dir
+from jaxtl.core import atomic, checkpoint, orbax_module
+from jaxtl.training import checkpointing, metrics_log
 from jaxtl.training.run import Run
 
 orbax_module.orbax(), tl.models.CNN, tl.data.Digits, tl.train
@@ -63,10 +63,11 @@ def live(plan):
             self.file.flush()
             die()
 
-    def half_file(path, text):
+    def half_file(path, content):
         if path.name == ("result.json" if kind == "result" else "metrics.jsonl"):
-            path.with_name(path.name + ".tmp").write_text(text[: len(text) // 2])
-            die()
+            with atomic.file(path) as draft:
+                draft.write_bytes(content[: len(content) // 2])
+                die()
 
     if kind == "save":
         before(checkpointing, "save", dying_save)
@@ -75,7 +76,7 @@ def live(plan):
     elif kind == "log":
         before(metrics_log.Log, "_write", half_line)
     elif kind in ("result", "rewrite"):
-        before(run_dir, "write_text", half_file)
+        before(atomic, "write_bytes", half_file)
     tl.train(tl.resume(directory))
 
 ends = []

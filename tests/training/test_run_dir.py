@@ -141,7 +141,6 @@ def test_what_a_kill_before_the_first_step_leaves_can_be_run_and_replaced(
     for overwrite in (False, True):
         run_dir.create(out, overwrite=overwrite)
         (out / "experiment.py").write_text("# the copy of the file")
-        (out / "experiment.json.tmp").write_text('{"exper')
         with pytest.raises(UserError, match="stopped before it began; start it again"):
             tl.resume(out)
         tl.setup(digits(steps=0), out, overwrite=overwrite)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxtl.results.plots.style import BLUE, SETTINGS, VERMILION
+from jaxtl.results.plots.style import BLUE, SETTINGS, VERMILION, save_figure
 
 _EXAMPLES = 500  # of each domain that are drawn
 _CLASSES = 15  # that are drawn, those with the largest shift
@@ -62,7 +62,7 @@ def draw(diagnosis: Any, folder: pathlib.Path, *, seed: int = 0) -> list[pathlib
         labels = [y[domain_rows] for y, domain_rows in zip(domains, rows)]
         figures[folder / "classes.png"] = _classes(diagnosis, projections, labels)
     for path, figure in figures.items():
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)
     return [*figures]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxtl.results.plots.style import save_figure
+
 
 def contact_sheet(
     images: np.ndarray,
@@ -43,4 +45,4 @@ def contact_sheet(
         place = {"ha": "right", "va": "center", "transform": row[0].transAxes}
         row[0].text(-0.25, 0.5, label, **place)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

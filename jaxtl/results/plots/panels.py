@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from jaxtl.results.plots import point_labels
 from jaxtl.results.plots.point_labels import Mark
-from jaxtl.results.plots.style import open_axes, set_title, tick_texts
+from jaxtl.results.plots.style import open_axes, save_figure, set_title, tick_texts
 
 WIDTH = 5.6  # inches; text of 10 points has 9 pixels on a phone, which is 390 wide
 MAX_LINES = 16
@@ -109,9 +109,9 @@ def save(
         point_labels.draw(figure, marks)
         top = heading.get_window_extent().y0 / figure.dpi
         box = Bbox([[0, 0], [figure.get_figwidth(), top]])
-        figure.savefig(path, dpi=_PIXELS / figure.get_figwidth())
+        save_figure(figure, path, dpi=_PIXELS / figure.get_figwidth())
         heading.set_visible(False)
         with matplotlib.rc_context({"svg.hashsalt": path.stem}):
             svg = path.with_suffix(".svg")
-            figure.savefig(svg, metadata=metadata, bbox_inches=box)
+            save_figure(figure, svg, metadata=metadata, bbox_inches=box)
     return path

@@ -13,6 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from jaxtl.core import atomic
 from jaxtl.results.format_number import metric_bounds, metric_factor
 from jaxtl.results.statistics import Estimate
 
@@ -151,4 +152,10 @@ def save_png(figure: Figure, path: pathlib.Path, title: str = "") -> None:
     with warnings.catch_warnings():
         # Scripts that no installed font has are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)
+
+
+def save_figure(figure: Figure, path: pathlib.Path, **settings: Any) -> None:
+    """Writes a figure whole or not at all; settings as of `Figure.savefig`."""
+    with atomic.file(path) as draft:
+        figure.savefig(draft, **settings)
