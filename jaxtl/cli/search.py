@@ -28,7 +28,6 @@ from jaxtl.sweep.axes import SEED, Grid
 from jaxtl.sweep.sweep_folder import Sweep, open_database
 
 STUDY_FILE = "study.sqlite"  # in the folder of a search without --storage
-STARTED = "jaxtl:search"  # attribute of a study: the kind and seed that started it
 
 
 def start(args: argparse.Namespace) -> int:
@@ -132,8 +131,8 @@ def _open_study(
       The search, and the study.
     """
     metric = search_space.metric_of(sweep)
-    seed = args.seed or 0
-    draft = search_space.Search(sweep, args.search or "", seed, args.batch or 1, metric)
+    draft = search_space.Search(sweep, args.search or "", 0, args.batch or 1, metric)
+    begun = {"kind": args.search or search_space.TPE, "seed": args.seed or 0}
     with optuna_storage.storage_errors(url):
         study = optuna_storage.open_study(
             storage,
@@ -141,13 +140,13 @@ def _open_study(
             search_space.direction(draft),
             search_space.shared_settings(draft, space),
             args.trials,
+            begun,
         )
-        stored = study.user_attrs.get(STARTED)
-        if stored is None or args.search is not None:
-            stored = {"kind": args.search or search_space.TPE, "seed": seed}
-            study.set_user_attr(STARTED, stored)
-    kind = stored["kind"]
-    seed = stored["seed"] if args.seed is None else args.seed
+        stored = study.user_attrs.get(optuna_storage.BEGUN, begun)
+        kind = args.search or stored["kind"]
+        seed = stored["seed"] if args.seed is None else args.seed
+        if args.search is not None and stored != {"kind": kind, "seed": seed}:
+            study.set_user_attr(optuna_storage.BEGUN, {"kind": kind, "seed": seed})
     batch = args.batch or search_space.BATCH[kind]
     return search_space.Search(sweep, kind, seed, batch, metric), study
 

@@ -15,8 +15,9 @@ from jaxtl.core.errors import UserError, first_line
 CONNECT_TIMEOUT = 10  # seconds in which a database server has to answer
 SQLITE_TIMEOUT = 60  # seconds that a process waits for another's transaction
 CONNECT_ATTEMPTS = 5
-# Attributes of a study: the settings that its processes agree in, and the slots wanted.
-SETTINGS, TOTAL = "jaxtl", "jaxtl:trials"
+# Attributes of a study: the settings that its processes agree in, the slots wanted, and
+# the kind and seed that it was begun with.
+SETTINGS, TOTAL, BEGUN = "jaxtl", "jaxtl:trials", "jaxtl:search"
 
 
 def optuna() -> types.ModuleType:
@@ -168,8 +169,12 @@ def open_study(
     direction: str,
     settings: Mapping[str, Any],
     total: int | None,
+    begun: Mapping[str, Any],
 ) -> Any:
     """Opens the study of a name, or creates it.
+
+    The total is stored last: without it no process joins, so that none reads the others
+    before they are there.
 
     Args:
       storage: from `connect`.
@@ -179,6 +184,7 @@ def open_study(
         "space", "seeds", ….
       total: slots that the study shall have; of several processes' totals the largest
         counts; None joins a study that exists.
+      begun: kind and seed that a new study is begun with.
 
     Returns:
       An Optuna study.
@@ -204,6 +210,8 @@ def open_study(
     attributes = study.user_attrs
     if SETTINGS not in attributes:
         study.set_user_attr(SETTINGS, dict(settings))
+    if BEGUN not in attributes and total is not None:
+        study.set_user_attr(BEGUN, dict(begun))
     if total is not None and total > attributes.get(TOTAL, 0):
         study.set_user_attr(TOTAL, total)
     elif TOTAL not in attributes:

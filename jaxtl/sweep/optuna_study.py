@@ -23,8 +23,10 @@ from jaxtl.sweep import optuna_storage
 GRACE = 60.0  # seconds without a heartbeat after which a trial counts as dead
 MAX_DEATHS = 3  # processes that die in a trial before its slot is given up
 # Attributes of trials: number of the slot's first trial, whether the trial was dropped,
-# its error, its last heartbeat, and how many processes have died in the slot.
+# its error, its last heartbeat, how many processes have died in the slot, and whether
+# all of its parameters are drawn.
 RETRY, SURPLUS, ERROR, HEARTBEAT, DIED = "retry_of", "surplus", "error", "beat", "died"
+DRAWN = "drawn"
 
 COMPLETE, PRUNED, FAIL = "COMPLETE", "PRUNED", "FAIL"
 RUNNING, WAITING = "RUNNING", "WAITING"
@@ -62,6 +64,14 @@ def _is_needed(slots: Mapping[int, Sequence[Any]], number: int) -> bool:
                 is_running or _is_finished([t for t in attempts if t.number != number])
             )
     return False
+
+
+def _place(trials: Sequence[Any], root: int) -> int:
+    """The place of a slot's first trial among all first trials, from 0.
+
+    Its number counts retries as well, of which there are as many as processes died.
+    """
+    return sum(t.number < root and RETRY not in t.user_attrs for t in trials)
 
 
 class SharedStudy:
@@ -132,13 +142,14 @@ class SharedStudy:
         """Takes a trial for this process; None if none is needed now.
 
         Args:
-          sampler: number of a slot -> the sampler that draws its parameters, so that
-            they do not depend on the process that asks, nor on how often.
+          sampler: place of a slot's first trial among all first trials -> the sampler
+            that draws its parameters, so that they depend neither on the process that
+            asks nor on which processes died before.
         """
         while self._has_room():
             trial = self.study.ask()
-            # An attempt whose process died before it drew anything draws the same.
-            self.study.sampler = sampler(trial.user_attrs.get(RETRY, trial.number))
+            root = trial.user_attrs.get(RETRY, trial.number)
+            self.study.sampler = sampler(_place(self.trials(), root))
             if not _is_needed(_slots(self.trials(), self.total), trial.number):
                 trial.set_user_attr(SURPLUS, True)
                 self._fail(trial.number)
@@ -150,6 +161,10 @@ class SharedStudy:
                 trial.set_user_attr(HEARTBEAT, time.time())
                 return trial
         return None
+
+    def mark_drawn(self, trial: Any) -> None:
+        """Notes that all parameters of a trial are drawn, for whoever retries it."""
+        trial.set_user_attr(DRAWN, True)
 
     def _has_room(self) -> bool:
         total = self.total
@@ -186,9 +201,8 @@ class SharedStudy:
     def requeue(self, trial: Any, died: bool = False) -> None:
         """Lets other processes run a trial of this process; `died` counts a death."""
         self.running.pop(trial.number, None)
-        [frozen] = [t for t in self.trials() if t.number == trial.number]
         if self._fail(trial.number):
-            self._enqueue(frozen, died)
+            self._enqueue(trial.number, died)
 
     def requeue_dead(self) -> int:
         """Requeues the trials of processes that died; returns how many there were."""
@@ -202,12 +216,12 @@ class SharedStudy:
                 heartbeat = trial.user_attrs.get(HEARTBEAT)
                 is_dead = is_foreign and self._is_silent(trial.number, heartbeat)
                 if is_dead and self._fail(trial.number):
-                    self._enqueue(trial, died=True)
+                    self._enqueue(trial.number, died=True)
                     count += 1
             # A process may die after it fails a trial and before it enqueues the next.
             is_lost = all(t.state.name == FAIL for t in attempts)
             if is_lost and self._is_silent(f"lost {root}", attempts[-1].number):
-                self._enqueue(attempts[-1], died=True)
+                self._enqueue(attempts[-1].number, died=True)
                 count += 1
         return count
 
@@ -233,10 +247,18 @@ class SharedStudy:
             return False
         return True
 
-    def _enqueue(self, trial: Any, died: bool) -> None:
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    def _enqueue(self, number: int, died: bool) -> None:
+        """Lets a failed trial's slot be attempted again, with its whole setting.
+
+        A setting of which only a part was drawn is drawn anew: the same, as the slot's
+        sampler begins from the start.
+        """
+        [trial] = [t for t in self.trials() if t.number == number]
         attributes = {
-            RETRY: trial.user_attrs.get(RETRY, trial.number),
+            RETRY: trial.user_attrs.get(RETRY, number),
             DIED: trial.user_attrs.get(DIED, 0) + died,
         }
+        params = trial.params
+        if not trial.user_attrs.get(DRAWN):
+            params = trial.system_attrs.get("fixed_params", {})
         self.study.enqueue_trial(params, user_attrs=attributes)

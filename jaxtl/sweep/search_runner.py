@@ -108,6 +108,7 @@ def _draw_batch(
         if trial is None:
             break
         cells = search_space.draw(trial, sweep.file, sweep.grid, distributions)
+        study.mark_drawn(trial)
         if cells:
             batch.append(_TrialCells(trial, cells))
             excluded = 0

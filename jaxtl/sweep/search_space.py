@@ -266,13 +266,13 @@ def direction(search: Search) -> str:
 def sampler(kind: str, seed: int, number: int) -> Any:
     """The Optuna sampler that draws the parameters of one trial.
 
-    Every trial has its own, seeded by its number: otherwise all processes with one seed
-    would draw the same parameters.
+    Every setting has its own, seeded by its number: otherwise all processes with one
+    seed would draw the same parameters.
 
     Args:
       kind: of the search.
       seed: of the search.
-      number: of the trial.
+      number: of the setting, from 0.
     """
     samplers = optuna_storage.optuna().samplers
     trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
