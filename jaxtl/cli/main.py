@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jaxtl
-from jaxtl.core import output_paths, progress, trust
+from jaxtl.core import output_paths, progress, resource_errors, trust
 from jaxtl.core.errors import Stopped, UserError, describe_error
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -116,14 +116,11 @@ def _explain(error: Exception) -> tuple[int, str]:
     """The exit code of an exception, and the sentence that is printed."""
     if isinstance(error, UserError):
         return 1, str(error)
+    if resource_errors.is_out_of_memory(error):
+        return 1, resource_errors.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return 1, f"{where}{error.strerror[0].lower()}{error.strerror[1:]}."
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return 1, (
-            "out of memory; a smaller batch, accumulate=2, remat=True of the model or "
-            "dtype='bfloat16' needs less."
-        )
     name = f"jaxtl-{time.strftime('%Y%m%d-%H%M%S')}-"
     with tempfile.NamedTemporaryFile(
         "w", prefix=name, suffix=".log", delete=False, encoding="utf-8"

@@ -5,7 +5,6 @@ statistics each), `state` (optimizer, terms, counters) and `meta` (JSON). Orbax 
 into a temporary name and renames at the end, so a kill leaves the previous one.
 """
 
-import errno
 import json
 import pathlib
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import atomic
+from jaxtl.core import atomic, resource_errors
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.orbax_module import orbax
@@ -51,7 +50,7 @@ def save(
       meta: JSON-able facts.
 
     Raises:
-      UserError: if the disk is full; the checkpoint before is kept.
+      UserError: if the disk is full or can't be written; the checkpoint before is kept.
     """
     if step in steps(directory):
         return
@@ -70,7 +69,10 @@ def save(
             )
             manager.wait_until_finished()
     except Exception as error:
-        if not is_full(error):
+        sentence = resource_errors.disk_sentence(
+            error, f"the checkpoint of step {step} in {directory}"
+        )
+        if not sentence:
             raise
         previous = latest(directory)
         remains = (
@@ -78,17 +80,7 @@ def save(
             if previous is None
             else f"step {previous} is kept"
         )
-        raise UserError(
-            f"no space left on the disk for the checkpoint of step {step} in "
-            f"{directory}; {remains}."
-        ) from error
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk (or the quota) is full."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    text = "No space left on device" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
-    return full or text
+        raise UserError(f"{sentence}; {remains}.") from error
 
 
 def steps(directory: pathlib.Path) -> list[int]:
@@ -199,7 +191,7 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
       meta: JSON-able facts, for `beside`.
 
     Raises:
-      UserError: if something lies at the path, or the disk is full.
+      UserError: if something lies at the path, or the disk is full or read-only.
     """
     if path.exists():
         raise UserError(f"{path} exists already and is not overwritten; remove it.")
@@ -209,9 +201,10 @@ def write_tree(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
             orbax().PyTreeCheckpointer().save(draft, nonempty, force=True)
             (draft / BESIDE).write_text(json.dumps(meta))
     except Exception as error:
-        if not is_full(error):
+        sentence = resource_errors.disk_sentence(error, path)
+        if not sentence:
             raise
-        raise UserError(f"no space left on the disk for {path}.") from error
+        raise UserError(f"{sentence}.") from error
 
 
 def beside(path: pathlib.Path) -> dict:

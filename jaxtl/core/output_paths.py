@@ -88,7 +88,7 @@ def _check_no_folder(path: pathlib.Path) -> None:
     if path.is_dir():
         raise UserError(f"{path} can't be written: it is a directory; name a file.")
     if path.exists() and not os.access(path, os.W_OK):
-        raise UserError(f"{path} can't be written to by this user.")
+        raise UserError(_no_access(path))
 
 
 def check_folder(path: pathlib.Path) -> None:
@@ -104,4 +104,11 @@ def check_folder(path: pathlib.Path) -> None:
         inside = "" if existing == path.absolute() else f", so {path} can't be made"
         raise UserError(f"{existing} is a file; a directory is needed{inside}.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{existing} can't be written to by this user.")
+        raise UserError(_no_access(existing))
+
+
+def _no_access(path: pathlib.Path) -> str:
+    """Why an existing file or folder can't be written."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} can't be written: it is on a read-only file system."
+    return f"{path} can't be written to by this user."

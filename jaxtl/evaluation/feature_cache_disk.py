@@ -13,7 +13,7 @@ import shutil
 import jax
 import numpy as np
 
-from jaxtl.core import atomic, checkpoint
+from jaxtl.core import atomic, resource_errors
 from jaxtl.core.types import PyTree, Tokens
 
 METADATA = "features.json"
@@ -64,7 +64,7 @@ def _write_files(path: pathlib.Path, values: PyTree, flops: float | None) -> Non
 
 def _not_written(root: pathlib.Path, error: OSError) -> str:
     reason = (error.strerror or type(error).__name__).lower()
-    if checkpoint.is_full(error):
+    if resource_errors.disk_error(error) in resource_errors.FULL:
         reason = "the disk is full"
     return (
         "features are kept in memory alone: the cache folder "

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from jaxtl.core import atomic, checkpoint, numpy_files
+from jaxtl.core import atomic, numpy_files, resource_errors
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
@@ -68,9 +68,9 @@ def export(
             _write(draft, trained, licence)
             bundle.load(draft)  # checks that the export computes what the model does
     except OSError as error:
-        is_full = checkpoint.is_full(error)
-        reason = "no space left on the disk" if is_full else str(error)
-        raise UserError(f"the export {out} can't be written: {reason}.") from error
+        sentence = resource_errors.disk_sentence(error, f"the export {out}")
+        sentence = sentence or f"the export {out} can't be written: {error}"
+        raise UserError(f"{sentence}.") from error
     return out
 
 

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.results.database import DATABASE_FILE, DONE, Database
+from jaxtl.results.database import DATABASE_FILE, DONE, FAILED, Database
 from jaxtl.results.labels import labels_text
 from jaxtl.training import run_dir
 from jaxtl.training.metrics_log import curve
@@ -232,6 +232,8 @@ def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
     """Reads the runs below a directory; `prefix` puts its name before theirs."""
     files = _result_files(path, "neither a sweep nor a finished run")
     records = [_read_run(path, file.parent, prefix) for file in files]
+    records += _read_failures(path, {file.parent for file in files}, prefix)
+    records.sort(key=lambda r: _natural(pathlib.Path(r.key, "result.json")))
     start = f"{path.name}/" if prefix else ""
     variants = _study(path).get("variants", [])
     order = {f"{start}{name}": i for i, name in enumerate(variants)}
@@ -249,6 +251,33 @@ def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
     )
 
 
+def _read_failures(
+    path: pathlib.Path, finished: Container[pathlib.Path], prefix: bool
+) -> list[Record]:
+    """The runs of the studies at and below a directory that failed."""
+    records = []
+    for file in sorted(path.rglob(run_dir.FAILURES)):
+        study = _study(file.parent)
+        experiments = study.get("experiments", {})
+        for failure in run_dir.read_json(file, list):
+            folder = file.parent / failure["run"]
+            if folder in finished:
+                continue
+            stored = {"file": study.get("file"), "variant": failure["variant"]}
+            stored["experiment"] = {"seed": failure["seed"]}
+            facts = provenance(experiments.get(failure["variant"], {}))
+            record = Record(
+                labels=run_labels(path, folder, stored, prefix=prefix),
+                status=FAILED,
+                error=failure["error"],
+                key=str(folder),
+                folder=path,
+                **facts,
+            )
+            records.append(record)
+    return records
+
+
 def _experiment(folder: pathlib.Path) -> dict[str, Any]:
     """The experiment of a run as JSON, {} where it holds none."""
     experiment = run_dir.read_json(folder / run_dir.MARK).get("experiment")
@@ -256,7 +285,11 @@ def _experiment(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def run_labels(
-    path: pathlib.Path, folder: pathlib.Path, *, prefix: bool = False
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    stored: Mapping[str, Any] | None = None,
+    *,
+    prefix: bool = False,
 ) -> dict[str, Any]:
     """The labels of a run: "run", the name of what its seeds share, and "seed".
 
@@ -265,10 +298,13 @@ def run_labels(
     Args:
       path: the directory that runs are read from.
       folder: that of the run.
+      stored: what its experiment.json holds; None reads it.
       prefix: whether to put the name of `path` before.
     """
-    stored, experiment = run_dir.read_json(folder / run_dir.MARK), _experiment(folder)
-    seed, folder_seed = experiment.get("seed"), _seed_of(folder)
+    stored = run_dir.read_json(folder / run_dir.MARK) if stored is None else stored
+    experiment = stored.get("experiment")
+    seed = experiment.get("seed") if isinstance(experiment, dict) else None
+    folder_seed = _seed_of(folder)
     below = folder.relative_to(path)
     name = stored.get("variant") or str(below if folder_seed is None else below.parent)
     if name == ".":
@@ -326,18 +362,19 @@ def _result_files(path: pathlib.Path, missing: str) -> list[pathlib.Path]:
 
     `missing` describes, for the error message, what the directory does not hold.
     """
-
-    def order(file: pathlib.Path) -> list[int | str]:
-        parts = re.split(r"(\d+)", str(file))
-        return [int(part) if part.isdigit() else part for part in parts]
-
-    files = sorted(path.rglob("result.json"), key=order)
+    files = sorted(path.rglob("result.json"), key=_natural)
     if not files:
         raise UserError(
             f"{path} holds {missing} (a result.json); was it interrupted? Go on with: "
             f"jaxtl resume {path}"
         )
     return files
+
+
+def _natural(path: pathlib.Path) -> list[int | str]:
+    """A key that sorts paths by the values of numbers in them."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _seed_of(folder: pathlib.Path) -> int | None:

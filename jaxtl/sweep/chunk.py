@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxtl.core import resource_errors
 from jaxtl.core.errors import DataChanged, Stopped, UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep import plan, stacking, vectorized_loop
@@ -66,7 +67,7 @@ def run_chunk(
         except stacking.IncompatibleRuns:
             pass  # arrays of unequal shapes, which show only once the runs are set up
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or len(ready) < 2:
+            if not resource_errors.is_out_of_memory(error) or len(ready) < 2:
                 raise
             # The plan's estimate of the memory was too low: half as many at once.
             count = -(-len(ready) // 2)
@@ -197,7 +198,7 @@ def _train_alone(cell: Cell, run: Run) -> Outcome:
         result = loop.train(run, progress=False)
     except (UserError, jax.errors.JaxRuntimeError) as error:
         # Errors of the device, such as no memory, fail this cell; the others go on.
-        text = str(error).partition("\n")[0]
+        text = resource_errors.device_sentence(error)
         return Outcome(cell.key, FAILED, {}, run.curve, text)
     result = {**result, "seconds": time.perf_counter() - start}
     curve = {

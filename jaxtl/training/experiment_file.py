@@ -34,6 +34,7 @@ class File:
       overrides: as given.
       doc: the file's docstring.
       original: name of the file that `path` is a copy of; "" if it is none.
+      name: of the file, or of the one that it is a copy of.
     """
 
     path: pathlib.Path
@@ -43,9 +44,13 @@ class File:
     doc: str
     original: str = ""
 
+    @property
+    def name(self) -> str:
+        return self.original or self.path.name
+
     def run_name(self, variant: str) -> str:
         """Name of a variant's runs in tables; a single experiment has the file's."""
-        return variant or pathlib.Path(self.original or self.path).stem
+        return variant or pathlib.Path(self.name).stem
 
 
 def load(path: str | pathlib.Path, *overrides: str) -> Any:
@@ -63,10 +68,17 @@ def load(path: str | pathlib.Path, *overrides: str) -> Any:
     return variants[""] if list(variants) == [""] else variants
 
 
-def read_file(path: str | pathlib.Path, *overrides: str) -> File:
-    """Reads an experiment file; an override `SEEDS=0,1,2` replaces its seeds."""
+def read_file(path: str | pathlib.Path, *overrides: str, original: str = "") -> File:
+    """Reads an experiment file; an override `SEEDS=0,1,2` replaces its seeds.
+
+    Args:
+      path: the file.
+      overrides: as of `load`.
+      original: name of the file that this one is a copy of; its classes have the module
+        of that name.
+    """
     path = pathlib.Path(path)
-    module = import_file(path)
+    module = import_file(path, original)
     function = getattr(module, "experiment", None)
     if not callable(function):
         raise UserError(
@@ -95,7 +107,7 @@ def read_file(path: str | pathlib.Path, *overrides: str) -> File:
     variants = apply_overrides(dict(variants), remaining)
     doc = inspect.getdoc(module) or ""
     seeds = None if seeds is None else _checked_seeds(seeds, len(variants))
-    return File(path, variants, seeds, tuple(overrides), doc)
+    return File(path, variants, seeds, tuple(overrides), doc, original)
 
 
 def _seeds(text: str) -> Any:
@@ -145,8 +157,13 @@ class _SourceLoader(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-def import_file(path: pathlib.Path):
-    """Imports an experiment file under a name made of its own; errors name the line."""
+def import_file(path: pathlib.Path, original: str = "") -> types.ModuleType:
+    """Imports an experiment file under a name made of its own; errors name the line.
+
+    Args:
+      path: the file.
+      original: name of the file that it is a copy of, which is taken in its place.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a directory; expected an experiment file.")
     if not path.is_file():
@@ -161,7 +178,7 @@ def import_file(path: pathlib.Path):
             f"{path} is no experiment file: expected a Python file, whose name ends in "
             ".py."
         )
-    name = MODULE + path.stem
+    name = MODULE + pathlib.Path(original or path).stem
     loader = _SourceLoader(name, str(path.absolute()))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # the file exists
@@ -192,7 +209,7 @@ def import_copy(path: pathlib.Path, original: str) -> None:
     name = MODULE + pathlib.Path(original).stem
     digest = files.digest(path) if path.is_file() else None
     if digest is None or name not in sys.modules or _digests.get(name) != digest:
-        sys.modules[name], _digests[name] = import_file(path), files.digest(path)
+        import_file(path, original)
 
 
 def _at_line(path: pathlib.Path, error: BaseException) -> UserError:

@@ -1,12 +1,13 @@
 """The training loop: evaluate, log, keep checkpoints, stop at any moment."""
 
 import math
+import pathlib
 import signal
 import threading
 import time
 from typing import Any
 
-from jaxtl.core import checkpoint
+from jaxtl.core import resource_errors
 from jaxtl.core.errors import Stopped, UserError
 from jaxtl.evaluation import evaluate
 from jaxtl.training import checkpointing, metrics_log, result, run_dir, wise_ft
@@ -44,11 +45,15 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
         try:
             return _train(run, progress)
         except OSError as error:
-            if not checkpoint.is_full(error):
+            sentence = resource_errors.disk_sentence(error, run.directory)
+            # A file without the permission may be one of the data, which are read.
+            is_read = isinstance(error, PermissionError) and not pathlib.Path(
+                error.filename or ""
+            ).is_relative_to(run.directory)
+            if not sentence or is_read:
                 raise
             raise UserError(
-                f"no space left on the disk for {run.directory} after step "
-                f"{run.steps_done}; its last checkpoint is kept."
+                f"{sentence} after step {run.steps_done}; its last checkpoint is kept."
             ) from error
 
 

@@ -28,6 +28,7 @@ DATA = "data.json"  # {stream: lines of `data.description`}
 CODE = "experiment.py"  # copy of the experiment file
 LOCK = "lock"
 STUDY = "study.json"  # of a directory that holds the runs of one file
+FAILURES = "failures.json"  # of a study's runs that failed, until they are run again
 SWEEP = "sweep.sqlite"  # of a sweep's directory
 LOADED = "loaded.json"
 SOURCE = "source.json"
@@ -197,16 +198,20 @@ def write_experiment(
     exp: Experiment,
     *,
     file: pathlib.Path | None = None,
+    file_name: str = "",
     overrides: Sequence[str] = (),
     variant: str = "",
 ) -> None:
-    """Stores the resolved experiment and a copy of the file that it came from."""
+    """Stores the resolved experiment and a copy of the file that it came from.
+
+    Arguments as of `setup`.
+    """
     code = None if file is None else file.read_bytes()
     if code is not None:
         atomic.write_bytes(path / CODE, code)
     stored = {
         "experiment": serialization.to_json(exp),
-        "file": None if file is None else file.name,
+        "file": None if file is None else file_name or file.name,
         "overrides": list(overrides),
         "variant": variant,
     }

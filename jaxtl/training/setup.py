@@ -26,6 +26,7 @@ def setup(
     *,
     overwrite: bool = False,
     file: pathlib.Path | None = None,
+    file_name: str = "",
     overrides: tuple[str, ...] = (),
     variant: str = "",
 ) -> Run:
@@ -36,6 +37,7 @@ def setup(
       out: directory to store the run in; None keeps it in memory.
       overwrite: whether a run that lies there may be replaced.
       file, overrides, variant: where the experiment came from, to be stored.
+      file_name: of the file that `file` is a copy of; "" where it is none.
 
     Returns:
       A `Run`; `tl.train(run)` trains it, `for state, metrics in run` steps through.
@@ -60,7 +62,12 @@ def setup(
         source_weights.save(directory, run.source)
         # It is the directory's mark, so it comes last.
         run_dir.write_experiment(
-            directory, exp, file=file, overrides=overrides, variant=variant
+            directory,
+            exp,
+            file=file,
+            file_name=file_name,
+            overrides=overrides,
+            variant=variant,
         )
     return run
 

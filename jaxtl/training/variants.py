@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxtl import pretrained
-from jaxtl.core import atomic, serialization
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core import atomic, resource_errors, serialization
+from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.data import preparation
 from jaxtl.training import (
     data_contents,
@@ -163,7 +165,7 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     code = file.path.read_bytes()
     atomic.write_bytes(out / run_dir.CODE, code)
     stored = {
-        "file": file.path.name,
+        "file": file.name,
         "overrides": list(file.overrides),
         "seeds": None if file.seeds is None else list(file.seeds),
         "variants": list(file.variants),
@@ -184,9 +186,9 @@ def reopen(out: pathlib.Path) -> File:
     stored = run_dir.read_json(out / run_dir.STUDY)
     overrides = tuple(stored["overrides"])
     if run_dir.may_run_code(out, stored):
-        file = experiment_file.read_file(out / run_dir.CODE, *overrides)
-        file = only(file, stored["variants"])
-        return dataclasses.replace(file, overrides=overrides, original=stored["file"])
+        copy, original = out / run_dir.CODE, stored["file"]
+        file = experiment_file.read_file(copy, *overrides, original=original)
+        return only(file, stored["variants"])
     variants = {
         name: run_dir.rebuild(out, stored, stored["file"], values)
         for name, values in stored["experiments"].items()
@@ -200,16 +202,36 @@ def reopen(out: pathlib.Path) -> File:
 def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:
     """Runs what is not finished yet; yields each job with its result or its error.
 
-    A run that fails (its loss stops being finite, say) does not stop the others, but
-    those that start from it fail with it.
+    A run that fails (its loss stops being finite, or the device's memory is used up)
+    does not stop the others, but those that start from it fail with it. Reasons are
+    stored for reports, also of a fault that ends the study.
     """
     with run_dir.lock(out):
         contents = run_dir.read_json(out / run_dir.STUDY).get("contents", {})
         for job in jobs(file, out):
             try:
-                yield job, _run(job, file, out, contents)
+                result: dict | str = _run(job, file, out, contents)
             except UserError as error:
-                yield job, str(error)
+                result = str(error)
+            except jax.errors.JaxRuntimeError as error:
+                result = resource_errors.device_sentence(error)
+            except Exception as error:
+                _store_failure(out, job, f"{describe_error(error)}.")
+                raise
+            _store_failure(out, job, result if isinstance(result, str) else "")
+            yield job, result
+
+
+def _store_failure(out: pathlib.Path, job: Job, error: str) -> None:
+    """Stores why a run of a study failed, or that it did not ("")."""
+    path, name = out / run_dir.FAILURES, job.directory.relative_to(out).as_posix()
+    stored = run_dir.read_json(path, list) if path.exists() else []
+    failures = [failure for failure in stored if failure["run"] != name]
+    if error:
+        identity = {"run": name, "variant": job.variant, "seed": job.seed}
+        failures.append({**identity, "error": error})
+    if failures != stored:
+        run_dir.write_json(path, failures)
 
 
 def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -> dict:
@@ -230,6 +252,7 @@ def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -
             job.exp,
             job.directory,
             file=file.path,
+            file_name=file.name,
             overrides=file.overrides,
             variant=job.variant,
             overwrite=job.directory.exists(),

@@ -2,11 +2,14 @@
 
 import pathlib
 
+import jax
 import pytest
 
 import jaxtl as tl
+from jaxtl.core import resource_errors
 from jaxtl.core.errors import UserError
-from jaxtl.training import experiment_file
+from jaxtl.results import records
+from jaxtl.training import experiment_file, run_dir
 from jaxtl.training import variants as train_variants
 
 
@@ -25,6 +28,89 @@ def names(jobs):
 
 
 OUT = pathlib.Path("out")
+
+OWN = """
+import dataclasses
+import jaxtl as tl
+from jaxtl.terms.base import Term
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own(Term):
+    def __call__(self, context):
+        return 0.0
+
+def experiment():
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(4,)), data=tl.data.Digits(), steps=0,
+        terms={"task": tl.losses.CrossEntropy(), "own": Own()})
+
+SEEDS = (0, 1)
+"""
+
+
+def test_a_copy_of_a_file_stands_for_the_file(tmp_path, monkeypatch):
+    def begin(exp, directory, *, overwrite, **origin):
+        directory.mkdir(parents=True)
+        run_dir.write_experiment(directory, exp, **origin)
+        raise UserError("it begins and goes no further.")
+
+    monkeypatch.setattr(train_variants.setup, "setup", begin)
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    out = tmp_path / "study"
+    train_variants.prepare(experiment_file.read_file(path), out)
+    copy = train_variants.reopen(out)
+    assert copy.path == out / "experiment.py"
+    assert (copy.name, copy.run_name("")) == ("mine.py", "mine")
+    [*_, (job, _)] = train_variants.run_all(copy, out)
+    stored = run_dir.read_mark(job.directory)
+    assert stored["file"] == "mine.py"
+    module = type(run_dir.read_experiment(job.directory).terms["own"]).__module__
+    assert module == experiment_file.MODULE + "mine"
+
+
+def test_reasons_of_runs_that_failed_are_stored_until_they_are_run_again(
+    tmp_path, monkeypatch
+):
+    out = tmp_path / "study"
+    run_dir.create(out, overwrite=False)
+    run_dir.write_json(out / run_dir.STUDY, {"variants": ["a", "b"], "file": "x.py"})
+    study = file({"a": exp(), "b": exp()}, (0, 1))
+    errors = {
+        "a/seed1": UserError("the loss is not finite."),
+        "b/seed0": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        "b/seed1": KeyError("axis"),
+    }
+
+    def run(job, *_):
+        job.directory.mkdir(parents=True, exist_ok=True)
+        name = job.directory.relative_to(out).as_posix()
+        if name in errors:
+            raise errors[name]
+        result = {"test": {"accuracy": 0.5}}
+        run_dir.write_json(job.directory / "result.json", result)
+        run_dir.write_experiment(job.directory, job.exp, variant=job.variant)
+        return result
+
+    def read():
+        return {
+            (record.labels["run"], record.labels["seed"]): record.error
+            for record in records.read([out]).records
+        }
+
+    monkeypatch.setattr(train_variants, "_run", run)
+    with pytest.raises(KeyError):  # a fault of the program ends the study
+        list(train_variants.run_all(study, out))
+    assert read() == {
+        ("a", 0): "",
+        ("a", 1): "the loss is not finite.",
+        ("b", 0): resource_errors.OUT_OF_MEMORY,
+        ("b", 1): "KeyError: 'axis'.",
+    }
+    errors.clear()
+    list(train_variants.run_all(study, out))
+    assert set(read().values()) == {""}
+    assert run_dir.read_json(out / run_dir.FAILURES, list) == []
 
 
 def test_every_variant_with_every_seed():
