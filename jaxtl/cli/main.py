@@ -145,7 +145,7 @@ def _stop_by_signals() -> Iterator[None]:
         raise Stopped("stopped.", number)
 
     def dropped(unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        if ended or not isinstance(unraisable.exc_value, KeyboardInterrupt):
             hook(unraisable)
             return
         number = getattr(unraisable.exc_value, "signal_number", int(signal.SIGINT))
@@ -163,11 +163,13 @@ def _stop_by_signals() -> Iterator[None]:
     ]
     for number in signals:
         signal.signal(number, stop)
-    hook, sys.unraisablehook = sys.unraisablehook, dropped
+    hook, sys.unraisablehook, ended = sys.unraisablehook, dropped, False
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        ended = True
+        if sys.unraisablehook is dropped:  # a library may have put its own around it
+            sys.unraisablehook = hook
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
 

@@ -6,7 +6,7 @@ import os
 import jax
 import pytest
 
-from jaxtl.core import checkpoint, output_paths, resource_errors
+from jaxtl.core import checkpoint, orbax_module, output_paths, resource_errors
 from jaxtl.core.errors import UserError
 
 SENTENCES = {
@@ -44,7 +44,7 @@ def test_memory_that_is_used_up_is_no_full_disk(error, tmp_path, monkeypatch):
 
     assert resource_errors.is_out_of_memory(error)
     assert resource_errors.disk_sentence(error, "RUN") == ""
-    monkeypatch.setattr(checkpoint._orbax().CheckpointManager, "save", save)
+    monkeypatch.setattr(orbax_module.orbax().CheckpointManager, "save", save)
     with pytest.raises(type(error)):
         checkpoint.save(tmp_path, 1, {"last": {"a": 1}}, {})
 
