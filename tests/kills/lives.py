@@ -27,7 +27,7 @@ with contextlib.suppress(ImportError):
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["lives"])
-SECONDS = 120.0  # that a process may take
+SECONDS = 600.0  # that a process may take
 
 
 def _live(arguments: list[str], output: str) -> None:
