@@ -1,0 +1,100 @@
+"""The recipes of docs/recipes.md run as they stand, on small data of their kinds."""
+
+import pathlib
+import re
+import zipfile
+
+import numpy as np
+import pytest
+
+from jaxtl.cli.main import main
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs/recipes.md"
+RECIPES = {
+    code.split("\n", 1)[0].removeprefix("# "): code
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+}
+
+
+def _encoder(folder):
+    """Writes a small BERT of random weights, with its vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##a", "##b"]
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": len(words)}
+    sizes |= {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 128}
+    model = transformers.BertModel(transformers.BertConfig(**sizes))
+    model.save_pretrained(folder / "minilm")
+    (folder / "minilm/vocab.txt").write_text("\n".join(words))
+
+
+def _entities(folder):
+    _encoder(folder)
+    text = "a NN B-X\nab NN I-X\nc VB O\n\nd NN B-Y\nc VB O\n\n"
+    (folder / "train.conll").write_text(text * 10)
+    (folder / "test.conll").write_text(text)
+
+
+def _pairs(folder):
+    _encoder(folder)
+    rows = [f'"a b {c}",{c} b,{i / 4}' for i, c in enumerate("abcdefgh")] * 5
+    (folder / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
+
+
+def _table(folder):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 2))
+    return {"a": x[:, 0], "b": x[:, 1], "y": np.where(x[:, 0] > 0.8, "ill", "well")}
+
+
+def _parquet(folder):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table(_table(folder)), folder / "table.parquet")
+
+
+def _csv(folder):
+    rows = zip(*_table(folder).values())
+    lines = ["a,b,y", *(",".join(map(str, row)) for row in rows)]
+    (folder / "table.csv").write_text("\n".join(lines))
+
+
+DATA = {
+    "entities.py": _entities,
+    "similarity.py": _pairs,
+    "parquet.py": _parquet,
+    "imbalanced.py": _csv,
+}
+
+
+def _run(folder, name, code):
+    """Trains a recipe and writes its report."""
+    (folder / name).write_text(code)
+    assert main(["run", name, "--out", "runs/recipe"]) == 0
+    assert main(["report", "runs/recipe"]) == 0
+    assert (folder / "runs/recipe/report/report.html").is_file()
+
+
+def test_every_recipe_is_at_most_ten_lines():
+    assert set(RECIPES) == {*DATA, "photos.py"}
+    for code in RECIPES.values():
+        body = [line for line in code.splitlines() if line and line[0] != "#"]
+        assert len(body) <= 10
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_recipe_goes_from_a_file_to_a_report(tmp_path, monkeypatch, capsys, name):
+    DATA[name](tmp_path)
+    monkeypatch.chdir(tmp_path)
+    _run(tmp_path, name, re.sub(r"steps=\d+", "steps=2", RECIPES[name]))
+    assert "test" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ants_are_told_from_bees(tmp_path, monkeypatch, data_dir, capsys):
+    with zipfile.ZipFile(data_dir / "photos/hymenoptera.zip") as archive:
+        archive.extractall(tmp_path / "hymenoptera")
+    monkeypatch.chdir(tmp_path)
+    _run(tmp_path, "photos.py", RECIPES["photos.py"])
+    assert "test accuracy" in capsys.readouterr().out
