@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
@@ -230,9 +230,10 @@ def _study(path: pathlib.Path) -> dict[str, Any]:
 
 def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
     """Reads the runs below a directory; `prefix` puts its name before theirs."""
-    files = _result_files(path, "neither a sweep nor a finished run")
-    records = [_read_run(path, file.parent, prefix) for file in files]
-    records += _read_failures(path, {file.parent for file in files}, prefix)
+    records = _read_failures(path, prefix)
+    if not records or any(path.rglob("result.json")):
+        files = _result_files(path, "neither a sweep nor a finished run")
+        records += [_read_run(path, file.parent, prefix) for file in files]
     records.sort(key=lambda r: _natural(pathlib.Path(r.key, "result.json")))
     start = f"{path.name}/" if prefix else ""
     variants = _study(path).get("variants", [])
@@ -251,9 +252,7 @@ def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
     )
 
 
-def _read_failures(
-    path: pathlib.Path, finished: Container[pathlib.Path], prefix: bool
-) -> list[Record]:
+def _read_failures(path: pathlib.Path, prefix: bool) -> list[Record]:
     """The runs of the studies at and below a directory that failed."""
     records = []
     for file in sorted(path.rglob(run_dir.FAILURES)):
@@ -261,7 +260,7 @@ def _read_failures(
         experiments = study.get("experiments", {})
         for failure in run_dir.read_json(file, list):
             folder = file.parent / failure["run"]
-            if folder in finished:
+            if (folder / "result.json").exists():
                 continue
             stored = {"file": study.get("file"), "variant": failure["variant"]}
             stored["experiment"] = {"seed": failure["seed"]}
