@@ -184,16 +184,8 @@ def test_faults_that_were_mended_are_told(line, file, kind, guard, capsys):
     assert len(error.strip().splitlines()) == 1, line
 
 
-# Commands whose numbers come from files alone.
-READERS = (
-    "show",
-    "eval",
-    "compare",
-    "inspect",
-    "predict",
-    "report",
-    "ensemble",
-)
+# Commands whose numbers come from the runs' files alone. `inspect` lists what there is.
+READERS = ("show", "eval", "compare", "predict", "report", "ensemble")
 
 
 def _intact(words, guard, capsys):
