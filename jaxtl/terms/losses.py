@@ -22,6 +22,7 @@ from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.imbalance import class_weights
+from jaxtl.terms.ordinal import OrdinalCrossEntropy as OrdinalCrossEntropy
 
 TASKS = ("classification", "multilabel", "regression", "language", *TAG_TASKS)
 

@@ -47,6 +47,7 @@ _BALLS = [
 ]
 TERMS = [
     row(tl.losses.CrossEntropy, {"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
+    row(tl.losses.OrdinalCrossEntropy),
     row(tl.losses.BinaryCrossEntropy, task="multilabel"),
     row(tl.losses.SquaredError, task="regression"),
     row(tl.losses.NextToken, task="language"),

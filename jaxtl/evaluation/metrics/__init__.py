@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .class_predictions import BalancedAccuracy as BalancedAccuracy
     from .class_predictions import CohenKappa as CohenKappa
     from .class_predictions import MatthewsCorrelation as MatthewsCorrelation
+    from .class_predictions import MeanRankError as MeanRankError
     from .class_predictions import TopKAccuracy as TopKAccuracy
     from .direction import CRITERIA as CRITERIA
     from .direction import beats as beats

@@ -57,6 +57,17 @@ class TopKAccuracy(Metric):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanRankError(Metric):
+    """Mean distance of the predicted class from the label, classes in their order."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def measure(self, predictions: Predictions) -> float:
+        p = predictions
+        return float(np.average(np.abs(p.predicted - p.labels), weights=p.weights))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BalancedAccuracy(Metric):
     """Mean recall over the classes that occur as a label.
 
