@@ -328,6 +328,12 @@ def test_stages_that_do_not_fit_are_refused(stages, message):
         tl.models.wrap(Skip, stages).for_inputs(X)
 
 
+def test_inputs_that_the_module_does_not_read_are_said_in_one_line():
+    network = tl.models.wrap(Skip, {"stem": "stem", "rest": ("body", "head", "scale")})
+    with pytest.raises(UserError, match=r"can't be run on inputs of shape \(6, 4\)"):
+        network.for_inputs(X[:, :4])
+
+
 def test_a_module_that_is_not_wrapped_is_refused_without_being_printed():
     data = tl.data.Arrays(x=X, y=np.arange(6) % 3, val=0, test=0)
     exp = tl.Experiment(model=Skip(nnx.Rngs(0)), data=data, steps=1, batch=2)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core.errors import UserError, first_line
+from jaxtl.core.errors import UserError, describe_error, first_line
 from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.models.staged import stage_range
 from jaxtl.models.wrapping.adapter import Adapter, Pass, Path, Result
@@ -169,8 +169,17 @@ class _Cuts:
         self.example = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x
         )
-        weights = jax.eval_shape(passes.init, jax.random.key(0), x)
-        result = jax.eval_shape(passes.run, *weights, x)
+        try:
+            weights = jax.eval_shape(passes.init, jax.random.key(0), x)
+            result = jax.eval_shape(passes.run, *weights, x)
+        except UserError:
+            raise
+        except Exception as error:  # of the user's own code, whatever it raises
+            shapes = jax.tree.map(lambda leaf: tuple(leaf.shape), x)
+            raise UserError(
+                f"the module can't be run on inputs of shape {shapes}: "
+                f"{describe_error(error)}"
+            ) from error
         leaves = [p for tree in weights for p in passes.layout.leaves(tree)]
         passes.layout.check_paths([*leaves, *result.outputs])
         self.ends = dict(passes.last_calls(result))
