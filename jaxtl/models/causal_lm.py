@@ -16,7 +16,8 @@ from jaxtl.models.layers.embeddings import DecoderEmbeddings, EmbeddingOptions
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
-PREDICTS = ("next", "class", "token")
+PREDICTS = ("next", "class", "token", "span")
+_OF_TOKENS = ("token", "span")
 
 
 class _NextTokenHead(nn.Module):
@@ -80,7 +81,8 @@ class CausalLM(staged.Staged):
       context: largest number of tokens of a text.
       predict: "next" for a language model, whose head has `vocab` outputs whatever
         `outputs` is; "class" for a classifier on the last real token; "token" for
-        outputs of each token.
+        outputs of each token; "span" for the logits of an answer's first and last
+        token, (batch, length, 2) whatever `outputs` is.
       tied: whether the language model's head is the embedding table.
       epsilon: of the norms.
       pad: id of padding, which a classifier's inputs are compared with; None for none.
@@ -104,6 +106,8 @@ class CausalLM(staged.Staged):
     # a place for its number; parts of a layer by path; "next", "class" and "token" for
     # the heads.
     names: ClassVar[Mapping[str, str]]
+    # Root of all but the head of spans, "" for that of the others.
+    span_root: ClassVar[str] = ""
     # Of the kernels in files.
     transform: ClassVar[str] = "linear"
     # Kind of the norms, a key of `norms.NORMS`.
@@ -162,8 +166,9 @@ class CausalLM(staged.Staged):
             table = self.embeddings if self.tied else None
             head = _NextTokenHead(self.vocab, table, self.final_softcap)
         else:
-            each = self.predict == "token"
-            head = _ClassHead(self.outputs, each, self.head_dropout if each else 0.0)
+            outputs = 2 if self.predict == "span" else self.outputs
+            dropout = self.head_dropout if self.predict == "token" else 0.0
+            head = _ClassHead(outputs, self.predict in _OF_TOKENS, dropout)
         self.add("head", head)
 
     @property
@@ -219,7 +224,9 @@ class CausalLM(staged.Staged):
 
 def layout(model: CausalLM, names: Mapping[str, str]) -> WeightLayout:
     """The layout with these names, see `CausalLM.names`."""
-    root = names["root"]
+    is_own_root = model.predict == "span" and names is model.names
+    names = {"span": "qa_outputs", **names}
+    root = (model.span_root if is_own_root else "") or names["root"]
     embeddings = model.embedding_options()
     table = f"{root}{names['embeddings/token']}.weight"
     rules = [Rule(table, "embeddings/token/embedding")]
@@ -244,10 +251,10 @@ def layout(model: CausalLM, names: Mapping[str, str]) -> WeightLayout:
     if model.predict == "next" and model.tied:
         copies = {f"{names['next']}.weight": "embeddings/token/embedding"}
     else:
-        each = model.predict == "token"
+        each = model.predict in _OF_TOKENS
         rules += weight_layout.linear(names[model.predict], "head/dense", bias=each)
     # Heads of other tasks, and attention to another model's states.
-    others = [names[head] for head in PREDICTS if head != model.predict]
+    others = [names[head] for head in PREDICTS if head in names]
     unused = [rf"{name}\.(weight|bias)" for name in others]
     unused += [
         r"(classifier|(model\.|transformer\.)?qa_outputs)\.(weight|bias)",
@@ -258,7 +265,7 @@ def layout(model: CausalLM, names: Mapping[str, str]) -> WeightLayout:
         tuple(rules),
         ignored=model.buffers,
         unused=tuple(unused),
-        prefixes=("module.", *_prefixes(root), "transformer."),
+        prefixes=("module.", *_prefixes(names["root"]), "transformer."),
         renames=model.renames,
         copies=copies,
     )

@@ -74,7 +74,7 @@ class GPT2(causal_lm.CausalLM):
 CONFIG = ConfigTable(
     "gpt2",
     stem="GPT2",
-    predicts=("class", "token", "next"),
+    predicts=("class", "token", "span", "next"),
     classes={"next": "GPT2LMHeadModel"},
     honored={
         "vocab_size": Key("vocab", config_values.count),

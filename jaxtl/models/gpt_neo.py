@@ -92,7 +92,7 @@ def _expanded(key: str, value: Any) -> tuple[str, ...]:
 CONFIG = ConfigTable(
     "gpt_neo",
     stem="GPTNeo",
-    predicts=("class", "token", "next"),
+    predicts=("class", "token", "span", "next"),
     honored={
         "vocab_size": Key("vocab", config_values.count),
         "hidden_size": Key("width", config_values.count),

@@ -76,7 +76,7 @@ _SHARED = ("num_key_value_heads", "rms_norm_eps")
 CONFIG = ConfigTable(
     "gpt_neox",
     stem="GPTNeoX",
-    predicts=("class", "token", "next"),
+    predicts=("class", "token", "span", "next"),
     honored={
         **{k: v for k, v in llama.HONORED.items() if k not in _SHARED},
         "layer_norm_eps": Key("epsilon", config_values.positive, 1e-5),

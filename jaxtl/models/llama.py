@@ -75,6 +75,7 @@ class Llama(RotaryLM):
     mlp_bias: bool = False
 
     norm_kind = "rms"
+    span_root = "transformer."
     names = NAMES
 
     def block(self, layer: int) -> Block:
@@ -122,7 +123,7 @@ HARMLESS = {
 CONFIG = ConfigTable(
     "llama",
     stem="Llama",
-    predicts=("class", "token", "next"),
+    predicts=("class", "token", "span", "next"),
     honored={
         **HONORED,
         "head_dim": Key("head_width", config_values.count, None),

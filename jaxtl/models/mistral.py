@@ -22,6 +22,8 @@ class Mistral(llama.Llama):
 
     window: int | None = 4096
 
+    span_root = "model."
+
     def block(self, layer: int) -> Block:
         return dataclasses.replace(super().block(layer), window=self.window)
 
@@ -29,7 +31,7 @@ class Mistral(llama.Llama):
 CONFIG = ConfigTable(
     "mistral",
     stem="Mistral",
-    predicts=("class", "token", "next"),
+    predicts=("class", "token", "span", "next"),
     honored={
         **llama.HONORED,
         "num_key_value_heads": Key(

@@ -97,7 +97,7 @@ class OPT(causal_lm.CausalLM):
 CONFIG = ConfigTable(
     "opt",
     stem="OPT",
-    predicts=("class", "next"),
+    predicts=("class", "span", "next"),
     honored={
         "vocab_size": Key("vocab", config_values.count),
         "hidden_size": Key("width", config_values.count),

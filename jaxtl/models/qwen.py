@@ -62,7 +62,7 @@ class Qwen3(Qwen2):
 QWEN2_CONFIG = ConfigTable(
     "qwen2",
     stem="Qwen2",
-    predicts=("class", "token", "next"),
+    predicts=("class", "token", "span", "next"),
     honored={
         **llama.HONORED,
         "num_key_value_heads": Key(

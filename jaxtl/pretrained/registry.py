@@ -70,7 +70,7 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         )
     if kind not in _TYPES:
         raise UserError(
-            f"config.json: model_type {kind!r} is unknown{nearest(kind, _TYPES)} "
+            f"config.json: model_type {kind!r} is unknown{_spelled_alike(kind)} "
             f"(known: {', '.join(_TYPES)})."
         )
     family = model_module(kind)
@@ -89,6 +89,19 @@ def model_from_config(config: Mapping[str, Any], **fields: Any) -> Staged:
         ) from None
     except TypeError as error:
         raise UserError(f"the model of type {kind!r}: {error}.") from None
+
+
+def _spelled_alike(kind: object) -> str:
+    """A hint at the type that has the same letters and digits, in any order.
+
+    Types whose names differ by a letter, as bart and bert, are different models.
+    """
+    same = [name for name in _TYPES if _letters(name) == _letters(kind)]
+    return nearest(same[0], same) if same else ""
+
+
+def _letters(kind: object) -> list[str]:
+    return sorted(filter(str.isalnum, str(kind).lower()))
 
 
 def model_module(kind: str) -> ModuleType:

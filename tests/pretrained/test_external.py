@@ -183,6 +183,9 @@ def test_a_grey_stem_and_its_normalisation(tmp_path):
     ("change", "says"),
     [
         ({"model_type": "bret"}, "model_type 'bret' is unknown; did you mean 'bert'"),
+        ({"model_type": "xlm_roberta"}, "did you mean 'xlm-roberta'"),
+        ({"model_type": "bart"}, r"model_type 'bart' is unknown \(known"),
+        ({"model_type": "deberta"}, r"model_type 'deberta' is unknown \(known"),
         ({"model_type": None}, "model_type None is unknown"),
         ({"hidden_size": ...}, "lacks 'hidden_size'"),
         ({"hidden_act": "gelu_nwe"}, "did you mean 'gelu_new'"),

@@ -12,7 +12,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from text_types import LENGTH, TYPES, VOCAB, configurations
+from text_types import LENGTH, PLAIN_TYPES, TYPES, VOCAB, configurations
 
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Tokens
@@ -50,7 +50,8 @@ def reference(kind, entries, predict):
     table = registry.config_table(kind)
     if predict == "next" and "is_decoder" in table.honored:
         entries = {**entries, "is_decoder": True}
-    config = getattr(transformers, TYPES[kind].config)(**entries)
+    name = (TYPES | PLAIN_TYPES)[kind].config
+    config = getattr(transformers, name)(**entries)
     if predict in ("class", "token"):
         config.num_labels = 3
     torch.manual_seed(0)
@@ -225,6 +226,19 @@ def test_the_usual_configuration_gives_transformers_outputs(kind, tmp_path):
     model, params = load(tmp_path)
     x = padded(text("right"), 1)
     assert max(compare_outputs(theirs, model, params, x).values()) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", PLAIN_TYPES)
+@pytest.mark.parametrize(
+    "predict", ["token", pytest.param("span", marks=pytest.mark.slow)]
+)
+def test_decoders_have_heads_of_tokens_and_spans(kind, predict, tmp_path):
+    theirs = reference(kind, PLAIN_TYPES[kind].base, predict)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model, params = load(tmp_path / "theirs")
+    x = padded(text("right"), 1)
+    assert max(compare_outputs(theirs, model, params, x).values()) <= 1e-4
+    check_written(theirs, model, params, tmp_path / "ours", tmp_path / "theirs", x)
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -408,6 +408,24 @@ TYPES |= {
 }
 
 
+# Types whose options are in test_config_parity.py; here are their heads.
+PLAIN_TYPES = {
+    "gpt2": TextType(
+        "GPT2Config",
+        {
+            "vocab_size": VOCAB,
+            "n_embd": 8,
+            "n_layer": 3,
+            "n_head": 2,
+            "n_positions": CONTEXT,
+            "pad_token_id": 1,
+        },
+        {},
+    ),
+    "llama": TextType("LlamaConfig", _SIZES, {}),
+}
+
+
 def configurations(kind: str) -> list[dict]:
     """Configurations of a type that have every value of every option among them."""
     options = TYPES[kind].options
