@@ -201,8 +201,8 @@ def delta_dtype(dtype: Any) -> Any:
 def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) -> int:
     """The last axis of a stage's output.
 
-    Read from `features` if that has the stage; else from a transformer's norms and
-    tables, or from kernels that are all of one width.
+    Read from `features` if that has the stage; else from a projection of embeddings, a
+    transformer's norms and tables, or from kernels that are all of one width.
 
     Raises:
       UserError: the width can't be read from the parameters alone.
@@ -211,7 +211,8 @@ def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) 
         feature = features[stage]
         return (feature.states if isinstance(feature, Tokens) else feature).shape[-1]
     leaves = trees.flatten(params.get(stage, {}))
-    for kind in (r"(.*/)?(\w+_)?norm/scale", r".*/embedding|position", r".*/kernel"):
+    projection, norm = r"project/kernel", r"(.*/)?(\w+_)?norm/scale"
+    for kind in (projection, norm, r".*/embedding|position", r".*/kernel"):
         widths = {x.shape[-1] for p, x in leaves.items() if re.fullmatch(kind, p)}
         if len(widths) == 1:
             return widths.pop()

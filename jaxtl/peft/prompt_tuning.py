@@ -21,7 +21,7 @@ def _prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
     """Puts virtual tokens in front of those of every text (or image).
 
     Args:
-      tokens: (batch, length, width).
+      tokens: (batch, length, width), or (batch, choices, length, width).
       prompt: (virtual, width).
 
     Returns:
@@ -33,17 +33,17 @@ def _prepend(tokens: Tokens, prompt: jax.Array) -> Tokens:
       Jia et al., Visual Prompt Tuning, ECCV 2022, eq. 4 (VPT-shallow).
     """
     states, mask = tokens
-    shape = (states.shape[0], *prompt.shape)
+    shape = (*states.shape[:-2], *prompt.shape)
     virtual = broadcast(prompt.astype(states.dtype), shape)
-    real = jnp.ones(shape[:2], bool)
+    real = jnp.ones(shape[:-1], bool)
     return Tokens(
-        jnp.concatenate([virtual, states], 1), jnp.concatenate([real, mask], 1)
+        jnp.concatenate([virtual, states], -2), jnp.concatenate([real, mask], -1)
     )
 
 
 def _without_prompt(tokens: Tokens, number: int) -> Tokens:
     """Removes the first tokens."""
-    return Tokens(tokens.states[:, number:], tokens.mask[:, number:])
+    return Tokens(tokens.states[..., number:, :], tokens.mask[..., number:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

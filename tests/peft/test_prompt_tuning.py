@@ -9,7 +9,7 @@ import pytest
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.models import GPT2, MLP, Bert, Llama, ViT, generation
+from jaxtl.models import GPT2, MLP, Albert, Bert, Llama, ViT, generation
 from jaxtl.models.layers import attention
 from jaxtl.peft import PrefixTuning, PromptTuning
 from jaxtl.pretrained import convert
@@ -24,6 +24,8 @@ TEXT = {
 IMAGES = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
 MODELS = {
     "bert": (Bert(outputs=3, hidden=20, **SMALL), TEXT),
+    # Its layers share their weights; the second has none of its own.
+    "albert": (Albert(outputs=3, hidden=20, token_width=8, **SMALL), TEXT),
     "gpt2": (GPT2(**SMALL), TEXT),
     "llama": (Llama(hidden=20, kv_heads=2, **SMALL), TEXT),
     "vit": (
