@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from .bert import Bert as Bert
     from .cnn import CNN as CNN
     from .deberta import Deberta as Deberta
+    from .convnext import ConvNeXt as ConvNeXt
     from .distilbert import DistilBert as DistilBert
+    from .efficientnet import EfficientNet as EfficientNet
     from .electra import Electra as Electra
     from .gemma import Gemma as Gemma
     from .gemma import Gemma2 as Gemma2
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from .mlp import MLP as MLP
     from .mobilenet import MobileNet as MobileNet
     from .modernbert import ModernBert as ModernBert
+    from .mobilenet_v2 import MobileNetV2 as MobileNetV2
     from .mpnet import MPNet as MPNet
     from .opt import OPT as OPT
     from .phi3 import Phi3 as Phi3
     from .qwen import Qwen2 as Qwen2
     from .qwen import Qwen3 as Qwen3
+    from .regnet import RegNet as RegNet
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
     from .staged import Dropout as Dropout

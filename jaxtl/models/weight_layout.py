@@ -22,10 +22,13 @@ def _transposed(*axes: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]
 TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "same": (lambda x: x, lambda x: x),
     "linear": _transposed(1, 0),  # torch Linear: (out, in)
+    # torch Linear, or a Conv2d of 1×1 in its place; written as Linear
+    "linear_or_conv": (lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T),
     "conv": _transposed(2, 3, 1, 0),  # torch Conv2d: (out, in, height, width)
     "conv1d": _transposed(2, 1, 0),  # torch Conv1d: (out, in, length)
     "depthwise": _transposed(0, 1, 3, 2),  # Keras: (height, width, channels, 1)
     "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
+    "last_axis": (lambda x: x[0, 0, 0], lambda x: x[None, None, None]),  # (1, 1, 1, n)
     # torch Conv2d of 1×1 as a matrix: (out, in, 1, 1)
     "conv1x1": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
 }

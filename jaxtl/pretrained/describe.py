@@ -15,7 +15,20 @@ from jaxtl.core import atomic
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import paths
-from jaxtl.models import GPT2, VGG, Bert, Llama, MobileNet, ResNet, ResNetImageNet, ViT
+from jaxtl.models import (
+    GPT2,
+    VGG,
+    Bert,
+    ConvNeXt,
+    EfficientNet,
+    Llama,
+    MobileNet,
+    MobileNetV2,
+    RegNet,
+    ResNet,
+    ResNetImageNet,
+    ViT,
+)
 from jaxtl.models.staged import Staged
 from jaxtl.pretrained import any_tensors, convert, hub, registry, tensor_files
 
@@ -118,7 +131,7 @@ def _inputs_of(model: Staged) -> Any:
     """Inputs of the usual shape for a family."""
     if isinstance(model, ResNet):
         return _SMALL_IMAGE
-    if isinstance(model, ResNetImageNet | VGG | MobileNet | ViT):
+    if model.READS == "images":
         return _LARGE_IMAGE
     return _TEXT
 
@@ -278,7 +291,11 @@ def _recognize(
         except UserError as error:
             return None, first_line(error)
         return model, ""
-    model = registry.recognize_model(file.tensors, file.meta)
+    meta = {**file.meta, **hub.timm_settings(path)}
+    try:
+        model = registry.recognize_model(file.tensors, meta)
+    except UserError as error:  # of one of several models with the same tensors
+        return None, first_line(error)
     if model is None or not _fits(model, file):
         return None, "of no family that is known by its tensors' names and shapes"
     return model, ""

@@ -50,7 +50,9 @@ class FromFile:
         """
         path = paths.find(self.path, "pretrained.FromFile")
         file = tensor_files.read(path)
-        model = registry.recognize_model(file.tensors, file.meta)
+        said = {k: v for k, v in fields.items() if k == "padding"}
+        meta = {**file.meta, **hub.timm_settings(path), **said}
+        model = registry.recognize_model(file.tensors, meta)
         if model is None:
             examples = ", ".join(sorted(file.tensors)[:8])
             raise UserError(
@@ -208,6 +210,7 @@ def _read_weights(
         weights = convert.to_one_channel(weights, layout.stem)
     if layout.mean:
         normalization = {"mean": layout.mean, "std": layout.std}
+        normalization |= hub.timm_settings(path).get("normalization", {})
         weights.meta["preprocess"] = _preprocess(normalization, channels)
     return dataclasses.replace(
         weights,

@@ -162,6 +162,34 @@ def image_resizing(path: pathlib.Path, is_sized: bool = False) -> dict[str, Any]
     return image_processor.resizing(values, is_sized) if values else {}
 
 
+def timm_settings(path: pathlib.Path) -> dict[str, Any]:
+    """{"architecture", "normalization"} of the config.json that timm writes, else {}.
+
+    Args:
+      path: of the directory, or of a file in it.
+
+    Raises:
+      UserError: a mean or a deviation that is no list of numbers.
+    """
+    folder = path if path.is_dir() else path.parent
+    content = _read_json(folder, "config.json")
+    if not isinstance(content.get("architecture"), str) or "model_type" in content:
+        return {}
+    normalization = {}
+    for name, value in (content.get("pretrained_cfg") or {}).items():
+        if name in ("mean", "std"):
+            is_list = isinstance(value, list) and all(
+                isinstance(v, int | float) for v in value
+            )
+            if not is_list:
+                raise UserError(
+                    f"{folder / 'config.json'}: {name} is {value!r}; expected one "
+                    "number for each channel."
+                )
+            normalization[name] = tuple(value)
+    return {"architecture": content["architecture"], "normalization": normalization}
+
+
 def _image_settings(path: pathlib.Path) -> dict[str, Any]:
     """The settings of preprocessor_config.json, {} where there is no such file."""
     content = _read_json(path, image_processor.FILE)

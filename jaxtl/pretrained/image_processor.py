@@ -26,6 +26,8 @@ TABLE = KeyTable(
         "do_normalize",
         "image_mean",
         "image_std",
+        "rescale_offset",
+        "include_top",
     ),
     harmless={
         "images are decoded to the channels of the model": ("do_convert_rgb",),
@@ -48,8 +50,6 @@ TABLE = KeyTable(
         "do_flip_channel_order": (False,),
         "do_thumbnail": (False,),
         "do_align_long_axis": (False,),
-        "rescale_offset": (False,),
-        "include_top": (False,),
     },
 )
 _HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -60,6 +60,8 @@ _COMMON = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
+    "rescale_offset": False,
+    "include_top": False,
 }
 # Class of transformers without "ImageProcessor" -> its settings where the file has
 # none.
@@ -96,8 +98,29 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "crop_size": _SQUARE,
         "resample": 3,
     },
+    "MobileNetV2": {
+        **_COMMON,
+        **_HALF,
+        "size": {"shortest_edge": 256},
+        "crop_size": _SQUARE,
+        "do_center_crop": True,
+        "resample": 2,
+    },
+    "EfficientNet": {
+        **_COMMON,
+        **_HALF,
+        "size": {"height": 346, "width": 346},
+        "crop_size": {"height": 289, "width": 289},
+        "resample": 3,
+        "include_top": True,
+    },
 }
-_CLASS_OF_MODEL = {"vit": "ViT", "resnet": "ConvNext"}
+_CLASS_OF_MODEL = {
+    "vit": "ViT",
+    **dict.fromkeys(("resnet", "regnet", "convnext", "convnextv2"), "ConvNext"),
+    "efficientnet": "EfficientNet",
+    "mobilenet_v2": "MobileNetV2",
+}
 _FILTERS = {code: name for name, code in images.RESAMPLING.items()}
 
 
@@ -133,6 +156,13 @@ def settings(
     # A null mean or a missing size of a file without a class leaves that step out.
     for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         values[key] = bool(key_table.flag(values, key, path))
+    for key in ("rescale_offset", "include_top"):
+        values[key] = bool(key_table.flag(values, key, path))
+        if values[key] and kind != "EfficientNet":
+            raise UserError(
+                f"{path}: {key} true is not supported for {name or kind}; expected "
+                "false (only EfficientNetImageProcessor has it)."
+            )
     return values
 
 
@@ -140,7 +170,8 @@ def normalization(values: Mapping[str, Any]) -> dict[str, list[float]]:
     """Mean and standard deviation of values that are 1 for white, {} for none.
 
     transformers computes (255 u · factor − mean)/std of u in [0, 1], which is
-    (u − mean/(255 factor)) / (std/(255 factor)).
+    (u − mean/(255 factor)) / (std/(255 factor)). EfficientNet's images are lowered by
+    1 before (`rescale_offset`) and divided by std once more (`include_top`).
 
     Args:
       values: as `settings` returns them.
@@ -150,19 +181,29 @@ def normalization(values: Mapping[str, Any]) -> dict[str, list[float]]:
     """
     white = 255 * float(values["rescale_factor"]) if values["do_rescale"] else 255.0
     white = 1.0 if math.isclose(white, 1, rel_tol=1e-6) else white
-    if not values["do_normalize"]:
-        return {} if white == 1 else {"mean": [0.0], "std": [1 / white]}
-    scaled = {}
-    for name in ("mean", "std"):
-        numbers = values[f"image_{name}"]
-        numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
-        if not all(_is_number(v) and (name == "mean" or v > 0) for v in numbers):
-            raise UserError(
-                f"{values['path']}: image_{name} is {key_table.shown(numbers)}; "
-                f"expected one number for each channel{' above 0' * (name == 'std')}."
-            )
-        scaled[name] = [v / white for v in numbers]
-    return scaled
+    lowered = 1.0 if values["do_rescale"] and values["rescale_offset"] else 0.0
+    divisions = values["do_normalize"] + values["include_top"]
+    if not divisions:
+        has_effect = white != 1 or lowered
+        return {"mean": [lowered / white], "std": [1 / white]} if has_effect else {}
+    mean = _numbers(values, "mean") if values["do_normalize"] else [0.0]
+    std = _numbers(values, "std")
+    return {
+        "mean": [(v + lowered) / white for v in mean],
+        "std": [v**divisions / white for v in std],
+    }
+
+
+def _numbers(values: Mapping[str, Any], name: str) -> list[float]:
+    """The entry `image_mean` or `image_std` as a list."""
+    numbers = values[f"image_{name}"]
+    numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
+    if not all(_is_number(v) and (name == "mean" or v > 0) for v in numbers):
+        raise UserError(
+            f"{values['path']}: image_{name} is {key_table.shown(numbers)}; "
+            f"expected one number for each channel{' above 0' * (name == 'std')}."
+        )
+    return list(numbers)
 
 
 def _is_number(value: Any) -> bool:
@@ -201,7 +242,7 @@ def resizing(values: Mapping[str, Any], is_sized: bool = False) -> dict[str, Any
 def _frame(values: Mapping[str, Any]) -> dict[str, Any]:
     """{"size", "shortest"}: the window, and the image that it is cut out of."""
     path = values["path"]
-    is_edge_default = values["kind"] in ("ConvNext", "CLIP")
+    is_edge_default = values["kind"] in ("ConvNext", "CLIP", "MobileNetV2")
     height, width, is_edge = _sides(values["size"], "size", path, is_edge_default)
     if values["kind"] == "ConvNext":  # it cuts out of a larger image below 384
         share = values["crop_pct"] if height < 384 else None

@@ -36,10 +36,23 @@ _TYPES = {
     "gpt_neo": ("gpt_neo", "CONFIG"),
     "opt": ("opt", "CONFIG"),
     "resnet": ("resnet", "CONFIG"),
+    "regnet": ("regnet", "CONFIG"),
+    "mobilenet_v2": ("mobilenet_v2", "CONFIG"),
+    "efficientnet": ("efficientnet", "CONFIG"),
+    "convnext": ("convnext", "CONVNEXT_CONFIG"),
+    "convnextv2": ("convnext", "CONVNEXTV2_CONFIG"),
     "vit": ("vit", "CONFIG"),
 }
 # Modules of `jaxtl.models` whose `from_tensors` recognizes files of its family.
-_RECOGNIZERS = ("resnet_cifar", "resnet", "vgg", "mobilenet", "llama")
+_RECOGNIZERS = (
+    "resnet_cifar",
+    "resnet",
+    "vgg",
+    "mobilenet",
+    "convnext",
+    "efficientnet",
+    "llama",
+)
 
 # Ending of the class that wrote a config.json -> `predict` of its head.
 _PREDICT = {

@@ -13,7 +13,14 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 
 # Families without dropout.
-DETERMINISTIC = ("resnet-cifar", "resnet", "bottleneck", "llama-tied", "llama-class")
+DETERMINISTIC = (
+    "resnet-cifar",
+    "resnet",
+    "bottleneck",
+    "regnet",
+    "llama-tied",
+    "llama-class",
+)
 
 
 @functools.cache

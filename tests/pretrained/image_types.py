@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from jaxtl.models.staged import Staged
 
 
@@ -36,6 +38,36 @@ class ImageType:
     groups: tuple[tuple[str, ...], ...] = ()
 
 
+def _stages_behind_blocks(model: Staged) -> dict[int, str]:
+    """As `stages_of`, where transformers shows every block and not the stem."""
+    counts = np.cumsum([len(forms) for forms in model.forms()])
+    return {int(n) - 1: f"stage{i + 1}" for i, n in enumerate(counts)}
+
+
+def _stem_and_blocks(model: Staged) -> dict[int, str]:
+    """Likewise, where it shows the stem, too."""
+    behind = {place + 1: name for place, name in _stages_behind_blocks(model).items()}
+    return {0: "stem", **behind}
+
+
+def _convolutional_stages(model: Staged) -> dict[int, str]:
+    """Stem and stages, without what follows the pooling."""
+    return dict(enumerate(model.stages[:-2]))
+
+
+_CONVNEXT_OPTIONS = {
+    "num_channels": [3, 1],
+    "patch_size": [4, 2, [3, 3]],
+    "num_stages": [3, 2, 4],
+    "hidden_sizes": [[4, 8, 12], [8, 8], [4, 8, 8, 16]],
+    "depths": [[2, 1, 1], [1, 2], [1, 1, 1, 2]],
+    "hidden_act": ["gelu", "relu", "gelu_new"],
+    "layer_norm_eps": [0.1],
+    "drop_path_rate": [0.3],
+}
+_CONVNEXT = {"num_stages": 3, "hidden_sizes": [4, 8, 12], "depths": [2, 1, 1]}
+_CONVNEXT_GROUPS = (("num_stages", "hidden_sizes", "depths"),)
+
 TYPES = {
     "resnet": ImageType(
         "ResNetConfig",
@@ -51,6 +83,100 @@ TYPES = {
             "downsample_in_bottleneck": [False, True],
         },
         groups=(("hidden_sizes", "depths"),),
+    ),
+    "regnet": ImageType(
+        "RegNetConfig",
+        {"embedding_size": 4, "hidden_sizes": [8, 12, 16], "depths": [2, 1, 1]},
+        {
+            "num_channels": [3, 1],
+            "embedding_size": [4, 8],
+            "hidden_sizes": [[8, 12, 16], [8, 8, 24, 32], [16, 24]],
+            "depths": [[2, 1, 1], [1, 2, 1, 1], [1, 2]],
+            "groups_width": [4, 8, 64],
+            "layer_type": ["y", "x"],
+            "hidden_act": ["relu", "silu", "gelu"],
+            "downsample_in_first_stage": [True, False],
+        },
+        groups=(("hidden_sizes", "depths"),),
+    ),
+    "mobilenet_v2": ImageType(
+        "MobileNetV2Config",
+        {"depth_multiplier": 0.125, "finegrained_output": False},
+        {
+            "num_channels": [3, 1],
+            "image_size": [37, 24, 32],
+            "depth_multiplier": [0.125, 1.1, 0.25],
+            "depth_divisible_by": [4, 8],
+            "min_depth": [4, 16],
+            "expand_ratio": [2.0, 1.5],
+            "output_stride": [32, 8, 16],
+            "first_layer_is_expansion": [True, False],
+            "finegrained_output": [False, True],
+            "hidden_act": ["relu6", "relu", "silu"],
+            "tf_padding": [True, False],
+            "classifier_dropout_prob": [0.2],
+            "layer_norm_eps": [0.1],
+        },
+        ("classifier_dropout_prob",),
+        states=_stages_behind_blocks,
+    ),
+    "efficientnet": ImageType(
+        "EfficientNetConfig",
+        {
+            "width_coefficient": 0.05,
+            "depth_coefficient": 0.5,
+            "hidden_dim": 64,
+            "num_block_repeats": [2, 2, 3],
+            "in_channels": [32, 60, 100],
+            "out_channels": [60, 100, 200],
+            "kernel_sizes": [3, 5, 3],
+            "strides": [1, 2, 2],
+            "expand_ratios": [1, 2, 3],
+        },
+        {
+            "num_channels": [3, 1],
+            "image_size": [37, 24],
+            "width_coefficient": [0.05, 0.1],
+            "hidden_dim": [64, 128],
+            "depth_coefficient": [1.0, 0.5],
+            "depth_divisor": [4, 8],
+            "kernel_sizes": [[3, 5, 3], [5, 3, 7]],
+            "in_channels": [[32, 60, 100], [32, 100, 60]],
+            "out_channels": [[60, 100, 200], [100, 60, 60]],
+            "depthwise_padding": [[], [1, 2]],
+            "strides": [[1, 2, 2], [2, 1, 2]],
+            "num_block_repeats": [[2, 2, 3], [1, 3, 2]],
+            "expand_ratios": [[1, 2, 3], [2, 1, 1]],
+            "squeeze_expansion_ratio": [0.25, 0.6],
+            "hidden_act": ["swish", "relu"],
+            "pooling_type": ["mean", "max"],
+            "batch_norm_eps": [0.1],
+            "batch_norm_momentum": [0.9],
+            "dropout_rate": [0.2],
+            "drop_connect_rate": [0.1],
+        },
+        ("batch_norm_momentum", "dropout_rate", "drop_connect_rate"),
+        states=_stem_and_blocks,
+        groups=(
+            ("width_coefficient", "hidden_dim"),
+            ("in_channels", "out_channels"),
+        ),
+    ),
+    "convnext": ImageType(
+        "ConvNextConfig",
+        _CONVNEXT,
+        {**_CONVNEXT_OPTIONS, "layer_scale_init_value": [1e-6, 0.0]},
+        ("drop_path_rate",),
+        states=_convolutional_stages,
+        groups=_CONVNEXT_GROUPS,
+    ),
+    "convnextv2": ImageType(
+        "ConvNextV2Config",
+        _CONVNEXT,
+        _CONVNEXT_OPTIONS,
+        ("drop_path_rate",),
+        states=_convolutional_stages,
+        groups=_CONVNEXT_GROUPS,
     ),
 }
 

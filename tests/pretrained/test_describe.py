@@ -18,6 +18,10 @@ PUBLISHED = {
     "VGG-16": 138_357_544,
     "MobileNet v1 ×0.25": 475_544
     - 2 * 2_736,  # its file counts 2,736 BN channels twice
+    "MobileNet v2": 3_504_872,
+    "EfficientNet-B0": 5_288_548,
+    "RegNetY-4GF": 20_646_656,
+    "ConvNeXt-T": 28_589_128,
     "ViT-B/16": 86_567_656,
     "GPT-2": 124_439_808,
     "GPT-2 XL": 1_557_611_200,

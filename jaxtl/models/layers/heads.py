@@ -28,17 +28,19 @@ class DenseHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Global average pooling, dropout and an affine map.
+    """Global pooling, dropout and an affine map.
 
     Attributes:
       outputs: width.
       dropout: rate after the pooling.
+      pool: (batch, height, width, channels) to (batch, channels).
     """
 
     outputs: int
     dropout: float = 0.0
+    pool: Callable[[jax.Array], jax.Array] = global_average_pool
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
-        x = Dropout(self.dropout, name="dropout")(global_average_pool(x), mode)
+        x = Dropout(self.dropout, name="dropout")(self.pool(x), mode)
         return Dense(self.outputs, name="dense")(x)

@@ -17,6 +17,18 @@ def global_average_pool(x: jax.Array) -> jax.Array:
     return x.mean((1, 2)) if x.ndim == 4 else x
 
 
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Maxima over all positions: (batch, H, W, C) to (batch, C); (batch, C) stays.
+
+    The gradient goes to the first of equal maxima, as in torch. That of `x.max` goes
+    where x equals the maximum, which compiled code may compute twice and differently.
+    """
+    if x.ndim != 4:
+        return x
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    return jnp.take_along_axis(x, x.argmax(1, keepdims=True), 1)[:, 0]
+
+
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """Averages (batch, H, W, C) to (batch, size, size, C), as torch's adaptive pool.
 
