@@ -78,6 +78,10 @@ _SIZES: dict[str, tuple[Staged, int | None, int]] = {
     "MobileNet v1 ×0.5": (MobileNet(alpha=0.5), 1000, 1_331_592),
     "MobileNet v1 ×0.75": (MobileNet(alpha=0.75), 1000, 2_585_560),
     "MobileNet v1 ×1.0": (MobileNet(alpha=1.0), 1000, 4_231_976),
+    "MobileNet v2": (MobileNetV2(), 1000, 3_504_872),
+    "EfficientNet-B0": (EfficientNet(), 1000, 5_288_548),
+    "RegNetY-4GF": (RegNet(), 1000, 20_646_656),
+    "ConvNeXt-T": (ConvNeXt(), 1000, 28_589_128),
     "ViT-B/16": (ViT(), 1000, 86_567_656),
     "ViT-L/16": (
         ViT(width=1024, layers=24, heads=16, hidden=4096),
