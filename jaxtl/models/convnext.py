@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.tree import as_float32
 from jaxtl.models import config_values, staged
 from jaxtl.models.convnext_layout import (
     CONVNEXT_CONFIG,
@@ -24,6 +25,7 @@ from jaxtl.models.convnext_layout import (
 from jaxtl.models.layers import norms, stochastic_depth
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.conv import Conv
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.heads import DenseHead
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.layers.pooling import global_average_pool
@@ -41,12 +43,14 @@ class _ResponseNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        squares = jnp.square(x).sum((1, 2), keepdims=True)
+        wide = as_float32(x)
+        squares = jnp.square(wide).sum((1, 2), keepdims=True)
         # The gradient of the root at 0 is infinite; a channel of zeros has none.
         is_zero = squares == 0
         lengths = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
         lengths = lengths / (lengths.mean(-1, keepdims=True) + _EPSILON)
-        return scale * (x * lengths) + bias + x
+        wide = as_float32(scale) * (wide * lengths) + as_float32(bias) + wide
+        return wide.astype(x.dtype)
 
 
 class _ConvNeXtBlock(nn.Module):
@@ -76,14 +80,15 @@ class _ConvNeXtBlock(nn.Module):
             name="depthwise",
         )
         y = norms.layer_norm(_EPSILON, "norm")(conv(x))
-        y = nn.Dense(4 * width, kernel_init=NORMAL, name="expand")(y)
+        y = Dense(4 * width, kernel_init=NORMAL, name="expand")(y)
         y = activation(self.activation)(y)
         if self.response_norm:
             y = _ResponseNorm(name="response_norm")(y)
-        y = nn.Dense(width, kernel_init=NORMAL, name="project")(y)
+        y = Dense(width, kernel_init=NORMAL, name="project")(y)
         if self.layer_scale is not None:
             constant = nn.initializers.constant(self.layer_scale)
-            y = y * self.param("layer_scale", constant, (width,)).astype(y.dtype)
+            scale = self.param("layer_scale", constant, (width,))
+            y = y * broadcast(scale.astype(y.dtype), y.shape)
         return x + StochasticDepth(self.drop, name="drop")(y, mode)
 
 

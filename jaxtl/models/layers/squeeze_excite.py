@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from jaxtl.models.layers.activations import activation
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.pooling import global_average_pool
 
 
@@ -23,7 +24,8 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        weights = nn.Dense(self.squeezed, name="reduce")(global_average_pool(x))
+        weights = Dense(self.squeezed, name="reduce")(global_average_pool(x))
         weights = activation(self.activation)(weights)
-        weights = nn.sigmoid(nn.Dense(x.shape[-1], name="expand")(weights))
-        return x * weights[:, None, None]
+        weights = nn.sigmoid(Dense(x.shape[-1], name="expand")(weights))
+        weights = weights.reshape(x.shape[0], 1, 1, x.shape[-1])
+        return x * broadcast(weights, x.shape)
