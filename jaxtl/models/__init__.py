@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from .albert import Albert as Albert
     from .bert import Bert as Bert
     from .cnn import CNN as CNN
-    from .deberta import Deberta as Deberta
     from .convnext import ConvNeXt as ConvNeXt
+    from .deberta import Deberta as Deberta
     from .distilbert import DistilBert as DistilBert
     from .efficientnet import EfficientNet as EfficientNet
     from .electra import Electra as Electra
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .mistral import Mistral as Mistral
     from .mlp import MLP as MLP
     from .mobilenet import MobileNet as MobileNet
-    from .modernbert import ModernBert as ModernBert
     from .mobilenet_v2 import MobileNetV2 as MobileNetV2
+    from .modernbert import ModernBert as ModernBert
     from .mpnet import MPNet as MPNet
     from .opt import OPT as OPT
     from .phi3 import Phi3 as Phi3
