@@ -56,7 +56,14 @@ MODELS = {
         IMAGES,
     ),
     "regnet": (
-        RegNet(outputs=3, width=4, widths=(8, 12), sizes=(1, 2), group_width=4),
+        RegNet(
+            outputs=3,
+            width=16,
+            widths=(16, 24),
+            sizes=(1, 2),
+            group_width=8,
+            activation="silu",
+        ),
         IMAGES,
     ),
     "convnext": (
