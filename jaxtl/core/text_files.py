@@ -78,11 +78,10 @@ def read_json(path: str | os.PathLike, owner: str = "the file") -> dict[str, Any
     Raises:
       UserError: a file that is no JSON, or holds another value.
     """
+    text = read_text(path, owner=owner)
     try:
-        content = json.loads(read_text(path, owner=owner))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{str(path)!r} is no JSON: {first_line(error)}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{str(path)!r} holds no JSON object.")

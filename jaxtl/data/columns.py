@@ -119,7 +119,7 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
 
     Args:
       values: (n,) array, of objects where types differ or values are None.
-      missing: lower-case texts that hold no value.
+      missing: lower-case texts that hold no value, nor do the numbers written so.
       where: the column, for messages.
 
     Raises:
@@ -127,11 +127,9 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
     """
     values = np.asarray(values)
     if values.ndim == 1 and values.dtype.kind in "iu":
-        no_holes = np.zeros(len(values), bool)
-        return Column(None, values.astype(np.float64), no_holes, integers=values)
+        return _of_numbers(values.astype(np.float64), missing, values)
     if values.ndim == 1 and values.dtype.kind == "f":
-        values = values.astype(np.float64)
-        return Column(None, values, np.isnan(values))
+        return _of_numbers(values.astype(np.float64), missing)
     if values.ndim != 1 or values.dtype.kind not in "ObUT":
         raise UserError(f"{where} {_kind_problem(_kind(values))}.")
     return of_objects(values.tolist(), missing, where)
@@ -145,15 +143,25 @@ def of_objects(values: list, missing: Collection[str], where: str) -> Column:
     if kinds == {"integer"}:
         integers = np.array([0 if m else v for v, m in zip(values, is_missing)], object)
         floats = np.where(is_missing, np.nan, integers.astype(np.float64))
-        return Column(None, floats, is_missing, integers=integers)
+        return _of_numbers(floats, missing, integers)
     if kinds and kinds <= {"integer", "number"}:
         floats = [np.nan if m else float(v) for v, m in zip(values, is_missing)]
-        return Column(None, np.asarray(floats), is_missing)
+        return _of_numbers(np.asarray(floats), missing)
     if kinds - {"text", "boolean"} or len(kinds) > 1:
         raise UserError(f"{where} {_kind_problem(' and '.join(sorted(kinds)))}.")
     texts = ["" if m else cells.normalized(str(v)) for v, m in zip(values, is_missing)]
     is_missing |= np.array([text.lower() in missing for text in texts], bool)
     return Column(texts, None, is_missing)
+
+
+def _of_numbers(
+    values: np.ndarray, missing: Collection[str], integers: np.ndarray | None = None
+) -> Column:
+    """A column of float64 numbers; NaN and the numbers among `missing` are holes."""
+    codes = [v for text in missing if (v := cells.number(text)) is not None]
+    is_missing = np.isnan(values) | np.isin(values, codes)
+    values = np.where(is_missing, np.nan, values)
+    return Column(None, values, is_missing, integers=integers)
 
 
 def _is_missing(value: Any) -> bool:

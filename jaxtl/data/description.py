@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -74,13 +73,12 @@ def _inputs(dataset: Dataset) -> str:
         return f"an example is {', '.join(parts)}"
     if not dataset.feature_names:
         return f"an example is {_sides(shape)} {dtype}"
-    columns = []
-    for name, group in itertools.groupby(
-        dataset.feature_names, lambda feature: feature.partition("=")[0]
-    ):
-        features = list(group)
-        is_number = features == [name]
-        columns.append(name if is_number else f"{name} ({len(features)} categories)")
+    columns = list(dataset.feature_names)
+    if dataset.encoding is not None:
+        columns = [
+            f"{name} ({len(categories)} categories)" if categories else name
+            for name, categories in dataset.encoding.columns
+        ]
     kind = "column" if len(columns) == 1 else "columns"
     return f"{len(columns)} {kind}: {_listed(columns)}"
 

@@ -30,7 +30,8 @@ class Tabular(Data):
         column of numbers, the most frequent category of others, both of the train rows
         alone; a column with holes among these gets one more, 1 where it has a hole,
         else 0. Labels are never imputed.
-      missing_values: the cells that hold no value, in upper or lower case.
+      missing_values: the cells that hold no value, in upper or lower case; "-9" is
+        the number -9 in files that store numbers.
       unseen: what becomes of a category that no train row has, in other splits, in
         `predict` and in exports: "bucket" gives it the code of no category (zeros),
         as scikit-learn's OneHotEncoder(handle_unknown="ignore"); "refuse".

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.serialization import later_field
 from jaxtl.data.dataset import WORDS, Data
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
@@ -29,8 +30,8 @@ class TextData(Data):
     """
 
     tokenizer: Tokenizer | str | None = None
-    default_tokenizer: Tokenizer | None = None
-    vocab: int | None = None
+    default_tokenizer: Tokenizer | None = later_field(None)
+    vocab: int | None = later_field(None)
 
     fitted_options = ("default_tokenizer", "vocab")
 
@@ -46,8 +47,9 @@ class TextData(Data):
 
     def files(self) -> tuple[pathlib.Path, ...]:
         """The files of texts, and those of the tokenizer."""
-        own = () if self.tokenizer is None else as_tokenizer(self.tokenizer).files()
-        return (*super().files(), *own)
+        if self.tokenizer is None:
+            return super().files()
+        return (*super().files(), *as_tokenizer(self.tokenizer).files())
 
 
 def fields(data: TextData, columns: Sequence[Sequence[str]], kind: str) -> dict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 import types
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.core import files, progress
+from jaxtl.core import files, progress, text_files
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import paths, tokenizer_files
 
@@ -219,7 +218,7 @@ class TrainedTokenizer(Tokenizer):
 
 def stored(path: pathlib.Path) -> Tokenizer:
     """The tokenizer of a tokenizer.json that a run wrote, with its length."""
-    truncation = json.loads(path.read_text(encoding="utf-8")).get("truncation") or {}
+    truncation = text_files.read_json(path).get("truncation") or {}
     options = {name: v for name, v in truncation.items() if name == "max_length"}
     return Tokenizer(str(path), **options)
 

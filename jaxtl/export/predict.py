@@ -18,7 +18,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess
 from jaxtl.data.dataset import TAG_TASKS
 from jaxtl.data.sources.json_table import JSON
-from jaxtl.data.sources.parquet import Parquet
+from jaxtl.data.sources.parquet import IPC_SUFFIXES, Parquet
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
 from jaxtl.export.predict_words import tagged_words
@@ -26,7 +26,6 @@ from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-_ARROW_SUFFIXES = (".parquet", ".feather", ".arrow")
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
@@ -158,7 +157,7 @@ def _read(
     if suffix in _DELIMITERS:
         table, lines = _read_table(predictor, file, _DELIMITERS[suffix])
         return table, origins.of_lines([(file, lines)])
-    if suffix in (*_JSON_SUFFIXES, *_ARROW_SUFFIXES):
+    if suffix in (*_JSON_SUFFIXES, ".parquet", *IPC_SUFFIXES):
         return _read_typed_table(predictor, file)
     return _read_image(predictor, file), origins.of_files([file])
 
@@ -249,14 +248,16 @@ def _read_table(
         width = len(header)
     if not rows:
         raise UserError(f"{file} holds no rows.")
-    wanted = []
+    feature_cells = []
     for number, row in rows:
         if len(row) != width:
             raise UserError(
                 f"{file}, line {number}: {len(row)} cells where {width} are expected."
             )
-        wanted.append((f"line {number}", [row[i] for i in indices]))
-    return _encoded(predictor, file, columns, wanted), [number for number, _ in rows]
+        feature_cells.append((f"line {number}", [row[i] for i in indices]))
+    encoding = _encoding(predictor, columns)
+    features = _encoded(predictor, file, encoding, feature_cells)
+    return features, [number for number, _ in rows]
 
 
 def _table_width(predictor: Predictor, file: pathlib.Path) -> int:
@@ -281,8 +282,10 @@ def _read_typed_table(
             f"{file} is a table of named columns, but {predictor.folder} was trained "
             "on arrays without names: name a .npy, .npz or .csv file."
         )
+    encoding = _encoding(predictor, columns)
     source = JSON if file.suffix.lower() in _JSON_SUFFIXES else Parquet
-    table = source(str(file), target="").read_columns()
+    options = {"target": "", "missing_values": encoding.missing_values}
+    table = source(str(file), **options).read_columns()
     header = list(table.columns)
     names = [header[_column_index(file, c["name"], header)] for c in columns]
     labels = [
@@ -290,19 +293,23 @@ def _read_typed_table(
         for column in map(table.columns.__getitem__, names)
     ]
     rows = [(table.place(i), list(row)) for i, row in enumerate(zip(*labels))]
-    return _encoded(predictor, file, columns, rows), table.origins
+    return _encoded(predictor, file, encoding, rows), table.origins
+
+
+def _encoding(predictor: Predictor, columns: list[dict[str, Any]]) -> TableEncoding:
+    """The encoding of columns, with the rules that the model was trained by."""
+    return TableEncoding.from_json(
+        {"columns": columns, **predictor.metadata.get("cells", {})}
+    )
 
 
 def _encoded(
     predictor: Predictor,
     file: pathlib.Path,
-    columns: list[dict[str, Any]],
+    encoding: TableEncoding,
     rows: list[tuple[str, list[str | None]]],
 ) -> np.ndarray:
     """The stored values (n, features) of (place, cells) of rows; prints decisions."""
-    encoding = TableEncoding.from_json(
-        {"columns": columns, **predictor.metadata.get("cells", {})}
-    )
     encoder = Encoder(encoding, predictor.preprocess)
     features = [encoder.row(row, f"{file}, {place}") for place, row in rows]
     for note in encoder.notes():

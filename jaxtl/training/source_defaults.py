@@ -33,20 +33,26 @@ def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data
 
     A vocabulary that is trained is at most that of the model.
     """
-    replaced = dict(data_of)
-    for name, data in data_of.items():
-        if not isinstance(data, TextData) or data.tokenizer is not None:
-            continue
-        named = getattr(data_of["target"], "tokenizer", None)
-        shared = _stored_tokenizer(exp.init) if named is None else as_tokenizer(named)
-        sizes: dict[str, int] = getattr(exp.model, "id_sizes", dict)()
-        most = min(sizes.get("input_ids", MOST_PIECES), MOST_PIECES)
-        replaced[name] = dataclasses.replace(
+    unnamed = {
+        name: data
+        for name, data in data_of.items()
+        if isinstance(data, TextData) and data.tokenizer is None
+    }
+    if not unnamed:
+        return data_of
+    named = getattr(data_of["target"], "tokenizer", None)
+    shared = _stored_tokenizer(exp.init) if named is None else as_tokenizer(named)
+    sizes: dict[str, int] = getattr(exp.model, "id_sizes", dict)()
+    most = min(sizes.get("input_ids", MOST_PIECES), MOST_PIECES)
+    replaced = {
+        name: dataclasses.replace(
             data,
             default_tokenizer=data.default_tokenizer or shared,
             vocab=data.vocab or most,
         )
-    return replaced
+        for name, data in unnamed.items()
+    }
+    return {**data_of, **replaced}
 
 
 def _stored_tokenizer(init: Any) -> Tokenizer | None:
@@ -73,8 +79,11 @@ def with_run_tokenizer(data: Data, directory: pathlib.Path) -> Data:
 
 
 def run_tokenizer(data: Data, directory: pathlib.Path) -> Tokenizer | None:
-    """The tokenizer that the texts of a run are read by; None for other data."""
-    named = getattr(data, "tokenizer", None)
-    if named is None and (directory / TOKENIZER).is_file():
+    """The tokenizer that the texts of a run were read by; None for other data.
+
+    Runs of earlier versions do not store it; theirs is the one that the data name.
+    """
+    if (directory / TOKENIZER).is_file():
         return stored_tokenizer(directory / TOKENIZER)
+    named = getattr(data, "tokenizer", None)
     return None if named is None else as_tokenizer(named)

@@ -132,3 +132,9 @@ def test_a_single_class_is_said():
     _, single, unseen = lines(data_set)
     assert "all 43 labelled train examples have the class 'b'" in single
     assert unseen == "no labelled train example has the class 'a'"
+
+
+def test_a_column_with_an_equals_sign_is_no_category():
+    table = {"a=b": [1.0, 2.0, 3.5] * 4, "c": ["u", "v"] * 6, "y": ["n", "p"] * 6}
+    [line, *_] = lines(data.Frame(table, target="y", val=0, test=0))
+    assert "2 columns: a=b, c (2 categories)" in line

@@ -6,6 +6,7 @@ import dataclasses
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
+from jaxtl.core.serialization import later_field
 from jaxtl.data import cells, columns, origins, paths
 from jaxtl.data.columns import Columns
 from jaxtl.data.tabular import Tabular
@@ -27,7 +28,7 @@ class CSV(Tabular):
 
     path: str = dataclasses.field(kw_only=False)
     delimiter: str | None = None
-    encoding: str = "utf-8"
+    encoding: str = later_field("utf-8")
 
     def read_columns(self) -> Columns:
         """Column name -> cells, all normalized."""

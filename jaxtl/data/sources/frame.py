@@ -23,8 +23,8 @@ class _InMemoryTable:
     value: Any
 
     def __repr__(self) -> str:
-        columns_of = list(map(str, _names(self.value)))
-        return f"<{type(self.value).__name__} of {', '.join(columns_of)}>"
+        names = ", ".join(map(str, _names(self.value)))
+        return f"<{type(self.value).__name__} of {names}>"
 
     def content_digest(self) -> str:
         """Hash of the values as they are now: who holds the table may change it."""
@@ -111,12 +111,6 @@ def _column(values: Any, missing: tuple[str, ...], where: str) -> Column:
         column = columns.of_objects(values.astype(object).tolist(), missing, where)
         names = tuple(cells.normalized(str(name)) for name in categories.categories)
         return dataclasses.replace(column, names=names)
-    if hasattr(values, "iloc") and str(values.dtype) not in _NUMPY_NUMBERS:
-        return columns.of_objects(values.tolist(), missing, where)
+    if hasattr(values, "iloc") and not isinstance(values.dtype, np.dtype):
+        return columns.of_objects(values.tolist(), missing, where)  # of pandas itself
     return columns.of_values(values, missing, where)
-
-
-_NUMPY_NUMBERS = {
-    str(np.dtype(kind))
-    for kind in (*np.typecodes["AllInteger"], *np.typecodes["Float"], "?")
-}

@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from jaxtl.core import text_files
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import cells, columns, origins, paths
 from jaxtl.data.columns import Column, Columns
 from jaxtl.data.tabular import Tabular
@@ -38,9 +38,9 @@ class JSON(Tabular):
         names = list(dict.fromkeys(name for row in rows for name in row))
         keys: dict[str, str] = {}
         for name in names:
-            if (other := keys.setdefault(cells.normalized(name), name)) != name:
+            if (first := keys.setdefault(cells.normalized(name), name)) != name:
                 raise UserError(
-                    f"JSON.path: {file} has the keys {other!r} and {name!r}, which "
+                    f"JSON.path: {file} has the keys {first!r} and {name!r}, which "
                     "differ in blanks or Unicode form only."
                 )
 
@@ -84,6 +84,8 @@ def _read_rows(
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique)
+    except UserError:  # of `_unique`
+        raise
     except json.JSONDecodeError as error:
         raise UserError(
             f"JSON.path: {where} is no JSON ({error.msg}, character {error.pos + 1}); "
@@ -91,6 +93,10 @@ def _parsed(text: str, where: str) -> Any:
         ) from None
     except RecursionError:
         raise UserError(f"JSON.path: {where} is nested too deeply.") from None
+    except ValueError as error:  # of integers with thousands of digits
+        raise UserError(
+            f"JSON.path: {where} can't be read: {first_line(error)}."
+        ) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from jaxtl.data.tabular import Tabular
 if TYPE_CHECKING:
     import pyarrow
 
+IPC_SUFFIXES = (".feather", ".arrow", ".ipc")  # of Arrow files and streams
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parquet(Tabular):
@@ -47,7 +49,7 @@ def _read(path: pathlib.Path) -> pyarrow.Table:
     import pyarrow.ipc
     import pyarrow.parquet
 
-    if path.is_dir() or path.suffix.lower() not in (".arrow", ".feather", ".ipc"):
+    if path.is_dir() or path.suffix.lower() not in IPC_SUFFIXES:
         return pyarrow.parquet.read_table(path)
     with path.open("rb") as file:
         is_file = file.read(6) == b"ARROW1"
