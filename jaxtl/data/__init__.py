@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .sources.digits import Digits as Digits
     from .sources.frame import Frame as Frame
     from .sources.image_folder import ImageFolder as ImageFolder
+    from .sources.image_list import ImageList as ImageList
     from .sources.json_table import JSON as JSON
     from .sources.parquet import Parquet as Parquet
     from .sources.pen_digits import PenDigits as PenDigits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,21 @@ from jaxtl.data import cells, columns, table_encoding
 from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.table_encoding import ColumnCode, TableEncoding
+
+
+class RowLabels(NamedTuple):
+    """What the rows of a table are beside their inputs.
+
+    Attributes:
+      targets: names of the columns that the labels were read from.
+      labels: y, class names and task.
+      groups, weights: (n,) of the rows, None without any; as in `Table`.
+    """
+
+    targets: tuple[str, ...]
+    labels: columns.Target
+    groups: np.ndarray | None
+    weights: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,13 +87,25 @@ class Tabular(Data):
         """Reads all columns; each source implements it."""
         raise TypeError(f"{type(self).__name__} defines no read_columns()")
 
+    def read_labels(self, table: Columns) -> RowLabels:
+        """Labels, groups and weights of the rows; the columns exist and have no holes.
+
+        Raises:
+          UserError: a column that is not there, lacks values or has another role.
+        """
+        targets = (self.target,) if isinstance(self.target, str) else self.target
+        groups, weights = self._row_columns(table, targets)
+        for name in targets:
+            self._check_column(name, table, "target")
+        self._check_distinct(targets, "target")
+        labels = columns.target(table.columns, targets, self.task, self._owner)
+        return RowLabels(targets, labels, groups, weights)
+
     def read(self) -> Table:
         """Reads features in the order named, one-hot columns in sorted order."""
         table = self.read_columns()
-        targets = (self.target,) if isinstance(self.target, str) else self.target
-        groups, weights = self._row_columns(table, targets)
+        targets, labels, groups, weights = self.read_labels(table)
         features = self._checked_features(table, targets)
-        labels = columns.target(table.columns, targets, self.task, self._owner)
         read = [
             columns.feature(name, table.columns[name], table, self._owner)
             for name in features
@@ -157,8 +185,6 @@ class Tabular(Data):
         self, table: Columns, targets: tuple[str, ...]
     ) -> tuple[str, ...]:
         """The names of the features; all exist and have the cells that they need."""
-        for name in targets:
-            self._check_column(name, table, "target")
         others = {*targets, *self._row_column_names()}
         names = self.features or tuple(c for c in table.columns if c not in others)
         for name in names:
@@ -169,12 +195,14 @@ class Tabular(Data):
                 )
         if not names:
             raise UserError(f"{self._owner}: there is no column beside the target.")
-        for field, group in (("target", targets), ("features", names)):
-            if (repeated := cells.repeated(group)) is not None:
-                raise UserError(
-                    f"{self._owner}.{field} names the column {repeated!r} twice."
-                )
+        self._check_distinct(names, "features")
         return names
+
+    def _check_distinct(self, names: tuple[str, ...], field: str) -> None:
+        if (repeated := cells.repeated(names)) is not None:
+            raise UserError(
+                f"{self._owner}.{field} names the column {repeated!r} twice."
+            )
 
     def _check_column(self, name: str, table: Columns, field: str) -> None:
         """Raises UserError for a column that does not exist or lacks values."""

@@ -16,6 +16,7 @@ _MODULES = {
     "Parquet": "parquet",
     "Frame": "frame",
     "ImageFolder": "image_folder",
+    "ImageList": "image_list",
     "TFDS": "tfds",
     "Text": "text",
     "Lines": "text_lines",

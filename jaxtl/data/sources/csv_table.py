@@ -32,20 +32,26 @@ class CSV(Tabular):
 
     def read_columns(self) -> Columns:
         """Column name -> cells, all normalized."""
-        path = paths.find(self.path, "CSV.path")
+        path = paths.find(self.path, f"{self._owner}.path")
         is_tabbed = path.suffix.lower() in (".tsv", ".tab")
         delimiter = self.delimiter or ("\t" if is_tabbed else ",")
-        lines = text_files.read_lines(path, self.encoding, "CSV.encoding")
-        rows = text_files.split_cells(lines, delimiter, owner=f"CSV.path: {path}")
+        lines = text_files.read_lines(path, self.encoding, f"{self._owner}.encoding")
+        rows = text_files.split_cells(
+            lines, delimiter, owner=f"{self._owner}.path: {path}"
+        )
         if len(rows) < 2:
-            raise UserError(f"CSV.path: {path} needs a header row and rows below it.")
+            raise UserError(
+                f"{self._owner}.path: {path} needs a header row and rows below it."
+            )
         header = [cells.normalized(cell) for cell in rows[0][1]]
         if (name := cells.repeated(header)) is not None:
-            raise UserError(f"CSV.path: {path} has two columns called {name!r}.")
+            raise UserError(
+                f"{self._owner}.path: {path} has two columns called {name!r}."
+            )
         for number, row in rows[1:]:
             if len(row) != len(header):
                 raise UserError(
-                    f"CSV.path: row {number} of {path} has {len(row)} cells, "
+                    f"{self._owner}.path: row {number} of {path} has {len(row)} cells, "
                     f"the header has {len(header)}."
                 )
         written = {

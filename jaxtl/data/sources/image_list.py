@@ -1,0 +1,145 @@
+"""Image files that a CSV or TSV file lists, with their labels beside their paths."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from jaxtl.core import progress
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import cells, paths
+from jaxtl.data.columns import Columns
+from jaxtl.data.dataset import Table
+from jaxtl.data.image_sets import ImageFiles
+from jaxtl.data.sources.csv_table import CSV
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageList(ImageFiles):
+    """Images whose paths and labels are columns of a CSV or TSV file.
+
+    `ImageList("scans.csv", target="grade", image="file")`. Labels are read as those of
+    `CSV` are: one column of classes or numbers, several of numbers (regression), or
+    several of 0 and 1 by task="multilabel". `image_sets.ImageFiles` tells how pictures
+    are read; columns beside these are not.
+
+    Attributes:
+      path: the file, with a header row; looked for under $JAXTL_DATA_DIR as well.
+      target: the column to predict, or several.
+      image: the column of the paths of the images.
+      root: the folder that relative paths are below, itself looked for under
+        $JAXTL_DATA_DIR as well; None is the folder of the file.
+      task, delimiter, encoding: as in `CSV`.
+    """
+
+    path: str = dataclasses.field(kw_only=False)
+    target: str | tuple[str, ...]
+    image: str = "path"
+    root: str | None = None
+    task: str | None = None
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+
+    def __post_init__(self):
+        super().__post_init__()
+        rows = self._rows()
+        object.__setattr__(self, "target", rows.target)
+        targets = (rows.target,) if isinstance(rows.target, str) else rows.target
+        if cells.normalized(self.image) in targets:
+            raise UserError(f"ImageList.image: {self.image!r} is the target, too.")
+
+    def read(self) -> Table:
+        """Reads the list, looks for all files, checks their headers, and decodes them
+        where they fit.
+        """
+        rows = self._rows()
+        table = rows.read_columns()
+        targets, labels, groups, weights = rows.read_labels(table)
+        names, root = self._names(table), self._folder()
+        _check_files(root, names, table)
+        pictures = self.read_pictures(root, names)
+        kept = pictures.kept
+        used = {cells.normalized(self.image), *targets, self.split_by}
+        unused = [n for n in table.columns if n not in used | {self.sample_weight}]
+        notes = [f"columns that are not used: {', '.join(unused)}"] if unused else []
+        return Table(
+            x=pictures.x,
+            y=labels.y[kept],
+            class_names=labels.class_names,
+            task=labels.task,
+            target_names=targets if labels.task == "regression" else (),
+            preprocess=pictures.preprocess,
+            origins=table.origins.select(kept),
+            digests=pictures.digests,
+            notes=(*table.notes, *notes, *pictures.notes),
+            groups=None if groups is None else groups[kept],
+            weights=None if weights is None else weights[kept],
+        )
+
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The list, and the folders that its images lie in."""
+        root = self._folder()
+        names = self._names(self._rows().read_columns())
+        folders = {os.path.dirname(os.path.join(root, name)) for name in names}
+        tops = [
+            pathlib.Path(folder)
+            for folder in sorted(folders)
+            if not any(str(p) in folders for p in pathlib.Path(folder).parents)
+        ]
+        return (paths.find(self.path, "ImageList.path"), *tops)
+
+    def _rows(self) -> _Rows:
+        """The list as a table, which reads the labels."""
+        options = ("path", "target", "task", "delimiter", "encoding", "split_by")
+        chosen = {name: getattr(self, name) for name in (*options, "sample_weight")}
+        return _Rows(**chosen)
+
+    def _folder(self) -> pathlib.Path:
+        if self.root is not None:
+            return paths.find(self.root, "ImageList.root")
+        return paths.find(self.path, "ImageList.path").parent
+
+    def _names(self, table: Columns) -> list[str]:
+        """The paths as they are listed; each row has one."""
+        name = cells.normalized(self.image)
+        if name not in table.columns:
+            raise UserError(
+                f"ImageList.image: there is no column {name!r}"
+                f"{nearest(name, table.columns)}; the columns are "
+                f"{', '.join(table.columns)}."
+            )
+        names = list(table.columns[name].texts)
+        blank = [row for row, text in enumerate(names) if not text]
+        if blank:
+            raise UserError(
+                f"ImageList.image: column {name!r} has {len(blank)} rows without a "
+                f"path, the first in {table.place(blank[0])}."
+            )
+        return names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rows(CSV):
+    """The table of an image list, named so in messages."""
+
+    _owner = "ImageList"
+
+
+def _check_files(root: pathlib.Path, names: list[str], table: Columns) -> None:
+    """Raises UserError that lists the files which are not there."""
+    exists = {
+        name: os.path.isfile(os.path.join(root, name))
+        for name in progress.track(dict.fromkeys(names), "looking for images")
+    }
+    absent = np.flatnonzero([not exists[name] for name in names])
+    if not len(absent):
+        return
+    shown = "\n  ".join(f"{table.place(row)}: {names[row]}" for row in absent[:50])
+    more = f"\n  … {len(absent) - 50} more" if len(absent) > 50 else ""
+    raise UserError(
+        f"ImageList: {len(absent)} of {len(names)} images are not in {root}:\n  "
+        f"{shown}{more}\nroot= names the folder that paths are relative to."
+    )
