@@ -7,8 +7,11 @@ from jaxtl.models import (
     GPT2,
     MLP,
     VGG,
+    BEiT,
     Bert,
     ConvNeXt,
+    DeiT,
+    DINOv2,
     EfficientNet,
     Llama,
     MobileNet,
@@ -30,6 +33,7 @@ TEXT = {
 SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 9}
 DROPS = {**SMALL, "dropout": 0.2}
 VIT = {"size": 16, "patch": 4, "width": 16, "layers": 2, "heads": 4, "hidden": 20}
+BARE = {key: value for key, value in VIT.items() if key != "hidden"}
 
 MODELS = {
     "mlp": (MLP(outputs=3, widths=(8, 5), dropout=0.2), VECTORS),
@@ -83,6 +87,12 @@ MODELS = {
         LARGER,
     ),
     "vit": (ViT(outputs=3, dropout=0.2, **VIT), IMAGES),
+    "deit": (DeiT(outputs=3, dropout=0.2, distilled=True, **VIT), IMAGES),
+    "dinov2": (DINOv2(outputs=3, gated=True, registers=2, ratio=1, **BARE), IMAGES),
+    "beit": (
+        BEiT(outputs=3, relative=True, has_relative=True, drop_path=0.2, **VIT),
+        IMAGES,
+    ),
     "bert": (Bert(outputs=3, hidden=20, **DROPS), TEXT),
     "bert-mean": (Bert(outputs=3, hidden=20, pooling="mean", **DROPS), TEXT),
     "bert-token": (Bert(outputs=3, hidden=20, predict="token", **DROPS), TEXT),

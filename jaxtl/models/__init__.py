@@ -7,10 +7,13 @@ from jaxtl.core import lazy_exports
 if TYPE_CHECKING:
     from . import merging as merging
     from .albert import Albert as Albert
+    from .beit import BEiT as BEiT
     from .bert import Bert as Bert
     from .cnn import CNN as CNN
     from .convnext import ConvNeXt as ConvNeXt
     from .deberta import Deberta as Deberta
+    from .deit import DeiT as DeiT
+    from .dinov2 import DINOv2 as DINOv2
     from .distilbert import DistilBert as DistilBert
     from .efficientnet import EfficientNet as EfficientNet
     from .electra import Electra as Electra

@@ -27,11 +27,16 @@ def block_rules(
     """
     rules = []
     for part, has_bias in block.kernels().items():
-        name = f"{source}.{names[part]}"
-        rules.append(Rule(f"{name}.weight", f"{path}/{part}/kernel", transform))
-        rules += [Rule(f"{name}.bias", f"{path}/{part}/bias")] * has_bias
+        # "qkv[0]": the first of the parts that a tensor joins, see `WeightLayout`.
+        name, bracket, number = f"{source}.{names[part]}".partition("[")
+        place = bracket + number
+        kernel = Rule(f"{name}.weight{place}", f"{path}/{part}/kernel", transform)
+        rules.append(kernel)
+        rules += [Rule(f"{name}.bias{place}", f"{path}/{part}/bias")] * has_bias
     for part, kind in block.norms().items():
         rules += norm_rules(kind, f"{source}.{names[part]}", f"{path}/{part}")
+    for part in block.leaves():
+        rules.append(Rule(f"{source}.{names[part]}", f"{path}/{part}"))
     return rules
 
 

@@ -105,6 +105,18 @@ def positive(key: str, value: Any) -> float:
     return value
 
 
+def number(key: str, value: Any) -> float:
+    """A finite number."""
+    if not _is_number(value):
+        raise _expected(key, value, "a number")
+    return value
+
+
+def scale(key: str, value: Any) -> float | None:
+    """A factor above 0; None for 0 and below, which stands for no factor."""
+    return number(key, value) if number(key, value) > 0 else None
+
+
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

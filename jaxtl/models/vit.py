@@ -4,84 +4,24 @@ References:
   Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
-from jaxtl.models import config_values, staged, weight_layout
+from jaxtl.models import config_values, staged, vit_layout
 from jaxtl.models.config_table import ConfigTable, Key
-from jaxtl.models.layers import sequences, transformer
-from jaxtl.models.layers.conv import Conv
-from jaxtl.models.layers.dense import Dense, broadcast
-from jaxtl.models.layers.initializers import NORMAL
-from jaxtl.models.weight_layout import Rule, WeightLayout
-
-
-def _patch_grid(x: jax.Array, size: int, patch: int) -> tuple[int, int]:
-    """(rows, columns) of patches of an image batch.
-
-    Raises:
-      UserError: images that don't divide into patches, or of another size.
-    """
-    if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
-        raise UserError(
-            f"images of shape {tuple(x.shape)} don't divide into patches of {patch}×"
-            f"{patch} (expected (batch, {size}, {size}, channels))."
-        )
-    if x.shape[1:3] != (size, size):
-        raise UserError(
-            f"images of {x.shape[1]}×{x.shape[2]} came to a model of size={size}: set "
-            "the model's size to theirs; position vectors of pre-trained weights are "
-            "then interpolated."
-        )
-    return x.shape[1] // patch, x.shape[2] // patch
-
-
-class _ViTEmbeddings(nn.Module):
-    """A class token and a vector per patch, plus position vectors, then dropout."""
-
-    width: int
-    size: int
-    patch: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mode: staged.Mode) -> Tokens:
-        rows, columns = _patch_grid(x, self.size, self.patch)
-        patches = Conv(
-            self.width,
-            (self.patch, self.patch),
-            self.patch,
-            "VALID",
-            kernel_init=NORMAL,
-            name="patch",
-        )
-        x = patches(x).reshape(x.shape[0], rows * columns, self.width)
-        token = self.param("token", NORMAL, (1, 1, self.width))
-        shape = (1, 1 + rows * columns, self.width)
-        position = self.param("position", NORMAL, shape)
-        tokens = broadcast(token, (x.shape[0], 1, self.width))
-        x = jnp.concatenate([tokens, x], 1)
-        x += broadcast(position, x.shape)
-        x = staged.Dropout(self.dropout, name="dropout")(x, mode)
-        return Tokens(x, jnp.ones(x.shape[:2], bool))
-
-
-class _ClassTokenHead(nn.Module):
-    """An affine map of the class token."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x: Tokens | jax.Array, mode: staged.Mode) -> jax.Array:
-        dense = Dense(self.outputs, kernel_init=NORMAL, name="dense")
-        return dense(sequences.first_state(x) if isinstance(x, Tokens) else x)
+from jaxtl.models.layers import (
+    interpolation,
+    patches,
+    relative_grid,
+    sequences,
+    stochastic_depth,
+    transformer,
+)
+from jaxtl.models.weight_layout import WeightLayout
 
 
 class ViT(staged.Staged):
@@ -97,6 +37,8 @@ class ViT(staged.Staged):
       epsilon: of the norms.
       dropout: after embeddings and each sublayer.
       qkv_bias: biases of query, key and value.
+      pooling: what the head reads: "first", the class token's state; "mean", the
+        patches' mean; "first_mean", both beside each other.
     """
 
     READS: ClassVar[str] = "images"
@@ -111,17 +53,55 @@ class ViT(staged.Staged):
     epsilon: float = 1e-12
     dropout: float = 0.0
     qkv_bias: bool = True
+    pooling: str = "first"
+
+    # Names of transformers, the name of its models' main part, and the maps of the
+    # head; what a kin of the family changes.
+    names: ClassVar[Mapping[str, str]] = vit_layout.HF_NAMES
+    root: ClassVar[str] = "vit"
+    antialias: ClassVar[bool] = False
+    has_relative = False
+    drop_path = 0.0
 
     @property
     def stages(self) -> tuple[str, ...]:
         layers = (f"layer_{i}" for i in range(self.layers))
         return ("embeddings", *layers, "norm", "head")
 
-    def setup(self) -> None:
-        transformer.check_heads(self.width, self.heads)
-        embeddings = _ViTEmbeddings(self.width, self.size, self.patch, self.dropout)
-        self.add("embeddings", embeddings)
-        block = transformer.Block(
+    @property
+    def before(self) -> int:
+        """Number of tokens before the patches."""
+        options = self.embedding_options()
+        tokens = options.get("tokens", ("token",))
+        return len(tokens) + options.get("registers", 0)
+
+    @property
+    def head_maps(self) -> tuple[str, ...]:
+        """Names of the head's affine maps."""
+        return ("dense",)
+
+    def embedding_options(self) -> dict[str, Any]:
+        """Further fields of `patches.PatchEmbeddings`."""
+        return {}
+
+    def embedding_leaves(self) -> tuple[str, ...]:
+        """Names of the tokens and the position vectors."""
+        options = self.embedding_options()
+        is_there = {
+            "position": options.get("has_position", True),
+            "register": options.get("registers", 0) > 0,
+            "mask": options.get("has_mask", False),
+        }
+        names = tuple(name for name, there in is_there.items() if there)
+        return options.get("tokens", ("token",)) + names
+
+    def shape_of(self, part: str) -> str:
+        """Transform of one of `embedding_leaves`, as of `weight_layout.Rule`."""
+        return "same"
+
+    def block(self, layer: int) -> transformer.Block:
+        """What a layer computes."""
+        return transformer.Block(
             heads=self.heads,
             hidden=self.hidden,
             activation=self.activation,
@@ -129,128 +109,63 @@ class ViT(staged.Staged):
             causal=False,
             input_bias=self.qkv_bias,
             dropout=self.dropout,
+            drop_path=self.path_rate(layer),
         )
-        for i in range(self.layers):
-            self.add(f"layer_{i}", transformer.TransformerLayer(block))
-        self.add("norm", transformer.FinalNorm(self.epsilon))
-        self.add("head", _ClassTokenHead(self.outputs))
 
-    def reduction(self) -> Callable[[Any], Any]:
-        return sequences.first_state
+    def path_rate(self, layer: int) -> float:
+        """Rate of stochastic depth of a layer."""
+        return stochastic_depth.depth_rates(self.drop_path, self.layers)[layer]
+
+    def setup(self) -> None:
+        transformer.check_heads(self.width, self.heads)
+        staged.check_option("pooling", self.pooling, ("first", "mean", "first_mean"))
+        embeddings = patches.PatchEmbeddings(
+            self.width,
+            self.size,
+            self.patch,
+            self.dropout,
+            relative_heads=self.heads * self.has_relative,
+            **self.embedding_options(),
+        )
+        self.add("embeddings", embeddings)
+        shared = self.embeddings if self.has_relative else None
+        for i in range(self.layers):
+            self.add(f"layer_{i}", transformer.TransformerLayer(self.block(i), shared))
+        self.add("norm", self.final_norm())
+        pool = self.reduction() or sequences.first_state
+        self.add("head", patches.TokenHead(self.outputs, pool, self.head_maps))
+
+    def final_norm(self) -> Any:
+        """The stage behind the layers."""
+        return transformer.FinalNorm(self.epsilon)
+
+    def reduction(self) -> Callable[[Tokens], jax.Array] | None:
+        return _pooling(self.pooling, self.before)
 
     def layouts(self) -> dict[str, WeightLayout]:
-        return {"hf": _hf_layout(self)}
+        layouts = {"hf": vit_layout.hf_layout(self)}
+        return {**layouts, "timm": vit_layout.timm_layout(self)}
 
     def adapt(self, path: str, leaf: Any) -> Any:
-        """Interpolates position vectors of another image size; other leaves stay."""
-        if path != "embeddings/position":
-            return leaf
-        return _interpolate_positions(leaf, self.size // self.patch)
+        """Interpolates what belongs to places of another image size."""
+        side = self.size // self.patch
+        if path == "embeddings/position":
+            extra = self.before - self.embedding_options().get("registers", 0)
+            return interpolation.resize_positions(leaf, side, extra, self.antialias)
+        if path.endswith("relative/table"):
+            extra = relative_grid.CLASS_ROWS
+            return interpolation.resize_relative(leaf, side, extra)
+        return leaf
 
 
-def _interpolate_positions(position: Any, side: int) -> np.ndarray:
-    """Resizes position vectors, bicubically, to another grid of patches.
+@functools.cache
+def _pooling(name: str, before: int) -> Callable[[Tokens], jax.Array]:
+    """The head's pooling, the same function for equal models."""
+    if name == "first":
+        return sequences.first_state
+    pool = patches.patch_mean if name == "mean" else patches.first_and_mean
+    return functools.partial(pool, before=before)
 
-    Args:
-      position: (1, 1 + rows · columns, width) of a square grid, class token first.
-      side: rows and columns of the new grid.
-
-    Returns:
-      (1, 1 + side², width); the input itself where the grid is the same.
-    """
-    position = np.asarray(position)
-    old = round((position.shape[1] - 1) ** 0.5)
-    if old == side:
-        return position
-    if old**2 != position.shape[1] - 1:
-        raise UserError(
-            f"the position vectors of {position.shape[1] - 1} patches are of no square "
-            "grid, so they can't be interpolated to another image size."
-        )
-    class_token, patches = position[:, :1], position[:, 1:]
-    patches = patches.reshape(old, old, -1)
-    matrix = _cubic_matrix(old, side)
-    patches = np.einsum("ij,kl,jlc->ikc", matrix, matrix, patches)
-    patches = patches.reshape(1, side**2, -1).astype(position.dtype)
-    return np.concatenate([class_token, patches], 1)
-
-
-def _cubic_matrix(old: int, new: int) -> np.ndarray:
-    """The (new, old) matrix of cubic convolution with a = −0.75.
-
-    Keys, IEEE TASSP 29 (1981); pixel centers at halves, borders repeated: the same as
-    torch's interpolate(mode="bicubic", align_corners=False).
-    """
-    a, matrix = -0.75, np.zeros((new, old))
-    for i in range(new):
-        center = (i + 0.5) * old / new - 0.5
-        start = int(np.floor(center)) - 1
-        for tap in range(start, start + 4):
-            t = abs(center - tap)
-            inner = (a + 2) * t**3 - (a + 3) * t**2 + 1
-            outer = a * (t**3 - 5 * t**2 + 8 * t - 4)
-            matrix[i, np.clip(tap, 0, old - 1)] += inner if t <= 1 else outer
-    return matrix
-
-
-# Paths of modules within a layer -> their names in transformers.
-_LINEAR_NAMES = {
-    "attention/query": "attention.attention.query",
-    "attention/key": "attention.attention.key",
-    "attention/value": "attention.attention.value",
-    "attention/out": "attention.output.dense",
-    "mlp/in": "intermediate.dense",
-    "mlp/out": "output.dense",
-}
-_ALWAYS_BIASED = ("attention/out", "mlp/in", "mlp/out")
-_NORM_NAMES = {"attention_norm": "layernorm_before", "mlp_norm": "layernorm_after"}
-
-
-def _hf_layout(model: ViT) -> WeightLayout:
-    """The naming of transformers' ViT."""
-    source = "vit.embeddings"
-    rules = [
-        Rule(f"{source}.cls_token", "embeddings/token"),
-        Rule(f"{source}.position_embeddings", "embeddings/position"),
-        *weight_layout.conv(
-            f"{source}.patch_embeddings.projection", "embeddings/patch", bias=True
-        ),
-    ]
-    for i in range(model.layers):
-        source, path = f"vit.encoder.layer.{i}", f"layer_{i}"
-        for part, name in _LINEAR_NAMES.items():
-            bias = model.qkv_bias or part in _ALWAYS_BIASED
-            rules += weight_layout.linear(f"{source}.{name}", f"{path}/{part}", bias)
-        for part, name in _NORM_NAMES.items():
-            rules += weight_layout.norm(f"{source}.{name}", f"{path}/{part}")
-    rules += weight_layout.norm("vit.layernorm", "norm/norm")
-    rules += weight_layout.linear("classifier", "head/dense")
-    return WeightLayout(
-        tuple(rules),
-        # The classifier reads the class token: ViTModel's pooler, and the token and the
-        # decoder of masked image modeling stay unused.
-        unused=(
-            r"(vit\.)?pooler\.dense\.(weight|bias)",
-            r"(vit\.)?embeddings\.mask_token",
-            r"decoder\.0\.(weight|bias)",
-        ),
-        prefixes=("module.", "vit."),
-        renames=_NEW_NAMES,
-        stem="embeddings/patch/kernel",
-        **weight_layout.HALVES,
-    )
-
-
-# Names within the models of transformers 5, whose files keep the older ones.
-_NEW_NAMES = (
-    (r"^((?:module\.)?(?:vit\.)?)layers\.", r"\1encoder.layer."),
-    (r"\.attention\.q_proj\.", ".attention.attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-)
 
 CONFIG = ConfigTable(
     "vit",
@@ -277,6 +192,43 @@ CONFIG = ConfigTable(
         "pooler_act": "the pooler is left out; the head reads the class token",
     },
 )
+
+
+_WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16}  # of 80, 88 and 104 features
+
+
+def timm_fields(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Fields of the model that a file of timm was written from, {} of other files.
+
+    The number of heads is in no tensor: timm's have 64 features, but for the widest.
+    """
+    names = ("blocks.0.attn.qkv.weight", "pos_embed", "patch_embed.proj.weight")
+    if not all(name in shapes for name in (*names, "cls_token", "norm.weight")):
+        return {}
+    width, _, patch, _ = shapes["patch_embed.proj.weight"]
+    extra = 1 + ("dist_token" in shapes)
+    head = shapes.get("head.weight")
+    return {
+        "outputs": head and head[0],
+        "size": patch * round((shapes["pos_embed"][1] - extra) ** 0.5),
+        "patch": patch,
+        "width": width,
+        "layers": sum(f"blocks.{i}.norm1.weight" in shapes for i in range(200)),
+        "heads": _WIDE_HEADS.get(width, max(width // 64, 1)),
+        "epsilon": 1e-6,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
+    }
+
+
+def from_tensors(
+    shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
+) -> ViT | None:
+    """The model that a file of timm was written from, None for other files."""
+    fields = timm_fields(shapes)
+    others = ("dist_token", "reg_token", "blocks.0.ls1.gamma")
+    if not fields or any(name in shapes for name in others):
+        return None
+    return ViT(**fields, hidden=shapes["blocks.0.mlp.fc1.weight"][0])
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> ViT:

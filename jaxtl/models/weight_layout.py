@@ -4,6 +4,7 @@ A model family lists its tensors as rules, one per tensor, in plain loops over i
 stages. The same rules read a file into jaxtl's trees and write it back, bit for bit.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "depthwise": _transposed(0, 1, 3, 2),  # Keras: (height, width, channels, 1)
     "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
     "last_axis": (lambda x: x[0, 0, 0], lambda x: x[None, None, None]),  # (1, 1, 1, n)
+    "leading": (lambda x: x[None], lambda x: x[0]),
+    "vector": (lambda x: x[None, None], lambda x: x[0, 0]),
     # torch Conv2d of 1×1 as a matrix: (out, in, 1, 1)
     "conv1x1": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
 }
@@ -67,7 +70,8 @@ class Rule(NamedTuple):
     """One tensor: its name in the file, its path in the tree, and its transform.
 
     Attributes:
-      source: name in the file.
+      source: name in the file; "name[1]" is the second of the equal parts along the
+        first axis that the tensor of this name joins.
       path: "stage/…/leaf"; leaves named `mean` and `var` are statistics.
       transform: as `transform` takes it.
     """
@@ -116,6 +120,11 @@ class WeightLayout:
     stem: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    def joined(self) -> dict[str, int]:
+        """Name of each tensor that joins the sources of rules -> their number."""
+        names = (rule.source.partition("[") for rule in self.rules)
+        return dict(collections.Counter(name for name, bracket, _ in names if bracket))
 
 
 def linear(source: str, path: str, bias: bool = True, channels: int = 1) -> list[Rule]:

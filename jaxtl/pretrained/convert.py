@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,6 +40,7 @@ def to_weights(
         differs from the one it should repeat.
     """
     rules = {without_prefix(rule.source, layout): rule for rule in layout.rules}
+    tensors = _separate(tensors, layout)
     leaves, unknown, names, repeats, skipped = {}, {}, {}, {}, []
     for name, tensor in tensors.items():
         short = without_prefix(name, layout)
@@ -76,6 +78,37 @@ def to_weights(
         left_out=tuple(name for name in skipped if _matches(name, layout.unused)),
         absent=_absent(leaves, layout),
     )
+
+
+def _separate(tensors: Mapping[str, Any], layout: WeightLayout) -> dict[str, Any]:
+    """The tensors, with the parts of those that join several: "name[0]", "name[1]", ….
+
+    Raises:
+      UserError: a tensor that has no such parts.
+    """
+    joined = {without_prefix(k, layout): n for k, n in layout.joined().items()}
+    separate: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        number = joined.get(without_prefix(name, layout), 1)
+        shape = tuple(tensor.shape)
+        if number == 1:
+            separate[name] = tensor
+            continue
+        if not shape or shape[0] % number:
+            raise UserError(
+                f"the tensor {name!r} of shape {shape} should join {number} equal "
+                "parts along its first axis."
+            )
+        for i in range(number):
+            read = functools.partial(_part, tensor, i, number)
+            part = (shape[0] // number, *shape[1:])
+            separate[f"{name}[{i}]"] = LazyTensor(part, np.dtype(tensor.dtype), read)
+    return separate
+
+
+def _part(tensor: Any, i: int, number: int) -> np.ndarray:
+    """The i-th of so many equal parts along the first axis."""
+    return np.split(np.asarray(tensor), number)[i]
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -180,6 +213,9 @@ def to_tensors(
         rule.source: transform(rule.transform)[1](np.asarray(leaves[path]))
         for path, rule in rules.items()
     }
+    for name, number in layout.joined().items():
+        parts = [tensors.pop(f"{name}[{i}]") for i in range(number)]
+        tensors[name] = np.concatenate(parts)
     duplicates = layout.duplicates.items()
     return tensors | {name: np.asarray(leaves[path]) for name, path in duplicates}
 
@@ -192,7 +228,10 @@ def choose_layout(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> 
     """
     names, hits = list(names), {}
     for key, layout in layouts.items():
-        sources = {without_prefix(rule.source, layout) for rule in layout.rules}
+        sources = {
+            without_prefix(rule.source, layout).partition("[")[0]
+            for rule in layout.rules
+        }
         hits[key] = sum(without_prefix(name, layout) in sources for name in names)
     best = max(hits, key=hits.get)
     if hits[best] == 0:

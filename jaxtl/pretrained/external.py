@@ -108,13 +108,17 @@ class FromHub:
         Args:
           **fields: fields to override (`outputs`, `predict`, `pooling`, `dtype`).
             `outputs` is None by default, so that the data decide; a sentence encoder
-            has the pooling and the normalization of its modules. A language model whose
+            has the pooling and the normalization of its modules, and a DINOv2 the size
+            of the images that preprocessor_config.json makes. A language model whose
             file has a head that differs from the embeddings keeps it (`tied=False`),
             whatever config.json says, as in transformers.
         """
         folder = self.folder()
         fields = {**hub.pooling(folder), **fields}
         model = registry.model_from_config(hub.model_config(folder), **fields)
+        if "size" not in fields and getattr(model, "FOLLOWS_IMAGES", False):
+            sides = hub.image_resizing(folder).get("size") or (model.size,) * 2
+            model = model.clone(size=sides[0]) if len({*sides}) == 1 else model
         return model if "tied" in fields else _untied(model, folder)
 
     def image_resizing(self, model: Staged, is_sized: bool = False) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def write_config(
     """
     kind = base.get("model_type", "")
     predict = getattr(model, "predict", None)
-    writer = registry.config_table(kind).class_name(predict)
+    writer = getattr(model, "reference_class", None)
+    writer = writer or registry.config_table(kind).class_name(predict)
     if writer is None:
         raise UserError(
             f"convert: transformers has no class for a model of type {kind!r} that "

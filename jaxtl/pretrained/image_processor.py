@@ -115,11 +115,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "include_top": True,
     },
 }
+DEFAULTS |= {
+    "Bit": DEFAULTS["CLIP"],
+    "Siglip": DEFAULTS["ViT"] | {"resample": 3},
+}
 _CLASS_OF_MODEL = {
     "vit": "ViT",
     **dict.fromkeys(("resnet", "regnet", "convnext", "convnextv2"), "ConvNext"),
     "efficientnet": "EfficientNet",
     "mobilenet_v2": "MobileNetV2",
+    "deit": "DeiT",
+    "beit": "Beit",
+    **dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit"),
+    **dict.fromkeys(("swin", "swinv2"), "ViT"),
 }
 _FILTERS = {code: name for name, code in images.RESAMPLING.items()}
 
@@ -242,7 +250,7 @@ def resizing(values: Mapping[str, Any], is_sized: bool = False) -> dict[str, Any
 def _frame(values: Mapping[str, Any]) -> dict[str, Any]:
     """{"size", "shortest"}: the window, and the image that it is cut out of."""
     path = values["path"]
-    is_edge_default = values["kind"] in ("ConvNext", "CLIP", "MobileNetV2")
+    is_edge_default = values["kind"] in ("ConvNext", "CLIP", "Bit", "MobileNetV2")
     height, width, is_edge = _sides(values["size"], "size", path, is_edge_default)
     if values["kind"] == "ConvNext":  # it cuts out of a larger image below 384
         share = values["crop_pct"] if height < 384 else None

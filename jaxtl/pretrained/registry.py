@@ -42,6 +42,10 @@ _TYPES = {
     "convnext": ("convnext", "CONVNEXT_CONFIG"),
     "convnextv2": ("convnext", "CONVNEXTV2_CONFIG"),
     "vit": ("vit", "CONFIG"),
+    "deit": ("deit", "CONFIG"),
+    "dinov2": ("dinov2", "DINOV2_CONFIG"),
+    "dinov2_with_registers": ("dinov2", "REGISTERS_CONFIG"),
+    "beit": ("beit", "CONFIG"),
 }
 # Modules of `jaxtl.models` whose `from_tensors` recognizes files of its family.
 _RECOGNIZERS = (
@@ -52,6 +56,9 @@ _RECOGNIZERS = (
     "convnext",
     "efficientnet",
     "llama",
+    "vit",
+    "deit",
+    "dinov2",
 )
 
 # Ending of the class that wrote a config.json -> `predict` of its head.
@@ -144,7 +151,7 @@ def head_predicts(config: Mapping[str, Any]) -> str | None:
 def head_outputs(config: Mapping[str, Any]) -> int | None:
     """The number of classes of a config.json, None for a model without a classifier."""
     writer = (config.get("architectures") or [""])[0]
-    if not writer.endswith("Classification"):
+    if not writer.endswith(("Classification", "ClassificationWithTeacher")):
         return None
     return len(config.get("id2label") or {}) or config.get("num_labels") or 2
 

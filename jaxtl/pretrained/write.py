@@ -16,7 +16,7 @@ from jaxtl.data.tokenizer import TOKENIZER_FILES, Tokenizer
 from jaxtl.models.staged import Staged, check_option
 from jaxtl.pretrained import convert, hf_config, hf_inputs, tensor_files
 
-_HEAD_BIAS = "head/dense/bias"
+_HEAD_BIASES = ("head/dense/bias", "head/distilled/bias")  # of maps that are averaged
 
 
 def write_file(
@@ -133,11 +133,13 @@ def _with_target_offset(params: PyTree, preprocess: Preprocess | None) -> PyTree
     if offset is None:
         return params
     leaves = trees.flatten(params)
-    if _HEAD_BIAS not in leaves:
+    biases = [path for path in _HEAD_BIASES if path in leaves]
+    if not biases:
         raise UserError(
             f"convert: the targets were stored less {list(offset)}, which a head "
             "without a bias can't add; write a .safetensors file."
         )
-    bias = np.asarray(leaves[_HEAD_BIAS])
-    leaves[_HEAD_BIAS] = (bias + np.asarray(offset)).astype(bias.dtype)
+    for path in biases:
+        bias = np.asarray(leaves[path])
+        leaves[path] = (bias + np.asarray(offset)).astype(bias.dtype)
     return trees.nested(leaves)

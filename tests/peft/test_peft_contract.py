@@ -51,12 +51,16 @@ FAMILIES = (
     "mobilenet",
     "vgg",
     "vit",
+    "deit",
+    "dinov2",
+    "beit",
     "bert",
     "roberta",
     "gpt2",
     "llama-class",
 )
-TRANSFORMERS = ("vit", "bert", "roberta", "gpt2", "llama-class")
+VISION = ("vit", "deit", "dinov2", "beit")
+TRANSFORMERS = (*VISION, "bert", "roberta", "gpt2", "llama-class")
 # What a family without layer_0, layer_1 … is adapted at.
 STAGES = {
     "mlp": "layer1",

@@ -27,6 +27,8 @@ class ImageType:
         at it.
       states: model -> {place in transformers' hidden states: stage of ours}.
       groups: keys whose values vary together, value by value.
+      kind: the type, "" for the row's name.
+      model: transformers' class, "" for the usual one of the type.
     """
 
     config: str
@@ -36,6 +38,8 @@ class ImageType:
     side: int = 40
     states: Callable[[Staged], dict[int, str]] = stages_of
     groups: tuple[tuple[str, ...], ...] = ()
+    kind: str = ""
+    model: str = ""
 
 
 def _stages_behind_blocks(model: Staged) -> dict[int, str]:
@@ -68,7 +72,85 @@ _CONVNEXT_OPTIONS = {
 _CONVNEXT = {"num_stages": 3, "hidden_sizes": [4, 8, 12], "depths": [2, 1, 1]}
 _CONVNEXT_GROUPS = (("num_stages", "hidden_sizes", "depths"),)
 
+
+def token_states(model: Staged) -> dict[int, str]:
+    """The same of a transformer, whose hidden states end before the last norm."""
+    return dict(enumerate(n for n in model.stages if n not in ("norm", "head")))
+
+
+_VIT = {
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "image_size": 12,
+    "patch_size": 4,
+}
+_VIT_OPTIONS = {
+    "hidden_size": [8, 16],
+    "num_hidden_layers": [2, 3],
+    "num_attention_heads": [2, 4],
+    "intermediate_size": [12, 5],
+    "image_size": [12, 8],
+    "patch_size": [4, 2],
+    "num_channels": [3, 1],
+    "hidden_act": ["gelu", "relu", "gelu_new"],
+    "layer_norm_eps": [0.1],
+    "hidden_dropout_prob": [0.2],
+    "qkv_bias": [True, False],
+}
+_DINOV2 = {k: v for k, v in _VIT.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
+_DINOV2_OPTIONS = {
+    **{k: v for k, v in _VIT_OPTIONS.items() if k != "intermediate_size"},
+    "mlp_ratio": [2, 3],
+    "use_swiglu_ffn": [False, True, True],
+    "layerscale_value": [0.3, 1.0],
+    "drop_path_rate": [0.2],
+}
+_DROPS = ("hidden_dropout_prob", "drop_path_rate", "use_mask_token")
+
 TYPES = {
+    "vit": ImageType("ViTConfig", _VIT, _VIT_OPTIONS, _DROPS, states=token_states),
+    "deit": ImageType("DeiTConfig", _VIT, _VIT_OPTIONS, _DROPS, states=token_states),
+    "deit-distilled": ImageType(
+        "DeiTConfig",
+        _VIT,
+        _VIT_OPTIONS,
+        _DROPS,
+        states=token_states,
+        kind="deit",
+        model="DeiTForImageClassificationWithTeacher",
+    ),
+    "dinov2": ImageType(
+        "Dinov2Config",
+        _DINOV2,
+        {**_DINOV2_OPTIONS, "use_mask_token": [True, False]},
+        _DROPS,
+        states=token_states,
+    ),
+    "dinov2_with_registers": ImageType(
+        "Dinov2WithRegistersConfig",
+        _DINOV2,
+        {**_DINOV2_OPTIONS, "num_register_tokens": [2, 1]},
+        _DROPS,
+        states=token_states,
+    ),
+    "beit": ImageType(
+        "BeitConfig",
+        _VIT,
+        {
+            **{k: v for k, v in _VIT_OPTIONS.items() if k != "qkv_bias"},
+            "use_mask_token": [False, True],
+            "use_absolute_position_embeddings": [True, False],
+            "use_relative_position_bias": [False, True, True],
+            "use_shared_relative_position_bias": [False, False, True],
+            "layer_scale_init_value": [0.3, 0.0, 0.1],
+            "drop_path_rate": [0.1, 0.2],
+            "use_mean_pooling": [True, False],
+        },
+        _DROPS,
+        states=token_states,
+    ),
     "resnet": ImageType(
         "ResNetConfig",
         {"embedding_size": 4, "hidden_sizes": [8, 16, 24], "depths": [2, 1, 1]},

@@ -105,6 +105,7 @@ class Attention(nn.Module):
       window: it attends to tokens at a distance below this one; None to all.
       bias: biases in the projections.
       input_bias: biases of query, key and value; None takes `bias`.
+      key_bias: whether the key has one with them.
       fused: one projection "qkv" in place of "query", "key" and "value": "parts" has
         all queries, keys and values in this order, "heads" those of head after head;
         "" for three projections.
@@ -128,6 +129,7 @@ class Attention(nn.Module):
     window: int | None = None
     bias: bool = True
     input_bias: bool | None = None
+    key_bias: bool = True
     fused: str = ""
     rope: RotaryPositions | None = None
     scale: float | None = None
@@ -213,8 +215,13 @@ class Attention(nn.Module):
             heads = {"qkv": sum(heads.values())}
         bias = self.bias if self.input_bias is None else self.input_bias
         heads |= dict.fromkeys(self.relative_maps, self.heads)
+        has_bias = dict.fromkeys(heads, bias) | (
+            {} if self.key_bias else {"key": False}
+        )
         return {
-            name: Dense(number * size, use_bias=bias, kernel_init=NORMAL, name=name)
+            name: Dense(
+                number * size, use_bias=has_bias[name], kernel_init=NORMAL, name=name
+            )
             for name, number in heads.items()
         }
 

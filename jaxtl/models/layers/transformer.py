@@ -16,9 +16,11 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models.layers import attention, norms
 from jaxtl.models.layers.activations import activation
-from jaxtl.models.layers.dense import Dense
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.initializers import NORMAL
+from jaxtl.models.layers.relative_grid import RelativeGrid
 from jaxtl.models.layers.rotary import RotaryPositions
+from jaxtl.models.layers.stochastic_depth import StochasticDepth
 from jaxtl.models.staged import Dropout, Mode
 
 
@@ -42,6 +44,12 @@ class Block:
       gated: whether that is the gated form; "joint" with one projection for both of
         its factors.
       dropout: of the output of each part.
+      layer_scale: initial factor of each feature of both parts' outputs (Touvron et
+        al., ICCV 2021); None for no factors.
+      drop_path: rate of stochastic depth of both parts.
+      key_bias: whether the projection to keys has a bias, if `input_bias`.
+      grid: side of a grid of patches behind a class token, whose distances attention
+        adds trained numbers for; None for none.
     """
 
     heads: int
@@ -66,6 +74,10 @@ class Block:
     relative_maps: tuple[str, ...] = ()
     gated: bool | str = False
     dropout: float = 0.0
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    key_bias: bool = True
+    grid: int | None = None
 
     def kernels(self) -> dict[str, bool]:
         """Path of each affine map in the layer -> whether it has a bias."""
@@ -74,6 +86,7 @@ class Block:
         hidden = {False: ("in",), True: ("gate", "in"), "joint": ("gate_in",)}
         return {
             **{f"attention/{name}": self.input_bias for name in inputs},
+            **({} if self.key_bias else {"attention/key": False}),
             "attention/out": self.output_bias,
             **{f"mlp/{name}": self.mlp_bias for name in (*hidden[self.gated], "out")},
         }
@@ -88,6 +101,12 @@ class Block:
             **dict.fromkeys(names, self.norm),
             **(dict.fromkeys(heads, self.qk_norm) if self.qk_norm else {}),
         }
+
+    def leaves(self) -> tuple[str, ...]:
+        """Paths of further leaves in the layer."""
+        scales = ("attention_scale/scale", "mlp_scale/scale")
+        has_scales, has_grid = self.layer_scale is not None, self.grid is not None
+        return scales * has_scales + ("relative/table",) * has_grid
 
 
 class TransformerLayer(nn.Module):
@@ -113,31 +132,63 @@ class TransformerLayer(nn.Module):
     ) -> tuple[jax.Array, attention.KeyValueCache | None]:
         """The layer's output and its new cache; see `attention.Attention`."""
         block = self.block
-        relation = None if self.embeddings is None else self.embeddings.relation
+        relation = self._relation()
         norm = functools.partial(norms.norm, block.norm, block.epsilon)
         attend = _attention(block)
         feed_forward = FeedForward(
             block.hidden, block.activation, block.mlp_bias, block.gated, name="mlp"
         )
 
-        def drop(name: str, y: jax.Array) -> jax.Array:
-            return Dropout(block.dropout, name=name)(y, mode)
+        def drop(number: int, y: jax.Array) -> jax.Array:
+            y = Dropout(block.dropout, name=f"dropout{number}")(y, mode)
+            if block.layer_scale is not None:
+                name = ("attention_scale", "mlp_scale")[number - 1]
+                y = _LayerScale(block.layer_scale, name=name)(y)
+            return StochasticDepth(block.drop_path, name=f"drop_path{number}")(y, mode)
 
         if block.order == "post":
             y, cache = attend(x, mask, step, cache, relation)
-            x = norm("attention_norm")(x + drop("dropout1", y))
-            return norm("mlp_norm")(x + drop("dropout2", feed_forward(x))), cache
+            x = norm("attention_norm")(x + drop(1, y))
+            return norm("mlp_norm")(x + drop(2, feed_forward(x))), cache
         y = norm("attention_norm")(x) if block.first_norm else x
         y, cache = attend(y, mask, step, cache, relation)
         y = norm("attention_out_norm")(y) if block.order == "sandwich" else y
-        y = x + drop("dropout1", y)
+        y = x + drop(1, y)
         z = norm("mlp_norm")(x if block.order == "parallel" else y)
         z = feed_forward(z)
         z = norm("mlp_out_norm")(z) if block.order == "sandwich" else z
-        return y + drop("dropout2", z), cache
+        return y + drop(2, z), cache
 
     def __call__(self, tokens: Tokens, mode: Mode) -> Tokens:
         return Tokens(self.run(*tokens, mode)[0], tokens.mask)
+
+    def _relation(self) -> attention.Relation | None:
+        """What attention adds: of all layers, of this one, of both, or nothing."""
+        shared = None if self.embeddings is None else self.embeddings.relation
+        block = self.block
+        if block.grid is None:
+            return shared
+        grid = RelativeGrid(block.heads, block.grid, has_class=True, name="relative")
+
+        def relation(
+            query: jax.Array, key: jax.Array, project: attention.Projection
+        ) -> jax.Array:
+            own = grid(query.shape[1]).astype(query.dtype)
+            return own if shared is None else own + shared(query, key, project)
+
+        return relation
+
+
+class _LayerScale(nn.Module):
+    """x · scale, feature by feature."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        constant = nn.initializers.constant(self.initial)
+        scale = self.param("scale", constant, (x.shape[-1],))
+        return x * broadcast(scale.astype(x.dtype), x.shape)
 
 
 def _attention(block: Block) -> attention.Attention:
@@ -150,6 +201,7 @@ def _attention(block: Block) -> attention.Attention:
         window=block.window,
         bias=block.output_bias,
         input_bias=block.input_bias,
+        key_bias=block.key_bias,
         fused=block.fused,
         rope=block.rope,
         scale=block.scale,
