@@ -19,6 +19,7 @@ from jaxtl.models import (
     RegNet,
     ResNet,
     ResNetImageNet,
+    Swin,
     ViT,
 )
 
@@ -33,6 +34,14 @@ TEXT = {
 SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 9}
 DROPS = {**SMALL, "dropout": 0.2}
 VIT = {"size": 16, "patch": 4, "width": 16, "layers": 2, "heads": 4, "hidden": 20}
+SWIN = {
+    "size": 16,
+    "patch": 2,
+    "width": 8,
+    "sizes": (2, 1),
+    "heads": (2, 2),
+    "window": 3,
+}
 BARE = {key: value for key, value in VIT.items() if key != "hidden"}
 
 MODELS = {
@@ -89,6 +98,7 @@ MODELS = {
     "vit": (ViT(outputs=3, dropout=0.2, **VIT), IMAGES),
     "deit": (DeiT(outputs=3, dropout=0.2, distilled=True, **VIT), IMAGES),
     "dinov2": (DINOv2(outputs=3, gated=True, registers=2, ratio=1, **BARE), IMAGES),
+    "swin": (Swin(outputs=3, dropout=0.2, **SWIN), IMAGES),
     "beit": (
         BEiT(outputs=3, relative=True, has_relative=True, drop_path=0.2, **VIT),
         IMAGES,

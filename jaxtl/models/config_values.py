@@ -77,6 +77,13 @@ def index(key: str, value: Any) -> int:
     return value
 
 
+def indices(key: str, value: Any) -> tuple[int, ...]:
+    """A list of whole numbers of 0 or more."""
+    if not isinstance(value, list | tuple):
+        raise _expected(key, value, "a list of whole numbers of 0 or more")
+    return tuple(index(key, number) for number in value)
+
+
 def padding(key: str, value: Any) -> int | None:
     """The id of padding; None for a negative one, which no token has."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -54,6 +54,7 @@ FAMILIES = (
     "deit",
     "dinov2",
     "beit",
+    "swin",
     "bert",
     "roberta",
     "gpt2",
@@ -69,6 +70,7 @@ STAGES = {
     "bottleneck": "stage4",
     "mobilenet": "stage4",
     "vgg": "stage[34]",
+    "swin": "stage2",
 }
 TERMS = {"l2sp": L2SP(weight=0.1), "decay": WeightDecay(weight=0.01)}
 

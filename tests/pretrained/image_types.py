@@ -109,7 +109,54 @@ _DINOV2_OPTIONS = {
 }
 _DROPS = ("hidden_dropout_prob", "drop_path_rate", "use_mask_token")
 
+_SWIN = {
+    "image_size": 16,
+    "patch_size": 2,
+    "embed_dim": 8,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 3,
+}
+_SWIN_OPTIONS = {
+    # Grids that windows divide or not, patches that divide the image or not.
+    "image_size": [16, 14, 21, 24],
+    "patch_size": [2, 2, 3, 2],
+    "num_channels": [3, 1],
+    "embed_dim": [8, 16],
+    "depths": [[2, 2], [1, 2], [2], [2, 1, 2]],
+    "num_heads": [[2, 4], [2, 2], [4], [2, 2, 1]],
+    "window_size": [3, 2, 4, 3],
+    "mlp_ratio": [2.0, 1.5],
+    "qkv_bias": [True, False],
+    "hidden_dropout_prob": [0.2],
+    "drop_path_rate": [0.1, 0.2],
+    "hidden_act": ["gelu", "relu"],
+    "layer_norm_eps": [0.1],
+}
+_SWIN_GROUP = ("image_size", "patch_size", "window_size", "depths", "num_heads")
+
+
 TYPES = {
+    "swin": ImageType(
+        "SwinConfig",
+        _SWIN,
+        {**_SWIN_OPTIONS, "use_absolute_embeddings": [False, True]},
+        _DROPS,
+        states=token_states,
+        groups=(_SWIN_GROUP,),
+    ),
+    "swinv2": ImageType(
+        "Swinv2Config",
+        _SWIN,
+        {
+            **_SWIN_OPTIONS,
+            "pretrained_window_sizes": [[0, 0], [2, 4], [6], [0, 2, 2]],
+            "window_size": [3, 2, 4, 8],
+        },
+        _DROPS,
+        states=token_states,
+        groups=((*_SWIN_GROUP, "pretrained_window_sizes"),),
+    ),
     "vit": ImageType("ViTConfig", _VIT, _VIT_OPTIONS, _DROPS, states=token_states),
     "deit": ImageType("DeiTConfig", _VIT, _VIT_OPTIONS, _DROPS, states=token_states),
     "deit-distilled": ImageType(

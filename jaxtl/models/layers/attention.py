@@ -8,6 +8,7 @@ References:
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -116,6 +117,8 @@ class Attention(nn.Module):
         "" for none.
       epsilon: of these norms.
       relative_maps: names of further maps, which a relation applies.
+      has_logit_scale: whether the products of each head have a trained factor, e to the
+        power of a parameter, of at most 100 (Swin V2).
 
     Trained keys and values, where the parameters hold some ("prefix_key" and
     "prefix_value", each (number, kv heads · width)), precede those of the tokens and
@@ -137,6 +140,7 @@ class Attention(nn.Module):
     qk_norm: str = ""
     epsilon: float = 1e-6
     relative_maps: tuple[str, ...] = ()
+    has_logit_scale: bool = False
 
     @nn.compact
     def __call__(
@@ -165,6 +169,8 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = norms.norm(self.qk_norm, self.epsilon, "query_norm")(query)
             key = norms.norm(self.qk_norm, self.epsilon, "key_norm")(key)
+        if self.has_logit_scale:
+            query *= self._logit_scale().astype(query.dtype)
         if self.rope is not None:
             positions = (
                 sequences.token_positions(mask) if step is None else step.positions
@@ -189,6 +195,12 @@ class Attention(nn.Module):
         out = out.reshape(batch, length, -1)
         out = Dense(width, use_bias=self.bias, kernel_init=NORMAL, name="out")(out)
         return out, cache
+
+    def _logit_scale(self) -> jax.Array:
+        """The trained factor of each head, (heads, 1)."""
+        initial = nn.initializers.constant(math.log(10))
+        scale = self.param("logit_scale", initial, (self.heads, 1, 1))
+        return jnp.exp(jnp.minimum(scale, math.log(100)))[:, 0]
 
     def _with_prefix(
         self, key: jax.Array, value: jax.Array, visible: jax.Array

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.layers.sequences import unit_length
+
 
 def _layer_norm(epsilon: float, name: str, **leaves: bool) -> nn.LayerNorm:
     """LayerNorm whose variance is computed in two passes.
@@ -35,13 +37,24 @@ class _OffsetRMSNorm(nn.Module):
         return (wide * (1 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
-# LayerNorm with scale and bias, with a scale alone, without parameters; RMSNorm.
+class _UnitNorm(nn.Module):
+    """x / max(‖x‖, 1e-12), which has no parameters."""
+
+    epsilon: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return unit_length(x)
+
+
+# LayerNorm with scale and bias, with a scale alone, without parameters; RMSNorm; unit
+# length.
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "layer": _layer_norm,
     "layer_scale": functools.partial(_layer_norm, use_bias=False),
     "layer_plain": functools.partial(_layer_norm, use_bias=False, use_scale=False),
     "rms": nn.RMSNorm,
     "rms_offset": _OffsetRMSNorm,
+    "unit": _UnitNorm,
 }
 # Leaves of each.
 LEAVES = {
@@ -50,6 +63,7 @@ LEAVES = {
     "layer_plain": (),
     "rms": ("scale",),
     "rms_offset": ("scale",),
+    "unit": (),
 }
 
 
