@@ -34,14 +34,7 @@ TEXT = {
 SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 9}
 DROPS = {**SMALL, "dropout": 0.2}
 VIT = {"size": 16, "patch": 4, "width": 16, "layers": 2, "heads": 4, "hidden": 20}
-SWIN = {
-    "size": 16,
-    "patch": 2,
-    "width": 8,
-    "sizes": (2, 1),
-    "heads": (2, 2),
-    "window": 3,
-}
+SWIN = {"size": 16, "patch": 2, "width": 8, "window": 3}
 BARE = {key: value for key, value in VIT.items() if key != "hidden"}
 
 MODELS = {
@@ -97,10 +90,21 @@ MODELS = {
     ),
     "vit": (ViT(outputs=3, dropout=0.2, **VIT), IMAGES),
     "deit": (DeiT(outputs=3, dropout=0.2, distilled=True, **VIT), IMAGES),
-    "dinov2": (DINOv2(outputs=3, gated=True, registers=2, ratio=1, **BARE), IMAGES),
-    "swin": (Swin(outputs=3, dropout=0.2, **SWIN), IMAGES),
+    "dinov2": (
+        DINOv2(
+            outputs=3,
+            gated=True,
+            registers=2,
+            ratio=1,
+            dropout=0.2,
+            has_mask=False,
+            **BARE,
+        ),
+        IMAGES,
+    ),
+    "swin": (Swin(outputs=3, dropout=0.2, sizes=(2, 1), heads=(2, 2), **SWIN), IMAGES),
     "beit": (
-        BEiT(outputs=3, relative=True, has_relative=True, drop_path=0.2, **VIT),
+        BEiT(outputs=3, relative=True, has_relative=True, drop_path=0.5, **VIT),
         IMAGES,
     ),
     "bert": (Bert(outputs=3, hidden=20, **DROPS), TEXT),

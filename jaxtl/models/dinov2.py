@@ -35,7 +35,7 @@ class DINOv2(vit.ViT):
     patch: int = 14
     epsilon: float = 1e-6
     pooling: str = "first_mean"
-    ratio: int = 4
+    ratio: float = 4
     gated: bool = False
     layer_scale: float = 1.0
     drop_path: float = 0.0
@@ -160,9 +160,11 @@ def from_tensors(
     width, hidden = shapes["blocks.0.mlp.fc2.weight"]
     head = shapes.get("head.weight", (0, 2 * width))
     registers = shapes.get("reg_token")
+    gated = shapes["blocks.0.mlp.fc1.weight"][0] == 2 * hidden
     return DINOv2(
         **fields,
-        gated=shapes["blocks.0.mlp.fc1.weight"][0] == 2 * hidden,
+        gated=gated,
+        ratio=hidden * (1.5 if gated else 1) / width,
         registers=registers and registers[1],
         has_mask=False,
         pooling="first" if head[1] == width else "first_mean",

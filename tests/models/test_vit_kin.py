@@ -31,8 +31,8 @@ class TimmBlock(nn.Module):
         self.attn.qkv = nn.Linear(WIDTH, 3 * WIDTH)
         self.attn.proj = nn.Linear(WIDTH, WIDTH)
         self.mlp = nn.Module()
-        self.mlp.fc1 = nn.Linear(WIDTH, 24)
-        self.mlp.fc2 = nn.Linear(12 if gated else 24, WIDTH)
+        self.mlp.fc1 = nn.Linear(WIDTH, 32)
+        self.mlp.fc2 = nn.Linear(16 if gated else 32, WIDTH)
         self.gated, self.scaled = gated, scaled
         if scaled:
             self.ls1, self.ls2 = nn.Module(), nn.Module()

@@ -139,7 +139,7 @@ def test_every_key_that_transformers_writes_is_in_the_table(name):
         ({"size": {"longest_edge": 8}}, "expected a number of pixels"),
         ({"crop_size": 9, "size": 8, "do_center_crop": True}, "is larger than size"),
         ({"image_std": [0.5, 0, 0.5]}, "one number for each channel above 0"),
-        ({"image_processor_type": "BitImageProcessor"}, "is not supported; did you"),
+        ({"image_processor_type": "DPTImageProcessor"}, "is not supported; did you"),
         ({"do_rescale": 1}, "do_rescale is 1; expected true, false"),
         ({"include_top": True}, "include_top true is not supported for ViT"),
     ],

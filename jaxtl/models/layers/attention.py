@@ -170,7 +170,8 @@ class Attention(nn.Module):
             query = norms.norm(self.qk_norm, self.epsilon, "query_norm")(query)
             key = norms.norm(self.qk_norm, self.epsilon, "key_norm")(key)
         if self.has_logit_scale:
-            query *= self._logit_scale().astype(query.dtype)
+            scale = self._logit_scale().astype(query.dtype)
+            query *= broadcast(scale, query.shape)
         if self.rope is not None:
             positions = (
                 sequences.token_positions(mask) if step is None else step.positions

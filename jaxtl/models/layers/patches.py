@@ -120,7 +120,8 @@ class PatchEmbeddings(nn.Module):
         self, query: jax.Array, key: jax.Array, project: Projection
     ) -> jax.Array:
         """What attention in every layer adds for the distance of two patches."""
-        return self.relative(query.shape[1]).astype(query.dtype)
+        values = self.relative(query.shape[1]).astype(query.dtype)
+        return broadcast(values, (len(query), *values.shape[1:]))
 
 
 class PooledPatchNorm(nn.Module):

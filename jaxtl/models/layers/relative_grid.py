@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core.tree import as_float32
 from jaxtl.models.layers.initializers import NORMAL
 
 CLASS_ROWS = 3  # class token to patch, patch to class token, class token to itself
@@ -54,6 +55,7 @@ class RelativeGrid(nn.Module):
         rows = distance_rows(self.side, self.has_class)
         number = (2 * self.side - 1) ** 2 + CLASS_ROWS * self.has_class
         table = self.param("table", NORMAL, (number, self.heads))
-        values = table[rows].transpose(2, 0, 1)[None]
+        # In float32, so that its gradient, a sum over many pairs, is.
+        values = as_float32(table)[rows].transpose(2, 0, 1)[None]
         before = length - len(rows)
         return jnp.pad(values, ((0, 0), (0, 0), (before, 0), (before, 0)))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.models.layers import attention
-from jaxtl.models.layers.dense import Dense
+from jaxtl.models.layers.dense import Dense, broadcast
 from jaxtl.models.layers.initializers import NORMAL
 from jaxtl.models.layers.relative_grid import RelativeGrid, distance_rows
 
@@ -125,8 +125,9 @@ class WindowAttention(nn.Module):
         def relation(
             query: jax.Array, key: jax.Array, project: attention.Projection
         ) -> jax.Array:
-            values = near if far is None else near + far
-            return values.astype(query.dtype)
+            values = near.astype(query.dtype)
+            values = broadcast(values, (len(query), *values.shape[1:]))
+            return values if far is None else values + far.astype(query.dtype)
 
         real = jnp.ones(tokens.shape[:2], bool)
         tokens, _ = attend(tokens, real, relation=relation)
