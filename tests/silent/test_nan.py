@@ -27,7 +27,10 @@ LABELS = {
     "multilabel": rng.integers(0, 2, (10, 3)),
     "regression": rng.normal(size=(10, 2)),
     "language": np.zeros(10, int),
+    "entities": np.tile([0, 1, 2, 0], (10, 1)),
+    "tags": np.tile([0, 1, -1, 0], (10, 1)),
 }
+TAGS = {"class_names": ("O", "B-PER", "I-PER")}  # which the entity metrics read
 ALL_METRICS = [
     (task, name, metric)
     for task, table in metrics.METRICS.items()
@@ -41,23 +44,27 @@ ALL_METRICS = [
 def _logits(task):
     if task == "language":
         return np.stack([rng.uniform(1, 9, 10), np.full(10, 2), np.full(10, 5)], 1)
-    return rng.normal(size=(10, {"multilabel": 3}.get(task, 2)))
+    shapes = {"multilabel": (10, 3), "entities": (10, 4, 3), "tags": (10, 4, 3)}
+    return rng.normal(size=shapes.get(task, (10, 2)))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("task", "name", "metric"), ALL_METRICS)
 def test_one_logit_that_is_not_finite_makes_every_metric_nan(task, name, metric, bad):
     logits, labels = _logits(task), LABELS[task]
-    assert np.isfinite(metric(logits, labels)).all()
+    names = TAGS if name.startswith("entity_") else {}
+    assert np.isfinite(metric(logits, labels, **names)).all()
     logits[4, 0] = bad
-    assert np.isnan(metric(logits, labels)).all()
-    assert np.isnan(metric(np.full_like(logits, bad), labels)).all()
+    assert np.isnan(metric(logits, labels, **names)).all()
+    assert np.isnan(metric(np.full_like(logits, bad), labels, **names)).all()
     weights = np.ones(10)
     weights[4] = 0  # a padded row may hold anything
-    assert np.isfinite(metric(logits, labels, weights)).all()
+    assert np.isfinite(metric(logits, labels, weights, **names)).all()
     if name in metrics.METRICS[task]:
-        assert math.isnan(metrics.compute(task, logits, labels)[name])
-        assert math.isfinite(metrics.compute(task, logits, labels, weights)[name])
+        values = metrics.compute(task, logits, labels, **TAGS)
+        assert math.isnan(values[name])
+        values = metrics.compute(task, logits, labels, weights, **TAGS)
+        assert math.isfinite(values[name])
 
 
 def test_metrics_of_finite_logits_are_scikit_learns():

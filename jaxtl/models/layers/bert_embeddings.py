@@ -93,10 +93,11 @@ class BertEmbeddings(nn.Module):
     def relation(
         self, query: jax.Array, key: jax.Array, project: Projection
     ) -> jax.Array:
-        """What a key's distance adds to its product, (1, heads, length, length)."""
+        """What a key's distance adds to its product, (batch, heads, length, length)."""
         places = jnp.arange(query.shape[1])
         values = self.relative(_buckets(places - places[:, None]))
-        return values.transpose(2, 0, 1)[None].astype(query.dtype)
+        values = values.transpose(2, 0, 1).astype(query.dtype)
+        return broadcast(values, (len(query), *values.shape))
 
 
 def _buckets(distance: jax.Array) -> jax.Array:
