@@ -207,7 +207,7 @@ SLOW = (
 # drawn once and for all from the case's name, so that each value of a parameter runs
 # with some values of the others, and each model keeps most of its contract.
 ONE_IN_K = {
-    "test_peft_contract.py::test_two_steps": 11,
+    "test_peft_contract.py::test_two_steps": 14,
     "test_composition.py::test_every_combination_takes_two_steps": 6,
     "test_vectorized_runs.py::test_replicas_end_as_they_would_alone": 3,
     "test_models_contract.py::"
