@@ -40,6 +40,10 @@ class RunLocked(UserError):
     """A run's directory that another process is working in."""
 
 
+class AmbiguousModel(UserError):
+    """A file of a known family whose tensors do not say all that the model computes."""
+
+
 class DataChanged(UserError):
     """Data that are no longer those that a stored run was split and trained on."""
 

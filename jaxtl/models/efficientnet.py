@@ -9,7 +9,7 @@ References:
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import AmbiguousModel, UserError
 from jaxtl.models import efficientnet_layout, staged
 from jaxtl.models.efficientnet_config import CONFIG as CONFIG
 from jaxtl.models.efficientnet_config import config_fields
@@ -154,7 +154,7 @@ def from_tensors(
       meta: further content; of timm's files "architecture" or `padding`.
 
     Raises:
-      UserError: a file of timm that doesn't say which of two paddings it is for.
+      AmbiguousModel: a file of timm that doesn't say which of two paddings it is for.
     """
     fields = efficientnet_layout.fields_of(shapes)
     if fields is None:
@@ -165,7 +165,7 @@ def from_tensors(
     padding = "same" if name.startswith("tf_") else "torch" if name else None
     padding = meta.get("padding", padding)
     if padding is None:
-        raise UserError(
+        raise AmbiguousModel(
             "an EfficientNet of timm: efficientnet_* and tf_efficientnet_* have the "
             "same tensors and compute differently. Say which: FromFile(path).model("
             "padding='torch') for the first, padding='same' for the second (or keep "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import AmbiguousModel, UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.models.config_table import ConfigTable
 from jaxtl.models.staged import Staged
@@ -188,12 +188,17 @@ def recognize_model(
 
     Returns:
       The model, None if no family recognizes the file.
+
+    Raises:
+      AmbiguousModel: a family's file that does not say all that the model computes.
     """
     shapes = {n.removeprefix("module."): tuple(x.shape) for n, x in tensors.items()}
     for name in _RECOGNIZERS:
         family = importlib.import_module(f"jaxtl.models.{name}")
         try:
             model = family.from_tensors(shapes, dict(meta))
+        except AmbiguousModel:
+            raise
         except (KeyError, IndexError, TypeError, ValueError):
             continue  # one name is the family's, the rest of the file is not
         if model is not None:
