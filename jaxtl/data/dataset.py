@@ -260,7 +260,7 @@ class Dataset:
       name: the source's class name.
       x: as in `Table`, with `size`, `channels` and `classes` applied.
       y: labels, with label noise on the train rows; of tagged words those of their
-        pieces, see `word_pieces.Labels`.
+        pieces, see `word_pieces.PieceLabels`.
       y_clean: labels as the source reads them.
       class_names: names in label order; () for regression.
       task: "classification", "multilabel", "regression", "language", "entities" or

@@ -56,7 +56,7 @@ def first_pieces(word: np.ndarray) -> np.ndarray:
     return (word != NO_WORD) & (word != before)
 
 
-class Labels(NamedTuple):
+class PieceLabels(NamedTuple):
     """Labels of pieces.
 
     Attributes:
@@ -71,7 +71,7 @@ class Labels(NamedTuple):
 
 def labels_of_pieces(
     word: np.ndarray, tags: np.ndarray, continued: np.ndarray | None = None
-) -> Labels:
+) -> PieceLabels:
     """Labels of pieces from the tags of words.
 
     Args:
@@ -85,14 +85,14 @@ def labels_of_pieces(
     if continued is not None:
         others = np.where(is_word, -2 - continued[labels], IGNORED)
     y = np.where(is_first, labels, others).astype(np.int32)
-    return Labels(y, int((tags != IGNORED).sum() - is_first.sum()))
+    return PieceLabels(y, int((tags != IGNORED).sum() - is_first.sum()))
 
 
 def trained_labels(y: Any) -> Any:
     """The label of each piece that is trained on, `IGNORED` elsewhere.
 
     Args:
-      y: `Labels.y`, an array of numpy or jax.
+      y: `PieceLabels.y`, an array of numpy or jax.
     """
     return y + (y < IGNORED) * (-2 - 2 * y)
 

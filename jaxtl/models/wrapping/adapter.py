@@ -56,7 +56,7 @@ class Result(NamedTuple):
     state: Leaves
 
 
-class Adapter(Protocol):
+class ModuleAdapter(Protocol):
     """A module as pure functions of its leaves.
 
     Attributes:

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError, describe_error, first_line
 from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.models.staged import stage_range
-from jaxtl.models.wrapping.adapter import Adapter, Pass, Path, Result
+from jaxtl.models.wrapping.adapter import ModuleAdapter, Pass, Path, Result
 from jaxtl.models.wrapping.dependence import first_other_input
 from jaxtl.models.wrapping.stage_layout import StageLayout
 
 _UNKNOWN = "its stages' order is not known before it has seen an example"
 
 
-def network_of(adapter: Adapter, layout: StageLayout) -> Network:
+def network_of(adapter: ModuleAdapter, layout: StageLayout) -> Network:
     """The network of a module.
 
     Args:
@@ -43,7 +43,7 @@ def network_of(adapter: Adapter, layout: StageLayout) -> Network:
 class _StagedPasses:
     """Forward passes of a module in terms of stages."""
 
-    def __init__(self, adapter: Adapter, layout: StageLayout):
+    def __init__(self, adapter: ModuleAdapter, layout: StageLayout):
         self.adapter, self.layout = adapter, layout
         self.watched = frozenset(
             path for members in layout.members.values() for path in members if path
