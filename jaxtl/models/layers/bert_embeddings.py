@@ -97,7 +97,7 @@ class BertEmbeddings(nn.Module):
         places = jnp.arange(query.shape[1])
         values = self.relative(_buckets(places - places[:, None]))
         values = values.transpose(2, 0, 1).astype(query.dtype)
-        return broadcast(values, (len(query), *values.shape))
+        return broadcast(values, (query.shape[0], *values.shape))
 
 
 def _buckets(distance: jax.Array) -> jax.Array:

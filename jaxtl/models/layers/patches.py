@@ -121,7 +121,7 @@ class PatchEmbeddings(nn.Module):
     ) -> jax.Array:
         """What attention in every layer adds for the distance of two patches."""
         values = self.relative(query.shape[1]).astype(query.dtype)
-        return broadcast(values, (len(query), *values.shape[1:]))
+        return broadcast(values, (query.shape[0], *values.shape[1:]))
 
 
 class PooledPatchNorm(nn.Module):

@@ -174,7 +174,7 @@ class TransformerLayer(nn.Module):
             query: jax.Array, key: jax.Array, project: attention.Projection
         ) -> jax.Array:
             own = grid(query.shape[1]).astype(query.dtype)
-            own = broadcast(own, (len(query), *own.shape[1:]))
+            own = broadcast(own, (query.shape[0], *own.shape[1:]))
             return own if shared is None else own + shared(query, key, project)
 
         return relation

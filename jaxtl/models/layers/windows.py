@@ -126,7 +126,7 @@ class WindowAttention(nn.Module):
             query: jax.Array, key: jax.Array, project: attention.Projection
         ) -> jax.Array:
             values = near.astype(query.dtype)
-            values = broadcast(values, (len(query), *values.shape[1:]))
+            values = broadcast(values, (query.shape[0], *values.shape[1:]))
             return values if far is None else values + far.astype(query.dtype)
 
         real = jnp.ones(tokens.shape[:2], bool)
