@@ -60,6 +60,7 @@ def runs_of(path: str | pathlib.Path) -> list[pathlib.Path]:
     if is_sweep(path):
         raise UserError(_sweep_sentence(path))
     if runs := runs_in(path):
+        _check_marks(path)
         return runs
     if is_study(path):
         raise UserError(
@@ -73,6 +74,16 @@ def runs_of(path: str | pathlib.Path) -> list[pathlib.Path]:
             "the run that it was written from."
         )
     raise UserError(f"{path} is no directory of a run: it holds no {run_dir.MARK}.")
+
+
+def _check_marks(path: pathlib.Path) -> None:
+    """Raises UserError for a folder with a run's result that has lost its mark."""
+    for folder, _, names in os.walk(path):
+        if "result.json" in names and run_dir.MARK not in names:
+            raise UserError(
+                f"{folder} holds the result of a run and no {run_dir.MARK}: it is "
+                "damaged, or being replaced; move it away, or name another run."
+            )
 
 
 def holds_runs(path: pathlib.Path) -> bool:
