@@ -132,9 +132,9 @@ the share of the run (`reversal=Ramp()`: 0.85 after 150 of 600 steps), left DANN
 64.2 ± 3.2 and 64.0 ± 4.4, below the source's model on MNIST → USPS, and CDAN+E at 80.9
 and 72.9.
 
-CDAN+E has one seed and 800 steps of 32 here, less than half a pass over MNIST. Its
-authors train for ten passes or more, with dropout of ½ in the LeNet and in the
-discriminator and ten times the rate for the latter; none of this was tried.
+CDAN+E has one seed and 800 steps of 32 here, less than half a pass over MNIST. The
+authors' program takes ten passes in batches of 64 by SGD, with dropout of ½ in the
+LeNet and in the discriminator; none of this was tried.
 
 All of it takes some six minutes of CPU time on one core.
 """

@@ -125,9 +125,8 @@ class PenDigits(Data):
     """Digits drawn with a pen in several writing styles, (8, 8, 1), values 0 to 16.
 
     A small CNN trained on the default 4,000 classifies 86 % of the handwritten test
-    digits correctly, where one trained on `RenderedDigits` has 58 %
-    (`experiments/quickstart.py`). The ranges were chosen on other rows, the
-    quickstart's validation split.
+    digits correctly (`experiments/quickstart.py`, zero-shot). The ranges were chosen on
+    other rows, the quickstart's validation split.
 
     Attributes:
       per_class: examples per digit; each is drawn in one of its digit's `STYLES`.
