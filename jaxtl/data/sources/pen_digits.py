@@ -212,7 +212,7 @@ def draw(
     pen = PIL.ImageDraw.Draw(image)
     radius = max(hand.thickness * _BOX / 2, 0.5)
     for stroke in strokes:
-        points = _jitter(np.asarray(stroke), hand.jitter, rng)
+        points = jittered(np.asarray(stroke), hand.jitter, rng)
         curve = (warp(spline(points)) - 0.5) @ hand.matrix.T * _BOX + _CANVAS / 2
         line = [tuple(point) for point in curve]
         pen.line(line, fill=255, width=max(round(2 * radius), 1))
@@ -221,7 +221,7 @@ def draw(
     return fit_bitmap(image)
 
 
-def _jitter(points: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def jittered(points: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """Moves control points at random; the two of a corner stay together."""
     moved = points + rng.normal(size=points.shape) * size
     repeated = np.all(points[1:] == points[:-1], axis=1)

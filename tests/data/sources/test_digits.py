@@ -84,6 +84,30 @@ def test_a_model_of_pen_digits_transfers_better_than_one_of_fonts(drawn):
     assert model.score(real.data / 16, real.target) > 0.7
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"jitter": 0.0},
+        {"warp": 0.3},
+        {"rotate": 0.0},
+        {"shear": 0.0},
+        {"scale": (0.4, 0.4)},
+        {"pen": (0.1, 0.1)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_each_setting_changes_the_drawings(changed):
+    usual = data.PenDigits(per_class=3).read().x
+    assert (data.PenDigits(per_class=3, **changed).read().x != usual).mean() > 0.1
+
+
+def test_both_points_of_a_corner_move_together():
+    points = np.array([[0, 0], [1, 2], [1, 2], [3, 1], [3, 1.0]])
+    moved = pen_digits.jittered(points, 0.1, np.random.default_rng(0))
+    assert (moved != points).all()
+    np.testing.assert_array_equal(moved[[1, 3]], moved[[2, 4]])
+
+
 def test_a_spline_passes_its_control_points_and_is_straight_between_corners():
     points = np.array([[0, 0], [1, 2], [3, 1], [3, 1], [4, 5.0]])
     curve, count = pen_digits.spline(points), pen_digits.POINTS_PER_PIECE
