@@ -7,11 +7,11 @@ largest differences of each type, and the lines of its module.
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from parity_row import parity_row
 from text_types import LENGTH, PLAIN_TYPES, TYPES, VOCAB, configurations
 
 from jaxtl.core import tree as trees
@@ -199,10 +199,8 @@ def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_
         worst["gradients"] = max(worst["gradients"], value)
         written = tmp_path / f"written_{number}"
         check_written(theirs, model, params, written, tmp_path / f"{number}", x)
-    module = pathlib.Path(registry.model_module(kind).__file__)
-    lines = len(module.read_text().splitlines())
-    shown = "".join(f"{v:>10.1e}" for v in worst.values())
-    print(f"\n{kind:<14}{len(configs):>3} configurations{shown}  {lines} lines")
+    module = registry.model_module(kind)
+    print(f"\n{parity_row(kind, len(configs), worst, module)}")
 
 
 @pytest.mark.slow
