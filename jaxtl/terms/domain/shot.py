@@ -84,7 +84,10 @@ def centroid_labels(
       (n,) class indices.
 
     References:
-      Liang et al., as `information_maximization`, eq. 4 to 6 (cosine distance).
+      Liang et al., as `information_maximization`, eq. 4 to 6 (cosine distance). The
+      authors' program (tim-learn/SHOT, `obtain_label`) appends a 1 to the features and
+      divides them by their norm first, which the paper does not say: some labels
+      differ.
     """
     factors = mask[:, None].astype(probabilities.dtype)
     first = _nearest_centroid(features, _centroids(features, probabilities * factors))
