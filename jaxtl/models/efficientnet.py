@@ -129,7 +129,7 @@ class EfficientNet(staged.Staged):
         return _POOLS[self.pooling]
 
     def layouts(self) -> dict[str, WeightLayout]:
-        return efficientnet_layout.layouts(self.forms())
+        return efficientnet_layout.layouts(self.forms(), self.padding)
 
 
 def from_config(config: Mapping[str, Any], **fields: Any) -> EfficientNet:

@@ -8,9 +8,14 @@ from jaxtl.models.layers import inverted_residual
 from jaxtl.models.layers.inverted_residual import BlockForm
 from jaxtl.models.weight_layout import WeightLayout
 
-# Of the colors that Lite models are trained with.
+# Of the colors that TensorFlow's Lite models are trained with.
 _LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the published models; no tensor shows them
+# Of the published models. No tensor shows strides, nor activations, which other models
+# of timm with the same names have otherwise (MnasNet, with other kernels).
+_STRIDES = (1, 2, 2, 2, 1, 2, 1)
+_EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
+# EfficientNet's, and those of MobileNet v2, which is else as Lite.
+_KERNELS = ((3, 3, 5, 3, 5, 5, 3), (3, 3, 3, 3, 3, 3, 3))
 
 
 class _Names(NamedTuple):
@@ -80,14 +85,19 @@ _NAMES = {
 }
 
 
-def layouts(stages: Sequence[Sequence[BlockForm]]) -> dict[str, WeightLayout]:
-    """All layouts of a model with these blocks."""
-    return {name: _layout(names, stages) for name, names in _NAMES.items()}
+def layouts(
+    stages: Sequence[Sequence[BlockForm]], padding: str
+) -> dict[str, WeightLayout]:
+    """All layouts of a model with these blocks and this padding."""
+    is_lite = padding == "same" and not stages[0][0].squeezed
+    colors = _LITE if is_lite else weight_layout.IMAGENET
+    return {name: _layout(names, stages, colors) for name, names in _NAMES.items()}
 
 
-def _layout(names: _Names, stages: Sequence[Sequence[BlockForm]]) -> WeightLayout:
-    rules = inverted_residual.conv_norm_rules(*names.stem, "stem")
-    number, is_lite = 0, not stages[0][0].squeezed
+def _layout(
+    names: _Names, stages: Sequence[Sequence[BlockForm]], colors: Mapping[str, Any]
+) -> WeightLayout:
+    rules, number = inverted_residual.conv_norm_rules(*names.stem, "stem"), 0
     for i, forms in enumerate(stages):
         for b, form in enumerate(forms):
             rules += inverted_residual.block_rules(
@@ -104,7 +114,7 @@ def _layout(names: _Names, stages: Sequence[Sequence[BlockForm]]) -> WeightLayou
         ignored=(weight_layout.COUNTERS,),
         prefixes=names.prefixes,
         stem="stem/conv/kernel",
-        **(_LITE if is_lite else weight_layout.IMAGENET),
+        **colors,
     )
 
 
@@ -127,15 +137,19 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
     stem, top, head = (shapes[f"{name}.weight"] for name in ends)
     inside = (stem[0], *(blocks[n - 1].width for n in firsts[1:]))
     squeezed = blocks[0].squeezed
+    kernels = tuple(blocks[n].kernel for n in firsts)
+    expansions = tuple(
+        (blocks[n].expanded or width) // width for n, width in zip(firsts, inside)
+    )
+    if kernels not in _KERNELS or expansions != _EXPANSIONS:
+        return None
     return {
         "outputs": head[0],
         "width": stem[0],
         "widths": tuple(blocks[n].width for n in firsts),
         "sizes": tuple(b - a for a, b in zip(firsts, [*firsts[1:], len(blocks)])),
-        "kernels": tuple(blocks[n].kernel for n in firsts),
-        "expansions": tuple(
-            (blocks[n].expanded or width) // width for n, width in zip(firsts, inside)
-        ),
+        "kernels": kernels,
+        "expansions": expansions,
         "squeeze": squeezed / stem[0],
         "activation": "silu" if squeezed else "relu6",
         "top_width": top[0],

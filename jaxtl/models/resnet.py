@@ -271,6 +271,9 @@ def from_tensors(
     shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
 ) -> ResNetImageNet | None:
     """The model that a torchvision file was written from, None for other files."""
+    # timm's with anti-aliasing have the same tensors.
+    if str(meta.get("architecture", "")).startswith(("resnetblur", "resnetaa")):
+        return None
     names = ("fc.weight", "conv1.weight", "layer4.0.conv1.weight")
     if not all(name in shapes for name in names):
         return None

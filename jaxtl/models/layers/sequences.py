@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtl.core import token_ids
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
+from jaxtl.models.layers.pooling import maxima
 
 
 def id_sizes(vocab: int, segments: int | None = None) -> dict[str, int]:
@@ -79,7 +80,7 @@ def last_state(tokens: Tokens) -> jax.Array:
 def max_state(tokens: Tokens) -> jax.Array:
     """The maximum over each text's real tokens, (batch, width)."""
     lowest = jnp.finfo(tokens.states.dtype).min
-    return jnp.where(tokens.mask[..., None], tokens.states, lowest).max(1)
+    return maxima(jnp.where(tokens.mask[..., None], tokens.states, lowest))
 
 
 def mean_sqrt_len_state(tokens: Tokens) -> jax.Array:
