@@ -7,7 +7,7 @@ def is_running(number: int) -> bool:
     """Whether a process of this number runs here, whoever started it."""
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or more than any number is
         return False
     except PermissionError:
         return True

@@ -129,9 +129,8 @@ def _rules(
 ) -> ComparisonRules:
     if not any(r.status == database.DONE for r in collection.records):
         counts = ", ".join(f"{n} {status}" for status, n in _counts(collection).items())
-        raise UserError(
-            f"no cell of the sweep is done yet ({counts or 'it has none'})."
-        )
+        kind = "run of the study" if "run" in collection.axes else "cell of the sweep"
+        raise UserError(f"no {kind} is done yet ({counts or 'it has none'}).")
     metric = _metric(collection, metric)
     split = split or ("test" if _has(collection, "test", metric) else "val")
     if split not in SPLITS:

@@ -1,13 +1,12 @@
 """A live view of a run, or of the runs of a study, read from their directories."""
 
 import dataclasses
-import os
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxtl.core import console
+from jaxtl.core import console, processes
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results.format_number import format_metric, metric_unit
@@ -28,7 +27,7 @@ class RunState(NamedTuple):
       name: of the run in the directory that is watched, or that directory.
       status: "done", "running", "stopped" (`jaxtl resume` goes on with it) or
         "waiting" (a run of a study that has not begun).
-      step: steps that its log has.
+      step: the last that its log has, or that result.json has where the log is lost.
       steps: steps that it takes in all; None where that is unknown.
       loss: the last one, None before.
       val: the last evaluation on val, "accuracy 81.3 %", "" before.
@@ -66,13 +65,16 @@ def read_states(folder: pathlib.Path) -> list[RunState]:
 def _read_state(run: pathlib.Path, name: str) -> RunState:
     curve = metrics_log.curve(run / "metrics.jsonl")
     experiment = run_dir.read_mark(run)["experiment"]
+    step = curve["step"][-1] if curve["step"] else 0
     status = DONE
     if not (run / "result.json").exists():
         status = RUNNING if _is_running(run) else STOPPED
+    elif not step:  # the log was lost
+        step = run_dir.read_json(run / "result.json").get("steps", 0)
     return RunState(
         name,
         status,
-        curve["step"][-1] if curve["step"] else 0,
+        step,
         experiment.get("steps", _default_steps()),
         curve["loss"][-1] if curve["loss"] else None,
         _evaluation(curve["val"][-1]) if curve["val"] else "",
@@ -94,14 +96,8 @@ def _evaluation(row: dict) -> str:
 def _is_running(run: pathlib.Path) -> bool:
     """Whether the process that locked a run's directory lives, on this machine."""
     lock = run / run_dir.LOCK
-    owner = lock.read_text().strip() if lock.exists() else ""
-    if not owner.isdigit():
-        return False
-    try:
-        os.kill(int(owner), 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
+    owner = lock.read_bytes().strip() if lock.exists() else b""
+    return owner.isdigit() and processes.is_running(int(owner))
 
 
 def render(states: Sequence[RunState]) -> "rich.table.Table":

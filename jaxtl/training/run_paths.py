@@ -24,14 +24,22 @@ def runs_in(path: pathlib.Path) -> list[pathlib.Path]:
 
     The sources that a sweep below it trained are left out: they are the sweep's.
     """
-    runs = []
+    return _walk(path)[0]
+
+
+def _walk(path: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The runs of `runs_in`, and the folders below with a result but no mark."""
+    runs, unmarked = [], []
     for folder, below, names in os.walk(path):
+        here = pathlib.Path(folder)
         if run_dir.MARK in names:
-            runs.append(pathlib.Path(folder))
+            runs.append(here)
             below.clear()
-        elif run_dir.SWEEP in names and pathlib.Path(folder) != path:
+        elif run_dir.SWEEP in names and here != path:
             below.clear()
-    return sorted(runs, key=_sort_key)
+        elif "result.json" in names and here != path:
+            unmarked.append(here)
+    return sorted(runs, key=_sort_key), sorted(unmarked, key=_sort_key)
 
 
 def _sort_key(path: pathlib.Path) -> list[tuple[int, int, str]]:
@@ -49,8 +57,8 @@ def runs_of(path: str | pathlib.Path) -> list[pathlib.Path]:
     """The runs of a directory: its own, or all of a study.
 
     Raises:
-      UserError: no such directory, one without a run, or a sweep, whose cells keep no
-        model.
+      UserError: no such directory, one without a run, one with a run that is damaged
+        or being replaced, or a sweep, whose cells keep no model.
     """
     path = pathlib.Path(path)
     if (path / run_dir.MARK).exists():
@@ -59,31 +67,26 @@ def runs_of(path: str | pathlib.Path) -> list[pathlib.Path]:
         raise _no_directory(path)
     if is_sweep(path):
         raise UserError(_sweep_sentence(path))
-    if runs := runs_in(path):
-        _check_marks(path)
+    if run_dir.is_unstarted(path):
+        run_dir.read_mark(path)  # says how it was stopped
+    runs, unmarked = _walk(path)
+    if unmarked:
+        raise UserError(
+            f"{unmarked[0]} holds the result of a run and no {run_dir.MARK}: it is "
+            "damaged, or being replaced; move it away, or name another run."
+        )
+    if runs:
         return runs
     if is_study(path):
         raise UserError(
             f"none of the runs of {path} has begun; `jaxtl resume {path}` trains them."
         )
-    if run_dir.is_unstarted(path):
-        run_dir.read_mark(path)  # says how it was stopped
     if (path / "export.json").exists():
         raise UserError(
             f"{path} is an exported model, for `jaxtl predict`; name the directory of "
             "the run that it was written from."
         )
     raise UserError(f"{path} is no directory of a run: it holds no {run_dir.MARK}.")
-
-
-def _check_marks(path: pathlib.Path) -> None:
-    """Raises UserError for a folder with a run's result that has lost its mark."""
-    for folder, _, names in os.walk(path):
-        if "result.json" in names and run_dir.MARK not in names:
-            raise UserError(
-                f"{folder} holds the result of a run and no {run_dir.MARK}: it is "
-                "damaged, or being replaced; move it away, or name another run."
-            )
 
 
 def holds_runs(path: pathlib.Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from jaxtl.cli import main, run_argument
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import Database
-from jaxtl.training import run_paths
+from jaxtl.training import run_dir, run_paths
 
 OF_ONE_RUN = (
     *("eval", "probe", "diagnose", "labels", "importance", "inspect", "wise"),
@@ -98,6 +98,50 @@ def test_what_is_no_run_is_one_sentence(place, capsys, command, kind):
         assert words.get(kind, "is no directory of a run") in text
 
 
+@pytest.mark.parametrize("command", [*OF_ONE_RUN, *OF_SEVERAL])
+def test_a_study_with_a_run_that_lost_its_mark_is_refused(tmp_path, capsys, command):
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}" / "experiment.json").write_text("{}")
+        (tmp_path / f"seed{seed}" / "result.json").write_text("{}")
+    (tmp_path / "seed1" / "experiment.json").unlink()
+    text = error(capsys, command, tmp_path)
+    assert f"{tmp_path}/seed1 holds the result of a run and no experiment.json" in text
+    (tmp_path / "seed0" / "experiment.json").unlink()  # the first one is named
+    assert f"{tmp_path}/seed0 holds the result" in error(capsys, command, tmp_path)
+
+
+def test_results_below_a_run_or_of_the_sources_of_a_sweep_are_no_lost_runs(tmp_path):
+    for name in ("seed0/kept", "grid/sources/a"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").write_text("{}")
+    (tmp_path / "seed0" / "experiment.json").write_text("{}")
+    with Database(tmp_path / "grid", create=True):
+        pass
+    assert run_paths.runs_of(tmp_path) == [tmp_path / "seed0"]
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "soup", "resume"])
+@pytest.mark.parametrize("file", [run_dir.MARK, run_dir.STUDY])
+def test_a_killed_overwrite_is_told(tmp_path, capsys, monkeypatch, command, file):
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / file).write_text("{}")
+    (tmp_path / "result.json").write_text("{}")
+    for name in ("experiment.json", "result.json"):
+        (tmp_path / "seed0" / name).write_text("{}")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_dir.shutil, "rmtree", killed)
+    monkeypatch.setattr(run_dir.pathlib.Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_dir.create(tmp_path, overwrite=True)
+    monkeypatch.undo()
+    text = error(capsys, command, tmp_path)
+    assert f"the run in {tmp_path} was stopped before it began; start it again" in text
+
+
 def test_an_experiment_file_is_to_be_run_first(place, capsys):
     text = error(capsys, "eval", place / "file.py")
     assert f"`jaxtl run {place}/file.py` trains it" in text
@@ -161,3 +205,11 @@ def test_watch_shows_the_runs_of_a_study(tmp_path, capsys):
     (run / "lock").write_text("1\n")  # process 1 lives
     assert main.main(["watch", str(run)]) == 0
     assert "1 running" in capsys.readouterr().out
+    for damaged in (b"9" * 30, b"\xff\xfe", "²".encode(), b""):
+        (run / "lock").write_bytes(damaged)
+        assert main.main(["watch", str(run)]) == 0
+        assert "1 stopped" in capsys.readouterr().out
+    (run / "metrics.jsonl").write_text("")
+    (run / "result.json").write_text(json.dumps({"steps": 30}))  # it stopped early
+    assert main.main(["watch", str(run)]) == 0
+    assert " done 30/40 – – " in " ".join(capsys.readouterr().out.split()) + " "

@@ -309,6 +309,9 @@ def test_bad_input_is_refused():
         summarize(collection, metric="acuracy")
     with pytest.raises(UserError, match=r"no cell of the sweep is done yet.*2 waiting"):
         summarize(collect(*[cell({"seed": s}, status="waiting") for s in range(2)]))
+    failed = [cell({"run": "a", "seed": s}, status="failed") for s in range(2)]
+    with pytest.raises(UserError, match=r"no run of the study is done yet.*2 failed"):
+        summarize(collect(*failed))
     with pytest.raises(UserError, match=r"no axis 'optim.lr'"):
         summarize(collection, compare=["optim.lr"])
     untested = collect(cell({"seed": 0}, 0.5))
