@@ -17,6 +17,19 @@ _PIPELINES = {
     "mask": "fill-mask",
     "choice": "multiple-choice",
 }
+# transformers 5 has no pipelines of these: class of the model, and how it is called.
+_CALLS = {
+    "span": (
+        "AutoModelForQuestionAnswering",
+        'model(**tokenizer(QUESTION, CONTEXT, return_tensors="pt"))',
+    ),
+    "choice": (
+        "AutoModelForMultipleChoice",
+        "model(**{name: ids[None] for name, ids in tokenizer("
+        '[QUESTION] * len(CHOICES), CHOICES, padding=True, return_tensors="pt"'
+        ").items()})",
+    ),
+}
 
 
 def markdown(
@@ -35,9 +48,9 @@ def markdown(
       pre: its preprocessing.
       tokenizer: of its texts; None for other inputs.
     """
-    pipeline = _PIPELINES[getattr(model, "predict", None)]
+    predict = getattr(model, "predict", None)
+    pipeline = _PIPELINES[predict]
     lines = [f"- {line}" for line in _differences(exp, model, meta, pre, tokenizer)]
-    options = ", top_k=None" if pipeline.endswith("classification") else ""
     return f"""---
 library_name: transformers
 pipeline_tag: {pipeline}
@@ -47,12 +60,25 @@ pipeline_tag: {pipeline}
 
 Task: {meta["task"]}. Checkpoint: step {meta["step"]}, seed {exp.seed}.
 
-    from transformers import pipeline
-    predict = pipeline("{pipeline}", "THIS_FOLDER")
-    predict(INPUT{options if pipeline != "token-classification" else ""})
+{_usage(pipeline, predict)}
 
 {chr(10).join(lines)}
 """
+
+
+def _usage(pipeline: str, predict: str | None) -> str:
+    """The lines of Python that load the model and call it, indented."""
+    if predict in _CALLS:
+        name, call = _CALLS[predict]
+        return f"""    from transformers import AutoTokenizer, {name}
+    tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+    model = {name}.from_pretrained("THIS_FOLDER").eval()
+    {call}"""
+    scored = ("image-classification", "text-classification")
+    options = ", top_k=None" if pipeline in scored else ""
+    return f"""    from transformers import pipeline
+    predict = pipeline("{pipeline}", "THIS_FOLDER")
+    predict(INPUT{options})"""
 
 
 def _differences(

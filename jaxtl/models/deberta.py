@@ -40,6 +40,8 @@ class Deberta(bert.Bert):
       normalized: whether vectors of positions are normalized.
       kernel: number of tokens of the convolution in the first layer, 0 for none.
       conv_groups, conv_activation: of the convolution.
+      dropout: of embeddings, sublayers and the convolution. (Neither attention weights
+        nor the vectors of relative positions have any; transformers' have.)
       pooler_activation, pooler_dropout: of the pooler.
       legacy: names of the head of the vocabulary: those of BERT, else DeBERTa's own.
     """

@@ -18,7 +18,8 @@ from scipy import special
 import jaxtl as tl
 from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Data, Table
-from jaxtl.export import weights
+from jaxtl.data.preprocess import Preprocess
+from jaxtl.export import hf_card, weights
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -283,3 +284,35 @@ def test_a_model_that_transformers_has_no_class_for_is_refused(fields, says, tmp
     with pytest.raises(UserError, match=says):
         tl.pretrained.write_directory(tmp_path / "out", model, {}, like=base)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("predict", "head", "outputs"),
+    [
+        ("span", "QuestionAnswering", ["start_logits", "end_logits"]),
+        ("choice", "MultipleChoice", ["logits"]),
+    ],
+)
+def test_the_card_s_lines_run_where_transformers_has_no_pipeline(
+    predict, head, outputs, tmp_path
+):
+    config = transformers.BertConfig(**TEXT_SIDES)
+    getattr(transformers, f"BertFor{head}")(config).save_pretrained(tmp_path)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    init = tl.pretrained.FromHub(str(tmp_path))
+    model = init.model(predict=predict)
+    exp = tl.Experiment(model=model, data=tl.data.Digits(), init=init)
+    meta = {"task": "classification", "step": 1}
+    card = hf_card.markdown(exp, model, meta, Preprocess(), None)
+    lines = [x[4:] for x in card.splitlines() if x.startswith("    ")]
+    lines[-1] = f"outputs = {lines[-1]}"
+    code = "\n".join(lines).replace("THIS_FOLDER", str(tmp_path))
+    names = {
+        "QUESTION": "good film",
+        "CONTEXT": "the bad film",
+        "CHOICES": ["a", "b c"],
+    }
+    exec(code, names)
+    assert [k for k in names["outputs"] if k.endswith("logits")] == outputs

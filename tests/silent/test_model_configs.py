@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from model_rows import filled
 
 import jaxtl as tl
+from jaxtl.cli import main
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.token_ids import check_ids, check_vocabulary
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.export.predictor import Predictor
-from jaxtl.models import bert, generation, gpt2, llama, resnet, vit
+from jaxtl.models import generation
 from jaxtl.models.layers import bert_embeddings
-from jaxtl.pretrained import FromHub, convert, registry, tensor_files
+from jaxtl.pretrained import FromHub, FromRun, convert, registry, tensor_files
 from jaxtl.pretrained.match import match
 
 BERT = {
@@ -65,6 +66,9 @@ VIT = {
     "image_size": 8,
     "patch_size": 4,
 }
+DEBERTA = {**BERT, "model_type": "deberta-v2"}
+MODERNBERT = {**BERT, "model_type": "modernbert"}
+MODERNBERT.pop("type_vocab_size")
 RESNET = {
     "model_type": "resnet",
     "embedding_size": 4,
@@ -72,15 +76,11 @@ RESNET = {
     "depths": [1, 1, 1, 1],
     "layer_type": "basic",
 }
-CONFIGS = {c["model_type"]: c for c in (BERT, ROBERTA, GPT2, LLAMA, VIT, RESNET)}
-TABLES = {
-    "bert": bert.BERT_CONFIG,
-    "roberta": bert.ROBERTA_CONFIG,
-    "gpt2": gpt2.CONFIG,
-    "llama": llama.CONFIG,
-    "vit": vit.CONFIG,
-    "resnet": resnet.CONFIG,
+CONFIGS = {
+    config["model_type"]: config
+    for config in (BERT, ROBERTA, DEBERTA, MODERNBERT, GPT2, LLAMA, VIT, RESNET)
 }
+TABLES = {name: registry.config_table(name) for name in CONFIGS}
 # The configuration of bert-base-uncased as published, at a smaller size.
 PUBLISHED = {
     **BERT,
@@ -147,6 +147,38 @@ def test_a_key_that_would_be_ignored_is_refused_with_its_value(
         ("llama", "attention_bias", "no", "attention_bias is 'no'"),
         ("vit", "image_size", [8, 12], "a height and a width that are equal"),
         ("vit", "head_dim", 2, "key 'head_dim'"),
+        ("deberta-v2", "z_steps", 2, "z_steps 2 is not supported"),
+        (
+            "deberta-v2",
+            "attention_head_size",
+            3,
+            "attention_head_size is 3.*expected 4",
+        ),
+        (
+            "deberta-v2",
+            "pooler_hidden_size",
+            16,
+            "pooler_hidden_size is 16; expected 8",
+        ),
+        ("deberta-v2", "conv_kernel_size", 2, "conv_kernel_size is 2; expected an odd"),
+        ("deberta-v2", "norm_rel_ebd", "batch_norm", "norm_rel_ebd is 'batch_norm'"),
+        ("deberta-v2", "pos_att_type", ["c2c"], "pos_att_type.*c2c"),
+        ("deberta-v2", "classifier_dropout", 0.1, "key 'classifier_dropout'"),
+        (
+            "modernbert",
+            "attention_dropout",
+            0.1,
+            "attention_dropout 0.1 is not supported",
+        ),
+        ("modernbert", "mlp_dropout", 0.1, "mlp_dropout 0.1 is not supported"),
+        ("modernbert", "classifier_pooling", "max", "classifier_pooling is 'max'"),
+        ("modernbert", "layer_types", ["sliding"], "layer_types"),
+        (
+            "modernbert",
+            "rope_parameters",
+            {"full_attention": {"rope_type": "yarn"}},
+            "'full_attention' has rope type 'yarn'; expected 'default'",
+        ),
         ("resnet", "layer_type", "wide", "layer_type is 'wide'"),
         ("resnet", "hidden_sizes", [4, 8, 16], "expected a list of 4 numbers"),
         ("resnet", "depths", [], "expected a list of one or more numbers"),
@@ -283,6 +315,52 @@ def test_bert_base_uncased_loads_as_published(tmp_path):
     assert skipped(rows) == {"cls.predictions.bias"}
     note = FromHub(str(tmp_path / "bert")).read_for(model).note()
     assert note == "left out of the file: cls.predictions.bias"
+
+
+def test_a_run_tunes_a_copy_of_bert_base_uncased(tmp_path, capsys):
+    """Random weights under the published names, its word pieces, and two classes."""
+    hub = tmp_path / "bert"
+    directory(hub, PUBLISHED, published, "classifier", **PREDICTIONS)
+    words = [f"w{i}" for i in range(24)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (hub / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    rng = np.random.default_rng(0)
+    rows = [(" ".join(rng.choice(words[i % 2 :: 2], 6)), i % 2) for i in range(96)]
+    table = "".join(f"{text}\t{('even', 'odd')[label]}\n" for text, label in rows)
+    (tmp_path / "train.tsv").write_text(table)
+    (tmp_path / "tune.py").write_text(f"""import jaxtl as tl
+
+
+def experiment():
+    init = tl.pretrained.FromHub({str(hub)!r}, reset="head")
+    vocabulary = {str(hub / "vocab.txt")!r}
+    return tl.Experiment(
+        model=init.model(outputs=2),
+        init=init,
+        data=tl.data.Text(
+            {str(tmp_path / "train.tsv")!r},
+            tokenizer=tl.data.Tokenizer(vocabulary, max_length=10),
+        ),
+        terms={{
+            "task": tl.losses.CrossEntropy(),
+            "near": tl.regularizers.L2SP(weight=0.1),
+        }},
+        optim=tl.optim.AdamW(lr=1e-2),
+        steps=30,
+        batch=16,
+    )
+""")
+    assert (
+        main.main(["run", str(tmp_path / "tune.py"), "--out", f"{tmp_path}/run"]) == 0
+    )
+    assert "left out of the file: cls.predictions.bias" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["val"]["accuracy"] > 0.9
+    inits = FromHub(str(hub)), FromRun(f"{tmp_path}/run")
+    before, after = (trees.flatten(init.read().params) for init in inits)
+    query = "layer_0/attention/query/kernel"
+    moved = after[query] - before[query]
+    assert 0 < np.abs(moved).max() < 1
 
 
 def test_a_masked_language_model_gives_its_body(tmp_path):
