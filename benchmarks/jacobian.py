@@ -82,6 +82,13 @@ def ways() -> dict[str, tl.Term | None]:
         ),
         "projected, every fifth step": JacobianDifference(weight=0.1, every=5),
         "projected, by inputs": JacobianDifference(weight=0.1, wrt="inputs"),
+        "forward": JacobianDifference(weight=0.1, estimator="forward"),
+        "forward, half of the batch": JacobianDifference(
+            weight=0.1, estimator="forward", fraction=0.5
+        ),
+        "forward, by inputs": JacobianDifference(
+            weight=0.1, wrt="inputs", estimator="forward"
+        ),
         "dense layers, exact": JacobianDifference(weight=0.1, estimator="dense"),
         "dense layers, projected": JacobianDifference(
             weight=0.1, estimator="dense_projected"
@@ -128,7 +135,12 @@ def costs(quick: bool) -> list[timing.Row]:
         works[name], runs[name] = _work(run, steps[name]), run
     times = timing.alternate(works, 3 if quick else 15).clock
     per_step = {n: [t / steps[n] for t in values] for n, values in times.items()}
-    targets = {"projected": 2.5, "projected, a quarter of the batch": 1.5}
+    targets = {
+        "projected": 2.5,
+        "projected, a quarter of the batch": 1.5,
+        "forward": 2.3,
+        "forward, half of the batch": 1.5,
+    }
     plain = runs["plain step"].compile()
     return [
         {
@@ -162,19 +174,23 @@ def estimates(quick: bool) -> list[timing.Row]:
     run = tl.setup(experiment(quick, JacobianDifference(weight=0.0), source(quick)))
     run.advance(20 if quick else 100)
     cases = (("params", 1), ("params", 4), ("inputs", 1))
-    return [_estimate(run, *case) for case in cases]
+    rows = [_estimate(run, *case) for case in cases]
+    return rows + [_estimate(run, *case, "forward") for case in cases]
 
 
-def _estimate(run: tl.Run, wrt: str, probes: int) -> timing.Row:
-    term = JacobianDifference(wrt=wrt, probes=probes)
+def _estimate(
+    run: tl.Run, wrt: str, probes: int, estimator: str = "projected"
+) -> timing.Row:
+    term = JacobianDifference(wrt=wrt, probes=probes, estimator=estimator)
     draw = jax.jit(lambda key: term(View(_context(run, key), "jacobian", 0)))
     keys = jax.random.split(jax.random.key(0), DRAWS)
     values = np.asarray([draw(key) for key in keys], np.float64)
     full = JacobianDifference(wrt=wrt, estimator="exact")
     exact = float(full(View(_context(run, keys[0]), "jacobian", 0)))
     error = values.std(ddof=1) / np.sqrt(DRAWS)
+    draws = f"{probes} draw{'s' if probes > 1 else ''} a step"
     return {
-        "estimate": f"by {wrt}, {probes} draw{'s' if probes > 1 else ''} a step",
+        "estimate": f"{estimator}, by {wrt}, {draws}",
         "exact": exact,
         f"mean of {DRAWS}": float(values.mean()),
         "bias, standard errors": float((values.mean() - exact) / error),

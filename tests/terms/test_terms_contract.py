@@ -71,6 +71,7 @@ TERMS = [
     row(JacobianDifference),
     row(JacobianDifference, wrt="inputs", estimator="exact"),
     row(JacobianDifference, every=2, probes=2, draws="orthogonal"),
+    row(JacobianDifference, estimator="forward", probes=2),
     row(JacobianDifference, estimator="dense"),
     row(JacobianDifference, estimator="dense_projected", probes=2),
     *rows_domain.ROWS,

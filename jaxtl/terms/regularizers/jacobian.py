@@ -21,6 +21,8 @@ from jaxtl.terms.regularizers.jacobian_dense import dense_params
 from jaxtl.terms.regularizers.jacobian_estimates import (
     exact_inputs,
     exact_params,
+    forward_inputs,
+    forward_params,
     projected_inputs,
     projected_params,
     signs,
@@ -34,9 +36,17 @@ from jaxtl.terms.regularizers.jacobian_sides import (
 )
 from jaxtl.terms.regularizers.source_network import has_source_head
 
+# (estimator, wrt) -> the mean over draws.
+_DRAWN = {
+    ("projected", "params"): projected_params,
+    ("projected", "inputs"): projected_inputs,
+    ("forward", "params"): forward_params,
+    ("forward", "inputs"): forward_inputs,
+}
+_EXACT = {"params": exact_params, "inputs": exact_inputs}
 _OPTIONS = {
     "wrt": ("params", "inputs"),
-    "estimator": ("projected", "exact", "dense", "dense_projected"),
+    "estimator": ("projected", "forward", "exact", "dense", "dense_projected"),
     "draws": ("signs", "orthogonal"),
 }
 
@@ -56,6 +66,10 @@ class JacobianDifference(Term):
     Cost and scope of the estimators:
       "projected": random signs; about four plain steps per draw, for any number of
         outputs.
+      "forward": a random direction of the parameters (or inputs), the same for all
+        examples of a step; one forward-mode pass and its reverse, a fifth less
+        arithmetic than "projected" (`benchmarks/jacobian.py` prints both, and the noise
+        of one draw).
       "exact": per-example Jacobians, hundreds of plain steps; for small models.
       "dense": exact, for the kernels and biases of dense layers alone; one backward
         pass per output, and no per-example gradient is ever built.
@@ -65,8 +79,9 @@ class JacobianDifference(Term):
 
     Attributes:
       wrt: "params", or "inputs" (then `select` is not used).
-      estimator: "projected", "exact", "dense" or "dense_projected", see above.
-      probes: draws of the projected estimators per step; the variance falls as
+      estimator: "projected", "forward", "exact", "dense" or "dense_projected", see
+        above.
+      probes: draws per step of all but the exact estimators; the variance falls as
         1/probes.
       draws: how several probes are drawn: "signs", independently, or "orthogonal",
         which removes noise between the outputs of an example (all of it where `probes`
@@ -87,7 +102,9 @@ class JacobianDifference(Term):
     """
 
     wrt: Literal["params", "inputs"] = "params"
-    estimator: Literal["projected", "exact", "dense", "dense_projected"] = "projected"
+    estimator: Literal["projected", "forward", "exact", "dense", "dense_projected"] = (
+        "projected"
+    )
     probes: int = 1
     draws: Literal["signs", "orthogonal"] = "signs"
     every: int = 1
@@ -109,6 +126,11 @@ class JacobianDifference(Term):
             checks.selected(setup, self.select, sourced=True)
         if self._is_dense:
             self._check_dense(setup)
+        if self.estimator == "forward" and self.draws != "signs":
+            raise UserError(
+                f"{checks.where(setup, 'draws')}={self.draws!r}: estimator='forward' "
+                "draws directions of the parameters, and expects draws='signs'."
+            )
         if not any(jax.tree.leaves(self.leaf_mask(setup))):
             raise UserError(
                 f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
@@ -229,13 +251,12 @@ class JacobianDifference(Term):
         self, context: View, sides: Sides, x: PyTree, start: str | None
     ) -> jax.Array:
         f, params, source_f, source_params = self.functions(context, sides, start)
-        exact, projected = exact_params, projected_params
-        if self.wrt == "inputs":
-            exact, projected = exact_inputs, projected_inputs
         args = (f, params, source_params, x)
         if self.estimator == "exact":
-            return exact(*args, source_f)
-        return projected(*args, context.key, self.probes, source_f, self.draws)
+            return _EXACT[self.wrt](*args, source_f)
+        options = () if self.estimator == "forward" else (self.draws,)
+        estimate = _DRAWN[self.estimator, self.wrt]
+        return estimate(*args, context.key, self.probes, source_f, *options)
 
     def _dense_value(
         self, context: View, mask: PyTree, sides: Sides, x: PyTree

@@ -1,4 +1,4 @@
-"""The difference of two Jacobians: exact, and projected on random signs.
+"""The difference of two Jacobians: exact, projected on random signs, or forward.
 
     Ω(θ) = mean over examples of ‖∂f(xᵢ; θ)/∂z − ∂f(xᵢ; θ₀)/∂z‖²_F,
 
@@ -17,6 +17,15 @@ The variance of the mean over K draws is 2 Σ_{p≠q} E[M_pq²] ⟨J_p, J_q⟩²
 run over pairs (example, output), J_p is a row of the difference and M = Σₖ vₖvₖᵀ / K.
 Independent signs have E[M_pq²] = 1/K everywhere. A draw and its negative give the same
 square, so antithetic pairs would repeat one draw; orthogonal draws help (`signs`).
+
+The forward estimator draws the sign from the other side: with one random direction u
+over z, E‖(J(θ) − J(θ₀))u‖² = ‖J(θ) − J(θ₀)‖²_F for every example. One forward-mode pass
+gives Ju of the whole batch, and reversing that pass once gives the exact gradient. Its
+first half is f itself, which the compiler shares with the task where both passes are
+the same (no dropout, no statistics of the batch). Where z are the
+parameters all examples share u. The variance over K draws is 2/K Σ_{p≠q} M_pq², where p
+and q run over the entries of z and M is the mean over examples of DᵢᵀDᵢ, D a difference
+of Jacobians. Up to its diagonal that is the projected estimator's, whose rows are D's.
 
 References:
   Srinivas & Fleuret, Knowledge Transfer with Jacobian Matching, ICML 2018 (inputs).
@@ -154,6 +163,56 @@ def projected_inputs(
     )
 
 
+def forward_params(
+    f: Function,
+    params: PyTree,
+    source_params: PyTree,
+    x: PyTree,
+    key: jax.Array,
+    probes: int = 1,
+    source_f: Function | None = None,
+) -> jax.Array:
+    """An unbiased estimate of `exact_params` by random directions of the parameters.
+
+    Its value is the mean over examples and draws of ‖(J(xᵢ; θ) − J₀(xᵢ; θ₀))u‖², with J
+    and J₀ the derivatives of f and f₀; its gradient is exact for that value.
+
+    Args:
+      f, params, source_params, x, source_f: as in `exact_params`.
+      key: PRNG key.
+      probes: number of draws of u, of −1 and 1.
+
+    Returns:
+      A scalar.
+    """
+    f0 = source_f or f
+    sides = (lambda p: f(p, x)), params, (lambda p: f0(p, x)), source_params
+    return _forward(*sides, key, probes)
+
+
+def forward_inputs(
+    f: Function,
+    params: PyTree,
+    source_params: PyTree,
+    x: PyTree,
+    key: jax.Array,
+    probes: int = 1,
+    source_f: Function | None = None,
+) -> jax.Array:
+    """An unbiased estimate of `exact_inputs`: a random direction for each example.
+
+    Args:
+      f, params, source_params, x, source_f: as in `exact_inputs`.
+      key, probes: as in `forward_params`.
+
+    Returns:
+      A scalar.
+    """
+    f0 = source_f or f
+    sides = (lambda z: f(params, z)), x, (lambda z: f0(source_params, z)), x
+    return _forward(*sides, key, probes)
+
+
 def signs(
     key: jax.Array,
     probes: int,
@@ -215,6 +274,33 @@ def _projected(
         # the value to rounding: near θ₀ it is far larger than ‖t‖².
         total = total + trees.sum_squares(t) + (slope - stop_gradient(slope))
     return total / (probes * out.shape[0])
+
+
+def _forward(
+    f: Callable[[PyTree], jax.Array],
+    z: PyTree,
+    source_f: Callable[[PyTree], jax.Array],
+    source_z: PyTree,
+    key: jax.Array,
+    probes: int,
+) -> jax.Array:
+    """The forward estimate for two functions of z, by which they are differentiated."""
+    total: Any = 0.0
+    for k in jax.random.split(key, probes):  # few, so unrolled
+        u = _random_signs(k, z)
+        out, y = jax.jvp(f, (z,), (u,))
+        source_y = jax.jvp(source_f, (source_z,), (u,))[1]
+        gap = y - jax.lax.stop_gradient(source_y)
+        total = total + jnp.sum(jnp.square(gap)) / len(out)
+    return total / probes
+
+
+def _random_signs(key: jax.Array, tree: PyTree) -> PyTree:
+    """A tree of the same structure, shapes and dtypes, each entry −1 or 1."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    draws = [jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(structure, draws)
 
 
 def _squared_distance(jacobian: PyTree, source_jacobian: PyTree) -> jax.Array:

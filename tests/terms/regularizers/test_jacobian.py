@@ -11,12 +11,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Source
-from jaxtl.models import CNN, MLP, ResNet
+from jaxtl.models import CNN, MLP, Bert, ResNet
 from jaxtl.terms.context import View, loss
 from jaxtl.terms.regularizers import JacobianDifference
 from jaxtl.terms.regularizers import jacobian_estimates as J
 
 _PROJECTED = {"params": J.projected_params, "inputs": J.projected_inputs}
+_FORWARD = {"params": J.forward_params, "inputs": J.forward_inputs}
+_DRAWN = {"projected": _PROJECTED, "forward": _FORWARD}
 _EXACT = {"params": J.exact_params, "inputs": J.exact_inputs}
 
 
@@ -129,13 +131,14 @@ def test_value_and_gradient_are_those_of_double_backpropagation(wrt, probes):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("wrt", ["params", "inputs"])
-def test_the_projected_estimate_is_unbiased_in_value_and_gradient(wrt):
+@pytest.mark.parametrize("estimator", _DRAWN)
+def test_an_estimate_is_unbiased_in_value_and_gradient(estimator, wrt):
     theta, start, x = _draw(2)
     draws = 400
 
     def one(key):
         return jax.value_and_grad(
-            lambda p: _PROJECTED[wrt](_perceptron, p, start, x, key)
+            lambda p: _DRAWN[estimator][wrt](_perceptron, p, start, x, key)
         )(theta)
 
     values, grads = jax.vmap(one)(jax.random.split(jax.random.key(3), draws))
@@ -149,6 +152,45 @@ def test_the_projected_estimate_is_unbiased_in_value_and_gradient(wrt):
         spread = grads[name].std(0, ddof=1) / np.sqrt(draws)
         # About 50 entries: 4.5 standard errors keep a chance of 3e-4 for all of them.
         assert np.all(np.abs(grads[name].mean(0) - slope[name]) < 4.5 * spread + 1e-9)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("wrt", ["params", "inputs"])
+def test_the_forward_estimate_is_that_of_whole_jacobians(wrt):
+    theta, start, x = _draw(1)
+    key, draws = jax.random.key(0), 3
+    rows = range(len(x))
+
+    def jacobians(params):
+        if wrt == "params":
+            jac = jax.jacrev(lambda p: _perceptron(p, x))(params)
+            parts = [jac[k].reshape(*jac[k].shape[:2], -1) for k in sorted(jac)]
+            return jnp.concatenate(parts, -1)
+        jac = jax.jacrev(lambda z: _perceptron(params, z))(x)
+        return jnp.stack([jac[i, :, i] for i in rows])
+
+    leaves = [theta[k] for k in sorted(theta)] if wrt == "params" else [x]
+    directions = []
+    for k in jax.random.split(key, draws):
+        keys = jax.random.split(k, len(leaves))
+        draw = [
+            jax.random.rademacher(k, a.shape, a.dtype) for k, a in zip(keys, leaves)
+        ]
+        flat = jnp.concatenate([a.ravel() for a in draw])
+        directions.append(jnp.stack([flat] * len(x)) if wrt == "params" else draw[0])
+
+    def expected(params):
+        gap = jacobians(params) - jax.lax.stop_gradient(jacobians(start))
+        along = [jnp.einsum("ncp,np->nc", gap, u) for u in directions]
+        return sum(jnp.sum(a**2) for a in along) / (draws * len(x))
+
+    def ours(params):
+        return _FORWARD[wrt](_perceptron, params, start, x, key, draws)
+
+    values, grads = zip(*(jax.value_and_grad(f)(theta) for f in (ours, expected)))
+    np.testing.assert_allclose(*values, rtol=1e-10)
+    for name in theta:
+        np.testing.assert_allclose(*(g[name] for g in grads), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.usefixtures("double")
@@ -286,6 +328,7 @@ _MODELS = {
     "cnn": CNN(outputs=3, widths=(3, 4), units=5),
     "batchnorm": CNN(outputs=3, widths=(3, 4), units=5, norm=True),
     "resnet": ResNet(outputs=3, depth=8, width=2),
+    "bert": Bert(outputs=3, vocab=9, width=8, layers=2, heads=2, hidden=12, context=6),
 }
 
 
@@ -296,6 +339,9 @@ def _image_room(bench, name, **kwargs):
     network = _MODELS[name].pure()
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 8, 8, 1)), jnp.float32)
+    if name == "bert":
+        ids = jnp.asarray(rng.integers(0, 9, (6, 5)))
+        x = {"input_ids": ids, "attention_mask": jnp.arange(5) < jnp.arange(6)[:, None]}
     room.network = network
     room.batches = {k: {**b, "x": x} for k, b in room.batches.items()}
     start, room.stats = network.init(jax.random.key(0), x)
@@ -317,6 +363,11 @@ def _image_room(bench, name, **kwargs):
         ("batchnorm", "params", "projected"),
         ("batchnorm", "params", "exact"),
         ("resnet", "params", "projected"),
+        ("mlp", "params", "forward"),
+        ("mlp", "inputs", "forward"),
+        ("batchnorm", "params", "forward"),
+        pytest.param("resnet", "params", "forward", marks=pytest.mark.slow),
+        pytest.param("bert", "params", "forward", marks=pytest.mark.slow),
     ],
 )
 def test_exactly_zero_at_the_source(bench, model, wrt, estimator):
@@ -332,15 +383,23 @@ def test_exactly_zero_at_the_source(bench, model, wrt, estimator):
 
 
 @pytest.mark.parametrize(
-    ("model", "wrt"),
-    [("mlp", "params"), ("mlp", "inputs"), ("batchnorm", "params")],
+    ("model", "wrt", "estimator"),
+    [
+        ("mlp", "params", "projected"),
+        ("mlp", "inputs", "projected"),
+        ("batchnorm", "params", "projected"),
+        ("batchnorm", "params", "forward"),
+        pytest.param("cnn", "inputs", "forward", marks=pytest.mark.slow),
+        pytest.param("resnet", "params", "forward", marks=pytest.mark.slow),
+        pytest.param("bert", "params", "forward", marks=pytest.mark.slow),
+    ],
 )
-def test_the_term_estimates_its_exact_self(bench, model, wrt):
+def test_the_term_estimates_its_exact_self(bench, model, wrt, estimator):
     room = _image_room(bench, model)
     exact, _ = _value(JacobianDifference(wrt=wrt, estimator="exact"), room)(room.params)
 
     def draw(seed):
-        term = JacobianDifference(wrt=wrt)
+        term = JacobianDifference(wrt=wrt, estimator=estimator)
         context = room.context(key=jax.random.key(seed))
         return term(View(context, "term", 0))
 
@@ -502,6 +561,7 @@ def test_errors(bench):
         ({"probes": 0}, room, "at least 1"),
         ({"every": 0}, room, r"term\.every=0.*at least 1"),
         ({"draws": "sings"}, room, "did you mean 'signs'"),
+        ({"estimator": "forward", "draws": "orthogonal"}, room, "draws='signs'"),
         ({"estimator": "dens"}, room, "did you mean 'dense'"),
         ({"select": "layr1"}, room, "did you mean 'layer1'"),
         ({"select": "head"}, fresh, "no trainable parameter"),
