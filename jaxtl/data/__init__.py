@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .sources.csv_table import CSV as CSV
     from .sources.digits import Digits as Digits
     from .sources.frame import Frame as Frame
+    from .sources.hf_dataset import HFDataset as HFDataset
     from .sources.image_folder import ImageFolder as ImageFolder
     from .sources.image_list import ImageList as ImageList
     from .sources.json_table import JSON as JSON

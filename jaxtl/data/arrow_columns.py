@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from jaxtl.data.columns import Column, Columns
 
 if TYPE_CHECKING:
     import pyarrow
+
+FEATURES = b"huggingface"  # where a schema holds the types of `datasets`, as JSON
 
 
 def library(owner: str) -> types.ModuleType:
@@ -52,12 +55,84 @@ def table_columns(
         raise UserError(f"{owner} has two columns called {repeated!r}.")
     if not names or table.num_rows == 0:
         raise UserError(f"{owner} has no rows.")
+    classes = class_names(table.schema)
     readers = {
-        name: functools.partial(column, values, missing, f"{owner}: column {name!r}")
+        name: functools.partial(
+            _class_column if name in classes else column,
+            values,
+            classes.get(name, missing),
+            f"{owner}: column {name!r}",
+        )
         for name, values in zip(names, table.columns)
     }
     rows = origins.of_elements([(place, table.num_rows)])
     return Columns(columns.DeferredColumns(readers), rows, [])
+
+
+def _features(schema: pyarrow.Schema) -> dict[str, Any]:
+    """Column name -> its type as the library `datasets` declares it; {} for none."""
+    text = (schema.metadata or {}).get(FEATURES)
+    if text is None:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+        named = {cells.normalized(name): kind for name, kind in features.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # another program's entry
+    return {name: kind for name, kind in named.items() if isinstance(kind, dict)}
+
+
+def class_names(schema: pyarrow.Schema) -> dict[str, tuple[str, ...]]:
+    """Column name -> names of the classes that `datasets` declares, in label order."""
+    return {
+        name: tuple(cells.normalized(str(c)) for c in kind["names"])
+        for name, kind in _features(schema).items()
+        if kind.get("_type") == "ClassLabel" and kind.get("names")
+    }
+
+
+def picture_columns(schema: pyarrow.Schema) -> list[str]:
+    """The columns that `datasets` declares to hold pictures."""
+    return [n for n, kind in _features(schema).items() if kind.get("_type") == "Image"]
+
+
+def is_encoded(kind: pyarrow.DataType) -> bool:
+    """Whether cells are bytes, or `{"bytes", "path"}` as those of `datasets.Image`."""
+    pa = library("a column of pictures")
+    if pa.types.is_struct(kind):
+        return {field.name for field in kind.fields} >= {"bytes", "path"}
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def outside_paths(values: pyarrow.ChunkedArray) -> list[str]:
+    """The paths of the pictures of a column that does not hold their bytes."""
+    pa = library("a column of pictures")
+
+    if not pa.types.is_struct(values.type):
+        return []
+    is_outside = pa.compute.is_null(pa.compute.struct_field(values, "bytes"))
+    return pa.compute.struct_field(values.filter(is_outside), "path").to_pylist()
+
+
+def _class_column(
+    values: pyarrow.ChunkedArray, names: tuple[str, ...], where: str
+) -> Column:
+    """A column of class numbers, whose names the file declares; −1 is no class."""
+    pa = library("a column of Arrow")
+    if not pa.types.is_integer(values.type):
+        raise UserError(
+            f"{where} declares the classes {', '.join(names[:10])}, but is of the type "
+            f"{values.type}; expected whole numbers."
+        )
+    numbers = np.asarray(values.fill_null(-1).to_numpy(), np.int64)
+    if (is_bad := (numbers < -1) | (numbers >= len(names))).any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise UserError(
+            f"{where} has the class number {numbers[row]} in row {row}; expected 0 to "
+            f"{len(names) - 1}, or −1 for no class."
+        )
+    texts = np.array([*names, ""], object)[numbers].tolist()
+    return Column(texts, None, numbers == -1, names=names)
 
 
 def column(values: pyarrow.ChunkedArray, missing: Sequence[str], where: str) -> Column:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.serialization import later_field
 from jaxtl.core.types import PyTree
@@ -172,7 +173,8 @@ class Data:
         """Files and folders that `read` reads: if one changes, they are read again.
 
         These are all that a field of the source names. A source that reads other files
-        adds them here.
+        adds them here; one that reads a few files of large folders overrides
+        `file_states` as well.
         """
         shared = {field.name for field in dataclasses.fields(Data)}
         return tuple(
@@ -181,6 +183,10 @@ class Data:
             if field.name not in shared
             for file in _named_files(getattr(self, field.name))
         )
+
+    def file_states(self) -> tuple[files.FileState, ...]:
+        """The states of all files that `read` reads; equal states, equal contents."""
+        return files.states(self.files())
 
 
 def _named_files(value: Any) -> tuple[pathlib.Path, ...]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import os
-import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl.core import files, progress
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.data import framing, image_files, images, lazy_array
 from jaxtl.data.dataset import Data
+from jaxtl.data.image_stores import ImageStore
 from jaxtl.data.preprocess import Preprocess
 
 _CHUNK = 64  # pictures that a thread decodes before it takes more
@@ -70,41 +69,41 @@ class ImageFiles(Data):
         """Whether no size is chosen: each file has its own."""
         return self.size is None
 
-    def read_pictures(self, root: pathlib.Path, listed: Sequence[str]) -> Pictures:
-        """Checks the headers of files, and decodes them where they fit in memory.
+    def read_pictures(self, store: ImageStore) -> Pictures:
+        """Checks the headers of images, and decodes them where they fit in memory.
 
         Args:
-          root: the folder that relative names are below.
-          listed: names of files that exist.
+          store: of the images; the files that it names exist.
         """
-        headers, errors = _headers(root, dict.fromkeys(listed))
-        names = self._without_unreadable(list(listed), errors)
+        listed = store.names
+        headers, errors = _headers(store)
+        names = self._without_unreadable(listed, errors)
         frame = framing.choose([headers[name].size for name in names], self)
         size, shortest = frame.size, frame.shortest
         is_gray = all(headers[name].is_gray for name in names)
         channels = self.channels or (1 if is_gray else 3)
-        if len(names) * size[0] * size[1] * channels > self.memory_limit:
-            x = lazy_array.LazyImageFiles(
-                str(root), tuple(names), size, channels, shortest, self.resample
-            )
+        numbers = _numbers_without(listed, errors)
+        frames = (size, channels, shortest, self.resample)
+        if len(numbers) * size[0] * size[1] * channels > self.memory_limit:
+            x = lazy_array.LazyImages(store, numbers, *frames)
         else:
-            x, broken = _decoded(root, names, size, channels, shortest, self.resample)
+            x, broken = _decoded(store, numbers, *frames)
             if broken:
                 x = x[[i for i, name in enumerate(names) if name not in broken]]
             names = self._without_unreadable(names, broken)
             errors |= broken
-        digests = files.digests([os.path.join(root, name) for name in names])
+            numbers = _numbers_without(listed, errors)
         return Pictures(
             x=x,
-            kept=np.flatnonzero([name not in errors for name in listed]),
+            kept=numbers,
             preprocess=Preprocess(scale=255.0, size=size, shortest=shortest),
-            digests=np.asarray(digests, "S64"),
+            digests=np.asarray(store.digests(numbers.tolist()), "S64"),
             notes=(*frame.notes, *_remarks(headers[name] for name in names)),
         )
 
     def _without_unreadable(
-        self, names: list[str], errors: Mapping[str, str]
-    ) -> list[str]:
+        self, names: Sequence[str], errors: Mapping[str, str]
+    ) -> Sequence[str]:
         """Leaves out the names that have errors, or raises, as `unreadable` decides."""
         if not errors:
             return names
@@ -121,17 +120,25 @@ class ImageFiles(Data):
         return [name for name in names if name not in errors]
 
 
+def _numbers_without(names: Sequence[str], errors: Collection[str]) -> np.ndarray:
+    """The numbers of the names that have no error."""
+    return np.flatnonzero([name not in errors for name in names])
+
+
 def _headers(
-    root: pathlib.Path, names: Collection[str]
+    store: ImageStore,
 ) -> tuple[dict[str, image_files.Header], dict[str, str]]:
-    """Headers of image files by name, and the reasons of unreadable ones by name."""
+    """Headers of images by name, and the reasons of unreadable ones by name."""
     headers, errors = {}, {}
-    for name in progress.track(names, "reading the headers of images"):
+    number_of = {name: i for i, name in enumerate(store.names)}
+    tracked = progress.track(number_of, "reading the headers of images")
+    for name in tracked:
+        number = number_of[name]
         try:
-            headers[name] = image_files.header(os.path.join(root, name))
+            headers[name] = image_files.header(store.open(number))
         except UserError as error:
             reason = str(error).rsplit(" image: ", 1)[-1]
-            is_empty = os.stat(os.path.join(root, name)).st_size == 0
+            is_empty = store.is_empty(number)
             is_other = reason.startswith("cannot identify")
             errors[name] = "empty file" if is_empty else reason
             if is_other and not is_empty:
@@ -146,8 +153,8 @@ def _remarks(headers: Iterable[image_files.Header]) -> list[str]:
 
 
 def _decoded(
-    root: pathlib.Path,
-    names: Sequence[str],
+    store: ImageStore,
+    numbers: np.ndarray,
     size: tuple[int, int],
     channels: int,
     shortest: int | tuple[int, int] | None,
@@ -158,21 +165,23 @@ def _decoded(
     Returns:
       uint8 (n, *size, channels), and name -> reason of those whose data are broken.
     """
-    x = np.zeros((len(names), *size, channels), np.uint8)
+    x = np.zeros((len(numbers), *size, channels), np.uint8)
     errors = {}
 
     def decode(start: int) -> None:
-        for i in range(start, min(start + _CHUNK, len(names))):
-            path = os.path.join(root, names[i])
+        for i in range(start, min(start + _CHUNK, len(numbers))):
+            number = int(numbers[i])
             try:
-                x[i] = images.decode(path, size, channels, shortest, resample)
+                x[i] = images.decode(
+                    store.open(number), size, channels, shortest, resample
+                )
             except UserError as error:
-                errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
+                errors[store.names[number]] = str(error).rsplit(" image: ", 1)[-1]
 
     # PIL releases the interpreter lock while it decodes.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        starts = range(0, len(names), _CHUNK)
-        with progress.Task("decoding images", len(names)) as task:
+        starts = range(0, len(numbers), _CHUNK)
+        with progress.Task("decoding images", len(numbers)) as task:
             for _ in pool.map(decode, starts):
-                task.advance(min(_CHUNK, len(names) - task.done))
+                task.advance(min(_CHUNK, len(numbers) - task.done))
     return x, dict(sorted(errors.items()))

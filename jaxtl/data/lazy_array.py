@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import images
+from jaxtl.data.image_stores import ImageStore
 
 
 class LazyArray:
@@ -109,19 +109,19 @@ def _is_wide(dtype: np.dtype) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LazyImageFiles(LazyArray):
-    """Image files, uint8, decoded each time they are indexed.
+class LazyImages(LazyArray):
+    """Encoded images, uint8, decoded each time they are indexed.
 
     Attributes:
-      root: the folder.
-      names: paths below it.
+      store: of the images.
+      numbers: (n,) which of them.
       size: (height, width) to decode to.
       channels: 1 or 3.
       shortest, resample: as in `preprocess.Preprocess`.
     """
 
-    root: str
-    names: tuple[str, ...]
+    store: ImageStore
+    numbers: np.ndarray
     size: tuple[int, int]
     channels: int
     shortest: int | tuple[int, int] | None = None
@@ -133,15 +133,14 @@ class LazyImageFiles(LazyArray):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.names), *self.size, self.channels)
+        return (len(self.numbers), *self.size, self.channels)
 
     def rows(self, index: np.ndarray) -> np.ndarray:
         x = np.empty((len(index), *self.shape[1:]), np.uint8)
-        root = pathlib.Path(self.root)
         for i, row in enumerate(progress.track(index, "decoding images")):
-            path = root / self.names[row]
+            source = self.store.open(int(self.numbers[row]))
             x[i] = images.decode(
-                path, self.size, self.channels, self.shortest, self.resample
+                source, self.size, self.channels, self.shortest, self.resample
             )
         return x
 

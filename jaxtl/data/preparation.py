@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from jaxtl.core import files, progress
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.data import (
     fingerprint,
@@ -140,7 +140,7 @@ def load_table(data: Data) -> tuple[Table, str]:
     defaults = {f.name: f.default for f in dataclasses.fields(data)}
     options = (*SPLIT_OPTIONS, *data.fitted_options)
     source = dataclasses.replace(data, **{name: defaults[name] for name in options})
-    return _cached_table(source, (files.states(data.files()), _memory_state(data)))
+    return _cached_table(source, (data.file_states(), _memory_state(data)))
 
 
 def clear_table_cache() -> None:

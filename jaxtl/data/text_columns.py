@@ -45,6 +45,10 @@ class TextData(Data):
                 f"least 1; got {self.vocab!r}."
             )
 
+    def reads_texts(self) -> bool:
+        """Whether a tokenizer is needed."""
+        return True
+
     def files(self) -> tuple[pathlib.Path, ...]:
         """The files of texts, and those of the tokenizer."""
         if self.tokenizer is None:

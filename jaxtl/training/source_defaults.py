@@ -7,7 +7,7 @@ none.
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from jaxtl.data.dataset import Data
 from jaxtl.data.text_columns import TextData
@@ -33,11 +33,7 @@ def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data
 
     A vocabulary that is trained is at most that of the model.
     """
-    unnamed = {
-        name: data
-        for name, data in data_of.items()
-        if isinstance(data, TextData) and data.tokenizer is None
-    }
+    unnamed = {name: data for name, data in data_of.items() if _lacks_tokenizer(data)}
     if not unnamed:
         return data_of
     named = getattr(data_of["target"], "tokenizer", None)
@@ -55,6 +51,11 @@ def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data
     return {**data_of, **replaced}
 
 
+def _lacks_tokenizer(data: Data) -> TypeGuard[TextData]:
+    """Whether data are texts that name no tokenizer."""
+    return isinstance(data, TextData) and data.reads_texts() and data.tokenizer is None
+
+
 def _stored_tokenizer(init: Any) -> Tokenizer | None:
     """The tokenizer that comes with pretrained weights; None for none."""
     if isinstance(init, FromHub):
@@ -67,7 +68,7 @@ def _stored_tokenizer(init: Any) -> Tokenizer | None:
 
 def with_tokenizer(data: Data, tokenizer: Tokenizer | None) -> Data:
     """Texts that name no tokenizer with one; other data are as they were."""
-    if not isinstance(data, TextData) or data.tokenizer is not None:
+    if not _lacks_tokenizer(data):
         return data
     return dataclasses.replace(data, default_tokenizer=tokenizer)
 

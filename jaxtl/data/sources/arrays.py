@@ -34,9 +34,13 @@ class _InMemoryArray:
 
     def content_digest(self) -> str:
         """Hash of the values as they are now: who holds the array may change it."""
+        sha = hashlib.sha256(f"{self.array.dtype}{self.array.shape}".encode())
         if self.array.dtype.hasobject:
-            return str(hash(tuple(map(str, self.array.ravel().tolist()))))
-        return hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()
+            text = repr(self.array.tolist())
+            sha.update(text.encode("utf-8", "surrogatepass"))
+        else:
+            sha.update(np.ascontiguousarray(self.array))
+        return sha.hexdigest()
 
 
 class _Part(NamedTuple):

@@ -15,6 +15,7 @@ _MODULES = {
     "JSON": "json_table",
     "Parquet": "parquet",
     "Frame": "frame",
+    "HFDataset": "hf_dataset",
     "ImageFolder": "image_folder",
     "ImageList": "image_list",
     "TFDS": "tfds",
@@ -23,7 +24,7 @@ _MODULES = {
 }
 _BUNDLED = ("Digits", "PenDigits", "RenderedDigits")
 # Fields that are needed although they have a default.
-_NEEDED = {"Arrays": ("path",)}
+_NEEDED = {"Arrays": ("path",), "HFDataset": ("dataset", "target")}
 
 
 def available() -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-# Folders of splits by their lower-case names.
-_SPLITS = {
+# Splits by the usual names of them, in lower case.
+SPLIT_OF = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -183,7 +183,7 @@ def layout(root: pathlib.Path, names: Sequence[str]) -> Layout:
 def _split_folders(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
     """Top folder -> its split; {} where the top folders are classes."""
     top = {name.split("/")[0] for name in names}
-    split_of = {name: _SPLITS[name.lower()] for name in sorted(top) if _is_split(name)}
+    split_of = {name: SPLIT_OF[name.lower()] for name in sorted(top) if _is_split(name)}
     others = sorted(top - split_of.keys())
     with_classes = {name.split("/")[0] for name in names if name.count("/") >= 2}
     if not split_of or (others and not with_classes & split_of.keys()):
@@ -210,7 +210,7 @@ def _split_folders(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _is_split(folder: str) -> bool:
-    return folder.lower() in _SPLITS
+    return folder.lower() in SPLIT_OF
 
 
 def _check_deeper_splits(root: pathlib.Path, names: Sequence[str], top: int) -> None:
@@ -221,7 +221,7 @@ def _check_deeper_splits(root: pathlib.Path, names: Sequence[str], top: int) -> 
         for depth in range(max(1, top), len(folders)):
             below["/".join(folders[:depth])].add(folders[depth])
     for parent, children in below.items():
-        splits = {_SPLITS[c.lower()] for c in children if _is_split(c)}
+        splits = {SPLIT_OF[c.lower()] for c in children if _is_split(c)}
         if "train" in splits and len(splits) > 1:
             raise UserError(
                 f"ImageFolder: {parent} holds folders of splits, "

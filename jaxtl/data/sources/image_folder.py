@@ -11,6 +11,7 @@ import numpy as np
 from jaxtl.data import origins, paths
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
+from jaxtl.data.image_stores import ImagePaths
 from jaxtl.data.sources import folder_layout
 
 
@@ -35,7 +36,7 @@ class ImageFolder(ImageFiles):
         root = paths.find(self.path, "ImageFolder.path")
         listed, notes = folder_layout.list_images(root)
         layout = folder_layout.layout(root, listed)  # before the pictures are decoded
-        pictures = self.read_pictures(root, listed)
+        pictures = self.read_pictures(ImagePaths(str(root), tuple(listed)))
         names = [listed[i] for i in pictures.kept]
         if len(names) < len(listed):
             layout = folder_layout.layout(root, names)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 
 import numpy as np
 
-from jaxtl.core import progress
+from jaxtl.core import files, progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, paths
 from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
+from jaxtl.data.image_stores import ImagePaths
 from jaxtl.data.sources.csv_table import CSV
 
 
@@ -56,11 +58,11 @@ class ImageList(ImageFiles):
         where they fit.
         """
         rows = self._rows()
-        table = rows.read_columns()
+        table = self._table()
         targets, labels, groups, weights = rows.read_labels(table)
         names, root = self._names(table), self._folder()
         _check_files(root, names, table)
-        pictures = self.read_pictures(root, names)
+        pictures = self.read_pictures(ImagePaths(str(root), tuple(names)))
         kept = pictures.kept
         used = {cells.normalized(self.image), *targets, self.split_by}
         unused = [n for n in table.columns if n not in used | {self.sample_weight}]
@@ -81,15 +83,27 @@ class ImageList(ImageFiles):
 
     def files(self) -> tuple[pathlib.Path, ...]:
         """The list, and the folders that its images lie in."""
-        root = self._folder()
-        names = self._names(self._rows().read_columns())
-        folders = {os.path.dirname(os.path.join(root, name)) for name in names}
+        folders = {os.path.dirname(path) for path in self._image_paths()}
         tops = [
             pathlib.Path(folder)
             for folder in sorted(folders)
             if not any(str(p) in folders for p in pathlib.Path(folder).parents)
         ]
         return (paths.find(self.path, "ImageList.path"), *tops)
+
+    def file_states(self) -> tuple[files.FileState, ...]:
+        """The states of the list and of its images, not of others in their folders."""
+        path = paths.find(self.path, "ImageList.path")
+        return files.states([path, *dict.fromkeys(self._image_paths())])
+
+    def _image_paths(self) -> list[str]:
+        root = self._folder()
+        return [os.path.join(root, name) for name in self._names(self._table())]
+
+    def _table(self) -> Columns:
+        """All columns of the list, parsed once while its file stays as it is."""
+        path = paths.find(self.path, "ImageList.path")
+        return _parsed(self._rows(), files.states([path]))
 
     def _rows(self) -> _Rows:
         """The list as a table, which reads the labels."""
@@ -126,6 +140,12 @@ class _Rows(CSV):
     """The table of an image list, named so in messages."""
 
     _owner = "ImageList"
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(rows: _Rows, states: tuple[files.FileState, ...]) -> Columns:
+    """The columns of a list whose file is in some state."""
+    return rows.read_columns()
 
 
 def _check_files(root: pathlib.Path, names: list[str], table: Columns) -> None:

@@ -1,6 +1,7 @@
 """Arrays from files and from memory; the catalog of sources."""
 
 import dataclasses
+import hashlib
 import io
 
 import numpy as np
@@ -153,3 +154,9 @@ def test_cifar_is_read_from_jpegs(data_dir):
     assert cifar.x.shape == (10000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(cifar.y), 1000)
     assert cifar.class_names[:2] == ("airplane", "automobile")
+
+
+def test_the_digest_of_an_array_in_memory_is_the_same_in_every_process():
+    y = np.array(["cat", "dog"], object)
+    digest = data.Arrays(x=np.zeros((2, 1)), y=y).y.content_digest()
+    assert digest == hashlib.sha256(b"object(2,)['cat', 'dog']").hexdigest()

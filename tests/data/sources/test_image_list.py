@@ -5,6 +5,7 @@ import PIL.Image
 import pytest
 
 from jaxtl import data
+from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
 
 
@@ -54,3 +55,19 @@ def test_a_changed_picture_is_read_again(folder):
     PIL.Image.new("RGB", (5, 6)).save(folder / "scans/0.png")
     again = data.prepare(source(folder, target="grade", val=0, test=3))
     assert again.fingerprint != first.fingerprint
+
+
+def test_the_list_is_parsed_once_and_other_files_are_not_looked_at(folder, monkeypatch):
+    calls = []
+    read_lines = text_files.read_lines
+    monkeypatch.setattr(
+        text_files, "read_lines", lambda *a: calls.append(a) or read_lines(*a)
+    )
+    images = source(folder, target="grade", val=0, test=3)
+    data.prepare(images)
+    (folder / "scans/other.png").write_bytes(b"none of the list")
+    states = images.file_states()
+    data.prepare(images)
+    assert len(calls) == 1
+    assert len(states) == 13
+    assert not any("other" in state.path for state in states)
