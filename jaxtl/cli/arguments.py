@@ -38,5 +38,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def default_folder(name: str) -> pathlib.Path:
-    """Folder of a run that gives no --out: `runs/<name>/<time>`."""
-    return pathlib.Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
+    """Folder of a run that gives no --out, which is new: `runs/<name>/<time>`.
+
+    The time is in milliseconds, since a script may start several runs in a second.
+    """
+    while True:
+        seconds, milliseconds = divmod(time.time_ns() // 10**6, 1000)
+        clock = time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
+        folder = pathlib.Path("runs") / name / f"{clock}-{milliseconds:03}"
+        if not folder.exists():
+            return folder

@@ -1,11 +1,14 @@
 """Every path that a command writes to is looked at before its work begins."""
 
 import argparse
+import itertools
 import pathlib
+import re
+import time
 
 import pytest
 
-from jaxtl.cli import main
+from jaxtl.cli import arguments, main
 from jaxtl.core import output_paths
 from jaxtl.core.errors import UserError
 
@@ -89,3 +92,15 @@ def test_what_can_be_written_passes(tmp_path):
     output_paths.OutputFolder(tmp_path / "a" / "b").check()
     output_paths.OutputBySuffix(tmp_path / "a" / "b").check()
     assert not any(pathlib.Path(tmp_path).iterdir())
+
+
+def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "time_ns", itertools.count(10**18, 4 * 10**5).__next__)
+    folders = []
+    for _ in range(5):
+        folders.append(arguments.default_folder("mine"))
+        folders[-1].mkdir(parents=True)
+    assert {f.parent for f in folders} == {pathlib.Path("runs/mine")}
+    assert all(re.fullmatch(r"\d{8}-\d{6}-\d{3}", f.name) for f in folders)
+    assert sorted(set(folders)) == folders
