@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, origins, preprocess
+from jaxtl.data import cells, origins, preprocess, sparse_rows
 from jaxtl.data.dataset import TAG_TASKS
 from jaxtl.data.sources.json_table import JSON
 from jaxtl.data.sources.parquet import IPC_SUFFIXES, Parquet
@@ -37,8 +37,8 @@ def predict(
     Args:
       folder: as `jaxtl export` wrote it.
       files: image files; `.npy` of one example or a batch of them, and `.npz` with an
-        entry per input, in stored units; `.csv`, `.tsv`, JSON (lines) and Parquet or
-        Arrow files with a row per example;
+        entry per input, in stored units, or of scipy.sparse; `.csv`, `.tsv`, JSON
+        (lines) and Parquet or Arrow files with a row per example;
         `.txt` with a text per line, of pairs with a tab between the two.
 
     Returns:
@@ -185,6 +185,9 @@ def _read_npz(
 ) -> np.ndarray | dict[str, np.ndarray]:
     arrays, names = numpy_files.read_npz(file), list(predictor.inputs)
     is_single = names == [SINGLE_INPUT]
+    if is_single and sparse_rows.is_sparse_file(arrays):
+        rows = sparse_rows.as_rows(sparse_rows.read_npz(file), str(file))
+        return rows[np.arange(len(rows))]
     if is_single and len(arrays) == 1:
         names = list(arrays)  # the only entry, whatever its name
     for name in names:

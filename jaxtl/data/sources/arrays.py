@@ -15,9 +15,10 @@ import numpy as np
 
 from jaxtl.core import numpy_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, label_arrays, lazy_array, origins, paths
+from jaxtl.data import images, label_arrays, lazy_array, origins, paths, sparse_rows
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.sparse_rows import SparseRows
 
 _SPLITS = ("train", "val", "test")
 _ROW_COLUMNS = ("split_by", "sample_weight")  # fields that name a value of each row
@@ -27,14 +28,20 @@ _ROW_COLUMNS = ("split_by", "sample_weight")  # fields that name a value of each
 class _InMemoryArray:
     """An array in memory, compared by identity so that `Arrays` can be hashed."""
 
-    array: np.ndarray
+    array: Any  # of numpy, or a matrix of scipy.sparse
 
     def __repr__(self) -> str:
-        return f"<{self.array.dtype} array {self.array.shape}>"
+        kind = "sparse matrix" if sparse_rows.is_sparse(self.array) else "array"
+        return f"<{self.array.dtype} {kind} {self.array.shape}>"
 
     def content_digest(self) -> str:
         """Hash of the values as they are now: who holds the array may change it."""
         sha = hashlib.sha256(f"{self.array.dtype}{self.array.shape}".encode())
+        if sparse_rows.is_sparse(self.array):
+            csr = self.array.tocsr()
+            for part in (csr.indptr, csr.indices, csr.data):
+                sha.update(np.ascontiguousarray(part))
+            return sha.hexdigest()
         if self.array.dtype.hasobject:
             text = repr(self.array.tolist())
             sha.update(text.encode("utf-8", "surrogatepass"))
@@ -69,6 +76,8 @@ class Arrays(Data):
     A `.npz` has `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test` (and `_val`),
     or concatenated JPEG files: `jpeg` (bytes), `offsets` (n + 1), `label`. Its
     `class_names` are used where present. Images (n, height, width) get a channel axis.
+    A matrix of scipy.sparse, in memory or from `scipy.sparse.save_npz`, stays sparse
+    until a batch is read.
 
     Attributes:
       path: a file, or several whose examples are concatenated; looked for under
@@ -109,7 +118,9 @@ class Arrays(Data):
                         f"Arrays.{name} must be an array with an example per row; got "
                         f"{reprlib.repr(value)}."
                     )
-                object.__setattr__(self, name, _InMemoryArray(np.asarray(value)))
+                is_matrix = name == "x" and sparse_rows.is_sparse(value)
+                array = value if is_matrix else np.asarray(value)
+                object.__setattr__(self, name, _InMemoryArray(array))
         in_memory = isinstance(self.x, _InMemoryArray)
         if in_memory != isinstance(self.y, _InMemoryArray):
             raise UserError("Arrays needs x and y both as arrays or both as names.")
@@ -143,6 +154,7 @@ class Arrays(Data):
             splits=_splits([part.split for part in parts], y),
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
             origins=origins.of_elements([n for part in parts for n in part.names]),
+            digests=x.digests() if isinstance(x, SparseRows) else None,
             notes=(
                 *(note for part in parts for note in part.notes),
                 *labels.notes,
@@ -156,6 +168,8 @@ class Arrays(Data):
         """Reads the parts of all files, and the class names that the files have."""
         if isinstance(self.x, _InMemoryArray):
             x, y = self.x.array, self.y.array
+            if sparse_rows.is_sparse(x):
+                x = sparse_rows.as_rows(x, "Arrays.x")
             columns = {
                 name: value.array
                 for name in _ROW_COLUMNS
@@ -275,7 +289,10 @@ def _open(
 ) -> np.ndarray | lazy_array.LazyArray | dict[str, np.ndarray]:
     """An array from a `.npy`, a dict of arrays from a `.npz`."""
     if path.suffix != ".npy":
-        return numpy_files.read_npz(path)
+        entries = numpy_files.read_npz(path)
+        if sparse_rows.is_sparse_file(entries):
+            return sparse_rows.as_rows(sparse_rows.read_npz(path), f"Arrays: {path}")
+        return entries
     mapped = numpy_files.read_npy(path, mmap_mode="r")
     if mapped.nbytes > memory_limit:
         return lazy_array.MemoryMapped(str(path), image=mapped.ndim == 3)
@@ -310,6 +327,8 @@ def _decoded_jpegs(entries: Mapping[str, np.ndarray], path: pathlib.Path) -> np.
 def _concatenated(arrays: Sequence[Any]) -> np.ndarray | lazy_array.LazyArray:
     if len(arrays) == 1:
         return arrays[0]
+    if all(isinstance(array, SparseRows) for array in arrays):
+        return sparse_rows.concatenated(arrays, "Arrays.path")
     if any(lazy_array.is_lazy(array) for array in arrays):
         raise UserError(
             "Arrays: several files can't be joined where one stays on disk; "

@@ -16,6 +16,7 @@ _MODULES = {
     "Parquet": "parquet",
     "Frame": "frame",
     "HFDataset": "hf_dataset",
+    "SVMLight": "svmlight",
     "ImageFolder": "image_folder",
     "ImageList": "image_list",
     "TFDS": "tfds",
