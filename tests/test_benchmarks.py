@@ -135,7 +135,7 @@ def test_the_jacobian_benchmark_counts_flops_and_is_unbiased(script, capsys):
     assert "reverse over reverse" in capsys.readouterr().out
     costs = {row["step"]: row for row in costs}
     full, part = costs["projected"], costs["projected, a quarter of the batch"]
-    assert full["FLOPs"] < 6
+    assert costs["forward"]["FLOPs"] < full["FLOPs"] < 6
     # Arithmetic beyond the plain step shrinks with the number of examples.
     assert (part["FLOPs"] - 1) < 0.5 * (full["FLOPs"] - 1)
     assert costs["exact, vmapped"]["temporary, MB"] > 5 * full["temporary, MB"]

@@ -62,6 +62,13 @@ class Term:
     weight: float | Schedule = traced(1.0, low=-math.inf)
 
     @property
+    def runs_first(self) -> bool:
+        """Whether it is computed before the others: it derives a pass that they read
+        (`Context.forward_tangent`).
+        """
+        return False
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams that this term reads, from its stream fields."""
         names: list[str] = []

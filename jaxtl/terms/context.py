@@ -79,13 +79,62 @@ class Context:
             # One key per pass: dropout differs between streams.
             key = jax.random.fold_in(self.key, len(self._passes))
             x, start = self.entry(stream)
-            out = self._train_pass(x, start, key)
-            self.keep_stats(out.stats, stream)
-            if start is not None:
-                run = functools.partial(self._below, stream)
-                out = out._replace(features=Features(out.features, run))
-            self._passes[stream] = out
+            self._keep_pass(stream, self._train_pass(self.params, x, start, key), start)
         return self._passes[stream]
+
+    def _keep_pass(self, stream: str, out: Output, start: str | None) -> None:
+        self.keep_stats(out.stats, stream)
+        if start is not None:
+            run = functools.partial(self._below, stream)
+            out = out._replace(features=Features(out.features, run))
+        self._passes[stream] = out
+
+    def forward_tangent(
+        self,
+        stream: str,
+        read: Callable[[Output], jax.Array],
+        mask: PyTree,
+        direction: PyTree,
+        count: int,
+    ) -> jax.Array | None:
+        """The derivative of what `forward` computes, along a direction, in one pass.
+
+        `forward(stream)` then returns this very pass, so that the terms that read it
+        and the one that reads the derivative share one backward pass as well.
+
+        Args:
+          stream: whose batch.
+          read: what is derived, from the pass: a stage's feature, say.
+          mask: tree of bools: the parameters that move.
+          direction: of these, None at all other leaves.
+          count: how many examples it is wanted of, the batch's first; the others pass
+            by themselves.
+
+        Returns:
+          The derivative, of the shape of `read(…)` of these; None where the pass has
+          run before, or where training mode computes something else than evaluation
+          mode does, by dropout or by the batch's statistics.
+        """
+        key = jax.random.fold_in(self.key, len(self._passes))
+        x, start = self.entry(stream)
+        run = functools.partial(self._train_pass, start=start, key=key)
+        if stream in self._passes or jax.tree.leaves(self.stats):
+            return None
+        if _draws(lambda key: run(self.params, x, key=key).features, key):
+            return None
+        selected, rest = trees.partition(self.params, mask)
+
+        def derived(selected: PyTree) -> tuple[jax.Array, Output]:
+            rows = jax.tree.map(lambda a: a[:count], x)
+            out = run(trees.merge(selected, rest), rows)
+            return read(out), out
+
+        _, tangent, out = jax.jvp(derived, (selected,), (direction,), has_aux=True)
+        if count < len(jax.tree.leaves(x)[0]):
+            others = run(self.params, jax.tree.map(lambda a: a[count:], x))
+            out = jax.tree.map(lambda *parts: jnp.concatenate(parts), out, others)
+        self._keep_pass(stream, out, start)
+        return tangent
 
     def joint_forward(self, streams: tuple[str, ...]) -> dict[str, Output]:
         """Each stream's part of one training-mode pass over all their batches.
@@ -97,7 +146,7 @@ class Context:
             key = jax.random.fold_in(self.key, len(self._passes))
             inputs, starts = zip(*map(self.entry, streams))
             x = jax.tree.map(lambda *parts: jnp.concatenate(parts), *inputs)
-            out = self._train_pass(x, starts[0], key)
+            out = self._train_pass(self.params, x, starts[0], key)
             self.keep_stats(out.stats, *streams)
             ends = itertools.accumulate(len(jax.tree.leaves(x)[0]) for x in inputs)
             bounds = itertools.pairwise((0, *ends))
@@ -107,11 +156,13 @@ class Context:
             }
         return self._passes[streams]
 
-    def _train_pass(self, x: Any, start: str | None, key: jax.Array) -> Output:
+    def _train_pass(
+        self, params: PyTree, x: Any, start: str | None, key: jax.Array
+    ) -> Output:
         program = self.program
         settings = {} if start is None else {"start": start}
         return program.network.apply(
-            self.params,
+            params,
             self.stats,
             x,
             train=program.train_stages,
@@ -262,6 +313,13 @@ class Context:
         return out._replace(logits=None if "stop" in settings else out.logits)
 
 
+def _draws(function: Callable[[jax.Array], Any], key: jax.Array) -> bool:
+    """Whether what a function of a key computes depends on the key."""
+    jaxpr = jax.make_jaxpr(function)(key).jaxpr
+    reads = [v for equation in jaxpr.eqns for v in equation.invars]
+    return any(v is jaxpr.invars[0] for v in [*reads, *jaxpr.outvars])
+
+
 class Features(dict):
     """Features of the stages that ran; those below a cached stage run when read."""
 
@@ -331,9 +389,12 @@ def loss(
     Metrics hold "loss", each term's unweighted value under its name, and what a term
     reports itself under "<term>/<metric>".
     """
+    views = {name: View(context, name, i) for i, name in enumerate(terms)}
+    first = sorted(terms, key=lambda name: not terms[name].runs_first)
+    results = {name: terms[name](views[name]) for name in first}
     total, metrics = jnp.float32(0.0), {}
-    for index, (name, term) in enumerate(terms.items()):
-        result = term(View(context, name, index))
+    for name, term in terms.items():
+        result = results[name]
         value, extra = result if isinstance(result, tuple) else (result, {})
         value = value.astype(jnp.float32)
         weight = schedules.value(term.weight, context.step, context.steps)

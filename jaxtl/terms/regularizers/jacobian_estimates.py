@@ -21,11 +21,11 @@ square, so antithetic pairs would repeat one draw; orthogonal draws help (`signs
 The forward estimator draws the sign from the other side: with one random direction u
 over z, E‖(J(θ) − J(θ₀))u‖² = ‖J(θ) − J(θ₀)‖²_F for every example. One forward-mode pass
 gives Ju of the whole batch, and reversing that pass once gives the exact gradient. Its
-first half is f itself, which the compiler shares with the task where both passes are
-the same (no dropout, no statistics of the batch). Where z are the
-parameters all examples share u. The variance over K draws is 2/K Σ_{p≠q} M_pq², where p
-and q run over the entries of z and M is the mean over examples of DᵢᵀDᵢ, D a difference
-of Jacobians. Up to its diagonal that is the projected estimator's, whose rows are D's.
+first half is f itself, so a task that runs f as well can share both with it. Where z
+are the parameters all examples share u. The variance over K draws is then
+2/K Σ_{p≠q} M_pq², where p and q run over the entries of z and M is the mean over
+examples of DᵢᵀDᵢ, D a difference of Jacobians. Up to its diagonal that is the projected
+estimator's, whose rows are D's.
 
 References:
   Srinivas & Fleuret, Knowledge Transfer with Jacobian Matching, ICML 2018 (inputs).
@@ -287,15 +287,30 @@ def _forward(
     """The forward estimate for two functions of z, by which they are differentiated."""
     total: Any = 0.0
     for k in jax.random.split(key, probes):  # few, so unrolled
-        u = _random_signs(k, z)
-        out, y = jax.jvp(f, (z,), (u,))
-        source_y = jax.jvp(source_f, (source_z,), (u,))[1]
-        gap = y - jax.lax.stop_gradient(source_y)
-        total = total + jnp.sum(jnp.square(gap)) / len(out)
+        u = random_signs(k, z)
+        y = jax.jvp(f, (z,), (u,))[1]
+        total = total + distance_along(u, y, source_f, source_z)
     return total / probes
 
 
-def _random_signs(key: jax.Array, tree: PyTree) -> PyTree:
+def distance_along(
+    u: PyTree, y: jax.Array, source_f: Callable[[PyTree], jax.Array], source_z: PyTree
+) -> jax.Array:
+    """Mean over examples of ‖Ju − J₀u‖²: one draw of the forward estimate.
+
+    Args:
+      u: the direction.
+      y: Ju, (batch, outputs).
+      source_f, source_z: f₀ and where it is derived, held constant.
+
+    Returns:
+      A scalar.
+    """
+    source_y = jax.jvp(source_f, (source_z,), (u,))[1]
+    return jnp.sum(jnp.square(y - jax.lax.stop_gradient(source_y))) / len(y)
+
+
+def random_signs(key: jax.Array, tree: PyTree) -> PyTree:
     """A tree of the same structure, shapes and dtypes, each entry −1 or 1."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))

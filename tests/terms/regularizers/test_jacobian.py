@@ -12,6 +12,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Source
 from jaxtl.models import CNN, MLP, Bert, ResNet
+from jaxtl.terms.base import Term
 from jaxtl.terms.context import View, loss
 from jaxtl.terms.regularizers import JacobianDifference
 from jaxtl.terms.regularizers import jacobian_estimates as J
@@ -406,6 +407,64 @@ def test_the_term_estimates_its_exact_self(bench, model, wrt, estimator):
     values = jax.jit(lambda: jax.lax.map(draw, jnp.arange(200)))()
     error = values.std(ddof=1) / np.sqrt(200)
     assert abs(values.mean() - exact) < 3 * error + 1e-5 * exact
+
+
+class _Logits(Term):
+    """Reads the pass of the target, as a task does."""
+
+    def __call__(self, context):
+        return jnp.sum(context.forward("target").logits ** 2)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("stage", [None, "layer1"])
+def test_the_forward_estimate_shares_the_pass_of_the_task(bench, fraction, stage):
+    """The same value and gradient as by passes of its own; one pass less."""
+    room = bench(model=_MODELS["mlp"])
+    term = JacobianDifference(estimator="forward", fraction=fraction, stage=stage)
+    calls = []
+    network = room.network
+
+    def apply(*args, **settings):
+        calls.append(settings)
+        return network.apply(*args, **settings)
+
+    room.network = dataclasses.replace(network, apply=apply)
+
+    def value(params, passes_first):
+        context = room.context(params)
+        if passes_first:
+            context.forward("target")
+        total, metrics = loss({"task": _Logits(), "term": term}, context)
+        assert [*metrics] == ["loss", "task", "term"]
+        return total
+
+    results = []
+    for passes_first in (False, True):
+        calls.clear()
+        fn = jax.value_and_grad(lambda p, first=passes_first: value(p, first))
+        results.append((len(calls), *fn(room.params), len(calls)))
+    (_, shared, shared_grad, few), (_, alone, alone_grad, many) = results
+    np.testing.assert_allclose(shared, alone, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        shared_grad,
+        alone_grad,
+    )
+    # The pass, once more to see whether it draws, its other rows, and the source's.
+    assert few == (3 if fraction == 1 else 4)
+    assert many == 3
+
+
+@pytest.mark.parametrize("name", ["batchnorm", "dropout"])
+def test_a_pass_that_trains_otherwise_is_not_shared(bench, name):
+    room = bench(model=dataclasses.replace(_MODELS["mlp"], dropout=0.5))
+    if name == "batchnorm":
+        room = _image_room(bench, name)
+    context = room.context()
+    value = JacobianDifference(estimator="forward")(View(context, "term", 0))
+    assert value > 0
+    assert context._passes == {}
 
 
 def test_a_moved_statistic_counts_and_gets_no_gradient(bench):
