@@ -5,7 +5,6 @@ only shape, dtype and hash, which tell whether they changed.
 """
 
 import dataclasses
-import hashlib
 import importlib
 import types
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.core import config
+from jaxtl.core.array_digests import array_digest
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
 
@@ -69,12 +69,11 @@ def to_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {
             "type": "array",
             "shape": list(value.shape),
             "dtype": str(value.dtype),
-            "sha256": digest[:16],
+            "sha256": array_digest(value)[:16],
         }
     if hasattr(value, "__fspath__"):
         return str(value)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .sources.text import Text as Text
     from .sources.text_lines import Lines as Lines
     from .sources.tfds import TFDS as TFDS
+    from .sources.torch_dataset import TorchDataset as TorchDataset
     from .streams import sample as sample
     from .tokenizer import Tokenizer as Tokenizer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import itertools
 import pathlib
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.core import numpy_files
+from jaxtl.core.array_digests import array_digest
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import images, label_arrays, lazy_array, origins, paths, sparse_rows
 from jaxtl.data.dataset import Data, Table
@@ -36,18 +36,7 @@ class _InMemoryArray:
 
     def content_digest(self) -> str:
         """Hash of the values as they are now: who holds the array may change it."""
-        sha = hashlib.sha256(f"{self.array.dtype}{self.array.shape}".encode())
-        if sparse_rows.is_sparse(self.array):
-            csr = self.array.tocsr()
-            for part in (csr.indptr, csr.indices, csr.data):
-                sha.update(np.ascontiguousarray(part))
-            return sha.hexdigest()
-        if self.array.dtype.hasobject:
-            text = repr(self.array.tolist())
-            sha.update(text.encode("utf-8", "surrogatepass"))
-        else:
-            sha.update(np.ascontiguousarray(self.array))
-        return sha.hexdigest()
+        return f"{self.array.dtype}{self.array.shape}{array_digest(self.array)}"
 
 
 class _Part(NamedTuple):

@@ -17,6 +17,7 @@ _MODULES = {
     "Frame": "frame",
     "HFDataset": "hf_dataset",
     "SVMLight": "svmlight",
+    "TorchDataset": "torch_dataset",
     "ImageFolder": "image_folder",
     "ImageList": "image_list",
     "TFDS": "tfds",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.core.array_digests import array_digest
 from jaxtl.core.errors import UserError
 from jaxtl.data import arrow_columns, cells, columns, origins
 from jaxtl.data.columns import Column, Columns
@@ -31,11 +32,8 @@ class _InMemoryTable:
         sha = hashlib.sha256()
         for name in _names(self.value):
             values = np.asarray(self.value[name])
-            sha.update(f"{name}{values.dtype}{values.shape}".encode())
-            if values.dtype.hasobject:
-                sha.update(repr(values.tolist()).encode("utf-8", "surrogatepass"))
-            else:
-                sha.update(np.ascontiguousarray(values))
+            text = f"{name}{values.dtype}{values.shape}{array_digest(values)}"
+            sha.update(text.encode("utf-8", "surrogatepass"))
         return sha.hexdigest()
 
 

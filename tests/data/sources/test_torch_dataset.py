@@ -1,0 +1,107 @@
+"""Data sets of torch: values and labels are those that torch's own loader gives."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from jaxtl import data
+from jaxtl.core.errors import UserError
+from jaxtl.data import lazy_array
+from jaxtl.data.preparation import load_table
+
+N = 12
+PIXELS = np.random.default_rng(0).integers(0, 256, (N, 3, 6, 5), np.uint8)
+
+
+class Items(list):
+    """A data set that counts how often it is asked for an item."""
+
+    calls = 0
+
+    def __getitem__(self, row):
+        self.calls += 1
+        return super().__getitem__(row)
+
+
+def test_tensors_are_those_of_torchs_loader():
+    torch = pytest.importorskip("torch")
+    x, y = torch.tensor(PIXELS), torch.arange(N) % 3
+    dataset = torch.utils.data.TensorDataset(x, y)
+    train, test = (torch.utils.data.Subset(dataset, r) for r in (range(9), range(9, N)))
+    dataset.classes = ["zebra", "ant", "bee"]
+    table = data.TorchDataset(train, test_dataset=test).read()
+    [(images, labels)] = torch.utils.data.DataLoader(dataset, batch_size=N)
+    np.testing.assert_array_equal(table.x, images.numpy().transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(table.y, labels.numpy())
+    assert table.class_names == ("zebra", "ant", "bee")
+    assert table.splits["test"].tolist() == [9, 10, 11]
+    assert any("channels last" in note for note in table.notes)
+    with pytest.raises(
+        UserError, match=r"is a DataLoader; pass its data set, dataset="
+    ):
+        data.TorchDataset(torch.utils.data.DataLoader(dataset))
+
+
+@pytest.mark.parametrize("memory_limit", [2**31, 1])
+def test_pictures_dicts_and_reading_by_batch(memory_limit):
+    last = PIXELS.transpose(0, 2, 3, 1)
+    items = Items(
+        {"image": PIL.Image.fromarray(x), "label": "ab"[i % 2]}
+        for i, x in enumerate(last)
+    )
+    source = data.TorchDataset(items, memory_limit=memory_limit)
+    table = source.read()
+    assert items.calls == N
+    assert lazy_array.is_lazy(table.x) == (memory_limit == 1)
+    np.testing.assert_array_equal(table.x[np.arange(N)], last)
+    assert [table.class_names[i] for i in table.y] == list("ab" * 6)
+    first = load_table(source)[1]
+    items[3] = {"image": PIL.Image.new("RGB", (5, 6)), "label": "a"}
+    assert load_table(source)[1] != first  # a changed data set is read again
+
+
+def test_several_inputs_and_vectors_train():
+    rows = [
+        {"input_ids": np.arange(4) + i, "attention_mask": np.ones(4), "labels": i % 2}
+        for i in range(N)
+    ]
+    table = data.TorchDataset(rows).read()
+    assert {k: v.shape for k, v in table.x.items()} == {
+        "input_ids": (N, 4),
+        "attention_mask": (N, 4),
+    }
+    assert table.x["input_ids"].dtype == np.int32
+    targets = [(np.full(3, i, np.float32), i / 7) for i in range(N)]
+    dataset = data.prepare(data.TorchDataset(targets, val=2, test=2))
+    assert dataset.task == "regression"
+
+
+def test_what_is_wrong_is_named():
+    def read(*items):
+        return data.TorchDataset(list(items)).read()
+
+    with pytest.raises(
+        UserError, match=r"dataset\[0\] is a ndarray; expected \(x, y\)"
+    ):
+        read(np.zeros(3))
+    with pytest.raises(UserError, match=r"dataset\[0\] is a tuple of 3"):
+        read((1, 2, 3))
+    with pytest.raises(UserError, match=r"item 1 are x float32 .4,., those of item 0"):
+        read((np.zeros(3, "f"), 0), (np.zeros(4, "f"), 1))
+    with pytest.raises(UserError, match="has the keys a; expected one of labels"):
+        read({"a": 1})
+    with pytest.raises(UserError, match="is a picture of mode RGBA"):
+        read((PIL.Image.new("RGBA", (2, 2)), 0))
+    with pytest.raises(UserError, match="is str of <U3; expected numbers"):
+        read(("abc", 0))
+    with pytest.raises(UserError, match="got generator"):
+        data.TorchDataset(i for i in range(3))
+    with pytest.raises(UserError, match="has no items"):
+        data.TorchDataset([])
+
+    class Broken(Items):
+        def __getitem__(self, row):
+            raise KeyError("no such file")
+
+    with pytest.raises(UserError, match=r"dataset\[0\] raised KeyError"):
+        data.TorchDataset(Broken([1])).read()
