@@ -23,6 +23,7 @@ _MODULES = {
     "TFDS": "tfds",
     "Text": "text",
     "Lines": "text_lines",
+    "CoNLL": "conll",
 }
 _BUNDLED = ("Digits", "PenDigits", "RenderedDigits")
 # Fields that are needed although they have a default.
