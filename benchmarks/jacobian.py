@@ -86,6 +86,12 @@ def ways() -> dict[str, tl.Term | None]:
         "forward, half of the batch": JacobianDifference(
             weight=0.1, estimator="forward", fraction=0.5
         ),
+        "forward, fixed directions": JacobianDifference(
+            weight=0.1, estimator="forward", directions=4
+        ),
+        "forward, fixed directions, half": JacobianDifference(
+            weight=0.1, estimator="forward", directions=4, fraction=0.5
+        ),
         "forward, by inputs": JacobianDifference(
             weight=0.1, wrt="inputs", estimator="forward"
         ),
@@ -138,8 +144,8 @@ def costs(quick: bool) -> list[timing.Row]:
     targets = {
         "projected": 2.5,
         "projected, a quarter of the batch": 1.5,
-        "forward": 2.3,
-        "forward, half of the batch": 1.5,
+        "forward, fixed directions": 2.3,
+        "forward, fixed directions, half": 1.5,
     }
     plain = runs["plain step"].compile()
     return [

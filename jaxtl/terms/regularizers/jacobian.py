@@ -18,8 +18,12 @@ from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import Context, View
 from jaxtl.terms.regularizers import dense_layers
 from jaxtl.terms.regularizers.jacobian_dense import dense_params
+from jaxtl.terms.regularizers.jacobian_directions import (
+    check_directions,
+    fixed_direction,
+    source_tangents,
+)
 from jaxtl.terms.regularizers.jacobian_estimates import (
-    distance_along,
     exact_inputs,
     exact_params,
     forward_inputs,
@@ -28,6 +32,7 @@ from jaxtl.terms.regularizers.jacobian_estimates import (
     projected_params,
     random_signs,
     signs,
+    tangent_distance,
 )
 from jaxtl.terms.regularizers.jacobian_sides import (
     FunctionPair,
@@ -91,6 +96,11 @@ class JacobianDifference(Term):
         is a power of two and at least their number), and hardly any between many
         examples: useful by inputs, for "dense_projected", and where `fraction` leaves
         few examples. See `jacobian_estimates.signs`.
+      directions: K directions of the "forward" estimator that are drawn once, the same
+        in every run, and one of which each step takes; J₀u of each train example is
+        computed before the first step and kept, examples · K · outputs numbers. The
+        penalty then sees these K directions alone: the Jacobian may move freely along
+        all others. 0 draws a new direction at each step.
       every: the term acts on each `every`-th step alone, with `every` times the
         strength, so that a plain gradient step's mean is unchanged; it is 0 on all
         other steps, which then cost nothing (unless several runs step together in one
@@ -110,6 +120,7 @@ class JacobianDifference(Term):
     )
     probes: int = 1
     draws: Literal["signs", "orthogonal"] = "signs"
+    directions: int = 0
     every: int = 1
     fraction: float = 1.0
     select: str = ".*"
@@ -122,6 +133,7 @@ class JacobianDifference(Term):
         for field, options in _OPTIONS.items():
             checks.one_of(setup, field, getattr(self, field), options)
         checks.number(setup, "probes", self.probes, 1)
+        checks.number(setup, "directions", self.directions, 0)
         checks.number(setup, "every", self.every, 1)
         checks.number(setup, "fraction", self.fraction, 0.0, 1.0)
         checks.stage(setup, "stage", self._stage_name(setup))
@@ -134,6 +146,13 @@ class JacobianDifference(Term):
                 f"{checks.where(setup, 'draws')}={self.draws!r}: estimator='forward' "
                 "draws directions of the parameters, and expects draws='signs'."
             )
+        if self.directions:
+            if not self._draws_one:
+                raise UserError(
+                    f"{checks.where(setup, 'directions')}={self.directions}: expected "
+                    "estimator='forward', wrt='params' and probes=1, or directions=0."
+                )
+            check_directions(setup, self.stream, self._stage_name(setup))
         if not any(jax.tree.leaves(self.leaf_mask(setup))):
             raise UserError(
                 f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
@@ -181,6 +200,10 @@ class JacobianDifference(Term):
         later_stages = stages[stages.index(self._stage_name(context)) + 1 :]
         source_paths = set(trees.flatten(context.source.params))
         layers = dense_layers.paths(context.params) if self._is_dense else ()
+        if self.directions and isinstance(context, View):
+            # Fixed directions move what any phase trains.
+            selected = context.constants["selected"]
+            return trees.map_with_path(lambda path, _: path in selected, context.params)
 
         def counts(path: str, is_trainable: bool) -> bool:
             if not is_trainable or path.split("/")[0] in later_stages:
@@ -197,6 +220,8 @@ class JacobianDifference(Term):
         stage, last = self._stage_name(setup), setup.program.network.stages[-1]
         outputs = "the outputs" if stage == last else f"the features of stage {stage!r}"
         steps = "" if self.every == 1 else f", every {self.every} steps"
+        if self.directions:
+            steps = f", along {self.directions} fixed directions{steps}"
         if self.wrt == "inputs":
             return f"{self.estimator} Jacobian of {outputs} by the inputs{steps}"
         selected = trees.flatten(selection.keep(self.leaf_mask(setup), setup.params))
@@ -252,33 +277,62 @@ class JacobianDifference(Term):
 
     @property
     def runs_first(self) -> bool:
+        return self._draws_one and self.every == 1
+
+    @property
+    def _draws_one(self) -> bool:
+        """Whether it takes one direction of the parameters per step."""
         shares = self.estimator == "forward" and self.wrt == "params"
-        return shares and self.probes == self.every == 1
+        return shares and self.probes == 1
 
     def _function_value(
         self, context: View, sides: Sides, x: PyTree, start: str | None
     ) -> jax.Array:
         f, params, source_f, source_params = self.functions(context, sides, start)
-        if self.runs_first and start == context.entry(self.stream)[1]:
-            u = random_signs(jax.random.split(context.key, 1)[0], params)
-            stage, mask = self._stage_name(context), self.leaf_mask(context)
-            tangent = context.forward_tangent(
-                self.stream,
-                lambda out: vectors(out.features[stage]),
-                mask,
-                u,
-                count=len(jax.tree.leaves(x)[0]),
-            )
-            if tangent is not None:
-                return distance_along(
-                    u, tangent, lambda p: source_f(p, x), source_params
-                )
         args = (f, params, source_params, x)
         if self.estimator == "exact":
             return _EXACT[self.wrt](*args, source_f)
-        options = () if self.estimator == "forward" else (self.draws,)
-        estimate = _DRAWN[self.estimator, self.wrt]
-        return estimate(*args, context.key, self.probes, source_f, *options)
+        if not self._draws_one:
+            options = () if self.estimator == "forward" else (self.draws,)
+            estimate = _DRAWN[self.estimator, self.wrt]
+            return estimate(*args, context.key, self.probes, source_f, *options)
+        if self.directions:
+            number = jax.random.randint(context.key, (), 0, self.directions)
+            u = fixed_direction(number, params)
+            rows = context.batches[self.stream]["row"][: len(jax.tree.leaves(x)[0])]
+            source_y = context.constants["tangents"][rows, number]
+        else:
+            u = random_signs(jax.random.split(context.key, 1)[0], params)
+            source_y = jax.jvp(lambda p: source_f(p, x), (source_params,), (u,))[1]
+        y = self._shared_tangent(context, u, x, start)
+        if y is None:
+            y = jax.jvp(lambda p: f(p, x), (params,), (u,))[1]
+        return tangent_distance(y, source_y)
+
+    def _shared_tangent(
+        self, context: View, u: PyTree, x: PyTree, start: str | None
+    ) -> jax.Array | None:
+        """Ju by the task's own pass, None where that is another function."""
+        if not self.runs_first or start != context.entry(self.stream)[1]:
+            return None
+        stage = self._stage_name(context)
+        return context.forward_tangent(
+            self.stream,
+            lambda out: vectors(out.features[stage]),
+            self.leaf_mask(context),
+            u,
+            count=len(jax.tree.leaves(x)[0]),
+        )
+
+    def constants(self, setup: Setup) -> PyTree:
+        """J₀u of each train example and direction, and the parameters that u moves."""
+        if not self.directions:
+            return {}
+        mask, stage = self.leaf_mask(setup), self._stage_name(setup)
+        stop = None if stage == setup.program.network.stages[-1] else stage
+        tangents = source_tangents(setup, self.stream, mask, stop, self.directions)
+        paths = trees.flatten(selection.keep(mask, setup.params))
+        return {"tangents": tangents, "selected": dict.fromkeys(paths, jnp.int32(0))}
 
     def _dense_value(
         self, context: View, mask: PyTree, sides: Sides, x: PyTree

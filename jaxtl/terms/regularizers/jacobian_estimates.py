@@ -289,24 +289,21 @@ def _forward(
     for k in jax.random.split(key, probes):  # few, so unrolled
         u = random_signs(k, z)
         y = jax.jvp(f, (z,), (u,))[1]
-        total = total + distance_along(u, y, source_f, source_z)
+        source_y = jax.jvp(source_f, (source_z,), (u,))[1]
+        total = total + tangent_distance(y, source_y)
     return total / probes
 
 
-def distance_along(
-    u: PyTree, y: jax.Array, source_f: Callable[[PyTree], jax.Array], source_z: PyTree
-) -> jax.Array:
+def tangent_distance(y: jax.Array, source_y: jax.Array) -> jax.Array:
     """Mean over examples of ‖Ju − J₀u‖²: one draw of the forward estimate.
 
     Args:
-      u: the direction.
       y: Ju, (batch, outputs).
-      source_f, source_z: f₀ and where it is derived, held constant.
+      source_y: J₀u, held constant.
 
     Returns:
       A scalar.
     """
-    source_y = jax.jvp(source_f, (source_z,), (u,))[1]
     return jnp.sum(jnp.square(y - jax.lax.stop_gradient(source_y))) / len(y)
 
 
