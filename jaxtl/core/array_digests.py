@@ -23,5 +23,6 @@ def array_digest(value: Any) -> str:
         if part.dtype.hasobject:
             sha.update(repr(part.tolist()).encode("utf-8", "surrogatepass"))
         else:
-            sha.update(np.ascontiguousarray(part))
+            # As bytes: dates have no buffer of their own.
+            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
