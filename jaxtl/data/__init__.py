@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .sources.text_lines import Lines as Lines
     from .sources.tfds import TFDS as TFDS
     from .sources.torch_dataset import TorchDataset as TorchDataset
+    from .sources.webdataset import WebDataset as WebDataset
     from .streams import sample as sample
     from .tokenizer import Tokenizer as Tokenizer
 

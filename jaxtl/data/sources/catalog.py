@@ -16,6 +16,7 @@ _MODULES = {
     "Parquet": "parquet",
     "Frame": "frame",
     "HFDataset": "hf_dataset",
+    "WebDataset": "webdataset",
     "SVMLight": "svmlight",
     "TorchDataset": "torch_dataset",
     "ImageFolder": "image_folder",

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import sys
+import tarfile
 import threading
 
 import numpy as np
@@ -99,6 +100,16 @@ def hf_dataset(folder, n):
     return data.HFDataset(str(folder), target="y", image="image", memory_limit=1)
 
 
+def web_dataset(folder, n):
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for i in range(n):
+            for suffix, content in {"png": png(i), "cls": b"%d" % (i % 2)}.items():
+                info = tarfile.TarInfo(f"{i:05}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return data.WebDataset(str(folder / "a.tar"), memory_limit=1)
+
+
 def svmlight(folder, n):
     x = scipy.sparse.random_array((n, 9), density=0.3, rng=np.random.default_rng(0))
     path = str(folder / "a.svm")
@@ -140,6 +151,7 @@ SOURCES = {
     "SVMLight": svmlight,
     "Text": text,
     "TorchDataset": torch_dataset,
+    "WebDataset": web_dataset,
 }
 OF_ONE_SIZE = {"Digits", "PenDigits", "RenderedDigits", "TFDS"}
 
