@@ -10,7 +10,7 @@ import collections
 import decimal
 import re
 import unicodedata
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,13 @@ def normalized(cell: str) -> str:
     return unicodedata.normalize("NFC", cell).strip()
 
 
+def all_normalized(texts: Sequence[str]) -> list[str]:
+    """`normalized` of each text."""
+    if "".join(texts).isascii():
+        return [*map(str.strip, texts)]
+    return [*map(normalized, texts)]
+
+
 def number(cell: str) -> float | None:
     """The value of a decimal number, or None.
 
@@ -51,8 +58,11 @@ def number(cell: str) -> float | None:
 
 def numbers(cells: Iterable[str]) -> np.ndarray | None:
     """The cells as float64 (n,), or None where one is no number."""
-    values = [number(cell) for cell in cells]
-    return None if any(value is None for value in values) else np.asarray(values)
+    texts = cells if isinstance(cells, list) else list(cells)
+    if not all(map(_NUMBER.fullmatch, texts)):
+        return None
+    values = np.fromiter(map(float, texts), np.float64, len(texts))
+    return values if np.isfinite(values).all() else None
 
 
 def first_text(cells: Iterable[str]) -> str:
@@ -166,7 +176,7 @@ def guess_header(column: Sequence[str], where: str) -> tuple[bool, list[str]]:
 
 
 def column_notes(
-    name: str, cells: Sequence[str], is_numeric: bool, places: Sequence[str]
+    name: str, cells: Sequence[str], is_numeric: bool, place: Callable[[int], str]
 ) -> list[str]:
     """What a reader should know about how a column was read; [] for nothing odd.
 
@@ -174,21 +184,22 @@ def column_notes(
       name: of the column.
       cells: of the column.
       is_numeric: whether they were read as numbers.
-      places: of the cells, "line 3".
+      place: of a cell by its number, "line 3".
     """
-    if len(set(cells)) == 1:
+    if all(cell == cells[0] for cell in cells):
         return [f"column {name!r} is constant ({cells[0]!r})"]
     if is_numeric:
-        padded = next((c for c in cells if _PADDED.match(c)), None)
+        padded = next(filter(_PADDED.match, cells), None)
         if padded is None:
             return []
         return [f"column {name!r} is read as numbers, {padded!r} as {number(padded):g}"]
-    wrong = [(row, c) for row, c in enumerate(cells) if number(c) is None]
+    texts = {cell for cell in set(cells) if number(cell) is None}
+    wrong = [(row, c) for row, c in enumerate(cells) if c in texts]
     if len(wrong) < len(cells):
         row, cell = wrong[0]
         return [
             f"column {name!r} is read as categories, since {len(wrong)} of "
-            f"{len(cells)} cells are no numbers, such as {cell!r} ({places[row]})"
+            f"{len(cells)} cells are no numbers, such as {cell!r} ({place(row)})"
         ]
     if all(_COMMA_NUMBER.fullmatch(cell) for cell in cells):
         return [

@@ -51,6 +51,8 @@ class Column:
     @functools.cached_property
     def present(self) -> list[str]:
         """The cells that are not missing, as texts."""
+        if not self.is_missing.any():
+            return self.labels
         return [text for text, m in zip(self.labels, self.is_missing) if not m]
 
 
@@ -101,8 +103,15 @@ def of_texts(column: Sequence[str], missing: Collection[str]) -> Column:
       column: (n,) cells.
       missing: lower-case cells that hold no value.
     """
-    is_missing = np.fromiter((c.lower() in missing for c in column), bool, len(column))
-    present = [cell for cell, m in zip(column, is_missing) if not m]
+    if not any(cells.number(text) is not None for text in missing):
+        numbers = cells.numbers(column)
+        if numbers is not None and len(numbers):
+            return Column(column, numbers, np.zeros(len(column), bool))
+    holds_none = map(frozenset(missing).__contains__, map(str.lower, column))
+    is_missing = np.fromiter(holds_none, bool, len(column))
+    present = column
+    if is_missing.any():
+        present = [cell for cell, m in zip(column, is_missing) if not m]
     numbers = cells.numbers(present) if present else None
     values = None
     if numbers is not None:
@@ -137,9 +146,13 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
 
 def of_objects(values: list, missing: Collection[str], where: str) -> Column:
     """A column of Python objects; see `of_values`."""
-    is_missing = np.fromiter(map(_is_missing, values), bool, len(values))
-    present = [v for v, m in zip(values, is_missing) if not m]
-    kinds = {_object_kind(value) for value in present}
+    is_missing = np.zeros(len(values), bool)
+    if any(map(_may_be_missing, set(map(type, values)))):
+        is_missing = np.fromiter(map(_is_missing, values), bool, len(values))
+    present = values
+    if is_missing.any():
+        present = [v for v, m in zip(values, is_missing) if not m]
+    kinds = set(map(_object_kind, set(map(type, present))))
     if kinds == {"integer"}:
         integers = np.array([0 if m else v for v, m in zip(values, is_missing)], object)
         floats = np.where(is_missing, np.nan, integers.astype(np.float64))
@@ -149,8 +162,10 @@ def of_objects(values: list, missing: Collection[str], where: str) -> Column:
         return _of_numbers(np.asarray(floats), missing)
     if kinds - {"text", "boolean"} or len(kinds) > 1:
         raise UserError(f"{where} {_kind_problem(' and '.join(sorted(kinds)))}.")
-    texts = ["" if m else cells.normalized(str(v)) for v, m in zip(values, is_missing)]
-    is_missing |= np.array([text.lower() in missing for text in texts], bool)
+    written = ["" if m else str(v) for v, m in zip(values, is_missing)]
+    texts = cells.all_normalized(written)
+    holds_none = map(frozenset(missing).__contains__, map(str.lower, texts))
+    is_missing |= np.fromiter(holds_none, bool, len(texts))
     return Column(texts, None, is_missing)
 
 
@@ -164,20 +179,27 @@ def _of_numbers(
     return Column(None, values, is_missing, integers=integers)
 
 
+def _may_be_missing(kind: type) -> bool:
+    """Whether values of a type may be None, NaN, or what pandas has for "no value"."""
+    # Those of pandas compare as no other objects do.
+    is_empty = kind is type(None) or kind.__name__ in ("NAType", "NaTType")
+    return is_empty or issubclass(kind, float | np.floating)
+
+
 def _is_missing(value: Any) -> bool:
-    is_nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
-    # pandas has two more objects for "no value", which compare as no other does.
-    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+    if isinstance(value, float | np.floating):
+        return bool(value != value)  # NaN
+    return value is None or _may_be_missing(type(value))
 
 
-def _object_kind(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
+def _object_kind(kind: type) -> str:
+    if issubclass(kind, bool | np.bool_):
         return "boolean"
-    if isinstance(value, int | np.integer):
+    if issubclass(kind, int | np.integer):
         return "integer"
-    if isinstance(value, float | np.floating | decimal.Decimal):
+    if issubclass(kind, float | np.floating | decimal.Decimal):
         return "number"
-    return "text" if isinstance(value, str) else type(value).__name__
+    return "text" if issubclass(kind, str) else kind.__name__
 
 
 def _kind(values: np.ndarray) -> str:
@@ -219,7 +241,7 @@ def feature(name: str, column: Column, table: Columns, owner: str) -> Feature:
       UserError: a column without a value, texts that are too many for categories,
         numbers that float64 can't tell apart or that are infinite.
     """
-    if not column.present:
+    if column.is_missing.all():
         raise UserError(
             f"{owner}.features: column {name!r} has no value in any row; leave it out "
             "of features."
@@ -282,8 +304,10 @@ def _notes(name: str, column: Column, table: Columns, is_numeric: bool) -> list[
     is_text = column.values is None
     if is_text and all(cells.number(text) is not None for text in column.present):
         return [f"column {name!r} is read as categories: numbers, stored as texts"]
-    places = [table.place(row) for row in np.flatnonzero(~column.is_missing)]
-    return cells.column_notes(name, column.present, is_numeric, places)
+    rows = np.flatnonzero(~column.is_missing)
+    return cells.column_notes(
+        name, column.present, is_numeric, lambda i: table.place(int(rows[i]))
+    )
 
 
 class Target(NamedTuple):

@@ -214,8 +214,10 @@ class Tabular(Data):
             )
         column = table.columns[name]
         is_refused = np.zeros(len(column.is_missing), bool)
-        if column.texts is not None:
-            is_refused[:] = [cells.is_infinite(text) for text in column.texts]
+        if column.texts is not None and column.values is None:
+            infinite = {text for text in set(column.texts) if cells.is_infinite(text)}
+            if infinite:
+                is_refused[:] = [text in infinite for text in column.texts]
         if field != "features" or self.missing == "refuse":
             is_refused |= column.is_missing
         if is_refused.any():

@@ -54,10 +54,9 @@ class CSV(Tabular):
                     f"{self._owner}.path: row {number} of {path} has {len(row)} cells, "
                     f"the header has {len(header)}."
                 )
-        written = {
-            name: [row[i] for _, row in rows[1:]] for i, name in enumerate(header)
-        }
-        normalized = {name: [*map(cells.normalized, c)] for name, c in written.items()}
+        by_column = zip(*(row for _, row in rows[1:]))
+        written = {name: list(column) for name, column in zip(header, by_column)}
+        normalized = {name: cells.all_normalized(c) for name, c in written.items()}
         notes = [
             note
             for name, column in written.items()

@@ -83,7 +83,7 @@ def _read_rows(
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return _DECODER.decode(text)
     except UserError:  # of `_unique`
         raise
     except json.JSONDecodeError as error:
@@ -100,9 +100,14 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if (name := cells.repeated(key for key, _ in pairs)) is not None:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        name = cells.repeated(key for key, _ in pairs)
         raise UserError(f"JSON.path: an object has the key {name!r} twice.")
-    return dict(pairs)
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _kind(value: Any) -> str:
