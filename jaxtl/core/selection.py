@@ -31,8 +31,11 @@ def _compiled(pattern: str) -> re.Pattern:
 
 
 def _fail(pattern: str, paths: list[str], what: str) -> UserError:
-    stages = list(dict.fromkeys(p.split("/")[0] for p in paths))
-    hint = nearest(pattern, [*stages, *paths]) or "."
+    # Every leading part of a path is a pattern that would match.
+    parts = [p.split("/") for p in paths]
+    depth = max(map(len, parts), default=0)
+    heads = ["/".join(p[:n]) for n in range(1, depth + 1) for p in parts]
+    hint = nearest(pattern.removesuffix("/.*"), dict.fromkeys(heads)) or "."
     shown = "\n  ".join(paths[:60]) + ("\n  …" if len(paths) > 60 else "")
     return UserError(
         f"{what}: the pattern {pattern!r} matches no parameter{hint} "
@@ -58,19 +61,29 @@ def mask(pattern: str, tree: PyTree, *, what: str = "select") -> PyTree:
 
 
 def labels(
-    patterns: Iterable[str] | Mapping[str, Any], tree: PyTree, *, what: str = "groups"
+    patterns: Iterable[str] | Mapping[str, Any],
+    tree: PyTree,
+    *,
+    what: str = "groups",
+    rest: str | None = None,
 ) -> PyTree:
     """A tree of patterns: for each leaf, the first that covers its path.
 
+    Args:
+      patterns: regular expressions on paths, in order.
+      tree: any tree; its leaves' paths are matched.
+      what: the field's name, for the error message.
+      rest: label of the leaves that no pattern covers; None refuses such leaves.
+
     Raises:
-      UserError: if a pattern covers no leaf at all, or a leaf has no pattern.
+      UserError: if a pattern covers no leaf at all, or a leaf has no label.
     """
     patterns = list(patterns)
     paths = list(trees.flatten(tree))
     for pattern in patterns:
         if not any(matches(pattern, p) for p in paths):
             raise _fail(pattern, paths, what)
-    pattern_of = {p: first(patterns, p) for p in paths}
+    pattern_of = {p: first(patterns, p) or rest for p in paths}
     missing = [p for p, label in pattern_of.items() if label is None]
     if missing:
         shown = "\n  ".join(missing)

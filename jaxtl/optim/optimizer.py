@@ -6,6 +6,7 @@ sees the trainable norm only.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,6 +57,9 @@ class Optimizer:
       groups: path pattern -> FROZEN, a learning-rate factor, or a Group. The first
         pattern that covers a path decides; every path must be covered. Or a `Groups`,
         which finds patterns and values for the model: `LayerwiseDecay(decay=0.8)`.
+        A pattern that begins with "terms/" is of the parameters that terms have of
+        their own, `{"terms/domain/.*": 10.0, ".*": 1.0}` for the discriminator of the
+        term "domain"; where none covers them, their factor is 1.
       clip: upper bound of the trainable gradient's global norm.
       project: projections towards θ₀, taken in turn after each update, such as
         `(tl.optim.MARS(radius=1.0),)`.
@@ -148,7 +152,19 @@ def resolve(optimizer: Optimizer, stages: tuple[str, ...], params: PyTree) -> Op
             f"optim.groups={groups!r}: expected a mapping from patterns to factors, or "
             "a choice such as tl.optim.LayerwiseDecay()."
         )
+    if groups and all(map(_names_terms, groups)):
+        groups = {**groups, ".*": 1.0}
     return dataclasses.replace(optimizer, groups=groups)
+
+
+def model_groups(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups of the model's parameters: without those of terms' parameters."""
+    return {p: value for p, value in groups.items() if not _names_terms(p)}
+
+
+def _names_terms(pattern: str) -> bool:
+    """Whether a pattern is one of the terms' own parameters."""
+    return re.match(rf"{TERMS}(\W|$)", pattern) is not None
 
 
 def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) -> None:
@@ -183,7 +199,7 @@ def group(optimizer: Optimizer, label: str) -> Group:
 
 
 def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
-    """The tree of group patterns, one for each parameter.
+    """The tree of group patterns, one for each of the model's parameters.
 
     Raises:
       UserError: for a pattern that matches nothing, an uncovered parameter, or a group
@@ -195,7 +211,35 @@ def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
                 f"optim.groups[{pattern!r}]={value!r}: expected tl.FROZEN, a factor of "
                 "the learning rate, or a tl.optim.Group."
             )
-    return selection.labels(optimizer.group_of, params, what="optim.groups")
+    patterns = model_groups(optimizer.group_of)
+    return selection.labels(patterns, params, what="optim.groups")
+
+
+def term_labels(optimizer: Optimizer, params: PyTree) -> PyTree:
+    """The tree of group patterns of the terms' parameters, `TERMS` where none covers.
+
+    Args:
+      optimizer: with its groups as a mapping.
+      params: term name -> the term's own parameters; arrays or shapes.
+
+    Raises:
+      UserError: for a pattern that matches nothing, or a group that is FROZEN.
+    """
+    patterns = [p for p in optimizer.group_of if _names_terms(p)]
+    for pattern in patterns:
+        if optimizer.group_of[pattern] is FROZEN:
+            raise UserError(
+                f"optim.groups[{pattern!r}]=FROZEN: the parameters of a term can't be "
+                "frozen; a factor of 0.0 leaves them as they begin."
+            )
+    if patterns and not params:
+        raise UserError(
+            f"optim.groups: the pattern {patterns[0]!r} matches nothing, since no term "
+            "of this experiment has parameters of its own."
+        )
+    tree = {TERMS: params}
+    named = selection.labels(patterns, tree, what="optim.groups", rest=TERMS)
+    return named[TERMS]
 
 
 def trainable(optimizer: Optimizer, label_tree: PyTree) -> PyTree:

@@ -203,15 +203,25 @@ def _optimizer(
     exp: Any, phase: Phase, stages: tuple[str, ...], params: PyTree
 ) -> Optimizer:
     groups = exp.optim.groups if phase.groups is None else phase.groups
-    if exp.peft is not None and groups == {".*": 1.0}:
-        # With adapters and no groups, only the adapters and the head are trained.
-        head = stages[-1]
-        groups = {head: 1.0, ".*": FROZEN} if head in params else {".*": FROZEN}
+    if exp.peft is not None and isinstance(groups, Mapping):
+        groups = _groups_of_adapters(groups, stages[-1], params)
     changes: dict[str, Any] = {"groups": groups}
     if phase.lr is not None:
         changes["lr"] = phase.lr
     optimizer = dataclasses.replace(exp.optim, **changes)
     return optimizers.resolve(optimizer, stages, params)
+
+
+def _groups_of_adapters(
+    groups: Mapping[str, Any], head: str, params: PyTree
+) -> Mapping[str, Any]:
+    """With adapters and no groups, only the adapters and the head are trained."""
+    of_model = optimizers.model_groups(groups)
+    if not groups or of_model not in ({}, {".*": 1.0}):
+        return groups
+    of_terms = {p: value for p, value in groups.items() if p not in of_model}
+    trained = {head: 1.0} if head in params else {}
+    return {**of_terms, **trained, ".*": FROZEN}
 
 
 def _mask(phase: Phase, optimizer: Optimizer, groups: PyTree) -> PyTree:

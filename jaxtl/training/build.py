@@ -286,7 +286,10 @@ def program_of_phase(
         labels={
             "model": phase.labels,
             "peft": jax.tree.map(lambda _: optimizers.PEFT, peft_params),
-            "terms": jax.tree.map(lambda _: optimizers.TERMS, term_params),
+            # A run that was reopened to evaluate it has no terms, whose groups it keeps.
+            "terms": optimizers.term_labels(phase.optimizer, term_params)
+            if program.terms
+            else {},
         },
         base_mask=phase.base_mask,
         trainable_mask=phase.trainable_mask,

@@ -27,6 +27,7 @@ def show(run: Any) -> None:
         label = labels.get(path, optim_optimizer.PEFT)
         rate = _rate(optimizer, label) if mask[path] else "0"
         rows.append((path, shape, label, rate, "" if mask[path] else "frozen"))
+    rows += _term_rows(run, optimizer)
     out = console()
     out.print(
         table("parameters", ("path", "shape", "group", "lr", ""), rows, left=3),
@@ -40,6 +41,22 @@ def show(run: Any) -> None:
     )
     for name, note in run.notes.items():
         out.print(f"{name}: {note}", markup=False)
+
+
+def _term_rows(run: Any, optimizer: Any) -> list[tuple[str, str, str, str, str]]:
+    """Rows of the parameters that terms have of their own."""
+    kind = optim_optimizer.TERMS
+    labels = trees.flatten(run.program.labels[kind])
+    return [
+        (
+            f"{kind}/{path}",
+            "×".join(map(str, leaf.shape)) or "scalar",
+            labels[path],
+            _rate(optimizer, labels[path]),
+            "",
+        )
+        for path, leaf in trees.flatten(run.state.trainable[kind]).items()
+    ]
 
 
 def _labels(run: Any, optimizer: Any):
