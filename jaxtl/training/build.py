@@ -286,7 +286,7 @@ def program_of_phase(
         labels={
             "model": phase.labels,
             "peft": jax.tree.map(lambda _: optimizers.PEFT, peft_params),
-            # A run that was reopened to evaluate it has no terms, whose groups it keeps.
+            # A run reopened to evaluate it has no terms, but keeps their groups.
             "terms": optimizers.term_labels(phase.optimizer, term_params)
             if program.terms
             else {},
