@@ -1,32 +1,60 @@
-"""`jaxtl predict`: runs an exported model on files."""
+"""`jaxtl predict`: runs an exported model, or the model of a run, on files."""
 
 import argparse
 import pathlib
+import tempfile
+from typing import Any
 
 from jaxtl.core import console
 
-HELP = "run an exported model on files"
+HELP = "run an exported model, or a run's, on files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl predict`."""
-    parser.add_argument("folder", type=pathlib.Path, help="what `jaxtl export` wrote")
+    parser.add_argument(
+        "folder",
+        type=pathlib.Path,
+        help="what `jaxtl export` wrote, or the directory of a run",
+    )
     parser.add_argument(
         "files",
         type=pathlib.Path,
         nargs="+",
-        help="pictures, tables, texts, .npy or .npz files",
+        help="pictures or folders of them, tables, texts, .npy or .npz files",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints a row of predictions per file."""
-    from jaxtl.export import predict
+    """Prints a row of predictions per example."""
+    from jaxtl.export import bundle, predict
+    from jaxtl.training import run_paths
 
-    rows = predict.predict(args.folder, args.files)
+    folder: pathlib.Path = args.folder
+    if (folder / bundle.METADATA).exists() or not run_paths.holds_runs(folder):
+        rows = predict.predict(folder, args.files)
+    else:
+        rows = _predict_by_run(run_paths.one_run(folder), args.files)
     # The origin says which file and row, as counted in the file.
     columns = [name for name in rows[0] if name not in ("file", "row")]
     values = [[row[name] for name in columns] for row in rows]
     cells = [[f"{x:.4f}" if isinstance(x, float) else x for x in v] for v in values]
     console.console().print(console.table("", columns, cells, left=2))
     return 0
+
+
+def _predict_by_run(
+    run: pathlib.Path, files: list[pathlib.Path]
+) -> list[dict[str, Any]]:
+    """The predictions of the export of a run, which is written for them alone."""
+    from jaxtl.core import progress
+    from jaxtl.export import predict, write_bundle
+
+    print(
+        f"{run} is a run: its best model is exported for this call alone; "
+        f"`jaxtl export {run} OUT` keeps it"
+    )
+    with tempfile.TemporaryDirectory(prefix="jaxtl-") as folder:
+        with progress.Task("exporting the program and checking it"):
+            export = write_bundle.export(run, pathlib.Path(folder) / "export")
+        return predict.predict(export, files, name=str(run))

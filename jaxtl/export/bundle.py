@@ -55,6 +55,7 @@ def load(folder: str | pathlib.Path) -> Predictor:
     weights = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     predictor = Predictor(
         folder=folder,
+        name=str(folder),
         metadata=metadata,
         preprocess=from_json(metadata["preprocess"]),
         weights=jax.device_put(weights),

@@ -3,6 +3,7 @@
 Like `bundle.py` this imports no model, experiment or flax.
 """
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -17,6 +18,7 @@ from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess, sparse_rows
 from jaxtl.data.dataset import TAG_TASKS
+from jaxtl.data.sources import folder_layout
 from jaxtl.data.sources.json_table import JSON
 from jaxtl.data.sources.parquet import IPC_SUFFIXES, Parquet
 from jaxtl.data.table_encoding import Encoder, TableEncoding
@@ -30,7 +32,10 @@ _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 def predict(
-    folder: str | pathlib.Path, files: str | os.PathLike | Iterable[str | os.PathLike]
+    folder: str | pathlib.Path,
+    files: str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    name: str | None = None,
 ) -> list[dict[str, Any]]:
     """Runs an exported model on files.
 
@@ -39,7 +44,9 @@ def predict(
       files: image files; `.npy` of one example or a batch of them, and `.npz` with an
         entry per input, in stored units, or of scipy.sparse; `.csv`, `.tsv`, JSON
         (lines) and Parquet or Arrow files with a row per example;
-        `.txt` with a text per line, of pairs with a tab between the two.
+        `.txt` with a text per line, of pairs with a tab between the two; a folder
+        stands for the image files below it, in the order of their names.
+      name: of the model in messages; None takes the folder.
 
     Returns:
       One dict per example, "file", "row" (counted from 0 within the file; of a
@@ -60,16 +67,19 @@ def predict(
     if not files:
         raise UserError("there is nothing to predict: name at least one file.")
     predictor = bundle.load(folder)
+    if name is not None:
+        predictor = dataclasses.replace(predictor, name=name)
     if predictor.task in TAG_TASKS:
         paths = list(map(_existing, files))
         tracked = progress.track(paths, "predicting files")
         return [p for path in tracked for p in tagged_words(predictor, path)]
     if len(predictor.output_shape) != 1:
         raise UserError(
-            f"{predictor.folder} gives outputs of shape {predictor.output_shape} for "
+            f"{predictor.name} gives outputs of shape {predictor.output_shape} for "
             "each example, not one prediction: call jaxtl.export.bundle.load on it "
             "from Python."
         )
+    files = [path for file in files for path in _expanded(predictor, file)]
     examples, predictions = _examples(predictor, files), []
     while chunk := list(itertools.islice(examples, BATCH)):
         batch = {
@@ -129,6 +139,14 @@ def _examples(
             yield place, {name: v[i] for name, v in arrays.items()}
 
 
+def _expanded(predictor: Predictor, file: str | os.PathLike) -> list[str | os.PathLike]:
+    """A file, or the image files below a folder for a model of images."""
+    path, shapes = pathlib.Path(file), [shape for shape, _ in predictor.inputs.values()]
+    if not path.is_dir() or [len(shape) for shape in shapes] != [3]:
+        return [file]
+    return [path / name for name in folder_layout.list_images(path, str(path)).names]
+
+
 def _existing(file: str | os.PathLike) -> pathlib.Path:
     """The path of a file, which must exist."""
     path = pathlib.Path(file)
@@ -168,7 +186,7 @@ def _only_input(
     """(shape, dtype) of the only input; UserError where there are several."""
     if set(predictor.inputs) != {SINGLE_INPUT}:
         raise UserError(
-            f"{file} is {kind}, but {predictor.folder} takes the inputs "
+            f"{file} is {kind}, but {predictor.name} takes the inputs "
             f"{', '.join(predictor.inputs)}: name a .npz that holds them."
         )
     return predictor.inputs[SINGLE_INPUT]
@@ -221,7 +239,7 @@ def _read_image(predictor: Predictor, file: pathlib.Path) -> np.ndarray:
     shape, dtype = _only_input(predictor, file, "read as an image")
     if len(shape) != 3:
         raise UserError(
-            f"{file} is read as an image, but {predictor.folder} takes examples of "
+            f"{file} is read as an image, but {predictor.name} takes examples of "
             f"shape {shape}: name a .npy, .npz or .csv file of them."
         )
     x = preprocess.load_image(file, predictor.preprocess)
@@ -268,8 +286,7 @@ def _table_width(predictor: Predictor, file: pathlib.Path) -> int:
     shape, _ = _only_input(predictor, file, "a table")
     if len(shape) != 1:
         raise UserError(
-            f"{file} is a table, but {predictor.folder} takes examples of shape "
-            f"{shape}."
+            f"{file} is a table, but {predictor.name} takes examples of shape {shape}."
         )
     return shape[0]
 
@@ -282,7 +299,7 @@ def _read_typed_table(
     columns = predictor.metadata["columns"]
     if columns is None:
         raise UserError(
-            f"{file} is a table of named columns, but {predictor.folder} was trained "
+            f"{file} is a table of named columns, but {predictor.name} was trained "
             "on arrays without names: name a .npy, .npz or .csv file."
         )
     encoding = _encoding(predictor, columns)

@@ -26,6 +26,7 @@ class Predictor:
 
     Attributes:
       folder: the export folder.
+      name: of the model in messages, the folder or the run that it was exported from.
       metadata: content of its export.json.
       preprocess: how image files are brought to the model's size; mean, std and scale
         are applied inside the program.
@@ -34,6 +35,7 @@ class Predictor:
     """
 
     folder: pathlib.Path
+    name: str
     metadata: Mapping[str, Any]
     preprocess: Preprocess
     weights: Mapping[str, jax.Array]
@@ -137,7 +139,7 @@ class Predictor:
         if not isinstance(x, Mapping):
             if set(self.inputs) != {SINGLE_INPUT}:
                 raise UserError(
-                    f"{name} is one array, but {self.folder} takes the inputs "
+                    f"{name} is one array, but {self.name} takes the inputs "
                     f"{', '.join(self.inputs)}: pass a dict (or a .npz) of them."
                 )
             x = {SINGLE_INPUT: x}
@@ -146,7 +148,7 @@ class Predictor:
             raise UserError(
                 f"{name}: the input {key!r} is {problem}"
                 f"{nearest(key, self.inputs) if key in x else ''} "
-                f"({self.folder} takes {', '.join(self.inputs)})."
+                f"({self.name} takes {', '.join(self.inputs)})."
             )
         has_several = len(self.inputs) > 1
         offset = self.preprocess.offset
@@ -199,7 +201,7 @@ class Predictor:
         path = self.folder / TOKENIZER
         if not path.is_file():
             raise UserError(
-                f"{name} is text, but {self.folder} holds no {TOKENIZER}: the model "
+                f"{name} is text, but {self.name} holds no {TOKENIZER}: the model "
                 f"takes {', '.join(self.inputs)} as arrays."
             )
         [length], _ = self.inputs["input_ids"]

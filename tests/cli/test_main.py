@@ -206,6 +206,23 @@ def test_export_and_predict(place, capsys):
     Image.fromarray(digits).save(place / "one.png")
     out = text(capsys, "predict", folder, place / "one.png")
     assert "one.png" in out
+    # A run in place of its export gives the same rows, a folder those of its pictures.
+    (place / "pictures" / "below").mkdir(parents=True)
+    for name in ("b.png", "below/a.png"):
+        Image.fromarray(digits).save(place / "pictures" / name)
+    (place / "pictures" / "notes.txt").write_text("no picture")
+    by_run = text(capsys, "predict", place / "run", place / "one.png")
+    assert f"`jaxtl export {place / 'run'} OUT` keeps it" in by_run
+    assert by_run.splitlines()[-3:] == out.splitlines()[-3:]
+    several = text(capsys, "predict", folder, place / "pictures")
+    assert 0 < several.index("b.png") < several.index("below/a.png")
+    assert "notes" not in several
+    (place / "table.csv").write_text("a,b\n1,2\n")
+    said = text(capsys, "predict", place / "run", place / "table.csv", code=1)
+    assert f"is a table, but {place / 'run'} takes examples of shape" in said
+    (place / "empty").mkdir()
+    said = text(capsys, "predict", folder, place / "empty", code=1)
+    assert "there are no images" in said
 
 
 @pytest.mark.parametrize(
@@ -221,6 +238,7 @@ def test_export_and_predict(place, capsys):
         (["compare", "nowhere"], "no directory"),
         (["export", "nowhere", "out"], "nowhere"),
         (["predict", "nowhere", "x.png"], "nowhere"),
+        (["predict", "{study}", "x.png"], "holds 7 runs"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(
@@ -228,6 +246,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
 ):
     monkeypatch.chdir(tmp_path)
     names = {"one": str(place / "one.py"), "many": str(place / "many.py")}
+    names["study"] = str(place / "study")
     arguments = [a.format(**names) for a in arguments]
     said = text(capsys, *arguments, code=1)
     assert message in said

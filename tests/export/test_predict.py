@@ -273,7 +273,7 @@ def test_files_that_cannot_be_predicted_are_named(digits, tmp_path):
         ("e.npz", "e.npz has no entry 'x' (entries: a, b)"),
         ("f.csv", "f.csv is a table, but"),
         ("none.png", "none.png' does not exist"),
-        (".", "is a folder, name its files"),
+        (".", "a.png is not a readable image"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             predict.predict(folder, [tmp_path / name])

@@ -554,7 +554,7 @@ def test_an_exported_model_refuses_ids_beyond_its_vocabulary(tmp_path):
         "inputs": {"input_ids": {"shape": [2], "dtype": "int32"}},
         "id_sizes": {"input_ids": 29},
     }
-    exported = Predictor(tmp_path, metadata, Preprocess(), {}, None)
+    exported = Predictor(tmp_path, "exported", metadata, Preprocess(), {}, None)
     assert exported.as_inputs({"input_ids": np.array([[3, 28]])})
     with pytest.raises(UserError, match="x: input_ids holds 29 in row 1"):
         exported.as_inputs({"input_ids": np.array([[3, 4], [5, 29]])})

@@ -53,10 +53,14 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
-def list_images(root: pathlib.Path) -> Listing:
+def list_images(root: pathlib.Path, owner: str = "ImageFolder.path") -> Listing:
     """Lists the image files below a folder, those in linked folders among them.
 
     Hidden files and folders, and those that operating systems add, are ignored.
+
+    Args:
+      root: the folder.
+      owner: who names it, for messages.
 
     Raises:
       UserError: there are none.
@@ -75,7 +79,7 @@ def list_images(root: pathlib.Path) -> Listing:
     notes.sort()
     if not names:
         raise UserError(
-            f"ImageFolder.path: there are no images ({', '.join(SUFFIXES)}) in {root}."
+            f"{owner}: there are no images ({', '.join(SUFFIXES)}) in {root}."
         )
     if empty:
         shown = ", ".join(sorted(empty)[:10])
