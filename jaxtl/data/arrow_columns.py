@@ -91,6 +91,26 @@ def class_names(schema: pyarrow.Schema) -> dict[str, tuple[str, ...]]:
     }
 
 
+def tag_names(schema: pyarrow.Schema) -> dict[str, tuple[str, ...]]:
+    """Column name -> names of the classes in lists of these, as `class_names`."""
+    lists = {
+        name: kind["feature"]
+        for name, kind in _features(schema).items()
+        if isinstance(kind.get("feature"), dict)
+    }
+    return {
+        name: tuple(cells.normalized(str(c)) for c in kind["names"])
+        for name, kind in lists.items()
+        if kind.get("_type") == "ClassLabel" and kind.get("names")
+    }
+
+
+def is_list(kind: pyarrow.DataType) -> bool:
+    """Whether cells are lists of any length."""
+    pa = library("a column of lists")
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
 def picture_columns(schema: pyarrow.Schema) -> list[str]:
     """The columns that `datasets` declares to hold pictures."""
     return [n for n, kind in _features(schema).items() if kind.get("_type") == "Image"]

@@ -11,11 +11,13 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxtl.core.errors import UserError, first_line
-from jaxtl.data import arrow_columns
+from jaxtl.data import arrow_columns, cells
 
 if TYPE_CHECKING:
     import pyarrow
@@ -163,3 +165,54 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{_OWNER}: {path} holds no JSON object.")
     return value
+
+
+def read_splits(source: pathlib.Path | InMemoryDatasets) -> dict[str, pyarrow.Table]:
+    """Split -> its table, with normalized names of columns."""
+    if isinstance(source, InMemoryDatasets):
+        tables = source.tables()
+    else:
+        folders = split_folders(source)
+        tables = {n: read_folder(f) for n, f in folders.items()}
+    return {name: _normalized(table) for name, table in tables.items()}
+
+
+def _normalized(table: pyarrow.Table) -> pyarrow.Table:
+    names = [*map(cells.normalized, table.column_names)]
+    renamed = table.rename_columns(names)
+    return renamed.replace_schema_metadata(table.schema.metadata)
+
+
+def read_column(
+    source: pathlib.Path | InMemoryDatasets, names: Sequence[str], column: str
+) -> pyarrow.ChunkedArray:
+    """A column of some splits, one after the other."""
+    tables = read_splits(source)
+    return concatenated({n: tables[n].select([column]) for n in names})[column]
+
+
+def concatenated(tables: dict[str, pyarrow.Table]) -> pyarrow.Table:
+    """The rows of all splits, which must have the same columns."""
+    pa = arrow_columns.library("HFDataset")
+    first = next(iter(tables.values()))
+    for name, table in tables.items():
+        if not table.schema.equals(first.schema, check_metadata=True):
+            differing = set(table.schema) ^ set(first.schema)
+            names = sorted({field.name for field in differing})
+            raise UserError(
+                f"HFDataset.dataset: the columns of the split {name} differ from those "
+                f"of train{': ' if names else ''}{', '.join(names)}; cast both to the "
+                "same features."
+            )
+    return pa.concat_tables(tables.values())
+
+
+def split_rows(
+    tables: dict[str, pyarrow.Table], source_row: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Rows of each split; {} for a data set without splits."""
+    if list(tables) == [ALL]:
+        return {}
+    bounds = np.cumsum([0, *map(len, tables.values())])
+    part = np.searchsorted(bounds, source_row, side="right") - 1
+    return {name: np.flatnonzero(part == i) for i, name in enumerate(tables)}

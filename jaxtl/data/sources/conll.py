@@ -77,7 +77,7 @@ class CoNLL(TextData):
         files = {"train": self.path, "val": self.val_path, "test": self.test_path}
         parts = {k: self._sentences(p) for k, p in files.items() if p is not None}
         sentences = [s for part in parts.values() for s in part]
-        y, names, notes = _tags(sentences, self.class_names)
+        y, names, notes = tag_labels(sentences, self.class_names)
         bounds = np.cumsum([0, *map(len, parts.values())])
         rows = {k: np.arange(a, b) for k, a, b in zip(parts, bounds, bounds[1:])}
         lines = [(files[k], [s.line for s in part]) for k, part in parts.items()]
@@ -307,10 +307,15 @@ def _key(
     )
 
 
-def _tags(
+def tag_labels(
     sentences: Sequence[Sentence], class_names: tuple[str, ...] | None
 ) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-    """The tags (n, words), their names, and what was decided."""
+    """The tags (n, words), their names, and what was decided.
+
+    Args:
+      sentences: at least one.
+      class_names: in label order, of tags that may be numbers; None for texts.
+    """
     texts = [cells.normalized(tag) for s in sentences for tag in s.tags]
     if class_names is None:
         flat, names = cells.classes(texts)

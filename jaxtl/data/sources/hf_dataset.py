@@ -18,9 +18,11 @@ from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
 from jaxtl.data.image_stores import ArrowImages
+from jaxtl.data.origins import Origins
+from jaxtl.data.sources.conll import Sentence, are_spans, tag_labels
 from jaxtl.data.sources.folder_layout import SPLIT_OF
 from jaxtl.data.tabular import Tabular
-from jaxtl.data.text_columns import TextData, fields
+from jaxtl.data.text_columns import TextData, fields, word_fields
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 # Options that concern one kind of input alone.
 _OPTIONS = {
     "image": ("memory_limit", "unreadable"),
-    "text": ("pair", "tokenizer"),
+    "text": ("pair", "tokenizer", "all_pieces"),
     "features": ("features", "missing", "unseen"),
 }
 
@@ -50,8 +52,10 @@ class HFDataset(ImageFiles, TextData, Tabular):
       target: the column to predict, or several; None for text alone (next-token
         prediction, task "language").
       image: the column of pictures, None for none.
-      text: the column of texts, None for none.
+      text: the column of texts, or of lists of words; None for none. Words are tagged
+        by a target of lists, as those of `CoNLL` are.
       pair: column of a second text, None for none.
+      all_pieces: of tagged words, as in `CoNLL`.
       train_split, val_split, test_split: names of the splits; None takes those of the
         usual names ("train", "validation", "test").
     """
@@ -61,6 +65,7 @@ class HFDataset(ImageFiles, TextData, Tabular):
     image: str | None = None
     text: str | None = None
     pair: str | None = None
+    all_pieces: bool = False
     train_split: str | None = None
     val_split: str | None = None
     test_split: str | None = None
@@ -116,14 +121,14 @@ class HFDataset(ImageFiles, TextData, Tabular):
         """The states of the folder's files, and of pictures that lie outside."""
         outside: list[str] = []
         if self.image is not None:
-            whole = _concatenated(self._parts().tables)
+            whole = arrow_datasets.concatenated(self._parts().tables)
             outside = arrow_columns.outside_paths(self._column_of("image", whole))
         return files.states([*self.files(), *dict.fromkeys(outside)])
 
     def read(self) -> Table:
         """Reads the columns of all splits, one after the other."""
         parts = self._parts()
-        whole = _concatenated(parts.tables)
+        whole = arrow_datasets.concatenated(parts.tables)
         if self.text is not None:
             table = self._read_texts(whole, parts)
         elif self.image is not None:
@@ -133,21 +138,21 @@ class HFDataset(ImageFiles, TextData, Tabular):
             table = super().read()
         return dataclasses.replace(
             table,
-            splits=_split_rows(parts.tables, table.origins.source_row),
+            splits=arrow_datasets.split_rows(parts.tables, table.origins.source_row),
             notes=(*parts.notes, *table.notes),
         )
 
     def read_columns(self) -> Columns:
         """Column name -> column, of the splits one after the other."""
         parts = self._parts()
-        return self._columns(_concatenated(parts.tables), parts)
+        return self._columns(arrow_datasets.concatenated(parts.tables), parts)
 
     def _parts(self) -> _Parts:
         """The tables of the splits that are read."""
         is_folder = not isinstance(self.dataset, InMemoryDatasets)
         source = paths.find(self.dataset, "HFDataset.dataset") if is_folder else None
         source = self.dataset if source is None else source
-        tables = _read_splits(source)
+        tables = arrow_datasets.read_splits(source)
         names, notes = self._split_names(list(tables))
         chosen = {split: tables[name] for split, name in names.items()}
         for split in ("val", "test"):
@@ -236,6 +241,13 @@ class HFDataset(ImageFiles, TextData, Tabular):
         return whole[name]
 
     def _read_texts(self, whole: pyarrow.Table, parts: _Parts) -> Table:
+        if arrow_columns.is_list(self._column_of("text", whole).type):
+            return self._read_words(whole, parts)
+        if self.all_pieces:
+            raise UserError(
+                f"HFDataset.all_pieces concerns lists of words; column {self.text!r} "
+                "holds texts."
+            )
         names = ["text"] if self.pair is None else ["text", "pair"]
         texts = [_texts(self._column_of(f, whole), f"HFDataset.{f}") for f in names]
         table = self._columns(whole, parts)
@@ -251,6 +263,42 @@ class HFDataset(ImageFiles, TextData, Tabular):
             **self._labels(table, (self.text, self.pair), slice(None)),
         )
 
+    def _read_words(self, whole: pyarrow.Table, parts: _Parts) -> Table:
+        """Lists of words, with a tag for each."""
+        for field in ("pair", "split_by", "sample_weight"):
+            if getattr(self, field) is not None:
+                raise UserError(
+                    f"HFDataset.{field}={getattr(self, field)!r} has no meaning for "
+                    f"the lists of words of {self.text!r}; leave it out."
+                )
+        if not isinstance(self.target, str):
+            raise UserError(
+                f"HFDataset.target={self.target!r}: words of {self.text!r} need one "
+                "column of lists of tags."
+            )
+        words = self._column_of("text", whole).to_pylist()
+        lists = self._column_of("target", whole)
+        if not arrow_columns.is_list(lists.type):
+            raise UserError(
+                f"HFDataset.target: column {self.target!r} is of the type "
+                f"{lists.type}; words need a list of tags."
+            )
+        rows = self._columns(whole, parts).origins
+        sentences = _sentences(words, lists.to_pylist(), rows)
+        declared = arrow_columns.tag_names(whole.schema).get(self.target)
+        y, names, notes = tag_labels(sentences, declared)
+        used = (self.text, self.target)
+        unused = [name for name in whole.column_names if name not in used]
+        notes += [f"columns that are not used: {', '.join(unused)}"] if unused else []
+        return Table(
+            **word_fields([s.words for s in sentences]),
+            y=y,
+            class_names=names,
+            task="entities" if are_spans(names) else "tags",
+            origins=rows,
+            notes=tuple(notes),
+        )
+
     def _read_images(self, whole: pyarrow.Table, parts: _Parts) -> Table:
         column = self._column_of("image", whole)
         if not arrow_columns.is_encoded(column.type):
@@ -260,7 +308,10 @@ class HFDataset(ImageFiles, TextData, Tabular):
             )
         table = self._columns(whole, parts)
         reader = functools.partial(
-            _read_column, parts.source, tuple(parts.names.values()), self.image
+            arrow_datasets.read_column,
+            parts.source,
+            tuple(parts.names.values()),
+            self.image,
         )
         names = tuple(table.origins[row] for row in range(len(whole)))
         pictures = self.read_pictures(ArrowImages(reader, names))
@@ -301,57 +352,6 @@ class _Parts(NamedTuple):
     notes: list[str]
 
 
-def _read_splits(source: pathlib.Path | InMemoryDatasets) -> dict[str, pyarrow.Table]:
-    """Split -> its table, with normalized names of columns."""
-    if isinstance(source, InMemoryDatasets):
-        tables = source.tables()
-    else:
-        folders = arrow_datasets.split_folders(source)
-        tables = {n: arrow_datasets.read_folder(f) for n, f in folders.items()}
-    return {name: _normalized(table) for name, table in tables.items()}
-
-
-def _normalized(table: pyarrow.Table) -> pyarrow.Table:
-    names = [*map(cells.normalized, table.column_names)]
-    renamed = table.rename_columns(names)
-    return renamed.replace_schema_metadata(table.schema.metadata)
-
-
-def _read_column(
-    source: pathlib.Path | InMemoryDatasets, names: Sequence[str], column: str
-) -> pyarrow.ChunkedArray:
-    """A column of some splits, one after the other."""
-    tables = _read_splits(source)
-    return _concatenated({n: tables[n].select([column]) for n in names})[column]
-
-
-def _concatenated(tables: dict[str, pyarrow.Table]) -> pyarrow.Table:
-    """The rows of all splits, which must have the same columns."""
-    pa = arrow_columns.library("HFDataset")
-    first = next(iter(tables.values()))
-    for name, table in tables.items():
-        if not table.schema.equals(first.schema, check_metadata=True):
-            differing = set(table.schema) ^ set(first.schema)
-            names = sorted({field.name for field in differing})
-            raise UserError(
-                f"HFDataset.dataset: the columns of the split {name} differ from those "
-                f"of train{': ' if names else ''}{', '.join(names)}; cast both to the "
-                "same features."
-            )
-    return pa.concat_tables(tables.values())
-
-
-def _split_rows(
-    tables: dict[str, pyarrow.Table], source_row: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Rows of each split; {} for a data set without splits."""
-    if list(tables) == [ALL]:
-        return {}
-    bounds = np.cumsum([0, *map(len, tables.values())])
-    part = np.searchsorted(bounds, source_row, side="right") - 1
-    return {name: np.flatnonzero(part == i) for i, name in enumerate(tables)}
-
-
 def _texts(values: pyarrow.ChunkedArray, field: str) -> list[str]:
     """The texts of a column."""
     pa = arrow_columns.library("HFDataset")
@@ -359,3 +359,19 @@ def _texts(values: pyarrow.ChunkedArray, field: str) -> list[str]:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise UserError(f"{field}: the column is of the type {kind}; expected texts.")
     return values.to_pylist()
+
+
+def _sentences(
+    words: Sequence[Sequence[Any]], tags: Sequence[Sequence[Any]], rows: Origins
+) -> list[Sentence]:
+    """Words with their tags, which are as many."""
+    for row, (example, marks) in enumerate(zip(words, tags)):
+        if len(example) != len(marks) or not example or None in (*example, *marks):
+            raise UserError(
+                f"HFDataset.target: {rows[row]} has {len(example)} words and "
+                f"{len(marks)} tags; each word needs one tag."
+            )
+    return [
+        Sentence(tuple(map(str, example)), tuple(map(str, marks)), row)
+        for row, (example, marks) in enumerate(zip(words, tags))
+    ]

@@ -110,6 +110,32 @@ def test_texts_pairs_and_tables(folder):
     assert table.class_names == ("zebra", "ant", "bee")
 
 
+def test_words_with_tags_are_those_of_a_conll_file(tmp_path):
+    words = [["a", "b"], ["c"], ["d", "e", "f"]] * 4
+    tags = [[1, 2], [0], [0, 1, 0]] * 4
+    names = ["O", "B-X", "I-X"]
+    kind = {"_type": "List", "feature": {"_type": "ClassLabel", "names": names}}
+    save(tmp_path / "saved", pa.table({"tokens": words, "ner_tags": tags}))
+    info = json.dumps({"features": {"ner_tags": kind}})
+    (tmp_path / "saved/dataset_info.json").write_text(info)
+    blocks = [
+        "".join(f"{w} {names[t]}\n" for w, t in zip(*row)) for row in zip(words, tags)
+    ]
+    (tmp_path / "a.conll").write_text("\n".join(blocks))
+    saved = str(tmp_path / "saved")
+    read = data.HFDataset(saved, text="tokens", target="ner_tags").read()
+    expected = data.CoNLL(
+        str(tmp_path / "a.conll"), class_names=("O", "B-X", "I-X")
+    ).read()
+    np.testing.assert_array_equal(read.y, expected.y)
+    assert read.x["words"].tolist() == expected.x["words"].tolist()
+    assert (read.task, read.class_names) == ("entities", tuple(names))
+    save(tmp_path / "bad", pa.table({"tokens": words, "ner_tags": tags[::-1]}))
+    bad = data.HFDataset(str(tmp_path / "bad"), text="tokens", target="ner_tags")
+    with pytest.raises(UserError, match="each word needs one tag"):
+        bad.read()
+
+
 def test_classes_declared_in_a_parquet_file(tmp_path):
     from pyarrow import parquet
 
