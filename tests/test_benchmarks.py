@@ -58,6 +58,14 @@ def test_results_are_stored_and_summarized(script, capsys):
     assert "read to Markdown, s" in capsys.readouterr().out
 
 
+def test_sources_are_read_next_to_other_libraries(script, capsys):
+    speeds, [listed] = script("sources").main(["--quick"])
+    assert {"SVMLight", "WebDataset"} <= {row["source"] for row in speeds}
+    assert all(row["rows/s"] > 0 for row in speeds)
+    assert listed["files listed"] == 200
+    assert "its rows/s" in capsys.readouterr().out
+
+
 def test_models_are_the_same_in_torch(script, capsys):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
