@@ -71,7 +71,7 @@ def summarize(
     summaries = [
         _setting_summary(group, choice_of.get(id(group)), rules, seeds, tuned)
         for group in groups
-        if group.count(*database.FINISHED)
+        if group.count(*database.FINISHED, database.INTERRUPTED)
     ]
     rows = _sorted_by_axes([s for s in summaries if s.selected], collection.axes)
     baselines = _baseline(baseline, rules, collection.axes, rows)
@@ -227,6 +227,7 @@ def _setting_summary(
         missing=_missing_seeds(group, finished, seeds),
         failed=group.count(database.FAILED),
         stopped=group.count(database.STOPPED),
+        interrupted=group.count(database.INTERRUPTED),
         unfinished=group.count(database.WAITING, database.RUNNING),
         reasons=_reasons(group),
         drift=group.mean("drift"),

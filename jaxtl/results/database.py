@@ -30,6 +30,7 @@ WAITING, RUNNING = "waiting", "running"
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 FINISHED = (DONE, FAILED, STOPPED)
 DAMAGED = "damaged"
+INTERRUPTED = "interrupted"  # of a run that ended without a result, not of a cell
 _UTF8 = {"encoding": "utf-8", "errors": "replace"}
 
 # SQL that tests the result of a finished row; `_entry` checks its curve and labels too.

@@ -50,7 +50,7 @@ def pretraining(summary: Summary) -> list[str]:
 
 
 def progress(summary: Summary) -> list[str]:
-    """How many cells are done, failed, stopped and damaged, where not all are done."""
+    """How many cells have each status, where not all are done."""
     counts, sentences = summary.counts, []
     done = counts.get(database.DONE, 0)
     if done < summary.total:
@@ -66,6 +66,13 @@ def progress(summary: Summary) -> list[str]:
     stopped = counts.get(database.STOPPED, 0)
     if stopped:
         sentences.append(f"{_cells(stopped)} stopped early by successive halving.")
+    interrupted = counts.get(database.INTERRUPTED, 0)
+    if interrupted:
+        names = [setting.name for setting in summary.settings if setting.interrupted]
+        sentences.append(
+            f"{_cells(interrupted)} interrupted, in no mean, and gone on with by "
+            f"`jaxtl resume`: {_list(names, _LISTED)}."
+        )
     damaged = counts.get(database.DAMAGED, 0)
     if damaged:
         sentences.append(

@@ -340,7 +340,7 @@ def flatten_json(experiment: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _failures(collection: Collection) -> str:
-    statuses = (database.FAILED, database.DAMAGED)
+    statuses = (database.FAILED, database.INTERRUPTED, database.DAMAGED)
     failed = [r for r in collection.records if r.status in statuses]
     if not failed:
         return ""
@@ -350,7 +350,9 @@ def _failures(collection: Collection) -> str:
         for r in failed
     ]
     columns = (*map(short_axis_name, axes), "what happened")
-    table = _text_table("cells that failed or can't be read", columns, rows)
+    table = _text_table(
+        "cells that failed, were interrupted or can't be read", columns, rows
+    )
     return _table("failed", table, selectable=len(axes))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
+from jaxtl.results import unfinished_runs
 from jaxtl.results.database import DATABASE_FILE, DONE, FAILED, Database
 from jaxtl.results.labels import labels_text
 from jaxtl.training import run_dir
@@ -25,11 +26,11 @@ class Record:
       labels: axis -> value as it is shown, {"method": "L2-SP", "optim.lr": 0.001,
         "seed": 3}; a run of a study has {"run": its variant, "seed": …}.
       status: "done", "failed", "stopped" (by successive halving), "waiting",
-        "running" or "damaged".
+        "running", "interrupted" (a run that ended without a result) or "damaged".
       result: as in result.json: {"val": {metric: …}, "test": {…}, "drift": …,
         "steps_per_second": …, "trainable_parameters": …, "monitor": …}.
       curve: {"step": […], "loss": […], "val": [{"step": …, metric: …}, …]}.
-      error: why it failed.
+      error: why it failed, or how far an interrupted run came.
       key: identity within its folder.
       folder: where it was read from.
       data: the data set that it was measured on, "" where that is unknown.
@@ -234,6 +235,7 @@ def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
     if not records or any(path.rglob("result.json")):
         files = _result_files(path, "neither a sweep nor a finished run")
         records += [_read_run(path, file.parent, prefix) for file in files]
+    records += _read_unfinished(path, prefix, {record.key for record in records})
     records.sort(key=lambda r: _natural(pathlib.Path(r.key, "result.json")))
     start = f"{path.name}/" if prefix else ""
     variants = _study(path).get("variants", [])
@@ -277,9 +279,30 @@ def _read_failures(path: pathlib.Path, prefix: bool) -> list[Record]:
     return records
 
 
+def _read_unfinished(path: pathlib.Path, prefix: bool, known: set[str]) -> list[Record]:
+    """The runs without a result; those whose keys are known have failed."""
+    return [
+        Record(
+            labels=run_labels(path, run.folder, run.stored, prefix=prefix),
+            status=run.status,
+            error=run.reason,
+            key=str(run.folder),
+            folder=path,
+            **provenance(_experiment_of(run.stored)),
+        )
+        for run in unfinished_runs.read(path)
+        if str(run.folder) not in known
+    ]
+
+
 def _experiment(folder: pathlib.Path) -> dict[str, Any]:
     """The experiment of a run as JSON, {} where it holds none."""
-    experiment = run_dir.read_json(folder / run_dir.MARK).get("experiment")
+    return _experiment_of(run_dir.read_json(folder / run_dir.MARK))
+
+
+def _experiment_of(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment of what a run's mark holds, {} where it holds none."""
+    experiment = stored.get("experiment")
     return experiment if isinstance(experiment, dict) else {}
 
 

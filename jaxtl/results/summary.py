@@ -70,6 +70,7 @@ class SettingSummary:
       missing: seeds that other settings have and this one lacks.
       failed: number of failed cells.
       stopped: number of cells that successive halving stopped.
+      interrupted: number of runs that ended without a result.
       unfinished: number of cells that wait or run.
       reasons: why cells failed, each reason once, "… (3 cells)".
       drift: mean ‖θ − θ₀‖ over finished runs.
@@ -97,6 +98,7 @@ class SettingSummary:
     missing: tuple = ()
     failed: int = 0
     stopped: int = 0
+    interrupted: int = 0
     unfinished: int = 0
     reasons: tuple[str, ...] = ()
     drift: float | None = None
@@ -164,7 +166,8 @@ class Summary(ComparisonRules):
     Attributes:
       title: of the experiment file.
       rows: of the main table, one for each combination of compared values.
-      settings: every setting with a finished, failed or stopped run, by val only.
+      settings: every setting with a finished, failed, stopped or interrupted run, by
+        val only.
       tuned: whether the rows were chosen on val.
       baseline: axis -> value that baselines have, {"method": "full"}; {} without.
       references: those of "from-scratch", "the untouched source" that were run.

@@ -114,7 +114,12 @@ def _columns(summary: Summary, row: SettingSummary) -> dict[str, str]:
 
 def _seeds(row: SettingSummary) -> str:
     """The number of finished seeds: "5", or "3 (1 failed, 1 left)"."""
-    counts = {"failed": row.failed, "stopped": row.stopped, "left": row.unfinished}
+    counts = {
+        "failed": row.failed,
+        "stopped": row.stopped,
+        "interrupted": row.interrupted,
+        "left": row.unfinished,
+    }
     text = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     return f"{len(row.seeds)} ({text})" if text else str(len(row.seeds))
 

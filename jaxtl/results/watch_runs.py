@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxtl.core import console, processes
+from jaxtl.core import console
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results.format_number import format_metric, metric_unit
@@ -68,7 +68,7 @@ def _read_state(run: pathlib.Path, name: str) -> RunState:
     step = curve["step"][-1] if curve["step"] else 0
     status = DONE
     if not (run / "result.json").exists():
-        status = RUNNING if _is_running(run) else STOPPED
+        status = RUNNING if run_dir.is_running(run) else STOPPED
     elif not step:  # the log was lost
         step = run_dir.read_json(run / "result.json").get("steps", 0)
     return RunState(
@@ -91,13 +91,6 @@ def _evaluation(row: dict) -> str:
     names = [n for n in row if n != "step" and metrics.is_finite_number(row[n])]
     name = next((n for n in names if n == "accuracy"), names[0] if names else "")
     return f"{name} {format_metric(name, row[name])}{metric_unit(name)}" if name else ""
-
-
-def _is_running(run: pathlib.Path) -> bool:
-    """Whether the process that locked a run's directory lives, on this machine."""
-    lock = run / run_dir.LOCK
-    owner = lock.read_bytes().strip() if lock.exists() else b""
-    return owner.isdigit() and processes.is_running(int(owner))
 
 
 def render(states: Sequence[RunState]) -> "rich.table.Table":

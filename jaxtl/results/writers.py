@@ -185,6 +185,7 @@ def _counts(setting: SettingSummary) -> dict[str, Any]:
         "seeds": len(setting.seeds),
         "failed": setting.failed,
         "stopped": setting.stopped,
+        "interrupted": setting.interrupted,
         "unfinished": setting.unfinished,
         "candidates": setting.candidates if setting.selected else None,
     }

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import atomic, output_paths, serialization, trust
+from jaxtl.core import atomic, output_paths, processes, serialization, trust
 from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.data.tokenizer import TOKENIZER
 from jaxtl.training import experiment_file
@@ -150,6 +150,13 @@ def check_unlocked(path: pathlib.Path) -> None:
     if (path / LOCK).exists():
         with lock(path):
             pass
+
+
+def is_running(path: pathlib.Path) -> bool:
+    """Whether the process that locked a run's directory lives, on this machine."""
+    file = path / LOCK
+    owner = file.read_bytes().strip() if file.exists() else b""
+    return owner.isdigit() and processes.is_running(int(owner))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -54,7 +54,7 @@ def jobs(file: File, out: pathlib.Path) -> list[Job]:
             exp = dataclasses.replace(file.variants[name], seed=seed)
             if isinstance(exp.init, Variant):
                 exp = dataclasses.replace(exp, init=_source(exp.init, seeds, seed, out))
-            jobs_in_order.append(Job(name, seed, _directory(out, name, seed), exp))
+            jobs_in_order.append(Job(name, seed, run_folder(out, name, seed), exp))
     return jobs_in_order
 
 
@@ -95,11 +95,12 @@ def _seeds(file: File, name: str) -> tuple[int, ...]:
 
 def _source(init: Variant, seeds: Mapping[str, Any], seed: int, out: pathlib.Path):
     seed_used = seed if init.per_seed else seeds[init.name][0]
-    path = str(_directory(out, init.name, seed_used))
+    path = str(run_folder(out, init.name, seed_used))
     return pretrained.FromRun(path, init.reset, init.ignore, init.which)
 
 
-def _directory(out: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+def run_folder(out: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    """The directory of a variant's run with a seed, in that of its study."""
     parts = [re.sub(r"[^\w.=+-]+", "_", part) for part in name.split("/") if part]
     return out.joinpath(*parts, f"seed{seed}")
 

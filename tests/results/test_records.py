@@ -1,11 +1,12 @@
 """Records as they are read from sweeps and from directories of runs."""
 
 import json
+import os
 
 import pytest
 
 from jaxtl.core.errors import UserError
-from jaxtl.results import records
+from jaxtl.results import build_summary, findings, records
 from jaxtl.results.database import Database, Outcome
 from jaxtl.results.records import Record
 from jaxtl.training import run_dir
@@ -83,6 +84,62 @@ def test_runs_by_directory_share_the_name_of_their_seeds(tmp_path):
     ]
     [record] = records.read_by_directory([tmp_path / "a" / "seed9"])
     assert record.labels == {"run": str(tmp_path / "a" / "seed9")}
+
+
+def write_stopped_study(folder):
+    """Writes a study of two variants: done, failed, interrupted, and waiting runs."""
+    variants = ["a/full head", "b"]
+    names = [f"{v}/seed{s}" for v in ("a/full_head", "b") for s in range(3)]
+    write_run(folder / names[0], variant=variants[0], seed=0)
+    for name, variant, seed in ((names[1], variants[0], 1), (names[3], "b", 0)):
+        write_run(folder / name, variant=variant, seed=seed)
+        (folder / name / "result.json").unlink()
+    (folder / names[1] / "metrics.jsonl").write_text(
+        '{"kind": "train", "step": 5, "loss": 1.0}\n'
+    )
+    failure = {"run": names[2], "variant": variants[0], "seed": 2, "error": "NaN."}
+    (folder / run_dir.FAILURES).write_text(json.dumps([failure]))
+    study = {"file": "x.py", "variants": variants, "runs": names}
+    (folder / run_dir.STUDY).write_text(json.dumps(study))
+    return folder
+
+
+def test_runs_without_a_result_are_records_with_their_status(tmp_path):
+    study = write_stopped_study(tmp_path / "study")
+    collection = records.read([study])
+    states = {tuple(r.labels.values()): r.status for r in collection.records}
+    assert states == {
+        ("a/full head", 0): "done",
+        ("a/full head", 1): "interrupted",
+        ("a/full head", 2): "failed",
+        ("b", 0): "interrupted",
+        ("b", 1): "waiting",
+        ("b", 2): "waiting",
+    }
+    errors = [r.error for r in collection.records if r.status == "interrupted"]
+    run = study / "a" / "full_head" / "seed1"
+    assert errors[0] == (
+        f"interrupted after step 5; `jaxtl resume {run}` goes on with it."
+    )
+    assert "before its first logged step" in errors[1]
+    summary = build_summary.summarize(collection)
+    first, second = summary.settings
+    assert (first.test.mean, first.seeds) == (0.5, (0,))
+    assert (first.failed, first.interrupted, first.unfinished) == (1, 1, 0)
+    assert (second.test, second.interrupted, second.unfinished) == (None, 1, 2)
+    said = findings.progress(summary)
+    assert said[0] == "1 of 6 cells are done."
+    assert "2 cells interrupted" in said[2]
+    assert "a/full head, b" in said[2]
+    # A process that trains in the directory: this one.
+    (run / run_dir.LOCK).write_text(str(os.getpid()))
+    assert records.read([run.parent]).records[1].status == "running"
+    # A run beside others, of no study.
+    write_run(tmp_path / "more" / "one")
+    write_run(tmp_path / "more" / "two")
+    (tmp_path / "more" / "two" / "result.json").unlink()
+    beside = records.read([tmp_path / "more"]).records
+    assert [r.status for r in beside] == ["done", "interrupted"]
 
 
 def test_directories_without_results_are_refused(tmp_path):
