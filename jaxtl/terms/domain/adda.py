@@ -32,7 +32,8 @@ class ADDA(adversarial.DiscriminatorTerm):
       target: stream of the target domain; its labels are not used.
       stage: stage whose output the discriminator reads, one vector per example; None is
         the last one before the head.
-      widths: of the discriminator's hidden layers (500, 500 in the paper).
+      widths, dropout, norm, initializer: of the discriminator, as in
+        `adversarial.PerceptronTerm` (widths=(500, 500) in the paper).
 
     References:
       Tzeng et al., Adversarial Discriminative Domain Adaptation, CVPR 2017; its
@@ -52,10 +53,11 @@ class ADDA(adversarial.DiscriminatorTerm):
         source = stage_vectors(network, stage, source)
         target = self.features(context, self.target)
         discriminator_loss, accuracy = adversarial.discriminator_loss(
-            adversarial.discriminator(params, source),
-            adversarial.discriminator(params, stop_gradient(target)),
+            *self.discriminate(params, source, stop_gradient(target), context.key)
         )
-        logits = adversarial.discriminator(stop_gradient(params), target)
+        _, logits = self.discriminate(
+            stop_gradient(params), stop_gradient(source), target, context.key
+        )
         encoder_loss, _ = adversarial.domain_loss(logits, 1.0)
         return discriminator_loss + encoder_loss, {
             "discriminator": discriminator_loss,

@@ -1,7 +1,7 @@
 """Parts of adversarial terms: reversed gradients, perceptrons and base classes."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, Tokens
 from jaxtl.optim import schedules
 from jaxtl.terms import checks, losses
-from jaxtl.terms.base import Setup
+from jaxtl.terms.base import Setup, Term
+from jaxtl.terms.context import View
 from jaxtl.terms.domain.domain_pair import DomainPair, DomainPairAtStage, vector_width
 from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 
@@ -62,7 +63,12 @@ def reverse_feature_gradient(feature: Any, scale: float | jax.Array) -> Any:
 
 
 def perceptron_init(
-    key: jax.Array, widths: tuple[int, ...], outputs: int = 1
+    key: jax.Array,
+    widths: tuple[int, ...],
+    outputs: int = 1,
+    *,
+    norm: bool = False,
+    initializer: Literal["he", "xavier"] | float = "he",
 ) -> PyTree:
     """Initializes the parameters of a perceptron with ReLU between its layers.
 
@@ -70,30 +76,72 @@ def perceptron_init(
       key: PRNG key.
       widths: of the input and of each hidden layer.
       outputs: width of the last layer.
+      norm: whether the hidden layers are batch-normalized.
+      initializer: of the kernels, all normal: "he" of variance 2/in (He et al., ICCV
+        2015), "xavier" of variance 2/(in + out) (Glorot & Bengio, AISTATS 2010), or a
+        number, their standard deviation.
 
     Returns:
-      {"layer0": {"kernel": (in, out), "bias": (out,)}, …}, kernels He-normal (He et
-      al., ICCV 2015), biases 0.
+      {"layer0": {"kernel": (in, out), "bias": (out,)}, …}, biases 0; with `norm` hidden
+      layers have "scale" and "shift", too, of ones and zeros.
     """
     params = {}
     for i, (rows, columns) in enumerate(zip(widths, (*widths[1:], outputs))):
         noise = jax.random.normal(jax.random.fold_in(key, i), (rows, columns))
-        kernel = noise * jnp.sqrt(2.0 / rows)
-        params[f"layer{i}"] = {"kernel": kernel, "bias": jnp.zeros(columns)}
+        fan = rows + columns if initializer == "xavier" else rows
+        is_number = isinstance(initializer, int | float)
+        deviation = initializer if is_number else jnp.sqrt(2.0 / fan)
+        layer = {"kernel": noise * deviation, "bias": jnp.zeros(columns)}
+        if norm and i < len(widths) - 1:
+            layer |= {"scale": jnp.ones(columns), "shift": jnp.zeros(columns)}
+        params[f"layer{i}"] = layer
     return params
 
 
-def perceptron(params: PyTree, x: jax.Array) -> jax.Array:
-    """Outputs of a perceptron, (batch, width) -> (batch, outputs)."""
+def perceptron(
+    params: PyTree,
+    x: jax.Array,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Outputs of a perceptron, (batch, width) -> (batch, outputs).
+
+    A hidden layer is its linear map, BatchNorm by the mean and variance of this batch
+    (ε = 1e-5) where it has a "scale", ReLU, and dropout.
+
+    Args:
+      params: as `perceptron_init` makes them.
+      x: (batch, width).
+      dropout: share of the hidden units that are set to 0, the others divided by
+        1 − dropout.
+      key: that draws them, where `dropout` is above 0.
+    """
     for i in range(len(params)):
         layer = params[f"layer{i}"]
-        x = (jax.nn.relu(x) if i else x) @ layer["kernel"] + layer["bias"]
+        x = x @ layer["kernel"] + layer["bias"]
+        if "scale" in layer:
+            centered = x - jnp.mean(x, axis=0)
+            variance = jnp.mean(centered**2, axis=0)
+            x = centered * jax.lax.rsqrt(variance + 1e-5)
+            x = x * layer["scale"] + layer["shift"]
+        if i < len(params) - 1:
+            x = jax.nn.relu(x)
+            if dropout and key is not None:
+                keep = jax.random.bernoulli(
+                    jax.random.fold_in(key, i), 1.0 - dropout, x.shape
+                )
+                x = jnp.where(keep, x / (1.0 - dropout), 0.0)
     return x
 
 
-def discriminator(params: PyTree, x: jax.Array) -> jax.Array:
+def discriminator(
+    params: PyTree,
+    x: jax.Array,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
     """Logits of "x is from the source domain", (batch, width) -> (batch,)."""
-    return perceptron(params, x)[:, 0]
+    return perceptron(params, x, dropout, key)[:, 0]
 
 
 def domain_loss(
@@ -145,13 +193,6 @@ def discriminator_loss(
     return 0.5 * (source_loss + target_loss), 0.5 * (source_hits + target_hits)
 
 
-def _check_widths(setup: Setup, widths: tuple[int, ...]) -> None:
-    if any(units < 1 for units in widths):
-        raise UserError(
-            f"{checks.where(setup, 'widths')}={widths}: expected widths of at least 1."
-        )
-
-
 def check_body(setup: Setup, term: str) -> None:
     """Raises if the model has no stage before its head.
 
@@ -167,22 +208,90 @@ def check_body(setup: Setup, term: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiscriminatorTerm(DomainPairAtStage):
+class PerceptronTerm(Term):
+    """Base class of terms with a perceptron of their own.
+
+    Attributes:
+      widths: of its hidden layers; () is a linear map.
+      dropout: share of the hidden units that a step sets to 0 (0.5 in the programs of
+        CDAN's and MDD's authors).
+      norm: whether hidden layers are batch-normalized before ReLU. A discriminator
+        takes both domains as one batch then; a second classifier each by itself.
+      initializer: of its kernels, as in `perceptron_init`: "he", "xavier" (as CDAN's
+        authors have it) or a standard deviation (0.01 in the program of MDD's).
+    """
+
+    widths: tuple[int, ...] = (64,)
+    dropout: float = 0.0
+    norm: bool = False
+    initializer: Literal["he", "xavier"] | float = "he"
+
+    @property
+    def compares(self) -> str:  # type: ignore[override]
+        return "BatchNorm of its own network" if self.norm else ""
+
+    def check_perceptron(self, setup: Setup) -> None:
+        """Raises UserError for a setting that no perceptron can have."""
+        if any(units < 1 for units in self.widths):
+            raise UserError(
+                f"{checks.where(setup, 'widths')}={self.widths}: expected widths of at "
+                "least 1."
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                f"{checks.where(setup, 'dropout')}={self.dropout!r}: expected a share "
+                "in [0, 1)."
+            )
+        if isinstance(self.initializer, str):
+            known = ("he", "xavier")
+            checks.one_of(setup, "initializer", self.initializer, known)
+        else:
+            checks.number(setup, "initializer", self.initializer, 0.0)
+
+    def perceptron_params(self, key: jax.Array, width: int, outputs: int = 1) -> PyTree:
+        """Initializes the perceptron for an input of this width."""
+        return perceptron_init(
+            key,
+            (width, *self.widths),
+            outputs,
+            norm=self.norm,
+            initializer=self.initializer,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscriminatorTerm(DomainPairAtStage, PerceptronTerm):
     """Base class of terms with a domain discriminator on one stage's features.
 
     Attributes:
       source, target, stage: as in `DomainPairAtStage`.
-      widths: of the discriminator's hidden layers; () is a linear one.
+      widths, dropout, norm, initializer: as in `PerceptronTerm`.
     """
-
-    widths: tuple[int, ...] = (64,)
 
     def check(self, setup: Setup) -> None:
         super().check(setup)
-        _check_widths(setup, self.widths)
+        self.check_perceptron(setup)
 
     def init(self, key: jax.Array, setup: Setup) -> PyTree:
-        return perceptron_init(key, (self.input_width(setup), *self.widths))
+        return self.perceptron_params(key, self.input_width(setup))
+
+    def discriminate(
+        self, params: PyTree, source: jax.Array, target: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The discriminator's logits of both domains, (n,) and (m,).
+
+        With BatchNorm they are one batch: the means of two would be all alike, and the
+        domains could not be told apart by them.
+        """
+        keys = jax.random.split(key)
+        if self.norm:
+            both = jnp.concatenate([source, target])
+            logits = discriminator(params, both, self.dropout, keys[0])
+            return logits[: len(source)], logits[len(source) :]
+        return (
+            discriminator(params, source, self.dropout, keys[0]),
+            discriminator(params, target, self.dropout, keys[1]),
+        )
 
     def input_width(self, setup: Setup) -> int:
         """Width of the discriminator's input."""
@@ -190,25 +299,30 @@ class DiscriminatorTerm(DomainPairAtStage):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AuxiliaryClassifierTerm(DomainPair):
+class AuxiliaryClassifierTerm(DomainPair, PerceptronTerm):
     """Base class of terms with a second classifier beside the head.
 
     Both classifiers read the output of the last stage before the head.
 
     Attributes:
       source, target: as in `DomainPair`.
-      widths: of the second classifier's hidden layers; () is a linear one.
+      widths, dropout, norm, initializer: as in `PerceptronTerm`.
     """
-
-    widths: tuple[int, ...] = (64,)
 
     def check(self, setup: Setup) -> None:
         name = type(self).__name__
         checks.task(setup, name, "classification")
         super().check(setup)
-        _check_widths(setup, self.widths)
+        self.check_perceptron(setup)
         check_body(setup, name)
 
     def init(self, key: jax.Array, setup: Setup) -> PyTree:
         width = vector_width(setup, setup.program.network.stages[-2])
-        return perceptron_init(key, (width, *self.widths), setup.program.outputs)
+        return self.perceptron_params(key, width, setup.program.outputs)
+
+    def second_logits(
+        self, context: View, features: jax.Array, stream: str
+    ) -> jax.Array:
+        """The second classifier's logits of a stream's features, (batch, K)."""
+        key = jax.random.fold_in(context.key, int(stream == self.target))
+        return perceptron(context.term_params, features, self.dropout, key)

@@ -94,7 +94,10 @@ class CDAN(adversarial.DiscriminatorTerm):
       target: stream of the other domain; its labels are not used.
       stage: stage whose output is conditioned, one vector per example; None is the last
         one before the head.
-      widths: of the discriminator's hidden layers (1024, 1024 in the paper).
+      widths, dropout, norm, initializer: of the discriminator, as in
+        `adversarial.PerceptronTerm`. The authors' program has widths=(1024, 1024),
+        dropout=0.5, initializer="xavier", and ten times the model's learning rate:
+        `groups={"terms/NAME/.*": 10.0, ".*": 1.0}`.
       reversal: λ of the reversed gradient, a number or a schedule; by default it rises
         with the number of steps (`adversarial.REVERSAL`), as in the authors' program.
       entropy: weight examples by the certainty of their prediction (CDAN+E).
@@ -149,10 +152,8 @@ class CDAN(adversarial.DiscriminatorTerm):
         stage = self.stage_name(setup.program.network)
         return vector_width(setup, stage), setup.program.outputs
 
-    def _domain_logits(
-        self, context: View, stream: str
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """The discriminator's logits and the weights of a stream's batch."""
+    def _inputs(self, context: View, stream: str) -> tuple[jax.Array, jax.Array | None]:
+        """The discriminator's inputs and the weights of a stream's batch."""
         scale = schedules.value(self.reversal, context.step, context.steps)
         features = self.features(context, stream)
         features = adversarial.reverse_gradient(features, scale)
@@ -165,11 +166,14 @@ class CDAN(adversarial.DiscriminatorTerm):
         weights = None
         if self.entropy:
             weights = entropy_weights(logits, scale if self.entropy_gradient else None)
-        return adversarial.discriminator(context.term_params, inputs), weights
+        return inputs, weights
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
-        source, source_weights = self._domain_logits(context, self.source)
-        target, target_weights = self._domain_logits(context, self.target)
+        source, source_weights = self._inputs(context, self.source)
+        target, target_weights = self._inputs(context, self.target)
+        source, target = self.discriminate(
+            context.term_params, source, target, context.key
+        )
         value, accuracy = adversarial.discriminator_loss(
             source, target, source_weights, target_weights, context.mean
         )

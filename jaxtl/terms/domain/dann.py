@@ -26,7 +26,9 @@ class DANN(adversarial.DiscriminatorTerm):
       target: stream of the other domain; its labels are not used.
       stage: stage whose output the discriminator reads, one vector per example; None is
         the last one before the head.
-      widths: of the discriminator's hidden layers; () is a linear one.
+      widths, dropout, norm, initializer: of the discriminator, as in
+        `adversarial.PerceptronTerm`. The paper's has two layers of 1024 on photographs
+        and one of 100 on digits; `tllib` takes (1024, 1024) with norm=True.
       reversal: λ, a number or a schedule. By default it rises with the number of steps
         (`adversarial.REVERSAL`); the paper's rises over the share of the run,
         `schedules.Ramp()`.
@@ -42,16 +44,15 @@ class DANN(adversarial.DiscriminatorTerm):
         super().check(setup)
         checks.number(setup, "reversal", self.reversal, 0.0)
 
-    def domain_logits(self, context: View, stream: str) -> jax.Array:
-        """The discriminator's logits of a stream's batch, (batch,)."""
+    def domain_logits(self, context: View) -> tuple[jax.Array, jax.Array]:
+        """The discriminator's logits of the source's batch and of the target's."""
         scale = schedules.value(self.reversal, context.step, context.steps)
-        features = self.features(context, stream)
-        features = adversarial.reverse_gradient(features, scale)
-        return adversarial.discriminator(context.term_params, features)
+        source, target = (
+            adversarial.reverse_gradient(self.features(context, stream), scale)
+            for stream in (self.source, self.target)
+        )
+        return self.discriminate(context.term_params, source, target, context.key)
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
-        value, accuracy = adversarial.discriminator_loss(
-            self.domain_logits(context, self.source),
-            self.domain_logits(context, self.target),
-        )
+        value, accuracy = adversarial.discriminator_loss(*self.domain_logits(context))
         return value, {"accuracy": accuracy}

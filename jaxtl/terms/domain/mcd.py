@@ -63,7 +63,8 @@ class MCD(adversarial.AuxiliaryClassifierTerm):
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      widths: of the second classifier's hidden layers; () is a linear one.
+      widths, dropout, norm, initializer: of the second classifier, as in
+        `adversarial.PerceptronTerm`.
       reversal: λ of the reversed gradient, a number or a schedule.
 
     References:
@@ -81,17 +82,18 @@ class MCD(adversarial.AuxiliaryClassifierTerm):
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         scale = schedules.value(self.reversal, context.step, context.steps)
-        network, params = context.program.network, context.term_params
+        network = context.program.network
         stage = network.stages[-2]
         source = stream_vectors(context, self.source, stage)
         source_loss = losses.cross_entropy(
-            adversarial.perceptron(params, source), context.batches[self.source]["y"]
+            self.second_logits(context, source, self.source),
+            context.batches[self.source]["y"],
         )
         feature = context.forward(self.target).features[stage]
         feature = adversarial.reverse_feature_gradient(feature, scale)
         first = _head_logits(context, feature)
         target = stage_vectors(network, stage, feature)
-        second = adversarial.perceptron(params, target)
+        second = self.second_logits(context, target, self.target)
         difference = discrepancy(first, second)
         agreement = jnp.argmax(first, axis=-1) == jnp.argmax(second, axis=-1)
         return source_loss - difference, {

@@ -74,7 +74,9 @@ class MDD(adversarial.AuxiliaryClassifierTerm):
     Attributes:
       source: stream of the labelled domain.
       target: stream of the other domain; its labels are not used.
-      widths: of the auxiliary classifier's hidden layers (1024 in the paper).
+      widths, dropout, norm, initializer: of the auxiliary classifier, as in
+        `adversarial.PerceptronTerm`; the authors' program has widths=(1024,),
+        dropout=0.5, initializer=0.01.
       margin: γ, the source's weight, exp of the paper's margin.
       reversal: λ of the reversed gradient, a number or a schedule (the authors'
         rises to 0.1 with the number of steps).
@@ -104,7 +106,7 @@ class MDD(adversarial.AuxiliaryClassifierTerm):
         stage = context.program.network.stages[-2]
         features = stream_vectors(context, stream, stage)
         features = adversarial.reverse_gradient(features, scale)
-        logits = adversarial.perceptron(context.term_params, features)
+        logits = self.second_logits(context, features, stream)
         labels = jnp.argmax(vectors(context.forward(stream).logits), axis=-1)
         agreement = jnp.argmax(logits, axis=-1) == labels
         return logits, labels, jnp.mean(agreement.astype(jnp.float32))

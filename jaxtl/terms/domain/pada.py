@@ -149,7 +149,8 @@ class PartialDANN(DANN):
     discriminator's accuracy (unweighted) and the mean weight.
 
     Attributes:
-      source, target, stage, widths, reversal: as in `DANN`.
+      source, target, stage, widths, dropout, norm, initializer, reversal: as in
+        `DANN`.
       momentum: as in `ClassWeightedCrossEntropy`; this term has its own running mean.
 
     References:
@@ -170,11 +171,10 @@ class PartialDANN(DANN):
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         weights = _update_weights(context, self.target, self.momentum)
-        source = self.domain_logits(context, self.source)
+        source, target = self.domain_logits(context)
         example_weights = weights[context.batches[self.source]["y"]]
         # Divided by n as in the paper, and not by Σ γ as `domain_loss` divides.
         source_loss = jnp.mean(example_weights * jax.nn.softplus(-source))
-        target = self.domain_logits(context, self.target)
         target_loss, target_hits = adversarial.domain_loss(target, 0.0)
         return 0.5 * (source_loss + target_loss), {
             "accuracy": 0.5 * (jnp.mean(source > 0) + target_hits),
