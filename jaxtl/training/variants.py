@@ -206,12 +206,21 @@ def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:
     A run that fails (its loss stops being finite, or the device's memory is used up)
     does not stop the others, but those that start from it fail with it. Reasons are
     stored for reports, also of a fault that ends the study.
+
+    Raises:
+      UserError: the files of a run are damaged; no other has begun then.
     """
     with run_dir.lock(out):
         contents = run_dir.read_json(out / run_dir.STUDY).get("contents", {})
-        for job in jobs(file, out):
+        planned = jobs(file, out)
+        results = _stored_results(planned)
+        for job in planned:
             try:
-                result: dict | str = _run(job, file, out, contents)
+                result: dict | str = (
+                    results[job.directory]
+                    if job.directory in results
+                    else _run(job, file, out, contents)
+                )
             except UserError as error:
                 result = str(error)
             except jax.errors.JaxRuntimeError as error:
@@ -221,6 +230,21 @@ def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:
                 raise
             _store_failure(out, job, result if isinstance(result, str) else "")
             yield job, result
+
+
+def _stored_results(planned: Iterable[Job]) -> dict[pathlib.Path, dict]:
+    """The results of the runs that are finished, by their directories.
+
+    Raises:
+      UserError: a result or the mark of a run, finished or not, is damaged.
+    """
+    results = {}
+    for directory in (job.directory for job in planned):
+        if (directory / run_dir.MARK).exists():
+            run_dir.read_mark(directory)
+        if (directory / "result.json").exists():
+            results[directory] = run_dir.read_json(directory / "result.json")
+    return results
 
 
 def _store_failure(out: pathlib.Path, job: Job, error: str) -> None:
@@ -236,13 +260,11 @@ def _store_failure(out: pathlib.Path, job: Job, error: str) -> None:
 
 
 def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -> dict:
-    """The result of a job, which is run unless it is finished.
+    """Runs a job, or goes on with it; its result.
 
     Raises:
       DataChanged: its data are not those of the study's other runs.
     """
-    if (job.directory / "result.json").exists():
-        return run_dir.read_json(job.directory / "result.json")
     datasets = inputs.load_datasets(job.exp)
     current = data_contents.contents(inputs.sources(job.exp), datasets)
     data_contents.check(out, contents, current)

@@ -1,6 +1,7 @@
 """Studies: which runs a file makes, in which order, from which source."""
 
 import pathlib
+import shutil
 
 import jax
 import pytest
@@ -31,6 +32,7 @@ OUT = pathlib.Path("out")
 
 OWN = """
 import dataclasses
+import shutil
 import jaxtl as tl
 from jaxtl.terms.base import Term
 
@@ -110,6 +112,14 @@ def test_reasons_of_runs_that_failed_are_stored_until_they_are_run_again(
     errors.clear()
     list(train_variants.run_all(study, out))
     assert set(read().values()) == {""}
+    assert run_dir.read_json(out / run_dir.FAILURES, list) == []
+    # A damaged file of the last run is told before another run begins.
+    shutil.rmtree(out / "a" / "seed0")
+    for name in ("result.json", run_dir.MARK):
+        (out / "b" / "seed1" / name).write_text("")
+        with pytest.raises(UserError, match=rf"b/seed1/{name} is damaged"):
+            list(train_variants.run_all(study, out))
+        assert not (out / "a" / "seed0").exists()
     assert run_dir.read_json(out / run_dir.FAILURES, list) == []
 
 
