@@ -69,14 +69,14 @@ def table_columns(
     return Columns(columns.DeferredColumns(readers), rows, [])
 
 
-def _features(schema: pyarrow.Schema) -> dict[str, Any]:
+def features(schema: pyarrow.Schema) -> dict[str, Any]:
     """Column name -> its type as the library `datasets` declares it; {} for none."""
     text = (schema.metadata or {}).get(FEATURES)
     if text is None:
         return {}
     try:
-        features = json.loads(text)["info"]["features"]
-        named = {cells.normalized(name): kind for name, kind in features.items()}
+        declared = json.loads(text)["info"]["features"]
+        named = {cells.normalized(name): kind for name, kind in declared.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # another program's entry
     return {name: kind for name, kind in named.items() if isinstance(kind, dict)}
@@ -86,7 +86,7 @@ def class_names(schema: pyarrow.Schema) -> dict[str, tuple[str, ...]]:
     """Column name -> names of the classes that `datasets` declares, in label order."""
     return {
         name: tuple(cells.normalized(str(c)) for c in kind["names"])
-        for name, kind in _features(schema).items()
+        for name, kind in features(schema).items()
         if kind.get("_type") == "ClassLabel" and kind.get("names")
     }
 
@@ -95,7 +95,7 @@ def tag_names(schema: pyarrow.Schema) -> dict[str, tuple[str, ...]]:
     """Column name -> names of the classes in lists of these, as `class_names`."""
     lists = {
         name: kind["feature"]
-        for name, kind in _features(schema).items()
+        for name, kind in features(schema).items()
         if isinstance(kind.get("feature"), dict)
     }
     return {
@@ -113,7 +113,7 @@ def is_list(kind: pyarrow.DataType) -> bool:
 
 def picture_columns(schema: pyarrow.Schema) -> list[str]:
     """The columns that `datasets` declares to hold pictures."""
-    return [n for n, kind in _features(schema).items() if kind.get("_type") == "Image"]
+    return [n for n, kind in features(schema).items() if kind.get("_type") == "Image"]
 
 
 def is_encoded(kind: pyarrow.DataType) -> bool:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _OWNER = "HFDataset.dataset"
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 ALL = "all"  # the split of a data set without splits
 
 
@@ -122,7 +124,8 @@ def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
         if not (folder / _STATE).is_file():
             raise UserError(
                 f"{_OWNER}: {folder} has no {_STATE}; expected a folder that "
-                "datasets.Dataset.save_to_disk or DatasetDict.save_to_disk wrote."
+                "datasets.Dataset.save_to_disk or DatasetDict.save_to_disk wrote, or "
+                "one of Parquet files such as train-00000-of-00001.parquet."
             )
     return folders
 
@@ -167,10 +170,42 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
+def _parquet_files(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Split -> its Parquet files, as repositories of data sets name them; or {}.
+
+    They lie in the folder, or in its folder "data": "train-00000-of-00002.parquet".
+    """
+    if (root / _SPLITS).exists() or (root / _STATE).exists():
+        return {}
+    files = [root] if root.is_file() else sorted(root.glob("*.parquet"))
+    files = files or sorted(root.glob("data/*.parquet"))
+    splits: dict[str, list[pathlib.Path]] = {}
+    for file in files:
+        splits.setdefault(_SHARD.sub("", file.stem), []).append(file)
+    return splits
+
+
+def _read_parquet(files: Sequence[pathlib.Path]) -> pyarrow.Table:
+    """The rows of the Parquet files of one split."""
+    pa = arrow_columns.library("HFDataset")
+    from pyarrow import parquet
+
+    try:
+        table = pa.concat_tables([parquet.read_table(file) for file in files])
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these types
+        raise UserError(
+            f"{_OWNER}: {files[0]} can't be read: {first_line(error)}."
+        ) from None
+    # Other entries, such as a fingerprint, may differ between splits.
+    return with_features(table, arrow_columns.features(table.schema))
+
+
 def read_splits(source: pathlib.Path | InMemoryDatasets) -> dict[str, pyarrow.Table]:
     """Split -> its table, with normalized names of columns."""
     if isinstance(source, InMemoryDatasets):
         tables = source.tables()
+    elif parquet := _parquet_files(source):
+        tables = {name: _read_parquet(files) for name, files in parquet.items()}
     else:
         folders = split_folders(source)
         tables = {n: read_folder(f) for n, f in folders.items()}

@@ -47,8 +47,9 @@ class HFDataset(ImageFiles, TextData, Tabular):
     pictures, texts and tables are those of `ImageList`, `Text` and `CSV`.
 
     Attributes:
-      dataset: a folder that `save_to_disk` wrote, looked for under $JAXTL_DATA_DIR as
-        well, or the data set itself.
+      dataset: a folder that `save_to_disk` wrote, or one with Parquet files of each
+        split ("train-00000-of-00002.parquet"), looked for under $JAXTL_DATA_DIR as
+        well; or the data set itself.
       target: the column to predict, or several; None for text alone (next-token
         prediction, task "language").
       image: the column of pictures, None for none.

@@ -147,6 +147,25 @@ def test_classes_declared_in_a_parquet_file(tmp_path):
     np.testing.assert_array_equal(read.y, [0, 1])
 
 
+def test_parquet_files_of_splits_are_the_same_data_set(folder, tmp_path):
+    from pyarrow import parquet
+
+    metadata = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
+    parts = {"train-00000-of-00002": range(4), "train-00001-of-00002": range(4, 8)}
+    parts |= {"validation-00000-of-00001-0af3": range(8, 10), "test": range(10, 12)}
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for name, numbers in parts.items():
+        table = rows(numbers).replace_schema_metadata(metadata)
+        parquet.write_table(table, tmp_path / f"hub/data/{name}.parquet")
+    options = {"target": "label", "image": "image"}
+    hub = load_table(data.HFDataset(str(tmp_path / "hub"), **options))
+    saved = load_table(data.HFDataset(str(folder), **options))
+    np.testing.assert_array_equal(hub[0].x, PIXELS)
+    assert hub[1] == saved[1]
+    for split, numbers in saved[0].splits.items():
+        np.testing.assert_array_equal(hub[0].splits[split], numbers)
+
+
 def test_a_test_split_without_labels_is_left_out(folder, tmp_path):
     table = rows(range(2))
     hidden = table.set_column(1, "label", pa.array([-1, -1]))
