@@ -39,9 +39,11 @@ def _passed(step: Any, steps: Any, per_steps: float | None) -> jax.Array:
     return progress(step, steps) if per_steps is None else step / per_steps
 
 
-def _warm(peak: Any, warmup: Any, step: jax.Array, steps: jax.Array):
+def _warm(
+    peak: Any, warmup: Any, from_zero: bool, step: jax.Array, steps: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(value while warming up, share of the remaining steps that passed)."""
-    ramp = peak * (step + 1) / jnp.maximum(warmup, 1.0)
+    ramp = peak * (step if from_zero else step + 1) / jnp.maximum(warmup, 1.0)
     progress = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1.0), 0.0, 1.0)
     return ramp, progress
 
@@ -53,7 +55,9 @@ class Cosine(Schedule):
     Attributes:
       peak: highest value.
       warmup: steps of the linear rise (a count, not a share). The first step is at
-        peak / warmup; transformers' schedules start at 0 and are one step behind.
+        peak / warmup.
+      from_zero: the first step is at 0, and the rise one step behind, as in the
+        schedules of transformers.
       final: value that the last step comes near to, and that is kept after it.
 
     References:
@@ -63,9 +67,10 @@ class Cosine(Schedule):
     peak: float = traced()
     warmup: float = traced(0.0)
     final: float = traced(0.0)
+    from_zero: bool = False
 
     def value(self, step: jax.Array, steps: jax.Array):
-        ramp, progress = _warm(self.peak, self.warmup, step, steps)
+        ramp, progress = _warm(self.peak, self.warmup, self.from_zero, step, steps)
         cosine = self.final + (self.peak - self.final) * 0.5 * (
             1 + jnp.cos(jnp.pi * progress)
         )
@@ -74,14 +79,20 @@ class Cosine(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
-    """Linear warm-up to `peak`, then a straight line to `final`."""
+    """Linear warm-up to `peak`, then a straight line to `final`.
+
+    Attributes:
+      peak, warmup, from_zero: as in `Cosine`.
+      final: value that the last step comes near to, and that is kept after it.
+    """
 
     peak: float = traced()
     warmup: float = traced(0.0)
     final: float = traced(0.0)
+    from_zero: bool = False
 
     def value(self, step: jax.Array, steps: jax.Array):
-        ramp, progress = _warm(self.peak, self.warmup, step, steps)
+        ramp, progress = _warm(self.peak, self.warmup, self.from_zero, step, steps)
         line = self.peak + (self.final - self.peak) * progress
         return jnp.where(step < self.warmup, ramp, line)
 

@@ -77,7 +77,11 @@ def _rate(optimizer: Any, label: str) -> str:
     factor = optim_optimizer.group(optimizer, label).lr
     if isinstance(optimizer.lr, Schedule):
         inner = dataclasses.asdict(optimizer.lr)
-        text = ", ".join(f"{k}={v:g}" for k, v in inner.items())
+        text = ", ".join(
+            f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}"
+            for k, v in inner.items()
+            if v is not None
+        )
         return f"{factor:g} × {type(optimizer.lr).__name__}({text})"
     return f"{factor * optimizer.lr:g}"
 

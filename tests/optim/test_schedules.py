@@ -182,3 +182,16 @@ def test_no_schedule_breaks_on_a_run_of_no_steps(schedule):
 
 def test_numbers_are_their_own_schedule():
     assert float(schedules.value(0.25, 3, 10)) == 0.25
+
+
+# `get_…_schedule_with_warmup(optimizer, 4, 10)` of transformers 5.24 at the peak 1.
+_TRANSFORMERS = {
+    Cosine: [0, 0.25, 0.5, 0.75, 1, 0.9330127018922194, 0.75, 0.5, 0.25],
+    Linear: [0, 0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6],
+}
+
+
+@pytest.mark.parametrize("schedule", _TRANSFORMERS)
+def test_a_warmup_from_zero_is_that_of_transformers(schedule):
+    found = values(schedule(peak=1.0, warmup=4.0, from_zero=True), 10, 9)
+    np.testing.assert_allclose(found, _TRANSFORMERS[schedule], atol=1e-6)

@@ -131,7 +131,10 @@ class CDAN(adversarial.DiscriminatorTerm):
         factors = f"{width} features × {classes} classes"
         if width * classes <= self.limit:
             return f"outer product of {factors}"
-        return f"{factors}, randomized to {self.size}"
+        return (
+            f"{factors} are {width * classes:,}, above limit={self.limit:,}, so the "
+            f"outer product is randomized to {self.size:,} (a higher limit keeps it)"
+        )
 
     def input_width(self, setup: Setup) -> int:
         width, classes = self._factors(setup)

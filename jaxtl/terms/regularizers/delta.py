@@ -37,7 +37,8 @@ def feature_distance(
     """½ · C · Σ_j w_j · mean over positions of (F_j − F⁰_j)², mean over examples.
 
     With uniform weights w_j = 1/C that is ½ Σ_j of the mean over positions. (The
-    authors' program sums over examples, and over positions where it has no weights.)
+    authors' program sums over examples, and over positions where it has no weights: its
+    weight α is α·B here for batches of B, and α·B·P for P positions without weights.)
 
     Args:
       feature, source_feature: a stage's output of θ and of θ₀, (batch, …, C) or Tokens,
