@@ -2,11 +2,17 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jaxtl.core import console, output_paths, progress
 from jaxtl.core.errors import UserError
 
+if TYPE_CHECKING:
+    from jaxtl.results.records import Record
+
 HELP = "a table of runs, mean ± 95 % interval"
+_LISTED = 8  # runs without a result that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +47,7 @@ def main(args: argparse.Namespace) -> int:
         settings.check_metric(finished, args.metric)
     table = study_tables.runs_table(groups, args.metric)
     console.console().print(writers.rich_table(table))
+    _print_left_out(records.read_without_result(args.dirs))
     if args.plot:
         from jaxtl.results.plots import runs as plots  # matplotlib imports slowly
 
@@ -52,3 +59,12 @@ def main(args: argparse.Namespace) -> int:
     elif args.against:
         raise UserError("--against needs --plot: the PNG that it is drawn to.")
     return 0
+
+
+def _print_left_out(runs: Sequence["Record"]) -> None:
+    """Prints the runs that are in no row, and why."""
+    for run in runs[:_LISTED]:
+        reason = f"{run.status}: {run.error}" if run.status == "failed" else run.error
+        print(f"left out: {run.key}: {reason or run.status}")
+    if len(runs) > _LISTED:
+        print(f"left out: {len(runs) - _LISTED} more runs without a result")

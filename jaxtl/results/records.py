@@ -371,6 +371,23 @@ def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:
     return records
 
 
+def read_without_result(paths: Sequence[str | pathlib.Path]) -> list[Record]:
+    """The runs at and below some directories that `read_by_directory` leaves out.
+
+    They have failed, were interrupted, still run or wait; cells of sweeps are none.
+
+    Raises:
+      UserError: a damaged file.
+    """
+    records = []
+    for path in map(pathlib.Path, paths):
+        if not (path / DATABASE_FILE).exists():
+            failures = _read_failures(path, prefix=False)
+            records += failures
+            records += _read_unfinished(path, False, {r.key for r in failures})
+    return records
+
+
 def _named_by_directory(cell: Record) -> Record:
     """A cell of a sweep with the labels "run", of its folder and axes, and "seed"."""
     axes = {name: value for name, value in cell.labels.items() if name != "seed"}

@@ -90,8 +90,9 @@ def _size_and_speed(group: Setting) -> tuple[str, str]:
     results = [record.result for record in group.done]
     if not results:
         return "–", "–"
-    size = f"{results[0]['trainable_parameters']:,}"
-    speeds = sorted(r["steps_per_second"] for r in results if r["steps_per_second"])
+    count = results[0].get("trainable_parameters")
+    size = "–" if count is None else f"{count:,}"
+    speeds = sorted(filter(None, (r.get("steps_per_second") for r in results)))
     return size, f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "–"
 
 

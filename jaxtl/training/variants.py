@@ -178,13 +178,27 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     run_dir.write_json(out / run_dir.STUDY, run_dir.signed(stored, code))
 
 
+def _read_study(out: pathlib.Path) -> dict[str, Any]:
+    """What a study stores, with all that it needs to be read back."""
+    path = out / run_dir.STUDY
+    stored, kinds = run_dir.read_json(path), {"file": str, "doc": str}
+    kinds |= {"overrides": list, "variants": list, "seeds": list | None}
+    for name, kind in kinds.items():
+        if name not in stored or not isinstance(stored[name], kind):
+            raise UserError(f"{path} is damaged: it holds no valid {name!r}.")
+    return stored
+
+
 def reopen(out: pathlib.Path) -> File:
     """Reads back the file of a study directory, with the overrides it was run with.
 
     A study that this user made here is read from its copy of the file; any other from
     the experiments that it stores, so that nobody else's code runs.
+
+    Raises:
+      UserError: no study, or what it stores is damaged.
     """
-    stored = run_dir.read_json(out / run_dir.STUDY)
+    stored = _read_study(out)
     overrides = tuple(stored["overrides"])
     if run_dir.may_run_code(out, stored):
         copy, original = out / run_dir.CODE, stored["file"]
@@ -192,7 +206,7 @@ def reopen(out: pathlib.Path) -> File:
         return only(file, stored["variants"])
     variants = {
         name: run_dir.rebuild(out, stored, stored["file"], values)
-        for name, values in stored["experiments"].items()
+        for name, values in stored.get("experiments", {}).items()
     }
     seeds = None if stored["seeds"] is None else tuple(stored["seeds"])
     return File(

@@ -5,12 +5,13 @@ drawn without a change here.
 """
 
 import argparse
+import collections
+import hashlib
 import os
 import pathlib
 import shutil
-from typing import NamedTuple
-
-from hypothesis import strategies as st
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from jaxtl.cli import main
 from jaxtl.core import config, output_paths
@@ -23,7 +24,7 @@ NATURAL = {
     "dir": RUNS,
     "run": RUNS,
     "dirs": ("run", "tuned", "study", "sweep"),
-    "folder": ("bundle",),
+    "folder": ("bundle", "run"),
     "files": ("x.npy",),
     "path": ("run", "bundle", "weights.safetensors"),
     "source": ("run", "tuned", "weights.safetensors"),
@@ -47,7 +48,7 @@ TEXTS = (
     "x" * 300,
 )
 # Options that start other processes or wait for a network.
-UNDRAWN = ("--help", "--slurm", "--slurm-arg", "--slurm-local", "--fast", "--device")
+UNDRAWN = {"--help", "--slurm", "--slurm-arg", "--slurm-local", "--fast", "--device"}
 DEAR = (
     "diagnose",
     "report",
@@ -62,7 +63,7 @@ JSON = ("{}", "[]", "null", "3", '{"a": 1}', '"x"', '{"experiment": []}', "NaN")
 
 
 class Damage(NamedTuple):
-    """Damage to a file: which directory, which of its files, what is done, where."""
+    """Damage to a file: in which directory, the how manyth, what is done, where."""
 
     directory: str
     number: int
@@ -76,65 +77,113 @@ def subparsers() -> dict[str, argparse.ArgumentParser]:
     return action.choices
 
 
-def _value(action: argparse.Action) -> st.SearchStrategy[str]:
-    """Values of an argument: what it takes, and what it doesn't."""
-    if isinstance(action.type, type) and issubclass(
-        action.type, output_paths.OutputPath
-    ):
-        return st.sampled_from(OUTPUTS[:3] * 2 + OUTPUTS)
-    if action.choices is not None:
-        return st.sampled_from([*action.choices, "x"])
-    if action.type is pathlib.Path and not action.option_strings:
-        natural = NATURAL.get(action.dest, PLACES)
-        return st.sampled_from(natural * 4 + PLACES + ("nowhere", "\x00"))
-    return st.sampled_from(NUMBERS if action.type in (int, float) else TEXTS)
+class Case:
+    """A case, whose draws depend on its own name alone.
+
+    Each option of a choice gets a number by the case, the choice and the option's own
+    text, and the largest wins: an option that is added or removed elsewhere in the list
+    changes no other case's draw, but where it wins or has won itself.
+    """
+
+    def __init__(self, *name: object) -> None:
+        self.name = " ".join(map(str, name))
+
+    def number(self, choice: str) -> int:
+        """A number of 64 bits."""
+        text = f"{self.name}\n{choice}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+
+    def below(self, choice: str, limit: int) -> int:
+        """A whole number from 0 on below a limit."""
+        return self.number(choice) % limit
+
+    def pick(self, choice: str, options: Sequence[Any]) -> Any:
+        """One of some options; one that is listed twice is as likely as two."""
+        counts: collections.Counter = collections.Counter()
+        best, chosen = -1, None
+        for option in options:
+            counts[option] += 1
+            number = self.number(f"{choice}\n{option}\n{counts[option]}")
+            if number > best:
+                best, chosen = number, option
+        return chosen
 
 
-@st.composite
-def command_lines(draw: st.DrawFn, parsers: dict[str, argparse.ArgumentParser]):
-    """Words of a command line: the arguments of a command, and at most two options."""
-    often = [name for name in parsers for _ in range(1 if name in DEAR else 4)]
-    command = draw(st.sampled_from(often))
-    actions = parsers[command]._actions
-    words = [command]
-    for action in actions:
-        if not action.option_strings and action.nargs != "*":
-            count = draw(st.integers(1, 2)) if action.nargs == "+" else 1
-            words += [draw(_value(action)) for _ in range(count)]
-    options = [a for a in actions if a.option_strings]
-    options = [a for a in options if not set(a.option_strings) & set(UNDRAWN)]
-    if options and draw(st.integers(0, 2)) == 0:
-        for action in draw(st.lists(st.sampled_from(options), min_size=1, max_size=2)):
-            words.append(action.option_strings[0])
-            words += [] if action.nargs == 0 else [draw(_value(action))]
-    return words
-
-
-@st.composite
-def damages(draw: st.DrawFn, words: list[str]):
-    """One or two damages to what a command line names, or elsewhere."""
-    named = [word for word in words if word in DIRECTORIES] or DIRECTORIES
+def cases(seed: int, count: int) -> list[tuple[str, Case]]:
+    """(command, case) of about `count` cases, each command's in turn."""
+    weights = {name: 1 if name in DEAR else 4 for name in subparsers()}
+    unit = count / sum(weights.values())
     return [
-        Damage(
-            draw(st.sampled_from(named)),
-            draw(st.integers(0, 10_000)),
-            draw(st.sampled_from(DAMAGES)),
-            draw(st.integers(0, 100_000)),
-        )
-        for _ in range(draw(st.sampled_from((1, 1, 2))))
+        (name, Case(seed, name, number))
+        for name, weight in weights.items()
+        for number in range(round(unit * weight))
     ]
 
 
-def apply(damage: Damage, folder: pathlib.Path) -> str:
+def _value(case: Case, action: argparse.Action, place: str = "") -> str:
+    """A value of an argument: what it takes, or what it doesn't."""
+    if isinstance(action.type, type) and issubclass(
+        action.type, output_paths.OutputPath
+    ):
+        options = OUTPUTS[:3] * 2 + OUTPUTS
+    elif action.choices is not None:
+        options = (*action.choices, "x")
+    elif action.type is pathlib.Path and not action.option_strings:
+        natural = NATURAL.get(action.dest, PLACES)
+        options = natural * 4 + PLACES + ("nowhere", "\x00")
+    else:
+        options = NUMBERS if action.type in (int, float) else TEXTS
+    return case.pick(f"value of {action.dest}{place}", options)
+
+
+def command_line(case: Case, command: str) -> list[str]:
+    """Words of a command line: the arguments of a command, and at most two options."""
+    actions = subparsers()[command]._actions
+    words = [command]
+    for action in actions:
+        if not action.option_strings and action.nargs != "*":
+            count = 1
+            if action.nargs == "+":
+                count += case.below(f"count of {action.dest}", 2)
+            words += [_value(case, action, f" {i}") for i in range(count)]
+    options = {a.option_strings[0]: a for a in actions if a.option_strings}
+    options = {n: a for n, a in options.items() if not set(a.option_strings) & UNDRAWN}
+    if options and case.below("has options", 3) == 0:
+        for i in range(1 + case.below("count of options", 2)):
+            name = case.pick(f"option {i}", list(options))
+            action = options[name]
+            words += [name] if action.nargs == 0 else [name, _value(case, action)]
+    return words
+
+
+def damages(case: Case, words: list[str]) -> list[Damage]:
+    """One or two damages to what a command line names, or elsewhere."""
+    directories = [word for word in words if word in DIRECTORIES] or DIRECTORIES
+    return [
+        Damage(
+            case.pick(f"directory {i}", directories),
+            i,
+            case.pick(f"kind {i}", DAMAGES),
+            case.below(f"position {i}", 100_000),
+        )
+        for i in range(case.pick("count of damages", (1, 1, 2)))
+    ]
+
+
+def apply(case: Case, damage: Damage, folder: pathlib.Path) -> str:
     """Damages a file below a folder; returns what was done to it."""
     directory = folder / damage.directory
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    # Arrays of checkpoints are many, and all are read by one library.
+    # Arrays of checkpoints are many, all are read by one library, and their names are
+    # of chance.
     arrays = [path for path in files if "ocdbt" in str(path)]
-    pool = [path for path in files if path not in arrays] * 12 + arrays
-    if not pool:
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    names = {name: path for name, path in names.items() if path not in arrays}
+    numbered = {f"array {i}": path for i, path in enumerate(arrays)}
+    if not files:
         return f"nothing in {damage.directory}"
-    path = pool[damage.number * 7919 % len(pool)]
+    pool = [*names] * 12 + [*numbered]
+    path = {**names, **numbered}[case.pick(f"file {damage.number}", pool)]
     damage_file(path, damage.kind, damage.position)
     return f"{damage.kind} of {path.relative_to(folder)} ({damage.position})"
 
@@ -279,14 +328,11 @@ VALUES = (
 )
 
 
-@st.composite
-def settings(draw: st.DrawFn, paths: list[str]) -> tuple[str, bool]:
+def setting(case: Case, paths: list[str]) -> tuple[str, bool]:
     """An override "path=value", and whether its path is misspelled."""
-    path = draw(st.sampled_from(paths))
-    misspelled = draw(st.integers(0, 4)) == 0
-    if misspelled:
-        at = draw(st.integers(0, len(path) - 1))
-        letter = draw(st.sampled_from(("", "q", "é", "..", "-")))
+    path = case.pick("path", paths)
+    if case.below("is misspelled", 5) == 0:
+        at = case.below("place of the letter", len(path))
+        letter = case.pick("letter", ("", "q", "é", "..", "-"))
         path = path[:at] + letter + path[at + (letter != "q") :]
-    misspelled = path not in paths
-    return f"{path}={draw(st.sampled_from(VALUES))}", misspelled
+    return f"{path}={case.pick('value', VALUES)}", path not in paths

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from jaxtl.cli import main
 from jaxtl.core.errors import UserError
 from jaxtl.results import build_summary, findings, records
 from jaxtl.results.database import Database, Outcome
@@ -104,7 +105,7 @@ def write_stopped_study(folder):
     return folder
 
 
-def test_runs_without_a_result_are_records_with_their_status(tmp_path):
+def test_runs_without_a_result_are_records_with_their_status(tmp_path, capsys):
     study = write_stopped_study(tmp_path / "study")
     collection = records.read([study])
     states = {tuple(r.labels.values()): r.status for r in collection.records}
@@ -131,6 +132,12 @@ def test_runs_without_a_result_are_records_with_their_status(tmp_path):
     assert said[0] == "1 of 6 cells are done."
     assert "2 cells interrupted" in said[2]
     assert "a/full head, b" in said[2]
+    capsys.readouterr()
+    assert main.main(["compare", str(study)]) == 0
+    said = capsys.readouterr().out
+    assert f"left out: {study / 'b' / 'seed1'}: waiting" in said
+    assert f"left out: {run.parent / 'seed2'}: failed: NaN." in said
+    assert f"left out: {run}: {errors[0]}" in said
     # A process that trains in the directory: this one.
     (run / run_dir.LOCK).write_text(str(os.getpid()))
     assert records.read([run.parent]).records[1].status == "running"
