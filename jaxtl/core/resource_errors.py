@@ -14,6 +14,8 @@ _DISK = {
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How XLA begins an error of memory; tensorstore begins one of a full disk likewise.
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
+# How numpy, by a ValueError, refuses an array that no address space holds.
+_TOO_LARGE = ("array is too big", "Maximum allowed dimension exceeded")
 OUT_OF_MEMORY = (
     "out of memory; a smaller batch, accumulate=2, remat=True of the model or "
     "dtype='bfloat16' needs less."
@@ -52,6 +54,8 @@ def disk_sentence(error: BaseException, target: object) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the machine or the device is used up."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if isinstance(error, ValueError) and str(error).startswith(_TOO_LARGE):
         return True
     return _EXHAUSTED in str(error) and disk_error(error) is None
 

@@ -13,6 +13,7 @@ from jaxtl.data import image_files
 
 # Rec. 601, as PIL's convert("L") uses.
 LUMA = (0.299, 0.587, 0.114)
+_LARGEST = 65_535  # pixels of a side, the most that JPEG holds
 # Methods of resampling -> their codes in PIL, which transformers stores.
 RESAMPLING = {
     "nearest": 0,
@@ -158,6 +159,11 @@ def as_size(size: Any) -> tuple[int, int] | None:
         raise UserError(
             f"size must be a positive number of pixels or (height, width); "
             f"got {size!r}."
+        )
+    if max(pair) > _LARGEST:
+        raise UserError(
+            f"size must be at most {_LARGEST:,} pixels, as in picture files; got "
+            f"{size!r}."
         )
     return int(pair[0]), int(pair[1])
 

@@ -181,8 +181,9 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
 def _read_study(out: pathlib.Path) -> dict[str, Any]:
     """What a study stores, with all that it needs to be read back."""
     path = out / run_dir.STUDY
-    stored, kinds = run_dir.read_json(path), {"file": str, "doc": str}
-    kinds |= {"overrides": list, "variants": list, "seeds": list | None}
+    stored = run_dir.read_json(path)
+    kinds: dict[str, Any] = {"file": str, "doc": str, "overrides": list}
+    kinds |= {"variants": list, "seeds": list | None}
     for name, kind in kinds.items():
         if name not in stored or not isinstance(stored[name], kind):
             raise UserError(f"{path} is damaged: it holds no valid {name!r}.")

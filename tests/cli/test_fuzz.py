@@ -166,6 +166,7 @@ def _try_damage(command, case, guard, capsys):
         ("resume study", "study/study.json", "json"),
         ("lr one.py --out new.safetensors", "one.py", "none"),
         ("show rich.py batch=999999999999999999999", "one.py", "none"),
+        ("show rich.py data.size=333333333333", "one.py", "none"),
     ],
 )
 def test_faults_that_were_mended_are_told(line, file, kind, guard, capsys):

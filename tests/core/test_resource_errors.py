@@ -4,6 +4,7 @@ import errno
 import os
 
 import jax
+import numpy as np
 import pytest
 
 from jaxtl.core import checkpoint, orbax_module, output_paths, resource_errors
@@ -72,3 +73,11 @@ def test_a_read_only_disk_is_not_a_missing_permission(
         output_paths.check_folder(tmp_path / "run")
     with pytest.raises(UserError, match=expected):
         output_paths.OutputFile(tmp_path / "file").check()
+
+
+@pytest.mark.parametrize("shape", [(10, 3 * 10**11, 3 * 10**11), (2**70,)])
+def test_an_array_that_no_memory_holds_is_out_of_memory(shape):
+    with pytest.raises(ValueError) as error:
+        np.zeros(shape)
+    assert resource_errors.is_out_of_memory(error.value)
+    assert not resource_errors.is_out_of_memory(ValueError("too big"))
