@@ -64,7 +64,8 @@ def co_teaching_losses(
       share: of the batch, in [0, 1].
 
     Returns:
-      Two scalars; no gradient flows through the selection.
+      Two scalars; no gradient flows through the selection. (The authors' program
+      divides these means by the number of examples that count once more.)
 
     References:
       Han et al., Co-teaching, NeurIPS 2018, algorithm 1, steps 5 to 8.
