@@ -22,7 +22,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
-class Member(NamedTuple):
+class ShardMember(NamedTuple):
     """Where the bytes of a member lie.
 
     Attributes:
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
     """The members of an example by what follows the first dot of their names."""
 
     name: str
-    members: dict[str, Member]
+    members: dict[str, ShardMember]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class TarImages(ImageStore):
     """Encoded images in uncompressed tar files, by their places."""
 
     names: tuple[str, ...]
-    members: tuple[Member, ...]
+    members: tuple[ShardMember, ...]
 
     def open(self, row: int) -> NamedBytes:
         return NamedBytes(self.members[row].read(), self.names[row])
@@ -136,7 +136,7 @@ def samples(shards: Sequence[str], field: str) -> Iterator[Sample]:
                     "write the shard with its members sorted by name."
                 )
             names.add(name)
-            members: dict[str, Member] = {}
+            members: dict[str, ShardMember] = {}
             for _, suffix, member in entries:
                 if suffix in members:
                     raise UserError(f"{field}: {shard} has {name}.{suffix} twice.")
@@ -144,7 +144,7 @@ def samples(shards: Sequence[str], field: str) -> Iterator[Sample]:
             yield Sample(name, members)
 
 
-def _members(shard: str, field: str) -> Iterator[tuple[str, str, Member]]:
+def _members(shard: str, field: str) -> Iterator[tuple[str, str, ShardMember]]:
     """(Name up to the first dot, what follows in lower case, place) of each member."""
     size = os.stat(shard).st_size
     try:
@@ -166,7 +166,11 @@ def _members(shard: str, field: str) -> Iterator[tuple[str, str, Member]]:
                         f"{size:,} bytes."
                     )
                 name = f"{folder}/{stem}" if folder else stem
-                yield name, suffix.lower(), Member(shard, info.offset_data, info.size)
+                yield (
+                    name,
+                    suffix.lower(),
+                    ShardMember(shard, info.offset_data, info.size),
+                )
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(
             f"{field}: {shard} can't be read: {first_line(error)}; expected a tar file "
