@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtl.optim.schedules import GaussianRamp, Ramp
 from jaxtl.terms import losses
-from jaxtl.terms.domain import afn, bsp, cdan, coral, dan, jan, mcc, mcd, mdd, shot
+from jaxtl.terms.domain import afn, bnm, bsp, cdan, coral, dan, jan, mcc, mcd, mdd, shot
 from jaxtl.terms.domain.adversarial import discriminator_loss
-from jaxtl.terms.generalization import irm
+from jaxtl.terms.generalization import group_dro, irm
 from jaxtl.terms.imbalance.focal import focal_losses
 from jaxtl.terms.imbalance.label_margin import label_margins
 from jaxtl.terms.noisy import coteaching, elr
 from jaxtl.terms.regularizers import bss, cotuning, delta, function_distance, l2sp
-from jaxtl.terms.semi import fixmatch, uda
+from jaxtl.terms.semi import fixmatch, flexmatch, uda
 
 VALUES = json.loads(pathlib.Path(__file__).with_name("values.json").read_text())
 LABELS = np.array([0, 1, 2, 0, 1, 1])
@@ -94,6 +95,18 @@ def _uda(strong, weak):
     return value * len(mask) / mask.sum()
 
 
+def _bnm(logits):
+    # Theirs is the mean of the min(B, K) = 3 singular values of 6 rows, minimized.
+    return -bnm.nuclear_norm(jax.nn.softmax(logits)) * 6 / 3
+
+
+def _group_dro(logits):
+    each = losses.cross_entropies(logits, LABELS).reshape(2, 3)
+    risks = jnp.mean(each, axis=1)
+    log_weights = group_dro.updated_log_weights(jnp.zeros(2), risks, 0.5)
+    return jnp.sum(jnp.exp(log_weights) * risks)
+
+
 def _ldam(logits):
     margins = label_margins(jnp.array([100.0, 20.0, 5.0]), 0.5)
     shifted = logits - jax.nn.one_hot(LABELS, 3) * margins
@@ -113,6 +126,7 @@ def _elr(logits, before):
 
 
 EQUATIONS = {
+    "bnm": _bnm,
     "bsp": lambda a, b: bsp.spectral_penalty(a) + bsp.spectral_penalty(b),
     "bss": lambda a: bss.spectral_shrinkage(a, 2),
     "cdan": _cdan,
@@ -127,6 +141,7 @@ EQUATIONS = {
     "elr": _elr,
     "entropy": lambda z: shot.information_maximization(z)[0],
     "focal": lambda z: jnp.mean(focal_losses(z, LABELS, 2.0)),
+    "group_dro": _group_dro,
     "irm": lambda z: irm.penalty(z, LABELS, halves=True),
     "jan": _summed(_jan),
     "knowledge_distillation": lambda student, teacher: jnp.mean(
@@ -171,5 +186,27 @@ def test_co_tunings_relationship_is_the_authors():
     np.testing.assert_allclose(found, case["value"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "schedule", "steps"),
+    [
+        ("ramp", Ramp(per_steps=10_000.0), [0, 100, 600, 4000]),
+        ("gaussian_ramp", GaussianRamp(end=1.0, per_steps=8.0), [0, 2, 5, 8, 12]),
+    ],
+)
+def test_ramps_are_the_authors(name, schedule, steps):
+    found = schedule.value(jnp.asarray(steps, jnp.float32), jnp.float32(100))
+    np.testing.assert_allclose(found, VALUES[name]["value"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["flexmatch", "flexmatch_warmup"])
+def test_flexmatchs_thresholds_are_the_authors(name):
+    # Of nine examples four had a confident prediction: class 0 three times, 1 once.
+    latest = jnp.array([0, 0, 1, -1, 0, -1, -1, -1, -1])
+    status = flexmatch.learning_status(latest, 3, name == "flexmatch_warmup")
+    found = flexmatch.class_thresholds(status, 0.95)
+    np.testing.assert_allclose(found, VALUES[name]["value"], rtol=1e-6)
+
+
 def test_every_stored_value_is_compared():
-    assert {*EQUATIONS, "relationship"} == set(VALUES)
+    others = {"relationship", "ramp", "gaussian_ramp", "flexmatch", "flexmatch_warmup"}
+    assert {*EQUATIONS, *others} == set(VALUES)
