@@ -107,6 +107,35 @@ def _named(name: str) -> Any:
         ) from None
 
 
+def map_items(data: Mapping[str, Any]) -> list:
+    """The [key, value] pairs of a stored dict, {"type": "map", "items": […]}.
+
+    Raises:
+      UserError: there are none, since the file is damaged.
+    """
+    items = _entry(data, "items")
+    if isinstance(items, list) and all(
+        isinstance(item, list | tuple)
+        and len(item) == 2
+        and not isinstance(item[0], list | dict)
+        for item in items
+    ):
+        return items
+    raise UserError(
+        f"the stored experiment is damaged: the items of a dict are {items!r:.60}."
+    )
+
+
+def _entry(data: Mapping[str, Any], name: str) -> Any:
+    """An entry that each stored value of its type has."""
+    if name not in data:
+        raise UserError(
+            f"the stored experiment is damaged: a value has no entry {name!r} "
+            f"(entries: {', '.join(data) or 'none'})."
+        )
+    return data[name]
+
+
 def foreign_modules(data: Any) -> set[str]:
     """Modules besides the libraries' own that rebuilding a configuration would import.
 
@@ -118,7 +147,7 @@ def foreign_modules(data: Any) -> set[str]:
         return set()
     kind = data.get("type")
     if kind == "map":
-        return foreign_modules(data["items"])
+        return foreign_modules(map_items(data))
     modules = set().union(*map(foreign_modules, data.values()))
     name = data.get("name") if kind == "named" else kind
     if isinstance(name, str) and ":" in name:
@@ -140,19 +169,19 @@ def from_json(data: Any) -> Any:
         return tuple(from_json(v) for v in data)
     if not isinstance(data, dict):
         return data
-    kind = data["type"]
+    kind = _entry(data, "type")
     if kind == "FROZEN":
         return FROZEN
     if kind == "map":
-        return {k: from_json(v) for k, v in data["items"]}
+        return {k: from_json(v) for k, v in map_items(data)}
     if kind in ("array", "object"):
-        what = data.get("name") or f"array of shape {data['shape']}"
+        what = data.get("name") or f"array of shape {_entry(data, 'shape')}"
         raise UserError(
             f"the stored experiment holds {what}, which only the program that made it "
             "has; make the experiment there again and pass it: tl.resume(out, exp)."
         )
     if kind == "named":
-        return _named(data["name"])
+        return _named(_entry(data, "name"))
     cls, inner = _named(kind), {k: v for k, v in data.items() if k != "type"}
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(

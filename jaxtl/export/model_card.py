@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtl.core import serialization
 from jaxtl.export import bundle
 from jaxtl.export.predictor import SINGLE_INPUT
 
@@ -44,7 +45,7 @@ def _as_call(value: Any) -> str:
     """
     if isinstance(value, Mapping):
         if value.get("type") == "map":
-            items = (f"{k}: {_as_call(v)}" for k, v in value["items"])
+            items = (f"{k}: {_as_call(v)}" for k, v in serialization.map_items(value))
             return "{" + ", ".join(items) + "}"
         if value.get("type") in ("object", "named", "array"):
             return str(value.get("name", f"array of shape {value.get('shape')}"))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jaxtl
-from jaxtl.core import atomic
+from jaxtl.core import atomic, serialization
 from jaxtl.results import database, findings, tables
 from jaxtl.results.inline_svg import inline_svg
 from jaxtl.results.labels import label_text, short_axis_name
@@ -327,7 +327,7 @@ def flatten_json(experiment: Any, path: str = "") -> Iterator[tuple[str, str]]:
         return
     kind = str(value["type"])
     if kind == "map":
-        items = [(str(name), item) for name, item in value["items"]]
+        items = [(str(name), item) for name, item in serialization.map_items(value)]
     elif ":" in kind:
         yield path or "type", kind.rpartition(":")[2]
         items = [(name, item) for name, item in value.items() if name != "type"]

@@ -91,3 +91,11 @@ def test_arrays_of_equal_shape_have_different_pictures():
     a, b = (serialization.to_json(np.full(3, v)) for v in (1.0, 2.0))
     assert a != b
     assert a["shape"] == [3]
+
+
+@pytest.mark.parametrize(
+    "data", [{"type": "map", "itels": []}, {"type": "map", "items": [1]}, {"tipe": "x"}]
+)
+def test_damaged_entries_are_told(data):
+    with pytest.raises(UserError, match="the stored experiment is damaged"):
+        serialization.from_json(data)
