@@ -270,6 +270,21 @@ def merged_forms(cells: Iterable[str], what: str) -> list[str]:
     return [f"{what} {several[0]!r} is written in several Unicode forms, read as one"]
 
 
+def joined_labels(cells: Iterable[str]) -> list[str]:
+    """Says that labels such as "a|b" join others, which are classes besides."""
+    labels = {normalized(cell) for cell in cells}
+    for separator in ("|", ";", ","):
+        for label in sorted(label for label in labels if separator in label):
+            parts = [part.strip() for part in label.split(separator)]
+            if len(parts) > 1 and set(parts) <= labels:
+                return [
+                    f"the label {label!r} is a class of its own, beside "
+                    f"{' and '.join(map(repr, parts))}; for several labels per example "
+                    "make a column of 0 and 1 for each"
+                ]
+    return []
+
+
 def repeated(values: Iterable[Hashable]) -> Any:
     """The first value that comes a second time, or None."""
     return next((v for v, k in collections.Counter(values).items() if k > 1), None)

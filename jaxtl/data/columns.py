@@ -311,11 +311,15 @@ def _notes(name: str, column: Column, table: Columns, is_numeric: bool) -> list[
 
 
 class Target(NamedTuple):
-    """Target columns as labels: y, class names and task as those of a `Table`."""
+    """Target columns as labels: y, class names and task as those of a `Table`.
+
+    `notes` says what about them may surprise.
+    """
 
     y: np.ndarray
     class_names: tuple[str, ...] | None
     task: str
+    notes: tuple[str, ...] = ()
 
 
 def target(
@@ -347,7 +351,8 @@ def target(
             raise UserError(f"{owner}.target: in column {name!r} {doubt}.")
         task = "regression" if cells.is_quantity(labels) else "classification"
     if task == "classification":
-        return Target(*cells.classes(column.labels), task)
+        notes = tuple(cells.joined_labels(column.labels))
+        return Target(*cells.classes(column.labels), task, notes)
     if column.values is None:
         wrong = cells.first_text(column.labels)
         raise UserError(
@@ -378,7 +383,14 @@ def _numeric_targets(
             f"{owner}.target: of several targets each must be numbers; {texts[0]!r} "
             "is not."
         )
-    classes = tuple(names) if task == "multilabel" else None
-    return Target(
-        np.stack(list(values.values()), axis=1), classes, task or "regression"
-    )
+    y = np.stack(list(values.values()), axis=1)
+    notes: tuple[str, ...] = ()
+    if task == "multilabel":
+        return Target(y, tuple(names), task)
+    if task is None and np.isin(y, (0, 1)).all():
+        notes = (
+            f"the columns {', '.join(names)} hold 0 and 1 alone and are numbers to "
+            "predict; as labels of which each example has any number they are "
+            "task='multilabel'",
+        )
+    return Target(y, None, "regression", notes)

@@ -110,7 +110,8 @@ class Tabular(Data):
             columns.feature(name, table.columns[name], table, self._owner)
             for name in features
         ]
-        notes = [*table.notes, *(note for feature in read for note in feature.notes)]
+        notes = [*table.notes, *labels.notes]
+        notes += [note for feature in read for note in feature.notes]
         used = {*features, *targets, *self._row_column_names()}
         unused = [name for name in table.columns if name not in used]
         if unused:

@@ -338,7 +338,7 @@ class HFDataset(ImageFiles, TextData, Tabular):
             "task": labels.task,
             "target_names": targets if labels.task == "regression" else (),
             "origins": table.origins.select(kept),
-            "notes": (*table.notes, *notes),
+            "notes": (*table.notes, *labels.notes, *notes),
             "groups": None if groups is None else groups[kept],
             "weights": None if weights is None else weights[kept],
         }

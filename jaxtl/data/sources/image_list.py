@@ -76,7 +76,7 @@ class ImageList(ImageFiles):
             preprocess=pictures.preprocess,
             origins=table.origins.select(kept),
             digests=pictures.digests,
-            notes=(*table.notes, *notes, *pictures.notes),
+            notes=(*table.notes, *labels.notes, *notes, *pictures.notes),
             groups=None if groups is None else groups[kept],
             weights=None if weights is None else weights[kept],
         )

@@ -16,19 +16,21 @@ from jaxtl.data import cells, origins, paths
 from jaxtl.data.dataset import Table
 from jaxtl.data.text_columns import TextData, fields
 
-_TASKS = ("classification", "regression")
+_TYPED_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
+_TASKS = ("classification", "regression", "multilabel")
 
 
 class _Texts(NamedTuple):
     """The columns of one split, of equal length; `second` is "" without pairs.
 
-    `lines` are the files in order, each with the line numbers of its texts; `notes`
-    says what was decided in reading them.
+    `labels` are tuples where several columns are labels; `lines` are the files in
+    order, each with the line numbers of its texts; `notes` says what was decided in
+    reading them.
     """
 
     first: list[str]
     second: list[str]
-    labels: list[str]
+    labels: list[str] | list[tuple[str, ...]]
     lines: list[tuple[str, list[int]]]
     notes: Sequence[str] = ()
 
@@ -50,7 +52,9 @@ class Text(TextData):
       test_path: likewise with the test split.
       text: column of the text, by name, or by number from 0 in files without a header.
       pair: column of a second text, None for none.
-      label: column of the label; for TREC "coarse" or "fine".
+      label: column of the label; for TREC "coarse" or "fine". Several columns by name,
+        of 0 and 1 (or false and true), are labels of which a text may have any number
+        (multilabel).
       class_names: one per file of `path`.
       header: whether the first row of a file names its columns; None decides: it does
         where columns are given by name, and where its label is "label" or the like or
@@ -66,7 +70,7 @@ class Text(TextData):
     test_path: str | None = None
     text: str | int = 0
     pair: str | int | None = None
-    label: str | int = 1
+    label: str | int | tuple[str, ...] = 1
     class_names: tuple[str, ...] | None = None
     header: bool | None = None
     task: str | None = None
@@ -75,7 +79,7 @@ class Text(TextData):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("path", "class_names"):
+        for name in ("path", "class_names", "label"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.task is not None and self.task not in _TASKS:
@@ -83,11 +87,45 @@ class Text(TextData):
                 f"Text.task={self.task!r} is no task{nearest(self.task, _TASKS)} "
                 f"(tasks: {', '.join(_TASKS)})."
             )
-        by_name = [c for c in (self.text, self.pair, self.label) if isinstance(c, str)]
+        self._check_labels()
+        columns = (self.text, self.pair, *self._label_columns)
+        by_name = [c for c in columns if isinstance(c, str)]
         if self.header is False and self.class_names is None and by_name:
             raise UserError(
                 f"Text.header=False: without a header there is no column {by_name[0]!r}"
                 "; give columns by number, from 0."
+            )
+
+    @property
+    def _label_columns(self) -> tuple[str | int, ...]:
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
+    def _check_labels(self) -> None:
+        """Raises UserError where label, task and class_names don't fit each other."""
+        is_several = isinstance(self.label, tuple)
+        if is_several and not all(isinstance(name, str) for name in self.label):
+            raise UserError(
+                f"Text.label={self.label!r}: expected names of columns, which become "
+                "the labels' names."
+            )
+        if is_several and (not self.label or cells.repeated(self.label) is not None):
+            raise UserError(
+                f"Text.label={self.label!r}: expected one or more different columns."
+            )
+        if is_several and (self.task or "multilabel") != "multilabel":
+            raise UserError(
+                f"Text.task={self.task!r}: several label columns are the task "
+                "'multilabel'."
+            )
+        if is_several and self.class_names is not None:
+            raise UserError(
+                "Text.class_names: with several label columns their names are those of "
+                "the labels; leave it out."
+            )
+        if self.task == "multilabel" and not is_several:
+            raise UserError(
+                f"Text.task='multilabel': label={self.label!r} is one column; expected "
+                "a column of 0 and 1 for each label, label=('toxic', 'insult')."
             )
 
     def read(self) -> Table:
@@ -103,8 +141,13 @@ class Text(TextData):
             for column in zip(*parts.values())
         )
         columns = [first] if self.pair is None else [first, second]
-        y, names, task = _labels(labels, self.task, self.class_names)
-        notes += cells.merged_forms(labels, "the label")
+        if isinstance(self.label, tuple):
+            y, names, task = _indicators(labels, self.label), self.label, "multilabel"
+        else:
+            y, names, task = _labels(labels, self.task, self.class_names)
+        if not isinstance(self.label, tuple):
+            notes += cells.merged_forms(labels, "the label")
+            notes += cells.joined_labels(labels)
         if blank := sum(not text.strip() for text in first):
             notes.append(f"{blank} of {len(first)} texts are blank")
         bounds = np.cumsum([0, *(len(part.first) for part in parts.values())])
@@ -136,7 +179,7 @@ class Text(TextData):
         if file.suffix == ".label":
             return _read_trec(file, self.label, self.encoding or "latin-1")
         header, rows, notes = self._read_cells(file)
-        columns = [self.text, self.label]
+        columns = [self.text, *self._label_columns]
         columns += [self.pair] if self.pair is not None else []
         indices = [_column_index(column, header, file) for column in columns]
         width = len(header or rows[0][1])
@@ -147,8 +190,10 @@ class Text(TextData):
                     f"expected {max(width, max(indices) + 1)}, as in its first line; "
                     "a text with the delimiter in it needs quotation marks."
                 )
-        first, labels, *pair = [[row[i] for _, row in rows] for i in indices]
-        blank = [n for (n, _), label in zip(rows, labels) if not label.strip()]
+        first, *label_cells = [[row[i] for _, row in rows] for i in indices]
+        pair = [label_cells.pop()] if self.pair is not None else []
+        labels = [*zip(*label_cells)]
+        blank = [n for (n, _), row in zip(rows, labels) if not all(map(str.strip, row))]
         if blank:
             raise UserError(
                 f"Text.path: {len(blank)} rows of {file} have no label, the first in "
@@ -156,6 +201,8 @@ class Text(TextData):
             )
         numbers = [number for number, _ in rows]
         second = pair[0] if pair else [""] * len(first)
+        if not isinstance(self.label, tuple):
+            labels = label_cells[0]
         return _Texts(first, second, labels, [(path, numbers)], notes)
 
     def _read_files_of_classes(self, files: str | tuple[str, ...]) -> _Texts:
@@ -179,6 +226,12 @@ class Text(TextData):
         self, file: pathlib.Path
     ) -> tuple[list[str] | None, list[tuple[int, list[str]]], list[str]]:
         """Reads the header (None without), (line number, cells), and what to say."""
+        if (suffix := file.suffix.lower()) in _TYPED_SUFFIXES:
+            raise UserError(
+                f"Text.path: {file} is a {suffix} file; Text reads columns of CSV and "
+                "TSV files. Write it as one, or pass "
+                "tl.data.HFDataset(datasets.Dataset.from_…)."
+            )
         is_csv = file.suffix.lower() == ".csv"
         delimiter = self.delimiter or ("," if is_csv else "\t")
         lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
@@ -240,6 +293,22 @@ def _column_index(
             f"(columns: {', '.join(names)})."
         )
     return names.index(column)
+
+
+def _indicators(rows: list[tuple[str, ...]], names: tuple[str, ...]) -> np.ndarray:
+    """Labels of 0 and 1, (n, len(names)), from cells."""
+    values = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+    y = np.empty((len(rows), len(names)), np.int32)
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row):
+            value = values.get(cell.strip().lower())
+            if value is None:
+                raise UserError(
+                    f"Text.label: column {names[j]!r} holds {cell!r}; expected 0 or 1 "
+                    "for each label of a text."
+                )
+            y[i, j] = value
+    return y
 
 
 def _labels(

@@ -121,3 +121,61 @@ def test_damaged_files_of_texts_are_named(tmp_path, vocab):
     torn = write(tmp_path, "t.label", "DESC:x what ?\nnothing\n")
     with pytest.raises(UserError, match=r"line 2 .* is not 'COARSE:fine text'"):
         Text(torn, tokenizer=vocab).read()
+
+
+ROWS = [(f"a {i}", i % 2, i % 3 // 2, i // 4 % 2) for i in range(18)]
+
+
+def several(folder, cell=str):
+    lines = [",".join([text, *map(cell, labels)]) for text, *labels in ROWS]
+    return write(folder, "labels.csv", "\n".join(["text,u,v,w", *lines]) + "\n")
+
+
+@pytest.mark.parametrize("cell", [str, lambda v: str(bool(v)), lambda v: f"{v}.0"])
+def test_several_label_columns_are_labels_of_which_a_text_has_any(
+    tmp_path, vocab, cell
+):
+    fields = {"text": "text", "label": ["u", "v", "w"], "tokenizer": vocab}
+    source = Text(several(tmp_path, cell), **fields)
+    table = source.read()
+    assert (table.task, table.class_names) == ("multilabel", ("u", "v", "w"))
+    np.testing.assert_array_equal(table.y, [labels for _, *labels in ROWS])
+    dataset = data.prepare(source)
+    assert dataset.task == "multilabel"
+    assert dataset.outputs == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"label": (1, 2)}, "names of columns"),
+        ({"label": ("u", "u")}, "different columns"),
+        ({"label": ("u", "v"), "task": "classification"}, "are the task 'multilabel'"),
+        ({"label": ("u", "v"), "class_names": ("a",)}, "leave it out"),
+        ({"label": "u", "task": "multilabel"}, "expected a column of 0 and 1"),
+        ({"label": ("u", "x")}, "no column 'x'"),
+        ({"label": ("u", "text")}, "column 'text' holds 'a 0'; expected 0 or 1"),
+    ],
+)
+def test_label_columns_that_are_none_are_refused(tmp_path, vocab, fields, says):
+    with pytest.raises(UserError, match=says):
+        Text(several(tmp_path), text="text", tokenizer=vocab, **fields).read()
+
+
+def test_labels_that_join_others_are_told(tmp_path, vocab):
+    for i, separator in enumerate(("|", ", ", ";")):
+        labels = ["a", "b", f"a{separator}b"] * 4
+        rows = "".join(f'text {n},"{label}"\n' for n, label in enumerate(labels))
+        path = write(tmp_path, f"{i}.csv", f"text,y\n{rows}")
+        text = Text(path, text="text", label="y", tokenizer=vocab).read()
+        for table in (text, data.CSV(path, target="y").read()):
+            [note] = [n for n in table.notes if "is a class of its own" in n]
+            assert f"'a{separator}b' is a class of its own, beside 'a' and 'b'" in note
+    numbers = data.CSV(several(tmp_path), target=("u", "v"), features=("w",)).read()
+    assert any("hold 0 and 1 alone" in note for note in numbers.notes)
+
+
+def test_json_lines_are_not_read_as_columns(tmp_path, vocab):
+    path = write(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n')
+    with pytest.raises(UserError, match=r"is a \.jsonl file; Text reads columns"):
+        Text(path, tokenizer=vocab).read()
