@@ -21,7 +21,7 @@ FEATURES = b"huggingface"  # where a schema holds the types of `datasets`, as JS
 
 
 def library(owner: str) -> types.ModuleType:
-    """The module `pyarrow`.
+    """The module `pyarrow`, with its functions (`pyarrow.compute`).
 
     Args:
       owner: the source that needs it, for the message.
@@ -31,6 +31,7 @@ def library(owner: str) -> types.ModuleType:
     """
     try:
         import pyarrow
+        import pyarrow.compute
     except ImportError:
         raise UserError(f"{owner} needs pyarrow: pip install 'jaxtl[arrow]'.") from None
     return pyarrow
@@ -127,7 +128,6 @@ def is_encoded(kind: pyarrow.DataType) -> bool:
 def outside_paths(values: pyarrow.ChunkedArray) -> list[str]:
     """The paths of the pictures of a column that does not hold their bytes."""
     pa = library("a column of pictures")
-
     if not pa.types.is_struct(values.type):
         return []
     is_outside = pa.compute.is_null(pa.compute.struct_field(values, "bytes"))
