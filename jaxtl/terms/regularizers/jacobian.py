@@ -74,10 +74,11 @@ class JacobianDifference(Term):
       "projected": random signs; about four plain steps per draw, for any number of
         outputs.
       "forward": a random direction of the parameters (or inputs), the same for all
-        examples of a step; one forward-mode pass and its reverse, with nearly the noise
-        of "projected". By parameters, with one probe, every step and a model without
-        dropout and BatchNorm it shares the task's own pass, and adds a third less
-        arithmetic than "projected" does; else a fifth less (`benchmarks/jacobian.py`).
+        examples of a step; one forward-mode pass and its reverse. By parameters it has
+        the noise of "projected", by inputs nearly twice that. By parameters, with one
+        probe, every step and a model without dropout and BatchNorm it shares the task's
+        own pass, and adds a third less arithmetic than "projected" does; else a fifth
+        less (`benchmarks/jacobian.py`).
       "exact": per-example Jacobians, hundreds of plain steps; for small models.
       "dense": exact, for the kernels and biases of dense layers alone; one backward
         pass per output, and no per-example gradient is ever built.
