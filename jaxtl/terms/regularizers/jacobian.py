@@ -26,13 +26,12 @@ from jaxtl.terms.regularizers.jacobian_directions import (
 from jaxtl.terms.regularizers.jacobian_estimates import (
     exact_inputs,
     exact_params,
-    forward_inputs,
-    forward_params,
+    forward,
     projected_inputs,
     projected_params,
     random_signs,
     signs,
-    tangent_distance,
+    tangents,
 )
 from jaxtl.terms.regularizers.jacobian_sides import (
     FunctionPair,
@@ -43,13 +42,7 @@ from jaxtl.terms.regularizers.jacobian_sides import (
 )
 from jaxtl.terms.regularizers.source_network import has_source_head
 
-# (estimator, wrt) -> the mean over draws.
-_DRAWN = {
-    ("projected", "params"): projected_params,
-    ("projected", "inputs"): projected_inputs,
-    ("forward", "params"): forward_params,
-    ("forward", "inputs"): forward_inputs,
-}
+_PROJECTED = {"params": projected_params, "inputs": projected_inputs}
 _EXACT = {"params": exact_params, "inputs": exact_inputs}
 _OPTIONS = {
     "wrt": ("params", "inputs"),
@@ -75,10 +68,10 @@ class JacobianDifference(Term):
         outputs.
       "forward": a random direction of the parameters (or inputs), the same for all
         examples of a step; one forward-mode pass and its reverse. By parameters it has
-        the noise of "projected", by inputs nearly twice that. By parameters, with one
-        probe, every step and a model without dropout and BatchNorm it shares the task's
-        own pass, and adds a third less arithmetic than "projected" does; else a fifth
-        less (`benchmarks/jacobian.py`).
+        the noise of "projected", by inputs nearly twice that. By parameters, on every
+        step and for a model without dropout and BatchNorm its first probe shares the
+        task's own pass, and adds a third less arithmetic than "projected" does; else a
+        fifth less (`benchmarks/jacobian.py`).
       "exact": per-example Jacobians, hundreds of plain steps; for small models.
       "dense": exact, for the kernels and biases of dense layers alone; one backward
         pass per output, and no per-example gradient is ever built.
@@ -148,12 +141,12 @@ class JacobianDifference(Term):
                 "draws directions of the parameters, and expects draws='signs'."
             )
         if self.directions:
-            if not self._draws_one:
+            if (self.estimator, self.wrt, self.probes) != ("forward", "params", 1):
                 raise UserError(
                     f"{checks.where(setup, 'directions')}={self.directions}: expected "
                     "estimator='forward', wrt='params' and probes=1, or directions=0."
                 )
-            check_directions(setup, self.stream, self._stage_name(setup))
+            check_directions(setup, self._stage_name(setup))
         if not any(jax.tree.leaves(self.leaf_mask(setup))):
             raise UserError(
                 f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
@@ -278,42 +271,53 @@ class JacobianDifference(Term):
 
     @property
     def runs_first(self) -> bool:
-        return self._draws_one and self.every == 1
-
-    @property
-    def _draws_one(self) -> bool:
-        """Whether it takes one direction of the parameters per step."""
         shares = self.estimator == "forward" and self.wrt == "params"
-        return shares and self.probes == 1
+        return shares and self.every == 1
 
     def _function_value(
         self, context: View, sides: Sides, x: PyTree, start: str | None
     ) -> jax.Array:
-        f, params, source_f, source_params = self.functions(context, sides, start)
-        args = (f, params, source_params, x)
+        pair = self.functions(context, sides, start)
+        if self.estimator == "forward":
+            return self._forward_value(context, pair, x, start)
+        args = (pair.f, pair.params, pair.source_params, x)
         if self.estimator == "exact":
-            return _EXACT[self.wrt](*args, source_f)
-        if not self._draws_one:
-            options = () if self.estimator == "forward" else (self.draws,)
-            estimate = _DRAWN[self.estimator, self.wrt]
-            return estimate(*args, context.key, self.probes, source_f, *options)
-        if self.directions:
-            number = jax.random.randint(context.key, (), 0, self.directions)
-            u = fixed_direction(number, params)
-            rows = context.batches[self.stream]["row"][: len(jax.tree.leaves(x)[0])]
-            source_y = context.constants["tangents"][rows, number]
-        else:
-            u = random_signs(jax.random.split(context.key, 1)[0], params)
-            source_y = jax.jvp(lambda p: source_f(p, x), (source_params,), (u,))[1]
-        y = self._shared_tangent(context, u, x, start)
-        if y is None:
-            y = jax.jvp(lambda p: f(p, x), (params,), (u,))[1]
-        return tangent_distance(y, source_y)
+            return _EXACT[self.wrt](*args, pair.source_f)
+        estimate = _PROJECTED[self.wrt]
+        return estimate(*args, context.key, self.probes, pair.source_f, self.draws)
+
+    def _forward_value(
+        self, context: View, pair: FunctionPair, x: PyTree, start: str | None
+    ) -> jax.Array:
+        f, params, source_f, source_params = pair
+        keys = list(jax.random.split(context.key, self.probes))
+        if self.wrt == "inputs":
+            return forward(
+                tangents(lambda z: f(params, z), x),
+                tangents(lambda z: source_f(source_params, z), x),
+                [random_signs(key, x) for key in keys],
+            )
+        own = tangents(lambda p: f(p, x), params)
+
+        def tangent(u: PyTree) -> jax.Array:
+            shared = self._shared_tangent(context, u, x, start)
+            return own(u) if shared is None else shared
+
+        if not self.directions:
+            source = tangents(lambda p: source_f(p, x), source_params)
+            directions = [random_signs(key, params) for key in keys]
+            return forward(tangent, source, directions)
+        rows = context.batches[self.stream]["row"][: len(jax.tree.leaves(x)[0])]
+        return forward(
+            lambda number: tangent(fixed_direction(number, params)),
+            lambda number: context.constants["tangents"][rows, number],
+            [jax.random.randint(context.key, (), 0, self.directions)],
+        )
 
     def _shared_tangent(
         self, context: View, u: PyTree, x: PyTree, start: str | None
     ) -> jax.Array | None:
-        """Ju by the task's own pass, None where that is another function."""
+        """Ju by the task's own pass; None where that is another function or has run."""
         if not self.runs_first or start != context.entry(self.stream)[1]:
             return None
         stage = self._stage_name(context)
@@ -331,9 +335,13 @@ class JacobianDifference(Term):
             return {}
         mask, stage = self.leaf_mask(setup), self._stage_name(setup)
         stop = None if stage == setup.program.network.stages[-1] else stage
-        tangents = source_tangents(setup, self.stream, mask, stop, self.directions)
         paths = trees.flatten(selection.keep(mask, setup.params))
-        return {"tangents": tangents, "selected": dict.fromkeys(paths, jnp.int32(0))}
+        return {
+            "tangents": source_tangents(
+                setup, self.stream, mask, stop, self.directions
+            ),
+            "selected": dict.fromkeys(paths, jnp.int32(0)),
+        }
 
     def _dense_value(
         self, context: View, mask: PyTree, sides: Sides, x: PyTree

@@ -11,7 +11,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
-from jaxtl.terms.regularizers.jacobian_estimates import random_signs
+from jaxtl.terms.regularizers.jacobian_estimates import random_signs, tangents
 from jaxtl.terms.regularizers.jacobian_sides import Side
 
 
@@ -25,12 +25,11 @@ def fixed_direction(number: jax.Array | int, params: PyTree) -> PyTree:
     return random_signs(jax.random.fold_in(jax.random.key(0), number), params)
 
 
-def check_directions(setup: Setup, stream: str, stage: str) -> None:
+def check_directions(setup: Setup, stage: str) -> None:
     """Raises UserError where the source's derivatives are not the same at each step.
 
     Args:
       setup: of the experiment.
-      stream: whose examples they are kept of.
       stage: whose output is derived.
     """
     field, program = checks.where(setup, "directions"), setup.program
@@ -40,14 +39,13 @@ def check_directions(setup: Setup, stream: str, stage: str) -> None:
             "derivatives are kept for one input; expected directions=0, or no augment."
         )
     stages = program.network.stages[: program.network.stages.index(stage) + 1]
+    present = {*trees.flatten(setup.source.params), *trees.flatten(setup.source.stats)}
+    needed = {
+        **trees.flatten(program.base_params(setup.params)),
+        **trees.flatten(setup.stats),
+    }
     missing = [
-        path
-        for tree, source in (
-            (program.base_params(setup.params), setup.source.params),
-            (setup.stats, setup.source.stats),
-        )
-        for path in trees.flatten(tree)
-        if path.split("/")[0] in stages and path not in trees.flatten(source)
+        path for path in needed if path.split("/")[0] in stages and path not in present
     ]
     if missing:
         raise UserError(
@@ -80,13 +78,13 @@ def source_tangents(
     f = Side(params, stats, network.apply).function(fixed, stop, None)
 
     @functools.partial(jax.jit, compiler_options=compilation.default_options())
-    def tangents(selected: PyTree, x: PyTree) -> list[jax.Array]:
-        directions = [fixed_direction(number, selected) for number in range(count)]
-        return [jax.jvp(lambda p: f(p, x), (selected,), (u,))[1] for u in directions]
+    def along(selected: PyTree, x: PyTree) -> list[jax.Array]:
+        tangent = tangents(lambda p: f(p, x), selected)
+        return [tangent(fixed_direction(i, selected)) for i in range(count)]
 
     table = None
     for batch in setup.batches(stream):
-        values = np.stack(tangents(selected, batch["x"]), 1).astype(np.float32)
+        values = np.stack(along(selected, batch["x"]), 1).astype(np.float32)
         if table is None:
             shape = (setup.examples[stream], *values.shape[1:])
             table = np.zeros(shape, np.float32)

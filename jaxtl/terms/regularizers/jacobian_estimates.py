@@ -32,7 +32,7 @@ References:
   Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -163,54 +163,43 @@ def projected_inputs(
     )
 
 
-def forward_params(
-    f: Function,
-    params: PyTree,
-    source_params: PyTree,
-    x: PyTree,
-    key: jax.Array,
-    probes: int = 1,
-    source_f: Function | None = None,
+def forward(
+    tangent: Callable[[PyTree], jax.Array],
+    source_tangent: Callable[[PyTree], jax.Array],
+    directions: Sequence[PyTree],
 ) -> jax.Array:
-    """An unbiased estimate of `exact_params` by random directions of the parameters.
-
-    Its value is the mean over examples and draws of ‖(J(xᵢ; θ) − J₀(xᵢ; θ₀))u‖², with J
-    and J₀ the derivatives of f and f₀; its gradient is exact for that value.
+    """An unbiased estimate of the difference by random directions u: the mean over them
+    and over examples of ‖Ju − J₀u‖². Its gradient is exact for that value.
 
     Args:
-      f, params, source_params, x, source_f: as in `exact_params`.
-      key: PRNG key.
-      probes: number of draws of u, of −1 and 1.
+      tangent: u -> Ju, (batch, outputs), see `tangents`.
+      source_tangent: u -> J₀u, held constant.
+      directions: of the parameters (`exact_params`) or of the inputs, one for each
+        example (`exact_inputs`); of −1 and 1, as `random_signs` draws them.
 
     Returns:
       A scalar.
     """
-    f0 = source_f or f
-    sides = (lambda p: f(p, x)), params, (lambda p: f0(p, x)), source_params
-    return _forward(*sides, key, probes)
+    total: Any = 0.0
+    for u in directions:  # few, so unrolled
+        gap = tangent(u) - jax.lax.stop_gradient(source_tangent(u))
+        total = total + jnp.sum(jnp.square(gap)) / len(gap)
+    return total / len(directions)
 
 
-def forward_inputs(
-    f: Function,
-    params: PyTree,
-    source_params: PyTree,
-    x: PyTree,
-    key: jax.Array,
-    probes: int = 1,
-    source_f: Function | None = None,
-) -> jax.Array:
-    """An unbiased estimate of `exact_inputs`: a random direction for each example.
+def tangents(
+    f: Callable[[PyTree], jax.Array], z: PyTree
+) -> Callable[[PyTree], jax.Array]:
+    """u -> the derivative of f at z along u."""
+    return lambda u: jax.jvp(f, (z,), (u,))[1]
 
-    Args:
-      f, params, source_params, x, source_f: as in `exact_inputs`.
-      key, probes: as in `forward_params`.
 
-    Returns:
-      A scalar.
-    """
-    f0 = source_f or f
-    sides = (lambda z: f(params, z)), x, (lambda z: f0(source_params, z)), x
-    return _forward(*sides, key, probes)
+def random_signs(key: jax.Array, tree: PyTree) -> PyTree:
+    """A tree of the same structure, shapes and dtypes, each entry −1 or 1."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    draws = [jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(structure, draws)
 
 
 def signs(
@@ -274,45 +263,6 @@ def _projected(
         # the value to rounding: near θ₀ it is far larger than ‖t‖².
         total = total + trees.sum_squares(t) + (slope - stop_gradient(slope))
     return total / (probes * out.shape[0])
-
-
-def _forward(
-    f: Callable[[PyTree], jax.Array],
-    z: PyTree,
-    source_f: Callable[[PyTree], jax.Array],
-    source_z: PyTree,
-    key: jax.Array,
-    probes: int,
-) -> jax.Array:
-    """The forward estimate for two functions of z, by which they are differentiated."""
-    total: Any = 0.0
-    for k in jax.random.split(key, probes):  # few, so unrolled
-        u = random_signs(k, z)
-        y = jax.jvp(f, (z,), (u,))[1]
-        source_y = jax.jvp(source_f, (source_z,), (u,))[1]
-        total = total + tangent_distance(y, source_y)
-    return total / probes
-
-
-def tangent_distance(y: jax.Array, source_y: jax.Array) -> jax.Array:
-    """Mean over examples of ‖Ju − J₀u‖²: one draw of the forward estimate.
-
-    Args:
-      y: Ju, (batch, outputs).
-      source_y: J₀u, held constant.
-
-    Returns:
-      A scalar.
-    """
-    return jnp.sum(jnp.square(y - jax.lax.stop_gradient(source_y))) / len(y)
-
-
-def random_signs(key: jax.Array, tree: PyTree) -> PyTree:
-    """A tree of the same structure, shapes and dtypes, each entry −1 or 1."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    draws = [jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
-    return jax.tree.unflatten(structure, draws)
 
 
 def _squared_distance(jacobian: PyTree, source_jacobian: PyTree) -> jax.Array:

@@ -18,7 +18,23 @@ from jaxtl.terms.regularizers import JacobianDifference
 from jaxtl.terms.regularizers import jacobian_estimates as J
 
 _PROJECTED = {"params": J.projected_params, "inputs": J.projected_inputs}
-_FORWARD = {"params": J.forward_params, "inputs": J.forward_inputs}
+
+
+def _forward_params(f, params, source_params, x, key, probes=1):
+    own, source = (J.tangents(lambda p: f(p, x), p) for p in (params, source_params))
+    keys = jax.random.split(key, probes)
+    return J.forward(own, source, [J.random_signs(k, params) for k in keys])
+
+
+def _forward_inputs(f, params, source_params, x, key, probes=1):
+    own, source = (
+        J.tangents(lambda z, p=p: f(p, z), x) for p in (params, source_params)
+    )
+    keys = jax.random.split(key, probes)
+    return J.forward(own, source, [J.random_signs(k, x) for k in keys])
+
+
+_FORWARD = {"params": _forward_params, "inputs": _forward_inputs}
 _DRAWN = {"projected": _PROJECTED, "forward": _FORWARD}
 _EXACT = {"params": J.exact_params, "inputs": J.exact_inputs}
 
@@ -416,12 +432,16 @@ class _Logits(Term):
         return jnp.sum(context.forward("target").logits ** 2)
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize(("fraction", "probes"), [(1.0, 1), (0.5, 1), (1.0, 2)])
 @pytest.mark.parametrize("stage", [None, "layer1"])
-def test_the_forward_estimate_shares_the_pass_of_the_task(bench, fraction, stage):
+def test_the_forward_estimate_shares_the_pass_of_the_task(
+    bench, fraction, probes, stage
+):
     """The same value and gradient as by passes of its own; one pass less."""
     room = bench(model=_MODELS["mlp"])
-    term = JacobianDifference(estimator="forward", fraction=fraction, stage=stage)
+    term = JacobianDifference(
+        estimator="forward", fraction=fraction, probes=probes, stage=stage
+    )
     calls = []
     network = room.network
 
@@ -452,8 +472,9 @@ def test_the_forward_estimate_shares_the_pass_of_the_task(bench, fraction, stage
         alone_grad,
     )
     # The pass, once more to see whether it draws, its other rows, and the source's.
-    assert few == (3 if fraction == 1 else 4)
-    assert many == 3
+    further = 2 * (probes - 1)  # one of its own and one of the source's
+    assert few == (3 if fraction == 1 else 4) + further
+    assert many == 3 + further
 
 
 @pytest.mark.parametrize("name", ["batchnorm", "dropout"])
