@@ -56,17 +56,25 @@ def value_of(run, rows, key):
     return run.program.terms["near"](View(context, "near", 1)), x
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", ["", "always", "at first"])
 def test_a_step_takes_one_fixed_direction(digits, source, frozen):
     exp = experiment(digits, source, fraction=0.5)
-    if frozen:
+    if frozen == "at first":
+        # The directions move what any phase trains.
+        phases = (tl.optim.Phase(until=0.9, frozen="layer1"), tl.optim.Phase())
+        exp = dataclasses.replace(exp, phases=phases)
+    if frozen == "always":
         groups = {"layer1": FROZEN, ".*": 1.0}
         optim = dataclasses.replace(exp.optim, groups=groups)
         exp = dataclasses.replace(exp, optim=optim)
     run = tl.setup(exp)
     run.advance(5)
     rows = np.asarray(run.parts.datasets["target"].rows["train"][:8])
-    moved = {k: v for k, v in run.params.items() if not (frozen and k == "layer1")}
+    moved = {
+        k: v
+        for k, v in run.params.items()
+        if not (frozen == "always" and k == "layer1")
+    }
     start = {k: run.source.params[k] for k in moved}
     network = run.program.network
 
