@@ -15,8 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import arrow_columns, cells
 
@@ -240,14 +238,3 @@ def concatenated(tables: dict[str, pyarrow.Table]) -> pyarrow.Table:
                 "same features."
             )
     return pa.concat_tables(tables.values())
-
-
-def split_rows(
-    tables: dict[str, pyarrow.Table], source_row: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Rows of each split; {} for a data set without splits."""
-    if list(tables) == [ALL]:
-        return {}
-    bounds = np.cumsum([0, *map(len, tables.values())])
-    part = np.searchsorted(bounds, source_row, side="right") - 1
-    return {name: np.flatnonzero(part == i) for i, name in enumerate(tables)}

@@ -334,7 +334,7 @@ def target(
       columns: of the table, by name.
       names: of the targets.
       task: None infers it.
-      owner: the source, for messages.
+      owner: the option that names them, "CSV.target", for messages.
 
     Raises:
       UserError: texts where numbers are needed, or labels that may be quantities.
@@ -348,7 +348,7 @@ def target(
     if task is None:
         labels = column.labels
         if (doubt := cells.doubtful_labels(labels)) is not None:
-            raise UserError(f"{owner}.target: in column {name!r} {doubt}.")
+            raise UserError(f"{owner}: in column {name!r} {doubt}.")
         task = "regression" if cells.is_quantity(labels) else "classification"
     if task == "classification":
         notes = tuple(cells.joined_labels(column.labels))
@@ -356,7 +356,7 @@ def target(
     if column.values is None:
         wrong = cells.first_text(column.labels)
         raise UserError(
-            f"{owner}.target: {name!r} holds texts, not numbers, such as {wrong!r}."
+            f"{owner}: {name!r} holds texts, not numbers, such as {wrong!r}."
         )
     return Target(column.values, None, task)
 
@@ -378,10 +378,15 @@ def _numeric_targets(
         if set(labels) <= {"true", "false"}:
             values[name] = np.asarray([float(label == "true") for label in labels])
     texts = [name for name, v in values.items() if v is None]
+    if texts and task == "multilabel":
+        cell = cells.first_text(columns[texts[0]].labels)
+        raise UserError(
+            f"{owner}: column {texts[0]!r} holds {cell!r}; expected 0 or 1 for each "
+            "label of an example."
+        )
     if texts:
         raise UserError(
-            f"{owner}.target: of several targets each must be numbers; {texts[0]!r} "
-            "is not."
+            f"{owner}: of several targets each must be numbers; {texts[0]!r} is not."
         )
     y = np.stack(list(values.values()), axis=1)
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,20 @@ def apportion(counts: tuple[int, ...], total: int) -> tuple[int, ...]:
         claim = np.where(below_quota, sizes / (seats + 1), -1.0)
         seats[np.argmax(claim)] += 1
     return tuple(seats.tolist())
+
+
+def consecutive(
+    lengths: Mapping[str, int], read: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Rows of splits whose examples lie one split after another.
+
+    Args:
+      lengths: split -> its number of examples, in order.
+      read: numbers of the examples that became rows, rising; None for all.
+    """
+    ends = np.cumsum([*lengths.values()])
+    part = np.searchsorted(ends, np.arange(ends[-1]) if read is None else read, "right")
+    return {name: np.flatnonzero(part == i) for i, name in enumerate(lengths)}
 
 
 def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:

@@ -98,12 +98,17 @@ class Tabular(Data):
         for name in targets:
             self._check_column(name, table, "target")
         self._check_distinct(targets, "target")
-        labels = columns.target(table.columns, targets, self.task, self._owner)
+        labels = columns.target(
+            table.columns, targets, self.task, f"{self._owner}.target"
+        )
         return RowLabels(targets, labels, groups, weights)
 
     def read(self) -> Table:
         """Reads features in the order named, one-hot columns in sorted order."""
-        table = self.read_columns()
+        return self.as_table(self.read_columns())
+
+    def as_table(self, table: Columns) -> Table:
+        """The features and labels of the columns."""
         targets, labels, groups, weights = self.read_labels(table)
         features = self._checked_features(table, targets)
         read = [

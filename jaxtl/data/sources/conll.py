@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, origins, paths
+from jaxtl.data import cells, origins, paths, splits
 from jaxtl.data.dataset import Table
 from jaxtl.data.text_columns import TextData, word_fields
 from jaxtl.data.word_pieces import IGNORED
@@ -78,15 +78,13 @@ class CoNLL(TextData):
         parts = {k: self._sentences(p) for k, p in files.items() if p is not None}
         sentences = [s for part in parts.values() for s in part]
         y, names, notes = tag_labels(sentences, self.class_names)
-        bounds = np.cumsum([0, *map(len, parts.values())])
-        rows = {k: np.arange(a, b) for k, a, b in zip(parts, bounds, bounds[1:])}
         lines = [(files[k], [s.line for s in part]) for k, part in parts.items()]
         return Table(
             **word_fields([s.words for s in sentences]),
             y=y,
             class_names=names,
             task="entities" if are_spans(names) else "tags",
-            splits=rows if len(rows) > 1 else {},
+            splits=splits.consecutive({k: len(part) for k, part in parts.items()}),
             notes=tuple(notes),
             origins=origins.of_lines(lines),
         )

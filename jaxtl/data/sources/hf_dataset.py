@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import arrow_columns, arrow_datasets, cells, origins, paths
+from jaxtl.data import arrow_columns, arrow_datasets, cells, origins, paths, splits
 from jaxtl.data.arrow_datasets import ALL, InMemoryDatasets
 from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Table
@@ -136,17 +136,14 @@ class HFDataset(ImageFiles, TextData, Tabular):
             table = self._read_images(whole, parts)
         else:
             self._check_no_pictures(whole)
-            table = super().read()
+            table = self.as_table(self._columns(whole, parts))
+        lengths = {split: len(part) for split, part in parts.tables.items()}
+        rows = table.origins.source_row
         return dataclasses.replace(
             table,
-            splits=arrow_datasets.split_rows(parts.tables, table.origins.source_row),
+            splits={} if ALL in lengths else splits.consecutive(lengths, rows),
             notes=(*parts.notes, *table.notes),
         )
-
-    def read_columns(self) -> Columns:
-        """Column name -> column, of the splits one after the other."""
-        parts = self._parts()
-        return self._columns(arrow_datasets.concatenated(parts.tables), parts)
 
     def _parts(self) -> _Parts:
         """The tables of the splits that are read."""

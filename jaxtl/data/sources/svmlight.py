@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxtl.core.errors import UserError, first_line, nearest
-from jaxtl.data import cells, label_arrays, origins, paths, sparse_rows
+from jaxtl.data import cells, label_arrays, origins, paths, sparse_rows, splits
 from jaxtl.data.dataset import Data, Table
 
 _TASKS = ("classification", "regression", "multilabel")
@@ -77,17 +77,15 @@ class SVMLight(Data):
         ]
         x = sparse_rows.concatenated(matrices, "SVMLight.path")
         labels = _labels([y for _, y, _ in parts.values()], self.task)
-        bounds = np.cumsum([0, *map(len, matrices)])
-        splits = {n: np.arange(a, b) for n, a, b in zip(named, bounds, bounds[1:])}
-        lengths = [(named[n], len(m)) for n, m in zip(named, matrices)]
+        lengths = dict(zip(named, map(len, matrices)))
         groups = [qid for _, _, qid in parts.values() if qid is not None]
         return Table(
             x=x,
             y=labels.y,
             class_names=labels.class_names,
             task=labels.task,
-            splits=splits if len(splits) > 1 else {},
-            origins=origins.of_elements(lengths),
+            splits=splits.consecutive(lengths),
+            origins=origins.of_elements([(named[s], n) for s, n in lengths.items()]),
             digests=x.digests(),
             notes=tuple(labels.notes),
             groups=np.concatenate(groups) if groups else None,

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, origins, paths
+from jaxtl.data import cells, columns, origins, paths, splits
 from jaxtl.data.dataset import Table
 from jaxtl.data.text_columns import TextData, fields
 
@@ -142,7 +142,7 @@ class Text(TextData):
         )
         columns = [first] if self.pair is None else [first, second]
         if isinstance(self.label, tuple):
-            y, names, task = _indicators(labels, self.label), self.label, "multilabel"
+            y, names, task, _ = _several_labels(labels, self.label)
         else:
             y, names, task = _labels(labels, self.task, self.class_names)
         if not isinstance(self.label, tuple):
@@ -150,18 +150,12 @@ class Text(TextData):
             notes += cells.joined_labels(labels)
         if blank := sum(not text.strip() for text in first):
             notes.append(f"{blank} of {len(first)} texts are blank")
-        bounds = np.cumsum([0, *(len(part.first) for part in parts.values())])
-        rows = {
-            split: np.arange(start, end)
-            for split, start, end in zip(parts, bounds, bounds[1:])
-        }
-        splits = rows if len(rows) > 1 else {}
         return Table(
             **fields(self, columns, "word_piece"),
             y=y,
             class_names=names,
             task=task,
-            splits=splits,
+            splits=splits.consecutive({s: len(p.first) for s, p in parts.items()}),
             notes=tuple(dict.fromkeys(notes)),
             origins=origins.of_lines(lines),
         )
@@ -190,10 +184,14 @@ class Text(TextData):
                     f"expected {max(width, max(indices) + 1)}, as in its first line; "
                     "a text with the delimiter in it needs quotation marks."
                 )
-        first, *label_cells = [[row[i] for _, row in rows] for i in indices]
-        pair = [label_cells.pop()] if self.pair is not None else []
-        labels = [*zip(*label_cells)]
-        blank = [n for (n, _), row in zip(rows, labels) if not all(map(str.strip, row))]
+        first, *others = [[row[i] for _, row in rows] for i in indices]
+        pair = [others.pop()] if self.pair is not None else []
+        labels = [*zip(*others)] if isinstance(self.label, tuple) else others[0]
+        blank = [
+            number
+            for (number, _), marks in zip(rows, zip(*others))
+            if not all(map(str.strip, marks))
+        ]
         if blank:
             raise UserError(
                 f"Text.path: {len(blank)} rows of {file} have no label, the first in "
@@ -201,8 +199,6 @@ class Text(TextData):
             )
         numbers = [number for number, _ in rows]
         second = pair[0] if pair else [""] * len(first)
-        if not isinstance(self.label, tuple):
-            labels = label_cells[0]
         return _Texts(first, second, labels, [(path, numbers)], notes)
 
     def _read_files_of_classes(self, files: str | tuple[str, ...]) -> _Texts:
@@ -295,20 +291,13 @@ def _column_index(
     return names.index(column)
 
 
-def _indicators(rows: list[tuple[str, ...]], names: tuple[str, ...]) -> np.ndarray:
-    """Labels of 0 and 1, (n, len(names)), from cells."""
-    values = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
-    y = np.empty((len(rows), len(names)), np.int32)
-    for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
-            value = values.get(cell.strip().lower())
-            if value is None:
-                raise UserError(
-                    f"Text.label: column {names[j]!r} holds {cell!r}; expected 0 or 1 "
-                    "for each label of a text."
-                )
-            y[i, j] = value
-    return y
+def _several_labels(
+    rows: list[tuple[str, ...]], names: tuple[str, ...]
+) -> columns.Target:
+    """Labels of 0 and 1, (n, len(names)), from the cells of each text."""
+    by_column = zip(names, zip(*rows))
+    table = {n: columns.of_texts(cells.all_normalized(c), ()) for n, c in by_column}
+    return columns.target(table, names, "multilabel", "Text.label")
 
 
 def _labels(

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import files, progress
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import framing, images, label_arrays, lazy_array, origins, paths
+from jaxtl.data import framing, images, label_arrays, lazy_array, origins, paths, splits
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
@@ -76,11 +76,6 @@ class TFDS(Data):
             x, y = _tokenized(sources.values(), self)
         else:
             x, y = self._arrays(builder, names, sources)
-        bounds = np.cumsum([0, *map(len, sources.values())])
-        rows = {
-            split: np.arange(start, end)
-            for split, start, end in zip(sources, bounds, bounds[1:])
-        }
         class_names = getattr(builder.info.features[self.y], "names", None)
         labels = label_arrays.read(
             label_arrays.stacked(y, "TFDS.y"), class_names, None, "TFDS.y"
@@ -91,7 +86,7 @@ class TFDS(Data):
             y=labels.y,
             class_names=labels.class_names,
             task=labels.task,
-            splits=rows if len(rows) > 1 else {},
+            splits=splits.consecutive({s: len(d) for s, d in sources.items()}),
             origins=origins.of_elements(parts),
             digests=_digests(builder, self, len(y)),
             notes=tuple(labels.notes),

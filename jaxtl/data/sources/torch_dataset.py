@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import progress
 from jaxtl.core.errors import UserError, describe_error
-from jaxtl.data import label_arrays, origins
+from jaxtl.data import label_arrays, origins, splits
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.lazy_array import LazyArray
 
@@ -86,17 +87,15 @@ class TorchDataset(Data):
         names = self.class_names or _class_names(datasets["train"])
         stacked = label_arrays.stacked(y, "TorchDataset")
         labels = label_arrays.read(stacked, names, self.task, "TorchDataset")
-        lengths = [len(dataset) for dataset in datasets.values()]
-        bounds = np.cumsum([0, *lengths])
-        rows = {s: np.arange(a, b) for s, a, b in zip(datasets, bounds, bounds[1:])}
+        lengths = {split: len(dataset) for split, dataset in datasets.items()}
         return Table(
             x=inputs[_SINGLE] if set(inputs) == {_SINGLE} else inputs,
             y=labels.y,
             class_names=labels.class_names,
             task=labels.task,
-            splits=rows if len(rows) > 1 else {},
+            splits=splits.consecutive(lengths),
             origins=origins.of_elements(
-                [(_FIELDS[s], len(d)) for s, d in datasets.items()]
+                [(_FIELDS[split], n) for split, n in lengths.items()]
             ),
             digests=digests,
             notes=(*labels.notes, *items.notes),
@@ -138,14 +137,18 @@ class _Items:
     datasets: tuple[tuple[str, Any], ...]
     notes: set[str] = dataclasses.field(default_factory=set)
 
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """The number of items up to the end of each split."""
+        return np.cumsum([len(dataset) for _, dataset in self.datasets])
+
     def __len__(self) -> int:
-        return sum(len(dataset) for _, dataset in self.datasets)
+        return int(self._ends[-1])
 
     def __getitem__(self, row: int) -> _Item:
-        ends = np.cumsum([len(dataset) for _, dataset in self.datasets])
-        part = int(np.searchsorted(ends, row, side="right"))
+        part = int(np.searchsorted(self._ends, row, side="right"))
         split, dataset = self.datasets[part]
-        row -= int(ends[part]) - len(dataset)
+        row -= int(self._ends[part]) - len(dataset)
         where = f"TorchDataset.{_FIELDS[split]}[{row}]"
         try:
             value = dataset[row]

@@ -10,10 +10,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, label_arrays, origins, tar_shards
+from jaxtl.data import cells, label_arrays, origins, splits, tar_shards
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
 from jaxtl.data.sources.folder_layout import SUFFIXES
@@ -83,15 +81,13 @@ class WebDataset(ImageFiles):
         store = tar_shards.store_of(examples, suffixes)
         pictures = self.read_pictures(store)
         kept = pictures.kept
-        bounds = np.cumsum([0, *map(len, parts.values())])
-        part_of = np.searchsorted(bounds, kept, side="right") - 1
-        rows = {s: np.flatnonzero(part_of == i) for i, s in enumerate(parts)}
+        lengths = {split: len(part) for split, part in parts.items()}
         return Table(
             x=pictures.x,
             y=labels.y[kept],
             class_names=labels.class_names,
             task=labels.task,
-            splits=rows if len(rows) > 1 else {},
+            splits=splits.consecutive(lengths, kept),
             preprocess=pictures.preprocess,
             origins=origins.of_files(store.names).select(kept),
             digests=pictures.digests,
