@@ -219,26 +219,20 @@ def _data_source(experiment: Mapping[str, Any]) -> str:
 
 
 def _study_meta(path: pathlib.Path) -> dict[str, Any]:
-    study = _study(path)
+    study = run_dir.read_study(path)
     return {name: study[name] for name in ("file", "doc", "overrides") if name in study}
-
-
-def _study(path: pathlib.Path) -> dict[str, Any]:
-    """The content of a study's file, {} for a folder that is no study."""
-    file = path / run_dir.STUDY
-    return run_dir.read_json(file) if file.exists() else {}
 
 
 def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
     """Reads the runs below a directory; `prefix` puts its name before theirs."""
-    records = _read_failures(path, prefix)
-    if not records or any(path.rglob("result.json")):
+    records = _read_unfinished(path, prefix)
+    has_failed = any(record.status == FAILED for record in records)
+    if not has_failed or any(path.rglob("result.json")):
         files = _result_files(path, "neither a sweep nor a finished run")
         records += [_read_run(path, file.parent, prefix) for file in files]
-    records += _read_unfinished(path, prefix, {record.key for record in records})
     records.sort(key=lambda r: _natural(pathlib.Path(r.key, "result.json")))
     start = f"{path.name}/" if prefix else ""
-    variants = _study(path).get("variants", [])
+    variants = run_dir.read_study(path).get("variants", [])
     order = {f"{start}{name}": i for i, name in enumerate(variants)}
     return sorted(records, key=lambda r: order.get(r.labels["run"], len(order)))
 
@@ -254,33 +248,8 @@ def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
     )
 
 
-def _read_failures(path: pathlib.Path, prefix: bool) -> list[Record]:
-    """The runs of the studies at and below a directory that failed."""
-    records = []
-    for file in sorted(path.rglob(run_dir.FAILURES)):
-        study = _study(file.parent)
-        experiments = study.get("experiments", {})
-        for failure in run_dir.read_json(file, list):
-            folder = file.parent / failure["run"]
-            if (folder / "result.json").exists():
-                continue
-            stored = {"file": study.get("file"), "variant": failure["variant"]}
-            stored["experiment"] = {"seed": failure["seed"]}
-            facts = provenance(experiments.get(failure["variant"], {}))
-            record = Record(
-                labels=run_labels(path, folder, stored, prefix=prefix),
-                status=FAILED,
-                error=failure["error"],
-                key=str(folder),
-                folder=path,
-                **facts,
-            )
-            records.append(record)
-    return records
-
-
-def _read_unfinished(path: pathlib.Path, prefix: bool, known: set[str]) -> list[Record]:
-    """The runs without a result; those whose keys are known have failed."""
+def _read_unfinished(path: pathlib.Path, prefix: bool) -> list[Record]:
+    """The runs without a result, with why they have none."""
     return [
         Record(
             labels=run_labels(path, run.folder, run.stored, prefix=prefix),
@@ -291,7 +260,6 @@ def _read_unfinished(path: pathlib.Path, prefix: bool, known: set[str]) -> list[
             **provenance(_experiment_of(run.stored)),
         )
         for run in unfinished_runs.read(path)
-        if str(run.folder) not in known
     ]
 
 
@@ -330,7 +298,11 @@ def run_labels(
     below = folder.relative_to(path)
     name = stored.get("variant") or str(below if folder_seed is None else below.parent)
     if name == ".":
-        file = None if prefix else _study(path).get("file") or stored.get("file")
+        file = (
+            None
+            if prefix
+            else run_dir.read_study(path).get("file") or stored.get("file")
+        )
         name = pathlib.Path(file).stem if file else path.name
     elif prefix:
         name = f"{path.name}/{name}"
@@ -382,9 +354,7 @@ def read_without_result(paths: Sequence[str | pathlib.Path]) -> list[Record]:
     records = []
     for path in map(pathlib.Path, paths):
         if not (path / DATABASE_FILE).exists():
-            failures = _read_failures(path, prefix=False)
-            records += failures
-            records += _read_unfinished(path, False, {r.key for r in failures})
+            records += _read_unfinished(path, prefix=False)
     return records
 
 

@@ -287,6 +287,12 @@ def read_experiment(path: pathlib.Path) -> Experiment:
     return rebuild(path, stored, stored["file"], stored["experiment"])
 
 
+def read_study(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a study's file, {} for a folder that holds none."""
+    file = path / STUDY
+    return read_json(file) if file.exists() else {}
+
+
 def read_mark(path: pathlib.Path) -> dict[str, Any]:
     """Reads what `write_experiment` stored; the experiment stays JSON values.
 

@@ -92,7 +92,8 @@ def write_stopped_study(folder):
     variants = ["a/full head", "b"]
     names = [f"{v}/seed{s}" for v in ("a/full_head", "b") for s in range(3)]
     write_run(folder / names[0], variant=variants[0], seed=0)
-    for name, variant, seed in ((names[1], variants[0], 1), (names[3], "b", 0)):
+    begun = ((names[1], variants[0], 1), (names[2], variants[0], 2), (names[3], "b", 0))
+    for name, variant, seed in begun:  # the second failed after it had begun
         write_run(folder / name, variant=variant, seed=seed)
         (folder / name / "result.json").unlink()
     (folder / names[1] / "metrics.jsonl").write_text(
@@ -117,6 +118,7 @@ def test_runs_without_a_result_are_records_with_their_status(tmp_path, capsys):
         ("b", 1): "waiting",
         ("b", 2): "waiting",
     }
+    assert len(collection.records) == len(states)
     errors = [r.error for r in collection.records if r.status == "interrupted"]
     run = study / "a" / "full_head" / "seed1"
     assert errors[0] == (

@@ -1,5 +1,6 @@
 """Sparse matrices: rows, labels and groups are those that scikit-learn reads."""
 
+import itertools
 import pickle
 
 import jax
@@ -11,7 +12,7 @@ from sklearn import datasets as sklearn_datasets
 import jaxtl as tl
 from jaxtl import data
 from jaxtl.core.errors import UserError
-from jaxtl.data import lazy_array
+from jaxtl.data import lazy_array, sparse_rows
 from jaxtl.data.preparation import load_table
 from jaxtl.export import predict, write_bundle
 
@@ -132,3 +133,17 @@ def test_what_is_wrong_is_named(tmp_path):
         data.Arrays(x=seconds, y=Y).read()
     with pytest.raises(UserError, match="40"):
         data.prepare(data.Arrays(x=X, y=Y[:39]))
+
+
+def test_rows_have_one_digest_exactly_where_their_dense_forms_are_equal():
+    """Equal values in other columns, and a zero that is stored, are looked at."""
+    dense = np.array([[1, 2, 0], [1, 0, 2], [0, 1, 2], [1, 2, 0], [0, 0, 0]], "f")
+    matrix = scipy.sparse.csr_array(dense)
+    matrix.data[0] = 0  # a stored zero in the first row
+    rows = sparse_rows.as_rows(matrix, "x")
+    dense = matrix.toarray()
+    digests = rows.digests()
+    for i, j in itertools.combinations(range(len(dense)), 2):
+        assert (digests[i] == digests[j]) == np.array_equal(dense[i], dense[j])
+    other = scipy.sparse.csr_array(np.array([[0, 2, 0]], "f"))
+    assert sparse_rows.as_rows(other, "x").digests()[0] == digests[0]

@@ -134,6 +134,11 @@ def test_what_is_wrong_is_named(tmp_path):
     content = (tmp_path / "t.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(content[:700])
     refused("is cut off within|can't be read", path=tmp_path / "cut.tar")
+    with tarfile.open(tmp_path / "t.tar") as archive:
+        first = archive.next()
+    end = first.offset_data + first.size
+    (tmp_path / "cut.tar").write_bytes(content[: end - 1])
+    refused(f"is cut off within {first.name}", path=tmp_path / "cut.tar")
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole))
     refused("that is not compressed", path=tmp_path / "a.tar.gz")
     refused("no file matches", path=tmp_path / "none-*.tar")
