@@ -51,10 +51,28 @@ class BatchNorm(nn.Module):
             if mode.stochnorm:
                 key = _stochnorm_key(self)
                 moments = mix_statistics(key, mode.stochnorm, moving, moments)
-        k = scale * jax.lax.rsqrt(moments.variance + self.epsilon)
-        dtype = jnp.promote_types(x.dtype, scale.dtype)
-        addend = bias - moments.offset * k
-        return shifted_affine(x, moments.shift, k, addend).astype(dtype)
+        return normalize(x, moments, scale, bias, self.epsilon)
+
+
+def normalize(
+    x: jax.Array,
+    moments: ChannelMoments,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+) -> jax.Array:
+    """scale · (x − mean) / √(variance + ε) + bias, of the wider dtype of x and scale.
+
+    Args:
+      x: (…, channels).
+      moments: of the channels, each (channels,).
+      scale, bias: (channels,).
+      epsilon: ε.
+    """
+    k = scale * jax.lax.rsqrt(moments.variance + epsilon)
+    dtype = jnp.promote_types(x.dtype, scale.dtype)
+    addend = bias - moments.offset * k
+    return shifted_affine(x, moments.shift, k, addend).astype(dtype)
 
 
 def mix_statistics(

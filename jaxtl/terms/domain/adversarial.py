@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.tree import as_float32
 from jaxtl.core.types import PyTree, Tokens
+from jaxtl.models.layers.batch_norm import normalize
+from jaxtl.models.layers.channel_moments import channel_moments
 from jaxtl.optim import schedules
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup, Term
@@ -19,6 +22,7 @@ from jaxtl.terms.weighted_mean import WeightedMean, weighted_mean
 # 4,000, in a run of any length. DANN's paper lets it rise with the share of the run,
 # `schedules.Ramp()`: in a run of 600 steps it is 0.85 after 150.
 REVERSAL = schedules.Ramp(final=1.0, gamma=10.0, per_steps=10_000.0)
+_EPSILON = 1e-5  # of BatchNorm, as torch's
 
 
 @jax.custom_vjp
@@ -107,7 +111,7 @@ def perceptron(
     """Outputs of a perceptron, (batch, width) -> (batch, outputs).
 
     A hidden layer is its linear map, BatchNorm by the mean and variance of this batch
-    (ε = 1e-5) where it has a "scale", ReLU, and dropout.
+    (ε = 1e-5, as torch's) where it has a "scale", ReLU, and dropout.
 
     Args:
       params: as `perceptron_init` makes them.
@@ -120,10 +124,8 @@ def perceptron(
         layer = params[f"layer{i}"]
         x = x @ layer["kernel"] + layer["bias"]
         if "scale" in layer:
-            centered = x - jnp.mean(x, axis=0)
-            variance = jnp.mean(centered**2, axis=0)
-            x = centered * jax.lax.rsqrt(variance + 1e-5)
-            x = x * layer["scale"] + layer["shift"]
+            moments = channel_moments(as_float32(x), _EPSILON)
+            x = normalize(x, moments, layer["scale"], layer["shift"], _EPSILON)
         if i < len(params) - 1:
             x = jax.nn.relu(x)
             if dropout and key is not None:

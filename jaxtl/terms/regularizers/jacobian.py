@@ -70,8 +70,8 @@ class JacobianDifference(Term):
         examples of a step; one forward-mode pass and its reverse. By parameters it has
         the noise of "projected", by inputs nearly twice that. By parameters, on every
         step and for a model without dropout and BatchNorm its first probe shares the
-        task's own pass, and adds a third less arithmetic than "projected" does; else a
-        fifth less (`benchmarks/jacobian.py`).
+        task's own pass, and adds a third less arithmetic than "projected" does; by
+        inputs it adds a fifth less (`benchmarks/jacobian.py`).
       "exact": per-example Jacobians, hundreds of plain steps; for small models.
       "dense": exact, for the kernels and biases of dense layers alone; one backward
         pass per output, and no per-example gradient is ever built.
