@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _SINGLE = ("input_ids", "attention_mask")  # of single texts
 _CHUNK = 10_000  # texts that are tokenized at once
 _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-# Names of the padding token, of which the first in the vocabulary is used. A model
-# never reads the value of padded ids, since the mask hides them.
+# Names of the padding token, of which the first in the vocabulary is used where the
+# files name none. A model never reads the value of padded ids: the mask hides them.
 _PAD_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "\n</s>\n")
 TOKENIZER = "tokenizer.json"
 # Files that hold a vocabulary, each enough for a tokenizer.
@@ -192,8 +192,9 @@ class Tokenizer:
         return _load(str(path), merges, self.lower, self.max_length, states)
 
     def _pad_id(self) -> int:
-        engine = self._engine()
-        ids = (engine.token_to_id(name) for name in _PAD_TOKENS)
+        loaded = self._loaded()
+        names = [name for name in (loaded.pad_token, *_PAD_TOKENS) if name is not None]
+        ids = (loaded.tokenizer.token_to_id(name) for name in names)
         return next((i for i in ids if i is not None), 0)
 
 
@@ -234,10 +235,12 @@ class _Engine(NamedTuple):
     Attributes:
       tokenizer: the tokenizer, truncating.
       max_length: most tokens of a text.
+      pad_token: that its files name, None where they name none.
     """
 
     tokenizer: tokenizers.Tokenizer
     max_length: int
+    pad_token: str | None = None
 
 
 def library() -> types.ModuleType:
@@ -281,4 +284,5 @@ def _load(
     limit = min(max_length, settings.max_length or max_length)
     engine.no_padding()
     engine.enable_truncation(limit, direction=side)
-    return _Engine(engine, limit)
+    pad = settings.special.get("pad_token")
+    return _Engine(engine, limit, pad.content if pad else None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _NAMES = ("tokenizer.json", "vocab.txt", "vocab.json")
+_SENTENCE_PIECES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 def build(
@@ -65,6 +66,13 @@ def _vocabulary_file(path: pathlib.Path) -> pathlib.Path:
     for name in _NAMES:
         if (path / name).is_file():
             return path / name
+    pieces = [n for n in _SENTENCE_PIECES if (path / n).is_file()]
+    if pieces:
+        raise UserError(
+            f"Tokenizer.path: {path / pieces[0]} is a SentencePiece model, which is "
+            "read from a tokenizer.json alone; write one with transformers: "
+            "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)."
+        )
     raise UserError(
         f"Tokenizer.path: the directory {path} has no vocabulary (tokenizer.json, "
         "vocab.txt, or vocab.json with merges.txt)."
@@ -98,7 +106,7 @@ def _build(
             f"Tokenizer.path: {file} is a BPE vocabulary and needs its merges: put "
             "merges.txt beside it or name it with merges=."
         )
-    return vocabularies.byte_pairs(library, content, merges_file, settings)
+    return vocabularies.pairs(library, content, merges_file, settings)
 
 
 def _add_tokens(

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import string
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +11,8 @@ from jaxtl.core import key_table
 from jaxtl.core.errors import UserError
 from jaxtl.data import tokenizer_settings
 from jaxtl.data.tokenizer_settings import TokenizerSettings
+
+_ENDS = ("cls_token", "sep_token")  # roles of the tokens around a text
 
 
 def with_settings(
@@ -28,6 +32,8 @@ def with_settings(
             f"{file}: model.dropout {content['model']['dropout']} makes the ids of a "
             "text random; expected null."
         )
+    if settings.kind in ("siglip", "siglip2"):
+        content = _with_siglip_rules(content, settings)
     parts = {
         name: list(_parts(content.get(name)))
         for name in ("normalizer", "pre_tokenizer", "post_processor")
@@ -55,6 +61,28 @@ def with_settings(
         value = settings.prefix_space
         _check_agreement(settings, file, "add_prefix_space", value, is_spaced)
     return content
+
+
+def _with_siglip_rules(
+    content: dict[str, Any], settings: TokenizerSettings
+) -> dict[str, Any]:
+    """A tokenizer.json that changes texts first as SigLIP's tokenizers do.
+
+    Those of SigLIP lower-case, take the punctuation of ASCII out and join blanks, those
+    of SigLIP 2 lower-case alone. What a file does itself is then done twice, which
+    changes nothing.
+    """
+    rules: list[dict[str, Any]] = [{"type": "Lowercase"}]
+    if settings.lower is False:
+        rules = []
+    if settings.kind == "siglip":
+        punctuation = f"[{re.escape(string.punctuation)}]"
+        for pattern, new in ((punctuation, ""), (r"\s+", " ")):
+            rule = {"type": "Replace", "pattern": {"Regex": pattern}, "content": new}
+            rules.append(rule)
+        rules.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    rules += [content["normalizer"]] if content.get("normalizer") else []
+    return {**content, "normalizer": {"type": "Sequence", "normalizers": rules}}
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
@@ -86,15 +114,18 @@ def _check_special_tokens(
 ) -> None:
     """Raises UserError where tokenizer.json has other special tokens than it should.
 
-    transformers builds the tokenizers of BERT and RoBERTa with those of the settings.
+    transformers builds the tokenizers of BERT, RoBERTa and CLIP with those of the
+    settings.
     """
     defaults = {
+        "clip": tokenizer_settings.CLIP_TOKENS,
         "bert": tokenizer_settings.BERT_TOKENS,
         "roberta": tokenizer_settings.ROBERTA_TOKENS,
     }.get(settings.kind, {})
     names = tokenizer_settings.token_names(settings, defaults)
     around = json.dumps(content.get("post_processor"), ensure_ascii=False)
-    for role in ("cls_token", "sep_token") if defaults else ():
+    ends = ("bos_token", "eos_token") if settings.kind == "clip" else _ENDS
+    for role in ends if defaults else ():
         if json.dumps(names[role], ensure_ascii=False) not in around:
             raise UserError(
                 f"{settings.path}: {role} is {key_table.shown(names[role])}, which the "

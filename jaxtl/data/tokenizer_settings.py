@@ -40,6 +40,12 @@ ROBERTA_TOKENS = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
+CLIP_TOKENS = {
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+}
 GPT2_TOKENS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
@@ -152,8 +158,25 @@ ENCODING = KeyTable(
     },
     only={"default_prompt_name": (None,), "truncate_dim": (None,)},
 )
-_MODEL_KINDS = {"bert": "bert", "roberta": "roberta", "gpt2": "gpt2"}
-_CLASS_KINDS = {"Bert": "bert", "Roberta": "roberta", "GPT2": "gpt2"}
+_MODEL_KINDS = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "gpt2": "gpt2",
+    "clip": "clip",
+    "clip_text_model": "clip",
+    "siglip": "siglip",
+    "siglip_text_model": "siglip",
+    "siglip2": "siglip2",
+    "siglip2_text_model": "siglip2",
+}
+_CLASS_KINDS = {
+    "Bert": "bert",
+    "Roberta": "roberta",
+    "GPT2": "gpt2",
+    "CLIP": "clip",
+    "Siglip": "siglip",
+    "Siglip2": "siglip2",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +201,7 @@ class TokenizerSettings:
 
     Attributes:
       path: the directory's tokenizer_config.json, for messages.
-      kind: "bert", "roberta" or "gpt2"; None for others.
+      kind: a value of `_CLASS_KINDS`; None for others.
       lower: lower-case.
       strip_accents: None follows `lower`.
       chinese: cut between Chinese characters.

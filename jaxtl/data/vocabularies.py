@@ -1,8 +1,9 @@
-"""Tokenizers of plain vocabularies: WordPiece, byte-level BPE, scored pieces.
+"""Tokenizers of plain vocabularies: WordPiece, byte-level BPE, CLIP's, scored pieces.
 
 References:
   Wu et al.: WordPiece, arXiv:1609.08144; Sennrich et al.: BPE, ACL 2016; Radford et
-  al.: GPT-2 (2019), byte-level BPE; Karpathy: llama2.c.
+  al.: GPT-2 (2019), byte-level BPE; Radford et al.: CLIP, ICML 2021; Karpathy:
+  llama2.c.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
 from jaxtl.data.tokenizer_settings import (
     BERT_TOKENS,
+    CLIP_TOKENS,
     GPT2_TOKENS,
     ROBERTA_TOKENS,
     TokenizerSettings,
@@ -23,6 +25,13 @@ from jaxtl.data.tokenizer_settings import (
 
 if TYPE_CHECKING:
     import tokenizers
+
+_END_OF_WORD = "</w>"  # of the last piece of a word, in the vocabulary of CLIP
+# What CLIP takes for a word; what none of these matches, blanks, is left out.
+_CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]"
+    r"|[^\s\p{L}\p{N}]+"
+)
 
 
 def word_piece(
@@ -56,7 +65,96 @@ def word_piece(
     return engine
 
 
-def byte_pairs(
+def pairs(
+    library: types.ModuleType,
+    vocab: dict[str, int],
+    merges: pathlib.Path,
+    settings: TokenizerSettings,
+) -> tokenizers.Tokenizer:
+    """BPE of a vocab.json and merges.txt: CLIP's, RoBERTa's or GPT-2's.
+
+    Raises:
+      UserError: pieces that end with </w> in a vocabulary that is not CLIP's, or a
+        vocabulary of CLIP without them.
+    """
+    marks_ends = any(piece.endswith(_END_OF_WORD) for piece in vocab)
+    names = token_names(settings, CLIP_TOKENS)
+    is_clip = settings.kind == "clip" or (
+        settings.kind is None and marks_ends and names["bos_token"] in vocab
+    )
+    if is_clip != marks_ends:
+        problem = "has pieces that end" if marks_ends else "has no piece that ends"
+        raise UserError(
+            f"Tokenizer.path: the vocabulary beside {merges} {problem} with "
+            f"{_END_OF_WORD}, as those of CLIP alone do, whose tokenizer has "
+            f"tokenizer_class 'CLIPTokenizer' and the token {names['bos_token']}; give "
+            "its tokenizer.json."
+        )
+    if is_clip:
+        return _clip_pairs(library, vocab, merges, settings)
+    return _byte_pairs(library, vocab, merges, settings)
+
+
+def _clip_pairs(
+    library: types.ModuleType,
+    vocab: dict[str, int],
+    merges: pathlib.Path,
+    settings: TokenizerSettings,
+) -> tokenizers.Tokenizer:
+    """CLIP's BPE: lower-cased words, each of whose last pieces ends with </w>."""
+    names = token_names(settings, CLIP_TOKENS)
+    bos, eos = names["bos_token"], names["eos_token"]
+    for token in (bos, eos):
+        if token not in vocab:
+            raise UserError(
+                f"Tokenizer.path: the vocabulary beside {merges} lacks {token}, which "
+                "CLIP's tokenizer puts around a text."
+            )
+    if settings.lower is False:
+        raise UserError(
+            f"{settings.path}: do_lower_case is false, but CLIP's tokenizer "
+            "lower-cases every text; give its tokenizer.json."
+        )
+    model = library.models.BPE(
+        vocab,
+        _read_merges(merges),
+        continuing_subword_prefix="",
+        end_of_word_suffix=_END_OF_WORD,
+        unk_token=names["unk_token"],
+    )
+    engine = library.Tokenizer(model)
+    normalizers, splits = library.normalizers, library.pre_tokenizers
+    engine.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(library.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    words = splits.Split(library.Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    engine.pre_tokenizer = splits.Sequence(
+        [words, splits.ByteLevel(add_prefix_space=False)]
+    )
+    engine.decoder = library.decoders.Sequence(
+        [
+            library.decoders.ByteLevel(),
+            library.decoders.Replace(_END_OF_WORD, " "),
+            library.decoders.Strip(" ", 0, 1),
+        ]
+    )
+    engine.add_special_tokens([token for token in names.values() if token in vocab])
+    engine.post_processor = library.processors.RobertaProcessing(
+        (eos, vocab[eos]), (bos, vocab[bos]), trim_offsets=False, add_prefix_space=False
+    )
+    return engine
+
+
+def _read_merges(path: pathlib.Path) -> list[tuple[str, ...]]:
+    lines = text_files.read_lines(path, owner="Tokenizer.merges")
+    return [tuple(line.split(" ")) for line in lines if line and line[:8] != "#version"]
+
+
+def _byte_pairs(
     library: types.ModuleType,
     vocab: dict[str, int],
     merges: pathlib.Path,
@@ -67,11 +165,7 @@ def byte_pairs(
     Without a class or a model's type, a vocabulary of <s> and </s> is RoBERTa's.
     """
     _check_class(settings, merges, ("roberta", "gpt2"))
-    lines = text_files.read_lines(merges, owner="Tokenizer.merges")
-    pairs = [
-        tuple(line.split(" ")) for line in lines if line and line[:8] != "#version"
-    ]
-    engine = library.Tokenizer(library.models.BPE(vocab, pairs))
+    engine = library.Tokenizer(library.models.BPE(vocab, _read_merges(merges)))
     prefix = bool(settings.prefix_space)
     engine.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     engine.decoder = library.decoders.ByteLevel()
@@ -104,7 +198,7 @@ def add_template(
 ) -> None:
     """Puts <bos> and <eos> around texts, where the settings say whether to do so."""
     is_said = settings.add_bos is not None or settings.add_eos is not None
-    if not is_said or settings.kind in ("bert", "roberta"):
+    if not is_said or settings.kind in ("bert", "roberta", "clip"):
         return
     names = token_names(settings, names)
     start = [names.get("bos_token")] if settings.add_bos else []
