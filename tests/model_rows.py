@@ -9,6 +9,7 @@ from jaxtl.models import (
     VGG,
     BEiT,
     Bert,
+    CLIPVision,
     ConvNeXt,
     DeiT,
     DINOv2,
@@ -89,6 +90,7 @@ MODELS = {
         LARGER,
     ),
     "vit": (ViT(outputs=3, dropout=0.2, **VIT), IMAGES),
+    "clip-vision": (CLIPVision(outputs=3, pooling="first", **VIT), IMAGES),
     "deit": (DeiT(outputs=3, dropout=0.2, distilled=True, **VIT), IMAGES),
     "dinov2": (
         DINOv2(

@@ -49,6 +49,8 @@ def markdown(
       tokenizer: of its texts; None for other inputs.
     """
     predict = getattr(model, "predict", None)
+    if model.READS == "images" and predict == "class":
+        predict = None
     pipeline = _PIPELINES[predict]
     lines = [f"- {line}" for line in _differences(exp, model, meta, pre, tokenizer)]
     return f"""---
@@ -96,7 +98,7 @@ def _differences(
             f"The run cut texts to at most {limit} tokens; the pipeline does so with "
             "truncation=True."
         )
-    elif hasattr(model, "predict"):
+    elif model.READS == "texts":
         lines.append(
             "The run read token ids, not texts: the tokenizer is that of the "
             "pre-trained model."

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .albert import Albert as Albert
     from .beit import BEiT as BEiT
     from .bert import Bert as Bert
+    from .clip_vision import CLIPVision as CLIPVision
     from .cnn import CNN as CNN
     from .convnext import ConvNeXt as ConvNeXt
     from .deberta import Deberta as Deberta

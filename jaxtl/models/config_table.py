@@ -57,6 +57,10 @@ class ConfigTable:
       stem: of the names of transformers' classes, "" for none.
       predicts: what those have heads for: `predict` of the model, None for images.
       classes: `predict` -> class with another ending than the usual one.
+      parts: key -> table of the configuration that it holds; a second key, with the
+        ending "_dict", replaces it, as in transformers.
+      inside: `predict` -> `model_type` of the configuration that holds this one where
+        transformers has a model with such a head.
     """
 
     family: str
@@ -68,12 +72,15 @@ class ConfigTable:
     stem: str = ""
     predicts: tuple[str | None, ...] = ()
     classes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
+    parts: "Mapping[str, ConfigTable]" = dataclasses.field(default_factory=dict)
+    inside: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
 
     def class_name(self, predict: str | None) -> str | None:
         """The class of transformers with a head for this, None where it has none."""
         if predict not in self.predicts:
             return None
-        return self.classes.get(predict, f"{self.stem}{_ENDINGS[predict]}")
+        ending = _ENDINGS.get(predict, "")
+        return self.classes.get(predict, f"{self.stem}{ending}")
 
     @functools.cached_property
     def all_harmless(self) -> Mapping[str, str]:
@@ -93,7 +100,30 @@ class ConfigTable:
     def known(self) -> frozenset[str]:
         """All keys of the table."""
         parts = (self.honored, self.read_by_family, self.aliases)
-        return frozenset().union(*parts, self.all_harmless, self.all_only)
+        held = (name for key in self.parts for name in (key, f"{key}_dict"))
+        return frozenset(held).union(*parts, self.all_harmless, self.all_only)
+
+    def part(self, config: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """The configuration that a key of another one holds, {} for none.
+
+        Raises:
+          UserError: it is of another type, or no object.
+        """
+        where, expected = f"config.json of type {self.family!r}", self.parts[key].family
+        # The second key counts, where both are there.
+        names = [n for n in (f"{key}_dict", key) if config.get(n) is not None]
+        if not names:
+            return {}
+        content = config[names[0]]
+        if not isinstance(content, Mapping):
+            shown = values.shown(content)
+            raise UserError(f"{where}: {names[0]} is {shown}; expected an object.")
+        kind = content.get("model_type") or expected
+        if kind != expected:
+            raise UserError(
+                f"{where}: {names[0]} is of type {kind!r}; expected {expected!r}."
+            )
+        return dict(content)
 
     def fields(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The model's fields that a config.json decides.

@@ -16,6 +16,7 @@ ACTIVATION_NAMES = {
     "gelu_python_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "relu6": "relu6",
     "silu": "silu",

@@ -76,6 +76,16 @@ class ViT(staged.Staged):
         return len(tokens) + options.get("registers", 0)
 
     @property
+    def head_width(self) -> int | None:
+        """Number of the head's outputs."""
+        return self.outputs
+
+    @property
+    def head_bias(self) -> bool:
+        """Whether the head's maps have biases."""
+        return True
+
+    @property
     def head_maps(self) -> tuple[str, ...]:
         """Names of the head's affine maps."""
         return ("dense",)
@@ -132,8 +142,12 @@ class ViT(staged.Staged):
         for i in range(self.layers):
             self.add(f"layer_{i}", transformer.TransformerLayer(self.block(i), shared))
         self.add("norm", self.final_norm())
+        self.add("head", self.head_module())
+
+    def head_module(self) -> Any:
+        """The last stage."""
         pool = self.reduction() or sequences.first_state
-        self.add("head", patches.TokenHead(self.outputs, pool, self.head_maps))
+        return patches.TokenHead(self.head_width, pool, self.head_maps, self.head_bias)
 
     def final_norm(self) -> Any:
         """The stage behind the layers."""

@@ -111,7 +111,11 @@ def timm_layout(model: Any, **colors: Any) -> WeightLayout:
 
 def _rules(model: Any, names: Mapping[str, str], root: str) -> list[Rule]:
     """Rules of all leaves, from the names of the parts behind `root`."""
-    rules = weight_layout.conv(root + names["patch"], "embeddings/patch", bias=True)
+    options = model.embedding_options()
+    bias = options.get("bias", True)
+    rules = weight_layout.conv(root + names["patch"], "embeddings/patch", bias)
+    if options.get("epsilon") is not None:
+        rules += weight_layout.norm(root + names["patch_norm"], "embeddings/norm")
     for part in model.embedding_leaves():
         rules.append(
             Rule(root + names[part], f"embeddings/{part}", model.shape_of(part))
@@ -123,5 +127,6 @@ def _rules(model: Any, names: Mapping[str, str], root: str) -> list[Rule]:
         rules += block_layout.block_rules(model.block(i), names, source, f"layer_{i}")
     rules += weight_layout.norm(root + names["norm"], "norm/norm")
     for part in model.head_maps:
-        rules += weight_layout.linear(names[f"head/{part}"], f"head/{part}")
+        source, path = names[f"head/{part}"], f"head/{part}"
+        rules += weight_layout.linear(source, path, model.head_bias)
     return rules

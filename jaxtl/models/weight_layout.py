@@ -61,8 +61,12 @@ def transform(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
 
 
 # Means and standard deviations of the colors that image models are trained with:
-# ImageNet's, or halves, which scale images to [−1, 1].
+# ImageNet's, CLIP's, or halves, which scale images to [−1, 1].
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
 HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -68,8 +68,9 @@ def write_config(
     Raises:
       UserError: a model that config.json can't describe.
     """
-    kind = base.get("model_type", "")
     predict = getattr(model, "predict", None)
+    base = _base_of_type(base, model)
+    kind = base.get("model_type", "")
     writer = getattr(model, "reference_class", None)
     writer = writer or registry.config_table(kind).class_name(predict)
     if writer is None:
@@ -83,7 +84,10 @@ def write_config(
     config["dtype"] = _stored_dtype(params)
     stem = model.layouts()["hf"].stem
     if stem:  # the kernel that reads an image: (height, width, channels, width)
-        config["num_channels"] = int(trees.flatten(params)[stem].shape[2])
+        channels = int(trees.flatten(params)[stem].shape[2])
+        parts = registry.config_table(kind).parts
+        entry = "vision_config" if "vision_config" in parts else ""
+        _set(config, entry, "num_channels", channels)
     for key in ("id2label", "label2id", "problem_type"):
         config.pop(key, None)
     if predict in ("class", "token", None):
@@ -95,6 +99,31 @@ def write_config(
     return config
 
 
+def _base_of_type(base: Mapping[str, Any], model: Staged) -> dict[str, Any]:
+    """The configuration in the type that transformers has for such a model.
+
+    That of one tower of an image–text model may be held by that of both, and the
+    reverse.
+    """
+    table = registry.config_table(base.get("model_type", ""))
+    predict, entry = getattr(model, "predict", None), getattr(model, "config_entry", "")
+    kind = table.inside.get(predict, "")
+    if kind:
+        return {"model_type": kind, entry: dict(base)}
+    if entry in table.parts and predict not in table.predicts:
+        held = table.parts[entry].family
+        return {**table.part(base, entry), "model_type": held}
+    return dict(base)
+
+
+def _set(config: dict[str, Any], entry: str, key: str, value: Any) -> None:
+    """Sets a key, of the configuration that an entry holds unless that is ""."""
+    if entry:
+        config[entry] = {**config.get(entry, {}), key: value}
+    else:
+        config[key] = value
+
+
 def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
     """The entries of a configuration with those that the model changed.
 
@@ -102,13 +131,18 @@ def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
       UserError: a field that no entry says.
     """
     kind = config["model_type"]
-    config = registry.config_table(kind).without_aliases(config)
-    for name, value in _differences(config, model).items():
-        for key in _keys(registry.config_table(kind), name):
-            config[key] = _as_entry(name, value)
+    table = registry.config_table(kind)
+    config = table.without_aliases(config)
+    for entry in table.parts:
+        held = table.part(config, entry)
+        config = {k: v for k, v in config.items() if k not in (entry, f"{entry}_dict")}
+        config |= {entry: held} if held else {}
+    for (entry, name), value in _differences(config, model).items():
+        for key in _keys(table.parts[entry] if entry else table, name):
+            _set(config, entry, key, _as_entry(name, value))
     remaining = _differences(config, model)
     if remaining:
-        [(name, value), *_] = remaining.items()
+        [((_, name), value), *_] = remaining.items()
         raise UserError(
             f"convert: {type(model).__name__}.{name}={value!r} has no entry in "
             f"config.json of type {kind!r}, so transformers would compute something "
@@ -122,21 +156,37 @@ def _keys(table: ConfigTable, field: str) -> list[str]:
     return [key for key, entry in table.honored.items() if entry.field == field]
 
 
-def _differences(config: Mapping[str, Any], model: Staged) -> dict[str, Any]:
-    """Fields in which a model differs from the one that a configuration describes."""
+def _differences(
+    config: Mapping[str, Any], model: Staged
+) -> dict[tuple[str, str], Any]:
+    """Fields in which a model differs from the one that a configuration describes.
+
+    Returns:
+      (entry that holds the configuration, "" for the whole, field) -> the value.
+    """
     chosen = {"outputs": model.outputs}
     if hasattr(model, "predict"):
         chosen["predict"] = model.predict
     described = registry.model_from_config(config, **chosen)
+    parts = registry.config_table(config["model_type"]).parts
+    return dict(_unequal(model, described, bool(parts)))
+
+
+def _unequal(
+    model: Staged, described: Staged, is_held: bool
+) -> Iterator[tuple[tuple[str, str], Any]]:
+    """The fields of `_differences`, those of models within the model among them."""
+    entry = getattr(model, "config_entry", "") if is_held else ""
     names = [f.name for f in dataclasses.fields(model) if f.name not in _FREE_FIELDS]
     if getattr(model, "predict", "class") not in ("class", "choice"):
         # the head maps each token's state
         names = [n for n in names if n not in ("pooling", "normalize")]
-    return {
-        name: getattr(model, name)
-        for name in names
-        if getattr(model, name) != getattr(described, name)
-    }
+    for name in names:
+        ours, theirs = getattr(model, name), getattr(described, name)
+        if isinstance(ours, Staged):
+            yield from _unequal(ours, theirs, is_held)
+        elif ours != theirs:
+            yield (entry, name), ours
 
 
 def _as_entry(field: str, value: Any) -> Any:

@@ -50,6 +50,7 @@ TABLE = KeyTable(
         "do_flip_channel_order": (False,),
         "do_thumbnail": (False,),
         "do_align_long_axis": (False,),
+        "use_square_size": (False,),
     },
 )
 _HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -128,6 +129,7 @@ _CLASS_OF_MODEL = {
     "beit": "Beit",
     **dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit"),
     **dict.fromkeys(("swin", "swinv2"), "ViT"),
+    **dict.fromkeys(("clip", "clip_vision_model"), "CLIP"),
 }
 _FILTERS = {code: name for name, code in images.RESAMPLING.items()}
 

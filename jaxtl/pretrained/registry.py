@@ -46,6 +46,8 @@ _TYPES = {
     "dinov2": ("dinov2", "DINOV2_CONFIG"),
     "dinov2_with_registers": ("dinov2", "REGISTERS_CONFIG"),
     "beit": ("beit", "CONFIG"),
+    "clip": ("clip", "CONFIG"),
+    "clip_vision_model": ("clip_vision", "CONFIG"),
     "swin": ("swin", "SWIN_CONFIG"),
     "swinv2": ("swin", "SWINV2_CONFIG"),
 }

@@ -48,13 +48,23 @@ FAMILIES = {
         {**SIDES, "intermediate_size": 20, "image_size": 8, "patch_size": 4}
         | {"initializer_range": 0.4},
     ),
+    # both towers, of which the run takes that of images
+    "clip": (
+        "CLIPModel",
+        {
+            "vision_config": {**SIDES, "intermediate_size": 20, "image_size": 8}
+            | {"patch_size": 4, "initializer_factor": 3.0},
+            "text_config": {**TEXT_SIDES, "eos_token_id": 3},
+        },
+    ),
     "resnet": (
         "ResNetForImageClassification",
         {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
         | {"embedding_size": 8, "layer_type": "basic"},
     ),
 }
-IMAGES = ("vit", "resnet")
+IMAGES = ("vit", "clip", "resnet")
+SIZED = ("vit", "clip")
 TASKS = {"classification": 3, "multilabel": 3, "regression": 1}
 NAMES = {"classification": ("x", "y", "z"), "multilabel": ("u", "v", "w")}
 
@@ -85,8 +95,11 @@ def base_directory(folder, kind, task):
     content |= {"dtype": "bfloat16", "problem_type": None, "architectures": ["Other"]}
     (folder / "config.json").write_text(json.dumps(content))
     if kind in IMAGES:
-        processor = transformers.ViTImageProcessorPil(size=8 if kind == "vit" else 16)
-        processor.save_pretrained(folder)
+        side = 8 if kind in SIZED else 16
+        name = "CLIP" if kind == "clip" else "ViT"
+        getattr(transformers, f"{name}ImageProcessorPil")(size=side).save_pretrained(
+            folder
+        )
         return
     special_tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = {word: i for i, word in enumerate([*special_tokens, *WORDS])}
@@ -162,8 +175,10 @@ def run_and_inputs(tmp_path, kind, task):
     base.mkdir()
     raw.mkdir()
     base_directory(base, kind, task)
-    init = tl.pretrained.FromHub(str(base))
-    fields = {"size": 12} if kind == "vit" else {}
+    reset = ("head",) if kind == "clip" else ()
+    init = tl.pretrained.FromHub(str(base), reset=reset)
+    fields = {"size": 12} if kind in SIZED else {}
+    fields |= {"predict": "class"} if kind == "clip" else {}
     if kind in IMAGES:
         data, inputs = pictures_of(raw, task)
         inputs = [str(file) for file in inputs]

@@ -18,6 +18,7 @@ DETERMINISTIC = (
     "resnet",
     "bottleneck",
     "regnet",
+    "clip-vision",
     "llama-tied",
     "llama-class",
 )

@@ -55,6 +55,7 @@ FAMILIES = (
     "convnext",
     "vgg",
     "vit",
+    "clip-vision",
     "deit",
     "dinov2",
     "beit",
@@ -64,7 +65,7 @@ FAMILIES = (
     "gpt2",
     "llama-class",
 )
-VISION = ("vit", "deit", "dinov2", "beit")
+VISION = ("vit", "clip-vision", "deit", "dinov2", "beit")
 TRANSFORMERS = (*VISION, "bert", "roberta", "gpt2", "llama-class")
 # What a family without layer_0, layer_1 … is adapted at.
 STAGES = {

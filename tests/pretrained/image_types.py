@@ -29,6 +29,9 @@ class ImageType:
       groups: keys whose values vary together, value by value.
       kind: the type, "" for the row's name.
       model: transformers' class, "" for the usual one of the type.
+      output: the field of its outputs that is compared.
+      predict: what our model predicts, None for its usual head.
+      entry: key of the configuration that holds the options, "" for the whole.
     """
 
     config: str
@@ -40,6 +43,13 @@ class ImageType:
     groups: tuple[tuple[str, ...], ...] = ()
     kind: str = ""
     model: str = ""
+    output: str = "logits"
+    predict: str | None = None
+    entry: str = ""
+
+    def entries_of(self, entries: dict) -> dict:
+        """The whole configuration."""
+        return {self.entry: entries} if self.entry else entries
 
 
 def _stages_behind_blocks(model: Staged) -> dict[int, str]:
@@ -136,7 +146,37 @@ _SWIN_OPTIONS = {
 _SWIN_GROUP = ("image_size", "patch_size", "window_size", "depths", "num_heads")
 
 
+_CLIP = {**_VIT, "projection_dim": 6}
+_CLIP_OPTIONS = {
+    **{
+        k: v
+        for k, v in _VIT_OPTIONS.items()
+        if k not in ("hidden_dropout_prob", "qkv_bias")
+    },
+    "hidden_act": ["quick_gelu", "gelu", "relu"],
+    "projection_dim": [6, 3],
+}
+
+
 TYPES = {
+    "clip_vision_model": ImageType(
+        "CLIPVisionConfig",
+        _CLIP,
+        _CLIP_OPTIONS,
+        states=token_states,
+        model="CLIPVisionModelWithProjection",
+        output="image_embeds",
+        predict="embedding",
+    ),
+    "clip-classes": ImageType(
+        "CLIPConfig",
+        _CLIP,
+        _CLIP_OPTIONS,
+        ("projection_dim",),
+        states=token_states,
+        kind="clip",
+        entry="vision_config",
+    ),
     "swin": ImageType(
         "SwinConfig",
         _SWIN,

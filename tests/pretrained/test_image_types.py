@@ -46,12 +46,20 @@ def table_of(kind):
     return registry.config_table(TYPES[kind].kind or kind)
 
 
+def output_of(kind, theirs, x, **options):
+    """What transformers computes, and the part of it that is compared."""
+    out = theirs(in_torch(x), **options)
+    return out, getattr(out, TYPES[kind].output)
+
+
 def reference(kind, entries):
     """transformers' model with random weights, in float32 and evaluation mode."""
-    config = getattr(transformers, TYPES[kind].config)(**entries)
+    row = TYPES[kind]
+    config = getattr(transformers, row.config)(**row.entries_of(entries))
     config.num_labels = 3
     torch.manual_seed(0)
-    name = TYPES[kind].model or table_of(kind).class_name(None)
+    table = table_of(kind)
+    name = row.model or table.class_name(None) or table.class_name("class")
     model = getattr(transformers, name)(config).eval()
     return perturbed(model)
 
@@ -75,11 +83,13 @@ def perturbed(model):
     return model
 
 
-def load(folder, x):
+def load(kind, folder, x):
     """(our model, its parameters, its statistics), every tensor accounted for."""
     init = FromHub(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    model = init.model(outputs=registry.head_outputs(config))
+    predict = TYPES[kind].predict
+    fields = {"predict": predict} if predict else {}
+    model = init.model(outputs=registry.head_outputs(config), **fields)
     shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
     params, stats, _, rows = match(*shapes, init.read_for(model))
     assert {row.status for row in rows} <= {"loaded", "skipped"}
@@ -109,7 +119,7 @@ def as_ours(state, ours):
 def compare_outputs(kind, theirs, model, params, stats, x):
     """Differences of {logits, states}."""
     with torch.no_grad():
-        expected = theirs(in_torch(x), output_hidden_states=True)
+        expected, logits = output_of(kind, theirs, x, output_hidden_states=True)
     out = jax.jit(lambda p, s: model.pure().apply(p, s, x))(params, stats)
     places = TYPES[kind].states(model)
     assert places
@@ -119,7 +129,7 @@ def compare_outputs(kind, theirs, model, params, stats, x):
         ours = getattr(ours, "states", ours)
         state = as_ours(expected.hidden_states[place], ours)
         worst = max(worst, difference(ours, state))
-    return {"outputs": difference(out.logits, expected.logits), "states": worst}
+    return {"outputs": difference(out.logits, logits), "states": worst}
 
 
 def without_dropout(module):
@@ -130,7 +140,7 @@ def without_dropout(module):
     return module
 
 
-def compare_gradients(theirs, model, params, stats, x):
+def compare_gradients(kind, theirs, model, params, stats, x):
     """The largest difference of the gradients of a random sum of the outputs.
 
     Models with batch statistics are in training mode, where these are the batch's, and
@@ -143,7 +153,7 @@ def compare_gradients(theirs, model, params, stats, x):
         theirs = without_dropout(theirs.double())
         x = x.astype(np.float64)
     theirs.zero_grad()
-    out = theirs(in_torch(x)).logits
+    _, out = output_of(kind, theirs, x)
     weight = np.random.default_rng(1).normal(size=out.shape).astype(x.dtype)
     (out * torch.tensor(weight)).sum().backward()
 
@@ -171,7 +181,7 @@ def compare_gradients(theirs, model, params, stats, x):
     )
 
 
-def check_written(theirs, model, params, stats, folder, like, x):
+def check_written(kind, theirs, model, params, stats, folder, like, x):
     """What we write is loaded strictly: the same tensors, bit for bit, and outputs."""
     write.write_directory(
         folder, model, params, stats, like=like, task="classification"
@@ -186,7 +196,7 @@ def check_written(theirs, model, params, stats, folder, like, x):
         if "num_batches_tracked" not in name:
             assert torch.equal(tensor, tensors[name]), name
     with torch.no_grad():
-        a, b = (m.eval()(in_torch(x)).logits for m in (theirs, again))
+        a, b = (output_of(kind, m.eval(), x)[1] for m in (theirs, again))
     np.testing.assert_allclose(a, b, atol=1e-5)  # torch's own rounding varies
 
 
@@ -199,11 +209,12 @@ def test_every_option_gives_transformers_outputs_states_and_gradients(kind, tmp_
         x = images(kind, entries)
         theirs = reference(kind, entries)
         theirs.save_pretrained(tmp_path / f"{number}")
-        model, params, stats = load(tmp_path / f"{number}", x)
+        model, params, stats = load(kind, tmp_path / f"{number}", x)
         figures = compare_outputs(kind, theirs, model, params, stats, x)
         written = tmp_path / f"written_{number}"
-        check_written(theirs, model, params, stats, written, tmp_path / f"{number}", x)
-        figures["gradients"] = compare_gradients(theirs, model, params, stats, x)
+        like = tmp_path / f"{number}"
+        check_written(kind, theirs, model, params, stats, written, like, x)
+        figures["gradients"] = compare_gradients(kind, theirs, model, params, stats, x)
         for name, value in figures.items():
             assert value <= 1e-4, (name, number, entries)
             worst[name] = max(worst[name], value)
@@ -217,7 +228,7 @@ def test_the_usual_configuration_gives_transformers_outputs(kind, tmp_path):
     x = images(kind, entries)[:2]
     theirs = reference(kind, entries)
     theirs.save_pretrained(tmp_path)
-    model, params, stats = load(tmp_path, x)
+    model, params, stats = load(kind, tmp_path, x)
     figures = compare_outputs(kind, theirs, model, params, stats, x)
     assert max(figures.values()) <= 1e-4
 
@@ -225,13 +236,15 @@ def test_the_usual_configuration_gives_transformers_outputs(kind, tmp_path):
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_key_of_transformers_is_in_the_table(kind):
     table = table_of(kind)
-    config = getattr(transformers, TYPES[kind].config)(**TYPES[kind].base)
+    entries = TYPES[kind].entries_of(TYPES[kind].base)
+    config = getattr(transformers, TYPES[kind].config)(**entries)
     fields = {f.name for f in dataclasses.fields(config)}
     private = {name for name in vars(config) if name.startswith("_")}
     names = {*config.to_dict(), *vars(config), *fields, *config.attribute_map}
     assert sorted(names - private - table.known) == []
     # and each of them is varied above, or has no effect, or is restricted
     rest = names - private - {*table.all_harmless, *table.all_only, *table.aliases}
+    rest -= {*table.parts}
     assert sorted(rest - set(TYPES[kind].options)) == []
     assert set(table.honored) <= set(TYPES[kind].options)
 
@@ -246,7 +259,7 @@ def test_every_option_changes_what_transformers_computes(kind):
             base[key] = values[0]
     x = images(kind, base)
     with torch.no_grad():
-        want = reference(kind, base)(in_torch(x)).logits
+        _, want = output_of(kind, reference(kind, base), x)
         for key in TYPES[kind].options:
             if key in TYPES[kind].dead:
                 continue
@@ -254,7 +267,7 @@ def test_every_option_changes_what_transformers_computes(kind):
             changed = {k: TYPES[kind].options[k][-1] for k in group}
             entries = {**base, **changed}
             model = reference(kind, entries)
-            got = model(in_torch(images(kind, entries))).logits
+            _, got = output_of(kind, model, images(kind, entries))
             assert got.shape != want.shape or (got - want).abs().max() > 1e-5, key
 
 

@@ -15,6 +15,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nn.gelu,
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
     "gelu_exact": functools.partial(nn.gelu, approximate=False),
+    # Hendrycks & Gimpel, arXiv:1606.08415: x · σ(1.702 x)
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "tanh": jnp.tanh,
     "sigmoid": nn.sigmoid,
     "silu": nn.silu,

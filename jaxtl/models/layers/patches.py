@@ -141,6 +141,22 @@ class PooledPatchNorm(nn.Module):
         return norms.layer_norm(self.epsilon, "norm")(states)
 
 
+class FirstTokenNorm(nn.Module):
+    """The norm of the first token's state; the others stay as they are.
+
+    Attributes:
+      epsilon: added to the variance.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, mode: Mode) -> Tokens:
+        first = norms.layer_norm(self.epsilon, "norm")(tokens.states[:, :1])
+        states = jnp.concatenate([first, tokens.states[:, 1:]], 1)
+        return Tokens(states, tokens.mask)
+
+
 class TokenHead(nn.Module):
     """Affine maps of pooled tokens, averaged where there are several.
 
@@ -149,16 +165,21 @@ class TokenHead(nn.Module):
       pool: of the tokens to (batch, width), or (batch, maps, width) for several maps;
         an array is pooled already.
       maps: their names.
+      bias: whether they have biases.
     """
 
     outputs: int
     pool: Callable[[Tokens], jax.Array] = sequences.first_state
     maps: tuple[str, ...] = ("dense",)
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Tokens | jax.Array, mode: Mode) -> jax.Array:
         x = self.pool(x) if isinstance(x, Tokens) else x
-        dense = [Dense(self.outputs, kernel_init=NORMAL, name=m) for m in self.maps]
+        dense = [
+            Dense(self.outputs, use_bias=self.bias, kernel_init=NORMAL, name=name)
+            for name in self.maps
+        ]
         if len(dense) == 1:
             return dense[0](x)
         return sum(part(x[:, i]) for i, part in enumerate(dense)) / len(dense)

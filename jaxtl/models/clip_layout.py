@@ -1,0 +1,75 @@
+"""Names of the weights of CLIP's and SigLIP's towers in transformers."""
+
+import dataclasses
+from typing import Any
+
+from jaxtl.core.errors import UserError
+from jaxtl.models import staged, vit_layout
+from jaxtl.models.weight_layout import WeightLayout
+
+# Path of a part within a layer -> its name in the file.
+LAYER_NAMES = {
+    "layer": "encoder.layers.{}",
+    "attention/query": "self_attn.q_proj",
+    "attention/key": "self_attn.k_proj",
+    "attention/value": "self_attn.v_proj",
+    "attention/out": "self_attn.out_proj",
+    "attention_norm": "layer_norm1",
+    "mlp/in": "mlp.fc1",
+    "mlp/out": "mlp.fc2",
+    "mlp_norm": "layer_norm2",
+}
+VISION_NAMES = {
+    **LAYER_NAMES,
+    "token": "embeddings.class_embedding",
+    "position": "embeddings.position_embedding.weight",
+    "patch": "embeddings.patch_embedding",
+    "patch_norm": "pre_layrnorm",  # so in the files
+    "norm": "post_layernorm",
+}
+# Parts of a file of both towers that one of them does not read.
+_PAIR = (r"logit_(scale|bias)",)
+_HEADS = (r"(visual|text)_projection\.weight", r"classifier\.(weight|bias)")
+_OTHERS = {"vision_model": r"text_model\..*", "text_model": r"vision_model\..*"}
+# Places of tokens, which older files store.
+BUFFERS = (r".*embeddings\.position_ids",)
+
+HARMLESS = {
+    "attention_dropout": "attention weights have no dropout here",
+    "dropout": "transformers reads it nowhere",
+    "initializer_factor": "spread of new weights; jaxtl's layers have their own",
+}
+
+
+def check_predict(model: Any) -> None:
+    """Checks what a tower predicts.
+
+    Raises:
+      UserError: an unknown head; a number of outputs that a map to the space shared by
+        images and texts does not have.
+    """
+    staged.check_option("predict", model.predict, ("class", "embedding"))
+    is_class = model.predict == "class"
+    if not is_class and model.outputs not in (None, model.embedding):
+        raise UserError(
+            f"{type(model).__name__}: predict='embedding' has {model.embedding} "
+            f"outputs (embedding={model.embedding}), but outputs={model.outputs} are "
+            "asked for; a classifier has predict='class'."
+        )
+
+
+def vision_layout(model: Any, **colors: Any) -> WeightLayout:
+    """The naming of an image tower, in a file of its own or of both towers."""
+    head = "classifier" if model.predict == "class" else "visual_projection"
+    layout = vit_layout.hf_layout(model, {"head/dense": head}, **colors)
+    return tower_layout(layout, model)
+
+
+def tower_layout(layout: WeightLayout, model: Any) -> WeightLayout:
+    """The layout of a tower's rules, which passes over what is not the tower's."""
+    return dataclasses.replace(
+        layout,
+        ignored=BUFFERS,
+        unused=(*_PAIR, *_HEADS, _OTHERS[model.root]),
+        renames=(),
+    )
