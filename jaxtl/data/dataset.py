@@ -30,6 +30,8 @@ UNIFORM = "uniform"
 # such as B-PER and I-PER mark, or any other tags.
 TAG_TASKS = ("entities", "tags")
 WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
+# Splits that are trained on, with labels and without.
+TRAINING_SPLITS = ("train", "unlabelled")
 SAMPLING = (UNIFORM, "balanced", "square_root")
 
 
@@ -102,8 +104,8 @@ class Data:
       label_noise: fraction of the labelled train rows whose label is replaced by a
         uniformly drawn other class.
       val: fraction (float) or count (int) of the train rows held out for validation;
-        0 for none; unused where the data have a validation split.
-      test: likewise for the test split.
+        0 for none; unused where the data have a validation split, or no train rows.
+      test: likewise for the test split; 1.0 takes all rows, for evaluation only.
       limit: use at most this many train rows, before test and validation are split off.
       split_seed: seed of test and validation, so that all seeds of an experiment share
         them; None takes the experiment's seed. Labels and noise always depend on the
@@ -240,13 +242,13 @@ def _check_options(data: Data) -> None:
 
 
 def _check_share(name: str, value: Any) -> None:
-    """Raises UserError unless value is 0, a count ≥ 1 or a fraction inside (0, 1)."""
+    """Raises UserError unless value is 0, a count ≥ 1 or a fraction in (0, 1]."""
     is_count = _is_integer(value) and value >= 0
-    is_fraction = _is_number(value) and not _is_integer(value) and 0 < value < 1
+    is_fraction = _is_number(value) and not _is_integer(value) and 0 < value <= 1
     if not (is_count or is_fraction):
         raise UserError(
-            f"data.{name} must be a fraction between 0 and 1, a count of examples, "
-            f"or 0 for no {name} split; got {value!r}."
+            f"data.{name} must be a fraction between 0 and 1 (1.0 takes all rows), a "
+            f"count of examples, or 0 for no {name} split; got {value!r}."
         )
 
 
@@ -313,6 +315,11 @@ class Dataset:
                 f"{reader} counts every example once, but the data have weights; leave "
                 "data.sample_weight out for it."
             )
+
+    @property
+    def has_training_rows(self) -> bool:
+        """Whether there are rows to train on, labelled or not."""
+        return any(len(self.rows.get(name, ())) for name in TRAINING_SPLITS)
 
     @property
     def output_names(self) -> tuple[str, ...]:

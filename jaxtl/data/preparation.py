@@ -266,9 +266,19 @@ def _with_image_size(
     return dataclasses.replace(table, preprocess=pre)
 
 
+_NOT_FITTED = (
+    "there are no train rows: columns are scaled and filled as those that the model "
+    "was trained on"
+)
+
+
 def _fitted(dataset: Dataset, table: Table) -> Dataset:
     """Fits what the preprocessing of a table has of its train rows."""
     pre, notes = table.preprocess, []
+    if not dataset.has_training_rows:
+        if table.encoding is not None:
+            notes = [_NOT_FITTED]
+        return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
     if table.encoding is not None:
         pre, notes = table_encoding.fit(
             table.encoding, table.x, dataset.rows, table.origins, pre

@@ -79,6 +79,7 @@ def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:
 
     Returns:
       Sorted int32 rows of "train", "val", "test" and, if not empty, "unlabelled".
+      "train" is empty where the data have held-out splits alone, or test=1.0.
 
     Raises:
       UserError: a split that would be empty or larger than the rows there are, or fewer
@@ -101,9 +102,9 @@ def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:
         share = getattr(data, name)
         if name in table.splits:
             splits[name] = np.sort(table.splits[name])
-        elif share != 0:
+        elif share != 0 and _count(rows_by_class):
             size = _size(name, share, _count(rows_by_class))
-            if table.groups is None:
+            if table.groups is None or size == _count(rows_by_class):
                 held_out, rows_by_class = _take(rows_by_class, size)
             else:
                 held_out, rows_by_class = _take_groups(
@@ -185,6 +186,8 @@ def _sorted_rows(rows_by_class: list[np.ndarray]) -> np.ndarray:
 def _size(name: str, share: float, available: int) -> int:
     """Rows of a split, from a count or a fraction of the available ones."""
     is_count = isinstance(share, (int, np.integer))
+    if not is_count and share == 1:
+        return available
     size = share if is_count else round(share * available)
     if size < 1:
         raise UserError(
@@ -194,7 +197,8 @@ def _size(name: str, share: float, available: int) -> int:
     if size >= available:
         raise UserError(
             f"data.{name}={share} asks for {size} of {available} train examples, "
-            "which leaves none to train on."
+            f"which leaves none to train on; {name}=1.0 takes all of them, for "
+            "evaluation only."
         )
     return int(size)
 

@@ -12,7 +12,7 @@ from jaxtl.core import progress
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess, sampler
-from jaxtl.data.dataset import UNIFORM, Dataset
+from jaxtl.data.dataset import TRAINING_SPLITS, UNIFORM, Dataset
 
 
 def dataset_and_split_of(
@@ -107,10 +107,11 @@ def example_batch(
 ) -> PyTree:
     """The first `count` train rows, preprocessed, to initialize a model with.
 
-    Unlabelled rows where no train row has a label; rows repeat where there are fewer.
+    Unlabelled rows where no train row has a label, and held-out rows where there are
+    none to train on; rows repeat where there are fewer.
     """
-    rows = dataset.rows["train"]
-    rows = np.resize(rows if len(rows) else dataset.rows["unlabelled"], count)
+    present = (dataset.rows.get(name, ()) for name in (*TRAINING_SPLITS, "val", "test"))
+    rows = np.resize(next(rows for rows in present if len(rows)), count)
     return preprocess.apply(pre, lazy_array.gather(dataset.x, rows))
 
 

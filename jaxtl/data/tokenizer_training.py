@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import word_pieces
 from jaxtl.data.dataset import WORDS, Data, Dataset, Table
@@ -61,6 +62,11 @@ def _unnamed(dataset: Dataset, table: Table, data: Data) -> tuple[Tokenizer, lis
     tokenizer, notes = getattr(data, "default_tokenizer", None), []
     if tokenizer is None:
         rows = _train_rows(dataset.rows)
+        if len(rows) == 0:
+            raise UserError(
+                f"{dataset.name}.tokenizer is None, and there are no train rows to "
+                'train one on: name that of the model, tokenizer="DIRECTORY".'
+            )
         vocab = getattr(data, "vocab", None) or MOST_PIECES
         texts = [text for part in table.x.values() for text in part[rows].tolist()]
         if WORDS in table.x:

@@ -10,7 +10,7 @@ from jaxtl.analysis import linear_probe
 from jaxtl.analysis.baselines.base import LAST, RAW, TFIDF
 from jaxtl.core.errors import DataChanged, UserError, nearest
 from jaxtl.core.types import Network
-from jaxtl.data import Text, lazy_array, preprocess
+from jaxtl.data import Text, lazy_array, preprocess, split_fields
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.preparation import keep_classes, load_table, prepare
 from jaxtl.evaluation import feature_cache
@@ -106,7 +106,7 @@ def _tf_idf(source: Data, data: Dataset, names: Sequence[str]) -> dict[str, Any]
         )
     if load_table(source)[1] != data.fingerprint:
         raise DataChanged(
-            f"{source.path} has changed since the data set was read from it; read it "
+            "the texts have changed since the data set was read from them; read them "
             "again."
         )
     documents = texts(source)
@@ -126,10 +126,9 @@ def texts(source: Text) -> np.ndarray:
     The second text of a pair follows the first after a line break.
     """
     documents = []
-    for path in (source.path, source.val_path, source.test_path):
-        if path is not None:
-            firsts, seconds, *_ = source.read_split(path)
-            documents += [f"{a}\n{b}" if b else a for a, b in zip(firsts, seconds)]
+    for path in split_fields.by_split(source).values():
+        firsts, seconds, *_ = source.read_split(path)
+        documents += [f"{a}\n{b}" if b else a for a, b in zip(firsts, seconds)]
     documents = np.array(documents, object)
     if source.classes is None:
         return documents

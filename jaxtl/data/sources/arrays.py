@@ -70,7 +70,7 @@ class Arrays(Data):
 
     Attributes:
       path: a file, or several whose examples are concatenated; looked for under
-        $JAXTL_DATA_DIR as well.
+        $JAXTL_DATA_DIR as well. None with `test_path` alone.
       labels_path: a `.npy`, or a `.npz` with the entry `y`: labels of the train rows.
       test_path: a file of the same kind that holds the test split.
       x: name of the entry, or the array itself.
@@ -113,8 +113,7 @@ class Arrays(Data):
         in_memory = isinstance(self.x, _InMemoryArray)
         if in_memory != isinstance(self.y, _InMemoryArray):
             raise UserError("Arrays needs x and y both as arrays or both as names.")
-        if in_memory == (self.path is not None):
-            raise UserError("Arrays needs either a path or x= and y= as arrays.")
+        self._check_files(in_memory)
         for name in ("split_by", "sample_weight"):
             value = getattr(self, name)
             if value is not None and in_memory != isinstance(value, _InMemoryArray):
@@ -122,6 +121,26 @@ class Arrays(Data):
                 raise UserError(f"Arrays.{name} must be {kind}, as x and y are.")
         if self.scale is not None and not self.scale > 0:
             raise UserError(f"Arrays.scale must be positive; got {self.scale!r}.")
+
+    def _check_files(self, in_memory: bool) -> None:
+        """Raises UserError for no files, or files that have no meaning."""
+        files = {n: getattr(self, n) for n in ("path", "labels_path", "test_path")}
+        named = [name for name, value in files.items() if value is not None]
+        if in_memory and named:
+            raise UserError(
+                f"Arrays.{named[0]}={files[named[0]]!r} has no meaning where x= and y= "
+                "are arrays; leave one of both out."
+            )
+        if not in_memory and not {"path", "test_path"} & set(named):
+            raise UserError(
+                "Arrays needs a path or x= and y= as arrays; test_path= alone is for "
+                "evaluation only."
+            )
+        if self.labels_path is not None and self.path is None:
+            raise UserError(
+                f"Arrays.labels_path={self.labels_path!r} holds the labels of path=, "
+                "which is None."
+            )
 
     def read(self) -> Table:
         """Reads all files; the examples of their parts are concatenated."""
@@ -166,13 +185,16 @@ class Arrays(Data):
             }
             return [_Part("all", x, y, (("x", len(x)),), columns)], None
         parts, names = [], None
-        for path in self.path if isinstance(self.path, tuple) else (self.path,):
+        train = (self.path,) if isinstance(self.path, str) else self.path or ()
+        for path in train:
             file_parts, file_names = _read(paths.find(path, "Arrays.path"), self)
             parts, names = parts + file_parts, names or file_names
         if self.labels_path is not None:
             parts = self._relabelled(parts)
         if self.test_path is not None:
-            test_parts, _ = _read(paths.find(self.test_path, "Arrays.test_path"), self)
+            file = paths.find(self.test_path, "Arrays.test_path")
+            test_parts, test_names = _read(file, self)
+            names = names if train else test_names
             # The rows of a test file are test rows, whatever their split is there.
             parts += [part._replace(split="test") for part in test_parts]
         for split, x, y, _, columns, _ in parts:

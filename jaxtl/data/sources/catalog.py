@@ -28,7 +28,15 @@ _MODULES = {
 }
 _BUNDLED = ("Digits", "PenDigits", "RenderedDigits")
 # Fields that are needed although they have a default.
-_NEEDED = {"Arrays": ("path",), "HFDataset": ("dataset", "target")}
+_NEEDED = {
+    "Arrays": ("path",),
+    "CoNLL": ("path",),
+    "HFDataset": ("dataset", "target"),
+    "SVMLight": ("path",),
+    "Text": ("path",),
+    "TorchDataset": ("dataset",),
+    "WebDataset": ("path",),
+}
 
 
 def available() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, origins, paths, splits
+from jaxtl.data import cells, origins, paths, split_fields, splits
 from jaxtl.data.dataset import Table
 from jaxtl.data.text_columns import TextData, word_fields
 from jaxtl.data.word_pieces import IGNORED
@@ -46,7 +46,8 @@ class CoNLL(TextData):
     task "entities", measured by their spans; all others are the task "tags".
 
     Attributes:
-      path: the train file; looked for under $JAXTL_DATA_DIR as well.
+      path: the train file; looked for under $JAXTL_DATA_DIR as well. None where there
+        are held-out splits alone.
       val_path, test_path: files with the validation and the test split.
       word: column of the word from 0, or its key in JSON; None is 0 (1 for .conllu), or
         "tokens" or "words".
@@ -58,7 +59,7 @@ class CoNLL(TextData):
       encoding: character encoding of the files.
     """
 
-    path: str = dataclasses.field(kw_only=False)
+    path: str | None = dataclasses.field(default=None, kw_only=False)
     val_path: str | None = None
     test_path: str | None = None
     word: int | str | None = None
@@ -74,8 +75,8 @@ class CoNLL(TextData):
 
     def read(self) -> Table:
         """Reads the words, and their tags (n, words); each file is a split."""
-        files = {"train": self.path, "val": self.val_path, "test": self.test_path}
-        parts = {k: self._sentences(p) for k, p in files.items() if p is not None}
+        files = split_fields.by_split(self)
+        parts = {k: self._sentences(p) for k, p in files.items()}
         sentences = [s for part in parts.values() for s in part]
         y, names, notes = tag_labels(sentences, self.class_names)
         lines = [(files[k], [s.line for s in part]) for k, part in parts.items()]

@@ -199,11 +199,6 @@ def _split_folders(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
             f"{', '.join(others[:5])} are none{hint}: name the splits train, val and "
             "test, and move other folders elsewhere."
         )
-    if "train" not in split_of.values():
-        raise UserError(
-            f"ImageFolder: {root} has the splits {', '.join(split_of)} but no train "
-            "folder; to read one folder of classes, name it as the path."
-        )
     if (split := cells.repeated(split_of.values())) is not None:
         same = [folder for folder, s in split_of.items() if s == split]
         raise UserError(

@@ -58,7 +58,8 @@ class HFDataset(ImageFiles, TextData, Tabular):
       pair: column of a second text, None for none.
       all_pieces: of tagged words, as in `CoNLL`.
       train_split, val_split, test_split: names of the splits; None takes those of the
-        usual names ("train", "validation", "test").
+        usual names ("train", "validation", "test"). Without a train split the data are
+        for evaluation only.
     """
 
     dataset: Any = dataclasses.field(kw_only=False)
@@ -177,21 +178,32 @@ class HFDataset(ImageFiles, TextData, Tabular):
                     f"{nearest(name, present)}; the data set has {listed}."
                 )
         if len(present) == 1 and not chosen:
-            return {ALL: present[0]}, []
+            return {ALL: present[0]}, self._split_note(present[0])
         for name in present:
             split = SPLIT_OF.get(name.lower())
             if split is not None and name not in chosen.values():
                 chosen.setdefault(split, name)
-        if "train" not in chosen:
+        if not chosen:
             raise UserError(
                 f"HFDataset.dataset has the splits {', '.join(present)}, of which none "
-                "is called train; name it as train_split=."
+                "is called train, validation or test; name it as train_split=, or for "
+                "evaluation only as test_split=."
             )
         if (name := cells.repeated(chosen.values())) is not None:
             raise UserError(f"HFDataset: the split {name!r} is named twice.")
         others = [name for name in present if name not in chosen.values()]
         notes = [f"splits that are not read: {', '.join(others)}"] if others else []
         return {s: chosen[s] for s in ("train", "val", "test") if s in chosen}, notes
+
+    def _split_note(self, name: str) -> list[str]:
+        """Says that the only split is cut, where it is called as a held-out one."""
+        split = SPLIT_OF.get(name.lower(), "train")
+        if split == "train":
+            return []
+        return [
+            f"the only split, {name}, is split further; {split}_split={name!r} keeps "
+            "it for evaluation only"
+        ]
 
     def _is_unlabelled(self, table: pyarrow.Table) -> bool:
         """Whether no row of a table has a label, as in tests of public contests."""

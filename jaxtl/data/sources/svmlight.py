@@ -8,7 +8,15 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxtl.core.errors import UserError, first_line, nearest
-from jaxtl.data import cells, label_arrays, origins, paths, sparse_rows, splits
+from jaxtl.data import (
+    cells,
+    label_arrays,
+    origins,
+    paths,
+    sparse_rows,
+    split_fields,
+    splits,
+)
 from jaxtl.data.dataset import Data, Table
 
 _TASKS = ("classification", "regression", "multilabel")
@@ -24,7 +32,8 @@ class SVMLight(Data):
     of `qid:` are read by split_by="qid".
 
     Attributes:
-      path: the train file; looked for under $JAXTL_DATA_DIR as well.
+      path: the train file; looked for under $JAXTL_DATA_DIR as well. None where there
+        are held-out splits alone.
       val_path, test_path: files of the validation and test split.
       zero_based: whether the first column is 0, else 1; "auto" takes 0 where an index
         is 0 in any of the files.
@@ -34,7 +43,7 @@ class SVMLight(Data):
         values.
     """
 
-    path: str = dataclasses.field(kw_only=False)
+    path: str | None = dataclasses.field(default=None, kw_only=False)
     val_path: str | None = None
     test_path: str | None = None
     zero_based: bool | Literal["auto"] = "auto"
@@ -68,11 +77,12 @@ class SVMLight(Data):
 
     def read(self) -> Table:
         """Reads all files with the same columns."""
-        named = {"train": self.path, "val": self.val_path, "test": self.test_path}
-        named = {split: path for split, path in named.items() if path is not None}
+        named = split_fields.by_split(self)
         parts = self._load(named)
         matrices = [
-            sparse_rows.as_rows(x, f"SVMLight.{_field(split)}: {named[split]}")
+            sparse_rows.as_rows(
+                x, f"SVMLight.{split_fields.split_field(split)}: {named[split]}"
+            )
             for split, (x, _, _) in parts.items()
         ]
         x = sparse_rows.concatenated(matrices, "SVMLight.path")
@@ -95,7 +105,10 @@ class SVMLight(Data):
         """Split -> (matrix, labels, groups or None), all with the same columns."""
         import sklearn.datasets
 
-        files = [paths.find(p, f"SVMLight.{_field(s)}") for s, p in named.items()]
+        files = [
+            paths.find(p, f"SVMLight.{split_fields.split_field(s)}")
+            for s, p in named.items()
+        ]
         has_groups = self.split_by is not None
         try:
             read = sklearn.datasets.load_svmlight_files(
@@ -115,7 +128,9 @@ class SVMLight(Data):
         parts = [read[i : i + width] for i in range(0, len(read), width)]
         for (split, path), part in zip(named.items(), parts):
             if part[0].shape[0] == 0:
-                raise UserError(f"SVMLight.{_field(split)}: {path} has no rows.")
+                raise UserError(
+                    f"SVMLight.{split_fields.split_field(split)}: {path} has no rows."
+                )
             if has_groups and len(part[2]) != part[0].shape[0]:
                 raise UserError(
                     f"SVMLight.split_by='qid': {path} has rows without qid:."
@@ -124,10 +139,6 @@ class SVMLight(Data):
             split: (part[0], part[1], part[2] if has_groups else None)
             for split, part in zip(named, parts)
         }
-
-
-def _field(split: str) -> str:
-    return "path" if split == "train" else f"{split}_path"
 
 
 def _labels(parts: list[Any], task: str | None) -> label_arrays.Labels:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, columns, origins, paths, splits
+from jaxtl.data import cells, columns, origins, paths, split_fields, splits
 from jaxtl.data.dataset import Table
 from jaxtl.data.text_columns import TextData, fields
 
@@ -47,7 +47,7 @@ class Text(TextData):
 
     Attributes:
       path: the train file, or with `class_names` one file per class; looked for under
-        $JAXTL_DATA_DIR as well.
+        $JAXTL_DATA_DIR as well. None where there are held-out splits alone.
       val_path: a file (or files) of the same kind with the validation split.
       test_path: likewise with the test split.
       text: column of the text, by name, or by number from 0 in files without a header.
@@ -65,7 +65,7 @@ class Text(TextData):
       encoding: character encoding of the files; None is utf-8, and latin-1 for TREC.
     """
 
-    path: str | tuple[str, ...] = dataclasses.field(kw_only=False)
+    path: str | tuple[str, ...] | None = dataclasses.field(default=None, kw_only=False)
     val_path: str | None = None
     test_path: str | None = None
     text: str | int = 0
@@ -130,12 +130,8 @@ class Text(TextData):
 
     def read(self) -> Table:
         """Reads ids and masks, (n, length) each; each file is a split."""
-        files = {"train": self.path, "val": self.val_path, "test": self.test_path}
-        parts = {
-            split: self.read_split(path)
-            for split, path in files.items()
-            if path is not None
-        }
+        files = split_fields.by_split(self)
+        parts = {split: self.read_split(path) for split, path in files.items()}
         first, second, labels, lines, notes = (
             list(itertools.chain.from_iterable(column))
             for column in zip(*parts.values())

@@ -40,7 +40,8 @@ class TFDS(Data):
       pair: feature of a second text, None for none.
       tokenizer: for texts, a `Tokenizer` or the path of one.
       y: feature to predict.
-      train: the train split, or a slice of it: "train[:20%]".
+      train: the train split, or a slice of it: "train[:20%]"; None for evaluation on
+        the other splits alone.
       memory_limit: bytes; data that decode to more are decoded for each batch.
     """
 
@@ -50,7 +51,7 @@ class TFDS(Data):
     pair: str | None = None
     tokenizer: Tokenizer | str | None = None
     y: str = "label"
-    train: str = "train"
+    train: str | None = "train"
     memory_limit: int = 2**31
 
     resizes_images = True
@@ -65,13 +66,16 @@ class TFDS(Data):
         self._check_features(builder.info.features)
         if self.size is None and self._is_of_several_sizes(builder):
             return self._read_in_default_size()
-        names = {"train": self.train}
+        names = {} if self.train is None else {"train": self.train}
         for name in builder.info.splits:
             if name in _SPLITS and name != self.train:
                 names[_SPLITS[name]] = name
         sources = {split: _source(builder, name, self) for split, name in names.items()}
         if sum(map(len, sources.values())) == 0:
-            raise UserError(f"TFDS: {self.name} has no examples in {self.train!r}.")
+            shown = (
+                ", ".join(map(repr, names.values())) or "the splits test, validation"
+            )
+            raise UserError(f"TFDS: {self.name} has no examples in {shown}.")
         if self.tokenizer is not None:
             x, y = _tokenized(sources.values(), self)
         else:

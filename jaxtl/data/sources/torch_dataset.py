@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.core import progress
 from jaxtl.core.errors import UserError, describe_error
-from jaxtl.data import label_arrays, origins, splits
+from jaxtl.data import label_arrays, origins, split_fields, splits
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.lazy_array import LazyArray
 
@@ -48,7 +48,8 @@ class TorchDataset(Data):
     of the experiment for new ones in each epoch.
 
     Attributes:
-      dataset: of the train split, or of all examples.
+      dataset: of the train split, or of all examples; None where there are held-out
+        splits alone.
       val_dataset, test_dataset: of the validation and test split.
       task: None infers it, as `Arrays` does.
       class_names: names in label order; None takes those of `dataset.classes`, if it
@@ -56,7 +57,7 @@ class TorchDataset(Data):
       memory_limit: bytes; larger inputs are read from the data set for each batch.
     """
 
-    dataset: Any = dataclasses.field(kw_only=False)
+    dataset: Any = dataclasses.field(default=None, kw_only=False)
     val_dataset: Any = None
     test_dataset: Any = None
     task: str | None = None
@@ -67,10 +68,8 @@ class TorchDataset(Data):
         super().__post_init__()
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(self.class_names))
-        for split, field in _FIELDS.items():
-            value = getattr(self, field)
-            if value is None and split != "train":
-                continue
+        for split, value in split_fields.by_split(self, "dataset").items():
+            field = split_fields.split_field(split, "dataset")
             if not isinstance(value, _InMemoryItems):
                 _check(value, f"TorchDataset.{field}")
                 object.__setattr__(self, field, _InMemoryItems(value))
@@ -79,12 +78,11 @@ class TorchDataset(Data):
         """Reads every item once."""
         datasets = {
             split: source.value
-            for split, field in _FIELDS.items()
-            if (source := getattr(self, field)) is not None
+            for split, source in split_fields.by_split(self, "dataset").items()
         }
         items = _Items(tuple(datasets.items()))
         inputs, y, digests = _read_all(items, self.memory_limit)
-        names = self.class_names or _class_names(datasets["train"])
+        names = self.class_names or _class_names(next(iter(datasets.values())))
         stacked = label_arrays.stacked(y, "TorchDataset")
         labels = label_arrays.read(stacked, names, self.task, "TorchDataset")
         lengths = {split: len(dataset) for split, dataset in datasets.items()}
@@ -95,14 +93,14 @@ class TorchDataset(Data):
             task=labels.task,
             splits=splits.consecutive(lengths),
             origins=origins.of_elements(
-                [(_FIELDS[split], n) for split, n in lengths.items()]
+                [
+                    (split_fields.split_field(split, "dataset"), n)
+                    for split, n in lengths.items()
+                ]
             ),
             digests=digests,
             notes=(*labels.notes, *items.notes),
         )
-
-
-_FIELDS = {"train": "dataset", "val": "val_dataset", "test": "test_dataset"}
 
 
 def _check(value: Any, field: str) -> None:
@@ -149,7 +147,7 @@ class _Items:
         part = int(np.searchsorted(self._ends, row, side="right"))
         split, dataset = self.datasets[part]
         row -= int(self._ends[part]) - len(dataset)
-        where = f"TorchDataset.{_FIELDS[split]}[{row}]"
+        where = f"TorchDataset.{split_fields.split_field(split, 'dataset')}[{row}]"
         try:
             value = dataset[row]
         except UserError:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, label_arrays, origins, splits, tar_shards
+from jaxtl.data import cells, label_arrays, origins, split_fields, splits, tar_shards
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
 from jaxtl.data.sources.folder_layout import SUFFIXES
@@ -31,7 +31,8 @@ class WebDataset(ImageFiles):
 
     Attributes:
       path: a shard that is not compressed, several, a folder of them, or a pattern with
-        braces or a star; looked for under $JAXTL_DATA_DIR as well.
+        braces or a star; looked for under $JAXTL_DATA_DIR as well. None where there are
+        held-out splits alone.
       val_path, test_path: likewise, of the validation and test split.
       image: what follows the first dot in the names of pictures; None takes that of
         the only picture of each example.
@@ -42,7 +43,7 @@ class WebDataset(ImageFiles):
       class_names: names in label order; None takes the texts or numbers that occur.
     """
 
-    path: str | tuple[str, ...] = dataclasses.field(kw_only=False)
+    path: str | tuple[str, ...] | None = dataclasses.field(default=None, kw_only=False)
     val_path: str | tuple[str, ...] | None = None
     test_path: str | tuple[str, ...] | None = None
     image: str | None = None
@@ -100,11 +101,8 @@ class WebDataset(ImageFiles):
 
     def _shards(self) -> dict[str, list[str]]:
         """Split -> paths of its shards."""
-        named = {"train": self.path, "val": self.val_path, "test": self.test_path}
         shards: dict[str, list[str]] = {}
-        for split, patterns in named.items():
-            if patterns is None:
-                continue
+        for split, patterns in split_fields.by_split(self).items():
             patterns = (patterns,) if isinstance(patterns, str) else patterns
             expanded = [tar_shards.expand(p, _field(split)) for p in patterns]
             shards[split] = [shard for part in expanded for shard in part]
@@ -194,7 +192,7 @@ class WebDataset(ImageFiles):
 
 
 def _field(split: str) -> str:
-    return "WebDataset.path" if split == "train" else f"WebDataset.{split}_path"
+    return f"WebDataset.{split_fields.split_field(split)}"
 
 
 def _unread(examples: Sequence[Sample], used: set[str]) -> list[str]:

@@ -108,7 +108,7 @@ def test_scale_divides_in_the_preprocessing():
         (lambda p: {"path": str(p / "mnist.npz"), "x": "z"}, "no entry 'z'"),
         (lambda p: {"path": str(p / "broken.npz")}, "can't be read as a .npz file"),
         (lambda p: {"path": str(p / "x.npy")}, "a .npy needs labels_path"),
-        (lambda p: {}, "either a path or x= and y="),
+        (lambda p: {}, "a path or x= and y= as arrays; test_path="),
         (lambda p: {"x": np.zeros(3)}, "both as arrays"),
         (lambda p: {"path": "a.npz", "scale": 0}, "scale must be positive"),
     ],
