@@ -6,15 +6,18 @@ Python's universal newlines at a lone "\r"; each of them may stand within a line
 
 import codecs
 import csv
+import gzip
 import json
 import os
 import pathlib
 import sys
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError, first_line
 
+_GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -23,15 +26,17 @@ def read_text(
 ) -> str:
     r"""Reads a file's text, its byte order mark left out and "\r\n" as "\n".
 
+    A file that gzip compressed is unpacked.
+
     Args:
       path: the file.
       encoding: its character encoding.
       owner: the option that names the file, for messages.
 
     Raises:
-      UserError: an unknown encoding, or a file in another one.
+      UserError: an unknown encoding, a file in another one, or a damaged .gz.
     """
-    data = pathlib.Path(path).read_bytes()
+    data = _unpacked(pathlib.Path(path).read_bytes(), f"{owner}: {path}")
     try:
         codec = codecs.lookup(encoding).name
     except LookupError:
@@ -59,6 +64,21 @@ def read_text(
             "utf-8."
         ) from None
     return text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
+
+
+def _unpacked(data: bytes, where: str) -> bytes:
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{where} is a damaged .gz: {first_line(error)}.") from None
+
+
+def suffix(path: str | os.PathLike) -> str:
+    """The lower-case suffix of a file's name, ".csv" of "a.csv" and "A.CSV.gz"."""
+    name = pathlib.Path(path).name.lower()
+    return pathlib.Path(name.removesuffix(".gz")).suffix
 
 
 def _likely_encoding(data: bytes) -> str:

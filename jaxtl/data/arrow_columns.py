@@ -56,16 +56,17 @@ def table_columns(
         raise UserError(f"{owner} has two columns called {repeated!r}.")
     if not names or table.num_rows == 0:
         raise UserError(f"{owner} has no rows.")
-    classes = class_names(table.schema)
-    readers = {
-        name: functools.partial(
-            _class_column if name in classes else column,
-            values,
-            classes.get(name, missing),
-            f"{owner}: column {name!r}",
-        )
-        for name, values in zip(names, table.columns)
-    }
+    classes, tags = class_names(table.schema), tag_names(table.schema)
+
+    def read(name: str, values: pyarrow.ChunkedArray) -> Column:
+        where = f"{owner}: column {name!r}"
+        if name in classes:
+            return _class_column(values, classes[name], where)
+        if name in tags:
+            return _class_lists(values, tags[name], where)
+        return column(values, missing, where)
+
+    readers = {n: functools.partial(read, n, v) for n, v in zip(names, table.columns)}
     rows = origins.of_elements([(place, table.num_rows)])
     return Columns(columns.DeferredColumns(readers), rows, [])
 
@@ -80,6 +81,11 @@ def features(schema: pyarrow.Schema) -> dict[str, Any]:
         named = {cells.normalized(name): kind for name, kind in declared.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # another program's entry
+    # Earlier versions declare a list as [kind].
+    named = {
+        name: {"feature": kind[0]} if isinstance(kind, list) and kind else kind
+        for name, kind in named.items()
+    }
     return {name: kind for name, kind in named.items() if isinstance(kind, dict)}
 
 
@@ -107,9 +113,10 @@ def tag_names(schema: pyarrow.Schema) -> dict[str, tuple[str, ...]]:
 
 
 def is_list(kind: pyarrow.DataType) -> bool:
-    """Whether cells are lists of any length."""
-    pa = library("a column of lists")
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    """Whether cells are lists."""
+    kinds = library("a column of lists").types
+    is_fixed = kinds.is_fixed_size_list(kind)
+    return is_fixed or kinds.is_list(kind) or kinds.is_large_list(kind)
 
 
 def picture_columns(schema: pyarrow.Schema) -> list[str]:
@@ -155,11 +162,34 @@ def _class_column(
     return Column(texts, None, numbers == -1, names=names)
 
 
+def _class_lists(
+    values: pyarrow.ChunkedArray, names: tuple[str, ...], where: str
+) -> Column:
+    """A column of lists of class numbers, whose names the file declares."""
+    if not is_list(values.type):
+        raise UserError(
+            f"{where} declares lists of the classes {', '.join(names[:10])}, but is of "
+            f"the type {values.type}."
+        )
+    rows = values.to_pylist()
+    for row, numbers in enumerate(rows):
+        bad = [n for n in numbers or () if n is None or not 0 <= n < len(names)]
+        if bad:
+            raise UserError(
+                f"{where} has the class number {bad[0]} in row {row}; expected 0 to "
+                f"{len(names) - 1}."
+            )
+    lists = [tuple(names[n] for n in numbers or ()) for numbers in rows]
+    is_missing = np.asarray([numbers is None for numbers in rows], bool)
+    return Column(None, None, is_missing, names=names, lists=lists)
+
+
 def column(values: pyarrow.ChunkedArray, missing: Sequence[str], where: str) -> Column:
-    """One column with its type: numbers, texts, booleans, or a dictionary of texts.
+    """One column with its type: numbers, texts, booleans, or a dictionary of texts;
+    lists of labels.
 
     Raises:
-      UserError: another type: dates, lists, structures, bytes.
+      UserError: another type: dates, structures, bytes.
     """
     pa = library("a column of Arrow")
     kind = values.type
@@ -174,6 +204,8 @@ def column(values: pyarrow.ChunkedArray, missing: Sequence[str], where: str) -> 
         return columns.of_values(np.where(is_null, np.nan, numbers), missing, where)
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_plain = is_text or is_number or pa.types.is_boolean(kind)
+    if is_list(kind):
+        is_plain = True  # what the lists hold decides
     if not (is_plain or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
         raise UserError(
             f"{where} is of the type {kind}; a column needs to be all numbers, all "

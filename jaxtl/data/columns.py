@@ -25,12 +25,17 @@ class Column:
     """One column of a table.
 
     Attributes:
-      texts: (n,) normalized cells; None for a column that was stored as numbers.
+      texts: (n,) normalized cells; None for a column that was stored as numbers, or as
+        lists.
       values: (n,) float64 with NaN where a cell is missing; None for texts.
       is_missing: (n,) bool.
       names: the classes that the file declares, in their order; None for none.
       integers: (n,) the whole numbers as they were stored, of which `values` may have
         lost digits; None for others.
+      written: (n,) the texts of a typed file as they stand there, "" for none; None for
+        other columns.
+      lists: (n,) the labels of each row, normalized, in the order of the file; None for
+        columns that are not lists.
     """
 
     texts: Sequence[str] | None
@@ -38,12 +43,16 @@ class Column:
     is_missing: np.ndarray
     names: tuple[str, ...] | None = None
     integers: np.ndarray | None = None
+    written: Sequence[str] | None = None
+    lists: Sequence[tuple[str, ...]] | None = None
 
     @functools.cached_property
     def labels(self) -> list[str]:
         """The cells as texts, numbers as a program writes them."""
         if self.texts is not None:
             return list(self.texts)
+        if self.lists is not None:
+            return [", ".join(labels) for labels in self.lists]
         if self.integers is not None:
             return [str(int(value)) for value in self.integers]
         return [repr(float(value)) for value in self.values]
@@ -84,11 +93,13 @@ class Columns(NamedTuple):
       columns: name -> column, all of equal length.
       origins: where each row was read.
       notes: what was decided in reading.
+      train: rows of the train split, where the file has splits itself; None without.
     """
 
     columns: Mapping[str, Column]
     origins: Origins
     notes: list[str]
+    train: np.ndarray | None = None
 
     def place(self, row: int) -> str:
         """Where a row is: "line 3" of a file, or "row 3" counted from 0."""
@@ -132,8 +143,11 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
       where: the column, for messages.
 
     Raises:
-      UserError: values of another kind: dates, lists, bytes, or several kinds.
+      UserError: values of another kind: dates, bytes, lists of numbers with a fraction,
+        or several kinds.
     """
+    if isinstance(values, list | tuple) and any(map(_is_list, set(map(type, values)))):
+        return of_objects(list(values), missing, where)
     values = np.asarray(values)
     if values.ndim == 1 and values.dtype.kind in "iu":
         return _of_numbers(values.astype(np.float64), missing, values)
@@ -152,6 +166,8 @@ def of_objects(values: list, missing: Collection[str], where: str) -> Column:
     present = values
     if is_missing.any():
         present = [v for v, m in zip(values, is_missing) if not m]
+    if present and all(map(_is_list, set(map(type, present)))):
+        return _of_lists(values, is_missing, where)
     kinds = set(map(_object_kind, set(map(type, present))))
     if kinds == {"integer"}:
         integers = np.array([0 if m else v for v, m in zip(values, is_missing)], object)
@@ -166,7 +182,31 @@ def of_objects(values: list, missing: Collection[str], where: str) -> Column:
     texts = cells.all_normalized(written)
     holds_none = map(frozenset(missing).__contains__, map(str.lower, texts))
     is_missing |= np.fromiter(holds_none, bool, len(texts))
-    return Column(texts, None, is_missing)
+    return Column(
+        texts, None, is_missing, written=None if "boolean" in kinds else written
+    )
+
+
+def _is_list(kind: type) -> bool:
+    return issubclass(kind, list | tuple | np.ndarray)
+
+
+def _of_lists(values: list, is_missing: np.ndarray, where: str) -> Column:
+    """A column of lists of labels, which are texts or whole numbers."""
+    rows = [() if m else tuple(v) for v, m in zip(values, is_missing)]
+    kinds = {_object_kind(kind) for row in rows for kind in set(map(type, row))}
+    if kinds - {"text", "integer"} or len(kinds) > 1:
+        raise UserError(
+            f"{where} holds lists of {' and '.join(sorted(kinds))}; lists are read as "
+            "labels, all of them texts or all whole numbers: convert it, or name "
+            "features= without it."
+        )
+    lists = [tuple(cells.all_normalized([*map(str, row)])) for row in rows]
+    if (
+        blank := next((i for i, row in enumerate(lists) if "" in row), None)
+    ) is not None:
+        raise UserError(f"{where} has an empty label in row {blank}: {rows[blank]!r}.")
+    return Column(None, None, is_missing, lists=lists)
 
 
 def _of_numbers(
@@ -323,7 +363,7 @@ class Target(NamedTuple):
 
 
 def target(
-    columns: Mapping[str, Column],
+    table: Columns,
     names: Sequence[str],
     task: str | None,
     owner: str,
@@ -331,7 +371,7 @@ def target(
     """y, class names and task of one or several target columns without holes.
 
     Args:
-      columns: of the table, by name.
+      table: that has the columns.
       names: of the targets.
       task: None infers it.
       owner: the option that names them, "CSV.target", for messages.
@@ -339,6 +379,19 @@ def target(
     Raises:
       UserError: texts where numbers are needed, or labels that may be quantities.
     """
+    columns = table.columns
+    lists = [name for name in names if columns[name].lists is not None]
+    if lists and (len(names) > 1 or task not in (None, "multilabel")):
+        problem = "is one of several targets" if len(names) > 1 else f"task={task!r}"
+        raise UserError(
+            f"{owner}: column {lists[0]!r} holds lists of labels, which are the task "
+            f"'multilabel' of one target; {problem}."
+        )
+    if lists:
+        column = columns[lists[0]]
+        return label_lists(
+            column.lists, column.names, table.train, table.origins, owner
+        )
     if len(names) > 1 or task == "multilabel":
         return _numeric_targets(columns, names, task, owner)
     [name] = names
@@ -366,6 +419,63 @@ def _declared_classes(column: Column) -> Target:
     index = {name: i for i, name in enumerate(column.names)}
     y = np.asarray([index[label] for label in column.labels], np.int32)
     return Target(y, column.names, "classification")
+
+
+def label_lists(
+    lists: Sequence[tuple[str, ...]],
+    known: tuple[str, ...] | None,
+    train: np.ndarray | None,
+    rows: Origins,
+    owner: str,
+) -> Target:
+    """Lists of labels as 0 and 1, (n, labels); an empty list has none.
+
+    The labels are those that the file declares, else those of the train rows, in the
+    order of `cells.classes`.
+
+    Args:
+      lists: (n,) the labels of each row, normalized.
+      known: the labels that the file declares, in order; None for none.
+      train: rows of the train split; None for all, where splits are drawn later.
+      rows: where each row was read.
+      owner: the option that names the column, for messages.
+
+    Raises:
+      UserError: a label that no train row has, or no label at all.
+    """
+    index = {name: i for i, name in enumerate(known or ())}
+    if known is None:
+        of_train = lists if train is None else [lists[row] for row in train]
+        labels = [label for row in of_train for label in row]
+        if not labels:
+            raise UserError(f"{owner}: the lists of all train rows are empty.")
+        numbers, known = cells.classes(labels)
+        index = dict(zip(labels, numbers.tolist()))
+    unknown = {
+        label: i
+        for i in reversed(range(len(lists)))
+        for label in lists[i]
+        if label not in index
+    }
+    if unknown:
+        shown = ", ".join(
+            f"{label!r} ({rows[i]})" for label, i in list(unknown.items())[::-1][:5]
+        )
+        raise UserError(
+            f"{owner}: {len(unknown)} labels are in no train row: {shown}; a model has "
+            "no output for them: add train rows with them, or take them out of the "
+            "lists."
+        )
+    y = np.zeros((len(lists), len(known)), np.float32)
+    for row, labels in enumerate(lists):
+        y[row, [index[label] for label in labels]] = 1
+    notes: tuple[str, ...] = ()
+    if (y.sum(1) == 1).all():
+        notes = (
+            "each list has exactly one label, yet lists are read as task 'multilabel'; "
+            "for classes write labels without brackets",
+        )
+    return Target(y, known, "multilabel", notes)
 
 
 def _numeric_targets(

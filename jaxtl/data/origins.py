@@ -63,6 +63,20 @@ def of_lines(files: Iterable[tuple[str | os.PathLike, Sequence[int]]]) -> Origin
     return _numbered([(os.fspath(f), n) for f, n in files], counts_lines=True)
 
 
+def concatenated(parts: Sequence[Origins]) -> Origins:
+    """The origins of several sources' rows, one source after the other."""
+    if len({part.counts_lines for part in parts}) > 1:
+        return of_files([part[row] for part in parts for row in range(len(part))])
+    return _numbered(
+        [
+            (name, part.number[part.place == i])
+            for part in parts
+            for i, name in enumerate(part.places)
+        ],
+        parts[0].counts_lines,
+    )
+
+
 def of_elements(arrays: Iterable[tuple[str, int | Sequence[int]]]) -> Origins:
     """Origins of array elements: (name of an array, its length or some indices)."""
     parts = [

@@ -38,7 +38,8 @@ class Tabular(Data):
     ("1", not "01" or "1e1") are put in the order of their values.
 
     Attributes:
-      target: the column to predict, or several (regression, or multilabel by task=).
+      target: the column to predict, or several (regression, or multilabel by task=);
+        a column of lists of labels is multilabel.
       features: columns to predict from; None takes all others.
       task: None infers it from the target: classification for texts, and for whole
         numbers of at most 20 values; regression for other numbers.
@@ -98,9 +99,7 @@ class Tabular(Data):
         for name in targets:
             self._check_column(name, table, "target")
         self._check_distinct(targets, "target")
-        labels = columns.target(
-            table.columns, targets, self.task, f"{self._owner}.target"
-        )
+        labels = columns.target(table, targets, self.task, f"{self._owner}.target")
         return RowLabels(targets, labels, groups, weights)
 
     def read(self) -> Table:
@@ -219,6 +218,12 @@ class Tabular(Data):
                 f"{', '.join(table.columns)}."
             )
         column = table.columns[name]
+        if column.lists is not None and field != "target":
+            advice = "; name features= without it" if field == "features" else ""
+            raise UserError(
+                f"{self._owner}.{field}: column {name!r} holds lists, which are read "
+                f"as the labels of target= alone{advice}."
+            )
         is_refused = np.zeros(len(column.is_missing), bool)
         if column.texts is not None and column.values is None:
             infinite = {text for text in set(column.texts) if cells.is_infinite(text)}
@@ -241,8 +246,10 @@ class Tabular(Data):
             advice = "labels are never imputed: fill them in or leave the rows out"
         elif self.missing == "refuse":
             advice += ', or pass missing="impute"'
-        below = "s below the header" if table.origins.counts_lines else ""
+        first = "the first in"
+        if table.origins.counts_lines:
+            first = f"the first {row + 1} rows below the header, in"
         raise UserError(
             f"{self._owner}.{field}: column {name!r} has {len(rows)} missing values, "
-            f"the first {row + 1} row{below}, in {table.place(row)}{shown}; {advice}."
+            f"{first} {table.place(row)}{shown}; {advice}."
         )

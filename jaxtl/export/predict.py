@@ -18,16 +18,13 @@ from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess, sparse_rows
 from jaxtl.data.dataset import TAG_TASKS
-from jaxtl.data.sources import folder_layout
-from jaxtl.data.sources.json_table import JSON
-from jaxtl.data.sources.parquet import IPC_SUFFIXES, Parquet
+from jaxtl.data.sources import folder_layout, table_files
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
 from jaxtl.export.predict_words import tagged_words
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
@@ -134,7 +131,7 @@ def _examples(
         count = len(next(iter(arrays.values())))
         rows = rows or origins.of_elements([(str(file), count)])
         for i in range(count):
-            row = int(rows.number[i]) - 1 if file.suffix.lower() == ".txt" else i
+            row = int(rows.number[i]) - 1 if text_files.suffix(file) == ".txt" else i
             place = {"file": str(file), "row": row, "origin": rows[i]}
             yield place, {name: v[i] for name, v in arrays.items()}
 
@@ -163,7 +160,7 @@ def _read(
 
     The origins are None where the rows are those of an array.
     """
-    suffix = file.suffix.lower()
+    suffix = text_files.suffix(file)
     if suffix == ".npy":
         return _with_batch_axis(predictor, numpy_files.read_npy(file)), None
     if suffix == ".npz":
@@ -175,7 +172,7 @@ def _read(
     if suffix in _DELIMITERS:
         table, lines = _read_table(predictor, file, _DELIMITERS[suffix])
         return table, origins.of_lines([(file, lines)])
-    if suffix in (*_JSON_SUFFIXES, ".parquet", *IPC_SUFFIXES):
+    if table_files.is_typed(file):
         return _read_typed_table(predictor, file)
     return _read_image(predictor, file), origins.of_files([file])
 
@@ -303,9 +300,9 @@ def _read_typed_table(
             "on arrays without names: name a .npy, .npz or .csv file."
         )
     encoding = _encoding(predictor, columns)
-    source = JSON if file.suffix.lower() in _JSON_SUFFIXES else Parquet
-    options = {"target": "", "missing_values": encoding.missing_values}
-    table = source(str(file), **options).read_columns()
+    table = table_files.read_columns(
+        str(file), predictor.name, missing=encoding.missing_values
+    )
     header = list(table.columns)
     names = [header[_column_index(file, c["name"], header)] for c in columns]
     labels = [

@@ -71,9 +71,9 @@ def _prediction(
 def _words(file: pathlib.Path) -> list[tuple[tuple[str, ...], int]]:
     """The words of each sentence, and the line that it begins in."""
     lines = text_files.read_lines(file, owner=str(file))
-    if file.suffix.lower() == ".txt":
+    if text_files.suffix(file) == ".txt":
         numbered = ((tuple(line.split()), n) for n, line in enumerate(lines, 1))
         return [(words, number) for words, number in numbered if words]
-    if file.suffix.lower() in JSON_SUFFIXES:
+    if text_files.suffix(file) in JSON_SUFFIXES:
         return words_of_json(file, lines)
     return words_of_columns(file, lines, None)

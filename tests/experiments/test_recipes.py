@@ -1,5 +1,6 @@
 """The recipes of docs/recipes.md run as they stand, on small data of their kinds."""
 
+import json
 import pathlib
 import re
 import zipfile
@@ -35,6 +36,15 @@ def _entities(folder):
     (folder / "test.conll").write_text(text)
 
 
+def _topics(folder):
+    _encoder(folder)
+    rows = [
+        {"text": f"a {c}", "topics": ["sea", "war"][i % 3 :]}
+        for i, c in enumerate("abcdefgh" * 5)
+    ]
+    (folder / "news.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
 def _pairs(folder):
     _encoder(folder)
     rows = [f'"a b {c}",{c} b,{i / 4}' for i, c in enumerate("abcdefgh")] * 5
@@ -62,6 +72,7 @@ def _csv(folder):
 
 DATA = {
     "entities.py": _entities,
+    "topics.py": _topics,
     "similarity.py": _pairs,
     "parquet.py": _parquet,
     "imbalanced.py": _csv,

@@ -94,7 +94,7 @@ class CoNLL(TextData):
         """The sentences of one file."""
         file = paths.find(path, "CoNLL.path")
         lines = text_files.read_lines(file, self.encoding, "CoNLL.encoding")
-        if file.suffix.lower() in JSON_SUFFIXES:
+        if text_files.suffix(file) in JSON_SUFFIXES:
             sentences = _of_json(file, lines, self.word, self.tag)
         else:
             sentences = _of_columns(file, lines, self.word, self.tag)
@@ -161,7 +161,7 @@ def _blocks(file: pathlib.Path, lines: Sequence[str]) -> list[_Block]:
     Raises:
       UserError: lines of different numbers of columns.
     """
-    is_universal = file.suffix.lower() == ".conllu"
+    is_universal = text_files.suffix(file) == ".conllu"
     delimiter = "\t" if any("\t" in line for line in lines) else None
     blocks: list[_Block] = [[]]
     width = None
@@ -188,7 +188,7 @@ def _kind_column(
 ) -> int | str:
     if value is not None:
         return value
-    return universal if file.suffix.lower() == ".conllu" else plain
+    return universal if text_files.suffix(file) == ".conllu" else plain
 
 
 def _column(

@@ -223,7 +223,9 @@ class HFDataset(ImageFiles, TextData, Tabular):
             (place if split == ALL else f"{place}, {parts.names[split]}", len(table))
             for split, table in parts.tables.items()
         ]
-        return read._replace(origins=origins.of_elements(rows))
+        lengths = {split: len(table) for split, table in parts.tables.items()}
+        train = splits.consecutive(lengths).get("train")
+        return read._replace(origins=origins.of_elements(rows), train=train)
 
     def _check_no_pictures(self, whole: pyarrow.Table) -> None:
         """Raises UserError where pictures would be read as features of a table."""

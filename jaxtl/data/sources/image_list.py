@@ -1,4 +1,4 @@
-"""Image files that a CSV or TSV file lists, with their labels beside their paths."""
+"""Image files that a table lists, with their labels beside their paths."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
 from jaxtl.data.image_stores import ImagePaths
+from jaxtl.data.sources import table_files
 from jaxtl.data.sources.csv_table import CSV
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageList(ImageFiles):
-    """Images whose paths and labels are columns of a CSV or TSV file.
+    """Images whose paths and labels are columns of a CSV, JSON or Parquet file.
 
     `ImageList("scans.csv", target="grade", image="file")`. Labels are read as those of
-    `CSV` are: one column of classes or numbers, several of numbers (regression), or
-    several of 0 and 1 by task="multilabel". `image_sets.ImageFiles` tells how pictures
-    are read; columns beside these are not.
+    `CSV` are: one column of classes or numbers, several of numbers (regression),
+    several of 0 and 1 by task="multilabel", or one of lists of labels.
+    `image_sets.ImageFiles` tells how pictures are read; columns beside these are not.
 
     Attributes:
-      path: the file, with a header row; looked for under $JAXTL_DATA_DIR as well.
+      path: the file, of CSV with a header row; looked for under $JAXTL_DATA_DIR as
+        well.
       target: the column to predict, or several.
       image: the column of the paths of the images.
       root: the folder that relative paths are below, itself looked for under
@@ -125,6 +127,11 @@ class ImageList(ImageFiles):
                 f"{nearest(name, table.columns)}; the columns are "
                 f"{', '.join(table.columns)}."
             )
+        if table.columns[name].texts is None:
+            raise UserError(
+                f"ImageList.image: column {name!r} holds no texts; expected the path "
+                "of an image in each row."
+            )
         names = list(table.columns[name].texts)
         blank = [row for row, text in enumerate(names) if not text]
         if blank:
@@ -137,9 +144,19 @@ class ImageList(ImageFiles):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rows(CSV):
-    """The table of an image list, named so in messages."""
+    """The table of an image list in any format, named so in messages."""
 
     _owner = "ImageList"
+
+    def read_columns(self) -> Columns:
+        """Column name -> column."""
+        return table_files.read_columns(
+            self.path,
+            self._owner,
+            delimiter=self.delimiter,
+            encoding=None if self.encoding == "utf-8" else self.encoding,
+            missing=self.missing_values,
+        )
 
 
 @functools.lru_cache(maxsize=4)

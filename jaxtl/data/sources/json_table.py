@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtl.core import text_files
@@ -24,7 +25,8 @@ class JSON(Tabular):
     object lacks, are missing. The other options are those of `CSV`.
 
     Attributes:
-      path: the file; looked for under $JAXTL_DATA_DIR as well.
+      path: the file, as it is or compressed (.gz); looked for under $JAXTL_DATA_DIR as
+        well.
       encoding: its character encoding.
     """
 
@@ -33,49 +35,64 @@ class JSON(Tabular):
 
     def read_columns(self) -> Columns:
         """Key -> column, in the order in which keys come first."""
-        file = paths.find(self.path, "JSON.path")
-        rows, numbers, is_lines = _read_rows(file, self.encoding)
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        keys: dict[str, str] = {}
-        for name in names:
-            if (first := keys.setdefault(cells.normalized(name), name)) != name:
-                raise UserError(
-                    f"JSON.path: {file} has the keys {first!r} and {name!r}, which "
-                    "differ in blanks or Unicode form only."
-                )
+        return read_json(self.path, self.encoding, self.missing_values, self._owner)
 
-        def column(name: str, key: str) -> Column:
-            values = [row.get(key) for row in rows]
-            where = f"JSON.path: the key {name!r} of {file}"
-            return columns.of_objects(values, self.missing_values, where)
 
-        readers = {n: functools.partial(column, n, key) for n, key in keys.items()}
-        place = origins.of_lines if is_lines else origins.of_elements
-        rows_read = place([(self.path, numbers)])
-        return Columns(columns.DeferredColumns(readers), rows_read, [])
+def read_json(path: str, encoding: str, missing: Sequence[str], owner: str) -> Columns:
+    """Key -> column of a JSON file, in the order in which keys come first.
+
+    Args:
+      path: as of `JSON`.
+      encoding: of its characters.
+      missing: lower-case texts that hold no value.
+      owner: the source that names the file, for messages.
+    """
+    file, field = paths.find(path, f"{owner}.path"), f"{owner}.path"
+    rows, numbers, is_lines = _read_rows(file, encoding, owner)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    keys: dict[str, str] = {}
+    for name in names:
+        if (first := keys.setdefault(cells.normalized(name), name)) != name:
+            raise UserError(
+                f"{field}: {file} has the keys {first!r} and {name!r}, which "
+                "differ in blanks or Unicode form only."
+            )
+
+    def column(name: str, key: str) -> Column:
+        values = [row.get(key) for row in rows]
+        where = f"{field}: the key {name!r} of {file}"
+        return columns.of_objects(values, missing, where)
+
+    readers = {n: functools.partial(column, n, key) for n, key in keys.items()}
+    place = origins.of_lines if is_lines else origins.of_elements
+    return Columns(columns.DeferredColumns(readers), place([(path, numbers)]), [])
 
 
 def _read_rows(
-    file: pathlib.Path, encoding: str
+    file: pathlib.Path, encoding: str, owner: str
 ) -> tuple[list[dict[str, Any]], list[int], bool]:
     """The objects of a file, their lines (or indices), and whether these are lines."""
-    text = text_files.read_text(file, encoding, "JSON.encoding")
+    text = text_files.read_text(file, encoding, f"{owner}.encoding")
     if text.lstrip()[:1] == "[":
-        content = _parsed(text, f"{file}")
+        content = _parsed(text, f"{owner}.path: {file}")
         rows = content if isinstance(content, list) else [content]
         numbers, is_lines = list(range(len(rows))), False
     else:
         lines = enumerate(text_files.split_lines(text), 1)
         numbered = {n: line for n, line in lines if line.strip()}
-        rows = [_parsed(line, f"line {n} of {file}") for n, line in numbered.items()]
+        where = f"of {file}"
+        rows = [
+            _parsed(line, f"{owner}.path: line {n} {where}")
+            for n, line in numbered.items()
+        ]
         numbers, is_lines = list(numbered), True
     if not rows:
-        raise UserError(f"JSON.path: {file} has no rows.")
+        raise UserError(f"{owner}.path: {file} has no rows.")
     for number, row in zip(numbers, rows):
         if not isinstance(row, dict):
             where = "line" if is_lines else "element"
             raise UserError(
-                f"JSON.path: {where} {number} of {file} is {_kind(row)}; each row "
+                f"{owner}.path: {where} {number} of {file} is {_kind(row)}; each row "
                 'must be an object, {"column": value}.'
             )
     return rows, numbers, is_lines
@@ -84,26 +101,28 @@ def _read_rows(
 def _parsed(text: str, where: str) -> Any:
     try:
         return _DECODER.decode(text)
-    except UserError:  # of `_unique`
-        raise
+    except _RepeatedKey as error:
+        raise UserError(f"{where}: an object has the key {error} twice.") from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"JSON.path: {where} is no JSON ({error.msg}, character {error.pos + 1}); "
+            f"{where} is no JSON ({error.msg}, character {error.pos + 1}); "
             "expected an object per line, or one array of objects."
         ) from None
     except RecursionError:
-        raise UserError(f"JSON.path: {where} is nested too deeply.") from None
+        raise UserError(f"{where} is nested too deeply.") from None
     except ValueError as error:  # of integers with thousands of digits
-        raise UserError(
-            f"JSON.path: {where} can't be read: {first_line(error)}."
-        ) from None
+        raise UserError(f"{where} can't be read: {first_line(error)}.") from None
+
+
+class _RepeatedKey(Exception):
+    """A key that an object has twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         name = cells.repeated(key for key, _ in pairs)
-        raise UserError(f"JSON.path: an object has the key {name!r} twice.")
+        raise _RepeatedKey(repr(name))
     return row
 
 

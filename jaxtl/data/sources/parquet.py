@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxtl.core.errors import UserError, first_line
@@ -32,16 +33,26 @@ class Parquet(Tabular):
 
     def read_columns(self) -> Columns:
         """Column name -> column."""
-        path = paths.find(self.path, "Parquet.path")
-        arrow_columns.library("Parquet")
-        try:
-            table = _read(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are of these types
-            raise UserError(
-                f"Parquet.path: {path} can't be read: {first_line(error)}."
-            ) from None
-        owner = f"Parquet.path: {path}"
-        return arrow_columns.table_columns(table, self.path, self.missing_values, owner)
+        return read_parquet(self.path, self.missing_values, self._owner)
+
+
+def read_parquet(path: str, missing: Sequence[str], owner: str) -> Columns:
+    """Column name -> column of a Parquet or Arrow file, or of a folder of these.
+
+    Args:
+      path: as of `Parquet`.
+      missing: lower-case texts that hold no value.
+      owner: the source that names the file, for messages.
+    """
+    file = paths.find(path, f"{owner}.path")
+    arrow_columns.library(owner)
+    try:
+        table = _read(file)
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these types
+        raise UserError(
+            f"{owner}.path: {file} can't be read: {first_line(error)}."
+        ) from None
+    return arrow_columns.table_columns(table, path, missing, f"{owner}.path: {file}")
 
 
 def _read(path: pathlib.Path) -> pyarrow.Table:

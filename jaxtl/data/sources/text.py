@@ -1,12 +1,10 @@
-"""Labelled texts from CSV and TSV columns, TREC's files, or one file per class."""
+"""Labelled texts from columns of tables, TREC's files, or one file per class."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,25 +12,12 @@ from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, columns, origins, paths, split_fields, splits
 from jaxtl.data.dataset import Table
+from jaxtl.data.origins import Origins
+from jaxtl.data.sources import table_files, typed_texts
+from jaxtl.data.sources.typed_texts import Texts
 from jaxtl.data.text_columns import TextData, fields
 
-_TYPED_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
 _TASKS = ("classification", "regression", "multilabel")
-
-
-class _Texts(NamedTuple):
-    """The columns of one split, of equal length; `second` is "" without pairs.
-
-    `labels` are tuples where several columns are labels; `lines` are the files in
-    order, each with the line numbers of its texts; `notes` says what was decided in
-    reading them.
-    """
-
-    first: list[str]
-    second: list[str]
-    labels: list[str] | list[tuple[str, ...]]
-    lines: list[tuple[str, list[int]]]
-    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,21 +25,23 @@ class Text(TextData):
     """Texts with labels, tokenized at load; without a tokenizer one is trained.
 
     `Text("train.tsv", test_path="test.tsv", text=0, label=1, tokenizer="minilm")`;
-    `Text("reviews.csv", text="review", label="stars", tokenizer=Tokenizer(…))`;
+    `Text("reviews.csv", text="review", label="stars", tokenizer=Tokenizer(…))`, or
+    "reviews.jsonl", "reviews.json", "reviews.parquet" with the same columns;
     `Text("train_5500.label", tokenizer=…)` (TREC: `COARSE:fine text`);
     `Text(("a.neg", "a.pos"), class_names=("neg", "pos"), tokenizer=…)`, one text per
     line.
 
     Attributes:
-      path: the train file, or with `class_names` one file per class; looked for under
-        $JAXTL_DATA_DIR as well. None where there are held-out splits alone.
+      path: the train file, as it is or compressed (.gz), or with `class_names` one file
+        per class; looked for under $JAXTL_DATA_DIR as well. None where there are
+        held-out splits alone.
       val_path: a file (or files) of the same kind with the validation split.
       test_path: likewise with the test split.
-      text: column of the text, by name, or by number from 0 in files without a header.
+      text: column of the text, by name, or by number from 0 in CSV and TSV files.
       pair: column of a second text, None for none.
       label: column of the label; for TREC "coarse" or "fine". Several columns by name,
         of 0 and 1 (or false and true), are labels of which a text may have any number
-        (multilabel).
+        (multilabel); so are the lists of labels of one column of JSON or Parquet.
       class_names: one per file of `path`.
       header: whether the first row of a file names its columns; None decides: it does
         where columns are given by name, and where its label is "label" or the like or
@@ -122,41 +109,69 @@ class Text(TextData):
                 "Text.class_names: with several label columns their names are those of "
                 "the labels; leave it out."
             )
-        if self.task == "multilabel" and not is_several:
-            raise UserError(
-                f"Text.task='multilabel': label={self.label!r} is one column; expected "
-                "a column of 0 and 1 for each label, label=('toxic', 'insult')."
-            )
 
     def read(self) -> Table:
         """Reads ids and masks, (n, length) each; each file is a split."""
         files = split_fields.by_split(self)
         parts = {split: self.read_split(path) for split, path in files.items()}
-        first, second, labels, lines, notes = (
-            list(itertools.chain.from_iterable(column))
-            for column in zip(*parts.values())
+        first, second, labels, notes = (
+            [value for part in parts.values() for value in getattr(part, name)]
+            for name in ("first", "second", "labels", "notes")
         )
-        columns = [first] if self.pair is None else [first, second]
-        if isinstance(self.label, tuple):
-            y, names, task, _ = _several_labels(labels, self.label)
-        else:
-            y, names, task = _labels(labels, self.task, self.class_names)
-        if not isinstance(self.label, tuple):
-            notes += cells.merged_forms(labels, "the label")
-            notes += cells.joined_labels(labels)
+        rows = origins.concatenated([part.rows for part in parts.values()])
+        texts = [first] if self.pair is None else [first, second]
+        target = self._target(parts, labels, rows)
         if blank := sum(not text.strip() for text in first):
             notes.append(f"{blank} of {len(first)} texts are blank")
         return Table(
-            **fields(self, columns, "word_piece"),
-            y=y,
-            class_names=names,
-            task=task,
+            **fields(self, texts, "word_piece"),
+            y=target.y,
+            class_names=target.class_names,
+            task=target.task,
             splits=splits.consecutive({s: len(p.first) for s, p in parts.items()}),
-            notes=tuple(dict.fromkeys(notes)),
-            origins=origins.of_lines(lines),
+            notes=tuple(dict.fromkeys([*notes, *target.notes])),
+            origins=rows,
         )
 
-    def read_split(self, path: str | tuple[str, ...]) -> _Texts:
+    def _target(
+        self,
+        parts: Mapping[str, Texts],
+        labels: list[str] | list[tuple[str, ...]],
+        rows: Origins,
+    ) -> columns.Target:
+        """y, class names and task of the labels of all splits."""
+        names = {part.names for part in parts.values()}
+        has_lists = {part.has_lists for part in parts.values()}
+        if len(has_lists) > 1 or len(names) > 1:
+            raise UserError(
+                f"Text.label: the column {self.label!r} is not of one kind in the "
+                "files of the splits: lists of labels in all or none, and the same "
+                "declared classes."
+            )
+        [names] = names
+        if isinstance(self.label, tuple):
+            return _several_labels(labels, self.label)
+        if True in has_lists:
+            if self.task not in (None, "multilabel"):
+                raise UserError(
+                    f"Text.task={self.task!r}: the column {self.label!r} holds lists "
+                    "of labels, which are the task 'multilabel'."
+                )
+            train = None
+            if "train" in parts:  # the first
+                train = np.arange(len(parts["train"].first))
+            return columns.label_lists(labels, names, train, rows, "Text.label")
+        if self.task == "multilabel":
+            raise UserError(
+                f"Text.task='multilabel': label={self.label!r} is one column; expected "
+                "a column of 0 and 1 for each label, label=('toxic', 'insult'), or "
+                "lists of labels in JSON or Parquet."
+            )
+        notes = [*cells.merged_forms(labels, "the label"), *cells.joined_labels(labels)]
+        read = _labels(labels, self.task, self.class_names or names)
+        return columns.Target(*read, tuple(notes))
+
+    def read_split(self, path: str | tuple[str, ...]) -> Texts:
         """Reads the texts, labels and line numbers of one split."""
         if self.class_names is not None:
             return self._read_files_of_classes(path)
@@ -166,8 +181,10 @@ class Text(TextData):
                 "per file."
             )
         file = paths.find(path, "Text.path")
-        if file.suffix == ".label":
+        if text_files.suffix(file) == ".label":
             return _read_trec(file, self.label, self.encoding or "latin-1")
+        if table_files.is_typed(file):
+            return self._read_typed(path, file)
         header, rows, notes = self._read_cells(file)
         columns = [self.text, *self._label_columns]
         columns += [self.pair] if self.pair is not None else []
@@ -193,11 +210,22 @@ class Text(TextData):
                 f"Text.path: {len(blank)} rows of {file} have no label, the first in "
                 f"line {blank[0]}; fill them in or leave the rows out."
             )
-        numbers = [number for number, _ in rows]
+        places = origins.of_lines([(path, [number for number, _ in rows])])
         second = pair[0] if pair else [""] * len(first)
-        return _Texts(first, second, labels, [(path, numbers)], notes)
+        return Texts(first, second, labels, places, notes)
 
-    def _read_files_of_classes(self, files: str | tuple[str, ...]) -> _Texts:
+    def _read_typed(self, path: str, file: pathlib.Path) -> Texts:
+        """Reads the columns of a JSON, Parquet or Arrow file."""
+        for option in ("header", "delimiter"):
+            if (value := getattr(self, option)) is not None:
+                raise UserError(
+                    f"Text.{option}={value!r} has no meaning for {file}; leave it out."
+                )
+        return typed_texts.read_texts(
+            path, self.text, self.pair, self.label, self.encoding
+        )
+
+    def _read_files_of_classes(self, files: str | tuple[str, ...]) -> Texts:
         """Reads one file per class, with one text per line."""
         if not isinstance(files, tuple) or len(files) != len(self.class_names):
             raise UserError(
@@ -207,24 +235,24 @@ class Text(TextData):
         texts, labels, lines = [], [], []
         for path, name in zip(files, self.class_names):
             file = paths.find(path, "Text.path")
+            if table_files.is_typed(file):
+                raise UserError(
+                    f"Text.class_names: {file} has columns; with class_names= a file "
+                    "has one text of its class per line. Name text= and label= in its "
+                    "place."
+                )
             content = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
             text_of = {n: line for n, line in enumerate(content, 1) if line.strip()}
             texts += text_of.values()
             labels += [name] * len(text_of)
             lines.append((path, list(text_of)))
-        return _Texts(texts, [""] * len(texts), labels, lines)
+        return Texts(texts, [""] * len(texts), labels, origins.of_lines(lines))
 
     def _read_cells(
         self, file: pathlib.Path
     ) -> tuple[list[str] | None, list[tuple[int, list[str]]], list[str]]:
         """Reads the header (None without), (line number, cells), and what to say."""
-        if (suffix := file.suffix.lower()) in _TYPED_SUFFIXES:
-            raise UserError(
-                f"Text.path: {file} is a {suffix} file; Text reads columns of CSV and "
-                "TSV files. Write it as one, or pass "
-                "tl.data.HFDataset(datasets.Dataset.from_…)."
-            )
-        is_csv = file.suffix.lower() == ".csv"
+        is_csv = text_files.suffix(file) == ".csv"
         delimiter = self.delimiter or ("," if is_csv else "\t")
         lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
         # In tab-separated text a quotation mark is an ordinary character.
@@ -241,7 +269,7 @@ class Text(TextData):
         return header, rows, notes
 
 
-def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
+def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> Texts:
     """Reads lines `COARSE:fine text`.
 
     References:
@@ -267,7 +295,8 @@ def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> _Texts:
         numbers.append(number)
         is_coarse = levels[label] == "coarse"
         labels.append(question_type.split(":")[0] if is_coarse else question_type)
-    return _Texts(texts, [""] * len(texts), labels, [(str(file), numbers)])
+    rows = origins.of_lines([(str(file), numbers)])
+    return Texts(texts, [""] * len(texts), labels, rows)
 
 
 def _column_index(
@@ -292,7 +321,8 @@ def _several_labels(
 ) -> columns.Target:
     """Labels of 0 and 1, (n, len(names)), from the cells of each text."""
     by_column = zip(names, zip(*rows))
-    table = {n: columns.of_texts(cells.all_normalized(c), ()) for n, c in by_column}
+    read = {n: columns.of_texts(cells.all_normalized(c), ()) for n, c in by_column}
+    table = columns.Columns(read, origins.of_elements([("Text", len(rows))]), [])
     return columns.target(table, names, "multilabel", "Text.label")
 
 

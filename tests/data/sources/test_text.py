@@ -1,5 +1,9 @@
 """Texts from columns, TREC's files and one file per class; their splits."""
 
+import csv
+import gzip
+import json
+
 import numpy as np
 import pytest
 
@@ -175,7 +179,100 @@ def test_labels_that_join_others_are_told(tmp_path, vocab):
     assert any("hold 0 and 1 alone" in note for note in numbers.notes)
 
 
-def test_json_lines_are_not_read_as_columns(tmp_path, vocab):
-    path = write(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n')
-    with pytest.raises(UserError, match=r"is a \.jsonl file; Text reads columns"):
-        Text(path, tokenizer=vocab).read()
+# Blanks, line ends and quotation marks of texts stay; "NA" is a text and a label.
+TYPED = [
+    {"id": i, "review": text, "title": f"good {i % 3}", "stars": stars, "mood": mood}
+    for i, (text, stars, mood) in enumerate(
+        [
+            (" a  b\nc", 3, "NA"),
+            ('good, "b"', 1, "sad"),
+            ("NA", 10, "NA"),
+            ("cafe\u0301 a", 1, "sad"),
+        ]
+        * 5
+    )
+]
+
+
+def write_forms(folder):
+    """The rows as CSV, JSON lines, JSON, Parquet, Arrow and compressed lines."""
+    import pyarrow.feather
+    import pyarrow.parquet
+
+    with (folder / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, TYPED[0])
+        writer.writeheader()
+        writer.writerows(TYPED)
+    lines = "".join(json.dumps(row) + "\n" for row in TYPED)
+    write(folder, "a.jsonl", lines)
+    write(folder, "a.json", json.dumps(TYPED))
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    table = pyarrow.Table.from_pylist(TYPED)
+    pyarrow.parquet.write_table(table, folder / "a.parquet")
+    pyarrow.feather.write_feather(table, folder / "a.feather")
+    names = ("a.jsonl", "a.json", "a.parquet", "a.feather", "a.jsonl.gz")
+    return str(folder / "a.csv"), [str(folder / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"label": "stars"}, ("classification", ("1", "3", "10"))),
+        ({"label": "mood"}, ("classification", ("NA", "sad"))),
+        ({"label": "stars", "task": "regression", "pair": "title"}, ("regression", ())),
+    ],
+)
+def test_one_content_in_any_format_gives_the_same_batches(
+    tmp_path, vocab, fields, expected
+):
+    of_csv, others = write_forms(tmp_path)
+    options = {"text": "review", "tokenizer": vocab, "val": 4, "test": 4} | fields
+    reference = data.prepare(Text(of_csv, **options))
+    assert (reference.task, reference.class_names) == expected
+    for path in others:
+        dataset = data.prepare(Text(path, **options))
+        assert dataset.fingerprint == reference.fingerprint
+        np.testing.assert_array_equal(dataset.y, reference.y)
+        for split, rows in reference.rows.items():
+            np.testing.assert_array_equal(dataset.rows[split], rows)
+        for name, ids in reference.x.items():
+            np.testing.assert_array_equal(dataset.x[name], ids)
+    assert dataset.origins[2].endswith("a.jsonl.gz:3")
+
+
+def test_splits_may_have_different_formats(tmp_path, vocab):
+    _, (lines, _, parquet, *_) = write_forms(tmp_path)
+    source = Text(
+        lines, val_path=parquet, text="review", label="stars", tokenizer=vocab
+    )
+    table = source.read()
+    assert table.splits["val"].tolist() == list(range(20, 40))
+    assert table.origins[1].endswith("a.jsonl:2")
+    assert table.origins[21].endswith("a.parquet[1]")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"text": 0}, r"columns of .*a.jsonl have names.*\(columns: id, review, title"),
+        ({"text": "id"}, "column 'id' of .* holds no texts"),
+        ({"pair": "titel"}, "has no column 'titel'; did you mean 'title'"),
+        ({"header": True}, "Text.header=True has no meaning"),
+        ({"label": "none"}, "has 1 rows without a value, the first in line 1;"),
+        ({"label": "blank"}, "has 1 rows without a label, the first in line 1;"),
+        ({"class_names": ("a",), "path": ("a.jsonl",)}, "a.jsonl has columns; with"),
+    ],
+)
+def test_columns_of_json_that_are_no_texts_are_refused(
+    tmp_path, vocab, fields, says, monkeypatch
+):
+    rows = [{**row, "none": None, "blank": " "} for row in TYPED[:1]]
+    rows += [{**row, "none": 1, "blank": "x"} for row in TYPED[1:]]
+    write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(tmp_path)
+    options = {"path": "a.jsonl", "text": "review", "label": "stars"}
+    with pytest.raises(UserError, match=says):
+        Text(**{**options, "tokenizer": vocab, **fields}).read()
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
+    with pytest.raises(UserError, match=r"b.jsonl.gz is a damaged .gz"):
+        Text("b.jsonl.gz", text="t", tokenizer=vocab).read()

@@ -135,7 +135,14 @@ def test_types_of_files_decide(tmp_path):
         ('{"a": 1, "y": 0}\n{"a": ', r"line 2 of .* is no JSON .* character 7"),
         ('{"a": 1, "y": 0}\n[1]', r"line 2 of .* is an array; each row must be an obj"),
         ('{"a": 1, "a": 2}', "the key 'a' twice"),
-        ('[{"a": [1], "y": 0}]', r"the key 'a' of .* holds list; a column needs to be"),
+        (
+            '[{"a": [1], "y": 0}]',
+            r"column 'a' holds lists, which are read as the labels",
+        ),
+        (
+            '[{"a": [0.5], "y": 0}]',
+            r"the key 'a' of .* holds lists of number; lists are",
+        ),
         ('{"a": 1, "y": 0}\n{"a": "x", "y": 1}', "holds integer and text"),
         ('{"a": 1, "y": 0}\n{"y": 1}', "has 1 missing values, .* in line 2"),
         ("[]", "has no rows"),
