@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .sources.parquet import Parquet as Parquet
     from .sources.pen_digits import PenDigits as PenDigits
     from .sources.rendered_digits import RenderedDigits as RenderedDigits
+    from .sources.squad import SQuAD as SQuAD
     from .sources.svmlight import SVMLight as SVMLight
     from .sources.text import Text as Text
     from .sources.text_lines import Lines as Lines

@@ -22,6 +22,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import images, paths
 from jaxtl.data.origins import Origins
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.question_windows import Questions
 from jaxtl.data.table_encoding import TableEncoding
 from jaxtl.data.tokenizer import Tokenizer
 
@@ -29,6 +30,10 @@ UNIFORM = "uniform"
 # Tasks whose examples have a tag for each word: spans of words with a type, which tags
 # such as B-PER and I-PER mark, or any other tags.
 TAG_TASKS = ("entities", "tags")
+QUESTION_ANSWERING = "question_answering"  # the answer is a span of a context
+# Inputs of questions about contexts, before they are tokenized: the context, and the
+# texts of all right answers.
+CONTEXT, ANSWERS = "context", "answers"
 WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
 # Splits that are trained on, with labels and without.
 TRAINING_SPLITS = ("train", "unlabelled")
@@ -44,10 +49,12 @@ class Table:
         Images are (n, height, width, channels).
       y: (n,) integers below len(class_names) for "classification"; (n, labels) of 0
         and 1 for "multilabel"; (n,) or (n, targets) floats for "regression"; for
-        "entities" and "tags" (n, words) tags, −1 behind the last word.
+        "entities" and "tags" (n, words) tags, −1 behind the last word; for
+        "question_answering" (n, 2) the first character of an answer in its context,
+        and the one behind its last, −1 twice without an answer.
       class_names: names in label order; None makes them "0", "1", ...
-      task: "classification", "multilabel", "regression", "language", "entities" or
-        "tags".
+      task: "classification", "multilabel", "regression", "language", "entities",
+        "tags" or "question_answering".
       splits: row numbers of the splits "train", "val" and "test" that the data
         themselves have; {} for none.
       preprocess: how stored values become a model's input; None takes
@@ -60,9 +67,9 @@ class Table:
       encoding: how cells became x; None for other data than tables. Holes of x are NaN
         where it imputes them.
       train_tokenizer: "word_piece" or "byte_pairs" where x holds texts, arrays of
-        objects "text" and "pair", or lists of "words", that are tokenized once they are
-        split; the kind of tokenizer that is trained if there is none. None for all
-        other data.
+        objects "text" and "pair", lists of "words", or "question", "context" and
+        "answers", that are tokenized once they are split; the kind of tokenizer that is
+        trained if there is none. None for all other data.
       origins: where each row was read; None numbers the rows as they are.
       digests: (n,) bytes, hash of the file that holds each row's x, where x is not to
         be read for its fingerprint; None hashes its values.
@@ -268,11 +275,12 @@ class Dataset:
       name: the source's class name.
       x: as in `Table`, with `size`, `channels` and `classes` applied.
       y: labels, with label noise on the train rows; of tagged words those of their
-        pieces, see `word_pieces.PieceLabels`.
+        pieces, see `word_pieces.PieceLabels`; of questions the first and last token of
+        the answer in each window, 0 and 0 for none.
       y_clean: labels as the source reads them.
       class_names: names in label order; () for regression.
-      task: "classification", "multilabel", "regression", "language", "entities" or
-        "tags".
+      task: "classification", "multilabel", "regression", "language", "entities",
+        "tags" or "question_answering".
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.
@@ -283,6 +291,7 @@ class Dataset:
       target_names, feature_names, encoding, notes: as in `Table`.
       sampling: of train rows into batches, as in `Data`.
       weights: (n,) float32 of the rows, None where each counts once.
+      questions: that the rows are windows of; None for other data.
     """
 
     name: str
@@ -303,6 +312,19 @@ class Dataset:
     notes: tuple[str, ...] = ()
     sampling: str = UNIFORM
     weights: np.ndarray | None = None
+    questions: Questions | None = None
+
+    @property
+    def example_rows(self) -> dict[str, np.ndarray]:
+        """Split -> its examples as the source counts them: questions, not windows."""
+        if self.questions is None:
+            return self.rows
+        return {name: self.questions.of_rows(rows) for name, rows in self.rows.items()}
+
+    @property
+    def examples(self) -> int:
+        """Number of examples as the source counts them."""
+        return len(self.y if self.questions is None else self.questions.contexts)
 
     def check_unweighted(self, reader: str) -> None:
         """Raises UserError where examples have weights, which a reader does not read.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from jaxtl.data import duplicates
-from jaxtl.data.dataset import TAG_TASKS, Dataset
+from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS, Dataset
 
 _SHOWN = 12  # classes or columns that are listed
 _SPLITS = ("train", "unlabelled", "val", "test")
@@ -27,10 +27,11 @@ def lines_of(dataset: Dataset) -> list[str]:
     """
     files = [path.name for path in dataset.files]
     source = " ".join([dataset.name, _listed(files, 2)] if files else [dataset.name])
-    splits = {name: dataset.rows[name] for name in _SPLITS if name in dataset.rows}
+    rows = dataset.example_rows
+    splits = {name: rows[name] for name in _SPLITS if name in rows}
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in splits.items())
     line = (
-        f"{source}: {len(dataset.y):,} examples, {_outputs(dataset)}; "
+        f"{source}: {dataset.examples:,} examples, {_outputs(dataset)}; "
         f"{_inputs(dataset)}; {sizes}"
     )
     return [line, *dataset.notes, *_odd_outputs(dataset), *_shared_examples(dataset)]
@@ -47,6 +48,9 @@ def _outputs(dataset: Dataset) -> str:
     if dataset.task in TAG_TASKS:
         counts = np.bincount(y[y >= 0], minlength=len(names))
         return f"{dataset.task}, {counts.sum():,} words, {_counts(names, counts)}"
+    if dataset.task == QUESTION_ANSWERING and dataset.questions is not None:
+        lacking = sum(not texts for texts in dataset.questions.answers)
+        return f"{dataset.task}, {lacking:,} questions without an answer"
     if dataset.task != "regression":
         return dataset.task
     values = y.reshape(len(y), -1).astype(np.float64)
@@ -179,8 +183,9 @@ def _shared_examples(dataset: Dataset) -> list[str]:
     counts = duplicates.count_shared(dataset.x, dataset.rows)
     if not counts:
         return []
+    what = "examples" if dataset.questions is None else "windows"
     parts = [
-        f"{count:,} of {len(dataset.rows[split]):,} {split} examples"
+        f"{count:,} of {len(dataset.rows[split]):,} {split} {what}"
         for split, count in sorted(counts.items(), key=lambda item: item[0] == "test")
     ]
     return [f"in train as well, by their inputs: {', '.join(parts)}"]

@@ -294,9 +294,9 @@ def save_splits(path: str | os.PathLike, dataset: Dataset) -> None:
             draft,
             fingerprint=dataset.fingerprint,
             y_train=dataset.y[dataset.rows["train"]],
-            examples=len(dataset.y),
+            examples=dataset.examples,
             files=json.dumps(summaries),
-            **{f"rows_{name}": rows for name, rows in dataset.rows.items()},
+            **{f"rows_{name}": rows for name, rows in dataset.example_rows.items()},
         )
 
 

@@ -137,7 +137,7 @@ class Tokenizer:
         limit = self._loaded().max_length
         longest = max((len(encoding.ids) for encoding in encodings), default=1)
         shape = (len(encodings), min(self.bucket(longest), limit))
-        ids = np.full(shape, self._pad_id(), np.int32)
+        ids = np.full(shape, self.pad_id, np.int32)
         mask, segments = np.zeros(shape, bool), np.zeros(shape, np.int32)
         for row, encoding in enumerate(encodings):
             length = len(encoding.ids)
@@ -191,7 +191,9 @@ class Tokenizer:
         states = files.states(self.files())
         return _load(str(path), merges, self.lower, self.max_length, states)
 
-    def _pad_id(self) -> int:
+    @property
+    def pad_id(self) -> int:
+        """The id of padding."""
         loaded = self._loaded()
         names = [name for name in (loaded.pad_token, *_PAD_TOKENS) if name is not None]
         ids = (loaded.tokenizer.token_to_id(name) for name in names)

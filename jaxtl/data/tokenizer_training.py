@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
-from jaxtl.data import word_pieces
-from jaxtl.data.dataset import WORDS, Data, Dataset, Table
+from jaxtl.data import question_sets, word_pieces
+from jaxtl.data.dataset import ANSWERS, CONTEXT, WORDS, Data, Dataset, Table
 from jaxtl.data.tokenizer import Tokenizer, TrainedTokenizer, as_tokenizer, library
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def tokenized(dataset: Dataset, table: Table, data: Data) -> Dataset:
     notes = []
     if tokenizer is None:
         tokenizer, notes = _unnamed(dataset, table, data)
+    if CONTEXT in table.x:
+        return question_sets.windowed(dataset, table, data, tokenizer, notes)
     if WORDS in table.x:
         all_pieces = bool(getattr(data, "all_pieces", False))
         dataset, cut = _tagged(dataset, table.x[WORDS].tolist(), tokenizer, all_pieces)
@@ -68,7 +70,8 @@ def _unnamed(dataset: Dataset, table: Table, data: Data) -> tuple[Tokenizer, lis
                 'train one on: name that of the model, tokenizer="DIRECTORY".'
             )
         vocab = getattr(data, "vocab", None) or MOST_PIECES
-        texts = [text for part in table.x.values() for text in part[rows].tolist()]
+        columns = [part for name, part in table.x.items() if name != ANSWERS]
+        texts = [text for part in columns for text in part[rows].tolist()]
         if WORDS in table.x:
             texts = [" ".join(words) for words in texts]
         tokenizer = train(texts, table.train_tokenizer, vocab)

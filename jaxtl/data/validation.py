@@ -10,9 +10,16 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, lazy_array, origins
-from jaxtl.data.dataset import TAG_TASKS, Table
+from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS, Table
 
-_TASKS = ("classification", "multilabel", "regression", "language", *TAG_TASKS)
+_TASKS = (
+    "classification",
+    "multilabel",
+    "regression",
+    "language",
+    *TAG_TASKS,
+    QUESTION_ANSWERING,
+)
 _SPLITS = ("train", "val", "test")
 _CHUNK = 4096  # rows that are tested for NaN at once
 
@@ -148,6 +155,8 @@ def _check_labels(y: np.ndarray, table: Table, name: str) -> np.ndarray:
         return _targets(y, name)
     if table.task in TAG_TASKS:
         return _tags(y, table.class_names, name)
+    if table.task == QUESTION_ANSWERING:
+        return _places(y, name)
     return y  # a language model's tokens are their own labels
 
 
@@ -207,6 +216,16 @@ def _tags(y: np.ndarray, class_names: tuple[str, ...] | None, name: str) -> np.n
     return y.astype(np.int32)
 
 
+def _places(y: np.ndarray, name: str) -> np.ndarray:
+    if y.ndim != 2 or y.shape[1] != 2 or not np.issubdtype(y.dtype, np.integer):
+        raise UserError(
+            f"{name}: answers need y as whole numbers of shape (n, 2), their first "
+            "character in the context and the one behind their last; got "
+            f"{y.dtype} of shape {y.shape}."
+        )
+    return y.astype(np.int32)
+
+
 def _targets(y: np.ndarray, name: str) -> np.ndarray:
     if y.ndim not in (1, 2) or not np.issubdtype(y.dtype, np.number):
         raise UserError(
@@ -230,7 +249,7 @@ def _class_names(
     y: np.ndarray, class_names: tuple[str, ...] | None, task: str, name: str
 ) -> tuple[str, ...]:
     """The class names as strings; "0", "1", … where there are none."""
-    if task in ("regression", "language"):
+    if task in ("regression", "language", QUESTION_ANSWERING):
         return ()
     if class_names is None:
         count = y.shape[1] if task == "multilabel" else int(y.max()) + 1

@@ -31,6 +31,11 @@ def sources(exp: Experiment) -> dict[str, Data]:
     """
     resizing = getattr(exp.init, "image_resizing", None)
     data_of = source_defaults.with_tokenizers({"target": exp.data, **exp.streams}, exp)
+    tokens = getattr(exp.model, "context", None)
+    data_of = {
+        name: source_defaults.with_model_context(data, tokens)
+        for name, data in data_of.items()
+    }
     if resizing is not None:
         is_sized = all(data.size is not None for data in data_of.values())
         framing = resizing(exp.model, is_sized)

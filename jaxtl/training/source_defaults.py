@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from jaxtl.data.dataset import Data
+from jaxtl.data.sources.squad import SQuAD
 from jaxtl.data.text_columns import TextData
 from jaxtl.data.tokenizer import TOKENIZER, VOCABULARIES, Tokenizer, as_tokenizer
 from jaxtl.data.tokenizer import stored as stored_tokenizer
@@ -74,9 +75,22 @@ def with_tokenizer(data: Data, tokenizer: Tokenizer | None) -> Data:
 
 
 def with_run_tokenizer(data: Data, directory: pathlib.Path) -> Data:
-    """Texts that name no tokenizer with the one that a run stored, if it did."""
+    """Texts that name no tokenizer with the one that a run stored, if it did.
+
+    Windows of contexts are as long as that tokenizer's texts.
+    """
     path = directory / TOKENIZER
-    return with_tokenizer(data, stored_tokenizer(path)) if path.is_file() else data
+    if not path.is_file():
+        return data
+    stored = stored_tokenizer(path)
+    return with_model_context(with_tokenizer(data, stored), stored.max_length)
+
+
+def with_model_context(data: Data, tokens: int | None) -> Data:
+    """Windows of contexts, if they name no length, with the most that a model reads."""
+    if not isinstance(data, SQuAD) or data.max_length is not None:
+        return data
+    return dataclasses.replace(data, model_context=data.model_context or tokens)
 
 
 def run_tokenizer(data: Data, directory: pathlib.Path) -> Tokenizer | None:

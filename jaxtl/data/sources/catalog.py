@@ -25,6 +25,7 @@ _MODULES = {
     "Text": "text",
     "Lines": "text_lines",
     "CoNLL": "conll",
+    "SQuAD": "squad",
 }
 _BUNDLED = ("Digits", "PenDigits", "RenderedDigits")
 # Fields that are needed although they have a default.
@@ -32,6 +33,7 @@ _NEEDED = {
     "Arrays": ("path",),
     "CoNLL": ("path",),
     "HFDataset": ("dataset", "target"),
+    "SQuAD": ("path",),
     "SVMLight": ("path",),
     "Text": ("path",),
     "TorchDataset": ("dataset",),

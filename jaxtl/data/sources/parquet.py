@@ -45,14 +45,27 @@ def read_parquet(path: str, missing: Sequence[str], owner: str) -> Columns:
       owner: the source that names the file, for messages.
     """
     file = paths.find(path, f"{owner}.path")
-    arrow_columns.library(owner)
+    table = read_table(file, f"{owner}.path")
+    return arrow_columns.table_columns(table, path, missing, f"{owner}.path: {file}")
+
+
+def read_table(path: pathlib.Path, owner: str) -> pyarrow.Table:
+    """Reads a Parquet or Arrow file, or a folder of Parquet files.
+
+    Args:
+      path: of the file or folder.
+      owner: the option that names it, for messages.
+
+    Raises:
+      UserError: pyarrow is missing, or the file can't be read.
+    """
+    arrow_columns.library(owner.split(".")[0])
     try:
-        table = _read(file)
+        return _read(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are of these types
         raise UserError(
-            f"{owner}.path: {file} can't be read: {first_line(error)}."
+            f"{owner}: {path} can't be read: {first_line(error)}."
         ) from None
-    return arrow_columns.table_columns(table, path, missing, f"{owner}.path: {file}")
 
 
 def _read(path: pathlib.Path) -> pyarrow.Table:

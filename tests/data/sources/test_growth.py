@@ -137,6 +137,16 @@ def conll(folder, n):
     return data.CoNLL(str(folder / "t.conll"))
 
 
+def squad(folder, n):
+    qas = [{"question": "a ?", "answers": [{"text": "b", "answer_start": 2}]}] * 2
+    article = {
+        "title": "t",
+        "paragraphs": [{"context": "a b c", "qas": qas}] * (n // 2),
+    }
+    (folder / "t.json").write_text(json.dumps({"data": [article]}))
+    return data.SQuAD(str(folder / "t.json"))
+
+
 SOURCES = {
     "Arrays": arrays,
     "CSV": csv,
@@ -148,6 +158,7 @@ SOURCES = {
     "JSON": json_lines,
     "Lines": lines,
     "Parquet": parquet,
+    "SQuAD": squad,
     "SVMLight": svmlight,
     "Text": text,
     "TorchDataset": torch_dataset,

@@ -1,0 +1,175 @@
+"""Questions whose answer is a span of a context: the files of SQuAD."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxtl.core import text_files
+from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.serialization import later_field
+from jaxtl.data import origins, paths, split_fields, splits
+from jaxtl.data.dataset import ANSWERS, CONTEXT, QUESTION_ANSWERING, Table
+from jaxtl.data.question_windows import NO_ANSWER
+from jaxtl.data.sources.squad_records import (
+    LINE_SUFFIXES,
+    QuestionRecord,
+    read_questions,
+    unused_keys,
+)
+from jaxtl.data.text_columns import TextData
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SQuAD(TextData):
+    """Questions about contexts, whose answers are spans of them; v1.1 and v2.0.
+
+    `SQuAD("train-v2.0.json", val_path="dev-v2.0.json")`. Files are those of SQuAD, or
+    JSON lines, an array of JSON, Parquet or Arrow as `datasets` writes them, with
+    "question", "context" and "answers" ("text", "answer_start") in each row.
+
+    A question is read with its context, which is cut into windows that overlap. The
+    first answer is trained on; in a window without it, position 0 ([CLS]). All answers
+    count in metrics. Splits hold whole questions; `split_by="context"` or "title" keeps
+    the questions about one context, or of one article, together.
+
+    Attributes:
+      path: the train file; looked for under $JAXTL_DATA_DIR as well. None where there
+        are held-out splits alone.
+      val_path, test_path: files with the validation and the test split.
+      max_length: tokens of a window, the question and special tokens included; None
+        takes 384, or the model's context if that is less.
+      stride: tokens of the context that two neighboring windows share.
+      max_answer_length: most tokens of an answer that is predicted.
+      encoding: character encoding of JSON files.
+    """
+
+    path: str | None = dataclasses.field(default=None, kw_only=False)
+    val_path: str | None = None
+    test_path: str | None = None
+    max_length: int | None = None
+    stride: int = 128
+    max_answer_length: int = 30
+    encoding: str = "utf-8"
+    model_context: int | None = later_field(None)
+
+    fitted_options = (
+        *TextData.fitted_options,
+        "max_length",
+        "stride",
+        "max_answer_length",
+        "model_context",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in (("max_length", 8), ("stride", 0), ("max_answer_length", 1)):
+            value = getattr(self, name)
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            is_unset = name == "max_length" and value is None
+            if not is_unset and not (is_number and value >= least):
+                raise UserError(
+                    f"SQuAD.{name}={value!r}: expected a whole number of at least "
+                    f"{least}."
+                )
+
+    def read(self) -> Table:
+        """Reads the questions and contexts; y (n, 2) is the first answer's place."""
+        files, parts = split_fields.by_split(self), {}
+        for split, path in files.items():
+            owner = f"SQuAD.{split_fields.split_field(split)}"
+            file = paths.find(path, owner)
+            parts[split] = read_questions(file, self.encoding, owner)
+        records = [record for part in parts.values() for record in part]
+        lines = [(files[k], [r.number for r in part]) for k, part in parts.items()]
+        are_lines = all(text_files.suffix(path) in LINE_SUFFIXES for path, _ in lines)
+        return Table(
+            x=_texts(records),
+            digests=_digests(records),
+            train_tokenizer="word_piece",
+            y=np.array([_first_answer(record) for record in records], np.int32),
+            task=QUESTION_ANSWERING,
+            splits=splits.consecutive({k: len(part) for k, part in parts.items()}),
+            groups=self._groups(records),
+            weights=self._weights(records),
+            notes=tuple(self._notes(records)),
+            origins=(origins.of_lines if are_lines else origins.of_elements)(lines),
+        )
+
+    def _groups(self, records: Sequence[QuestionRecord]) -> np.ndarray | None:
+        """The group of each question, as numbers."""
+        if self.split_by is None:
+            return None
+        values = [str(_value(r, "split_by", self.split_by)) for r in records]
+        return np.unique(np.array(values, object), return_inverse=True)[1]
+
+    def _weights(self, records: Sequence[QuestionRecord]) -> np.ndarray | None:
+        if self.sample_weight is None:
+            return None
+        values = [_value(r, "sample_weight", self.sample_weight) for r in records]
+        for record, value in zip(records, values):
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value):
+                raise UserError(
+                    f"SQuAD.sample_weight: {self.sample_weight!r} of question "
+                    f"{record.number} is {value!r}; expected a number."
+                )
+        return np.array(values, np.float64)
+
+    def _notes(self, records: Sequence[QuestionRecord]) -> list[str]:
+        """What was decided or left out."""
+        notes, moved = [], sum(record.repaired for record in records)
+        if moved:
+            notes.append(
+                f"{moved:,} answers do not stand where answer_start says, but only "
+                "blanks away: they are trained on where they stand"
+            )
+        used = [v for v in (self.split_by, self.sample_weight) if v is not None]
+        return notes + unused_keys(records, used)
+
+
+def _texts(records: Sequence[QuestionRecord]) -> dict[str, np.ndarray]:
+    """The questions, contexts, and texts of all answers, (n,) each."""
+    answers = np.empty(len(records), object)
+    answers[:] = [tuple(answer.text for answer in r.answers) for r in records]
+    return {
+        "question": np.array([r.question for r in records], object),
+        CONTEXT: np.array([r.context for r in records], object),
+        ANSWERS: answers,
+    }
+
+
+def _digests(records: Sequence[QuestionRecord]) -> np.ndarray:
+    """A hash of the texts of each question."""
+    texts = [
+        "\0".join([r.question, r.context, *(a.text for a in r.answers)])
+        for r in records
+    ]
+    digests = [
+        hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        for text in texts
+    ]
+    return np.asarray(digests, "S64")
+
+
+def _first_answer(record: QuestionRecord) -> tuple[int, int]:
+    """The characters of the first answer, `NO_ANSWER` twice without one."""
+    if not record.answers:
+        return NO_ANSWER, NO_ANSWER
+    return record.answers[0].begin, record.answers[0].end
+
+
+def _value(record: QuestionRecord, field: str, name: str) -> object:
+    """The value of a question, its context or article, that a field names."""
+    values: Mapping[str, object] = record.values
+    if not isinstance(name, str) or name not in values:
+        raise UserError(
+            f"SQuAD.{field}={name!r}: question {record.number} has no such key"
+            f"{nearest(str(name), values)} (keys: {', '.join(values)})."
+        )
+    return values[name]
