@@ -167,7 +167,8 @@ def terms(method: str, weight: float) -> dict:
     """The terms of a method: the source's cross-entropy, and those that it adds."""
     d, ramp = tl.domain, tl.optim.Ramp(final=weight)
     added = {"weight": ramp}
-    adversarial = {"widths": WIDTHS, "reversal": ramp}
+    by_steps = dataclasses.replace(ramp, per_steps=10_000)  # the default of these terms
+    adversarial = {"widths": WIDTHS, "reversal": by_steps}
     bsp = {"spectrum": d.BSP(weight=1e-4)}
     adaptation = {
         "DAN": lambda: d.DAN(**added),

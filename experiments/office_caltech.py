@@ -192,9 +192,6 @@ def pairs() -> dict[str, dict]:
     }
 
 
-# λ rises to its end over the share of the run, as in DANN's paper: the figures above
-# were measured so. The default of the terms rises with the number of steps.
-RAMP = tl.optim.Ramp()
 # The papers' own weights, where they give one. CMD's span of 1 is meant for sigmoids:
 # with it the higher moments of ReLUs drown all else (37.1 ± 15.4 on MobileNet's).
 METHODS = {
@@ -207,14 +204,14 @@ METHODS = {
     "CMD": {"terms.own": tl.domain.CMD(span=10.0)},
     "DAN": {"terms.own": tl.domain.DAN()},
     "JAN": {"terms.own": tl.domain.JAN()},
-    "DANN": {"terms.own": tl.domain.DANN(reversal=RAMP)},
+    "DANN": {"terms.own": tl.domain.DANN()},
     "DANN+BSP": {
-        "terms.own": tl.domain.DANN(reversal=RAMP),
+        "terms.own": tl.domain.DANN(),
         "terms.spectrum": tl.domain.BSP(weight=1e-4),
     },
-    "CDAN+E": {"terms.own": tl.domain.CDAN(reversal=RAMP)},
+    "CDAN+E": {"terms.own": tl.domain.CDAN()},
     "MCD": {"terms.own": tl.domain.MCD()},
-    "MDD": {"terms.own": tl.domain.MDD(reversal=tl.optim.Ramp(final=0.1))},
+    "MDD": {"terms.own": tl.domain.MDD()},
 }
 # These adapt the encoder of a model trained on the source and keep its head.
 HEAD = {"optim": dataclasses.replace(ADAM, groups={"head": tl.FROZEN, ".*": 1.0})}

@@ -28,8 +28,8 @@ def class_thresholds(
 ) -> jax.Array:
     """exp(−k_c), the confidence that the most confident share of each class reaches.
 
-    It is the confidence of rank round(portion · n_c) among the n_c examples predicted
-    as c.
+    It is the confidence of rank ⌊portion · n_c⌋ among the n_c examples predicted as c,
+    as in the authors' program (yzou2/CBST, `solve_ST.py`).
 
     Args:
       confidence: (n,) probability of each example's predicted class.
@@ -49,7 +49,7 @@ def class_thresholds(
     order = jnp.lexsort((-confidence, group))
     counts = jnp.bincount(group, length=classes + 1)[:classes]
     start = jnp.cumsum(counts) - counts
-    rank = jnp.round(jnp.clip(portion, 0.0, 1.0) * counts).astype(counts.dtype)
+    rank = jnp.floor(jnp.clip(portion, 0.0, 1.0) * counts).astype(counts.dtype)
     index = jnp.clip(start + rank - 1, 0, len(confidence) - 1)
     return jnp.where(rank > 0, confidence[order][index], UNREACHABLE)
 

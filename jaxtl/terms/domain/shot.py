@@ -50,6 +50,12 @@ def _centroids(features: jax.Array, weights: jax.Array) -> jax.Array:
     return sums / jnp.where(total > 0, total, 1.0)
 
 
+def _unit(x: jax.Array) -> jax.Array:
+    """x / ‖x‖₂ over the last axis; zeros stay."""
+    size = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(size > 0, size, 1.0)
+
+
 def _nearest_centroid(features: jax.Array, centroids: jax.Array) -> jax.Array:
     """Class of the centroid at the smallest cosine distance, (n,).
 
@@ -57,12 +63,7 @@ def _nearest_centroid(features: jax.Array, centroids: jax.Array) -> jax.Array:
       features: (n, d).
       centroids: (K, d); a centroid of zeros is never the nearest.
     """
-
-    def unit(x: jax.Array) -> jax.Array:
-        size = jnp.linalg.norm(x, axis=-1, keepdims=True)
-        return x / jnp.where(size > 0, size, 1.0)
-
-    cosine = jnp.matmul(unit(features), unit(centroids).T, precision="highest")
+    cosine = jnp.matmul(_unit(features), _unit(centroids).T, precision="highest")
     is_defined = jnp.any(centroids != 0, axis=-1)
     return jnp.argmax(jnp.where(is_defined, cosine, -jnp.inf), axis=-1)
 
@@ -73,7 +74,10 @@ def centroid_labels(
     """Pseudo-labels by the nearest centroid, in two rounds.
 
     In the first round the predictions δ_k weight the centroids; in the second one each
-    centroid is the mean of the examples that the first round assigned to its class.
+    centroid is the mean of the examples that the first round assigned to its class. As
+    in the authors' program a 1 is appended to each example's features, and the result
+    is divided by its norm: lengths count, relative to 1, and no example weighs more
+    than another.
 
     Args:
       features: g, (n, d).
@@ -84,11 +88,12 @@ def centroid_labels(
       (n,) class indices.
 
     References:
-      Liang et al., as `information_maximization`, eq. 4 to 6 (cosine distance). The
-      authors' program (tim-learn/SHOT, `obtain_label`) appends a 1 to the features and
-      divides them by their norm first, which the paper does not say: some labels
-      differ.
+      Liang et al., as `information_maximization`, eq. 4 to 6 (cosine distance); the
+      appended 1 is in the authors' program (tim-learn/SHOT, `obtain_label`), not in
+      the paper.
     """
+    ones = jnp.ones((len(features), 1), features.dtype)
+    features = _unit(jnp.concatenate([features, ones], axis=1))
     factors = mask[:, None].astype(probabilities.dtype)
     first = _nearest_centroid(features, _centroids(features, probabilities * factors))
     members = jax.nn.one_hot(first, probabilities.shape[-1], dtype=factors.dtype)

@@ -24,7 +24,7 @@ def _thresholds(confidence, predicted, portion, classes):
     thresholds = []
     for c in range(classes):
         confidences = np.sort(confidence[predicted == c])[::-1]
-        rank = int(np.round(np.float32(portion) * np.float32(len(confidences))))
+        rank = int(np.floor(np.float32(portion) * np.float32(len(confidences))))
         thresholds.append(confidences[rank - 1] if rank > 0 else UNREACHABLE)
     return np.asarray(thresholds, np.float32)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import special, stats
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.pairwise import cosine_distances
+from sklearn.preprocessing import normalize
 
 from jaxtl.core.errors import UserError
 from jaxtl.terms.context import View
@@ -35,6 +36,7 @@ def test_of_certain_predictions_it_is_minus_the_mutual_information():
 
 def _reference(features, p, mask):
     """Eq. 4 to 6 with scikit-learn's distances; classes without members left out."""
+    features = normalize(np.concatenate([features, np.ones((len(features), 1))], 1))
     g, delta = features[mask], p[mask]
     first = np.stack([(delta[:, [k]] * g).sum(0) / delta[:, k].sum() for k in range(3)])
     labels = cosine_distances(features, first).argmin(1)
@@ -59,6 +61,20 @@ def test_labels_are_those_of_the_nearest_centroids(classes):
     )
     np.testing.assert_array_equal(actual, _reference(features, p, mask))
     assert np.mean(np.asarray(actual) == y) > np.mean(p.argmax(1) == y)
+
+
+def test_labels_are_those_of_the_authors_program():
+    # obtain_label of digit/uda_digit.py (tim-learn/SHOT, f7d555a), run on features and
+    # logits drawn so. Centroids of the features as they are give 4 other labels.
+    rng = np.random.default_rng(0)
+    features = np.round(rng.normal(0.2, 1, (12, 2)), 2)
+    p = special.softmax(np.round(rng.normal(0, 1.5, (12, 3)), 2), axis=1)
+    actual = centroid_labels(
+        jnp.asarray(features, jnp.float32),
+        jnp.asarray(p, jnp.float32),
+        jnp.ones(12, bool),
+    )
+    np.testing.assert_array_equal(actual, [2, 2, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0])
 
 
 def test_a_class_without_members_gets_none():
