@@ -27,6 +27,7 @@ from jaxtl.optim.schedules import Schedule
 
 TERMS = "terms"  # the group of the terms' own parameters
 SINCE = " since phase "  # in the label of leaves that were unfrozen during the run
+IDLE = "idle"  # label of the parameters of terms that a phase leaves out
 PEFT = "peft"  # the group of parameters that a reparametrization trains
 
 
@@ -194,6 +195,8 @@ def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) ->
 def group(optimizer: Optimizer, label: str) -> Group:
     """The group of a label as a Group (a number is its lr factor)."""
     label = label.split(SINCE)[0]
+    if label == IDLE:
+        return Group(lr=0.0)
     settings = Group() if label in (TERMS, PEFT) else optimizer.group_of[label]
     return settings if isinstance(settings, Group) else Group(lr=settings)
 
@@ -292,6 +295,8 @@ def transform(
     lr = schedules.value(optimizer.lr, step, steps)
 
     def chain(label: str):
+        if label == IDLE:
+            return optax.set_to_zero()
         settings = group(optimizer, label)
         decay = settings.weight_decay
         decay = optimizer.weight_decay if decay is None else decay

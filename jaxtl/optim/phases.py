@@ -2,7 +2,8 @@
 
 A leaf that goes on being trained keeps its optimizer state from phase to phase; one
 that thaws begins with a fresh one (step counts included), and one that freezes again
-forgets its own. Each phase is one compiled program.
+forgets its own. So it is with the parameters that terms have of their own, in phases
+that leave the term out. Each phase is one compiled program.
 """
 
 import dataclasses
@@ -31,12 +32,17 @@ class Phase:
       groups: replaces the optimizer's groups; None keeps them.
       lr: replaces the optimizer's learning rate; a schedule then runs over this phase.
         None keeps the rate, whose schedule runs over the whole run.
+      terms: names of the terms that this phase minimizes, of those of the experiment;
+        None for all. Schedules of a term (its weight, λ) run from the phase in which
+        the term begins: `Phase(until=0.1, terms=("task",)), Phase()` warms up on the
+        task alone for a tenth of the run.
     """
 
     until: float = 1.0
     frozen: str | None = None
     groups: Mapping[str, Any] | Groups | None = None
     lr: float | Schedule | None = None
+    terms: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +135,10 @@ class ResolvedPhase:
       optimizer: with this phase's groups and learning rate.
       labels: tree of optimizer groups, None at frozen leaves.
       base_mask, trainable_mask, train_stages, frozen_stats: as in `terms.Program`.
+      terms: names of the terms that it minimizes, None for all.
+      terms_since: name of each of them -> number of the phase in which it began.
+      term_starts: name of those that began in a later phase than the first -> the first
+        step of that phase.
     """
 
     steps: range
@@ -139,6 +149,9 @@ class ResolvedPhase:
     trainable_mask: PyTree
     train_stages: tuple[str, ...]
     frozen_stats: tuple[str, ...]
+    terms: tuple[str, ...] | None
+    terms_since: Mapping[str, int]
+    term_starts: Mapping[str, int]
 
 
 def resolve_phases(
@@ -147,6 +160,7 @@ def resolve_phases(
     base_params: PyTree,
     stats: PyTree,
     params: PyTree,
+    terms: tuple[str, ...],
 ) -> tuple[ResolvedPhase, ...]:
     """Resolves the phases of an experiment that take at least one step.
 
@@ -155,14 +169,18 @@ def resolve_phases(
       stages: of the model.
       base_params, stats: initial values, before a reparametrization.
       params: the parameters as the network reads them.
+      terms: names of the run's terms.
 
     Raises:
-      UserError: where a pattern matches nothing, or a phase trains nothing.
+      UserError: where a pattern or a term's name matches nothing, or a phase trains
+        nothing.
     """
     declared = declared_phases(exp.phases, stages)
+    _check_terms(declared, terms)
     bounds = phase_bounds(declared, exp.steps)
     # Path -> number of the phase since which it has been trained, None while frozen.
     since: dict[str, int | None] = dict.fromkeys(trees.flatten(base_params))
+    terms_since: dict[str, int] = {}  # the same of terms
     resolved = []
     for number, (phase, steps) in enumerate(zip(declared, bounds)):
         if len(steps) == 0 and not (exp.steps == 0 and phase is declared[-1]):
@@ -184,6 +202,8 @@ def resolve_phases(
             optimizer, stages, trainable_mask, stats
         )
         more = _stats_frozen_by_phase(phase, stats, train_stages, frozen_stats)
+        active = terms if phase.terms is None else phase.terms
+        terms_since = {name: terms_since.get(name, number) for name in active}
         resolved.append(
             ResolvedPhase(
                 steps=steps,
@@ -194,9 +214,34 @@ def resolve_phases(
                 trainable_mask=trainable_mask,
                 train_stages=train_stages,
                 frozen_stats=(*frozen_stats, *more),
+                terms=phase.terms,
+                terms_since=terms_since,
+                term_starts={
+                    name: bounds[since].start
+                    for name, since in terms_since.items()
+                    if bounds[since].start
+                },
             )
         )
     return tuple(resolved)
+
+
+def _check_terms(phases: tuple[Phase, ...], terms: tuple[str, ...]) -> None:
+    """Refuses phases that name no term, or one that the experiment lacks."""
+    for phase in phases:
+        if phase.terms is None or not terms:  # a run reopened to evaluate it has none
+            continue
+        if isinstance(phase.terms, str) or not phase.terms:
+            raise UserError(
+                f"phases: terms={phase.terms!r}: expected a tuple of names of terms, "
+                f"such as ({terms[0]!r},), or None for all."
+            )
+        for name in phase.terms:
+            if name not in terms:
+                raise UserError(
+                    f"phases: terms={phase.terms!r}: there is no term {name!r}"
+                    f"{nearest(name, terms)} (known: {', '.join(terms)})."
+                )
 
 
 def _optimizer(

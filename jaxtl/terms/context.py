@@ -47,6 +47,7 @@ class Context:
         its data set; the stream "unlabelled" has no "y".
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
+      term_starts: name of a term that began after the run's first step -> that step.
 
     Where the step's batch passes in micro-batches, of which this is one:
 
@@ -67,6 +68,7 @@ class Context:
     constants: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
+    term_starts: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     mean_counts: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
@@ -344,6 +346,7 @@ class View:
       state: the term's own state.
       constants: the term's own arrays that no step changes.
       key: a key of the term's own for this step.
+      step, steps: this step's number, and that of steps, since the term began.
     """
 
     def __init__(self, context: Context, name: str, index: int):
@@ -353,6 +356,8 @@ class View:
         self.state = context.term_states.get(name, {})
         self.constants = context.constants.get(name, {})
         self.key = jax.random.fold_in(context.key, 1000 + index)
+        start = context.term_starts.get(name, 0)
+        self.step, self.steps = context.step - start, context.steps - start
         self._means = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -386,18 +391,22 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes Σᵢ wᵢ·termᵢ as a float32 scalar, and the metrics of every term.
 
-    Metrics hold "loss", each term's unweighted value under its name, and what a term
+    The sum is over the terms that this phase of the run minimizes. Metrics hold "loss", each term's unweighted value under its name, and what a term
     reports itself under "<term>/<metric>".
     """
-    views = {name: View(context, name, i) for i, name in enumerate(terms)}
-    first = sorted(terms, key=lambda name: not terms[name].runs_first)
+    views = {
+        name: View(context, name, i)
+        for i, name in enumerate(terms)
+        if context.program.minimizes(name)
+    }
+    first = sorted(views, key=lambda name: not terms[name].runs_first)
     results = {name: terms[name](views[name]) for name in first}
     total, metrics = jnp.float32(0.0), {}
-    for name, term in terms.items():
-        result = results[name]
+    for name, view in views.items():
+        term, result = terms[name], results[name]
         value, extra = result if isinstance(result, tuple) else (result, {})
         value = value.astype(jnp.float32)
-        weight = schedules.value(term.weight, context.step, context.steps)
+        weight = schedules.value(term.weight, view.step, view.steps)
         total = total + weight * value
         metrics[name] = value
         metrics.update({f"{name}/{k}": v for k, v in extra.items()})

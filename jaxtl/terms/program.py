@@ -41,6 +41,7 @@ class Program:
       cached_until: the last of the stages whose output comes from the feature cache,
         None where every stage runs.
       cached_source: whether that output is the source's as well.
+      phase_terms: names of the terms that the step minimizes, None for all.
 
     Attributes, read by the step alone:
       terms: name -> term.
@@ -69,6 +70,7 @@ class Program:
     stats_streams: tuple[str, ...] | None = None
     cached_until: str | None = None
     cached_source: bool = False
+    phase_terms: tuple[str, ...] | None = None
 
     terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -85,6 +87,10 @@ class Program:
     def streams(self) -> tuple[str, ...]:
         """Names of the streams that terms read."""
         return tuple(self.batch_sizes)
+
+    def minimizes(self, term: str) -> bool:
+        """Whether the step's loss holds the term of this name."""
+        return self.phase_terms is None or term in self.phase_terms
 
     def key(self) -> Any:
         """Computes a hashable identity: equal keys mean the same compiled step."""

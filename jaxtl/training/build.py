@@ -95,15 +95,20 @@ def assemble(
     check_ranges(exp)
     datasets = inputs.load_datasets(exp) if datasets is None else datasets
     model = load_initial_model(exp, datasets)
+    if terms is None:
+        terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
     phases = resolve_phases(
-        exp, model.network.stages, model.base_params, model.stats, model.params
+        exp,
+        model.network.stages,
+        model.base_params,
+        model.stats,
+        model.params,
+        tuple(terms),
     )
     for phase in phases:
         optimizers.check(
             phase.optimizer, model.base_params, phase.base_mask, model.source
         )
-    if terms is None:
-        terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
     batch_sizes = inputs.batch_sizes(exp, terms, datasets["target"])
     notes = {"batch": _repeated_rows(datasets, batch_sizes)}
     program = _program(exp, datasets, model, phases, terms, batch_sizes)
@@ -287,17 +292,37 @@ def program_of_phase(
             "model": phase.labels,
             "peft": jax.tree.map(lambda _: optimizers.PEFT, peft_params),
             # A run reopened to evaluate it has no terms, but keeps their groups.
-            "terms": optimizers.term_labels(phase.optimizer, term_params)
-            if program.terms
-            else {},
+            "terms": _term_labels(program, phase, term_params),
         },
         base_mask=phase.base_mask,
         trainable_mask=phase.trainable_mask,
         train_stages=phase.train_stages,
         frozen_stats=phase.frozen_stats,
+        phase_terms=phase.terms,
         cached_until=None,
         cached_source=False,
     )
+
+
+def _term_labels(
+    program: Program, phase: ResolvedPhase, term_params: PyTree
+) -> dict[str, PyTree]:
+    """Optimizer groups of the terms' parameters, which a phase may leave alone.
+
+    Terms that begin in one phase share no state of the optimizer with earlier ones.
+    """
+    if not program.terms:
+        return {}  # A run reopened to evaluate it has no terms, but keeps their groups.
+
+    def label(path: str, group: str) -> str:
+        name = path.split("/")[0]
+        if name not in phase.terms_since:
+            return optimizers.IDLE
+        since = phase.terms_since[name]
+        return f"{group}{optimizers.SINCE}{since}" if since else group
+
+    groups = optimizers.term_labels(phase.optimizer, term_params)
+    return trees.map_with_path(label, groups)
 
 
 def _fixed(model: InitialModel, program: Program, prepared: PreparedTerms) -> Fixed:
@@ -342,6 +367,7 @@ def phase_hypers(phase: ResolvedPhase) -> dict[str, Any]:
         "optim": _traced(phase.optimizer),
         "first": jnp.int32(phase.schedule_steps.start),
         "span": jnp.int32(len(phase.schedule_steps)),
+        "term_starts": {name: jnp.int32(s) for name, s in phase.term_starts.items()},
     }
 
 

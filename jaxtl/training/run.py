@@ -276,16 +276,16 @@ class Run:
     def advance(self, count: int) -> list[dict[str, float]]:
         """Takes `count` steps and returns the metrics of each, on the host."""
         rows = []
-        for steps, table in self.dispatch(count):
+        for steps, names, table in self.dispatch(count):
             # Half the price of jax.device_get where there is a table for each step.
             values = np.asarray(table)[:steps].tolist()
-            rows += [dict(zip(self.compile().names, row)) for row in values]
+            rows += [dict(zip(names, row)) for row in values]
         return rows
 
-    def dispatch(self, count: int) -> list[tuple[int, jax.Array]]:
-        """Takes `count` steps and returns (steps, table) per dispatch, on device.
+    def dispatch(self, count: int) -> list[tuple[int, tuple[str, ...], jax.Array]]:
+        """Takes `count` steps; returns (steps, names, table) per dispatch, on device.
 
-        A table is float32 (at least steps, metrics), in the order of `compiled.names`.
+        A table is float32 (at least steps, metrics), in the order of the names.
         """
         pending = []
         phases = self.parts.phases
@@ -301,7 +301,7 @@ class Run:
             self.state, table = compiled.call(
                 self.state, self.fixed, data, np.int32(steps)
             )
-            pending.append((steps, table))
+            pending.append((steps, compiled.names, table))
             self.steps_done += steps
             count -= steps
         return pending

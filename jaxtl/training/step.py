@@ -42,7 +42,8 @@ class State:
       terms: {term name: the term's own state}.
       average: {"model", "peft", "stats"} averaged over steps, {} without an average.
       hypers: traced numbers: "terms", "optim", "peft", "average", "steps", "seed", and
-        "first" and "span", the steps that the learning rate's schedule runs over.
+        "first" and "span", the steps that the learning rate's schedule runs over, and
+        "term_starts", as in `terms.Context`.
       step: number of steps taken, int32.
     """
 
@@ -118,6 +119,7 @@ def step(
             key=key,
             step=state.step,
             steps=hypers["steps"],
+            term_starts=hypers["term_starts"],
             mean_counts=mean_counts,
         )
         total, metrics = objective.loss(terms, context)
@@ -182,7 +184,11 @@ def _gradients(
         batches,
         key,
         parts=program.accumulate,
-        once=[name for name, term in program.terms.items() if term.moves_once],
+        once=[
+            name
+            for name, term in program.terms.items()
+            if term.moves_once and program.minimizes(name)
+        ],
         # XLA's CPU backend runs convolutions slowly inside loops, so it gets none.
         unroll=program.mesh.devices.flat[0].platform == "cpu",
     )
