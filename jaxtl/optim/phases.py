@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jax
 
-from jaxtl.core import selection
+from jaxtl.core import selection, serialization
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import FROZEN, PyTree
@@ -42,7 +42,7 @@ class Phase:
     frozen: str | None = None
     groups: Mapping[str, Any] | Groups | None = None
     lr: float | Schedule | None = None
-    terms: tuple[str, ...] | None = None
+    terms: tuple[str, ...] | None = serialization.later_field(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,12 @@ class Context:
     _further_passes: int = 0
 
     def forward(self, stream: str = "target") -> Output:
-        """The training-mode forward pass of a stream's batch, run once per step."""
+        """The training-mode forward pass of a stream's batch, run once per step.
+
+        Of a stream of `program.joint_pass` it is its part of the joint pass.
+        """
+        if joint := self.program.passes_with(stream):
+            return self.joint_forward(joint)[stream]
         if stream not in self._passes:
             # One key per pass: dropout differs between streams.
             key = jax.random.fold_in(self.key, len(self._passes))
@@ -114,9 +119,12 @@ class Context:
 
         Returns:
           The derivative, of the shape of `read(…)` of these; None where the pass has
-          run before, or where training mode computes something else than evaluation
-          mode does, by dropout or by the batch's statistics.
+          run before, or passes with other streams, or where training mode computes
+          something else than evaluation mode does, by dropout or by the batch's
+          statistics.
         """
+        if self.program.passes_with(stream):
+            return None
         key = jax.random.fold_in(self.key, len(self._passes))
         x, start = self.entry(stream)
         run = functools.partial(self._train_pass, start=start, key=key)

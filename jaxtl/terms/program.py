@@ -37,6 +37,7 @@ class Program:
       outputs: number of classes, or of regression targets.
       batch_sizes: stream name -> examples per batch, for the streams that terms read.
       preprocess: stream name -> its preprocessing.
+      joint_pass: the streams whose batches pass through the network together.
       stats_streams: the streams whose passes update BatchNorm statistics, None for all.
       cached_until: the last of the stages whose output comes from the feature cache,
         None where every stage runs.
@@ -67,6 +68,7 @@ class Program:
     outputs: int = 0
     batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     preprocess: Mapping[str, Preprocess] = dataclasses.field(default_factory=dict)
+    joint_pass: tuple[str, ...] = ()
     stats_streams: tuple[str, ...] | None = None
     cached_until: str | None = None
     cached_source: bool = False
@@ -91,6 +93,19 @@ class Program:
     def minimizes(self, term: str) -> bool:
         """Whether the step's loss holds the term of this name."""
         return self.phase_terms is None or term in self.phase_terms
+
+    def passes_with(self, stream: str) -> tuple[str, ...]:
+        """The streams of a joint pass that this phase reads; () if `stream` is alone."""
+        if stream not in self.joint_pass:
+            return ()
+        read = {
+            name
+            for term in self.terms
+            if self.minimizes(term)
+            for name in self.terms[term].streams
+        }
+        joint = tuple(name for name in self.joint_pass if name in read)
+        return joint if len(joint) > 1 else ()
 
     def key(self) -> Any:
         """Computes a hashable identity: equal keys mean the same compiled step."""

@@ -150,6 +150,8 @@ def _program(
         raise UserError(too_few_outputs(outputs, target))
     if exp.average is not None:
         exp.average.check()
+    inputs.check_read("statistics", exp.statistics, batch_sizes)
+    inputs.check_read("joint_pass", exp.joint_pass, batch_sizes)
     return Program(
         network=model.network,
         source_network=model.source_network,
@@ -160,7 +162,8 @@ def _program(
         outputs=outputs,
         batch_sizes=batch_sizes,
         preprocess={name: model.preprocess[reads[name]] for name in batch_sizes},
-        stats_streams=inputs.stats_streams(exp, batch_sizes),
+        joint_pass=exp.joint_pass,
+        stats_streams=exp.statistics,
         terms={n: config.without_hyperparameters(term) for n, term in terms.items()},
         peft=exp.peft and config.without_hyperparameters(exp.peft),
         average=exp.average and config.without_hyperparameters(exp.average),

@@ -80,6 +80,10 @@ class Experiment:
         statistics, which evaluation uses; None is all that the terms read.
         ("unlabelled",) keeps those of the target's domain: AdaBN (Li et al., Pattern
         Recognition 80, 2018).
+      joint_pass: names of the streams whose batches pass through the model together,
+        so that BatchNorm normalizes them by the mean and variance of all, as in
+        `tllib`'s and CDAN's programs; ("source", "unlabelled"), say. () lets each
+        stream pass by itself, normalized by its own.
       preprocess: None takes the one that came with `init`, else the data's.
       metrics: further metrics of every evaluation, name -> `tl.metrics.AUROC()` … or a
         function f(outputs, labels[, weights]) -> float of numpy arrays, of outputs
@@ -133,6 +137,7 @@ class Experiment:
     batch: int | Mapping[str, int] = 64
     augment: tuple = ()
     statistics: tuple[str, ...] | None = None
+    joint_pass: tuple[str, ...] = serialization.later_field(())
     preprocess: Preprocess | None = None
     metrics: Mapping[str, Any] = serialization.later_field(default_factory=dict)
     monitor: str | None = "auto"
@@ -153,7 +158,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("wise_ft", "phases", "augment", "statistics"):
+        for name in ("wise_ft", "phases", "augment", "statistics", "joint_pass"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, least in _LEAST.items():

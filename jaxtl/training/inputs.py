@@ -344,12 +344,11 @@ def label_counts(
     return counts
 
 
-def stats_streams(exp: Experiment, streams: Iterable[str]) -> tuple[str, ...] | None:
-    """The streams of `exp.statistics`, each of which a term must read."""
-    for name in exp.statistics or ():
+def check_read(field: str, names: Iterable[str] | None, streams: Iterable[str]) -> None:
+    """Refuses names of streams, in a field of the experiment, that no term reads."""
+    for name in names or ():
         if name not in streams:
             raise UserError(
-                f"statistics={exp.statistics!r}: no term reads a stream {name!r}"
+                f"{field}={names!r}: no term reads a stream {name!r}"
                 f"{nearest(name, streams)} (streams: {', '.join(streams)})."
             )
-    return exp.statistics

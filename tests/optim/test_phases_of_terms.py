@@ -137,9 +137,7 @@ def test_a_run_of_such_phases_trains_is_logged_and_opened_again(digits, tmp_path
 
 
 def test_accumulated_steps_of_a_phase_without_some_terms(digits):
-    whole, parts = (
-        tl.setup(_adaptation(digits, accumulate=count)) for count in (1, 2)
-    )
+    whole, parts = (tl.setup(_adaptation(digits, accumulate=count)) for count in (1, 2))
     for run in (whole, parts):
         run.advance(3)
     for a, b in zip(_leaves(whole.params), _leaves(parts.params)):
