@@ -399,8 +399,9 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes Σᵢ wᵢ·termᵢ as a float32 scalar, and the metrics of every term.
 
-    The sum is over the terms that this phase of the run minimizes. Metrics hold "loss", each term's unweighted value under its name, and what a term
-    reports itself under "<term>/<metric>".
+    The sum is over the terms that this phase of the run minimizes. Metrics hold "loss",
+    each term's unweighted value under its name, and what a term reports itself under
+    "<term>/<metric>".
     """
     views = {
         name: View(context, name, i)
