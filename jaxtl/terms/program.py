@@ -95,7 +95,7 @@ class Program:
         return self.phase_terms is None or term in self.phase_terms
 
     def passes_with(self, stream: str) -> tuple[str, ...]:
-        """The streams of a joint pass that this phase reads; () for one that is alone."""
+        """Streams that this phase reads in one pass with `stream`; () for a lone one."""
         if stream not in self.joint_pass:
             return ()
         read = {

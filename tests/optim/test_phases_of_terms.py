@@ -134,7 +134,7 @@ def test_a_run_of_such_phases_trains_is_logged_and_opened_again(digits, tmp_path
     result = tl.train(tl.setup(exp, tmp_path / "run"), progress=False)
     model = tl.load_model(tmp_path / "run")
     # Weights and test accuracy are those of the best of both phases' evaluations.
-    assert result["best"]["step"] in (4, 8)
+    assert result["chosen"] in (4, 8)
     assert trees.flatten(model.params).keys() == {
         f"{stage}/dense/{leaf}"
         for stage in ("layer1", "head")

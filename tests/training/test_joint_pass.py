@@ -100,5 +100,5 @@ def test_cached_features_pass_together_as_well():
 
 
 def test_streams_that_no_term_reads_are_told():
-    with pytest.raises(tl.UserError, match="no term reads a stream 'sorce'.*'source'"):
+    with pytest.raises(tl.UserError, match=r"no term reads a stream 'sorce'.*'source'"):
         tl.setup(_adaptation(joint_pass=("sorce", "unlabelled")))
