@@ -95,7 +95,7 @@ class Program:
         return self.phase_terms is None or term in self.phase_terms
 
     def passes_with(self, stream: str) -> tuple[str, ...]:
-        """Streams that this phase reads in one pass with `stream`; () for a lone one."""
+        """Streams of this phase that pass with `stream`; () where it passes alone."""
         if stream not in self.joint_pass:
             return ()
         read = {
