@@ -20,6 +20,7 @@ from jaxtl.models import (
     RegNet,
     ResNet,
     ResNetImageNet,
+    SiglipVision,
     Swin,
     ViT,
 )
@@ -91,6 +92,7 @@ MODELS = {
     ),
     "vit": (ViT(outputs=3, dropout=0.2, **VIT), IMAGES),
     "clip-vision": (CLIPVision(outputs=3, pooling="first", **VIT), IMAGES),
+    "siglip-vision": (SiglipVision(outputs=3, pooling="attention", **VIT), IMAGES),
     "deit": (DeiT(outputs=3, dropout=0.2, distilled=True, **VIT), IMAGES),
     "dinov2": (
         DINOv2(

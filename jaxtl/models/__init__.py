@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .regnet import RegNet as RegNet
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
+    from .siglip_vision import SiglipVision as SiglipVision
     from .staged import Dropout as Dropout
     from .staged import Mode as Mode
     from .staged import Staged as Staged

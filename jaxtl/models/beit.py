@@ -8,7 +8,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtl.models import config_values, staged, vit, vit_layout
+import flax.linen as nn
+
+from jaxtl.models import config_values, vit, vit_layout
 from jaxtl.models.config_table import Key
 from jaxtl.models.layers import patches, transformer
 from jaxtl.models.weight_layout import WeightLayout
@@ -46,6 +48,7 @@ class BEiT(vit.ViT):
         "relative_position_bias_table",
     }
     root = "beit"
+    poolings = ("first", "mean")
 
     def embedding_options(self) -> dict[str, Any]:
         return {"has_position": self.has_position, "has_mask": self.has_mask}
@@ -58,10 +61,7 @@ class BEiT(vit.ViT):
             grid=self.size // self.patch if self.relative else None,
         )
 
-    def setup(self) -> None:
-        staged.check_option("pooling", self.pooling, ("first", "mean"))
-        super().setup()
-
+    @nn.nowrap
     def final_norm(self) -> Any:
         if self.pooling == "mean":
             return patches.PooledPatchNorm(self.epsilon)

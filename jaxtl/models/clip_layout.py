@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.models import staged, vit_layout
-from jaxtl.models.weight_layout import WeightLayout
+from jaxtl.models import staged, vit_layout, weight_layout
+from jaxtl.models.weight_layout import Rule, WeightLayout
 
 # Path of a part within a layer -> its name in the file.
 LAYER_NAMES = {
@@ -31,6 +31,8 @@ VISION_NAMES = {
 _PAIR = (r"logit_(scale|bias)",)
 _HEADS = (r"(visual|text)_projection\.weight", r"classifier\.(weight|bias)")
 _OTHERS = {"vision_model": r"text_model\..*", "text_model": r"vision_model\..*"}
+# SigLIP's pooling of images, which a classifier of the patches' mean does not have.
+_POOL = r"(vision_model\.)?head\..*"
 # Places of tokens, which older files store.
 BUFFERS = (r".*embeddings\.position_ids",)
 
@@ -62,14 +64,36 @@ def vision_layout(model: Any, **colors: Any) -> WeightLayout:
     """The naming of an image tower, in a file of its own or of both towers."""
     head = "classifier" if model.predict == "class" else "visual_projection"
     layout = vit_layout.hf_layout(model, {"head/dense": head}, **colors)
-    return tower_layout(layout, model)
+    stage = getattr(model, "pool_stage", "")
+    rules = _pool_rules(f"{model.root}.head", stage) if stage else []
+    unused = () if stage else (_POOL,)
+    layout = dataclasses.replace(layout, rules=(*layout.rules, *rules))
+    return tower_layout(layout, model, unused)
 
 
-def tower_layout(layout: WeightLayout, model: Any) -> WeightLayout:
+def _pool_rules(source: str, path: str) -> list[Rule]:
+    """Rules of the pooling by attention, which joins queries, keys and values."""
+    rules = [Rule(f"{source}.probe", f"{path}/probe")]
+    for i, part in enumerate(("query", "key", "value")):
+        joined, leaf = f"{source}.attention.in_proj", f"{path}/attention/{part}"
+        rules.append(Rule(f"{joined}_weight[{i}]", f"{leaf}/kernel", "linear"))
+        rules.append(Rule(f"{joined}_bias[{i}]", f"{leaf}/bias"))
+    return [
+        *rules,
+        *weight_layout.linear(f"{source}.attention.out_proj", f"{path}/attention/out"),
+        *weight_layout.norm(f"{source}.layernorm", f"{path}/norm"),
+        *weight_layout.linear(f"{source}.mlp.fc1", f"{path}/mlp/in"),
+        *weight_layout.linear(f"{source}.mlp.fc2", f"{path}/mlp/out"),
+    ]
+
+
+def tower_layout(
+    layout: WeightLayout, model: Any, unused: tuple[str, ...] = ()
+) -> WeightLayout:
     """The layout of a tower's rules, which passes over what is not the tower's."""
     return dataclasses.replace(
         layout,
         ignored=BUFFERS,
-        unused=(*_PAIR, *_HEADS, _OTHERS[model.root]),
+        unused=(*_PAIR, *_HEADS, _OTHERS[model.root], *unused),
         renames=(),
     )

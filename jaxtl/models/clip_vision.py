@@ -8,10 +8,11 @@ References:
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 
 from jaxtl.core.types import Tokens
-from jaxtl.models import clip_layout, config_values, staged, vit, weight_layout
+from jaxtl.models import clip_layout, config_values, vit, weight_layout
 from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import patches, sequences
 from jaxtl.models.weight_layout import WeightLayout
@@ -39,12 +40,12 @@ class CLIPVision(vit.ViT):
 
     names = clip_layout.VISION_NAMES
     root = "vision_model"
+    poolings = ("first", "mean")
     # Entry of a configuration of both towers that describes this one.
     config_entry: ClassVar[str] = "vision_config"
 
     def setup(self) -> None:
         clip_layout.check_predict(self)
-        staged.check_option("pooling", self.pooling, ("first", "mean"))
         super().setup()
 
     def embedding_options(self) -> dict[str, Any]:
@@ -53,6 +54,7 @@ class CLIPVision(vit.ViT):
     def shape_of(self, part: str) -> str:
         return {"token": "vector", "position": "leading"}[part]
 
+    @nn.nowrap
     def final_norm(self) -> Any:
         return patches.FirstTokenNorm(self.epsilon)
 

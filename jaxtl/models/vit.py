@@ -5,9 +5,10 @@ References:
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 
 from jaxtl.core.types import Tokens
@@ -60,6 +61,7 @@ class ViT(staged.Staged):
     names: ClassVar[Mapping[str, str]] = vit_layout.HF_NAMES
     root: ClassVar[str] = "vit"
     antialias: ClassVar[bool] = False
+    poolings: ClassVar[tuple[str, ...]] = ("first", "mean", "first_mean")
     has_relative = False
     drop_path = 0.0
 
@@ -128,27 +130,34 @@ class ViT(staged.Staged):
 
     def setup(self) -> None:
         transformer.check_heads(self.width, self.heads)
-        staged.check_option("pooling", self.pooling, ("first", "mean", "first_mean"))
-        embeddings = patches.PatchEmbeddings(
-            self.width,
-            self.size,
-            self.patch,
-            self.dropout,
-            relative_heads=self.heads * self.has_relative,
-            **self.embedding_options(),
+        staged.check_option("pooling", self.pooling, self.poolings)
+        for name, module in self.stage_modules():
+            self.add(name, module)
+
+    # These are not linen's methods, so that a model of two towers can call them.
+    @nn.nowrap
+    def stage_modules(self) -> Iterator[tuple[str, Any]]:
+        """(name, module) of each stage, which is registered before the next one."""
+        yield (
+            "embeddings",
+            patches.PatchEmbeddings(
+                self.width,
+                self.size,
+                self.patch,
+                self.dropout,
+                relative_heads=self.heads * self.has_relative,
+                **self.embedding_options(),
+            ),
         )
-        self.add("embeddings", embeddings)
         shared = self.embeddings if self.has_relative else None
         for i in range(self.layers):
-            self.add(f"layer_{i}", transformer.TransformerLayer(self.block(i), shared))
-        self.add("norm", self.final_norm())
-        self.add("head", self.head_module())
-
-    def head_module(self) -> Any:
-        """The last stage."""
+            yield f"layer_{i}", transformer.TransformerLayer(self.block(i), shared)
+        yield "norm", self.final_norm()
         pool = self.reduction() or sequences.first_state
-        return patches.TokenHead(self.head_width, pool, self.head_maps, self.head_bias)
+        maps, bias = self.head_maps, self.head_bias
+        yield "head", patches.TokenHead(self.head_width, pool, maps, bias)
 
+    @nn.nowrap
     def final_norm(self) -> Any:
         """The stage behind the layers."""
         return transformer.FinalNorm(self.epsilon)

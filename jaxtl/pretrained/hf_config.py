@@ -140,6 +140,8 @@ def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
     for (entry, name), value in _differences(config, model).items():
         for key in _keys(table.parts[entry] if entry else table, name):
             _set(config, entry, key, _as_entry(name, value))
+    for entry, key, value in _fixed_entries(model, bool(table.parts)):
+        _set(config, entry, key, value)
     remaining = _differences(config, model)
     if remaining:
         [((_, name), value), *_] = remaining.items()
@@ -149,6 +151,16 @@ def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
             "else; write a .safetensors file."
         )
     return config
+
+
+def _fixed_entries(model: Staged, is_held: bool) -> Iterator[tuple[str, str, Any]]:
+    """(entry that holds the configuration, key, value) that a model asks for."""
+    for field in dataclasses.fields(model):
+        if isinstance(getattr(model, field.name, None), Staged):
+            yield from _fixed_entries(getattr(model, field.name), is_held)
+    entry = getattr(model, "config_entry", "") if is_held else ""
+    for key, value in getattr(model, "reference_entries", {}).items():
+        yield entry, key, value
 
 
 def _keys(table: ConfigTable, field: str) -> list[str]:

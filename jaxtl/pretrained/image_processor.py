@@ -129,6 +129,7 @@ _CLASS_OF_MODEL = {
     "beit": "Beit",
     **dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit"),
     **dict.fromkeys(("swin", "swinv2"), "ViT"),
+    **dict.fromkeys(("siglip", "siglip_vision_model"), "Siglip"),
     **dict.fromkeys(("clip", "clip_vision_model"), "CLIP"),
 }
 _FILTERS = {code: name for name, code in images.RESAMPLING.items()}

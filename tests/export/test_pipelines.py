@@ -57,14 +57,23 @@ FAMILIES = {
             "text_config": {**TEXT_SIDES, "eos_token_id": 3},
         },
     ),
+    "siglip": (
+        "SiglipModel",
+        {
+            "vision_config": {**SIDES, "intermediate_size": 20, "image_size": 8}
+            | {"patch_size": 4},
+            "text_config": TEXT_SIDES,
+        },
+    ),
     "resnet": (
         "ResNetForImageClassification",
         {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
         | {"embedding_size": 8, "layer_type": "basic"},
     ),
 }
-IMAGES = ("vit", "clip", "resnet")
-SIZED = ("vit", "clip")
+PAIRS = {"clip": "CLIP", "siglip": "Siglip"}
+IMAGES = ("vit", *PAIRS, "resnet")
+SIZED = ("vit", *PAIRS)
 TASKS = {"classification": 3, "multilabel": 3, "regression": 1}
 NAMES = {"classification": ("x", "y", "z"), "multilabel": ("u", "v", "w")}
 
@@ -96,10 +105,8 @@ def base_directory(folder, kind, task):
     (folder / "config.json").write_text(json.dumps(content))
     if kind in IMAGES:
         side = 8 if kind in SIZED else 16
-        name = "CLIP" if kind == "clip" else "ViT"
-        getattr(transformers, f"{name}ImageProcessorPil")(size=side).save_pretrained(
-            folder
-        )
+        name = f"{PAIRS.get(kind, 'ViT')}ImageProcessorPil"
+        getattr(transformers, name)(size=side).save_pretrained(folder)
         return
     special_tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = {word: i for i, word in enumerate([*special_tokens, *WORDS])}
@@ -175,10 +182,10 @@ def run_and_inputs(tmp_path, kind, task):
     base.mkdir()
     raw.mkdir()
     base_directory(base, kind, task)
-    reset = ("head",) if kind == "clip" else ()
+    reset = ("head",) if kind in PAIRS else ()
     init = tl.pretrained.FromHub(str(base), reset=reset)
     fields = {"size": 12} if kind in SIZED else {}
-    fields |= {"predict": "class"} if kind == "clip" else {}
+    fields |= {"predict": "class"} if kind in PAIRS else {}
     if kind in IMAGES:
         data, inputs = pictures_of(raw, task)
         inputs = [str(file) for file in inputs]

@@ -24,7 +24,14 @@ VISION = {
     "intermediate_size": 12,
     "image_size": 12,
     "patch_size": 4,
-    "projection_dim": 6,
+}
+TEXT = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 9,
 }
 
 
@@ -66,19 +73,64 @@ def test_an_embedding_has_the_width_of_its_space():
         jax.eval_shape(model.pure().init, jax.random.key(0), images)
 
 
-@pytest.mark.parametrize("size", [8, 20])
-def test_another_image_size_gives_transformers_embeddings(size, tmp_path):
+def test_an_embedding_needs_the_pooling_that_a_file_may_lack():
+    config = {"model_type": "siglip_vision_model", "vision_use_head": False}
+    assert registry.model_from_config(config).predict == "class"
+    with pytest.raises(UserError, match=r"vision_use_head is false.*predict='class'"):
+        registry.model_from_config(config, predict="embedding")
+
+
+TOWERS = {
+    "clip": ("CLIPVisionModelWithProjection", "image_embeds"),
+    "siglip": ("SiglipVisionModel", "pooler_output"),
+}
+
+
+def perturbed(module):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    return module.eval()
+
+
+@pytest.mark.parametrize(("kind", "size"), [("clip", 8), ("clip", 20), ("siglip", 20)])
+def test_another_image_size_gives_transformers_embeddings(kind, size, tmp_path):
     torch.manual_seed(0)
-    config = transformers.CLIPVisionConfig(**VISION, initializer_factor=5.0)
-    theirs = transformers.CLIPVisionModelWithProjection(config).eval()
+    model_class = getattr(transformers, TOWERS[kind][0])
+    theirs = perturbed(model_class(model_class.config_class(**VISION)))
     theirs.save_pretrained(tmp_path)
     x = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     with torch.no_grad():
         pixels = torch.tensor(x.transpose(0, 3, 1, 2))
-        want = theirs(pixels, interpolate_pos_encoding=True).image_embeds
+        out = theirs(pixels, interpolate_pos_encoding=True)
     init = FromHub(str(tmp_path))
     model = init.model(size=size, predict="embedding")
     shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)
     params, *_ = match(*shapes, init.read_for(model))
     got = model.pure().apply(params, {}, x).logits
+    np.testing.assert_allclose(got, getattr(out, TOWERS[kind][1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_a_classifier_takes_its_part_of_siglip(pooling, tmp_path):
+    config = transformers.SiglipConfig(vision_config=VISION, text_config=TEXT)
+    torch.manual_seed(0)
+    theirs = perturbed(transformers.SiglipModel(config))
+    theirs.save_pretrained(tmp_path)
+    init = FromHub(str(tmp_path), reset="head")
+    model = init.model(predict="class", pooling=pooling, outputs=3)
+    x = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
+    params, stats = model.pure().init(jax.random.key(0), x)
+    weights = init.read_for(model)
+    pooled = [name for name in weights.left_out if "vision_model.head" in name]
+    assert bool(pooled) == (pooling == "mean")
+    assert any(name.startswith("text_model.") for name in weights.left_out)
+    assert "\n" not in weights.note()
+    params, *_ = match(params, stats, weights, "head")
+    features = model.pure().apply(params, stats, x).features
+    with torch.no_grad():
+        out = theirs.vision_model(torch.tensor(x.transpose(0, 3, 1, 2)))
+    want, got = out.last_hidden_state, features["norm"].states
+    if pooling == "attention":
+        want, got = out.pooler_output, features["pool"]
     np.testing.assert_allclose(got, want, atol=1e-4)

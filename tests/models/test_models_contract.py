@@ -19,6 +19,7 @@ DETERMINISTIC = (
     "bottleneck",
     "regnet",
     "clip-vision",
+    "siglip-vision",
     "llama-tied",
     "llama-class",
 )

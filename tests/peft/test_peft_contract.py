@@ -56,6 +56,7 @@ FAMILIES = (
     "vgg",
     "vit",
     "clip-vision",
+    "siglip-vision",
     "deit",
     "dinov2",
     "beit",
@@ -65,7 +66,7 @@ FAMILIES = (
     "gpt2",
     "llama-class",
 )
-VISION = ("vit", "clip-vision", "deit", "dinov2", "beit")
+VISION = ("vit", "clip-vision", "siglip-vision", "deit", "dinov2", "beit")
 TRANSFORMERS = (*VISION, "bert", "roberta", "gpt2", "llama-class")
 # What a family without layer_0, layer_1 … is adapted at.
 STAGES = {

@@ -157,6 +157,11 @@ _CLIP_OPTIONS = {
     "projection_dim": [6, 3],
 }
 
+_SIGLIP_OPTIONS = {
+    **{k: v for k, v in _CLIP_OPTIONS.items() if k != "projection_dim"},
+    "hidden_act": ["gelu_pytorch_tanh", "gelu", "relu"],
+}
+
 
 TYPES = {
     "clip_vision_model": ImageType(
@@ -175,6 +180,25 @@ TYPES = {
         ("projection_dim",),
         states=token_states,
         kind="clip",
+        entry="vision_config",
+    ),
+    "siglip_vision_model": ImageType(
+        "SiglipVisionConfig",
+        _VIT,
+        {**_SIGLIP_OPTIONS, "vision_use_head": [True]},
+        ("vision_use_head",),
+        states=token_states,
+        model="SiglipVisionModel",
+        output="pooler_output",
+        predict="embedding",
+    ),
+    "siglip-classes": ImageType(
+        "SiglipConfig",
+        _VIT,
+        {**_SIGLIP_OPTIONS, "vision_use_head": [True, False]},
+        ("vision_use_head",),
+        states=token_states,
+        kind="siglip",
         entry="vision_config",
     ),
     "swin": ImageType(
