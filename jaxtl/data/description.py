@@ -34,7 +34,14 @@ def lines_of(dataset: Dataset) -> list[str]:
         f"{source}: {dataset.examples:,} examples, {_outputs(dataset)}; "
         f"{_inputs(dataset)}; {sizes}"
     )
-    return [line, *dataset.notes, *_odd_outputs(dataset), *_shared_examples(dataset)]
+    alone = [] if dataset.has_training_rows else ["no training rows: evaluation only"]
+    return [
+        line,
+        *alone,
+        *dataset.notes,
+        *_odd_outputs(dataset),
+        *_shared_examples(dataset),
+    ]
 
 
 def _outputs(dataset: Dataset) -> str:

@@ -51,6 +51,19 @@ class TableEncoding:
     missing_values: tuple[str, ...] = cells.MISSING
     unseen: str = "refuse"
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns of x in order, "color=red" for a one-hot one."""
+        return tuple(
+            name
+            for column in self.columns
+            for name in (
+                [column.name]
+                if column.categories is None
+                else [f"{column.name}={category}" for category in column.categories]
+            )
+        )
+
     def slices(self) -> Iterator[tuple[ColumnCode, slice]]:
         """Yields each column with its columns of x."""
         start = 0

@@ -121,6 +121,12 @@ class Tabular(Data):
         if unused:
             notes.append(f"columns that are not used: {', '.join(unused)}")
         codes = [ColumnCode(n, f.categories) for n, f in zip(features, read)]
+        encoding = TableEncoding(
+            columns=tuple(codes),
+            missing=self.missing,
+            missing_values=self.missing_values,
+            unseen=self.unseen,
+        )
         return Table(
             x=np.concatenate([feature.x for feature in read], axis=1),
             y=labels.y,
@@ -131,21 +137,8 @@ class Tabular(Data):
                 [code.width for code in codes],
             ),
             target_names=targets if labels.task == "regression" else (),
-            feature_names=tuple(
-                name
-                for code in codes
-                for name in (
-                    [code.name]
-                    if code.categories is None
-                    else [f"{code.name}={category}" for category in code.categories]
-                )
-            ),
-            encoding=TableEncoding(
-                columns=tuple(codes),
-                missing=self.missing,
-                missing_values=self.missing_values,
-                unseen=self.unseen,
-            ),
+            feature_names=encoding.feature_names,
+            encoding=encoding,
             origins=table.origins,
             notes=tuple(notes),
             groups=groups,

@@ -110,10 +110,13 @@ def resolve_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> str
     Args:
       datasets: of the run.
       monitor: `Experiment.monitor`; "auto" is the task's main metric on val and, for an
-        unlabelled target, the first available one of `PREFERRED_CRITERIA`.
+        unlabelled target, the first available one of `PREFERRED_CRITERIA`; nothing
+        chooses where there are no val rows.
     """
     if monitor != "auto":
         return monitor
+    if not _has_val(datasets):
+        return None
     available = available_criteria(datasets)
     criteria = [name for name in PREFERRED_CRITERIA if name in available]
     return criteria[0] if criteria else metrics.main_metric(datasets["target"].task)
@@ -143,11 +146,15 @@ def check_monitor(
             f"monitor={monitor!r} is not a metric of this task"
             f"{metrics.nearest_metric(monitor, names)} (metrics: {', '.join(names)})."
         )
-    if len(target.rows.get("val", ())) == 0:
+    if monitor != "auto" and not _has_val(datasets):
         raise UserError(
             f"monitor={monitor!r} needs a val split, but the data's is empty; raise "
             "data.val, or set monitor=None to keep the last checkpoint."
         )
+
+
+def _has_val(datasets: Mapping[str, Dataset]) -> bool:
+    return len(datasets["target"].rows.get("val", ())) > 0
 
 
 def _why_unavailable(datasets: Mapping[str, Dataset], criterion: str) -> str:
@@ -174,8 +181,10 @@ def _why_unavailable(datasets: Mapping[str, Dataset], criterion: str) -> str:
 
 
 def monitor_note(datasets: Mapping[str, Dataset], monitor: str | None) -> str:
-    """A sentence on how an unlabelled target's checkpoint is chosen, else ""."""
+    """A sentence on how a checkpoint is chosen without val rows or labels, else ""."""
     name = resolve_monitor(datasets, monitor)
+    if monitor == "auto" and name is None and datasets["target"].has_training_rows:
+        return "no val rows: nothing chooses a checkpoint, the last one is kept"
     if not is_label_free(datasets) or name is None:
         return ""
     if name in metrics.CRITERIA:

@@ -20,12 +20,13 @@ from jaxtl.optim.phases import ResolvedPhase, resolve_phases
 from jaxtl.terms import losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.program import Program
-from jaxtl.training import inputs
+from jaxtl.training import evaluation_only, inputs
 from jaxtl.training.accumulation import describe_comparisons
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.initial_model import (
     InitialModel,
     load_initial_model,
+    read_initial_weights,
     too_few_outputs,
 )
 from jaxtl.training.step import Fixed, State, initial_state
@@ -94,9 +95,14 @@ def assemble(
     """
     check_ranges(exp)
     datasets = inputs.load_datasets(exp) if datasets is None else datasets
-    model = load_initial_model(exp, datasets)
     if terms is None:
         terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
+    batch_sizes = inputs.batch_sizes(exp, terms, datasets)
+    weights = read_initial_weights(exp, datasets)
+    if weights is not None and terms == {}:
+        target = evaluation_only.aligned(datasets["target"], exp.init, weights)
+        datasets = {**datasets, "target": target}
+    model = load_initial_model(exp, datasets, weights)
     phases = resolve_phases(
         exp,
         model.network.stages,
@@ -109,7 +115,6 @@ def assemble(
         optimizers.check(
             phase.optimizer, model.base_params, phase.base_mask, model.source
         )
-    batch_sizes = inputs.batch_sizes(exp, terms, datasets["target"])
     notes = {"batch": _repeated_rows(datasets, batch_sizes)}
     program = _program(exp, datasets, model, phases, terms, batch_sizes)
     prepared = _prepare_terms(exp, datasets, model, program, terms)

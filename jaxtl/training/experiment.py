@@ -73,7 +73,8 @@ class Experiment:
         (in memory, where it pays), "memory", "disk" or "off".
       cache_bytes: features of more bytes than this are not cached.
       cache_dir: folder of cache="disk"; None is jaxtl/features in the user's cache.
-      steps: number of optimizer steps; 0 evaluates the initial model.
+      steps: number of optimizer steps; 0 evaluates the initial model, as do data
+        without train rows (and no terms).
       batch: examples per step and stream; a mapping gives some streams their own.
       augment: augmentations of training batches, in order.
       statistics: names of the streams whose batches update BatchNorm's running
@@ -90,11 +91,11 @@ class Experiment:
         before the output activation. Larger values of a function are better unless it
         has an attribute `higher_is_better` that is False (or see `metrics.Function`).
       monitor: metric on "val" that chooses the best checkpoint ("accuracy", "nll", …);
-        "auto" is accuracy or mse by task, None keeps the last. Where the target has no
-        labels to train on, "auto" is what chooses without them: the accuracy on the
-        source's val split ("source_accuracy"; without a source "bnm"); "iwv", "dev",
-        "entropy" and "snd" do, too (evaluation/validators.py), and "accuracy" is an
-        oracle.
+        "auto" is accuracy or mse by task, None keeps the last, as does "auto" without
+        val rows. Where the target has no labels to train on, "auto" is what chooses
+        without them: the accuracy on the source's val split ("source_accuracy"; without
+        a source "bnm"); "iwv", "dev", "entropy" and "snd" do, too
+        (evaluation/validators.py), and "accuracy" is an oracle.
       threshold: of two classes, or of each of several labels, what the threshold of the
         probability maximizes on "val" with the best checkpoint: "f1", "youden",
         "accuracy" or "matthews". It is stored with the run; evaluations, exports and

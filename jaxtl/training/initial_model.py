@@ -40,6 +40,7 @@ class InitialModel:
       preprocess: data set -> its preprocessing, with the weights' mean and std.
       loading: the table of loaded, re-initialized and skipped leaves ([] from scratch).
       output_names: of the head's outputs in order, as far as they have names.
+      meta: of the weights, {} without any.
       notes: "init.head", "init.columns" -> how names of the weights were matched to the
         data's, where that was not as they are; "init.tensors" -> what the file lacks
         or has beyond the model.
@@ -58,17 +59,35 @@ class InitialModel:
     preprocess: Mapping[str, Preprocess]
     loading: list
     output_names: tuple[str, ...]
+    meta: Mapping[str, Any]
     notes: Mapping[str, str]
 
 
-def load_initial_model(
+def read_initial_weights(
     exp: Experiment, datasets: Mapping[str, Dataset]
+) -> match.Weights | None:
+    """The weights of `exp.init` for a model of the data's outputs; None without."""
+    if exp.init is None:
+        return None
+    outputs = streams.number_of_outputs(datasets)
+    config, _ = _network(exp.model, datasets["target"], outputs)
+    return _named_weights(exp.init, config)
+
+
+def load_initial_model(
+    exp: Experiment, datasets: Mapping[str, Dataset], weights: match.Weights | None
 ) -> InitialModel:
-    """Builds the model, initializes it, loads weights, adds the reparametrization."""
+    """Builds the model, initializes it, loads weights, adds the reparametrization.
+
+    Args:
+      exp: the experiment.
+      datasets: of the experiment.
+      weights: of `read_initial_weights`.
+    """
     target = datasets["target"]
     config, network = _network(exp.model, target, streams.number_of_outputs(datasets))
     tokenizers = _check_inputs(exp, config, datasets)
-    weights, output_names, notes = _ordered_weights(exp, config, datasets)
+    weights, output_names, notes = _ordered_weights(exp, config, datasets, weights)
     pre = inputs.preprocessing(exp, weights, datasets)
     x = streams.example_batch(target, pre["target"])
     network = network.for_inputs(x)
@@ -103,6 +122,7 @@ def load_initial_model(
         preprocess=pre,
         loading=loading,
         output_names=output_names,
+        meta={} if weights is None else weights.meta,
         notes={**notes, **tokenizers},
     )
     return model if exp.peft is None else _reparametrized(exp, model, x)
@@ -188,11 +208,14 @@ def _named_weights(init: Any, model: Any) -> match.Weights:
 
 
 def _ordered_weights(
-    exp: Experiment, config: Any, datasets: Mapping[str, Dataset]
+    exp: Experiment,
+    config: Any,
+    datasets: Mapping[str, Dataset],
+    weights: match.Weights | None,
 ) -> tuple[match.Weights | None, tuple[str, ...], dict[str, str]]:
     """The weights in the order of the data's names, names of all outputs, and notes."""
     target, names = datasets["target"], streams.output_names(datasets)
-    if exp.init is None:
+    if weights is None:
         return None, names, {}
     skipped = [
         pattern
@@ -202,7 +225,7 @@ def _ordered_weights(
     loading = reorder.Loading(
         config,
         streams.example_batch(target, target.preprocess),
-        _named_weights(exp.init, config),
+        weights,
         tuple(skipped),
         getattr(exp.init, "where", getattr(exp.init, "path", "the weights")),
     )

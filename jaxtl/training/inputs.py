@@ -18,7 +18,7 @@ from jaxtl.data.streams import has_labels
 from jaxtl.data.tokenizer import TOKENIZER
 from jaxtl.pretrained.match import Weights
 from jaxtl.terms.base import Term, streams_of
-from jaxtl.training import source_defaults
+from jaxtl.training import evaluation_only, source_defaults
 from jaxtl.training.experiment import Experiment
 
 
@@ -188,7 +188,7 @@ def preprocessing(
     The mean and standard deviation come with the weights, unless `exp.preprocess` or
     the target's `preprocess` has them; the scale is the data's own.
     """
-    fitted = {name: data.preprocess for name, data in datasets.items()}
+    fitted = evaluation_only.preprocessing(exp, weights, datasets)
     if (whole := exp.preprocess) is not None:
         _note_difference("preprocess", whole, weights)
         if whole.fill is None:
@@ -236,22 +236,23 @@ def _note_difference(name: str, chosen: Preprocess, weights: Weights | None) -> 
 
 
 def batch_sizes(
-    exp: Experiment, terms: Mapping[str, Term], target: Dataset
+    exp: Experiment, terms: Mapping[str, Term], datasets: Mapping[str, Dataset]
 ) -> dict[str, int]:
     """Stream name -> batch size, for the streams that the terms read.
 
     Raises:
       UserError: a term reads a stream that does not exist, or a batch can't be divided.
     """
+    target = datasets["target"]
     available = ["target"] if len(target.rows["train"]) else []
-    available += exp.streams
+    available += [name for name in exp.streams if datasets[name].has_training_rows]
     if "unlabelled" in target.rows:
         available.append("unlabelled")
     sizes = {}
     for stream in streams_of(terms):
         reader = next(name for name, term in terms.items() if stream in term.streams)
         if stream not in available:
-            raise UserError(_no_stream(reader, stream, available))
+            raise UserError(_no_stream(reader, stream, available, datasets))
         sizes[stream] = exp.batch_of(stream)
         parts = exp.accumulate * exp.devices
         if sizes[stream] < 1 or sizes[stream] % parts:
@@ -294,8 +295,17 @@ def check_batch(stream: str, size: int, rows: int) -> str:
     )
 
 
-def _no_stream(term: str, stream: str, available: list[str]) -> str:
+def _no_stream(
+    term: str, stream: str, available: list[str], datasets: Mapping[str, Dataset]
+) -> str:
     """The message for a term that reads a stream that does not exist."""
+    if stream in datasets and not datasets[stream].has_training_rows:
+        owner = "data=" if stream == "target" else f"streams[{stream!r}]"
+        advice = "; without terms the initial model is evaluated" * (stream == "target")
+        return (
+            f"terms[{term!r}] reads the stream {stream!r}, but {owner} has no train "
+            f"rows, only held-out ones{advice}."
+        )
     if stream == "unlabelled":
         return (
             f"terms[{term!r}] reads the stream 'unlabelled', but data= leaves "

@@ -24,7 +24,7 @@ from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation.forward import EvaluationModel
 from jaxtl.pretrained.from_run import FromRun, stored_names
-from jaxtl.training import inputs, result, run_dir, run_paths
+from jaxtl.training import evaluation_only, inputs, result, run_dir, run_paths
 from jaxtl.training.experiment import Experiment
 
 
@@ -268,7 +268,8 @@ def _read_dataset(
         return None, None
     data = with_stored_size(data, meta)
     try:
-        return inputs.load_target(data, settings["seed"], directory), None
+        target = inputs.load_target(data, settings["seed"], directory)
+        return evaluation_only.aligned_to_run(target, directory, meta), None
     except (UserError, OSError, ImportError) as error:
         return None, error
 

@@ -21,7 +21,13 @@ from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
-from jaxtl.training import build, compiled_step, frozen_stages
+from jaxtl.training import (
+    build,
+    compiled_step,
+    evaluation_only,
+    frozen_stages,
+    inputs,
+)
 from jaxtl.training import step as step_lib
 from jaxtl.training.experiment import Experiment
 
@@ -64,9 +70,19 @@ class Run:
         terms: Mapping[str, Term] | None = None,
         datasets: Mapping[str, Dataset] | None = None,
     ):
+        datasets = inputs.load_datasets(exp) if datasets is None else datasets
+        is_untrained = terms is None and evaluation_only.applies(
+            exp, datasets["target"]
+        )
+        evaluation_note = evaluation_only.describe(exp) if is_untrained else ""
+        if is_untrained:
+            exp = evaluation_only.without_training(exp, datasets["target"])
+            terms, datasets = {}, {"target": datasets["target"]}
         self.exp = exp
         self.directory = directory
         self.parts = build.assemble(exp, terms, datasets)
+        if is_untrained:
+            evaluation_only.check_weights(exp, self.parts.model)
         target = self.datasets["target"]
         experiment_metrics.check(exp.metrics, target.task, target.class_names)
         added = experiment_metrics.names(exp.metrics, target.class_names)
@@ -86,11 +102,15 @@ class Run:
         self.notes = {**self.parts.model.notes, **self.parts.terms.notes}
         if note := model_selection.monitor_note(self.datasets, exp.monitor):
             self.notes["monitor"] = note
+        if evaluation_note:
+            self.notes["evaluation"] = evaluation_note
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
         self.best_weights: tuple[PyTree, PyTree] | None = None
         self.best_peft_params: PyTree = None
         self.thresholds: np.ndarray | None = None
+        if is_untrained:
+            self.thresholds = evaluation_only.stored_thresholds(exp, self.parts.model)
         self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0
@@ -239,8 +259,9 @@ class Run:
         """Compiles the step for this run's shapes, once per process and shape."""
         if not self.program.terms:
             raise UserError(
-                "this run was reopened without its terms, so it can be evaluated but "
-                "not trained; tl.resume opens it to train on."
+                "this run has no terms, as it was reopened or its data have no train "
+                "rows: it can be evaluated but not trained; tl.resume opens a run to "
+                "train on."
             )
         if self.compiled is None:
             self.cached, self.program, note = frozen_stages.attach(self)

@@ -13,7 +13,14 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import description
 from jaxtl.evaluation import metrics
-from jaxtl.training import inputs, result, run_dir, run_paths, source_weights
+from jaxtl.training import (
+    evaluation_only,
+    inputs,
+    result,
+    run_dir,
+    run_paths,
+    source_weights,
+)
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.load_model import check_names, check_trained, with_stored_size
@@ -155,7 +162,9 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
         monitor="auto" if exp.monitor in metrics.CRITERIA else exp.monitor,
         **one_device,
     )
-    datasets = inputs.load_datasets(exp, out)
+    target = inputs.load_datasets(exp, out)["target"]
+    target = evaluation_only.aligned_to_run(target, out, weights.meta)
+    datasets = {"target": target}
     if exp.peft is None or exp.peft.deployable:
         exp = dataclasses.replace(exp, peft=None)
         return Run(exp, terms={}, datasets=datasets)

@@ -287,8 +287,8 @@ WITHOUT_VAL = arrays(val=0, class_names=("a", "b", "c"))
             "'source_mse' is not a criterion of a classification",
         ),
         (
-            {"data": arrays(labels=0, val=0), "streams": {"source": arrays(1)}},
-            "monitor='auto' needs a val split, but the data's is empty",
+            {"data": arrays(val=0), "terms": {}, "monitor": "accuracy"},
+            "monitor='accuracy' needs a val split, but the data's is empty",
         ),
     ],
 )
