@@ -13,6 +13,7 @@ import numpy as np
 from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.core.ranges import check_ranges
 from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.data.dataset import Dataset
@@ -70,6 +71,7 @@ class Run:
         terms: Mapping[str, Term] | None = None,
         datasets: Mapping[str, Dataset] | None = None,
     ):
+        check_ranges(exp)
         datasets = inputs.load_datasets(exp) if datasets is None else datasets
         is_untrained = terms is None and evaluation_only.applies(
             exp, datasets["target"]
