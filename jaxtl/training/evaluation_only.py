@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +23,8 @@ from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.optim.optimizer import AdamW
 from jaxtl.pretrained.from_run import stored_names
-from jaxtl.pretrained.match import Weights
+from jaxtl.pretrained.match import LoadRow, Weights
 from jaxtl.training.experiment import Experiment
-
-if TYPE_CHECKING:
-    from jaxtl.training.initial_model import InitialModel
 
 # Fields that training alone reads -> what evaluation puts in their place.
 _TRAINING = {
@@ -98,9 +95,14 @@ def _is_default(field: dataclasses.Field, value: object) -> bool:
     return value == default or (field.name == "steps" and value == 0)
 
 
-def check_weights(exp: Experiment, model: InitialModel) -> None:
-    """Raises UserError for a model that is not trained as a whole."""
-    rows = (row for row in model.loading if row.status == "re-initialized")
+def check_weights(exp: Experiment, loading: Iterable[LoadRow]) -> None:
+    """Raises UserError for a model that is not trained as a whole.
+
+    Args:
+      exp: the experiment.
+      loading: the table of its loaded leaves.
+    """
+    rows = (row for row in loading if row.status == "re-initialized")
     fresh = list(dict.fromkeys(row.path.split("/")[0] for row in rows))
     if fresh:
         raise UserError(
@@ -137,11 +139,16 @@ def aligned_to_run(
     return alignment.align(dataset, trained)
 
 
-def stored_thresholds(exp: Experiment, model: InitialModel) -> np.ndarray | None:
-    """Thresholds that were stored with the best weights, None for ½."""
+def stored_thresholds(exp: Experiment, meta: Mapping[str, Any]) -> np.ndarray | None:
+    """Thresholds that were stored with the best weights, None for ½.
+
+    Args:
+      exp: the experiment.
+      meta: of the weights that it loads.
+    """
     if getattr(exp.init, "which", "best") != "best":
         return None
-    values = model.meta.get("thresholds")
+    values = meta.get("thresholds")
     return None if values is None else np.asarray(values, np.float64)
 
 

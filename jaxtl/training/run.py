@@ -84,7 +84,7 @@ class Run:
         self.directory = directory
         self.parts = build.assemble(exp, terms, datasets)
         if is_untrained:
-            evaluation_only.check_weights(exp, self.parts.model)
+            evaluation_only.check_weights(exp, self.parts.model.loading)
         target = self.datasets["target"]
         experiment_metrics.check(exp.metrics, target.task, target.class_names)
         added = experiment_metrics.names(exp.metrics, target.class_names)
@@ -112,7 +112,8 @@ class Run:
         self.best_peft_params: PyTree = None
         self.thresholds: np.ndarray | None = None
         if is_untrained:
-            self.thresholds = evaluation_only.stored_thresholds(exp, self.parts.model)
+            meta = self.parts.model.meta
+            self.thresholds = evaluation_only.stored_thresholds(exp, meta)
         self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0
