@@ -5,6 +5,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from jaxtl.core import serialization
 from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
@@ -19,7 +20,10 @@ _MONOTONIC = ("relu", "tanh", "sigmoid", "elu", "identity")
 
 
 class _CNNBlock(nn.Module):
-    """Convolution, optional BatchNorm, activation, optional 2×2 max pooling."""
+    """Convolution, BatchNorm, dropout of channels, activation and 2×2 max pooling.
+
+    All but the convolution and the activation are optional.
+    """
 
     width: int
     kernel: int
@@ -27,6 +31,7 @@ class _CNNBlock(nn.Module):
     norm: bool
     pool: bool
     activation: str
+    channel_dropout: float
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
@@ -40,6 +45,7 @@ class _CNNBlock(nn.Module):
         x = conv(x)
         if self.norm:
             x = batch_norm.BatchNorm(name="bn")(x, mode)
+        x = staged.Dropout(self.channel_dropout, axes=(1, 2), name="dropout")(x, mode)
         act = activation(self.activation)
         if not self.pool:
             return act(x)
@@ -64,6 +70,8 @@ class CNN(staged.Staged):
       norm: BatchNorm after each convolution.
       activation: by name.
       dropout: rate after the hidden layer.
+      channel_dropout: rate of whole channels after the last block's convolution
+        (torch's Dropout2d), which the LeNet of CDAN's and SHOT's programs has.
     """
 
     READS: ClassVar[str] = "images"
@@ -76,6 +84,7 @@ class CNN(staged.Staged):
     norm: bool = False
     activation: str = "relu"
     dropout: float = 0.0
+    channel_dropout: float = serialization.later_field(0.0)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -101,6 +110,7 @@ class CNN(staged.Staged):
         return {"torch": WeightLayout(tuple(rules), (COUNTERS,), stem=stem)}
 
     def setup(self) -> None:
+        last = len(self.widths) - 1
         for i, width in enumerate(self.widths):
             block = _CNNBlock(
                 width,
@@ -109,6 +119,7 @@ class CNN(staged.Staged):
                 self.norm,
                 pool=i >= len(self.widths) - self.pool,
                 activation=self.activation,
+                channel_dropout=self.channel_dropout if i == last else 0.0,
             )
             self.add(f"block{i + 1}", block)
         self.add("hidden", MLPLayer(self.units, self.activation, self.dropout))

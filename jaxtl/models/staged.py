@@ -51,15 +51,23 @@ class Mode:
 
 
 class Dropout(nn.Module):
-    """Dropout, on where the mode says that the module's stage trains."""
+    """Dropout, on where the mode says that the module's stage trains.
+
+    Attributes:
+      rate: share of the values that are set to 0, the others divided by 1 − rate.
+      axes: along these a draw holds for all values; (1, 2) drops whole channels.
+    """
 
     rate: float
+    axes: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
         if self.rate == 0.0:
             return x
-        return nn.Dropout(self.rate, deterministic=not mode.dropout(self))(x)
+        return nn.Dropout(
+            self.rate, broadcast_dims=self.axes, deterministic=not mode.dropout(self)
+        )(x)
 
 
 class Staged(nn.Module):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .projections import SelectiveDecay as SelectiveDecay
     from .schedules import Cosine as Cosine
     from .schedules import GaussianRamp as GaussianRamp
+    from .schedules import InverseDecay as InverseDecay
     from .schedules import Linear as Linear
     from .schedules import LinearRamp as LinearRamp
     from .schedules import OneCycle as OneCycle
@@ -35,5 +36,6 @@ if TYPE_CHECKING:
     from .schedules import Scaled as Scaled
     from .schedules import Schedule as Schedule
     from .schedules import SlantedTriangular as SlantedTriangular
+    from .schedules import StepDecay as StepDecay
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

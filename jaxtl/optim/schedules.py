@@ -98,6 +98,53 @@ class Linear(Schedule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StepDecay(Schedule):
+    """`peak · factorᵏ`, k the number of the shares `at` of the run that have passed.
+
+    Values are those of torch's MultiStepLR with the milestones round(at · steps).
+
+    Attributes:
+      peak: first value.
+      factor: what each of them multiplies the value by.
+      at: shares of the run in (0, 1), such as (0.5, 0.75).
+    """
+
+    peak: float = traced()
+    factor: float = traced(0.1)
+    at: tuple[float, ...] = (0.5, 0.75)
+
+    def value(self, step: jax.Array, steps: jax.Array):
+        milestones = jnp.round(jnp.asarray(self.at) * steps)
+        passed = jnp.sum(step >= milestones)
+        return self.peak * jnp.asarray(self.factor, jnp.float32) ** passed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InverseDecay(Schedule):
+    """`peak · (1 + gamma · p)^(−power)`, p the passed share of the run.
+
+    Attributes:
+      peak: first value.
+      gamma, power: how fast it falls.
+      per_steps: as in `Ramp`.
+
+    References:
+      Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016),
+      section 5.2.2: 0.01, 10 and 0.75, as in the program of SHOT's authors. Those of
+      CDAN, MDD and `tllib` have gamma = 1 with per_steps=1000.
+    """
+
+    peak: float = traced()
+    gamma: float = traced(10.0)
+    power: float = traced(0.75)
+    per_steps: float | None = traced(None, low=1.0)
+
+    def value(self, step: jax.Array, steps: jax.Array):
+        p = _passed(step, steps, self.per_steps)
+        return self.peak * (1.0 + self.gamma * p) ** -jnp.asarray(self.power)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ramp(Schedule):
     """`final · (2 / (1 + exp(−gamma · p)) − 1)`, p the passed share of the run.
 

@@ -10,11 +10,13 @@ from jaxtl.optim import schedules
 from jaxtl.optim.schedules import (
     Cosine,
     GaussianRamp,
+    InverseDecay,
     Linear,
     LinearRamp,
     OneCycle,
     Ramp,
     SlantedTriangular,
+    StepDecay,
 )
 
 STEPS = 40
@@ -195,3 +197,21 @@ _TRANSFORMERS = {
 def test_a_warmup_from_zero_is_that_of_transformers(schedule):
     found = values(schedule(peak=1.0, warmup=4.0, from_zero=True), 10, 9)
     np.testing.assert_allclose(found, _TRANSFORMERS[schedule], atol=1e-6)
+
+
+def test_step_decay_is_optaxs_at_the_shares_of_the_run():
+    there = optax.schedules.piecewise_constant_schedule(0.3, {10: 0.5, 30: 0.5})
+    actual = values(StepDecay(peak=0.3, factor=0.5, at=(0.25, 0.75)))
+    np.testing.assert_allclose(actual, [there(t) for t in range(41)], rtol=1e-6)
+
+
+def test_inverse_decay_is_the_closed_form_by_share_and_by_steps():
+    t = np.arange(STEPS + 1)
+    np.testing.assert_allclose(
+        values(InverseDecay(peak=0.01)), 0.01 * (1 + 10 * t / STEPS) ** -0.75, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        values(InverseDecay(peak=0.01, gamma=1.0, per_steps=1000.0)),
+        0.01 * (1 + 0.001 * t) ** -0.75,
+        rtol=1e-5,
+    )
