@@ -186,13 +186,10 @@ def experiment():
     )
 
 
-# λ rises to its end over the share of the run, as in DANN's paper: the figures above
-# were measured so. The default of the terms rises with the number of steps.
-RAMP = tl.optim.Ramp()
 METHODS = {
     "source only": {},
-    "DANN": {"terms.own": tl.domain.DANN(reversal=RAMP)},
-    "CDAN+E": {"terms.own": tl.domain.CDAN(reversal=RAMP)},
+    "DANN": {"terms.own": tl.domain.DANN()},
+    "CDAN+E": {"terms.own": tl.domain.CDAN()},
     "DAN": {"terms.own": tl.domain.DAN()},
     "DeepCORAL": {"terms.own": tl.domain.DeepCORAL()},
     "MCC": {"terms.own": tl.domain.MCC()},

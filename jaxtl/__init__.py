@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .terms import regularizers as regularizers
     from .terms import semi as semi
     from .terms.base import Term as Term
+    from .training import recipes as recipes
     from .training.experiment import Experiment as Experiment
     from .training.experiment import Variant as Variant
     from .training.experiment_file import load as load
