@@ -27,7 +27,7 @@ from jaxtl.optim.schedules import InverseDecay, StepDecay
 from jaxtl.terms import domain
 from jaxtl.terms.losses import CrossEntropy
 
-_DISCRIMINATOR = {"widths": (1024, 1024), "norm": True}
+_DISCRIMINATOR: dict[str, Any] = {"widths": (1024, 1024), "norm": True}
 _KERNELS = 5  # which the programs add and DAN and JAN average
 
 
@@ -52,8 +52,14 @@ def cdan(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
 
 def mdd(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
     """MDD with margin 4, λ up to 0.1; see `dann`."""
-    widths = {"widths": (1024,), "dropout": 0.5, "initializer": 0.01}
-    term = domain.MDD(source=source, target=target, margin=4.0, **widths)
+    term = domain.MDD(
+        source=source,
+        target=target,
+        margin=4.0,
+        widths=(1024,),
+        dropout=0.5,
+        initializer=0.01,
+    )
     return _fields(source, target, term, lr=0.004, gamma=0.0002, decay=5e-4)
 
 
