@@ -272,10 +272,13 @@ STREAMS = ("target", "source", "unlabelled")
 
 def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
     rng = np.random.default_rng(seed)
-    if task == "language":
+    if task in ("language", "question_answering"):
         ids = jnp.asarray(rng.integers(0, 11, (size, width)), jnp.int32)
         mask = jnp.arange(width) < rng.integers(2, width + 1, (size, 1))
         x = {"input_ids": ids, "attention_mask": mask}
+        if task == "question_answering":
+            spans = np.sort(rng.integers(0, width, (size, 2)), axis=1)
+            return {"x": x, "y": jnp.asarray(spans, jnp.int32)}
         return {"x": x, "y": jnp.zeros(size, jnp.int32)}
     x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
     if task == "classification":
@@ -286,6 +289,7 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
 
 
 _LLAMA = Llama(vocab=11, width=8, layers=1, heads=2, hidden=8, context=16)
+_SPANS = dataclasses.replace(_LLAMA, predict="span")
 
 
 EXAMPLES = 20  # of each stream's data set
@@ -324,7 +328,8 @@ class Bench:
         source_outputs=None,
     ):
         outputs = 3
-        usual = _LLAMA if task == "language" else MLP(outputs=outputs, widths=(8,))
+        of_texts = {"language": _LLAMA, "question_answering": _SPANS}
+        usual = of_texts.get(task) or MLP(outputs=outputs, widths=(8,))
         self.network = (model or usual).pure()
         self.batches = {
             name: _streamed(_batch(i, batch + i * further, task, outputs), name)

@@ -86,7 +86,8 @@ def _dataset_table(name: str, dataset: "Dataset") -> "Table":
     else:
         kind = f"{shape} {dtype}"
     title = f"{name}: {dataset.name}, {dataset.task}, an example is {kind}"
-    splits = {name: dataset.rows[name] for name in SPLITS if name in dataset.rows}
+    rows = dataset.example_rows
+    splits = {name: rows[name] for name in SPLITS if name in rows}
     if dataset.task != "classification":
         cells = [(split, f"{len(rows):,}") for split, rows in splits.items()]
         return console.table(title, ("split", "examples"), cells)

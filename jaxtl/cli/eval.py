@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _eval_run(args: argparse.Namespace) -> int:
     model, metrics = _evaluate(args.dir, args)
-    examples = len(model.datasets["target"].rows[args.split])
+    examples = len(model.datasets["target"].example_rows[args.split])
     rows = [[name, formatting.metric_cell(metrics, name)] for name in metrics]
     title = (
         f"{args.dir}: {args.which} checkpoint on {args.split}, {examples:,} examples"

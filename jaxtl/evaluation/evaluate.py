@@ -7,7 +7,13 @@ import numpy as np
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
-from jaxtl.evaluation import feature_cache, forward, metrics, model_selection
+from jaxtl.evaluation import (
+    answer_outputs,
+    feature_cache,
+    forward,
+    metrics,
+    model_selection,
+)
 from jaxtl.evaluation.details import classification_details
 from jaxtl.evaluation.forward import Evaluable
 from jaxtl.evaluation.metrics import experiment_metrics
@@ -113,11 +119,12 @@ def bootstrap(
 
 
 def example_weights(run: Evaluable, split: str) -> np.ndarray | None:
-    """The weights of a split's examples, None where each counts once."""
+    """The weights of a split's examples (questions), None where each counts once."""
     dataset = run.datasets["target"]
     if dataset.weights is None:
         return None
-    return dataset.weights[streams.split_rows(dataset, split)]
+    rows = answer_outputs.first_rows(dataset, streams.split_rows(dataset, split))
+    return dataset.weights[rows]
 
 
 def _task(run: Evaluable) -> str:
@@ -141,7 +148,8 @@ def predict_split(
 
     Returns:
       (logits (n, outputs) float32, labels (n, ...)), in the order of the split's rows.
-      The logits of a language model are `losses.metric_inputs`: sums per example.
+      The logits of a language model are `losses.metric_inputs`: sums per example; of
+      questions both are those of `answer_outputs.per_example`.
     """
     params, stats = run.weights(which)
     # Features are cached for the current phase. The scores of a language model need
@@ -150,7 +158,7 @@ def predict_split(
     if not use_cache or not (which == "current" or run.best_is_recent):
         return predict_with_weights(run, params, stats, split)
     logits = feature_cache.predict(run, (params, stats), "target", _rows(run, split))
-    return np.asarray(logits, np.float32), _labels(run, split)
+    return _per_example(run, split, logits)
 
 
 def predict_with_weights(
@@ -160,7 +168,16 @@ def predict_with_weights(
     dataset, rows = run.datasets["target"], _rows(run, split)
     model = run.evaluation_model()
     logits = forward.predict(model, (params, stats), dataset, rows)
-    return np.asarray(logits, np.float32), _labels(run, split)
+    return _per_example(run, split, logits)
+
+
+def _per_example(
+    run: Evaluable, split: str, logits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Outputs, labels) of a split's examples, from the logits of its rows."""
+    logits, labels = np.asarray(logits, np.float32), _labels(run, split)
+    rows = _rows(run, split)
+    return answer_outputs.per_example(run.datasets["target"], rows, logits, labels)
 
 
 def _rows(run: Evaluable, split: str) -> np.ndarray:

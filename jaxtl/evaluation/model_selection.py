@@ -47,7 +47,8 @@ def is_label_free(datasets: Mapping[str, Dataset]) -> bool:
     target = datasets["target"]
     unlabelled = len(target.rows.get("unlabelled", ()))
     has_labels = len(target.rows["train"]) > 0
-    return not has_labels and unlabelled > 0 and target.task != "language"
+    has_criteria = target.task not in validators.WITHOUT_CRITERIA
+    return not has_labels and unlabelled > 0 and has_criteria
 
 
 def source_names(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 They are kept as log-odds, log t / (1 − t), which tell apart probabilities that round to
 1. A run has one for two classes, that of the second, or one for each of several labels.
+For questions it is the lead of the score of no answer (`answer_threshold`).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ import numpy as np
 from scipy import special
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.data.dataset import QUESTION_ANSWERING
+from jaxtl.evaluation.metrics import answers
 
 # (true positives, false positives, false negatives, true negatives), each (n,) -> (n,)
 _Counts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -146,6 +149,10 @@ def shifted(task: str, logits: np.ndarray, thresholds: np.ndarray | None) -> np.
     if thresholds is None:
         return logits
     logits = np.asarray(logits, np.float64)
+    if task == QUESTION_ANSWERING:
+        shift = np.zeros(answers.COLUMNS)
+        shift[answers.NULL_LEAD] = thresholds[0]
+        return logits - shift
     if task == "multilabel":
         return logits - thresholds
     return logits - np.array([0.0, thresholds[0]])
@@ -154,8 +161,13 @@ def shifted(task: str, logits: np.ndarray, thresholds: np.ndarray | None) -> np.
 def by_name(
     task: str, thresholds: np.ndarray | None, names: Sequence[str]
 ) -> dict[str, float]:
-    """Class or label -> threshold of its probability; {} without thresholds."""
+    """Class or label -> threshold of its probability; {} without thresholds.
+
+    Of questions "no answer" -> the lead of its score.
+    """
     if thresholds is None:
         return {}
+    if task == QUESTION_ANSWERING:
+        return {"no answer": float(thresholds[0])}
     names = names[1:2] if task == "classification" else names
     return {n: float(special.expit(t)) for n, t in zip(names, thresholds)}

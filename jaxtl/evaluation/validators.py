@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.evaluation import metrics
+
+# Tasks without a criterion that needs no label.
+WITHOUT_CRITERIA = ("language", QUESTION_ANSWERING)
 
 TEMPERATURE = 0.05  # of SND
 MAX_COMPONENTS = 64  # principal components of features in the domain classifier
@@ -273,7 +277,7 @@ def names(task: str, *, source: bool, train: bool) -> tuple[str, ...]:
       source: whether there are source validation rows.
       train: whether there are source train rows.
     """
-    if task == "language":
+    if task in WITHOUT_CRITERIA:
         return ()
     criteria = (f"source_{metrics.main_metric(task)}",) if source else ()
     criteria += ("iwv", "dev") if source and train else ()

@@ -13,6 +13,7 @@ from jaxtl.core import atomic, numpy_files, resource_errors
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
+from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.data.tokenizer import TOKENIZER, as_tokenizer
 from jaxtl.export import bundle, model_card
 from jaxtl.export.predictor import SINGLE_INPUT
@@ -167,9 +168,14 @@ def _metadata(
 
 
 def _thresholds(trained: TrainedModel) -> list[float] | None:
-    """Thresholds of the probabilities of the second class or of each label."""
+    """Thresholds of the probabilities of the second class or of each label.
+
+    Of questions the lead of the score of no answer.
+    """
     if trained.thresholds is None:
         return None
+    if trained.task == QUESTION_ANSWERING:
+        return trained.thresholds.tolist()
     return special.expit(trained.thresholds).tolist()
 
 

@@ -12,6 +12,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, preprocess, streams
 from jaxtl.evaluation import (
+    answer_outputs,
     feature_cache,
     forward,
     model_selection,
@@ -107,7 +108,9 @@ def _predict(
         for i, replica in enumerate(members):
             dataset = replicas.runs[replica].parts.datasets["target"]
             labels = dataset.y if split == "train" else dataset.y_clean
-            predictions[replica] = logits[i], labels[rows]
+            predictions[replica] = answer_outputs.per_example(
+                dataset, rows, logits[i], labels[rows]
+            )
     return predictions
 
 

@@ -15,7 +15,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import TAG_TASKS
+from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Setup
 
@@ -83,9 +83,17 @@ def class_labels(setup: Setup, term: str, field: str, name: str, *others: str) -
 
 
 def output_places(setup: Setup) -> None:
-    """Raises unless the model has outputs per piece just where pieces have tags."""
+    """Raises unless the model's outputs are those of examples, pieces or spans."""
     last = setup.features.get(setup.program.network.stages[-1])
-    shape = getattr(last, "shape", ())
+    shape: tuple[int, ...] = getattr(last, "shape", ())
+    if setup.program.task == QUESTION_ANSWERING:
+        if len(shape) != 3 or shape[2] != 2:
+            raise UserError(
+                f"model: the task {QUESTION_ANSWERING!r} needs the logits of an "
+                f"answer's first and last token, (batch, length, 2), but this model "
+                f"gives {shape or type(last).__name__}; take predict='span'."
+            )
+        return
     has_tags = setup.program.task in TAG_TASKS
     if len(shape) in (0, 3 if has_tags else 2):
         return
@@ -95,6 +103,16 @@ def output_places(setup: Setup) -> None:
         f"model: the task {setup.program.task!r} needs {outputs}, but this model gives "
         f"{shape}; take predict={needed!r}."
     )
+
+
+def no_spans(setup: Setup, term: str) -> None:
+    """Raises where the outputs are those of spans, which are no classes."""
+    if setup.program.task == QUESTION_ANSWERING:
+        raise UserError(
+            f"terms.{setup.name}: {term} compares the outputs of examples or tokens, "
+            f"and those of the task {QUESTION_ANSWERING!r} are positions in a text; "
+            "take a term of parameters or features, such as tl.regularizers.L2SP."
+        )
 
 
 def stage(setup: Setup, field: str, name: str) -> None:

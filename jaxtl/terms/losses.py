@@ -16,15 +16,23 @@ from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import TAG_TASKS
+from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.data.word_pieces import trained_labels
 from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.imbalance import class_weights
 from jaxtl.terms.ordinal import OrdinalCrossEntropy as OrdinalCrossEntropy
+from jaxtl.terms.span_cross_entropy import SpanCrossEntropy as SpanCrossEntropy
 
-TASKS = ("classification", "multilabel", "regression", "language", *TAG_TASKS)
+TASKS = (
+    "classification",
+    "multilabel",
+    "regression",
+    "language",
+    QUESTION_ANSWERING,
+    *TAG_TASKS,
+)
 
 
 def cross_entropy(
@@ -249,8 +257,8 @@ def _next_token_sums(
 def predictions(logits: jax.Array, task: str) -> jax.Array:
     """Output activation of the logits.
 
-    Softmax for classification, language and tags, sigmoid for multilabel, the outputs
-    themselves for regression; float32 or wider.
+    Softmax for classification, language and tags, over the tokens for questions,
+    sigmoid for multilabel, the outputs themselves for regression; float32 or wider.
 
     Raises:
       UserError: for an unknown task.
@@ -259,6 +267,8 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     logits = as_float32(logits)
     if task in ("classification", "language", *TAG_TASKS):
         return jax.nn.softmax(logits)
+    if task == QUESTION_ANSWERING:
+        return jax.nn.softmax(logits, axis=-2)
     return jax.nn.sigmoid(logits) if task == "multilabel" else logits
 
 
@@ -271,7 +281,7 @@ def for_task(task: str) -> Term:
     _check_task(task)
     if task in ("classification", *TAG_TASKS):
         return CrossEntropy()
-    others = (BinaryCrossEntropy, SquaredError, NextToken)
+    others = (BinaryCrossEntropy, SquaredError, NextToken, SpanCrossEntropy)
     return dict(zip(TASKS[1:], others))[task]()
 
 

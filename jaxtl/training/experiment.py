@@ -99,7 +99,9 @@ class Experiment:
       threshold: of two classes, or of each of several labels, what the threshold of the
         probability maximizes on "val" with the best checkpoint: "f1", "youden",
         "accuracy" or "matthews". It is stored with the run; evaluations, exports and
-        predictions decide by it. None decides by ½.
+        predictions decide by it. None decides by ½. For questions that may lack an
+        answer it is how far the score of no answer must lead, which "f1" or
+        "exact_match" chooses; None is 0.
       patience: evaluations on "val" in a row without a better `monitor` after which
         training ends; None takes all steps. Schedules span `steps` nevertheless.
       test: whether the test split is evaluated at the end; leave it alone while tuning.

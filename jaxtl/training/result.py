@@ -12,8 +12,8 @@ import jax
 
 from jaxtl.core import devices
 from jaxtl.core import tree as trees
-from jaxtl.data.dataset import Dataset
-from jaxtl.evaluation import evaluate, selection_cost, thresholds
+from jaxtl.data.dataset import QUESTION_ANSWERING, Dataset
+from jaxtl.evaluation import answer_threshold, evaluate, selection_cost, thresholds
 from jaxtl.training import data_contents
 from jaxtl.training import inputs as input_lib
 from jaxtl.training.run import Run
@@ -60,7 +60,7 @@ def finish(
         "seed": run.exp.seed,
         **_costs(run),
         "drift": overrides["drift"] if "drift" in overrides else _drift(run),
-        "examples": {n: len(r) for n, r in run.parts.datasets["target"].rows.items()},
+        "examples": {n: len(r) for n, r in target.example_rows.items()},
         "contents": data_contents.contents(input_lib.sources(run.exp), run.datasets),
         "terms": dict(run.notes),
         **environment(),
@@ -77,6 +77,13 @@ def choose_thresholds(run: Run) -> None:
     assert criterion is not None
     logits, labels = evaluate.predict_split(run, "val", "best")
     weights = evaluate.example_weights(run, "val")
+    if target.task == QUESTION_ANSWERING:
+        run.thresholds = answer_threshold.choose(logits, criterion, weights)
+        run.notes["threshold"] = (
+            "no answer is predicted where its score leads by more than "
+            f"{run.thresholds[0]:.3g}, chosen on val by {criterion}"
+        )
+        return
     run.thresholds = thresholds.choose(target.task, logits, labels, criterion, weights)
     values = thresholds.by_name(target.task, run.thresholds, target.class_names)
     pairs = ", ".join(f"p({name}) > {value:.3g}" for name, value in values.items())

@@ -17,7 +17,13 @@ from jaxtl.core.ranges import check_ranges
 from jaxtl.core.types import Network, PyTree, Source
 from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.data.dataset import Dataset
-from jaxtl.evaluation import forward, metrics, model_selection, thresholds
+from jaxtl.evaluation import (
+    answer_threshold,
+    forward,
+    metrics,
+    model_selection,
+    thresholds,
+)
 from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.terms.base import Term
@@ -89,12 +95,7 @@ class Run:
         experiment_metrics.check(exp.metrics, target.task, target.class_names)
         added = experiment_metrics.names(exp.metrics, target.class_names)
         model_selection.check_monitor(self.datasets, exp.monitor, added)
-        thresholds.check(
-            exp.threshold,
-            target.task,
-            target.class_names,
-            len(target.rows.get("val", ())),
-        )
+        threshold_note = _check_threshold(exp, target)
         self.state: step_lib.State = self.parts.state
         self.program: Program = self.parts.program
         self.fixed: step_lib.Fixed = self.parts.fixed
@@ -106,6 +107,8 @@ class Run:
             self.notes["monitor"] = note
         if evaluation_note:
             self.notes["evaluation"] = evaluation_note
+        if threshold_note:
+            self.notes["threshold"] = threshold_note
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
         self.best_weights: tuple[PyTree, PyTree] | None = None
@@ -416,6 +419,15 @@ class Run:
         trained, frozen = trees.partition(params, self.program.trainable_mask)
         params = trees.merge(trees.copy(trained), frozen)
         self.best_weights = params, trees.copy(stats)
+
+
+def _check_threshold(exp: Experiment, target: Dataset) -> str:
+    """Checks `exp.threshold`; returns what is decided where it is None, or ""."""
+    if target.questions is not None:
+        return answer_threshold.check(exp.threshold, target)
+    val = len(target.rows.get("val", ()))
+    thresholds.check(exp.threshold, target.task, target.class_names, val)
+    return ""
 
 
 @functools.partial(jax.jit, static_argnums=0)

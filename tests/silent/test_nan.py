@@ -29,6 +29,7 @@ LABELS = {
     "language": np.zeros(10, int),
     "entities": np.tile([0, 1, 2, 0], (10, 1)),
     "tags": np.tile([0, 1, -1, 0], (10, 1)),
+    "question_answering": np.ones(10, int),
 }
 TAGS = {"class_names": ("O", "B-PER", "I-PER")}  # which the entity metrics read
 ALL_METRICS = [
@@ -45,6 +46,7 @@ def _logits(task):
     if task == "language":
         return np.stack([rng.uniform(1, 9, 10), np.full(10, 2), np.full(10, 5)], 1)
     shapes = {"multilabel": (10, 3), "entities": (10, 4, 3), "tags": (10, 4, 3)}
+    shapes["question_answering"] = (10, 7)
     return rng.normal(size=shapes.get(task, (10, 2)))
 
 

@@ -51,6 +51,7 @@ TERMS = [
     row(tl.losses.BinaryCrossEntropy, task="multilabel"),
     row(tl.losses.SquaredError, task="regression"),
     row(tl.losses.NextToken, task="language"),
+    row(tl.losses.SpanCrossEntropy, task="question_answering"),
     row(WeightDecay),
     row(L2SP, {"head": 0.1, **_STRONG[0]}, {"head": 0.2, **_STRONG[1]}),
     row(tl.regularizers.L1SP, *_STRONG),

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from jaxtl.core import lazy_exports
 
 if TYPE_CHECKING:
+    from .answers import AnswerExactMatch as AnswerExactMatch
+    from .answers import AnswerF1 as AnswerF1
     from .base import Metric as Metric
     from .base import Predictions as Predictions
     from .base import UndefinedMetric as UndefinedMetric

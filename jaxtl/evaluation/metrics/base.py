@@ -59,9 +59,10 @@ class Predictions:
     Attributes:
       task: as of a data set.
       outputs: (N, outputs) float64, before the output activation; of a language model
-        the sums of `losses.metric_inputs`; (N, pieces, tags) of words.
+        the sums of `losses.metric_inputs`; (N, pieces, tags) of words; of questions
+        the columns of `metrics.answers`.
       labels: (N,) classes; (N, labels) of 0 and 1; (N, targets); (N, pieces) tags,
-        below 0 on pieces that are not counted.
+        below 0 on pieces that are not counted; (N,) whether a question has an answer.
       weights: (N,) of the examples, above 0.
       class_names: in label order, () where unknown.
     """

@@ -24,7 +24,7 @@ _ABBREVIATIONS = {
     **dict.fromkeys(("bacc", "balanced", "uar"), ("balanced_accuracy",)),
     **dict.fromkeys(
         ("f1", "f1_macro", "f1_score", "fscore", "overall_f1"),
-        ("macro_f1", "entity_f1"),
+        ("macro_f1", "entity_f1", "answer_f1"),
     ),
     **dict.fromkeys(
         ("ce", "xent", "cross_entropy", "crossentropy", "log_loss", "logloss", "loss"),
@@ -34,7 +34,7 @@ _ABBREVIATIONS = {
     **dict.fromkeys(("rmse", "l2", "squared_error"), ("mse",)),
     **dict.fromkeys(("l1", "absolute_error"), ("mae",)),
     **dict.fromkeys(("r_squared", "rsquared", "r^2", "r²"), ("r2",)),
-    **dict.fromkeys(("em", "subset_accuracy"), ("exact_match",)),
+    **dict.fromkeys(("em", "exact", "subset_accuracy"), ("exact_match",)),
     **dict.fromkeys(("ppl",), ("perplexity",)),
 }
 # Criteria that choose without labels of the target (see `validators`), and whether
@@ -50,7 +50,7 @@ CRITERIA = {
 }
 _HIGHER_IS_BETTER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
-    **dict.fromkeys(("exact_match", "r2"), True),
+    **dict.fromkeys(("exact_match", "answer_f1", "r2"), True),
     **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
     "brier": False,

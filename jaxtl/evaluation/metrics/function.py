@@ -39,6 +39,7 @@ class Function(Metric):
         "language",
         "entities",
         "tags",
+        "question_answering",
     )
 
     f: Callable[..., float]

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.evaluation.metrics import entities
+from jaxtl.data.dataset import QUESTION_ANSWERING
+from jaxtl.evaluation.metrics import answers, entities
 
 CALIBRATION_BINS = 15
 Array, Weights = ArrayLike, ArrayLike | None
@@ -335,10 +336,21 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": tag_accuracy,
         "nll": tag_nll,
     },
+    QUESTION_ANSWERING: {
+        "answer_f1": _nan_unless_finite(answers.mean_score(answers.F1)),
+        "exact_match": _nan_unless_finite(answers.mean_score(answers.EXACT)),
+        "nll": _nan_unless_finite(answers.span_nll),
+    },
     "tags": {"accuracy": tag_accuracy, "macro_f1": tag_macro_f1, "nll": tag_nll},
 }
 # Those that read the predicted class or labels alone, which a threshold decides.
-OF_PREDICTIONS = ("accuracy", "balanced_accuracy", "macro_f1", "exact_match")
+OF_PREDICTIONS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "exact_match",
+    "answer_f1",
+)
 
 
 def compute(
@@ -354,7 +366,8 @@ def compute(
     Args:
       task: a key of `METRICS`.
       logits: (N, outputs), before the output activation; for language the sums of
-        `losses.metric_inputs`; for "entities" and "tags" (N, pieces, tags).
+        `losses.metric_inputs`; for "entities" and "tags" (N, pieces, tags); for
+        "question_answering" what `answer_outputs.per_example` gives.
       labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets, or
         (N, pieces) tags, below 0 on pieces that are not counted.
       weights: (N,), 0 for padding; all ones if left out.

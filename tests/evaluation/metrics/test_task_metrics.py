@@ -124,7 +124,10 @@ def test_padded_rows_do_not_change_metrics(task):
         "multilabel": rng.integers(0, 2, (6, 3)),
         "regression": rng.normal(size=(6, 3)),
         "language": np.zeros(6),
+        "question_answering": rng.integers(0, 2, 6),
     }.get(task, rng.integers(-1, 3, (6, 4)))
+    if task == "question_answering":
+        logits = np.abs(rng.normal(size=(6, 7)))
     if task in ("entities", "tags"):
         logits = rng.normal(size=(6, 4, 3))
     logits = np.abs(logits) if task == "language" else logits  # sums and counts
