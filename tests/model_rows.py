@@ -9,6 +9,7 @@ from jaxtl.models import (
     VGG,
     BEiT,
     Bert,
+    CLIPText,
     CLIPVision,
     ConvNeXt,
     DeiT,
@@ -118,6 +119,7 @@ MODELS = {
         Bert(outputs=3, hidden=20, pooling="first", inner=True, offset=2, **DROPS),
         TEXT,
     ),
+    "clip-text": (CLIPText(outputs=3, hidden=20, end=None, **SMALL), TEXT),
     "gpt2": (GPT2(**DROPS), TEXT),
     "llama-tied": (Llama(hidden=20, tied=True, rope_pairs=True, **SMALL), TEXT),
     "llama-class": (

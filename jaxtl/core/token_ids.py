@@ -82,6 +82,33 @@ def check_last_tokens(x: Any, pad: int | None, owner: str) -> None:
             )
 
 
+def check_holds(x: Any, token: int, owner: str) -> None:
+    """Raises UserError where a text lacks the token whose state stands for it.
+
+    Args:
+      x: {"input_ids", "attention_mask"} (n, length) each, all real without the mask;
+        what is traced, or no such dict, is passed over.
+      token: its id.
+      owner: whose inputs they are, for the message.
+    """
+    ids = x.get("input_ids") if isinstance(x, Mapping) else None
+    if ids is None or isinstance(ids, jax.core.Tracer):
+        return
+    masks = x.get("attention_mask")
+    for start in range(0, len(ids), _ROWS):
+        is_token = np.asarray(ids[start : start + _ROWS]) == token
+        if masks is not None:
+            is_token &= np.asarray(masks[start : start + _ROWS]).astype(bool)
+        wrong = np.flatnonzero(~is_token.any(1))
+        if len(wrong):
+            raise UserError(
+                f"{owner}: the text in row {start + wrong[0]} lacks the end-of-text "
+                f"token {token} (eos_token_id), whose state stands for the text; use "
+                f"the tokenizer of the model's own weights, or build the model with "
+                "end= set to the id that ends your texts."
+            )
+
+
 def check_vocabulary(tokens: int, vocab: int, owner: str) -> None:
     """Raises UserError for a tokenizer with more ids than a model has.
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .albert import Albert as Albert
     from .beit import BEiT as BEiT
     from .bert import Bert as Bert
+    from .clip_text import CLIPText as CLIPText
     from .clip_vision import CLIPVision as CLIPVision
     from .cnn import CNN as CNN
     from .convnext import ConvNeXt as ConvNeXt
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .regnet import RegNet as RegNet
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
+    from .siglip_text import SiglipText as SiglipText
     from .siglip_vision import SiglipVision as SiglipVision
     from .staged import Dropout as Dropout
     from .staged import Mode as Mode

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.models import staged, vit_layout, weight_layout
+from jaxtl.models import block_layout, staged, vit_layout, weight_layout
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
 # Path of a part within a layer -> its name in the file.
@@ -31,8 +31,8 @@ VISION_NAMES = {
 _PAIR = (r"logit_(scale|bias)",)
 _HEADS = (r"(visual|text)_projection\.weight", r"classifier\.(weight|bias)")
 _OTHERS = {"vision_model": r"text_model\..*", "text_model": r"vision_model\..*"}
-# SigLIP's pooling of images, which a classifier of the patches' mean does not have.
-_POOL = r"(vision_model\.)?head\..*"
+# SigLIP's pooling of images, and its map of texts, where a classifier has none.
+_POOL = r"((vision|text)_model\.)?head\..*"
 # Places of tokens, which older files store.
 BUFFERS = (r".*embeddings\.position_ids",)
 
@@ -52,11 +52,11 @@ def check_predict(model: Any) -> None:
     """
     staged.check_option("predict", model.predict, ("class", "embedding"))
     is_class = model.predict == "class"
-    if not is_class and model.outputs not in (None, model.embedding):
+    width = model.embedding or model.width
+    if not is_class and model.outputs not in (None, width):
         raise UserError(
-            f"{type(model).__name__}: predict='embedding' has {model.embedding} "
-            f"outputs (embedding={model.embedding}), but outputs={model.outputs} are "
-            "asked for; a classifier has predict='class'."
+            f"{type(model).__name__}: predict='embedding' has {width} outputs, but "
+            f"outputs={model.outputs} are asked for; a classifier has predict='class'."
         )
 
 
@@ -69,6 +69,27 @@ def vision_layout(model: Any, **colors: Any) -> WeightLayout:
     unused = () if stage else (_POOL,)
     layout = dataclasses.replace(layout, rules=(*layout.rules, *rules))
     return tower_layout(layout, model, unused)
+
+
+def text_layout(model: Any) -> WeightLayout:
+    """The naming of a text tower, in a file of its own or of both towers."""
+    root, block = model.root, model.block(0)
+    rules = [
+        Rule(
+            f"{root}.embeddings.{part}_embedding.weight", f"embeddings/{part}/embedding"
+        )
+        for part in ("token", "position")
+    ]
+    for i in range(model.layers):
+        source = f"{root}.{LAYER_NAMES['layer'].format(i)}"
+        rules += block_layout.block_rules(block, LAYER_NAMES, source, f"layer_{i}")
+    rules += weight_layout.norm(f"{root}.final_layer_norm", "norm/norm")
+    is_class = model.predict == "class"
+    head = "classifier" if is_class else model.projection
+    bias = is_class or model.projection_bias
+    rules += weight_layout.linear(head, "head/dense", bias)
+    layout = WeightLayout(tuple(rules), prefixes=("module.", f"{root}."))
+    return tower_layout(layout, model, (_POOL,) if is_class else ())
 
 
 def _pool_rules(source: str, path: str) -> list[Rule]:

@@ -48,6 +48,8 @@ _TYPES = {
     "beit": ("beit", "CONFIG"),
     "clip": ("clip", "CONFIG"),
     "clip_vision_model": ("clip_vision", "CONFIG"),
+    "clip_text_model": ("clip_text", "CONFIG"),
+    "siglip_text_model": ("siglip_text", "CONFIG"),
     "siglip": ("siglip", "CONFIG"),
     "siglip_vision_model": ("siglip_vision", "CONFIG"),
     "swin": ("swin", "SWIN_CONFIG"),

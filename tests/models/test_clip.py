@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxtl.core.errors import UserError
-from jaxtl.models import CLIPVision
+from jaxtl.models import CLIPText, CLIPVision
 from jaxtl.pretrained import FromHub, registry
 from jaxtl.pretrained.match import match
 
@@ -69,7 +69,7 @@ def test_configurations_that_can_not_be_read_are_refused(entries, message):
 def test_an_embedding_has_the_width_of_its_space():
     model = CLIPVision(predict="embedding", outputs=3, size=12, patch=4, embedding=6)
     images = np.zeros((1, 12, 12, 3), np.float32)
-    with pytest.raises(UserError, match=r"has 6 outputs .* outputs=3 .*'class'"):
+    with pytest.raises(UserError, match=r"has 6 outputs, .* outputs=3 .*'class'"):
         jax.eval_shape(model.pure().init, jax.random.key(0), images)
 
 
@@ -78,6 +78,16 @@ def test_an_embedding_needs_the_pooling_that_a_file_may_lack():
     assert registry.model_from_config(config).predict == "class"
     with pytest.raises(UserError, match=r"vision_use_head is false.*predict='class'"):
         registry.model_from_config(config, predict="embedding")
+
+
+@pytest.mark.parametrize("mask", [[1, 1, 1], [1, 1, 0]])
+def test_a_text_without_its_end_is_refused(mask):
+    model = CLIPText(vocab=9, end=8, outputs=2)
+    x = {"input_ids": np.array([[1, 8, 2], [1, 2, 8 * (mask[2] == 0)]])}
+    x["attention_mask"] = np.array([mask] * 2)
+    with pytest.raises(UserError, match=r"data: the text in row 1 lacks .* token 8 "):
+        model.check_inputs(x, "data")
+    model.check_inputs({name: v[:1] for name, v in x.items()}, "data")
 
 
 TOWERS = {

@@ -20,6 +20,7 @@ DETERMINISTIC = (
     "regnet",
     "clip-vision",
     "siglip-vision",
+    "clip-text",
     "llama-tied",
     "llama-class",
 )

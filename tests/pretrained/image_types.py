@@ -376,7 +376,11 @@ TYPES = {
 
 def configurations(kind: str) -> list[dict]:
     """Configurations of a type that have every value of every option among them."""
-    row = TYPES[kind]
+    return configurations_of(TYPES[kind])
+
+
+def configurations_of(row) -> list[dict]:
+    """The same of a row with `base`, `options` and `groups`."""
     number = max(len(values) for values in row.options.values())
     configs = [dict(row.base) for _ in range(number + 1)]
     follows = {key: group[0] for group in row.groups for key in group}
