@@ -38,7 +38,8 @@ def bag_divergence(
 
     References:
       Ardehaly & Culotta, Co-training for Demographic Classification Using Deep Learning
-      from Label Proportions, ICDM workshops 2017, eq. 2.
+      from Label Proportions, ICDM workshops 2017, eq. 2. The program of Tsai & Lin
+      (ACML 2020) has the cross-entropy, which is larger by the proportions' entropy.
     """
     # The mean of an absent bag is 0, whose logarithm would make the gradient NaN.
     means = jnp.where(present[:, None] > 0, jnp.maximum(means, 1e-12), 1.0)
