@@ -40,10 +40,10 @@ from punctuation import doubles
 
 from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import Source
+from jaxtl.core.types import Network, Output, Source
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import feature_cache
-from jaxtl.models import MLP, Llama
+from jaxtl.models import MLP, Llama, TwoTowers
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
 from jaxtl.terms.program import Program
@@ -272,13 +272,15 @@ STREAMS = ("target", "source", "unlabelled")
 
 def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
     rng = np.random.default_rng(seed)
-    if task in ("language", "question_answering"):
+    if task in ("language", "question_answering", "contrastive"):
         ids = jnp.asarray(rng.integers(0, 11, (size, width)), jnp.int32)
         mask = jnp.arange(width) < rng.integers(2, width + 1, (size, 1))
         x = {"input_ids": ids, "attention_mask": mask}
         if task == "question_answering":
             spans = np.sort(rng.integers(0, width, (size, 2)), axis=1)
             return {"x": x, "y": jnp.asarray(spans, jnp.int32)}
+        if task == "contrastive":
+            x["image"] = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
         return {"x": x, "y": jnp.zeros(size, jnp.int32)}
     x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
     if task == "classification":
@@ -290,6 +292,28 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
 
 _LLAMA = Llama(vocab=11, width=8, layers=1, heads=2, hidden=8, context=16)
 _SPANS = dataclasses.replace(_LLAMA, predict="span")
+
+
+def _init_words(key, x):
+    return {"head": {"table": jax.random.normal(key, (11, 4))}}, {}
+
+
+def _apply_words(params, stats, x, **settings):
+    vectors = params["head"]["table"][x["input_ids"]]
+    out = (vectors * x["attention_mask"][..., None]).sum(1)
+    return Output(out, {"head": out}, stats)
+
+
+_PAIRS = TwoTowers(
+    image=MLP(widths=(8,)),
+    text=Network(("head",), _init_words, _apply_words),
+    width=4,
+)
+_MODELS = {
+    "language": _LLAMA,
+    "question_answering": _SPANS,
+    "contrastive": _PAIRS,
+}
 
 
 EXAMPLES = 20  # of each stream's data set
@@ -328,8 +352,7 @@ class Bench:
         source_outputs=None,
     ):
         outputs = 3
-        of_texts = {"language": _LLAMA, "question_answering": _SPANS}
-        usual = of_texts.get(task) or MLP(outputs=outputs, widths=(8,))
+        usual = _MODELS.get(task, MLP(outputs=outputs, widths=(8,)))
         self.network = (model or usual).pure()
         self.batches = {
             name: _streamed(_batch(i, batch + i * further, task, outputs), name)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .sources.hf_dataset import HFDataset as HFDataset
     from .sources.image_folder import ImageFolder as ImageFolder
     from .sources.image_list import ImageList as ImageList
+    from .sources.image_text import ImageText as ImageText
     from .sources.json_table import JSON as JSON
     from .sources.parquet import Parquet as Parquet
     from .sources.pen_digits import PenDigits as PenDigits

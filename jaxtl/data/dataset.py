@@ -34,6 +34,8 @@ QUESTION_ANSWERING = "question_answering"  # the answer is a span of a context
 # Inputs of questions about contexts, before they are tokenized: the context, and the
 # texts of all right answers.
 CONTEXT, ANSWERS = "context", "answers"
+# Task of images and texts that belong together; y is the number of an example's image.
+CONTRASTIVE = "contrastive"
 WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
 # Splits that are trained on, with labels and without.
 TRAINING_SPLITS = ("train", "unlabelled")
@@ -51,10 +53,11 @@ class Table:
         and 1 for "multilabel"; (n,) or (n, targets) floats for "regression"; for
         "entities" and "tags" (n, words) tags, −1 behind the last word; for
         "question_answering" (n, 2) the first character of an answer in its context,
-        and the one behind its last, −1 twice without an answer.
+        and the one behind its last, −1 twice without an answer; for "contrastive" (n,)
+        numbers of the images, equal where one image has several texts.
       class_names: names in label order; None makes them "0", "1", ...
       task: "classification", "multilabel", "regression", "language", "entities",
-        "tags" or "question_answering".
+        "tags", "question_answering" or "contrastive".
       splits: row numbers of the splits "train", "val" and "test" that the data
         themselves have; {} for none.
       preprocess: how stored values become a model's input; None takes
@@ -280,7 +283,7 @@ class Dataset:
       y_clean: labels as the source reads them.
       class_names: names in label order; () for regression.
       task: "classification", "multilabel", "regression", "language", "entities",
-        "tags" or "question_answering".
+        "tags", "question_answering" or "contrastive".
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.
@@ -352,7 +355,7 @@ class Dataset:
     def outputs(self) -> int:
         """Number of classes, of labels (multilabel) or of regression targets.
 
-        0 for language, where the outputs are the vocabulary's.
+        0 for language, where the outputs are the vocabulary's, and contrastive.
         """
         if self.task == "regression":
             return 1 if self.y.ndim == 1 else self.y.shape[1]

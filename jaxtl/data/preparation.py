@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from jaxtl.core import progress
 from jaxtl.core.errors import UserError
+from jaxtl.core.types import PyTree
 from jaxtl.data import (
     fingerprint,
     framing,
@@ -226,7 +228,7 @@ def keep_classes(table: Table, classes: tuple[str | int, ...]) -> Table:
 
 def _resized(table: Table, data: Data) -> Table:
     """The table with its images in the size and channels of the options."""
-    x, size = table.x, images.as_size(data.size)
+    x, size = _images_of(table), images.as_size(data.size)
     if isinstance(x, dict) or len(x.shape) != 4:
         shape = "a dict" if isinstance(x, dict) else tuple(x.shape)
         raise UserError(
@@ -241,24 +243,39 @@ def _resized(table: Table, data: Data) -> Table:
     if lazy_array.is_lazy(x):
         size, channels = size or tuple(x.shape[1:3]), data.channels or x.shape[3]
         x = lazy_array.ResizedImages(x, size, channels, data.shortest, data.resample)
-        return dataclasses.replace(table, x=x)
+        return _with_images(table, x)
     if data.channels == 1:  # fewer planes to resize
         x = images.convert_channels(x, 1)
     x = images.resize(x, size, data.shortest, data.resample) if size else x
     x = images.convert_channels(x, data.channels) if data.channels else x
-    return dataclasses.replace(table, x=x)
+    return _with_images(table, x)
+
+
+def _images_of(table: Table) -> PyTree:
+    """The images of a table, where they come with other inputs; else its x."""
+    x = table.x
+    return x[preprocess.IMAGE] if isinstance(x, dict) and preprocess.IMAGE in x else x
+
+
+def _with_images(table: Table, new: Any) -> Table:
+    """The table with other images, for `_images_of`."""
+    x = table.x
+    return dataclasses.replace(
+        table, x={**x, preprocess.IMAGE: new} if isinstance(x, dict) else new
+    )
 
 
 def _with_image_size(
     table: Table, data: Data, shortest: int | tuple[int, int] | None
 ) -> Table:
     """Stores the images' size in the preprocessing, for files that come later."""
-    if isinstance(table.x, dict) or len(table.x.shape) != 4:
+    x = _images_of(table)
+    if isinstance(x, dict) or len(x.shape) != 4:
         return table
-    channels = table.x.shape[3] if table.x.shape[3] in (1, 3) else None
+    channels = x.shape[3] if x.shape[3] in (1, 3) else None
     pre = dataclasses.replace(
         table.preprocess,
-        size=tuple(table.x.shape[1:3]),
+        size=tuple(x.shape[1:3]),
         shortest=shortest,
         resample=data.resample,
         channels=channels,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ import numpy as np
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.data import images
+
+IMAGE = "image"  # the input of images that come with other inputs, their texts say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,14 +91,14 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
 
     Args:
       pre: the preprocessing; `size`, `shortest`, `channels` concern `load_image` alone.
-      x: (..., channels) or (..., features), any real dtype, `offset` subtracted. A dict
-        of arrays (text) is returned unchanged.
+      x: (..., channels) or (..., features), any real dtype, `offset` subtracted. Of a
+        dict of arrays the entry "image" is preprocessed, the others (text) stay.
 
     Raises:
       UserError: mean, std or fill of a length that is neither 1 nor x.shape[-1].
     """
     if isinstance(x, dict):
-        return x
+        return _of_image(apply, pre, x)
     x = jnp.asarray(x)
     for name in ("mean", "std", "fill"):
         value = getattr(pre, name)
@@ -123,6 +125,13 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
     return jnp.concatenate([x, is_hole.astype(jnp.float32)], axis=-1)
 
 
+def _of_image(
+    function: Callable[[Preprocess, Any], Any], pre: Preprocess, x: dict[str, Any]
+) -> dict[str, Any]:
+    """The inputs with a function applied to the image, where one is among them."""
+    return {**x, IMAGE: function(pre, x[IMAGE])} if IMAGE in x else x
+
+
 def stored_fill(pre: Preprocess) -> np.ndarray:
     """`fill` of stored values, fill − offset, in float64."""
     return np.asarray(pre.fill) - np.asarray(pre.offset or 0.0)
@@ -141,7 +150,7 @@ def restore(pre: Preprocess, x: PyTree) -> PyTree:
     Indicators stay where they are.
     """
     if isinstance(x, dict):
-        return x
+        return _of_image(restore, pre, x)
     x, indicators = _without_indicators(pre, x)
     if pre.std is not None:
         x = x * jnp.asarray(pre.std, jnp.float32)
@@ -153,7 +162,7 @@ def restore(pre: Preprocess, x: PyTree) -> PyTree:
 def normalize(pre: Preprocess, x: PyTree) -> PyTree:
     """Computes (x − mean)/std of values that are divided by `scale` already."""
     if isinstance(x, dict):
-        return x
+        return _of_image(normalize, pre, x)
     mean = _stored_mean(pre)
     mean = None if mean is None else tuple(np.atleast_1d(mean).tolist())
     plain = Preprocess(mean=mean, std=pre.std)
@@ -220,7 +229,7 @@ def check_targets(model: Preprocess, data: Preprocess) -> None:
 def default(x: Any) -> Preprocess:
     """The preprocessing of data that bring none: /255 for uint8 images, else none."""
     if isinstance(x, dict):
-        return Preprocess()
+        return default(x[IMAGE]) if IMAGE in x else Preprocess()
     image = len(x.shape) == 4
     scale = 255.0 if image and np.dtype(x.dtype) == np.uint8 else 1.0
     if not image:

@@ -17,6 +17,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import question_sets, word_pieces
 from jaxtl.data.dataset import ANSWERS, CONTEXT, WORDS, Data, Dataset, Table
+from jaxtl.data.preprocess import IMAGE
 from jaxtl.data.tokenizer import Tokenizer, TrainedTokenizer, as_tokenizer, library
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def _unnamed(dataset: Dataset, table: Table, data: Data) -> tuple[Tokenizer, lis
                 'train one on: name that of the model, tokenizer="DIRECTORY".'
             )
         vocab = getattr(data, "vocab", None) or MOST_PIECES
-        columns = [part for name, part in table.x.items() if name != ANSWERS]
+        others = (ANSWERS, IMAGE)
+        columns = [part for name, part in table.x.items() if name not in others]
         texts = [text for part in columns for text in part[rows].tolist()]
         if WORDS in table.x:
             texts = [" ".join(words) for words in texts]
@@ -121,9 +123,11 @@ def _train_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     )
 
 
-def _ids(texts: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> PyTree:
-    pairs = texts["pair"].tolist() if "pair" in texts else None
-    return tokenizer(texts["text"].tolist(), pairs)
+def _ids(x: Mapping[str, Any], tokenizer: Tokenizer) -> PyTree:
+    """The inputs with ids in the place of texts; others (images) stay."""
+    others = {name: part for name, part in x.items() if name == IMAGE}
+    pairs = x["pair"].tolist() if "pair" in x else None
+    return {**others, **tokenizer(x["text"].tolist(), pairs)}
 
 
 def train(texts: Sequence[str], kind: str, vocab: int) -> TrainedTokenizer:

@@ -10,15 +10,13 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, lazy_array, origins
-from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS, Table
+from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS, Table
+from jaxtl.data.preprocess import IMAGE
 
 _TASKS = (
-    "classification",
-    "multilabel",
-    "regression",
-    "language",
-    *TAG_TASKS,
+    *("classification", "multilabel", "regression", "language", *TAG_TASKS),
     QUESTION_ANSWERING,
+    CONTRASTIVE,
 )
 _SPLITS = ("train", "val", "test")
 _CHUNK = 4096  # rows that are tested for NaN at once
@@ -157,6 +155,8 @@ def _check_labels(y: np.ndarray, table: Table, name: str) -> np.ndarray:
         return _tags(y, table.class_names, name)
     if table.task == QUESTION_ANSWERING:
         return _places(y, name)
+    if table.task == CONTRASTIVE:
+        return _numbers_of_images(y, table, name)
     return y  # a language model's tokens are their own labels
 
 
@@ -226,6 +226,21 @@ def _places(y: np.ndarray, name: str) -> np.ndarray:
     return y.astype(np.int32)
 
 
+def _numbers_of_images(y: np.ndarray, table: Table, name: str) -> np.ndarray:
+    parts = sorted(table.x) if isinstance(table.x, dict) else []
+    if IMAGE not in parts or len(parts) < 2:
+        raise UserError(
+            f"{name}: the task {CONTRASTIVE!r} needs x as a dict of {IMAGE!r} and the "
+            f"inputs of a text; got {', '.join(parts) or 'one array'}."
+        )
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise UserError(
+            f"{name}: the task {CONTRASTIVE!r} needs y as the number of each example's "
+            f"image, (n,); got {y.dtype} of shape {y.shape}."
+        )
+    return y.astype(np.int32)
+
+
 def _targets(y: np.ndarray, name: str) -> np.ndarray:
     if y.ndim not in (1, 2) or not np.issubdtype(y.dtype, np.number):
         raise UserError(
@@ -249,7 +264,7 @@ def _class_names(
     y: np.ndarray, class_names: tuple[str, ...] | None, task: str, name: str
 ) -> tuple[str, ...]:
     """The class names as strings; "0", "1", … where there are none."""
-    if task in ("regression", "language", QUESTION_ANSWERING):
+    if task in ("regression", "language", QUESTION_ANSWERING, CONTRASTIVE):
         return ()
     if class_names is None:
         count = y.shape[1] if task == "multilabel" else int(y.max()) + 1

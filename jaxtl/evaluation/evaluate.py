@@ -153,8 +153,8 @@ def predict_split(
     """
     params, stats = run.weights(which)
     # Features are cached for the current phase. The scores of a language model need
-    # the inputs themselves.
-    use_cache = run.cached is not None and _task(run) != "language"
+    # the inputs themselves, and two towers have no stage to start from.
+    use_cache = run.cached is not None and _task(run) not in ("language", "contrastive")
     if not use_cache or not (which == "current" or run.best_is_recent):
         return predict_with_weights(run, params, stats, split)
     logits = feature_cache.predict(run, (params, stats), "target", _rows(run, split))

@@ -14,6 +14,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess
+from jaxtl.data.dataset import CONTRASTIVE
 from jaxtl.export.predictor import SINGLE_INPUT
 from jaxtl.models.precision import compute_in
 from jaxtl.training.load_model import TrainedModel, input_specs
@@ -42,8 +43,15 @@ def export_program(trained: TrainedModel) -> ExportedProgram:
     """Exports a model's program, and runs it on an example.
 
     Raises:
-      UserError: the model does not export with a free batch size.
+      UserError: the model does not export with a free batch size, or it is one of
+        pairs.
     """
+    if trained.task == CONTRASTIVE:
+        raise UserError(
+            f"the model of {trained.directory} compares images with texts and predicts "
+            "nothing of one file; from Python, tl.load_model(run).config has "
+            "encode_image and encode_text."
+        )
     inputs, origin = _example(trained)
     weights = jax.device_put(weights_by_path(trained))
     call = functools.partial(_forward, trained)

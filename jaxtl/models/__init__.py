@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .staged import Mode as Mode
     from .staged import Staged as Staged
     from .swin import Swin as Swin
+    from .two_towers import TwoTowers as TwoTowers
     from .vgg import VGG as VGG
     from .vit import ViT as ViT
     from .wrapping.wrap import foreign as foreign

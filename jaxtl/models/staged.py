@@ -93,8 +93,8 @@ class Staged(nn.Module):
     remat: bool = False
     stochnorm: float = 0.0
 
-    # What an example must be: "images", "texts" or "arrays" (any but texts); "" takes
-    # all that the stages do.
+    # What an example must be: "images", "texts", "pairs" (of both) or "arrays" (any but
+    # texts and pairs); "" takes all that the stages do.
     READS: ClassVar[str] = ""
 
     @property
@@ -121,7 +121,9 @@ class Staged(nn.Module):
           owner: whose examples they are, "data=CSV".
         """
         kind = _kind(shape)
-        fits = self.READS in ("", kind) or (self.READS == "arrays" and kind != "texts")
+        fits = self.READS in ("", kind) or (
+            self.READS == "arrays" and kind not in ("texts", "pairs")
+        )
         if not fits:
             readers, needed = _READERS[kind], _NEEDED[self.READS]
             raise UserError(
@@ -192,18 +194,22 @@ class Staged(nn.Module):
 _READERS = {
     "images": "tl.models.CNN or tl.models.ResNet",
     "texts": "tl.models.Bert or tl.models.GPT2",
+    "pairs": "tl.models.TwoTowers",
     "table": "tl.models.MLP",
     "arrays": "tl.models.MLP",
 }
 _NEEDED = {
     "images": "images (height, width, channels)",
     "texts": "texts as token ids",
+    "pairs": "images with texts",
     "arrays": "numbers",
 }
 
 
 def _kind(shape: Any) -> str:
     if isinstance(shape, Mapping):
+        if {"image", "input_ids"} <= set(shape):
+            return "pairs"
         return "texts" if "input_ids" in shape else "arrays"
     return {1: "table", 3: "images"}.get(len(shape), "arrays")
 
@@ -211,8 +217,9 @@ def _kind(shape: Any) -> str:
 def _described(shape: Any) -> str:
     """An example in words, by its shape."""
     if isinstance(shape, Mapping):
-        is_text = "input_ids" in shape
-        return "a text of token ids" if is_text else f"a dict of {', '.join(shape)}"
+        other = f"a dict of {', '.join(shape)}"
+        names = {"pairs": "an image with a text", "texts": "a text of token ids"}
+        return names.get(_kind(shape), other)
     sides = " × ".join(map(str, shape)) or "a number"
     names = {1: f"a row of {sides} numbers", 3: f"an image of {sides}"}
     return names.get(len(shape), f"an array of {sides}")

@@ -150,6 +150,8 @@ def why_alone(run: Run) -> str:
         return "several devices"
     if program.task == "language":
         return "language models"
+    if program.task == "contrastive":
+        return "pairs of images and texts"
     if exp.steps == 0:
         return "no steps"
     return ""

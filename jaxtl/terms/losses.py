@@ -16,11 +16,15 @@ from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
+from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.data.word_pieces import trained_labels
-from jaxtl.terms import checks
+from jaxtl.terms import checks, image_text
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
 from jaxtl.terms.context import View
+from jaxtl.terms.image_text import ImageTextCrossEntropy as ImageTextCrossEntropy
+from jaxtl.terms.image_text import ImageTextSigmoid as ImageTextSigmoid
+from jaxtl.terms.image_text import pairwise_sigmoid as pairwise_sigmoid
+from jaxtl.terms.image_text import symmetric_cross_entropy as symmetric_cross_entropy
 from jaxtl.terms.imbalance import class_weights
 from jaxtl.terms.ordinal import OrdinalCrossEntropy as OrdinalCrossEntropy
 from jaxtl.terms.span_cross_entropy import SpanCrossEntropy as SpanCrossEntropy
@@ -32,6 +36,7 @@ TASKS = (
     "language",
     QUESTION_ANSWERING,
     *TAG_TASKS,
+    CONTRASTIVE,
 )
 
 
@@ -229,7 +234,7 @@ def next_token(
     return -(target_log_p * counted).sum(1), (hits * counted).sum(1), counted.sum(1)
 
 
-def metric_inputs(logits: jax.Array, x: Any, task: str) -> jax.Array:
+def metric_inputs(logits: Any, x: Any, task: str) -> jax.Array:
     """Converts logits to the arrays per example that `metrics.compute` reads.
 
     Args:
@@ -239,8 +244,11 @@ def metric_inputs(logits: jax.Array, x: Any, task: str) -> jax.Array:
 
     Returns:
       The logits; for "language" the three sums of `next_token`, (batch, 3), in place of
-      `vocab` numbers per token.
+      `vocab` numbers per token; for "contrastive" the embeddings of image and text side
+      by side, (batch, 2·width).
     """
+    if task == CONTRASTIVE:
+        return image_text.joined_embeddings(logits)
     if task != "language":
         return logits
     return jnp.stack(_next_token_sums(logits, x), axis=-1)
@@ -258,7 +266,8 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     """Output activation of the logits.
 
     Softmax for classification, language and tags, over the tokens for questions,
-    sigmoid for multilabel, the outputs themselves for regression; float32 or wider.
+    sigmoid for multilabel, the outputs themselves for regression and pairs; float32 or
+    wider.
 
     Raises:
       UserError: for an unknown task.
@@ -272,8 +281,8 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     return jax.nn.sigmoid(logits) if task == "multilabel" else logits
 
 
-def for_task(task: str) -> Term:
-    """Default loss term of a task.
+def for_task(task: str, model: Any = None) -> Term:
+    """Default loss term of a task, which a model of pairs may name (`pair_loss`).
 
     Raises:
       UserError: for an unknown task.
@@ -281,6 +290,9 @@ def for_task(task: str) -> Term:
     _check_task(task)
     if task in ("classification", *TAG_TASKS):
         return CrossEntropy()
+    if task == CONTRASTIVE:
+        is_sigmoid = getattr(model, "pair_loss", "softmax") == "sigmoid"
+        return ImageTextSigmoid() if is_sigmoid else ImageTextCrossEntropy()
     others = (BinaryCrossEntropy, SquaredError, NextToken, SpanCrossEntropy)
     return dict(zip(TASKS[1:], others))[task]()
 

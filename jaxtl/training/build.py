@@ -96,7 +96,9 @@ def assemble(
     check_ranges(exp)
     datasets = inputs.load_datasets(exp) if datasets is None else datasets
     if terms is None:
-        terms = dict(exp.terms) or {"task": losses.for_task(datasets["target"].task)}
+        terms = dict(exp.terms) or {
+            "task": losses.for_task(datasets["target"].task, exp.model)
+        }
     batch_sizes = inputs.batch_sizes(exp, terms, datasets)
     weights = read_initial_weights(exp, datasets)
     if weights is not None and terms == {}:
@@ -187,7 +189,7 @@ def _program(
 def _shapes(model: InitialModel, example: PyTree) -> tuple[Mapping[str, Any], int]:
     """Shapes of every stage's output, and the number of outputs of the head."""
     out = jax.eval_shape(model.network.apply, model.params, model.stats, example)
-    return out.features, out.logits.shape[-1]
+    return out.features, jax.tree.leaves(out.logits)[0].shape[-1]
 
 
 def _trainable_in_any(phases: tuple[ResolvedPhase, ...]) -> PyTree:

@@ -17,6 +17,7 @@ from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import TrainedTokenizer
 from jaxtl.models.staged import Staged
+from jaxtl.models.two_towers import TwoTowers
 from jaxtl.pretrained import hf_peft_read, match, reorder
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
@@ -136,7 +137,7 @@ def _check_inputs(
     Raises:
       UserError: tokenizers or ids beyond the model's vocabulary.
     """
-    if not isinstance(model, Staged):
+    if not isinstance(model, Staged | TwoTowers):
         return {}
     notes, vocab = {}, model.id_sizes().get("input_ids")
     for name in ("target", *exp.streams):

@@ -52,6 +52,8 @@ TERMS = [
     row(tl.losses.SquaredError, task="regression"),
     row(tl.losses.NextToken, task="language"),
     row(tl.losses.SpanCrossEntropy, task="question_answering"),
+    row(tl.losses.ImageTextCrossEntropy, task="contrastive"),
+    row(tl.losses.ImageTextSigmoid, task="contrastive"),
     row(WeightDecay),
     row(L2SP, {"head": 0.1, **_STRONG[0]}, {"head": 0.2, **_STRONG[1]}),
     row(tl.regularizers.L1SP, *_STRONG),

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core.errors import UserError
+from jaxtl.data.preprocess import IMAGE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,10 +136,16 @@ def apply_augmentations(
     Args:
       operations: callables (key, x) -> x.
       key: a PRNG key; operation i gets `fold_in(key, i)`.
-      x: a batch of inputs.
+      x: a batch of inputs; of images with texts the operations of `augment.text` get
+        the texts, all others the image.
     """
     for i, operation in enumerate(operations):
-        x = operation(jax.random.fold_in(key, i), x)
+        step_key = jax.random.fold_in(key, i)
+        is_pair = isinstance(x, dict) and IMAGE in x
+        if is_pair and not getattr(operation, "of_texts", False):
+            x = {**x, IMAGE: operation(step_key, x[IMAGE])}
+        else:
+            x = operation(step_key, x)
     return x
 
 

@@ -10,6 +10,7 @@ right. The default ids are those of BERT's vocabularies; for others give
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,9 @@ class _WordAugmentation:
       probability: that a word is changed.
       special: ids that are never changed, and never drawn.
     """
+
+    # Of images with texts it gets all inputs, where other operations get the image.
+    of_texts: ClassVar[bool] = True
 
     probability: float = 0.1
     special: tuple[int, ...] = SPECIAL_IDS

@@ -21,6 +21,7 @@ _MODULES = {
     "TorchDataset": "torch_dataset",
     "ImageFolder": "image_folder",
     "ImageList": "image_list",
+    "ImageText": "image_text",
     "TFDS": "tfds",
     "Text": "text",
     "Lines": "text_lines",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .probability import LogLoss as LogLoss
     from .ranking import AUROC as AUROC
     from .ranking import AveragePrecision as AveragePrecision
+    from .retrieval import recalls as recalls
     from .task_metrics import CALIBRATION_BINS as CALIBRATION_BINS
     from .task_metrics import METRICS as METRICS
     from .task_metrics import accuracy as accuracy

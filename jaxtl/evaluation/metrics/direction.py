@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.evaluation.metrics.retrieval import RECALLS
 
 Directions = Mapping[str, bool]  # metric -> whether larger values are better
 _NONE: Directions = {}
@@ -36,6 +37,9 @@ _ABBREVIATIONS = {
     **dict.fromkeys(("r_squared", "rsquared", "r^2", "r²"), ("r2",)),
     **dict.fromkeys(("em", "exact", "subset_accuracy"), ("exact_match",)),
     **dict.fromkeys(("ppl",), ("perplexity",)),
+    **dict.fromkeys(("recall", "mr", "rsum", "r@1", "recall@1"), ("mean_recall",)),
+    **dict.fromkeys(("i2t", "i2t_r1", "i2t_r@1"), ("image_to_text_recall_at_1",)),
+    **dict.fromkeys(("t2i", "t2i_r1", "t2i_r@1"), ("text_to_image_recall_at_1",)),
 }
 # Criteria that choose without labels of the target (see `validators`), and whether
 # larger values are better.
@@ -54,6 +58,7 @@ _HIGHER_IS_BETTER = {
     **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
     "brier": False,
+    **dict.fromkeys(RECALLS, True),
     **CRITERIA,
 }
 

@@ -40,6 +40,7 @@ class Function(Metric):
         "entities",
         "tags",
         "question_answering",
+        "contrastive",
     )
 
     f: Callable[..., float]

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data.dataset import QUESTION_ANSWERING
-from jaxtl.evaluation.metrics import answers, entities
+from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
+from jaxtl.evaluation.metrics import answers, entities, retrieval
 
 CALIBRATION_BINS = 15
 Array, Weights = ArrayLike, ArrayLike | None
@@ -309,6 +309,24 @@ def _entity_metric(score: int) -> Callable:
     return functools.partial(_entity_score, score=score)
 
 
+def _recalls(
+    embeddings: Array, images: Array, weights: Weights = None
+) -> dict[str, float]:
+    """`retrieval.recalls`, NaN each where an embedding that counts is not finite."""
+    rows = _weights(weights, len(np.asarray(embeddings))) > 0
+    values = np.asarray(embeddings, np.float64)[rows]
+    if not np.isfinite(values).all():
+        return dict.fromkeys(retrieval.RECALLS, float("nan"))
+    weights = None if weights is None else np.asarray(weights)[rows]
+    return retrieval.recalls(values, np.asarray(images)[rows], weights)
+
+
+def _recall(
+    embeddings: Array, images: Array, weights: Weights = None, *, name: str
+) -> float:
+    return _recalls(embeddings, images, weights)[name]
+
+
 METRICS: dict[str, dict[str, Callable]] = {
     "classification": {
         "accuracy": accuracy,
@@ -342,6 +360,9 @@ METRICS: dict[str, dict[str, Callable]] = {
         "nll": _nan_unless_finite(answers.span_nll),
     },
     "tags": {"accuracy": tag_accuracy, "macro_f1": tag_macro_f1, "nll": tag_nll},
+    CONTRASTIVE: {
+        name: functools.partial(_recall, name=name) for name in retrieval.RECALLS
+    },
 }
 # Those that read the predicted class or labels alone, which a threshold decides.
 OF_PREDICTIONS = (
@@ -367,9 +388,11 @@ def compute(
       task: a key of `METRICS`.
       logits: (N, outputs), before the output activation; for language the sums of
         `losses.metric_inputs`; for "entities" and "tags" (N, pieces, tags); for
-        "question_answering" what `answer_outputs.per_example` gives.
+        "question_answering" what `answer_outputs.per_example` gives; for "contrastive"
+        (N, 2·width), the embeddings of image and text side by side.
       labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets, or
-        (N, pieces) tags, below 0 on pieces that are not counted.
+        (N, pieces) tags, below 0 on pieces that are not counted, or (N,) numbers of
+        images.
       weights: (N,), 0 for padding; all ones if left out.
       class_names: in label order, for "entities".
 
@@ -389,6 +412,8 @@ def compute(
         raise UserError(
             "metrics need at least one predicted token, and no text has two tokens."
         )
+    if task == CONTRASTIVE:  # one comparison of all pairs gives all of them
+        return _recalls(logits, labels, weights)
     # Large logits overflow, and the likelihood of their labels is 0.
     with np.errstate(invalid="ignore", over="ignore"):
         return {

@@ -88,6 +88,15 @@ def image_list(folder, n):
     return data.ImageList(str(folder / "list.csv"), target="y")
 
 
+def image_text(folder, n):
+    (folder / "images").mkdir()
+    for i in range(n):
+        (folder / f"images/{i}.png").write_bytes(png(i))
+    rows = "".join(f"images/{i}.png,{WORDS[i % 3]} {i}\n" for i in range(n))
+    (folder / "list.csv").write_text("image,text\n" + rows)
+    return data.ImageText(str(folder / "list.csv"))
+
+
 def hf_dataset(folder, n):
     pa = pytest.importorskip("pyarrow")
     cells = [{"bytes": png(i), "path": None} for i in range(n)]
@@ -155,6 +164,7 @@ SOURCES = {
     "HFDataset": hf_dataset,
     "ImageFolder": images_in_folders,
     "ImageList": image_list,
+    "ImageText": image_text,
     "JSON": json_lines,
     "Lines": lines,
     "Parquet": parquet,

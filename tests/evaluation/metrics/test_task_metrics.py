@@ -125,11 +125,14 @@ def test_padded_rows_do_not_change_metrics(task):
         "regression": rng.normal(size=(6, 3)),
         "language": np.zeros(6),
         "question_answering": rng.integers(0, 2, 6),
+        "contrastive": rng.integers(0, 4, 6),
     }.get(task, rng.integers(-1, 3, (6, 4)))
     if task == "question_answering":
         logits = np.abs(rng.normal(size=(6, 7)))
     if task in ("entities", "tags"):
         logits = rng.normal(size=(6, 4, 3))
+    if task == "contrastive":
+        logits = rng.normal(size=(6, 4))
     logits = np.abs(logits) if task == "language" else logits  # sums and counts
     names = {"class_names": ("O", "B-X", "I-X")}
     clean = metrics.compute(task, logits, labels, **names)

@@ -1,0 +1,146 @@
+"""Training of images with their texts, from a list of files to recall."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+import jaxtl as tl
+from jaxtl.cli.main import main
+from jaxtl.core import tree as trees
+from jaxtl.data import preprocess
+from jaxtl.data.augment import image
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+TOWERS = tl.models.TwoTowers(
+    image=tl.models.MLP(widths=(16,)),
+    text=tl.models.Bert(
+        vocab=64, width=16, layers=1, heads=2, hidden=16, context=16, dropout=0.0
+    ),
+    width=8,
+)
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory):
+    """27 pictures of one color above another, with texts that say so."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng, rows = np.random.default_rng(0), ["image,text"]
+    for a, b, word in itertools.product(COLORS, COLORS, ("one", "two", "three")):
+        x = np.zeros((4, 4, 3))
+        x[:2], x[2:] = COLORS[a], COLORS[b]
+        x = np.clip(x + rng.normal(0, 8, x.shape), 0, 255).astype(np.uint8)
+        PIL.Image.fromarray(x).save(folder / f"{a}{b}{word}.png")
+        rows.append(f"{a}{b}{word}.png,{a} above {b} {word}")
+    (folder / "captions.csv").write_text("\n".join(rows))
+    return str(folder / "captions.csv")
+
+
+def experiment(captions, **changes):
+    fields = {
+        "model": TOWERS,
+        "data": tl.data.ImageText(captions, val=9, test=0, split_seed=0),
+        "optim": tl.optim.AdamW(
+            lr=1e-2,
+            groups={"image_.*": tl.FROZEN, ".*": 1.0},
+            weight_decay=0.0,
+        ),
+        "monitor": "text_to_image_recall_at_1",
+        "steps": 40,
+        "batch": 18,
+        "evaluate_every": 20,
+    }
+    return tl.Experiment(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(captions, tmp_path_factory):
+    """A run whose text tower learns beside a locked image tower."""
+    run = tl.setup(experiment(captions), tmp_path_factory.mktemp("runs") / "run")
+    run.first = jax.device_get((run.params, tl.evaluate(run)))
+    run.result = tl.train(run)
+    return run
+
+
+def test_the_text_tower_learns_and_the_image_tower_is_locked(run):
+    before, recalls = run.first
+    after = jax.device_get(run.params)
+    moved = {
+        stage
+        for stage in before
+        if any(
+            (a != b).any()
+            for a, b in zip(
+                trees.flatten(before[stage]).values(),
+                trees.flatten(after[stage]).values(),
+            )
+        )
+    }
+    assert not any(stage.startswith("image_") for stage in moved)
+    assert {"text_layer_0", "text_head", "head"} <= moved
+    assert run.result["val"]["mean_recall"] > recalls["mean_recall"] + 0.1
+
+
+def test_a_stored_model_gives_the_recall_of_its_encodings(run):
+    model = tl.load_model(run.directory)
+    values = tl.evaluate(model, "val")
+    assert values == pytest.approx(run.result["val"], abs=1e-6)
+    dataset = model.datasets["target"]
+    rows = dataset.rows["val"]
+    x = {name: part[rows] for name, part in dataset.x.items()}
+    images = preprocess.apply(model.preprocess, x.pop("image"))
+    u = np.asarray(model.config.encode_image(model.params, images))
+    v = np.asarray(model.config.encode_text(model.params, x))
+    np.testing.assert_allclose(np.linalg.norm(u, axis=1), 1, rtol=1e-5)
+    order = np.argsort(-(v @ u.T), axis=1)
+    for k in (1, 5):
+        hits = (order[:, :k] == np.arange(len(rows))[:, None]).any(1)
+        assert values[f"text_to_image_recall_at_{k}"] == pytest.approx(hits.mean())
+
+
+def test_micro_batches_are_told_and_pairs_are_not_exported(run, captions, capsys):
+    setup = tl.setup(experiment(captions, accumulate=3))
+    assert "micro-batches of 6 examples" in setup.parts.terms.notes["accumulate"]
+    with pytest.raises(tl.UserError, match="there is 1 in each"):
+        tl.setup(experiment(captions, accumulate=18))
+    out = str(run.directory.parent / "exported")
+    assert main(["export", str(run.directory), out]) != 0
+    assert "predicts nothing of one file" in capsys.readouterr().err
+
+
+def test_models_of_one_kind_refuse_pairs(captions):
+    for model in (TOWERS.image, TOWERS.text):
+        with pytest.raises(tl.UserError, match=r"tl\.models\.TwoTowers"):
+            tl.setup(experiment(captions, model=model))
+    with pytest.raises(tl.UserError, match=r"tl\.data\.ImageText"):
+        tl.setup(experiment(captions, data=tl.data.Digits()))
+
+
+def test_image_operations_get_the_image_and_text_operations_the_text():
+    x = {
+        "image": np.arange(48.0, dtype=np.float32).reshape(1, 4, 4, 3),
+        "input_ids": np.full((1, 8), 7, np.int32),
+        "attention_mask": np.ones((1, 8), bool),
+    }
+    operations = (tl.data.Flip(probability=1.0), tl.data.WordDropout(probability=1.0))
+    out = image.apply_augmentations(operations, jax.random.key(0), x)
+    np.testing.assert_array_equal(out["image"], x["image"][:, :, ::-1])
+    assert (np.asarray(out["input_ids"]) != 7).any()
+    pre = tl.data.Preprocess(scale=2.0, mean=1.0, std=4.0)
+    there = preprocess.apply(pre, x)
+    np.testing.assert_allclose(there["image"], (x["image"] / 2 - 1) / 4)
+    assert there["input_ids"] is x["input_ids"]
+    back = preprocess.restore(pre, there)
+    np.testing.assert_allclose(back["image"], x["image"] / 2, atol=1e-6)
+
+
+def test_towers_that_do_not_fit_are_refused():
+    with pytest.raises(tl.UserError, match=r"TwoTowers\.text\.outputs=5, but width=8"):
+        dataclasses.replace(TOWERS, text=dataclasses.replace(TOWERS.text, outputs=5))
+    with pytest.raises(tl.UserError, match="temperature"):
+        dataclasses.replace(TOWERS, temperature=0.0)
+    with pytest.raises(tl.UserError, match=r"TwoTowers\.image="):
+        dataclasses.replace(TOWERS, image="ViT")
