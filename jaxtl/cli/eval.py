@@ -11,6 +11,7 @@ from jaxtl.core import console
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
+    from jaxtl.data.dataset import Data
     from jaxtl.evaluation.metrics import Interval
 
 HELP = "evaluate a finished run again, or the seeds of a study"
@@ -20,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl eval`."""
     run_argument.add_run(parser)
     parser.add_argument("--split", default="test", help="train, val or test")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="evaluate on another file or folder, read as the run's own data; or on "
+        "the data of an experiment file (.py)",
+    )
     parser.add_argument(
         "--which",
         default="best",
@@ -60,9 +67,8 @@ def _eval_run(args: argparse.Namespace) -> int:
     model, metrics = _evaluate(args.dir, args)
     examples = len(model.datasets["target"].example_rows[args.split])
     rows = [[name, formatting.metric_cell(metrics, name)] for name in metrics]
-    title = (
-        f"{args.dir}: {args.which} checkpoint on {args.split}, {examples:,} examples"
-    )
+    place = f"{args.data}, {args.split}" if args.data else args.split
+    title = f"{args.dir}: {args.which} checkpoint on {place}, {examples:,} examples"
     columns, told = ["metric", ""], dict(model.notes)
     if args.intervals is not None:
         columns.append("95 % interval")
@@ -72,6 +78,8 @@ def _eval_run(args: argparse.Namespace) -> int:
             f"seed {args.seed}"
         )
     terminal = console.console()
+    if args.data:
+        _print_data(model)
     terminal.print(console.table(title, columns, rows))
     for name, text in told.items():
         terminal.print(f"{name}: {text}", markup=False, soft_wrap=True)
@@ -115,16 +123,19 @@ def _eval_all(args: argparse.Namespace) -> int:
     for run in run_paths.runs_of(args.dir):
         labels = records.run_labels(args.dir, run)
         try:
-            _, metrics = _evaluate(run, args)
+            model, metrics = _evaluate(run, args)
         except UserError as error:
             print(f"{run} failed: {error}", file=sys.stderr)
             failed = records.Record(labels=labels, status=database.FAILED)
             results.append(failed)
             continue
         results.append(records.Record(labels=labels, result={args.split: metrics}))
+        if args.data and len(results) == 1:
+            _print_data(model)
     groups = settings.group_by_setting(results)
+    place = f"{args.data}, {args.split}" if args.data else args.split
     title = (
-        f"{args.dir}: {args.which} checkpoints on {args.split}, mean ± 95 % interval "
+        f"{args.dir}: {args.which} checkpoints on {place}, mean ± 95 % interval "
         "over seeds"
     )
     table = study_tables.metrics_table(groups, args.split, title)
@@ -139,5 +150,32 @@ def _evaluate(
     from jaxtl.evaluation.evaluate import evaluate
     from jaxtl.training.load_model import load_model
 
-    model = load_model(run, args.which)
+    data = None if args.data is None else _other_data(run, args.data)
+    model = load_model(run, args.which, data=data)
     return model, evaluate(model, args.split)
+
+
+def _print_data(model: Any) -> None:
+    """Prints what was read of other data than the run's, and what was decided."""
+    from jaxtl.data import description
+
+    lines = description.lines_of(model.datasets["target"])
+    console.print_lines(console.console(), "data", lines)
+
+
+def _other_data(run: pathlib.Path, path: str) -> "Data":
+    """The data of an experiment file, or the run's source at another place."""
+    from jaxtl.data.sources.at_path import at_path
+    from jaxtl.training import experiment_file, run_dir
+
+    if pathlib.Path(path).suffix != ".py":
+        return at_path(run_dir.read_experiment(run).data, path)
+    sources = {
+        repr(e.data): e.data for e in experiment_file.read_file(path).variants.values()
+    }
+    if len(sources) > 1:
+        raise UserError(
+            f"--data {path}: the variants of the file have {len(sources)} different "
+            "data; name a file of one."
+        )
+    return next(iter(sources.values()))

@@ -24,7 +24,14 @@ from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation.forward import EvaluationModel
 from jaxtl.pretrained.from_run import FromRun, stored_names
-from jaxtl.training import evaluation_only, inputs, result, run_dir, run_paths
+from jaxtl.training import (
+    evaluation_only,
+    inputs,
+    other_data,
+    result,
+    run_dir,
+    run_paths,
+)
 from jaxtl.training.experiment import Experiment
 
 
@@ -116,6 +123,7 @@ def load_model(
     which: Literal["best", "last"] = "best",
     *,
     exp: Experiment | None = None,
+    data: Data | None = None,
 ) -> TrainedModel:
     """Loads the trained model of a stored run, without setting the run up.
 
@@ -124,16 +132,26 @@ def load_model(
       which: "best" for the weights with the best monitored value, or "last".
       exp: the experiment, for one that can't be rebuilt from the directory (a model
         made of functions in a notebook).
+      data: what `tl.evaluate` evaluates on in place of the run's own data, such as
+        `tl.data.CSV("new.csv", target="y", test=1.0)`. Classes and columns are matched
+        by name.
 
     Raises:
-      UserError: no trained run, or one whose model or input can't be rebuilt.
+      UserError: no trained run, one whose model or input can't be rebuilt, or data that
+        the model can't read.
     """
     directory = run_paths.one_run(directory)
     check_trained(directory)
     settings = _stored_settings(directory, exp)
     weights = FromRun(str(directory), which=which).read()
-    dataset, error = _read_dataset(directory, settings, weights.meta)
-    check_names(directory, weights.meta, dataset)
+    if data is None:
+        dataset, error = _read_dataset(directory, settings, weights.meta)
+        check_names(directory, weights.meta, dataset)
+    else:
+        model, seed = settings["model"], settings["seed"]
+        dataset = other_data.read(data, directory, weights.meta, model, seed)
+        dataset = other_data.with_shared_files(dataset, settings["data"], directory)
+        error = None
     meta = _with_inputs(directory, weights.meta, dataset)
     config, network = _network(settings["model"], meta["outputs"])
     pre = preprocess.from_json(meta["preprocess"])
@@ -158,7 +176,7 @@ def load_model(
         class_names=tuple(meta["class_names"]),
         dtype=settings["dtype"],
         meta=meta,
-        data=settings["data"],
+        data=data or settings["data"],
         dataset=dataset,
         dataset_error=error,
         batch=settings["evaluate_batch"],

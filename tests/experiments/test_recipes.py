@@ -1,5 +1,6 @@
 """The recipes of docs/recipes.md run as they stand, on small data of their kinds."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -70,7 +71,21 @@ def _csv(folder):
     (folder / "table.csv").write_text("\n".join(lines))
 
 
+def _evaluation(folder):
+    """Trains the recipe of the CSV file on it, and writes a test set."""
+    _csv(folder)
+    code = re.sub(r"steps=\d+", "steps=2", RECIPES["imbalanced.py"])
+    (folder / "imbalanced.py").write_text(code)
+    lines = (folder / "table.csv").read_text().splitlines()
+    (folder / "new.csv").write_text("\n".join(lines[:40]))
+    with contextlib.chdir(folder):
+        assert main(["run", "imbalanced.py", "--out", "runs/imbalanced"]) == 0
+        for line in re.findall(r"```bash\njaxtl (.*?)\n```", PAGE.read_text()):
+            assert main(line.split()) == 0
+
+
 DATA = {
+    "evaluate.py": _evaluation,
     "entities.py": _entities,
     "topics.py": _topics,
     "similarity.py": _pairs,

@@ -1,8 +1,10 @@
 """Experiments without train rows: metrics are those of numpy and transformers."""
 
 import dataclasses
+import json
 
 import numpy as np
+import PIL.Image
 import pytest
 from sklearn import metrics as sklearn_metrics
 
@@ -10,7 +12,8 @@ import jaxtl as tl
 from jaxtl.cli.main import main
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.training import inputs, run_dir
+from jaxtl.data.sources.at_path import at_path
+from jaxtl.training import inputs, other_data, run_dir
 
 CLASSES = ("p", "q", "s")
 MODEL = tl.models.MLP(widths=(8,))
@@ -95,6 +98,60 @@ def test_a_table_is_read_as_the_model_was_trained(trained, tmp_path):
     assert result["details"]["classes"] == list(CLASSES)
     for again in (tl.load_model(tmp_path / "run"), tl.resume(tmp_path / "run")):
         assert tl.evaluate(again, "test") == pytest.approx(values)
+
+
+def test_a_finished_run_is_evaluated_on_other_data(trained, tmp_path, capsys):
+    rows = cells(np.random.default_rng(7), 50, "rgx")
+    table = write(tmp_path / "new.csv", rows, order=(2, 3, 0, 1))
+    lines = [json.dumps(dict(zip(("a", "b", "color", "y"), row))) for row in rows]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines))
+    p, y = numpy_probabilities(trained, rows), [CLASSES.index(r[3]) for r in rows]
+    nll = sklearn_metrics.log_loss(y, p, labels=range(3))
+    source = run_dir.read_experiment(trained[0]).data
+    for path in (table, str(tmp_path / "new.jsonl")):
+        model = tl.load_model(trained[0], data=at_path(source, path))
+        assert tl.evaluate(model, "test")["nll"] == pytest.approx(nll, rel=1e-5)
+    assert main(["eval", str(trained[0]), "--data", table]) == 0
+    shown = capsys.readouterr().out
+    assert "cells of a category that no train row had" in shown
+    assert f"{(p.argmax(1) == y).mean() * 100:.1f}" in shown
+    other = write(tmp_path / "z.csv", [(*rows[0][:3], "z"), (*rows[1][:3], "p")])
+    assert main(["eval", str(trained[0]), "--data", other]) == 1
+    assert "z is not among them" in capsys.readouterr().err
+
+
+def test_data_that_a_run_was_trained_on_are_told(trained):
+    source = run_dir.read_experiment(trained[0]).data
+    model = tl.load_model(trained[0], data=at_path(source, source.path))
+    assert any("was trained on rows of train.csv" in n for n in model.dataset.notes)
+
+
+META = {
+    "task": "classification",
+    "output_names": ["cat", "dog"],
+    "preprocess": {"scale": 255.0, "size": [4, 4], "channels": 3},
+    "inputs": {"x": {"shape": [4, 4, 3], "dtype": "uint8"}},
+    "single": True,
+}
+
+
+def test_pictures_are_read_in_the_form_of_the_model(tmp_path):
+    for name in ("dog/1", "dog/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        PIL.Image.new("L", (9, 7), 3).save(tmp_path / f"{name}.png")
+    source = at_path(tl.data.ImageFolder("train", size=4, limit=7), str(tmp_path))
+    dataset = other_data.read(source, tmp_path, META, MODEL, 0)
+    assert dataset.example_shape == (4, 4, 3)
+    assert (dataset.class_names, dataset.y.tolist()) == (("cat", "dog"), [1, 1])
+    wide = dataclasses.replace(source, size=5)
+    with pytest.raises(UserError, match=r"shape \(4, 4, 3\), and those of the data h"):
+        other_data.read(wide, tmp_path, META, MODEL, 0)
+
+
+def test_a_source_without_a_file_is_refused():
+    for source in (tl.data.Digits(), tl.data.Arrays(x=np.eye(4), y=np.arange(4))):
+        with pytest.raises(UserError, match="are not those of a file"):
+            at_path(source, "new.csv")
 
 
 REFUSALS = {

@@ -97,9 +97,18 @@ class SVMLight(Data):
             splits=splits.consecutive(lengths),
             origins=origins.of_elements([(named[s], n) for s, n in lengths.items()]),
             digests=x.digests(),
-            notes=tuple(labels.notes),
+            notes=(*labels.notes, *self._notes()),
             groups=np.concatenate(groups) if groups else None,
         )
+
+    def _notes(self) -> list[str]:
+        """Says how columns are counted where the train file does not tell."""
+        if self.path is not None or self.zero_based != "auto":
+            return []
+        return [
+            "columns are counted from 0 where an index of the held-out files is 0, "
+            "else from 1; zero_based= says how those of the train file were"
+        ]
 
     def _load(self, named: dict[str, str]) -> dict[str, tuple[Any, Any, Any]]:
         """Split -> (matrix, labels, groups or None), all with the same columns."""
