@@ -192,6 +192,13 @@ SLOW = (
     "test_models_contract.py::"
     "test_rematerialization_changes_no_value_and_no_gradient[convnext]",
     "test_models_contract.py::test_vmapped_initialization_equals_single_ones[bottleneck]",
+    "test_quantized_base.py::"
+    "test_outputs_and_gradients_are_those_of_the_float_base[albert]",
+    "test_quantized_base.py::"
+    "test_outputs_and_gradients_are_those_of_the_float_base[vit]",
+    "test_quantized_base.py::test_five_steps_are_those_of_the_float_base[bfloat16]",
+    "test_quantized_base.py::test_wrapped_modules_have_quantized_bases",
+    "test_quantized_base.py::test_every_method_merges_what_is_quantized[VeRA]",
     "test_peft_contract.py::test_two_steps[mobilenet-rslora]",
     "test_peft_contract.py::test_two_steps[bottleneck-ia3]",
     "test_vision_models.py::test_vgg_equals_torch[16-96-False]",

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _convert_run(args: argparse.Namespace) -> int:
     """Writes the best model or the adapter of one run."""
-    from jaxtl.export import weights
+    from jaxtl.export import base_note, weights
 
     if args.adapter:
         path = weights.write_adapter(args.source, args.target)
@@ -54,5 +54,7 @@ def _convert_run(args: argparse.Namespace) -> int:
     else:
         path = weights.write_weights(args.source, args.target, args.layout)
         print(f"the best model of {args.source}")
+    if note := base_note.float_note(args.source):
+        print(note)
     console.print_written(path)
     return 0

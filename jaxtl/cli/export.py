@@ -26,11 +26,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from jaxtl.export import write_bundle
+    from jaxtl.export import base_note, write_bundle
 
     with progress.Task("exporting the program and checking it"):
         path = write_bundle.export(
             args.dir, args.out, licence=args.licence, overwrite=args.overwrite
         )
+    if note := base_note.float_note(args.dir):
+        print(note)
     console.print_written(path, hint=f"try: jaxtl predict {path} FILE…")
     return 0

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core.lazy_leaf import is_lazy
+
 PyTree = Any
 
 
@@ -19,7 +21,7 @@ def path_str(path: Any) -> str:
 
 def flatten(tree: PyTree) -> dict[str, Any]:
     """{path: leaf}, in the tree's own order; None counts as no leaf."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_lazy)
     return {path_str(path): leaf for path, leaf in leaves}
 
 
@@ -38,7 +40,10 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def map_with_path(fn: Callable[..., Any], tree: PyTree, *more_trees: PyTree) -> PyTree:
     """Maps `fn(path string, leaf, ...)` over the leaves."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: fn(path_str(path), *leaves), tree, *more_trees
+        lambda path, *leaves: fn(path_str(path), *leaves),
+        tree,
+        *more_trees,
+        is_leaf=is_lazy,
     )
 
 
@@ -48,15 +53,25 @@ def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
     Both results have the tree's structure with None in the other's places, so
     `merge(*partition(tree, mask))` is the tree again.
     """
-    yes = jax.tree.map(lambda leaf, m: leaf if m else None, tree, mask)
-    no = jax.tree.map(lambda leaf, m: None if m else leaf, tree, mask)
-    return yes, no
+
+    def part(keep: bool) -> PyTree:
+        return jax.tree.map(
+            lambda leaf, m: leaf if bool(m) == keep else None,
+            tree,
+            mask,
+            is_leaf=is_lazy,
+        )
+
+    return part(True), part(False)
 
 
 def merge(first: PyTree, second: PyTree) -> PyTree:
     """Puts together two trees of which, at each place, at most one has a leaf."""
     return jax.tree.map(
-        lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
+        lambda a, b: b if a is None else a,
+        first,
+        second,
+        is_leaf=lambda x: x is None or is_lazy(x),
     )
 
 
@@ -104,12 +119,20 @@ def nbytes(tree: PyTree) -> int:
 
 def size(tree: PyTree) -> int:
     """The number of elements of all array leaves."""
-    return sum(x.size for x in jax.tree.leaves(tree) if hasattr(x, "size"))
+    leaves = jax.tree.leaves(tree, is_leaf=is_lazy)
+    return sum(x.size for x in leaves if hasattr(x, "size"))
 
 
 def copy(tree: PyTree) -> PyTree:
-    """The tree in new buffers, safe to donate beside the old."""
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+    """The tree in new buffers, safe to donate beside the old.
+
+    Lazy leaves keep the arrays that no step changes.
+    """
+    return jax.tree.map(
+        lambda x: x.copy() if is_lazy(x) else jnp.array(x, copy=True),
+        tree,
+        is_leaf=is_lazy,
+    )
 
 
 def all_finite(tree: PyTree) -> jax.Array:

@@ -38,7 +38,7 @@ def evaluate(run: Evaluable, split: str = "val", *, which: str = "current") -> d
       UserError: for an unknown or empty split.
     """
     values = measure(run, split, *predict_split(run, split, which))
-    return {**values, **_criteria(run, *run.weights(which), split)}
+    return {**values, **_criteria(run, *run.packed_weights(which), split)}
 
 
 def evaluate_with_details(
@@ -48,7 +48,7 @@ def evaluate_with_details(
     task, names = _task(run), run.datasets["target"].class_names
     logits, labels = predict_split(run, split, which)
     values = measure(run, split, logits, labels)
-    values.update(_criteria(run, *run.weights(which), split))
+    values.update(_criteria(run, *run.packed_weights(which), split))
     details = classification_details(task, logits, labels, names, run.thresholds)
     return values, details
 
@@ -151,7 +151,7 @@ def predict_split(
       The logits of a language model are `losses.metric_inputs`: sums per example; of
       questions both are those of `answer_outputs.per_example`.
     """
-    params, stats = run.weights(which)
+    params, stats = run.packed_weights(which)
     # Features are cached for the current phase. The scores of a language model need
     # the inputs themselves, and two towers have no stage to start from.
     use_cache = run.cached is not None and _task(run) not in ("language", "contrastive")

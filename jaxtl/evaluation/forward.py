@@ -71,6 +71,9 @@ class Evaluable(Protocol):
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
         """(parameters, statistics), "current" or "best"."""
 
+    def packed_weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
+        """`weights` for the network alone: a quantized base stays quantized."""
+
 
 def logits(
     network: Network, weights: tuple[PyTree, PyTree], x: PyTree, task: str, **settings

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.lazy_leaf import is_lazy
 from jaxtl.core.types import Network, Output, PyTree
 
 
@@ -29,7 +30,9 @@ def compute_in(network: Network, dtype: str) -> Network:
 def _lower(tree: PyTree, dtype: str) -> PyTree:
     """Casts float32 leaves to `dtype`; others stay as they are."""
     return jax.tree.map(
-        lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree
+        lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x,
+        tree,
+        is_leaf=is_lazy,
     )
 
 

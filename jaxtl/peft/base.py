@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
+from jaxtl.core.serialization import later_field
 from jaxtl.core.types import Network, Output, PyTree, Tokens
 from jaxtl.models.staged import stage_range
 
@@ -35,10 +36,19 @@ class Reparametrization:
       select: pattern of the leaves (or stages) that are adapted.
       start: folder in the layout of Hugging Face PEFT whose δ is the initial one; None
         for a δ with which the merged model computes (nearly) the same as the base.
+      base: how the base's frozen matrices are held: "float" as they are, "int8" or
+        "nf4" (Dettmers et al., QLoRA, NeurIPS 2023). Quantized ones are made float one
+        stage at a time, in both passes, and each stage is recomputed in the backward
+        pass. Embeddings, norms, biases, the head and whatever is trained stay float;
+        θ₀ of a quantized matrix is what it stands for. Checkpoints and exports hold
+        the merged weights as float.
+      double_quantization: hold the scales of nf4's blocks in 8 bits as well.
     """
 
     select: str = ".*"
     start: str | None = None
+    base: Literal["float", "int8", "nf4"] = later_field("float")
+    double_quantization: bool = later_field(False)
 
     @property
     def deployable(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxtl.core import compilation, config, sharding
+from jaxtl.core import compilation, lazy_leaf, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, preprocess, streams
@@ -195,7 +195,7 @@ def _cached_features(replicas: VectorizedRuns, name: str, rows: np.ndarray) -> P
     key = (name, np.asarray(rows).tobytes())
     if key not in replicas.evaluation_features:
         run = replicas.runs[0]
-        weights = run.params, run.state.stats
+        weights = run.packed_params, run.state.stats
         with _LOCK:  # replicas of other threads probably need the same features
             features, _ = feature_cache.load_or_compute(
                 run, weights, replicas.cached.stages, name, rows
@@ -243,7 +243,7 @@ def _forward(
         per_replica = (inputs.weights, inputs.peft, inputs.stacked)
         weights, hypers, stacked = jax.tree.map(lambda v: v[i], per_replica)
         fixed = layout.join(inputs.shared, stacked)["fixed"]
-        params = _params(program.peft, hypers, weights, fixed)
+        params = step.packed_params(program.peft, hypers, weights, fixed)
 
         def batch_outputs(rows: jax.Array) -> Any:
             x = jax.tree.map(lambda values: values[rows], inputs.x)
@@ -257,13 +257,6 @@ def _forward(
     if mode == VMAP:
         return jax.vmap(replica_outputs)(inputs.replicas)
     return jax.lax.map(replica_outputs, inputs.replicas)
-
-
-def _params(peft: Any, hypers: PyTree, weights: PyTree, fixed: step.Fixed) -> PyTree:
-    """The parameters of one replica, as the network reads them."""
-    if peft is not None:
-        peft = config.with_hyperparameters(peft, hypers)
-    return step.merge_params(peft, weights, fixed)
 
 
 @jax.jit
@@ -295,7 +288,8 @@ def _drift(
     def replica_drift(per_replica: tuple[PyTree, PyTree, Sequence]) -> jax.Array:
         weights, hypers, leaves = per_replica
         fixed = layout.join(shared, leaves)["fixed"]
-        params = _params(program.peft, hypers, weights, fixed)
-        return trees.sum_squares(trees.sub(params, fixed.source.params)) ** 0.5
+        params = step.merge_params(program.peft, hypers, weights, fixed)
+        source = lazy_leaf.realized(fixed.source.params)
+        return trees.sum_squares(trees.sub(params, source)) ** 0.5
 
     return jax.lax.map(replica_drift, (weights, hypers, stacked))

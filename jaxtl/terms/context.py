@@ -38,6 +38,8 @@ class Context:
 
     Attributes:
       params: the whole parameter tree, trainable leaves being differentiated.
+      packed_params: the same as `network` may read it too, in which matrices of a
+        quantized base are computed stage by stage; None where there are none.
       stats: BatchNorm statistics, updated by each training pass in turn.
       term_params: term name -> that term's trainable parameters.
       term_states: term name -> that term's state; `View.set_state` replaces it.
@@ -65,6 +67,7 @@ class Context:
     key: jax.Array
     step: jax.Array
     steps: jax.Array
+    packed_params: PyTree = None
     constants: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
@@ -86,8 +89,13 @@ class Context:
             # One key per pass: dropout differs between streams.
             key = jax.random.fold_in(self.key, len(self._passes))
             x, start = self.entry(stream)
-            self._keep_pass(stream, self._train_pass(self.params, x, start, key), start)
+            out = self._train_pass(self._network_params, x, start, key)
+            self._keep_pass(stream, out, start)
         return self._passes[stream]
+
+    @property
+    def _network_params(self) -> PyTree:
+        return self.params if self.packed_params is None else self.packed_params
 
     def _keep_pass(self, stream: str, out: Output, start: str | None) -> None:
         self.keep_stats(out.stats, stream)
@@ -156,7 +164,7 @@ class Context:
             key = jax.random.fold_in(self.key, len(self._passes))
             inputs, starts = zip(*map(self.entry, streams))
             x = jax.tree.map(lambda *parts: jnp.concatenate(parts), *inputs)
-            out = self._train_pass(self.params, x, starts[0], key)
+            out = self._train_pass(self._network_params, x, starts[0], key)
             self.keep_stats(out.stats, *streams)
             ends = itertools.accumulate(len(jax.tree.leaves(x)[0]) for x in inputs)
             bounds = itertools.pairwise((0, *ends))
@@ -223,7 +231,7 @@ class Context:
         if key is None:
             key = jax.random.fold_in(self.key, 500 + self._further_passes)
         return self.program.network.apply(
-            self.params if params is None else params,
+            self._network_params if params is None else params,
             self.stats if stats is None else stats,
             x,
             train=self.program.train_stages if train is None else train,
@@ -267,7 +275,7 @@ class Context:
         """Features of the frozen stages that the cache skipped."""
         x, stop = self.batches[stream]["x"], self.program.cached_until
         return self.program.network.apply(
-            self.params, self.stats, x, stop=stop
+            self._network_params, self.stats, x, stop=stop
         ).features
 
     def source_apply(self, params: PyTree, stats: PyTree, x: Any, **settings) -> Output:

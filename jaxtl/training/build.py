@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import config, sharding
+from jaxtl.core import config, lazy_leaf, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.ranges import check_ranges
@@ -29,7 +29,7 @@ from jaxtl.training.initial_model import (
     read_initial_weights,
     too_few_outputs,
 )
-from jaxtl.training.step import Fixed, State, initial_state
+from jaxtl.training.step import Fixed, State, initial_state, packed_params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,14 +124,18 @@ def assemble(
     notes["accumulate"] = describe_comparisons(program, terms, model.stats)
     notes = {name: note for name, note in notes.items() if note}
     prepared = dataclasses.replace(prepared, notes={**prepared.notes, **notes})
+    fixed = _fixed(model, program, prepared)
+    state = _state(exp, model, phases[0], program, prepared)
+    if lazy_leaf.has_lazy(model.base_params):
+        model, prepared = _without_floats(exp, model, prepared, fixed, state)
     return Assembled(
         datasets=datasets,
         model=model,
         phases=phases,
         terms=prepared,
         program=program,
-        fixed=_fixed(model, program, prepared),
-        state=_state(exp, model, phases[0], program, prepared),
+        fixed=fixed,
+        state=state,
         device_streams=_device_streams(datasets, program),
     )
 
@@ -240,7 +244,7 @@ def _prepare_terms(
         program=program,
         params=model.params,
         stats=model.stats,
-        source=model.source,
+        source=lazy_leaf.realized(model.source),
         features=_shapes(model, example)[0],
         batches=functools.partial(
             streams.ordered_batches, datasets, pre, exp.evaluate_batch
@@ -343,6 +347,31 @@ def _fixed(model: InitialModel, program: Program, prepared: PreparedTerms) -> Fi
         peft_constants=model.peft_constants,
     )
     return sharding.place(fixed, program.mesh)
+
+
+def _without_floats(
+    exp: Experiment,
+    model: InitialModel,
+    prepared: PreparedTerms,
+    fixed: Fixed,
+    state: State,
+) -> tuple[InitialModel, PreparedTerms]:
+    """The same with a quantized base in place of the float one that terms began with.
+
+    Nothing may keep the float weights in memory while the run trains.
+    """
+    # Copies: steps donate the state.
+    trainable, peft = trees.copy(state.trainable), state.hypers["peft"]
+    base = trees.merge(trainable["model"], fixed.frozen)
+    params = packed_params(exp.peft, trees.copy(peft), trainable, fixed)
+    model = dataclasses.replace(
+        model, base_params=base, params=params, source=fixed.source
+    )
+    setups = {
+        name: dataclasses.replace(setup, params=params, source=fixed.source)
+        for name, setup in prepared.setups.items()
+    }
+    return model, dataclasses.replace(prepared, setups=setups)
 
 
 def _state(

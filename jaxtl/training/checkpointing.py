@@ -4,9 +4,10 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import checkpoint
+from jaxtl.core import checkpoint, lazy_leaf
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
@@ -19,13 +20,22 @@ def _items(run: Run) -> dict[str, PyTree]:
     """The items of a checkpoint of the run, as trees of arrays."""
     trees_of = {}
     for name, which in zip(("last", "best"), ("current", "best")):
-        params, stats = run.weights(which)
-        trees_of[name] = {"params": params, "stats": stats}
+        params, stats = run.packed_weights(which)
+        trees_of[name] = {"params": _floats(params), "stats": stats}
         if not jax.tree.leaves(stats):
             del trees_of[name]["stats"]
     if run.best_peft_params is not None:
         trees_of["delta"] = run.best_peft_params
     return {**trees_of, "state": checkpoint.flat(_rest(run))}
+
+
+def _floats(params: PyTree) -> PyTree:
+    """The parameters with floats in place of a quantized base, one leaf at a time."""
+    return jax.tree.map(
+        lambda x: np.asarray(x) if lazy_leaf.is_lazy(x) else x,
+        params,
+        is_leaf=lazy_leaf.is_lazy,
+    )
 
 
 def _rest(run: Run) -> dict[str, PyTree]:
@@ -45,7 +55,12 @@ def _rest(run: Run) -> dict[str, PyTree]:
         changed = trees.flatten(run.exp.peft.adapted_mask(base))
         moves = trees.flatten(run.program.base_mask)
         resumable["base"] = trees.map_with_path(
-            lambda path, x: x if changed[path] or moves[path] else None, base
+            lambda path, x: (
+                x
+                if (changed[path] or moves[path]) and not lazy_leaf.is_lazy(x)
+                else None
+            ),
+            base,
         )
     elif run.exp.average is not None:
         resumable["base"] = state.trainable["model"]
@@ -102,7 +117,10 @@ def _restore(run: Run, folder: pathlib.Path, step_number: int) -> None:
         **trees.flatten(last["params"]),
         **trees.flatten(resumable.get("base", {})),
     }
-    base = trees.map_with_path(lambda path, _: leaves[path], _base(run))
+    # A quantized base is that of the initial weights, as the run has it already.
+    base = trees.map_with_path(
+        lambda path, leaf: leaf if lazy_leaf.is_lazy(leaf) else leaves[path], _base(run)
+    )
     model, frozen = trees.partition(base, mask)
     stats = resumable.get("stats", last.get("stats", run.state.stats))
     run.state = step.State(
@@ -121,5 +139,29 @@ def _restore(run: Run, folder: pathlib.Path, step_number: int) -> None:
         run.thresholds = np.asarray(meta["thresholds"], np.float64)
     if run.best is not None:
         best = restored["best"]
-        run.best_weights = best["params"], best.get("stats", run.state.stats)
         run.best_peft_params = restored.get("delta")
+        params = _quantized_again(run, best["params"], run.best_peft_params)
+        run.best_weights = params, best.get("stats", run.state.stats)
+
+
+def _quantized_again(run: Run, params: PyTree, delta: PyTree) -> PyTree:
+    """Restored parameters with the run's quantized base in place of its floats.
+
+    Args:
+      run: the run, restored.
+      params: as they are stored.
+      delta: the parameters of its reparametrization that are merged in them; None for
+        a mixture of weights, which stays float.
+    """
+    params = jax.tree.map(jnp.asarray, params)
+    if delta is None or not lazy_leaf.has_lazy(run.fixed.frozen):
+        return params
+    weights = {"model": run.state.trainable["model"], "peft": delta}
+    # A copy: its numbers are part of the state, which steps donate.
+    packed = trees.copy(run.pack(weights))
+    return jax.tree.map(
+        lambda new, x: new if lazy_leaf.is_lazy(new) else x,
+        packed,
+        params,
+        is_leaf=lazy_leaf.is_lazy,
+    )

@@ -73,7 +73,7 @@ def attach(
         host_streams=(),
     )
     feature_streams, entries, notes = {}, {}, []
-    weights = run.params, run.state.stats
+    weights = run.packed_params, run.state.stats
     for name in program.streams:
         read, split = streams.dataset_and_split_of(run.parts.datasets, name)
         dataset = run.parts.datasets[read]
@@ -191,7 +191,7 @@ def _expected(run: Any, name: str, stages: tuple[str, ...]) -> int:
         functools.partial(
             feature_cache.stage_output, program.network, program.dtype, stages
         ),
-        (run.params, run.state.stats),
+        (run.packed_params, run.state.stats),
         x,
     )
     rows = len(data.rows[split])
@@ -207,7 +207,7 @@ def _is_source(run: Any, stages: tuple[str, ...]) -> bool:
     phases = run.parts.phases[: run.phase + 1]
     source_paths = {*trees.flatten(source.params), *trees.flatten(source.stats or {})}
     for stage in stages:
-        for tree in (run.params, run.state.stats):
+        for tree in (run.packed_params, run.state.stats):
             if not set(trees.flatten({stage: tree.get(stage, {})})) <= source_paths:
                 return False
         if any(any(jax.tree.leaves(p.trainable_mask.get(stage, {}))) for p in phases):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import compilation, token_ids
+from jaxtl.core import compilation, lazy_leaf, token_ids
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, short_repr
 from jaxtl.core.types import Network, PyTree, Source
@@ -18,6 +18,8 @@ from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import TrainedTokenizer
 from jaxtl.models.staged import Staged
 from jaxtl.models.two_towers import TwoTowers
+from jaxtl.optim.phases import resolve_phases
+from jaxtl.peft import quantized_base
 from jaxtl.pretrained import hf_peft_read, match, reorder
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
@@ -289,32 +291,70 @@ def _source_network(
 def _reparametrized(exp: Experiment, model: InitialModel, x: PyTree) -> InitialModel:
     """The model with the parameters of `exp.peft`."""
     peft, network, params = exp.peft, model.base_network, model.base_params
+    quantized_base.check(peft)
     peft.check(network, params)
-    # A key that the initial weights do not use: their numbers must not repeat.
-    key = jax.random.fold_in(jax.random.key(exp.seed), 20_000)
-    shapes = jax.eval_shape(network.apply, params, model.stats, x).features
-    peft_params, constants = peft.init(key, params, shapes), peft.constants(params)
-    notes = dict(model.notes)
+    adapter, notes = None, dict(model.notes)
     if peft.start is not None:
         adapter, note = hf_peft_read.read_start(
             peft, model.config, params, x, model.output_names
         )
-        peft_params, constants = adapter.delta, adapter.constants
+        whole = adapter.whole
         params = trees.map_with_path(
-            lambda p, leaf: jnp.asarray(adapter.whole.get(p, leaf), leaf.dtype), params
+            lambda p, leaf: jnp.asarray(whole.get(p, leaf), leaf.dtype), params
         )
         notes |= {"peft.start": note} if note else {}
-    merged = jax.jit(peft.merge)(params, peft_params, constants)
     source = model.source
+    if peft.base != quantized_base.FLOAT:
+        params, source = _quantized(exp, model, params)
+        network = quantized_base.stagewise(network)
+        notes["peft.base"] = quantized_base.describe(peft, network, params)
+    floats = lazy_leaf.realized(params)
+    if adapter is None:
+        # A key that the initial weights do not use: their numbers must not repeat.
+        key = jax.random.fold_in(jax.random.key(exp.seed), 20_000)
+        shapes = jax.eval_shape(network.apply, params, model.stats, x).features
+        peft_params, constants = peft.init(key, floats, shapes), peft.constants(floats)
+    else:
+        peft_params, constants = adapter.delta, adapter.constants
+    merged = jax.jit(peft.merge)(floats, peft_params, constants)
     if source.params is not None:  # None at the leaves that the reparametrization added
         source = dataclasses.replace(source, params=trees.like(merged, source.params))
+    adapted = peft.network(model.base_network)
+    is_float = peft.base == quantized_base.FLOAT
     return dataclasses.replace(
         model,
-        network=peft.network(network),
+        base_network=network,
+        network=adapted if is_float else quantized_base.stagewise(adapted),
         base_params=params,
         params=merged,
         source=source,
         peft_params=peft_params,
         peft_constants=constants,
         notes=notes,
+    )
+
+
+def _quantized(
+    exp: Experiment, model: InitialModel, params: PyTree
+) -> tuple[PyTree, Source]:
+    """The base with the matrices quantized that no phase trains, and θ₀ likewise."""
+    phases = resolve_phases(
+        exp, model.base_network.stages, params, model.stats, params, ()
+    )
+    trained = functools.reduce(
+        functools.partial(jax.tree.map, lambda a, b: a or b),
+        [phase.base_mask for phase in phases],
+    )
+    matrices = quantized_base.quantizable(model.base_network, params, trained)
+    quantized = quantized_base.quantized(exp.peft, params, matrices)
+    leaves, source = trees.flatten(quantized), model.source
+    before = trees.flatten(model.base_params)
+
+    def same(path: str, leaf: Any) -> Any:
+        # A leaf that peft.start replaced is not θ₀'s.
+        is_quantized = path in matrices and matrices[path] is before[path]
+        return leaves[path] if is_quantized else leaf
+
+    return quantized, dataclasses.replace(
+        source, params=trees.map_with_path(same, source.params)
     )

@@ -104,6 +104,10 @@ class TrainedModel:
         del which
         return self.params, self.stats
 
+    def packed_weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
+        """The same: a stored model is float throughout."""
+        return self.weights(which)
+
     def evaluation_model(self, data: str = "target") -> EvaluationModel:
         """The model for evaluation on the target data."""
         del data

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxtl.core import devices
+from jaxtl.core import devices, lazy_leaf
 from jaxtl.core import tree as trees
 from jaxtl.data.dataset import QUESTION_ANSWERING, Dataset
 from jaxtl.evaluation import answer_threshold, evaluate, selection_cost, thresholds
@@ -100,12 +100,20 @@ def _costs(run: Run) -> dict[str, Any]:
         "compile_seconds": run.compile_seconds,
         "flops_per_step": compiled.flops if compiled else None,
         "temp_bytes": compiled.temp_bytes if compiled else None,
-        "parameter_bytes": trees.nbytes(run.params),
+        "parameter_bytes": _parameter_bytes(run),
         "trainable_bytes": trees.nbytes(run.state.trainable),
         "optimizer_bytes": trees.nbytes(run.state.opt),
-        "parameters": trees.size(run.params),
+        "parameters": trees.size(run.packed_params),
         "trainable_parameters": trainable(run),
     }
+
+
+def _parameter_bytes(run: Run) -> int:
+    """Bytes of the parameters; δ counts beside a quantized base, else as merged."""
+    if not lazy_leaf.has_lazy(run.fixed.frozen):
+        return trees.nbytes(run.params)
+    parts = {name: run.state.trainable[name] for name in ("model", "peft")}
+    return trees.nbytes((run.fixed.frozen, parts))
 
 
 def _drift(run: Run) -> float | None:

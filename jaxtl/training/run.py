@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import config, sharding
+from jaxtl.core import lazy_leaf, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.ranges import check_ranges
@@ -26,6 +26,7 @@ from jaxtl.evaluation import (
 )
 from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.optim import optimizer as optimizers
+from jaxtl.peft import quantized_base
 from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
 from jaxtl.training import (
@@ -179,7 +180,7 @@ class Run:
     @property
     def source(self) -> Source:
         """θ₀, as the terms see it."""
-        return self.fixed.source
+        return _realized(self.fixed.source)
 
     @property
     def network(self) -> Network:
@@ -189,14 +190,27 @@ class Run:
     @property
     def params(self) -> PyTree:
         """All parameters as the network reads them, frozen and trainable, as of now."""
-        return self.loaded[0] if self.loaded else self._merged(self.state.trainable)
+        return _realized(self.packed_params)
 
-    def _merged(self, trainable: PyTree) -> PyTree:
+    @property
+    def packed_params(self) -> PyTree:
+        """The same for the network alone: a quantized base stays quantized."""
+        return self.loaded[0] if self.loaded else self.pack(self.state.trainable)
+
+    def pack(self, trainable: PyTree) -> PyTree:
+        """All parameters as the network reads them, of these trainable ones.
+
+        Args:
+          trainable: {"model", "peft"} as in `State.trainable`.
+        """
         peft, hypers = self.exp.peft, self.state.hypers["peft"]
         if peft is None:
-            return step_lib.merge_params(None, trainable, self.fixed)
-        static = _StaticPeft(config.without_hyperparameters(peft))
-        return _merge_peft(static, hypers, trainable, self.fixed)
+            return step_lib.packed_params(None, hypers, trainable, self.fixed)
+        settings = quantized_base.PeftSettings.of(peft)
+        if lazy_leaf.has_lazy(self.fixed.frozen):
+            # A compiled program would copy the base.
+            return step_lib.packed_params(settings.peft, hypers, trainable, self.fixed)
+        return _merge_peft(settings, hypers, trainable, self.fixed)
 
     @property
     def preprocess(self) -> preprocess.Preprocess:
@@ -213,6 +227,11 @@ class Run:
 
         Where the experiment averages weights, both are of the average.
         """
+        params, stats = self.packed_weights(which)
+        return _realized(params), stats
+
+    def packed_weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
+        """`weights` for the network alone: a quantized base stays quantized."""
         if which not in ("current", "best"):
             raise UserError(f"which={which!r}: expected 'current' or 'best'.")
         if self.loaded is not None:
@@ -220,8 +239,8 @@ class Run:
         if which == "best" and self.best_weights is not None:
             return self.best_weights
         if self.exp.average is None:
-            return self.params, self.state.stats
-        return self._merged(self.state.average), self.state.average["stats"]
+            return self.packed_params, self.state.stats
+        return self.pack(self.state.average), self.state.average["stats"]
 
     @property
     def best_is_recent(self) -> bool:
@@ -401,7 +420,7 @@ class Run:
         best = None if self.best is None else self.best["value"]
         if not metrics.beats(monitor, value, best, self.directions):
             return False
-        self.set_best(self.weights(), value, values)
+        self.set_best(self.packed_weights(), value, values)
         if self.exp.peft is not None:
             has_average = self.exp.average is not None
             weights = self.state.average if has_average else self.state.trainable
@@ -430,23 +449,20 @@ def _check_threshold(exp: Experiment, target: Dataset) -> str:
     return ""
 
 
+def _realized(tree: PyTree) -> PyTree:
+    """The tree with arrays in place of lazy leaves, the others as they are."""
+    return _realize(tree) if lazy_leaf.has_lazy(tree) else tree
+
+
+_realize = jax.jit(lazy_leaf.realized)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _merge_peft(
-    static: "_StaticPeft", hypers: PyTree, trainable: PyTree, fixed: step_lib.Fixed
+    settings: quantized_base.PeftSettings,
+    hypers: PyTree,
+    trainable: PyTree,
+    fixed: step_lib.Fixed,
 ) -> PyTree:
     """Merged parameters, by one compiled program per kind of reparametrization."""
-    peft = config.with_hyperparameters(static.peft, hypers)
-    return step_lib.merge_params(peft, trainable, fixed)
-
-
-class _StaticPeft:
-    """A reparametrization that compares by its settings, as a static argument."""
-
-    def __init__(self, peft: Any):
-        self.peft, self._key = peft, config.key(peft)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _StaticPeft) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+    return step_lib.merge_params(settings.peft, hypers, trainable, fixed)

@@ -66,7 +66,7 @@ def setup(
         run_dir.write_json(
             directory / run_dir.LOADED, result.loaded(run.parts.model.loading)
         )
-        source_weights.save(directory, run.source)
+        source_weights.save(directory, run.fixed.source)
         # It is the directory's mark, so it comes last.
         run_dir.write_experiment(
             directory,
@@ -104,7 +104,7 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
     for name, fresh in inputs.load_datasets(exp).items():
         _same_rows(directory, datasets[name], fresh)
     run = Run(exp, directory, datasets=datasets)
-    source_weights.check(directory, run.source)
+    source_weights.check(directory, run.fixed.source)
     target = run.parts.datasets["target"]
     folder = directory / "checkpoints"
     last_step = checkpoint.latest(folder)
@@ -170,7 +170,10 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
         return Run(exp, terms={}, datasets=datasets)
     # The network has the parameters that the reparametrization added, which no initial
     # weights can have.
-    run = Run(dataclasses.replace(exp, init=None), terms={}, datasets=datasets)
+    # Its base is stored as float, like everything else.
+    peft = dataclasses.replace(exp.peft, base="float", double_quantization=False)
+    exp = dataclasses.replace(exp, init=None, peft=peft)
+    run = Run(exp, terms={}, datasets=datasets)
     check_names(out, weights.meta, run.parts.datasets["target"])
     shapes = {p: x.shape for p, x in trees.flatten(run.params).items()}
     stored = trees.flatten(weights.params)

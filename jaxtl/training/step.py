@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtl.core import config, sharding
+from jaxtl.core import config, lazy_leaf, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree, Source
 from jaxtl.data import device_stream, preprocess
 from jaxtl.data.augment import image
 from jaxtl.optim import optimizer as optimizers
+from jaxtl.peft import quantized_base
 from jaxtl.terms import context as objective
 from jaxtl.terms.program import Program
 from jaxtl.training.accumulation import (
@@ -64,7 +65,8 @@ class Fixed:
     """Everything that a step reads and never changes.
 
     Attributes:
-      frozen: the frozen parameters, None at trainable leaves.
+      frozen: the frozen parameters, None at trainable leaves; matrices of a quantized
+        base are `LazyLeaf`s, here and in θ₀.
       source: θ₀.
       term_constants: term name -> the arrays of its `Term.constants`.
       peft_constants: the constant arrays of the reparametrization.
@@ -96,9 +98,9 @@ def step(
     """
     hypers = state.hypers
     terms = config.with_hyperparameters(dict(program.terms), hypers["terms"])
-    peft = config.with_hyperparameters(program.peft, hypers["peft"])
     key = jax.random.fold_in(jax.random.key(hypers["seed"]), state.step)
     batches = _batches(program, state, data, jax.random.fold_in(key, 0))
+    source = lazy_leaf.realized(fixed.source)
 
     def loss(
         trainable: PyTree,
@@ -107,11 +109,14 @@ def step(
         key: jax.Array,
         mean_counts: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, LossOutputs]:
+        packed = packed_params(program.peft, hypers["peft"], trainable, fixed)
         context = objective.Context(
             program=program.in_compute_dtype(),
-            source=fixed.source,
+            source=source,
             constants=fixed.term_constants,
-            params=merge_params(peft, trainable, fixed),
+            # Where no term reads a leaf of a quantized base, XLA leaves its value out.
+            params=lazy_leaf.realized(packed),
+            packed_params=packed,
             stats=carry.stats,
             term_params=trainable["terms"],
             term_states=dict(carry.term_states),
@@ -129,7 +134,7 @@ def step(
     grads, metrics, (stats, term_states) = _gradients(
         program, loss, state, batches, jax.random.fold_in(key, 1)
     )
-    trainable, opt = _update(program, state, grads, fixed.source.params)
+    trainable, opt = _update(program, state, grads, source.params)
     average = _average(program, state, trainable, stats)
     new = State(trainable, stats, opt, term_states, average, hypers, state.step + 1)
     metrics["grad_norm"] = jnp.sqrt(trees.sum_squares(grads))
@@ -208,7 +213,8 @@ def _update(
     transform = optimizers.transform(
         optimizer, program.labels, source, state.step - hypers["first"], hypers["span"]
     )
-    updates, opt = transform.update(grads, state.opt, state.trainable)
+    # In half precision the optimizer's numbers, float32, would not fit the gradients.
+    updates, opt = transform.update(trees.as_float32(grads), state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     trainable["model"] = optimizers.project(
         optimizer, trainable["model"], state.trainable["model"], grads["model"], anchor
@@ -227,12 +233,28 @@ def _average(
     return rule.update(state.average, weights, state.step, state.hypers["steps"])
 
 
-def merge_params(peft: Any, trainable: PyTree, fixed: Fixed) -> PyTree:
-    """All parameters as the network reads them."""
+def packed_params(peft: Any, hypers: PyTree, trainable: PyTree, fixed: Fixed) -> PyTree:
+    """All parameters as the network reads them, quantized matrices as `LazyLeaf`s.
+
+    Args:
+      peft: the reparametrization, whose traced numbers don't matter, or None.
+      hypers: these numbers.
+      trainable: {"model", "peft"} of `State.trainable`.
+      fixed: the frozen parameters and constants.
+    """
     base = trees.merge(trainable["model"], fixed.frozen)
     if peft is None:
         return base
-    return peft.merge(base, trainable["peft"], fixed.peft_constants)
+    if lazy_leaf.has_lazy(base):
+        constants = fixed.peft_constants
+        return quantized_base.packed(peft, hypers, base, trainable["peft"], constants)
+    method = config.with_hyperparameters(peft, hypers)
+    return method.merge(base, trainable["peft"], fixed.peft_constants)
+
+
+def merge_params(peft: Any, hypers: PyTree, trainable: PyTree, fixed: Fixed) -> PyTree:
+    """All parameters as arrays; arguments as for `packed_params`."""
+    return lazy_leaf.realized(packed_params(peft, hypers, trainable, fixed))
 
 
 def averaged_tree(trainable: PyTree, stats: PyTree) -> PyTree:
@@ -288,9 +310,12 @@ def initial_state(
 
 
 def optimizer_state(program: Program, trainable: PyTree) -> PyTree:
-    """The optimizer's state before the first step on these leaves."""
+    """The optimizer's state before the first step on these leaves.
+
+    That of half-precision leaves is float32, as are the optimizer's numbers.
+    """
     step = jnp.int32(1)
     transform = optimizers.transform(
         program.optimizer, program.labels, None, step, step
     )
-    return transform.init(trainable)
+    return transform.init(trees.as_float32(trainable))
