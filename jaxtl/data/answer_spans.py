@@ -79,6 +79,7 @@ class Prediction(NamedTuple):
 
     Attributes:
       span: the best span; None where there is none, or none is the answer.
+      score: of the answer, or of none.
       probability: of the answer: softmax of the scores of the `N_BEST` best spans, no
         answer included where questions may lack one, as in `run_qa`.
       null_lead: score of no answer − score of the best span; −∞ where questions always
@@ -86,6 +87,7 @@ class Prediction(NamedTuple):
     """
 
     span: Span | None
+    score: float
     probability: float
     null_lead: float
 
@@ -113,9 +115,9 @@ def predict_answer(
         is_full = len(scores) == N_BEST and null > scores[-1]
         scores = [*scores[: N_BEST - is_full], null]
     if not scores:
-        return Prediction(None, 0.0, -np.inf)
+        return Prediction(None, -np.inf, 0.0, -np.inf)
     shares = np.exp(np.array(scores) - max(scores))
     shares /= shares.sum()
     if threshold is not None and lead > threshold:
-        return Prediction(None, float(shares[-1]), lead)
-    return Prediction(spans[0] if spans else None, float(shares[0]), lead)
+        return Prediction(None, null, float(shares[-1]), lead)
+    return Prediction(spans[0], spans[0].score, float(shares[0]), lead)

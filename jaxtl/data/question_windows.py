@@ -68,6 +68,14 @@ class Questions:
         """Whether any question has no answer (v2.0): then none may be predicted."""
         return not all(self.answers)
 
+    def prediction_settings(self) -> dict[str, int | bool]:
+        """What predictions for other files need, as JSON."""
+        return {
+            "stride": self.stride,
+            "max_answer_length": self.max_answer_length,
+            "may_lack_answers": self.may_lack_answers,
+        }
+
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The questions that some rows are about, each once, in order."""
         return np.unique(self.question[rows])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.sources.squad import SQuAD
 from jaxtl.data.tokenizer import Tokenizer
 from jaxtl.models.staged import Staged
 from jaxtl.training.experiment import Experiment
@@ -92,7 +93,13 @@ def _differences(
 ) -> list[str]:
     """What a caller of the pipeline must know to get the run's own predictions."""
     lines = []
-    if tokenizer is not None:
+    if tokenizer is not None and isinstance(exp.data, SQuAD):
+        lines.append(
+            f"The run read contexts in windows of at most {tokenizer.max_length} "
+            f"tokens, which share {exp.data.stride}, and took the best span of all of "
+            f"at most {exp.data.max_answer_length} tokens."
+        )
+    elif tokenizer is not None:
         limit = tokenizer.max_length
         lines.append(
             f"The run cut texts to at most {limit} tokens; the pipeline does so with "

@@ -112,11 +112,24 @@ def _data(metadata: Mapping[str, Any], history: Mapping[str, Any]) -> str:
     lines = [
         f"- Data: `{_as_call(history['experiment']['data'])}`.",
         f"- Examples: {sizes or 'unknown'}.",
-        f"- Classes: {shown}." if names else "- Targets: numbers.",
+        f"- Classes: {shown}." if names else f"- Targets: {_targets(metadata)}.",
         f"- One example, as stored: {inputs}.",
         f"- Preprocessing, inside the program: `{json.dumps(metadata['preprocess'])}`.",
     ]
     return "## Data\n\n" + "\n".join(lines)
+
+
+def _targets(metadata: Mapping[str, Any]) -> str:
+    """What a model without classes predicts."""
+    if "answers" not in metadata:
+        return "numbers"
+    settings = metadata["answers"]
+    lacking = "questions may lack an answer" * settings["may_lack_answers"]
+    return (
+        f"spans of a context, at most {settings['max_answer_length']} tokens long"
+        f"{'; ' * bool(lacking)}{lacking}. Windows of long contexts share "
+        f"{settings['stride']} tokens"
+    )
 
 
 def _metrics(history: Mapping[str, Any]) -> str:
@@ -145,6 +158,14 @@ def _usage(metadata: Mapping[str, Any]) -> str:
     is_single = list(metadata["inputs"]) == [SINGLE_INPUT]
     argument = SINGLE_INPUT if is_single else f"{{{arrays}}}"
     output = "outputs" if metadata["task"] == "regression" else "probabilities"
+    of_files = ""
+    if "answers" in metadata:
+        of_files = """
+
+Answers to the questions of a file, with text and score:
+
+    from jaxtl.export.predict import predict
+    answers = predict("THIS_FOLDER", "questions.json")"""
     offsets = [k for k in ("offset", "target_offset") if k in metadata["preprocess"]]
     note = (
         "\n\nThe program itself takes values from which the preprocessing's `offset` "
@@ -152,7 +173,7 @@ def _usage(metadata: Mapping[str, Any]) -> str:
     )
     return f"""## How to predict
 
-On the command line, with files that are images, arrays, tables or texts:
+On the command line, with files that are images, arrays, tables, texts or questions:
 
     jaxtl predict THIS_FOLDER FILE…
 
@@ -160,7 +181,7 @@ In Python (the stored example is checked first):
 
     from jaxtl.export.bundle import load
     predictor = load("THIS_FOLDER")
-    {output} = predictor({argument})
+    {output} = predictor({argument}){of_files}
 
 With jax and safetensors alone:
 

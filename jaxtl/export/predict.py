@@ -17,13 +17,19 @@ import numpy as np
 from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, preprocess, sparse_rows
-from jaxtl.data.dataset import TAG_TASKS
+from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.data.sources import folder_layout, table_files
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
+from jaxtl.export.predict_answers import answered_questions
 from jaxtl.export.predict_words import tagged_words
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
+# Task -> what reads a file by itself, and yields predictions.
+_READERS = {
+    **dict.fromkeys(TAG_TASKS, tagged_words),
+    QUESTION_ANSWERING: answered_questions,
+}
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
@@ -53,6 +59,8 @@ def predict(
       multilabel: "labels" (those above ½ or the run's thresholds, joined by ", ") and
       a "p(label)" for each;
       regression: "output", or "output 0", "output 1", …;
+      answers: a dict per question, "question", "answer", "probability" and "score" (see
+      `predict_answers.answered_questions`);
       tags of words: a dict per word, "word", "label" and "probability" (see
       `predict_words.tagged_words`).
 
@@ -66,10 +74,11 @@ def predict(
     predictor = bundle.load(folder)
     if name is not None:
         predictor = dataclasses.replace(predictor, name=name)
-    if predictor.task in TAG_TASKS:
+    if predictor.task in _READERS:
         paths = list(map(_existing, files))
         tracked = progress.track(paths, "predicting files")
-        return [p for path in tracked for p in tagged_words(predictor, path)]
+        read = _READERS[predictor.task]
+        return [p for path in tracked for p in read(predictor, path)]
     if len(predictor.output_shape) != 1:
         raise UserError(
             f"{predictor.name} gives outputs of shape {predictor.output_shape} for "

@@ -78,7 +78,9 @@ class Predictor:
     def __call__(self, x: Any) -> np.ndarray:
         """Computes probabilities (n, classes), or outputs (n, targets) for regression.
 
-        Softmax for classification; for multilabel a sigmoid per label.
+        Softmax for classification; for multilabel a sigmoid per label; of pairs of
+        question and context (n, length, 2), softmax over tokens: first and last one of
+        the answer. `predict.predict` reads files, and gives answers.
 
         Args:
           x: (n, …) array in stored units, or {name: array} for a model of several; a

@@ -14,7 +14,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess
-from jaxtl.data.dataset import CONTRASTIVE
+from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
 from jaxtl.export.predictor import SINGLE_INPUT
 from jaxtl.models.precision import compute_in
 from jaxtl.training.load_model import TrainedModel, input_specs
@@ -92,7 +92,8 @@ def _forward(
 
     Returns:
       "logits" and "probabilities", softmax for classification and sigmoid for
-      multilabel; "outputs" for regression. (batch, outputs) each, float32.
+      multilabel; "outputs" for regression. (batch, outputs) each, float32. Of questions
+      (batch, length, 2), softmax over the tokens.
     """
     structure = {"params": trained.params, "stats": trained.stats}
     tree = trees.map_with_path(lambda path, _: weights[path], structure)
@@ -103,6 +104,8 @@ def _forward(
     task = trained.task
     if task == "regression":
         return {"outputs": logits}
+    if task == QUESTION_ANSWERING:
+        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=1)}
     squash = jax.nn.sigmoid if task == "multilabel" else jax.nn.softmax
     return {"logits": logits, "probabilities": squash(logits)}
 

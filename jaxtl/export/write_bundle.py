@@ -156,6 +156,7 @@ def _metadata(
         },
         "id_sizes": getattr(trained.config, "id_sizes", dict)(),
         **_table(trained),
+        **({"answers": meta["answers"]} if meta.get("answers") else {}),
         "preprocess": preprocess.to_json(trained.preprocess),
         "tolerance": TOLERANCE_HALF if _is_half_precision(trained) else TOLERANCE,
         "licence": (licence or "").strip() or "unknown",

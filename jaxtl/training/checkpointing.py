@@ -96,6 +96,7 @@ def save(run: Run) -> None:
         "output_names": list(run.parts.model.output_names),
         "feature_names": list(target.feature_names),
         "encoding": target.encoding and target.encoding.to_json(),
+        "answers": target.questions and target.questions.prediction_settings(),
         "task": run.parts.program.task,
         # An export rebuilds the model from these, without the data.
         "inputs": result.inputs(target),

@@ -68,7 +68,7 @@ def test_answers_are_those_of_transformers():
         np.testing.assert_allclose(p.probability, probability, rtol=1e-12)
     for (context, p), (text, probability, lead) in zip(predictions(0.0), V2):
         assert _text(context, p.span) == text
-        np.testing.assert_allclose(p[1:], [probability, lead], rtol=1e-12)
+        np.testing.assert_allclose(p[2:], [probability, lead], rtol=1e-12)
     texts = [_text(context, p.span) for context, p in predictions(0.4)]
     assert texts == ["Anna lives in", "", "Emil sells"]
 
@@ -104,6 +104,7 @@ def test_a_window_without_context_has_no_span():
     assert answer_spans.best_spans(nothing, nothing, logits, 3, 20) == []
     assert answer_spans.predict_answer(nothing, nothing, logits, 3, None).span is None
     assert answer_spans.predict_answer(nothing, nothing, logits, 3, 0.0)[1:] == (
+        0.0,
         1.0,
         np.inf,
     )

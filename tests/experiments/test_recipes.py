@@ -37,6 +37,22 @@ def _entities(folder):
     (folder / "test.conll").write_text(text)
 
 
+def _answers(folder):
+    """40 questions in 10 articles, every fourth without an answer."""
+    _encoder(folder)
+    articles = []
+    for i in range(12):
+        context = " ".join("abcdefgh"[(i * k) % 8] for k in range(1, 40))
+        qas = [{"id": f"{i}-{k}", "question": f"a b {k} ?", "is_impossible": k == 3,
+                "answers": [{"text": context[k : k + 3], "answer_start": k}] * (k != 3)}
+               for k in (0, 2, 3, 4)]  # fmt: skip
+        paragraphs = [{"context": context, "qas": qas}]
+        articles.append({"title": f"article {i}", "paragraphs": paragraphs})
+    for name, part in (("train", articles[:10]), ("dev", articles[10:])):
+        content = {"version": "v2.0", "data": part}
+        (folder / f"{name}-v2.0.json").write_text(json.dumps(content))
+
+
 def _topics(folder):
     _encoder(folder)
     rows = [
@@ -87,6 +103,7 @@ def _evaluation(folder):
 DATA = {
     "evaluate.py": _evaluation,
     "entities.py": _entities,
+    "answers.py": _answers,
     "topics.py": _topics,
     "similarity.py": _pairs,
     "parquet.py": _parquet,
