@@ -69,6 +69,11 @@ class Term:
         return False
 
     @property
+    def period(self) -> int:
+        """k where it is 0 on all steps but the last of each k since it began."""
+        return 1
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams that this term reads, from its stream fields."""
         names: list[str] = []

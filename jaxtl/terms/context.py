@@ -417,7 +417,11 @@ def loss(
         if context.program.minimizes(name)
     }
     first = sorted(views, key=lambda name: not terms[name].runs_first)
-    results = {name: terms[name](views[name]) for name in first}
+    idle = context.program.idle_terms or ()
+    results = {
+        name: jnp.float32(0.0) if name in idle else terms[name](views[name])
+        for name in first
+    }
     total, metrics = jnp.float32(0.0), {}
     for name, view in views.items():
         term, result = terms[name], results[name]

@@ -43,6 +43,8 @@ class Program:
         None where every stage runs.
       cached_source: whether that output is the source's as well.
       phase_terms: names of the terms that the step minimizes, None for all.
+      idle_terms: names of the terms of a `period` that this step leaves out, which its
+        number says; None lets the compiled step look at the number.
 
     Attributes, read by the step alone:
       terms: name -> term.
@@ -73,6 +75,7 @@ class Program:
     cached_until: str | None = None
     cached_source: bool = False
     phase_terms: tuple[str, ...] | None = None
+    idle_terms: tuple[str, ...] | None = None
 
     terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -93,6 +96,12 @@ class Program:
     def minimizes(self, term: str) -> bool:
         """Whether the step's loss holds the term of this name."""
         return self.phase_terms is None or term in self.phase_terms
+
+    @property
+    def periods(self) -> dict[str, int]:
+        """Name -> period of the minimized terms that don't act on every step."""
+        periods = {n: t.period for n, t in self.terms.items() if self.minimizes(n)}
+        return {name: period for name, period in periods.items() if period > 1}
 
     def passes_with(self, stream: str) -> tuple[str, ...]:
         """Streams of this phase that pass with `stream`; () where it passes alone."""

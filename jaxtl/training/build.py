@@ -313,6 +313,7 @@ def program_of_phase(
         train_stages=phase.train_stages,
         frozen_stats=phase.frozen_stats,
         phase_terms=phase.terms,
+        idle_terms=None,
         cached_until=None,
         cached_source=False,
     )

@@ -1,6 +1,8 @@
 """Dispatches: the compiled step, one or many at a time, and what it costs."""
 
+import dataclasses
 import functools
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,6 +35,106 @@ class Compiled(NamedTuple):
     seconds: float
     flops: float | None
     temp_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledSteps:
+    """The compiled dispatches of a phase, among which a step's number chooses.
+
+    Where one dispatch takes one step, terms with a period are left out of the program
+    of the steps on which they are 0: a condition inside of it would cost more, since
+    XLA's CPU backend runs convolutions several times slower there.
+
+    Attributes:
+      dispatches: names of the terms left out -> the dispatch; None is the only key of
+        programs without such terms, and of those that decide themselves.
+      periods: name -> period of the terms that the host leaves out.
+      starts: name of a term that began after the run's first step -> that step.
+    """
+
+    dispatches: Mapping[tuple[str, ...] | None, Compiled]
+    periods: Mapping[str, int]
+    starts: Mapping[str, int]
+
+    def at(self, step: int) -> Compiled:
+        """The dispatch that takes the step of this number."""
+        if not self.periods:
+            return self.dispatches[None]
+        return self.dispatches[idle_terms(self.periods, self.starts, step)]
+
+    @property
+    def most(self) -> int:
+        """The largest number of steps of one dispatch."""
+        return next(iter(self.dispatches.values())).most
+
+    @property
+    def seconds(self) -> float:
+        """Time of tracing and compiling all."""
+        return sum(dispatch.seconds for dispatch in self.dispatches.values())
+
+    @property
+    def flops(self) -> float | None:
+        """Floating-point operations per step, the mean over steps (None if unknown)."""
+        counts = [self.at(step).flops for step in _cycle(self.periods, self.starts)]
+        known = [count for count in counts if count is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def temp_bytes(self) -> int | None:
+        """Temporary memory of the step that needs most."""
+        sizes = [d.temp_bytes for d in self.dispatches.values()]
+        return max((size for size in sizes if size is not None), default=None)
+
+
+def idle_terms(
+    periods: Mapping[str, int], starts: Mapping[str, int], step: int
+) -> tuple[str, ...]:
+    """Names of the terms with a period that are 0 on a step.
+
+    They act on the last of each `period` steps: on the first one θ is θ₀.
+
+    Args:
+      periods: name -> period.
+      starts: name of a term that began after the run's first step -> that step.
+      step: its number in the run.
+    """
+    return tuple(
+        name
+        for name, period in periods.items()
+        if (step - starts.get(name, 0) + 1) % period
+    )
+
+
+def _cycle(periods: Mapping[str, int], starts: Mapping[str, int]) -> range:
+    """Steps after which the terms that act come again in the same order."""
+    first = max(starts.values(), default=0)
+    return range(first, first + math.lcm(*periods.values()))
+
+
+def compiled_steps(
+    program: Program,
+    state: State,
+    fixed: Fixed,
+    data: Mapping[str, Any],
+    most: int,
+    starts: Mapping[str, int],
+) -> CompiledSteps:
+    """The compiled dispatches of a phase.
+
+    Args:
+      program, state, fixed, data, most: as for `compiled`.
+      starts: as in `CompiledSteps`.
+    """
+    periods = program.periods if most == 1 else {}
+    if not periods:
+        dispatch = compiled(program, state, fixed, data, most)
+        return CompiledSteps({None: dispatch}, {}, {})
+    steps = _cycle(periods, starts)
+    dispatches = {}
+    for idle in dict.fromkeys(idle_terms(periods, starts, number) for number in steps):
+        of_step = dataclasses.replace(program, idle_terms=idle)
+        dispatches[idle] = compiled(of_step, state, fixed, data, most)
+    return CompiledSteps(dispatches, periods, starts)
 
 
 def compiled(

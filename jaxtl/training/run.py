@@ -122,7 +122,7 @@ class Run:
         self.seconds = 0.0
         self.resumed_at = 0
         self.session_seconds = 0.0
-        self.compiled: compiled_step.Compiled | None = None
+        self.compiled: compiled_step.CompiledSteps | None = None
         self.compile_seconds = 0.0
         self._host_batches: dict[str, Iterator] = {}
         self._drawn: tuple[range, dict] = (range(0), {})
@@ -280,7 +280,7 @@ class Run:
         self.fixed = dataclasses.replace(self.fixed, frozen=frozen)
         self.phase, self.compiled, self.cached = number, None, None
 
-    def compile(self) -> compiled_step.Compiled:
+    def compile(self) -> compiled_step.CompiledSteps:
         """Compiles the step for this run's shapes, once per process and shape."""
         if not self.program.terms:
             raise UserError(
@@ -295,7 +295,8 @@ class Run:
             data = self._data_shapes(asked_steps or compiled_step.LOOP)
             arguments = (self.program, self.state, self.fixed, data)
             most = compiled_step.steps_per_dispatch(*arguments, asked_steps)
-            self.compiled = compiled_step.compiled(*arguments, most)
+            starts = self.parts.phases[self.phase].term_starts
+            self.compiled = compiled_step.compiled_steps(*arguments, most, starts)
             self.compile_seconds += self.compiled.seconds
             if self.cached is not None:
                 note = self.cached.describe(self.compiled.flops)
@@ -340,7 +341,7 @@ class Run:
             while is_over and self.phase + 1 < len(phases):
                 self.enter_phase(self.phase + 1)
                 is_over = self.steps_done >= phases[self.phase].steps.stop
-            compiled = self.compile()
+            compiled = self.compile().at(self.steps_done)
             left_in_phase = max(phases[self.phase].steps.stop - self.steps_done, 0)
             steps = min(count, compiled.most, left_in_phase or count)
             data = self._data(compiled.most)

@@ -98,8 +98,7 @@ class JacobianDifference(Term):
       every: the term acts on each `every`-th step alone, with `every` times the
         strength, so that a plain gradient step's mean is unchanged; it is 0 on all
         other steps, which then cost nothing (unless several runs step together in one
-        vmapped program, or the network has convolutions and runs on a CPU, where XLA's
-        are several times slower inside a condition: `fraction` saves more there).
+        vmapped program).
         Optimizers that scale by past gradients, as Adam does, behave differently.
       fraction: share of the batch that the term reads, at least one example. They are
         the batch's first rows, whose order is random already.
@@ -229,9 +228,13 @@ class JacobianDifference(Term):
             f"{kind}{', '.join(modules)}{steps}"
         )
 
+    @property
+    def period(self) -> int:
+        return self.every
+
     def __call__(self, context: View) -> jax.Array:
-        if self.every == 1:
-            return self._value(context, context.params)
+        if self.every == 1 or context.program.idle_terms is not None:
+            return self.every * self._value(context, context.params)
         # The last of each `every` steps: at step 0 θ is θ₀ and there is no difference.
         is_due = (context.step + 1) % self.every == 0
         params, frozen = trees.partition(context.params, context.program.trainable_mask)
@@ -271,8 +274,7 @@ class JacobianDifference(Term):
 
     @property
     def runs_first(self) -> bool:
-        shares = self.estimator == "forward" and self.wrt == "params"
-        return shares and self.every == 1
+        return self.estimator == "forward" and self.wrt == "params"
 
     def _function_value(
         self, context: View, sides: Sides, x: PyTree, start: str | None
@@ -318,7 +320,10 @@ class JacobianDifference(Term):
         self, context: View, u: PyTree, x: PyTree, start: str | None
     ) -> jax.Array | None:
         """Ju by the task's own pass; None where that is another function or has run."""
-        if not self.runs_first or start != context.entry(self.stream)[1]:
+        is_certain = self.every == 1 or context.program.idle_terms is not None
+        if not (self.runs_first and is_certain):
+            return None
+        if start != context.entry(self.stream)[1]:
             return None
         stage = self._stage_name(context)
         return context.forward_tangent(
