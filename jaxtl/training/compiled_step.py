@@ -130,7 +130,7 @@ def compiled_steps(
         dispatch = compiled(program, state, fixed, data, most)
         return CompiledSteps({None: dispatch}, {}, {})
     steps = _cycle(periods, starts)
-    dispatches = {}
+    dispatches: dict[tuple[str, ...] | None, Compiled] = {}
     for idle in dict.fromkeys(idle_terms(periods, starts, number) for number in steps):
         of_step = dataclasses.replace(program, idle_terms=idle)
         dispatches[idle] = compiled(of_step, state, fixed, data, most)
