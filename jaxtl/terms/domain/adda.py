@@ -37,7 +37,9 @@ class ADDA(adversarial.DiscriminatorTerm):
 
     References:
       Tzeng et al., Adversarial Discriminative Domain Adaptation, CVPR 2017; its
-      L_D is a sum over the two domains, without ½.
+      L_D is a sum over the two domains, without ½. In the authors' program
+      (erictzeng/adda) L_M, too, is a mean over both domains, so its encoder's gradient
+      is half of this one's.
     """
 
     def check(self, setup: Setup) -> None:

@@ -42,8 +42,7 @@ def class_thresholds(
 
     References:
       Zou et al., Unsupervised Domain Adaptation for Semantic Segmentation via
-      Class-Balanced Self-Training, ECCV 2018, Algorithm 2. The authors' program takes
-      the rank ⌊portion · n_c⌋, which is one lower for some classes.
+      Class-Balanced Self-Training, ECCV 2018, Algorithm 2.
     """
     group = jnp.where(predicted < 0, classes, predicted)
     order = jnp.lexsort((-confidence, group))

@@ -77,8 +77,9 @@ class DeepJDOT(DomainPairAtStage):
     """Σ γ_ij C_ij, C = α · `feature_cost` + λ_t · `label_cost`, γ its `transport_plan`.
 
     The source's task loss is not part of it: add CrossEntropy(stream="source"). The
-    paper solves the transport exactly; here it is smoothed by `epsilon`. Reports the
-    two parts, unweighted: "features" and "labels".
+    paper solves the transport exactly; here it is smoothed by `epsilon`. The authors'
+    program finds γ with ‖y_i − p(x_j)‖² in place of the cross-entropy and without λ_t.
+    Reports the two parts, unweighted: "features" and "labels".
 
     Attributes:
       source: stream of the labelled domain.

@@ -66,12 +66,36 @@ def weighted_cross_entropy(
       A scalar in nats.
 
     References:
-      Cao et al., as `class_weights`, eq. 5.
+      Cao et al., as `class_weights`, eq. 5. The authors' program divides by Σ_i γ_{y_i}
+      (torch's weighted cross-entropy), which is larger by n / Σ_i γ_{y_i}.
     """
     log_p = jax.nn.log_softmax(logits)
     label_log_p = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
     smoothed = (1 - smoothing) * label_log_p + smoothing * jnp.mean(log_p, axis=-1)
     return -jnp.mean(weights[labels] * smoothed)
+
+
+def partial_discriminator_loss(
+    source: jax.Array, target: jax.Array, example_weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """½ · ((1/n) Σ_i γ_{y_i} · loss_i over the source + mean over the target), in nats.
+
+    Args:
+      source: (n,) logits of source examples, whose domain is 1.
+      target: (m,) logits of target examples, whose domain is 0.
+      example_weights: γ_{y_i}, (n,).
+
+    Returns:
+      (value, share of target examples that are told apart).
+
+    References:
+      Cao et al., as `class_weights`, eq. 5. The authors' program divides γ by its
+      largest value among the batch's source examples.
+    """
+    # Divided by n as in the paper, and not by Σ γ as `domain_loss` divides.
+    source_loss = jnp.mean(example_weights * jax.nn.softplus(-source))
+    target_loss, target_hits = adversarial.domain_loss(target, 0.0)
+    return 0.5 * (source_loss + target_loss), target_hits
 
 
 def _uniform_prediction(setup: Setup) -> PyTree:
@@ -144,9 +168,9 @@ class ClassWeightedCrossEntropy(DomainPair):
 class PartialDANN(DANN):
     """DANN with source examples weighted by γ of their class: PADA's discriminator.
 
-    ½ · ((1/n) Σ_i γ_{y_i} · loss_i over the source + mean over the target), in nats.
-    Use it with `ClassWeightedCrossEntropy` as the task loss. Reports the
-    discriminator's accuracy (unweighted) and the mean weight.
+    The value is `partial_discriminator_loss`. Use it with `ClassWeightedCrossEntropy`
+    as the task loss. Reports the discriminator's accuracy (unweighted) and the mean
+    weight.
 
     Attributes:
       source, target, stage, widths, dropout, norm, initializer, reversal: as in
@@ -173,10 +197,8 @@ class PartialDANN(DANN):
         weights = _update_weights(context, self.target, self.momentum)
         source, target = self.domain_logits(context)
         example_weights = weights[context.batches[self.source]["y"]]
-        # Divided by n as in the paper, and not by Σ γ as `domain_loss` divides.
-        source_loss = jnp.mean(example_weights * jax.nn.softplus(-source))
-        target_loss, target_hits = adversarial.domain_loss(target, 0.0)
-        return 0.5 * (source_loss + target_loss), {
+        value, target_hits = partial_discriminator_loss(source, target, example_weights)
+        return value, {
             "accuracy": 0.5 * (jnp.mean(source > 0) + target_hits),
             "mean_weight": jnp.mean(weights),
         }

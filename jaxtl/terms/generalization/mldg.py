@@ -52,7 +52,8 @@ class MLDG(base.MultiDomainTerm):
 
     References:
       Li et al., Learning to Generalize: Meta-Learning for Domain Generalization, AAAI
-      2018, eq. 3; β = 1 there.
+      2018, eq. 3; β = 1 there. DomainBed's program takes Adam's step in place of
+      −α·∇F and is of first order.
     """
 
     compares: ClassVar[str] = "a gradient step on the batch"

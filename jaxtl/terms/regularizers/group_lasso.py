@@ -1,6 +1,7 @@
 """Group-Lasso-SP: whole units stay at the starting point or leave it."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def group_lasso(params: jax.Array, source: jax.Array, axis: int = -1) -> jax.Arr
     # The root has no derivative at 0; the inner `where` keeps infinity out of it.
     has_moved = squares > 0
     norms = jnp.where(has_moved, jnp.sqrt(jnp.where(has_moved, squares, 1.0)), 0.0)
-    return jnp.sqrt(jnp.float32(gap.shape[1])) * jnp.sum(norms)
+    return math.sqrt(gap.shape[1]) * jnp.sum(norms)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -209,6 +209,9 @@ class SMART(_NoiseTerm):
     z starts as normal noise, takes `steps` of `projected_ascent` and is then held
     constant. Divergences, modes and masks are those of `R3F`. This is the paper's R_s;
     its Bregman proximal point (a distance to a moving average of θ) is not part of it.
+    Gradients flow through both outputs of both divergences. The authors' program
+    (namisan/mt-dnn) holds the first output of each KL fixed, which halves the gradient
+    where the outputs are close: its λ is the weight λ/2 here.
 
     Attributes:
       radius: ε. The default, the paper's, is below the resolution of bfloat16.
