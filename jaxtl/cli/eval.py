@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtl.data.dataset import Data
     from jaxtl.evaluation.metrics import Interval
 
-HELP = "evaluate a finished run again, or the seeds of a study"
+HELP = "evaluate a run, the seeds of a study or an export, on its data or on others"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,21 +58,73 @@ def main(args: argparse.Namespace) -> int:
             "--intervals are those of one run's examples; --all gives intervals over "
             "seeds: leave one of the two out."
         )
+    from jaxtl.export import bundle
+
+    if (args.dir / bundle.METADATA).exists():
+        return _eval_export(args)
     if args.all:
         return _eval_all(args)
     return run_argument.for_each_run(args, _eval_run)
 
 
 def _eval_run(args: argparse.Namespace) -> int:
+    from jaxtl.evaluation import evaluate
+
     model, metrics = _evaluate(args.dir, args)
+    intervals = None
+    if args.intervals is not None:
+        intervals = evaluate.bootstrap(
+            model, args.split, args.intervals, args.method, args.seed
+        )
+    _print_metrics(args, model, metrics, intervals, f"{args.which} checkpoint on ")
+    return 0
+
+
+def _eval_export(args: argparse.Namespace) -> int:
+    """Prints the metrics of an exported model on --data."""
+    from jaxtl.evaluation import evaluate
+    from jaxtl.export import evaluate_export
+
+    if args.data is None or pathlib.Path(args.data).suffix != ".py":
+        raise UserError(
+            f"{args.dir} is an export, which does not say how to read data: --data "
+            f"names an experiment file (.py) whose data= are read; got {args.data!r}."
+        )
+    model = evaluate_export.load(args.dir, _data_of_file(args.data))
+    predictions = model.predict(args.split)
+    metrics, intervals = evaluate.measure(model, args.split, *predictions), None
+    if args.intervals is not None:
+        intervals = evaluate.intervals(
+            model, args.split, *predictions, args.intervals, args.method, args.seed
+        )
+    _print_metrics(args, model, metrics, intervals, "")
+    return 0
+
+
+def _print_metrics(
+    args: argparse.Namespace,
+    model: Any,
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, "Interval"] | None,
+    checkpoint: str,
+) -> None:
+    """Prints a row per metric, and what was decided.
+
+    Args:
+      args: of the command line.
+      model: what was evaluated.
+      metrics: of it.
+      intervals: of the metrics, None for none.
+      checkpoint: that the title names.
+    """
     examples = len(model.datasets["target"].example_rows[args.split])
     rows = [[name, formatting.metric_cell(metrics, name)] for name in metrics]
     place = f"{args.data}, {args.split}" if args.data else args.split
-    title = f"{args.dir}: {args.which} checkpoint on {place}, {examples:,} examples"
+    title = f"{args.dir}: {checkpoint}{place}, {examples:,} examples"
     columns, told = ["metric", ""], dict(model.notes)
-    if args.intervals is not None:
+    if intervals is not None:
         columns.append("95 % interval")
-        rows = _with_intervals(rows, model, args)
+        rows = [[*row, _interval_cell(row[0], intervals)] for row in rows]
         told["intervals"] = (
             f"bootstrap over examples, {args.method}, {args.intervals:,} resamples, "
             f"seed {args.seed}"
@@ -83,19 +135,6 @@ def _eval_run(args: argparse.Namespace) -> int:
     terminal.print(console.table(title, columns, rows))
     for name, text in told.items():
         terminal.print(f"{name}: {text}", markup=False, soft_wrap=True)
-    return 0
-
-
-def _with_intervals(
-    rows: list[list[str]], model: Any, args: argparse.Namespace
-) -> list[list[str]]:
-    """Adds the interval of each row's metric."""
-    from jaxtl.evaluation import evaluate
-
-    intervals = evaluate.bootstrap(
-        model, args.split, args.intervals, args.method, args.seed
-    )
-    return [[*row, _interval_cell(row[0], intervals)] for row in rows]
 
 
 def _interval_cell(metric: str, intervals: Mapping[str, "Interval"]) -> str:
@@ -166,13 +205,19 @@ def _print_data(model: Any) -> None:
 def _other_data(run: pathlib.Path, path: str) -> "Data":
     """The data of an experiment file, or the run's source at another place."""
     from jaxtl.data.sources.at_path import at_path
-    from jaxtl.training import experiment_file, run_dir
+    from jaxtl.training import run_dir
 
-    if pathlib.Path(path).suffix != ".py":
-        return at_path(run_dir.read_experiment(run).data, path)
-    sources = {
-        repr(e.data): e.data for e in experiment_file.read_file(path).variants.values()
-    }
+    if pathlib.Path(path).suffix == ".py":
+        return _data_of_file(path)
+    return at_path(run_dir.read_experiment(run).data, path)
+
+
+def _data_of_file(path: str) -> "Data":
+    """The target data of an experiment file, which all of its variants share."""
+    from jaxtl.training import experiment_file
+
+    variants = experiment_file.read_file(path).variants.values()
+    sources = {repr(exp.data): exp.data for exp in variants}
     if len(sources) > 1:
         raise UserError(
             f"--data {path}: the variants of the file have {len(sources)} different "

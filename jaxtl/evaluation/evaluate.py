@@ -103,7 +103,25 @@ def bootstrap(
       run, split, which: as for `evaluate`.
       resamples, method, seed: as for `metrics.bootstrap_intervals`.
     """
-    logits, labels = predict_split(run, split, which)
+    predictions = predict_split(run, split, which)
+    return intervals(run, split, *predictions, resamples, method, seed)
+
+
+def intervals(
+    run: Evaluable,
+    split: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    resamples: int = 1000,
+    method: Literal["percentile", "bca"] = "percentile",
+    seed: int = 0,
+) -> dict[str, metrics.Interval]:
+    """Intervals of all metrics of predictions on a split.
+
+    Args:
+      run, split, logits, labels: as for `measure`.
+      resamples, method, seed: as for `bootstrap`.
+    """
     return metrics.bootstrap_intervals(
         _task(run),
         logits,

@@ -100,8 +100,13 @@ def with_shared_files(
       trained: the source of the run's own, None where it can't be rebuilt.
       directory: of the run.
     """
-    own = set() if trained is None else {path.resolve() for path in trained.files()}
-    shared = [path.name for path in dataset.files if path.resolve() in own]
+    own = [] if trained is None else [path.resolve() for path in trained.files()]
+    files = {path.resolve(): path.name for path in dataset.files}
+    shared = [
+        name
+        for file, name in files.items()
+        if any(file.is_relative_to(path) or path.is_relative_to(file) for path in own)
+    ]
     if not shared:
         return dataset
     note = (

@@ -13,6 +13,8 @@ from jaxtl.cli.main import main
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data.sources.at_path import at_path
+from jaxtl.evaluation import evaluate
+from jaxtl.export import evaluate_export, write_bundle
 from jaxtl.training import inputs, other_data, run_dir
 
 CLASSES = ("p", "q", "s")
@@ -118,6 +120,29 @@ def test_a_finished_run_is_evaluated_on_other_data(trained, tmp_path, capsys):
     other = write(tmp_path / "z.csv", [(*rows[0][:3], "z"), (*rows[1][:3], "p")])
     assert main(["eval", str(trained[0]), "--data", other]) == 1
     assert "z is not among them" in capsys.readouterr().err
+
+
+def test_an_export_is_evaluated_as_its_run(trained, tmp_path, capsys):
+    rows = cells(np.random.default_rng(8), 40, "rgx")
+    table = write(tmp_path / "new.csv", rows, order=(2, 3, 0, 1))
+    out = str(write_bundle.export(trained[0], tmp_path / "export"))
+    data = tl.data.CSV(table, target="y", test=1.0)
+    model = evaluate_export.load(out, data)
+    values = evaluate.measure(model, "test", *model.predict("test"))
+    p, y = numpy_probabilities(trained, rows), [CLASSES.index(r[3]) for r in rows]
+    nll = sklearn_metrics.log_loss(y, p, labels=range(3))
+    assert values["nll"] == pytest.approx(nll, rel=1e-5)
+    with pytest.raises(UserError, match="have no split 'val'; they have test"):
+        model.predict("val")
+    (tmp_path / "data.py").write_text(
+        "import jaxtl as tl\n\n\ndef experiment():\n    return tl.Experiment(\n"
+        f"        model=None, data=tl.data.CSV({table!r}, target='y', test=1.0))\n"
+    )
+    options = ["--data", str(tmp_path / "data.py"), "--intervals", "5"]
+    assert main(["eval", out, *options]) == 0
+    assert "40 examples" in capsys.readouterr().out
+    assert main(["eval", out, "--data", table]) == 1
+    assert "does not say how to read data" in capsys.readouterr().err
 
 
 def test_data_that_a_run_was_trained_on_are_told(trained):
