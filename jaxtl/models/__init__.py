@@ -52,5 +52,8 @@ if TYPE_CHECKING:
     from .vit import ViT as ViT
     from .wrapping.wrap import foreign as foreign
     from .wrapping.wrap import wrap as wrap
+    from .zero_shot import ZeroShotClassifier as ZeroShotClassifier
+    from .zero_shot import class_embeddings as class_embeddings
+    from .zero_shot import zero_shot_logits as zero_shot_logits
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

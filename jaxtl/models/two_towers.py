@@ -43,7 +43,7 @@ class TwoTowers:
       temperature: its inverse is the scale at the start.
       bias: of the logits at the start, trained with the scale; None for none, which is
         0. (SigLIP: temperature 0.1 and bias −10.)
-      outputs: not used; a pair has its embeddings.
+      outputs: always None; a pair has its embeddings.
     """
 
     image: Any
@@ -56,6 +56,7 @@ class TwoTowers:
     predict = "pair"
 
     def __post_init__(self):
+        object.__setattr__(self, "outputs", None)  # data of pairs have 0
         for name in ("image", "text"):
             tower = getattr(self, name)
             if not isinstance(tower, Network) and not hasattr(tower, "pure"):
@@ -105,7 +106,9 @@ class TwoTowers:
           stats: of the whole model, where the tower has BatchNorm.
         """
         tower = self.towers()[0]
-        out = tower.apply(*_parts(IMAGE_TOWER, tower, params, stats or {}), images)
+        out = tower.apply(
+            *parts_of_tower(IMAGE_TOWER, tower, params, stats or {}), images
+        )
         return unit_norm(out.logits)
 
     def encode_text(
@@ -113,7 +116,9 @@ class TwoTowers:
     ) -> jax.Array:
         """Embeddings of {"input_ids", "attention_mask"}, (batch, width) of length 1."""
         tower = self.towers()[1]
-        out = tower.apply(*_parts(TEXT_TOWER, tower, params, stats or {}), tokens)
+        out = tower.apply(
+            *parts_of_tower(TEXT_TOWER, tower, params, stats or {}), tokens
+        )
         return unit_norm(out.logits)
 
     def logit_scale(self, params: PyTree) -> jax.Array:
@@ -166,7 +171,7 @@ def _tower(tower: Any, width: int) -> Network:
     return dataclasses.replace(tower, outputs=width).pure()
 
 
-def _parts(
+def parts_of_tower(
     prefix: str, tower: Network, params: PyTree, stats: PyTree
 ) -> tuple[PyTree, PyTree]:
     """A tower's parameters and statistics, of those of the pair."""
@@ -211,11 +216,11 @@ def _network_of(model: TwoTowers) -> Network:
         ):
             if not any(name.startswith(prefix) for name in run if name != HEAD):
                 break
-            settings = _modes(prefix, modes)
+            settings = modes_of_tower(prefix, modes)
             if stop is not None and stop.startswith(prefix) and stop != HEAD:
                 settings["stop"] = stop.removeprefix(prefix)
             tower_key = None if key is None else jax.random.fold_in(key, i)
-            parts = _parts(prefix, tower, params, stats)
+            parts = parts_of_tower(prefix, tower, params, stats)
             out = tower.apply(*parts, inputs[i], key=tower_key, **settings)
             features |= _prefixed(prefix, out.features)
             new |= _prefixed(prefix, out.stats)
@@ -237,9 +242,19 @@ _NO_START = (
 )
 
 
-def _modes(prefix: str, modes: Mapping[str, Any]) -> dict[str, Any]:
-    """`train` and `frozen_stats` of `Network.apply`, those of a tower."""
+def modes_of_tower(prefix: str, modes: Mapping[str, Any]) -> dict[str, Any]:
+    """`train` and `frozen_stats` of `Network.apply`, those of a tower.
+
+    Args:
+      prefix: of the tower's stages.
+      modes: the settings that hold them, where they do.
+    """
     return {
-        field: tuple(n.removeprefix(prefix) for n in names if n.startswith(prefix))
-        for field, names in modes.items()
+        field: tuple(
+            name.removeprefix(prefix)
+            for name in modes[field]
+            if name.startswith(prefix)
+        )
+        for field in ("train", "frozen_stats")
+        if field in modes
     }

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .external import FromFile as FromFile
     from .external import FromHub as FromHub
     from .from_module import FromModule as FromModule
+    from .from_prompts import FromPrompts as FromPrompts
     from .from_run import FromCheckpoint as FromCheckpoint
     from .from_run import FromRun as FromRun
     from .match import Weights as Weights

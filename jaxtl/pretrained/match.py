@@ -37,6 +37,7 @@ class Weights:
       feature_names: of the input columns in order, likewise.
       left_out: names of tensors of parts that the model does not have.
       absent: stages that the weights lack and that stay at their initial values.
+      remark: how they were made, "" where there is nothing to tell.
     """
 
     params: PyTree
@@ -48,10 +49,11 @@ class Weights:
     feature_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    remark: str = ""
 
     def note(self) -> str:
-        """What was left out of the file or is not in it, "" for nothing."""
-        parts = []
+        """What was left out of the file, is not in it or was made, "" for nothing."""
+        parts = [self.remark] if self.remark else []
         if self.left_out:
             names = ", ".join(self.left_out[:3])
             more = f", … ({len(self.left_out)} tensors)" * (len(self.left_out) > 3)

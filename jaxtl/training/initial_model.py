@@ -18,9 +18,11 @@ from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import TrainedTokenizer
 from jaxtl.models.staged import Staged
 from jaxtl.models.two_towers import TwoTowers
+from jaxtl.models.zero_shot import ZeroShotClassifier
 from jaxtl.optim.phases import resolve_phases
 from jaxtl.peft import quantized_base
 from jaxtl.pretrained import hf_peft_read, match, reorder
+from jaxtl.pretrained.from_prompts import FromPrompts
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
 
@@ -74,7 +76,10 @@ def read_initial_weights(
         return None
     outputs = streams.number_of_outputs(datasets)
     config, _ = _network(exp.model, datasets["target"], outputs)
-    return _named_weights(exp.init, config)
+    init = exp.init
+    if isinstance(init, FromPrompts):
+        init = init.for_classes(streams.output_names(datasets))
+    return _named_weights(init, config)
 
 
 def load_initial_model(
@@ -139,7 +144,7 @@ def _check_inputs(
     Raises:
       UserError: tokenizers or ids beyond the model's vocabulary.
     """
-    if not isinstance(model, Staged | TwoTowers):
+    if not isinstance(model, Staged | TwoTowers | ZeroShotClassifier):
         return {}
     notes, vocab = {}, model.id_sizes().get("input_ids")
     for name in ("target", *exp.streams):

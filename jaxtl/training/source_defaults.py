@@ -12,11 +12,10 @@ from typing import Any, TypeGuard
 from jaxtl.data.dataset import Data
 from jaxtl.data.sources.squad import SQuAD
 from jaxtl.data.text_columns import TextData
-from jaxtl.data.tokenizer import TOKENIZER, VOCABULARIES, Tokenizer, as_tokenizer
+from jaxtl.data.tokenizer import TOKENIZER, Tokenizer, as_tokenizer
 from jaxtl.data.tokenizer import stored as stored_tokenizer
 from jaxtl.data.tokenizer_training import MOST_PIECES
-from jaxtl.pretrained.external import FromHub
-from jaxtl.pretrained.from_run import FromRun
+from jaxtl.pretrained.weights_tokenizer import tokenizer_of_weights
 from jaxtl.training.experiment import Experiment
 
 
@@ -38,7 +37,7 @@ def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data
     if not unnamed:
         return data_of
     named = getattr(data_of["target"], "tokenizer", None)
-    shared = _stored_tokenizer(exp.init) if named is None else as_tokenizer(named)
+    shared = tokenizer_of_weights(exp.init) if named is None else as_tokenizer(named)
     sizes: dict[str, int] = getattr(exp.model, "id_sizes", dict)()
     most = min(sizes.get("input_ids", MOST_PIECES), MOST_PIECES)
     replaced = {
@@ -55,16 +54,6 @@ def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data
 def _lacks_tokenizer(data: Data) -> TypeGuard[TextData]:
     """Whether data are texts that name no tokenizer."""
     return isinstance(data, TextData) and data.reads_texts() and data.tokenizer is None
-
-
-def _stored_tokenizer(init: Any) -> Tokenizer | None:
-    """The tokenizer that comes with pretrained weights; None for none."""
-    if isinstance(init, FromHub):
-        folder = init.folder()
-        has_one = any((folder / name).is_file() for name in VOCABULARIES)
-        return Tokenizer(str(folder)) if has_one else None
-    path = pathlib.Path(init.path) / TOKENIZER if isinstance(init, FromRun) else None
-    return stored_tokenizer(path) if path is not None and path.is_file() else None
 
 
 def with_tokenizer(data: Data, tokenizer: Tokenizer | None) -> Data:

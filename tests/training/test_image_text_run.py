@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 
 import jax
 import numpy as np
@@ -99,6 +100,50 @@ def test_a_stored_model_gives_the_recall_of_its_encodings(run):
     for k in (1, 5):
         hits = (order[:, :k] == np.arange(len(rows))[:, None]).any(1)
         assert values[f"text_to_image_recall_at_{k}"] == pytest.approx(hits.mean())
+
+
+def test_a_run_of_pairs_classifies_by_prompts(run, captions, tmp_path):
+    for a, b in itertools.product(COLORS, COLORS):
+        (tmp_path / "test" / a).mkdir(parents=True, exist_ok=True)
+        picture = PIL.Image.open(pathlib.Path(captions).parent / f"{a}{b}one.png")
+        picture.save(tmp_path / "test" / a / f"{b}.png")
+    prompts = tuple(f"{{}} above {b} one" for b in COLORS)
+    init = tl.pretrained.FromPrompts(tl.pretrained.FromRun(str(run.directory)), prompts)
+    model = tl.load_model(run.directory)
+    exp = tl.Experiment(
+        model=tl.models.ZeroShotClassifier(pair=model.config),
+        init=init,
+        data=tl.data.ImageFolder(str(tmp_path)),
+    )
+    zero_shot = tl.setup(exp)
+    assert "3 prompts for each of 3 classes" in zero_shot.notes["init.tensors"]
+    accuracy = tl.train(zero_shot)["test"]["accuracy"]
+    dataset = zero_shot.datasets["target"]
+    embeddings = tl.models.class_embeddings(
+        model.config, model.params, run.datasets["target"].tokenizer,
+        dataset.class_names, prompts,
+    )  # fmt: skip
+    images = preprocess.apply(model.preprocess, dataset.x)
+    logits = tl.models.zero_shot_logits(model.config, model.params, images, embeddings)
+    assert accuracy == np.mean(np.argmax(logits, axis=1) == dataset.y)
+    exp = dataclasses.replace(exp, init=dataclasses.replace(init, names={"read": "a"}))
+    with pytest.raises(tl.UserError, match="'read' is no class; did you mean 'red'"):
+        tl.setup(exp)
+
+
+def test_weights_from_prompts_need_a_pair_and_a_classifier_of_it(run, captions):
+    init = tl.pretrained.FromPrompts(tl.pretrained.FromRun(str(run.directory)))
+    with pytest.raises(tl.UserError, match=r"tl\.models\.ZeroShotClassifier\(pair=…\)"):
+        init.model()
+    with pytest.raises(tl.UserError, match="got MLP"):
+        init.read_for(TOWERS.image)
+    other = dataclasses.replace(TOWERS, width=4)
+    with pytest.raises(tl.UserError, match="text_head/dense/bias of the pair"):
+        init.for_classes(("a",)).read_for(tl.models.ZeroShotClassifier(pair=other))
+    with pytest.raises(tl.UserError, match="no class names"):
+        init.for_classes(()).read_for(tl.models.ZeroShotClassifier(pair=TOWERS))
+    with pytest.raises(tl.UserError, match="weights of a pair"):
+        tl.pretrained.FromPrompts("clip")
 
 
 def test_micro_batches_are_told_and_pairs_are_not_exported(run, captions, capsys):

@@ -1,0 +1,18 @@
+"""The tokenizer that comes with pretrained weights."""
+
+import pathlib
+from typing import Any
+
+from jaxtl.data.tokenizer import TOKENIZER, VOCABULARIES, Tokenizer, stored
+from jaxtl.pretrained.external import FromHub
+from jaxtl.pretrained.from_run import FromRun
+
+
+def tokenizer_of_weights(init: Any) -> Tokenizer | None:
+    """The tokenizer of a model's directory or of a run; None for none."""
+    if isinstance(init, FromHub):
+        folder = init.folder()
+        has_one = any((folder / name).is_file() for name in VOCABULARIES)
+        return Tokenizer(str(folder)) if has_one else None
+    path = pathlib.Path(init.path) / TOKENIZER if isinstance(init, FromRun) else None
+    return stored(path) if path is not None and path.is_file() else None
