@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .core.types import Source as Source
     from .evaluation import metrics as metrics
     from .evaluation.evaluate import evaluate as evaluate
+    from .export.encode import encode as encode
     from .models import merging as merging
     from .results.results import read_results as read_results
     from .sweep.api import plan_sweep as plan_sweep

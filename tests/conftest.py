@@ -43,7 +43,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, Output, Source
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import feature_cache
-from jaxtl.models import MLP, Llama, TwoTowers
+from jaxtl.models import MLP, BiEncoder, Llama, TwoTowers
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
 from jaxtl.terms.program import Program
@@ -289,6 +289,11 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
         if task == "contrastive":
             x["image"] = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
         return {"x": x, "y": jnp.zeros(size, jnp.int32)}
+    if task == "similarity":
+        ids = jnp.asarray(rng.integers(0, 11, (size, 2, width)), jnp.int32)
+        mask = jnp.arange(width) < rng.integers(2, width + 1, (size, 2, 1))
+        x = {"input_ids": ids, "attention_mask": mask}
+        return {"x": x, "y": jnp.asarray(rng.random(size), jnp.float32)}
     x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
     if task == "classification":
         return {"x": x, "y": jnp.asarray(rng.integers(0, outputs, size))}
@@ -320,6 +325,7 @@ _MODELS = {
     "language": _LLAMA,
     "question_answering": _SPANS,
     "contrastive": _PAIRS,
+    "similarity": BiEncoder(encoder=_LLAMA, dense_width=6),
 }
 
 
@@ -369,7 +375,7 @@ class Bench:
         start, self.stats = self.network.init(jax.random.key(0), x)
         noise, _ = self.network.init(jax.random.key(1), x)
         self.params = jax.tree.map(lambda a, b: a + moved * (b + 0.3), start, noise)
-        head = start[self.network.stages[-1]]
+        head = start.get(self.network.stages[-1])
         self.source_network = None if scratch else self.network
         if source_outputs is not None:
             other = MLP(outputs=source_outputs, widths=(8,))
@@ -384,7 +390,8 @@ class Bench:
             stage: jax.tree.map(lambda _, s=stage: s not in frozen, tree)
             for stage, tree in self.params.items()
         }
-        self.task, self.outputs = task, outputs
+        self.task = "regression" if task == "similarity" else task
+        self.outputs = outputs
 
     @property
     def program(self) -> Program:

@@ -9,6 +9,7 @@ from jaxtl.models import (
     VGG,
     BEiT,
     Bert,
+    BiEncoder,
     CLIPText,
     CLIPVision,
     ConvNeXt,
@@ -34,6 +35,7 @@ TEXT = {
     "input_ids": rng.integers(0, 29, (4, 7)).astype(np.int32),
     "attention_mask": np.arange(7) < np.array([[7], [3], [1], [5]]),
 }
+PAIRS = {name: np.stack([x, x[::-1]], axis=1) for name, x in TEXT.items()}
 SMALL = {"vocab": 29, "width": 16, "layers": 2, "heads": 4, "context": 9}
 DROPS = {**SMALL, "dropout": 0.2}
 VIT = {"size": 16, "patch": 4, "width": 16, "layers": 2, "heads": 4, "hidden": 20}
@@ -125,6 +127,17 @@ MODELS = {
     "llama-class": (
         Llama(outputs=3, hidden=20, kv_heads=2, predict="class", **SMALL),
         TEXT,
+    ),
+}
+# Compare two texts by a head without parameters.
+COMPARED = {
+    "bi-encoder": (
+        BiEncoder(
+            encoder=Bert(hidden=20, **{**DROPS, "layers": 1}),
+            dense_width=6,
+            normalize=True,
+        ),
+        PAIRS,
     ),
 }
 

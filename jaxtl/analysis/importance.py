@@ -21,7 +21,7 @@ from jaxtl.optim import optimizer
 from jaxtl.terms.regularizers import dense_layers, fisher, importance_file, kfac
 from jaxtl.training import build, experiment_file, inputs, run_dir, run_paths
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_trained, with_stored_size
+from jaxtl.training.load_model import check_trained, with_stored_inputs
 
 
 def _fisher(
@@ -178,7 +178,7 @@ def from_run(directory: str | pathlib.Path) -> ModelAndData:
     check_trained(directory)
     exp = run_dir.read_experiment(directory)
     init = pretrained.FromRun(str(directory))
-    data = with_stored_size(exp.data, init.read().meta)
+    data = with_stored_inputs(exp.data, init.read().meta)
     dataset = inputs.load_target(data, exp.seed, directory)
     exp = dataclasses.replace(exp, data=data, init=init)
     return from_experiment(exp, {"target": dataset})

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.serialization import later_field
-from jaxtl.data.dataset import WORDS, Data
+from jaxtl.data.dataset import WORDS, Data, Table
 from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 
 
@@ -27,11 +27,20 @@ class TextData(Data):
         from the pretrained weights.
       vocab: most pieces of a tokenizer that is trained; None takes the model's number
         of them, at most 8,192.
+      separate: of pairs: whether the two texts are tokenized each by itself; None lets
+        the model decide (`models.BiEncoder` reads them so).
+      score_range: (lowest, highest) score of pairs, such as (0, 5), which are scaled to
+        `score_scale`; the task is then regression. None leaves labels as they are.
+      score_scale: what the lowest and the highest score become: (0, 1), or (−1, 1) for
+        pairs whose texts may be opposites.
     """
 
     tokenizer: Tokenizer | str | None = None
     default_tokenizer: Tokenizer | None = later_field(None)
     vocab: int | None = later_field(None)
+    separate: bool | None = later_field(None)
+    score_range: tuple[float, float] | None = later_field(None)
+    score_scale: tuple[float, float] = later_field((0.0, 1.0))
 
     fitted_options = ("default_tokenizer", "vocab")
 
@@ -45,6 +54,37 @@ class TextData(Data):
                 f"least 1; got {self.vocab!r}."
             )
 
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Raises UserError for options of pairs that are not valid; sets their task."""
+        name, pair = type(self).__name__, getattr(self, "pair", None)
+        for field in ("separate", "score_range"):
+            if getattr(self, field) is not None and pair is None:
+                raise UserError(
+                    f"{name}.{field}={getattr(self, field)!r} concerns pairs of texts; "
+                    "name the column of the second text, pair=, or leave it out."
+                )
+        for field in ("score_range", "score_scale"):
+            value = getattr(self, field)
+            if value is None:
+                continue
+            is_range = isinstance(value, tuple | list) and len(value) == 2
+            if not (is_range and all(map(_is_finite, value)) and value[0] < value[1]):
+                raise UserError(
+                    f"{name}.{field}={value!r}: expected two numbers, the lowest and "
+                    "the highest, such as (0, 5)."
+                )
+            object.__setattr__(self, field, tuple(map(float, value)))
+        if self.score_range is None:
+            return
+        if (task := getattr(self, "task", None)) not in (None, "regression"):
+            raise UserError(
+                f"{name}.score_range={self.score_range!r} scales numbers, the task "
+                f"'regression'; got task={task!r}."
+            )
+        object.__setattr__(self, "task", "regression")
+
     def reads_texts(self) -> bool:
         """Whether a tokenizer is needed."""
         return True
@@ -54,6 +94,41 @@ class TextData(Data):
         if self.tokenizer is None:
             return super().files()
         return (*super().files(), *as_tokenizer(self.tokenizer).files())
+
+
+def _is_finite(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and bool(np.isfinite(value))
+
+
+def with_scaled_scores(data: TextData, table: Table) -> Table:
+    """A table whose scores of pairs are in `score_scale`, if a `score_range` is given.
+
+    Raises:
+      UserError: a score outside of the range.
+    """
+    if data.score_range is None:
+        return table
+    (low, high), (first, last) = data.score_range, data.score_scale
+    y = np.asarray(table.y, np.float64)
+    is_outside = ~((y >= low) & (y <= high))
+    if is_outside.any():
+        row = int(np.flatnonzero(is_outside)[0])
+        raise UserError(
+            f"{type(data).__name__}.score_range=({low:g}, {high:g}): the score of "
+            f"{table.origins[row]} is {y[row]:g}."
+        )
+    note = f"scores from {low:g} to {high:g} are scaled to {first:g} to {last:g}"
+    scaled = first + (y - low) * (last - first) / (high - low)
+    return dataclasses.replace(table, y=scaled, notes=(*table.notes, note))
+
+
+def token_ids(
+    tokenizer: Tokenizer, columns: Sequence[Sequence[str]], separate: bool | None
+) -> dict[str, np.ndarray]:
+    """The ids and masks of texts, or of pairs, which are read at once or separately."""
+    is_separate = separate and len(columns) == 2
+    return tokenizer.separately(*columns) if is_separate else tokenizer(*columns)
 
 
 def fields(data: TextData, columns: Sequence[Sequence[str]], kind: str) -> dict:
@@ -68,7 +143,8 @@ def fields(data: TextData, columns: Sequence[Sequence[str]], kind: str) -> dict:
       "x", and without a tokenizer "train_tokenizer" and "digests", of the texts.
     """
     if data.tokenizer is not None:
-        return {"x": as_tokenizer(data.tokenizer)(*columns)}
+        tokenizer = as_tokenizer(data.tokenizer)
+        return {"x": token_ids(tokenizer, columns, data.separate)}
     digests = [
         hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
         for texts in zip(*columns)

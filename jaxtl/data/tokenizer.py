@@ -104,6 +104,17 @@ class Tokenizer:
         x = self._padded(self._encodings(inputs))
         return x if pairs is not None else {n: x[n] for n in _SINGLE}
 
+    def separately(
+        self, texts: Sequence[str], pairs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Tokenizes the two texts of each pair by themselves.
+
+        Returns:
+          {"input_ids": int32 (n, 2, length), "attention_mask": bool (n, 2, length)}.
+        """
+        x = self([text for pair in zip(texts, pairs, strict=True) for text in pair])
+        return {name: v.reshape(-1, 2, v.shape[-1]) for name, v in x.items()}
+
     def with_spans(
         self, texts: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import PyTree
-from jaxtl.data import question_sets, word_pieces
+from jaxtl.data import question_sets, text_columns, word_pieces
 from jaxtl.data.dataset import ANSWERS, CONTEXT, WORDS, Data, Dataset, Table
 from jaxtl.data.preprocess import IMAGE
 from jaxtl.data.tokenizer import Tokenizer, TrainedTokenizer, as_tokenizer, library
@@ -53,7 +52,11 @@ def tokenized(dataset: Dataset, table: Table, data: Data) -> Dataset:
         dataset, cut = _tagged(dataset, table.x[WORDS].tolist(), tokenizer, all_pieces)
         notes += cut
     else:
-        dataset = dataclasses.replace(dataset, x=_ids(table.x, tokenizer))
+        columns = [table.x[n].tolist() for n in ("text", "pair") if n in table.x]
+        separate = getattr(data, "separate", None)
+        ids = text_columns.token_ids(tokenizer, columns, separate)
+        others = {name: part for name, part in table.x.items() if name == IMAGE}
+        dataset = dataclasses.replace(dataset, x={**others, **ids})
     return dataclasses.replace(
         dataset, tokenizer=tokenizer, notes=(*dataset.notes, *notes)
     )
@@ -121,13 +124,6 @@ def _train_rows(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.sort(np.concatenate([rows["train"], rows.get("unlabelled", [])])).astype(
         np.int64
     )
-
-
-def _ids(x: Mapping[str, Any], tokenizer: Tokenizer) -> PyTree:
-    """The inputs with ids in the place of texts; others (images) stay."""
-    others = {name: part for name, part in x.items() if name == IMAGE}
-    pairs = x["pair"].tolist() if "pair" in x else None
-    return {**others, **tokenizer(x["text"].tolist(), pairs)}
 
 
 def train(texts: Sequence[str], kind: str, vocab: int) -> TrainedTokenizer:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.token_ids import check_ids
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.text_columns import token_ids
 from jaxtl.data.tokenizer import TOKENIZER, Tokenizer
 
 BATCH = 256  # rows per call of the program; more are cut into several calls
@@ -73,7 +74,13 @@ class Predictor:
     @property
     def takes_pairs(self) -> bool:
         """Whether a model of texts takes two per example."""
-        return "token_type_ids" in self.inputs
+        return "token_type_ids" in self.inputs or self._reads_separately
+
+    @property
+    def _reads_separately(self) -> bool:
+        """Whether the two texts of a pair are read each by itself."""
+        shape, _ = self.inputs.get("input_ids", ((), None))
+        return len(shape) == 2
 
     def __call__(self, x: Any) -> np.ndarray:
         """Computes probabilities (n, classes), or outputs (n, targets) for regression.
@@ -109,6 +116,23 @@ class Predictor:
                 self.preprocess.target_offset
             )
         return outputs
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Computes the embedding of each text, (n, width), of a model that compares
+        pairs of them.
+
+        Raises:
+          UserError: a model of another kind, or no texts.
+        """
+        if not self._reads_separately:
+            raise UserError(
+                f"{self.name} gives no embeddings of texts: it is no bi-encoder."
+            )
+
+        def embeddings(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+            return self.outputs(list(zip(first, second)))["embeddings"]
+
+        return embeddings_of_texts(embeddings, texts, BATCH)
 
     def _run(
         self, arrays: Mapping[str, np.ndarray], start: int
@@ -189,7 +213,8 @@ class Predictor:
                 expected = "a pair of texts" if self.takes_pairs else "one text"
                 place = f"{name}, row {number}" if rows is None else rows[number]
                 raise UserError(f"{place}: {text!r} is not {expected}.")
-        return tokenizer(*zip(*texts)) if self.takes_pairs else tokenizer(texts)
+        columns = [*zip(*texts)] if self.takes_pairs else [texts]
+        return token_ids(tokenizer, columns, self._reads_separately)
 
     def tokenizer(self, name: str = "x") -> Tokenizer:
         """The tokenizer of a model of texts, which cuts them to the model's length.
@@ -206,8 +231,37 @@ class Predictor:
                 f"{name} is text, but {self.name} holds no {TOKENIZER}: the model "
                 f"takes {', '.join(self.inputs)} as arrays."
             )
-        [length], _ = self.inputs["input_ids"]
+        (*_, length), _ = self.inputs["input_ids"]
         return Tokenizer(str(path), max_length=length, buckets=(length,))
+
+
+def embeddings_of_texts(
+    embeddings: Callable[[Sequence[str], Sequence[str]], np.ndarray],
+    texts: Sequence[str],
+    batch: int,
+) -> np.ndarray:
+    """Embeddings of single texts by a function of pairs, two texts of which are one.
+
+    Args:
+      embeddings: n first and n second texts -> (n, 2, width).
+      texts: n ≥ 1 texts.
+      batch: pairs at once; where there are as many texts, all calls have this size.
+
+    Returns:
+      (n, width) float32.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"encode: text {row} is {text!r}; expected a text.")
+    if not texts:
+        raise UserError("encode: there are no texts.")
+    count, size = len(texts), 2 * min(batch, (len(texts) + 1) // 2)
+    texts += [texts[-1]] * (-count % size)
+    parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+    values = [embeddings(part[::2], part[1::2]) for part in parts]
+    width = values[0].shape[-1]
+    return np.float32(np.concatenate(values)).reshape(-1, width)[:count]
 
 
 def _is_text(value: Any) -> bool:

@@ -16,6 +16,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess
 from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
 from jaxtl.export.predictor import SINGLE_INPUT
+from jaxtl.models.bi_encoder import POOLING
 from jaxtl.models.precision import compute_in
 from jaxtl.training.load_model import TrainedModel, input_specs
 
@@ -93,15 +94,18 @@ def _forward(
     Returns:
       "logits" and "probabilities", softmax for classification and sigmoid for
       multilabel; "outputs" for regression. (batch, outputs) each, float32. Of questions
-      (batch, length, 2), softmax over the tokens.
+      (batch, length, 2), softmax over the tokens. Of a model that compares pairs of
+      texts, "embeddings" (batch, 2, width) as well.
     """
     structure = {"params": trained.params, "stats": trained.stats}
     tree = trees.map_with_path(lambda path, _: weights[path], structure)
     x: PyTree = inputs[SINGLE_INPUT] if trained.meta["single"] else inputs
     x = preprocess.apply(trained.preprocess, x)
     network = compute_in(trained.network, trained.dtype)
-    logits = network.apply(tree["params"], tree["stats"], x).logits
+    logits, features, _ = network.apply(tree["params"], tree["stats"], x)
     task = trained.task
+    if POOLING in trained.network.stages:
+        return {"outputs": logits, "embeddings": features[POOLING]}
     if task == "regression":
         return {"outputs": logits}
     if task == QUESTION_ANSWERING:

@@ -141,6 +141,7 @@ def _metadata(
     meta = trained.meta
     specs = input_specs(meta, 1)
     files = [bundle.PROGRAM, bundle.WEIGHTS, bundle.EXAMPLE]
+    main = "outputs" if "outputs" in exported.outputs else "logits"
     if (folder / TOKENIZER).exists():
         files.append(TOKENIZER)
     return {
@@ -149,7 +150,7 @@ def _metadata(
         # A head may have more outputs than the data have classes.
         "class_names": meta["class_names"] and list(stored_names(meta)["output_names"]),
         "thresholds": _thresholds(trained),
-        "outputs": list(next(iter(exported.outputs.values())).shape[1:]),
+        "outputs": list(exported.outputs[main].shape[1:]),
         "inputs": {
             name: {"shape": list(spec.shape[1:]), "dtype": str(spec.dtype)}
             for name, spec in specs.items()

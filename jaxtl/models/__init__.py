@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .albert import Albert as Albert
     from .beit import BEiT as BEiT
     from .bert import Bert as Bert
+    from .bi_encoder import BiEncoder as BiEncoder
     from .clip_text import CLIPText as CLIPText
     from .clip_vision import CLIPVision as CLIPVision
     from .cnn import CNN as CNN

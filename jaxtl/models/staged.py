@@ -96,6 +96,8 @@ class Staged(nn.Module):
     # What an example must be: "images", "texts", "pairs" (of both) or "arrays" (any but
     # texts and pairs); "" takes all that the stages do.
     READS: ClassVar[str] = ""
+    # Whether an example is two texts, each tokenized by itself.
+    READS_PAIRS: ClassVar[bool] = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -130,6 +132,9 @@ class Staged(nn.Module):
                 f"model={type(self).__name__} reads {needed}, but an example of "
                 f"{owner} is {_described(shape)}, for which there is {readers}."
             )
+        predict = getattr(self, "predict", None)
+        if kind == "texts" and not self.READS_PAIRS and predict != "choice":
+            _check_one_text(shape, f"model={type(self).__name__}", owner)
 
     def check_inputs(self, x: Any, owner: str) -> None:
         """Raises UserError for inputs, a data set's say, that the model can't read.
@@ -139,6 +144,15 @@ class Staged(nn.Module):
           owner: whose inputs they are, for the message.
         """
         token_ids.check_ids(x, self.id_sizes(), owner)
+
+    def check_targets(self, task: str, y: Any, owner: str) -> None:
+        """Raises UserError for labels that the model's outputs can't be compared with.
+
+        Args:
+          task: of the data.
+          y: their labels.
+          owner: whose labels they are, for the message.
+        """
 
     def id_sizes(self) -> dict[str, int]:
         """Integer input -> number of the values that the model has rows for."""
@@ -212,6 +226,16 @@ def _kind(shape: Any) -> str:
             return "pairs"
         return "texts" if "input_ids" in shape else "arrays"
     return {1: "table", 3: "images"}.get(len(shape), "arrays")
+
+
+def _check_one_text(shape: Mapping[str, Any], model: str, owner: str) -> None:
+    """Raises UserError for texts that are tokenized separately."""
+    if len(shape["input_ids"]) != 1:
+        raise UserError(
+            f"{model} reads one text, or the two of a pair at once, but those of "
+            f"{owner} are tokenized each by itself; leave separate= out, or compare "
+            "them by tl.models.BiEncoder(encoder=…)."
+        )
 
 
 def _described(shape: Any) -> str:

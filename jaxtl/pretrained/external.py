@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import paths
+from jaxtl.models.bi_encoder import DENSE, BiEncoder
 from jaxtl.models.staged import Staged, check_option
 from jaxtl.models.weight_layout import WeightLayout
 from jaxtl.pretrained import convert, hub, registry, tensor_files
 from jaxtl.pretrained.match import LoadRow, Weights
+
+SIMILARITY = "similarity"  # `predict` of a bi-encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,9 @@ class FromHub:
         """Builds the model of config.json.
 
         Args:
-          **fields: fields to override (`outputs`, `predict`, `pooling`, `dtype`).
+          **fields: fields to override (`outputs`, `predict`, `pooling`, `dtype`);
+            predict="similarity" makes the encoder one of pairs, `models.BiEncoder`,
+            with mean pooling where its modules name none.
             `outputs` is None by default, so that the data decide; a sentence encoder
             has the pooling and the normalization of its modules, and a DINOv2 the size
             of the images that preprocessor_config.json makes. A language model whose
@@ -114,12 +120,29 @@ class FromHub:
             whatever config.json says, as in transformers.
         """
         folder = self.folder()
+        if fields.get("predict") == SIMILARITY:
+            return self._bi_encoder(fields)
         fields = {**hub.pooling(folder), **fields}
         model = registry.model_from_config(hub.model_config(folder), **fields)
         if "size" not in fields and getattr(model, "FOLLOWS_IMAGES", False):
             sides = hub.image_resizing(folder).get("size") or (model.size,) * 2
             model = model.clone(size=sides[0]) if len({*sides}) == 1 else model
         return model if "tied" in fields else _untied(model, folder)
+
+    def _bi_encoder(self, fields: Mapping[str, Any]) -> BiEncoder:
+        """The encoder of config.json with the modules of sentence-transformers."""
+        names = [f.name for f in dataclasses.fields(BiEncoder) if f.name != "encoder"]
+        own = {k: v for k, v in fields.items() if k in names}
+        others = {k: v for k, v in fields.items() if k not in (*names, "predict")}
+        folder = self.folder()
+        config = hub.model_config(folder)
+        encoder = registry.model_from_config(config, predict="token", **others)
+        if encoder.READS != "texts":
+            raise UserError(
+                f"predict={SIMILARITY!r} compares two texts, but the model of "
+                f"{self.where!r} reads {encoder.READS or 'arrays'}."
+            )
+        return BiEncoder(**{"encoder": encoder, **hub.bi_encoder(folder), **own})
 
     def image_resizing(self, model: Staged, is_sized: bool = False) -> dict[str, Any]:
         """Size, cut and resampling of images for this model: fields of `Preprocess`.
@@ -152,7 +175,9 @@ class FromHub:
           UserError: no such model, no network, a damaged file, another family.
         """
         folder = self.folder()
-        weights = _read_weights(folder, model, None, self.channels)
+        weights = _read_weights(
+            folder, model, None, self.channels, _dense(folder, model)
+        )
         if hub.has_image_settings(folder):  # even to say that nothing is normalized
             normalization = hub.image_normalization(folder)
             weights.meta["preprocess"] = _preprocess(normalization, self.channels)
@@ -160,6 +185,15 @@ class FromHub:
         predicts = registry.head_predicts(config)
         same = predicts in (None, getattr(model, "predict", predicts))
         return weights if same else _without_head(weights, model.layouts()["hf"])
+
+
+def _dense(folder: pathlib.Path, model: Staged) -> dict[str, Any]:
+    """The tensors of the map behind a sentence encoder's pooling, as its layout has."""
+    place = hub.dense_folder(folder) if isinstance(model, BiEncoder) else None
+    if place is None or model.dense_width is None:
+        return {}
+    tensors = tensor_files.read(place).tensors
+    return {f"{DENSE.partition('.')[0]}.{name}": x for name, x in tensors.items()}
 
 
 def _without_head(weights: Weights, layout: WeightLayout) -> Weights:
@@ -190,9 +224,13 @@ def _untied(model: Staged, folder: pathlib.Path) -> Staged:
 
 
 def _read_weights(
-    path: pathlib.Path, model: Staged, layout_name: str | None, channels: int | None
+    path: pathlib.Path,
+    model: Staged,
+    layout_name: str | None,
+    channels: int | None,
+    further: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Weights:
-    """Reads a file into a model's layout; see `FromFile`."""
+    """Reads a file, and `further` tensors, into a model's layout; see `FromFile`."""
     if channels not in (None, 1, 3):
         raise UserError(f"channels={channels!r}: expected 1 or 3.")
     file = tensor_files.read(path)
@@ -207,7 +245,7 @@ def _read_weights(
     check_option("layout", layout_name, tuple(layouts))
     layout = layouts[layout_name]
     meta = {**file.meta, "layout": layout_name}
-    weights = convert.to_weights(file.tensors, layout, meta)
+    weights = convert.to_weights({**file.tensors, **further}, layout, meta)
     if channels == 1:
         if not layout.stem:
             raise UserError(f"channels=1: a {type(model).__name__} reads no images.")

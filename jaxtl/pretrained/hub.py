@@ -6,14 +6,14 @@ from typing import Any
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.core.key_table import KeyTable
+from jaxtl.core.key_table import KeyTable, flag
 from jaxtl.data import paths
 from jaxtl.pretrained import image_processor
 
 _PREFIX = "hf:"
 # Weights of other frameworks are not downloaded, and pickles only in the absence of
 # safetensors.
-_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*_Pooling/*"]
+_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*_Pooling/*", "*_Dense/*"]
 # Keys of 1_Pooling/config.json -> the pooling of `models.Bert`.
 POOLING_MODES = {
     "pooling_mode_cls_token": "first",
@@ -32,6 +32,27 @@ POOLING = KeyTable(
     only={"include_prompt": (True,)},
 )
 _MODULES = ("Transformer", "Pooling", "Normalize")
+# Keys of 2_Dense/config.json, whose map follows the pooling.
+DENSE = KeyTable(
+    "2_Dense/config.json",
+    honored=("in_features", "out_features", "bias", "activation_function"),
+    harmless={"initial values, which the file replaces": ("init_weight", "init_bias")},
+    only={
+        "module_input_name": ("sentence_embedding",),
+        "module_output_name": ("sentence_embedding",),
+    },
+)
+# The classes of torch of its activation -> their names here.
+_DENSE_ACTIVATIONS = {
+    "Tanh": "tanh",
+    "Identity": "identity",
+    "ReLU": "relu",
+    "GELU": "gelu_exact",
+    "Sigmoid": "sigmoid",
+    "SiLU": "silu",
+    "ELU": "elu",
+}
+SIMILARITY = "config_sentence_transformers.json"
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
@@ -109,17 +130,84 @@ def pooling(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: a module or a kind of pooling that is not supported.
     """
-    listed = _read_list(path, "modules.json")
-    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
+    return _pooling(path, _MODULES)
+
+
+def bi_encoder(path: pathlib.Path) -> dict[str, Any]:
+    """The fields of `models.BiEncoder` that a sentence encoder's modules say.
+
+    Raises:
+      UserError: a module, an order of modules or a setting that is not supported.
+    """
+    fields = _pooling(path, (*_MODULES, "Dense"))
+    kinds = [kind for kind, _ in _modules(path)]
+    order = sorted(kinds, key=("Transformer", "Pooling", "Dense", "Normalize").index)
+    if kinds != order or len(set(kinds)) < len(kinds):
+        raise UserError(
+            f"{path / 'modules.json'}: the modules {', '.join(kinds)} are not "
+            "supported; expected one Transformer, Pooling, Dense and Normalize each, "
+            "in this order, of which the last two may be missing."
+        )
+    named = _read_json(path, SIMILARITY).get("similarity_fn_name")
+    if named not in (None, "cosine"):
+        raise UserError(
+            f"{path / SIMILARITY}: similarity_fn_name {named!r} is not supported; a "
+            "bi-encoder compares texts by their 'cosine'."
+        )
+    folder = dense_folder(path)
+    return {**fields, **(_dense(folder) if folder is not None else {})}
+
+
+def dense_folder(path: pathlib.Path) -> pathlib.Path | None:
+    """The folder of the map behind a sentence encoder's pooling, None without one."""
+    places = [place for kind, place in _modules(path) if kind == "Dense"]
+    return path / places[0] if places else None
+
+
+def _dense(folder: pathlib.Path) -> dict[str, Any]:
+    """The fields of `models.BiEncoder` of a Dense module."""
+    content, file = _read_json(folder, "config.json", True), folder / "config.json"
+    DENSE.check(content, file)
+    width, named = content.get("out_features"), content.get("activation_function")
+    name = "Tanh" if named is None else str(named).rpartition(".")[2].rstrip("()")
+    has_bias = flag(content, "bias", file)
+    if not isinstance(width, int) or width < 1 or name not in _DENSE_ACTIVATIONS:
+        key, value = "out_features", width
+        if isinstance(width, int) and width >= 1:
+            key, value = "activation_function", named
+        expected = ", ".join(_DENSE_ACTIVATIONS) if value is named else "a width"
+        raise UserError(
+            f"{file}: {key} is {value!r}; expected {expected}"
+            f"{nearest(name, _DENSE_ACTIVATIONS) if value is named else ''}."
+        )
+    return {
+        "dense_width": width,
+        "dense_activation": _DENSE_ACTIVATIONS[name],
+        "dense_bias": has_bias is not False,
+    }
+
+
+def _modules(path: pathlib.Path) -> list[tuple[str, str]]:
+    """(kind, folder) of each module of a sentence encoder, [] of others."""
+    return [
+        (str(module.get("type", "")).rpartition(".")[2], str(module.get("path") or ""))
+        for module in _read_list(path, "modules.json")
+    ]
+
+
+def _pooling(path: pathlib.Path, supported: tuple[str, ...]) -> dict[str, Any]:
+    """`pooling`, where these kinds of modules are supported."""
+    modules = _modules(path)
+    kinds = [kind for kind, _ in modules]
     for kind in kinds:
-        if kind not in _MODULES:
+        if kind not in supported:
             raise UserError(
                 f"{path / 'modules.json'}: the module {kind!r} of the sentence encoder "
-                f"is not supported{nearest(kind, _MODULES)} (supported: "
-                f"{', '.join(_MODULES)})."
+                f"is not supported{nearest(kind, supported)} (supported: "
+                f"{', '.join(supported)})."
             )
     fields = {"normalize": True} if "Normalize" in kinds else {}
-    places = [m.get("path") for m, k in zip(listed, kinds) if k == "Pooling"]
+    places = [place for kind, place in modules if kind == "Pooling"]
     name = f"{places[0] or '1_Pooling'}/config.json" if places else POOLING.file
     content, file = _read_json(path, name, required=bool(places)), path / name
     POOLING.check(content, file)

@@ -27,6 +27,8 @@ from jaxtl.terms.image_text import pairwise_sigmoid as pairwise_sigmoid
 from jaxtl.terms.image_text import symmetric_cross_entropy as symmetric_cross_entropy
 from jaxtl.terms.imbalance import class_weights
 from jaxtl.terms.ordinal import OrdinalCrossEntropy as OrdinalCrossEntropy
+from jaxtl.terms.similarity import CoSENT as CoSENT
+from jaxtl.terms.similarity import MultipleNegativesRanking as MultipleNegativesRanking
 from jaxtl.terms.span_cross_entropy import SpanCrossEntropy as SpanCrossEntropy
 
 TASKS = (

@@ -93,6 +93,9 @@ def load_initial_model(
       weights: of `read_initial_weights`.
     """
     target = datasets["target"]
+    if isinstance(exp.model, Staged):
+        kind = f"data={type(exp.data).__name__}"
+        exp.model.check_targets(target.task, target.y_clean, kind)
     config, network = _network(exp.model, target, streams.number_of_outputs(datasets))
     tokenizers = _check_inputs(exp, config, datasets)
     weights, output_names, notes = _ordered_weights(exp, config, datasets, weights)

@@ -36,6 +36,7 @@ def sources(exp: Experiment) -> dict[str, Data]:
         name: source_defaults.with_model_context(data, tokens)
         for name, data in data_of.items()
     }
+    data_of = source_defaults.with_separate_pairs(data_of, exp.model)
     if resizing is not None:
         is_sized = all(data.size is not None for data in data_of.values())
         framing = resizing(exp.model, is_sized)

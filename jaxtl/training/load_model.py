@@ -31,6 +31,7 @@ from jaxtl.training import (
     result,
     run_dir,
     run_paths,
+    source_defaults,
 )
 from jaxtl.training.experiment import Experiment
 
@@ -288,7 +289,7 @@ def _read_dataset(
     data = settings["data"]
     if data is None:
         return None, None
-    data = with_stored_size(data, meta)
+    data = with_stored_inputs(data, meta)
     try:
         target = inputs.load_target(data, settings["seed"], directory)
         return evaluation_only.aligned_to_run(target, directory, meta), None
@@ -296,11 +297,15 @@ def _read_dataset(
         return None, error
 
 
-def with_stored_size(data: Data, meta: Mapping[str, Any]) -> Data:
+def with_stored_inputs(data: Data, meta: Mapping[str, Any]) -> Data:
     """Data in the image size that a run used, where they name no size themselves.
 
-    Then it was the size that the run's pretrained weights expect.
+    Then it was the size that the run's pretrained weights expect. Pairs of texts are
+    tokenized each by itself where the run's were.
     """
+    ids = meta.get("inputs", {}).get("input_ids", {})
+    if len(ids.get("shape", ())) == 2:
+        data = source_defaults.separate_pairs(data)
     return inputs.with_framing(data, meta.get("preprocess", {}))
 
 

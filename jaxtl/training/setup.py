@@ -23,7 +23,7 @@ from jaxtl.training import (
 )
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_names, check_trained, with_stored_size
+from jaxtl.training.load_model import check_names, check_trained, with_stored_inputs
 from jaxtl.training.run import Run
 
 
@@ -152,7 +152,7 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
     exp = dataclasses.replace(
         exp,
         init=init,
-        data=with_stored_size(exp.data, weights.meta),
+        data=with_stored_inputs(exp.data, weights.meta),
         terms={},
         streams={},
         statistics=None,

@@ -51,6 +51,22 @@ def with_tokenizers(data_of: dict[str, Data], exp: Experiment) -> dict[str, Data
     return {**data_of, **replaced}
 
 
+def with_separate_pairs(data_of: dict[str, Data], model: Any) -> dict[str, Data]:
+    """Pairs of texts as the model reads them: tokenized at once, or each by itself."""
+    if not getattr(model, "READS_PAIRS", False):
+        return data_of
+    return {name: separate_pairs(data) for name, data in data_of.items()}
+
+
+def separate_pairs(data: Data) -> Data:
+    """Data whose pairs of texts are tokenized each by itself, unless they say."""
+    if not isinstance(data, TextData) or data.separate is not None:
+        return data
+    if getattr(data, "pair", None) is None:
+        return data
+    return dataclasses.replace(data, separate=True)
+
+
 def _lacks_tokenizer(data: Data) -> TypeGuard[TextData]:
     """Whether data are texts that name no tokenizer."""
     return isinstance(data, TextData) and data.reads_texts() and data.tokenizer is None

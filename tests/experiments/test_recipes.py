@@ -64,7 +64,7 @@ def _topics(folder):
 
 def _pairs(folder):
     _encoder(folder)
-    rows = [f'"a b {c}",{c} b,{i / 4}' for i, c in enumerate("abcdefgh")] * 5
+    rows = [f'"a b {c}",{c} b,{i / 2}' for i, c in enumerate("abcdefgh")] * 5
     (folder / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
 
 
@@ -106,6 +106,7 @@ DATA = {
     "answers.py": _answers,
     "topics.py": _topics,
     "similarity.py": _pairs,
+    "embeddings.py": _pairs,
     "parquet.py": _parquet,
     "imbalanced.py": _csv,
 }
@@ -126,7 +127,13 @@ def test_every_recipe_is_at_most_ten_lines():
         assert len(body) <= 10
 
 
-@pytest.mark.parametrize("name", DATA)
+# Pairs are trained on by the other recipe of them.
+SLOW = ("similarity.py",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in DATA]
+)
 def test_a_recipe_goes_from_a_file_to_a_report(tmp_path, monkeypatch, capsys, name):
     DATA[name](tmp_path)
     monkeypatch.chdir(tmp_path)

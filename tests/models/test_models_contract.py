@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_rows import IMAGES, MODELS, filled
+from model_rows import COMPARED, IMAGES, MODELS, filled
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
@@ -26,6 +26,10 @@ DETERMINISTIC = (
 )
 
 
+# What a bi-encoder has beyond its encoder is tested in test_bi_encoder.
+CASES = [*MODELS, *(pytest.param(n, marks=pytest.mark.slow) for n in COMPARED)]
+
+
 @functools.cache
 def compiled(network, **static):
     """`(params, stats, x, key) -> Output`, compiled."""
@@ -36,13 +40,13 @@ def compiled(network, **static):
     )
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=CASES)
 def case(request):
     """(name, model, network, params, stats, x) with random values.
 
     To fill trees is quicker than to compile the initialization.
     """
-    model, x = MODELS[request.param]
+    model, x = (MODELS | COMPARED)[request.param]
     network = model.pure()
     shapes = jax.eval_shape(network.init, jax.random.key(0), x)
     rng = np.random.default_rng(0)

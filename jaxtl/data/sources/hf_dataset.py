@@ -22,7 +22,12 @@ from jaxtl.data.origins import Origins
 from jaxtl.data.sources.conll import Sentence, are_spans, tag_labels
 from jaxtl.data.sources.folder_layout import SPLIT_OF
 from jaxtl.data.tabular import Tabular
-from jaxtl.data.text_columns import TextData, fields, word_fields
+from jaxtl.data.text_columns import (
+    TextData,
+    fields,
+    with_scaled_scores,
+    word_fields,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 # Options that concern one kind of input alone.
 _OPTIONS = {
     "image": ("memory_limit", "unreadable"),
-    "text": ("pair", "tokenizer", "all_pieces"),
+    "text": ("pair", "tokenizer", "all_pieces", "separate", "score_range"),
     "features": ("features", "missing", "unseen"),
 }
 
@@ -270,10 +275,11 @@ class HFDataset(ImageFiles, TextData, Tabular):
                 task="language",
                 origins=table.origins,
             )
-        return Table(
+        labelled = Table(
             **fields(self, texts, "word_piece"),
             **self._labels(table, (self.text, self.pair), slice(None)),
         )
+        return with_scaled_scores(self, labelled)
 
     def _read_words(self, whole: pyarrow.Table, parts: _Parts) -> Table:
         """Lists of words, with a tag for each."""

@@ -15,7 +15,7 @@ from jaxtl.data.dataset import Table
 from jaxtl.data.origins import Origins
 from jaxtl.data.sources import table_files, typed_texts
 from jaxtl.data.sources.typed_texts import Texts
-from jaxtl.data.text_columns import TextData, fields
+from jaxtl.data.text_columns import TextData, fields, with_scaled_scores
 
 _TASKS = ("classification", "regression", "multilabel")
 
@@ -123,7 +123,7 @@ class Text(TextData):
         target = self._target(parts, labels, rows)
         if blank := sum(not text.strip() for text in first):
             notes.append(f"{blank} of {len(first)} texts are blank")
-        return Table(
+        table = Table(
             **fields(self, texts, "word_piece"),
             y=target.y,
             class_names=target.class_names,
@@ -132,6 +132,7 @@ class Text(TextData):
             notes=tuple(dict.fromkeys([*notes, *target.notes])),
             origins=rows,
         )
+        return with_scaled_scores(self, table)
 
     def _target(
         self,
