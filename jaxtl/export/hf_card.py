@@ -17,6 +17,8 @@ _PIPELINES = {
     "span": "question-answering",
     "mask": "fill-mask",
     "choice": "multiple-choice",
+    "embedding": "feature-extraction",
+    "pair": "zero-shot-image-classification",
 }
 # transformers 5 has no pipelines of these: class of the model, and how it is called.
 _CALLS = {
@@ -50,7 +52,7 @@ def markdown(
       tokenizer: of its texts; None for other inputs.
     """
     predict = getattr(model, "predict", None)
-    if model.READS == "images" and predict == "class":
+    if getattr(model, "READS", "") == "images" and predict == "class":
         predict = None
     pipeline = _PIPELINES[predict]
     lines = [f"- {line}" for line in _differences(exp, model, meta, pre, tokenizer)]
@@ -77,8 +79,15 @@ def _usage(pipeline: str, predict: str | None) -> str:
     tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
     model = {name}.from_pretrained("THIS_FOLDER").eval()
     {call}"""
+    if predict == "embedding":
+        return """    import transformers
+    config = transformers.AutoConfig.from_pretrained("THIS_FOLDER")
+    model_class = getattr(transformers, config.architectures[0])
+    model = model_class.from_pretrained("THIS_FOLDER").eval()
+    model(**INPUTS)"""
     scored = ("image-classification", "text-classification")
     options = ", top_k=None" if pipeline in scored else ""
+    options = ", candidate_labels=LABELS" if predict == "pair" else options
     return f"""    from transformers import pipeline
     predict = pipeline("{pipeline}", "THIS_FOLDER")
     predict(INPUT{options})"""
@@ -105,7 +114,7 @@ def _differences(
             f"The run cut texts to at most {limit} tokens; the pipeline does so with "
             "truncation=True."
         )
-    elif model.READS == "texts":
+    elif getattr(model, "READS", "") == "texts":
         lines.append(
             "The run read token ids, not texts: the tokenizer is that of the "
             "pre-trained model."

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .beit import BEiT as BEiT
     from .bert import Bert as Bert
     from .bi_encoder import BiEncoder as BiEncoder
+    from .clip import CLIP as CLIP
     from .clip_text import CLIPText as CLIPText
     from .clip_vision import CLIPVision as CLIPVision
     from .cnn import CNN as CNN
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .regnet import RegNet as RegNet
     from .resnet import ResNetImageNet as ResNetImageNet
     from .resnet_cifar import ResNet as ResNet
+    from .siglip import SigLIP as SigLIP
     from .siglip_text import SiglipText as SiglipText
     from .siglip_vision import SiglipVision as SiglipVision
     from .staged import Dropout as Dropout

@@ -1,38 +1,93 @@
-"""Configurations of CLIP, which hold those of its two towers.
+"""CLIP: a tower of images and a tower of texts, which share a space.
 
 References:
   Radford et al.: Learning Transferable Visual Models From Natural Language Supervision,
   ICML 2021.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtl.models import clip_layout, clip_vision
-from jaxtl.models.config_table import ConfigTable
+from jaxtl.core.errors import UserError
+from jaxtl.models import clip_layout, clip_text, clip_vision, config_values, pair_config
+from jaxtl.models.clip_text import CLIPText
+from jaxtl.models.clip_vision import CLIPVision
+from jaxtl.models.config_table import ConfigTable, Key
+from jaxtl.models.two_towers import TwoTowers
+from jaxtl.models.weight_layout import Rule, WeightLayout
+
+EMBEDS: dict[str, Any] = {"predict": "embedding"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIP(TwoTowers):
+    """`TwoTowers` of CLIP, in Hugging Face's layout.
+
+    Attributes:
+      image, text: the towers, both with `predict="embedding"`.
+    """
+
+    image: Any = dataclasses.field(default_factory=lambda: CLIPVision(**EMBEDS))
+    text: Any = dataclasses.field(default_factory=lambda: CLIPText(**EMBEDS))
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("image", "text"):
+            predict = getattr(getattr(self, name), "predict", None)
+            if predict != "embedding":
+                raise UserError(
+                    f"{type(self).__name__}.{name} has predict={predict!r}; expected "
+                    "predict='embedding', the map to the space of both towers."
+                )
+
+    def head_rules(self) -> list[Rule]:
+        """Rules of what scales the similarities of images and texts."""
+        return [Rule("logit_scale", "head/log_scale")]
+
+    def layouts(self) -> dict[str, WeightLayout]:
+        """File layouts that the family reads and writes, by name."""
+        return {"hf": clip_layout.pair_layout(self)}
+
+    def adapt(self, path: str, leaf: Any) -> Any:
+        """Converts one leaf of a file to this model's shape, see `Staged.adapt`."""
+        if not path.startswith("image_"):
+            return leaf
+        return self.image.adapt(path.removeprefix("image_"), leaf)
+
 
 CONFIG = ConfigTable(
     "clip",
-    predicts=("class",),
-    classes={"class": "CLIPForImageClassification"},
-    honored={},
-    parts={"vision_config": clip_vision.CONFIG},
+    predicts=("pair", "class"),
+    classes={"pair": "CLIPModel", "class": "CLIPForImageClassification"},
+    honored={"projection_dim": Key("width", config_values.count, 512)},
+    parts={"vision_config": clip_vision.CONFIG, "text_config": clip_text.CONFIG},
     harmless={
         **clip_layout.HARMLESS,
-        "text_config": "a classifier of images has no text tower",
-        "text_config_dict": "a classifier of images has no text tower",
-        "projection_dim": "a classifier has no map to the space of texts",
         "logit_scale_init_value": "the weights have the scale",
     },
 )
 
 
-def from_config(config: Mapping[str, Any], **fields: Any) -> clip_vision.CLIPVision:
-    """Builds the image classifier of a config.json of type "clip".
+def from_config(config: Mapping[str, Any], **fields: Any) -> CLIP | CLIPVision:
+    """Builds the model of a config.json of type "clip": the pair, or its classifier.
+
+    Args:
+      config: the content.
+      **fields: fields of the model; `predict="class"` for the classifier of images.
 
     Raises:
       UserError: a key or a value that is not supported.
     """
-    CONFIG.check(config)
+    width = CONFIG.fields(config)["width"]
     vision = CONFIG.part(config, "vision_config")
-    return clip_vision.from_config(vision, **fields)
+    if pair_config.takes_predict(config, fields) == "class":
+        return clip_vision.from_config(vision, **fields)
+    of_both, of_image = pair_config.of_towers(fields)
+    shared = {**of_both, **EMBEDS, "embedding": width}
+    text = CONFIG.part(config, "text_config")
+    return CLIP(
+        image=clip_vision.from_config(vision, **shared, **of_image),
+        text=clip_text.from_config(text, **shared),
+        **{"width": width, **fields},
+    )

@@ -92,6 +92,27 @@ def text_layout(model: Any) -> WeightLayout:
     return tower_layout(layout, model, (_POOL,) if is_class else ())
 
 
+def pair_layout(model: Any) -> WeightLayout:
+    """The naming of both towers and of what scales their similarities."""
+    towers = {"image_": model.image, "text_": model.text}
+    layouts = {prefix: tower.layouts()["hf"] for prefix, tower in towers.items()}
+    rules = [
+        rule._replace(path=prefix + rule.path)
+        for prefix, layout in layouts.items()
+        for rule in layout.rules
+    ]
+    image = layouts["image_"]
+    return WeightLayout(
+        (*rules, *model.head_rules()),
+        ignored=BUFFERS,
+        unused=(_HEADS[-1],),
+        prefixes=("module.",),
+        stem=f"image_{image.stem}",
+        mean=image.mean,
+        std=image.std,
+    )
+
+
 def _pool_rules(source: str, path: str) -> list[Rule]:
     """Rules of the pooling by attention, which joins queries, keys and values."""
     rules = [Rule(f"{source}.probe", f"{path}/probe")]

@@ -31,6 +31,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
     "last_axis": (lambda x: x[0, 0, 0], lambda x: x[None, None, None]),  # (1, 1, 1, n)
     "leading": (lambda x: x[None], lambda x: x[0]),
+    "first": (lambda x: x[0, ...], lambda x: x[None]),
     "vector": (lambda x: x[None, None], lambda x: x[0, 0]),
     # torch Conv2d of 1×1 as a matrix: (out, in, 1, 1)
     "conv1x1": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),

@@ -190,6 +190,8 @@ def _unequal(
     """The fields of `_differences`, those of models within the model among them."""
     entry = getattr(model, "config_entry", "") if is_held else ""
     names = [f.name for f in dataclasses.fields(model) if f.name not in _FREE_FIELDS]
+    if getattr(model, "predict", None) == "pair":  # the weights have scale and bias
+        names = [n for n in names if n not in ("temperature", "bias")]
     if getattr(model, "predict", "class") not in ("class", "choice"):
         # the head maps each token's state
         names = [n for n in names if n not in ("pooling", "normalize")]

@@ -298,7 +298,7 @@ def write(
         str(k): v if isinstance(v, str) else json.dumps(v)
         for k, v in (meta or {}).items()
     }
-    arrays = {n: np.ascontiguousarray(np.asarray(x)) for n, x in tensors.items()}
+    arrays = {n: np.asarray(x, order="C") for n, x in tensors.items()}
     for name, x in arrays.items():
         if x.dtype.kind in "USOMm":
             raise UserError(

@@ -103,9 +103,10 @@ def write_directory(
         files["preprocessor_config.json"] = hf_inputs.image_processor(preprocess)
     elif is_image:
         copied = ("preprocessor_config.json",)
-    elif tokenizer is None:
-        copied = TOKENIZER_FILES
-    else:
+    reads_texts = not is_image or getattr(model, "predict", None) == "pair"
+    if reads_texts and tokenizer is None:
+        copied += TOKENIZER_FILES
+    elif reads_texts:
         segments = config.get("type_vocab_size", 1) > 1
         files |= hf_inputs.tokenizer_files(tokenizer, like, segments)
     if getattr(model, "predict", None) == "next":

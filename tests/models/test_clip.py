@@ -103,7 +103,10 @@ def perturbed(module):
     return module.eval()
 
 
-@pytest.mark.parametrize(("kind", "size"), [("clip", 8), ("clip", 20), ("siglip", 20)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("clip", 8), pytest.param("clip", 20, marks=pytest.mark.slow), ("siglip", 20)],
+)
 def test_another_image_size_gives_transformers_embeddings(kind, size, tmp_path):
     torch.manual_seed(0)
     model_class = getattr(transformers, TOWERS[kind][0])
@@ -121,7 +124,9 @@ def test_another_image_size_gives_transformers_embeddings(kind, size, tmp_path):
     np.testing.assert_allclose(got, getattr(out, TOWERS[kind][1]), atol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize(
+    "pooling", [pytest.param("mean", marks=pytest.mark.slow), "attention"]
+)
 def test_a_classifier_takes_its_part_of_siglip(pooling, tmp_path):
     config = transformers.SiglipConfig(vision_config=VISION, text_config=TEXT)
     torch.manual_seed(0)

@@ -59,7 +59,71 @@ _SIGLIP_TEXT_OPTIONS = {
     "pad_token_id": [PAD, 3],
 }
 
+_VISION = {
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "image_size": 12,
+    "patch_size": 4,
+}
+_VISION_OPTIONS = {
+    "hidden_size": [8, 16],
+    "num_hidden_layers": [2, 1],
+    "num_attention_heads": [2, 4],
+    "intermediate_size": [12, 5],
+    "image_size": [12, 8],
+    "patch_size": [4, 2],
+    "num_channels": [3, 1],
+    "layer_norm_eps": [0.1],
+}
+
+
+def _of(held: str, entries: dict) -> dict:
+    return {f"{held}.{key}": value for key, value in entries.items()}
+
+
+_EMBEDDINGS = {
+    "image_embeddings": "image_embeds",
+    "text_embeddings": "text_embeds",
+    # the product of scale and similarities, and the bias
+    "logits": "logits_per_image",
+}
+_SIGLIP_WIDTHS = ("vision_config.hidden_size", "text_config.projection_size")
+
+
 TYPES = {
+    "clip": PairType(
+        "CLIPModel",
+        {
+            **_of("vision_config", _VISION),
+            **_of("text_config", {**_TEXT, "eos_token_id": END}),
+        },
+        {
+            **_of("vision_config", _VISION_OPTIONS),
+            "vision_config.hidden_act": ["quick_gelu", "gelu"],
+            **_of("text_config", _CLIP_TEXT_OPTIONS),
+            "projection_dim": [6, 3],
+        },
+        _EMBEDDINGS,
+        # the configuration of both towers decides
+        ("text_config.projection_dim",),
+    ),
+    "siglip": PairType(
+        "SiglipModel",
+        {**_of("vision_config", _VISION), **_of("text_config", _TEXT)},
+        {
+            **_of("vision_config", _VISION_OPTIONS),
+            "vision_config.hidden_act": ["gelu_pytorch_tanh", "gelu"],
+            **_of("text_config", _SIGLIP_TEXT_OPTIONS),
+            # the embeddings of both have one width
+            "vision_config.hidden_size": [8, 16, 16],
+            "text_config.projection_size": [8, 16, None],
+            "text_config.hidden_size": [8, 8, 16],
+        },
+        _EMBEDDINGS,
+        groups=((*_SIGLIP_WIDTHS, "text_config.hidden_size"),),
+    ),
     "clip_text_model": PairType(
         "CLIPTextModelWithProjection",
         _CLIP_TEXT,

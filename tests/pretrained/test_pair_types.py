@@ -83,6 +83,14 @@ def difference(got, want):
     return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
 
 
+def outputs_of(out):
+    """Our outputs by name, with transformers' logits of a pair."""
+    if not isinstance(out, dict):
+        return {"": out}
+    products = out["image_embeddings"] @ out["text_embeddings"].T
+    return {**out, "logits": out["logit_scale"] * products + out["logit_bias"]}
+
+
 def compare_outputs(kind, theirs, model, params, x, theirs_x):
     """Differences of {outputs, states}; those of real tokens."""
     with torch.no_grad():
@@ -90,8 +98,7 @@ def compare_outputs(kind, theirs, model, params, x, theirs_x):
     out = jax.jit(lambda p: model.pure().apply(p, {}, x))(params)
     worst = {"outputs": 0.0, "states": 0.0}
     for ours, name in TYPES[kind].outputs.items():
-        got = out.logits[ours] if ours else out.logits
-        value = difference(got, expected[name])
+        value = difference(outputs_of(out.logits)[ours], expected[name])
         worst["outputs"] = max(worst["outputs"], value)
     for prefix, states in hidden_states(expected).items():
         names = [n.removeprefix(prefix) for n in out.features if n.startswith(prefix)]
@@ -129,11 +136,8 @@ def compare_gradients(kind, theirs, model, params, x, theirs_x):
     total.backward()
 
     def loss(p):
-        logits = model.pure().apply(p, {}, x).logits
-        return sum(
-            ((logits[name] if name else logits) * w).sum()
-            for name, w in weights.items()
-        )
+        outputs = outputs_of(model.pure().apply(p, {}, x).logits)
+        return sum((outputs[name] * w).sum() for name, w in weights.items())
 
     ours = trees.flatten(jax.jit(jax.grad(loss))(params))
     tensors = {
@@ -210,8 +214,13 @@ def test_every_key_of_transformers_is_in_the_table(kind):
     assert sorted(names - private - table.known) == []
     # and each of them is varied above, or has no effect, or is restricted
     rest = names - private - {*table.all_harmless, *table.all_only, *table.parts}
-    assert sorted(rest - set(TYPES[kind].options)) == []
-    assert set(table.honored) <= set(TYPES[kind].options)
+    options = set(TYPES[kind].options)
+    assert sorted(rest - options) == []
+    keys = {*table.honored}
+    for held, part in table.parts.items():
+        keys |= {f"{held}.{key}" for key in part.honored}
+    # a pair has its own width of embeddings
+    assert keys - options <= {"vision_config.projection_dim"}
 
 
 @pytest.mark.slow
