@@ -355,8 +355,11 @@ class Dataset:
     def outputs(self) -> int:
         """Number of classes, of labels (multilabel) or of regression targets.
 
-        0 for language, where the outputs are the vocabulary's, and contrastive.
+        0 for language, where the outputs are the vocabulary's, and contrastive; 2 for
+        questions, the logits of an answer's first and last token.
         """
+        if self.task == QUESTION_ANSWERING:
+            return 2
         if self.task == "regression":
             return 1 if self.y.ndim == 1 else self.y.shape[1]
         return len(self.class_names)

@@ -192,6 +192,12 @@ class Staged(nn.Module):
         for name in stage_range(self.stages, start, stop):
             x = fusion_barrier(run(getattr(self, name), x))
             if 0 in getattr(x, "shape", ())[1:]:
+                if not hasattr(inputs, "shape"):
+                    raise UserError(
+                        f"{type(self).__name__} gives an empty output of shape "
+                        f"{tuple(x.shape)} at {name!r}: name its head (predict=) for "
+                        "the task of the data, or its number of outputs (outputs=)."
+                    )
                 raise UserError(
                     f"inputs of shape {tuple(inputs.shape)} are too small for "
                     f"{type(self).__name__}: nothing is left of them at {name!r}."
