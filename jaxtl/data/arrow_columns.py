@@ -119,6 +119,12 @@ def is_list(kind: pyarrow.DataType) -> bool:
     return is_fixed or kinds.is_list(kind) or kinds.is_large_list(kind)
 
 
+def holds_answers(kind: pyarrow.DataType) -> bool:
+    """Whether cells are answers of questions, {"text", "answer_start"}."""
+    is_struct = library("a column of answers").types.is_struct(kind)
+    return is_struct and kind.get_field_index("answer_start") >= 0
+
+
 def picture_columns(schema: pyarrow.Schema) -> list[str]:
     """The columns that `datasets` declares to hold pictures."""
     return [n for n, kind in features(schema).items() if kind.get("_type") == "Image"]

@@ -265,6 +265,13 @@ class HFDataset(ImageFiles, TextData, Tabular):
                 f"HFDataset.all_pieces concerns lists of words; column {self.text!r} "
                 "holds texts."
             )
+        if isinstance(self.target, str) and self.target in whole.column_names:
+            kind = whole.schema.field(self.target).type
+            if arrow_columns.holds_answers(kind):
+                raise UserError(
+                    f"HFDataset.target: column {self.target!r} holds answers of "
+                    "questions, which tl.data.SQuAD(dataset) reads."
+                )
         names = ["text"] if self.pair is None else ["text", "pair"]
         texts = [_texts(self._column_of(f, whole), f"HFDataset.{f}") for f in names]
         table = self._columns(whole, parts)

@@ -6,23 +6,35 @@ import dataclasses
 import hashlib
 import math
 import numbers
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.serialization import later_field
-from jaxtl.data import origins, paths, split_fields, splits
+from jaxtl.data import arrow_datasets, origins, paths, split_fields, splits
+from jaxtl.data.arrow_datasets import ALL, InMemoryDatasets
 from jaxtl.data.dataset import ANSWERS, CONTEXT, QUESTION_ANSWERING, Table
 from jaxtl.data.question_windows import NO_ANSWER
+from jaxtl.data.sources.folder_layout import SPLIT_OF
 from jaxtl.data.sources.squad_records import (
     LINE_SUFFIXES,
     QuestionRecord,
     read_questions,
+    records_of,
     unused_keys,
 )
 from jaxtl.data.text_columns import TextData
+
+
+class _Part(NamedTuple):
+    """The questions of a split, and what they were read from."""
+
+    source: str
+    records: list[QuestionRecord]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +43,9 @@ class SQuAD(TextData):
 
     `SQuAD("train-v2.0.json", val_path="dev-v2.0.json")`. Files are those of SQuAD, or
     JSON lines, an array of JSON, Parquet or Arrow as `datasets` writes them, with
-    "question", "context" and "answers" ("text", "answer_start") in each row.
+    "question", "context" and "answers" ("text", "answer_start") in each row. The path
+    may be a folder that `datasets` saved as well, one of Parquet files by splits, or
+    such a `Dataset` or `DatasetDict` itself; its splits are taken by their usual names.
 
     A question is read with its context, which is cut into windows that overlap. The
     first answer is trained on; in a window without it, position 0 ([CLS]). All answers
@@ -49,7 +63,7 @@ class SQuAD(TextData):
       encoding: character encoding of JSON files.
     """
 
-    path: str | None = dataclasses.field(default=None, kw_only=False)
+    path: Any = dataclasses.field(default=None, kw_only=False)
     val_path: str | None = None
     test_path: str | None = None
     max_length: int | None = None
@@ -68,6 +82,10 @@ class SQuAD(TextData):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.path is not None and not isinstance(
+            self.path, (str, os.PathLike, InMemoryDatasets)
+        ):
+            object.__setattr__(self, "path", InMemoryDatasets(self.path))
         for name, least in (("max_length", 8), ("stride", 0), ("max_answer_length", 1)):
             value = getattr(self, name)
             is_number = isinstance(value, int) and not isinstance(value, bool)
@@ -80,13 +98,19 @@ class SQuAD(TextData):
 
     def read(self) -> Table:
         """Reads the questions and contexts; y (n, 2) is the first answer's place."""
-        files, parts = split_fields.by_split(self), {}
-        for split, path in files.items():
-            owner = f"SQuAD.{split_fields.split_field(split)}"
-            file = paths.find(path, owner)
-            parts[split] = read_questions(file, self.encoding, owner)
-        records = [record for part in parts.values() for record in part]
-        lines = [(files[k], [r.number for r in part]) for k, part in parts.items()]
+        parts: dict[str, _Part] = {}
+        notes: list[str] = []
+        for split, path in split_fields.by_split(self).items():
+            for name, part in self._parts(split, path, notes).items():
+                if name in parts:
+                    raise UserError(
+                        f"SQuAD.{name}_path={path!r}: SQuAD.path has a split for "
+                        f"{name} of its own; leave one of the two out."
+                    )
+                parts[name] = part
+        parts = {k: parts[k] for k in split_fields.SPLITS if k in parts}
+        records = [record for part in parts.values() for record in part.records]
+        lines = [(p.source, [r.number for r in p.records]) for p in parts.values()]
         are_lines = all(text_files.suffix(path) in LINE_SUFFIXES for path, _ in lines)
         return Table(
             x=_texts(records),
@@ -94,12 +118,46 @@ class SQuAD(TextData):
             train_tokenizer="word_piece",
             y=np.array([_first_answer(record) for record in records], np.int32),
             task=QUESTION_ANSWERING,
-            splits=splits.consecutive({k: len(part) for k, part in parts.items()}),
+            splits=splits.consecutive({k: len(p.records) for k, p in parts.items()}),
             groups=self._groups(records),
             weights=self._weights(records),
-            notes=tuple(self._notes(records)),
+            notes=(*notes, *self._notes(records)),
             origins=(origins.of_lines if are_lines else origins.of_elements)(lines),
         )
+
+    def _parts(self, split: str, path: Any, notes: list[str]) -> dict[str, _Part]:
+        """The questions of a file, or of the splits of a data set; adds to the notes.
+
+        Args:
+          split: that the path is named for.
+          path: of a file or folder, or data sets in memory.
+          notes: what was left out.
+        """
+        owner = f"SQuAD.{split_fields.split_field(split)}"
+        in_memory = isinstance(path, InMemoryDatasets)
+        source = path if in_memory else paths.find(path, owner)
+        if not in_memory and not source.is_dir():
+            records = read_questions(source, self.encoding, owner)
+            return {split: _Part(str(path), records)}
+        place = "SQuAD" if in_memory else str(path)
+        tables = arrow_datasets.read_splits(source)
+        if ALL in tables:
+            tables, split_of = {place: tables[ALL]}, {place: split}
+        elif split != "train":
+            raise UserError(
+                f"{owner}={path!r} has the splits {', '.join(tables)}; name such a "
+                "folder as path=, of which all splits are read."
+            )
+        else:
+            split_of = {n: SPLIT_OF[n.lower()] for n in tables if n.lower() in SPLIT_OF}
+            if others := [name for name in tables if name not in split_of]:
+                notes.append(f"splits that are not read: {', '.join(others)}")
+        parts = {}
+        for name, part in split_of.items():
+            rows = list(enumerate(tables[name].to_pylist()))
+            where = place if name == place else f"{place}, {name}"
+            parts[part] = _Part(where, records_of(rows, where, False, owner))
+        return parts
 
     def _groups(self, records: Sequence[QuestionRecord]) -> np.ndarray | None:
         """The group of each question, as numbers."""

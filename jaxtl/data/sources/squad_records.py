@@ -83,17 +83,35 @@ def read_questions(
         rows = list(enumerate(parquet.read_table(file, owner).to_pylist()))
     else:
         rows = _json_rows(file, encoding, owner)
+    are_lines = text_files.suffix(file) in LINE_SUFFIXES
+    return records_of(rows, str(file), are_lines, owner, with_answers)
+
+
+def records_of(
+    rows: Sequence[tuple[int, Mapping[str, Any]]],
+    source: str,
+    are_lines: bool,
+    owner: str,
+    with_answers: bool = True,
+) -> list[QuestionRecord]:
+    """The questions of (number, values) of rows.
+
+    Args:
+      rows: of one source.
+      source: the file, or the name of a table, for messages.
+      are_lines: whether numbers are those of lines.
+      owner, with_answers: as for `read_questions`, which says what is refused.
+    """
     records, ids = [], set()
     for number, values in rows:
-        line = text_files.suffix(file) in LINE_SUFFIXES
-        where = f"{file}:{number}" if line else f"{file}[{number}]"
+        where = f"{source}:{number}" if are_lines else f"{source}[{number}]"
         record = _record(values, number, f"{owner}: {where}", with_answers)
         if record.id is not None and record.id in ids:
             raise UserError(f"{owner}: {where}: the id {record.id!r} comes twice.")
         ids.add(record.id)
         records.append(record)
     if not records:
-        raise UserError(f"{owner}: {file} holds no question.")
+        raise UserError(f"{owner}: {source} holds no question.")
     return records
 
 

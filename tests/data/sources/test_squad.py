@@ -88,6 +88,33 @@ def test_parquet_holds_the_same_questions(tmp_path):
     np.testing.assert_array_equal(table.y, whole.y)
 
 
+def test_data_sets_of_datasets_hold_the_same_questions(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    part = datasets.Dataset.from_list([*flat()])
+    whole = datasets.DatasetDict({"train": part, "validation": part, "extra": part})
+    whole.save_to_disk(str(tmp_path / "saved"))
+    expected = data.SQuAD(write(tmp_path, "a.json", nested())).read()
+    for source in (whole, str(tmp_path / "saved")):
+        table = data.SQuAD(source).read()
+        digests = np.concatenate([expected.digests] * 2)
+        np.testing.assert_array_equal(table.digests, digests)
+        assert {k: v.tolist() for k, v in table.splits.items()} == {
+            "train": [0, 1, 2, 3],
+            "val": [4, 5, 6, 7],
+        }
+        assert table.notes == ("splits that are not read: extra",)
+        assert table.origins[5].endswith(", validation[1]")
+    alone = data.SQuAD(part, test_path=str(tmp_path / "a.json")).read()
+    assert {k: len(v) for k, v in alone.splits.items()} == {"train": 4, "test": 4}
+    columns = {"text": "question", "pair": "context", "target": "answers"}
+    with pytest.raises(UserError, match=r"which tl.data.SQuAD\(dataset\) reads"):
+        data.HFDataset(part, **columns).read()
+    with pytest.raises(UserError, match="has a split for val of its own"):
+        data.SQuAD(whole, val_path=str(tmp_path / "a.json")).read()
+    with pytest.raises(UserError, match="name such a folder as path="):
+        data.SQuAD(test_path=str(tmp_path / "saved")).read()
+
+
 def engines():
     """A small tokenizer of each kind, trained on the texts, as a tokenizer.json."""
     texts = [CONTEXT, *ANSWERS] * 2
