@@ -1,4 +1,8 @@
-"""Adaptation and generalization: the equations against their authors' programs."""
+"""Adaptation and generalization: the equations against their authors' programs.
+
+SHOT's labels and CDAN's gradient through its weights are compared with their authors' in
+`tests/terms/domain/`.
+"""
 
 import jax
 import jax.numpy as jnp
