@@ -1,9 +1,9 @@
 """Classical alignment against published programs, most of them not the authors'.
 
 Those of jindongwang/transferlearning, adapt and POT are the ones that are run; the
-authors of most methods published Matlab code or none. TrAdaBoost is left out: one of the
-programs departs from its paper in the factor of source rows, the other in that of target
-rows.
+authors of most methods published Matlab code or none. TrAdaBoost is left out: one of
+the programs departs from its paper in the factor of source rows, the other in that of
+target rows.
 """
 
 import numpy as np

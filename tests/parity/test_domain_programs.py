@@ -1,7 +1,7 @@
 """Adaptation and generalization: the equations against their authors' programs.
 
-SHOT's labels and CDAN's gradient through its weights are compared with their authors' in
-`tests/terms/domain/`.
+SHOT's labels and CDAN's gradient through its weights are compared with their authors'
+in `tests/terms/domain/`.
 """
 
 import jax
