@@ -15,8 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import QUESTION_ANSWERING
-from jaxtl.evaluation.metrics.base import Metric, Predictions, undefined
+from jaxtl.evaluation.metrics.base import (
+    Metric,
+    Predictions,
+    counted,
+    example_weights,
+    undefined,
+)
 
 # The numbers of each question that are measured, the columns of (questions, COLUMNS):
 # exact match and F1 of the best span, and of no answer; the lead of the score of no
@@ -84,6 +91,33 @@ def span_nll(outputs: ArrayLike, labels: Any = None, weights: Any = None) -> flo
     return float(weights @ outputs[:, LOSS] / (weights @ outputs[:, WINDOWS]))
 
 
+def _text_outputs(texts: Sequence[str], right: Sequence[Sequence[str]]) -> np.ndarray:
+    """(N, COLUMNS) of answers, of which "" is no answer.
+
+    Raises:
+      UserError: numbers that differ, or what is no text.
+    """
+    if len(texts) != len(right):
+        raise UserError(
+            f"there are {len(texts)} answers, but right ones of {len(right)} questions."
+        )
+    rows = np.zeros((len(texts), COLUMNS))
+    rows[:, NULL_LEAD] = NEVER
+    for i, (text, golds) in enumerate(zip(texts, right)):
+        is_list = not isinstance(golds, str) and isinstance(golds, Sequence)
+        if (
+            not isinstance(text, str)
+            or not is_list
+            or not all(isinstance(gold, str) for gold in golds)
+        ):
+            raise UserError(
+                f"question {i} has the answer {text!r:.60} and the right ones "
+                f"{golds!r:.60}; expected a text and a list of texts."
+            )
+        rows[i, [EXACT, F1]] = answer_scores(text, golds)
+    return rows
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerF1(Metric):
     """F1 of the words of answers, mean over questions; equal to SQuAD's scripts.
@@ -113,6 +147,31 @@ class AnswerF1(Metric):
                 what = "an answer" if has_answer else "none"
                 parts[kind] = undefined(f"no question has {what}")
         return parts if self.per_kind else parts[""]
+
+    def __call__(
+        self,
+        outputs: Sequence[str],
+        labels: Sequence[Sequence[str]],
+        weights: ArrayLike | None = None,
+        *,
+        class_names: tuple[str, ...] = (),
+    ) -> Any:
+        """Measures answers outside of an experiment.
+
+        Args:
+          outputs: (N,) texts of answers, "" where none is given.
+          labels: (N,) all right answers of each question, () where it has none.
+          weights: (N,) of the questions, at least 0; None counts each once.
+          class_names: not used.
+
+        Raises:
+          UserError: no question, numbers that differ, or what is no text.
+        """
+        rows = _text_outputs(outputs, labels)
+        has_answer = np.array([bool(len(right)) for right in labels], np.int64)
+        weights = example_weights(weights, rows)
+        predictions = Predictions(QUESTION_ANSWERING, rows, has_answer, weights)
+        return self.measure(counted(predictions))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,26 @@ def test_scores_of_one_answer(answer, right, exact, f1):
     np.testing.assert_allclose(answers.answer_scores(answer, right), (exact, f1))
 
 
+def test_texts_are_measured_outside_of_an_experiment():
+    texts, right, exact, f1 = zip(*SCORES)
+    assert tl.metrics.AnswerF1()(texts, right) == pytest.approx(np.mean(f1))
+    values = tl.metrics.AnswerExactMatch(per_kind=True)(texts, right)
+    expected = {"": 0.5, "HasAns": 4 / 8, "NoAns": 1 / 2}
+    assert values == pytest.approx(expected)
+    assert np.mean(exact) == 0.5
+    weights = np.arange(10)
+    weighed = tl.metrics.AnswerF1()(texts, right, weights)
+    assert weighed == pytest.approx(np.average(f1, weights=weights))
+    for bad, message in [
+        ((["a"], []), "1 answers, but right ones of 0 questions"),
+        ((["a"], ["a"]), "question 0 has the answer 'a' and the right ones 'a'"),
+        (([None], [["a"]]), "expected a text and a list of texts"),
+        (([], []), "at least one example"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            tl.metrics.AnswerF1()(*bad)
+
+
 def test_metrics_are_means_over_questions():
     x, has_answer = outputs()
     values = task_metrics.compute("question_answering", x, has_answer)
