@@ -76,6 +76,7 @@ def probes(
     stages = _stages(run.network, stages)
     dataset = run.datasets["target"]
     dataset.check_unweighted("a linear probe")
+    dataset.check_labelled("a linear probe")
     solver = linear_probe_fit.resolve_solver(dataset.task, solver)
     splits = [n for n in ("train", "val", "test") if len(dataset.rows.get(n, ()))]
     linear_probe_fit.resolve_metric(dataset.task, solver, metric, "val" in splits)

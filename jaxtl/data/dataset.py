@@ -329,6 +329,17 @@ class Dataset:
         """Number of examples as the source counts them."""
         return len(self.y if self.questions is None else self.questions.contexts)
 
+    def check_labelled(self, reader: str) -> None:
+        """Raises UserError where there are no labelled train rows.
+
+        Args:
+          reader: what is fitted on them, for the message.
+        """
+        if len(self.rows["train"]) == 0:
+            raise UserError(
+                f"{reader} is fitted on labelled train rows, and the data have none."
+            )
+
     def check_unweighted(self, reader: str) -> None:
         """Raises UserError where examples have weights, which a reader does not read.
 

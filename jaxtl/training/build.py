@@ -100,11 +100,7 @@ def assemble(
             "task": losses.for_task(datasets["target"].task, exp.model)
         }
     batch_sizes = inputs.batch_sizes(exp, terms, datasets)
-    weights = read_initial_weights(exp, datasets)
-    if weights is not None and terms == {}:
-        target = evaluation_only.aligned(datasets["target"], exp.init, weights)
-        datasets = {**datasets, "target": target}
-    model = load_initial_model(exp, datasets, weights)
+    datasets, model = _loaded(exp, datasets, is_trained=bool(terms))
     phases = resolve_phases(
         exp,
         model.network.stages,
@@ -138,6 +134,17 @@ def assemble(
         state=state,
         device_streams=_device_streams(datasets, program),
     )
+
+
+def _loaded(
+    exp: Experiment, datasets: Mapping[str, Dataset], is_trained: bool
+) -> tuple[Mapping[str, Dataset], InitialModel]:
+    """The initial model, and the data sets in its terms where nothing is trained."""
+    weights = read_initial_weights(exp, datasets)
+    if weights is not None and not is_trained:
+        target = evaluation_only.aligned(datasets["target"], exp.init, weights)
+        datasets = {**datasets, "target": target}
+    return datasets, load_initial_model(exp, datasets, weights)
 
 
 def _program(

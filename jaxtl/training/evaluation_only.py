@@ -76,6 +76,19 @@ def without_training(exp: Experiment, target: Dataset) -> Experiment:
     return dataclasses.replace(exp, **changes)
 
 
+def describe_fresh(exp: Experiment, loading: Iterable[LoadRow]) -> str:
+    """Says which stages are evaluated at random values where steps=0, "" for none."""
+    fresh = _fresh_stages(loading)
+    if exp.steps or not fresh:
+        return ""
+    return f"steps=0 evaluates {listing(fresh)} at random values"
+
+
+def _fresh_stages(loading: Iterable[LoadRow]) -> list[str]:
+    rows = (row for row in loading if row.status == "re-initialized")
+    return list(dict.fromkeys(row.path.split("/")[0] for row in rows))
+
+
 def describe(exp: Experiment) -> str:
     """What is not done for want of train rows, and the settings without use."""
     fields = config.fields(exp)
@@ -102,9 +115,7 @@ def check_weights(exp: Experiment, loading: Iterable[LoadRow]) -> None:
       exp: the experiment.
       loading: the table of its loaded leaves.
     """
-    rows = (row for row in loading if row.status == "re-initialized")
-    fresh = list(dict.fromkeys(row.path.split("/")[0] for row in rows))
-    if fresh:
+    if fresh := _fresh_stages(loading):
         raise UserError(
             f"the weights of {weights_name(exp.init)} leave {listing(fresh)} of the "
             "model at random values, and data= has no train rows to train them on: to "
@@ -167,9 +178,9 @@ def preprocessing(
     target = datasets["target"]
     if target.has_training_rows or target.encoding is None:
         return fitted
-    reference = exp.preprocess or _reference(weights, datasets)
-    own = fitted["target"]
-    is_scaled = own.mean is not None or reference is not None
+    own, chosen = fitted["target"], exp.preprocess
+    reference = _reference(weights, datasets)
+    is_scaled = own.mean is not None or chosen is not None or reference is not None
     numbers = [c.name for c in target.encoding.columns if c.categories is None]
     if numbers and not is_scaled:
         raise UserError(
@@ -184,7 +195,8 @@ def preprocessing(
             own, mean=scale.mean, std=scale.std, unseen=reference.unseen
         )
         own = preprocess.filled_like(own, reference)
-    _check_holes(target, own)
+    if chosen is None or chosen.fill is None:
+        _check_holes(target, own)
     return {**fitted, "target": own}
 
 

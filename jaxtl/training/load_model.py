@@ -149,14 +149,8 @@ def load_model(
     check_trained(directory)
     settings = _stored_settings(directory, exp)
     weights = FromRun(str(directory), which=which).read()
-    if data is None:
-        dataset, error = _read_dataset(directory, settings, weights.meta)
-        check_names(directory, weights.meta, dataset)
-    else:
-        model, seed = settings["model"], settings["seed"]
-        dataset = other_data.read(data, directory, weights.meta, model, seed)
-        dataset = other_data.with_shared_files(dataset, settings["data"], directory)
-        error = None
+    dataset, error = _read_dataset(directory, settings, weights.meta, data)
+    check_names(directory, weights.meta, dataset)
     meta = _with_inputs(directory, weights.meta, dataset)
     config, network = _network(settings["model"], meta["outputs"])
     pre = preprocess.from_json(meta["preprocess"])
@@ -283,10 +277,20 @@ def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[st
 
 
 def _read_dataset(
-    directory: pathlib.Path, settings: Mapping[str, Any], meta: Mapping[str, Any]
+    directory: pathlib.Path,
+    settings: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    other: Data | None,
 ) -> tuple[Dataset | None, Exception | None]:
-    """(The target data with the run's splits, None) or (None, why they can't be)."""
+    """(The target data with the run's splits, None) or (None, why they can't be).
+
+    Other data take their place where they are given, and have to be readable.
+    """
     data = settings["data"]
+    if other is not None:
+        model, seed = settings["model"], settings["seed"]
+        dataset = other_data.read(other, directory, meta, model, seed)
+        return other_data.with_shared_files(dataset, data, directory), None
     if data is None:
         return None, None
     data = with_stored_inputs(data, meta)

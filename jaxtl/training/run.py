@@ -80,14 +80,12 @@ class Run:
     ):
         check_ranges(exp)
         datasets = inputs.load_datasets(exp) if datasets is None else datasets
-        is_untrained = terms is None and evaluation_only.applies(
-            exp, datasets["target"]
-        )
-        evaluation_note = evaluation_only.describe(exp) if is_untrained else ""
-        if is_untrained:
+        evaluation_note = ""
+        if terms is None and evaluation_only.applies(exp, datasets["target"]):
+            evaluation_note = evaluation_only.describe(exp)
             exp = evaluation_only.without_training(exp, datasets["target"])
             terms, datasets = {}, {"target": datasets["target"]}
-        self.exp = exp
+        is_untrained, self.exp = bool(evaluation_note), exp
         self.directory = directory
         self.parts = build.assemble(exp, terms, datasets)
         if is_untrained:
@@ -106,8 +104,9 @@ class Run:
         self.notes = {**self.parts.model.notes, **self.parts.terms.notes}
         if note := model_selection.monitor_note(self.datasets, exp.monitor):
             self.notes["monitor"] = note
-        if evaluation_note:
-            self.notes["evaluation"] = evaluation_note
+        fresh = evaluation_only.describe_fresh(exp, self.parts.model.loading)
+        if note := evaluation_note or fresh:
+            self.notes["evaluation"] = note
         if threshold_note:
             self.notes["threshold"] = threshold_note
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}

@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 import jaxtl as tl
+from jaxtl.analysis import linear_probe
 from jaxtl.cli.main import main
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
@@ -260,6 +261,22 @@ def test_without_val_rows_the_last_checkpoint_is_kept(trained):
     run = tl.setup(dataclasses.replace(exp, data=dataclasses.replace(exp.data, val=0)))
     assert run.monitor is None
     assert "the last one is kept" in run.notes["monitor"]
+
+
+def test_a_fresh_head_that_is_not_trained_is_told(trained):
+    exp = run_dir.read_experiment(trained[0])
+    init = tl.pretrained.FromRun(str(trained[0]), reset="head")
+    run = tl.setup(dataclasses.replace(exp, init=init, steps=0))
+    assert run.notes["evaluation"] == "steps=0 evaluates head at random values"
+
+
+def test_what_is_fitted_on_train_rows_is_refused(trained, tmp_path):
+    rows = cells(np.random.default_rng(9), 30)
+    table = write(tmp_path / "t.csv", rows)
+    exp = evaluation(trained, table)
+    exp = dataclasses.replace(exp, data=dataclasses.replace(exp.data, val=1.0, test=15))
+    with pytest.raises(UserError, match="a linear probe is fitted on labelled train"):
+        linear_probe.probe(exp)
 
 
 def test_a_source_trains_for_a_target_of_test_rows_alone(tmp_path):

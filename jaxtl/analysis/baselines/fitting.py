@@ -211,6 +211,7 @@ def _candidates(baseline: Baseline, data: Dataset, val: bool) -> list[Baseline]:
       UserError: no candidate is possible, or there are several and no val split.
     """
     name, count = f"baselines.{type(baseline).__name__}", len(data.rows["train"])
+    data.check_labelled(name)
     candidates = baseline.candidates()
     possible = [candidate for candidate in candidates if candidate.possible(count)]
     if not possible:

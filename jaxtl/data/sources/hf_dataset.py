@@ -203,7 +203,8 @@ class HFDataset(ImageFiles, TextData, Tabular):
     def _split_note(self, name: str) -> list[str]:
         """Says that the only split is cut, where it is called as a held-out one."""
         split = SPLIT_OF.get(name.lower(), "train")
-        if split == "train":
+        takes_all = isinstance(self.test, float) and self.test == 1
+        if split == "train" or takes_all:
             return []
         return [
             f"the only split, {name}, is split further; {split}_split={name!r} keeps "
