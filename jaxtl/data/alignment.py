@@ -104,9 +104,10 @@ def _with_outputs(dataset: Dataset, trained: TrainedNames) -> Dataset:
             "labels."
         )
     stored, names = trained.output_names, dataset.output_names
-    is_single = dataset.task == "regression" and len(stored) == len(names) == 1
-    if not stored or not names or is_single or stored == names:
+    if not stored or not names or stored == names:
         return dataset
+    if dataset.task == "regression" and len(stored) == len(names) == 1:
+        return _renamed(dataset, stored, _place_note(dataset, stored))
     match = match_names(stored, names)
     if match is None:
         raise UserError(
@@ -124,8 +125,7 @@ def _with_outputs(dataset: Dataset, trained: TrainedNames) -> Dataset:
     if match.kind == "place":
         if not are_names(stored):
             return dataset
-        note = f"{_kind(dataset)} taken by place: {listing(names)} as {listing(stored)}"
-        return _renamed(dataset, stored, note)
+        return _renamed(dataset, stored, _place_note(dataset, stored))
     places = np.asarray(match.places[: len(names)])
     absent = [name for i, name in enumerate(stored) if i not in set(places.tolist())]
     note = f"{_kind(dataset)} in the order of {trained.owner}: {listing(stored)}"
@@ -143,6 +143,11 @@ def _with_outputs(dataset: Dataset, trained: TrainedNames) -> Dataset:
         pre = dataclasses.replace(pre, target_offset=offset)
     moved = dataclasses.replace(dataset, y=y, y_clean=y_clean, preprocess=pre)
     return _renamed(moved, stored, note)
+
+
+def _place_note(dataset: Dataset, stored: tuple[str, ...]) -> str:
+    names = dataset.output_names
+    return f"{_kind(dataset)} taken by place: {listing(names)} as {listing(stored)}"
 
 
 def _kind(dataset: Dataset) -> str:

@@ -137,13 +137,11 @@ def load_model(
       which: "best" for the weights with the best monitored value, or "last".
       exp: the experiment, for one that can't be rebuilt from the directory (a model
         made of functions in a notebook).
-      data: what `tl.evaluate` evaluates on in place of the run's own data, such as
-        `tl.data.CSV("new.csv", target="y", test=1.0)`. Classes and columns are matched
-        by name.
+      data: to evaluate on in place of the run's own, matched by the names of classes
+        and columns: `tl.data.CSV("new.csv", target="y", test=1.0)`.
 
     Raises:
-      UserError: no trained run, one whose model or input can't be rebuilt, or data that
-        the model can't read.
+      UserError: no trained run, a model that can't be rebuilt, data it can't read.
     """
     directory = run_paths.one_run(directory)
     check_trained(directory)

@@ -123,5 +123,8 @@ def test_targets_are_differences_from_the_models_offset():
     y = 1e7 + np.arange(4) / 8
     raw = dataset(y, ("t",), "regression")
     assert raw.preprocess.target_offset is not None
-    trained = TrainedNames("m", ("t",), "regression", target_offset=(1e7 - 1,))
-    np.testing.assert_allclose(align(raw, trained).y, 1 + np.arange(4) / 8, rtol=1e-6)
+    trained = TrainedNames("m", ("u",), "regression", target_offset=(1e7 - 1,))
+    moved = align(raw, trained)
+    np.testing.assert_allclose(moved.y, 1 + np.arange(4) / 8, rtol=1e-6)
+    assert moved.target_names == ("u",)
+    assert moved.notes[-1] == "targets taken by place: t as u"
