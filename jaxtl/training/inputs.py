@@ -160,12 +160,20 @@ def _stored_splits(directory: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def _check_same_shape(name: str, other: Dataset, target: Dataset) -> None:
-    if other.example_shape != target.example_shape:
-        raise UserError(
-            f"streams[{name!r}] has examples of shape {other.example_shape}, the "
-            f"target of shape {target.example_shape}; give both the same size= and "
-            "channels=."
+    if other.example_shape == target.example_shape:
+        return
+    shapes = (other.example_shape, target.example_shape)
+    advice = "give both the same size= and channels="
+    if all(isinstance(shape, dict) and "input_ids" in shape for shape in shapes):
+        longest = max(shape["input_ids"][0] for shape in shapes)
+        advice = (
+            f"pad both to one length, tokenizer=tl.data.Tokenizer(PATH, "
+            f"buckets=({longest},))"
         )
+    raise UserError(
+        f"streams[{name!r}] has examples of shape {shapes[0]}, the target of shape "
+        f"{shapes[1]}; {advice}."
+    )
 
 
 def _check_same_columns(name: str, other: Dataset, target: Dataset) -> None:

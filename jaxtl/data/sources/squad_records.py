@@ -127,16 +127,26 @@ def _json_rows(
 ) -> list[tuple[int, dict[str, Any]]]:
     """The values of each question of a JSON file, with its line or index."""
     text = text_files.read_text(file, encoding, owner)
-    if text_files.suffix(file) in LINE_SUFFIXES:
-        rows = []
-        for number, line in enumerate(text_files.split_lines(text), 1):
-            if line.strip():
-                content = _parsed(line, f"{owner}: line {number} of {file}")
-                where = f"{owner}: line {number} of {file}"
-                rows += [(number, row) for row in _questions(content, {}, where)]
-        return rows
-    content = _parsed(text, f"{owner}: {file}")
-    return list(enumerate(_questions(content, {}, f"{owner}: {file}")))
+    is_numbered = text_files.suffix(file) in LINE_SUFFIXES
+    if not is_numbered and not _holds_lines(text):
+        content = _parsed(text, f"{owner}: {file}")
+        return list(enumerate(_questions(content, {}, f"{owner}: {file}")))
+    rows = []
+    for number, line in enumerate(text_files.split_lines(text), 1):
+        if line.strip():
+            where = f"{owner}: line {number} of {file}"
+            content = _parsed(line, where)
+            rows += [(number, row) for row in _questions(content, {}, where)]
+    return rows if is_numbered else list(enumerate(row for _, row in rows))
+
+
+def _holds_lines(text: str) -> bool:
+    """Whether a text is JSON lines, as `datasets` writes them to .json files, too."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest.strip()) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _parsed(text: str, where: str) -> Any:

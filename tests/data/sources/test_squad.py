@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxtl as tl
 from jaxtl import data
 from jaxtl.core.errors import UserError
 from jaxtl.data import description, question_windows, splits, tokenizer_training
 from jaxtl.data.sources import squad_records
+from jaxtl.training import inputs
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -66,6 +68,8 @@ def test_nested_and_flat_files_hold_the_same_questions(tmp_path):
         data.SQuAD(write(tmp_path, "a.json", nested())).read(),
         data.SQuAD(write(tmp_path, "a.jsonl", lines)).read(),
         data.SQuAD(write(tmp_path, "b.json", [*flat()])).read(),
+        data.SQuAD(write(tmp_path, "c.json", lines)).read(),  # as Dataset.to_json
+        data.SQuAD(write(tmp_path, "d.json", json.dumps(nested(), indent=1))).read(),
     ]
     for table in tables:
         assert table.x["answers"].tolist() == [*map(tuple, ANSWERS.values())]
@@ -269,6 +273,32 @@ def test_splits_hold_whole_questions_and_are_stored_as_such(tmp_path):
     lines = " ".join(description.lines_of(dataset))
     assert "24 examples, question_answering, 6 questions without an answer" in lines
     assert "split_by='context' keeps contexts apart" in lines
+
+
+def test_streams_are_padded_to_one_length(tmp_path):
+    path = write(tmp_path, "a.json", nested())
+    short = [{**row, "context": CONTEXT[:52]} for row in [*flat()][:1]]
+    other = write(tmp_path, "b.json", short)
+    content = next(engines())
+    settings = {"val": 0, "test": 0, "stride": 6}
+    vocabulary = write(tmp_path, "tokenizer.json", content)
+
+    def load(**options):
+        tokenizer = data.Tokenizer(vocabulary, **options)
+        sources = [
+            data.SQuAD(p, tokenizer=tokenizer, **settings) for p in (path, other)
+        ]
+        exp = tl.Experiment(
+            model=tl.models.Bert(predict="span"),
+            data=sources[0],
+            streams={"source": sources[1]},
+        )
+        return inputs.load_datasets(exp)
+
+    with pytest.raises(UserError, match=r"pad both to one length, .*buckets=\(48,\)"):
+        load()
+    shapes = {d.x["input_ids"].shape[1] for d in load(buckets=(48,)).values()}
+    assert shapes == {48}
 
 
 def test_what_does_not_fit_a_window_is_said(tmp_path):
