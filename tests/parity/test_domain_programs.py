@@ -6,11 +6,13 @@ in `tests/terms/domain/`.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import stored_values
 
+from jaxtl.evaluation import validators
 from jaxtl.terms import losses
-from jaxtl.terms.domain import adversarial, cbst, cmd, deepjdot, pada
+from jaxtl.terms.domain import adversarial, afn, cbst, cmd, deepjdot, pada
 from jaxtl.terms.generalization import base, mixstyle, mixup, mldg, vrex
 
 VALUES = stored_values.load("domain_values.json")
@@ -86,6 +88,11 @@ def _mldg(weights, x):
     return (train + 0.8 * risk(stepped, slice(3, None))) / 2
 
 
+def _hafn(*domains):
+    # Theirs adds the losses of the domains, the term takes their mean.
+    return sum(afn.hard_norm_loss(afn.norms(x), 3.0) for x in domains)
+
+
 def _mixup(weights, x):
     domains, labels = x.reshape(2, 3, 4), LABELS.reshape(2, 3)
     partner, share = jnp.array([1, 0]), jnp.array([0.3, 0.8])
@@ -108,6 +115,7 @@ EQUATIONS = {
     "cbst": _cbst,
     "cmd": _cmd,
     "deepjdot": _deepjdot,
+    "hafn": _hafn,
     "mixstyle": _mixstyle,
     "mixup": _mixup,
     "mldg": _mldg,
@@ -122,5 +130,11 @@ def test_value_and_gradient_are_the_authors(name):
     stored_values.assert_equal(VALUES[name], EQUATIONS[name])
 
 
+def test_deep_embedded_validation_is_the_authors():
+    example_losses, weights = map(np.abs, stored_values.inputs(VALUES["dev"]))
+    value = validators.dev(example_losses, weights)
+    np.testing.assert_allclose(value, VALUES["dev"]["value"], rtol=1e-9)
+
+
 def test_every_stored_value_is_compared():
-    assert set(EQUATIONS) == set(VALUES)
+    assert {*EQUATIONS, "dev"} == set(VALUES)

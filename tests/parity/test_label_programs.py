@@ -16,6 +16,7 @@ from jaxtl.terms.noisy.gaussian_mixture import (
     lower_component_probability,
 )
 from jaxtl.terms.noisy.label_proportions import bag_divergence
+from jaxtl.terms.noisy.transition_matrix import estimate_transition
 from jaxtl.terms.semi import freematch, mean_teacher, mixmatch, pseudo_targets, uda, vat
 
 VALUES = stored_values.load("label_values.json")
@@ -224,6 +225,16 @@ def test_the_mixture_of_losses_is_the_authors_where_two_modes_are_apart():
     np.testing.assert_allclose(clean, case["value"], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["transition", "transition_outliers"])
+def test_the_estimated_transition_is_the_authors(name):
+    case = VALUES[name]
+    [z] = stored_values.inputs(case)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    quantile = 1.0 if name == "transition" else 0.97
+    estimate = estimate_transition(p, quantile)
+    np.testing.assert_allclose(estimate, case["value"], rtol=1e-9)
+
+
 def test_mixed_examples_are_between_the_authors_pairs(monkeypatch):
     case = VALUES["mixmatch_mixup"]
     with jax.enable_x64(True):
@@ -235,4 +246,10 @@ def test_mixed_examples_are_between_the_authors_pairs(monkeypatch):
 
 
 def test_every_stored_value_is_compared():
-    assert {*EQUATIONS, "dividemix_mixture", "mixmatch_mixup"} == set(VALUES)
+    others = {
+        "dividemix_mixture",
+        "mixmatch_mixup",
+        "transition",
+        "transition_outliers",
+    }
+    assert {*EQUATIONS, *others} == set(VALUES)

@@ -1,6 +1,7 @@
 """AFN: enlarges the norms of both domains' features, or brings them to one value."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ def norms(x: jax.Array) -> jax.Array:
 
 
 def hard_norm_loss(sizes: jax.Array, radius: float | jax.Array) -> jax.Array:
-    """(‖f‖ − R)², mean over examples, without ½ (HAFN).
+    """(mean ‖f‖ − R)² of one domain, without ½ (HAFN): the mean norm becomes R.
 
     Args:
       sizes: norms of the features, (batch,).
@@ -33,7 +34,7 @@ def hard_norm_loss(sizes: jax.Array, radius: float | jax.Array) -> jax.Array:
       Xu et al., Larger Norm More Transferable: An Adaptive Feature Norm Approach for
       Unsupervised Domain Adaptation, ICCV 2019, with one R for both domains.
     """
-    return jnp.mean(jnp.square(sizes - radius))
+    return jnp.square(jnp.mean(sizes) - radius)
 
 
 def stepwise_norm_loss(sizes: jax.Array, step: float | jax.Array) -> jax.Array:
@@ -53,16 +54,16 @@ def stepwise_norm_loss(sizes: jax.Array, step: float | jax.Array) -> jax.Array:
     References:
       As `hard_norm_loss`.
     """
-    return hard_norm_loss(sizes, jax.lax.stop_gradient(sizes) + step)
+    return jnp.mean(jnp.square(sizes - jax.lax.stop_gradient(sizes) - step))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AFN(DomainPairAtStage):
     """`stepwise_norm_loss` of both domains' features; with a radius `hard_norm_loss`.
 
-    The mean is over the examples of both batches together; the authors add the means of
-    the two domains: their weight of 0.05 is 0.1 here. Reports both mean norms, which
-    show the progress.
+    The step's loss is a mean over the examples of both batches together, the radius'
+    the mean of the two domains' losses; the authors add those of the domains: their
+    weight of 0.05 is 0.1 here. Reports both mean norms, which show the progress.
 
     Attributes:
       source: stream of the labelled domain.
@@ -70,9 +71,11 @@ class AFN(DomainPairAtStage):
       stage: stage whose output is read, one vector per example; None is the last one
         before the head.
       step: Δr, by how much each norm should grow (1 in the paper).
-      radius: R, the norm that every example should have (25 in the paper), in place of
-        the step; None uses the step.
+      radius: R, the mean norm that each domain should have (25 in the paper), in place
+        of the step; None uses the step.
     """
+
+    compares: ClassVar[str] = "mean norms, with a radius"
 
     step: float = traced(1.0)
     radius: float | None = traced(None)
@@ -86,9 +89,10 @@ class AFN(DomainPairAtStage):
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         source = norms(self.features(context, self.source))
         target = norms(self.features(context, self.target))
-        sizes = jnp.concatenate([source, target])
         if self.radius is None:
-            value = stepwise_norm_loss(sizes, self.step)
+            value = stepwise_norm_loss(jnp.concatenate([source, target]), self.step)
         else:
-            value = hard_norm_loss(sizes, self.radius)
+            radius = self.radius
+            both = hard_norm_loss(source, radius) + hard_norm_loss(target, radius)
+            value = 0.5 * both
         return value, {"source_norm": source.mean(), "target_norm": target.mean()}
