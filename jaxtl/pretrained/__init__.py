@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .from_prompts import FromPrompts as FromPrompts
     from .from_run import FromCheckpoint as FromCheckpoint
     from .from_run import FromRun as FromRun
+    from .from_towers import FromTowers as FromTowers
     from .match import Weights as Weights
     from .write import write_directory as write_directory
     from .write import write_file as write_file

@@ -6,10 +6,13 @@ from typing import Any
 from jaxtl.data.tokenizer import TOKENIZER, VOCABULARIES, Tokenizer, stored
 from jaxtl.pretrained.external import FromHub
 from jaxtl.pretrained.from_run import FromRun
+from jaxtl.pretrained.from_towers import FromTowers
 
 
 def tokenizer_of_weights(init: Any) -> Tokenizer | None:
     """The tokenizer of a model's directory or of a run; None for none."""
+    if isinstance(init, FromTowers):
+        return tokenizer_of_weights(init.text)
     if isinstance(init, FromHub):
         folder = init.folder()
         has_one = any((folder / name).is_file() for name in VOCABULARIES)

@@ -1,12 +1,14 @@
 """The recipes of docs/recipes.md run as they stand, on small data of their kinds."""
 
 import contextlib
+import itertools
 import json
 import pathlib
 import re
 import zipfile
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from jaxtl.cli.main import main
@@ -68,6 +70,16 @@ def _pairs(folder):
     (folder / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
 
 
+def _captions(folder):
+    _encoder(folder)
+    rows = ["image,text"]
+    for i, (a, b) in enumerate(itertools.product("abcdefgh", repeat=2)):
+        x = np.full((8, 8, 3), [20 * ord(a) % 255, 31 * ord(b) % 255, i], np.uint8)
+        PIL.Image.fromarray(x).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,{a} {b}")
+    (folder / "captions.csv").write_text("\n".join(rows))
+
+
 def _table(folder):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 2))
@@ -107,6 +119,7 @@ DATA = {
     "topics.py": _topics,
     "similarity.py": _pairs,
     "embeddings.py": _pairs,
+    "captions.py": _captions,
     "parquet.py": _parquet,
     "imbalanced.py": _csv,
 }

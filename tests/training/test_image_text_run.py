@@ -40,6 +40,15 @@ def captions(tmp_path_factory):
     return str(folder / "captions.csv")
 
 
+def _folder(captions, folder):
+    """Some of the pictures, one folder for each of the upper colors."""
+    for a, b in itertools.product(COLORS, COLORS):
+        (folder / a).mkdir(parents=True, exist_ok=True)
+        picture = PIL.Image.open(pathlib.Path(captions).parent / f"{a}{b}one.png")
+        picture.save(folder / a / f"{b}.png")
+    return str(folder)
+
+
 def experiment(captions, **changes):
     fields = {
         "model": TOWERS,
@@ -103,10 +112,7 @@ def test_a_stored_model_gives_the_recall_of_its_encodings(run):
 
 
 def test_a_run_of_pairs_classifies_by_prompts(run, captions, tmp_path):
-    for a, b in itertools.product(COLORS, COLORS):
-        (tmp_path / "test" / a).mkdir(parents=True, exist_ok=True)
-        picture = PIL.Image.open(pathlib.Path(captions).parent / f"{a}{b}one.png")
-        picture.save(tmp_path / "test" / a / f"{b}.png")
+    _folder(captions, tmp_path / "test")
     prompts = tuple(f"{{}} above {b} one" for b in COLORS)
     init = tl.pretrained.FromPrompts(tl.pretrained.FromRun(str(run.directory)), prompts)
     model = tl.load_model(run.directory)
@@ -129,6 +135,35 @@ def test_a_run_of_pairs_classifies_by_prompts(run, captions, tmp_path):
     exp = dataclasses.replace(exp, init=dataclasses.replace(init, names={"read": "a"}))
     with pytest.raises(tl.UserError, match="'read' is no class; did you mean 'red'"):
         tl.setup(exp)
+
+
+def test_towers_begin_with_weights_of_their_own(captions, tmp_path_factory):
+    """LiT: a trained image model is locked, a text model of its own learns."""
+    folder = tmp_path_factory.mktemp("towers")
+    source = tl.Experiment(
+        model=tl.models.MLP(widths=(16,)),
+        data=tl.data.ImageFolder(_folder(captions, folder / "images"), val=0, test=0.5),
+        steps=2,
+    )
+    tl.train(tl.setup(source, folder / "image"))
+    init = tl.pretrained.FromTowers(image=tl.pretrained.FromRun(str(folder / "image")))
+    run = tl.setup(experiment(captions, init=init))
+    trained = tl.load_model(folder / "image").params
+    for stage in ("layer1",):
+        ours, theirs = run.params["image_" + stage], trained[stage]
+        assert trees.flatten(ours).keys() == trees.flatten(theirs).keys()
+        for path, leaf in trees.flatten(theirs).items():
+            np.testing.assert_array_equal(trees.flatten(ours)[path], leaf)
+    rows = {row.path.split("/")[0]: row.status for row in run.parts.model.loading}
+    assert rows["image_layer1"] == "loaded"
+    fresh = {stage for stage, status in rows.items() if status == "re-initialized"}
+    assert fresh >= {"image_head", "text_head", "text_embeddings", "head"}
+    with pytest.raises(tl.UserError, match="got MLP"):
+        init.read_for(TOWERS.image)
+    with pytest.raises(tl.UserError, match=r"FromTowers\.text does not describe"):
+        init.model(image=TOWERS.image)
+    with pytest.raises(tl.UserError, match="expected the weights of a tower"):
+        tl.pretrained.FromTowers()
 
 
 def test_weights_from_prompts_need_a_pair_and_a_classifier_of_it(run, captions):
