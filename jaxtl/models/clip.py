@@ -31,6 +31,8 @@ class CLIP(TwoTowers):
     image: Any = dataclasses.field(default_factory=lambda: CLIPVision(**EMBEDS))
     text: Any = dataclasses.field(default_factory=lambda: CLIPText(**EMBEDS))
 
+    alone = "FromHub(…).model(predict='class') is the classifier of images alone"
+
     def __post_init__(self):
         super().__post_init__()
         for name in ("image", "text"):

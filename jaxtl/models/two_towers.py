@@ -54,6 +54,8 @@ class TwoTowers:
     outputs: int | None = None
 
     predict = "pair"
+    # How one tower alone becomes a model, for data that are no pairs; "" for no advice.
+    alone = ""
 
     def __post_init__(self):
         object.__setattr__(self, "outputs", None)  # data of pairs have 0
@@ -134,8 +136,9 @@ class TwoTowers:
         if not isinstance(shape, Mapping) or _IMAGE not in shape or len(shape) < 2:
             given = ", ".join(shape) if isinstance(shape, Mapping) else f"{shape}"
             raise UserError(
-                f"model=TwoTowers reads images with texts, but an example of {owner} "
-                f"is {given}; data=tl.data.ImageText gives pairs."
+                f"model={type(self).__name__} reads images with texts, but an example "
+                f"of {owner} is {given}; data=tl.data.ImageText gives pairs"
+                f"{self.alone and f', {self.alone}'}."
             )
         image, text = self.image, self.text
         if isinstance(image, Staged):

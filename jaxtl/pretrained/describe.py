@@ -144,11 +144,16 @@ def model_expression(model: Staged) -> str:
     """The expression that builds a model in an experiment file, without defaults."""
     linen_fields = ("parent", "name")
     changed = [
-        f"{f.name}={getattr(model, f.name)!r}"
+        f"{f.name}={_expression(getattr(model, f.name))}"
         for f in dataclasses.fields(model)
         if f.name not in linen_fields and getattr(model, f.name) != f.default
     ]
     return f"tl.models.{type(model).__name__}({', '.join(changed)})"
+
+
+def _expression(value: Any) -> str:
+    """A field's value as Python, a model within the model among them."""
+    return model_expression(value) if isinstance(value, Staged) else repr(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,14 +4,16 @@ Origin: the installed transformers.
 """
 
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from jaxtl import models
 from jaxtl.core.errors import UserError
-from jaxtl.models import CLIPText, CLIPVision
-from jaxtl.pretrained import FromHub, registry
+from jaxtl.models import CLIP, CLIPText, CLIPVision
+from jaxtl.pretrained import FromHub, describe, image_processor, registry
 from jaxtl.pretrained.match import match
 
 torch = pytest.importorskip("torch")
@@ -64,6 +66,31 @@ def test_a_replaced_configuration_counts_as_in_transformers():
 def test_configurations_that_can_not_be_read_are_refused(entries, message):
     with pytest.raises(UserError, match=message):
         registry.model_from_config({"model_type": "clip", **entries}, predict="class")
+
+
+def test_a_pair_refuses_images_alone_and_is_told_as_an_expression():
+    pair = CLIP(image=CLIPVision(predict="embedding", size=12))
+    with pytest.raises(UserError, match=r"model=CLIP reads .*model\(predict='class'\)"):
+        pair.check_kind((12, 12, 3), "data=Digits")
+    with pytest.raises(UserError, match=r"CLIP\.text has predict='class'; expected"):
+        CLIP(text=CLIPText())
+    names = {"tl": types.SimpleNamespace(models=models)}
+    assert eval(describe.model_expression(pair), names) == pair
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_images_are_prepared_as_by_the_type_s_own_class(kind):
+    name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
+    theirs = getattr(transformers, f"{name}ImageProcessorPil")
+    for model_type in (kind, f"{kind}_vision_model"):
+        values = image_processor.settings({"do_rescale": True}, model_type)
+        normalization = image_processor.normalization(values)
+        np.testing.assert_allclose(normalization["mean"], theirs.image_mean)
+        np.testing.assert_allclose(normalization["std"], theirs.image_std)
+        resizing = image_processor.resizing(values)
+        shortest = 224 if getattr(theirs, "do_center_crop", False) else None
+        assert resizing["size"] == (224, 224)
+        assert (resizing["shortest"], resizing["resample"]) == (shortest, "bicubic")
 
 
 def test_an_embedding_has_the_width_of_its_space():
