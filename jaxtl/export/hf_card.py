@@ -19,6 +19,7 @@ _PIPELINES = {
     "choice": "multiple-choice",
     "embedding": "feature-extraction",
     "pair": "zero-shot-image-classification",
+    "similarity": "sentence-similarity",
 }
 # transformers 5 has no pipelines of these: class of the model, and how it is called.
 _CALLS = {
@@ -55,9 +56,10 @@ def markdown(
     if getattr(model, "READS", "") == "images" and predict == "class":
         predict = None
     pipeline = _PIPELINES[predict]
+    library = "sentence-transformers" if predict == "similarity" else "transformers"
     lines = [f"- {line}" for line in _differences(exp, model, meta, pre, tokenizer)]
     return f"""---
-library_name: transformers
+library_name: {library}
 pipeline_tag: {pipeline}
 ---
 
@@ -73,6 +75,10 @@ Task: {meta["task"]}. Checkpoint: step {meta["step"]}, seed {exp.seed}.
 
 def _usage(pipeline: str, predict: str | None) -> str:
     """The lines of Python that load the model and call it, indented."""
+    if predict == "similarity":
+        return """    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer("THIS_FOLDER")
+    model.similarity(model.encode(FIRST), model.encode(SECOND))"""
     if predict in _CALLS:
         name, call = _CALLS[predict]
         return f"""    from transformers import AutoTokenizer, {name}
@@ -101,13 +107,15 @@ def _differences(
     tokenizer: Tokenizer | None,
 ) -> list[str]:
     """What a caller of the pipeline must know to get the run's own predictions."""
-    lines = []
+    lines, reads_pairs = [], getattr(model, "READS_PAIRS", False)
     if tokenizer is not None and isinstance(exp.data, SQuAD):
         lines.append(
             f"The run read contexts in windows of at most {tokenizer.max_length} "
             f"tokens, which share {exp.data.stride}, and took the best span of all of "
             f"at most {exp.data.max_answer_length} tokens."
         )
+    elif tokenizer is not None and reads_pairs:
+        lines.append(f"Texts are cut to at most {tokenizer.max_length} tokens.")
     elif tokenizer is not None:
         limit = tokenizer.max_length
         lines.append(
@@ -119,7 +127,9 @@ def _differences(
             "The run read token ids, not texts: the tokenizer is that of the "
             "pre-trained model."
         )
-    if getattr(exp.data, "pair", None) is not None:
+    if reads_pairs:
+        lines.append("Each text is encoded by itself; the run predicts the cosine.")
+    elif getattr(exp.data, "pair", None) is not None:
         lines.append('The model takes pairs: {"text": FIRST, "text_pair": SECOND}.')
     if meta["task"] == "regression":
         lines.append("The scores are the outputs themselves.")

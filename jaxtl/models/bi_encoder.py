@@ -65,6 +65,11 @@ class BiEncoder(staged.Staged):
     dense_bias: bool = True
 
     @property
+    def predict(self) -> str:
+        """What the head gives: the similarity of two texts."""
+        return "similarity"
+
+    @property
     def body(self) -> staged.Staged:
         """The encoder whose stages but the head run."""
         if not isinstance(self.encoder, staged.Staged) or self.encoder.READS != "texts":

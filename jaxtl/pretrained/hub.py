@@ -52,6 +52,7 @@ _DENSE_ACTIVATIONS = {
     "SiLU": "silu",
     "ELU": "elu",
 }
+_TORCH_MODULES = {"identity": "linear"}  # of activations; others are in "activation"
 SIMILARITY = "config_sentence_transformers.json"
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
@@ -185,6 +186,23 @@ def _dense(folder: pathlib.Path) -> dict[str, Any]:
         "dense_activation": _DENSE_ACTIVATIONS[name],
         "dense_bias": has_bias is not False,
     }
+
+
+def torch_activation(name: str) -> str:
+    """The class of torch of a Dense module's activation.
+
+    Raises:
+      UserError: an activation that such a module does not have.
+    """
+    classes = {ours: theirs for theirs, ours in _DENSE_ACTIVATIONS.items()}
+    if name not in classes:
+        raise UserError(
+            f"convert: dense_activation={name!r} is none that a directory of "
+            f"sentence-transformers names{nearest(name, classes)} (these are "
+            f"{', '.join(classes)}); write a .safetensors file."
+        )
+    module = _TORCH_MODULES.get(name, "activation")
+    return f"torch.nn.modules.{module}.{classes[name]}"
 
 
 def _modules(path: pathlib.Path) -> list[tuple[str, str]]:

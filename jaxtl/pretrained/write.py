@@ -13,8 +13,15 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import TOKENIZER_FILES, Tokenizer
+from jaxtl.models.bi_encoder import POOLING, BiEncoder
 from jaxtl.models.staged import Staged, check_option
-from jaxtl.pretrained import convert, hf_config, hf_inputs, tensor_files
+from jaxtl.pretrained import (
+    convert,
+    hf_config,
+    hf_inputs,
+    sentence_encoder,
+    tensor_files,
+)
 
 _HEAD_BIASES = ("head/dense/bias", "head/distilled/bias")  # of maps that are averaged
 
@@ -77,6 +84,8 @@ def write_directory(
 ) -> pathlib.Path:
     """Writes a directory that transformers opens and computes the same with.
 
+    That of a bi-encoder has the modules of sentence-transformers as well.
+
     Args:
       folder: the directory, created if it is missing.
       model, params, stats: as in `write_file`.
@@ -95,7 +104,12 @@ def write_directory(
     folder, like = pathlib.Path(folder), pathlib.Path(like)
     base = text_files.read_json(like / "config.json")
     params = _with_target_offset(params, preprocess)
-    config = hf_config.write_config(base, model, params, task, class_names or ())
+    compared = model if isinstance(model, BiEncoder) else None
+    if compared is None:
+        config = hf_config.write_config(base, model, params, task, class_names or ())
+    else:
+        config = sentence_encoder.config(base, compared, params)
+        model = compared.clone(dense_width=None)  # its map is a module of its own
     files: dict[str, dict[str, Any]] = {"config.json": config}
     copied: tuple[str, ...] = ()
     is_image = bool(model.layouts()["hf"].stem)
@@ -112,6 +126,10 @@ def write_directory(
     if getattr(model, "predict", None) == "next":
         files["generation_config.json"] = hf_inputs.generation(config)
     folder.mkdir(parents=True, exist_ok=True)
+    if compared is not None:
+        length = None if tokenizer is None else tokenizer.max_length
+        sentence_encoder.write_modules(folder, compared, params, length)
+        params = {stage: x for stage, x in params.items() if stage != POOLING}
     write_file(folder / "model.safetensors", model, params, stats, "hf")
     for name, content in files.items():
         text = json.dumps(content, indent=2, ensure_ascii=False)

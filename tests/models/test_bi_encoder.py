@@ -70,7 +70,7 @@ def reference(folder, texts):
         return torch.nn.functional.normalize(mapped).numpy()
 
 
-def test_a_directory_of_sentence_transformers_is_read(folder):
+def test_a_directory_of_sentence_transformers_is_read_and_written(folder, tmp_path):
     weights = tl.pretrained.FromHub(str(folder))
     model = weights.model(predict="similarity")
     assert model.stages == ("embeddings", "layer_0", "pooling", "head")
@@ -81,6 +81,12 @@ def test_a_directory_of_sentence_transformers_is_read(folder):
     a, b = reference(folder, FIRST), reference(folder, SECOND)
     np.testing.assert_allclose(out.features["pooling"], np.stack([a, b], 1), atol=1e-5)
     np.testing.assert_allclose(out.logits[:, 0], (a * b).sum(1), atol=1e-5)
+    tokenizer = tl.data.Tokenizer(str(folder))
+    params = jax.tree.map(np.asarray, read.params)
+    options = {"like": folder, "tokenizer": tokenizer}
+    written = tl.pretrained.write_directory(tmp_path / "out", model, params, **options)
+    np.testing.assert_array_equal(reference(written, FIRST), a)
+    assert tl.pretrained.FromHub(str(written)).model(predict="similarity") == model
 
 
 @pytest.mark.parametrize(
