@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,22 +147,52 @@ _KINDS = {"word_piece": "a WordPiece tokenizer", "byte_pairs": "a byte-level BPE
 
 
 def _word_piece(lib: Any, texts: Sequence[str], vocab: int) -> tokenizers.Tokenizer:
-    engine = lib.Tokenizer(lib.models.WordPiece(unk_token="[UNK]"))
-    engine.normalizer = lib.normalizers.BertNormalizer(lowercase=True)
-    engine.pre_tokenizer = lib.pre_tokenizers.BertPreTokenizer()
+    """BERT's tokenizer; equal texts give equal pieces and ids.
+
+    The library numbers the letters within words in the order of a hash table, another
+    one each time, and pairs of equal frequency are merged in the order of the numbers.
+    So a first pass finds these letters, and a second one begins with them in order.
+    """
+    letters = [t for t in _trained_pieces(lib, texts, 1, vocab, ()) if t[:2] == "##"]
+    pieces = _trained_pieces(lib, texts, vocab, vocab, sorted(letters))
+    engine = _bert_engine(lib, lib.models.WordPiece(pieces, unk_token="[UNK]"))
     engine.decoder = lib.decoders.WordPiece()
-    trainer = lib.trainers.WordPieceTrainer(
-        vocab_size=vocab,
-        min_frequency=_MIN_FREQUENCY,
-        # A letter may be a piece that begins a word and one that continues it.
-        limit_alphabet=max(1, (vocab - len(_BERT_TOKENS)) // 2),
-        special_tokens=list(_BERT_TOKENS),
-        show_progress=False,
-    )
-    engine.train_from_iterator(texts, trainer)
+    engine.add_special_tokens(list(_BERT_TOKENS))
     cls, sep = ((t, engine.token_to_id(t)) for t in ("[CLS]", "[SEP]"))
     engine.post_processor = lib.processors.BertProcessing(sep, cls)
     return engine
+
+
+def _bert_engine(lib: Any, model: Any) -> tokenizers.Tokenizer:
+    engine = lib.Tokenizer(model)
+    engine.normalizer = lib.normalizers.BertNormalizer(lowercase=True)
+    engine.pre_tokenizer = lib.pre_tokenizers.BertPreTokenizer()
+    return engine
+
+
+def _trained_pieces(
+    lib: Any, texts: Sequence[str], size: int, vocab: int, first: Sequence[str]
+) -> dict[str, int]:
+    """Piece -> id of a WordPiece vocabulary.
+
+    Args:
+      lib: `tokenizers`.
+      texts: to train on.
+      size: most pieces; letters are pieces in any case.
+      vocab: most pieces of the final vocabulary, which bounds the letters.
+      first: pieces behind the special tokens, in order.
+    """
+    engine = _bert_engine(lib, lib.models.WordPiece(unk_token="[UNK]"))
+    trainer = lib.trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=_MIN_FREQUENCY,
+        # A letter may be a piece that begins a word and one that continues it.
+        limit_alphabet=max(1, (vocab - len(_BERT_TOKENS)) // 2),
+        special_tokens=[*_BERT_TOKENS, *first],
+        show_progress=False,
+    )
+    engine.train_from_iterator(texts, trainer)
+    return json.loads(engine.to_str())["model"]["vocab"]
 
 
 def _byte_pairs(lib: Any, texts: Sequence[str], vocab: int) -> tokenizers.Tokenizer:

@@ -146,3 +146,11 @@ def test_a_pretrained_directory_brings_its_tokenizer(tmp_path):
     chosen = inputs.sources(dataclasses.replace(exp, data=named))
     assert chosen["target"] == named
     assert chosen["source"].default_tokenizer.path == named.tokenizer
+
+
+@pytest.mark.parametrize("kind", ["word_piece", "byte_pairs"])
+def test_equal_texts_give_equal_pieces_and_ids(kind):
+    """The library's own WordPiece vocabulary is another one in each call."""
+    texts = ["anna lives in oslo .", "where does bert live ?", "carl sold apples"] * 3
+    contents = {tokenizer_training.train(texts, kind, 300).content for _ in range(5)}
+    assert len(contents) == 1
