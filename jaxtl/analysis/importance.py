@@ -16,7 +16,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Batch, Network, PyTree
 from jaxtl.data import lazy_array, preprocess, streams
-from jaxtl.data.dataset import Dataset
+from jaxtl.data.dataset import CONTRASTIVE, Dataset
 from jaxtl.optim import optimizer
 from jaxtl.terms.regularizers import dense_layers, fisher, importance_file, kfac
 from jaxtl.training import build, experiment_file, inputs, run_dir, run_paths
@@ -208,7 +208,7 @@ def from_experiment(
         terms={},
         optim=optimizer.SGD(momentum=0.0),
         steps=0,
-        batch=1,
+        batch=2,  # losses of pairs compare two
         accumulate=1,
         dtype="float32",
         devices=1,
@@ -244,6 +244,11 @@ def compute(
             "use --kind fisher or mas."
         )
     parts = model.parts
+    if parts.program.task == CONTRASTIVE:
+        raise UserError(
+            "importance is computed of one output vector for each example, and those "
+            f"of the task {CONTRASTIVE!r} are embeddings of images and of texts."
+        )
     arrays = KINDS[kind](
         parts.model.network,
         parts.model.base_params,

@@ -15,7 +15,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
+from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Setup
 
@@ -111,6 +111,16 @@ def no_spans(setup: Setup, term: str) -> None:
         raise UserError(
             f"terms.{setup.name}: {term} compares the outputs of examples or tokens, "
             f"and those of the task {QUESTION_ANSWERING!r} are positions in a text; "
+            "take a term of parameters or features, such as tl.regularizers.L2SP."
+        )
+
+
+def no_pairs(setup: Setup, term: str) -> None:
+    """Raises where the outputs are those of pairs, two embeddings for each example."""
+    if setup.program.task == CONTRASTIVE:
+        raise UserError(
+            f"terms.{setup.name}: {term} reads one output vector for each example, and "
+            f"those of the task {CONTRASTIVE!r} are embeddings of images and of texts; "
             "take a term of parameters or features, such as tl.regularizers.L2SP."
         )
 

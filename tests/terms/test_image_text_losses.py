@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxtl.terms import image_text, losses
+from jaxtl.core.errors import UserError
+from jaxtl.terms import image_text, losses, regularizers
 
 LOSSES = {
     "clip": losses.symmetric_cross_entropy,
@@ -115,6 +116,23 @@ def test_large_logits_stay_finite():
         value, gradient = loss(logits, jnp.array([1.0, 0.0, 1.0, 1.0, 1.0]))
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        regularizers.FunctionDistance(),
+        regularizers.JacobianDifference(),
+        regularizers.EWC(),
+        regularizers.MAS(),
+        regularizers.R3F(),
+        regularizers.SMART(),
+    ],
+    ids=lambda term: type(term).__name__,
+)
+def test_terms_of_one_output_vector_refuse_pairs(bench, term):
+    with pytest.raises(UserError, match="embeddings of images and of texts"):
+        term.check(bench("contrastive").setup)
 
 
 def test_the_default_loss_is_the_one_that_the_model_names():

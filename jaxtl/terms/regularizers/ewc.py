@@ -67,6 +67,8 @@ class _ImportanceTerm(per_leaf.ParameterTerm):
     kinds: ClassVar[tuple[str, ...]] = ()
 
     def check(self, setup: Setup) -> None:
+        if self.importance is None:
+            checks.no_pairs(setup, f"{type(self).__name__}(importance=None)")
         per_leaf.check(setup, self.select, self.strengths)
         if self.importance is not None:
             importance_file.check(setup, self.importance, self.kinds)

@@ -122,6 +122,7 @@ class JacobianDifference(Term):
 
     def check(self, setup: Setup) -> None:
         checks.sourced(setup)
+        checks.no_pairs(setup, "JacobianDifference")
         checks.stream(setup, "stream", self.stream)
         for field, options in _OPTIONS.items():
             checks.one_of(setup, field, getattr(self, field), options)

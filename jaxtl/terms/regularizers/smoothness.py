@@ -89,6 +89,7 @@ class _NoiseTerm(Term):
 
     def check(self, setup: Setup) -> None:
         checks.no_spans(setup, type(self).__name__)
+        checks.no_pairs(setup, type(self).__name__)
         checks.stream(setup, "stream", self.stream)
         stage = self._stage_name(setup.program.network)
         checks.stage(setup, "stage", stage)
