@@ -19,8 +19,9 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.names import listing
 from jaxtl.core.types import FROZEN
 from jaxtl.data import alignment, preprocess
-from jaxtl.data.dataset import Dataset
+from jaxtl.data.dataset import QUESTION_ANSWERING, Dataset
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.evaluation import thresholds
 from jaxtl.optim.optimizer import AdamW
 from jaxtl.pretrained.from_run import stored_names
 from jaxtl.pretrained.match import LoadRow, Weights
@@ -161,6 +162,19 @@ def stored_thresholds(exp: Experiment, meta: Mapping[str, Any]) -> np.ndarray | 
         return None
     values = meta.get("thresholds")
     return None if values is None else np.asarray(values, np.float64)
+
+
+def threshold_note(
+    exp: Experiment, target: Dataset, values: np.ndarray | None
+) -> dict[str, str]:
+    """{"threshold": the stored thresholds, by which the evaluation decides}."""
+    if values is None or exp.threshold is not None:
+        return {}
+    named = thresholds.by_name(target.task, values, target.class_names)
+    of_questions = target.task == QUESTION_ANSWERING
+    form = "{}: {:.3g}" if of_questions else "p({}) > {:.3g}"
+    pairs = ", ".join(form.format(*pair) for pair in named.items())
+    return {"threshold": f"{pairs}, as in {weights_name(exp.init)}"} if pairs else {}
 
 
 def preprocessing(

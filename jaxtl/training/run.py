@@ -117,6 +117,7 @@ class Run:
         if is_untrained:
             meta = self.parts.model.meta
             self.thresholds = evaluation_only.stored_thresholds(exp, meta)
+            self.notes |= evaluation_only.threshold_note(exp, target, self.thresholds)
         self.loaded: tuple[PyTree, PyTree] | None = None
         self.seconds = 0.0
         self.resumed_at = 0

@@ -16,7 +16,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.data.sources.at_path import at_path
 from jaxtl.evaluation import evaluate
 from jaxtl.export import evaluate_export, write_bundle
-from jaxtl.training import inputs, other_data, run_dir
+from jaxtl.training import evaluation_only, inputs, other_data, run_dir
 
 CLASSES = ("p", "q", "s")
 MODEL = tl.models.MLP(widths=(8,))
@@ -261,6 +261,19 @@ def test_without_val_rows_the_last_checkpoint_is_kept(trained):
     run = tl.setup(dataclasses.replace(exp, data=dataclasses.replace(exp.data, val=0)))
     assert run.monitor is None
     assert "the last one is kept" in run.notes["monitor"]
+
+
+def test_the_threshold_of_the_run_decides(trained, tmp_path):
+    """log(3) is the logit of ¾: the second class has to be more probable than that."""
+    table = write(tmp_path / "t.csv", cells(np.random.default_rng(10), 30))
+    exp = evaluation(trained, table)
+    values = evaluation_only.stored_thresholds(exp, {"thresholds": [np.log(3)]})
+    target = inputs.load_datasets(exp)["target"]
+    target = dataclasses.replace(target, class_names=("no", "yes"))
+    note = evaluation_only.threshold_note(exp, target, values)
+    assert note == {"threshold": f"p(yes) > 0.75, as in {trained[0]}"}
+    last = dataclasses.replace(exp, init=dataclasses.replace(exp.init, which="last"))
+    assert evaluation_only.stored_thresholds(last, {"thresholds": [1.0]}) is None
 
 
 def test_a_fresh_head_that_is_not_trained_is_told(trained):
