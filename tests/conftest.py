@@ -169,6 +169,7 @@ SLOW = (
             "test_the_jacobian_benchmark_counts_flops_and_is_unbiased",
             "test_regularizers_are_timed_against_the_plain_step",
             "test_adapters_train_the_same_share_in_peft",
+            "test_a_quantized_base_takes_the_bytes_of_its_codes",
             "test_features_are_cached_four_ways",
             "test_models_are_the_same_in_torch",
             "test_frozen_stages_cost_a_forward_pass",
@@ -192,10 +193,6 @@ SLOW = (
     "test_models_contract.py::"
     "test_rematerialization_changes_no_value_and_no_gradient[convnext]",
     "test_models_contract.py::test_vmapped_initialization_equals_single_ones[bottleneck]",
-    "test_quantized_base.py::"
-    "test_outputs_and_gradients_are_those_of_the_float_base[albert]",
-    "test_quantized_base.py::"
-    "test_outputs_and_gradients_are_those_of_the_float_base[vit]",
     "test_quantized_base.py::test_five_steps_are_those_of_the_float_base[bfloat16]",
     "test_quantized_base.py::test_wrapped_modules_have_quantized_bases",
     "test_quantized_base.py::test_every_method_merges_what_is_quantized[VeRA]",
@@ -217,6 +214,8 @@ SLOW = (
 # with some values of the others, and each model keeps most of its contract.
 ONE_IN_K = {
     "test_peft_contract.py::test_two_steps": 14,
+    "test_quantized_base.py::"
+    "test_outputs_and_gradients_are_those_of_the_float_base": 14,
     "test_composition.py::test_every_combination_takes_two_steps": 6,
     "test_vectorized_runs.py::test_replicas_end_as_they_would_alone": 3,
     "test_models_contract.py::"

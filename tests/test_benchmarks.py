@@ -200,6 +200,26 @@ def test_the_loop_by_hand_does_the_same_job(script):
         np.testing.assert_allclose(ours["task/accuracy"], theirs["accuracy"], atol=1e-6)
 
 
+def test_a_quantized_base_takes_the_bytes_of_its_codes(script, capsys):
+    [rows] = script("quantized_bases").main(["--quick"])
+    by_name = {row["base"]: row for row in rows}
+    # Two layers: queries and outputs 64², keys and values 64 × 32, three of 64 × 160.
+    matrices = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)
+    outputs = 2 * (2 * 64 + 2 * 32 + 2 * 160 + 64)
+    floats = 4 * (1000 * 64 + 5 * 64)  # the table, and the scales of five norms
+    expected = {
+        "float32": 4 * matrices + floats,
+        "int8": matrices + 4 * outputs + floats,
+        "nf4": matrices // 2 + matrices // 16 + floats,
+    }
+    for name, nbytes in expected.items():
+        assert by_name[name]["base, MB"] == nbytes / 1e6, name
+    for name in ("int8", "nf4", "nf4, double"):
+        for memory in ("arguments, MB", "temporary, MB"):
+            assert by_name[name][memory] < by_name["float32, remat"][memory]
+    assert "| nf4, double " in capsys.readouterr().out
+
+
 def test_works_take_turns_and_ratios_pair_rounds(script):
     timing, called = script("timing"), []
     works = {name: lambda n=name: called.append(n) for name in "ab"}

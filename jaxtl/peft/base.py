@@ -39,9 +39,9 @@ class Reparametrization:
       base: how the base's frozen matrices are held: "float" as they are, "int8" or
         "nf4" (Dettmers et al., QLoRA, NeurIPS 2023). Quantized ones are made float one
         stage at a time, in both passes, and each stage is recomputed in the backward
-        pass. Embeddings, norms, biases, the head and whatever is trained stay float;
-        θ₀ of a quantized matrix is what it stands for. Checkpoints and exports hold
-        the merged weights as float.
+        pass. Tables of embeddings and positions, norms, biases, the head and whatever
+        is trained stay float; θ₀ of a quantized matrix is what it stands for.
+        Checkpoints and exports hold the merged weights as float.
       double_quantization: hold the scales of nf4's blocks in 8 bits as well.
     """
 

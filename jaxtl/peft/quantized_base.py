@@ -21,6 +21,8 @@ from jaxtl.models.staged import stage_range
 from jaxtl.peft import base, quantization
 
 FLOAT = "float"
+# Leaves that are read row by row, and few: tables, and tokens of images.
+_TABLES = ("embedding", "table", "register")
 
 
 def check(peft: base.Reparametrization) -> None:
@@ -36,7 +38,7 @@ def quantizable(network: Network, params: PyTree, trained: PyTree) -> dict[str, 
     """The matrices of a base that can be quantized, {path: leaf}.
 
     These are its frozen leaves of two or more dimensions outside the head; tables of
-    embeddings and of positions, biases and norms are none.
+    embeddings and positions, registers, biases and norms are none.
 
     Args:
       network: the model.
@@ -56,13 +58,13 @@ def quantizable(network: Network, params: PyTree, trained: PyTree) -> dict[str, 
         path: leaf
         for path, leaf in frozen.items()
         if base.is_matrix(path, leaf)
-        and not path.endswith("/embedding")
+        and path.rpartition("/")[2] not in _TABLES
         and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
     }
     if not matrices:
         raise UserError(
-            "peft.base: the model has no frozen matrix outside its head and its tables "
-            "of embeddings, so there is nothing to quantize; leave base out."
+            "peft.base: the model has no frozen matrix outside its head and its "
+            "tables, so there is nothing to quantize; leave base out."
         )
     for path in matrices:
         if base.subtree(params, path) is None:
@@ -255,7 +257,7 @@ def describe(peft: base.Reparametrization, network: Network, params: PyTree) -> 
     noun = "matrices" if len(lazy) > 1 else "matrix"
     line = (
         f"{len(lazy)} frozen {noun} as {kind}: the base takes "
-        f"{trees.nbytes(params):,} bytes in place of {before:,}; embeddings, norms, "
+        f"{trees.nbytes(params):,} bytes in place of {before:,}; tables, norms, "
         f"biases, the head and what is trained stay float ({rest:,} bytes)"
     )
     if network.can_start:
