@@ -67,7 +67,9 @@ def setup(name: str, *, quick: bool) -> tl.Run:
 def measure(*, quick: bool) -> list[timing.Row]:
     """Measures a row for each base."""
     runs = {name: setup(name, quick=quick) for name in BASES}
-    memory = {name: run.compile().call.memory_analysis() for name, run in runs.items()}
+    memory = {
+        name: run.compile().at(0).call.memory_analysis() for name, run in runs.items()
+    }
     rounds = 2 if quick else 5
     clock = timing.alternate({n: _work(r) for n, r in runs.items()}, rounds).clock
     total = {
