@@ -55,6 +55,7 @@ _SIZES = (
     "width",
     "widths",
 )
+_SIGNED = ("bias",)  # names of numbers of any sign
 # Names of factors of exponential averages: at 1 nothing new would ever count.
 _AVERAGES = ("b1", "b2", "momentum")
 
@@ -145,7 +146,8 @@ def _numbers(
 
 
 def _range(name: str, metadata: Mapping[str, Any]) -> _Range:
-    low = metadata.get("low", 1.0 if name in _SIZES else 0.0)
+    least = -math.inf if name in _SIGNED else 1.0 if name in _SIZES else 0.0
+    low = metadata.get("low", least)
     if name in _AVERAGES:
         return _Range(low, 1.0, closed=False)
     if name in _STEPS:

@@ -12,6 +12,7 @@ import pytest
 import jaxtl as tl
 from jaxtl.cli.main import main
 from jaxtl.core import tree as trees
+from jaxtl.core.ranges import check_ranges
 from jaxtl.data import preprocess
 from jaxtl.data.augment import image
 
@@ -218,6 +219,7 @@ def test_image_operations_get_the_image_and_text_operations_the_text():
 
 
 def test_towers_that_do_not_fit_are_refused():
+    check_ranges(dataclasses.replace(TOWERS, bias=-10.0))  # SigLIP's is below 0
     with pytest.raises(tl.UserError, match=r"TwoTowers\.text\.outputs=5, but width=8"):
         dataclasses.replace(TOWERS, text=dataclasses.replace(TOWERS.text, outputs=5))
     with pytest.raises(tl.UserError, match="temperature"):
