@@ -121,11 +121,11 @@ def _print_metrics(
     rows = [[name, formatting.metric_cell(metrics, name)] for name in metrics]
     place = f"{args.data}, {args.split}" if args.data else args.split
     title = f"{args.dir}: {checkpoint}{place}, {examples:,} examples"
-    columns, told = ["metric", ""], dict(model.notes)
+    columns, notes = ["metric", ""], dict(model.notes)
     if intervals is not None:
         columns.append("95 % interval")
         rows = [[*row, _interval_cell(row[0], intervals)] for row in rows]
-        told["intervals"] = (
+        notes["intervals"] = (
             f"bootstrap over examples, {args.method}, {args.intervals:,} resamples, "
             f"seed {args.seed}"
         )
@@ -133,7 +133,7 @@ def _print_metrics(
     if args.data:
         _print_data(model)
     terminal.print(console.table(title, columns, rows))
-    for name, text in told.items():
+    for name, text in notes.items():
         terminal.print(f"{name}: {text}", markup=False, soft_wrap=True)
 
 

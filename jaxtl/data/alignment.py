@@ -81,10 +81,12 @@ def align(dataset: Dataset, trained: TrainedNames) -> Dataset:
 
 def _with_offset(dataset: Dataset, trained: TrainedNames) -> Dataset:
     """Regression targets as differences from the model's offset."""
-    own, offset = dataset.preprocess.target_offset, trained.target_offset
-    if dataset.task != "regression" or trained.task is None or own == offset:
+    fitted, offset = dataset.preprocess.target_offset, trained.target_offset
+    if dataset.task != "regression" or trained.task is None or fitted == offset:
         return dataset
-    shift = np.subtract(0.0 if own is None else own, 0.0 if offset is None else offset)
+    shift = np.subtract(
+        0.0 if fitted is None else fitted, 0.0 if offset is None else offset
+    )
     shift = shift if dataset.y.ndim == 2 else shift.item()
     y, y_clean = (
         np.float32(y.astype(np.float64) + shift) for y in (dataset.y, dataset.y_clean)
@@ -194,9 +196,9 @@ def _with_columns(
                 f"which {trained.owner} reads (columns: {listing(list(columns))})."
             )
     read = {code.name for code in encoding.columns}
-    others = [name for name in columns if name not in read]
-    notes = [f"columns that {trained.owner} does not read: {listing(others)}"] * bool(
-        others
+    unread = [name for name in columns if name not in read]
+    notes = [f"columns that {trained.owner} does not read: {listing(unread)}"] * bool(
+        unread
     )
     x = np.zeros((len(dataset.y), sum(c.width for c in encoding.columns)), np.float32)
     offset = np.zeros(x.shape[1])
@@ -281,23 +283,27 @@ class _Cells:
     def _categories(self, code: ColumnCode, place: slice) -> np.ndarray:
         """The category of each cell, −1 for none; (n,)."""
         if self._own.categories is None:
-            names, own = self._as_texts(code)
+            names, index_of_cell = self._as_texts(code)
         else:
             names = self._own.categories
-            own = np.argmax(self._x == 1, axis=1)
+            index_of_cell = np.argmax(self._x == 1, axis=1)
         # Of a category that no train row had the model knows nothing.
         trained = {
             name: i
             for i, name in enumerate(code.categories)
             if place.start + i not in self._trained.unseen
         }
-        index = np.asarray([trained.get(name, -1) for name in names], np.int64)[own]
+        index = np.asarray([trained.get(name, -1) for name in names], np.int64)[
+            index_of_cell
+        ]
         is_unseen = (index < 0) & ~self._is_hole
         if self._own.categories is not None:  # rows of zeros have no category
             has_code = (self._x == 1).any(1)
             index, is_unseen = np.where(has_code, index, -1), is_unseen & has_code
         if is_unseen.any():
-            self._tell_unseen(code, names[own[np.flatnonzero(is_unseen)[0]]], is_unseen)
+            self._tell_unseen(
+                code, names[index_of_cell[np.flatnonzero(is_unseen)[0]]], is_unseen
+            )
         return index
 
     def _as_texts(self, code: ColumnCode) -> tuple[list[str], np.ndarray]:
@@ -307,7 +313,7 @@ class _Cells:
         categories, "1", "2", "3+", are texts.
         """
         values = np.nan_to_num(self._x[:, 0])
-        distinct, own = np.unique(values, return_inverse=True)
+        distinct, index_of_cell = np.unique(values, return_inverse=True)
         texts: dict[float, str] = {}
         for category in code.categories:
             if (number := cells.number(category)) is not None:
@@ -321,7 +327,7 @@ class _Cells:
                     )
                 texts[key] = category
         names = [texts.get(float(v), f"{v + self._offset:g}") for v in distinct]
-        return names, own
+        return names, index_of_cell
 
     def _tell_unseen(self, code: ColumnCode, text: str, is_unseen: np.ndarray) -> None:
         """Notes, or refuses, cells of a category that no train row had."""

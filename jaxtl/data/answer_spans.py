@@ -16,16 +16,16 @@ class Span(NamedTuple):
 
     Attributes:
       score: logit of its first token as a first one + logit of its last as a last one.
-      begin, end: its first character in the context, and the one behind its last.
+      start, end: its first character in the context, and the one behind its last.
     """
 
     score: float
-    begin: int
+    start: int
     end: int
 
 
 def best_spans(
-    begin: np.ndarray, end: np.ndarray, logits: np.ndarray, longest: int, count: int
+    start: np.ndarray, end: np.ndarray, logits: np.ndarray, longest: int, count: int
 ) -> list[Span]:
     """The spans of the largest score over all windows of one question.
 
@@ -34,7 +34,7 @@ def best_spans(
     and here.
 
     Args:
-      begin, end: (windows, length) of `ContextWindows`.
+      start, end: (windows, length) of `ContextWindows`.
       logits: (windows, length, 2), of first and last tokens.
       longest: most tokens of a span.
       count: of spans, at most.
@@ -42,8 +42,8 @@ def best_spans(
     Returns:
       The spans by falling score, [] where no window has a token of the context.
     """
-    longest = min(longest, begin.shape[1])
-    inside = begin != OUTSIDE
+    longest = min(longest, start.shape[1])
+    inside = start != OUTSIDE
     values = np.where(inside[..., None], np.asarray(logits, np.float64), -np.inf)
 
     def following(x: np.ndarray, fill: float) -> np.ndarray:
@@ -53,14 +53,14 @@ def best_spans(
 
     scores = values[..., :1] + following(values[..., 1], -np.inf)
     ends = following(end, OUTSIDE)
-    scores = np.where(ends > begin[..., None], scores, -np.inf)
+    scores = np.where(ends > start[..., None], scores, -np.inf)
     flat = scores.reshape(-1)
     best = np.argsort(-flat, kind="stable")[:count] if count > 1 else [np.argmax(flat)]
     spans = []
     for index in best:
         window, token, further = np.unravel_index(index, scores.shape)
         if flat[index] > -np.inf:
-            places = int(begin[window, token]), int(ends[window, token, further])
+            places = int(start[window, token]), int(ends[window, token, further])
             spans.append(Span(float(flat[index]), *places))
     return spans
 
@@ -93,7 +93,7 @@ class Prediction(NamedTuple):
 
 
 def predict_answer(
-    begin: np.ndarray,
+    start: np.ndarray,
     end: np.ndarray,
     logits: np.ndarray,
     longest: int,
@@ -102,11 +102,11 @@ def predict_answer(
     """The answer of one question.
 
     Args:
-      begin, end, logits, longest: as for `best_spans`.
+      start, end, logits, longest: as for `best_spans`.
       threshold: no answer is predicted where its score leads that of the best span by
         more than this; None where questions always have an answer.
     """
-    spans = best_spans(begin, end, logits, longest, N_BEST)
+    spans = best_spans(start, end, logits, longest, N_BEST)
     scores = [span.score for span in spans]
     null = -np.inf if threshold is None else null_score(logits)
     lead = null - scores[0] if spans else np.inf

@@ -43,7 +43,7 @@ def windowed(
     stride = getattr(data, "stride", _STRIDE)
     windows = context_windows(tokenizer, texts["question"], texts[CONTEXT], stride)
     answers = dataset.y_clean[windows.question]
-    y, holds = span_labels(windows.begin, windows.end, answers)
+    y, holds = span_labels(windows.start, windows.end, answers)
     rows = {
         name: np.flatnonzero(np.isin(windows.question, numbers)).astype(np.int32)
         for name, numbers in dataset.rows.items()
@@ -67,7 +67,7 @@ def windowed(
         notes=tuple(notes),
         questions=Questions(
             question=windows.question,
-            begin=windows.begin,
+            start=windows.start,
             end=windows.end,
             contexts=tuple(texts[CONTEXT]),
             answers=tuple(texts[ANSWERS]),

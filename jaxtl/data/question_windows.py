@@ -30,7 +30,7 @@ class ContextWindows(NamedTuple):
     Attributes:
       x: what a tokenizer gives of pairs, (windows, length) each.
       question: int32 (windows,), the question of each.
-      begin, end: (windows, length), the first character of each token in the context,
+      start, end: (windows, length), the first character of each token in the context,
         and the one behind its last; `OUTSIDE` where a token is not of the context.
       halved: questions so long that no more than the stride is left for the context:
         their windows share half of that.
@@ -38,7 +38,7 @@ class ContextWindows(NamedTuple):
 
     x: dict[str, np.ndarray]
     question: np.ndarray
-    begin: np.ndarray
+    start: np.ndarray
     end: np.ndarray
     halved: int
 
@@ -48,7 +48,7 @@ class Questions:
     """The questions that the rows of a data set are windows of.
 
     Attributes:
-      question, begin, end: of each row, as in `ContextWindows`.
+      question, start, end: of each row, as in `ContextWindows`.
       contexts: (n,) of the questions.
       answers: (n,) all right answers of each, () where the context has none.
       stride: tokens of the context that neighboring windows share.
@@ -56,7 +56,7 @@ class Questions:
     """
 
     question: np.ndarray
-    begin: np.ndarray
+    start: np.ndarray
     end: np.ndarray
     contexts: tuple[str, ...]
     answers: tuple[tuple[str, ...], ...]
@@ -148,16 +148,16 @@ class _Tokens(NamedTuple):
 
     ids: np.ndarray
     types: np.ndarray
-    begin: np.ndarray
+    start: np.ndarray
     end: np.ndarray
 
 
 def _tokens(encoding: tokenizers.Encoding) -> _Tokens:
     is_context = np.array([part == 1 for part in encoding.sequence_ids], bool)
     spans = np.asarray(encoding.offsets, np.int32).reshape(-1, 2)
-    begin, end = np.where(is_context[:, None], spans, OUTSIDE).T
+    start, end = np.where(is_context[:, None], spans, OUTSIDE).T
     ids, types = (np.asarray(v, np.int32) for v in (encoding.ids, encoding.type_ids))
-    return _Tokens(ids, types, begin, end)
+    return _Tokens(ids, types, start, end)
 
 
 def _padded(
@@ -172,22 +172,22 @@ def _padded(
     types, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
     # Most contexts have fewer characters than 16 bits count.
     dtype = np.int16 if longest < 2**15 else np.int32
-    begin, end = np.full(shape, OUTSIDE, dtype), np.full(shape, OUTSIDE, dtype)
+    start, end = np.full(shape, OUTSIDE, dtype), np.full(shape, OUTSIDE, dtype)
     for row, window in enumerate(windows):
         here = slice(len(window.ids))
         ids[row, here], types[row, here], mask[row, here] = *window[:2], True
-        begin[row, here], end[row, here] = window[2:]
+        start[row, here], end[row, here] = window[2:]
     x = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-    return ContextWindows(x, question, begin, end, halved)
+    return ContextWindows(x, question, start, end, halved)
 
 
 def span_labels(
-    begin: np.ndarray, end: np.ndarray, answers: np.ndarray
+    start: np.ndarray, end: np.ndarray, answers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first and last token of answers, 0 and 0 in windows that do not hold them.
 
     Args:
-      begin, end: of windows, as in `ContextWindows`.
+      start, end: of windows, as in `ContextWindows`.
       answers: (windows, 2) the answer's first character in the context, and the one
         behind its last; `NO_ANSWER` twice for none.
 
@@ -195,11 +195,11 @@ def span_labels(
       int32 (windows, 2) tokens, and bool (windows,), whether a window has the answer.
     """
     first, last = answers[:, :1], answers[:, 1:]
-    inside = begin != OUTSIDE
-    before, behind = inside & (begin <= first), inside & (end >= last)
+    inside = start != OUTSIDE
+    before, behind = inside & (start <= first), inside & (end >= last)
     holds = before.any(1) & behind.any(1) & (first[:, 0] != NO_ANSWER)
-    start = begin.shape[1] - 1 - np.argmax(before[:, ::-1], axis=1)
-    stop = np.argmax(behind, axis=1)
+    first_token = start.shape[1] - 1 - np.argmax(before[:, ::-1], axis=1)
+    last_token = np.argmax(behind, axis=1)
     # Tokens of one character's bytes have the same place: the answer is all of them.
-    tokens = np.sort(np.stack([start, stop], axis=1), axis=1)
+    tokens = np.sort(np.stack([first_token, last_token], axis=1), axis=1)
     return np.where(holds[:, None], tokens, 0).astype(np.int32), holds

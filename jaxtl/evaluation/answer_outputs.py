@@ -35,7 +35,7 @@ def per_example(
         here = np.flatnonzero(numbers == question)
         windows = rows[here]
         span = best_spans(
-            questions.begin[windows],
+            questions.start[windows],
             questions.end[windows],
             logits[here],
             questions.max_answer_length,
@@ -44,7 +44,7 @@ def per_example(
         right = questions.answers[question]
         text, lead = "", np.inf
         if span:
-            text = questions.contexts[question][span[0].begin : span[0].end]
+            text = questions.contexts[question][span[0].start : span[0].end]
             lead = null_score(logits[here]) - span[0].score
         if not questions.may_lack_answers:
             lead = answers.NEVER

@@ -38,7 +38,7 @@ def answered_questions(
     Yields:
       "file", "row" (from 0), "origin", "id" (the row where the file has none),
       "question", "answer" ("" where none is predicted), "probability" and "score" (of
-      `answer_spans.Prediction`; that of no answer where it is predicted) and "begin",
+      `answer_spans.Prediction`; that of no answer where it is predicted) and "start",
       the answer's first character in the context, None without one.
 
     Raises:
@@ -62,12 +62,12 @@ def answered_questions(
             number = f":{record.number}" if are_lines else f"[{record.number}]"
             place = {"file": str(file), "row": start + i, "origin": f"{file}{number}"}
             rows = np.flatnonzero(windows.question == i)
-            found = _predict(windows, rows, logits, settings, threshold, place)
+            prediction = _predict(windows, rows, logits, settings, threshold, place)
             yield {
                 **place,
                 "id": str(start + i) if record.id is None else record.id,
                 "question": record.question,
-                **_fields(record, found),
+                **_fields(record, prediction),
             }
 
 
@@ -83,7 +83,7 @@ def _predict(
     if not np.isfinite(logits[rows]).all():
         raise UserError(f"{place['origin']}: the model's output is not finite.")
     return predict_answer(
-        windows.begin[rows],
+        windows.start[rows],
         windows.end[rows],
         logits[rows],
         settings["max_answer_length"],
@@ -93,12 +93,12 @@ def _predict(
 
 def _fields(record: QuestionRecord, prediction: Prediction) -> dict[str, Any]:
     span = prediction.span
-    text = "" if span is None else record.context[span.begin : span.end]
+    text = "" if span is None else record.context[span.start : span.end]
     return {
         "answer": text,
         "probability": prediction.probability,
         "score": prediction.score,
-        "begin": None if span is None else span.begin,
+        "start": None if span is None else span.start,
     }
 
 

@@ -78,8 +78,8 @@ class BiEncoder(staged.Staged):
                 "as tl.models.Bert()."
             )
         fields = {name: getattr(self, name) for name in _PLAIN}
-        chosen = {n: v for n, v in fields.items() if v != _PLAIN[n]}
-        return self.encoder.clone(predict="token", outputs=1, **chosen)
+        changes = {n: v for n, v in fields.items() if v != _PLAIN[n]}
+        return self.encoder.clone(predict="token", outputs=1, **changes)
 
     @property
     def stages(self) -> tuple[str, ...]:

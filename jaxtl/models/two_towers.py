@@ -134,10 +134,10 @@ class TwoTowers:
     def check_kind(self, shape: Any, owner: str) -> None:
         """Raises UserError for examples that are not images with texts."""
         if not isinstance(shape, Mapping) or _IMAGE not in shape or len(shape) < 2:
-            given = ", ".join(shape) if isinstance(shape, Mapping) else f"{shape}"
+            received = ", ".join(shape) if isinstance(shape, Mapping) else f"{shape}"
             raise UserError(
                 f"model={type(self).__name__} reads images with texts, but an example "
-                f"of {owner} is {given}; data=tl.data.ImageText gives pairs"
+                f"of {owner} is {received}; data=tl.data.ImageText gives pairs"
                 f"{self.alone and f', {self.alone}'}."
             )
         image, text = self.image, self.text

@@ -25,8 +25,8 @@ def config(base: Mapping[str, Any], model: BiEncoder, params: PyTree) -> dict[st
     content = hf_config.write_config(base, model.body, params, None)
     kind = registry.config_table(content["model_type"])
     heads = ("id2label", "label2id", "problem_type")
-    kept = {name: value for name, value in content.items() if name not in heads}
-    return {**kept, "architectures": [f"{kind.stem}Model"]}
+    encoder = {name: value for name, value in content.items() if name not in heads}
+    return {**encoder, "architectures": [f"{kind.stem}Model"]}
 
 
 def write_modules(

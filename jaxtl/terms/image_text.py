@@ -69,12 +69,12 @@ def _symmetric_cross_entropy(
     """(Σ w·loss, Σ w) of `symmetric_cross_entropy`."""
     weights = _weights(logits, weights)
     counts = weights > 0
-    own = jnp.diagonal(logits)
-    # An excluded pair keeps its own logit, so that its loss is 0 and not infinite.
+    pairs = jnp.diagonal(logits)
+    # An excluded pair keeps its pairs logit, so that its loss is 0 and not infinite.
     allowed = (counts[:, None] & counts) | jnp.eye(len(logits), dtype=bool)
     masked = jnp.where(allowed, logits, -jnp.inf)
-    of_images = jax.nn.logsumexp(masked, axis=1) - own
-    of_texts = jax.nn.logsumexp(masked, axis=0) - own
+    of_images = jax.nn.logsumexp(masked, axis=1) - pairs
+    of_texts = jax.nn.logsumexp(masked, axis=0) - pairs
     return jnp.sum(weights * (of_images + of_texts)) / 2, jnp.sum(weights)
 
 

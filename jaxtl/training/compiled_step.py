@@ -76,8 +76,8 @@ class CompiledSteps:
     def flops(self) -> float | None:
         """Floating-point operations per step, the mean over steps (None if unknown)."""
         counts = [self.at(step).flops for step in _cycle(self.periods, self.starts)]
-        known = [count for count in counts if count is not None]
-        return sum(known) / len(known) if known else None
+        flops = [count for count in counts if count is not None]
+        return sum(flops) / len(flops) if flops else None
 
     @property
     def temp_bytes(self) -> int | None:

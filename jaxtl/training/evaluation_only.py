@@ -192,9 +192,11 @@ def preprocessing(
     target = datasets["target"]
     if target.has_training_rows or target.encoding is None:
         return fitted
-    own, chosen = fitted["target"], exp.preprocess
+    target_scale, setting = fitted["target"], exp.preprocess
     reference = _reference(weights, datasets)
-    is_scaled = own.mean is not None or chosen is not None or reference is not None
+    is_scaled = (
+        target_scale.mean is not None or setting is not None or reference is not None
+    )
     numbers = [c.name for c in target.encoding.columns if c.categories is None]
     if numbers and not is_scaled:
         raise UserError(
@@ -204,14 +206,14 @@ def preprocessing(
             "them as they are."
         )
     if reference is not None:
-        scale = own if own.mean is not None else reference
-        own = dataclasses.replace(
-            own, mean=scale.mean, std=scale.std, unseen=reference.unseen
+        scale = target_scale if target_scale.mean is not None else reference
+        target_scale = dataclasses.replace(
+            target_scale, mean=scale.mean, std=scale.std, unseen=reference.unseen
         )
-        own = preprocess.filled_like(own, reference)
-    if chosen is None or chosen.fill is None:
-        _check_holes(target, own)
-    return {**fitted, "target": own}
+        target_scale = preprocess.filled_like(target_scale, reference)
+    if setting is None or setting.fill is None:
+        _check_holes(target, target_scale)
+    return {**fitted, "target": target_scale}
 
 
 def _reference(

@@ -71,22 +71,22 @@ def _check_inputs(
             f"the model of {directory} reads the columns {', '.join(columns)}, and the "
             f"data have {', '.join(dataset.feature_names)}."
         )
-    specs, own = meta.get("inputs"), result.inputs(dataset)
+    specs, data_inputs = meta.get("inputs"), result.inputs(dataset)
     if specs is None:
         return
-    if specs.keys() != own.keys():
+    if specs.keys() != data_inputs.keys():
         raise UserError(
             f"the model of {directory} reads the inputs {', '.join(specs)}, and the "
-            f"data have {', '.join(own)}."
+            f"data have {', '.join(data_inputs)}."
         )
     for name, spec in specs.items():
         # Texts are as long as the longest.
-        if meta["single"] and spec["shape"] != own[name]["shape"]:
+        if meta["single"] and spec["shape"] != data_inputs[name]["shape"]:
             raise UserError(
                 f"the model of {directory} reads examples of the shape "
                 f"{tuple(spec['shape'])}, and those of the data have "
-                f"{tuple(own[name]['shape'])}; for pictures size= and channels= bring "
-                "them to it."
+                f"{tuple(data_inputs[name]['shape'])}; for pictures size= and channels= "
+                "bring them to it."
             )
 
 
@@ -100,12 +100,17 @@ def with_shared_files(
       trained: the source of the run's own, None where it can't be rebuilt.
       directory: of the run.
     """
-    own = [] if trained is None else [path.resolve() for path in trained.files()]
+    trained_files = (
+        [] if trained is None else [path.resolve() for path in trained.files()]
+    )
     files = {path.resolve(): path.name for path in dataset.files}
     shared = [
         name
         for file, name in files.items()
-        if any(file.is_relative_to(path) or path.is_relative_to(file) for path in own)
+        if any(
+            file.is_relative_to(path) or path.is_relative_to(file)
+            for path in trained_files
+        )
     ]
     if not shared:
         return dataset

@@ -59,7 +59,7 @@ def predictions(threshold):
 
 
 def _text(context, span):
-    return "" if span is None else context[span.begin : span.end]
+    return "" if span is None else context[span.start : span.end]
 
 
 def test_answers_are_those_of_transformers():

@@ -70,8 +70,8 @@ def test_answers_are_learned_and_predicted(run):
     target = trained.datasets["target"]
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(40)]
     for row, context in zip(rows, target.questions.contexts):
-        if row["begin"] is not None:
-            assert context[row["begin"] :].startswith(row["answer"])
+        if row["start"] is not None:
+            assert context[row["start"] :].startswith(row["answer"])
     scores = [
         answer_scores(rows[i]["answer"], target.questions.answers[i])
         for i in target.example_rows["test"]
@@ -112,7 +112,7 @@ def test_tables_and_lines_hold_questions_too(run, capsys):
     windows = context_windows(predictor.tokenizer(), [question], [long], 3)
     logits = predictor.outputs(windows.x)["logits"].astype(np.float64)
     assert len(logits) > 3
-    inside = windows.begin >= 0
+    inside = windows.start >= 0
     best = max(
         logits[w, i, 0] + logits[w, j, 1]
         for w in range(len(logits))

@@ -56,8 +56,8 @@ class ImageText(ListedImages, TextData):
         names = [listed[i] for i in row]
         pictures = self.read_pictures(ImagePaths(str(self.folder()), tuple(names)))
         row = row[pictures.kept]
-        every = [text for texts in captions for text in texts]
-        texts = [every[i] for i in pictures.kept]
+        flat = [text for texts in captions for text in texts]
+        texts = [flat[i] for i in pictures.kept]
         distinct = dict.fromkeys(listed[i] for i in row)
         number_of = {name: i for i, name in enumerate(distinct)}
         y = np.asarray([number_of[listed[i]] for i in row], np.int32)

@@ -150,8 +150,8 @@ class SQuAD(TextData):
             )
         else:
             split_of = {n: SPLIT_OF[n.lower()] for n in tables if n.lower() in SPLIT_OF}
-            if others := [name for name in tables if name not in split_of]:
-                notes.append(f"splits that are not read: {', '.join(others)}")
+            if unread := [name for name in tables if name not in split_of]:
+                notes.append(f"splits that are not read: {', '.join(unread)}")
         parts = {}
         for name, part in split_of.items():
             rows = list(enumerate(tables[name].to_pylist()))
@@ -219,7 +219,7 @@ def _first_answer(record: QuestionRecord) -> tuple[int, int]:
     """The characters of the first answer, `NO_ANSWER` twice without one."""
     if not record.answers:
         return NO_ANSWER, NO_ANSWER
-    return record.answers[0].begin, record.answers[0].end
+    return record.answers[0].start, record.answers[0].end
 
 
 def _value(record: QuestionRecord, field: str, name: str) -> object:

@@ -30,11 +30,11 @@ class Answer(NamedTuple):
 
     Attributes:
       text: of the answer.
-      begin, end: its first character in the context, and the one behind the last.
+      start, end: its first character in the context, and the one behind the last.
     """
 
     text: str
-    begin: int
+    start: int
     end: int
 
 
@@ -238,7 +238,7 @@ def _answers(
         )
     answers = [_placed(text, start, context, where) for text, start in pairs]
     moved = sum(
-        (a.begin, a.end) != (start, start + len(a.text))
+        (a.start, a.end) != (start, start + len(a.text))
         for a, (_, start) in zip(answers, pairs)
     )
     return tuple(answers), moved
@@ -286,8 +286,8 @@ def _placed(text: str, start: int, context: str, where: str) -> Answer:
     while last < len(context) and context[last].isspace():
         last += 1
     words = re.compile(r"\s+".join(map(re.escape, text.split())))
-    for begin in range(first, last + 1):
-        if match := words.match(context, begin):
+    for place in range(first, last + 1):
+        if match := words.match(context, place):
             return Answer(text, match.start(), match.end())
     places = [m.start() for m in re.finditer(re.escape(text.strip()), context)]
     elsewhere = f"at {listing(list(map(str, places)))}" if places else "nowhere"

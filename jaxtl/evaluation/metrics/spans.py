@@ -124,21 +124,21 @@ def spans_of(
     type_of = np.array([kind_of.get(_type(n), -1) for n in (*names, "O")], np.int64)
     tags = np.concatenate([[-1], tags, [-1]])
     letter, kind = letter_of[tags], type_of[tags]
-    before, now = (letter[:-1], kind[:-1]), (letter[1:], kind[1:])
+    before, after = (letter[:-1], kind[:-1]), (letter[1:], kind[1:])
     if scheme is None:
-        return _default_spans(before, now)
-    return _strict_spans(before, now, SCHEMES[scheme])
+        return _default_spans(before, after)
+    return _strict_spans(before, after, SCHEMES[scheme])
 
 
 _Tags = tuple[np.ndarray, np.ndarray]  # letters and types of words
 
 
-def _default_spans(before: _Tags, now: _Tags) -> Spans:
+def _default_spans(before: _Tags, after: _Tags) -> Spans:
     """Spans between changes of tags.
 
-    `now` are the words and one "O" behind them, `before` the words in front of them.
+    `after` are the words and one "O" behind them, `before` the words in front of them.
     """
-    (a, kind_a), (b, kind_b) = before, now
+    (a, kind_a), (b, kind_b) = before, after
     differs = kind_a != kind_b
     is_end = np.isin(a, ["E", "S"]) | (np.isin(a, ["B", "I"]) & np.isin(b, list("BSO")))
     is_end |= (a != "O") & (a != ".") & differs
@@ -152,28 +152,28 @@ def _default_spans(before: _Tags, now: _Tags) -> Spans:
     return Spans(np.where(ends > 0, begun[ends - 1], 0), ends, kind_a[ends])
 
 
-def _strict_spans(before: _Tags, now: _Tags, scheme: _Scheme) -> Spans:
+def _strict_spans(before: _Tags, after: _Tags, scheme: _Scheme) -> Spans:
     """Spans whose tags are in the order of a scheme; arguments as `_default_spans`."""
     is_start, is_inside, is_end = (
-        _matches(before, now, patterns)
+        _matches(before, after, patterns)
         for patterns in (scheme.start, scheme.inside, scheme.end)
     )
     outside = np.flatnonzero(~is_inside)
-    found: list[tuple[int, int]] = []
+    bounds: list[tuple[int, int]] = []
     free = 0
     for start in np.flatnonzero(is_start):
         if start < free:  # within the span before
             continue
         free = int(outside[np.searchsorted(outside, start, side="right")])
         if is_end[free]:
-            found.append((int(start), free))
-    spans = np.array(found, np.int64).reshape(-1, 2)
-    return Spans(spans[:, 0], spans[:, 1], now[1][spans[:, 0]])
+            bounds.append((int(start), free))
+    spans = np.array(bounds, np.int64).reshape(-1, 2)
+    return Spans(spans[:, 0], spans[:, 1], after[1][spans[:, 0]])
 
 
-def _matches(before: _Tags, now: _Tags, patterns: Sequence[_Pattern]) -> np.ndarray:
+def _matches(before: _Tags, after: _Tags, patterns: Sequence[_Pattern]) -> np.ndarray:
     """Whether each pair of neighbors matches one of some patterns."""
-    (a, kind_a), (b, kind_b) = before, now
+    (a, kind_a), (b, kind_b) = before, after
     result = np.zeros(len(b), bool)
     for first, second, condition in patterns:
         fits = np.isin(a, list(first)) & np.isin(b, list(second))

@@ -211,7 +211,7 @@ def test_windows_and_labels_are_those_of_transformers(tmp_path, kind):
                 encoded["offset_mapping"][row], encoded.sequence_ids(row)
             )
         ]
-        found = zip(dataset.questions.begin[row], dataset.questions.end[row])
+        found = zip(dataset.questions.start[row], dataset.questions.end[row])
         assert [*found][:width] == spans
     assert (dataset.y[:, 1] > 0).sum() >= 3
 
