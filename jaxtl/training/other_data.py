@@ -85,8 +85,8 @@ def _check_inputs(
             raise UserError(
                 f"the model of {directory} reads examples of the shape "
                 f"{tuple(spec['shape'])}, and those of the data have "
-                f"{tuple(data_inputs[name]['shape'])}; for pictures size= and channels= "
-                "bring them to it."
+                f"{tuple(data_inputs[name]['shape'])}; for pictures size= and channels="
+                " bring them to it."
             )
 
 
