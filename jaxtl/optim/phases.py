@@ -188,12 +188,8 @@ def resolve_phases(
         optimizer = _optimizer(exp, phase, stages, base_params)
         groups = optimizers.labels(optimizer, base_params)
         mask = _mask(phase, optimizer, groups)
-        if exp.peft is None and exp.steps and not any(jax.tree.leaves(mask)):
-            raise UserError(
-                f"optim.groups={dict(optimizer.group_of)} freezes every parameter, so "
-                "there is nothing to train; leave a group unfrozen, or set steps=0 to "
-                "evaluate."
-            )
+        if exp.peft is None and exp.steps:
+            _check_trained(optimizer, mask)
         for path, trained in trees.flatten(mask).items():
             start = number if since[path] is None else since[path]
             since[path] = start if trained else None
@@ -216,14 +212,30 @@ def resolve_phases(
                 frozen_stats=(*frozen_stats, *more),
                 terms=phase.terms,
                 terms_since=terms_since,
-                term_starts={
-                    name: bounds[since].start
-                    for name, since in terms_since.items()
-                    if bounds[since].start
-                },
+                term_starts=_term_starts(terms_since, bounds),
             )
         )
     return tuple(resolved)
+
+
+def _check_trained(optimizer: Optimizer, mask: PyTree) -> None:
+    """Refuses a phase in which no parameter is trained."""
+    if not any(jax.tree.leaves(mask)):
+        raise UserError(
+            f"optim.groups={dict(optimizer.group_of)} freezes every parameter, so there "
+            "is nothing to train; leave a group unfrozen, or set steps=0 to evaluate."
+        )
+
+
+def _term_starts(since: Mapping[str, int], bounds: list[range]) -> dict[str, int]:
+    """Name of each term that began after the run's first step -> that step.
+
+    Args:
+      since: name of a term -> number of the phase in which it began.
+      bounds: the steps of each phase.
+    """
+    starts = {name: bounds[number].start for name, number in since.items()}
+    return {name: step for name, step in starts.items() if step}
 
 
 def _check_terms(phases: tuple[Phase, ...], terms: tuple[str, ...]) -> None:

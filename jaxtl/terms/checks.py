@@ -105,23 +105,26 @@ def output_places(setup: Setup) -> None:
     )
 
 
-def no_spans(setup: Setup, term: str) -> None:
-    """Raises where the outputs are those of spans, which are no classes."""
-    if setup.program.task == QUESTION_ANSWERING:
-        raise UserError(
-            f"terms.{setup.name}: {term} compares the outputs of examples or tokens, "
-            f"and those of the task {QUESTION_ANSWERING!r} are positions in a text; "
-            "take a term of parameters or features, such as tl.regularizers.L2SP."
-        )
+_OTHER_OUTPUTS = {
+    QUESTION_ANSWERING: "positions in a text",
+    CONTRASTIVE: "embeddings of images and of texts",
+}
 
 
-def no_pairs(setup: Setup, term: str) -> None:
-    """Raises where the outputs are those of pairs, two embeddings for each example."""
-    if setup.program.task == CONTRASTIVE:
+def outputs_of_examples(setup: Setup, term: str, allowed: tuple[str, ...] = ()) -> None:
+    """Raises where the outputs are no vector for each example or token.
+
+    Args:
+      setup: of the run.
+      term: its name in messages.
+      allowed: tasks with other outputs that the term can read nevertheless.
+    """
+    task = setup.program.task
+    if task in _OTHER_OUTPUTS and task not in allowed:
         raise UserError(
-            f"terms.{setup.name}: {term} reads one output vector for each example, and "
-            f"those of the task {CONTRASTIVE!r} are embeddings of images and of texts; "
-            "take a term of parameters or features, such as tl.regularizers.L2SP."
+            f"terms.{setup.name}: {term} reads one output vector for each example or "
+            f"token, and those of the task {task!r} are {_OTHER_OUTPUTS[task]}; take a "
+            "term of parameters or features, such as tl.regularizers.L2SP."
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
+from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
@@ -68,7 +69,11 @@ class _ImportanceTerm(per_leaf.ParameterTerm):
 
     def check(self, setup: Setup) -> None:
         if self.importance is None:
-            checks.no_pairs(setup, f"{type(self).__name__}(importance=None)")
+            checks.outputs_of_examples(
+                setup,
+                f"{type(self).__name__}(importance=None)",
+                allowed=(QUESTION_ANSWERING,),
+            )
         per_leaf.check(setup, self.select, self.strengths)
         if self.importance is not None:
             importance_file.check(setup, self.importance, self.kinds)

@@ -104,8 +104,7 @@ class FunctionDistance(Term):
 
     def check(self, setup: Setup) -> None:
         source_network.check_head(setup, "FunctionDistance")
-        checks.no_spans(setup, "FunctionDistance")
-        checks.no_pairs(setup, "FunctionDistance")
+        checks.outputs_of_examples(setup, "FunctionDistance")
         checks.stream(setup, "stream", self.stream)
         if self.kind is not None:
             kinds = dict.fromkeys(_DEFAULT_KINDS.values())

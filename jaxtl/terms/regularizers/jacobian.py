@@ -13,6 +13,7 @@ from jaxtl.core import selection
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, vectors
+from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import Context, View
@@ -122,7 +123,9 @@ class JacobianDifference(Term):
 
     def check(self, setup: Setup) -> None:
         checks.sourced(setup)
-        checks.no_pairs(setup, "JacobianDifference")
+        checks.outputs_of_examples(
+            setup, "JacobianDifference", allowed=(QUESTION_ANSWERING,)
+        )
         checks.stream(setup, "stream", self.stream)
         for field, options in _OPTIONS.items():
             checks.one_of(setup, field, getattr(self, field), options)

@@ -88,8 +88,7 @@ class _NoiseTerm(Term):
     stream: str = stream_field("target")
 
     def check(self, setup: Setup) -> None:
-        checks.no_spans(setup, type(self).__name__)
-        checks.no_pairs(setup, type(self).__name__)
+        checks.outputs_of_examples(setup, type(self).__name__)
         checks.stream(setup, "stream", self.stream)
         stage = self._stage_name(setup.program.network)
         checks.stage(setup, "stage", stage)
