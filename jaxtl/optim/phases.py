@@ -222,8 +222,9 @@ def _check_trained(optimizer: Optimizer, mask: PyTree) -> None:
     """Refuses a phase in which no parameter is trained."""
     if not any(jax.tree.leaves(mask)):
         raise UserError(
-            f"optim.groups={dict(optimizer.group_of)} freezes every parameter, so there "
-            "is nothing to train; leave a group unfrozen, or set steps=0 to evaluate."
+            f"optim.groups={dict(optimizer.group_of)} freezes every parameter, so "
+            "there is nothing to train; leave a group unfrozen, or set steps=0 to "
+            "evaluate."
         )
 
 

@@ -20,7 +20,7 @@ from jaxtl.optim.phases import ResolvedPhase, resolve_phases
 from jaxtl.terms import losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.program import Program
-from jaxtl.training import evaluation_only, inputs
+from jaxtl.training import evaluation_only, inputs, phase_program
 from jaxtl.training.accumulation import describe_comparisons
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.initial_model import (
@@ -116,7 +116,9 @@ def assemble(
     notes = {"batch": _repeated_rows(datasets, batch_sizes)}
     program = _program(exp, datasets, model, phases, terms, batch_sizes)
     prepared = _prepare_terms(exp, datasets, model, program, terms)
-    program = program_of_phase(program, phases[0], model.peft_params, prepared.params)
+    program = phase_program.of_phase(
+        program, phases[0], model.peft_params, prepared.params
+    )
     notes["accumulate"] = describe_comparisons(program, terms, model.stats)
     notes = {name: note for name, note in notes.items() if note}
     prepared = dataclasses.replace(prepared, notes={**prepared.notes, **notes})
@@ -296,57 +298,6 @@ def _with_leaves(trees_by_name: Mapping[str, PyTree]) -> dict[str, PyTree]:
     return {name: tree for name, tree in trees_by_name.items() if jax.tree.leaves(tree)}
 
 
-def program_of_phase(
-    program: Program, phase: ResolvedPhase, peft_params: PyTree, term_params: PyTree
-) -> Program:
-    """The program of one phase of the run, without cached features.
-
-    Args:
-      program: of the run, or of another phase of it.
-      phase: the phase.
-      peft_params, term_params: what is trained beside the model's parameters.
-    """
-    return dataclasses.replace(
-        program,
-        optimizer=config.without_hyperparameters(phase.optimizer),
-        labels={
-            "model": phase.labels,
-            "peft": jax.tree.map(lambda _: optimizers.PEFT, peft_params),
-            # A run reopened to evaluate it has no terms, but keeps their groups.
-            "terms": _term_labels(program, phase, term_params),
-        },
-        base_mask=phase.base_mask,
-        trainable_mask=phase.trainable_mask,
-        train_stages=phase.train_stages,
-        frozen_stats=phase.frozen_stats,
-        phase_terms=phase.terms,
-        idle_terms=None,
-        cached_until=None,
-        cached_source=False,
-    )
-
-
-def _term_labels(
-    program: Program, phase: ResolvedPhase, term_params: PyTree
-) -> dict[str, PyTree]:
-    """Optimizer groups of the terms' parameters, which a phase may leave alone.
-
-    Terms that begin in one phase share no state of the optimizer with earlier ones.
-    """
-    if not program.terms:
-        return {}  # A run reopened to evaluate it has no terms, but keeps their groups.
-
-    def label(path: str, group: str) -> str:
-        name = path.split("/")[0]
-        if name not in phase.terms_since:
-            return optimizers.IDLE
-        since = phase.terms_since[name]
-        return f"{group}{optimizers.SINCE}{since}" if since else group
-
-    groups = optimizers.term_labels(phase.optimizer, term_params)
-    return trees.map_with_path(label, groups)
-
-
 def _fixed(model: InitialModel, program: Program, prepared: PreparedTerms) -> Fixed:
     fixed = Fixed(
         frozen=trees.partition(model.base_params, program.base_mask)[1],
@@ -390,12 +341,12 @@ def _state(
     prepared: PreparedTerms,
 ) -> State:
     hypers = {
-        "terms": _traced(prepared.terms),
-        "peft": _traced(exp.peft),
-        "average": _traced(exp.average),
+        "terms": phase_program.traced(prepared.terms),
+        "peft": phase_program.traced(exp.peft),
+        "average": phase_program.traced(exp.average),
         "steps": jnp.int32(exp.steps),
         "seed": jnp.uint32(exp.seed),
-        **phase_hypers(phase),
+        **phase_program.hypers(phase),
     }
     return initial_state(
         program,
@@ -406,20 +357,6 @@ def _state(
         prepared.states,
         hypers,
     )
-
-
-def phase_hypers(phase: ResolvedPhase) -> dict[str, Any]:
-    """The traced numbers that differ from phase to phase."""
-    return {
-        "optim": _traced(phase.optimizer),
-        "first": jnp.int32(phase.schedule_steps.start),
-        "span": jnp.int32(len(phase.schedule_steps)),
-        "term_starts": {name: jnp.int32(s) for name, s in phase.term_starts.items()},
-    }
-
-
-def _traced(value: Any) -> PyTree:
-    return jax.tree.map(lambda x: jnp.float32(x), config.hyperparameters(value))
 
 
 def _device_streams(
@@ -472,7 +409,7 @@ def with_hyperparameters(assembled: Assembled, exp: Experiment) -> Assembled:
     terms = dict(exp.terms) or assembled.terms.terms
     for name, term in terms.items():
         term.check(assembled.terms.setups[name])
-    changed = {"terms": _traced(terms), **phase_hypers(phase)}
+    changed = {"terms": phase_program.traced(terms), **phase_program.hypers(phase)}
     changed = sharding.place(changed, assembled.program.mesh)
     hypers = {**assembled.state.hypers, **changed}
     return dataclasses.replace(

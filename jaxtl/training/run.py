@@ -35,6 +35,7 @@ from jaxtl.training import (
     evaluation_only,
     frozen_stages,
     inputs,
+    phase_program,
 )
 from jaxtl.training import step as step_lib
 from jaxtl.training.experiment import Experiment
@@ -259,7 +260,7 @@ class Run:
         base = trees.merge(state.trainable["model"], self.fixed.frozen)
         model, frozen = trees.partition(base, phase.base_mask)
         trainable = {**state.trainable, "model": model}
-        self.program = build.program_of_phase(
+        self.program = phase_program.of_phase(
             self.program, phase, trainable["peft"], trainable["terms"]
         )
         average = state.average
@@ -273,7 +274,7 @@ class Run:
             trainable=trainable,
             opt=optimizers.carry(state.opt, fresh),
             average=average,
-            hypers={**state.hypers, **build.phase_hypers(phase)},
+            hypers={**state.hypers, **phase_program.hypers(phase)},
         )
         # A copy: a leaf may stand twice in it (unfrozen, averaged), and it is donated.
         self.state = sharding.place(trees.copy(state), self.program.mesh)
