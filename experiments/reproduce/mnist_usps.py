@@ -13,7 +13,7 @@ from jaxtl.results.published import Published, PublishedRow, Study
 from jaxtl.results.statistics import t_interval
 from jaxtl.terms import domain
 from jaxtl.terms.losses import CrossEntropy
-from jaxtl.training import loop, recipes, setup
+from jaxtl.training import loop, setup
 from jaxtl.training.experiment import Experiment
 
 FILES = ("digits/mnist.npz", "digits/usps.npz")
@@ -39,10 +39,6 @@ PUBLISHED = {
 }
 
 LENET = models.CNN(widths=(20, 50), kernel=5, padding="VALID", units=500)
-# CDAN's authors drop half of the second convolution's channels and of the hidden units.
-DROPPING = dataclasses.replace(LENET, dropout=0.5, channel_dropout=0.5)
-# Shares of the run at which CDAN's authors halve the rate.
-HALVED = {"M→U": (0.4, 0.9), "U→M": (0.5,)}
 DISCRIMINATOR = (500, 500)
 
 
@@ -74,16 +70,19 @@ def experiment(method: str, pair: str, seed: int, init=None) -> Experiment:
             optim=optimizer.AdamW(lr=2e-4, b1=0.5, groups={"head": FROZEN, ".*": 1.0}),
         ),
         "CDAN+E, all rows": dict(
-            recipes.cdan_digits(halve_at=HALVED[pair]), model=DROPPING
+            terms={**task, "align": domain.CDAN(widths=DISCRIMINATOR)},
+            steps=800,
+            optim=adam,
         ),
     }[method]
-    fields = {"model": LENET, "batch": 32, **settings}
     return Experiment(
+        model=LENET,
         data=digits(target, sampled, labels=0),
         streams={"source": digits(source, sampled)},
+        batch=32,
         monitor=None,
         seed=seed,
-        **fields,
+        **settings,
     )
 
 

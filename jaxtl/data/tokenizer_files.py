@@ -70,8 +70,8 @@ def _vocabulary_file(path: pathlib.Path) -> pathlib.Path:
     if pieces:
         raise UserError(
             f"Tokenizer.path: {path / pieces[0]} is a SentencePiece model, which is "
-            "read from a tokenizer.json alone; write one with transformers: "
-            "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)."
+            "read from a tokenizer.json alone; transformers' AutoTokenizer, opened "
+            "from the directory, writes one into it by save_pretrained(directory)."
         )
     raise UserError(
         f"Tokenizer.path: the directory {path} has no vocabulary (tokenizer.json, "

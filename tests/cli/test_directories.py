@@ -91,8 +91,11 @@ def test_a_run_that_is_not_in_a_study_is_compared_with_those_that_are(
 def test_what_is_no_run_is_one_sentence(place, capsys, command, kind):
     text = error(capsys, command, place / kind)
     if command not in ALSO_FILES:
+        export = "is an exported model, for `jaxtl predict`"
+        if command == "eval":  # which takes one, with the data of an experiment
+            export = "is an export, which does not say how to read data: --data"
         words = {
-            "exported": "is an exported model, for `jaxtl predict`",
+            "exported": export,
             "file.txt": "is a file; expected the directory of a run",
         }
         assert words.get(kind, "is no directory of a run") in text

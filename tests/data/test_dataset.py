@@ -16,7 +16,7 @@ from jaxtl.core.errors import UserError
         ({"labels": 100}, "labels=100 is more than the 86"),
         ({"val": 0.001}, "data.val=0.001 of 96 train examples leaves an empty val"),
         ({"val": -1}, "data.val must be a fraction"),
-        ({"test": 1.0}, "data.test must be a fraction"),
+        ({"test": 1.5}, "data.test must be a fraction"),
         ({"test": 120}, "data.test=120 asks for 120 of 120"),
         ({"labels": 5, "labels_per_class": 5}, "exclude each other"),
         ({"labels_per_class": -1}, "labels_per_class must be a whole number"),

@@ -31,7 +31,6 @@ def small(monkeypatch, data_dir):
     monkeypatch.setenv("JAXTL_DATA_DIR", str(data_dir))
     model = CNN(widths=(2,), units=4, pool=1, kernel=5, padding="VALID")
     monkeypatch.setattr(mnist_usps, "LENET", model)
-    monkeypatch.setattr(mnist_usps, "DROPPING", model)
     monkeypatch.setattr(mnist_usps, "DISCRIMINATOR", (4,))
 
 

@@ -65,9 +65,10 @@ FAMILIES = (
     "roberta",
     "gpt2",
     "llama-class",
+    "clip-text",
 )
 VISION = ("vit", "clip-vision", "siglip-vision", "deit", "dinov2", "beit")
-TRANSFORMERS = (*VISION, "bert", "roberta", "gpt2", "llama-class")
+TRANSFORMERS = (*VISION, "bert", "roberta", "gpt2", "llama-class", "clip-text")
 # What a family without layer_0, layer_1 … is adapted at.
 STAGES = {
     "mlp": "layer1",

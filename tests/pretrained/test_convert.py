@@ -76,6 +76,7 @@ def test_every_turn_has_its_inverse(how, sides):
         "conv1x1": [*sides[:2], 1, 1],
         "linear_or_conv": sides[:2],
         "last_axis": [1, 1, 1, sides[3]],
+        "first": [1, *sides[1:]],
     }
     shape = shapes.get(how, sides)
     x = np.arange(np.prod(shape)).reshape(shape)

@@ -30,6 +30,7 @@ LABELS = {
     "entities": np.tile([0, 1, 2, 0], (10, 1)),
     "tags": np.tile([0, 1, -1, 0], (10, 1)),
     "question_answering": np.ones(10, int),
+    "contrastive": np.arange(10),
 }
 TAGS = {"class_names": ("O", "B-PER", "I-PER")}  # which the entity metrics read
 ALL_METRICS = [
@@ -46,7 +47,7 @@ def _logits(task):
     if task == "language":
         return np.stack([rng.uniform(1, 9, 10), np.full(10, 2), np.full(10, 5)], 1)
     shapes = {"multilabel": (10, 3), "entities": (10, 4, 3), "tags": (10, 4, 3)}
-    shapes["question_answering"] = (10, 7)
+    shapes |= {"question_answering": (10, 7), "contrastive": (10, 6)}
     return rng.normal(size=shapes.get(task, (10, 2)))
 
 
