@@ -5,7 +5,7 @@ losses are computed in float32 (or wider) whatever the model computes in.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -70,7 +70,7 @@ def _symmetric_cross_entropy(
     weights = _weights(logits, weights)
     counts = weights > 0
     pairs = jnp.diagonal(logits)
-    # An excluded pair keeps its pairs logit, so that its loss is 0 and not infinite.
+    # An excluded pair keeps its own logit, so that its loss is 0 and not infinite.
     allowed = (counts[:, None] & counts) | jnp.eye(len(logits), dtype=bool)
     masked = jnp.where(allowed, logits, -jnp.inf)
     of_images = jax.nn.logsumexp(masked, axis=1) - pairs
@@ -123,10 +123,12 @@ class _ImageText(Term):
       stream: name of the stream; the model's output for it is a dict of
         "image_embeddings" and "text_embeddings", (batch, width) of norm 1, and
         "logit_scale" and "logit_bias", scalars (1 and 0 where left out).
+      sums: `(logits, weights) -> (Σ w·loss, Σ w)` of a batch.
     """
 
     compares: ClassVar[str] = "pairs, each the negatives of the others"
     reads_weights: ClassVar[bool] = True
+    sums: ClassVar[Callable[..., tuple[jax.Array, jax.Array]]]
 
     stream: str = stream_field("target")
 
@@ -145,16 +147,10 @@ class _ImageText(Term):
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         logits = logits_of(context.forward(self.stream).logits)
         weights = context.batches[self.stream].get("weight")
-        total, count = self._sums(logits, weights)
+        total, count = self.sums(logits, weights)
         hits = jnp.argmax(logits, axis=1) == jnp.arange(len(logits))
         metrics = {"accuracy": jnp.mean(hits.astype(jnp.float32))}
         return context.ratio(total, count), metrics
-
-    def _sums(
-        self, logits: jax.Array, weights: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """(Σ w·loss, Σ w) of a batch."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,10 +163,7 @@ class ImageTextCrossEntropy(_ImageText):
       stream: name of the stream.
     """
 
-    def _sums(
-        self, logits: jax.Array, weights: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return _symmetric_cross_entropy(logits, weights)
+    sums = staticmethod(_symmetric_cross_entropy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,10 +176,7 @@ class ImageTextSigmoid(_ImageText):
       stream: name of the stream.
     """
 
-    def _sums(
-        self, logits: jax.Array, weights: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return _pairwise_sigmoid(logits, weights)
+    sums = staticmethod(_pairwise_sigmoid)
 
 
 def logits_of(outputs: Mapping[str, Any]) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.core.types import Network, PyTree, vectors
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Metrics, Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import View
@@ -50,12 +51,6 @@ def _centroids(features: jax.Array, weights: jax.Array) -> jax.Array:
     return sums / jnp.where(total > 0, total, 1.0)
 
 
-def _unit(x: jax.Array) -> jax.Array:
-    """x / ‖x‖₂ over the last axis; zeros stay."""
-    size = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.where(size > 0, size, 1.0)
-
-
 def _nearest_centroid(features: jax.Array, centroids: jax.Array) -> jax.Array:
     """Class of the centroid at the smallest cosine distance, (n,).
 
@@ -63,7 +58,9 @@ def _nearest_centroid(features: jax.Array, centroids: jax.Array) -> jax.Array:
       features: (n, d).
       centroids: (K, d); a centroid of zeros is never the nearest.
     """
-    cosine = jnp.matmul(_unit(features), _unit(centroids).T, precision="highest")
+    cosine = jnp.matmul(
+        unit_length(features), unit_length(centroids).T, precision="highest"
+    )
     is_defined = jnp.any(centroids != 0, axis=-1)
     return jnp.argmax(jnp.where(is_defined, cosine, -jnp.inf), axis=-1)
 
@@ -93,7 +90,7 @@ def centroid_labels(
       the paper.
     """
     ones = jnp.ones((len(features), 1), features.dtype)
-    features = _unit(jnp.concatenate([features, ones], axis=1))
+    features = unit_length(jnp.concatenate([features, ones], axis=1))
     factors = mask[:, None].astype(probabilities.dtype)
     first = _nearest_centroid(features, _centroids(features, probabilities * factors))
     members = jax.nn.one_hot(first, probabilities.shape[-1], dtype=factors.dtype)
