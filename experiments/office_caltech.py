@@ -209,6 +209,7 @@ METHODS = {
     "DAN": {"terms.own": tl.domain.DAN()},
     "JAN": {"terms.own": tl.domain.JAN()},
     "DANN": {"terms.own": tl.domain.DANN()},
+    "DANN, share": {"terms.own": tl.domain.DANN(reversal=tl.optim.Ramp())},
     "DANN+BSP": {
         "terms.own": tl.domain.DANN(),
         "terms.spectrum": tl.domain.BSP(weight=1e-4),
@@ -216,6 +217,7 @@ METHODS = {
     "CDAN+E": {"terms.own": tl.domain.CDAN()},
     "MCD": {"terms.own": tl.domain.MCD()},
     "MDD": {"terms.own": tl.domain.MDD()},
+    "MDD, share": {"terms.own": tl.domain.MDD(reversal=tl.optim.Ramp(final=0.1))},
 }
 # These adapt the encoder of a model trained on the source and keep its head.
 HEAD = {"optim": dataclasses.replace(ADAM, groups={"head": tl.FROZEN, ".*": 1.0})}

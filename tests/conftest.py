@@ -480,6 +480,27 @@ def _digits(**changes):
     return tl.Experiment(**{**fields, **changes})
 
 
+@pytest.fixture
+def assert_resumes(tmp_path):
+    """Returns a function: a run resumed at a step must end bit for bit the same."""
+    import jaxtl as tl
+    from jaxtl.training import checkpointing
+
+    def assert_it(exp, stop):
+        whole = tl.setup(exp, tmp_path / "whole")
+        whole.advance(exp.steps)
+        part = tl.setup(exp, tmp_path / "part")
+        part.advance(stop)
+        checkpointing.save(part)
+        again = tl.resume(tmp_path / "part")
+        assert again.steps_done == stop
+        again.advance(exp.steps - stop)
+        for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(again.state)):
+            np.testing.assert_array_equal(a, b)
+
+    return assert_it
+
+
 @pytest.fixture(scope="session")
 def digits():
     """Returns a function: a small experiment on the digits, changed at will."""

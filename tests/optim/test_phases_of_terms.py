@@ -7,7 +7,6 @@ import pytest
 import jaxtl as tl
 from jaxtl.core import tree as trees
 from jaxtl.optim.phases import Phase
-from jaxtl.training import checkpointing
 
 LR = 1e-2
 WARM_UP = (Phase(until=0.5, terms=("task",)), Phase())
@@ -115,18 +114,9 @@ def test_all_terms_in_every_phase_is_the_run_without_phases(digits):
 
 @pytest.mark.parametrize("stop", [3, 4, 6])
 def test_a_run_resumed_around_the_border_ends_bit_for_bit_the_same(
-    digits, tmp_path, stop
+    digits, assert_resumes, stop
 ):
-    exp = _adaptation(digits)
-    whole = tl.setup(exp, tmp_path / "whole")
-    whole.advance(8)
-    part = tl.setup(exp, tmp_path / "part")
-    part.advance(stop)
-    checkpointing.save(part)
-    again = tl.resume(tmp_path / "part")
-    again.advance(8 - stop)
-    for a, b in zip(_leaves(whole.state), _leaves(again.state)):
-        np.testing.assert_array_equal(a, b)
+    assert_resumes(_adaptation(digits), stop)
 
 
 def test_a_run_of_such_phases_trains_is_logged_and_opened_again(digits, tmp_path):

@@ -8,7 +8,6 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.optim.phases import Phase
-from jaxtl.training import checkpointing
 
 MODEL = tl.models.MLP(widths=(6,))
 
@@ -68,18 +67,9 @@ def test_other_steps_are_plain_steps_and_flops_are_their_mean(digits, tmp_path):
 
 @pytest.mark.parametrize("stop", [2, 3])
 def test_a_run_resumed_within_a_period_ends_bit_for_bit_the_same(
-    digits, tmp_path, stop
+    digits, tmp_path, assert_resumes, stop
 ):
-    exp = _tuning(digits, _start(digits, tmp_path))
-    whole = tl.setup(exp, tmp_path / "whole")
-    whole.advance(8)
-    part = tl.setup(exp, tmp_path / "part")
-    part.advance(stop)
-    checkpointing.save(part)
-    again = tl.resume(tmp_path / "part")
-    again.advance(8 - stop)
-    for a, b in zip(_leaves(whole.state), _leaves(again.state)):
-        np.testing.assert_array_equal(a, b)
+    assert_resumes(_tuning(digits, _start(digits, tmp_path)), stop)
 
 
 @pytest.mark.parametrize("count", [1, 4])
