@@ -7,7 +7,7 @@ import pytest
 import jaxtl as tl
 from jaxtl.core import tree as trees
 from jaxtl.optim.averaging import EMA, SWA
-from jaxtl.training import checkpointing, setup
+from jaxtl.training import setup
 
 
 def _path(exp):
@@ -57,17 +57,9 @@ def test_what_is_evaluated_chosen_and_left_behind_is_the_average(digits, tmp_pat
         np.testing.assert_array_equal(a, b)
 
 
-def test_resumed_averages_end_bit_for_bit_the_same(digits, tmp_path):
+def test_resumed_averages_end_bit_for_bit_the_same(digits, assert_resumes):
     exp = digits(steps=8, average=EMA(decay=0.9), phases=tl.optim.LPFT(), monitor=None)
-    whole = tl.setup(exp)
-    list(whole)
-    part = tl.setup(exp, tmp_path / "part")
-    part.advance(5)
-    checkpointing.save(part)
-    again = tl.resume(tmp_path / "part")
-    again.advance(3)
-    for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(again.state)):
-        np.testing.assert_array_equal(a, b)
+    assert_resumes(exp, 5)
 
 
 def test_batch_statistics_are_averaged_too(digits):

@@ -258,7 +258,8 @@ def test_resumed_runs_end_bit_for_bit_the_same(digits, source, tmp_path, capsys)
     checkpointing.save(part)
     again = tl.resume(tmp_path / "part")
     tl.train(again, progress=False)
-    for pair in ((whole.state, again.state), (whole.weights("best"),) * 2):
+    best = whole.weights("best"), again.weights("best")
+    for pair in ((whole.state, again.state), best):
         for a, b in zip(*map(jax.tree.leaves, pair)):
             np.testing.assert_array_equal(a, b)
     # What is stored is the merged model, as float.
