@@ -160,28 +160,32 @@ def _decoded(
     shortest: int | tuple[int, int] | None,
     resample: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Decodes all images.
+    """Decodes all images, those of one name once.
 
     Returns:
       uint8 (n, *size, channels), and name -> reason of those whose data are broken.
     """
+    names = [store.names[number] for number in numbers]
+    row_of: dict[str, int] = {}
+    first = np.array([row_of.setdefault(name, i) for i, name in enumerate(names)], int)
+    rows = np.fromiter(row_of.values(), int, len(row_of))
     x = np.zeros((len(numbers), *size, channels), np.uint8)
     errors = {}
 
     def decode(start: int) -> None:
-        for i in range(start, min(start + _CHUNK, len(numbers))):
-            number = int(numbers[i])
+        for i in rows[start : start + _CHUNK]:
+            source = store.open(int(numbers[i]))
             try:
-                x[i] = images.decode(
-                    store.open(number), size, channels, shortest, resample
-                )
+                x[i] = images.decode(source, size, channels, shortest, resample)
             except UserError as error:
-                errors[store.names[number]] = str(error).rsplit(" image: ", 1)[-1]
+                errors[names[i]] = str(error).rsplit(" image: ", 1)[-1]
 
     # PIL releases the interpreter lock while it decodes.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        starts = range(0, len(numbers), _CHUNK)
-        with progress.Task("decoding images", len(numbers)) as task:
+        starts = range(0, len(rows), _CHUNK)
+        with progress.Task("decoding images", len(rows)) as task:
             for _ in pool.map(decode, starts):
-                task.advance(min(_CHUNK, len(numbers) - task.done))
+                task.advance(min(_CHUNK, len(rows) - task.done))
+    for i in np.flatnonzero(first != np.arange(len(first))):
+        x[i] = x[first[i]]
     return x, dict(sorted(errors.items()))

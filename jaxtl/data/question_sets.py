@@ -13,6 +13,7 @@ from jaxtl.data.question_windows import (
     ContextWindows,
     Questions,
     context_windows,
+    halved_note,
     span_labels,
 )
 from jaxtl.data.tokenizer import Tokenizer
@@ -95,11 +96,7 @@ def _window_notes(
             f"of at most {windows.x['input_ids'].shape[1]:,} tokens, which overlap by "
             f"{stride:,} tokens of the context"
         )
-    if windows.halved:
-        notes.append(
-            f"{windows.halved:,} questions leave no more than stride={stride} tokens "
-            "of a window for the context: their windows share half of them"
-        )
+    notes += halved_note(windows.halved, stride)
     is_held = np.bincount(windows.question[holds], minlength=len(answers)) > 0
     lost = int(((answers[:, 0] != NO_ANSWER) & ~is_held).sum())
     if lost:

@@ -7,7 +7,8 @@ A context that does not fit beside its question is cut into windows that overlap
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class Questions:
     stride: int
     max_answer_length: int
 
-    @property
+    @functools.cached_property
     def may_lack_answers(self) -> bool:
         """Whether any question has no answer (v2.0): then none may be predicted."""
         return not all(self.answers)
@@ -79,6 +80,27 @@ class Questions:
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The questions that some rows are about, each once, in order."""
         return np.unique(self.question[rows])
+
+
+def windows_by_question(question: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields each question that some windows are of, with the indices of these windows.
+
+    Args:
+      question: (windows,), the question of each.
+    """
+    order = np.argsort(question, kind="stable")
+    numbers, first = np.unique(question[order], return_index=True)
+    yield from zip(numbers.tolist(), np.split(order, first[1:]))
+
+
+def halved_note(halved: int, stride: int) -> list[str]:
+    """What is said of `ContextWindows.halved`; [] where it is 0."""
+    if not halved:
+        return []
+    return [
+        f"{halved:,} questions leave no more than stride={stride} tokens of a window "
+        "for the context: their windows share half of them"
+    ]
 
 
 def context_windows(

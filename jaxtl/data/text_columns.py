@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -145,18 +145,20 @@ def fields(data: TextData, columns: Sequence[Sequence[str]], kind: str) -> dict:
     if data.tokenizer is not None:
         tokenizer = as_tokenizer(data.tokenizer)
         return {"x": token_ids(tokenizer, columns, data.separate)}
-    digests = [
-        hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
-        for texts in zip(*columns)
-    ]
     return {
         "x": {
             name: np.asarray(column, object)
             for name, column in zip(("text", "pair"), columns)
         },
         "train_tokenizer": kind,
-        "digests": np.asarray(digests, "S64"),
+        "digests": text_digests(zip(*columns)),
     }
+
+
+def text_digests(examples: Iterable[Sequence[str]]) -> np.ndarray:
+    """A hash of the texts of each example, (n,) bytes."""
+    joined = ("\0".join(texts).encode("utf-8", "surrogatepass") for texts in examples)
+    return np.asarray([hashlib.sha256(text).hexdigest() for text in joined], "S64")
 
 
 def word_fields(words: Sequence[Sequence[str]]) -> dict:
@@ -166,10 +168,8 @@ def word_fields(words: Sequence[Sequence[str]]) -> dict:
     """
     array = np.empty(len(words), object)
     array[:] = [tuple(example) for example in words]
-    texts = ["\0".join(example).encode("utf-8", "surrogatepass") for example in words]
-    digests = [hashlib.sha256(text).hexdigest() for text in texts]
     return {
         "x": {WORDS: array},
         "train_tokenizer": "word_piece",
-        "digests": np.asarray(digests, "S64"),
+        "digests": text_digests(words),
     }

@@ -8,6 +8,7 @@ from scipy import special
 
 from jaxtl.data.answer_spans import best_spans, null_score
 from jaxtl.data.dataset import Dataset
+from jaxtl.data.question_windows import windows_by_question
 from jaxtl.evaluation.metrics import answers
 
 
@@ -29,10 +30,8 @@ def per_example(
     if questions is None:
         return logits, labels
     losses = span_losses(logits, labels)
-    numbers = questions.question[rows]
     outputs, has_answer = [], []
-    for question in np.unique(numbers):
-        here = np.flatnonzero(numbers == question)
+    for question, here in windows_by_question(questions.question[rows]):
         windows = rows[here]
         span = best_spans(
             questions.start[windows],

@@ -1,6 +1,7 @@
 """Answers that an exported model predicts, for files of questions with contexts."""
 
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,13 +9,16 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.data import origins
 from jaxtl.data.answer_spans import Prediction, predict_answer
-from jaxtl.data.question_windows import ContextWindows, context_windows
-from jaxtl.data.sources.squad_records import (
-    LINE_SUFFIXES,
-    QuestionRecord,
-    read_questions,
+from jaxtl.data.question_windows import (
+    ContextWindows,
+    context_windows,
+    halved_note,
+    windows_by_question,
 )
+from jaxtl.data.sources.squad_records import QuestionRecord, read_questions
+from jaxtl.data.sources.table_files import LINE_SUFFIXES
 from jaxtl.export.predictor import BATCH, Predictor
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -27,7 +31,7 @@ def answered_questions(
     """Yields a prediction for each question of a file.
 
     Contexts that are longer than the model's inputs are read in windows, as those that
-    it was trained on.
+    it was trained on; where a question leaves no room for their stride, stderr says so.
 
     Args:
       predictor: of a model of the task "question_answering".
@@ -49,6 +53,9 @@ def answered_questions(
     threshold = None
     if settings["may_lack_answers"]:
         threshold = 0.0 if predictor.thresholds is None else predictor.thresholds[0]
+    numbers = [(str(file), [record.number for record in records])]
+    rows = (origins.of_lines if are_lines else origins.of_elements)(numbers)
+    halved = 0
     for start in range(0, len(records), BATCH):
         part = records[start : start + BATCH]
         windows = context_windows(
@@ -57,18 +64,20 @@ def answered_questions(
             [record.context for record in part],
             settings["stride"],
         )
+        halved += windows.halved
         logits = predictor.outputs(windows.x)["logits"]
-        for i, record in enumerate(part):
-            number = f":{record.number}" if are_lines else f"[{record.number}]"
-            place = {"file": str(file), "row": start + i, "origin": f"{file}{number}"}
-            rows = np.flatnonzero(windows.question == i)
-            prediction = _predict(windows, rows, logits, settings, threshold, place)
+        for i, here in windows_by_question(windows.question):
+            record, row = part[i], start + i
+            place = {"file": str(file), "row": row, "origin": rows[row]}
+            prediction = _predict(windows, here, logits, settings, threshold, place)
             yield {
                 **place,
-                "id": str(start + i) if record.id is None else record.id,
+                "id": str(row) if record.id is None else record.id,
                 "question": record.question,
                 **_fields(record, prediction),
             }
+    for note in halved_note(halved, settings["stride"]):
+        print(f"{file}: {note}", file=sys.stderr)
 
 
 def _predict(

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError
-from jaxtl.data.sources.conll import JSON_SUFFIXES, words_of_columns, words_of_json
+from jaxtl.data.sources.conll import words_of_columns, words_of_json
+from jaxtl.data.sources.table_files import JSON_SUFFIXES
 from jaxtl.data.word_pieces import first_pieces, word_pieces
 from jaxtl.export.predictor import BATCH, Predictor
 

@@ -1,11 +1,15 @@
 """A model for question answering of transformers, measured on a file of SQuAD."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
 import jaxtl as tl
+from jaxtl.data.question_windows import Questions
+from jaxtl.evaluation import answer_outputs
+from jaxtl.evaluation.metrics import answers
 from jaxtl.evaluation.metrics.answers import answer_scores
 
 NAMES, CITIES = (
@@ -68,6 +72,46 @@ def _scores(rows, encoded, start, end):
         score, a, b = max(spans)
         text = "" if min(nulls) > score else row["context"][a:b]
         yield answer_scores(text, [x["text"] for x in row["answers"]])
+
+
+def test_questions_are_measured_by_one_pass_over_their_windows():
+    """The right answers of all questions are read once, not once for each question."""
+    passes = []
+
+    class Answers(tuple):
+        def __iter__(self):
+            passes.append(1)
+            return super().__iter__()
+
+    class Numbers(np.ndarray):
+        def __eq__(self, number):
+            passes.append(1)
+            return super().__eq__(number)
+
+    count, length = 40, 4
+    question = np.repeat(np.arange(count, dtype=np.int32), 2)
+    start = np.tile(np.array([-1, 0, 2, 4], np.int32), (2 * count, 1))
+    questions = Questions(
+        question=question.view(Numbers),
+        start=start,
+        end=np.where(start < 0, -1, start + 1),
+        contexts=("a b c",) * count,
+        answers=Answers([("b",)] * count),
+        stride=1,
+        max_answer_length=2,
+    )
+    rows = np.arange(2 * count)[::-1]
+    logits = np.zeros((2 * count, length, 2))
+    logits[1::2, 2] = np.arange(1, count + 1)[::-1, None]  # the second windows have it
+    dataset = types.SimpleNamespace(questions=questions)
+    labels = np.zeros((2 * count, 2), int)
+    outputs, has_answer = answer_outputs.per_example(
+        dataset, rows, logits[::-1], labels
+    )
+    assert has_answer.tolist() == [1] * count
+    np.testing.assert_array_equal(outputs[:, answers.EXACT], 1)
+    np.testing.assert_array_equal(outputs[:, answers.WINDOWS], 2)
+    assert len(passes) <= 4
 
 
 @pytest.mark.slow

@@ -125,6 +125,17 @@ def test_tables_and_lines_hold_questions_too(run, capsys):
     assert row["score"] == pytest.approx(null if is_null else best)
 
 
+def test_windows_that_share_less_than_in_training_are_said(run, capsys):
+    """Questions of 11 tokens leave 2 of 16 for the context, less than the stride."""
+    folder, _ = run
+    text = "anna oslo since 1990 and sells apples there ?"
+    (folder / "c.txt").write_text(f"{text}\tanna lives in oslo .\n" * 2)
+    predict.predict(folder / "out", folder / "c.txt")
+    assert "c.txt: 2 questions leave no more than stride=3" in capsys.readouterr().err
+    predict.predict(folder / "out", folder / "train.json")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -14,10 +14,10 @@ from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, origins, paths, split_fields, splits
 from jaxtl.data.dataset import Table
+from jaxtl.data.sources.table_files import JSON_SUFFIXES
 from jaxtl.data.text_columns import TextData, word_fields
 from jaxtl.data.word_pieces import IGNORED
 
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _JSON_TAGS = ("tags", "ner_tags", "labels", "pos_tags")  # usual keys
 _DOCUMENT = "-DOCSTART-"
 # Letters that begin the tag of a word in a span: B-PER, I-PER, … (IOB1, IOB2, IOE,

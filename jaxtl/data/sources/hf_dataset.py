@@ -12,7 +12,15 @@ import numpy as np
 
 from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import arrow_columns, arrow_datasets, cells, origins, paths, splits
+from jaxtl.data import (
+    arrow_columns,
+    arrow_datasets,
+    cells,
+    origins,
+    paths,
+    split_fields,
+    splits,
+)
 from jaxtl.data.arrow_datasets import ALL, InMemoryDatasets
 from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Table
@@ -21,6 +29,7 @@ from jaxtl.data.image_stores import ArrowImages
 from jaxtl.data.origins import Origins
 from jaxtl.data.sources.conll import Sentence, are_spans, tag_labels
 from jaxtl.data.sources.folder_layout import SPLIT_OF
+from jaxtl.data.sources.split_names import choose_splits
 from jaxtl.data.tabular import Tabular
 from jaxtl.data.text_columns import (
     TextData,
@@ -49,7 +58,8 @@ class HFDataset(ImageFiles, TextData, Tabular):
     all other columns, or those of `features`, are read as those of a table. Classes
     that the data declare (`ClassLabel`) keep their names and order, and −1 is no label.
     Formats (`set_format`) concern Python objects and are not applied. Options of
-    pictures, texts and tables are those of `ImageList`, `Text` and `CSV`.
+    pictures, texts and tables are those of `ImageList`, `Text` and `CSV`. Questions
+    about contexts are read by `SQuAD(folder)` or `SQuAD(dataset)`.
 
     Attributes:
       dataset: a folder that `save_to_disk` wrote, or one with Parquet files of each
@@ -169,36 +179,15 @@ class HFDataset(ImageFiles, TextData, Tabular):
 
     def _split_names(self, present: list[str]) -> tuple[dict[str, str], list[str]]:
         """Split -> its name in the data set, and which splits are not read."""
-        chosen = {
+        named = {
             split: name
-            for split in ("train", "val", "test")
+            for split in split_fields.SPLITS
             if (name := getattr(self, f"{split}_split")) is not None
         }
-        for split, name in chosen.items():
-            if name not in present:
-                listed = ", ".join(present)
-                listed = "no splits" if present == [ALL] else f"the splits {listed}"
-                raise UserError(
-                    f"HFDataset.{split}_split: there is no split {name!r}"
-                    f"{nearest(name, present)}; the data set has {listed}."
-                )
-        if len(present) == 1 and not chosen:
+        if len(present) == 1 and not named:
             return {ALL: present[0]}, self._split_note(present[0])
-        for name in present:
-            split = SPLIT_OF.get(name.lower())
-            if split is not None and name not in chosen.values():
-                chosen.setdefault(split, name)
-        if not chosen:
-            raise UserError(
-                f"HFDataset.dataset has the splits {', '.join(present)}, of which none "
-                "is called train, validation or test; name it as train_split=, or for "
-                "evaluation only as test_split=."
-            )
-        if (name := cells.repeated(chosen.values())) is not None:
-            raise UserError(f"HFDataset: the split {name!r} is named twice.")
-        others = [name for name in present if name not in chosen.values()]
-        notes = [f"splits that are not read: {', '.join(others)}"] if others else []
-        return {s: chosen[s] for s in ("train", "val", "test") if s in chosen}, notes
+        advice = "name it as train_split=, or for evaluation only as test_split="
+        return choose_splits(present, named, "HFDataset", advice)
 
     def _split_note(self, name: str) -> list[str]:
         """Says that the only split is cut, where it is called as a held-out one."""

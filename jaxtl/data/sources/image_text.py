@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxtl.data.image_sets import Pictures
 from jaxtl.data.image_stores import ImagePaths
 from jaxtl.data.preprocess import IMAGE
 from jaxtl.data.sources.listed_images import ListedImages, ListRows
-from jaxtl.data.text_columns import TextData, fields
+from jaxtl.data.text_columns import TextData, fields, text_digests
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class ImageText(ListedImages, TextData):
             task=CONTRASTIVE,
             preprocess=pictures.preprocess,
             origins=table.origins.select(row),
-            notes=(*self._notes(table, texts, y), *pictures.notes),
+            notes=(*self._notes(table, captions, texts, y), *pictures.notes),
             groups=None if groups is None else groups[row],
             weights=None if weights is None else weights[row],
         )
@@ -88,25 +87,28 @@ class ImageText(ListedImages, TextData):
     def _inputs(self, pictures: Pictures, texts: Sequence[str]) -> dict[str, Any]:
         """The fields of a `Table` that hold images and texts."""
         values = fields(self, [texts], "word_piece")
-        digests = [
-            hashlib.sha256(digest + b"\0" + text.encode("utf-8", "surrogatepass"))
-            for digest, text in zip(pictures.digests, texts)
-        ]
-        values["digests"] = np.asarray([d.hexdigest() for d in digests], "S64")
+        of_pictures = [digest.decode() for digest in pictures.digests]
+        values["digests"] = text_digests(zip(of_pictures, texts))
         return {**values, "x": {IMAGE: pictures.x, **values["x"]}}
 
     def _notes(
-        self, table: Columns, texts: Sequence[str], y: np.ndarray
+        self,
+        table: Columns,
+        captions: Sequence[Sequence[str]],
+        texts: Sequence[str],
+        y: np.ndarray,
     ) -> tuple[str, ...]:
         """What the list holds beside pairs of one image and one text."""
         used = {cells.normalized(self.image), cells.normalized(self.text)}
         used |= {str(self.split_by), str(self.sample_weight)}
         unused = [name for name in table.columns if name not in used]
         images, blank = y.max() + 1, sum(not text.strip() for text in texts)
+        empty = sum(not of_row for of_row in captions)
         notes = {
             f"columns that are not used: {', '.join(unused)}": bool(unused),
             f"{images:,} images have {len(y):,} texts": images < len(y),
             f"{blank} of {len(texts)} texts are blank": bool(blank),
+            f"{empty} rows have an empty list of texts and are left out": bool(empty),
         }
         return (*table.notes, *(note for note, applies in notes.items() if applies))
 

@@ -74,7 +74,7 @@ def _read_rows(
     """The objects of a file, their lines (or indices), and whether these are lines."""
     text = text_files.read_text(file, encoding, f"{owner}.encoding")
     if text.lstrip()[:1] == "[":
-        content = _parsed(text, f"{owner}.path: {file}")
+        content = parse_json(text, f"{owner}.path: {file}", _EXPECTED)
         rows = content if isinstance(content, list) else [content]
         numbers, is_lines = list(range(len(rows))), False
     else:
@@ -82,7 +82,7 @@ def _read_rows(
         numbered = {n: line for n, line in lines if line.strip()}
         where = f"of {file}"
         rows = [
-            _parsed(line, f"{owner}.path: line {n} {where}")
+            parse_json(line, f"{owner}.path: line {n} {where}", _EXPECTED)
             for n, line in numbered.items()
         ]
         numbers, is_lines = list(numbered), True
@@ -98,15 +98,25 @@ def _read_rows(
     return rows, numbers, is_lines
 
 
-def _parsed(text: str, where: str) -> Any:
+def parse_json(text: str, where: str, expected: str) -> Any:
+    """The value of a text of JSON.
+
+    Args:
+      text: of a file or a line.
+      where: it stands, for messages.
+      expected: what the source expects there, for messages.
+
+    Raises:
+      UserError: no JSON, an object with one key twice, or too many digits or levels.
+    """
     try:
         return _DECODER.decode(text)
     except _RepeatedKey as error:
         raise UserError(f"{where}: an object has the key {error} twice.") from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where} is no JSON ({error.msg}, character {error.pos + 1}); "
-            "expected an object per line, or one array of objects."
+            f"{where} is no JSON ({error.msg}, character {error.pos + 1}); expected "
+            f"{expected}."
         ) from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply.") from None
@@ -127,6 +137,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_EXPECTED = "an object per line, or one array of objects"
 
 
 def _kind(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import numbers
 import os
@@ -19,15 +18,15 @@ from jaxtl.data import arrow_datasets, origins, paths, split_fields, splits
 from jaxtl.data.arrow_datasets import ALL, InMemoryDatasets
 from jaxtl.data.dataset import ANSWERS, CONTEXT, QUESTION_ANSWERING, Table
 from jaxtl.data.question_windows import NO_ANSWER
-from jaxtl.data.sources.folder_layout import SPLIT_OF
+from jaxtl.data.sources.split_names import choose_splits
 from jaxtl.data.sources.squad_records import (
-    LINE_SUFFIXES,
     QuestionRecord,
     read_questions,
     records_of,
     unused_keys,
 )
-from jaxtl.data.text_columns import TextData
+from jaxtl.data.sources.table_files import LINE_SUFFIXES
+from jaxtl.data.text_columns import TextData, text_digests
 
 
 class _Part(NamedTuple):
@@ -149,9 +148,10 @@ class SQuAD(TextData):
                 "folder as path=, of which all splits are read."
             )
         else:
-            split_of = {n: SPLIT_OF[n.lower()] for n in tables if n.lower() in SPLIT_OF}
-            if unread := [name for name in tables if name not in split_of]:
-                notes.append(f"splits that are not read: {', '.join(unread)}")
+            advice = "pass the Dataset of one, SQuAD(datasets[name])"
+            names, unread = choose_splits(list(tables), {}, "SQuAD.path", advice)
+            split_of = {name: split for split, name in names.items()}
+            notes += unread
         parts = {}
         for name, part in split_of.items():
             rows = list(enumerate(tables[name].to_pylist()))
@@ -204,15 +204,9 @@ def _texts(records: Sequence[QuestionRecord]) -> dict[str, np.ndarray]:
 
 def _digests(records: Sequence[QuestionRecord]) -> np.ndarray:
     """A hash of the texts of each question."""
-    texts = [
-        "\0".join([r.question, r.context, *(a.text for a in r.answers)])
-        for r in records
-    ]
-    digests = [
-        hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        for text in texts
-    ]
-    return np.asarray(digests, "S64")
+    return text_digests(
+        [r.question, r.context, *(answer.text for answer in r.answers)] for r in records
+    )
 
 
 def _first_answer(record: QuestionRecord) -> tuple[int, int]:

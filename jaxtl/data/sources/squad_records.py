@@ -13,16 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtl.core import text_files
-from jaxtl.core.errors import UserError, first_line, nearest
+from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.data.sources import parquet
+from jaxtl.data.sources.json_table import parse_json
+from jaxtl.data.sources.table_files import LINE_SUFFIXES, PARQUET_SUFFIXES
 
-LINE_SUFFIXES = (".jsonl", ".ndjson")
-ARROW_SUFFIXES = (".parquet", *parquet.IPC_SUFFIXES)
 _READ = ("id", "question", "context", "answers", "is_impossible")
 # Answers that annotators of SQuAD v2.0 took for right, of questions without one.
 _HARMLESS = ("title", "plausible_answers")
 _NESTED = ("data", "paragraphs", "qas")
+_EXPECTED = (
+    "the JSON of SQuAD, or an object for each question in each line of a .jsonl file"
+)
 
 
 class Answer(NamedTuple):
@@ -79,7 +82,7 @@ def read_questions(
       UserError: a file that can't be read or holds no question; a question without a
         text, or with an answer that does not stand where its offset says.
     """
-    if text_files.suffix(file) in ARROW_SUFFIXES:
+    if text_files.suffix(file) in PARQUET_SUFFIXES:
         rows = list(enumerate(parquet.read_table(file, owner).to_pylist()))
     else:
         rows = _json_rows(file, encoding, owner)
@@ -129,13 +132,13 @@ def _json_rows(
     text = text_files.read_text(file, encoding, owner)
     is_numbered = text_files.suffix(file) in LINE_SUFFIXES
     if not is_numbered and not _holds_lines(text):
-        content = _parsed(text, f"{owner}: {file}")
+        content = parse_json(text, f"{owner}: {file}", _EXPECTED)
         return list(enumerate(_questions(content, {}, f"{owner}: {file}")))
     rows = []
     for number, line in enumerate(text_files.split_lines(text), 1):
         if line.strip():
             where = f"{owner}: line {number} of {file}"
-            content = _parsed(line, where)
+            content = parse_json(line, where, _EXPECTED)
             rows += [(number, row) for row in _questions(content, {}, where)]
     return rows if is_numbered else list(enumerate(row for _, row in rows))
 
@@ -147,16 +150,6 @@ def _holds_lines(text: str) -> bool:
         return bool(rest.strip()) and isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{where} is no JSON ({first_line(error)}); expected the JSON of SQuAD, or "
-            "an object for each question in each line of a .jsonl file."
-        ) from None
 
 
 def _questions(

@@ -13,7 +13,8 @@ from jaxtl.data.sources.csv_table import read_csv
 from jaxtl.data.sources.json_table import read_json
 from jaxtl.data.sources.parquet import IPC_SUFFIXES, read_parquet
 
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+LINE_SUFFIXES = (".jsonl", ".ndjson")  # of JSON with an object in each line
+JSON_SUFFIXES = (".json", *LINE_SUFFIXES)
 PARQUET_SUFFIXES = (".parquet", ".pq", *IPC_SUFFIXES)
 
 

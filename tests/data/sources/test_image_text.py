@@ -8,7 +8,7 @@ import pytest
 
 from jaxtl import data
 from jaxtl.core.errors import UserError
-from jaxtl.data import preparation
+from jaxtl.data import images, preparation
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat", "na"]
 CAPTIONS = ["a red cat", "a dog", "NA", "red, red", "two dogs", "a cat"]
@@ -95,6 +95,26 @@ def test_lists_of_texts_are_rows_of_one_image(folder):
     assert table.x["text"].tolist() == [*CAPTIONS, *CAPTIONS[1:], *CAPTIONS[2:]]
     np.testing.assert_array_equal(table.y, np.repeat([0, 1, 2], [6, 5, 4]))
     np.testing.assert_array_equal(table.x["image"][:, 0, 0, 0], 40 * table.y)
+    rows[1]["caption"] = []
+    (folder / "a.json").write_text(json.dumps(rows))
+    table = source(str(folder / "a.json")).read()
+    np.testing.assert_array_equal(table.y, np.repeat([0, 1], [6, 4]))
+    assert "1 rows have an empty list of texts and are left out" in table.notes
+
+
+def test_an_image_of_several_texts_is_decoded_once(folder, monkeypatch):
+    decoded = []
+    decode = images.decode
+
+    def counted(file, *options):
+        decoded.append(str(file))
+        return decode(file, *options)
+
+    monkeypatch.setattr(images, "decode", counted)
+    rows = [(i % 3, f"text {i}") for i in range(9)]
+    table = source(csv(folder, rows)).read()
+    assert len(decoded) == len(set(decoded)) == 3
+    np.testing.assert_array_equal(table.x["image"][:, 0, 0, 0], 40 * (np.arange(9) % 3))
 
 
 def test_weights_size_and_disk_are_honored(folder):

@@ -85,11 +85,12 @@ def test_parquet_holds_the_same_questions(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    parquet.write_table(arrow.Table.from_pylist([*flat()]), tmp_path / "a.parquet")
-    table = data.SQuAD(str(tmp_path / "a.parquet")).read()
     whole = data.SQuAD(write(tmp_path, "a.json", nested())).read()
-    np.testing.assert_array_equal(table.digests, whole.digests)
-    np.testing.assert_array_equal(table.y, whole.y)
+    for name in ("a.parquet", "a.pq"):
+        parquet.write_table(arrow.Table.from_pylist([*flat()]), tmp_path / name)
+        table = data.SQuAD(str(tmp_path / name)).read()
+        np.testing.assert_array_equal(table.digests, whole.digests)
+        np.testing.assert_array_equal(table.y, whole.y)
 
 
 def test_data_sets_of_datasets_hold_the_same_questions(tmp_path):
@@ -115,6 +116,12 @@ def test_data_sets_of_datasets_hold_the_same_questions(tmp_path):
         data.HFDataset(part, **columns).read()
     with pytest.raises(UserError, match="has a split for val of its own"):
         data.SQuAD(whole, val_path=str(tmp_path / "a.json")).read()
+    twice = datasets.DatasetDict({"validation": part, "dev": part})
+    table = data.SQuAD(twice).read()
+    assert table.splits["val"].tolist() == [0, 1, 2, 3]
+    assert table.notes == ("splits that are not read: dev",)
+    with pytest.raises(UserError, match="the splits first, of which none is called tr"):
+        data.SQuAD(datasets.DatasetDict({"first": part})).read()
     with pytest.raises(UserError, match="name such a folder as path="):
         data.SQuAD(test_path=str(tmp_path / "saved")).read()
 
@@ -362,6 +369,7 @@ def test_odd_files_and_options_are_refused(tmp_path):
     row = next(flat())
     for content, message in [
         ("{", "is no JSON"),
+        ('[{"question": "a", "question": "b"}]', "has the key 'question' twice"),
         ([], "holds no question"),
         ([3], "holds 3 where an object of questions is expected"),
         ([row, row], r"\[1\]: the id '0' comes twice"),
