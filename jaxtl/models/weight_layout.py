@@ -18,6 +18,20 @@ def _transposed(*axes: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]
     return (lambda x: x.transpose(axes)), (lambda x: x.transpose(inverse))
 
 
+def _without(*axes: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """What takes out axes of one element each, and its inverse.
+
+    An axis of several elements is a ValueError: none of them may get lost.
+    """
+    return (lambda x: x.squeeze(axes)), (lambda x: np.expand_dims(x, axes))
+
+
+def _with(*axes: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """The inverse of `_without`: it adds the axes."""
+    forward, inverse = _without(*axes)
+    return inverse, forward
+
+
 # name -> (from the file's layout to jaxtl's, its inverse). jaxtl's kernels are
 # (…, in, out).
 TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -28,13 +42,13 @@ TRANSFORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "conv": _transposed(2, 3, 1, 0),  # torch Conv2d: (out, in, height, width)
     "conv1d": _transposed(2, 1, 0),  # torch Conv1d: (out, in, length)
     "depthwise": _transposed(0, 1, 3, 2),  # Keras: (height, width, channels, 1)
-    "pointwise": (lambda x: x[0, 0], lambda x: x[None, None]),  # 1×1 as a matrix
-    "last_axis": (lambda x: x[0, 0, 0], lambda x: x[None, None, None]),  # (1, 1, 1, n)
-    "leading": (lambda x: x[None], lambda x: x[0]),
-    "first": (lambda x: x[0, ...], lambda x: x[None]),
-    "vector": (lambda x: x[None, None], lambda x: x[0, 0]),
+    "pointwise": _without(0, 1),  # Keras: (1, 1, in, out)
+    "last_axis": _without(0, 1, 2),  # (1, 1, 1, n)
+    "leading": _with(0),
+    "first": _without(0),
+    "vector": _with(0, 1),
     # torch Conv2d of 1×1 as a matrix: (out, in, 1, 1)
-    "conv1x1": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
+    "conv1x1": (lambda x: x.squeeze((2, 3)).T, lambda x: x.T[:, :, None, None]),
 }
 _FLATTENED = "flattened:"  # before a number of channels
 

@@ -192,7 +192,8 @@ def to_tensors(
     """Converts jaxtl's trees to the tensors of a layout: the inverse of `to_weights`.
 
     Raises:
-      UserError: leaves without a rule, or rules without a leaf.
+      UserError: leaves without a rule, rules without a leaf, or a leaf of a shape that
+        no tensor of its rule becomes.
     """
     leaves = {**trees.flatten(params), **trees.flatten(stats)}
     rules = {rule.path: rule for rule in layout.rules}
@@ -209,15 +210,23 @@ def to_tensors(
     if problems:
         lines = "\n".join(problems)
         raise UserError(f"the tree doesn't fit the layout to write:\n{lines}")
-    tensors = {
-        rule.source: transform(rule.transform)[1](np.asarray(leaves[path]))
-        for path, rule in rules.items()
-    }
+    tensors = {rule.source: _inverse(leaves[path], rule) for path, rule in rules.items()}
     for name, number in layout.joined().items():
         parts = [tensors.pop(f"{name}[{i}]") for i in range(number)]
         tensors[name] = np.concatenate(parts)
     duplicates = layout.duplicates.items()
     return tensors | {name: np.asarray(leaves[path]) for name, path in duplicates}
+
+
+def _inverse(leaf: Any, rule: Rule) -> np.ndarray:
+    """The tensor that a leaf is written as."""
+    try:
+        return transform(rule.transform)[1](np.asarray(leaf))
+    except (ValueError, IndexError):
+        raise UserError(
+            f"the leaf {rule.path!r} of shape {leaf.shape} can't become {rule.source!r} "
+            f"(written as {rule.transform!r})."
+        ) from None
 
 
 def choose_layout(names: Iterable[str], layouts: Mapping[str, WeightLayout]) -> str:

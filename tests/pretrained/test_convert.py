@@ -13,7 +13,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.models import CNN, MLP
 from jaxtl.models import weight_layout as layouts
 from jaxtl.models.resnet_cifar import ResNet
-from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
+from jaxtl.models.weight_layout import TRANSFORMS, Rule, WeightLayout
 from jaxtl.pretrained import FromFile, convert, write_file
 from jaxtl.pretrained.match import match
 
@@ -82,6 +82,30 @@ def test_every_turn_has_its_inverse(how, sides):
     x = np.arange(np.prod(shape)).reshape(shape)
     forward, back = TRANSFORMS[how]
     np.testing.assert_array_equal(back(forward(x)), x)
+
+
+@pytest.mark.parametrize(
+    ("how", "shape"),
+    [
+        ("pointwise", (1, 2, 3, 4)),
+        ("last_axis", (1, 1, 2, 3)),
+        ("first", (2,)),
+        ("conv1x1", (2, 3, 1, 2)),
+        ("linear_or_conv", (2, 3, 1, 2)),
+    ],
+)
+def test_an_axis_to_take_out_has_one_element(how, shape):
+    layout = WeightLayout((Rule("scale", "head/scale", how),))
+    with pytest.raises(UserError, match=r"'scale' of shape .* can't become 'head/sc"):
+        convert.to_weights({"scale": np.ones(shape, "f4")}, layout)
+
+
+@pytest.mark.parametrize(("how", "shape"), [("leading", (2, 3)), ("vector", (1, 2, 3))])
+def test_an_added_axis_has_one_element_where_it_is_taken_out_again(how, shape):
+    layout = WeightLayout((Rule("token", "embeddings/token", how),))
+    params = {"embeddings": {"token": np.ones(shape, "f4")}}
+    with pytest.raises(UserError, match=r"'embeddings/token' of shape .* become 'tok"):
+        convert.to_tensors(params, {}, layout)
 
 
 def test_a_tensor_without_a_rule_is_told_and_counters_are_listed():
