@@ -63,6 +63,7 @@ class Bert(staged.Staged):
     """
 
     READS: ClassVar[str] = "texts"
+    PREDICTS: ClassVar[tuple[str, ...]] = PREDICTS
 
     vocab: int = 30_522
     width: int = 768
@@ -169,7 +170,7 @@ class Bert(staged.Staged):
         )
 
     def setup(self) -> None:
-        staged.check_option("predict", self.predict, PREDICTS)
+        staged.check_option("predict", self.predict, self.PREDICTS)
         staged.check_option("pooling", self.pooling, POOLINGS)
         transformer.check_heads(self.width, self.heads)
         if self.predict == "next" and not self.causal:

@@ -79,7 +79,11 @@ class BiEncoder(staged.Staged):
             )
         fields = {name: getattr(self, name) for name in _PLAIN}
         changes = {n: v for n, v in fields.items() if v != _PLAIN[n]}
-        return self.encoder.clone(predict="token", outputs=1, **changes)
+        # The first of these heads that the encoder has: no stage stands before it that
+        # belongs to the head, as BERT's pooler does.
+        heads = [n for n in ("token", "class") if n in self.encoder.PREDICTS]
+        changes |= {"predict": heads[0]} if heads else {}
+        return self.encoder.clone(outputs=1, **changes)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -169,6 +173,36 @@ def _check(model: BiEncoder) -> None:
         )
 
 
+def _of_stages(stages: tuple[str, ...], tree: Mapping[str, PyTree]) -> dict[str, Any]:
+    """The parts of these stages, of those of all."""
+    return {stage: tree[stage] for stage in stages if stage in tree}
+
+
+def _init(
+    model: BiEncoder, inner: Network, pooling: _Pooling, key: jax.Array, x: Any
+) -> tuple[PyTree, PyTree]:
+    """Initial parameters and statistics of the encoder's stages and of the pooling.
+
+    Raises:
+      UserError: an encoder whose stage before the head gives no states of tokens.
+    """
+    flat, stages = text_heads.flat_choices(x), model.stages[:-2]
+    params, stats = inner.init(key, flat)
+    params = _of_stages(stages, params)
+    apply = functools.partial(inner.apply, stop=stages[-1])
+    shapes = jax.eval_shape(apply, params, stats, flat).logits
+    if not isinstance(shapes, Tokens):
+        raise UserError(
+            f"BiEncoder.encoder={type(model.encoder).__name__}: the stage "
+            f"{stages[-1]!r} before its head gives no states of tokens to be pooled; "
+            "expected a model such as tl.models.Bert()."
+        )
+    tokens = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    added = pooling.init(jax.random.fold_in(key, 1), tokens).get("params", {})
+    added = staged.cast_tree(added, model.param_dtype)
+    return {**params, **({POOLING: added} if added else {})}, stats
+
+
 @functools.cache
 def _network_of(model: BiEncoder) -> Network:
     _check(model)
@@ -177,17 +211,6 @@ def _network_of(model: BiEncoder) -> Network:
     # parent=None: linen makes what a method builds a part of its module.
     pooling = _Pooling(**{n: getattr(model, n) for n in fields}, parent=None)
     stages, encoder_stages = model.stages, model.stages[:-2]
-
-    def init(key: jax.Array, x: Any) -> tuple[PyTree, PyTree]:
-        flat = text_heads.flat_choices(x)
-        params, stats = inner.init(key, flat)
-        params = {stage: params[stage] for stage in encoder_stages if stage in params}
-        apply = functools.partial(inner.apply, stop=encoder_stages[-1])
-        shapes = jax.eval_shape(apply, params, stats, flat).logits
-        tokens = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        added = pooling.init(jax.random.fold_in(key, 1), tokens).get("params", {})
-        added = staged.cast_tree(added, model.param_dtype)
-        return {**params, **({POOLING: added} if added else {})}, stats
 
     def apply(
         params: Mapping[str, PyTree],
@@ -205,7 +228,7 @@ def _network_of(model: BiEncoder) -> Network:
         features: dict[str, Any] = {}
         if within:
             out = inner.apply(
-                {stage: params[stage] for stage in encoder_stages if stage in params},
+                _of_stages(encoder_stages, params),
                 stats,
                 text_heads.flat_choices(x),
                 train=train,
@@ -225,4 +248,6 @@ def _network_of(model: BiEncoder) -> Network:
             x = features["head"] = cosine(x[:, 0], x[:, 1])[:, None]
         return Output(x, features, stats)
 
+    init = functools.partial(_init, model, inner, pooling)
+    # No taps: a dense layer of the encoder sees the two texts of an example.
     return Network(stages, init, apply)

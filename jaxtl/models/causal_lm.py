@@ -90,6 +90,7 @@ class CausalLM(staged.Staged):
     """
 
     READS: ClassVar[str] = "texts"
+    PREDICTS: ClassVar[tuple[str, ...]] = PREDICTS
 
     vocab: int = 50_257
     width: int = 768
@@ -152,7 +153,7 @@ class CausalLM(staged.Staged):
         return None
 
     def setup(self) -> None:
-        staged.check_option("predict", self.predict, PREDICTS)
+        staged.check_option("predict", self.predict, self.PREDICTS)
         self.add("embeddings", DecoderEmbeddings(self.embedding_options()))
         for i in range(self.layers):
             block = self.block(i)

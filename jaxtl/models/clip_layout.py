@@ -7,6 +7,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.models import block_layout, staged, vit_layout, weight_layout
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
+PREDICTS = ("class", "embedding")  # of each tower
 # Path of a part within a layer -> its name in the file.
 LAYER_NAMES = {
     "layer": "encoder.layers.{}",
@@ -50,7 +51,7 @@ def check_predict(model: Any) -> None:
       UserError: an unknown head; a number of outputs that a map to the space shared by
         images and texts does not have.
     """
-    staged.check_option("predict", model.predict, ("class", "embedding"))
+    staged.check_option("predict", model.predict, PREDICTS)
     is_class = model.predict == "class"
     width = model.embedding or model.width
     if not is_class and model.outputs not in (None, width):

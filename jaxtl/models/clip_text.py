@@ -41,6 +41,7 @@ class CLIPText(staged.Staged):
     """
 
     READS: ClassVar[str] = "texts"
+    PREDICTS: ClassVar[tuple[str, ...]] = clip_layout.PREDICTS
 
     vocab: int = 49_408
     width: int = 512

@@ -18,6 +18,7 @@ from jaxtl.core import token_ids
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output, PyTree
+from jaxtl.models import example_kinds
 from jaxtl.models.layers.fusion_barrier import fusion_barrier
 from jaxtl.models.weight_layout import WeightLayout
 
@@ -98,6 +99,8 @@ class Staged(nn.Module):
     READS: ClassVar[str] = ""
     # Whether an example is two texts, each tokenized by itself.
     READS_PAIRS: ClassVar[bool] = False
+    # Values of `predict`, of families that have several heads.
+    PREDICTS: ClassVar[tuple[str, ...]] = ()
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -122,19 +125,10 @@ class Staged(nn.Module):
           shape: of one example, or {input: shape}.
           owner: whose examples they are, "data=CSV".
         """
-        kind = _kind(shape)
-        fits = self.READS in ("", kind) or (
-            self.READS == "arrays" and kind not in ("texts", "pairs")
-        )
-        if not fits:
-            readers, needed = _READERS[kind], _NEEDED[self.READS]
-            raise UserError(
-                f"model={type(self).__name__} reads {needed}, but an example of "
-                f"{owner} is {_described(shape)}, for which there is {readers}."
-            )
-        predict = getattr(self, "predict", None)
-        if kind == "texts" and not self.READS_PAIRS and predict != "choice":
-            _check_one_text(shape, f"model={type(self).__name__}", owner)
+        name = type(self).__name__
+        example_kinds.check(name, self.READS, shape, owner)
+        if not self.READS_PAIRS and getattr(self, "predict", None) != "choice":
+            example_kinds.check_one_text(name, shape, owner)
 
     def check_inputs(self, x: Any, owner: str) -> None:
         """Raises UserError for inputs, a data set's say, that the model can't read.
@@ -208,51 +202,6 @@ class Staged(nn.Module):
     def pure(self) -> Network:
         """The model as a pair of pure functions; equal models share one `Network`."""
         return _network_of(self)
-
-
-# Kind of examples -> models that read it, and how an example looks.
-_READERS = {
-    "images": "tl.models.CNN or tl.models.ResNet",
-    "texts": "tl.models.Bert or tl.models.GPT2",
-    "pairs": "tl.models.TwoTowers",
-    "table": "tl.models.MLP",
-    "arrays": "tl.models.MLP",
-}
-_NEEDED = {
-    "images": "images (height, width, channels)",
-    "texts": "texts as token ids",
-    "pairs": "images with texts",
-    "arrays": "numbers",
-}
-
-
-def _kind(shape: Any) -> str:
-    if isinstance(shape, Mapping):
-        if {"image", "input_ids"} <= set(shape):
-            return "pairs"
-        return "texts" if "input_ids" in shape else "arrays"
-    return {1: "table", 3: "images"}.get(len(shape), "arrays")
-
-
-def _check_one_text(shape: Mapping[str, Any], model: str, owner: str) -> None:
-    """Raises UserError for texts that are tokenized separately."""
-    if len(shape["input_ids"]) != 1:
-        raise UserError(
-            f"{model} reads one text, or the two of a pair at once, but those of "
-            f"{owner} are tokenized each by itself; leave separate= out, or compare "
-            "them by tl.models.BiEncoder(encoder=…)."
-        )
-
-
-def _described(shape: Any) -> str:
-    """An example in words, by its shape."""
-    if isinstance(shape, Mapping):
-        other = f"a dict of {', '.join(shape)}"
-        names = {"pairs": "an image with a text", "texts": "a text of token ids"}
-        return names.get(_kind(shape), other)
-    sides = " × ".join(map(str, shape)) or "a number"
-    names = {1: f"a row of {sides} numbers", 3: f"an image of {sides}"}
-    return names.get(len(shape), f"an array of {sides}")
 
 
 def stage_range(

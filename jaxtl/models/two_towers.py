@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jaxtl.core.errors import UserError
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output, PyTree
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.models.staged import Staged, stage_range
 
 IMAGE_TOWER, TEXT_TOWER, HEAD = "image_", "text_", "head"
 _IMAGE = "image"  # the input of the image tower; all others are the text tower's
-_SMALLEST = 1e-12  # of a squared norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,9 +158,7 @@ class TwoTowers:
 
 def unit_norm(x: jax.Array) -> jax.Array:
     """Scales vectors to length 1, float32 or wider; a vector of zeros stays."""
-    x = as_float32(x)
-    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, _SMALLEST))
+    return unit_length(as_float32(x))
 
 
 def _without_image(x: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,15 +182,16 @@ def parts_of_tower(
     )
 
 
-def _prefixed(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+def prefixed(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to a tower's stages, by the pair's names of them."""
     return {prefix + name: value for name, value in tree.items()}
 
 
 @functools.cache
 def _network_of(model: TwoTowers) -> Network:
     image, text = model.towers()
-    names = [*_prefixed(IMAGE_TOWER, dict.fromkeys(image.stages))]
-    names += [*_prefixed(TEXT_TOWER, dict.fromkeys(text.stages)), HEAD]
+    names = [*prefixed(IMAGE_TOWER, dict.fromkeys(image.stages))]
+    names += [*prefixed(TEXT_TOWER, dict.fromkeys(text.stages)), HEAD]
     stages = tuple(names)
 
     def init(key: jax.Array, x: Any) -> tuple[PyTree, PyTree]:
@@ -203,7 +202,7 @@ def _network_of(model: TwoTowers) -> Network:
         if model.bias is not None:
             head["bias"] = jnp.float32(model.bias)
         params, stats = (
-            {**_prefixed(IMAGE_TOWER, a), **_prefixed(TEXT_TOWER, b)}
+            {**prefixed(IMAGE_TOWER, a), **prefixed(TEXT_TOWER, b)}
             for a, b in zip(of_image, of_text)
         )
         return {**params, HEAD: head}, stats
@@ -225,8 +224,8 @@ def _network_of(model: TwoTowers) -> Network:
             tower_key = None if key is None else jax.random.fold_in(key, i)
             parts = parts_of_tower(prefix, tower, params, stats)
             out = tower.apply(*parts, inputs[i], key=tower_key, **settings)
-            features |= _prefixed(prefix, out.features)
-            new |= _prefixed(prefix, out.stats)
+            features |= prefixed(prefix, out.features)
+            new |= prefixed(prefix, out.stats)
         if run[-1] != HEAD:
             return Output(out.logits, features, new)
         pair = {

@@ -26,6 +26,7 @@ from jaxtl.models.two_towers import (
     TwoTowers,
     modes_of_tower,
     parts_of_tower,
+    prefixed,
     unit_norm,
 )
 
@@ -182,15 +183,11 @@ def prompt_head(pair: TwoTowers, params: PyTree, embeddings: jax.Array) -> PyTre
 @functools.cache
 def _network_of(model: ZeroShotClassifier) -> Network:
     tower = model.pair.towers()[0]
-    stages = (*(IMAGE_TOWER + stage for stage in tower.stages), HEAD)
+    stages = (*prefixed(IMAGE_TOWER, dict.fromkeys(tower.stages)), HEAD)
 
     def init(key: jax.Array, x: Any) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key)
-        trees = tower.init(keys[0], x)
-        params, stats = (
-            {IMAGE_TOWER + stage: tree for stage, tree in part.items()}
-            for part in trees
-        )
+        params, stats = (prefixed(IMAGE_TOWER, tree) for tree in tower.init(keys[0], x))
         shape = (model.pair.width, model.outputs)
         kernel = nn.initializers.lecun_normal()(keys[1], shape)
         head = {"dense": {"kernel": kernel, "bias": jnp.zeros(model.outputs)}}
@@ -207,8 +204,8 @@ def _network_of(model: ZeroShotClassifier) -> Network:
                 settings["stop"] = run[-1].removeprefix(IMAGE_TOWER)
             trees = parts_of_tower(IMAGE_TOWER, tower, params, stats)
             out = tower.apply(*trees, x, **settings)
-            features = {IMAGE_TOWER + s: value for s, value in out.features.items()}
-            new |= {IMAGE_TOWER + s: value for s, value in out.stats.items()}
+            features = prefixed(IMAGE_TOWER, out.features)
+            new |= prefixed(IMAGE_TOWER, out.stats)
             x = out.logits
         if run[-1] != HEAD:
             return Output(features[run[-1]], features, new)

@@ -210,7 +210,9 @@ def to_tensors(
     if problems:
         lines = "\n".join(problems)
         raise UserError(f"the tree doesn't fit the layout to write:\n{lines}")
-    tensors = {rule.source: _inverse(leaves[path], rule) for path, rule in rules.items()}
+    tensors = {
+        rule.source: _inverse(leaves[path], rule) for path, rule in rules.items()
+    }
     for name, number in layout.joined().items():
         parts = [tensors.pop(f"{name}[{i}]") for i in range(number)]
         tensors[name] = np.concatenate(parts)
@@ -224,8 +226,8 @@ def _inverse(leaf: Any, rule: Rule) -> np.ndarray:
         return transform(rule.transform)[1](np.asarray(leaf))
     except (ValueError, IndexError):
         raise UserError(
-            f"the leaf {rule.path!r} of shape {leaf.shape} can't become {rule.source!r} "
-            f"(written as {rule.transform!r})."
+            f"the leaf {rule.path!r} of shape {leaf.shape} can't become "
+            f"{rule.source!r} (written as {rule.transform!r})."
         ) from None
 
 

@@ -136,11 +136,16 @@ class FromHub:
         others = {k: v for k, v in fields.items() if k not in (*names, "predict")}
         folder = self.folder()
         config = hub.model_config(folder)
-        encoder = registry.model_from_config(config, predict="token", **others)
-        if encoder.READS != "texts":
+        kind = config.get("model_type")
+        is_known = kind in registry.model_types()
+        if is_known and "token" in registry.config_table(kind).predicts:
+            others["predict"] = "token"
+        encoder = registry.model_from_config(config, **others)
+        reads = getattr(encoder, "READS", "images with texts")
+        if reads != "texts":
             raise UserError(
                 f"predict={SIMILARITY!r} compares two texts, but the model of "
-                f"{self.where!r} reads {encoder.READS or 'arrays'}."
+                f"{self.where!r} reads {reads or 'arrays'}."
             )
         return BiEncoder(**{"encoder": encoder, **hub.bi_encoder(folder), **own})
 

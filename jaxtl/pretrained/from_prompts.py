@@ -16,6 +16,7 @@ from jaxtl.data.tokenizer import Tokenizer, as_tokenizer
 from jaxtl.models import zero_shot
 from jaxtl.models.two_towers import HEAD, IMAGE_TOWER, TwoTowers
 from jaxtl.models.zero_shot import ZeroShotClassifier
+from jaxtl.pretrained.initial_weights import read_weights, weights_name
 from jaxtl.pretrained.match import Weights
 from jaxtl.pretrained.weights_tokenizer import tokenizer_of_weights
 
@@ -63,7 +64,7 @@ class FromPrompts:
     @property
     def where(self) -> str:
         """Where the pair's weights are, for messages."""
-        return getattr(self.pair, "where", getattr(self.pair, "path", "the pair"))
+        return weights_name(self.pair)
 
     @property
     def image_resizing(self) -> Callable[..., dict[str, Any]]:
@@ -120,8 +121,7 @@ class FromPrompts:
                 "init=FromPrompts(…) is for model=tl.models.ZeroShotClassifier(pair=…) "
                 f"(or init.model()); got {type(model).__name__}."
             )
-        read_for = getattr(self.pair, "read_for", None)
-        weights = read_for(model.pair) if read_for else self.pair.read()
+        weights = read_weights(self.pair, model.pair)
         tokenizer, classes = self._tokenizer(model.pair), self._classes()
         params = _text_params(model.pair, weights, tokenizer, self.where)
         embeddings = zero_shot.class_embeddings(

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network
 from jaxtl.models.two_towers import HEAD, IMAGE_TOWER, TEXT_TOWER, TwoTowers
+from jaxtl.pretrained.initial_weights import read_weights, weights_name
 from jaxtl.pretrained.match import Weights
 
 
@@ -46,9 +47,7 @@ class FromTowers:
     def where(self) -> str:
         """Where the weights are, for messages."""
         towers = [t for t in (self.image, self.text) if t is not None]
-        return " and ".join(
-            str(getattr(t, "where", getattr(t, "path", "the tower"))) for t in towers
-        )
+        return " and ".join(map(weights_name, towers))
 
     @property
     def image_resizing(self) -> Callable[..., dict[str, Any]]:
@@ -70,14 +69,14 @@ class FromTowers:
         Raises:
           UserError: weights that do not describe their model.
         """
-        for name in ("image", "text"):
+        for name in [n for n in ("image", "text") if n not in fields]:
             build = getattr(getattr(self, name), "model", None)
-            if build is None and name not in fields:
+            if build is None:
                 raise UserError(
                     f"FromTowers.{name} does not describe its model; name it, "
                     f"model(…, {name}=tl.models.…)."
                 )
-            fields.setdefault(name, build and build())
+            fields[name] = build()
         return TwoTowers(**fields)
 
     def read(self) -> Weights:
@@ -116,13 +115,9 @@ def _part(prefix: str, init: Any, tower: Any, network: Network, width: int) -> W
     """The weights of one tower without its head, with the pair's names of stages."""
     if init is None:
         return Weights({}, absent=(f"{prefix}.*",))
-    read_for = getattr(init, "read_for", None)
-    if read_for is None:
-        weights = init.read()
-    elif isinstance(tower, Network):
-        weights = read_for(tower)
-    else:
-        weights = read_for(dataclasses.replace(tower, outputs=width))
+    if not isinstance(tower, Network):
+        tower = dataclasses.replace(tower, outputs=width)
+    weights = read_weights(init, tower)
     head = network.stages[-1]
 
     def renamed(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import thresholds
 from jaxtl.optim.optimizer import AdamW
 from jaxtl.pretrained.from_run import stored_names
+from jaxtl.pretrained.initial_weights import weights_name
 from jaxtl.pretrained.match import LoadRow, Weights
 from jaxtl.training.experiment import Experiment
 
@@ -236,8 +237,3 @@ def _check_holes(target: Dataset, pre: Preprocess) -> None:
             "what fills them; data= has no train rows to take a median of: fill them "
             "in, or give preprocess=tl.data.Preprocess(fill=…)."
         )
-
-
-def weights_name(init: Any) -> str:
-    """What to call weights in messages: their path, or where they come from."""
-    return str(getattr(init, "where", getattr(init, "path", "the weights")))

@@ -21,7 +21,7 @@ from jaxtl.models.two_towers import TwoTowers
 from jaxtl.models.zero_shot import ZeroShotClassifier
 from jaxtl.optim.phases import resolve_phases
 from jaxtl.peft import quantized_base
-from jaxtl.pretrained import hf_peft_read, match, reorder
+from jaxtl.pretrained import hf_peft_read, initial_weights, match, reorder
 from jaxtl.pretrained.from_prompts import FromPrompts
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
@@ -199,15 +199,10 @@ def too_few_outputs(outputs: int, target: Dataset) -> str:
     )
 
 
-def _weights(init: Any, model: Any) -> match.Weights:
-    """Reads initial weights; a file of another library in the layout of the model."""
-    read_for = getattr(init, "read_for", None)
-    return read_for(model) if read_for else init.read()
-
-
 def _named_weights(init: Any, model: Any) -> match.Weights:
     """Reads initial weights, with the names that the user gives to their outputs."""
-    weights, names = _weights(init, model), getattr(init, "output_names", None)
+    weights = initial_weights.read_weights(init, model)
+    names = getattr(init, "output_names", None)
     if names is None:
         return weights
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -238,7 +233,7 @@ def _ordered_weights(
         streams.example_batch(target, target.preprocess),
         weights,
         tuple(skipped),
-        getattr(exp.init, "where", getattr(exp.init, "path", "the weights")),
+        initial_weights.weights_name(exp.init),
     )
     weights, columns = reorder.order_columns(loading, target.feature_names)
     loading = dataclasses.replace(loading, weights=weights)

@@ -132,6 +132,7 @@ ENCODERS = (
     tl.models.Llama(**SIZES),
     tl.models.Deberta(**SIZES),
     tl.models.ModernBert(**SIZES),
+    tl.models.SiglipText(**SIZES),
 )
 
 
@@ -142,6 +143,51 @@ def test_any_model_of_texts_is_an_encoder(encoder):
     x["attention_mask"] = np.ones((3, 2, 4), bool)
     shapes = jax.eval_shape(network.init, jax.random.key(0), x)
     assert jax.eval_shape(network.apply, *shapes, x).logits.shape == (3, 1)
+
+
+def test_the_text_tower_of_clip_is_an_encoder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 16}
+    sizes |= {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 6}
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(**sizes, eos_token_id=15, projection_dim=5)
+    theirs = transformers.CLIPTextModelWithProjection(config).eval()
+    theirs.save_pretrained(tmp_path)
+    init = tl.pretrained.FromHub(str(tmp_path))
+    model = init.model(predict="similarity", pooling="last")
+    params = jax.tree.map(np.asarray, init.read_for(model).params)
+    ids = np.array([[[3, 4, 15], [5, 6, 15]], [[7, 8, 15], [9, 1, 15]]])
+    x = {"input_ids": ids, "attention_mask": np.ones(ids.shape, bool)}
+    with torch.no_grad():
+        states = theirs.text_model(torch.tensor(ids.reshape(4, 3))).pooler_output
+        a, b = states.reshape(2, 2, 8).unbind(1)
+        want = torch.cosine_similarity(a, b)
+    got = model.pure().apply(params, {}, x).logits[:, 0]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads"),
+    [("siglip", "images with texts"), ("swin", "images"), ("brt", "'brt' is unknown")],
+)
+def test_only_models_of_texts_become_encoders(kind, reads, tmp_path):
+    write_json(tmp_path / "config.json", {"model_type": kind})
+    with pytest.raises(UserError, match=reads):
+        tl.pretrained.FromHub(str(tmp_path)).model(predict="similarity")
+
+
+class Pooled(tl.models.Bert):
+    """A model of texts whose states are pooled before the head."""
+
+    PREDICTS = ("class",)
+
+
+def test_an_encoder_needs_states_of_tokens_before_its_head():
+    network = tl.models.BiEncoder(encoder=Pooled(**SIZES)).pure()
+    x = {"input_ids": np.ones((3, 2, 4), int), "attention_mask": np.ones((3, 2, 4))}
+    with pytest.raises(UserError, match=r"Pooled: the stage 'pooler' .* no states of"):
+        jax.eval_shape(network.init, jax.random.key(0), x)
 
 
 def data_of(path, **fields):

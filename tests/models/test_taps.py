@@ -1,6 +1,7 @@
 """Taps of dense layers: in every family their inputs give the kernels' gradients."""
 
 import dataclasses
+import types
 
 import flax.linen as nn
 import jax
@@ -9,10 +10,20 @@ import numpy as np
 import pytest
 from model_rows import MODELS, filled
 
+from jaxtl.analysis import importance
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import vectors
-from jaxtl.models import MLP, foreign, staged
+from jaxtl.models import (
+    MLP,
+    Bert,
+    BiEncoder,
+    TwoTowers,
+    ViT,
+    ZeroShotClassifier,
+    foreign,
+    staged,
+)
 from jaxtl.terms.regularizers import dense_layers
 
 rng = np.random.default_rng(0)
@@ -129,5 +140,23 @@ def test_a_layer_that_runs_twice_is_an_error():
         network.taps(params, stats, x, {})
 
 
-def test_a_pair_of_plain_functions_has_no_taps():
-    assert foreign(lambda k, x: {}, lambda p, x: x).taps is None
+BERT = Bert(width=8, layers=1, heads=2, hidden=8, vocab=9)
+TOWERS = TwoTowers(image=ViT(size=8, patch=4, width=8, layers=1, heads=2), text=BERT)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        foreign(lambda k, x: {}, lambda p, x: x),
+        BiEncoder(encoder=BERT).pure(),
+        TOWERS.pure(),
+        ZeroShotClassifier(pair=TOWERS, outputs=2).pure(),
+    ],
+    ids=["functions", "bi-encoder", "towers", "prompts"],
+)
+def test_networks_of_functions_and_of_other_models_are_refused(network):
+    setup = types.SimpleNamespace(program=types.SimpleNamespace(network=network))
+    with pytest.raises(UserError, match=r"^terms\.x reads .* gives no access to them"):
+        dense_layers.check_visible(setup, "terms.x")
+    with pytest.raises(UserError, match="shows none; use --kind fisher"):
+        importance.KINDS["kfac"](network, {}, {}, [], task="regression", key=None)

@@ -62,8 +62,8 @@ def check_visible(setup: Setup, field: str) -> None:
     """
     if setup.program.network.taps is None:
         raise UserError(
-            f"{field} reads the inputs of the model's dense layers, and this model, a "
-            "pair of plain functions, gives no access to them."
+            f"{field} reads the inputs of the model's dense layers, and this model, "
+            "made of plain functions or of other models, gives no access to them."
         )
 
 
