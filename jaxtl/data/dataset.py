@@ -36,6 +36,12 @@ QUESTION_ANSWERING = "question_answering"  # the answer is a span of a context
 CONTEXT, ANSWERS = "context", "answers"
 # Task of images and texts that belong together; y is the number of an example's image.
 CONTRASTIVE = "contrastive"
+# All that examples may ask of a model.
+TASKS = (
+    *("classification", "multilabel", "regression", "language", *TAG_TASKS),
+    QUESTION_ANSWERING,
+    CONTRASTIVE,
+)
 WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
 # Splits that are trained on, with labels and without.
 TRAINING_SPLITS = ("train", "unlabelled")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, columns, table_encoding
+from jaxtl.data import cells, column_features, column_targets, table_encoding
 from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.table_encoding import ColumnCode, TableEncoding
@@ -24,7 +24,7 @@ class RowLabels(NamedTuple):
     """
 
     targets: tuple[str, ...]
-    labels: columns.Target
+    labels: column_targets.Target
     groups: np.ndarray | None
     weights: np.ndarray | None
 
@@ -99,7 +99,9 @@ class Tabular(Data):
         for name in targets:
             self._check_column(name, table, "target")
         self._check_distinct(targets, "target")
-        labels = columns.target(table, targets, self.task, f"{self._owner}.target")
+        labels = column_targets.target(
+            table, targets, self.task, f"{self._owner}.target"
+        )
         return RowLabels(targets, labels, groups, weights)
 
     def read(self) -> Table:
@@ -111,7 +113,7 @@ class Tabular(Data):
         targets, labels, groups, weights = self.read_labels(table)
         features = self._checked_features(table, targets)
         read = [
-            columns.feature(name, table.columns[name], table, self._owner)
+            column_features.feature(name, table.columns[name], table, self._owner)
             for name in features
         ]
         notes = [*table.notes, *labels.notes]

@@ -10,14 +10,9 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, lazy_array, origins
-from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS, Table
+from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS, TASKS, Table
 from jaxtl.data.preprocess import IMAGE
 
-_TASKS = (
-    *("classification", "multilabel", "regression", "language", *TAG_TASKS),
-    QUESTION_ANSWERING,
-    CONTRASTIVE,
-)
 _SPLITS = ("train", "val", "test")
 _CHUNK = 4096  # rows that are tested for NaN at once
 
@@ -38,10 +33,10 @@ def checked_table(table: Table, name: str) -> Table:
       UserError: x and y of unequal length, NaN or infinity, labels that are negative,
         not whole or beyond the classes, splits that overlap or lie outside.
     """
-    if table.task not in _TASKS:
+    if table.task not in TASKS:
         raise UserError(
-            f"{name}: there is no task {table.task!r}{nearest(table.task, _TASKS)}; "
-            f"the tasks are {', '.join(_TASKS)}."
+            f"{name}: there is no task {table.task!r}{nearest(table.task, TASKS)}; "
+            f"the tasks are {', '.join(TASKS)}."
         )
     y = np.asarray(table.y)
     count = lazy_array.length(table.x)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import itertools
 import pathlib
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -12,15 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.core import numpy_files
 from jaxtl.core.array_digests import array_digest
-from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import images, label_arrays, lazy_array, origins, paths, sparse_rows
+from jaxtl.core.errors import UserError
+from jaxtl.data import (
+    label_arrays,
+    lazy_array,
+    origins,
+    paths,
+    sparse_rows,
+    split_fields,
+)
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.preprocess import Preprocess
+from jaxtl.data.sources import array_files
 from jaxtl.data.sparse_rows import SparseRows
 
-_SPLITS = ("train", "val", "test")
 _ROW_COLUMNS = ("split_by", "sample_weight")  # fields that name a value of each row
 
 
@@ -218,9 +222,9 @@ class Arrays(Data):
     def _relabelled(self, parts: list[_Part]) -> list[_Part]:
         """Joins the train parts and gives them the labels of `labels_path`."""
         path = paths.find(self.labels_path, "Arrays.labels_path")
-        labels = _open(path)
+        labels = array_files.open_arrays(path)
         if isinstance(labels, dict):
-            labels = _entry(labels, self.y, path, "Arrays.y")
+            labels = array_files.entry(labels, self.y, path, "Arrays.y")
         train = [part for part in parts if part.split in ("all", "train")]
         held_out = [part for part in parts if part.split not in ("all", "train")]
         x = _concatenated([part.x for part in train])
@@ -238,19 +242,19 @@ def _read(
     path: pathlib.Path, data: Arrays
 ) -> tuple[list[_Part], tuple[str, ...] | None]:
     """One file's parts, their y None where the file has none, and its class names."""
-    entries = _open(path, data.memory_limit)
+    entries = array_files.open_arrays(path, data.memory_limit)
     if not isinstance(entries, dict):
         return [_Part("all", entries, None, ((path.name, len(entries)),))], None
     names = entries.get("class_names")
     names = None if names is None else tuple(str(name) for name in names)
     if {"jpeg", "offsets"} <= entries.keys() and data.x not in entries:
         label = data.y if data.y in entries else "label"
-        y = _entry(entries, label, path, "Arrays.y")
-        x = _decoded_jpegs(entries, path)
+        y = array_files.entry(entries, label, path, "Arrays.y")
+        x = array_files.decoded_jpegs(entries, path)
         return [_Part("all", x, y, ((path.name, len(x)),))], names
     keys = {
         split: (f"{data.x}_{split}", f"{data.y}_{split}")
-        for split in _SPLITS
+        for split in split_fields.SPLITS
         if f"{data.x}_{split}" in entries
     }
     notes = ()
@@ -260,14 +264,14 @@ def _read(
     parts = []
     rows_of = {n: getattr(data, n) for n in _ROW_COLUMNS}
     for split, (x_key, y_key) in keys.items():
-        x = _entry(entries, x_key, path, "Arrays.x")
+        x = array_files.entry(entries, x_key, path, "Arrays.x")
         if data.labels_path is None:
-            y = _entry(entries, y_key, path, "Arrays.y")
+            y = array_files.entry(entries, y_key, path, "Arrays.y")
         else:  # train labels come from another file
             y = entries.get(y_key)
         suffix = "" if split == "all" else f"_{split}"
         columns = {
-            field: _entry(entries, name + suffix, path, f"Arrays.{field}")
+            field: array_files.entry(entries, name + suffix, path, f"Arrays.{field}")
             for field, name in rows_of.items()
             if name is not None
         }
@@ -293,46 +297,6 @@ def _row_values(parts: Sequence[_Part], field: str) -> np.ndarray | None:
     if any(value is None for value in values):
         return None
     return np.concatenate([np.asarray(value) for value in values])
-
-
-def _open(
-    path: pathlib.Path, memory_limit: int = 2**62
-) -> np.ndarray | lazy_array.LazyArray | dict[str, np.ndarray]:
-    """An array from a `.npy`, a dict of arrays from a `.npz`."""
-    if path.suffix != ".npy":
-        entries = numpy_files.read_npz(path)
-        if sparse_rows.is_sparse_file(entries):
-            return sparse_rows.as_rows(sparse_rows.read_npz(path), f"Arrays: {path}")
-        return entries
-    mapped = numpy_files.read_npy(path, mmap_mode="r")
-    if mapped.nbytes > memory_limit:
-        return lazy_array.MemoryMapped(str(path), image=mapped.ndim == 3)
-    return np.array(mapped)
-
-
-def _entry(
-    entries: Mapping[str, np.ndarray], name: str, path: pathlib.Path, field: str
-) -> np.ndarray:
-    """An entry of a `.npz`; UserError where there is none of this name."""
-    if name in entries:
-        return entries[name]
-    raise UserError(
-        f"{field}: {path} has no entry {name!r}{nearest(name, entries)}; "
-        f"its entries are {', '.join(sorted(entries))}."
-    )
-
-
-def _decoded_jpegs(entries: Mapping[str, np.ndarray], path: pathlib.Path) -> np.ndarray:
-    """Decodes the JPEG files that lie between consecutive offsets."""
-    data, offsets = entries["jpeg"].tobytes(), entries["offsets"]
-    decoded = [
-        images.decode(io.BytesIO(data[start:end]))
-        for start, end in itertools.pairwise(offsets)
-    ]
-    shapes = {image.shape for image in decoded}
-    if len(shapes) > 1:
-        raise UserError(f"{path}: the JPEG images differ in shape: {sorted(shapes)}.")
-    return np.stack(decoded)
 
 
 def _concatenated(arrays: Sequence[Any]) -> np.ndarray | lazy_array.LazyArray:
@@ -394,8 +358,5 @@ def _splits(
     if set(names) == {"all"}:
         return {}
     names = ["train" if name == "all" else name for name in names]
-    bounds = np.cumsum([0, *map(len, labels)])
-    rows: dict[str, list] = {}
-    for name, start, end in zip(names, bounds[:-1], bounds[1:]):
-        rows.setdefault(name, []).append(np.arange(start, end))
-    return {name: np.concatenate(parts) for name, parts in rows.items()}
+    split_of = np.repeat(names, [*map(len, labels)])
+    return {name: np.flatnonzero(split_of == name) for name in dict.fromkeys(names)}

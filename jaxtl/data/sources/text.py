@@ -10,7 +10,15 @@ import numpy as np
 
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, columns, origins, paths, split_fields, splits
+from jaxtl.data import (
+    cells,
+    column_targets,
+    columns,
+    origins,
+    paths,
+    split_fields,
+    splits,
+)
 from jaxtl.data.dataset import Table
 from jaxtl.data.origins import Origins
 from jaxtl.data.sources import table_files, typed_texts
@@ -139,7 +147,7 @@ class Text(TextData):
         parts: Mapping[str, Texts],
         labels: list[str] | list[tuple[str, ...]],
         rows: Origins,
-    ) -> columns.Target:
+    ) -> column_targets.Target:
         """y, class names and task of the labels of all splits."""
         names = {part.names for part in parts.values()}
         has_lists = {part.has_lists for part in parts.values()}
@@ -161,7 +169,7 @@ class Text(TextData):
             train = None
             if "train" in parts:  # the first
                 train = np.arange(len(parts["train"].first))
-            return columns.label_lists(labels, names, train, rows, "Text.label")
+            return column_targets.label_lists(labels, names, train, rows, "Text.label")
         if self.task == "multilabel":
             raise UserError(
                 f"Text.task='multilabel': label={self.label!r} is one column; expected "
@@ -170,7 +178,7 @@ class Text(TextData):
             )
         notes = [*cells.merged_forms(labels, "the label"), *cells.joined_labels(labels)]
         read = _labels(labels, self.task, self.class_names or names)
-        return columns.Target(*read, tuple(notes))
+        return column_targets.Target(*read, tuple(notes))
 
     def read_split(self, path: str | tuple[str, ...]) -> Texts:
         """Reads the texts, labels and line numbers of one split."""
@@ -319,12 +327,12 @@ def _column_index(
 
 def _several_labels(
     rows: list[tuple[str, ...]], names: tuple[str, ...]
-) -> columns.Target:
+) -> column_targets.Target:
     """Labels of 0 and 1, (n, len(names)), from the cells of each text."""
     by_column = zip(names, zip(*rows))
     read = {n: columns.of_texts(cells.all_normalized(c), ()) for n, c in by_column}
     table = columns.Columns(read, origins.of_elements([("Text", len(rows))]), [])
-    return columns.target(table, names, "multilabel", "Text.label")
+    return column_targets.target(table, names, "multilabel", "Text.label")
 
 
 def _labels(

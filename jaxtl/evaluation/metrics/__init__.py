@@ -39,34 +39,34 @@ if TYPE_CHECKING:
     from .f_score import Precision as Precision
     from .f_score import Recall as Recall
     from .function import Function as Function
+    from .output_metrics import CALIBRATION_BINS as CALIBRATION_BINS
+    from .output_metrics import accuracy as accuracy
+    from .output_metrics import balanced_accuracy as balanced_accuracy
+    from .output_metrics import brier as brier
+    from .output_metrics import confidence_bins as confidence_bins
+    from .output_metrics import confusion as confusion
+    from .output_metrics import ece as ece
+    from .output_metrics import exact_match as exact_match
+    from .output_metrics import label_accuracy as label_accuracy
+    from .output_metrics import label_confusion as label_confusion
+    from .output_metrics import label_macro_f1 as label_macro_f1
+    from .output_metrics import label_nll as label_nll
+    from .output_metrics import macro_f1 as macro_f1
+    from .output_metrics import mae as mae
+    from .output_metrics import mse as mse
+    from .output_metrics import nll as nll
+    from .output_metrics import r2 as r2
     from .probability import BrierScore as BrierScore
     from .probability import CalibrationError as CalibrationError
     from .probability import LogLoss as LogLoss
     from .ranking import AUROC as AUROC
     from .ranking import AveragePrecision as AveragePrecision
     from .retrieval import recalls as recalls
-    from .task_metrics import CALIBRATION_BINS as CALIBRATION_BINS
     from .task_metrics import METRICS as METRICS
-    from .task_metrics import accuracy as accuracy
-    from .task_metrics import balanced_accuracy as balanced_accuracy
-    from .task_metrics import brier as brier
     from .task_metrics import compute as compute
-    from .task_metrics import confidence_bins as confidence_bins
-    from .task_metrics import confusion as confusion
-    from .task_metrics import ece as ece
-    from .task_metrics import exact_match as exact_match
-    from .task_metrics import label_accuracy as label_accuracy
-    from .task_metrics import label_confusion as label_confusion
-    from .task_metrics import label_macro_f1 as label_macro_f1
-    from .task_metrics import label_nll as label_nll
-    from .task_metrics import macro_f1 as macro_f1
-    from .task_metrics import mae as mae
     from .task_metrics import main_metric as main_metric
-    from .task_metrics import mse as mse
-    from .task_metrics import nll as nll
-    from .task_metrics import perplexity as perplexity
-    from .task_metrics import r2 as r2
-    from .task_metrics import token_accuracy as token_accuracy
-    from .task_metrics import token_nll as token_nll
+    from .token_metrics import perplexity as perplexity
+    from .token_metrics import token_accuracy as token_accuracy
+    from .token_metrics import token_nll as token_nll
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

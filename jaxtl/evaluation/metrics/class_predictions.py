@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.evaluation.metrics import task_metrics
+from jaxtl.evaluation.metrics import output_metrics
 from jaxtl.evaluation.metrics.base import Metric, Predictions, note, undefined
 
 KAPPA_WEIGHTS = (None, "linear", "quadratic")
@@ -154,7 +154,7 @@ class CohenKappa(Metric):
 def _confusion(predictions: Predictions) -> np.ndarray:
     """counts[label, prediction], (K, K)."""
     p = predictions
-    return task_metrics.confusion(p.outputs, p.labels, p.weights)
+    return output_metrics.confusion(p.outputs, p.labels, p.weights)
 
 
 def _only_label(predictions: Predictions) -> str:

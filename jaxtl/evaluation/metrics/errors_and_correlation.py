@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation.metrics import task_metrics
+from jaxtl.evaluation.metrics import output_metrics
 from jaxtl.evaluation.metrics.base import Metric, Predictions, undefined
 
 
@@ -43,7 +43,7 @@ class MeanAbsoluteError(_RegressionMetric):
 
     def measure(self, predictions: Predictions) -> float:
         p = predictions
-        return task_metrics.mae(p.outputs, p.labels, p.weights)
+        return output_metrics.mae(p.outputs, p.labels, p.weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class R2(_RegressionMetric):
         p = predictions
         if len(p.outputs) < 2:
             return undefined("it needs two examples")
-        return task_metrics.r2(p.outputs, p.labels, p.weights)
+        return output_metrics.r2(p.outputs, p.labels, p.weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from jaxtl.core.errors import UserError, describe_error, nearest
+from jaxtl.data.dataset import TASKS
 from jaxtl.evaluation.metrics.base import Metric, Predictions, note
 
 READS = ("outputs", "probabilities", "predictions")
@@ -32,16 +33,7 @@ class Function(Metric):
         0 and 1 for each label).
     """
 
-    tasks: ClassVar[tuple[str, ...]] = (
-        "classification",
-        "multilabel",
-        "regression",
-        "language",
-        "entities",
-        "tags",
-        "question_answering",
-        "contrastive",
-    )
+    tasks: ClassVar[tuple[str, ...]] = TASKS
 
     f: Callable[..., float]
     higher_is_better: bool = True  # type: ignore[misc]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.evaluation.metrics import task_metrics
+from jaxtl.evaluation.metrics import output_metrics
 from jaxtl.evaluation.metrics.base import Metric, Predictions
 
 
@@ -49,7 +49,7 @@ class LogLoss(Metric):
     def measure(self, predictions: Predictions) -> float:
         p = predictions
         multilabel = p.task == "multilabel"
-        loss = task_metrics.label_nll if multilabel else task_metrics.nll
+        loss = output_metrics.label_nll if multilabel else output_metrics.nll
         return loss(p.outputs, p.labels, p.weights)
 
 
@@ -64,7 +64,7 @@ class CalibrationError(Metric):
     higher_is_better: ClassVar[bool] = False
     reads_scores: ClassVar[bool] = True
 
-    bins: int = task_metrics.CALIBRATION_BINS
+    bins: int = output_metrics.CALIBRATION_BINS
 
     def check(self, task: str, class_names: tuple[str, ...], where: str) -> None:
         super().check(task, class_names, where)
@@ -75,4 +75,4 @@ class CalibrationError(Metric):
 
     def measure(self, predictions: Predictions) -> float:
         p = predictions
-        return task_metrics.ece(p.outputs, p.labels, p.weights, bins=self.bins)
+        return output_metrics.ece(p.outputs, p.labels, p.weights, bins=self.bins)

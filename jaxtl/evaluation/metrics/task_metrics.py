@@ -1,319 +1,50 @@
-"""The metrics that every run measures, of predictions, in float64.
+"""The metrics that every run measures, by task.
 
-Every metric takes `(logits, labels, weights)`: logits (N, outputs) before the output
-activation, labels (N,) or (N, outputs), and weights (N,) of the examples or None.
-
-Every metric is NaN where a logit of an example that counts is not finite: the largest
-of NaNs is the first, so a diverged model would score the share of class 0. That holds
-for −∞ as well: a class that must not be predicted gets a large negative number.
+Their arguments, and what is NaN, are those of `output_metrics`.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import special
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
-from jaxtl.evaluation.metrics import answers, entities, retrieval
-
-CALIBRATION_BINS = 15
-Array, Weights = ArrayLike, ArrayLike | None
-
-
-def _weights(weights: Weights, rows: int) -> np.ndarray:
-    if weights is None:
-        return np.ones(rows)
-    return np.asarray(weights, np.float64)
-
-
-def _mean(values: np.ndarray, weights: Weights) -> float:
-    return float(np.average(values, weights=_weights(weights, len(values))))
-
-
-def _nan_unless_finite(metric: Callable[..., Any]) -> Callable[..., Any]:
-    """The metric, NaN where an output of an example that counts is not finite."""
-
-    @functools.wraps(metric)
-    def checked(
-        logits: Array, labels: Any = None, weights: Weights = None, **settings: Any
-    ) -> Any:
-        outputs = np.asarray(logits, np.float64)
-        if weights is not None:  # a padded row may hold NaN, or a label of -1
-            rows = np.asarray(weights) > 0
-            outputs, weights = outputs[rows], np.asarray(weights)[rows]
-            labels = labels if labels is None else np.asarray(labels)[rows]
-        if np.isfinite(outputs).all():
-            return metric(outputs, labels, weights, **settings)
-        value = metric(np.ones_like(outputs), labels, weights, **settings)
-        return np.full_like(value, np.nan, dtype=np.float64)[()]
-
-    return checked
-
-
-@_nan_unless_finite
-def accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of examples whose largest logit is the label's; (N, K) and (N,)."""
-    return _mean(np.argmax(logits, -1) == np.asarray(labels), weights)
-
-
-@_nan_unless_finite
-def confusion(logits: Array, labels: Array, weights: Weights = None) -> np.ndarray:
-    """The confusion matrix counts[label, prediction], (K, K)."""
-    classes = np.shape(logits)[-1]
-    cells = np.asarray(labels).astype(int) * classes + np.argmax(logits, -1)
-    weights = _weights(weights, len(cells))
-    counts = np.bincount(cells, weights, minlength=classes * classes)
-    return counts.reshape(classes, classes)
-
-
-@_nan_unless_finite
-def balanced_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean recall over the classes that occur as a label (chance level 1 / K)."""
-    counts = confusion(logits, labels, weights)
-    total = counts.sum(1)
-    return float(np.mean(np.diag(counts)[total > 0] / total[total > 0]))
-
-
-@_nan_unless_finite
-def macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean F1 over the classes that occur as a label or as a prediction."""
-    counts = confusion(logits, labels, weights)
-    both = counts.sum(0) + counts.sum(1)
-    return float(np.mean(2 * np.diag(counts)[both > 0] / both[both > 0]))
-
-
-@_nan_unless_finite
-def nll(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Negative log-likelihood of the labels in nats, mean over examples."""
-    log_p = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
-    labels = np.asarray(labels).astype(int)
-    return _mean(-np.take_along_axis(log_p, labels[:, None], -1)[:, 0], weights)
-
-
-@_nan_unless_finite
-def ece(
-    logits: Array,
-    labels: Array,
-    weights: Weights = None,
-    bins: int = CALIBRATION_BINS,
-) -> float:
-    """Expected calibration error: Σ_b |B_b| / N · |accuracy(B_b) − confidence(B_b)|.
-
-    Confidence is the largest softmax probability; B_b are `bins` intervals of equal
-    width (0, 1/bins], (1/bins, 2/bins], …
-
-    References:
-      Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML
-      2017, eq. 3 (15 bins).
-    """
-    p = special.softmax(np.asarray(logits, np.float64), axis=-1)
-    confidence = p.max(-1)
-    gap = (p.argmax(-1) == np.asarray(labels)) - confidence
-    weights = _weights(weights, len(gap))
-    gaps = np.bincount(confidence_bins(confidence, bins), weights * gap, minlength=bins)
-    return float(np.abs(gaps).sum() / weights.sum())
-
-
-def confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """The index of the interval (0, 1/bins], (1/bins, 2/bins], … that holds each."""
-    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-
-
-@_nan_unless_finite
-def brier(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Brier score: Σ_c (p_c − [c is the label])², the sum over classes, in [0, 2].
-
-    References:
-      Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2.
-    """
-    p = special.softmax(np.asarray(logits, np.float64), axis=-1)
-    truth = np.eye(p.shape[-1])[np.asarray(labels).astype(int)]
-    return _mean(np.square(p - truth).sum(-1), weights)
-
-
-def _as_outputs(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (N, outputs) in float64; (N,) becomes (N, 1)."""
-    pair = [np.asarray(values, np.float64) for values in (logits, labels)]
-    outputs, targets = (values.reshape(len(values), -1) for values in pair)
-    if outputs.shape != targets.shape:
-        raise UserError(
-            f"labels have the shape {np.shape(labels)}, and the model's outputs "
-            f"{np.shape(logits)}; the two shapes must be equal."
-        )
-    return outputs, targets
-
-
-@_nan_unless_finite
-def label_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of correct yes/no labels, 1 − Hamming loss; (N, L) each."""
-    logits, labels = _as_outputs(logits, labels)
-    return _mean(((logits > 0) == (labels > 0.5)).mean(-1), weights)
-
-
-@_nan_unless_finite
-def exact_match(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of examples whose labels are all correct ("subset accuracy")."""
-    logits, labels = _as_outputs(logits, labels)
-    return _mean(((logits > 0) == (labels > 0.5)).all(-1), weights)
-
-
-@_nan_unless_finite
-def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean over labels of F1; 0 for a label neither present nor predicted."""
-    logits, labels = _as_outputs(logits, labels)
-    predicted, true = logits > 0, labels > 0.5
-    weights = _weights(weights, len(predicted))[:, None]
-    total = (weights * predicted).sum(0) + (weights * true).sum(0)
-    hits = 2 * (weights * (predicted & true)).sum(0)
-    f1 = np.where(total > 0, hits / np.where(total > 0, total, 1), 0.0)
-    return float(np.mean(f1))
-
-
-@_nan_unless_finite
-def label_confusion(
-    logits: Array, labels: Array, weights: Weights = None
-) -> np.ndarray:
-    """Counts [label, truth, prediction] of each yes/no label, (L, 2, 2)."""
-    outputs, targets = _as_outputs(logits, labels)
-    predicted, true = (outputs > 0).astype(int), (targets > 0.5).astype(int)
-    cells = np.eye(4)[2 * true + predicted]  # (N, L, 4)
-    counts = np.tensordot(_weights(weights, len(outputs)), cells, axes=1)
-    return counts.reshape(-1, 2, 2)
-
-
-@_nan_unless_finite
-def label_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Binary cross-entropy in nats, mean over examples and labels."""
-    logits, labels = _as_outputs(logits, labels)
-    return _mean((np.logaddexp(0, logits) - labels * logits).mean(-1), weights)
-
-
-@_nan_unless_finite
-def mse(outputs: Array, targets: Array, weights: Weights = None) -> float:
-    """Squared error, mean over examples and outputs, without ½."""
-    outputs, targets = _as_outputs(outputs, targets)
-    return _mean(np.square(outputs - targets).mean(-1), weights)
-
-
-@_nan_unless_finite
-def mae(outputs: Array, targets: Array, weights: Weights = None) -> float:
-    """Absolute error, mean over examples and outputs."""
-    outputs, targets = _as_outputs(outputs, targets)
-    return _mean(np.abs(outputs - targets).mean(-1), weights)
-
-
-@_nan_unless_finite
-def r2(outputs: Array, targets: Array, weights: Weights = None) -> float:
-    """Coefficient of determination 1 − SS_res / SS_tot, mean over outputs.
-
-    For an output whose target is constant it is 1 if the residuals are 0, else 0.
-    """
-    outputs, targets = _as_outputs(outputs, targets)
-    weights = _weights(weights, len(targets))[:, None]
-    mean = (weights * targets).sum(0) / weights.sum()
-    residual = (weights * np.square(outputs - targets)).sum(0)
-    total = (weights * np.square(targets - mean)).sum(0)
-    # Not by the variance: rounding gives a constant one of about 1e-33.
-    varies = np.ptp(targets[weights[:, 0] > 0], axis=0) > 0
-    unexplained = residual / np.where(varies, total, 1.0)
-    constant = np.where(residual > 0, 0.0, 1.0)
-    return float(np.mean(np.where(varies, 1.0 - unexplained, constant)))
-
-
-@_nan_unless_finite
-def token_nll(
-    sums: Array, labels: Array | None = None, weights: Weights = None
-) -> float:
-    """Mean negative log-likelihood per predicted token in nats.
-
-    Args:
-      sums: (N, 3) per example: −Σ log p, hits, predicted tokens (losses.next_token).
-      labels: not used.
-      weights: (N,) of the examples.
-    """
-    total = _weights(weights, len(sums)) @ np.asarray(sums, np.float64)
-    return float(total[0] / total[2])
-
-
-@_nan_unless_finite
-def perplexity(
-    sums: Array, labels: Array | None = None, weights: Weights = None
-) -> float:
-    """exp of `token_nll`: per token of the model's own vocabulary."""
-    return float(np.exp(token_nll(sums, labels, weights)))
-
-
-@_nan_unless_finite
-def token_accuracy(
-    sums: Array, labels: Array | None = None, weights: Weights = None
-) -> float:
-    """Share of predicted tokens whose most likely prediction is correct."""
-    total = _weights(weights, len(sums)) @ np.asarray(sums, np.float64)
-    return float(total[1] / total[2])
-
-
-def _words(
-    logits: Array, labels: Array, weights: Weights
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits (words, tags), tags and weights of the words that are labelled."""
-    labels = np.asarray(labels)
-    rows, columns = np.nonzero(labels >= 0)
-    values = np.asarray(logits, np.float64)[rows, columns]
-    return values, labels[rows, columns], _weights(weights, len(labels))[rows]
-
-
-@_nan_unless_finite
-def tag_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of words whose largest logit is their tag's.
-
-    Args:
-      logits: (N, pieces, tags).
-      labels: (N, pieces), below 0 on pieces that are not counted.
-      weights: (N,) of the examples.
-    """
-    return accuracy(*_words(logits, labels, weights))
-
-
-@_nan_unless_finite
-def tag_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean F1 over the tags that occur as a tag or as a prediction of a word."""
-    return macro_f1(*_words(logits, labels, weights))
-
-
-@_nan_unless_finite
-def tag_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Negative log-likelihood of the tags in nats, mean over words."""
-    return nll(*_words(logits, labels, weights))
-
-
-@_nan_unless_finite
-def _entity_score(
-    logits: Array,
-    labels: Array,
-    weights: Weights = None,
-    *,
-    class_names: Sequence[str],
-    score: int,
-) -> float:
-    """Micro precision, recall or F1 (0, 1, 2) of spans, as seqeval's default mode."""
-    predicted = np.argmax(logits, axis=-1)
-    counts = entities.count_spans(labels, predicted, class_names, weights=weights)
-    return float(entities.precision_recall_f(entities.micro(counts))[score][0])
-
-
-def _entity_metric(score: int) -> Callable:
-    return functools.partial(_entity_score, score=score)
+from jaxtl.evaluation.metrics import answers, retrieval
+from jaxtl.evaluation.metrics.output_metrics import (
+    Array,
+    Weights,
+    accuracy,
+    balanced_accuracy,
+    ece,
+    exact_match,
+    label_accuracy,
+    label_macro_f1,
+    label_nll,
+    macro_f1,
+    mae,
+    mse,
+    nan_unless_finite,
+    nll,
+    r2,
+    weights_or_ones,
+)
+from jaxtl.evaluation.metrics.token_metrics import (
+    entity_metric,
+    perplexity,
+    tag_accuracy,
+    tag_macro_f1,
+    tag_nll,
+    token_accuracy,
+    token_nll,
+)
 
 
 def _recalls(
     embeddings: Array, images: Array, weights: Weights = None
 ) -> dict[str, float]:
     """`retrieval.recalls`, NaN each where an embedding that counts is not finite."""
-    rows = _weights(weights, len(np.asarray(embeddings))) > 0
+    rows = weights_or_ones(weights, len(np.asarray(embeddings))) > 0
     values = np.asarray(embeddings, np.float64)[rows]
     if not np.isfinite(values).all():
         return dict.fromkeys(retrieval.RECALLS, float("nan"))
@@ -348,16 +79,16 @@ METRICS: dict[str, dict[str, Callable]] = {
         "accuracy": token_accuracy,
     },
     "entities": {
-        "entity_f1": _entity_metric(2),
-        "entity_precision": _entity_metric(0),
-        "entity_recall": _entity_metric(1),
+        "entity_f1": entity_metric(2),
+        "entity_precision": entity_metric(0),
+        "entity_recall": entity_metric(1),
         "accuracy": tag_accuracy,
         "nll": tag_nll,
     },
     QUESTION_ANSWERING: {
-        "answer_f1": _nan_unless_finite(answers.mean_score(answers.F1)),
-        "exact_match": _nan_unless_finite(answers.mean_score(answers.EXACT)),
-        "nll": _nan_unless_finite(answers.span_nll),
+        "answer_f1": nan_unless_finite(answers.mean_score(answers.F1)),
+        "exact_match": nan_unless_finite(answers.mean_score(answers.EXACT)),
+        "nll": nan_unless_finite(answers.span_nll),
     },
     "tags": {"accuracy": tag_accuracy, "macro_f1": tag_macro_f1, "nll": tag_nll},
     CONTRASTIVE: {
@@ -405,7 +136,7 @@ def compute(
             f"(tasks: {', '.join(METRICS)})."
         )
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    weights = _weights(weights, len(logits))
+    weights = weights_or_ones(weights, len(logits))
     if not (weights > 0).any():
         raise UserError("metrics need at least one example with a weight above 0.")
     if task == "language" and not logits[weights > 0, 2].any():
