@@ -65,15 +65,16 @@ def of_lines(files: Iterable[tuple[str | os.PathLike, Sequence[int]]]) -> Origin
 
 def concatenated(parts: Sequence[Origins]) -> Origins:
     """The origins of several sources' rows, one source after the other."""
-    if len({part.counts_lines for part in parts}) > 1:
+    if len({(part.counts_lines, part.number is None) for part in parts}) > 1:
         return of_files([part[row] for part in parts for row in range(len(part))])
-    return _numbered(
-        [
-            (name, part.number[part.place == i])
-            for part in parts
-            for i, name in enumerate(part.places)
-        ],
-        parts[0].counts_lines,
+    first = np.cumsum([0, *(len(part.places) for part in parts)], dtype=np.int32)
+    numbers = [part.number for part in parts if part.number is not None]
+    return Origins(
+        places=tuple(name for part in parts for name in part.places),
+        place=np.concatenate([part.place + start for part, start in zip(parts, first)]),
+        number=np.concatenate(numbers) if numbers else None,
+        counts_lines=parts[0].counts_lines,
+        source_row=np.arange(sum(map(len, parts))),
     )
 
 

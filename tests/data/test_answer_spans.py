@@ -98,6 +98,20 @@ def test_the_best_spans_are_the_best_of_all(count, length, longest, most, seed):
     assert answer_spans.best_spans(begin, end, logits, longest, most) == expected
 
 
+def test_no_answer_shares_the_probability_of_twenty():
+    """It is the last of 20 where it is better than one of them, else the 21st."""
+    start = np.arange(25)[None]
+    logits = np.zeros((1, 25, 2))
+    logits[0, :, 0] = np.arange(25) / 10
+    start[0, 0] = -1  # a token of the question, whose score is that of no answer
+    scores = np.arange(5, 25) / 10  # of the 20 best of 24 spans of one token
+    for null, shared in ((0.0, scores), (1.0, scores[1:])):
+        logits[0, 0] = null, 0
+        prediction = answer_spans.predict_answer(start, start + 1, logits, 1, 0.0)
+        expected = np.exp(2.4) / (np.exp(shared).sum() + np.exp(null))
+        np.testing.assert_allclose(prediction.probability, expected, rtol=1e-12)
+
+
 def test_a_window_without_context_has_no_span():
     nothing = np.full((1, 4), -1)
     logits = np.zeros((1, 4, 2))

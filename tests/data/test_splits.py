@@ -21,6 +21,20 @@ def per_class(dataset, split):
     return np.bincount(dataset.y_clean[dataset.rows[split]], minlength=dataset.outputs)
 
 
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.data())
+def test_splits_lie_one_after_the_other(lengths, draw):
+    names = ["train", "val", "test"][: len(lengths)]
+    owner = [name for name, n in zip(names, lengths) for _ in range(n)]
+    kept = draw.draw(st.sets(st.integers(0, len(owner) - 1), min_size=1))
+    for read in (None, np.array(sorted(kept))):
+        of_rows = owner if read is None else [owner[i] for i in read]
+        rows = splits.consecutive(dict(zip(names, lengths)), read)
+        assert {name: part.tolist() for name, part in rows.items()} == {
+            name: [i for i, split in enumerate(of_rows) if split == name]
+            for name in names
+        }
+
+
 class_counts = st.lists(st.integers(12, 60), min_size=2, max_size=6)
 
 

@@ -111,7 +111,18 @@ def test_questions_are_measured_by_one_pass_over_their_windows():
     assert has_answer.tolist() == [1] * count
     np.testing.assert_array_equal(outputs[:, answers.EXACT], 1)
     np.testing.assert_array_equal(outputs[:, answers.WINDOWS], 2)
+    # −log p(token 0) of both windows, the mean of first and last tokens.
+    second = np.log(length - 1 + np.exp(logits[1::2, 2, 0]))
+    np.testing.assert_allclose(outputs[:, answers.LOSS], np.log(length) + second)
     assert len(passes) <= 4
+
+
+def test_an_example_is_the_first_window_of_a_question():
+    questions = types.SimpleNamespace(question=np.array([0, 0, 0, 1, 2, 2]))
+    dataset = types.SimpleNamespace(questions=questions)
+    rows = answer_outputs.first_rows(dataset, np.array([0, 1, 2, 3, 4, 5]))
+    assert rows.tolist() == [0, 3, 4]
+    assert answer_outputs.first_rows(dataset, np.array([3, 4, 5])).tolist() == [3, 4]
 
 
 @pytest.mark.slow

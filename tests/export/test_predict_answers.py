@@ -1,5 +1,6 @@
 """A model of questions from a file of SQuAD to the answers for other files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtl.data.question_windows import context_windows
 from jaxtl.evaluation import evaluate
 from jaxtl.evaluation.metrics.answers import answer_scores
 from jaxtl.export import bundle, predict, write_bundle
+from jaxtl.export.predict_answers import answered_questions
 
 pytest.importorskip("tokenizers")
 
@@ -84,6 +86,8 @@ def test_a_stored_run_measures_the_same(run):
     folder, trained = run
     stored = tl.load_model(folder / "run")
     assert stored.thresholds == trained.thresholds
+    exported = bundle.load(folder / "out").thresholds
+    assert exported == pytest.approx(trained.thresholds)
     values = tl.evaluate(trained, "test", which="best")
     assert tl.evaluate(stored, "test") == pytest.approx(values, abs=1e-6)
     intervals = evaluate.bootstrap(stored, "test", resamples=20)
@@ -123,6 +127,16 @@ def test_tables_and_lines_hold_questions_too(run, capsys):
     null = logits[:, 0].sum(1).min()
     is_null = null - best > predictor.thresholds[0]
     assert row["score"] == pytest.approx(null if is_null else best)
+
+
+def test_the_threshold_decides_whether_none_is_the_answer(run):
+    folder, _ = run
+    predictor = bundle.load(folder / "out")
+    for threshold, is_answered in ((1e9, True), (-1e9, False)):
+        metadata = {**predictor.metadata, "thresholds": [threshold]}
+        changed = dataclasses.replace(predictor, metadata=metadata)
+        rows = [*answered_questions(changed, folder / "train.json")]
+        assert {bool(row["answer"]) for row in rows} == {is_answered}
 
 
 def test_windows_that_share_less_than_in_training_are_said(run, capsys):

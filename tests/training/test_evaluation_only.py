@@ -15,7 +15,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data.sources.at_path import at_path
 from jaxtl.evaluation import evaluate
-from jaxtl.export import evaluate_export, write_bundle
+from jaxtl.export import bundle, evaluate_export, write_bundle
 from jaxtl.training import evaluation_only, inputs, other_data, run_dir
 
 CLASSES = ("p", "q", "s")
@@ -172,6 +172,28 @@ def test_pictures_are_read_in_the_form_of_the_model(tmp_path):
     wide = dataclasses.replace(source, size=5)
     with pytest.raises(UserError, match=r"shape \(4, 4, 3\), and those of the data h"):
         other_data.read(wide, tmp_path, META, MODEL, 0)
+
+
+def test_a_table_may_have_another_format():
+    source = tl.data.CSV("a.csv", target="y", features="a", delimiter=";", limit=3)
+    kinds = {"b.csv": "CSV", "b.jsonl.gz": "JSON", "b.pq": "Parquet"}
+    for path, kind in kinds.items():
+        moved = at_path(source, path)
+        assert (type(moved).__name__, moved.path) == (kind, path)
+        assert (moved.target, moved.features, moved.test) == ("y", ("a",), 1.0)
+        assert moved.limit is None
+    assert at_path(source, "b.csv").delimiter == ";"
+
+
+def test_the_thresholds_of_an_export_are_its_runs(trained, tmp_path, monkeypatch):
+    predictor = bundle.load(write_bundle.export(trained[0], tmp_path / "export"))
+    metadata = {**predictor.metadata, "thresholds": [0.8, 0.5, 0.1]}
+    changed = dataclasses.replace(predictor, metadata=metadata)
+    monkeypatch.setattr(bundle, "load", lambda folder: changed)
+    table = write(tmp_path / "new.csv", cells(np.random.default_rng(8), 9))
+    source = tl.data.CSV(table, target="y", test=1.0)
+    model = evaluate_export.load(tmp_path / "export", source)
+    np.testing.assert_allclose(model.thresholds, np.log([4, 1, 1 / 9]))
 
 
 def test_a_source_without_a_file_is_refused():

@@ -59,11 +59,10 @@ def at_path(data: Data, path: str) -> Data:
 
 def _table(data: Tabular, path: str) -> Data:
     """A table of the format that the file's suffix says."""
-    suffix, kind = text_files.suffix(path), CSV
-    if suffix in JSON_SUFFIXES:
-        kind = JSON
-    if suffix in PARQUET_SUFFIXES:
-        kind = Parquet
+    kinds = dict.fromkeys(JSON_SUFFIXES, JSON) | dict.fromkeys(
+        PARQUET_SUFFIXES, Parquet
+    )
+    kind = kinds.get(text_files.suffix(path), CSV)
     if isinstance(data, kind):
         return _changed(data, path=path)
     shared = [f.name for f in dataclasses.fields(Tabular)]

@@ -93,10 +93,18 @@ def test_declared_classes_keep_their_order(folder):
     columns = {"a": range(N), "labels": LABELS}
     dataset = datasets.Dataset.from_dict(columns, features=features)
     dataset.to_parquet(folder / "declared.parquet")
+    # Earlier versions of datasets declare a list as [type].
+    entry = {"_type": "ClassLabel", "names": kind.names}
+    declared = json.dumps({"info": {"features": {"labels": [entry]}}})
+    numbers = [[kind.str2int(name) for name in row] for row in LABELS]
+    table = pa.table({"a": range(N), "labels": numbers})
+    table = table.replace_schema_metadata({"huggingface": declared})
+    pa.parquet.write_table(table, folder / "early.parquet")
     expected = MultiLabelBinarizer(classes=kind.names).fit_transform(LABELS)
     for source in (
         data.HFDataset(dataset, target="labels"),
         data.Parquet(str(folder / "declared.parquet"), target="labels"),
+        data.Parquet(str(folder / "early.parquet"), target="labels"),
     ):
         table = source.read()
         assert table.class_names == ("sea", "never", "war", "love")

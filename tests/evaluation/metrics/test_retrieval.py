@@ -47,9 +47,10 @@ def ranked(x, images, weights):
 @settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 999), st.booleans())
 def test_recalls_are_those_of_sorted_similarities(images, texts, seed, is_weighted):
-    n = images * texts
-    x, numbers = pairs(n, np.arange(n) % images, seed)
-    weights = np.random.default_rng(seed).uniform(0.1, 2, n)
+    n, rng = images * texts, np.random.default_rng(seed)
+    more = rng.integers(images, size=n - images)  # images have any number of texts
+    x, numbers = pairs(n, rng.permutation([*range(images), *more]), seed)
+    weights = rng.uniform(0.1, 2, n)
     weights = weights if is_weighted else np.ones(n)
     values = metrics.compute("contrastive", x, numbers, weights)
     assert tuple(values) == retrieval.RECALLS
