@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from type_parity import configurations_of
 
 from jaxtl.models.staged import Staged
 
@@ -88,7 +89,7 @@ def token_states(model: Staged) -> dict[int, str]:
     return dict(enumerate(n for n in model.stages if n not in ("norm", "head")))
 
 
-_VIT = {
+VIT = {
     "hidden_size": 8,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -96,7 +97,7 @@ _VIT = {
     "image_size": 12,
     "patch_size": 4,
 }
-_VIT_OPTIONS = {
+VIT_OPTIONS = {
     "hidden_size": [8, 16],
     "num_hidden_layers": [2, 3],
     "num_attention_heads": [2, 4],
@@ -109,9 +110,9 @@ _VIT_OPTIONS = {
     "hidden_dropout_prob": [0.2],
     "qkv_bias": [True, False],
 }
-_DINOV2 = {k: v for k, v in _VIT.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
+_DINOV2 = {k: v for k, v in VIT.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
 _DINOV2_OPTIONS = {
-    **{k: v for k, v in _VIT_OPTIONS.items() if k != "intermediate_size"},
+    **{k: v for k, v in VIT_OPTIONS.items() if k != "intermediate_size"},
     "mlp_ratio": [2, 3],
     "use_swiglu_ffn": [False, True, True],
     "layerscale_value": [0.3, 1.0],
@@ -146,11 +147,11 @@ _SWIN_OPTIONS = {
 _SWIN_GROUP = ("image_size", "patch_size", "window_size", "depths", "num_heads")
 
 
-_CLIP = {**_VIT, "projection_dim": 6}
+_CLIP = {**VIT, "projection_dim": 6}
 _CLIP_OPTIONS = {
     **{
         k: v
-        for k, v in _VIT_OPTIONS.items()
+        for k, v in VIT_OPTIONS.items()
         if k not in ("hidden_dropout_prob", "qkv_bias")
     },
     "hidden_act": ["quick_gelu", "gelu", "relu"],
@@ -184,7 +185,7 @@ TYPES = {
     ),
     "siglip_vision_model": ImageType(
         "SiglipVisionConfig",
-        _VIT,
+        VIT,
         {**_SIGLIP_OPTIONS, "vision_use_head": [True]},
         ("vision_use_head",),
         states=token_states,
@@ -194,7 +195,7 @@ TYPES = {
     ),
     "siglip-classes": ImageType(
         "SiglipConfig",
-        _VIT,
+        VIT,
         {**_SIGLIP_OPTIONS, "vision_use_head": [True, False]},
         ("vision_use_head",),
         states=token_states,
@@ -221,12 +222,12 @@ TYPES = {
         states=token_states,
         groups=((*_SWIN_GROUP, "pretrained_window_sizes"),),
     ),
-    "vit": ImageType("ViTConfig", _VIT, _VIT_OPTIONS, _DROPS, states=token_states),
-    "deit": ImageType("DeiTConfig", _VIT, _VIT_OPTIONS, _DROPS, states=token_states),
+    "vit": ImageType("ViTConfig", VIT, VIT_OPTIONS, _DROPS, states=token_states),
+    "deit": ImageType("DeiTConfig", VIT, VIT_OPTIONS, _DROPS, states=token_states),
     "deit-distilled": ImageType(
         "DeiTConfig",
-        _VIT,
-        _VIT_OPTIONS,
+        VIT,
+        VIT_OPTIONS,
         _DROPS,
         states=token_states,
         kind="deit",
@@ -248,9 +249,9 @@ TYPES = {
     ),
     "beit": ImageType(
         "BeitConfig",
-        _VIT,
+        VIT,
         {
-            **{k: v for k, v in _VIT_OPTIONS.items() if k != "qkv_bias"},
+            **{k: v for k, v in VIT_OPTIONS.items() if k != "qkv_bias"},
             "use_mask_token": [False, True],
             "use_absolute_position_embeddings": [True, False],
             "use_relative_position_bias": [False, True, True],
@@ -377,21 +378,3 @@ TYPES = {
 def configurations(kind: str) -> list[dict]:
     """Configurations of a type that have every value of every option among them."""
     return configurations_of(TYPES[kind])
-
-
-def configurations_of(row) -> list[dict]:
-    """The same of a row with `base`, `options` and `groups`."""
-    number = max(len(values) for values in row.options.values())
-    configs = [dict(row.base) for _ in range(number + 1)]
-    follows = {key: group[0] for group in row.groups for key in group}
-    places = {key: i for i, key in enumerate(row.options)}
-    for key, values in row.options.items():
-        shift = places[follows.get(key, key)]
-        if len(values) == 1:  # beside the usual value
-            configs[1 + shift % number][key] = values[0]
-            continue
-        for i, config in enumerate(configs):
-            # Options move against each other, so that they meet in many pairs.
-            place = i if i < len(values) else i + (i * shift) // number
-            config[key] = values[place % len(values)]
-    return configs

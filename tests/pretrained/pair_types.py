@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from image_types import VIT, VIT_OPTIONS
+
 VOCAB, CONTEXT, END, PAD = 20, 9, 17, 1
 
 
@@ -59,23 +61,10 @@ _SIGLIP_TEXT_OPTIONS = {
     "pad_token_id": [PAD, 3],
 }
 
-_VISION = {
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "image_size": 12,
-    "patch_size": 4,
-}
 _VISION_OPTIONS = {
-    "hidden_size": [8, 16],
-    "num_hidden_layers": [2, 1],
-    "num_attention_heads": [2, 4],
-    "intermediate_size": [12, 5],
-    "image_size": [12, 8],
-    "patch_size": [4, 2],
-    "num_channels": [3, 1],
-    "layer_norm_eps": [0.1],
+    key: values
+    for key, values in VIT_OPTIONS.items()
+    if key not in ("hidden_act", "hidden_dropout_prob", "qkv_bias")
 }
 
 
@@ -96,7 +85,7 @@ TYPES = {
     "clip": PairType(
         "CLIPModel",
         {
-            **_of("vision_config", _VISION),
+            **_of("vision_config", VIT),
             **_of("text_config", {**_TEXT, "eos_token_id": END}),
         },
         {
@@ -111,7 +100,7 @@ TYPES = {
     ),
     "siglip": PairType(
         "SiglipModel",
-        {**_of("vision_config", _VISION), **_of("text_config", _TEXT)},
+        {**_of("vision_config", VIT), **_of("text_config", _TEXT)},
         {
             **_of("vision_config", _VISION_OPTIONS),
             "vision_config.hidden_act": ["gelu_pytorch_tanh", "gelu"],

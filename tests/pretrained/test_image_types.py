@@ -16,9 +16,9 @@ import PIL.Image
 import pytest
 from image_types import TYPES, configurations
 from parity_row import parity_row
+from type_parity import difference, gradient_difference, loaded_again
 
 import jaxtl as tl
-from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.pretrained import FromFile, FromHub, convert, registry, write
 from jaxtl.pretrained.match import match
@@ -26,9 +26,6 @@ from jaxtl.pretrained.match import match
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
-revert_weight_conversion = pytest.importorskip(
-    "transformers.core_model_loading"
-).revert_weight_conversion
 
 
 def images(kind, entries):
@@ -101,13 +98,6 @@ def load(kind, folder, x):
     return model, params, stats
 
 
-def difference(got, want):
-    """The largest difference, in units of the largest value where that is above 1."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
-
-
 def as_ours(state, ours):
     """transformers' state in the shape of ours: channels, or features, come last."""
     state = state.detach().numpy()
@@ -164,21 +154,7 @@ def compare_gradients(kind, theirs, model, params, stats, x):
     with jax.enable_x64(bool(stats)):
         trees_in = jax.tree.map(lambda a: np.asarray(a, x.dtype), (params, stats))
         ours = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(*trees_in))
-    ours = trees.flatten(ours)
-    tensors = {
-        k: torch.zeros_like(p) if p.grad is None else p.grad
-        for k, p in theirs.named_parameters()
-    }
-    # by the names of files, which join and name some tensors otherwise
-    tensors = revert_weight_conversion(theirs, tensors)
-    tensors = {k: v.detach().numpy() for k, v in tensors.items()}
-    expected = trees.flatten(convert.to_weights(tensors, model.layouts()["hf"]).params)
-    assert set(expected) == set(ours)
-    scale = max(np.abs(np.asarray(g)).max() for g in expected.values())
-    return max(
-        float(np.abs(ours[p] - np.asarray(want)).max() / max(1.0, scale))
-        for p, want in expected.items()
-    )
+    return gradient_difference(theirs, model.layouts()["hf"], ours)
 
 
 def check_written(kind, theirs, model, params, stats, folder, like, x):
@@ -186,15 +162,7 @@ def check_written(kind, theirs, model, params, stats, folder, like, x):
     write.write_directory(
         folder, model, params, stats, like=like, task="classification"
     )
-    again, info = type(theirs).from_pretrained(folder, output_loading_info=True)
-    # torch's counters of batches are not in our trees, and read by no pass
-    missing = [k for k in info["missing_keys"] if "num_batches_tracked" not in k]
-    assert not missing
-    assert not info["unexpected_keys"]
-    tensors = theirs.state_dict()
-    for name, tensor in again.state_dict().items():
-        if "num_batches_tracked" not in name:
-            assert torch.equal(tensor, tensors[name]), name
+    again = loaded_again(theirs, folder)
     with torch.no_grad():
         a, b = (output_of(kind, m.eval(), x)[1] for m in (theirs, again))
     np.testing.assert_allclose(a, b, atol=1e-5)  # torch's own rounding varies

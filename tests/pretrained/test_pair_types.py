@@ -10,19 +10,20 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from image_types import configurations_of
 from pair_types import END, PAD, TYPES, nested
 from parity_row import parity_row
+from type_parity import (
+    configurations_of,
+    difference,
+    gradient_difference,
+    loaded_again,
+)
 
-from jaxtl.core import tree as trees
-from jaxtl.pretrained import FromHub, convert, registry, write
+from jaxtl.pretrained import FromHub, registry, write
 from jaxtl.pretrained.match import match
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-revert_weight_conversion = pytest.importorskip(
-    "transformers.core_model_loading"
-).revert_weight_conversion
 
 
 def reference(kind, entries):
@@ -74,13 +75,6 @@ def load(kind, folder, x):
     params, _, _, rows = match(*shapes, init.read_for(model))
     assert {row.status for row in rows} == {"loaded"}
     return model, params
-
-
-def difference(got, want):
-    """The largest difference, in units of the largest value where that is above 1."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
 
 
 def outputs_of(out):
@@ -139,31 +133,15 @@ def compare_gradients(kind, theirs, model, params, x, theirs_x):
         outputs = outputs_of(model.pure().apply(p, {}, x).logits)
         return sum((outputs[name] * w).sum() for name, w in weights.items())
 
-    ours = trees.flatten(jax.jit(jax.grad(loss))(params))
-    tensors = {
-        k: torch.zeros_like(p) if p.grad is None else p.grad
-        for k, p in theirs.named_parameters()
-    }
-    tensors = revert_weight_conversion(theirs, tensors)
-    tensors = {k: v.detach().numpy() for k, v in tensors.items()}
-    want = trees.flatten(convert.to_weights(tensors, model.layouts()["hf"]).params)
-    assert set(want) == set(ours)
-    scale = max(1.0, max(np.abs(np.asarray(g)).max() for g in want.values()))
-    return (
-        max(float(np.abs(ours[p] - np.asarray(g)).max()) for p, g in want.items())
-        / scale
-    )
+    ours = jax.jit(jax.grad(loss))(params)
+    return gradient_difference(theirs, model.layouts()["hf"], ours)
 
 
 def check_written(kind, theirs, model, params, folder, like, theirs_x):
     """What we write is loaded strictly: the same tensors, bit for bit, and outputs."""
     write.write_directory(folder, model, params, like=like)
-    again, info = type(theirs).from_pretrained(folder, output_loading_info=True)
-    assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
-    tensors = theirs.state_dict()
-    assert set(again.state_dict()) == set(tensors)
-    for name, tensor in again.state_dict().items():
-        assert torch.equal(tensor, tensors[name]), name
+    again = loaded_again(theirs, folder)
+    assert set(again.state_dict()) == set(theirs.state_dict())
     with torch.no_grad():
         a, b = (m.eval()(**theirs_x) for m in (theirs, again))
     for name in TYPES[kind].outputs.values():

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from parity_row import parity_row
 from text_types import LENGTH, PLAIN_TYPES, TYPES, VOCAB, configurations
+from type_parity import difference, gradient_difference, loaded_again
 
-from jaxtl.core import tree as trees
 from jaxtl.core.types import Tokens
 from jaxtl.models import generation
-from jaxtl.pretrained import FromHub, convert, registry, write
+from jaxtl.pretrained import FromHub, registry, write
 from jaxtl.pretrained.match import match
 
 SIDES = ("left", "right")
@@ -99,13 +99,6 @@ def states(features, model):
     return [features[name] for name in names]
 
 
-def difference(got, want, real=...):
-    """The largest difference, in units of the largest value where that is above 1."""
-    got, want = np.asarray(got)[real], np.asarray(want)[real]
-    assert got.shape == want.shape
-    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
-
-
 def compare_outputs(theirs, model, params, x):
     """Differences of {logits, states}."""
     with torch.no_grad():
@@ -136,33 +129,17 @@ def compare_gradients(theirs, model, params, x):
     (out * torch.tensor(weight)).sum().backward()
     network = model.pure()
     ours = jax.jit(jax.grad(lambda p: (network.apply(p, {}, x).logits * weight).sum()))
-    ours = trees.flatten(ours(params))
-    tensors = {
-        k: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
-        for k, p in theirs.named_parameters()
-    }
-    layout = model.layouts()["hf"]
-    expected = trees.flatten(convert.to_weights(tensors, layout).params)
-    assert set(expected) == set(ours)
-    scale = max(np.abs(np.asarray(g)).max() for g in expected.values())
-    return max(
-        float(np.abs(ours[p] - np.asarray(want)).max() / max(1.0, scale))
-        for p, want in expected.items()
-    )
+    return gradient_difference(theirs, model.layouts()["hf"], ours(params))
 
 
 def check_written(theirs, model, params, folder, like, x):
     """What we write is loaded strictly: the same tensors, bit for bit, and outputs."""
     task = "classification" if model.predict in ("class", "token") else None
     write.write_directory(folder, model, params, like=like, task=task)
-    again, info = type(theirs).from_pretrained(folder, output_loading_info=True)
-    assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
+    again = loaded_again(theirs, folder, model.layouts()["hf"].duplicates)
     with torch.no_grad():
         x = in_torch(inputs(x, model.predict))
         a, b = (outputs(m.eval()(**x)) for m in (theirs, again))
-    tensors, unread = theirs.state_dict(), model.layouts()["hf"].duplicates
-    pairs = {n: (t, tensors[n]) for n, t in again.state_dict().items()}
-    assert all(torch.equal(*pair) for n, pair in pairs.items() if n not in unread)
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 

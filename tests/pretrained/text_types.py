@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from type_parity import configurations_of
+
 VOCAB = 31
 # Short texts are within every window and beyond LongRoPE's original length, or not.
 LENGTH, CONTEXT = 9, 16
@@ -428,19 +430,7 @@ PLAIN_TYPES = {
 
 def configurations(kind: str) -> list[dict]:
     """Configurations of a type that have every value of every option among them."""
-    options = TYPES[kind].options
-    number = max(len(values) for values in options.values())
-    configs = [dict(TYPES[kind].base) for _ in range(number + 1)]
-    for shift, (key, values) in enumerate(options.items()):
-        if len(values) == 1:  # beside the usual value
-            configs[1 + shift % number][key] = values[0]
-            continue
-        for i, config in enumerate(configs):
-            # Options move against each other, so that they meet in many pairs.
-            config[key] = values[(i + (i * shift) // number) % len(values)]
-        for i, value in enumerate(values):
-            configs[i][key] = value
-    return [_valid(config) for config in configs]
+    return [_valid(config) for config in configurations_of(TYPES[kind])]
 
 
 def _valid(config: dict) -> dict:
