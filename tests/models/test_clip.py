@@ -69,11 +69,14 @@ def test_configurations_that_can_not_be_read_are_refused(entries, message):
 
 
 def test_a_pair_refuses_images_alone_and_is_told_as_an_expression():
-    pair = CLIP(image=CLIPVision(predict="embedding", size=12))
+    pair = CLIP(image=CLIPVision(predict="embedding", size=12, patch=4))
     with pytest.raises(UserError, match=r"model=CLIP reads .*model\(predict='class'\)"):
         pair.check_kind((12, 12, 3), "data=Digits")
     with pytest.raises(UserError, match=r"CLIP\.text has predict='class'; expected"):
         CLIP(text=CLIPText())
+    leaf = np.ones((1, 1 + 36, 8), np.float32)  # of 6 × 6 patches, not of 3 × 3
+    assert pair.adapt("image_embeddings/position", leaf).shape == (1, 1 + 9, 8)
+    assert pair.adapt("text_embeddings/position/embedding", leaf) is leaf
     names = {"tl": types.SimpleNamespace(models=models)}
     assert eval(describe.model_expression(pair), names) == pair
 
@@ -115,6 +118,22 @@ def test_a_text_without_its_end_is_refused(mask):
     with pytest.raises(UserError, match=r"data: the text in row 1 lacks .* token 8 "):
         model.check_inputs(x, "data")
     model.check_inputs({name: v[:1] for name, v in x.items()}, "data")
+
+
+@pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [0, 0, 1, 1, 1]])
+def test_padding_by_the_id_of_the_end_is_passed_over(mask):
+    """As CLIP's tokenizer pads; on the left it stands before the text's own end."""
+    sizes = {"width": 8, "layers": 1, "heads": 2, "hidden": 8, "context": 5}
+    network = CLIPText(vocab=9, end=8, outputs=2, **sizes).pure()
+    mask, ids = np.array([mask], bool), np.zeros((2, 1, 5), np.int32)
+    ids[0][mask] = ids[1][mask] = [1, 2, 8]
+    ids[1][~mask] = 8
+    plain, ended = ({"input_ids": i, "attention_mask": mask} for i in ids)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), plain)
+    rng = np.random.default_rng(0)
+    params, _ = jax.tree.map(lambda s: rng.normal(size=s.shape).astype("f4"), shapes)
+    want = network.apply(params, {}, plain).logits
+    np.testing.assert_allclose(network.apply(params, {}, ended).logits, want, atol=1e-5)
 
 
 TOWERS = {

@@ -136,6 +136,10 @@ def test_a_run_of_pairs_classifies_by_prompts(run, captions, tmp_path):
     exp = dataclasses.replace(exp, init=dataclasses.replace(init, names={"read": "a"}))
     with pytest.raises(tl.UserError, match="'read' is no class; did you mean 'red'"):
         tl.setup(exp)
+    long = {"a": "red " + "one " * 20, "b": "red " + "one " * 30}
+    cut = dataclasses.replace(init, prompts="{}", names=long, class_names=("a", "b"))
+    kernel = cut.read_for(exp.model).params["head"]["dense"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, 0], kernel[:, 1])  # 16 tokens of both
 
 
 def test_towers_begin_with_weights_of_their_own(captions, tmp_path_factory):
