@@ -20,6 +20,9 @@ from jaxtl.core.errors import UserError, first_line
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _BYTE_ORDER_MARK = "\ufeff"
 
+# Suffixes of tables of text, with what parts their cells.
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+
 
 def read_text(
     path: str | os.PathLike, encoding: str = "utf-8", owner: str = "the file"

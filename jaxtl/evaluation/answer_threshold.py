@@ -5,8 +5,9 @@ It is `null_score_diff_threshold` of transformers, 0 where it is not chosen.
 
 import numpy as np
 
-from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.errors import UserError
 from jaxtl.data.dataset import Dataset
+from jaxtl.evaluation import thresholds
 from jaxtl.evaluation.metrics import answers
 
 # What the threshold maximizes on val, and its column.
@@ -31,21 +32,13 @@ def check(criterion: str | None, dataset: Dataset) -> str:
             "no answer is predicted where its score leads by more than 0; "
             "threshold='f1' chooses the lead on val"
         ) * may_lack
-    if criterion not in CRITERIA:
-        raise UserError(
-            f"threshold={criterion!r}{nearest(criterion, CRITERIA)} (known for "
-            f"questions: {', '.join(CRITERIA)})."
-        )
+    thresholds.check_known(criterion, CRITERIA, " for questions")
     if not may_lack:
         raise UserError(
             f"threshold={criterion!r} needs questions without an answer (SQuAD v2.0), "
             "but all of the data's have one; leave it out."
         )
-    if not len(dataset.rows.get("val", ())):
-        raise UserError(
-            f"threshold={criterion!r} is chosen on val, but the data's is empty; raise "
-            "data.val."
-        )
+    thresholds.check_val(criterion, len(dataset.rows.get("val", ())))
     return ""
 
 
@@ -69,9 +62,7 @@ def choose(
     gains = np.bincount(index, weights * (outputs[:, column] - outputs[:, null]))
     # Candidate i answers the questions with the i smallest leads, and no others.
     quality = np.concatenate([[0.0], np.cumsum(gains)])
-    middle = (leads[1:] + leads[:-1]) / 2
-    candidates = np.concatenate([[leads[0] - 1], middle, [leads[-1] + 1]])
+    candidates = thresholds.gaps(leads)
     # Zero itself stands for the gap that it lies in: a lead of 0 is answered.
     candidates[np.searchsorted(leads, 0.0, "right")] = 0.0
-    is_best = quality >= quality.max() - 1e-12
-    return np.array([min(candidates[is_best], key=abs)])
+    return np.array([thresholds.best_candidate(candidates, quality)])

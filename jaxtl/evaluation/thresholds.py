@@ -5,7 +5,7 @@ They are kept as log-odds, log t / (1 − t), which tell apart probabilities tha
 For questions it is the lead of the score of no answer (`answer_threshold`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from scipy import special
@@ -68,11 +68,7 @@ def check(criterion: str | None, task: str, names: Sequence[str], val: int) -> N
     """
     if criterion is None:
         return
-    if criterion not in CRITERIA:
-        raise UserError(
-            f"threshold={criterion!r}{nearest(criterion, CRITERIA)} "
-            f"(known: {', '.join(CRITERIA)})."
-        )
+    check_known(criterion, CRITERIA)
     is_binary = task == "classification" and len(names) == 2
     if not is_binary and task != "multilabel":
         what = f"{len(names)} classes" if task == "classification" else task
@@ -80,6 +76,26 @@ def check(criterion: str | None, task: str, names: Sequence[str], val: int) -> N
             f"threshold={criterion!r} needs two classes, or examples of several "
             f"labels; the task is {what}."
         )
+    check_val(criterion, val)
+
+
+def check_known(criterion: str, known: Collection[str], of: str = "") -> None:
+    """Raises UserError for a criterion that is not among the known ones.
+
+    Args:
+      criterion: the setting.
+      known: criteria.
+      of: what they are known for, for the message.
+    """
+    if criterion not in known:
+        raise UserError(
+            f"threshold={criterion!r}{nearest(criterion, known)} "
+            f"(known{of}: {', '.join(known)})."
+        )
+
+
+def check_val(criterion: str, val: int) -> None:
+    """Raises UserError where there are no validation rows to choose on."""
     if not val:
         raise UserError(
             f"threshold={criterion!r} is chosen on val, but the data's is empty; raise "
@@ -134,12 +150,22 @@ def _best(
     fn = np.concatenate([[0.0], np.cumsum(of_positive)])
     tn = np.concatenate([[0.0], np.cumsum(of_negative)])
     quality = criterion((fn[-1] - fn, tn[-1] - tn, fn, tn))
-    middle = (values[1:] + values[:-1]) / 2
-    candidates = np.concatenate([[values[0] - 1], middle, [values[-1] + 1]])
+    candidates = gaps(values)
     # Zero itself stands for the gap that it lies in.
     gap = np.searchsorted(values, 0.0)
     if gap == len(values) or values[gap] != 0:
         candidates[gap] = 0.0
+    return best_candidate(candidates, quality)
+
+
+def gaps(values: np.ndarray) -> np.ndarray:
+    """A number below n rising values, between each two of them, and above, (n + 1,)."""
+    middle = (values[1:] + values[:-1]) / 2
+    return np.concatenate([[values[0] - 1], middle, [values[-1] + 1]])
+
+
+def best_candidate(candidates: np.ndarray, quality: np.ndarray) -> float:
+    """The candidate of the largest quality; of equal ones the nearest to 0."""
     is_best = quality >= quality.max() - 1e-12
     return float(min(candidates[is_best], key=abs))
 

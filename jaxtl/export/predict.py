@@ -30,7 +30,6 @@ _READERS = {
     **dict.fromkeys(TAG_TASKS, tagged_words),
     QUESTION_ANSWERING: answered_questions,
 }
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
@@ -178,8 +177,8 @@ def _read(
         texts, lines = _read_texts(predictor, file)
         rows = origins.of_lines([(file, lines)])
         return predictor.tokenize(texts, name=str(file), rows=rows), rows
-    if suffix in _DELIMITERS:
-        table, lines = _read_table(predictor, file, _DELIMITERS[suffix])
+    if suffix in text_files.DELIMITERS:
+        table, lines = _read_table(predictor, file, text_files.DELIMITERS[suffix])
         return table, origins.of_lines([(file, lines)])
     if table_files.is_typed(file):
         return _read_typed_table(predictor, file)

@@ -21,7 +21,6 @@ from jaxtl.data.sources.squad_records import QuestionRecord, read_questions
 from jaxtl.data.sources.table_files import LINE_SUFFIXES
 from jaxtl.export.predictor import BATCH, Predictor
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _COLUMNS = ("question", "context")
 
 
@@ -116,8 +115,8 @@ def _records(file: pathlib.Path) -> tuple[list[QuestionRecord], bool]:
     suffix = text_files.suffix(file)
     if suffix == ".txt":
         return _of_lines(file), True
-    if suffix in _DELIMITERS:
-        return _of_table(file, _DELIMITERS[suffix]), True
+    if suffix in text_files.DELIMITERS:
+        return _of_table(file, text_files.DELIMITERS[suffix]), True
     records = read_questions(file, owner="questions", with_answers=False)
     return records, suffix in LINE_SUFFIXES
 

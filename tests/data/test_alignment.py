@@ -103,6 +103,17 @@ def test_cells_are_coded_as_in_training(tmp_path):
     assert again.notes == moved.notes
 
 
+def test_numbers_beyond_float32_keep_their_category(tmp_path):
+    sizes = np.array([16777217, 16777218, 16777219, 16777217])
+    text = "size,y\n" + "".join(f"{s},{'pn'[i % 2]}\n" for i, s in enumerate(sizes))
+    raw = table(tmp_path, text)
+    assert raw.preprocess.offset is not None  # the cells are differences from it
+    names = ("16777217", "16777218", "16777219")
+    encoding = TableEncoding(columns=(ColumnCode("size", names),))
+    moved = align(raw, TrainedNames("m", ("n", "p"), "classification", encoding))
+    np.testing.assert_array_equal(moved.x, np.eye(3)[sizes - 16777217])
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "message"),
     [
@@ -128,3 +139,11 @@ def test_targets_are_differences_from_the_models_offset():
     np.testing.assert_allclose(moved.y, 1 + np.arange(4) / 8, rtol=1e-6)
     assert moved.target_names == ("u",)
     assert moved.notes[-1] == "targets taken by place: t as u"
+
+
+def test_offsets_go_with_their_targets():
+    y = np.stack([1e7 + np.arange(4) / 8, 5e7 + np.arange(4) / 4], axis=1)
+    raw = dataset(y, ("t", "u"), "regression")
+    own = raw.preprocess.target_offset
+    moved = align(raw, TrainedNames("m", ("u", "t"), target_offset=own[::-1]))
+    np.testing.assert_array_equal(moved.y + moved.preprocess.target_offset, y[:, ::-1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import PIL.Image
@@ -194,6 +195,26 @@ def test_the_thresholds_of_an_export_are_its_runs(trained, tmp_path, monkeypatch
     source = tl.data.CSV(table, target="y", test=1.0)
     model = evaluate_export.load(tmp_path / "export", source)
     np.testing.assert_allclose(model.thresholds, np.log([4, 1, 1 / 9]))
+
+
+def test_an_export_gets_values_in_the_units_of_the_data(tmp_path):
+    numbers = 16777217 + np.arange(6)
+    lines = [f"{n},{'pq'[i % 2]}" for i, n in enumerate(numbers)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,y", *lines]))
+    source = tl.data.CSV(str(tmp_path / "t.csv"), target="y", test=1.0)
+    inputs_of_calls = []
+
+    def outputs(x):
+        inputs_of_calls.append(x)
+        return {"logits": np.zeros((len(x), 2))}
+
+    predictor = types.SimpleNamespace(outputs=outputs)
+    model = evaluate_export.ExportedModel(
+        predictor=predictor, dataset=tl.data.prepare(source), thresholds=None
+    )
+    logits, labels = model.predict("test")
+    np.testing.assert_array_equal(np.concatenate(inputs_of_calls)[:, 0], numbers)
+    assert (logits.shape, labels.tolist()) == ((6, 2), [0, 1] * 3)
 
 
 def test_a_source_without_a_file_is_refused():

@@ -55,7 +55,7 @@ def read_csv(
     """
     file = paths.find(path, f"{owner}.path")
     if delimiter is None:
-        delimiter = "\t" if text_files.suffix(file) in (".tsv", ".tab") else ","
+        delimiter = text_files.DELIMITERS.get(text_files.suffix(file), ",")
     lines = text_files.read_lines(file, encoding, f"{owner}.encoding")
     rows = text_files.split_cells(lines, delimiter, owner=f"{owner}.path: {file}")
     if len(rows) < 2:

@@ -261,8 +261,8 @@ class Text(TextData):
         self, file: pathlib.Path
     ) -> tuple[list[str] | None, list[tuple[int, list[str]]], list[str]]:
         """Reads the header (None without), (line number, cells), and what to say."""
-        is_csv = text_files.suffix(file) == ".csv"
-        delimiter = self.delimiter or ("," if is_csv else "\t")
+        delimiter = text_files.DELIMITERS.get(text_files.suffix(file), "\t")
+        delimiter = self.delimiter or delimiter
         lines = text_files.read_lines(file, self.encoding or "utf-8", "Text.path")
         # In tab-separated text a quotation mark is an ordinary character.
         is_quoted = delimiter != "\t"

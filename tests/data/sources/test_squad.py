@@ -280,6 +280,8 @@ def test_splits_hold_whole_questions_and_are_stored_as_such(tmp_path):
     lines = " ".join(description.lines_of(dataset))
     assert "24 examples, question_answering, 6 questions without an answer" in lines
     assert "split_by='context' keeps contexts apart" in lines
+    windows = {name: len(rows) for name, rows in dataset.rows.items()}
+    assert f"{windows['test']:,} of {windows['test']:,} test windows" in lines
 
 
 def test_streams_are_padded_to_one_length(tmp_path):
