@@ -7,9 +7,9 @@ the target is used: every run keeps its last step.
 Needs:     digits/mnist.npz and digits/usps.npz below the folder JAXTL_DATA_DIR names.
 Run:       jaxtl run experiments/cdan_digits.py
 Expected:  target test accuracy of one seed: M → U 92.5 % and U → M 96.9 % (published
-           95.6 and 98.0, Long et al., NeurIPS 2018); about half an hour for both on two
-           cores. In 800 steps of 32 without dropout, on the same data, CDAN+E had 85.0
-           and 79.1 % (`jaxtl reproduce mnist_usps`).
+           95.6 and 98.0, Long et al., NeurIPS 2018); 34 minutes a direction beside
+           other work. In 800 steps of 32 without dropout, on the same data, CDAN+E had
+           85.0 and 79.1 % (`jaxtl reproduce mnist_usps`).
 """
 
 import jaxtl as tl

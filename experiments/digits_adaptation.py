@@ -45,7 +45,7 @@ Expected:  target test accuracy, mean ± 95 % interval over 3 seeds; ▼ is belo
            AdaBN             ▼69.5 ± 12.8   59.0 ± 6.7     32.6 ± 13.1    –
            Tent              72.3 ± 9.7     ▼52.8 ± 10.7   32.1 ± 17.3    –
 
-Some 35 minutes beside other work, without the search for CHOSEN (12 minutes).
+34 minutes beside other work, without the search for CHOSEN.
 
 Three seeds of so small a network differ by 10 to 30 points (the source's model alone by
 54.2 ± 30.6), so single lines of the table hardly differ; what all pairs agree in does:
