@@ -18,7 +18,7 @@ from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.core.names import listing
 from jaxtl.core.types import FROZEN
-from jaxtl.data import alignment, preprocess
+from jaxtl.data import alignment, preprocess, trained_names
 from jaxtl.data.dataset import QUESTION_ANSWERING, Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import thresholds
@@ -129,7 +129,7 @@ def aligned(dataset: Dataset, init: Any, weights: Weights) -> Dataset:
     """A data set without train rows in the terms of the weights; others as they are."""
     if dataset.has_training_rows:
         return dataset
-    trained = alignment.TrainedNames.from_meta(
+    trained = trained_names.TrainedNames.from_meta(
         weights_name(init), weights.meta, weights.output_names
     )
     return alignment.align(dataset, trained)
@@ -148,7 +148,7 @@ def aligned_to_run(
     if dataset.has_training_rows:
         return dataset
     names = meta.get("class_names") or stored_names(meta)["output_names"]
-    trained = alignment.TrainedNames.from_meta(str(directory), meta, names)
+    trained = trained_names.TrainedNames.from_meta(str(directory), meta, names)
     return alignment.align(dataset, trained)
 
 

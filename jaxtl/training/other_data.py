@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import alignment, preparation
+from jaxtl.data import alignment, preparation, trained_names
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.data.image_sets import ImageFiles
 from jaxtl.pretrained.from_run import FromRun, stored_names
@@ -40,7 +40,7 @@ def read(
     exp = Experiment(model=model, data=data, init=FromRun(str(directory)), seed=seed)
     dataset = preparation.prepare(inputs.sources(exp)["target"], seed)
     names = stored_names(meta)["output_names"]
-    trained = alignment.TrainedNames.from_meta(str(directory), meta, names)
+    trained = trained_names.TrainedNames.from_meta(str(directory), meta, names)
     dataset = alignment.align(dataset, trained)
     _check_inputs(dataset, directory, meta)
     return dataset

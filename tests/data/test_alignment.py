@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from jaxtl import data
 from jaxtl.core.errors import UserError
-from jaxtl.data.alignment import TrainedNames, align
+from jaxtl.data.alignment import align
 from jaxtl.data.table_encoding import ColumnCode, TableEncoding
+from jaxtl.data.trained_names import TrainedNames
 
 NAMES = ("ant", "bee", "cat", "dog")
 

@@ -119,3 +119,11 @@ def test_exports_predict_by_the_threshold(stored):
 def test_errors_name_the_setting(digits, changes, message):
     with pytest.raises(tl.UserError, match=message):
         tl.setup(digits(monitor=None, **changes))
+
+
+def test_of_equal_thresholds_the_nearest_to_zero_is_chosen():
+    candidates = thresholds.gaps(np.array([-4.0, -2.0, 1.0]))
+    np.testing.assert_array_equal(candidates, [-5, -3, -0.5, 2])
+    quality = np.array([1.0, 1.0, 0.5, 1.0])
+    assert thresholds.best_candidate(candidates, quality) == 2
+    assert thresholds.best_candidate(candidates[:2], quality[:2]) == -3

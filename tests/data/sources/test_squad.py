@@ -284,6 +284,21 @@ def test_splits_hold_whole_questions_and_are_stored_as_such(tmp_path):
     assert f"{windows['test']:,} of {windows['test']:,} test windows" in lines
 
 
+def test_contexts_that_unlabelled_questions_share_are_told(tmp_path):
+    rows = [
+        {**row, "id": f"{i}{row['id']}", "context": f"{CONTEXT} {i}"}
+        for i in range(6)
+        for row in flat()
+    ]
+    path = write(tmp_path, "a.json", rows)
+    dataset = read(path, test=8, labels=1, max_length=24, stride=6)
+    assert len(dataset.example_rows["unlabelled"]) == 15
+    test = set(dataset.example_rows["test"].tolist())
+    others = {number // 4 for number in range(24) if number not in test}
+    shared = sum(number // 4 in others for number in test)
+    assert f"{shared} of 8 test questions are about a context" in dataset.notes[-1]
+
+
 def test_streams_are_padded_to_one_length(tmp_path):
     path = write(tmp_path, "a.json", nested())
     short = [{**row, "context": CONTEXT[:52]} for row in [*flat()][:1]]
