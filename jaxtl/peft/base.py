@@ -266,7 +266,7 @@ def with_changed_features(
                 x,
                 train=train,
                 frozen_stats=frozen_stats,
-                key=key,
+                key=key_from_stage(key, network.stages, start or stages[0], params),
                 start=start,
                 stop=stage,
             )
@@ -278,6 +278,25 @@ def with_changed_features(
         return Output(x, features, stats)
 
     return Network(network.stages, network.init, apply)
+
+
+def key_from_stage(
+    key: Any, stages: tuple[str, ...], first: str, params: PyTree
+) -> Any:
+    """The PRNG key of a pass that begins at a stage, where earlier ones have passed.
+
+    Modules derive theirs from it by their paths; a stage that has the parameters of the
+    one before it has its path as well, and would drop out the same units.
+
+    Args:
+      key: of the pass through all stages, or None.
+      stages: of the network.
+      first: the stage that the pass begins at.
+      params: of the network.
+    """
+    if key is None or first in params:
+        return key
+    return jax.random.fold_in(key, stages.index(first))
 
 
 def _next_stage(stages: tuple[str, ...], stage: str) -> str | None:

@@ -218,13 +218,14 @@ def stagewise(network: Network) -> Network:
             call = jax.checkpoint(functools.partial(run, settings=whole))
             return call(params, stats, x, key)
         features: dict[str, Any] = {}
-        for index, stage in enumerate(stage_range(network.stages, start, stop)):
+        for stage in stage_range(network.stages, start, stop):
             of_stage = {"start": stage, "stop": stage, **settings}
             # Otherwise the weights of all stages might be computed before the first.
             own, x = jax.lax.optimization_barrier((params.get(stage, {}), x))
             params = {**params, stage: own} if stage in params else params
             call = jax.checkpoint(functools.partial(run, settings=of_stage))
-            out = call(params, stats, x, _stage_key(key, index, stage in params))
+            own_key = base.key_from_stage(key, network.stages, stage, params)
+            out = call(params, stats, x, own_key)
             stats, x = out.stats, out.logits
             features.update(out.features)
         return Output(x, features, stats)
@@ -236,15 +237,6 @@ def stagewise(network: Network) -> Network:
     return dataclasses.replace(
         network, apply=apply, taps=None if network.taps is None else taps
     )
-
-
-def _stage_key(key: Any, index: int, is_own: bool) -> Any:
-    """The key of a stage that runs by itself.
-
-    Modules derive theirs from it by their paths; a stage that has the parameters of an
-    earlier one has its path as well, and would drop out the same units.
-    """
-    return key if key is None or is_own else jax.random.fold_in(key, index)
 
 
 def describe(peft: base.Reparametrization, network: Network, params: PyTree) -> str:

@@ -7,6 +7,7 @@ The reference is always the same method on a base of plain floats, those that
 import dataclasses
 import gc
 import json
+import re
 
 import flax.linen as nn
 import jax
@@ -20,8 +21,8 @@ from jaxtl.cli import main
 from jaxtl.core import config, lazy_leaf
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import FROZEN
-from jaxtl.peft import IA3, Adapters, LoRA, VeRA, quantized_base
+from jaxtl.core.types import FROZEN, Network, Output
+from jaxtl.peft import IA3, Adapters, LoRA, VeRA, base, quantized_base
 from jaxtl.training import checkpointing
 
 MODEL = tl.models.MLP(widths=(48, 32))
@@ -149,6 +150,36 @@ def test_outputs_and_gradients_are_those_of_the_float_base(family):
 KEY = jax.random.key(3)
 
 
+def _drawing(params, stats, x, *, key, start, stop, **settings):
+    """A network whose stages, of which b has the weights of a, draw a number each."""
+    del params, stop, settings
+    path = {"a": 0, "b": 0, "head": 1}[start]
+    number = jax.random.normal(jax.random.fold_in(key, path))
+    return Output(jnp.append(x, number), {}, stats)
+
+
+def _unchanged(params):
+    del params
+    return dict.fromkeys("ab", lambda x: x)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [quantized_base.stagewise, lambda n: base.with_changed_features(n, _unchanged)],
+    ids=["quantized", "changed features"],
+)
+def test_a_layer_without_weights_of_its_own_draws_numbers_of_its_own(wrapped):
+    network = Network(("a", "b", "head"), dict, _drawing)
+    matrices = {"a/kernel": jnp.ones((2, 2))}
+    params = {**trees.nested(matrices), "head": {"kernel": jnp.ones((2, 2))}}
+    params = quantized_base.quantized(NF4, params, matrices)
+    settings = {"start": "a", "stop": "head", "key": KEY}
+    drawn = wrapped(network).apply(params, {}, jnp.zeros(0), **settings).logits
+    plain = [jax.random.normal(jax.random.fold_in(KEY, path)) for path in (0, 1)]
+    np.testing.assert_array_equal(drawn[np.array([0, 2])], plain)
+    assert len(np.unique(drawn)) == 3
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -207,10 +238,16 @@ def test_five_steps_are_those_of_the_float_base(digits, source, changes):
     numbers = sum(a * b for a, b in KERNELS)
     saved = 4 * numbers - (numbers // 2 + 4 * (numbers // 64))
     reads = 2 if "near" in exp.terms else 1
-    memory = [r.compile().at(0).call.memory_analysis() for r in (twin, run)]
+    steps = [r.compile().at(0).call for r in (twin, run)]
+    memory = [step.memory_analysis() for step in steps]
     assert memory[0].argument_size_in_bytes - memory[1].argument_size_in_bytes == (
         reads * saved
     )
+    # Networks make a matrix float once in the forward and once in the backward pass.
+    hlo = steps[1].as_text()  # each time the upper four bits of its codes are read
+    dequantized = len(re.findall(r"u8\S* shift-right-logical\(", hlo))
+    # L2-SP reads θ and θ₀ besides.
+    assert dequantized == len(KERNELS) * (4 if "near" in exp.terms else 2)
     # θ − θ₀ is of δ alone: 0 where it is.
     assert float(trees.sum_squares(trees.sub(run.params, run.source.params))) > 0
     still = dataclasses.replace(
