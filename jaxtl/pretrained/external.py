@@ -121,7 +121,7 @@ class FromHub:
         """
         folder = self.folder()
         if fields.get("predict") == SIMILARITY:
-            return self._bi_encoder(fields)
+            return self._bi_encoder(folder, fields)
         fields = {**hub.pooling(folder), **fields}
         model = registry.model_from_config(hub.model_config(folder), **fields)
         if "size" not in fields and getattr(model, "FOLLOWS_IMAGES", False):
@@ -129,12 +129,11 @@ class FromHub:
             model = model.clone(size=sides[0]) if len({*sides}) == 1 else model
         return model if "tied" in fields else _untied(model, folder)
 
-    def _bi_encoder(self, fields: Mapping[str, Any]) -> BiEncoder:
+    def _bi_encoder(self, folder: pathlib.Path, fields: Mapping[str, Any]) -> BiEncoder:
         """The encoder of config.json with the modules of sentence-transformers."""
         names = [f.name for f in dataclasses.fields(BiEncoder) if f.name != "encoder"]
         own = {k: v for k, v in fields.items() if k in names}
         others = {k: v for k, v in fields.items() if k not in (*names, "predict")}
-        folder = self.folder()
         config = hub.model_config(folder)
         kind = config.get("model_type")
         is_known = kind in registry.model_types()

@@ -131,7 +131,7 @@ def pooling(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: a module or a kind of pooling that is not supported.
     """
-    return _pooling(path, _MODULES)
+    return _pooling(path, _modules(path), _MODULES)
 
 
 def bi_encoder(path: pathlib.Path) -> dict[str, Any]:
@@ -140,8 +140,9 @@ def bi_encoder(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: a module, an order of modules or a setting that is not supported.
     """
-    fields = _pooling(path, (*_MODULES, "Dense"))
-    kinds = [kind for kind, _ in _modules(path)]
+    modules = _modules(path)
+    fields = _pooling(path, modules, (*_MODULES, "Dense"))
+    kinds = [kind for kind, _ in modules]
     order = sorted(kinds, key=("Transformer", "Pooling", "Dense", "Normalize").index)
     if kinds != order or len(set(kinds)) < len(kinds):
         raise UserError(
@@ -155,13 +156,19 @@ def bi_encoder(path: pathlib.Path) -> dict[str, Any]:
             f"{path / SIMILARITY}: similarity_fn_name {named!r} is not supported; a "
             "bi-encoder compares texts by their 'cosine'."
         )
-    folder = dense_folder(path)
+    folder = _dense_folder(path, modules)
     return {**fields, **(_dense(folder) if folder is not None else {})}
 
 
 def dense_folder(path: pathlib.Path) -> pathlib.Path | None:
     """The folder of the map behind a sentence encoder's pooling, None without one."""
-    places = [place for kind, place in _modules(path) if kind == "Dense"]
+    return _dense_folder(path, _modules(path))
+
+
+def _dense_folder(
+    path: pathlib.Path, modules: list[tuple[str, str]]
+) -> pathlib.Path | None:
+    places = [place for kind, place in modules if kind == "Dense"]
     return path / places[0] if places else None
 
 
@@ -172,14 +179,12 @@ def _dense(folder: pathlib.Path) -> dict[str, Any]:
     width, named = content.get("out_features"), content.get("activation_function")
     name = "Tanh" if named is None else str(named).rpartition(".")[2].rstrip("()")
     has_bias = flag(content, "bias", file)
-    if not isinstance(width, int) or width < 1 or name not in _DENSE_ACTIVATIONS:
-        key, value = "out_features", width
-        if isinstance(width, int) and width >= 1:
-            key, value = "activation_function", named
-        expected = ", ".join(_DENSE_ACTIVATIONS) if value is named else "a width"
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"{file}: out_features is {width!r}; expected a width.")
+    if name not in _DENSE_ACTIVATIONS:
         raise UserError(
-            f"{file}: {key} is {value!r}; expected {expected}"
-            f"{nearest(name, _DENSE_ACTIVATIONS) if value is named else ''}."
+            f"{file}: activation_function is {named!r}; expected "
+            f"{', '.join(_DENSE_ACTIVATIONS)}{nearest(name, _DENSE_ACTIVATIONS)}."
         )
     return {
         "dense_width": width,
@@ -213,9 +218,10 @@ def _modules(path: pathlib.Path) -> list[tuple[str, str]]:
     ]
 
 
-def _pooling(path: pathlib.Path, supported: tuple[str, ...]) -> dict[str, Any]:
-    """`pooling`, where these kinds of modules are supported."""
-    modules = _modules(path)
+def _pooling(
+    path: pathlib.Path, modules: list[tuple[str, str]], supported: tuple[str, ...]
+) -> dict[str, Any]:
+    """`pooling` of these modules, where such kinds are supported."""
     kinds = [kind for kind, _ in modules]
     for kind in kinds:
         if kind not in supported:

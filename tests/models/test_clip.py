@@ -51,6 +51,16 @@ def test_a_replaced_configuration_counts_as_in_transformers():
     assert model.activation == theirs.hidden_act
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_fields_of_a_pair_reach_its_towers(kind):
+    config = {"model_type": kind, "vision_config": VISION, "text_config": TEXT}
+    fields = {"size": 20, "dtype": "bfloat16", "temperature": 0.5}
+    pair = registry.model_from_config(config, **fields)
+    assert (pair.image.size, pair.image.dtype) == (20, "bfloat16")
+    assert (pair.text.context, pair.text.dtype) == (9, "bfloat16")
+    assert pair.temperature == 0.5
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
