@@ -92,13 +92,15 @@ def test_logits_are_those_of_transformers(clip, templates):
             logits = theirs(**x, pixel_values=pixels).logits_per_image
     got = tl.models.class_embeddings(pair, params, tokenize, CLASSES, templates)
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
-    ours = tl.models.zero_shot_logits(pair, params, images, got)
-    np.testing.assert_allclose(ours, logits.numpy(), atol=1e-4)
-    classifier = tl.models.ZeroShotClassifier(pair=pair, outputs=len(CLASSES))
-    head = zero_shot.prompt_head(pair, params, got)
+    classifier = tl.models.ZeroShotClassifier(pair=pair, outputs=len(CLASSES)).pure()
     tower = {k: v for k, v in params.items() if k.startswith("image_")}
-    out = classifier.pure().apply({**tower, "head": head}, {}, images)
-    np.testing.assert_allclose(out.logits, logits.numpy(), atol=1e-4)
+    for bias in (0.0, -3.0):  # the second as SigLIP has one
+        of_pair = {**params, "head": {**params["head"], "bias": jnp.float32(bias)}}
+        ours = tl.models.zero_shot_logits(pair, of_pair, images, got)
+        np.testing.assert_allclose(ours, logits.numpy() + bias, atol=1e-4)
+        head = zero_shot.prompt_head(pair, of_pair, got)
+        out = classifier.apply({**tower, "head": head}, {}, images)
+        np.testing.assert_allclose(out.logits, logits.numpy() + bias, atol=1e-4)
 
 
 def test_a_pass_may_start_and_stop_at_any_stage(clip):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.ranges import check_ranges
 from jaxtl.data import preprocess
 from jaxtl.data.augment import image
+from jaxtl.pretrained import match
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 TOWERS = tl.models.TwoTowers(
@@ -140,6 +142,15 @@ def test_a_run_of_pairs_classifies_by_prompts(run, captions, tmp_path):
     cut = dataclasses.replace(init, prompts="{}", names=long, class_names=("a", "b"))
     kernel = cut.read_for(exp.model).params["head"]["dense"]["kernel"]
     np.testing.assert_array_equal(kernel[:, 0], kernel[:, 1])  # 16 tokens of both
+
+
+def test_the_head_of_a_tower_s_weights_stays_behind():
+    leaf = np.ones((2, 2), np.float32)
+    stored = match.Weights({"layer1": {"dense": leaf}, "head": {"old": leaf}})
+    image = types.SimpleNamespace(read=lambda: stored)
+    weights = tl.pretrained.FromTowers(image=image).read_for(TOWERS)
+    assert weights.params == {"image_layer1": {"dense": leaf}}
+    assert weights.absent == ("image_head", "text_.*", "head")
 
 
 def test_towers_begin_with_weights_of_their_own(captions, tmp_path_factory):
