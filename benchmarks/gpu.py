@@ -6,7 +6,9 @@ Everything that only a GPU can show, in parts that each run in a process of thei
   peaks      what the card reaches: a bfloat16 matrix product, a copy in its memory
   resnet, vit, bert, gpt2
              training steps in bfloat16 of ResNet-50, ViT-B/16, BERT-base and GPT-2,
-             against torch eager and torch.compile on the same weights and batch
+             against torch eager and torch.compile on the same weights and batch, and
+             the operations that take most of jaxtl's step
+  attention  one layer's attention by XLA, cuDNN and Pallas
   jacobian   steps with JacobianDifference against a plain step
   grids      64 perceptrons and 16 small CNNs as one sweep, against a loop of runs
   cache      a head on a frozen ViT-B/16, with and without the cache of features
@@ -36,6 +38,7 @@ GROUPS = (
     ("vit", "resnet"),
     ("bits",),
     ("grids",),
+    ("attention",),
     ("jacobian", "cache"),
     ("export",),
 )
@@ -146,7 +149,9 @@ def _print(name: str, outcome: dict) -> None:
     if "error" in outcome:
         print(outcome["error"], flush=True)
     else:
-        print(timing.table(outcome["rows"]), flush=True)
+        rows = outcome["rows"]
+        for title, table in (rows if isinstance(rows, dict) else {"": rows}).items():
+            print(f"### {title}\n\n" * bool(title) + timing.table(table), flush=True)
 
 
 if __name__ == "__main__":

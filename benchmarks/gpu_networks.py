@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import gpu_profile
 import jax
 import jax.numpy as jnp
 import models
@@ -16,6 +17,7 @@ import timing
 import torch
 import torch_models
 import transformers
+from gpu_profile import advance
 from torch.nn import functional as F
 from torch.utils import flop_counter
 
@@ -121,7 +123,7 @@ def gpt2_pair(quick: bool) -> torch_models.Pair:
     config = transformers.GPT2Config(
         n_layer=1 if quick else 12, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
     )
-    shape = (2, 16) if quick else (16, 1024)
+    shape = (2, 16) if quick else (8, 1024)
     return _text_pair("GPT-2", "GPT2LMHeadModel", gpt2, config, shape, task="language")
 
 
@@ -206,12 +208,6 @@ def experiment(pair: torch_models.Pair, y: np.ndarray, **fields: Any) -> tl.Expe
     )
 
 
-def advance(run: tl.Run, steps: int) -> None:
-    """Takes steps and waits until they are done."""
-    run.dispatch(steps)
-    jax.block_until_ready(run.state)
-
-
 def _logits_apart(pair: torch_models.Pair, run: tl.Run) -> tuple[float, float]:
     """max |difference| / max |logit| of two examples to torch's in float32 on the CPU.
 
@@ -237,8 +233,12 @@ def _logits_apart(pair: torch_models.Pair, run: tl.Run) -> tuple[float, float]:
 
 def train_network(
     make: Callable[[bool], torch_models.Pair], quick: bool
-) -> list[timing.Row]:
-    """The row of one network: jaxtl, torch eager and torch.compile in turn."""
+) -> dict[str, list[timing.Row]]:
+    """The row of one network: jaxtl, torch eager and torch.compile in turn.
+
+    Returns:
+      {"": the row, "jaxtl's step": its operations}.
+    """
     torch.set_float32_matmul_precision("high")
     pair = make(quick)
     size = len(jax.tree.leaves(pair.x)[0])
@@ -284,4 +284,5 @@ def train_network(
     row["compiling, s"] = compile_seconds
     if "compiled" in theirs:
         row["torch.compile, s"] = theirs["compiled"].compile_seconds
-    return [row | {"peak, GB": ours_peak, "eager's peak, GB": theirs["eager"].peak}]
+    row |= {"peak, GB": ours_peak, "eager's peak, GB": theirs["eager"].peak}
+    return {"": [row], "jaxtl's step": gpu_profile.operations(run)}

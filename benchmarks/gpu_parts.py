@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import gpu_attention
 import gpu_networks
+import gpu_profile
 import jax
 import jax.numpy as jnp
 import models
@@ -28,6 +30,9 @@ from jaxtl.sweep import runner
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import build_sweep, open_database
 from jaxtl.training import checkpointing, experiment_file
+
+# The rows of a part's table, or those of several tables by title.
+Tables = list[timing.Row] | dict[str, list[timing.Row]]
 
 # What the card reaches.
 
@@ -74,6 +79,16 @@ def jacobian(quick: bool) -> list[timing.Row]:
         "projected, a quarter of the batch": difference(weight=0.1, fraction=0.25),
         "projected, every fifth step": difference(weight=0.1, every=5),
         "projected, by inputs": difference(weight=0.1, wrt="inputs"),
+        "forward": difference(weight=0.1, estimator="forward"),
+        "forward, half of the batch": difference(
+            weight=0.1, estimator="forward", fraction=0.5
+        ),
+        "forward, fixed directions": difference(
+            weight=0.1, estimator="forward", directions=4
+        ),
+        "forward, fixed directions, half": difference(
+            weight=0.1, estimator="forward", directions=4, fraction=0.5
+        ),
     }
     small = "CNN 16–32", tl.models.CNN(widths=(16, 32))
     name, model = small if quick else ("ResNet-20, 32²", tl.models.ResNet(depth=20))
@@ -96,8 +111,7 @@ def jacobian(quick: bool) -> list[timing.Row]:
         runs[label] = tl.setup(dataclasses.replace(exp, terms=loss))
     count = 5 if quick else 50
     ways = {
-        k: functools.partial(gpu_networks.advance, run, count)
-        for k, run in runs.items()
+        k: functools.partial(gpu_profile.advance, run, count) for k, run in runs.items()
     }
     times = timing.alternate(ways, gpu_networks.rounds(quick)).clock
     return [
@@ -209,14 +223,14 @@ def cache(quick: bool) -> list[timing.Row]:
     )
     start = time.perf_counter()
     cached = tl.setup(dataclasses.replace(exp, cache="memory"))
-    gpu_networks.advance(cached, 1)
+    gpu_profile.advance(cached, 1)
     first = time.perf_counter() - start
     plain = tl.setup(dataclasses.replace(exp, cache="off"))
     steps = count // batch
     epochs = 1 if quick else 20
     ways = {
-        "plain": lambda: gpu_networks.advance(plain, steps),
-        "cached": lambda: gpu_networks.advance(cached, epochs * steps),
+        "plain": lambda: gpu_profile.advance(plain, steps),
+        "cached": lambda: gpu_profile.advance(cached, epochs * steps),
     }
     times = timing.alternate(ways, 3).clock
     times["cached"] = [t / epochs for t in times["cached"]]
@@ -274,16 +288,16 @@ FASTEST = "--xla_gpu_exclude_nondeterministic_ops=false"
 
 def _train(exp: tl.Experiment) -> str:
     run = tl.setup(exp)
-    gpu_networks.advance(run, exp.steps)
+    gpu_profile.advance(run, exp.steps)
     return _digest(run)
 
 
 def _interrupted(exp: tl.Experiment, folder: str) -> str:
     run = tl.setup(exp, folder)
-    gpu_networks.advance(run, exp.steps // 2)
+    gpu_profile.advance(run, exp.steps // 2)
     checkpointing.save(run)
     run = tl.resume(folder, exp)
-    gpu_networks.advance(run, exp.steps - run.steps_done)
+    gpu_profile.advance(run, exp.steps - run.steps_done)
     return _digest(run)
 
 
@@ -295,10 +309,10 @@ def child(case: str, quick: bool) -> None:
         digests.append(_interrupted(exp, f"{folder}/run"))
     print("DIGESTS", *digests, flush=True)
     run = tl.setup(dataclasses.replace(exp, steps=10**6))
-    gpu_networks.advance(run, 50)
+    gpu_profile.advance(run, 50)
     for _ in sys.stdin:
         start = time.perf_counter()
-        gpu_networks.advance(run, 50)
+        gpu_profile.advance(run, 50)
         print("SECONDS", (time.perf_counter() - start) / 50, flush=True)
 
 
@@ -427,12 +441,13 @@ def _alone(part: Callable[[bool], list[timing.Row]]) -> Callable:
     return run
 
 
-PARTS: dict[str, Callable[[bool], list[timing.Row]]] = {
+PARTS: dict[str, Callable[[bool], Tables]] = {
     "peaks": _alone(peaks),
     "resnet": functools.partial(gpu_networks.train_network, gpu_networks.resnet_pair),
     "vit": functools.partial(gpu_networks.train_network, gpu_networks.vit_pair),
     "bert": functools.partial(gpu_networks.train_network, gpu_networks.bert_pair),
     "gpt2": functools.partial(gpu_networks.train_network, gpu_networks.gpt2_pair),
+    "attention": _alone(gpu_attention.attention),
     "jacobian": _alone(jacobian),
     "grids": _alone(grids),
     "cache": _alone(cache),

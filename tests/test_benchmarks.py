@@ -33,8 +33,10 @@ def test_each_section_of_the_readme_has_its_script():
             "torch_models",
             "grid_torch",
             "streams_torch",
+            "gpu_attention",
             "gpu_networks",
             "gpu_parts",
+            "gpu_profile",
         )
         if path.stem not in parts:
             assert f"python benchmarks/{path.name}" in text, path.name
