@@ -1,0 +1,98 @@
+"""`jaxtl new`: writes a commented experiment file for a task, data and a model."""
+
+import argparse
+import pathlib
+import re
+import sys
+
+from jaxtl.core import atomic, console, output_paths
+from jaxtl.core.errors import UserError
+
+HELP = "write an experiment file for your data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `jaxtl new`."""
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="a folder of images, a table, texts; asked for on a terminal",
+    )
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="such as image-classification, tabular-regression, text-classification "
+        "(default: what the data look like)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="pretrained weights (hf:owner/name, a folder, a file, a run), a name of "
+        "`jaxtl models`, or scratch (default: scratch)",
+    )
+    parser.add_argument(
+        "--target", metavar="COLUMN", help="of the labels (default: guessed)"
+    )
+    parser.add_argument(
+        "--text", metavar="COLUMN", help="of the texts (default: guessed)"
+    )
+    parser.add_argument("--image", metavar="COLUMN", help="of the images of a list")
+    parser.add_argument(
+        "--out",
+        type=output_paths.OutputFile,
+        metavar="FILE",
+        help="the experiment file (default: the data's name and .py)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the file if there is one"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the file, checks that it loads, and says what to run next."""
+    from jaxtl.cli import new_data, new_file, new_model
+    from jaxtl.training import experiment_file
+
+    asks = sys.stdin.isatty() and args.data is None
+    path = args.data or (asks and _ask("data: a folder of images, a table or texts"))
+    if not path:
+        raise UserError(
+            "--data is missing: name a folder of images, a table or texts, such as "
+            "jaxtl new --data photos."
+        )
+    task = args.task or new_data.guess_task(path, args.text, args.image)
+    if asks and not args.task:
+        task = _ask("task", task)
+    data = new_data.describe(path, task, args.target, args.text, args.image)
+    named = args.model or (asks and _ask("model or pretrained weights", "scratch"))
+    model = new_model.choose(named or "scratch", data)
+    out = args.out or pathlib.Path(f"{_identifier(path)}.py")
+    if asks and not args.out:
+        out = output_paths.OutputFile(_ask("experiment file", str(out)))
+        out.check()
+    if out.suffix != ".py":
+        raise UserError(f"{out} is no experiment file: its name must end in .py.")
+    if out.exists() and not args.overwrite:
+        raise UserError(f"{out} exists already; --overwrite replaces it.")
+    atomic.write_text(out, new_file.source(data, model, out))
+    try:
+        experiment_file.read_file(out)
+    except UserError:
+        out.unlink()
+        raise
+    for line in (*data.notes, *model.notes):
+        print(line)
+    console.print_written(out, hint=f"next: jaxtl run {out}")
+    return 0
+
+
+def _ask(question: str, default: str = "") -> str:
+    """An answer from the terminal; an empty one is the default."""
+    shown = f" [{default}]" if default else ""
+    return input(f"{question}{shown}: ").strip() or default
+
+
+def _identifier(path: str) -> str:
+    """The data's name as that of a file."""
+    name = pathlib.Path(path).name.partition(".")[0]
+    return re.sub(r"\W+", "_", name).strip("_").lower() or "experiment"
