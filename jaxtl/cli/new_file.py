@@ -91,7 +91,9 @@ def _options(data: NewData, model: NewModel) -> list[str]:
         augment = "augment=(tl.data.Flip(), tl.data.Crop(pad=4))"
         options.append((augment, "of training images"))
     if data.task.endswith("-classification") and data.task != "token-classification":
-        options.append(('metrics={"mcc": tl.metrics.MatthewsCorrelation()}', "further metrics"))
+        options.append(
+            ('metrics={"mcc": tl.metrics.MatthewsCorrelation()}', "further metrics")
+        )
     if model.weights:
         options += [
             ("phases=tl.optim.LPFT()", "the head alone first"),
