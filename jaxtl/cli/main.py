@@ -34,12 +34,20 @@ RESEND_SECONDS = 0.01  # until a signal is sent again that Python dropped
 # Purpose -> commands, in the order of `jaxtl --help`.
 GROUPS = {
     "train": ("new", "run", "resume", "sweep", "worker", "lr", "reproduce"),
-    "look at data and results": ("data", "show", "compare", "report", "watch", "eval"),
+    "look at data and results": (
+        "data",
+        "list",
+        "show",
+        "compare",
+        "report",
+        "watch",
+        "eval",
+    ),
     "analyze a run": ("probe", "diagnose", "labels", "importance", "models", "inspect"),
     "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
 }
 # Commands that compute nothing on a device, so that they take no --device.
-_WITHOUT_DEVICE = ("new", "data", "compare", "report", "watch", "models")
+_WITHOUT_DEVICE = ("new", "data", "list", "compare", "report", "watch", "models")
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:

@@ -357,12 +357,13 @@ class Database:
     def done_values(self) -> list[tuple[dict, dict]]:
         """Returns (labels, some fields of the result) of the cells that are done.
 
-        These are "val", "seconds", "monitor" and "higher_is_better".
+        These are "val", "test", "seconds", "monitor" and "higher_is_better".
 
         Faster than `entries`, which parses curves too, so it can be called often.
         """
         columns = (
-            "json_object('val', json_extract(result, '$.val'), 'seconds', "
+            "json_object('val', json_extract(result, '$.val'), 'test', "
+            "json_extract(result, '$.test'), 'seconds', "
             "json_extract(result, '$.seconds'), 'monitor', "
             "json_extract(result, '$.monitor'), 'higher_is_better', "
             "json_extract(result, '$.higher_is_better'))"

@@ -92,14 +92,14 @@ def read_state(database: Database) -> SweepState:
     return SweepState(
         title=(meta.get("doc") or "").split("\n")[0],
         counts=database.counts(),
-        best=_best(values),
+        best=best_setting(values),
         seconds=sum(seconds) / len(seconds) if seconds else None,
         owners=database.owners(),
         clock=time.monotonic(),
     )
 
 
-def _best(
+def best_setting(
     values: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> BestSetting | None:
     """The setting with the best mean on val, among those with the most seeds.
@@ -107,11 +107,11 @@ def _best(
     Args:
       values: (labels, {"val", "monitor", …}) of the cells that are done.
     """
-    measured = [(labels, result) for labels, result in values if result["val"]]
+    measured = [(labels, result) for labels, result in values if result.get("val")]
     if not measured:
         return None
     _, first = measured[0]
-    metric = (first["monitor"] or next(iter(first["val"]))).rsplit("/", 1)[-1]
+    metric = (first.get("monitor") or next(iter(first["val"]))).rsplit("/", 1)[-1]
     scores: dict[tuple, list[float]] = collections.defaultdict(list)
     labels_of = {}
     for labels, result in measured:
