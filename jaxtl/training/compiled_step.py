@@ -222,10 +222,11 @@ def steps_per_dispatch(
 ) -> int:
     """Number of steps that one dispatch takes.
 
-    Host streams take one, accelerators 50. So do CPUs where the head alone is left to
-    run behind cached features (eight times as fast), unless a term brings a
-    convolution: XLA's CPU backend runs those several times slower inside a loop than
-    outside. Everything else takes one there.
+    Host streams take one, accelerators 50. So do CPUs where the step computes no
+    convolution, which XLA's CPU backend runs several times slower inside a loop than
+    outside: a perceptron's step of 0.1 ms takes half of that, with the same bits.
+    There, programs on several devices, and those that leave a term out of some steps,
+    take one.
 
     Args:
       program, state, fixed, data: as for `step`; only shapes matter here.
@@ -238,8 +239,14 @@ def steps_per_dispatch(
     if program.mesh.devices.flat[0].platform != "cpu":
         return LOOP
     head_alone = program.cached_until in program.network.stages[-2:-1]
-    if not head_alone:
+    if not head_alone and (program.periods or program.mesh.size > 1):
         return 1
-    update = functools.partial(step, program)
-    has_convolution = compilation.has_convolution(update, state, fixed, data)
+    arrays = (state, fixed, data)
+    leaves, treedef = jax.tree.flatten(arrays)
+    key = (program.key(), treedef, tuple((x.shape, x.dtype) for x in leaves))
+    has_convolution = compilation.cached(
+        steps_per_dispatch,
+        key,
+        lambda: compilation.has_convolution(functools.partial(step, program), *arrays),
+    )
     return 1 if has_convolution else LOOP
