@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .results.results import read_results as read_results
     from .sweep.api import plan_sweep as plan_sweep
     from .sweep.api import run_sweep as run_sweep
+    from .terms import distillation as distillation
     from .terms import domain as domain
     from .terms import generalization as generalization
     from .terms import imbalance as imbalance

@@ -14,9 +14,9 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.terms.base import feature_stage
 from jaxtl.training import run_paths
-from jaxtl.training.load_model import check_trained
 from jaxtl.training.run import Run
 from jaxtl.training.setup import resume
+from jaxtl.training.stored_network import check_trained
 
 FOLDER = "diagnosis"
 

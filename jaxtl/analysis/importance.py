@@ -21,7 +21,8 @@ from jaxtl.optim import optimizer
 from jaxtl.terms.regularizers import dense_layers, fisher, importance_file, kfac
 from jaxtl.training import build, experiment_file, inputs, run_dir, run_paths
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_trained, with_stored_inputs
+from jaxtl.training.load_model import with_stored_inputs
+from jaxtl.training.stored_network import check_trained
 
 
 def _fisher(

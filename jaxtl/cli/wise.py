@@ -52,7 +52,7 @@ def _wise(args: argparse.Namespace) -> int:
     """Chooses α for one run."""
     from jaxtl.analysis import weight_space
     from jaxtl.training import setup
-    from jaxtl.training.load_model import check_trained
+    from jaxtl.training.stored_network import check_trained
 
     merged_weights.check_save_path(args.out)
     check_trained(args.dir)

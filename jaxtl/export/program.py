@@ -18,7 +18,8 @@ from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
 from jaxtl.export.predictor import SINGLE_INPUT
 from jaxtl.models.bi_encoder import POOLING
 from jaxtl.models.precision import compute_in
-from jaxtl.training.load_model import TrainedModel, input_specs
+from jaxtl.training.load_model import TrainedModel
+from jaxtl.training.stored_network import input_specs
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _EXAMPLE_ROWS = 4

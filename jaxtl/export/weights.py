@@ -15,8 +15,8 @@ from jaxtl.data import preprocess
 from jaxtl.export import hf_card
 from jaxtl.pretrained import hf_peft_write
 from jaxtl.training import run_paths, setup, source_defaults
-from jaxtl.training.load_model import check_trained
 from jaxtl.training.run_dir import read_experiment
+from jaxtl.training.stored_network import check_trained
 
 
 def write_weights(

@@ -21,9 +21,10 @@ from jaxtl.export.program import ExportedProgram, export_program, weights_by_pat
 from jaxtl.pretrained import tensor_files
 from jaxtl.pretrained.from_run import stored_names
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import TrainedModel, input_specs, load_model
+from jaxtl.training.load_model import TrainedModel, load_model
 from jaxtl.training.result import environment, versions
 from jaxtl.training.run_dir import read_json, read_mark, write_json
+from jaxtl.training.stored_network import input_specs
 
 # Allowed deviation of the example's outputs, absolute plus relative. Half precision
 # keeps few bits, and which ones depends on how a platform fuses and orders the sums.

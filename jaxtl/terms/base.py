@@ -136,6 +136,14 @@ class Setup:
       train_examples: stream name -> number of its train examples.
       classes: stream name -> names of its classes, () where it has no labels; "" has
         the target's, whether the target is streamed or not.
+      steps: number of steps of the run.
+      cache_bytes: what a term may hold of outputs that are always the same, 0 where
+        the experiment caches nothing.
+      cache: "auto" where what costs more to compute than it saves is not cached.
+      tokenizer: of the target's texts, None for other data.
+      load_run: `pretrained.FromRun` -> the `pretrained.trained_network.TrainedNetwork`
+        of the run.
+      memo: of `once`, shared by all terms.
     """
 
     name: str
@@ -149,6 +157,23 @@ class Setup:
     label_counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train_examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    steps: int = 0
+    cache_bytes: int = 0
+    cache: str = "auto"
+    tokenizer: Any = None
+    load_run: Callable[[Any], Any] | None = None
+    memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What several terms need of the experiment, computed for the first of them.
+
+        Args:
+          key: hashable; says what it is.
+          compute: returns it.
+        """
+        if key not in self.memo:
+            self.memo[key] = compute()
+        return self.memo[key]
 
 
 def streams_of(terms: Mapping[str, Term]) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class Context:
     counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
+    _shared: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _further_passes: int = 0
 
     def forward(self, stream: str = "target") -> Output:
@@ -299,6 +300,17 @@ class Context:
         if stream not in self._source_passes:
             self._source_passes[stream] = self._source_pass(stream)
         return self._source_passes[stream]
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What several terms compute alike in a step, computed by the first of them.
+
+        Args:
+          key: hashable; says what it is.
+          compute: returns it.
+        """
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]
 
     def _source_pass(self, stream: str) -> Output:
         params, stats = self.source_params()

@@ -20,7 +20,7 @@ from jaxtl.optim.phases import ResolvedPhase, resolve_phases
 from jaxtl.terms import losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.program import Program
-from jaxtl.training import evaluation_only, inputs, phase_program
+from jaxtl.training import evaluation_only, inputs, phase_program, stored_network
 from jaxtl.training.accumulation import describe_comparisons
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.initial_model import (
@@ -269,6 +269,11 @@ def _prepare_terms(
             for name, split in [streams.dataset_and_split_of(datasets, n)]
         },
         classes=inputs.classes(datasets, names),
+        steps=exp.steps,
+        cache_bytes=0 if exp.cache == "off" else exp.cache_bytes,
+        cache=exp.cache,
+        tokenizer=target.tokenizer,
+        load_run=stored_network.read,
     )
     setups = {name: dataclasses.replace(shared, name=name) for name in terms}
     for name, term in terms.items():

@@ -5,19 +5,15 @@ the run started from and what only its training read need not exist any more. Th
 are read if they can be, and only evaluation needs them.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.core import checkpoint, sharding
-from jaxtl.core import tree as trees
-from jaxtl.core.errors import DataChanged, UserError, first_line
+from jaxtl.core import sharding
+from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
@@ -29,9 +25,9 @@ from jaxtl.training import (
     inputs,
     other_data,
     result,
-    run_dir,
     run_paths,
     source_defaults,
+    stored_network,
 )
 from jaxtl.training.experiment import Experiment
 
@@ -144,30 +140,23 @@ def load_model(
       UserError: no trained run, a model that can't be rebuilt, data it can't read.
     """
     directory = run_paths.one_run(directory)
-    check_trained(directory)
-    settings = _stored_settings(directory, exp)
+    stored_network.check_trained(directory)
+    settings = stored_network.stored_settings(directory, exp)
     weights = FromRun(str(directory), which=which).read()
     dataset, error = _read_dataset(directory, settings, weights.meta, data)
     check_names(directory, weights.meta, dataset)
     meta = _with_inputs(directory, weights.meta, dataset)
-    config, network = _network(settings["model"], meta["outputs"])
     pre = preprocess.from_json(meta["preprocess"])
     if dataset is not None:
         preprocess.check_targets(pre, dataset.preprocess)
         pre = preprocess.stored_like(pre, dataset.preprocess)
-    network, shapes = _weight_shapes(network, settings["peft"], pre, meta)
-    leaves = trees.flatten({"params": weights.params, "stats": weights.stats})
-    _check_shapes(directory, shapes, leaves)
-    tree = trees.map_with_path(
-        lambda path, leaf: jnp.asarray(leaves[path], leaf.dtype), shapes
-    )
-    params, stats = sharding.place((tree["params"], tree["stats"]), sharding.mesh())
+    stored = stored_network.build(directory, settings, pre, weights, meta)
     return TrainedModel(
         directory=directory,
-        config=config,
-        network=network,
-        params=params,
-        stats=stats,
+        config=stored.config,
+        network=stored.network,
+        params=stored.params,
+        stats=stored.stats,
         preprocess=pre,
         task=meta["task"],
         class_names=tuple(meta["class_names"]),
@@ -182,15 +171,6 @@ def load_model(
         thresholds=_thresholds(meta, which),
         notes=settings["notes"],
     )
-
-
-def check_trained(directory: pathlib.Path) -> None:
-    """Raises UserError for a run that holds no checkpoint."""
-    if checkpoint.latest(directory / "checkpoints") is None:
-        raise UserError(
-            f"{directory} holds no checkpoint yet: train it first, with `jaxtl resume "
-            f"{directory}`."
-        )
 
 
 def _thresholds(meta: Mapping[str, Any], which: str) -> np.ndarray | None:
@@ -225,53 +205,6 @@ def check_names(
                 f"the data of {directory} have changed: the {what} of its model are "
                 f"{listing(stored)}, those of the data are {listing(names)}."
             )
-
-
-def input_specs(meta: Mapping[str, Any], batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """{input name: shape and dtype of a batch in stored units}, of `TrainedModel.meta`.
-
-    Args:
-      meta: of the checkpoint.
-      batch: number of examples, an int or a symbolic dimension.
-    """
-    return {
-        name: jax.ShapeDtypeStruct(
-            (batch, *spec["shape"]), jax.dtypes.canonicalize_dtype(spec["dtype"])
-        )
-        for name, spec in meta["inputs"].items()
-    }
-
-
-def _stored_settings(directory: pathlib.Path, exp: Experiment | None) -> dict[str, Any]:
-    """The fields of the experiment that a model needs; "data" None if in memory.
-
-    "notes" tell the metrics that can't be rebuilt here.
-    """
-    names = ("model", "peft", "data", "dtype", "seed", "evaluate_batch", "device_bytes")
-    notes = {}
-    if exp is not None:
-        run_dir.same_experiment(directory, exp)
-    else:
-        with contextlib.suppress(UserError):
-            exp, lost = run_dir.read_without_lost_metrics(directory)
-            notes = {n: f"not measured: {first_line(e)}" for n, e in lost.items()}
-    if exp is not None:
-        settings = {name: getattr(exp, name) for name in (*names, "metrics")}
-        return {**settings, "notes": notes}
-    stored = run_dir.read_mark(directory)
-    settings = {name: stored["experiment"].get(name) for name in names}
-    try:
-        for name in ("model", "peft"):
-            settings[name] = run_dir.rebuild(
-                directory, stored, stored["file"], settings[name]
-            )
-    except UserError as error:
-        raise UserError(
-            f"the model of {directory} can't be rebuilt from what is stored; load it "
-            "in the program that made it, with exp= (its tl.Experiment). The cause: "
-            f"{error}"
-        ) from None
-    return {**settings, "data": None, "metrics": {}, "notes": {}}
 
 
 def _read_dataset(
@@ -325,55 +258,3 @@ def _with_inputs(
     single = not isinstance(dataset.x, dict)
     inputs, outputs = result.inputs(dataset), dataset.outputs
     return {**meta, "inputs": inputs, "single": single, "outputs": outputs}
-
-
-def _network(config: Any, outputs: int) -> tuple[Any, Network]:
-    if isinstance(config, Network):
-        return config, config
-    if config.outputs is None:
-        config = dataclasses.replace(config, outputs=outputs)
-    return config, config.pure()
-
-
-def _weight_shapes(
-    network: Network,
-    peft: Any,
-    pre: preprocess.Preprocess,
-    meta: Mapping[str, Any],
-) -> tuple[Network, PyTree]:
-    """(The network as it was stored, {"params", "stats"} as trees of shapes).
-
-    A deployable reparametrization is stored merged, as the model's own parameters; any
-    other changes the network.
-    """
-    x = {
-        name: jnp.zeros((1, *shape.shape[1:]), shape.dtype)
-        for name, shape in input_specs(meta, 1).items()
-    }
-    x = preprocess.apply(pre, x["x"] if meta["single"] else x)
-    network = network.for_inputs(x)
-    params, stats = jax.eval_shape(network.init, jax.random.key(0), x)
-    if peft is not None and not peft.deployable:
-
-        def merged(params: PyTree) -> PyTree:
-            peft_params = peft.init(jax.random.key(0), params)
-            return peft.merge(params, peft_params, peft.constants(params))
-
-        network, params = peft.network(network), jax.eval_shape(merged, params)
-    return network, {"params": params, "stats": stats}
-
-
-def _check_shapes(
-    directory: pathlib.Path, shapes: PyTree, leaves: Mapping[str, Any]
-) -> None:
-    """Raises UserError where the checkpoint is not of this model."""
-    in_model = {p: tuple(x.shape) for p, x in trees.flatten(shapes).items()}
-    stored = {p: tuple(x.shape) for p, x in leaves.items()}
-    wrong = [p for p in {**in_model, **stored} if in_model.get(p) != stored.get(p)]
-    if wrong:
-        path = wrong[0]
-        raise UserError(
-            f"the checkpoint of {directory} is not of its model: {len(wrong)} arrays "
-            f"differ, {path} for one is {stored.get(path, 'missing')} in the "
-            f"checkpoint and {in_model.get(path, 'missing')} in the model."
-        )

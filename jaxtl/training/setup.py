@@ -23,8 +23,9 @@ from jaxtl.training import (
 )
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_names, check_trained, with_stored_inputs
+from jaxtl.training.load_model import check_names, with_stored_inputs
 from jaxtl.training.run import Run
+from jaxtl.training.stored_network import check_trained
 
 
 def setup(

@@ -15,6 +15,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+import rows_distillation
 import rows_domain
 import rows_generalization
 import rows_imbalance
@@ -90,13 +91,14 @@ TERMS = [
     *rows_imbalance.ROWS,
     *rows_semi.ROWS,
     *rows_noisy.ROWS,
+    *rows_distillation.ROWS,
 ]
 _IDS = [f"{i}-{type(row.term).__name__}" for i, row in enumerate(TERMS)]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _stored_importance():
-    """Writes importance of the bench's θ₀ where rows expect it; removes it at last."""
+    """Writes importance of θ₀ and a teacher where rows expect them; removes both."""
     params = Bench().source.params
     arrays = {path: abs(leaf) + 0.1 for path, leaf in trees.flatten(params).items()}
     place, digests = pathlib.Path(_PLACE), importance_file.digests(params)
@@ -109,8 +111,10 @@ def _stored_importance():
     arrays = {path: np.float32(x) for path, x in arrays.items()}
     made = importance_file.Importance("kfac", arrays, digests, 6, "train")
     importance_file.write(place / importance_file.FOLDER / "kfac.safetensors", made)
+    rows_distillation.write_teacher()
     yield
     shutil.rmtree(_PLACE)
+    shutil.rmtree(rows_distillation.PLACE)
 
 
 def _classes() -> set[tuple[str, str]]:
