@@ -26,6 +26,13 @@ EXTRAS = {
     "cluster": ["submitit>=1.5.2"],
     "reproduce": ["skada>=0.6"],
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+    "docs": [
+        "sphinx>=8.2",
+        "myst-nb>=1.3",
+        "furo>=2025.7.19",
+        "sphinx-copybutton>=0.5.2",
+        "latex2mathml>=3.78",
+    ],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.6",

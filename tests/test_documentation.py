@@ -30,9 +30,10 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "benchmarks/README.md",
-    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
 )
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LANGUAGES = {"bash", "python", "text", "{toctree}"}
 INLINE = re.compile(r"`(jaxtl [^`]*)`")
 
 SOURCE = """
@@ -121,11 +122,11 @@ def commands(page):
                 words = words[end + 1 :]
 
 
-def test_every_block_is_bash_or_python():
+def test_every_block_says_what_it_is():
     for page in PAGES:
         text = (ROOT / page).read_text()
         assert text.count("```") == 2 * len(BLOCK.findall(text)), page
-        assert {language for language, _ in BLOCK.findall(text)} <= {"bash", "python"}
+        assert {language for language, _ in BLOCK.findall(text)} <= LANGUAGES, page
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,1 @@
+"""Assembles the sources of the documentation site from the repository."""

@@ -1,0 +1,95 @@
+"""Puts the sources of the site together: written pages and generated ones."""
+
+import pathlib
+
+from docs.builder import methods, public_names, reference, results
+from docs.builder.public_names import ROOT
+from docs.builder.repository import Links, images
+
+# Files elsewhere in the repository that are pages of the site.
+_PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "CHANGELOG.md": "project/changelog.md",
+    "benchmarks/README.md": "results/benchmarks.md",
+}
+_NO_SOURCES = ("builder", "build.py", "__pycache__")
+
+
+def assemble(folder: pathlib.Path) -> None:
+    """Writes the sources of the site into a folder, and removes what is outdated there.
+
+    Files that stay the same are not touched, so that a second build is quick.
+
+    Args:
+      folder: is created where it is missing.
+    """
+    families = {n.name: n for n in public_names.namespaces() if n.is_family}
+    links = Links(_places(tuple(families)))
+    files = {page: text.encode() for page, text in _generated(links).items()}
+    for name, family in families.items():
+        page = f"methods/{name}.md"
+        source = ROOT / "docs" / f"{name}.md"
+        text = source.read_text() if source.exists() else ""
+        text = links.converted(text, f"docs/{name}.md", page)
+        files[page] = methods.page(family, text).encode()
+    files |= _written(links, files)
+    for path, content in files.items():
+        _update(folder / path, content)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and str(path.relative_to(folder)) not in files:
+            path.unlink()
+
+
+def _places(families: tuple[str, ...]) -> dict[str, str]:
+    """Path in the repository -> path on the site of every page and picture."""
+    places = dict(_PAGES)
+    for path in sorted((ROOT / "docs").rglob("*")):
+        name = path.relative_to(ROOT / "docs")
+        if path.is_file() and not set(name.parts) & set(_NO_SOURCES):
+            is_family = name.suffix == ".md" and str(name.with_suffix("")) in families
+            places[f"docs/{name}"] = f"methods/{name}" if is_family else str(name)
+    for path in sorted((ROOT / "experiments").glob("*.py")):
+        places[f"experiments/{path.name}"] = f"experiments/{path.stem}.md"
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        places[f"notebooks/{path.name}"] = f"gallery/{path.name}"
+    reports = ROOT / "experiments/reports"
+    for path in [*sorted(reports.rglob("*.md")), *images(reports)]:
+        name = path.relative_to(reports)
+        places[f"experiments/reports/{name}"] = f"results/{name}"
+    return places
+
+
+def _generated(links: Links) -> dict[str, str]:
+    """Path on the site -> text of the pages that have no Markdown in the repository."""
+    pages = {
+        "reference/command_line.md": reference.command_line_page(),
+        "reference/jaxtl.md": reference.top_level_page(),
+    }
+    for namespace in public_names.namespaces():
+        if not namespace.is_family:
+            pages[f"reference/{namespace.name}.md"] = reference.page(namespace)
+    for source, page in links.places.items():
+        if source.startswith("experiments/") and source.endswith(".py"):
+            pages[page] = results.experiment_page(ROOT / source)
+    return pages
+
+
+def _written(links: Links, generated: dict[str, bytes]) -> dict[str, bytes]:
+    """The pages and pictures of the repository, with links of the site."""
+    files = {}
+    for source, page in links.places.items():
+        path = ROOT / source
+        if source == "README.md" or page in generated:
+            continue
+        if path.suffix == ".md":
+            files[page] = links.converted(path.read_text(), source, page).encode()
+        else:
+            files[page] = path.read_bytes()
+    return files
+
+
+def _update(path: pathlib.Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
