@@ -20,6 +20,9 @@ EXTRAS = {
     "ot": ["ott-jax>=0.6"],
     "equinox": ["equinox>=0.13"],
     "track": ["tensorboardX>=2.6"],
+    "wandb": ["wandb>=0.18"],
+    # Its runs are in a database by default; the whole of mlflow brings a server.
+    "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],
     "tfds-prepare": ["tensorflow-cpu>=2.18"],
     "sweep": ["optuna>=4.4"],
     "postgres": ["optuna>=4.4", "psycopg2-binary>=2.9.10"],

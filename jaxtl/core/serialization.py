@@ -21,10 +21,13 @@ from jaxtl.core.types import FROZEN
 _LIBRARIES = ("jaxtl", "jax", "flax", "optax", "numpy")
 
 
-_OMITTED = "omitted_default"  # key of a field's metadata
+# Keys of a field's metadata.
+_OMITTED, _INCIDENTAL = "omitted_default", "incidental"
 
 
-def later_field(default: Any = dataclasses.MISSING, **settings: Any) -> Any:
+def later_field(
+    default: Any = dataclasses.MISSING, *, identifies: bool = True, **settings: Any
+) -> Any:
     """Declares a field that files of earlier versions lack.
 
     It is written only where it differs from its default, so that an experiment which
@@ -32,9 +35,12 @@ def later_field(default: Any = dataclasses.MISSING, **settings: Any) -> Any:
 
     Args:
       default: the default.
+      identifies: whether values of which only this field differs are two; see
+        `identity`.
       **settings: of `dataclasses.field`; `default_factory` in place of a default.
     """
-    metadata = {**settings.pop("metadata", {}), _OMITTED: True}
+    metadata = {_OMITTED: True, _INCIDENTAL: not identifies}
+    metadata |= settings.pop("metadata", {})
     return dataclasses.field(default=default, metadata=metadata, **settings)
 
 
@@ -84,6 +90,21 @@ def to_json(value: Any) -> Any:
     except UserError:
         kind = "object"
     return {"type": kind, "name": name}
+
+
+def identity(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's JSON without the fields that don't identify it.
+
+    Args:
+      kind: its class.
+      stored: what `to_json` returned.
+    """
+    incidental = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.metadata.get(_INCIDENTAL)
+    }
+    return {name: value for name, value in stored.items() if name not in incidental}
 
 
 def _named(name: str) -> Any:

@@ -15,7 +15,8 @@ _BY_ID: dict[int, tuple[Any, Any]] = {}
 
 def experiment_digest(exp: Experiment) -> str:
     """A hash of an experiment's settings, 16 hexadecimal digits."""
-    text = json.dumps(serialization.to_json(exp), sort_keys=True, default=str)
+    content = serialization.identity(type(exp), serialization.to_json(exp))
+    text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from jaxtl.terms.base import Term
 
 DTYPES = ("float32", "bfloat16")
 CACHES = ("auto", "memory", "disk", "off")
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,10 @@ class Experiment:
       steps_per_dispatch: None chooses by platform.
       device_bytes: data up to this size live on the device; larger ones are streamed
         from the host.
-      tensorboard: also write TensorBoard events (extra: track).
+      tensorboard: the same as log=("tensorboard",).
+      log: loggers beside metrics.jsonl, of "tensorboard" (extra: track), "wandb" and
+        "mlflow", for runs that have a directory. It is no part of what identifies an
+        experiment: a run may be resumed with others.
       seed: of initial weights, data order, dropout, splits.
     """
 
@@ -158,12 +162,14 @@ class Experiment:
     steps_per_dispatch: int | None = None
     device_bytes: int = 2_000_000_000
     tensorboard: bool = False
+    log: tuple[str, ...] = serialization.later_field((), identifies=False)
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("wise_ft", "phases", "augment", "statistics", "joint_pass"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "log", _logger_names(self.log))
         for name, least in _LEAST.items():
             _check_count(name, getattr(self, name), least)
         if not self.seed < 2**32:
@@ -241,6 +247,21 @@ class Experiment:
             f"batch: no size for the stream {stream!r}{nearest(stream, self.batch)} "
             f"(given: {', '.join(self.batch)})."
         )
+
+
+def _logger_names(value: Any) -> tuple[str, ...]:
+    """The names of loggers; "wandb,mlflow" of a command line is a pair."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, tuple | list):
+        raise UserError(f'log={value!r}: expected names such as ("tensorboard",).')
+    stripped = tuple(x.strip() if isinstance(x, str) else x for x in names)
+    for name in stripped:
+        if name not in LOGGERS:
+            raise UserError(
+                f"log: there is no logger {name!r} (known: {', '.join(LOGGERS)})"
+                f"{nearest(name, LOGGERS) or '.'}"
+            )
+    return stripped
 
 
 # Fields that hold whole numbers -> the least value.

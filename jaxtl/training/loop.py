@@ -83,7 +83,9 @@ def _train(run: Run, progress: bool | None) -> dict:
         if interrupt.requested and not _is_done(run):
             raise _stopped(run, interrupt.signal_number)
         metrics_log.check_weights(run)
-        return _finish(run)
+        content = _finish(run)
+        log.result(content)
+        return content
 
 
 def _evaluate_every(run: Run) -> int:

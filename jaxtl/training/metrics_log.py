@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard events, and the watch for NaN."""
+"""The log of a run: metrics.jsonl, its loggers, and the watch for NaN."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from jaxtl.core import atomic, checkpoint, text_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
+from jaxtl.training import loggers
 from jaxtl.training.run import Run
 
 
@@ -40,12 +41,12 @@ def _row(line: str) -> dict[str, Any]:
 
 
 class Log:
-    """Writes metrics.jsonl (and TensorBoard events if asked), and watches for NaN."""
+    """Writes metrics.jsonl, feeds the loggers, and watches for NaN."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.file: Any = None
-        self.board: Any = None
+        self.loggers: loggers.Loggers | None = None
         self.waiting: list[dict] = []
         self.seconds = 0.0
 
@@ -61,14 +62,17 @@ class Log:
             lines_before = [line for line in lines if _step_of(line) <= run.steps_done]
         atomic.write_text(path, "".join(line + "\n" for line in lines_before))
         self.file = open(path, "a")
-        if run.exp.tensorboard:
-            self.board = _board(run.directory)
+        self.loggers = loggers.Loggers(run)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for writer in (self.file, self.board):
-            if writer is not None:
-                writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self.loggers is None:
+            return
+        is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        ended = loggers.STOPPED if is_stopped else loggers.FAILED
+        self.loggers.close(loggers.FINISHED if kind is None else ended)
 
     def rows(self, first_step: int, rows: list[dict], seconds: float) -> None:
         """Collects the metrics of some steps, until `write` logs their mean.
@@ -103,24 +107,19 @@ class Log:
             line = {"step": self.run.steps_done, "kind": kind, **values, **more}
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{kind}/{name}", value, self.run.steps_done)
+        if self.loggers is not None:
+            self.loggers.scalars(kind, values)
+
+    def result(self, content: Mapping[str, Any]) -> None:
+        """Feeds the loggers the metrics of the chosen checkpoint, "best/test/nll"."""
+        for split in ("val", "test"):
+            if self.loggers is not None and split in content:
+                self.loggers.scalars(f"best/{split}", content[split])
 
 
 def _step_of(line: str) -> float:
     step = _row(line).get("step")
     return step if isinstance(step, int) else math.inf
-
-
-def _board(directory: pathlib.Path):
-    try:
-        import tensorboardX
-    except ImportError:
-        raise UserError(
-            "tensorboard=True needs the extra: pip install 'jaxtl[track]'."
-        ) from None
-    return tensorboardX.SummaryWriter(str(directory / "tensorboard"))
 
 
 def not_finite(run: Run, step_number: int, row: dict) -> UserError:

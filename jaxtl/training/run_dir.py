@@ -339,8 +339,11 @@ def _code_name(module: str) -> str:
 
 def same_experiment(path: pathlib.Path, exp: Any) -> None:
     """Raises UserError where an experiment is not the one that a directory stores."""
-    stored = read_mark(path)["experiment"]
     current = json.loads(json.dumps(serialization.to_json(exp)))
+    stored, current = (
+        serialization.identity(type(exp), content)
+        for content in (read_mark(path)["experiment"], current)
+    )
     changed = [k for k in {**current, **stored} if current.get(k) != stored.get(k)]
     if changed:
         raise UserError(

@@ -16,6 +16,7 @@ from jaxtl.evaluation import metrics
 from jaxtl.training import (
     evaluation_only,
     inputs,
+    loggers,
     result,
     run_dir,
     run_paths,
@@ -57,6 +58,7 @@ def setup(
     if directory is not None:
         check = run_dir.check_replaceable if overwrite else run_dir.refuse
         check(directory)
+        loggers.check_installed(exp)
     run = Run(exp, directory)
     if directory is not None:
         run_dir.create(directory, overwrite=overwrite)

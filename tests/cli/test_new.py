@@ -58,7 +58,14 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pictures",
+        "table.csv",
+        pytest.param("reviews.csv", marks=pytest.mark.slow),
+    ],
+)
 def test_a_new_file_trains(folder, tmp_path, name, capsys):
     file, out = tmp_path / "one.py", tmp_path / "run"
     assert main.main(["new", "--data", str(folder / name), "--out", str(file)]) == 0

@@ -161,7 +161,12 @@ def test_nan_is_stored_as_null_and_damages_no_row(database):
 
 
 def test_values_are_read_from_the_cells_that_are_done(database):
-    result = {"val": {"accuracy": 0.5}, "seconds": 2.0, "monitor": "accuracy"}
+    result = {
+        "val": {"accuracy": 0.5},
+        "test": None,
+        "seconds": 2.0,
+        "monitor": "accuracy",
+    }
     database.finish([Outcome("b", DONE, {**result, "drift": 3.0}, CURVE)])
     expected = {**result, "higher_is_better": None}
     assert database.done_values() == [({"seed": 1}, expected)]
