@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .terms import generalization as generalization
     from .terms import imbalance as imbalance
     from .terms import losses as losses
+    from .terms import multitask as multitask
     from .terms import noisy as noisy
     from .terms import regularizers as regularizers
     from .terms import semi as semi

@@ -296,11 +296,16 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
     x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
     if task == "classification":
         return {"x": x, "y": jnp.asarray(rng.integers(0, outputs, size))}
+    if task == "multitask":  # of `_TASKS`; the first example lacks the class
+        classes = np.where(np.arange(size) == 0, np.nan, rng.integers(0, 2, size))
+        y = np.stack([classes, rng.normal(size=size)], axis=1)
+        return {"x": x, "y": jnp.asarray(y, jnp.float32)}
     y = rng.normal(size=(size, outputs))
     y = (y > 0) if task == "multilabel" else y
     return {"x": x, "y": jnp.asarray(y, jnp.float32)}
 
 
+_TASKS = ("kind=0", "kind=1", "size")  # outputs of the multi-task bench
 _LLAMA = Llama(vocab=11, width=8, layers=1, heads=2, hidden=8, context=16)
 _SPANS = dataclasses.replace(_LLAMA, predict="span")
 
@@ -402,6 +407,7 @@ class Bench:
             train_stages=self.network.stages,
             task=self.task,
             outputs=self.outputs,
+            output_names=_TASKS if self.task == "multitask" else (),
             batch_sizes={
                 name: len(jax.tree.leaves(batch["x"])[0])
                 for name, batch in self.batches.items()

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from .sources.image_list import ImageList as ImageList
     from .sources.image_text import ImageText as ImageText
     from .sources.json_table import JSON as JSON
+    from .sources.multi_mnist import MultiMNIST as MultiMNIST
     from .sources.parquet import Parquet as Parquet
     from .sources.pen_digits import PenDigits as PenDigits
     from .sources.rendered_digits import RenderedDigits as RenderedDigits
     from .sources.squad import SQuAD as SQuAD
     from .sources.svmlight import SVMLight as SVMLight
+    from .sources.tasks import Tasks as Tasks
     from .sources.text import Text as Text
     from .sources.text_lines import Lines as Lines
     from .sources.tfds import TFDS as TFDS

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtl.core.errors import UserError
-from jaxtl.data import cells
+from jaxtl.data import cells, task_outputs
 from jaxtl.data.columns import Column, Columns
+from jaxtl.data.dataset import MULTITASK
 from jaxtl.data.origins import Origins
 
 
@@ -75,6 +76,53 @@ def target(
             f"{owner}: {name!r} holds texts, not numbers, such as {wrong!r}."
         )
     return Target(column.values, None, task)
+
+
+def several(
+    table: Columns,
+    tasks: Mapping[str, Sequence[str]],
+    kinds: Mapping[str, str],
+    owner: str,
+) -> Target:
+    """The labels of several tasks, of which a row may lack some.
+
+    Args:
+      table: that has the columns.
+      tasks: task -> names of its columns.
+      kinds: task -> its kind, of those that the columns do not tell.
+      owner: the option that names them, for messages.
+
+    Raises:
+      UserError: as `target` of each, a row with some of a task's columns alone, or a
+        task without any label.
+    """
+    labels, of_train = {}, np.zeros(len(table.origins), bool)
+    of_train[slice(None) if table.train is None else table.train] = True
+    for task, names in tasks.items():
+        where = f"{owner}[{task!r}]"
+        missing = np.stack([table.columns[name].is_missing for name in names])
+        partial = np.flatnonzero(missing.any(0) & ~missing.all(0))
+        if len(partial):
+            raise UserError(
+                f"{where}: {table.place(int(partial[0]))} has some of the columns "
+                f"{', '.join(names)} and lacks others; fill them in, or make them "
+                "tasks of their own."
+            )
+        labelled = ~missing.all(0)
+        rows = np.flatnonzero(labelled)
+        if not len(rows):
+            raise UserError(f"{where}: the task has no label at all.")
+        part = Columns(
+            {name: table.columns[name].select(rows) for name in names},
+            table.origins.select(rows),
+            [],
+            None if table.train is None else np.flatnonzero(of_train[rows]),
+        )
+        y, classes, kind, notes = target(part, names, kinds.get(task), where)
+        names = names if kind == "regression" else classes
+        labels[task] = task_outputs.spread(y, labelled, kind, names, notes)
+    y, outputs, notes = task_outputs.packed(labels, owner)
+    return Target(y, outputs, MULTITASK, notes)
 
 
 def _declared_classes(column: Column) -> Target:

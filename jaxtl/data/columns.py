@@ -47,6 +47,22 @@ class Column:
     written: Sequence[str] | None = None
     lists: Sequence[tuple[str, ...]] | None = None
 
+    def select(self, rows: np.ndarray) -> Column:
+        """The column of some rows, by their numbers."""
+
+        def chosen(cells: Sequence[Any] | None) -> list[Any] | None:
+            return None if cells is None else [cells[row] for row in rows]
+
+        return dataclasses.replace(
+            self,
+            texts=chosen(self.texts),
+            values=None if self.values is None else self.values[rows],
+            is_missing=self.is_missing[rows],
+            integers=None if self.integers is None else self.integers[rows],
+            written=chosen(self.written),
+            lists=chosen(self.lists),
+        )
+
     @functools.cached_property
     def labels(self) -> list[str]:
         """The cells as texts, numbers as a program writes them."""

@@ -36,11 +36,14 @@ QUESTION_ANSWERING = "question_answering"  # the answer is a span of a context
 CONTEXT, ANSWERS = "context", "answers"
 # Task of images and texts that belong together; y is the number of an example's image.
 CONTRASTIVE = "contrastive"
+# Several tasks over one model, of which an example has labels of some or all.
+MULTITASK = "multitask"
 # All that examples may ask of a model.
 TASKS = (
     *("classification", "multilabel", "regression", "language", *TAG_TASKS),
     QUESTION_ANSWERING,
     CONTRASTIVE,
+    MULTITASK,
 )
 WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
 # Splits that are trained on, with labels and without.
@@ -60,10 +63,11 @@ class Table:
         "entities" and "tags" (n, words) tags, −1 behind the last word; for
         "question_answering" (n, 2) the first character of an answer in its context,
         and the one behind its last, −1 twice without an answer; for "contrastive" (n,)
-        numbers of the images, equal where one image has several texts.
+        numbers of the images, equal where one image has several texts; for "multitask"
+        (n, columns) floats, NaN for a label that is missing (see `task_outputs`).
       class_names: names in label order; None makes them "0", "1", ...
       task: "classification", "multilabel", "regression", "language", "entities",
-        "tags", "question_answering" or "contrastive".
+        "tags", "question_answering", "contrastive" or "multitask".
       splits: row numbers of the splits "train", "val" and "test" that the data
         themselves have; {} for none.
       preprocess: how stored values become a model's input; None takes
@@ -289,7 +293,7 @@ class Dataset:
       y_clean: labels as the source reads them.
       class_names: names in label order; () for regression.
       task: "classification", "multilabel", "regression", "language", "entities",
-        "tags", "question_answering" or "contrastive".
+        "tags", "question_answering", "contrastive" or "multitask".
       rows: int32 row numbers of "train", "val", "test", and of "unlabelled" where
         some train rows lost their labels; disjoint.
       preprocess: how stored values become a model's input.

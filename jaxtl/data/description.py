@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from jaxtl.data import duplicates
-from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS, Dataset
+from jaxtl.data import duplicates, task_outputs
+from jaxtl.data.dataset import MULTITASK, QUESTION_ANSWERING, TAG_TASKS, Dataset
 
 _SHOWN = 12  # classes or columns that are listed
 _SPLITS = ("train", "unlabelled", "val", "test")
@@ -58,6 +58,8 @@ def _outputs(dataset: Dataset) -> str:
     if dataset.task == QUESTION_ANSWERING and dataset.questions is not None:
         lacking = sum(not texts for texts in dataset.questions.answers)
         return f"{dataset.task}, {lacking:,} questions without an answer"
+    if dataset.task == MULTITASK:
+        return _tasks(dataset)
     if dataset.task != "regression":
         return dataset.task
     values = y.reshape(len(y), -1).astype(np.float64)
@@ -69,6 +71,18 @@ def _outputs(dataset: Dataset) -> str:
         for name, low, high in zip(labels, values.min(0), values.max(0))
     ]
     return f"regression, {_listed(ranges)}"
+
+
+def _tasks(dataset: Dataset) -> str:
+    """Each of several tasks: its kind and outputs, and how many rows have a label."""
+    labelled = task_outputs.labelled_rows(dataset.y_clean, dataset.class_names)
+    what = {"classification": "classes", "multilabel": "labels"}
+    parts = [
+        f"{name} ({task.kind}, {len(task.names)} {what.get(task.kind, 'targets')}, "
+        f"{labelled[name]:,} labelled)"
+        for name, task in task_outputs.tasks_of(dataset.class_names).items()
+    ]
+    return f"{len(parts)} tasks: {_listed(parts)}"
 
 
 def _counts(names: Iterable[str], counts: np.ndarray) -> str:
@@ -111,6 +125,8 @@ def _odd_outputs(dataset: Dataset) -> list[str]:
         return _absent_classes(words, dataset.class_names, "words")
     if dataset.task == "multilabel":
         return _constant_labels(values["train"], dataset.class_names)
+    if dataset.task == MULTITASK:
+        return _absent_tasks(values, dataset.class_names)
     if dataset.task != "regression":
         return []
     targets = values["train"].reshape(len(values["train"]), -1)
@@ -122,6 +138,20 @@ def _odd_outputs(dataset: Dataset) -> list[str]:
         for name, constant in zip(names, is_constant)
         if constant
     ]
+
+
+def _absent_tasks(
+    labels: Mapping[str, np.ndarray], names: tuple[str, ...]
+) -> list[str]:
+    """A line for each held-out split that has no label of some tasks."""
+    lines = []
+    for split in ("val", "test"):
+        if split in labels:
+            counts = task_outputs.labelled_rows(labels[split], names)
+            absent = [repr(task) for task, count in counts.items() if not count]
+            if absent:
+                lines.append(f"no {split} example has a label of {_listed(absent)}")
+    return lines
 
 
 def _absent_classes(

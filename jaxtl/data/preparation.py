@@ -26,11 +26,12 @@ from jaxtl.data import (
     splits,
     storage,
     table_encoding,
+    task_outputs,
     tokenizer_training,
     validation,
 )
 from jaxtl.data.class_index import class_index
-from jaxtl.data.dataset import UNIFORM, Data, Dataset, Table
+from jaxtl.data.dataset import MULTITASK, UNIFORM, Data, Dataset, Table
 from jaxtl.data.preprocess import Preprocess
 
 
@@ -91,6 +92,9 @@ def prepare(
         dataset = dataclasses.replace(dataset, rows=rows, y=y)
     else:
         dataset = splits.load_splits(splits_file, dataset)
+    if table.task == MULTITASK:
+        y = dataset.y[dataset.rows["train"]]
+        task_outputs.check_labelled(y, dataset.class_names, dataset.name)
     if table.groups is not None:
         note = grouped_splits.describe(data, table.groups, dataset.rows)
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, column_features, column_targets, table_encoding
+from jaxtl.data import (
+    cells,
+    column_features,
+    column_targets,
+    table_encoding,
+    task_outputs,
+)
 from jaxtl.data.columns import Columns
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.table_encoding import ColumnCode, TableEncoding
@@ -39,10 +46,12 @@ class Tabular(Data):
 
     Attributes:
       target: the column to predict, or several (regression, or multilabel by task=);
-        a column of lists of labels is multilabel.
+        a column of lists of labels is multilabel. A mapping {"species": "species",
+        "size": ("length", "width")} has several tasks, of which a row may lack some.
       features: columns to predict from; None takes all others.
       task: None infers it from the target: classification for texts, and for whole
-        numbers of at most 20 values; regression for other numbers.
+        numbers of at most 20 values; regression for other numbers. Of several tasks a
+        mapping, for those that it names.
       missing: "refuse" cells without a value, or "impute" them: by the median of a
         column of numbers, the most frequent category of others, both of the train rows
         alone; a column with holes among these gets one more, 1 where it has a hole,
@@ -54,9 +63,9 @@ class Tabular(Data):
         as scikit-learn's OneHotEncoder(handle_unknown="ignore"); "refuse".
     """
 
-    target: str | tuple[str, ...]
+    target: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]]
     features: tuple[str, ...] | None = None
-    task: str | None = None
+    task: str | Mapping[str, str] | None = None
     missing: str = "refuse"
     missing_values: tuple[str, ...] = cells.MISSING
     unseen: str = "bucket"
@@ -65,7 +74,9 @@ class Tabular(Data):
         super().__post_init__()
         for name in ("target", "features"):
             value = getattr(self, name)
-            if isinstance(value, str):
+            if isinstance(value, Mapping) and name == "target":
+                value = _columns_of_tasks(value, f"{self._owner}.target")
+            elif isinstance(value, str):
                 value = cells.normalized(value)
                 value = value if name == "target" else (value,)
             elif value is not None:
@@ -75,6 +86,7 @@ class Tabular(Data):
         values = (values,) if isinstance(values, str) else values
         lower = (cells.normalized(str(v)).lower() for v in values)
         object.__setattr__(self, "missing_values", tuple(dict.fromkeys(lower)))
+        self._check_kinds()
         for name in ("missing", "unseen"):
             options = getattr(table_encoding, name.upper())
             if (value := getattr(self, name)) not in options:
@@ -82,6 +94,21 @@ class Tabular(Data):
                 raise UserError(
                     f"{self._owner}.{name} must be {expected}; got {value!r}"
                     f"{nearest(value, options)}."
+                )
+
+    def _check_kinds(self) -> None:
+        """Raises UserError for kinds of tasks that the target does not have."""
+        of_tasks = isinstance(self.target, Mapping)
+        if self.task is not None and of_tasks != isinstance(self.task, Mapping):
+            expected = "a mapping from the tasks" if of_tasks else "a text"
+            raise UserError(
+                f"{self._owner}.task={self.task!r}: expected {expected}, as target is."
+            )
+        for name in self.task if isinstance(self.task, Mapping) else ():
+            if name not in self.target:
+                raise UserError(
+                    f"{self._owner}.task[{name!r}]: target has no such task"
+                    f"{nearest(name, self.target)} (tasks: {', '.join(self.target)})."
                 )
 
     def read_columns(self) -> Columns:
@@ -94,6 +121,8 @@ class Tabular(Data):
         Raises:
           UserError: a column that is not there, lacks values or has another role.
         """
+        if isinstance(self.target, Mapping):
+            return self._read_tasks(table, self.target)
         targets = (self.target,) if isinstance(self.target, str) else self.target
         groups, weights = self._row_columns(table, targets)
         for name in targets:
@@ -101,6 +130,20 @@ class Tabular(Data):
         self._check_distinct(targets, "target")
         labels = column_targets.target(
             table, targets, self.task, f"{self._owner}.target"
+        )
+        return RowLabels(targets, labels, groups, weights)
+
+    def _read_tasks(
+        self, table: Columns, tasks: Mapping[str, tuple[str, ...]]
+    ) -> RowLabels:
+        """`read_labels` of several tasks, which may lack labels."""
+        targets = tuple(name for names in tasks.values() for name in names)
+        groups, weights = self._row_columns(table, targets)
+        self._check_distinct(targets, "target")
+        for name in targets:
+            self._check_column(name, table, "target", may_lack=True)
+        labels = column_targets.several(
+            table, tasks, self.task or {}, f"{self._owner}.target"
         )
         return RowLabels(targets, labels, groups, weights)
 
@@ -204,8 +247,10 @@ class Tabular(Data):
                 f"{self._owner}.{field} names the column {repeated!r} twice."
             )
 
-    def _check_column(self, name: str, table: Columns, field: str) -> None:
-        """Raises UserError for a column that does not exist or lacks values."""
+    def _check_column(
+        self, name: str, table: Columns, field: str, may_lack: bool = False
+    ) -> None:
+        """Raises UserError for a column that does not exist or lacks needed values."""
         if name not in table.columns:
             raise UserError(
                 f"{self._owner}.{field}: there is no column {name!r}"
@@ -224,7 +269,8 @@ class Tabular(Data):
             infinite = {text for text in set(column.texts) if cells.is_infinite(text)}
             if infinite:
                 is_refused[:] = [text in infinite for text in column.texts]
-        if field != "features" or self.missing == "refuse":
+        needs_all = field != "features" or self.missing == "refuse"
+        if needs_all and not may_lack:
             is_refused |= column.is_missing
         if is_refused.any():
             self._refuse(name, table, field, np.flatnonzero(is_refused))
@@ -248,3 +294,12 @@ class Tabular(Data):
             f"{self._owner}.{field}: column {name!r} has {len(rows)} missing values, "
             f"{first} {table.place(row)}{shown}; {advice}."
         )
+
+
+def _columns_of_tasks(
+    tasks: Mapping[str, str | tuple[str, ...]], where: str
+) -> dict[str, tuple[str, ...]]:
+    """Task -> the normalized names of its columns."""
+    task_outputs.check_names(tuple(tasks), where)
+    named = {t: (v,) if isinstance(v, str) else tuple(v) for t, v in tasks.items()}
+    return {t: tuple(map(cells.normalized, names)) for t, names in named.items()}

@@ -9,8 +9,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, lazy_array, origins
-from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS, TASKS, Table
+from jaxtl.data import cells, lazy_array, origins, task_outputs
+from jaxtl.data.dataset import (
+    CONTRASTIVE,
+    MULTITASK,
+    QUESTION_ANSWERING,
+    TAG_TASKS,
+    TASKS,
+    Table,
+)
 from jaxtl.data.preprocess import IMAGE
 
 _SPLITS = ("train", "val", "test")
@@ -56,7 +63,7 @@ def checked_table(table: Table, name: str) -> Table:
             f"{name}: x has {count} examples, but origins are those of "
             f"{len(table.origins)}."
         )
-    _check_finite(y, f"{name}: y", table.origins)
+    _check_finite(y, f"{name}: y", table.origins, table.task == MULTITASK)
     if isinstance(table.x, dict):
         for part, values in table.x.items():
             _check_finite(values, f"{name}: x[{part!r}]", table.origins)
@@ -152,6 +159,8 @@ def _check_labels(y: np.ndarray, table: Table, name: str) -> np.ndarray:
         return _places(y, name)
     if table.task == CONTRASTIVE:
         return _numbers_of_images(y, table, name)
+    if table.task == MULTITASK:
+        return _several_labels(y, table.class_names, name)
     return y  # a language model's tokens are their own labels
 
 
@@ -234,6 +243,20 @@ def _numbers_of_images(y: np.ndarray, table: Table, name: str) -> np.ndarray:
             f"image, (n,); got {y.dtype} of shape {y.shape}."
         )
     return y.astype(np.int32)
+
+
+def _several_labels(
+    y: np.ndarray, output_names: tuple[str, ...] | None, name: str
+) -> np.ndarray:
+    tasks = task_outputs.tasks_of(output_names or ())
+    task_outputs.check_names(tuple(tasks), name)
+    columns = max(task.columns.stop for task in tasks.values())
+    if y.ndim != 2 or y.shape[1] != columns:
+        raise UserError(
+            f"{name}: the tasks {', '.join(tasks)} need y of shape (n, {columns}); got "
+            f"{y.shape}."
+        )
+    return y.astype(np.float32)
 
 
 def _targets(y: np.ndarray, name: str) -> np.ndarray:

@@ -141,7 +141,8 @@ def check_monitor(
     target, available = datasets["target"], available_criteria(datasets)
     if monitor in metrics.CRITERIA and monitor not in available:
         raise UserError(f"monitor={monitor!r} {_why_unavailable(datasets, monitor)}.")
-    names = (*metrics.METRICS[target.task], *added, *available)
+    measured = metrics.names(target.task, target.class_names)
+    names = (*measured, *added, *available)
     if monitor != "auto" and monitor not in names:
         raise UserError(
             f"monitor={monitor!r} is not a metric of this task"

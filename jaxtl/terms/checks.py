@@ -15,7 +15,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS
+from jaxtl.data.dataset import CONTRASTIVE, MULTITASK, QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.base import Setup
 
@@ -108,6 +108,7 @@ def output_places(setup: Setup) -> None:
 _OTHER_OUTPUTS = {
     QUESTION_ANSWERING: "positions in a text",
     CONTRASTIVE: "embeddings of images and of texts",
+    MULTITASK: "those of several tasks",
 }
 
 

@@ -391,6 +391,46 @@ class View:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
+    def of_task(
+        self,
+        task: str,
+        index: int,
+        stream: str,
+        batch: Batch,
+        out: Output,
+        program: Program,
+        constants: PyTree,
+    ) -> "View":
+        """What the term of one of several tasks sees of the step.
+
+        Its parameters and state are those under "losses" of this term.
+
+        Args:
+          task: its name.
+          index: its number, for keys.
+          stream: that the tasks share.
+          batch: of the stream, with the labels of the task.
+          out: the pass of this batch, with the logits of the task.
+          program: with the kind and the outputs of the task.
+          constants: of the task's term.
+        """
+        name, parts = f"{self.name}/{task}", (self.term_params, self.state)
+        params, state = (part.get("losses", {}).get(task, {}) for part in parts)
+        starts = self._context.term_starts
+        part = dataclasses.replace(
+            self._context,
+            program=program,
+            key=self.key,
+            batches={stream: batch},
+            term_params={name: params},
+            term_states={name: state},
+            constants={name: constants},
+            term_starts={name: starts[self.name]} if self.name in starts else {},
+            counts={},
+            _passes={stream: out},
+        )
+        return View(part, name, index)
+
     def mean(self, values: jax.Array, weights: jax.Array) -> jax.Array:
         """Σ w·v / Σ w over the step's batch, also where this is a part of it.
 

@@ -16,7 +16,12 @@ from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import PyTree
-from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING, TAG_TASKS
+from jaxtl.data.dataset import (
+    CONTRASTIVE,
+    MULTITASK,
+    QUESTION_ANSWERING,
+    TAG_TASKS,
+)
 from jaxtl.data.word_pieces import trained_labels
 from jaxtl.terms import checks, image_text
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
@@ -39,6 +44,7 @@ TASKS = (
     QUESTION_ANSWERING,
     *TAG_TASKS,
     CONTRASTIVE,
+    MULTITASK,
 )
 
 
@@ -272,9 +278,14 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     wider.
 
     Raises:
-      UserError: for an unknown task.
+      UserError: for an unknown task, or several tasks, each with an activation.
     """
     _check_task(task)
+    if task == MULTITASK:
+        raise UserError(
+            "task='multitask': the logits are those of several tasks; take those of one"
+            " task, and its kind."
+        )
     logits = as_float32(logits)
     if task in ("classification", "language", *TAG_TASKS):
         return jax.nn.softmax(logits)
@@ -295,6 +306,10 @@ def for_task(task: str, model: Any = None) -> Term:
     if task == CONTRASTIVE:
         is_sigmoid = getattr(model, "pair_loss", "softmax") == "sigmoid"
         return ImageTextSigmoid() if is_sigmoid else ImageTextCrossEntropy()
+    if task == MULTITASK:
+        from jaxtl.terms.multitask import MultiTask  # which imports this module
+
+        return MultiTask()
     others = (BinaryCrossEntropy, SquaredError, NextToken, SpanCrossEntropy)
     return dict(zip(TASKS[1:], others))[task]()
 

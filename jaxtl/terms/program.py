@@ -35,6 +35,8 @@ class Program:
       frozen_stats: the modules of these stages whose BatchNorm statistics are frozen.
       task: "classification", "multilabel", "regression" or "language".
       outputs: number of classes, or of regression targets.
+      output_names: those of several tasks, which `data.task_outputs.tasks_of` reads
+        them from; () for one task.
       batch_sizes: stream name -> examples per batch, for the streams that terms read.
       preprocess: stream name -> its preprocessing.
       joint_pass: the streams whose batches pass through the network together.
@@ -68,6 +70,7 @@ class Program:
     frozen_stats: tuple[str, ...] = ()
     task: str = "classification"
     outputs: int = 0
+    output_names: tuple[str, ...] = ()
     batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     preprocess: Mapping[str, Preprocess] = dataclasses.field(default_factory=dict)
     joint_pass: tuple[str, ...] = ()

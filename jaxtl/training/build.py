@@ -14,7 +14,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.ranges import check_ranges
 from jaxtl.core.types import PyTree
 from jaxtl.data import device_stream, streams
-from jaxtl.data.dataset import Dataset
+from jaxtl.data.dataset import MULTITASK, Dataset
 from jaxtl.optim import optimizer as optimizers
 from jaxtl.optim.phases import ResolvedPhase, resolve_phases
 from jaxtl.terms import losses
@@ -180,6 +180,7 @@ def _program(
         trainable_mask=_trainable_in_any(phases),
         task=target.task,
         outputs=outputs,
+        output_names=target.class_names if target.task == MULTITASK else (),
         batch_sizes=batch_sizes,
         preprocess={name: model.preprocess[reads[name]] for name in batch_sizes},
         joint_pass=exp.joint_pass,

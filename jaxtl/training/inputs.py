@@ -11,8 +11,8 @@ import numpy as np
 from jaxtl.core import atomic, checkpoint
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
-from jaxtl.data import preparation, preprocess, splits, word_pieces
-from jaxtl.data.dataset import TAG_TASKS, Data, Dataset
+from jaxtl.data import preparation, preprocess, splits, task_outputs, word_pieces
+from jaxtl.data.dataset import MULTITASK, TAG_TASKS, Data, Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.streams import has_labels
 from jaxtl.data.tokenizer import TOKENIZER
@@ -354,6 +354,8 @@ def label_counts(
             counts[stream] = np.bincount(y, minlength=len(dataset.class_names))
         elif dataset.task == "multilabel":
             counts[stream] = y.sum(axis=0)
+        elif dataset.task == MULTITASK:
+            counts[stream] = task_outputs.label_counts(y, dataset.class_names)
         elif dataset.task in TAG_TASKS:
             labels = word_pieces.trained_labels(y)
             is_trained = labels != word_pieces.IGNORED

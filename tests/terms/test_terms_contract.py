@@ -19,6 +19,7 @@ import rows_distillation
 import rows_domain
 import rows_generalization
 import rows_imbalance
+import rows_multitask
 import rows_noisy
 import rows_semi
 from conftest import Bench
@@ -89,6 +90,7 @@ TERMS = [
     *rows_domain.ROWS,
     *rows_generalization.ROWS,
     *rows_imbalance.ROWS,
+    *rows_multitask.ROWS,
     *rows_semi.ROWS,
     *rows_noisy.ROWS,
     *rows_distillation.ROWS,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.core.array_digests import array_digest
-from jaxtl.core.errors import UserError
+from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import (
     label_arrays,
     lazy_array,
@@ -19,8 +19,9 @@ from jaxtl.data import (
     paths,
     sparse_rows,
     split_fields,
+    task_outputs,
 )
-from jaxtl.data.dataset import Data, Table
+from jaxtl.data.dataset import MULTITASK, Data, Table
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.sources import array_files
 from jaxtl.data.sparse_rows import SparseRows
@@ -53,7 +54,7 @@ class _Part(NamedTuple):
 
     split: str
     x: np.ndarray | lazy_array.LazyArray
-    y: np.ndarray | None
+    y: Any  # (n,) or (n, k), or task -> such an array
     names: tuple[tuple[str, int], ...]
     columns: Mapping[str, np.ndarray] = {}
     notes: tuple[str, ...] = ()
@@ -78,13 +79,16 @@ class Arrays(Data):
       labels_path: a `.npy`, or a `.npz` with the entry `y`: labels of the train rows.
       test_path: a file of the same kind that holds the test split.
       x: name of the entry, or the array itself.
-      y: name of the entry, or the array itself.
+      y: name of the entry, or the array itself; of several tasks a mapping from their
+        names, {"left": left, "right": right}, where NaN (of whole numbers −1) is a
+        missing label.
       scale: divides the values (USPS: 2000), inside the compiled step; None divides
         uint8 images by 255 and leaves other values.
       task: None infers it from y: classification for texts, integers and at most 20
         different whole floats, multilabel for a matrix of 0 and 1, regression for
-        other floats.
-      class_names: names in label order; None takes the texts or numbers that occur.
+        other floats. Of several tasks a mapping, for those that it names.
+      class_names: names in label order; None takes the texts or numbers that occur. Of
+        several tasks a mapping, for those that it names.
       memory_limit: bytes; a larger `.npy` stays on disk, memory-mapped.
     """
 
@@ -94,8 +98,8 @@ class Arrays(Data):
     x: Any = "x"
     y: Any = "y"
     scale: float | None = None
-    task: str | None = None
-    class_names: tuple[str, ...] | None = None
+    task: str | Mapping[str, str] | None = None
+    class_names: tuple[str, ...] | Mapping[str, tuple[str, ...]] | None = None
     memory_limit: int = 2**31
 
     def __post_init__(self):
@@ -105,18 +109,15 @@ class Arrays(Data):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("x", "y", "split_by", "sample_weight"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, (str, _InMemoryArray)):
-                if np.ndim(value) == 0:
-                    raise UserError(
-                        f"Arrays.{name} must be an array with an example per row; got "
-                        f"{reprlib.repr(value)}."
-                    )
-                is_matrix = name == "x" and sparse_rows.is_sparse(value)
-                array = value if is_matrix else np.asarray(value)
-                object.__setattr__(self, name, _InMemoryArray(array))
+            if name == "y" and isinstance(value, Mapping):
+                value = {t: _held(v, f"y[{t!r}]") for t, v in value.items()}
+                task_outputs.check_names(tuple(value), "Arrays.y")
+            object.__setattr__(self, name, _held(value, name))
         in_memory = isinstance(self.x, _InMemoryArray)
-        if in_memory != isinstance(self.y, _InMemoryArray):
+        of_tasks = self.y.values() if isinstance(self.y, Mapping) else (self.y,)
+        if any(in_memory != isinstance(y, _InMemoryArray) for y in of_tasks):
             raise UserError("Arrays needs x and y both as arrays or both as names.")
+        self._check_tasks()
         self._check_files(in_memory)
         for name in ("split_by", "sample_weight"):
             value = getattr(self, name)
@@ -125,6 +126,30 @@ class Arrays(Data):
                 raise UserError(f"Arrays.{name} must be {kind}, as x and y are.")
         if self.scale is not None and not self.scale > 0:
             raise UserError(f"Arrays.scale must be positive; got {self.scale!r}.")
+
+    def _check_tasks(self) -> None:
+        """Raises UserError for options of several tasks that name none of them."""
+        for name in ("task", "class_names"):
+            value = getattr(self, name)
+            if not isinstance(self.y, Mapping) and not isinstance(value, Mapping):
+                continue
+            if value is not None and not isinstance(value, Mapping):
+                raise UserError(
+                    f"Arrays.{name}={value!r}: y has several tasks; expected a mapping "
+                    "from their names."
+                )
+            tasks = tuple(self.y) if isinstance(self.y, Mapping) else ()
+            for task in value or ():
+                if task not in tasks:
+                    raise UserError(
+                        f"Arrays.{name}[{task!r}]: y has no such task"
+                        f"{nearest(task, tasks)} (tasks: {', '.join(tasks) or 'one'})."
+                    )
+        if isinstance(self.y, Mapping) and self.labels_path is not None:
+            raise UserError(
+                f"Arrays.labels_path={self.labels_path!r} holds the labels of one task;"
+                " for several y= names entries of the files themselves."
+            )
 
     def _check_files(self, in_memory: bool) -> None:
         """Raises UserError for no files, or files that have no meaning."""
@@ -150,20 +175,14 @@ class Arrays(Data):
         """Reads all files; the examples of their parts are concatenated."""
         parts, names = self._parts()
         x = _with_channel_axis(_concatenated([part.x for part in parts]))
-        y = [part.y for part in parts]
-        labels = label_arrays.read(
-            label_arrays.concatenated(y, "Arrays.y"),
-            self.class_names or names,
-            self.task,
-            "Arrays.y",
-        )
+        labels = self._labels([part.y for part in parts], names)
         scale = self.scale
         return Table(
             x=x,
             y=labels.y,
             class_names=labels.class_names,
             task=labels.task,
-            splits=_splits([part.split for part in parts], y),
+            splits=_splits([p.split for p in parts], [len(p.x) for p in parts]),
             preprocess=None if scale is None else Preprocess(scale=float(scale)),
             origins=origins.of_elements([n for part in parts for n in part.names]),
             digests=x.digests() if isinstance(x, SparseRows) else None,
@@ -176,10 +195,31 @@ class Arrays(Data):
             weights=_row_values(parts, "sample_weight"),
         )
 
+    def _labels(
+        self, parts: list[Any], names: tuple[str, ...] | None
+    ) -> label_arrays.Labels:
+        """The labels of all parts; `names` are the class names of the files."""
+        if not isinstance(self.y, Mapping):
+            y = label_arrays.concatenated(parts, "Arrays.y")
+            return label_arrays.read(
+                y, self.class_names or names, self.task, "Arrays.y"
+            )
+        labels = {
+            task: task_outputs.of_array(
+                np.concatenate([np.asarray(part[task]) for part in parts]),
+                (self.task or {}).get(task),
+                (self.class_names or {}).get(task),
+                f"Arrays.y[{task!r}]",
+            )
+            for task in self.y
+        }
+        y, outputs, notes = task_outputs.packed(labels, "Arrays.y")
+        return label_arrays.Labels(y, outputs, MULTITASK, list(notes))
+
     def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
         """Reads the parts of all files, and the class names that the files have."""
         if isinstance(self.x, _InMemoryArray):
-            x, y = self.x.array, self.y.array
+            x, y = self.x.array, _arrays_of(self.y)
             if sparse_rows.is_sparse(x):
                 x = sparse_rows.as_rows(x, "Arrays.x")
             columns = {
@@ -213,10 +253,13 @@ class Arrays(Data):
                     f"Arrays: {split} x has {len(x)} examples, but there is no y "
                     "for it; a .npy needs labels_path, a .npz the entry that y= names."
                 )
-            if len(x) != len(y):
-                raise UserError(
-                    f"Arrays: {split} x has {len(x)} examples, but y has {len(y)}."
-                )
+            for task, values in y.items() if isinstance(y, dict) else [("", y)]:
+                if len(x) != len(values):
+                    shown = f"y[{task!r}]" if task else "y"
+                    raise UserError(
+                        f"Arrays: {split} x has {len(x)} examples, but {shown} has "
+                        f"{len(values)}."
+                    )
         return parts, names
 
     def _relabelled(self, parts: list[_Part]) -> list[_Part]:
@@ -238,6 +281,26 @@ class Arrays(Data):
         return [_Part("all", x, labels, names, columns, notes), *held_out]
 
 
+def _held(value: Any, name: str) -> Any:
+    """An array as one in memory; names, None and mappings of tasks as they are."""
+    if value is None or isinstance(value, (str, _InMemoryArray, Mapping)):
+        return value
+    if np.ndim(value) == 0:
+        raise UserError(
+            f"Arrays.{name} must be an array with an example per row; got "
+            f"{reprlib.repr(value)}."
+        )
+    is_matrix = name == "x" and sparse_rows.is_sparse(value)
+    return _InMemoryArray(value if is_matrix else np.asarray(value))
+
+
+def _arrays_of(y: Any) -> Any:
+    """The arrays in memory of y, of each task where it has several."""
+    if isinstance(y, Mapping):
+        return {task: values.array for task, values in y.items()}
+    return y.array
+
+
 def _read(
     path: pathlib.Path, data: Arrays
 ) -> tuple[list[_Part], tuple[str, ...] | None]:
@@ -248,28 +311,28 @@ def _read(
     names = entries.get("class_names")
     names = None if names is None else tuple(str(name) for name in names)
     if {"jpeg", "offsets"} <= entries.keys() and data.x not in entries:
-        label = data.y if data.y in entries else "label"
-        y = array_files.entry(entries, label, path, "Arrays.y")
+        one = not isinstance(data.y, Mapping)
+        label = "label" if one and data.y not in entries else data.y
+        y = _entries(entries, label, "", path)
         x = array_files.decoded_jpegs(entries, path)
         return [_Part("all", x, y, ((path.name, len(x)),))], names
     keys = {
-        split: (f"{data.x}_{split}", f"{data.y}_{split}")
+        split: (f"{data.x}_{split}", f"_{split}")
         for split in split_fields.SPLITS
         if f"{data.x}_{split}" in entries
     }
     notes = ()
     if data.x in entries or not keys:
         notes = _unread([key for key, _ in keys.values()], data.x, path)
-        keys = {"all": (data.x, data.y)}
+        keys = {"all": (data.x, "")}
     parts = []
     rows_of = {n: getattr(data, n) for n in _ROW_COLUMNS}
-    for split, (x_key, y_key) in keys.items():
+    for split, (x_key, suffix) in keys.items():
         x = array_files.entry(entries, x_key, path, "Arrays.x")
         if data.labels_path is None:
-            y = array_files.entry(entries, y_key, path, "Arrays.y")
+            y = _entries(entries, data.y, suffix, path)
         else:  # train labels come from another file
-            y = entries.get(y_key)
-        suffix = "" if split == "all" else f"_{split}"
+            y = entries.get(f"{data.y}{suffix}")
         columns = {
             field: array_files.entry(entries, name + suffix, path, f"Arrays.{field}")
             for field, name in rows_of.items()
@@ -278,6 +341,18 @@ def _read(
         names_of_x = ((f"{path.name}, {x_key}", len(x)),)
         parts.append(_Part(split, x, y, names_of_x, columns, notes))
     return parts, names
+
+
+def _entries(
+    entries: Mapping[str, Any], y: Any, suffix: str, path: pathlib.Path
+) -> Any:
+    """The labels that a file holds, of each task where y names several."""
+    if isinstance(y, Mapping):
+        return {
+            task: array_files.entry(entries, name + suffix, path, f"Arrays.y[{task!r}]")
+            for task, name in y.items()
+        }
+    return array_files.entry(entries, y + suffix, path, "Arrays.y")
 
 
 def _unread(keys: list[str], x: str, path: pathlib.Path) -> tuple[str, ...]:
@@ -351,12 +426,10 @@ def _pixel_notes(x: Any, scale: float | None) -> list[str]:
     ]
 
 
-def _splits(
-    names: Sequence[str], labels: Sequence[np.ndarray]
-) -> dict[str, np.ndarray]:
+def _splits(names: Sequence[str], lengths: Sequence[int]) -> dict[str, np.ndarray]:
     """Rows of each split; parts without a split are train where others have one."""
     if set(names) == {"all"}:
         return {}
     names = ["train" if name == "all" else name for name in names]
-    split_of = np.repeat(names, [*map(len, labels)])
+    split_of = np.repeat(names, lengths)
     return {name: np.flatnonzero(split_of == name) for name in dict.fromkeys(names)}

@@ -23,6 +23,8 @@ _MODULES = {
     "ImageList": "image_list",
     "ImageText": "image_text",
     "TFDS": "tfds",
+    "MultiMNIST": "multi_mnist",
+    "Tasks": "tasks",
     "Text": "text",
     "Lines": "text_lines",
     "CoNLL": "conll",

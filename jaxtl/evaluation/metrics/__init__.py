@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .task_metrics import METRICS as METRICS
     from .task_metrics import compute as compute
     from .task_metrics import main_metric as main_metric
+    from .task_metrics import names as names
     from .token_metrics import perplexity as perplexity
     from .token_metrics import token_accuracy as token_accuracy
     from .token_metrics import token_nll as token_nll

@@ -54,7 +54,7 @@ CRITERIA = {
 }
 _HIGHER_IS_BETTER = {
     **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), True),
-    **dict.fromkeys(("exact_match", "answer_f1", "r2"), True),
+    **dict.fromkeys(("exact_match", "answer_f1", "r2", "mean_score"), True),
     **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), True),
     **dict.fromkeys(("nll", "ece", "mse", "mae", "loss", "perplexity"), False),
     "brier": False,

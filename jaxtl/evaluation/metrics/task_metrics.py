@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
+from jaxtl.data import task_outputs
+from jaxtl.data.dataset import CONTRASTIVE, MULTITASK, QUESTION_ANSWERING
 from jaxtl.evaluation.metrics import answers, retrieval
 from jaxtl.evaluation.metrics.output_metrics import (
     Array,
@@ -95,6 +96,47 @@ METRICS: dict[str, dict[str, Callable]] = {
         name: functools.partial(_recall, name=name) for name in retrieval.RECALLS
     },
 }
+# The score of each kind of task, at most 1; `mean_score` of several is their mean.
+_SCORES = {"classification": "accuracy", "multilabel": "accuracy", "regression": "r2"}
+
+
+def _of_each_task(
+    logits: Array,
+    labels: Array,
+    weights: Weights = None,
+    class_names: Sequence[str] = (),
+) -> dict[str, float]:
+    """{"mean_score", "metric[task]"}: the metrics of each task on its labelled rows.
+
+    Those of a task without any labelled row that counts are NaN, and "mean_score" is
+    the mean over the others.
+    """
+    values, scores = {}, []
+    for name, task in task_outputs.tasks_of(class_names).items():
+        y = labels[:, task.columns]
+        y = y[:, 0] if task.kind == "classification" else y
+        rows = ~np.isnan(y.reshape(len(y), -1)).any(1) & (weights > 0)
+        measured = dict.fromkeys(METRICS[task.kind], float("nan"))
+        if rows.any():
+            y = y[rows].astype(np.int64) if task.kind == "classification" else y[rows]
+            outputs = logits[rows][:, task.outputs]
+            measured = compute(task.kind, outputs, y, weights[rows])
+            scores.append(measured[_SCORES[task.kind]])
+        values |= {f"{metric}[{name}]": value for metric, value in measured.items()}
+    mean = float(np.mean(scores)) if scores else float("nan")
+    return {"mean_score": mean, **values}
+
+
+def _mean_score(
+    logits: Array,
+    labels: Array,
+    weights: Weights = None,
+    class_names: Sequence[str] = (),
+) -> float:
+    return _of_each_task(logits, labels, weights, class_names)["mean_score"]
+
+
+METRICS[MULTITASK] = {"mean_score": _mean_score}
 # Those that read the predicted class or labels alone, which a threshold decides.
 OF_PREDICTIONS = (
     "accuracy",
@@ -123,9 +165,9 @@ def compute(
         (N, 2·width), the embeddings of image and text side by side.
       labels: (N,) classes, or (N, outputs) zeros and ones, or (N, outputs) targets, or
         (N, pieces) tags, below 0 on pieces that are not counted, or (N,) numbers of
-        images.
+        images; for "multitask" (N, columns), NaN without a label.
       weights: (N,), 0 for padding; all ones if left out.
-      class_names: in label order, for "entities".
+      class_names: in label order, for "entities"; for "multitask" those of all outputs.
 
     Raises:
       UserError: for an unknown task, or where no example has a weight above 0.
@@ -145,6 +187,8 @@ def compute(
         )
     if task == CONTRASTIVE:  # one comparison of all pairs gives all of them
         return _recalls(logits, labels, weights)
+    if task == MULTITASK:
+        return _of_each_task(logits, labels, weights, class_names)
     # Large logits overflow, and the likelihood of their labels is 0.
     with np.errstate(invalid="ignore", over="ignore"):
         return {
@@ -153,6 +197,16 @@ def compute(
             else metric(logits, labels, weights)
             for name, metric in METRICS[task].items()
         }
+
+
+def names(task: str, class_names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of all values that `compute` gives."""
+    parts = [
+        f"{metric}[{name}]"
+        for name, part in task_outputs.tasks_of(class_names).items()
+        for metric in METRICS[part.kind]
+    ]
+    return (*METRICS[task], *(parts if task == MULTITASK else ()))
 
 
 def main_metric(task: str) -> str:

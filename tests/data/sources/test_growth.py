@@ -71,6 +71,17 @@ def arrays(folder, n):
     return data.Arrays(str(folder / "a.npz"))
 
 
+def multi_mnist(folder, n):
+    x, y = np.ones((n, 28, 28), np.uint8), np.arange(n) % 2
+    parts = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(folder / "m.npz", **parts)
+    return data.MultiMNIST(str(folder / "m.npz"))
+
+
+def tasks(folder, n):
+    return data.Tasks({"a": arrays(folder, n), "b": arrays(folder, n)})
+
+
 def images_in_folders(folder, n):
     for i in range(n):
         path = folder / "cd"[i % 2] / f"{i}.png"
@@ -167,9 +178,11 @@ SOURCES = {
     "ImageText": image_text,
     "JSON": json_lines,
     "Lines": lines,
+    "MultiMNIST": multi_mnist,
     "Parquet": parquet,
     "SQuAD": squad,
     "SVMLight": svmlight,
+    "Tasks": tasks,
     "Text": text,
     "TorchDataset": torch_dataset,
     "WebDataset": web_dataset,

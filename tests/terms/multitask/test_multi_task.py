@@ -1,0 +1,151 @@
+"""The term of several tasks: its losses, gradients and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+import jaxtl as tl
+from jaxtl.evaluation import metrics
+from jaxtl.terms import context as terms_context
+
+MultiTask = tl.multitask.MultiTask
+
+
+def _loss(room, term, **changes):
+    """The compiled function from parameters to (value, metrics)."""
+    term.check(room.setup)
+
+    def loss(params):
+        return terms_context.loss({"term": term}, room.context(params, **changes))
+
+    return loss
+
+
+def _value(room, term, params, **changes):
+    return jax.jit(_loss(room, term, **changes))(params)
+
+
+def test_each_loss_is_the_mean_over_the_examples_that_have_its_label(bench):
+    room = bench("multitask")
+    value, reported = _value(room, MultiTask(), room.params)
+    batch = room.batches["target"]
+    logits = np.float64(room.network.apply(room.params, {}, batch["x"]).logits)
+    y = np.float64(batch["y"])
+    assert np.isnan(y[0, 0])
+    log_p = special.log_softmax(logits[1:, :2], axis=1)
+    entropy = -log_p[np.arange(len(y) - 1), y[1:, 0].astype(int)].mean()
+    error = np.square(logits[:, 2] - y[:, 1]).mean()
+    np.testing.assert_allclose(reported["term/loss[kind]"], entropy, rtol=1e-5)
+    np.testing.assert_allclose(reported["term/loss[size]"], error, rtol=1e-5)
+    np.testing.assert_allclose(value, entropy + error, rtol=1e-5)
+
+
+def test_a_batch_without_a_label_of_a_task_trains_the_others(bench):
+    room = bench("multitask")
+    y = room.batches["target"]["y"].at[:, 0].set(jnp.nan)
+    batches = {**room.batches, "target": {**room.batches["target"], "y": y}}
+    loss = _loss(room, MultiTask(), batches=batches)
+    gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(room.params)
+    head = gradient["head"]["dense"]["kernel"]
+    assert not head[:, :2].any()
+    assert head[:, 2].any()
+
+
+def test_cosines_are_those_of_gradients_that_numpy_flattens(bench):
+    room = bench("multitask")
+    x, y = (room.batches["target"][name] for name in "xy")
+
+    def loss(params, task):
+        logits = room.network.apply(params, {}, x).logits
+        if task == "size":
+            return jnp.mean((logits[:, 2] - y[:, 1]) ** 2)
+        log_p = jax.nn.log_softmax(logits[1:, :2])
+        return -jnp.mean(log_p[jnp.arange(len(y) - 1), y[1:, 0].astype(int)])
+
+    gradients = [
+        np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads["layer1"])])
+        for task in ("kind", "size")
+        for grads in [jax.jit(jax.grad(loss), static_argnums=1)(room.params, task)]
+    ]
+    a, b = map(np.float64, gradients)
+    expected = a @ b / np.sqrt(a @ a * (b @ b))
+    term = MultiTask(report_conflicts=True, wrt="parameters")
+    reported = _value(room, term, room.params)[1]
+    np.testing.assert_allclose(reported["term/cosine[kind,size]"], expected, rtol=1e-4)
+    assert reported["term/conflicts"] == (expected < 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"losses": {"kinds": tl.losses.CrossEntropy()}}, "did you mean 'kind'"),
+        ({"losses": {"kind": tl.losses.SquaredError()}}, "term for regression"),
+        ({"losses": {"kind": tl.losses.CrossEntropy(stream="source")}}, "stream of"),
+        ({"balancer": "pcgrad"}, "expected a balancer"),
+        (
+            {"balancer": tl.multitask.FixedWeights(weights={"kind": 1.0})},
+            "no weight for the task 'size'",
+        ),
+        (
+            {"balancer": tl.multitask.FixedWeights(weights={"kind": 1, "sizes": 1})},
+            "did you mean 'size'",
+        ),
+        ({"wrt": "layer2", "report_conflicts": True}, "did you mean 'layer1'"),
+        ({"wrt": "head", "report_conflicts": True}, "name a stage before it"),
+        ({"stream": "unlabelled"}, "no labels"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(bench, fields, message):
+    with pytest.raises(tl.UserError, match=message):
+        MultiTask(**fields).check(bench("multitask").setup)
+
+
+def test_heads_of_a_wrong_size_are_told_with_those_of_each_task(bench):
+    room = bench("multitask", model=tl.models.MLP(outputs=4, widths=(8,)))
+    with pytest.raises(tl.UserError, match=r"\(kind 2, size 1\), but it gives"):
+        MultiTask().check(room.setup)
+    with pytest.raises(tl.UserError, match="a term for multitask"):
+        MultiTask().check(bench().setup)
+
+
+def test_metrics_are_those_of_each_task_on_its_labelled_rows():
+    rng = np.random.default_rng(0)
+    logits, names = rng.normal(size=(9, 3)), ("kind=0", "kind=1", "size")
+    y = np.stack([rng.integers(0, 2, 9), rng.normal(size=9)], axis=1)
+    y[:3, 0] = y[5:, 1] = np.nan
+    values = metrics.compute("multitask", logits, y, class_names=names)
+    kind = metrics.compute("classification", logits[3:, :2], y[3:, 0].astype(int))
+    size = metrics.compute("regression", logits[:5, 2:], y[:5, 1:])
+    assert values == {
+        "mean_score": np.mean([kind["accuracy"], size["r2"]]),
+        **{f"{name}[kind]": value for name, value in kind.items()},
+        **{f"{name}[size]": value for name, value in size.items()},
+    }
+    assert tuple(values) == metrics.names("multitask", names)
+    y[:, 0] = np.nan
+    values = metrics.compute("multitask", logits, y, class_names=names)
+    assert np.isnan(values["accuracy[kind]"])
+    assert values["mean_score"] == size["r2"]
+
+
+def test_a_run_learns_and_measures_every_task(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4)).astype(np.float32)
+    kinds = np.where(np.arange(300) % 3, x[:, 0] > 0, -1)
+    sizes = np.where(np.arange(300) % 2, x[:, 1], np.nan)
+    exp = tl.Experiment(
+        model=tl.models.MLP(widths=(16,)),
+        data=tl.data.Arrays(x=x, y={"kind": kinds, "size": sizes}),
+        optim=tl.optim.AdamW(lr=3e-2),
+        monitor="accuracy[kind]",
+        steps=60,
+        batch=60,
+        accumulate=2,
+    )
+    run = tl.setup(exp, tmp_path)
+    tl.train(run)
+    values = tl.evaluate(run, "test")
+    assert values["accuracy[kind]"] > 0.85
+    assert values["r2[size]"] > 0.8
