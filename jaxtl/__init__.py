@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .sweep.api import run_sweep as run_sweep
     from .terms import distillation as distillation
     from .terms import domain as domain
+    from .terms import fewshot as fewshot
     from .terms import generalization as generalization
     from .terms import imbalance as imbalance
     from .terms import losses as losses

@@ -41,6 +41,7 @@ from punctuation import doubles
 from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, Output, Source
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import feature_cache
 from jaxtl.models import MLP, BiEncoder, Llama, TwoTowers
@@ -294,6 +295,8 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
         x = {"input_ids": ids, "attention_mask": mask}
         return {"x": x, "y": jnp.asarray(rng.random(size), jnp.float32)}
     x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
+    if task == "episodes":
+        return {"x": x, "y": jnp.asarray(_EPISODES.labels(size))}
     if task == "classification":
         return {"x": x, "y": jnp.asarray(rng.integers(0, outputs, size))}
     if task == "multitask":  # of `_TASKS`; the first example lacks the class
@@ -306,6 +309,7 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
 
 
 _TASKS = ("kind=0", "kind=1", "size")  # outputs of the multi-task bench
+_EPISODES = Episodes(ways=3, shots=1, queries=1, tasks=1)  # one batch of 6
 _LLAMA = Llama(vocab=11, width=8, layers=1, heads=2, hidden=8, context=16)
 _SPANS = dataclasses.replace(_LLAMA, predict="span")
 
@@ -394,7 +398,9 @@ class Bench:
             stage: jax.tree.map(lambda _, s=stage: s not in frozen, tree)
             for stage, tree in self.params.items()
         }
-        self.task = "regression" if task == "similarity" else task
+        usual_names = {"similarity": "regression", "episodes": "classification"}
+        self.task = usual_names.get(task, task)
+        self.episodes = {"target": _EPISODES} if task == "episodes" else {}
         self.outputs = outputs
 
     @property
@@ -413,6 +419,7 @@ class Bench:
                 for name, batch in self.batches.items()
             },
             preprocess=dict.fromkeys(self.batches, Preprocess()),
+            episodes=self.episodes,
         )
 
     @property

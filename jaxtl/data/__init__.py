@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .dataset import Data as Data
     from .dataset import Dataset as Dataset
     from .dataset import Table as Table
+    from .episodic import Episodes as Episodes
     from .preparation import prepare as prepare
     from .preprocess import Preprocess as Preprocess
     from .sources.arrays import Arrays as Arrays

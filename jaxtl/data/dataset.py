@@ -19,7 +19,8 @@ from jaxtl.core import files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.serialization import later_field
 from jaxtl.core.types import PyTree
-from jaxtl.data import images, paths
+from jaxtl.data import episodic, images, paths
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.origins import Origins
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.question_windows import Questions
@@ -138,6 +139,7 @@ class Data:
       sampling: of train rows into batches: "uniform", every row once per epoch;
         "balanced", every class equally often; "square_root", every class by the root of
         its size. Then an epoch shows the largest class once, and rare rows again.
+        `Episodes(ways=5, shots=1)` draws N-way K-shot episodes, and splits classes.
       size: bring images to this height and width, once, at load. None keeps their
         size, or takes the one that goes with pretrained weights
         (`pretrained.FromHub`).
@@ -161,7 +163,9 @@ class Data:
     split_seed: int | None = None
     split_by: Any = later_field(None)
     sample_weight: Any = later_field(None)
-    sampling: Literal["uniform", "balanced", "square_root"] = later_field(UNIFORM)
+    sampling: Literal["uniform", "balanced", "square_root"] | Episodes = later_field(
+        UNIFORM
+    )
     size: int | tuple[int, int] | None = None
     shortest: int | tuple[int, int] | None = None
     resample: str | None = None
@@ -245,10 +249,12 @@ def _check_options(data: Data) -> None:
         )
     for name in ("val", "test"):
         _check_share(name, getattr(data, name))
-    if data.sampling not in SAMPLING:
+    if isinstance(data.sampling, Episodes):
+        episodic.check_options(data)
+    elif data.sampling not in SAMPLING:
         raise UserError(
             f"data.sampling={data.sampling!r}{nearest(data.sampling, SAMPLING)} "
-            f"(known: {', '.join(SAMPLING)})."
+            f"(known: {', '.join(SAMPLING)}, tl.data.Episodes())."
         )
     seed = data.split_seed
     if seed is not None and not (_is_integer(seed) and seed >= 0):
@@ -323,7 +329,7 @@ class Dataset:
     encoding: TableEncoding | None = None
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
-    sampling: str = UNIFORM
+    sampling: str | Episodes = UNIFORM
     weights: np.ndarray | None = None
     questions: Questions | None = None
 
@@ -368,13 +374,25 @@ class Dataset:
         return any(len(self.rows.get(name, ())) for name in TRAINING_SPLITS)
 
     @property
+    def episodes(self) -> Episodes | None:
+        """The episodes that train rows are drawn in, None where rows are."""
+        return self.sampling if isinstance(self.sampling, Episodes) else None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes that outputs stand for: of an episode, its places."""
+        if self.episodes is None:
+            return self.class_names
+        return tuple(f"way {place + 1}" for place in range(self.episodes.ways))
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the classes, labels or regression targets in order; () for none."""
-        return self.class_names or self.target_names
+        return self.label_names or self.target_names
 
     @property
     def outputs(self) -> int:
-        """Number of classes, of labels (multilabel) or of regression targets.
+        """Number of classes (or ways), labels (multilabel) or regression targets.
 
         0 for language, where the outputs are the vocabulary's, and contrastive; 2 for
         questions, the logits of an answer's first and last token.
@@ -383,7 +401,7 @@ class Dataset:
             return 2
         if self.task == "regression":
             return 1 if self.y.ndim == 1 else self.y.shape[1]
-        return len(self.class_names)
+        return len(self.label_names)
 
     @property
     def example_shape(self) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.streams import sampled_rows
 
 
@@ -30,13 +31,15 @@ class DeviceStream:
       weights: float32 weights of all examples, None where each counts once.
       class_sizes, class_seats: int32[classes], the rows of each class, which then lie
         one class after another, and its places in an epoch (`sampler.class_seats`);
-        None where all rows are drawn alike.
+        None where all rows are drawn alike. Of episodes there are sizes alone, of the
+        classes that have rows.
       drawn_rows: int32[steps, batch], the rows of some consecutive steps, or None; see
         `with_drawn_rows`.
       first_step: int32 scalar, the step of `drawn_rows[0]`.
       features: cached outputs of a stage, an array or tree with one row per cached
         example, or None.
       feature_index: int32[examples], the row of `features` that belongs to an example.
+      episodes: that batches consist of, None where they are of rows.
     """
 
     x: PyTree
@@ -50,10 +53,13 @@ class DeviceStream:
     first_step: jax.Array | None = None
     features: PyTree = None
     feature_index: jax.Array | None = None
+    episodes: Episodes | None = None
 
 
 jax.tree_util.register_dataclass(
-    DeviceStream, [f.name for f in dataclasses.fields(DeviceStream)], []
+    DeviceStream,
+    [f.name for f in dataclasses.fields(DeviceStream) if f.name != "episodes"],
+    ["episodes"],
 )
 
 
@@ -99,7 +105,9 @@ def without_inputs(
     y = dataset.y if labels else None
     weights = dataset.weights if labels else None
     arrays = (y, padded, np.int32(len(rows)), weights, sizes, seats)
-    return DeviceStream(None, *jax.device_put(arrays, sharding))
+    arrays = jax.device_put(arrays, sharding)
+    episodes = dataset.episodes if split == "train" else None
+    return DeviceStream(None, *arrays, episodes=episodes)
 
 
 def fits(dataset: Dataset, limit_bytes: int) -> bool:
@@ -142,24 +150,40 @@ def with_drawn_rows(
       The stream, to be read with this seed and batch, and at these steps only.
     """
     order = (stream.rows, stream.n, stream.class_sizes, stream.class_seats)
-    rows, first_step = _draw_rows(order, seed, first_step, batch, steps)
+    rows, first_step = _draw_rows(
+        order, seed, first_step, batch, steps, stream.episodes
+    )
     return dataclasses.replace(stream, drawn_rows=rows, first_step=first_step)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _draw_rows(
-    order: tuple, seed: Any, first_step: Any, batch: int, steps: int
+    order: tuple,
+    seed: Any,
+    first_step: Any,
+    batch: int,
+    steps: int,
+    episodes: Episodes | None,
 ) -> tuple[jax.Array, jax.Array]:
     offset = jnp.asarray(first_step).astype(np.uint32) * np.uint32(batch)
-    rows = _rows_in_order(order, seed, 0, steps * batch, offset)
+    rows = _rows_in_order(order, episodes, seed, 0, steps * batch, offset)
     return rows.reshape(steps, batch), jnp.asarray(first_step, np.int32)
 
 
 def _rows_in_order(
-    order: tuple, seed: Any, step: Any, batch: int, offset: Any = 0
+    order: tuple,
+    episodes: Episodes | None,
+    seed: Any,
+    step: Any,
+    batch: int,
+    offset: Any = 0,
 ) -> jax.Array:
     """Row numbers, int32[batch], of (rows, n, class_sizes, class_seats) of a stream."""
     rows, n, sizes, seats = order
+    if episodes is not None:
+        shape = (episodes.ways, episodes.per_class)
+        draw = (seed, step, batch, sizes, *shape)
+        return rows[sampler.episode_indices(*draw, offset=offset)]
     if seats is None:
         return rows[sampler.indices(seed, step, batch, n, offset=offset)]
     return rows[sampler.class_indices(seed, step, batch, sizes, seats, offset=offset)]
@@ -179,11 +203,14 @@ def batch_at_step(
     Returns:
       {"x", "y", "row"}, each (batch, ...): "row" holds row numbers of the data set, "y"
       is left out of streams without labels, "x" of those without inputs; "weight" is
-      added where examples have one, and "features" where they are cached.
+      added where examples have one, and "features" where they are cached. "y" of
+      episodes holds places of classes in them (`Episodes`).
     """
     rows = _rows_at_step(stream, seed, step, batch)
     examples = {"row": rows}
-    if stream.y is not None:
+    if stream.y is not None and stream.episodes is not None:
+        examples["y"] = jnp.asarray(stream.episodes.labels(batch))
+    elif stream.y is not None:
         examples["y"] = stream.y[rows]
     if stream.weights is not None:
         examples["weight"] = stream.weights[rows]
@@ -202,7 +229,7 @@ def _rows_at_step(stream: DeviceStream, seed: Any, step: Any, batch: int) -> jax
     if stream.drawn_rows is not None:
         return stream.drawn_rows[step - stream.first_step]
     order = (stream.rows, stream.n, stream.class_sizes, stream.class_seats)
-    return _rows_in_order(order, seed, step, batch)
+    return _rows_in_order(order, stream.episodes, seed, step, batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.streams import sampled_rows
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def batches(
     y = dataset.y if labels else None
     weights = dataset.weights if labels else None
     order = sampled_rows(dataset, split)
-    read = _BatchReader(dataset.x, y, weights, *order, seed, batch)
+    episodes = dataset.episodes if split == "train" else None
+    read = _BatchReader(dataset.x, y, weights, *order, seed, batch, episodes)
     grain = _import_grain()
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
@@ -126,10 +128,15 @@ class _BatchReader:
     class_seats: np.ndarray | None
     seed: int
     batch: int
+    episodes: Episodes | None = None
 
     def __call__(self, step: int) -> dict[str, Any]:
         draw = (self.seed, int(step), self.batch)
-        if self.class_seats is None:
+        episodes = self.episodes
+        if episodes is not None:
+            shape = (episodes.ways, episodes.per_class)
+            index = sampler.episode_indices(*draw, self.class_sizes, *shape)
+        elif self.class_seats is None:
             index = sampler.indices(*draw, len(self.rows))
         else:
             sizes, seats = self.class_sizes, self.class_seats
@@ -140,7 +147,8 @@ class _BatchReader:
             "row": np.asarray(rows, np.int32),
         }
         if self.y is not None:
-            examples["y"] = self.y[rows]
+            is_row = episodes is None
+            examples["y"] = self.y[rows] if is_row else episodes.labels(self.batch)
         if self.weights is not None:
             examples["weight"] = self.weights[rows]
         return examples

@@ -120,6 +120,50 @@ def class_indices(
     return (first + visit % sizes[label]).astype(np.int32)
 
 
+def episode_indices(
+    seed: Any,
+    step: Any,
+    batch: int,
+    sizes: Any,
+    ways: int,
+    per_class: int,
+    *,
+    offset: Any = 0,
+) -> np.ndarray | jax.Array:
+    """Rows of one step of episodes, laid out as (episodes, ways, per_class).
+
+    Episode e is a function of (seed, e): its classes are a permutation's first `ways`,
+    and the examples of each another's first `per_class`.
+
+    Args:
+      seed, step: as for `indices`.
+      batch: number of rows, a multiple of ways · per_class; static.
+      sizes: int32 (classes,), rows of each class, which lie one class after another:
+        at least `ways` classes of at least `per_class` rows.
+      ways, per_class: classes of an episode, and examples of each; static.
+      offset: rows before step 0, a multiple of ways · per_class.
+
+    Returns:
+      int32[batch], each in [0, Σ sizes).
+    """
+    traced = any(isinstance(v, jax.Array) for v in (seed, step, sizes, offset))
+    xp = jnp if traced else np
+    sizes = xp.asarray(sizes).astype(np.uint32)
+    if not traced:
+        _check(step, batch, int(sizes.sum()), offset)
+    seed, step, offset = (_uint32(xp, v) for v in (seed, step, offset))
+    position = step * np.uint32(batch) + offset + xp.arange(batch, dtype=np.uint32)
+    examples = np.uint32(ways * per_class)
+    key = _mix(_mix(seed) ^ _mix(position // examples + np.uint32(_GOLDEN_RATIO)))
+    place = position % examples
+    classes = _uint32(xp, len(sizes))
+    label = _permute(xp, key, place // np.uint32(per_class), classes)
+    class_key = _mix(key ^ _mix(label + np.uint32(_GOLDEN_RATIO)))
+    row = _permute(xp, class_key, place % np.uint32(per_class), sizes[label])
+    first = (xp.cumsum(sizes, dtype=np.uint32) - sizes)[label]
+    return (first + row).astype(np.int32)
+
+
 def _places(
     xp: types.ModuleType, seed: Any, step: Any, batch: int, n: Any, offset: Any
 ) -> tuple[Any, Any]:
@@ -138,14 +182,15 @@ def _permute(xp: types.ModuleType, key: Any, place: Any, n: Any) -> Any:
       xp: numpy or jax.numpy.
       key: uint32[batch], one key per place (equal keys, same bijection).
       place: uint32[batch], each in [0, n).
-      n: uint32[1].
+      n: uint32[1], or uint32[batch], one per place.
 
     Returns:
       uint32[batch], each in [0, n). Expected passes through the network: below 2.
     """
-    bits = ((n - np.uint32(1)) >> xp.arange(32, dtype=np.uint32) > 0).sum()
-    low = _uint32(xp, (bits + 1) // 2)
-    high = _uint32(xp, bits // 2)
+    last = (n - np.uint32(1))[:, None]
+    bits = (last >> xp.arange(32, dtype=np.uint32) > 0).sum(-1)
+    low = ((bits + 1) // 2).astype(np.uint32)
+    high = (bits // 2).astype(np.uint32)
 
     def any_outside(value: Any) -> Any:
         return xp.any(value >= n)

@@ -91,12 +91,16 @@ def sampled_rows(
     Returns:
       (rows, None, None), or, for train rows of which `dataset.sampling` draws classes
       in other shares than theirs, (rows class by class, rows of each class, its places
-      in an epoch), int32.
+      in an epoch), int32; of episodes (rows class by class, rows of each class that has
+      any, None).
     """
     rows = split_rows(dataset, split)
     if dataset.sampling == UNIFORM or split != "train" or len(rows) == 0:
         return rows, None, None
     labels = dataset.y[rows]
+    if dataset.episodes is not None:
+        sizes = np.unique(labels, return_counts=True)[1].astype(np.int32)
+        return rows[np.argsort(labels, kind="stable")], sizes, None
     sizes = np.bincount(labels, minlength=len(dataset.class_names)).astype(np.int32)
     seats = sampler.class_seats(sizes, dataset.sampling)
     return rows[np.argsort(labels, kind="stable")], sizes, seats
@@ -192,7 +196,8 @@ def sample(
     if dataset.task == "classification":
         labels = dataset.y[rows]
         rows_of_classes = [
-            rows[labels == label][:per_class] for label in range(dataset.outputs)
+            rows[labels == label][:per_class]
+            for label in range(len(dataset.class_names))
         ]
         rows = np.concatenate(rows_of_classes)
     else:

@@ -9,6 +9,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.data import streams
 from jaxtl.evaluation import (
     answer_outputs,
+    episodes,
     feature_cache,
     forward,
     metrics,
@@ -45,7 +46,7 @@ def evaluate_with_details(
     run: Evaluable, split: str, which: str
 ) -> tuple[dict[str, float], dict]:
     """(Metrics, `classification_details`) of a split; arguments as for `evaluate`."""
-    task, names = _task(run), run.datasets["target"].class_names
+    task, names = _task(run), run.datasets["target"].label_names
     logits, labels = predict_split(run, split, which)
     values = measure(run, split, logits, labels)
     values.update(_criteria(run, *run.packed_weights(which), split))
@@ -78,7 +79,7 @@ def measure(
         labels,
         example_weights(run, split),
         metrics=run.metrics,
-        class_names=run.datasets["target"].class_names,
+        class_names=run.datasets["target"].label_names,
         chosen=run.thresholds,
     )
     for name in run.metrics:
@@ -122,13 +123,18 @@ def intervals(
       run, split, logits, labels: as for `measure`.
       resamples, method, seed: as for `bootstrap`.
     """
+    if run.datasets["target"].episodes is not None:
+        raise UserError(
+            "queries of one episode are no independent examples, so intervals are not "
+            "drawn from them; the evaluation says the interval over episodes."
+        )
     return metrics.bootstrap_intervals(
         _task(run),
         logits,
         labels,
         example_weights(run, split),
         metrics=run.metrics,
-        class_names=run.datasets["target"].class_names,
+        class_names=run.datasets["target"].label_names,
         thresholds=run.thresholds,
         resamples=resamples,
         method=method,
@@ -170,6 +176,9 @@ def predict_split(
       questions both are those of `answer_outputs.per_example`.
     """
     params, stats = run.packed_weights(which)
+    if run.datasets["target"].episodes is not None:
+        _rows(run, split)
+        return episodes.predict(run, params, stats, split, which)
     # Features are cached for the current phase. The scores of a language model need
     # the inputs themselves, and two towers have no stage to start from.
     use_cache = run.cached is not None and _task(run) not in ("language", "contrastive")
@@ -184,6 +193,8 @@ def predict_with_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicts as `predict_split`, with weights that need not be the run's own."""
     dataset, rows = run.datasets["target"], _rows(run, split)
+    if dataset.episodes is not None:
+        return episodes.predict(run, params, stats, split)
     model = run.evaluation_model()
     logits = forward.predict(model, (params, stats), dataset, rows)
     return _per_example(run, split, logits)

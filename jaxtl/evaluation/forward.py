@@ -74,6 +74,9 @@ class Evaluable(Protocol):
     def packed_weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
         """`weights` for the network alone: a quantized base stays quantized."""
 
+    def learner(self, which: str = "current") -> Any:
+        """The `episodes.Learner` of a target that consists of episodes."""
+
 
 def logits(
     network: Network, weights: tuple[PyTree, PyTree], x: PyTree, task: str, **settings
@@ -271,4 +274,9 @@ def in_batches(
 
 def host_batch(dataset: Dataset, rows: np.ndarray, mesh: jax.sharding.Mesh) -> PyTree:
     """Stored examples of some rows, read on the host, split over the devices."""
-    return jax.device_put(lazy_array.gather(dataset.x, rows), sharding.batch(mesh))
+    return jax.device_put(stored_examples(dataset, rows), sharding.batch(mesh))
+
+
+def stored_examples(dataset: Dataset, rows: np.ndarray) -> PyTree:
+    """Stored examples of some rows, numpy arrays."""
+    return lazy_array.gather(dataset.x, rows)

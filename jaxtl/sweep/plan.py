@@ -148,6 +148,8 @@ def why_alone(run: Run) -> str:
         return "data streamed from the host"
     if program.mesh.size > 1:
         return "several devices"
+    if run.datasets["target"].episodes is not None:
+        return "evaluations over episodes"
     if program.task == "language":
         return "language models"
     if program.task == "contrastive":

@@ -6,6 +6,7 @@ from jaxtl.core import lazy_exports
 
 if TYPE_CHECKING:
     from . import domain as domain
+    from . import fewshot as fewshot
     from . import generalization as generalization
     from . import imbalance as imbalance
     from . import noisy as noisy

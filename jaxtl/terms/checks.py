@@ -46,6 +46,12 @@ def labelled(setup: Setup, field: str, name: str) -> None:
             f"{where(setup, field)}={name!r}: this stream has no labels "
             f"(streams with labels: {labelled_streams})."
         )
+    if name in setup.program.episodes:
+        raise UserError(
+            f"{where(setup, field)}={name!r}: labels of this stream are places of "
+            "classes in episodes (sampling=Episodes), which mean nothing outside; take "
+            "a term of tl.fewshot, such as tl.fewshot.ProtoNet()."
+        )
 
 
 def classes(setup: Setup, field: str, name: str) -> None:

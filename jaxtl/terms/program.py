@@ -9,6 +9,7 @@ import jax
 from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.models.precision import compute_in
 from jaxtl.optim.optimizer import Optimizer
@@ -41,6 +42,7 @@ class Program:
       preprocess: stream name -> its preprocessing.
       joint_pass: the streams whose batches pass through the network together.
       stats_streams: the streams whose passes update BatchNorm statistics, None for all.
+      episodes: stream name -> the episodes of its batches, of streams that have any.
       cached_until: the last of the stages whose output comes from the feature cache,
         None where every stage runs.
       cached_source: whether that output is the source's as well.
@@ -75,6 +77,7 @@ class Program:
     preprocess: Mapping[str, Preprocess] = dataclasses.field(default_factory=dict)
     joint_pass: tuple[str, ...] = ()
     stats_streams: tuple[str, ...] | None = None
+    episodes: Mapping[str, Episodes] = dataclasses.field(default_factory=dict)
     cached_until: str | None = None
     cached_source: bool = False
     phase_terms: tuple[str, ...] | None = None

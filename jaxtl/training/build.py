@@ -113,7 +113,10 @@ def assemble(
         optimizers.check(
             phase.optimizer, model.base_params, phase.base_mask, model.source
         )
-    notes = {"batch": _repeated_rows(datasets, batch_sizes)}
+    notes = {
+        "batch": _repeated_rows(datasets, batch_sizes),
+        "episodes": inputs.describe_episodes(datasets, batch_sizes),
+    }
     program = _program(exp, datasets, model, phases, terms, batch_sizes)
     prepared = _prepare_terms(exp, datasets, model, program, terms)
     program = phase_program.of_phase(
@@ -185,6 +188,7 @@ def _program(
         preprocess={name: model.preprocess[reads[name]] for name in batch_sizes},
         joint_pass=exp.joint_pass,
         stats_streams=exp.statistics,
+        episodes=inputs.episodes(datasets, batch_sizes),
         terms={n: config.without_hyperparameters(term) for n, term in terms.items()},
         peft=exp.peft and config.without_hyperparameters(exp.peft),
         average=exp.average and config.without_hyperparameters(exp.average),

@@ -26,6 +26,10 @@ def _items(run: Run) -> dict[str, PyTree]:
             del trees_of[name]["stats"]
     if run.best_peft_params is not None:
         trees_of["delta"] = run.best_peft_params
+    if run.datasets["target"].episodes is not None:
+        learners = {which: run.learner(which) for which in ("current", "best")}
+        parts = {n: learner.term_params for n, learner in learners.items()}
+        trees_of["learner"] = checkpoint.flat(parts)
     return {**trees_of, "state": checkpoint.flat(_rest(run))}
 
 
@@ -92,7 +96,7 @@ def save(run: Run) -> None:
         "thresholds": None if run.thresholds is None else run.thresholds.tolist(),
         "seconds": run.seconds,
         "preprocess": preprocess.to_json(run.preprocess),
-        "class_names": list(target.class_names),
+        "class_names": list(target.label_names),
         "output_names": list(run.parts.model.output_names),
         "feature_names": list(target.feature_names),
         "encoding": target.encoding and target.encoding.to_json(),
@@ -103,6 +107,8 @@ def save(run: Run) -> None:
         "single": not isinstance(target.x, dict),
         "outputs": target.outputs,
     }
+    if target.episodes is not None:
+        meta["learner"] = run.learner().to_json()
     checkpoint.save(run.directory / "checkpoints", run.steps_done, items, meta)
 
 
@@ -143,6 +149,9 @@ def _restore(run: Run, folder: pathlib.Path, step_number: int) -> None:
         run.best_peft_params = restored.get("delta")
         params = _quantized_again(run, best["params"], run.best_peft_params)
         run.best_weights = params, best.get("stats", run.state.stats)
+        if "learner" in restored:
+            parts = {n: run.learner(n).term_params for n in ("current", "best")}
+            run.best_learner = checkpoint.unflat(restored["learner"], parts)["best"]
 
 
 def _quantized_again(run: Run, params: PyTree, delta: PyTree) -> PyTree:

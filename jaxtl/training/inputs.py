@@ -13,6 +13,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.data import preparation, preprocess, splits, task_outputs, word_pieces
 from jaxtl.data.dataset import MULTITASK, TAG_TASKS, Data, Dataset
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.streams import has_labels
 from jaxtl.data.tokenizer import TOKENIZER
@@ -262,14 +263,42 @@ def batch_sizes(
         reader = next(name for name, term in terms.items() if stream in term.streams)
         if stream not in available:
             raise UserError(_no_stream(reader, stream, available, datasets))
-        sizes[stream] = exp.batch_of(stream)
         parts = exp.accumulate * exp.devices
+        if (drawn := episodes(datasets, [stream]).get(stream)) is not None:
+            sizes[stream] = drawn.batch
+            if drawn.tasks % parts:
+                raise UserError(
+                    f"tasks={drawn.tasks} episodes of a batch of the stream "
+                    f"{stream!r} must be a multiple of accumulate × devices = {parts}."
+                )
+            continue
+        sizes[stream] = exp.batch_of(stream)
         if sizes[stream] < 1 or sizes[stream] % parts:
             raise UserError(
                 f"batch={sizes[stream]} of the stream {stream!r} must be a positive "
                 f"multiple of accumulate × devices = {parts}."
             )
     return sizes
+
+
+def episodes(
+    datasets: Mapping[str, Dataset], names: Iterable[str]
+) -> dict[str, Episodes]:
+    """Stream -> the episodes of its batches, for streams that have any."""
+    drawn = {name: datasets[name].episodes for name in names if name in datasets}
+    return {name: value for name, value in drawn.items() if value is not None}
+
+
+def describe_episodes(datasets: Mapping[str, Dataset], names: Iterable[str]) -> str:
+    """What a batch of each episodic stream consists of; "" without any."""
+    parts = []
+    for name, drawn in episodes(datasets, names).items():
+        counts = (
+            f"{len(np.unique(datasets[name].y[rows]))} to {split}"
+            for split, rows in datasets[name].rows.items()
+        )
+        parts.append(f"{name}: {drawn.describe()}; classes: {', '.join(counts)}")
+    return "; ".join(parts)
 
 
 MOST_TIMES = 100  # that one step may take the same row

@@ -18,6 +18,8 @@ from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data, Dataset
+from jaxtl.evaluation import episodes
+from jaxtl.evaluation.episodes import Learner
 from jaxtl.evaluation.forward import EvaluationModel
 from jaxtl.pretrained.from_run import FromRun, stored_names
 from jaxtl.training import (
@@ -56,6 +58,8 @@ class TrainedModel:
       metrics: the experiment's own, name -> metric or function.
       thresholds: of the probabilities, as the run chose them; None for ½.
       notes: what an evaluation has to tell of its metrics.
+      stored_learner: what learns from the support of an episode, None for a run whose
+        data are single examples.
     """
 
     directory: pathlib.Path
@@ -76,6 +80,8 @@ class TrainedModel:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     thresholds: np.ndarray | None = None
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    stored_learner: Learner | None = None
 
     cached: ClassVar[None] = None  # only training caches the features of stages
 
@@ -104,6 +110,16 @@ class TrainedModel:
     def packed_weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
         """The same: a stored model is float throughout."""
         return self.weights(which)
+
+    def learner(self, which: str = "current") -> Learner:
+        """The stored learner, whichever weights are named."""
+        del which
+        if self.stored_learner is None:
+            raise UserError(
+                f"{self.directory} was trained on single examples, so it can't be "
+                "evaluated on episodes; `jaxtl fewshot` does, with its features."
+            )
+        return self.stored_learner
 
     def evaluation_model(self, data: str = "target") -> EvaluationModel:
         """The model for evaluation on the target data."""
@@ -170,7 +186,29 @@ def load_model(
         metrics=settings["metrics"],
         thresholds=_thresholds(meta, which),
         notes=settings["notes"],
+        stored_learner=read_learner(directory, meta, which),
     )
+
+
+def read_learner(
+    directory: pathlib.Path, meta: Mapping[str, Any], which: str
+) -> Learner | None:
+    """The learner of a run's checkpoint, None where its data were single examples.
+
+    Args:
+      directory: of the run.
+      meta: of the checkpoint.
+      which: "best" or "last" parameters.
+    """
+    if "learner" not in meta:
+        return None
+    folder, step, own = directory / "checkpoints", meta["step"], {}
+    if "learner" in checkpoint.items(folder, step):
+        prefix = {"best": "best.", "last": "current."}[which]
+        leaves = checkpoint.read(folder, step, "learner").items()
+        paths = {p.replace(".", "/"): x for p, x in leaves if p.startswith(prefix)}
+        [own] = trees.nested(paths).values()
+    return episodes.from_json(meta["learner"], jax.tree.map(jnp.asarray, own))
 
 
 def _thresholds(meta: Mapping[str, Any], which: str) -> np.ndarray | None:

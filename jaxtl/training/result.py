@@ -46,7 +46,7 @@ def finish(
         if details:
             measured["details"] = {"split": split, **details}
     target = run.datasets["target"]
-    chosen = thresholds.by_name(target.task, run.thresholds, target.class_names)
+    chosen = thresholds.by_name(target.task, run.thresholds, target.label_names)
     steps = overrides.get("steps", run.steps_done)
     rows = val_curve or [{"step": steps, **measured.get("val", {})}]
     choosing = selection_cost.cost_of_criteria(
@@ -85,7 +85,7 @@ def choose_thresholds(run: Run) -> None:
         )
         return
     run.thresholds = thresholds.choose(target.task, logits, labels, criterion, weights)
-    values = thresholds.by_name(target.task, run.thresholds, target.class_names)
+    values = thresholds.by_name(target.task, run.thresholds, target.label_names)
     pairs = ", ".join(f"p({name}) > {value:.3g}" for name, value in values.items())
     run.notes["threshold"] = f"{pairs}, chosen on val by {criterion}"
 

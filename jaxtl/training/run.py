@@ -19,6 +19,7 @@ from jaxtl.data import device_stream, host_stream, preprocess, streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import (
     answer_threshold,
+    episodes,
     forward,
     metrics,
     model_selection,
@@ -59,11 +60,12 @@ class Run:
       best: {"step", "value", "metrics"} of the best evaluation so far, or None.
       best_weights: (parameters, statistics) at that evaluation, or None.
       best_peft_params: parameters of the reparametrization at that evaluation.
+      best_learner: parameters of the term that learns from episodes, likewise.
       thresholds: of the probabilities, chosen at the end; None before, and for ½.
       phase: number of the phase that the last step was taken in.
       cached: the features that training starts from, None without.
       loaded: (parameters, statistics) of a stored model that take the place of this
-        run's own, None for a run in training.
+        run's own, None for a run in training; `loaded_learner` likewise.
       notes: name -> what loading, terms and the feature cache decided for this run.
       curve: what training measured in this session: {"step": […], "loss": […] (means
         since the step before), "val": [{"step": …, metric: …}, …]}.
@@ -92,8 +94,8 @@ class Run:
         if is_untrained:
             evaluation_only.check_weights(exp, self.parts.model.loading)
         target = self.datasets["target"]
-        experiment_metrics.check(exp.metrics, target.task, target.class_names)
-        added = experiment_metrics.names(exp.metrics, target.class_names)
+        experiment_metrics.check(exp.metrics, target.task, target.label_names)
+        added = experiment_metrics.names(exp.metrics, target.label_names)
         model_selection.check_monitor(self.datasets, exp.monitor, added)
         threshold_note = _check_threshold(exp, target)
         self.state: step_lib.State = self.parts.state
@@ -114,12 +116,14 @@ class Run:
         self.best: dict | None = None
         self.best_weights: tuple[PyTree, PyTree] | None = None
         self.best_peft_params: PyTree = None
+        self.best_learner: PyTree = None
         self.thresholds: np.ndarray | None = None
         if is_untrained:
             meta = self.parts.model.meta
             self.thresholds = evaluation_only.stored_thresholds(exp, meta)
             self.notes |= evaluation_only.threshold_note(exp, target, self.thresholds)
         self.loaded: tuple[PyTree, PyTree] | None = None
+        self.loaded_learner: episodes.Learner | None = None
         self.seconds = 0.0
         self.resumed_at = 0
         self.session_seconds = 0.0
@@ -242,6 +246,23 @@ class Run:
         if self.exp.average is None:
             return self.packed_params, self.state.stats
         return self.pack(self.state.average), self.state.average["stats"]
+
+    def learner(self, which: str = "current") -> episodes.Learner:
+        """What learns from the support of an episode, by "current" or "best" values."""
+        if self.loaded_learner is not None:
+            return self.loaded_learner
+        name, term = episodes.learning_term(self.parts.terms.terms)
+        own = self.state.trainable["terms"].get(name, {})
+        if which == "best" and self.best_learner is not None:
+            own = self.best_learner
+        moves = trees.flatten(self.program.trainable_mask)
+        return episodes.Learner(
+            term=term,
+            term_params=own,
+            trainable=tuple(path for path, is_trained in moves.items() if is_trained),
+            train_stages=self.program.train_stages,
+            frozen_stats=self.program.frozen_stats,
+        )
 
     @property
     def best_is_recent(self) -> bool:
@@ -440,6 +461,8 @@ class Run:
         trained, frozen = trees.partition(params, self.program.trainable_mask)
         params = trees.merge(trees.copy(trained), frozen)
         self.best_weights = params, trees.copy(stats)
+        if self.datasets["target"].episodes is not None:
+            self.best_learner = trees.copy(self.learner().term_params)
 
 
 def _check_threshold(exp: Experiment, target: Dataset) -> str:
@@ -447,7 +470,7 @@ def _check_threshold(exp: Experiment, target: Dataset) -> str:
     if target.questions is not None:
         return answer_threshold.check(exp.threshold, target)
     val = len(target.rows.get("val", ()))
-    thresholds.check(exp.threshold, target.task, target.class_names, val)
+    thresholds.check(exp.threshold, target.task, target.label_names, val)
     return ""
 
 

@@ -24,7 +24,7 @@ from jaxtl.training import (
 )
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_names, with_stored_inputs
+from jaxtl.training.load_model import check_names, read_learner, with_stored_inputs
 from jaxtl.training.run import Run
 from jaxtl.training.stored_network import check_trained
 
@@ -168,9 +168,12 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
     target = inputs.load_datasets(exp, out)["target"]
     target = evaluation_only.aligned_to_run(target, out, weights.meta)
     datasets = {"target": target}
+    learner = read_learner(out, weights.meta, which)
     if exp.peft is None or exp.peft.deployable:
         exp = dataclasses.replace(exp, peft=None)
-        return Run(exp, terms={}, datasets=datasets)
+        run = Run(exp, terms={}, datasets=datasets)
+        run.loaded_learner = learner
+        return run
     # The network has the parameters that the reparametrization added, which no initial
     # weights can have.
     # Its base is stored as float, like everything else.
@@ -184,5 +187,6 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
         raise UserError(f"the checkpoint of {out} is not of its own experiment.")
     params = trees.map_with_path(lambda p, x: jnp.asarray(stored[p]), run.params)
     stats = trees.fill(weights.stats, run.state.stats)
+    run.loaded_learner = learner
     run.loaded = sharding.place((params, stats), run.program.mesh)
     return run

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import rows_distillation
 import rows_domain
+import rows_fewshot
 import rows_generalization
 import rows_imbalance
 import rows_multitask
@@ -88,6 +89,7 @@ TERMS = [
     row(JacobianDifference, estimator="dense"),
     row(JacobianDifference, estimator="dense_projected", probes=2),
     *rows_domain.ROWS,
+    *rows_fewshot.ROWS,
     *rows_generalization.ROWS,
     *rows_imbalance.ROWS,
     *rows_multitask.ROWS,
@@ -141,7 +143,9 @@ def _classes() -> set[tuple[str, str]]:
     return {
         (module, name)
         for module, name in bases
-        if name in terms & losses and not name.startswith("_")
+        if name in terms & losses
+        and not name.startswith("_")
+        and not module.endswith(".base")  # whose classes others derive from
     }
 
 

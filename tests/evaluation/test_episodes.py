@@ -1,0 +1,88 @@
+"""Evaluations over episodes: of a run in training, a stored model and a resumed run."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.data.episodes import EpisodeSampler, FixedShape
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """Eighteen classes of vectors in a file: six to train, to choose and to test on."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(18), 8)
+    x = (rng.normal(size=(18, 5))[y] + rng.normal(size=(144, 5))).astype(np.float32)
+    path = tmp_path_factory.mktemp("data") / "classes.npz"
+    np.savez(path, x=x, y=y)
+
+    def build(term, **fields):
+        sampling = tl.data.Episodes(
+            ways=4, shots=2, queries=3, tasks=2, val_episodes=20, test_episodes=30
+        )
+        data = tl.data.Arrays(path=str(path), val=6, test=6, sampling=sampling)
+        model = fields.pop("model", tl.models.MLP(widths=(7,)))
+        fields = {"steps": 4, "evaluate_every": 2, **fields}
+        return tl.Experiment(model=model, data=data, terms={"learn": term}, **fields)
+
+    return build
+
+
+def test_prototypes_are_evaluated_as_by_numpy(experiment):
+    run = tl.setup(experiment(tl.fewshot.ProtoNet()))
+    dataset, params = run.datasets["target"], run.params
+    rows = dataset.rows["val"]
+    layer = params["layer1"]["dense"]
+    x = np.asarray(dataset.x, np.float64)
+    features = np.maximum(x @ np.asarray(layer["kernel"]) + layer["bias"], 0)
+    draw = EpisodeSampler(dataset.y[rows], FixedShape(4, 2, 3))
+    hits = []
+    for number in range(20):
+        episode = draw(number)
+        support, query = features[rows[episode.support]], features[rows[episode.query]]
+        means = support.reshape(4, 2, -1).mean(1)
+        distances = np.square(query[:, None] - means).sum(-1)
+        hits.append(distances.argmin(1) == episode.query_labels)
+    assert tl.evaluate(run, "val")["accuracy"] == pytest.approx(np.mean(hits))
+    interval = 196 * np.mean(hits, 1).std(ddof=1) / np.sqrt(20)
+    assert f"± {interval:.2f} %" in run.notes["episodes of val"]
+
+
+def test_a_stored_run_is_evaluated_with_what_its_term_learned(experiment, tmp_path):
+    run = tl.setup(experiment(tl.fewshot.ProtoNet()), tmp_path / "run")
+    result = tl.train(run, progress=False)
+    assert "classes: 6 to val, 6 to test, 6 to train" in result["terms"]["episodes"]
+    assert result["details"]["classes"] == [f"way {i}" for i in range(1, 5)]
+    stored = tl.load_model(tmp_path / "run")
+    resumed = tl.resume(tmp_path / "run")
+    for values in (
+        tl.evaluate(stored, "test"),
+        tl.evaluate(resumed, "test", which="best"),
+    ):
+        for name, value in values.items():
+            assert value == pytest.approx(result["test"][name], rel=1e-5), name
+
+
+def test_other_terms_are_told_that_labels_are_places(experiment):
+    with pytest.raises(tl.UserError, match=r"take a term of tl\.fewshot"):
+        tl.setup(experiment(tl.losses.CrossEntropy()))
+
+
+def test_batches_of_single_examples_are_no_episodes(experiment):
+    exp = experiment(tl.fewshot.ProtoNet())
+    data = dataclasses.replace(exp.data, sampling="uniform")
+    exp = dataclasses.replace(exp, data=data)
+    with pytest.raises(
+        tl.UserError, match=r"give its data sampling=tl\.data\.Episodes"
+    ):
+        tl.setup(exp)
+
+
+def test_micro_batches_hold_whole_episodes(experiment):
+    exp = experiment(tl.fewshot.ProtoNet(), accumulate=4)
+    with pytest.raises(
+        tl.UserError, match=r"tasks=2 episodes .* multiple of accumulate"
+    ):
+        tl.setup(exp)
