@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxtl.core import atomic, files, numpy_files
 from jaxtl.core.errors import DataChanged, UserError
-from jaxtl.data import episodic, fingerprint, grouped_splits
+from jaxtl.data import class_splits, fingerprint, grouped_splits
 from jaxtl.data.dataset import Data, Dataset, Table
 from jaxtl.data.episodic import Episodes
 
@@ -96,7 +96,7 @@ def make_splits(data: Data, table: Table, seed: int) -> dict[str, np.ndarray]:
         grouped_splits.check_own_splits(data, table.groups, free)
     split_seed = seed if data.split_seed is None else data.split_seed
     if isinstance(data.sampling, Episodes):
-        return episodic.make_splits(data, data.sampling, table, split_seed)
+        return class_splits.make_splits(data, data.sampling, table, split_seed)
     rows_by_class = _shuffled_by_class(table, _pool(table), split_seed)
     if data.limit is not None and data.limit < _count(rows_by_class):
         rows_by_class, _ = _take(rows_by_class, data.limit)

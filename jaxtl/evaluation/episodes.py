@@ -14,7 +14,7 @@ import numpy as np
 from jaxtl.core import compilation, config, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import device_stream, episodic, preprocess
+from jaxtl.data import class_splits, device_stream, preprocess
 from jaxtl.data.episodic import Episodes
 from jaxtl.evaluation import forward
 from jaxtl.models.precision import compute_in
@@ -84,7 +84,7 @@ def predict(
     dataset, model = run.datasets["target"], run.evaluation_model()
     learner, episodes = run.learner(which), dataset.episodes
     assert episodes is not None
-    table = episodic.evaluation_episodes(dataset, split)
+    table = class_splits.evaluation_episodes(dataset, split)
     table = table.reshape(len(table), -1)
     static = (_classified, config.without_hyperparameters(learner.term), episodes)
     static += (learner.trainable, learner.train_stages, learner.frozen_stats)

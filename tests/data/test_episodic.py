@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtl as tl
-from jaxtl.data import device_stream, episodic, host_stream, sampler
+from jaxtl.data import class_splits, device_stream, host_stream, sampler
 
 SIZES = (9, 5, 7, 30, 5, 12, 6, 8)
 
@@ -98,10 +98,12 @@ def test_classes_of_a_split_can_be_named():
 
 def test_evaluation_episodes_are_of_the_split_and_always_the_same():
     dataset = tl.data.prepare(_data(val=4, val_episodes=30))
-    rows = episodic.evaluation_episodes(dataset, "val")
+    rows = class_splits.evaluation_episodes(dataset, "val")
     assert rows.shape == (30, 3, 5)
     assert set(rows.ravel()) <= set(dataset.rows["val"])
-    np.testing.assert_array_equal(rows, episodic.evaluation_episodes(dataset, "val"))
+    np.testing.assert_array_equal(
+        rows, class_splits.evaluation_episodes(dataset, "val")
+    )
     assert all(len(set(task.ravel())) == 15 for task in rows)
 
 
