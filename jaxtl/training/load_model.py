@@ -18,7 +18,6 @@ from jaxtl.core.names import listing
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import Data, Dataset
-from jaxtl.evaluation import episodes
 from jaxtl.evaluation.episodes import Learner
 from jaxtl.evaluation.forward import EvaluationModel
 from jaxtl.pretrained.from_run import FromRun, stored_names
@@ -32,6 +31,7 @@ from jaxtl.training import (
     stored_network,
 )
 from jaxtl.training.experiment import Experiment
+from jaxtl.training.stored_learner import read_learner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,27 +188,6 @@ def load_model(
         notes=settings["notes"],
         stored_learner=read_learner(directory, meta, which),
     )
-
-
-def read_learner(
-    directory: pathlib.Path, meta: Mapping[str, Any], which: str
-) -> Learner | None:
-    """The learner of a run's checkpoint, None where its data were single examples.
-
-    Args:
-      directory: of the run.
-      meta: of the checkpoint.
-      which: "best" or "last" parameters.
-    """
-    if "learner" not in meta:
-        return None
-    folder, step, own = directory / "checkpoints", meta["step"], {}
-    if "learner" in checkpoint.items(folder, step):
-        prefix = {"best": "best.", "last": "current."}[which]
-        leaves = checkpoint.read(folder, step, "learner").items()
-        paths = {p.replace(".", "/"): x for p, x in leaves if p.startswith(prefix)}
-        [own] = trees.nested(paths).values()
-    return episodes.from_json(meta["learner"], jax.tree.map(jnp.asarray, own))
 
 
 def _thresholds(meta: Mapping[str, Any], which: str) -> np.ndarray | None:

@@ -24,8 +24,9 @@ from jaxtl.training import (
 )
 from jaxtl.training.checkpointing import _restore
 from jaxtl.training.experiment import Experiment
-from jaxtl.training.load_model import check_names, read_learner, with_stored_inputs
+from jaxtl.training.load_model import check_names, with_stored_inputs
 from jaxtl.training.run import Run
+from jaxtl.training.stored_learner import read_learner
 from jaxtl.training.stored_network import check_trained
 
 
