@@ -15,6 +15,30 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_membership(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which process of which job this one is."""
+    group = parser.add_argument_group(
+        "one training run by several processes",
+        "taken from the environment (Kubernetes, SLURM's srun) where not given; "
+        "docs/scaling.md has job scripts",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="their number; 1 trains alone, whatever the environment says",
+    )
+    group.add_argument("--process", type=int, metavar="I", help="this one, from 0")
+    group.add_argument(
+        "--wait",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="until all processes must have met (300)",
+    )
+
+
 def add_vectorization(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how the cells of a sweep run beside each other."""
     parser.add_argument("--mode", default="auto", help="auto, vmap, map or alone")

@@ -33,7 +33,7 @@ RESEND_SECONDS = 0.01  # until a signal is sent again that Python dropped
 
 # Purpose -> commands, in the order of `jaxtl --help`.
 GROUPS = {
-    "train": ("new", "run", "resume", "sweep", "worker", "lr", "reproduce"),
+    "train": ("new", "run", "launch", "resume", "sweep", "worker", "lr", "reproduce"),
     "look at data and results": (
         "data",
         "list",
@@ -47,7 +47,16 @@ GROUPS = {
     "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
 }
 # Commands that compute nothing on a device, so that they take no --device.
-_WITHOUT_DEVICE = ("new", "data", "list", "compare", "report", "watch", "models")
+_WITHOUT_DEVICE = (
+    "new",
+    "data",
+    "list",
+    "compare",
+    "report",
+    "watch",
+    "models",
+    "launch",
+)
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:
@@ -67,8 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code. 0: done. 1: bad input or a failed run, explained in one sentence.
       2: wrong usage. 70: a fault of the program, whose traceback is in a file that is
-      named. 128 + n: stopped by signal n (130: Ctrl-C, 143: SIGTERM).
+      named. 75: another process of the job has ended. 128 + n: stopped by signal n
+      (130: Ctrl-C, 143: SIGTERM).
     """
+    code = _run(arguments)
+    if code and "jaxtl.core.process_group" in sys.modules:
+        from jaxtl.core import process_group
+
+        process_group.leave(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     command = ""
     try:
         with _stop_by_signals(), contextlib.ExitStack() as stack:
@@ -82,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = args.command
             if args.trust:
                 stack.enter_context(trust.allow())
+            stack.enter_context(_membership(args))
             if getattr(args, "device", None) is not None:
                 from jaxtl.core import devices  # imports jax
 
@@ -98,8 +118,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         code, sentence = _explain(error)
-        print(f"jaxtl {command}: {sentence}", file=sys.stderr)
+        print(f"jaxtl {command}: {_process()}{sentence}", file=sys.stderr)
         return code
+
+
+@contextlib.contextmanager
+def _membership(args: argparse.Namespace) -> Iterator[None]:
+    """Joins the job of several processes that the options or the environment tell of.
+
+    All but process 0 are silent within the context.
+    """
+    if not hasattr(args, "coordinator"):
+        yield
+        return
+    from jaxtl.core import membership
+
+    place = (args.coordinator, args.processes, args.process)
+    if (member := membership.resolve(os.environ, *place)) is None:
+        yield
+        return
+    from jaxtl.core import process_group  # imports jax
+
+    process_group.join(member, args.wait)
+    if not member.index:
+        print(member.describe(), flush=True)
+        yield
+        return
+    with (
+        open(os.devnull, "w") as silence,
+        contextlib.redirect_stdout(silence),
+        contextlib.redirect_stderr(silence),
+    ):
+        yield
+
+
+def _process() -> str:
+    """The process of a job that this is, as the beginning of an error."""
+    if "jaxtl.core.process_group" not in sys.modules:
+        return ""
+    from jaxtl.core import process_group
+
+    name = process_group.name()
+    return f"{name}: " if name else ""
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -124,6 +184,8 @@ def _explain(error: Exception) -> tuple[int, str]:
     """The exit code of an exception, and the sentence that is printed."""
     if isinstance(error, UserError):
         return 1, str(error)
+    if (lost := _lost(error)) is not None:
+        return lost
     if resource_errors.is_out_of_memory(error):
         return 1, resource_errors.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.strerror:
@@ -138,6 +200,20 @@ def _explain(error: Exception) -> tuple[int, str]:
     return INTERNAL_ERROR, (
         f"a fault of the program, not of your input ({describe_error(error)}). What "
         f"was written before is kept; the traceback is in {file.name}."
+    )
+
+
+def _lost(error: Exception) -> tuple[int, str] | None:
+    """`_explain` of an error that another process of the job caused by its end."""
+    if "jaxtl.core.process_group" not in sys.modules:
+        return None
+    from jaxtl.core import process_group
+
+    if not process_group.is_lost(error):
+        return None
+    return process_group.LOST, (
+        "another process of the job has ended; start all again with `jaxtl resume`, "
+        "which goes on from the last checkpoint."
     )
 
 

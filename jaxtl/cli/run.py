@@ -25,17 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="run this variant, and what it starts from; may be repeated",
     )
+    arguments.add_membership(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Trains the file's experiment, or its variants with all seeds, into --out."""
     from jaxtl.cli import study
+    from jaxtl.core import process_group
     from jaxtl.training import experiment_file, setup, variants
 
     file = experiment_file.read_file(args.file, *args.overrides)
     if args.variant:
         file = variants.only(file, args.variant)
+    experiment_file.check_same(file)
     folder = args.out or arguments.default_folder(args.file.stem)
+    folder = pathlib.Path(process_group.first_value(str(folder)))
     if not variants.is_single(file):
         variants.prepare(file, folder, overwrite=args.overwrite)
         study.print_device()

@@ -13,7 +13,7 @@ from typing import Any
 from rich import progress
 
 from jaxtl.cli import formatting
-from jaxtl.core import console, devices, serialization
+from jaxtl.core import console, devices, process_group, serialization
 from jaxtl.core.progress import silenced
 from jaxtl.data import description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
@@ -74,6 +74,9 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     terminal, start = console.console(), time.perf_counter()
     jobs = variants.jobs(file, folder)
     groups = _train_jobs(file, folder, jobs, terminal)
+    code = 1 if any(group.count(FAILED) for group in groups) else 0
+    if not process_group.is_first():
+        return code
     run_dir.write_json(folder / "summary.json", study_tables.study_json(groups))
     title = (file.doc.splitlines() or [file.run_name("")])[0]
     for table in study_tables.study_tables(groups, title):
@@ -89,7 +92,7 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     seconds = time.perf_counter() - start
     terminal.print(f"{len(jobs)} runs in {seconds:.0f} s")
     console.print_written(folder)
-    return 1 if any(group.count(FAILED) for group in groups) else 0
+    return code
 
 
 def _train_jobs(

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import atomic, resource_errors
+from jaxtl.core import atomic, process_group, resource_errors
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.orbax_module import orbax
@@ -41,7 +41,8 @@ def save(
     """Writes one checkpoint and removes the one before it, in that order.
 
     A complete checkpoint of the same step is kept: training is a function of the step,
-    and deleting it first would leave a moment without any checkpoint.
+    and deleting it first would leave a moment without any checkpoint. All processes of
+    a job call this; each writes the parts of arrays that it holds.
 
     Args:
       directory: the folder of checkpoints, made if missing.
@@ -52,7 +53,7 @@ def save(
     Raises:
       UserError: if the disk is full or can't be written; the checkpoint before is kept.
     """
-    if step in steps(directory):
+    if process_group.first_value(step in steps(directory)):
         return
     ocp = orbax()
     parts = {

@@ -45,7 +45,7 @@ def use_device(name: str | None) -> None:
         present = "; ".join(map(_title, _present()))
         raise UserError(f"--device {name}: there is none; this machine has {present}.")
     _chosen = device
-    is_default = device == jax.devices()[0]
+    is_default = device == jax.local_devices()[0]
     jax.config.update("jax_default_device", None if is_default else device)
 
 
@@ -76,7 +76,7 @@ def _find(platform: str, index: int) -> jax.Device | None:
 
 def _of_platform(platform: str) -> list[jax.Device]:
     try:
-        return jax.devices(platform)
+        return jax.local_devices(backend=platform)
     except RuntimeError:
         return []
 
@@ -95,7 +95,13 @@ def _present() -> list[jax.Device]:
 
 
 def visible() -> list[jax.Device]:
-    """The devices that computations may use: all of one kind, the chosen one first."""
+    """The devices that computations may use: all of one kind, the chosen one first.
+
+    In a job of several processes these are the devices of all, by process.
+    """
+    if jax.process_count() > 1:
+        everywhere = jax.devices(first().platform)
+        return sorted(everywhere, key=lambda device: (device.process_index, device.id))
     if _chosen is None:
         return jax.devices()
     devices = _of_platform(_chosen.platform)
@@ -105,7 +111,7 @@ def visible() -> list[jax.Device]:
 
 def first() -> jax.Device:
     """The device that a computation on one device uses."""
-    return _chosen or jax.devices()[0]
+    return _chosen or jax.local_devices()[0]
 
 
 def describe() -> str:

@@ -147,7 +147,9 @@ def first_not_finite(tree: PyTree) -> str | None:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
         # On the host nothing has to be compiled for each shape.
-        on_host = all(device.platform == "cpu" for device in leaf.devices())
+        on_host = leaf.is_fully_addressable and all(
+            device.platform == "cpu" for device in leaf.devices()
+        )
         is_finite = np.isfinite(leaf) if on_host else jnp.isfinite(leaf)
         if not bool(is_finite.all()):
             return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core import sharding as sharding_
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, sampler
 from jaxtl.data.dataset import Dataset
@@ -105,7 +106,7 @@ def without_inputs(
     y = dataset.y if labels else None
     weights = dataset.weights if labels else None
     arrays = (y, padded, np.int32(len(rows)), weights, sizes, seats)
-    arrays = jax.device_put(arrays, sharding)
+    arrays = sharding_.put(arrays, sharding)
     episodes = dataset.episodes if split == "train" else None
     return DeviceStream(None, *arrays, episodes=episodes)
 
@@ -127,7 +128,7 @@ def with_features(
     """
     index = np.zeros(len(stream.rows), np.int32)
     index[rows] = np.arange(len(rows), dtype=np.int32)
-    index = jax.device_put(index, stream.rows.sharding)
+    index = sharding_.put(index, stream.rows.sharding)
     return dataclasses.replace(stream, features=features, feature_index=index)
 
 
@@ -250,4 +251,4 @@ def _put_inputs(key: _ById, sharding: jax.sharding.Sharding | None) -> PyTree:
     x = key.value
     if lazy_array.is_lazy(x):
         x = lazy_array.gather(x, np.arange(lazy_array.length(x)))
-    return jax.device_put(x, sharding)
+    return sharding_.put(x, sharding)

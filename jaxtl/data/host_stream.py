@@ -31,6 +31,7 @@ def batches(
     workers: int = 0,
     prefetch: int = 8,
     labels: bool = True,
+    part: slice | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Endless numpy batches from `start_step` on, read ahead by Grain.
 
@@ -44,9 +45,10 @@ def batches(
         memory are always read in threads, since each process would copy them.
       prefetch: batches read ahead.
       labels: whether batches hold "y".
+      part: which rows of each batch are read, those of this process; None reads all.
 
     Yields:
-      {"x": (batch, ...), "y": (batch, ...), "row": (batch,)}, numpy.
+      {"x": (batch, ...), "y": (batch, ...), "row": (batch,)}, numpy, or `part` of them.
 
     Raises:
       UserError: Grain is not installed, or there is no such split.
@@ -55,7 +57,8 @@ def batches(
     weights = dataset.weights if labels else None
     order = sampled_rows(dataset, split)
     episodes = dataset.episodes if split == "train" else None
-    read = _BatchReader(dataset.x, y, weights, *order, seed, batch, episodes)
+    draw = (seed, batch, part or slice(None), episodes)
+    read = _BatchReader(dataset.x, y, weights, *order, *draw)
     grain = _import_grain()
     last = (2**32 // batch) - 1
     steps = grain.MapDataset.range(start_step, last).map(read)
@@ -128,6 +131,7 @@ class _BatchReader:
     class_seats: np.ndarray | None
     seed: int
     batch: int
+    part: slice
     episodes: Episodes | None = None
 
     def __call__(self, step: int) -> dict[str, Any]:
@@ -141,14 +145,16 @@ class _BatchReader:
         else:
             sizes, seats = self.class_sizes, self.class_seats
             index = sampler.class_indices(*draw, sizes, seats)
-        rows = self.rows[index]
+        rows = self.rows[index[self.part]]
         examples = {
             "x": lazy_array.gather(self.x, rows),
             "row": np.asarray(rows, np.int32),
         }
         if self.y is not None:
             is_row = episodes is None
-            examples["y"] = self.y[rows] if is_row else episodes.labels(self.batch)
+            examples["y"] = (
+                self.y[rows] if is_row else episodes.labels(self.batch)[self.part]
+            )
         if self.weights is not None:
             examples["weight"] = self.weights[rows]
         return examples

@@ -132,7 +132,7 @@ def _read_on_host(
 ) -> PyTree:
     x = forward.stored_examples(dataset, rows.ravel())
     x = jax.tree.map(lambda values: values.reshape(*rows.shape, *values.shape[1:]), x)
-    return jax.device_put(x, placement)
+    return sharding.put(x, placement)
 
 
 def _classified(

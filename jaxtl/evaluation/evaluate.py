@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxtl.core import process_group
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
 from jaxtl.data import streams
@@ -86,7 +87,8 @@ def measure(
         run.notes.pop(f"{name} on {split}", None)
     for name, text in measured.notes.items():
         run.notes[f"{name} on {split}"] = text
-    return measured.values
+    # All processes of a job go on from the same numbers.
+    return process_group.first_value(measured.values)
 
 
 def bootstrap(
@@ -158,8 +160,10 @@ def _task(run: Evaluable) -> str:
 def _criteria(
     run: Evaluable, params: PyTree, stats: PyTree, split: str
 ) -> dict[str, float]:
-    return (
-        model_selection.measure_criteria(run, params, stats) if split == "val" else {}
+    if split != "val":
+        return {}
+    return process_group.first_value(
+        model_selection.measure_criteria(run, params, stats)
     )
 
 

@@ -89,7 +89,13 @@ def load_or_compute(
         entries[key] = entries.pop(key)
         return entries[key], ""
     folder = None
-    if run.exp.cache == "disk" and not isinstance(run.parts.model.config, Network):
+    # Processes of a job could differ in what they find.
+    is_alone = jax.process_count() == 1
+    if (
+        run.exp.cache == "disk"
+        and is_alone
+        and not isinstance(run.parts.model.config, Network)
+    ):
         folder = feature_cache_disk.folder(run.exp.cache_dir)
     stored, note = None, ""
     if folder is not None:
@@ -139,7 +145,7 @@ def cache_key(
     for tree in weights:
         of_stages = {stage: tree[stage] for stage in stages if stage in tree}
         for path, leaf in trees.flatten(of_stages).items():
-            _hash_array(sha, path, np.asarray(leaf))
+            _hash_array(sha, path, sharding.to_host(leaf))
     starts = range(0, len(rows), _HASHED_ROWS)
     for start in progress.track(starts, "hashing the examples, in blocks"):
         x = lazy_array.gather(dataset.x, rows[start : start + _HASHED_ROWS])

@@ -264,17 +264,18 @@ def in_batches(
         pending = call(batches[0])
         for batch in batches[1:]:
             following = call(batch)
-            parts.append(jax.tree.map(np.asarray, pending))
+            parts.append(sharding.to_host(pending))
             task.advance()
             pending = following
-        parts.append(jax.tree.map(np.asarray, pending))
+        parts.append(sharding.to_host(pending))
     kept = (slice(None),) * axis + (slice(len(rows)),)
     return jax.tree.map(lambda *xs: np.concatenate(xs, axis)[kept], *parts)
 
 
 def host_batch(dataset: Dataset, rows: np.ndarray, mesh: jax.sharding.Mesh) -> PyTree:
     """Stored examples of some rows, read on the host, split over the devices."""
-    return jax.device_put(stored_examples(dataset, rows), sharding.batch(mesh))
+    own = rows[sharding.batch_rows(mesh, len(rows))]
+    return sharding.put_batch(stored_examples(dataset, own), mesh, len(rows))
 
 
 def stored_examples(dataset: Dataset, rows: np.ndarray) -> PyTree:

@@ -1,6 +1,7 @@
 """Reads experiment files and applies overrides of the command line."""
 
 import dataclasses
+import hashlib
 import importlib.machinery
 import importlib.util
 import inspect
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import config, files, limits
+from jaxtl.core import config, files, limits, process_group, serialization
 from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.training.experiment import Experiment
 
@@ -108,6 +109,18 @@ def read_file(path: str | pathlib.Path, *overrides: str, original: str = "") -> 
     doc = inspect.getdoc(module) or ""
     seeds = None if seeds is None else _checked_seeds(seeds, len(variants))
     return File(path, variants, seeds, tuple(overrides), doc, original)
+
+
+def check_same(file: File) -> None:
+    """Raises UserError where the processes of a job read different files."""
+    values: dict[str, Any] = {"SEEDS": file.seeds}
+    for name, exp in file.variants.items():
+        fields = serialization.to_json(exp).items()
+        values |= {f"{name} {field}".strip(): value for field, value in fields}
+    values["code"] = hashlib.sha256(file.path.read_bytes()).hexdigest()[:8]
+    process_group.check_same(
+        "experiment file", values, "give all processes the same file and overrides"
+    )
 
 
 def _seeds(text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import atomic, checkpoint
+from jaxtl.core import atomic, checkpoint, sharding
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
 from jaxtl.data import preparation, preprocess, splits, task_outputs, word_pieces
@@ -263,7 +263,7 @@ def batch_sizes(
         reader = next(name for name, term in terms.items() if stream in term.streams)
         if stream not in available:
             raise UserError(_no_stream(reader, stream, available, datasets))
-        parts = exp.accumulate * exp.devices
+        parts = exp.accumulate * sharding.device_count(exp.devices)
         if (drawn := episodes(datasets, [stream]).get(stream)) is not None:
             sizes[stream] = drawn.batch
             if drawn.tasks % parts:

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from jaxtl.core import resource_errors
+from jaxtl.core import process_group, resource_errors
 from jaxtl.core.errors import Stopped, UserError
 from jaxtl.evaluation import evaluate
 from jaxtl.training import checkpointing, metrics_log, result, run_dir, wise_ft
@@ -38,9 +38,9 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
     """
     if run.directory is None:
         return _train(run, progress)
-    with run_dir.lock(run.directory):
+    with run_dir.lock_for_job(run.directory):
         stored = run.directory / "result.json"
-        if stored.exists() and _is_done(run):
+        if process_group.first_value(stored.exists() and _is_done(run)):
             return run_dir.read_json(stored)
         try:
             return _train(run, progress)
@@ -66,13 +66,14 @@ def _train(run: Run, progress: bool | None) -> dict:
     with log, Interrupt() as interrupt, Progress(run, progress) as bar:
         if not _is_done(run):
             run.compile()
-        while not _is_done(run) and not interrupt.requested:
+        while not _is_done(run) and not interrupt.is_agreed:
             target = min(*((run.steps_done // n + 1) * n for n in intervals), exp.steps)
             count = min(target - run.steps_done, pace)
             seconds = take_steps(run, count, log, bar)
             pace = max(1, round(count * PAUSE / max(seconds, 1e-9)))
             late = exp.save_every is None and time.monotonic() - saved > MINUTE
-            if run.steps_done == target or late or interrupt.requested:
+            pace, late = process_group.first_value((pace, late))
+            if interrupt.agree() or run.steps_done == target or late:
                 log.write()
             if run.steps_done % evaluate_every == 0 or run.steps_done == exp.steps:
                 _evaluate(run, log, bar)
@@ -80,7 +81,7 @@ def _train(run: Run, progress: bool | None) -> dict:
             if run.directory and (due or late) and run.steps_done < exp.steps:
                 checkpointing.save(run)
                 saved = time.monotonic()
-        if interrupt.requested and not _is_done(run):
+        if interrupt.is_agreed and not _is_done(run):
             raise _stopped(run, interrupt.signal_number)
         metrics_log.check_weights(run)
         content = _finish(run)
@@ -184,13 +185,14 @@ def _finish(run: Run) -> dict:
     content = result.finish(run, evaluations, _val_curve(run))
     if run.directory is not None:
         checkpointing.save(run)
-        run_dir.write_json(run.directory / "result.json", content)
+        path = run.directory / "result.json"
+        process_group.on_first(lambda: run_dir.write_json(path, content))
     return content
 
 
 def _val_curve(run: Run) -> list[dict]:
     """Evaluations on val during training; of a stored run those of all sessions."""
-    if run.directory is None:
+    if run.directory is None or not process_group.is_first():
         return run.curve["val"]
     return metrics_log.curve(run.directory / "metrics.jsonl")["val"]
 
@@ -207,12 +209,12 @@ class Interrupt:
     program (another run, say) is told as well.
 
     Attributes:
-      requested: whether a signal came.
+      requested: whether a signal came to this process.
       signal_number: the signal that came, SIGINT before.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self._agreed = False
         self.signal_number = int(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
@@ -222,6 +224,19 @@ class Interrupt:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores one
                     self.old[number] = signal.signal(number, self._request)
         return self
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether training is to stop here: all processes of a job stop together."""
+        return self._agreed if process_group.count() > 1 else self.requested
+
+    def agree(self) -> bool:
+        """Asks all processes whether a signal came to one; returns `is_agreed`."""
+        signals = process_group.all_values(self.signal_number if self.requested else 0)
+        if not self._agreed and any(signals):
+            self._agreed = True
+            self.signal_number = next(number for number in signals if number)
+        return self.is_agreed
 
     def _request(self, number: int, _frame: object) -> None:
         if self.requested:

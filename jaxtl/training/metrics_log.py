@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.core import atomic, checkpoint, text_files
+from jaxtl.core import atomic, checkpoint, process_group, text_files
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
@@ -52,7 +52,7 @@ class Log:
 
     def __enter__(self) -> "Log":
         run = self.run
-        if run.directory is None:
+        if run.directory is None or not process_group.is_first():
             return self
         path = run.directory / "metrics.jsonl"
         # Lines after the checkpoint that a resumed run starts from are logged again.

@@ -378,12 +378,13 @@ class Run:
     def _data(self, most: int) -> dict[str, Any]:
         """The data of the next steps: resident streams, and batches from the host."""
         data: dict[str, Any] = dict(self._device_data(most))
-        placement = sharding.batch(self.program.mesh)
+        sizes = self.program.batch_sizes
         for index, name in enumerate(self.program.streams):
             if name in self.program.host_streams:
                 if name not in self._host_batches:
                     self._host_batches[name] = self._host_stream(name, index)
-                data[name] = jax.device_put(next(self._host_batches[name]), placement)
+                rows, size = next(self._host_batches[name]), sizes[name]
+                data[name] = sharding.put_batch(rows, self.program.mesh, size)
         return data
 
     def _data_shapes(self, most: int) -> dict[str, Any]:
@@ -425,12 +426,14 @@ class Run:
 
     def _host_stream(self, name: str, index: int) -> Iterator[dict]:
         read, split = streams.dataset_and_split_of(self.parts.datasets, name)
+        size = self.program.batch_sizes[name]
         return host_stream.batches(
             self.parts.datasets[read],
             split,
             step_lib.stream_seed(self.exp.seed, index),
-            self.program.batch_sizes[name],
+            size,
             start_step=self.steps_done,
+            part=sharding.batch_rows(self.program.mesh, size),
             labels=streams.has_labels(name),
         )
 

@@ -8,16 +8,24 @@ metrics.jsonl     one line per logged step       checkpoints/   see checkpoint.p
 result.json       final metrics and costs        lock           held while running
 """
 
+import contextlib
 import fcntl
 import fnmatch
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import atomic, output_paths, processes, serialization, trust
+from jaxtl.core import (
+    atomic,
+    output_paths,
+    process_group,
+    processes,
+    serialization,
+    trust,
+)
 from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.data.tokenizer import TOKENIZER
 from jaxtl.training import experiment_file
@@ -143,6 +151,14 @@ class lock:
         self.file.truncate(0)
         fcntl.flock(self.file, fcntl.LOCK_UN)
         self.file.close()
+
+
+@contextlib.contextmanager
+def lock_for_job(path: pathlib.Path) -> Iterator[None]:
+    """Holds a run's directory for all processes of a job, by process 0."""
+    with contextlib.ExitStack() as stack:
+        process_group.on_first(lambda: stack.enter_context(lock(path)))
+        yield
 
 
 def check_unlocked(path: pathlib.Path) -> None:

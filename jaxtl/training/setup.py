@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import pretrained
-from jaxtl.core import checkpoint, sharding
+from jaxtl.core import checkpoint, process_group, serialization, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import description
 from jaxtl.evaluation import metrics
+from jaxtl.terms.regularizers import importance_file
 from jaxtl.training import (
     evaluation_only,
     inputs,
@@ -56,31 +57,57 @@ def setup(
       UserError: for everything that can be wrong with an experiment.
     """
     directory = None if out is None else pathlib.Path(out)
+    if process_group.count() > 1:
+        advice = "give all processes the same file and overrides"
+        process_group.check_same("experiment", serialization.to_json(exp), advice)
     if directory is not None:
         check = run_dir.check_replaceable if overwrite else run_dir.refuse
-        check(directory)
+        process_group.on_first(lambda: check(directory))
         loggers.check_installed(exp)
     run = Run(exp, directory)
+    _check_same_start(run)
     if directory is not None:
-        run_dir.create(directory, overwrite=overwrite)
-        inputs.save_splits(directory, run.parts.datasets)
-        run_dir.write_json(
-            directory / run_dir.DATA, description.summarize(run.parts.datasets)
-        )
-        run_dir.write_json(
-            directory / run_dir.LOADED, result.loaded(run.parts.model.loading)
-        )
+        process_group.on_first(lambda: _write_beginning(run, directory, overwrite))
         source_weights.save(directory, run.fixed.source)
         # It is the directory's mark, so it comes last.
-        run_dir.write_experiment(
-            directory,
-            exp,
-            file=file,
-            file_name=file_name,
-            overrides=overrides,
-            variant=variant,
+        process_group.on_first(
+            lambda: run_dir.write_experiment(
+                directory,
+                exp,
+                file=file,
+                file_name=file_name,
+                overrides=overrides,
+                variant=variant,
+            )
         )
     return run
+
+
+def _write_beginning(run: Run, directory: pathlib.Path, overwrite: bool) -> None:
+    """Makes a run's directory and writes what it begins with."""
+    run_dir.create(directory, overwrite=overwrite)
+    inputs.save_splits(directory, run.parts.datasets)
+    run_dir.write_json(
+        directory / run_dir.DATA, description.summarize(run.parts.datasets)
+    )
+    run_dir.write_json(
+        directory / run_dir.LOADED, result.loaded(run.parts.model.loading)
+    )
+
+
+def _check_same_start(run: Run) -> None:
+    """Compares the data and the initial weights that the processes of a job read.
+
+    Raises:
+      UserError: a process has others than process 0.
+    """
+    if process_group.count() == 1:
+        return
+    fingerprints = {name: data.fingerprint for name, data in run.datasets.items()}
+    advice = "every machine must read the same files, such as those of a shared folder"
+    process_group.check_same("data", fingerprints, advice)
+    weights = importance_file.digests(run.parts.model.params)
+    process_group.check_same("initial weights", weights, advice)
 
 
 def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
@@ -97,9 +124,9 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
       UserError: if there is no run, the weights that it began from changed, `exp` is
         another experiment than the stored one, or a checkpoint is damaged.
     """
-    run_dir.check_unlocked(pathlib.Path(out))
+    process_group.on_first(lambda: run_dir.check_unlocked(pathlib.Path(out)))
     directory = run_paths.one_run(out)
-    run_dir.check_unlocked(directory)
+    process_group.on_first(lambda: run_dir.check_unlocked(directory))
     if exp is None:
         exp = run_dir.read_experiment(directory)
     else:
@@ -108,6 +135,7 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
     for name, fresh in inputs.load_datasets(exp).items():
         _same_rows(directory, datasets[name], fresh)
     run = Run(exp, directory, datasets=datasets)
+    _check_same_start(run)
     source_weights.check(directory, run.fixed.source)
     target = run.parts.datasets["target"]
     folder = directory / "checkpoints"

@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 
+from jaxtl.core import process_group, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Source
 from jaxtl.terms.regularizers import importance_file
@@ -16,9 +17,10 @@ from jaxtl.training import run_dir
 
 def save(directory: pathlib.Path, source: Source) -> None:
     """Writes a digest of every array of θ₀; nothing for a run from scratch."""
-    digests = _digests(source)
+    digests = _digests(source)  # of all processes of a job, which hold its parts
     if digests:
-        run_dir.write_json(directory / run_dir.SOURCE, digests)
+        path = directory / run_dir.SOURCE
+        process_group.on_first(lambda: run_dir.write_json(path, digests))
 
 
 def check(directory: pathlib.Path, source: Source) -> None:
@@ -44,4 +46,4 @@ def _digests(source: Source) -> dict[str, str]:
     """Name of each array of θ₀ -> its digest; the pass takes 1 s per GB."""
     trees = {"params": source.params, "stats": source.stats, "head": source.head}
     leaves = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
-    return importance_file.digests(jax.device_get(leaves))
+    return importance_file.digests(sharding.to_host(leaves))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxtl import pretrained
-from jaxtl.core import atomic, resource_errors, serialization
+from jaxtl.core import atomic, process_group, resource_errors, serialization
 from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.data import preparation
 from jaxtl.training import (
@@ -155,16 +155,14 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
     Data that can't be read and variants that don't exist are told before that.
     """
     check = run_dir.check_replaceable if overwrite else run_dir.refuse
-    check(out)
+    process_group.on_first(lambda: check(out))
     runs = [job.directory.relative_to(out).as_posix() for job in jobs(file, out)]
     contents: data_contents.Contents = {}
     for exp in file.variants.values():
         sources = inputs.sources(exp)
         datasets = {n: preparation.prepare(s, exp.seed) for n, s in sources.items()}
         contents |= data_contents.contents(sources, datasets)
-    run_dir.create(out, overwrite=overwrite)
     code = file.path.read_bytes()
-    atomic.write_bytes(out / run_dir.CODE, code)
     stored = {
         "file": file.name,
         "overrides": list(file.overrides),
@@ -175,7 +173,13 @@ def prepare(file: File, out: pathlib.Path, *, overwrite: bool = False) -> None:
         "doc": file.doc,
         "contents": contents,
     }
-    run_dir.write_json(out / run_dir.STUDY, run_dir.signed(stored, code))
+
+    def write() -> None:
+        run_dir.create(out, overwrite=overwrite)
+        atomic.write_bytes(out / run_dir.CODE, code)
+        run_dir.write_json(out / run_dir.STUDY, run_dir.signed(stored, code))
+
+    process_group.on_first(write)
 
 
 def _read_study(out: pathlib.Path) -> dict[str, Any]:
@@ -225,24 +229,27 @@ def run_all(file: File, out: pathlib.Path) -> Iterator[tuple[Job, dict | str]]:
     Raises:
       UserError: the files of a run are damaged; no other has begun then.
     """
-    with run_dir.lock(out):
+    with run_dir.lock_for_job(out):
         contents = run_dir.read_json(out / run_dir.STUDY).get("contents", {})
         planned = jobs(file, out)
         results = _stored_results(planned)
+        finished = process_group.first_value([str(folder) for folder in results])
         for job in planned:
             try:
                 result: dict | str = (
                     results[job.directory]
-                    if job.directory in results
+                    if str(job.directory) in finished
                     else _run(job, file, out, contents)
                 )
             except UserError as error:
                 result = str(error)
-            except jax.errors.JaxRuntimeError as error:
-                result = resource_errors.device_sentence(error)
             except Exception as error:
-                _store_failure(out, job, f"{describe_error(error)}.")
-                raise
+                if process_group.is_lost(error):
+                    raise
+                if not isinstance(error, jax.errors.JaxRuntimeError):
+                    _store_failure(out, job, f"{describe_error(error)}.")
+                    raise
+                result = resource_errors.device_sentence(error)
             _store_failure(out, job, result if isinstance(result, str) else "")
             yield job, result
 
@@ -264,6 +271,8 @@ def _stored_results(planned: Iterable[Job]) -> dict[pathlib.Path, dict]:
 
 def _store_failure(out: pathlib.Path, job: Job, error: str) -> None:
     """Stores why a run of a study failed, or that it did not ("")."""
+    if not process_group.is_first():
+        return
     path, name = out / run_dir.FAILURES, job.directory.relative_to(out).as_posix()
     stored = run_dir.read_json(path, list) if path.exists() else []
     failures = [failure for failure in stored if failure["run"] != name]
@@ -283,7 +292,10 @@ def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -
     datasets = inputs.load_datasets(job.exp)
     current = data_contents.contents(inputs.sources(job.exp), datasets)
     data_contents.check(out, contents, current)
-    if (job.directory / run_dir.MARK).exists():
+    exists, is_begun = process_group.first_value(
+        [job.directory.exists(), (job.directory / run_dir.MARK).exists()]
+    )
+    if is_begun:
         run = setup.resume(job.directory)
     else:
         run = setup.setup(
@@ -293,6 +305,6 @@ def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -
             file_name=file.name,
             overrides=file.overrides,
             variant=job.variant,
-            overwrite=job.directory.exists(),
+            overwrite=exists,
         )
     return loop.train(run, progress=False)

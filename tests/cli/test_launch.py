@@ -1,0 +1,171 @@
+"""One training run by several processes, as `jaxtl launch` supervises them."""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.cli import main
+from jaxtl.core import checkpoint
+from jaxtl.core import tree as trees
+
+ROOT = pathlib.Path(tl.__file__).parents[1]
+# In a folder with a file of this name process 1 kills itself at its second evaluation.
+KILL = "kill"
+FILE = f'''
+import os, pathlib, signal
+import jax
+import jaxtl as tl
+
+evaluations = []
+
+
+def zero(outputs, labels):
+    evaluations.append(len(labels))
+    kill = pathlib.Path(__file__).parent / "{KILL}"
+    if len(evaluations) == 2 and jax.process_index() == 1 and kill.exists():
+        kill.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def experiment():
+    # Each process reads its rows of a batch and holds its part of the parameters.
+    return tl.Experiment(
+        model=tl.models.MLP(widths=(16,)),
+        data=tl.data.Digits(limit=400),
+        optim=tl.optim.AdamW(lr=0.01, clip=1.0),
+        steps=6, batch=32, evaluate_every=3, save_every=3,
+        devices=2, param_shards=2, device_bytes=0,
+        metrics={{"zero": zero}},
+    )
+'''
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Returns a folder with the runs "one" and "two" of one file, and their outputs.
+
+    They are of one process with virtual devices, and of two processes of which one is
+    killed after the first checkpoint, so that both start again.
+    """
+    folder = tmp_path_factory.mktemp("launch")
+    (folder / "file.py").write_text(FILE)
+    command = [sys.executable, "-m", "jaxtl"]
+    file = str(folder / "file.py")
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    output = {}
+    for name, options in {
+        "one": ["run", file],
+        "two": ["launch", file, "--nproc", "2"],
+    }.items():
+        if name == "two":
+            (folder / KILL).touch()
+        flags = {}
+        if name == "one":
+            # With as many virtual devices as threads these may wait for each other.
+            several = "--xla_force_host_platform_device_count=6"
+            flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {several}"}
+        done = subprocess.run(
+            [*command, *options, "--out", str(folder / name)],
+            env={**environ, **flags},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        output[name] = done.stdout, done.stderr
+    return folder, output
+
+
+def _weights(run):
+    """{path: array} of a run's last checkpoint, both items."""
+    folder = run / "checkpoints"
+    step = checkpoint.latest(folder)
+    assert step == 6
+    items = {name: checkpoint.read(folder, step, name) for name in ("last", "best")}
+    return {path: np.asarray(leaf) for path, leaf in trees.flatten(items).items()}
+
+
+def _result(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def test_two_processes_end_as_one_with_two_devices(runs):
+    """Bit for bit, though one of them was killed and both have started again."""
+    folder, _ = runs
+    expected, weights = _weights(folder / "one"), _weights(folder / "two")
+    assert weights.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(weights[path], leaf, path)
+    one, two = _result(folder / "one"), _result(folder / "two")
+    measured = ("val", "test", "chosen")
+    assert [one[k] for k in measured] == [two[k] for k in measured]
+
+
+def test_one_process_prints_and_writes(runs):
+    folder, output = runs
+    starts = output["two"][0].count("job: process 0 of 2, which meet at 127.0.0.1:")
+    assert starts == 2, "one before, one after the loss"
+    assert output["two"][0].count("written to") == 1
+    lines = (folder / "two" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps), "each line once"
+    assert len(lines) == len((folder / "one/metrics.jsonl").read_text().splitlines())
+
+
+def test_a_killed_process_is_told_and_the_run_goes_on(runs):
+    folder, output = runs
+    assert not (folder / KILL).exists()
+    text = "process 1 of 2 was ended by SIGKILL; all start again (1 of 3 restarts)."
+    assert text in output["two"][1]
+
+
+def test_one_process_reads_what_two_have_saved(runs):
+    folder, _ = runs
+    weights = tl.pretrained.FromRun(str(folder / "two"), which="last").read()
+    expected = _weights(folder / "one")
+    for path, leaf in trees.flatten({"last": {"params": weights.params}}).items():
+        np.testing.assert_array_equal(leaf, expected[path])
+    values = tl.evaluate(tl.load_model(folder / "two"), "test")
+    assert values == pytest.approx(_result(folder / "two")["test"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nproc", "0"], "--nproc 0: expected a whole number of at least 1."),
+        (["--nproc", "2", "--restarts", "-1"], "--restarts -1: expected"),
+        (["--nproc", "2", "--port", "0"], "--port 0: expected a number from 1"),
+    ],
+)
+def test_numbers_that_cant_be_are_told(capsys, options, message):
+    assert main.main(["launch", "file.py", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told(capsys):
+    with socket.socket() as server:
+        server.bind(("", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        code = main.main(["launch", "file.py", "--nproc", "2", "--port", str(port)])
+    assert code == 1
+    assert re.search(
+        f"--port {port} can't be used: address", capsys.readouterr().err.lower()
+    )
