@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .terms import multitask as multitask
     from .terms import noisy as noisy
     from .terms import regularizers as regularizers
+    from .terms import selfsup as selfsup
     from .terms import semi as semi
     from .terms.base import Term as Term
     from .training import recipes as recipes

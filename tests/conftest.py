@@ -44,7 +44,7 @@ from jaxtl.core.types import Network, Output, Source
 from jaxtl.data.episodic import Episodes
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import feature_cache
-from jaxtl.models import MLP, BiEncoder, Llama, TwoTowers
+from jaxtl.models import MLP, BiEncoder, Llama, TwoTowers, ViT
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
 from jaxtl.terms.program import Program
@@ -294,10 +294,11 @@ def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
         mask = jnp.arange(width) < rng.integers(2, width + 1, (size, 2, 1))
         x = {"input_ids": ids, "attention_mask": mask}
         return {"x": x, "y": jnp.asarray(rng.random(size), jnp.float32)}
-    x = jnp.asarray(rng.normal(size=(size, width)), jnp.float32)
+    shape = (size, 8, 8, 3) if task == "images" else (size, width)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
     if task == "episodes":
         return {"x": x, "y": jnp.asarray(_EPISODES.labels(size))}
-    if task == "classification":
+    if task in ("classification", "images"):
         return {"x": x, "y": jnp.asarray(rng.integers(0, outputs, size))}
     if task == "multitask":  # of `_TASKS`; the first example lacks the class
         classes = np.where(np.arange(size) == 0, np.nan, rng.integers(0, 2, size))
@@ -333,6 +334,7 @@ _MODELS = {
     "language": _LLAMA,
     "question_answering": _SPANS,
     "contrastive": _PAIRS,
+    "images": ViT(size=8, patch=2, width=8, layers=1, heads=2, hidden=8, outputs=3),
     "similarity": BiEncoder(encoder=_LLAMA, dense_width=6),
 }
 
@@ -398,7 +400,11 @@ class Bench:
             stage: jax.tree.map(lambda _, s=stage: s not in frozen, tree)
             for stage, tree in self.params.items()
         }
-        usual_names = {"similarity": "regression", "episodes": "classification"}
+        usual_names = {
+            "similarity": "regression",
+            "episodes": "classification",
+            "images": "classification",
+        }
         self.task = usual_names.get(task, task)
         self.episodes = {"target": _EPISODES} if task == "episodes" else {}
         self.outputs = outputs

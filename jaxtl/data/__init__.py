@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .augment.text import WordDropout as WordDropout
     from .augment.text import WordReplacement as WordReplacement
     from .augment.text import WordSwap as WordSwap
+    from .augment.views import ColorJitter as ColorJitter
+    from .augment.views import GaussianBlur as GaussianBlur
+    from .augment.views import RandomGrayscale as RandomGrayscale
+    from .augment.views import RandomResizedCrop as RandomResizedCrop
+    from .augment.views import Solarize as Solarize
     from .dataset import Data as Data
     from .dataset import Dataset as Dataset
     from .dataset import Table as Table

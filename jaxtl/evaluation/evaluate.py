@@ -15,6 +15,7 @@ from jaxtl.evaluation import (
     forward,
     metrics,
     model_selection,
+    representation,
 )
 from jaxtl.evaluation.details import classification_details
 from jaxtl.evaluation.forward import Evaluable
@@ -40,7 +41,7 @@ def evaluate(run: Evaluable, split: str = "val", *, which: str = "current") -> d
       UserError: for an unknown or empty split.
     """
     values = measure(run, split, *predict_split(run, split, which))
-    return {**values, **_criteria(run, *run.packed_weights(which), split)}
+    return {**values, **_of_weights(run, *run.packed_weights(which), split)}
 
 
 def evaluate_with_details(
@@ -50,7 +51,7 @@ def evaluate_with_details(
     task, names = _task(run), run.datasets["target"].label_names
     logits, labels = predict_split(run, split, which)
     values = measure(run, split, logits, labels)
-    values.update(_criteria(run, *run.packed_weights(which), split))
+    values.update(_of_weights(run, *run.packed_weights(which), split))
     details = classification_details(task, logits, labels, names, run.thresholds)
     return values, details
 
@@ -61,7 +62,7 @@ def evaluate_weights(
     """Computes what `evaluate` does, of weights that need not be the run's own."""
     predictions = predict_with_weights(run, params, stats, split)
     values = measure(run, split, *predictions)
-    return {**values, **_criteria(run, params, stats, split)}
+    return {**values, **_of_weights(run, params, stats, split)}
 
 
 def measure(
@@ -83,7 +84,7 @@ def measure(
         class_names=run.datasets["target"].label_names,
         chosen=run.thresholds,
     )
-    for name in run.metrics:
+    for name in experiment_metrics.of_outputs(run.metrics):
         run.notes.pop(f"{name} on {split}", None)
     for name, text in measured.notes.items():
         run.notes[f"{name} on {split}"] = text
@@ -157,14 +158,14 @@ def _task(run: Evaluable) -> str:
     return run.datasets["target"].task
 
 
-def _criteria(
+def _of_weights(
     run: Evaluable, params: PyTree, stats: PyTree, split: str
 ) -> dict[str, float]:
-    if split != "val":
-        return {}
-    return process_group.first_value(
-        model_selection.measure_criteria(run, params, stats)
-    )
+    """What is measured of more than the split's outputs: criteria, and of features."""
+    values = representation.measure(run, params, stats, split)
+    if split == "val":
+        values |= model_selection.measure_criteria(run, params, stats)
+    return process_group.first_value(values)
 
 
 def predict_split(

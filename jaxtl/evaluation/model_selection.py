@@ -18,6 +18,7 @@ from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.data import streams
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import feature_cache, forward, metrics, validators
+from jaxtl.evaluation.metrics.experiment_metrics import of_features
 
 MAX_ROWS = 2000  # of each kind
 # Musgrave et al. (arXiv:2208.07360) compared eight criteria on a million checkpoints; a
@@ -71,7 +72,7 @@ def criteria_rows(datasets: Mapping[str, Dataset]) -> CriteriaRows:
     rows_per_source = max(1, MAX_ROWS // max(1, len(names)))
     source_rows = {
         split: {
-            name: _subsample(datasets[name].rows[split], rows_per_source)
+            name: subsample(datasets[name].rows[split], rows_per_source)
             for name in names
             if len(datasets[name].rows.get(split, ()))
         }
@@ -79,11 +80,11 @@ def criteria_rows(datasets: Mapping[str, Dataset]) -> CriteriaRows:
     }
     rows = datasets["target"].rows
     inputs = [rows[split] for split in ("unlabelled", "val") if split in rows]
-    target = _subsample(np.concatenate(inputs), MAX_ROWS)
+    target = subsample(np.concatenate(inputs), MAX_ROWS)
     return CriteriaRows(source_rows["val"], source_rows["train"], target)
 
 
-def _subsample(rows: np.ndarray, count: int) -> np.ndarray:
+def subsample(rows: np.ndarray, count: int = MAX_ROWS) -> np.ndarray:
     """At most `count` rows in increasing order, the same at every call."""
     rows = np.sort(rows).astype(np.int32)
     if len(rows) <= count:
@@ -105,7 +106,12 @@ def available_criteria(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
     return validators.names(task, source=has_rows["val"], train=has_rows["train"])
 
 
-def resolve_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> str | None:
+def resolve_monitor(
+    datasets: Mapping[str, Dataset],
+    monitor: str | None,
+    added: Mapping[str, Any] | None = None,
+    trains_head: bool = True,
+) -> str | None:
     """The metric or criterion that chooses a run's best checkpoint.
 
     Args:
@@ -113,11 +119,21 @@ def resolve_monitor(datasets: Mapping[str, Dataset], monitor: str | None) -> str
       monitor: `Experiment.monitor`; "auto" is the task's main metric on val and, for an
         unlabelled target, the first available one of `PREFERRED_CRITERIA`; nothing
         chooses where there are no val rows.
+      added: the experiment's own metrics. Where no term trains the head, "auto" is the
+        first one that reads features, and no label that the target lacks.
+      trains_head: whether a term does.
     """
     if monitor != "auto":
         return monitor
     if not _has_val(datasets):
         return None
+    if not trains_head:
+        allowed = [
+            name
+            for name, metric in of_features(added or {}).items()
+            if metric.label_free or not is_label_free(datasets)
+        ]
+        return allowed[0] if allowed else None
     available = available_criteria(datasets)
     criteria = [name for name in PREFERRED_CRITERIA if name in available]
     return criteria[0] if criteria else metrics.main_metric(datasets["target"].task)
@@ -182,14 +198,30 @@ def _why_unavailable(datasets: Mapping[str, Dataset], criterion: str) -> str:
     )
 
 
-def monitor_note(datasets: Mapping[str, Dataset], monitor: str | None) -> str:
-    """A sentence on how a checkpoint is chosen without val rows or labels, else ""."""
-    name = resolve_monitor(datasets, monitor)
+def monitor_note(
+    datasets: Mapping[str, Dataset],
+    monitor: str | None,
+    added: Mapping[str, Any] | None = None,
+    trains_head: bool = True,
+) -> str:
+    """A sentence on how a checkpoint is chosen without val rows or labels, else "".
+
+    Args:
+      datasets, monitor, added, trains_head: as for `resolve_monitor`.
+    """
+    name = resolve_monitor(datasets, monitor, added, trains_head)
     if monitor == "auto" and name is None and datasets["target"].has_training_rows:
+        if _has_val(datasets):
+            return (
+                "no term trains the head, whose metrics say nothing, so the last "
+                "checkpoint is kept; metrics={'rankme': tl.metrics.RankMe()} chooses "
+                "one without labels"
+            )
         return "no val rows: nothing chooses a checkpoint, the last one is kept"
     if not is_label_free(datasets) or name is None:
         return ""
-    if name in metrics.CRITERIA:
+    reads_none = getattr((added or {}).get(name), "label_free", False)
+    if name in metrics.CRITERIA or reads_none:
         return f"{name} chooses, without labels of the target"
     return oracle_warning(name)
 

@@ -7,7 +7,10 @@ from jaxtl.evaluation import metrics
 
 
 def cost_of_criteria(
-    curve: Sequence[Mapping[str, float]], monitor: str | None, task: str
+    curve: Sequence[Mapping[str, float]],
+    monitor: str | None,
+    task: str,
+    label_free: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Computes what each criterion would have chosen among a run's evaluations.
 
@@ -15,22 +18,25 @@ def cost_of_criteria(
       curve: {"step": …, metric or criterion: …} of each evaluation on val, in order.
       monitor: the metric or criterion that did choose.
       task: of the target.
+      label_free: names of metrics of the experiment that read no label; more is better.
 
     Returns:
       {"metric", "monitor", "oracle": {"step", "value"}, "criteria": {name: {"step",
       "score" of the criterion, "value" of the metric on val, "cost"}}}; the cost is the
       difference between the value and the oracle's, at least 0. {} without criteria.
     """
-    criteria = [name for name in metrics.CRITERIA if any(name in row for row in curve)]
+    names = (*metrics.CRITERIA, *label_free)
+    criteria = [name for name in names if any(name in row for row in curve)]
     if not criteria:
         return {}
     metric = metrics.main_metric(task)
-    oracle = _best(curve, metric)
+    directions = dict.fromkeys(label_free, True)
+    oracle = _best(curve, metric, directions)
     if oracle is None:
         return {}
     costs = {}
     for name in criteria:
-        row = _best(curve, name)
+        row = _best(curve, name, directions)
         if row is not None and metric in row:
             costs[name] = {
                 "step": row["step"],
@@ -47,13 +53,13 @@ def cost_of_criteria(
 
 
 def _best(
-    curve: Sequence[Mapping[str, float]], name: str
+    curve: Sequence[Mapping[str, float]], name: str, directions: Mapping[str, bool]
 ) -> Mapping[str, float] | None:
     """The evaluation whose checkpoint a run would keep by a metric or criterion."""
     best = None
     for row in curve:
         if metrics.is_finite_number(row.get(name)) and (
-            best is None or metrics.beats(name, row[name], best[name])
+            best is None or metrics.beats(name, row[name], best[name], directions)
         ):
             best = row
     return best

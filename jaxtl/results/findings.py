@@ -171,8 +171,15 @@ def choosing_without_labels(summary: Summary) -> list[str]:
     """The cost of choosing without target labels, and what was chosen with them."""
     results = [r.result for s in summary.settings for r in s.setting.done]
     cost = selection_cost.describe(results)
-    monitors = {(r.get("choosing") or {}).get("monitor", "") for r in results}
-    oracles = sorted(m for m in monitors if m and m not in metrics.CRITERIA)
+    choices = [r["choosing"] for r in results if r.get("choosing")]
+    oracles = sorted(
+        {
+            choice["monitor"]
+            for choice in choices
+            if choice["monitor"]
+            and choice["monitor"] not in (*metrics.CRITERIA, *choice["criteria"])
+        }
+    )
     return [cost] * bool(cost) + [
         f"{model_selection.oracle_warning(name)}."
         for name in oracles

@@ -13,6 +13,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.data import device_stream
 from jaxtl.evaluation import feature_cache
+from jaxtl.evaluation.metrics import experiment_metrics
 from jaxtl.sweep.axes import SEED
 from jaxtl.sweep.cells import Cell
 from jaxtl.sweep.vectorized_step import MAP, VMAP
@@ -150,6 +151,8 @@ def why_alone(run: Run) -> str:
         return "several devices"
     if run.datasets["target"].episodes is not None:
         return "evaluations over episodes"
+    if experiment_metrics.of_features(exp.metrics):
+        return "metrics of features"
     if program.task == "language":
         return "language models"
     if program.task == "contrastive":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from . import imbalance as imbalance
     from . import noisy as noisy
     from . import regularizers as regularizers
+    from . import selfsup as selfsup
     from . import semi as semi
 
 __getattr__, __dir__, __all__ = lazy_exports.attach(__name__, __file__)

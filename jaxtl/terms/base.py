@@ -48,6 +48,8 @@ class Term:
         ("covariances"), so that micro-batches change its value; "" for none.
       reads_weights: whether it weighs examples by "weight" of a batch, where the data
         have a weight for each.
+      trains_head: whether its gradient reaches the head, so that the metrics of outputs
+        say something about what it learns.
       moves_once: whether the term's state moves once per step: its micro-batches all
         read the state before the step, and an entry becomes the mean of what they
         changed it to. Else each starts from the state that the one before left.
@@ -58,6 +60,7 @@ class Term:
     compares: ClassVar[str] = ""
     reads_weights: ClassVar[bool] = False
     moves_once: ClassVar[bool] = False
+    trains_head: ClassVar[Any] = True
 
     weight: float | Schedule = traced(1.0, low=-math.inf)
 

@@ -13,7 +13,14 @@ import jax
 from jaxtl.core import devices, lazy_leaf
 from jaxtl.core import tree as trees
 from jaxtl.data.dataset import QUESTION_ANSWERING, Dataset
-from jaxtl.evaluation import answer_threshold, evaluate, selection_cost, thresholds
+from jaxtl.evaluation import (
+    answer_threshold,
+    evaluate,
+    model_selection,
+    selection_cost,
+    thresholds,
+)
+from jaxtl.evaluation.metrics.experiment_metrics import of_features
 from jaxtl.training import data_contents
 from jaxtl.training import inputs as input_lib
 from jaxtl.training.run import Run
@@ -49,9 +56,7 @@ def finish(
     chosen = thresholds.by_name(target.task, run.thresholds, target.label_names)
     steps = overrides.get("steps", run.steps_done)
     rows = val_curve or [{"step": steps, **measured.get("val", {})}]
-    choosing = selection_cost.cost_of_criteria(
-        rows, run.monitor, run.parts.program.task
-    )
+    choosing = _choosing(run, rows)
     return {
         **measured,
         "steps": run.steps_done,
@@ -69,6 +74,15 @@ def finish(
         **({"thresholds": chosen} if chosen else {}),
         **overrides,
     }
+
+
+def _choosing(run: Run, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What choosing without labels has cost; {} with labels, or an untrained head."""
+    label_free = [n for n, m in of_features(run.metrics).items() if m.label_free]
+    task = run.parts.program.task
+    if not run.trains_head or not model_selection.is_label_free(run.datasets):
+        return {}
+    return selection_cost.cost_of_criteria(rows, run.monitor, task, label_free)
 
 
 def choose_thresholds(run: Run) -> None:

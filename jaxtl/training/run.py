@@ -105,7 +105,7 @@ class Run:
         self.phase = 0
         self.cached: frozen_stages.Cached | None = None
         self.notes = {**self.parts.model.notes, **self.parts.terms.notes}
-        if note := model_selection.monitor_note(self.datasets, exp.monitor):
+        if note := model_selection.monitor_note(*self._choice()):
             self.notes["monitor"] = note
         fresh = evaluation_only.describe_fresh(exp, self.parts.model.loading)
         if note := evaluation_note or fresh:
@@ -225,7 +225,17 @@ class Run:
     @property
     def monitor(self) -> str | None:
         """The metric, or the criterion, that chooses the best checkpoint."""
-        return model_selection.resolve_monitor(self.datasets, self.exp.monitor)
+        return model_selection.resolve_monitor(*self._choice())
+
+    def _choice(self) -> tuple[Any, ...]:
+        """The arguments of `model_selection.resolve_monitor`."""
+        return self.datasets, self.exp.monitor, self.exp.metrics, self.trains_head
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether a term trains the head, or there is none."""
+        terms = self.parts.terms.terms.values()
+        return not terms or any(term.trains_head for term in terms)
 
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
         """(parameters, statistics), "current" or "best".

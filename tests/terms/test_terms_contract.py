@@ -22,6 +22,7 @@ import rows_generalization
 import rows_imbalance
 import rows_multitask
 import rows_noisy
+import rows_selfsup
 import rows_semi
 from conftest import Bench
 from rows import library, row
@@ -93,6 +94,7 @@ TERMS = [
     *rows_generalization.ROWS,
     *rows_imbalance.ROWS,
     *rows_multitask.ROWS,
+    *rows_selfsup.ROWS,
     *rows_semi.ROWS,
     *rows_noisy.ROWS,
     *rows_distillation.ROWS,

@@ -65,7 +65,7 @@ class RandAugment:
 
     def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """Changes each image of x, float (batch, height, width, channels) in [0, 1]."""
-        _check_float_images("RandAugment", x)
+        check_float_images("RandAugment", x)
         names = OPERATIONS if self.operations is None else self.operations
         # Geometric operations come last, next to each other, to share one gather.
         names = sorted(names, key=lambda name: name in GEOMETRIC)
@@ -138,7 +138,7 @@ class Cutout:
 
     def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """Covers a square of each image, float (batch, height, width, channels)."""
-        _check_float_images("Cutout", x)
+        check_float_images("Cutout", x)
         batch, height, width = x.shape[:3]
         side = round(self.share * min(height, width))
         size = jnp.asarray([height, width])
@@ -150,7 +150,7 @@ class Cutout:
         return jnp.where(covered, jnp.asarray(self.fill, x.dtype), x)
 
 
-def _check_float_images(name: str, x: Any) -> None:
+def check_float_images(name: str, x: Any) -> None:
     """Raises UserError unless x is a batch of float images."""
     if isinstance(x, dict) or x.ndim != 4:
         shape = "a dict of tokens" if isinstance(x, dict) else f"shape {tuple(x.shape)}"

@@ -61,6 +61,13 @@ if TYPE_CHECKING:
     from .probability import LogLoss as LogLoss
     from .ranking import AUROC as AUROC
     from .ranking import AveragePrecision as AveragePrecision
+    from .representation import KNN as KNN
+    from .representation import LiDAR as LiDAR
+    from .representation import LinearProbe as LinearProbe
+    from .representation import RankMe as RankMe
+    from .representation import knn_predictions as knn_predictions
+    from .representation import lidar as lidar
+    from .representation import rankme as rankme
     from .retrieval import recalls as recalls
     from .task_metrics import METRICS as METRICS
     from .task_metrics import compute as compute

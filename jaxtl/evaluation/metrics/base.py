@@ -138,11 +138,13 @@ class Metric:
       higher_is_better: whether larger values are better.
       tasks: that it measures.
       reads_scores: whether it reads more of the outputs than the predicted class.
+      reads_features: whether it reads features and no outputs (`FeatureMetric`).
     """
 
     higher_is_better: ClassVar[Any] = True
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     reads_scores: ClassVar[Any] = False
+    reads_features: ClassVar[bool] = False
 
     def check(self, task: str, class_names: tuple[str, ...], where: str) -> None:
         """Raises UserError where the metric does not fit a task or its classes.

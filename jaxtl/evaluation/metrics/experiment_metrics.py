@@ -85,6 +85,17 @@ def check(metrics: Mapping[str, Any], task: str, class_names: tuple[str, ...]) -
         as_metric(value).check(task, class_names, f"metrics[{name!r}]")
 
 
+def of_features(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that read features, which a split's outputs do not hold."""
+    return {n: v for n, v in metrics.items() if getattr(v, "reads_features", False)}
+
+
+def of_outputs(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that a split's outputs and labels are enough for."""
+    features = of_features(metrics)
+    return {name: v for name, v in metrics.items() if name not in features}
+
+
 def of_predictions(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics that read no more of the outputs than the predicted class."""
     return {n: v for n, v in metrics.items() if not as_metric(v).reads_scores}
@@ -126,13 +137,15 @@ def measure_all(
 ) -> Measured:
     """Measures the task's metrics and the experiment's own of a split.
 
+    Metrics of features are passed over; `evaluation.representation` measures them.
+
     Args:
       task, logits, labels, weights: as for `task_metrics.compute`.
       metrics, class_names: as for `measure`.
       chosen: thresholds of the run, by which the metrics of predicted classes or
         labels decide; None for ½.
     """
-    arguments = (labels, weights)
+    arguments, metrics = (labels, weights), of_outputs(metrics)
     settings = {"class_names": class_names}
     values = task_metrics.compute(task, logits, *arguments, **settings)
     decided = of_predictions(metrics)
@@ -165,6 +178,8 @@ def measure(
 ) -> Measured:
     """Measures an experiment's metrics of all predictions on a split.
 
+    Metrics of features are passed over.
+
     Every value is NaN where an output of an example that counts is not finite.
 
     Args:
@@ -174,6 +189,7 @@ def measure(
     """
     values: dict[str, float] = {}
     notes: dict[str, str] = {}
+    metrics = of_outputs(metrics)
     if not metrics:
         return Measured(values, notes)
     outputs = np.asarray(logits, np.float64)

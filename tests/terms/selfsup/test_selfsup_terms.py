@@ -1,0 +1,184 @@
+"""Self-supervised terms: closed forms, states, whole runs, and what is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtl as tl
+from jaxtl.terms.context import View
+from jaxtl.terms.selfsup import barlow_twins, dino, moco, momentum, projector, rotation
+from jaxtl.terms.selfsup.simclr import nt_xent
+
+selfsup = tl.selfsup
+NOISE = (tl.data.Noise(scale=0.5),)
+
+
+def _bench(bench, **fields):
+    """A bench whose batches have 6, 7 and 8 examples."""
+    return bench("classification", **fields)
+
+
+def test_nt_xent_of_equal_projections_is_that_of_chance():
+    z = jnp.ones((5, 3))
+    np.testing.assert_allclose(nt_xent(z, z, 0.5), np.log(9), rtol=1e-6)
+
+
+def test_barlow_twins_is_zero_for_uncorrelated_features_that_agree():
+    # Columns of a Hadamard matrix have mean 0, variance 1 and no correlation.
+    z = jnp.array([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
+    assert barlow_twins.cross_correlation_loss(z, z, 1.0) < 1e-8
+    flipped = barlow_twins.cross_correlation_loss(z, -z, 1.0)
+    np.testing.assert_allclose(flipped, 3 * 4, rtol=1e-4)
+
+
+def test_a_teacher_of_equal_prototypes_has_the_entropy_of_chance():
+    z = jnp.zeros((4, 5))
+    value = dino.self_distillation((z, z), (z, z), jnp.zeros(5), (0.1, 0.04))
+    np.testing.assert_allclose(value, np.log(5), rtol=1e-6)
+
+
+def test_momentum_rises_by_half_a_cosine():
+    # BYOL's paper: τ = 1 − (1 − τ₀)(cos(πk/K) + 1)/2.
+    values = [momentum.cosine_rise(0.996, step, 100) for step in (0, 50, 100)]
+    np.testing.assert_allclose(values, [0.996, 0.998, 1.0], rtol=1e-6)
+
+
+def test_the_queue_drops_the_oldest_keys():
+    queue, keys = jnp.arange(6.0)[:, None], jnp.array([[10.0], [11.0]])
+    assert moco.enqueued(queue, keys)[:, 0].tolist() == [10, 11, 0, 1, 2, 3]
+
+
+def test_quarter_turns_are_numpys():
+    x = np.random.default_rng(0).random((2, 3, 3, 1)).astype(np.float32)
+    turned, angles = rotation.quarter_turns(jnp.asarray(x))
+    assert angles.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    np.testing.assert_array_equal(turned[5], np.rot90(x[1], 2))
+    np.testing.assert_array_equal(turned[2], np.rot90(x[0], 1))
+
+
+def test_spread_tells_a_collapse():
+    z = np.random.default_rng(0).normal(size=(4000, 8))
+    np.testing.assert_allclose(projector.spread(jnp.asarray(z)), 1.0, rtol=0.02)
+    assert projector.spread(jnp.ones((5, 3))) < 1e-6
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_the_encoder_begins_as_the_network_and_follows_it_slowly(bench, step):
+    room = _bench(bench)
+    term = selfsup.BYOL(
+        projector=(4,), predictor=(4,), views=NOISE, momentum=0.75, rises=False
+    )
+    own = term.init(jax.random.key(1), room.setup)
+    state = term.init_state(room.setup)
+    moved = jax.tree.map(lambda x: x + 1.0, room.params)
+    context = room.context(moved, own, state, step=step)
+    encoder = term.encoder(View(context, "term", 0))
+    share = 1.0 if step == 0 else 0.25
+    for ours, before in zip(
+        jax.tree.leaves(encoder["network"]), jax.tree.leaves(room.params)
+    ):
+        np.testing.assert_allclose(ours, before + share, rtol=1e-5, atol=1e-6)
+    first = encoder["heads"]["projector"]["layer0"]["kernel"]
+    kernel = own["projector"]["layer0"]["kernel"]
+    np.testing.assert_allclose(first, share * kernel, rtol=1e-5)
+
+
+REFUSED = {
+    "batch": (
+        selfsup.SimCLR(views=NOISE),
+        {"batch": 1, "further": 0},
+        "compares the examples of a batch, and the stream 'unlabelled' gives 1",
+    ),
+    "small queue": (selfsup.MoCo(views=NOISE, queue=4), {}, r"queue=4: .* such as 8"),
+    "odd queue": (selfsup.MoCo(views=NOISE, queue=20), {}, r"queue=20: .*batch of 8"),
+    "projector": (selfsup.VICReg(views=NOISE, projector=(0,)), {}, r"projector=\(0,\)"),
+    "predictor": (
+        selfsup.BYOL(views=NOISE, projector=(8,), predictor=(4, 16)),
+        {},
+        r"predictor=\(4, 16\): .* predicts, 8; expected \(4, 8\)",
+    ),
+    "vectors": (selfsup.SimSiam(), {}, "views=None: there are no default views"),
+    "stage": (selfsup.DINO(views=NOISE, stage="lay"), {}, "'layer1'"),
+    "operation": (selfsup.BYOL(views=(3,)), {}, r"views=\(3,\): expected callables"),
+    "images": (selfsup.RotationPrediction(), {}, "turns square images, and the inputs"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_told_in_one_sentence(bench, name):
+    term, fields, message = REFUSED[name]
+    with pytest.raises(tl.UserError, match=message) as error:
+        term.check(_bench(bench, **fields).setup)
+    assert "\n" not in str(error.value)
+
+
+def test_a_micro_batch_of_one_is_refused(bench):
+    setup = _bench(bench).setup
+    program = dataclasses.replace(setup.program, accumulate=8)
+    setup = dataclasses.replace(setup, program=program)
+    with pytest.raises(tl.UserError, match="in a micro-batch; expected .* least 16"):
+        selfsup.SimCLR(views=NOISE).check(setup)
+
+
+DIGITS = (tl.data.RandomResizedCrop(scale=(0.4, 1.0)),)
+
+
+def _experiment(**changes):
+    fields = {
+        "model": tl.models.MLP(widths=(32,)),
+        "data": tl.data.Digits(labels=0, val=100, test=100),
+        "terms": {"ssl": selfsup.SimCLR(projector=(16,), views=DIGITS)},
+        "batch": 32,
+        "steps": 4,
+        "evaluate_every": 2,
+    }
+    return tl.Experiment(**{**fields, **changes})
+
+
+def test_a_run_without_any_label_is_chosen_without_labels(tmp_path):
+    added = {"rankme": tl.metrics.RankMe(), "knn": tl.metrics.KNN()}
+    run = tl.setup(_experiment(metrics=added))
+    result = tl.train(run)
+    assert run.monitor == "rankme"
+    assert "without labels" in run.notes["monitor"]
+    assert [set(added) <= set(row) for row in run.curve["val"]] == [True, True]
+    assert 0.5 < result["test"]["knn"] <= 1.0
+    assert "rankme" not in result["test"]
+    assert "choosing" not in result
+
+
+def test_nothing_chooses_where_no_metric_says_anything():
+    run = tl.setup(_experiment())
+    assert run.monitor is None
+    assert "no term trains the head" in run.notes["monitor"]
+
+
+def test_labels_of_val_that_choose_are_told():
+    run = tl.setup(_experiment(metrics={"knn": tl.metrics.KNN()}, monitor="knn"))
+    assert "ORACLE" in run.notes["monitor"]
+
+
+def test_pretraining_and_a_few_labels_are_phases_of_one_run():
+    run = tl.setup(
+        _experiment(
+            data=tl.data.Digits(labels_per_class=2, val=100, test=100),
+            terms={
+                "ssl": selfsup.SimCLR(projector=(16,), views=DIGITS),
+                "task": tl.losses.CrossEntropy(),
+            },
+            phases=(
+                tl.optim.Phase(until=0.5, terms=("ssl",)),
+                tl.optim.Phase(terms=("task",)),
+            ),
+            optim=tl.optim.SGD(lr=0.1),
+        )
+    )
+    head = np.asarray(run.params["head"]["dense"]["kernel"])
+    run.advance(2)
+    assert np.array_equal(run.params["head"]["dense"]["kernel"], head)
+    run.advance(2)
+    assert not np.array_equal(run.params["head"]["dense"]["kernel"], head)
+    assert run.monitor == "accuracy"
