@@ -11,7 +11,7 @@ from jaxtl.terms import losses
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
 from jaxtl.terms.selfsup import projector
-from jaxtl.terms.selfsup.two_views import FeatureTerm
+from jaxtl.terms.selfsup.two_views import RepresentationTerm
 from jaxtl.terms.semi import augmented_views
 
 
@@ -30,7 +30,7 @@ def quarter_turns(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RotationPrediction(FeatureTerm):
+class RotationPrediction(RepresentationTerm):
     """Cross-entropy of the angle by which images were turned, of four.
 
     A linear map of the term's own classifies all four rotations of each image, as the

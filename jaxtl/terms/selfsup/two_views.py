@@ -60,7 +60,7 @@ def default_views(x: Any) -> Operations:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureTerm(Term):
+class RepresentationTerm(Term):
     """Base class of terms that read one stage's features of changed inputs.
 
     Attributes:
@@ -116,13 +116,13 @@ class FeatureTerm(Term):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoViewTerm(FeatureTerm):
+class TwoViewTerm(RepresentationTerm):
     """Base class of terms that compare two random views of each example.
 
     Each view is a pass of the network of its own, with batch statistics of its own.
 
     Attributes:
-      stream, stage: as in `FeatureTerm`.
+      stream, stage: as in `RepresentationTerm`.
       views: operations of a view, on stored values; None takes `simclr_views` for
         images. () leaves the inputs as they are, so that views differ by dropout alone
         (SimCSE; Gao et al., EMNLP 2021).

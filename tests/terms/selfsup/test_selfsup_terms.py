@@ -119,7 +119,7 @@ def test_a_micro_batch_of_one_is_refused(bench):
     setup = _bench(bench).setup
     program = dataclasses.replace(setup.program, accumulate=8)
     setup = dataclasses.replace(setup, program=program)
-    with pytest.raises(tl.UserError, match="in a micro-batch; expected .* least 16"):
+    with pytest.raises(tl.UserError, match=r"in a micro-batch; expected .* least 16"):
         selfsup.SimCLR(views=NOISE).check(setup)
 
 
