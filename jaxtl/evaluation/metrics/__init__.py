@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from .probability import LogLoss as LogLoss
     from .ranking import AUROC as AUROC
     from .ranking import AveragePrecision as AveragePrecision
-    from .representation import KNN as KNN
+    from .representation import KNNAccuracy as KNNAccuracy
     from .representation import LiDAR as LiDAR
-    from .representation import LinearProbe as LinearProbe
+    from .representation import LinearProbeAccuracy as LinearProbeAccuracy
     from .representation import RankMe as RankMe
     from .representation import knn_predictions as knn_predictions
     from .representation import lidar as lidar

@@ -1,7 +1,7 @@
 """Metrics of features: neighbors, a linear probe, and how many dimensions they fill.
 
 They read no output of the head, so they judge a model whose head nothing has trained.
-`KNN` and `LinearProbe` read labels; `RankMe` and `LiDAR` read none.
+`KNNAccuracy` and `LinearProbeAccuracy` read labels; `RankMe` and `LiDAR` read none.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ class FeatureMetric(Metric):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KNN(FeatureMetric):
+class KNNAccuracy(FeatureMetric):
     """Accuracy of a weighted k-nearest-neighbor classifier on the features.
 
     The neighbors are the labelled train rows; without any, the split's own other rows,
@@ -199,7 +199,7 @@ class KNN(FeatureMetric):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearProbe(FeatureMetric):
+class LinearProbeAccuracy(FeatureMetric):
     """Accuracy of scikit-learn's logistic regression on standardized features.
 
     It is fitted on the labelled train rows; without any, on four fifths of the split

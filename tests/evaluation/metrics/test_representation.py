@@ -73,23 +73,23 @@ def test_a_probe_is_fitted_on_the_bank_or_on_folds():
     labels = np.arange(60) % 3
     features = np.eye(3)[labels] + 0.1 * RNG.normal(size=(60, 3))
     alone = _evidence(features=features, labels=labels)
-    assert tl.metrics.LinearProbe().measure_features(alone) == 1.0
+    assert tl.metrics.LinearProbeAccuracy().measure_features(alone) == 1.0
     wrong = _evidence(
         features=features,
         labels=labels,
         bank=features,
         bank_labels=(labels + 1) % 3,
     )
-    assert tl.metrics.LinearProbe().measure_features(wrong) == 0.0
-    assert tl.metrics.KNN(k=3).measure_features(wrong) == 0.0
+    assert tl.metrics.LinearProbeAccuracy().measure_features(wrong) == 0.0
+    assert tl.metrics.KNNAccuracy(k=3).measure_features(wrong) == 0.0
 
 
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (tl.metrics.KNN(k=0), "metrics.m.k=0: expected a whole number"),
-        (tl.metrics.KNN(temperature=0.0), "temperature=0.0"),
-        (tl.metrics.LinearProbe(strength=-1.0), "strength=-1.0"),
+        (tl.metrics.KNNAccuracy(k=0), "metrics.m.k=0: expected a whole number"),
+        (tl.metrics.KNNAccuracy(temperature=0.0), "temperature=0.0"),
+        (tl.metrics.LinearProbeAccuracy(strength=-1.0), "strength=-1.0"),
         (tl.metrics.LiDAR(), r"views=\(\): expected the operations"),
         (tl.metrics.LiDAR(views=(abs,), copies=1), "copies=1"),
     ],
@@ -100,5 +100,7 @@ def test_settings_that_are_wrong_are_told(metric, message):
 
 
 def test_neighbors_are_no_metric_of_regression():
-    with pytest.raises(tl.UserError, match="KNN is a metric of a classification task"):
-        tl.metrics.KNN().check("regression", (), "metrics['knn']")
+    with pytest.raises(
+        tl.UserError, match="KNNAccuracy is a metric of a classification task"
+    ):
+        tl.metrics.KNNAccuracy().check("regression", (), "metrics['knn']")

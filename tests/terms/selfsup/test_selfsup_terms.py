@@ -139,7 +139,7 @@ def _experiment(**changes):
 
 
 def test_a_run_without_any_label_is_chosen_without_labels(tmp_path):
-    added = {"rankme": tl.metrics.RankMe(), "knn": tl.metrics.KNN()}
+    added = {"rankme": tl.metrics.RankMe(), "knn": tl.metrics.KNNAccuracy()}
     run = tl.setup(_experiment(metrics=added))
     result = tl.train(run)
     assert run.monitor == "rankme"
@@ -157,7 +157,9 @@ def test_nothing_chooses_where_no_metric_says_anything():
 
 
 def test_labels_of_val_that_choose_are_told():
-    run = tl.setup(_experiment(metrics={"knn": tl.metrics.KNN()}, monitor="knn"))
+    run = tl.setup(
+        _experiment(metrics={"knn": tl.metrics.KNNAccuracy()}, monitor="knn")
+    )
     assert "ORACLE" in run.notes["monitor"]
 
 
