@@ -47,16 +47,7 @@ GROUPS = {
     "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
 }
 # Commands that compute nothing on a device, so that they take no --device.
-_WITHOUT_DEVICE = (
-    "new",
-    "data",
-    "list",
-    "compare",
-    "report",
-    "watch",
-    "models",
-    "launch",
-)
+_WITHOUT_DEVICE = ("new", "data", "list", "compare", "watch", "models", "launch")
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:

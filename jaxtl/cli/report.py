@@ -2,8 +2,14 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jaxtl.core import console, output_paths, progress
+
+if TYPE_CHECKING:
+    from jaxtl.results.records import Collection
+    from jaxtl.results.summary import Summary
 
 HELP = "tables, plots and a page of sweeps and runs"
 
@@ -54,10 +60,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Summarizes the runs and sweeps of some directories; prints and writes it."""
-    from jaxtl.results import build_summary, records, report
+def _single_run(dirs: Sequence[pathlib.Path]) -> pathlib.Path | None:
+    """The finished run that is reported by itself; None for several, or none."""
+    from jaxtl.training import run_dir, run_paths
 
+    [first, *others] = dirs
+    if others or not first.is_dir() or run_paths.is_sweep(first):
+        return None
+    runs = run_paths.runs_in(first)
+    [run] = runs if len(runs) == 1 else [None]
+    has_result = run is not None and (run / "result.json").exists()
+    return run if has_result and (run / run_dir.MARK).exists() else None
+
+
+def _of_run(
+    run: pathlib.Path,
+    collection: "Collection",
+    summary: "Summary",
+    folder: pathlib.Path,
+) -> tuple[list[pathlib.Path], list[tuple[str, str, str]]]:
+    """The plots of a single run, with its losses first, and its own sections."""
+    from jaxtl.results import run_page
+    from jaxtl.results.plots import loss_curves, sweep
+
+    [record] = collection.records
+    folder.mkdir(parents=True, exist_ok=True)
+    losses = loss_curves.loss_curves(
+        record.curve, record.result.get("chosen"), folder / "losses.png"
+    )
+    plots = [losses] if losses else []
+    plots += sweep.draw_all(collection, summary, folder)
+    return plots, [tuple(s) for s in run_page.sections(run, record.result)]
+
+
+def main(args: argparse.Namespace) -> int:
+    """Summarizes the runs and sweeps of some directories; prints and writes it.
+
+    The page of a single run has its losses, its classes and its worst examples, too.
+    """
+    from jaxtl.results import build_summary, records, report, run_page
+
+    run = _single_run(args.dirs)
     folder = args.out or args.dirs[0] / "report"
     output_paths.check_folder(folder)
     with progress.Task("reading and comparing the runs"):
@@ -73,8 +116,13 @@ def main(args: argparse.Namespace) -> int:
             test=args.paired,
         )
     report.print_report(summary)
+    plots, sections = None, []
+    if run is not None and len(collection.records) == 1:
+        with progress.Task("looking at the run's predictions"):
+            plots, sections = _of_run(run, collection, summary, folder)
+            collection = run_page.with_settings(collection, run)
     with progress.Task("drawing the plots"):
-        paths = report.write_report(collection, summary, folder)
+        paths = report.write_report(collection, summary, folder, plots, sections)
     names = ", ".join(path.name for path in paths)
     console.print_written(folder, hint=f"in it: {names}")
     return 0

@@ -36,6 +36,7 @@ def write(
     summary: Summary,
     plots: Iterable[pathlib.Path],
     path: str | pathlib.Path,
+    further: Iterable[tuple[str, str, str]] = (),
 ) -> None:
     """Writes the page.
 
@@ -44,11 +45,13 @@ def write(
       summary: of the same records.
       plots: PNG files; an SVG of the same name is shown instead.
       path: of the page.
+      further: (id, title, HTML) of sections behind the plots.
     """
     sections = {
         "findings": ("What came out", _findings(summary)),
         "results": ("Results", _results(summary)),
         "plots": ("Plots", _plots(plots)),
+        **{name: (title, content) for name, title, content in further},
         "settings": ("All settings", _settings(summary)),
         "configuration": ("Configuration", _configuration(collection)),
         "failures": ("Failures", _failures(collection)),
@@ -96,7 +99,7 @@ def _description(collection: Collection, summary: Summary) -> str:
     """The docstring of the experiment file after its first line, and the progress."""
     doc = (collection.meta.get("doc") or "").partition("\n")[2].strip()
     done = summary.counts.get(database.DONE, 0)
-    facts = [f"{done:,} of {summary.total:,} cells done"]
+    facts = [f"{done:,} of {summary.total:,} cells done"] * (summary.total > 1)
     facts += [collection.meta["file"]] if collection.meta.get("file") else []
     lead = f'<p class="soft">{_escape(" · ".join(facts))}</p>'
     return (f'<p class="doc">{_escape(doc)}</p>' if doc else "") + lead
@@ -110,40 +113,41 @@ def _findings(summary: Summary) -> str:
     matrix = outcome_table(summary)
     if matrix is None:
         sentences = findings.conclusions(summary)
-        content = _list([text for text in sentences if text not in warnings])
+        content = html_list([text for text in sentences if text not in warnings])
     else:
-        content = _table("matrix", matrix, controls=False)
+        content = html_table("matrix", matrix, controls=False)
         sentences = [*alarms, *findings.choosing_without_labels(summary)]
-        content += _list([text for text in sentences if text not in warnings])
-    content += _list(warnings, ' class="warnings"')
+        content += html_list([text for text in sentences if text not in warnings])
+    content += html_list(warnings, ' class="warnings"')
     if notes:
         head = "<summary>How to read the tables</summary>"
-        content += f"<details>{head}{_list(notes)}</details>"
+        content += f"<details>{head}{html_list(notes)}</details>"
     return content
 
 
-def _list(texts: Sequence[str], attributes: str = "") -> str:
+def html_list(texts: Sequence[str], attributes: str = "") -> str:
+    """Writes sentences as a list, "" for none."""
     items = "".join(f"<li>{_escape(text)}</li>" for text in texts)
     return f"<ul{attributes}>{items}</ul>" if texts else ""
 
 
 def _results(summary: Summary) -> str:
     axes = len(summary.roles.compared)
-    content = _table("results", tables.main_table(summary), selectable=axes)
-    return content + _list(findings.pretraining(summary), ' class="soft"')
+    content = html_table("results", tables.main_table(summary), selectable=axes)
+    return content + html_list(findings.pretraining(summary), ' class="soft"')
 
 
 def _settings(summary: Summary) -> str:
     if len(summary.settings) <= len(summary.rows):
         return ""
     axes = len(summary.roles.compared) + len(summary.roles.tuned)
-    return _table("settings", tables.settings_table(summary), selectable=axes)
+    return html_table("settings", tables.settings_table(summary), selectable=axes)
 
 
-def _table(
+def html_table(
     name: str, table: TextTable, *, selectable: int = 0, controls: bool = True
 ) -> str:
-    """Writes a table with its controls.
+    """Writes a table, with its controls.
 
     Args:
       name: of the table, unique in the page; the script puts it into the address.
@@ -263,11 +267,13 @@ def _configuration(collection: Collection) -> str:
     axes = collection.meta.get("axes") or collection.axes
     rows = [(axis, ", ".join(map(label_text, axes[axis]))) for axis in axes]
     content = ""
-    if rows:
-        table = _text_table("what the sweep varies", ("axis", "values"), rows)
-        content = _table("axes", table, controls=False)
+    if rows and len(collection.records) > 1:
+        table = text_table("what the sweep varies", ("axis", "values"), rows)
+        content = html_table("axes", table, controls=False)
     overrides = collection.meta.get("overrides") or ()
-    content += _list([f"override: {label_text(override)}" for override in overrides])
+    content += html_list(
+        [f"override: {label_text(override)}" for override in overrides]
+    )
     experiments = collection.meta.get("experiments") or {}
     variants = {name: dict(flatten_json(value)) for name, value in experiments.items()}
     return content + (_variants(variants) if variants else "")
@@ -290,16 +296,16 @@ def _variants(variants: Mapping[str, Mapping[str, str]]) -> str:
     if differences:
         columns = ("variant", "setting", f"{base} (base)", "here")
         title = f"where variants differ from {base}"
-        table = _text_table(title, columns, differences)
-        content += _table("differences", table, selectable=2)
+        table = text_table(title, columns, differences)
+        content += html_table("differences", table, selectable=2)
     title = f"configuration of {base}"
-    table = _text_table(title, ("setting", "value"), fields.items())
+    table = text_table(title, ("setting", "value"), fields.items())
     head = _escape(f"All settings of {base}" if variations else "All settings")
-    details = _table("base", table)
+    details = html_table("base", table)
     return f"{content}<details><summary>{head}</summary>{details}</details>"
 
 
-def _text_table(
+def text_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> TextTable:
     """A table all of whose columns are text."""
@@ -350,10 +356,10 @@ def _failures(collection: Collection) -> str:
         for r in failed
     ]
     columns = (*map(short_axis_name, axes), "what happened")
-    table = _text_table(
+    table = text_table(
         "cells that failed, were interrupted or can't be read", columns, rows
     )
-    return _table("failed", table, selectable=len(axes))
+    return html_table("failed", table, selectable=len(axes))
 
 
 def _environment(collection: Collection) -> str:

@@ -35,6 +35,7 @@ def write_report(
     summary: Summary,
     folder: pathlib.Path,
     plots: Sequence[pathlib.Path] | None = None,
+    sections: Sequence[tuple[str, str, str]] = (),
 ) -> list[pathlib.Path]:
     """Writes report.md, report.tex, the CSV files, report.html and the plots.
 
@@ -43,6 +44,7 @@ def write_report(
       summary: of the same records.
       folder: created where it does not exist.
       plots: paths of plots that are in the folder already; None draws them.
+      sections: (id, title, HTML) of further sections of the page.
 
     Returns:
       the paths of all files.
@@ -63,5 +65,5 @@ def write_report(
     for name, text in texts.items():
         atomic.write_text(folder / name, text)
     page = folder / "report.html"
-    html_report.write(collection, summary, plots, page)
+    html_report.write(collection, summary, plots, page, sections)
     return [*(folder / name for name in texts), page, *plots]
