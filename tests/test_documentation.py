@@ -1,14 +1,15 @@
 """What the documentation prints works as it is printed: its commands and its Python.
 
 Every fenced command is parsed by the program's own parser, and every Python block is
-compiled. The commands of README are then run in order, in one folder, on a small
-experiment: `PLACEHOLDERS` says what stands for FILE, RUN and the like. Its first block
-is run by `.ci/run`, in a fresh environment.
+compiled and run. The commands of `RUN_PAGES` are then run in order, in one folder, on a
+small experiment: `PLACEHOLDERS` says what stands for FILE, RUN and the like. The first
+block of README is run by `.ci/run`, in a fresh environment.
 """
 
 import contextlib
 import dataclasses
 import io
+import itertools
 import pathlib
 import re
 import shlex
@@ -32,8 +33,15 @@ PAGES = (
     "benchmarks/README.md",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
 )
-BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-LANGUAGES = {"bash", "python", "text", "{toctree}"}
+BLOCK = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LANGUAGES = {"bash", "python", "text", "{toctree}", "{literalinclude}", "{raw}"}
+# Their commands run; those of other pages are parsed.
+RUN_PAGES = (
+    "docs/start/experiment.md",
+    "docs/start/quickstart.md",
+    "docs/howto/sweeps.md",
+    "docs/weights.md",
+)
 INLINE = re.compile(r"`(jaxtl [^`]*)`")
 
 SOURCE = """
@@ -90,13 +98,15 @@ PLACEHOLDERS = {
     "NAME": "study",
     "URL": "sqlite:///search.db",
     "runs/mine": "runs/A",
+    "runs/quickstart": "runs/A",
     "cuda:1": "cpu",
     "50": "4",  # trials
     "200": "4",  # steps
 }
-# Parsed, and executed by other tests: published tables take their data and minutes, and
-# a directory for transformers a run that began from one (tests/export).
-ELSEWHERE = ("reproduce NAME", "convert runs/mine tuned")
+# Parsed, and executed by other tests: published tables take their data and minutes, a
+# directory for transformers a run that began from one (tests/export), and a run's report
+# is that of the recipes (tests/experiments).
+ELSEWHERE = ("reproduce NAME", "convert runs/mine tuned", "report runs/quickstart")
 # Of more than a second: with `-m slow` alone.
 DEAR = ("data FILE --out data.png", "diagnose RUN")
 
@@ -212,15 +222,16 @@ def _real(words):
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_commands_of_the_readme_run_in_order(
+def test_the_commands_run_in_order(
     every, folder, tmp_path, monkeypatch, request, capsys
 ):
     shutil.copytree(folder, tmp_path / "reader")
     monkeypatch.chdir(tmp_path / "reader")
-    for program, *arguments in commands("README.md"):
+    for program, *arguments in itertools.chain.from_iterable(map(commands, RUN_PAGES)):
         line = " ".join(arguments)
         is_here = program == "jaxtl" and line not in ELSEWHERE
-        if not is_here or "quickstart" in line or (line in DEAR and not every):
+        is_long = "experiments/quickstart.py" in line or (line in DEAR and not every)
+        if not is_here or is_long:
             continue
         if line == "inspect resnet20.th":
             data = request.getfixturevalue("data_dir") / "pretrained"
@@ -247,7 +258,13 @@ def _names():
     }
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES[3:]])
+def _python_pages():
+    """The pages with Python; tests/models runs that on models of one's own."""
+    pages = (page for page in PAGES if page != "docs/own_models.md")
+    return [page for page in pages if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", _python_pages())
 def test_the_python_of_a_page_runs_in_order(page, reader):
     names = _names()
     for line, text in blocks(page, "python"):
@@ -259,9 +276,11 @@ def test_the_python_of_a_page_runs_in_order(page, reader):
                     exec(code, names)
             except Exception as error:
                 raise AssertionError(f"{page}:{line}") from error
-    if page == "README.md":
+    if page == "docs/howto/own_term.md":
         assert names["LogitNorm"](radius=2.0).radius == 2.0
+    if page == "docs/metrics.md":
         assert names["experiment"].monitor == "auroc"
+    if page == "docs/howto/sweeps.md":
         assert pathlib.Path("runs/t/sweep.sqlite").exists()
     if page == "CONTRIBUTING.md":
         terms = {

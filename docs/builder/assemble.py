@@ -1,6 +1,7 @@
 """Puts the sources of the site together: written pages and generated ones."""
 
 import pathlib
+import re
 
 from docs.builder import methods, public_names, reference, results
 from docs.builder.public_names import ROOT
@@ -26,7 +27,7 @@ def assemble(folder: pathlib.Path) -> None:
     """
     families = {n.name: n for n in public_names.namespaces() if n.is_family}
     links = Links(_places(tuple(families)))
-    files = {page: text.encode() for page, text in _generated(links).items()}
+    files = {page: text.encode() for page, text in _generated().items()}
     for name, family in families.items():
         page = f"methods/{name}.md"
         source = ROOT / "docs" / f"{name}.md"
@@ -34,6 +35,7 @@ def assemble(folder: pathlib.Path) -> None:
         text = links.converted(text, f"docs/{name}.md", page)
         files[page] = methods.page(family, text).encode()
     files |= _written(links, files)
+    files["howto/index.md"] += _unlisted(files).encode()
     for path, content in files.items():
         _update(folder / path, content)
     for path in sorted(folder.rglob("*")):
@@ -60,7 +62,7 @@ def _places(families: tuple[str, ...]) -> dict[str, str]:
     return places
 
 
-def _generated(links: Links) -> dict[str, str]:
+def _generated() -> dict[str, str]:
     """Path on the site -> text of the pages that have no Markdown in the repository."""
     pages = {
         "reference/command_line.md": reference.command_line_page(),
@@ -69,9 +71,10 @@ def _generated(links: Links) -> dict[str, str]:
     for namespace in public_names.namespaces():
         if not namespace.is_family:
             pages[f"reference/{namespace.name}.md"] = reference.page(namespace)
-    for source, page in links.places.items():
-        if source.startswith("experiments/") and source.endswith(".py"):
-            pages[page] = results.experiment_page(ROOT / source)
+    experiments = sorted((ROOT / "experiments").glob("*.py"))
+    for file in experiments:
+        pages[f"experiments/{file.stem}.md"] = results.experiment_page(file)
+    pages["results/negative.md"] = results.negative_page(experiments)
     return pages
 
 
@@ -87,6 +90,22 @@ def _written(links: Links, generated: dict[str, bytes]) -> dict[str, bytes]:
         else:
             files[page] = path.read_bytes()
     return files
+
+
+def _unlisted(files: dict[str, bytes]) -> str:
+    """A table of contents of the pages that no other one lists."""
+    texts = [text.decode() for page, text in files.items() if page.endswith("index.md")]
+    lines = "\n".join(texts).splitlines()
+    listed = {
+        line.rpartition("/")[2] for line in lines if re.fullmatch(r"[\w/.]+", line)
+    }
+    pattern = re.compile(r"((?:(?:start|concepts|howto)/)?(\w+))\.md")
+    pages = [match for page in sorted(files) if (match := pattern.fullmatch(page))]
+    entries = [f"/{match[1]}" for match in pages if match[2] not in {*listed, "index"}]
+    if not entries:
+        return ""
+    toctree = ["```{toctree}", ":maxdepth: 1", "", *entries, "```"]
+    return "\n".join(["", "## Further pages", "", *toctree, ""])
 
 
 def _update(path: pathlib.Path, content: bytes) -> None:

@@ -13,6 +13,8 @@ from sphinx.application import Sphinx
 
 from docs.builder import equations
 
+# Emphasis, substitutions, names of links, and letters that would number a list ("T.").
+_MARKUP = re.compile(r"[*|]|_(?!\w)|(?<![\w.])[A-Za-z](?=\.(?:\s|$))")
 _DOTALL = re.DOTALL | re.MULTILINE
 _TYPESET = ("jaxtl.terms.", "jaxtl.peft.", "jaxtl.optim.", "jaxtl.models.merging")
 _TYPESET += ("jaxtl.analysis.alignment.", "jaxtl.fewshot", "jaxtl.training.")
@@ -66,6 +68,7 @@ def with_lists(text: str) -> str:
     """
     description, section = re.match(r"(.*?)(^[A-Z]\w+:$.*|\Z)", text, _DOTALL).groups()
     description = re.sub(r"^  (?=[^\s-])", "- ", description, flags=re.MULTILINE)
+    description = re.sub(r"^    (?=\S)", "  ", description, flags=re.MULTILINE)
     lines: list[str] = []
     item = None  # indentation of the list's items
     for line in (description + section).split("\n"):
@@ -86,7 +89,7 @@ def escaped(text: str) -> str:
     for line in text.split("\n"):
         if not line.lstrip().startswith(".. math::"):
             pieces = re.split(r"(`[^`]*`)", line)
-            pieces[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", p) for p in pieces[::2]]
+            pieces[::2] = [_MARKUP.sub(r"\\\g<0>", piece) for piece in pieces[::2]]
             line = "".join(pieces)
         lines.append(line)
     return "\n".join(lines)

@@ -35,7 +35,7 @@ def page(family: Namespace, written: str) -> str:
 
 
 def _title(family: Namespace, summary: str) -> str:
-    name = re.split(r"[:,.]", summary)[0]
+    name = re.split(r"[:.]", summary)[0]
     return f"{name}: `tl.{family.name}`" if len(name) < 40 else f"`tl.{family.name}`"
 
 

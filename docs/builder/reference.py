@@ -3,13 +3,15 @@
 import argparse
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 from docs.builder import public_names
 from docs.builder.methods import directive
 from docs.builder.public_names import Namespace
 from jaxtl.cli import main as command_line
+
+_COMMON = ("device", "trust")
 
 TOP_LEVEL = """# Top level: `tl`
 
@@ -45,7 +47,8 @@ def command_line_page() -> str:
     """The page of all commands, their arguments and defaults."""
     with mock.patch.dict(os.environ, {"COLUMNS": "80"}):
         commands = command_line._parser()._subparsers._group_actions[0].choices
-        parts = ["# Command line", _exit_codes()]
+        parts = ["# Command line", _exit_codes(), "## Options of many commands"]
+        parts.append(_table(commands["run"], lambda option: option in _COMMON))
         for purpose, names in command_line.GROUPS.items():
             parts.append(f"## To {purpose}")
             for name in names:
@@ -55,7 +58,7 @@ def command_line_page() -> str:
 
 def _exit_codes() -> str:
     text = inspect.getdoc(command_line.main).partition("Returns:\n")[2]
-    return "\n".join(line.strip() for line in text.splitlines())
+    return " ".join(text.split())
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -64,10 +67,16 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     yield description[:1].upper() + description[1:].removesuffix(".") + "."
     usage = " ".join(parser.format_usage().split())
     yield f"```text\n{usage.removeprefix('usage: ')}\n```"
+    yield _table(parser, lambda option: option not in _COMMON)
+
+
+def _table(parser: argparse.ArgumentParser, shown: Callable[[str], bool]) -> str:
+    """The arguments of a parser whose destination is shown, with their defaults."""
     formatter = parser._get_formatter()
     rows = []
     for action in parser._actions:
-        if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+        is_hidden = action.help == argparse.SUPPRESS or action.dest == "help"
+        if is_hidden or not shown(action.dest):
             continue
         names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
         value = formatter._format_args(action, action.metavar or action.dest.upper())
@@ -76,7 +85,9 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
             takes = " " + r"\|".join(map(str, action.choices))
         text = formatter._expand_help(action) if action.help else ""
         rows.append(f"| `{names}{takes}` | {_cell(text)} |")
-    yield "\n".join(["| argument | what it is |", "| --- | --- |", *rows])
+    return "\n".join(
+        ["| argument | what it is |", "| --- | --- |", *rows] if rows else []
+    )
 
 
 def _cell(text: str) -> str:

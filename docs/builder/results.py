@@ -17,6 +17,34 @@ def experiment_page(file: pathlib.Path) -> str:
     return "\n\n".join([f"# {title}", f"`{path}`", _body(body), "## Code", code]) + "\n"
 
 
+_NEGATIVE = re.compile(
+    r"\b(harm\w*|negative|hardly|nothing|worse|loses?|misses|below)\b", re.IGNORECASE
+)
+_NEGATIVE_PAGE = """# What did not help
+
+Sentences of the experiments' own docstrings that tell of harm, of losses and of no
+difference. The tables that they speak of are on the experiments' pages.
+"""
+
+
+def negative_page(files: list[pathlib.Path]) -> str:
+    """The page of what harmed or changed nothing, as the experiments say it."""
+    parts = [_NEGATIVE_PAGE]
+    for file in files:
+        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+        blocks = re.split(r"\n\s*\n", text)[1:]
+        prose = [" ".join(b.split()) for b in blocks if not _is_laid_out(b)]
+        sentences = [s for p in prose for s in re.split(r"(?<=[.?!]) (?=[A-Z])", p)]
+        if negative := [s for s in sentences if _NEGATIVE.search(s)]:
+            parts.append(f"## [{file.stem}](../experiments/{file.stem}.md)")
+            parts.append("\n".join(f"- {_escaped(s)}" for s in negative))
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"(?<!`)([*_<|])", r"\\\1", text)
+
+
 def _body(text: str) -> str:
     """Paragraphs as they are, tables and lists of settings with their columns."""
     parts = []
@@ -24,7 +52,7 @@ def _body(text: str) -> str:
         if _is_laid_out(block):
             parts.append(f"```text\n{block}\n```")
         else:
-            parts.append(re.sub(r"(?<!`)([*_<|])", r"\\\1", block))
+            parts.append(_escaped(block))
     joined = "\n\n".join(parts)
     return joined.replace("\n```\n\n```text\n", "\n\n")
 
