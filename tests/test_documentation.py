@@ -104,8 +104,8 @@ PLACEHOLDERS = {
     "200": "4",  # steps
 }
 # Parsed, and executed by other tests: published tables take their data and minutes, a
-# directory for transformers a run that began from one (tests/export), and a run's report
-# is that of the recipes (tests/experiments).
+# directory for transformers a run that began from one (tests/export), a run's report
+# that of the recipes (tests/experiments).
 ELSEWHERE = ("reproduce NAME", "convert runs/mine tuned", "report runs/quickstart")
 # Of more than a second: with `-m slow` alone.
 DEAR = ("data FILE --out data.png", "diagnose RUN")
