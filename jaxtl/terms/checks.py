@@ -193,6 +193,17 @@ def count(setup: Setup, field: str, value: Any) -> None:
         )
 
 
+def batch_of(setup: Setup, term: str, stream: str, least: int) -> None:
+    """Raises if the (micro-)batches of a stream have too few examples to compare."""
+    parts, size = setup.program.accumulate, setup.program.batch_sizes[stream]
+    if size // parts < least:
+        cut = f" in {parts} micro-batches" if parts > 1 else ""
+        raise UserError(
+            f"batch={size}{cut}: {term} compares the examples of a batch of "
+            f"{stream!r}, so it needs {least} or more at once."
+        )
+
+
 def sourced(setup: Setup) -> None:
     """Raises if training starts from scratch."""
     if not trees.flatten(setup.source.params):

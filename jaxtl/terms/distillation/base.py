@@ -1,6 +1,7 @@
 """Base classes of distillation: terms that read the outputs of frozen teachers."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtl.core import config
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
+from jaxtl.pretrained.trained_network import TrainedNetwork
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term, stream_field
 from jaxtl.terms.context import View
@@ -46,11 +48,18 @@ class TeacherTerm(Term):
         many = isinstance(models, list | tuple)
         return list(zip(sources, models if many else [models] * len(sources)))
 
-    def teacher_stages(self, setup: Setup) -> tuple[str, ...]:
-        """The stages of each teacher that the term reads, `LOGITS` for the head's."""
+    def teacher_stages(
+        self, network: TrainedNetwork, features: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """The stages of a teacher that the term reads, `LOGITS` for the head's.
+
+        Args:
+          network: the teacher.
+          features: stage name -> its output, or its shape.
+        """
         return (LOGITS,)
 
-    def networks(self, setup: Setup) -> list[Any]:
+    def networks(self, setup: Setup) -> list[TrainedNetwork]:
         """The teachers, checked against the stream's inputs."""
         return [
             teachers.load(setup, source, model, self.stream)
@@ -101,10 +110,9 @@ class TeacherTerm(Term):
         total = 0
         for network in self.networks(setup):
             out = teachers.shapes(setup, network, self.stream)
-            for name in self.teacher_stages(setup):
-                total += trees.nbytes(
-                    out.logits if name == LOGITS else out.features[name]
-                )
+            for name in self.teacher_stages(network, out.features):
+                read = out.logits if name == LOGITS else out.features[name]
+                total += trees.nbytes(read)
         return total * setup.train_examples.get(self.stream, 0)
 
     def describe(self, setup: Setup) -> str:
@@ -115,17 +123,17 @@ class TeacherTerm(Term):
         return f"teacher {names}, {outputs} {how}"
 
     def constants(self, setup: Setup) -> PyTree:
-        networks, read = self.networks(setup), self.teacher_stages(setup)
+        networks = self.networks(setup)
         orders = tuple(teachers.output_order(setup, network) for network in networks)
         if self._why_not_cached(setup):
             return {"networks": tuple(networks), "orders": orders}
-        tables = tuple(
-            self._table(setup, index, read) for index in range(len(networks))
-        )
+        tables = tuple(self._table(setup, index) for index in range(len(networks)))
         return {"tables": tables, "orders": orders}
 
-    def _table(self, setup: Setup, index: int, read: tuple[str, ...]) -> PyTree:
+    def _table(self, setup: Setup, index: int) -> PyTree:
         source, network = self._sources[index], self.networks(setup)[index]
+        features = teachers.shapes(setup, network, self.stream).features
+        read = self.teacher_stages(network, features)
         key = ("table", config.key(source), self.stream, read)
 
         def compute() -> PyTree:
@@ -160,4 +168,5 @@ class TeacherTerm(Term):
             return {**out.features, LOGITS: out.logits}
 
         key = ("teacher", config.key(self._sources[index]), self.stream)
-        return context.once(key, forward)
+        out = context.once(key, forward)
+        return {name: out[name] for name in self.teacher_stages(network, out)}

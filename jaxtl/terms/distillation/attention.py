@@ -1,0 +1,36 @@
+"""AT: spatial attention maps come near the teacher's."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.terms.context import View
+from jaxtl.terms.distillation.feature_pairs import PositionTerm, paired
+from jaxtl.terms.regularizers.attention_transfer import attention_distance
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AT(PositionTerm):
+    """`attention_distance` to the teacher's maps, mean over examples.
+
+    The larger of two feature maps is averaged to the size of the smaller one. To keep
+    near the source of a run there is `tl.regularizers.AttentionTransfer`.
+
+    Attributes:
+      stages: as in `FeatureTerm`; by default the last ones with positions.
+
+    References:
+      Zagoruyko & Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2.
+      RepDistiller divides by the number of positions P: its weight 1000 is 1000/P here.
+    """
+
+    with_positions: ClassVar[bool] = True
+
+    def __call__(self, context: View) -> jax.Array:
+        total = jnp.float32(0.0)
+        for _, student, teacher in self.pairs(context):
+            values, targets, _ = paired(student, teacher)
+            total += attention_distance(values, targets)
+        return total

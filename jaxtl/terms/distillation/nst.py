@@ -1,0 +1,63 @@
+"""NST: the channels' places of activation are distributed as the teacher's."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.terms.context import View
+from jaxtl.terms.distillation.feature_pairs import PositionTerm, paired
+
+_TINY = 1e-24  # least squared norm: a channel that is 0 everywhere stays 0
+
+
+def selectivity_discrepancy(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """MMD² of two sets of channels with the kernel (x·y)², mean over examples.
+
+    A channel counts as the vector of its activations over positions, of norm 1.
+
+    Args:
+      student: (batch, positions, channels).
+      teacher: (batch, positions, channels'), the same positions.
+
+    Returns:
+      A scalar, at least 0.
+
+    References:
+      Huang & Wang, Like What You Like: Knowledge Distill via Neuron Selectivity
+      Transfer, arXiv:1707.01219, eq. 6 with the polynomial kernel of d = 2, c = 0.
+    """
+
+    def normalized(x: jax.Array) -> jax.Array:
+        square = jnp.sum(jnp.square(x), axis=1, keepdims=True)
+        return x / jnp.sqrt(jnp.maximum(square, _TINY))
+
+    def kernel(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(jnp.einsum("bpi,bpj->bij", x, y)))
+
+    s, t = normalized(student), normalized(teacher)
+    return kernel(t, t) + kernel(s, s) - 2.0 * kernel(s, t)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NST(PositionTerm):
+    """`selectivity_discrepancy` to the teacher.
+
+    The larger of two feature maps is averaged to the size of the smaller one.
+
+    Attributes:
+      stages: as in `FeatureTerm`; by default the last ones with positions.
+
+    References:
+      As `selectivity_discrepancy`; weight 50 as in RepDistiller.
+    """
+
+    with_positions: ClassVar[bool] = True
+
+    def __call__(self, context: View) -> jax.Array:
+        total = jnp.float32(0.0)
+        for _, student, teacher in self.pairs(context):
+            values, targets, _ = paired(student, teacher)
+            total += selectivity_discrepancy(values, targets)
+        return total

@@ -1,0 +1,60 @@
+"""SP: examples that are similar to the teacher are similar to the model."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.terms.context import View
+from jaxtl.terms.distillation.feature_pairs import FeatureTerm
+from jaxtl.terms.regularizers.feature_maps import flatten_positions
+
+_TINY = 1e-24  # least squared norm of a row
+
+
+def similarity_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """‖G_T − G‖²_F / b² with G = rows of A Aᵀ, each divided by its norm.
+
+    Args:
+      student: A, (b, width).
+      teacher: A_T, (b, width').
+
+    Returns:
+      A scalar.
+
+    References:
+      Tung & Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, eq. 1 to 4.
+    """
+
+    def similarities(x: jax.Array) -> jax.Array:
+        gram = x @ x.T
+        square = jnp.sum(jnp.square(gram), axis=1, keepdims=True)
+        return gram / jnp.sqrt(jnp.maximum(square, _TINY))
+
+    return jnp.mean(jnp.square(similarities(teacher) - similarities(student)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SP(FeatureTerm):
+    """`similarity_distance` of whole feature maps (padding counts as 0).
+
+    Attributes:
+      stages: as in `FeatureTerm`.
+
+    References:
+      As `similarity_distance`; weight 3000 as there and in RepDistiller.
+    """
+
+    compares: ClassVar[str] = "similarities"
+    least_batch: ClassVar[int] = 2
+
+    def __call__(self, context: View) -> jax.Array:
+        total = jnp.float32(0.0)
+        for _, *features in self.pairs(context):
+            student, teacher = (flatten_positions(f)[0] for f in features)
+            rows = len(student)
+            total += similarity_distance(
+                student.reshape(rows, -1), teacher.reshape(rows, -1)
+            )
+        return total
