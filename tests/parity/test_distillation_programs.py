@@ -1,11 +1,12 @@
 """Distillation: the equations against the programs of their authors."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import stored_values
 
-from jaxtl.terms.distillation import dist, dkd, fitnets, kd, nst, pkt, rkd, sp, vid
+from jaxtl.terms.distillation import crd, dist, dkd, fitnets, kd, nst, pkt, rkd, sp, vid
 from jaxtl.terms.distillation.feature_pairs import paired
 from jaxtl.terms.regularizers.attention_transfer import attention_distance
 
@@ -44,6 +45,26 @@ def _rkd(student, teacher):
     return 25.0 * distance + 50.0 * angle
 
 
+# Rows of the memories for each of a batch of 4: its own of 10 examples, 3 negatives.
+ROWS = np.array([[0, 5, 6, 7], [3, 9, 1, 0], [8, 2, 2, 4], [6, 1, 3, 5]])
+
+
+def _crd(student, teacher, kernel, bias, kernel_t, bias_t, memory, memory_t):
+    def unit(x):
+        return x / jnp.linalg.norm(x, axis=1, keepdims=True)
+
+    total = 0.0
+    for feature, params, other in (
+        (student, {"kernel": kernel, "bias": bias}, memory_t),
+        (teacher, {"kernel": kernel_t, "bias": bias_t}, memory),
+    ):
+        anchors = crd.embed(params, feature)
+        scores = crd.similarities(anchors, unit(other), ROWS, 0.07)
+        scale = jax.lax.stop_gradient(scores.mean() * 10)
+        total += crd.contrastive_loss(scores / scale, 10)
+    return total
+
+
 EQUATIONS = {
     "kd": lambda z, teacher: kd.distillation_loss(teacher, z, 4.0).mean(),
     "dkd": _dkd,
@@ -56,6 +77,7 @@ EQUATIONS = {
     "rkd": _rkd,
     "pkt": pkt.neighbor_divergence,
     "vid": _vid,
+    "crd": _crd,
 }
 
 

@@ -6,6 +6,7 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rows import row
 
 import jaxtl as tl
@@ -34,6 +35,10 @@ _CORRELATED = [
     {"temperature": 4.0, "inter": 2.0, "intra": 1.0},
 ]
 _RELATIONS = [{"distance": 2.0, "angle": 3.0}, {"distance": 3.0, "angle": 2.0}]
+_CONTRAST = [
+    {"temperature": 0.5, "momentum": 0.5},
+    {"temperature": 1.0, "momentum": 0.7},
+]
 
 
 def write_teacher():
@@ -43,11 +48,15 @@ def write_teacher():
         "attention_mask": jnp.ones((1, 5), bool),
     }
     pathlib.Path(PLACE).mkdir()
+    rng = np.random.default_rng(9)
     for name, model, x in (
         ("vectors", _MODEL, jnp.zeros((1, 5))),
         ("texts", _TEXTS, ids),
     ):
-        params, _ = model.pure().init(jax.random.key(9), x)
+        shapes, _ = jax.eval_shape(model.pure().init, jax.random.key(9), x)
+        params = jax.tree.map(
+            lambda a: rng.normal(size=a.shape).astype(np.float32), shapes
+        )
         checkpoint.write_tree(pathlib.Path(PLACE, name), {"params": params}, {})
 
 
@@ -62,4 +71,5 @@ ROWS = [
     row(distillation.RKD, *_RELATIONS, **_TEACHER),
     row(distillation.PKT, **_TEACHER),
     row(distillation.VID, **_TEACHER),
+    row(distillation.CRD, *_CONTRAST, width=4, negatives=3, **_TEACHER),
 ]

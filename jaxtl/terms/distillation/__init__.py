@@ -6,6 +6,7 @@ from jaxtl.core import lazy_exports
 
 if TYPE_CHECKING:
     from .attention import AT as AT
+    from .crd import CRD as CRD
     from .dist import DIST as DIST
     from .dkd import DKD as DKD
     from .fitnets import FitNets as FitNets

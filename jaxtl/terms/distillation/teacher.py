@@ -238,6 +238,15 @@ def check_stage(
         )
 
 
+def train_rows(setup: Setup, stream: str) -> np.ndarray:
+    """The numbers of a stream's train rows in its data set, in order."""
+
+    def compute() -> np.ndarray:
+        return np.concatenate([np.asarray(b["row"]) for b in setup.batches(stream)])
+
+    return setup.once(("train rows", stream), compute)
+
+
 @functools.partial(jax.jit, static_argnames=("pre", "read"))
 def _outputs(network: TrainedNetwork, x: PyTree, pre: Preprocess, read: tuple) -> Any:
     out = network.forward(inputs_of(network, pre, x))
@@ -259,12 +268,11 @@ def table(
       ({stage: outputs, (examples of the stream, …)}, the place of each row of the data
       set in them).
     """
-    pre, parts, rows = setup.program.preprocess[stream], [], []
-    for batch in setup.batches(stream):
-        parts.append(_outputs(network, batch["x"], pre, read))
-        rows.append(np.asarray(batch["row"]))
+    pre = setup.program.preprocess[stream]
+    batches = setup.batches(stream)
+    parts = [_outputs(network, batch["x"], pre, read) for batch in batches]
     places = np.zeros(setup.examples[stream], np.int32)
-    order = np.concatenate(rows)
+    order = train_rows(setup, stream)
     places[order] = np.arange(len(order))
     outputs = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
     return outputs, jnp.asarray(places)
