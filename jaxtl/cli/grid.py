@@ -14,7 +14,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.evaluation import metrics
 from jaxtl.results import build_summary, records, report
 from jaxtl.results.database import DONE, FAILED, FINISHED, Database, Outcome
-from jaxtl.sweep import axes_from_text, plan, runner
+from jaxtl.sweep import axes_from_text, local_workers, plan, runner
 from jaxtl.sweep.axes import Grid
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import Sweep, build_sweep, open_database
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     Returns:
       The exit code: 1 where a cell failed, else 0.
     """
+    workers = 1 if args.workers is None else args.workers
+    local_workers.check(workers)
     sweep = prepare(args)
     terminal = console.console()
     if warning := plan.warn_of_many(sweep.programs):
@@ -42,13 +44,24 @@ def run(args: argparse.Namespace) -> int:
         if args.retry:
             database.requeue((FAILED,))
         progress = _Progress(terminal, sweep, database)
-        runner.run(sweep, database, progress.update)
+        if workers > 1:
+            command = _command(args, sweep)
+            local_workers.run(command, workers, database, progress.update)
+        else:
+            runner.run(sweep, database, progress.update)
         counts = database.counts()
     text = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     terminal.print(f"{text}; recorded in {sweep.folder}", markup=False)
     print_report(sweep.folder, counts)
     console.print_written(sweep.folder)
     return 1 if counts.get(FAILED) else 0
+
+
+def _command(args: argparse.Namespace, sweep: Sweep) -> list[str]:
+    """The arguments of a process that joins a sweep."""
+    command = ["sweep", str(args.file), *args.overrides, "--mode", args.mode]
+    command += ["--out", str(sweep.folder), "--device", "cpu"]
+    return command + (["--lanes", str(args.lanes)] if args.lanes else [])
 
 
 def prepare(args: argparse.Namespace) -> Sweep:
@@ -114,6 +127,12 @@ def _print_plan(terminal: Any, sweep: Sweep) -> None:
         terminal.print(f"… and {len(rows) - len(shown):,} programs more")
     if len(rows) > examined:
         terminal.print(f"the first {examined} programs were set up to be examined")
+    cores = devices.core_count()
+    if cores > 1 and any(plan.CONVOLUTIONS in row[2] for row in shown):
+        terminal.print(
+            f"--workers {cores} shares cells that run one by one among the "
+            f"{cores} cores"
+        )
 
 
 def _count(number: int, noun: str) -> str:

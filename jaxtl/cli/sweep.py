@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_vectorization(parser)
     parser.add_argument("--search", metavar="KIND", help="random, tpe or halving")
     arguments.add_search(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="share a CPU's cores and the grid's cells among N processes (1)",
+    )
     parser.add_argument("--slurm", type=int, metavar="N", help="submit N workers")
     parser.add_argument(
         "--slurm-arg", action="append", metavar="A=B", help="such as partition=gpu"
@@ -40,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs every cell of the grid, or starts a search in it."""
     if args.search is not None:
+        if args.workers is not None:
+            raise UserError(
+                "--workers belongs to a grid; a search takes further workers by "
+                "`jaxtl worker`, or --slurm N --slurm-local."
+            )
         from jaxtl.cli import search
 
         return search.start(args)

@@ -1,6 +1,7 @@
 """The device that everything runs on: jax's default one, or the one a user names."""
 
 import contextlib
+import os
 import re
 
 import jax
@@ -112,6 +113,12 @@ def visible() -> list[jax.Device]:
 def first() -> jax.Device:
     """The device that a computation on one device uses."""
     return _chosen or jax.local_devices()[0]
+
+
+def core_count() -> int:
+    """Number of processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def describe() -> str:

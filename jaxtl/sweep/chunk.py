@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxtl.core import resource_errors
+from jaxtl.core import devices, resource_errors
 from jaxtl.core.errors import DataChanged, Stopped, UserError
 from jaxtl.results.database import DONE, FAILED, Outcome
 from jaxtl.sweep import plan, stacking, vectorized_loop
@@ -163,9 +162,7 @@ def _outcome(
 
 def _core_count(replicas: int) -> int:
     """Number of cores that replicas are distributed over."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, replicas // MIN_REPLICAS_PER_CORE))
+    return max(1, min(devices.core_count(), replicas // MIN_REPLICAS_PER_CORE))
 
 
 def _setting(cell: Cell) -> tuple[tuple[str, str], ...]:

@@ -21,6 +21,7 @@ from jaxtl.training import frozen_stages, step
 from jaxtl.training.experiment import Experiment, Variant
 from jaxtl.training.run import Run
 
+CONVOLUTIONS = "convolutions on a CPU"  # a reason to run alone
 ALONE = "alone"  # mode of runs that can't be replicas, or are faster on their own
 MANY_PROGRAMS = 200  # more of them cause a warning
 # Replicas at once: more save no time on CPUs, and a crash loses those under way.
@@ -214,7 +215,7 @@ def plan_execution(
     if reason or count == 1:
         mode, reason = ALONE, reason or "a single cell"
     elif mode == ALONE:
-        reason = "convolutions on a CPU" if automatic else "asked for"
+        reason = CONVOLUTIONS if automatic else "asked for"
     shared_bytes = trees.nbytes(run.fixed) + sum(
         trees.nbytes(stream.x) for stream in run.parts.device_streams.values()
     )

@@ -14,11 +14,17 @@ import pytest
 
 import jaxtl as tl
 from jaxtl.cli import main
-from jaxtl.core import compilation
+from jaxtl.core import compilation, devices
 from jaxtl.core.errors import UserError
 from jaxtl.results import records
 from jaxtl.results.database import DATABASE_FILE, Database, new_owner
-from jaxtl.sweep import runner, stacking, vectorized_loop, vectorized_step
+from jaxtl.sweep import (
+    local_workers,
+    runner,
+    stacking,
+    vectorized_loop,
+    vectorized_step,
+)
 from jaxtl.sweep.axes import Grid, Halving, log
 from jaxtl.sweep.grid import build_grid
 from jaxtl.sweep.sweep_folder import build_sweep, open_database
@@ -520,3 +526,42 @@ def test_an_interrupt_inside_a_single_run_keeps_finished_cells(folder, monkeypat
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
         run(sweep)
     assert counts(folder) == {"done": 1, "waiting": 3}
+
+
+CONVOLUTIONS = FILE.replace("MLP(widths=(8,))", "CNN(widths=(2, 2), units=4)")
+
+
+def test_processes_share_the_cells_of_a_grid(folder, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "core_count", lambda: 2)
+    (folder / "tiny.py").write_text(CONVOLUTIONS)
+    command = ["sweep", str(folder / "tiny.py"), "optim.lr=0.1,1e38", "--out"]
+    assert main.main([*command, str(folder / "out"), "--workers", "2"]) == 1
+    output = capsys.readouterr()
+    assert "2 done, 2 failed" in output.out
+    assert "optim.lr=1e+38, seed=0 failed" in output.err
+    with Database(folder / "out") as database:
+        owners = database.owners()
+    assert owners == {}  # no process is left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workers", "0"], "--workers 0: expected 1 to "),
+        (["--workers", "1000"], "--workers 1000: expected 1 to "),
+        (["--workers", "2", "--search", "tpe"], "--workers belongs to a grid"),
+    ],
+)
+def test_a_number_of_processes_without_cores_is_refused(
+    folder, capsys, arguments, sentence
+):
+    assert main.main(["sweep", str(folder / "tiny.py"), *arguments]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_processes_that_end_before_all_cells_are_told(folder, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "core_count", lambda: 2)
+    monkeypatch.setattr(local_workers, "_START", "import sys; sys.exit('no jax here')")
+    command = ["sweep", str(folder / "tiny.py"), "--out", str(folder / "out")]
+    assert main.main([*command, "--workers", "2"]) == 1
+    assert "4 of 4 cells did not run: no jax here" in capsys.readouterr().err
