@@ -22,6 +22,7 @@ from jaxtl.data.sources import folder_layout, table_files
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
 from jaxtl.export.predict_answers import answered_questions
+from jaxtl.export.predict_text_tables import read_text_table
 from jaxtl.export.predict_words import tagged_words
 from jaxtl.export.predictor import BATCH, SINGLE_INPUT, Predictor
 
@@ -38,6 +39,7 @@ def predict(
     files: str | os.PathLike | Iterable[str | os.PathLike],
     *,
     name: str | None = None,
+    each_class: bool = False,
 ) -> list[dict[str, Any]]:
     """Runs an exported model on files.
 
@@ -46,9 +48,11 @@ def predict(
       files: image files; `.npy` of one example or a batch of them, and `.npz` with an
         entry per input, in stored units, or of scipy.sparse; `.csv`, `.tsv`, JSON
         (lines) and Parquet or Arrow files with a row per example;
-        `.txt` with a text per line, of pairs with a tab between the two; a folder
+        `.txt` with a text per line, of pairs with a tab between the two (of texts in
+        a table the columns are those of training); a folder
         stands for the image files below it, in the order of their names.
       name: of the model in messages; None takes the folder.
+      each_class: whether a classification has a "p(class)" for each class, too.
 
     Returns:
       One dict per example, "file", "row" (counted from 0 within the file; of a
@@ -97,11 +101,14 @@ def predict(
                     f"{place['origin']}: the model's output is not finite; is there a "
                     "NaN or a very large value in the input?"
                 )
-            predictions.append({**place, **_prediction(predictor, values)})
+            entry = _prediction(predictor, values, each_class)
+            predictions.append({**place, **entry})
     return predictions
 
 
-def _prediction(predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
+def _prediction(
+    predictor: Predictor, values: np.ndarray, each_class: bool
+) -> dict[str, Any]:
     """One example's prediction as a flat dict."""
     if predictor.task == "regression":
         if len(values) == 1:
@@ -111,15 +118,16 @@ def _prediction(predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
     names = predictor.class_names
     names += tuple(str(i) for i in range(len(names), len(values)))
     thresholds = predictor.thresholds
+    shares = {f"p({name})": float(p) for name, p in zip(names, values)}
     if predictor.task == "multilabel":
         thresholds = thresholds or (0.5,) * len(values)
         labels = [n for n, p, t in zip(names, values, thresholds) if p > t]
-        shares = {f"p({name})": float(p) for name, p in zip(names, values)}
         return {"labels": ", ".join(labels), **shares}
     best = int(values.argmax())
     if thresholds is not None:
         best = int(values[1] > thresholds[0])
-    return {"label": names[best], "probability": float(values[best])}
+    prediction = {"label": names[best], "probability": float(values[best])}
+    return {**prediction, **(shares if each_class else {})}
 
 
 def _examples(
@@ -176,6 +184,10 @@ def _read(
     if suffix == ".txt":
         texts, lines = _read_texts(predictor, file)
         rows = origins.of_lines([(file, lines)])
+        return predictor.tokenize(texts, name=str(file), rows=rows), rows
+    is_table = suffix in text_files.DELIMITERS or table_files.is_typed(file)
+    if is_table and "input_ids" in predictor.inputs:
+        texts, rows = read_text_table(predictor, file)
         return predictor.tokenize(texts, name=str(file), rows=rows), rows
     if suffix in text_files.DELIMITERS:
         table, lines = _read_table(predictor, file, text_files.DELIMITERS[suffix])

@@ -14,8 +14,10 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
 from jaxtl.data import preprocess
 from jaxtl.data.dataset import QUESTION_ANSWERING
+from jaxtl.data.text_columns import TextData
 from jaxtl.data.tokenizer import TOKENIZER, as_tokenizer
 from jaxtl.export import bundle, model_card
+from jaxtl.export.predict_text_tables import COLUMNS
 from jaxtl.export.predictor import SINGLE_INPUT
 from jaxtl.export.program import ExportedProgram, export_program, weights_by_path
 from jaxtl.pretrained import tensor_files
@@ -159,6 +161,7 @@ def _metadata(
         "id_sizes": getattr(trained.config, "id_sizes", dict)(),
         **_table(trained),
         **({"answers": meta["answers"]} if meta.get("answers") else {}),
+        **_text_columns(trained),
         "preprocess": preprocess.to_json(trained.preprocess),
         "tolerance": TOLERANCE_HALF if _is_half_precision(trained) else TOLERANCE,
         "licence": (licence or "").strip() or "unknown",
@@ -198,6 +201,13 @@ def _table(trained: TrainedModel) -> dict[str, Any]:
         return {"columns": None}
     reading = {name: value for name, value in encoding.items() if name != "columns"}
     return {"columns": encoding["columns"], "cells": reading}
+
+
+def _text_columns(trained: TrainedModel) -> dict[str, list[str | int]]:
+    """The columns of texts, by name or by number from 0; {} for other data."""
+    names = [getattr(trained.data, field, None) for field in ("text", "pair")]
+    named = [name for name in names if isinstance(name, str | int)]
+    return {COLUMNS: named} if named and isinstance(trained.data, TextData) else {}
 
 
 def _history(trained: TrainedModel, origin: str) -> dict[str, Any]:
