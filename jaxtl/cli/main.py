@@ -43,7 +43,15 @@ GROUPS = {
         "watch",
         "eval",
     ),
-    "analyze a run": ("probe", "diagnose", "labels", "importance", "models", "inspect"),
+    "analyze a run": (
+        "probe",
+        "fewshot",
+        "diagnose",
+        "labels",
+        "importance",
+        "models",
+        "inspect",
+    ),
     "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
 }
 # Commands that compute nothing on a device, so that they take no --device.

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .dataset import Data as Data
     from .dataset import Dataset as Dataset
     from .dataset import Table as Table
+    from .episodes import EpisodeSampler as EpisodeSampler
+    from .episodes import FixedShape as FixedShape
+    from .episodes import VariableShape as VariableShape
+    from .episodes import split_classes as split_classes
     from .episodic import Episodes as Episodes
     from .preparation import prepare as prepare
     from .preprocess import Preprocess as Preprocess

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxtl.core.errors import UserError
 from jaxtl.core.names import listing
-
-Describe = Callable[[int], str]  # the name of a class for a message, by its label
 
 
 @dataclasses.dataclass(frozen=True)

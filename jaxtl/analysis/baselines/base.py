@@ -1,13 +1,9 @@
 """Base class of baselines: features, candidates of settings, and checks of them."""
 
 import dataclasses
-import itertools
-import math
 from typing import Any, ClassVar
 
-import numpy as np
-
-from jaxtl.core import config
+from jaxtl.analysis import candidates
 from jaxtl.core.errors import UserError, nearest
 
 RAW, TFIDF, LAST = "raw", "tfidf", "last"
@@ -71,20 +67,15 @@ class Baseline:
                 f"{name}.standardize=True: tf-idf has unit length and is mostly "
                 "zeros, which standardizing would undo; leave it out."
             )
-        for field in _setting_fields(self):
-            object.__setattr__(self, field.name, _checked(self, field))
+        candidates.check(self, Baseline, name)
 
     def candidates(self) -> list["Baseline"]:
         """One baseline per combination of settings; the last setting varies fastest."""
-        tuples = {k: v for k, v in self.settings().items() if isinstance(v, tuple)}
-        return [
-            dataclasses.replace(self, **dict(zip(tuples, values)))
-            for values in itertools.product(*tuples.values())
-        ]
+        return candidates.combinations(self, Baseline)
 
     def settings(self) -> dict[str, Any]:
         """Values of the fields that this method adds to `Baseline`, by name."""
-        return {f.name: getattr(self, f.name) for f in _setting_fields(self)}
+        return candidates.settings(self, Baseline)
 
     def possible(self, examples: int) -> bool:
         """Whether a candidate can be fitted on this number of examples."""
@@ -100,55 +91,3 @@ class Baseline:
           jobs: number of threads.
         """
         raise TypeError(f"{type(self).__name__} defines no learner(task, …)")
-
-
-def choice(default: Any, *options: Any) -> Any:
-    """Declares a field that takes these options, besides the numbers of its type."""
-    return dataclasses.field(default=default, metadata={"options": options})
-
-
-def _setting_fields(baseline: Baseline) -> list[dataclasses.Field]:
-    """Fields that a baseline's class adds to `Baseline`."""
-    common = {f.name for f in dataclasses.fields(Baseline)}
-    return [f for n, f in config.fields(baseline).items() if n not in common]
-
-
-def _checked(baseline: Baseline, field: dataclasses.Field) -> Any:
-    """Checks a setting; converts it to Python numbers, and sequences to tuples.
-
-    Raises:
-      UserError: no value, or one that the field does not take.
-    """
-    name = f"baselines.{type(baseline).__name__}.{field.name}"
-    value = getattr(baseline, field.name)
-    if not isinstance(value, tuple | list | range | np.ndarray):
-        return _checked_value(name, value, field)
-    if len(value) == 0:
-        raise UserError(f"{name}=(): expected at least one value.")
-    return tuple(_checked_value(name, v, field) for v in value)
-
-
-def _checked_value(name: str, value: Any, field: dataclasses.Field) -> Any:
-    """Checks one candidate of a setting: an option, or a positive number of the type.
-
-    Raises:
-      UserError: neither.
-    """
-    options, annotation = field.metadata.get("options", ()), str(field.type)
-    number = next((k for k in ("float", "int") if k in annotation), None)
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, str):
-        valid = value in options
-    else:
-        types = {"float": (int, float), "int": (int,), None: ()}[number]
-        valid = isinstance(value, types) and not isinstance(value, bool)
-        valid = valid and 0 < value < math.inf
-    if valid:
-        return value
-    expected = [repr(option) for option in options]
-    descriptions = {"float": "a number above 0", "int": "a whole number above 0"}
-    expected += [descriptions[number]] if number else []
-    raise UserError(
-        f"{name}={value!r}{nearest(value, options)}: expected "
-        f"{' or '.join(expected)}, or a tuple of such values."
-    )

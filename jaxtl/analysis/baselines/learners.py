@@ -7,7 +7,8 @@ scikit-learn.
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtl.analysis.baselines.base import Baseline, choice
+from jaxtl.analysis.baselines.base import Baseline
+from jaxtl.analysis.candidates import choice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,52 @@
+"""The few-shot classifiers by name."""
+
+from collections.abc import Iterable
+
+from jaxtl.analysis.fewshot.base import FewShotMethod
+from jaxtl.analysis.fewshot.bd_cspn import BDCSPN
+from jaxtl.analysis.fewshot.fine_tuning import FineTuning
+from jaxtl.analysis.fewshot.laplacian_shot import LaplacianShot
+from jaxtl.analysis.fewshot.logistic import LogisticHead
+from jaxtl.analysis.fewshot.matching_net import CosineAttention
+from jaxtl.analysis.fewshot.meta_opt_net import MetaOptNet
+from jaxtl.analysis.fewshot.nearest_neighbor import NearestNeighbor
+from jaxtl.analysis.fewshot.protonet import NearestMean
+from jaxtl.analysis.fewshot.pt_map import PTMAP
+from jaxtl.analysis.fewshot.r2d2 import R2D2
+from jaxtl.analysis.fewshot.simpleshot import SimpleShot
+from jaxtl.analysis.fewshot.tim import TIM
+from jaxtl.core.errors import UserError, nearest
+
+# Those of features; fine-tuning, which takes minutes, is asked for by its name.
+ON_FEATURES: dict[str, FewShotMethod] = {
+    "protonet": NearestMean(),
+    "matchingnet": CosineAttention(),
+    "simpleshot": SimpleShot(),
+    "nearest": NearestNeighbor(),
+    "logistic": LogisticHead(),
+    "ridge": R2D2(),
+    "svm": MetaOptNet(),
+    "bdcspn": BDCSPN(),
+    "laplacianshot": LaplacianShot(),
+    "tim": TIM(),
+    "ptmap": PTMAP(),
+}
+METHODS = {**ON_FEATURES, "finetune": FineTuning()}
+
+
+def by_name(names: Iterable[str]) -> dict[str, FewShotMethod]:
+    """The methods of these names, in their order.
+
+    Raises:
+      UserError: no name, or one that is of no method.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in METHODS:
+            raise UserError(
+                f"methods: there is no {name!r}{nearest(name, METHODS)} (known: "
+                f"{', '.join(METHODS)})."
+            )
+    if not names:
+        raise UserError(f"methods: name at least one of {', '.join(METHODS)}.")
+    return {name: METHODS[name] for name in names}
