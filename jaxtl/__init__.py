@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from . import sweep as sweep
     from .analysis import alignment as alignment
     from .analysis import baselines as baselines
-    from .analysis import fewshot as episodes
+    from .analysis import episodes as episodes
     from .analysis.domain_shift import diagnose as diagnose
     from .analysis.ensemble.ensemble import ensemble as ensemble
     from .analysis.label_errors.confident_learning import (

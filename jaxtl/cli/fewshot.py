@@ -13,8 +13,8 @@ from jaxtl.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jaxtl.analysis.fewshot.evaluation import FewShotResult
-    from jaxtl.analysis.fewshot.few_shot_study import FewShotStudy
+    from jaxtl.analysis.episodes.evaluation import FewShotResult
+    from jaxtl.analysis.episodes.few_shot_study import FewShotStudy
     from jaxtl.data.episodes import FixedShape, VariableShape
 
 HELP = "classes from a few examples each: many methods on a model's features"
@@ -73,8 +73,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             f"--out {args.out}: expected a name that ends in .json or .csv."
         )
-    from jaxtl.analysis.fewshot import methods
-    from jaxtl.analysis.fewshot.few_shot_study import study
+    from jaxtl.analysis.episodes import methods
+    from jaxtl.analysis.episodes.few_shot_study import study
 
     few_shot = study(
         args.target,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import stored_values
 
-from jaxtl.analysis.fewshot import (
+from jaxtl.analysis.episodes import (
     bd_cspn,
     laplacian_shot,
     matching_net,

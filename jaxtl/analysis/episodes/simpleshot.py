@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtl.analysis.fewshot import geometry
-from jaxtl.analysis.fewshot.base import FewShotMethod
-from jaxtl.analysis.fewshot.protonet import prototype_scores
+from jaxtl.analysis.episodes import geometry
+from jaxtl.analysis.episodes.base import FewShotMethod
+from jaxtl.analysis.episodes.protonet import prototype_scores
 
 
 def simpleshot_scores(

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxtl.analysis import fewshot
+import jaxtl as tl
+from jaxtl.analysis import episodes
 from jaxtl.core.errors import UserError
-from jaxtl.data import episodes
 from jaxtl.results import statistics
 
 LABELS = np.repeat(np.arange(6), 8)
@@ -16,13 +16,13 @@ def features(seed=0):
     return rng.normal(size=(6, 5))[LABELS] + 2 * rng.normal(size=(48, 5))
 
 
-SHAPE = episodes.FixedShape(3, 2, 4)
+SHAPE = tl.data.FixedShape(3, 2, 4)
 
 
 def test_the_mean_is_that_of_the_episodes_and_its_interval_students():
     x = features()
-    [result] = fewshot.evaluate(x, LABELS, ["protonet"], SHAPE, episodes=40)
-    sampler = episodes.EpisodeSampler(LABELS, SHAPE)
+    [result] = episodes.evaluate(x, LABELS, ["protonet"], SHAPE, episodes=40)
+    sampler = tl.data.EpisodeSampler(LABELS, SHAPE)
     by_hand = []
     for episode in map(sampler, range(40)):
         means = x[episode.support].reshape(3, 2, 5).mean(axis=1)
@@ -42,28 +42,28 @@ def test_settings_and_centers_do_not_read_test_classes():
     kept = [
         [
             (r.method, r.val_accuracy)
-            for r in fewshot.evaluate(
+            for r in episodes.evaluate(
                 data, LABELS, methods, SHAPE, val_episodes=5, **settings
             )
         ]
         for data in (x, other)
     ]
     assert kept[0] == kept[1]
-    shifted = fewshot.evaluate(x + 7.0, LABELS, ["simpleshot"], SHAPE, **settings)
-    plain = fewshot.evaluate(x, LABELS, ["simpleshot"], SHAPE, **settings)
+    shifted = episodes.evaluate(x + 7.0, LABELS, ["simpleshot"], SHAPE, **settings)
+    plain = episodes.evaluate(x, LABELS, ["simpleshot"], SHAPE, **settings)
     np.testing.assert_array_equal(shifted[0].accuracies, plain[0].accuracies)
 
 
 def test_without_validation_classes_the_first_candidate_is_tested():
-    method = fewshot.R2D2(strength=(0.3, 5.0))
-    [result] = fewshot.evaluate(features(), LABELS, {"r": method}, SHAPE, episodes=2)
-    assert result.method == fewshot.R2D2(strength=0.3)
+    method = episodes.R2D2(strength=(0.3, 5.0))
+    [result] = episodes.evaluate(features(), LABELS, {"r": method}, SHAPE, episodes=2)
+    assert result.method == episodes.R2D2(strength=0.3)
     assert result.val_accuracy is None
 
 
 def test_variable_episodes_are_evaluated():
-    shape = episodes.VariableShape(min_ways=2, max_ways=4)
-    results = fewshot.evaluate(
+    shape = tl.data.VariableShape(min_ways=2, max_ways=4)
+    results = episodes.evaluate(
         features(), LABELS, ["protonet", "tim", "ptmap"], shape, episodes=6
     )
     assert all(0.25 < result.accuracy.mean <= 1 for result in results)
@@ -77,11 +77,11 @@ def test_what_can_not_be_evaluated_is_refused():
         (dict(classes=[0, 1]), "ways=3: there are 2 classes"),
         (dict(episodes=1), "episodes=1"),
         (dict(methods=["tom"]), "there is no 'tom'"),
-        (dict(shape=episodes.FixedShape(3, 5, 4)), "class 0 has 8 examples"),
+        (dict(shape=tl.data.FixedShape(3, 5, 4)), "class 0 has 8 examples"),
     ]
     for settings, words in refused:
         settings = {"shape": SHAPE, "methods": ["protonet"], **settings}
         with pytest.raises(UserError, match=words):
-            fewshot.evaluate(x, LABELS, **settings)
+            episodes.evaluate(x, LABELS, **settings)
     with pytest.raises(UserError, match="for 48 labels"):
-        fewshot.evaluate(x[1:], LABELS)
+        episodes.evaluate(x[1:], LABELS)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxtl.analysis.fewshot import methods as registry
-from jaxtl.analysis.fewshot.base import FewShotMethod
+from jaxtl.analysis.episodes import methods as registry
+from jaxtl.analysis.episodes.base import FewShotMethod
 from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.data.episodes import (

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable
 
-from jaxtl.analysis.fewshot.base import FewShotMethod
-from jaxtl.analysis.fewshot.bd_cspn import BDCSPN
-from jaxtl.analysis.fewshot.fine_tuning import FineTuning
-from jaxtl.analysis.fewshot.laplacian_shot import LaplacianShot
-from jaxtl.analysis.fewshot.logistic import LogisticHead
-from jaxtl.analysis.fewshot.matching_net import CosineAttention
-from jaxtl.analysis.fewshot.meta_opt_net import MetaOptNet
-from jaxtl.analysis.fewshot.nearest_neighbor import NearestNeighbor
-from jaxtl.analysis.fewshot.protonet import NearestMean
-from jaxtl.analysis.fewshot.pt_map import PTMAP
-from jaxtl.analysis.fewshot.r2d2 import R2D2
-from jaxtl.analysis.fewshot.simpleshot import SimpleShot
-from jaxtl.analysis.fewshot.tim import TIM
+from jaxtl.analysis.episodes.base import FewShotMethod
+from jaxtl.analysis.episodes.bd_cspn import BDCSPN
+from jaxtl.analysis.episodes.fine_tuning import FineTuning
+from jaxtl.analysis.episodes.laplacian_shot import LaplacianShot
+from jaxtl.analysis.episodes.logistic import LogisticHead
+from jaxtl.analysis.episodes.matching_net import CosineAttention
+from jaxtl.analysis.episodes.meta_opt_net import MetaOptNet
+from jaxtl.analysis.episodes.nearest_neighbor import NearestNeighbor
+from jaxtl.analysis.episodes.protonet import NearestMean
+from jaxtl.analysis.episodes.pt_map import PTMAP
+from jaxtl.analysis.episodes.r2d2 import R2D2
+from jaxtl.analysis.episodes.simpleshot import SimpleShot
+from jaxtl.analysis.episodes.tim import TIM
 from jaxtl.core.errors import UserError, nearest
 
 # Those of features; fine-tuning, which takes minutes, is asked for by its name.

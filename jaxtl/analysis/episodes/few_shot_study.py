@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.analysis.fewshot import class_choice, evaluation, fine_tuning, target
-from jaxtl.analysis.fewshot import methods as registry
-from jaxtl.analysis.fewshot.base import FewShotMethod
-from jaxtl.analysis.fewshot.fine_tuning import FineTuning
-from jaxtl.analysis.fewshot.pt_map import PTMAP
+from jaxtl.analysis.episodes import class_choice, evaluation, fine_tuning, target
+from jaxtl.analysis.episodes import methods as registry
+from jaxtl.analysis.episodes.base import FewShotMethod
+from jaxtl.analysis.episodes.fine_tuning import FineTuning
+from jaxtl.analysis.episodes.pt_map import PTMAP
 from jaxtl.core import sharding
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing

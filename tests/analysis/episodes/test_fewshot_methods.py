@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import linear_model, neighbors
 
-from jaxtl.analysis import fewshot
-from jaxtl.analysis.fewshot import geometry, methods
+from jaxtl.analysis import episodes
+from jaxtl.analysis.episodes import geometry, methods
 from jaxtl.core.errors import UserError
 
 LABELS = np.array([2, 0, 1, 1, 0, 2])
@@ -45,18 +45,18 @@ def test_methods_classify_clusters_and_do_not_read_the_order_of_anything(name, w
 def test_nearest_neighbors_and_logistic_regression_are_those_of_scikit_learn():
     support, query, _ = episode(40, spread=0.3)
     nearest = neighbors.KNeighborsClassifier(1).fit(support, LABELS)
-    scores = fewshot.NearestNeighbor(distance="euclidean")(support, LABELS, query)
+    scores = episodes.NearestNeighbor(distance="euclidean")(support, LABELS, query)
     np.testing.assert_array_equal(scores.argmax(axis=1), nearest.predict(query))
     first, second = geometry.unit(support), geometry.unit(query)
     whole = linear_model.LogisticRegression(C=10, tol=1e-10, max_iter=5000)
     expected = whole.fit(first, LABELS).predict_log_proba(second)
-    scores = fewshot.LogisticHead(slack=10.0)(support, LABELS, query)
+    scores = episodes.LogisticHead(slack=10.0)(support, LABELS, query)
     np.testing.assert_allclose(scores, expected, atol=2e-3)
 
 
 def test_transport_has_the_marginals_of_balanced_classes():
     costs = np.random.default_rng(0).random((12, 3))
-    plan = fewshot.pt_map.transport(costs, 10.0)
+    plan = episodes.pt_map.transport(costs, 10.0)
     np.testing.assert_allclose(plan.sum(axis=0), 4.0, rtol=1e-9)
     np.testing.assert_allclose(plan.sum(axis=1), 1.0, atol=1e-4)
 
@@ -75,15 +75,15 @@ def test_transport_has_the_marginals_of_balanced_classes():
 )
 def test_episodes_that_are_none_are_refused(support, labels, query, words):
     with pytest.raises(UserError, match=words):
-        fewshot.NearestMean()(support, labels, query)
+        episodes.NearestMean()(support, labels, query)
 
 
 def test_settings_and_names_that_are_none_are_refused():
     with pytest.raises(UserError, match=r"episodes\.TIM\.scale=-1"):
-        fewshot.TIM(scale=-1)
+        episodes.TIM(scale=-1)
     with pytest.raises(UserError, match="did you mean 'euclidean'"):
-        fewshot.NearestNeighbor(distance="euclid")
+        episodes.NearestNeighbor(distance="euclid")
     with pytest.raises(UserError, match="no 'protonets'; did you mean 'protonet'"):
         methods.by_name(["protonets"])
     with pytest.raises(UserError, match="trains a network"):
-        fewshot.FineTuning()(np.eye(3), [0, 1, 1], np.eye(3))
+        episodes.FineTuning()(np.eye(3), [0, 1, 1], np.eye(3))

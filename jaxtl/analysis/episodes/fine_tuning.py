@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxtl.analysis.fewshot.base import FewShotMethod
+from jaxtl.analysis.episodes.base import FewShotMethod
 from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtl.analysis.fewshot import geometry
-from jaxtl.analysis.fewshot.base import FewShotMethod
+from jaxtl.analysis.episodes import geometry
+from jaxtl.analysis.episodes.base import FewShotMethod
 
 _TOLERANCE = 1e-6  # of the change of the plan's row sums
 _ITERATIONS = 1000  # of Sinkhorn's algorithm, at most

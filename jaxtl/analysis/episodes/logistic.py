@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtl.analysis.fewshot import geometry
-from jaxtl.analysis.fewshot.base import FewShotMethod
+from jaxtl.analysis.episodes import geometry
+from jaxtl.analysis.episodes.base import FewShotMethod
 
 
 def logistic_scores(
