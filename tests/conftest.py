@@ -236,6 +236,7 @@ ONE_IN_K = {
     "test_terms_contract.py::test_it_runs_with_all_but_the_head_frozen": 6,
     "test_terms_contract.py::test_it_runs_is_finite_and_compiles_once": 6,
     "test_accumulation_contract.py::test_accumulated_gradients_are_the_whole_batchs": 8,
+    "test_multitask_programs.py::test_the_balance_is_the_programs": 2,
     "test_generalization_runs.py::test_cached_features_change_nothing": 2,
     "test_importance.py::test_importance_for_other_tasks_is_finite_and_not_negative": 2,
     "test_mixmatch.py::test_the_value_is_both_parts_of_the_mixed_batch": 2,
