@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .class_predictions import TopKAccuracy as TopKAccuracy
     from .direction import CRITERIA as CRITERIA
     from .direction import beats as beats
+    from .direction import delta_m as delta_m
     from .direction import higher_is_better as higher_is_better
     from .direction import is_finite_number as is_finite_number
     from .direction import monitored_value as monitored_value

@@ -136,3 +136,41 @@ def monitored_value(values: Mapping[str, float], name: str) -> float:
             f"(metrics: {', '.join(values)})."
         )
     return values[name]
+
+
+def delta_m(
+    several: Mapping[str, float],
+    single: Mapping[str, float],
+    directions: Directions = _NONE,
+) -> float:
+    """Δm, the mean change of several tasks against runs of each task alone, in %.
+
+    The mean of (−1)^l (m − b) / b over the metrics, where l is 1 for a metric of which
+    smaller values are better; above 0 the model of several tasks is better.
+
+    Args:
+      several: metric -> its value m in one model of all tasks, "accuracy[left]" say.
+      single: the same metrics -> the value b of a model of one task.
+      directions: of the experiment's own metrics.
+
+    Raises:
+      UserError: other metrics in both, none, or a value of 0 to divide by.
+
+    References:
+      Maninis, Radosavovic & Kokkinos, Attentive Single-Tasking of Multiple Tasks, CVPR
+      2019, eq. 4.
+    """
+    if not several or set(several) != set(single):
+        raise UserError(
+            "delta_m compares the same metrics; got "
+            f"{', '.join(several) or 'none'} and {', '.join(single) or 'none'}."
+        )
+    changes = []
+    for name, base in single.items():
+        if base == 0 or not math.isfinite(base):
+            raise UserError(
+                f"delta_m divides by the single task's {name}, which is {base}."
+            )
+        sign = 1 if higher_is_better(name, directions) else -1
+        changes.append(100 * sign * (several[name] - base) / base)
+    return float(np.mean(changes))

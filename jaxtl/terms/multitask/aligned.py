@@ -6,7 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 
 def aligned_weights(gram: jax.Array) -> jax.Array:
@@ -36,6 +41,7 @@ class AlignedMTL(Balancer):
     """`aligned_weights`."""
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     def balance(self, values: TaskValues) -> Balance:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtl.core.types import PyTree
 from jaxtl.terms.base import Setup
 
+GRADIENTS = "the gradients of tasks"  # what most balancers compare
+
 
 class TaskValues(NamedTuple):
     """What a balancer reads of a step, T tasks.
@@ -55,12 +57,15 @@ class Balancer:
 
     Attributes:
       reads_gradients: whether it reads the gradients of the tasks (`TaskValues.gram`).
+      compares: what of the examples of a batch it reads together, "" for nothing; as
+        `Term.compares`.
       weighs_heads: whether the weights are factors of the losses, and so of the
         gradients of every parameter; else of the shared stages' alone, and each head
         has the gradient of its own loss.
     """
 
     reads_gradients: ClassVar[bool] = False
+    compares: ClassVar[str] = ""
     weighs_heads: ClassVar[bool] = True
 
     def check(self, setup: Setup, tasks: tuple[str, ...]) -> None:

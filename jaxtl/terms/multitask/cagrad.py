@@ -10,7 +10,12 @@ from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.multitask import interior_point
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 _LEAST = 1e-4  # norm, of gradients of norm 1 in all, below which a point is stationary
 
@@ -59,6 +64,7 @@ class CAGrad(Balancer):
     """
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     c: float = traced(0.5)

@@ -1,6 +1,7 @@
 """FAMO: weights that let all losses fall at one rate, from the losses alone."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,8 @@ class FAMO(Balancer):
       rate: learning rate of the scores, 0.025 in the authors' program.
       decay: weight decay of the scores, added to their gradient, 0.001 there.
     """
+
+    compares: ClassVar[str] = "the losses of tasks"
 
     rate: float = traced(0.025)
     decay: float = traced(0.001)

@@ -10,7 +10,12 @@ from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 
 def gradnorm_loss(
@@ -48,6 +53,7 @@ class GradNorm(Balancer):
     """
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
 
     alpha: float = traced(1.5)
 

@@ -10,7 +10,12 @@ from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 from jaxtl.terms.multitask.pcgrad import random_orders
 
 _LEAST = 1e-8  # added to denominators, as in the authors' program
@@ -76,6 +81,7 @@ class GradVac(Balancer):
     """
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     beta: float = traced(0.5)

@@ -6,7 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 
 def imtl_g_weights(gram: jax.Array) -> jax.Array:
@@ -35,6 +40,7 @@ class IMTLG(Balancer):
     """`imtl_g_weights`."""
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     def balance(self, values: TaskValues) -> Balance:

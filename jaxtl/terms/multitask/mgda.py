@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms.multitask import interior_point
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 
 def mgda_weights(gram: jax.Array) -> jax.Array:
@@ -36,6 +41,7 @@ class MGDA(Balancer):
     """
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     def balance(self, values: TaskValues) -> Balance:

@@ -56,7 +56,6 @@ class MultiTask(Term):
       stream: name of the stream.
     """
 
-    compares: ClassVar[str] = "the gradients of tasks"
     reads_weights: ClassVar[bool] = True
     moves_once: ClassVar[bool] = True
 
@@ -65,6 +64,10 @@ class MultiTask(Term):
     wrt: str = "features"
     report_conflicts: bool = False
     stream: str = stream_field("target")
+
+    @property
+    def compares(self) -> str:  # type: ignore[override]
+        return self.balancer.compares
 
     def check(self, setup: Setup) -> None:
         checks.labelled(setup, "stream", self.stream)

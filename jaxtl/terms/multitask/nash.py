@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 _STEPS = 50  # of Newton's method
 
@@ -56,6 +61,7 @@ class NashMTL(Balancer):
     """
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     max_norm: float = traced(1.0)

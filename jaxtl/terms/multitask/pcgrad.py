@@ -6,7 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 
 def random_orders(key: jax.Array, count: int) -> jax.Array:
@@ -50,6 +55,7 @@ class PCGrad(Balancer):
     """`pcgrad_weights`, in orders that each step draws."""
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     def balance(self, values: TaskValues) -> Balance:

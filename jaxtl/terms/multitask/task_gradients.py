@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
 from jaxtl.core.types import Output, PyTree
+from jaxtl.data.task_outputs import tasks_of
 from jaxtl.terms.base import feature_stage
 from jaxtl.terms.context import View
 
@@ -44,7 +45,10 @@ def by_features(context: View, stream: str, losses: Losses, stage: str) -> jax.A
 
 
 def by_parameters(context: View, stream: str, losses: Losses) -> jax.Array:
-    """The Gram matrix of gradients by all shared parameters that are trained."""
+    """The Gram matrix of gradients by the shared parameters that are trained.
+
+    Zeros where all of them are frozen.
+    """
     program = context.program
     head = program.network.stages[-1]
     mask = {
@@ -53,6 +57,9 @@ def by_parameters(context: View, stream: str, losses: Losses) -> jax.Array:
     }
     params = jax.lax.stop_gradient(context.params)
     selected, rest = trees.partition(params, mask)
+    if not jax.tree.leaves(selected):
+        count = len(tasks_of(program.output_names))
+        return jnp.zeros((count, count), jnp.float32)
     x, start = context.entry(stream)
     key = jax.random.fold_in(context.key, _KEY)
 

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms.multitask import interior_point
-from jaxtl.terms.multitask.balancer import Balance, Balancer, TaskValues
+from jaxtl.terms.multitask.balancer import (
+    GRADIENTS,
+    Balance,
+    Balancer,
+    TaskValues,
+)
 
 _RIDGE = 1e-4  # added to the diagonal of the Gram matrix of trace 1
 
@@ -41,6 +46,7 @@ class UPGrad(Balancer):
     """`upgrad_weights`."""
 
     reads_gradients: ClassVar[bool] = True
+    compares: ClassVar[str] = GRADIENTS
     weighs_heads: ClassVar[bool] = False
 
     def balance(self, values: TaskValues) -> Balance:

@@ -1,5 +1,7 @@
 """The term of several tasks: its losses, gradients and what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,23 +55,64 @@ def test_a_batch_without_a_label_of_a_task_trains_the_others(bench):
     assert head[:, 2].any()
 
 
-def test_cosines_are_those_of_gradients_that_numpy_flattens(bench):
-    room = bench("multitask")
-    x, y = (room.batches["target"][name] for name in "xy")
+def _gradients(room):
+    """Gradients of each task's loss: (by features, (2, n); by parameters)."""
+    batch, params = room.batches["target"], room.params
+    x, y = batch["x"], batch["y"]
 
-    def loss(params, task):
-        logits = room.network.apply(params, {}, x).logits
+    def loss(z, params, task):
+        if z is None:
+            dense = params["layer1"]["dense"]
+            z = jax.nn.relu(x @ dense["kernel"] + dense["bias"])
+        head = params["head"]["dense"]
+        logits = z @ head["kernel"] + head["bias"]
         if task == "size":
             return jnp.mean((logits[:, 2] - y[:, 1]) ** 2)
         log_p = jax.nn.log_softmax(logits[1:, :2])
         return -jnp.mean(log_p[jnp.arange(len(y) - 1), y[1:, 0].astype(int)])
 
-    gradients = [
-        np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads["layer1"])])
-        for task in ("kind", "size")
-        for grads in [jax.jit(jax.grad(loss), static_argnums=1)(room.params, task)]
-    ]
-    a, b = map(np.float64, gradients)
+    dense = params["layer1"]["dense"]
+    z = jax.nn.relu(x @ dense["kernel"] + dense["bias"])
+    by_features, by_params = [], []
+    for task in ("kind", "size"):
+        gradient = jax.jit(jax.grad(functools.partial(loss, task=task)))
+        by_features.append(np.float64(gradient(z, params)).ravel())
+        gradient = jax.jit(jax.grad(lambda p, t=task: loss(None, p, t)))
+        by_params.append(gradient(params))
+    return np.stack(by_features), by_params
+
+
+def _flat(tree):
+    return np.concatenate([np.float64(x).ravel() for x in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize("wrt", ["features", "parameters"])
+def test_shared_stages_get_the_weighted_gradients_and_heads_their_own(bench, wrt):
+    room = bench("multitask")
+    features, params = _gradients(room)
+    rows = np.stack([_flat(p["layer1"]) for p in params])
+    measured = features if wrt == "features" else rows
+    # The two-task minimum in closed form: Sener & Koltun, algorithm 1.
+    a, b = measured
+    share = np.clip((b - a) @ b / ((a - b) @ (a - b)), 0, 1)
+    weights = np.array([share, 1 - share])
+    term = MultiTask(balancer=tl.multitask.MGDA(), wrt=wrt)
+    loss = _loss(room, term)
+    gradient, reported = jax.jit(jax.grad(loss, has_aux=True))(room.params)
+    given = [reported[f"term/weight[{name}]"] for name in ("kind", "size")]
+    np.testing.assert_allclose(given, weights, rtol=1e-4)
+    np.testing.assert_allclose(
+        _flat(gradient["layer1"]), weights @ rows, rtol=2e-4, atol=1e-6
+    )
+    heads = sum(_flat(p["head"]) for p in params)
+    np.testing.assert_allclose(_flat(gradient["head"]), heads, rtol=2e-4, atol=1e-6)
+    total = sum(reported[f"term/loss[{name}]"] for name in ("kind", "size"))
+    np.testing.assert_allclose(reported["loss"], total, rtol=1e-5)
+
+
+def test_cosines_are_those_of_gradients_that_numpy_flattens(bench):
+    room = bench("multitask")
+    a, b = (_flat(p["layer1"]) for p in _gradients(room)[1])
     expected = a @ b / np.sqrt(a @ a * (b @ b))
     term = MultiTask(report_conflicts=True, wrt="parameters")
     reported = _value(room, term, room.params)[1]
@@ -130,6 +173,17 @@ def test_metrics_are_those_of_each_task_on_its_labelled_rows():
     assert values["mean_score"] == size["r2"]
 
 
+def test_delta_m_is_the_mean_relative_change_where_better_is_above_0():
+    several = {"accuracy[a]": 0.9, "mse[b]": 0.25}
+    single = {"accuracy[a]": 0.8, "mse[b]": 0.2}
+    # (+12.5 % − 25 %) / 2
+    np.testing.assert_allclose(metrics.delta_m(several, single), -6.25)
+    with pytest.raises(tl.UserError, match="the same metrics; got mse and none"):
+        metrics.delta_m({"mse": 1.0}, {})
+    with pytest.raises(tl.UserError, match="divides by the single task's mse"):
+        metrics.delta_m({"mse": 1.0}, {"mse": 0.0})
+
+
 def test_a_run_learns_and_measures_every_task(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 4)).astype(np.float32)
@@ -142,7 +196,6 @@ def test_a_run_learns_and_measures_every_task(tmp_path):
         monitor="accuracy[kind]",
         steps=60,
         batch=60,
-        accumulate=2,
     )
     run = tl.setup(exp, tmp_path)
     tl.train(run)
