@@ -2,16 +2,20 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from jaxtl.cli import arguments
 from jaxtl.core import output_paths
+from jaxtl.core.errors import UserError
 
 HELP = "train one run by several processes, and restart them where one is lost"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl launch`."""
-    parser.add_argument("file", type=pathlib.Path, help="experiment file")
+    parser.add_argument(
+        "file", type=pathlib.Path, help="experiment file, or a run to go on with"
+    )
     arguments.add_overrides(parser)
     parser.add_argument(
         "--nproc", type=int, required=True, metavar="N", help="number of processes"
@@ -51,16 +55,39 @@ def main(args: argparse.Namespace) -> int:
     from jaxtl.cli import supervisor
 
     supervisor.check(args.nproc, args.restarts, args.port)
-    folder = args.out or arguments.default_folder(args.file.stem)
     options = ["--trust"] if args.trust else []
     if args.processes_device is not None:
         options += ["--device", args.processes_device]
+    if args.file.is_dir():
+        return _go_on(args, options)
+    folder = args.out or arguments.default_folder(args.file.stem)
     begin = ["run", str(args.file), *args.overrides, "--out", str(folder), *options]
     begin += [x for name in args.variant or () for x in ("--variant", name)]
     return supervisor.supervise(
         [*begin, "--overwrite"] if args.overwrite else begin,
         ["resume", str(folder), *options],
         folder,
+        args.nproc,
+        restarts=args.restarts,
+        port=args.port,
+    )
+
+
+def _go_on(args: argparse.Namespace, options: Sequence[str]) -> int:
+    """Goes on with a run or a study that lies in a directory."""
+    from jaxtl.cli import supervisor
+
+    for option in ("out", "overwrite", "variant"):
+        if getattr(args, option):
+            raise UserError(
+                f"{args.options[option]} is of a run that begins; {args.file} is a "
+                "directory, with whose run `jaxtl launch` goes on."
+            )
+    command = ["resume", str(args.file), *args.overrides, *options]
+    return supervisor.supervise(
+        command,
+        command,
+        args.file,
         args.nproc,
         restarts=args.restarts,
         port=args.port,

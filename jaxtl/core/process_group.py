@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from jaxtl.core.membership import Membership
 LOST = 75  # exit code (EX_TEMPFAIL of sysexits.h) where another process has ended
 WAIT = 300.0  # seconds until all processes of a job must have joined it
 _PAUSE = 0.2  # seconds between two attempts to reach the coordinator
+_JAX_WAITS = 60  # seconds that jax waits longer, so that the sentence here is told
 _GRACE = 1.0  # seconds that the coordinator outlives its own failure
 # What jaxlib says where a process that takes part in a computation has ended.
 _LOST_TEXTS = (
@@ -47,8 +49,8 @@ def join(member: Membership, wait: float = WAIT) -> None:
       wait: seconds until all must have joined.
 
     Raises:
-      UserError: the coordinator's port is taken, or it can't be reached, or not all
-        processes joined in time.
+      UserError: the coordinator's port is taken, or it can't be reached. Where not all
+        processes joined in time, this one ends with exit code 1 and a sentence.
     """
     global _member
     deadline = time.monotonic() + wait
@@ -61,21 +63,30 @@ def join(member: Membership, wait: float = WAIT) -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # Its handler of SIGTERM would replace the one that stops training in order.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            member.coordinator,
-            member.count,
-            member.index,
-            local_device_ids=member.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=max(1, round(deadline - time.monotonic())),
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"not all {member.count} processes joined the job at {member.coordinator} "
-            f"within {wait:g} s ({describe_error(error)})."
-        ) from None
+    left = max(deadline - time.monotonic(), 0.0)
+    sentence = (
+        f"process {member.index} of {member.count}: not all processes joined the job "
+        f"at {member.coordinator} within {wait:g} s."
+    )
+    # jax itself aborts the process a little later, with a stack trace.
+    watch = threading.Timer(left, _give_up, [sentence])
+    watch.daemon = True
+    watch.start()
+    jax.distributed.initialize(
+        member.coordinator,
+        member.count,
+        member.index,
+        local_device_ids=member.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=round(left) + _JAX_WAITS,
+    )
+    watch.cancel()
     _member = member
+
+
+def _give_up(sentence: str) -> None:
+    print(f"jaxtl: {sentence}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _check_port(member: Membership) -> None:

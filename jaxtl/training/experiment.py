@@ -16,6 +16,8 @@ from jaxtl.terms.base import Term
 
 DTYPES = ("float32", "bfloat16")
 CACHES = ("auto", "memory", "disk", "off")
+# Fields that say where a run computes and not what: it may go on elsewhere.
+PLACEMENT = ("devices", "param_shards")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 

@@ -29,7 +29,7 @@ from jaxtl.core import (
 from jaxtl.core.errors import RunLocked, UserError
 from jaxtl.data.tokenizer import TOKENIZER
 from jaxtl.training import experiment_file
-from jaxtl.training.experiment import Experiment
+from jaxtl.training.experiment import PLACEMENT, Experiment
 
 MARK = "experiment.json"
 DATA = "data.json"  # {stream: lines of `data.description`}
@@ -354,13 +354,20 @@ def _code_name(module: str) -> str:
 
 
 def same_experiment(path: pathlib.Path, exp: Any) -> None:
-    """Raises UserError where an experiment is not the one that a directory stores."""
+    """Raises UserError where an experiment is not the one that a directory stores.
+
+    The number of devices may be another one.
+    """
     current = json.loads(json.dumps(serialization.to_json(exp)))
     stored, current = (
         serialization.identity(type(exp), content)
         for content in (read_mark(path)["experiment"], current)
     )
-    changed = [k for k in {**current, **stored} if current.get(k) != stored.get(k)]
+    changed = [
+        name
+        for name in {**current, **stored}
+        if current.get(name) != stored.get(name) and name not in PLACEMENT
+    ]
     if changed:
         raise UserError(
             f"{path} was begun with another experiment: {', '.join(changed)} differ; "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -110,13 +111,20 @@ def _check_same_start(run: Run) -> None:
     process_group.check_same("initial weights", weights, advice)
 
 
-def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
+def resume(
+    out: str | pathlib.Path,
+    exp: Experiment | None = None,
+    *,
+    placement: Mapping[str, int] | None = None,
+) -> Run:
     """A stored run as its last checkpoint left it; `tl.train` goes on.
 
     Args:
       out: the run's directory.
       exp: the experiment, for one that can't be rebuilt from the directory (arrays
         given in a notebook).
+      placement: "devices" and "param_shards" that take the place of the experiment's;
+        on another number of devices results agree up to rounding.
 
     Raises:
       RunLocked: another process is training it.
@@ -131,6 +139,8 @@ def resume(out: str | pathlib.Path, exp: Experiment | None = None) -> Run:
         exp = run_dir.read_experiment(directory)
     else:
         run_dir.same_experiment(directory, exp)
+    moved: dict[str, Any] = dict(placement or {})
+    exp = dataclasses.replace(exp, **moved)
     datasets = inputs.load_datasets(exp, directory)
     for name, fresh in inputs.load_datasets(exp).items():
         _same_rows(directory, datasets[name], fresh)

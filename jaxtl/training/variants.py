@@ -20,7 +20,7 @@ from jaxtl.training import (
     run_dir,
     setup,
 )
-from jaxtl.training.experiment import Experiment, Variant
+from jaxtl.training.experiment import PLACEMENT, Experiment, Variant
 from jaxtl.training.experiment_file import File
 
 
@@ -296,7 +296,8 @@ def _run(job: Job, file: File, out: pathlib.Path, contents: Mapping[str, str]) -
         [job.directory.exists(), (job.directory / run_dir.MARK).exists()]
     )
     if is_begun:
-        run = setup.resume(job.directory)
+        placement = {name: getattr(job.exp, name) for name in PLACEMENT}
+        run = setup.resume(job.directory, placement=placement)
     else:
         run = setup.setup(
             job.exp,

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import jaxtl as tl
 from jaxtl.cli import main
 from jaxtl.core import checkpoint
 from jaxtl.core import tree as trees
+from jaxtl.training import setup
 
 ROOT = pathlib.Path(tl.__file__).parents[1]
 # In a folder with a file of this name process 1 kills itself at its second evaluation.
@@ -93,11 +95,11 @@ def runs(tmp_path_factory):
     return folder, output
 
 
-def _weights(run):
+def _weights(run, last=6):
     """{path: array} of a run's last checkpoint, both items."""
     folder = run / "checkpoints"
     step = checkpoint.latest(folder)
-    assert step == 6
+    assert step == last
     items = {name: checkpoint.read(folder, step, name) for name in ("last", "best")}
     return {path: np.asarray(leaf) for path, leaf in trees.flatten(items).items()}
 
@@ -144,6 +146,54 @@ def test_one_process_reads_what_two_have_saved(runs):
         np.testing.assert_array_equal(leaf, expected[path])
     values = tl.evaluate(tl.load_model(folder / "two"), "test")
     assert values == pytest.approx(_result(folder / "two")["test"])
+
+
+def test_one_device_goes_on_with_what_two_have_begun(runs):
+    folder, _ = runs
+    run = setup.resume(folder / "two", placement={"devices": 1, "param_shards": 1})
+    assert run.steps_done == 6
+    expected = _weights(folder / "one")
+    for path, leaf in trees.flatten({"last": {"params": run.params}}).items():
+        assert leaf.sharding.is_fully_replicated
+        np.testing.assert_array_equal(leaf, expected[path])
+
+
+def test_nothing_else_changes_when_a_run_goes_on(tmp_path, capsys):
+    assert main.main(["resume", str(tmp_path), "steps=5"]) == 1
+    assert "only devices= and param_shards= may change" in capsys.readouterr().err
+    options = ["--nproc", "2", "--overwrite"]
+    assert main.main(["launch", str(tmp_path), *options]) == 1
+    assert "--overwrite is of a run that begins" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_with_what_two_have_begun(runs, tmp_path):
+    """Their sums of gradients are rounded otherwise than those of two."""
+    folder, _ = runs
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "jaxtl", "launch"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    file, four = str(folder / "file.py"), ["devices=4", "--nproc", "4"]
+    for words in (
+        [file, *four, "param_shards=4", "steps=12", "--out", str(whole)],
+        [file, "--nproc", "2", "steps=12", "--out", str(part)],
+    ):
+        process = subprocess.Popen([*command, *words], env=environ)
+        if words[-1] == str(part):
+            while not (part / "checkpoints" / "3").exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.terminate()
+            assert process.wait(120) == 143
+        assert process.wait(300) in (0, 143)
+    stopped = checkpoint.latest(part / "checkpoints")
+    assert 3 <= stopped < 12
+    subprocess.run(
+        [*command, str(part), *four, "param_shards=4"], env=environ, check=True
+    )
+    expected, weights = _weights(whole, 12), _weights(part, 12)
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(weights[path], leaf, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
