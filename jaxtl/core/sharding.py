@@ -116,8 +116,10 @@ def put(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
 
 
 def _put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
     is_everywhere = isinstance(x, jax.Array) and not x.is_fully_addressable
-    if sharding.is_fully_addressable or is_everywhere or getattr(x, "weak_type", False):
+    if is_everywhere or getattr(x, "weak_type", False):
         return jax.device_put(x, sharding)
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = put(jax.random.key_data(x), sharding)
