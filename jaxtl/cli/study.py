@@ -36,7 +36,7 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
         terminal.print(show.loaded(loaded(run.parts.model.loading)))
     for name, note in run.parts.model.notes.items():
         terminal.print(f"{name}: {note}", markup=False, soft_wrap=True)
-    for name in ("evaluation", "monitor", "threshold"):
+    for name in ("devices", "evaluation", "monitor", "threshold"):
         if name in run.notes:
             terminal.print(f"{name}: {run.notes[name]}", markup=False, soft_wrap=True)
     _print_comparisons(terminal, [run.notes])

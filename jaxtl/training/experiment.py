@@ -117,7 +117,8 @@ class Experiment:
         gradient is the whole batch's; `tl.show` names the terms that compare the
         examples of a batch and so see a micro-batch.
       dtype: of forward and backward pass; parameters are float32 throughout.
-      devices: number of devices; the batch is split over all.
+      devices: number of devices; the batch is split over all. In a job of several
+        processes (`jaxtl launch`) they are those of all, and 1 stands for every one.
       param_shards: over how many of them parameters are split (fully sharded).
       steps_per_dispatch: None chooses by platform.
       device_bytes: data up to this size live on the device; larger ones are streamed

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import lazy_leaf, sharding
+from jaxtl.core import lazy_leaf, process_group, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.ranges import check_ranges
@@ -112,6 +112,8 @@ class Run:
             self.notes["evaluation"] = note
         if threshold_note:
             self.notes["threshold"] = threshold_note
+        if process_group.count() > 1:
+            self.notes["devices"] = _spread(self.program.mesh.size)
         self.curve: dict[str, list] = {"step": [], "loss": [], "val": []}
         self.best: dict | None = None
         self.best_weights: tuple[PyTree, PyTree] | None = None
@@ -485,6 +487,12 @@ def _check_threshold(exp: Experiment, target: Dataset) -> str:
     val = len(target.rows.get("val", ()))
     thresholds.check(exp.threshold, target.task, target.label_names, val)
     return ""
+
+
+def _spread(devices: int) -> str:
+    """How many devices of each process of a job take part."""
+    count = process_group.count()
+    return f"{devices}, {devices // count} of each of {count} processes"
 
 
 def _realized(tree: PyTree) -> PyTree:

@@ -123,6 +123,7 @@ def test_one_process_prints_and_writes(runs):
     folder, output = runs
     starts = output["two"][0].count("job: process 0 of 2, which meet at 127.0.0.1:")
     assert starts == 2, "one before, one after the loss"
+    assert "devices: 2, 1 of each of 2 processes" in output["two"][0]
     assert output["two"][0].count("written to") == 1
     lines = (folder / "two" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
