@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionTerm, paired
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired
 from jaxtl.terms.regularizers.attention_transfer import attention_distance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AT(PositionTerm):
+class AT(PositionPairTerm):
     """`attention_distance` to the teacher's maps, mean over examples.
 
     The larger of two feature maps is averaged to the size of the smaller one. To keep
     near the source of a run there is `tl.regularizers.AttentionTransfer`.
 
     Attributes:
-      stages: as in `FeatureTerm`; by default the last ones with positions.
+      stages: as in `StagePairTerm`; by default the last ones with positions.
 
     References:
       Zagoruyko & Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2.

@@ -16,6 +16,7 @@ from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.distillation import teacher as teachers
+from jaxtl.terms.distillation import teacher_tables
 
 LOGITS = ""  # stands for the outputs of the head among names of stages
 
@@ -137,7 +138,7 @@ class TeacherTerm(Term):
         key = ("table", config.key(source), self.stream, read)
 
         def compute() -> PyTree:
-            return teachers.table(setup, network, self.stream, read)
+            return teacher_tables.table(setup, network, self.stream, read)
 
         return setup.once(key, compute)
 

@@ -13,8 +13,8 @@ from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation import teacher as teachers
-from jaxtl.terms.distillation.feature_pairs import FeatureTerm, width
+from jaxtl.terms.distillation import teacher_tables
+from jaxtl.terms.distillation.feature_pairs import StagePairTerm, width
 from jaxtl.terms.distillation.fitnets import affine, affine_init
 from jaxtl.terms.regularizers.feature_maps import mean_over_positions
 
@@ -78,7 +78,7 @@ def moved(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CRD(FeatureTerm):
+class CRD(StagePairTerm):
     """`contrastive_loss` of the model's features and the teacher's, in both directions.
 
     Features are averaged over positions and embedded by an affine map each, which are
@@ -92,7 +92,7 @@ class CRD(FeatureTerm):
       negatives: K for each example, drawn from all train examples.
       temperature: T.
       momentum: m of the memories.
-      stages: as in `FeatureTerm`, one pair.
+      stages: as in `StagePairTerm`, one pair.
 
     References:
       As `contrastive_loss`, with K = 16384, T = 0.07, m = 0.5 and weight 0.8.
@@ -138,7 +138,7 @@ class CRD(FeatureTerm):
         return {**dict(zip(_SIDES, unit)), "scales": jnp.zeros(2)}
 
     def constants(self, setup: Setup) -> PyTree:
-        rows = teachers.train_rows(setup, self.stream)
+        rows = teacher_tables.train_rows(setup, self.stream)
         return {**super().constants(setup), "rows": jnp.asarray(rows)}
 
     def __call__(self, context: View) -> jax.Array:

@@ -77,7 +77,7 @@ def paired(student: Any, teacher: Any) -> tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureTerm(TeacherTerm):
+class StagePairTerm(TeacherTerm):
     """Base of terms that compare stages of the model with stages of its teacher.
 
     The value is the sum over pairs of stages.
@@ -177,7 +177,7 @@ class FeatureTerm(TeacherTerm):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PositionTerm(FeatureTerm):
+class PositionPairTerm(StagePairTerm):
     """Base of those that compare two stages position by position, as `paired`."""
 
     def check_pair(self, setup: Setup, stage: str, student: Any, teacher: Any) -> None:

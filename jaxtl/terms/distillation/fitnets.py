@@ -11,7 +11,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionTerm, paired, width
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired, width
 
 
 def hint_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -32,7 +32,7 @@ def hint_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitNets(PositionTerm):
+class FitNets(PositionPairTerm):
     """`hint_distance` of projected stages, mean over (real) positions and examples.
 
     The larger of two feature maps is averaged to the size of the smaller one. The
@@ -42,7 +42,7 @@ class FitNets(PositionTerm):
     Attributes:
       projector: "linear" for an affine map of the model's channels to the teacher's at
         each position, "none" for stages of the same number of channels.
-      stages: as in `FeatureTerm`.
+      stages: as in `StagePairTerm`.
 
     References:
       As `hint_distance`; the projector there is a convolution, in RepDistiller followed

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionTerm, paired
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired
 
 _TINY = 1e-24  # least squared norm: a channel that is 0 everywhere stays 0
 
@@ -41,13 +41,13 @@ def selectivity_discrepancy(student: jax.Array, teacher: jax.Array) -> jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NST(PositionTerm):
+class NST(PositionPairTerm):
     """`selectivity_discrepancy` to the teacher.
 
     The larger of two feature maps is averaged to the size of the smaller one.
 
     Attributes:
-      stages: as in `FeatureTerm`; by default the last ones with positions.
+      stages: as in `StagePairTerm`; by default the last ones with positions.
 
     References:
       As `selectivity_discrepancy`; weight 50 as in RepDistiller.

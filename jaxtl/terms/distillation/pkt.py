@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import FeatureTerm
+from jaxtl.terms.distillation.feature_pairs import StagePairTerm
 from jaxtl.terms.regularizers.feature_maps import mean_over_positions
 
 _EPSILON = 1e-7  # of the norms and of the logarithm, as in the authors' program
@@ -42,11 +42,11 @@ def neighbor_divergence(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PKT(FeatureTerm):
+class PKT(StagePairTerm):
     """`neighbor_divergence` of features that are averaged over positions.
 
     Attributes:
-      stages: as in `FeatureTerm`.
+      stages: as in `StagePairTerm`.
 
     References:
       As `neighbor_divergence`; weight 30000 as in RepDistiller.

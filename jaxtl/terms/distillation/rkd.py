@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import FeatureTerm
+from jaxtl.terms.distillation.feature_pairs import StagePairTerm
 from jaxtl.terms.regularizers.feature_maps import mean_over_positions
 
 _EPSILON = 1e-12  # least squared distance, and least norm, as in the authors' program
@@ -58,7 +58,7 @@ def relation_losses(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RKD(FeatureTerm):
+class RKD(StagePairTerm):
     """distance · L_D + angle · L_A of `relation_losses`.
 
     Features are averaged over positions. The angles of a batch of b take b³ numbers.
@@ -66,7 +66,7 @@ class RKD(FeatureTerm):
     Attributes:
       distance: λ_D.
       angle: λ_A.
-      stages: as in `FeatureTerm`.
+      stages: as in `StagePairTerm`.
 
     References:
       As `relation_losses`; λ_D = 25 and λ_A = 50 as there.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import FeatureTerm
+from jaxtl.terms.distillation.feature_pairs import StagePairTerm
 from jaxtl.terms.regularizers.feature_maps import flatten_positions
 
 _TINY = 1e-24  # least squared norm of a row
@@ -36,11 +36,11 @@ def similarity_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SP(FeatureTerm):
+class SP(StagePairTerm):
     """`similarity_distance` of whole feature maps (padding counts as 0).
 
     Attributes:
-      stages: as in `FeatureTerm`.
+      stages: as in `StagePairTerm`.
 
     References:
       As `similarity_distance`; weight 3000 as there and in RepDistiller.

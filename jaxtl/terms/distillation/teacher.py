@@ -1,10 +1,8 @@
 """Teachers: which trained networks a term reads, and whether they fit the data."""
 
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core import config
@@ -236,43 +234,3 @@ def check_stage(
             f"{checks.where(setup, field)}={stage!r}: the teacher of {network.where} "
             f"has no such stage{nearest(stage, stages)} (stages: {', '.join(stages)})."
         )
-
-
-def train_rows(setup: Setup, stream: str) -> np.ndarray:
-    """The numbers of a stream's train rows in its data set, in order."""
-
-    def compute() -> np.ndarray:
-        return np.concatenate([np.asarray(b["row"]) for b in setup.batches(stream)])
-
-    return setup.once(("train rows", stream), compute)
-
-
-@functools.partial(jax.jit, static_argnames=("pre", "read"))
-def _outputs(network: TrainedNetwork, x: PyTree, pre: Preprocess, read: tuple) -> Any:
-    out = network.forward(inputs_of(network, pre, x))
-    return {name: out.logits if name == "" else out.features[name] for name in read}
-
-
-def table(
-    setup: Setup, network: TrainedNetwork, stream: str, read: tuple[str, ...]
-) -> tuple[dict[str, PyTree], jax.Array]:
-    """A teacher's outputs for all train examples of a stream.
-
-    Args:
-      setup: of the experiment.
-      network: the teacher.
-      stream: whose train examples.
-      read: stages, and "" for the logits.
-
-    Returns:
-      ({stage: outputs, (examples of the stream, …)}, the place of each row of the data
-      set in them).
-    """
-    pre = setup.program.preprocess[stream]
-    batches = setup.batches(stream)
-    parts = [_outputs(network, batch["x"], pre, read) for batch in batches]
-    places = np.zeros(setup.examples[stream], np.int32)
-    order = train_rows(setup, stream)
-    places[order] = np.arange(len(order))
-    outputs = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
-    return outputs, jnp.asarray(places)

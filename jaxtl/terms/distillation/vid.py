@@ -10,7 +10,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionTerm, paired, width
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired, width
 
 _EPSILON = 1e-5  # least variance, as in the authors' program
 
@@ -44,7 +44,7 @@ def negative_log_likelihood(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VID(PositionTerm):
+class VID(PositionPairTerm):
     """`negative_log_likelihood` of the teacher's features given the model's.
 
     Mean over (real) positions and examples. The map to the mean and the variances are
@@ -53,7 +53,7 @@ class VID(PositionTerm):
 
     Attributes:
       variance: σ² at the start.
-      stages: as in `FeatureTerm`.
+      stages: as in `StagePairTerm`.
 
     References:
       As `negative_log_likelihood`; σ² = 5 at the start as in RepDistiller.

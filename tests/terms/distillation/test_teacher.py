@@ -88,6 +88,19 @@ def test_a_cached_teacher_trains_as_one_that_runs_at_every_step(runs):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_a_table_is_computed_once_in_a_process_and_again_for_other_inputs(place, setup):
+    def tables(change):
+        batches = [{**b, "x": change(b["x"])} for b in setup.batches("target")]
+        other = dataclasses.replace(
+            setup, memo={}, batches=lambda stream: iter(batches)
+        )
+        [(table, _)] = _kd(place).constants(other)["tables"]
+        return table[""]
+
+    assert tables(lambda x: x) is tables(lambda x: x)
+    assert not np.array_equal(tables(lambda x: x), tables(lambda x: x + 1.0))
+
+
 def test_outputs_are_matched_by_name(place, setup):
     names = setup.classes["target"][::-1]
     setup = dataclasses.replace(setup, classes={"": names, "target": names})
