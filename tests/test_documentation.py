@@ -258,6 +258,35 @@ def _names():
     }
 
 
+def _write_your_data(folder):
+    """The folder, the table and the texts of docs/start/your_data.md."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        path = folder / "photos" / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+    rows = [f"{i},{'ab'[i % 2]},{'no' if i % 3 else 'yes'}" for i in range(60)]
+    (folder / "table.csv").write_text("\n".join(["size,kind,y", *rows]))
+    rows = [f"{'good' if i % 2 else 'bad'} film {i},{i % 2}" for i in range(40)]
+    (folder / "reviews.csv").write_text("\n".join(["review,stars", *rows]))
+
+
+def test_the_files_for_ones_own_data_train(tmp_path, monkeypatch, capsys):
+    _write_your_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _, text in blocks("docs/start/your_data.md", "python"):
+        if not (name := re.match(r"# (\w+\.py)", text)):
+            continue  # weights of the hub
+        assert len(text.strip().splitlines()) <= 12
+        names.append(name[1])
+        pathlib.Path(names[-1]).write_text(text)
+        short = ["steps=1", "--out", f"runs/{names[-1]}"]
+        short += ["data.size=8"] * (names[-1] == "photos.py")
+        assert main.main(["run", names[-1], *short]) == 0, capsys.readouterr().err
+    assert names == ["photos.py", "table.py", "texts.py"]
+
+
 def _python_pages():
     """The pages with Python; tests/models runs that on models of one's own."""
     pages = (page for page in PAGES if page != "docs/own_models.md")

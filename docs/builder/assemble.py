@@ -26,13 +26,14 @@ def assemble(folder: pathlib.Path) -> None:
       folder: is created where it is missing.
     """
     families = {n.name: n for n in public_names.namespaces() if n.is_family}
-    links = Links(_places(tuple(families)))
+    introductions = {f.written_page: name for name, f in families.items()}
+    links = Links(_places(introductions))
     files = {page: text.encode() for page, text in _generated().items()}
     for name, family in families.items():
         page = f"methods/{name}.md"
-        source = ROOT / "docs" / f"{name}.md"
-        text = source.read_text() if source.exists() else ""
-        text = links.converted(text, f"docs/{name}.md", page)
+        source = f"docs/{family.written_page}"
+        text = (ROOT / source).read_text() if family.written_page else ""
+        text = links.converted(text, source, page)
         files[page] = methods.page(family, text).encode()
     files |= _written(links, files)
     files["howto/index.md"] += _unlisted(files).encode()
@@ -43,14 +44,18 @@ def assemble(folder: pathlib.Path) -> None:
             path.unlink()
 
 
-def _places(families: tuple[str, ...]) -> dict[str, str]:
-    """Path in the repository -> path on the site of every page and picture."""
+def _places(introductions: dict[str, str]) -> dict[str, str]:
+    """Path in the repository -> path on the site of every page and picture.
+
+    Args:
+      introductions: page in `docs/` -> the family that it introduces.
+    """
     places = dict(_PAGES)
     for path in sorted((ROOT / "docs").rglob("*")):
         name = path.relative_to(ROOT / "docs")
         if path.is_file() and not set(name.parts) & set(_NO_SOURCES):
-            is_family = name.suffix == ".md" and str(name.with_suffix("")) in families
-            places[f"docs/{name}"] = f"methods/{name}" if is_family else str(name)
+            family = introductions.get(str(name))
+            places[f"docs/{name}"] = f"methods/{family}.md" if family else str(name)
     for path in sorted((ROOT / "experiments").glob("*.py")):
         places[f"experiments/{path.name}"] = f"experiments/{path.stem}.md"
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

@@ -74,7 +74,9 @@ _STRONG = frozenset("½ΣΠ‖−√²∂∇∝=+←∈≤≥⊗⊙") | frozense
 _OPENING, _CLOSING = "([{⟨⌊", ")]}⟩⌋"
 _MINIMUM = 10  # characters of an equation in the middle of a sentence
 
-_WORD = re.compile(r"[A-Za-z]+|\d[\d.,]*\d|.[\u0300-\u036f]*", re.DOTALL)
+_WORD = re.compile(
+    r"\w[\u0300-\u036f]+|[A-Za-z]+|\d[\d.,]*\d|.[\u0300-\u036f]*", re.DOTALL
+)
 _NO_INDEX = "".join([*_RAISED, *_LOWERED])
 _SUBSCRIPT = re.compile(rf"(?:(?![{_NO_INDEX}_])\w)+|.")
 _SUPERSCRIPT = re.compile(rf"(?:(?![{_NO_INDEX}_])\w)+(?:_\w)?|.")
@@ -125,7 +127,8 @@ def _runs(text: str) -> list[tuple[int, int]]:
 
 def _is_math(word: str, around: tuple[str, str]) -> bool:
     bare = word.strip(",;:.")
-    if "`" in word or not bare or '"' in word:
+    is_article = bare in ("a", "A") and re.match(r"[A-Za-z]{2}", around[1])
+    if "`" in word or not bare or '"' in word or is_article:
         return False
     if bare.isalpha() and bare.isascii() and len(bare) > 1:
         return bare in _FUNCTIONS or any(w in _BINARY for w in around)
@@ -150,7 +153,7 @@ def _is_display(sentence: str, start: int, end: int) -> bool:
     text = sentence[start:end]
     is_definition = sentence[:start].endswith(", ") and re.match(r"\S+ = ", text)
     before = sum((c in _OPENING) - (c in _CLOSING) for c in sentence[:start])
-    words = re.findall(r"[^\W_]+", text)
+    words = re.findall(r"[^\W\d_]+", text)
     is_strong = end - start >= _MINIMUM and bool(set(text) & _STRONG)
     is_strong = is_strong and not all(w.isascii() and len(w) > 2 for w in words)
     return _is_whole(text) and is_strong and not is_definition and before == 0
@@ -194,6 +197,7 @@ def _radicand(text: str, at: int) -> tuple[str, int]:
 
 
 def _symbol(word: str) -> str:
+    """The LaTeX of a symbol without its indices."""
     if word in _SYMBOLS:
         return _SYMBOLS[word]
     if word in _FUNCTIONS:

@@ -11,6 +11,7 @@ import jaxtl
 
 ROOT = pathlib.Path(__file__).parents[2]
 _OTHER_PAGES = ("recipes",)  # docs/recipes.md is about files, `tl.recipes` of papers
+_PAGES = {"fewshot": "meta_learning", "selfsup": "self_supervised"}
 _BESIDE_TERMS = ("peft", "optim", "alignment", "merging")
 
 
@@ -27,12 +28,17 @@ class Namespace:
     module: types.ModuleType
 
     @property
+    def written_page(self) -> str:
+        """Name of the page in `docs/` that introduces it, "" where there is none."""
+        name = f"{_PAGES.get(self.name, self.name)}.md"
+        is_other = self.name in _OTHER_PAGES
+        return name if (ROOT / "docs" / name).exists() and not is_other else ""
+
+    @property
     def is_family(self) -> bool:
         """Whether its members are methods of one kind."""
         is_term = self.module.__name__.startswith("jaxtl.terms.")
-        has_page = (ROOT / "docs" / f"{self.name}.md").exists()
-        is_listed = has_page and self.name not in _OTHER_PAGES
-        return is_term or is_listed or self.name in _BESIDE_TERMS
+        return is_term or bool(self.written_page) or self.name in _BESIDE_TERMS
 
     def members(self) -> Iterator[tuple[str, Any]]:
         """Yields (path below `jaxtl`, object) of what it exports."""

@@ -129,6 +129,9 @@ def diagnose(
       permutations: number of permutations of the MMD test.
       seed: of examples, folds and permutations.
 
+    Returns:
+      The measures at both weights, and the features that a picture is drawn of.
+
     Raises:
       UserError: an unknown stream or stage, one domain alone, a run without training.
     """

@@ -113,6 +113,9 @@ def linear_probe(
         wins.
       stage: name of the stage that the features are of.
 
+    Returns:
+      The chosen model, and the metrics of every strength.
+
     Raises:
       UserError: a strength that is not positive, an unknown solver, or no val.
     """

@@ -89,6 +89,9 @@ def find_lr(
       low, high: first and last rate.
       steps: number of rates.
 
+    Returns:
+      The losses by rate, with the rates that they suggest.
+
     Raises:
       UserError: invalid rates or steps, or a first loss that is not finite.
 

@@ -55,6 +55,9 @@ def adabn(
         exact.
       which: weights to take, "best" or "current".
 
+    Returns:
+      A copy of the run.
+
     Raises:
       UserError: a model without BatchNorm, or a stream that has no rows.
 
@@ -137,6 +140,9 @@ def tent(
       which: weights to start from, "best" or "current".
       seed: of the random order of examples (data are often sorted by class); None keeps
         their order.
+
+    Returns:
+      The predictions and their metrics, beside those of the unadapted model.
 
     Raises:
       UserError: no norms, another task, an empty split, or a number below 1.

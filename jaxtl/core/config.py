@@ -47,6 +47,9 @@ def traced(default: Any = dataclasses.MISSING, *, low: float = 0.0) -> Any:
     Args:
       default: the field's default; without one the field is required.
       low: the least value (see `core.ranges`); -inf for a number of any sign.
+
+    Returns:
+      A field of a dataclass.
     """
     metadata = {"traced": True, "low": low}
     if isinstance(default, Mapping):  # dataclasses refuse a mutable default

@@ -160,7 +160,11 @@ class NormOnly(Groups):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreezeUpTo(Groups):
-    """Freezes the first stages, up to and including the one that is named."""
+    """Freezes the first stages, up to and including the one that is named.
+
+    Attributes:
+      stage: name of the last frozen stage.
+    """
 
     stage: str
 

@@ -92,7 +92,12 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019).
+
+    Attributes:
+      b1, b2: decay rates of the first and second moment's averages.
+      eps: added to the root of the second moment.
+    """
 
     b1: float = traced(0.9)
     b2: float = traced(0.999)

@@ -119,6 +119,9 @@ def read_results(*folders: str | pathlib.Path, **options: Any) -> Results:
         tuned), `baseline` (["method=full"]), `scratch`, `split`, `interval` ("t" or
         "bootstrap"), `test` ("t" or "wilcoxon"), as the options of `jaxtl report`.
 
+    Returns:
+      The tables, findings and plots; a notebook shows the table.
+
     Raises:
       UserError: a folder has no results, or a name does not exist.
     """

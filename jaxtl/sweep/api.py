@@ -62,7 +62,14 @@ def plan_sweep(
     mode: str = "auto",
     lanes: int | None = None,
 ) -> Plan:
-    """Plans a sweep without training anything; arguments as for `run_sweep`."""
+    """Plans a sweep without training anything.
+
+    Args:
+      experiment, axes, baselines, mode, lanes: as for `run_sweep`.
+
+    Returns:
+      The programs and their cells; a notebook shows them as a table.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         file, axes, baselines = _read(experiment, axes, baselines, scratch, "")
         sweep = _build(file, axes, scratch, baselines, mode, lanes)

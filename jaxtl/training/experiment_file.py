@@ -62,6 +62,9 @@ def load(path: str | pathlib.Path, *overrides: str) -> Any:
       overrides: "optim.lr=0.01"; a first part that is a variant's name limits the
         override to it, otherwise it applies to every variant that has the path.
 
+    Returns:
+      The experiment, or variant -> experiment where the file has several.
+
     Raises:
       UserError: for a missing or broken file, and for an unknown path or wrong value.
     """

@@ -152,6 +152,9 @@ def load_model(
       data: to evaluate on in place of the run's own, matched by the names of classes
         and columns: `tl.data.CSV("new.csv", target="y", test=1.0)`.
 
+    Returns:
+      The network with its weights, preprocessing, metadata and data.
+
     Raises:
       UserError: no trained run, a model that can't be rebuilt, data it can't read.
     """

@@ -126,6 +126,9 @@ def resume(
       placement: "devices" and "param_shards" that take the place of the experiment's;
         on another number of devices results agree up to rounding.
 
+    Returns:
+      The run, at the step of its last checkpoint.
+
     Raises:
       RunLocked: another process is training it.
       DataChanged: its data changed.

@@ -14,7 +14,11 @@ from jaxtl.training import result
 
 
 def show(run: Any) -> None:
-    """Prints a run's parameters: path, shape, group, learning rate, frozen or not."""
+    """Prints a run's parameters: path, shape, group, learning rate, frozen or not.
+
+    Args:
+      run: from `tl.setup`.
+    """
     program = run.program
     optimizer = run.parts.phases[run.phase].optimizer
     labels = trees.flatten(_labels(run, optimizer))

@@ -99,6 +99,9 @@ def ensemble(
       which: "best" or "last" weights of each run.
       estimator: scikit-learn meta-learner of the method "stacking".
 
+    Returns:
+      The metrics of the members and of the combinations, and the chosen one.
+
     Raises:
       UserError: fewer than two runs, runs of different data, classes or splits, no
         validation split, an unknown method or split.

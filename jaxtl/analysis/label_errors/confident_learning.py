@@ -55,6 +55,9 @@ def find_label_errors(
         p(i); "confident_joint" takes those that the confident joint counted there.
         Neither takes an example whose given label is the most probable.
 
+    Returns:
+      The suspicious examples, the most suspicious first, and the estimated joint.
+
     Raises:
       UserError: labels and probabilities that don't fit each other.
 

@@ -60,6 +60,8 @@ class SQuAD(TextData):
       stride: tokens of the context that two neighboring windows share.
       max_answer_length: most tokens of an answer that is predicted.
       encoding: character encoding of JSON files.
+      model_context: most tokens that the model reads, where `max_length` is None; set
+        by the experiment.
     """
 
     path: Any = dataclasses.field(default=None, kw_only=False)

@@ -1,0 +1,186 @@
+"""The documentation site: what is generated for it, and the site that was built."""
+
+import dataclasses
+import inspect
+import pathlib
+import re
+
+import browser
+import pytest
+
+from docs.builder import equations, methods, public_names, reference, site_links
+from docs.builder.repository import Links
+from jaxtl.cli import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+SITE = ROOT / "site"
+built = pytest.mark.skipif(
+    not (SITE / "index.html").exists(), reason="python docs/build.py builds the site"
+)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "formula", "latex"),
+    [
+        (
+            "½ Σ F (θ − θ₀)² over the elements of one leaf.",
+            "½ Σ F (θ − θ₀)²",
+            r"\tfrac{1}{2}  \sum  F (θ - θ_{0})^{2}",
+        ),
+        (
+            "(1/K) Σ_{j≠k} C̃_jk, C̃ the class correlation.",
+            "(1/K) Σ_{j≠k} C̃_jk",
+            r"(1/K) \sum _{j\ne k} \tilde{C}_{jk}",
+        ),
+        (
+            "Σ_g √s_g · ‖θ_g − θ₀_g‖₂ over the groups g.",
+            "Σ_g √s_g · ‖θ_g − θ₀_g‖₂",
+            r"\sum _{g} \sqrt{s_{g}} \cdot  \| θ_{g} - θ_{0,g}\| _{2}",
+        ),
+        (
+            "−(1 − p_y)^γ · log p_y of each example.",
+            "−(1 − p_y)^γ · log p_y",
+            r"-(1 - p_{y})^{γ} \cdot  \operatorname{log} p_{y}",
+        ),
+    ],
+)
+def test_an_equation_is_found_and_typeset(sentence, formula, latex):
+    start, end = equations.find(sentence)
+    assert sentence[start:end] == formula
+    assert equations.latex(formula) == latex
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Stages `embeddings, layer_0 … layer_{n−1}, head`; see `ViT`.",
+        "Raises if a value is not a whole number of at least 1.",
+        "½ · (`domain_loss` of the source + that of the target), for both results.",
+        "`fixmatch` of a stream's batch, for a threshold ≤ 1.",
+    ],
+)
+def test_english_is_no_equation(sentence):
+    assert equations.find(sentence) is None
+
+
+def test_every_public_name_has_a_docstring_that_names_its_fields():
+    members = dict(public_names.top_level())
+    for namespace in public_names.namespaces():
+        members |= dict(namespace.members())
+    assert len(members) > 400
+    for name, value in members.items():
+        if not (inspect.isclass(value) or inspect.isroutine(value)):
+            continue
+        assert value.__doc__, name
+        if dataclasses.is_dataclass(value):
+            texts = " ".join(inspect.getdoc(c) or "" for c in value.__mro__)
+            fields = {f.name for f in dataclasses.fields(value) if f.init}
+            linen = {"parent", "name"}  # of every module
+            unsaid = {f for f in fields - linen if not re.search(rf"\b{f}\b", texts)}
+            assert not unsaid, name
+
+
+def test_functions_of_the_top_level_say_what_they_take_and_return():
+    for name, value in public_names.top_level().items():
+        if inspect.isfunction(value):
+            signature = inspect.signature(value)
+            assert "Args:" in value.__doc__ or not signature.parameters, name
+            is_told = "Returns:" in value.__doc__ or "Yields:" in value.__doc__
+            assert is_told or signature.return_annotation in (None, "None"), name
+
+
+def test_every_family_has_a_page_with_all_its_methods():
+    families = [n for n in public_names.namespaces() if n.is_family]
+    assert {"regularizers", "domain", "peft", "optim"} <= {f.name for f in families}
+    for family in families:
+        text = methods.page(family, "")
+        for path, _ in family.members():
+            assert f"jaxtl.{path}" in text, path
+    text = methods.page(next(f for f in families if f.name == "regularizers"), "")
+    assert "- Tests: `tests/terms/regularizers/test_l2sp.py`" in text
+    assert "[quickstart](../experiments/quickstart.md)" in text
+
+
+def test_every_command_has_its_arguments_on_the_page():
+    text = reference.command_line_page()
+    for name in main.COMMANDS:
+        assert f"### jaxtl {name}\n" in text
+    assert "| `--which best\\|last` | checkpoint of the run (default: best) |" in text
+
+
+def test_links_of_the_repository_become_links_of_the_site():
+    links = Links({"docs/a.md": "methods/a.md", "experiments/x.py": "experiments/x.md"})
+    text = "[a](../a.md#b) [e](../../experiments/x.py) [f](https://example.com)"
+    assert links.converted(text, "docs/h/t.md", "h/t.md") == (
+        "[a](../methods/a.md#b) [e](../experiments/x.md) [f](https://example.com)"
+    )
+    with pytest.raises(ValueError, match=r"docs/h/t\.md: the link to \.\./\.\./no\.md"):
+        links.converted("[n](../../no.md)", "docs/h/t.md", "h/t.md")
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "a.html").write_text('<p id="x"><a href="#x"> <a href="b.html#y">')
+    (tmp_path / "b.html").write_text('<a href="c.html"> <a href="https://example.com">')
+    assert site_links.broken(tmp_path) == [
+        "a.html: b.html#y leads nowhere",
+        "b.html: c.html leads nowhere",
+    ]
+
+
+@pytest.mark.parametrize(
+    "page", ["domain", "imbalance", "losses", "merging", "noisy", "optim", "peft"]
+    + ["alignment", "choosing", "ensembles_and_probes", "generalization", "semi"]
+    + ["regularizers"],
+)  # fmt: skip
+def test_files_and_tests_of_the_tables_exist(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    rows = [r.split(" | ") for r in text.splitlines() if re.match(r"\| [^-*]", r)]
+    for *_, file, test in (
+        row for row in rows if len(row) == 5 and row[0] != "| method"
+    ):
+        for folder, paths in (("jaxtl", file), ("tests", test.rstrip(" |"))):
+            for path in filter(None, re.split(r", ", paths.strip())):
+                place = ROOT / folder / path
+                assert place.with_suffix(".py").exists() or place.is_dir(), (page, path)
+
+
+@built
+@pytest.mark.parametrize("word", ["L2-SP", "freeze", "imbalanced"])
+def test_the_search_finds(word, chromium):
+    chromium.open(SITE / "search.html", f"?q={word}")
+    count = "document.querySelectorAll('#search-results li').length"
+    while "finished" not in chromium.run("document.body.innerText"):
+        pass
+    assert chromium.run(count) > 2
+
+
+@built
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    "page", ["index", "concepts/batch", "methods/regularizers", "reference/data"]
+)
+def test_a_page_fits_a_small_screen_in_light_and_dark(page, dark, chromium):
+    chromium.open(SITE / f"{page}.html", width=390, dark=dark)
+    assert chromium.run("document.documentElement.scrollWidth") == 390
+    color = chromium.run("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", color)[:3])) / 3
+    assert (brightness < 80) == dark
+    assert chromium.run("[...document.images].every((i) => i.naturalWidth > 0)")
+
+
+@built
+def test_an_equation_of_the_built_page_is_mathml(chromium):
+    chromium.open(SITE / "methods/regularizers.html", "#l2sp")
+    text = "document.querySelector('.equation math').textContent"
+    assert chromium.run(text)
+    sources = "[...document.scripts].map((s) => s.getAttribute('src') || '')"
+    assert not any(source.startswith("http") for source in chromium.run(sources))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    if browser.CHROMIUM is None:
+        pytest.skip("no chromium")
+    page = browser.Browser(tmp_path_factory.mktemp("profile"))
+    yield page
+    page.close()
