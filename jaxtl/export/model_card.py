@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.core import serialization
+from jaxtl.data.dataset import MULTITASK
 from jaxtl.export import bundle
 from jaxtl.export.predictor import SINGLE_INPUT
 
@@ -157,7 +158,8 @@ def _usage(metadata: Mapping[str, Any]) -> str:
     arrays = ", ".join(f'"{name}": {name}' for name in metadata["inputs"])
     is_single = list(metadata["inputs"]) == [SINGLE_INPUT]
     argument = SINGLE_INPUT if is_single else f"{{{arrays}}}"
-    output = "outputs" if metadata["task"] == "regression" else "probabilities"
+    has_outputs = metadata["task"] in ("regression", MULTITASK)
+    output = "outputs" if has_outputs else "probabilities"
     of_files = ""
     if "answers" in metadata:
         of_files = """

@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxtl.core import numpy_files, progress, text_files
 from jaxtl.core.errors import UserError, nearest
-from jaxtl.data import cells, origins, preprocess, sparse_rows
-from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
+from jaxtl.data import cells, origins, preprocess, sparse_rows, task_outputs
+from jaxtl.data.dataset import MULTITASK, QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.data.sources import folder_layout, table_files
 from jaxtl.data.table_encoding import Encoder, TableEncoding
 from jaxtl.export import bundle
@@ -62,6 +62,9 @@ def predict(
       multilabel: "labels" (those above ½ or the run's thresholds, joined by ", ") and
       a "p(label)" for each;
       regression: "output", or "output 0", "output 1", …;
+      several tasks: for each what it would have alone, under its name: "kind" and
+      "p(kind)" of a classification, "tags" and a "p(tags:label)" for each label of
+      several, "size" or "size.length" of numbers;
       answers: a dict per question, "question", "answer", "probability" and "score" (see
       `predict_answers.answered_questions`);
       tags of words: a dict per word, "word", "label" and "probability" (see
@@ -114,6 +117,8 @@ def _prediction(
         if len(values) == 1:
             return {"output": float(values[0])}
         return {f"output {i}": float(v) for i, v in enumerate(values)}
+    if predictor.task == MULTITASK:
+        return _of_tasks(predictor.class_names, values, each_class)
     # A head may have more outputs than the data it was last trained on have classes.
     names = predictor.class_names
     names += tuple(str(i) for i in range(len(names), len(values)))
@@ -128,6 +133,26 @@ def _prediction(
         best = int(values[1] > thresholds[0])
     prediction = {"label": names[best], "probability": float(values[best])}
     return {**prediction, **(shares if each_class else {})}
+
+
+def _of_tasks(
+    output_names: tuple[str, ...], values: np.ndarray, each_class: bool
+) -> dict[str, Any]:
+    """One example's predictions of several tasks as a flat dict."""
+    prediction: dict[str, Any] = {}
+    for name, task in task_outputs.tasks_of(output_names).items():
+        part, names = values[task.outputs], output_names[task.outputs]
+        shares = {f"p({n})": float(p) for n, p in zip(names, part)}
+        if task.kind == "regression":
+            prediction |= {n: float(value) for n, value in zip(names, part)}
+        elif task.kind == "multilabel":
+            labels = [n for n, p in zip(task.names, part) if p > 0.5]
+            prediction |= {name: ", ".join(labels), **shares}
+        else:
+            best = int(part.argmax())
+            prediction |= {name: task.names[best], f"p({name})": float(part[best])}
+            prediction |= shares if each_class else {}
+    return prediction
 
 
 def _examples(

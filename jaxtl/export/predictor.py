@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.token_ids import check_ids
+from jaxtl.data.dataset import MULTITASK
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.text_columns import token_ids
 from jaxtl.data.tokenizer import TOKENIZER, Tokenizer
@@ -85,7 +86,8 @@ class Predictor:
     def __call__(self, x: Any) -> np.ndarray:
         """Computes probabilities (n, classes), or outputs (n, targets) for regression.
 
-        Softmax for classification; for multilabel a sigmoid per label; of pairs of
+        Softmax for classification; for multilabel a sigmoid per label; of several
+        tasks side by side what each would have alone; of pairs of
         question and context (n, length, 2), softmax over tokens: first and last one of
         the answer. `predict.predict` reads files, and gives answers.
 
@@ -97,7 +99,8 @@ class Predictor:
           UserError: for inputs of another shape, kind or range.
         """
         outputs = self.outputs(x)
-        return outputs["outputs" if self.task == "regression" else "probabilities"]
+        has_outputs = self.task in ("regression", MULTITASK)
+        return outputs["outputs" if has_outputs else "probabilities"]
 
     def outputs(self, x: Any) -> dict[str, np.ndarray]:
         """Computes all outputs: "logits" and "probabilities", or "outputs".

@@ -14,10 +14,11 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.core.types import PyTree
 from jaxtl.data import lazy_array, preprocess
-from jaxtl.data.dataset import CONTRASTIVE, QUESTION_ANSWERING
+from jaxtl.data.dataset import CONTRASTIVE, MULTITASK, QUESTION_ANSWERING
 from jaxtl.export.predictor import SINGLE_INPUT
 from jaxtl.models.bi_encoder import POOLING
 from jaxtl.models.precision import compute_in
+from jaxtl.terms.losses import predictions_of_tasks
 from jaxtl.training.load_model import TrainedModel
 from jaxtl.training.stored_network import input_specs
 
@@ -94,7 +95,8 @@ def _forward(
 
     Returns:
       "logits" and "probabilities", softmax for classification and sigmoid for
-      multilabel; "outputs" for regression. (batch, outputs) each, float32. Of questions
+      multilabel; "outputs" for regression, and for several tasks, each as it
+      would be alone. (batch, outputs) each, float32. Of questions
       (batch, length, 2), softmax over the tokens. Of a model that compares pairs of
       texts, "embeddings" (batch, 2, width) as well.
     """
@@ -109,6 +111,9 @@ def _forward(
         return {"outputs": logits, "embeddings": features[POOLING]}
     if task == "regression":
         return {"outputs": logits}
+    if task == MULTITASK:
+        outputs = predictions_of_tasks(logits, trained.class_names)
+        return {"logits": logits, "outputs": outputs}
     if task == QUESTION_ANSWERING:
         return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=1)}
     squash = jax.nn.sigmoid if task == "multilabel" else jax.nn.softmax

@@ -5,7 +5,7 @@ factor ½, and are computed in float32 (or wider) whatever the model computes in
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +22,7 @@ from jaxtl.data.dataset import (
     QUESTION_ANSWERING,
     TAG_TASKS,
 )
+from jaxtl.data.task_outputs import tasks_of
 from jaxtl.data.word_pieces import trained_labels
 from jaxtl.terms import checks, image_text
 from jaxtl.terms.base import Metrics, Setup, Term, stream_field
@@ -292,6 +293,20 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     if task == QUESTION_ANSWERING:
         return jax.nn.softmax(logits, axis=-2)
     return jax.nn.sigmoid(logits) if task == "multilabel" else logits
+
+
+def predictions_of_tasks(logits: jax.Array, output_names: Sequence[str]) -> jax.Array:
+    """`predictions` of each of several tasks, side by side.
+
+    Args:
+      logits: (..., outputs).
+      output_names: of all outputs, which tell the tasks.
+    """
+    parts = [
+        predictions(logits[..., task.outputs], task.kind)
+        for task in tasks_of(output_names).values()
+    ]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def for_task(task: str, model: Any = None) -> Term:

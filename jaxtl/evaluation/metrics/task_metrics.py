@@ -111,6 +111,10 @@ def _of_each_task(
     Those of a task without any labelled row that counts are NaN, and "mean_score" is
     the mean over the others.
     """
+    if not class_names:
+        raise UserError(
+            "metrics of several tasks need the names of all outputs, class_names=."
+        )
     values, scores = {}, []
     for name, task in task_outputs.tasks_of(class_names).items():
         y = labels[:, task.columns]

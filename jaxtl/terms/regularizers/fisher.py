@@ -14,7 +14,7 @@ import numpy as np
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Batch, PyTree
-from jaxtl.data.dataset import QUESTION_ANSWERING, TAG_TASKS
+from jaxtl.data.dataset import MULTITASK, QUESTION_ANSWERING, TAG_TASKS
 
 Function = Callable[[PyTree, PyTree], jax.Array]  # (params, x) -> logits
 
@@ -162,8 +162,8 @@ def mas(
 
 
 def check_task(task: str) -> None:
-    """Raises UserError for tags and spans, whose importance is not defined here."""
-    if task in (*TAG_TASKS, QUESTION_ANSWERING):
+    """Raises UserError for tasks whose importance is not defined here."""
+    if task in (*TAG_TASKS, QUESTION_ANSWERING, MULTITASK):
         raise UserError(
             "the importance of parameters is that of one output per example (or of a "
             f"language model), and this task is {task!r}; take a regularizer without "

@@ -11,6 +11,7 @@ from scipy import special
 import jaxtl as tl
 from jaxtl.evaluation import metrics
 from jaxtl.terms import context as terms_context
+from jaxtl.terms.regularizers import fisher
 
 MultiTask = tl.multitask.MultiTask
 
@@ -171,6 +172,23 @@ def test_metrics_are_those_of_each_task_on_its_labelled_rows():
     values = metrics.compute("multitask", logits, y, class_names=names)
     assert np.isnan(values["accuracy[kind]"])
     assert values["mean_score"] == size["r2"]
+
+
+def test_predictions_of_tasks_are_those_of_each_alone():
+    logits = np.random.default_rng(0).normal(size=(4, 6))
+    names = ("kind=0", "kind=1", "tags:a", "tags:b", "box.w", "box.h")
+    ours = tl.losses.predictions_of_tasks(logits, names)
+    theirs = [special.softmax(logits[:, :2], 1), special.expit(logits[:, 2:4])]
+    np.testing.assert_allclose(ours, np.hstack([*theirs, logits[:, 4:]]), rtol=1e-6)
+    with pytest.raises(tl.UserError, match="several tasks"):
+        tl.losses.predictions(logits, "multitask")
+    with pytest.raises(tl.UserError, match="need the names of all outputs"):
+        metrics.compute("multitask", logits, logits)
+
+
+def test_importance_of_several_tasks_is_refused():
+    with pytest.raises(tl.UserError, match="this task is 'multitask'"):
+        fisher.check_task("multitask")
 
 
 def test_delta_m_is_the_mean_relative_change_where_better_is_above_0():
