@@ -167,7 +167,14 @@ def _classified(
     def of_one(x: PyTree, number: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(episodes.seed), number)
         own = EpisodeNetwork(
-            network, run, params, mask, term_params, key, unroll=unroll
+            network,
+            run,
+            params,
+            mask,
+            term_params,
+            key,
+            unroll=unroll,
+            training=False,
         )
         x = preprocess.apply(pre, x)
         return term.episode(own, x, y, episodes).logits

@@ -51,7 +51,9 @@ def test_prototypes_are_evaluated_as_by_numpy(experiment):
 
 
 def test_a_stored_run_is_evaluated_with_what_its_term_learned(experiment, tmp_path):
-    run = tl.setup(experiment(tl.fewshot.ProtoNet()), tmp_path / "run")
+    term = tl.fewshot.MetaSGD(rate=0.2, test_steps=3)
+    run = tl.setup(experiment(term), tmp_path / "run")
+    untrained = tl.evaluate(run, "test")
     result = tl.train(run, progress=False)
     assert "classes: 6 to val, 6 to test, 6 to train" in result["terms"]["episodes"]
     assert result["details"]["classes"] == [f"way {i}" for i in range(1, 5)]
@@ -61,6 +63,7 @@ def test_a_stored_run_is_evaluated_with_what_its_term_learned(experiment, tmp_pa
         tl.evaluate(stored, "test"),
         tl.evaluate(resumed, "test", which="best"),
     ):
+        assert values["nll"] != pytest.approx(untrained["nll"], rel=1e-3)
         for name, value in values.items():
             assert value == pytest.approx(result["test"][name], rel=1e-5), name
 
@@ -86,3 +89,50 @@ def test_micro_batches_hold_whole_episodes(experiment):
         tl.UserError, match=r"tasks=2 episodes .* multiple of accumulate"
     ):
         tl.setup(exp)
+
+
+@pytest.mark.parametrize(
+    ("term", "fields", "message"),
+    [
+        (
+            tl.fewshot.MAML(steps=0),
+            {},
+            r"terms\.learn\.steps=0: expected a whole number",
+        ),
+        (
+            tl.fewshot.Reptile(),
+            {"model": tl.models.MLP(widths=(7,), outputs=6)},
+            "Reptile needs a head of as many outputs .* ways=4, but the model has 6",
+        ),
+        (
+            tl.fewshot.ANIL(),
+            {"optim": tl.optim.AdamW(groups={"head": tl.FROZEN, ".*": 1.0})},
+            r"every parameter that ANIL would adapt to an episode is frozen",
+        ),
+        (
+            tl.fewshot.IMAML(strength=0.0),
+            {},
+            r"strength=0\.0: expected a number above 0",
+        ),
+    ],
+)
+def test_inner_loops_that_cannot_run(experiment, term, fields, message):
+    with pytest.raises(tl.UserError, match=message):
+        tl.setup(experiment(term, **fields))
+
+
+def test_the_inner_loop_leaves_frozen_parameters(experiment, monkeypatch):
+    """With all but the head frozen, MAML is ANIL: the same steps, the same values."""
+    frozen = tl.optim.AdamW(groups={"head": 1.0, ".*": tl.FROZEN})
+    runs = [
+        tl.setup(experiment(term, optim=frozen, cache=cache))
+        for term, cache in (
+            (tl.fewshot.MAML(steps=2, rate=0.1), "off"),
+            (tl.fewshot.ANIL(steps=2, rate=0.1), "memory"),
+        )
+    ]
+    first, second = (run.step() for run in runs)
+    assert first["learn"] == pytest.approx(second["learn"], rel=1e-5)
+    assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-5)
+    first, second = (tl.evaluate(run, "val") for run in runs)
+    assert first["nll"] == pytest.approx(second["nll"], rel=1e-5)

@@ -147,7 +147,8 @@ def _classes() -> set[tuple[str, str]]:
         for module, name in bases
         if name in terms & losses
         and not name.startswith("_")
-        and not module.endswith(".base")  # whose classes others derive from
+        # Their classes are those that others derive from.
+        and not module.endswith((".base", ".inner_loop"))
     }
 
 

@@ -31,6 +31,7 @@ class EpisodeNetwork(NamedTuple):
       start: the stage that reads the inputs, None for the first.
       unroll: whether loops are written out, as XLA's CPU backend runs convolutions
         slowly inside loops.
+      training: whether the term trains, else it is evaluated.
     """
 
     network: Network
@@ -41,6 +42,7 @@ class EpisodeNetwork(NamedTuple):
     key: jax.Array
     start: str | None = None
     unroll: bool = False
+    training: bool = True
 
 
 class EpisodeOutput(NamedTuple):
@@ -177,6 +179,16 @@ class FeatureTerm(EpisodicTerm):
     def loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Mean loss of the queries, a scalar."""
         return losses.cross_entropy(logits, labels)
+
+    def feature_width(self, setup: Setup) -> int:
+        """Width of the features that are compared."""
+        shapes = jax.eval_shape(
+            lambda features: self.features(
+                setup.program.network, Output(None, features, {})
+            ),
+            dict(setup.features),
+        )
+        return shapes.shape[-1]
 
     def features(self, network: Network, output: Output) -> jax.Array:
         """The features that are compared, (batch, width), float32 or wider."""
