@@ -166,6 +166,7 @@ SLOW = (
         for name in (
             "test_quick_mode_prints_its_table[startup]",
             "test_quick_mode_prints_its_table[overhead]",
+            "test_quick_mode_prints_its_table[meta]",
             "test_a_second_stream_is_timed_and_dann_is_the_same_in_torch",
             "test_the_jacobian_benchmark_counts_flops_and_is_unbiased",
             "test_regularizers_are_timed_against_the_plain_step",

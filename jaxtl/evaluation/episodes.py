@@ -19,6 +19,7 @@ from jaxtl.data.episodic import Episodes
 from jaxtl.evaluation import forward
 from jaxtl.models.precision import compute_in
 from jaxtl.terms.fewshot.base import EpisodeNetwork, EpisodicTerm, split_queries
+from jaxtl.terms.fewshot.inner_loop import InnerLoopTerm
 from jaxtl.terms.fewshot.protonet import ProtoNet
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def predict(
         return call(weights, read(table[numbers]), numbers)
 
     width = max(1, min(model.batch // table.shape[1], len(table)))
+    if platform == "cpu" and isinstance(learner.term, InnerLoopTerm):
+        width = 1  # see `side_by_side`
     logits = forward.in_batches(logits_of, np.arange(len(table)), width)
     labels = split_queries(episodes.labels(table.shape[1]), episodes)[1]
     hits = (logits.argmax(-1) == labels).mean(1)

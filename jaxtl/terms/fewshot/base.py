@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +118,7 @@ class EpisodicTerm(Term):
         x, start = context.entry(self.stream)
         x, y = per_episode((x, context.batches[self.stream]["y"]), episodes)
         keys = jax.random.split(context.key, len(y))
+        unroll = context.program.mesh.devices.flat[0].platform == "cpu"
 
         def of_one(x: PyTree, y: jax.Array, key: jax.Array) -> EpisodeOutput:
             network = EpisodeNetwork(
@@ -128,11 +129,11 @@ class EpisodicTerm(Term):
                 term_params=context.term_params,
                 key=key,
                 start=start,
-                unroll=context.program.mesh.devices.flat[0].platform == "cpu",
+                unroll=unroll,
             )
             return self.episode(network, x, y, episodes)
 
-        output = jax.vmap(of_one)(x, y, keys)
+        output = side_by_side(of_one, unroll, x, y, keys)
         stats = jax.tree.map(lambda s: s.mean(0), output.stats)
         context.keep_stats(stats, self.stream)
         _, labels = split_queries(y[0], episodes)
@@ -237,6 +238,26 @@ class FeatureTerm(EpisodicTerm):
             logits.reshape(-1, episodes.ways), labels.reshape(-1)
         )
         return loss.mean(), {"accuracy": accuracy}
+
+
+def side_by_side(function: Callable[..., Any], unroll: bool, *arrays: PyTree) -> Any:
+    """A function of each episode, by `vmap`, or written out one after the other.
+
+    Weights that differ between episodes make a convolution under `vmap` one of groups,
+    which XLA's CPU backend computes many times slower.
+
+    Args:
+      function: of one episode.
+      unroll: whether to write the calls out.
+      *arrays: arguments, (episodes, …) each.
+    """
+    if not unroll:
+        return jax.vmap(function)(*arrays)
+    count = len(jax.tree.leaves(arrays)[0])
+    outputs = [
+        function(*jax.tree.map(lambda a, i=i: a[i], arrays)) for i in range(count)
+    ]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)
 
 
 def per_episode(batch: PyTree, episodes: Episodes) -> PyTree:

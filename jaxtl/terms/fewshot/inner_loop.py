@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
-from jaxtl.core.types import PyTree
+from jaxtl.core.types import Network, PyTree
 from jaxtl.data.episodic import Episodes
 from jaxtl.terms import checks, losses
 from jaxtl.terms.base import Setup
@@ -101,7 +101,7 @@ class InnerLoopTerm(EpisodicTerm):
                 "adapt to an episode is frozen; unfreeze one with optim.groups."
             )
 
-    def adapted_mask(self, mask: PyTree, network: object) -> PyTree:
+    def adapted_mask(self, mask: PyTree, network: Network) -> PyTree:
         """Which of the trainable parameters the inner steps move, a tree of bools."""
         del network
         return mask
