@@ -52,7 +52,15 @@ GROUPS = {
         "models",
         "inspect",
     ),
-    "combine and deploy": ("wise", "soup", "ensemble", "export", "predict", "convert"),
+    "combine and deploy": (
+        "wise",
+        "soup",
+        "ensemble",
+        "export",
+        "predict",
+        "convert",
+        "push",
+    ),
 }
 # Commands that compute nothing on a device, so that they take no --device.
 _WITHOUT_DEVICE = ("new", "data", "list", "compare", "watch", "models", "launch")

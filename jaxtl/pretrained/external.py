@@ -14,7 +14,7 @@ from jaxtl.data import paths
 from jaxtl.models.bi_encoder import DENSE, BiEncoder
 from jaxtl.models.staged import Staged, check_option
 from jaxtl.models.weight_layout import WeightLayout
-from jaxtl.pretrained import convert, hub, registry, tensor_files
+from jaxtl.pretrained import convert, hub, hub_repository, registry, tensor_files
 from jaxtl.pretrained.match import LoadRow, Weights
 
 SIMILARITY = "similarity"  # `predict` of a bi-encoder
@@ -85,8 +85,9 @@ class FromHub:
     """Weights of a directory in the form of transformers, local or from the hub.
 
     Attributes:
-      where: a directory, or "hf:owner/name". The hub's cache and its offline mode
-        (HF_HUB_OFFLINE=1) are huggingface_hub's.
+      where: a directory, or "hf:owner/name" (or "owner/name", where there is no such
+        directory): in the form of transformers, or as `jaxtl push` writes it. The
+        hub's cache and its offline mode (HF_HUB_OFFLINE=1) are huggingface_hub's.
       reset, ignore, channels: as in `FromFile`.
       revision: branch, tag or commit of a model of the hub.
       output_names: as in `FromFile`; None takes id2label of config.json.
@@ -120,6 +121,8 @@ class FromHub:
             whatever config.json says, as in transformers.
         """
         folder = self.folder()
+        if hub_repository.is_repository(folder):
+            return hub_repository.model(folder, **{"outputs": None, **fields})
         if fields.get("predict") == SIMILARITY:
             return self._bi_encoder(folder, fields)
         fields = {**hub.pooling(folder), **fields}
@@ -156,6 +159,13 @@ class FromHub:
             scaled with it.
           is_sized: whether the data have a size, so that only "resample" counts.
         """
+        if hub_repository.is_repository(self.folder()):
+            stored = hub_repository.meta(self.folder()).get("preprocess") or {}
+            names = ("resample",) if is_sized else ("size", "shortest", "resample")
+            framing = {name: stored[name] for name in names if stored.get(name)}
+            return {
+                k: tuple(v) if isinstance(v, list) else v for k, v in framing.items()
+            }
         resizing = hub.image_resizing(self.folder(), is_sized)
         side = getattr(model, "size", None)
         if not resizing.get("size") or not side or resizing["size"] == (side, side):
@@ -169,6 +179,8 @@ class FromHub:
 
     def read(self) -> Weights:
         """Reads the weights for the model of config.json."""
+        if hub_repository.is_repository(self.folder()):
+            return hub_repository.read(self.folder())
         config = hub.model_config(self.folder())
         return self.read_for(self.model(outputs=registry.head_outputs(config)))
 
@@ -179,6 +191,8 @@ class FromHub:
           UserError: no such model, no network, a damaged file, another family.
         """
         folder = self.folder()
+        if hub_repository.is_repository(folder):
+            return hub_repository.read(folder)
         weights = _read_weights(
             folder, model, None, self.channels, _dense(folder, model)
         )

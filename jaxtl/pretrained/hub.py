@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 from jaxtl.core import text_files
@@ -11,6 +12,7 @@ from jaxtl.data import paths
 from jaxtl.pretrained import image_processor
 
 _PREFIX = "hf:"
+_REPOSITORY = re.compile(r"\w[\w.\-]*/\w[\w.\-]*")
 # Weights of other frameworks are not downloaded, and pickles only in the absence of
 # safetensors.
 _PATTERNS = ["*.json", "*.txt", "*.safetensors", "*_Pooling/*", "*_Dense/*"]
@@ -61,7 +63,8 @@ def model_directory(where: str, revision: str | None = None) -> pathlib.Path:
     """The directory of a model, downloaded first if it is "hf:owner/name".
 
     Args:
-      where: a local directory, or "hf:owner/name".
+      where: a local directory, or "hf:owner/name"; "owner/name" is of the hub where
+        there is no such directory.
       revision: branch, tag or commit of a model of the hub.
 
     Raises:
@@ -69,6 +72,9 @@ def model_directory(where: str, revision: str | None = None) -> pathlib.Path:
     """
     if where.startswith(_PREFIX):
         return _download(where.removeprefix(_PREFIX), revision)
+    is_local = any(place.exists() for place in paths.candidates(where))
+    if not is_local and _REPOSITORY.fullmatch(where):
+        return _download(where, revision)
     path = paths.find(where, "pretrained.FromHub")
     if not path.is_dir():
         raise UserError(
