@@ -53,6 +53,16 @@ def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
     assert jax.__version__ in content["machine"]
 
 
+def test_episodes_are_classified_as_by_hand(script, capsys):
+    prototypes, methods = script("episodes").main(["--quick"])
+    assert [row["5-way 5-shot, 15 queries"] for row in prototypes][:2] == [
+        "draw",
+        "numpy, by hand",
+    ]
+    assert len(methods) == 11
+    assert "episodes/s" in capsys.readouterr().out
+
+
 def test_results_are_stored_and_summarized(script, capsys):
     stages, [whole] = script("store").main(["--quick"])
     assert whole["cells"] == 500

@@ -79,3 +79,39 @@ def test_a_folder_needs_weights(tmp_path, capsys):
     assert "--weights names pretrained weights" in capsys.readouterr().err
     assert main.main(["fewshot", str(tmp_path / "none")]) == 1
     assert "there is no file or folder" in capsys.readouterr().err
+
+
+def _images(folder, names):
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_a_run_is_evaluated_on_classes_that_it_was_not_trained_on(tmp_path, capsys):
+    _images(tmp_path / "old", "abcd")
+    _images(tmp_path / "new", "defgh")
+    file, run = tmp_path / "images.py", tmp_path / "run"
+    file.write_text(
+        "import jaxtl as tl\n\n\ndef experiment():\n"
+        "    return tl.Experiment(model=tl.models.MLP(widths=(6,)), steps=1,\n"
+        f"        data=tl.data.ImageFolder({str(tmp_path / 'old')!r}))\n"
+    )
+    assert main.main(["run", str(file), "--out", str(run)]) == 0
+    text = "--ways 2 --shots 1 --queries 2 --episodes 3 --methods protonet"
+    options = text.split()
+    capsys.readouterr()
+    new = str(tmp_path / "new")
+    assert main.main(["fewshot", str(run), "--data", new, *options]) == 0
+    by_data = capsys.readouterr().out
+    assert main.main(["fewshot", new, "--weights", str(run), *options]) == 0
+    by_weights = capsys.readouterr().out
+    rows = [
+        next(line for line in text.splitlines() if "protonet" in line)
+        for text in (by_data, by_weights)
+    ]
+    assert rows[0] == rows[1]
+    assert main.main(["fewshot", str(run), *options]) == 1
+    assert "class 'a' has" in capsys.readouterr().err

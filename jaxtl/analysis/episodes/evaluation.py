@@ -224,7 +224,9 @@ def evaluate_by(
         settings = method.settings()
         chosen, val_accuracy = _choose(method.candidates(), score, val)
         start = time.perf_counter()
-        accuracies = _accuracies(chosen, score, test, f"{method.title}, test episodes")
+        accuracies = episode_accuracies(
+            chosen, score, test, f"{method.title}, test episodes"
+        )
         results.append(
             FewShotResult(
                 name=name,
@@ -249,14 +251,14 @@ def _choose(
     if len(candidates) == 1 or not episodes:
         return candidates[0], None
     means = [
-        float(_accuracies(c, score, episodes, f"{c.title}, candidates").mean())
+        float(episode_accuracies(c, score, episodes, f"{c.title}, candidates").mean())
         for c in candidates
     ]
     best = int(np.argmax(means))
     return candidates[best], means[best]
 
 
-def _accuracies(
+def episode_accuracies(
     method: FewShotMethod, score: Score, episodes: Sequence[Episode], what: str
 ) -> np.ndarray:
     """Shares of queries that are classified rightly, (episodes,)."""

@@ -1,5 +1,6 @@
 """What a few-shot study reads: an experiment file, a run, or a folder of images."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ def open_target(
     return setup.setup(
         Experiment(
             model=exp.model,
-            data=at_path(exp.data, data),
+            # All rows are read, so none has to be a test row of the run's own classes.
+            data=dataclasses.replace(at_path(exp.data, data), val=0, test=0),
             init=init,
             peft=exp.peft,
             dtype=exp.dtype,
