@@ -261,3 +261,16 @@ def test_a_second_stream_is_timed_and_dann_is_the_same_in_torch(script, capsys):
     assert kernels["jaxtl, ms"] > 0
     assert epoch["first losses apart"] < 1e-4
     assert "× torch" in capsys.readouterr().out
+
+
+def test_collectives_of_a_compiled_program_are_counted(script):
+    text = """
+      %a = f32[8,4]{1,0} all-gather(%p), replica_groups={{0,1}}, dimensions={0}
+      %b = (f32[2]{0}, /*index=5*/bf16[3,2]{1,0}) all-reduce(%c, %d), to_apply=%add
+      %e = f32[16]{0} fusion(%all-gather.1), kind=kLoop
+    """
+    scaling = script("scaling")
+    assert scaling.communicated(text) == {"gathered": 128, "reduced": 8 + 12}
+    assert scaling.extrapolated({"state": 3.0}, {"state": 7.0}, layers=24) == {
+        "state": 3.0 + 22 * 2.0
+    }

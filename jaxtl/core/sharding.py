@@ -155,6 +155,18 @@ def constrain_state(tree: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
+def gather(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside jit: parameters whole on each device, for a pass over its examples.
+
+    Left to itself, XLA splits products by features too and moves activations, of which
+    there are more: 16 times the bytes in a ViT (`benchmarks/README.md`).
+    """
+    if mesh.shape["param"] == 1:
+        return tree
+    whole = replicated(mesh)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), tree)
+
+
 def batch(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "param")))

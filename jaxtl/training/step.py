@@ -110,6 +110,7 @@ def step(
         mean_counts: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, LossOutputs]:
         packed = packed_params(program.peft, hypers["peft"], trainable, fixed)
+        packed = sharding.gather(packed, program.mesh)
         context = objective.Context(
             program=program.in_compute_dtype(),
             source=source,
