@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jaxtl
-from jaxtl.core import output_paths, progress, resource_errors, trust
+from jaxtl.core import allocator, output_paths, progress, resource_errors, trust
 from jaxtl.core.errors import Stopped, UserError, describe_error
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -108,6 +108,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             command = args.command
             if args.trust:
                 stack.enter_context(trust.allow())
+            if command not in _WITHOUT_DEVICE:
+                allocator.keep_freed_memory()
             stack.enter_context(_membership(args))
             if getattr(args, "device", None) is not None:
                 from jaxtl.core import devices  # imports jax

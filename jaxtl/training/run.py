@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.core import lazy_leaf, process_group, sharding
+from jaxtl.core import allocator, lazy_leaf, process_group, sharding
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.ranges import check_ranges
@@ -81,6 +81,7 @@ class Run:
         terms: Mapping[str, Term] | None = None,
         datasets: Mapping[str, Dataset] | None = None,
     ):
+        allocator.keep_freed_memory()
         check_ranges(exp)
         datasets = inputs.load_datasets(exp) if datasets is None else datasets
         evaluation_note = ""

@@ -1,0 +1,62 @@
+"""Freed memory is kept: steps take no page faults for their temporary memory."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxtl.core import allocator
+
+# A program with 64 MB of temporary memory, and the page faults of its later calls.
+PROGRAM = """
+import resource, sys
+from jaxtl.core import allocator
+print(allocator.keep_freed_memory())
+import jax, jax.numpy as jnp
+f = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), 0).sum())
+x = jnp.arange(4000.0)
+def faults():
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    f(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+print([faults() for _ in range(4)][-1])
+"""
+
+
+def outcome() -> tuple[bool, int]:
+    """Whether memory is kept, and the page faults of a call of the program."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, faults = process.stdout.split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_call_takes_no_page_faults_for_its_temporary_memory():
+    kept, faults = outcome()
+    if not kept:
+        pytest.skip("there is no glibc here")
+    assert faults < 1000  # 64 MB are 16,000 pages
+
+
+@pytest.mark.parametrize(
+    "variable", ["GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_"]
+)
+def test_an_environment_that_configures_the_allocator_is_left_alone(
+    monkeypatch, variable
+):
+    monkeypatch.setenv(variable, "")
+    assert not allocator.keep_freed_memory.__wrapped__()
+
+
+def test_systems_with_accelerators_are_left_alone(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(allocator.importlib.util, "find_spec", lambda name: name)
+    assert not allocator.keep_freed_memory.__wrapped__()
