@@ -159,7 +159,7 @@ def gather(tree: PyTree, mesh: Mesh) -> PyTree:
     """Inside jit: parameters whole on each device, for a pass over its examples.
 
     Left to itself, XLA splits products by features too and moves activations, of which
-    there are more: 16 times the bytes in a ViT (`benchmarks/README.md`).
+    there are more: 11 times the bytes in a ViT (`benchmarks/README.md`).
     """
     if mesh.shape["param"] == 1:
         return tree
