@@ -12,7 +12,7 @@ ROWS = [
     row(fewshot.RelationNet, **_EPISODES),
     row(fewshot.FEAT, {"temperature": 64.0}, {"temperature": 8.0}, **_EPISODES),
     row(
-        fewshot.R2D2,
+        fewshot.RidgeHead,
         {"penalty": 1.0, "scale": 1.0},
         {"penalty": 0.5, "scale": 2.0},
         **_EPISODES,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .matchingnet import MatchingNet as MatchingNet
     from .metasgd import MetaSGD as MetaSGD
     from .protonet import ProtoNet as ProtoNet
-    from .r2d2 import R2D2 as R2D2
+    from .r2d2 import RidgeHead as RidgeHead
     from .relationnet import RelationNet as RelationNet
     from .reptile import Reptile as Reptile
 

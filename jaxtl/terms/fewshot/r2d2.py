@@ -40,7 +40,7 @@ def ridge_outputs(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class R2D2(base.FeatureTerm):
+class RidgeHead(base.FeatureTerm):
     """Cross-entropy of α · `ridge_outputs` + β; λ, α and β are trained with the model.
 
     Attributes:
