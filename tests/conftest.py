@@ -44,7 +44,7 @@ from jaxtl.core.types import Network, Output, Source
 from jaxtl.data.episodic import Episodes
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.evaluation import feature_cache
-from jaxtl.models import MLP, BiEncoder, Llama, TwoTowers, ViT
+from jaxtl.models import MLP, Bert, BiEncoder, Llama, TwoTowers, ViT
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import Context
 from jaxtl.terms.program import Program
@@ -281,7 +281,7 @@ STREAMS = ("target", "source", "unlabelled")
 
 def _batch(seed: int, size: int, task: str, outputs: int, width: int = 5):
     rng = np.random.default_rng(seed)
-    if task in ("language", "question_answering", "contrastive"):
+    if task in ("language", "question_answering", "contrastive", "masked_language"):
         ids = jnp.asarray(rng.integers(0, 11, (size, width)), jnp.int32)
         mask = jnp.arange(width) < rng.integers(2, width + 1, (size, 1))
         x = {"input_ids": ids, "attention_mask": mask}
@@ -336,6 +336,16 @@ _MODELS = {
     "language": _LLAMA,
     "question_answering": _SPANS,
     "contrastive": _PAIRS,
+    "masked_language": Bert(
+        vocab=11,
+        width=8,
+        layers=1,
+        heads=2,
+        hidden=8,
+        context=16,
+        outputs=3,
+        dropout=0.0,
+    ),
     "images": ViT(size=8, patch=2, width=8, layers=1, heads=2, hidden=8, outputs=3),
     "similarity": BiEncoder(encoder=_LLAMA, dense_width=6),
 }
@@ -406,6 +416,7 @@ class Bench:
             "similarity": "regression",
             "episodes": "classification",
             "images": "classification",
+            "masked_language": "classification",
         }
         self.task = usual_names.get(task, task)
         self.episodes = {"target": _EPISODES} if task == "episodes" else {}

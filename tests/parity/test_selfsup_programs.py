@@ -5,10 +5,12 @@ import pytest
 import stored_values
 
 from jaxtl.evaluation.metrics import knn_predictions
+from jaxtl.models.layers.patch_decoder import sin_cos_positions
 from jaxtl.terms.selfsup import (
     barlow_twins,
     byol,
     dino,
+    mae,
     moco,
     projector,
     simclr,
@@ -35,6 +37,14 @@ def _dino(s0, s1, t0, t1, center):
     return dino.self_distillation((s0, s1), (t0, t1), center[0], (0.1, 0.07))
 
 
+def _mae(predicted, images):
+    hidden = [[1, 0, 1, 1, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1, 0, 0, 1]]
+    pixels = mae.patch_pixels(images, 2)
+    return mae.masked_patch_error(
+        predicted.reshape(2, 9, 12), pixels, jnp.array(hidden)
+    )
+
+
 EQUATIONS = {
     "nt_xent": lambda a, b: simclr.nt_xent(a, b, 0.5),
     "info_nce_queue": lambda q, k, bank: moco.info_nce(q, k, projector.unit(bank), 0.2),
@@ -42,6 +52,8 @@ EQUATIONS = {
     "barlow_twins": lambda a, b: barlow_twins.cross_correlation_loss(a, b, 5e-3),
     "vicreg": _vicreg,
     "dino": _dino,
+    "mae": _mae,
+    "sin_cos_positions": lambda: sin_cos_positions(3, 8),
     "dino_center": lambda a, b, c: dino.moved_center(c[0], (a, b), 0.9),
 }
 

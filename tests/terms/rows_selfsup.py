@@ -55,4 +55,19 @@ ROWS = [
         prototypes=5,
     ),
     row(selfsup.RotationPrediction, task="images"),
+    row(
+        selfsup.MAE,
+        task="images",
+        masked=0.5,
+        width=8,
+        layers=1,
+        heads=2,
+    ),
+    row(
+        selfsup.MaskedLanguageModel,
+        {"share": 0.5},
+        {"share": 0.7},
+        task="masked_language",
+        mask_id=3,
+    ),
 ]

@@ -32,7 +32,12 @@ _EQUAL = {
 }
 # Steps at which terms that act every so often do what they compare.
 _STEPS = {"CBST": 0, "SHOT": 0}
-_COUNTED = ("AnnealedCrossEntropy", "CDAN", "NNPU")  # they divide by a count
+_COUNTED = (
+    "AnnealedCrossEntropy",
+    "CDAN",
+    "MaskedLanguageModel",
+    "NNPU",
+)  # they divide by a count
 _BATCHES = ("AdaBN",)  # their state counts batches
 
 

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .barlow_twins import BarlowTwins as BarlowTwins
     from .byol import BYOL as BYOL
     from .dino import DINO as DINO
+    from .mae import MAE as MAE
+    from .masked_language import MaskedLanguageModel as MaskedLanguageModel
     from .moco import MoCo as MoCo
     from .rotation import RotationPrediction as RotationPrediction
     from .simclr import SimCLR as SimCLR

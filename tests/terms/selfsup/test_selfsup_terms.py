@@ -6,10 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import jaxtl as tl
 from jaxtl.terms.context import View
-from jaxtl.terms.selfsup import barlow_twins, dino, moco, momentum, projector, rotation
+from jaxtl.terms.selfsup import (
+    barlow_twins,
+    dino,
+    masked_language,
+    moco,
+    momentum,
+    projector,
+    rotation,
+)
 from jaxtl.terms.selfsup.simclr import nt_xent
 
 selfsup = tl.selfsup
@@ -59,6 +68,39 @@ def test_quarter_turns_are_numpys():
     np.testing.assert_array_equal(turned[2], np.rot90(x[0], 1))
 
 
+def test_words_are_hidden_in_berts_shares():
+    ids = jnp.full((300, 100), 7)
+    is_word = jnp.arange(100) < 80
+    changed, chosen = masked_language.masked_words(
+        jax.random.key(0), ids, jnp.broadcast_to(is_word, ids.shape), 0.15, 3, 1000
+    )
+    assert not chosen[:, 80:].any()
+    np.testing.assert_allclose(chosen[:, :80].mean(), 0.15, atol=0.01)
+    np.testing.assert_array_equal(changed[~chosen], 7)
+    hidden = changed[chosen]
+    np.testing.assert_allclose((hidden == 3).mean(), 0.8, atol=0.03)
+    np.testing.assert_allclose((hidden == 7).mean(), 0.1, atol=0.02)
+
+
+def test_the_head_of_words_is_transformers():
+    from transformers.models.bert import modeling_bert
+
+    settings = modeling_bert.BertConfig(vocab_size=9, hidden_size=4)
+    theirs = modeling_bert.BertLMPredictionHead(settings)
+    state = {k: v.detach().numpy() for k, v in theirs.state_dict().items()}
+    states = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    params = {
+        "kernel": state["transform.dense.weight"].T,
+        "bias": state["transform.dense.bias"],
+        "scale": state["transform.LayerNorm.weight"],
+        "shift": state["transform.LayerNorm.bias"],
+        "output": state["decoder.bias"],
+    }
+    ours = masked_language.vocabulary_logits(params, states, state["decoder.weight"])
+    expected = theirs(torch.from_numpy(states)).detach().numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_spread_tells_a_collapse():
     z = np.random.default_rng(0).normal(size=(4000, 8))
     np.testing.assert_allclose(projector.spread(jnp.asarray(z)), 1.0, rtol=0.02)
@@ -105,6 +147,36 @@ REFUSED = {
     "operation": (selfsup.BYOL(views=(3,)), {}, r"views=\(3,\): expected callables"),
     "images": (selfsup.RotationPrediction(), {}, "turns square images, and the inputs"),
 }
+
+
+REFUSED_OF = {
+    "no patches": (selfsup.MAE(), "classification", "has no row of patches"),
+    "all hidden": (selfsup.MAE(masked=0.99), "images", r"masked=0.99: .* shows 0"),
+    "decoder": (selfsup.MAE(width=6), "images", "width=6: expected a multiple of 4"),
+    "no mask token": (
+        selfsup.MaskedLanguageModel(),
+        "masked_language",
+        r"the tokenizer has no mask token \(special tokens: none\)",
+    ),
+    "mask beyond": (
+        selfsup.MaskedLanguageModel(mask_id=11),
+        "masked_language",
+        "mask_id=11: expected an id of the model's 11",
+    ),
+    "no texts": (
+        selfsup.MaskedLanguageModel(),
+        "classification",
+        "hides words of tokenized texts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_OF)
+def test_what_a_model_or_its_data_lack_is_told_in_one_sentence(bench, name):
+    term, task, message = REFUSED_OF[name]
+    with pytest.raises(tl.UserError, match=message) as error:
+        term.check(bench(task).setup)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", REFUSED)
