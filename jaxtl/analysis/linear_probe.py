@@ -13,7 +13,7 @@ from jaxtl.analysis.linear_probe_fit import STRENGTHS, Probe, linear_probe
 from jaxtl.core import progress, sharding
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import streams
+from jaxtl.data import episodic, streams
 from jaxtl.evaluation import forward
 from jaxtl.terms.base import feature_stage
 from jaxtl.training import experiment_file, setup
@@ -72,6 +72,7 @@ def probes(
       UserError: an unknown stage, a task without linear probes, or no val split.
     """
     run = open_run(target)
+    episodic.refuse(run.datasets["target"].episodes is not None, "a linear probe")
     strengths = linear_probe_fit.check_strengths(strengths)
     stages = _stages(run.network, stages)
     dataset = run.datasets["target"]

@@ -108,3 +108,18 @@ def check_options(data: Any) -> None:
             f"data.label_noise={data.label_noise!r}: the noise would put examples of "
             "one split's classes into another; data.sampling=Episodes takes none."
         )
+
+
+def refuse(is_episodic: bool, what: str) -> None:
+    """Raises UserError where something that needs fixed classes gets an episodic run.
+
+    Args:
+      is_episodic: whether the run's examples are drawn in episodes.
+      what: what needs the classes, as the beginning of a sentence.
+    """
+    if is_episodic:
+        raise UserError(
+            f"{what}: the run learned from few-shot episodes, so its outputs stand for "
+            "the places of an episode's classes; expected a run on single examples, or "
+            "`jaxtl fewshot RUN`, which classifies further classes."
+        )

@@ -12,7 +12,7 @@ from scipy import special
 from jaxtl.core import atomic, numpy_files, resource_errors
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import DataChanged, UserError
-from jaxtl.data import preprocess
+from jaxtl.data import episodic, preprocess
 from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.data.text_columns import TextData
 from jaxtl.data.tokenizer import TOKENIZER, as_tokenizer
@@ -67,6 +67,7 @@ def export(
     if isinstance(trained.dataset_error, DataChanged):
         # The columns and the tokenizer are read from the data's files again.
         raise trained.dataset_error
+    episodic.refuse(trained.stored_learner is not None, f"{run_dir} can't be exported")
     try:
         with atomic.folder(out) as draft:
             _write(draft, trained, licence)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
+from jaxtl.analysis import linear_probe
+from jaxtl.analysis.ensemble import members
+from jaxtl.analysis.label_errors import cross_validate
 from jaxtl.data.episodes import EpisodeSampler, FixedShape
+from jaxtl.export import write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,15 @@ def test_a_stored_run_is_evaluated_with_what_its_term_learned(experiment, tmp_pa
         assert values["nll"] != pytest.approx(untrained["nll"], rel=1e-3)
         for name, value in values.items():
             assert value == pytest.approx(result["test"][name], rel=1e-5), name
+    folder, message = tmp_path / "run", "outputs stand for the places of an episode's"
+    for refused in (
+        lambda: write_bundle.export(folder, tmp_path / "export"),
+        lambda: members.load_members([run, folder]),
+        lambda: linear_probe.probe(stored),
+        lambda: cross_validate.predictions(folder, 2),
+    ):
+        with pytest.raises(tl.UserError, match=message):
+            refused()
 
 
 def test_other_terms_are_told_that_labels_are_places(experiment):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtl.core import config, progress, sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
-from jaxtl.data import streams
+from jaxtl.data import episodic, streams
 from jaxtl.data.dataset import Data, Dataset
 from jaxtl.evaluation import forward
 from jaxtl.training import run_paths
@@ -63,9 +63,12 @@ def load_members(
     for i, run in enumerate(in_memory):
         members.append(_member_in_memory(f"run {i + 1}", run, which))
         check_agreement(members[0], members[-1])
+        episodic.refuse(run.datasets["target"].episodes is not None, "an ensemble")
     named = _names(paths).items()
     for name, path in progress.track(named, "loading members", len(paths)):
-        members.append(_stored_member(name, load_model(path, which)))
+        trained = load_model(path, which)
+        episodic.refuse(trained.stored_learner is not None, f"an ensemble of {path}")
+        members.append(_stored_member(name, trained))
         check_agreement(members[0], members[-1])
     return members
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxtl.core import progress as bars
 from jaxtl.core.errors import UserError
-from jaxtl.data import dataset
+from jaxtl.data import dataset, episodic
+from jaxtl.data.episodic import Episodes
 from jaxtl.data.origins import Origins
 from jaxtl.evaluation import evaluate
 from jaxtl.terms import losses
@@ -65,6 +66,8 @@ def predictions(
         )
     directory = run_paths.one_run(directory)
     exp = run_dir.read_experiment(directory)
+    sampling = getattr(exp.data, "sampling", None)
+    episodic.refuse(isinstance(sampling, Episodes), "wrong labels of train examples")
     if not folds:
         return _in_sample(exp, load_model(directory))
     target = inputs.load_datasets(exp, directory)["target"]
