@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import jaxtl as tl
 from jaxtl.terms.context import View
@@ -83,6 +82,8 @@ def test_words_are_hidden_in_berts_shares():
 
 
 def test_the_head_of_words_is_transformers():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
     from transformers.models.bert import modeling_bert
 
     settings = modeling_bert.BertConfig(vocab_size=9, hidden_size=4)
