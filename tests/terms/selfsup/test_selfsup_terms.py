@@ -83,7 +83,7 @@ def test_words_are_hidden_in_berts_shares():
 
 def test_the_head_of_words_is_transformers():
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     from transformers.models.bert import modeling_bert
 
     settings = modeling_bert.BertConfig(vocab_size=9, hidden_size=4)
