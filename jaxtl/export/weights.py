@@ -34,7 +34,7 @@ def write_weights(
       UserError: the target exists, or the family has no layout of another library.
     """
     if target.exists():
-        raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
+        raise UserError(f"{str(target)!r} exists already; remove it first.")
     run_dir = run_paths.one_run(run_dir)
     check_trained(run_dir)
     exp = read_experiment(run_dir)
@@ -47,7 +47,7 @@ def write_weights(
     names = tuple(meta["class_names"])
     if not (hasattr(exp.model, "layouts") and exp.model.layouts()):
         raise UserError(
-            f"convert: {type(exp.model).__name__} is no model of jaxtl's, so no names "
+            f"{type(exp.model).__name__} is no model of jaxtl's, so no names "
             f"of tensors are laid down for it; `jaxtl export {run_dir} OUT` writes its "
             "program, and its parameters by their paths to OUT/parameters.safetensors."
         )
@@ -60,7 +60,7 @@ def write_weights(
         return pretrained.write_file(target, model, params, stats, layout, stored)
     if not isinstance(exp.init, pretrained.FromHub):
         raise UserError(
-            f"convert: {str(target)!r} should end in .safetensors; a directory is "
+            f"{str(target)!r} should end in .safetensors; a directory is "
             "written only for runs that began from a Hugging Face directory."
         )
     pre = preprocess.from_json(meta["preprocess"])
@@ -86,7 +86,7 @@ def _check_targets(run_dir: pathlib.Path, meta: Mapping[str, Any]) -> None:
     offset = meta["preprocess"].get("target_offset")
     if offset is not None:
         raise UserError(
-            f"convert: {run_dir} predicts differences from "
+            f"{run_dir} predicts differences from "
             f"{', '.join(map(str, offset))}, which files of other libraries have no "
             "place for; `jaxtl export` adds them, or subtract a number from the "
             "targets and train again."
@@ -111,12 +111,12 @@ def write_adapter(run_dir: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     exp = read_experiment(run_dir)
     if exp.peft is None:
         raise UserError(
-            f"convert: {run_dir} trained the model's parameters themselves "
+            f"{run_dir} trained the model's parameters themselves "
             "(peft=None); leave --adapter out."
         )
     if exp.wise_ft:
         raise UserError(
-            f"convert: the best weights of {run_dir} lie between the initial and the "
+            f"the best weights of {run_dir} lie between the initial and the "
             "trained ones (wise_ft), which no adapter gives; leave --adapter out."
         )
     run = setup.resume(run_dir)

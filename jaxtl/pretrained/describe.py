@@ -346,9 +346,9 @@ def convert_file(source: str, target: str) -> FileSummary:
     file = tensor_files.read(paths.find(str(source), "convert"))
     out = pathlib.Path(target)
     if out.exists():
-        raise UserError(f"convert: {str(target)!r} exists already; remove it first.")
+        raise UserError(f"{str(target)!r} exists already; remove it first.")
     if not out.parent.is_dir():
-        raise UserError(f"convert: there is no directory {str(out.parent)!r}.")
+        raise UserError(f"there is no directory {str(out.parent)!r}.")
     if out.suffix == ".safetensors":
         tensor_files.write(out, file.tensors, file.meta)
     elif out.suffix == ".npz":
@@ -357,14 +357,13 @@ def convert_file(source: str, target: str) -> FileSummary:
         if unsupported:
             name = unsupported[0]
             raise UserError(
-                f"convert: npz has no {arrays[name].dtype} ({name!r}); choose "
-                ".safetensors."
+                f"npz has no {arrays[name].dtype} ({name!r}); choose .safetensors."
             )
         with atomic.file(out) as draft:
             np.savez(draft, **arrays)
     else:
         raise UserError(
-            f"convert: {str(target)!r} should end in .safetensors or .npz (torch's "
+            f"{str(target)!r} should end in .safetensors or .npz (torch's "
             "pickles are read, not written)."
         )
     return inspect_file(str(out))

@@ -75,7 +75,7 @@ def write_config(
     writer = writer or registry.config_table(kind).class_name(predict)
     if writer is None:
         raise UserError(
-            f"convert: transformers has no class for a model of type {kind!r} that "
+            f"transformers has no class for a model of type {kind!r} that "
             f"predicts {predict!r}; write a .safetensors file."
         )
     config = {k: v for k, v in base.items() if k not in _DROPPED}
@@ -146,7 +146,7 @@ def _described(config: dict[str, Any], model: Staged) -> dict[str, Any]:
     if remaining:
         [((_, name), value), *_] = remaining.items()
         raise UserError(
-            f"convert: {type(model).__name__}.{name}={value!r} has no entry in "
+            f"{type(model).__name__}.{name}={value!r} has no entry in "
             f"config.json of type {kind!r}, so transformers would compute something "
             "else; write a .safetensors file."
         )

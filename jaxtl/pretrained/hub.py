@@ -208,7 +208,7 @@ def torch_activation(name: str) -> str:
     classes = {ours: theirs for theirs, ours in _DENSE_ACTIVATIONS.items()}
     if name not in classes:
         raise UserError(
-            f"convert: dense_activation={name!r} is none that a directory of "
+            f"dense_activation={name!r} is none that a directory of "
             f"sentence-transformers names{nearest(name, classes)} (these are "
             f"{', '.join(classes)}); write a .safetensors file."
         )

@@ -155,7 +155,7 @@ def _with_target_offset(params: PyTree, preprocess: Preprocess | None) -> PyTree
     biases = [path for path in _HEAD_BIASES if path in leaves]
     if not biases:
         raise UserError(
-            f"convert: the targets were stored less {list(offset)}, which a head "
+            f"the targets were stored less {list(offset)}, which a head "
             "without a bias can't add; write a .safetensors file."
         )
     for path in biases:

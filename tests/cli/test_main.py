@@ -332,7 +332,9 @@ def test_convert_changes_the_container_and_no_value(tmp_path, capsys):
     for name, value in arrays.items():
         np.testing.assert_array_equal(found[name], value)
     again = ("convert", tmp_path / "a.npz", tmp_path / "a.safetensors")
-    assert "exists already" in text(capsys, *again, code=1)
+    said = text(capsys, *again, code=1)
+    assert "exists already" in said
+    assert "convert: convert:" not in said
 
 
 def test_convert_writes_a_run_back_in_its_own_layout(tmp_path, capsys):
