@@ -268,9 +268,9 @@ def _check_options(data: Data) -> None:
 
 
 def _check_share(name: str, value: Any) -> None:
-    """Raises UserError unless value is 0, a count ≥ 1 or a fraction in (0, 1]."""
+    """Raises UserError unless value is a count ≥ 0 or a fraction from 0 to 1."""
     is_count = _is_integer(value) and value >= 0
-    is_fraction = _is_number(value) and not _is_integer(value) and 0 < value <= 1
+    is_fraction = _is_number(value) and not _is_integer(value) and 0 <= value <= 1
     if not (is_count or is_fraction):
         raise UserError(
             f"data.{name} must be a fraction between 0 and 1 (1.0 takes all rows), a "

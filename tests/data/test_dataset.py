@@ -55,3 +55,10 @@ def test_data_sets_compare_and_hash_by_their_options():
     assert a == data.Digits(labels_per_class=3)
     assert hash(dataclasses.replace(a, val=5)) != hash(a)
     assert data.Digits(classes=[1, 2]).classes == (1, 2)
+
+
+@pytest.mark.parametrize("share", [0, 0.0])
+def test_a_share_of_0_makes_no_split(share):
+    arrays = data.Arrays(x=np.zeros((40, 2)), y=np.arange(40) % 2, val=share)
+    rows = data.prepare(arrays).rows
+    assert len(rows["train"]) + len(rows["test"]) == 40
