@@ -74,11 +74,15 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{out} is no experiment file: its name must end in .py.")
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists already; --overwrite replaces it.")
+    before = out.read_bytes() if out.exists() else None
     atomic.write_text(out, new_file.source(data, model, out))
     try:
         experiment_file.read_file(out)
     except UserError:
-        out.unlink()
+        if before is None:
+            out.unlink()
+        else:
+            atomic.write_bytes(out, before)
         raise
     for line in (*data.notes, *model.notes):
         print(line)
@@ -87,9 +91,16 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _ask(question: str, default: str = "") -> str:
-    """An answer from the terminal; an empty one is the default."""
+    """An answer from the terminal; an empty one is the default.
+
+    Raises:
+      UserError: the input ended (Ctrl-D).
+    """
     shown = f" [{default}]" if default else ""
-    return input(f"{question}{shown}: ").strip() or default
+    try:
+        return input(f"{question}{shown}: ").strip() or default
+    except EOFError:
+        raise UserError(f"no answer to {question!r}; nothing was written.") from None
 
 
 def _identifier(path: str) -> str:

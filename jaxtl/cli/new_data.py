@@ -172,6 +172,11 @@ def _table(
         return _without_header(path, task, len(names), target, text)
     name = _column("--target", target, names, _TARGETS, names[-1])
     others = [other for other in names if other != name]
+    if not others:
+        raise UserError(
+            f"--data: {path} has the column {name!r} alone; expected one to predict and "
+            "at least one to predict it from."
+        )
     notes = [] if target else [f"the labels are taken from the column {name!r}"]
     kind, _, predicts = task.partition("-")
     inferred = column_targets.target(table, (name,), None, "--target").task
@@ -229,8 +234,7 @@ def _listed_images(
     data: NewData, table: Columns, target: str, image: str | None, others: Sequence[str]
 ) -> NewData:
     """Images whose files are named in a column."""
-    default = others[0] if others else ""
-    listed = _column("--image", image, others, _IMAGES, default)
+    listed = _column("--image", image, others, _IMAGES, others[0])
     folder = paths.find(data.path, "--data").parent
     arguments = (
         *data.arguments,
@@ -247,7 +251,7 @@ def _texts(
 ) -> NewData:
     """Texts of a column."""
     words = {name: _mean_words(table.columns[name].texts) for name in others}
-    longest = max(others, key=words.__getitem__, default="")
+    longest = max(others, key=words.__getitem__)
     read = _column("--text", text, others, _TEXTS, longest)
     notes = () if text else (f"the texts are taken from the column {read!r}",)
     arguments = (
@@ -301,7 +305,12 @@ def _sibling(file: pathlib.Path, splits: Sequence[str]) -> pathlib.Path | None:
 
 
 def _text_files(folder: pathlib.Path) -> list[str]:
-    """The names of text files of a folder without images, where it has several."""
+    """The names of a folder's text files, where it has several and no folders.
+
+    Text files beside folders (of images by class) describe these: a licence, say.
+    """
+    if any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
+        return []
     names = sorted(p.name for p in folder.glob("*.txt") if p.is_file())
     return names if len(names) > 1 else []
 

@@ -1,5 +1,6 @@
 """`jaxtl new`: the files that it writes load, train, and say what they hold."""
 
+import io
 import json
 import re
 
@@ -54,6 +55,9 @@ def folder(tmp_path_factory):
     (path / "classes").mkdir()
     for name, text in zip(("good", "bad"), texts):
         (path / "classes" / f"{name}.txt").write_text(f"{text}\n" * 9)
+    (path / "one.csv").write_text("label\na\nb\n")
+    for name in ("LICENSE", "README"):  # which describe the folders of images
+        (path / "pictures" / f"{name}.txt").write_text("Pictures of letters.")
     (path / "squad.json").write_text('{"data": [{"title": "t", "paragraphs": []}]}')
     return path
 
@@ -114,6 +118,8 @@ def test_splits_beside_a_train_file_and_columns_without_a_header(folder):
         (("--data", "table.csv", "--target", "ag"), "did you mean 'age'?"),
         (("--data", "table.csv", "--out", "table.csv"), "must end in .py"),
         (("--data", "nothing.csv"), "there is no 'nothing.csv'"),
+        (("--data", "one.csv"), "has the column 'label' alone"),
+        (("--data", "one.csv", "--image", "label"), "has the column 'label' alone"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(folder, monkeypatch, capsys, more, sentence):
@@ -136,3 +142,23 @@ def test_a_terminal_is_asked_and_a_file_is_not_replaced(folder, monkeypatch, cap
     assert main.main(["new", "--data", "table.csv", "--out", "mine.py"]) == 1
     assert "--overwrite" in capsys.readouterr().err
     (folder / "mine.py").unlink()
+
+
+def test_what_does_not_load_leaves_the_file_and_no_answer_is_one_sentence(
+    folder, monkeypatch, capsys
+):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("jaxtl.cli.new_file.source", lambda *_: "experiment = 3 +")
+    for before in (None, "mine = 1\n"):
+        if before is not None:
+            (folder / "mine.py").write_text(before)
+        arguments = ["--data", "table.csv", "--out", "mine.py", "--overwrite"]
+        assert main.main(["new", *arguments]) == 1
+        files = [file.read_text() for file in folder.glob("*.py")]
+        assert files == ([] if before is None else [before])
+    (folder / "mine.py").unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    capsys.readouterr()
+    assert main.main(["new"]) == 1
+    assert "nothing was written" in capsys.readouterr().err
