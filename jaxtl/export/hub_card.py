@@ -110,7 +110,6 @@ def _metrics(
 
 
 def _usage(repository: str, model: Any, library: str) -> str:
-    fields = ""
     lines = [
         "## How to use it",
         "",
@@ -118,7 +117,7 @@ def _usage(repository: str, model: Any, library: str) -> str:
         "import jaxtl as tl",
         "",
         f'weights = tl.pretrained.FromHub("{repository}")  # reset="head": new head',
-        f"model = weights.model({fields})",
+        "model = weights.model()",
         "exp = tl.Experiment(model=model, init=weights, data=…)  # steps=0 evaluates",
         "```",
     ]

@@ -11,6 +11,7 @@ from hub_server import TOKEN, Hub
 import jaxtl as tl
 from jaxtl.cli import main
 from jaxtl.core.errors import UserError
+from jaxtl.evaluation import evaluate
 from jaxtl.export import push
 
 yaml = pytest.importorskip("yaml")
@@ -114,3 +115,47 @@ def test_a_local_directory_comes_before_the_hub(run, tmp_path, monkeypatch):
     weights = tl.pretrained.FromHub("me/local", reset="head")
     assert weights.model(outputs=3).outputs == 3
     assert dataclasses.replace(weights, where="me/local").folder().is_dir()
+
+
+def test_a_model_from_transformers_is_pushed_in_its_form(hub, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "very"]
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=16,
+        initializer_range=1.0,
+    )
+    base, run = tmp_path / "base", tmp_path / "run"
+    transformers.BertModel(config).save_pretrained(base)
+    (base / "vocab.txt").write_text("\n".join(words))
+    texts = ["good", "very bad", "bad good", "very good"] * 8
+    labels = ["up", "down", "up", "up"] * 8
+    lines = [f"{text}\t{label}" for text, label in zip(texts, labels)]
+    (tmp_path / "texts.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    init = tl.pretrained.FromHub(str(base), reset="head")
+    data = tl.data.Text(str(tmp_path / "texts.tsv"), text="text", label="label")
+    exp = tl.Experiment(model=init.model(), data=data, init=init, steps=2, batch=4)
+    tl.train(tl.setup(exp, run))
+    assert main.main(["push", str(run), "me/bert"]) == 0
+    files = hub.repositories["me/bert"]
+    assert "jaxtl.json" not in files
+    header = yaml.safe_load(files["README.md"].decode().split("---\n", 2)[1])
+    assert header["library_name"] == "transformers"
+    assert header["pipeline_tag"] == "text-classification"
+    # Its files give in transformers what the run gives here.
+    folder = tl.pretrained.FromHub("me/bert").folder()
+    model = tl.load_model(run)
+    logits, _ = evaluate.predict_split(model, "test")
+    rows = model.datasets["target"].rows["test"]
+    pipe = transformers.pipeline("text-classification", str(folder), top_k=None)
+    with torch.no_grad():
+        answers = pipe([texts[i] for i in rows])
+    scores = [{x["label"]: x["score"] for x in answer} for answer in answers]
+    theirs = [[score["down"], score["up"]] for score in scores]
+    np.testing.assert_allclose(theirs, jax.nn.softmax(logits), rtol=1e-4)
+    assert tl.pretrained.FromHub("me/bert").read().output_names == ("down", "up")
