@@ -47,7 +47,13 @@ def _typed(
     header = list(table.columns)
     columns = []
     for name in names:
-        column = table.columns[header[_index(file, name, header)]]
+        index = _index(file, name, header)
+        if index >= len(header):
+            raise UserError(
+                f"{file} has {len(header)} columns; the model reads texts from the "
+                f"column {index}, counted from 0."
+            )
+        column = table.columns[header[index]]
         if column.written is None or column.is_missing.any():
             raise UserError(
                 f"{file}: the column {name!r} lacks a text in some of its rows."

@@ -44,6 +44,8 @@ def test_texts_are_those_of_the_columns_of_training(folder, name):
         read_text_table(predictor(["reviews"]), folder / name)
     with pytest.raises(UserError, match="no column 'text' of texts"):
         read_text_table(predictor(None), folder / name)
+    with pytest.raises(UserError, match="from the column 4|at least 5 are expected"):
+        read_text_table(predictor([4]), folder / name)
 
 
 def test_columns_by_number_read_a_header_where_there_is_one(folder, capsys):
