@@ -155,26 +155,34 @@ def most_wrong(
     rows = streams.split_rows(dataset, split)
     order = np.argsort(-losses, kind="stable")[:SHOWN]
     return [
-        WrongExample(
-            dataset.origins[int(rows[i])],
-            *_words(model, logits[i], labels[i]),
-            *_shown(dataset, int(rows[i])),
-        )._replace(loss=float(losses[i]))
+        _wrong_example(model, int(rows[i]), logits[i], labels[i], float(losses[i]))
         for i in order
     ]
 
 
+def _wrong_example(
+    model: TrainedModel, row: int, logits: np.ndarray, label: np.ndarray, loss: float
+) -> WrongExample:
+    """A row of the data set with what the model makes of it."""
+    dataset = model.datasets["target"]
+    true, predicted, probability = _words(model, logits, label)
+    text, image = _shown(dataset, row)
+    return WrongExample(
+        dataset.origins[row], true, predicted, loss, probability, text, image
+    )
+
+
 def _words(
     model: TrainedModel, logits: np.ndarray, label: np.ndarray
-) -> tuple[str, str, float, float | None]:
-    """(label, prediction, 0 in place of the loss, probability of the label)."""
+) -> tuple[str, str, float | None]:
+    """(label, prediction, probability of the label)."""
     names = model.class_names
     if model.task == "classification":
         shares = special.softmax(np.asarray(logits, np.float64))
         best = int(np.argmax(logits))
         if model.thresholds is not None:
             best = int(shares[1] > model.thresholds[0])
-        return names[int(label)], names[best], 0.0, float(shares[int(label)])
+        return names[int(label)], names[best], float(shares[int(label)])
     if model.task == "multilabel":
         chosen = 0.5 if model.thresholds is None else model.thresholds
         is_predicted = special.expit(logits) > chosen
@@ -182,11 +190,11 @@ def _words(
             ", ".join(n for n, is_on in zip(names, mask) if is_on) or "none"
             for mask in (label > 0, is_predicted)
         ]
-        return lists[0], lists[1], 0.0, None
+        return lists[0], lists[1], None
     offset = model.preprocess.target_offset or (0.0,)
     values = [np.ravel(v) + np.asarray(offset) for v in (label, logits)]
     true, predicted = (", ".join(f"{x:.4g}" for x in v) for v in values)
-    return true, predicted, 0.0, None
+    return true, predicted, None
 
 
 def _shown(dataset: Dataset, row: int) -> tuple[str, np.ndarray | None]:
