@@ -174,8 +174,8 @@ def _table(
     others = [other for other in names if other != name]
     if not others:
         raise UserError(
-            f"--data: {path} has the column {name!r} alone; expected one to predict and "
-            "at least one to predict it from."
+            f"--data: {path} has the column {name!r} alone; expected one to predict "
+            "and at least one to predict it from."
         )
     notes = [] if target else [f"the labels are taken from the column {name!r}"]
     kind, _, predicts = task.partition("-")

@@ -44,7 +44,7 @@ def test_texts_are_those_of_the_columns_of_training(folder, name):
         read_text_table(predictor(["reviews"]), folder / name)
     with pytest.raises(UserError, match="no column 'text' of texts"):
         read_text_table(predictor(None), folder / name)
-    with pytest.raises(UserError, match="from the column 4|at least 5 are expected"):
+    with pytest.raises(UserError, match=r"from the column 4|at least 5 are expected"):
         read_text_table(predictor([4]), folder / name)
 
 
