@@ -203,12 +203,11 @@ def _shown(dataset: Dataset, row: int) -> tuple[str, np.ndarray | None]:
         ids = dataset.x.get("input_ids")
         if ids is None or dataset.tokenizer is None:
             return "", None
-        mask = (
-            np.asarray(dataset.x["mask"][[row]][0], bool)
-            if ("mask" in dataset.x)
-            else slice(None)
-        )
-        text = dataset.tokenizer.decode(np.asarray(ids[[row]][0])[mask].tolist())
+        # (length,), or (2, length) where each text of a pair is read by itself.
+        tokens = np.atleast_2d(np.asarray(ids[[row]][0]))
+        masks = np.atleast_2d(np.asarray(dataset.x["attention_mask"][[row]][0], bool))
+        decode = dataset.tokenizer.decode
+        text = " / ".join(decode(t[m].tolist()) for t, m in zip(tokens, masks))
         return text[:_WORDS] + "…" * (len(text) > _WORDS), None
     x = np.asarray(dataset.x[np.array([row])])[0]
     if x.ndim == 3 and x.shape[-1] in (1, 3):

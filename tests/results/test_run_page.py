@@ -81,6 +81,15 @@ def test_texts_are_decoded(tmp_path):
     worst, _ = worst_of(model, np.zeros((8, 2)))
     assert worst[0].text.startswith("a good film number")
     assert "texts.csv:" in worst[0].origin
+    # Pairs whose texts are read one by one: (2, length) tokens, of unlike lengths.
+    dataset = model.datasets["target"]
+    ids, mask = (dataset.x[name][:2] for name in ("input_ids", "attention_mask"))
+    mask = mask & (np.arange(mask.shape[1]) < [[mask[0].sum()], [4]])
+    x = {"input_ids": ids[None], "attention_mask": mask[None]}
+    pair = types.SimpleNamespace(x=x, tokenizer=dataset.tokenizer)
+    text, image = run_page._shown(pair, 0)
+    assert image is None
+    assert text == "a good film number 0 / a good film"
 
 
 def test_labels_are_listed():
