@@ -115,7 +115,11 @@ class _TensorBoard:
         folder = str(_directory(run) / "tensorboard")
         # Events behind the checkpoint that a resumed run starts from are logged again.
         purged = run.steps_done + 1 if run.steps_done else None
-        self.writer = tensorboardX.SummaryWriter(folder, purge_step=purged)
+        # Files are named by the second: those of one second would replace another.
+        suffix = f".{run.steps_done:08d}.{secrets.token_hex(4)}"
+        self.writer = tensorboardX.SummaryWriter(
+            folder, purge_step=purged, filename_suffix=suffix
+        )
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
