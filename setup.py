@@ -26,6 +26,7 @@ EXTRAS = {
     "tfds-prepare": ["tensorflow-cpu>=2.18"],
     "sweep": ["optuna>=4.4"],
     "postgres": ["optuna>=4.4", "psycopg2-binary>=2.9.10"],
+    "completion": ["shtab>=1.13"],
     "cluster": ["submitit>=1.5.2"],
     "reproduce": ["skada>=0.6"],
     "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],

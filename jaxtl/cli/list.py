@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directories of runs, studies and sweeps (default: runs)",
     )
     parser.add_argument(
-        "--all", action="store_true", help="the runs of studies one by one"
+        "--each", action="store_true", help="the runs of studies one by one"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
 
     folders = args.dirs or [pathlib.Path(_DEFAULT)]
     with progress.Task("reading the runs"):
-        rows = run_list.read(folders, each_run=args.all)
+        rows = run_list.read(folders, each_run=args.each)
     if args.json:
         print(json.dumps([_json(row) for row in rows], indent=1))
         return 0

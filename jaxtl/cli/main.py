@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import pathlib
 import signal
 import sys
 import tempfile
@@ -61,9 +62,13 @@ GROUPS = {
         "convert",
         "push",
     ),
+    "set up": ("completion",),
 }
 # Commands that compute nothing on a device, so that they take no --device.
-_WITHOUT_DEVICE = ("new", "data", "list", "compare", "watch", "models", "launch")
+_WITHOUT_DEVICE = (
+    *("new", "data", "list", "compare", "watch", "models", "launch"),
+    "completion",
+)
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:
@@ -283,8 +288,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Builds the parser of all commands."""
+def completion_parser(files: Any) -> argparse.ArgumentParser:
+    """The parser that a shell's script is written from.
+
+    Args:
+      files: shtab's mark of arguments that files complete.
+    """
+    return _parser(files)
+
+
+def _parser(files: Any = None) -> argparse.ArgumentParser:
+    """Builds the parser of all commands.
+
+    Args:
+      files: as of `completion_parser`; None builds the parser of command lines.
+    """
     parser = argparse.ArgumentParser(
         prog="jaxtl",
         usage="jaxtl [-h] [--version] COMMAND ...",
@@ -296,7 +314,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         dest="command",
         metavar="COMMAND",
-        help=argparse.SUPPRESS,
+        # The overview lists the commands; shtab passes over what has no help.
+        help=argparse.SUPPRESS if files is None else None,
         parser_class=_CommandParser,
     )
     for name in COMMANDS:
@@ -304,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(
             name,
             prog=f"jaxtl {name}",
+            help=command.HELP,
             description=command.HELP,
             formatter_class=_WithDefaults,
         )
@@ -320,6 +340,8 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="run the code of directories that others made",
         )
+        if files is not None:
+            subparser.complete_paths(files)
     return parser
 
 
@@ -341,6 +363,14 @@ class _CommandParser(argparse.ArgumentParser):
         if action.option_strings:
             self.options[action.dest] = action.option_strings[0]
         return action
+
+    def complete_paths(self, files: Any) -> None:
+        """Marks arguments by their place, and options that are paths."""
+        kinds = (pathlib.Path, output_paths.OutputPath)
+        for action in self._actions:
+            is_path = isinstance(action.type, type) and issubclass(action.type, kinds)
+            if action.choices is None and (is_path or not action.option_strings):
+                action.complete = files
 
 
 def _overview() -> str:

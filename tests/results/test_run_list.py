@@ -81,7 +81,7 @@ def test_each_directory_has_its_state_and_metrics(folder):
 
 
 def test_the_command_prints_rows_or_json(folder, capsys, monkeypatch):
-    assert main.main(["list", str(folder / "study"), "--all"]) == 0
+    assert main.main(["list", str(folder / "study"), "--each"]) == 0
     assert capsys.readouterr().out.count("seed") == 4
     assert main.main(["list", str(folder), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
