@@ -31,7 +31,12 @@ LABELS = {
     "tags": np.tile([0, 1, -1, 0], (10, 1)),
     "question_answering": np.ones(10, int),
     "contrastive": np.arange(10),
+    # Classes of "animal" and numbers of "age"; the last row has no class.
+    "multitask": np.stack(
+        [np.array([0.0] * 8 + [1.0, math.nan]), rng.normal(size=10)], 1
+    ),
 }
+OUTPUTS = {"class_names": ("animal=cat", "animal=dog", "age")}  # of "multitask"
 TAGS = {"class_names": ("O", "B-PER", "I-PER")}  # which the entity metrics read
 ALL_METRICS = [
     (task, name, metric)
@@ -48,6 +53,7 @@ def _logits(task):
         return np.stack([rng.uniform(1, 9, 10), np.full(10, 2), np.full(10, 5)], 1)
     shapes = {"multilabel": (10, 3), "entities": (10, 4, 3), "tags": (10, 4, 3)}
     shapes |= {"question_answering": (10, 7), "contrastive": (10, 6)}
+    shapes |= {"multitask": (10, 3)}
     return rng.normal(size=shapes.get(task, (10, 2)))
 
 
@@ -56,6 +62,7 @@ def _logits(task):
 def test_one_logit_that_is_not_finite_makes_every_metric_nan(task, name, metric, bad):
     logits, labels = _logits(task), LABELS[task]
     names = TAGS if name.startswith("entity_") else {}
+    names = OUTPUTS if task == "multitask" else names
     assert np.isfinite(metric(logits, labels, **names)).all()
     logits[4, 0] = bad
     assert np.isnan(metric(logits, labels, **names)).all()
@@ -64,9 +71,9 @@ def test_one_logit_that_is_not_finite_makes_every_metric_nan(task, name, metric,
     weights[4] = 0  # a padded row may hold anything
     assert np.isfinite(metric(logits, labels, weights, **names)).all()
     if name in metrics.METRICS[task]:
-        values = metrics.compute(task, logits, labels, **TAGS)
+        values = metrics.compute(task, logits, labels, **(names or TAGS))
         assert math.isnan(values[name])
-        values = metrics.compute(task, logits, labels, weights, **TAGS)
+        values = metrics.compute(task, logits, labels, weights, **(names or TAGS))
         assert math.isfinite(values[name])
 
 

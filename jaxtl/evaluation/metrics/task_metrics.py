@@ -115,6 +115,7 @@ def _of_each_task(
         raise UserError(
             "metrics of several tasks need the names of all outputs, class_names=."
         )
+    weights = weights_or_ones(weights, len(labels))
     values, scores = {}, []
     for name, task in task_outputs.tasks_of(class_names).items():
         y = labels[:, task.columns]
