@@ -1,17 +1,16 @@
 """BYOL: each view predicts what a momentum encoder makes of the other one."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 
-from jaxtl.core.types import PyTree
-from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.base import Metrics
 from jaxtl.terms.context import View
 from jaxtl.terms.selfsup import projector
 from jaxtl.terms.selfsup.momentum import MomentumTerm
 from jaxtl.terms.selfsup.projector import project
-from jaxtl.terms.selfsup.two_views import ProjectedViews
+from jaxtl.terms.selfsup.two_views import PredictedViews
 
 
 def regression_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
@@ -27,7 +26,7 @@ def regression_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BYOL(MomentumTerm, ProjectedViews):
+class BYOL(MomentumTerm, PredictedViews):
     """Prediction of a momentum encoder's projection of the other view.
 
     The sum of both directions; no example is compared with another one. The authors
@@ -48,23 +47,6 @@ class BYOL(MomentumTerm, ProjectedViews):
 
     projector: tuple[int, ...] = (4096, 256)
     predictor: tuple[int, ...] = (4096, 256)
-
-    @property
-    def compares(self) -> str:  # type: ignore[override]
-        return "BatchNorm of its own networks" if self.norm else ""
-
-    averaged: ClassVar[tuple[str, ...]] = ("projector",)
-
-    def check(self, setup: Setup) -> None:
-        super().check(setup)
-        width = self.width(setup)
-        projector.check_predictor(setup, self.projector, self.predictor, width)
-
-    def init(self, key: jax.Array, setup: Setup) -> PyTree:
-        keys = jax.random.split(key)
-        width, widths = self.output_width(setup), tuple(self.predictor)
-        predictor = projector.projector_init(keys[1], width, widths, self.norm)
-        return {**super().init(keys[0], setup), "predictor": predictor}
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         encoder, views = self.encoder(context), self.view_inputs(context)

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 
-from jaxtl.core.types import PyTree
-from jaxtl.terms.base import Metrics, Setup
+from jaxtl.terms.base import Metrics
 from jaxtl.terms.context import View
 from jaxtl.terms.selfsup import projector
 from jaxtl.terms.selfsup.projector import cosine, project
-from jaxtl.terms.selfsup.two_views import ProjectedViews
+from jaxtl.terms.selfsup.two_views import PredictedViews
 
 
 def symmetric_similarity(
@@ -31,7 +30,7 @@ def symmetric_similarity(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimSiam(ProjectedViews):
+class SimSiam(PredictedViews):
     """Prediction of one view's projection from the other one's.
 
     Neither other examples nor a momentum encoder: the stopped gradient and the
@@ -51,21 +50,6 @@ class SimSiam(ProjectedViews):
 
     projector: tuple[int, ...] = (2048, 2048)
     predictor: tuple[int, ...] = (512, 2048)
-
-    @property
-    def compares(self) -> str:  # type: ignore[override]
-        return "BatchNorm of its own networks" if self.norm else ""
-
-    def check(self, setup: Setup) -> None:
-        super().check(setup)
-        width = self.width(setup)
-        projector.check_predictor(setup, self.projector, self.predictor, width)
-
-    def init(self, key: jax.Array, setup: Setup) -> PyTree:
-        keys = jax.random.split(key)
-        width, widths = self.output_width(setup), tuple(self.predictor)
-        predictor = projector.projector_init(keys[1], width, widths, self.norm)
-        return {**super().init(keys[0], setup), "predictor": predictor}
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         own: Any = context.term_params

@@ -208,3 +208,32 @@ class ProjectedViews(TwoViewTerm):
     def output_width(self, setup: Setup) -> int:
         """Width of the projections."""
         return self.projector[-1] if self.projector else self.width(setup)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictedViews(ProjectedViews):
+    """Base class of terms whose predictor makes of one view's projection the other's.
+
+    Attributes:
+      stream, stage, views, second, projector: as in `ProjectedViews`.
+      predictor: widths of the layers of the perceptron on top of the projections; the
+        last one is the width of these.
+      norm: whether hidden layers of both are batch-normalized.
+    """
+
+    predictor: tuple[int, ...] = (512, 128)
+
+    @property
+    def compares(self) -> str:  # type: ignore[override]
+        return "BatchNorm of its own networks" if self.norm else ""
+
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
+        width = self.width(setup)
+        projector.check_predictor(setup, self.projector, self.predictor, width)
+
+    def init(self, key: jax.Array, setup: Setup) -> PyTree:
+        keys = jax.random.split(key)
+        width, widths = self.output_width(setup), tuple(self.predictor)
+        predictor = projector.projector_init(keys[1], width, widths, self.norm)
+        return {**super().init(keys[0], setup), "predictor": predictor}
