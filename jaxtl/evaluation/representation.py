@@ -12,9 +12,9 @@ from jaxtl.data.augment import image
 from jaxtl.data.dataset import TRAINING_SPLITS
 from jaxtl.evaluation import feature_cache, forward, model_selection
 from jaxtl.evaluation.forward import Evaluable
-from jaxtl.evaluation.metrics.base import collected_notes
+from jaxtl.evaluation.metrics.base import collected_notes, undefined
 from jaxtl.evaluation.metrics.experiment_metrics import of_features
-from jaxtl.evaluation.metrics.representation import FeatureEvidence
+from jaxtl.evaluation.metrics.representation import NOT_FINITE, FeatureEvidence
 
 
 def measure(
@@ -39,11 +39,21 @@ def measure(
     values, evidence = {}, _evidence(run, (params, stats), split)
     for name, metric in wanted.items():
         with collected_notes() as texts:
-            values[name] = metric.measure_features(evidence)
+            values[name] = (
+                metric.measure_features(evidence)
+                if _is_finite(evidence)
+                else undefined(NOT_FINITE)
+            )
         run.notes.pop(f"{name} on {split}", None)
         if texts:
             run.notes[f"{name} on {split}"] = "; ".join(texts)
     return values
+
+
+def _is_finite(evidence: FeatureEvidence) -> bool:
+    """Whether all features are finite: neighbors of NaN would be the first rows."""
+    read = (evidence.features, evidence.bank, evidence.sample)
+    return all(np.isfinite(x).all() for x in read if x is not None)
 
 
 def _evidence(run: Evaluable, weights: tuple[PyTree, PyTree], split: str):

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation.metrics.base import Metric, note, undefined
 
+NOT_FINITE = "the features hold NaN or infinity"
+
 
 class FeatureEvidence(NamedTuple):
     """What metrics of features read of a model, on the host in float64.
@@ -91,8 +93,10 @@ def rankme(features: ArrayLike) -> float:
     References:
       Garrido, Balestriero, Najman, LeCun, RankMe, ICML 2023, eq. 1.
     """
-    singular = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
-    return _effective_rank(singular)
+    x = np.asarray(features, np.float64)
+    if not np.isfinite(x).all():
+        return undefined(NOT_FINITE)
+    return _effective_rank(np.linalg.svd(x, compute_uv=False))
 
 
 def lidar(features: ArrayLike, ridge: float = 1e-4) -> float:
@@ -111,6 +115,8 @@ def lidar(features: ArrayLike, ridge: float = 1e-4) -> float:
       Architectures, ICLR 2024, section 4.
     """
     x = np.asarray(features, np.float64)
+    if not np.isfinite(x).all():
+        return undefined(NOT_FINITE)
     means = x.mean(1)
     centered = means - means.mean(0)
     between = centered.T @ centered / len(means)
@@ -123,8 +129,10 @@ def lidar(features: ArrayLike, ridge: float = 1e-4) -> float:
 
 def _effective_rank(values: np.ndarray) -> float:
     total = values.sum()
-    if not np.isfinite(total) or total == 0:
-        return undefined("the features are all equal, or not finite")
+    if not np.isfinite(total):
+        return undefined(NOT_FINITE)
+    if total == 0:
+        return undefined("the features are all equal")
     share = values / total + 1e-7
     return float(np.exp(-np.sum(share * np.log(share))))
 

@@ -1,5 +1,7 @@
 """Metrics of features against scikit-learn, closed forms, and what they read."""
 
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 import jaxtl as tl
+from jaxtl.evaluation import representation
 from jaxtl.evaluation.metrics.representation import FeatureEvidence
 
 RNG = np.random.default_rng(0)
@@ -82,6 +85,23 @@ def test_a_probe_is_fitted_on_the_bank_or_on_folds():
     )
     assert tl.metrics.LinearProbeAccuracy().measure_features(wrong) == 0.0
     assert tl.metrics.KNNAccuracy(k=3).measure_features(wrong) == 0.0
+
+
+@pytest.mark.parametrize("part", ["features", "bank", "sample"])
+def test_features_that_are_not_finite_have_no_metric(part, monkeypatch):
+    # Similarities of NaN would make the first of all neighbors the nearest.
+    x, labels = RNG.normal(size=(6, 3)), np.zeros(6, int)
+    spoiled = np.where(np.eye(6, 3) == 1, np.inf, x)
+    fields = {"features": x, "bank": x, "sample": x, part: spoiled}
+    evidence = _evidence(labels=labels, bank_labels=labels, **fields)
+    monkeypatch.setattr(representation, "_evidence", lambda *_: evidence)
+    metrics = {"knn": tl.metrics.KNNAccuracy(k=3), "rank": tl.metrics.RankMe()}
+    run = types.SimpleNamespace(metrics=metrics, notes={})
+    values = representation.measure(run, {}, {}, "val")
+    assert np.isnan([values["knn"], values["rank"]]).all()
+    assert "hold NaN or infinity" in run.notes["knn on val"]
+    assert np.isnan(tl.metrics.rankme(spoiled))
+    assert np.isnan(tl.metrics.lidar(spoiled.reshape(3, 2, 3)))
 
 
 @pytest.mark.parametrize(
