@@ -141,7 +141,7 @@ class MaskedLanguageModel(Term):
         }
 
     def constants(self, setup: Setup) -> PyTree:
-        special = () if setup.tokenizer is None else setup.tokenizer.special.values()
+        special = () if setup.tokenizer is None else setup.tokenizer.special().values()
         table: Any = _table(setup.params, setup.program.network.stages)
         is_special = jnp.zeros(len(table), bool)
         return {
@@ -204,7 +204,7 @@ def _mask_id(setup: Setup, mask_id: int | None) -> int:
     """
     if mask_id is not None:
         return mask_id
-    special = {} if setup.tokenizer is None else setup.tokenizer.special
+    special = {} if setup.tokenizer is None else setup.tokenizer.special()
     masks = [i for name, i in special.items() if "mask" in name.lower()]
     if len(masks) != 1:
         raise UserError(

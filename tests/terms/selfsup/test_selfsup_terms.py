@@ -180,6 +180,18 @@ def test_what_a_model_or_its_data_lack_is_told_in_one_sentence(bench, name):
     assert "\n" not in str(error.value)
 
 
+def test_the_mask_token_and_what_is_never_hidden_are_the_tokenizers(bench, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = tl.data.Tokenizer(str(tmp_path / "vocab.txt"))
+    setup = dataclasses.replace(bench("masked_language").setup, tokenizer=tokenizer)
+    term = selfsup.MaskedLanguageModel()
+    term.check(setup)
+    constants = term.constants(setup)
+    assert int(constants["mask_id"]) == 4
+    assert constants["is_special"].tolist() == [True] * 5 + [False] * 6
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_work_is_told_in_one_sentence(bench, name):
     term, fields, message = REFUSED[name]
