@@ -42,6 +42,7 @@ def test_scripts_of_all_shells_name_the_commands(capsys):
         assert main.main(["completion", shell]) == 0
         script = capsys.readouterr().out
         assert all(name in script for name in main.COMMANDS)
+        assert "upload a run" in script  # what a command does, beside its name
 
 
 def test_what_is_not_installed_is_one_sentence(monkeypatch, capsys):
