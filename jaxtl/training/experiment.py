@@ -13,6 +13,7 @@ from jaxtl.optim.averaging import Averaging
 from jaxtl.optim.optimizer import AdamW, Optimizer
 from jaxtl.optim.phases import Phase, Phases
 from jaxtl.terms.base import Term
+from jaxtl.training import setting_paths
 
 DTYPES = ("float32", "bfloat16")
 CACHES = ("auto", "memory", "disk", "off")
@@ -239,6 +240,9 @@ class Experiment:
             isinstance(self.average, Averaging | None),
             "tl.optim.EMA() or SWA()",
         )
+
+    def _repr_html_(self) -> str:
+        return setting_paths.html_table(self, "Experiment")
 
     def batch_of(self, stream: str) -> int:
         """The batch size of a stream."""

@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from jaxtl.core import serialization
 from jaxtl.core.errors import UserError, describe_error
 from jaxtl.training import run_dir
 from jaxtl.training.run import Run
+from jaxtl.training.setting_paths import settings_of
 
 # Name, as in `experiment.LOGGERS` -> (module that is imported, extra of setup.py).
 _PACKAGES = {
@@ -209,26 +209,6 @@ _KINDS: Mapping[str, Any] = {
     "wandb": _WandB,
     "mlflow": _MLflow,
 }
-
-
-def settings_of(exp: Any) -> dict[str, Any]:
-    """An experiment's settings by path, "optim.lr" -> 0.001, for tables of runs."""
-    return dict(_flat(serialization.to_json(exp), ""))
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yields (path, value) of the leaves of a stored configuration."""
-    if isinstance(value, dict) and value.get("type") == "map":
-        value = {"type": "", **dict(value["items"])}
-    if not isinstance(value, dict):
-        yield path, value if isinstance(value, str | int | float | bool) else str(value)
-        return
-    name = str(value.get("name") or value.get("type")).rpartition(":")[2]
-    if path and name:
-        yield path, name
-    for key, inner in value.items():
-        if key not in ("type", "name") or not value.get("type"):
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
 
 
 def _plain(name: str) -> str:

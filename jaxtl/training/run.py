@@ -37,6 +37,7 @@ from jaxtl.training import (
     frozen_stages,
     inputs,
     phase_program,
+    setting_paths,
 )
 from jaxtl.training import step as step_lib
 from jaxtl.training.experiment import Experiment
@@ -345,6 +346,11 @@ class Run:
         notes = [line for line in (self.notes.pop("cache", ""), note) if line]
         if notes:
             self.notes["cache"] = "; ".join(dict.fromkeys(notes))
+
+    def _repr_html_(self) -> str:
+        place = "in memory" if self.directory is None else f"in {self.directory}"
+        title = f"Run {place}: step {self.steps_done:,} of {self.exp.steps:,}"
+        return setting_paths.html_table(self.exp, title)
 
     def step(self) -> dict[str, float]:
         """Takes one step and returns its metrics as floats."""

@@ -48,8 +48,9 @@ def interrupted_and_resumed(folder, monkeypatch, name):
     if first:  # the identities of the log go on
         assert (folder / loggers.STATE).read_text() == first
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = {x["step"]: x["loss"] for x in lines if x["kind"] == "train"}
-    assert list(losses) == [1, 2, 3, 4, 5, 6]
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
+    losses = {line["step"]: line["loss"] for line in train}
     return result, losses
 
 
@@ -206,3 +207,13 @@ def test_settings_have_their_paths():
     assert settings["terms.l2.weight"] == 0.5
     assert settings["steps"] == 6
     assert "log" not in settings
+
+
+def test_a_notebook_shows_settings_as_they_are_written(tmp_path):
+    terms = {"task": tl.losses.CrossEntropy(), "<b>": tl.regularizers.L2SP(weight=0.5)}
+    shown = dataclasses.replace(EXPERIMENT, terms=terms)._repr_html_()
+    assert "<td>terms.&lt;b&gt;.weight</td><td>0.5</td>" in shown
+    assert "<b>" not in shown
+    shown = tl.setup(EXPERIMENT, tmp_path / "a&b")._repr_html_()
+    assert f"<h4>Run in {tmp_path}/a&amp;b: step 0 of 6</h4>" in shown
+    assert "<td>optim.lr</td><td>0.001</td>" in shown
