@@ -23,6 +23,7 @@ from jaxtl.optim.phases import resolve_phases
 from jaxtl.peft import quantized_base
 from jaxtl.pretrained import hf_peft_read, initial_weights, match, reorder
 from jaxtl.pretrained.from_prompts import FromPrompts
+from jaxtl.terms.selfsup import MaskedLanguageModel
 from jaxtl.training import inputs
 from jaxtl.training.experiment import Experiment
 
@@ -165,7 +166,31 @@ def _check_inputs(
                     "the model's own?"
                 )
         model.check_inputs(datasets[name].x, owner)
-    return notes
+    return notes | _note_on_hidden_tokens(exp, model, datasets["target"])
+
+
+def _note_on_hidden_tokens(
+    exp: Experiment, model: Any, target: Dataset
+) -> dict[str, str]:
+    """A note where a model of hidden tokens is measured on texts without labels.
+
+    Raises:
+      UserError: such a model without the term that trains it.
+    """
+    if target.task != "language" or getattr(model, "predict", None) != "mask":
+        return {}
+    terms = exp.terms.values()
+    if not any(isinstance(term, MaskedLanguageModel) for term in terms):
+        raise UserError(
+            "model.predict='mask': texts without labels are a task of predicting the "
+            "next token, which this model reads as its input; expected predict='next', "
+            "or the term tl.selfsup.MaskedLanguageModel(stream='target')."
+        )
+    return {
+        "model.predict": "perplexity, nll and accuracy of an evaluation are of the "
+        "next token, which this model reads as its input, so they say nothing; read "
+        "the term's own loss and accuracy"
+    }
 
 
 def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:

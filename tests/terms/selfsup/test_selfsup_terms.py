@@ -192,6 +192,26 @@ def test_the_mask_token_and_what_is_never_hidden_are_the_tokenizers(bench, tmp_p
     assert constants["is_special"].tolist() == [True] * 5 + [False] * 6
 
 
+def test_a_model_of_hidden_words_is_not_measured_on_the_next_word_unsaid(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "texts.txt").write_text("a b c d\n" * 20)
+    tokenizer = tl.data.Tokenizer(str(tmp_path / "vocab.txt"), max_length=8)
+    exp = tl.Experiment(
+        model=tl.models.Bert(vocab=11, width=8, layers=1, heads=2, predict="mask"),
+        data=tl.data.Lines(str(tmp_path / "texts.txt"), tokenizer=tokenizer),
+        steps=1,
+        batch=4,
+    )
+    with pytest.raises(
+        tl.UserError, match=r"predict='mask': .* expected predict='next'"
+    ):
+        tl.setup(exp)
+    terms = {"mlm": selfsup.MaskedLanguageModel(stream="target")}
+    run = tl.setup(dataclasses.replace(exp, terms=terms))
+    assert "say nothing" in run.notes["model.predict"]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_work_is_told_in_one_sentence(bench, name):
     term, fields, message = REFUSED[name]
