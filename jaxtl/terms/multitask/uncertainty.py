@@ -29,7 +29,8 @@ def uncertainty_weights(log_variances: jax.Array) -> tuple[jax.Array, jax.Array]
 class UncertaintyWeights(Balancer):
     """`uncertainty_weights`; the optimizer trains s with the model.
 
-    A task without a label in the batch leaves its s where it is.
+    A task without a label in the batch leaves its s where it is; with accumulation, in
+    each micro-batch, so that a rare task's s follows the micro-batches with its labels.
     """
 
     def init(self, tasks: tuple[str, ...]) -> PyTree:
