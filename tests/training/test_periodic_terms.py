@@ -53,6 +53,7 @@ def test_the_host_takes_the_steps_that_the_device_would_take(
 
 def test_other_steps_are_plain_steps_and_flops_are_their_mean(digits, tmp_path):
     exp = _tuning(digits, _start(digits, tmp_path))
+    assert tl.setup(exp).compile().most == 1
     always = dataclasses.replace(exp.terms["near"], every=1)
     full, plain = (
         tl.setup(dataclasses.replace(exp, terms=terms)).compile().flops

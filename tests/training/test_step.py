@@ -121,7 +121,7 @@ def test_a_learning_rate_of_zero_moves_nothing(digits):
 
 
 def test_steps_in_a_loop_on_the_device_are_the_same_steps(digits):
-    alone, looped = tl.setup(digits()), tl.setup(digits(steps_per_dispatch=4))
+    alone, looped = (tl.setup(digits(steps_per_dispatch=count)) for count in (1, 4))
     one, many = alone.advance(6), looped.advance(6)  # 4 and then 2
     assert len(one) == len(many) == 6
     for a, b in zip(one, many):
@@ -135,6 +135,16 @@ def test_steps_in_a_loop_on_the_device_are_the_same_steps(digits):
         looped.params,
     )
     assert int(looped.state.step) == 6
+
+
+def test_steps_without_convolutions_take_a_loop_and_keep_their_bits(digits):
+    single, default = tl.setup(digits(steps_per_dispatch=1)), tl.setup(digits())
+    assert (single.compile().most, default.compile().most) == (1, compiled_step.LOOP)
+    single.advance(3)
+    default.advance(3)
+    jax.tree.map(np.testing.assert_array_equal, single.params, default.params)
+    network = tl.models.CNN(widths=(2, 2), units=4)
+    assert tl.setup(digits(model=network)).compile().most == 1
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(digits):
