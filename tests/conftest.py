@@ -71,6 +71,26 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+def pytest_collection_finish(session):
+    """Notes where the random generators of the modules of tests begin."""
+    for module in {item.getparent(pytest.Module).obj for item in session.items}:
+        _generators[module] = {
+            name: value.bit_generator.state
+            for name, value in vars(module).items()
+            if isinstance(value, np.random.Generator)
+        }
+
+
+_generators: dict = {}
+
+
+def pytest_runtest_setup(item):
+    """Lets a test draw the same values whichever tests came before it."""
+    module = item.getparent(pytest.Module).obj
+    for name, state in _generators.get(module, {}).items():
+        getattr(module, name).bit_generator.state = state
+
+
 @pytest.fixture(scope="module")
 def all_optimizations():
     """Compiles a module's programs as users do."""

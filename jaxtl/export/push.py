@@ -15,7 +15,7 @@ from jaxtl.pretrained.external import FromHub
 from jaxtl.training import run_dir, run_paths
 from jaxtl.training.load_model import TrainedModel, load_model
 
-_NAME = re.compile(r"[\w.\-]+/[\w.\-]+")
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
 
 
 def push(
@@ -82,6 +82,7 @@ def check_name(repository: str) -> None:
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
     except ImportError:
         raise UserError(
             "pushing needs huggingface_hub (pip install 'jaxtl[hub]')."

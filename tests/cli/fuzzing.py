@@ -47,8 +47,13 @@ TEXTS = (
     "accuracy",
     "x" * 300,
 )
+# Options where a default asks for much work; those that are drawn follow them.
+FEW = {"fewshot": ("--episodes", "2", "--val-episodes", "2")}
 # Options that start other processes or wait for a network.
-UNDRAWN = {"--help", "--slurm", "--slurm-arg", "--slurm-local", "--fast", "--device"}
+UNDRAWN = {
+    *("--help", "--slurm", "--slurm-arg", "--slurm-local", "--fast", "--device"),
+    "--workers",
+}
 DEAR = (
     "diagnose",
     "report",
@@ -139,7 +144,7 @@ def _value(case: Case, action: argparse.Action, place: str = "") -> str:
 def command_line(case: Case, command: str) -> list[str]:
     """Words of a command line: the arguments of a command, and at most two options."""
     actions = subparsers()[command]._actions
-    words = [command]
+    words = [command, *FEW.get(command, ())]
     for action in actions:
         if not action.option_strings and action.nargs != "*":
             count = 1

@@ -15,6 +15,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 
 import fuzzing
 import numpy as np
@@ -82,6 +83,10 @@ def guard(tmp_path_factory):
     np.save(folder / "x.npy", np.zeros((2, 8, 8, 1), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")  # nothing that is drawn is pushed
+        if "huggingface_hub.constants" in sys.modules:
+            constants = sys.modules["huggingface_hub.constants"]
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
         for line in (
             "run one.py --out run",
             TUNED,

@@ -68,7 +68,10 @@ def test_other_heads_and_terms_are_refused():
         return types.SimpleNamespace(
             name="task",
             program=types.SimpleNamespace(
-                task="question_answering", network=network, streams=("target",)
+                task="question_answering",
+                network=network,
+                streams=("target",),
+                episodes={},
             ),
             features={"head": jnp.zeros(shape)},
         )

@@ -282,8 +282,9 @@ class Arrays(Data):
 
 
 def _held(value: Any, name: str) -> Any:
-    """An array as one in memory; names, None and mappings of tasks as they are."""
-    if value is None or isinstance(value, (str, _InMemoryArray, Mapping)):
+    """An array as one in memory; names, None and the tasks of y as they are."""
+    is_tasks = name == "y" and isinstance(value, Mapping)
+    if value is None or is_tasks or isinstance(value, (str, _InMemoryArray)):
         return value
     if np.ndim(value) == 0:
         raise UserError(
