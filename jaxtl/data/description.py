@@ -115,8 +115,8 @@ def _sides(shape: tuple[int, ...]) -> str:
 def _odd_outputs(dataset: Dataset) -> list[str]:
     """Says which classes a split lacks, and which outputs do not vary in train."""
     numbers = {name: rows for name, rows in dataset.rows.items() if len(rows)}
-    if "train" not in numbers:
-        return []
+    if "train" not in numbers or dataset.episodes is not None:
+        return []  # every class of episodes is in one split alone
     values = {name: dataset.y_clean[rows] for name, rows in numbers.items()}
     if dataset.task == "classification":
         return _absent_classes(values, dataset.class_names)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtl as tl
-from jaxtl.data import class_splits, device_stream, host_stream, sampler
+from jaxtl.data import class_splits, description, device_stream, host_stream, sampler
 
 SIZES = (9, 5, 7, 30, 5, 12, 6, 8)
 
@@ -85,6 +85,11 @@ def test_no_two_splits_share_a_class(seed, val, test, train):
     again = tl.data.prepare(dataclasses.replace(data, split_seed=seed), seed + 1)
     for name, rows in dataset.rows.items():
         np.testing.assert_array_equal(rows, again.rows[name])
+
+
+def test_classes_of_one_split_are_not_missed_in_the_others():
+    dataset = tl.data.prepare(_data(val=4))
+    assert "has the class" not in "; ".join(description.lines_of(dataset))
 
 
 def test_classes_of_a_split_can_be_named():
