@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxtl.core.errors import UserError
 from jaxtl.pretrained.match import Weights
 
 
@@ -19,3 +20,24 @@ def read_weights(init: Any, model: Any) -> Weights:
 def weights_name(init: Any) -> str:
     """What to call weights in messages: their path, or where they come from."""
     return str(getattr(init, "where", getattr(init, "path", "the weights")))
+
+
+def named_outputs(init: Any, field: str = "init") -> tuple[str, ...] | None:
+    """The names that the user gives to the weights' outputs, None for none.
+
+    Args:
+      init: the weights.
+      field: that holds them, for messages.
+
+    Raises:
+      UserError: no tuple of texts.
+    """
+    names = getattr(init, "output_names", None)
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{field}.output_names={names!r}: expected a name for each output, such "
+            "as ('negative', 'positive')."
+        )
+    return tuple(names)

@@ -105,14 +105,14 @@ def from_weights(source: Any, model: Any, x: PyTree, outputs: int) -> TrainedNet
     reset = (head,) if lacks_head else ()
     params, stats, _, _ = match.match(*shapes, weights, reset, ignore)
     has_head = _check_loaded({**stats, **params}, network)
-    stored, names = weights.meta.get("preprocess"), weights.output_names
+    stored = weights.meta.get("preprocess")
     return TrainedNetwork(
         params=params if has_head else {k: params[k] for k in network.stages[:-1]},
         stats=stats,
         network=network,
         where=initial_weights.weights_name(source),
         preprocess=preprocess.from_json(stored) if stored else None,
-        output_names=tuple(getattr(source, "output_names", None) or names),
+        output_names=initial_weights.named_outputs(source) or weights.output_names,
         feature_names=weights.feature_names,
         has_head=has_head,
     )

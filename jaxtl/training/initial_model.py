@@ -227,15 +227,10 @@ def too_few_outputs(outputs: int, target: Dataset) -> str:
 def _named_weights(init: Any, model: Any) -> match.Weights:
     """Reads initial weights, with the names that the user gives to their outputs."""
     weights = initial_weights.read_weights(init, model)
-    names = getattr(init, "output_names", None)
-    if names is None:
-        return weights
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f"init.output_names={names!r}: expected a name for each output, such "
-            "as ('negative', 'positive')."
-        )
-    return dataclasses.replace(weights, output_names=tuple(names))
+    names = initial_weights.named_outputs(init)
+    return (
+        weights if names is None else dataclasses.replace(weights, output_names=names)
+    )
 
 
 def _ordered_weights(

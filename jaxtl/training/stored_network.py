@@ -20,6 +20,7 @@ from jaxtl.core.errors import UserError, first_line
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess
 from jaxtl.data.tokenizer import TOKENIZER
+from jaxtl.pretrained import initial_weights
 from jaxtl.pretrained.from_run import FromRun, stored_names
 from jaxtl.pretrained.match import Weights
 from jaxtl.pretrained.trained_network import TrainedNetwork
@@ -151,7 +152,11 @@ def read(source: FromRun) -> TrainedNetwork:
     check_trained(directory)
     step = checkpoint.latest(directory / "checkpoints")
     states = files.states([directory / "checkpoints" / str(step)])
-    return _read(directory.absolute(), source.which, states)
+    network = _read(directory.absolute(), source.which, states)
+    names = initial_weights.named_outputs(source)
+    return (
+        network if names is None else dataclasses.replace(network, output_names=names)
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ from jaxtl.core.types import Output, PyTree
 from jaxtl.data import preprocess
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.pretrained import FromRun
+from jaxtl.pretrained.initial_weights import named_outputs
 from jaxtl.pretrained.trained_network import TrainedNetwork, from_weights
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
@@ -41,10 +42,16 @@ def _check_source(setup: Setup, source: Any, model: Any) -> None:
             f"{field}={source!r}: expected trained weights, such as "
             'tl.pretrained.FromRun("<directory>"), or a tuple of them.'
         )
+    named_outputs(source, field)
     if reset := getattr(source, "reset", ()):
         raise UserError(
             f"{field}.reset={reset!r}: a teacher is not trained here, so none of its "
             "weights can begin anew; leave it out."
+        )
+    if isinstance(source, FromRun) and source.ignore:
+        raise UserError(
+            f"{field}.ignore={source.ignore!r}: the model of the run {source.path!r} "
+            "is stored with it and has all of its weights; leave ignore out."
         )
     if isinstance(source, FromRun) and model is not None:
         raise UserError(

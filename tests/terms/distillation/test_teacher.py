@@ -101,6 +101,17 @@ def test_a_table_is_computed_once_in_a_process_and_again_for_other_inputs(place,
     assert not np.array_equal(tables(lambda x: x), tables(lambda x: x + 1.0))
 
 
+def test_a_teacher_s_outputs_take_the_names_that_the_user_gives(place, setup):
+    names = tuple(f"digit {name}" for name in setup.classes["target"])
+    setup = dataclasses.replace(setup, memo={}, classes={"": names})
+    source = FromRun(str(place / "large"), output_names=names[::-1])
+    [network] = _kd(place, teacher=source).networks(setup)
+    teachers.check_logits(setup, network, "target")
+    np.testing.assert_array_equal(
+        teachers.output_order(setup, network), range(9, -1, -1)
+    )
+
+
 def test_outputs_are_matched_by_name(place, setup):
     names = setup.classes["target"][::-1]
     setup = dataclasses.replace(setup, classes={"": names, "target": names})
@@ -162,6 +173,16 @@ BAD = {
         {"teacher": FromRun("/no/run", reset="head")},
         None,
         "a teacher is not trained here",
+    ),
+    "weights to leave out": (
+        {"teacher": FromRun("/no/run", ignore="head")},
+        None,
+        "has all of its weights; leave ignore out",
+    ),
+    "names in one text": (
+        {"teacher": FromRun("/no/run", output_names="0123456789")},
+        None,
+        r"kd\.teacher\.output_names='0123456789': expected a name for each",
     ),
     "a second model": (
         {"teacher_model": tl.models.MLP()},
