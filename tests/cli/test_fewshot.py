@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxtl as tl
+from jaxtl.analysis import episodes
 from jaxtl.cli import main
 
 FILE = """
@@ -71,6 +73,13 @@ def test_what_does_not_go_is_refused_in_one_sentence(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_options_of_a_path_do_not_go_with_what_is_in_memory(file):
+    exp = tl.Experiment(model=tl.models.MLP(), data=tl.data.Digits())
+    for options in ({"data": "x"}, {"variant": "x"}, {"overrides": ["seed=1"]}):
+        with pytest.raises(tl.UserError, match="does not go with an experiment or run"):
+            episodes.study(exp, **options)
 
 
 def test_a_folder_needs_weights(tmp_path, capsys):

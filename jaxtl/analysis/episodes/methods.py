@@ -34,13 +34,13 @@ ON_FEATURES: dict[str, FewShotMethod] = {
 METHODS = {**ON_FEATURES, "finetune": FineTuning()}
 
 
-def by_name(names: Iterable[str]) -> dict[str, FewShotMethod]:
-    """The methods of these names, in their order.
+def by_name(names: str | Iterable[str]) -> dict[str, FewShotMethod]:
+    """The methods of these names, in their order; of one name, that alone.
 
     Raises:
       UserError: no name, or one that is of no method.
     """
-    names = list(dict.fromkeys(names))
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     for name in names:
         if name not in METHODS:
             raise UserError(

@@ -14,6 +14,7 @@ from jaxtl.analysis import linear_probe
 from jaxtl.core import sharding
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
+from jaxtl.data.dataset import Data
 from jaxtl.data.sources.at_path import at_path
 from jaxtl.data.sources.image_folder import ImageFolder
 from jaxtl.evaluation import forward
@@ -48,6 +49,8 @@ def open_target(
       UserError: options that don't go with the target, or what `setup` refuses.
     """
     if not isinstance(target, str | pathlib.Path):
+        options = {"variant": variant, "data": data, "weights": weights}
+        _refuse("an experiment or run in memory", overrides=overrides, **options)
         return linear_probe.open_run(target)
     path = pathlib.Path(target)
     if path.is_file() or path.suffix == ".py":
@@ -63,18 +66,9 @@ def open_target(
     directory = run_paths.one_run(path)
     if data is None:
         return linear_probe.open_run(directory)
-    exp = run_dir.read_experiment(directory)
-    init = pretrained.FromRun(str(directory), reset="head")
-    return setup.setup(
-        Experiment(
-            model=exp.model,
-            # All rows are read, so none has to be a test row of the run's own classes.
-            data=dataclasses.replace(at_path(exp.data, data), val=0, test=0),
-            init=init,
-            peft=exp.peft,
-            dtype=exp.dtype,
-        )
-    )
+    other = at_path(run_dir.read_experiment(directory).data, data)
+    # All rows are read, so none has to be a test row of the run's own classes.
+    return setup.setup(_of_run(directory, dataclasses.replace(other, val=0, test=0)))
 
 
 def features(run: Run | TrainedModel, stage: str, rows: np.ndarray) -> np.ndarray:
@@ -118,16 +112,21 @@ def _of_images(path: pathlib.Path, weights: str | None) -> Experiment:
     images = ImageFolder(str(path.absolute()), val=0, test=0)
     source = pathlib.Path(weights)
     if source.is_dir() and run_paths.holds_runs(source):
-        directory = run_paths.one_run(source)
-        exp = run_dir.read_experiment(directory)
-        init: Any = pretrained.FromRun(str(directory), reset="head")
-        return Experiment(model=exp.model, data=images, init=init, dtype=exp.dtype)
+        return _of_run(run_paths.one_run(source), images)
     is_file = source.suffix != "" and not weights.startswith("hf:")
     kind = (
         pretrained.FromFile if is_file and not source.is_dir() else pretrained.FromHub
     )
     init = kind(weights, reset="head")
     return Experiment(model=init.model(outputs=None), data=images, init=init)
+
+
+def _of_run(directory: pathlib.Path, data: Data) -> Experiment:
+    """An experiment on other data with the network that a run trained."""
+    exp = run_dir.read_experiment(directory)
+    init = pretrained.FromRun(str(directory), reset="head")
+    settings = {"model": exp.model, "peft": exp.peft, "dtype": exp.dtype}
+    return Experiment(**settings, data=data, init=init)
 
 
 def _refuse(kind: str, **options: Any) -> None:

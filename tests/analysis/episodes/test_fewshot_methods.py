@@ -84,6 +84,6 @@ def test_settings_and_names_that_are_none_are_refused():
     with pytest.raises(UserError, match="did you mean 'euclidean'"):
         episodes.NearestNeighbor(distance="euclid")
     with pytest.raises(UserError, match="no 'protonets'; did you mean 'protonet'"):
-        methods.by_name(["protonets"])
+        methods.by_name("protonets")
     with pytest.raises(UserError, match="trains a network"):
         episodes.FineTuning()(np.eye(3), [0, 1, 1], np.eye(3))
