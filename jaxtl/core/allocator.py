@@ -2,8 +2,8 @@
 
 XLA allocates the temporary memory of a program at each call, and glibc returns so large
 a block to the system at its end. The next step then takes a page fault for each 4 kB of
-it: 200,000 for a BERT of 6 × 384, a tenth of its time, and a third of a LeNet's
-(`python benchmarks/allocator.py`).
+it: 12,600 for a LeNet, a quarter of its time, and 76,000 for a ViT of 6 × 192, a
+seventh of its own (`python benchmarks/allocator.py`).
 """
 
 import contextlib
