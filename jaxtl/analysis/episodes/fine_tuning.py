@@ -18,6 +18,7 @@ from jaxtl.data import lazy_array, preprocess
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.episodes import Episode
 from jaxtl.evaluation.forward import EvaluationModel
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.models.precision import compute_in
 from jaxtl.terms.domain.domain_pair import stage_vectors
 
@@ -110,10 +111,10 @@ def _fine_tune(
 
     def features(params: PyTree, x: PyTree) -> jax.Array:
         out = network.apply(params, stats, x, stop=stage).features[stage]
-        return _unit(stage_vectors(network, stage, out))
+        return unit_length(stage_vectors(network, stage, out))
 
     def loss(trained: tuple[PyTree, jax.Array]) -> jax.Array:
-        logits = SCALE * features(trained[0], support) @ _unit(trained[1]).T
+        logits = SCALE * features(trained[0], support) @ unit_length(trained[1]).T
         return optax.softmax_cross_entropy(logits, targets).mean()
 
     def update(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
@@ -124,8 +125,4 @@ def _fine_tune(
     means = targets.T @ features(params, support) / targets.sum(axis=0)[:, None]
     start = (params, means)
     (trained, _), _ = jax.lax.scan(update, (start, adam.init(start)), None, steps)
-    return SCALE * features(trained[0], query) @ _unit(trained[1]).T
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return SCALE * features(trained[0], query) @ unit_length(trained[1]).T

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
@@ -24,8 +25,7 @@ _SIDES = ("model", "teacher")
 
 def embed(params: PyTree, values: jax.Array) -> jax.Array:
     """An affine map whose rows are divided by their norm, (batch, width)."""
-    x = affine(params, values)
-    return x / jnp.sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
+    return unit_length(affine(params, values))
 
 
 def similarities(
@@ -73,8 +73,7 @@ def moved(
 ) -> jax.Array:
     """The memory with m·old + (1 − m)·new, of norm 1, at some rows."""
     mean = momentum * memory[rows] + (1.0 - momentum) * new
-    norm = jnp.sqrt(jnp.sum(jnp.square(mean), axis=1, keepdims=True))
-    return memory.at[rows].set(mean / norm)
+    return memory.at[rows].set(unit_length(mean))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,9 +132,8 @@ class CRD(StagePairTerm):
         shape = (setup.examples[self.stream], self.width)
         # A key that no term's parameters use.
         keys = jax.random.split(jax.random.key(30_000))
-        memories = [jax.random.normal(key, shape) for key in keys]
-        unit = [m / jnp.linalg.norm(m, axis=1, keepdims=True) for m in memories]
-        return {**dict(zip(_SIDES, unit)), "scales": jnp.zeros(2)}
+        memories = [unit_length(jax.random.normal(key, shape)) for key in keys]
+        return {**dict(zip(_SIDES, memories)), "scales": jnp.zeros(2)}
 
     def constants(self, setup: Setup) -> PyTree:
         rows = teacher_tables.train_rows(setup, self.stream)

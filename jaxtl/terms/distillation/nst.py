@@ -6,10 +6,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms.context import View
 from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired
-
-_TINY = 1e-24  # least squared norm: a channel that is 0 everywhere stays 0
 
 
 def selectivity_discrepancy(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -29,14 +28,10 @@ def selectivity_discrepancy(student: jax.Array, teacher: jax.Array) -> jax.Array
       Transfer, arXiv:1707.01219, eq. 6 with the polynomial kernel of d = 2, c = 0.
     """
 
-    def normalized(x: jax.Array) -> jax.Array:
-        square = jnp.sum(jnp.square(x), axis=1, keepdims=True)
-        return x / jnp.sqrt(jnp.maximum(square, _TINY))
-
     def kernel(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.square(jnp.einsum("bpi,bpj->bij", x, y)))
+        return jnp.mean(jnp.square(jnp.einsum("bip,bjp->bij", x, y)))
 
-    s, t = normalized(student), normalized(teacher)
+    s, t = (unit_length(jnp.swapaxes(x, 1, 2)) for x in (student, teacher))
     return kernel(t, t) + kernel(s, s) - 2.0 * kernel(s, t)
 
 

@@ -6,11 +6,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms.context import View
 from jaxtl.terms.distillation.feature_pairs import StagePairTerm
 from jaxtl.terms.regularizers.feature_maps import flatten_positions
-
-_TINY = 1e-24  # least squared norm of a row
 
 
 def similarity_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -26,13 +25,8 @@ def similarity_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
     References:
       Tung & Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, eq. 1 to 4.
     """
-
-    def similarities(x: jax.Array) -> jax.Array:
-        gram = x @ x.T
-        square = jnp.sum(jnp.square(gram), axis=1, keepdims=True)
-        return gram / jnp.sqrt(jnp.maximum(square, _TINY))
-
-    return jnp.mean(jnp.square(similarities(teacher) - similarities(student)))
+    first, second = (unit_length(x @ x.T) for x in (teacher, student))
+    return jnp.mean(jnp.square(first - second))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

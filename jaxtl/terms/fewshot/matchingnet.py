@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from jaxtl.core.config import traced
 from jaxtl.core.types import PyTree
+from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.fewshot import base
-
-_SMALLEST_NORM = 1e-8  # of a feature, as torch's cosine_similarity has it
 
 
 def attention_logits(
@@ -27,13 +26,7 @@ def attention_logits(
     Returns:
       (n, ways), log probabilities.
     """
-
-    def unit(x: jax.Array) -> jax.Array:
-        # √(max(·, ε²)) has a derivative where a feature is 0.
-        squares = jnp.square(x).sum(-1, keepdims=True)
-        return x / jnp.sqrt(jnp.maximum(squares, _SMALLEST_NORM**2))
-
-    cosines = jnp.einsum("nd,wsd->nws", unit(queries), unit(support))
+    cosines = jnp.einsum("nd,wsd->nws", unit_length(queries), unit_length(support))
     attention = jax.nn.log_softmax(scale * cosines, axis=(1, 2))
     return jax.nn.logsumexp(attention, axis=2)
 

@@ -1,12 +1,18 @@
 """Few-shot classifiers: laws that all obey, and values of scikit-learn."""
 
+import types
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import linear_model, neighbors
 
+from jaxtl import data
 from jaxtl.analysis import episodes
-from jaxtl.analysis.episodes import geometry, methods
+from jaxtl.analysis.episodes import fine_tuning, geometry, methods
 from jaxtl.core.errors import UserError
+from jaxtl.core.types import Network, Output
+from jaxtl.data.episodes import Episode
 
 LABELS = np.array([2, 0, 1, 1, 0, 2])
 
@@ -87,3 +93,23 @@ def test_settings_and_names_that_are_none_are_refused():
         methods.by_name("protonets")
     with pytest.raises(UserError, match="trains a network"):
         episodes.FineTuning()(np.eye(3), [0, 1, 1], np.eye(3))
+
+
+def test_fine_tuning_passes_by_examples_whose_features_are_0():
+    def apply(params, stats, x, *, stop):
+        feature = jnp.maximum(x @ params["body"], 0)
+        return Output(feature, {stop: feature}, stats)
+
+    network = Network(("body", "head"), None, apply)
+    model = types.SimpleNamespace(
+        network=network, dtype="float32", preprocess=data.Preprocess()
+    )
+    x = np.array([[0, 0], [1, 0], [0, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    labels, weights = np.array([0, 0, 1, 1], np.int32), ({"body": jnp.eye(2)}, {})
+    scores = fine_tuning.episode_scores(
+        model, weights, types.SimpleNamespace(x=x), "body"
+    )
+    task = Episode(np.arange(2), np.arange(4), labels, np.array([4, 5]), labels[1:3])
+    values = scores(episodes.FineTuning(steps=2), task)
+    np.testing.assert_array_equal(values.argmax(axis=1), [0, 1])
+    assert np.isfinite(values).all()
