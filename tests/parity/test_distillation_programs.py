@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import stored_values
+from scipy import special
 
 from jaxtl.terms.distillation import crd, dist, dkd, fitnets, kd, nst, pkt, rkd, sp, vid
 from jaxtl.terms.distillation.feature_pairs import paired
@@ -20,11 +21,8 @@ def _dkd(z, teacher):
 
 
 def _dist(z, teacher):
-    def softmax(x):
-        return jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)
-
-    p, q = softmax(z), softmax(teacher)
-    return 2.0 * dist.pearson_distance(p, q) + 0.5 * dist.pearson_distance(p.T, q.T)
+    inter, intra = dist.correlation_losses(teacher, z, 1.0)
+    return 2.0 * inter + 0.5 * intra
 
 
 def _attention(student, teacher):
@@ -84,3 +82,14 @@ EQUATIONS = {
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_the_equation_is_the_programs(name):
     stored_values.assert_equal(VALUES[name], EQUATIONS[name])
+
+
+def test_losses_of_correlations_are_numpy_s_times_the_squared_temperature():
+    z, teacher = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    p, q = (special.softmax(x / 3.0, axis=-1) for x in (z, teacher))
+    expected = [
+        9 * np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in pairs])
+        for pairs in (zip(p, q), zip(p.T, q.T))
+    ]
+    losses = dist.correlation_losses(teacher, z, 3.0)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)

@@ -4,10 +4,9 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, Positions
 from jaxtl.terms.regularizers.attention_transfer import attention_distance
 
 
@@ -28,9 +27,6 @@ class AT(PositionPairTerm):
 
     with_positions: ClassVar[bool] = True
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for _, student, teacher in self.pairs(context):
-            values, targets, _ = paired(student, teacher)
-            total += attention_distance(values, targets)
-        return total
+    def position_value(self, context: View, stage: str, pair: Positions) -> jax.Array:
+        del context, stage
+        return attention_distance(pair.student, pair.teacher)

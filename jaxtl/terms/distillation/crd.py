@@ -139,9 +139,11 @@ class CRD(StagePairTerm):
         rows = teacher_tables.train_rows(setup, self.stream)
         return {**super().constants(setup), "rows": jnp.asarray(rows)}
 
-    def __call__(self, context: View) -> jax.Array:
-        [(_, *features)] = self.pairs(context)
-        vectors = map(mean_over_positions, features)
+    def pair_value(
+        self, context: View, stage: str, student: Any, teacher: Any
+    ) -> jax.Array:
+        del stage
+        vectors = map(mean_over_positions, (student, teacher))
         anchors = [
             embed(context.term_params[side], x) for side, x in zip(_SIDES, vectors)
         ]

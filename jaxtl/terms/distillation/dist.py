@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxtl.core.config import traced
 from jaxtl.core.tree import as_float32
@@ -36,12 +37,30 @@ def pearson_distance(first: jax.Array, second: jax.Array) -> jax.Array:
     return 1.0 - jnp.mean(jnp.sum(a * b, axis=1) / (norms[0] * norms[1] + _EPSILON))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DIST(SoftTargetTerm):
-    """T² (inter · d(p, p_T) + intra · d(pᵀ, p_Tᵀ)), d = `pearson_distance`.
+def correlation_losses(
+    teacher: jax.Array, logits: jax.Array, temperature: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """T² d(p, p_T) and T² d(pᵀ, p_Tᵀ), d = `pearson_distance`.
 
     The first compares the classes of each example, the second the examples of a batch
     in each class.
+
+    Args:
+      teacher: logits of p_T, (batch, K).
+      logits: of p, (batch, K).
+      temperature: T of both softmax functions.
+
+    Returns:
+      (loss of examples, loss of classes), scalars.
+    """
+    p, q = (jax.nn.softmax(as_float32(z) / temperature) for z in (logits, teacher))
+    square = jnp.square(temperature)
+    return square * pearson_distance(p, q), square * pearson_distance(p.T, q.T)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DIST(SoftTargetTerm):
+    """inter · L_examples + intra · L_classes of `correlation_losses`.
 
     Attributes:
       temperature: T of both softmax functions.
@@ -67,9 +86,5 @@ class DIST(SoftTargetTerm):
     def __call__(self, context: View) -> jax.Array:
         teacher = self.teacher_logits(context, self.temperature)
         logits = context.forward(self.stream).logits
-        p, q = (
-            jax.nn.softmax(as_float32(z) / self.temperature) for z in (logits, teacher)
-        )
-        value = self.inter * pearson_distance(p, q)
-        value += self.intra * pearson_distance(p.T, q.T)
-        return jnp.square(self.temperature) * value
+        inter, intra = correlation_losses(teacher, logits, self.temperature)
+        return self.inter * inter + self.intra * intra

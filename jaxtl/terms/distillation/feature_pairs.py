@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,20 @@ def _windows(size: int, count: int) -> np.ndarray:
     return inside / inside.sum(1, keepdims=True)
 
 
-def paired(student: Any, teacher: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+class Positions(NamedTuple):
+    """Features of two stages at the same positions.
+
+    Attributes:
+      student, teacher: (batch, positions, channels), each with channels of its own.
+      mask: (batch, positions), 0 at padding.
+    """
+
+    student: jax.Array
+    teacher: jax.Array
+    mask: jax.Array
+
+
+def paired(student: Any, teacher: Any) -> Positions:
     """Two stages' outputs at the same positions.
 
     The larger of two feature maps is averaged to the height and width of the smaller
@@ -50,10 +63,6 @@ def paired(student: Any, teacher: Any) -> tuple[jax.Array, jax.Array, jax.Array]
 
     Args:
       student, teacher: (batch, …, channels) or Tokens.
-
-    Returns:
-      (batch, positions, channels) of both, and the mask (batch, positions), 0 at
-      padding.
 
     Raises:
       UserError: positions that do not correspond.
@@ -73,7 +82,7 @@ def paired(student: Any, teacher: Any) -> tuple[jax.Array, jax.Array, jax.Array]
             f"{second.shape[1]}, and they are not both maps of pixels; take stages "
             "with one vector per example."
         )
-    return first, second, mask
+    return Positions(first, second, mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +170,24 @@ class StagePairTerm(TeacherTerm):
         """Raises UserError for features that can't be compared."""
         del setup, stage, student, teacher
 
+    def __call__(self, context: View) -> jax.Array:
+        total = jnp.float32(0.0)
+        for stage, student, teacher in self.pairs(context):
+            total += self.pair_value(context, stage, student, teacher)
+        return total
+
+    def pair_value(
+        self, context: View, stage: str, student: Any, teacher: Any
+    ) -> jax.Array:
+        """The value of one pair of stages, a scalar.
+
+        Args:
+          context: of the step.
+          stage: of the model.
+          student, teacher: outputs of the two stages, (batch, …, channels) or Tokens.
+        """
+        raise TypeError(f"{type(self).__name__} defines no pair_value(…)")
+
     def _check_stages(self, setup: Setup) -> None:
         field = checks.where(setup, "stages")
         if self.stages is None:
@@ -187,6 +214,15 @@ class PositionPairTerm(StagePairTerm):
         except UserError as error:
             name = f"{checks.where(setup, 'stages')}[{stage!r}]"
             raise UserError(f"{name}: {error}") from None
+
+    def pair_value(
+        self, context: View, stage: str, student: Any, teacher: Any
+    ) -> jax.Array:
+        return self.position_value(context, stage, paired(student, teacher))
+
+    def position_value(self, context: View, stage: str, pair: Positions) -> jax.Array:
+        """`pair_value` of features at the same positions."""
+        raise TypeError(f"{type(self).__name__} defines no position_value(…)")
 
 
 def _one_example(shape: Any) -> jax.ShapeDtypeStruct:

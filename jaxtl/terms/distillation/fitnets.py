@@ -11,7 +11,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired, width
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, Positions, width
 
 
 def hint_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -74,14 +74,11 @@ class FitNets(PositionPairTerm):
             for stage, (student, teacher) in pairs.items()
         }
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for stage, student, teacher in self.pairs(context):
-            values, targets, mask = paired(student, teacher)
-            if self.projector == "linear":
-                values = affine(context.term_params[stage], values)
-            total += context.mean(hint_distance(values, targets), mask)
-        return total
+    def position_value(self, context: View, stage: str, pair: Positions) -> jax.Array:
+        student = pair.student
+        if self.projector == "linear":
+            student = affine(context.term_params[stage], student)
+        return context.mean(hint_distance(student, pair.teacher), pair.mask)
 
 
 def affine_init(key: jax.Array, inputs: int, outputs: int) -> PyTree:

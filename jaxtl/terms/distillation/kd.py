@@ -11,8 +11,9 @@ from jaxtl.core.config import traced
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, feature_stage
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.soft_targets import KINDS, SoftTargetTerm
+from jaxtl.terms.distillation.soft_targets import SoftTargetTerm
 from jaxtl.terms.regularizers.function_distance import (
+    KINDS,
     bernoulli_kl,
     kl_divergence,
     squared_distance,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, Positions
 
 
 def selectivity_discrepancy(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -50,9 +50,6 @@ class NST(PositionPairTerm):
 
     with_positions: ClassVar[bool] = True
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for _, student, teacher in self.pairs(context):
-            values, targets, _ = paired(student, teacher)
-            total += selectivity_discrepancy(values, targets)
-        return total
+    def position_value(self, context: View, stage: str, pair: Positions) -> jax.Array:
+        del context, stage
+        return selectivity_discrepancy(pair.student, pair.teacher)

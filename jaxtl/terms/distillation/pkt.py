@@ -1,7 +1,7 @@
 """PKT: each example finds its neighbors with the teacher's probabilities."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +55,8 @@ class PKT(StagePairTerm):
     compares: ClassVar[str] = "similarities"
     least_batch: ClassVar[int] = 2
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for _, *features in self.pairs(context):
-            total += neighbor_divergence(*map(mean_over_positions, features))
-        return total
+    def pair_value(
+        self, context: View, stage: str, student: Any, teacher: Any
+    ) -> jax.Array:
+        del context, stage
+        return neighbor_divergence(*map(mean_over_positions, (student, teacher)))

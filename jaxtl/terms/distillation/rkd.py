@@ -1,10 +1,11 @@
 """RKD: distances and angles between examples are the teacher's."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxtl.core.config import traced
 from jaxtl.terms.context import View
@@ -12,12 +13,6 @@ from jaxtl.terms.distillation.feature_pairs import StagePairTerm
 from jaxtl.terms.regularizers.feature_maps import mean_over_positions
 
 _EPSILON = 1e-12  # least squared distance, and least norm, as in the authors' program
-
-
-def smooth_l1(gap: jax.Array) -> jax.Array:
-    """½ gap² where |gap| < 1, else |gap| − ½, mean over all entries."""
-    size = jnp.abs(gap)
-    return jnp.mean(jnp.where(size < 1.0, 0.5 * jnp.square(gap), size - 0.5))
 
 
 def _distances(x: jax.Array) -> jax.Array:
@@ -53,8 +48,9 @@ def relation_losses(
       Park et al., Relational Knowledge Distillation, CVPR 2019, eq. 4 to 9; means over
       all entries, the diagonal among them, as in the authors' program.
     """
-    distance = smooth_l1(_distances(student) - _distances(teacher))
-    return distance, smooth_l1(_angles(student) - _angles(teacher))
+    distance = optax.losses.huber_loss(_distances(student), _distances(teacher))
+    angle = optax.losses.huber_loss(_angles(student), _angles(teacher))
+    return distance.mean(), angle.mean()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,9 +74,10 @@ class RKD(StagePairTerm):
     distance: float = traced(25.0)
     angle: float = traced(50.0)
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for _, *features in self.pairs(context):
-            distance, angle = relation_losses(*map(mean_over_positions, features))
-            total += self.distance * distance + self.angle * angle
-        return total
+    def pair_value(
+        self, context: View, stage: str, student: Any, teacher: Any
+    ) -> jax.Array:
+        del context, stage
+        features = map(mean_over_positions, (student, teacher))
+        distance, angle = relation_losses(*features)
+        return self.distance * distance + self.angle * angle

@@ -15,16 +15,6 @@ from jaxtl.terms.context import View
 from jaxtl.terms.distillation import teacher as teachers
 from jaxtl.terms.distillation.base import LOGITS, TeacherTerm
 
-# What the tasks' outputs are.
-KINDS = {
-    "classification": "softmax",
-    "language": "softmax",
-    "entities": "softmax",
-    "tags": "softmax",
-    "multilabel": "sigmoid",
-    "regression": "identity",
-}
-
 
 def mean_logits(
     logits: Sequence[jax.Array],

@@ -1,7 +1,7 @@
 """SP: examples that are similar to the teacher are similar to the model."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +43,9 @@ class SP(StagePairTerm):
     compares: ClassVar[str] = "similarities"
     least_batch: ClassVar[int] = 2
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for _, *features in self.pairs(context):
-            student, teacher = (flatten_positions(f)[0] for f in features)
-            rows = len(student)
-            total += similarity_distance(
-                student.reshape(rows, -1), teacher.reshape(rows, -1)
-            )
-        return total
+    def pair_value(
+        self, context: View, stage: str, student: Any, teacher: Any
+    ) -> jax.Array:
+        del context, stage
+        features = (flatten_positions(f)[0] for f in (student, teacher))
+        return similarity_distance(*(f.reshape(len(f), -1) for f in features))

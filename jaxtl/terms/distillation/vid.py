@@ -10,7 +10,7 @@ from jaxtl.core.types import PyTree
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, paired, width
+from jaxtl.terms.distillation.feature_pairs import PositionPairTerm, Positions, width
 
 _EPSILON = 1e-5  # least variance, as in the authors' program
 
@@ -80,12 +80,8 @@ class VID(PositionPairTerm):
             params[stage] = {**maps, "scale": jnp.full(sizes[-1], scale)}
         return params
 
-    def __call__(self, context: View) -> jax.Array:
-        total = jnp.float32(0.0)
-        for stage, student, teacher in self.pairs(context):
-            params = context.term_params[stage]
-            values, targets, mask = paired(student, teacher)
-            mean = predicted_mean(params, values)
-            nll = negative_log_likelihood(mean, targets, params["scale"])
-            total += context.mean(nll, mask)
-        return total
+    def position_value(self, context: View, stage: str, pair: Positions) -> jax.Array:
+        params = context.term_params[stage]
+        mean = predicted_mean(params, pair.student)
+        nll = negative_log_likelihood(mean, pair.teacher, params["scale"])
+        return context.mean(nll, pair.mask)

@@ -14,7 +14,8 @@ from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import View
 from jaxtl.terms.regularizers import source_network
 
-_DEFAULT_KINDS = {
+# What the outputs of a task are.
+KINDS = {
     "classification": "softmax",
     "language": "softmax",
     "entities": "softmax",
@@ -107,12 +108,12 @@ class FunctionDistance(Term):
         checks.outputs_of_examples(setup, "FunctionDistance")
         checks.stream(setup, "stream", self.stream)
         if self.kind is not None:
-            kinds = dict.fromkeys(_DEFAULT_KINDS.values())
+            kinds = dict.fromkeys(KINDS.values())
             checks.one_of(setup, "kind", self.kind, kinds)
         checks.positive(setup, "temperature", self.temperature)
 
     def describe(self, setup: Setup) -> str:
-        kind = self.kind or _DEFAULT_KINDS[setup.program.task]
+        kind = self.kind or KINDS[setup.program.task]
         if source_network.has_source_head(setup):
             return f"{kind} outputs of the model, whose head is the source's"
         return f"{kind} outputs of the source's head on the model's features"
@@ -125,7 +126,7 @@ class FunctionDistance(Term):
         else:
             head = context.source.head
             outputs = source_network.head_logits(context, head, self.stream)
-        kind = self.kind or _DEFAULT_KINDS[context.program.task]
+        kind = self.kind or KINDS[context.program.task]
         if kind == "identity":
             value = squared_distance(target, outputs)
         else:
