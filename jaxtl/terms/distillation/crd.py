@@ -72,7 +72,7 @@ def moved(
     memory: jax.Array, rows: jax.Array, new: jax.Array, momentum: ArrayLike
 ) -> jax.Array:
     """The memory with m·old + (1 − m)·new, of norm 1, at some rows."""
-    mean = momentum * memory[rows] + (1.0 - momentum) * new
+    mean = memory[rows] * momentum + new * (1.0 - momentum)
     return memory.at[rows].set(unit_length(mean))
 
 
