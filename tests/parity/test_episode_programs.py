@@ -16,7 +16,14 @@ import stored_values
 from jaxtl.core.types import Network, Output
 from jaxtl.data.episodic import Episodes
 from jaxtl.terms import fewshot, losses
-from jaxtl.terms.fewshot import feat, matchingnet, protonet, r2d2, relationnet
+from jaxtl.terms.fewshot import (
+    feat,
+    inner_loop,
+    matchingnet,
+    protonet,
+    r2d2,
+    relationnet,
+)
 from jaxtl.terms.fewshot.base import EpisodeNetwork
 
 VALUES = stored_values.load("episode_values.json")
@@ -110,3 +117,18 @@ def test_values_and_gradients_are_torchs(name):
 
 def test_every_stored_case_is_compared():
     assert EQUATIONS.keys() == VALUES.keys()
+
+
+def test_the_pass_of_the_queries_draws_apart_from_the_inner_steps():
+    drawn = []
+
+    def run(x, params, key, start):
+        drawn.append(key)
+        return Output(jnp.zeros((1, 3)), {}, {})
+
+    network = EpisodeNetwork(NETWORK, run, {}, {}, {}, jax.random.key(0))
+    inner_loop.classified(network, {}, None, jnp.zeros(1, int))
+    steps = fewshot.MAML(steps=20).keys(network)
+    assert (
+        not (jax.random.key_data(steps) == jax.random.key_data(drawn[0])).all(1).any()
+    )

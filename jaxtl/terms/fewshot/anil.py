@@ -9,7 +9,7 @@ from jaxtl.core.config import traced
 from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.data.episodic import Episodes
 from jaxtl.terms.fewshot.base import EpisodeNetwork, EpisodeOutput, split_queries
-from jaxtl.terms.fewshot.inner_loop import InnerLoopTerm, Loss, adapted
+from jaxtl.terms.fewshot.inner_loop import InnerLoopTerm, Loss, adapted, query_key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,11 @@ class ANIL(InnerLoopTerm):
             return super().episode(network, x, y, episodes)
         (support, labels), (queries, places) = split_queries((x, y), episodes)
 
-        def body(x: PyTree) -> Output:
-            return network.run(x, key=network.key, start=network.start, stop=stages[-2])
+        def body(x: PyTree, key: jax.Array) -> Output:
+            return network.run(x, key=key, start=network.start, stop=stages[-2])
 
-        head, last = network._replace(start=stages[-1]), body(queries)
-        examples = (body(support).logits, labels)
+        head = network._replace(start=stages[-1])
+        last = body(queries, query_key(network))
+        examples = (body(support, network.key).logits, labels)
         output = self.solved(head, examples, (last.logits, places))
         return output._replace(stats=last.stats)

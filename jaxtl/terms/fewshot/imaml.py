@@ -18,6 +18,7 @@ from jaxtl.terms.fewshot.inner_loop import (
     InnerLoopTerm,
     Loss,
     adapted,
+    classified,
     support_loss,
     with_gradient,
 )
@@ -97,17 +98,21 @@ class IMAML(InnerLoopTerm):
         support: tuple[PyTree, jax.Array],
         queries: tuple[PyTree, jax.Array],
     ) -> EpisodeOutput:
-        output = super().solved(network, support, queries)
         if not network.training:
-            return output
+            return super().solved(network, support, queries)
         params, rest = trees.partition(network.params, network.mask)
         loss = functools.partial(support_loss, network, rest, *support)
         solution = jax.lax.stop_gradient(self.adapt(loss, params, network))
-        query_loss = functools.partial(support_loss, network, rest, *queries)
+
+        def of_queries(solution: PyTree) -> tuple[jax.Array, EpisodeOutput]:
+            output = classified(network, trees.merge(solution, rest), *queries)
+            return output.loss, output
+
+        gradient, output = jax.grad(of_queries, has_aux=True)(solution)
         gradient = implicit_gradient(
             functools.partial(loss, key=network.key),
             solution,
-            jax.grad(query_loss)(solution, jax.random.fold_in(network.key, 0)),
+            gradient,
             self.strength,
             self.iterations,
         )

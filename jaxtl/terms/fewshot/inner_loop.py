@@ -144,6 +144,12 @@ class InnerLoopTerm(EpisodicTerm):
         return classified(network, trees.merge(params, rest), *queries)
 
 
+def query_key(network: EpisodeNetwork) -> jax.Array:
+    """PRNG key of the pass of the queries, which no inner step has."""
+    # `split` gives the keys that folding in 0, 1, … gives.
+    return jax.random.fold_in(network.key, 1_000_000)
+
+
 def with_gradient(value: jax.Array, params: PyTree, gradient: PyTree) -> jax.Array:
     """A value whose gradient by the parameters is a tree like them."""
     stop = jax.lax.stop_gradient
@@ -179,7 +185,7 @@ def classified(
     network: EpisodeNetwork, params: PyTree, x: PyTree, y: jax.Array
 ) -> EpisodeOutput:
     """The logits of queries and their mean cross-entropy, by these parameters."""
-    key = jax.random.fold_in(network.key, 0)
+    key = query_key(network)
     output = network.run(x, params=params, key=key, start=network.start)
     loss = losses.cross_entropy(output.logits, y)
     return EpisodeOutput(output.logits, loss, output.stats)

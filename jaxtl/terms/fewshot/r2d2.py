@@ -15,11 +15,11 @@ from jaxtl.terms.fewshot import base
 def ridge_outputs(
     support: jax.Array, queries: jax.Array, penalty: float | jax.Array
 ) -> jax.Array:
-    """[q, 1] W without the 1 in the penalty's place: W = Xᵀ (X Xᵀ + λ I)⁻¹ Y / n.
+    """[q, 1] W with W = Xᵀ (X Xᵀ + λ I)⁻¹ Y, the ridge regression of Y on X.
 
-    X holds the support's features with a column of ones, divided by √n, and Y one-hot
-    labels divided by √n, as in the authors' program; the bias is penalized as well. The
-    system has as many equations as the support has examples (Woodbury).
+    X holds the support's n features with a column of ones for the bias, which is
+    penalized as well, and Y the one-hot labels; both are divided by √n, as in the
+    authors' program. The system has n equations (Woodbury).
 
     Args:
       support: (ways, shots, width).
