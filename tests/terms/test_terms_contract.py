@@ -148,7 +148,7 @@ def _classes() -> set[tuple[str, str]]:
         if name in terms & losses
         and not name.startswith("_")
         # Their classes are those that others derive from.
-        and not module.endswith((".base", ".inner_loop"))
+        and not module.endswith((".base", ".inner_loop", ".feature_pairs"))
     }
 
 
