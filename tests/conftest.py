@@ -379,8 +379,13 @@ def _streamed(batch: dict, stream: str) -> dict:
     size = len(batch["y"])
     if stream == "unlabelled":
         del batch["y"]
-    rows = np.random.default_rng(size).permutation(EXAMPLES)[:size]
-    return {**batch, "row": jnp.asarray(rows, jnp.int32)}
+    return {**batch, "row": jnp.asarray(_train_rows(size)[:size])}
+
+
+def _train_rows(size: int) -> np.ndarray:
+    """Rows of a stream's train examples, those of its batch first."""
+    rows = np.random.default_rng(size).permutation(EXAMPLES)[: max(size, 8)]
+    return rows.astype(np.int32)
 
 
 class Bench:
@@ -478,7 +483,7 @@ class Bench:
             examples=dict.fromkeys(self.batches, EXAMPLES),
             classes={"": tuple("012"[: self.outputs])},
             label_counts=dict.fromkeys(self.batches, (5, 2, 1)),
-            train_examples=dict.fromkeys(self.batches, 8),
+            train_rows={n: _train_rows(len(b["row"])) for n, b in self.batches.items()},
         )
 
     def context(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from jaxtl.core.config import traced
 from jaxtl.core.types import Batch, PyTree, Source
@@ -136,7 +137,8 @@ class Setup:
         is below it, so a term can remember something of each example.
       label_counts: stream name -> how often each class, or each label of several, is a
         train label, (classes,); only of streams with classes.
-      train_examples: stream name -> number of its train examples.
+      train_rows: stream name -> "row" of each of its train examples, in the order of
+        `batches`, int32.
       classes: stream name -> names of its classes, () where it has no labels; "" has
         the target's, whether the target is streamed or not.
       steps: number of steps of the run.
@@ -158,7 +160,7 @@ class Setup:
     batches: Callable[[str], Iterable[Batch]] = lambda stream: iter(())
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
     label_counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    train_examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    train_rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     steps: int = 0
     cache_bytes: int = 0
@@ -166,6 +168,10 @@ class Setup:
     tokenizer: Any = None
     load_run: Callable[[Any], Any] | None = None
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def train_examples(self, stream: str) -> int:
+        """The number of a stream's train examples."""
+        return len(self.train_rows.get(stream, ()))
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """What several terms need of the experiment, computed for the first of them.

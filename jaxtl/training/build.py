@@ -268,8 +268,8 @@ def _prepare_terms(
             for n in names
         },
         label_counts=inputs.label_counts(datasets, names),
-        train_examples={
-            n: len(streams.split_rows(datasets[name], split))
+        train_rows={
+            n: streams.split_rows(datasets[name], split)
             for n in names
             for name, split in [streams.dataset_and_split_of(datasets, n)]
         },

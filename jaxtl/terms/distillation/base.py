@@ -91,7 +91,7 @@ class TeacherTerm(Term):
 
     def _why_not_cached(self, setup: Setup) -> str:
         """Why the teachers run at every step; "" where their outputs are cached."""
-        program, examples = setup.program, setup.train_examples.get(self.stream, 0)
+        program, examples = setup.program, setup.train_examples(self.stream)
         if program.augment:
             return "augmentation gives other inputs each time"
         passes = setup.steps * program.batch_sizes[self.stream]
@@ -114,7 +114,7 @@ class TeacherTerm(Term):
             for name in self.teacher_stages(network, out.features):
                 read = out.logits if name == LOGITS else out.features[name]
                 total += trees.nbytes(read)
-        return total * setup.train_examples.get(self.stream, 0)
+        return total * setup.train_examples(self.stream)
 
     def describe(self, setup: Setup) -> str:
         names = ", ".join(network.where for network in self.networks(setup))

@@ -14,7 +14,6 @@ from jaxtl.models.layers.sequences import unit_length
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
-from jaxtl.terms.distillation import teacher_tables
 from jaxtl.terms.distillation.feature_pairs import StagePairTerm, width
 from jaxtl.terms.distillation.fitnets import affine, affine_init
 from jaxtl.terms.regularizers.feature_maps import mean_over_positions
@@ -136,8 +135,8 @@ class CRD(StagePairTerm):
         return {**dict(zip(_SIDES, memories)), "scales": jnp.zeros(2)}
 
     def constants(self, setup: Setup) -> PyTree:
-        rows = teacher_tables.train_rows(setup, self.stream)
-        return {**super().constants(setup), "rows": jnp.asarray(rows)}
+        rows = jnp.asarray(setup.train_rows[self.stream])
+        return {**super().constants(setup), "rows": rows}
 
     def pair_value(
         self, context: View, stage: str, student: Any, teacher: Any

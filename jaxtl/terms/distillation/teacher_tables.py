@@ -2,32 +2,25 @@
 
 import functools
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.core import compilation
+from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.pretrained.trained_network import TrainedNetwork
 from jaxtl.terms.base import Setup
 from jaxtl.terms.distillation import teacher as teachers
 
-MAX_TABLES = 8  # in memory; the least recently used one is dropped
-
 # (network, preprocessing, stages, digest of weights, digest of inputs) -> outputs, the
 # most recently used last. The digests are of all that the outputs depend on, so that
-# the runs of a study share them and none is ever stale.
+# the runs of a study share them and none is ever stale. What a run may cache bounds the
+# bytes of all; the least recently used ones are dropped.
 _tables: dict[Any, PyTree] = {}
-
-
-class _Examples(NamedTuple):
-    """A stream's train examples: their rows in order, a digest of all inputs."""
-
-    rows: np.ndarray
-    digest: str
 
 
 def _digest(trees: Any) -> str:
@@ -40,27 +33,16 @@ def _digest(trees: Any) -> str:
     return sha.hexdigest()
 
 
-def _examples(setup: Setup, stream: str) -> _Examples:
-    def compute() -> _Examples:
-        rows: list[np.ndarray] = []
+def _digest_of_inputs(setup: Setup, stream: str) -> str:
+    """A digest of the inputs of a stream's train examples, in order."""
 
-        def inputs() -> Any:
-            for batch in setup.batches(stream):
-                rows.append(np.asarray(batch["row"]))
-                yield batch["x"]
+    def compute() -> str:
+        return _digest(batch["x"] for batch in setup.batches(stream))
 
-        digest = _digest(inputs())
-        return _Examples(np.concatenate(rows), digest)
-
-    return setup.once(("train examples", stream), compute)
+    return setup.once(("digest of inputs", stream), compute)
 
 
-def train_rows(setup: Setup, stream: str) -> np.ndarray:
-    """The numbers of a stream's train rows in its data set, in order."""
-    return _examples(setup, stream).rows
-
-
-@functools.lru_cache(maxsize=MAX_TABLES)
+@functools.lru_cache(maxsize=8)
 def _compiled(pre: Preprocess, read: tuple[str, ...]) -> Any:
     def outputs(network: TrainedNetwork, x: PyTree) -> dict[str, PyTree]:
         out = network.forward(teachers.inputs_of(network, pre, x))
@@ -84,24 +66,23 @@ def table(
       ({stage: outputs, (examples of the stream, …)}, the place of each row of the data
       set in them).
     """
-    pre, examples = setup.program.preprocess[stream], _examples(setup, stream)
-    weights = _digest([network.params, network.stats])
+    pre, rows = setup.program.preprocess[stream], setup.train_rows[stream]
     key = (
         network.network,
         network.preprocess,
         network.has_head,
         pre,
         read,
-        weights,
-        examples.digest,
+        _digest([network.params, network.stats]),
+        _digest_of_inputs(setup, stream),
     )
     if key not in _tables:
         run, batches = _compiled(pre, read), setup.batches(stream)
         parts = [run(network, batch["x"]) for batch in batches]
         _tables[key] = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
     _tables[key] = _tables.pop(key)
-    while len(_tables) > MAX_TABLES:
+    while len(_tables) > 1 and trees.nbytes(list(_tables.values())) > setup.cache_bytes:
         del _tables[next(iter(_tables))]
     places = np.zeros(setup.examples[stream], np.int32)
-    places[examples.rows] = np.arange(len(examples.rows))
+    places[rows] = np.arange(len(rows))
     return _tables[key], jnp.asarray(places)

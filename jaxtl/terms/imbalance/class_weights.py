@@ -155,7 +155,7 @@ def positive_weights(setup: Setup, stream: str, value: Any) -> np.ndarray | None
     if value != BALANCED:
         return _from_mapping(setup, stream, value).astype(np.float32)
     counts = label_counts(setup, stream)
-    weights = (setup.train_examples[stream] - counts) / np.maximum(counts, 1)
+    weights = (setup.train_examples(stream) - counts) / np.maximum(counts, 1)
     return weights.astype(np.float32)
 
 

@@ -119,7 +119,7 @@ class MultiTask(Term):
                     f"the tasks alone, {self.stream!r}."
                 )
             labels = None if counts is None else sum(counts[tasks[name].outputs])
-            train = setup.train_examples.get(self.stream)
+            train = setup.train_examples(self.stream)
             if not term.reads_weights and labels != train:
                 raise UserError(
                     f"{where}: {type(term).__name__} counts every example, and some "

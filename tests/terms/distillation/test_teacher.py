@@ -89,16 +89,21 @@ def test_a_cached_teacher_trains_as_one_that_runs_at_every_step(runs):
 
 
 def test_a_table_is_computed_once_in_a_process_and_again_for_other_inputs(place, setup):
-    def tables(change):
+    def tables(change, **fields):
         batches = [{**b, "x": change(b["x"])} for b in setup.batches("target")]
         other = dataclasses.replace(
-            setup, memo={}, batches=lambda stream: iter(batches)
+            setup, memo={}, batches=lambda stream: iter(batches), **fields
         )
         [(table, _)] = _kd(place).constants(other)["tables"]
         return table[""]
 
     assert tables(lambda x: x) is tables(lambda x: x)
     assert not np.array_equal(tables(lambda x: x), tables(lambda x: x + 1.0))
+    # 50 examples' 10 logits fill the cache: the tables of other inputs are dropped.
+    first = tables(lambda x: x)
+    assert tables(lambda x: x, cache_bytes=2000) is first
+    tables(lambda x: x + 1.0, cache_bytes=2000)
+    assert tables(lambda x: x) is not first
 
 
 def test_a_teacher_s_outputs_take_the_names_that_the_user_gives(place, setup):
