@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxtl.core.config import traced
+from jaxtl.core.memo import Memo
 from jaxtl.core.types import Batch, PyTree, Source
 from jaxtl.optim.schedules import Schedule
 from jaxtl.terms.program import Program
@@ -148,7 +149,7 @@ class Setup:
       tokenizer: of the target's texts, None for other data.
       load_run: `pretrained.FromRun` -> the `pretrained.trained_network.TrainedNetwork`
         of the run.
-      memo: of `once`, shared by all terms.
+      memo: what several terms need of the experiment, computed for the first of them.
     """
 
     name: str
@@ -167,22 +168,11 @@ class Setup:
     cache: str = "auto"
     tokenizer: Any = None
     load_run: Callable[[Any], Any] | None = None
-    memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    memo: Memo = dataclasses.field(default_factory=Memo)
 
     def train_examples(self, stream: str) -> int:
         """The number of a stream's train examples."""
         return len(self.train_rows.get(stream, ()))
-
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """What several terms need of the experiment, computed for the first of them.
-
-        Args:
-          key: hashable; says what it is.
-          compute: returns it.
-        """
-        if key not in self.memo:
-            self.memo[key] = compute()
-        return self.memo[key]
 
 
 def streams_of(terms: Mapping[str, Term]) -> tuple[str, ...]:

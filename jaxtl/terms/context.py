@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import tree as trees
+from jaxtl.core.memo import Memo
 from jaxtl.core.types import Batch, Output, PyTree, Source
 from jaxtl.data import preprocess
 from jaxtl.data.augment import image
@@ -50,6 +51,7 @@ class Context:
       key: this step's PRNG key.
       step, steps: this step's number (from 0) and the run's number of steps, traced.
       term_starts: name of a term that began after the run's first step -> that step.
+      memo: what several terms compute alike in a step, computed by the first of them.
 
     Where the step's batch passes in micro-batches, of which this is one:
 
@@ -74,9 +76,9 @@ class Context:
     term_starts: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     mean_counts: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
     counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    memo: Memo = dataclasses.field(default_factory=Memo)
     _passes: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _source_passes: dict[str, Output] = dataclasses.field(default_factory=dict)
-    _shared: dict[Any, Any] = dataclasses.field(default_factory=dict)
     _further_passes: int = 0
 
     def forward(self, stream: str = "target") -> Output:
@@ -300,17 +302,6 @@ class Context:
         if stream not in self._source_passes:
             self._source_passes[stream] = self._source_pass(stream)
         return self._source_passes[stream]
-
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """What several terms compute alike in a step, computed by the first of them.
-
-        Args:
-          key: hashable; says what it is.
-          compute: returns it.
-        """
-        if key not in self._shared:
-            self._shared[key] = compute()
-        return self._shared[key]
 
     def _source_pass(self, stream: str) -> Output:
         params, stats = self.source_params()

@@ -140,7 +140,7 @@ class TeacherTerm(Term):
         def compute() -> PyTree:
             return teacher_tables.table(setup, network, self.stream, read)
 
-        return setup.once(key, compute)
+        return setup.memo.once(key, compute)
 
     def teacher_outputs(self, context: View) -> list[dict[str, Any]]:
         """{stage: output for the stream's batch} of each teacher.
@@ -169,5 +169,5 @@ class TeacherTerm(Term):
             return {**out.features, LOGITS: out.logits}
 
         key = ("teacher", config.key(self._sources[index]), self.stream)
-        out = context.once(key, forward)
+        out = context.memo.once(key, forward)
         return {name: out[name] for name in self.teacher_stages(network, out)}

@@ -32,7 +32,7 @@ def load(setup: Setup, source: Any, model: Any, stream: str) -> TrainedNetwork:
     """
     _check_source(setup, source, model)
     key = ("teacher", config.key((source, model)), stream)
-    return setup.once(key, lambda: _load(setup, source, model, stream))
+    return setup.memo.once(key, lambda: _load(setup, source, model, stream))
 
 
 def _check_source(setup: Setup, source: Any, model: Any) -> None:
@@ -85,7 +85,7 @@ def _first_inputs(setup: Setup, stream: str) -> PyTree:
         batch = next(iter(setup.batches(stream)))
         return jax.tree.map(lambda a: a[:1], batch["x"])
 
-    return setup.once(("first inputs", stream), first)
+    return setup.memo.once(("first inputs", stream), first)
 
 
 def model_outputs(setup: Setup) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def _digest_of_inputs(setup: Setup, stream: str) -> str:
     def compute() -> str:
         return _digest(batch["x"] for batch in setup.batches(stream))
 
-    return setup.once(("digest of inputs", stream), compute)
+    return setup.memo.once(("digest of inputs", stream), compute)
 
 
 @functools.lru_cache(maxsize=8)

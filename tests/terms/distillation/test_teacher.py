@@ -9,6 +9,7 @@ import pytest
 from scipy import special
 
 import jaxtl as tl
+from jaxtl.core.memo import Memo
 from jaxtl.data import preprocess
 from jaxtl.terms.distillation import soft_targets
 from jaxtl.terms.distillation import teacher as teachers
@@ -92,7 +93,7 @@ def test_a_table_is_computed_once_in_a_process_and_again_for_other_inputs(place,
     def tables(change, **fields):
         batches = [{**b, "x": change(b["x"])} for b in setup.batches("target")]
         other = dataclasses.replace(
-            setup, memo={}, batches=lambda stream: iter(batches), **fields
+            setup, memo=Memo(), batches=lambda stream: iter(batches), **fields
         )
         [(table, _)] = _kd(place).constants(other)["tables"]
         return table[""]
@@ -108,7 +109,7 @@ def test_a_table_is_computed_once_in_a_process_and_again_for_other_inputs(place,
 
 def test_a_teacher_s_outputs_take_the_names_that_the_user_gives(place, setup):
     names = tuple(f"digit {name}" for name in setup.classes["target"])
-    setup = dataclasses.replace(setup, memo={}, classes={"": names})
+    setup = dataclasses.replace(setup, memo=Memo(), classes={"": names})
     source = FromRun(str(place / "large"), output_names=names[::-1])
     [network] = _kd(place, teacher=source).networks(setup)
     teachers.check_logits(setup, network, "target")
@@ -239,7 +240,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_does_not_fit_is_refused(name, place, setup):
     changes, of_setup, message = BAD[name]
-    setup = dataclasses.replace(setup, memo={})
+    setup = dataclasses.replace(setup, memo=Memo())
     with pytest.raises(tl.UserError, match=message) as error:
         _kd(place, **changes).check(of_setup(setup) if of_setup else setup)
     assert "\n" not in str(error.value)
