@@ -1,13 +1,12 @@
 """`jaxtl fewshot`: few-shot classification with the features of a model."""
 
 import argparse
-import csv
-import io
+import json
 import pathlib
 from typing import TYPE_CHECKING
 
-from jaxtl.cli import arguments
-from jaxtl.core import atomic, console, output_paths
+from jaxtl.cli import arguments, prediction_files
+from jaxtl.core import console, output_paths
 from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -187,8 +186,6 @@ def _write(few_shot: "FewShotStudy", path: pathlib.Path) -> None:
         run_dir.write_json(path, few_shot.to_json())
         return
     rows = [result.to_json() for result in few_shot.results]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic.write_text(path, text.getvalue())
+    for row in rows:
+        row["settings"] = json.dumps(row["settings"])
+    prediction_files.write(rows, path)

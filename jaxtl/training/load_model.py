@@ -80,7 +80,6 @@ class TrainedModel:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     thresholds: np.ndarray | None = None
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
-
     stored_learner: Learner | None = None
 
     cached: ClassVar[None] = None  # only training caches the features of stages

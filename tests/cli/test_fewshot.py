@@ -45,6 +45,8 @@ def test_a_file_gives_a_table_and_a_file_of_results(file, tmp_path, capsys):
     assert main.main([*command, "nearest,bdcspn", *named, str(table)]) == 0
     with table.open() as lines:
         rows = list(csv.DictReader(lines))
+    settings = [json.loads(row["settings"]) for row in rows]
+    assert settings == [row["settings"] for row in content["results"]]
     assert [float(row["accuracy"]) for row in rows] == [
         row["accuracy"] for row in content["results"]
     ]

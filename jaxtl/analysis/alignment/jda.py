@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxtl.analysis import geometry
 from jaxtl.analysis.alignment import base, neighbors
 from jaxtl.analysis.alignment.tca import KernelFeatureMap, components, contrast
 
@@ -94,7 +95,7 @@ class JDA(KernelFeatureMap):
         return self
 
     def _normalized(self, z: np.ndarray) -> np.ndarray:
-        return neighbors.unit(z) if self.normalize else z
+        return geometry.unit(z) if self.normalize else z
 
     def _transform(self, x: np.ndarray, domain: str) -> np.ndarray:
         return self._normalized(super()._transform(x, domain))

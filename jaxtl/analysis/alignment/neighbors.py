@@ -41,9 +41,3 @@ def nearest_neighbor_accuracy(
     predicted = nearest_neighbor(zs, ys, zt)
     yt = base.check_labels("nearest_neighbor", "yt", yt, len(predicted))
     return float(np.mean(predicted == yt))
-
-
-def unit(z: np.ndarray) -> np.ndarray:
-    """Scales rows to length 1; rows of zeros stay zeros. (n, k) to (n, k)."""
-    length = np.linalg.norm(z, axis=1, keepdims=True)
-    return z / np.where(length > 0, length, 1.0)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from jaxtl.analysis.episodes import geometry
+from jaxtl.analysis import geometry
 from jaxtl.analysis.episodes.base import FewShotMethod
 
 _TOLERANCE = 1e-6  # of the objective's relative change

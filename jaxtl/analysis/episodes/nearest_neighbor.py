@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from jaxtl.analysis import geometry
 from jaxtl.analysis.candidates import choice
-from jaxtl.analysis.episodes import geometry
 from jaxtl.analysis.episodes.base import FewShotMethod
 
 DISTANCES = ("euclidean", "cosine")

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtl.analysis.episodes import geometry
+from jaxtl.analysis import geometry
 from jaxtl.analysis.episodes.base import FewShotMethod
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtl.analysis.episodes import geometry
+from jaxtl.analysis import geometry
 from jaxtl.analysis.episodes.base import FewShotMethod
 
 _TOLERANCE = 1e-6  # of the change of the plan's row sums

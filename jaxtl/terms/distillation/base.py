@@ -80,14 +80,17 @@ class TeacherTerm(Term):
                 f"{checks.where(setup, 'teacher')}={sources!r}: expected trained "
                 'weights, such as tl.pretrained.FromRun("<directory>").'
             )
-        numbers = [
-            len(v) if isinstance(v, list | tuple) else None for v in (sources, models)
-        ]
-        if numbers[1] not in (None, numbers[0]):
-            raise UserError(
-                f"{checks.where(setup, 'teacher_model')}: expected one model for "
-                f"each of the {numbers[0] or 1} teachers, got {numbers[1]}."
-            )
+        if not isinstance(models, list | tuple):
+            return
+        expected = "a model, as there is one teacher, not a tuple"
+        if isinstance(sources, list | tuple):
+            if len(models) == len(sources):
+                return
+            expected = f"one model for each of the {len(sources)} teachers"
+        raise UserError(
+            f"{checks.where(setup, 'teacher_model')}: expected {expected}, got "
+            f"{len(models)}."
+        )
 
     def _why_not_cached(self, setup: Setup) -> str:
         """Why the teachers run at every step; "" where their outputs are cached."""

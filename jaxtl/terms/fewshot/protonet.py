@@ -12,6 +12,8 @@ from jaxtl.terms.fewshot import base
 def prototype_logits(support: jax.Array, queries: jax.Array) -> jax.Array:
     """−‖f(q) − c_k‖², c_k the mean of the support features of class k.
 
+    By differences, as the products of `analysis.geometry` would lose digits in float32.
+
     Args:
       support: (ways, shots, width).
       queries: (n, width).

@@ -8,8 +8,8 @@ import pytest
 from sklearn import linear_model, neighbors
 
 from jaxtl import data
-from jaxtl.analysis import episodes
-from jaxtl.analysis.episodes import fine_tuning, geometry, methods
+from jaxtl.analysis import episodes, geometry
+from jaxtl.analysis.episodes import fine_tuning, methods
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, Output
 from jaxtl.data.episodes import Episode

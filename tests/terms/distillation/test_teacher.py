@@ -205,6 +205,11 @@ BAD = {
         None,
         "one model for each of the 2 teachers, got 1",
     ),
+    "a tuple of one model": (
+        {"teacher_model": (None,)},
+        None,
+        "expected a model, as there is one teacher, not a tuple, got 1",
+    ),
     "other classes": (
         {},
         _classes("1", "2"),
