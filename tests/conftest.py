@@ -448,6 +448,13 @@ class Bench:
         self.outputs = outputs
 
     @property
+    def _batch_sizes(self) -> dict[str, int]:
+        return {
+            name: len(jax.tree.leaves(batch["x"])[0])
+            for name, batch in self.batches.items()
+        }
+
+    @property
     def program(self) -> Program:
         return Program(
             network=self.network,
@@ -458,10 +465,7 @@ class Bench:
             task=self.task,
             outputs=self.outputs,
             output_names=_TASKS if self.task == "multitask" else (),
-            batch_sizes={
-                name: len(jax.tree.leaves(batch["x"])[0])
-                for name, batch in self.batches.items()
-            },
+            batch_sizes=self._batch_sizes,
             preprocess=dict.fromkeys(self.batches, Preprocess()),
             episodes=self.episodes,
         )
@@ -483,7 +487,7 @@ class Bench:
             examples=dict.fromkeys(self.batches, EXAMPLES),
             classes={"": tuple("012"[: self.outputs])},
             label_counts=dict.fromkeys(self.batches, (5, 2, 1)),
-            train_rows={n: _train_rows(len(b["row"])) for n, b in self.batches.items()},
+            train_rows={n: _train_rows(size) for n, size in self._batch_sizes.items()},
         )
 
     def context(

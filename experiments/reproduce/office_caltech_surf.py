@@ -17,7 +17,7 @@ from jaxtl.analysis.alignment import (
     SubspaceAlignment,
     nearest_neighbor_accuracy,
 )
-from jaxtl.analysis.alignment.neighbors import unit
+from jaxtl.analysis.geometry import unit
 from jaxtl.data import paths
 from jaxtl.results.published import ABOVE, BELOW, Published, PublishedRow, Study
 

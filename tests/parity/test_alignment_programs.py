@@ -9,6 +9,7 @@ target rows.
 import numpy as np
 import stored_values
 
+from jaxtl.analysis import geometry
 from jaxtl.analysis.alignment import (
     CORAL,
     GFK,
@@ -17,7 +18,6 @@ from jaxtl.analysis.alignment import (
     KMM,
     TCA,
     SubspaceAlignment,
-    neighbors,
     optimal_transport,
     tca,
 )
@@ -32,11 +32,11 @@ def _products(*domains):
 
 
 def _tca(xs, xt):
-    xs, xt = neighbors.unit(xs), neighbors.unit(xt)
+    xs, xt = geometry.unit(xs), geometry.unit(xt)
     # Theirs scales L = e eᵀ to norm 1, which is ‖e‖² times our λ, and rows of Z to 1.
     ridge = 0.5 * np.sum(tca.contrast(8, 6) ** 2)
     method = TCA(2, ridge, "rbf", bandwidth=np.sqrt(1 / 1.4))
-    return _products(*(neighbors.unit(z) for z in method.fit_transform(xs, xt)))
+    return _products(*(geometry.unit(z) for z in method.fit_transform(xs, xt)))
 
 
 def _jda(xs, xt):
@@ -44,7 +44,7 @@ def _jda(xs, xt):
     xs = xs + 1.5 * np.eye(3)[ys - 1]
     xt = xt + 1.5 * np.eye(3)[[0, 1, 2, 0, 1, 2]] + 0.5
     method = JDA(2, 0.5, "linear", iterations=2, normalize=True)
-    domains = method.fit_transform(neighbors.unit(xs), neighbors.unit(xt), ys)
+    domains = method.fit_transform(geometry.unit(xs), geometry.unit(xt), ys)
     labels = np.pad(method.labels_, (0, 8))
     return np.concatenate([_products(*domains), labels[None]])
 
