@@ -21,7 +21,10 @@ def main() -> int:
 
     source, site = ROOT / "build/site_source", ROOT / "site"
     assemble.assemble(source)
-    shutil.rmtree(site, ignore_errors=True)  # nothing of a page that was removed
+    # Built in build/, where the notebooks' pictures are left beside it, and then moved.
+    pages = ROOT / "build/site"
+    for folder in (pages, site):  # nothing of a page that was removed
+        shutil.rmtree(folder, ignore_errors=True)
     options = [
         "-q",
         "-W",
@@ -31,7 +34,9 @@ def main() -> int:
         "-d",
         str(ROOT / "build/doctrees"),
     ]
-    code = build.main([*options, "-b", "html", str(source), str(site)])
+    code = build.main([*options, "-b", "html", str(source), str(pages)])
+    if pages.exists():
+        shutil.move(pages, site)
     if code == 0 and (broken := site_links.broken(site)):
         print("\n".join(broken), file=sys.stderr)
         return 1
