@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.core import config, files, limits, process_group, serialization
+from jaxtl.core.call_errors import describe_call_error
 from jaxtl.core.errors import UserError, describe_error, nearest
 from jaxtl.training.experiment import Experiment
 
@@ -242,7 +243,7 @@ def _at_line(path: pathlib.Path, error: BaseException) -> UserError:
             f"{place}: the file ends the program (sys.exit), but must define "
             "experiment(), which returns a tl.Experiment."
         )
-    return UserError(f"{place}: {describe_error(error)}.")
+    return UserError(f"{place}: {describe_call_error(error) or describe_error(error)}.")
 
 
 def apply_overrides(

@@ -82,8 +82,8 @@ def test_splits_of_a_file_that_are_not_read_are_said(tmp_path):
     x, y = _distinct(40, 3), np.arange(40) % 2
     np.savez(tmp_path / "d.npz", x=x, y=y, x_test=x, y_test=y)
     assert lines(data.Arrays(str(tmp_path / "d.npz")))[1:] == [
-        "d.npz: 'x_test' not read, as there is 'x'; a file's own splits are x_train, "
-        "x_val and x_test"
+        "d.npz: 'x_test', 'y_test' not read, as there is 'x'; a file's own splits are "
+        "x_train, x_val and x_test"
     ]
 
 

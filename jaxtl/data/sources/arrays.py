@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +17,12 @@ from jaxtl.data import (
     origins,
     paths,
     sparse_rows,
-    split_fields,
     task_outputs,
 )
 from jaxtl.data.dataset import MULTITASK, Data, Table
 from jaxtl.data.preprocess import Preprocess
-from jaxtl.data.sources import array_files
+from jaxtl.data.sources import array_parts
+from jaxtl.data.sources.array_parts import Part
 from jaxtl.data.sparse_rows import SparseRows
 
 _ROW_COLUMNS = ("split_by", "sample_weight")  # fields that name a value of each row
@@ -42,22 +41,6 @@ class _InMemoryArray:
     def content_digest(self) -> str:
         """Hash of the values as they are now: who holds the array may change it."""
         return f"{self.array.dtype}{self.array.shape}{array_digest(self.array)}"
-
-
-class _Part(NamedTuple):
-    """Examples of one split of one file; "all" where the file has no splits.
-
-    `names` are the arrays that x was read from, each with its number of examples;
-    `columns` are field -> (n,) values of the rows, of `_ROW_COLUMNS`; `notes` say what
-    of the file is not read.
-    """
-
-    split: str
-    x: np.ndarray | lazy_array.LazyArray
-    y: Any  # (n,) or (n, k), or task -> such an array
-    names: tuple[tuple[str, int], ...]
-    columns: Mapping[str, np.ndarray] = {}
-    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +157,7 @@ class Arrays(Data):
     def read(self) -> Table:
         """Reads all files; the examples of their parts are concatenated."""
         parts, names = self._parts()
-        x = _with_channel_axis(_concatenated([part.x for part in parts]))
+        x = _with_channel_axis(array_parts.concatenated([part.x for part in parts]))
         labels = self._labels([part.y for part in parts], names)
         scale = self.scale
         return Table(
@@ -191,8 +174,8 @@ class Arrays(Data):
                 *labels.notes,
                 *_pixel_notes(x, scale),
             ),
-            groups=_row_values(parts, "split_by"),
-            weights=_row_values(parts, "sample_weight"),
+            groups=array_parts.row_values(parts, "split_by"),
+            weights=array_parts.row_values(parts, "sample_weight"),
         )
 
     def _labels(
@@ -216,69 +199,46 @@ class Arrays(Data):
         y, outputs, notes = task_outputs.packed(labels, "Arrays.y")
         return label_arrays.Labels(y, outputs, MULTITASK, list(notes))
 
-    def _parts(self) -> tuple[list[_Part], tuple[str, ...] | None]:
+    def _parts(self) -> tuple[list[Part], tuple[str, ...] | None]:
         """Reads the parts of all files, and the class names that the files have."""
         if isinstance(self.x, _InMemoryArray):
-            x, y = self.x.array, _arrays_of(self.y)
-            if sparse_rows.is_sparse(x):
-                x = sparse_rows.as_rows(x, "Arrays.x")
-            columns = {
-                name: value.array
-                for name in _ROW_COLUMNS
-                if (value := getattr(self, name)) is not None
-            }
-            return [_Part("all", x, y, (("x", len(x)),), columns)], None
-        parts, names = [], None
-        train = (self.path,) if isinstance(self.path, str) else self.path or ()
-        for path in train:
-            file_parts, file_names = _read(paths.find(path, "Arrays.path"), self)
-            parts, names = parts + file_parts, names or file_names
-        if self.labels_path is not None:
-            parts = self._relabelled(parts)
-        if self.test_path is not None:
-            file = paths.find(self.test_path, "Arrays.test_path")
-            test_parts, test_names = _read(file, self)
-            names = names if train else test_names
-            # The rows of a test file are test rows, whatever their split is there.
-            parts += [part._replace(split="test") for part in test_parts]
-        for split, x, y, _, columns, _ in parts:
-            for name, values in columns.items():
-                if np.shape(values) != (len(x),):
-                    raise UserError(
-                        f"Arrays.{name}: {split} x has {len(x)} examples, but the "
-                        f"array has the shape {np.shape(values)}."
-                    )
-            if y is None:
-                raise UserError(
-                    f"Arrays: {split} x has {len(x)} examples, but there is no y "
-                    "for it; a .npy needs labels_path, a .npz the entry that y= names."
-                )
-            for task, values in y.items() if isinstance(y, dict) else [("", y)]:
-                if len(x) != len(values):
-                    shown = f"y[{task!r}]" if task else "y"
-                    raise UserError(
-                        f"Arrays: {split} x has {len(x)} examples, but {shown} has "
-                        f"{len(values)}."
-                    )
-        return parts, names
+            return [self._part_in_memory()], None
+        entries = array_parts.Entries(
+            x=self.x,
+            y=self.y,
+            columns={n: v for n in _ROW_COLUMNS if (v := getattr(self, n)) is not None},
+            has_labels_file=self.labels_path is not None,
+        )
 
-    def _relabelled(self, parts: list[_Part]) -> list[_Part]:
-        """Joins the train parts and gives them the labels of `labels_path`."""
-        path = paths.find(self.labels_path, "Arrays.labels_path")
-        labels = array_files.open_arrays(path)
-        if isinstance(labels, dict):
-            labels = array_files.entry(labels, self.y, path, "Arrays.y")
-        train = [part for part in parts if part.split in ("all", "train")]
-        held_out = [part for part in parts if part.split not in ("all", "train")]
-        x = _concatenated([part.x for part in train])
-        names = tuple(name for part in train for name in part.names)
+        def read(path: str, field: str):
+            file = paths.find(path, f"Arrays.{field}")
+            return file, *array_parts.read(file, entries, self.memory_limit)
+
+        train = (self.path,) if isinstance(self.path, str) else self.path or ()
+        files = [read(path, "path") for path in train]
+        parts = [part for _, file_parts, _ in files for part in file_parts]
+        if self.labels_path is not None:
+            path = paths.find(self.labels_path, "Arrays.labels_path")
+            parts = array_parts.relabelled(parts, path, self.y)
+        if self.test_path is not None:
+            files.append(read(self.test_path, "test_path"))
+            # The rows of a test file are test rows, whatever their split is there.
+            parts += [part._replace(split="test") for part in files[-1][1]]
+        array_parts.check(parts)
+        if self.class_names is not None:
+            return parts, None
+        return parts, array_parts.common_class_names({f: n for f, _, n in files})
+
+    def _part_in_memory(self) -> Part:
+        x, y = self.x.array, _arrays_of(self.y)
+        if sparse_rows.is_sparse(x):
+            x = sparse_rows.as_rows(x, "Arrays.x")
         columns = {
-            field: values
-            for field in _ROW_COLUMNS
-            if (values := _row_values(train, field)) is not None
+            name: value.array
+            for name in _ROW_COLUMNS
+            if (value := getattr(self, name)) is not None
         }
-        notes = tuple(note for part in train for note in part.notes)
-        return [_Part("all", x, labels, names, columns, notes), *held_out]
+        return Part("all", x, y, (("x", len(x)),), columns)
 
 
 def _held(value: Any, name: str) -> Any:
@@ -300,95 +260,6 @@ def _arrays_of(y: Any) -> Any:
     if isinstance(y, Mapping):
         return {task: values.array for task, values in y.items()}
     return y.array
-
-
-def _read(
-    path: pathlib.Path, data: Arrays
-) -> tuple[list[_Part], tuple[str, ...] | None]:
-    """One file's parts, their y None where the file has none, and its class names."""
-    entries = array_files.open_arrays(path, data.memory_limit)
-    if not isinstance(entries, dict):
-        return [_Part("all", entries, None, ((path.name, len(entries)),))], None
-    names = entries.get("class_names")
-    names = None if names is None else tuple(str(name) for name in names)
-    if {"jpeg", "offsets"} <= entries.keys() and data.x not in entries:
-        one = not isinstance(data.y, Mapping)
-        label = "label" if one and data.y not in entries else data.y
-        y = _entries(entries, label, "", path)
-        x = array_files.decoded_jpegs(entries, path)
-        return [_Part("all", x, y, ((path.name, len(x)),))], names
-    keys = {
-        split: (f"{data.x}_{split}", f"_{split}")
-        for split in split_fields.SPLITS
-        if f"{data.x}_{split}" in entries
-    }
-    notes = ()
-    if data.x in entries or not keys:
-        notes = _unread([key for key, _ in keys.values()], data.x, path)
-        keys = {"all": (data.x, "")}
-    parts = []
-    rows_of = {n: getattr(data, n) for n in _ROW_COLUMNS}
-    for split, (x_key, suffix) in keys.items():
-        x = array_files.entry(entries, x_key, path, "Arrays.x")
-        if data.labels_path is None:
-            y = _entries(entries, data.y, suffix, path)
-        else:  # train labels come from another file
-            y = entries.get(f"{data.y}{suffix}")
-        columns = {
-            field: array_files.entry(entries, name + suffix, path, f"Arrays.{field}")
-            for field, name in rows_of.items()
-            if name is not None
-        }
-        names_of_x = ((f"{path.name}, {x_key}", len(x)),)
-        parts.append(_Part(split, x, y, names_of_x, columns, notes))
-    return parts, names
-
-
-def _entries(
-    entries: Mapping[str, Any], y: Any, suffix: str, path: pathlib.Path
-) -> Any:
-    """The labels that a file holds, of each task where y names several."""
-    if isinstance(y, Mapping):
-        return {
-            task: array_files.entry(entries, name + suffix, path, f"Arrays.y[{task!r}]")
-            for task, name in y.items()
-        }
-    return array_files.entry(entries, y + suffix, path, "Arrays.y")
-
-
-def _unread(keys: list[str], x: str, path: pathlib.Path) -> tuple[str, ...]:
-    """Says which splits of a file are not read since it has examples without one."""
-    if not keys:
-        return ()
-    listed = ", ".join(map(repr, keys))
-    return (
-        f"{path.name}: {listed} not read, as there is {x!r}; a file's own splits are "
-        f"{x}_train, {x}_val and {x}_test",
-    )
-
-
-def _row_values(parts: Sequence[_Part], field: str) -> np.ndarray | None:
-    """The values of all rows that a field names, None where a part has none."""
-    values = [part.columns.get(field) for part in parts]
-    if any(value is None for value in values):
-        return None
-    return np.concatenate([np.asarray(value) for value in values])
-
-
-def _concatenated(arrays: Sequence[Any]) -> np.ndarray | lazy_array.LazyArray:
-    if len(arrays) == 1:
-        return arrays[0]
-    if all(isinstance(array, SparseRows) for array in arrays):
-        return sparse_rows.concatenated(arrays, "Arrays.path")
-    if any(lazy_array.is_lazy(array) for array in arrays):
-        raise UserError(
-            "Arrays: several files can't be joined where one stays on disk; "
-            "raise memory_limit or join them into one .npy."
-        )
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) > 1:
-        raise UserError(f"Arrays: the files' examples differ in shape: {shapes}.")
-    return np.concatenate(arrays)
 
 
 def _with_channel_axis(x: Any) -> np.ndarray | lazy_array.LazyArray:
@@ -415,14 +286,15 @@ def _check_channel_axis(shape: tuple[int, ...]) -> None:
 
 
 def _pixel_notes(x: Any, scale: float | None) -> list[str]:
-    """Says where values that look like 8-bit pixels are not divided."""
+    """Says where values that look like pixels of 8 or more bits are not divided."""
     if scale is not None or lazy_array.is_lazy(x) or x.ndim != 4 or not x.size:
         return []
     low, high = float(x.min()), float(x.max())
-    if x.dtype == np.uint8 or not (low >= 0 and 64 < high <= 255):
+    if x.dtype == np.uint8 or low < 0 or high <= 64:
         return []
+    divisor = "scale=255" if high <= 255 else "scale="
     return [
-        f"pixels are {x.dtype} from {low:g} to {high:g} and are not divided; scale=255 "
+        f"pixels are {x.dtype} from {low:g} to {high:g} and are not divided; {divisor} "
         "divides them"
     ]
 

@@ -164,3 +164,66 @@ def test_the_digest_of_an_array_in_memory_is_the_same_in_every_process():
     assert source.y.content_digest().endswith(expected)
     stored = serialization.to_json(source)["y"]["array"]
     assert stored["sha256"] == expected[:16]
+
+
+def test_class_names_of_several_files_are_the_same(tmp_path):
+    x, y = np.zeros((4, 2)), np.arange(4) % 2
+    files = [str(tmp_path / name) for name in ("a.npz", "b.npz")]
+    write_npz(tmp_path / "a.npz", x=x, y=y, class_names=["cat", "dog"])
+    write_npz(tmp_path / "b.npz", x=x, y=y, class_names=["dog", "cat"])
+    for options in ({"path": files}, {"path": files[0], "test_path": files[1]}):
+        with pytest.raises(
+            UserError, match=r"class_names are cat, dog in .*a\.npz, but"
+        ):
+            data.Arrays(**options).read()
+        table = data.Arrays(**options, class_names=("no", "yes")).read()
+        assert table.class_names == ("no", "yes")
+
+
+def test_entries_of_a_file_that_are_not_read_are_told(tmp_path):
+    x, y = np.zeros((4, 2)), np.arange(4) % 2
+    path = tmp_path / "a.npz"
+    write_npz(path, x_train=x, y_train=y, x_valid=x, y_valid=y, mean=x[0])
+    (note,) = data.Arrays(str(path)).read().notes
+    assert note.startswith("a.npz: 'x_valid', 'y_valid', 'mean' not read;")
+    assert "x_train, x_val and x_test" in note
+    write_npz(path, x=x, y=y, weight=np.ones(4), x_test=x)
+    (note,) = data.Arrays(str(path), sample_weight="weight").read().notes
+    assert note.startswith("a.npz: 'x_test' not read, as there is 'x';")
+    # A file of which the entries are named has others on purpose.
+    write_npz(path, x_amazon=x, y_amazon=y, x_dslr=x, y_dslr=y)
+    assert data.Arrays(str(path), x="x_amazon", y="y_amazon").read().notes == ()
+
+
+@pytest.mark.parametrize(
+    "names", [{"sample_weight": "w"}, {"split_by": "g"}, {"x": "features"}, {"y": "z"}]
+)
+def test_names_of_entries_for_a_file_without_entries_are_refused(tmp_path, names):
+    np.save(tmp_path / "x.npy", np.zeros((4, 2)))
+    np.save(tmp_path / "y.npy", np.arange(4) % 2)
+    paths = dict(path=str(tmp_path / "x.npy"), labels_path=str(tmp_path / "y.npy"))
+    (field,) = names
+    with pytest.raises(
+        UserError, match=f"Arrays.{field}='.*' names an entry of a .npz"
+    ):
+        data.Arrays(**paths, **names).read()
+
+
+def test_weights_of_jpegs_are_read(tmp_path):
+    encoded = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(encoded, "JPEG")
+    jpeg = np.frombuffer(encoded.getvalue() * 2, np.uint8)
+    path = tmp_path / "jpegs.npz"
+    offsets = np.arange(3) * (len(jpeg) // 2)
+    write_npz(path, jpeg=jpeg, offsets=offsets, label=[0, 1], w=[1.0, 3.0], extra=[1])
+    table = data.Arrays(str(path), sample_weight="w").read()
+    np.testing.assert_array_equal(table.weights, [1.0, 3.0])
+    (note,) = table.notes
+    assert note.startswith("jpegs.npz: 'extra' not read")
+
+
+def test_pixels_beyond_a_byte_that_are_not_divided_are_told():
+    x = np.full((4, 3, 3, 1), 2000, np.uint16)
+    (note,) = data.Arrays(x=x, y=np.arange(4) % 2).read().notes
+    assert note.startswith("pixels are uint16 from 2000 to 2000 and are not divided")
+    assert data.Arrays(x=x, y=np.arange(4) % 2, scale=2000).read().notes == ()
