@@ -203,7 +203,7 @@ SLOW = (
     "test_resume.py::test_a_run_killed_again_and_again_ends_as_if_it_had_not_been",
     "test_search.py::test_a_killed_workers_trials_are_retried_by_others_with_sqlite",
     "test_runner.py::test_processes_may_start_a_sweep_at_once",
-    "test_mnist_usps.py::test_a_fast_run_has_a_row_for_each_published_figure",
+    "test_mnist_usps.py::test_a_fast_run_has_a_row_for_each_protocol",
     "test_kfac.py::test_places_without_a_gradient_count_nothing",
     "test_peft_runs.py::test_a_runs_adapter_opens_in_peft_and_begins_another_run",
     "test_models_contract.py::"

@@ -72,6 +72,9 @@ class CNN(staged.Staged):
       dropout: rate after the hidden layer.
       channel_dropout: rate of whole channels after the last block's convolution
         (torch's Dropout2d), which the LeNet of CDAN's and SHOT's programs has.
+      hidden_norm: BatchNorm of the hidden layer, before its activation. SHOT's program
+        has one, and `hidden_activation="identity"`.
+      hidden_activation: that of the hidden layer, by name; None takes `activation`.
     """
 
     READS: ClassVar[str] = "images"
@@ -85,6 +88,8 @@ class CNN(staged.Staged):
     activation: str = "relu"
     dropout: float = 0.0
     channel_dropout: float = serialization.later_field(0.0)
+    hidden_norm: bool = serialization.later_field(False)
+    hidden_activation: str | None = serialization.later_field(None)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -95,7 +100,7 @@ class CNN(staged.Staged):
 
         The others are block1.conv.bias, or block1.bn.weight, .bias, .running_mean and
         .running_var; hidden.weight (units, inputs), whose inputs are flattened in
-        torch's order; head.weight (outputs, units); and the biases of both.
+        torch's order; hidden.bn; head.weight (outputs, units); and the biases of both.
         """
         rules = []
         for i in range(len(self.widths)):
@@ -105,6 +110,8 @@ class CNN(staged.Staged):
                 rules += weight_layout.batch_norm(f"{block}.bn", f"{block}/bn")
         channels = self.widths[-1] if self.widths else 1
         rules += linear("hidden", "hidden/dense", channels=channels)
+        if self.hidden_norm:
+            rules += weight_layout.batch_norm("hidden.bn", "hidden/bn")
         rules += linear("head", "head/dense")
         stem = "block1/conv/kernel" if self.widths else ""
         return {"torch": WeightLayout(tuple(rules), (COUNTERS,), stem=stem)}
@@ -122,5 +129,11 @@ class CNN(staged.Staged):
                 channel_dropout=self.channel_dropout if i == last else 0.0,
             )
             self.add(f"block{i + 1}", block)
-        self.add("hidden", MLPLayer(self.units, self.activation, self.dropout))
+        hidden = MLPLayer(
+            self.units,
+            self.hidden_activation or self.activation,
+            self.dropout,
+            norm=self.hidden_norm,
+        )
+        self.add("hidden", hidden)
         self.add("head", DenseHead(self.outputs))

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from jaxtl.models import staged
+from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.heads import DenseHead
@@ -13,16 +14,22 @@ from jaxtl.models.weight_layout import WeightLayout, linear
 
 
 class MLPLayer(nn.Module):
-    """h⁽ˡ⁾ = σ(W⁽ˡ⁾ h⁽ˡ⁻¹⁾ + b⁽ˡ⁾), then dropout; inputs are flattened."""
+    """h⁽ˡ⁾ = σ(W⁽ˡ⁾ h⁽ˡ⁻¹⁾ + b⁽ˡ⁾), then dropout; inputs are flattened.
+
+    With `norm` the affine map is batch-normalized before σ.
+    """
 
     width: int
     activation: str
     dropout: float
+    norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: staged.Mode) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         x = Dense(self.width, name="dense")(x)
+        if self.norm:
+            x = batch_norm.BatchNorm(name="bn")(x, mode)
         x = activation(self.activation)(x)
         return staged.Dropout(self.dropout, name="dropout")(x, mode)
 

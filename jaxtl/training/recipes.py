@@ -97,8 +97,10 @@ def cdan_digits(
 ) -> dict[str, Any]:
     """CDAN+E between digits, as its authors' program has it (thuml/CDAN).
 
-    A tenth of the run is on the source alone. Its LeNet is `tl.models.CNN(widths=(20,
-    50), kernel=5, padding="VALID", units=500, dropout=0.5, channel_dropout=0.5)`.
+    A tenth of the run is on the source alone. Images are in [−1, 1]: the target's data
+    have `preprocess=tl.data.Preprocess(scale=255, mean=0.5, std=0.5)`. Its LeNet is
+    `tl.models.CNN(widths=(20, 50), kernel=5, padding="VALID", units=500, dropout=0.5,
+    channel_dropout=0.5)`.
 
     Args:
       source, target: names of the streams.

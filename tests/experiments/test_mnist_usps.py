@@ -1,42 +1,67 @@
-"""MNIST ↔ USPS: the protocol's data sets and network, and a short run."""
+"""MNIST ↔ USPS: the protocols' data sets, networks and budgets, and a short run."""
+
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.reproduce import mnist_usps
+from jaxtl.data import preprocess
 from jaxtl.models import CNN
+from jaxtl.optim import schedules
 from jaxtl.training import setup
 
 
-def test_the_network_is_caffes_lenet():
-    network = CNN(
-        **{**fields_of(mnist_usps.LENET), "outputs": 10},
-    ).pure()
-    params, _ = jax.eval_shape(
-        network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), "float32")
-    )
+def shapes_of(model):
+    network = model.clone(outputs=10).pure()
+    example = jax.ShapeDtypeStruct((1, 28, 28, 1), "float32")
+    return jax.eval_shape(network.init, jax.random.key(0), example)[0]
+
+
+def test_the_networks_are_those_of_the_programs():
+    params = shapes_of(mnist_usps.LENET)
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert count == 431_080  # 520 + 25,050 + 400,500 + 5,010
     assert params["hidden"]["dense"]["kernel"].shape == (4 * 4 * 50, 500)
+    # SHOT's netB: Linear(800, 256), BatchNorm1d(256), Dropout, and no activation.
+    params = shapes_of(mnist_usps.BOTTLENECK_LENET)
+    assert params["hidden"]["dense"]["kernel"].shape == (800, 256)
+    assert params["hidden"]["bn"]["scale"].shape == (256,)
 
 
-def fields_of(model):
-    names = ("widths", "kernel", "padding", "units")
-    return {name: getattr(model, name) for name in names}
+def test_budgets_are_those_of_the_programs():
+    experiments = mnist_usps.experiment()
+    assert set(mnist_usps.variants()) < set(experiments)
+    steps = {name: exp.steps for name, exp in experiments.items()}
+    # train_uspsmnist.py: 10 epochs of 937 whole batches of 64 of MNIST's 60,000.
+    assert steps["full/MU/CDAN+E"] == steps["full/UM/CDAN"] == 9370
+    # uda_digit.py: 30 epochs of ⌈n / 64⌉ batches, of the source and of the target.
+    assert steps["full/MU/SHOT's source"] == steps["full/UM/SHOT"] == 30 * 938
+    assert steps["full/UM/SHOT's source"] == steps["full/MU/SHOT"] == 30 * 114
+    assert steps["sampled/UM/ADDA"] == 10_000
+    # Its rate is lr · (1 + 10 · i / max_iter) ** −0.75.
+    rate = experiments["full/MU/SHOT"].optim.lr
+    value = schedules.value(rate, np.int32(1710), np.int32(3420))
+    np.testing.assert_allclose(value, 0.01 * 6**-0.75, rtol=1e-6)
 
 
 @pytest.fixture
 def small(monkeypatch, data_dir):
     monkeypatch.setenv("JAXTL_DATA_DIR", str(data_dir))
     model = CNN(widths=(2,), units=4, pool=1, kernel=5, padding="VALID")
-    monkeypatch.setattr(mnist_usps, "LENET", model)
+    for name in ("LENET", "DROPOUT_LENET", "BOTTLENECK_LENET"):
+        monkeypatch.setattr(mnist_usps, name, model)
     monkeypatch.setattr(mnist_usps, "DISCRIMINATOR", (4,))
 
 
+def run_of(name, seed=0):
+    exp = dataclasses.replace(mnist_usps.experiment()[name], seed=seed)
+    return setup.setup(exp)
+
+
 def test_seeds_draw_2000_and_1800_images_and_no_target_label(small):
-    run = setup.setup(mnist_usps.experiment("DANN", "U→M", 0))
-    second = setup.setup(mnist_usps.experiment("DANN", "U→M", 1))
+    run, second = (run_of("sampled/UM/DANN", seed) for seed in (0, 1))
     source, target = (run.parts.datasets[name] for name in ("source", "target"))
     assert (len(source.rows["train"]), len(target.rows["unlabelled"])) == (1800, 2000)
     assert len(target.rows["train"]) == 0
@@ -45,14 +70,24 @@ def test_seeds_draw_2000_and_1800_images_and_no_target_label(small):
     assert source.x.shape[1:] == target.x.shape[1:] == (28, 28, 1)
     rows = second.parts.datasets["source"].rows["train"]
     assert 0.1 < np.mean(np.isin(source.rows["train"], rows)) < 0.4  # 1800 of 7291
-    whole = setup.setup(mnist_usps.experiment("CDAN+E, all rows", "U→M", 0))
+
+
+def test_all_images_are_in_minus_one_to_one(small):
+    whole = run_of("full/UM/MCC")
     assert len(whole.parts.datasets["target"].rows["unlabelled"]) == 60_000
+    for name, largest in (("source", 2000), ("target", 255)):
+        pre = whole.parts.model.preprocess[name]
+        ends = preprocess.apply(pre, np.array([[0], [largest]], np.uint16))
+        np.testing.assert_allclose(ends, [[-1.0], [1.0]], atol=1e-6)
 
 
-def test_a_fast_run_has_a_row_for_each_published_figure(small, monkeypatch):
+def test_a_fast_run_has_a_row_for_each_protocol(small, monkeypatch):
     monkeypatch.setattr(mnist_usps, "FAST_STEPS", 2)
     rows = mnist_usps.run(True)
-    expected = [name for name, pair in mnist_usps.PUBLISHED if pair == "M→U"]
-    assert [row.method for row in rows] == expected
+    assert [(row.method, row.setting) for row in rows] == [
+        ("source only", "M→U, sampled"),
+        ("ADDA", "M→U, sampled"),
+        ("CDAN+E", "M→U, full"),
+    ]
     assert all(0 < row.ours < 60 and row.interval is None for row in rows)
     assert all(row.verdict == "missed, below" for row in rows)

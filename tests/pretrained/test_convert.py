@@ -223,6 +223,31 @@ def test_a_cnn_is_written_as_torch_computes_it_and_read_back(tmp_path, norm, pad
     _check_read_back(file, model, params, stats)
 
 
+def test_the_bottleneck_of_a_cnn_is_normalized_and_not_rectified_as_in_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = CNN(
+        widths=(), units=5, hidden_norm=True, hidden_activation="identity", outputs=3
+    )
+    network, x = model.pure(), np.random.default_rng(0).normal(size=(6, 4, 4, 1))
+    x = x.astype("f4")
+    params, stats = network.init(jax.random.key(0), x)
+    stats = jax.tree.map(lambda s: s + 0.5, stats)
+    file = write_file(tmp_path / "cnn.safetensors", model, params, stats)
+    tensors = safetensors.numpy.load_file(file)
+    tensors = {name: torch.tensor(array) for name, array in tensors.items()}
+    layers = {"hidden": torch.nn.Linear(16, 5), "head": torch.nn.Linear(5, 3)}
+    theirs = torch.nn.ModuleDict(layers)
+    theirs["hidden"].add_module("bn", torch.nn.BatchNorm1d(5))
+    theirs.load_state_dict(tensors, strict=False)
+    for train in ((), model.stages):
+        theirs.train(bool(train))
+        h = theirs["hidden"](torch.tensor(x).flatten(1))
+        expected = theirs["head"](theirs["hidden"].bn(h)).detach()
+        outputs = network.apply(params, stats, x, train=train).logits
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    _check_read_back(file, model, params, stats)
+
+
 def test_an_mlp_is_written_as_torch_names_it_and_read_back(tmp_path):
     torch = pytest.importorskip("torch")
     model = MLP(widths=(4, 3), outputs=2)
