@@ -63,6 +63,28 @@ def tasks_of(output_names: Sequence[str]) -> dict[str, TaskOutputs]:
     return tasks
 
 
+def check_heads(sizes: tuple[int, ...], output_names: Sequence[str], task: str) -> None:
+    """Raises UserError unless the heads of a model have the sizes of the tasks.
+
+    Args:
+      sizes: number of outputs of each head.
+      output_names: of the data.
+      task: of the data, "multitask" where they have several.
+    """
+    if task != "multitask":
+        raise UserError(
+            f"model.task_heads are for several tasks, but the data have one ({task}); "
+            "leave task_heads out."
+        )
+    tasks = {name: len(part.names) for name, part in tasks_of(output_names).items()}
+    if tuple(sizes) != tuple(tasks.values()):
+        shown = ", ".join(f"{name} {size}" for name, size in tasks.items())
+        raise UserError(
+            f"model.task_heads.outputs={tuple(sizes)}, but the tasks of the data have "
+            f"{tuple(tasks.values())} outputs ({shown})."
+        )
+
+
 def _parsed(name: str) -> tuple[str, str, str]:
     """(task, kind, the output's own name) of the name of an output."""
     place = next((i for i, c in enumerate(name) if c in "=:."), None)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .gpt_neo import GPTNeo as GPTNeo
     from .gpt_neox import GPTNeoX as GPTNeoX
     from .layers.batch_norm import BatchNorm as BatchNorm
+    from .layers.heads import TaskHeads as TaskHeads
     from .llama import Llama as Llama
     from .mistral import Mistral as Mistral
     from .mlp import MLP as MLP

@@ -10,7 +10,7 @@ from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.conv import Conv
-from jaxtl.models.layers.heads import DenseHead
+from jaxtl.models.layers.heads import TaskHeads, dense_head, dense_head_rules
 from jaxtl.models.layers.pooling import max_pool_2x2
 from jaxtl.models.mlp import MLPLayer
 from jaxtl.models.weight_layout import COUNTERS, WeightLayout, conv, linear
@@ -75,6 +75,7 @@ class CNN(staged.Staged):
       hidden_norm: BatchNorm of the hidden layer, before its activation. SHOT's program
         has one, and `hidden_activation="identity"`.
       hidden_activation: that of the hidden layer, by name; None takes `activation`.
+      task_heads: two-layer heads of several tasks in place of one affine map, or None.
     """
 
     READS: ClassVar[str] = "images"
@@ -90,6 +91,7 @@ class CNN(staged.Staged):
     channel_dropout: float = serialization.later_field(0.0)
     hidden_norm: bool = serialization.later_field(False)
     hidden_activation: str | None = serialization.later_field(None)
+    task_heads: TaskHeads | None = serialization.later_field(None)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -100,7 +102,8 @@ class CNN(staged.Staged):
 
         The others are block1.conv.bias, or block1.bn.weight, .bias, .running_mean and
         .running_var; hidden.weight (units, inputs), whose inputs are flattened in
-        torch's order; hidden.bn; head.weight (outputs, units); and the biases of both.
+        torch's order; hidden.bn; head.weight (outputs, units), or of `task_heads`
+        head.task1.hidden.weight, head.task1.output.weight, …; and the biases of all.
         """
         rules = []
         for i in range(len(self.widths)):
@@ -112,7 +115,7 @@ class CNN(staged.Staged):
         rules += linear("hidden", "hidden/dense", channels=channels)
         if self.hidden_norm:
             rules += weight_layout.batch_norm("hidden.bn", "hidden/bn")
-        rules += linear("head", "head/dense")
+        rules += dense_head_rules(self.task_heads)
         stem = "block1/conv/kernel" if self.widths else ""
         return {"torch": WeightLayout(tuple(rules), (COUNTERS,), stem=stem)}
 
@@ -136,4 +139,4 @@ class CNN(staged.Staged):
             norm=self.hidden_norm,
         )
         self.add("hidden", hidden)
-        self.add("head", DenseHead(self.outputs))
+        self.add("head", dense_head(self.outputs, self.task_heads))

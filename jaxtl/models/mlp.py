@@ -5,11 +5,12 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from jaxtl.core import serialization
 from jaxtl.models import staged
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.dense import Dense
-from jaxtl.models.layers.heads import DenseHead
+from jaxtl.models.layers.heads import TaskHeads, dense_head, dense_head_rules
 from jaxtl.models.weight_layout import WeightLayout, linear
 
 
@@ -41,6 +42,7 @@ class MLP(staged.Staged):
       widths: units of each hidden layer.
       activation: σ by name ("relu", "gelu", "tanh", "sigmoid", …).
       dropout: rate after each hidden layer.
+      task_heads: two-layer heads of several tasks in place of one affine map, or None.
     """
 
     READS: ClassVar[str] = "arrays"
@@ -48,6 +50,7 @@ class MLP(staged.Staged):
     widths: tuple[int, ...] = (256, 256)
     activation: str = "relu"
     dropout: float = 0.0
+    task_heads: TaskHeads | None = serialization.later_field(None)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -59,10 +62,11 @@ class MLP(staged.Staged):
         The columns of layer1 are the inputs flattened in jaxtl's order, an image by
         (height, width, channel).
         """
-        rules = [rule for name in self.stages for rule in linear(name, f"{name}/dense")]
-        return {"torch": WeightLayout(tuple(rules))}
+        names = self.stages[:-1]
+        rules = [rule for name in names for rule in linear(name, f"{name}/dense")]
+        return {"torch": WeightLayout((*rules, *dense_head_rules(self.task_heads)))}
 
     def setup(self) -> None:
         for name, width in zip(self.stages, self.widths):
             self.add(name, MLPLayer(width, self.activation, self.dropout))
-        self.add("head", DenseHead(self.outputs))
+        self.add("head", dense_head(self.outputs, self.task_heads))

@@ -12,7 +12,7 @@ from jaxtl.core import compilation, lazy_leaf, token_ids
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, short_repr
 from jaxtl.core.types import Network, PyTree, Source
-from jaxtl.data import streams
+from jaxtl.data import streams, task_outputs
 from jaxtl.data.dataset import Dataset
 from jaxtl.data.preprocess import Preprocess
 from jaxtl.data.tokenizer import TrainedTokenizer
@@ -203,6 +203,8 @@ def _network(config: Any, target: Dataset, outputs: int) -> tuple[Any, Network]:
             "(tl.models.wrap makes one of a module of flax, equinox or haiku, or of a "
             "pair of functions)."
         )
+    if (heads := getattr(config, "task_heads", None)) is not None:
+        task_outputs.check_heads(heads.outputs, target.class_names, target.task)
     if config.outputs is None:
         config = dataclasses.replace(config, outputs=outputs)
     elif config.outputs < target.outputs:
