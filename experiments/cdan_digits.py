@@ -14,6 +14,7 @@ Expected:  target test accuracy of one seed: M → U 92.5 % and U → M 96.9 % (
 
 import jaxtl as tl
 
+SEEDS = range(3)
 LENET = tl.models.CNN(
     widths=(20, 50),
     kernel=5,
@@ -27,9 +28,11 @@ PAIRS = {"M → U": ("mnist", "usps", (0.4, 0.9)), "U → M": ("usps", "mnist", 
 
 
 def digits(name: str, **options) -> tl.data.Arrays:
-    """All images at 28 × 28 in [0, 1]."""
-    scale = 2000 if name == "usps" else None
-    return tl.data.Arrays(f"digits/{name}.npz", size=28, scale=scale, val=0, **options)
+    """All images at 28 × 28 in [−1, 1]."""
+    scale = 2000 if name == "usps" else 255
+    pre = tl.data.Preprocess(scale=scale, mean=0.5, std=0.5)
+    path = f"digits/{name}.npz"
+    return tl.data.Arrays(path, size=28, preprocess=pre, val=0, **options)
 
 
 def experiment():

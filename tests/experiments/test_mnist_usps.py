@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import cdan_digits
 from experiments.reproduce import mnist_usps
 from jaxtl.data import preprocess
 from jaxtl.models import CNN
@@ -44,6 +45,12 @@ def test_budgets_are_those_of_the_programs():
     rate = experiments["full/MU/SHOT"].optim.lr
     value = schedules.value(rate, np.int32(1710), np.int32(3420))
     np.testing.assert_allclose(value, 0.01 * 6**-0.75, rtol=1e-6)
+
+
+def test_the_example_of_cdan_is_the_tables_row():
+    rows, example = mnist_usps.experiment(), cdan_digits.experiment()
+    assert example["M → U"] == rows["full/MU/CDAN+E"]
+    assert example["U → M"] == rows["full/UM/CDAN+E"]
 
 
 @pytest.fixture
