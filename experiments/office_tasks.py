@@ -1,0 +1,162 @@
+"""Office-Caltech10 as four tasks: one head for each domain, and balancers.
+
+The protocol of LibMTL for several inputs: an image has the label of its own domain
+alone, 60 / 20 / 20 % of each domain are train, val and test, and the four domains share
+all layers but the last. "features" trains a hidden layer on frozen MobileNet features;
+"photos" fine-tunes the MobileNet (ImageNet v1 0.25) on the photographs at 128 × 128.
+The learning rate of each method is chosen on validation with a seed of its own, then
+the other seeds are trained and tested once, with their last step.
+
+Needs:     office_caltech/mobilenet_v1_0.25_feat256.npz; for "photos" instead
+           office_caltech/photos.zip and
+           pretrained/mobilenet_v1_0.25_224_imagenet.safetensors, below the folder that
+           JAXTL_DATA_DIR names.
+Run:       jaxtl run experiments/office_tasks.py     # equal weights, features, one seed
+           python experiments/office_tasks.py features FOLDER      # the table
+           python experiments/office_tasks.py photos FOLDER MGDA   # a part of it
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import pathlib
+import sys
+import zipfile
+
+import numpy as np
+
+import jaxtl as tl
+from jaxtl.data import paths
+
+DOMAINS = ("amazon", "caltech10", "dslr", "webcam")
+RATES = {"features": (1e-3, 3e-3, 1e-2), "photos": (1e-3, 3e-3)}
+SEEDS = {"features": (0, 1, 2, 3, 4), "photos": (0, 1, 2)}
+TUNING_SEED, SIZE = 100, 128
+FEATURES = "office_caltech/mobilenet_v1_0.25_feat256.npz"
+PHOTOS = "office_caltech/photos.zip"
+WEIGHTS = "pretrained/mobilenet_v1_0.25_224_imagenet.safetensors"
+_multitask = tl.multitask
+BALANCERS = {
+    "equal weights": _multitask.EqualWeights(),
+    "MGDA": _multitask.MGDA(),
+    "PCGrad": _multitask.PCGrad(),
+    "CAGrad": _multitask.CAGrad(),
+    "Nash-MTL": _multitask.NashMTL(),
+    "FAMO": _multitask.FAMO(),
+    "uncertainty": _multitask.UncertaintyWeights(),
+    "IMTL-G": _multitask.IMTLG(),
+    "Aligned-MTL": _multitask.AlignedMTL(),
+    "UPGrad": _multitask.UPGrad(),
+}
+
+
+@functools.cache
+def features(domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """(x (n, 256), y (n,)) of one domain."""
+    with np.load(paths.find(FEATURES, "features")) as arrays:
+        return arrays[f"x_{domain}"], arrays[f"y_{domain}"]
+
+
+@functools.cache
+def photos(domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """(x (n, SIZE, SIZE, 3) bytes, the middle squares, y (n,)) of one domain."""
+    from PIL import Image, ImageOps
+
+    with zipfile.ZipFile(paths.find(PHOTOS, "photos")) as archive:
+        names = sorted(n for n in archive.namelist() if n.endswith(".jpg"))
+        classes = sorted({name.split("/")[-2] for name in names})
+        names = [name for name in names if name.split("/")[-3] == domain]
+        images = [Image.open(io.BytesIO(archive.read(n))).convert("RGB") for n in names]
+    x = [np.asarray(ImageOps.fit(image, (SIZE, SIZE))) for image in images]
+    return np.stack(x), np.array([classes.index(n.split("/")[-2]) for n in names])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Domain(tl.data.Data):
+    """One domain with its own train, val and test rows: the same for all runs."""
+
+    name: str = dataclasses.field(kw_only=False)
+    inputs: str = "features"
+
+    def read(self) -> tl.data.Table:
+        x, y = (features if self.inputs == "features" else photos)(self.name)
+        rows = np.random.default_rng(0).permutation(len(y))
+        parts = np.split(rows, [int(0.6 * len(y)), int(0.8 * len(y))])
+        splits = dict(zip(("train", "val", "test"), parts))
+        return tl.data.Table(x=x, y=y, splits=splits)
+
+
+def experiment(method: str = "equal weights", inputs: str = "features"):
+    """A domain alone, or all of them by a balancer, with four times its batch."""
+    domains = {name: Domain(name, inputs=inputs) for name in DOMAINS}
+    balancer = BALANCERS.get(method)
+    settings = {
+        "data": domains[method] if balancer is None else tl.data.Tasks(domains),
+        "batch": 32 if balancer is None else 128,
+        "terms": {}
+        if balancer is None
+        else {"tasks": _multitask.MultiTask(balancer=balancer)},
+        "monitor": None,
+        "steps": 300,
+    }
+    rate = tl.optim.Cosine(peak=RATES[inputs][0])
+    if inputs == "features":
+        return tl.Experiment(
+            model=tl.models.MLP(widths=(128,)),
+            optim=tl.optim.AdamW(lr=rate, weight_decay=1e-2),
+            **settings,
+        )
+    return tl.Experiment(
+        model=tl.models.MobileNet(alpha=0.25),
+        init=tl.pretrained.FromFile(WEIGHTS, reset="head"),
+        optim=tl.optim.AdamW(lr=rate, groups={"head": 1.0, ".*": 0.1}),
+        augment=(tl.data.Flip(),),
+        **settings,
+    )
+
+
+def run_method(method: str, inputs: str, folder: pathlib.Path, **settings) -> None:
+    """Chooses a method's learning rate, then trains and tests its seeds.
+
+    Writes FOLDER/METHOD.json after each run; runs that it holds are not repeated.
+
+    Args:
+      method: a domain, or a balancer of BALANCERS.
+      inputs: "features" or "photos".
+      folder: for the results.
+      **settings: of the experiment, in place of its own.
+    """
+    path = folder / f"{method}.json"
+    done = json.loads(path.read_text()) if path.exists() else {}
+    names = [f"accuracy[{d}]" for d in DOMAINS] if method in BALANCERS else ["accuracy"]
+
+    def run(rate: float, seed: int, is_tested: bool) -> dict:
+        key = f"rate {rate} seed {seed}"
+        if key not in done:
+            exp = experiment(method, inputs)
+            optim = dataclasses.replace(exp.optim, lr=tl.optim.Cosine(peak=rate))
+            options = {"optim": optim, "seed": seed, "test": is_tested, **settings}
+            result = tl.train(tl.setup(dataclasses.replace(exp, **options)))
+            done[key] = {
+                split: {name: result[split][name] for name in names}
+                for split in ("val", "test")
+                if result.get(split)
+            } | {"seconds": result["train_seconds"], "device": result["device"]}
+            path.write_text(json.dumps(done, indent=1))
+        return done[key]
+
+    tuning = {
+        rate: np.mean(list(run(rate, TUNING_SEED, False)["val"].values()))
+        for rate in RATES[inputs]
+    }
+    rate = max(tuning, key=tuning.get)
+    for seed in SEEDS[inputs]:
+        run(rate, seed, True)
+
+
+if __name__ == "__main__":
+    INPUTS, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for METHOD in sys.argv[3:] or (*DOMAINS, *BALANCERS):
+        run_method(METHOD, INPUTS, FOLDER)
