@@ -39,11 +39,11 @@ def test_budgets_are_those_of_the_programs():
     assert steps["full/MU/CDAN+E"] == steps["full/UM/CDAN"] == 9370
     # uda_digit.py: 30 epochs of ⌈n / 64⌉ batches, of the source and of the target.
     assert steps["full/MU/SHOT's source"] == steps["full/UM/SHOT"] == 30 * 938
-    assert steps["full/UM/SHOT's source"] == steps["full/MU/SHOT"] == 30 * 114
+    assert steps["full/UM/SHOT's source"] == steps["full/MU/SHOT"] == 30 * 117
     assert steps["sampled/UM/ADDA"] == 10_000
     # Its rate is lr · (1 + 10 · i / max_iter) ** −0.75.
     rate = experiments["full/MU/SHOT"].optim.lr
-    value = schedules.value(rate, np.int32(1710), np.int32(3420))
+    value = schedules.value(rate, np.int32(1755), np.int32(3510))
     np.testing.assert_allclose(value, 0.01 * 6**-0.75, rtol=1e-6)
 
 
@@ -86,6 +86,16 @@ def test_all_images_are_in_minus_one_to_one(small):
         pre = whole.parts.model.preprocess[name]
         ends = preprocess.apply(pre, np.array([[0], [largest]], np.uint16))
         np.testing.assert_allclose(ends, [[-1.0], [1.0]], atol=1e-6)
+
+
+def test_shot_has_the_sizes_of_its_programs_split(small):
+    target = run_of("full/UM/SHOT's source").parts.datasets["target"]
+    assert (len(target.rows["train"]), len(target.rows["test"])) == (7438, 1860)
+    assert target.x.shape[1:] == (28, 28, 1)
+    published = run_of("full/UM/MCC").parts.datasets["source"]
+    train, x = published.rows["train"], np.asarray(published.x)
+    # Train and test rows in the order of the files, and resized as there.
+    np.testing.assert_array_equal(np.asarray(target.x)[:7291], x[train])
 
 
 def test_a_fast_run_has_a_row_for_each_protocol(small, monkeypatch):
