@@ -1,10 +1,13 @@
 """MNIST ↔ USPS without target labels: ADDA's sampled sets, and all images.
 
 The table: jaxtl reproduce mnist_usps (kept in runs/reproduce-cells/mnist_usps, where a
-run that was interrupted goes on). A part of it, by several processes each with a folder
-of its own: jaxtl sweep experiments/reproduce/mnist_usps.py variant="full/MU/CDAN"
+run that was interrupted goes on). By several processes, each with a part of the rows:
+
+    jaxtl sweep experiments/reproduce/mnist_usps.py variant="full/MU/CDAN" --out a
+    python experiments/reproduce/mnist_usps.py a b … --out FOLDER   # the table of all
 """
 
+import argparse
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -13,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from jaxtl import models
+from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
 from jaxtl.data import Arrays, Crop, Data, Preprocess, Table, paths
 from jaxtl.optim import optimizer, schedules
-from jaxtl.results import results
+from jaxtl.results import published, results
 from jaxtl.results.published import Published, PublishedRow, Study
 from jaxtl.results.statistics import t_interval
 from jaxtl.sweep import api
@@ -38,13 +42,11 @@ TOLERANCE = 2.0
 
 TZENG = "Tzeng et al., ADDA, CVPR 2017, table 2"
 LONG = "Long et al., CDAN, NeurIPS 2018, table of digits"
-SAITO = "Saito et al., MCD, CVPR 2018, table 1 (n = 4)"
+SAITO = "Saito et al., MCD, CVPR 2018, table 1, as later papers repeat it"
 LIANG = "Liang et al., SHOT, ICML 2020, table 2, and results.md of their program"
-OTHER_SPLIT = (
-    "tested on another split of USPS, 1,860 images drawn from all; its published test "
-    "set is harder"
+SAMPLES = (
+    "2,000 and 1,800 sampled images, alternating steps and a network with BatchNorm"
 )
-OTHER_STEPS = f"alternating steps, another network; {OTHER_SPLIT}"
 # (variant without pair) -> figure in each direction, source, why not comparable.
 PUBLISHED = {
     "sampled/source only": ((75.2, 57.1), TZENG, ("", "")),
@@ -52,7 +54,7 @@ PUBLISHED = {
     "sampled/ADDA": ((89.4, 90.1), TZENG, ("", "")),
     "full/CDAN": ((93.9, 96.9), LONG, ("", "")),
     "full/CDAN+E": ((95.6, 98.0), LONG, ("", "")),
-    "full/MCD": ((96.5, 94.1), SAITO, (OTHER_STEPS, "sampled images")),
+    "full/MCD": ((94.2, 94.1), SAITO, (SAMPLES, SAMPLES)),
     "full/SHOT": ((98.0, 98.4), LIANG, ("", "")),
 }
 METHODS = {
@@ -257,18 +259,19 @@ def rows(measured: results.Results) -> list[PublishedRow]:
     for record in measured.collection.records:
         value = record.value("test", "accuracy")
         if value is not None:
-            accuracies.setdefault(record.labels["variant"], []).append(100 * value)
+            name = record.labels["variant"]
+            accuracies.setdefault(name, []).append(100 * value)
     return [_row(name, accuracies[name]) for name in variants() if name in accuracies]
 
 
 def _row(variant: str, values: Sequence[float]) -> PublishedRow:
     protocol, pair, method = variant.split("/")
     mean, _, _, half, _ = t_interval(values)
-    published = None
+    figure = None
     if entry := PUBLISHED.get(f"{protocol}/{method}"):
         figures, source, reasons = entry
         index = list(PAIRS).index(pair)
-        published = Published(
+        figure = Published(
             value=figures[index],
             source=source,
             tolerance=TOLERANCE,
@@ -279,7 +282,7 @@ def _row(variant: str, values: Sequence[float]) -> PublishedRow:
         setting=f"{ARROWS[pair]}, {protocol}",
         ours=mean,
         interval=half,
-        published=published,
+        published=figure,
     )
 
 
@@ -331,3 +334,26 @@ STUDY = Study(
     digits=1,
     needs=FILES,
 )
+
+
+def main() -> None:
+    """Writes the table of the cells that several sweeps measured."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("sweeps", nargs="+", type=pathlib.Path)
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    args = parser.parse_args()
+    sweeps, experiments = results.read_results(*args.sweeps), experiment()
+    for record in sweeps.collection.records:
+        name = record.labels["variant"]
+        steps, budget = record.result.get("steps"), experiments[name].steps
+        if steps not in (None, budget):
+            raise UserError(f"{record.folder}: {name} has {steps} steps, not {budget}.")
+    measured = rows(sweeps)
+    for row in measured:
+        print(*published.row_texts(STUDY, row), sep="  ")
+    print(published.verdict_counts(measured))
+    published.write(STUDY, measured, args.out)
+
+
+if __name__ == "__main__":
+    main()
