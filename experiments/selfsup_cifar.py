@@ -92,7 +92,7 @@ def experiment():
         variants[f"{name}/linear"] = few_labels(model, init=start, optim=linear)
         variants[f"{name}/fine-tuned"] = few_labels(model, init=start)
     variants["scratch"] = few_labels(RESNET)
-    variants["scratch, ViT"] = few_labels(VIT)
+    variants["ViT from scratch"] = few_labels(VIT)
     variants["FixMatch"] = few_labels(
         RESNET,
         terms=fixmatch,
