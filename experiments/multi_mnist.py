@@ -17,7 +17,10 @@ import json
 import pathlib
 import sys
 
+import numpy as np
+
 import jaxtl as tl
+from jaxtl.results import statistics
 
 EPOCHS, BATCH, TRAIN = 20, 256, 55_000
 STEPS = EPOCHS * TRAIN // BATCH
@@ -110,9 +113,42 @@ def run_method(method: str, folder: pathlib.Path, **settings) -> None:
         for rate in RATES
     }
     name, rate = max(tuning, key=tuning.get)
-    done["chosen"] = {"balancer": name, "rate": rate}
     for seed in SEEDS:
         run(name, rate, seed, True)
+
+
+def scores(method: str, folder: pathlib.Path) -> np.ndarray | None:
+    """Test accuracy in %, (seeds, tasks), of a method's chosen setting."""
+    path = folder / f"{method}.json"
+    done = json.loads(path.read_text()) if path.exists() else {}
+    tests = [
+        [run["test"] for key, run in done.items() if key.endswith(f"seed {seed}")]
+        for seed in SEEDS
+    ]
+    if not all(tests):
+        return None
+    return np.array([[100 * t[f"accuracy[{k}]"] for k in TASKS] for [t] in tests])
+
+
+def table(folder: pathlib.Path) -> list[str]:
+    """Lines: per method both accuracies and Δm with intervals, and what was chosen."""
+
+    def shown(values) -> str:
+        found = statistics.estimate(list(values))
+        return f"{found.mean:6.2f} ± {found.half:4.2f}"
+
+    alone = [scores(f"{task} alone", folder)[:, i] for i, task in enumerate(TASKS)]
+    single = np.stack(alone, axis=1)
+    lines = [f"{'':<16}{'left':<15}{'right':<15}{'Δm, %':<15}"]
+    for method in ("single tasks", *list(METHODS)[2:]):
+        rows = single if method == "single tasks" else scores(method, folder)
+        if rows is None:
+            continue
+        changes = 100 * ((rows - single) / single).mean(1)
+        cells = [shown(column) for column in rows.T]
+        cells += [shown(changes)] * (method != "single tasks")
+        lines.append(f"{method:<15}" + "".join(f"{cell:<15}" for cell in cells))
+    return lines
 
 
 if __name__ == "__main__":
@@ -120,3 +156,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     for METHOD in sys.argv[2:] or METHODS:
         run_method(METHOD, FOLDER)
+    print("\n".join(table(FOLDER)))
