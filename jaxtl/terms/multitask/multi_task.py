@@ -173,7 +173,27 @@ class MultiTask(Term):
         shared = [setup.program.trainable_mask.get(stage, {}) for stage in stages]
         if not self.balancer.weighs_heads and not any(jax.tree.leaves(shared)):
             told.append("all shared stages are frozen, so the balancer changes nothing")
+        by_features = self._reads_gradients and self.wrt == "features"
+        if by_features and self._one_label(setup):
+            told.append(
+                "each example has the label of one task, so the tasks' gradients by "
+                f"features are orthogonal; wrt={PARAMETERS!r} compares them"
+            )
         return "; ".join(told)
+
+    def _one_label(self, setup: Setup) -> bool:
+        """Whether the train examples have one label each, as far as counts tell."""
+        counts = setup.label_counts.get(self.stream)
+        tasks = tasks_of(setup.program.output_names).values()
+        if counts is None or any(task.kind == "multilabel" for task in tasks):
+            return False
+        labels = [
+            counts[task.outputs].sum()
+            if task.kind == "classification"
+            else counts[task.outputs.start]
+            for task in tasks
+        ]
+        return sum(labels) == len(setup.train_rows[self.stream])
 
     def init(self, key: jax.Array, setup: Setup) -> PyTree:
         terms = self._terms(setup.program.output_names)

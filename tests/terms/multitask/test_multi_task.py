@@ -220,3 +220,48 @@ def test_a_run_learns_and_measures_every_task(tmp_path):
     values = tl.evaluate(run, "test")
     assert values["accuracy[kind]"] > 0.85
     assert values["r2[size]"] > 0.8
+
+
+def _note(labels, **settings) -> str:
+    """What is told of the term, for data with these labels."""
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    exp = tl.Experiment(
+        model=tl.models.MLP(widths=(4,)),
+        data=tl.data.Arrays(x=x, y=labels, val=0, test=0),
+        terms={"tasks": MultiTask(balancer=tl.multitask.PCGrad(), **settings)},
+    )
+    return tl.setup(exp).notes.get("tasks", "")
+
+
+def test_one_label_per_example_is_told_where_features_are_compared():
+    half = np.arange(12) < 6
+    apart = {
+        "kind": np.where(half, np.arange(12) % 2, -1),
+        "size": np.where(half, np.nan, np.arange(12.0)),
+    }
+    assert "gradients by features are orthogonal" in _note(apart)
+    assert "wrt='parameters'" in _note(apart)
+    assert "orthogonal" not in _note(apart, wrt="parameters")
+    one_more = {**apart, "size": np.where(np.arange(12) < 5, np.nan, np.arange(12.0))}
+    assert "orthogonal" not in _note(one_more)
+
+
+def test_one_label_per_example_gives_orthogonal_gradients_by_features():
+    half = np.arange(12) < 6
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    labels = {
+        "kind": np.where(half, np.arange(12) % 2, -1),
+        "side": np.where(half, -1, np.arange(12) % 2),
+    }
+
+    def cosine(wrt):
+        exp = tl.Experiment(
+            model=tl.models.MLP(widths=(4,)),
+            data=tl.data.Arrays(x=x, y=labels, val=0, test=0),
+            terms={"tasks": MultiTask(balancer=tl.multitask.PCGrad(), wrt=wrt)},
+            batch=12,
+        )
+        return tl.setup(exp).step()["tasks/cosine[kind,side]"]
+
+    assert cosine("features") == pytest.approx(0.0, abs=1e-7)
+    assert abs(cosine("parameters")) > 1e-3
