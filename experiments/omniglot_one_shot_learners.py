@@ -106,7 +106,7 @@ def experiment(name: str, background: str, seed: int) -> tl.Experiment:
 
 def adapted_scores(run: tl.Run, support: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Logits (20, 20) of the queries after inner steps on the support; transductive."""
-    params, stats = run.weights("last")
+    params, stats = run.weights("best")
     term = run.exp.terms["learn"]
     network, pre = run.network, run.evaluation_model().preprocess
     x = preprocess.apply(pre, np.concatenate([support, queries]))
