@@ -30,18 +30,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 
-# Parts of a group are prepared side by side, which saves minutes of compiling.
-GROUPS = (
-    ("peaks",),
-    ("gpt2", "bert"),
-    ("vit", "resnet"),
-    ("bits",),
-    ("grids",),
-    ("attention",),
-    ("jacobian", "cache"),
-    ("export",),
-)
+# The networks of a group are prepared side by side, which saves minutes of compiling.
+NETWORKS = (("gpt2", "bert"), ("vit", "resnet"))
+# These wait for their turn once they have imported their libraries.
+OTHERS = ("bits", "grids", "attention", "jacobian", "cache", "export")
+GROUPS = (("peaks",), *NETWORKS, OTHERS)
 PARTS = tuple(name for group in GROUPS for name in group)
 BUDGET = 480.0  # seconds; a part that would begin later is left out, and named
 
@@ -50,12 +45,22 @@ class _Part:
     """A part in a process of its own.
 
     Attributes:
-      seconds: from its start to its end.
+      seconds: from its start to its end, of a part that only waited from its turn.
       rows: its table, None if it failed.
       error: the end of what it printed if it failed, "" otherwise.
     """
 
-    def __init__(self, name: str, quick: bool, folder: str):
+    def __init__(self, name: str, quick: bool, folder: str, beside: int = 1):
+        """Starts it.
+
+        Args:
+          name: of the part.
+          quick: whether sizes are tiny.
+          folder: for its table and for what it prints.
+          beside: number of parts that compile at the same time.
+        """
+        cores = os.cpu_count() or 1
+        self.name = name
         self.out = pathlib.Path(folder) / f"{name}.json"
         self.log = (pathlib.Path(folder) / f"{name}.log").open("w+")
         self.start = time.perf_counter()
@@ -69,6 +74,8 @@ class _Part:
             env={
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
                 "TF_CPP_MIN_LOG_LEVEL": "2",
+                # torch.compile starts that many processes, each of which imports torch.
+                "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, cores // max(1, beside))),
                 **os.environ,
             },
         )
@@ -81,6 +88,8 @@ class _Part:
 
     def finish(self) -> dict:
         """Lets it take its times; {"rows" or "error": …, "seconds": …}."""
+        if self.name in OTHERS:
+            self.start = time.perf_counter()
         try:
             self.process.communicate("go\n")
         except BrokenPipeError:
@@ -93,21 +102,41 @@ class _Part:
         return {"rows": json.loads(self.out.read_text()), "seconds": seconds}
 
 
-def run_group(names: list[str], quick: bool) -> dict[str, dict]:
-    """Prepares parts side by side and lets them take their times one by one.
+def outcomes_of_parts(
+    names: Sequence[str], quick: bool, deadline: float
+) -> Iterator[tuple[str, dict]]:
+    """Yields each part and its {"rows" or "error": …, "seconds": …} once it is known.
+
+    Networks of a group are prepared side by side and take their times one by one. The
+    other parts import their libraries meanwhile.
 
     Args:
-      names: of parts that fit into the GPU's memory together.
+      names: of the parts.
       quick: whether sizes are tiny.
-
-    Returns:
-      {part: {"rows" or "error": …, "seconds": …}}.
+      deadline: of `time.perf_counter`, after which no part takes its times.
     """
+    parts: dict[str, _Part] = {}
     with tempfile.TemporaryDirectory() as folder:
-        parts = {name: _Part(name, quick, folder) for name in names}
-        for part in parts.values():
-            part.wait_until_ready()
-        return {name: part.finish() for name, part in parts.items()}
+        try:
+            for group in GROUPS:
+                group = [name for name in group if name in names]
+                if time.perf_counter() < deadline:
+                    # The others begin with the first network, after the card's peaks.
+                    early = OTHERS if group != ["peaks"] else ()
+                    for name in (*group, *(n for n in early if n in names)):
+                        if name not in parts:
+                            parts[name] = _Part(name, quick, folder, len(group))
+                    for name in group:
+                        parts[name].wait_until_ready()
+                for name in group:
+                    if time.perf_counter() < deadline:
+                        yield name, parts[name].finish()
+                    else:
+                        error = "left out: the time is over"
+                        yield name, {"error": error, "seconds": 0.0}
+        finally:
+            for part in parts.values():
+                part.process.kill()
 
 
 def main(argv=None) -> dict[str, dict]:
@@ -126,16 +155,10 @@ def main(argv=None) -> dict[str, dict]:
         arguments.json.write_text(json.dumps(rows, ensure_ascii=False))
         return {}
     start, outcomes = time.perf_counter(), {}
-    for group in GROUPS:
-        names = [name for name in group if name in arguments.parts]
-        if time.perf_counter() - start > arguments.budget:
-            late = {"error": "left out: the time is over", "seconds": 0.0}
-            new = dict.fromkeys(names, late)
-        else:
-            new = run_group(names, arguments.quick)
-        outcomes |= new
-        for name, outcome in new.items():
-            _print(name, outcome)
+    deadline = start + arguments.budget
+    for name, outcome in outcomes_of_parts(arguments.parts, arguments.quick, deadline):
+        outcomes[name] = outcome
+        _print(name, outcome)
         if arguments.json:
             arguments.json.write_text(json.dumps(outcomes, indent=1))
     print(f"\n{time.perf_counter() - start:.0f} s in all")
