@@ -64,6 +64,8 @@ def one_draw(monkeypatch):
         "normal": normal,
         "uniform": uniform,
         "rademacher": rademacher,
+        # The words of random signs, which are 1 then.
+        "bits": lambda key, shape, dtype: jnp.full(shape, 2**32 - 1, dtype),
         "beta": lambda key, a, b, shape=(), dtype=None: jnp.full(shape, 0.3),
         "permutation": lambda key, x: jnp.roll(
             jnp.arange(x) if isinstance(x, int) else x, 1
