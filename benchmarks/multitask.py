@@ -207,15 +207,17 @@ def main(argv=None) -> list[list[timing.Row]]:
         size = Size("MLP", 8, batch=8, steps=1, rounds=2)
         tables = [rows_of(size, 2, ["equal weights", "MGDA"], "features")]
     else:
-        names = list(BALANCERS)
-        gradients = [n for n in names if BALANCERS[n].reads_gradients]
+        by_parameters = ["equal weights", "MGDA", "UPGrad"]
         tables = [
-            rows_of(size, tasks, listed, wrt)
-            for size in (Size("CNN", 32), Size("MLP", 256, steps=50))
-            for tasks in (2, 4, 8)
-            for wrt, listed in (
-                ("features", names),
-                ("parameters", [names[0], *gradients]),
+            rows_of(size, tasks, names, wrt)
+            for size, counts in (
+                (Size("CNN", 32), (2, 4, 8)),
+                (Size("MLP", 256, steps=50), (4,)),
+            )
+            for tasks in counts
+            for wrt, names in (
+                ("features", list(BALANCERS)),
+                ("parameters", by_parameters),
             )
         ]
     timing.report("A step of several tasks", tables, options.json)

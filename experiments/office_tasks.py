@@ -17,6 +17,27 @@ Needs:     office_caltech/mobilenet_v1_0.25_feat256.npz; for "photos" instead
 Run:       jaxtl run experiments/office_tasks.py     # equal weights, features, one seed
            python experiments/office_tasks.py features FOLDER      # the table
            python experiments/office_tasks.py photos FOLDER MGDA   # a part of it
+Expected:  test accuracy in %: of each domain the mean over seeds; their mean, and Δm
+           against a model of each domain alone, with 95 % intervals. "features", 5
+           seeds, on 2 cores (127 s of training in all):
+
+                          amazon caltech dslr  webcam  mean          Δm, %
+           single tasks     94.8   89.3   84.4   97.6   91.53 ± 1.13
+           equal weights    94.2   88.3   89.4   96.3   92.02 ± 0.57    0.71 ± 1.82
+           MGDA             94.0   88.1   88.8   95.9   91.68 ± 0.94    0.33 ± 0.98
+           PCGrad           94.5   88.4   88.8   97.6   92.30 ± 0.73    1.00 ± 1.63
+           CAGrad           94.3   88.1   90.0   97.3   92.41 ± 0.51    1.13 ± 1.03
+           Nash-MTL         94.2   88.0   89.4   97.6   92.29 ± 0.35    0.98 ± 1.14
+           FAMO             94.0   88.4   88.1   96.3   91.70 ± 0.76    0.34 ± 1.83
+           uncertainty      94.4   88.8   90.0   97.3   92.62 ± 0.52    1.37 ± 1.39
+           IMTL-G           94.1   89.2   88.1   96.3   91.93 ± 0.48    0.59 ± 1.46
+           Aligned-MTL      93.8   88.4   88.8   95.6   91.63 ± 0.78    0.29 ± 1.03
+           UPGrad           94.5   88.2   88.8   97.6   92.26 ± 0.55    0.95 ± 1.50
+
+What sharing gains is dslr's: the domain of 94 train images (test: 32, so one image is
+3 points, and all seeds have the same test images). On the means of the four domains no
+balancer of gradients is told apart from equal weights. Of the ten intervals of Δm only
+CAGrad's leaves out 0, which says little among ten.
 """
 
 import dataclasses
