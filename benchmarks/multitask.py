@@ -207,16 +207,19 @@ def main(argv=None) -> list[list[timing.Row]]:
         size = Size("MLP", 8, batch=8, steps=1, rounds=2)
         tables = [rows_of(size, 2, ["equal weights", "MGDA"], "features")]
     else:
+        cnn, mlp = Size("CNN", 32, steps=3), Size("MLP", 256, steps=50)
+        some = ["equal weights", "MGDA", "PCGrad", "UPGrad", "NashMTL"]
         by_parameters = ["equal weights", "MGDA", "UPGrad"]
         tables = [
             rows_of(size, tasks, names, wrt)
-            for size, counts in (
-                (Size("CNN", 32), (2, 4, 8)),
-                (Size("MLP", 256, steps=50), (4,)),
+            for size, tasks, by_features in (
+                (cnn, 4, list(BALANCERS)),
+                (mlp, 4, list(BALANCERS)),
+                (cnn, 2, some),
+                (cnn, 8, some),
             )
-            for tasks in counts
             for wrt, names in (
-                ("features", list(BALANCERS)),
+                ("features", by_features),
                 ("parameters", by_parameters),
             )
         ]

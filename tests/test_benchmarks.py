@@ -42,7 +42,7 @@ def test_each_section_of_the_readme_has_its_script():
             assert f"python benchmarks/{path.name}" in text, path.name
 
 
-@pytest.mark.parametrize("name", ["overhead", "startup", "meta"])
+@pytest.mark.parametrize("name", ["overhead", "startup", "meta", "multitask"])
 def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
     path = tmp_path / "rows.json"
     [rows] = script(name).main(["--quick", "--json", str(path)])

@@ -223,7 +223,9 @@ class MultiTask(Term):
         def losses(out: Output) -> jax.Array:
             return task_losses.compute(terms, context, self.stream, out).values
 
-        gram = self._gram(context, losses) if self._reads_gradients else None
+        gram, jacobian = None, None
+        if self._reads_gradients:
+            gram, jacobian = self._gram(context, losses)
         balance = self._balance(context, computed.values, gram)
         states = {**context.state.get("losses", {}), **computed.states}
         if state := _with_parts(balance.state, states):
@@ -232,7 +234,9 @@ class MultiTask(Term):
             value = jnp.sum(balance.weights * computed.values) + balance.penalty
         else:
             weights = jax.lax.stop_gradient(balance.weights)
-            value = task_gradients.weighted_value(context, self.stream, losses, weights)
+            value = task_gradients.weighted_value(
+                context, self.stream, losses, weights, jacobian
+            )
         metrics = {}
         for i, name in enumerate(terms):
             metrics[f"loss[{name}]"] = computed.values[i]
@@ -241,13 +245,22 @@ class MultiTask(Term):
             metrics |= _conflicts(gram, tuple(terms))
         return value, metrics
 
-    def _gram(self, context: View, losses: task_gradients.Losses) -> jax.Array:
-        """Inner products of the tasks' gradients, (T, T)."""
+    def _gram(
+        self, context: View, losses: task_gradients.Losses
+    ) -> tuple[jax.Array, list[jax.Array] | None]:
+        """(Inner products of the tasks' gradients, (T, T), gradients by features).
+
+        The latter are None where these were not computed.
+        """
         if self.wrt == PARAMETERS:
-            return task_gradients.by_parameters(context, self.stream, losses)
+            gradients = task_gradients.by_parameters(context, self.stream, losses)
+            return task_gradients.gram_matrix(gradients), None
         stages = context.program.network.stages
-        stage = feature_stage(stages, None if self.wrt == "features" else self.wrt)
-        return task_gradients.by_features(context, self.stream, losses, stage)
+        last = feature_stage(stages)
+        stage = last if self.wrt == "features" else self.wrt
+        gradients = task_gradients.by_features(context, self.stream, losses, stage)
+        gram = task_gradients.gram_matrix(gradients)
+        return gram, gradients if stage == last else None
 
     def _balance(
         self, context: View, losses: jax.Array, gram: jax.Array | None

@@ -31,8 +31,10 @@ def gram_matrix(jacobian: PyTree) -> jax.Array:
     return jnp.sum(jnp.stack([products(x) for x in jax.tree.leaves(jacobian)]), 0)
 
 
-def by_features(context: View, stream: str, losses: Losses, stage: str) -> jax.Array:
-    """The Gram matrix of gradients by the output of a stage, for all examples.
+def by_features(
+    context: View, stream: str, losses: Losses, stage: str
+) -> list[jax.Array]:
+    """The tasks' gradients by the floating outputs of a stage: each (T, batch, ...).
 
     Args:
       context: of the step.
@@ -41,13 +43,13 @@ def by_features(context: View, stream: str, losses: Losses, stage: str) -> jax.A
       stage: of the network, not its last.
     """
     values, run = _from_stage(context, stream, losses, stage)
-    return gram_matrix(_jacobian(run, values))
+    return _jacobian(run, values)
 
 
-def by_parameters(context: View, stream: str, losses: Losses) -> jax.Array:
-    """The Gram matrix of gradients by the shared parameters that are trained.
+def by_parameters(context: View, stream: str, losses: Losses) -> PyTree:
+    """The tasks' gradients by the shared parameters that are trained: (T, ...) each.
 
-    Zeros where all of them are frozen.
+    Zeros (T, 1) where all of them are frozen.
     """
     program = context.program
     head = program.network.stages[-1]
@@ -59,7 +61,7 @@ def by_parameters(context: View, stream: str, losses: Losses) -> jax.Array:
     selected, rest = trees.partition(params, mask)
     if not jax.tree.leaves(selected):
         count = len(tasks_of(program.output_names))
-        return jnp.zeros((count, count), jnp.float32)
+        return jnp.zeros((count, 1), jnp.float32)
     x, start = context.entry(stream)
     key = jax.random.fold_in(context.key, _KEY)
 
@@ -67,11 +69,15 @@ def by_parameters(context: View, stream: str, losses: Losses) -> jax.Array:
         merged = trees.merge(selected, rest)
         return losses(context.run(x, params=merged, key=key, start=start))
 
-    return gram_matrix(_jacobian(run, selected))
+    return _jacobian(run, selected)
 
 
 def weighted_value(
-    context: View, stream: str, losses: Losses, weights: jax.Array
+    context: View,
+    stream: str,
+    losses: Losses,
+    weights: jax.Array,
+    jacobian: list[jax.Array] | None,
 ) -> jax.Array:
     """Σ losses, whose gradient is Σ_k w_k·∂loss_k for the shared stages.
 
@@ -80,12 +86,19 @@ def weighted_value(
     Args:
       context, stream, losses: as for `by_features`.
       weights: w, (T,).
+      jacobian: `by_features` of the last shared stage, None to compute what is needed.
     """
     stop_gradient, stages = jax.lax.stop_gradient, context.program.network.stages
     features = context.forward(stream).features[feature_stage(stages)]
-    values, run = _from_stage(context, stream, losses, feature_stage(stages))
-    _, pull = jax.vjp(run, values)
-    [direction] = stop_gradient(pull(weights))
+    if jacobian is None:
+        values, run = _from_stage(context, stream, losses, feature_stage(stages))
+        [direction] = jax.vjp(run, values)[1](weights)
+    else:
+        direction = [
+            jnp.tensordot(weights, trees.as_float32(j), 1).astype(j.dtype)
+            for j in jacobian
+        ]
+    direction = stop_gradient(direction)
     pairs = zip(direction, _floats(features)[0])
     inner = sum(jnp.vdot(d, z).astype(weights.dtype) for d, z in pairs)
     key = jax.random.fold_in(context.key, _KEY)
