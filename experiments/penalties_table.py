@@ -1,0 +1,215 @@
+"""Table and Pareto plot of what `experiments/penalties.py` wrote.
+
+Run:       python experiments/penalties_table.py FOLDER SETTING [PLOT.svg]
+Prints     for each method and criterion the accuracy on the target and on the source,
+           mean ± 95 % interval over the seeds in per cent, and the paired differences
+           to plain fine-tuning chosen by the same criterion. "front" marks the settings
+           that no other one beats in both accuracies. A plot is on light and dark pages
+           alike.
+"""
+
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtl.results.statistics import Difference, Estimate, paired, t_interval
+
+CRITERIA = ("for the target", "for both")
+PLAIN = "fine-tuning"
+# Order of the table; those that have not finished are left out.
+METHODS = (
+    *(PLAIN, "L2-SP", "EWC", "DELTA", "LwF"),
+    *("Jacobian, params", "Jacobian, inputs", "WiSE-FT", "LoRA"),
+)
+
+
+class Row(NamedTuple):
+    """One method, chosen by one criterion; accuracies in per cent, one per seed."""
+
+    method: str
+    criterion: str
+    numbers: dict[str, float]
+    target: tuple[float, ...]
+    source: tuple[float, ...]
+
+    @property
+    def point(self) -> tuple[float, float]:
+        """(mean on the source, mean on the target)."""
+        return t_interval(self.source).mean, t_interval(self.target).mean
+
+
+def read_rows(folder: pathlib.Path) -> list[Row]:
+    """Reads the finished methods of a setting's folder, in the order of METHODS."""
+    rows = []
+    for method in METHODS:
+        path = folder / f"{method}.json"
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        for criterion in CRITERIA:
+            if criterion in stored:
+                each = stored[criterion]
+                scores = (
+                    tuple(100 * value for value in each[name])
+                    for name in ("target", "source")
+                )
+                rows.append(Row(method, criterion, each["numbers"], *scores))
+    return rows
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether no other point is at least as high in both coordinates and higher in one.
+
+    Args:
+      points: (n, 2).
+    """
+    return [
+        not any(a >= x and b >= y and (a > x or b > y) for a, b in points)
+        for x, y in points
+    ]
+
+
+def _text(estimate: Estimate | Difference, sign: str = "") -> str:
+    return f"{estimate.mean:{sign}.1f} ± {estimate.half:.1f}"
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Prints the rows; without plain fine-tuning there are no differences."""
+    plain = {row.criterion: row for row in rows if row.method == PLAIN}
+    front = pareto_front([row.point for row in rows])
+    for row, is_front in zip(rows, front):
+        numbers = ", ".join(f"{k} {v:g}" for k, v in row.numbers.items())
+        cells = [_text(t_interval(row.target)), _text(t_interval(row.source))]
+        other = plain.get(row.criterion)
+        if other is not None and other is not row:
+            for ours, theirs in (
+                (row.target, other.target),
+                (row.source, other.source),
+            ):
+                cells.append(_text(paired(ours, theirs), "+"))
+        cells += [""] * (4 - len(cells))
+        line = "".join(f"{cell:>13}" for cell in cells)
+        mark = "front" if is_front else ""
+        print(f"{row.method:17}{row.criterion:15}{line}  {mark:6} {numbers}")
+
+
+# Colors that can be read on a light and on a dark page.
+COLORS = dict(
+    zip(
+        METHODS,
+        (
+            *("#888888", "#0a84c6", "#d55e00", "#12925a", "#cc5f9a"),
+            *("#b08900", "#3f6fd8", "#a0522d", "#8a63e6"),
+        ),
+    )
+)
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 680, 400, 62, 16, 190, 48
+_AXIS_RIGHT, _AXIS_BOTTOM = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+
+
+class Scale(NamedTuple):
+    """From accuracies low … high to the pixels first … last."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.first + share * (self.last - self.first), 1)
+
+    def ticks(self) -> list[float]:
+        """At most seven round numbers between both ends."""
+        steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+        step = next(s for s in steps if (self.high - self.low) / s <= 6 or s == 20)
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [round(i * step, 6) for i in range(first, last + 1)]
+
+
+def _scale(values: Sequence[Sequence[float]], first: float, last: float) -> Scale:
+    """A scale that shows all intervals, with a margin."""
+    intervals = [t_interval(v, bounds=(0.0, 100.0)) for v in values]
+    low, high = min(e.low for e in intervals), max(e.high for e in intervals)
+    margin = max(0.05 * (high - low), 0.1)
+    return Scale(low - margin, high + margin, first, last)
+
+
+def _axes(x: Scale, y: Scale) -> list[str]:
+    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{_AXIS_BOTTOM}H{_AXIS_RIGHT}"/>']
+    for tick in x.ticks():
+        parts.append(f'<path class="grid" d="M{x(tick)} {_TOP}V{_AXIS_BOTTOM}"/>')
+        at = f'x="{x(tick)}" y="{_AXIS_BOTTOM + 18}"'
+        parts.append(f'<text {at} text-anchor="middle">{tick:g}</text>')
+    for tick in y.ticks():
+        parts.append(f'<path class="grid" d="M{_LEFT} {y(tick)}H{_AXIS_RIGHT}"/>')
+        at = f'x="{_LEFT - 8}" y="{y(tick) + 4}"'
+        parts.append(f'<text {at} text-anchor="end">{tick:g}</text>')
+    center, middle = (_LEFT + _AXIS_RIGHT) / 2, (_TOP + _AXIS_BOTTOM) / 2
+    return [
+        *parts,
+        f'<text x="{center}" y="{_HEIGHT - 8}" text-anchor="middle">accuracy on the '
+        "source after fine-tuning, %</text>",
+        f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">'
+        "accuracy on the target, %</text>",
+    ]
+
+
+def _mark(row: Row, x: Scale, y: Scale) -> str:
+    """A mark with whiskers: filled for the first criterion, hollow for the second."""
+    color, (source, target) = (
+        COLORS[row.method],
+        map(t_interval, (row.source, row.target)),
+    )
+    px, py = x(source.mean), y(target.mean)
+    whiskers = (
+        f"M{x(source.low)} {py}H{x(source.high)}M{px} {y(target.low)}V{y(target.high)}"
+    )
+    fill = color if row.criterion == CRITERIA[0] else "none"
+    return (
+        f'<path stroke="{color}" stroke-opacity=".5" d="{whiskers}"/>'
+        f'<circle cx="{px}" cy="{py}" r="4.5" stroke="{color}" stroke-width="2" '
+        f'fill="{fill}"/>'
+    )
+
+
+def svg(rows: Sequence[Row]) -> str:
+    """The plot: accuracy on the source on x, on the target on y, 95 % intervals.
+
+    A filled mark was chosen for the target and a hollow one for both; a dashed line
+    joins the two of a method.
+    """
+    x = _scale([row.source for row in rows], _LEFT, _AXIS_RIGHT)
+    y = _scale([row.target for row in rows], _AXIS_BOTTOM, _TOP)
+    parts = _axes(x, y)
+    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
+        color, height = COLORS[method], _TOP + 12 + 20 * number
+        both = [row for row in rows if row.method == method]
+        points = " ".join(f"{x(row.point[0])},{y(row.point[1])}" for row in both)
+        parts += [
+            f'<polyline class="pair" stroke="{color}" points="{points}"/>',
+            *(_mark(row, x, y) for row in both),
+            f'<circle cx="{_AXIS_RIGHT + 16}" cy="{height}" r="4.5" fill="{color}"/>',
+            f'<text x="{_AXIS_RIGHT + 28}" y="{height + 4}">{method}</text>',
+        ]
+    for line, text in enumerate(("filled: chosen for the", "target; hollow: for both")):
+        at = f'x="{_AXIS_RIGHT + 10}" y="{_AXIS_BOTTOM - 20 + 17 * line}"'
+        parts.append(f"<text {at}>{text}</text>")
+    return "\n".join([_HEADER, *parts, "</svg>", ""])
+
+
+_HEADER = (
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+    f'width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="Accuracy on the '
+    'target against accuracy on the source, by method">\n'
+    "<style>text{font:13px sans-serif;fill:#767676}.axis{stroke:#888;fill:none}"
+    ".grid{stroke:#8884}.pair{fill:none;stroke-dasharray:3 3}</style>"
+)
+
+
+if __name__ == "__main__":
+    ROWS = read_rows(pathlib.Path(sys.argv[1]) / sys.argv[2])
+    print_table(ROWS)
+    if len(sys.argv) > 3:
+        pathlib.Path(sys.argv[3]).write_text(svg(ROWS))
