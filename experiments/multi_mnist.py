@@ -9,7 +9,7 @@ three other seeds are trained and tested once.
 Needs:     digits/mnist.npz below the folder that JAXTL_DATA_DIR names.
 Run:       jaxtl run experiments/multi_mnist.py       # equal weights, one seed
            python experiments/multi_mnist.py FOLDER   # the table; stops and continues
-           python experiments/multi_mnist.py FOLDER MGDA PCGrad   # a part of it
+           python experiments/multi_mnist.py FOLDER 215 MGDA PCGrad   # 215 steps each
 """
 
 import dataclasses
@@ -154,6 +154,9 @@ def table(folder: pathlib.Path) -> list[str]:
 if __name__ == "__main__":
     FOLDER = pathlib.Path(sys.argv[1])
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for METHOD in sys.argv[2:] or METHODS:
+    NAMES = sys.argv[2:]
+    if NAMES and NAMES[0].isdigit():
+        STEPS = int(NAMES.pop(0))
+    for METHOD in NAMES or METHODS:
         run_method(METHOD, FOLDER)
     print("\n".join(table(FOLDER)))
