@@ -17,7 +17,9 @@ from typing import Any
 ROUNDS = 9
 # Leaves glibc's default in place: its value is eight arenas a core.
 DEFAULTS = {"MALLOC_ARENA_MAX": str(8 * (os.cpu_count() or 1))}
-NAMES = ("LeNet", "ResNet-20", "ViT 6 × 192", "BERT 6 × 384")
+NAMES = ("LeNet", "ResNet-20", "ViT 6 × 192", "BERT 6 × 384", "CNN 16–32")
+
+COUNTS = {"LeNet": 10, "CNN 16–32": 50}  # steps of a round, of others 2
 
 
 def _experiment(name: str):
@@ -27,7 +29,7 @@ def _experiment(name: str):
 
     import jaxtl as tl
 
-    batch = 32 if name.startswith(("ViT", "BERT")) else 128
+    batch = 32 if name.startswith(("ViT", "BERT", "CNN")) else 128
     rng = np.random.default_rng(0)
     if name.startswith("BERT"):
         network = tl.models.Bert(layers=6, width=384, heads=12, hidden=1536)
@@ -37,6 +39,9 @@ def _experiment(name: str):
         }
     elif name == "LeNet":
         network = tl.models.CNN(widths=(32, 48), units=100)
+        x = rng.normal(size=(batch, 28, 28, 1)).astype(np.float32)
+    elif name.startswith("CNN"):
+        network = tl.models.CNN(widths=(16, 32))
         x = rng.normal(size=(batch, 28, 28, 1)).astype(np.float32)
     else:
         x = rng.normal(size=(batch, 32, 32, 3)).astype(np.float32)
@@ -130,7 +135,7 @@ def main(argv=None):
 
     options = timing.options(__doc__, argv)
     names, rounds = (NAMES[:1], 2) if options.quick else (NAMES, ROUNDS)
-    rows = [measure(n, 10 if n == "LeNet" else 2, rounds) for n in names]
+    rows = [measure(n, COUNTS.get(n, 2), rounds) for n in names]
     timing.report("steps that keep freed memory", [rows], options.json)
     return [rows]
 
