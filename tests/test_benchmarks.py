@@ -53,6 +53,13 @@ def test_quick_mode_prints_its_table(script, name, capsys, tmp_path):
     assert jax.__version__ in content["machine"]
 
 
+@pytest.mark.slow
+def test_a_cached_teacher_costs_no_operations(script):
+    [[plain, kd]] = script("distillation").main(["--quick"])
+    assert (plain["step"], kd["step"]) == ("plain", "KD")
+    assert kd["FLOPs, cached"] < 1.05 < kd["FLOPs, at every step"]
+
+
 def test_episodes_are_classified_as_by_hand(script, capsys):
     prototypes, methods = script("episodes").main(["--quick"])
     assert [row["5-way 5-shot, 15 queries"] for row in prototypes][:2] == [

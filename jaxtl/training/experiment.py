@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 from jaxtl.core import serialization
 from jaxtl.core.errors import UserError, nearest
@@ -34,6 +34,8 @@ class Variant:
       reset, ignore, which: as in `pretrained.FromRun`.
       per_seed: whether seed k starts from the other variant's seed k.
     """
+
+    is_init_only: ClassVar[bool] = True  # only `init` of an experiment may be one
 
     name: str
     reset: tuple[str, ...] | str = ()

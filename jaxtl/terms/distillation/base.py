@@ -135,10 +135,10 @@ class TeacherTerm(Term):
         return {"tables": tables, "orders": orders}
 
     def _table(self, setup: Setup, index: int) -> PyTree:
-        source, network = self._sources[index], self.networks(setup)[index]
+        network = self.networks(setup)[index]
         features = teachers.shapes(setup, network, self.stream).features
         read = self.teacher_stages(network, features)
-        key = ("table", config.key(source), self.stream, read)
+        key = ("table", config.key(self._sources[index]), self.stream, read)
 
         def compute() -> PyTree:
             return teacher_tables.table(setup, network, self.stream, read)

@@ -42,6 +42,12 @@ def _check_source(setup: Setup, source: Any, model: Any) -> None:
             f"{field}={source!r}: expected trained weights, such as "
             'tl.pretrained.FromRun("<directory>"), or a tuple of them.'
         )
+    if getattr(source, "is_init_only", False):
+        raise UserError(
+            f"{field}={type(source).__name__}({source.name!r}): a teacher is not "
+            f"trained by this file; train {source.name!r} first and take "
+            f'tl.pretrained.FromRun("<directory of {source.name}>").'
+        )
     named_outputs(source, field)
     if reset := getattr(source, "reset", ()):
         raise UserError(

@@ -11,6 +11,7 @@ from scipy import special
 import jaxtl as tl
 from jaxtl.core.memo import Memo
 from jaxtl.data import preprocess
+from jaxtl.pretrained.match import Weights
 from jaxtl.terms.distillation import soft_targets
 from jaxtl.terms.distillation import teacher as teachers
 from jaxtl.training import checkpointing
@@ -107,6 +108,37 @@ def test_a_table_is_computed_once_in_a_process_and_again_for_other_inputs(place,
     assert tables(lambda x: x) is not first
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _InMemory:
+    weights: Weights
+
+    def read(self):
+        return self.weights
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_the_same_weights_in_two_models_are_two_teachers(place, cache):
+    large = tl.load_model(place / "large")
+    weights = _InMemory(Weights(large.params, large.stats))
+    both = {
+        name: tl.distillation.KD(
+            teacher=weights,
+            teacher_model=tl.models.MLP(widths=(12, 9), activation=name),
+        )
+        for name in ("relu", "tanh")
+    }
+
+    def values(terms):
+        run = tl.setup(_digits(terms=terms, cache=cache))
+        [metrics] = run.advance(1)
+        return {name: metrics[name] for name in terms}
+
+    together = values(both)
+    for name, term in both.items():
+        assert together[name] == pytest.approx(values({name: term})[name], rel=1e-5)
+    assert together["relu"] != pytest.approx(together["tanh"], rel=1e-2)
+
+
 def test_a_teacher_s_outputs_take_the_names_that_the_user_gives(place, setup):
     names = tuple(f"digit {name}" for name in setup.classes["target"])
     setup = dataclasses.replace(setup, memo=Memo(), classes={"": names})
@@ -169,6 +201,11 @@ def _inputs(*shape, **of_network):
 BAD = {
     "no teacher": ({"teacher": None}, None, "teacher=None: expected trained weights"),
     "a path": ({"teacher": "runs/x"}, None, "expected trained weights"),
+    "a variant of the file": (
+        {"teacher": tl.Variant("first")},
+        None,
+        r"kd\.teacher=Variant\('first'\): .* train 'first' first and take",
+    ),
     "none of several": ({"teacher": ()}, None, "expected trained weights"),
     "a missing run": (
         {"teacher": FromRun("/no/run")},
