@@ -18,8 +18,9 @@ from jaxtl.terms.distillation import teacher as teachers
 
 # (network, preprocessing, stages, digest of weights, digest of inputs) -> outputs, the
 # most recently used last. The digests are of all that the outputs depend on, so that
-# the runs of a study share them and none is ever stale. What a run may cache bounds the
-# bytes of all; the least recently used ones are dropped.
+# the runs of a study share them and none is ever stale. `cache_bytes` of the last run
+# bounds the bytes of each table and of all that are kept here for later runs, of which
+# the least recently used are dropped; the terms of one run may hold more together.
 _tables: dict[Any, PyTree] = {}
 
 
