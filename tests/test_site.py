@@ -8,7 +8,14 @@ import re
 import browser
 import pytest
 
-from docs.builder import equations, methods, public_names, reference, site_links
+from docs.builder import (
+    effects,
+    equations,
+    methods,
+    public_names,
+    reference,
+    site_links,
+)
 from docs.builder.repository import Links
 from jaxtl.cli import main
 
@@ -99,6 +106,74 @@ def test_every_family_has_a_page_with_all_its_methods():
     text = methods.page(next(f for f in families if f.name == "regularizers"), "")
     assert "- Tests: `tests/terms/regularizers/test_l2sp.py`" in text
     assert "[quickstart](../experiments/quickstart.md)" in text
+
+
+_TABLES = """Two tables.
+
+Expected:  test accuracy, mean ± 95 % interval over 3 seeds:
+
+                       M → U          U → M
+source only            54.2 ± 3.6     49.4 ± 7.2
+DAN                    73.4 ± 10.9    –
+entropy                ▼26.6 ± 12.9   49.0 ± 1.0
+no method              26.6 ± 12.9    49.0 ± 1.0
+
+Error of the one on val and test, 61.2 ± 4.1 in a sentence:
+
+features     val          test
+scratch      30.0 ± 1.0   30.0 ± 1.0
+DANN, late   10.0 ± 1.0   20.0 [15.0, 25.0]
+"""
+
+
+def test_effects_are_read_from_the_tables_of_a_docstring():
+    first, second = effects.tables(_TABLES)
+    rows = effects.table_effects("x", first)
+    told = [(e.label, e.setting, e.value, e.without, e.verdict) for e in rows[:3]]
+    assert told == [
+        ("DAN", "M → U", "73.4 ± 10.9", "54.2 ± 3.6", "better"),
+        ("entropy", "M → U", "26.6 ± 12.9", "54.2 ± 3.6", "worse"),
+        ("entropy", "U → M", "49.0 ± 1.0", "49.4 ± 7.2", "not told apart"),
+    ]
+    assert [e.difference for e in rows[:3]] == ["+19.2", "−27.6", "−0.4"]
+    [late] = effects.table_effects("x", second)  # its error fell; val is no effect
+    assert (late.setting, late.difference, late.verdict) == (
+        "features test",
+        "−10.0",
+        "better",
+    )
+    paths = [effects.method(e.label) for e in (*rows, late)]
+    assert paths == [
+        "domain.DAN",
+        *["domain.EntropyMinimization"] * 2,
+        *["", ""],
+        "domain.DANN",
+    ]
+
+
+def test_effects_are_read_from_the_report_of_a_sweep():
+    head = "| variant | method | val accuracy % | test accuracy % | seeds | − full | "
+    rows = ["| a | full | 1 | **5.0 ± 1.0** | 5 |  |  |  |"]
+    rows += ["| a | L2-SP | 1 | 4.0 ± 1.0 | 5 | −1.0 ± 0.2 | 0.01 | worse |"]
+    text = "\n".join(["", "## test accuracy %", "", head + "p | verdict |", "|", *rows])
+    [effect] = effects.report_effects("x", text)
+    assert (effect.setting, effect.value, effect.without) == (
+        "a",
+        "4.0 ± 1.0",
+        "5.0 ± 1.0",
+    )
+    assert (effect.difference, effect.verdict) == ("−1.0 ± 0.2", "worse")
+
+
+def test_a_method_page_tells_harm_as_measured():
+    family = next(n for n in public_names.namespaces() if n.name == "domain")
+    text = methods.page(family, "")
+    afn = text.partition("\n## AFN\n")[2].partition("\n## ")[0]
+    [harm] = [line for line in afn.splitlines() if "MobileNet mean" in line]
+    assert "[office_caltech](../experiments/office_caltech.md)" in harm
+    assert "source only 80.4 ± 0.9 | −4.0 | **worse** |" in harm
+    summary = text.partition("## Measured effects")[2].partition("\n## ")[0]
+    assert "| [AFN](#afn) |" in summary
 
 
 def test_every_command_has_its_arguments_on_the_page():

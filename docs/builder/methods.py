@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from docs.builder import public_names
+from docs.builder import effects, public_names
 from docs.builder.public_names import ROOT, Namespace
 
 _NOTE = """
@@ -31,6 +31,7 @@ def page(family: Namespace, written: str) -> str:
         parts = [f"# {_title(family, title)}", title, introduction]
     if family.module.__name__.startswith("jaxtl.terms"):
         parts.append(_NOTE.strip())
+    parts.append(effects.summary([path for path, _ in family.members()]))
     return "\n\n".join([*filter(None, parts), *_sections(family)]) + "\n"
 
 
@@ -59,7 +60,8 @@ def _sections(family: Namespace) -> Iterator[str]:
                     parts.append(
                         directive(f"jaxtl.{place}" if place else full, function)
                     )
-        yield "\n\n".join([*parts, _where(family.name, path, value)])
+        parts += [effects.section(path), _where(family.name, path, value)]
+        yield "\n\n".join(filter(None, parts))
 
 
 def _functions_beside(value: type) -> list[tuple[str, Any]]:
@@ -96,7 +98,7 @@ def _where(family: str, path: str, value: Any) -> str:
         lines.append("- Tests: " + ", ".join(f"`{test}`" for test in tests))
     if pages := _experiments(path):
         links = (f"[{page}](../experiments/{page}.md)" for page in pages)
-        lines.append("- Measured in " + ", ".join(links))
+        lines.append("- Used in " + ", ".join(links))
     return "\n".join(lines)
 
 

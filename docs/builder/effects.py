@@ -1,0 +1,346 @@
+"""Measured effects of methods, read from the tables that the experiments tell.
+
+The one source of a figure is the docstring of its experiment, or the report that the
+experiment's sweep wrote. A row of a table whose label names a method, and whose value
+has an interval, is an effect; the rows of `BASELINES` are what it is compared with.
+"""
+
+import ast
+import dataclasses
+import functools
+import re
+
+from docs.builder.public_names import ROOT
+
+# What a method is compared with: the first of these that its table has.
+BASELINES = ("source only", "full", "full fine-tuning", "fine-tuning", "fine-tuned")
+BASELINES += ("labels", "supervised", "CE", "cross-entropy", "scratch")
+# Labels of rows that are not the class's name, as the tables write them.
+LABELS = {
+    "attention transfer": "regularizers.AttentionTransfer",
+    "CBST": "domain.CBST",
+    "CDAN+E": "domain.CDAN",
+    "CDAN+E, BSP": "domain.BSP",
+    "DANN+BSP": "domain.BSP",
+    "entropy": "domain.EntropyMinimization",
+    "feature extraction": "optim.HeadOnly",
+    "group lasso SP": "regularizers.GroupLassoSP",
+    "gradual unfreezing": "optim.GradualUnfreezing",
+    "Jacobian": "regularizers.JacobianDifference",
+    "KFAC": "regularizers.KFAC",
+    "LP-FT": "optim.LPFT",
+    "masked autoencoder": "selfsup.MAE",
+    "mean teacher": "semi.MeanTeacher",
+    "PADA": "domain.PartialDANN",
+    "Π-model": "semi.PiModel",
+    "pseudo-labels": "semi.PseudoLabel",
+    "batch spectral shrinkage": "regularizers.SpectralShrinkage",
+}
+_NO_METHOD = ("linear",)  # of a probe; `tl.optim.Linear` is a schedule
+_VALUE = re.compile(
+    r"▼?(?P<mean>\d+(?:\.\d+)?)"
+    r"(?: ± (?P<half>\d+(?:\.\d+)?)| \[(?P<low>[\d.]+), (?P<high>[\d.]+)\])"
+)
+_LOWER_IS_BETTER = re.compile(r"\b(error|perplexity)\b", re.IGNORECASE)
+_QUANTITY = re.compile(r"\b(accuracy|error|perplexity)\b", re.IGNORECASE)
+_NO_TEST = re.compile(r"\bval(idation)?\b", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """One measured value of a method, beside its baseline's.
+
+    Attributes:
+      experiment: name of the experiment's file.
+      label: the row of its table.
+      setting: the column, as the transfer or the number of labels; "" for one column.
+      value: mean and interval as printed.
+      baseline: label of the row it is compared with, "" where the table has none.
+      without: that row's value.
+      difference: of the means, or as the report printed it with an interval.
+      verdict: "better", "worse" or "not told apart".
+    """
+
+    experiment: str
+    label: str
+    setting: str
+    value: str
+    baseline: str
+    without: str
+    difference: str
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: its label, and the values with their columns' headings."""
+
+    label: str
+    cells: dict[str, re.Match[str]]
+    lower_is_better: bool = False
+
+
+def of(path: str) -> list[Effect]:
+    """The effects of a method.
+
+    Args:
+      path: below `jaxtl`, as "domain.DANN".
+    """
+    return [effect for method, effect in _all() if method == path]
+
+
+@functools.cache
+def _all() -> tuple[tuple[str, Effect], ...]:
+    effects = []
+    for file in sorted((ROOT / "experiments").glob("*.py")):
+        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+        for table in tables(text):
+            effects += table_effects(file.stem, table)
+        report = ROOT / f"experiments/reports/{file.stem}/report.md"
+        if report.exists():
+            effects += report_effects(file.stem, report.read_text())
+    named = [(method(effect.label), effect) for effect in effects]
+    return tuple((path, effect) for path, effect in named if path)
+
+
+@functools.cache
+def _methods() -> dict[str, str]:
+    """Label without punctuation -> path of the method below `jaxtl`."""
+    from docs.builder import public_names
+
+    families = [n for n in public_names.namespaces() if n.is_family]
+    paths = [p for f in families if f.name != "metrics" for p, _ in f.members()]
+    names = {p.rpartition(".")[2]: p for p in paths if p.count(".") == 1}
+    return {_plain(k): v for k, v in {**names, **LABELS}.items()}
+
+
+def method(label: str) -> str:
+    """Path of the method that a row's label names, "" for none.
+
+    What stands behind a comma is the method's setting: "DANN, share".
+    """
+    if label in _NO_METHOD:
+        return ""
+    known = _methods()
+    name = label.partition(",")[0]
+    return known.get(_plain(label)) or known.get(_plain(name), "")
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[^\wΠ+]", "", label.lower())
+
+
+def tables(text: str) -> list[list[Row]]:
+    """The tables of a docstring, those of values with intervals.
+
+    A line without a value is the heading of the columns below it. A heading's first
+    cell, which stands above the labels, is a part of every column's setting.
+    """
+    read: list[list[Row]] = []
+    rows: list[Row] = []
+    headings: list[str] = []
+    lower = False
+    for line in [*text.split("\n"), ""]:
+        label = _label(line)
+        is_heading = re.search(r"\S {2,}\S|^ *[\w-]+$", line)
+        if label:
+            rows.append(Row(label, _cells(headings, line), lower))
+        elif _NUMBERS.fullmatch(line) or set(line.strip()) == {"─"}:
+            # A row without intervals, or a rule.
+            continue
+        elif is_heading or not line.strip():
+            if rows:
+                read.append(rows)
+            if not rows or not line.strip():
+                kept = headings if line.strip() else []
+            else:  # a group within a table has the columns of the one before
+                kept = [h for h in headings if _is_group(line) and not _is_group(h)]
+            rows, headings = [], [*kept, line] if line.strip() else []
+        else:
+            headings = []
+        if quantity := _QUANTITY.search(line):
+            lower = bool(_LOWER_IS_BETTER.fullmatch(quantity[0]))
+    return read
+
+
+def _is_group(line: str) -> bool:
+    return len(_CELL.findall(line)) == 1
+
+
+def _cells(headings: list[str], line: str) -> dict[str, re.Match[str]]:
+    """The values of a row by their headings; of two below one heading none is told."""
+    values = list(_VALUE.finditer(line))
+    gap = re.search(r"\S {2,}(?=\S)", line.rstrip())
+    left = min(values[0].start(), gap.end() if gap else len(line))
+    names = [_heading(headings, v.span(), left) for v in values]
+    return {n: v for n, v in zip(names, values, strict=True) if names.count(n) == 1}
+
+
+def _label(line: str) -> str:
+    """What stands before the first value or gap; "" for a line of a sentence."""
+    value = _VALUE.search(line)
+    if value is None:
+        return ""
+    text = line[: value.start()].strip()
+    label = re.split(r" {2,}", text)[0]
+    is_table = re.search(r" {2,}\S", line.strip()) or len(text.split()) <= 3
+    return label if is_table and len(label) < 60 else ""
+
+
+def _heading(headings: list[str], span: tuple[int, int], left: int) -> str:
+    """The text above a value, after the group's name, which stands above the labels."""
+    parts = []
+    for line in headings:
+        cells = [(m.start(), m.end(), m[0]) for m in _CELL.finditer(line)]
+        above = [
+            text for start, end, text in cells if start < span[1] and end > span[0]
+        ]
+        group = [text for _, end, text in cells[:1] if end <= left]
+        parts += [*group, *above[:1]]
+    return " ".join(dict.fromkeys(part for part in parts if part != "run"))
+
+
+_CELL = re.compile(r"\S+(?: \S+)*")
+_NUMBERS = re.compile(r" *\S+(?: \S+)*(?: {2,}[\d.,]+)+ *")
+
+
+def table_effects(experiment: str, table: list[Row]) -> list[Effect]:
+    """The rows of a table beside its baseline's row.
+
+    Intervals that don't overlap tell a method from its baseline; that is a cautious
+    comparison where both share seeds.
+    """
+    labels = {row.label for row in table}
+    name = next((b for b in BASELINES if b in labels), "")
+    baseline, effects = next((r for r in table if r.label == name), None), []
+    for row in table:
+        if row.label == name or (name and row.label.startswith(f"{name},")):
+            baseline = row
+            continue
+        for setting, value in row.cells.items():
+            if _NO_TEST.search(setting):
+                continue
+            without = baseline.cells.get(setting) if baseline else None
+            effects.append(_effect(experiment, row, setting, value, baseline, without))
+    return effects
+
+
+def _effect(
+    experiment: str,
+    row: Row,
+    setting: str,
+    value: re.Match[str],
+    baseline: Row | None,
+    without: re.Match[str] | None,
+) -> Effect:
+    values = value[0].removeprefix("▼")
+    if baseline is None or without is None:
+        return Effect(experiment, row.label, setting, values, "", "", "", "")
+    difference = float(value["mean"]) - float(without["mean"])
+    low, high = _interval(value)
+    low_without, high_without = _interval(without)
+    apart = low > high_without or high < low_without
+    better = (difference > 0) != row.lower_is_better
+    verdict = ("better" if better else "worse") if apart else "not told apart"
+    text = f"{difference:+.1f}".replace("-", "−")
+    against = without[0].removeprefix("▼")
+    return Effect(
+        experiment, row.label, setting, values, baseline.label, against, text, verdict
+    )
+
+
+def _interval(value: re.Match[str]) -> tuple[float, float]:
+    if value["half"] is None:
+        return float(value["low"]), float(value["high"])
+    mean, half = float(value["mean"]), float(value["half"])
+    return mean - half, mean + half
+
+
+_VERDICTS = {"tie": "not told apart"}
+
+
+def report_effects(experiment: str, text: str) -> list[Effect]:
+    """The rows of a sweep's report that are compared with a baseline.
+
+    Its differences are paired by seed, and its verdicts are adjusted (Holm).
+    """
+    block = text.partition("\n## test ")[2].partition("\n## ")[0]
+    lines = [line for line in block.splitlines() if line.startswith("|")]
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+    if not rows or "verdict" not in rows[0]:
+        return []
+    names = rows[0]
+    compared = next(name for name in names if name.startswith("− "))
+    metric = next(name for name in names if name.startswith("test "))
+    index = names.index("method")
+    settings = [n for n in names[: names.index("seeds")] if n not in ("method", metric)]
+    settings = [n for n in settings if "val" not in n]
+    records = [dict(zip(names, row, strict=True)) for row in rows[2:]]
+    values = {
+        tuple(r[n] for n in (*settings, names[index])): r[metric] for r in records
+    }
+    baseline, effects = compared.removeprefix("− "), []
+    for r in records:
+        if not r[compared]:
+            continue
+        where = tuple(r[n] for n in settings)
+        parts = [f"{r[n]} {n.replace('_', ' ')}" if r[n].isdigit() else r[n]
+                 for n in settings]  # fmt: skip
+        effects.append(
+            Effect(
+                experiment,
+                r["method"],
+                ", ".join(parts),
+                r[metric],
+                baseline,
+                values.get((*where, baseline), ""),
+                r[compared],
+                _VERDICTS.get(r["verdict"], r["verdict"]),
+            )
+        )
+    return effects
+
+
+_HEAD = "| experiment | row | setting | measured | beside | difference | verdict |"
+
+
+def section(path: str) -> str:
+    """The table of a method's measured effects, "" where none was measured."""
+    rows = []
+    for e in of(path):
+        link = f"[{e.experiment}](../experiments/{e.experiment}.md)"
+        beside = f"{e.baseline} {e.without}" if e.baseline else "–"
+        verdict = f"**{e.verdict}**" if e.verdict == "worse" else e.verdict
+        cells = (link, e.label, e.setting, e.value, beside, e.difference, verdict)
+        rows.append(f"| {' | '.join(cells)} |")
+    if not rows:
+        return ""
+    return "\n".join([_HEAD, "| --- " * 7 + "|", *rows])
+
+
+_SUMMARY = """## Measured effects
+
+Read from the tables of our experiments; their pages say what was measured, with how
+many seeds and on which machine. "Not told apart": the 95 % intervals overlap, or, where
+a sweep's report compares by seed, its test (adjusted by Holm) finds no difference. A
+method without a line was not measured here.
+
+| method | comparisons | better | not told apart | worse |
+| --- | ---: | ---: | ---: | ---: |"""
+
+
+def summary(paths: list[str]) -> str:
+    """The table of a family: how often each method was better, and how often worse."""
+    rows = []
+    for path in paths:
+        verdicts = [e.verdict for e in of(path) if e.verdict]
+        if not verdicts:
+            continue
+        counts = [verdicts.count(v) for v in ("better", "not told apart", "worse")]
+        name = path.rpartition(".")[2]
+        worse = f"**{counts[2]}**" if counts[2] else "0"
+        rows.append(
+            f"| [{name}](#{name.lower()}) | {len(verdicts)} | {counts[0]} | "
+            f"{counts[1]} | {worse} |"
+        )
+    return "\n".join([_SUMMARY, *rows]) if rows else ""
