@@ -61,6 +61,7 @@ def _command(args: argparse.Namespace, sweep: Sweep) -> list[str]:
     """The arguments of a process that joins a sweep."""
     command = ["sweep", str(args.file), *args.overrides, "--mode", args.mode]
     command += ["--out", str(sweep.folder), "--device", "cpu"]
+    command += ["--trust"] if args.trust else []
     return command + (["--lanes", str(args.lanes)] if args.lanes else [])
 
 
