@@ -6,6 +6,7 @@ small experiment: `PLACEHOLDERS` says what stands for FILE, RUN and the like. Th
 block of README is run by `.ci/run`, in a fresh environment.
 """
 
+import ast
 import contextlib
 import dataclasses
 import io
@@ -42,6 +43,8 @@ RUN_PAGES = (
     "docs/howto/sweeps.md",
     "docs/weights.md",
 )
+FIGURE = r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?"
+DECIMAL = r"\d+\.\d+"
 INLINE = re.compile(r"`(jaxtl [^`]*)`")
 
 SOURCE = """
@@ -137,6 +140,61 @@ def test_every_block_says_what_it_is():
         text = (ROOT / page).read_text()
         assert text.count("```") == 2 * len(BLOCK.findall(text)), page
         assert {language for language, _ in BLOCK.findall(text)} <= LANGUAGES, page
+
+
+def blocks_with_figures(text):
+    """(experiments that it links, its figures) of each paragraph, item and table row.
+
+    A figure is "a ± b", or in a table row also a number with decimals.
+    """
+    for block in re.split(r"\n\s*\n|\n(?=[|-])", re.sub(BLOCK, "", text)):
+        files = re.findall(r"\]\([./]*(experiments/\w+\.py)\)", block)
+        shown = " ".join(re.sub(r"\]\([^)]*\)", "]", block).split())
+        is_row = block.startswith("|")
+        pattern = rf"{FIGURE}|{DECIMAL}" if is_row else FIGURE
+        if files:
+            yield files, re.findall(pattern, shown)
+
+
+def _has_figure(text, figure):
+    return re.search(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)", text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_beside_a_link_to_an_experiment_are_its_docstring_s(page):
+    text = (ROOT / page).read_text()
+    for files, figures in blocks_with_figures(text):
+        docstrings = [
+            ast.get_docstring(ast.parse((ROOT / f).read_text())) for f in files
+        ]
+        printed = " ".join(" ".join(docstrings).split())
+        missing = [figure for figure in figures if not _has_figure(printed, figure)]
+        assert not missing, (page, files, missing)
+
+
+def test_the_tables_of_transfers_have_figures():
+    text = (ROOT / "docs/results/transfers.md").read_text()
+    found = [figures for files, figures in blocks_with_figures(text) if figures]
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert len(found) == len(rows) > 5
+    assert sum(map(len, found)) > 30
+
+
+def test_figures_of_published_tables_are_those_of_their_reports():
+    text = (ROOT / "docs/results/reproduced.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE)
+    folder = ROOT / "experiments/reports/reproduce"
+    assert {name for name, _ in rows} == {path.stem for path in folder.glob("*.md")}
+    for name, row in rows:
+        report = (folder / f"{name}.md").read_text()
+        for figure in re.findall(rf"{FIGURE}|{DECIMAL}", row):
+            assert _has_figure(report, figure), (name, figure)
+        if counted := re.search(r"(\d+) of (\d+) ", row):
+            verdicts = re.findall(
+                r"\| (reproduced|missed, \w+) \|$", report, re.MULTILINE
+            )
+            expected = (str(verdicts.count("reproduced")), str(len(verdicts)))
+            assert counted.groups() == expected, name
 
 
 @pytest.mark.parametrize("page", PAGES)
