@@ -7,9 +7,9 @@ the target is used: every run keeps its last step.
 Needs:     digits/mnist.npz and digits/usps.npz below the folder JAXTL_DATA_DIR names.
 Run:       jaxtl run experiments/cdan_digits.py
 Expected:  target test accuracy, one seed on two cores: M → U 94.3 % in 6 minutes
-           (published 95.6, Long et al., NeurIPS 2018). On images in [0, 1] in place of
-           [−1, 1] the same program had 92.5 %, and 96.9 % for U → M (published 98.0),
-           which is not measured on [−1, 1] yet.
+           (published 95.6, Long et al., NeurIPS 2018). An earlier version, on images in
+           [0, 1] in place of [−1, 1], had 92.5 %, and 96.9 % for U → M (published
+           98.0), which is not measured on [−1, 1] yet.
 """
 
 import jaxtl as tl

@@ -3,9 +3,14 @@
 A body learns from 9,500 images by a term of `tl.selfsup`; then from 25 labels per
 class, with the body frozen ("linear") or not ("fine-tuned"). Beside it the same network
 from scratch on the 250 labels, and FixMatch, which reads both at once. The network is
-ResNet-20, of MAE a vision transformer of 6 layers on patches of 4 pixels. Settings are
-the papers' for small images where these have any; the last checkpoint is tested, so
-that nothing is chosen by a label.
+ResNet-20, of MAE a vision transformer of 6 layers on patches of 4 pixels. The last
+checkpoint is tested, so that nothing is chosen by a label.
+
+From the papers are SimCLR's temperature (0.5) and strength of color (0.5) for small
+images, the weights of VICReg's loss, MAE's share of hidden patches, weight decay and
+β₂, and FixMatch's batch, threshold and rate. The rest was set here and not tuned: AdamW
+with a rate of 1e-3 for every method, the widths of the heads, BYOL's momentum of 0.99,
+the sizes of the vision transformer and of MAE's decoder, and all numbers of steps.
 
 Needs:     cifar10/cifar10_jpeg_{train10k,test10k}.npz below the folder that
            JAXTL_DATA_DIR names.
