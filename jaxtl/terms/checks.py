@@ -185,11 +185,12 @@ def positive(setup: Setup, field: str, value: Any) -> None:
         raise UserError(f"{where(setup, field)}={value!r}: expected a number above 0.")
 
 
-def count(setup: Setup, field: str, value: Any) -> None:
-    """Raises if a value is not a whole number of at least 1."""
-    if not isinstance(value, int) or value < 1:
+def count(setup: Setup, field: str, value: Any, least: int = 1) -> None:
+    """Raises if a value is not a whole number of at least `least`."""
+    if not isinstance(value, int) or value < least:
         raise UserError(
-            f"{where(setup, field)}={value!r}: expected a whole number of at least 1."
+            f"{where(setup, field)}={value!r}: expected a whole number of at least "
+            f"{least}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Self-supervised losses against lightly's and transformers' programs."""
+"""Self-supervised losses against lightly's, transformers' and DINO's programs."""
 
 import jax.numpy as jnp
 import pytest
@@ -37,6 +37,11 @@ def _dino(s0, s1, t0, t1, center):
     return dino.self_distillation((s0, s1), (t0, t1), center[0], (0.1, 0.07))
 
 
+def _dino_small_crops(s0, s1, s2, s3, t0, t1, center):
+    students = (s0, s1, s2, s3)
+    return dino.self_distillation(students, (t0, t1), center[0], (0.1, 0.07))
+
+
 def _mae(predicted, images):
     hidden = [[1, 0, 1, 1, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1, 0, 0, 1]]
     pixels = mae.patch_pixels(images, 2)
@@ -52,6 +57,7 @@ EQUATIONS = {
     "barlow_twins": lambda a, b: barlow_twins.cross_correlation_loss(a, b, 5e-3),
     "vicreg": _vicreg,
     "dino": _dino,
+    "dino_small_crops": _dino_small_crops,
     "mae": _mae,
     "sin_cos_positions": lambda: sin_cos_positions(3, 8),
     "dino_center": lambda a, b, c: dino.moved_center(c[0], (a, b), 0.9),

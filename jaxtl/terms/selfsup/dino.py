@@ -7,14 +7,21 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core import serialization
 from jaxtl.core.config import traced
+from jaxtl.core.errors import UserError
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import PyTree
+from jaxtl.data.augment.views import RandomResizedCrop
 from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
 from jaxtl.terms.selfsup.momentum import MomentumTerm
 from jaxtl.terms.selfsup.projector import check_widths, unit
+from jaxtl.terms.selfsup.two_views import default_views
+from jaxtl.terms.semi import augmented_views
+
+_LOCAL_SCALE = (0.05, 0.4)  # of a small crop's area, of the image's
 
 
 def self_distillation(
@@ -23,24 +30,28 @@ def self_distillation(
     center: jax.Array,
     temperatures: tuple[Any, Any],
 ) -> jax.Array:
-    """½ H(t₁, s₂) + ½ H(t₂, s₁): cross-entropy of each view with the other one's.
+    """Mean of H(t_i, s_j) over both teacher's views i and all student's views j ≠ i.
 
-    t = softmax((z − c) / τ_t) and s = softmax(z / τ_s); mean over examples, in nats.
+    H is the cross-entropy −Σ t log s, mean over examples, in nats, with
+    t = softmax((z − c) / τ_t) and s = softmax(z / τ_s). Of two views the loss is
+    ½ H(t₁, s₂) + ½ H(t₂, s₁).
 
     Args:
-      students, teachers: outputs z of both views, (n, K) each; no gradient flows
-        through the teacher's.
+      students: outputs z of the student, (n, K) each: those of the views that the
+        teacher sees, in its order, and of any further ones.
+      teachers: outputs z of the teacher, (n, K) each; no gradient flows through them.
       center: c, (K,).
       temperatures: τ_s and τ_t.
 
     References:
-      Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1.
+      Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1; further views as in the
+      authors' program.
     """
     log_s = [jax.nn.log_softmax(as_float32(z) / temperatures[0]) for z in students]
     t = [jax.nn.softmax((as_float32(z) - center) / temperatures[1]) for z in teachers]
     t = list(map(jax.lax.stop_gradient, t))
-    both = t[0] * log_s[1] + t[1] * log_s[0]
-    return -jnp.mean(jnp.sum(both, -1)) / 2
+    pairs = [(i, j) for i in range(len(t)) for j in range(len(log_s)) if i != j]
+    return -sum(jnp.mean(jnp.sum(t[i] * log_s[j], -1)) for i, j in pairs) / len(pairs)
 
 
 def moved_center(
@@ -99,9 +110,13 @@ class DINO(MomentumTerm):
     """Cross-entropy of a view's prototypes with those of a teacher's other view.
 
     The teacher is a momentum encoder; its center keeps one prototype from winning, its
-    low temperature all from being equal. Two views of the images' size; the authors
-    add smaller crops. Reports "entropy" of the teacher in nats: 0 and log K are the two
-    ways to collapse.
+    low temperature all from being equal. Reports "entropy" of the teacher in nats: 0
+    and log K are the two ways to collapse.
+
+    With `local_views` the student also sees that many small crops, which predict the
+    teacher's two large ones ("multi-crop"). They are enlarged to the images' size; the
+    authors', of 96 pixels beside 224, are cheaper. The large ones are crops of at least
+    0.4 of the image there, `views=` here.
 
     Attributes:
       layers: widths of the head's hidden layers and of its bottleneck.
@@ -112,6 +127,9 @@ class DINO(MomentumTerm):
       warmup: share of the run until then, 30 of 100 epochs in the paper.
       center_momentum: of the center.
       momentum, rises: of the teacher, 0.996 rising to 1.
+      local_views: number of small crops, 8 or 10 in the paper.
+      local: operations of a small crop; None takes the default views' with crops of
+        0.05 to 0.4 of the image, the paper's.
       stream, stage, views, second: as in `TwoViewTerm`.
 
     References:
@@ -128,6 +146,8 @@ class DINO(MomentumTerm):
     warmup_temperature: float = traced(0.04)
     warmup: float = traced(0.3)
     center_momentum: float = traced(0.9)
+    local_views: int = serialization.later_field(0)
+    local: tuple | None = serialization.later_field(None)
 
     def check(self, setup: Setup) -> None:
         super().check(setup)
@@ -138,6 +158,23 @@ class DINO(MomentumTerm):
             checks.positive(setup, name, getattr(self, name))
         checks.number(setup, "warmup", self.warmup, 0.0, 1.0)
         checks.number(setup, "center_momentum", self.center_momentum, 0.0, 1.0)
+        self._check_local_views(setup)
+
+    def _check_local_views(self, setup: Setup) -> None:
+        checks.count(setup, "local_views", self.local_views, 0)
+        augmented_views.check_operations(setup, "local", self.local)
+        if self.local is not None and not self.local_views:
+            raise UserError(
+                f"{checks.where(setup, 'local')}={self.local!r} makes small crops, and "
+                "local_views=0 asks for none; give their number, such as local_views=8."
+            )
+        x = augmented_views.first_inputs(setup, self.stream)
+        is_image = augmented_views.input_kind(x) == "images"
+        if self.local_views and self.local is None and not is_image:
+            raise UserError(
+                f"{checks.where(setup, 'local_views')}={self.local_views}: only images "
+                "have small crops; name operations that change these inputs by local=."
+            )
 
     def init(self, key: jax.Array, setup: Setup) -> PyTree:
         widths = (self.width(setup), *self.layers)
@@ -152,10 +189,25 @@ class DINO(MomentumTerm):
         rise = self.teacher_temperature - self.warmup_temperature
         return self.warmup_temperature + share * rise
 
+    def _local_inputs(self, context: View) -> list[PyTree]:
+        """The inputs of the small crops."""
+        operations = self.local
+        if operations is None:
+            _, *others = default_views(context.batches[self.stream]["x"])
+            operations = (RandomResizedCrop(scale=_LOCAL_SCALE), *others)
+        # `view_inputs` has the keys 0 and 1.
+        return [
+            context.view(
+                self.stream, operations, jax.random.fold_in(context.key, 2 + i)
+            )
+            for i in range(self.local_views)
+        ]
+
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         encoder, views = self.encoder(context), self.view_inputs(context)
         own, center = context.term_params["head"], context.state["center"]
-        students = [head(own, self.features(context, x)) for x in views]
+        seen = (*views, *self._local_inputs(context))
+        students = [head(own, self.features(context, x)) for x in seen]
         teachers = [
             head(encoder["heads"]["head"], self.encoded(context, encoder, x))
             for x in views

@@ -48,6 +48,31 @@ def test_a_teacher_of_equal_prototypes_has_the_entropy_of_chance():
     np.testing.assert_allclose(value, np.log(5), rtol=1e-6)
 
 
+def test_small_crops_are_read_by_the_student_alone(bench):
+    """At views that are the inputs themselves, further equal views change nothing."""
+    room = _bench(bench)
+    shared = dict(layers=(8, 4), prototypes=5, views=())
+    term = selfsup.DINO(**shared)
+    own = term.init(jax.random.key(1), room.setup)
+    values, states = [], []
+    far = lambda key, x: 5 * x + 1  # noqa: E731
+    for local in (
+        {},
+        {"local_views": 3, "local": ()},
+        {"local_views": 3, "local": (far,)},
+    ):
+        term = selfsup.DINO(**shared, **local)
+        context = room.context(room.params, own, term.init_state(room.setup), step=0)
+        view = View(context, "term", 0)
+        value, metrics = term(view)
+        values.append([float(value), float(metrics["entropy"])])
+        states.append(view.term_states["term"]["center"])
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-5)
+    assert abs(values[2][0] - values[0][0]) > 1e-4
+    np.testing.assert_allclose(values[2][1], values[0][1], rtol=1e-6)
+    np.testing.assert_allclose(states[2], states[0], rtol=1e-6)
+
+
 def test_momentum_rises_by_half_a_cosine():
     # BYOL's paper: τ = 1 − (1 − τ₀)(cos(πk/K) + 1)/2.
     values = [momentum.cosine_rise(0.996, step, 100) for step in (0, 50, 100)]
@@ -145,6 +170,21 @@ REFUSED = {
     ),
     "vectors": (selfsup.SimSiam(), {}, "views=None: there are no default views"),
     "stage": (selfsup.DINO(views=NOISE, stage="lay"), {}, "'layer1'"),
+    "small crops of vectors": (
+        selfsup.DINO(views=NOISE, local_views=2),
+        {},
+        "local_views=2: only images have small crops",
+    ),
+    "operations of no crops": (
+        selfsup.DINO(views=NOISE, local=NOISE),
+        {},
+        "local_views=0 asks for none; .* such as local_views=8",
+    ),
+    "number of crops": (
+        selfsup.DINO(views=NOISE, local_views=-1),
+        {},
+        "local_views=-1",
+    ),
     "operation": (selfsup.BYOL(views=(3,)), {}, r"views=\(3,\): expected callables"),
     "images": (selfsup.RotationPrediction(), {}, "turns square images, and the inputs"),
 }
@@ -190,6 +230,34 @@ def test_the_mask_token_and_what_is_never_hidden_are_the_tokenizers(bench, tmp_p
     constants = term.constants(setup)
     assert int(constants["mask_id"]) == 4
     assert constants["is_special"].tolist() == [True] * 5 + [False] * 6
+
+
+def test_special_tokens_and_padding_are_not_hidden(bench, monkeypatch):
+    """With share=1 the term predicts every word, and [CLS] and [SEP] stay in place."""
+    room = bench("masked_language")
+    term = selfsup.MaskedLanguageModel(share=1.0, mask_id=4)
+    x = room.batches["unlabelled"]["x"]
+    special = x["input_ids"][0, 0]  # as if it were [CLS]
+    constants = {
+        "is_special": term.constants(room.setup)["is_special"].at[special].set(True),
+        "mask_id": jnp.int32(4),
+    }
+    hide, seen = masked_language.masked_words, []
+
+    def spy(*args):
+        seen.append(hide(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(masked_language, "masked_words", spy)
+    own = term.init(jax.random.key(1), room.setup)
+    context = room.context(room.params, own, constants=constants)
+    term(View(context, "term", 0))
+    [(changed, chosen)] = seen
+    is_word = (x["input_ids"] != special) & (x["attention_mask"] > 0)
+    assert is_word.any()
+    assert (~is_word & (x["attention_mask"] > 0)).any()
+    np.testing.assert_array_equal(chosen, is_word)
+    np.testing.assert_array_equal(changed[~is_word], x["input_ids"][~is_word])
 
 
 def test_a_model_of_hidden_words_is_not_measured_on_the_next_word_unsaid(tmp_path):
