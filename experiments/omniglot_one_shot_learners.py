@@ -8,6 +8,7 @@ is taken, and the runs chose nothing.
 
 Needs:     omniglot/ below the folder that JAXTL_DATA_DIR names.
 Run:       python experiments/omniglot_one_shot_learners.py FOLDER [LEARNER …]
+Expected:  no figures yet: it needs a GPU and has not been run in full.
 """
 
 import dataclasses

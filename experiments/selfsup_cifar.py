@@ -15,6 +15,7 @@ the sizes of the vision transformer and of MAE's decoder, and all numbers of ste
 Needs:     cifar10/cifar10_jpeg_{train10k,test10k}.npz below the folder that
            JAXTL_DATA_DIR names.
 Run:       jaxtl run experiments/selfsup_cifar.py
+Expected:  no figures yet: it needs a GPU and has not been run in full.
 """
 
 import jaxtl as tl
