@@ -51,7 +51,8 @@ def self_distillation(
     t = [jax.nn.softmax((as_float32(z) - center) / temperatures[1]) for z in teachers]
     t = list(map(jax.lax.stop_gradient, t))
     pairs = [(i, j) for i in range(len(t)) for j in range(len(log_s)) if i != j]
-    return -sum(jnp.mean(jnp.sum(t[i] * log_s[j], -1)) for i, j in pairs) / len(pairs)
+    products = jnp.stack([jnp.mean(jnp.sum(t[i] * log_s[j], -1)) for i, j in pairs])
+    return -products.mean()
 
 
 def moved_center(
