@@ -40,18 +40,22 @@ def cagrad_weights(gram: jax.Array, c: jax.Array | float) -> jax.Array:
     mean = matrix.mean(1)  # products of each gradient with g₀
     radius = c * jnp.sqrt(jnp.clip(mean.mean(), 0))
 
-    def derivatives(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        product = matrix @ v
-        norm = jnp.maximum(jnp.sqrt(jnp.clip(v @ product, 0)), tiny)
-        unit = product / norm
-        hessian = (matrix - unit[:, None] * unit[None, :]) / norm
-        return mean + radius * unit, radius * hessian
+    # ‖g_v‖ = min over s > 0 of ‖g_v‖²/(2s) + s/2, which is smooth where ‖g_v‖ is 0.
+    def derivatives(v_and_s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        v, s = v_and_s[:-1], v_and_s[-1]
+        unit = matrix @ v / s
+        square = v @ unit / s  # (‖g_v‖ / s)²
+        gradient = jnp.append(mean + radius * unit, radius * (1 - square) / 2)
+        hessian = jnp.block(
+            [[matrix, -unit[:, None]], [-unit[None], jnp.full((1, 1), square)]]
+        )
+        return gradient, radius / s * hessian
 
-    zeros = jnp.zeros(count, gram.dtype)
-    v = interior_point.minimum(derivatives, zeros, on_simplex=True)
+    zeros = jnp.zeros(count + 1, gram.dtype)
+    v = interior_point.minimum(derivatives, zeros, zeros.at[:-1].set(1))[:-1]
     norm = jnp.sqrt(jnp.clip(v @ matrix @ v, 0))
     weights = 1 / count + radius / jnp.maximum(norm, tiny) * v
-    return jnp.where(norm >= _LEAST, weights, 0.0)
+    return jnp.where(norm < _LEAST, 0.0, weights)  # NaN stays NaN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Minima of smooth convex functions of few variables, with bounds, by Newton steps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,47 +9,64 @@ import jax.numpy as jnp
 # x (T,) -> (gradient (T,), Hessian (T, T))
 Derivatives = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
-_STEPS = 40  # each divides the gap to the minimum by about ten
+_STEPS = 300  # at most; most functions need about 20
+_TOLERANCE = 100.0  # of a gradient of 0, in units of the dtype's epsilon
 _LENGTHS = 8  # of a step, each half the one before, of which the best is taken
 _CENTERING, _BACK_OFF = 0.1, 0.995
+_FREE_START = 0.01  # of entries beside the sum, of which the least is small
 
 
 def minimum(
-    derivatives: Derivatives, lower: jax.Array, *, on_simplex: bool
+    derivatives: Derivatives, lower: jax.Array, in_sum: jax.Array | None = None
 ) -> jax.Array:
-    """argmin f(x) for x ≥ lower, and Σ x = 1 on the simplex, (T,).
+    """argmin f(x) for x ≥ lower, and Σ x = 1 over the entries of `in_sum`, (T,).
 
-    A primal-dual interior-point method, of as many steps for every function, so that it
-    runs inside a compiled step.
+    A primal-dual interior-point method that runs inside a compiled step.
 
     Args:
       derivatives: of f, convex, of a scale of about 1.
-      lower: (T,) bounds; 0 on the simplex.
-      on_simplex: whether the entries add up to 1.
+      lower: (T,) bounds; 0 where there is a sum.
+      in_sum: (T,) 1 for the entries that add up to 1, 0 for others; None for no sum.
 
     References:
       Boyd & Vandenberghe, Convex Optimization, 2004, section 11.7.
     """
-    count, least = len(lower), (10 * jnp.finfo(lower.dtype).eps) ** 2
-    ones = jnp.ones_like(lower)
-    is_sum = 1.0 if on_simplex else 0.0
+    count, epsilon = len(lower), jnp.finfo(lower.dtype).eps
+    least = (10 * epsilon) ** 2
+    ones, zeros = jnp.ones_like(lower), jnp.zeros_like(lower)
+    total = 0.0 if in_sum is None else 1.0
+    summed = zeros if in_sum is None else in_sum
 
     def residuals(point: _Point, center: jax.Array) -> tuple[jax.Array, ...]:
         gradient, _ = derivatives(lower + point.slack)
-        stationary = gradient - point.duals + is_sum * point.multiplier
-        missing = is_sum * (1 - (lower + point.slack).sum())
+        stationary = gradient - point.duals + summed * point.multiplier
+        missing = total - summed @ point.slack
         return stationary, point.duals * point.slack - center, missing
 
-    def body(_: Any, point: _Point) -> _Point:
+    def is_minimum(point: _Point) -> jax.Array:
+        stationary, gap, missing = residuals(point, jnp.zeros((), ones.dtype))
+        unbalanced = jnp.abs(jnp.append(stationary, missing)).max()
+        scale = jnp.maximum(1, point.slack.max())
+        is_balanced = unbalanced <= _TOLERANCE * epsilon * scale
+        return is_balanced & (gap.max() <= epsilon * scale)
+
+    def body(steps_and_point: tuple[jax.Array, _Point]) -> tuple[jax.Array, _Point]:
+        steps, point = steps_and_point
         slack, duals, multiplier = point
         center = jnp.maximum(_CENTERING * jnp.dot(slack, duals) / count, least)
         stationary, gap, missing = residuals(point, center)
         _, hessian = derivatives(lower + slack)
-        matrix = hessian + jnp.diag(duals / slack)
-        sides = jnp.stack([-stationary - gap / slack, ones], axis=1)
-        step, along_ones = jnp.linalg.solve(matrix, sides).T
-        change = is_sum * (step.sum() - missing) / along_ones.sum()
-        step = step - change * along_ones
+        # With the sum as a row of its own: f may be flat along x, as a norm is, where
+        # the other rows alone are singular.
+        matrix = jnp.block(
+            [
+                [hessian + jnp.diag(duals / slack), summed[:, None]],
+                [summed[None], jnp.full((1, 1), 1 - total, ones.dtype)],
+            ]
+        )
+        sides = jnp.append(-stationary - gap / slack, missing)
+        *_, change = solution = jnp.linalg.solve(matrix, sides)
+        step = solution[:-1]
         dual_step = -(gap + duals * step) / slack
         most = jnp.minimum(_length(slack, step), _length(duals, dual_step))
 
@@ -65,13 +82,19 @@ def minimum(
             return sum((jnp.sum(part**2) for part in parts), jnp.zeros((), ones.dtype))
 
         lengths = most * 0.5 ** jnp.arange(_LENGTHS, dtype=ones.dtype)
-        return moved(lengths[jnp.argmin(jax.vmap(error)(lengths))])
+        return steps + 1, moved(lengths[jnp.argmin(jax.vmap(error)(lengths))])
+
+    def goes_on(steps_and_point: tuple[jax.Array, _Point]) -> jax.Array:
+        steps, point = steps_and_point
+        return (steps < _STEPS) & ~is_minimum(point)
 
     # The point is lower + slack, where a small slack would round away.
-    start = _Point(
-        ones / count - lower if on_simplex else ones, ones, jnp.sum(0 * ones)
-    )
-    return lower + jax.lax.fori_loop(0, _STEPS, body, start).slack
+    inside = ones
+    if in_sum is not None:
+        inside = jnp.where(in_sum > 0, in_sum / in_sum.sum(), _FREE_START)
+    start = _Point(inside, ones, jnp.sum(zeros))
+    _, point = jax.lax.while_loop(goes_on, body, (jnp.zeros((), int), start))
+    return lower + point.slack
 
 
 class _Point(NamedTuple):

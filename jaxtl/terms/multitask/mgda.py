@@ -28,7 +28,7 @@ def mgda_weights(gram: jax.Array) -> jax.Array:
     matrix = interior_point.normalized(gram)
     lower = jnp.zeros(len(gram), gram.dtype)
     return interior_point.minimum(
-        lambda w: (matrix @ w, matrix), lower, on_simplex=True
+        lambda w: (matrix @ w, matrix), lower, jnp.ones(len(gram), gram.dtype)
     )
 
 

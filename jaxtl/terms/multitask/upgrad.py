@@ -34,9 +34,7 @@ def upgrad_weights(gram: jax.Array) -> jax.Array:
     matrix = interior_point.normalized(gram) + _RIDGE * eye
 
     def projected(lower: jax.Array) -> jax.Array:
-        return interior_point.minimum(
-            lambda v: (matrix @ v, matrix), lower, on_simplex=False
-        )
+        return interior_point.minimum(lambda v: (matrix @ v, matrix), lower)
 
     return jax.vmap(projected)(eye / len(gram)).sum(0)
 
