@@ -2,23 +2,30 @@
 
 Run:       python experiments/penalties_table.py FOLDER SETTING [PLOT.svg]
 Prints     for each method and criterion the accuracy on the target and on the source,
-           mean ± 95 % interval over the seeds in per cent, and the paired differences
-           to plain fine-tuning chosen by the same criterion. "front" marks the settings
-           that no other one beats in both accuracies. A plot is on light and dark pages
-           alike.
+           mean ± 95 % interval over the seeds in per cent, and two paired differences
+           on each of them: to plain fine-tuning chosen by the same criterion, and to
+           plain fine-tuning at the method's own learning rate. "*" marks a difference
+           to the first whose p-value is below 0.05 after Holm's correction over all of
+           them, and "front" the settings that no other one beats in both accuracies.
+           Below it plain fine-tuning at these rates, with its differences to the one
+           chosen for the target, and how many intervals of differences to the plain
+           fine-tuning of the same criterion lie above or below 0.
+           The plot can be read on light and on dark pages.
 """
 
 import json
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxtl.results.statistics import Difference, Estimate, paired, t_interval
+from jaxtl.results.statistics import Difference, Estimate, holm, paired, t_interval
 
 CRITERIA = ("for the target", "for both")
 PLAIN = "fine-tuning"
+_NONE: Mapping = MappingProxyType({})
 # Order of the table; those that have not finished are left out.
 METHODS = (
     *(PLAIN, "L2-SP", "EWC", "DELTA", "LwF"),
@@ -43,19 +50,39 @@ class Row(NamedTuple):
 
 def read_rows(folder: pathlib.Path) -> list[Row]:
     """Reads the finished methods of a setting's folder, in the order of METHODS."""
-    rows = []
-    for method in METHODS:
-        path = folder / f"{method}.json"
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        for criterion in CRITERIA:
-            if criterion in stored:
-                each = stored[criterion]
-                scores = (
-                    tuple(100 * value for value in each[name])
-                    for name in ("target", "source")
-                )
-                rows.append(Row(method, criterion, each["numbers"], *scores))
-    return rows
+    stored = ((method, _stored(folder, method)) for method in METHODS)
+    return [
+        _row(method, criterion, each[criterion])
+        for method, each in stored
+        for criterion in CRITERIA
+        if criterion in each
+    ]
+
+
+def read_plain(folder: pathlib.Path) -> dict[float, Row]:
+    """Reads plain fine-tuning at the other methods' learning rates, {rate: row}."""
+    stored = _stored(folder, PLAIN)
+    rows = [_row(PLAIN, k, v) for k, v in stored.items() if k.startswith("rate ")]
+    return {row.numbers["rate"]: row for row in rows}
+
+
+def _stored(folder: pathlib.Path, method: str) -> dict:
+    path = folder / f"{method}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _row(method: str, criterion: str, each: dict) -> Row:
+    target, source = (
+        tuple(100 * value for value in each[name]) for name in ("target", "source")
+    )
+    return Row(method, criterion, each["numbers"], target, source)
+
+
+def differences(row: Row, other: Row | None) -> list[Difference]:
+    """Paired by seed, on the target and on the source; of no or the same row none."""
+    if other is None or other is row:
+        return []
+    return [paired(row.target, other.target), paired(row.source, other.source)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -74,24 +101,35 @@ def _text(estimate: Estimate | Difference, sign: str = "") -> str:
     return f"{estimate.mean:{sign}.1f} ± {estimate.half:.1f}"
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Prints the rows; without plain fine-tuning there are no differences."""
+def print_table(rows: Sequence[Row], at_rate: Mapping[float, Row] = _NONE) -> None:
+    """Prints the rows; without plain fine-tuning there are no differences.
+
+    Args:
+      rows: of the methods.
+      at_rate: of plain fine-tuning, by the learning rate.
+    """
     plain = {row.criterion: row for row in rows if row.method == PLAIN}
     front = pareto_front([row.point for row in rows])
-    for row, is_front in zip(rows, front):
+    compared = [differences(row, plain.get(row.criterion)) for row in rows]
+    adjusted = iter(holm([d.p for pair in compared for d in pair]))
+    for row, is_front, pair in zip(rows, front, compared):
         numbers = ", ".join(f"{k} {v:g}" for k, v in row.numbers.items())
         cells = [_text(t_interval(row.target)), _text(t_interval(row.source))]
-        other = plain.get(row.criterion)
-        if other is not None and other is not row:
-            for ours, theirs in (
-                (row.target, other.target),
-                (row.source, other.source),
-            ):
-                cells.append(_text(paired(ours, theirs), "+"))
-        cells += [""] * (4 - len(cells))
-        line = "".join(f"{cell:>13}" for cell in cells)
+        cells += [
+            _text(each, "+") + ("*" if next(adjusted) < 0.05 else " ") for each in pair
+        ]
+        same_rate = at_rate.get(row.numbers["rate"]) if pair else None
+        cells += [_text(each, "+") for each in differences(row, same_rate)]
+        line = "".join(f"{cell:>13}" for cell in cells + [""] * (6 - len(cells)))
         mark = "front" if is_front else ""
         print(f"{row.method:17}{row.criterion:15}{line}  {mark:6} {numbers}")
+    for row in at_rate.values():
+        cells = [_text(t_interval(row.target)), _text(t_interval(row.source))]
+        cells += [_text(d, "+") + " " for d in differences(row, plain.get(CRITERIA[0]))]
+        print(f"{row.method:17}{row.criterion:15}{''.join(f'{c:>13}' for c in cells)}")
+    for name, column in zip(("target", "source"), zip(*filter(None, compared))):
+        gains, losses = sum(d.low > 0 for d in column), sum(d.high < 0 for d in column)
+        print(f"{name}: {gains} gains and {losses} losses of {len(column)} without 0")
 
 
 # Colors that can be read on a light and on a dark page.
@@ -209,7 +247,8 @@ _HEADER = (
 
 
 if __name__ == "__main__":
-    ROWS = read_rows(pathlib.Path(sys.argv[1]) / sys.argv[2])
-    print_table(ROWS)
+    FOLDER = pathlib.Path(sys.argv[1]) / sys.argv[2]
+    ROWS = read_rows(FOLDER)
+    print_table(ROWS, read_plain(FOLDER))
     if len(sys.argv) > 3:
         pathlib.Path(sys.argv[3]).write_text(svg(ROWS))

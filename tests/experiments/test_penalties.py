@@ -50,6 +50,29 @@ def test_table_and_plot_read_what_the_study_writes(tmp_path, capsys):
     assert float(marks[2].get("cy")) < float(marks[0].get("cy"))
 
 
+def test_table_compares_at_the_same_rate_and_corrects_for_many(tmp_path, capsys):
+    base = np.array([0.8, 0.81, 0.79, 0.8, 0.82])
+    noise = 1e-3 * np.array([1.0, -1.0, 2.0, -2.0, 0.0])
+
+    def results(target, source, **numbers):
+        return {"numbers": numbers, "target": list(target), "source": list(source)}
+
+    plain = {c: results(base, base, rate=0.003) for c in penalties.CRITERIA}
+    plain["rate 0.001"] = results(base - 0.02 + noise, base - 0.1 + noise, rate=0.001)
+    # t = 2.1e-3 / (1e-3 √2.5 / √5) = 2.97, p = 0.041: not below 0.05 after Holm.
+    shifts = (base + 0.0021 + noise, base + 0.03 + noise)
+    term = {c: results(*shifts, rate=0.001) for c in penalties.CRITERIA}
+    for method, stored in (("fine-tuning", plain), ("EWC", term)):
+        (tmp_path / f"{method}.json").write_text(json.dumps(stored))
+    rows = penalties_table.read_rows(tmp_path)
+    penalties_table.print_table(rows, penalties_table.read_plain(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert "+0.2 ± 0.2   +3.0 ± 0.2*   +2.2 ± 0.0  +13.0 ± 0.0" in lines[2]
+    assert lines[4].split()[:3] == ["fine-tuning", "rate", "0.001"]
+    assert "-2.0 ± 0.2" in lines[4]
+    assert lines[5] == "target: 2 gains and 0 losses of 2 without 0"
+
+
 def test_pareto_front_leaves_out_what_another_point_beats():
     points = [(1.0, 5.0), (2.0, 4.0), (1.5, 4.0), (1.0, 4.5), (2.0, 4.0)]
     front = penalties_table.pareto_front(points)
