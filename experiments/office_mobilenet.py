@@ -6,11 +6,18 @@ trained here is the head. Amazon's pictures are product shots, webcam's are not.
 Needs:     office_caltech/mobilenet_v1_0.25_feat256.npz below the folder JAXTL_DATA_DIR
            names.
 Run:       jaxtl run experiments/office_mobilenet.py
-Expected:  webcam test accuracy with 3 labels per class, mean ± 95 % interval over 5
-           seeds: scratch 87.3 ± 3.5, amazon as it is 70.3 (one source), fine-tuning
-           90.0 ± 4.7, both domains 88.1 ± 2.8, with deep CORAL 87.6 ± 3.3, with DANN
-           88.0 ± 3.2 %: no method is told apart from scratch with certainty; half a
-           minute of CPU time.
+Expected:  webcam test accuracy in % with 3 labels per class, mean ± 95 % interval over
+           5 seeds; half a minute of CPU time:
+
+           scratch        87.3 ± 3.5
+           amazon as is   70.3
+           fine-tuning    90.0 ± 4.7
+           both domains   88.1 ± 2.8
+           DeepCORAL      87.6 ± 3.3
+           DANN           88.0 ± 3.2
+
+The last three train on the labels of both domains; "amazon as is" has one source. No
+method is told apart from scratch with certainty.
 """
 
 import jaxtl as tl

@@ -172,6 +172,23 @@ def test_figures_beside_a_link_to_an_experiment_are_its_docstring_s(page):
         assert not missing, (page, files, missing)
 
 
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("docs/start/quickstart.md", ("quickstart", "usps_mnist")),
+        ("docs/kinds_of_transfer.md", ("kinds_of_transfer",)),
+        ("docs/self_supervised.md", ("selfsup_digits",)),
+        ("docs/multitask.md", ("office_tasks", "multi_mnist")),
+    ],
+)
+def test_a_page_copies_the_tables_of_its_experiments(page, names):
+    files = [ROOT / f"experiments/{name}.py" for name in names]
+    printed = " ".join(ast.get_docstring(ast.parse(f.read_text())) for f in files)
+    figures = re.findall(FIGURE, (ROOT / page).read_text())
+    assert figures
+    assert [f for f in figures if not _has_figure(printed, f)] == []
+
+
 def test_the_tables_of_transfers_have_figures():
     text = (ROOT / "docs/results/transfers.md").read_text()
     found = [figures for files, figures in blocks_with_figures(text) if figures]

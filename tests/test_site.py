@@ -151,6 +151,76 @@ def test_effects_are_read_from_the_tables_of_a_docstring():
     ]
 
 
+_PARTS = """Rows that belong together.
+
+             accuracy
+A            50.0 ± 1.0
+  late       60.0 ± 1.0
+DAN          70.0 ± 1.0
+  late       40.0 ± 1.0
+CDAN+E, BSP  1.0 ± 1.0
+  late       2.0 ± 1.0
+"""
+
+
+def test_an_indented_row_is_of_the_method_above_and_its_baseline():
+    text = _PARTS.replace("A  ", "CE ", 1)
+    [table] = effects.tables(text)
+    told = {e.label: (e.baseline, e.verdict) for e in effects.table_effects("x", table)}
+    assert told["DAN"] == ("CE", "better")
+    assert told["DAN, late"] == ("CE, late", "worse")
+    assert effects.method("CDAN+E, BSP, late") == "domain.BSP"
+    assert set(told) == {"DAN", "DAN, late", "CDAN+E, BSP", "CDAN+E, BSP, late"}
+
+
+# Rows of experiments' tables that are no methods of the package: other classifiers,
+# settings of the training, references. A row that is in no list is a lost effect.
+_NO_METHODS = {
+    "ablation_l2sp_jacobian": {"both"},
+    "digits_adaptation": {"target labels", "Tent"},
+    "kinds_of_transfer": {
+        "unsupervised: no labels",
+        "feature extraction: 5 labels per class",
+        "transferred layers, block1 frozen: 5 per class",
+        "semi-supervised: 5 per class, the rest unlabelled",
+        "weakly supervised: all labels, 40 % of them wrong",
+    },
+    "labels_vs_strategy": {"USPS → MNIST"}
+    | {f"baseline: {name}" for name in ("SVM", "k-NN", "logistic regression")},
+    "omniglot_one_shot": {
+        f"{images}, {classifier}"
+        for images in ("small1", "small2", "both")
+        for classifier in ("1-NN, cosine", "ProtoNet, 1-NN", "SimpleShot")
+    }
+    | {"pixels, 1-NN, cosine"},
+    "penalties": {"WiSE-FT", "WiSE-FT, for both"},
+    "tuning_shootout": {"WiSE-FT"},
+}
+# Experiments whose intervals are of weights and amounts of data, not of methods.
+_NO_EFFECTS = {"cifar_jpeg_resnet20", "fixmatch_cifar", "kinds_of_transfer"}
+_NO_EFFECTS |= {"omniglot_one_shot", "stories_lm"}
+
+
+def test_no_row_of_a_table_is_lost():
+    listed = {(e, label) for e, labels in _NO_METHODS.items() for label in labels}
+    assert effects.unknown_labels() == listed
+    assert effects.without_effects() == _NO_EFFECTS
+
+
+def test_every_effect_has_a_baseline():
+    family = {path for path, _ in effects._all()}
+    without = {
+        (e.experiment, e.setting)
+        for path in family
+        for e in effects.of(path)
+        if not e.baseline
+    }
+    # Δm is itself a difference from single tasks.
+    assert without == {("multi_mnist", "Δm, %"), ("office_tasks", "Δm, %")}
+    [episodes] = effects.of("fewshot.FOMAML")
+    assert (episodes.baseline, episodes.without) == ("untrained features", "45.5 ± 7.6")
+
+
 def test_effects_are_read_from_the_report_of_a_sweep():
     head = "| variant | method | val accuracy % | test accuracy % | seeds | − full | "
     rows = ["| a | full | 1 | **5.0 ± 1.0** | 5 |  |  |  |"]

@@ -8,12 +8,14 @@ has an interval, is an effect; the rows of `BASELINES` are what it is compared w
 import ast
 import dataclasses
 import functools
+import pathlib
 import re
 
 from docs.builder.public_names import ROOT
 
 # What a method is compared with: the first of these that its table has.
-BASELINES = ("source only", "full", "full fine-tuning", "fine-tuning", "fine-tuned")
+BASELINES = ("both domains", "single tasks", "untrained features", "nothing")
+BASELINES += ("source only", "full", "full fine-tuning", "fine-tuning", "fine-tuned")
 BASELINES += ("labels", "supervised", "CE", "cross-entropy", "scratch")
 # Labels of rows that are not the class's name, as the tables write them.
 LABELS = {
@@ -24,6 +26,8 @@ LABELS = {
     "DANN+BSP": "domain.BSP",
     "entropy": "domain.EntropyMinimization",
     "feature extraction": "optim.HeadOnly",
+    "first two blocks frozen": "optim.FreezeUpTo",
+    "frozen": "optim.HeadOnly",
     "group lasso SP": "regularizers.GroupLassoSP",
     "gradual unfreezing": "optim.GradualUnfreezing",
     "Jacobian": "regularizers.JacobianDifference",
@@ -34,9 +38,14 @@ LABELS = {
     "PADA": "domain.PartialDANN",
     "Π-model": "semi.PiModel",
     "pseudo-labels": "semi.PseudoLabel",
+    "stem": "optim.FreezeUpTo",
+    "uncertainty": "multitask.UncertaintyWeights",
+    **{f"up to stage{i}": "optim.FreezeUpTo" for i in (1, 2, 3)},
     "batch spectral shrinkage": "regularizers.SpectralShrinkage",
 }
 _NO_METHOD = ("linear",)  # of a probe; `tl.optim.Linear` is a schedule
+# Models that the methods behind their rows start from: their baselines.
+_BASELINES_OF_NEXT = ("source only, BN", "source, smoothed")
 _VALUE = re.compile(
     r"▼?(?P<mean>\d+(?:\.\d+)?)"
     r"(?: ± (?P<half>\d+(?:\.\d+)?)| \[(?P<low>[\d.]+), (?P<high>[\d.]+)\])"
@@ -89,18 +98,44 @@ def of(path: str) -> list[Effect]:
     return [effect for method, effect in _all() if method == path]
 
 
+def unknown_labels() -> set[tuple[str, str]]:
+    """(experiment, label) of the rows of which no effect can be read.
+
+    They name neither a method nor a baseline, or their values are below no heading of
+    their own.
+    """
+    rows = {(e.experiment, e.label) for path, e in _every_row() if not path}
+    for file, text in _docstrings():
+        rows |= {(file.stem, r.label) for t in tables(text) for r in t if not r.cells}
+    return {(e, label) for e, label in rows if label.partition(",")[0] not in BASELINES}
+
+
+def without_effects() -> set[str]:
+    """The experiments that print intervals, none of which is a method's effect."""
+    texts = {file.stem: text for file, text in _docstrings()}
+    printed = {name for name, text in texts.items() if _VALUE.search(text)}
+    return printed - {e.experiment for _, e in _all()}
+
+
+def _docstrings() -> list[tuple[pathlib.Path, str]]:
+    files = sorted((ROOT / "experiments").glob("*.py"))
+    return [(f, ast.get_docstring(ast.parse(f.read_text())) or "") for f in files]
+
+
 @functools.cache
-def _all() -> tuple[tuple[str, Effect], ...]:
+def _every_row() -> tuple[tuple[str, Effect], ...]:
     effects = []
-    for file in sorted((ROOT / "experiments").glob("*.py")):
-        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+    for file, text in _docstrings():
         for table in tables(text):
             effects += table_effects(file.stem, table)
         report = ROOT / f"experiments/reports/{file.stem}/report.md"
         if report.exists():
             effects += report_effects(file.stem, report.read_text())
-    named = [(method(effect.label), effect) for effect in effects]
-    return tuple((path, effect) for path, effect in named if path)
+    return tuple((method(effect.label), effect) for effect in effects)
+
+
+def _all() -> list[tuple[str, Effect]]:
+    return [(path, effect) for path, effect in _every_row() if path]
 
 
 @functools.cache
@@ -122,8 +157,9 @@ def method(label: str) -> str:
     if label in _NO_METHOD:
         return ""
     known = _methods()
-    name = label.partition(",")[0]
-    return known.get(_plain(label)) or known.get(_plain(name), "")
+    parts = label.split(",")
+    names = (_plain(",".join(parts[:n])) for n in range(len(parts), 0, -1))
+    return next((known[name] for name in names if name in known), "")
 
 
 def _plain(label: str) -> str:
@@ -134,16 +170,22 @@ def tables(text: str) -> list[list[Row]]:
     """The tables of a docstring, those of values with intervals.
 
     A line without a value is the heading of the columns below it. A heading's first
-    cell, which stands above the labels, is a part of every column's setting.
+    cell, which stands above the labels, is a part of every column's setting. A row that
+    is further to the right than the one above has that one's label before its own.
     """
     read: list[list[Row]] = []
     rows: list[Row] = []
     headings: list[str] = []
-    lower = False
+    lower, first, first_indent = False, "", 0
     for line in [*text.split("\n"), ""]:
         label = _label(line)
         is_heading = re.search(r"\S {2,}\S|^ *[\w-]+$", line)
         if label:
+            indent = len(line) - len(line.lstrip())
+            if not rows or indent <= first_indent:
+                first, first_indent = label, indent
+            else:
+                label = f"{first}, {label}"
             rows.append(Row(label, _cells(headings, line), lower))
         elif _NUMBERS.fullmatch(line) or set(line.strip()) == {"─"}:
             # A row without intervals, or a rule.
@@ -183,7 +225,7 @@ def _label(line: str) -> str:
         return ""
     text = line[: value.start()].strip()
     label = re.split(r" {2,}", text)[0]
-    is_table = re.search(r" {2,}\S", line.strip()) or len(text.split()) <= 3
+    is_table = re.search(r" {2,}\S", line.strip()) and not label.endswith(":")
     return label if is_table and len(label) < 60 else ""
 
 
@@ -210,13 +252,16 @@ def table_effects(experiment: str, table: list[Row]) -> list[Effect]:
     Intervals that don't overlap tell a method from its baseline; that is a cautious
     comparison where both share seeds.
     """
-    labels = {row.label for row in table}
-    name = next((b for b in BASELINES if b in labels), "")
-    baseline, effects = next((r for r in table if r.label == name), None), []
+    rows = {row.label: row for row in table}
+    name = next((b for b in BASELINES if b in rows), "")
+    baseline_of_next, effects = rows.get(name), []
     for row in table:
-        if row.label == name or (name and row.label.startswith(f"{name},")):
-            baseline = row
+        if row.label in _BASELINES_OF_NEXT:
+            baseline_of_next = row
+        if row.label.partition(",")[0] == name or row.label in _BASELINES_OF_NEXT:
             continue
+        setting_of_row = row.label.rpartition(", ")[2]
+        baseline = rows.get(f"{name}, {setting_of_row}", baseline_of_next)
         for setting, value in row.cells.items():
             if _NO_TEST.search(setting):
                 continue
