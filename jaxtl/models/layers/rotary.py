@@ -9,6 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RotaryPositions:
@@ -88,8 +90,17 @@ def rotate(
 
     Returns:
       Same shape and dtype; computed in float32.
+
+    Raises:
+      UserError: a share of which no pairs of features are left.
     """
     width = int(x.shape[-1] * rope.share)
+    if width % 2 or not width:
+        raise UserError(
+            f"rope_share={rope.share:g} of a head's {x.shape[-1]} features are {width},"
+            " which turn in pairs; expected an even number of at least 2. (A head has "
+            "width / heads features.)"
+        )
     frequency = rotary_frequencies(rope, width, length)
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle) * rope.scale, jnp.sin(angle) * rope.scale

@@ -197,8 +197,8 @@ def tangents(
 def random_signs(key: jax.Array, tree: PyTree) -> PyTree:
     """A tree of the same structure, shapes and dtypes, each entry −1 or 1.
 
-    Each random word of 32 bits gives 32 of them: a word for each took a seventh of a
-    small network's step with the forward estimate (`benchmarks/README.md`).
+    Each random word of 32 bits gives 32 of them: drawing a word for each is a large
+    part of a small network's step.
     """
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
