@@ -9,6 +9,7 @@ block of README is run by `.ci/run`, in a fresh environment.
 import ast
 import contextlib
 import dataclasses
+import inspect
 import io
 import itertools
 import pathlib
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image
 
 import jaxtl as tl
+from docs.builder import public_names
 from jaxtl.cli import main
 from jaxtl.models import staged
 from jaxtl.models.layers.heads import DenseHead
@@ -112,6 +114,76 @@ PLACEHOLDERS = {
 ELSEWHERE = ("reproduce NAME", "convert runs/mine tuned", "report runs/quickstart")
 # Of more than a second: with `-m slow` alone.
 DEAR = ("data FILE --out data.png", "diagnose RUN")
+
+
+# Public functions and methods without Args or Returns, one a line. It may only shrink:
+# a new function has both, and a name whose docstring is completed leaves the list.
+INCOMPLETE = ROOT / "tests/incomplete_docstrings.txt"
+
+
+def public_callables():
+    """(path below `jaxtl`, function) of the public functions and methods.
+
+    A method that overrides one of the package has that one's docstring to look at.
+    """
+    members = dict(public_names.top_level())
+    for namespace in public_names.namespaces():
+        members |= dict(namespace.members())
+    for path, member in members.items():
+        if inspect.isfunction(member):
+            yield path, member
+        elif inspect.isclass(member):
+            yield from _public_methods(path, member)
+
+
+def _public_methods(path, member):
+    bases = [c for c in member.__mro__[1:] if c.__module__.startswith("jaxtl")]
+    inherited = {name for base in bases for name in vars(base)}
+    for name, value in vars(member).items():
+        function = getattr(value, "__func__", value)  # of a classmethod
+        is_public = not name.startswith("_") and name not in inherited
+        if is_public and inspect.isfunction(function):
+            yield f"{path}.{name}", function
+
+
+def unsaid(function):
+    """The sections that the docstring of a function with arguments lacks."""
+    text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    if not set(signature.parameters) - {"self", "cls"}:
+        return []
+    lacking = [] if "Args:" in text else ["Args"]
+    is_said = "Returns:" in text or "Yields:" in text
+    if not is_said and signature.return_annotation not in (None, "None"):
+        lacking.append("Returns")
+    return lacking
+
+
+def test_public_functions_and_methods_say_what_they_take_and_return():
+    callables = dict(public_callables())
+    lacking = {path for path, function in callables.items() if unsaid(function)}
+    listed = INCOMPLETE.read_text().split()
+    assert listed == sorted(set(listed))
+    assert lacking - set(listed) == set(), "write Args and Returns"
+    assert set(listed) - lacking == set(), "take these off the list"
+    assert len(listed) <= 222, "the list may only shrink"
+
+
+def test_a_docstring_without_args_or_returns_is_told():
+    def function(x: int) -> int:
+        """Doubles x."""
+
+    def complete(x: int) -> None:
+        """Doubles x.
+
+        Args:
+          x: a number.
+        """
+
+    assert unsaid(function) == ["Args", "Returns"]
+    assert unsaid(complete) == []
+    assert unsaid(lambda self: 1) == []
+    assert [name for name, _ in _public_methods("A", tl.metrics.Metric)]
+    assert not [n for n, _ in _public_methods("A", tl.domain.DANN) if "check" in n]
 
 
 def blocks(page, language):
