@@ -77,7 +77,8 @@ class Experiment:
         the place of the best checkpoint (Wortsman et al., CVPR 2022). () leaves it.
       cache: of the outputs of frozen stages, computed once and trained from: "auto"
         (in memory, where it pays), "memory", "disk" or "off".
-      cache_bytes: features of more bytes than this are not cached.
+      cache_bytes: features of more bytes than this are not cached, nor are outputs of
+        teachers (`tl.distillation`). It bounds each term's outputs, not their sum.
       cache_dir: folder of cache="disk"; None is jaxtl/features in the user's cache.
       steps: number of optimizer steps; 0 evaluates the initial model, as do data
         without train rows (and no terms).

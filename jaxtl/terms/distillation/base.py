@@ -28,7 +28,8 @@ class TeacherTerm(Term):
     Teachers run in evaluation mode and in float32 on the very inputs of the model,
     augmented as these are, in their own normalization; no gradient flows through them.
     Without augmentation their outputs for all train examples of the stream are computed
-    once, where the experiment's `cache` and `cache_bytes` allow it.
+    once, where the experiment's `cache` and `cache_bytes` allow it; the latter bounds
+    the outputs that one term reads, not their sum over terms.
 
     Attributes:
       teacher: trained weights, such as `tl.pretrained.FromRun("runs/large")`.
