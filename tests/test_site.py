@@ -1,6 +1,7 @@
 """The documentation site: what is generated for it, and the site that was built."""
 
 import dataclasses
+import html.parser
 import inspect
 import pathlib
 import re
@@ -193,7 +194,7 @@ _NO_METHODS = {
         for classifier in ("1-NN, cosine", "ProtoNet, 1-NN", "SimpleShot")
     }
     | {"pixels, 1-NN, cosine"},
-    "penalties": {"WiSE-FT", "WiSE-FT, for both"},
+    "penalties": {"WiSE-FT"},
     "tuning_shootout": {"WiSE-FT"},
 }
 # Experiments whose intervals are of weights and amounts of data, not of methods.
@@ -302,7 +303,9 @@ def test_the_search_finds(word, chromium):
 @built
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(
-    "page", ["index", "concepts/batch", "methods/regularizers", "reference/data"]
+    "page",
+    ["index", "concepts/batch", "methods/regularizers", "methods/domain"]
+    + ["reference/data", "experiments/digits_adaptation", "gallery/05_ablation"],
 )
 def test_a_page_fits_a_small_screen_in_light_and_dark(page, dark, chromium):
     chromium.open(SITE / f"{page}.html", width=390, dark=dark)
@@ -311,6 +314,38 @@ def test_a_page_fits_a_small_screen_in_light_and_dark(page, dark, chromium):
     brightness = sum(map(int, re.findall(r"\d+", color)[:3])) / 3
     assert (brightness < 80) == dark
     assert chromium.run("[...document.images].every((i) => i.naturalWidth > 0)")
+
+
+class _Tables(html.parser.HTMLParser):
+    """The tables of a page that are in no container that scrolls."""
+
+    def __init__(self):
+        super().__init__()
+        self.containers, self.count, self.outside = [], 0, 0
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "div":
+            self.containers.append((dict(attributes).get("class") or "").split())
+        if tag == "table":
+            scroll = {"table-wrapper", "text_html"}  # of docs/static/site.css
+            self.count += 1
+            self.outside += not any(scroll & set(c) for c in self.containers)
+
+    def handle_endtag(self, tag):
+        if tag == "div":
+            self.containers.pop()
+
+
+@built
+def test_every_table_scrolls_in_its_container():
+    rule = (ROOT / "docs/static/site.css").read_text()
+    assert re.search(r"\.table-wrapper, \.text_html,.*overflow-x: auto", rule)
+    pages = {path: _Tables() for path in SITE.rglob("*.html")}
+    for path, tables in pages.items():
+        tables.feed(path.read_text())
+    outside = {path.name for path, tables in pages.items() if tables.outside}
+    assert outside <= {"genindex.html"}
+    assert sum(tables.count for tables in pages.values()) > 200
 
 
 @built

@@ -27,6 +27,9 @@ def interpolate(a: PyTree, b: PyTree, alpha: Scalar) -> PyTree:
       a, b: trees of one structure.
       alpha: α, may be traced; outside [0, 1] it extrapolates.
 
+    Returns:
+      A tree of the structure of `a`.
+
     References:
       Wortsman et al., Robust Fine-Tuning of Zero-Shot Models (WiSE-FT), CVPR 2022,
       eq. 1: a is the pretrained model, b the fine-tuned one.
@@ -42,6 +45,12 @@ def interpolate(a: PyTree, b: PyTree, alpha: Scalar) -> PyTree:
 
 def uniform_soup(models: Sequence[PyTree]) -> PyTree:
     """The mean of one or more models: (1/n) Σᵢ θᵢ.
+
+    Args:
+      models: θᵢ, trees of one structure.
+
+    Returns:
+      A tree of their structure.
 
     References:
       Wortsman et al., Model Soups, ICML 2022, the uniform soup.
@@ -82,6 +91,9 @@ def greedy_soup(
       score: tree -> a number on held-out data, larger is better; NaN is the worst.
         Called at most 2n − 1 times.
 
+    Returns:
+      The soup, the indices of its members, its score, and those of all models.
+
     References:
       Wortsman et al., Model Soups, ICML 2022, recipe 1.
     """
@@ -113,6 +125,9 @@ def ema(
         min(decay, step / (step + 1)): the plain mean of all θ so far, until that is
         the longer memory. The value of `average` before step 0 then has weight 0.
 
+    Returns:
+      The new average, a tree as `average`.
+
     References:
       Tarvainen & Valpola, Mean Teachers Are Better Role Models, NeurIPS 2017, §2; the
       warm-up is that of the authors' code.
@@ -133,6 +148,9 @@ def swa(average: PyTree, params: PyTree, count: Scalar) -> PyTree:
       params: θ, the next one.
       count: n, may be traced.
 
+    Returns:
+      The mean of n + 1 models, a tree as `average`.
+
     References:
       Izmailov et al., Averaging Weights Leads to Wider Optima and Better
       Generalization, UAI 2018, Algorithm 1. Statistics of BatchNorm have to be
@@ -148,6 +166,13 @@ def swa(average: PyTree, params: PyTree, count: Scalar) -> PyTree:
 def task_vector(theta: PyTree, theta0: PyTree) -> PyTree:
     """τ = θ − θ₀.
 
+    Args:
+      theta: θ, the fine-tuned model.
+      theta0: θ₀, the pretrained one, a tree of the same structure.
+
+    Returns:
+      τ, a tree of their structure.
+
     References:
       Ilharco et al., Editing Models with Task Arithmetic, ICLR 2023, §2.
     """
@@ -161,6 +186,9 @@ def task_arithmetic(theta0: PyTree, vectors: Sequence[PyTree], scale: Scalar) ->
       theta0: θ₀; the result is None where it is.
       vectors: τᵢ; where one is None, it counts as 0.
       scale: λ, to be tuned on validation data.
+
+    Returns:
+      The merged model, a tree as `theta0`.
 
     References:
       Ilharco et al., Editing Models with Task Arithmetic, ICLR 2023, §2 (the same λ
@@ -189,6 +217,9 @@ def ties(
       density: share of each that stays, in (0, 1]; the paper's k = 20 %.
       scale: λ; the paper's 1 where there is no validation data.
 
+    Returns:
+      The merged model, a tree as `theta0`.
+
     References:
       Yadav et al., TIES-Merging: Resolving Interference When Merging Models, NeurIPS
       2023, Algorithm 1.
@@ -208,6 +239,12 @@ def trim(vector: PyTree, density: float) -> PyTree:
     Args:
       vector: a tree; its elements are counted together.
       density: in (0, 1]; at least one element stays.
+
+    Returns:
+      A tree as `vector`.
+
+    Raises:
+      UserError: for a density outside (0, 1].
     """
     if not 0 < density <= 1:
         raise UserError(f"density={density!r}: expected a number in (0, 1].")
@@ -233,6 +270,12 @@ def dare(key: jax.Array, vector: PyTree, drop: Scalar) -> PyTree:
       key: PRNG key; every leaf draws its own mask from it.
       vector: τ, see `task_vector`.
       drop: p in [0, 1), the share that is dropped; may be traced.
+
+    Returns:
+      A tree as `vector`.
+
+    Raises:
+      UserError: for a number outside [0, 1).
 
     References:
       Yu et al., Language Models are Super Mario: Absorbing Abilities from Homologous
@@ -263,6 +306,9 @@ def dare_ties(
       key: PRNG key; each task vector draws its own masks from it.
       theta0, vectors, scale: as in `ties`.
       drop: as in `dare`.
+
+    Returns:
+      The merged model, a tree as `theta0`.
 
     References:
       Yu et al., as in `dare`, which they apply before other merging methods.

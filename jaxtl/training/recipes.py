@@ -45,13 +45,27 @@ def dann(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
 
 
 def cdan(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
-    """CDAN+E, else as `dann`."""
+    """CDAN+E, else as `dann`.
+
+    Args:
+      source, target: names of the streams.
+
+    Returns:
+      Fields of `Experiment`, as those of `dann`.
+    """
     term = domain.CDAN(source=source, target=target, **_DISCRIMINATOR)
     return _fields(source, target, term, lr=0.01, decay=1e-3)
 
 
 def mdd(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
-    """MDD with margin 4, λ up to 0.1; see `dann`."""
+    """MDD with margin 4, λ up to 0.1; see `dann`.
+
+    Args:
+      source, target: names of the streams.
+
+    Returns:
+      Fields of `Experiment`, as those of `dann`.
+    """
     term = domain.MDD(
         source=source,
         target=target,
@@ -64,8 +78,16 @@ def mdd(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
 
 
 def dan(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
-    """DAN by the unbiased estimate; see `dann`. Theirs takes a
-    linear one by default, of other pairs."""
+    """DAN by the unbiased estimate; see `dann`.
+
+    The authors' program takes a linear one by default, of other pairs.
+
+    Args:
+      source, target: names of the streams.
+
+    Returns:
+      Fields of `Experiment`, as those of `dann`.
+    """
     term = domain.DAN(
         source=source, target=target, estimator="unbiased", weight=float(_KERNELS)
     )
@@ -73,7 +95,14 @@ def dan(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
 
 
 def jan(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
-    """JAN by the unbiased estimate; see `dann`."""
+    """JAN by the unbiased estimate; see `dann`.
+
+    Args:
+      source, target: names of the streams.
+
+    Returns:
+      Fields of `Experiment`, as those of `dann`.
+    """
     term = domain.JAN(
         source=source,
         target=target,
@@ -85,7 +114,14 @@ def jan(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
 
 
 def mcc(source: str = "source", target: str = "unlabelled") -> dict[str, Any]:
-    """MCC with temperature 2.5; see `dann`."""
+    """MCC with temperature 2.5; see `dann`.
+
+    Args:
+      source, target: names of the streams.
+
+    Returns:
+      Fields of `Experiment`, as those of `dann`.
+    """
     term = domain.MCC(target=target, temperature=2.5)
     return _fields(source, target, term, 0.005, 1e-3, batch=36, steps=10_000)
 

@@ -39,6 +39,9 @@ def balanced_weights(counts: ArrayLike) -> np.ndarray:
 
     Args:
       counts: n_c, (classes,).
+
+    Returns:
+      (classes,), float64.
     """
     counts = np.asarray(counts, np.float64)
     occurs = counts > 0
@@ -55,6 +58,9 @@ def effective_number_weights(counts: ArrayLike, beta: float) -> np.ndarray:
     Args:
       counts: n_c, (classes,).
       beta: β in [0, 1).
+
+    Returns:
+      (classes,), float64.
 
     References:
       Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,

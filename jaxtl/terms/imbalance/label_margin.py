@@ -21,6 +21,9 @@ def label_margins(counts: jax.Array, largest: float | jax.Array) -> jax.Array:
       counts: n_c, (K,); a class that does not occur has the margin 0.
       largest: the margin of the rarest class.
 
+    Returns:
+      Δ, (K,).
+
     References:
       Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin
       Loss, NeurIPS 2019, eq. 13.

@@ -17,7 +17,15 @@ from jaxtl.terms.imbalance.class_weights import check_all_occur, label_counts
 def adjusted_logits(
     logits: jax.Array, shares: jax.Array, tau: float | jax.Array
 ) -> jax.Array:
-    """z + τ·log π: logits (batch, K) of classes with the shares π (K,) in training.
+    """z + τ·log π: logits of classes with the shares π in training.
+
+    Args:
+      logits: z, (batch, K).
+      shares: π, (K,).
+      tau: τ.
+
+    Returns:
+      (batch, K).
 
     References:
       Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, eq. 10; τ = 1 is
