@@ -111,7 +111,9 @@ def step_sizes(layout: Layout, layers: int, devices: int) -> dict[str, float]:
     program, state, fixed = _abstract(layout, layers, layout.per_device * devices, mesh)
     x, y = layout.inputs(layout.per_device * devices)
     batch = {"x": x, "y": y, "row": y}
-    data = {"target": _placed(batch, lambda _: sharding.batch(mesh))}
+    data = {
+        "target": jax.tree.map(lambda x: _with_sharding(x, sharding.batch(mesh)), batch)
+    }
     compiled = _compile(program, state, fixed, data)
     memory = compiled.memory_analysis()
     counted = communicated(compiled.as_text())
@@ -165,19 +167,14 @@ def _abstract(layout: Layout, layers: int, examples: int, mesh: Any) -> tuple[An
     state = jax.eval_shape(
         functools.partial(step.initial_state, one), params, stats, {}, {}, {}, hypers
     )
-    shards = mesh.shape["param"]
-
-    def place(x: Any) -> Any:
-        return jax.sharding.NamedSharding(mesh, sharding.leaf_spec(x.shape, shards))
-
+    shardings = sharding.leaf_shardings(state, mesh, program.tensor_rules)
+    state = jax.tree.map(_with_sharding, state, shardings)
     frozen = jax.tree.map(lambda _: None, params)
-    return program, _placed(state, place), step.Fixed(frozen, Source())
+    return program, state, step.Fixed(frozen, Source())
 
 
-def _placed(tree: Any, place: Callable[[Any], Any]) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)), tree
-    )
+def _with_sharding(x: Any, placement: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)
 
 
 def _compile(program: Any, state: Any, fixed: Any, data: Any) -> Any:

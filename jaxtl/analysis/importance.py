@@ -214,6 +214,7 @@ def from_experiment(
         dtype="float32",
         devices=1,
         param_shards=1,
+        tensor_shards=1,
         device_bytes=0,
     )
     return ModelAndData(build.assemble(bare, datasets=datasets), bare)

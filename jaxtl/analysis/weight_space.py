@@ -211,7 +211,8 @@ def soup(
     names = _check_runs(runs, names)
     first, monitor = runs[0], _monitor(runs[0])
     weights = [dict(zip(("params", "stats"), run.weights(which))) for run in runs]
-    singles = [sharding.place(pair, first.program.mesh) for pair in weights]
+    mesh, rules = first.program.mesh, first.program.tensor_rules
+    singles = [sharding.place(pair, mesh, rules) for pair in weights]
 
     def with_statistics(tree: Mapping[str, PyTree]) -> tuple[PyTree, PyTree]:
         params, stats = tree["params"], tree["stats"]

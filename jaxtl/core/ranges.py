@@ -50,6 +50,7 @@ _SIZES = (
     "rank",
     "size",
     "stride",
+    "tensor_shards",
     "units",
     "vocab",
     "width",

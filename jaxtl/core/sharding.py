@@ -1,7 +1,13 @@
 """Devices as a mesh: one device is a mesh of one.
 
 Axes "data" and "param" both split the batch; "param" also splits parameters and
-optimizer state (fully sharded). XLA inserts the communication.
+optimizer state (fully sharded). "tensor" splits the layers themselves, as the
+`TensorRules` of the model say; the devices along it see the same examples. XLA inserts
+the communication.
+
+References:
+  Rajbhandari et al.: ZeRO, SC 2020 (fully sharded).
+  Shoeybi et al.: Megatron-LM, arXiv:1909.08053 (tensor parallelism).
 """
 
 import functools
@@ -14,20 +20,24 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtl.core import devices as devices_
 from jaxtl.core.errors import UserError
+from jaxtl.core.tensor_rules import NO_RULES, TensorRules
 from jaxtl.core.types import PyTree
 
+AXES = ("data", "param", "tensor")
 
-def mesh(devices: int = 1, param: int = 1) -> Mesh:
-    """A mesh of `device_count(devices)` devices, shape (devices / param, param).
+
+def mesh(devices: int = 1, param: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh of `device_count(devices)` devices with the axes `AXES`.
 
     Args:
       devices: how many of the visible devices take part; of the processes of a job
         each gives as many.
-      param: over how many of them each parameter is split.
+      param: over how many groups of them each parameter is split.
+      tensor: over how many neighboring ones each layer is split.
 
     Raises:
-      UserError: if so many devices do not exist, the processes do not divide them, or
-        `param` does not.
+      UserError: if so many devices do not exist, the processes do not divide them,
+        `param * tensor` does not, or `tensor` does not divide those of a process.
     """
     visible, devices = devices_.visible(), device_count(devices)
     processes = jax.process_count()
@@ -40,9 +50,18 @@ def mesh(devices: int = 1, param: int = 1) -> Mesh:
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} makes "
             "virtual ones."
         )
-    if param < 1 or devices % param:
-        raise UserError(f"param_shards={param} must divide devices={devices}.")
-    return _mesh(tuple(visible[:devices]), param)
+    if tensor < 1 or devices % tensor:
+        raise UserError(f"tensor_shards={tensor} must divide devices={devices}.")
+    if tensor > 1 and (devices // processes) % tensor:
+        raise UserError(
+            f"tensor_shards={tensor} must divide the {devices // processes} devices of "
+            f"each of {processes} processes, as the devices that share a layer see the "
+            "same examples."
+        )
+    if param < 1 or devices % (param * tensor):
+        rest = f" / tensor_shards = {devices // tensor}" if tensor > 1 else ""
+        raise UserError(f"param_shards={param} must divide devices={devices}{rest}.")
+    return _mesh(tuple(visible[:devices]), param, tensor)
 
 
 def device_count(devices: int) -> int:
@@ -80,23 +99,48 @@ def _even_share(
 
 
 @functools.cache
-def _mesh(devices: tuple[jax.Device, ...], param: int) -> Mesh:
-    grid = np.array(devices).reshape(len(devices) // param, param)
-    return Mesh(grid, ("data", "param"), axis_types=(AxisType.Auto,) * 2)
+def _mesh(devices: tuple[jax.Device, ...], param: int, tensor: int) -> Mesh:
+    grid = np.array(devices).reshape(-1, param, tensor)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def leaf_spec(shape: tuple[int, ...], param: int) -> PartitionSpec:
-    """Splits the largest axis that `param` divides; replicates where none does."""
-    fits = [i for i, n in enumerate(shape) if n % param == 0 and n >= param]
-    if param == 1 or not fits:
+def batch_parts(mesh: Mesh) -> int:
+    """The number of parts that a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["param"]
+
+
+def leaf_spec(
+    shape: tuple[int, ...], param: int, tensor_axis: int | None = None
+) -> PartitionSpec:
+    """Splits the largest axis that `param` divides; replicates where none does.
+
+    Args:
+      shape: of the leaf.
+      param: number of parts.
+      tensor_axis: the axis that is split over the mesh axis "tensor", None for none.
+    """
+    axes: dict[int, str] = {} if tensor_axis is None else {tensor_axis: "tensor"}
+    fits = [
+        i
+        for i, n in enumerate(shape)
+        if n % param == 0 and n >= param and i != tensor_axis
+    ]
+    if param > 1 and fits:
+        axes[max(fits, key=lambda i: shape[i])] = "param"
+    if not axes:
         return PartitionSpec()
-    axis = max(fits, key=lambda i: shape[i])
-    return PartitionSpec(*("param" if i == axis else None for i in range(len(shape))))
+    return PartitionSpec(*(axes.get(i) for i in range(len(shape))))
 
 
-def place(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Puts parameters, statistics and optimizer state on the mesh."""
-    return jax.tree.map(lambda x: _put(x, _leaf(x, mesh)), tree)
+def place(tree: PyTree, mesh: Mesh, rules: TensorRules = NO_RULES) -> PyTree:
+    """Puts parameters, statistics and optimizer state on the mesh.
+
+    Args:
+      tree: any whose leaves' paths end with those of the model's parameters.
+      mesh: the devices.
+      rules: of the model.
+    """
+    return jax.tree.map(_put, tree, leaf_shardings(tree, mesh, rules))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -146,29 +190,29 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def constrain_state(tree: PyTree, mesh: Mesh) -> PyTree:
+def constrain_state(tree: PyTree, mesh: Mesh, rules: TensorRules = NO_RULES) -> PyTree:
     """Inside jit: keeps state where `place` put it."""
     if mesh.size == 1:
         return tree
-    return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x, _leaf(x, mesh)), tree
-    )
+    shardings = leaf_shardings(tree, mesh, rules)
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings)
 
 
-def gather(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Inside jit: parameters whole on each device, for a pass over its examples.
+def gather(tree: PyTree, mesh: Mesh, rules: TensorRules = NO_RULES) -> PyTree:
+    """Inside jit: parameters for a pass over a device's examples.
 
-    Left to itself, XLA splits products by features too and moves activations, of which
-    there are more: 11 times the bytes in a ViT (`benchmarks/README.md`).
+    They are whole on each device, or split over the axis "tensor" alone. Left to
+    itself, XLA splits products by features too and moves activations, of which there
+    are more: 11 times the bytes in a ViT (`benchmarks/README.md`).
     """
-    if mesh.shape["param"] == 1:
+    if mesh.shape["param"] == mesh.shape["tensor"] == 1:
         return tree
-    whole = replicated(mesh)
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), tree)
+    shardings = leaf_shardings(tree, mesh, rules, param=1)
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings)
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its leading axis over all devices."""
+    """The sharding of a batch: its leading axis over `batch_parts` devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "param")))
 
 
@@ -208,7 +252,26 @@ def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def _leaf(x: Any, mesh: Mesh) -> NamedSharding:
-    # Typed keys carry a hidden trailing axis; scalars and keys are replicated.
-    shape = getattr(x, "shape", ())
-    return NamedSharding(mesh, leaf_spec(shape, mesh.shape["param"]))
+def leaf_shardings(
+    tree: PyTree, mesh: Mesh, rules: TensorRules, param: int | None = None
+) -> PyTree:
+    """The sharding of each leaf, of arrays or of their shapes.
+
+    Args:
+      tree: parameters, or what holds trees like them (optimizer states).
+      mesh: the devices.
+      rules: of the model.
+      param: number of parts of a parameter; None takes the mesh's.
+    """
+    tensor = mesh.shape["tensor"]
+    param = mesh.shape["param"] if param is None else param
+
+    def leaf(path: Any, x: Any) -> NamedSharding:
+        # Typed keys carry a hidden trailing axis; scalars and keys are replicated.
+        shape, axis = getattr(x, "shape", ()), None
+        if tensor > 1:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            axis = rules.axis(name, shape, tensor)
+        return NamedSharding(mesh, leaf_spec(shape, param, axis))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxtl.core.tensor_rules import TensorRules
 from jaxtl.core.tree import as_float32
 
 PyTree = Any
@@ -94,6 +95,7 @@ class Network:
         inputs tells (whether it can start at a stage); equal shapes give the same
         object. None where there is nothing to learn.
       weights: `() -> (params, stats)`, those that the module came with; None without.
+      tensor_rules: how layers are split over devices; None where they can't be.
     """
 
     stages: tuple[str, ...]
@@ -105,6 +107,7 @@ class Network:
     no_start: str = ""
     specialize: "Callable[[PyTree], Network] | None" = None
     weights: Callable[[], tuple[PyTree, PyTree]] | None = None
+    tensor_rules: TensorRules | None = None
 
     def for_inputs(self, x: PyTree) -> "Network":
         """The network for inputs like x (see `specialize`)."""

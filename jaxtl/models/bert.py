@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import jax
 
 from jaxtl.core.errors import UserError
-from jaxtl.models import bert_layout, config_values, staged
+from jaxtl.core.tensor_rules import TensorRules
+from jaxtl.models import bert_layout, config_values, staged, tensor_layout
 from jaxtl.models.bert_config import BERT_CONFIG, ROBERTA_CONFIGS
 from jaxtl.models.bert_layout import BERT_NAMES
 from jaxtl.models.layers import sequences, text_heads, transformer
@@ -270,6 +271,16 @@ class Bert(staged.Staged):
     def reduction(self) -> Callable[[Any], Any] | None:
         pooling = self.pooling if self.predict == "class" else None
         return text_heads.reduction(pooling, self.normalize)
+
+    def tensor_rules(self) -> TensorRules | None:
+        if self.has_relative:
+            return None
+        vocabulary = [("embeddings/token/embedding", 0)]
+        if self.predict in _OF_VOCABULARY:
+            vocabulary += [("head/bias", 0), ("head/dense/kernel", 1)]
+            vocabulary += [("head/dense/bias", 0)]
+        blocks = map(self.block, range(self.layers))
+        return tensor_layout.transformer_rules(blocks, vocabulary)
 
     def id_sizes(self) -> dict[str, int]:
         return sequences.id_sizes(self.vocab, self.segments or None)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.core import token_ids
+from jaxtl.core.tensor_rules import TensorRules
 from jaxtl.core.types import Tokens
-from jaxtl.models import block_layout, staged, weight_layout
+from jaxtl.models import block_layout, staged, tensor_layout, weight_layout
 from jaxtl.models.layers import attention, sequences, transformer
 from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.embeddings import DecoderEmbeddings, EmbeddingOptions
@@ -186,6 +187,13 @@ class CausalLM(staged.Staged):
     def padding(self) -> int | None:
         """The id that a classifier's inputs are padded with, None to go by the mask."""
         return self.pad if self.predict == "class" else None
+
+    def tensor_rules(self) -> TensorRules:
+        vocabulary = [("embeddings/token/embedding", 0)]
+        if self.predict == "next" and not self.tied:
+            vocabulary.append(("head/dense/kernel", 1))
+        blocks = map(self.block, range(self.layers))
+        return tensor_layout.transformer_rules(blocks, vocabulary)
 
     def check_inputs(self, x: Any, owner: str) -> None:
         super().check_inputs(x, owner)

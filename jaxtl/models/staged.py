@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import token_ids
 from jaxtl.core.errors import UserError, nearest
+from jaxtl.core.tensor_rules import TensorRules
 from jaxtl.core.tree import as_float32
 from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.models import example_kinds
@@ -116,6 +117,10 @@ class Staged(nn.Module):
 
     def reduction(self) -> Callable[[Any], Any] | None:
         """The head's first part, without parameters (`Network.reduce`), or None."""
+        return None
+
+    def tensor_rules(self) -> TensorRules | None:
+        """How the layers are split over devices, None where they can't be."""
         return None
 
     def check_kind(self, shape: Any, owner: str) -> None:
@@ -293,7 +298,14 @@ def _network_of(module: Staged) -> Network:
             out = plain.apply(params, stats, x, stop=stop)
         return out, inputs
 
-    network = Network(module.stages, init, apply, module.reduction(), taps)
+    network = Network(
+        module.stages,
+        init,
+        apply,
+        module.reduction(),
+        taps,
+        tensor_rules=module.tensor_rules(),
+    )
     return network
 
 

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from jaxtl.core.tensor_rules import TensorRules
 from jaxtl.core.types import Tokens
-from jaxtl.models import config_values, staged, vit_layout
+from jaxtl.models import config_values, staged, tensor_layout, vit_layout
 from jaxtl.models.config_table import ConfigTable, Key
 from jaxtl.models.layers import (
     interpolation,
@@ -164,6 +165,11 @@ class ViT(staged.Staged):
 
     def reduction(self) -> Callable[[Tokens], jax.Array] | None:
         return _pooling(self.pooling, self.before)
+
+    def tensor_rules(self) -> TensorRules | None:
+        if self.has_relative:
+            return None
+        return tensor_layout.transformer_rules(map(self.block, range(self.layers)))
 
     def layouts(self) -> dict[str, WeightLayout]:
         layouts = {"hf": vit_layout.hf_layout(self)}

@@ -277,7 +277,8 @@ def with_changed_features(
             start = _next_stage(network.stages, stage)
         return Output(x, features, stats)
 
-    return Network(network.stages, network.init, apply)
+    rules = network.tensor_rules
+    return Network(network.stages, network.init, apply, tensor_rules=rules)
 
 
 def key_from_stage(

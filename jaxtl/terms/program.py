@@ -8,6 +8,7 @@ import jax
 
 from jaxtl.core import config, sharding
 from jaxtl.core import tree as trees
+from jaxtl.core.tensor_rules import NO_RULES, TensorRules
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data.episodic import Episodes
 from jaxtl.data.preprocess import Preprocess
@@ -60,7 +61,7 @@ class Program:
       augment: augmentations in the order in which they are applied.
       accumulate: number of micro-batches per step.
       dtype: of the forward and backward pass; parameters keep float32.
-      mesh: the devices, with axes "data" and "param".
+      mesh: the devices, with the axes `sharding.AXES`.
     """
 
     network: Network
@@ -98,6 +99,11 @@ class Program:
     def streams(self) -> tuple[str, ...]:
         """Names of the streams that terms read."""
         return tuple(self.batch_sizes)
+
+    @property
+    def tensor_rules(self) -> TensorRules:
+        """How the parameters are split over the mesh axis "tensor"."""
+        return self.network.tensor_rules or NO_RULES
 
     def minimizes(self, term: str) -> bool:
         """Whether the step's loss holds the term of this name."""

@@ -18,7 +18,7 @@ from jaxtl.training import setting_paths
 DTYPES = ("float32", "bfloat16")
 CACHES = ("auto", "memory", "disk", "off")
 # Fields that say where a run computes and not what: it may go on elsewhere.
-PLACEMENT = ("devices", "param_shards")
+PLACEMENT = ("devices", "param_shards", "tensor_shards")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 
@@ -124,6 +124,9 @@ class Experiment:
       devices: number of devices; the batch is split over all. In a job of several
         processes (`jaxtl launch`) they are those of all, and 1 stands for every one.
       param_shards: over how many of them parameters are split (fully sharded).
+      tensor_shards: over how many neighboring ones each layer of a transformer is split
+        (tensor parallelism); they see the same examples. devices is a multiple of
+        param_shards · tensor_shards.
       steps_per_dispatch: None chooses by platform.
       device_bytes: data up to this size live on the device; larger ones are streamed
         from the host.
@@ -166,6 +169,7 @@ class Experiment:
     dtype: Literal["float32", "bfloat16"] = "float32"
     devices: int = 1
     param_shards: int = 1
+    tensor_shards: int = 1
     steps_per_dispatch: int | None = None
     device_bytes: int = 2_000_000_000
     tensorboard: bool = False

@@ -259,24 +259,27 @@ def batch_sizes(
     if "unlabelled" in target.rows:
         available.append("unlabelled")
     sizes = {}
+    mesh = sharding.mesh(exp.devices, exp.param_shards, exp.tensor_shards)
+    parts = exp.accumulate * sharding.batch_parts(mesh)
+    factors = "accumulate × devices"
+    factors += " / tensor_shards" if exp.tensor_shards > 1 else ""
     for stream in streams_of(terms):
         reader = next(name for name, term in terms.items() if stream in term.streams)
         if stream not in available:
             raise UserError(_no_stream(reader, stream, available, datasets))
-        parts = exp.accumulate * sharding.device_count(exp.devices)
         if (drawn := episodes(datasets, [stream]).get(stream)) is not None:
             sizes[stream] = drawn.batch
             if drawn.tasks % parts:
                 raise UserError(
                     f"tasks={drawn.tasks} episodes of a batch of the stream "
-                    f"{stream!r} must be a multiple of accumulate × devices = {parts}."
+                    f"{stream!r} must be a multiple of {factors} = {parts}."
                 )
             continue
         sizes[stream] = exp.batch_of(stream)
         if sizes[stream] < 1 or sizes[stream] % parts:
             raise UserError(
                 f"batch={sizes[stream]} of the stream {stream!r} must be a positive "
-                f"multiple of accumulate × devices = {parts}."
+                f"multiple of {factors} = {parts}."
             )
     return sizes
 

@@ -151,11 +151,14 @@ class Run:
         other._host_batches = {}
         return other
 
+    def _placed(self, state: step_lib.State) -> step_lib.State:
+        return sharding.place(state, self.program.mesh, self.program.tensor_rules)
+
     def in_memory(self) -> "Run":
         """A copy that trains on from here without a directory; this run stays."""
         other = copy.copy(self)
         other.directory, other._host_batches = None, {}
-        other.state = sharding.place(trees.copy(self.state), self.program.mesh)
+        other.state = self._placed(trees.copy(self.state))
         return other
 
     @property
@@ -312,7 +315,7 @@ class Run:
             hypers={**state.hypers, **phase_program.hypers(phase)},
         )
         # A copy: a leaf may stand twice in it (unfrozen, averaged), and it is donated.
-        self.state = sharding.place(trees.copy(state), self.program.mesh)
+        self.state = self._placed(trees.copy(state))
         self.fixed = dataclasses.replace(self.fixed, frozen=frozen)
         self.phase, self.compiled, self.cached = number, None, None
 

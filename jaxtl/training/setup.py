@@ -25,7 +25,7 @@ from jaxtl.training import (
     source_weights,
 )
 from jaxtl.training.checkpointing import _restore
-from jaxtl.training.experiment import Experiment
+from jaxtl.training.experiment import PLACEMENT, Experiment
 from jaxtl.training.load_model import check_names, with_stored_inputs
 from jaxtl.training.run import Run
 from jaxtl.training.stored_learner import read_learner
@@ -123,8 +123,8 @@ def resume(
       out: the run's directory.
       exp: the experiment, for one that can't be rebuilt from the directory (arrays
         given in a notebook).
-      placement: "devices" and "param_shards" that take the place of the experiment's;
-        on another number of devices results agree up to rounding.
+      placement: "devices", "param_shards" and "tensor_shards" that take the place of
+        the experiment's; on another number of devices results agree up to rounding.
 
     Returns:
       The run, at the step of its last checkpoint.
@@ -193,7 +193,7 @@ def reopen(out: str | pathlib.Path, which: Literal["best", "last"] = "best") -> 
     init = pretrained.FromRun(str(out), which=which)
     weights = init.read()
     exp = run_dir.read_experiment(out)
-    one_device: dict[str, Any] = {"devices": 1, "param_shards": 1, "accumulate": 1}
+    one_device: dict[str, Any] = dict.fromkeys((*PLACEMENT, "accumulate"), 1)
     exp = dataclasses.replace(
         exp,
         init=init,

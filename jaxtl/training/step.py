@@ -110,7 +110,7 @@ def step(
         mean_counts: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, LossOutputs]:
         packed = packed_params(program.peft, hypers["peft"], trainable, fixed)
-        packed = sharding.gather(packed, program.mesh)
+        packed = sharding.gather(packed, program.mesh, program.tensor_rules)
         context = objective.Context(
             program=program.in_compute_dtype(),
             source=source,
@@ -139,7 +139,8 @@ def step(
     average = _average(program, state, trainable, stats)
     new = State(trainable, stats, opt, term_states, average, hypers, state.step + 1)
     metrics["grad_norm"] = jnp.sqrt(trees.sum_squares(grads))
-    return sharding.constrain_state(new, program.mesh), metrics
+    new = sharding.constrain_state(new, program.mesh, program.tensor_rules)
+    return new, metrics
 
 
 def _batches(
@@ -307,7 +308,7 @@ def initial_state(
         hypers,
         jnp.int32(0),
     )
-    return sharding.place(state, program.mesh)
+    return sharding.place(state, program.mesh, program.tensor_rules)
 
 
 def optimizer_state(program: Program, trainable: PyTree) -> PyTree:

@@ -28,7 +28,7 @@ def between(
     sourced = trees.map_with_path(lambda p, x: x if p in start_leaves else None, tuned)
     start = trees.like(tuned, start)
     mixed = trees.fill(_interpolate(start, sourced, alpha), tuned)
-    return sharding.place(mixed, run.program.mesh)
+    return sharding.place(mixed, run.program.mesh, run.program.tensor_rules)
 
 
 _interpolate = jax.jit(merging.interpolate)

@@ -183,5 +183,12 @@ def _without_training(exp: Experiment) -> Experiment:
         **{"average": None, "wise_ft": (), "augment": (), "monitor": None},
         metrics={},
         threshold=None,
-        **{"batch": 1, "accumulate": 1, "devices": 1, "param_shards": 1, "steps": 0},
+        **{
+            "batch": 1,
+            "accumulate": 1,
+            "devices": 1,
+            "param_shards": 1,
+            "tensor_shards": 1,
+            "steps": 0,
+        },
     )

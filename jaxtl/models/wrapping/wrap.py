@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxtl.core.errors import UserError, short_repr
+from jaxtl.core.tensor_rules import TensorRules
 from jaxtl.core.types import Network
 from jaxtl.models.wrapping import adapter
 from jaxtl.models.wrapping.linen_adapter import LinenAdapter
@@ -36,6 +37,7 @@ class WrappedModule(Network):
     no_start: str = dataclasses.field(init=False)
     specialize: Callable | None = dataclasses.field(init=False)
     weights: Callable | None = dataclasses.field(init=False)
+    tensor_rules: TensorRules | None = dataclasses.field(init=False)
 
     def __post_init__(self):
         network = _network(
