@@ -12,8 +12,24 @@ Needs:     cifar10/cifar10_jpeg_{train10k,train40k_rest,test10k}.npz and
            pretrained/resnet56-4bfd9763.safetensors below the folder that JAXTL_DATA_DIR
            names.
 Run:       jaxtl sweep experiments/distillation_cifar.py
-Expected:  not measured yet; one row is variant="ResNet-20/1000/KD". All rows together
-           need an accelerator.
+Expected:  the CNN with 1,000 labels, test accuracy in per cent, mean ± 95 % interval
+           over 3 seeds, on 2 busy cores, some 45 seconds a run:
+
+           CNN      1,000 labels, rate 0.01
+           labels   47.7 ± 1.8
+           KD       50.6 ± 2.1
+           DKD      32.6 ± 10.3
+
+           Not measured yet: the other rows of this student and number of labels
+           (DIST, FitNets, AT, NST, SP, RKD, PKT, VID, CRD), 5,000 and all labels, and
+           ResNet-20. All rows together need an accelerator.
+
+Paired by seed and beside labels alone, KD gains 2.9 ± 0.3 points, and DKD loses 15.1 ±
+12.1. The rate explains it: at 0.002 DKD has 48.9 % on validation images, for seed
+100, where labels alone have 46.2. The command is
+
+    jaxtl sweep experiments/distillation_cifar.py --mode alone
+    variant=CNN/1000/labels,CNN/1000/KD,CNN/1000/DKD
 
 ResNet-20 has 269,722 parameters and the CNN 208,786, as `jaxtl show` of this file
 prints. At 50,000 the train images are 49,000, since 1,000 are validation images. No
