@@ -83,6 +83,10 @@ for mesh, changes in MESHES.items():
     same = leaves(run.params) == stored
     out[f"resumed {mesh}"] = {"same": same, "shards": shards(run.params)}
 
+odd = tl.models.Llama(hidden=32, predict="class", **SMALL | dict(vocab=33, layers=1))
+run = tl.setup(experiment("llama", model=odd, **MESHES["tensor"]))
+out["note"] = run.notes["tensor_shards"]
+
 # Megatron: an activation is summed over the devices twice per layer.
 from jaxtl.core import sharding
 run = tl.setup(experiment("llama", **MESHES["tensor"]))
@@ -111,6 +115,9 @@ def two(tmp_path_factory):
         env={
             **os.environ,
             "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            # Threads of XLA: of two, one device's sums could hold both while they wait
+            # for the other device.
+            "NPROC": "16",
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         },
@@ -177,6 +184,11 @@ def test_a_checkpoint_is_read_on_other_meshes(two):
         resumed = two[f"resumed {mesh}"]
         assert resumed["same"]
         assert resumed["shards"] == two[f"llama {mesh}"]["shards"]
+
+
+def test_a_vocabulary_that_is_not_divided_is_told(two):
+    path = "embeddings/token/embedding (33, 16)"
+    assert two["note"] == f"copied to all devices, as 2 does not divide them: {path}"
 
 
 def test_devices_add_up_twice_per_layer_and_pass(two):
