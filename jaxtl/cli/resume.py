@@ -53,7 +53,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
         if override.partition("=")[0] not in PLACEMENT:
             raise UserError(
                 f"{override}: a run goes on as it began; only "
-                f"{' and '.join(f'{name}=' for name in PLACEMENT)} may change, which "
+                f"{', '.join(f'{name}=' for name in PLACEMENT)} may change, which "
                 "say where it computes."
             )
 

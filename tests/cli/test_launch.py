@@ -160,7 +160,8 @@ def test_one_device_goes_on_with_what_two_have_begun(runs):
 
 def test_nothing_else_changes_when_a_run_goes_on(tmp_path, capsys):
     assert main.main(["resume", str(tmp_path), "steps=5"]) == 1
-    assert "only devices= and param_shards= may change" in capsys.readouterr().err
+    told = "only devices=, param_shards=, tensor_shards= may change"
+    assert told in capsys.readouterr().err
     options = ["--nproc", "2", "--overwrite"]
     assert main.main(["launch", str(tmp_path), *options]) == 1
     assert "--overwrite is of a run that begins" in capsys.readouterr().err
