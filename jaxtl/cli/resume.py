@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="devices=N",
-        help="where it goes on, devices= and param_shards= alone",
+        help="where it goes on: devices=, param_shards=, tensor_shards=",
     )
     arguments.add_membership(parser)
 
