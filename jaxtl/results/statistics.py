@@ -222,6 +222,8 @@ def _t_test(differences: np.ndarray) -> float | None:
         return None
     if np.ptp(differences) == 0:
         return 1.0 if differences[0] == 0 else 2.0 ** (1 - n)
+    # In units of the largest, where no square is too small or too large for a double.
+    differences = differences / np.abs(differences).max()
     t = differences.mean() * np.sqrt(n) / differences.std(ddof=1)
     return float(2 * special.stdtr(n - 1, -abs(t)))
 
