@@ -1,19 +1,12 @@
 """The same experiment on one device and on eight, and what lies where."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import pytest
+import virtual_devices
 from jax.sharding import PartitionSpec
 
 from jaxtl.core import sharding
 from jaxtl.core.errors import UserError
-
-ROOT = pathlib.Path(sharding.__file__).parents[2]
 
 # All in one process with eight virtual devices; results come back as JSON.
 EIGHT = """
@@ -89,52 +82,24 @@ for name, changes in {
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eight")
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT, str(folder)],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        },
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((folder / "out.json").read_text())
-
-
-def near(found, expected):
-    """Compares trees of numbers to float tolerance."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for name in expected:
-            near(found[name], expected[name])
-    elif expected and isinstance(expected, list):
-        for a, b in zip(found, expected, strict=True):
-            near(a, b)
-    else:
-        assert found == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    return virtual_devices.run(EIGHT, 8, folder)
 
 
 @pytest.mark.parametrize("mesh", ["data", "param", "host"])
 def test_eight_devices_compute_what_one_does(eight, mesh):
     assert eight[mesh]["losses"] == pytest.approx(eight["one"]["losses"], rel=1e-4)
     for part in ("params", "stats", "val"):
-        near(eight[mesh][part], eight["one"][part])
+        virtual_devices.assert_near(eight[mesh][part], eight["one"][part])
 
 
 def test_batch_statistics_are_those_of_the_whole_batch(eight):
     assert eight["one"]["stats"]["block1/bn/var"] != [1.0] * 4
-    near(eight["data"]["stats"], eight["one"]["stats"])
+    virtual_devices.assert_near(eight["data"]["stats"], eight["one"]["stats"])
 
 
 def test_accumulation_on_four_devices_is_the_whole_batch(eight):
     assert eight["parts"]["losses"] == pytest.approx(eight["whole"]["losses"], rel=1e-4)
-    near(eight["parts"]["params"], eight["whole"]["params"])
+    virtual_devices.assert_near(eight["parts"]["params"], eight["whole"]["params"])
 
 
 @pytest.mark.parametrize("name", ["counted data", "counted parts"])
@@ -142,7 +107,7 @@ def test_examples_are_counted_over_all_devices(eight, name):
     """A term that divides by the number of examples that count."""
     whole = eight["counted whole"]
     assert eight[name]["losses"] == pytest.approx(whole["losses"], rel=1e-4)
-    near(eight[name]["params"], whole["params"])
+    virtual_devices.assert_near(eight[name]["params"], whole["params"])
 
 
 def test_data_parallel_copies_parameters(eight):

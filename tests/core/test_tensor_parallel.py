@@ -1,13 +1,8 @@
 """Layers split over devices: the numbers of one device, and Megatron's all-reduces."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import pytest
+import virtual_devices
 from jax.sharding import PartitionSpec
 
 from jaxtl.core import sharding
@@ -15,7 +10,6 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.tensor_rules import TensorRules
 from jaxtl.models import GPT2, MLP, GPTNeoX, Llama, ViT
 
-ROOT = pathlib.Path(sharding.__file__).parents[2]
 SMALL = {"vocab": 32, "width": 16, "layers": 2, "heads": 4, "context": 8}
 
 # In one process with two virtual devices; results come back as JSON.
@@ -108,39 +102,10 @@ for name, function in {"forward": total, "both": jax.grad(total)}.items():
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
+    # Threads of XLA: of two, one device's sums could hold both while they wait for the
+    # other device.
     folder = tmp_path_factory.mktemp("two")
-    done = subprocess.run(
-        [sys.executable, "-c", TWO, str(folder)],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-            # Threads of XLA: of two, one device's sums could hold both while they wait
-            # for the other device.
-            "NPROC": "16",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        },
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((folder / "out.json").read_text())
-
-
-def near(actual, expected):
-    """Compares trees of numbers to float tolerance."""
-    if isinstance(expected, dict):
-        assert actual.keys() == expected.keys()
-        for name in expected:
-            near(actual[name], expected[name])
-    elif expected and isinstance(expected, list):
-        for a, b in zip(actual, expected, strict=True):
-            near(a, b)
-    else:
-        assert actual == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    return virtual_devices.run(TWO, 2, folder, NPROC="16")
 
 
 @pytest.mark.parametrize("name", ["llama", "vit"])
@@ -148,8 +113,8 @@ def test_split_layers_compute_what_one_device_does(two, name):
     one = two[f"{name} one"]
     split = two[f"{name} tensor"]
     assert split["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    near(split["params"], one["params"])
-    near(split["val"], one["val"])
+    virtual_devices.assert_near(split["params"], one["params"])
+    virtual_devices.assert_near(split["val"], one["val"])
 
 
 def test_heads_hidden_features_and_vocabulary_are_split(two):

@@ -90,7 +90,7 @@ def test_bootstrap_lies_within_the_values(values):
     assert min(values) - 1e-9 <= result.low <= result.high <= max(values) + 1e-9
 
 
-@pytest.mark.parametrize("unit", [1e-300, 1e-243, 1e200])
+@pytest.mark.parametrize("unit", [1e-300, 1e-243, 1e100])
 def test_a_p_value_does_not_depend_on_the_unit(unit):
     values = np.array([0.0, 1.0, 3.0, 2.5])
     p = statistics.paired(values, np.zeros(4)).p
