@@ -20,7 +20,13 @@ from jaxtl.optim.phases import ResolvedPhase, resolve_phases
 from jaxtl.terms import losses
 from jaxtl.terms.base import Setup, Term
 from jaxtl.terms.program import Program
-from jaxtl.training import evaluation_only, inputs, phase_program, stored_network
+from jaxtl.training import (
+    device_mesh,
+    evaluation_only,
+    inputs,
+    phase_program,
+    stored_network,
+)
 from jaxtl.training.accumulation import describe_comparisons
 from jaxtl.training.experiment import Experiment
 from jaxtl.training.initial_model import (
@@ -123,7 +129,7 @@ def assemble(
         program, phases[0], model.peft_params, prepared.params
     )
     notes["accumulate"] = describe_comparisons(program, terms, model.stats)
-    notes["tensor_shards"] = _copied_layers(program, model)
+    notes["tensor_shards"] = device_mesh.describe_copies(program, model)
     notes = {name: note for name, note in notes.items() if note}
     prepared = dataclasses.replace(prepared, notes={**prepared.notes, **notes})
     fixed = _fixed(model, program, prepared)
@@ -201,49 +207,8 @@ def _program(
         augment=exp.augment,
         accumulate=exp.accumulate,
         dtype=exp.dtype,
-        mesh=_mesh(exp, model),
+        mesh=device_mesh.mesh_of(exp, model),
     )
-
-
-def _mesh(exp: Experiment, model: InitialModel) -> jax.sharding.Mesh:
-    """The devices of a run.
-
-    Raises:
-      UserError: they are not there, or the model's layers can't be split over them.
-    """
-    shards = exp.tensor_shards
-    mesh = sharding.mesh(exp.devices, exp.param_shards, shards)
-    if shards == 1:
-        return mesh
-    name = type(exp.model).__name__
-    rules = model.network.tensor_rules
-    if rules is None:
-        raise UserError(
-            f"tensor_shards={shards}: the layers of {name} can't be split over "
-            "devices; those of ViT, BERT and decoders such as Llama can. param_shards "
-            "splits the parameters of any model."
-        )
-    if lazy_leaf.has_lazy(model.base_params):
-        raise UserError(
-            f"tensor_shards={shards}: the layers of a quantized base (peft.base) can't "
-            "be split over devices; param_shards splits its parameters."
-        )
-    rules.check(shards, name)
-    return mesh
-
-
-def _copied_layers(program: Program, model: InitialModel) -> str:
-    """Says which parameters every device holds whole though a rule splits them."""
-    shards = program.mesh.shape["tensor"]
-    if shards == 1:
-        return ""
-    leaves = {k: v.shape for k, v in trees.flatten(model.base_params).items()}
-    copied = program.tensor_rules.copied(leaves.items(), shards)
-    if not copied:
-        return ""
-    listed = ", ".join(f"{path} {leaves[path]}" for path in copied[:4])
-    more = f" and {len(copied) - 4} more" if len(copied) > 4 else ""
-    return f"copied to all devices, as {shards} does not divide them: {listed}{more}"
 
 
 def _shapes(model: InitialModel, example: PyTree) -> tuple[Mapping[str, Any], int]:
