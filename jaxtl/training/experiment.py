@@ -169,7 +169,7 @@ class Experiment:
     dtype: Literal["float32", "bfloat16"] = "float32"
     devices: int = 1
     param_shards: int = 1
-    tensor_shards: int = 1
+    tensor_shards: int = serialization.later_field(1)
     steps_per_dispatch: int | None = None
     device_bytes: int = 2_000_000_000
     tensorboard: bool = False
