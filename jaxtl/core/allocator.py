@@ -2,8 +2,9 @@
 
 XLA allocates the temporary memory of a program at each call, and glibc returns so large
 a block to the system at its end. The next step then takes a page fault for each 4 kB of
-it: 12,600 for a LeNet, a quarter of its time, and 76,000 for a ViT of 6 × 192, a
-seventh of its own (`python benchmarks/allocator.py`).
+it: 12,600 for a LeNet, two fifths of its time, and 76,000 for a ViT of 6 × 192, a fifth
+of its own. A step that needs a few MB takes longer, 1.27 of its time for a small CNN,
+as all threads share one arena (`python benchmarks/allocator.py`).
 """
 
 import contextlib
