@@ -17,7 +17,19 @@ from jaxtl.core.types import PyTree
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether the pattern covers the path (whole, or up to a slash)."""
+    """Whether a pattern covers a path: the whole of it, or a part up to a slash.
+
+    Args:
+      pattern: regular expression; "stem" covers "stem/conv/kernel", not "stem2/kernel".
+      path: of a leaf, as `tree.flatten` writes it.
+
+    Returns:
+      True where it covers the path; later characters of a name count, so that "conv"
+      does not cover "conv1".
+
+    Raises:
+      UserError: a pattern that is not a regular expression.
+    """
     return _compiled(pattern).match(path) is not None
 
 
@@ -44,12 +56,16 @@ def _fail(pattern: str, paths: list[str], what: str) -> UserError:
 
 
 def mask(pattern: str, tree: PyTree, *, what: str = "select") -> PyTree:
-    """A tree of bools: True where the pattern covers the leaf's path.
+    """Marks the leaves that a pattern covers.
 
     Args:
       pattern: regular expression on paths.
       tree: any tree; its leaves' paths are matched.
       what: the field's name, for the error message.
+
+    Returns:
+      A tree of bools of the same structure, True where the pattern covers the leaf's
+      path.
 
     Raises:
       UserError: if nothing matches.
@@ -67,13 +83,16 @@ def labels(
     what: str = "groups",
     rest: str | None = None,
 ) -> PyTree:
-    """A tree of patterns: for each leaf, the first that covers its path.
+    """Labels each leaf with the first pattern that covers its path.
 
     Args:
       patterns: regular expressions on paths, in order.
       tree: any tree; its leaves' paths are matched.
       what: the field's name, for the error message.
       rest: label of the leaves that no pattern covers; None refuses such leaves.
+
+    Returns:
+      A tree of the same structure with a pattern, or `rest`, at each leaf.
 
     Raises:
       UserError: if a pattern covers no leaf at all, or a leaf has no label.
@@ -104,10 +123,26 @@ def labels(
 
 
 def first(patterns: Iterable[str], path: str) -> str | None:
-    """The first pattern that covers the path, or None."""
+    """Finds the first pattern that covers a path.
+
+    Args:
+      patterns: regular expressions on paths, in order of precedence.
+      path: of a leaf, as `tree.flatten` writes it.
+
+    Returns:
+      That pattern; None where none covers the path.
+    """
     return next((p for p in patterns if matches(p, path)), None)
 
 
 def keep(mask_tree: PyTree, tree: PyTree) -> PyTree:
-    """The tree with None where the mask is False."""
+    """Keeps the leaves of a tree that a mask marks.
+
+    Args:
+      mask_tree: a tree of bools, the structure of `tree` or a leading part of it.
+      tree: a tree without None; `tree.restrict` takes one with them.
+
+    Returns:
+      The tree with None where the mask is False.
+    """
     return jax.tree.map(lambda m, x: x if m else None, mask_tree, tree)

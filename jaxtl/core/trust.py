@@ -30,13 +30,29 @@ def allow() -> Iterator[None]:
 
 
 def sign(content: bytes) -> str | None:
-    """The signature of stored content; None where this user can't keep a key."""
+    """Signs content with this user's key (HMAC-SHA256); creates the key if need be.
+
+    Args:
+      content: bytes that a run stores, of its experiment file say.
+
+    Returns:
+      The signature in hexadecimal; None where this user can't keep a key.
+    """
     key = _key(create=True)
     return None if key is None else hmac.new(key, content, hashlib.sha256).hexdigest()
 
 
 def is_trusted(content: bytes, signature: object) -> bool:
-    """Whether code may run: this user signed the content here, or `allow` is active."""
+    """Whether the code of stored content may run.
+
+    Args:
+      content: the bytes as they are stored now.
+      signature: what `sign` returned when they were stored; anything else, None say, is
+        no signature.
+
+    Returns:
+      True where this user signed the same bytes on this machine, or `allow` is active.
+    """
     if _allowed.get():
         return True
     key = _key(create=False)

@@ -110,7 +110,14 @@ class Network:
     tensor_rules: TensorRules | None = None
 
     def for_inputs(self, x: PyTree) -> "Network":
-        """The network for inputs like x (see `specialize`)."""
+        """Adapts the network to an example of its inputs (see `specialize`).
+
+        Args:
+          x: one batch of inputs; only shapes and dtypes are read.
+
+        Returns:
+          The specialized network; this one where there is nothing to learn from inputs.
+        """
         return self.specialize(x) if self.specialize else self
 
 

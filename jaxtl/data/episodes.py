@@ -50,7 +50,16 @@ class FixedShape:
     queries: int = 15
 
     def check(self, sizes: np.ndarray, names: Sequence[str]) -> None:
-        """Raises UserError for classes too few or too small; sizes: (classes,)."""
+        """Checks that episodes of this shape can be drawn from some classes.
+
+        Args:
+          sizes: (classes,) number of examples of each class.
+          names: of the classes, for messages.
+
+        Raises:
+          UserError: a field out of range, fewer classes than `ways`, or a class with
+            fewer examples than `shots` + `queries`.
+        """
         for field, least in (("ways", 2), ("shots", 1), ("queries", 1)):
             _check_integer(field, getattr(self, field), least)
         _check_ways("ways", self.ways, len(sizes))
@@ -60,7 +69,16 @@ class FixedShape:
     def draw(
         self, sizes: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Draws classes (ways,), the shots of each (ways,), and queries per class."""
+        """Draws the classes of an episode.
+
+        Args:
+          sizes: (classes,) number of examples of each class.
+          rng: moves on by the draw.
+
+        Returns:
+          (indices of the classes (ways,) without repetition, shots of each (ways,),
+          queries per class).
+        """
         chosen = rng.choice(len(sizes), self.ways, replace=False)
         return chosen, np.full(self.ways, self.shots), self.queries
 
@@ -95,7 +113,16 @@ class VariableShape:
     imbalance: tuple[float, float] = (0.5, 2.0)
 
     def check(self, sizes: np.ndarray, names: Sequence[str]) -> None:
-        """Raises UserError for classes too few or too small; sizes: (classes,)."""
+        """Checks that episodes of this shape can be drawn from some classes.
+
+        Args:
+          sizes: (classes,) number of examples of each class.
+          names: of the classes, for messages.
+
+        Raises:
+          UserError: a field out of range, fewer classes than `min_ways`, or a class
+            with fewer than 2 examples.
+        """
         _check_integer("min_ways", self.min_ways, 2)
         _check_integer("max_ways", self.max_ways, self.min_ways)
         _check_integer("max_queries", self.max_queries, 1)
@@ -113,7 +140,17 @@ class VariableShape:
     def draw(
         self, sizes: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Draws classes (ways,), the shots of each (ways,), and queries per class."""
+        """Draws the size of an episode: its classes, shots and queries.
+
+        Args:
+          sizes: (classes,) number of examples of each class.
+          rng: moves on by the draws.
+
+        Returns:
+          (indices of the classes (ways,) without repetition, shots of each (ways,),
+          queries per class). Classes have different numbers of shots, at least 1, and
+          the same number of queries, at most half of the smallest class.
+        """
         ways = rng.integers(self.min_ways, min(self.max_ways, len(sizes)) + 1)
         chosen = rng.choice(len(sizes), ways, replace=False)
         sizes = sizes[chosen]
@@ -189,7 +226,17 @@ class EpisodeSampler:
         )
 
     def batch(self, numbers: Iterable[int]) -> Episode:
-        """Draws several episodes of one fixed shape; their arrays have a first axis."""
+        """Draws several episodes of one fixed shape.
+
+        Args:
+          numbers: of the episodes, each ≥ 0, as for a call.
+
+        Returns:
+          One `Episode` whose arrays have a first axis of the episodes.
+
+        Raises:
+          UserError: a `VariableShape`, whose episodes differ in length.
+        """
         if not isinstance(self.shape, FixedShape):
             raise UserError(
                 "episodes of variable shape can't be stacked into a batch; take "
@@ -227,6 +274,9 @@ def split_classes(
       val, test: number of classes if an integer, else the share of all, in [0, 1];
         a share above 0 is one class at least.
       seed: of the split.
+
+    Returns:
+      Three disjoint parts, which together are all classes, each in ascending order.
 
     Raises:
       UserError: more classes in val and test than there are, or a class named twice.

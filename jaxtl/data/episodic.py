@@ -83,7 +83,15 @@ class Episodes:
         return episode_draws.FixedShape(self.ways, self.shots, self.queries)
 
     def labels(self, count: int) -> np.ndarray:
-        """Places of the classes of `count` examples of a batch, int32 (count,)."""
+        """Places of the classes of a batch's examples within their episodes.
+
+        Args:
+          count: number of examples, from the first of the batch on.
+
+        Returns:
+          int32 (count,) in [0, ways): each class takes `per_class` places in a row, and
+          an episode follows the other.
+        """
         places = np.arange(count) // self.per_class % self.ways
         return places.astype(np.int32)
 

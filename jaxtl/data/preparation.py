@@ -45,6 +45,10 @@ def prepare(
       seed: the experiment's; decides everything that `data.split_seed` does not.
       splits_file: splits that a run stored, to be used in place of new ones.
 
+    Returns:
+      The data set with its splits, and with label noise in the train split if asked
+      for.
+
     Raises:
       UserError: an option or a value of the data that is not valid, by its name.
       DataChanged: the data are not those of the splits file.

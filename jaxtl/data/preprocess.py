@@ -94,6 +94,9 @@ def apply(pre: Preprocess, x: PyTree) -> PyTree:
       x: (..., channels) or (..., features), any real dtype, `offset` subtracted. Of a
         dict of arrays the entry "image" is preprocessed, the others (text) stay.
 
+    Returns:
+      float32 of x's shape, wider by `indicators`; a dict for a dict.
+
     Raises:
       UserError: mean, std or fill of a length that is neither 1 nor x.shape[-1].
     """
@@ -133,7 +136,14 @@ def _of_image(
 
 
 def stored_fill(pre: Preprocess) -> np.ndarray:
-    """`fill` of stored values, fill − offset, in float64."""
+    """The fill values in the units of stored values, fill − offset.
+
+    Args:
+      pre: has a `fill`.
+
+    Returns:
+      float64 (features,), or (1,) where one number fills all.
+    """
     return np.asarray(pre.fill) - np.asarray(pre.offset or 0.0)
 
 
@@ -148,6 +158,14 @@ def restore(pre: Preprocess, x: PyTree) -> PyTree:
     """Computes x·std + mean: undoes `apply` up to `scale`, [0, 1] for images.
 
     Indicators stay where they are.
+
+    Args:
+      pre: the preprocessing that `apply` used.
+      x: what `apply` returned; of a dict the entry "image" is restored.
+
+    Returns:
+      float32 of x's shape: stored values (those of the data less `offset`) divided by
+      `scale`.
     """
     if isinstance(x, dict):
         return _of_image(restore, pre, x)
@@ -160,7 +178,16 @@ def restore(pre: Preprocess, x: PyTree) -> PyTree:
 
 
 def normalize(pre: Preprocess, x: PyTree) -> PyTree:
-    """Computes (x − mean)/std of values that are divided by `scale` already."""
+    """Computes (x − mean)/std of values that are divided by `scale` already.
+
+    Args:
+      pre: mean and std count; `scale`, `fill` and `unseen` do not.
+      x: (..., channels) or (..., features), divided by `scale` and filled already, with
+        indicators if `pre` has some; of a dict the entry "image".
+
+    Returns:
+      float32 of x's shape; the indicators stay as they are.
+    """
     if isinstance(x, dict):
         return _of_image(normalize, pre, x)
     mean = _stored_mean(pre)
@@ -179,7 +206,14 @@ def _without_indicators(pre: Preprocess, x: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def stored_like(pre: Preprocess, stored: Preprocess) -> Preprocess:
-    """A preprocessing for values that are stored as those of another one.
+    """Adapts a preprocessing to values that are stored as those of another one.
+
+    Args:
+      pre: gives everything but the two offsets.
+      stored: of the data set; gives `offset` and `target_offset`.
+
+    Returns:
+      `pre` with the offsets of `stored`.
 
     Raises:
       UserError: it has no mean, and the values are stored with an offset, so that they
@@ -197,11 +231,14 @@ def stored_like(pre: Preprocess, stored: Preprocess) -> Preprocess:
 
 
 def filled_like(pre: Preprocess, shared: Preprocess) -> Preprocess:
-    """A preprocessing of a table with the fill and the indicators of another one.
+    """Gives the preprocessing of a table the fill and indicators of another one.
 
     Args:
       pre: fitted on the table; its `fill` stays where the other has none.
       shared: of the model, whose inputs have its indicators.
+
+    Returns:
+      `pre` with the fill (if there is one) and the indicators of `shared`.
     """
     fill = pre.fill if shared.fill is None else shared.fill
     return dataclasses.replace(pre, fill=fill, indicators=shared.indicators)
@@ -227,7 +264,16 @@ def check_targets(model: Preprocess, data: Preprocess) -> None:
 
 
 def default(x: Any) -> Preprocess:
-    """The preprocessing of data that bring none: /255 for uint8 images, else none."""
+    """Chooses the preprocessing of data that bring none.
+
+    Args:
+      x: all inputs, (N, ...); of a dict the entry "image" counts, and texts alone have
+        no preprocessing.
+
+    Returns:
+      scale=255 for uint8 images (4 axes), else 1; size and channels of images as they
+      are.
+    """
     if isinstance(x, dict):
         return default(x[IMAGE]) if IMAGE in x else Preprocess()
     image = len(x.shape) == 4
@@ -239,7 +285,14 @@ def default(x: Any) -> Preprocess:
 
 
 def to_json(pre: Preprocess) -> dict[str, Any]:
-    """The fields that differ from their defaults, as JSON values."""
+    """Writes a preprocessing as JSON values.
+
+    Args:
+      pre: any preprocessing.
+
+    Returns:
+      The fields that differ from their defaults, by name.
+    """
     defaults = {f.name: f.default for f in dataclasses.fields(pre)}
     values = dataclasses.asdict(pre)
     return {k: v for k, v in values.items() if v != defaults[k]}
@@ -247,6 +300,12 @@ def to_json(pre: Preprocess) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> Preprocess:
     """Rebuilds a `Preprocess` from `to_json`.
+
+    Args:
+      values: field -> value, lists for tuples; fields that are left out take defaults.
+
+    Returns:
+      The preprocessing that `to_json` wrote.
 
     Raises:
       UserError: an unknown field.

@@ -109,6 +109,10 @@ class Tokenizer:
     ) -> dict[str, np.ndarray]:
         """Tokenizes the two texts of each pair by themselves.
 
+        Args:
+          texts: the first text of each of n pairs.
+          pairs: the second text of each, as many.
+
         Returns:
           {"input_ids": int32 (n, 2, length), "attention_mask": bool (n, 2, length)}.
         """
@@ -119,6 +123,9 @@ class Tokenizer:
         self, texts: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Tokenizes texts, and says where each piece ends.
+
+        Args:
+          texts: n texts.
 
         Returns:
           What the call gives, and for each text int64 (pieces,), the number of its
@@ -159,12 +166,27 @@ class Tokenizer:
         return dict(zip((*_SINGLE, "token_type_ids"), arrays))
 
     def bucket(self, longest: int) -> int:
-        """The length that a batch is padded to whose longest text has `longest` ids."""
+        """Chooses the length that a batch is padded to.
+
+        Args:
+          longest: tokens of the batch's longest text, special ones included.
+
+        Returns:
+          The smallest of `buckets` that holds them, at most `max_length`.
+        """
         fitting = [b for b in self.buckets if b >= longest]
         return min([*fitting, self.max_length])
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """The text of some ids, with special tokens where `special` is True."""
+        """Turns token ids back into text.
+
+        Args:
+          ids: integers (length,), padding included.
+          special: whether special tokens ([CLS], padding) are written too.
+
+        Returns:
+          The text, normalized as the tokenizer does it (lower-cased, say).
+        """
         return self._engine().decode(
             list(map(int, ids)), skip_special_tokens=not special
         )

@@ -80,12 +80,16 @@ class KLIEP(BaseEstimator):
         self.seed = seed
 
     def fit(self, xs: ArrayLike, xt: ArrayLike, ys: ArrayLike | None = None) -> Self:
-        """Fits the ratio to features alone; returns self.
+        """Fits the density ratio to features alone.
 
         Args:
           xs: (n, d) source features.
           xt: (m, d) target features.
           ys: ignored.
+
+        Returns:
+          This object, with `weights` (n,), the ratio at each source row, and the fitted
+          `centers_`, `bandwidth_` and `coefficients_`.
 
         Raises:
           UserError: bad features or settings, or kernels so narrow that source rows are
@@ -109,7 +113,18 @@ class KLIEP(BaseEstimator):
         return self
 
     def ratio(self, x: ArrayLike) -> np.ndarray:
-        """Computes the estimated density ratio at rows x, (rows, d) to (rows,)."""
+        """Computes the estimated density ratio p_target / p_source.
+
+        Args:
+          x: (rows, d) features of either domain; `fit` comes before.
+
+        Returns:
+          (rows,) float64, not negative; Σ_l α_l·exp(−‖x − c_l‖² / 2σ²) over the
+          centers.
+
+        Raises:
+          UserError: x that is not a matrix of finite numbers.
+        """
         x = base.check_rows(self, "x", x)
         kernel = base.rbf_kernel(x, self.centers_, self.bandwidth_)
         return kernel @ self.coefficients_

@@ -125,12 +125,16 @@ class KMM(BaseEstimator):
         self.tolerance = tolerance
 
     def fit(self, xs: ArrayLike, xt: ArrayLike, ys: ArrayLike | None = None) -> Self:
-        """Fits the weights to features alone; returns self.
+        """Fits the weights to features alone.
 
         Args:
           xs: (n, d) source features.
           xt: (m, d) target features.
           ys: ignored.
+
+        Returns:
+          This object, with `weights` (n,), one per source row in [0, `top`], and the
+          fitted `bandwidth_`.
 
         Raises:
           UserError: bad features or settings, or a `top` too low for the weights' sum.

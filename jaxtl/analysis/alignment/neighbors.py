@@ -8,7 +8,7 @@ from jaxtl.analysis.alignment import base
 
 
 def nearest_neighbor(zs: ArrayLike, ys: ArrayLike, zt: ArrayLike) -> np.ndarray:
-    """Label of each target row's nearest source row (Euclidean distance), (m,).
+    """Label of each target row's nearest source row (Euclidean distance).
 
     Of source rows at the same distance the first one decides. Distances are computed
     from differences rather than expanded squares, so that equal ones come out equal.
@@ -17,6 +17,9 @@ def nearest_neighbor(zs: ArrayLike, ys: ArrayLike, zt: ArrayLike) -> np.ndarray:
       zs: (n, k) source features.
       ys: (n,) their labels.
       zt: (m, k) target features.
+
+    Returns:
+      (m,), of the dtype of `ys`.
 
     Raises:
       UserError: shapes that don't fit.
@@ -29,11 +32,14 @@ def nearest_neighbor(zs: ArrayLike, ys: ArrayLike, zt: ArrayLike) -> np.ndarray:
 def nearest_neighbor_accuracy(
     zs: ArrayLike, ys: ArrayLike, zt: ArrayLike, yt: ArrayLike
 ) -> float:
-    """Share of target rows whose nearest source row has their label, in [0, 1].
+    """Share of target rows whose nearest source row has their label.
 
     Args:
       zs, ys, zt: as for `nearest_neighbor`.
       yt: (m,) labels of the target rows.
+
+    Returns:
+      A number in [0, 1].
 
     Raises:
       UserError: shapes that don't fit.

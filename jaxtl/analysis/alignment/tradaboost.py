@@ -76,11 +76,15 @@ class TrAdaBoost(ClassifierMixin, BaseEstimator):
         self.rounds = rounds
 
     def fit(self, xs: ArrayLike, ys: ArrayLike, xt: ArrayLike, yt: ArrayLike) -> Self:
-        """Fits the learners to both labelled domains; returns self.
+        """Fits the learners to both labelled domains.
 
         Args:
           xs, ys: (n, d) and (n,), the source.
           xt, yt: (m, d) and (m,), the labelled target rows.
+
+        Returns:
+          This object, with `learners_`, `errors_` (the weighted target error of each
+          round), `votes_` and the final `weights_` (n + m,), which add up to 1.
 
         Raises:
           UserError: bad features, labels or settings, or labels of a single class.
@@ -115,7 +119,17 @@ class TrAdaBoost(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, x: ArrayLike) -> np.ndarray:
-        """Class with most votes for each row of x, (rows, d) to (rows,)."""
+        """Predicts the class with most votes of the second half of the learners.
+
+        Args:
+          x: (rows, d), as wide as the features of `fit`.
+
+        Returns:
+          (rows,) labels; of classes with equal votes the first in sorted order.
+
+        Raises:
+          UserError: x of another width, or that is not a matrix of finite numbers.
+        """
         x = base.check_rows(self, "x", x)
         if x.shape[1] != self.width_:
             raise UserError(

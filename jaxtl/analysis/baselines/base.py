@@ -78,7 +78,15 @@ class Baseline:
         return candidates.settings(self, Baseline)
 
     def possible(self, examples: int) -> bool:
-        """Whether a candidate can be fitted on this number of examples."""
+        """Whether a candidate can be fitted on this number of examples.
+
+        Args:
+          examples: number of train rows of the split, or of a fold.
+
+        Returns:
+          False leaves the candidate out of the search: k-NN with k above `examples`,
+          say. True in this base class.
+        """
         return True
 
     def learner(self, task: str, *, several: bool, seed: int, jobs: int) -> Any:
@@ -89,5 +97,8 @@ class Baseline:
           several: whether there is more than one regression target.
           seed: of the learner's random choices.
           jobs: number of threads.
+
+        Returns:
+          An object with scikit-learn's `fit` and `predict`.
         """
         raise TypeError(f"{type(self).__name__} defines no learner(task, …)")

@@ -29,6 +29,15 @@ def depends_on(baseline: Baseline, exp: Experiment) -> dict[str, Any]:
     They are "baseline" itself and, of the experiment, "data", "seed", "test", "monitor"
     and "metrics" (if any); for all features but tf-idf "preprocess"; for features of a
     stage "model", "init" and "dtype".
+
+    Args:
+      baseline: its fields count, candidates included.
+      exp: the experiment whose data, and perhaps model, it reads.
+
+    Returns:
+      "baseline" itself and, of the experiment, "data", "seed", "test", "monitor" and
+      "metrics" (if any); for all features but tf-idf "preprocess"; for features of a
+      stage "model", "init" and "dtype".
     """
     settings = inputs.depends_on(baseline.features, exp)
     settings |= {"test": exp.test, "monitor": exp.monitor}
@@ -38,7 +47,15 @@ def depends_on(baseline: Baseline, exp: Experiment) -> dict[str, Any]:
 
 
 def key(baseline: Baseline, exp: Experiment) -> Any:
-    """Hashable key of a result of `run`: equal keys give equal results."""
+    """Hashable key of a result of `run`: equal keys give equal results.
+
+    Args:
+      baseline: as for `depends_on`.
+      exp: as for `depends_on`.
+
+    Returns:
+      The values of `depends_on` as nested tuples.
+    """
     return config.key(depends_on(baseline, exp))
 
 
@@ -48,6 +65,9 @@ def named(baselines: Any) -> dict[str, Baseline]:
     Args:
       baselines: a mapping from names; or a sequence of baselines or a single one, which
         are named by method and features ("k-NN on raw inputs"); None for none.
+
+    Returns:
+      Name -> baseline, in the order of BASELINES.
 
     Raises:
       UserError: a value that is no baseline, or two of one name.

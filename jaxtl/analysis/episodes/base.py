@@ -61,7 +61,16 @@ class FewShotMethod:
     def scores(
         self, support: np.ndarray, labels: np.ndarray, query: np.ndarray
     ) -> np.ndarray:
-        """`__call__` for checked arrays, features in float64."""
+        """Computes the scores of queries; called by `__call__` with checked arrays.
+
+        Args:
+          support: (n, d) float64, finite.
+          labels: (n,) integers in [0, ways), each of which occurs.
+          query: (m, d) float64, finite.
+
+        Returns:
+          (m, ways) float64, the larger the more likely.
+        """
         raise TypeError(f"{type(self).__name__} defines no scores(support, …)")
 
 

@@ -110,6 +110,9 @@ def evaluate(
       seed: of the episodes.
       class_names: in label order, for messages.
 
+    Returns:
+      One result for each method, in their order.
+
     Raises:
       UserError: classes of both kinds, too few classes or examples, an unknown method.
     """

@@ -82,6 +82,9 @@ def study(
       seed: of the classes that are drawn and of the episodes.
       **target_options: of `target.open_target`.
 
+    Returns:
+      The results of every shape and method, with what was decided about the classes.
+
     Raises:
       UserError: data that are not of classes, or what the parts of a study refuse.
     """

@@ -181,7 +181,19 @@ class Text(TextData):
         return column_targets.Target(*read, tuple(notes))
 
     def read_split(self, path: str | tuple[str, ...]) -> Texts:
-        """Reads the texts, labels and line numbers of one split."""
+        """Reads the texts, labels and line numbers of one split.
+
+        Args:
+          path: a file, or with `class_names` one file per class.
+
+        Returns:
+          The texts with their pairs, labels and places in the files, in the order of
+          the lines.
+
+        Raises:
+          UserError: a file that is missing, lines of another number of columns than the
+            first, or rows without a label.
+        """
         if self.class_names is not None:
             return self._read_files_of_classes(path)
         if isinstance(path, tuple):
