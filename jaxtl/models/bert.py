@@ -135,11 +135,26 @@ class Bert(staged.Staged):
         return False
 
     def source_layer(self, layer: int) -> int:
-        """Index of the layer whose weights a layer has: its own, unless shared."""
+        """Tells whose weights a layer has.
+
+        Args:
+          layer: index of the layer, from 0.
+
+        Returns:
+          The index of the first layer that shares the weights; `layer` itself without
+          sharing.
+        """
         return layer
 
     def layer_name(self, layer: int) -> str:
-        """The name of a layer in transformers."""
+        """Names a layer as transformers does.
+
+        Args:
+          layer: index of the layer, from 0.
+
+        Returns:
+          The prefix of its tensors behind that of the model: "encoder.layer.3".
+        """
         return self.names["layer"].format(layer)
 
     @property
@@ -159,7 +174,14 @@ class Bert(staged.Staged):
         return self.predict in _OF_TEXTS and self.pooling == "pooler"
 
     def block(self, layer: int = 0) -> transformer.Block:
-        """What the layer of this index computes."""
+        """Describes what a layer computes.
+
+        Args:
+          layer: its index; families whose layers differ (windows, say) read it.
+
+        Returns:
+          Heads, widths, activation and the order of norms, for `TransformerLayer`.
+        """
         return transformer.Block(
             heads=self.heads,
             hidden=self.hidden,
@@ -219,7 +241,16 @@ class Bert(staged.Staged):
         return BertEmbeddings(**self.embedding_fields())
 
     def layer_module(self, layer: int, relative: Any) -> transformer.TransformerLayer:
-        """The stage of a layer; `relative` is as of `TransformerLayer.embeddings`."""
+        """Builds the stage of a layer.
+
+        Args:
+          layer: its index, from 0.
+          relative: the stage `embeddings` where attention reads relative positions,
+            else None.
+
+        Returns:
+          The module, which is registered as "layer_<index>".
+        """
         return transformer.TransformerLayer(self.block(layer), relative)
 
     def pooler_module(self) -> text_heads.Pooler:

@@ -52,7 +52,16 @@ class CLIP(TwoTowers):
         return {"hf": clip_layout.pair_layout(self)}
 
     def adapt(self, path: str, leaf: Any) -> Any:
-        """Converts one leaf of a file to this model's shape, see `Staged.adapt`."""
+        """Converts one leaf of a file to this model's image size.
+
+        Args:
+          path: of the leaf in this model, "image_embeddings/position".
+          leaf: as the file has it.
+
+        Returns:
+          The leaf as `Staged.adapt` of the image tower converts it; leaves of the text
+          tower and the head as they are.
+        """
         if not path.startswith("image_"):
             return leaf
         return self.image.adapt(path.removeprefix("image_"), leaf)

@@ -69,7 +69,14 @@ class CLIPText(staged.Staged):
         return ("embeddings", *layers, "norm", "head")
 
     def block(self, layer: int) -> transformer.Block:
-        """What a layer computes."""
+        """Describes what a layer computes.
+
+        Args:
+          layer: its index; all layers are the same.
+
+        Returns:
+          Heads, widths, activation and the order of norms, for `TransformerLayer`.
+        """
         return transformer.Block(
             heads=self.heads,
             hidden=self.hidden,
@@ -79,7 +86,14 @@ class CLIPText(staged.Staged):
         )
 
     def embeddings_module(self, options: EmbeddingOptions) -> DecoderEmbeddings:
-        """The first stage."""
+        """Builds the stage `embeddings`.
+
+        Args:
+          options: vocabulary, width, context and kind of positions.
+
+        Returns:
+          The module, which marks the token that ends a text, whose state is the text's.
+        """
         return pair_embeddings.EndedEmbeddings(options, self.end)
 
     def setup(self) -> None:

@@ -68,7 +68,18 @@ class Gemma2(Gemma):
         return 2
 
     def is_local(self, layer: int) -> bool:
-        """Whether a layer attends within the window."""
+        """Whether a layer attends within the window.
+
+        Args:
+          layer: its index, from 0.
+
+        Returns:
+          As `layer_types` says; where it is empty, False for every `period`-th layer,
+          the others True.
+
+        Raises:
+          UserError: `layer_types` of another length than `layers`, or without a window.
+        """
         layer_types.check(self.layer_types, self.layers, self.window)
         return layer_types.has_window(
             layer, self.layer_types, lambda i: (i + 1) % self.period > 0

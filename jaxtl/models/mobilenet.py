@@ -113,7 +113,14 @@ class MobileNet(staged.Staged):
         self.add("head", PooledHead(self.outputs, self.dropout))
 
     def width(self, channels: int) -> int:
-        """Number of channels at this width factor."""
+        """Scales a number of channels by the width factor.
+
+        Args:
+          channels: of the network of alpha = 1.
+
+        Returns:
+          channels · alpha, rounded down, as in Keras.
+        """
         return int(channels * self.alpha)
 
     def reduction(self) -> Callable[[Any], Any]:

@@ -84,7 +84,14 @@ class MobileNetV2(staged.Staged):
     stages = ("stem", *(f"stage{i + 1}" for i in range(6)), "top", "head")
 
     def width(self, channels: int) -> int:
-        """Number of channels at this width factor."""
+        """Scales a number of channels by the width factor.
+
+        Args:
+          channels: of the network of alpha = 1.
+
+        Returns:
+          channels · alpha as a multiple of `divisor`, at least `least` and 90 % of it.
+        """
         scaled = round(channels * self.alpha)
         return inverted_residual.make_divisible(scaled, self.divisor, self.least)
 

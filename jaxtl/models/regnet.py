@@ -99,7 +99,14 @@ class RegNet(staged.Staged):
         self.add("head", PooledHead(self.outputs))
 
     def stride(self, stage: int) -> int:
-        """Stride of the stage of this index."""
+        """Stride of a stage's first block.
+
+        Args:
+          stage: its index, from 0.
+
+        Returns:
+          2; for the first stage 1 unless `shrink_first`.
+        """
         return 2 if stage or self.shrink_first else 1
 
     def reduction(self) -> Callable[[Any], Any]:

@@ -42,11 +42,26 @@ class Mode:
     stochnorm: float = 0.0
 
     def dropout(self, module: nn.Module) -> bool:
-        """Whether dropout in this module is on."""
+        """Whether dropout in a module is on.
+
+        Args:
+          module: bound, so that its path begins with its stage.
+
+        Returns:
+          True where its stage is in training mode.
+        """
         return module.path[0] in self.train
 
     def statistics(self, module: nn.Module) -> bool:
-        """Whether this module uses and updates the batch's own statistics."""
+        """Whether a module uses and updates the batch's own statistics.
+
+        Args:
+          module: a BatchNorm, bound, so that its path begins with its stage.
+
+        Returns:
+          True where its stage is in training mode and no path of `frozen_stats` covers
+          it.
+        """
         inside = "/".join(module.path) + "/"
         frozen = any(inside.startswith(path + "/") for path in self.frozen_stats)
         return module.path[0] in self.train and not frozen
@@ -158,11 +173,24 @@ class Staged(nn.Module):
         return {}
 
     def adapt(self, path: str, leaf: Any) -> Any:
-        """Converts one leaf of a file to this model's shape (image sizes, say)."""
+        """Converts one leaf of a file to this model's shape; a subclass overrides it.
+
+        Args:
+          path: of the leaf in this model, "embeddings/position".
+          leaf: as the file has it, of another image size say.
+
+        Returns:
+          The leaf in this model's shape; here as it is.
+        """
         return leaf
 
     def add(self, name: str, module: nn.Module) -> None:
-        """Registers a stage under its own name (linen would prefix dict entries)."""
+        """Registers a stage under its own name (linen would prefix dict entries).
+
+        Args:
+          name: of the stage, one of `stages`.
+          module: is called as `module(x, mode)`.
+        """
         setattr(self, name, module)
 
     def __call__(

@@ -100,12 +100,15 @@ class TwoTowers:
     def encode_image(
         self, params: PyTree, images: jax.Array, stats: PyTree = None
     ) -> jax.Array:
-        """Embeddings of preprocessed images, (batch, width) of length 1.
+        """Computes the embeddings of preprocessed images.
 
         Args:
           params: of the whole model.
           images: (batch, height, width, channels).
           stats: of the whole model, where the tower has BatchNorm.
+
+        Returns:
+          (batch, width) float32 (or wider), each of length 1.
         """
         tower = self.towers()[0]
         out = tower.apply(
@@ -116,7 +119,16 @@ class TwoTowers:
     def encode_text(
         self, params: PyTree, tokens: Mapping[str, jax.Array], stats: PyTree = None
     ) -> jax.Array:
-        """Embeddings of {"input_ids", "attention_mask"}, (batch, width) of length 1."""
+        """Computes the embeddings of texts.
+
+        Args:
+          params: of the whole model.
+          tokens: {"input_ids": (batch, length), "attention_mask": (batch, length)}.
+          stats: of the whole model, where the tower has BatchNorm.
+
+        Returns:
+          (batch, width) float32 (or wider), each of length 1.
+        """
         tower = self.towers()[1]
         out = tower.apply(
             *parts_of_tower(TEXT_TOWER, tower, params, stats or {}), tokens
@@ -124,15 +136,34 @@ class TwoTowers:
         return unit_norm(out.logits)
 
     def logit_scale(self, params: PyTree) -> jax.Array:
-        """The factor of similarities, a scalar."""
+        """The factor of cosine similarities, 1 / temperature.
+
+        Args:
+          params: of the whole model, which hold its logarithm.
+
+        Returns:
+          exp(log_scale), a scalar, float32 or wider.
+        """
         return jnp.exp(as_float32(params[HEAD]["log_scale"]))
 
     def logit_bias(self, params: PyTree) -> jax.Array:
-        """The bias of similarities, a scalar."""
+        """What is added to scaled similarities, for the sigmoid loss.
+
+        Args:
+          params: of the whole model.
+
+        Returns:
+          A scalar, float32 or wider; 0 for a model without bias.
+        """
         return as_float32(params[HEAD].get("bias", 0.0))
 
     def check_kind(self, shape: Any, owner: str) -> None:
-        """Raises UserError for examples that are not images with texts."""
+        """Raises UserError for examples that are not images with texts.
+
+        Args:
+          shape: {input: shape} of one example, "image" among them.
+          owner: whose examples they are, "data=CSV".
+        """
         if not isinstance(shape, Mapping) or _IMAGE not in shape or len(shape) < 2:
             received = ", ".join(shape) if isinstance(shape, Mapping) else f"{shape}"
             raise UserError(
@@ -147,7 +178,12 @@ class TwoTowers:
             text.check_kind(_without_image(shape), f"{owner}'s texts")
 
     def check_inputs(self, x: Any, owner: str) -> None:
-        """Raises UserError for token ids that the text tower has no vector for."""
+        """Raises UserError for token ids that the text tower has no vector for.
+
+        Args:
+          x: {input: (n, ...)}; what is traced is passed over.
+          owner: whose inputs they are, for the message.
+        """
         if isinstance(self.text, Staged):
             self.text.check_inputs(_without_image(x), owner)
 

@@ -109,11 +109,26 @@ class ViT(staged.Staged):
         return options.get("tokens", ("token",)) + names
 
     def shape_of(self, part: str) -> str:
-        """Transform of one of `embedding_leaves`, as of `weight_layout.Rule`."""
+        """Names the change of shape between a file's tensor and an embedding leaf.
+
+        Args:
+          part: one of `embedding_leaves`, "position" say.
+
+        Returns:
+          A transform of `weight_layout.Rule`: "same" where shapes are equal; subclasses
+          add axes by "leading" or "vector".
+        """
         return "same"
 
     def block(self, layer: int) -> transformer.Block:
-        """What a layer computes."""
+        """Describes what a layer computes.
+
+        Args:
+          layer: its index, which decides the rate of stochastic depth.
+
+        Returns:
+          Heads, widths, activation, biases and rates, for `TransformerLayer`.
+        """
         return transformer.Block(
             heads=self.heads,
             hidden=self.hidden,
@@ -126,7 +141,14 @@ class ViT(staged.Staged):
         )
 
     def path_rate(self, layer: int) -> float:
-        """Rate of stochastic depth of a layer."""
+        """Rate of stochastic depth of a layer.
+
+        Args:
+          layer: its index, from 0.
+
+        Returns:
+          `drop_path` · layer / (layers − 1): 0 for the first, `drop_path` for the last.
+        """
         return stochastic_depth.depth_rates(self.drop_path, self.layers)[layer]
 
     def setup(self) -> None:

@@ -70,12 +70,22 @@ class ZeroShotClassifier:
         return _network_of(self)
 
     def check_kind(self, shape: Any, owner: str) -> None:
-        """Raises UserError for examples that are not images."""
+        """Raises UserError for examples that are not images.
+
+        Args:
+          shape: of one example, or {input: shape}.
+          owner: whose examples they are, "data=CSV".
+        """
         if isinstance(self.pair.image, Staged):
             self.pair.image.check_kind(shape, owner)
 
     def check_inputs(self, x: Any, owner: str) -> None:
-        """Raises UserError for inputs that the image tower can't read."""
+        """Raises UserError for inputs that the image tower can't read.
+
+        Args:
+          x: images (n, ...), or a dict of them; what is traced is passed over.
+          owner: whose inputs they are, for the message.
+        """
         if isinstance(self.pair.image, Staged):
             self.pair.image.check_inputs(x, owner)
 

@@ -27,6 +27,9 @@ def note(text: str) -> None:
     """Tells why a metric has no value, or one by convention alone.
 
     An experiment stores it with its result; elsewhere it is an `UndefinedMetric`.
+
+    Args:
+      text: the reason; the same text is kept once.
     """
     notes = _notes.get()
     if notes is None:
@@ -123,7 +126,15 @@ class Predictions:
         return (self.labels[:, None] == np.arange(self.classes)).astype(np.int64)
 
     def name(self, label: int) -> str:
-        """The name of a class, quoted."""
+        """The name of a class, quoted.
+
+        Args:
+          label: place of the class in label order.
+
+        Returns:
+          The class's name in quotation marks; the number itself where names are
+          unknown.
+        """
         names = self.class_names
         return repr(names[label] if label < len(names) else str(label))
 
@@ -161,11 +172,27 @@ class Metric:
             )
 
     def value_names(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
-        """The keys of what `measure` gives beside "", for data of these classes."""
+        """Names the values that `measure` gives beside the metric itself.
+
+        Args:
+          class_names: of the target data, () without classes.
+
+        Returns:
+          The keys of what `measure` returns but ""; () for a metric of one value.
+        """
         return ()
 
     def measure(self, predictions: Predictions) -> float | Mapping[str, float]:
-        """The value; or {"": value, class: value of this class}."""
+        """Computes the metric; a subclass defines it.
+
+        Args:
+          predictions: all outputs of a split, in float64, without padding.
+
+        Returns:
+          The value; or {"": value, key: further value} with the keys of `value_names`,
+          the value of each class say. NaN, by `undefined`, where the metric has no
+          value.
+        """
         raise TypeError(f"{type(self).__name__} defines no measure(predictions)")
 
     def __call__(

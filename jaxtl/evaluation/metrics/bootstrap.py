@@ -59,6 +59,9 @@ def bootstrap_intervals(
         resample has no value, or all have the same, percentiles are taken.
       seed: of the draws.
 
+    Returns:
+      Metric -> interval, for every value that `metrics.compute` and `metrics` give.
+
     Raises:
       UserError: an argument that is out of range.
 

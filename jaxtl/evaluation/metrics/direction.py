@@ -14,7 +14,14 @@ _NONE: Directions = {}
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether a value of result.json is a finite number; a bool is not."""
+    """Whether a value of result.json is a finite number; a bool is not.
+
+    Args:
+      value: of parsed JSON, of any type.
+
+    Returns:
+      False for NaN, infinities, bools, None and texts.
+    """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
 
@@ -64,7 +71,16 @@ _HIGHER_IS_BETTER = {
 
 
 def nearest_metric(name: str, options: Iterable[str]) -> str:
-    """As `nearest`, of metrics, which have other names and short ones elsewhere."""
+    """Suggests the metric that a misspelled name means, for an error message.
+
+    Args:
+      name: as the user wrote it; names that other libraries use ("f1", "log_loss") and
+        abbreviations count.
+      options: the metrics that there are.
+
+    Returns:
+      "; did you mean 'x'?", or "" where none is close; as of `errors.nearest`.
+    """
     names = list(options)
     for meant in _ABBREVIATIONS.get(name.lower().replace("-", "_"), ()):
         if meant in names:
@@ -79,6 +95,9 @@ def higher_is_better(name: str, directions: Directions = _NONE) -> bool:
       name: of the metric or criterion; "val/nll" is read as "nll", and "f1[cat]", the
         value of one class, as "f1".
       directions: of the experiment's own metrics.
+
+    Returns:
+      False for losses, errors and label-free criteria that are minimized.
 
     Raises:
       UserError: for an unknown metric.
@@ -108,6 +127,9 @@ def beats(
       value: the later value.
       best: the best value so far, None without one.
       directions: of the experiment's own metrics.
+
+    Returns:
+      True where `value` is to be kept.
     """
     if best is None or np.isnan(best):
         return True
@@ -117,14 +139,33 @@ def beats(
 
 
 def score(name: str, value: float, directions: Directions = _NONE) -> float:
-    """A value by which to rank: signed so that larger is better, −∞ for NaN."""
+    """Gives a metric a sign by which larger is better, to rank by.
+
+    Args:
+      name: of the metric or criterion.
+      value: its value, may be NaN.
+      directions: of the experiment's own metrics.
+
+    Returns:
+      `value` or −`value`; −∞ for NaN, so that it comes last.
+
+    Raises:
+      UserError: for an unknown metric.
+    """
     if np.isnan(value):
         return -math.inf
     return value if higher_is_better(name, directions) else -value
 
 
 def monitored_value(values: Mapping[str, float], name: str) -> float:
-    """The value of the monitored metric.
+    """Reads the value of the monitored metric.
+
+    Args:
+      values: metric -> value, of an evaluation.
+      name: the metric, as in `Experiment.monitor`.
+
+    Returns:
+      The value, which may be NaN.
 
     Raises:
       UserError: `values` hold no metric of that name.
@@ -152,6 +193,9 @@ def delta_m(
       several: metric -> its value m in one model of all tasks, "accuracy[left]" say.
       single: the same metrics -> the value b of a model of one task.
       directions: of the experiment's own metrics.
+
+    Returns:
+      Δm in percent: −2 means 2 % worse on average than models of one task each.
 
     Raises:
       UserError: other metrics in both, none, or a value of 0 to divide by.

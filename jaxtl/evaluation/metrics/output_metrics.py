@@ -55,13 +55,31 @@ def nan_unless_finite(metric: Callable[..., Any]) -> Callable[..., Any]:
 
 @nan_unless_finite
 def accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of examples whose largest logit is the label's; (N, K) and (N,)."""
+    """Share of examples whose largest logit is the label's.
+
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number in [0, 1]; of equal logits the first class is the prediction.
+    """
     return _mean(np.argmax(logits, -1) == np.asarray(labels), weights)
 
 
 @nan_unless_finite
 def confusion(logits: Array, labels: Array, weights: Weights = None) -> np.ndarray:
-    """The confusion matrix counts[label, prediction], (K, K)."""
+    """The confusion matrix.
+
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      float64 (K, K): sums of `weights`, [label, prediction].
+    """
     classes = np.shape(logits)[-1]
     cells = np.asarray(labels).astype(int) * classes + np.argmax(logits, -1)
     weights = weights_or_ones(weights, len(cells))
@@ -71,7 +89,16 @@ def confusion(logits: Array, labels: Array, weights: Weights = None) -> np.ndarr
 
 @nan_unless_finite
 def balanced_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean recall over the classes that occur as a label (chance level 1 / K)."""
+    """Mean recall over the classes that occur as a label (chance level 1 / K).
+
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number in [0, 1]; every such class counts the same.
+    """
     counts = confusion(logits, labels, weights)
     total = counts.sum(1)
     return float(np.mean(np.diag(counts)[total > 0] / total[total > 0]))
@@ -79,7 +106,16 @@ def balanced_accuracy(logits: Array, labels: Array, weights: Weights = None) -> 
 
 @nan_unless_finite
 def macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean F1 over the classes that occur as a label or as a prediction."""
+    """Mean F1 over the classes that occur as a label or as a prediction.
+
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number in [0, 1]; every such class counts the same.
+    """
     counts = confusion(logits, labels, weights)
     both = counts.sum(0) + counts.sum(1)
     return float(np.mean(2 * np.diag(counts)[both > 0] / both[both > 0]))
@@ -87,7 +123,16 @@ def macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
 
 @nan_unless_finite
 def nll(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Negative log-likelihood of the labels in nats, mean over examples."""
+    """Negative log-likelihood of the labels in nats, mean over examples.
+
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number ≥ 0; infinite where the probability of a label is 0.
+    """
     log_p = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
     labels = np.asarray(labels).astype(int)
     return _mean(-np.take_along_axis(log_p, labels[:, None], -1)[:, 0], weights)
@@ -105,6 +150,15 @@ def ece(
     Confidence is the largest softmax probability; B_b are `bins` intervals of equal
     width (0, 1/bins], (1/bins, 2/bins], …
 
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+      bins: number of intervals.
+
+    Returns:
+      A number in [0, 1].
+
     References:
       Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML
       2017, eq. 3 (15 bins).
@@ -118,13 +172,29 @@ def ece(
 
 
 def confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """The index of the interval (0, 1/bins], (1/bins, 2/bins], … that holds each."""
+    """The interval (0, 1/bins], (1/bins, 2/bins], … that holds each confidence.
+
+    Args:
+      confidence: numbers in [0, 1], any shape.
+      bins: number of intervals of equal width.
+
+    Returns:
+      Integers of the same shape in [0, bins); 0 belongs to the first interval.
+    """
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 @nan_unless_finite
 def brier(logits: Array, labels: Array, weights: Weights = None) -> float:
     """Brier score: Σ_c (p_c − [c is the label])², the sum over classes, in [0, 2].
+
+    Args:
+      logits: (N, K) before the softmax.
+      labels: (N,) classes in [0, K).
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      Mean over examples, in [0, 2].
 
     References:
       Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2.
@@ -148,21 +218,48 @@ def _as_outputs(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
 
 @nan_unless_finite
 def label_accuracy(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of correct yes/no labels, 1 − Hamming loss; (N, L) each."""
+    """Share of correct yes/no labels, 1 − Hamming loss.
+
+    Args:
+      logits: (N, L) before the sigmoid; above 0 is a yes.
+      labels: (N, L) of 0 and 1.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number in [0, 1], the mean over examples and labels.
+    """
     logits, labels = _as_outputs(logits, labels)
     return _mean(((logits > 0) == (labels > 0.5)).mean(-1), weights)
 
 
 @nan_unless_finite
 def exact_match(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Share of examples whose labels are all correct ("subset accuracy")."""
+    """Share of examples whose labels are all correct ("subset accuracy").
+
+    Args:
+      logits: (N, L) before the sigmoid; above 0 is a yes.
+      labels: (N, L) of 0 and 1.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number in [0, 1], at most `label_accuracy`.
+    """
     logits, labels = _as_outputs(logits, labels)
     return _mean(((logits > 0) == (labels > 0.5)).all(-1), weights)
 
 
 @nan_unless_finite
 def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Mean over labels of F1; 0 for a label neither present nor predicted."""
+    """Mean over labels of F1; 0 for a label neither present nor predicted.
+
+    Args:
+      logits: (N, L) before the sigmoid; above 0 is a yes.
+      labels: (N, L) of 0 and 1.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number in [0, 1]; every label counts the same.
+    """
     logits, labels = _as_outputs(logits, labels)
     predicted, true = logits > 0, labels > 0.5
     weights = weights_or_ones(weights, len(predicted))[:, None]
@@ -176,7 +273,16 @@ def label_macro_f1(logits: Array, labels: Array, weights: Weights = None) -> flo
 def label_confusion(
     logits: Array, labels: Array, weights: Weights = None
 ) -> np.ndarray:
-    """Counts [label, truth, prediction] of each yes/no label, (L, 2, 2)."""
+    """Counts of each yes/no label.
+
+    Args:
+      logits: (N, L) before the sigmoid; above 0 is a yes.
+      labels: (N, L) of 0 and 1.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      float64 (L, 2, 2): sums of `weights`, [label, truth, prediction].
+    """
     outputs, targets = _as_outputs(logits, labels)
     predicted, true = (outputs > 0).astype(int), (targets > 0.5).astype(int)
     cells = np.eye(4)[2 * true + predicted]  # (N, L, 4)
@@ -186,21 +292,48 @@ def label_confusion(
 
 @nan_unless_finite
 def label_nll(logits: Array, labels: Array, weights: Weights = None) -> float:
-    """Binary cross-entropy in nats, mean over examples and labels."""
+    """Binary cross-entropy in nats, mean over examples and labels.
+
+    Args:
+      logits: (N, L) before the sigmoid.
+      labels: (N, L) of 0 and 1, or probabilities.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number ≥ 0.
+    """
     logits, labels = _as_outputs(logits, labels)
     return _mean((np.logaddexp(0, logits) - labels * logits).mean(-1), weights)
 
 
 @nan_unless_finite
 def mse(outputs: Array, targets: Array, weights: Weights = None) -> float:
-    """Squared error, mean over examples and outputs, without ½."""
+    """Squared error, mean over examples and outputs, without ½.
+
+    Args:
+      outputs: (N, D), or (N,) for one output.
+      targets: of the same shape.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number ≥ 0, in the squared unit of the targets.
+    """
     outputs, targets = _as_outputs(outputs, targets)
     return _mean(np.square(outputs - targets).mean(-1), weights)
 
 
 @nan_unless_finite
 def mae(outputs: Array, targets: Array, weights: Weights = None) -> float:
-    """Absolute error, mean over examples and outputs."""
+    """Absolute error, mean over examples and outputs.
+
+    Args:
+      outputs: (N, D), or (N,) for one output.
+      targets: of the same shape.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number ≥ 0, in the unit of the targets.
+    """
     outputs, targets = _as_outputs(outputs, targets)
     return _mean(np.abs(outputs - targets).mean(-1), weights)
 
@@ -210,6 +343,14 @@ def r2(outputs: Array, targets: Array, weights: Weights = None) -> float:
     """Coefficient of determination 1 − SS_res / SS_tot, mean over outputs.
 
     For an output whose target is constant it is 1 if the residuals are 0, else 0.
+
+    Args:
+      outputs: (N, D), or (N,) for one output.
+      targets: of the same shape.
+      weights: (N,) of the examples, 0 for padding; None for 1 each.
+
+    Returns:
+      A number of at most 1; 0 is as good as the mean of the targets.
     """
     outputs, targets = _as_outputs(outputs, targets)
     weights = weights_or_ones(weights, len(targets))[:, None]

@@ -90,6 +90,10 @@ def rankme(features: ArrayLike) -> float:
     Args:
       features: (n, width), of more examples than the width.
 
+    Returns:
+      A number from 1 to min(n, width), but for the 1e-7; NaN, with a note, where
+      features are not finite or all 0.
+
     References:
       Garrido, Balestriero, Najman, LeCun, RankMe, ICML 2023, eq. 1.
     """
@@ -109,6 +113,10 @@ def lidar(features: ArrayLike, ridge: float = 1e-4) -> float:
     Args:
       features: (examples, views, width), both at least 2.
       ridge: δ.
+
+    Returns:
+      A number from 1 to the width, but for the 1e-7; NaN, with a note, where features
+      are not finite or all examples have the same mean.
 
     References:
       Thilak et al., LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL

@@ -160,7 +160,7 @@ def compute(
     *,
     class_names: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Computes every metric of a task, {name: value}.
+    """Computes every metric of a task.
 
     Args:
       task: a key of `METRICS`.
@@ -173,6 +173,9 @@ def compute(
         images; for "multitask" (N, columns), NaN without a label.
       weights: (N,), 0 for padding; all ones if left out.
       class_names: in label order, for "entities"; for "multitask" those of all outputs.
+
+    Returns:
+      {name: value}, the names of `metrics.names`; NaN where outputs are not finite.
 
     Raises:
       UserError: for an unknown task, or where no example has a weight above 0.
@@ -205,7 +208,15 @@ def compute(
 
 
 def names(task: str, class_names: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names of all values that `compute` gives."""
+    """Names all values that `compute` gives.
+
+    Args:
+      task: a key of `METRICS`.
+      class_names: of all outputs; read for "multitask" alone, whose tasks they tell.
+
+    Returns:
+      The metrics in their order; of several tasks also "metric[task]" for each.
+    """
     parts = [
         f"{metric}[{name}]"
         for name, part in task_outputs.tasks_of(class_names).items()
@@ -215,5 +226,12 @@ def names(task: str, class_names: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def main_metric(task: str) -> str:
-    """The metric that chooses among runs of a task by default."""
+    """Names the metric that chooses among runs by default.
+
+    Args:
+      task: a key of `METRICS`.
+
+    Returns:
+      The first metric of the task, "accuracy" for classification.
+    """
     return next(iter(METRICS[task]))

@@ -30,6 +30,9 @@ def token_nll(
       sums: (N, 3) per example: −Σ log p, hits, predicted tokens (losses.next_token).
       labels: not used.
       weights: (N,) of the examples.
+
+    Returns:
+      Σ −log p / Σ tokens over the whole split: long texts count more.
     """
     total = weights_or_ones(weights, len(sums)) @ np.asarray(sums, np.float64)
     return float(total[0] / total[2])
@@ -39,7 +42,16 @@ def token_nll(
 def perplexity(
     sums: Array, labels: Array | None = None, weights: Weights = None
 ) -> float:
-    """exp of `token_nll`: per token of the model's own vocabulary."""
+    """exp of `token_nll`: per token of the model's own vocabulary.
+
+    Args:
+      sums: as for `token_nll`.
+      labels: not used.
+      weights: (N,) of the examples; None for 1 each.
+
+    Returns:
+      A number ≥ 1; comparable only between models of one vocabulary.
+    """
     return float(np.exp(token_nll(sums, labels, weights)))
 
 
@@ -47,7 +59,16 @@ def perplexity(
 def token_accuracy(
     sums: Array, labels: Array | None = None, weights: Weights = None
 ) -> float:
-    """Share of predicted tokens whose most likely prediction is correct."""
+    """Share of predicted tokens whose most likely prediction is correct.
+
+    Args:
+      sums: as for `token_nll`.
+      labels: not used.
+      weights: (N,) of the examples; None for 1 each.
+
+    Returns:
+      Σ hits / Σ tokens over the whole split, in [0, 1].
+    """
     total = weights_or_ones(weights, len(sums)) @ np.asarray(sums, np.float64)
     return float(total[1] / total[2])
 

@@ -75,7 +75,17 @@ class TaskHeads:
     dropout: float = 0.0
 
     def module(self, outputs: int | None) -> nn.Module:
-        """The stage `head`; `outputs` is the width of all tasks together."""
+        """Builds the stage `head`.
+
+        Args:
+          outputs: width of all tasks together, as the data have it.
+
+        Returns:
+          The module, (batch, ...) to (batch, outputs).
+
+        Raises:
+          UserError: `self.outputs` do not add up to `outputs`.
+        """
         if sum(self.outputs) != outputs:
             raise UserError(
                 f"model.task_heads.outputs={self.outputs} add up to "

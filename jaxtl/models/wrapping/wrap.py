@@ -99,7 +99,17 @@ def foreign(
     apply: Callable[..., Any],
     stages: tuple[str, ...] | None = None,
 ) -> Network:
-    """The network of a pair of pure functions: `wrap((init, apply), stages)`."""
+    """The network of a pair of pure functions: `wrap((init, apply), stages)`.
+
+    Args:
+      init: `(key, x) -> params`, or `-> (params, state)`, see `network_of_functions`.
+      apply: the function of parameters and inputs, see `network_of_functions`.
+      stages: top-level keys of the parameters in order, the head last; None for one
+        stage "head".
+
+    Returns:
+      The network, with features by stage where `apply` returns them.
+    """
     return wrap((init, apply), stages)
 
 
