@@ -174,6 +174,27 @@ def test_an_indented_row_is_of_the_method_above_and_its_baseline():
     assert set(told) == {"DAN", "DAN, late", "CDAN+E, BSP", "CDAN+E, BSP, late"}
 
 
+def test_a_column_of_differences_keeps_its_signs():
+    text = """Means.
+
+                    left          Δm, %
+    single tasks    90.0 ± 1.0
+    MGDA            80.0 ± 1.0    -6.3 ± 6.5
+    PCGrad          95.0 ± 1.0    1.0 [−0.5, 2.5]
+    CAGrad          85.0 ± 1.0    −2.0 ± 0.5
+    FAMO            99.0 ± 1.0    3.0 ± 2.9
+    """
+    [table] = effects.tables(text)
+    rows = effects.table_effects("x", table)
+    changes = [(e.value, e.difference, e.verdict) for e in rows if e.setting != "left"]
+    assert changes == [
+        ("−6.3 ± 6.5", "−6.3 ± 6.5", "not told apart"),
+        ("1.0 [−0.5, 2.5]", "1.0 [−0.5, 2.5]", "not told apart"),
+        ("−2.0 ± 0.5", "−2.0 ± 0.5", "worse"),
+        ("3.0 ± 2.9", "3.0 ± 2.9", "better"),
+    ]
+
+
 # Rows of experiments' tables that are no methods of the package: other classifiers,
 # settings of the training, references. A row that is in no list is a lost effect.
 _NO_METHODS = {

@@ -47,8 +47,9 @@ _NO_METHOD = ("linear",)  # of a probe; `tl.optim.Linear` is a schedule
 # Models that the methods behind their rows start from: their baselines.
 _BASELINES_OF_NEXT = ("source only, BN", "source, smoothed")
 _VALUE = re.compile(
-    r"▼?(?P<mean>\d+(?:\.\d+)?)"
-    r"(?: ± (?P<half>\d+(?:\.\d+)?)| \[(?P<low>[\d.]+), (?P<high>[\d.]+)\])"
+    r"▼?(?P<mean>(?:(?<!\w)[-−])?\d+(?:\.\d+)?)"
+    r"(?: ± (?P<half>\d+(?:\.\d+)?)"
+    r"| \[(?P<low>[-−]?[\d.]+), (?P<high>[-−]?[\d.]+)\])"
 )
 _LOWER_IS_BETTER = re.compile(r"\b(error|perplexity)\b", re.IGNORECASE)
 _QUANTITY = re.compile(r"\b(accuracy|error|perplexity)\b", re.IGNORECASE)
@@ -66,7 +67,8 @@ class Effect:
       value: mean and interval as printed.
       baseline: label of the row it is compared with, "" where the table has none.
       without: that row's value.
-      difference: of the means, or as the report printed it with an interval.
+      difference: of the means, or as the report printed it with an interval; in a
+        column of differences (Δ…) the value itself.
       verdict: "better", "worse" or "not told apart".
     """
 
@@ -278,11 +280,14 @@ def _effect(
     baseline: Row | None,
     without: re.Match[str] | None,
 ) -> Effect:
-    values = value[0].removeprefix("▼")
+    values = value[0].removeprefix("▼").replace("-", "−")
+    low, high = _interval(value)
+    if setting.startswith("Δ"):  # its values are differences, larger is better
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+        return Effect(experiment, row.label, setting, values, "", "", values, verdict)
     if baseline is None or without is None:
         return Effect(experiment, row.label, setting, values, "", "", "", "")
-    difference = float(value["mean"]) - float(without["mean"])
-    low, high = _interval(value)
+    difference = _number(value["mean"]) - _number(without["mean"])
     low_without, high_without = _interval(without)
     apart = low > high_without or high < low_without
     better = (difference > 0) != row.lower_is_better
@@ -296,9 +301,14 @@ def _effect(
 
 def _interval(value: re.Match[str]) -> tuple[float, float]:
     if value["half"] is None:
-        return float(value["low"]), float(value["high"])
-    mean, half = float(value["mean"]), float(value["half"])
+        return _number(value["low"]), _number(value["high"])
+    mean, half = _number(value["mean"]), _number(value["half"])
     return mean - half, mean + half
+
+
+def _number(text: str) -> float:
+    """The value of a printed number, whose minus sign may be the typographic one."""
+    return float(text.replace("−", "-"))
 
 
 _VERDICTS = {"tie": "not told apart"}
@@ -367,8 +377,9 @@ _SUMMARY = """## Measured effects
 
 Read from the tables of our experiments; their pages say what was measured, with how
 many seeds and on which machine. "Not told apart": the 95 % intervals overlap, or, where
-a sweep's report compares by seed, its test (adjusted by Holm) finds no difference. A
-method without a line was not measured here.
+a sweep's report compares by seed, its test (adjusted by Holm) finds no difference, or,
+of a change that a table prints itself (Δm), its interval holds 0. A method without a
+line was not measured here.
 
 | method | comparisons | better | not told apart | worse |
 | --- | ---: | ---: | ---: | ---: |"""
