@@ -25,12 +25,16 @@ class Averaging:
     def update(
         self, average: PyTree, weights: PyTree, step: jax.Array, steps: jax.Array
     ) -> PyTree:
-        """The average after a step.
+        """Computes the average after a step.
 
         Args:
-          average, now: trees of one structure, equal before the first step.
+          average: as it was before; equal to the weights before the first step.
+          weights: those after the step, a tree of the same structure.
           step: the step just taken, from 0, traced.
           steps: of the run, traced.
+
+        Returns:
+          The new average, of the same structure, shapes and dtypes.
         """
         raise TypeError(f"{type(self).__name__} defines no update")
 

@@ -50,7 +50,14 @@ class Phases:
     """A rule that makes phases of a model's stages."""
 
     def resolve(self, stages: tuple[str, ...]) -> tuple[Phase, ...]:
-        """The phases in order."""
+        """Makes the phases of a model; a subclass defines it.
+
+        Args:
+          stages: the model's, the head last.
+
+        Returns:
+          The phases in the order of time.
+        """
         raise TypeError(f"{type(self).__name__} defines no resolve(stages)")
 
 

@@ -18,7 +18,15 @@ class Schedule:
     """A number that changes over training."""
 
     def value(self, step: jax.Array, steps: jax.Array) -> jax.Array:
-        """The number at a step (from 0) of a run of `steps` steps."""
+        """Computes the number at a step; a subclass defines it.
+
+        Args:
+          step: from 0, traced.
+          steps: number of steps of the run, traced.
+
+        Returns:
+          A float32 scalar.
+        """
         raise TypeError(f"{type(self).__name__} defines no value(step, steps)")
 
 

@@ -56,15 +56,26 @@ class Reparametrization:
         return True
 
     def check(self, network: Network, params: PyTree) -> None:
-        """Raises UserError where this method can't work on this model."""
+        """Raises UserError where this method can't work on this model.
+
+        Args:
+          network: the plain network, before `network` changes it.
+          params: its parameters, the base.
+        """
         self.targets(params)
 
     def targets(self, params: PyTree) -> dict[str, Any]:
-        """The matrices that are adapted, {path: leaf}.
+        """Lists the matrices that are adapted.
 
         Of the leaves that `select` covers these are all of two or more dimensions,
         whatever their names; vectors (biases, scales of norms), also ones with further
         axes of length 1, are not adapted, and neither are tables of positions.
+
+        Args:
+          params: the base.
+
+        Returns:
+          {path: leaf}, in the tree's order.
 
         Raises:
           UserError: `select` covers nothing, or no such leaf.
@@ -82,7 +93,16 @@ class Reparametrization:
         return targets
 
     def is_adaptable(self, path: str, leaf: Any) -> bool:
-        """Whether a leaf is of a kind that this method adapts."""
+        """Whether a leaf is of a kind that this method adapts.
+
+        Args:
+          path: of the leaf, "layer_0/attention/query/kernel".
+          leaf: an array, or its shape and dtype.
+
+        Returns:
+          Here True for the weights of a layer (matrices, kernels of convolutions),
+          False for vectors and for tables of embeddings and positions.
+        """
         return is_matrix(path, leaf) and not path.endswith("/embedding")
 
     def adaptable_kinds(self) -> str:
@@ -90,7 +110,14 @@ class Reparametrization:
         return "kernels"
 
     def adapted_mask(self, params: PyTree) -> PyTree:
-        """A tree of bools: the leaves of the base that `merge` changes."""
+        """Marks the leaves of the base that `merge` changes.
+
+        Args:
+          params: the base.
+
+        Returns:
+          A tree of bools in the structure of `params`.
+        """
         targets = self.targets(params)
         return trees.map_with_path(lambda path, _: path in targets, params)
 
@@ -104,6 +131,10 @@ class Reparametrization:
           params: the base.
           features: stage -> shape of its output, for adapters whose width is that of
             a stage's output.
+
+        Returns:
+          A tree of which the leaves are trained: path of an adapted leaf -> what
+          `init_leaf` gives.
         """
         targets = self.targets(params)
         keys = jax.random.split(key, len(targets))
@@ -112,17 +143,40 @@ class Reparametrization:
         )
 
     def init_leaf(self, key: jax.Array, leaf: Any) -> dict[str, jax.Array]:
-        """Initial δ of one adapted leaf."""
+        """Initializes δ of one adapted leaf; a subclass defines it.
+
+        Args:
+          key: PRNG key of this leaf.
+          leaf: the base leaf, an array or its shape and dtype.
+
+        Returns:
+          {name: array}, at which `merge_leaf` gives the base leaf in most methods.
+        """
         raise TypeError(f"{type(self).__name__} defines no init_leaf(key, leaf)")
 
     def constants(self, params: PyTree) -> PyTree:
-        """Arrays that `merge` needs and that are not trained ({} for none)."""
+        """Computes arrays that `merge` needs and that are not trained.
+
+        Args:
+          params: the base.
+
+        Returns:
+          A tree of arrays, computed once before training; {} for none.
+        """
         return {}
 
     def merge(self, base: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        """The parameters that `network(…)` reads; leaves without δ stay the same.
+        """Computes the parameters that `network(…)` reads.
 
         Pure, and differentiable in base and δ.
+
+        Args:
+          base: the plain network's parameters.
+          delta: δ, as `init` makes it.
+          constants: as `constants` returns them.
+
+        Returns:
+          A tree in the structure of `base`; leaves without δ stay the same.
         """
 
         def merged(path: str, weight: jax.Array) -> jax.Array:
@@ -136,17 +190,28 @@ class Reparametrization:
     def merge_leaf(
         self, weight: jax.Array, delta: PyTree, constants: PyTree
     ) -> jax.Array:
-        """One adapted leaf, of the base leaf's shape and dtype.
+        """Computes one adapted leaf; a subclass defines it.
 
         Args:
           weight: the base leaf.
           delta: its part of δ.
           constants: as `constants` returns them.
+
+        Returns:
+          The leaf that the network reads in place of the base leaf.
         """
         raise TypeError(f"{type(self).__name__} defines no merge_leaf(weight, δ, …)")
 
     def network(self, network: Network) -> Network:
-        """The network that reads merged parameters."""
+        """Makes the network that reads merged parameters.
+
+        Args:
+          network: the plain network.
+
+        Returns:
+          The same network; a method that computes otherwise (adapters, prompts) wraps
+          it.
+        """
         return network
 
 

@@ -68,7 +68,13 @@ class Adapters(base.AddedLeaves):
             )
 
     def stages(self, stages: tuple[str, ...]) -> list[str]:
-        """The selected ones of these stages.
+        """The stages that get an adapter.
+
+        Args:
+          stages: the model's, the head last.
+
+        Returns:
+          Those that `select` covers by their whole names, in the model's order.
 
         Raises:
           UserError: `select` matches none.

@@ -144,9 +144,9 @@ class PrefixTuning(base.AddedLeaves):
     def check(self, network: Network, params: PyTree) -> None:
         if self.length < 1:
             raise UserError(f"peft.length={self.length!r}: expected 1 or more.")
-        self.key_widths(params)
+        self._key_widths(params)
 
-    def key_widths(self, params: PyTree) -> dict[str, int]:
+    def _key_widths(self, params: PyTree) -> dict[str, int]:
         """{path of a selected attention module: width of its keys}.
 
         Raises:
@@ -174,7 +174,7 @@ class PrefixTuning(base.AddedLeaves):
     def init(
         self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
     ) -> PyTree:
-        widths, delta = self.key_widths(params), {}
+        widths, delta = self._key_widths(params), {}
         keys = jax.random.split(key, (len(widths), 2))
         for pair, (module, width) in zip(keys, widths.items()):
             for k, name in zip(pair, ("prefix_key", "prefix_value")):

@@ -49,6 +49,9 @@ class FromFile:
         Args:
           **fields: fields to override (`outputs=None` lets the data decide).
 
+        Returns:
+          The model with the widths and depth of the tensors.
+
         Raises:
           UserError: the file is of no family that is recognized.
         """
@@ -72,6 +75,12 @@ class FromFile:
 
     def read_for(self, model: Staged) -> Weights:
         """Reads the weights for a model.
+
+        Args:
+          model: decides the names and shapes of the tensors.
+
+        Returns:
+          The weights in the model's layout, with what the file has beyond it.
 
         Raises:
           UserError: no such file, a damaged one, one of another family.
@@ -119,6 +128,9 @@ class FromHub:
             of the images that preprocessor_config.json makes. A language model whose
             file has a head that differs from the embeddings keeps it (`tied=False`),
             whatever config.json says, as in transformers.
+
+        Returns:
+          The model, without weights; `read_for` reads them.
         """
         folder = self.folder()
         if hub_repository.is_repository(folder):
@@ -158,6 +170,10 @@ class FromHub:
           model: if it has a field `size` (a ViT), that decides, and `shortest` is
             scaled with it.
           is_sized: whether the data have a size, so that only "resample" counts.
+
+        Returns:
+          Those of the fields "size", "shortest" and "resample" that are known; {} where
+          the directory says nothing.
         """
         if hub_repository.is_repository(self.folder()):
             stored = hub_repository.meta(self.folder()).get("preprocess") or {}
@@ -186,6 +202,13 @@ class FromHub:
 
     def read_for(self, model: Staged) -> Weights:
         """Reads the weights for a model.
+
+        Args:
+          model: as `model()` builds it, or another of the family; its head may differ.
+
+        Returns:
+          The weights in the model's layout; of a file for another kind of output (next
+          token, class) without its head.
 
         Raises:
           UserError: no such model, no network, a damaged file, another family.

@@ -25,7 +25,13 @@ class FromModule:
     output_names: tuple[str, ...] | None = None
 
     def read_for(self, model: Any) -> Weights:
-        """The weights of a model.
+        """Takes the weights that a wrapped module came with.
+
+        Args:
+          model: made by `models.wrap` of a module that was built already.
+
+        Returns:
+          Its parameters and statistics, unchanged.
 
         Raises:
           UserError: a model without weights of its own.

@@ -82,6 +82,9 @@ class FromPrompts:
         Args:
           **fields: fields of the pair to override.
 
+        Returns:
+          The image tower of the pair with a head of classes, without weights.
+
         Raises:
           UserError: weights that do not describe their model, or not a pair.
         """
@@ -100,7 +103,14 @@ class FromPrompts:
         return ZeroShotClassifier(pair=pair)
 
     def for_classes(self, names: Sequence[str]) -> "FromPrompts":
-        """The same weights with a head of the data's classes, if none are named."""
+        """Gives the head the data's classes, if none are named.
+
+        Args:
+          names: class names of the data, in label order.
+
+        Returns:
+          The same weights with `class_names`; itself where those are set.
+        """
         if self.class_names is not None:
             return self
         return dataclasses.replace(self, class_names=tuple(names))
@@ -111,6 +121,12 @@ class FromPrompts:
 
     def read_for(self, model: Any) -> Weights:
         """Reads the image tower, and embeds the prompts by the text tower.
+
+        Args:
+          model: whose pair has the layout of the weights.
+
+        Returns:
+          The image tower's weights, and a head of one text embedding per class.
 
         Raises:
           UserError: another model, no class names or no tokenizer, a pair with parts

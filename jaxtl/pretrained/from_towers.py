@@ -66,6 +66,9 @@ class FromTowers:
         Args:
           **fields: of `TwoTowers`, such as `width`.
 
+        Returns:
+          The pair, without weights.
+
         Raises:
           UserError: weights that do not describe their model.
         """
@@ -85,6 +88,13 @@ class FromTowers:
 
     def read_for(self, model: Any) -> Weights:
         """Reads the weights of each tower without its head.
+
+        Args:
+          model: the pair; it decides the names and shapes of the tensors.
+
+        Returns:
+          The towers' weights; their heads and the pair's temperature are absent, and so
+          keep their initial values.
 
         Raises:
           UserError: a model that is no pair of towers; what the towers' weights refuse.

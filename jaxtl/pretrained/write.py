@@ -46,6 +46,9 @@ def write_file(
       names: "output_names" and "feature_names", for the header, so that `FromFile`
         can match them.
 
+    Returns:
+      `path` as a path.
+
     Raises:
       UserError: the family has no layout, or none of that name; a leaf that the layout
         has no tensor for, or the reverse.
@@ -96,6 +99,9 @@ def write_directory(
       preprocess: of the run; None copies the file of `like`.
       tokenizer: of texts; None copies the files of `like`.
       card: text of README.md; "" writes none.
+
+    Returns:
+      `folder` as a path.
 
     Raises:
       UserError: a model that config.json can't describe, so that transformers would

@@ -60,12 +60,36 @@ class Range(Sequence):
 
 
 def log(low: float, high: float, count: int) -> Range:
-    """Numbers from low to high, each the same factor above the one before."""
+    """Numbers from low to high, each the same factor above the one before.
+
+    Args:
+      low: the first number, above 0 and below `high`.
+      high: the last number, included.
+      count: how many, at least 2.
+
+    Returns:
+      The values of an axis, rounded to 6 significant digits.
+
+    Raises:
+      UserError: ends in another order, or a count below 2.
+    """
     return Range(low, high, count, log=True)
 
 
 def linear(low: float, high: float, count: int) -> Range:
-    """Numbers from low to high, evenly spaced."""
+    """Numbers from low to high, evenly spaced.
+
+    Args:
+      low: the first number, below `high`.
+      high: the last number, included.
+      count: how many, at least 2.
+
+    Returns:
+      The values of an axis, rounded to 6 significant digits.
+
+    Raises:
+      UserError: ends in another order, or a count below 2.
+    """
     return Range(low, high, count)
 
 
@@ -83,7 +107,15 @@ class When:
     values: Any
 
     def holds(self, labels: Mapping[str, Any]) -> bool:
-        """Whether a cell with these labels meets the condition."""
+        """Whether the axis exists in a cell.
+
+        Args:
+          labels: axis -> label of the cell, of the axes before this one.
+
+        Returns:
+          True where every axis of `condition` has one of its labels; False where one is
+          missing.
+        """
         return all(
             has_label(labels.get(name), allowed)
             for name, allowed in self.condition.items()

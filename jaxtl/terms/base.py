@@ -89,18 +89,44 @@ class Term:
         return tuple(names) or ("target",)
 
     def check(self, setup: "Setup") -> None:
-        """Raises UserError where this term can't work in this experiment."""
+        """Raises UserError where this term can't work in this experiment.
+
+        Args:
+          setup: all that is known of the experiment before training.
+        """
 
     def describe(self, setup: "Setup") -> str:
-        """Tells what this term decided for this experiment, "" for nothing to tell."""
+        """Tells what this term decided for this experiment.
+
+        Args:
+          setup: as `check` sees it.
+
+        Returns:
+          A sentence part for the run's notes; "" for nothing to tell.
+        """
         return ""
 
     def init(self, key: jax.Array, setup: "Setup") -> PyTree:
-        """Initializes this term's trainable parameters ({} for none)."""
+        """Initializes this term's trainable parameters.
+
+        Args:
+          key: PRNG key of this term.
+          setup: gives shapes of features and the number of classes.
+
+        Returns:
+          A tree of float arrays, trained by the experiment's optimizer; {} for none.
+        """
         return {}
 
     def init_state(self, setup: "Setup") -> PyTree:
-        """Initializes this term's state, which no gradient trains ({} for none)."""
+        """Initializes this term's state, which no gradient trains.
+
+        Args:
+          setup: gives shapes of features and the number of classes.
+
+        Returns:
+          A tree of arrays, whose shapes no step may change; {} for none.
+        """
         return {}
 
     def constants(self, setup: "Setup") -> PyTree:
@@ -108,6 +134,12 @@ class Term:
 
         They are computed once, before training (from the source, from the data of
         `setup.batches`, from a file), and are read as `context.constants`.
+
+        Args:
+          setup: gives the source, parameters, and batches of any stream.
+
+        Returns:
+          A tree of arrays, passed to the compiled step as arguments.
         """
         return {}
 

@@ -79,11 +79,14 @@ def cross_entropies(
     smoothing: float | jax.Array = 0.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """`cross_entropy` of each example, −Σ_c w_c·q_c·log p_c, (...).
+    """`cross_entropy` of each example, −Σ_c w_c·q_c·log p_c.
 
     Args:
       logits, labels, smoothing: as for `cross_entropy`.
       class_weights: w, (K,); None for 1.
+
+    Returns:
+      (...) in nats, float32 or wider.
     """
     log_p = jax.nn.log_softmax(as_float32(logits))
     if class_weights is not None:
@@ -170,11 +173,14 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def binary_cross_entropies(
     logits: jax.Array, targets: jax.Array, positive_weights: jax.Array | None = None
 ) -> jax.Array:
-    """−w·t·log σ(z) − (1 − t)·log σ(−z) of each output, (batch, outputs).
+    """−w·t·log σ(z) − (1 − t)·log σ(−z) of each output.
 
     Args:
       logits, targets: as for `binary_cross_entropy`.
       positive_weights: w, (outputs,); None for 1.
+
+    Returns:
+      (batch, outputs) in nats, float32 or wider.
     """
     logits = as_float32(logits)
     targets = _targets_like(targets, logits)
@@ -199,7 +205,18 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def squared_errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """(output − target)² of each output; arguments as for `squared_error`."""
+    """(output − target)² of each output, without ½.
+
+    Args:
+      outputs: (batch, outputs).
+      targets: the same shape; (batch,) fits a single output.
+
+    Returns:
+      (batch, outputs) in squared units of the targets, float32 or wider.
+
+    Raises:
+      UserError: shapes that don't agree.
+    """
     outputs = as_float32(outputs)
     return jnp.square(outputs - _targets_like(targets, outputs))
 
@@ -278,6 +295,13 @@ def predictions(logits: jax.Array, task: str) -> jax.Array:
     sigmoid for multilabel, the outputs themselves for regression and pairs; float32 or
     wider.
 
+    Args:
+      logits: (..., outputs); for questions (batch, tokens, 2).
+      task: of the data, one of `TASKS` but "multitask".
+
+    Returns:
+      The same shape: probabilities, or values in the unit of the targets.
+
     Raises:
       UserError: for an unknown task, or several tasks, each with an activation.
     """
@@ -301,6 +325,9 @@ def predictions_of_tasks(logits: jax.Array, output_names: Sequence[str]) -> jax.
     Args:
       logits: (..., outputs).
       output_names: of all outputs, which tell the tasks.
+
+    Returns:
+      The same shape, float32 or wider.
     """
     parts = [
         predictions(logits[..., task.outputs], task.kind)
@@ -311,6 +338,14 @@ def predictions_of_tasks(logits: jax.Array, output_names: Sequence[str]) -> jax.
 
 def for_task(task: str, model: Any = None) -> Term:
     """Default loss term of a task, which a model of pairs may name (`pair_loss`).
+
+    Args:
+      task: of the data, one of `TASKS`.
+      model: the field `pair_loss` of a model of image-text pairs is read; None takes
+        its default, "softmax".
+
+    Returns:
+      A term with its default settings, weight 1.
 
     Raises:
       UserError: for an unknown task.

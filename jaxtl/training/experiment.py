@@ -252,7 +252,18 @@ class Experiment:
         return setting_paths.html_table(self, "Experiment")
 
     def batch_of(self, stream: str) -> int:
-        """The batch size of a stream."""
+        """The batch size of a stream.
+
+        Args:
+          stream: its name, "target" say.
+
+        Returns:
+          Examples per step over all devices; `batch` itself where it is one number for
+          all.
+
+        Raises:
+          UserError: `batch` names sizes by stream, and none for this one.
+        """
         if not isinstance(self.batch, Mapping):
             return self.batch
         if stream in self.batch:

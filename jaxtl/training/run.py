@@ -141,6 +141,10 @@ class Run:
 
         Args:
           exp: of the same `build.static_key` as this run's.
+
+        Returns:
+          The other run, with a state of its own; both share the data and compiled
+          programs.
         """
         other = copy.copy(self)
         other.exp, other.parts = exp, build.with_hyperparameters(self.parts, exp)
@@ -177,7 +181,14 @@ class Run:
         return experiment_metrics.directions(self.exp.metrics)
 
     def evaluation_model(self, data: str = "target") -> forward.EvaluationModel:
-        """The model for evaluation, with the preprocessing of a data set."""
+        """The model for evaluation, with the preprocessing of a data set.
+
+        Args:
+          data: name of the data set, a stream's other than the target's say.
+
+        Returns:
+          The model without weights; `forward` runs it with those of `packed_weights`.
+        """
         program = self.parts.program
         return forward.EvaluationModel(
             network=program.network,
@@ -210,10 +221,14 @@ class Run:
         return self.loaded[0] if self.loaded else self.pack(self.state.trainable)
 
     def pack(self, trainable: PyTree) -> PyTree:
-        """All parameters as the network reads them, of these trainable ones.
+        """Puts together all parameters as the network reads them.
 
         Args:
           trainable: {"model", "peft"} as in `State.trainable`.
+
+        Returns:
+          Stage -> parameters: frozen ones beside trainable ones, merged with those of
+          `peft`; a quantized base stays quantized.
         """
         peft, hypers = self.exp.peft, self.state.hypers["peft"]
         if peft is None:
@@ -245,15 +260,36 @@ class Run:
         return not terms or any(term.trains_head for term in terms)
 
     def weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
-        """(parameters, statistics), "current" or "best".
+        """The model's weights as plain arrays.
 
         Where the experiment averages weights, both are of the average.
+
+        Args:
+          which: "current" or "best"; as "best" the current ones before an evaluation.
+
+        Returns:
+          (parameters, statistics), each stage -> subtree; a quantized base is made
+          float.
+
+        Raises:
+          UserError: another value of `which`.
         """
         params, stats = self.packed_weights(which)
         return _realized(params), stats
 
     def packed_weights(self, which: str = "current") -> tuple[PyTree, PyTree]:
-        """`weights` for the network alone: a quantized base stays quantized."""
+        """`weights` for the network alone: a quantized base stays quantized.
+
+        Args:
+          which: "current" or "best"; as "best" the current ones before an evaluation.
+
+        Returns:
+          (parameters, statistics). For a run that was read from its directory the
+          loaded ones, whatever `which`.
+
+        Raises:
+          UserError: another value of `which`.
+        """
         if which not in ("current", "best"):
             raise UserError(f"which={which!r}: expected 'current' or 'best'.")
         if self.loaded is not None:
@@ -265,7 +301,14 @@ class Run:
         return self.pack(self.state.average), self.state.average["stats"]
 
     def learner(self, which: str = "current") -> episodes.Learner:
-        """What learns from the support of an episode, by "current" or "best" values."""
+        """What learns from the support of an episode.
+
+        Args:
+          which: "current" or "best": values of the term's own parameters.
+
+        Returns:
+          The first term over episodes with these values, and what it may adapt.
+        """
         if self.loaded_learner is not None:
             return self.loaded_learner
         name, term = episodes.learning_term(self.parts.terms.terms)
@@ -291,6 +334,9 @@ class Run:
         """Makes a phase the current one: its program, its split of the parameters.
 
         Leaves that go on being trained keep their optimizer state.
+
+        Args:
+          number: place of the phase in `parts.phases`; the current one changes nothing.
         """
         if number == self.phase:
             return
@@ -365,7 +411,14 @@ class Run:
             yield self.state, step_metrics
 
     def advance(self, count: int) -> list[dict[str, float]]:
-        """Takes `count` steps and returns the metrics of each, on the host."""
+        """Takes steps, and waits for them.
+
+        Args:
+          count: number of steps, may go on into later phases.
+
+        Returns:
+          The metrics of each step, {name: value}, "loss" among them.
+        """
         rows = []
         for steps, names, table in self.dispatch(count):
             # Half the price of jax.device_get where there is a table for each step.
@@ -374,9 +427,17 @@ class Run:
         return rows
 
     def dispatch(self, count: int) -> list[tuple[int, tuple[str, ...], jax.Array]]:
-        """Takes `count` steps; returns (steps, names, table) per dispatch, on device.
+        """Takes steps without waiting for their results.
 
         A table is float32 (at least steps, metrics), in the order of the names.
+
+        Args:
+          count: number of steps, may go on into later phases.
+
+        Returns:
+          (steps, names, table) for each call of the compiled program: the table is
+          float32 (at least steps, metrics) on the device, its columns in the order of
+          the names; rows from `steps` on hold nothing.
         """
         pending = []
         phases = self.parts.phases
@@ -460,7 +521,17 @@ class Run:
         )
 
     def update_best(self, values: dict[str, float]) -> bool:
-        """Keeps the current weights if they beat the best so far; returns whether."""
+        """Keeps the current weights if they beat the best so far.
+
+        Args:
+          values: metrics on val of the current weights, the monitored one among them.
+
+        Returns:
+          Whether they are the best now; False where nothing chooses a checkpoint.
+
+        Raises:
+          UserError: the monitored metric is not among `values`.
+        """
         monitor = self.monitor
         if monitor is None:  # nothing chooses a checkpoint
             return False
@@ -478,7 +549,14 @@ class Run:
     def set_best(
         self, weights: tuple[PyTree, PyTree], value: float, values: dict[str, float]
     ) -> None:
-        """Makes (parameters, statistics) the best so far, with their metrics on val."""
+        """Makes weights the best so far.
+
+        Args:
+          weights: (parameters, statistics), as of `packed_weights`; what is trained is
+            copied.
+          value: of the monitored metric.
+          values: all metrics on val.
+        """
         self.best = {"step": self.steps_done, "value": value, "metrics": values}
         self.best_peft_params = None
         params, stats = weights

@@ -45,7 +45,15 @@ class DANN(adversarial.DiscriminatorTerm):
         checks.number(setup, "reversal", self.reversal, 0.0)
 
     def domain_logits(self, context: View) -> tuple[jax.Array, jax.Array]:
-        """The discriminator's logits of the source's batch and of the target's."""
+        """The discriminator's logits of both domains, behind the reversed gradient.
+
+        Args:
+          context: of the step; it gives the features of both streams.
+
+        Returns:
+          (source, target), each (batch,). The gradient that reaches the features is
+          multiplied by −λ, λ being `reversal` at this step.
+        """
         scale = schedules.value(self.reversal, context.step, context.steps)
         source, target = (
             adversarial.reverse_gradient(self.features(context, stream), scale)

@@ -69,18 +69,45 @@ class Balancer:
     weighs_heads: ClassVar[bool] = True
 
     def check(self, setup: Setup, tasks: tuple[str, ...]) -> None:
-        """Raises UserError where the balancer does not fit the tasks."""
+        """Raises UserError where the balancer does not fit the tasks.
+
+        Args:
+          setup: as `Term.check` sees it.
+          tasks: their names, in the order of the losses.
+        """
 
     def init(self, tasks: tuple[str, ...]) -> PyTree:
-        """The balancer's trainable parameters, {} for none."""
+        """Initializes the balancer's trainable parameters.
+
+        Args:
+          tasks: their names, in the order of the losses.
+
+        Returns:
+          A tree of arrays, read as `TaskValues.params`; {} for none.
+        """
         return {}
 
     def init_state(self, tasks: tuple[str, ...]) -> PyTree:
-        """The balancer's state, {} for none."""
+        """Initializes the balancer's state, which no gradient trains.
+
+        Args:
+          tasks: their names, in the order of the losses.
+
+        Returns:
+          A tree of arrays, read as `TaskValues.state`; {} for none.
+        """
         return {}
 
     def balance(self, values: TaskValues) -> Balance:
-        """Computes the weights of a step."""
+        """Computes the weights of a step; a subclass defines it.
+
+        Args:
+          values: losses of the T tasks, and the inner products of their gradients if
+            the balancer reads them.
+
+        Returns:
+          (T,) weights, the new state, and what trains its own parameters.
+        """
         raise TypeError(f"{type(self).__name__} defines no balance(values)")
 
 

@@ -150,7 +150,7 @@ class JacobianDifference(Term):
                     "estimator='forward', wrt='params' and probes=1, or directions=0."
                 )
             check_directions(setup, self._stage_name(setup))
-        if not any(jax.tree.leaves(self.leaf_mask(setup))):
+        if not any(jax.tree.leaves(self._leaf_mask(setup))):
             raise UserError(
                 f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
                 f"with a source lies at or before the stage {self._stage_name(setup)!r}"
@@ -166,8 +166,8 @@ class JacobianDifference(Term):
                 "wrt='params', or estimator='projected'."
             )
         dense_layers.check_visible(setup, field)
-        if not any(jax.tree.leaves(self.leaf_mask(setup))):
-            mask = dataclasses.replace(self, estimator="projected").leaf_mask(setup)
+        if not any(jax.tree.leaves(self._leaf_mask(setup))):
+            mask = dataclasses.replace(self, estimator="projected")._leaf_mask(setup)
             selected = trees.flatten(selection.keep(mask, setup.params))
             layers = ", ".join(dense_layers.paths(setup.params)) or "none"
             raise UserError(
@@ -187,12 +187,8 @@ class JacobianDifference(Term):
             return stages[-1]
         return feature_stage(stages, self.stage)
 
-    def leaf_mask(self, context: View | Context | Setup) -> PyTree:
-        """The mask of parameters that f is differentiated by (or, by inputs, reads).
-
-        Args:
-          context: of the step, or the setup.
-        """
+    def _leaf_mask(self, context: View | Context | Setup) -> PyTree:
+        """The mask of parameters that f is differentiated by (or, by inputs, reads)."""
         stages = context.program.network.stages
         later_stages = stages[stages.index(self._stage_name(context)) + 1 :]
         source_paths = set(trees.flatten(context.source.params))
@@ -221,7 +217,7 @@ class JacobianDifference(Term):
             steps = f", along {self.directions} fixed directions{steps}"
         if self.wrt == "inputs":
             return f"{self.estimator} Jacobian of {outputs} by the inputs{steps}"
-        selected = trees.flatten(selection.keep(self.leaf_mask(setup), setup.params))
+        selected = trees.flatten(selection.keep(self._leaf_mask(setup), setup.params))
         modules = dict.fromkeys(path.split("/")[0] for path in selected)
         if self._is_dense:
             modules = dict.fromkeys(path.rpartition("/")[0] for path in selected)
@@ -249,7 +245,7 @@ class JacobianDifference(Term):
         return value_if_due(is_due, value, params)
 
     def _value(self, context: View, params: PyTree) -> jax.Array:
-        mask = self.leaf_mask(context)
+        mask = self._leaf_mask(context)
         if not any(jax.tree.leaves(mask)):
             return jnp.float32(0.0)  # a phase in which none of them is trainable
         x, start = self._inputs(context)
@@ -265,16 +261,19 @@ class JacobianDifference(Term):
     def functions(
         self, context: View | Context, sides: Sides, start: str | None = None
     ) -> FunctionPair:
-        """f and f₀, and the parameters by which they are differentiated.
+        """The two functions whose Jacobians are compared, f and f₀.
 
         Args:
           context: of the step.
           sides: the model and the source.
           start: the stage that reads the inputs, None for the first.
+
+        Returns:
+          The pair, with the parameters by which it is differentiated.
         """
         stage = self._stage_name(context)
         stop = None if stage == context.program.network.stages[-1] else stage
-        return function_pair(sides, self.leaf_mask(context), stop, start)
+        return function_pair(sides, self._leaf_mask(context), stop, start)
 
     @property
     def runs_first(self) -> bool:
@@ -333,7 +332,7 @@ class JacobianDifference(Term):
         return context.forward_tangent(
             self.stream,
             lambda out: vectors(out.features[stage]),
-            self.leaf_mask(context),
+            self._leaf_mask(context),
             u,
             count=len(jax.tree.leaves(x)[0]),
         )
@@ -342,7 +341,7 @@ class JacobianDifference(Term):
         """J₀u of each train example and direction, and the parameters that u moves."""
         if not self.directions:
             return {}
-        mask, stage = self.leaf_mask(setup), self._stage_name(setup)
+        mask, stage = self._leaf_mask(setup), self._stage_name(setup)
         stop = None if stage == setup.program.network.stages[-1] else stage
         paths = trees.flatten(selection.keep(mask, setup.params))
         return {

@@ -190,15 +190,31 @@ def forward(
 def tangents(
     f: Callable[[PyTree], jax.Array], z: PyTree
 ) -> Callable[[PyTree], jax.Array]:
-    """u -> the derivative of f at z along u."""
+    """The Jacobian of a function at a point, as a linear map.
+
+    Args:
+      f: from a tree to an array, differentiable.
+      z: the point.
+
+    Returns:
+      u -> J(z)·u, the derivative of f at z along u, of the shape of f(z); u has the
+      structure of z.
+    """
     return lambda u: jax.jvp(f, (z,), (u,))[1]
 
 
 def random_signs(key: jax.Array, tree: PyTree) -> PyTree:
-    """A tree of the same structure, shapes and dtypes, each entry −1 or 1.
+    """Draws a random sign for each entry of a tree.
 
     Each random word of 32 bits gives 32 of them: drawing a word for each is a large
     part of a small network's step.
+
+    Args:
+      key: PRNG key.
+      tree: gives structure, shapes and dtypes.
+
+    Returns:
+      The same structure, each entry −1 or 1 with equal probability.
     """
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))

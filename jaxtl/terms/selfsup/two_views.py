@@ -27,6 +27,9 @@ def simclr_views(strength: float = 0.5, blur: bool = False) -> Operations:
       strength: of the change of color; 0.5 for images of 32 pixels, 1 for ImageNet.
       blur: whether half of the images are blurred, as for ImageNet.
 
+    Returns:
+      A tuple of operations `(key, x) -> x` on images (batch, height, width, channels).
+
     References:
       Chen et al., ICML 2020, appendices A and B.9.
     """

@@ -25,6 +25,9 @@ Operations = tuple[Callable[..., Any], ...]
 def input_kind(x: PyTree) -> str:
     """Kind of a batch of inputs.
 
+    Args:
+      x: an array (batch, ...), or a dict of arrays.
+
     Returns:
       "tokens" (a dict with input_ids), "images" (4 axes) or "vectors".
     """
@@ -42,6 +45,9 @@ def weak_operations(operations: Operations | None, x: PyTree) -> Operations:
     Args:
       operations: field of the term, None for the defaults.
       x: a batch of inputs.
+
+    Returns:
+      A tuple of callables `(key, x) -> x`, applied in order; () for none.
     """
     if operations is not None or input_kind(x) != "images":
         return operations or ()
@@ -57,6 +63,9 @@ def strong_operations(operations: Operations | None, x: PyTree) -> Operations:
     Args:
       operations: field of the term, None for the defaults.
       x: a batch of inputs.
+
+    Returns:
+      A tuple of callables `(key, x) -> x`, applied in order.
     """
     if operations is not None:
         return operations
@@ -99,7 +108,13 @@ def check_strong(
 
 
 def check_operations(setup: Setup, field: str, operations: Operations | None) -> None:
-    """Raises UserError if an operation is not callable."""
+    """Raises UserError if an operation is not callable.
+
+    Args:
+      setup: names the term in the message.
+      field: of the term that holds the operations.
+      operations: the field's value, None for the defaults.
+    """
     for operation in operations or ():
         if not callable(operation):
             raise UserError(
@@ -109,7 +124,15 @@ def check_operations(setup: Setup, field: str, operations: Operations | None) ->
 
 
 def first_inputs(setup: Setup, stream: str) -> PyTree:
-    """Inputs of a stream's first batch."""
+    """Reads the inputs of a stream's first batch.
+
+    Args:
+      setup: of the term; one batch of the data is read.
+      stream: its name.
+
+    Returns:
+      A batch as the network reads it: (batch, ...) or a dict of arrays.
+    """
     return next(iter(setup.batches(stream)))["x"]
 
 

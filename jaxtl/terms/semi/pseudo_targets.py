@@ -15,12 +15,26 @@ from jaxtl.terms.base import Setup, Term, stream_field
 
 
 def softmax(logits: jax.Array) -> jax.Array:
-    """Probabilities of logits, float32 or wider."""
+    """Softmax over the last axis, in float32 or wider.
+
+    Args:
+      logits: (..., K), any float dtype.
+
+    Returns:
+      (..., K) probabilities.
+    """
     return jax.nn.softmax(as_float32(logits))
 
 
 def target_probabilities(logits: jax.Array) -> jax.Array:
-    """`softmax` through which no gradient flows."""
+    """`softmax` through which no gradient flows.
+
+    Args:
+      logits: (..., K), any float dtype.
+
+    Returns:
+      (..., K) probabilities, constants to differentiation.
+    """
     return jax.lax.stop_gradient(softmax(logits))
 
 
@@ -77,12 +91,28 @@ def masked_cross_entropy(
 
 
 def squared_distance(p: jax.Array, q: jax.Array) -> jax.Array:
-    """(p − q)², mean over examples and classes, without ½; p and q are (batch, K)."""
+    """(p − q)², mean over examples and classes, without ½.
+
+    Args:
+      p: (batch, K) probabilities.
+      q: the same shape.
+
+    Returns:
+      A scalar: ‖p − q‖² / K, mean over the batch.
+    """
     return jnp.mean(jnp.square(p - q))
 
 
 def kl(p: jax.Array, logits: jax.Array) -> jax.Array:
-    """KL(p ‖ softmax(logits)) per example, (batch,), in nats; p is (batch, K)."""
+    """KL(p ‖ softmax(logits)) of each example.
+
+    Args:
+      p: (batch, K) probabilities; 0 is allowed.
+      logits: (batch, K) before the softmax.
+
+    Returns:
+      (batch,) in nats, float32 or wider, not a mean.
+    """
     log_q = jax.nn.log_softmax(as_float32(logits))
     log_ratio = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny)) - log_q
     return jnp.sum(p * log_ratio, axis=-1)

@@ -110,7 +110,7 @@ def test_it_is_the_exact_jacobian_difference_of_those_parameters(
     term.check(room.setup)
     reference = dataclasses.replace(term, estimator="exact")
     chosen = set(dense_layers.paths(room.params))
-    leaves = trees.flatten(reference.leaf_mask(room.context()))
+    leaves = trees.flatten(reference._leaf_mask(room.context()))
     counted = {path.rpartition("/")[0] for path, m in leaves.items() if m}
     assert counted <= chosen  # the reference is of the same parameters
     value, grad = _value(term, room)
