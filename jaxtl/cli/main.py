@@ -72,7 +72,9 @@ _WITHOUT_DEVICE = (
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 EPILOG = """examples:
-  jaxtl run experiments/quickstart.py
+  jaxtl new photos
+  jaxtl run photos.py --out runs/photos
+  jaxtl predict runs/photos new_photos --out predictions.csv
   jaxtl run experiments/quickstart.py steps=100 SEEDS=0,1 --out runs/try
   jaxtl compare runs/try
   jaxtl export runs/mine out && jaxtl predict out picture.png

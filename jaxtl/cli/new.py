@@ -14,9 +14,12 @@ HELP = "write an experiment file for your data"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl new`."""
     parser.add_argument(
-        "--data",
-        metavar="PATH",
+        "data",
+        nargs="?",
         help="a folder of images, a table, texts; asked for on a terminal",
+    )
+    parser.add_argument(
+        "--data", dest="named_data", metavar="PATH", help="the same as an option"
     )
     parser.add_argument(
         "--task",
@@ -53,19 +56,20 @@ def main(args: argparse.Namespace) -> int:
     from jaxtl.cli import new_data, new_file, new_model
     from jaxtl.training import experiment_file
 
-    asks = sys.stdin.isatty() and args.data is None
-    path = args.data or (asks and _ask("data: a folder of images, a table or texts"))
+    named = _data(args)
+    asks = sys.stdin.isatty() and named is None
+    path = named or (asks and _ask("data: a folder of images, a table or texts"))
     if not path:
         raise UserError(
-            "--data is missing: name a folder of images, a table or texts, such as "
-            "jaxtl new --data photos."
+            "the data are missing: name a folder of images, a table or texts, such as "
+            "jaxtl new photos."
         )
     task = args.task or new_data.guess_task(path, args.text, args.image)
     if asks and not args.task:
         task = _ask("task", task)
     data = new_data.describe(path, task, args.target, args.text, args.image)
-    named = args.model or (asks and _ask("model or pretrained weights", "scratch"))
-    model = new_model.choose(named or "scratch", data)
+    weights = args.model or (asks and _ask("model or pretrained weights", "scratch"))
+    model = new_model.choose(weights or "scratch", data)
     out = args.out or pathlib.Path(f"{_identifier(path)}.py")
     if asks and not args.out:
         out = output_paths.OutputFile(_ask("experiment file", str(out)))
@@ -86,8 +90,21 @@ def main(args: argparse.Namespace) -> int:
         raise
     for line in (*data.notes, *model.notes):
         print(line)
-    console.print_written(out, hint=f"next: jaxtl run {out}")
+    console.print_written(out, hint=f"next: jaxtl run {out} --out runs/{out.stem}")
     return 0
+
+
+def _data(args: argparse.Namespace) -> str | None:
+    """The path of the data, by its place or as an option.
+
+    Raises:
+      UserError: both are there, and differ.
+    """
+    if None not in (args.data, args.named_data) and args.data != args.named_data:
+        raise UserError(
+            f"{args.data} and --data {args.named_data} are two data; expected one."
+        )
+    return args.data if args.named_data is None else args.named_data
 
 
 def _ask(question: str, default: str = "") -> str:

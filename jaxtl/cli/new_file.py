@@ -1,6 +1,7 @@
 """The text of a new experiment file."""
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 from jaxtl.cli.new_data import NewData
@@ -8,6 +9,9 @@ from jaxtl.cli.new_model import NewModel
 
 _PASSES = 10  # over the train examples
 _STEPS = (100, 2000)  # at least, at most
+# On tables: 100 steps leave val accuracy at 96.5 ± 2.0 where 500 come to 98.5 ± 1.0
+# (breast cancer of scikit-learn, 10 seeds).
+_STEPS_TABULAR = (500, 2000)
 _WIDTH = 88  # of a line
 
 
@@ -91,9 +95,10 @@ def _options(data: NewData, model: NewModel) -> list[str]:
         augment = "augment=(tl.data.Flip(), tl.data.Crop(pad=4))"
         options.append((augment, "of training images"))
     if data.task.endswith("-classification") and data.task != "token-classification":
-        options.append(
-            ('metrics={"mcc": tl.metrics.MatthewsCorrelation()}', "further metrics")
-        )
+        options += [
+            ('monitor="nll"', "chooses by it: accuracies of few val examples tie"),
+            ('metrics={"mcc": tl.metrics.MatthewsCorrelation()}', "further metrics"),
+        ]
     if model.weights:
         options += [
             ("phases=tl.optim.LPFT()", "the head alone first"),
@@ -117,15 +122,19 @@ def _lines(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    """A call whose arguments have a line of their own where one line is too short."""
+    """A call whose arguments have lines of their own where one line is too short."""
     if len(line) <= _WIDTH:
         return [line]
     call, _, arguments = line.partition("(")
-    return [f"{call}(", f"        {arguments.removesuffix(')')}", "    )"]
+    arguments = arguments.removesuffix(")")
+    lines = [f"        {arguments}"]
+    if len(lines[0]) > _WIDTH:
+        lines = [f"        {part}," for part in re.split(r", (?=reset=)", arguments)]
+    return [f"{call}(", *lines, "    )"]
 
 
 def _steps(data: NewData, model: NewModel) -> int:
     """Steps of some passes over the examples, within limits."""
-    least, most = _STEPS
+    least, most = _STEPS_TABULAR if data.reads == "tabular" else _STEPS
     passes = _PASSES * (data.examples or most * model.batch) / model.batch
     return int(min(max(round(passes, -1), least), most))

@@ -16,6 +16,12 @@ _PREDICTS = {
     "question-answering": "span",
     "text-generation": "next",
 }
+# Repositories of the hub that a note names, by what the data are.
+_PRETRAINED = {
+    "image": "microsoft/resnet-18",
+    "text": "sentence-transformers/all-MiniLM-L6-v2",
+    "next": "openai-community/gpt2",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +75,19 @@ def choose(name: str, data: NewData) -> NewModel:
 
 def _scratch(data: NewData) -> NewModel:
     """A small network of the kind that the data need."""
-    note = "the model begins from random weights; --model names pretrained ones"
+    if data.reads == "tabular":
+        return NewModel("tl.models.MLP(widths=(64, 64))", batch=64)
+    predict = _PREDICTS.get(data.task)
+    example = _PRETRAINED["next" if predict == "next" else data.reads]
+    note = (
+        "the model begins from random weights; pretrained ones need fewer examples: "
+        f"--model hf:{example}, say, or a file or folder of weights"
+    )
     if data.reads == "image":
         size = _SMALL if (data.side or 0) > _SMALL else None
         model = "tl.models.CNN(widths=(32, 64, 128), units=128)"
         return NewModel(model, size=size, notes=(note,))
-    if data.reads == "tabular":
-        return NewModel("tl.models.MLP(widths=(64, 64))", batch=64)
     shape = "width=128, layers=2, heads=4, hidden=512"
-    predict = _PREDICTS.get(data.task)
     if predict == "next":
         model = "tl.models.Llama(width=128, layers=4, heads=4, hidden=344)"
         return NewModel(model, notes=(note,))

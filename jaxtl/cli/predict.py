@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `jaxtl predict`."""
     parser.add_argument(
         "folder",
+        metavar="model",
         type=pathlib.Path,
         help="what `jaxtl export` wrote, or the directory of a run",
     )
@@ -41,7 +42,8 @@ def main(args: argparse.Namespace) -> int:
     folder: pathlib.Path = args.folder
     if args.out is not None:
         prediction_files.check(args.out)
-    if (folder / bundle.METADATA).exists() or not run_paths.holds_runs(folder):
+    is_export = folder.is_dir() and not run_paths.holds_runs(folder)
+    if (folder / bundle.METADATA).exists() or is_export:
         rows = predict.predict(folder, args.files, each_class=args.out is not None)
     else:
         rows = _predict_by_run(run_paths.one_run(folder), args)

@@ -15,7 +15,7 @@ from rich import progress
 from jaxtl.cli import formatting
 from jaxtl.core import console, devices, process_group, serialization
 from jaxtl.core.progress import silenced
-from jaxtl.data import description, preparation
+from jaxtl.data import dataset, description, preparation
 from jaxtl.results import selection_cost, settings, study_tables, writers
 from jaxtl.results.database import FAILED
 from jaxtl.results.records import Record, provenance
@@ -49,7 +49,15 @@ def train_run(run: Run, folder: pathlib.Path) -> None:
     terminal.print(writers.rich_table(study_tables.runs_table(groups)))
     _print_metrics(terminal, run, result)
     _print_selection_cost(terminal, [result])
-    console.print_written(folder)
+    console.print_written(folder, hint=f"next: {_next_commands(run, folder)}")
+
+
+def _next_commands(run: Run, folder: pathlib.Path) -> str:
+    """The commands that most readers run on a finished run."""
+    commands = [f"jaxtl report {folder}"]
+    if run.parts.program.task in dataset.PREDICTED_TASKS:
+        commands.append(f"jaxtl predict {folder} FILES")
+    return ", ".join(commands)
 
 
 def print_device() -> None:
@@ -91,7 +99,7 @@ def train_study(file: File, folder: pathlib.Path) -> int:
     plots.study(groups, folder / "results.png", title=title)
     seconds = time.perf_counter() - start
     terminal.print(f"{len(jobs)} runs in {seconds:.0f} s")
-    console.print_written(folder)
+    console.print_written(folder, hint=f"next: jaxtl report {folder}")
     return code
 
 

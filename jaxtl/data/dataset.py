@@ -46,6 +46,8 @@ TASKS = (
     CONTRASTIVE,
     MULTITASK,
 )
+# Tasks of which an example has a prediction that can be read by itself.
+PREDICTED_TASKS = tuple(t for t in TASKS if t not in ("language", CONTRASTIVE))
 WORDS = "words"  # the input of examples whose words are tagged, before it is tokenized
 # Splits that are trained on, with labels and without.
 TRAINING_SPLITS = ("train", "unlabelled")

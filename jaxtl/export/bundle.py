@@ -70,7 +70,7 @@ def _read_metadata(folder: pathlib.Path) -> dict[str, Any]:
         metadata = json.loads((folder / METADATA).read_text())
         version = metadata["format"]
     except (FileNotFoundError, NotADirectoryError):
-        reason = f"no export folder: it holds no {METADATA}"
+        reason = f"no export folder: it holds no {METADATA}, nor the files of a run"
         if (folder / "experiment.json").exists():
             reason = f"a run's directory: first `jaxtl export {folder} OUT`"
         raise UserError(f"{folder} is {reason}.") from None

@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
 )
 def test_a_new_file_trains(folder, tmp_path, name, capsys):
     file, out = tmp_path / "one.py", tmp_path / "run"
-    assert main.main(["new", "--data", str(folder / name), "--out", str(file)]) == 0
+    assert main.main(["new", str(folder / name), "--out", str(file)]) == 0
     assert f"jaxtl run {file}" in capsys.readouterr().out
     overrides = [*SMALL[name], "steps=2", "batch=4"]
     assert main.main(["run", str(file), *overrides, "--out", str(out)]) == 0
@@ -111,7 +111,7 @@ def test_splits_beside_a_train_file_and_columns_without_a_header(folder):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ((), "--data is missing"),
+        ((), "the data are missing"),
         (("--data", "pictures", "--task", "image-clas"), "did you mean"),
         (("--data", "pictures", "--model", "resnet-19"), "did you mean 'ResNet-18'?"),
         (("--data", "pictures", "--model", "a/b"), "hf:a/b"),
