@@ -1,6 +1,7 @@
 """Layers split over devices: the numbers of one device, and Megatron's all-reduces."""
 
 import jax
+import numpy as np
 import pytest
 import virtual_devices
 from jax.sharding import PartitionSpec
@@ -12,11 +13,12 @@ from jaxtl.models import GPT2, MLP, GPTNeoX, Llama, ViT
 
 SMALL = {"vocab": 32, "width": 16, "layers": 2, "heads": 4, "context": 8}
 
-# In one process with two virtual devices; results come back as JSON.
-TWO = """
+# In one process with four virtual devices; results come back as JSON.
+FOUR = """
 import dataclasses, json, pathlib, re, sys
 import jax, numpy as np
 import jaxtl as tl
+from jaxtl.training import checkpointing
 
 SMALL = dict(vocab=32, width=16, layers=2, heads=4, context=8)
 rng = np.random.default_rng(0)
@@ -38,9 +40,12 @@ MODELS = {
     "vit": tl.models.ViT(size=8, patch=4, width=16, layers=2, heads=4, hidden=32),
 }
 
+MODELS["lora"] = MODELS["llama"]
+PEFT = {"lora": tl.peft.LoRA(rank=2, select=".*/(query|out|in)/kernel")}
+
 def experiment(name, **changes):
     fields = dict(
-        model=MODELS[name], data=Drawn(kind=name), steps=3, batch=8, evaluate_batch=8,
+        model=MODELS[name], peft=PEFT.get(name), data=Drawn(kind=name), steps=3, batch=8, evaluate_batch=8,
         optim=tl.optim.AdamW(lr=0.01, weight_decay=0.1, clip=1.0),
     )
     return tl.Experiment(**{**fields, **changes})
@@ -55,6 +60,7 @@ def shards(tree):
 MESHES = {
     "one": {},
     "tensor": {"devices": 2, "tensor_shards": 2},
+    "both": {"devices": 4, "param_shards": 2, "tensor_shards": 2},
 }
 out, folder = {}, pathlib.Path(sys.argv[1])
 for name in MODELS:
@@ -64,18 +70,25 @@ for name in MODELS:
         out[f"{name} {mesh}"] = {
             "losses": losses, "params": leaves(run.params),
             "val": tl.evaluate(run, "val"), "shards": shards(run.params),
+            "peft": leaves(run.state.trainable["peft"]),
             "moments": shards(run.state.opt),
         }
 
-exp = experiment("llama", save_every=2, steps=2, **MESHES["tensor"])
-tl.train(tl.setup(exp, folder / "run"))
-run = tl.resume(folder / "run", exp)
+exp = experiment("llama", **MESHES["both"])
+run = tl.setup(exp, folder / "run")
+for _ in run.advance(2):
+    pass
+checkpointing.save(run)
 stored = leaves(run.params)
 for mesh, changes in MESHES.items():
-    placement = {"devices": 1, "tensor_shards": 1, **changes}
+    placement = {"devices": 1, "param_shards": 1, "tensor_shards": 1, **changes}
     run = tl.resume(folder / "run", exp, placement=placement)
     same = leaves(run.params) == stored
-    out[f"resumed {mesh}"] = {"same": same, "shards": shards(run.params)}
+    for _ in run.advance(1):
+        pass
+    out[f"resumed {mesh}"] = {
+        "same": same, "params": leaves(run.params), "shards": shards(run.params)
+    }
 
 odd = tl.models.Llama(hidden=32, predict="class", **SMALL | dict(vocab=33, layers=1))
 run = tl.setup(experiment("llama", model=odd, **MESHES["tensor"]))
@@ -101,25 +114,35 @@ for name, function in {"forward": total, "both": jax.grad(total)}.items():
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def meshes(tmp_path_factory):
     # Threads of XLA: of two, one device's sums could hold both while they wait for the
     # other device.
-    folder = tmp_path_factory.mktemp("two")
-    return virtual_devices.run(TWO, 2, folder, NPROC="16")
+    folder = tmp_path_factory.mktemp("meshes")
+    return virtual_devices.run(FOUR, 4, folder, NPROC="16")
 
 
-@pytest.mark.parametrize("name", ["llama", "vit"])
-def test_split_layers_compute_what_one_device_does(two, name):
-    one = two[f"{name} one"]
-    split = two[f"{name} tensor"]
+@pytest.mark.parametrize("mesh", ["tensor", "both"])
+@pytest.mark.parametrize("name", ["llama", "vit", "lora"])
+def test_split_layers_compute_what_one_device_does(meshes, name, mesh):
+    one = meshes[f"{name} one"]
+    split = meshes[f"{name} {mesh}"]
     assert split["losses"] == pytest.approx(one["losses"], rel=1e-4)
     virtual_devices.assert_near(split["params"], one["params"])
     virtual_devices.assert_near(split["val"], one["val"])
 
 
-def test_heads_hidden_features_and_vocabulary_are_split(two):
+def test_adapters_of_split_layers_are_trained_as_on_one_device(meshes):
+    """The base is split, what LoRA adds to it is copied and starts from zero."""
+    expected = meshes["lora one"]["peft"]
+    assert any(np.any(v) for k, v in expected.items() if k.endswith("/b"))
+    for mesh in ("tensor", "both"):
+        assert meshes[f"lora {mesh}"]["shards"] == meshes[f"llama {mesh}"]["shards"]
+        virtual_devices.assert_near(meshes[f"lora {mesh}"]["peft"], expected)
+
+
+def test_heads_hidden_features_and_vocabulary_are_split(meshes):
     """Two parts by columns, then by rows; the optimizer's moments like them."""
-    shards = two["llama tensor"]["shards"]
+    shards = meshes["llama tensor"]["shards"]
     expected = {
         "embeddings/token/embedding": [16, 16],
         "layer_1/attention/query/kernel": [16, 8],
@@ -130,7 +153,24 @@ def test_heads_hidden_features_and_vocabulary_are_split(two):
         "layer_1/mlp_norm/scale": [16],
     }
     assert {k: shards[k] for k in expected} == expected
-    moments = two["llama tensor"]["moments"]
+    moments = meshes["llama tensor"]["moments"]
+    for path, shard in shards.items():
+        same = [v for k, v in moments.items() if k.endswith(f"model/{path}")]
+        assert same == [shard, shard]
+
+
+def test_split_layers_are_also_split_by_param_shards(meshes):
+    """A quarter of every matrix on each of four devices, half of every vector."""
+    shards = meshes["llama both"]["shards"]
+    expected = {
+        "embeddings/token/embedding": [16, 8],
+        "layer_1/attention/query/kernel": [8, 8],
+        "layer_1/attention/out/kernel": [8, 8],
+        "layer_1/mlp/out/kernel": [16, 8],
+        "layer_1/mlp_norm/scale": [8],
+    }
+    assert {k: shards[k] for k in expected} == expected
+    moments = meshes["llama both"]["moments"]
     for path, shard in shards.items():
         same = [v for k, v in moments.items() if k.endswith(f"model/{path}")]
         assert same == [shard, shard]
@@ -144,27 +184,28 @@ def test_param_shards_split_another_axis():
     assert spec((15, 32), 2, 1) == PartitionSpec(None, "tensor")
 
 
-def test_a_checkpoint_is_read_on_other_meshes(two):
-    for mesh in ("one", "tensor"):
-        resumed = two[f"resumed {mesh}"]
-        assert resumed["same"]
-        assert resumed["shards"] == two[f"llama {mesh}"]["shards"]
+@pytest.mark.parametrize("mesh", ["one", "tensor", "both"])
+def test_a_checkpoint_of_four_devices_goes_on_with_others(meshes, mesh):
+    resumed = meshes[f"resumed {mesh}"]
+    assert resumed["same"]
+    assert resumed["shards"] == meshes[f"llama {mesh}"]["shards"]
+    virtual_devices.assert_near(resumed["params"], meshes["llama one"]["params"])
 
 
-def test_a_vocabulary_that_is_not_divided_is_told(two):
+def test_a_vocabulary_that_is_not_divided_is_told(meshes):
     path = "embeddings/token/embedding (33, 16)"
-    assert two["note"] == f"copied to all devices, as 2 does not divide them: {path}"
+    assert meshes["note"] == f"copied to all devices, as 2 does not divide them: {path}"
 
 
-def test_devices_add_up_twice_per_layer_and_pass(two):
+def test_devices_add_up_twice_per_layer_and_pass(meshes):
     """The table's look-up, attention and feed-forward part of two layers: 1 + 2 · 2.
 
     In the backward pass XLA's CPU backend adds up the gradients behind query, key,
     value, gate and in one by one, 5 a layer; Megatron adds them on each device first.
     """
-    assert two["sums forward"] == 1 + 2 * 2
-    assert two["sums both"] == 1 + 2 * 2 + 2 * 5
-    assert two["others forward"] == two["others both"] == 0
+    assert meshes["sums forward"] == 1 + 2 * 2
+    assert meshes["sums both"] == 1 + 2 * 2 + 2 * 5
+    assert meshes["others forward"] == meshes["others both"] == 0
 
 
 def test_what_cannot_be_split_is_told(digits):
