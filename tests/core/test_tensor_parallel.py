@@ -45,7 +45,8 @@ PEFT = {"lora": tl.peft.LoRA(rank=2, select=".*/(query|out|in)/kernel")}
 
 def experiment(name, **changes):
     fields = dict(
-        model=MODELS[name], peft=PEFT.get(name), data=Drawn(kind=name), steps=3, batch=8, evaluate_batch=8,
+        model=MODELS[name], peft=PEFT.get(name), data=Drawn(kind=name),
+        steps=3, batch=8, evaluate_batch=8,
         optim=tl.optim.AdamW(lr=0.01, weight_decay=0.1, clip=1.0),
     )
     return tl.Experiment(**{**fields, **changes})
@@ -93,6 +94,12 @@ for mesh, changes in MESHES.items():
 odd = tl.models.Llama(hidden=32, predict="class", **SMALL | dict(vocab=33, layers=1))
 run = tl.setup(experiment("llama", model=odd, **MESHES["tensor"]))
 out["note"] = run.notes["tensor_shards"]
+
+quantized = dataclasses.replace(PEFT["lora"], base="nf4")
+try:
+    tl.setup(experiment("llama", peft=quantized, **MESHES["tensor"]))
+except tl.UserError as error:
+    out["quantized"] = str(error)
 
 # Megatron: an activation is summed over the devices twice per layer.
 from jaxtl.core import sharding
@@ -195,6 +202,11 @@ def test_a_checkpoint_of_four_devices_goes_on_with_others(meshes, mesh):
 def test_a_vocabulary_that_is_not_divided_is_told(meshes):
     path = "embeddings/token/embedding (33, 16)"
     assert meshes["note"] == f"copied to all devices, as 2 does not divide them: {path}"
+
+
+def test_a_quantized_base_is_refused(meshes):
+    text = "tensor_shards=2: the layers of a quantized base (peft.base) can't be split"
+    assert meshes["quantized"].startswith(text)
 
 
 def test_devices_add_up_twice_per_layer_and_pass(meshes):
