@@ -19,13 +19,15 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "docs.builder.docstrings",
+    "docs.builder.signatures",
+    "docs.builder.table_text",
 ]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 default_role = "literal"
 toc_object_entries = False  # the sidebar is built for every page
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]  # notebooks have equations
 nb_execution_mode = "off"  # notebooks are stored with their outputs, which a test runs
 nb_merge_streams = True
 

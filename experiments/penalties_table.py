@@ -142,7 +142,8 @@ COLORS = dict(
         ),
     )
 )
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 680, 400, 62, 16, 190, 48
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 510, 490, 62, 16, 20, 138
+_COLUMNS = (70, 200, 360)  # of the legend, three lines each
 _AXIS_RIGHT, _AXIS_BOTTOM = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
 
@@ -187,8 +188,8 @@ def _axes(x: Scale, y: Scale) -> list[str]:
     center, middle = (_LEFT + _AXIS_RIGHT) / 2, (_TOP + _AXIS_BOTTOM) / 2
     return [
         *parts,
-        f'<text x="{center}" y="{_HEIGHT - 8}" text-anchor="middle">accuracy on the '
-        "source after fine-tuning, %</text>",
+        f'<text x="{center}" y="{_AXIS_BOTTOM + 40}" text-anchor="middle">accuracy '
+        "on the source after fine-tuning, %</text>",
         f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">'
         "accuracy on the target, %</text>",
     ]
@@ -222,26 +223,26 @@ def svg(rows: Sequence[Row]) -> str:
     y = _scale([row.target for row in rows], _AXIS_BOTTOM, _TOP)
     parts = _axes(x, y)
     for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        color, height = COLORS[method], _TOP + 12 + 20 * number
+        color = COLORS[method]
+        left, height = _COLUMNS[number // 3], _AXIS_BOTTOM + 66 + 20 * (number % 3)
         both = [row for row in rows if row.method == method]
         points = " ".join(f"{x(row.point[0])},{y(row.point[1])}" for row in both)
         parts += [
             f'<polyline class="pair" stroke="{color}" points="{points}"/>',
             *(_mark(row, x, y) for row in both),
-            f'<circle cx="{_AXIS_RIGHT + 16}" cy="{height}" r="4.5" fill="{color}"/>',
-            f'<text x="{_AXIS_RIGHT + 28}" y="{height + 4}">{method}</text>',
+            f'<circle cx="{left}" cy="{height}" r="4.5" fill="{color}"/>',
+            f'<text x="{left + 12}" y="{height + 4.5}">{method}</text>',
         ]
-    for line, text in enumerate(("filled: chosen for the", "target; hollow: for both")):
-        at = f'x="{_AXIS_RIGHT + 10}" y="{_AXIS_BOTTOM - 20 + 17 * line}"'
-        parts.append(f"<text {at}>{text}</text>")
+    note = "filled: chosen for the target; hollow: for both"
+    parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 7}">{note}</text>')
     return "\n".join([_HEADER, *parts, "</svg>", ""])
 
 
 _HEADER = (
     f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-    f'width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="Accuracy on the '
-    'target against accuracy on the source, by method">\n'
-    "<style>text{font:13px sans-serif;fill:#767676}.axis{stroke:#888;fill:none}"
+    f'width="{1.2 * _WIDTH:g}" height="{1.2 * _HEIGHT:g}" role="img" '
+    'aria-label="Accuracy on the target against accuracy on the source, by method">\n'
+    "<style>text{font:14px sans-serif;fill:#767676}.axis{stroke:#888;fill:none}"
     ".grid{stroke:#8884}.pair{fill:none;stroke-dasharray:3 3}</style>"
 )
 

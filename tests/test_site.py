@@ -1,6 +1,8 @@
 """The documentation site: what is generated for it, and the site that was built."""
 
+import collections
 import dataclasses
+import html
 import html.parser
 import inspect
 import pathlib
@@ -15,7 +17,9 @@ from docs.builder import (
     methods,
     public_names,
     reference,
+    signatures,
     site_links,
+    table_text,
 )
 from docs.builder.repository import Links
 from jaxtl.cli import main
@@ -311,6 +315,52 @@ def test_files_and_tests_of_the_tables_exist(page):
                 assert place.with_suffix(".py").exists() or place.is_dir(), (page, path)
 
 
+@dataclasses.dataclass
+class _Part:
+    pass
+
+
+_Part.__module__ = "jaxtl.part"  # as a class of the package
+
+
+@dataclasses.dataclass
+class _Whole:
+    pairs: dict[str, int] = dataclasses.field(default_factory=dict)
+    part: _Part = dataclasses.field(default_factory=_Part)
+    other: int = dataclasses.field(default_factory=lambda: 3)
+
+
+def test_a_signature_shows_what_its_factories_make():
+    text = "(pairs: dict[str, int] = <factory>, part: _Part = <factory>, other: int = "
+    text += "<factory>, make: Callable = <function scale_by_lion>)"
+    shown, _ = signatures.process(None, "class", "", _Whole, None, text, None)
+    assert shown == (
+        "(pairs: dict[str, int] = {}, part: _Part = _Part(), other: int = ..., "
+        "make: Callable = scale_by_lion)"
+    )
+
+
+def test_a_signature_of_a_model_leaves_out_the_fields_of_linen():
+    text = "(width: int = 3, parent: ~flax.Module | None = <flax._Sentinel object>, "
+    text += "name: str | None = None, *, depth: int = 2)"
+    shown, _ = signatures.process(None, "class", "", str, None, text, None)
+    assert shown == "(width: int = 3, *, depth: int = 2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("full 78.2 ± 3.7", ["full 78.2\u00a0±\u00a03.7"]),
+        ("semi/vat, semi/test_vat", ["semi/<wbr>vat,<br>semi/<wbr>test_<wbr>vat"]),
+        ("tl.optim.HeadOnly(groups=", ["tl.optim.<wbr>HeadOnly(<wbr>groups="]),
+        ("e.g. 0.01, of 1,795", ["e.g. 0.01, of 1,795"]),
+    ],
+)
+def test_long_words_of_tables_break_between_their_parts(text, pieces):
+    nodes = table_text.with_breaks(text)
+    assert ["".join(node.astext() for node in nodes)] == pieces
+
+
 @built
 @pytest.mark.parametrize("word", ["L2-SP", "freeze", "imbalanced"])
 def test_the_search_finds(word, chromium):
@@ -337,36 +387,110 @@ def test_a_page_fits_a_small_screen_in_light_and_dark(page, dark, chromium):
     assert chromium.run("[...document.images].every((i) => i.naturalWidth > 0)")
 
 
-class _Tables(html.parser.HTMLParser):
-    """The tables of a page that are in no container that scrolls."""
+class _Page(html.parser.HTMLParser):
+    """What a page loads, its images, and its tables that do not scroll."""
 
     def __init__(self):
         super().__init__()
         self.containers, self.count, self.outside = [], 0, 0
+        self.addresses, self.images, self.tags = [], [], collections.Counter()
 
     def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags[tag] += 1
         if tag == "div":
-            self.containers.append((dict(attributes).get("class") or "").split())
+            self.containers.append((values.get("class") or "").split())
         if tag == "table":
-            scroll = {"table-wrapper", "text_html"}  # of docs/static/site.css
+            # of docs/static/site.css, and of a report's page
+            scroll = {"table-wrapper", "text_html", "scroll"}
             self.count += 1
             self.outside += not any(scroll & set(c) for c in self.containers)
+        if tag == "img":
+            self.images.append(values.get("alt"))
+        loaded = {"link": "href", "script": "src", "img": "src", "iframe": "src"}
+        if values.get("rel") not in ("canonical", "license"):
+            self.addresses.append(values.get(loaded.get(tag, "")) or "")
 
     def handle_endtag(self, tag):
         if tag == "div":
             self.containers.pop()
 
 
+@pytest.fixture(scope="module")
+def pages():
+    pages = {str(path.relative_to(SITE)): _Page() for path in SITE.rglob("*.html")}
+    for path, page in pages.items():
+        page.feed((SITE / path).read_text())
+    return pages
+
+
 @built
-def test_every_table_scrolls_in_its_container():
+def test_every_table_scrolls_in_its_container(pages):
     rule = (ROOT / "docs/static/site.css").read_text()
     assert re.search(r"\.table-wrapper, \.text_html,.*overflow-x: auto", rule)
-    pages = {path: _Tables() for path in SITE.rglob("*.html")}
-    for path, tables in pages.items():
-        tables.feed(path.read_text())
-    outside = {path.name for path, tables in pages.items() if tables.outside}
+    outside = {path for path, page in pages.items() if page.outside}
     assert outside <= {"genindex.html"}
-    assert sum(tables.count for tables in pages.values()) > 200
+    assert sum(page.count for page in pages.values()) > 200
+
+
+@built
+def test_no_page_loads_anything_from_a_network(pages):
+    for path, page in pages.items():
+        remote = [a for a in page.addresses if re.match(r"(https?:)?//", a)]
+        assert not remote, path
+    styles = [path.read_text() for path in SITE.rglob("*.css")]
+    assert styles
+    assert not any(re.search(r"(@import|url\()\W*(https?:)?//", s) for s in styles)
+
+
+@built
+def test_every_image_has_a_text(pages):
+    assert all(all(page.images) for page in pages.values())
+    assert sum(len(page.images) for page in pages.values()) > 50
+
+
+@built
+def test_equations_of_notebooks_are_typeset(pages):
+    path = "gallery/03_jacobian_difference.html"
+    assert pages[path].tags["math"] > 10
+    assert "$" not in re.sub(r"(?s)<pre.*?</pre>", "", (SITE / path).read_text())
+
+
+@built
+def test_no_signature_is_cut_within_brackets(pages):
+    signature = re.compile(r'(?s)<dt class="sig sig-object.*?</dt>')
+    count = 0
+    for path in pages:
+        for match in signature.finditer((SITE / path).read_text()):
+            text = html.unescape(re.sub(r"<[^>]+>", "", match[0]))
+            assert not re.search(r"[ =]<\w|~|\]=", text), (path, text)
+            count += 1
+    assert count > 500
+
+
+@built
+@pytest.mark.parametrize("name", ["sweep", "run"])
+def test_the_gallery_shows_the_report_of_a_sweep_and_of_a_run(name, pages):
+    assert (
+        f'href="report_of_a_{name}.html"' in (SITE / "gallery/index.html").read_text()
+    )
+    page = pages[f"gallery/report_of_a_{name}.html"]
+    assert page.tags["svg"] >= 4
+    assert not any(page.addresses) or all(
+        a.startswith("data:") for a in page.addresses if a
+    )
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_the_screen(width, pages, chromium):
+    wide = "document.documentElement.scrollWidth - innerWidth"
+    excess = {}
+    for path in sorted(pages):
+        chromium.open(SITE / path, width=width)
+        excess[path] = chromium.run(wide)
+    assert not {path: pixels for path, pixels in excess.items() if pixels > 0}
 
 
 @built

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from docs.builder import methods, public_names, reference, results
+from docs.builder import methods, public_names, reference, report_pages, results
 from docs.builder.public_names import ROOT
 from docs.builder.repository import Links, images
 
@@ -37,6 +37,7 @@ def assemble(folder: pathlib.Path) -> None:
         files[page] = methods.page(family, text).encode()
     files |= _written(links, files)
     files["howto/index.md"] += _unlisted(files).encode()
+    files["gallery/index.md"] += report_pages.SECTION.encode()
     for path, content in files.items():
         _update(folder / path, content)
     for path in sorted(folder.rglob("*")):

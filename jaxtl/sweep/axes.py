@@ -27,7 +27,7 @@ class Range(Sequence):
 
     low: float
     high: float
-    count: int
+    count: int = dataclasses.field()  # not Sequence.count as its default
     log: bool = False
 
     def __post_init__(self) -> None:

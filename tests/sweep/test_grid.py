@@ -17,7 +17,7 @@ import jaxtl as tl
 from jaxtl.core import config
 from jaxtl.core.errors import UserError
 from jaxtl.sweep import axes_from_text, plan
-from jaxtl.sweep.axes import Grid, Halving, When, label_of, linear, log
+from jaxtl.sweep.axes import Grid, Halving, Range, When, label_of, linear, log
 from jaxtl.sweep.cells import build_cells
 from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
@@ -74,6 +74,11 @@ def test_cells_hold_the_experiments_that_overrides_make():
         ("terms.task.label_smoothing", 0.2),
         ("seed", 7),
     )
+
+
+def test_a_range_needs_its_count():
+    with pytest.raises(TypeError, match="count"):
+        Range(0.0, 1.0)
 
 
 @pytest.mark.parametrize(
