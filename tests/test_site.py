@@ -197,6 +197,24 @@ def test_a_column_of_differences_keeps_its_signs():
         ("−2.0 ± 0.5", "−2.0 ± 0.5", "worse"),
         ("3.0 ± 2.9", "3.0 ± 2.9", "better"),
     ]
+    [table] = effects.tables(text.replace("Means.", "Error.").replace("Δm, %", "Δ"))
+    rows = effects.table_effects("x", table)
+    verdicts = [e.verdict for e in rows if e.setting != "left"]
+    assert verdicts == ["not told apart"] * 2 + ["better", "worse"]
+
+
+def test_a_column_of_differences_judges_the_column_that_it_names():
+    text = """Error.
+
+    scratch         40.0 ± 9.0    0.0 ± 0.0     40.0 ± 9.0
+    DANN            35.0 ± 9.0    -5.0 ± 2.0    35.0 ± 9.0
+    """
+    heads = "                    small         Δ small       large\n    scratch"
+    [table] = effects.tables(text.replace("    scratch", heads, 1))
+    small, large = effects.table_effects("x", table)
+    assert (small.value, small.without) == ("35.0 ± 9.0", "40.0 ± 9.0")
+    assert (small.difference, small.verdict) == ("−5.0 ± 2.0", "better")
+    assert (large.difference, large.verdict) == ("−5.0", "not told apart")
 
 
 # Rows of experiments' tables that are no methods of the package: other classifiers,
@@ -242,7 +260,11 @@ def test_every_effect_has_a_baseline():
         if not e.baseline
     }
     # Δm is itself a difference from single tasks.
-    assert without == {("multi_mnist", "Δm, %"), ("office_tasks", "Δm, %")}
+    assert without == {
+        ("multi_mnist", "Δm, %"),
+        ("multi_mnist", "Δ equal weights"),
+        ("office_tasks", "Δm, %"),
+    }
     [episodes] = effects.of("fewshot.FOMAML")
     assert (episodes.baseline, episodes.without) == ("untrained features", "45.5 ± 7.6")
 

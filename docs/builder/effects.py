@@ -11,12 +11,14 @@ import functools
 import pathlib
 import re
 
+from docs.builder.docstring_tables import VALUE, Row, interval, number, tables
 from docs.builder.public_names import ROOT
 
 # What a method is compared with: the first of these that its table has.
 BASELINES = ("both domains", "single tasks", "untrained features", "nothing")
 BASELINES += ("source only", "full", "full fine-tuning", "fine-tuning", "fine-tuned")
 BASELINES += ("labels", "supervised", "CE", "cross-entropy", "scratch")
+BASELINES += ("modified Hausdorff",)
 # Labels of rows that are not the class's name, as the tables write them.
 LABELS = {
     "attention transfer": "regularizers.AttentionTransfer",
@@ -32,6 +34,7 @@ LABELS = {
     "gradual unfreezing": "optim.GradualUnfreezing",
     "Jacobian": "regularizers.JacobianDifference",
     "KFAC": "regularizers.KFAC",
+    "left 0.7": "multitask.FixedWeights",
     "LP-FT": "optim.LPFT",
     "masked autoencoder": "selfsup.MAE",
     "mean teacher": "semi.MeanTeacher",
@@ -46,13 +49,7 @@ LABELS = {
 _NO_METHOD = ("linear",)  # of a probe; `tl.optim.Linear` is a schedule
 # Models that the methods behind their rows start from: their baselines.
 _BASELINES_OF_NEXT = ("source only, BN", "source, smoothed")
-_VALUE = re.compile(
-    r"▼?(?P<mean>(?:(?<!\w)[-−])?\d+(?:\.\d+)?)"
-    r"(?: ± (?P<half>\d+(?:\.\d+)?)"
-    r"| \[(?P<low>[-−]?[\d.]+), (?P<high>[-−]?[\d.]+)\])"
-)
-_LOWER_IS_BETTER = re.compile(r"\b(error|perplexity)\b", re.IGNORECASE)
-_QUANTITY = re.compile(r"\b(accuracy|error|perplexity)\b", re.IGNORECASE)
+_TIE = "not told apart"
 _NO_TEST = re.compile(r"\bval(idation)?\b", re.IGNORECASE)
 
 
@@ -82,15 +79,6 @@ class Effect:
     verdict: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of a table: its label, and the values with their columns' headings."""
-
-    label: str
-    cells: dict[str, re.Match[str]]
-    lower_is_better: bool = False
-
-
 def of(path: str) -> list[Effect]:
     """The effects of a method.
 
@@ -115,7 +103,7 @@ def unknown_labels() -> set[tuple[str, str]]:
 def without_effects() -> set[str]:
     """The experiments that print intervals, none of which is a method's effect."""
     texts = {file.stem: text for file, text in _docstrings()}
-    printed = {name for name, text in texts.items() if _VALUE.search(text)}
+    printed = {name for name, text in texts.items() if VALUE.search(text)}
     return printed - {e.experiment for _, e in _all()}
 
 
@@ -168,91 +156,12 @@ def _plain(label: str) -> str:
     return re.sub(r"[^\wΠ+]", "", label.lower())
 
 
-def tables(text: str) -> list[list[Row]]:
-    """The tables of a docstring, those of values with intervals.
-
-    A line without a value is the heading of the columns below it. A heading's first
-    cell, which stands above the labels, is a part of every column's setting. A row that
-    is further to the right than the one above has that one's label before its own.
-    """
-    read: list[list[Row]] = []
-    rows: list[Row] = []
-    headings: list[str] = []
-    lower, first, first_indent = False, "", 0
-    for line in [*text.split("\n"), ""]:
-        label = _label(line)
-        is_heading = re.search(r"\S {2,}\S|^ *[\w-]+$", line)
-        if label:
-            indent = len(line) - len(line.lstrip())
-            if not rows or indent <= first_indent:
-                first, first_indent = label, indent
-            else:
-                label = f"{first}, {label}"
-            rows.append(Row(label, _cells(headings, line), lower))
-        elif _NUMBERS.fullmatch(line) or set(line.strip()) == {"─"}:
-            # A row without intervals, or a rule.
-            continue
-        elif is_heading or not line.strip():
-            if rows:
-                read.append(rows)
-            if not rows or not line.strip():
-                kept = headings if line.strip() else []
-            else:  # a group within a table has the columns of the one before
-                kept = [h for h in headings if _is_group(line) and not _is_group(h)]
-            rows, headings = [], [*kept, line] if line.strip() else []
-        else:
-            headings = []
-        if quantity := _QUANTITY.search(line):
-            lower = bool(_LOWER_IS_BETTER.fullmatch(quantity[0]))
-    return read
-
-
-def _is_group(line: str) -> bool:
-    return len(_CELL.findall(line)) == 1
-
-
-def _cells(headings: list[str], line: str) -> dict[str, re.Match[str]]:
-    """The values of a row by their headings; of two below one heading none is told."""
-    values = list(_VALUE.finditer(line))
-    gap = re.search(r"\S {2,}(?=\S)", line.rstrip())
-    left = min(values[0].start(), gap.end() if gap else len(line))
-    names = [_heading(headings, v.span(), left) for v in values]
-    return {n: v for n, v in zip(names, values, strict=True) if names.count(n) == 1}
-
-
-def _label(line: str) -> str:
-    """What stands before the first value or gap; "" for a line of a sentence."""
-    value = _VALUE.search(line)
-    if value is None:
-        return ""
-    text = line[: value.start()].strip()
-    label = re.split(r" {2,}", text)[0]
-    is_table = re.search(r" {2,}\S", line.strip()) and not label.endswith(":")
-    return label if is_table and len(label) < 60 else ""
-
-
-def _heading(headings: list[str], span: tuple[int, int], left: int) -> str:
-    """The text above a value, after the group's name, which stands above the labels."""
-    parts = []
-    for line in headings:
-        cells = [(m.start(), m.end(), m[0]) for m in _CELL.finditer(line)]
-        above = [
-            text for start, end, text in cells if start < span[1] and end > span[0]
-        ]
-        group = [text for _, end, text in cells[:1] if end <= left]
-        parts += [*group, *above[:1]]
-    return " ".join(dict.fromkeys(part for part in parts if part != "run"))
-
-
-_CELL = re.compile(r"\S+(?: \S+)*")
-_NUMBERS = re.compile(r" *\S+(?: \S+)*(?: {2,}[\d.,]+)+ *")
-
-
 def table_effects(experiment: str, table: list[Row]) -> list[Effect]:
     """The rows of a table beside its baseline's row.
 
     Intervals that don't overlap tell a method from its baseline; that is a cautious
-    comparison where both share seeds.
+    comparison where both share seeds. The column "Δ x", where there is one, is the
+    difference of the column "x", and its verdict that of "x".
     """
     rows = {row.label: row for row in table}
     name = next((b for b in BASELINES if b in rows), "")
@@ -265,11 +174,24 @@ def table_effects(experiment: str, table: list[Row]) -> list[Effect]:
         setting_of_row = row.label.rpartition(", ")[2]
         baseline = rows.get(f"{name}, {setting_of_row}", baseline_of_next)
         for setting, value in row.cells.items():
-            if _NO_TEST.search(setting):
+            of_another = setting.startswith("Δ ") and setting[2:] in row.cells
+            if _NO_TEST.search(setting) or of_another:
                 continue
             without = baseline.cells.get(setting) if baseline else None
-            effects.append(_effect(experiment, row, setting, value, baseline, without))
+            effect = _effect(experiment, row, setting, value, baseline, without)
+            if change := row.cells.get(f"Δ {setting}"):
+                effect = dataclasses.replace(effect, **_change(row, change))
+            effects.append(effect)
     return effects
+
+
+def _change(row: Row, value: re.Match[str]) -> dict[str, str]:
+    """Difference and verdict of a value that is itself a difference."""
+    low, high = interval(value)
+    better = (low > 0) != row.lower_is_better
+    verdict = ("better" if better else "worse") if low > 0 or high < 0 else _TIE
+    text = value[0].removeprefix("▼").replace("-", "−")
+    return {"difference": text, "verdict": verdict}
 
 
 def _effect(
@@ -281,17 +203,17 @@ def _effect(
     without: re.Match[str] | None,
 ) -> Effect:
     values = value[0].removeprefix("▼").replace("-", "−")
-    low, high = _interval(value)
-    if setting.startswith("Δ"):  # its values are differences, larger is better
-        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-        return Effect(experiment, row.label, setting, values, "", "", values, verdict)
+    if "Δ" in setting:
+        change = _change(row, value)
+        return Effect(experiment, row.label, setting, values, "", "", **change)
+    low, high = interval(value)
     if baseline is None or without is None:
         return Effect(experiment, row.label, setting, values, "", "", "", "")
-    difference = _number(value["mean"]) - _number(without["mean"])
-    low_without, high_without = _interval(without)
+    difference = number(value["mean"]) - number(without["mean"])
+    low_without, high_without = interval(without)
     apart = low > high_without or high < low_without
     better = (difference > 0) != row.lower_is_better
-    verdict = ("better" if better else "worse") if apart else "not told apart"
+    verdict = ("better" if better else "worse") if apart else _TIE
     text = f"{difference:+.1f}".replace("-", "−")
     against = without[0].removeprefix("▼")
     return Effect(
@@ -299,19 +221,7 @@ def _effect(
     )
 
 
-def _interval(value: re.Match[str]) -> tuple[float, float]:
-    if value["half"] is None:
-        return _number(value["low"]), _number(value["high"])
-    mean, half = _number(value["mean"]), _number(value["half"])
-    return mean - half, mean + half
-
-
-def _number(text: str) -> float:
-    """The value of a printed number, whose minus sign may be the typographic one."""
-    return float(text.replace("−", "-"))
-
-
-_VERDICTS = {"tie": "not told apart"}
+_VERDICTS = {"tie": _TIE}
 
 
 def report_effects(experiment: str, text: str) -> list[Effect]:
