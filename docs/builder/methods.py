@@ -52,7 +52,7 @@ def _sections(family: Namespace) -> Iterator[str]:
         documented.add(id(value))
         parts = [f"## {path.partition('.')[2]}", directive(f"jaxtl.{path}", value)]
         if inspect.isclass(value):
-            for name, function in _functions_beside(value):
+            for name, function in functions_beside(value):
                 if id(function) not in documented:
                     documented.add(id(function))
                     place = exported.get(id(function), "")
@@ -64,8 +64,15 @@ def _sections(family: Namespace) -> Iterator[str]:
         yield "\n\n".join(filter(None, parts))
 
 
-def _functions_beside(value: type) -> list[tuple[str, Any]]:
-    """The public functions of a class's module: its equations."""
+def functions_beside(value: type) -> list[tuple[str, Any]]:
+    """The public functions of the module of a class: its equations.
+
+    Args:
+      value: a class of a family.
+
+    Returns:
+      (name, function) in the order of the module.
+    """
     module = sys.modules[value.__module__]
     names = public_names.public_functions(module)
     functions = [(name, getattr(module, name)) for name in names]

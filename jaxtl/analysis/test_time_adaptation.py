@@ -25,6 +25,7 @@ from jaxtl.evaluation.evaluate import example_weights
 from jaxtl.evaluation.metrics import compute
 from jaxtl.models import precision
 from jaxtl.optim import optimizer as optimizers
+from jaxtl.optim import update as optim_update
 from jaxtl.optim.groups import NormOnly
 from jaxtl.terms.domain.entropy import entropy
 from jaxtl.training.run import Run
@@ -299,7 +300,7 @@ def _prepare(
         return compiled(*constants, state, x, jnp.int32(step), jnp.int32(steps))
 
     step = jnp.int32(1)  # any one: the initial state does not depend on it
-    rule = optimizers.transform(optimizer, labels, None, step, step)
+    rule = optim_update.transform(optimizer, labels, None, step, step)
     return update, _State(norms, rule.init(norms)), fixed
 
 
@@ -336,7 +337,7 @@ def _update(
     gradient = jax.value_and_grad(loss, has_aux=True)
     (mean_entropy, logits), grads = gradient(state.norms)
     optimizer = config.with_hyperparameters(program.optimizer, hyperparameters)
-    rule = optimizers.transform(optimizer, program.labels, None, step, steps)
+    rule = optim_update.transform(optimizer, program.labels, None, step, steps)
     updates, opt_state = rule.update(grads, state.optimizer, state.norms)
     norms = optax.apply_updates(state.norms, updates)
     return _State(norms, opt_state), (logits, mean_entropy)

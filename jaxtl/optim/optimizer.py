@@ -18,7 +18,6 @@ from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN, PyTree, Source, _Frozen
-from jaxtl.optim import schedules
 from jaxtl.optim.groups import (
     Groups,
 )
@@ -149,7 +148,20 @@ class Optax(Optimizer):
 
 
 def resolve(optimizer: Optimizer, stages: tuple[str, ...], params: PyTree) -> Optimizer:
-    """The optimizer with its groups as a mapping, for this model."""
+    """The optimizer with its groups as a mapping, for this model.
+
+    Args:
+      optimizer: its groups may be a rule such as `LayerwiseDecay`.
+      stages: of the model, the head last.
+      params: the model's parameters; only paths and shapes are read.
+
+    Returns:
+      The same optimizer, groups as pattern -> factor, `Group` or FROZEN; where all
+      groups are of terms' parameters, ".*" trains the model.
+
+    Raises:
+      UserError: groups that are neither a mapping nor a rule.
+    """
     groups = optimizer.groups
     if isinstance(groups, Groups):
         groups = groups.resolve(stages, params)
@@ -164,7 +176,14 @@ def resolve(optimizer: Optimizer, stages: tuple[str, ...], params: PyTree) -> Op
 
 
 def model_groups(groups: Mapping[str, Any]) -> dict[str, Any]:
-    """The groups of the model's parameters: without those of terms' parameters."""
+    """The groups of the model's parameters: without those of terms' parameters.
+
+    Args:
+      groups: pattern -> value, as in `optim.groups`.
+
+    Returns:
+      The entries whose pattern does not begin with that of terms.
+    """
     return {p: value for p, value in groups.items() if not _names_terms(p)}
 
 
@@ -198,7 +217,16 @@ def check(optimizer: Optimizer, params: PyTree, mask: PyTree, source: Source) ->
 
 
 def group(optimizer: Optimizer, label: str) -> Group:
-    """The group of a label as a Group (a number is its lr factor)."""
+    """The group of a label as a Group (a number is its lr factor).
+
+    Args:
+      optimizer: with its groups as a mapping.
+      label: a pattern of the groups, or one of the labels of added parameters, to which
+        a phase may have appended its number.
+
+    Returns:
+      The group, whose `lr` is a factor of the optimizer's; 0 for what is idle.
+    """
     label = label.split(SINCE)[0]
     if label == IDLE:
         return Group(lr=0.0)
@@ -208,6 +236,13 @@ def group(optimizer: Optimizer, label: str) -> Group:
 
 def labels(optimizer: Optimizer, params: PyTree) -> PyTree:
     """The tree of group patterns, one for each of the model's parameters.
+
+    Args:
+      optimizer: with its groups as a mapping.
+      params: the model's parameters; only paths are read.
+
+    Returns:
+      A tree in the structure of `params` with a pattern at each leaf.
 
     Raises:
       UserError: for a pattern that matches nothing, an uncovered parameter, or a group
@@ -230,6 +265,9 @@ def term_labels(optimizer: Optimizer, params: PyTree) -> PyTree:
       optimizer: with its groups as a mapping.
       params: term name -> the term's own parameters; arrays or shapes.
 
+    Returns:
+      A tree in the structure of `params` with a label at each leaf.
+
     Raises:
       UserError: for a pattern that matches nothing, or a group that is FROZEN.
     """
@@ -251,7 +289,15 @@ def term_labels(optimizer: Optimizer, params: PyTree) -> PyTree:
 
 
 def trainable(optimizer: Optimizer, label_tree: PyTree) -> PyTree:
-    """The tree of bools: True where the parameter is not frozen."""
+    """The tree of bools: True where the parameter is not frozen.
+
+    Args:
+      optimizer: with its groups as a mapping.
+      label_tree: as `labels` returns it.
+
+    Returns:
+      A tree of bools in the same structure.
+    """
     return jax.tree.map(lambda g: optimizer.group_of[g] is not FROZEN, label_tree)
 
 
@@ -263,6 +309,15 @@ def modes(
     A stage trains if any parameter of it does. A module's statistics obey the same
     patterns as parameters; where no pattern names them, they move if any parameter of
     their module does.
+
+    Args:
+      optimizer: with its groups as a mapping.
+      stages: of the model, the head last.
+      mask: tree of bools, as of `trainable`.
+      stats: batch statistics, stage -> subtree.
+
+    Returns:
+      Both for `Network.apply`, as `train` and `frozen_stats`.
     """
     flat = trees.flatten(mask)
     train = tuple(
@@ -279,118 +334,3 @@ def modes(
         if not moves and path.split("/")[0] in train:
             still.append(module)
     return train, tuple(dict.fromkeys(still))
-
-
-def transform(
-    optimizer: Optimizer,
-    label_tree: PyTree,
-    source: PyTree,
-    step: jax.Array,
-    steps: jax.Array,
-) -> optax.GradientTransformation:
-    """The optax transformation of one step.
-
-    Args:
-      optimizer: numbers may be traced.
-      label_tree: group label of each trainable leaf, None at frozen ones.
-      source: θ₀ in the same structure, None where there is none (may be None).
-      step, steps: this step and the number of steps; no count of the schedule is kept
-        in the optimizer's state.
-    """
-    lr = schedules.value(optimizer.lr, step, steps)
-
-    def chain(label: str):
-        if label == IDLE:
-            return optax.set_to_zero()
-        settings = group(optimizer, label)
-        decay = settings.weight_decay
-        decay = optimizer.weight_decay if decay is None else decay
-        parts = [
-            optimizer.direction(),
-            _add(lambda p, s: decay * p if p.ndim >= 2 else None),
-        ]
-        if optimizer.decays_gradient:
-            parts.reverse()
-        return optax.chain(*parts, optax.scale(-lr * settings.lr))
-
-    used = sorted(set(jax.tree.leaves(label_tree)))
-    parts = [optax.partition({label: chain(label) for label in used}, label_tree)]
-    if optimizer.decay_to_source is not None:
-        # Part of the chain without a source as well: `init` is called with none.
-        source = trees.nothing(label_tree) if source is None else source
-        parts.append(
-            _pull(optimizer.decay_to_source, lr, label_tree, source, optimizer)
-        )
-    if optimizer.clip is not None:
-        parts.insert(0, optax.clip_by_global_norm(optimizer.clip))
-    return optax.chain(*parts)
-
-
-def carry(old: PyTree, new: PyTree) -> PyTree:
-    """A fresh optimizer state with the numbers of the leaves that went on.
-
-    Args:
-      old: the state of the phase before.
-      new: that of the next, as initialised. Groups hold leaves that began together, so
-        a group's own numbers (Adam's count) are those of any old group of that start.
-    """
-    old_leaves = {_ungrouped(path): leaf for path, leaf in trees.flatten(old).items()}
-
-    def one(path: str, leaf: Any):
-        old_leaf = old_leaves.get(_ungrouped(path))
-        fits = old_leaf is not None and old_leaf.shape == leaf.shape
-        return old_leaf if fits else leaf
-
-    return trees.map_with_path(one, new)
-
-
-def _ungrouped(path: str) -> str:
-    """A path in the optimizer's state, its group replaced by when it began."""
-    before, _, suffix = path.partition("inner_states/")
-    label, inner, suffix = suffix.partition("/inner_state")
-    return f"{before}{label.partition(SINCE)[2]}{inner}{suffix}" if inner else path
-
-
-def project(
-    optimizer: Optimizer, params: PyTree, before: PyTree, grads: PyTree, source: PyTree
-) -> PyTree:
-    """The model's parameters after every projection in turn.
-
-    Args:
-      optimizer: numbers may be traced.
-      params: trainable leaves after the update, None at frozen ones.
-      before, grads: the same before the update, and the gradient there.
-      source: θ₀, None where there is none.
-    """
-    for projection in optimizer.project:
-        params = projection(params, before, grads, source)
-    return params
-
-
-def _add(amount: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
-    """A stateless transformation that adds `amount(param, None)` where it has one."""
-
-    def update(updates: PyTree, params: PyTree):
-        def one(u: Any, p: Any):
-            extra = amount(p, None)
-            return u if extra is None else u + extra
-
-        return jax.tree.map(one, updates, params)
-
-    return optax.stateless(update)
-
-
-def _pull(strength: Any, lr: Any, label_tree: PyTree, source: PyTree, optimizer: Any):
-    """Adds −lr·factor·strength·(θ − θ₀) on leaves that have a source."""
-
-    def update(updates: PyTree, params: PyTree):
-        def one(label: str, u: Any, p: Any, s: Any):
-            if u is None or s is None:
-                return u
-            return u - lr * group(optimizer, label).lr * strength * (p - s)
-
-        return jax.tree.map(
-            one, label_tree, updates, params, source, is_leaf=lambda x: x is None
-        )
-
-    return optax.stateless(update)

@@ -178,6 +178,9 @@ def resolve_phases(
       params: the parameters as the network reads them.
       terms: names of the run's terms.
 
+    Returns:
+      The phases in order; a phase without steps is left out.
+
     Raises:
       UserError: where a pattern or a term's name matches nothing, or a phase trains
         nothing.
@@ -340,6 +343,13 @@ def _stats_frozen_by_phase(
 def declared_phases(phases: Any, stages: tuple[str, ...]) -> tuple[Phase, ...]:
     """An experiment's phases in order; one that lasts throughout for none.
 
+    Args:
+      phases: of the experiment: a rule, or `Phase` values in order.
+      stages: of the model, the head last.
+
+    Returns:
+      At least one phase; the last one ends at 1.
+
     Raises:
       UserError: where they are no phases, or don't end one after the other at 1.
     """
@@ -367,6 +377,14 @@ def declared_phases(phases: Any, stages: tuple[str, ...]) -> tuple[Phase, ...]:
 
 
 def phase_bounds(phases: tuple[Phase, ...], steps: int) -> list[range]:
-    """The steps of each phase; short runs may leave some of them none."""
+    """The steps of each phase; short runs may leave some of them none.
+
+    Args:
+      phases: as of `declared_phases`.
+      steps: of the whole run.
+
+    Returns:
+      One range of step numbers for each phase; together they are range(steps).
+    """
     ends = [round(phase.until * steps) for phase in phases]
     return [range(a, b) for a, b in zip([0, *ends], ends)]

@@ -26,6 +26,9 @@ def l2_ball(params: PyTree, source: PyTree, radius: jax.Array | float) -> PyTree
       source: θ₀, the same structure.
       radius: of the ball, in units of the parameters.
 
+    Returns:
+      The structure of `params`; θ itself inside the ball.
+
     References:
       Gouk, Hospedales, Pontil, Distance-Based Regularisation of Deep Networks for
       Fine-Tuning, ICLR 2021 (the projection that they compare MARS with).
@@ -45,6 +48,9 @@ def mars(kernel: jax.Array, source: jax.Array, radius: jax.Array | float) -> jax
         columns, channels).
       source: its value at θ₀, (..., out).
       radius: of the ball, in units of the parameters.
+
+    Returns:
+      (..., out), the kernel's dtype; units inside the ball stay the same.
 
     References:
       Gouk, Hospedales, Pontil, ICLR 2021, section 4.
@@ -67,6 +73,14 @@ def deviation_ratio(
     """r = max(0, γ − γ′) / γ in [0, 1], γ = ‖params − θ₀‖₂ and γ′ = ‖before − θ₀‖₂.
 
     The share of the distance to θ₀ that the last update added; 0 at θ₀.
+
+    Args:
+      params: θ of one leaf after the update.
+      before: the same before it.
+      source: θ₀ of the leaf.
+
+    Returns:
+      r, a float32 scalar (or wider).
 
     References:
       Tian, Huang, Kira, Rethinking Weight Decay for Robust Fine-Tuning of Foundation
@@ -95,6 +109,9 @@ def selective_decay(
       grad: g, of the loss at θ′.
       source: θ₀.
       strength: λ.
+
+    Returns:
+      θ, of the leaf's shape and dtype.
 
     References:
       Tian, Huang, Kira, NeurIPS 2024, section 3 (selective projection decay).

@@ -31,14 +31,31 @@ class Schedule:
 
 
 def value(number: Any, step: jax.Array, steps: jax.Array) -> jax.Array:
-    """A schedule's value, or the number itself where it is none."""
+    """A schedule's value, or the number itself where it is none.
+
+    Args:
+      number: a `Schedule`, or a number.
+      step: from 0, traced.
+      steps: number of steps of the run, traced.
+
+    Returns:
+      A float32 scalar.
+    """
     if isinstance(number, Schedule):
         return number.value(step, steps)
     return jnp.asarray(number, jnp.float32)
 
 
 def progress(step: jax.Array, steps: jax.Array) -> jax.Array:
-    """Computes step / steps in [0, 1]; 1 for a run of no steps."""
+    """Computes step / steps in [0, 1]; 1 for a run of no steps.
+
+    Args:
+      step: from 0, traced.
+      steps: number of steps of the run, traced.
+
+    Returns:
+      A float32 scalar.
+    """
     return jnp.clip(step / jnp.maximum(steps, 1), 0.0, 1.0)
 
 

@@ -6,13 +6,11 @@ the base is never changed, and the optimizer gets δ.
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
@@ -20,12 +18,10 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.serialization import later_field
 from jaxtl.core.types import Network, Output, PyTree, Tokens
 from jaxtl.models.staged import stage_range
+from jaxtl.peft import adapted_leaves
 
 # The stages that are layers of a transformer.
 LAYER = r"layer_\d+"
-
-# How libraries name a layer's weights, and the bias beside them.
-MATRIX_NAMES = {"kernel": "bias", "weight": "bias", "w": "b", "embedding": ""}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,7 @@ class Reparametrization:
           Here True for the weights of a layer (matrices, kernels of convolutions),
           False for vectors and for tables of embeddings and positions.
         """
-        return is_matrix(path, leaf) and not path.endswith("/embedding")
+        return adapted_leaves.is_matrix(path, leaf) and not path.endswith("/embedding")
 
     def adaptable_kinds(self) -> str:
         """The kinds of leaves that this method adapts, for messages."""
@@ -180,7 +176,7 @@ class Reparametrization:
         """
 
         def merged(path: str, weight: jax.Array) -> jax.Array:
-            leaf_delta = subtree(delta, path)
+            leaf_delta = adapted_leaves.subtree(delta, path)
             if leaf_delta is None:
                 return weight
             return self.merge_leaf(weight, leaf_delta, constants)
@@ -227,50 +223,10 @@ class AddedLeaves(Reparametrization):
         return trees.map_with_path(lambda path, _: False, params)
 
     def merge(self, base: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
-        return add_leaves(base, delta)
+        return adapted_leaves.add_leaves(base, delta)
 
 
 # --- trees ----------------------------------------------------------------------------
-
-
-def subtree(tree: PyTree, path: str) -> PyTree:
-    """The subtree at a path of nested dicts, None where there is none."""
-    for name in path.split("/"):
-        if not isinstance(tree, Mapping) or name not in tree:
-            return None
-        tree = tree[name]
-    return tree
-
-
-def add_leaves(tree: PyTree, extra: PyTree) -> PyTree:
-    """Nested dicts with the leaves of both; those of `tree` stay the same objects."""
-    if not isinstance(extra, Mapping):
-        return extra
-    subtrees = {name: add_leaves(tree.get(name, {}), x) for name, x in extra.items()}
-    return {**tree, **subtrees}
-
-
-def is_matrix(path: str, leaf: Any) -> bool:
-    """Whether a leaf holds the weights of a layer, as opposed to a vector.
-
-    Its name does not matter, with two exceptions: a kernel by name is one even if it
-    has a single input or output; a bias, of (heads, width) say, and a table of
-    positions are none.
-    """
-    name = path.rpartition("/")[2]
-    if name in ("position", "bias") or len(leaf.shape) < 2:
-        return False
-    return name in MATRIX_NAMES or sum(side > 1 for side in leaf.shape) >= 2
-
-
-def matrix_shape(leaf: Any) -> tuple[int, int]:
-    """(inputs, outputs) of a leaf as a matrix: its last axis is the outputs."""
-    return math.prod(leaf.shape[:-1]), leaf.shape[-1]
-
-
-def delta_dtype(dtype: Any) -> Any:
-    """The dtype of δ for a leaf of this dtype: float32 or wider."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) -> int:
@@ -278,6 +234,14 @@ def stage_width(stage: str, params: PyTree, features: Mapping[str, Any] | None) 
 
     Read from `features` if that has the stage; else from a projection of embeddings, a
     transformer's norms and tables, or from kernels that are all of one width.
+
+    Args:
+      stage: its name.
+      params: stage -> subtree.
+      features: stage -> shape of its output, or None.
+
+    Returns:
+      The number of channels, or the width of a token's state.
 
     Raises:
       UserError: the width can't be read from the parameters alone.
@@ -359,6 +323,9 @@ def key_from_stage(
       stages: of the network.
       first: the stage that the pass begins at.
       params: of the network.
+
+    Returns:
+      The key as it is where `first` has parameters, else one folded with its place.
     """
     if key is None or first in params:
         return key

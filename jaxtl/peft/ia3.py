@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtl.core import selection as selections
 from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree
-from jaxtl.peft import base
+from jaxtl.peft import adapted_leaves, base
 
 
 def _scale_outputs(weight: jax.Array, factors: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ class IA3(base.Reparametrization):
         self, key: jax.Array, params: PyTree, features: Mapping[str, Any] | None = None
     ) -> PyTree:
         def ones(path: str, leaf: Any) -> dict[str, jax.Array]:
-            dtype = base.delta_dtype(leaf.dtype)
+            dtype = adapted_leaves.delta_dtype(leaf.dtype)
             if selections.matches(self.inputs, path):
                 return {"inputs": jnp.ones(leaf.shape[-2], dtype)}
             return {"outputs": jnp.ones(leaf.shape[-1], dtype)}
@@ -88,10 +88,10 @@ class IA3(base.Reparametrization):
     def merge(self, base_params: PyTree, delta: PyTree, constants: PyTree) -> PyTree:
         def merged(path: str, weight: jax.Array) -> jax.Array:
             for kernel in _kernels_of_bias(path):
-                factors = base.subtree(delta, kernel)
+                factors = adapted_leaves.subtree(delta, kernel)
                 if factors is not None and "outputs" in factors:
                     return _scale_bias(weight, factors["outputs"])
-            factors = base.subtree(delta, path)
+            factors = adapted_leaves.subtree(delta, path)
             if factors is None:
                 return weight
             if "outputs" in factors:
@@ -104,4 +104,8 @@ class IA3(base.Reparametrization):
 def _kernels_of_bias(path: str) -> list[str]:
     """The paths that the kernel of a bias may have, [] for other leaves."""
     parent, _, name = path.rpartition("/")
-    return [f"{parent}/{k}" for k, bias in base.MATRIX_NAMES.items() if bias == name]
+    return [
+        f"{parent}/{k}"
+        for k, bias in adapted_leaves.MATRIX_NAMES.items()
+        if bias == name
+    ]

@@ -12,7 +12,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
-from jaxtl.peft import base
+from jaxtl.peft import adapted_leaves, base
 
 
 def lora(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
@@ -43,6 +43,9 @@ def dora(weight: jax.Array, magnitude: jax.Array) -> jax.Array:
     Args:
       weight: V = W + s · A · B, (…, outputs).
       magnitude: m, (outputs,).
+
+    Returns:
+      The merged weight, of the shape of `weight`.
 
     References:
       Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024, eq. 5 and
@@ -87,7 +90,7 @@ class LoRA(base.Reparametrization):
         if self.rank < 1:
             raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
         for path, leaf in targets.items():
-            inputs, outputs = base.matrix_shape(leaf)
+            inputs, outputs = adapted_leaves.matrix_shape(leaf)
             if self.rank > min(inputs, outputs):
                 raise UserError(
                     f"peft.rank={self.rank}: {path!r} is a matrix of {inputs}×"
@@ -96,7 +99,7 @@ class LoRA(base.Reparametrization):
                 )
 
     def is_adaptable(self, path: str, leaf: Any) -> bool:
-        return base.is_matrix(path, leaf)
+        return adapted_leaves.is_matrix(path, leaf)
 
     def adaptable_kinds(self) -> str:
         return "kernels and embedding tables"
@@ -117,7 +120,9 @@ class LoRA(base.Reparametrization):
         }
         if self.dora:
             for path, leaf in targets.items():
-                weight = jnp.asarray(leaf).astype(base.delta_dtype(leaf.dtype))
+                weight = jnp.asarray(leaf).astype(
+                    adapted_leaves.delta_dtype(leaf.dtype)
+                )
                 delta[path]["magnitude"] = _output_norms(weight)
         return trees.nested(delta)
 
@@ -134,8 +139,8 @@ def _init_factors(
     key: jax.Array, leaf: Any, rank: int, table: bool
 ) -> dict[str, jax.Array]:
     """Initial A and B of a leaf, which is a kernel or an embedding table."""
-    inputs, outputs = base.matrix_shape(leaf)
-    dtype = base.delta_dtype(leaf.dtype)
+    inputs, outputs = adapted_leaves.matrix_shape(leaf)
+    dtype = adapted_leaves.delta_dtype(leaf.dtype)
     if table:
         b = jax.random.normal(key, (rank, outputs), dtype)
         return {"a": jnp.zeros((inputs, rank), dtype), "b": b}

@@ -18,7 +18,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.lazy_leaf import LazyLeaf, has_lazy, is_lazy, realized
 from jaxtl.core.types import Network, Output, PyTree
 from jaxtl.models.staged import stage_range
-from jaxtl.peft import base, quantization
+from jaxtl.peft import adapted_leaves, base, quantization
 
 FLOAT = "float"
 # Leaves that are read row by row, and few: tables, and tokens of images.
@@ -57,7 +57,7 @@ def quantizable(network: Network, params: PyTree, trained: PyTree) -> dict[str, 
     matrices = {
         path: leaf
         for path, leaf in frozen.items()
-        if base.is_matrix(path, leaf)
+        if adapted_leaves.is_matrix(path, leaf)
         and path.rpartition("/")[2] not in _TABLES
         and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
     }
@@ -67,7 +67,7 @@ def quantizable(network: Network, params: PyTree, trained: PyTree) -> dict[str, 
             "tables, so there is nothing to quantize; leave base out."
         )
     for path in matrices:
-        if base.subtree(params, path) is None:
+        if adapted_leaves.subtree(params, path) is None:
             raise UserError(
                 f"peft.base: {path!r} lies in a container that is no dict, so it can't "
                 "be quantized; leave base out."
@@ -158,7 +158,7 @@ def _merge_one(
     peft = config.with_hyperparameters(how.settings.peft, trained["hypers"])
     weight = trees.nested({how.path: how.weight(fixed["codes"], None)})
     merged = peft.merge(weight, trained["delta"], fixed["constants"])
-    return base.subtree(merged, how.path)
+    return adapted_leaves.subtree(merged, how.path)
 
 
 def packed(
@@ -184,7 +184,7 @@ def packed(
     merged = method.merge(rest, delta, constants)
     leaves = {}
     for path, leaf in trees.flatten(lazy).items():
-        own = base.subtree(delta, path)
+        own = adapted_leaves.subtree(delta, path)
         if own is None:
             leaves[path] = leaf
             continue
@@ -194,7 +194,7 @@ def packed(
             trained={"delta": trees.nested({path: own}), "hypers": hypers},
             compute=_Merge(settings, path, leaf.compute),
         )
-    return base.add_leaves(merged, trees.nested(leaves))
+    return adapted_leaves.add_leaves(merged, trees.nested(leaves))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtl.core.config import traced
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
-from jaxtl.peft import base
+from jaxtl.peft import adapted_leaves, base
 
 
 def _vera(
@@ -29,7 +29,7 @@ def _vera(
       Kopiczko, Blankevoort, Asano, VeRA: Vector-based Random Matrix Adaptation,
       ICLR 2024, eq. 2: W₀ + Λ_b B Λ_d A, transposed.
     """
-    inputs, outputs = base.matrix_shape(weight)
+    inputs, outputs = adapted_leaves.matrix_shape(weight)
     update = (a[:inputs] * inner) @ (b[:, :outputs] * outer)
     return weight + update.reshape(weight.shape)
 
@@ -59,16 +59,16 @@ class VeRA(base.Reparametrization):
             raise UserError(f"peft.rank={self.rank!r}: expected 1 or more.")
 
     def init_leaf(self, key: jax.Array, leaf: Any) -> dict[str, jax.Array]:
-        dtype = base.delta_dtype(leaf.dtype)
+        dtype = adapted_leaves.delta_dtype(leaf.dtype)
         inner = jnp.full(self.rank, self.inner, dtype)
         return {"inner": inner, "outer": jnp.zeros(leaf.shape[-1], dtype)}
 
     def constants(self, params: PyTree) -> PyTree:
         targets = self.targets(params).values()
         inputs, outputs = (
-            max(sides) for sides in zip(*map(base.matrix_shape, targets))
+            max(sides) for sides in zip(*map(adapted_leaves.matrix_shape, targets))
         )
-        dtype = jnp.result_type(*(base.delta_dtype(x.dtype) for x in targets))
+        dtype = jnp.result_type(*(adapted_leaves.delta_dtype(x.dtype) for x in targets))
         keys = jax.random.split(jax.random.key(self.seed))
         return {
             "a": _uniform(keys[0], (inputs, self.rank), inputs, dtype),

@@ -13,7 +13,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.types import PyTree
 from jaxtl.models.staged import Staged
 from jaxtl.models.weight_layout import TRANSFORMS, WeightLayout
-from jaxtl.peft import base
+from jaxtl.peft import adapted_leaves, base
 from jaxtl.pretrained import hf_peft_codecs, hf_peft_layout, tensor_files, write
 from jaxtl.pretrained.hf_peft_layout import (
     CONFIG,
@@ -64,7 +64,7 @@ def save_adapter(
     adapted = {}
     for path, leaf in targets.items():
         module = modules[path]
-        leaf_delta = jax.tree.map(np.asarray, base.subtree(delta, path))
+        leaf_delta = jax.tree.map(np.asarray, adapted_leaves.subtree(delta, path))
         parts = codec.write(leaf_delta, module, tuple(leaf.shape))
         tensors |= {f"{INNER}{module.name}.{n}": x for n, x in parts.items()}
         adapted[path] = module, leaf_delta
@@ -146,7 +146,7 @@ def _whole_tensors(
             )
     tensors = {}
     for rule in layout.rules:
-        leaf = base.subtree(params, rule.path)
+        leaf = adapted_leaves.subtree(params, rule.path)
         if rule.path.split("/")[0] not in saved or leaf is None:
             continue
         if not rule.source.endswith((".weight", ".bias")):

@@ -26,7 +26,7 @@ from jaxtl.evaluation import (
     thresholds,
 )
 from jaxtl.evaluation.metrics import experiment_metrics
-from jaxtl.optim import optimizer as optimizers
+from jaxtl.optim import update as optim_update
 from jaxtl.peft import quantized_base
 from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
@@ -356,7 +356,7 @@ class Run:
         state = dataclasses.replace(
             state,
             trainable=trainable,
-            opt=optimizers.carry(state.opt, fresh),
+            opt=optim_update.carry(state.opt, fresh),
             average=average,
             hypers={**state.hypers, **phase_program.hypers(phase)},
         )

@@ -18,7 +18,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.types import PyTree, Source
 from jaxtl.data import device_stream, preprocess
 from jaxtl.data.augment import image
-from jaxtl.optim import optimizer as optimizers
+from jaxtl.optim import update as optim_update
 from jaxtl.peft import quantized_base
 from jaxtl.terms import context as objective
 from jaxtl.terms.program import Program
@@ -212,13 +212,13 @@ def _update(
     if optimizer.decay_to_source is not None:
         empty = {n: trees.nothing(state.trainable[n]) for n in ("peft", "terms")}
         source = {"model": trees.restrict(anchor, program.base_mask), **empty}
-    transform = optimizers.transform(
+    transform = optim_update.transform(
         optimizer, program.labels, source, state.step - hypers["first"], hypers["span"]
     )
     # In half precision the optimizer's numbers, float32, would not fit the gradients.
     updates, opt = transform.update(trees.as_float32(grads), state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    trainable["model"] = optimizers.project(
+    trainable["model"] = optim_update.project(
         optimizer, trainable["model"], state.trainable["model"], grads["model"], anchor
     )
     return trainable, opt
@@ -317,7 +317,7 @@ def optimizer_state(program: Program, trainable: PyTree) -> PyTree:
     That of half-precision leaves is float32, as are the optimizer's numbers.
     """
     step = jnp.int32(1)
-    transform = optimizers.transform(
+    transform = optim_update.transform(
         program.optimizer, program.labels, None, step, step
     )
     return transform.init(trees.as_float32(trainable))

@@ -12,6 +12,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
 from jaxtl.optim import optimizer as optim_optimizer
 from jaxtl.optim import schedules
+from jaxtl.optim import update as optim_update
 from jaxtl.optim.optimizer import SGD, AdamW, Group, Optax
 
 RNG = np.random.default_rng(0)
@@ -39,12 +40,12 @@ def run(optimizer, source=None, steps=100):
         config.without_hyperparameters(optimizer),
         config.hyperparameters(optimizer),
     )
-    state = optim_optimizer.transform(shell, labels, None, 1, 1).init(model)
+    state = optim_update.transform(shell, labels, None, 1, 1).init(model)
 
     @jax.jit
     def update(numbers, model, state, grads, step):
         given = config.with_hyperparameters(shell, numbers)
-        tx = optim_optimizer.transform(given, labels, source, step, steps)
+        tx = optim_update.transform(given, labels, source, step, steps)
         updates, state = tx.update(grads, state, model)
         return optax.apply_updates(model, updates), state
 

@@ -17,6 +17,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
 from jaxtl.optim import MARS, L2Ball, SelectiveDecay
 from jaxtl.optim import optimizer as optim_optimizer
+from jaxtl.optim import update as optim_update
 from jaxtl.optim.projections import deviation_ratio, l2_ball, mars, selective_decay
 from jaxtl.training import compiled_step
 
@@ -175,12 +176,12 @@ def test_selective_decay_under_adam_is_the_papers_algorithm():
     @jax.jit
     def update(numbers, params, state, grads):
         given = config.with_hyperparameters(shell, numbers)
-        tx = optim_optimizer.transform(given, labels, None, 1, 1)
+        tx = optim_update.transform(given, labels, None, 1, 1)
         moves, state = tx.update(grads, state, params)
         moved = optax.apply_updates(params, moves)
-        return optim_optimizer.project(given, moved, params, grads, there), state
+        return optim_update.project(given, moved, params, grads, there), state
 
-    state = optim_optimizer.transform(shell, labels, None, 1, 1).init(params)
+    state = optim_update.transform(shell, labels, None, 1, 1).init(params)
     for _ in range(40):
         grads = jax.tree.map(jnp.float32, gradient(params))
         params, state = update(numbers, params, state, grads)

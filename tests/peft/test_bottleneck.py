@@ -9,7 +9,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Tokens
 from jaxtl.models import CNN, MLP, Bert, ResNetImageNet
-from jaxtl.peft import Adapters, base
+from jaxtl.peft import Adapters, adapted_leaves, base
 
 rng = np.random.default_rng(0)
 TEXT = {
@@ -93,7 +93,11 @@ def test_fresh_adapters_change_nothing(case):
     }
     key = jax.random.key(3)
     ours = wrapped.apply(
-        base.add_leaves(params, fresh), stats, x, train=network.stages, key=key
+        adapted_leaves.add_leaves(params, fresh),
+        stats,
+        x,
+        train=network.stages,
+        key=key,
     )
     plain = network.apply(params, stats, x, train=network.stages, key=key)
     np.testing.assert_array_equal(ours.logits, plain.logits)

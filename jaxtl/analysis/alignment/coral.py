@@ -16,6 +16,9 @@ def recoloring(cs: np.ndarray, ct: np.ndarray) -> np.ndarray:
       cs: (d, d) source covariance, positive definite.
       ct: (d, d) target covariance, positive semidefinite.
 
+    Returns:
+      A, to be applied to centered source rows from the right.
+
     References:
       Sun, Feng & Saenko, Return of Frustratingly Easy Domain Adaptation, AAAI 2016,
       algorithm 1.

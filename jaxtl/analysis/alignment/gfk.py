@@ -56,6 +56,9 @@ def factor(angles: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Args:
       angles, a, b: from `principal_angles`.
+
+    Returns:
+      L in float64; rows times L are the features that the kernel G compares.
     """
     cos_cos, cos_sin, sin_sin = _flow_weights(angles)
     # Cholesky factor of each angle's [[cos_cos, cos_sin], [cos_sin, sin_sin]].

@@ -21,6 +21,9 @@ def class_contrasts(ys: np.ndarray, pseudo_labels: np.ndarray) -> np.ndarray:
       ys: (n,) source labels.
       pseudo_labels: (m,) of the target.
 
+    Returns:
+      The columns, one for each class of `ys` in ascending order.
+
     References:
       Long, Wang, Ding, Sun & Yu, Transfer Feature Learning with Joint Distribution
       Adaptation, ICCV 2013, eq. 7.

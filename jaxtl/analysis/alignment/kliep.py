@@ -28,6 +28,9 @@ def coefficients(
       steps: maximum number of EM steps.
       tolerance: in nats.
 
+    Returns:
+      α in float64; 0 for kernels that no source row is near to.
+
     References:
       Sugiyama, Nakajima, Kashima, von Bünau & Kawanabe, Direct Importance Estimation
       with Model Selection and Its Application to Covariate Shift Adaptation, NeurIPS

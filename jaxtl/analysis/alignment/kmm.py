@@ -18,6 +18,14 @@ def problem(
     ½βᵀKβ − κᵀβ is n²/2 times the squared distance of the weighted source's and the
     target's mean embeddings, less a constant.
 
+    Args:
+      xs: (n, d) source features.
+      xt: (m, d) target features.
+      bandwidth: width σ of the Gaussian kernel exp(−‖x − x'‖² / 2σ²).
+
+    Returns:
+      K and κ in float64.
+
     References:
       Huang, Smola, Gretton, Borgwardt & Schölkopf, Correcting Sample Selection Bias by
       Unlabeled Data, NeurIPS 2006, eq. 9 to 12.
@@ -27,7 +35,17 @@ def problem(
 
 
 def project(v: np.ndarray, top: float, low: float, high: float) -> np.ndarray:
-    """Computes the nearest point to v, (n,), in [0, top]ⁿ with sum in [low, high]."""
+    """Computes the nearest point to v, (n,), in [0, top]ⁿ with sum in [low, high].
+
+    Args:
+      v: any point, (n,).
+      top: largest value of an entry.
+      low: smallest sum.
+      high: largest sum, at most n · top.
+
+    Returns:
+      The Euclidean projection, (n,).
+    """
     clipped = np.clip(v, 0.0, top)
     total = clipped.sum()
     if low <= total <= high:
@@ -69,6 +87,9 @@ def solve(
       top, slack: bounds of β and of its sum.
       steps: maximum number of gradient steps.
       tolerance: of a weight's change.
+
+    Returns:
+      β; where `steps` ran out the last iterate, which satisfies the bounds.
 
     References:
       Huang et al., 2006, eq. 12. O'Donoghue & Candès, Adaptive Restart for Accelerated

@@ -26,6 +26,9 @@ def exact(cost: np.ndarray) -> np.ndarray:
     Args:
       cost: (n, m), between source and target rows.
 
+    Returns:
+      The plan, not negative, of total mass 1.
+
     Raises:
       UserError: the linear program fails.
 
@@ -71,6 +74,9 @@ def sinkhorn(
       steps: maximum number of steps.
       tolerance: of the margins.
 
+    Returns:
+      The plan, (n, m), above 0.
+
     References:
       Cuturi, Sinkhorn Distances, NeurIPS 2013; Courty et al., 2017, eq. 7. Schmitzer,
       Stabilized Sparse Scaling Algorithms, SIAM J. Sci. Comput. 41 (2019), for the
@@ -111,6 +117,9 @@ def class_penalty(plan: np.ndarray, ys: np.ndarray, power: float = 0.5) -> np.nd
       ys: (n,) source labels.
       power: p.
 
+    Returns:
+      The gradient of Ω by γ; ε = 0.001 bounds it where a class sends no mass.
+
     References:
       Courty, Flamary & Tuia, Domain Adaptation with Regularized Optimal Transport, ECML
       2014, eq. 6 to 8 (p = ½).
@@ -143,6 +152,9 @@ def class_regularized(
       rounds: number of rounds after the first plan, which has no class penalty.
       steps: maximum number of steps of Sinkhorn per round.
 
+    Returns:
+      The plan of the last round, with the margins of `sinkhorn`.
+
     References:
       Courty, Flamary & Tuia, ECML 2014, algorithm 1.
     """
@@ -158,6 +170,9 @@ def barycentric(plan: np.ndarray, xt: np.ndarray) -> np.ndarray:
     Args:
       plan: (n, m).
       xt: (m, d) target rows.
+
+    Returns:
+      (n, d) points in the space of `xt`; 0 for a source row without mass.
 
     References:
       Courty et al., 2017, eq. 16.

@@ -15,6 +15,9 @@ def alignment(ps: np.ndarray, pt: np.ndarray) -> np.ndarray:
       ps: (d, k) source basis, orthonormal columns.
       pt: (d, k) target basis.
 
+    Returns:
+      M*, by which the source's coordinates are multiplied from the right.
+
     References:
       Fernando, Habrard, Sebban & Tuytelaars, Unsupervised Visual Domain Adaptation
       Using Subspace Alignment, ICCV 2013, eq. 1 to 3.

@@ -20,6 +20,13 @@ def contrast(n: int, m: int) -> np.ndarray:
 
     tr(KL) is then the squared distance of the two means in feature space.
 
+    Args:
+      n: number of source rows.
+      m: number of target rows.
+
+    Returns:
+      e in float64; its entries add up to 0.
+
     References:
       Pan, Tsang, Kwok & Yang, Domain Adaptation via Transfer Component Analysis, IEEE
       Trans. Neural Networks 22 (2011), eq. 4.
@@ -41,6 +48,9 @@ def components(
       contrasts: (N, c), E.
       ridge: λ > 0.
       count: k ≤ r.
+
+    Returns:
+      W, of the largest eigenvalue first, columns of length 1.
 
     References:
       Pan et al., 2011, eq. 10 and proposition 1.

@@ -18,6 +18,9 @@ def source_factor(n: int, rounds: int) -> float:
       n: number of source rows.
       rounds: N.
 
+    Returns:
+      β in (0, 1]; 1 for a single source row.
+
     References:
       Dai, Yang, Xue & Yu, Boosting for Transfer Learning, ICML 2007, figure 1.
     """

@@ -37,7 +37,15 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalized_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and further blanks."""
+    """Lower case, without punctuation, articles and further blanks.
+
+    Args:
+      text: an answer as it stands in a context.
+
+    Returns:
+      The text in lower case, without punctuation and the articles a, an, the, words
+      separated by single blanks, as in SQuAD's program.
+    """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -47,6 +55,9 @@ def answer_scores(answer: str, right: Sequence[str]) -> tuple[float, float]:
     Args:
       answer: "" for none.
       right: all right answers; () where there is none.
+
+    Returns:
+      (exact match, 0 or 1; F1 in [0, 1]); both are 1 for "" where no answer is right.
     """
     golds = [gold for text in right if (gold := normalized_answer(text))] or [""]
     words = normalized_answer(answer)
@@ -68,6 +79,9 @@ def scores_by_lead(outputs: np.ndarray, column: int) -> np.ndarray:
     Args:
       outputs: (questions, COLUMNS).
       column: `EXACT` or `F1`.
+
+    Returns:
+      (questions,) in [0, 1].
     """
     null = {EXACT: NULL_EXACT, F1: NULL_F1}[column]
     is_null = outputs[:, NULL_LEAD] > 0
@@ -75,7 +89,15 @@ def scores_by_lead(outputs: np.ndarray, column: int) -> np.ndarray:
 
 
 def mean_score(column: int) -> Callable[..., float]:
-    """The task's metric of a column, called as those of `task_metrics`."""
+    """The task's metric of a column, called as those of `task_metrics`.
+
+    Args:
+      column: `EXACT` or `F1`.
+
+    Returns:
+      `(outputs, labels, weights) -> float`, the weighted mean over questions; labels
+      are not read.
+    """
 
     def metric(outputs: ArrayLike, labels: Any = None, weights: Any = None) -> float:
         values = scores_by_lead(np.asarray(outputs, np.float64), column)
@@ -85,7 +107,16 @@ def mean_score(column: int) -> Callable[..., float]:
 
 
 def span_nll(outputs: ArrayLike, labels: Any = None, weights: Any = None) -> float:
-    """Mean of the cross-entropies of first and last tokens in nats, over windows."""
+    """Mean of the cross-entropies of first and last tokens in nats, over windows.
+
+    Args:
+      outputs: (questions, COLUMNS), of which `LOSS` and `WINDOWS` are read.
+      labels: not used.
+      weights: (questions,); None for 1 each.
+
+    Returns:
+      Σ loss / Σ windows: a question of several windows counts for each of them.
+    """
     outputs = np.asarray(outputs, np.float64)
     weights = np.ones(len(outputs)) if weights is None else np.asarray(weights)
     return float(weights @ outputs[:, LOSS] / (weights @ outputs[:, WINDOWS]))

@@ -39,7 +39,14 @@ def note(text: str) -> None:
 
 
 def undefined(reason: str) -> float:
-    """NaN, the value of a metric that is not defined here; tells the reason."""
+    """NaN, the value of a metric that is not defined here; tells the reason.
+
+    Args:
+      reason: half a sentence, which is told after "NaN, as".
+
+    Returns:
+      NaN.
+    """
     note(f"NaN, as {reason}")
     return float("nan")
 
@@ -235,6 +242,10 @@ def read_predictions(
         the metric measures classes.
       outputs, labels, weights: as for `Metric.__call__`.
 
+    Returns:
+      The examples of a weight above 0, in float64; one column for two classes becomes
+      two.
+
     Raises:
       UserError: no example, a weight or shape that does not fit, or NaN.
     """
@@ -267,6 +278,13 @@ def read_predictions(
 def example_weights(weights: ArrayLike | None, outputs: np.ndarray) -> np.ndarray:
     """The weights of the examples in float64, ones for None.
 
+    Args:
+      weights: (N,), or None.
+      outputs: (N, …), whose length the weights must have.
+
+    Returns:
+      (N,) float64.
+
     Raises:
       UserError: weights of another number, or ones that are negative or not finite.
     """
@@ -285,6 +303,12 @@ def example_weights(weights: ArrayLike | None, outputs: np.ndarray) -> np.ndarra
 
 def counted(predictions: Predictions) -> Predictions:
     """The predictions of the examples whose weight is above 0 (padding has 0).
+
+    Args:
+      predictions: of all rows, padding among them.
+
+    Returns:
+      The same, of fewer rows.
 
     Raises:
       UserError: there is none.

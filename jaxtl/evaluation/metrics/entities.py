@@ -66,7 +66,15 @@ def count_spans(
 def precision_recall_f(
     counts: SpanCounts, beta: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """P, R and F-β = (1 + β²)·P·R / (β²·P + R), each 0 where it is 0 / 0."""
+    """P, R and F-β = (1 + β²)·P·R / (β²·P + R), each 0 where it is 0 / 0.
+
+    Args:
+      counts: of spans by type, (types,) each.
+      beta: how many times recall counts as much as precision.
+
+    Returns:
+      (P, R, F), each (types,) in [0, 1].
+    """
     precision = _ratio(counts.right, counts.predicted)
     recall = _ratio(counts.right, counts.labelled)
     square = beta * beta
@@ -75,7 +83,14 @@ def precision_recall_f(
 
 
 def micro(counts: SpanCounts) -> SpanCounts:
-    """The counts of all types together, (1,) each."""
+    """The counts of all types together, (1,) each.
+
+    Args:
+      counts: of spans by type, (types,) each.
+
+    Returns:
+      Their sums, by which `precision_recall_f` gives micro averages.
+    """
     return SpanCounts(*(part.sum(keepdims=True) for part in counts))
 
 

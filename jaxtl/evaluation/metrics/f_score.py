@@ -125,7 +125,14 @@ class Recall(FBeta):
 def check_average(
     where: str, average: str, task: str, averages: tuple[str, ...]
 ) -> None:
-    """Raises UserError for an average that does not exist, or not for this task."""
+    """Raises UserError for an average that does not exist, or not for this task.
+
+    Args:
+      where: what the experiment calls the metric, for the message.
+      average: the field's value.
+      task: of the target data.
+      averages: those that the metric knows.
+    """
     if average not in averages:
         raise UserError(
             f"{where}: average={average!r}{nearest(average, averages)} "

@@ -23,7 +23,15 @@ _SIDES = ("model", "teacher")
 
 
 def embed(params: PyTree, values: jax.Array) -> jax.Array:
-    """An affine map whose rows are divided by their norm, (batch, width)."""
+    """An affine map whose rows are divided by their norm, (batch, width).
+
+    Args:
+      params: of `affine_init`.
+      values: (batch, inputs).
+
+    Returns:
+      Rows of Euclidean norm 1.
+    """
     return unit_length(affine(params, values))
 
 
@@ -70,7 +78,17 @@ def contrastive_loss(scores: jax.Array, examples: int) -> jax.Array:
 def moved(
     memory: jax.Array, rows: jax.Array, new: jax.Array, momentum: ArrayLike
 ) -> jax.Array:
-    """The memory with m·old + (1 − m)·new, of norm 1, at some rows."""
+    """The memory with m·old + (1 − m)·new, of norm 1, at some rows.
+
+    Args:
+      memory: (examples, width), rows of norm 1.
+      rows: (batch,) places in the memory.
+      new: (batch, width) embeddings of these examples.
+      momentum: m in [0, 1].
+
+    Returns:
+      The memory, the other rows unchanged.
+    """
     mean = memory[rows] * momentum + new * (1.0 - momentum)
     return memory.at[rows].set(unit_length(mean))
 

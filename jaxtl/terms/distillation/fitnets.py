@@ -82,11 +82,29 @@ class FitNets(PositionPairTerm):
 
 
 def affine_init(key: jax.Array, inputs: int, outputs: int) -> PyTree:
-    """Parameters of an affine map: kernel of variance 1/inputs, bias 0."""
+    """Parameters of an affine map: kernel of variance 1/inputs, bias 0.
+
+    Args:
+      key: PRNG key.
+      inputs: width of what it reads.
+      outputs: width of its result.
+
+    Returns:
+      {"kernel": (inputs, outputs), "bias": (outputs,)}, float32.
+    """
     kernel = jax.random.normal(key, (inputs, outputs)) / jnp.sqrt(inputs)
     return {"kernel": kernel, "bias": jnp.zeros(outputs)}
 
 
 def affine(params: PyTree, values: jax.Array) -> jax.Array:
-    """The map along the last axis."""
+    """The map along the last axis.
+
+    Args:
+      params: of `affine_init`.
+      values: (..., inputs); of feature maps the channels come last, a 1 × 1
+        convolution.
+
+    Returns:
+      (..., outputs).
+    """
     return values @ params["kernel"] + params["bias"]

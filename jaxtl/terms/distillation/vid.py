@@ -16,7 +16,15 @@ _EPSILON = 1e-5  # least variance, as in the authors' program
 
 
 def predicted_mean(params: PyTree, values: jax.Array) -> jax.Array:
-    """μ: three linear maps along the channels, with a ReLU between them."""
+    """μ: three linear maps along the channels, with a ReLU between them.
+
+    Args:
+      params: {"first", "second", "third"} kernels, without biases.
+      values: (..., channels) of the student.
+
+    Returns:
+      (..., channels of the teacher).
+    """
     hidden = jax.nn.relu(values @ params["first"])
     return jax.nn.relu(hidden @ params["second"]) @ params["third"]
 

@@ -14,7 +14,14 @@ from jaxtl.terms.domain.domain_pair import DomainPairAtStage
 
 
 def norms(x: jax.Array) -> jax.Array:
-    """‖x_i‖₂ over the last axis, (..., d) -> (...,), with gradient 0 at x_i = 0."""
+    """‖x_i‖₂ over the last axis, (..., d) -> (...,), with gradient 0 at x_i = 0.
+
+    Args:
+      x: features.
+
+    Returns:
+      Euclidean norms, not squared.
+    """
     squares = jnp.sum(jnp.square(x), axis=-1)
     roots = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
     return jnp.where(squares > 0, roots, 0.0)

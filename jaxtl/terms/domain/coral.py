@@ -12,7 +12,14 @@ from jaxtl.terms.domain.domain_pair import DomainPairAtStages
 
 
 def covariance(x: jax.Array) -> jax.Array:
-    """Covariance of the rows of x, normalized by n − 1: (n, d) -> (d, d)."""
+    """Covariance of the rows of x, normalized by n − 1: (n, d) -> (d, d).
+
+    Args:
+      x: features, n ≥ 2.
+
+    Returns:
+      A symmetric matrix in the dtype of x.
+    """
     x = x - x.mean(0)
     # Full precision, since two covariances are subtracted from each other.
     return jnp.matmul(x.T, x, precision="highest") / (x.shape[0] - 1)

@@ -167,7 +167,13 @@ def mmd(
 
 
 def check_widths(setup: Setup, field: str, widths: tuple[float, ...]) -> None:
-    """Raises if a term's kernel widths are empty or one of them is not above 0."""
+    """Raises if a term's kernel widths are empty or one of them is not above 0.
+
+    Args:
+      setup: names the term in the message.
+      field: of the term that holds the widths.
+      widths: the field's value.
+    """
     if not widths:
         raise UserError(
             f"{checks.where(setup, field)}={widths!r}: the kernel needs at least one "

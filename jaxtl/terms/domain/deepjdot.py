@@ -19,7 +19,15 @@ _MISSING = "optimal transport needs ott: pip install 'jaxtl[ot]'."
 
 
 def feature_cost(source: jax.Array, target: jax.Array) -> jax.Array:
-    """‖g(x_i) − g(x_j)‖² of all pairs, (n, d) and (m, d) -> (n, m)."""
+    """‖g(x_i) − g(x_j)‖² of all pairs, (n, d) and (m, d) -> (n, m).
+
+    Args:
+      source: features of the source's batch.
+      target: features of the target's batch.
+
+    Returns:
+      Squared Euclidean distances, without ½, at least 0.
+    """
     center = jax.lax.stop_gradient(jnp.concatenate([source, target]).mean(0))
     a, b = source - center, target - center
     squares = jnp.sum(jnp.square(a), 1)[:, None] + jnp.sum(jnp.square(b), 1)
@@ -32,6 +40,9 @@ def label_cost(labels: jax.Array, logits: jax.Array) -> jax.Array:
     Args:
       labels: y_i of source examples, (n,) class indices or (n, K) distributions.
       logits: of target examples, (m, K).
+
+    Returns:
+      A cost for each pair, which counts a source's label as the target's.
     """
     log_p = jax.nn.log_softmax(logits)
     if labels.ndim == 1:

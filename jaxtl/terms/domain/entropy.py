@@ -12,7 +12,14 @@ from jaxtl.terms.context import View
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """H(p) = −Σ_c p_c log p_c of p = softmax(logits), (..., K) -> (...,), in nats."""
+    """H(p) = −Σ_c p_c log p_c of p = softmax(logits), (..., K) -> (...,), in nats.
+
+    Args:
+      logits: before the softmax, any float dtype.
+
+    Returns:
+      float32 (or wider) in [0, log K].
+    """
     log_p = jax.nn.log_softmax(as_float32(logits))
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 

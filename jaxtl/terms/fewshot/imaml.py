@@ -41,6 +41,9 @@ def implicit_gradient(
       gradient: g, a tree like φ.
       strength: λ.
       iterations: of conjugate gradients, each with one Hessian-vector product.
+
+    Returns:
+      A tree like φ, after exactly `iterations` iterations.
     """
 
     def product(v: PyTree) -> PyTree:

@@ -39,6 +39,9 @@ def relation_loss(scores: jax.Array, labels: jax.Array) -> jax.Array:
     Args:
       scores: (n, ways), before the sigmoid.
       labels: (n,).
+
+    Returns:
+      A scalar in [0, 1], without ½; the paper sums.
     """
     is_class = jax.nn.one_hot(labels, scores.shape[-1])
     return jnp.mean(jnp.square(jax.nn.sigmoid(scores) - is_class))

@@ -17,6 +17,13 @@ def random_cycle(key: jax.Array, count: int) -> jax.Array:
     """Draws a partner for each of `count` domains, never itself: int (count,).
 
     The domains are put in a random order on a circle; the partner is the next one.
+
+    Args:
+      key: PRNG key.
+      count: number of domains, at least 2.
+
+    Returns:
+      The partner's number for each domain; no two have the same.
     """
     order = jax.random.permutation(key, count)
     return jnp.zeros(count, order.dtype).at[order].set(jnp.roll(order, -1))

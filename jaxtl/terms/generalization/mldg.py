@@ -22,6 +22,9 @@ def gradient_step(params: PyTree, gradient: PyTree, rate: float | jax.Array) -> 
       params: θ.
       gradient: g, a tree like θ with None in place of some leaves.
       rate: α, may be traced.
+
+    Returns:
+      A tree like θ, in its dtypes; differentiable by θ and g.
     """
     gradients = trees.flatten(gradient)
 

@@ -12,7 +12,14 @@ from jaxtl.terms.generalization import base
 
 
 def variance(risks: jax.Array) -> jax.Array:
-    """1/m Σ_e (R_e − R̄)² of m risks, (m,) -> scalar."""
+    """1/m Σ_e (R_e − R̄)² of m risks, (m,) -> scalar.
+
+    Args:
+      risks: R_e, the mean loss of each domain.
+
+    Returns:
+      The variance with 1/m, not 1/(m − 1); 0 for one domain.
+    """
     return jnp.mean(jnp.square(risks - risks.mean()))
 
 

@@ -100,6 +100,11 @@ def check_class_weights(setup: Setup, stream: str, value: Any) -> None:
 def check_positive_weights(setup: Setup, stream: str, value: Any) -> None:
     """Checks a field `positive_weights`: None, "balanced", or a mapping from labels.
 
+    Args:
+      setup: of the term.
+      stream: whose labels are weighed.
+      value: of the field.
+
     Raises:
       UserError: as `check_class_weights`, and for "balanced" where a label never
         occurs.
@@ -141,6 +146,15 @@ def class_weights(setup: Setup, stream: str, value: Any) -> np.ndarray | None:
     """The weight of each class (outputs,) in float32; None for no weights.
 
     Classes that a mapping leaves out weigh 1.
+
+    Args:
+      setup: of the term.
+      stream: whose train labels are counted.
+      value: of the field `class_weights`: None, "balanced", an `EffectiveNumber`, or a
+        mapping from class names or numbers.
+
+    Returns:
+      The weights in label order.
     """
     if value is None:
         return None
@@ -155,7 +169,17 @@ def class_weights(setup: Setup, stream: str, value: Any) -> np.ndarray | None:
 
 
 def positive_weights(setup: Setup, stream: str, value: Any) -> np.ndarray | None:
-    """The weight of a positive label (outputs,) in float32; None for no weights."""
+    """The weight of a positive label (outputs,) in float32; None for no weights.
+
+    Args:
+      setup: of the term.
+      stream: whose train labels are counted.
+      value: of the field `positive_weights`: None, "balanced" for (n − count) / count,
+        or a mapping from label names or numbers.
+
+    Returns:
+      The weights in label order.
+    """
     if value is None:
         return None
     if value != BALANCED:
@@ -181,7 +205,15 @@ def _names(setup: Setup, stream: str) -> tuple[str, ...]:
 
 
 def label_counts(setup: Setup, stream: str) -> np.ndarray:
-    """How often each of the outputs is a train label of a stream, (outputs,)."""
+    """How often each of the outputs is a train label of a stream, (outputs,).
+
+    Args:
+      setup: of the term.
+      stream: whose train labels are counted.
+
+    Returns:
+      float64; 0 for outputs that the stream's labels don't have.
+    """
     counts = np.zeros(setup.program.outputs)
     known = np.asarray(setup.label_counts.get(stream, ()))
     counts[: len(known)] = known
@@ -189,7 +221,13 @@ def label_counts(setup: Setup, stream: str) -> np.ndarray:
 
 
 def check_all_occur(setup: Setup, term: str, stream: str) -> None:
-    """Raises UserError where a class of a stream has no train label."""
+    """Raises UserError where a class of a stream has no train label.
+
+    Args:
+      setup: of the term.
+      term: what the message calls it.
+      stream: whose train labels are counted.
+    """
     names = _names(setup, stream)
     counts = label_counts(setup, stream)
     for name, count in zip(names, counts):
@@ -201,7 +239,16 @@ def check_all_occur(setup: Setup, term: str, stream: str) -> None:
 
 
 def describe_class_weights(setup: Setup, stream: str, value: Any) -> str:
-    """The weights of the classes as a sentence part, "" for none."""
+    """The weights of the classes as a sentence part, "" for none.
+
+    Args:
+      setup: of the term.
+      stream: whose train labels are counted.
+      value: of the field, as for `class_weights`.
+
+    Returns:
+      "class weights: cat 0.5, dog 2", the first few of many.
+    """
     weights = class_weights(setup, stream, value)
     if weights is None:
         return ""
@@ -212,7 +259,16 @@ def describe_class_weights(setup: Setup, stream: str, value: Any) -> str:
 
 
 def constants(setup: Setup, stream: str, value: Any) -> dict[str, jax.Array]:
-    """A term's constants: {"class_weights": (outputs,)}, {} without any."""
+    """A term's constants: {"class_weights": (outputs,)}, {} without any.
+
+    Args:
+      setup: of the term.
+      stream: whose train labels are counted.
+      value: of the field, as for `class_weights`.
+
+    Returns:
+      What `weights_of_labels` reads.
+    """
     weights = class_weights(setup, stream, value)
     return {} if weights is None else {"class_weights": jnp.asarray(weights)}
 
@@ -230,6 +286,9 @@ def mean_loss(
       stream: whose batch it is; s are the weights of its examples, 1 without any.
       values: v, (batch,), or (batch, …) of which the mean over each example counts.
       counts: c, (batch,), what each example counts; None counts 1.
+
+    Returns:
+      A scalar in the unit of v.
     """
     weights = context.batches[stream].get("weight")
     if weights is None and counts is None:
@@ -242,6 +301,13 @@ def mean_loss(
 
 def weights_of_labels(context: View, labels: jax.Array) -> jax.Array | None:
     """The class weight of each example (batch,), None for a term without weights.
+
+    Args:
+      context: of the term; its constants hold the weights.
+      labels: (batch,) class indices.
+
+    Returns:
+      float32, in the order of the batch.
 
     Raises:
       UserError: the labels are distributions.

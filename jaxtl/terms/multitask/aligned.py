@@ -23,6 +23,9 @@ def aligned_weights(gram: jax.Array) -> jax.Array:
     Args:
       gram: G = JJᵀ, (T, T) inner products of the gradients g_k.
 
+    Returns:
+      Factors of the gradients; 1 for each where all gradients are 0.
+
     References:
       Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR
       2023, algorithm 1, with weight 1 for every task.

@@ -118,6 +118,9 @@ def cosines(gram: jax.Array) -> jax.Array:
 
     Args:
       gram: (T, T) their inner products.
+
+    Returns:
+      Numbers in [−1, 1] up to rounding.
     """
     norms = jnp.sqrt(jnp.clip(jnp.diagonal(gram), 0))
     scale = norms[:, None] * norms[None, :]
@@ -133,6 +136,9 @@ def with_absent_tasks(gram: jax.Array, labelled: jax.Array) -> jax.Array:
     Args:
       gram: (T, T).
       labelled: (T,) bool.
+
+    Returns:
+      (T, T); products with an absent task are 0.
     """
     both = labelled[:, None] & labelled[None, :]
     gram = jnp.where(both, gram, 0.0)

@@ -30,6 +30,9 @@ def cagrad_weights(gram: jax.Array, c: jax.Array | float) -> jax.Array:
       gram: (T, T) inner products of the gradients g_k.
       c: radius of the ball around g₀, as a share of its norm, at least 0.
 
+    Returns:
+      Factors of the gradients, not negative.
+
     References:
       Liu et al., Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS
       2021, algorithm 1, without the rescaling of the authors' program.

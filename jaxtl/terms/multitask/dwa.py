@@ -21,6 +21,9 @@ def dwa_weights(
       last, before: (T,) mean losses of the last stretch of training and of that before.
       temperature: above 0; a large one gives equal weights.
 
+    Returns:
+      Factors of the losses, which add up to T.
+
     References:
       Liu, Johns & Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019,
       eq. 7.

@@ -25,6 +25,9 @@ def famo_weights(scores: jax.Array, losses: jax.Array) -> jax.Array:
       scores: (T,).
       losses: ℓ, (T,), at least 0.
 
+    Returns:
+      Factors of the losses, which add up to 1.
+
     References:
       Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, algorithm 1.
     """
@@ -40,6 +43,9 @@ def famo_gradient(
     Args:
       scores: (T,), z is their softmax.
       previous, losses: (T,) before and after a step.
+
+    Returns:
+      The gradient for the scores, which add up to 0.
     """
     fall = jnp.log(previous + _LEAST) - jnp.log(losses + _LEAST)
     z = jax.nn.softmax(scores)

@@ -32,6 +32,9 @@ def gradnorm_loss(
       ratios: (T,), loss over the loss at the start.
       alpha: α ≥ 0, how strongly tasks that lag are favored.
 
+    Returns:
+      The sum over tasks, not the mean; in units of the gradients' norm.
+
     References:
       Chen et al., GradNorm, ICML 2018, eq. 2.
     """

@@ -36,6 +36,9 @@ def gradvac_weights(
       orders: (T, T), row i the order of the other tasks j; i itself is passed over.
       beta: β in [0, 1].
 
+    Returns:
+      (w, φ̂ after the step).
+
     References:
       Wang et al., Gradient Vaccine, ICLR 2021, eq. 4 and 5.
     """

@@ -23,6 +23,9 @@ def imtl_g_weights(gram: jax.Array) -> jax.Array:
     Args:
       gram: G, (T, T) inner products of the gradients g_k.
 
+    Returns:
+      Factors of the gradients.
+
     References:
       Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, eq. 6.
     """

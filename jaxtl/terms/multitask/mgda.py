@@ -21,6 +21,9 @@ def mgda_weights(gram: jax.Array) -> jax.Array:
     Args:
       gram: (T, T) inner products of the gradients g_k.
 
+    Returns:
+      Factors of the gradients, not negative, which add up to 1.
+
     References:
       Désidéri, Multiple-Gradient Descent Algorithm, C. R. Math. 350 (2012); Sener &
       Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, eq. 3.

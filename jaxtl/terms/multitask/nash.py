@@ -29,6 +29,9 @@ def nash_weights(gram: jax.Array, max_norm: jax.Array | float) -> jax.Array:
       gram: (T, T) inner products of the gradients g_k.
       max_norm: of the direction.
 
+    Returns:
+      Factors of the gradients, above 0.
+
     References:
       Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, claim 3.2; the
       scale of G and the norm are those of the authors' program.

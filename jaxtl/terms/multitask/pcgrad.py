@@ -15,7 +15,15 @@ from jaxtl.terms.multitask.balancer import (
 
 
 def random_orders(key: jax.Array, count: int) -> jax.Array:
-    """(count, count) int32: a random order of all tasks, for each task."""
+    """(count, count) int32: a random order of all tasks, for each task.
+
+    Args:
+      key: PRNG key.
+      count: number of tasks T.
+
+    Returns:
+      One permutation of 0 … T − 1 in each row.
+    """
     keys = jax.random.split(key, count)
     return jax.vmap(lambda k: jax.random.permutation(k, count))(keys)
 
@@ -29,6 +37,9 @@ def pcgrad_weights(gram: jax.Array, orders: jax.Array) -> jax.Array:
     Args:
       gram: (T, T) inner products of the gradients g_k.
       orders: (T, T), row i the order of the other tasks j; i itself is passed over.
+
+    Returns:
+      Factors of the gradients; 1 each where no two conflict.
 
     References:
       Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, algorithm 1.

@@ -17,6 +17,9 @@ def uncertainty_weights(log_variances: jax.Array) -> tuple[jax.Array, jax.Array]
     Args:
       log_variances: s, (T,).
 
+    Returns:
+      (factors of the losses, the penalty that keeps variances from growing).
+
     References:
       Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses,
       CVPR 2018, eq. 7; the factor ½ of every kind of task is LibMTL's (the paper's for

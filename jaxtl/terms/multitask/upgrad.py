@@ -26,6 +26,9 @@ def upgrad_weights(gram: jax.Array) -> jax.Array:
     Args:
       gram: G, (T, T) inner products of the gradients g_k.
 
+    Returns:
+      Factors of the gradients, each at least 1 / T.
+
     References:
       Quinton & Rey, Jacobian Descent for Multi-Objective Optimization, 2024
       (arXiv:2406.16232), section 2.2; the ridge is that of torchjd.

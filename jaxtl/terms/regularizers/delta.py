@@ -193,6 +193,10 @@ def draw_examples(
       stream: name of the stream.
       total: number of its examples.
       examples: number of examples to draw.
+
+    Returns:
+      An iterator over batches {"x", "y", "row"} of jax arrays; the same ones at each
+      call.
     """
     drawn = np.random.default_rng(0).permutation(total)[:examples]
     parts, start = [], 0

@@ -14,7 +14,14 @@ from jaxtl.terms.regularizers.per_leaf import ParameterTerm
 
 
 def weight_decay(params: PyTree) -> jax.Array:
-    """½ Σ θ², the sum over all leaves and elements; None counts as no leaf."""
+    """½ Σ θ², the sum over all leaves and elements; None counts as no leaf.
+
+    Args:
+      params: θ, a tree of arrays.
+
+    Returns:
+      A scalar in float32 (or wider).
+    """
     return 0.5 * trees.sum_squares(params)
 
 

@@ -24,6 +24,9 @@ def cross_correlation_loss(
       first, second: projections of both views, (n, width) each, n ≥ 2.
       redundancy: λ.
 
+    Returns:
+      A scalar, the sum over pairs of features, without a mean.
+
     References:
       Zbontar et al., ICML 2021, eq. 1 and 2 (variances of the batch with ε = 1e-5).
     """

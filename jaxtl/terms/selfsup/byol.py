@@ -19,6 +19,9 @@ def regression_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
     Args:
       predicted, target: p and z, (n, width) each.
 
+    Returns:
+      A scalar, the mean over examples.
+
     References:
       Grill et al., NeurIPS 2020, eq. 2.
     """

@@ -43,6 +43,9 @@ def self_distillation(
       center: c, (K,).
       temperatures: τ_s and τ_t.
 
+    Returns:
+      A scalar in nats.
+
     References:
       Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1; further views as in the
       authors' program.
@@ -59,6 +62,14 @@ def moved_center(
     center: jax.Array, teachers: Sequence[jax.Array], momentum: Any
 ) -> jax.Array:
     """m·center + (1 − m)·mean of the teacher's outputs over views and examples, (K,).
+
+    Args:
+      center: c before the step, (K,).
+      teachers: the teacher's outputs of each view, (n, K) each, before the softmax.
+      momentum: m in [0, 1].
+
+    Returns:
+      c after the step, float32 or wider.
 
     References:
       Caron et al., ICCV 2021, eq. 4.
@@ -97,6 +108,14 @@ def head(params: PyTree, x: jax.Array) -> jax.Array:
 
     Affine maps with GELU between them, the result scaled to length 1, then its cosines
     with prototypes (a weight-normalized map whose norms stay at 1).
+
+    Args:
+      params: {"layer0", …, "prototypes"} of kernels and biases; prototypes are (width,
+        K).
+      x: features, (batch, width of the stage).
+
+    Returns:
+      Cosines in [−1, 1], float32 or wider, before the division by a temperature.
     """
     layers = len(params) - 1
     for i in range(layers):

@@ -24,6 +24,9 @@ def patch_pixels(x: jax.Array, side: int) -> jax.Array:
     Args:
       x: (n, height, width, channels); a rest at the border is left out.
       side: of a patch.
+
+    Returns:
+      Values in the units of x, patches row by row of the image.
     """
     n, height, width, channels = x.shape
     rows, columns = height // side, width // side
@@ -43,6 +46,9 @@ def masked_patch_error(
       normalize: whether each patch's pixels get mean 0 and variance 1 first (divided
         by √(variance + 1e-6), with the variance of values − 1).
 
+    Returns:
+      A scalar, without ½; the mean over hidden patches of all images.
+
     References:
       He et al., CVPR 2022, section 3, and the authors' program.
     """
@@ -55,7 +61,16 @@ def masked_patch_error(
 
 
 def drawn_order(key: jax.Array, count: int, patches: int) -> jax.Array:
-    """A random order of patches for each image, (count, patches)."""
+    """A random order of patches for each image, (count, patches).
+
+    Args:
+      key: PRNG key.
+      count: number of images.
+      patches: number of patches of an image.
+
+    Returns:
+      Integers, one permutation in each row.
+    """
     return jnp.argsort(jax.random.uniform(key, (count, patches)), 1)
 
 

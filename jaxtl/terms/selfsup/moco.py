@@ -31,6 +31,9 @@ def info_nce(
       queue: negatives n_j, (size, width), of length 1.
       temperature: τ.
 
+    Returns:
+      A scalar ≥ 0; the factor 2τ of MoCo v3 is not in it.
+
     References:
       He et al., CVPR 2020, eq. 1 and algorithm 1.
     """
@@ -46,6 +49,9 @@ def enqueued(queue: jax.Array, keys: jax.Array) -> jax.Array:
     Args:
       queue: (size, width), the newest first.
       keys: (n, width), n ≤ size.
+
+    Returns:
+      (size, width).
     """
     return jnp.concatenate([keys, queue[: len(queue) - len(keys)]])
 

@@ -22,6 +22,9 @@ def symmetric_similarity(
       predictions: p of the first and of the second view, (n, width) each.
       projections: z of both, through which no gradient flows.
 
+    Returns:
+      A scalar, to be minimized.
+
     References:
       Chen & He, CVPR 2021, eq. 4.
     """

@@ -30,6 +30,9 @@ def invariance_variance_covariance(
     Args:
       first, second: projections of both views, (n, width) each, n ≥ 2.
 
+    Returns:
+      (invariance, variance, covariance), scalars before their weights.
+
     References:
       Bardes et al., ICLR 2022, eq. 1 to 5, with the factors of the authors' program.
     """

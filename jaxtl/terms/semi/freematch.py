@@ -48,7 +48,14 @@ def _histogram(labels: jax.Array, mask: jax.Array, classes: int) -> jax.Array:
 
 
 def self_adaptive_thresholds(state: PyTree) -> jax.Array:
-    """τ(c) = p̃(c) / max_k p̃(k) · τ, (classes,), from the state's moving averages."""
+    """τ(c) = p̃(c) / max_k p̃(k) · τ, (classes,), from the state's moving averages.
+
+    Args:
+      state: {"probabilities": p̃, (classes,); "threshold": τ, a scalar}.
+
+    Returns:
+      Thresholds of the confidence in [0, 1].
+    """
     p = state["probabilities"]
     return p / p.max() * state["threshold"]
 

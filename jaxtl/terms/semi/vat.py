@@ -18,7 +18,14 @@ from jaxtl.terms.semi import augmented_views, pseudo_targets
 
 
 def unit(d: jax.Array) -> jax.Array:
-    """d / ‖d‖₂ of each example, (batch, ...); 0 where d is 0."""
+    """d / ‖d‖₂ of each example, (batch, ...); 0 where d is 0.
+
+    Args:
+      d: a direction for each example, (batch, ...).
+
+    Returns:
+      The same shape, each example of Euclidean norm 1.
+    """
     axes = tuple(range(1, d.ndim))
     # By the largest value first: squares of small gradients underflow.
     largest = jnp.max(jnp.abs(d), axis=axes, keepdims=True)
