@@ -72,8 +72,15 @@ class PerExample(JacobianDifference):
         return tl.tree.sum_squares(jax.vmap(difference)(x)) / x.shape[0]
 
 
-def ways() -> dict[str, tl.Term | None]:
+def stage_groups(quick: bool) -> int:
+    """As many groups as the network has stages."""
+    return len(experiment(quick, None).model.stages)
+
+
+def ways(quick: bool) -> dict[str, tl.Term | None]:
     """name -> the term that is added to the task's loss (None adds none)."""
+    fixed = {"weight": 0.1, "estimator": "forward", "directions": 4}
+    groups = {"stage_groups": stage_groups(quick)}
     return {
         "plain step": None,
         "projected": JacobianDifference(weight=0.1),
@@ -86,11 +93,16 @@ def ways() -> dict[str, tl.Term | None]:
         "forward, half of the batch": JacobianDifference(
             weight=0.1, estimator="forward", fraction=0.5
         ),
-        "forward, fixed directions": JacobianDifference(
-            weight=0.1, estimator="forward", directions=4
+        "forward, one stage a step": JacobianDifference(
+            weight=0.1, estimator="forward", **groups
         ),
-        "forward, fixed directions, half": JacobianDifference(
-            weight=0.1, estimator="forward", directions=4, fraction=0.5
+        "forward, fixed directions": JacobianDifference(**fixed),
+        "forward, fixed directions, half": JacobianDifference(**fixed, fraction=0.5),
+        "forward, fixed directions, one stage a step": JacobianDifference(
+            **fixed, **groups
+        ),
+        "forward, fixed directions, one stage a step, half": JacobianDifference(
+            **fixed, **groups, fraction=0.5
         ),
         "forward, by inputs": JacobianDifference(
             weight=0.1, wrt="inputs", estimator="forward"
@@ -134,10 +146,11 @@ def source(quick: bool) -> InMemory:
 def costs(quick: bool) -> list[timing.Row]:
     """The table of the cost of a step, each way."""
     init, works, steps, runs = source(quick), {}, {}, {}
-    for name, term in ways().items():
+    for name, term in ways(quick).items():
         run = tl.setup(experiment(quick, term, init))
-        # A slow way takes one step where the others take several, to save time.
-        steps[name] = 1 if name.startswith("exact") else (5 if quick else 10)
+        # A slow way takes one step, to save time; the others take each fifth step, and
+        # each of the stages, equally often.
+        steps[name] = 1 if name.startswith("exact") else (10 if quick else 20)
         works[name], runs[name] = _work(run, steps[name]), run
     times = timing.alternate(works, 3 if quick else 15).clock
     per_step = {n: [t / steps[n] for t in values] for n, values in times.items()}
@@ -146,6 +159,7 @@ def costs(quick: bool) -> list[timing.Row]:
         "projected, a quarter of the batch": 1.5,
         "forward, fixed directions": 2.3,
         "forward, fixed directions, half": 1.5,
+        "forward, fixed directions, one stage a step, half": 1.5,
     }
     plain = runs["plain step"].compile()
     return [
@@ -179,24 +193,31 @@ def estimates(quick: bool) -> list[timing.Row]:
     """The table of the estimate and the exact value, after some steps."""
     run = tl.setup(experiment(quick, JacobianDifference(weight=0.0), source(quick)))
     run.advance(20 if quick else 100)
-    cases = (("params", 1), ("params", 4), ("inputs", 1))
-    rows = [_estimate(run, *case) for case in cases]
-    return rows + [_estimate(run, *case, "forward") for case in cases]
+    settings = [
+        {"estimator": estimator, "wrt": wrt, "probes": probes}
+        for estimator in ("projected", "forward")
+        for wrt, probes in (("params", 1), ("params", 4), ("inputs", 1))
+    ]
+    settings.append({"estimator": "forward", "stage_groups": stage_groups(quick)})
+    return [_estimate(run, **fields) for fields in settings]
 
 
-def _estimate(
-    run: tl.Run, wrt: str, probes: int, estimator: str = "projected"
-) -> timing.Row:
-    term = JacobianDifference(wrt=wrt, probes=probes, estimator=estimator)
-    draw = jax.jit(lambda key: term(View(_context(run, key), "jacobian", 0)))
+def _estimate(run: tl.Run, **fields) -> timing.Row:
+    term = JacobianDifference(**fields)
+
+    @jax.jit
+    def draw(key, step):
+        return term(View(_context(run, key, step), "jacobian", 0))
+
     keys = jax.random.split(jax.random.key(0), DRAWS)
-    values = np.asarray([draw(key) for key in keys], np.float64)
-    full = JacobianDifference(wrt=wrt, estimator="exact")
+    values = np.asarray([draw(key, i) for i, key in enumerate(keys)], np.float64)
+    full = JacobianDifference(wrt=term.wrt, estimator="exact")
     exact = float(full(View(_context(run, keys[0]), "jacobian", 0)))
     error = values.std(ddof=1) / np.sqrt(DRAWS)
-    draws = f"{probes} draw{'s' if probes > 1 else ''} a step"
+    draws = f"{term.probes} draw{'s' if term.probes > 1 else ''} a step"
+    part = ", in one stage" if term.stage_groups > 1 else ""
     return {
-        "estimate": f"{estimator}, by {wrt}, {draws}",
+        "estimate": f"{term.estimator}, by {term.wrt}, {draws}{part}",
         "exact": exact,
         f"mean of {DRAWS}": float(values.mean()),
         "bias, standard errors": float((values.mean() - exact) / error),
@@ -280,8 +301,14 @@ def _deviation(gram: np.ndarray, probes: int, draws: str) -> float:
     return float(np.sqrt(variance) / np.trace(gram))
 
 
-def _context(run: tl.Run, key) -> Context:
-    """The context of a step at the run's current parameters."""
+def _context(run: tl.Run, key, step=None) -> Context:
+    """The context of a step at the run's current parameters.
+
+    Args:
+      run: with the parameters.
+      key: of the step.
+      step: its number, None for the run's next one.
+    """
     dataset = run.parts.datasets["target"]
     rows = dataset.rows["train"][:BATCH]
     x = jnp.asarray(dataset.x[rows], jnp.float32) / run.preprocess.scale
@@ -293,7 +320,7 @@ def _context(run: tl.Run, key) -> Context:
         source=run.source,
         batches=batches,
         key=key,
-        step=jnp.int32(run.steps_done),
+        step=jnp.int32(run.steps_done if step is None else step),
         steps=jnp.int32(run.exp.steps),
     )
 

@@ -189,7 +189,7 @@ def test_the_jacobian_benchmark_counts_flops_and_is_unbiased(script, capsys):
 def test_the_ways_to_the_jacobian_difference_take_the_same_step(script):
     module = script("jacobian")
     init, metrics = module.source(True), {}
-    for name, term in module.ways().items():
+    for name, term in module.ways(True).items():
         if term is not None and term.wrt == "params" and term.fraction == 1.0:
             run = tl.setup(module.experiment(True, term, init))
             metrics[name] = run.advance(4)[-1]

@@ -79,6 +79,25 @@ class Term:
         return 1
 
     @property
+    def variants(self) -> int:
+        """Number of ways in which it computes its value, of which a step takes one.
+
+        Where the host can choose, each is a program of its own.
+        """
+        return 1
+
+    def variant_at(self, step: Any) -> Any:
+        """The variant of a step, a function of its number alone.
+
+        Args:
+          step: number of the step since the term began, an int or a traced integer.
+
+        Returns:
+          A number below `variants`, int or traced as `step` is.
+        """
+        return 0
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams that this term reads, from its stream fields."""
         names: list[str] = []

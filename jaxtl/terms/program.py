@@ -50,6 +50,8 @@ class Program:
       phase_terms: names of the terms that the step minimizes, None for all.
       idle_terms: names of the terms of a `period` that this step leaves out, which its
         number says; None lets the compiled step look at the number.
+      variants: name of a term with several `variants` -> the one that this step takes;
+        {} lets the compiled step look at its number.
 
     Attributes, read by the step alone:
       terms: name -> term.
@@ -83,6 +85,7 @@ class Program:
     cached_source: bool = False
     phase_terms: tuple[str, ...] | None = None
     idle_terms: tuple[str, ...] | None = None
+    variants: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     terms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -110,10 +113,13 @@ class Program:
         return self.phase_terms is None or term in self.phase_terms
 
     @property
-    def periods(self) -> dict[str, int]:
-        """Name -> period of the minimized terms that don't act on every step."""
-        periods = {n: t.period for n, t in self.terms.items() if self.minimizes(n)}
-        return {name: period for name, period in periods.items() if period > 1}
+    def varying_terms(self) -> dict[str, Any]:
+        """The minimized terms that steps compute differently, by period or variant."""
+        return {
+            name: term
+            for name, term in self.terms.items()
+            if self.minimizes(name) and (term.period > 1 or term.variants > 1)
+        }
 
     def passes_with(self, stream: str) -> tuple[str, ...]:
         """Streams of this phase that pass with `stream`; () where it passes alone."""

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxtl.core import compilation
 from jaxtl.core.errors import UserError
+from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
 from jaxtl.training.step import Fixed, State, step
 
@@ -37,30 +40,41 @@ class Compiled(NamedTuple):
     temp_bytes: int | None
 
 
+class StepKind(NamedTuple):
+    """What the host decides about a step's program.
+
+    Attributes:
+      idle: names of the terms with a period that are 0.
+      variants: (name, number) of the variant of each other term that has several.
+    """
+
+    idle: tuple[str, ...] = ()
+    variants: tuple[tuple[str, int], ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class CompiledSteps:
     """The compiled dispatches of a phase, among which a step's number chooses.
 
-    Where one dispatch takes one step, terms with a period are left out of the program
-    of the steps on which they are 0: a condition inside of it would cost more, since
-    XLA's CPU backend runs convolutions several times slower there.
+    Where one dispatch takes one step, the host decides what else a condition inside of
+    the program would: XLA's CPU backend runs convolutions several times slower there.
 
     Attributes:
-      dispatches: names of the terms left out -> the dispatch; None is the only key of
-        programs without such terms, and of those that decide themselves.
-      periods: name -> period of the terms that the host leaves out.
+      dispatches: kind of the step -> the dispatch; None is the only key of programs
+        without such terms, and of those that decide themselves.
+      terms: name -> term that makes kinds of steps, `Program.varying_terms`.
       starts: name of a term that began after the run's first step -> that step.
     """
 
-    dispatches: Mapping[tuple[str, ...] | None, Compiled]
-    periods: Mapping[str, int]
+    dispatches: Mapping[StepKind | None, Compiled]
+    terms: Mapping[str, Term]
     starts: Mapping[str, int]
 
     def at(self, step: int) -> Compiled:
         """The dispatch that takes the step of this number."""
-        if not self.periods:
+        if not self.terms:
             return self.dispatches[None]
-        return self.dispatches[idle_terms(self.periods, self.starts, step)]
+        return self.dispatches[step_kind(self.terms, self.starts, step)]
 
     @property
     def most(self) -> int:
@@ -75,9 +89,14 @@ class CompiledSteps:
     @property
     def flops(self) -> float | None:
         """Floating-point operations per step, the mean over steps (None if unknown)."""
-        counts = [self.at(step).flops for step in _cycle(self.periods, self.starts)]
-        flops = [count for count in counts if count is not None]
-        return sum(flops) / len(flops) if flops else None
+        if not self.terms:
+            return self.dispatches[None].flops
+        means = []
+        for kinds in kinds_by_step(self.terms, self.starts):
+            flops = [self.dispatches[kind].flops for kind in kinds]
+            means.append(statistics.mean(f or math.nan for f in flops))
+        mean = statistics.mean(means)
+        return None if math.isnan(mean) else mean
 
     @property
     def temp_bytes(self) -> int | None:
@@ -87,28 +106,68 @@ class CompiledSteps:
 
 
 def idle_terms(
-    periods: Mapping[str, int], starts: Mapping[str, int], step: int
+    terms: Mapping[str, Term], starts: Mapping[str, int], step: int
 ) -> tuple[str, ...]:
     """Names of the terms with a period that are 0 on a step.
 
     They act on the last of each `period` steps: on the first one θ is θ₀.
 
     Args:
-      periods: name -> period.
+      terms: name -> term.
       starts: name of a term that began after the run's first step -> that step.
       step: its number in the run.
     """
     return tuple(
         name
-        for name, period in periods.items()
-        if (step - starts.get(name, 0) + 1) % period
+        for name, term in terms.items()
+        if (step - starts.get(name, 0) + 1) % term.period
     )
 
 
-def _cycle(periods: Mapping[str, int], starts: Mapping[str, int]) -> range:
-    """Steps after which the terms that act come again in the same order."""
+def step_kind(
+    terms: Mapping[str, Term], starts: Mapping[str, int], step: int
+) -> StepKind:
+    """The kind of a step.
+
+    Args:
+      terms, starts, step: as for `idle_terms`.
+
+    Returns:
+      What is left out of its program, and which variants it has.
+    """
+    idle = idle_terms(terms, starts, step)
+    variants = tuple(
+        (name, term.variant_at(step - starts.get(name, 0)))
+        for name, term in terms.items()
+        if name not in idle and term.variants > 1
+    )
+    return StepKind(idle, variants)
+
+
+def kinds_by_step(
+    terms: Mapping[str, Term], starts: Mapping[str, int]
+) -> list[list[StepKind]]:
+    """The kinds of the steps of the terms' common period.
+
+    Args:
+      terms, starts: as for `idle_terms`.
+
+    Returns:
+      For each of these steps the kinds that it may have, equally likely.
+    """
     first = max(starts.values(), default=0)
-    return range(first, first + math.lcm(*periods.values()))
+    period = math.lcm(*(term.period for term in terms.values()))
+    steps = []
+    for number in range(first, first + period):
+        idle = idle_terms(terms, starts, number)
+        counts = {
+            name: term.variants
+            for name, term in terms.items()
+            if name not in idle and term.variants > 1
+        }
+        rows = itertools.product(*map(range, counts.values()))
+        steps.append([StepKind(idle, tuple(zip(counts, row))) for row in rows])
+    return steps
 
 
 def compiled_steps(
@@ -125,16 +184,17 @@ def compiled_steps(
       program, state, fixed, data, most: as for `compiled`.
       starts: as in `CompiledSteps`.
     """
-    periods = program.periods if most == 1 else {}
-    if not periods:
+    terms = program.varying_terms if most == 1 else {}
+    if not terms:
         dispatch = compiled(program, state, fixed, data, most)
         return CompiledSteps({None: dispatch}, {}, {})
-    steps = _cycle(periods, starts)
-    dispatches: dict[tuple[str, ...] | None, Compiled] = {}
-    for idle in dict.fromkeys(idle_terms(periods, starts, number) for number in steps):
-        of_step = dataclasses.replace(program, idle_terms=idle)
-        dispatches[idle] = compiled(of_step, state, fixed, data, most)
-    return CompiledSteps(dispatches, periods, starts)
+    dispatches: dict[StepKind | None, Compiled] = {}
+    for kind in dict.fromkeys(itertools.chain(*kinds_by_step(terms, starts))):
+        of_step = dataclasses.replace(
+            program, idle_terms=kind.idle, variants=dict(kind.variants)
+        )
+        dispatches[kind] = compiled(of_step, state, fixed, data, most)
+    return CompiledSteps(dispatches, terms, starts)
 
 
 def compiled(
@@ -226,7 +286,7 @@ def steps_per_dispatch(
     convolution, which XLA's CPU backend runs several times slower inside a loop than
     outside: a perceptron's step of 0.1 ms takes half of that, with the same bits.
     There, programs on several devices, and those that leave a term out of some steps,
-    take one.
+    take one; everywhere those do whose terms have variants.
 
     Args:
       program, state, fixed, data: as for `step`; only shapes matter here.
@@ -236,10 +296,13 @@ def steps_per_dispatch(
         return 1
     if steps is not None:
         return steps
+    varying = program.varying_terms
+    if any(term.variants > 1 for term in varying.values()):
+        return 1
     if program.mesh.devices.flat[0].platform != "cpu":
         return LOOP
     head_alone = program.cached_until in program.network.stages[-2:-1]
-    if not head_alone and (program.periods or program.mesh.size > 1):
+    if not head_alone and (varying or program.mesh.size > 1):
         return 1
     arrays = (state, fixed, data)
     leaves, treedef = jax.tree.flatten(arrays)

@@ -39,6 +39,7 @@ def of_phase(
         frozen_stats=phase.frozen_stats,
         phase_terms=phase.terms,
         idle_terms=None,
+        variants={},
         cached_until=None,
         cached_source=False,
     )

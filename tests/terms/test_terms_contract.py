@@ -87,6 +87,7 @@ TERMS = [
     row(JacobianDifference, every=2, probes=2, draws="orthogonal"),
     row(JacobianDifference, estimator="forward", probes=2),
     row(JacobianDifference, estimator="forward", directions=2),
+    row(JacobianDifference, estimator="forward", stage_groups=2),
     row(JacobianDifference, estimator="dense"),
     row(JacobianDifference, estimator="dense_projected", probes=2),
     *rows_domain.ROWS,

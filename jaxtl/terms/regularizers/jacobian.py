@@ -4,12 +4,12 @@ The equations are in `jacobian_estimates.py` and, for dense layers, `jacobian_de
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxtl.core import selection
+from jaxtl.core import selection, serialization
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, vectors
@@ -17,8 +17,12 @@ from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import Context, View
-from jaxtl.terms.regularizers import dense_layers
-from jaxtl.terms.regularizers.jacobian_dense import dense_params
+from jaxtl.terms.regularizers import (
+    dense_layers,
+    jacobian_settings,
+    jacobian_stages,
+)
+from jaxtl.terms.regularizers.jacobian_dense import dense_params, watched_pair
 from jaxtl.terms.regularizers.jacobian_directions import (
     check_directions,
     fixed_direction,
@@ -38,6 +42,7 @@ from jaxtl.terms.regularizers.jacobian_sides import (
     FunctionPair,
     Sides,
     both_sides,
+    first_rows,
     function_pair,
     value_if_due,
 )
@@ -45,11 +50,6 @@ from jaxtl.terms.regularizers.source_network import has_source_head
 
 _PROJECTED = {"params": projected_params, "inputs": projected_inputs}
 _EXACT = {"params": exact_params, "inputs": exact_inputs}
-_OPTIONS = {
-    "wrt": ("params", "inputs"),
-    "estimator": ("projected", "forward", "exact", "dense", "dense_projected"),
-    "draws": ("signs", "orthogonal"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,12 @@ class JacobianDifference(Term):
         the noise of "projected", by inputs nearly twice that. By parameters, on every
         step and for a model without dropout and BatchNorm its first probe shares the
         task's own pass, and adds a third less arithmetic than "projected" does; by
-        inputs it adds a fifth less (`benchmarks/jacobian.py`).
+        inputs it adds a fifth less. `directions`, `stage_groups` and `fraction` make it
+        cheaper: a small CNN's step has 2.3 times a plain step's arithmetic with
+        directions=4, 1.4 with one of four stages a step besides, and 1.2 with that on
+        half of the batch (`benchmarks/jacobian.py`). Stages below the first one that a
+        direction moves, frozen ones for example, have no derivative to compute. Under
+        LoRA and its kin directions move the merged parameters.
       "exact": per-example Jacobians, hundreds of plain steps; for small models.
       "dense": exact, for the kernels and biases of dense layers alone; one backward
         pass per output, and no per-example gradient is ever built.
@@ -96,6 +101,12 @@ class JacobianDifference(Term):
         computed before the first step and kept, examples · K · outputs numbers. The
         penalty then sees these K directions alone: the Jacobian may move freely along
         all others. 0 draws a new direction at each step.
+      stage_groups: G groups of consecutive stages into which the "forward" estimator
+        by parameters splits those that have selected parameters. The direction of a
+        step lies in one of them, each of which comes once in G steps, in random order,
+        and the value is G times as large: unbiased, with more noise. A late group
+        costs little, as nothing before it moves. G programs are compiled. 1 takes all
+        stages at each step.
       every: the term acts on each `every`-th step alone, with `every` times the
         strength, so that a plain gradient step's mean is unchanged; it is 0 on all
         other steps, which then cost nothing (unless several runs step together in one
@@ -115,6 +126,7 @@ class JacobianDifference(Term):
     probes: int = 1
     draws: Literal["signs", "orthogonal"] = "signs"
     directions: int = 0
+    stage_groups: int = serialization.later_field(1)
     every: int = 1
     fraction: float = 1.0
     select: str = ".*"
@@ -127,53 +139,23 @@ class JacobianDifference(Term):
             setup, "JacobianDifference", allowed=(QUESTION_ANSWERING,)
         )
         checks.stream(setup, "stream", self.stream)
-        for field, options in _OPTIONS.items():
-            checks.one_of(setup, field, getattr(self, field), options)
-        checks.number(setup, "probes", self.probes, 1)
-        checks.number(setup, "directions", self.directions, 0)
-        checks.number(setup, "every", self.every, 1)
-        checks.number(setup, "fraction", self.fraction, 0.0, 1.0)
+        jacobian_settings.check_settings(setup, self._settings)
         checks.stage(setup, "stage", self._stage_name(setup))
         if self.wrt == "params":
             checks.selected(setup, self.select, sourced=True)
         if self._is_dense:
-            self._check_dense(setup)
-        if self.estimator == "forward" and self.draws != "signs":
-            raise UserError(
-                f"{checks.where(setup, 'draws')}={self.draws!r}: estimator='forward' "
-                "draws directions of the parameters, and expects draws='signs'."
-            )
+            projected = dataclasses.replace(self, estimator="projected")
+            masks = self._leaf_mask(setup), projected._leaf_mask(setup)
+            jacobian_settings.check_dense(setup, self.estimator, self.wrt, *masks)
         if self.directions:
-            if (self.estimator, self.wrt, self.probes) != ("forward", "params", 1):
-                raise UserError(
-                    f"{checks.where(setup, 'directions')}={self.directions}: expected "
-                    "estimator='forward', wrt='params' and probes=1, or directions=0."
-                )
             check_directions(setup, self._stage_name(setup))
+        jacobian_settings.check_groups(setup, self._groups(setup))
         if not any(jax.tree.leaves(self._leaf_mask(setup))):
             raise UserError(
                 f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
                 f"with a source lies at or before the stage {self._stage_name(setup)!r}"
                 ", so this term would always be 0; choose a later stage or another "
                 "select."
-            )
-
-    def _check_dense(self, setup: Setup) -> None:
-        field = f"{checks.where(setup, 'estimator')}={self.estimator!r}"
-        if self.wrt != "params":
-            raise UserError(
-                f"{field} differentiates by parameters and wrt={self.wrt!r}; use "
-                "wrt='params', or estimator='projected'."
-            )
-        dense_layers.check_visible(setup, field)
-        if not any(jax.tree.leaves(self._leaf_mask(setup))):
-            mask = dataclasses.replace(self, estimator="projected")._leaf_mask(setup)
-            selected = trees.flatten(selection.keep(mask, setup.params))
-            layers = ", ".join(dense_layers.paths(setup.params)) or "none"
-            raise UserError(
-                f"{field}: none of the {len(selected)} parameters that this term "
-                f"selects belongs to a dense layer (the model's are: {layers}); use "
-                "estimator='projected' or another select."
             )
 
     @property
@@ -212,25 +194,39 @@ class JacobianDifference(Term):
         """A sentence: the Jacobian of what, by what, and by how many parameters."""
         stage, last = self._stage_name(setup), setup.program.network.stages[-1]
         outputs = "the outputs" if stage == last else f"the features of stage {stage!r}"
-        steps = "" if self.every == 1 else f", every {self.every} steps"
-        if self.directions:
-            steps = f", along {self.directions} fixed directions{steps}"
-        if self.wrt == "inputs":
-            return f"{self.estimator} Jacobian of {outputs} by the inputs{steps}"
         selected = trees.flatten(selection.keep(self._leaf_mask(setup), setup.params))
-        modules = dict.fromkeys(path.split("/")[0] for path in selected)
-        if self._is_dense:
-            modules = dict.fromkeys(path.rpartition("/")[0] for path in selected)
-        kind = "the dense layers " if self._is_dense else ""
-        count = sum(leaf.size for leaf in selected.values())
-        return (
-            f"{self.estimator} Jacobian of {outputs} by {count:,} parameters of "
-            f"{kind}{', '.join(modules)}{steps}"
+        return jacobian_settings.description(
+            self._settings, outputs, selected, self._groups(setup)
         )
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     @property
     def period(self) -> int:
         return self.every
+
+    @property
+    def variants(self) -> int:
+        return self.stage_groups
+
+    def variant_at(self, step: Any) -> Any:
+        """The group of stages in which the direction of a step lies.
+
+        Args:
+          step: its number since the term began, an int or a traced integer.
+
+        Returns:
+          The number of the group, int or traced as `step` is.
+        """
+        if self.stage_groups == 1:
+            return 0
+        return jacobian_stages.group_of_draw(step // self.every, self.stage_groups)
+
+    def _groups(self, context: View | Setup) -> jacobian_stages.Groups:
+        stages, mask = context.program.network.stages, self._leaf_mask(context)
+        return jacobian_stages.stage_groups(stages, mask, self.stage_groups)
 
     def __call__(self, context: View) -> jax.Array:
         if self.every == 1 or context.program.idle_terms is not None:
@@ -259,7 +255,11 @@ class JacobianDifference(Term):
         return jnp.where(sides.are_equal, 0.0, value)
 
     def functions(
-        self, context: View | Context, sides: Sides, start: str | None = None
+        self,
+        context: View | Context,
+        sides: Sides,
+        start: str | None = None,
+        mask: PyTree = None,
     ) -> FunctionPair:
         """The two functions whose Jacobians are compared, f and f₀.
 
@@ -267,13 +267,15 @@ class JacobianDifference(Term):
           context: of the step.
           sides: the model and the source.
           start: the stage that reads the inputs, None for the first.
+          mask: of the parameters to differentiate by, None for all that are selected.
 
         Returns:
           The pair, with the parameters by which it is differentiated.
         """
         stage = self._stage_name(context)
         stop = None if stage == context.program.network.stages[-1] else stage
-        return function_pair(sides, self._leaf_mask(context), stop, start)
+        mask = self._leaf_mask(context) if mask is None else mask
+        return function_pair(sides, mask, stop, start)
 
     @property
     def runs_first(self) -> bool:
@@ -282,45 +284,61 @@ class JacobianDifference(Term):
     def _function_value(
         self, context: View, sides: Sides, x: PyTree, start: str | None
     ) -> jax.Array:
-        pair = self.functions(context, sides, start)
         if self.estimator == "forward":
-            return self._forward_value(context, pair, x, start)
+            if self.wrt == "inputs":
+                return self._forward_inputs(context, sides, x)
+            return self._forward_params(context, sides, x, start)
+        pair = self.functions(context, sides, start)
         args = (pair.f, pair.params, pair.source_params, x)
         if self.estimator == "exact":
             return _EXACT[self.wrt](*args, pair.source_f)
         estimate = _PROJECTED[self.wrt]
         return estimate(*args, context.key, self.probes, pair.source_f, self.draws)
 
-    def _forward_value(
-        self, context: View, pair: FunctionPair, x: PyTree, start: str | None
-    ) -> jax.Array:
-        f, params, source_f, source_params = pair
-        keys = list(jax.random.split(context.key, self.probes))
-        if self.wrt == "inputs":
-            return forward(
-                tangents(lambda z: f(params, z), x),
-                tangents(lambda z: source_f(source_params, z), x),
-                [random_signs(key, x) for key in keys],
-            )
-        own = tangents(lambda p: f(p, x), params)
-
-        def tangent(u: PyTree) -> jax.Array:
-            shared = self._shared_tangent(context, u, x, start)
-            return own(u) if shared is None else shared
-
-        if not self.directions:
-            source = tangents(lambda p: source_f(p, x), source_params)
-            directions = [random_signs(key, params) for key in keys]
-            return forward(tangent, source, directions)
-        rows = context.batches[self.stream]["row"][: len(jax.tree.leaves(x)[0])]
+    def _forward_inputs(self, context: View, sides: Sides, x: PyTree) -> jax.Array:
+        f, params, source_f, source_params = self.functions(context, sides)
         return forward(
-            lambda number: tangent(fixed_direction(number, params)),
-            lambda number: context.constants["tangents"][rows, number],
-            [jax.random.randint(context.key, (), 0, self.directions)],
+            tangents(lambda z: f(params, z), x),
+            tangents(lambda z: source_f(source_params, z), x),
+            [random_signs(k, x) for k in jax.random.split(context.key, self.probes)],
         )
 
+    def _forward_params(
+        self, context: View, sides: Sides, x: PyTree, start: str | None
+    ) -> jax.Array:
+        whole, groups = self._leaf_mask(context), self._groups(context)
+        number = context.program.variants.get(context.name)
+        if number is None:
+            number = self.variant_at(context.step)
+        mask, in_group = jacobian_stages.confined(whole, groups, number)
+        if not any(jax.tree.leaves(mask)):
+            return jnp.float32(0.0)  # a phase trains fewer stages than there are groups
+        pair = self.functions(context, sides, start, mask)
+        # Whoever chooses the group, the signs are the same.
+        selected, _ = trees.partition(sides.model.params, whole)
+
+        def tangent(u: PyTree) -> jax.Array:
+            shared = self._shared_tangent(context, u, mask, x, start)
+            if shared is not None:
+                return shared
+            return tangents(lambda p: pair.f(p, x), pair.params)(u)
+
+        if not self.directions:
+            keys = jax.random.split(context.key, self.probes)
+            directions = [in_group(random_signs(key, selected)) for key in keys]
+            source = tangents(lambda p: pair.source_f(p, x), pair.source_params)
+            return self.stage_groups * forward(tangent, source, directions)
+        rows = context.batches[self.stream]["row"][: len(jax.tree.leaves(x)[0])]
+        kept = context.constants["tangents"]
+        value = forward(
+            lambda i: tangent(in_group(fixed_direction(i, selected))),
+            lambda i: kept[rows, i * self.stage_groups + number],
+            [jax.random.randint(context.key, (), 0, self.directions)],
+        )
+        return self.stage_groups * value
+
     def _shared_tangent(
-        self, context: View, u: PyTree, x: PyTree, start: str | None
+        self, context: View, u: PyTree, mask: PyTree, x: PyTree, start: str | None
     ) -> jax.Array | None:
         """Ju by the task's own pass; None where that is another function or has run."""
         is_certain = self.every == 1 or context.program.idle_terms is not None
@@ -332,13 +350,13 @@ class JacobianDifference(Term):
         return context.forward_tangent(
             self.stream,
             lambda out: vectors(out.features[stage]),
-            self._leaf_mask(context),
+            mask,
             u,
             count=len(jax.tree.leaves(x)[0]),
         )
 
     def constants(self, setup: Setup) -> PyTree:
-        """J₀u of each train example and direction, and the parameters that u moves."""
+        """J₀u of each train example, direction and group, and what u moves."""
         if not self.directions:
             return {}
         mask, stage = self._leaf_mask(setup), self._stage_name(setup)
@@ -346,7 +364,7 @@ class JacobianDifference(Term):
         paths = trees.flatten(selection.keep(mask, setup.params))
         return {
             "tangents": source_tangents(
-                setup, self.stream, mask, stop, self.directions
+                setup, self.stream, mask, stop, self.directions, self._groups(setup)
             ),
             "selected": dict.fromkeys(paths, jnp.int32(0)),
         }
@@ -354,24 +372,14 @@ class JacobianDifference(Term):
     def _dense_value(
         self, context: View, mask: PyTree, sides: Sides, x: PyTree
     ) -> jax.Array:
-        selected = trees.flatten(selection.keep(mask, context.params))
-        kernels, biases = (
-            frozenset(p.removesuffix(name) for p in selected if p.endswith(name))
-            for name in ("/kernel", "/bias")
-        )
+        paths = trees.flatten(selection.keep(mask, context.params))
         network, stage = context.program.network, self._stage_name(context)
-        watched, source_watched = (
-            dense_layers.watch(network, s.params, s.stats, x, kernels | biases, stage)
-            for s in (sides.model, sides.source)
-        )
-        shape, dtype = watched.outputs.shape, watched.outputs.dtype
+        pair = watched_pair(network, sides, x, paths, stage)
+        shape, dtype = pair.model.outputs.shape, pair.model.outputs.dtype
         if self.estimator == "dense":
-            directions, number = jnp.eye(shape[1])[:, None], 1
-        else:
-            number = self.probes
-            directions = signs(context.key, number, shape, dtype, self.draws)
-        value = dense_params(watched, source_watched, directions, kernels, biases)
-        return value / number
+            return dense_params(pair, jnp.eye(shape[1])[:, None])
+        directions = signs(context.key, self.probes, shape, dtype, self.draws)
+        return dense_params(pair, directions) / self.probes
 
     def _inputs(self, context: View) -> tuple[PyTree, str | None]:
         """(rows of the inputs, None), or (of cached features, the stage they enter)."""
@@ -386,12 +394,6 @@ class JacobianDifference(Term):
             start = None
         if start is None:
             x = context.batches[self.stream]["x"]
-        leaves = jax.tree.leaves(x)
-        for leaf in leaves:
-            if self.wrt == "inputs" and not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                raise UserError(
-                    f"JacobianDifference(wrt='inputs'): the inputs are {leaf.dtype} "
-                    "and have no derivative; use wrt='params'."
-                )
-        count = max(1, round(self.fraction * len(leaves[0])))
-        return jax.tree.map(lambda a: a[:count], x), start
+        if self.wrt == "inputs":
+            jacobian_settings.check_inputs(x)
+        return first_rows(x, self.fraction), start

@@ -18,10 +18,15 @@ References:
   Convolutional Neural Networks, arXiv:1912.06015 (several).
 """
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from jaxtl.terms.regularizers.dense_layers import WatchedLayers
+from jaxtl.core.types import Network, PyTree
+from jaxtl.terms.regularizers.dense_layers import WatchedLayers, watch
+from jaxtl.terms.regularizers.jacobian_sides import Sides
 
 _CHUNK = 8  # directions that are pulled back at once
 
@@ -50,28 +55,59 @@ def outer_distance(
     return jnp.sum(pairs + 2.0 * gram(da, a0) * gram(d, dd), (1, 2))
 
 
-def dense_params(
-    watched: WatchedLayers,
-    source_watched: WatchedLayers,
-    directions: jax.Array,
-    kernels: frozenset[str],
-    biases: frozenset[str],
-) -> jax.Array:
+class WatchedPair(NamedTuple):
+    """The dense layers of the model and of the source.
+
+    Attributes:
+      model: f at θ.
+      source: f₀ at θ₀, held constant.
+      kernels, biases: paths of the layers whose kernel, and whose bias, counts.
+    """
+
+    model: WatchedLayers
+    source: WatchedLayers
+    kernels: frozenset[str]
+    biases: frozenset[str]
+
+
+def watched_pair(
+    network: Network, sides: Sides, x: PyTree, paths: Collection[str], stage: str
+) -> WatchedPair:
+    """Runs both sides in evaluation mode and keeps the dense layers of some parameters.
+
+    Args:
+      network: a network with `taps`.
+      sides: the model and the source.
+      x: inputs.
+      paths: of kernels and biases.
+      stage: whose output f is.
+    """
+    kernels, biases = (
+        frozenset(p.removesuffix(name) for p in paths if p.endswith(name))
+        for name in ("/kernel", "/bias")
+    )
+    model, source = (
+        watch(network, side.params, side.stats, x, kernels | biases, stage)
+        for side in (sides.model, sides.source)
+    )
+    return WatchedPair(model, source, kernels, biases)
+
+
+def dense_params(pair: WatchedPair, directions: jax.Array) -> jax.Array:
     """Σ_k mean over examples of ‖vₖᵀ(∂f(xᵢ; θ)/∂θ − ∂f₀(xᵢ; θ₀)/∂θ₀)‖².
 
     Over the unit vectors vₖ this is `exact_params` by those kernels and biases; over
     random signs its expectation is that, times their number. Examples never mix.
 
     Args:
-      watched: f at θ.
-      source_watched: f₀ at θ₀, held constant.
+      pair: the dense layers of both sides.
       directions: v, (number, batch or 1, outputs).
-      kernels, biases: paths of the layers whose kernel, and whose bias, counts.
 
     Returns:
       A scalar.
     """
     stop_gradient = jax.lax.stop_gradient
+    watched, source_watched, kernels, biases = pair
 
     def of_direction(direction: jax.Array) -> jax.Array:
         direction = jnp.broadcast_to(direction, watched.outputs.shape)

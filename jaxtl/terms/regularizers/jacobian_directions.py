@@ -13,6 +13,7 @@ from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.regularizers.jacobian_estimates import random_signs, tangents
 from jaxtl.terms.regularizers.jacobian_sides import Side
+from jaxtl.terms.regularizers.jacobian_stages import Groups, within_group
 
 
 def fixed_direction(number: jax.Array | int, params: PyTree) -> PyTree:
@@ -55,9 +56,14 @@ def check_directions(setup: Setup, stage: str) -> None:
 
 
 def source_tangents(
-    setup: Setup, stream: str, mask: PyTree, stop: str | None, count: int
+    setup: Setup,
+    stream: str,
+    mask: PyTree,
+    stop: str | None,
+    count: int,
+    groups: Groups,
 ) -> np.ndarray:
-    """J₀u of each train example of a stream along each fixed direction u.
+    """J₀u of each train example of a stream along each fixed direction u, by groups.
 
     Args:
       setup: of the experiment.
@@ -65,10 +71,11 @@ def source_tangents(
       mask: tree of bools: the parameters that the directions move.
       stop: the stage whose output is derived, None for the head.
       count: number of directions.
+      groups: of stages; a direction has a derivative for its part in each of them.
 
     Returns:
-      (examples of the data set, count, outputs) in float32; 0 for other examples than
-      those of train.
+      (examples of the data set, count · groups, outputs) in float32, those of one
+      direction side by side; 0 for other examples than those of train.
     """
     program = setup.program.in_compute_dtype()
     network = program.base_network or program.network
@@ -80,7 +87,11 @@ def source_tangents(
     @functools.partial(jax.jit, compiler_options=compilation.default_options())
     def along(selected: PyTree, x: PyTree) -> list[jax.Array]:
         tangent = tangents(lambda p: f(p, x), selected)
-        return [tangent(fixed_direction(i, selected)) for i in range(count)]
+        return [
+            tangent(within_group(fixed_direction(i, selected), groups, g))
+            for i in range(count)
+            for g in range(len(groups))
+        ]
 
     table = None
     for batch in setup.batches(stream):

@@ -116,6 +116,20 @@ def _are_equal(a: PyTree, b: PyTree) -> jax.Array:
     return jnp.stack([jnp.array_equal(x, y) for x, y in pairs]).all()
 
 
+def first_rows(x: PyTree, fraction: float) -> PyTree:
+    """The first rows of a batch, that share of them, at least one.
+
+    Args:
+      x: (batch, ...), or a tree of such.
+      fraction: in [0, 1].
+
+    Returns:
+      (rows, ...), or a tree of such.
+    """
+    count = max(1, round(fraction * len(jax.tree.leaves(x)[0])))
+    return jax.tree.map(lambda a: a[:count], x)
+
+
 def value_if_due(
     is_due: jax.Array, value: Callable[[PyTree], jax.Array], params: PyTree
 ) -> jax.Array:
