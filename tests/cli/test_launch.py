@@ -51,6 +51,31 @@ def experiment():
 '''
 
 
+SPLIT = """
+import dataclasses
+import numpy as np
+import jaxtl as tl
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts(tl.data.Data):
+    def read(self):
+        rng = np.random.default_rng(0)
+        x = {"input_ids": rng.integers(1, 32, (40, 8)).astype(np.int32)}
+        x["attention_mask"] = np.arange(8) < 5 + np.arange(40)[:, None] % 4
+        return tl.data.Table(x=x, y=np.arange(40) % 4, class_names=tuple("abcd"))
+
+
+def experiment():
+    size = dict(vocab=32, width=16, layers=1, heads=4, context=8, hidden=32)
+    return tl.Experiment(
+        model=tl.models.Llama(predict="class", **size), data=Texts(), steps=4,
+        optim=tl.optim.AdamW(lr=0.01, clip=1.0), batch=8, evaluate_batch=8,
+        save_every=2, devices=4, param_shards=2, tensor_shards=2, device_bytes=0,
+    )
+"""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Returns a folder with the runs "one" and "two" of one file, and their outputs.
@@ -60,45 +85,42 @@ def runs(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("launch")
     (folder / "file.py").write_text(FILE)
-    command = [sys.executable, "-m", "jaxtl"]
-    file = str(folder / "file.py")
-    environ = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    output = {}
-    for name, options in {
-        "one": ["run", file],
-        "two": ["launch", file, "--nproc", "2"],
-    }.items():
-        if name == "two":
-            (folder / KILL).touch()
-        flags = {}
-        if name == "one":
-            # With as many virtual devices as threads these may wait for each other.
-            several = "--xla_force_host_platform_device_count=6"
-            flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {several}"}
-        done = subprocess.run(
-            [*command, *options, "--out", str(folder / name)],
-            env={**environ, **flags},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        output[name] = done.stdout, done.stderr
+    file, output = str(folder / "file.py"), {}
+    # With as many virtual devices as threads these may wait for each other.
+    output["one"] = _jaxtl("run", file, "--out", folder / "one", devices=6)
+    (folder / KILL).touch()
+    two = ("--nproc", 2, "--out", folder / "two")
+    output["two"] = _jaxtl("launch", file, *two)
     return folder, output
 
 
-def _weights(run):
-    """{path: array} of a run's last checkpoint, both items."""
+def _jaxtl(*arguments, devices=1, **variables):
+    """Runs a command in a process with so many virtual devices; returns its outputs."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxtl", *map(str, arguments)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, done.stderr
+
+
+def _weights(run, step=6):
+    """{path: array} of a run's last checkpoint, both items; `step` is its step."""
     folder = run / "checkpoints"
-    step = checkpoint.latest(folder)
-    assert step == 6
+    assert checkpoint.latest(folder) == step
     items = {name: checkpoint.read(folder, step, name) for name in ("last", "best")}
     return {path: np.asarray(leaf) for path, leaf in trees.flatten(items).items()}
 
@@ -107,16 +129,20 @@ def _result(run):
     return json.loads((run / "result.json").read_text())
 
 
+def _assert_same(run, expected, step=6):
+    """Compares the last checkpoints and the results of two runs, bit for bit."""
+    leaves, weights = _weights(expected, step), _weights(run, step)
+    assert weights.keys() == leaves.keys()
+    for path, leaf in leaves.items():
+        np.testing.assert_array_equal(weights[path], leaf, path)
+    for name in ("val", "test", "chosen"):
+        assert _result(run)[name] == _result(expected)[name]
+
+
 def test_two_processes_end_as_one_with_two_devices(runs):
     """Bit for bit, though one of them was killed and both have started again."""
     folder, _ = runs
-    expected, weights = _weights(folder / "one"), _weights(folder / "two")
-    assert weights.keys() == expected.keys()
-    for path, leaf in expected.items():
-        np.testing.assert_array_equal(weights[path], leaf, path)
-    one, two = _result(folder / "one"), _result(folder / "two")
-    measured = ("val", "test", "chosen")
-    assert [one[k] for k in measured] == [two[k] for k in measured]
+    _assert_same(folder / "two", folder / "one")
 
 
 def test_one_process_prints_and_writes(runs):
@@ -156,6 +182,20 @@ def test_one_device_goes_on_with_what_two_have_begun(runs):
     for path, leaf in trees.flatten({"last": {"params": run.params}}).items():
         assert leaf.sharding.is_fully_replicated
         np.testing.assert_array_equal(leaf, expected[path])
+
+
+def test_layers_are_split_in_each_of_two_processes(tmp_path):
+    """Two devices of a process share a layer; examples and parameters are split over
+    processes. Bit for bit as one process with four devices."""
+    file = tmp_path / "split.py"
+    file.write_text(SPLIT)
+    # More threads of XLA, or its sums wait for each other.
+    one = ("run", file, "--out", tmp_path / "one")
+    _jaxtl(*one, devices=4, NPROC="16")
+    two = ("launch", file, "--nproc", 2, "--out", tmp_path / "two")
+    told, _ = _jaxtl(*two, devices=2, NPROC="16")
+    assert "devices: 4, 2 of each of 2 processes" in told
+    _assert_same(tmp_path / "two", tmp_path / "one", step=4)
 
 
 def test_nothing_else_changes_when_a_run_goes_on(tmp_path, capsys):
