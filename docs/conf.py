@@ -45,6 +45,7 @@ html_theme = "furo"
 html_title = "jaxtl"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["from_disk.js"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False

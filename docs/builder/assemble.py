@@ -92,7 +92,10 @@ def _written(links: Links, generated: dict[str, bytes]) -> dict[str, bytes]:
         if source == "README.md" or page in generated:
             continue
         if path.suffix == ".md":
-            files[page] = links.converted(path.read_text(), source, page).encode()
+            text = links.converted(path.read_text(), source, page)
+            if path.name == "report.md":  # its title is that of the experiment's page
+                text = text.replace("# ", "# Report: ", 1)
+            files[page] = text.encode()
         else:
             files[page] = path.read_bytes()
     return files

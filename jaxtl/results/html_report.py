@@ -4,7 +4,6 @@ Its text comes from labels and files that anyone may have written: all of it is 
 """
 
 import base64
-import collections
 import html
 import importlib.resources
 import json
@@ -15,7 +14,7 @@ from typing import Any
 
 import jaxtl
 from jaxtl.core import atomic, serialization
-from jaxtl.results import database, findings, tables
+from jaxtl.results import database, environment, findings, tables
 from jaxtl.results.inline_svg import inline_svg
 from jaxtl.results.labels import label_text, short_axis_name
 from jaxtl.results.outcome_table import WORDS, outcome_table
@@ -97,19 +96,29 @@ def _escape(value: Any) -> str:
 
 def _description(collection: Collection, summary: Summary) -> str:
     """The docstring of the experiment file after its first line, and the progress."""
-    doc = (collection.meta.get("doc") or "").partition("\n")[2].strip()
+    doc = (collection.meta.get("doc") or "").partition("\n")[2]
     done = summary.counts.get(database.DONE, 0)
     facts = [f"{done:,} of {summary.total:,} cells done"] * (summary.total > 1)
     facts += [collection.meta["file"]] if collection.meta.get("file") else []
     lead = f'<p class="soft">{_escape(" · ".join(facts))}</p>'
-    return (f'<p class="doc">{_escape(doc)}</p>' if doc else "") + lead
+    return _prose(doc) + lead
+
+
+def _prose(text: str) -> str:
+    """Writes paragraphs; what is indented or has columns keeps its spaces."""
+    parts: list[tuple[str, str]] = []
+    for block in re.split(r"\n\s*\n", text.strip("\n").rstrip()):
+        tag = "pre" if re.search(r"^ |\S  +\S", block, re.MULTILINE) else "p"
+        if tag == "pre" and parts and parts[-1][0] == "pre":
+            block = f"{parts.pop()[1]}\n\n{block}"
+        parts.append((tag, block))
+    return "".join(f"<{tag}>{_escape(t)}</{tag}>" for tag, t in parts if t.strip())
 
 
 def _findings(summary: Summary) -> str:
     """The table of methods by settings, or sentences where there is none; warnings."""
     progress, alarms = findings.progress(summary), findings.alarms(summary)
     warnings = [*(alarms if any(row.alarms for row in summary.rows) else ()), *progress]
-    notes = [text for text in findings.notes(summary) if text not in progress]
     matrix = outcome_table(summary)
     if matrix is None:
         sentences = findings.conclusions(summary)
@@ -119,10 +128,15 @@ def _findings(summary: Summary) -> str:
         sentences = [*alarms, *findings.choosing_without_labels(summary)]
         content += html_list([text for text in sentences if text not in warnings])
     content += html_list(warnings, ' class="warnings"')
-    if notes:
-        head = "<summary>How to read the tables</summary>"
-        content += f"<details>{head}{html_list(notes)}</details>"
-    return content
+    return content + _notes(summary) if content else ""
+
+
+def _notes(summary: Summary) -> str:
+    """How to read the tables."""
+    progress = findings.progress(summary)
+    notes = [text for text in findings.notes(summary) if text not in progress]
+    head = "<summary>How to read the tables</summary>"
+    return f"<details>{head}{html_list(notes)}</details>" if notes else ""
 
 
 def html_list(texts: Sequence[str], attributes: str = "") -> str:
@@ -134,7 +148,8 @@ def html_list(texts: Sequence[str], attributes: str = "") -> str:
 def _results(summary: Summary) -> str:
     axes = len(summary.roles.compared)
     content = html_table("results", tables.main_table(summary), selectable=axes)
-    return content + html_list(findings.pretraining(summary), ' class="soft"')
+    content += html_list(findings.pretraining(summary), ' class="soft"')
+    return content if _findings(summary) else content + _notes(summary)
 
 
 def _settings(summary: Summary) -> str:
@@ -153,7 +168,7 @@ def html_table(
       name: of the table, unique in the page; the script puts it into the address.
       table: the texts.
       selectable: the first columns that get a list to select a value from.
-      controls: whether there is a filter.
+      controls: whether there is a filter, of more than one row.
     """
     heads = "".join(
         f'<th scope="col" aria-sort="none"{_class(_alignment(table, i))}>'
@@ -166,7 +181,8 @@ def html_table(
     )
     tall = " tall" if len(table.rows) > _TALL else ""
     title = _escape(table.title)
-    above = _controls(name, table, selectable) if controls else ""
+    has_controls = controls and len(table.rows) > 1
+    above = _controls(name, table, selectable) if has_controls else ""
     return (
         f'<div data-table="{name}">{above}'
         f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{title}">'
@@ -363,36 +379,8 @@ def _failures(collection: Collection) -> str:
 
 
 def _environment(collection: Collection) -> str:
-    """Versions, devices and commits; with counts where cells differ."""
-    counts: dict[str, collections.Counter] = {}
-    for record in collection.records:
-        if record.status == database.DONE:
-            for name, value in _environment_of(record.result).items():
-                if value is not None:
-                    counter = counts.setdefault(name, collections.Counter())
-                    counter[label_text(value)] += 1
-    rows = {
-        name: ", ".join(
-            text if len(counter) == 1 else f"{text} ({n:,} cells)"
-            for text, n in counter.most_common()
-        )
-        for name, counter in counts.items()
-    }
-    for name, value in (collection.meta.get("environment") or {}).items():
-        if isinstance(value, str | int | float) and name not in rows:
-            rows[name] = label_text(value)
-    folders = dict.fromkeys(r.folder.name for r in collection.records if r.folder.name)
-    rows = {"read from": ", ".join(folders), **rows}
     items = "".join(
         f"<dt>{_escape(name)}</dt><dd>{_escape(text)}</dd>"
-        for name, text in rows.items()
+        for name, text in environment.rows(collection).items()
     )
     return f"<dl>{items}</dl>"
-
-
-def _environment_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "commit": result.get("git_commit"),
-        **(result.get("versions") or {}),
-        **{name: result.get(name) for name in ("device", "devices", "python")},
-    }

@@ -68,7 +68,11 @@ def with_settings(collection: Collection, run: pathlib.Path) -> Collection:
         "experiments": {name: stored["experiment"]},
         **collection.meta,
     }
-    title = collection.title or f"The run {run}"
+    if run.is_absolute():
+        run = pathlib.Path(*run.parts[-2:])
+    seed = stored["experiment"].get("seed")
+    named = f"{stored['variant']}, seed {seed}" if stored.get("variant") else ""
+    title = collection.title or named or f"The run {run}"
     return dataclasses.replace(collection, title=title, meta=meta)
 
 
@@ -263,13 +267,14 @@ def _examples(worst: Sequence[WrongExample]) -> str:
 def _figure(example: WrongExample) -> str:
     """A thumbnail with what it is, and what the model says."""
     assert example.image is not None
-    caption = f"{example.true}, predicted {example.predicted}"
+    lines = [f"{example.true}, predicted {example.predicted}"]
     if example.probability is not None:
-        caption += f"; p({example.true}) = {_percent(example.probability)} %"
+        lines.append(f"p({example.true}) = {_percent(example.probability)} %")
+    caption = "; ".join(lines)
     return (
         f'<figure><img src="{_data_address(example.image)}" '
         f'alt="{html.escape(caption, quote=True)}" loading="lazy">'
-        f"<figcaption>{html.escape(caption)}"
+        f"<figcaption>{'<br>'.join(map(html.escape, lines))}"
         f'<span class="soft">{html.escape(example.origin)}</span>'
         "</figcaption></figure>"
     )

@@ -37,6 +37,19 @@ def outcome(key, val, seed):
     return Outcome(key, "done", result, {"val": curve})
 
 
+DOC = """Of methods, in lines
+that are joined:
+
+    jaxtl sweep x.py
+
+Expected:  accuracy
+
+           full    60 ± 1
+           <LoRA>  65 ± 1
+
+The end."""
+
+
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
@@ -62,7 +75,7 @@ def collection(tmp_path_factory):
             "optim": adam,
         }
         database.set_meta(
-            doc=f"A sweep {EVIL} & co\n\nOf methods.",
+            doc=f"A sweep {EVIL} & co\n\n{DOC}",
             file="sweep.py",
             experiments={"full": full, "LoRA": full | {"steps": 7}},
             overrides=["steps=5"],
@@ -162,9 +175,16 @@ def test_all_sections_are_there(text):
     assert {f"#{name}" for name in sections} == {
         a["href"] for a in page.attributes("a")
     }
-    for fact in ("abc123", "0.10.2", "cpu: cpu", "steps=5", "sweep.py"):
+    for fact in ("abc123", "0.10.2", "<dd>cpu</dd>", "steps=5", "sweep.py"):
         assert fact in text
     assert "72 of 73 cells done" in text
+
+
+def test_commands_and_tables_of_a_docstring_keep_their_spaces(text):
+    header = text.partition("<header>")[2].partition("<nav")[0]
+    parts = re.findall(r"<(p|pre)>(.*?)</\1>", header, re.DOTALL)
+    lines, rest = DOC.replace("<LoRA>", "&lt;LoRA&gt;").split("\n\n", 1)
+    assert parts == [("p", lines), ("pre", rest.split("\n\nThe")[0]), ("p", "The end.")]
 
 
 def test_the_page_is_accessible(text):
@@ -248,7 +268,11 @@ def test_runs_without_a_sweep_have_a_page(tmp_path):
     write(collection, summary, [], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
     sections = [a["id"] for a in Tags(text).attributes("section")]
-    assert sections == ["findings", "results", "configuration", "environment"]
+    # Nothing came out of one line: it stands alone, with how to read it and no filter.
+    assert sections == ["results", "configuration", "environment"]
+    results = text.partition('id="results"')[2].partition("</section>")[0]
+    assert "How to read the tables" in results
+    assert 'name="filter"' not in results
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pathlib
 import re
 import shutil
 import types
@@ -13,7 +14,7 @@ from PIL import Image
 
 import jaxtl as tl
 from jaxtl.cli import main
-from jaxtl.results import run_page
+from jaxtl.results import records, run_page
 
 EVIL = "<script>evil()</script>"
 
@@ -90,6 +91,24 @@ def test_texts_are_decoded(tmp_path):
     text, image = run_page._shown(pair, 0)
     assert image is None
     assert text == "a good film number 0 / a good film"
+
+
+@pytest.mark.parametrize(
+    ("folder", "variant", "title"),
+    [
+        ("runs/a/seed0", None, "The run runs/a/seed0"),
+        ("/home/someone/runs/a/seed0", None, "The run a/seed0"),
+        ("/home/someone/runs/a/seed3", "5 labels/LoRA", "5 labels/LoRA, seed 3"),
+    ],
+)
+def test_the_title_of_a_run_is_no_path_of_a_machine(
+    folder, variant, title, monkeypatch
+):
+    mark = {"experiment": {"seed": 3}, "variant": variant}
+    monkeypatch.setattr(run_page.run_dir, "read_mark", lambda run: mark)
+    collection = records.collect([])
+    titled = run_page.with_settings(collection, pathlib.Path(folder))
+    assert titled.title == title
 
 
 def test_labels_are_listed():

@@ -8,21 +8,26 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from jaxtl.core.errors import UserError
 from jaxtl.results.plots.panels import WIDTH, save, shortened
 from jaxtl.results.plots.style import (
     BLACK,
     GRAY,
+    LIGHT_TEXT,
     SETTINGS,
     VERMILION,
     open_axes,
-    text_color,
 )
 from jaxtl.results.records import Record
+
+# Shares from 0 to 100 % as the opacity of one blue, so that 0 has the color of a light
+# and of a dark page. Above _OPAQUE white text has the larger contrast on both of them.
+_SHARES = LinearSegmentedColormap.from_list("shares", ["#08519c00", "#08519cff"])
+_OPAQUE = 77.0
 
 
 def pooled_details(records: Iterable[Record]) -> dict[str, Any]:
@@ -92,12 +97,9 @@ def confusion(
     size = min(WIDTH, max(3.6, 1.4 + 0.4 * k))
     figure = Figure(figsize=(WIDTH, size), layout="constrained")
     axes = figure.subplots()
-    # Cells without an example have the color of the page.
-    image = axes.imshow(
-        np.ma.masked_equal(100 * shares, 0), cmap="Blues", vmin=0, vmax=100
-    )
+    image = axes.imshow(100 * shares, cmap=_SHARES, vmin=0, vmax=100)
     if k <= 12:
-        _write_shares(axes, image, 100 * shares)
+        _write_shares(axes, 100 * shares)
     names = [shortened(str(name), 14) for name in details["classes"]]
     step = max(1, math.ceil(k / 25))
     rotation = 90 if max(map(len, names)) > 3 else 0
@@ -109,15 +111,15 @@ def confusion(
     figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     accuracy = 100 * counts.trace() / max(counts.sum(), 1)
     title = f"Confusion on {_split(details, setting)}: {accuracy:.1f} % of "
-    title += f"{counts.sum():,.0f} right, {_seeds(details)} added up"
+    title += f"{counts.sum():,.0f} right{_seeds(details, 'added up')}"
     return save(figure, path, title)
 
 
-def _write_shares(axes: Axes, image: AxesImage, shares: np.ndarray) -> None:
+def _write_shares(axes: Axes, shares: np.ndarray) -> None:
     for i, j in np.ndindex(*shares.shape):
         if shares[i, j]:
             text = f"{shares[i, j]:.0f}"
-            color = text_color(image.cmap(image.norm(shares[i, j]))[:3])
+            color = LIGHT_TEXT if shares[i, j] > _OPAQUE else BLACK
             style = {"ha": "center", "va": "center", "fontsize": 8, "color": color}
             axes.text(j, i, "<1" if text == "0" else text, **style)
 
@@ -126,8 +128,9 @@ def _split(details: Mapping[str, Any], setting: str) -> str:
     return details["split"] + (f", {setting}" if setting else "")
 
 
-def _seeds(details: Mapping[str, Any]) -> str:
-    return f"{details['n']} seed{'s' if details['n'] > 1 else ''}"
+def _seeds(details: Mapping[str, Any], what: str) -> str:
+    """ ", 5 seeds added up"; "" for one."""
+    return f", {details['n']} seeds {what}" if details["n"] > 1 else ""
 
 
 @matplotlib.rc_context(SETTINGS)
@@ -171,8 +174,8 @@ def reliability(
     lower.set_xlim(0, 101)
     open_axes(upper)
     open_axes(lower, "x")
-    title = f"Reliability on {_split(details, setting)}: ECE {error:.1f} %, "
-    return save(figure, path, f"{title}{_seeds(details)} pooled")
+    title = f"Reliability on {_split(details, setting)}: ECE {error:.1f} %"
+    return save(figure, path, title + _seeds(details, "pooled"))
 
 
 def _write_counts(axes: Axes, bars: BarContainer, counts: np.ndarray) -> None:
@@ -183,3 +186,4 @@ def _write_counts(axes: Axes, bars: BarContainer, counts: np.ndarray) -> None:
     style = {"fontsize": 8, "padding": 2, "rotation": 90 if upright else 0}
     axes.bar_label(bars, texts, **style)
     axes.set_ylim(0, axes.get_ylim()[1] * (1.6 if upright else 1.3))
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])

@@ -120,7 +120,7 @@ def against_axis(view: SweepView, name: str, path: pathlib.Path) -> pathlib.Path
             style = {**styles[line], "label": line}
             keys = _draw_line(axes, view, scale, estimates, style, shift)
             drawn += [best[key] for key in keys]
-        _draw_ticks(axes, scale)
+        _draw_ticks(axes, scale, 36 if len(conditions) > 1 else 60)
     if not drawn:
         return None
     share_limits(all_axes[0].yaxis, view.metric)
@@ -185,10 +185,16 @@ def _draw_line(
     return keys
 
 
-def _draw_ticks(axes: Axes, scale: AxisScale) -> None:
-    """Draws the ticks of the x axis, and "//" between a 0 and a logarithmic scale."""
+def _draw_ticks(axes: Axes, scale: AxisScale, most: int) -> None:
+    """Draws the ticks of the x axis, and "//" between a 0 and a logarithmic scale.
+
+    Args:
+      axes: of the panel.
+      scale: of the x axis.
+      most: characters that fit beside each other below it.
+    """
     longest = max((len(text) for _, text in scale.ticks), default=0)
-    crowded = sum(len(text) + 1 for _, text in scale.ticks) > 36
+    crowded = sum(len(text) + 1 for _, text in scale.ticks) > most
     rotation = {"rotation": 90 if longest > 12 else 45} if crowded else {}
     axes.set_xticks(*zip(*scale.ticks), **rotation)
     axes.minorticks_off()

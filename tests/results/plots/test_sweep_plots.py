@@ -1,10 +1,12 @@
 """Plots of sweeps: their content, by the artists in them, and which are drawn."""
 
+import importlib.resources
 import math
 import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy import stats
 
@@ -13,6 +15,7 @@ from jaxtl.results import build_summary, records
 from jaxtl.results.database import Database, Outcome
 from jaxtl.results.labels import value_key
 from jaxtl.results.plots import learning_curves, predictions, sweep, sweep_axes
+from jaxtl.results.plots.style import BLACK
 from jaxtl.results.plots.sweep_view import build_view
 from jaxtl.results.records import Record
 
@@ -85,7 +88,7 @@ def view(collection):
 def figures(monkeypatch):
     """The figures that are written: name of the file -> figure."""
     saved = {}
-    for module in (sweep, sweep_axes, learning_curves):
+    for module in (sweep, sweep_axes, learning_curves, predictions):
 
         def save(figure, path, title, *marks, original=module.save):
             saved[path.name] = figure
@@ -295,7 +298,47 @@ def test_a_hundred_classes_fit(tmp_path):
         "n": 1,
     }
     path = predictions.confusion(pooled, tmp_path / "c")
-    assert "100.0 % of 700 right, 1 seed added" in path.with_suffix(".svg").read_text()
+    text = path.with_suffix(".svg").read_text()
+    assert "100.0 % of 700 right</dc:title>" in text  # one seed is not added up
+
+
+def luminance(rgb):
+    rgb = np.asarray(rgb)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_shares_can_be_read_in_their_cells_on_a_light_and_a_dark_page(
+    figures, tmp_path
+):
+    shares = [1, 10, 25, 50, 60, 70, 75, 76, 77, 78, 85, 100]
+    counts = np.diag(shares) + np.roll(np.diag(100 - np.array(shares)), 1, axis=1)
+    classes = [str(share) for share in shares]
+    pooled = {"split": "test", "classes": classes, "confusion": counts, "n": 1}
+    predictions.confusion(pooled, tmp_path / "c.png")
+    axes = figures["c.png"].axes[0]
+    [image] = axes.images
+    assert {text.get_text() for text in axes.texts} >= set(classes)
+    style = importlib.resources.files("jaxtl.results").joinpath("assets/page.css")
+    light, dark = style.read_text().split("color-scheme: dark", 1)
+    for css in (light, dark):
+        colors = dict(re.findall(r"--(plot|ink|paper): ([#\w]+)", css))
+        ink = to_rgb(colors.get("plot", colors["ink"]).replace("var", colors["ink"]))
+        paper = np.array(to_rgb(colors["paper"]))
+        for text in axes.texts:
+            *rgb, opacity = image.cmap(image.norm(int(text.get_text())))
+            cell = opacity * np.array(rgb) + (1 - opacity) * paper
+            color = text.get_color()
+            color = ink if color == BLACK else to_rgb(color)
+            low, high = sorted([luminance(cell), luminance(color)])
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (css[:40], text)
+
+
+def test_shares_of_examples_end_at_100_percent(figures, tmp_path):
+    seeds = [Record(labels={}, result={"details": details(8)})]
+    predictions.reliability(predictions.pooled_details(seeds), tmp_path / "r.png")
+    lower = figures["r.png"].axes[1]
+    assert max(lower.get_yticks()) <= 100 < lower.get_ylim()[1]
 
 
 def test_diverged_failed_and_waiting_cells_are_left_out(tmp_path):
