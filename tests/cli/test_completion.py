@@ -27,6 +27,8 @@ def test_bash_completes_commands_options_and_files(tmp_path, capsys):
     pytest.importorskip("shtab")
     assert main.main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert completed(script, "jaxtl", "pre") == {"predict"}
     assert completed(script, "jaxtl", "") >= set(main.COMMANDS)
     assert completed(script, "jaxtl", "re") == {"resume", "report", "reproduce"}
     assert "--licence" in completed(script, "jaxtl", "push", "--l")

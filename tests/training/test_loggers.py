@@ -31,8 +31,21 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "digits")
 
 
+@pytest.fixture
+def wandb():
+    """The package, whose service ends with the test."""
+    package = pytest.importorskip("wandb")
+    yield package
+    package.teardown()
+
+
 def interrupted_and_resumed(folder, monkeypatch, name):
-    """Trains a run that fails at step 5, after its checkpoint of step 4, to the end."""
+    """Trains a run that fails at step 5, after its checkpoint of step 4, to the end.
+
+    Returns:
+      {("train/loss", step): value} of all that a logger is to have, as the run's own
+      files hold it.
+    """
     exp = dataclasses.replace(EXPERIMENT, log=name)
 
     def fails(*_):
@@ -47,11 +60,54 @@ def interrupted_and_resumed(folder, monkeypatch, name):
     result = tl.train(tl.resume(folder))
     if first:  # the identities of the log go on
         assert (folder / loggers.STATE).read_text() == first
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    train = [line for line in lines if line["kind"] == "train"]
-    assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
-    losses = {line["step"]: line["loss"] for line in train}
-    return result, losses
+    values = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        step, kind = row.pop("step"), row.pop("kind")
+        row.pop("best", None)
+        values |= {(f"{kind}/{key}", step): value for key, value in row.items()}
+    for split in ("val", "test"):
+        named = {(f"best/{split}/{k}", 6): v for k, v in result[split].items()}
+        values |= named
+    names = {name for name, _ in values}
+    assert {"train/loss", "train/task", "val/nll", "best/test/accuracy"} <= names
+    assert [step for name, step in values if name == "train/loss"] == [1, 2, 3, 4, 5, 6]
+    return values
+
+
+def expected_settings(name):
+    """The settings of the experiment as texts, by path."""
+    settings = loggers.settings_of(dataclasses.replace(EXPERIMENT, log=name))
+    return {path: str(value) for path, value in settings.items()}
+
+
+def test_tensorboard_reads_one_curve_of_each_metric(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    run = tmp_path / "run"
+    values = interrupted_and_resumed(run, monkeypatch, "tensorboard")
+    reader = accumulators.EventAccumulator(str(run / "tensorboard")).Reload()
+    scalars = [
+        (name, scalar.step, scalar.value)
+        for name in reader.Tags()["scalars"]
+        for scalar in reader.Scalars(name)
+    ]
+    # What the first session wrote behind its checkpoint is not read: a value per step.
+    assert len(scalars) == len(values)
+    written = {(name, step): value for name, step, value in scalars}
+    assert written == pytest.approx(values, rel=1e-6)
+
+
+def test_tensorboard_files_say_where_a_session_begins(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    interrupted_and_resumed(tmp_path, monkeypatch, "tensorboard")
+    starts = []
+    for event in events(tmp_path / "tensorboard"):
+        if event.session_log.status:
+            starts.append(event.step)
+    assert starts == [5]  # what came after step 4 is read from the second session
 
 
 def events(folder):
@@ -66,31 +122,11 @@ def events(folder):
             content = content[16 + length :]
 
 
-def test_tensorboard_reads_one_curve(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboardX")
-    run = tmp_path / "run"
-    result, losses = interrupted_and_resumed(run, monkeypatch, "tensorboard")
-    written, starts = {}, []
-    for event in events(run / "tensorboard"):
-        if event.session_log.status:
-            starts.append(event.step)
-        for value in event.summary.value:
-            written.setdefault(value.tag, {})[event.step] = value.simple_value
-    assert written["train/loss"] == pytest.approx(losses)
-    assert starts == [5]  # what came after step 4 is read from the second session
-    best = written["best/test/accuracy"][6]
-    assert best == pytest.approx(result["test"]["accuracy"])
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    )
-    reader = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
-    scalars = [(s.step, s.value) for s in reader.Scalars("train/loss")]
-    assert dict(scalars) == pytest.approx(losses)
-    assert len(scalars) == len(losses)
-
-
 def records(file):
-    """Yields the messages of a .wandb file: LevelDB's log behind 7 bytes."""
+    """Yields the messages of a .wandb file: LevelDB's log behind 7 bytes.
+
+    The package has no reader for Python; the messages are its own protocol buffers.
+    """
     from wandb.proto import wandb_internal_pb2
 
     content, place, message = file.read_bytes(), 7, b""
@@ -107,45 +143,97 @@ def records(file):
             message = b""
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch, wandb):
     run = tmp_path / "run"
-    result, losses = interrupted_and_resumed(run, monkeypatch, "wandb")
+    values = interrupted_and_resumed(run, monkeypatch, "wandb")
+    wandb.teardown()  # its service writes the end of a file after the run's end
     identity = json.loads((run / loggers.STATE).read_text())["wandb"]["id"]
-    files = sorted(run.glob(f"wandb/offline-run-*/run-{identity}.wandb"))
+    files = sorted(
+        run.glob(f"wandb/offline-run-*/run-{identity}.wandb"),
+        key=lambda file: file.stat().st_mtime,
+    )
     assert len(files) == 2
-    written, config, name = {}, {}, ""
+    written, config, name, codes = {}, {}, "", []
     for file in files:
         for record in records(file):
             name = record.run.display_name or name
+            if record.HasField("exit"):
+                codes.append(record.exit.exit_code)
             for item in record.run.config.update:
                 config[item.key] = json.loads(item.value_json)
             row = {
                 "/".join(item.nested_key) or item.key: json.loads(item.value_json)
                 for item in record.history.item
             }
-            for key in {"train/loss", "best/test/accuracy"} & row.keys():
-                written.setdefault(key, {})[row["step"]] = row[key]
+            step = row.pop("step", None)
+            plain = {k: v for k, v in row.items() if not k.startswith("_")}
+            written |= {(key, step): value for key, value in plain.items()}
     assert name.endswith("/run")
-    assert config["optim.lr"] == EXPERIMENT.optim.lr
-    assert written["train/loss"] == pytest.approx(losses)
-    assert written["best/test/accuracy"] == {6: result["test"]["accuracy"]}
+    config.pop("_wandb", None)
+    assert {k: str(v) for k, v in config.items()} == expected_settings("wandb")
+    assert written == values
+    assert codes == [1, 0]  # the first session failed
 
 
 def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
-    result, losses = interrupted_and_resumed(tmp_path / "run", monkeypatch, "mlflow")
+    values = interrupted_and_resumed(tmp_path / "run", monkeypatch, "mlflow")
     client = mlflow.MlflowClient()
     [stored] = client.search_runs(
         [client.get_experiment_by_name("digits").experiment_id]
     )
     assert stored.info.status == "FINISHED"
-    assert stored.data.params["optim.lr"] == str(EXPERIMENT.optim.lr)
-    accuracy = stored.data.metrics["best/test/accuracy"]
-    assert accuracy == pytest.approx(result["test"]["accuracy"])
-    history = client.get_metric_history(stored.info.run_id, "train/loss")
-    assert {m.step: m.value for m in history} == pytest.approx(losses)
+    expected = expected_settings("mlflow").items()
+    assert stored.data.params == {k.replace("*", "_"): v for k, v in expected}
+    written = {}
+    for name in stored.data.metrics:
+        history = client.get_metric_history(stored.info.run_id, name)
+        for metric in sorted(history, key=lambda metric: metric.timestamp):
+            written[name, metric.step] = metric.value  # the last of a step counts
+    assert written == values
+
+
+# Logger -> what raises as it begins, logs and ends.
+FAULTS = {
+    "tensorboard": (
+        "tensorboardX.SummaryWriter.__init__",
+        "tensorboardX.SummaryWriter.add_scalar",
+        "tensorboardX.SummaryWriter.close",
+    ),
+    "wandb": ("wandb.init", "wandb.Run.log", "wandb.Run.finish"),
+    "mlflow": (
+        "mlflow.MlflowClient.create_run",
+        "mlflow.MlflowClient.log_batch",
+        "mlflow.MlflowClient.set_terminated",
+    ),
+}
+MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2], ids=["begins", "logs", "ends"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_package_that_raises_ends_no_run(
+    name, moment, tmp_path, monkeypatch, capsys, request
+):
+    package = pytest.importorskip(MODULES[name])
+    if name == "wandb":
+        request.addfinalizer(package.teardown)
+
+    def fails(*_, **__):
+        raise ConnectionError("no route to host")
+
+    exp = dataclasses.replace(EXPERIMENT, log=name)
+    with monkeypatch.context() as context:
+        context.setattr(FAULTS[name][moment], fails)
+        result = tl.train(tl.setup(exp, tmp_path / "run"), progress=False)
+    assert result["steps"] == EXPERIMENT.steps
+    assert (tmp_path / "run/result.json").exists()
+    error = capsys.readouterr().err
+    sentence = f"log: {name} failed and is left out (ConnectionError: no route to host"
+    assert error.count(sentence) == 1
+    # The result is written before the logs end.
+    assert moment == 2 or name in result["terms"]["log"]
 
 
 class Failing:
