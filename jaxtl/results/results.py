@@ -129,21 +129,25 @@ def read_results(*folders: str | pathlib.Path, **options: Any) -> Results:
 
 
 def html_table(table: TextTable) -> str:
-    """Writes a table in HTML without a style, so that it takes the notebook's own."""
+    """Writes a table in HTML in the notebook's own style; numbers do not wrap."""
     if len(table.rows) > _ROWS:
         table = tables.shortened(table, _ROWS)
     sides = [
-        f' style="text-align:{"left" if i in table.text_columns else "right"}"'
+        "left" if i in table.text_columns else "right"
         for i in range(len(table.columns))
     ]
     heads = "".join(
-        f"<th{side}>{html.escape(name)}</th>"
+        f'<th style="text-align:{side}">{html.escape(name)}</th>'
         for side, name in zip(sides, table.columns)
     )
+    styles = {
+        "left": ' style="text-align:left"',
+        "right": ' style="text-align:right;white-space:nowrap"',
+    }
     rows = []
     for r, row in enumerate(table.rows):
         cells = (
-            f"<td{side}>{_html_cell(text, (r, i) in table.bold)}</td>"
+            f"<td{styles[side]}>{_html_cell(text, (r, i) in table.bold)}</td>"
             for i, (side, text) in enumerate(zip(sides, row))
         )
         rows.append(f"<tr>{''.join(cells)}</tr>")

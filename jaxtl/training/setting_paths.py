@@ -14,8 +14,9 @@ def html_table(exp: Any, title: str) -> str:
       exp: the experiment.
       title: above the table.
     """
+    left = '<td style="text-align:left">'  # notebooks align cells on the right
     rows = "".join(
-        f"<tr><td>{html.escape(path)}</td><td>{html.escape(str(value))}</td></tr>"
+        f"<tr>{left}{html.escape(path)}</td>{left}{html.escape(str(value))}</td></tr>"
         for path, value in settings_of(exp).items()
     )
     return f"<h4>{html.escape(title)}</h4><table>{rows}</table>"
@@ -28,14 +29,15 @@ def settings_of(exp: Any) -> dict[str, Any]:
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yields (path, value) of the leaves of a stored configuration."""
-    if isinstance(value, dict) and value.get("type") == "map":
-        value = {"type": "", **dict(value["items"])}
     if not isinstance(value, dict):
         yield path, value if isinstance(value, str | int | float | bool) else str(value)
         return
-    name = str(value.get("name") or value.get("type")).rpartition(":")[2]
+    if value.get("type") == "map":
+        name, items = "" if value["items"] else "{}", dict(value["items"])
+    else:
+        name = str(value.get("name") or value.get("type")).rpartition(":")[2]
+        items = {k: v for k, v in value.items() if k not in ("type", "name")}
     if path and name:
         yield path, name
-    for key, inner in value.items():
-        if key not in ("type", "name") or not value.get("type"):
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    for key, inner in items.items():
+        yield from _flat(inner, f"{path}.{key}" if path else str(key))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import re
 
 import numpy as np
 import pytest
@@ -68,6 +69,9 @@ def test_the_html_is_well_formed_and_escaped(results):
     tags.feed(text)
     assert tags.open == []
     assert len(tags.rows) >= 3
+    figures = re.findall(r"<td[^>]*>(?:<strong>)?[−+]?[\d.]+ ± [\d.]+", text)
+    assert figures
+    assert all("text-align:right;white-space:nowrap" in cell for cell in figures)
     assert min(tags.rows) >= 2
 
 

@@ -9,7 +9,7 @@ import pytest
 import jaxtl as tl
 from jaxtl.core.errors import UserError
 from jaxtl.sweep.cell_key import experiment_digest
-from jaxtl.training import loggers, loop
+from jaxtl.training import loggers, loop, setting_paths
 
 EXPERIMENT = tl.Experiment(
     model=tl.models.MLP(widths=(4,)),
@@ -300,8 +300,20 @@ def test_settings_have_their_paths():
 def test_a_notebook_shows_settings_as_they_are_written(tmp_path):
     terms = {"task": tl.losses.CrossEntropy(), "<b>": tl.regularizers.L2SP(weight=0.5)}
     shown = dataclasses.replace(EXPERIMENT, terms=terms)._repr_html_()
-    assert "<td>terms.&lt;b&gt;.weight</td><td>0.5</td>" in shown
+    cell = '<td style="text-align:left">'
+    assert f"{cell}terms.&lt;b&gt;.weight</td>{cell}0.5</td>" in shown
     assert "<b>" not in shown
     shown = tl.setup(EXPERIMENT, tmp_path / "a&b")._repr_html_()
     assert f"<h4>Run in {tmp_path}/a&amp;b: step 0 of 6</h4>" in shown
-    assert "<td>optim.lr</td><td>0.001</td>" in shown
+    assert f"{cell}optim.lr</td>{cell}0.001</td>" in shown
+
+
+def test_settings_have_the_entries_of_maps_by_their_keys():
+    groups = {"type": 0.5, ".*": 1.0}
+    exp = dataclasses.replace(EXPERIMENT, optim=tl.optim.AdamW(groups=groups))
+    settings = setting_paths.settings_of(exp)
+    assert settings["streams"] == "{}"
+    assert settings["optim.groups.type"] == 0.5
+    assert settings["optim.groups..*"] == 1.0
+    assert "optim.groups" not in settings
+    assert "terms.type" not in settings
