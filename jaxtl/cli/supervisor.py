@@ -22,6 +22,7 @@ from jaxtl.core.errors import Stopped, UserError
 
 LOST = 75  # exit code where a process was lost, as of `core.process_group`
 _POLL = 0.1  # seconds between two looks at the processes
+_TERMINATED = 128 + signal.SIGTERM  # exit code after a checkpoint in order
 _GRACE = 5.0  # seconds for the others to end by themselves after one has ended
 _STOP = 60.0  # seconds for all to write a checkpoint after a signal
 _PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
@@ -193,12 +194,18 @@ class _Processes:
     def _outcome(self, codes: Sequence[int | None]) -> tuple[int, str]:
         """(exit code, what was lost) from exit codes, None of those that were ended."""
         failed = {i: code for i, code in enumerate(codes) if code}
-        errors = {i: code for i, code in failed.items() if code > 0 and code != LOST}
+        lost = (LOST, _TERMINATED)
+        errors = {
+            i: code for i, code in failed.items() if code > 0 and code not in lost
+        }
         if errors:
             index, code = next(iter(errors.items()))
             if index:
                 self._print_log(index)
             return code, ""
+        if _TERMINATED in failed.values():
+            # One was told to leave, and all have stopped with it after a checkpoint.
+            return LOST, f"one of {self.count} processes was sent SIGTERM"
         # A process that aborts does so, as a rule, since another one has ended.
         last = (LOST, -signal.SIGABRT)
         index, code = min(failed.items(), key=lambda item: item[1] in last)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,22 +20,39 @@ from jaxtl.core import tree as trees
 from jaxtl.training import setup
 
 ROOT = pathlib.Path(tl.__file__).parents[1]
-# In a folder with a file of this name process 1 kills itself at its second evaluation.
+# A file of this name says which process sends itself which signal, and when: "1 9 2" is
+# process 1, SIGKILL, its second evaluation; "save" is when the checkpoint of step 6 has
+# its temporary name.
 KILL = "kill"
 FILE = f'''
-import os, pathlib, signal
+import os, pathlib, threading, time
 import jax
 import jaxtl as tl
 
+FOLDER = pathlib.Path(__file__).parent
 evaluations = []
+
+
+def kill(moment):
+    file = FOLDER / "{KILL}"
+    if file.exists():
+        index, number, when = file.read_text().split()
+        if jax.process_index() == int(index) and moment == when:
+            file.unlink()
+            os.kill(os.getpid(), int(number))
+
+
+def watch():
+    while not any(FOLDER.glob("*/checkpoints/6.*tmp*")):
+        time.sleep(0.001)
+    kill("save")
 
 
 def zero(outputs, labels):
     evaluations.append(len(labels))
-    kill = pathlib.Path(__file__).parent / "{KILL}"
-    if len(evaluations) == 2 and jax.process_index() == 1 and kill.exists():
-        kill.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+    if len(evaluations) == 1:
+        threading.Thread(target=watch, daemon=True).start()
+    kill(str(len(evaluations)))
     return 0.0
 
 
@@ -88,7 +106,7 @@ def runs(tmp_path_factory):
     file, output = str(folder / "file.py"), {}
     # With as many virtual devices as threads these may wait for each other.
     output["one"] = _jaxtl("run", file, "--out", folder / "one", devices=6)
-    (folder / KILL).touch()
+    (folder / KILL).write_text("1 9 2")
     two = ("--nproc", 2, "--out", folder / "two")
     output["two"] = _jaxtl("launch", file, *two)
     return folder, output
@@ -211,7 +229,7 @@ def test_nothing_else_changes_when_a_run_goes_on(tmp_path, capsys):
 def test_four_processes_go_on_with_what_two_have_begun(runs):
     """Their sums of gradients are rounded otherwise than those of two."""
     folder, _ = runs
-    (folder / KILL).touch()
+    (folder / KILL).write_text("1 9 2")
     out = str(folder / "four")
     two = [str(folder / "file.py"), "--nproc", "2", "--restarts", "0", "--out", out]
     assert main.main(["launch", *two]) == 75
@@ -246,3 +264,37 @@ def test_a_taken_port_is_told(capsys):
     assert re.search(
         f"--port {port} can't be used: address", capsys.readouterr().err.lower()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("process", "number", "moment"),
+    [
+        (0, signal.SIGKILL, 1),
+        (0, signal.SIGKILL, 2),
+        (0, signal.SIGKILL, "save"),
+        (1, signal.SIGKILL, 1),
+        (1, signal.SIGKILL, "save"),
+        (0, signal.SIGTERM, 1),
+        (0, signal.SIGTERM, "save"),
+        (1, signal.SIGTERM, 2),
+    ],
+)
+def test_whichever_process_ends_whenever_the_run_ends_the_same(
+    runs, tmp_path, process, number, moment
+):
+    """Process 0 writes the files; evaluation 1 is before the first checkpoint."""
+    folder, _ = runs
+    (tmp_path / "file.py").write_text(FILE)
+    (tmp_path / KILL).write_text(f"{process} {number:d} {moment}")
+    two = ("--nproc", 2, "--out", tmp_path / "two")
+    _, told = _jaxtl("launch", tmp_path / "file.py", *two)
+    assert not (tmp_path / KILL).exists()
+    reason = {
+        signal.SIGKILL: f"process {process} of 2 was ended by SIGKILL",
+        signal.SIGTERM: "one of 2 processes was sent SIGTERM",
+    }
+    assert f"{reason[number]}; all start again (1 of 3 restarts)." in told
+    _assert_same(tmp_path / "two", folder / "one")
+    left = [p.name for p in (tmp_path / "two" / "checkpoints").iterdir()]
+    assert left == ["6"], "no half checkpoint is left"
