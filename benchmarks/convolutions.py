@@ -7,7 +7,6 @@ few in a row, in turn.
 """
 
 import functools
-import os
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +19,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn import grad as torch_grad
 
-from jaxtl.core import compilation
+from jaxtl.core import compilation, devices
 from jaxtl.models.layers import conv_cpu
 from jaxtl.models.layers.conv_cpu import ConvShapes, ConvWindow
 
@@ -128,7 +127,7 @@ def _repeat(function: Callable[[], object]) -> None:
 
 def main(argv=None) -> list[list[timing.Row]]:
     options = timing.options(__doc__, argv)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(devices.core_count())
     layers = [LAYERS[0]._replace(batch=2)] if options.quick else LAYERS
     rounds = 3 if options.quick else 9
     rows = [row for layer in layers for row in measure(layer, rounds)]

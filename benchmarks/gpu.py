@@ -59,7 +59,7 @@ class _Part:
           folder: for its table and for what it prints.
           beside: number of parts that compile at the same time.
         """
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         self.name = name
         self.out = pathlib.Path(folder) / f"{name}.json"
         self.log = (pathlib.Path(folder) / f"{name}.log").open("w+")

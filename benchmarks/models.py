@@ -11,7 +11,6 @@ fresh process each time, against transformers.
 import dataclasses
 import gc
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ import torch_models
 from torch.nn import functional as F
 
 import jaxtl as tl
-from jaxtl.core import compilation
+from jaxtl.core import compilation, devices
 from jaxtl.data.dataset import Data, Table
 from jaxtl.pretrained import convert
 from jaxtl.pretrained.match import Weights
@@ -244,7 +243,7 @@ def loading(quick: bool, rounds: int) -> list[timing.Row]:
 
 def main(argv=None) -> list[list[timing.Row]]:
     options = timing.options(__doc__, argv)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(devices.core_count())
     rows = []
     for make in torch_models.pairs(options.quick):
         rows.append(measure(make(), 3 if options.quick else 15))

@@ -15,7 +15,6 @@ with --quick.
 """
 
 import dataclasses
-import os
 import sys
 
 import jax
@@ -26,6 +25,7 @@ import timing
 import torch
 
 import jaxtl as tl
+from jaxtl.core import devices
 
 STREAM_TARGET, TORCH_TARGET = 1.1, 1.0
 RATE, DECAY = 1e-3, 1e-4
@@ -196,7 +196,7 @@ def epoch(quick: bool) -> list[timing.Row]:
 
 def main(argv=None) -> list[list[timing.Row]]:
     args = timing.options(__doc__, argv)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(devices.core_count())
     tables = [part(args.quick) for part in (second_stream, many_kernels, epoch)]
     timing.report("streams", tables, args.json)
     return tables

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import jax
 
+from jaxtl.core import devices
+
 Row = dict[str, object]
 
 
@@ -67,10 +69,10 @@ def spread(times: Mapping[str, list[float]], name: str, against: str) -> str:
 
 
 def machine() -> str:
-    """Processor, cores, memory, system, versions and device in one line."""
+    """Processor, usable cores, memory, system, versions and device in one line."""
     device = jax.devices()[0]
     return (
-        f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, {_processor()}, {devices.core_count()} usable cores, "
         f"{_memory()} GB, {platform.system()}, Python {platform.python_version()}, "
         f"jax {jax.__version__}, {device.platform} ({device.device_kind}), "
         f"load {os.getloadavg()[0]:.1f}"

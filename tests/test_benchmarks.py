@@ -273,11 +273,16 @@ def test_a_second_stream_is_timed_and_dann_is_the_same_in_torch(script, capsys):
 def test_collectives_of_a_compiled_program_are_counted(script):
     text = """
       %a = f32[8,4]{1,0} all-gather(%p), replica_groups={{0,1}}, dimensions={0}
-      %b = (f32[2]{0}, /*index=5*/bf16[3,2]{1,0}) all-reduce(%c, %d), to_apply=%add
+      %b = (f32[2]{0}, /*index=5*/bf16[3,2]{1,0}) all-reduce(%c, %d), replica_groups=[2,4]<=[8], to_apply=%add
       %e = f32[16]{0} fusion(%all-gather.1), kind=kLoop
-    """
+    """  # noqa: E501, a line of a program
     scaling = script("scaling")
-    assert scaling.communicated(text) == {"gathered": 128, "reduced": 8 + 12}
-    assert scaling.extrapolated({"state": 3.0}, {"state": 7.0}, layers=24) == {
-        "state": 3.0 + 22 * 2.0
-    }
+    # A ring of two sends half of what it gathers, one of four 2 · 3/4 of what it adds.
+    sent = 128 / 2 + 2 * 20 * 3 / 4
+    expected = {"gathered": 128, "reduced": 8 + 12, "sent": sent}
+    assert scaling.communicated(text) == expected
+
+
+def test_a_machine_is_told_by_the_cores_that_may_be_used(script, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5})
+    assert ", 3 usable cores, " in script("timing").machine()
