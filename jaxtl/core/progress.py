@@ -1,18 +1,22 @@
 """Progress of long work, on standard error: nothing for two seconds, then a line.
 
 On a terminal the line is drawn again in its place and removed at the end. Elsewhere a
-line is written now and then, at first after ten seconds. Of work within work the line
-names the outermost and the innermost. Nothing is shown while `silenced`, as where
+line is written now and then, at first after ten seconds, and in a notebook one output
+of the cell is drawn again. Of work within work the line names the outermost and the
+innermost. Nothing is shown while `silenced`, as where
 training has a bar of its own.
 """
 
 import contextlib
+import html
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
+
+from jaxtl.core import notebook
 
 DELAY = 2.0  # seconds before anything is shown on a terminal
 _TICK = 0.5  # seconds between two drawings
@@ -38,6 +42,7 @@ class Task:
         self._start = self._due = 0.0
         self._is_drawn = False
         self._ended = threading.Event()
+        self._output: notebook.CellOutput | None = None
 
     def __enter__(self) -> "Task":
         self._start = time.monotonic()
@@ -56,7 +61,11 @@ class Task:
             return
         with _lock:
             first, now = _stack[0] if _stack else self, time.monotonic()
-            if not _silent and now >= first._due:
+            if _silent:
+                return
+            if notebook.is_running():
+                first._draw_in_cell(now)
+            elif now >= first._due:
                 first._due = now + _NEXT_LINES
                 print(_line(now), file=sys.stderr, flush=True)
 
@@ -71,6 +80,15 @@ class Task:
                     sys.stderr.write(_CLEAR + _line(time.monotonic())[:width])
                     sys.stderr.flush()
 
+    def _draw_in_cell(self, now: float) -> None:
+        """Draws the line as an output of the cell, once the work has lasted."""
+        if self._output is None:
+            if now - self._start < DELAY:
+                return
+            self._output = notebook.CellOutput()
+        line = _line(now)
+        self._output.draw(html.escape(line), line)
+
     def erase(self) -> None:
         """Removes the drawn line."""
         with _lock:
@@ -84,12 +102,12 @@ class Task:
         seconds = now - self._start
         if not self.total:
             count = f" {self.done:,}," if self.done else ""
-            return f"{self.what}:{count} {_duration(seconds)}"
+            return f"{self.what}:{count} {duration(seconds)}"
         line = f"{self.what}: {self.done:,} of {self.total:,}"
         if not self.done:
-            return f"{line}, {_duration(seconds)}"
+            return f"{line}, {duration(seconds)}"
         left = seconds * (self.total - self.done) / self.done
-        return f"{line}, about {_duration(max(left, 0.0))} left"
+        return f"{line}, about {duration(max(left, 0.0))} left"
 
     def __exit__(self, *_: object) -> None:
         with _lock:
@@ -97,6 +115,10 @@ class Task:
             if self in _stack:
                 _stack.remove(self)
             self.erase()
+            if self._output is not None:
+                now = time.monotonic()
+                done = f"{self.what}: done in {duration(now - self._start)}"
+                self._output.draw(html.escape(done), done, now=True)
 
 
 def _line(now: float) -> str:
@@ -142,11 +164,21 @@ def silenced() -> Iterator[None]:
             _silent -= 1
 
 
+def is_silent() -> bool:
+    """Whether progress is silenced."""
+    return _silent > 0
+
+
 def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words: "40 s", "12 min", "3 h 5 min".
+
+    Args:
+      seconds: the time.
+    """
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import atomic
+from jaxtl.core import atomic, notebook
 from jaxtl.core.errors import UserError
+from jaxtl.core.progress import duration
 from jaxtl.results import results, writers
 from jaxtl.results.database import FINISHED, Database, Outcome
 from jaxtl.results.tables import TextTable
@@ -192,14 +193,25 @@ def _build(
 def _print_progress(
     sweep: Sweep, database: Database, progress: bool | None
 ) -> Callable[[Sequence[Outcome]], None]:
-    """A callback that prints a line of progress every few seconds."""
+    """A callback that prints a line of progress every few seconds.
+
+    In a notebook it is one output of the cell, which is drawn again.
+    """
     total, start = len(sweep.cells) + len(sweep.fits), time.monotonic()
-    progress = sys.stdout.isatty() if progress is None else progress
+    cell = notebook.CellOutput() if notebook.is_running() else None
+    if progress is None:
+        progress = cell is not None or sys.stdout.isatty()
     last_line = start
 
     def on_outcomes(outcomes: Sequence[Outcome]) -> None:
         nonlocal last_line
         seconds = time.monotonic()
+        if progress and cell is not None:
+            done = sum(database.counts().get(status, 0) for status in FINISHED)
+            line = f"{done} of {total} cells in {duration(seconds - start)}"
+            html = f"<div>{notebook.bar(done, total)} {line}</div>"
+            cell.draw(html, line, now=done == total)
+            return
         if not progress or seconds - last_line < PROGRESS_SECONDS:
             return
         last_line = seconds

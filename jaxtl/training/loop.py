@@ -24,11 +24,12 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
 
     Args:
       run: from `tl.setup` or `tl.resume`.
-      progress: show a progress bar; None shows one on a terminal.
+      progress: show a progress bar, or in a notebook one output that is drawn again;
+        None shows it on a terminal and in a notebook, elsewhere a line a minute.
 
     Returns:
       The result, as stored in result.json: metrics of the chosen checkpoint on "val"
-      and "test", costs and versions.
+      and "test", costs and versions. A notebook shows its metrics as a table.
 
     Raises:
       UserError: if the loss, a parameter or an output on val or test stops being
@@ -41,7 +42,7 @@ def train(run: Run, *, progress: bool | None = None) -> dict:
     with run_dir.lock_for_job(run.directory):
         stored = run.directory / "result.json"
         if process_group.first_value(stored.exists() and _is_done(run)):
-            return run_dir.read_json(stored)
+            return result.TrainingResult(run_dir.read_json(stored))
         try:
             return _train(run, progress)
         except OSError as error:
@@ -182,7 +183,7 @@ def _finish(run: Run) -> dict:
             f"stopped after step {run.steps_done} of {run.exp.steps}: "
             f"{run.exp.patience} evaluations without a better {run.monitor} on val"
         )
-    content = result.finish(run, evaluations, _val_curve(run))
+    content = result.TrainingResult(result.finish(run, evaluations, _val_curve(run)))
     if run.directory is not None:
         checkpointing.save(run)
         path = run.directory / "result.json"

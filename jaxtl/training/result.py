@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 import importlib.metadata
 import platform
 import subprocess
@@ -12,6 +13,7 @@ import jax
 
 from jaxtl.core import devices, lazy_leaf
 from jaxtl.core import tree as trees
+from jaxtl.core.progress import duration
 from jaxtl.data.dataset import QUESTION_ANSWERING, Dataset
 from jaxtl.evaluation import (
     answer_threshold,
@@ -25,7 +27,37 @@ from jaxtl.training import data_contents
 from jaxtl.training import inputs as input_lib
 from jaxtl.training.run import Run
 
+_SPLITS = ("val", "test")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class TrainingResult(dict):
+    """The content of result.json; a notebook shows its metrics as a table."""
+
+    def _repr_html_(self) -> str:
+        splits = [split for split in _SPLITS if split in self]
+        names = dict.fromkeys(name for split in splits for name in self[split])
+        heads = "".join(f"<th>{split}</th>" for split in splits)
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td>{_cells(self, splits, name)}</tr>"
+            for name in names
+        )
+        chosen = f"step {self['chosen']:,} of {self['steps']:,}"
+        monitor = f", chosen by {self['monitor']} on val" if self["monitor"] else ""
+        costs = (
+            f"{self['trainable_parameters']:,} of {self['parameters']:,} parameters "
+            f"trained in {duration(self['train_seconds'])}"
+        )
+        head = html.escape(f"{chosen}{monitor}; {costs}")
+        return (
+            f"<div>{head}</div><table><thead><tr><th>metric</th>{heads}</tr>"
+            f"</thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def _cells(content: Mapping[str, Any], splits: Sequence[str], name: str) -> str:
+    values = [content[split].get(name) for split in splits]
+    return "".join(f"<td>{'' if v is None else f'{v:.4f}'}</td>" for v in values)
 
 
 def finish(
