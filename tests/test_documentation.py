@@ -268,7 +268,7 @@ def test_figures_beside_a_link_to_an_experiment_are_its_docstring_s(page):
     [
         ("docs/start/quickstart.md", ("quickstart", "usps_mnist")),
         ("docs/kinds_of_transfer.md", ("kinds_of_transfer",)),
-        ("docs/self_supervised.md", ("selfsup_digits",)),
+        ("docs/self_supervised.md", ("selfsup_digits", "selfsup_cifar")),
         ("docs/multitask.md", ("office_tasks", "multi_mnist")),
     ],
 )
