@@ -25,6 +25,7 @@ from jaxtl.terms.regularizers.jacobian_estimates import signs
 from jaxtl.terms.regularizers.jacobian_sides import both_sides
 
 DRAWS, BATCH = 200, 32
+HALF_BATCH = "plain step, half the batch"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +73,23 @@ class PerExample(JacobianDifference):
         return tl.tree.sum_squares(jax.vmap(difference)(x)) / x.shape[0]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Halved(tl.Term):
+    """0; the task's pass is of two halves of the batch, as by `fraction=0.5`."""
+
+    runs_first = True
+
+    def __call__(self, context):
+        count = BATCH // 2
+        # Nothing moves, so nothing is derived.
+        nothing = jax.tree.map(lambda _: False, context.params)
+        direction = tl.tree.nothing(context.params)
+        context.forward_tangent(
+            "target", lambda out: out.logits, nothing, direction, count
+        )
+        return jnp.float32(0.0)
+
+
 def stage_groups(quick: bool) -> int:
     """As many groups as the network has stages."""
     return len(experiment(quick, None).model.stages)
@@ -83,6 +101,8 @@ def ways(quick: bool) -> dict[str, tl.Term | None]:
     groups = {"stage_groups": stage_groups(quick)}
     return {
         "plain step": None,
+        "plain step, in two halves": Halved(),
+        HALF_BATCH: None,
         "projected": JacobianDifference(weight=0.1),
         "projected, a quarter of the batch": JacobianDifference(
             weight=0.1, fraction=0.25
@@ -117,7 +137,9 @@ def ways(quick: bool) -> dict[str, tl.Term | None]:
     }
 
 
-def experiment(quick: bool, term: tl.Term | None, init=None) -> tl.Experiment:
+def experiment(
+    quick: bool, term: tl.Term | None, init=None, batch: int = BATCH
+) -> tl.Experiment:
     """The experiment: a small network, with or without a term besides the loss."""
     side = 8 if quick else 28
     rng = np.random.default_rng(0)
@@ -130,7 +152,7 @@ def experiment(quick: bool, term: tl.Term | None, init=None) -> tl.Experiment:
         ),
         init=init,
         terms=terms if term is None else {**terms, "jacobian": term},
-        batch=BATCH,
+        batch=batch,
         steps=10**6,
     )
 
@@ -147,7 +169,8 @@ def costs(quick: bool) -> list[timing.Row]:
     """The table of the cost of a step, each way."""
     init, works, steps, runs = source(quick), {}, {}, {}
     for name, term in ways(quick).items():
-        run = tl.setup(experiment(quick, term, init))
+        batch = BATCH // 2 if name == HALF_BATCH else BATCH
+        run = tl.setup(experiment(quick, term, init, batch))
         # A slow way takes one step, to save time; the others take each fifth step, and
         # each of the stages, equally often.
         steps[name] = 1 if name.startswith("exact") else (10 if quick else 20)
@@ -223,6 +246,8 @@ def _estimate(run: tl.Run, **fields) -> timing.Row:
         "bias, standard errors": float((values.mean() - exact) / error),
         "target": "−3 … 3",
         "relative deviation of one": float(values.std(ddof=1) / exact),
+        # Four steps take each of four stages once.
+        "of four": float(values.reshape(-1, 4).mean(1).std(ddof=1) / exact),
     }
 
 

@@ -190,7 +190,9 @@ def test_the_ways_to_the_jacobian_difference_take_the_same_step(script):
     module = script("jacobian")
     init, metrics = module.source(True), {}
     for name, term in module.ways(True).items():
-        if term is not None and term.wrt == "params" and term.fraction == 1.0:
+        if isinstance(term, tl.regularizers.JacobianDifference) and (
+            term.wrt == "params" and term.fraction == 1.0
+        ):
             run = tl.setup(module.experiment(True, term, init))
             metrics[name] = run.advance(4)[-1]
     for a, b in (

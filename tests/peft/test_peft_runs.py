@@ -182,6 +182,19 @@ def test_jacobians_compare_with_the_source_as_it_was(digits, source):
     assert run.step()["jacobian"] > 1e-3
 
 
+def test_jacobians_of_a_lora_are_by_the_merged_weights(digits, source):
+    term = tl.regularizers.JacobianDifference(estimator="forward", stage_groups=3)
+    init = tl.pretrained.FromRun(str(source))
+    terms = {"task": tl.losses.CrossEntropy(), "jacobian": term}
+    run = tl.setup(_exp(digits, source, LORA, init=init, terms=terms, batch=8))
+    # The kernels of both layers and the whole head, not the factors of rank 2.
+    count = 64 * 12 + 12 * 8 + 8 * 10 + 10
+    assert f"by {count} parameters of head, layer1, layer2" in run.notes["jacobian"]
+    values = [row["jacobian"] for row in run.advance(8)]
+    assert values[0] == 0.0
+    assert all(value > 0 for value in values[1:])
+
+
 def test_alpha_is_a_number_that_compiles_once(digits, source):
     runs = [
         tl.setup(_exp(digits, source, dataclasses.replace(LORA, alpha=alpha)))

@@ -270,25 +270,30 @@ def test_late_groups_cost_little_and_half_of_the_batch_at_most_one_and_a_half(
     assert mean < 0.8 * whole
 
 
-@pytest.mark.slow
-def test_below_frozen_stages_nothing_is_derived(digits):
-    """Products of a layer beyond those of the plain step, by hand against XLA."""
-    model, batch = tl.models.CNN(widths=(16, 32), units=64), 32
-    groups = {"block1": FROZEN, ".*": 1.0}
-    optim = tl.optim.AdamW(lr=1e-2, groups=groups)
-    changes = {
-        "init": _source(digits, model),
-        "batch": batch,
-        "optim": optim,
-        "cache": "off",
-    }
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        # Multiply-adds of an example beyond those of the plain step. The first layer
+        # that trains has x·u alone, since its input is a constant. The next one has
+        # x·u, ẋ·w, one more cotangent by input and one more by kernel.
+        (tl.models.MLP(widths=(64, 96)), 64 * 96 + 4 * 96 * 10),
+        # From 4 × 4 pixels after block1; 3 × 3 kernels see 10 of 12 rows and columns,
+        # as XLA does not count zeros. The head has ẋ's cotangent besides.
+        pytest.param(
+            tl.models.CNN(widths=(16, 32), units=64),
+            100 * 16 * 32 + 4 * (2 * 2 * 32 * 64) + 5 * 64 * 10,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_below_frozen_stages_nothing_is_derived(digits, model, extra):
+    """Arithmetic beyond that of the plain step, by hand against XLA's count."""
+    batch, first = 256, model.stages[0]
+    optim = tl.optim.AdamW(lr=1e-2, groups={first: FROZEN, ".*": 1.0})
+    init = _source(digits, model)
+    changes = {"init": init, "batch": batch, "optim": optim, "cache": "off"}
     plain, full = (
         _flops(digits, model, fields, **changes).flops
         for fields in (None, {"directions": 4})
     )
-    # Of 8 × 8 pixels, 4 × 4 after block1: multiply-adds of one product of a layer.
-    conv, hidden = 4 * 4 * 9 * 16 * 32, 2 * 2 * 32 * 64
-    # block2: x·u alone, as its input is a constant. hidden: x·u, ẋ·w, two cotangents by
-    # input in place of one, and two by kernel. The head is 10 wide.
-    extra = conv + 4 * hidden + 5 * 64 * 10
-    np.testing.assert_allclose(full - plain, 2 * batch * extra, rtol=0.15)
+    np.testing.assert_allclose(full - plain, 2 * batch * extra, rtol=0.1)
