@@ -17,6 +17,7 @@ from docs.builder import (
     methods,
     public_names,
     reference,
+    results,
     signatures,
     site_links,
     table_text,
@@ -301,6 +302,22 @@ def test_every_command_has_its_arguments_on_the_page():
     assert "| `--which best\\|last` | checkpoint of the run (default: best) |" in text
 
 
+def test_the_negative_page_tells_what_came_out_and_not_what_was_done(tmp_path):
+    docstrings = {
+        "a": "Harm by *a*.\n\nNothing was tuned. The term loses 2 points. It gains.",
+        "b": "A quiet one.\n\nNothing was tried beyond; the runs chose nothing.",
+        "c": "A case of negative transfer.\n\nIt was run for long.",
+    }
+    files = [tmp_path / f"{name}.py" for name in docstrings]
+    for file, text in zip(files, docstrings.values(), strict=True):
+        file.write_text(f'"""{text}"""')
+    sections = results.negative_page(files).split("\n\n## ")[1:]
+    assert [" ".join(section.split()) for section in sections] == [
+        r"[Harm by \*a\*](../experiments/a.md) - The term loses 2 points.",
+        "[A case of negative transfer](../experiments/c.md) - Its table tells it.",
+    ]
+
+
 def test_links_of_the_repository_become_links_of_the_site():
     links = Links({"docs/a.md": "methods/a.md", "experiments/x.py": "experiments/x.md"})
     text = "[a](../a.md#b) [e](../../experiments/x.py) [f](https://example.com)"
@@ -376,6 +393,7 @@ def test_a_signature_of_a_model_leaves_out_the_fields_of_linen():
         ("semi/vat, semi/test_vat", ["semi/<wbr>vat,<br>semi/<wbr>test_<wbr>vat"]),
         ("tl.optim.HeadOnly(groups=", ["tl.optim.<wbr>HeadOnly(<wbr>groups="]),
         ("e.g. 0.01, of 1,795", ["e.g. 0.01, of 1,795"]),
+        ("0.97–1.07, Gauss–Newton", ["0.97–\u20601.07, Gauss–Newton"]),
     ],
 )
 def test_long_words_of_tables_break_between_their_parts(text, pieces):

@@ -20,6 +20,12 @@ def experiment_page(file: pathlib.Path) -> str:
 _NEGATIVE = re.compile(
     r"\b(harm\w*|negative|hardly|nothing|worse|loses?|misses|below)\b", re.IGNORECASE
 )
+# Sentences with these words tell how an experiment was run, not what came out.
+_PROCEDURE = re.compile(
+    r"nothing (is|was|of a run is) (chosen|known|searched|tried|tuned)|chose nothing"
+    r"|stages below|costs (next to )?nothing",
+    re.IGNORECASE,
+)
 _NEGATIVE_PAGE = """# What did not help
 
 Sentences of the experiments' own docstrings that tell of harm, of losses and of no
@@ -35,9 +41,14 @@ def negative_page(files: list[pathlib.Path]) -> str:
         blocks = re.split(r"\n\s*\n", text)[1:]
         prose = [" ".join(b.split()) for b in blocks if not _is_laid_out(b)]
         sentences = [s for p in prose for s in re.split(r"(?<=[.?!]) (?=[A-Z])", p)]
-        if negative := [s for s in sentences if _NEGATIVE.search(s)]:
-            parts.append(f"## [{file.stem}](../experiments/{file.stem}.md)")
-            parts.append("\n".join(f"- {_escaped(s)}" for s in negative))
+        negative = [s for s in sentences if _NEGATIVE.search(s)]
+        negative = [s for s in negative if not _PROCEDURE.search(s)]
+        title = text.partition("\n")[0].removesuffix(".")
+        if not negative and _NEGATIVE.search(title):
+            negative = ["Its table tells it."]
+        if negative:
+            link = f"[{_escaped(title)}](../experiments/{file.stem}.md)"
+            parts += [f"## {link}", "\n".join(f"- {_escaped(s)}" for s in negative)]
     return "\n\n".join(parts) + "\n"
 
 

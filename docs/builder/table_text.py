@@ -21,7 +21,7 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 class TableText(SphinxPostTransform):
-    """Paths and dotted names break between their parts; "78.2 ± 3.7" does not."""
+    """Paths and dotted names break between their parts, "78.2 ± 3.7" and "1–2" not."""
 
     default_priority = 900
     formats = ("html",)
@@ -35,7 +35,9 @@ class TableText(SphinxPostTransform):
 
 def with_breaks(text: str) -> list[nodes.Node]:
     """A cell's text, with its line breaks as nodes of HTML."""
-    children: list[nodes.Node] = [nodes.Text(text.replace(" ± ", "\u00a0±\u00a0"))]
+    text = text.replace(" ± ", "\u00a0±\u00a0")
+    text = re.sub(r"(?<=\d)–(?=\d)", "–\u2060", text)  # a word joiner
+    children: list[nodes.Node] = [nodes.Text(text)]
     for tag, place in _BREAKS.items():
         split: list[nodes.Node] = []
         for child in children:
