@@ -17,15 +17,18 @@ sys.path.insert(0, str(ROOT))
 def main() -> int:
     """Builds the site and checks its links; returns the exit code."""
     from docs.builder import assemble, report_pages, site_links
+    from jaxtl.core import progress
 
     arguments = _parser().parse_args()
     source, site = ROOT / "build/site_source", ROOT / "site"
-    assemble.assemble(source)
+    with progress.Task("writing the pages that are generated"):
+        assemble.assemble(source)
     # Built in build/, where the notebooks' pictures are left beside it, and then moved.
     pages = ROOT / "build/site"
     for folder in (pages, site):  # nothing of a page that was removed
         shutil.rmtree(folder, ignore_errors=True)
-    code = _sphinx(source, pages)
+    with progress.Task("building the pages with Sphinx"):
+        code = _sphinx(source, pages)
     if pages.exists():
         shutil.move(pages, site)
     if code:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl.core import compilation, config
+from jaxtl.core import compilation, config, progress
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree
@@ -201,7 +201,7 @@ def _adapt(
       The last state, each batch's logits, and their mean entropies.
     """
     state, outputs, entropies = initial, [], []
-    for index, rows in enumerate(batches):
+    for index, rows in enumerate(progress.track(batches, "adapting, in batches")):
         x = lazy_array.gather(dataset.x, rows)
         state = initial if episodic else state
         for step in range(index * steps, (index + 1) * steps):

@@ -238,7 +238,9 @@ def soup(
         raise UserError(f"{monitor} on val is not finite for the soup of {averaged}.")
     return Soup(
         names=names,
-        single=tuple(metrics(single) for single in singles),
+        single=tuple(
+            metrics(single) for single in progress.track(singles, "evaluating each run")
+        ),
         members=members,
         monitor=monitor,
         val=val,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.core import progress
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.names import listing
@@ -140,14 +141,15 @@ class FromPrompts:
         weights = read_weights(self.pair, model.pair)
         tokenizer, classes = self._tokenizer(model.pair), self._classes()
         params = _text_params(model.pair, weights, tokenizer, self.where)
-        embeddings = zero_shot.class_embeddings(
-            model.pair,
-            params,
-            tokenizer,
-            [self.names.get(name, name) for name in classes],
-            self.prompts,
-            weights.stats,
-        )
+        with progress.Task(f"encoding prompts of {len(classes):,} classes"):
+            embeddings = zero_shot.class_embeddings(
+                model.pair,
+                params,
+                tokenizer,
+                [self.names.get(name, name) for name in classes],
+                self.prompts,
+                weights.stats,
+            )
         head = jax.device_get(zero_shot.prompt_head(model.pair, params, embeddings))
         return dataclasses.replace(
             weights,

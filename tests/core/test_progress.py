@@ -4,9 +4,11 @@ import io
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from jaxtl.core import progress
+from jaxtl.evaluation.metrics import representation
 
 
 class Screen(io.StringIO):
@@ -73,3 +75,19 @@ def test_what_an_error_leaves_open_is_ended(monkeypatch):
     next(items)
     progress.end()
     assert progress._stack == []
+
+
+def test_searches_of_neighbors_say_how_far_they_are(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", screen := Screen(is_terminal=False))
+    monkeypatch.setattr(representation, "_CHUNK", 1)
+    eye, argsort = np.eye(2, dtype=np.float32), np.argsort
+
+    def slow(*args, **options):
+        clock[0] += 11
+        return argsort(*args, **options)
+
+    monkeypatch.setattr(representation.np, "argsort", slow)
+    predicted = representation.knn_predictions(eye, eye, [0, 1], k=1, temperature=0.1)
+    np.testing.assert_array_equal(predicted, [0, 1])
+    line = "looking for nearest neighbors, in blocks: 1 of 2, about 11 s left\n"
+    assert screen.getvalue() == line

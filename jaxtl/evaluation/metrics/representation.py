@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxtl.core import progress
 from jaxtl.core.errors import UserError
 from jaxtl.evaluation.metrics.base import Metric, note, undefined
 
@@ -68,7 +69,8 @@ def knn_predictions(
     k = min(k, len(bank) - leave_out)
     votes_of = np.eye(int(labels.max()) + 1)
     predictions = []
-    for start in range(0, len(queries), _CHUNK):
+    starts = range(0, len(queries), _CHUNK)
+    for start in progress.track(starts, "looking for nearest neighbors, in blocks"):
         similarity = queries[start : start + _CHUNK] @ bank.T
         if leave_out:
             rows = np.arange(len(similarity))
