@@ -1,7 +1,8 @@
 """What does jaxtl do on one GPU: training speed, terms, grids, caches, bits, export?
 
 Everything that only a GPU can show, in parts that each run in a process of their own
-(so that peak memory is that of one part, and a part that fails costs no other):
+(so that peak memory is that of one part, and a part that fails costs no other). What
+has not ended after `--budget` seconds, 480 if nothing is said, is named:
 
   peaks      what the card reaches: a bfloat16 matrix product, a copy in its memory
   resnet, vit, bert, gpt2
@@ -29,6 +30,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -38,7 +40,7 @@ NETWORKS = (("gpt2", "bert"), ("vit", "resnet"))
 OTHERS = ("bits", "grids", "attention", "jacobian", "cache", "export")
 GROUPS = (("peaks",), *NETWORKS, OTHERS)
 PARTS = tuple(name for group in GROUPS for name in group)
-BUDGET = 480.0  # seconds; a part that would begin later is left out, and named
+BUDGET = 480.0  # seconds; what has not ended then is stopped or left out, and named
 
 
 class _Part:
@@ -86,8 +88,12 @@ class _Part:
             if line.startswith("READY"):
                 return
 
-    def finish(self) -> dict:
-        """Lets it take its times; {"rows" or "error": …, "seconds": …}."""
+    def finish(self, deadline: float) -> dict:
+        """Lets it take its times; {"rows" or "error": …, "seconds": …}.
+
+        Args:
+          deadline: of `time.perf_counter`, at which it is killed from outside.
+        """
         if self.name in OTHERS:
             self.start = time.perf_counter()
         try:
@@ -97,6 +103,8 @@ class _Part:
         seconds = round(time.perf_counter() - self.start, 1)
         self.log.seek(0)
         lines = self.log.read().strip().splitlines()
+        if self.process.returncode and time.perf_counter() >= deadline:
+            return {"error": "stopped: the time is over", "seconds": seconds}
         if self.process.returncode or not self.out.exists():
             return {"error": "\n".join(lines[-25:]), "seconds": seconds}
         return {"rows": json.loads(self.out.read_text()), "seconds": seconds}
@@ -113,9 +121,18 @@ def outcomes_of_parts(
     Args:
       names: of the parts.
       quick: whether sizes are tiny.
-      deadline: of `time.perf_counter`, after which no part takes its times.
+      deadline: of `time.perf_counter`, at which parts that have not ended are killed
+        and after which none begins.
     """
     parts: dict[str, _Part] = {}
+
+    def stop() -> None:
+        for part in list(parts.values()):
+            part.process.kill()
+
+    timer = threading.Timer(max(0.0, deadline - time.perf_counter()), stop)
+    timer.daemon = True
+    timer.start()
     with tempfile.TemporaryDirectory() as folder:
         try:
             for group in GROUPS:
@@ -130,13 +147,13 @@ def outcomes_of_parts(
                         parts[name].wait_until_ready()
                 for name in group:
                     if time.perf_counter() < deadline:
-                        yield name, parts[name].finish()
+                        yield name, parts[name].finish(deadline)
                     else:
                         error = "left out: the time is over"
                         yield name, {"error": error, "seconds": 0.0}
         finally:
-            for part in parts.values():
-                part.process.kill()
+            timer.cancel()
+            stop()
 
 
 def main(argv=None) -> dict[str, dict]:

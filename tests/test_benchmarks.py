@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -288,3 +289,18 @@ def test_collectives_of_a_compiled_program_are_counted(script):
 def test_a_machine_is_told_by_the_cores_that_may_be_used(script, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5})
     assert ", 3 usable cores, " in script("timing").machine()
+
+
+def test_parts_that_have_no_time_left_are_stopped_and_named(
+    script, tmp_path, monkeypatch
+):
+    """In place of Python runs a program that is ready at once and takes a minute."""
+    program = tmp_path / "part"
+    program.write_text("#!/bin/sh\necho READY\nread line\nexec sleep 60\n")
+    program.chmod(0o700)
+    gpu, start = script("gpu"), time.perf_counter()
+    monkeypatch.setattr(gpu.sys, "executable", str(program))
+    outcomes = dict(gpu.outcomes_of_parts(["peaks", "export"], True, start + 2.0))
+    assert outcomes["peaks"]["error"] == "stopped: the time is over"
+    assert outcomes["export"]["error"] == "left out: the time is over"
+    assert time.perf_counter() - start < 30

@@ -95,20 +95,22 @@ def _from_variables(
     index: int | None,
 ) -> Membership | None:
     """The place by options and coordinator variables; None without any of them."""
-    address_name, address = _first(environ, ADDRESS)
-    if coordinator is None and address is None and (count, index) == (None, None):
+    is_told = (coordinator, count, index) != (None, None, None)
+    if not is_told and not any(environ.get(name) for name in ADDRESS):
         return None
-    count_name, count_text = _first(environ, COUNT)
-    index_name, index_text = _first(environ, INDEX)
-    values = {
-        "--processes": count
-        if count is not None
-        else _whole(count_name, count_text, least=1),
-        "--process": index if index is not None else _whole(index_name, index_text),
-        "--coordinator": coordinator or address,
-    }
-    if values["--processes"] == 1:
+    address_name = ""
+    if coordinator is None:
+        address_name, coordinator = _first(environ, ADDRESS)
+    is_option = not address_name or (count, index) != (None, None)
+    if count is None:
+        count = _whole(*_first(environ, COUNT), least=1)
+    if count == 1:
         return None
+    if index is None:
+        index = _whole(*_first(environ, INDEX))
+    if not is_option:
+        _check_slurm(environ, count, index)
+    values = {"--processes": count, "--process": index, "--coordinator": coordinator}
     variables = {"--processes": COUNT, "--process": INDEX, "--coordinator": ADDRESS}
     for option, value in values.items():
         if value is None:
@@ -116,17 +118,36 @@ def _from_variables(
                 f"this process is told of a job of several, but not its {option}; give "
                 f"the option or set {variables[option][0]}."
             )
-    is_option = coordinator is not None or (count, index) != (None, None)
     port = _whole(*_first(environ, PORT))
     return _checked(
         Membership(
-            coordinator=_with_port(str(values["--coordinator"]), port),
-            count=int(values["--processes"]),  # type: ignore[arg-type]
-            index=int(values["--process"]),  # type: ignore[arg-type]
+            coordinator=_with_port(str(coordinator), port, address_name),
+            count=int(count),  # type: ignore[arg-type]
+            index=int(index),  # type: ignore[arg-type]
             origin="by options" if is_option else f"by ${address_name}",
             local_devices=_local_devices(environ),
         )
     )
+
+
+def _check_slurm(
+    environ: Mapping[str, str], count: int | None, index: int | None
+) -> None:
+    """Raises UserError where variables and SLURM's tasks are different jobs."""
+    tasks = _whole(*_first(environ, ("SLURM_STEP_NUM_TASKS",)))
+    if tasks is None or tasks == 1:
+        return
+    for names, value, slurm in (
+        (COUNT, count, "SLURM_STEP_NUM_TASKS"),
+        (INDEX, index, "SLURM_PROCID"),
+    ):
+        name, _ = _first(environ, names)
+        other = _whole(*_first(environ, (slurm,)))
+        if None not in (value, other) and value != other:
+            raise UserError(
+                f"{name}={value} and {slurm}={other} are of different jobs; unset one "
+                "of them, or give --processes, --process and --coordinator."
+            )
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Membership | None:
@@ -178,10 +199,19 @@ def _local_devices(environ: Mapping[str, str]) -> tuple[int, ...] | None:
 def _first(
     environ: Mapping[str, str], names: tuple[str, ...]
 ) -> tuple[str, str | None]:
-    """(Name, value) of the first of some variables that is set."""
-    return next(
-        ((name, environ[name]) for name in names if environ.get(name)), (names[0], None)
-    )
+    """(Name, value) of the first of some variables that is set.
+
+    Raises:
+      UserError: another one has another value.
+    """
+    present = [(name, environ[name]) for name in names if environ.get(name)]
+    for name, value in present[1:]:
+        if value != present[0][1]:
+            raise UserError(
+                f"{present[0][0]}={present[0][1]!r} and {name}={value!r} differ; unset "
+                "one of them."
+            )
+    return present[0] if present else (names[0], None)
 
 
 def _whole(name: str, text: str | None, least: int = 0) -> int | None:
@@ -194,9 +224,20 @@ def _whole(name: str, text: str | None, least: int = 0) -> int | None:
     return int(text)
 
 
-def _with_port(address: str, port: int | None) -> str:
-    """The address with a port: its own, that of a variable, or the default one."""
+def _with_port(address: str, port: int | None, name: str) -> str:
+    """The address with a port: its own, that of a variable, or the default one.
+
+    Args:
+      address: with or without a port.
+      port: of a variable, None without one.
+      name: of the variable with the address; "" for an option, whose port counts.
+    """
     if re.search(r"(^[^:]*|\]):\d+$", address):
+        if name and port is not None and int(address.rpartition(":")[2]) != port:
+            raise UserError(
+                f"{name}={address!r} has another port than the variable "
+                f"{' or '.join(PORT)}, {port}; unset one of them."
+            )
         return address
     return f"{address}:{_DEFAULT_PORT if port is None else port}"
 

@@ -97,6 +97,39 @@ def test_places_that_cant_be_are_told(environ, options, message):
         membership.resolve(environ, *options)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES='2' and NUM_PROCESSES='4' dif"),
+        ({"PROCESS_ID": "1"}, "PROCESS_ID='1' and JOB_COMPLETION_INDEX='3' differ; un"),
+        ({"JAX_COORDINATOR_ADDRESS": "b"}, "JAX_COORDINATOR_ADDRESS='b' and COORDINA"),
+        (
+            {"COORDINATOR_ADDRESS": "a:5", "COORDINATOR_PORT": "6"},
+            "COORDINATOR_ADDRESS='a:5' has another port than the variable .*, 6; unset",
+        ),
+        (SLURM, "NUM_PROCESSES=4 and SLURM_STEP_NUM_TASKS=8 are of different jobs"),
+        (
+            {**SLURM, "SLURM_STEP_NUM_TASKS": "4"},
+            "JOB_COMPLETION_INDEX=3 and SLURM_PROCID=5 are of different jobs; unset",
+        ),
+    ],
+)
+def test_variables_of_different_jobs_are_refused_by_name(changes, message):
+    environ = {**KUBERNETES, **changes}
+    with pytest.raises(UserError, match=message):
+        membership.resolve(environ)
+    by_options = membership.resolve(environ, "c:7", 2, 1)
+    assert (by_options.coordinator, by_options.index) == ("c:7", 1)
+
+
+def test_variables_and_tasks_of_one_job_agree():
+    same = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "PROCESS_ID": "3"}
+    place = membership.resolve({**KUBERNETES, **SLURM, **same})
+    assert (place.host, place.count, place.index) == ("train-0.train", 4, 3)
+    alone = {**KUBERNETES, **SLURM, "SLURM_STEP_NUM_TASKS": "1"}
+    assert membership.resolve(alone).index == 3
+
+
 def test_a_taken_port_and_an_unreachable_coordinator_are_told(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", None)  # must not be reached
     with socket.socket() as server:
