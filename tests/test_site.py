@@ -238,6 +238,7 @@ _NO_METHODS = {
         for classifier in ("1-NN, cosine", "ProtoNet, 1-NN", "SimpleShot")
     }
     | {"pixels, 1-NN, cosine"},
+    "omniglot_one_shot_learners": {"Siamese, Euclidean", "Siamese, cosine"},
     "penalties": {"WiSE-FT"},
     "tuning_shootout": {"WiSE-FT"},
 }
