@@ -32,6 +32,7 @@ def test_each_section_of_the_readme_has_its_script():
         parts = (
             "timing",
             "torch_models",
+            "method_cost_groups",
             "grid_torch",
             "streams_torch",
             "gpu_attention",
@@ -59,6 +60,23 @@ def test_a_cached_teacher_costs_no_operations(script):
     [[plain, kd]] = script("distillation").main(["--quick"])
     assert (plain["step"], kd["step"]) == ("plain", "KD")
     assert kd["FLOPs, cached"] < 1.05 < kd["FLOPs, at every step"]
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [("domain", "DANN"), ("peft", "LoRA"), ("optim", "HeadOnly")]
+)
+def test_the_cost_of_a_step_is_that_on_the_site(script, family, method, tmp_path):
+    content = json.loads((FOLDER / "../docs/builder/method_costs.json").read_text())
+    if content["counted"] != f"XLA for {jax.default_backend()}, jax {jax.__version__}":
+        pytest.skip(f"counted by {content['counted']}")
+    rows = script("method_costs").family_rows(family, (method,))
+    [(name, row)] = rows.items()
+    stored = content["methods"][name]
+    assert row["flops"] == pytest.approx(stored["flops"], rel=0.02)
+    script("method_costs").write(tmp_path / "costs.json", {"a.B": stored})
+    script("method_costs").write(tmp_path / "costs.json", rows)
+    written = json.loads((tmp_path / "costs.json").read_text())
+    assert written == {**content, "methods": {"a.B": stored, **rows}}
 
 
 def test_episodes_are_classified_as_by_hand(script, capsys):

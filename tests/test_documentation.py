@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import io
 import itertools
+import json
 import pathlib
 import re
 import shlex
@@ -377,6 +378,27 @@ def reader(folder, monkeypatch):
     """The folder as the working directory."""
     monkeypatch.chdir(folder)
     return folder
+
+
+def test_the_page_of_a_run_s_directory_names_what_runs_write(folder):
+    page = (ROOT / "docs/reference/run_directory.md").read_text()
+    words = set(re.findall(r"`([^`]+)`", page))
+    run = folder / "runs/A"
+    files = {path.name + "/" * path.is_dir() for path in run.iterdir()}
+    assert {"source.json", "checkpoints/"} <= files
+    assert files - {"splits-source.npz"} - words == set()
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    terms = {
+        key for row in rows for key in row if key.split("/")[0] in ("task", "l2sp")
+    }
+    trained = {key for row in rows if row["kind"] == "train" for key in row} - terms
+    named = re.split(r"^## ", page, flags=re.MULTILINE)
+    [of_lines] = [part for part in named if part.startswith("`metrics.jsonl`")]
+    assert {key for key in trained if f"`{key}`" not in of_lines} == set()
+    assert set(json.loads((run / "result.json").read_text())) - words == set()
+    assert set(json.loads((run / "experiment.json").read_text())) - words == set()
+    [step] = (run / "checkpoints").iterdir()
+    assert {path.name for path in step.iterdir() if path.is_dir()} <= words
 
 
 def _real(words):

@@ -12,6 +12,7 @@ import browser
 import pytest
 
 from docs.builder import (
+    costs,
     effects,
     equations,
     methods,
@@ -93,15 +94,6 @@ def test_every_public_name_has_a_docstring_that_names_its_fields():
             assert not unsaid, name
 
 
-def test_functions_of_the_top_level_say_what_they_take_and_return():
-    for name, value in public_names.top_level().items():
-        if inspect.isfunction(value):
-            signature = inspect.signature(value)
-            assert "Args:" in value.__doc__ or not signature.parameters, name
-            is_told = "Returns:" in value.__doc__ or "Yields:" in value.__doc__
-            assert is_told or signature.return_annotation in (None, "None"), name
-
-
 def test_every_family_has_a_page_with_all_its_methods():
     families = [n for n in public_names.namespaces() if n.is_family]
     assert {"regularizers", "domain", "peft", "optim"} <= {f.name for f in families}
@@ -112,6 +104,38 @@ def test_every_family_has_a_page_with_all_its_methods():
     text = methods.page(next(f for f in families if f.name == "regularizers"), "")
     assert "- Tests: `tests/terms/regularizers/test_l2sp.py`" in text
     assert "[quickstart](../experiments/quickstart.md)" in text
+
+
+def test_every_class_of_a_family_has_the_cost_of_a_step_or_a_reason():
+    families = [n for n in public_names.namespaces() if n.is_family]
+    members = [member for family in families for member in family.members()]
+    classes = {path for path, value in members if inspect.isclass(value)}
+    counted = set(costs.counted())
+    assert {c for c in classes - counted if not costs.reason(c)} == set()
+    assert counted <= classes
+    assert not counted & {path for path in costs.REASONS if "." in path}
+    assert {path for path in costs.REASONS if "." in path} <= classes
+    [domain] = [family for family in families if family.name == "domain"]
+    text = methods.page(domain, "")
+    assert text.count("- Cost of a step: ") == len(
+        [c for c in classes if "domain." in c]
+    )
+    assert costs.line("domain.DANN") in text
+
+
+def test_the_cost_of_a_step_is_told_with_what_it_is_a_multiple_of(monkeypatch):
+    row = {"network": "CNN", "plain": "CE", "flops": 12.34, "temporary": 0.987}
+    rows = {"a.B": {**row, "loops": False}, "a.C": {**row, "loops": True}}
+    monkeypatch.setattr(costs, "counted", lambda: rows)
+    assert costs.line("a.B") == (
+        "- Cost of a step: 12 × the operations and 0.99 × the temporary memory of CE "
+        "(CNN)"
+    )
+    assert ": at least 12 × the operations" in costs.line("a.C")
+    monkeypatch.setitem(rows["a.B"], "flops", 0.000321)
+    assert ": 0.00032 × the operations" in costs.line("a.B")
+    assert costs.line("optim.Cosine").startswith("- Cost of a step: one number")
+    assert costs.line("domain.DANN") == costs.note("domain") == ""
 
 
 _TABLES = """Two tables.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from docs.builder import effects, public_names
+from docs.builder import costs, effects, public_names
 from docs.builder.public_names import ROOT, Namespace
 
 _NOTE = """
@@ -31,6 +31,7 @@ def page(family: Namespace, written: str) -> str:
         parts = [f"# {_title(family, title)}", title, introduction]
     if family.module.__name__.startswith("jaxtl.terms"):
         parts.append(_NOTE.strip())
+    parts.append(costs.note(family.name))
     parts.append(effects.summary([path for path, _ in family.members()]))
     return "\n\n".join([*filter(None, parts), *_sections(family)]) + "\n"
 
@@ -94,13 +95,14 @@ def directive(path: str, value: Any, *options: str) -> str:
 
 
 def _where(family: str, path: str, value: Any) -> str:
-    """The lines that say where a method's code, tests and measurements are."""
+    """The lines on a method's cost, and on where its code, tests and uses are."""
     module = value.__module__ if hasattr(value, "__module__") else family
     file = pathlib.Path(*module.split(".")).with_suffix(".py")
     if not (ROOT / file).exists():
         return ""
     name = path.rpartition(".")[2]
-    lines = [f"- Code: `{file}`"]
+    lines = [costs.line(path)] if inspect.isclass(value) and costs.line(path) else []
+    lines.append(f"- Code: `{file}`")
     if tests := _tests(file, name):
         lines.append("- Tests: " + ", ".join(f"`{test}`" for test in tests))
     if pages := _experiments(path):
