@@ -325,7 +325,6 @@ authors' are in [−1, 1], which need not be the only difference. SHOT on the pu
 test images of USPS had 94.2 % (one seed); its paper has 98.0 on other images.
 An earlier table, with 600 to 1,000 steps of 32 and 3 seeds, had DANN at 74.6 ± 6.2
 (M→U) and 68.6 ± 4.6 (U→M) and ADDA at 84.3 ± 5.8 and 76.7 ± 3.8 in ADDA's protocol.
-
 CDAN+E takes six minutes a run on one of two idle cores.
 """  # noqa: E501
 
