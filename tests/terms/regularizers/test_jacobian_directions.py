@@ -15,6 +15,7 @@ from jaxtl.pretrained import FromRun
 from jaxtl.terms.context import Context, View
 from jaxtl.terms.regularizers import JacobianDifference
 from jaxtl.terms.regularizers.jacobian_directions import fixed_direction
+from jaxtl.terms.regularizers.jacobian_stages import group_of_draw
 from jaxtl.training import checkpointing
 
 FIELDS = {"estimator": "forward", "directions": 3}
@@ -56,9 +57,11 @@ def value_of(run, rows, key):
     return run.program.terms["near"](View(context, "near", 1)), x
 
 
-@pytest.mark.parametrize("frozen", ["", "always", "at first"])
-def test_a_step_takes_one_fixed_direction(digits, source, frozen):
-    exp = experiment(digits, source, fraction=0.5)
+@pytest.mark.parametrize(
+    ("frozen", "parts"), [("", 1), ("always", 1), ("at first", 1), ("", 3)]
+)
+def test_a_step_takes_one_fixed_direction(digits, source, frozen, parts):
+    exp = experiment(digits, source, fraction=0.5, stage_groups=parts)
     if frozen == "at first":
         # The directions move what any phase trains.
         phases = (tl.optim.Phase(until=0.9, frozen="layer1"), tl.optim.Phase())
@@ -68,7 +71,7 @@ def test_a_step_takes_one_fixed_direction(digits, source, frozen):
         optim = dataclasses.replace(exp.optim, groups=groups)
         exp = dataclasses.replace(exp, optim=optim)
     run = tl.setup(exp)
-    run.advance(5)
+    run.advance(next(n for n in (3, 4, 5) if group_of_draw(n, parts) == parts - 1))
     rows = np.asarray(run.parts.datasets["target"].rows["train"][:8])
     moved = {
         k: v
@@ -93,12 +96,17 @@ def test_a_step_takes_one_fixed_direction(digits, source, frozen):
         number = jax.random.randint(
             jax.random.fold_in(jax.random.key(seed), 1001), (), 0, 3
         )
-        u = np.asarray(ravel_pytree(fixed_direction(number, moved))[0], np.float64)
+        direction = fixed_direction(number, moved)
+        if parts == 3:  # the one in the last of three stages
+            zeros = jax.tree.map(jnp.zeros_like, direction)
+            stage = network.stages[-1]
+            direction = {**zeros, stage: direction[stage]}
+        u = np.asarray(ravel_pytree(direction)[0], np.float64)
         gaps = [
             jacobian(moved, run.params, row) - jacobian(start, run.source.params, row)
             for row in x[:4]
         ]
-        expected = np.mean([np.sum((gap @ u) ** 2) for gap in gaps])
+        expected = parts * np.mean([np.sum((gap @ u) ** 2) for gap in gaps])
         np.testing.assert_allclose(value, expected, rtol=1e-3)
         values.add(round(float(value), 4))
     assert len(values) == 3
