@@ -80,8 +80,8 @@ def _scratch(data: NewData) -> NewModel:
     predict = _PREDICTS.get(data.task)
     example = _PRETRAINED["next" if predict == "next" else data.reads]
     note = (
-        "the model begins from random weights; pretrained ones need fewer examples: "
-        f"--model hf:{example}, say, or a file or folder of weights"
+        "the model begins from random weights; --model names pretrained ones, such as "
+        f"hf:{example}, a file or a folder"
     )
     if data.reads == "image":
         size = _SMALL if (data.side or 0) > _SMALL else None
