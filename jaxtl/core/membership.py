@@ -6,16 +6,18 @@ accelerator. They meet at the coordinator, an address at which process 0 listens
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jaxtl.core.errors import UserError
 
-# Names of environment variables, in the order of preference: jax's own, those that
-# Kubeflow sets, and the index that Kubernetes gives each pod of an indexed job.
+# Names of environment variables: jax's own, and those that Kubeflow sets.
 ADDRESS = ("JAX_COORDINATOR_ADDRESS", "COORDINATOR_ADDRESS")
 PORT = ("JAX_COORDINATOR_PORT", "COORDINATOR_PORT")
 COUNT = ("JAX_NUM_PROCESSES", "NUM_PROCESSES")
-INDEX = ("JAX_PROCESS_ID", "PROCESS_ID", "JOB_COMPLETION_INDEX")
+INDEX = ("JAX_PROCESS_ID", "PROCESS_ID")
+# Kubernetes gives it to each pod of an indexed job. It is not the process's number
+# where a pod has several processes, or a set of jobs trains together.
+POD_INDEX = ("JOB_COMPLETION_INDEX",)
 DEVICES = "JAX_LOCAL_DEVICE_IDS"
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 _FIRST_PORT, _PORTS = 61440, 4096  # SLURM's jobs take one of these by their numbers
@@ -100,14 +102,14 @@ def _from_variables(
         return None
     address_name = ""
     if coordinator is None:
-        address_name, coordinator = _first(environ, ADDRESS)
+        address_name, coordinator = _first_address(environ)
     is_option = not address_name or (count, index) != (None, None)
     if count is None:
         count = _whole(*_first(environ, COUNT), least=1)
     if count == 1:
         return None
     if index is None:
-        index = _whole(*_first(environ, INDEX))
+        index = _whole(*_first_index(environ))
     if not is_option:
         _check_slurm(environ, count, index)
     values = {"--processes": count, "--process": index, "--coordinator": coordinator}
@@ -118,10 +120,9 @@ def _from_variables(
                 f"this process is told of a job of several, but not its {option}; give "
                 f"the option or set {variables[option][0]}."
             )
-    port = _whole(*_first(environ, PORT))
     return _checked(
         Membership(
-            coordinator=_with_port(str(coordinator), port, address_name),
+            coordinator=_with_port(str(coordinator), environ, address_name),
             count=int(count),  # type: ignore[arg-type]
             index=int(index),  # type: ignore[arg-type]
             origin="by options" if is_option else f"by ${address_name}",
@@ -133,21 +134,25 @@ def _from_variables(
 def _check_slurm(
     environ: Mapping[str, str], count: int | None, index: int | None
 ) -> None:
-    """Raises UserError where variables and SLURM's tasks are different jobs."""
-    tasks = _whole(*_first(environ, ("SLURM_STEP_NUM_TASKS",)))
-    if tasks is None or tasks == 1:
+    """Raises UserError where variables and SLURM's tasks are different jobs.
+
+    A task may start several processes of its own, as many in each task.
+    """
+    count_name, index_name = "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"
+    tasks = _whole(*_first(environ, (count_name,)))
+    task = _whole(*_first(environ, (index_name,)))
+    if tasks is None or task is None or count is None or index is None or tasks == 1:
         return
-    for names, value, slurm in (
-        (COUNT, count, "SLURM_STEP_NUM_TASKS"),
-        (INDEX, index, "SLURM_PROCID"),
-    ):
-        name, _ = _first(environ, names)
-        other = _whole(*_first(environ, (slurm,)))
-        if None not in (value, other) and value != other:
-            raise UserError(
-                f"{name}={value} and {slurm}={other} are of different jobs; unset one "
-                "of them, or give --processes, --process and --coordinator."
-            )
+    if count % tasks:
+        pair = f"{_first(environ, COUNT)[0]}={count} and {count_name}={tasks}"
+    elif task in (index // (count // tasks), index % tasks):
+        return
+    else:
+        pair = f"{_first_index(environ)[0]}={index} and {index_name}={task}"
+    raise UserError(
+        f"{pair} are of different jobs; unset one of them, or give --processes, "
+        "--process and --coordinator."
+    )
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Membership | None:
@@ -197,21 +202,40 @@ def _local_devices(environ: Mapping[str, str]) -> tuple[int, ...] | None:
 
 
 def _first(
-    environ: Mapping[str, str], names: tuple[str, ...]
+    environ: Mapping[str, str],
+    names: tuple[str, ...],
+    normal: Callable[[str], str] = str,
 ) -> tuple[str, str | None]:
     """(Name, value) of the first of some variables that is set.
+
+    Args:
+      environ: the environment variables.
+      names: of the variables, in the order of preference.
+      normal: the form of a value in which values are compared.
 
     Raises:
       UserError: another one has another value.
     """
     present = [(name, environ[name]) for name in names if environ.get(name)]
     for name, value in present[1:]:
-        if value != present[0][1]:
+        if normal(value) != normal(present[0][1]):
             raise UserError(
                 f"{present[0][0]}={present[0][1]!r} and {name}={value!r} differ; unset "
                 "one of them."
             )
     return present[0] if present else (names[0], None)
+
+
+def _first_index(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """(Name, value) of this process's number; that of the pod where nothing else is."""
+    name, value = _first(environ, INDEX)
+    pod = _first(environ, POD_INDEX)
+    return pod if value is None and pod[1] is not None else (name, value)
+
+
+def _first_address(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """(Name, value) of the coordinator's address; "a:5" is "a" with the port 5."""
+    return _first(environ, ADDRESS, lambda text: _with_port(text, environ))
 
 
 def _whole(name: str, text: str | None, least: int = 0) -> int | None:
@@ -224,22 +248,27 @@ def _whole(name: str, text: str | None, least: int = 0) -> int | None:
     return int(text)
 
 
-def _with_port(address: str, port: int | None, name: str) -> str:
+def _with_port(address: str, environ: Mapping[str, str], name: str = "") -> str:
     """The address with a port: its own, that of a variable, or the default one.
 
     Args:
       address: with or without a port.
-      port: of a variable, None without one.
-      name: of the variable with the address; "" for an option, whose port counts.
+      environ: the environment variables.
+      name: of the variable with the address, whose port a variable must not contradict;
+        "" for an address whose own port counts.
     """
-    if re.search(r"(^[^:]*|\]):\d+$", address):
-        if name and port is not None and int(address.rpartition(":")[2]) != port:
-            raise UserError(
-                f"{name}={address!r} has another port than the variable "
-                f"{' or '.join(PORT)}, {port}; unset one of them."
-            )
+    has_port = re.search(r"(^[^:]*|\]):\d+$", address)
+    if has_port and not name:
         return address
-    return f"{address}:{_DEFAULT_PORT if port is None else port}"
+    port = _whole(*_first(environ, PORT))
+    if not has_port:
+        return f"{address}:{_DEFAULT_PORT if port is None else port}"
+    if port is not None and int(address.rpartition(":")[2]) != port:
+        raise UserError(
+            f"{name}={address!r} has another port than the variable "
+            f"{' or '.join(PORT)}, {port}; unset one of them."
+        )
+    return address
 
 
 def _checked(member: Membership) -> Membership:

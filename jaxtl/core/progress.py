@@ -3,8 +3,7 @@
 On a terminal the line is drawn again in its place and removed at the end. Elsewhere a
 line is written now and then, at first after ten seconds, and in a notebook one output
 of the cell is drawn again. Of work within work the line names the outermost and the
-innermost. Nothing is shown while `silenced`, as where
-training has a bar of its own.
+innermost. Nothing is shown while `silenced`, as where training has a bar of its own.
 """
 
 import contextlib

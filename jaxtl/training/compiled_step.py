@@ -41,7 +41,7 @@ class Compiled(NamedTuple):
 
 
 class StepKind(NamedTuple):
-    """What the host decides about a step's program.
+    """What tells the programs of steps apart, among which the host chooses.
 
     Attributes:
       idle: names of the terms with a period that are 0.
@@ -56,12 +56,13 @@ class StepKind(NamedTuple):
 class CompiledSteps:
     """The compiled dispatches of a phase, among which a step's number chooses.
 
-    Where one dispatch takes one step, the host decides what else a condition inside of
-    the program would: XLA's CPU backend runs convolutions several times slower there.
+    Where one dispatch takes one step, there is a program for each kind of step, and the
+    host chooses. One program with a condition inside would be slower: XLA's CPU backend
+    runs convolutions several times slower within conditions.
 
     Attributes:
-      dispatches: kind of the step -> the dispatch; None is the only key of programs
-        without such terms, and of those that decide themselves.
+      dispatches: kind of the step -> the dispatch; None is the only key where all steps
+        are of one kind, or one program takes all kinds.
       terms: name -> term that makes kinds of steps, `Program.varying_terms`.
       starts: name of a term that began after the run's first step -> that step.
     """

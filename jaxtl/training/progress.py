@@ -30,6 +30,7 @@ class Status:
       val: the latest evaluation on val, in words.
       evaluations: (step, loss, metric's value, whether it is the best) of each.
       began: when the session began, on the monotonic clock.
+      has_ended: whether training has ended, also before the last step.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Status:
         default_factory=list
     )
     began: float = dataclasses.field(default_factory=lambda: time.monotonic())
+    has_ended: bool = False
 
     def describe(self) -> str:
         """The last steps in words: "loss 0.5331  val accuracy 0.8120*  …"."""
@@ -53,7 +55,7 @@ class Status:
         """The time that remains at the session's pace, or that it has taken."""
         seconds = time.monotonic() - self.began
         done = self.step - self.first
-        if self.step >= self.steps or not done:
+        if self.has_ended or self.step >= self.steps or not done:
             return progress.duration(seconds)
         remaining = seconds * (self.steps - self.step) / done
         return f"about {progress.duration(remaining)} left"
@@ -128,6 +130,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.silence.close()
+        self.status.has_ended = True
         if self.view is not None:
             self.view.end(self.status)
 

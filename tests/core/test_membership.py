@@ -101,11 +101,18 @@ def test_places_that_cant_be_are_told(environ, options, message):
     ("changes", "message"),
     [
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES='2' and NUM_PROCESSES='4' dif"),
-        ({"PROCESS_ID": "1"}, "PROCESS_ID='1' and JOB_COMPLETION_INDEX='3' differ; un"),
+        (
+            {"PROCESS_ID": "1", "JAX_PROCESS_ID": "2"},
+            "JAX_PROCESS_ID='2' and PROCESS_ID='1' differ; unset one of them",
+        ),
         ({"JAX_COORDINATOR_ADDRESS": "b"}, "JAX_COORDINATOR_ADDRESS='b' and COORDINA"),
         (
             {"COORDINATOR_ADDRESS": "a:5", "COORDINATOR_PORT": "6"},
             "COORDINATOR_ADDRESS='a:5' has another port than the variable .*, 6; unset",
+        ),
+        (
+            {**SLURM, "SLURM_STEP_NUM_TASKS": "2"},
+            "JOB_COMPLETION_INDEX=3 and SLURM_PROCID=5 are of different jobs",
         ),
         (SLURM, "NUM_PROCESSES=4 and SLURM_STEP_NUM_TASKS=8 are of different jobs"),
         (
@@ -128,6 +135,21 @@ def test_variables_and_tasks_of_one_job_agree():
     assert (place.host, place.count, place.index) == ("train-0.train", 4, 3)
     alone = {**KUBERNETES, **SLURM, "SLURM_STEP_NUM_TASKS": "1"}
     assert membership.resolve(alone).index == 3
+    # Each of two tasks starts two processes, which it numbers one after another or not.
+    for task, index in ((0, 1), (1, 2), (1, 3), (0, 2)):
+        place = {"SLURM_PROCID": str(task), "JAX_PROCESS_ID": str(index)}
+        environ = {**KUBERNETES, **SLURM, "SLURM_STEP_NUM_TASKS": "2", **place}
+        assert membership.resolve(environ).index == index
+
+
+def test_a_pod_of_several_processes_and_an_address_with_its_port():
+    # Pod 1 of two, the second of its processes; addresses with and without the port.
+    several = {"JOB_COMPLETION_INDEX": "1", "PROCESS_ID": "3"}
+    same = {"JAX_COORDINATOR_ADDRESS": "train-0.train:99", "COORDINATOR_PORT": "99"}
+    place = membership.resolve({**KUBERNETES, **several, **same})
+    assert (place.index, place.coordinator) == (3, "train-0.train:99")
+    ports = {"JAX_COORDINATOR_PORT": "1", "COORDINATOR_PORT": "2"}
+    assert membership.resolve({**KUBERNETES, **ports}, "c:7", 2, 1).port == 7
 
 
 def test_a_taken_port_and_an_unreachable_coordinator_are_told(monkeypatch):

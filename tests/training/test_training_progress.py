@@ -48,6 +48,14 @@ def test_nothing_is_printed_where_it_is_silent(monkeypatch, clock, show):
     assert screen.getvalue() == ""
 
 
+def test_training_that_ends_early_tells_no_time_left(clock):
+    run = tl.setup(EXPERIMENT)
+    with progress.Progress(run, show=False) as shown:
+        shown.status.step, clock[0] = 10, 20.0
+        assert shown.status.left() == "about 1 min left"
+    assert shown.status.left() == "20 s"
+
+
 CELLS = (
     """
 import jaxtl as tl

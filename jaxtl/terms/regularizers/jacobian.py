@@ -105,8 +105,9 @@ class JacobianDifference(Term):
         by parameters splits those that have selected parameters. The direction of a
         step lies in one of them, each of which comes once in G steps, in random order,
         and the value is G times as large: unbiased, with more noise. A late group
-        costs little, as nothing before it moves. G programs are compiled. 1 takes all
-        stages at each step.
+        costs little, as nothing before it moves. G programs are compiled; where several
+        runs step together it is one, of the cost of all stages. 1 takes all stages at
+        each step.
       every: the term acts on each `every`-th step alone, with `every` times the
         strength, so that a plain gradient step's mean is unchanged; it is 0 on all
         other steps, which then cost nothing (unless several runs step together in one
@@ -306,16 +307,16 @@ class JacobianDifference(Term):
     def _forward_params(
         self, context: View, sides: Sides, x: PyTree, start: str | None
     ) -> jax.Array:
-        whole, groups = self._leaf_mask(context), self._groups(context)
+        whole_mask, groups = self._leaf_mask(context), self._groups(context)
         number = context.program.variants.get(context.name)
         if number is None:
             number = self.variant_at(context.step)
-        mask, in_group = jacobian_stages.confined(whole, groups, number)
+        mask, in_group = jacobian_stages.group_restriction(whole_mask, groups, number)
         if not any(jax.tree.leaves(mask)):
             return jnp.float32(0.0)  # a phase trains fewer stages than there are groups
         pair = self.functions(context, sides, start, mask)
-        # Whoever chooses the group, the signs are the same.
-        selected, _ = trees.partition(sides.model.params, whole)
+        # Signs are drawn for all groups: the same ones where the number is traced.
+        selected, _ = trees.partition(sides.model.params, whole_mask)
 
         def tangent(u: PyTree) -> jax.Array:
             shared = self._shared_tangent(context, u, mask, x, start)

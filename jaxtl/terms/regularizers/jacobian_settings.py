@@ -1,4 +1,4 @@
-"""What `JacobianDifference` refuses, and how it tells its settings."""
+"""Checks of the settings of `JacobianDifference`, and their description."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _LEAST = {"probes": 1, "directions": 0, "stage_groups": 1, "every": 1}
 
 
 def check_settings(setup: Setup, settings: Mapping[str, Any]) -> None:
-    """Raises UserError for settings that are none, or do not go together.
+    """Raises UserError for values out of range, and for settings that exclude others.
 
     Args:
       setup: of the experiment.
@@ -126,12 +126,12 @@ def description(
     selected: Mapping[str, Any],
     groups: Sequence[Sequence[str]],
 ) -> str:
-    """Tells what a term decided.
+    """Describes the Jacobian that a term compares.
 
     Args:
       settings: field of the term -> its value.
-      outputs: what is derived.
-      selected: path -> parameter by which it is.
+      outputs: what is differentiated, in words.
+      selected: path -> parameter, of those by which it is differentiated.
       groups: of stages, one of which a step takes.
 
     Returns:

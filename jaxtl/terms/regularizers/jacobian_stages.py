@@ -83,10 +83,10 @@ def group_mask(mask: PyTree, group: Sequence[str]) -> PyTree:
     )
 
 
-def confined(
+def group_restriction(
     mask: PyTree, groups: Groups, number: Any
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """Confines directions to one group.
+    """The restriction of directions to the parameters of one group.
 
     Args:
       mask: tree of bools: the selected parameters.
