@@ -108,16 +108,25 @@ class Task:
         left = seconds * (self.total - self.done) / self.done
         return f"{line}, about {duration(max(left, 0.0))} left"
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.end(is_done=kind is None)
+
+    def end(self, *, is_done: bool) -> None:
+        """Ends the work.
+
+        Args:
+          is_done: whether it came to its end; a cell's output says so.
+        """
         with _lock:
             self._ended.set()
             if self in _stack:
                 _stack.remove(self)
             self.erase()
             if self._output is not None:
-                now = time.monotonic()
-                done = f"{self.what}: done in {duration(now - self._start)}"
-                self._output.draw(html.escape(done), done, now=True)
+                outcome = "done in" if is_done else "stopped after"
+                seconds = time.monotonic() - self._start
+                line = f"{self.what}: {outcome} {duration(seconds)}"
+                self._output.draw(html.escape(line), line, now=True)
 
 
 def _line(now: float) -> str:
@@ -129,7 +138,7 @@ def _line(now: float) -> str:
 def end() -> None:
     """Ends all tasks, as those that an error left open."""
     for task in _stack[::-1]:
-        task.__exit__()
+        task.end(is_done=False)
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:

@@ -50,5 +50,7 @@ def _of_result(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _device(text: str | None) -> str | None:
     """The stored "platform: kind", of which CPUs have the same twice."""
-    platform, _, kind = (text or "").partition(": ")
+    if text is None:  # of a baseline, which runs on no device of jax
+        return None
+    platform, _, kind = text.partition(": ")
     return platform if platform == kind else text

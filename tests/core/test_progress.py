@@ -77,6 +77,31 @@ def test_what_an_error_leaves_open_is_ended(monkeypatch):
     assert progress._stack == []
 
 
+class Cell:
+    """A cell's output, of which the last text counts."""
+
+    def draw(self, html, text, *, now=False):
+        self.text = text
+
+
+@pytest.mark.parametrize("end", ["error", "break", "last item"])
+def test_a_cell_says_whether_the_work_was_done(end, monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Screen(is_terminal=False))
+    monkeypatch.setattr(progress.notebook, "is_running", lambda: True)
+    monkeypatch.setattr(progress.notebook, "CellOutput", lambda: cell)
+    cell, items = Cell(), progress.track(range(4), "reading")
+    for item in items:
+        clock[0] += 3
+        if item == 2 and end == "error":
+            progress.end()  # as the command line does before it prints the error
+        if item == 2 and end != "last item":
+            break
+    if end == "break":
+        items.close()
+    outcome = "done in 12 s" if end == "last item" else "stopped after 9 s"
+    assert cell.text == f"reading: {outcome}"
+
+
 def test_searches_of_neighbors_say_how_far_they_are(monkeypatch, clock):
     monkeypatch.setattr(sys, "stderr", screen := Screen(is_terminal=False))
     monkeypatch.setattr(representation, "_CHUNK", 1)
