@@ -45,13 +45,13 @@ def _factory_defaults(value: Any) -> list[str]:
     }
     parameters = inspect.signature(value).parameters.items()
     return [
-        _made_by(factories[name])
+        _factory_text(factories[name])
         for name, p in parameters
         if repr(p.default) == _FACTORY
     ]
 
 
-def _made_by(factory: Any) -> str:
+def _factory_text(factory: Any) -> str:
     if factory in (dict, list):
         return repr(factory())
     is_class = inspect.isclass(factory) and factory.__module__.startswith("jaxtl.")
