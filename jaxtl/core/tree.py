@@ -88,8 +88,7 @@ def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
       mask: bools in the structure of `tree`.
 
     Returns:
-      (where True, where False). Both have the tree's structure with None in the other's
-      places, so `merge(*partition(tree, mask))` is the tree again.
+      (where True, where False).
     """
 
     def part(keep: bool) -> PyTree:
@@ -230,7 +229,7 @@ def copy(tree: PyTree) -> PyTree:
       tree: of arrays.
 
     Returns:
-      The same values. Lazy leaves keep the arrays that no step changes.
+      The same values.
     """
     return jax.tree.map(
         lambda x: x.copy() if is_lazy(x) else jnp.array(x, copy=True),

@@ -66,7 +66,7 @@ def carry(old: PyTree, new: PyTree) -> PyTree:
 
     Args:
       old: the state of the phase before.
-      new: that of the next, as initialised. Groups hold leaves that began together, so
+      new: that of the next, as initialized. Groups hold leaves that began together, so
         a group's own numbers (Adam's count) are those of any old group of that start.
 
     Returns:

@@ -429,8 +429,6 @@ class Run:
     def dispatch(self, count: int) -> list[tuple[int, tuple[str, ...], jax.Array]]:
         """Takes steps without waiting for their results.
 
-        A table is float32 (at least steps, metrics), in the order of the names.
-
         Args:
           count: number of steps, may go on into later phases.
 

@@ -26,10 +26,6 @@ PROBABILISTIC = ("nll", "ece")  # metrics that need predicted probabilities
 def depends_on(baseline: Baseline, exp: Experiment) -> dict[str, Any]:
     """Settings that determine a baseline's result, by name.
 
-    They are "baseline" itself and, of the experiment, "data", "seed", "test", "monitor"
-    and "metrics" (if any); for all features but tf-idf "preprocess"; for features of a
-    stage "model", "init" and "dtype".
-
     Args:
       baseline: its fields count, candidates included.
       exp: the experiment whose data, and perhaps model, it reads.

@@ -131,7 +131,7 @@ def nll(logits: Array, labels: Array, weights: Weights = None) -> float:
       weights: (N,) of the examples, 0 for padding; None for 1 each.
 
     Returns:
-      A number ≥ 0; infinite where the probability of a label is 0.
+      A number ≥ 0, finite also where a label's probability is rounded to 0.
     """
     log_p = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
     labels = np.asarray(labels).astype(int)
