@@ -7,6 +7,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 import tempfile
 import zlib
 
@@ -69,6 +70,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # many programs run once. Counted operations and bytes, and rounding that must be the
 # same in two programs, are tested with all optimizations.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def default_hangup():
+    """SIGHUP ends a process, as on a terminal; below nohup it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pytest_collection_finish(session):

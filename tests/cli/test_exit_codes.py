@@ -52,6 +52,7 @@ def test_an_unforeseen_error_names_the_file_with_its_traceback(monkeypatch, caps
     log.unlink()
 
 
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_outside_of_training_ends_the_command(monkeypatch, capsys, number):
     monkeypatch.setattr(models, "main", lambda args: os.kill(os.getpid(), number))

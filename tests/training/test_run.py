@@ -130,6 +130,7 @@ def interrupted_at(run, step, number=signal.SIGINT):
     run.advance = stopping
 
 
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_writes_a_last_checkpoint_and_says_how_to_go_on(
     digits, tmp_path, number
