@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,19 @@ from jaxtl.optim import schedules
 from jaxtl.terms import weighted_mean
 from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
+
+
+class Adapters(NamedTuple):
+    """What a reparametrization trains, and the map from it to the weights.
+
+    Attributes:
+      params: the parameters of adapters, {} without any.
+      weights: such parameters -> the whole parameter tree as the network reads it, all
+        other trainable parameters as they are at this step.
+    """
+
+    params: PyTree
+    weights: Callable[[PyTree], PyTree]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,6 +54,7 @@ class Context:
       params: the whole parameter tree, trainable leaves being differentiated.
       packed_params: the same as `network` may read it too, in which matrices of a
         quantized base are computed stage by stage; None where there are none.
+      adapters: what a reparametrization trains, None without one.
       stats: BatchNorm statistics, updated by each training pass in turn.
       term_params: term name -> that term's trainable parameters.
       term_states: term name -> that term's state; `View.set_state` replaces it.
@@ -70,6 +84,7 @@ class Context:
     step: jax.Array
     steps: jax.Array
     packed_params: PyTree = None
+    adapters: Adapters | None = None
     constants: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_states: dict[str, PyTree] = dataclasses.field(default_factory=dict)

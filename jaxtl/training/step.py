@@ -109,8 +109,12 @@ def step(
         key: jax.Array,
         mean_counts: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, LossOutputs]:
-        packed = packed_params(program.peft, hypers["peft"], trainable, fixed)
-        packed = sharding.gather(packed, program.mesh, program.tensor_rules)
+        def packed_weights(adapters: PyTree) -> PyTree:
+            parts = {**trainable, "peft": adapters}
+            packed = packed_params(program.peft, hypers["peft"], parts, fixed)
+            return sharding.gather(packed, program.mesh, program.tensor_rules)
+
+        packed = packed_weights(trainable["peft"])
         context = objective.Context(
             program=program.in_compute_dtype(),
             source=source,
@@ -118,6 +122,11 @@ def step(
             # Where no term reads a leaf of a quantized base, XLA leaves its value out.
             params=lazy_leaf.realized(packed),
             packed_params=packed,
+            adapters=program.peft
+            and objective.Adapters(
+                params=trainable["peft"],
+                weights=lambda a: lazy_leaf.realized(packed_weights(a)),
+            ),
             stats=carry.stats,
             term_params=trainable["terms"],
             term_states=dict(carry.term_states),

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from jaxtl.core import selection, serialization
 from jaxtl.core import tree as trees
-from jaxtl.core.errors import UserError
 from jaxtl.core.types import PyTree, vectors
 from jaxtl.data.dataset import QUESTION_ANSWERING
 from jaxtl.terms import checks
@@ -19,6 +18,7 @@ from jaxtl.terms.base import Setup, Term, feature_stage, stream_field
 from jaxtl.terms.context import Context, View
 from jaxtl.terms.regularizers import (
     dense_layers,
+    jacobian_adapters,
     jacobian_settings,
     jacobian_stages,
 )
@@ -76,8 +76,7 @@ class JacobianDifference(Term):
         cheaper: a small CNN's step has 2.3 times a plain step's arithmetic with
         directions=4, 1.4 with one of four stages a step besides, and 1.2 with that on
         half of the batch (`benchmarks/jacobian.py`). Stages below the first one that a
-        direction moves, frozen ones for example, have no derivative to compute. Under
-        LoRA and its kin directions move the merged parameters.
+        direction moves, frozen ones for example, have no derivative to compute.
       "exact": per-example Jacobians, hundreds of plain steps; for small models.
       "dense": exact, for the kernels and biases of dense layers alone; one backward
         pass per output, and no per-example gradient is ever built.
@@ -86,7 +85,8 @@ class JacobianDifference(Term):
         of the noise.
 
     Attributes:
-      wrt: "params", or "inputs" (then `select` is not used).
+      wrt: "params", under LoRA and its kin the merged ones; "adapters", the parameters
+        that move these ("forward" alone); or "inputs" (`select` is not used then).
       estimator: "projected", "forward", "exact", "dense" or "dense_projected", see
         above.
       probes: draws per step of all but the exact estimators; the variance falls as
@@ -120,7 +120,7 @@ class JacobianDifference(Term):
       stream: name of the stream.
     """
 
-    wrt: Literal["params", "inputs"] = "params"
+    wrt: Literal["params", "inputs", "adapters"] = "params"
     estimator: Literal["projected", "forward", "exact", "dense", "dense_projected"] = (
         "projected"
     )
@@ -142,7 +142,8 @@ class JacobianDifference(Term):
         checks.stream(setup, "stream", self.stream)
         jacobian_settings.check_settings(setup, self._settings)
         checks.stage(setup, "stage", self._stage_name(setup))
-        if self.wrt == "params":
+        jacobian_adapters.check_adapters(setup, self.wrt)
+        if self.wrt != "inputs":
             checks.selected(setup, self.select, sourced=True)
         if self._is_dense:
             projected = dataclasses.replace(self, estimator="projected")
@@ -151,13 +152,8 @@ class JacobianDifference(Term):
         if self.directions:
             check_directions(setup, self._stage_name(setup))
         jacobian_settings.check_groups(setup, self._groups(setup))
-        if not any(jax.tree.leaves(self._leaf_mask(setup))):
-            raise UserError(
-                f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
-                f"with a source lies at or before the stage {self._stage_name(setup)!r}"
-                ", so this term would always be 0; choose a later stage or another "
-                "select."
-            )
+        stage = self._stage_name(setup)
+        jacobian_settings.check_selection(setup, self._leaf_mask(setup), stage)
 
     @property
     def _is_dense(self) -> bool:
@@ -176,6 +172,7 @@ class JacobianDifference(Term):
         later_stages = stages[stages.index(self._stage_name(context)) + 1 :]
         source_paths = set(trees.flatten(context.source.params))
         layers = dense_layers.paths(context.params) if self._is_dense else ()
+        adapted = jacobian_adapters.adapted_paths(context, self.wrt)
         if self.directions and isinstance(context, View):
             # Fixed directions move what any phase trains.
             selected = context.constants["selected"]
@@ -185,6 +182,8 @@ class JacobianDifference(Term):
             if not is_trainable or path.split("/")[0] in later_stages:
                 return False
             if self._is_dense and path.rpartition("/")[0] not in layers:
+                return False
+            if adapted is not None and path not in adapted:
                 return False
             is_selected = path in source_paths and selection.matches(self.select, path)
             return self.wrt == "inputs" or is_selected
@@ -280,7 +279,7 @@ class JacobianDifference(Term):
 
     @property
     def runs_first(self) -> bool:
-        return self.estimator == "forward" and self.wrt == "params"
+        return self.estimator == "forward" and self.wrt != "inputs"
 
     def _function_value(
         self, context: View, sides: Sides, x: PyTree, start: str | None
@@ -325,8 +324,10 @@ class JacobianDifference(Term):
             return tangents(lambda p: pair.f(p, x), pair.params)(u)
 
         if not self.directions:
-            keys = jax.random.split(context.key, self.probes)
+            keys = list(jax.random.split(context.key, self.probes))
             directions = [in_group(random_signs(key, selected)) for key in keys]
+            if self.wrt == "adapters":
+                directions = jacobian_adapters.weight_directions(context, keys, mask)
             source = tangents(lambda p: pair.source_f(p, x), pair.source_params)
             return self.stage_groups * forward(tangent, source, directions)
         rows = context.batches[self.stream]["row"][: len(jax.tree.leaves(x)[0])]

@@ -173,7 +173,7 @@ def forward(
 
     Args:
       tangent: u -> Ju, (batch, outputs), see `tangents`.
-      source_tangent: u -> J₀u, held constant.
+      source_tangent: u -> J₀u, where J₀ is held constant.
       directions: of the parameters (`exact_params`) or of the inputs, one for each
         example (`exact_inputs`); of −1 and 1, as `random_signs` draws them.
 
@@ -182,7 +182,7 @@ def forward(
     """
     total: Any = 0.0
     for u in directions:  # few, so unrolled
-        gap = tangent(u) - jax.lax.stop_gradient(source_tangent(u))
+        gap = tangent(u) - source_tangent(u)
         total = total + jnp.sum(jnp.square(gap)) / len(gap)
     return total / len(directions)
 

@@ -15,7 +15,7 @@ from jaxtl.terms.base import Setup
 from jaxtl.terms.regularizers import dense_layers
 
 _OPTIONS = {
-    "wrt": ("params", "inputs"),
+    "wrt": ("params", "inputs", "adapters"),
     "estimator": ("projected", "forward", "exact", "dense", "dense_projected"),
     "draws": ("signs", "orthogonal"),
 }
@@ -50,6 +50,11 @@ def check_settings(setup: Setup, settings: Mapping[str, Any]) -> None:
             f"{checks.where(setup, 'draws')}={draws!r}: estimator='forward' "
             "draws directions of the parameters, and expects draws='signs'."
         )
+    if wrt == "adapters" and estimator != "forward":
+        raise UserError(
+            f"{checks.where(setup, 'estimator')}={estimator!r}: wrt='adapters' expects "
+            "estimator='forward'."
+        )
     if directions and (estimator, wrt, probes) != ("forward", "params", 1):
         raise UserError(
             f"{checks.where(setup, 'directions')}={directions}: expected "
@@ -75,6 +80,22 @@ def check_groups(setup: Setup, groups: Sequence[Sequence[str]]) -> None:
             f"{checks.where(setup, 'stage_groups')}={len(groups)}: the parameters that "
             f"this term selects lie in {len(stages)} stages ({', '.join(stages)}); "
             f"expected a number from 1 to {len(stages)}."
+        )
+
+
+def check_selection(setup: Setup, mask: PyTree, stage: str) -> None:
+    """Raises UserError where nothing is left to differentiate by.
+
+    Args:
+      setup: of the experiment.
+      mask: tree of bools: the parameters by which the term differentiates.
+      stage: whose output is derived.
+    """
+    if not any(jax.tree.leaves(mask)):
+        raise UserError(
+            f"{checks.where(setup, 'stage')}: no selected, trainable parameter "
+            f"with a source lies at or before the stage {stage!r}, so this term would "
+            "always be 0; choose a later stage or another select."
         )
 
 
@@ -149,8 +170,9 @@ def description(
     is_dense = estimator.startswith("dense")
     modules = [p.rpartition("/")[0] if is_dense else p.split("/")[0] for p in selected]
     count = sum(leaf.size for leaf in selected.values())
+    moved = " that the adapters move," if settings["wrt"] == "adapters" else ""
     return (
-        f"{estimator} Jacobian of {outputs} by {count:,} parameters of "
+        f"{estimator} Jacobian of {outputs} by {count:,} parameters{moved} of "
         f"{'the dense layers ' if is_dense else ''}"
         f"{', '.join(dict.fromkeys(modules))}{steps}"
     )
