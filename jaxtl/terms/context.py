@@ -24,7 +24,7 @@ from jaxtl.terms.base import Term
 from jaxtl.terms.program import Program
 
 
-class Adapters(NamedTuple):
+class AdapterParams(NamedTuple):
     """What a reparametrization trains, and the map from it to the weights.
 
     Attributes:
@@ -84,7 +84,7 @@ class Context:
     step: jax.Array
     steps: jax.Array
     packed_params: PyTree = None
-    adapters: Adapters | None = None
+    adapters: AdapterParams | None = None
     constants: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     term_states: dict[str, PyTree] = dataclasses.field(default_factory=dict)

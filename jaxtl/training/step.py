@@ -123,7 +123,7 @@ def step(
             params=lazy_leaf.realized(packed),
             packed_params=packed,
             adapters=program.peft
-            and objective.Adapters(
+            and objective.AdapterParams(
                 params=trainable["peft"],
                 weights=lambda a: lazy_leaf.realized(packed_weights(a)),
             ),

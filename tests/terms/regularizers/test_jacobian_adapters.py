@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxtl as tl
 from jaxtl.core.errors import UserError
-from jaxtl.terms.context import Adapters, View
+from jaxtl.terms.context import AdapterParams, View
 from jaxtl.terms.regularizers import JacobianDifference
 from jaxtl.terms.regularizers import jacobian_estimates as J
 
@@ -44,7 +44,7 @@ class _Room:
             self.weights(adapters),
             key=key,
             program=program,
-            adapters=Adapters(adapters, self.weights),
+            adapters=AdapterParams(adapters, self.weights),
         )
         return term(View(context, "term", 0))
 
