@@ -136,7 +136,8 @@ def _check_slurm(
 ) -> None:
     """Raises UserError where variables and SLURM's tasks are different jobs.
 
-    A task may start several processes of its own, as many in each task.
+    A task may start several processes, the same number in each task, numbered by task
+    or in turn over the tasks.
     """
     count_name, index_name = "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"
     tasks = _whole(*_first(environ, (count_name,)))
