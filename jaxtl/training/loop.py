@@ -199,13 +199,16 @@ def _val_curve(run: Run) -> list[dict]:
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME_REQUEST = 2.0  # seconds
 
 
 class Interrupt:
     """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop between steps.
 
     SIGTERM is what a cluster sends before it takes a machine away, and SIGHUP what a
-    closed terminal sends. A second signal stops at once. One that nobody acted on, as
+    closed terminal sends. A second signal stops at once, but not SIGTERM or SIGHUP soon
+    after the first: a cluster that signals all processes of a job reaches the processes
+    of `jaxtl launch` twice, which passes it on. A signal that nobody acted on, as
     the training had ended, is sent again when the context ends: what follows in the
     program (another run, say) is told as well.
 
@@ -217,6 +220,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.requested = self._agreed = False
         self.signal_number = int(signal.SIGINT)
+        self._requested_at = -math.inf
 
     def __enter__(self) -> "Interrupt":
         self.old: dict[signal.Signals, Any] = {}
@@ -240,9 +244,13 @@ class Interrupt:
         return self.is_agreed
 
     def _request(self, number: int, _frame: object) -> None:
+        elapsed = time.monotonic() - self._requested_at
+        if number != signal.SIGINT and elapsed < _SAME_REQUEST:
+            return
         if self.requested:
             raise Stopped("stopped at once, by a second signal.", number)
         self.requested, self.signal_number = True, number
+        self._requested_at = time.monotonic()
 
     def __exit__(self, kind: object, *_: object) -> None:
         for number, handler in self.old.items():

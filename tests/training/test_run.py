@@ -1,5 +1,6 @@
 """Runs in memory and on disk: what is logged, chosen, saved, and how they stop."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -131,6 +132,28 @@ def interrupted_at(run, step, number=signal.SIGINT):
 
 
 @pytest.mark.usefixtures("default_hangup")
+@pytest.mark.parametrize(
+    ("number", "pause", "stops_at_once"),
+    [
+        (signal.SIGTERM, 0.0, False),
+        (signal.SIGTERM, 3.0, True),
+        (signal.SIGINT, 0.0, True),
+    ],
+)
+def test_a_second_signal(monkeypatch, number, pause, stops_at_once):
+    """One request may come twice: from the cluster, and passed on by `jaxtl launch`."""
+    clock = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    at_once = pytest.raises(Stopped, match="at once, by a second signal")
+    with loop.Interrupt() as interrupt:
+        signal.raise_signal(number)
+        clock[0] += pause
+        with at_once if stops_at_once else contextlib.nullcontext():
+            signal.raise_signal(number)
+        requested, interrupt.requested = interrupt.requested, False  # acted on
+    assert requested
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_writes_a_last_checkpoint_and_says_how_to_go_on(
     digits, tmp_path, number
