@@ -8,19 +8,20 @@ import pytest
 
 from jaxtl.core import allocator
 
-# A program with 64 MB of temporary memory, and the page faults of its later calls.
+# A program with 36 MB of temporary memory, and the page faults of its later calls. Some
+# of the first ones take a new block, as small blocks lie in what the last one freed.
 PROGRAM = """
-import resource, sys
+import resource, statistics
 from jaxtl.core import allocator
 print(allocator.keep_freed_memory())
 import jax, jax.numpy as jnp
-f = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), 0).sum())
-x = jnp.arange(4000.0)
+f = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), 1).sum())
+x = jnp.arange(3000.0)
 def faults():
     start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     f(x).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
-print([faults() for _ in range(4)][-1])
+print(int(statistics.median([faults() for _ in range(20)][10:])))
 """
 
 
@@ -43,7 +44,7 @@ def test_a_call_takes_no_page_faults_for_its_temporary_memory():
     kept, faults = outcome()
     if not kept:
         pytest.skip("there is no glibc here")
-    assert faults < 1000  # 64 MB are 16,000 pages
+    assert faults < 1000  # 36 MB are 8,800 pages
 
 
 @pytest.mark.parametrize(
