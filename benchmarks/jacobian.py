@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
+from in_memory import InMemory
 
 import jaxtl as tl
 from jaxtl.pretrained.match import Weights
@@ -26,16 +27,6 @@ from jaxtl.terms.regularizers.jacobian_sides import both_sides
 
 DRAWS, BATCH = 200, 32
 HALF_BATCH = "plain step, half the batch"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class InMemory:
-    """Initial weights from memory."""
-
-    weights: Weights
-
-    def read(self) -> Weights:
-        return self.weights
 
 
 class Reversed(JacobianDifference):

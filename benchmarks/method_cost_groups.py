@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from in_memory import InMemory
 
 import jaxtl as tl
 from jaxtl.analysis import importance
@@ -33,16 +34,6 @@ class Group(NamedTuple):
     plain: str
     experiment: tl.Experiment
     methods: Mapping[str, tl.Experiment]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class InMemory:
-    """Initial weights from memory."""
-
-    weights: Weights
-
-    def read(self) -> Weights:
-        return self.weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

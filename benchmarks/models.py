@@ -23,27 +23,17 @@ import numpy as np
 import timing
 import torch
 import torch_models
+from in_memory import InMemory
 from torch.nn import functional as F
 
 import jaxtl as tl
 from jaxtl.core import compilation, devices
 from jaxtl.data.dataset import Data, Table
 from jaxtl.pretrained import convert
-from jaxtl.pretrained.match import Weights
 
 LR = 1e-3
 TARGETS = {"ResNet-20": 0.8, "LeNet": 1.0}  # torch's time over ours, of a step
 LOADING_TARGET = 1.3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class InMemory:
-    """Initial weights from memory."""
-
-    weights: Weights
-
-    def read(self) -> Weights:
-        return self.weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,8 +9,9 @@ from jaxtl.cli.new_model import NewModel
 
 _PASSES = 10  # over the train examples
 _STEPS = (100, 2000)  # at least, at most
-# On tables: 100 steps leave val accuracy at 96.5 ± 2.0 where 500 come to 98.5 ± 1.0
-# (breast cancer of scikit-learn, 10 seeds).
+# On tables: 100 steps leave val accuracy at 96.5 ± 2.0 where 500 come to 98.5 ± 1.0, on
+# breast cancer of scikit-learn as a CSV: `jaxtl new bc.csv`, then `jaxtl sweep bc.py
+# steps=100,500,1000 seed=…` with 10 seeds, on 2 cores.
 _STEPS_TABULAR = (500, 2000)
 _WIDTH = 88  # of a line
 

@@ -105,9 +105,8 @@ class JacobianDifference(Term):
         by parameters splits those that have selected parameters. The direction of a
         step lies in one of them, each of which comes once in G steps, in random order,
         and the value is G times as large: unbiased, with more noise. A late group
-        costs little, as nothing before it moves. G programs are compiled; where several
-        runs step together it is one, of the cost of all stages. 1 takes all stages at
-        each step.
+        costs little, as nothing before it moves. G programs are compiled, or one of the
+        cost of all stages where several runs step together. 1 takes all at each step.
       every: the term acts on each `every`-th step alone, with `every` times the
         strength, so that a plain gradient step's mean is unchanged; it is 0 on all
         other steps, which then cost nothing (unless several runs step together in one
