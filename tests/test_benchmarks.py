@@ -31,6 +31,7 @@ def test_each_section_of_the_readme_has_its_script():
     for path in FOLDER.glob("*.py"):
         parts = (
             "timing",
+            "in_memory",
             "torch_models",
             "method_cost_groups",
             "grid_torch",
