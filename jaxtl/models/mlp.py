@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 
 from jaxtl.core import serialization
-from jaxtl.models import staged
+from jaxtl.models import staged, weight_layout
 from jaxtl.models.layers import batch_norm
 from jaxtl.models.layers.activations import activation
 from jaxtl.models.layers.dense import Dense
 from jaxtl.models.layers.heads import TaskHeads, dense_head, dense_head_rules
-from jaxtl.models.weight_layout import WeightLayout, linear
+from jaxtl.models.weight_layout import COUNTERS, Rule, WeightLayout, linear
 
 
 class MLPLayer(nn.Module):
@@ -42,6 +42,8 @@ class MLP(staged.Staged):
       widths: units of each hidden layer.
       activation: σ by name ("relu", "gelu", "tanh", "sigmoid", …).
       dropout: rate after each hidden layer.
+      norm: BatchNorm of each hidden layer, before its activation, as in the bottlenecks
+        of the programs for domain adaptation.
       task_heads: two-layer heads of several tasks in place of one affine map, or None.
     """
 
@@ -50,6 +52,7 @@ class MLP(staged.Staged):
     widths: tuple[int, ...] = (256, 256)
     activation: str = "relu"
     dropout: float = 0.0
+    norm: bool = serialization.later_field(False)
     task_heads: TaskHeads | None = serialization.later_field(None)
 
     @property
@@ -60,13 +63,20 @@ class MLP(staged.Staged):
         """Linear layers in torch's form: layer1.weight (units, inputs), layer1.bias.
 
         The columns of layer1 are the inputs flattened in jaxtl's order, an image by
-        (height, width, channel).
+        (height, width, channel). With `norm`, layer1.bn.weight, .bias, .running_mean
+        and .running_var follow.
         """
-        names = self.stages[:-1]
-        rules = [rule for name in names for rule in linear(name, f"{name}/dense")]
-        return {"torch": WeightLayout((*rules, *dense_head_rules(self.task_heads)))}
+        rules: list[Rule] = []
+        for name in self.stages[:-1]:
+            rules += linear(name, f"{name}/dense")
+            if self.norm:
+                rules += weight_layout.batch_norm(f"{name}.bn", f"{name}/bn")
+        rules += dense_head_rules(self.task_heads)
+        counters = (COUNTERS,) if self.norm else ()
+        return {"torch": WeightLayout(tuple(rules), counters)}
 
     def setup(self) -> None:
         for name, width in zip(self.stages, self.widths):
-            self.add(name, MLPLayer(width, self.activation, self.dropout))
+            layer = MLPLayer(width, self.activation, self.dropout, self.norm)
+            self.add(name, layer)
         self.add("head", dense_head(self.outputs, self.task_heads))

@@ -9,8 +9,9 @@ Each function returns fields of an `Experiment`:
 Numbers are in the units of this package: a term's weight includes the factor between
 its value and the program's (`tests/parity`). Learning rates are of the head and of the
 terms' own networks; pretrained stages have a tenth. The programs put a bottleneck of
-256 units (MDD and MCC 1,024) below the head, which is a matter of the model, and choose
-the best epoch by test accuracy, which is left out. Weight decay goes through the
+256 units (MDD and MCC 1,024) with BatchNorm below the head, which is a matter of the
+model (`MLP(norm=True)`, `CNN(hidden_norm=True)`), and choose the best epoch by test
+accuracy, which is left out. Weight decay goes through the
 momentum, as in torch, and leaves biases and norms alone, which torch's does not.
 
 References:

@@ -248,20 +248,32 @@ def test_the_bottleneck_of_a_cnn_is_normalized_and_not_rectified_as_in_torch(tmp
     _check_read_back(file, model, params, stats)
 
 
-def test_an_mlp_is_written_as_torch_names_it_and_read_back(tmp_path):
+@pytest.mark.parametrize("norm", [False, True])
+def test_an_mlp_is_written_as_torch_names_it_and_read_back(tmp_path, norm):
     torch = pytest.importorskip("torch")
-    model = MLP(widths=(4, 3), outputs=2)
+    model = MLP(widths=(4, 3), outputs=2, norm=norm)
     x = np.random.default_rng(0).normal(size=(5, 7)).astype("f4")
     params, stats = model.pure().init(jax.random.key(0), x)
+    stats = jax.tree.map(lambda s: s + 0.5, stats)
     file = write_file(tmp_path / "mlp.safetensors", model, params, stats)
     layers = {"layer1": torch.nn.Linear(7, 4), "layer2": torch.nn.Linear(4, 3)}
+    if norm:
+        for layer in layers.values():
+            layer.add_module("bn", torch.nn.BatchNorm1d(layer.out_features))
     network = torch.nn.ModuleDict({**layers, "head": torch.nn.Linear(3, 2)})
     arrays = safetensors.numpy.load_file(file)
-    network.load_state_dict({n: torch.tensor(x) for n, x in arrays.items()})  # strict
-    h = torch.relu(network["layer2"](torch.relu(network["layer1"](torch.tensor(x)))))
-    outputs = model.pure().apply(params, stats, x).logits
-    expected = network["head"](h).detach()
-    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    network.load_state_dict(tensors)  # strict
+    for train in (model.stages, ()):
+        network.train(bool(train))
+        h = torch.tensor(x)
+        for layer in layers:
+            h = network[layer](h)
+            h = torch.relu(network[layer].bn(h) if norm else h)
+        outputs = model.pure().apply(params, stats, x, train=train).logits
+        expected = network["head"](h).detach()
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+        network.load_state_dict(tensors)  # the pass moved the statistics
     _check_read_back(file, model, params, stats)
 
 

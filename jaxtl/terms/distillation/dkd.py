@@ -1,6 +1,7 @@
 """DKD: the teacher's trust in the label, and its ranking of all other classes."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,14 @@ from jax.typing import ArrayLike
 
 from jaxtl.core.config import traced
 from jaxtl.core.tree import as_float32
+from jaxtl.optim import schedules
+from jaxtl.optim.schedules import Schedule
 from jaxtl.terms import checks
 from jaxtl.terms.base import Setup
 from jaxtl.terms.context import View
 from jaxtl.terms.distillation.soft_targets import SoftTargetTerm
+
+WARM_UP = schedules.LinearRamp(end=20 / 240)
 
 
 def decoupled_losses(
@@ -54,19 +59,21 @@ def decoupled_losses(
 class DKD(SoftTargetTerm):
     """target · TCKD + other · NCKD of `decoupled_losses`, mean over examples.
 
-    The authors' program lets the weight rise over its first epochs:
-    `weight=tl.optim.Ramp(…)`.
-
     Attributes:
+      weight: λ, by default rising from 0 to 1 over the first twelfth of the run, as in
+        the authors' program (20 of 240 epochs). From 1 at once, its large gradient
+        spoils the first steps: see `experiments/distillation_cifar.py`.
       temperature: T.
       target: α, of the label's probability.
       other: β, of the other classes.
       stream: a stream with labels.
 
     References:
-      As `decoupled_losses`; α = 1, β = 8 and T = 4 for CIFAR-100, there.
+      As `decoupled_losses`; α = 1, β = 8 and T = 4 for CIFAR-100, there. Warm-up:
+      megvii-research/mdistiller, `configs/cifar100/dkd`.
     """
 
+    weight: float | Schedule = traced(WARM_UP, low=-math.inf)
     temperature: float = traced(4.0)
     target: float = traced(1.0)
     other: float = traced(8.0)
