@@ -44,6 +44,10 @@ marginal distributions together assumes equal priors, and MCC and BNM ask for ba
 predictions. Better features do: with MiniLM's, source only is 10 points above the
 larger class.
 
+BatchNorm in the hidden layer, which decides in `office_caltech.py`, changes nothing
+beyond the intervals here: on tf-idf's features (`features=tfidf model.norm=true`) the
+source only has 59.4 ± 9.1 % and the methods 61.2 to 63.4.
+
 Choosing the checkpoint without labels cost, on val, 1.5 points (tf-idf) and 2.3
 (MiniLM) by the accuracy on movies; BNM 0.5 and 1.9, entropy 0.5 and 1.6, IWV 1.1 and
 4.3, DEV 1.4 and 4.0, SND 4.7 and 5.8.
@@ -188,12 +192,12 @@ def experiment():
 
 METHODS = {
     "source only": {},
-    "DANN": {"terms.own": tl.domain.DANN()},
-    "CDAN+E": {"terms.own": tl.domain.CDAN()},
-    "DAN": {"terms.own": tl.domain.DAN()},
-    "DeepCORAL": {"terms.own": tl.domain.DeepCORAL()},
-    "MCC": {"terms.own": tl.domain.MCC()},
-    "BNM": {"terms.own": tl.domain.BNM()},
+    "DANN": {"terms.adapt": tl.domain.DANN()},
+    "CDAN+E": {"terms.adapt": tl.domain.CDAN()},
+    "DAN": {"terms.adapt": tl.domain.DAN()},
+    "DeepCORAL": {"terms.adapt": tl.domain.DeepCORAL()},
+    "MCC": {"terms.adapt": tl.domain.MCC()},
+    "BNM": {"terms.adapt": tl.domain.BNM()},
 }
 SWEEP = {
     "method": METHODS,
