@@ -104,10 +104,10 @@ def methods() -> dict[str, dict]:
     """The fields of an experiment by each recipe, and of the source alone."""
     recipes = {
         "MCC": tl.recipes.mcc(),
-        "JAN": tl.recipes.jan(),
-        "MDD": tl.recipes.mdd(),
         "DANN": tl.recipes.dann(),
         "CDAN+E": tl.recipes.cdan(),
+        "MDD": tl.recipes.mdd(),
+        "JAN": tl.recipes.jan(),
     }
     mcc = recipes["MCC"]
     alone = {**mcc, "terms": {"task": mcc["terms"]["task"]}, "joint_pass": ()}
