@@ -174,7 +174,7 @@ def table(measured: results.Results) -> list[str]:
     """Lines: per method each pair's mean over seeds, and the mean of all pairs.
 
     Two columns follow: its difference from the source alone, paired by seed, and how
-    many pairs are below it.
+    many pairs are below it. Methods whose cells have not all run are left out.
     """
 
     def shown(values: np.ndarray) -> str:
@@ -188,9 +188,10 @@ def table(measured: results.Results) -> list[str]:
     }
     lines = [" " * 12 + " ".join(f"{a}→{b}" for a, b in PAIRS) + "   mean"]
     for method in methods():
-        rows = np.array(
-            [[accuracies[f"{method}/{pair}", s] for pair in PAIRS] for s in SEEDS]
-        )
+        keys = [[(f"{method}/{pair}", seed) for pair in PAIRS] for seed in SEEDS]
+        if any(key not in accuracies for row in keys for key in row):
+            continue  # not all of its cells have run
+        rows = np.array([[accuracies[key] for key in row] for row in keys])
         cells = "".join(f"{100 * value:4.0f}" for value in rows.mean(0))
         line = f"{method:<12}{cells}   {shown(rows.mean(1))}"
         if method == "source only":
@@ -204,4 +205,6 @@ def table(measured: results.Results) -> list[str]:
 
 if __name__ == "__main__":
     SETTING = sys.argv[2] if len(sys.argv) > 2 else SETTINGS[0]
+    if SETTING not in SETTINGS:
+        raise SystemExit(f"setting {SETTING!r}: expected one of {SETTINGS}.")
     print("\n".join(table(run_setting(SETTING, pathlib.Path(sys.argv[1])))))
