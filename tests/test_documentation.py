@@ -272,6 +272,7 @@ def test_figures_beside_a_link_to_an_experiment_are_its_docstring_s(page):
         ("docs/self_supervised.md", ("selfsup_digits", "selfsup_cifar")),
         ("docs/multitask.md", ("office_tasks", "multi_mnist")),
         ("docs/meta_learning.md", ("omniglot_one_shot_learners",)),
+        ("docs/distillation.md", ("distillation_cifar",)),
         ("docs/domain.md", ("office_caltech",)),
     ],
 )
