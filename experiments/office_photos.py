@@ -192,7 +192,6 @@ def table(measured: results.Results) -> list[str]:
     The last column is how many pairs are below source only. Methods whose cells have
     not all run are left out.
     """
-
     accuracies = {}
     for record in measured.collection.records:
         value = record.value("test", "accuracy")

@@ -286,3 +286,11 @@ def test_what_does_not_fit_is_refused(name, place, setup):
     with pytest.raises(tl.UserError, match=message) as error:
         _kd(place, **changes).check(of_setup(setup) if of_setup else setup)
     assert "\n" not in str(error.value)
+
+
+def test_dkd_warms_up_as_in_its_authors_program():
+    """Their factor is min(epoch / 20, 1) of 240 epochs (megvii-research/mdistiller)."""
+    weight = tl.distillation.DKD().weight
+    epochs = np.array([0, 1, 7, 19, 20, 21, 240])
+    values = [float(weight.value(epoch * 10, 2400)) for epoch in epochs]
+    np.testing.assert_allclose(values, np.minimum(epochs / 20, 1.0), rtol=1e-6)
