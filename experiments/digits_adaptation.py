@@ -3,7 +3,7 @@
 MNIST → USPS, USPS → MNIST, digits rendered from fonts → MNIST, and MNIST → the USPS
 digits 0 to 4: there the target lacks half of the source's classes. Images are 16 × 16,
 USPS's own size, and the network is small (8 and 16 channels) to make it affordable. Its
-hidden layer, which is aligned, has BatchNorm, as the papers' bottlenecks have.
+hidden layer, which is aligned, has BatchNorm, as most papers' bottlenecks.
 
 Needs:     digits/mnist.npz and digits/usps.npz below the folder JAXTL_DATA_DIR names;
            DeepJDOT needs `pip install 'jaxtl[ot]'` and is left out without.

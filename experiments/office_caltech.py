@@ -70,7 +70,7 @@ DEV               2.4         1.4             6.6
 entropy           1.6         1.3             2.2
 SND               4.5         1.5             9.6
 
-BatchNorm decides. The papers' programs have it in the layer that is aligned; without
+BatchNorm decides. Most of the papers' programs have it in the aligned layer; without
 it, a single change (`jaxtl sweep experiments/office_caltech.py model.norm=false`), the
 same sweep has these means:
 

