@@ -85,13 +85,13 @@ one with CNN/5000 or CNN/50000 in place of CNN/1000. The rate is the one that 1,
 labels chose.
 
 DKD needs its authors' warm-up, which is its default, and their β for this teacher, 2.
-With β = 8 (terms.dkd.other=8.0), their program's default, it has 44.6 ± 10.4,
-56.0 ± 2.7 and 66.6 ± 0.3 % with 1,000, 5,000 and all labels, the last significantly
-below labels alone; without the warm-up, too (terms.dkd.weight=1.0), 32.2 ± 9.0,
-28.3 [0.0, 67.6] and 52.2 ± 8.2 %. On validation images, seed 100, 1,000 labels, β = 8, labels alone have
-46.2 %, DKD 31.2 without the warm-up, 47.7 with it, 42.7 with a clipped gradient in its
-place, 41.1 with both, and 48.9 at a rate of 0.002 without (terms.dkd.weight=1.0
-optim.lr.peak=0.002).
+With β = 8 (terms.dkd.other=8.0), their program's default, it has 44.6 ± 10.4, 56.0 ±
+2.7 and 66.6 ± 0.3 % with 1,000, 5,000 and all labels, the last significantly below
+labels alone; without the warm-up, too (terms.dkd.weight=1.0), 32.2 ± 9.0, 28.3 [0.0,
+67.6] and 52.2 ± 8.2 %. On validation images, seed 100, 1,000 labels, β = 8, labels
+alone have 46.2 %, DKD 31.2 without the warm-up, 47.7 with it, 42.7 with a clipped
+gradient in its place, 41.1 with both, and 48.9 at a rate of 0.002 without
+(terms.dkd.weight=1.0 optim.lr.peak=0.002).
 
     jaxtl sweep experiments/distillation_cifar.py --mode alone variant=CNN/1000/DKD
     seed=100 test=False terms.dkd.other=8.0 optim.clip=null,1.0
