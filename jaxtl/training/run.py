@@ -15,7 +15,7 @@ from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
 from jaxtl.core.ranges import check_ranges
 from jaxtl.core.types import Network, PyTree, Source
-from jaxtl.data import device_stream, host_stream, preprocess, streams
+from jaxtl.data import preprocess
 from jaxtl.data.dataset import Dataset
 from jaxtl.evaluation import (
     answer_threshold,
@@ -41,8 +41,7 @@ from jaxtl.training import (
 )
 from jaxtl.training import step as step_lib
 from jaxtl.training.experiment import Experiment
-
-DRAWN_STEPS = 64  # steps whose rows are drawn at once
+from jaxtl.training.step_data import StepData
 
 
 class Run:
@@ -133,8 +132,7 @@ class Run:
         self.session_seconds = 0.0
         self.compiled: compiled_step.CompiledSteps | None = None
         self.compile_seconds = 0.0
-        self._host_batches: dict[str, Iterator] = {}
-        self._drawn: tuple[range, dict] = (range(0), {})
+        self._step_data = StepData(self.datasets, exp.seed)
 
     def with_experiment(self, exp: Experiment) -> "Run":
         """Makes `Run(exp)` in little time, from a run that has not begun.
@@ -152,7 +150,7 @@ class Run:
         other.state = trees.copy(other.parts.state)
         other.notes = dict(self.notes)
         other.curve = {"step": [], "loss": [], "val": []}
-        other._host_batches = {}
+        other._step_data = self._step_data.copy()
         return other
 
     def _placed(self, state: step_lib.State) -> step_lib.State:
@@ -161,7 +159,7 @@ class Run:
     def in_memory(self) -> "Run":
         """A copy that trains on from here without a directory; this run stays."""
         other = copy.copy(self)
-        other.directory, other._host_batches = None, {}
+        other.directory, other._step_data = None, self._step_data.copy()
         other.state = self._placed(trees.copy(self.state))
         return other
 
@@ -375,9 +373,11 @@ class Run:
             )
         if self.compiled is None:
             self.cached, self.program, note = frozen_stages.attach(self)
-            self._drawn = (range(0), {})
+            streams = self.cached.streams if self.cached else self.parts.device_streams
+            self._step_data.use(streams)
             asked_steps = self.exp.steps_per_dispatch
-            data = self._data_shapes(asked_steps or compiled_step.LOOP)
+            steps = self._next_steps(asked_steps or compiled_step.LOOP)
+            data = self._step_data.shapes(*steps)
             arguments = (self.program, self.state, self.fixed, data)
             most = compiled_step.steps_per_dispatch(*arguments, asked_steps)
             starts = self.parts.phases[self.phase].term_starts
@@ -447,7 +447,7 @@ class Run:
             compiled = self.compile().at(self.steps_done)
             left_in_phase = max(phases[self.phase].steps.stop - self.steps_done, 0)
             steps = min(count, compiled.most, left_in_phase or count)
-            data = self._data(compiled.most)
+            data = self._step_data.at(*self._next_steps(compiled.most))
             self.state, table = compiled.call(
                 self.state, self.fixed, data, np.int32(steps)
             )
@@ -456,67 +456,9 @@ class Run:
             count -= steps
         return pending
 
-    def _data(self, most: int) -> dict[str, Any]:
-        """The data of the next steps: resident streams, and batches from the host."""
-        data: dict[str, Any] = dict(self._device_data(most))
-        sizes = self.program.batch_sizes
-        for index, name in enumerate(self.program.streams):
-            if name in self.program.host_streams:
-                if name not in self._host_batches:
-                    self._host_batches[name] = self._host_stream(name, index)
-                rows, size = next(self._host_batches[name]), sizes[name]
-                data[name] = sharding.put_batch(rows, self.program.mesh, size)
-        return data
-
-    def _data_shapes(self, most: int) -> dict[str, Any]:
-        """The same as shapes: compiling must not consume a batch of the host."""
-        data: dict[str, Any] = dict(self._device_data(most))
-        placement = sharding.batch(self.program.mesh)
-        for name in self.program.host_streams:
-            read, _ = streams.dataset_and_split_of(self.parts.datasets, name)
-            data[name] = host_stream.batch_shapes(
-                self.parts.datasets[read],
-                self.program.batch_sizes[name],
-                placement,
-                labels=streams.has_labels(name),
-            )
-        return data
-
-    def _device_data(self, most: int) -> dict[str, device_stream.DeviceStream]:
-        """The resident streams with the rows of the next steps drawn."""
-        steps, _ = self._drawn
-        first = self.steps_done
-        if first not in steps or first + most > steps.stop:
-            count = max(DRAWN_STEPS, most)
-            self._drawn = range(first, first + count), self._draw(first, count)
-        return self._drawn[1]
-
-    def _draw(self, first: int, count: int) -> dict[str, device_stream.DeviceStream]:
-        data, seed = {}, self.state.hypers["seed"]
-        resident = self.cached.streams if self.cached else self.parts.device_streams
-        for index, (name, size) in enumerate(self.program.batch_sizes.items()):
-            if name in resident:
-                data[name] = device_stream.with_drawn_rows(
-                    resident[name],
-                    step_lib.stream_seed(seed, index),
-                    np.int32(first),
-                    size,
-                    count,
-                )
-        return data
-
-    def _host_stream(self, name: str, index: int) -> Iterator[dict]:
-        read, split = streams.dataset_and_split_of(self.parts.datasets, name)
-        size = self.program.batch_sizes[name]
-        return host_stream.batches(
-            self.parts.datasets[read],
-            split,
-            step_lib.stream_seed(self.exp.seed, index),
-            size,
-            start_step=self.steps_done,
-            part=sharding.batch_rows(self.program.mesh, size),
-            labels=streams.has_labels(name),
-        )
+    def _next_steps(self, most: int) -> tuple[Program, jax.Array, int, int]:
+        """The arguments that `StepData` reads the next `most` steps by."""
+        return self.program, self.state.hypers["seed"], self.steps_done, most
 
     def update_best(self, values: dict[str, float]) -> bool:
         """Keeps the current weights if they beat the best so far.
