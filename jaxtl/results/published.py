@@ -61,10 +61,10 @@ class PublishedRow:
 
     @property
     def verdict(self) -> str:
-        """One of VERDICTS; WITHIN for a figure beyond the tolerance that the interval has.
+        """One of VERDICTS.
 
-        A wide interval, of few seeds, has many figures in it: WITHIN says less than
-        REPRODUCED.
+        WITHIN is a figure beyond the tolerance that lies in our interval. It says less
+        than REPRODUCED: a wide interval, of few seeds, has many figures in it.
         """
         if self.published is None:
             return UNPUBLISHED
