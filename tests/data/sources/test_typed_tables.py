@@ -182,6 +182,18 @@ def test_parquet_that_is_no_table_is_named(tmp_path):
         data.Frame(np.zeros((3, 2)), target="y")
 
 
+def test_the_index_of_a_frame_that_parquet_stores_is_no_input(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    # The name that DataFrame.to_parquet gives to an index of shuffled rows.
+    table = pa.table({"a": AGE, "label": LABEL, "__index_level_0__": [*range(N)]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    dataset = data.prepare(data.Parquet(str(tmp_path / "a.parquet"), target="label"))
+    assert dataset.feature_names == ("a",)
+    assert any("'__index_level_0__' is taken for the index" in n for n in dataset.notes)
+
+
 def test_a_frame_that_changes_is_read_again():
     frame = {"a": np.arange(40.0), "y": np.arange(40) % 2}
     first = data.prepare(data.Frame(frame, target="y"))
