@@ -132,6 +132,7 @@ def indexed(names, *, unnamed=str):
         (indexed(",a,label", unnamed=lambda i: i % 4), ("", "a")),
         (indexed(",a,label", unnamed=lambda i: i + 0.5), ("", "a")),
         (indexed("id,a,label"), ("id", "a")),
+        (indexed("a,,label"), ("a", "")),
     ],
 )
 def test_the_index_that_a_file_was_written_with_is_no_input(tmp_path, text, read):
