@@ -132,7 +132,10 @@ def indexed(names, *, unnamed=str):
         (indexed(",a,label", unnamed=lambda i: i % 4), ("", "a")),
         (indexed(",a,label", unnamed=lambda i: i + 0.5), ("", "a")),
         (indexed("id,a,label"), ("id", "a")),
-        (indexed("a,,label"), ("a", "")),
+        (
+            "a,,label\n" + "".join(f"{i % 4},{i},{'ny'[i % 2]}\n" for i in range(40)),
+            ("a", ""),
+        ),
     ],
 )
 def test_the_index_that_a_file_was_written_with_is_no_input(tmp_path, text, read):
