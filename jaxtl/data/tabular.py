@@ -297,6 +297,8 @@ class Tabular(Data):
             advice = "fill them in or leave the rows out"
         elif field == "target":
             advice = "labels are never imputed: fill them in or leave the rows out"
+            if shown and cell and cell.lower() in self.missing_values:
+                advice += f', or pass missing_values=("",) if {cell!r} is a class'
         elif self.missing == "refuse":
             advice += ', or pass missing="impute"'
         first = "the first in"
