@@ -139,4 +139,5 @@ def tower_layout(
         ignored=BUFFERS,
         unused=(*_PAIR, *_HEADS, _OTHERS[model.root], *unused),
         renames=(),
+        modules=(),
     )

@@ -232,9 +232,16 @@ _HARMLESS = {
             "tokenizer_class",
             "keys_to_ignore_at_inference",
             "unsloth_version",
+            "unsloth_fixed",
             "transformers.js_config",
+            "language",
+            "name",
         ),
         _ORIGIN,
+    ),
+    **dict.fromkeys(
+        ("sbert_ce_default_activation_function", "sentence_transformers"),
+        "what a cross-encoder of sentence-transformers applies to the logits",
     ),
     **dict.fromkeys(
         (

@@ -73,6 +73,7 @@ CONFIG = dataclasses.replace(
     harmless={
         **bert_config.BERT_CONFIG.harmless,
         **dict.fromkeys(_DROPOUTS, "the head's dropout is that of a classifier"),
+        "generator_size": "of the network that pre-training replaced tokens by",
     },
 )
 

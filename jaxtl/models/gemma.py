@@ -170,7 +170,11 @@ GEMMA2_CONFIG = dataclasses.replace(
         "attn_logit_softcapping": Key("softcap", _positive, 50.0),
         "final_logit_softcapping": Key("logit_softcap", _positive, 30.0),
     },
-    harmless={**_HARMLESS, "hidden_act": "transformers reads hidden_activation"},
+    harmless={
+        **_HARMLESS,
+        "hidden_act": "transformers reads hidden_activation",
+        "sliding_window_size": "transformers reads sliding_window",
+    },
 )
 GEMMA3_CONFIG = dataclasses.replace(
     GEMMA2_CONFIG,

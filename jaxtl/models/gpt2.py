@@ -98,6 +98,9 @@ CONFIG = ConfigTable(
     harmless={
         "attn_pdrop": "attention weights have no dropout here",
         "reorder_and_upcast_attn": "the same products in another order",
+        **dict.fromkeys(
+            ("n_special", "predict_special_tokens"), "transformers reads it nowhere"
+        ),
         "is_decoder": "the model always attends to earlier tokens alone",
         "add_cross_attention": "another model's states are never given",
         **dict.fromkeys(

@@ -78,7 +78,10 @@ QWEN2_CONFIG = ConfigTable(
         "layer_types": Key("layer_types", config_values.layer_types, ()),
     },
     read_by_family=rope_config.KEYS,
-    harmless=llama.HARMLESS,
+    harmless={
+        **llama.HARMLESS,
+        "use_mrope": "transformers reads it nowhere; a text has one row of positions",
+    },
 )
 QWEN3_CONFIG = dataclasses.replace(
     QWEN2_CONFIG,

@@ -1,16 +1,32 @@
 """Names and configurations of Swin and Swin V2 in transformers."""
 
 import dataclasses
+import re
 from typing import Any
 
 from jaxtl.models import config_values, weight_layout
 from jaxtl.models.config_table import ConfigTable, Key, Only
 from jaxtl.models.weight_layout import Rule, WeightLayout
 
+# Parts of names in files, and within the models of transformers 5; of Swin alone.
+_NAMES = (
+    ("attention.self.query", "attention.q_proj"),
+    ("attention.self.key", "attention.k_proj"),
+    ("attention.self.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+    (
+        "attention.self.relative_position_bias_table",
+        "attention.relative_position_bias.relative_position_bias_table",
+    ),
+)
+
 
 def hf_layout(model: Any) -> WeightLayout:
     """The naming of transformers, for a `swin.Swin`."""
     root = "swinv2." if model.is_second else "swin."
+    names = () if model.is_second else _NAMES
     source = f"{root}embeddings"
     rules = weight_layout.conv(
         f"{source}.patch_embeddings.projection", "embeddings/patch", bias=True
@@ -34,9 +50,16 @@ def hf_layout(model: Any) -> WeightLayout:
         ignored=(r".*\.(relative_position_index|relative_coords_table|attn_mask)",),
         unused=(rf"({root})?embeddings\.mask_token", r"decoder\.0\.(weight|bias)"),
         prefixes=("module.", root),
+        renames=tuple(_part(new, old) for old, new in names),
+        modules=tuple(_part(old, new) for old, new in names),
         stem="embeddings/patch/kernel",
         **weight_layout.IMAGENET,
     )
+
+
+def _part(old: str, new: str) -> tuple[str, str]:
+    """(Regular expression of a part of a block's name, its replacement)."""
+    return rf"(\.blocks\.\d+)\.{re.escape(old)}(?=\.|$)", rf"\1.{new}"
 
 
 def _block(model: Any, source: str, path: str) -> list[Rule]:
@@ -91,6 +114,7 @@ SWIN_CONFIG = ConfigTable(
         "attention_probs_dropout_prob": "attention weights have no dropout here",
         "encoder_stride": "the decoder of masked image modeling is left out",
         "num_layers": "the number of depths decides",
+        "path_norm": "transformers reads it nowhere; patches always have a norm",
         "hidden_size": "embed_dim and the number of depths decide",
         "num_hidden_layers": "the number of depths decides",
         **dict.fromkeys(("out_features", "out_indices", "stage_names"), _BACKBONE),

@@ -64,10 +64,25 @@ _NEW_NAMES = (
     (r"\.attention\.k_proj\.", ".attention.attention.key."),
     (r"\.attention\.v_proj\.", ".attention.attention.value."),
     (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.down_proj\.", ".mlp.weights_out."),
 )
 _NEW_MLP_NAMES = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
+)
+# And the reverse, older ones to newer ones; DINOv2 keeps the names of its layers.
+_MODULES = (
+    (r"\.attention\.attention\.query(?=\.|$)", ".attention.q_proj"),
+    (r"\.attention\.attention\.key(?=\.|$)", ".attention.k_proj"),
+    (r"\.attention\.attention\.value(?=\.|$)", ".attention.v_proj"),
+    (r"\.attention\.output\.dense(?=\.|$)", ".attention.o_proj"),
+    (r"\.mlp\.weights_out(?=\.|$)", ".mlp.down_proj"),
+)
+_MODULES_OF_VIT = (
+    *_MODULES,
+    (r"(\.\d+)\.intermediate\.dense(?=\.|$)", r"\1.mlp.fc1"),
+    (r"(\.\d+)\.output\.dense(?=\.|$)", r"\1.mlp.fc2"),
+    (r"^(\w+)\.encoder\.layer\.", r"\1.layers."),
 )
 
 
@@ -90,6 +105,7 @@ def hf_layout(
         unused=_UNUSED + (_MASK,) * (not has_mask),
         prefixes=("module.", root),
         renames=_NEW_NAMES + _NEW_MLP_NAMES * has_old_mlp,
+        modules=_MODULES_OF_VIT if has_old_mlp else _MODULES,
         stem="embeddings/patch/kernel",
         **(colors or weight_layout.HALVES),
     )

@@ -117,6 +117,8 @@ class WeightLayout:
       prefixes: leading parts of names that a file may have or lack ("module.").
       renames: (regular expression, replacement) of parts of names that other versions
         of the library wrote.
+      modules: (regular expression, replacement) of parts of the names that modules have
+        in newer versions of the library, whose files keep the older names.
       copies: name -> path of the leaf that a tensor repeats: it stands in for a leaf
         that the file lacks, and must be equal to one that the file has.
       duplicates: name -> path of the leaf that a tensor holds as well, though no pass
@@ -133,6 +135,7 @@ class WeightLayout:
     unused: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    modules: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     duplicates: Mapping[str, str] = dataclasses.field(default_factory=dict)
     optional: tuple[str, ...] = ()

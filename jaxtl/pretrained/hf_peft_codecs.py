@@ -27,7 +27,7 @@ class AdapterCodec(NamedTuple):
       kind: PEFT's `peft_type`.
       fields: fields of the method that a file fixes.
       write: (δ, module, shape of the kernel) -> {part: array}.
-      config: (method, {path: (module, δ)}) -> entries of adapter_config.json.
+      config: (method, {name: (module, δ)}) -> entries of adapter_config.json.
       read: ({part: array}, configuration) -> δ.
       build: (configuration, {path: δ}, all paths) -> the method.
       shared: constants -> {name: array}, tensors that all modules share.

@@ -44,6 +44,9 @@ _SUPPORTED = (
     "runtime_config",
 )
 
+# Values of init_lora_weights with which the base's weights stay as they are.
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """Reads an adapter_config.json.
@@ -63,7 +66,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
             f"{str(path)!r}: bias={config['bias']!r} means that biases were trained "
             "too; only 'none' can be read."
         )
-    if config.get("init_lora_weights", True) not in (True, False, "gaussian", "eva"):
+    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         raise UserError(
             f"{str(path)!r}: init_lora_weights={config['init_lora_weights']!r} changes "
             "the base's weights; convert such adapters to plain LoRA when saving them."

@@ -1,5 +1,7 @@
 """Names in Hugging Face PEFT's folders: files, tensors, and modules with adapters."""
 
+import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,11 +64,52 @@ def adaptable_modules(layout: WeightLayout) -> list[AdaptedModule]:
     modules = []
     for rule in layout.rules:
         name, leaf = rule.source.removesuffix(".weight"), rule.path.rpartition("/")[2]
+        if name.endswith("]"):  # a part of a module that joins several kernels
+            continue
         if leaf == "embedding":
             modules.append(AdaptedModule(name, rule.path, "table"))
         elif leaf == "kernel" and rule.transform in kinds:
             modules.append(AdaptedModule(name, rule.path, kinds[rule.transform]))
     return modules
+
+
+def names_in_models(name: str, layout: WeightLayout) -> tuple[str, ...]:
+    """The names of a module or a tensor in the models of transformers' versions.
+
+    PEFT finds modules by these, and passes over names that a model does not have.
+
+    Args:
+      name: in files, which all versions read.
+      layout: of the model.
+
+    Returns:
+      One name, or an older and a newer one.
+    """
+    newer = name
+    for pattern, replacement in layout.modules:
+        newer = re.sub(pattern, replacement, newer)
+    return tuple(dict.fromkeys((name, newer)))
+
+
+def check_tied_tables(paths: Iterable[str], layout: WeightLayout, what: str) -> None:
+    """Checks that no table of a tied head is adapted or replaced.
+
+    Args:
+      paths: of leaves that have an adapter, or are stored whole.
+      layout: of the model.
+      what: what has them, for the message.
+
+    Raises:
+      UserError: such a table. In PEFT the head keeps that of the base.
+    """
+    tied = [path for path in layout.copies.values() if path.endswith("/embedding")]
+    for path in paths:
+        if path in tied:
+            raise UserError(
+                f"{what} changes {path!r}, the table of a tied head; with one table "
+                "for both the head would change as well, which it does not in PEFT: "
+                "adapt other modules, or predict something else than tokens."
+            )
 
 
 def delta_array(tensor: Any) -> np.ndarray:

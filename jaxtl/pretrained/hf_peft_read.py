@@ -94,7 +94,10 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
             f"{str(folder)!r}: {type(model).__name__} has no place for "
             f"{', '.join(map(repr, unknown[:6]))}{hint}."
         )
-    _check_complete(folder, config, modules, tensors)
+    _check_complete(folder, config, modules, tensors, layout)
+    changed = [modules[name].path for name in tensors.parts]
+    changed += [rules[name].path for name in tensors.whole]
+    hf_peft_layout.check_tied_tables(changed, layout, repr(str(folder)))
     deltas = {}
     for name, parts in tensors.parts.items():
         try:
@@ -123,7 +126,9 @@ def _grouped(tensors: Mapping[str, Any], layout: WeightLayout) -> _Tensors:
         if name in SHARED:
             groups.shared[name] = hf_peft_layout.delta_array(tensor)
         elif part:
-            module = convert.without_prefix(name.removesuffix(f".{part}"), layout)
+            # with its last dot, which names of older and newer versions are told by
+            module = convert.without_prefix(name.removesuffix(part), layout)
+            module = module.removesuffix(".")
             parts = groups.parts.setdefault(module, {})
             parts[part] = hf_peft_layout.delta_array(tensor)
         else:
@@ -146,6 +151,7 @@ def _check_complete(
     config: Mapping[str, Any],
     modules: Mapping[str, AdaptedModule],
     tensors: _Tensors,
+    layout: WeightLayout,
 ) -> None:
     """Raises UserError where the file lacks a module that its configuration targets."""
     if not tensors.parts:
@@ -162,7 +168,8 @@ def _check_complete(
 
     for name, module in modules.items():
         stored = name in tensors.parts or f"{name}.weight" in tensors.whole
-        if is_target(module.name) and not stored:
+        names = hf_peft_layout.names_in_models(module.name, layout)
+        if any(map(is_target, names)) and not stored:
             raise UserError(
                 f"{str(folder)!r}: {CONFIG} targets {module.name!r}, and {WEIGHTS} "
                 "has no tensors of it."

@@ -60,14 +60,16 @@ def save_adapter(
     modules = {m.path: m for m in hf_peft_layout.adaptable_modules(layout)}
     targets = peft.targets(params)
     _check_targets(targets, modules, saved, model)
+    hf_peft_layout.check_tied_tables(targets, layout, "peft")
     tensors = {OUTER + name: x for name, x in codec.shared(constants).items()}
     adapted = {}
     for path, leaf in targets.items():
         module = modules[path]
         leaf_delta = jax.tree.map(np.asarray, adapted_leaves.subtree(delta, path))
         parts = codec.write(leaf_delta, module, tuple(leaf.shape))
-        tensors |= {f"{INNER}{module.name}.{n}": x for n, x in parts.items()}
-        adapted[path] = module, leaf_delta
+        for name in hf_peft_layout.names_in_models(module.name, layout):
+            tensors |= {f"{INNER}{name}.{n}": x for n, x in parts.items()}
+            adapted[name] = module._replace(name=name), leaf_delta
     whole = _whole_tensors(params, layout, saved)
     tensors |= {f"{INNER}{name}": x for name, x in whole.items()}
     config = _adapter_config(peft, codec, adapted, whole, of)
@@ -89,7 +91,7 @@ def _adapter_config(
 
     Args:
       peft, codec: the method and its codec.
-      adapted: {path: (module, δ)}.
+      adapted: {name: (module, δ)}.
       whole: names of the tensors that are saved whole.
       of: name or folder of the base.
     """
@@ -112,9 +114,7 @@ def _check_targets(
     saved: tuple[str, ...],
     model: Staged,
 ) -> None:
-    """Raises UserError where PEFT can't hold a leaf, or would read it otherwise."""
-    reads_table = getattr(model, "predict", None) in ("next", "mask")
-    is_tied = reads_table and getattr(model, "tied", False)
+    """Raises UserError where PEFT can't hold a leaf."""
     for path in targets:
         if path not in modules:
             raise UserError(
@@ -126,11 +126,6 @@ def _check_targets(
             raise UserError(
                 f"peft: the stage {stage!r} is adapted ({path!r}) and to be saved "
                 "whole, but in PEFT a module can be only one of both."
-            )
-        if is_tied and path == "embeddings/token/embedding":
-            raise UserError(
-                f"peft: {path!r} is the table of a tied head; merged, it changes the "
-                "head as well, which PEFT's adapters of embeddings don't."
             )
 
 
@@ -149,10 +144,13 @@ def _whole_tensors(
         leaf = adapted_leaves.subtree(params, rule.path)
         if rule.path.split("/")[0] not in saved or leaf is None:
             continue
+        hf_peft_layout.check_tied_tables([rule.path], layout, "saved=")
         if not rule.source.endswith((".weight", ".bias")):
             raise UserError(
                 f"saved: {rule.source!r} is no module's weight or bias, and PEFT saves "
                 "modules."
             )
-        tensors[rule.source] = TRANSFORMS[rule.transform][1](np.asarray(leaf))
+        tensor = TRANSFORMS[rule.transform][1](np.asarray(leaf))
+        names = hf_peft_layout.names_in_models(rule.source, layout)
+        tensors |= dict.fromkeys(names, tensor)
     return tensors

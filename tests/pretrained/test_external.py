@@ -201,6 +201,27 @@ def test_a_configuration_that_is_not_understood(change, says):
         registry.model_from_config(config)
 
 
+@pytest.mark.parametrize(
+    ("kind", "notes"),
+    [
+        ("swin", {"path_norm": True}),  # of microsoft/swin-tiny-patch4-window7-224
+        ("swinv2", {"path_norm": True}),
+        ("qwen2", {"use_mrope": False}),  # of Qwen/Qwen2.5-0.5B
+        ("gpt2", {"n_special": 0, "predict_special_tokens": True}),  # of gpt2-medium
+        ("gemma2", {"sliding_window_size": 4096}),  # of google/gemma-2-9b
+        ("roberta", {"language": "english", "name": "Roberta"}),
+        ("electra", {"generator_size": "0.25"}),
+        ("llama", {"unsloth_fixed": True}),
+        ("bert", {"sbert_ce_default_activation_function": "torch.nn.Identity"}),
+        ("modernbert", {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}),
+    ],
+)
+def test_notes_of_published_files_that_transformers_reads_nowhere(kind, notes):
+    table = registry.config_table(kind)
+    table.check({"model_type": kind, **notes})
+    assert notes.keys() <= table.all_harmless.keys()
+
+
 def test_a_field_that_the_model_lacks():
     with pytest.raises(UserError, match="unexpected keyword argument 'deth'"):
         registry.model_from_config(BERT, deth=3)

@@ -11,9 +11,10 @@ import pytest
 
 from jaxtl.core import tree as trees
 from jaxtl.core.errors import UserError
-from jaxtl.models import GPT2, MLP, Bert, ResNetImageNet
+from jaxtl.models import GPT2, MLP, Bert, DINOv2, ResNetImageNet
 from jaxtl.peft import IA3, Adapters, LoRA, VeRA
 from jaxtl.pretrained import (
+    FromHub,
     convert,
     hf_peft_layout,
     hf_peft_read,
@@ -206,6 +207,138 @@ def test_we_read_what_peft_writes(tmp_path, name, kind):
     near(np.asarray(got), expected)
 
 
+IMAGES = rng.normal(size=(2, 8, 8, 3)).astype("f4")
+LAYERS = {
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+SWIN = {
+    "image_size": 8,
+    "patch_size": 2,
+    "window_size": 2,
+    "embed_dim": 8,
+    "depths": [1, 2],
+    "num_heads": [2, 2],
+}
+# Types whose modules have other names in transformers 5 than in files: its class, its
+# configuration, and the name of the last map of a layer.
+RENAMED = {
+    "ViT": (LAYERS | {"intermediate_size": 12}, "fc2"),
+    "Beit": (LAYERS | {"intermediate_size": 12}, "fc2"),
+    "Dinov2": (LAYERS | {"use_swiglu_ffn": True}, "down_proj"),
+    "Swin": (SWIN, "fc2"),
+}
+
+
+def images_model(name, folder):
+    """(transformers' model of images, our model and parameters of its directory)."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        num_labels=3, initializer_range=0.3, **RENAMED[name][0]
+    )
+    network = getattr(transformers, f"{name}ForImageClassification")(config).eval()
+    network.save_pretrained(folder)
+    model = FromHub(str(folder)).model(outputs=3)
+    return network, model, FromHub(str(folder)).read_for(model).params
+
+
+def image_logits(network):
+    import torch
+
+    with torch.no_grad():
+        return network(torch.tensor(IMAGES.transpose(0, 3, 1, 2))).logits.numpy()
+
+
+def merged_logits(model, params, method, delta, constants):
+    merged = method.merge(jax.tree.map(np.asarray, params), delta, constants)
+    return np.asarray(jax.jit(model.pure().apply)(merged, {}, IMAGES).logits)
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_adapters_of_images_open_by_the_names_of_transformers_5(tmp_path, name):
+    peft = pytest.importorskip("peft")
+    network, model, params = images_model(name, tmp_path / "base")
+    modules = dict(network.named_modules())
+    if not any(module.endswith("attention.q_proj") for module in modules):
+        pytest.skip("an older transformers, whose modules are named as in files")
+    before = image_logits(network)
+    select = r"(layer_\d+|stage\d/block\d/windows)/attention/.*|.*/mlp/out"
+    method = LoRA(rank=2, select=select)
+    delta = moved(method.init(jax.random.key(0), params))
+    folder = tmp_path / "a"
+    hf_peft_write.save_adapter(folder, method, delta, {}, params, model)
+    expected = merged_logits(model, params, method, delta, {})
+    assert np.abs(expected - before).max() > 1e-2
+    wrapped = peft.PeftModel.from_pretrained(network, folder).eval()
+    np.testing.assert_allclose(image_logits(wrapped), expected, atol=2e-5)
+    again = hf_peft_read.read_adapter(folder, model)
+    same(again.delta, delta)
+    assert again.method.adapted_mask(params) == method.adapted_mask(params)
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+@pytest.mark.parametrize("name", RENAMED)
+def test_adapters_of_images_that_peft_writes_are_read(tmp_path, name, kind):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    network, model, params = images_model(name, tmp_path / "base")
+    last = RENAMED[name][1]
+    modules = {module.rpartition(".")[2] for module, _ in network.named_modules()}
+    if not {"q_proj", last} <= modules:
+        pytest.skip("an older transformers, whose modules are named as in files")
+    targets = ["q_proj", "o_proj", last]
+    if kind == "lora":
+        config = peft.LoraConfig(
+            r=2,
+            target_modules=targets,
+            init_lora_weights="orthogonal",
+            modules_to_save=["classifier"],
+        )
+    else:
+        config = peft.IA3Config(target_modules=targets, feedforward_modules=[last])
+    wrapped = peft.get_peft_model(network, config).eval()
+    with torch.no_grad():
+        for x in wrapped.parameters():
+            if x.requires_grad:
+                x.add_(0.2 * torch.randn_like(x))
+    expected = image_logits(wrapped)
+    wrapped.save_pretrained(tmp_path / "a")
+    method, delta, constants, whole = hf_peft_read.read_adapter(tmp_path / "a", model)
+    trained = trees.map_with_path(lambda p, x: whole.get(p, x), params)
+    got = merged_logits(model, trained, method, delta, constants)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    lost = tmp_path / "a" / hf_peft_layout.WEIGHTS
+    tensors = {k: np.asarray(x) for k, x in tensor_files.read(lost).tensors.items()}
+    rest = {k: x for k, x in tensors.items() if "o_proj" not in k}
+    tensor_files.write(lost, rest)
+    with pytest.raises(UserError, match=r"targets .* has no tensors of it"):
+        hf_peft_read.read_adapter(tmp_path / "a", model)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["wte"]},
+        {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},
+    ],
+)
+def test_a_changed_table_of_a_tied_head_is_refused(tmp_path, changes):
+    """In PEFT the head keeps the base's table; ours has one table for both."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, fan_in_fan_out=True, **changes)
+    wrapped = peft.get_peft_model(theirs("gpt2"), config)
+    wrapped.save_pretrained(tmp_path / "a")
+    says = r"a' changes 'embeddings/token/embedding', the table of a tied head"
+    with pytest.raises(UserError, match=says):
+        hf_peft_read.read_adapter(tmp_path / "a", MODELS["gpt2"])
+    # a classifier of the same network reads no table in its head
+    hf_peft_read.read_adapter(tmp_path / "a", MODELS["gpt2-class"])
+
+
 def test_kernels_of_convolutions_turn(tmp_path):
     torch = pytest.importorskip("torch")
     model = ResNetImageNet(outputs=3, sizes=(1, 1, 1, 1), bottleneck=False, width=4)
@@ -311,6 +444,18 @@ def test_what_is_not_written(folder, tmp_path):
     tied = jax.tree.map(lambda shape: np.zeros(shape.shape, shape.dtype), shapes)
     with pytest.raises(UserError, match=r"table of a tied head"):
         hf_peft_write.save_adapter(new, TABLES["table"], {}, {}, tied, MODELS["gpt2"])
+    attention = METHODS["lora"]
+    delta = attention.init(jax.random.key(0), tied)
+    whole = {"saved": ("embeddings",)}
+    with pytest.raises(UserError, match=r"saved= changes .* table of a tied head"):
+        hf_peft_write.save_adapter(
+            new, attention, delta, {}, tied, MODELS["gpt2"], **whole
+        )
+    joined = DINOv2(outputs=3, size=8, patch=4, width=8, layers=1, heads=2, gated=True)
+    shapes = jax.eval_shape(joined.pure().init, jax.random.key(0), IMAGES)[0]
+    gate = LoRA(rank=1, select=r".*/mlp/gate")
+    with pytest.raises(UserError, match=r"has no module for 'layer_0/mlp/gate/kernel'"):
+        hf_peft_write.save_adapter(new, gate, {}, {}, shapes, joined)
     assert not new.exists()
 
 
