@@ -125,8 +125,10 @@ class FromHub:
             with mean pooling where its modules name none.
             `outputs` is None by default, so that the data decide; a sentence encoder
             has the pooling and the normalization of its modules, and a DINOv2 the size
-            of the images that preprocessor_config.json makes. A language model whose
-            file has a head that differs from the embeddings keeps it (`tied=False`),
+            of the images that preprocessor_config.json makes; texts of SigLIP are
+            filled up by the padding of the directory's tokenizer, which
+            transformers takes whatever config.json says. A language model whose file
+            has a head that differs from the embeddings keeps it (`tied=False`),
             whatever config.json says, as in transformers.
 
         Returns:
@@ -142,6 +144,8 @@ class FromHub:
         if "size" not in fields and getattr(model, "FOLLOWS_IMAGES", False):
             sides = hub.image_resizing(folder).get("size") or (model.size,) * 2
             model = model.clone(size=sides[0]) if len({*sides}) == 1 else model
+        if not {"fill", "text"} & fields.keys():
+            model = _filled(model, folder)
         return model if "tied" in fields else _untied(model, folder)
 
     def _bi_encoder(self, folder: pathlib.Path, fields: Mapping[str, Any]) -> BiEncoder:
@@ -253,6 +257,17 @@ def _without_head(weights: Weights, layout: WeightLayout) -> Weights:
         left_out=(*weights.left_out, *(row.source for row in rows)),
         absent=tuple(stage for stage in layout.optional if stage not in params),
     )
+
+
+def _filled(model: Staged, folder: pathlib.Path) -> Staged:
+    """The model, or its text tower, with the padding of the directory's tokenizer."""
+    text = getattr(model, "text", model)
+    fill = hub.padding(folder) if hasattr(text, "fill") else None
+    if fill is None or fill == text.fill:
+        return model
+    if text is model:
+        return model.clone(fill=fill)
+    return dataclasses.replace(model, text=text.clone(fill=fill))
 
 
 def _untied(model: Staged, folder: pathlib.Path) -> Staged:

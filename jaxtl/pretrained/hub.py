@@ -8,7 +8,8 @@ from typing import Any
 from jaxtl.core import text_files
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.core.key_table import KeyTable, flag
-from jaxtl.data import paths
+from jaxtl.data import paths, tokenizer_settings
+from jaxtl.data.tokenizer import VOCABULARIES, Tokenizer
 from jaxtl.pretrained import image_processor
 
 _PREFIX = "hf:"
@@ -253,6 +254,17 @@ def _pooling(
             f"{', '.join(POOLING_MODES.values())}."
         )
     return {**fields, **({"pooling": modes[0]} if modes else {})}
+
+
+def padding(path: pathlib.Path) -> int | None:
+    """The id of padding of the directory's tokenizer, None where that names none."""
+    if not any((path / name).is_file() for name in VOCABULARIES):
+        return None
+    try:
+        named = tokenizer_settings.read_settings(path).special.get("pad_token")
+        return None if named is None else Tokenizer(str(path)).pad_id
+    except UserError:  # said where texts are read by it
+        return None
 
 
 def has_image_settings(path: pathlib.Path) -> bool:

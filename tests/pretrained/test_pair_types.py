@@ -6,6 +6,7 @@ largest differences of each type, and the lines of its module.
 """
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from type_parity import (
     loaded_again,
 )
 
+from jaxtl.data.tokenizer import Tokenizer
 from jaxtl.pretrained import FromHub, registry, write
 from jaxtl.pretrained.match import match
 
@@ -218,3 +220,43 @@ def test_every_option_changes_what_transformers_computes(kind):
                 got[n].shape != want[n].shape or (got[n] - want[n]).abs().max() > 1e-5
                 for n in outputs
             ), key
+
+
+@pytest.mark.parametrize("kind", ["siglip", "siglip_text_model"])
+def test_siglip_2_pads_texts_as_its_tokenizer_does(kind, tmp_path):
+    """Its config.json names no padding; transformers' is 1, and Gemma's tokenizer's 0.
+
+    So are the files of google/siglip2-base-patch16-224.
+    """
+    tokenizers = pytest.importorskip("tokenizers")
+    entries = configurations_of(TYPES[kind])[0]
+    theirs, like = reference(kind, entries), tmp_path / "like"
+    theirs.save_pretrained(like)
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "a", "photo", "of", "cat"]
+    rules = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>")
+    engine = tokenizers.Tokenizer(rules)
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    engine.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    engine.add_special_tokens(words[:4])
+    engine.save(str(like / "tokenizer.json"))
+    config = {"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>"}
+    (like / "tokenizer_config.json").write_text(json.dumps(config))
+    texts = ["a photo of a cat", "cat", "of a photo"]
+    x, theirs_x = inputs(kind, entries)
+    length = nested(entries).get("text_config", entries)["max_position_embeddings"]
+    x |= Tokenizer(str(like), buckets=(length,))(texts)
+    engine.enable_padding(length=length, pad_id=0)
+    ids = [encoding.ids for encoding in engine.encode_batch(texts)]
+    theirs_x["input_ids"] = torch.tensor(ids)
+    model, params = load(kind, like, x)
+    figures = compare_outputs(kind, theirs, model, params, x, theirs_x)
+    assert max(figures.values()) <= 1e-4
+    new = tmp_path / "new"
+    check_written(kind, theirs, model, params, new, like, theirs_x)
+    written = json.loads((new / "config.json").read_text())
+    assert written.get("text_config", written)["pad_token_id"] == 0
+    (like / "tokenizer_config.json").write_text("{}")  # names none: config.json decides
+    alone = FromHub(str(like)).model(predict=registry.config_table(kind).predicts[0])
+    assert getattr(alone, "text", alone).fill == PAD
