@@ -87,9 +87,8 @@ the first one with CNN/5000 or CNN/50000 in place of CNN/1000. The rate is the o
 AT and FitNets do harm by their authors' weights, which are those of RepDistiller's 240
 epochs of CIFAR-100. Accuracy on validation images, seed 100, 1,000 labels, where labels
 alone have 46.2 %: AT has 43.1 at that weight, 47.4 at a tenth and 50.2 at a hundredth
-of it; FitNets 44.4, 51.9 at a tenth and 49.4 at a hundredth. DIST, whose authors have
-several weights, has 49.0, 49.4 at twice the weight, and 47.4 and 45.9 with T = 4 in
-place of 1. Commands:
+of it; FitNets 44.4, 51.9 at a tenth and 49.4 at a hundredth. DIST has
+49.0, 49.4 at twice the weight, and 47.4 and 45.9 with T = 4 in place of 1. Commands:
 
     jaxtl sweep experiments/distillation_cifar.py --mode alone variant=CNN/1000/FitNets
     seed=100 test=False terms.hint.weight=100.0,10.0,1.0
