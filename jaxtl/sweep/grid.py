@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxtl.core import limits
+from jaxtl.core import config, limits
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.sweep import axes_from_text
 from jaxtl.sweep.axes import (
@@ -72,6 +72,7 @@ def build_grid(
         axes[SEED] = axes.pop(SEED)
     for axis, values in axes.items():
         _check_axis(axis, values, list(axes))
+        _check_labels(axis, values)
     _check_conditions(file, dataclasses.replace(grid, axes=axes_of_file))
     return dataclasses.replace(grid, axes=axes)
 
@@ -146,3 +147,26 @@ def _check_axis(axis: Axis, values: Any, axes: Sequence[Axis]) -> None:
                     f"the axis {axis_name(axis)!r} zips {len(axis)} fields, but one of "
                     f"its values is {value!r}; expected a tuple of {len(axis)}."
                 )
+
+
+def _check_labels(axis: Axis, values: Any) -> None:
+    """Raises UserError for different values that have one label.
+
+    Reports know settings by their labels: two of one label would be one row. numpy
+    writes large arrays with "..." in place of their inner values.
+    """
+    values = values.values if isinstance(values, When) else values
+    if isinstance(values, Mapping | Range | range):  # different labels as they are
+        return
+    known: dict[Any, Any] = {}
+    for label, changes in choices(axis, values):
+        same = known.setdefault((type(label), label), changes)
+        if config.key(same) != config.key(changes):
+            text = " ".join(str(label).split())
+            text = text if len(text) < 80 else f"{text[:80]}…"
+            paths = ", ".join(f'"{path}": ...' for path, _ in changes)
+            raise UserError(
+                f"the axis {axis_name(axis)!r} has two values that tables show alike, "
+                f'as {text}; name its values by a mapping, such as {{"first": '
+                f"{{{paths}}}}}."
+            )

@@ -277,6 +277,20 @@ def test_different_arrays_of_one_shape_have_different_keys():
     assert len(cells({"data": data})) == 2
 
 
+def test_different_values_of_one_label_are_refused():
+    big = np.zeros((2, 600, 5))
+    big[1, 300] = 1  # numpy writes neither half's inner rows
+    data = [tl.data.Arrays(x=x, y=np.arange(600) % 3) for x in big]
+    one_label = r"'data' has two values that tables show alike, as Arrays\(x=.*mapping"
+    with pytest.raises(UserError, match=one_label) as error:
+        cells({"data": data})
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="that tables show alike"):
+        cells({("data", "steps"): [(x, 5) for x in data]})
+    named = {name: {"data": x} for name, x in zip("ab", data)}
+    assert len(cells({"data": named})) == 2
+
+
 def test_functions_without_a_name_are_told_apart_by_their_variants():
     nets = {
         name: {"model": tl.Network(lambda key, x: {}, lambda *args: None, (name,))}

@@ -186,8 +186,9 @@ def delta_m(
 ) -> float:
     """Δm, the mean change of several tasks against runs of each task alone, in %.
 
-    The mean of (−1)^l (m − b) / b over the metrics, where l is 1 for a metric of which
-    smaller values are better; above 0 the model of several tasks is better.
+    The mean of (−1)^l (m − b) / |b| over the metrics, where l is 1 for a metric of
+    which smaller values are better; above 0 the model of several tasks is better, also
+    where b is negative, as an R² may be.
 
     Args:
       several: metric -> its value m in one model of all tasks, "accuracy[left]" say.
@@ -216,5 +217,5 @@ def delta_m(
                 f"delta_m divides by the single task's {name}, which is {base}."
             )
         sign = 1 if higher_is_better(name, directions) else -1
-        changes.append(100 * sign * (several[name] - base) / base)
+        changes.append(100 * sign * (several[name] - base) / abs(base))
     return float(np.mean(changes))

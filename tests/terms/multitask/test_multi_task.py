@@ -196,6 +196,9 @@ def test_delta_m_is_the_mean_relative_change_where_better_is_above_0():
     single = {"accuracy[a]": 0.8, "mse[b]": 0.2}
     # (+12.5 % − 25 %) / 2
     np.testing.assert_allclose(metrics.delta_m(several, single), -6.25)
+    # An R² below 0 that rises is better.
+    np.testing.assert_allclose(metrics.delta_m({"r2": -0.5}, {"r2": -1.0}), 50)
+    np.testing.assert_allclose(metrics.delta_m({"nll": 0.5}, {"nll": -1.0}), -150)
     with pytest.raises(tl.UserError, match="the same metrics; got mse and none"):
         metrics.delta_m({"mse": 1.0}, {})
     with pytest.raises(tl.UserError, match="divides by the single task's mse"):
