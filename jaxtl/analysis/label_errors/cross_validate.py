@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxtl.core import progress as bars
 from jaxtl.core.errors import UserError
-from jaxtl.data import dataset, episodic
+from jaxtl.data import dataset, episodic, grouped_splits, preparation
 from jaxtl.data.episodic import Episodes
 from jaxtl.data.origins import Origins
 from jaxtl.evaluation import evaluate
@@ -45,8 +45,9 @@ def predictions(
     """Predicts the labels of a finished run's train examples.
 
     With K folds, K models are trained as the run was, each without one part of the
-    train examples, which it then predicts; the validation rows stay those of the run.
-    Initial weights that were trained on these very labels are used all the same.
+    train examples, which it then predicts; the validation rows stay those of the run,
+    and no model is trained on a group (`Data.split_by`) that it predicts. Initial
+    weights that were trained on these very labels are used all the same.
 
     Args:
       directory: of the run.
@@ -55,9 +56,9 @@ def predictions(
 
     Raises:
       DataChanged: the data are no longer those that the run was trained on.
-      UserError: another task than classification, too many folds for the examples, or
-        an experiment that reads unlabelled train rows, which folds would mix with
-        labelled ones.
+      UserError: another task than classification, too many folds for the examples or
+        their groups, or an experiment that reads unlabelled train rows, which folds
+        would mix with labelled ones.
     """
     if folds < 0 or folds == 1:
         raise UserError(
@@ -74,7 +75,7 @@ def predictions(
     rows = _labelled_rows(exp, target, folds)
     names = target.class_names
     probabilities = np.zeros((len(rows), len(names)))
-    parts = split_in_folds(target.y[rows], folds, exp.seed)
+    parts = _parts(exp, target, rows, folds)
     for part in bars.track(parts, "training a model per fold"):
         run = Run(_hold_out(exp, target, rows, part))
         loop.train(run, progress=progress)
@@ -108,6 +109,48 @@ def split_in_folds(labels: np.ndarray, folds: int, seed: int) -> list[np.ndarray
     order = np.random.default_rng([seed, folds]).permutation(len(labels))
     order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
     return [np.sort(order[i::folds]) for i in range(folds)]
+
+
+def _parts(
+    exp: Experiment, target: dataset.Dataset, rows: np.ndarray, folds: int
+) -> list[np.ndarray]:
+    """Indices into `rows` of each fold: of whole groups where the data have groups."""
+    if exp.data.split_by is None:
+        return split_in_folds(target.y[rows], folds, exp.seed)
+    table, _ = preparation.load_table(inputs.sources(exp)["target"])
+    groups = table.groups[rows]
+    count = len(np.unique(groups))
+    if folds > count:
+        raise UserError(
+            f"--folds {folds}: the labelled train examples are of {count} groups "
+            f"(data.split_by={exp.data.split_by!r}), which stay whole."
+        )
+    return split_groups_in_folds(groups, target.y[rows], folds, exp.seed)
+
+
+def split_groups_in_folds(
+    groups: np.ndarray, labels: np.ndarray, folds: int, seed: int
+) -> list[np.ndarray]:
+    """Splits indices in disjoint parts of whole groups, each class as evenly as it can.
+
+    Args:
+      groups: (n,) group of each index, at least `folds` different ones.
+      labels: (n,) class indices.
+      folds: number of parts.
+      seed: of the order among groups of one kind.
+    """
+    remaining = np.arange(len(labels))
+    parts = []
+    for i in range(folds - 1):
+        kept, classes = groups[remaining], np.asarray(labels)[remaining]
+        share = 1 / (folds - i)
+        chosen = grouped_splits.held_out_groups(kept, classes, share, [seed, i])
+        # Each later fold needs a group of its own.
+        left = len(np.unique(kept)) - (folds - i - 1)
+        is_chosen = np.isin(kept, chosen[:left])
+        parts.append(remaining[is_chosen])
+        remaining = remaining[~is_chosen]
+    return [*parts, remaining]
 
 
 def _labelled_rows(exp: Experiment, target: dataset.Dataset, folds: int) -> np.ndarray:
@@ -165,5 +208,7 @@ def _hold_out(
         target_names=target.target_names,
         feature_names=target.feature_names,
         origins=target.origins,
+        weights=target.weights,
     )
-    return dataclasses.replace(exp, data=_Fold(table=table, val=0), test=False)
+    data = _Fold(table=table, val=0, sampling=exp.data.sampling)
+    return dataclasses.replace(exp, data=data, test=False)

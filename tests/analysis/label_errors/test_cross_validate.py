@@ -104,6 +104,79 @@ def test_folds_predict_rows_that_they_did_not_train_on(noisy_run, monkeypatch):
     np.testing.assert_array_equal(np.sort(np.concatenate([s[1] for s in splits])), rows)
 
 
+@pytest.fixture
+def run_of_groups(tmp_path):
+    """A run with weights, balanced batches and groups; the groups of its rows."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(15), 8)
+    columns = np.stack([rng.normal(size=120), rng.uniform(1, 2, 120), groups], axis=1)
+    rows = [
+        f"{x:.3f},{weight:.3f},p{group:.0f},{'abbb'[i % 4]}"
+        for i, (x, weight, group) in enumerate(columns)
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["x,w,patient,label", *rows]) + "\n")
+    exp = tl.Experiment(
+        model=tl.models.MLP(widths=(4,)),
+        data=tl.data.CSV(
+            path,
+            target="label",
+            split_by="patient",
+            sample_weight="w",
+            sampling="balanced",
+        ),
+        optim=tl.optim.AdamW(lr=1e-2),
+        steps=2,
+        batch=16,
+    )
+    run = setup.setup(exp, tmp_path / "run")
+    loop.train(run, progress=False)
+    return tmp_path / "run", run.parts.datasets["target"], groups
+
+
+def test_folds_train_as_the_run_did_and_hold_out_whole_groups(
+    run_of_groups, monkeypatch
+):
+    folder, target, groups = run_of_groups
+    held_out = []
+
+    def train(fold, progress=None):
+        data = fold.parts.datasets["target"]
+        np.testing.assert_array_equal(data.weights, target.weights)
+        assert data.sampling == "balanced"
+        kept = groups[data.rows["train"]], groups[data.rows["test"]]
+        assert not np.intersect1d(*kept).size
+        held_out.append(data.rows["test"])
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(
+        cross_validate.evaluate,
+        "predict_split",
+        lambda fold, split, which: (
+            np.zeros((len(fold.parts.datasets["target"].rows[split]), 2)),
+            None,
+        ),
+    )
+    cross_validate.predictions(folder, 3)
+    rows = target.rows["train"]
+    np.testing.assert_array_equal(np.sort(np.concatenate(held_out)), np.sort(rows))
+    with pytest.raises(UserError, match=r"are of 1[01] groups .* which stay whole"):
+        cross_validate.predictions(folder, 12)
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [50, 1, 1, 1], [4] * 9])
+def test_folds_of_groups_are_disjoint_and_none_is_empty(sizes):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = np.arange(len(groups)) % 2
+    parts = cross_validate.split_groups_in_folds(groups, labels, 4, seed=0)
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate(parts)), np.arange(len(groups))
+    )
+    assert all(len(part) for part in parts)
+    owners = [set(groups[part]) for part in parts]
+    assert sum(map(len, owners)) == len(sizes)
+
+
 def test_invalid_folds_directories_and_methods_raise(noisy_run, tmp_path, capsys):
     folder, _, _ = noisy_run
     for folds, message in ((1, "at least 2"), (-1, "at least 2"), (10**6, "there are")):
