@@ -5,12 +5,14 @@ from typing import Any
 
 from jaxtl.evaluation import metrics
 
+_NONE: Mapping[str, bool] = {}
+
 
 def cost_of_criteria(
     curve: Sequence[Mapping[str, float]],
     monitor: str | None,
     task: str,
-    label_free: Sequence[str] = (),
+    label_free: Mapping[str, bool] = _NONE,
 ) -> dict[str, Any]:
     """Computes what each criterion would have chosen among a run's evaluations.
 
@@ -18,7 +20,8 @@ def cost_of_criteria(
       curve: {"step": …, metric or criterion: …} of each evaluation on val, in order.
       monitor: the metric or criterion that did choose.
       task: of the target.
-      label_free: names of metrics of the experiment that read no label; more is better.
+      label_free: metrics of the experiment that read no label -> whether larger values
+        are better.
 
     Returns:
       {"metric", "monitor", "oracle": {"step", "value"}, "criteria": {name: {"step",
@@ -30,13 +33,12 @@ def cost_of_criteria(
     if not criteria:
         return {}
     metric = metrics.main_metric(task)
-    directions = dict.fromkeys(label_free, True)
-    oracle = _best(curve, metric, directions)
+    oracle = _best(curve, metric, label_free)
     if oracle is None:
         return {}
     costs = {}
     for name in criteria:
-        row = _best(curve, name, directions)
+        row = _best(curve, name, label_free)
         if row is not None and metric in row:
             costs[name] = {
                 "step": row["step"],

@@ -159,10 +159,12 @@ def _criterion(collection: Collection, metric: str) -> str:
 
     "" where there is none; settings are then chosen by the metric on val.
     """
-    if metric in metrics.CRITERIA:
+    results = _done_results(collection)
+    criteria = settings.criteria_names(results)
+    if metric in criteria:
         return ""
-    monitors = (result.get("monitor") for result in _done_results(collection))
-    return next((name for name in monitors if name in metrics.CRITERIA), "")
+    monitors = (result.get("monitor") for result in results)
+    return next((name for name in monitors if name in criteria), "")
 
 
 def _metric(collection: Collection, name: str | None) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxtl.evaluation import metrics
 from jaxtl.evaluation.model_selection import oracle_warning
+from jaxtl.results import settings as settings_lib
 from jaxtl.results.axis_roles import AxisRoles
 from jaxtl.results.labels import labels_key
 from jaxtl.results.records import Record
@@ -110,7 +111,14 @@ def criterion_choices(
     for setting in settings:
         key = labels_key(setting.labels, roles.compared)
         groups.setdefault(key, []).append(setting)
-    choices = [c for members in groups.values() for c in _choices(members, roles)]
+    directions = settings_lib.directions(
+        record.result for setting in settings for record in setting.done
+    )
+    choices = [
+        choice
+        for members in groups.values()
+        for choice in _choices(members, roles, directions)
+    ]
     by_criterion: dict[str, list[CriterionChoice]] = {}
     for choice in choices:
         by_criterion.setdefault(choice.criterion, []).append(choice)
@@ -134,7 +142,9 @@ def _choosing(record: Record) -> Mapping[str, Any] | None:
     return record.result.get("choosing")
 
 
-def _choices(members: Sequence[Setting], roles: AxisRoles) -> list[CriterionChoice]:
+def _choices(
+    members: Sequence[Setting], roles: AxisRoles, directions: Mapping[str, bool]
+) -> list[CriterionChoice]:
     """Makes each criterion's choice among settings of the same compared values."""
     runs = [
         (setting, [run for run in map(_choosing, setting.done) if run])
@@ -147,7 +157,9 @@ def _choices(members: Sequence[Setting], roles: AxisRoles) -> list[CriterionChoi
     first = candidates[0][1][0]
     pick = max if metrics.higher_is_better(first["metric"]) else min
     best = pick(_mean(run["oracle"]["value"] for run in part) for _, part in candidates)
-    choices = (_choice(name, candidates, best, roles) for name in first["criteria"])
+    choices = (
+        _choice(name, candidates, best, roles, directions) for name in first["criteria"]
+    )
     return [choice for choice in choices if choice is not None]
 
 
@@ -156,6 +168,7 @@ def _choice(
     candidates: Sequence[tuple[Setting, list[Mapping[str, Any]]]],
     best: float,
     roles: AxisRoles,
+    directions: Mapping[str, bool],
 ) -> CriterionChoice | None:
     """Makes a criterion's choice; None where no candidate has it in all runs.
 
@@ -164,6 +177,7 @@ def _choice(
       candidates: (setting, "choosing" of the results of its runs).
       best: mean metric of the best setting and the best checkpoints.
       roles: of the axes.
+      directions: of the experiments' own metrics.
     """
     scored = [
         (_mean(run["criteria"][criterion]["score"] for run in runs), setting, runs)
@@ -172,7 +186,7 @@ def _choice(
     ]
     if not scored:
         return None
-    pick = max if metrics.higher_is_better(criterion) else min
+    pick = max if metrics.higher_is_better(criterion, directions) else min
     _, setting, runs = pick(scored, key=lambda candidate: candidate[0])
     value = _mean(run["criteria"][criterion]["value"] for run in runs)
     labels = setting.labels

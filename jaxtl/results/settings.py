@@ -110,14 +110,20 @@ def directions(results: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     return merged
 
 
+def criteria_names(results: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Names of what chooses without target labels: also metrics of the experiments."""
+    added = ((r.get("choosing") or {}).get("criteria", ()) for r in results)
+    return frozenset(CRITERIA).union(*added)
+
+
 def main_metric(results: Sequence[Mapping[str, Any]]) -> str | None:
     """The metric that runs were chosen by, else their first; None without any.
 
     A criterion that chooses without target labels is no result, so it is passed over.
     """
-    names = metric_names(results)
+    names, criteria = metric_names(results), criteria_names(results)
     monitors = [r["monitor"].rsplit("/", 1)[-1] for r in results if r.get("monitor")]
-    candidates = (*(m for m in monitors if m not in CRITERIA), *names)
+    candidates = (*(m for m in monitors if m not in criteria), *names)
     return next((m for m in candidates if m in names), None)
 
 

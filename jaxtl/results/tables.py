@@ -1,8 +1,10 @@
 """The tables of a summary, as texts; `writers` writes them in several formats."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from jaxtl.evaluation import metrics
+from jaxtl.results import settings
 from jaxtl.results.format_number import (
     format_difference,
     format_estimate,
@@ -169,6 +171,9 @@ def settings_table(summary: Summary) -> TextTable:
     metric, criterion = summary.metric, summary.criterion
     drifts = any(setting.drift is not None for setting in summary.settings)
     scores = [_criterion_score(summary, setting) for setting in summary.settings]
+    directions = settings.directions(
+        record.result for row in summary.settings for record in row.setting.done
+    )
     rows, bold = [], set()
     for i, setting in enumerate(summary.settings):
         labels = [
@@ -196,7 +201,7 @@ def settings_table(summary: Summary) -> TextTable:
         result=len(axes) + bool(criterion),
         optional=("drift",),
         ranks=tuple(
-            _criterion_rank(criterion, score)
+            _criterion_rank(criterion, score, directions)
             if criterion
             else summary.rank(setting, "val")
             for setting, score in zip(summary.settings, scores)
@@ -212,10 +217,12 @@ def _criterion_score(summary: Summary, setting: SettingSummary) -> float | None:
     return sum(values.values()) / len(values) if values else None
 
 
-def _criterion_rank(criterion: str, score: float | None) -> float:
+def _criterion_rank(
+    criterion: str, score: float | None, directions: Mapping[str, bool]
+) -> float:
     if score is None:
         return float("-inf")
-    return score if metrics.higher_is_better(criterion) else -score
+    return metrics.score(criterion, score, directions)
 
 
 def criteria_table(summary: Summary) -> TextTable:

@@ -110,7 +110,8 @@ def finish(
 
 def _choosing(run: Run, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What choosing without labels has cost; {} with labels, or an untrained head."""
-    label_free = [n for n, m in of_features(run.metrics).items() if m.label_free]
+    own = of_features(run.metrics)
+    label_free = {n: run.directions[n] for n, m in own.items() if m.label_free}
     task = run.parts.program.task
     if not run.trains_head or not model_selection.is_label_free(run.datasets):
         return {}

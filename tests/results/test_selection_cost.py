@@ -141,6 +141,47 @@ def test_settings_are_chosen_by_the_criterion_and_compared_by_accuracy():
     assert row.tuned == {LR: 1.0}
 
 
+@pytest.mark.parametrize(("higher", "chosen"), [(True, 0.1), (False, 0.01)])
+def test_own_metrics_without_labels_choose_by_their_direction(higher, chosen):
+    cells = []
+    for lr, rank, val in ((0.1, 3.0, 0.6), (0.01, 2.0, 0.7), (1.0, 2.5, 0.8)):
+        curve = [{"step": 5, "accuracy": val, "rank": rank}]
+        choosing = selection_cost.cost_of_criteria(
+            curve, "rank", "classification", {"rank": higher}
+        )
+        result = {
+            "monitor": "rank",
+            "val": {"accuracy": val, "rank": rank},
+            "test": {"accuracy": val},
+            "higher_is_better": {"rank": higher},
+            "choosing": choosing,
+        }
+        for seed in (0, 1):
+            cells.append(Record(labels={LR: lr, "seed": seed}, result=result))
+    summary = summarize(sweep(*cells))
+    # The target's labels compare settings, and do not choose them.
+    assert (summary.metric, summary.criterion) == ("accuracy", "rank")
+    [row] = summary.rows
+    assert row.tuned == {LR: chosen}
+    [choice] = summary.criterion_choices
+    assert choice.tuned == {LR: chosen}
+    table = tables.settings_table(summary)
+    best = max(range(3), key=lambda i: table.ranks[i])
+    assert table.rows[best][0] == f"{chosen}"
+
+
+def test_a_criterion_of_which_less_is_better_chooses_its_least_checkpoint():
+    curve = [
+        {"step": i, "accuracy": accuracy, "rank": rank}
+        for i, (accuracy, rank) in enumerate([(0.5, 3.0), (0.8, 1.0), (0.9, 2.0)])
+    ]
+    cost = selection_cost.cost_of_criteria(
+        curve, "rank", "classification", {"rank": False}
+    )
+    assert cost["criteria"]["rank"]["step"] == 1
+    assert cost["criteria"]["rank"]["cost"] == pytest.approx(0.1)
+
+
 def test_other_criteria_are_compared_with_the_oracle():
     summary = summarize(collection())
     choices = {choice.criterion: choice for choice in summary.criterion_choices}
