@@ -9,10 +9,10 @@ import numpy as np
 from jaxtl.core.types import Network, PyTree
 from jaxtl.data import preprocess, streams
 from jaxtl.data.augment import image
-from jaxtl.data.dataset import TRAINING_SPLITS
+from jaxtl.data.dataset import TRAINING_SPLITS, Dataset
 from jaxtl.evaluation import feature_cache, forward, model_selection
 from jaxtl.evaluation.forward import Evaluable
-from jaxtl.evaluation.metrics.base import collected_notes, undefined
+from jaxtl.evaluation.metrics.base import collected_notes, note, undefined
 from jaxtl.evaluation.metrics.experiment_metrics import of_features
 from jaxtl.evaluation.metrics.representation import NOT_FINITE, FeatureEvidence
 
@@ -44,10 +44,18 @@ def measure(
                 if _is_finite(evidence)
                 else undefined(NOT_FINITE)
             )
+            if not metric.label_free and _has_weights(run.datasets["target"], split):
+                note("it takes no weights, so every example counts once")
         run.notes.pop(f"{name} on {split}", None)
         if texts:
             run.notes[f"{name} on {split}"] = "; ".join(texts)
     return values
+
+
+def _has_weights(dataset: Dataset, split: str) -> bool:
+    """Whether the rows of a split count differently."""
+    weights = dataset.weights
+    return weights is not None and len(np.unique(weights[dataset.rows[split]])) > 1
 
 
 def _is_finite(evidence: FeatureEvidence) -> bool:

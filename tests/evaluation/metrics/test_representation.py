@@ -87,6 +87,22 @@ def test_a_probe_is_fitted_on_the_bank_or_on_folds():
     assert tl.metrics.KNNAccuracy(k=3).measure_features(wrong) == 0.0
 
 
+@pytest.mark.parametrize("equal", [False, True])
+def test_weights_of_examples_that_do_not_count_are_noted(equal, monkeypatch):
+    x, labels = RNG.normal(size=(6, 3)), np.arange(6) % 2
+    fields = {"features": x, "bank": x, "sample": x}
+    evidence = _evidence(labels=labels, bank_labels=labels, **fields)
+    monkeypatch.setattr(representation, "_evidence", lambda *_: evidence)
+    weights = np.ones(9) if equal else np.arange(9.0)
+    data = types.SimpleNamespace(weights=weights, rows={"val": np.arange(6)})
+    metrics = {"knn": tl.metrics.KNNAccuracy(k=1), "rank": tl.metrics.RankMe()}
+    run = types.SimpleNamespace(metrics=metrics, notes={}, datasets={"target": data})
+    representation.measure(run, {}, {}, "val")
+    told = "every example counts once" in run.notes.get("knn on val", "")
+    assert told is not equal
+    assert "counts once" not in run.notes.get("rank on val", "")
+
+
 @pytest.mark.parametrize("part", ["features", "bank", "sample"])
 def test_features_that_are_not_finite_have_no_metric(part, monkeypatch):
     # Similarities of NaN would make the first of all neighbors the nearest.
@@ -96,7 +112,8 @@ def test_features_that_are_not_finite_have_no_metric(part, monkeypatch):
     evidence = _evidence(labels=labels, bank_labels=labels, **fields)
     monkeypatch.setattr(representation, "_evidence", lambda *_: evidence)
     metrics = {"knn": tl.metrics.KNNAccuracy(k=3), "rank": tl.metrics.RankMe()}
-    run = types.SimpleNamespace(metrics=metrics, notes={})
+    data = types.SimpleNamespace(weights=None)
+    run = types.SimpleNamespace(metrics=metrics, notes={}, datasets={"target": data})
     values = representation.measure(run, {}, {}, "val")
     assert np.isnan([values["knn"], values["rank"]]).all()
     assert "hold NaN or infinity" in run.notes["knn on val"]
