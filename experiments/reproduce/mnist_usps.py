@@ -10,7 +10,7 @@ run that was interrupted goes on). By several processes, each with a part of the
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.core.types import FROZEN
 from jaxtl.data import Arrays, Crop, Data, Preprocess, Table, paths
 from jaxtl.optim import optimizer, schedules
-from jaxtl.results import published, results
+from jaxtl.results import comparability, published, records
 from jaxtl.results.published import Published, PublishedRow, Study
 from jaxtl.results.statistics import t_interval
 from jaxtl.sweep import api
@@ -241,27 +241,40 @@ def run(fast: bool) -> list[PublishedRow]:
     """Trains every row; `fast` takes few steps of one seed of a few methods."""
     if not fast:
         axes = {"variant": variants(), "seed": SEEDS}
-        return rows(api.run_sweep(pathlib.Path(__file__), axes, CELLS))
+        measured = api.run_sweep(pathlib.Path(__file__), axes, CELLS)
+        return rows(measured.collection.records)
     short = {
         name: dataclasses.replace(exp, steps=min(FAST_STEPS, exp.steps))
         for name, exp in experiment().items()
     }
-    return rows(api.run_sweep(short, {"variant": FAST, "seed": SEEDS[:1]}))
+    measured = api.run_sweep(short, {"variant": FAST, "seed": SEEDS[:1]})
+    return rows(measured.collection.records)
 
 
-def rows(measured: results.Results) -> list[PublishedRow]:
+def rows(cells: Iterable[records.Record]) -> list[PublishedRow]:
     """A row for each variant that was measured.
 
     Args:
-      measured: of one sweep's folder, or of several (`results.read_results`).
+      cells: of one sweep, or of several.
+
+    Raises:
+      UserError: two cells of one variant and seed.
     """
-    accuracies: dict[str, list[float]] = {}
-    for record in measured.collection.records:
+    accuracies: dict[str, dict[int, float]] = {}
+    for record in cells:
         value = record.value("test", "accuracy")
-        if value is not None:
-            name = record.labels["variant"]
-            accuracies.setdefault(name, []).append(100 * value)
-    return [_row(name, accuracies[name]) for name in variants() if name in accuracies]
+        if value is None:
+            continue
+        name, seed = record.labels["variant"], record.labels["seed"]
+        by_seed = accuracies.setdefault(name, {})
+        if seed in by_seed:
+            raise UserError(f"{record.folder}: {name}, seed {seed} is there twice.")
+        by_seed[seed] = 100 * value
+    return [
+        _row(name, list(accuracies[name].values()))
+        for name in variants()
+        if name in accuracies
+    ]
 
 
 def _row(variant: str, values: Sequence[float]) -> PublishedRow:
@@ -393,13 +406,14 @@ def main() -> None:
     parser.add_argument("sweeps", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)
     args = parser.parse_args()
-    sweeps, experiments = results.read_results(*args.sweeps), experiment()
-    for record in sweeps.collection.records:
+    cells, experiments = records.read(args.sweeps).records, experiment()
+    comparability.check_contents(cells)
+    for record in cells:
         name = record.labels["variant"]
         steps, budget = record.result.get("steps"), experiments[name].steps
         if steps not in (None, budget):
             raise UserError(f"{record.folder}: {name} has {steps} steps, not {budget}.")
-    measured = rows(sweeps)
+    measured = rows(cells)
     for row in measured:
         print(*published.row_texts(STUDY, row), sep="  ")
     print(published.verdict_counts(measured))

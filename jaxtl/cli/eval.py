@@ -155,12 +155,20 @@ def _eval_all(args: argparse.Namespace) -> int:
     Returns:
       The exit code: 1 where a run could not be evaluated, else 0.
     """
-    from jaxtl.results import database, records, settings, study_tables, writers
-    from jaxtl.training import run_paths
+    from jaxtl.results import (
+        database,
+        records,
+        run_names,
+        settings,
+        study_tables,
+        writers,
+    )
+    from jaxtl.training import run_dir, run_paths
 
     results = []
-    for run in run_paths.runs_of(args.dir):
-        labels = records.run_labels(args.dir, run)
+    runs = run_paths.runs_of(args.dir)
+    stored = {run: run_dir.read_json(run / run_dir.MARK) for run in runs}
+    for run, labels in run_names.labels_of_runs(args.dir, stored).items():
         try:
             model, metrics = _evaluate(run, args)
         except UserError as error:

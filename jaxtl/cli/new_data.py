@@ -97,7 +97,11 @@ def guess_task(path: str, text: str | None, image: str | None) -> str:
     if image is not None:
         return "image-classification"
     columns = table_files.read_columns(path, "--data").columns
-    if text is not None or not _has_header(list(columns)):
+    numeric = sum(column.values is not None for column in columns.values())
+    is_texts = not _has_header(list(columns)) and not (
+        len(columns) > 2 and numeric >= len(columns) - 1
+    )
+    if text is not None or is_texts:
         return "text-classification"
     texts = [name for name in columns if _mean_words(columns[name].texts) > _WORDS]
     return "text-classification" if texts else "tabular-classification"
@@ -170,6 +174,7 @@ def _table(
     names = list(table.columns)
     if task.startswith("text") and not _has_header(names):
         return _without_header(path, task, len(names), target, text)
+    notes = _header_notes(path, names)
     name = _column("--target", target, names, _TARGETS, names[-1])
     others = [other for other in names if other != name]
     if not others:
@@ -177,7 +182,8 @@ def _table(
             f"--data: {path} has the column {name!r} alone; expected one to predict "
             "and at least one to predict it from."
         )
-    notes = [] if target else [f"the labels are taken from the column {name!r}"]
+    if not target:
+        notes.append(f"the labels are taken from the column {name!r}")
     kind, _, predicts = task.partition("-")
     inferred = column_targets.target(table, (name,), None, "--target").task
     if inferred == "regression" and predicts == "classification":
@@ -327,6 +333,24 @@ def _has_header(names: Sequence[str]) -> bool:
     return not any(
         cells.number(name) is not None or len(name.split()) > _WORDS for name in names
     )
+
+
+def _header_notes(path: str, names: Sequence[str]) -> list[str]:
+    """Says that numbers are read as the names of columns.
+
+    Raises:
+      UserError: one has a fraction, so that the first row is one of the data.
+    """
+    numbers = [name for name in names if cells.number(name) is not None]
+    if broken := [name for name in numbers if cells.integer(name) is None]:
+        raise UserError(
+            f"--data: the first row of {path} names no columns, as {broken[0]!r} is a "
+            "number: write a line with the names of its "
+            f"{len(names)} columns above it."
+        )
+    if not numbers:
+        return []
+    return [f"the first row is read as the names of columns: {listing(names)}"]
 
 
 def _mean_words(texts: Sequence[str] | None) -> float:

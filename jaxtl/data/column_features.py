@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +11,12 @@ import numpy as np
 from jaxtl.core.errors import UserError
 from jaxtl.data import cells
 from jaxtl.data.columns import Column, Columns
+
+# Names of the index that pandas stores in Parquet; nothing else is called so.
+_STORED_INDEX = re.compile(r"__index_level_\d+__")
+# Names that pandas gives to columns without one, and among them to the first.
+_NAMELESS = re.compile(r"|Unnamed: \d+(\.\d+)*")
+_FIRST_NAMELESS = re.compile(r"Unnamed: 0(\.\d+)*")
 
 
 class Feature(NamedTuple):
@@ -55,6 +63,49 @@ def feature(name: str, column: Column, table: Columns, owner: str) -> Feature:
     notes = _notes(name, column, table, is_numeric=False)
     notes += cells.class_notes(categories.tolist(), f"the categories of {name!r}:")
     return Feature(x, tuple(categories.tolist()), notes)
+
+
+def index_columns(table: Columns, names: Iterable[str]) -> list[str]:
+    """The columns that number or name the rows, and were not meant to be inputs.
+
+    They are the index of a frame that was written with its rows: rows in the order of
+    their classes could be told apart by it, and new ones not at all. A column without a
+    name and without a value, as commas at the ends of lines make it, is among them.
+
+    Args:
+      table: that has the columns.
+      names: of those to look at.
+    """
+    first = next(iter(table.columns), None)
+    return [
+        name
+        for name in names
+        if _STORED_INDEX.fullmatch(name)
+        or (
+            _NAMELESS.fullmatch(name)
+            and _is_index(
+                table.columns[name],
+                may_number=name == first or bool(_FIRST_NAMELESS.fullmatch(name)),
+            )
+        )
+    ]
+
+
+def _is_index(column: Column, may_number: bool) -> bool:
+    """Whether all cells are missing, or may number the rows: all differ and are whole.
+
+    Args:
+      column: without a name.
+      may_number: whether it stands where an index does.
+    """
+    if column.is_missing.any() or not may_number:
+        return bool(column.is_missing.all())
+    if column.lists is not None:
+        return False
+    labels = column.labels
+    if len(set(labels)) < len(labels):
+        return False
+    return column.values is None or bool((column.values % 1 == 0).all())
 
 
 def _check_numbers(name: str, column: Column, table: Columns, owner: str) -> None:

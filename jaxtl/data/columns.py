@@ -163,8 +163,12 @@ def of_values(values: Any, missing: Collection[str], where: str) -> Column:
       UserError: values of another kind: dates, bytes, lists of numbers with a fraction,
         or several kinds.
     """
-    if isinstance(values, list | tuple) and any(map(_is_list, set(map(type, values)))):
-        return of_objects(list(values), missing, where)
+    if isinstance(values, list | tuple):
+        kinds = set(map(type, values))
+        # numpy would make one type of texts or booleans beside others, of NaN as well.
+        is_mixed = len(kinds) > 1 and any(map(_is_text_or_boolean, kinds))
+        if is_mixed or any(map(_is_list, kinds)):
+            return of_objects(list(values), missing, where)
     values = np.asarray(values)
     if values.ndim == 1 and values.dtype.kind in "iu":
         return _of_numbers(values.astype(np.float64), missing, values)
@@ -202,6 +206,10 @@ def of_objects(values: list, missing: Collection[str], where: str) -> Column:
     return Column(
         texts, None, is_missing, written=None if "boolean" in kinds else written
     )
+
+
+def _is_text_or_boolean(kind: type) -> bool:
+    return issubclass(kind, str | bool | np.bool_)
 
 
 def _is_list(kind: type) -> bool:

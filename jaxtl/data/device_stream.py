@@ -86,7 +86,7 @@ def from_split(
 
 def inputs(dataset: Dataset, sharding: jax.sharding.Sharding | None = None) -> PyTree:
     """Puts the inputs of all examples on the device; uses of one x share the copy."""
-    return _put_inputs(_ById(dataset.x), sharding)
+    return _put_inputs(_ById(dataset.x), dataset.fingerprint, sharding)
 
 
 def without_inputs(
@@ -247,7 +247,10 @@ class _ById:
 
 
 @functools.lru_cache(maxsize=4)
-def _put_inputs(key: _ById, sharding: jax.sharding.Sharding | None) -> PyTree:
+def _put_inputs(
+    key: _ById, fingerprint: str, sharding: jax.sharding.Sharding | None
+) -> PyTree:
+    """The copy on the device; another one where an array's values have changed."""
     x = key.value
     if lazy_array.is_lazy(x):
         x = lazy_array.gather(x, np.arange(lazy_array.length(x)))

@@ -27,7 +27,8 @@ def read(
 
     Texts are classes by name. Whole numbers are classes 0, 1, … of `class_names`;
     without these each number that occurs is a class, in numeric order. Floats are
-    classes where they are whole and at most `cells.MAX_CLASSES` different ones.
+    classes where they are whole and at most `cells.MAX_CLASSES` different ones. Below 0
+    there is no class but −1 beside 1: −1 may stand for a missing label.
 
     Args:
       y: (n,) or (n, 1), or (n, k) for multilabel and several targets.
@@ -37,7 +38,7 @@ def read(
 
     Raises:
       UserError: labels that are no texts, numbers or booleans alone, a text that is
-        none of class_names, or a missing label.
+        none of class_names, a missing label, or a class below 0.
     """
     y = _plain(np.asarray(y), where)
     if y.ndim == 2 and y.shape[1] == 1:
@@ -49,18 +50,17 @@ def read(
     is_float = np.issubdtype(y.dtype, np.floating)
     if task is None:
         is_quantity = is_float and not (
-            np.isfinite(y).all()
-            and cells.whole_float_classes(y)
-            and not _has_negative(y)
+            np.isfinite(y).all() and cells.whole_float_classes(y)
         )
         task = "regression" if is_quantity and not class_names else "classification"
     names = None if class_names is None else tuple(class_names)
     if task != "classification":
         return Labels(y, names, task, [])
+    _check_not_negative(y, where)
     if y.dtype == bool:
         names, y = names or ("False", "True"), y.astype(np.int32)
     has_classes = names is not None or not np.isfinite(y).all()
-    if has_classes or (y != np.round(y)).any() or _has_negative(y):
+    if has_classes or (y != np.round(y)).any():
         return Labels(y, names, task, [])
     values, index = np.unique(y, return_inverse=True)
     if len(values) > max(1000, len(y) // 2):
@@ -77,9 +77,17 @@ def read(
     return Labels(index, names, task, notes if is_renumbered else [])
 
 
-def _has_negative(y: np.ndarray) -> bool:
-    """Whether a label is negative, −1 and 1 as the two classes excepted."""
-    return bool((y < 0).any()) and not np.isin(y, (-1, 1)).all()
+def _check_not_negative(y: np.ndarray, where: str) -> None:
+    """Raises UserError for a label below 0, −1 and 1 as the two classes excepted."""
+    is_negative = y < 0
+    if is_negative.any() and not np.isin(y, (-1, 1)).all():
+        row = int(np.argmax(is_negative))
+        raise UserError(
+            f"{where}: labels must not be negative; {int(is_negative.sum())} rows are, "
+            f'the first is row {row} with {y[row]}: pass task="regression" if they are '
+            "numbers to predict, y.astype(str) if they are classes, and leave out rows "
+            "without a label."
+        )
 
 
 def _decoded(value: bytes, where: str) -> str:

@@ -48,7 +48,9 @@ class Tabular(Data):
       target: the column to predict, or several (regression, or multilabel by task=);
         a column of lists of labels is multilabel. A mapping {"species": "species",
         "size": ("length", "width")} has several tasks, of which a row may lack some.
-      features: columns to predict from; None takes all others.
+      features: columns to predict from; None takes all others but the index that pandas
+        or R wrote beside them: a first column without a name (or "Unnamed: 0") whose
+        cells are texts or whole numbers that all differ, or "__index_level_0__".
       task: None infers it from the target: classification for texts, and for whole
         numbers of at most 20 values; regression for other numbers. Of several tasks a
         mapping, for those that it names.
@@ -163,6 +165,13 @@ class Tabular(Data):
         notes += [note for feature in read for note in feature.notes]
         used = {*features, *targets, *self._row_column_names()}
         unused = [name for name in table.columns if name not in used]
+        index = [] if self.features else column_features.index_columns(table, unused)
+        if index:
+            notes.append(
+                f"column {', '.join(map(repr, index))} is taken for the index of the "
+                "rows and is no input; features= names it where it is meant to be one"
+            )
+        unused = [name for name in unused if name not in index]
         if unused:
             notes.append(f"columns that are not used: {', '.join(unused)}")
         codes = [ColumnCode(n, f.categories) for n, f in zip(features, read)]
@@ -228,7 +237,10 @@ class Tabular(Data):
         self, table: Columns, targets: tuple[str, ...]
     ) -> tuple[str, ...]:
         """The names of the features; all exist and have the cells that they need."""
-        others = {*targets, *self._row_column_names()}
+        others = [*targets, *self._row_column_names()]
+        if not self.features:
+            free = [name for name in table.columns if name not in others]
+            others += column_features.index_columns(table, free)
         names = self.features or tuple(c for c in table.columns if c not in others)
         for name in names:
             self._check_column(name, table, "features")
@@ -285,6 +297,8 @@ class Tabular(Data):
             advice = "fill them in or leave the rows out"
         elif field == "target":
             advice = "labels are never imputed: fill them in or leave the rows out"
+            if shown and cell and cell.lower() in self.missing_values:
+                advice += f', or pass missing_values=("",) if {cell!r} is a class'
         elif self.missing == "refuse":
             advice += ', or pass missing="impute"'
         first = "the first in"

@@ -160,7 +160,7 @@ def _check_labels(y: np.ndarray, table: Table, name: str) -> np.ndarray:
     if table.task == CONTRASTIVE:
         return _numbers_of_images(y, table, name)
     if table.task == MULTITASK:
-        return _several_labels(y, table.class_names, name)
+        return _several_labels(y, table.class_names, name, table.origins)
     return y  # a language model's tokens are their own labels
 
 
@@ -246,7 +246,10 @@ def _numbers_of_images(y: np.ndarray, table: Table, name: str) -> np.ndarray:
 
 
 def _several_labels(
-    y: np.ndarray, output_names: tuple[str, ...] | None, name: str
+    y: np.ndarray,
+    output_names: tuple[str, ...] | None,
+    name: str,
+    rows: origins.Origins,
 ) -> np.ndarray:
     tasks = task_outputs.tasks_of(output_names or ())
     task_outputs.check_names(tuple(tasks), name)
@@ -256,6 +259,15 @@ def _several_labels(
             f"{name}: the tasks {', '.join(tasks)} need y of shape (n, {columns}); got "
             f"{y.shape}."
         )
+    for label, task in tasks.items():
+        if task.kind == "regression":
+            continue
+        values, count = y[:, task.columns], len(task.names)
+        classes, rule = np.arange(count), f"whole numbers from 0 to {count - 1}"
+        if task.kind == "multilabel":
+            classes, rule = np.arange(2), "0 or 1"
+        is_other = ~(np.isin(values, classes) | np.isnan(values)).all(1)
+        _reject(is_other, values, rows, f"{name}: labels of {label!r} must be {rule}")
     return y.astype(np.float32)
 
 

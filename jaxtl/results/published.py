@@ -9,9 +9,10 @@ from typing import Any
 from jaxtl.core import atomic
 from jaxtl.training import run_dir
 
-REPRODUCED, ABOVE, BELOW = "reproduced", "missed, above", "missed, below"
+REPRODUCED, WITHIN = "reproduced", "in our 95 % interval"
+ABOVE, BELOW = "missed, above", "missed, below"
 INCOMPARABLE, UNPUBLISHED = "not comparable", "no published figure"
-VERDICTS = (REPRODUCED, ABOVE, BELOW, INCOMPARABLE, UNPUBLISHED)
+VERDICTS = (REPRODUCED, WITHIN, ABOVE, BELOW, INCOMPARABLE, UNPUBLISHED)
 COLUMNS = ("method", "setting", "published", "ours", "difference", "verdict")
 
 
@@ -60,7 +61,11 @@ class PublishedRow:
 
     @property
     def verdict(self) -> str:
-        """One of VERDICTS."""
+        """One of VERDICTS.
+
+        WITHIN is a figure beyond the tolerance that lies in our interval. It says less
+        than REPRODUCED: a wide interval, of few seeds, has many figures in it.
+        """
         if self.published is None:
             return UNPUBLISHED
         if self.published.incomparable:
@@ -68,6 +73,8 @@ class PublishedRow:
         # 1e-9 allows for rounding in float64.
         if abs(self.difference) <= self.published.tolerance + 1e-9:
             return REPRODUCED
+        if self.interval is not None and abs(self.difference) <= self.interval:
+            return WITHIN
         return ABOVE if self.difference > 0 else BELOW
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.core.errors import UserError
-from jaxtl.results import unfinished_runs
+from jaxtl.results import run_names, unfinished_runs
 from jaxtl.results.database import DATABASE_FILE, DONE, FAILED, Database
 from jaxtl.results.labels import labels_text
+from jaxtl.results.unfinished_runs import UnfinishedRun
 from jaxtl.training import run_dir
 from jaxtl.training.metrics_log import curve
 
@@ -225,11 +226,19 @@ def _study_meta(path: pathlib.Path) -> dict[str, Any]:
 
 def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
     """Reads the runs below a directory; `prefix` puts its name before theirs."""
-    records = _read_unfinished(path, prefix)
-    has_failed = any(record.status == FAILED for record in records)
+    unfinished = list(unfinished_runs.read(path))
+    has_failed = any(run.status == FAILED for run in unfinished)
+    finished: dict[pathlib.Path, dict[str, Any]] = {}
     if not has_failed or any(path.rglob("result.json")):
         files = _result_files(path, "neither a sweep nor a finished run")
-        records += [_read_run(path, file.parent, prefix) for file in files]
+        finished = {f.parent: run_dir.read_json(f.parent / run_dir.MARK) for f in files}
+    stored = {run.folder: run.stored for run in unfinished} | finished
+    labels = run_names.labels_of_runs(path, stored, prefix=prefix)
+    records = [_unfinished(path, run, labels[run.folder]) for run in unfinished]
+    records += [
+        _finished(path, folder, mark, labels[folder])
+        for folder, mark in finished.items()
+    ]
     records.sort(key=lambda r: _natural(pathlib.Path(r.key, "result.json")))
     start = f"{path.name}/" if prefix else ""
     variants = run_dir.read_study(path).get("variants", [])
@@ -237,77 +246,40 @@ def _read_runs(path: pathlib.Path, *, prefix: bool) -> list[Record]:
     return sorted(records, key=lambda r: order.get(r.labels["run"], len(order)))
 
 
-def _read_run(path: pathlib.Path, folder: pathlib.Path, prefix: bool) -> Record:
+def _finished(
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    stored: Mapping[str, Any],
+    labels: Mapping[str, Any],
+) -> Record:
     return Record(
-        labels=run_labels(path, folder, prefix=prefix),
+        labels=labels,
         result=run_dir.read_json(folder / "result.json"),
         curve=curve(folder / "metrics.jsonl"),
         key=str(folder),
         folder=path,
-        **provenance(_experiment(folder)),
+        **provenance(_experiment_of(stored)),
     )
 
 
-def _read_unfinished(path: pathlib.Path, prefix: bool) -> list[Record]:
-    """The runs without a result, with why they have none."""
-    return [
-        Record(
-            labels=run_labels(path, run.folder, run.stored, prefix=prefix),
-            status=run.status,
-            error=run.reason,
-            key=str(run.folder),
-            folder=path,
-            **provenance(_experiment_of(run.stored)),
-        )
-        for run in unfinished_runs.read(path)
-    ]
-
-
-def _experiment(folder: pathlib.Path) -> dict[str, Any]:
-    """The experiment of a run as JSON, {} where it holds none."""
-    return _experiment_of(run_dir.read_json(folder / run_dir.MARK))
+def _unfinished(
+    path: pathlib.Path, run: UnfinishedRun, labels: Mapping[str, Any]
+) -> Record:
+    """A run without a result, with why it has none."""
+    return Record(
+        labels=labels,
+        status=run.status,
+        error=run.reason,
+        key=str(run.folder),
+        folder=path,
+        **provenance(_experiment_of(run.stored)),
+    )
 
 
 def _experiment_of(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment of what a run's mark holds, {} where it holds none."""
     experiment = stored.get("experiment")
     return experiment if isinstance(experiment, dict) else {}
-
-
-def run_labels(
-    path: pathlib.Path,
-    folder: pathlib.Path,
-    stored: Mapping[str, Any] | None = None,
-    *,
-    prefix: bool = False,
-) -> dict[str, Any]:
-    """The labels of a run: "run", the name of what its seeds share, and "seed".
-
-    The name is that of its variant, of its directory below `path`, or of its file.
-
-    Args:
-      path: the directory that runs are read from.
-      folder: that of the run.
-      stored: what its experiment.json holds; None reads it.
-      prefix: whether to put the name of `path` before.
-    """
-    stored = run_dir.read_json(folder / run_dir.MARK) if stored is None else stored
-    experiment = stored.get("experiment")
-    seed = experiment.get("seed") if isinstance(experiment, dict) else None
-    folder_seed = _seed_of(folder)
-    below = folder.relative_to(path)
-    name = stored.get("variant") or str(below if folder_seed is None else below.parent)
-    if name == ".":
-        file = (
-            None
-            if prefix
-            else run_dir.read_study(path).get("file") or stored.get("file")
-        )
-        name = pathlib.Path(file).stem if file else path.name
-    elif prefix:
-        name = f"{path.name}/{name}"
-    seed = folder_seed if seed is None else seed
-    return {"run": name} | ({"seed": seed} if isinstance(seed, int) else {})
 
 
 def provenance(experiment: Mapping[str, Any]) -> dict[str, str]:
@@ -334,7 +306,7 @@ def read_by_directory(paths: Sequence[str | pathlib.Path]) -> list[Record]:
             records += map(_named_by_directory, _read_sweep(path)[1])
             continue
         for file in _result_files(path, "no finished run"):
-            seed = _seed_of(file.parent) if file.parent != path else None
+            seed = run_names.seed_of(file.parent) if file.parent != path else None
             folder = file.parent if seed is None else file.parent.parent
             labels = {"run": str(folder)} | ({} if seed is None else {"seed": seed})
             result = run_dir.read_json(file)
@@ -354,7 +326,10 @@ def read_without_result(paths: Sequence[str | pathlib.Path]) -> list[Record]:
     records = []
     for path in map(pathlib.Path, paths):
         if not (path / DATABASE_FILE).exists():
-            records += _read_unfinished(path, prefix=False)
+            runs = list(unfinished_runs.read(path))
+            stored = {run.folder: run.stored for run in runs}
+            labels = run_names.labels_of_runs(path, stored)
+            records += [_unfinished(path, run, labels[run.folder]) for run in runs]
     return records
 
 
@@ -384,9 +359,3 @@ def _natural(path: pathlib.Path) -> list[int | str]:
     """A key that sorts paths by the values of numbers in them."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if part.isdigit() else part for part in parts]
-
-
-def _seed_of(folder: pathlib.Path) -> int | None:
-    """The seed of a folder called "seed3", None for another name."""
-    match = re.fullmatch(r"seed(\d+)", folder.name)
-    return int(match.group(1)) if match else None

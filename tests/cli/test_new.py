@@ -10,6 +10,7 @@ from PIL import Image
 
 import jaxtl as tl
 from jaxtl.cli import main, new_data
+from jaxtl.core.errors import UserError
 
 SMALL = {
     "pictures": ("model.widths=(2,)", "model.units=4"),
@@ -106,6 +107,21 @@ def test_splits_beside_a_train_file_and_columns_without_a_header(folder):
     assert arguments["val_path"].strip('"') == str(folder / "dev.tsv")
     assert (arguments["text"], arguments["label"]) == ("0", "1")
     assert "test" in arguments
+
+
+def test_a_table_without_a_header_is_no_text(tmp_path):
+    rows = [f"{i % 7}.1,{i % 5},{i % 3}.5,{'ab'[i % 2]}" for i in range(30)]
+    (tmp_path / "iris.csv").write_text("\n".join(rows))
+    path = str(tmp_path / "iris.csv")
+    assert new_data.guess_task(path, None, None) == "tabular-classification"
+    with pytest.raises(UserError, match=r"names no columns, as '0\.1' is a number"):
+        new_data.describe(path, "tabular-classification", None, None, None)
+    # Years are names.
+    (tmp_path / "years.csv").write_text("\n".join(["2019,2020,2021,kind", *rows]))
+    path = str(tmp_path / "years.csv")
+    assert new_data.guess_task(path, None, None) == "tabular-classification"
+    described = new_data.describe(path, "tabular-classification", None, None, None)
+    assert any("names of columns: 2019, 2020" in note for note in described.notes)
 
 
 @pytest.mark.parametrize(

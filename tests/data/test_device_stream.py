@@ -53,6 +53,15 @@ def test_splits_share_x_and_one_program(digits):
     assert len(traces) == 1
 
 
+def test_an_array_that_changes_is_put_on_the_device_again():
+    x, y = np.zeros((20, 3), np.float32), np.arange(20) % 2
+    old = device_stream.from_split(data.prepare(data.Arrays(x=x, y=y)))
+    x[:] = np.arange(60).reshape(20, 3)
+    new = device_stream.from_split(data.prepare(data.Arrays(x=x, y=y)))
+    np.testing.assert_array_equal(new.x, x)
+    assert new.x is not old.x
+
+
 def test_a_dict_of_arrays_streams_as_well():
     class Tokens(data.Data):
         def read(self):

@@ -131,6 +131,18 @@ _ONE = tl.data.Arrays(x=X, y=KINDS % 3)
             lambda: _arrays(y={"a": np.arange(40) + 1.7e9, "c": SIZES}),
             "subtract an offset",
         ),
+        (
+            lambda: _arrays(y={"a": np.arange(40) % 3 - 2.0, "c": SIZES}),
+            "labels must not be negative; 27 rows",
+        ),
+        (
+            lambda: _arrays(class_names={"kind": ("x", "y")}),
+            "labels of 'kind' must be whole numbers from 0 to 1; 10 rows are not",
+        ),
+        (
+            lambda: _arrays(y={"a": 2 * TAGS, "c": SIZES}, task={"a": "multilabel"}),
+            "labels of 'a' must be 0 or 1",
+        ),
         (lambda: _arrays(labels_per_class=2), "needs classes"),
         (lambda: tl.data.Tasks({"a": _ONE}), "two or more"),
         (lambda: tl.data.Tasks({"a": _ONE, "b": tl.data.Digits()}), "examples of"),

@@ -1,6 +1,7 @@
 """MNIST ↔ USPS: the protocols' data sets, networks and budgets, and a short run."""
 
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 from experiments import cdan_digits
 from experiments.reproduce import mnist_usps
+from jaxtl.core.errors import UserError
 from jaxtl.data import preprocess
 from jaxtl.models import CNN
 from jaxtl.optim import schedules
+from jaxtl.results.records import Record
 from jaxtl.training import setup
 
 
@@ -108,3 +111,30 @@ def test_a_fast_run_has_a_row_for_each_protocol(small, monkeypatch):
     ]
     assert all(0 < row.ours < 60 and row.interval is None for row in rows)
     assert all(row.verdict == "missed, below" for row in rows)
+
+
+def cell(variant, seed, accuracy, folder="a"):
+    result = {"test": {"accuracy": accuracy}}
+    labels = {"variant": variant, "seed": seed}
+    return Record(labels=labels, result=result, folder=pathlib.Path(folder))
+
+
+def test_rows_of_several_sweeps_are_means_over_seeds():
+    waiting = Record(labels={"variant": "full/UM/MCC", "seed": 0}, status="waiting")
+    cells = [
+        cell("full/MU/SHOT", 1, 0.98, "b"),
+        cell("full/MU/SHOT", 0, 0.96),
+        cell("full/MU/CDAN", 0, 0.90),
+        waiting,
+    ]
+    cdan, shot = mnist_usps.rows(cells)
+    assert (cdan.method, cdan.setting, cdan.interval) == ("CDAN", "M→U, full", None)
+    assert shot.ours == pytest.approx(97.0)
+    # 12.706 is Student's t of one degree of freedom, the standard error is 1.
+    assert shot.interval == pytest.approx(12.706, abs=1e-3)
+
+
+def test_a_cell_that_two_sweeps_have_is_an_error():
+    cells = [cell("full/MU/SHOT", 0, 0.96), cell("full/MU/SHOT", 0, 0.97, "b")]
+    with pytest.raises(UserError, match=r"b: full/MU/SHOT, seed 0 is there twice"):
+        mnist_usps.rows(cells)

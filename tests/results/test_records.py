@@ -7,7 +7,7 @@ import pytest
 
 from jaxtl.cli import main
 from jaxtl.core.errors import UserError
-from jaxtl.results import build_summary, findings, records
+from jaxtl.results import build_summary, findings, records, settings
 from jaxtl.results.database import Database, Outcome
 from jaxtl.results.records import Record
 from jaxtl.training import run_dir
@@ -71,6 +71,38 @@ def test_runs_are_named_by_their_variant_or_their_directory(tmp_path):
     assert [dict(r.labels) for r in study.records] == [{"run": "slow one", "seed": 3}]
     both = records.read([tmp_path / "study", tmp_path / "alone"])
     assert both.axes["run"] == ("study/slow one", "alone")
+
+
+def test_studies_with_variants_of_one_name_are_kept_apart(tmp_path):
+    """Their runs would count as seeds of one setting, the last of each seed alone."""
+    for study in ("mnist", "usps"):
+        for seed in (0, 1):
+            for variant in ("full", "L2 SP"):
+                folder = tmp_path / study / variant.replace(" ", "_") / f"seed{seed}"
+                write_run(folder, variant=variant, seed=seed)
+    write_run(tmp_path / "usps" / "only_here" / "seed0", variant="only here")
+    collection = records.read([tmp_path])
+    assert collection.axes == {
+        "setting": ("mnist", "usps"),
+        "run": ("L2 SP", "full", "only here"),
+        "seed": (0, 1),
+    }
+    groups = settings.group_by_setting(collection.records)
+    assert [len(group.values("test", "accuracy")) for group in groups] == [
+        2,
+        2,
+        2,
+        2,
+        1,
+    ]
+
+
+def test_a_study_within_another_one_has_a_name_of_its_own(tmp_path):
+    write_run(tmp_path / "a" / "x" / "seed0", variant="a/x")
+    write_run(tmp_path / "old" / "a" / "x" / "seed1", variant="a/x", seed=1)
+    labels = [dict(r.labels) for r in records.read([tmp_path]).records]
+    assert {"setting": "a", "run": "x", "seed": 0} in labels
+    assert {"setting": "old/a", "run": "x", "seed": 1} in labels
 
 
 def test_runs_by_directory_share_the_name_of_their_seeds(tmp_path):

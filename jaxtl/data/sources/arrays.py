@@ -251,6 +251,12 @@ def _held(value: Any, name: str) -> Any:
             f"Arrays.{name} must be an array with an example per row; got "
             f"{reprlib.repr(value)}."
         )
+    if np.ma.is_masked(value):
+        raise UserError(
+            f"Arrays.{name} has {np.ma.count_masked(value)} masked values, and what "
+            "lies below a mask is no value: leave their rows out, or fill them by "
+            ".filled(…)."
+        )
     is_matrix = name == "x" and sparse_rows.is_sparse(value)
     return _InMemoryArray(value if is_matrix else np.asarray(value))
 
@@ -290,6 +296,11 @@ def _pixel_notes(x: Any, scale: float | None) -> list[str]:
     if scale is not None or lazy_array.is_lazy(x) or x.ndim != 4 or not x.size:
         return []
     low, high = float(x.min()), float(x.max())
+    if x.dtype == np.uint8 and 0 < high <= 16:
+        return [
+            f"pixels are uint8 from {low:g} to {high:g} and are divided by 255; "
+            f"scale={high:g} makes the largest one 1"
+        ]
     if x.dtype == np.uint8 or low < 0 or high <= 64:
         return []
     divisor = "scale=255" if high <= 255 else "scale="

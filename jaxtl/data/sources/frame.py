@@ -31,7 +31,7 @@ class _InMemoryTable:
         """Hash of the values as they are now: who holds the table may change it."""
         sha = hashlib.sha256()
         for name in _names(self.value):
-            values = np.asarray(self.value[name])
+            values = np.asarray(_without_mask(self.value[name]))
             text = f"{name}{values.dtype}{values.shape}{array_digest(values)}"
             sha.update(text.encode("utf-8", "surrogatepass"))
         return sha.hexdigest()
@@ -44,8 +44,8 @@ class Frame(Tabular):
     `Frame({"age": ages, "city": cities, "y": y}, target="y")`;
     `Frame(pandas.read_excel("table.xlsx"), target="y")`. Numbers are numbers, texts and
     booleans are categories, a categorical column keeps the order of its categories as
-    classes; None and NaN are missing. The index of a frame is no column. The other
-    options are those of `CSV`.
+    classes; None, NaN and masked values are missing. The index of a frame is no
+    column. The other options are those of `CSV`.
 
     Attributes:
       table: the columns by name.
@@ -98,8 +98,14 @@ def _check(value: Any) -> None:
         )
 
 
+def _without_mask(values: Any) -> Any:
+    """The values of a masked array of numpy as objects, None where they are masked."""
+    return np.array(values.tolist(), object) if np.ma.is_masked(values) else values
+
+
 def _column(values: Any, missing: tuple[str, ...], where: str) -> Column:
     """A column of any of the libraries, its categories in their own order."""
+    values = _without_mask(values)
     if hasattr(values, "to_arrow"):  # polars
         values = values.to_arrow()
     if hasattr(values, "chunks") or hasattr(values, "buffers"):  # pyarrow

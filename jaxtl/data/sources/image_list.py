@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxtl.core.errors import UserError
+from jaxtl.core.serialization import later_field
 from jaxtl.data import cells
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_stores import ImagePaths
@@ -27,18 +28,21 @@ class ImageList(ListedImages):
       image: the column of the paths of the images.
       root: the folder that relative paths are below, itself looked for under
         $JAXTL_DATA_DIR as well; None is the folder of the file.
-      task, delimiter, encoding: as in `CSV`.
+      task, delimiter, encoding, missing_values: as in `CSV`; ("",) where "none" or "NA"
+        is a class.
     """
 
     target: str | tuple[str, ...]
     task: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8"
+    missing_values: tuple[str, ...] = later_field(cells.MISSING)
 
     def __post_init__(self):
         super().__post_init__()
         rows = self.rows()
         object.__setattr__(self, "target", rows.target)
+        object.__setattr__(self, "missing_values", rows.missing_values)
         targets = (rows.target,) if isinstance(rows.target, str) else rows.target
         if cells.normalized(self.image) in targets:
             raise UserError(f"ImageList.image: {self.image!r} is the target, too.")
@@ -74,7 +78,8 @@ class ImageList(ListedImages):
     def rows(self) -> _Rows:
         """The list as a table, which reads the labels."""
         options = ("path", "target", "task", "delimiter", "encoding", "split_by")
-        chosen = {name: getattr(self, name) for name in (*options, "sample_weight")}
+        options = (*options, "sample_weight", "missing_values")
+        chosen = {name: getattr(self, name) for name in options}
         return _Rows(**chosen)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtl.core.errors import UserError, first_line
 from jaxtl.data import arrow_columns, paths
 from jaxtl.data.columns import Columns
+from jaxtl.data.sources.split_names import check_one_split
 from jaxtl.data.tabular import Tabular
 
 if TYPE_CHECKING:
@@ -57,9 +58,18 @@ def read_table(path: pathlib.Path, owner: str) -> pyarrow.Table:
       owner: the option that names it, for messages.
 
     Raises:
-      UserError: pyarrow is missing, or the file can't be read.
+      UserError: pyarrow is missing, the file can't be read, or the folder has files of
+        several splits.
     """
     arrow_columns.library(owner.split(".")[0])
+    if path.is_dir():
+        names = (file.relative_to(path).as_posix() for file in path.rglob("*.*"))
+        check_one_split(
+            sorted(names),
+            f"{owner}: {path}",
+            "name the file of one, or read the folder by HFDataset, which keeps the "
+            "splits apart",
+        )
     try:
         return _read(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are of these types

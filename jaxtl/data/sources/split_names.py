@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, split_fields
@@ -48,3 +49,26 @@ def choose_splits(
     others = [name for name in present if name not in chosen.values()]
     notes = [f"splits that are not read: {', '.join(others)}"] if others else []
     return {s: chosen[s] for s in split_fields.SPLITS if s in chosen}, notes
+
+
+def check_one_split(names: Iterable[str], where: str, advice: str) -> None:
+    """Raises UserError for files of several splits that would be read as one.
+
+    Args:
+      names: of the files, below the folder or pattern that stands for them; the first
+        word of each part of a name may be that of a split, "test-00000.tar".
+      where: what names the files, for the message.
+      advice: how to read them, for the message.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        words = [re.match(r"[A-Za-z]*", part) for part in name.split("/")]
+        splits = [SPLIT_OF.get(word[0].lower()) for word in words if word]
+        for split in filter(None, splits):
+            first.setdefault(split, name)
+    if len(first) > 1:
+        raise UserError(
+            f"{where} holds files of the splits {' and '.join(first)}, such as "
+            f"{' and '.join(map(repr, first.values()))}, which would become one; "
+            f"{advice}."
+        )

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxtl.core import progress
 from jaxtl.core.errors import UserError, describe_error
+from jaxtl.core.names import listing
 from jaxtl.data import label_arrays, origins, split_fields, splits
 from jaxtl.data.dataset import Data, Table
 from jaxtl.data.lazy_array import LazyArray
@@ -42,7 +43,8 @@ class TorchDataset(Data):
     """A map-style data set of torch: `len`, and items `(x, y)` or dicts with a label.
 
     `TorchDataset(train, test_dataset=test)`. Inputs are tensors, arrays or pictures of
-    PIL; channels that come first, as torch has them, are put last. Of a dict, "labels"
+    PIL; channels that come first, as torch has them, are put last: those of a tensor
+    with three axes, unless the last one alone has 1, 3 or 4 places. Of a dict, "labels"
     (or "label", "y", "target", "targets") is the label, and the others are the inputs
     of the model by name. Random transforms are drawn as items are read: use `augment=`
     of the experiment for new ones in each epoch.
@@ -53,7 +55,7 @@ class TorchDataset(Data):
       val_dataset, test_dataset: of the validation and test split.
       task: None infers it, as `Arrays` does.
       class_names: names in label order; None takes those of `dataset.classes`, if it
-        has them.
+        has them, which those of the other splits must not contradict.
       memory_limit: bytes; larger inputs are read from the data set for each batch.
     """
 
@@ -82,7 +84,7 @@ class TorchDataset(Data):
         }
         items = _Items(tuple(datasets.items()))
         inputs, y, digests = _read_all(items, self.memory_limit)
-        names = self.class_names or _class_names(next(iter(datasets.values())))
+        names = self.class_names or _common_class_names(datasets)
         stacked = label_arrays.stacked(y, "TorchDataset")
         labels = label_arrays.read(stacked, names, self.task, "TorchDataset")
         lengths = {split: len(dataset) for split, dataset in datasets.items()}
@@ -279,10 +281,43 @@ def _input(value: Any, where: str, notes: set[str]) -> np.ndarray:
 
 
 def _has_channels_first(value: Any, shape: tuple[int, ...]) -> bool:
-    """Whether an input is an image (1 or 3, height, width)."""
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    """Whether an input is an image (channels, height, width), as torch has them.
+
+    A tensor may have any number of channels (13 spectral bands), an array 1 or 3.
+    """
+    if len(shape) != 3:
         return False
-    return hasattr(value, "detach") or shape[2] not in (1, 3)
+    if hasattr(value, "detach"):
+        return shape[0] in (1, 3) or shape[2] not in (1, 3, 4)
+    return shape[0] in (1, 3) and shape[2] not in (1, 3)
+
+
+def _common_class_names(datasets: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The class names of all splits, where data sets have any.
+
+    Args:
+      datasets: split -> data set.
+
+    Raises:
+      UserError: two data sets of which a label is not the same class, as two image
+        folders have that don't hold the same classes.
+    """
+    named = {split: _class_names(dataset) for split, dataset in datasets.items()}
+    known = {split: names for split, names in named.items() if names is not None}
+    if not known:
+        return None
+    longest = max(known.values(), key=len)
+    for split, names in known.items():
+        if names != longest[: len(names)]:
+            other = next(s for s, n in known.items() if n == longest)
+            raise UserError(
+                f"TorchDataset: the classes are {listing(names)} in "
+                f"{split_fields.split_field(split, 'dataset')}, but {listing(longest)} "
+                f"in {split_fields.split_field(other, 'dataset')}, so that a label is "
+                "not the same class in both; renumber the labels of one of them, or "
+                "pass class_names= if the numbers mean the same."
+            )
+    return longest
 
 
 def _class_names(dataset: Any) -> tuple[str, ...] | None:

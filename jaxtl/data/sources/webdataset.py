@@ -14,6 +14,7 @@ from jaxtl.core.errors import UserError, nearest
 from jaxtl.data import cells, label_arrays, origins, split_fields, splits, tar_shards
 from jaxtl.data.dataset import Table
 from jaxtl.data.image_sets import ImageFiles
+from jaxtl.data.sources import split_names
 from jaxtl.data.sources.folder_layout import SUFFIXES
 from jaxtl.data.tar_shards import Sample
 
@@ -104,7 +105,7 @@ class WebDataset(ImageFiles):
         shards: dict[str, list[str]] = {}
         for split, patterns in split_fields.by_split(self).items():
             patterns = (patterns,) if isinstance(patterns, str) else patterns
-            expanded = [tar_shards.expand(p, _field(split)) for p in patterns]
+            expanded = [_expanded(p, split) for p in patterns]
             shards[split] = [shard for part in expanded for shard in part]
         everything = [shard for part in shards.values() for shard in part]
         if (shard := cells.repeated(map(os.path.realpath, everything))) is not None:
@@ -189,6 +190,18 @@ class WebDataset(ImageFiles):
             f"WebDataset.key={self.key!r}: {where} holds {value!r}; expected a text, a "
             "number or a list of numbers."
         )
+
+
+def _expanded(pattern: str, split: str) -> list[str]:
+    """The shards of a folder or pattern, which are of one split."""
+    shards = tar_shards.expand(pattern, _field(split))
+    if "{" not in pattern:  # names in braces were written one by one
+        split_names.check_one_split(
+            map(os.path.basename, shards),
+            f"{_field(split)}={pattern!r}",
+            "name those of each split, path='train-*.tar', val_path='val-*.tar'",
+        )
+    return shards
 
 
 def _field(split: str) -> str:

@@ -227,3 +227,33 @@ def test_pixels_beyond_a_byte_that_are_not_divided_are_told():
     (note,) = data.Arrays(x=x, y=np.arange(4) % 2).read().notes
     assert note.startswith("pixels are uint16 from 2000 to 2000 and are not divided")
     assert data.Arrays(x=x, y=np.arange(4) % 2, scale=2000).read().notes == ()
+
+
+def test_what_lies_below_a_mask_is_no_value():
+    x = np.ma.masked_array(np.ones((6, 2)), mask=np.zeros((6, 2), bool))
+    assert data.Arrays(x=x, y=np.arange(6) % 2).read().x.shape == (6, 2)
+    x[1, 0] = np.ma.masked
+    with pytest.raises(UserError, match=r"Arrays.x has 1 masked values, .*\.filled"):
+        data.Arrays(x=x, y=np.arange(6) % 2)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_labels_below_zero_are_refused_whatever_their_type(dtype):
+    x, y = np.zeros((9, 2)), np.array([-1, 0, 1] * 3, dtype)
+    with pytest.raises(
+        UserError, match=r'labels must not be negative; 3 rows are, .*"regression"'
+    ):
+        data.prepare(data.Arrays(x=x, y=y, val=0, test=0))
+    options = {"val": 0, "test": 0}
+    texts = data.prepare(data.Arrays(x=x, y=y.astype(str), **options))
+    assert texts.class_names == ("-1", "0", "1")
+    numbers = data.prepare(data.Arrays(x=x, y=y, task="regression", **options))
+    np.testing.assert_array_equal(numbers.y, y)
+
+
+def test_bytes_that_hold_few_levels_are_told():
+    x, y = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4), np.arange(20) % 2
+    [note] = data.Arrays(x=x % 2, y=y).read().notes
+    assert "uint8 from 0 to 1 and are divided by 255; scale=1 makes" in note
+    assert data.Arrays(x=x % 2, y=y, scale=1).read().notes == ()
+    assert data.Arrays(x=x, y=y).read().notes == ()

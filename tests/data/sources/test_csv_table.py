@@ -110,3 +110,49 @@ def test_texts_that_all_differ_are_no_categories(tmp_path):
     path.write_text("name,y\n" + rows)
     with pytest.raises(UserError, match="'name' has 50 different texts"):
         data.prepare(data.CSV(str(path), target="y"))
+
+
+def indexed(names, *, unnamed=str):
+    """Rows in the order of their classes, below a header of three names."""
+    rows = [
+        f"{unnamed(i)},{0.5 * (i % 7)},{'no' if i < 20 else 'yes'}" for i in range(40)
+    ]
+    return "\n".join([names, *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        # What DataFrame.to_csv (pandas 3.1) and write.csv (R) write beside a frame.
+        (indexed(",a,label"), ("a",)),
+        (indexed('"","a","label"', unnamed=lambda i: f'"Mazda {i}"'), ("a",)),
+        # The same, once more read and written by pandas.
+        (indexed("Unnamed: 0,a,label"), ("a",)),
+        # Columns without a name that can be no index are inputs.
+        (indexed(",a,label", unnamed=lambda i: i % 4), ("", "a")),
+        (indexed(",a,label", unnamed=lambda i: i + 0.5), ("", "a")),
+        (indexed("id,a,label"), ("id", "a")),
+        (
+            "a,,label\n" + "".join(f"{i % 4},{i},{'ny'[i % 2]}\n" for i in range(40)),
+            ("a", ""),
+        ),
+    ],
+)
+def test_the_index_that_a_file_was_written_with_is_no_input(tmp_path, text, read):
+    (tmp_path / "a.csv").write_text(text)
+    path = str(tmp_path / "a.csv")
+    dataset = data.prepare(data.CSV(path, target="label"))
+    assert dataset.feature_names == read
+    said = [note for note in dataset.notes if "is taken for the index" in note]
+    assert bool(said) == (len(read) == 1)
+    if said and "Mazda" not in text:
+        name = text.split(",")[0]
+        named = data.CSV(path, target="label", features=(name, "a"))
+        assert data.prepare(named).feature_names == (name, "a")
+
+
+def test_a_column_of_commas_at_the_ends_of_lines_is_no_input(tmp_path):
+    rows = "".join(f"{i % 7},{'ny'[i % 2]},\n" for i in range(20))
+    (tmp_path / "a.csv").write_text(f"a,label,\n{rows}")
+    dataset = data.prepare(data.CSV(str(tmp_path / "a.csv"), target="label"))
+    assert dataset.feature_names == ("a",)

@@ -43,6 +43,15 @@ def test_regression_and_several_targets(folder):
     assert source(folder, target=("a", "b")).read().y.shape == (12, 2)
 
 
+def test_a_class_may_be_called_none(folder):
+    path = folder / "list.csv"
+    path.write_text(path.read_text().replace(",x,", ",none,"))
+    with pytest.raises(UserError, match=r"missing_values=.* if 'none' is a class"):
+        source(folder, target="grade").read()
+    table = source(folder, target="grade", missing_values=("",)).read()
+    assert table.class_names == ("none", "y", "z")
+
+
 def test_absent_files_are_counted_and_named(folder):
     (folder / "scans/3.png").unlink()
     (folder / "scans/5.png").unlink()

@@ -42,6 +42,49 @@ def test_tensors_are_those_of_torchs_loader():
         data.TorchDataset(torch.utils.data.DataLoader(dataset))
 
 
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [
+        ((13, 6, 5), (6, 5, 13)),  # spectral bands
+        ((4, 6, 5), (6, 5, 4)),
+        ((64, 6, 5), (6, 5, 64)),  # the output of a layer
+        ((6, 5, 3), (6, 5, 3)),
+        ((6, 5, 4), (6, 5, 4)),
+        ((3, 6, 4), (6, 4, 3)),
+    ],
+)
+def test_the_channels_of_tensors_are_last_whatever_their_number(shape, read):
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(0).normal(size=(N, *shape)).astype(np.float32)
+    table = data.TorchDataset([(torch.tensor(x), i % 2) for i, x in enumerate(values)])
+    expected = values if read == shape else values.transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(table.read().x, expected)
+
+
+class Folder(list):
+    """A data set whose labels are numbers of its own classes, as of an image folder."""
+
+    def __init__(self, labels, classes):
+        super().__init__((np.full(2, i, np.float32), y) for i, y in enumerate(labels))
+        self.classes = classes
+
+
+def test_classes_of_splits_that_contradict_each_other_are_refused():
+    train = Folder([0, 1, 2], ["ant", "bee", "cow"])
+    test = Folder([0, 1], ["ant", "cow"])  # no bee: 1 is a cow
+    with pytest.raises(
+        UserError,
+        match=r"classes are ant, cow in test_dataset, but ant, bee, cow in dataset, so",
+    ):
+        data.TorchDataset(train, test_dataset=test).read()
+    names = ("a", "b", "c")
+    named = data.TorchDataset(train, test_dataset=test, class_names=names)
+    assert named.read().class_names == names
+    for part in (["ant"], ["ant", "bee", "cow", "dog"]):
+        table = data.TorchDataset(train, val_dataset=Folder([0], part)).read()
+        assert table.class_names == max(("ant", "bee", "cow"), tuple(part), key=len)
+
+
 @pytest.mark.parametrize("memory_limit", [2**31, 1])
 def test_pictures_dicts_and_reading_by_batch(memory_limit):
     last = PIXELS.transpose(0, 2, 3, 1)

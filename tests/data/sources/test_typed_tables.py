@@ -182,6 +182,65 @@ def test_parquet_that_is_no_table_is_named(tmp_path):
         data.Frame(np.zeros((3, 2)), target="y")
 
 
+def test_the_index_of_a_frame_that_parquet_stores_is_no_input(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    # The name that DataFrame.to_parquet gives to an index of shuffled rows.
+    table = pa.table({"a": AGE, "label": LABEL, "__index_level_0__": [*range(N)]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    dataset = data.prepare(data.Parquet(str(tmp_path / "a.parquet"), target="label"))
+    assert dataset.feature_names == ("a",)
+    assert any("'__index_level_0__' is taken for the index" in n for n in dataset.notes)
+
+
+def test_holes_in_lists_and_below_masks_are_missing():
+    masked = np.ma.masked_array([0.5, 9e36, 2.5, 1.5] * 5, mask=[0, 1, 0, 0] * 5)
+    columns = {
+        "m": masked,
+        "c": ["red", float("nan"), "blue", None] * 5,
+        "b": [True, float("nan"), False, True] * 5,
+        "y": [0, 1] * 10,
+    }
+    options = {"target": "y", "missing": "impute", "missing_values": ("",)}
+    table = data.Frame(columns, **options).read()
+    assert table.feature_names == ("m", "c=blue", "c=red", "b=False", "b=True")
+    holes = np.isnan(table.x)
+    np.testing.assert_array_equal(holes[:, 0], masked.mask)
+    np.testing.assert_array_equal(holes[:, 1], [False, True, False, True] * 5)
+    np.testing.assert_array_equal(holes[:, 3], [False, True, False, False] * 5)
+    first = data.prepare(data.Frame(columns, **options)).fingerprint
+    masked[0] = np.ma.masked  # the value below it stays
+    assert data.prepare(data.Frame(columns, **options)).fingerprint != first
+    with pytest.raises(UserError, match="holds integer and text"):
+        data.Frame({**columns, "c": ["red", 1] * 10}, **options).read()
+
+
+@pytest.mark.parametrize(
+    ("names", "are_refused"),
+    [
+        (("train-00000-of-00001", "test-00000-of-00001"), True),
+        (("train/0", "Valid/0"), True),
+        (("train_0", "train_1"), False),
+        (("part-0", "testimonies"), False),
+    ],
+)
+def test_a_folder_of_several_splits_is_not_read_as_one(tmp_path, names, are_refused):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pa.table({"a": AGE, "label": LABEL}), path)
+    source = data.Parquet(str(tmp_path), target="label")
+    if are_refused:
+        with pytest.raises(UserError, match=r"files of the splits .* by HFDataset"):
+            source.read()
+    else:
+        assert len(source.read().y) == 2 * N
+
+
 def test_a_frame_that_changes_is_read_again():
     frame = {"a": np.arange(40.0), "y": np.arange(40) % 2}
     first = data.prepare(data.Frame(frame, target="y"))

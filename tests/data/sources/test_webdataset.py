@@ -146,6 +146,17 @@ def test_what_is_wrong_is_named(tmp_path):
     refused("is in two splits", path=path, test_path=path)
 
 
+def test_shards_of_several_splits_are_not_read_as_one(tmp_path):
+    shard(tmp_path / "train-0.tar", range(8))
+    shard(tmp_path / "val-0.tar", range(8, N))
+    for path in (tmp_path, tmp_path / "*.tar"):
+        with pytest.raises(UserError, match=r"splits train and val, .* val_path="):
+            data.WebDataset(str(path)).read()
+    # Written one by one, they were meant.
+    both = data.WebDataset(str(tmp_path / "{train,val}-0.tar")).read()
+    assert len(both.y) == len(both.splits["train"]) == N
+
+
 def test_braces_are_those_of_a_shell():
     expanded = [*tar_shards._braces("a-{08..11}-{x,y}.tar")]
     assert expanded == [f"a-{n:02}-{c}.tar" for n in range(8, 12) for c in "xy"]
