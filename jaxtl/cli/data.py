@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jaxtl.cli import arguments
 from jaxtl.core import console, output_paths
+from jaxtl.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,10 @@ def main(args: argparse.Namespace) -> int:
     from jaxtl.data.preparation import prepare
     from jaxtl.training import experiment_file, inputs
 
+    if args.per_class < 1:
+        raise UserError(
+            f"--per-class {args.per_class}: expected a whole number of at least 1."
+        )
     terminal = console.console()
     if args.file is None:
         terminal.print(_source_table())
@@ -104,12 +109,16 @@ def _dataset_table(name: str, dataset: "Dataset") -> "Table":
 def _contact_sheet(
     dataset: "Dataset", per_class: int
 ) -> tuple["np.ndarray", list[str]] | None:
-    """Samples images of the train split and their labels; None where x is no image."""
+    """Samples images and their labels; None where x is no image.
+
+    They are of the train split, or of the first other one where that is empty.
+    """
     from jaxtl.data import streams
 
     if isinstance(dataset.x, dict) or len(dataset.example_shape) != 3:
         return None
-    sample = streams.sample(dataset, "train", per_class)
+    split = next(name for name in SPLITS if len(dataset.rows.get(name, ())))
+    sample = streams.sample(dataset, split, per_class)
     if dataset.class_names:
         labels = [str(dataset.class_names[label]) for label in sample["y"]]
     else:

@@ -79,6 +79,7 @@ def checked_table(table: Table, name: str) -> Table:
         y=y,
         class_names=class_names,
         splits=splits,
+        groups=None if table.groups is None else _groups(table, name),
         notes=(*table.notes, *cells.class_notes(class_names)),
     )
 
@@ -115,6 +116,28 @@ def _check_row_columns(table: Table, count: int, name: str) -> None:
         )
     if not (weights > 0).any():
         raise UserError(f"{name}.sample_weight is 0 in every row.")
+
+
+def _groups(table: Table, name: str) -> np.ndarray:
+    """The groups of the rows, values of one kind that can be sorted.
+
+    Raises:
+      UserError: a row without a group, which would be in no split, or in any.
+    """
+    groups = np.asarray(table.groups)
+    values = groups.tolist()
+    is_missing = [
+        v is None or v != v or (isinstance(v, str | bytes) and not v.strip())
+        for v in values
+    ]
+    if any(is_missing):
+        row = is_missing.index(True)
+        raise UserError(
+            f"{name}.split_by: {sum(is_missing)} rows have no group, the first is row "
+            f"{row} with {values[row]!r} ({table.origins[row]}); give each a group of "
+            "its own, or leave these rows out."
+        )
+    return np.asarray([*map(str, values)]) if len({*map(type, values)}) > 1 else groups
 
 
 def _check_finite(

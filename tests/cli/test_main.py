@@ -196,6 +196,12 @@ def test_data_writes_a_contact_sheet(place, capsys):
     assert "1,294" in out  # train rows of the 1,797 digits, after 20 % and 10 %
     assert Image.open(sheet).size[1] > 300
     assert "RenderedDigits" in text(capsys, "data")
+    # Where no row is to train on with its label, the next split is shown.
+    for number, option in enumerate(("data.test=1.0", "data.labels=0")):
+        sheet = place / f"sheet{number}.png"
+        options = (option, "data.labels_per_class=None", "--out", sheet)
+        text(capsys, "data", place / "one.py", *options)
+        assert sheet.exists()
 
 
 def test_export_and_predict(place, capsys):

@@ -114,11 +114,24 @@ def test_other_errors_are_sentences():
         ({"split_by": np.zeros(5)}, r"has the shape \(5,\)"),
         ({"split_by": np.zeros(6)}, "only one group is left"),
         ({"split_by": "patient"}, "must be an array"),
+        (
+            {"split_by": np.array([1, 2, np.nan, 1, 2, 3])},
+            "1 rows have no group, .*row 2",
+        ),
+        ({"split_by": np.array(["a", None, "b", "", "a", "b"], object)}, "2 rows have"),
     ):
         with pytest.raises(tl.UserError, match=message):
             tl.data.prepare(tl.data.Arrays(x=x, y=y, val=0.3, test=0.3, **options))
     with pytest.raises(tl.UserError, match="Digits has no columns beside"):
         tl.data.prepare(tl.data.Digits(split_by="patient"))
+
+
+def test_groups_may_be_numbers_beside_texts():
+    groups = np.array([1, 2, "a", "b"] * 6, object)
+    x, y = np.zeros((24, 1), np.float32), np.arange(24) % 2
+    rows = tl.data.prepare(tl.data.Arrays(x=x, y=y, split_by=groups, val=0.3)).rows
+    parts = [set(groups[numbers].tolist()) for numbers in rows.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 4
 
 
 def test_weights_in_loss_and_metrics_are_sklearns():
