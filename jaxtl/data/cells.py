@@ -29,7 +29,10 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 # An integer as a program writes it; ".0" is what pandas appends beside missing values.
 _INTEGER = re.compile(r"(0|-?[1-9]\d{0,299})(\.0)?", re.ASCII)
 _PADDED = re.compile(r"[+-]?0\d", re.ASCII)
-_COMMA_NUMBER = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})*([.,]\d+)?", re.ASCII)
+# A number in another notation: "1.234,5", "1500,5", "$3", "5 %".
+_FOREIGN_NUMBER = re.compile(
+    r"[+-]?[$€£]? ?(\d{1,3}([.,' ]\d{3})+|\d+)([.,]\d+)?( ?[%€£])?", re.ASCII
+)
 
 
 def normalized(cell: str) -> str:
@@ -78,6 +81,32 @@ def integer(cell: str) -> int | None:
 def is_missing(cell: str) -> bool:
     """Whether a cell holds no value, or no finite one."""
     return cell.lower() in MISSING or is_infinite(cell)
+
+
+def holds_none(texts: Sequence[str], missing: Collection[str]) -> np.ndarray:
+    """Whether each text is among those that hold no value; bool (n,).
+
+    A number among these is one in any notation: "-999" is "-999.0" as well.
+
+    Args:
+      texts: normalized.
+      missing: lower-case texts.
+    """
+    is_hole = map(frozenset(missing).__contains__, map(str.lower, texts))
+    holes = np.fromiter(is_hole, bool, len(texts))
+    if not (codes := missing_numbers(missing)):
+        return holes
+    return holes | np.fromiter((is_one_of(t, codes) for t in texts), bool, len(texts))
+
+
+def missing_numbers(missing: Collection[str]) -> frozenset[float]:
+    """The numbers among texts that hold no value."""
+    return frozenset(v for text in missing if (v := number(text)) is not None)
+
+
+def is_one_of(text: str, numbers: Collection[float]) -> bool:
+    """Whether a text is one of some numbers, and no code such as "00"."""
+    return number(text) in numbers and not _PADDED.match(text)
 
 
 def is_infinite(cell: str) -> bool:
@@ -201,10 +230,10 @@ def column_notes(
             f"column {name!r} is read as categories, since {len(wrong)} of "
             f"{len(cells)} cells are no numbers, such as {cell!r} ({place(row)})"
         ]
-    if all(_COMMA_NUMBER.fullmatch(cell) for cell in cells):
+    if all(_FOREIGN_NUMBER.fullmatch(cell) for cell in cells):
         return [
             f"column {name!r} is read as categories: {cells[0]!r} is no number here; "
-            "write numbers without separators and with a decimal point"
+            "write numbers without separators and units, and with a decimal point"
         ]
     return []
 
@@ -213,22 +242,26 @@ def doubtful_labels(labels: Sequence[str]) -> str | None:
     """Why labels that are read as classes may be quantities; None for no doubt.
 
     More than `MAX_CLASSES` different ones are in doubt where most are numbers, or all
-    are numbers in another notation ("1,5").
+    are numbers, some of them in another notation ("1,5", "30 %").
     """
     distinct = set(labels)
     if len(distinct) <= MAX_CLASSES:
         return None
     wrong = [label for label in labels if number(label) is None]
-    is_mixed = 0 < len(wrong) < len(labels) / 2
-    if not is_mixed and not all(map(_COMMA_NUMBER.fullmatch, distinct)):
+    if not wrong:
         return None
-    if not is_mixed and len(wrong) < len(labels):
+    is_mixed = len(wrong) < len(labels) / 2
+    if not is_mixed and not all(map(_is_any_number, distinct)):
         return None
     return (
         f"{len(wrong)} of {len(labels)} labels are no numbers, such as {wrong[0]!r}, "
         f"and there are {len(distinct)} different ones: mend them if they are "
         'quantities, or pass task="classification"'
     )
+
+
+def _is_any_number(text: str) -> bool:
+    return number(text) is not None or bool(_FOREIGN_NUMBER.fullmatch(text))
 
 
 def class_notes(names: Sequence[str], what: str = "the classes") -> list[str]:

@@ -135,8 +135,7 @@ def of_texts(column: Sequence[str], missing: Collection[str]) -> Column:
         numbers = cells.numbers(column)
         if numbers is not None and len(numbers):
             return Column(column, numbers, np.zeros(len(column), bool))
-    holds_none = map(frozenset(missing).__contains__, map(str.lower, column))
-    is_missing = np.fromiter(holds_none, bool, len(column))
+    is_missing = cells.holds_none(column, missing)
     present = column
     if is_missing.any():
         present = [cell for cell, m in zip(column, is_missing) if not m]
@@ -201,8 +200,7 @@ def of_objects(values: list, missing: Collection[str], where: str) -> Column:
         raise UserError(f"{where} {_kind_problem(' and '.join(sorted(kinds)))}.")
     written = ["" if m else str(v) for v, m in zip(values, is_missing)]
     texts = cells.all_normalized(written)
-    holds_none = map(frozenset(missing).__contains__, map(str.lower, texts))
-    is_missing |= np.fromiter(holds_none, bool, len(texts))
+    is_missing |= cells.holds_none(texts, missing)
     return Column(
         texts, None, is_missing, written=None if "boolean" in kinds else written
     )
@@ -238,8 +236,8 @@ def _of_numbers(
     values: np.ndarray, missing: Collection[str], integers: np.ndarray | None = None
 ) -> Column:
     """A column of float64 numbers; NaN and the numbers among `missing` are holes."""
-    codes = [v for text in missing if (v := cells.number(text)) is not None]
-    is_missing = np.isnan(values) | np.isin(values, codes)
+    codes = cells.missing_numbers(missing)
+    is_missing = np.isnan(values) | np.isin(values, [*codes])
     values = np.where(is_missing, np.nan, values)
     return Column(None, values, is_missing, integers=integers)
 

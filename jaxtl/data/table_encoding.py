@@ -7,6 +7,7 @@ preprocessing, so that training, evaluation, `predict` and exports compute the s
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -231,6 +232,20 @@ def _seen_categories(
     }
 
 
+def _by_number(categories: Sequence[str]) -> dict[float | None, str]:
+    """The categories that are numbers by these, where no two are one number.
+
+    A file with types has 1.0 for the category "1" where another cell is missing.
+    """
+    numbers = [cells.number(category) for category in categories]
+    counts = collections.Counter(numbers)
+    return {
+        number: category
+        for number, category in zip(numbers, categories)
+        if number is not None and counts[number] == 1
+    }
+
+
 class Encoder:
     """Brings rows that are not in the data set into its stored form, and counts.
 
@@ -243,6 +258,8 @@ class Encoder:
         """Takes an encoding, and the preprocessing that was fitted with it."""
         self._encoding = encoding
         self._categories = _seen_categories(encoding, pre)
+        self._missing = cells.missing_numbers(encoding.missing_values)
+        self._by_number = {n: _by_number(c) for n, c in self._categories.items()}
         self.unseen: dict[str, list[str]] = {}
         self.filled: dict[str, int] = {}
 
@@ -264,10 +281,14 @@ class Encoder:
         where = f"{where}, column {column.name}"
         if cell is None or cell.lower() in self._encoding.missing_values:
             return self._hole(column, cell, where)
+        if self._missing and cells.is_one_of(cell, self._missing):
+            return self._hole(column, cell, where)
         if column.categories is None:
             if (value := cells.number(cell)) is None:
                 raise UserError(f"{where}: {cell!r} is no finite number.")
             return [value]
+        if cell not in self._categories[column.name]:
+            cell = self._by_number[column.name].get(cells.number(cell), cell)
         if cell not in self._categories[column.name]:
             if self._encoding.unseen == "refuse":
                 categories = self._categories[column.name]

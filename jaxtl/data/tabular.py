@@ -59,7 +59,7 @@ class Tabular(Data):
         alone; a column with holes among these gets one more, 1 where it has a hole,
         else 0. Labels are never imputed.
       missing_values: the cells that hold no value, in upper or lower case; "-9" is
-        the number -9 in files that store numbers.
+        the number -9 in any notation ("-9.0").
       unseen: what becomes of a category that no train row has, in other splits, in
         `predict` and in exports: "bucket" gives it the code of no category (zeros),
         as scikit-learn's OneHotEncoder(handle_unknown="ignore"); "refuse".
@@ -297,7 +297,7 @@ class Tabular(Data):
             advice = "fill them in or leave the rows out"
         elif field == "target":
             advice = "labels are never imputed: fill them in or leave the rows out"
-            if shown and cell and cell.lower() in self.missing_values:
+            if shown and cell and not cells.is_infinite(cell):
                 advice += f', or pass missing_values=("",) if {cell!r} is a class'
         elif self.missing == "refuse":
             advice += ', or pass missing="impute"'

@@ -101,6 +101,37 @@ def test_holes_are_refused_unless_they_are_imputed(tmp_path):
     assert dataset.preprocess.indicators == (0,)
 
 
+def test_a_number_that_holds_no_value_is_one_in_any_notation(tmp_path):
+    # As of pandas' na_values: DataFrame.to_csv writes -999.0 beside fractions.
+    rows = [
+        f"{'-999.0' if i % 4 == 0 else f'{i % 9}.5'},{'yn'[i % 2]}" for i in range(40)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["a,label", *rows]) + "\n")
+    options = {"missing": "impute", "missing_values": ("-999",)}
+    source = data.CSV(str(tmp_path / "a.csv"), target="label", **options)
+    dataset = data.prepare(source)
+    np.testing.assert_array_equal(np.isnan(dataset.x[:, 0]), np.arange(40) % 4 == 0)
+    encoder = table_encoding.Encoder(dataset.encoding, dataset.preprocess)
+    assert np.isnan(encoder.row(["-999.0"], "line 2")).all()
+    assert encoder.row(["-99.0"], "line 3") == [-99.0]
+    # The code of a place is no number.
+    rows = [f"{('00', '01', '0')[i % 3]},{'yn'[i % 2]}" for i in range(30)]
+    (tmp_path / "b.csv").write_text("\n".join(["a,label", *rows]) + "\n")
+    options["missing_values"] = ("0",)
+    table = data.CSV(str(tmp_path / "b.csv"), target="label", **options).read()
+    np.testing.assert_array_equal(np.isnan(table.x[:, 0]), np.arange(30) % 3 == 2)
+
+
+def test_numbers_of_typed_files_are_the_categories_of_text_files(tmp_path):
+    rows = [f"{('1', '2', '3+')[i % 3]},{'yn'[i % 2]}" for i in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["a,label", *rows]) + "\n")
+    dataset = data.prepare(data.CSV(str(tmp_path / "a.csv"), target="label"))
+    encoder = table_encoding.Encoder(dataset.encoding, dataset.preprocess)
+    for cell, code in (("1.0", [1, 0, 0]), ("2", [0, 1, 0]), ("3", [0, 0, 0])):
+        assert encoder.row([cell], "row 0") == code
+    assert list(encoder.unseen) == ["a"]
+
+
 @given(st.integers(0, 2**31), st.integers(1, 4), st.floats(0, 0.6))
 @settings(max_examples=15, deadline=None)
 def test_fills_are_medians_and_modes_of_the_train_rows(seed, width, holes):

@@ -201,6 +201,11 @@ def test_the_task_follows_from_what_is_written(tmp_path, labels, task):
         [*(f"{i / 7:.3f}" for i in range(40)), "12a"],
         [f'"{i},5"' for i in range(30)],
         [f'"{i},000"' for i in range(30)],
+        [f'"{1500 + i},5"' for i in range(30)],
+        # As spreadsheets write them: whole numbers without a comma.
+        [f'"{i // 3},{i % 3}"' if i % 3 else str(i // 3) for i in range(60)],
+        [f"{i} %" for i in range(30)],
+        [f"${i}.50" for i in range(30)],
     ],
 )
 def test_quantities_that_are_no_numbers_are_not_made_classes(tmp_path, labels):
@@ -455,6 +460,8 @@ def test_cells_that_are_no_numbers_are_refused(tmp_path, cells_of_column, messag
         (["1", "x", "3"], "1 of 3 cells are no numbers, such as 'x' .line 3"),
         (['"3,5"', '"1,5"', '"1,0"'], "decimal point"),
         (['"1,000"', '"2,000"', '"3,500"'], "decimal point"),
+        (['"1500,5"', '"1500,5"', '"20,5"'], "decimal point"),
+        (["5%", "5%", "7%"], "without separators and units"),
     ],
 )
 def test_what_is_decided_about_a_column_is_said(tmp_path, cells_of_column, note):
