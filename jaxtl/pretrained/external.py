@@ -101,7 +101,7 @@ class FromHub:
       revision: branch, tag or commit of a model of the hub.
       output_names: as in `FromFile`; None takes id2label of config.json.
 
-    The image settings of preprocessor_config.json are applied: mean and standard
+    The settings of the directory's image processor are applied: mean and standard
     deviation, and for data without a `size` also size and center crop.
     """
 

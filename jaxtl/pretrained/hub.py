@@ -57,6 +57,7 @@ _DENSE_ACTIVATIONS = {
 }
 _TORCH_MODULES = {"identity": "linear"}  # of activations; others are in "activation"
 SIMILARITY = "config_sentence_transformers.json"
+PROCESSOR = "processor_config.json"
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
@@ -267,19 +268,31 @@ def padding(path: pathlib.Path) -> int | None:
         return None
 
 
+def image_file(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The file of a directory's image processor, and its content, {} for none.
+
+    transformers 5 writes it into processor_config.json, where a tokenizer belongs to
+    it; that counts where there is a preprocessor_config.json as well.
+    """
+    inner = _read_json(path, PROCESSOR).get("image_processor")
+    if isinstance(inner, dict):
+        return path / PROCESSOR, inner
+    return path / image_processor.FILE, _read_json(path, image_processor.FILE)
+
+
 def has_image_settings(path: pathlib.Path) -> bool:
-    """Whether the directory has a preprocessor_config.json with anything in it."""
+    """Whether the directory has the settings of an image processor."""
     return bool(_image_settings(path))
 
 
 def image_normalization(path: pathlib.Path) -> dict[str, Any]:
-    """{"mean", "std"} of preprocessor_config.json, {} if it has none."""
+    """{"mean", "std"} of the directory's image processor, {} if it has none."""
     values = _image_settings(path)
     return image_processor.normalization(values) if values else {}
 
 
 def image_resizing(path: pathlib.Path, is_sized: bool = False) -> dict[str, Any]:
-    """{"size", "shortest", "resample"} of preprocessor_config.json, {} if it has none.
+    """{"size", "shortest", "resample"} of the image processor, {} if it has none.
 
     The fields are those of `data.Preprocess`.
 
@@ -321,12 +334,12 @@ def timm_settings(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _image_settings(path: pathlib.Path) -> dict[str, Any]:
-    """The settings of preprocessor_config.json, {} where there is no such file."""
-    content = _read_json(path, image_processor.FILE)
+    """The settings of the directory's image processor, {} where there is none."""
+    file, content = image_file(path)
     if not content:
         return {}
     kind = _read_json(path, "config.json").get("model_type")
-    return image_processor.settings(content, kind, path / image_processor.FILE)
+    return image_processor.settings(content, kind, file)
 
 
 def _read_list(path: pathlib.Path, name: str) -> list[dict[str, Any]]:

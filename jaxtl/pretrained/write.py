@@ -19,6 +19,7 @@ from jaxtl.pretrained import (
     convert,
     hf_config,
     hf_inputs,
+    hub,
     sentence_encoder,
     tensor_files,
 )
@@ -96,7 +97,7 @@ def write_directory(
         taken with what the model, its parameters and the task say otherwise.
       class_names: of the head's outputs; None numbers them.
       task: of the data; None leaves it to the number of outputs.
-      preprocess: of the run; None copies the file of `like`.
+      preprocess: of the run; None takes the image processor of `like`.
       tokenizer: of texts; None copies the files of `like`.
       card: text of README.md; "" writes none.
 
@@ -121,8 +122,8 @@ def write_directory(
     is_image = bool(model.layouts()["hf"].stem)
     if is_image and preprocess is not None:
         files["preprocessor_config.json"] = hf_inputs.image_processor(preprocess)
-    elif is_image:
-        copied = ("preprocessor_config.json",)
+    elif is_image and (settings := hub.image_file(like)[1]):
+        files["preprocessor_config.json"] = settings
     reads_texts = not is_image or getattr(model, "predict", None) == "pair"
     if reads_texts and tokenizer is None:
         copied += TOKENIZER_FILES

@@ -63,6 +63,38 @@ def test_images_are_framed_as_in_transformers(shape, tmp_path):
     assert np.abs(near - got).max() <= 1
 
 
+def test_the_processor_of_a_pair_as_transformers_5_writes_it(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("torch")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="a"
+    )
+    of_images = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 10}, crop_size=8, image_mean=[0.1, 0.2, 0.3]
+    )
+    processor = transformers.CLIPProcessor(of_images, tokenizer)
+    processor.save_pretrained(tmp_path)
+    if not (tmp_path / hub.PROCESSOR).is_file():
+        pytest.skip("an older transformers, with a file for the image processor alone")
+    framed = {"size": (8, 8), "shortest": 10, "resample": "bicubic"}
+    assert hub.image_resizing(tmp_path) == framed
+    assert hub.image_normalization(tmp_path)["mean"] == [0.1, 0.2, 0.3]
+    # It counts before a file of its own, as in transformers.
+    assert said(tmp_path, VIT) == framed
+    again = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path)
+    assert (again.size["shortest_edge"], again.crop_size["height"]) == (10, 8)
+    content = {"image_processor": {**CLIP, "corp_size": 8}}
+    (tmp_path / hub.PROCESSOR).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"processor_config.json: .*'corp_size'"):
+        hub.image_resizing(tmp_path)
+    # That of an older version has no settings of images.
+    (tmp_path / hub.PROCESSOR).write_text('{"processor_class": "CLIPProcessor"}')
+    assert hub.image_resizing(tmp_path)["size"] == (8, 8)
+    assert hub.image_resizing(tmp_path)["shortest"] is None
+
+
 def test_a_cut_needs_enough_to_cut_from():
     for bad in (
         {"size": 8, "shortest": 7},
