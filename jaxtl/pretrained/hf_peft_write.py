@@ -150,6 +150,13 @@ def _whole_tensors(
                 f"saved: {rule.source!r} is no module's weight or bias, and PEFT saves "
                 "modules."
             )
+        module = rule.source.rpartition(".")[0]
+        if any(name.startswith(f"{module}.") for name in layout.copies):
+            raise UserError(
+                f"saved={rule.path.split('/')[0]!r}: the module {module!r} has the "
+                "table of the embeddings as its own weight, and PEFT would look for it "
+                "in the folder; train adapters alone (freeze the head)."
+            )
         tensor = TRANSFORMS[rule.transform][1](np.asarray(leaf))
         names = hf_peft_layout.names_in_models(rule.source, layout)
         tensors |= dict.fromkeys(names, tensor)

@@ -451,6 +451,12 @@ def test_what_is_not_written(folder, tmp_path):
         hf_peft_write.save_adapter(
             new, attention, delta, {}, tied, MODELS["gpt2"], **whole
         )
+    masked = MODELS["bert"].clone(predict="mask")
+    shapes = jax.eval_shape(masked.pure().init, jax.random.key(0), TEXT)[0]
+    untuned = jax.tree.map(lambda shape: np.zeros(shape.shape, shape.dtype), shapes)
+    delta = attention.init(jax.random.key(0), untuned)
+    with pytest.raises(UserError, match=r"'cls.predictions' has the table of the emb"):
+        hf_peft_write.save_adapter(new, attention, delta, {}, untuned, masked)
     joined = DINOv2(outputs=3, size=8, patch=4, width=8, layers=1, heads=2, gated=True)
     shapes = jax.eval_shape(joined.pure().init, jax.random.key(0), IMAGES)[0]
     gate = LoRA(rank=1, select=r".*/mlp/gate")
