@@ -290,12 +290,14 @@ def evidence(
       outputs: data set -> (logits, features) of those rows.
       rows: of the criteria.
     """
-    logits, labels, features, train_features = [], [], [], []
+    logits, labels, features, train_features, weights = [], [], [], [], []
     for name, val_rows in rows.source_val.items():
         count = len(val_rows)
         logits.append(outputs[name][0][:count])
         features.append(outputs[name][1][:count])
         labels.append(datasets[name].y_clean[val_rows])
+        of_all = datasets[name].weights
+        weights.append(np.ones(count) if of_all is None else of_all[val_rows])
     for name in rows.source_train:
         count = len(rows.source_val.get(name, ()))
         train_features.append(outputs[name][1][count:])
@@ -309,6 +311,7 @@ def evidence(
         joined(features),
         joined(train_features) if logits else None,
         *outputs["target"],
+        joined(weights),
     )
 
 

@@ -31,6 +31,8 @@ class Evidence(NamedTuple):
       train: (m, d), features of source train rows; None without a source.
       target: (t, K), logits of target rows.
       target_features: (t, d), features of the same rows.
+      weights: (n,), of the source's validation rows, in its own metric; None where each
+        counts once.
     """
 
     logits: np.ndarray | None
@@ -39,6 +41,7 @@ class Evidence(NamedTuple):
     train: np.ndarray | None
     target: np.ndarray
     target_features: np.ndarray
+    weights: np.ndarray | None = None
 
 
 def entropy(logits: ArrayLike) -> float:
@@ -246,14 +249,20 @@ def measure(task: str, evidence: Evidence) -> dict[str, float]:
     """Computes every criterion that the evidence allows, {name: value}.
 
     "source_accuracy" (or "source_mse", …) is the task's main metric on the source's
-    validation rows; the criteria of predictions are for classification alone.
+    validation rows, weighted as they are. "iwv" and "dev" weight by density ratios
+    alone. The criteria of predictions are for classification alone.
     """
     values: dict[str, float] = {}
     with np.errstate(all="ignore"):
         if evidence.logits is not None:
             main = metrics.main_metric(task)
-            score = metrics.METRICS[task][main](evidence.logits, evidence.labels)
-            values[f"source_{main}"] = score
+            metric, weights = metrics.METRICS[task][main], evidence.weights
+            counts = weights is None or np.any(weights)
+            values[f"source_{main}"] = (
+                metric(evidence.logits, evidence.labels, weights)
+                if counts
+                else float("nan")
+            )
         if evidence.train is not None:
             losses = example_losses(task, evidence.logits, evidence.labels)
             weights = density_ratio(

@@ -113,6 +113,37 @@ def test_evaluation_on_val_has_the_criteria(trained):
     assert not set(result["test"]) & set(CRITERIA)
 
 
+def test_source_accuracy_weighs_the_source_as_its_metrics_do():
+    x, y = points(0, 0.0)
+    weights = np.where(y == 0, 5.0, 1.0)
+    source = Arrays(
+        x=x,
+        y=y,
+        test=0.2,
+        val=0.2,
+        split_seed=0,
+        class_names=("a", "b", "c"),
+        sample_weight=weights,
+    )
+    run = tl.setup(adaptation(streams={"source": source}))
+    rows = run.datasets["source"].rows["val"]
+    logits = np.asarray(run.network.apply(*run.weights(), x[rows]).logits)
+    expected = metrics.compute("classification", logits, y[rows], weights[rows])
+    plain = metrics.compute("classification", logits, y[rows])["accuracy"]
+    assert abs(plain - expected["accuracy"]) > 0.01
+    values = tl.evaluate(run, "val")
+    assert values["source_accuracy"] == pytest.approx(expected["accuracy"])
+    unweighted = tl.setup(adaptation())
+    for name in ("iwv", "dev"):  # they estimate the target's loss
+        assert values[name] == tl.evaluate(unweighted, "val")[name]
+
+
+def test_weights_of_a_source_that_are_all_0_give_no_accuracy():
+    z, y = np.eye(4), np.arange(4)
+    evidence = validators.Evidence(z, y, z, None, z, z, np.zeros(4))
+    assert np.isnan(validators.measure("classification", evidence)["source_accuracy"])
+
+
 def test_a_labelled_target_has_no_criteria(trained):
     run = tl.setup(adaptation(data=arrays(1), terms={}, streams={}))
     assert not model_selection.is_label_free(run.datasets)

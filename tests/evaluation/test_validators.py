@@ -191,9 +191,8 @@ def test_names_are_those_that_are_measured(task, source, train):
 
 def test_evidence_holds_no_label_of_the_target():
     fields = set(validators.Evidence._fields)
-    assert fields == {
-        "logits", "labels", "features", "train", "target", "target_features"
-    }  # fmt: skip
+    sources = {"logits", "labels", "features", "train", "weights"}
+    assert fields == sources | {"target", "target_features"}
     for name in ("entropy", "snd", "bnm"):
         assert "labels" not in inspect.signature(getattr(validators, name)).parameters
 
