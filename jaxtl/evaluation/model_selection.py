@@ -16,11 +16,13 @@ import numpy as np
 from jaxtl.core.errors import UserError
 from jaxtl.core.types import Network, PyTree, vectors
 from jaxtl.data import streams
-from jaxtl.data.dataset import Dataset
+from jaxtl.data.dataset import CONTRASTIVE, Dataset
 from jaxtl.evaluation import feature_cache, forward, metrics, validators
 from jaxtl.evaluation.metrics.experiment_metrics import of_features
 
 MAX_ROWS = 2000  # of each kind
+# Tasks whose labels are in the examples themselves.
+_OWN_LABELS = ("language", CONTRASTIVE)
 # Musgrave et al. (arXiv:2208.07360) compared eight criteria on a million checkpoints; a
 # simple baseline was the best in many cases. In experiments/office_caltech.py and
 # cross_domain_sentiment.py source accuracy cost 1.5 to 2.3 points of a run's best
@@ -44,12 +46,14 @@ class CriteriaRows:
 
 
 def is_label_free(datasets: Mapping[str, Dataset]) -> bool:
-    """Whether the target has inputs to train on, and no label."""
-    target = datasets["target"]
+    """Whether the target has inputs to train on, no label, and criteria instead."""
+    has_criteria = datasets["target"].task not in validators.WITHOUT_CRITERIA
+    return has_criteria and _has_no_labels(datasets["target"])
+
+
+def _has_no_labels(target: Dataset) -> bool:
     unlabelled = len(target.rows.get("unlabelled", ()))
-    has_labels = len(target.rows["train"]) > 0
-    has_criteria = target.task not in validators.WITHOUT_CRITERIA
-    return not has_labels and unlabelled > 0 and has_criteria
+    return len(target.rows["train"]) == 0 and unlabelled > 0
 
 
 def source_names(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
@@ -218,7 +222,8 @@ def monitor_note(
                 "one without labels"
             )
         return "no val rows: nothing chooses a checkpoint, the last one is kept"
-    if not is_label_free(datasets) or name is None:
+    target = datasets["target"]
+    if not _has_no_labels(target) or name is None or target.task in _OWN_LABELS:
         return ""
     reads_none = getattr((added or {}).get(name), "label_free", False)
     if name in metrics.CRITERIA or reads_none:

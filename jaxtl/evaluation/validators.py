@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from jaxtl.data.dataset import CONTRASTIVE, MULTITASK, QUESTION_ANSWERING
+from jaxtl.data.dataset import CONTRASTIVE, MULTITASK, QUESTION_ANSWERING, TAG_TASKS
 from jaxtl.evaluation import metrics
 
 # Tasks without a criterion that needs no label.
-WITHOUT_CRITERIA = ("language", QUESTION_ANSWERING, CONTRASTIVE, MULTITASK)
+WITHOUT_CRITERIA = (*TAG_TASKS, "language", QUESTION_ANSWERING, CONTRASTIVE, MULTITASK)
 
 TEMPERATURE = 0.05  # of SND
 MAX_COMPONENTS = 64  # principal components of features in the domain classifier

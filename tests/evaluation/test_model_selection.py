@@ -144,6 +144,37 @@ def test_weights_of_a_source_that_are_all_0_give_no_accuracy():
     assert np.isnan(validators.measure("classification", evidence)["source_accuracy"])
 
 
+@pytest.mark.parametrize("tags", [("O", "B-X", "I-X"), ("N", "V", "A")])
+def test_taggers_without_target_labels_have_no_criteria_and_are_told(tags, tmp_path):
+    pytest.importorskip("tokenizers")
+    lines = "\n\n".join(
+        "\n".join(f"w{i} {t}" for i, t in enumerate(tags)) for _ in "a" * 16
+    )
+    (tmp_path / "t.conll").write_text(lines)
+    data = tl.data.CoNLL(str(tmp_path / "t.conll"), val=4, test=4)
+    run = tl.setup(
+        adaptation(
+            model=tl.models.Bert(
+                vocab=32,
+                width=8,
+                layers=1,
+                heads=2,
+                hidden=8,
+                context=16,
+                predict="token",
+            ),
+            data=dataclasses.replace(data, labels=0),
+            streams={"source": data},
+            terms={"task": tl.losses.CrossEntropy(stream="source")},
+            batch=4,
+            steps=2,
+        )
+    )
+    values = tl.train(run, progress=False)["val"]
+    assert not set(values) & set(metrics.CRITERIA)
+    assert run.notes["monitor"].startswith(f"ORACLE: {run.monitor} on val")
+
+
 def test_a_labelled_target_has_no_criteria(trained):
     run = tl.setup(adaptation(data=arrays(1), terms={}, streams={}))
     assert not model_selection.is_label_free(run.datasets)
