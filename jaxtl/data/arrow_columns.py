@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import types
@@ -190,9 +191,18 @@ def _class_lists(
     return Column(None, None, is_missing, names=names, lists=lists)
 
 
+def _ordered_names(values: pyarrow.ChunkedArray) -> tuple[str, ...]:
+    """The categories of an ordered dictionary (of pandas, an Enum of polars)."""
+    if hasattr(values, "chunks"):
+        values = values.unify_dictionaries().combine_chunks()
+    if hasattr(values, "chunks"):  # none, or too many for one
+        values = values.chunk(0)
+    return tuple(cells.normalized(str(v)) for v in values.dictionary.to_pylist())
+
+
 def column(values: pyarrow.ChunkedArray, missing: Sequence[str], where: str) -> Column:
-    """One column with its type: numbers, texts, booleans, or a dictionary of texts;
-    lists of labels.
+    """One column with its type: numbers, texts, booleans, or a dictionary of texts,
+    whose order, if it has one, is that of the classes; lists of labels.
 
     Raises:
       UserError: another type: dates, structures, bytes.
@@ -200,7 +210,9 @@ def column(values: pyarrow.ChunkedArray, missing: Sequence[str], where: str) -> 
     pa = library("a column of Arrow")
     kind = values.type
     if pa.types.is_dictionary(kind):
-        return column(values.cast(kind.value_type), missing, where)
+        plain = column(values.cast(kind.value_type), missing, where)
+        names = _ordered_names(values) if kind.ordered else None
+        return dataclasses.replace(plain, names=names)
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if is_number and values.null_count == 0:
         return columns.of_values(values.to_numpy(), missing, where)

@@ -250,4 +250,12 @@ def concatenated(arrays: Sequence[Any]) -> np.ndarray | lazy_array.LazyArray:
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1:
         raise UserError(f"Arrays: the files' examples differ in shape: {shapes}.")
+    types = {str(array.dtype): array for array in arrays}
+    if len(types) > 1 and "uint8" in types and arrays[0].ndim > 2:
+        ranges = (f"{k} from {a.min():g} to {a.max():g}" for k, a in types.items())
+        raise UserError(
+            f"Arrays: the images of the files or splits differ in type: "
+            f"{', '.join(ranges)}; one scale can't divide both: bring them to one type "
+            "and range."
+        )
     return np.concatenate(arrays)

@@ -43,9 +43,10 @@ class Frame(Tabular):
 
     `Frame({"age": ages, "city": cities, "y": y}, target="y")`;
     `Frame(pandas.read_excel("table.xlsx"), target="y")`. Numbers are numbers, texts and
-    booleans are categories, a categorical column keeps the order of its categories as
-    classes; None, NaN and masked values are missing. The index of a frame is no
-    column. The other options are those of `CSV`.
+    booleans are categories, a categorical column of pandas, and an ordered one of
+    others, keeps the order of its categories as classes; None, NaN and masked values
+    are missing. The index of a frame is no column. The other options are those of
+    `CSV`.
 
     Attributes:
       table: the columns by name.

@@ -24,7 +24,8 @@ class Parquet(Tabular):
     """A Parquet or Arrow (Feather) file, or a folder of Parquet files of one schema.
 
     Columns keep their types: numbers are numbers, texts and booleans are categories,
-    nulls and NaN are missing. The other options are those of `CSV`.
+    nulls and NaN are missing; an ordered categorical column keeps the order of its
+    categories as classes. The other options are those of `CSV`.
 
     Attributes:
       path: the file, or the folder; looked for under $JAXTL_DATA_DIR as well.

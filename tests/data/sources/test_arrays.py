@@ -257,3 +257,14 @@ def test_bytes_that_hold_few_levels_are_told():
     assert "uint8 from 0 to 1 and are divided by 255; scale=1 makes" in note
     assert data.Arrays(x=x % 2, y=y, scale=1).read().notes == ()
     assert data.Arrays(x=x, y=y).read().notes == ()
+
+
+def test_images_of_two_types_have_no_common_scale(tmp_path):
+    x, y = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4), np.arange(8) % 2
+    files = {"x_train": x, "y_train": y, "x_test": x / 255, "y_test": y}
+    write_npz(tmp_path / "a.npz", **files)
+    with pytest.raises(UserError, match=r"uint8 from 0 to 127, float64 from 0 to 0.49"):
+        data.Arrays(str(tmp_path / "a.npz")).read()
+    files["x_test"] = x.astype(np.uint8)
+    write_npz(tmp_path / "a.npz", **files)
+    assert data.Arrays(str(tmp_path / "a.npz")).read().x.dtype == np.uint8

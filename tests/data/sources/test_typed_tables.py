@@ -241,6 +241,33 @@ def test_a_folder_of_several_splits_is_not_read_as_one(tmp_path, names, are_refu
         assert len(source.read().y) == 2 * N
 
 
+@pytest.mark.parametrize("kind", ["arrow", "parquet", "pandas", "polars"])
+def test_ordered_categories_are_classes_in_their_order(tmp_path, kind):
+    texts, order = ["high", "low", "mid", "low"] * 10, ["low", "mid", "high"]
+    if kind == "pandas":
+        pd = pytest.importorskip("pandas")
+        grades = pd.Categorical(texts, categories=order, ordered=True)
+        frame = pd.DataFrame({"a": range(40), "grade": grades})
+    elif kind == "polars":
+        pl = pytest.importorskip("polars")
+        grades = pl.Series(texts, dtype=pl.Enum(order))
+        frame = pl.DataFrame({"a": range(40), "grade": grades})
+    else:
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        index = pa.array([order.index(text) for text in texts])
+        grades = pa.DictionaryArray.from_arrays(index, order, ordered=True)
+        frame = pa.table({"a": range(40), "grade": grades})
+        parquet.write_table(frame, tmp_path / "a.parquet", row_group_size=7)
+    source = data.Frame(frame, target="grade")
+    if kind == "parquet":
+        source = data.Parquet(str(tmp_path / "a.parquet"), target="grade")
+    table = source.read()
+    assert table.class_names == tuple(order)
+    assert [table.class_names[i] for i in table.y] == texts
+
+
 def test_a_frame_that_changes_is_read_again():
     frame = {"a": np.arange(40.0), "y": np.arange(40) % 2}
     first = data.prepare(data.Frame(frame, target="y"))
