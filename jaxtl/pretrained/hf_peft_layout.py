@@ -1,5 +1,6 @@
 """Names in Hugging Face PEFT's folders: files, tensors, and modules with adapters."""
 
+import pathlib
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jaxtl.models.staged import Staged
 from jaxtl.models.weight_layout import WeightLayout
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_OLDER_WEIGHTS = "adapter_model.bin"
 # PEFT wraps the model twice; VeRA's shared matrices belong to the outer module.
 INNER, OUTER = "base_model.model.", "base_model."
 
@@ -27,6 +29,12 @@ PARTS = (
 )
 # Tensors that all adapters share.
 SHARED = ("vera_A", "vera_B")
+
+
+def weights_file(folder: pathlib.Path) -> pathlib.Path:
+    """The file of a folder's tensors, a pickle in folders of 2023 and before."""
+    file, older = folder / WEIGHTS, folder / _OLDER_WEIGHTS
+    return older if older.is_file() and not file.is_file() else file
 
 
 class AdaptedModule(NamedTuple):

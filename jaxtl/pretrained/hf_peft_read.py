@@ -70,7 +70,7 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
     """Reads a folder that PEFT, or `hf_peft_write`, wrote.
 
     Args:
-      folder: with adapter_config.json and adapter_model.safetensors.
+      folder: with adapter_config.json and adapter_model.safetensors (or .bin).
       model: the model that the adapters are for; it needs a layout "hf".
 
     Raises:
@@ -80,7 +80,9 @@ def read_adapter(folder: str | pathlib.Path, model: Staged) -> Adapter:
     folder, layout = pathlib.Path(folder), hf_peft_layout.hf_layout(model)
     config = hf_peft_config.read_config(folder / CONFIG)
     codec = hf_peft_codecs.codec_of_kind(config.get("peft_type"))
-    tensors = _grouped(tensor_files.read(folder / WEIGHTS).tensors, layout)
+    tensors = _grouped(
+        tensor_files.read(hf_peft_layout.weights_file(folder)).tensors, layout
+    )
     modules = {
         convert.without_prefix(module.name, layout): module
         for module in hf_peft_layout.adaptable_modules(layout)
@@ -202,7 +204,9 @@ def read_start(
     folder, start = paths.find(peft.start, "peft.start"), f"peft.start={peft.start!r}"
     adapter = read_adapter(folder, model)
     _check_fits(adapter, peft, params, start)
-    stored = tensor_files.read(folder / WEIGHTS).names("output_names")
+    stored = tensor_files.read(hf_peft_layout.weights_file(folder)).names(
+        "output_names"
+    )
     weights = Weights(trees.nested(adapter.whole), output_names=stored)
     if model.stages[-1] in adapter.delta:
         # What is adapted counts as loaded, though it can't be reordered.

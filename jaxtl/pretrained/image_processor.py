@@ -43,10 +43,12 @@ TABLE = KeyTable(
             "default_to_square",
         ),
         "pads only with do_pad": ("pad_size",),
+        "names of arguments, which versions of 2024 wrote": ("_valid_processor_keys",),
     },
     only={
         "do_pad": (False,),
         "do_reduce_labels": (False,),
+        "reduce_labels": (False,),  # its older name
         "do_flip_channel_order": (False,),
         "do_thumbnail": (False,),
         "do_align_long_axis": (False,),

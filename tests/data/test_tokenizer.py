@@ -150,6 +150,26 @@ def _write(path, text):
     return str(path)
 
 
+@pytest.mark.parametrize(
+    ("notes", "refused"),
+    [  # of microsoft/deberta-v3-base and its fine-tuned kin, ALBERT, Gemma 3
+        ({"vocab_type": "spm", "split_by_punct": False}, {"split_by_punct": True}),
+        ({"keep_accents": False, "remove_space": True}, {"keep_accents": True}),
+        ({"boi_token": "<start_of_image>", "image_token": "<image_soft_token>"}, {}),
+    ],
+)
+def test_notes_of_published_files_of_tokenizers(tmp_path, notes, refused):
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "b"}
+    tokenizer = {"model": model, "added_tokens": []}
+    _write(tmp_path / "tokenizer.json", json.dumps(tokenizer))
+    _write(tmp_path / "tokenizer_config.json", json.dumps(notes))
+    assert Tokenizer(str(tmp_path))(["a"])["input_ids"][0, 0] == 0
+    for key in refused:
+        _write(tmp_path / "tokenizer_config.json", json.dumps({**notes, **refused}))
+        with pytest.raises(UserError, match=f"{key} true is not supported"):
+            Tokenizer(str(tmp_path))(["a"])
+
+
 def test_damaged_vocabularies_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no vocabulary"):

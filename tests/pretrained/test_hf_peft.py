@@ -403,6 +403,20 @@ def test_configurations_that_are_refused(folder, changes, says):
         hf_peft_read.read_adapter(folder[0], MODELS["bert"])
 
 
+def test_the_pickle_of_an_older_peft_is_read(folder):
+    torch = pytest.importorskip("torch")
+    place, _ = folder
+    model, file = MODELS["bert"], place / hf_peft_layout.WEIGHTS
+    expected = hf_peft_read.read_adapter(place, model).delta
+    tensors = tensor_files.read(file).tensors
+    tensors = {k: torch.tensor(np.asarray(x)) for k, x in tensors.items()}
+    file.unlink()
+    torch.save(tensors, place / "adapter_model.bin")
+    same(hf_peft_read.read_adapter(place, model).delta, expected)
+    start = dataclasses.replace(METHODS["lora"], start=str(place))
+    same(hf_peft_read.read_start(start, model, folder[1], None)[0].delta, expected)
+
+
 def test_tensors_that_are_refused(folder):
     path = folder[0] / hf_peft_layout.WEIGHTS
     tensors = dict(tensor_files.read(path).tensors)

@@ -37,6 +37,11 @@ def test_every_form_of_the_file_is_read(tmp_path):
     stretched = {**CLIP, "size": {"height": 12, "width": 10}}
     assert said(tmp_path, stretched) == framed((8, 8), (12, 10))
     assert said(tmp_path, {**VIT, "do_resize": False}) == {}
+    # of microsoft/beit-base-patch16-224, and of what transformers 4.40 wrote
+    notes = {"reduce_labels": False, "_valid_processor_keys": ["images", "size"]}
+    assert said(tmp_path, VIT | notes) == framed((8, 8), None)
+    with pytest.raises(UserError, match="reduce_labels true is not supported"):
+        said(tmp_path, {**VIT, "reduce_labels": True})
     with pytest.raises(UserError, match="gives images of different sizes"):
         said(tmp_path, {"size": {"shortest_edge": 10}})
 
