@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -92,7 +93,8 @@ class ListedImages(ImageFiles):
                 f"{self._owner}.image: column {name!r} has {len(blank)} rows without a "
                 f"path, the first in {table.place(blank[0])}."
             )
-        return names
+        root = self.folder()
+        return [name if name.isascii() else _as_stored(root, name) for name in names]
 
     def column(self, table: Columns, field: str) -> Column:
         """The column that a field names; UserError where there is none."""
@@ -121,6 +123,12 @@ class ListedImages(ImageFiles):
             f"{self._owner}: {len(absent)} of {len(names)} images are not in {root}:"
             f"\n  {shown}{more}\nroot= names the folder that paths are relative to."
         )
+
+
+def _as_stored(root: pathlib.Path, name: str) -> str:
+    """A path in the Unicode form of the file's name; macOS decomposes letters (NFD)."""
+    forms = (name, unicodedata.normalize("NFD", name))
+    return next((f for f in forms if os.path.isfile(os.path.join(root, f))), name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

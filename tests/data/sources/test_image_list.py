@@ -1,5 +1,7 @@
 """Lists of images in a CSV: pictures equal PIL's, labels those of the table."""
 
+import unicodedata
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -50,6 +52,17 @@ def test_a_class_may_be_called_none(folder):
         source(folder, target="grade").read()
     table = source(folder, target="grade", missing_values=("",)).read()
     assert table.class_names == ("none", "y", "z")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_files_are_found_in_either_unicode_form_of_their_names(folder, form, listed):
+    name = "scans/café 한국.png"
+    (folder / "scans/0.png").rename(folder / unicodedata.normalize(form, name))
+    path, name = folder / "list.csv", unicodedata.normalize(listed, name)
+    path.write_text(path.read_text().replace("scans/0.png", name))
+    dataset = data.prepare(source(folder, target="grade", val=0, test=3))
+    assert len(dataset.y) == 12
 
 
 def test_absent_files_are_counted_and_named(folder):
