@@ -20,6 +20,7 @@ from jaxtl.data.lazy_array import LazyArray
 _LABEL_KEYS = ("labels", "label", "y", "target", "targets")
 _SINGLE = "x"  # the name of the only input of an item
 _NOTE = "images (channels, height, width) are read with the channels last"
+_GRAY_NOTE = "uint8 items of two axes are read as gray images, with a channel axis"
 _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "CMYK": "RGB"}  # of PIL
 
 
@@ -44,10 +45,11 @@ class TorchDataset(Data):
 
     `TorchDataset(train, test_dataset=test)`. Inputs are tensors, arrays or pictures of
     PIL; channels that come first, as torch has them, are put last: those of a tensor
-    with three axes, unless the last one alone has 1, 3 or 4 places. Of a dict, "labels"
-    (or "label", "y", "target", "targets") is the label, and the others are the inputs
-    of the model by name. Random transforms are drawn as items are read: use `augment=`
-    of the experiment for new ones in each epoch.
+    with three axes, unless the last one alone has 1, 3 or 4 places. Items of uint8 with
+    two axes (MNIST's tensors) are gray images. Of a dict, "labels" (or "label", "y",
+    "target", "targets") is the label, and the others are the inputs of the model by
+    name. Random transforms are drawn as items are read: use `augment=` of the
+    experiment for new ones in each epoch.
 
     Attributes:
       dataset: of the train split, or of all examples; None where there are held-out
@@ -277,7 +279,10 @@ def _input(value: Any, where: str, notes: set[str]) -> np.ndarray:
         if x.size and np.abs(x).max() >= 2**31:
             raise UserError(f"{where} holds {np.abs(x).max()}, beyond 32 bits.")
         x = x.astype(np.int32)
-    return x[..., None] if x.ndim == 2 and hasattr(value, "convert") else x
+    if x.ndim == 2 and not hasattr(value, "convert") and x.dtype == np.uint8:
+        notes.add(_GRAY_NOTE)
+    is_gray = x.dtype == np.uint8 or hasattr(value, "convert")
+    return x[..., None] if x.ndim == 2 and is_gray else x
 
 
 def _has_channels_first(value: Any, shape: tuple[int, ...]) -> bool:

@@ -61,6 +61,17 @@ def test_the_channels_of_tensors_are_last_whatever_their_number(shape, read):
     np.testing.assert_array_equal(table.read().x, expected)
 
 
+def test_bytes_of_two_axes_are_gray_images():
+    gray = PIXELS[:, 0]  # as the tensors of torchvision's MNIST
+    dataset = data.prepare(data.TorchDataset([(x, i % 2) for i, x in enumerate(gray)]))
+    arrays = data.prepare(data.Arrays(x=gray, y=np.arange(N) % 2))
+    np.testing.assert_array_equal(dataset.x, arrays.x)
+    assert dataset.preprocess == arrays.preprocess
+    assert any("gray images" in note for note in dataset.notes)
+    signals = [(x / np.float32(255), i % 2) for i, x in enumerate(gray)]
+    assert data.TorchDataset(signals).read().x.shape == gray.shape
+
+
 class Folder(list):
     """A data set whose labels are numbers of its own classes, as of an image folder."""
 
