@@ -66,6 +66,10 @@ def _importance(args: argparse.Namespace) -> int:
             f"note: {', '.join(stages)} has parameters that no weights were loaded "
             "for; the importance is that of a model with random values there"
         )
+    if model.parts.datasets["target"].weights is not None:
+        terminal.print(
+            "note: every example counts once; the data's sample_weight is not read"
+        )
     terminal.print(
         f"{result.kind} importance of {result.examples:,} examples of {result.split} "
         f"written to {path}",

@@ -248,3 +248,19 @@ def test_importance_for_other_tasks_is_finite_and_not_negative(bench, kind, task
         k: x.shape for k, x in flat.items()
     }
     assert all((x >= 0).all() for x in arrays.values())
+
+
+def test_weights_of_examples_that_do_not_count_are_told(tmp_path, capsys):
+    rows = [f"{i / 9:.2f},{1 + i % 3},{'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,w,y", *rows]))
+    data = tl.data.CSV(tmp_path / "t.csv", target="y")
+    for weight, told in (("w", True), (None, False)):
+        exp = tl.Experiment(
+            model=tl.models.MLP(widths=(3,)),
+            data=dataclasses.replace(data, sample_weight=weight),
+            steps=1,
+            batch=8,
+        )
+        folder = tmp_path / str(weight)
+        tl.train(tl.setup(exp, folder), progress=False)
+        assert ("every example counts once" in text(capsys, folder)) is told
