@@ -105,19 +105,32 @@ def predict(
     if platform == "cpu" and isinstance(learner.term, InnerLoopTerm):
         width = 1  # see `side_by_side`
     logits = forward.in_batches(logits_of, np.arange(len(table)), width)
+    logits = np.asarray(logits, np.float32)
     labels = split_queries(episodes.labels(table.shape[1]), episodes)[1]
+    run.notes[f"episodes of {split}"] = describe(logits, labels, learner.term)
+    return logits.reshape(-1, episodes.ways), np.tile(labels, len(table))
+
+
+def describe(logits: np.ndarray, labels: np.ndarray, term: EpisodicTerm) -> str:
+    """The mean accuracy of episodes, with its 95 % interval.
+
+    Args:
+      logits: (episodes, queries, ways).
+      labels: (queries,), the same in every episode.
+      term: that computed them.
+
+    Returns:
+      A sentence; the accuracy is NaN where logits are not finite, as in metrics.
+    """
     hits = (logits.argmax(-1) == labels).mean(1)
-    run.notes[f"episodes of {split}"] = _describe(hits, learner.term)
-    logits = np.asarray(logits, np.float32).reshape(-1, episodes.ways)
-    return logits, np.tile(labels, len(table))
-
-
-def _describe(hits: np.ndarray, term: EpisodicTerm) -> str:
-    """The mean accuracy of episodes, with its 95 % interval."""
+    hits = np.where(np.isfinite(logits).all((1, 2)), hits, np.nan)
+    start, mean = type(term).__name__, f"{100 * hits.mean():.2f}"
+    if len(hits) == 1:
+        return f"{start} classifies {mean} % of the queries of one episode"
     half = INTERVAL * hits.std(ddof=1) / np.sqrt(len(hits))
     return (
-        f"{type(term).__name__} classifies {100 * hits.mean():.2f} ± {100 * half:.2f} "
-        f"% of the queries, mean and 95 % interval over {len(hits)} episodes"
+        f"{start} classifies {mean} ± {100 * half:.2f} % of the queries, mean and 95 % "
+        f"interval over {len(hits)} episodes"
     )
 
 

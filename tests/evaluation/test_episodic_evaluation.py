@@ -10,6 +10,7 @@ from jaxtl.analysis import linear_probe
 from jaxtl.analysis.ensemble import members
 from jaxtl.analysis.label_errors import cross_validate
 from jaxtl.data.episodes import EpisodeSampler, FixedShape
+from jaxtl.evaluation import episodes
 from jaxtl.export import write_bundle
 
 
@@ -149,3 +150,13 @@ def test_the_inner_loop_leaves_frozen_parameters(experiment, monkeypatch):
     assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-5)
     first, second = (tl.evaluate(run, "val") for run in runs)
     assert first["nll"] == pytest.approx(second["nll"], rel=1e-5)
+
+
+def test_a_note_has_no_interval_of_one_episode_and_no_accuracy_of_nan():
+    term, labels = tl.fewshot.ProtoNet(), np.array([0, 1])
+    logits = np.eye(2, dtype=np.float32)[None].repeat(3, 0)
+    told = episodes.describe(logits[:1], labels, term)
+    assert told == "ProtoNet classifies 100.00 % of the queries of one episode"
+    logits[0, 0, 0] = np.nan
+    assert "classifies nan ± nan %" in episodes.describe(logits, labels, term)
+    assert "100.00 ± 0.00 %" in episodes.describe(logits[1:], labels, term)
