@@ -281,13 +281,27 @@ class Text(TextData):
         rows = text_files.split_cells(lines, delimiter, is_quoted, str(file))
         is_numbered = isinstance(self.text, int) and isinstance(self.label, int)
         notes, has_header = [], self.header if is_numbered else True
+        quoted = [] if is_quoted else [c for _, row in rows for c in row if _is_csv(c)]
         if has_header is None:
             column = [row[self.label] for _, row in rows if len(row) > self.label]
             has_header, notes = cells.guess_header(column, file.name)
+        if quoted:
+            notes.append(
+                f"{file.name}: {len(quoted)} cells stand in quotation marks with "
+                f"others doubled in them, such as {quoted[0][:40]!r}; marks are "
+                "characters of tab-separated texts and stay; a .csv with commas has "
+                "quoted cells"
+            )
         header = rows.pop(0)[1] if has_header and rows else None
         if not rows:
             raise UserError(f"Text.path: {file} has no rows of text.")
         return header, rows, notes
+
+
+def _is_csv(cell: str) -> bool:
+    """Whether a cell is quoted as in CSV, with doubled marks for those within."""
+    within = cell[1:-1] if cell[:1] == cell[-1:] == '"' else ""
+    return '""' in within and '"' not in within.replace('""', "")
 
 
 def _read_trec(file: pathlib.Path, label: str | int, encoding: str) -> Texts:

@@ -276,3 +276,20 @@ def test_columns_of_json_that_are_no_texts_are_refused(
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
     with pytest.raises(UserError, match=r"b.jsonl.gz is a damaged .gz"):
         Text("b.jsonl.gz", text="t", tokenizer=vocab).read()
+
+
+def test_cells_that_a_tab_separated_file_has_in_quotation_marks_are_told(tmp_path):
+    texts = ['He said ""hi""', "plain", "a film"] * 8  # quoted as pandas writes them
+    rows = [
+        f'"{t}"\t{i % 2}' if '"' in t else f"{t}\t{i % 2}" for i, t in enumerate(texts)
+    ]
+    (tmp_path / "a.tsv").write_text("\n".join(rows))
+    [note] = data.Text(str(tmp_path / "a.tsv")).read().notes
+    assert note.startswith(
+        "a.tsv: 8 cells stand in quotation marks with others doubled"
+    )
+    rows = [f'"{t}"\t{i % 2}' for i, t in enumerate(["", '"hello"', "plain"] * 8)]
+    (tmp_path / "b.tsv").write_text("\n".join(rows))
+    assert not any(
+        "doubled" in n for n in data.Text(str(tmp_path / "b.tsv")).read().notes
+    )
