@@ -159,7 +159,8 @@ def _check_complete(
     if not tensors.parts:
         raise UserError(f"{str(folder)!r}: {WEIGHTS} holds no adapter.")
     targets = config.get("target_modules") or ()
-    narrowed = config.get("layers_to_transform") or config.get("exclude_modules")
+    layers = config.get("layers_to_transform")  # a number, which may be 0, or a list
+    narrowed = layers not in (None, []) or config.get("exclude_modules")
     if narrowed or targets == "all-linear":
         return
 

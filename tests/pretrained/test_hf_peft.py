@@ -371,6 +371,15 @@ def test_kernels_of_convolutions_turn(tmp_path):
     same(hf_peft_read.read_adapter(tmp_path / "a", model)[1], delta)
 
 
+def test_an_adapter_of_the_first_layer_alone_is_read(tmp_path):
+    peft = pytest.importorskip("peft")
+    targets = {"target_modules": ["query"], "layers_to_transform": 0}
+    wrapped = peft.get_peft_model(theirs("bert"), peft.LoraConfig(r=2, **targets))
+    wrapped.save_pretrained(tmp_path / "a")
+    adapter = hf_peft_read.read_adapter(tmp_path / "a", MODELS["bert"])
+    assert list(adapter.delta) == ["layer_0"]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """(folder of a saved LoRA, its parameters)."""
