@@ -33,6 +33,10 @@ _HARMLESS = {
         ),
         "notes of the TensorFlow version; the pooler is one layer",
     ),
+    **dict.fromkeys(
+        ("cell", "emb_size", "pre_trained", "structure", "training"),
+        "notes of TinyBERT, which transformers reads nowhere",
+    ),
 }
 _ONLY = {
     "position_embedding_type": Only(("absolute", None), "positions relative to a key"),

@@ -211,6 +211,7 @@ def test_a_configuration_that_is_not_understood(change, says):
         ("gemma2", {"sliding_window_size": 4096}),  # of google/gemma-2-9b
         ("roberta", {"language": "english", "name": "Roberta"}),
         ("electra", {"generator_size": "0.25"}),
+        ("bert", {"cell": {}, "emb_size": 312, "pre_trained": "", "structure": []}),
         ("llama", {"unsloth_fixed": True}),
         ("bert", {"sbert_ce_default_activation_function": "torch.nn.Identity"}),
         ("modernbert", {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}),
