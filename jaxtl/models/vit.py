@@ -5,6 +5,7 @@ References:
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -202,6 +203,7 @@ class ViT(staged.Staged):
         side = self.size // self.patch
         if path == "embeddings/position":
             extra = self.before - self.embedding_options().get("registers", 0)
+            leaf = interpolation.with_rows_before(leaf, extra)
             return interpolation.resize_positions(leaf, side, extra, self.antialias)
         if path.endswith("relative/table"):
             extra = relative_grid.CLASS_ROWS
@@ -258,10 +260,14 @@ def timm_fields(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         return {}
     width, _, patch, _ = shapes["patch_embed.proj.weight"]
     extra = 1 + ("dist_token" in shapes)
+    places = shapes["pos_embed"][1]
+    # A square number: of the patches alone (timm's no_embed_class).
+    side = math.isqrt(places)
+    side = side if side**2 == places else round((places - extra) ** 0.5)
     head = shapes.get("head.weight")
     return {
         "outputs": head and head[0],
-        "size": patch * round((shapes["pos_embed"][1] - extra) ** 0.5),
+        "size": patch * side,
         "patch": patch,
         "width": width,
         "layers": sum(f"blocks.{i}.norm1.weight" in shapes for i in range(200)),

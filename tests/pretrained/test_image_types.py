@@ -282,6 +282,43 @@ def test_files_of_timm_give_its_outputs(name, tmp_path):
         assert difference(logits, theirs(in_torch(x))) <= 1e-4
 
 
+@pytest.mark.parametrize("registers", [None, 2])  # DeiT III, DINOv2 with registers
+def test_a_file_of_timm_may_have_positions_of_the_patches_alone(registers, tmp_path):
+    """timm's `no_embed_class`: its forward pass joins tokens behind the sum."""
+    model = tl.models.DINOv2(
+        outputs=2,
+        size=12,
+        patch=4,
+        width=64,
+        layers=1,
+        heads=1,
+        registers=registers,
+        has_mask=False,
+        pooling="first",
+    )
+    x = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
+    shapes = jax.eval_shape(model.pure().init, jax.random.key(0), x)[0]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype("f4"), shapes)
+    path = write.write_file(tmp_path / "a.safetensors", model, params, layout="timm")
+    tensors = safetensors.load_file(path)
+    tensors["pos_embed"] = tensors["pos_embed"][:, 1:].contiguous()
+    safetensors.save_file(tensors, path)
+    again = FromFile(str(path)).model()
+    assert (again.size, again.registers) == (12, registers)
+    loaded, *_ = match(shapes, {}, FromFile(str(path)).read_for(again))
+    tokens = again.pure().apply(loaded, {}, x, stop="embeddings").logits.states
+    kernel = tensors["patch_embed.proj.weight"].numpy()  # (out, in, 4, 4)
+    blocks = x.reshape(2, 3, 4, 3, 4, 3)
+    patches = np.einsum("bhiwjc,ocij->bhwo", blocks, kernel).reshape(2, 9, 64)
+    patches += tensors["patch_embed.proj.bias"].numpy()
+    patches += tensors["pos_embed"].numpy()
+    before = [tensors[n].numpy() for n in ("cls_token", "reg_token") if n in tensors]
+    before = [np.broadcast_to(v, (2, *v.shape[1:])) for v in before]
+    want = np.concatenate([*before, patches], 1)
+    np.testing.assert_allclose(tokens, want, atol=1e-4)
+
+
 def test_an_efficientnet_of_timm_must_say_how_it_pads(tmp_path):
     model = tl.models.EfficientNet(outputs=2, widths=tuple(range(1, 8)), top_width=8)
     shapes = jax.eval_shape(

@@ -1,5 +1,6 @@
 """Position vectors and tables of relative positions for another grid of patches."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,27 @@ def _matrix(
             value = float(weight(np.abs(np.float64(center - tap) / spread)))
             matrix[i, np.clip(tap, 0, old - 1)] += value
     return matrix / matrix.sum(1, keepdims=True)
+
+
+def with_rows_before(position: Any, extra: int) -> Any:
+    """Position vectors with zeros for the tokens before the patches, if they lack them.
+
+    Files of timm may have vectors of the patches alone (`no_embed_class`: DINOv2 with
+    registers, DeiT III), to which the tokens before them are joined behind the sum.
+
+    Args:
+      position: (1, extra + rows², width), or (1, rows², width).
+      extra: tokens before the patches, of which those numbers are never the same.
+
+    Returns:
+      (1, extra + rows², width).
+    """
+    places = position.shape[1]
+    if not extra or math.isqrt(places) ** 2 != places:
+        return position
+    position = np.asarray(position)
+    zeros = np.zeros((1, extra, position.shape[2]), position.dtype)
+    return np.concatenate([zeros, position], 1)
 
 
 def resize_positions(
