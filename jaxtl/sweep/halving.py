@@ -20,7 +20,9 @@ class Rungs:
     """Stops the replicas of trials that do not pass a rung.
 
     At every rung a trial's mean over its seeds is compared with those of all trials
-    that reached the rung so far, in any process. A trial stores the mean in the study
+    that reached the rung so far, in any process. A trial of which a seed has failed has
+    no value in the end, so the others stop at the next rung and are compared with none.
+    A trial stores the mean in the study
     as the intermediate value at the rung's share of the steps, in thousandths.
 
     Args:
@@ -52,11 +54,14 @@ class Rungs:
         for replica in replicas.active:
             number = self._trials[cells[replica].key].number
             members.setdefault(number, []).append(replica)
+        failed = {self._trials[cells[i].key].number for i in replicas.failures}
         for rung in self._halving.rungs:
             if rung * replicas.exp.steps <= replicas.steps_done < replicas.exp.steps:
                 reached = self._reached[rung]
                 new = {n: group for n, group in members.items() if n not in reached}
                 reached.update(new)
+                for number in failed & set(new):
+                    replicas.stop(new.pop(number))
                 replicas.stop(self._worst(replicas, new, round(1000 * rung)))
 
     def _worst(

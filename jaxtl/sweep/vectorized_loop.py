@@ -138,7 +138,11 @@ def _fail_bad_weights(replicas: VectorizedRuns) -> None:
 def _worst(
     replicas: VectorizedRuns, keep: float, settings: Sequence[Hashable]
 ) -> list[int]:
-    """Active replicas whose settings are not among the best share `keep` on val."""
+    """Active replicas whose settings are not among the best share `keep` on val.
+
+    A setting of which a seed has failed comes behind all others: the mean of the other
+    seeds says too much, and reports choose among settings with all of their seeds.
+    """
     monitor = replicas.runs[0].monitor
     if monitor is None:
         return []
@@ -147,12 +151,16 @@ def _worst(
         value = replicas.curves[replica]["val"][-1][monitor]
         values.setdefault(settings[replica], []).append(value)
     directions = replicas.runs[0].directions
-    means = {
-        setting: metrics.score(monitor, float(np.mean(v)), directions)
+    failed = {settings[replica] for replica in replicas.failures}
+    ranks = {
+        setting: (
+            setting not in failed,
+            metrics.score(monitor, float(np.mean(v)), directions),
+        )
         for setting, v in values.items()
     }
-    count = max(1, math.ceil(keep * len(means)))
-    best = sorted(means, key=means.__getitem__, reverse=True)[:count]
+    count = max(1, math.ceil(keep * len(ranks)))
+    best = sorted(ranks, key=ranks.__getitem__, reverse=True)[:count]
     return [i for i in replicas.active if settings[i] not in best]
 
 

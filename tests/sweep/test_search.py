@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import hypothesis
 import numpy as np
@@ -24,7 +25,7 @@ from jaxtl.cli import main
 from jaxtl.core.errors import UserError
 from jaxtl.results.database import DONE, STOPPED, Database
 from jaxtl.sweep import halving, optuna_storage, optuna_study, search_space, slurm
-from jaxtl.sweep.axes import Grid
+from jaxtl.sweep.axes import Grid, Halving
 from jaxtl.sweep.grid import build_grid
 from jaxtl.training import experiment_file
 
@@ -295,6 +296,37 @@ def test_the_best_share_of_all_trials_at_a_rung_passes():
     assert passing(0.5, False) == [0.1, 0.5, 0.3]
     assert halving.passes_rung(0.1, [0.1], 0.5, True)
     assert not halving.passes_rung(float("nan"), [float("nan")], 0.5, True)
+
+
+def test_a_trial_with_a_failed_seed_stops_at_a_rung_and_is_compared_with_none():
+    class Trial:
+        def __init__(self, number):
+            self.number, self.intermediate_values = number, {}
+
+        def report(self, value, step):
+            self.intermediate_values[step] = value
+
+    trials, stopped = [Trial(0), Trial(1)], []
+    cells = [types.SimpleNamespace(key=f"{i}") for i in range(4)]
+    replicas = types.SimpleNamespace(
+        active=[0, 1, 2],
+        failures={3: "the loss is NaN"},
+        curves=[{"val": [{"accuracy": x}]} for x in (0.1, 0.1, 0.9)],
+        exp=types.SimpleNamespace(steps=10),
+        steps_done=5,
+        stop=stopped.extend,
+    )
+    rungs = halving.Rungs(
+        Halving((0.5,)),
+        "accuracy",
+        {f"{i}": trials[i // 2] for i in range(4)},
+        types.SimpleNamespace(trials=lambda: trials),
+        higher=True,
+    )
+    rungs(replicas, cells)
+    assert stopped == [2]
+    assert trials[0].intermediate_values == {500: pytest.approx(0.1)}
+    assert not trials[1].intermediate_values
 
 
 def environment(**variables) -> dict:

@@ -442,6 +442,17 @@ def test_halving_counts_out_replicas_that_diverged(digits):
     assert statuses == ["done", "done", "failed", "stopped"]
 
 
+def test_halving_ranks_settings_with_a_failed_seed_last(digits):
+    # The seed of "fast" that is left is the best of all.
+    exps = rates(digits, 1e-9, 2e-9, 0.1, 1e30)
+    settings = ["slow", "slow", "fast", "fast"]
+    _, outcomes = train_vectorized(
+        exps, "map", halving=Halving((0.5,)), settings=settings
+    )
+    statuses = [outcome.status for outcome in outcomes]
+    assert statuses == ["done", "done", "stopped", "failed"]
+
+
 def test_training_stops_when_it_should(digits):
     steps = []
     _, outcomes = train_vectorized(
