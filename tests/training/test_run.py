@@ -154,9 +154,17 @@ def test_a_second_signal(monkeypatch, number, pause, stops_at_once):
     assert requested
 
 
+@pytest.fixture
+def without_nohup():
+    """Lets SIGHUP through in tests that run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_writes_a_last_checkpoint_and_says_how_to_go_on(
-    digits, tmp_path, number
+    digits, tmp_path, number, without_nohup
 ):
     exp = digits(steps=20, log_every=4)
     run = tl.setup(exp, tmp_path / "run")
