@@ -4,11 +4,13 @@ import dataclasses
 
 import jax
 
+from jaxtl.core.errors import UserError
 from jaxtl.terms import checks
 from jaxtl.terms.base import Metrics, Setup
 from jaxtl.terms.context import View
 from jaxtl.terms.domain import adversarial
 from jaxtl.terms.domain.domain_pair import stage_vectors
+from jaxtl.terms.regularizers import source_network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class ADDA(adversarial.DiscriminatorTerm):
       source: stream of the source domain; its labels are not used.
       target: stream of the target domain; its labels are not used.
       stage: stage whose output the discriminator reads, one vector per example; None is
-        the last one before the head.
+        the last one before the head, "head" (the name of the last stage) the logits, as
+        in the authors' program.
       widths, dropout, norm, initializer: of the discriminator, as in
         `adversarial.PerceptronTerm` (widths=(500, 500) in the paper).
 
@@ -46,6 +49,14 @@ class ADDA(adversarial.DiscriminatorTerm):
         super().check(setup)
         checks.sourced(setup)
         adversarial.check_body(setup, "ADDA")
+        network = setup.program.network
+        reads_logits = self.stage_name(network) == network.stages[-1]
+        if reads_logits and not source_network.has_source_head(setup):
+            raise UserError(
+                f"{checks.where(setup, 'stage')}={self.stage!r}: logits of the source "
+                "are compared with the model's, whose head is new; start from weights "
+                "that keep their head (init= without reset='head')."
+            )
 
     def __call__(self, context: View) -> tuple[jax.Array, Metrics]:
         stop_gradient, params = jax.lax.stop_gradient, context.term_params

@@ -86,7 +86,31 @@ def _same_as_torch(torch, harness, term_params, theirs, model, discriminator):
         np.testing.assert_allclose(model["layer1"]["dense"][k], value.grad, atol=1e-6)
 
 
+def test_the_discriminator_may_read_the_logits_of_both(bench):
+    harness = bench(moved=0.5)
+    term = ADDA(widths=(4,), stage="head")
+    term.check(harness.setup)
+    term_params = term.init(jax.random.key(0), harness.setup)
+    view = View(harness.context(harness.params, term_params=term_params), "term", 0)
+    _, extra = term(view)
+    x = {name: np.float64(harness.batches[name]["x"]) for name in harness.batches}
+
+    def logits(params, x):
+        dense = jax.tree.map(np.float64, params)
+        layer, head = dense["layer1"]["dense"], dense["head"]["dense"]
+        hidden = np.maximum(x @ layer["kernel"] + layer["bias"], 0)
+        return _logits(term_params, hidden @ head["kernel"] + head["bias"])
+
+    s = logits(harness.source.params, x["source"])
+    t = logits(harness.params, x["unlabelled"])
+    discriminator = 0.5 * (np.mean(np.logaddexp(0, -s)) + np.mean(np.logaddexp(0, t)))
+    np.testing.assert_allclose(extra["discriminator"], discriminator, rtol=1e-5)
+    np.testing.assert_allclose(extra["encoder"], np.logaddexp(0, -t).mean(), rtol=1e-5)
+
+
 def test_errors(bench):
+    with pytest.raises(UserError, match=r"stage='head': logits .* whose head is new"):
+        ADDA(stage="head").check(bench(new_head=True).setup)
     with pytest.raises(UserError, match="starts from scratch"):
         ADDA().check(bench(scratch=True).setup)
     with pytest.raises(UserError, match="did you mean 'source'"):
