@@ -37,6 +37,7 @@ SPLITS = ("train", "test")
 ARROWS = {"MU": "M→U", "UM": "U→M"}
 SEEDS, FAST_STEPS = range(3), 4
 SWEEP = {"seed": SEEDS}
+AXES = ("variant", "seed")  # of the table
 CELLS = pathlib.Path("runs/reproduce-cells/mnist_usps")
 TOLERANCE = 2.0
 
@@ -411,13 +412,33 @@ STUDY = Study(
 )
 
 
+def cells_of(sweeps: Iterable[pathlib.Path]) -> list[records.Record]:
+    """The cells of sweeps of this file.
+
+    Raises:
+      UserError: a sweep with changed settings, whose cells are no rows of the table.
+    """
+    cells: list[records.Record] = []
+    for folder in sweeps:
+        sweep = records.read([folder])
+        changed = [*sweep.meta.get("overrides", ())]
+        changed += [axis for axis in sweep.meta.get("axes", ()) if axis not in AXES]
+        if changed:
+            raise UserError(
+                f"{folder} was run with {', '.join(changed)}: its cells are no rows of "
+                "the table, which has the settings of this file."
+            )
+        cells += sweep.records
+    return cells
+
+
 def main() -> None:
     """Writes the table of the cells that several sweeps measured."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("sweeps", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)
     args = parser.parse_args()
-    cells, experiments = records.read(args.sweeps).records, experiment()
+    cells, experiments = cells_of(args.sweeps), experiment()
     comparability.check_contents(cells)
     for record in cells:
         name = record.labels["variant"]

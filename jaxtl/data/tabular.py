@@ -165,14 +165,12 @@ class Tabular(Data):
         notes += [note for feature in read for note in feature.notes]
         used = {*features, *targets, *self._row_column_names()}
         unused = [name for name in table.columns if name not in used]
-        index = [] if self.features else column_features.index_columns(table, unused)
-        if index:
+        if unused and not self.features:
             notes.append(
-                f"column {', '.join(map(repr, index))} is taken for the index of the "
+                f"column {', '.join(map(repr, unused))} is taken for the index of the "
                 "rows and is no input; features= names it where it is meant to be one"
             )
-        unused = [name for name in unused if name not in index]
-        if unused:
+        elif unused:
             notes.append(f"columns that are not used: {', '.join(unused)}")
         codes = [ColumnCode(n, f.categories) for n, f in zip(features, read)]
         encoding = TableEncoding(

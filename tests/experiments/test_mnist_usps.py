@@ -13,7 +13,7 @@ from jaxtl.core.errors import UserError
 from jaxtl.data import preprocess
 from jaxtl.models import CNN
 from jaxtl.optim import schedules
-from jaxtl.results.records import Record
+from jaxtl.results.records import Collection, Record
 from jaxtl.training import setup
 
 
@@ -138,3 +138,28 @@ def test_a_cell_that_two_sweeps_have_is_an_error():
     cells = [cell("full/MU/SHOT", 0, 0.96), cell("full/MU/SHOT", 0, 0.97, "b")]
     with pytest.raises(UserError, match=r"b: full/MU/SHOT, seed 0 is there twice"):
         mnist_usps.rows(cells)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"overrides": ["terms.adapt.stage=head"], "axes": {"variant": [], "seed": []}},
+        {"overrides": [], "axes": {"terms.adapt.stage": [], "seed": []}},
+    ],
+)
+def test_cells_with_a_changed_setting_are_no_rows(monkeypatch, meta):
+    sweep = Collection(records=(cell("sampled/MU/ADDA", 0, 0.9),), axes={}, meta=meta)
+    monkeypatch.setattr(mnist_usps.records, "read", lambda folders: sweep)
+    with pytest.raises(UserError, match=r"b was run with terms\.adapt\.stage"):
+        mnist_usps.cells_of([pathlib.Path("b")])
+
+
+def test_cells_of_several_sweeps_are_joined(monkeypatch):
+    meta = {"overrides": [], "axes": {"variant": [], "seed": []}}
+    sweeps = {
+        name: Collection(records=(cell("full/MU/CDAN", seed, 0.9),), axes={}, meta=meta)
+        for name, seed in (("a", 0), ("b", 1))
+    }
+    monkeypatch.setattr(mnist_usps.records, "read", lambda paths: sweeps[str(*paths)])
+    cells = mnist_usps.cells_of(map(pathlib.Path, sweeps))
+    assert [c.labels["seed"] for c in cells] == [0, 1]
